@@ -1,0 +1,32 @@
+"""Backends by name. Nothing here imports an inference library before it is used."""
+
+from __future__ import annotations
+
+from edgesparse.backends.base import Availability, Backend, BuildOptions, BuildResult, Runner, TensorSpec
+from edgesparse.errors import ConfigError
+
+__all__ = [
+    "NAMES",
+    "Availability",
+    "Backend",
+    "BuildOptions",
+    "BuildResult",
+    "Runner",
+    "TensorSpec",
+    "backend",
+]
+
+NAMES = ("onnxruntime", "null")
+
+
+def backend(name: str) -> Backend:
+    """The backend of that name. Raises ConfigError for one that does not exist."""
+    if name == "onnxruntime":
+        from edgesparse.backends.onnxruntime import OnnxRuntimeBackend
+
+        return OnnxRuntimeBackend()
+    if name == "null":
+        from edgesparse.backends.null import NullBackend
+
+        return NullBackend()
+    raise ConfigError(f"unknown backend {name!r}: use one of {', '.join(NAMES)}")

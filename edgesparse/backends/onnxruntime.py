@@ -1,0 +1,131 @@
+"""ONNX Runtime on the CPU: the backend that runs everywhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgesparse.backends.base import Availability, Backend, BuildOptions, BuildResult, Runner, TensorSpec
+from edgesparse.errors import BackendUnavailable, BuildError, ModelError
+
+_REMEDY = "pip install onnxruntime"
+
+
+class OnnxRuntimeBackend(Backend):
+    name = "onnxruntime"
+    suffix = ".onnx"
+
+    def probe(self) -> Availability:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            return Availability(False, reason=str(error), remedy=_REMEDY)
+        return Availability(True, onnxruntime.__version__)
+
+    def build(self, onnx: Path, out: Path, options: BuildOptions) -> BuildResult:
+        """Simplify by ONNX Runtime's own basic rewrites (constants folded, batch norm into convolutions, identities
+        and dead nodes dropped: the result is plain ONNX) and save."""
+        start = time.perf_counter()
+        ort = _import()
+        settings = _settings(ort, options.threads)
+        settings.graph_optimization_level = (
+            ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+            if options.simplify
+            else ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        )
+        settings.optimized_model_filepath = str(out)
+        try:
+            session = ort.InferenceSession(str(onnx), settings, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise ModelError(f"{onnx.name}: ONNX Runtime refuses it: {_one_line(error)}") from error
+        del session
+        precision = "int8" if _has_quantised_layers(out) else "fp32"
+        return BuildResult(out, precision, time.perf_counter() - start)
+
+    def load(self, path: Path, threads: int = 0) -> Runner:
+        return OnnxRuntimeRunner(path, threads)
+
+    def runs_files_of(self, version: str) -> bool:
+        """Plain ONNX, so any release from the one that wrote it on."""
+        return _release(version) <= _release(self.probe().version)
+
+
+class OnnxRuntimeRunner(Runner):
+    def __init__(self, path: Path, threads: int) -> None:
+        ort = _import()
+        try:
+            self._session = ort.InferenceSession(
+                str(path), _settings(ort, threads), providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise BuildError(f"{path}: ONNX Runtime cannot load it: {_one_line(error)}") from error
+        self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
+        self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
+        self._run_options = ort.RunOptions()
+        self.bind(self.allocate())
+
+    def _bind(self, buffers: Mapping[str, np.ndarray]) -> None:
+        binding = self._session.io_binding()
+        for spec in self.inputs:
+            binding.bind_input(spec.name, "cpu", 0, np.dtype(spec.dtype), spec.shape, buffers[spec.name].ctypes.data)
+        for spec in self.outputs:
+            binding.bind_output(spec.name, "cpu", 0, np.dtype(spec.dtype), spec.shape, buffers[spec.name].ctypes.data)
+        self._binding, self.buffers = binding, dict(buffers)
+
+    def infer(self) -> None:
+        self._session.run_with_iobinding(self._binding, self._run_options)
+
+    def close(self) -> None:
+        self._binding = self._session = None
+        self.buffers = {}
+
+
+def _import() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackendUnavailable(f"onnxruntime is not there ({error}): {_REMEDY}") from error
+    return onnxruntime
+
+
+def _settings(ort: Any, threads: int) -> Any:
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 3
+    return settings
+
+
+_DTYPES = {"float": "float32", "double": "float64"}
+
+
+def _spec(node: Any) -> TensorSpec:
+    dtype = re.fullmatch(r"tensor\((\w+)\)", node.type)
+    if dtype is None:
+        raise ModelError(f"{node.name} is a {node.type}: only tensors can be bound")
+    shape = tuple(node.shape)
+    if not all(isinstance(size, int) and size >= 0 for size in shape):
+        raise ModelError(
+            f"{node.name} has the dynamic shape {shape}: needed a static one; set input.size and build.batch"
+        )
+    return TensorSpec(node.name, shape, _DTYPES.get(dtype[1], dtype[1]))
+
+
+def _has_quantised_layers(path: Path) -> bool:
+    """By the operator's name in the saved graph: reading it needs no second parser."""
+    return b"DequantizeLinear" in path.read_bytes()
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+
+
+def _one_line(error: BaseException) -> str:
+    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error))
+    return re.sub(r"\s+", " ", text).strip()[:300]
