@@ -1,23 +1,23 @@
 """Every error that edgesparse raises on purpose. Each message is one line: found, needed, and what mends it.
 
-    EdgeSparseError
-      ConfigError            the recipe or the command line
-      ModelError             the ONNX file
-        SparsityError        a 2:4 pattern that is missing or cannot be made
-        CalibrationError     calibration data or tables
-      BuildError             making a package
-        MemoryBudgetExceeded
-        AccuracyGateFailed
-        SparsityNotAchieved
-      PackageError           the store of built packages
-        ManifestMismatch     a package that was made for something else
-        SignatureError
-      BackendUnavailable     this machine lacks something
-      StreamError
-        SourceError          cameras, files
-          CameraUnavailable
-        SinkError            where detections go
-      DeployError
+EdgeSparseError
+  ConfigError            the recipe or the command line
+  ModelError             the ONNX file
+    SparsityError        a 2:4 pattern that is missing or cannot be made
+    CalibrationError     calibration data or tables
+  BuildError             making a package
+    MemoryBudgetExceeded
+    AccuracyGateFailed
+    SparsityNotAchieved
+  PackageError           the store of built packages
+    ManifestMismatch     a package that was made for something else
+    SignatureError
+  BackendUnavailable     this machine lacks something
+  StreamError
+    SourceError          cameras, files
+      CameraUnavailable
+    SinkError            where detections go
+  DeployError
 """
 
 from __future__ import annotations

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgesparse.errors import BuildError
 
@@ -61,11 +63,11 @@ class Runner(ABC):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
-    def allocate(self) -> dict[str, np.ndarray]:
+    def allocate(self) -> dict[str, NDArray[Any]]:
         """Buffers for every input and output, in the memory that suits this runner; zeroed, so pages are there."""
         return {spec.name: np.zeros(spec.shape, spec.dtype) for spec in (*self.inputs, *self.outputs)}
 
-    def bind(self, buffers: Mapping[str, np.ndarray]) -> None:
+    def bind(self, buffers: Mapping[str, NDArray[Any]]) -> None:
         """Use these buffers from now on. Each is C-contiguous, of its tensor's shape and dtype; else BuildError."""
         for spec in (*self.inputs, *self.outputs):
             buffer = buffers.get(spec.name)
@@ -79,7 +81,7 @@ class Runner(ABC):
         self._bind(buffers)
 
     @abstractmethod
-    def _bind(self, buffers: Mapping[str, np.ndarray]) -> None: ...
+    def _bind(self, buffers: Mapping[str, NDArray[Any]]) -> None: ...
 
     @abstractmethod
     def infer(self) -> None:

@@ -6,8 +6,9 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 from edgesparse.backends.base import Availability, Backend, BuildOptions, BuildResult, Runner, TensorSpec
 from edgesparse.errors import BuildError
@@ -48,7 +49,7 @@ class NullRunner(Runner):
         self._count = 0
         self.bind(self.allocate())
 
-    def _bind(self, buffers: Mapping[str, np.ndarray]) -> None:
+    def _bind(self, buffers: Mapping[str, NDArray[Any]]) -> None:
         self.buffers = dict(buffers)
 
     def infer(self) -> None:

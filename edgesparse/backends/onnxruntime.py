@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgesparse.backends.base import Availability, Backend, BuildOptions, BuildResult, Runner, TensorSpec
 from edgesparse.errors import BackendUnavailable, BuildError, ModelError
@@ -60,9 +61,7 @@ class OnnxRuntimeRunner(Runner):
     def __init__(self, path: Path, threads: int) -> None:
         ort = _import()
         try:
-            self._session = ort.InferenceSession(
-                str(path), _settings(ort, threads), providers=["CPUExecutionProvider"]
-            )
+            self._session = ort.InferenceSession(str(path), _settings(ort, threads), providers=["CPUExecutionProvider"])
         except Exception as error:
             raise BuildError(f"{path}: ONNX Runtime cannot load it: {_one_line(error)}") from error
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
@@ -70,7 +69,7 @@ class OnnxRuntimeRunner(Runner):
         self._run_options = ort.RunOptions()
         self.bind(self.allocate())
 
-    def _bind(self, buffers: Mapping[str, np.ndarray]) -> None:
+    def _bind(self, buffers: Mapping[str, NDArray[Any]]) -> None:
         binding = self._session.io_binding()
         for spec in self.inputs:
             binding.bind_input(spec.name, "cpu", 0, np.dtype(spec.dtype), spec.shape, buffers[spec.name].ctypes.data)

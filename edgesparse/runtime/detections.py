@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
 class Detections:
-    """`xyxy` float32 [n, 4] in pixels of the frame, `confidence` float32 [n] in 0..1 (falling), `class_id` int64 [n]."""
+    """`xyxy` float32 [n, 4], pixels of the frame; `confidence` float32 [n], 0..1, falling; `class_id` int64 [n]."""
 
-    xyxy: np.ndarray
-    confidence: np.ndarray
-    class_id: np.ndarray
+    xyxy: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+    class_id: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.confidence)

@@ -1,0 +1,273 @@
+"""The recipe: one YAML file that says what a detector is and how it is to be built, accepted and run."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
+
+from edgesparse.errors import ConfigError
+
+Letterbox = Literal["centre", "top-left", "stretch"]
+Colour = Literal["rgb", "bgr"]
+HeadName = Literal["auto", "yolov5", "yolov8", "yolox", "end2end", "yolo-nas", "rtdetr", "efficient-nms"]
+BackendName = Literal["auto", "onnxruntime", "null"]
+
+HEAD_ALIASES = {
+    **dict.fromkeys(("yolov6", "yolov7", "yolox-decoded"), "yolov5"),
+    **dict.fromkeys(("yolov9", "yolov11", "yolo11", "yolov12", "yolo12"), "yolov8"),
+    "yolov10": "end2end",
+}
+"""Detectors whose outputs are laid out like another family's."""
+
+Unit = Annotated[float, Field(ge=0, le=1)]
+Triple = Annotated[
+    tuple[float, float, float],
+    Strict(False),
+    BeforeValidator(lambda v: [v] * 3 if isinstance(v, int | float) else v),
+]
+Size = Annotated[
+    tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]],
+    Strict(False),
+    BeforeValidator(lambda v: [v] * 2 if isinstance(v, int) else v),
+]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class InputSpec(Section):
+    """How a frame becomes the network's input: `(pixel * scale - mean) / std`, a channel at a time, after resizing."""
+
+    size: Size
+    """Height and width in pixels."""
+    letterbox: Letterbox = "centre"
+    pad: Annotated[int, Field(ge=0, le=255)] = 114
+    colour: Colour = "rgb"
+    scale: float = 1 / 255
+    mean: Triple = (0.0, 0.0, 0.0)
+    std: Triple = (1.0, 1.0, 1.0)
+
+
+class Input(Section):
+    """What the recipe says of InputSpec; what it leaves out comes from the model and from the head's convention."""
+
+    size: Size | None = None
+    letterbox: Letterbox | None = None
+    pad: Annotated[int, Field(ge=0, le=255)] | None = None
+    colour: Colour | None = None
+    scale: float | None = None
+    mean: Triple | None = None
+    std: Triple | None = None
+
+    def resolve(self, convention: InputSpec) -> InputSpec:
+        return convention.model_copy(update=self.model_dump(exclude_none=True))
+
+
+class Prepare(Section):
+    """What is done to the ONNX graph before it is built."""
+
+    simplify: bool = True
+
+
+class Build(Section):
+    backend: BackendName = "auto"
+    batch: Annotated[int, Field(ge=1, le=64)] = 1
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads; 0 is every core."""
+
+
+class Accept(Section):
+    """A build is refused unless it detects this well on labelled pictures."""
+
+    annotations: Path | None = None
+    """COCO JSON."""
+    images: Path | None = None
+    """Folder of its pictures; left out: the folder of the annotations."""
+    reference: Path | None = None
+    """ONNX that `max_map_drop` is measured against; left out: the recipe's model as it came."""
+    max_map_drop: Annotated[float, Field(ge=0)] | None = None
+    """Points of mAP 50-95 (0..100) that the build may lose against the reference."""
+    min_map: Annotated[float, Field(ge=0, le=100)] | None = None
+    """Points of mAP 50-95 that the build must reach."""
+
+
+class Run(Section):
+    source: str | None = None
+    conf: Unit | dict[str, Unit] = 0.25
+    """Least confidence; or one a class by name, `default` for the others."""
+    iou: Unit = 0.7
+    max_det: Annotated[int, Field(gt=0)] = 300
+    classes: tuple[str, ...] | None = None
+    agnostic: bool = False
+    """Whether boxes of different classes suppress each other."""
+
+
+class Recipe(Section):
+    model: Path
+    head: Annotated[HeadName, BeforeValidator(lambda v: HEAD_ALIASES.get(v, v))] = "auto"
+    classes: str | tuple[str, ...] = "auto"
+    input: Input = Input()
+    prepare: Prepare = Prepare()
+    build: Build = Build()
+    accept: Accept = Accept()
+    run: Run = Run()
+
+    def build_key(self) -> str:
+        """sha256 of all that decides what is built: not where the files lie, nor `run`."""
+        said = self.model_dump(mode="json", exclude={"run": True, "model": True})
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe; its paths count from its own folder. Raises ConfigError in one line."""
+    try:
+        said = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"no recipe {path}: write one with 'edgesparse recipe MODEL.onnx -o {path}'") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read recipe {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(said, dict):
+        raise ConfigError(f"{path}: found {_kind(said)}, needed a mapping with at least 'model:'")
+    recipe = parse(said, str(path))
+    base = path.parent
+    accept = {
+        name: base / value
+        for name in ("annotations", "images", "reference")
+        if (value := getattr(recipe.accept, name)) is not None
+    }
+    for name, file in {
+        "model": base / recipe.model,
+        **{f"accept.{key}": at for key, at in accept.items()},
+    }.items():
+        if not file.exists():
+            raise ConfigError(f"{path}: {name}: no file {file}{_nearest_file(file)}")
+    classes = recipe.classes
+    if isinstance(classes, str) and classes not in ("auto", "coco"):
+        classes = class_names(base / classes)
+    return recipe.model_copy(
+        update={
+            "model": base / recipe.model,
+            "classes": classes,
+            "accept": recipe.accept.model_copy(update=accept),
+        }
+    )
+
+
+def parse(said: dict[str, Any], where: str) -> Recipe:
+    """The typed recipe of a mapping; `where` begins the message of the ConfigError."""
+    try:
+        return Recipe.model_validate_json(json.dumps(said, default=str))
+    except ValidationError as error:
+        problems = {_place(problem): problem for problem in reversed(error.errors())}
+        first = min(problems.values(), key=lambda e: (e["type"] != "extra_forbidden", -len(_place(e))))
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise ConfigError(f"{where}: {_sentence(first)}{more}") from None
+
+
+def class_names(path: Path) -> tuple[str, ...]:
+    """Class names from a text file, one a line, or from `names:` of a data set's YAML (a list or {0: name})."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"classes: cannot read {path}: {error}; needed a list, 'auto', 'coco' or a file") from None
+    if path.suffix not in (".yaml", ".yml"):
+        return tuple(line.strip() for line in text.splitlines() if line.strip())
+    try:
+        said = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    names = said.get("names") if isinstance(said, dict) else None
+    if isinstance(names, dict):
+        names = [names[key] for key in sorted(names)]
+    if not isinstance(names, list) or not names:
+        raise ConfigError(f"{path}: found no 'names:' with a list of classes")
+    return tuple(map(str, names))
+
+
+def coco_names() -> tuple[str, ...]:
+    """The 80 classes of COCO in the order of their category ids."""
+    return tuple(resources.files("edgesparse").joinpath("coco.txt").read_text().splitlines())
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """`: did you mean 'x'?`, or the known names when none is near."""
+    near = difflib.get_close_matches(name, known, 1, 0.6)
+    return f": did you mean '{near[0]}'?" if near else f": known here are {', '.join(known)}"
+
+
+def _sentence(problem: Any) -> str:
+    """One of pydantic's problems as 'key.path: what was found, what was needed'."""
+    place = _place(problem)
+    path = ".".join(place)
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key '{path}'{nearest(place[-1], _keys(place[:-1]))}"
+    if problem["type"] == "missing":
+        return f"'{path}' is missing"
+    found = problem["input"]
+    needed = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    needed = re.sub(
+        r"Tuple should have at (most|least) (\d+) items? after validation, not \d+", r"at \1 \2 of them", needed
+    )
+    needed = _PLAIN.get(needed, needed)
+    if isinstance(found, str) and problem["type"] == "literal_error":
+        known = list(get_args(HeadName)) + list(HEAD_ALIASES) if path == "head" else _literals(needed)
+        return f"{path}: found '{found}'{nearest(found, known)}"
+    return f"{path}: found {found!r} ({_kind(found)}), needed {needed}"
+
+
+_PLAIN = {
+    "a valid string": "text",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid boolean": "true or false",
+    "a valid tuple": "a list",
+    "a valid array": "a list",
+    "an object": "a mapping",
+}
+
+
+def _place(problem: Any) -> tuple[str, ...]:
+    """The key's path, less the names that pydantic gives to the branches of a union."""
+    parts = map(str, problem["loc"])
+    branches = ("str", "float", "constrained-float")
+    return tuple(part for part in parts if not part.endswith("]") and part not in branches)
+
+
+def _literals(message: str) -> list[str]:
+    return message.replace("'", "").replace(" or ", ", ").split(", ")
+
+
+def _keys(place: Sequence[str]) -> list[str]:
+    section: Any = Recipe
+    for part in place:
+        field = section.model_fields.get(part)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, Section)):
+            return []
+        section = field.annotation
+    return list(section.model_fields)
+
+
+def _kind(value: Any) -> str:
+    names = {str: "text", int: "a whole number", float: "a number", bool: "true/false", list: "a list"}
+    if value is None:
+        return "nothing"
+    return names.get(type(value), "a mapping" if isinstance(value, dict) else type(value).__name__)
+
+
+def _nearest_file(file: Path) -> str:
+    if not file.parent.is_dir():
+        return f" (there is no folder {file.parent})"
+    near = difflib.get_close_matches(file.name, [p.name for p in file.parent.iterdir()], 1, 0.6)
+    return f": did you mean '{near[0]}'?" if near else ""
