@@ -1,0 +1,75 @@
+"""The shape of every tensor in a model, from ONNX's own inference, without copying the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper
+
+from edgesparse.errors import ModelError
+
+Shape = tuple["int | None", ...]
+SMALL = 1024
+"""Tensors up to this many values go into the inference as they are: they may be a Reshape's target."""
+
+
+def shapes(model: ModelProto, inputs: Mapping[str, Sequence[int]] | None = None) -> dict[str, Shape]:
+    """Shape of each tensor of `model` by name; a dimension that cannot be known is None.
+
+    `inputs` fixes inputs' shapes by name; a first dimension that stays open counts as batch 1.
+    Raises ModelError where `inputs` names no input, or does not have its rank.
+    """
+    skeleton = _skeleton(model)
+    known = {value.name for value in skeleton.graph.input}
+    for name in inputs or {}:
+        if name not in known:
+            raise ModelError(f"no input {name!r} in this model: it has {', '.join(sorted(known))}")
+    for value in skeleton.graph.input:
+        _fix(value, (inputs or {}).get(value.name))
+    inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
+    every = (*inferred.value_info, *inferred.input, *inferred.output)
+    found = {value.name: _shape(value) for value in every if value.type.tensor_type.HasField("shape")}
+    return {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer} | found
+
+
+def _skeleton(model: ModelProto) -> ModelProto:
+    """`model` with its large tensors declared as inputs, so that no weight is copied and no 2 GB limit is met."""
+    skeleton = ModelProto(ir_version=max(model.ir_version, 4), opset_import=model.opset_import)
+    graph = skeleton.graph
+    graph.name = "shapes"
+    large: list[tuple[str, TensorProto]] = []
+    for tensor in model.graph.initializer:
+        large.append((tensor.name, tensor)) if _is_large(tensor) else graph.initializer.append(tensor)
+    for node in model.graph.node:
+        value = node.attribute[0].t if node.op_type == "Constant" and len(node.attribute) == 1 else TensorProto()
+        large.append((node.output[0], value)) if _is_large(value) else graph.node.append(node)
+    stored = {tensor.name for tensor in model.graph.initializer}
+    graph.input.extend(value for value in model.graph.input if value.name not in stored)
+    graph.input.extend(helper.make_tensor_value_info(name, t.data_type, list(t.dims)) for name, t in large)
+    graph.output.extend(ValueInfoProto(name=value.name) for value in model.graph.output)
+    foreign = {out for node in model.graph.node if node.domain not in ("", "ai.onnx") for out in node.output}
+    graph.value_info.extend(value for value in model.graph.value_info if value.name in foreign)
+    return skeleton
+
+
+def _is_large(tensor: TensorProto) -> bool:
+    count = 1
+    for n in tensor.dims:
+        count *= n
+    return count > SMALL
+
+
+def _fix(value: ValueInfoProto, shape: Sequence[int] | None) -> None:
+    dims = value.type.tensor_type.shape.dim
+    if shape is not None and len(shape) != len(dims):
+        raise ModelError(f"input {value.name!r} has {len(dims)} dimensions, not {len(shape)}: {list(shape)}")
+    for i, dim in enumerate(dims):
+        if shape is not None:
+            dim.dim_value = int(shape[i])
+        elif i == 0 and dim.dim_value < 1:
+            dim.dim_value = 1
+
+
+def _shape(value: ValueInfoProto) -> Shape:
+    return tuple(d.dim_value if d.dim_value > 0 else None for d in value.type.tensor_type.shape.dim)

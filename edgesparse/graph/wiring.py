@@ -1,0 +1,89 @@
+"""How a graph hangs together: who makes and who reads each tensor, and what is stored."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
+
+from edgesparse.errors import SparsityError
+
+Array = npt.NDArray[Any]
+
+
+def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
+    """Value of the attribute `name` of `node`, or `default` where it is not set."""
+    for a in node.attribute:
+        if a.name == name:
+            return onnx.helper.get_attribute_value(a)
+    return default
+
+
+class Wiring:
+    """Who makes and who reads each tensor of `graph`, and which tensors are stored.
+
+    A view that is right until nodes or initializers are added or removed; values may be rewritten with `store`.
+    """
+
+    def __init__(self, graph: GraphProto) -> None:
+        self.graph = graph
+        self.producer = {out: node for node in graph.node for out in node.output if out}
+        self.consumers: defaultdict[str, list[NodeProto]] = defaultdict(list)
+        for node in graph.node:
+            for name in dict.fromkeys(node.input):
+                self.consumers[name].append(node)
+        self.outputs = {out.name for out in graph.output}
+        self.stored: dict[str, TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
+        for node in graph.node:
+            if node.op_type == "Constant" and node.attribute[0].name == "value":
+                self.stored[node.output[0]] = node.attribute[0].t
+
+    def constant(self, name: str) -> Array | None:
+        """The value of tensor `name` where it is stored (seen through Identity and Cast), else None."""
+        if name in self.stored:
+            return numpy_helper.to_array(self.stored[name])
+        node = self.producer.get(name)
+        if node is None:
+            return None
+        if node.op_type == "Constant":
+            return np.asarray(onnx.helper.get_attribute_value(node.attribute[0]))
+        if node.op_type in ("Identity", "Cast"):
+            value = self.constant(node.input[0])
+            return value if value is None or node.op_type == "Identity" else cast(node)(value)
+        return None
+
+    def store(self, name: str, values: Array) -> None:
+        """Write `values` to the stored tensor `name`, an initializer or a Constant node. Its dtype and shape stay."""
+        tensor = self.stored[name]
+        kept = numpy_helper.from_array(np.ascontiguousarray(values), tensor.name)
+        if (kept.data_type, list(kept.dims)) != (tensor.data_type, list(tensor.dims)):
+            raise SparsityError(f"{name}: cannot store {values.dtype}{list(values.shape)} as the model has it")
+        tensor.CopyFrom(kept)
+
+    def is_constant(self, name: str) -> bool:
+        """Whether the tensor `name` follows from stored tensors alone, through whatever nodes."""
+        todo, seen = [name], set[str]()
+        while todo:
+            at = todo.pop()
+            if not at or at in seen or at in self.stored:
+                continue
+            seen.add(at)
+            if at not in self.producer:
+                return False
+            todo.extend(self.producer[at].input)
+        return True
+
+
+def cast(node: NodeProto) -> Callable[[Array], Array]:
+    """What the Cast node `node` does, in numpy."""
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(attribute(node, "to"))
+
+    def to_dtype(values: Array) -> Array:
+        return values.astype(dtype)
+
+    return to_dtype

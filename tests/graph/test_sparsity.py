@@ -1,0 +1,150 @@
+"""What inspect says of a layer: its pattern, whatever stands between stored weights and layer, and reasons in words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto
+from small_models import HELD, Array, conv, held, model, node, random
+
+from edgesparse.errors import ModelError
+from edgesparse.graph.mask import mask_2to4
+from edgesparse.graph.sparsity import Layer, inspect
+
+
+def one(made: ModelProto) -> Layer:
+    (layer,) = inspect(made).layers
+    return layer
+
+
+def sparse(weight: Array, axis: int = 1) -> Array:
+    return weight * mask_2to4(weight, axis)
+
+
+def test_a_dense_convolution_is_eligible_and_counted() -> None:
+    layer = one(conv(random(32, 64, 3, 3), pads=[1, 1, 1, 1]))
+    assert (layer.name, layer.op, layer.shape, layer.dtype) == ("conv", "Conv", (32, 64, 3, 3), "float32")
+    assert layer.macs == 8 * 8 * 32 * 64 * 9
+    assert (layer.bytes, layer.zeros) == (32 * 64 * 9 * 4, 0)
+    assert (layer.groups, layer.violations, layer.state) == (32 * 16 * 9, 32 * 16 * 9, "dense")
+
+
+def test_one_weight_too_many_is_one_violation() -> None:
+    weight = sparse(random(32, 64, 3, 3))
+    assert one(conv(weight)).state == "sparse"
+    weight[5, 8:11, 1, 2] = 1
+    layer = one(conv(weight))
+    assert (layer.violations, layer.state) == (1, "dense")
+
+
+def test_fp16_is_read_too() -> None:
+    layer = one(conv(sparse(random(32, 64, 1, 1)).astype(np.float16)))
+    assert (layer.dtype, layer.bytes, layer.sparse) == ("float16", 32 * 64 * 2, True)
+
+
+@pytest.mark.parametrize(
+    ("weight", "attributes", "words"),
+    [
+        (random(64, 1, 3, 3), {"group": 64}, "depthwise"),
+        (random(64, 32, 3, 3), {"group": 2}, "grouped"),
+        (random(64, 3, 3, 3), {}, "first layer"),
+        (random(64, 34, 3, 3), {}, "multiple of 4"),
+        (random(64, 16, 3, 3), {}, "16 input channels"),
+        (np.full((64, 64, 1, 1), np.nan, np.float32), {}, "NaN"),
+    ],
+)
+def test_what_tensorrt_cannot_use_says_why(weight: Array, attributes: dict[str, int], words: str) -> None:
+    layer = one(conv(weight, **attributes))
+    assert layer.state == "ineligible" and words in str(layer.reason)
+
+
+def test_a_transposed_convolution_is_listed_and_not_eligible() -> None:
+    made = model([node("ConvTranspose", ["x", "w"], ["y"])], {"w": random(64, 32, 2, 2)})
+    layer = one(made)
+    assert layer.name == "y" and "transposed" in str(layer.reason)
+    assert layer.macs == 64 * 8 * 8 * 32 * 4
+
+
+def test_a_product_of_two_activations_is_listed_as_not_prunable() -> None:
+    nodes = [node("Transpose", ["x"], ["t"], perm=[1, 0]), node("MatMul", ["x", "t"], ["y"], "attention")]
+    layer = one(model(nodes, {}, (8, 64)))
+    assert (layer.name, layer.shape, layer.macs) == ("attention", None, 8 * 8 * 64)
+    assert "two activations" in str(layer.reason)
+
+
+@pytest.mark.parametrize("kind", HELD)
+def test_the_pattern_is_seen_through_what_stands_before_the_layer(kind: str) -> None:
+    weight = sparse(random(64, 48), 0)
+    layer = one(held(kind, weight))
+    assert layer.state == "sparse", layer
+    assert (layer.macs, layer.groups) == (8 * 64 * 48, 16 * 48)
+    weight[8:11, 5] = 1
+    assert one(held(kind, weight)).violations == 1
+
+
+def test_quantised_weights_need_zero_point_zero() -> None:
+    nodes = [node("DequantizeLinear", ["w", "s", "z"], ["b"]), node("MatMul", ["x", "b"], ["y"])]
+    tensors = {"w": np.full((64, 32), 7, np.int8), "s": np.float32(1), "z": np.int8(7)}
+    layer = one(model(nodes, tensors, (8, 64)))
+    assert layer.zeros == 64 * 32 and "zero point" in str(layer.reason)
+
+
+def test_computed_weights_ask_for_folded_constants() -> None:
+    nodes = [node("Mul", ["w", "w"], ["b"]), node("MatMul", ["x", "b"], ["y"])]
+    assert "come out of Mul: fold" in str(one(model(nodes, {"w": random(64, 32)}, (8, 64))).reason)
+
+
+def test_a_product_of_constants_alone_is_no_layer() -> None:
+    nodes = [node("MatMul", ["w", "w"], ["b"]), node("Add", ["x", "b"], ["y"])]
+    assert inspect(model(nodes, {"w": random(64, 64)}, (64, 64))).layers == ()
+
+
+def quantised(after: list[onnx.NodeProto]) -> Layer:
+    """The layer of x, Q, DQ, conv with Q/DQ weights, then `after` from c to y."""
+    nodes = [
+        node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
+        node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
+        node("DequantizeLinear", ["w", "s", "z"], ["wd"]),
+        node("Conv", ["xd", "wd"], ["c"]),
+        *after,
+    ]
+    weight = np.random.default_rng(0).integers(-127, 128, (256, 256, 1, 1), np.int8)
+    return one(model(nodes, {"w": weight, "s": np.float32(0.1), "z": np.int8(0)}, (1, 256, 4, 4)))
+
+
+def test_int8_doubts_what_stands_between_layer_and_q() -> None:
+    q = [node("QuantizeLinear", ["r", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["y"])]
+    assert quantised([node("Relu", ["c"], ["r"]), *q]).doubts == ()
+    silu = [node("Sigmoid", ["c"], ["g"]), node("Mul", ["c", "g"], ["r"])]
+    assert "SiLU follows" in quantised([*silu, *q]).doubts[0]
+    assert "MaxPool follows" in quantised([node("MaxPool", ["c"], ["y"], kernel_shape=[2, 2])]).doubts[0]
+
+
+def test_open_shapes_leave_macs_unknown_until_they_are_given() -> None:
+    made = model([node("Conv", ["x", "w"], ["y"])], {"w": random(32, 64, 1, 1)}, ("n", 64, "h", "w"))
+    assert inspect(made).macs is None
+    assert inspect(made, {"x": (2, 64, 10, 20)}).macs == 2 * 64 * 32 * 200
+    with pytest.raises(ModelError, match="no input 'images'"):
+        inspect(made, {"images": (1, 64, 8, 8)})
+    with pytest.raises(ModelError, match="4 dimensions"):
+        inspect(made, {"x": (64, 8, 8)})
+
+
+def test_external_data_is_read(tmp_path: Path) -> None:
+    onnx.save(conv(sparse(random(32, 64, 3, 3))), tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0)
+    assert one(onnx.load(tmp_path / "m.onnx")).state == "sparse"
+
+
+def test_the_real_network(real: Path) -> None:
+    report = inspect(onnx.load(real / "models" / "yolox_nano.onnx"))
+    assert len(report.layers) == 113
+    # YOLOX's authors publish 1.08 GFLOPs at 416 (two a multiply-accumulate), activations and resizing included
+    assert report.macs is not None and report.macs == pytest.approx(1.08e9 / 2, rel=0.05)
+    assert report.share("dense") > 0.7 and report.share("sparse") == 0
+    reasons = {layer.reason.split(":")[0] for layer in report.layers if layer.reason}
+    assert "depthwise convolution" in reasons
+    assert json.loads(json.dumps(report.as_dict()))["layers"][0]["op"] == "Conv"
