@@ -1,0 +1,43 @@
+"""Whether an exported ONNX still has the 2:4 pattern that was trained into it. Needs no PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import onnx
+
+from edgesparse.errors import ModelError, SparsityError
+from edgesparse.graph.sparsity import Inspection, inspect
+
+LISTED = 5
+
+
+def check_onnx(path: str | Path, *, require: bool = False, skip: Sequence[str] = ()) -> Inspection:
+    """Look at every layer of the ONNX file at `path`: is it eligible, is it 2:4, how many groups break the pattern.
+
+    With `require`, every eligible layer must be 2:4, but those whose node name fits a pattern (`*`, `?`) in
+    `skip`: an exporter writes the module `head.out` as the node `/head/out/Conv`.
+    Raises ModelError for a file that is no ONNX, SparsityError naming the layers that break the pattern.
+    """
+    try:
+        report = inspect(onnx.load(path))
+    except Exception as error:  # protobuf's own error class has no typed import
+        raise ModelError(f"{path}: no ONNX file that can be read ({error}): export the model again") from error
+    if require:
+        _refuse_dense(Path(path).name, report, skip)
+    return report
+
+
+def _refuse_dense(name: str, report: Inspection, skip: Sequence[str]) -> None:
+    due = [x for x in report.eligible if not any(fnmatchcase(x.name, pattern) for pattern in skip)]
+    broken = [f"{x.name} ({x.violations} of {x.groups} groups)" for x in due if not x.sparse]
+    if broken:
+        listed = ", ".join(broken[:LISTED]) + (f" and {len(broken) - LISTED} more" if broken[LISTED:] else "")
+        raise SparsityError(
+            f"{name}: {len(broken)} of {len(due)} layers are not 2:4: {listed}; "
+            "fold the masks before the export, or name layers that stay dense in skip"
+        )
+    if not due:
+        raise SparsityError(f"{name}: no layer that could be 2:4 is left to check: widen it or shorten skip")

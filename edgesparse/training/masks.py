@@ -1,0 +1,260 @@
+"""2:4 masks that live in a user's own PyTorch training loop.
+
+The recipe is Mishra et al.'s ("Accelerating Sparse Deep Neural Networks", 2021, arXiv:2104.08378): take a trained
+dense model, keep the two largest of each four weights along the input channels, and train on with those zeros
+held. Each mask is a bool buffer `mask_2to4` of its layer, so it travels with `.to()`, `state_dict()` and deepcopy.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgesparse.errors import ConfigError, SparsityError
+from edgesparse.graph.mask import ineligible, mask_2to4
+
+Schedule = Callable[[float], float]
+"""From the progress of the training (0 to 1) to the share of the layers that is 2:4 by then."""
+
+BUFFER = "mask_2to4"
+
+
+def at_once(progress: float) -> float:
+    """Every layer from the start."""
+    return 1.0
+
+
+def stepwise(steps: int, until: float = 0.5) -> Schedule:
+    """A schedule of `steps` equal shares: the first at progress 0, the last before progress `until`."""
+    if steps < 1 or not 0 < until <= 1:
+        raise ConfigError(f"stepwise({steps}, until={until}): needs at least 1 step and 0 < until <= 1")
+    return lambda progress: min(1.0, (math.floor(progress / until * steps) + 1) / steps)
+
+
+def sparsify(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    skip: Sequence[str] = (),
+    schedule: Schedule = at_once,
+) -> Masks:
+    """Put 2:4 masks on every eligible Conv2d and Linear of `model` and hold them through `optimizer.step()`.
+
+    Call it on a trained dense model. `skip` names modules that stay dense, as `named_modules()` names them, with
+    `*` and `?` (a name includes what is inside it): name the layers that write the outputs there. The first layer
+    stays dense by itself, as does whatever `edgesparse.graph.mask.ineligible` rules out.
+    Raises ConfigError when a name in `skip` fits no layer, SparsityError when no layer is left.
+    """
+    if any(hasattr(module, BUFFER) for module in model.modules()):
+        raise SparsityError("this model has 2:4 masks already: fold() them before sparsify() is called again")
+    candidates: dict[str, nn.Module] = {
+        _unwrapped(name): module for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
+    }
+    for pattern in skip:
+        if not any(_names(pattern, name) for name in candidates):
+            near = difflib.get_close_matches(pattern, candidates, 1, 0)
+            hint = f"; the nearest is {near[0]!r}" if near else ""
+            raise ConfigError(f"skip={pattern!r} fits no Conv2d or Linear of the model{hint}")
+    reasons = {name: _dense_because(name, module, skip) for name, module in candidates.items()}
+    layers = {name: candidates[name] for name, reason in reasons.items() if reason is None}
+    if not layers:
+        raise SparsityError("no Conv2d or Linear of this model can be 2:4: " + _counted(reasons))
+    dense = {name: reason for name, reason in reasons.items() if reason is not None}
+    return Masks(layers, dense, optimizer, schedule)
+
+
+class Masks:
+    """The masks of one model. Made by `sparsify`.
+
+    `layers`: names of the layers that are, or by the schedule will be, 2:4. `dense`: name -> why it stays dense.
+    """
+
+    def __init__(
+        self,
+        layers: dict[str, nn.Module],
+        dense: dict[str, str],
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+    ) -> None:
+        self.layers, self.dense = tuple(layers), dense
+        self._modules, self._optimizer, self._schedule = layers, optimizer, schedule
+        self._dropped: dict[str, torch.Tensor] = {}
+        self._frozen = False
+        for module in layers.values():
+            module.register_buffer(BUFFER, torch.ones_like(_weight(module), dtype=torch.bool))
+        self._order = sorted(layers, key=lambda name: _lost(_weight(layers[name])))
+        self._hooks = [
+            optimizer.register_step_pre_hook(self._mask_gradients),
+            optimizer.register_step_post_hook(self._mask_weights),
+        ]
+        self.step(0.0)
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        """The layers that are 2:4 now."""
+        return tuple(name for name, module in self._modules.items() if not bool(_mask(module).all()))
+
+    def __repr__(self) -> str:
+        return f"Masks({len(self.active)} of {len(self.layers)} layers 2:4, {len(self.dense)} dense)"
+
+    def step(self, progress: float) -> None:
+        """Bring the share of 2:4 layers to what the schedule says at `progress` (0 to 1); never takes one back.
+
+        The layers that lose the least of their magnitude come first.
+        """
+        if not 0 <= progress <= 1:
+            raise ConfigError(f"masks.step({progress}): progress runs from 0 to 1")
+        due = math.ceil(self._schedule(progress) * len(self._order) - 1e-9)
+        active = set(self.active)
+        for name in self._order[:due]:
+            if name not in active:
+                self._remask(name)
+
+    def refresh(self) -> None:
+        """Choose the masks of the active layers anew by magnitude; does nothing after `freeze()`.
+
+        A pruned weight competes with the value it had when it was pruned, so it returns once those that were
+        kept instead have become smaller. These values are not in checkpoints: after a resume masks start fixed.
+        """
+        if not self._frozen:
+            for name in self.active:
+                self._remask(name)
+
+    def freeze(self) -> None:
+        """Fix the masks of the active layers for good, and let go of the pruned values."""
+        self._frozen = True
+        self._dropped.clear()
+
+    @torch.no_grad()
+    def apply_to(self, model: nn.Module) -> None:
+        """Mask a copy of the model, such as an EMA model: its weights, and its own masks where it has them.
+
+        The copy may be wrapped (AveragedModel, DistributedDataParallel, torch.compile).
+        """
+        for name, module in _same_layers(model, self.layers):
+            mask = _mask(self._modules[name]).to(_weight(module).device)
+            _weight(module).mul_(mask)
+            if hasattr(module, BUFFER):
+                _mask(module).copy_(mask)
+
+    def fold(self, model: nn.Module) -> nn.Module:
+        """Write the zeros into the weights of `model` (the trained one or a copy) and take the masks out of it.
+
+        What is left is a plain model: no buffers, no hooks. Folding the trained model ends the masking of its
+        optimizer. Returns `model`.
+        """
+        self.apply_to(model)
+        for name, module in _same_layers(model, self.layers):
+            module._buffers.pop(BUFFER, None)
+            if module is self._modules[name]:
+                self._end()
+        return model
+
+    def _end(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    @torch.no_grad()
+    def _remask(self, name: str) -> None:
+        module = self._modules[name]
+        weight = _weight(module)
+        whole = weight + self._remembered(name)
+        mask = _two_of_four(whole)
+        _mask(module).copy_(mask)
+        weight.copy_(whole * mask)
+        if not self._frozen:
+            self._dropped[name] = whole * ~mask
+
+    def _remembered(self, name: str) -> torch.Tensor | float:
+        """The values pruned from this layer; nothing where a checkpoint has brought other masks since."""
+        module = self._modules[name]
+        dropped = self._dropped.get(name)
+        if dropped is None or bool(dropped.to(_mask(module).device)[_mask(module)].any()):
+            return 0.0
+        return dropped.to(_weight(module))
+
+    @torch.no_grad()
+    def _mask_gradients(self, *_: object) -> None:
+        for module in self._modules.values():
+            gradient = _weight(module).grad
+            if gradient is not None:
+                gradient.mul_(_mask(module))
+
+    @torch.no_grad()
+    def _mask_weights(self, *_: object) -> None:
+        """After a step: the weights, and whatever the optimizer keeps of their shape (momentum, variances)."""
+        for module in self._modules.values():
+            weight, mask = _weight(module), _mask(module)
+            weight.mul_(mask)
+            state: dict[str, Any] = self._optimizer.state.get(weight, {})
+            for kept in state.values():
+                if isinstance(kept, torch.Tensor) and kept.shape == mask.shape:
+                    kept.mul_(mask)
+
+
+def _dense_because(name: str, module: nn.Module, skip: Sequence[str]) -> str | None:
+    pattern = next((pattern for pattern in skip if _names(pattern, name)), None)
+    if pattern is not None:
+        return f"named by skip={pattern!r}"
+    if "weight" not in module._parameters:
+        return "its weight is computed (weight_norm or another parametrization): remove that first"
+    groups = module.groups if isinstance(module, nn.Conv2d) else 1
+    return ineligible(tuple(_weight(module).shape), groups)
+
+
+def _names(pattern: str, name: str) -> bool:
+    """Whether `pattern` names this module or one that holds it."""
+    parts = name.split(".")
+    return any(fnmatchcase(".".join(parts[: n + 1]), pattern) for n in range(len(parts)))
+
+
+def _counted(reasons: dict[str, str | None]) -> str:
+    first = next(iter(reasons.items()), None)
+    if first is None:
+        return "it has none"
+    return f"{len(reasons)} looked at, for example {first[0]}: {first[1]}"
+
+
+def _same_layers(model: nn.Module, names: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
+    modules = {_unwrapped(name): module for name, module in model.named_modules()}
+    missing = [name for name in names if name not in modules]
+    if missing:
+        raise SparsityError(f"this model is no copy of the masked one: it has no layer {missing[0]!r}")
+    return ((name, modules[name]) for name in names)
+
+
+def _unwrapped(name: str) -> str:
+    """`name` without what AveragedModel, DistributedDataParallel and torch.compile put before it."""
+    while name.startswith(("module.", "_orig_mod.")):
+        name = name.split(".", 1)[1]
+    return name
+
+
+def _weight(module: nn.Module) -> torch.Tensor:
+    weight = module.weight
+    assert isinstance(weight, torch.Tensor)
+    return weight
+
+
+def _mask(module: nn.Module) -> torch.Tensor:
+    mask = getattr(module, BUFFER)
+    assert isinstance(mask, torch.Tensor)
+    return mask
+
+
+def _two_of_four(weight: torch.Tensor) -> torch.Tensor:
+    mask = mask_2to4(weight.detach().float().cpu().numpy())
+    return torch.from_numpy(mask).to(weight.device)
+
+
+def _lost(weight: torch.Tensor) -> float:
+    """The share of a layer's magnitude that 2:4 takes away."""
+    magnitude = weight.detach().abs().float()
+    return float((magnitude * ~_two_of_four(weight)).sum() / magnitude.sum().clamp_min(1e-12))
