@@ -1,0 +1,222 @@
+"""A conveyor belt with metal parts that draws itself, exactly labelled; the same pictures for the same seed.
+
+The belt is one long picture: a part is drawn onto it once, before it comes into view, and a frame is a window of it
+with the camera's own marks (motion blur, vignette, exposure, noise). All that decides a pixel is integer arithmetic,
+or float arithmetic that IEEE 754 rounds exactly, so neither threads nor SIMD change a bit.
+
+A label's box is the tight box of the part's whole silhouette (pixels at least half covered) inside the frame, whether
+or not another part lies on it. A part has no label where less than a quarter of its silhouette can be seen, be it
+hidden or outside the frame.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesparse.demo.belt import draw_belt, paint_belt
+from edgesparse.demo.camera import Camera, draw_camera
+from edgesparse.demo.light import METALS, draw_light
+from edgesparse.demo.parts import CLASSES, VARIANTS
+from edgesparse.demo.sprite import Pose, Sprite, draw_sprite, lay, lies
+
+__all__ = ["CLASSES", "Labels", "Scene", "still"]
+
+Bytes = NDArray[np.uint8]
+
+SEEN = 0.25  # a part of which less can be seen has no label
+SLOTS = 5  # the belt is filled slot by slot, this many a frame's width; each has one part that stays in sight
+_MOST = 4  # parts a slot
+_ANCHOR = 0.8  # how much of a slot's first part others leave uncovered
+_SIZES = ((64, 158), (36, 86), (34, 100), (56, 156), (60, 156))  # longest side at 640x480, by class
+_STANDING = (38, 70)  # bolts on their heads
+
+
+@dataclass(frozen=True)
+class Labels:
+    """`xyxy` float32 [n,4], pixels: left, top, right, bottom, the last two exclusive. `class_id` int64 [n] into CLASSES."""
+
+    xyxy: NDArray[np.float32]
+    class_id: NDArray[np.int64]
+
+
+class _Part:
+    """A part on the belt: its silhouette, and what of it is uncovered."""
+
+    def __init__(self, pose: Pose, x: int, y: int, area: int, mask: NDArray[np.bool_], anchor: bool) -> None:
+        self.class_id, self.radius, self.anchor = pose.class_id, pose.longest * 0.45, anchor
+        self.x, self.y, self.area = x, y, area
+        self.open = mask.copy()
+        height = mask.shape[0]
+        self._any = mask.any(axis=0)
+        self._top = np.where(self._any, mask.argmax(axis=0), height)
+        self._bottom = np.where(self._any, height - mask[::-1].argmax(axis=0), 0)
+        self._count()
+
+    @property
+    def middle(self) -> tuple[float, float]:
+        return self.x + self.open.shape[1] / 2, self.y + self.open.shape[0] / 2
+
+    def _count(self) -> None:
+        self._seen = np.concatenate([[0], np.cumsum(np.count_nonzero(self.open, axis=0))])
+
+    def left_open(self, mask: NDArray[np.bool_], x: int, y: int) -> float:
+        """The share of the silhouette that stays uncovered when `mask` is laid at (x, y)."""
+        mine, other = self._shared(mask, x, y)
+        return float(np.count_nonzero(self.open) - np.count_nonzero(self.open[mine] & mask[other])) / self.area
+
+    def cover(self, mask: NDArray[np.bool_], x: int, y: int) -> None:
+        mine, other = self._shared(mask, x, y)
+        if self.open[mine].size:
+            self.open[mine] &= ~mask[other]
+            self._count()
+
+    def _shared(self, mask: NDArray[np.bool_], x: int, y: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+        left, top = max(self.x, x), max(self.y, y)
+        right = max(min(self.x + self.open.shape[1], x + mask.shape[1]), left)
+        bottom = max(min(self.y + self.open.shape[0], y + mask.shape[0]), top)
+        mine = slice(top - self.y, bottom - self.y), slice(left - self.x, right - self.x)
+        return mine, (slice(top - y, bottom - y), slice(left - x, right - x))
+
+    def box(self, offset: int, width: int) -> tuple[int, int, int, int] | None:
+        """The tight box in a frame whose left edge is at `offset`; None where too little can be seen."""
+        low, high = max(offset - self.x, 0), min(offset + width - self.x, self._any.size)
+        if high <= low or self._seen[high] - self._seen[low] < SEEN * self.area:
+            return None
+        columns = np.flatnonzero(self._any[low:high])
+        left, right = low + int(columns[0]), low + int(columns[-1]) + 1
+        top, bottom = int(self._top[left:right].min()), int(self._bottom[left:right].max())
+        return self.x + left - offset, self.y + top, self.x + right - offset, self.y + bottom
+
+
+class Scene:
+    """An endless belt. `height`, `width`: size of a frame, at least 64 pixels each."""
+
+    def __init__(self, seed: int = 0, *, height: int = 480, width: int = 640) -> None:
+        self._setup(np.random.Generator(np.random.PCG64([0, seed])), height, width, 2 * width)
+
+    def _setup(self, rng: np.random.Generator, height: int, width: int, period: int) -> None:
+        self._rng, self._height, self._width = rng, height, width
+        self._scale = min(height / 480, width / 640)
+        belt = draw_belt(rng)
+        self._light = draw_light(rng, tuple((c / 255) ** 2 for c in belt.colour))  # type: ignore[arg-type]
+        self._matcaps = [self._light.matcap(metal) for metal in METALS]
+        self._metal_odds = rng.dirichlet((1.2, 1.0, 0.6, 0.6, 0.6))
+        self._tile = paint_belt(belt, rng, height, period)
+        self._camera: Camera = draw_camera(rng, self._light.azimuth, height, width)
+        self._speed = max(round(float(rng.uniform(2.5, 7)) * self._scale), 1)
+        self._reach = math.ceil(150 * self._scale) + self._speed
+        self._slot = width / SLOTS
+        lead = 2 * self._reach + math.ceil(self._slot)
+        self._belt = np.empty((height, lead + 2 * width + lead, 3), np.uint8)
+        self._left = 0  # where on the endless belt the picture begins; a part's x and the offset count from there too
+        self._offset = lead
+        self._filled = 0  # slots
+        self._load = int(rng.integers(0, _MOST))
+        self._parts: list[_Part] = []
+        self._wash(0)
+        self._fill()
+
+    def render(self, out: Bytes | None = None) -> tuple[Bytes, Labels]:
+        """The next frame, BGR uint8 [height, width, 3], drawn into `out` where it is given, and its labels."""
+        if out is None:
+            out = np.empty((self._height, self._width, 3), np.uint8)
+        start = self._offset - self._left
+        self._camera.take(self._belt[:, start : start + self._width], out, self._speed, self._rng)
+        labels = self._labels()
+        self._offset += self._speed
+        self._fill()
+        return out, labels
+
+    def _labels(self) -> Labels:
+        found = [(part.box(self._offset, self._width), part.class_id) for part in self._parts]
+        seen = [(box, class_id) for box, class_id in found if box is not None]
+        xyxy = np.array([box for box, _ in seen], np.float32).reshape(-1, 4)
+        return Labels(xyxy, np.array([class_id for _, class_id in seen], np.int64))
+
+    def _wash(self, start: int) -> None:
+        """Bare belt from column `start` of the picture on."""
+        period = self._tile.shape[1]
+        while start < self._belt.shape[1]:
+            at = (self._left + start) % period
+            run = min(period - at, self._belt.shape[1] - start)
+            self._belt[:, start : start + run] = self._tile[:, at : at + run]
+            start += run
+
+    def _fill(self) -> None:
+        """Lay parts up to where they cannot be seen yet; move the picture along when its end is near."""
+        right = self._offset + self._width + self._reach
+        while self._filled * self._slot < right:
+            if self._filled * self._slot + self._slot + self._reach > self._left + self._belt.shape[1]:
+                self._advance()
+            self._lay_slot(self._filled * self._slot)
+            self._filled += 1
+
+    def _advance(self) -> None:
+        step = self._offset - self._left
+        keep = self._belt.shape[1] - step
+        self._belt[:, :keep] = self._belt[:, step:].copy()
+        self._left += step
+        self._wash(keep)
+        self._parts = [part for part in self._parts if part.x + part.open.shape[1] > self._offset]
+
+    def _lay_slot(self, start: float) -> None:
+        rng = self._rng
+        self._load = min(max(self._load + int(rng.integers(-1, 2)), 0), _MOST - 1)
+        anchor: _Part | None = None
+        for _ in range(1 + int(rng.integers(0, self._load + 1))):
+            sprite, pose = self._draw(start)
+            x, y = self._place(start, pose.longest * 0.45)
+            part = self._lay(sprite, pose, x, y, anchor is None)
+            anchor = anchor or part
+
+    def _draw(self, start: float) -> tuple[Sprite, Pose]:
+        rng = self._rng
+        class_id = int(rng.integers(0, len(CLASSES)))
+        variant = int(rng.integers(0, VARIANTS))
+        low, high = _STANDING if class_id == 0 and variant in (3, 7) else _SIZES[class_id]
+        share = float(rng.uniform(0, 1))
+        longest = (low + (high - low) * share * (0.5 + 0.5 * share)) * self._scale
+        slant = (float(rng.uniform(-0.12, 0.12)), float(rng.uniform(-0.12, 0.12)))
+        pose = Pose(class_id, variant, longest, float(rng.uniform(0, 2 * math.pi)), slant)
+        matcap = self._matcaps[int(rng.choice(len(METALS), p=self._metal_odds))]
+        return draw_sprite(pose, self._light, matcap), pose
+
+    def _place(self, start: float, radius: float) -> tuple[float, float]:
+        """A middle for a part, mostly clear of the others."""
+        rng, rim = self._rng, 20 * self._scale
+        x = y = 0.0
+        for _ in range(8):
+            x = start + float(rng.uniform(0, self._slot))
+            y = float(rng.uniform(rim, self._height - rim))
+            if rng.uniform(0, 1) < 0.08 or all(self._clear(part, x, y, radius) for part in self._parts[-24:]):
+                break
+        return x, y
+
+    @staticmethod
+    def _clear(part: _Part, x: float, y: float, radius: float) -> bool:
+        px, py = part.middle
+        return math.hypot(px - x, py - y) > 0.8 * (part.radius + radius)
+
+    def _lay(self, sprite: Sprite, pose: Pose, x: float, y: float, anchor: bool) -> _Part | None:
+        left, top = round(x - sprite.mask.shape[1] / 2), round(y - sprite.mask.shape[0] / 2)
+        mask = lies(sprite, top, self._height)
+        near = [part for part in self._parts if part.x + part.open.shape[1] > left]
+        if any(part.anchor and part.left_open(mask, left, top) < _ANCHOR for part in near):
+            return None
+        lay(sprite, self._belt, left - self._left, top)
+        for part in near:
+            part.cover(mask, left, top)
+        part = _Part(pose, left, top, int(np.count_nonzero(sprite.mask)), mask, anchor)
+        self._parts.append(part)
+        return part
+
+
+def still(seed: int, *, height: int = 480, width: int = 640) -> tuple[Bytes, Labels]:
+    """One frame of a scene of its own: light, belt, exposure and parts all come from the seed."""
+    scene = Scene.__new__(Scene)
+    scene._setup(np.random.Generator(np.random.PCG64([1, seed])), height, width, width)
+    return scene.render()

@@ -1,0 +1,132 @@
+"""One part as it lies on the belt: turned, lit, scaled, with its shadow; and how it is laid onto a picture."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesparse.demo.light import SIDE, Light
+from edgesparse.demo.parts import model
+
+Bytes = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Pose:
+    """What is drawn for one part: `longest` side in pixels, `angle` in radians, `slant`: the tilt of its surface."""
+
+    class_id: int
+    variant: int
+    longest: float
+    angle: float
+    slant: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Sprite:
+    """`colour` uint8 [h,w,3] BGR already multiplied with `cover` uint8 [h,w]; `mask` bool [h,w], the silhouette: at
+    least half covered. `shade` uint8 [h+2m,w+2m]: how much light the shadow takes, `margin` m pixels wider all round."""
+
+    colour: Bytes
+    cover: Bytes
+    mask: Mask
+    shade: Bytes
+    margin: int
+
+
+def draw_sprite(pose: Pose, light: Light, matcap: Bytes) -> Sprite:
+    maps, scale = _turned(pose)
+    colour = _lit(maps, pose, matcap)
+    weight = cv2.cvtColor(cv2.multiply(maps[..., 2], maps[..., 3], scale=1 / 255), cv2.COLOR_GRAY2BGR)
+    cv2.multiply(colour, weight, colour, 1 / 255)
+    size = (maps.shape[1] // 2, maps.shape[0] // 2)
+    colour = np.asarray(cv2.resize(colour, size, interpolation=cv2.INTER_AREA), np.uint8)
+    cover = np.asarray(cv2.resize(maps[..., 3], size, interpolation=cv2.INTER_AREA), np.uint8)
+    rise = model(pose.class_id, pose.variant).rise * pose.longest
+    shade, margin = _shadow(cover, rise, light)
+    return Sprite(colour, cover, cover > 127, shade, margin)
+
+
+def _turned(pose: Pose) -> tuple[Bytes, float]:
+    """The part's maps, turned and scaled to twice the size it will have; and that scale."""
+    shape = model(pose.class_id, pose.variant)
+    scale = 2 * pose.longest / shape.longest
+    level, source = 0, shape.levels[0]
+    while level + 1 < len(shape.levels) and scale * 2 ** (level + 1) <= 1.0:
+        level += 1
+        source = shape.levels[level]
+    cos, sin = math.cos(pose.angle), math.sin(pose.angle)
+    reach = [half * scale for half in shape.half]
+    wide = 2 * math.ceil(abs(reach[0] * cos) + abs(reach[1] * sin) + 3)
+    high = 2 * math.ceil(abs(reach[0] * sin) + abs(reach[1] * cos) + 3)
+    back = 1 / (scale * 2**level)
+    a, b = cos * back, sin * back
+    cx, cy = (wide - 1) / 2, (high - 1) / 2
+    middle = (source.shape[0] - 1) / 2
+    matrix = np.array([[a, b, middle - a * cx - b * cy], [-b, a, middle + b * cx - a * cy]])
+    turned = cv2.warpAffine(
+        source, matrix, (wide, high), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderValue=(128, 128, 255, 0)
+    )
+    return np.asarray(turned, np.uint8), scale
+
+
+def _lit(maps: Bytes, pose: Pose, matcap: Bytes) -> Bytes:
+    """Look each normal up in the matcap; the bow adds what a near light changes across a flat face."""
+    nx = maps[..., 0].astype(np.float32) - np.float32(128)
+    ny = maps[..., 1].astype(np.float32) - np.float32(128)
+    cos, sin = np.float32(math.cos(pose.angle)), np.float32(math.sin(pose.angle))
+    high, wide = nx.shape
+    bow = 9.0 / max(high, wide)
+    across = ((np.arange(wide) - wide / 2) * bow + 127 * pose.slant[0] + 128).astype(np.float32)
+    down = ((np.arange(high) - high / 2) * bow + 127 * pose.slant[1] + 128).astype(np.float32)
+    column = np.clip(cos * nx - sin * ny + across[None, :], 0, SIDE - 1).astype(np.int32)
+    row = np.clip(sin * nx + cos * ny + down[:, None], 0, SIDE - 1).astype(np.int32)
+    return matcap.reshape(-1, 3).take(row * SIDE + column, axis=0)
+
+
+def _shadow(cover: Bytes, rise: float, light: Light) -> tuple[Bytes, int]:
+    """A tight dark rim where the part touches the belt, and a wide one thrown away from the light."""
+    dx, dy = (component * rise for component in light.shadow)
+    margin = math.ceil(max(abs(dx), abs(dy)) + 6 + rise * 0.5)
+    wide = cv2.copyMakeBorder(cover, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=(0,))
+    near = cv2.GaussianBlur(wide, (0, 0), 2.0)
+    far = np.zeros_like(wide)
+    for share in (0.4, 0.9):
+        sx, sy = round(dx * share), round(dy * share)
+        moved = np.roll(wide, (sy, sx), axis=(0, 1))
+        np.maximum(far, moved, out=far)
+    far = np.asarray(cv2.GaussianBlur(far, (0, 0), 1.5 + rise * 0.12), np.uint8)
+    return np.asarray(
+        cv2.max(cv2.multiply(near, near, scale=0.6 / 255), cv2.multiply(far, far, scale=0.55 / 255)), np.uint8
+    ), margin
+
+
+def lies(sprite: Sprite, y: int, height: int) -> Mask:
+    """The silhouette, bool [h,w], of a sprite whose top is at `y`; False outside rows 0..height."""
+    rows = np.arange(y, y + sprite.mask.shape[0])
+    return sprite.mask & ((rows >= 0) & (rows < height))[:, None]
+
+
+def lay(sprite: Sprite, canvas: Bytes, x: int, y: int) -> None:
+    """Draw the sprite with its corner at (x, y) of a canvas uint8 [H,W,3], cut at the rims."""
+    m = sprite.margin
+    spot, cut = _overlap(canvas, x - m, y - m, sprite.shade.shape)
+    if spot.size:
+        cv2.multiply(spot, cv2.cvtColor(255 - sprite.shade[cut], cv2.COLOR_GRAY2BGR), spot, 1 / 255)
+    spot, cut = _overlap(canvas, x, y, sprite.cover.shape)
+    if spot.size:
+        cv2.multiply(spot, cv2.cvtColor(255 - sprite.cover[cut], cv2.COLOR_GRAY2BGR), spot, 1 / 255)
+        cv2.add(spot, sprite.colour[cut], spot)
+
+
+def _overlap(canvas: Bytes, x: int, y: int, shape: tuple[int, ...]) -> tuple[Bytes, tuple[slice, slice]]:
+    """The part of the canvas under a patch at (x, y), and the same part of the patch."""
+    left, top = max(-x, 0), max(-y, 0)
+    right, bottom = min(shape[1], canvas.shape[1] - x), min(shape[0], canvas.shape[0] - y)
+    cut = slice(top, max(bottom, top)), slice(left, max(right, left))
+    return canvas[y + cut[0].start : y + cut[0].stop, x + cut[1].start : x + cut[1].stop], cut
