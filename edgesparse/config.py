@@ -73,6 +73,14 @@ class Input(Section):
         return convention.model_copy(update=self.model_dump(exclude_none=True))
 
 
+class DetectorSpec(Section):
+    """All that is needed to turn frames into inputs and raw outputs into detections."""
+
+    head: str
+    classes: tuple[str, ...]
+    input: InputSpec
+
+
 class Prepare(Section):
     """What is done to the ONNX graph before it is built."""
 

@@ -1,0 +1,177 @@
+"""Reading ONNX files: checked, described, with static shapes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from edgesparse.errors import ModelError
+
+Shape = tuple[int | None, ...]
+"""None stands for a dynamic dimension."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a file says of itself. `inputs` and `outputs`: name -> shape. `metadata`: its free properties."""
+
+    inputs: dict[str, Shape]
+    outputs: dict[str, Shape]
+    metadata: dict[str, str]
+    opset: int
+    producer: str
+
+    @property
+    def image(self) -> str:
+        """Name of the picture's input: the only one of four dimensions with three channels."""
+        found = [name for name, shape in self.inputs.items() if len(shape) == 4 and shape[1] in (3, None)]
+        if len(found) != 1:
+            raise ModelError(f"needed one picture input N x 3 x H x W, found {describe(self.inputs)}")
+        return found[0]
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of the input: from its shape, else from Ultralytics' `imgsz`, else None."""
+        height, width = self.inputs[self.image][2:]
+        if height and width:
+            return height, width
+        said = re.findall(r"\d+", self.metadata.get("imgsz", ""))
+        return (int(said[0]), int(said[1])) if len(said) == 2 else None
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """A checked model, external data included. Raises ModelError: missing, no ONNX, truncated, unknown operators."""
+    if not path.is_file():
+        raise ModelError(f"no model {path}: give the path of an ONNX file")
+    try:
+        model = onnx.load(str(path))
+    except DecodeError:
+        raise ModelError(f"{path} is not a whole ONNX file (not ONNX, or truncated): export or copy it again") from None
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise ModelError(
+            f"cannot read {path}: {_one_line(error)}; weights in files beside it must come along"
+        ) from None
+    if not model.graph.node:
+        raise ModelError(f"{path} is not a whole ONNX file: it holds no operators; export or copy it again")
+    _check(model, path)
+    return model
+
+
+def info(model: onnx.ModelProto) -> ModelInfo:
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return ModelInfo(
+        inputs={value.name: _shape(value) for value in model.graph.input if value.name not in weights},
+        outputs={value.name: _shape(value) for value in model.graph.output},
+        metadata={item.key: item.value for item in model.metadata_props},
+        opset=next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0),
+        producer=f"{model.producer_name} {model.producer_version}".strip(),
+    )
+
+
+def fix_shapes(model: onnx.ModelProto, batch: int, size: tuple[int, int] | None) -> onnx.ModelProto:
+    """The same model with a static input of this batch and (height, width).
+
+    A model with another static batch is rewritten: its input, and the constant shapes of Reshape that hold the old
+    batch in front. Raises ModelError when the size is dynamic and none is given, or static and another.
+    """
+    said = info(model)
+    size = size or said.size
+    if size is None:
+        raise ModelError(f"the input {describe(said.inputs)} has no fixed height and width: set input.size")
+    for needed, found in zip(size, said.inputs[said.image][2:], strict=True):
+        if found not in (needed, None):
+            shape = "x".join(map(str, size))
+            raise ModelError(f"the input is {describe(said.inputs)}, asked for {shape}: export the model at {shape}")
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    old = said.inputs[said.image][0]
+    for value in fixed.graph.input:
+        if value.name in said.inputs:
+            dims = value.type.tensor_type.shape.dim
+            dims[0].dim_value = batch
+            if value.name == said.image:
+                dims[2].dim_value, dims[3].dim_value = size
+    if old not in (batch, None):
+        _rebatch_reshapes(fixed, old, batch)
+    return _infer(fixed)
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Write one file; weights past protobuf's 2 GB go into PATH.data beside it."""
+    if model.ByteSize() < 2**31 - 2**20:
+        onnx.save(model, str(path))
+    else:
+        onnx.save(model, str(path), save_as_external_data=True, location=path.name + ".data")
+
+
+def describe(tensors: dict[str, Shape]) -> str:
+    """`images 1x3x?x?, ...`"""
+    return ", ".join(
+        f"{name} {'x'.join('?' if n is None else str(n) for n in shape)}" for name, shape in tensors.items()
+    )
+
+
+def constants(model: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:
+    """Every initializer by name."""
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def _check(model: onnx.ModelProto, path: Path) -> None:
+    try:
+        onnx.checker.check_model(model if model.ByteSize() < 2**31 else str(path))
+    except onnx.checker.ValidationError as error:
+        text = _one_line(error)
+        unknown = re.search(r"No Op registered for (\S+) with domain_version of (\d+)", text)
+        if unknown:
+            raise ModelError(
+                f"{path}: operator {unknown[1]} is not part of ONNX opset {unknown[2]}: export with plain ONNX operators"
+            ) from None
+        raise ModelError(f"{path}: not valid ONNX: {text}") from None
+
+
+def _rebatch_reshapes(model: onnx.ModelProto, old: int, batch: int) -> None:
+    shapes = {node.input[1] for node in model.graph.node if node.op_type == "Reshape"}
+    for tensor in _constant_tensors(model):
+        name, proto = tensor
+        if name in shapes:
+            array = numpy_helper.to_array(proto).copy()
+            if array.ndim == 1 and len(array) > 1 and array[0] == old:
+                array[0] = batch
+                proto.CopyFrom(numpy_helper.from_array(array, proto.name))
+
+
+def _constant_tensors(model: onnx.ModelProto) -> Iterable[tuple[str, onnx.TensorProto]]:
+    for tensor in model.graph.initializer:
+        yield tensor.name, tensor
+    for node in model.graph.node:
+        for attribute in node.attribute if node.op_type == "Constant" else ():
+            if attribute.name == "value":
+                yield node.output[0], attribute.t
+
+
+def _infer(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Infer every shape anew: those written in the file belong to the old input."""
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    try:
+        return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except Exception as error:
+        raise ModelError(f"the network does not take this batch and size: {_one_line(error)}") from None
+
+
+def _shape(value: onnx.ValueInfoProto) -> Shape:
+    dims = value.type.tensor_type.shape.dim
+    return tuple(dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in dims)
+
+
+def _one_line(error: BaseException) -> str:
+    return re.sub(r"\s+", " ", str(error)).split(" ==> Context")[0].strip()[:300]
