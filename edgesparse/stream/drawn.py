@@ -1,0 +1,174 @@
+"""Sinks for people: frames with boxes and labels, as a video, as pictures, in a window."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from edgesparse.errors import SinkError
+from edgesparse.runtime.detections import Detections
+from edgesparse.stream.draw import draw
+from edgesparse.stream.frames import Frame, Image, Sink
+from edgesparse.stream.writing import claim, failing, stem, writable_folder, write_whole
+
+log = logging.getLogger("edgesparse.stream")
+
+CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
+SPARE_BYTES = 16 << 20
+ESCAPE = 27
+
+
+class _Canvas:
+    """A copy of the frame to draw on, in memory that is used again."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._image: Image = np.empty((0, 0, 3), np.uint8)
+
+    def annotated(self, frame: Frame, detections: Detections) -> Image:
+        if self._image.shape != frame.image.shape:
+            self._image = np.empty_like(frame.image)
+        np.copyto(self._image, frame.image)
+        draw(self._image, detections, self._names)
+        return self._image
+
+
+class Video(Sink):
+    """An annotated video, .mp4 (MPEG-4) or .avi (Motion JPEG), that appears whole, on close.
+
+    A frame stays on for as many frames as were dropped before it, so a live source's recording keeps its pace. Frames
+    of another size than the first are fitted into that."""
+
+    def __init__(self, path: str | Path, names: Sequence[str], fps: float = 0.0, *, force: bool = False) -> None:
+        self._path = Path(path)
+        if self._path.suffix.lower() not in CODECS:
+            raise SinkError(f"cannot write {path}: a video's name ends in one of {', '.join(CODECS)}")
+        self._fps = fps or 30.0
+        self._canvas = _Canvas(names)
+        self._part = claim(self._path, force)
+        self._writer: cv2.VideoWriter | None = None
+        self._fitted: Image = np.empty((0, 0, 3), np.uint8)
+        self._said = False
+        self._first = self._written = 0
+
+    def write(self, frame: Frame, detections: Detections) -> None:
+        image = self._canvas.annotated(frame, detections)
+        if self._writer is None:
+            self._open(image)
+            self._first = frame.index
+        assert self._writer is not None
+        if image.shape != self._fitted.shape:
+            self._fit(image)
+            image = self._fitted
+        if shutil.disk_usage(self._path.parent).free < SPARE_BYTES:
+            raise SinkError(f"cannot write {self._path}: no space left on the device")
+        for _ in range(max(1, frame.index - self._first + 1 - self._written)):
+            self._writer.write(image)
+            self._written += 1
+
+    def _open(self, image: Image) -> None:
+        height, width = image.shape[:2]
+        codec = cv2.VideoWriter.fourcc(*CODECS[self._path.suffix.lower()])
+        self._writer = cv2.VideoWriter(str(self._part), codec, self._fps, (width, height))
+        self._fitted = np.zeros_like(image)
+        if not self._writer.isOpened():
+            raise SinkError(f"cannot write {self._path}: OpenCV has no encoder for {width}x{height} here")
+
+    def _fit(self, image: Image) -> None:
+        """Letterbox into the first frame's size."""
+        (height, width), (rows, columns) = self._fitted.shape[:2], image.shape[:2]
+        if not self._said:
+            self._said = True
+            log.warning(
+                "%s: frames changed from %dx%d to %dx%d; fitted into the first",
+                self._path,
+                width,
+                height,
+                columns,
+                rows,
+            )
+        scale = min(width / columns, height / rows)
+        fit_width, fit_height = max(1, round(columns * scale)), max(1, round(rows * scale))
+        left, top = (width - fit_width) // 2, (height - fit_height) // 2
+        self._fitted[...] = 0
+        cv2.resize(
+            image,
+            (fit_width, fit_height),
+            dst=self._fitted[top : top + fit_height, left : left + fit_width],
+            interpolation=cv2.INTER_AREA,
+        )
+
+    def close(self) -> None:
+        writer, self._writer = self._writer, None
+        try:
+            if writer is not None and writer.isOpened():
+                writer.release()
+                with failing(self._path):
+                    self._part.replace(self._path)
+        finally:
+            self._part.unlink(missing_ok=True)
+
+
+class Pictures(Sink):
+    """An annotated picture a frame, into a folder: PNG where the source's picture is one, else JPEG."""
+
+    def __init__(self, folder: str | Path, names: Sequence[str], *, force: bool = False) -> None:
+        self._folder = writable_folder(folder)
+        self._canvas = _Canvas(names)
+        self._force = force
+
+    def write(self, frame: Frame, detections: Detections) -> None:
+        ending = ".png" if frame.name.lower().endswith(".png") else ".jpg"
+        ok, data = cv2.imencode(ending, self._canvas.annotated(frame, detections))
+        if not ok:
+            raise SinkError(f"cannot encode {frame.name} as {ending}")
+        write_whole(self._folder / f"{stem(frame)}{ending}", data.tobytes(), self._force)
+
+    def close(self) -> None:
+        pass
+
+
+class Window(Sink):
+    """Annotated frames on the screen, until q, Escape or the window's own cross."""
+
+    def __init__(self, title: str, names: Sequence[str]) -> None:
+        if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            raise SinkError("no window: there is no display here (DISPLAY is not set); write a video or JSON instead")
+        _try_window()
+        self._title = title
+        self._canvas = _Canvas(names)
+        self._open = True
+        cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+
+    def write(self, frame: Frame, detections: Detections) -> None:
+        cv2.imshow(self._title, self._canvas.annotated(frame, detections))
+        key = cv2.waitKey(1) & 0xFF
+        if key in (ord("q"), ESCAPE) or cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1:
+            self.wants_stop = True
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            cv2.destroyAllWindows()
+
+
+def _try_window() -> None:
+    """Open a window in a process of its own: where that can't be, Qt ends the process that tries."""
+    trial = "import cv2; cv2.namedWindow('trial'); cv2.destroyAllWindows()"
+    try:
+        done = subprocess.run([sys.executable, "-c", trial], capture_output=True, timeout=30, check=False)
+    except subprocess.TimeoutExpired:
+        raise SinkError("no window: the display doesn't answer; write a video or JSON instead") from None
+    if b"not implemented" in done.stderr:
+        raise SinkError("no window: this OpenCV has none; install opencv-python in place of the headless one")
+    if done.returncode:
+        display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+        raise SinkError(f"no window: display {display} can't be used from here; write a video or JSON instead")

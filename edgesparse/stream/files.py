@@ -1,0 +1,132 @@
+"""Sources that end: a video file, and pictures. Every frame is delivered."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+
+from edgesparse.errors import SourceError
+from edgesparse.stream.captures import frame_rate, silence
+from edgesparse.stream.frames import Frame, Image, Source
+
+log = logging.getLogger("edgesparse.stream")
+
+PICTURES = frozenset([".bmp", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
+
+
+class VideoFile(Source):
+    """A video that has an end, decoded frame by frame into one buffer that is used again.
+
+    `opener` opens it at its first frame; `capture`: what that gave, where it was called already."""
+
+    def __init__(
+        self, name: str, opener: Callable[[], cv2.VideoCapture], capture: cv2.VideoCapture | None = None
+    ) -> None:
+        self.name = name
+        self._opener = opener
+        self._image: Image | None = None
+        self._next = 0
+        self._capture = capture or opener()
+        self.fps = frame_rate(self._capture)
+        total = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.total = total if total > 0 else None
+
+    def read(self) -> Frame | None:
+        while self._capture.grab():
+            index, self._next = self._next, self._next + 1
+            time_ns = time.monotonic_ns()
+            ok, image = self._capture.retrieve(self._image)
+            if ok and image.size:
+                self._image = image
+                return Frame(image, time_ns, index, self.name)
+            self.dropped += 1
+        self._at_end()
+        return None
+
+    def _at_end(self) -> None:
+        if self._capture.isOpened() and self._next == self.dropped:
+            raise SourceError(f"{self.name}: not one of its frames can be decoded; is the file whole?")
+        # Containers that only estimate their number of frames are out by one or two.
+        if self._capture.isOpened() and self.total is not None and self._next + 2 < self.total:
+            log.warning("%s ends early: found %d frames of %d promised", self.name, self._next, self.total)
+        self._capture.release()
+
+    def reopen(self) -> None:
+        self.close()
+        self._next = self.dropped = 0
+        self._capture = self._opener()
+
+    def close(self) -> None:
+        self._capture.release()
+
+
+class PictureFiles(Source):
+    """Pictures in the given order; those that cannot be read are said and skipped."""
+
+    def __init__(self, name: str, paths: Sequence[Path]) -> None:
+        self.name = name
+        self.total = len(paths)
+        self._paths = paths
+        self._root = Path(os.path.commonpath([path.parent for path in paths]))
+        self._next = 0
+
+    def read(self) -> Frame | None:
+        silence()
+        while self._next < len(self._paths):
+            index, self._next = self._next, self._next + 1
+            path = self._paths[index]
+            image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+            if image is not None and image.size:
+                return Frame(image, time.monotonic_ns(), index, path.relative_to(self._root).as_posix())
+            self.dropped += 1
+            log.warning("cannot read picture %s: skipped", path)
+        if self.dropped == len(self._paths):
+            raise SourceError(f"{self.name}: not one of {self.dropped} pictures can be read")
+        return None
+
+    def reopen(self) -> None:
+        self._next = self.dropped = 0
+
+    def close(self) -> None:
+        self._next = len(self._paths)
+
+
+def is_picture(path: Path) -> bool:
+    return path.suffix.lower() in PICTURES
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures directly in a folder, in natural order. Raises SourceError when there are none."""
+    try:
+        entries = list(folder.iterdir())
+    except OSError as error:
+        raise SourceError(f"cannot list {folder}: {error.strerror}") from error
+    found = sorted(filter(is_picture, entries), key=natural)
+    if not found:
+        endings = " ".join(sorted(PICTURES))
+        raise SourceError(f"no pictures in {folder}: found {len(entries)} entries, none ending in {endings}")
+    return found
+
+
+def matches(pattern: str) -> list[Path]:
+    """What a glob matches: pictures in natural order, or one other file. Raises SourceError."""
+    found = [Path(match) for match in glob.iglob(pattern, recursive=True)]  # noqa: PTH207 - also absolute ones
+    pictures = sorted(filter(is_picture, found), key=natural)
+    if pictures:
+        return pictures
+    if len(found) == 1:
+        return found
+    raise SourceError(f"no pictures match {pattern}: found {len(found)} files")
+
+
+def natural(path: Path) -> list[tuple[int, int, str]]:
+    """Sort key under which frame2.jpg is before frame10.jpg."""
+    parts = re.findall(r"(\d+)|(\D+)", str(path))
+    return [(0, int(digits), digits) if digits else (1, 0, text) for digits, text in parts]

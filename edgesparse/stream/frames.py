@@ -1,0 +1,94 @@
+"""The seams of a stream: a Source yields Frames, a Sink takes them with what was detected in them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy.typing as npt
+
+from edgesparse.runtime.detections import Detections
+
+Image = npt.NDArray[Any]
+"""BGR uint8 [H, W, 3]."""
+
+
+@dataclass(slots=True)
+class Frame:
+    """`image`: BGR uint8 [H, W, 3], valid until its source's next `read` or `close`. `time_ns`: when it was captured,
+    on `time.monotonic_ns`'s clock. `index`: 0, 1, 2 ... as captured; a gap is dropped frames. `name`: the source's
+    name, or the picture's file name where the source is a folder or a glob."""
+
+    image: Image
+    time_ns: int
+    index: int
+    name: str
+
+
+class Source(ABC):
+    """Frames of one camera, video or folder. A context manager, iterable over its frames; used from one thread."""
+
+    name: str
+    """What messages and outputs call it; never holds credentials."""
+    live: bool = False
+    """Whether the newest frame wins and others are dropped; else every frame is delivered."""
+    fps: float = 0.0
+    """Nominal frames a second, 0 when unknown."""
+    total: int | None = None
+    """Frames in all; None when unknown or endless."""
+    dropped: int = 0
+    """Frames that were captured and never delivered, so far."""
+    reopened: int = 0
+    """How often a live source had to be opened again, so far."""
+
+    @abstractmethod
+    def read(self) -> Frame | None:
+        """The next frame, the newest one if live; None at the end. Blocks until there is one. Raises SourceError."""
+
+    @abstractmethod
+    def reopen(self) -> None:
+        """Start again: a file from its first frame, a camera with a new connection. Raises SourceError."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free everything, within about a second; calling it again does nothing."""
+
+    def __iter__(self) -> Iterator[Frame]:
+        while (frame := self.read()) is not None:
+            yield frame
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Sink(ABC):
+    """Takes frames with what was detected in them. A context manager; used from one thread.
+
+    Making one checks what can be checked early; everything it does may raise SinkError."""
+
+    wants_stop: bool = False
+    """Whether nobody wants more: the window was closed, the reader of a pipe has gone."""
+
+    @abstractmethod
+    def write(self, frame: Frame, detections: Detections) -> None:
+        """Take one frame. Keeps nothing of `frame.image`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Finish what was written; calling it again does nothing."""
+
+    def __enter__(self) -> Sink:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,151 @@
+"""Where detections go. This file: the sinks that write text; those that draw are in drawn.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import IO
+
+from edgesparse.runtime.detections import Detections
+from edgesparse.stream.draw import class_name
+from edgesparse.stream.drawn import Pictures as Pictures
+from edgesparse.stream.drawn import Video as Video
+from edgesparse.stream.drawn import Window as Window
+from edgesparse.stream.frames import Frame
+from edgesparse.stream.frames import Sink as Sink
+from edgesparse.stream.writing import claim, failing, refuse_existing, stem, writable_folder, write_whole
+
+
+class JsonLines(Sink):
+    """One JSON object a frame and line, written out at once; to standard output for "-"."""
+
+    def __init__(self, path: str | Path, names: Sequence[str], *, force: bool = False) -> None:
+        self._names = names
+        self._path = str(path)
+        self._file: IO[str] | None = sys.stdout
+        if self._path != "-":
+            with failing(path):
+                refuse_existing(Path(path), force)
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                self._file = Path(path).open("w", encoding="utf-8")  # noqa: SIM115 - closed in close
+
+    def write(self, frame: Frame, detections: Detections) -> None:
+        if self._file is None:
+            return
+        with failing(self._path):
+            try:
+                self._file.write(json.dumps(record(frame, detections, self._names)) + "\n")
+                self._file.flush()
+            except BrokenPipeError:
+                self._reader_has_gone()
+
+    def _reader_has_gone(self) -> None:
+        """As `head` does: end quietly, and let Python's own flush at exit find nothing to complain of."""
+        self.wants_stop = True
+        if self._path == "-":
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        self.close()
+
+    def close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None and file is not sys.stdout:
+            with failing(self._path), suppress(BrokenPipeError):
+                file.close()
+
+
+def record(frame: Frame, detections: Detections, names: Sequence[str]) -> dict[str, object]:
+    """What JSON tells of a frame: boxes in pixels, x1 y1 x2 y2; `time` is the wall clock's at its capture."""
+    wall_ns = time.time_ns() - time.monotonic_ns() + frame.time_ns
+    stamp = datetime.fromtimestamp(wall_ns / 1e9, timezone.utc)
+    height, width = frame.image.shape[:2]
+    return {
+        "source": frame.name,
+        "frame": frame.index,
+        "time": stamp.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "monotonic_ns": frame.time_ns,
+        "width": width,
+        "height": height,
+        "detections": [
+            {
+                "box": [round(float(value), 1) for value in box],
+                "confidence": round(float(confidence), 4),
+                "class_id": int(class_id),
+                "class": class_name(names, int(class_id)),
+            }
+            for box, confidence, class_id in zip(
+                detections.xyxy, detections.confidence, detections.class_id, strict=True
+            )
+        ],
+    }
+
+
+class YoloTxt(Sink):
+    """A text file a frame: `class cx cy w h confidence` a line, in parts of the frame's width and height."""
+
+    def __init__(self, folder: str | Path, names: Sequence[str], *, force: bool = False) -> None:
+        self._folder = writable_folder(folder)
+        self._force = force
+
+    def write(self, frame: Frame, detections: Detections) -> None:
+        height, width = frame.image.shape[:2]
+        lines = []
+        for (x1, y1, x2, y2), confidence, class_id in zip(
+            detections.xyxy.tolist(), detections.confidence, detections.class_id, strict=True
+        ):
+            centre = f"{(x1 + x2) / 2 / width:.6f} {(y1 + y2) / 2 / height:.6f}"
+            lines.append(f"{class_id} {centre} {(x2 - x1) / width:.6f} {(y2 - y1) / height:.6f} {confidence:.4f}\n")
+        write_whole(self._folder / f"{stem(frame)}.txt", "".join(lines).encode(), self._force)
+
+    def close(self) -> None:
+        pass
+
+
+class CocoJson(Sink):
+    """COCO's list of results: `image_id` (the picture's number where its name is one), `file_name`, `category_id`
+    (the class), `bbox` x y w h in pixels, `score`. The file appears whole, on close."""
+
+    def __init__(self, path: str | Path, names: Sequence[str], *, force: bool = False) -> None:
+        self._path = Path(path)
+        self._part = claim(self._path, force)
+        self._file: IO[str] | None = None
+        with failing(path):
+            self._file = self._part.open("w", encoding="utf-8")
+        self._separator = "[\n"
+
+    def write(self, frame: Frame, detections: Detections) -> None:
+        picture = stem(frame)
+        image_id = int(picture) if picture.isdecimal() else picture
+        assert self._file is not None
+        with failing(self._path):
+            for (x1, y1, x2, y2), score, class_id in zip(
+                detections.xyxy.tolist(), detections.confidence, detections.class_id, strict=True
+            ):
+                result = {
+                    "image_id": image_id,
+                    "file_name": frame.name,
+                    "category_id": int(class_id),
+                    "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)],
+                    "score": round(float(score), 5),
+                }
+                self._file.write(self._separator + json.dumps(result))
+                self._separator = ",\n"
+
+    def close(self) -> None:
+        file, self._file = self._file, None
+        if file is None:
+            return
+        try:
+            with failing(self._path), file:
+                file.write("[]\n" if self._separator == "[\n" else "\n]\n")
+                file.flush()
+                os.fsync(file.fileno())
+            with failing(self._path):
+                self._part.replace(self._path)
+        finally:
+            self._part.unlink(missing_ok=True)

@@ -1,0 +1,121 @@
+"""What a source's name on the command line means: cameras, network streams, files, pictures, the demo."""
+
+from __future__ import annotations
+
+import functools
+import re
+import time
+from pathlib import Path
+
+import cv2
+
+from edgesparse.demo.scene import Scene
+from edgesparse.errors import SourceError
+from edgesparse.stream.captures import Size, frame_rate, open_camera, open_csi, open_url, open_video, redact
+from edgesparse.stream.files import PictureFiles, VideoFile, is_picture, matches, pictures_in
+from edgesparse.stream.frames import Frame as Frame
+from edgesparse.stream.frames import Image
+from edgesparse.stream.frames import Source as Source
+from edgesparse.stream.newest import Live
+
+SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt")
+DEMO_FPS = 30.0
+
+
+def open_source(spec: str | int | Path, *, size: Size | None = None, fps: float | None = None) -> Source:
+    """Open a camera number, device, address, video, picture, folder, glob or `demo`; `size` (width, height) and `fps`
+    are what a camera is asked for. Raises SourceError, and CameraUnavailable when a camera isn't there."""
+    text = str(spec)
+    scheme, separator, rest = text.partition("://")
+    if re.fullmatch(r"-?\d+", text):
+        return _camera(_numbered(int(text)), size, fps)
+    if text.startswith("/dev/"):
+        return _camera(Path(text), size, fps)
+    if re.fullmatch(r"demo(:\d+)?", text):
+        return _demo(int(text[5:] or 0), size)
+    if scheme.lower() == "csi" and separator:
+        return _csi(rest, size, fps)
+    if separator:
+        return _stream(text)
+    return _files(text)
+
+
+def _numbered(number: int) -> Path:
+    if number < 0:
+        raise SourceError(f"no camera {number}: cameras are numbered from 0")
+    return Path(f"/dev/video{number}")
+
+
+def _camera(device: Path, size: Size | None, fps: float | None) -> Source:
+    opener = functools.partial(open_camera, device, size, fps)
+    capture = opener()
+    return Live(str(device), opener, capture, frame_rate(capture))
+
+
+def _csi(sensor: str, size: Size | None, fps: float | None) -> Source:
+    if not sensor.isdecimal():
+        raise SourceError(f"csi://{sensor} names no camera: write csi://0 for the first")
+    opener = functools.partial(open_csi, int(sensor), size, fps)
+    capture = opener()
+    return Live(f"csi://{sensor}", opener, capture, frame_rate(capture))
+
+
+def _stream(url: str) -> Source:
+    scheme, name = url.partition("://")[0].lower(), redact(url)
+    if scheme not in SCHEMES:
+        raise SourceError(f"cannot open {name}: an address starts with one of {', '.join(SCHEMES)} or csi")
+    opener = functools.partial(open_url, url)
+    capture = opener()
+    if scheme.startswith("http") and capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0:
+        return VideoFile(name, opener, capture)
+    return Live(name, opener, capture, frame_rate(capture))
+
+
+def _demo(seed: int, size: Size | None) -> Source:
+    def opener() -> DemoCapture:
+        return DemoCapture(seed, size or (640, 480))
+
+    return Live(f"demo:{seed}", opener, fps=DEMO_FPS)
+
+
+def _files(text: str) -> Source:
+    path = Path(text).expanduser()
+    if not text:
+        raise SourceError("no source: name a camera, a video, a picture, a folder, an address or demo")
+    if path.is_dir():
+        return PictureFiles(text, pictures_in(path))
+    if not path.exists() and any(sign in text for sign in "*?["):
+        found = matches(str(path))
+        if is_picture(found[0]):
+            return PictureFiles(text, found)
+        path = found[0]
+    return _file(path)
+
+
+def _file(path: Path) -> Source:
+    if not path.is_file():
+        raise SourceError(f"no source {path}: no such file, folder or camera")
+    if path.stat().st_size == 0:
+        raise SourceError(f"cannot read {path}: the file is empty")
+    if is_picture(path):
+        return PictureFiles(str(path), [path])
+    return VideoFile(str(path), functools.partial(open_video, path))
+
+
+class DemoCapture:
+    """The scene that draws itself, at 30 frames a second, as a camera."""
+
+    def __init__(self, seed: int, size: Size) -> None:
+        self._scene = Scene(seed, height=size[1], width=size[0])
+        self._due = time.monotonic()
+
+    def grab(self) -> bool:
+        self._due = max(self._due + 1 / DEMO_FPS, time.monotonic() - 1.0)
+        time.sleep(max(0.0, self._due - time.monotonic()))
+        return True
+
+    def retrieve(self, image: Image | None = None) -> tuple[bool, Image]:
+        return True, self._scene.render(out=image)[0]
+
+    def release(self) -> None:
+        pass
