@@ -17,11 +17,12 @@ from onnx import ModelProto, NodeProto
 from edgesparse.errors import SparsityError
 from edgesparse.graph import mask
 from edgesparse.graph.shapes import Shape, shapes
-from edgesparse.graph.weights import LAYERS, Weight, weight_of
+from edgesparse.graph.weights import LAYERS, Weight, readers, weight_of
 from edgesparse.graph.wiring import Wiring, attribute
 
 RELU = ("Relu", "Clip")
 SMOOTH = {"SiLU", "Sigmoid", "HardSigmoid", "HardSwish", "Softplus", "Tanh", "Erf", "Gelu", "Elu", "LeakyRelu"}
+NOT_FINITE = "weights hold NaN or infinity: export the model again from sound weights"
 WIDE = 256
 """NVIDIA's TensorRT engineers: sparse kernels begin to win where input and output channels are at least about 256."""
 
@@ -117,12 +118,32 @@ def why_not(wiring: Wiring, node: NodeProto, weight: Weight) -> str | None:
     if node.op_type == "ConvTranspose":
         return "transposed convolution: TensorRT has no sparse kernel for it"
     if not np.isfinite(weight.values).all():
-        return "weights hold NaN or infinity: export the model again from sound weights"
+        return NOT_FINITE
     if weight.quantised and weight.zero.any():
         return "weights are quantised with a zero point other than 0: TensorRT needs symmetric weights"
     if node.op_type != "Conv" and min(weight.outputs_inputs) == 1:
         return "a product with a vector: TensorRT has no sparse kernel for it"
-    return mask.ineligible(weight.outputs_inputs, attribute(node, "group", 1) if node.op_type == "Conv" else 1)
+    group = attribute(node, "group", 1) if node.op_type == "Conv" else 1
+    return mask.ineligible(weight.outputs_inputs, group) or _conflict(wiring, node, weight)
+
+
+def sharers(wiring: Wiring, node: NodeProto, weight: Weight) -> list[NodeProto]:
+    """The other nodes that read the same stored weights as `node`."""
+    return [reader for reader in readers(wiring, weight.source) if reader is not node]
+
+
+def _conflict(wiring: Wiring, node: NodeProto, weight: Weight) -> str | None:
+    """Why weights that several nodes read cannot be 2:4 for all of them; None when they can."""
+    own = None
+    for other in sharers(wiring, node, weight):
+        if other.op_type not in LAYERS:
+            return f"shares its weights with a {other.op_type}, whose results 2:4 would change"
+        theirs = weight_of(wiring, other)
+        own = weight.in_storage(mask.mask_2to4(weight.values, weight.axis)) if own is None else own
+        same = theirs.values.size == weight.values.size and theirs.values.shape[theirs.axis] % mask.GROUP == 0
+        if not same or (own != theirs.in_storage(mask.mask_2to4(theirs.values, theirs.axis))).any():
+            return f"shares its weights with {layer_name(other)}, which reads them along another axis"
+    return None
 
 
 def _layer(wiring: Wiring, node: NodeProto, known: Mapping[str, Shape]) -> Layer:

@@ -118,8 +118,8 @@ def trace(wiring: Wiring, name: str, axis: int) -> Weight:
     return Weight(at, stored, values, tuple(steps), axis)
 
 
-def readers(wiring: Wiring, source: str) -> list[tuple[NodeProto, str]]:
-    """Every node that reads the stored tensor `source`, with the tensor it reads, seen through the same steps."""
+def readers(wiring: Wiring, source: str) -> list[NodeProto]:
+    """Every node that reads the stored tensor `source`, seen through the steps that `trace` follows."""
     found, todo = [], [source]
     while todo:
         name = todo.pop()
@@ -127,7 +127,7 @@ def readers(wiring: Wiring, source: str) -> list[tuple[NodeProto, str]]:
             if node.op_type in _STEPS and node.input[0] == name:
                 todo.append(node.output[0])
             else:
-                found.append((node, name))
+                found.append(node)
     return found
 
 

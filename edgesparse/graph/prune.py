@@ -1,0 +1,129 @@
+"""Prune a model to 2:4 by magnitude: of each four consecutive input channels the two largest weights stay.
+
+Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021, arXiv:2104.08378. One-shot magnitude pruning needs
+training afterwards; `reconstruct` prunes without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, NodeProto
+
+from edgesparse.errors import SparsityError
+from edgesparse.graph.mask import mask_2to4
+from edgesparse.graph.sparsity import NOT_FINITE, layer_name, layer_nodes, sharers, why_not
+from edgesparse.graph.weights import Weight, weight_of
+from edgesparse.graph.wiring import Array, Wiring
+
+WARNING = (
+    "one-shot magnitude pruning usually destroys a trained detector (YOLOX-nano falls from 29.5 to 0 mAP): "
+    "score it before it is deployed, and prune with --method reconstruct or train with 2:4 masks instead"
+)
+
+
+@dataclass(frozen=True)
+class PrunedLayer:
+    """One layer that is now 2:4: `zeroed` weights became nought, `kept` is the share of magnitude left, 0 to 1."""
+
+    name: str
+    zeroed: int
+    kept: float
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What `prune` did. `warning` is what a user must know before deploying the result."""
+
+    layers: tuple[PrunedLayer, ...]
+
+    @property
+    def changed(self) -> tuple[PrunedLayer, ...]:
+        """The layers that were not 2:4 before."""
+        return tuple(layer for layer in self.layers if layer.zeroed)
+
+    @property
+    def warning(self) -> str | None:
+        return WARNING if self.changed else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        layers = [{"name": p.name, "zeroed": p.zeroed, "kept": round(p.kept, 6)} for p in self.layers]
+        return {"changed": len(self.changed), "warning": self.warning, "layers": layers}
+
+
+def prune(model: ModelProto, layers: Collection[str] | None = None) -> PruneReport:
+    """Make `layers` of `model` 2:4, in place: by default all that `inspect` calls eligible.
+
+    Layers that share weights are pruned once, and all or none of them. A layer that is 2:4 already stays as it is.
+    Raises SparsityError, with the model unchanged, where a name fits no layer, a named layer cannot be 2:4, weights
+    hold NaN, or nothing is eligible.
+    """
+    wiring = Wiring(model.graph)
+    masked: dict[str, Array] = {}
+    pruned = []
+    for node, weight in chosen(wiring, layers):
+        keep = mask_2to4(weight.values, weight.axis)
+        if weight.source not in masked:
+            masked[weight.source] = np.where(weight.in_storage(keep), weight.stored, weight.zero)
+        pruned.append(_account(layer_name(node), weight, keep))
+    for source, values in masked.items():
+        wiring.store(source, values)
+    return PruneReport(tuple(pruned))
+
+
+def chosen(wiring: Wiring, names: Collection[str] | None = None) -> Iterator[tuple[NodeProto, Weight]]:
+    """The layers to prune with their weights: those of `names`, or all eligible ones. Raises as `prune`."""
+    nodes = list(layer_nodes(wiring))
+    _check_names(names or (), [layer_name(node) for node in nodes])
+    found = False
+    for node in nodes:
+        if names is not None and layer_name(node) not in names:
+            continue
+        reason, weight = _weight(wiring, node)
+        if reason and (names is not None or reason == NOT_FINITE):
+            raise SparsityError(f"{layer_name(node)}: {reason}")
+        if weight is not None and reason is None:
+            _all_sharers(wiring, node, weight, names)
+            found = True
+            yield node, weight
+    if not found:
+        raise SparsityError(
+            f"none of this model's {len(nodes)} layers can be 2:4: edgesparse inspect gives each layer's reason"
+        )
+
+
+def _weight(wiring: Wiring, node: NodeProto) -> tuple[str | None, Weight | None]:
+    """Why the layer cannot be 2:4 (None: it can), and its weight where it has one."""
+    try:
+        weight = weight_of(wiring, node)
+    except SparsityError as error:
+        return str(error), None
+    return why_not(wiring, node, weight), weight
+
+
+def _check_names(names: Collection[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            raise SparsityError(f"no layer {name!r} in this model" + (f": did you mean {near[0]!r}?" if near else ""))
+
+
+def _all_sharers(wiring: Wiring, node: NodeProto, weight: Weight, names: Collection[str] | None) -> None:
+    """Raise SparsityError where `node`'s weights are also those of a layer that is not to be pruned."""
+    others = [layer_name(other) for other in sharers(wiring, node, weight)]
+    left_out = [other for other in others if names is not None and other not in names]
+    if left_out:
+        raise SparsityError(f"{layer_name(node)} shares its weights with {left_out[0]}: name both, or neither")
+
+
+def _account(name: str, weight: Weight, keep: Array) -> PrunedLayer:
+    magnitude = np.abs(weight.values, dtype=np.float32)
+    total = float(magnitude.sum(dtype=np.float64))
+    kept = float(magnitude.sum(dtype=np.float64, where=keep))
+    lost = np.count_nonzero(magnitude) - np.count_nonzero(magnitude * keep)
+    return PrunedLayer(name, int(lost), kept / total if total else 1.0)
