@@ -119,5 +119,9 @@ class Backend(ABC):
         """A runner of a file that `build` wrote, with fresh buffers bound. Raises BuildError."""
 
     @abstractmethod
-    def runs_files_of(self, version: str) -> bool:
-        """Whether a file that this backend built at `version` runs at the version that is here."""
+    def identity(self) -> dict[str, str]:
+        """What a file built here depends on: versions and hardware. Goes into the manifest."""
+
+    @abstractmethod
+    def refuses(self, built: Mapping[str, str]) -> str | None:
+        """Why a file that was built under that identity must not be loaded here, as 'found, needed'; else None."""

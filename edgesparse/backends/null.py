@@ -33,8 +33,11 @@ class NullBackend(Backend):
         except (OSError, ValueError, KeyError) as error:
             raise BuildError(f"{path}: not a file of the null backend: {error}") from error
 
-    def runs_files_of(self, version: str) -> bool:
-        return version == self.probe().version
+    def identity(self) -> dict[str, str]:
+        return {"null": "1.0"}
+
+    def refuses(self, built: Mapping[str, str]) -> str | None:
+        return None if built == self.identity() else f"found {self.identity()}, needed {dict(built)}"
 
 
 class NullRunner(Runner):

@@ -52,9 +52,15 @@ class OnnxRuntimeBackend(Backend):
     def load(self, path: Path, threads: int = 0) -> Runner:
         return OnnxRuntimeRunner(path, threads)
 
-    def runs_files_of(self, version: str) -> bool:
-        """Plain ONNX, so any release from the one that wrote it on."""
-        return _release(version) <= _release(self.probe().version)
+    def identity(self) -> dict[str, str]:
+        return {"onnxruntime": self.probe().version}
+
+    def refuses(self, built: Mapping[str, str]) -> str | None:
+        """The files are plain ONNX, so any release from the one that wrote it on will do."""
+        found, needed = self.probe().version, built.get("onnxruntime", "0")
+        if _release(found) >= _release(needed):
+            return None
+        return f"found ONNX Runtime {found}, needed {needed} or newer"
 
 
 class OnnxRuntimeRunner(Runner):

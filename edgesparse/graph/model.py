@@ -132,7 +132,7 @@ def _check(model: onnx.ModelProto, path: Path) -> None:
         unknown = re.search(r"No Op registered for (\S+) with domain_version of (\d+)", text)
         if unknown:
             raise ModelError(
-                f"{path}: operator {unknown[1]} is not part of ONNX opset {unknown[2]}: export with plain ONNX operators"
+                f"{path}: operator {unknown[1]} is not in ONNX opset {unknown[2]}: export with plain ONNX operators"
             ) from None
         raise ModelError(f"{path}: not valid ONNX: {text}") from None
 

@@ -1,0 +1,177 @@
+"""The store of built packages: `ROOT/MODEL/BUILD_ID/`, with the links `current` and `previous` beside the builds.
+
+A package is written into a folder of its own, synced, and renamed: a reader sees the whole of it or nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgesparse.backends import backend
+from edgesparse.errors import ManifestMismatch, PackageError
+from edgesparse.package import manifest as manifests
+from edgesparse.package.manifest import Manifest, sha256
+
+_UNFINISHED = ".unfinished-"
+_ALMOST_FULL = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Package:
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def engine(self) -> Path:
+        return self.folder / self.manifest.engine
+
+    def verify(self) -> None:
+        """Raises ManifestMismatch unless every file is as it was built and may be loaded on this machine."""
+        for name, needed in self.manifest.files.items():
+            path = self.folder / name
+            found = sha256(path) if path.is_file() else None
+            if found != needed:
+                what = "missing" if found is None else f"changed (found sha256 {found[:12]}, needed {needed[:12]})"
+                raise ManifestMismatch(f"{path} is {what}: build it again with 'edgesparse build --force'")
+        reason = backend(self.manifest.backend).refuses(self.manifest.identity)
+        if reason:
+            raise ManifestMismatch(f"{self.folder}: {reason}: build it here with 'edgesparse build RECIPE.yaml'")
+
+
+def open_package(path: Path) -> Package:
+    """The package in a build's folder, a model's folder (its `current`), or a store that holds one model; verified.
+
+    Raises PackageError or ManifestMismatch.
+    """
+    if not path.is_dir():
+        raise PackageError(f"no package {path}: build one with 'edgesparse build RECIPE.yaml'")
+    folder = path
+    if not (folder / manifests.FILE).exists():
+        if not (folder / "current").exists():
+            models = sorted(p.parent for p in folder.glob("*/current"))
+            if len(models) != 1:
+                found = ", ".join(p.name for p in models) or "none"
+                raise PackageError(f"{path}: found {found}, needed one package: give the folder of the one you want")
+            folder = models[0]
+        folder = (folder / "current").resolve()
+    package = Package(folder, manifests.read(folder))
+    package.verify()
+    return package
+
+
+class Store:
+    """Packages of one model under `root/model`."""
+
+    def __init__(self, root: Path, model: str) -> None:
+        self.folder = root / model
+
+    def find(self, build_id: str) -> Package | None:
+        """The package of this build if it is there and whole; a damaged one counts as not there."""
+        folder = self.folder / build_id
+        try:
+            package = Package(folder, manifests.read(folder))
+            package.verify()
+        except PackageError:
+            return None
+        return package
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """One process at a time builds a model's packages. Raises PackageError when another does."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = (self.folder / ".lock").open("a+")
+        except OSError as error:
+            raise PackageError(
+                f"cannot write to {self.folder}: {error.strerror}: choose another with --store"
+            ) from None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                pid = file.read().strip() or "unknown"
+                raise PackageError(
+                    f"process {pid} is building {self.folder.name} already: wait for it, then run this again"
+                ) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            for leftover in self.folder.glob(_UNFINISHED + "*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            yield
+
+    @contextmanager
+    def writing(self, build_id: str, needed: int) -> Iterator[Path]:
+        """A folder to fill, `needed` bytes at most; synced and renamed at the end, removed when anything fails.
+
+        An older folder of the same build is replaced. Raises PackageError when the disk is full.
+        """
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise PackageError(_full(self.folder, needed, free))
+        folder = self.folder / f"{_UNFINISHED}{build_id}-{os.getpid()}"
+        try:
+            folder.mkdir()
+            yield folder
+            _sync(folder)
+            target = self.folder / build_id
+            if target.exists():
+                shutil.rmtree(target)
+            folder.rename(target)
+            _sync_folder(self.folder)
+        except Exception as error:
+            free = shutil.disk_usage(self.folder).free
+            if free < _ALMOST_FULL or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
+                raise PackageError(_full(self.folder, needed, free)) from error
+            raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def switch(self, build_id: str) -> None:
+        """Make a build `current`, and what was current `previous`; each link changes at once."""
+        current = self.folder / "current"
+        old = current.readlink() if current.is_symlink() else None
+        if old is not None and old.name == build_id:
+            return
+        if old is not None:
+            _point(self.folder / "previous", old)
+        _point(current, Path(build_id))
+        _sync_folder(self.folder)
+
+
+def _point(link: Path, target: Path) -> None:
+    new = link.with_name(f".{link.name}-{os.getpid()}")
+    new.unlink(missing_ok=True)
+    new.symlink_to(target)
+    new.replace(link)
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _full(folder: Path, needed: int, free: int) -> str:
+    return (
+        f"no space left in {folder}: needed {needed / 1e6:.1f} MB, free {free / 1e6:.1f} MB: "
+        "free some or choose another disk with --store"
+    )
