@@ -38,8 +38,10 @@ Opener = Callable[[], Capture]
 
 
 @functools.cache
-def silence() -> None:
-    """Keep OpenCV's and FFmpeg's own lines off standard error, unless the environment asks for them."""
+def prepare_opencv() -> None:
+    """Keep OpenCV's and FFmpeg's own lines off standard error, and V4L2 from waiting ten seconds for a frame; the
+    environment's own settings win."""
+    os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(READ_SECONDS))
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     if "OPENCV_LOG_LEVEL" in os.environ:
         return
@@ -56,7 +58,7 @@ def frame_rate(capture: cv2.VideoCapture) -> float:
 
 
 def open_video(path: Path) -> cv2.VideoCapture:
-    silence()
+    prepare_opencv()
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     if not capture.isOpened():
         raise SourceError(
@@ -73,7 +75,7 @@ def redact(url: str) -> str:
 
 def open_url(url: str) -> cv2.VideoCapture:
     """RTSP goes over TCP, unless OPENCV_FFMPEG_CAPTURE_OPTIONS says otherwise."""
-    silence()
+    prepare_opencv()
     if url.lower().startswith("rtsp"):
         os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_transport;tcp")
     limits = [
@@ -89,7 +91,7 @@ def open_url(url: str) -> cv2.VideoCapture:
 
 
 def open_camera(device: Path, size: Size | None, fps: float | None) -> cv2.VideoCapture:
-    silence()
+    prepare_opencv()
     if not device.exists():
         found = ", ".join(sorted(map(str, device.parent.glob("video*")))) or "none"
         number = re.search(r"\d+$", device.name)
@@ -117,7 +119,7 @@ def _ask(capture: cv2.VideoCapture, size: Size | None, fps: float | None) -> Non
 
 def open_csi(sensor: int, size: Size | None, fps: float | None) -> cv2.VideoCapture:
     """A camera on a Jetson's CSI port, through NVIDIA's camera daemon. Written from its documentation; not yet run."""
-    silence()
+    prepare_opencv()
     if not re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()):
         raise CameraUnavailable(
             f"csi://{sensor} needs an OpenCV with GStreamer and this one has none: use JetPack's own, "

@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 
 from edgesparse.errors import SourceError
-from edgesparse.stream.captures import frame_rate, silence
+from edgesparse.stream.captures import frame_rate, prepare_opencv
 from edgesparse.stream.frames import Frame, Image, Source
 
 log = logging.getLogger("edgesparse.stream")
@@ -78,7 +78,7 @@ class PictureFiles(Source):
         self._next = 0
 
     def read(self) -> Frame | None:
-        silence()
+        prepare_opencv()
         while self._next < len(self._paths):
             index, self._next = self._next, self._next + 1
             path = self._paths[index]

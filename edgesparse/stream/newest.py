@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import threading
 import time
+import weakref
 
 import cv2
 
@@ -21,6 +23,7 @@ OPEN_LIMIT = 2 * OPEN_SECONDS + 1.0
 FIRST_FRAME_LIMIT = 5.0
 FRAME_LIMIT = READ_SECONDS + 0.5
 CLOSE_SECONDS = 1.0
+EXIT_SECONDS = OPEN_SECONDS + 1.0
 MOST_STUCK = 3
 
 
@@ -101,6 +104,7 @@ class Live(Source):
     def reopen(self) -> None:
         with self._changed:
             if not self._closed:
+                self._lost_at = self._lost_at or time.monotonic()
                 self._replace_worker()
 
     def close(self) -> None:
@@ -212,6 +216,7 @@ class _Worker(threading.Thread):
         super().__init__(name=f"capture {source.name}", target=source._capture_frames, args=(self,), daemon=True)
         self.capture = capture
         self.leave = False
+        _workers.add(self)
         self.deadline = time.monotonic() + FIRST_FRAME_LIMIT
         """When its present wait has taken too long, on the monotonic clock."""
 
@@ -219,3 +224,17 @@ class _Worker(threading.Thread):
         if self.capture is not None:
             self.capture.release()
             self.capture = None
+
+
+_workers: weakref.WeakSet[_Worker] = weakref.WeakSet()
+
+
+@atexit.register
+def _wait_for_workers() -> None:
+    """Python that ends under a thread inside OpenCV ends with an abort: give each as long as its driver may take."""
+    until = time.monotonic() + EXIT_SECONDS
+    workers = [worker for worker in _workers if worker.is_alive()]
+    for worker in workers:
+        worker.leave = True
+    for worker in workers:
+        worker.join(max(0.0, until - time.monotonic()))
