@@ -118,6 +118,8 @@ class Run(Section):
     classes: tuple[str, ...] | None = None
     agnostic: bool = False
     """Whether boxes of different classes suppress each other."""
+    multi_label: bool = False
+    """Whether a box counts once for every class that reaches `conf`, not only for its best."""
 
 
 class Recipe(Section):
@@ -132,7 +134,8 @@ class Recipe(Section):
 
     def build_key(self) -> str:
         """sha256 of all that decides what is built: not where the files lie, nor `run`."""
-        said = self.model_dump(mode="json", exclude={"run": True, "model": True})
+        paths = {"annotations", "images", "reference"}
+        said = self.model_dump(mode="json", exclude={"run": True, "model": True, "accept": paths})
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
@@ -161,9 +164,7 @@ def load_recipe(path: Path) -> Recipe:
     }.items():
         if not file.exists():
             raise ConfigError(f"{path}: {name}: no file {file}{_nearest_file(file)}")
-    classes = recipe.classes
-    if isinstance(classes, str) and classes not in ("auto", "coco"):
-        classes = class_names(base / classes)
+    classes = named_classes(recipe.classes, base)
     return recipe.model_copy(
         update={
             "model": base / recipe.model,
@@ -182,6 +183,20 @@ def parse(said: dict[str, Any], where: str) -> Recipe:
         first = min(problems.values(), key=lambda e: (e["type"] != "extra_forbidden", -len(_place(e))))
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise ConfigError(f"{where}: {_sentence(first)}{more}") from None
+
+
+def override(run: Run, said: dict[str, Any]) -> Run:
+    """`run` with what the command line says, None meaning nothing; `classes` there is a comma separated text."""
+    values = {key: value for key, value in said.items() if value is not None}
+    if isinstance(values.get("classes"), str):
+        values["classes"] = [part.strip() for part in values["classes"].split(",")]
+    recipe = parse({"model": "", "run": {**run.model_dump(mode="json"), **values}}, "command line")
+    return recipe.run
+
+
+def named_classes(said: str | tuple[str, ...], base: Path) -> str | tuple[str, ...]:
+    """What `classes:` says, with the names in place of a file's path."""
+    return class_names(base / said) if isinstance(said, str) and said not in ("auto", "coco") else said
 
 
 def class_names(path: Path) -> tuple[str, ...]:

@@ -135,15 +135,19 @@ class Store:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def current(self) -> Path | None:
+        """The build that `current` points to, relative to the model's folder."""
+        link = self.folder / "current"
+        return link.readlink() if link.is_symlink() else None
+
     def switch(self, build_id: str) -> None:
         """Make a build `current`, and what was current `previous`; each link changes at once."""
-        current = self.folder / "current"
-        old = current.readlink() if current.is_symlink() else None
+        old = self.current()
         if old is not None and old.name == build_id:
             return
         if old is not None:
             _point(self.folder / "previous", old)
-        _point(current, Path(build_id))
+        _point(self.folder / "current", Path(build_id))
         _sync_folder(self.folder)
 
 

@@ -48,7 +48,7 @@ class Detector:
                 f"the network has {classes} classes, 'classes:' names {len(spec.classes)}: make them equal"
             )
         self._thresholds = thresholds(run, spec.classes)
-        self._decode = head.decode(layout, float(self._thresholds.min()))
+        self._decode = head.decode(layout, float(self._thresholds.min()), run.multi_label)
         self._nms = head.nms
         self.times = np.zeros(len(STAGES), np.int64)
 

@@ -1,6 +1,6 @@
 """One function a family of detectors: from raw outputs to boxes, scores and classes.
 
-To add a family, write a function (layout, conf) -> Decode here, and give it a row in HEADS and a rule in decode.choose.
+To add a family, write a function (layout, conf, multi_label) -> Decode here, and give it a row in HEADS and a rule in decode.choose.
 """
 
 from __future__ import annotations
@@ -29,21 +29,26 @@ class Layout:
     outputs: tuple[TensorSpec, ...]
     size: tuple[int, int]
 
-    def index(self, *, last: int | None = None, ndim: int | None = None, name: str = "") -> int:
-        """Position of the first output with this last dimension, number of dimensions, or part of a name."""
+    def index(self, *, name: str = "", ndim: int = 0, last: int = 0) -> int:
+        """Position of the first output with this in its name, this many dimensions, this last one; 0 is any."""
         for i, spec in enumerate(self.outputs):
-            if (last is not None and spec.shape[-1] != last) or (ndim is not None and len(spec.shape) != ndim):
-                continue
-            if name in spec.name:
+            if name in spec.name and ndim in (0, len(spec.shape)) and last in (0, spec.shape[-1]):
                 return i
-        raise LookupError(f"no output with last={last}, ndim={ndim}, name={name!r}")
+        raise LookupError(f"no output with name={name!r}, ndim={ndim}, last={last}")
+
+    def boxes(self) -> int:
+        """Position of the boxes [B, N, 4]; where scores have four classes too, the name decides."""
+        fours = [i for i, spec in enumerate(self.outputs) if len(spec.shape) == 3 and spec.shape[-1] == 4]
+        named = [i for i in fours if "box" in self.outputs[i].name.lower()]
+        return (named or fours)[0]
 
 
 @dataclass(frozen=True)
 class Head:
     """A family: how to decode it, whether its boxes still need NMS, how many classes a layout has, its input."""
 
-    decode: Callable[[Layout, float], Decode]
+    decode: Callable[[Layout, float, bool], Decode]
+    """(layout, least confidence, whether a box counts once for every class that reaches it) -> Decode."""
     nms: bool
     classes: Callable[[Layout], int | None]
     """None where the outputs do not tell."""
@@ -70,30 +75,32 @@ def grid(size: tuple[int, int], strides: Sequence[int]) -> tuple[NDArray[np.floa
     return np.concatenate(corners).astype(np.float32), np.concatenate(steps).astype(np.float32)
 
 
-def yolov8(layout: Layout, conf: float) -> Decode:
+def yolov8(layout: Layout, conf: float, multi_label: bool = False) -> Decode:
     """YOLOv8, v9, v11, v12: [B, 4 + C, N]; centre and size in pixels, scores after the sigmoid."""
-    best = np.empty(layout.outputs[0].shape[2], np.float32)
+    best = np.empty(layout.outputs[0].shape[2], layout.outputs[0].dtype)
 
     def decode(outputs: Sequence[NDArray[Any]], picture: int) -> Candidates:
         raw = outputs[0][picture]
         np.max(raw[4:], axis=0, out=best)
         keep = np.flatnonzero(best >= conf)
-        return _corners(raw[:4, keep].T), best[keep], raw[4:, keep].argmax(axis=0)
+        return _labelled(_corners(raw[:4, keep].T), raw[4:, keep].T, conf, multi_label)
 
     return decode
 
 
-def yolov5(layout: Layout, conf: float) -> Decode:
+def yolov5(layout: Layout, conf: float, multi_label: bool = False) -> Decode:
     """YOLOv5, v6, v7, YOLOX decoded: [B, N, 5 + C]; centre and size in pixels, objectness, classes, sigmoid done."""
 
     def decode(outputs: Sequence[NDArray[Any]], picture: int) -> Candidates:
-        rows, score, class_id, _ = _objects(outputs[0][picture], conf)
-        return _corners(rows[:, :4]), score, class_id
+        rows = outputs[0][picture]
+        # A box's confidence is objectness times class, so never more than objectness.
+        rows = rows[np.flatnonzero(rows[:, 4] >= conf)]
+        return _labelled(_corners(rows[:, :4]), rows[:, 5:] * rows[:, 4:5], conf, multi_label)
 
     return decode
 
 
-def yolox(layout: Layout, conf: float) -> Decode:
+def yolox(layout: Layout, conf: float, multi_label: bool = False) -> Decode:
     """YOLOX without `--decode_in_inference`: [B, N, 5 + C] as yolov5's, but on the grid.
 
     xy = (xy + cell) * stride, wh = exp(wh) * stride.
@@ -103,68 +110,61 @@ def yolox(layout: Layout, conf: float) -> Decode:
     corner, stride = grid(layout.size, strides or (8, 16, 32))
 
     def decode(outputs: Sequence[NDArray[Any]], picture: int) -> Candidates:
-        rows, score, class_id, keep = _objects(outputs[0][picture], conf)
-        step = stride[keep]
+        rows = outputs[0][picture]
+        keep = np.flatnonzero(rows[:, 4] >= conf)
+        rows, step = rows[keep], stride[keep]
         centre, size = (rows[:, :2] + corner[keep]) * step, np.exp(rows[:, 2:4]) * step
-        return _corners(np.concatenate([centre, size], 1)), score, class_id
+        boxes = _corners(np.concatenate([centre, size], 1))
+        return _labelled(boxes, rows[:, 5:] * rows[:, 4:5], conf, multi_label)
 
     return decode
 
 
-def end2end(layout: Layout, conf: float) -> Decode:
+def end2end(layout: Layout, conf: float, multi_label: bool = False) -> Decode:
     """YOLOv10 and other exports that suppress by themselves: [B, N, 6] with xyxy in pixels, score, class."""
-
-    def decode(outputs: Sequence[NDArray[Any]], picture: int) -> Candidates:
-        raw = outputs[0][picture]
-        rows = raw[raw[:, 4] >= conf]
-        return rows[:, :4].astype(np.float32), rows[:, 4].astype(np.float32), rows[:, 5].astype(np.int64)
-
-    return decode
+    return _listed(lambda outputs, b: (outputs[0][b, :, :4], outputs[0][b, :, 4], outputs[0][b, :, 5]), conf)
 
 
-def yolo_nas(layout: Layout, conf: float) -> Decode:
+def yolo_nas(layout: Layout, conf: float, multi_label: bool = False) -> Decode:
     """YOLO-NAS: boxes [B, N, 4] as xyxy in pixels, and scores [B, N, C]."""
-    boxes = layout.index(last=4)
+    boxes = layout.boxes()
 
     def decode(outputs: Sequence[NDArray[Any]], picture: int) -> Candidates:
-        score, class_id, keep = _best(outputs[1 - boxes][picture], conf)
-        return outputs[boxes][picture][keep].astype(np.float32), score, class_id
+        scores = outputs[1 - boxes][picture]
+        keep = np.flatnonzero(scores.max(axis=1) >= conf)
+        return _labelled(outputs[boxes][picture][keep].astype(np.float32), scores[keep], conf, multi_label)
 
     return decode
 
 
-def rtdetr(layout: Layout, conf: float) -> Decode:
+def rtdetr(layout: Layout, conf: float, multi_label: bool = False) -> Decode:
     """RT-DETR and its kin, in the three layouts that their exporters write (boxes are relative but for the third):
 
     one output [B, N, 4 + C] (centre, size, scores); two, `pred_boxes` [B, N, 4] and `logits` [B, N, C] before the
     sigmoid; three, `labels` [B, N], `boxes` [B, N, 4] as xyxy in pixels, `scores` [B, N].
     """
-    relative = np.array([layout.size[1], layout.size[0]] * 2, np.float32)
-
-    def one(outputs: Sequence[NDArray[Any]], picture: int) -> Candidates:
-        raw = outputs[0][picture]
-        score, class_id, keep = _best(raw[:, 4:], conf)
-        return _corners(raw[keep, :4] * relative), score, class_id
-
-    if len(layout.outputs) == 1:
-        return one
     if len(layout.outputs) == 3:
         label, box, score = (layout.index(name=name) for name in ("label", "box", "score"))
         return _listed(lambda outputs, b: (outputs[box][b], outputs[score][b], outputs[label][b]), conf)
-    boxes = layout.index(last=4, name="box")
-    logit = -np.log(1 / np.clip(conf, 1e-6, 1 - 1e-6) - 1)
+    relative = np.array([layout.size[1], layout.size[0]] * 2, np.float32)
+    boxes = layout.boxes() if len(layout.outputs) == 2 else 0
 
-    def two(outputs: Sequence[NDArray[Any]], picture: int) -> Candidates:
-        score, class_id, keep = _best(outputs[1 - boxes][picture], logit)
-        confidence = np.float32(1) / (np.float32(1) + np.exp(-score))
-        return _corners(outputs[boxes][picture][keep] * relative), confidence.astype(np.float32), class_id
+    def parts(outputs: Sequence[NDArray[Any]], picture: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        if len(outputs) == 1:
+            return outputs[0][picture, :, :4], outputs[0][picture, :, 4:]
+        return outputs[boxes][picture], 1 / (1 + np.exp(-outputs[1 - boxes][picture]))
 
-    return two
+    def decode(outputs: Sequence[NDArray[Any]], picture: int) -> Candidates:
+        centre_size, scores = parts(outputs, picture)
+        keep = np.flatnonzero(scores.max(axis=1) >= conf)
+        return _labelled(_corners(centre_size[keep] * relative), scores[keep], conf, multi_label)
+
+    return decode
 
 
-def efficient_nms(layout: Layout, conf: float) -> Decode:
+def efficient_nms(layout: Layout, conf: float, multi_label: bool = False) -> Decode:
     """TensorRT's EfficientNMS: count [B, 1], boxes [B, K, 4] as xyxy in pixels, scores [B, K], classes [B, K]."""
-    count, box = layout.index(last=1), layout.index(last=4, ndim=3)
+    count, box = layout.index(last=1, ndim=2), layout.boxes()
     flat = [i for i in range(4) if i not in (count, box)]
     score = next((i for i in flat if "score" in layout.outputs[i].name), flat[0])
     label = next(i for i in flat if i != score)
@@ -194,51 +194,39 @@ def _corners(centre_size: NDArray[Any]) -> NDArray[np.float32]:
     return boxes
 
 
-def _best(scores: NDArray[Any], conf: float) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.intp]]:
-    """Best score, its class, and which rows of [N, C] reach `conf`."""
-    best = scores.max(axis=1)
-    keep = np.flatnonzero(best >= conf)
-    return best[keep].astype(np.float32), scores[keep].argmax(axis=1), keep
-
-
-def _objects(
-    raw: NDArray[Any], conf: float
-) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.int64], NDArray[np.intp]]:
-    """Rows of [N, 5 + C] whose objectness times best class reaches `conf`, the product, the class, which rows.
-
-    Looks at classes only where objectness alone suffices: the product is never larger.
-    """
-    keep = np.flatnonzero(raw[:, 4] >= conf)
-    rows = raw[keep]
-    class_id = rows[:, 5:].argmax(axis=1)
-    score = rows[:, 4] * rows[np.arange(len(rows)), 5 + class_id]
-    enough = score >= conf
-    return rows[enough], score[enough].astype(np.float32), class_id[enough], keep[enough]
+def _labelled(boxes: NDArray[np.float32], scores: NDArray[Any], conf: float, multi_label: bool) -> Candidates:
+    """Boxes [n, 4] with scores [n, C]: each with its best class, or once for every class that reaches `conf`."""
+    if multi_label:
+        row, class_id = np.nonzero(scores >= conf)
+    else:
+        class_id = scores.argmax(axis=1) if len(scores) else np.empty(0, np.int64)
+        row = np.flatnonzero(scores[np.arange(len(scores)), class_id] >= conf)
+        class_id = class_id[row]
+    return boxes[row], scores[row, class_id].astype(np.float32), class_id
 
 
 _CENTRED = InputSpec(size=(1, 1))
 """RGB 0..1, letterboxed in the centre on 114, as most trainers do; the size comes from the model."""
 
+
+def _classes_of_two(layout: Layout) -> int:
+    return layout.outputs[1 - layout.boxes()].shape[-1]
+
+
+def _classes_of_rtdetr(layout: Layout) -> int | None:
+    if len(layout.outputs) == 1:
+        return layout.outputs[0].shape[-1] - 4
+    return _classes_of_two(layout) if len(layout.outputs) == 2 else None
+
+
+_YOLOX_INPUT = _CENTRED.model_copy(update={"letterbox": "top-left", "colour": "bgr", "scale": 1.0})
+
 HEADS: dict[str, Head] = {
     "yolov5": Head(yolov5, True, lambda at: at.outputs[0].shape[2] - 5, _CENTRED),
     "yolov8": Head(yolov8, True, lambda at: at.outputs[0].shape[1] - 4, _CENTRED),
-    "yolox": Head(
-        yolox,
-        True,
-        lambda at: at.outputs[0].shape[2] - 5,
-        _CENTRED.model_copy(update={"letterbox": "top-left", "colour": "bgr", "scale": 1.0}),
-    ),
+    "yolox": Head(yolox, True, lambda at: at.outputs[0].shape[2] - 5, _YOLOX_INPUT),
     "end2end": Head(end2end, False, lambda at: None, _CENTRED),
-    "yolo-nas": Head(yolo_nas, True, lambda at: at.outputs[1 - at.index(last=4)].shape[2], _CENTRED),
-    "rtdetr": Head(
-        rtdetr,
-        False,
-        lambda at: (
-            {1: at.outputs[0].shape[-1] - 4, 2: at.outputs[1 - at.index(last=4)].shape[-1]}.get(len(at.outputs))
-            if len(at.outputs) < 3
-            else None
-        ),
-        _CENTRED.model_copy(update={"letterbox": "stretch"}),
-    ),
+    "yolo-nas": Head(yolo_nas, True, _classes_of_two, _CENTRED),
+    "rtdetr": Head(rtdetr, False, _classes_of_rtdetr, _CENTRED.model_copy(update={"letterbox": "stretch"})),
     "efficient-nms": Head(efficient_nms, False, lambda at: None, _CENTRED),
 }

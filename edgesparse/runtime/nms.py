@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_CANDIDATES = 8192
+MAX_CANDIDATES = 30_000
 """Only the best so many boxes take part, as in the detectors' own code; no camera's frame comes near."""
 
 

@@ -29,11 +29,20 @@ class Letterbox:
 
     @classmethod
     def fit(cls, frame: tuple[int, int], size: tuple[int, int], kind: config.Letterbox) -> Letterbox:
-        """Fit a frame of (height, width) into an input of (height, width); `stretch` ignores the frame's ratio."""
+        """Fit a frame of (height, width) into an input of (height, width).
+
+        As the trainers do: `centre` rounds the resized sides (Ultralytics), `top-left` cuts them (YOLOX), `stretch`
+        ignores the frame's ratio (RT-DETR).
+        """
         if kind == "stretch":
             return cls(*frame, 0, 0, *size)
         ratio = min(size[0] / frame[0], size[1] / frame[1])
-        height, width = (max(1, min(limit, round(side * ratio))) for side, limit in zip(frame, size, strict=True))
+        whole = int if kind == "top-left" else round
+        # A ratio of 1/3 times 1248 may come out as 415.99: the limit's side is set, not computed.
+        height, width = (
+            limit if side * ratio > limit - 0.01 else max(1, whole(side * ratio))
+            for side, limit in zip(frame, size, strict=True)
+        )
         if kind == "top-left":
             return cls(*frame, 0, 0, height, width)
         return cls(*frame, (size[0] - height) // 2, (size[1] - width) // 2, height, width)

@@ -1,0 +1,46 @@
+"""From whatever a user names (package, recipe, ONNX file) to a detector that is ready to run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgesparse.backends import backend
+from edgesparse.build.select import STORE, Progress, build, quiet
+from edgesparse.config import Recipe, Run, load_recipe, named_classes, parse
+from edgesparse.errors import ConfigError
+from edgesparse.package.store import Package, open_package
+from edgesparse.runtime.detector import Detector
+
+
+def recipe_of(target: Path, classes: str | None = None) -> Recipe:
+    """The recipe in a YAML file, or the plainest one of an ONNX file; `classes` replaces what it says."""
+    if target.suffix in (".yaml", ".yml"):
+        recipe = load_recipe(target)
+    elif target.suffix == ".onnx":
+        recipe = parse({"model": str(target)}, str(target))
+    else:
+        raise ConfigError(f"{target}: needed a recipe (.yaml), a model (.onnx) or a package's folder")
+    return recipe.model_copy(update={"classes": named_classes(classes, Path())}) if classes else recipe
+
+
+def ready(target: Path, root: Path = STORE, *, classes: str | None = None, progress: Progress = quiet) -> Package:
+    """The verified package of a target; a recipe or an ONNX file is built first, in the store `root`, unless it was.
+
+    Raises ConfigError, ModelError, BuildError, PackageError.
+    """
+    if target.suffix in (".yaml", ".yml", ".onnx"):
+        return build(recipe_of(target, classes), root, progress=progress, make_current=False).package
+    if classes:
+        raise ConfigError(f"{target} is a package, which has its classes: leave out --classes")
+    return open_package(target)
+
+
+def open_detector(package: Package, run: Run | None = None) -> Detector:
+    """A detector of a verified package, with its own `run` settings unless others are given; close it after use."""
+    manifest = package.manifest
+    runner = backend(manifest.backend).load(package.engine, manifest.threads)
+    try:
+        return Detector(runner, manifest.detector, run or manifest.run)
+    except BaseException:
+        runner.close()
+        raise

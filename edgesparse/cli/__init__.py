@@ -1,0 +1,57 @@
+"""The command line: one verb, one function call. Verbs import what they need when they run."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from types import FrameType
+
+import click
+
+import edgesparse
+from edgesparse.cli import build, doctor, run, score
+from edgesparse.cli.show import complain
+from edgesparse.errors import EdgeSparseError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(edgesparse.__version__, prog_name="edgesparse")
+def verbs() -> None:
+    """Really sparse, really measured engines for YOLO-style detectors on small devices.
+
+    Exit codes: 0 done, 1 refused or not met, 2 wrong use, 3 the machine lacks something.
+    """
+
+
+for verb in (doctor.doctor, build.recipe, build.build, score.evaluate, score.bench, run.run):
+    verbs.add_command(verb)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a verb and exit with its code; what goes wrong on purpose is one line on standard error."""
+    logging.basicConfig(format="edgesparse: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = verbs.main(arguments, prog_name="edgesparse", standalone_mode=False)
+    except EdgeSparseError as error:
+        complain(str(error))
+        code = error.exit_code
+    except click.ClickException as error:
+        hint = f" (see 'edgesparse {' '.join(_verb(error))}--help')"
+        complain(" ".join(error.format_message().split()) + hint)
+        code = 2
+    except (KeyboardInterrupt, click.Abort):
+        complain("interrupted")
+        code = 130
+    sys.exit(code)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends a run as Ctrl-C does: outputs are finished, the summary printed."""
+    raise KeyboardInterrupt
+
+
+def _verb(error: click.ClickException) -> list[str]:
+    context = getattr(error, "ctx", None)
+    return [f"{context.command.name} "] if context is not None and context.parent is not None else []

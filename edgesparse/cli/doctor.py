@@ -1,0 +1,134 @@
+"""`doctor`: what this machine has, what is missing, how to get it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+
+from edgesparse import device
+from edgesparse.cli.show import emit_json, table
+from edgesparse.errors import MACHINE_LACKS
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`state` is `ok`, `missing` (something optional) or `needed` (edgesparse does not work without)."""
+
+    what: str
+    state: str
+    found: str
+    remedy: str = ""
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(as_json: bool) -> int:
+    """What this machine has, what is missing, and how to get it."""
+    machine, findings = device.probe(), examine()
+    if as_json:
+        emit_json({"machine": asdict(machine), "findings": [asdict(finding) for finding in findings]})
+    else:
+        table("machine", ("", ""), machine.named().items())
+        click.echo()
+        table("parts", ("part", "state", "found", "remedy"), ((f.what, f.state, f.found, f.remedy) for f in findings))
+    return MACHINE_LACKS if any(finding.state == "needed" for finding in findings) else 0
+
+
+def examine() -> list[Finding]:
+    needed = [_module(name, package) for name, package in REQUIRED.items()]
+    return [*needed, _gstreamer(), _scoring(), *_gpu(), _cameras(), _display(), _memory(), _disk()]
+
+
+REQUIRED = {
+    "numpy": "numpy",
+    "cv2": "opencv-python",
+    "onnx": "onnx",
+    "onnxruntime": "onnxruntime",
+    "pydantic": "pydantic",
+    "yaml": "pyyaml",
+}
+
+
+def _module(name: str, package: str) -> Finding:
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        return Finding(package, "needed", str(error), f"pip install {package}")
+    return Finding(package, "ok", str(getattr(module, "__version__", "there")))
+
+
+def _scoring() -> Finding:
+    found = _module("pycocotools", "pycocotools")
+    return (
+        found if found.state == "ok" else Finding(found.what, "missing", found.found, "pip install 'edgesparse[eval]'")
+    )
+
+
+def _gstreamer() -> Finding:
+    try:
+        import cv2
+    except ImportError:
+        return Finding("OpenCV's GStreamer", "missing", "no OpenCV", "pip install opencv-python")
+    if re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()):
+        return Finding("OpenCV's GStreamer", "ok", "for CSI cameras")
+    remedy = "on a Jetson use JetPack's own OpenCV: a venv with --system-site-packages and no opencv-python from pip"
+    return Finding("OpenCV's GStreamer", "missing", "this OpenCV was built without", f"CSI cameras only: {remedy}")
+
+
+def _gpu() -> list[Finding]:
+    machine = device.probe()
+    if not machine.gpu:
+        return [Finding("GPU", "missing", "none", "none needed: ONNX Runtime works on the CPU")]
+    findings = [Finding("GPU", "ok", f"{machine.gpu}, compute capability {machine.sm or 'unknown'}")]
+    for name, remedy in (("tensorrt", _tensorrt_remedy()), ("pycuda", "pip install 'edgesparse[jetson]'")):
+        found = _module(name, name)
+        findings.append(found if found.state == "ok" else Finding(name, "missing", found.found, remedy))
+    return findings
+
+
+def _tensorrt_remedy() -> str:
+    """JetPack's bindings belong to the system's Python and to its minor version alone."""
+    for folder in sorted(Path("/usr/lib").glob("python3*/dist-packages/tensorrt")):
+        minor = folder.parts[3]
+        if minor in ("python3", f"python3.{sys.version_info.minor}"):
+            return "it is there: make the venv with /usr/bin/python3 -m venv --system-site-packages"
+        return f"it is there for {minor}, this is Python 3.{sys.version_info.minor}: use /usr/bin/{minor}"
+    return "apt install python3-libnvinfer (part of nvidia-jetpack)"
+
+
+def _cameras() -> Finding:
+    found = sorted(str(path) for path in Path("/dev").glob("video*"))
+    if not found:
+        return Finding("cameras", "missing", "no /dev/video*", "plug one in, or use a file, rtsp:// or demo as source")
+    closed = [path for path in found if not os.access(path, os.R_OK | os.W_OK)]
+    if closed:
+        return Finding("cameras", "missing", f"no right to open {', '.join(closed)}", "usermod -aG video $USER")
+    return Finding("cameras", "ok", ", ".join(found))
+
+
+def _display() -> Finding:
+    there = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    return (
+        Finding("display", "ok", there)
+        if there
+        else Finding("display", "missing", "none", "none needed but for --show")
+    )
+
+
+def _memory() -> Finding:
+    free = device.available_memory()
+    text = f"{free / 1e9:.1f} GB available"
+    return Finding("memory", "ok", text) if free > 1e9 else Finding("memory", "missing", text, "stop other programs")
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(Path.cwd()).free
+    text = f"{free / 1e9:.1f} GB free here"
+    return Finding("disk", "ok", text) if free > 1e9 else Finding("disk", "missing", text, "free some")
