@@ -1,4 +1,4 @@
-"""What the camera adds: motion blur, vignette and uneven light, exposure that drifts, noise."""
+"""What the camera adds: motion blur, rails at the rims, uneven light and vignette, drifting exposure, noise."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesparse.demo.belt import paint_rail
+
 Bytes = NDArray[np.uint8]
 _ONE = 170  # the gain that leaves a pixel as it is
 _SLACK = 61  # how far the noise can be shifted
@@ -18,18 +20,26 @@ _SLACK = 61  # how far the noise can be shifted
 @dataclass
 class Camera:
     """`gain` uint8 [H,W,3], _ONE is neutral. `shutter`: share of a frame's time that it is open. `noise`: 1 to 5, the
-    deviation in grey levels."""
+    deviation in grey levels. `rails`: uint8 [r,W,3] at the top and the bottom of the picture, r may be 0."""
 
     gain: Bytes
     exposure: float
     shutter: float
     noise: int
+    rails: tuple[Bytes, Bytes]
     drift: float = field(default=0.0)
+
+    @property
+    def rail(self) -> int:
+        """Rows that a rail takes, pixels."""
+        return self.rails[0].shape[0]
 
     def take(self, view: Bytes, out: Bytes, speed: int, rng: np.random.Generator) -> None:
         """Photograph `view` into `out`, both uint8 [H,W,3], while it moves by `speed` pixels a frame."""
         length = 1 + 2 * round(speed * self.shutter / 2)
         cv2.blur(view, (length, 1), out, borderType=cv2.BORDER_REPLICATE)
+        if self.rail:
+            out[: self.rail], out[-self.rail :] = self.rails
         self.drift = 0.97 * self.drift + 0.01 * float(rng.uniform(-1, 1))
         cv2.multiply(out, self.gain, out, self.exposure * (1 + self.drift) / _ONE)
         up, down = _noise(*out.shape[:2], self.noise)
@@ -40,18 +50,33 @@ class Camera:
 
 
 def draw_camera(rng: np.random.Generator, azimuth: float, height: int, width: int) -> Camera:
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    x, y = x / np.float32(width) - np.float32(0.5), y / np.float32(height) - np.float32(0.5)
-    vignette, lean = np.float32(rng.uniform(0.25, 0.7)), rng.uniform(0.05, 0.4)
+    """A camera from the generator, under a light that comes from `azimuth` (radians, image axes)."""
+    rail = round(height * float(rng.uniform(0.03, 0.07))) if rng.uniform() < 0.45 else 0
+    top = paint_rail(rng, rail, width)
+    x = (np.arange(width, dtype=np.float32) / np.float32(width) - np.float32(0.5))[None, :]
+    y = (np.arange(height, dtype=np.float32) / np.float32(height) - np.float32(0.5))[:, None]
+    vignette, lean = np.float32(rng.uniform(0.2, 0.6)), float(rng.uniform(0.1, 0.45))
     pool = np.float32(lean * math.cos(azimuth)) * x + np.float32(lean * math.sin(azimuth)) * y
-    grey = np.clip((1 - vignette * (x * x + y * y)) * (1 + pool) * _ONE, 0, 255).astype(np.uint8)
-    gain = np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR), np.uint8)
-    return Camera(gain, float(rng.uniform(0.8, 1.2)), float(rng.uniform(0.2, 0.6)), int(rng.integers(1, 6)))
+    gain = (1 - vignette * (x * x + y * y)) * (1 + pool) * np.float32(_ONE)
+    if rail:  # the rails stand above the belt and shade it
+        row = np.arange(height, dtype=np.float32)[:, None]
+        inner = np.minimum(row, height - 1 - row) - rail
+        gain *= np.where(
+            inner < 0, 1, np.float32(0.45) + np.float32(0.55) * np.minimum(np.abs(inner) / (0.7 * rail), 1)
+        )
+    grey = np.clip(gain, 0, 255).astype(np.uint8)
+    return Camera(
+        np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR), np.uint8),
+        exposure=float(rng.uniform(0.85, 1.35)),
+        shutter=float(rng.uniform(0.05, 0.45)),
+        noise=int(rng.integers(1, 6)),
+        rails=(top, np.ascontiguousarray(top[::-1])),
+    )
 
 
 @lru_cache(maxsize=8)
 def _noise(height: int, width: int, level: int) -> tuple[Bytes, Bytes]:
-    """What noise adds and what it takes away; mostly the same in all channels, slightly soft."""
+    """What noise adds and what it takes away; most of it is the same in all channels."""
     rng = np.random.Generator(np.random.PCG64(level))
     shape = (height + _SLACK, width + _SLACK)
     grey = rng.integers(-127, 128, (3, *shape), np.int8).sum(axis=0, dtype=np.int32)

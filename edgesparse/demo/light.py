@@ -1,8 +1,8 @@
 """One light over the belt: what a metal reflects towards the camera for every direction of its surface.
 
-A metal shows its surroundings. The camera looks straight down, so what a point reflects depends on its normal alone, and
-a picture indexed by the normal (a "matcap", Sloan et al., The Lit Sphere, 2001) holds all of it. Turning a part
-turns its normals, never the picture: highlights keep facing the light.
+A metal shows its surroundings. The camera looks straight down, so what a point reflects depends on its normal
+alone, and a picture indexed by the normal (a "matcap", Sloan et al., The Lit Sphere, 2001) holds all of it. Turning
+a part turns its normals, never the picture: highlights keep facing the light.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _RX, _RY, _RZ = 2 * _NX * _NZ / _LENGTH**2, 2 * _NY * _NZ / _LENGTH**2, 2 * (_NZ
 
 @dataclass(frozen=True)
 class Metal:
-    """`mirror`: reflectance at normal incidence, linear BGR. `matte`: diffuse share. `blur`: softness of what it mirrors."""
+    """`mirror`: reflectance at normal incidence, linear BGR. `matte`: diffuse share. `blur`: soft mirroring."""
 
     name: str
     mirror: tuple[float, float, float]
@@ -36,11 +36,12 @@ class Metal:
 
 
 METALS: tuple[Metal, ...] = (
-    Metal("steel", (0.60, 0.58, 0.56), 0.04, 0.16),
+    Metal("steel", (0.60, 0.58, 0.56), 0.03, 0.12),
     Metal("zinc", (0.72, 0.67, 0.63), 0.07, 0.24),
-    Metal("brass", (0.27, 0.60, 0.83), 0.05, 0.14),
-    Metal("black oxide", (0.055, 0.05, 0.05), 0.025, 0.30),
-    Metal("yellow zinc", (0.36, 0.56, 0.66), 0.08, 0.20),
+    Metal("brass", (0.20, 0.56, 0.84), 0.03, 0.12),
+    Metal("black oxide", (0.085, 0.075, 0.07), 0.03, 0.26),
+    Metal("yellow zinc", (0.33, 0.56, 0.68), 0.07, 0.18),
+    Metal("rusted steel", (0.14, 0.20, 0.28), 0.09, 0.30),
 )
 
 
@@ -66,14 +67,16 @@ class Light:
     def matcap(self, metal: Metal) -> Bytes:
         """uint8 [SIDE, SIDE, 3] BGR, row by the normal's y and column by its x."""
         key = self._box(0.0, self.tilt, self.size, self.size * 0.6, metal.blur) * self.power
-        strip = self._box(math.pi * 0.85, 0.95, 0.8, 0.14, metal.blur) * self.power * 0.35
-        ceiling = self.room * (0.55 + 0.45 * _RZ) * _step(_RZ, -0.15 - metal.blur, 0.25 + metal.blur)
-        floor = 0.35 * _step(-_RZ, -0.3, 0.6)
+        strip = self._box(math.pi * 0.85, 0.95, 0.9, 0.16, metal.blur) * self.power * 0.4
+        side = math.cos(self.azimuth + 0.9) * _RX + math.sin(self.azimuth + 0.9) * _RY
+        ceiling = self.room * (0.25 + 0.75 * _step(_RZ + 0.7 * side, 0.1 - metal.blur, 0.95 + metal.blur))
+        ceiling *= _step(_RZ, -0.3 - metal.blur, 0.1 + metal.blur)
+        below = _step(-_RZ, -0.3, 0.6)
         lambert = self._lambert() * self.power * 0.5 + self.room
         edge = (1 - _NZ / _LENGTH) ** 5 * 0.5
         channels = []
         for mirror, tint, bounce in zip(metal.mirror, self.tint, self.bounce, strict=True):
-            seen = (key + strip) * tint + ceiling * (0.5 + 0.5 * tint) + floor * bounce
+            seen = (key + strip) * tint + ceiling * (0.5 + 0.5 * tint) + below * (0.6 * bounce + 0.12 * self.room)
             channels.append((mirror + (1 - mirror) * edge) * seen + metal.matte * lambert * tint)
         small = np.rint(255 * tone(np.stack(channels, axis=-1))).astype(np.uint8)
         return np.asarray(cv2.resize(small, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR_EXACT), np.uint8)
@@ -96,7 +99,7 @@ class Light:
 
     def _lambert(self) -> Float:
         lx, ly, lz = self._direction(0.0, self.tilt)
-        return np.maximum(_NX * lx + _NY * ly + _NZ * lz, 0) / _LENGTH
+        return np.asarray(np.maximum(_NX * lx + _NY * ly + _NZ * lz, 0) / _LENGTH, np.float64)
 
 
 def draw_light(rng: np.random.Generator, bounce: tuple[float, float, float]) -> Light:
@@ -107,16 +110,16 @@ def draw_light(rng: np.random.Generator, bounce: tuple[float, float, float]) -> 
         azimuth=float(rng.uniform(0, 2 * math.pi)),
         tilt=float(rng.uniform(0.45, 0.8)),
         size=float(rng.uniform(0.35, 0.75)),
-        power=float(rng.uniform(2.2, 4.0)),
+        power=float(rng.uniform(3.0, 5.5)),
         tint=tint,
-        room=float(rng.uniform(0.28, 0.55)),
+        room=float(rng.uniform(0.4, 0.8)),
         bounce=bounce,
     )
 
 
 def tone(linear: Float) -> Float:
     """Scene light to display values 0..1: Reinhard's curve with a white point of 3, and a gamma of two."""
-    return np.sqrt(np.clip(linear * (1 + linear / 9) / (1 + linear * 0.75), 0, 1))
+    return np.asarray(np.sqrt(np.clip(linear * (1 + linear / 9) / (1 + linear * 0.75), 0, 1)), np.float64)
 
 
 def _step(x: Float, low: float, high: float) -> Float:

@@ -50,6 +50,7 @@ class _Solid:
     mask: Mask
     grain: float = 0.02  # roughness of the surface: standard deviation of the normal's x and y
     lathe: float = 0.0  # amplitude of concentric turning marks
+    dish: float = 0.0  # slope of the whole face towards the middle
 
 
 @cache
@@ -61,13 +62,13 @@ def model(class_id: int, variant: int) -> Model:
 
 def _bake(solid: _Solid, rng: np.random.Generator) -> Model:
     height = np.where(solid.mask, solid.height, 0.0)
-    gy, gx = np.gradient(height)
-    if solid.lathe:
-        marks = solid.lathe * np.sin(_R * 0.9 + 3 * np.sin(_R * 0.23)) / np.maximum(_R, 1)
-        gx, gy = gx + marks * _X, gy + marks * _Y
+    gy, gx = np.gradient(height - 0.6 * _scratches(rng))
+    rings = rng.integers(-256, 257, _GRID)[(_R / 2.5).astype(np.int64)] / 256
+    marks = (solid.lathe * rings + solid.dish * _R / _REACH) / np.maximum(_R, 1)
+    gx, gy = gx + marks * _X, gy + marks * _Y
     length = np.sqrt(gx * gx + gy * gy + 1)
-    shade = _occlusion(height)
-    normal = [_halve(-g / length) + solid.grain * _grain(rng) for g in (gx, gy)]
+    shade = _occlusion(height) * _grime(rng)
+    normal = [_halve(np.asarray(-g / length, np.float64)) + solid.grain * _grain(rng) for g in (gx, gy)]
     channels = [128 + 127 * np.clip(n, -1, 1) for n in normal] + [_halve(shade), 255 * _halve(solid.mask * 1.0)]
     top = np.ascontiguousarray(np.stack([np.rint(c) for c in channels], axis=-1).astype(np.uint8))
     levels = [top]
@@ -84,6 +85,26 @@ def _grain(rng: np.random.Generator) -> Float:
     return (rng.integers(0, 256, (4, _GRID // 2, _GRID // 2)).sum(axis=0) - 510) / 148
 
 
+def _scratches(rng: np.random.Generator) -> Float:
+    """How deep the surface is scratched, pixels."""
+    marks = np.zeros((_GRID, _GRID), np.uint8)
+    for _ in range(32):
+        x, y, length = (float(v) for v in rng.uniform((0, 0, 20), (_GRID, _GRID, 160)))
+        angle = float(rng.uniform(0, math.pi))
+        end = int(16 * (x + length * math.cos(angle))), int(16 * (y + length * math.sin(angle)))
+        cv2.line(marks, (int(16 * x), int(16 * y)), end, (int(rng.integers(20, 255)),), 2, cv2.LINE_AA, 4)
+    return marks / 255.0
+
+
+def _grime(rng: np.random.Generator) -> Float:
+    """Blotches of oil and dust: the share of light that they leave, 0.72..1."""
+    share = np.zeros((_GRID, _GRID))
+    for cells, weight in ((6, 0.5), (20, 0.3), (64, 0.2)):
+        grid = rng.integers(0, 65536, (cells, cells)).astype(np.uint16)
+        share += weight / 65535 * cv2.resize(grid, (_GRID, _GRID), interpolation=cv2.INTER_LINEAR_EXACT)
+    return 1 - 0.6 * np.clip(share - 0.45, 0, 0.45)
+
+
 def _halve(a: Float) -> Float:
     return (a[0::2, 0::2] + a[1::2, 0::2] + a[0::2, 1::2] + a[1::2, 1::2]) / 4
 
@@ -93,7 +114,8 @@ def _occlusion(height: Float) -> Float:
     peak = max(float(height.max()), 1.0)
     low = np.rint(height * (255 / peak)).astype(np.uint8)
     wide = cv2.GaussianBlur(low, (0, 0), 9).astype(np.float64)
-    return np.clip(255 - 1.6 * np.maximum(wide - low, 0) * min(peak / 60, 1.5), 60, 255)
+    shade = np.clip(255 - 1.6 * np.maximum(wide - low, 0) * min(peak / 60, 1.5), 60, 255)
+    return np.asarray(shade, np.float64)
 
 
 def _polygon(points: Float) -> Mask:
@@ -128,7 +150,7 @@ def _nut(variant: int, rng: np.random.Generator) -> _Solid:
     height = np.minimum(height, rise - 1.1 * np.maximum(bore * 1.13 - _R, 0))
     turns = np.sin(_R * 1.1 + np.arctan2(_Y, _X)) * 4
     height = np.where(bore > _R, rise * 0.45 + turns, height)
-    return _Solid(height, mask, grain=0.02)
+    return _Solid(height, mask, grain=0.02, lathe=float(rng.uniform(0, 0.12)), dish=float(rng.uniform(-0.05, 0.05)))
 
 
 def _washer(variant: int, rng: np.random.Generator) -> _Solid:
@@ -139,16 +161,22 @@ def _washer(variant: int, rng: np.random.Generator) -> _Solid:
         across = _Y + 0.45 * _X
         mask &= ~((np.abs(across) < 9) & (_X > 0))
         rise = 52.0
-    return _Solid(_rounded(mask, rise, 9), mask, grain=0.015, lathe=0.05)
+    return _Solid(
+        _rounded(mask, rise, 9),
+        mask,
+        grain=0.015,
+        lathe=float(rng.uniform(0.04, 0.16)),
+        dish=float(rng.uniform(-0.1, 0.1)),
+    )
 
 
 def _gear(variant: int, rng: np.random.Generator) -> _Solid:
     teeth = (14, 18, 20, 24, 28, 16, 22, 32)[variant]
     root = _REACH * (1 - 4.4 / (teeth + 2))
+    pitch = root + (_REACH - root) * 0.6
     outline = []
     for i in range(teeth):
-        for at, radius in ((-0.29, root), (-0.2, (root + _REACH) / 2 + 2), (-0.1, _REACH), (0.1, _REACH),
-                           (0.2, (root + _REACH) / 2 + 2), (0.29, root)):  # fmt: skip
+        for at, radius in ((-0.36, root), (-0.25, pitch), (-0.14, _REACH), (0.14, _REACH), (0.25, pitch), (0.36, root)):
             angle = 2 * math.pi * (i + at) / teeth
             outline.append((radius * math.cos(angle), radius * math.sin(angle)))
     body = _polygon(np.array(outline))
@@ -164,7 +192,7 @@ def _gear(variant: int, rng: np.random.Generator) -> _Solid:
     if variant != 1:  # the web lies lower than rim and hub
         web = (hub < _R) & (rim > _R)
         height = np.minimum(height, rise - _rounded(web, rise * 0.4, 14))
-    return _Solid(height, mask, grain=0.02, lathe=0.05)
+    return _Solid(height, mask, grain=0.02, lathe=0.1, dish=0.04)
 
 
 def _bolt(variant: int, rng: np.random.Generator) -> _Solid:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesparse.demo.belt import draw_belt, paint_belt
+from edgesparse.demo.belt import BLOCK, draw_belt, paint_belt
 from edgesparse.demo.camera import Camera, draw_camera
 from edgesparse.demo.light import METALS, draw_light
 from edgesparse.demo.parts import CLASSES, VARIANTS
@@ -26,10 +26,12 @@ from edgesparse.demo.sprite import Pose, Sprite, draw_sprite, lay, lies
 __all__ = ["CLASSES", "Labels", "Scene", "still"]
 
 Bytes = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
 
 SEEN = 0.25  # a part of which less can be seen has no label
-SLOTS = 5  # the belt is filled slot by slot, this many a frame's width; each has one part that stays in sight
-_MOST = 4  # parts a slot
+SLOTS = 6  # the belt is filled slot by slot, this many a frame's width; each has one part that stays in sight
+_MOST = 5  # parts a slot
+_CROWD = 23  # parts a frame, from which on a slot gets one only: never more than 30
 _ANCHOR = 0.8  # how much of a slot's first part others leave uncovered
 _SIZES = ((64, 158), (36, 86), (34, 100), (56, 156), (60, 156))  # longest side at 640x480, by class
 _STANDING = (38, 70)  # bolts on their heads
@@ -37,7 +39,7 @@ _STANDING = (38, 70)  # bolts on their heads
 
 @dataclass(frozen=True)
 class Labels:
-    """`xyxy` float32 [n,4], pixels: left, top, right, bottom, the last two exclusive. `class_id` int64 [n] into CLASSES."""
+    """`xyxy` float32 [n,4], pixels: left, top, right, bottom, the last two exclusive; `class_id` int64 [n]."""
 
     xyxy: NDArray[np.float32]
     class_id: NDArray[np.int64]
@@ -46,12 +48,12 @@ class Labels:
 class _Part:
     """A part on the belt: its silhouette, and what of it is uncovered."""
 
-    def __init__(self, pose: Pose, x: int, y: int, area: int, mask: NDArray[np.bool_], anchor: bool) -> None:
+    def __init__(self, pose: Pose, x: int, y: int, area: int, mask: Mask, anchor: bool) -> None:
         self.class_id, self.radius, self.anchor = pose.class_id, pose.longest * 0.45, anchor
         self.x, self.y, self.area = x, y, area
         self.open = mask.copy()
         height = mask.shape[0]
-        self._any = mask.any(axis=0)
+        self._any: Mask = np.asarray(mask.any(axis=0))
         self._top = np.where(self._any, mask.argmax(axis=0), height)
         self._bottom = np.where(self._any, height - mask[::-1].argmax(axis=0), 0)
         self._count()
@@ -63,18 +65,18 @@ class _Part:
     def _count(self) -> None:
         self._seen = np.concatenate([[0], np.cumsum(np.count_nonzero(self.open, axis=0))])
 
-    def left_open(self, mask: NDArray[np.bool_], x: int, y: int) -> float:
+    def left_open(self, mask: Mask, x: int, y: int) -> float:
         """The share of the silhouette that stays uncovered when `mask` is laid at (x, y)."""
         mine, other = self._shared(mask, x, y)
         return float(np.count_nonzero(self.open) - np.count_nonzero(self.open[mine] & mask[other])) / self.area
 
-    def cover(self, mask: NDArray[np.bool_], x: int, y: int) -> None:
+    def cover(self, mask: Mask, x: int, y: int) -> None:
         mine, other = self._shared(mask, x, y)
         if self.open[mine].size:
             self.open[mine] &= ~mask[other]
             self._count()
 
-    def _shared(self, mask: NDArray[np.bool_], x: int, y: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    def _shared(self, mask: Mask, x: int, y: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
         left, top = max(self.x, x), max(self.y, y)
         right = max(min(self.x + self.open.shape[1], x + mask.shape[1]), left)
         bottom = max(min(self.y + self.open.shape[0], y + mask.shape[0]), top)
@@ -96,16 +98,17 @@ class Scene:
     """An endless belt. `height`, `width`: size of a frame, at least 64 pixels each."""
 
     def __init__(self, seed: int = 0, *, height: int = 480, width: int = 640) -> None:
-        self._setup(np.random.Generator(np.random.PCG64([0, seed])), height, width, 2 * width)
+        self._setup(np.random.Generator(np.random.PCG64([0, seed])), height, width, frames=2)
 
-    def _setup(self, rng: np.random.Generator, height: int, width: int, period: int) -> None:
+    def _setup(self, rng: np.random.Generator, height: int, width: int, frames: int) -> None:
         self._rng, self._height, self._width = rng, height, width
         self._scale = min(height / 480, width / 640)
         belt = draw_belt(rng)
         self._light = draw_light(rng, tuple((c / 255) ** 2 for c in belt.colour))  # type: ignore[arg-type]
         self._matcaps = [self._light.matcap(metal) for metal in METALS]
-        self._metal_odds = rng.dirichlet((1.2, 1.0, 0.6, 0.6, 0.6))
-        self._tile = paint_belt(belt, rng, height, period)
+        self._metal_odds = rng.dirichlet((1.6, 1.3, 0.7, 0.6, 0.6, 0.25))
+        unit = max(round(8 * self._scale), 1)
+        self._tile = paint_belt(belt, rng, height, -(-frames * width // (BLOCK * unit)), unit)
         self._camera: Camera = draw_camera(rng, self._light.azimuth, height, width)
         self._speed = max(round(float(rng.uniform(2.5, 7)) * self._scale), 1)
         self._reach = math.ceil(150 * self._scale) + self._speed
@@ -167,9 +170,10 @@ class Scene:
         rng = self._rng
         self._load = min(max(self._load + int(rng.integers(-1, 2)), 0), _MOST - 1)
         anchor: _Part | None = None
-        for _ in range(1 + int(rng.integers(0, self._load + 1))):
+        room = _CROWD - sum(part.middle[0] > start - self._width for part in self._parts)
+        for _ in range(max(min(1 + int(rng.integers(0, self._load + 1)), room), 1)):
             sprite, pose = self._draw(start)
-            x, y = self._place(start, pose.longest * 0.45)
+            x, y = self._place(start, pose.longest * 0.45, sprite.mask.shape[0])
             part = self._lay(sprite, pose, x, y, anchor is None)
             anchor = anchor or part
 
@@ -179,15 +183,16 @@ class Scene:
         variant = int(rng.integers(0, VARIANTS))
         low, high = _STANDING if class_id == 0 and variant in (3, 7) else _SIZES[class_id]
         share = float(rng.uniform(0, 1))
-        longest = (low + (high - low) * share * (0.5 + 0.5 * share)) * self._scale
+        longest = (low + (high - low) * share * (0.7 + 0.3 * share)) * self._scale
         slant = (float(rng.uniform(-0.12, 0.12)), float(rng.uniform(-0.12, 0.12)))
         pose = Pose(class_id, variant, longest, float(rng.uniform(0, 2 * math.pi)), slant)
         matcap = self._matcaps[int(rng.choice(len(METALS), p=self._metal_odds))]
         return draw_sprite(pose, self._light, matcap), pose
 
-    def _place(self, start: float, radius: float) -> tuple[float, float]:
-        """A middle for a part, mostly clear of the others."""
-        rng, rim = self._rng, 20 * self._scale
+    def _place(self, start: float, radius: float, height: int) -> tuple[float, float]:
+        """A middle for a part, mostly clear of the others; between the rails, or over the frame's rims without them."""
+        rng, rail = self._rng, self._camera.rail
+        rim = rail + height / 2 + 1 if rail else 20 * self._scale
         x = y = 0.0
         for _ in range(8):
             x = start + float(rng.uniform(0, self._slot))
@@ -218,5 +223,5 @@ class Scene:
 def still(seed: int, *, height: int = 480, width: int = 640) -> tuple[Bytes, Labels]:
     """One frame of a scene of its own: light, belt, exposure and parts all come from the seed."""
     scene = Scene.__new__(Scene)
-    scene._setup(np.random.Generator(np.random.PCG64([1, seed])), height, width, width)
+    scene._setup(np.random.Generator(np.random.PCG64([1, seed])), height, width, frames=1)
     return scene.render()
