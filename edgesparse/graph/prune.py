@@ -123,7 +123,6 @@ def _all_sharers(wiring: Wiring, node: NodeProto, weight: Weight, names: Collect
 
 def _account(name: str, weight: Weight, keep: Array) -> PrunedLayer:
     magnitude = np.abs(weight.values, dtype=np.float32)
-    total = float(magnitude.sum(dtype=np.float64))
-    kept = float(magnitude.sum(dtype=np.float64, where=keep))
-    lost = np.count_nonzero(magnitude) - np.count_nonzero(magnitude * keep)
-    return PrunedLayer(name, int(lost), kept / total if total else 1.0)
+    total, kept = float(magnitude.sum()), float((magnitude * keep).sum())
+    zeroed = int(np.count_nonzero((weight.values != 0) & ~keep))
+    return PrunedLayer(name, zeroed, kept / total if total else 1.0)

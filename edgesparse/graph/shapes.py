@@ -8,8 +8,8 @@ import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from edgesparse.errors import ModelError
+from edgesparse.graph.model import Shape
 
-Shape = tuple["int | None", ...]
 SMALL = 1024
 """Tensors up to this many values go into the inference as they are: they may be a Reshape's target."""
 

@@ -16,7 +16,8 @@ from onnx import ModelProto, NodeProto
 
 from edgesparse.errors import SparsityError
 from edgesparse.graph import mask
-from edgesparse.graph.shapes import Shape, shapes
+from edgesparse.graph.model import Shape
+from edgesparse.graph.shapes import shapes
 from edgesparse.graph.weights import LAYERS, Weight, readers, weight_of
 from edgesparse.graph.wiring import Wiring, attribute
 
