@@ -40,7 +40,7 @@ def open_detector(package: Package, run: Run | None = None) -> Detector:
     manifest = package.manifest
     runner = backend(manifest.backend).load(package.engine, manifest.threads)
     try:
-        return Detector(runner, manifest.detector, run or manifest.run)
+        return Detector(runner, manifest.detector, run or manifest.run, manifest.precision)
     except BaseException:
         runner.close()
         raise

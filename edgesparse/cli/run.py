@@ -35,7 +35,6 @@ PATH = click.Path(path_type=Path)
 def run(target: Path, source: str | None, frames: int | None, store: Path, as_json: bool, **options: Any) -> None:
     """Detect in a camera's frames, with a package, RECIPE.yaml or MODEL.onnx; ends on Ctrl-C with a summary."""
     from edgesparse.build.ready import open_detector, ready
-    from edgesparse.cli.score import print_summary
     from edgesparse.config import override
     from edgesparse.stream import pipeline
     from edgesparse.stream.outputs import open_sinks
@@ -55,4 +54,4 @@ def run(target: Path, source: str | None, frames: int | None, store: Path, as_js
     if as_json:
         emit_json({"package": str(package.folder), "source": stream.name, **asdict(summary)})
     else:
-        print_summary(f"{package.manifest.model} on {stream.name}", summary)
+        click.echo(f"{package.manifest.model} on {stream.name}\n{summary}", err=options["jsonl"] == "-")

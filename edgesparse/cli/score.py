@@ -76,19 +76,4 @@ def bench(target: Path, source: str | None, frames: int, store: Path, as_json: b
     if as_json:
         emit_json({"package": str(package.folder), **asdict(summary)})
         return
-    print_summary(f"{package.manifest.model} on {stream.name}", summary)
-
-
-def print_summary(title: str, summary: object) -> None:
-    """The table that `bench` and `run` end with."""
-    from edgesparse.stream.pipeline import Summary
-
-    assert isinstance(summary, Summary)
-    rows = [(stage, p.p50, p.p90, p.p99) for stage, p in summary.latency.items()]
-    table(title, ("milliseconds", "p50", "p90", "p99"), rows, numbers=3)
-    found = ", ".join(f"{count} {name}" for name, count in sorted(summary.classes.items(), key=lambda kv: -kv[1])[:8])
-    click.echo(
-        f"{summary.frames} frames, {summary.fps:.1f} a second, {summary.dropped} dropped, {summary.reopened} reopened, "
-        f"peak memory {summary.peak_memory_mb:.0f} MB; {summary.ended}"
-    )
-    click.echo(f"{summary.detections} detections{': ' if found else ''}{found}")
+    click.echo(f"{package.manifest.model} on {stream.name}\n{summary}")

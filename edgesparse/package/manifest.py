@@ -68,6 +68,11 @@ class Manifest(Section):
     files: dict[str, str]
     """sha256 of every other file in the package."""
 
+    @property
+    def precision(self) -> str:
+        """Of the candidate that was chosen."""
+        return next(candidate.precision for candidate in self.candidates if candidate.chosen)
+
 
 def read(folder: Path) -> Manifest:
     """Raises PackageError when there is none, or none that this release understands."""

@@ -29,9 +29,11 @@ class Detector:
     the network, and ConfigError when `run` names a class that there is not.
     """
 
-    def __init__(self, runner: Runner, spec: config.DetectorSpec, run: config.Run | None = None) -> None:
+    def __init__(
+        self, runner: Runner, spec: config.DetectorSpec, run: config.Run | None = None, precision: str = "fp32"
+    ) -> None:
         run = run or config.Run()
-        self.runner, self.spec, self.run = runner, spec, run
+        self.runner, self.spec, self.run, self.precision = runner, spec, run, precision
         buffers = runner.allocate()
         runner.bind(buffers)
         image = _image_input(runner)

@@ -1,6 +1,7 @@
 """One function a family of detectors: from raw outputs to boxes, scores and classes.
 
-To add a family, write a function (layout, conf, multi_label) -> Decode here, and give it a row in HEADS and a rule in decode.choose.
+To add a family, write a function (layout, conf, multi_label) -> Decode here, and give it a row in HEADS and a rule in
+decode.choose.
 """
 
 from __future__ import annotations

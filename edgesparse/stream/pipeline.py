@@ -67,6 +67,19 @@ class Summary:
     ended: str = ""
     """Why: `end of source`, `interrupted`, `limit`, or `closed` by a sink."""
 
+    def __str__(self) -> str:
+        rows = [f"{name:<12}{p.p50:9.2f}{p.p90:9.2f}{p.p99:9.2f}" for name, p in self.latency.items()]
+        found = ", ".join(f"{n} {name}" for name, n in sorted(self.classes.items(), key=lambda item: -item[1])[:8])
+        return "\n".join(
+            (
+                f"{'milliseconds':<12}{'p50':>9}{'p90':>9}{'p99':>9}",
+                *rows,
+                f"{self.frames} frames, {self.fps:.1f} a second, {self.dropped} dropped, {self.reopened} reopened, "
+                f"peak memory {self.peak_memory_mb:.0f} MB; {self.ended}",
+                f"{self.detections} detections{': ' if found else ''}{found}",
+            )
+        )
+
 
 def run(source: Source, detector: Detector, sinks: Sequence[Sink] = (), *, limit: int | None = None) -> Summary:
     """Feed frames through the detector into the sinks until the source ends, `limit` frames are done, a sink wants to
