@@ -1,0 +1,90 @@
+"""The trained detector as an ONNX that looks like a YOLOv8's, and its score as ONNX Runtime runs it."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+from demo_training.data import Pictures
+from demo_training.net import STRIDES, Detector
+from demo_training.score import Score, decode, evaluate
+from demo_training.train import Say, truth_of
+
+OPSET = 17
+DIFFERENCE = 0.05  # of an output, in pixels, between PyTorch and ONNX Runtime
+
+
+def export(detector: Detector, path: Path, classes: Sequence[str], pictures: Pictures) -> None:
+    """Write `detector`, batch norms folded, to `path`, and see on `pictures` that both compute the same."""
+    plain = copy.deepcopy(detector).cpu().float().eval().fuse()
+    model = _to_onnx(plain)
+    metadata = {
+        "description": "Detector of edgesparse's demo scene",
+        "license": "Apache-2.0",
+        "task": "detect",
+        "batch": "1",
+        "stride": str(max(STRIDES)),
+        "imgsz": str([plain.size, plain.size]),
+        "names": str(dict(enumerate(classes))),
+    }
+    onnx.helper.set_model_props(model, metadata)
+    onnx.checker.check_model(model, full_check=True)
+    _compare(plain, model, pictures)
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(model.SerializeToString())
+    part.replace(path)
+
+
+def score_onnx(path: Path, pictures: Pictures, classes: int, say: Say) -> Score:
+    """COCO mAP of the file on pictures in its own format, on the CPU."""
+    session = _session(path.read_bytes())
+    found = []
+    for i, image in enumerate(pictures.images):
+        found.append(decode(_run(session, image)))
+        if i % 200 == 199:
+            say(f"{path.name}: {i + 1} of {len(pictures)} scenes scored")
+    return evaluate(found, truth_of(pictures), classes)
+
+
+def _to_onnx(detector: Detector) -> onnx.ModelProto:
+    image = torch.zeros(1, 3, detector.size, detector.size)
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        path = Path(folder) / "detector.onnx"
+        warnings.simplefilter("ignore")  # the exporter that needs no further package is called legacy
+        torch.onnx.export(
+            detector,
+            (image,),
+            path,
+            opset_version=OPSET,
+            input_names=["images"],
+            output_names=["output0"],
+            dynamo=False,
+        )
+        return onnx.load(path)
+
+
+def _compare(detector: Detector, model: onnx.ModelProto, pictures: Pictures) -> None:
+    session = _session(model.SerializeToString())
+    for image in pictures.images[:4]:
+        with torch.no_grad():
+            wanted = detector(torch.from_numpy(image)[None].float().div(255))[0].numpy()
+        apart = float(np.abs(_run(session, image) - wanted).max())
+        if apart > DIFFERENCE:
+            raise SystemExit(f"the exported ONNX differs from the trained detector by {apart:.3f}")
+
+
+def _session(model: bytes) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+
+
+def _run(session: onnxruntime.InferenceSession, image: np.ndarray) -> np.ndarray:
+    output: np.ndarray = session.run(None, {"images": (image[None] / np.float32(255)).astype(np.float32)})[0][0]
+    return output
