@@ -16,3 +16,9 @@ def real() -> Path:
     if not (REAL / "models" / "yolox_nano.onnx").is_file():
         pytest.skip(f"no real data in {REAL}")
     return REAL
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Builds that don't spend a second on timing the engine."""
+    monkeypatch.setattr("edgesparse.build.select.TIMING_SECONDS", 0.0)

@@ -96,7 +96,8 @@ class Preprocessor:
 
     def __call__(self, frame: NDArray[np.uint8], slot: int = 0) -> Letterbox:
         box = self._boxes[slot]
-        if box is None or frame.shape[0] != box.frame_height or frame.shape[1] != box.frame_width:
+        # OpenCV would write a frame of another kind into a new array and leave the last picture in the buffer.
+        if box is None or frame.shape != (box.frame_height, box.frame_width, 3) or frame.dtype != np.uint8:
             box = self._fit(frame, slot)
         resized = self._resized[: box.height, : box.width]
         cv2.resize(frame, (box.width, box.height), dst=resized, interpolation=cv2.INTER_LINEAR)

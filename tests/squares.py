@@ -1,0 +1,132 @@
+"""A detector small enough for a test, pictures it knows, and their labels.
+
+It finds squares of 8x8 pixels, red ones and green ones, where they lie on a grid of 8: an average over each cell, one
+convolution that compares the colours, and the cells as boxes, laid out like YOLOv8's output: [batch, 4 + 2, 84].
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+NAMES = ("red", "green")
+SIZE = 64
+CELLS = 64 + 16 + 4
+node = helper.make_node
+
+Square = tuple[int, int, int]
+"""Column and row of its cell, and its class."""
+
+
+def detector(
+    path: Path,
+    *,
+    names: Sequence[str] | None = NAMES,
+    batch: int | str = 1,
+    size: tuple[int | str, int | str] = (SIZE, SIZE),
+    shift: float = 0.0,
+    domain: str = "",
+) -> Path:
+    """Write the detector. `shift` moves its boxes, in pixels; `domain` is that of one operator."""
+    colours = np.array([[1, -1, -1], [-1, 1, -1]], np.float32).reshape(2, 3, 1, 1)
+    weights = {
+        "colours": colours,
+        "rows": np.array([batch if isinstance(batch, int) else 0, 2, 64], np.int64),
+        "padding": np.array([0, 0, 0, 0, 0, CELLS - 64], np.int64),
+        "nothing": np.zeros(1, np.float32),
+        "one": np.ones(1, np.float32),
+        "first": np.array([0], np.int64),
+        "second": np.array([1], np.int64),
+        "boxes": _boxes(shift),
+    }
+    nodes = [
+        node("AveragePool", ["images"], ["mean"], kernel_shape=[8, 8], strides=[8, 8]),
+        node("Conv", ["mean", "colours"], ["compared"], "compare", domain=domain),
+        node("Reshape", ["compared", "rows"], ["flat"]),
+        node("Clip", ["flat", "nothing_", "one_"], ["clipped"]),
+        node("Pad", ["clipped", "padding"], ["scores"]),
+        node("Slice", ["scores", "first", "second", "second"], ["some"]),
+        node("Mul", ["some", "nothing"], ["zeros"]),
+        node("Add", ["zeros", "boxes"], ["cells"]),
+        node("Concat", ["cells", "scores"], ["output0"], axis=1),
+    ]
+    weights |= {"nothing_": np.array(0, np.float32), "one_": np.array(1, np.float32)}
+    outputs = [("output0", (batch, 4 + len(colours), CELLS))]
+    return write(path, nodes, weights, [("images", (batch, 3, *size))], outputs, names=names, domain=domain)
+
+
+def _boxes(shift: float) -> NDArray[np.float32]:
+    boxes = np.zeros((1, 4, CELLS), np.float32)
+    rows, columns = np.mgrid[:8, :8]
+    boxes[0, 0, :64] = columns.ravel() * 8 + 4 + shift
+    boxes[0, 1, :64] = rows.ravel() * 8 + 4 + shift
+    boxes[0, 2:, :64] = 8
+    return boxes
+
+
+def write(
+    path: Path,
+    nodes: Sequence[onnx.NodeProto],
+    weights: dict[str, NDArray[np.generic]],
+    inputs: Sequence[tuple[str, Sequence[int | str]]],
+    outputs: Sequence[tuple[str, Sequence[int | str]]],
+    *,
+    names: Sequence[str] | None = None,
+    domain: str = "",
+) -> Path:
+    """Write an ONNX file of these parts; inputs and outputs are float32."""
+    graph = helper.make_graph(
+        nodes,
+        "test",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    opsets = [helper.make_opsetid("", 17)] + ([helper.make_opsetid(domain, 1)] if domain else [])
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    if names is not None:
+        helper.set_model_props(model, {"names": repr(dict(enumerate(names))), "task": "detect"})
+    onnx.save(model, str(path))
+    return path
+
+
+def constant(path: Path, outputs: dict[str, NDArray[np.float32]], size: int = SIZE) -> Path:
+    """Write a network that answers every picture with `outputs`."""
+    weights = {f"{name}_": value for name, value in outputs.items()} | {"nothing": np.zeros(1, np.float32)}
+    nodes = [node("ReduceMax", ["images"], ["most"], keepdims=0), node("Mul", ["most", "nothing"], ["zero"])]
+    nodes += [node("Add", ["zero", f"{name}_"], [name]) for name in outputs]
+    shapes = [(name, value.shape) for name, value in outputs.items()]
+    return write(path, nodes, weights, [("images", (1, 3, size, size))], shapes)
+
+
+def picture(squares: Sequence[Square], height: int = SIZE, width: int = SIZE) -> NDArray[np.uint8]:
+    """BGR, black but for the squares."""
+    image = np.zeros((height, width, 3), np.uint8)
+    for column, row, label in squares:
+        image[row * 8 : row * 8 + 8, column * 8 : column * 8 + 8, 2 - label] = 255
+    return image
+
+
+def labelled(folder: Path, count: int = 4) -> Path:
+    """Write `count` pictures of squares and their COCO annotations; returns the annotations' path."""
+    noise = np.random.default_rng(0)
+    images, boxes = [], []
+    for i in range(count):
+        cells = noise.choice(64, 6, replace=False)
+        squares = [(int(cell % 8), int(cell // 8), int(noise.integers(2))) for cell in cells]
+        cv2.imwrite(str(folder / f"{i}.png"), picture(squares))
+        images.append({"id": i, "file_name": f"{i}.png", "width": SIZE, "height": SIZE})
+        for column, row, label in squares:
+            box = [column * 8, row * 8, 8, 8]
+            boxes.append({"id": len(boxes) + 1, "image_id": i, "category_id": label, "bbox": box, "area": 64})
+    categories = [{"id": i, "name": name} for i, name in enumerate(NAMES)]
+    path = folder / "instances_val.json"
+    path.write_text(json.dumps({"images": images, "annotations": boxes, "categories": categories}))
+    return path
