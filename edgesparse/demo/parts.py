@@ -62,10 +62,11 @@ def model(class_id: int, variant: int) -> Model:
 
 def _bake(solid: _Solid, rng: np.random.Generator) -> Model:
     height = np.where(solid.mask, solid.height, 0.0)
-    gy, gx = np.gradient(height - 0.6 * _scratches(rng))
+    slopes: list[Float] = np.gradient(height - 0.6 * _scratches(rng))
     rings = rng.integers(-256, 257, _GRID)[(_R / 2.5).astype(np.int64)] / 256
     marks = (solid.lathe * rings + solid.dish * _R / _REACH) / np.maximum(_R, 1)
-    gx, gy = gx + marks * _X, gy + marks * _Y
+    gx = slopes[1] + marks * _X
+    gy = slopes[0] + marks * _Y
     length = np.sqrt(gx * gx + gy * gy + 1)
     shade = _occlusion(height) * _grime(rng)
     normal = [_halve(np.asarray(-g / length, np.float64)) + solid.grain * _grain(rng) for g in (gx, gy)]
@@ -82,7 +83,7 @@ def _bake(solid: _Solid, rng: np.random.Generator) -> Model:
 
 def _grain(rng: np.random.Generator) -> Float:
     """Fine noise of unit deviation; integers keep it exact."""
-    return (rng.integers(0, 256, (4, _GRID // 2, _GRID // 2)).sum(axis=0) - 510) / 148
+    return np.asarray((rng.integers(0, 256, (4, _GRID // 2, _GRID // 2)).sum(axis=0) - 510) / 148, np.float64)
 
 
 def _scratches(rng: np.random.Generator) -> Float:

@@ -1,0 +1,113 @@
+"""Stills of the scene as a data set: pictures and COCO JSON."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from edgesparse.demo.scene import CLASSES, Labels, still
+from edgesparse.errors import ConfigError, SinkError
+
+QUALITY = 95  # of a JPEG
+
+
+def export(
+    folder: Path,
+    count: int,
+    seed: int,
+    *,
+    height: int = 480,
+    width: int = 640,
+    picture: str = "jpg",
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write `count` stills, of seeds `seed`, `seed` + 1 and so on, as `folder`/images/000000.jpg ... and their labels
+    as `folder`/instances.json: COCO boxes (x, y, width, height in pixels; area: the box's), category ids in the order
+    of CLASSES, file names as they are in images/.
+
+    `picture`: "jpg" (quality 95) or "png". `progress(done, count)` is called after each picture. The folder appears
+    whole or not at all. Raises ConfigError for a count below one, another kind of picture, or a folder that is not
+    empty unless `force` lets it be replaced; SinkError where a file cannot be written.
+    """
+    if count < 1:
+        raise ConfigError(f"{count} pictures asked for; ask for at least 1")
+    if picture not in ("jpg", "png"):
+        raise ConfigError(f"pictures of kind {picture!r} asked for; choose jpg or png")
+    folder = Path(folder).resolve()
+    if folder.exists() and not force and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ConfigError(f"{folder} is there and not empty; name another folder, or pass --force to replace it")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+            whole = Path(temporary) / "new"
+            (whole / "images").mkdir(parents=True)
+            dataset = _write_pictures(whole, count, seed, (height, width), picture, progress)
+            (whole / "instances.json").write_text(json.dumps(dataset) + "\n", encoding="utf-8")
+            _swap(whole, folder, Path(temporary) / "old")
+    except OSError as error:
+        raise SinkError(
+            f"{folder} cannot be written: {error.strerror or error}; free the place or name another"
+        ) from error
+
+
+def _write_pictures(
+    folder: Path,
+    count: int,
+    seed: int,
+    size: tuple[int, int],
+    picture: str,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, Any]:
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index in range(count):
+        frame, labels = still(seed + index, height=size[0], width=size[1])
+        name = f"{index:06d}.{picture}"
+        settings = [cv2.IMWRITE_JPEG_QUALITY, QUALITY] if picture == "jpg" else []
+        if not cv2.imwrite(str(folder / "images" / name), frame, settings):
+            raise OSError("OpenCV could not write a picture")
+        images.append({"id": index, "file_name": name, "height": size[0], "width": size[1]})
+        annotations += _annotations(labels, index, len(annotations))
+        if progress is not None:
+            progress(index + 1, count)
+    categories = [{"id": number, "name": name} for number, name in enumerate(CLASSES)]
+    return {"info": {"seed": seed}, "images": images, "annotations": annotations, "categories": categories}
+
+
+def _annotations(labels: Labels, image: int, first: int) -> list[dict[str, Any]]:
+    """COCO counts annotations from 1: its scoring takes 0 for "no match"."""
+    found = []
+    for number, (box, class_id) in enumerate(
+        zip(labels.xyxy.tolist(), labels.class_id.tolist(), strict=True), first + 1
+    ):
+        x, y, wide, high = box[0], box[1], box[2] - box[0], box[3] - box[1]
+        found.append(
+            {
+                "id": number,
+                "image_id": image,
+                "category_id": class_id,
+                "bbox": [x, y, wide, high],
+                "area": wide * high,
+                "iscrowd": 0,
+            }
+        )
+    return found
+
+
+def _swap(new: Path, folder: Path, old: Path) -> None:
+    """Put `new` at `folder`; what was there goes with the temporary folder, or back where that fails."""
+    if not folder.exists():
+        new.rename(folder)
+        return
+    folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from edgesparse.demo.light import METALS, draw_light
+from edgesparse.demo.parts import CLASSES, VARIANTS, model
+from edgesparse.demo.scene import Labels, Scene, still
+from edgesparse.demo.sprite import Pose, draw_sprite, lay
+
+Bytes = NDArray[np.uint8]
+SEEDS = range(60)
+SIZES = [(480, 640), (239, 321), (720, 1280), (200, 700), (400, 150)]
+
+
+def frames(seed: int, count: int, height: int = 480, width: int = 640) -> list[tuple[Bytes, Labels]]:
+    scene = Scene(seed, height=height, width=width)
+    return [scene.render() for _ in range(count)]
+
+
+def same(a: tuple[Bytes, Labels], b: tuple[Bytes, Labels]) -> bool:
+    (frame, labels), (other, others) = a, b
+    return np.array_equal(frame, other) and listed(labels) == listed(others)
+
+
+def test_the_same_seed_gives_the_same_frames_whatever_the_threads() -> None:
+    first = frames(3, 40)
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        assert all(same(a, b) for a, b in zip(first, frames(3, 40), strict=True))
+        assert same(still(5), still(5))
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def test_two_scenes_side_by_side_do_not_disturb_each_other() -> None:
+    alone = frames(1, 10)
+    one, other = Scene(1), Scene(2)
+    for expected in alone:
+        assert same(one.render(), expected)
+        other.render()
+
+
+def test_another_seed_gives_another_scene() -> None:
+    assert not np.array_equal(Scene(0).render()[0], Scene(1).render()[0])
+    assert not np.array_equal(still(0)[0], still(1)[0])
+    assert not np.array_equal(still(0)[0], Scene(0).render()[0])
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_boxes_lie_inside_the_frame_and_three_to_thirty_parts_are_on_it(height: int, width: int) -> None:
+    drawn = [still(seed, height=height, width=width) for seed in range(12)]
+    for frame, labels in drawn + frames(4, 150, height, width):
+        assert frame.shape == (height, width, 3)
+        assert frame.dtype == np.uint8
+        assert labels.xyxy.dtype == np.float32
+        assert labels.class_id.dtype == np.int64
+        assert len(labels.xyxy) == len(labels.class_id)
+        assert 3 <= len(labels.xyxy) <= 30
+        left, top, right, bottom = labels.xyxy.T
+        assert (left >= 0).all()
+        assert (top >= 0).all()
+        assert (right <= width).all()
+        assert (bottom <= height).all()
+        assert (right > left).all()
+        assert (bottom > top).all()
+
+
+def test_every_class_is_about_as_frequent() -> None:
+    seen = np.concatenate([still(seed)[1].class_id for seed in SEEDS])
+    share = np.bincount(seen, minlength=len(CLASSES)) / len(seen)
+    assert len(share) == 5
+    assert (share > 0.12).all()
+    assert (share < 0.30).all()
+
+
+def test_counts_vary_from_scene_to_scene() -> None:
+    counts = [len(still(seed)[1].class_id) for seed in SEEDS]
+    assert min(counts) <= 8
+    assert max(counts) >= 15
+
+
+def test_parts_have_the_sizes_they_were_given() -> None:
+    longest = np.concatenate([box_sides(still(seed)[1]).max(axis=1) for seed in SEEDS])
+    assert longest.max() <= 175  # a thick bolt across the frame's diagonal
+    assert np.percentile(longest, 1) >= 18  # cut at the frame's rim
+    assert np.median(longest) >= 50
+
+
+def box_sides(labels: Labels) -> NDArray[np.float32]:
+    return labels.xyxy[:, 2:] - labels.xyxy[:, :2]
+
+
+def test_render_draws_into_the_frame_it_is_given() -> None:
+    out = np.zeros((480, 640, 3), np.uint8)
+    frame, _ = Scene(0).render(out)
+    assert frame is out
+    assert np.array_equal(out, Scene(0).render()[0])
+
+
+def test_parts_move_with_the_belt() -> None:
+    """A part in the middle of the frame keeps its box, shifted by whole pixels."""
+    (_, before), (_, after) = frames(7, 2)
+    whole = [box for box in before.xyxy if box[0] > 40 and box[2] < 600]
+    speed = {float(box[0] - moved[0]) for box in whole for moved in after.xyxy if same_but_moved(box, moved)}
+    assert len(speed) == 1
+    assert 1 <= speed.pop() <= 8
+
+
+def same_but_moved(box: NDArray[np.float32], moved: NDArray[np.float32]) -> bool:
+    return bool(
+        (box[[1, 3]] == moved[[1, 3]]).all() and box[2] - box[0] == moved[2] - moved[0] and box[0] - moved[0] < 9
+    )
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    class_id=st.integers(0, len(CLASSES) - 1),
+    variant=st.integers(0, VARIANTS - 1),
+    longest=st.floats(28, 160),
+    angle=st.floats(0, 6.3),
+)
+def test_a_silhouette_is_where_the_part_is_drawn(class_id: int, variant: int, longest: float, angle: float) -> None:
+    """Laid over black and over white, the part is where at most half of the ground comes through."""
+    light = draw_light(np.random.default_rng(0), (0.1, 0.1, 0.1))
+    sprite = draw_sprite(Pose(class_id, variant, longest, angle, (0.0, 0.0)), light, light.matcap(METALS[0]))
+    high, wide = sprite.mask.shape
+    grounds = [np.full((high, wide, 3), shade, np.uint8) for shade in (0, 255)]
+    sprite.shade[:] = 0  # its shadow is not the part
+    for ground in grounds:
+        lay(sprite, ground, 0, 0)
+    through = grounds[1].astype(int).max(axis=2) - grounds[0].max(axis=2)
+    assert tight(through <= 127) == pytest.approx(tight(sprite.mask), abs=1)
+    assert sprite.mask[0].sum() + sprite.mask[-1].sum() + sprite.mask[:, 0].sum() + sprite.mask[:, -1].sum() == 0
+    corners = cv2.minAreaRect(np.argwhere(sprite.mask).astype(np.float32))
+    assert max(corners[1]) + 1 <= longest * 1.5
+    assert longest * 0.9 - 3 <= np.hypot(*np.ptp(np.argwhere(sprite.mask), axis=0)) <= longest * 1.42 + 3
+
+
+def tight(mask: NDArray[np.bool_]) -> list[int]:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
+
+
+@pytest.mark.parametrize("size", [(480, 640), (239, 321)])
+def test_boxes_are_tight_on_what_is_drawn(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
+    """Each silhouette is drawn once more into an empty picture as wide as the belt, cut as the frame cuts it, and its
+    box and its visible share are measured there."""
+    drawn = watch(monkeypatch)
+    for seed in range(8):
+        drawn.clear()
+        scene = Scene(seed, height=size[0], width=size[1])
+        for _ in range(3):
+            start = scene._offset
+            labels = scene.render()[1]
+            assert expected_labels(drawn, start, size) == listed(labels)
+
+
+def watch(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int, NDArray[np.bool_]]]:
+    """Every part that is laid from now on: class, x, y, silhouette. The belt is not moved on in the first frames."""
+    drawn: list[tuple[int, int, int, NDArray[np.bool_]]] = []
+    classes: list[int] = []
+    monkeypatch.setattr(
+        "edgesparse.demo.scene.draw_sprite",
+        lambda pose, light, matcap: classes.append(pose.class_id) or draw_sprite(pose, light, matcap),
+    )
+
+    def note(sprite, canvas, x, y):  # type: ignore[no-untyped-def]
+        drawn.append((classes[-1], x, y, sprite.mask))
+        lay(sprite, canvas, x, y)
+
+    monkeypatch.setattr("edgesparse.demo.scene.lay", note)
+    return drawn
+
+
+def expected_labels(
+    drawn: list[tuple[int, int, int, NDArray[np.bool_]]], start: int, size: tuple[int, int]
+) -> list[tuple[float, ...]]:
+    height, width = size
+    pad, owner = 400, np.full((height + 800, start + width + 1200), -1)
+    for number, (_, x, y, mask) in enumerate(drawn):
+        owner[y + pad : y + pad + mask.shape[0], x + pad : x + pad + mask.shape[1]][mask] = number
+    owner = owner[pad : pad + height, pad + start : pad + start + width]
+    found = []
+    for number, (class_id, x, y, mask) in enumerate(drawn):
+        whole = np.zeros((height + 800, start + width + 1200), bool)
+        whole[y + pad : y + pad + mask.shape[0], x + pad : x + pad + mask.shape[1]] = mask
+        inside = whole[pad : pad + height, pad + start : pad + start + width]
+        if np.count_nonzero(owner == number) >= 0.25 * np.count_nonzero(mask):
+            found.append((float(class_id), *(float(v) for v in tight(inside))))
+    return sorted(found)
+
+
+def listed(labels: Labels) -> list[tuple[float, ...]]:
+    return sorted((float(c), *(float(v) for v in box)) for box, c in zip(labels.xyxy, labels.class_id, strict=True))
+
+
+def test_a_part_under_others_has_no_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among many scenes some parts lie hidden inside the frame; they are in no list."""
+    drawn = watch(monkeypatch)
+    hidden = 0
+    for seed in range(40):
+        drawn.clear()
+        scene = Scene(seed)
+        start = scene._offset
+        labels = scene.render()[1]
+        middles = [x + mask.shape[1] / 2 - start for _, x, _, mask in drawn]
+        hidden += sum(100 < x < 540 for x in middles) - sum(
+            100 < (box[0] + box[2]) / 2 < 540 for box in labels.xyxy.tolist()
+        )
+    assert hidden > 0
+
+
+def test_every_shape_fills_its_grid() -> None:
+    for class_id in range(len(CLASSES)):
+        for variant in range(VARIANTS):
+            shape = model(class_id, variant)
+            assert [level.shape for level in shape.levels] == [(256, 256, 4), (128, 128, 4), (64, 64, 4)]
+            assert 230 <= shape.longest <= 240
+            assert 0.02 < shape.rise < 0.6

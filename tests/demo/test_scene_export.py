@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edgesparse.demo.export import export
+from edgesparse.demo.scene import CLASSES, still
+from edgesparse.errors import ConfigError, SinkError
+
+
+def test_what_is_exported_is_what_was_drawn(tmp_path: Path) -> None:
+    done: list[tuple[int, int]] = []
+    export(tmp_path / "set", 3, 11, height=240, width=320, picture="png", progress=lambda *at: done.append(at))
+    said = json.loads((tmp_path / "set" / "instances.json").read_text())
+    assert done == [(1, 3), (2, 3), (3, 3)]
+    assert [(c["id"], c["name"]) for c in said["categories"]] == list(enumerate(CLASSES))
+    for number, image in enumerate(said["images"]):
+        frame, labels = still(11 + number, height=240, width=320)
+        assert (image["height"], image["width"]) == (240, 320)
+        assert np.array_equal(cv2.imread(str(tmp_path / "set" / "images" / image["file_name"])), frame)
+        boxes = [a for a in said["annotations"] if a["image_id"] == image["id"]]
+        assert [a["category_id"] for a in boxes] == labels.class_id.tolist()
+        for box, (left, top, right, bottom) in zip(boxes, labels.xyxy.tolist(), strict=True):
+            assert box["bbox"] == [left, top, right - left, bottom - top]
+            assert box["area"] == (right - left) * (bottom - top)
+            assert box["iscrowd"] == 0
+    assert len({a["id"] for a in said["annotations"]}) == len(said["annotations"])
+    assert all(a["id"] > 0 for a in said["annotations"])
+
+
+def test_a_jpeg_looks_like_its_frame(tmp_path: Path) -> None:
+    export(tmp_path / "set", 1, 2)
+    seen = cv2.imread(str(tmp_path / "set" / "images" / "000000.jpg"))
+    assert np.abs(seen.astype(int) - still(2)[0]).mean() < 3
+
+
+def test_a_folder_with_something_in_it_is_refused_unless_forced(tmp_path: Path) -> None:
+    mine = tmp_path / "set" / "mine.txt"
+    mine.parent.mkdir()
+    export(tmp_path / "set", 1, 0, height=96, width=128)  # an empty one is no loss
+    mine.write_text("mine")
+    with pytest.raises(ConfigError, match=r"not empty; .*--force"):
+        export(tmp_path / "set", 1, 0, height=96, width=128)
+    assert mine.read_text() == "mine"
+    export(tmp_path / "set", 2, 0, height=96, width=128, force=True)
+    assert sorted(p.name for p in (tmp_path / "set").iterdir()) == ["images", "instances.json"]
+    assert [p.name for p in tmp_path.iterdir()] == ["set"]
+
+
+def test_a_stopped_export_leaves_nothing_and_keeps_what_was_there(tmp_path: Path) -> None:
+    export(tmp_path / "set", 1, 0, height=96, width=128)
+
+    def stop(done: int, count: int) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("set", "other"):
+        with pytest.raises(KeyboardInterrupt):
+            export(tmp_path / name, 5, 0, height=96, width=128, force=True, progress=stop)
+    assert [p.name for p in tmp_path.iterdir()] == ["set"]
+    assert len(list((tmp_path / "set" / "images").iterdir())) == 1
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SinkError, match="cannot be written"):
+        export(tmp_path / "file" / "set", 1, 0, height=96, width=128)
+
+
+@pytest.mark.parametrize(("count", "picture"), [(0, "jpg"), (1, "gif")])
+def test_a_wrong_count_or_kind_is_refused(tmp_path: Path, count: int, picture: str) -> None:
+    with pytest.raises(ConfigError, match="asked for"):
+        export(tmp_path / "set", count, 0, picture=picture)
+    assert not list(tmp_path.iterdir())
