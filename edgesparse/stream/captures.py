@@ -31,6 +31,9 @@ class Capture(Protocol):
     def retrieve(self, image: Image | None = None) -> tuple[bool, Image]:
         """Decode it into `image` where that has the frame's size, else into a new array; return what was used."""
 
+    def get(self, propId: int, /) -> float:
+        """A property of OpenCV's; 0 when unknown."""
+
     def release(self) -> None: ...
 
 
@@ -51,7 +54,7 @@ def prepare_opencv() -> None:
         set_level(0)
 
 
-def frame_rate(capture: cv2.VideoCapture) -> float:
+def frame_rate(capture: Capture) -> float:
     """Nominal frames a second; 0 where it gives none or nonsense."""
     fps = float(capture.get(cv2.CAP_PROP_FPS))
     return fps if 0 < fps <= 1000 else 0.0

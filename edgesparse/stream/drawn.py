@@ -15,6 +15,7 @@ import numpy as np
 
 from edgesparse.errors import SinkError
 from edgesparse.runtime.detections import Detections
+from edgesparse.stream.captures import prepare_opencv
 from edgesparse.stream.draw import draw
 from edgesparse.stream.frames import Frame, Image, Sink
 from edgesparse.stream.writing import claim, failing, stem, writable_folder, write_whole
@@ -75,6 +76,7 @@ class Video(Sink):
             self._written += 1
 
     def _open(self, image: Image) -> None:
+        prepare_opencv()
         height, width = image.shape[:2]
         codec = cv2.VideoWriter.fourcc(*CODECS[self._path.suffix.lower()])
         self._writer = cv2.VideoWriter(str(self._part), codec, self._fps, (width, height))

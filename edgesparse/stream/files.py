@@ -7,13 +7,13 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 
 from edgesparse.errors import SourceError
-from edgesparse.stream.captures import frame_rate, prepare_opencv
+from edgesparse.stream.captures import Capture, Opener, frame_rate, prepare_opencv
 from edgesparse.stream.frames import Frame, Image, Source
 
 log = logging.getLogger("edgesparse.stream")
@@ -26,20 +26,19 @@ class VideoFile(Source):
 
     `opener` opens it at its first frame; `capture`: what that gave, where it was called already."""
 
-    def __init__(
-        self, name: str, opener: Callable[[], cv2.VideoCapture], capture: cv2.VideoCapture | None = None
-    ) -> None:
+    def __init__(self, name: str, opener: Opener, capture: Capture | None = None) -> None:
         self.name = name
         self._opener = opener
         self._image: Image | None = None
         self._next = 0
+        self._over = False
         self._capture = capture or opener()
         self.fps = frame_rate(self._capture)
         total = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self.total = total if total > 0 else None
 
     def read(self) -> Frame | None:
-        while self._capture.grab():
+        while not self._over and self._capture.grab():
             index, self._next = self._next, self._next + 1
             time_ns = time.monotonic_ns()
             ok, image = self._capture.retrieve(self._image)
@@ -47,23 +46,26 @@ class VideoFile(Source):
                 self._image = image
                 return Frame(image, time_ns, index, self.name)
             self.dropped += 1
-        self._at_end()
+        if not self._over:
+            self._end()
         return None
 
-    def _at_end(self) -> None:
-        if self._capture.isOpened() and self._next == self.dropped:
+    def _end(self) -> None:
+        self.close()
+        if self._next == self.dropped:
             raise SourceError(f"{self.name}: not one of its frames can be decoded; is the file whole?")
         # Containers that only estimate their number of frames are out by one or two.
-        if self._capture.isOpened() and self.total is not None and self._next + 2 < self.total:
+        if self.total is not None and self._next + 2 < self.total:
             log.warning("%s ends early: found %d frames of %d promised", self.name, self._next, self.total)
-        self._capture.release()
 
     def reopen(self) -> None:
         self.close()
-        self._next = self.dropped = 0
         self._capture = self._opener()
+        self._next = self.dropped = 0
+        self._over = False
 
     def close(self) -> None:
+        self._over = True
         self._capture.release()
 
 

@@ -12,7 +12,7 @@ import weakref
 import cv2
 
 from edgesparse.errors import SourceError
-from edgesparse.stream.captures import OPEN_SECONDS, READ_SECONDS, Capture, Opener
+from edgesparse.stream.captures import OPEN_SECONDS, READ_SECONDS, Capture, Opener, frame_rate
 from edgesparse.stream.frames import Frame, Image, Source
 
 log = logging.getLogger("edgesparse.stream")
@@ -68,14 +68,15 @@ class Live(Source):
 
     `opener` opens it, raising CameraUnavailable when it isn't there: at once here; later, a source that fails or
     gives no frame for two seconds is opened again, with growing pauses, for as long as it takes. `capture`: what
-    `opener` gave, where that was called already. `fps`: nominal.
+    `opener` gave, where that was called already.
     """
 
     live = True
 
-    def __init__(self, name: str, opener: Opener, capture: Capture | None = None, fps: float = 0.0) -> None:
+    def __init__(self, name: str, opener: Opener, capture: Capture | None = None) -> None:
+        capture = capture or opener()
         self.name = name
-        self.fps = fps
+        self.fps = frame_rate(capture)
         self._opener = opener
         self._slots = Slots()
         self._changed = threading.Condition()
@@ -84,7 +85,7 @@ class Live(Source):
         self._failure: Exception | None = None
         self._closed = False
         self._stuck: list[_Worker] = []
-        self._worker = _Worker(self, capture or opener())
+        self._worker = _Worker(self, capture)
         self._worker.start()
 
     def read(self) -> Frame | None:

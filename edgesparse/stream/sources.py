@@ -11,7 +11,7 @@ import cv2
 
 from edgesparse.demo.scene import Scene
 from edgesparse.errors import SourceError
-from edgesparse.stream.captures import Size, frame_rate, open_camera, open_csi, open_url, open_video, redact
+from edgesparse.stream.captures import Size, open_camera, open_csi, open_url, open_video, redact
 from edgesparse.stream.files import PictureFiles, VideoFile, is_picture, matches, pictures_in
 from edgesparse.stream.frames import Frame as Frame
 from edgesparse.stream.frames import Image
@@ -47,17 +47,13 @@ def _numbered(number: int) -> Path:
 
 
 def _camera(device: Path, size: Size | None, fps: float | None) -> Source:
-    opener = functools.partial(open_camera, device, size, fps)
-    capture = opener()
-    return Live(str(device), opener, capture, frame_rate(capture))
+    return Live(str(device), functools.partial(open_camera, device, size, fps))
 
 
 def _csi(sensor: str, size: Size | None, fps: float | None) -> Source:
     if not sensor.isdecimal():
         raise SourceError(f"csi://{sensor} names no camera: write csi://0 for the first")
-    opener = functools.partial(open_csi, int(sensor), size, fps)
-    capture = opener()
-    return Live(f"csi://{sensor}", opener, capture, frame_rate(capture))
+    return Live(f"csi://{sensor}", functools.partial(open_csi, int(sensor), size, fps))
 
 
 def _stream(url: str) -> Source:
@@ -68,14 +64,11 @@ def _stream(url: str) -> Source:
     capture = opener()
     if scheme.startswith("http") and capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0:
         return VideoFile(name, opener, capture)
-    return Live(name, opener, capture, frame_rate(capture))
+    return Live(name, opener, capture)
 
 
 def _demo(seed: int, size: Size | None) -> Source:
-    def opener() -> DemoCapture:
-        return DemoCapture(seed, size or (640, 480))
-
-    return Live(f"demo:{seed}", opener, fps=DEMO_FPS)
+    return Live(f"demo:{seed}", functools.partial(DemoCapture, seed, size or (640, 480)))
 
 
 def _files(text: str) -> Source:
@@ -116,6 +109,9 @@ class DemoCapture:
 
     def retrieve(self, image: Image | None = None) -> tuple[bool, Image]:
         return True, self._scene.render(out=image)[0]
+
+    def get(self, prop: int, /) -> float:
+        return DEMO_FPS if prop == cv2.CAP_PROP_FPS else 0.0
 
     def release(self) -> None:
         pass

@@ -1,0 +1,135 @@
+"""What a source's name means, and what is said of one that isn't there."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import cv2
+import pytest
+
+from edgesparse.errors import CameraUnavailable, SourceError
+from edgesparse.stream import captures
+from edgesparse.stream.captures import csi_pipeline, open_camera, open_csi, redact
+from edgesparse.stream.sources import open_source
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (-1, r"no camera -1: cameras are numbered from 0"),
+        ("", r"no source: name a camera"),
+        ("missing.mp4", r"no source missing\.mp4: no such file, folder or camera"),
+        ("missing/*.jpg", r"no pictures match missing/\*\.jpg: found 0 files"),
+        ("foo://x", r"cannot open foo://x: an address starts with one of rtsp, "),
+        ("csi://a", r"csi://a names no camera"),
+    ],
+)
+def test_a_wrong_name_is_one_line_and_wrong_use(spec: str | int, message: str) -> None:
+    with pytest.raises(SourceError, match=f"^{message}") as caught:
+        open_source(spec)
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("files", [0, 2])
+def test_a_folder_without_pictures(tmp_path: Path, files: int) -> None:
+    for number in range(files):
+        (tmp_path / f"{number}.txt").touch()
+    with pytest.raises(SourceError, match=rf"no pictures in .*: found {files} entries, none ending in \.bmp") as caught:
+        open_source(tmp_path)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("spec", ["77", 77, "/dev/video77"])
+def test_a_camera_that_is_not_there(spec: str | int) -> None:
+    found = ", ".join(sorted(map(str, Path("/dev").glob("video*")))) or "none"
+    with pytest.raises(CameraUnavailable) as caught:
+        open_source(spec)
+    assert str(caught.value) == f"no camera 77: /dev/video77 does not exist; found: {found}"
+    assert caught.value.exit_code == 3
+
+
+def test_a_device_that_is_no_camera(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(CameraUnavailable, match=r"cannot open /dev/null: is it a camera, and free\?"):
+        open_source("/dev/null")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_camera_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = tmp_path / "video0"
+    device.touch()
+    monkeypatch.setattr(captures.os, "access", lambda path, mode: False)
+    with pytest.raises(CameraUnavailable, match=r"no permission to open .*video0: .* sudo usermod -aG \w+ \$USER"):
+        open_camera(device, None, None)
+
+
+@pytest.mark.parametrize("scheme", ["rtsp", "http"])
+def test_an_address_that_does_not_answer_hides_its_password(scheme: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(CameraUnavailable) as caught:
+        open_source(f"{scheme}://user:secret@127.0.0.1:9/x?key=secret")
+    assert str(caught.value) == f"cannot open {scheme}://127.0.0.1:9/x: is the address right and the camera on?"
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("rtsp://user:pass@host/x", "rtsp://host/x"),
+        ("rtsp://user:p@ss@host:554/x?token=1#y", "rtsp://host:554/x"),
+        ("http://host", "http://host"),
+        ("rtsp://[fe80::1]:554/x", "rtsp://[fe80::1]:554/x"),
+    ],
+)
+def test_names_hold_no_credentials(url: str, name: str) -> None:
+    assert redact(url) == name
+
+
+def test_csi_without_gstreamer_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captures.cv2, "getBuildInformation", lambda: "    GStreamer:                   NO\n")
+    with pytest.raises(CameraUnavailable, match=r"^csi://0 needs an OpenCV with GStreamer"):
+        open_csi(0, None, None)
+
+
+def test_csi_pipeline_asks_for_the_size_and_rate() -> None:
+    pipeline = csi_pipeline(1, (1920, 1080), 29.97)
+    assert "nvarguscamerasrc sensor-id=1 ! " in pipeline
+    assert "width=1920,height=1080,framerate=30/1" in pipeline
+    assert pipeline.endswith("appsink drop=true max-buffers=1 sync=false")
+
+
+def test_a_video_over_http_is_a_file_with_an_end(tmp_path: Path) -> None:
+    from functools import partial
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+    path = tmp_path / "clip.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25, (64, 48))
+    for _ in range(12):
+        writer.write(cv2.UMat(48, 64, cv2.CV_8UC3).get())
+    writer.release()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        with open_source(f"http://127.0.0.1:{server.server_port}/clip.mp4") as source:
+            assert not source.live
+            assert len(list(source)) == source.total == 12
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_the_demo_is_a_live_camera_of_a_seed() -> None:
+    with open_source("demo:7") as source, open_source("demo:7", size=(320, 240)) as small:
+        assert (source.name, source.live, source.fps, source.total) == ("demo:7", True, 30.0, None)
+        first, second = source.read(), source.read()
+        assert first is not None and second is not None
+        assert first.image.shape == (480, 640, 3)
+        assert second.time_ns - first.time_ns > 0
+        frame = small.read()
+        assert frame is not None and frame.image.shape == (240, 320, 3)
