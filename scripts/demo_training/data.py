@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 from collections import deque
@@ -71,8 +70,9 @@ class Painters:
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the processes are as many as the cores already
         count = max(1, (os.cpu_count() or 1) - 1)
-        self._pool = ProcessPoolExecutor(count, context, initializer=_politely)
+        self._pool = ProcessPoolExecutor(count, context)
 
     def __enter__(self) -> Painters:
         return self
@@ -105,9 +105,3 @@ class Order:
         for future in self.pending:
             future.cancel()
         self.pending.clear()
-
-
-def _politely() -> None:
-    """The trainer's process comes first."""
-    with contextlib.suppress(OSError):
-        os.nice(10)

@@ -81,6 +81,9 @@ def main(arguments: list[str] | None = None) -> int:
     except EdgeSparseError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on with the dense training", file=sys.stderr)
+        return 130
     return 0
 
 

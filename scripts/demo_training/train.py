@@ -57,7 +57,7 @@ class Phase:
     def __init__(self, plan: Plan, detector: Detector, seed: int) -> None:
         self.plan, self.detector = plan, detector
         device = next(detector.parameters()).device
-        self.optimizer = torch.optim.AdamW(_groups(detector, plan.decay), plan.rate, fused=device.type == "cuda")
+        self.optimizer = torch.optim.AdamW(_groups(detector, plan.decay), plan.rate)
         self.average = Average(detector)
         self.random = torch.Generator(device).manual_seed(seed)
         self.step, self.seconds = 0, 0.0
@@ -70,6 +70,7 @@ class Phase:
         """Train to the end of the plan; calls `each_minute` about that often."""
         before, clock, losses = self.seconds, time.monotonic(), []
         told = saved = clock
+        self.detector.train()
         while self.progress < 1:
             losses.append(self._learn(album))
             if self.step % 10 == 0 or self.plan.steps < 100:
@@ -91,7 +92,6 @@ class Phase:
             group["lr"] = plan.rate * _cosine(progress, plan.warm)
         batch = album.batch(plan.batch, self.random, 0.6 if progress < 1 - plan.plain else 0.0)
         images = batch.images.contiguous(memory_format=torch.channels_last)
-        self.detector.train()
         with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
             outputs = self.detector(images)
         parts = detection_loss(self.detector, outputs, batch.boxes, batch.classes)
@@ -113,14 +113,13 @@ class Phase:
         if not math.isfinite(overlap + label + spread):
             raise SystemExit(f"{self.plan.name}: the loss is no number any more; lower the learning rate")
 
-    def save(self, path: Path, **more: Any) -> None:
+    def save(self, path: Path) -> None:
         """Write the phase to `path` and, as each file should stay small, its optimizer beside it."""
         state = {
             "detector": self.detector.state_dict(),
             "average": self.average.detector.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
-            **more,
         }
         write(state, path)
         write(self.optimizer.state_dict(), optimizer_path(path))

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from collections import deque
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,12 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from demo_training import data  # noqa: E402
-from demo_training.batches import Batch, moved, tinted  # noqa: E402
+from demo_training.batches import Album, Batch, moved, tinted  # noqa: E402
 from demo_training.loss import assign, complete_iou, detection_loss, iou  # noqa: E402
 from demo_training.main import main  # noqa: E402
 from demo_training.net import BINS, Detector  # noqa: E402
 from demo_training.score import Found, Truth, evaluate  # noqa: E402
+from demo_training.train import Phase, Plan  # noqa: E402
 
 from edgesparse import config  # noqa: E402
 from edgesparse.demo.scene import CLASSES, still  # noqa: E402
@@ -123,6 +126,23 @@ def test_tinting_stays_in_range_and_differs() -> None:
     images = torch.rand(2, 3, 8, 8, generator=random()).repeat_interleave(2, 0)
     out = tinted(images, random())
     assert out.min() >= 0 and out.max() <= 1 and not torch.allclose(out[0], out[1])
+
+
+def test_a_phase_goes_on_from_where_it_was_saved(tmp_path: Path) -> None:
+    done: Future[data.Pictures] = Future()
+    done.set_result(data.draw(0, 2))
+    album = Album(data.Order(deque([done])), 2, torch.device("cpu"))
+    album.fill(2)
+    phase = Phase(Plan("dense", 60, 1e-3, 2, steps=2), Detector(5), seed=0)
+    phase.run(album, lambda text: None)
+    phase.save(tmp_path / "dense.pt")
+    again = Phase(phase.plan, Detector(5), seed=0)
+    again.load(tmp_path / "dense.pt")
+    assert again.step == 2 and again.progress == 1 and again.seconds == phase.seconds
+    for mine, other in ((again.detector, phase.detector), (again.average.detector, phase.average.detector)):
+        torch.testing.assert_close(mine.state_dict(), other.state_dict())
+    momentum = [run.optimizer.state_dict()["state"][0]["exp_avg"] for run in (phase, again)]
+    torch.testing.assert_close(*momentum)
 
 
 def test_overlaps() -> None:
