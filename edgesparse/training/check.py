@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import onnx
-
-from edgesparse.errors import ModelError, SparsityError
+from edgesparse.errors import SparsityError
+from edgesparse.graph.model import load
 from edgesparse.graph.sparsity import Inspection, inspect
 
 LISTED = 5
@@ -21,10 +20,7 @@ def check_onnx(path: str | Path, *, require: bool = False, skip: Sequence[str] =
     `skip`: an exporter writes the module `head.out` as the node `/head/out/Conv`.
     Raises ModelError for a file that is no ONNX, SparsityError naming the layers that break the pattern.
     """
-    try:
-        report = inspect(onnx.load(path))
-    except Exception as error:  # protobuf's own error class has no typed import
-        raise ModelError(f"{path}: no ONNX file that can be read ({error}): export the model again") from error
+    report = inspect(load(Path(path)))
     if require:
         _refuse_dense(Path(path).name, report, skip)
     return report
