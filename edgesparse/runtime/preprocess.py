@@ -89,8 +89,8 @@ class Preprocessor:
         pixel = np.arange(256, dtype=np.float64)[None] * spec.scale
         table = (pixel - np.array(spec.mean)[:, None]) / np.array(spec.std)[:, None]
         self._tables = table.astype(np.float32)
-        self._copies = buffer.dtype == np.uint8
-        if self._copies and not np.array_equal(table, np.tile(np.arange(256.0), (3, 1))):
+        self._copies = np.array_equal(table, np.tile(np.arange(256.0), (3, 1)))
+        if buffer.dtype == np.uint8 and not self._copies:
             raise ModelError("the network takes uint8: set input.scale: 1, mean: 0, std: 1 in the recipe")
         self._boxes: list[Letterbox | None] = [None] * len(buffer)
 
@@ -123,7 +123,6 @@ class Preprocessor:
             raise SourceError(f"frame is {frame.shape} {frame.dtype}: needed H x W x 3 uint8 (BGR)")
         box = Letterbox.fit((frame.shape[0], frame.shape[1]), self._spec.size, self._spec.letterbox)
         for channel in range(3):
-            pad = self._spec.pad if self._copies else self._tables[channel, self._spec.pad]
-            self._buffer[slot, channel] = pad
+            self._buffer[slot, channel] = self._tables[channel, self._spec.pad]
         self._boxes[slot] = box
         return box

@@ -1,0 +1,226 @@
+"""What the path round the engine costs: YOLOX-nano at 416 on 1080p frames, side by side with the common ways.
+
+    python benchmarks/frame_path.py [--real ../shared/real] [--ultralytics PYTHON] [--save]
+
+Three ways over the same frames and the same ONNX Runtime session settings, interleaved frame by frame in one run:
+edgesparse; the plain OpenCV and NumPy way of YOLOX's ONNX demo, written out below from its description; and, with
+--ultralytics (the interpreter of an environment that has it), Ultralytics' own pre- and post-processing, in a process
+of its own. Prints JSON; --save writes it to benchmarks/results/frame_path.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.common import machine, save
+from edgesparse.build.ready import open_detector, ready
+from edgesparse.config import Run
+
+HERE = Path(__file__).resolve().parent
+SIZE = (416, 416)
+CONF, IOU = 0.25, 0.45
+STRIDES = (8, 16, 32)
+
+
+def demo_preprocess(image: np.ndarray) -> tuple[np.ndarray, float]:
+    """As YOLOX's ONNX demo does: a fresh grey canvas, resize, paste, transpose, contiguous float32."""
+    canvas = np.ones((*SIZE, 3), np.uint8) * 114
+    ratio = min(SIZE[0] / image.shape[0], SIZE[1] / image.shape[1])
+    new = (int(image.shape[1] * ratio), int(image.shape[0] * ratio))
+    resized = cv2.resize(image, new, interpolation=cv2.INTER_LINEAR).astype(np.uint8)
+    canvas[: new[1], : new[0]] = resized
+    return np.ascontiguousarray(canvas.transpose(2, 0, 1), dtype=np.float32)[None], ratio
+
+
+def demo_postprocess(raw: np.ndarray, ratio: float) -> np.ndarray | None:
+    """As YOLOX's ONNX demo does: grids made anew, every box decoded, then NMS a class in NumPy."""
+    grids, strides = [], []
+    for stride in STRIDES:
+        xs, ys = np.meshgrid(np.arange(SIZE[1] // stride), np.arange(SIZE[0] // stride))
+        cells = np.stack((xs, ys), 2).reshape(1, -1, 2)
+        grids.append(cells)
+        strides.append(np.full((*cells.shape[:2], 1), stride))
+    grid, step = np.concatenate(grids, 1), np.concatenate(strides, 1)
+    raw[..., :2] = (raw[..., :2] + grid) * step
+    raw[..., 2:4] = np.exp(raw[..., 2:4]) * step
+    boxes, scores = raw[0, :, :4], raw[0, :, 4:5] * raw[0, :, 5:]
+    corners = np.ones_like(boxes)
+    corners[:, 0] = boxes[:, 0] - boxes[:, 2] / 2.0
+    corners[:, 1] = boxes[:, 1] - boxes[:, 3] / 2.0
+    corners[:, 2] = boxes[:, 0] + boxes[:, 2] / 2.0
+    corners[:, 3] = boxes[:, 1] + boxes[:, 3] / 2.0
+    corners /= ratio
+    found = []
+    for label in range(scores.shape[1]):
+        mask = scores[:, label] > CONF
+        if mask.any():
+            kept = demo_nms(corners[mask], scores[mask, label])
+            rows = np.concatenate([corners[mask][kept], scores[mask, label][kept, None]], 1)
+            found.append(np.concatenate([rows, np.full((len(kept), 1), label)], 1))
+    return np.concatenate(found, 0) if found else None
+
+
+def demo_nms(boxes: np.ndarray, scores: np.ndarray) -> list[int]:
+    x1, y1, x2, y2 = boxes.T
+    areas = (x2 - x1 + 1) * (y2 - y1 + 1)
+    order, keep = scores.argsort()[::-1], []
+    while order.size > 0:
+        i = order[0]
+        keep.append(int(i))
+        w = np.maximum(0.0, np.minimum(x2[i], x2[order[1:]]) - np.maximum(x1[i], x1[order[1:]]) + 1)
+        h = np.maximum(0.0, np.minimum(y2[i], y2[order[1:]]) - np.maximum(y1[i], y1[order[1:]]) + 1)
+        overlap = w * h / (areas[i] + areas[order[1:]] - w * h)
+        order = order[np.where(overlap <= IOU)[0] + 1]
+    return keep
+
+
+def frames_of(real: Path, count: int) -> list[np.ndarray]:
+    """Frames of both videos, enlarged to 1080p."""
+    frames = []
+    for name in ("one-by-one-person-detection.mp4", "bottle-detection.mp4"):
+        video = cv2.VideoCapture(str(real / "video" / name))
+        length = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+        for index in np.linspace(0.1 * length, 0.9 * length, count // 2, dtype=int):
+            video.set(cv2.CAP_PROP_POS_FRAMES, int(index))
+            frames.append(cv2.resize(video.read()[1], (1920, 1080)))
+    return frames
+
+
+def timed(action: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    start = time.perf_counter()
+    result = action(*arguments)
+    return result, 1e3 * (time.perf_counter() - start)
+
+
+def measure(real: Path, rounds: int) -> dict[str, Any]:
+    frames = frames_of(real, 24)
+    package = ready(real / "models" / "yolox_nano.onnx", HERE / "scratch", classes="coco")
+    rows: dict[str, list[float]] = {
+        key: [] for key in ("ours_before", "engine", "ours_after", "demo_before", "demo_after")
+    }
+    agree = []
+    with open_detector(package, Run(conf=CONF, iou=IOU)) as detector:
+        engine_input, output = next(iter(detector.runner.buffers.values())), detector._outputs[0]
+        for number in range(rounds + 1):
+            for frame in frames:
+                found = detector(frame)
+                before, engine, *after = detector.times / 1e6
+                (tensor, ratio), demo_before = timed(demo_preprocess, frame)
+                engine_input[...] = tensor
+                detector.runner.infer()
+                theirs, demo_after = timed(demo_postprocess, output.copy(), ratio)
+                agree.append(len(found) == (0 if theirs is None else len(theirs)))
+                if number:  # the first round warms up
+                    for key, value in zip(rows, (before, engine, sum(after), demo_before, demo_after), strict=True):
+                        rows[key].append(value)
+    p50 = {key: float(np.median(values)) for key, values in rows.items()}
+    round_ours, round_demo = p50["ours_before"] + p50["ours_after"], p50["demo_before"] + p50["demo_after"]
+    return {
+        "milliseconds_p50": p50,
+        "round_the_engine_share": round_ours / p50["engine"],
+        "demo_over_edgesparse": round_demo / round_ours,
+        "same_number_of_boxes": float(np.mean(agree)),
+        "frames": len(rows["engine"]),
+    }
+
+
+ULTRALYTICS = """
+import json, sys, time
+import numpy as np, torch, ultralytics
+from ultralytics.data.augment import LetterBox
+from ultralytics.utils import ops
+try:
+    from ultralytics.utils.nms import non_max_suppression
+except ImportError:
+    from ultralytics.utils.ops import non_max_suppression
+frames, raw = np.load(sys.argv[1]), np.load(sys.argv[2])
+size, conf, iou, rounds = (416, 416), float(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5])
+letterbox = LetterBox(size, auto=False, stride=32)
+before, after = [], []
+for number in range(rounds + 1):
+    for frame, output in zip(frames, raw):
+        start = time.perf_counter()
+        picture = np.stack([letterbox(image=frame)])
+        picture = np.ascontiguousarray(picture[..., ::-1].transpose((0, 3, 1, 2)))
+        tensor = torch.from_numpy(picture).float() / 255
+        middle = time.perf_counter()
+        prediction = torch.from_numpy(output)[None]
+        start_after = time.perf_counter()
+        for found in non_max_suppression(prediction, conf, iou, nc=80):
+            found[:, :4] = ops.scale_boxes(size, found[:, :4], frame.shape)
+        end = time.perf_counter()
+        if number:
+            before.append(1e3 * (middle - start)); after.append(1e3 * (end - start_after))
+print(json.dumps({"ultralytics": ultralytics.__version__, "torch": torch.__version__,
+                  "milliseconds_p50": {"before": float(np.median(before)), "after": float(np.median(after))}}))
+"""
+
+
+def measure_ultralytics(python: str, real: Path, rounds: int, ours: dict[str, Any]) -> dict[str, Any]:
+    """Its pre- and post-processing alone, on the same frames and the same network's outputs laid out as YOLOv8's."""
+    frames = frames_of(real, 24)
+    package = ready(real / "models" / "yolox_nano.onnx", HERE / "scratch", classes="coco")
+    outputs = []
+    with open_detector(package, Run(conf=CONF, iou=IOU)) as detector:
+        for frame in frames:
+            detector(frame)
+            raw = detector._outputs[0][0]
+            centre_size = as_yolov8(raw)
+            outputs.append(centre_size)
+    folder = HERE / "scratch"
+    np.save(folder / "frames.npy", np.stack(frames))
+    np.save(folder / "raw.npy", np.stack(outputs))
+    script = folder / "peer.py"
+    script.write_text(ULTRALYTICS)
+    command = [
+        python,
+        str(script),
+        str(folder / "frames.npy"),
+        str(folder / "raw.npy"),
+        str(CONF),
+        str(IOU),
+        str(rounds),
+    ]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+    peer: dict[str, Any] = json.loads(said)
+    mine = ours["milliseconds_p50"]
+    peer["over_edgesparse"] = sum(peer["milliseconds_p50"].values()) / (mine["ours_before"] + mine["ours_after"])
+    return peer
+
+
+def as_yolov8(raw: np.ndarray) -> np.ndarray:
+    """YOLOX's raw rows [N, 85] as YOLOv8's [84, N]: decoded, class scores times objectness."""
+    from edgesparse.runtime.heads import grid
+
+    corner, stride = grid(SIZE, STRIDES)
+    boxes = np.concatenate([(raw[:, :2] + corner) * stride, np.exp(raw[:, 2:4]) * stride], 1)
+    return np.ascontiguousarray(np.concatenate([boxes, raw[:, 4:5] * raw[:, 5:]], 1).T)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--real", type=Path, default=HERE.parents[1] / "shared" / "real")
+    parser.add_argument("--ultralytics", metavar="PYTHON", help="an interpreter that has Ultralytics")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--save", action="store_true")
+    said = parser.parse_args()
+    result = {"question": __doc__, **machine(), **measure(said.real, said.rounds)}
+    if said.ultralytics:
+        result["ultralytics"] = measure_ultralytics(said.ultralytics, said.real, said.rounds, result)
+    save("frame_path", result, said.save)
+
+
+if __name__ == "__main__":
+    main()
