@@ -40,7 +40,7 @@ _COLOURS = (
 def draw_belt(rng: np.random.Generator) -> Belt:
     base = _COLOURS[int(rng.choice(len(_COLOURS), p=(0.27, 0.2, 0.18, 0.14, 0.11, 0.1)))]
     lift = float(rng.uniform(0.8, 1.25))
-    b, g, r = (c * lift * float(rng.uniform(0.93, 1.07)) for c in base)
+    b, g, r = (c * lift * float(rng.uniform(0.96, 1.04)) for c in base)
     weave = ("none", "cloth", "cloth", "ribs", "diamond")[int(rng.integers(0, 5))]
     period = float(rng.uniform(3, 5) if weave == "cloth" else rng.uniform(5, 14)) / 8
     return Belt((b, g, r), weave, period, float(rng.uniform(2, 7)), float(rng.uniform(0, 1)), bool(rng.uniform() < 0.3))

@@ -82,21 +82,11 @@ def _write_pictures(
 
 def _annotations(labels: Labels, image: int, first: int) -> list[dict[str, Any]]:
     """COCO counts annotations from 1: its scoring takes 0 for "no match"."""
-    found = []
-    for number, (box, class_id) in enumerate(
-        zip(labels.xyxy.tolist(), labels.class_id.tolist(), strict=True), first + 1
-    ):
-        x, y, wide, high = box[0], box[1], box[2] - box[0], box[3] - box[1]
-        found.append(
-            {
-                "id": number,
-                "image_id": image,
-                "category_id": class_id,
-                "bbox": [x, y, wide, high],
-                "area": wide * high,
-                "iscrowd": 0,
-            }
-        )
+    found: list[dict[str, Any]] = []
+    for (x, y, right, bottom), class_id in zip(labels.xyxy.tolist(), labels.class_id.tolist(), strict=True):
+        box = [x, y, right - x, bottom - y]
+        which = {"id": first + len(found) + 1, "image_id": image, "category_id": class_id}
+        found.append({**which, "bbox": box, "area": box[2] * box[3], "iscrowd": 0})
     return found
 
 

@@ -62,15 +62,16 @@ def model(class_id: int, variant: int) -> Model:
 
 def _bake(solid: _Solid, rng: np.random.Generator) -> Model:
     height = np.where(solid.mask, solid.height, 0.0)
-    slopes: list[Float] = np.gradient(height - 0.6 * _scratches(rng))
+    slopes = np.gradient(height - 0.6 * _scratches(rng))
     rings = rng.integers(-256, 257, _GRID)[(_R / 2.5).astype(np.int64)] / 256
     marks = (solid.lathe * rings + solid.dish * _R / _REACH) / np.maximum(_R, 1)
     gx = slopes[1] + marks * _X
     gy = slopes[0] + marks * _Y
     length = np.sqrt(gx * gx + gy * gy + 1)
     shade = _occlusion(height) * _grime(rng)
-    normal = [_halve(np.asarray(-g / length, np.float64)) + solid.grain * _grain(rng) for g in (gx, gy)]
-    channels = [128 + 127 * np.clip(n, -1, 1) for n in normal] + [_halve(shade), 255 * _halve(solid.mask * 1.0)]
+    normal = [_halve(-g / length) + solid.grain * _grain(rng) for g in (gx, gy)]
+    cover = 255 * _halve(solid.mask.astype(np.float64))
+    channels = [*(128 + 127 * np.clip(n, -1, 1) for n in normal), _halve(shade), cover]
     top = np.ascontiguousarray(np.stack([np.rint(c) for c in channels], axis=-1).astype(np.uint8))
     levels = [top]
     while levels[-1].shape[0] > 64:

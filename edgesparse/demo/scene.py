@@ -22,6 +22,7 @@ from edgesparse.demo.camera import Camera, draw_camera
 from edgesparse.demo.light import METALS, draw_light
 from edgesparse.demo.parts import CLASSES, VARIANTS
 from edgesparse.demo.sprite import Pose, Sprite, draw_sprite, lay, lies
+from edgesparse.errors import ConfigError
 
 __all__ = ["CLASSES", "Labels", "Scene", "still"]
 
@@ -32,7 +33,7 @@ SEEN = 0.25  # a part of which less can be seen has no label
 SLOTS = 6  # the belt is filled slot by slot, this many a frame's width; each has one part that stays in sight
 _MOST = 5  # parts a slot
 _CROWD = 23  # parts a frame, from which on a slot gets one only: never more than 30
-_ANCHOR = 0.8  # how much of a slot's first part others leave uncovered
+_ANCHOR = 0.6  # how much of a slot's first part others leave uncovered
 _SIZES = ((64, 158), (36, 86), (34, 100), (56, 156), (60, 156))  # longest side at 640x480, by class
 _STANDING = (38, 70)  # bolts on their heads
 
@@ -51,7 +52,7 @@ class _Part:
     def __init__(self, pose: Pose, x: int, y: int, area: int, mask: Mask, anchor: bool) -> None:
         self.class_id, self.radius, self.anchor = pose.class_id, pose.longest * 0.45, anchor
         self.x, self.y, self.area = x, y, area
-        self.open = mask.copy()
+        self.open, self._inside = mask.copy(), max(int(np.count_nonzero(mask)), 1)
         height = mask.shape[0]
         self._any: Mask = np.asarray(mask.any(axis=0))
         self._top = np.where(self._any, mask.argmax(axis=0), height)
@@ -66,9 +67,9 @@ class _Part:
         self._seen = np.concatenate([[0], np.cumsum(np.count_nonzero(self.open, axis=0))])
 
     def left_open(self, mask: Mask, x: int, y: int) -> float:
-        """The share of the silhouette that stays uncovered when `mask` is laid at (x, y)."""
+        """The share of the silhouette inside the belt's rims that stays uncovered when `mask` is laid at (x, y)."""
         mine, other = self._shared(mask, x, y)
-        return float(np.count_nonzero(self.open) - np.count_nonzero(self.open[mine] & mask[other])) / self.area
+        return float(np.count_nonzero(self.open) - np.count_nonzero(self.open[mine] & mask[other])) / self._inside
 
     def cover(self, mask: Mask, x: int, y: int) -> None:
         mine, other = self._shared(mask, x, y)
@@ -95,12 +96,20 @@ class _Part:
 
 
 class Scene:
-    """An endless belt. `height`, `width`: size of a frame, at least 64 pixels each."""
+    """An endless belt. `height`, `width`: size of a frame in pixels; `seed`: 0 or more.
+
+    Raises ConfigError for less than 64 pixels, or a negative seed."""
 
     def __init__(self, seed: int = 0, *, height: int = 480, width: int = 640) -> None:
-        self._setup(np.random.Generator(np.random.PCG64([0, seed])), height, width, frames=2)
+        self._setup((0, seed), height, width, frames=2)
 
-    def _setup(self, rng: np.random.Generator, height: int, width: int, frames: int) -> None:
+    def _setup(self, seeds: tuple[int, int], height: int, width: int, frames: int) -> None:
+        """`frames`: how many frames' widths of belt pass before its pattern repeats."""
+        if min(height, width) < 64:
+            raise ConfigError(f"frames of {width}x{height} pixels asked for; ask for at least 64x64")
+        if seeds[1] < 0:
+            raise ConfigError(f"seed {seeds[1]} asked for; choose 0 or more")
+        rng = np.random.Generator(np.random.PCG64(seeds))
         self._rng, self._height, self._width = rng, height, width
         self._scale = min(height / 480, width / 640)
         belt = draw_belt(rng)
@@ -197,14 +206,14 @@ class Scene:
         for _ in range(8):
             x = start + float(rng.uniform(0, self._slot))
             y = float(rng.uniform(rim, self._height - rim))
-            if rng.uniform(0, 1) < 0.08 or all(self._clear(part, x, y, radius) for part in self._parts[-24:]):
+            if rng.uniform(0, 1) < 0.12 or all(self._clear(part, x, y, radius) for part in self._parts[-24:]):
                 break
         return x, y
 
     @staticmethod
     def _clear(part: _Part, x: float, y: float, radius: float) -> bool:
         px, py = part.middle
-        return math.hypot(px - x, py - y) > 0.8 * (part.radius + radius)
+        return math.hypot(px - x, py - y) > 0.7 * (part.radius + radius)
 
     def _lay(self, sprite: Sprite, pose: Pose, x: float, y: float, anchor: bool) -> _Part | None:
         left, top = round(x - sprite.mask.shape[1] / 2), round(y - sprite.mask.shape[0] / 2)
@@ -221,7 +230,8 @@ class Scene:
 
 
 def still(seed: int, *, height: int = 480, width: int = 640) -> tuple[Bytes, Labels]:
-    """One frame of a scene of its own: light, belt, exposure and parts all come from the seed."""
+    """One frame of a scene of its own: light, belt, exposure and parts all come from the seed.
+    Raises ConfigError as Scene does."""
     scene = Scene.__new__(Scene)
-    scene._setup(np.random.Generator(np.random.PCG64([1, seed])), height, width, frames=1)
+    scene._setup((1, seed), height, width, frames=1)
     return scene.render()
