@@ -24,7 +24,7 @@ class TensorSpec:
     dtype: str
 
     def __str__(self) -> str:
-        return f"{self.name} {'x'.join(map(str, self.shape))} {self.dtype}"
+        return f"{self.name} {'x'.join(map(str, self.shape)) or 'scalar'} {self.dtype}"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse.backends.base import Availability, Backend, BuildOptions, BuildResult, Runner, TensorSpec
@@ -15,8 +16,8 @@ from edgesparse.errors import BuildError
 
 
 class NullBackend(Backend):
-    """Its files are JSON: `inputs` and `outputs` ([name, shape, dtype] each), `values` (a constant an output),
-    `seconds` (how long one inference takes), `fail_at` (the inference that raises)."""
+    """Its files are JSON: `inputs` and `outputs` ([name, shape, dtype] each), `values` (a number or nested lists
+    an output), `seconds` (how long one inference takes), `fail_at` (the inference that raises)."""
 
     name = "null"
     suffix = ".json"
@@ -30,7 +31,7 @@ class NullBackend(Backend):
     def load(self, path: Path, threads: int = 0) -> Runner:
         try:
             return NullRunner(json.loads(path.read_text()))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
             raise BuildError(f"{path}: not a file of the null backend: {error}") from error
 
     def identity(self) -> dict[str, str]:
@@ -46,7 +47,7 @@ class NullRunner(Runner):
         self.outputs = _specs(plan["outputs"])
         values = plan.get("values", {})
         assert isinstance(values, dict)
-        self._values = {spec.name: values.get(spec.name, 0) for spec in self.outputs}
+        self._values = {spec.name: np.asarray(values.get(spec.name, 0), spec.dtype) for spec in self.outputs}
         self._seconds = float(str(plan.get("seconds", 0)))
         self._fail_at = int(str(plan.get("fail_at", -1)))
         self._count = 0

@@ -37,28 +37,40 @@ def choose(layout: Layout, metadata: Mapping[str, str], sample: Sequence[NDArray
 
 def check(name: str, layout: Layout) -> None:
     """Raises ModelError when the head `name` cannot read these outputs."""
-    fitting = {1: ("yolov5", "yolov8", "yolox", "end2end", "rtdetr"), 2: ("yolo-nas", "rtdetr"), 3: ("rtdetr",)}
-    fits = name in fitting.get(len(layout.outputs), ("efficient-nms",))
-    shapes = [spec.shape for spec in layout.outputs]
-    if fits and len(shapes) == 1:
-        fits = len(shapes[0]) == 3 and (name != "end2end" or shapes[0][2] == 6)
-        fits = fits and (name != "yolox" or strides_of(shapes[0][1], layout.size) is not None)
     try:
+        fits = _fits(name, layout)
         classes = HEADS[name].classes(layout) if fits else 0
-    except (LookupError, IndexError):
+        HEADS[name].decode(layout, 1.0, False)
+    except LookupError:
         classes = 0
     if classes is not None and classes < 1:
         raise ModelError(f"head '{name}' cannot read this network: saw {_seen(layout)}; needed {_needed(name)}")
+
+
+def _fits(name: str, layout: Layout) -> bool:
+    """Whether number, rank and direction of the outputs are this head's; grids may be others than the usual."""
+    shapes = [spec.shape for spec in layout.outputs]
+    if len(shapes) != 1:
+        return name in {2: ("yolo-nas", "rtdetr"), 3: ("rtdetr",), 4: ("efficient-nms",)}.get(len(shapes), ())
+    if len(shapes[0]) != 3 or name in ("yolo-nas", "efficient-nms"):
+        return False
+    along, across = (2, 1) if name == "yolov8" else (1, 2)
+    on_grid = strides_of(shapes[0][along], layout.size) is not None
+    if name == "yolox":
+        return on_grid
+    if name == "end2end":
+        return shapes[0][2] == 6
+    return on_grid or strides_of(shapes[0][across], layout.size) is None
 
 
 def names_in(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
     """Class names from the file's metadata, as Ultralytics writes them: "{0: 'person', 1: ...}"."""
     try:
         names = ast.literal_eval(metadata.get("names", ""))
-    except (ValueError, SyntaxError):
+        if isinstance(names, dict):
+            names = [names[key] for key in sorted(names)]
+    except (ValueError, SyntaxError, TypeError):
         return None
-    if isinstance(names, dict):
-        names = [names[key] for key in sorted(names)]
     return tuple(map(str, names)) if isinstance(names, list) and names else None
 
 
@@ -74,15 +86,16 @@ def _by_shapes(layout: Layout) -> list[str]:
     ):
         return ["rtdetr"]
     if len(shapes) == 2 and ranks == [3, 3] and [s[-1] for s in shapes].count(4) >= 1:
+        logits = any("logit" in spec.name for spec in layout.outputs)
         on_grid = strides_of(shapes[0][1], layout.size) is not None
-        return ["yolo-nas"] if on_grid else ["rtdetr"] if any("box" in s.name for s in layout.outputs) else []
+        return ["rtdetr"] if logits else ["yolo-nas"] if on_grid else []
     return _by_one_shape(shapes[0], layout.size) if len(shapes) == 1 and ranks == [3] else []
 
 
 def _by_one_shape(shape: tuple[int, ...], size: tuple[int, int]) -> list[str]:
     _, rows, columns = shape
     anchors_3 = [3 * cells(size), 3 * cells(size, (8, 16, 32, 64))]
-    if strides_of(columns, size) and rows > 4:
+    if strides_of(columns, size) and 4 < rows <= columns:
         return ["yolov8"]
     if rows in anchors_3 and columns > 5:
         return ["yolov5"]

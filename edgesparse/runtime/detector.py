@@ -72,7 +72,11 @@ class Detector:
     def _detections(self, slot: int, box: Letterbox) -> Detections:
         start = time.perf_counter_ns()
         xyxy, confidence, class_id = self._decode(self._outputs, slot)
-        enough = confidence >= self._thresholds[class_id]
+        try:
+            enough = confidence >= self._thresholds[class_id]
+        except IndexError:
+            found, named = class_id.max(), len(self.spec.classes)
+            raise ModelError(f"the network found class {found}, 'classes:' names {named}: name them all") from None
         xyxy, confidence, class_id = xyxy[enough], confidence[enough], class_id[enough]
         decoded = time.perf_counter_ns()
         if self._nms:
@@ -135,6 +139,6 @@ def _fill_sizes(runner: Runner, image: str, buffers: Mapping[str, NDArray[Any]])
         if spec.name == image:
             continue
         height, width = buffers[image].shape[2:]
-        if spec.shape[-1] != 2 or not spec.dtype.startswith("int"):
+        if spec.shape[-1:] != (2,) or not spec.dtype.startswith("int"):
             raise ModelError(f"cannot fill the input {spec}: needed a picture, or the pictures' sizes N x 2 in int64")
         buffers[spec.name][...] = (width, height)

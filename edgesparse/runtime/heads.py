@@ -153,7 +153,7 @@ def rtdetr(layout: Layout, conf: float, multi_label: bool = False) -> Decode:
     def parts(outputs: Sequence[NDArray[Any]], picture: int) -> tuple[NDArray[Any], NDArray[Any]]:
         if len(outputs) == 1:
             return outputs[0][picture, :, :4], outputs[0][picture, :, 4:]
-        return outputs[boxes][picture], 1 / (1 + np.exp(-outputs[1 - boxes][picture]))
+        return outputs[boxes][picture], _sigmoid(outputs[1 - boxes][picture])
 
     def decode(outputs: Sequence[NDArray[Any]], picture: int) -> Candidates:
         centre_size, scores = parts(outputs, picture)
@@ -187,12 +187,14 @@ def _listed(rows: Callable[[Sequence[NDArray[Any]], int], tuple[NDArray[Any], ..
 
 
 def _corners(centre_size: NDArray[Any]) -> NDArray[np.float32]:
-    """cx, cy, w, h [n, 4] to xyxy."""
-    boxes = np.empty(centre_size.shape, np.float32)
-    half = centre_size[:, 2:] * 0.5
-    np.subtract(centre_size[:, :2], half, out=boxes[:, :2])
-    np.add(centre_size[:, :2], half, out=boxes[:, 2:])
-    return boxes
+    """cx, cy, w, h [n, 4] to xyxy, worked out in float32."""
+    centre, half = centre_size[:, :2].astype(np.float32), centre_size[:, 2:].astype(np.float32) * 0.5
+    return np.concatenate([centre - half, centre + half], 1)
+
+
+def _sigmoid(logits: NDArray[Any]) -> NDArray[Any]:
+    """By tanh, which cannot overflow."""
+    return np.tanh(logits * 0.5) * 0.5 + 0.5
 
 
 def _labelled(boxes: NDArray[np.float32], scores: NDArray[Any], conf: float, multi_label: bool) -> Candidates:

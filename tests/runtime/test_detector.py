@@ -1,0 +1,165 @@
+"""From frames to detections, on networks that answer what the test wrote down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgesparse.backends import Runner, backend
+from edgesparse.config import DetectorSpec, InputSpec, Run
+from edgesparse.errors import ConfigError, ModelError, SourceError
+from edgesparse.runtime.detector import Detector, thresholds
+
+NAMES = ("person", "dog", "traffic light")
+Row = tuple[float, float, float, float, float, int]
+"""x1, y1, x2, y2 in the input's pixels, confidence, class."""
+FRAME = np.zeros((64, 64, 3), np.uint8)
+
+
+def answers(folder: Path, pictures: Sequence[Sequence[Row]], extra: Sequence[Any] = ()) -> Runner:
+    """A network 64x64 of the end2end family that gives these boxes for the pictures of its batch."""
+    batch = len(pictures)
+    values = np.zeros((batch, 5, 6))
+    for picture, rows in enumerate(pictures):
+        values[picture, : len(rows)] = np.reshape(rows, (-1, 6))
+    plan = {
+        "inputs": [["images", [batch, 3, 64, 64], "float32"], *extra],
+        "outputs": [["output0", [batch, 5, 6], "float32"]],
+        "values": {"output0": values.tolist()},
+    }
+    path = folder / "plan.json"
+    path.write_text(json.dumps(plan))
+    return backend("null").load(path)
+
+
+def detector(runner: Runner, run: Run | None = None, names: Sequence[str] = NAMES) -> Detector:
+    return Detector(runner, DetectorSpec(head="end2end", classes=tuple(names), input=InputSpec(size=(64, 64))), run)
+
+
+def labels(folder: Path, rows: Sequence[Row], **run: Any) -> list[str]:
+    with detector(answers(folder, [rows]), Run(**run)) as detect:
+        return [NAMES[i] for i in detect(FRAME).class_id]
+
+
+ONE_EACH: list[Row] = [(0, 0, 9, 9, 0.4, 0), (20, 0, 29, 9, 0.5, 1), (40, 0, 49, 9, 0.6, 2)]
+
+
+def test_boxes_are_in_the_frames_pixels_and_confidence_falls(tmp_path: Path) -> None:
+    with detector(answers(tmp_path, [ONE_EACH])) as detect:
+        found = detect(np.zeros((128, 128, 3), np.uint8))
+    assert found.xyxy.tolist() == [[80, 0, 98, 18], [40, 0, 58, 18], [0, 0, 18, 18]]
+    np.testing.assert_allclose(found.confidence, [0.6, 0.5, 0.4])
+    assert found.class_id.tolist() == [2, 1, 0] and len(found) == 3
+    assert (detect.times[:2] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("run", "kept"),
+    [
+        ({"conf": 0.45}, ["traffic light", "dog"]),
+        ({"conf": {"default": 0.55, "person": 0.3}}, ["traffic light", "person"]),
+        ({"conf": {"dog": 0.9}}, ["traffic light", "person"]),
+        ({"conf": {"0": 0.9}}, ["traffic light", "dog"]),
+        ({"classes": ("dog", "0")}, ["dog", "person"]),
+        ({"classes": ()}, []),
+        ({"max_det": 1}, ["traffic light"]),
+        ({"conf": 0.99}, []),
+    ],
+)
+def test_thresholds_and_classes_choose(tmp_path: Path, run: dict[str, Any], kept: list[str]) -> None:
+    assert labels(tmp_path, ONE_EACH, **run) == kept
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (Run(classes=("trafic light",)), "run.classes: no class 'trafic light': did you mean 'traffic light'?"),
+        (Run(classes=("3",)), "run.classes: no class '3': known here are person, dog, traffic light"),
+        (Run(conf={"dgo": 0.5}), "run.conf: no class 'dgo': did you mean 'dog'?"),
+    ],
+)
+def test_an_unknown_class_names_the_nearest(run: Run, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        thresholds(run, NAMES)
+    assert str(caught.value) == message
+
+
+def test_a_class_is_its_name_before_it_is_a_number() -> None:
+    assert thresholds(Run(classes=("1",)), ("1", "0")).tolist() == [0.25, np.inf]
+
+
+def test_each_frame_of_a_batch_has_its_own_detections_and_size(tmp_path: Path) -> None:
+    runner = answers(tmp_path, [ONE_EACH[:1], ONE_EACH[1:], []])
+    with detector(runner) as detect:
+        assert detect.batch == 3
+        frames = [np.zeros((64 * n, 64 * n, 3), np.uint8) for n in (1, 2, 3)]
+        found = detect.detect(frames)
+        assert [len(d) for d in found] == [1, 2, 0]
+        assert found[0].xyxy[0, 2] == 9 and found[1].xyxy[1, 2] == 58
+        assert [len(d) for d in detect.detect(frames[:2])] == [1, 2]
+        assert detect.detect([]) == []
+
+
+def test_a_bad_frame_is_refused_and_the_next_one_is_fine(tmp_path: Path) -> None:
+    with detector(answers(tmp_path, [ONE_EACH])) as detect:
+        with pytest.raises(SourceError):
+            detect(np.zeros((0, 0, 3), np.uint8))
+        assert len(detect(FRAME)) == 3
+
+
+def test_an_input_for_the_pictures_sizes_gets_the_inputs_own(tmp_path: Path) -> None:
+    """So that boxes come in its pixels: RT-DETR's own exports ask for (width, height)."""
+    runner = answers(tmp_path, [[]], [["orig_target_sizes", [1, 2], "int64"]])
+    with detector(runner):
+        assert runner.buffers["orig_target_sizes"].tolist() == [[64, 64]]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["threshold", [1], "float32"], "cannot fill the input threshold 1 float32"),
+        (["threshold", [], "float32"], "cannot fill the input threshold scalar float32"),
+        (["other", [1, 3, 64, 64], "float32"], "needed one picture input, found images .*, other"),
+    ],
+)
+def test_other_inputs_are_refused(tmp_path: Path, extra: list[Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        detector(answers(tmp_path, [[]], [extra]))
+
+
+def test_a_class_beyond_the_names_is_one_line(tmp_path: Path) -> None:
+    """Outputs of this family don't tell how many classes there are: it shows when one turns up."""
+    with detector(answers(tmp_path, [ONE_EACH]), names=("person", "dog")) as detect:
+        with pytest.raises(ModelError, match="found class 2, 'classes:' names 2"):
+            detect(FRAME)
+
+
+def test_as_many_names_as_the_network_has_classes_are_needed(tmp_path: Path) -> None:
+    plan = {"inputs": [["x", [1, 3, 64, 64], "float32"]], "outputs": [["y", [1, 7, 84], "float32"]]}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    spec = DetectorSpec(head="yolov8", classes=("a", "b"), input=InputSpec(size=(64, 64)))
+    with pytest.raises(ModelError, match="the network has 3 classes, 'classes:' names 2: make them equal"):
+        Detector(backend("null").load(tmp_path / "plan.json"), spec)
+
+
+@pytest.mark.parametrize(("agnostic", "kept"), [(False, 3), (True, 1)])
+def test_a_head_that_needs_it_gets_nms(tmp_path: Path, agnostic: bool, kept: int) -> None:
+    """Five predictions in one place: three of one class, two of others."""
+    values: NDArray[Any] = np.zeros((1, 7, 84))
+    values[0, :4, :5] = [[20], [20], [10], [10]]
+    values[0, [4, 4, 4, 5, 6], range(5)] = 0.9
+    plan = {
+        "inputs": [["x", [1, 3, 64, 64], "float32"]],
+        "outputs": [["y", [1, 7, 84], "float32"]],
+        "values": {"y": values.tolist()},
+    }
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    spec = DetectorSpec(head="yolov8", classes=NAMES, input=InputSpec(size=(64, 64)))
+    with Detector(backend("null").load(tmp_path / "plan.json"), spec, Run(agnostic=agnostic)) as detect:
+        assert len(detect(FRAME)) == kept
