@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import resources
 from pathlib import Path
 
 from edgesparse.backends import backend
@@ -11,15 +12,23 @@ from edgesparse.errors import ConfigError
 from edgesparse.package.store import Package, open_package
 from edgesparse.runtime.detector import Detector
 
+DEMO = Path("demo")
+"""The target that names the detector which comes with edgesparse."""
+
 
 def recipe_of(target: Path, classes: str | None = None) -> Recipe:
-    """The recipe in a YAML file, or the plainest one of an ONNX file; `classes` replaces what it says."""
-    if target.suffix in (".yaml", ".yml"):
+    """The recipe in a YAML file, the plainest one of an ONNX file, or the default detector's when the target is `demo`.
+
+    `classes` replaces what it says.
+    """
+    if target == DEMO:
+        recipe = load_recipe(Path(str(resources.files("edgesparse").joinpath("demo", "parts.yaml"))))
+    elif target.suffix in (".yaml", ".yml"):
         recipe = load_recipe(target)
     elif target.suffix == ".onnx":
         recipe = parse({"model": str(target)}, str(target))
     else:
-        raise ConfigError(f"{target}: needed a recipe (.yaml), a model (.onnx) or a package's folder")
+        raise ConfigError(f"{target}: needed a recipe (.yaml), a model (.onnx), a package's folder, or 'demo'")
     return recipe.model_copy(update={"classes": named_classes(classes, Path())}) if classes else recipe
 
 
@@ -28,7 +37,7 @@ def ready(target: Path, root: Path = STORE, *, classes: str | None = None, progr
 
     Raises ConfigError, ModelError, BuildError, PackageError.
     """
-    if target.suffix in (".yaml", ".yml", ".onnx"):
+    if target == DEMO or target.suffix in (".yaml", ".yml", ".onnx"):
         return build(recipe_of(target, classes), root, progress=progress, make_current=False).package
     if classes:
         raise ConfigError(f"{target} is a package, which has its classes: leave out --classes")

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count as count_from
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 
-from edgesparse.demo.scene import CLASSES, Labels, still
+from edgesparse.demo.scene import CLASSES, Labels, Scene, still
 from edgesparse.errors import ConfigError, SinkError
 
+Image = NDArray[np.uint8]
 QUALITY = 95  # of a JPEG
 
 
@@ -24,10 +29,11 @@ def export(
     height: int = 480,
     width: int = 640,
     picture: str = "jpg",
+    moving: bool = False,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write `count` stills, of seeds `seed`, `seed` + 1 and so on, as `folder`/images/000000.jpg ... and their labels
+    """Write `count` stills, of seeds `seed`, `seed` + 1 and so on, or frames of one `moving` scene, as `folder`/images/000000.jpg ... and their labels
     as `folder`/instances.json: COCO boxes (x, y, width, height in pixels; area: the box's), category ids in the order
     of CLASSES, file names as they are in images/.
 
@@ -47,7 +53,9 @@ def export(
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
             whole = Path(temporary) / "new"
             (whole / "images").mkdir(parents=True)
-            dataset = _write_pictures(whole, count, seed, (height, width), picture, progress)
+            frames = _moving(seed, (height, width)) if moving else _stills(seed, (height, width))
+            dataset = _write_pictures(whole, islice(frames, count), count, picture, progress)
+            dataset["info"] = {"seed": seed, "moving": moving}
             (whole / "instances.json").write_text(json.dumps(dataset) + "\n", encoding="utf-8")
             _swap(whole, folder, Path(temporary) / "old")
     except OSError as error:
@@ -58,26 +66,35 @@ def export(
 
 def _write_pictures(
     folder: Path,
+    frames: Iterator[tuple[Image, Labels]],
     count: int,
-    seed: int,
-    size: tuple[int, int],
     picture: str,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for index in range(count):
-        frame, labels = still(seed + index, height=size[0], width=size[1])
+    for index, (frame, labels) in enumerate(frames):
         name = f"{index:06d}.{picture}"
         settings = [cv2.IMWRITE_JPEG_QUALITY, QUALITY] if picture == "jpg" else []
         if not cv2.imwrite(str(folder / "images" / name), frame, settings):
             raise OSError("OpenCV could not write a picture")
-        images.append({"id": index, "file_name": name, "height": size[0], "width": size[1]})
+        images.append({"id": index, "file_name": name, "height": frame.shape[0], "width": frame.shape[1]})
         annotations += _annotations(labels, index, len(annotations))
         if progress is not None:
             progress(index + 1, count)
     categories = [{"id": number, "name": name} for number, name in enumerate(CLASSES)]
-    return {"info": {"seed": seed}, "images": images, "annotations": annotations, "categories": categories}
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _stills(seed: int, size: tuple[int, int]) -> Iterator[tuple[Image, Labels]]:
+    for number in count_from(seed):
+        yield still(number, height=size[0], width=size[1])
+
+
+def _moving(seed: int, size: tuple[int, int]) -> Iterator[tuple[Image, Labels]]:
+    scene = Scene(seed, height=size[0], width=size[1])
+    while True:
+        yield scene.render()
 
 
 def _annotations(labels: Labels, image: int, first: int) -> list[dict[str, Any]]:

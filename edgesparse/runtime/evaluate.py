@@ -57,8 +57,8 @@ class Labels:
         self.path = annotations
         try:
             said = json.loads(annotations.read_text())
-            self.images: list[dict[str, Any]] = said["images"]
-            self.boxes: list[dict[str, Any]] = said["annotations"]
+            self.images = [{**i, "id": int(i["id"]), "file_name": str(i["file_name"])} for i in said["images"]]
+            self.boxes = [_box(number, box) for number, box in enumerate(said["annotations"], 1)]
             self.categories: list[dict[str, Any]] = sorted(said["categories"], key=lambda c: int(c["id"]))
         except FileNotFoundError:
             raise ConfigError(f"no annotations {annotations}: give a COCO JSON file") from None
@@ -109,6 +109,13 @@ class Labels:
             f"{self.path} has {len(self.categories)} categories, the detector {len(names)} classes, and their names "
             "differ: set 'classes:' in the recipe to the data set's names"
         )
+
+
+def _box(number: int, box: Mapping[str, Any]) -> dict[str, Any]:
+    """One annotation, numbered anew from 1: pycocotools takes the box of id 0 for none."""
+    x, y, width, height = map(float, box["bbox"])
+    ids = {"id": number, "image_id": int(box["image_id"]), "category_id": int(box["category_id"])}
+    return {"iscrowd": 0, "area": width * height, **box, **ids, "bbox": [x, y, width, height]}
 
 
 def evaluate(
