@@ -22,7 +22,7 @@ def recipe_of(target: Path, classes: str | None = None) -> Recipe:
     `classes` replaces what it says.
     """
     if target == DEMO:
-        recipe = load_recipe(Path(str(resources.files("edgesparse").joinpath("demo", "parts.yaml"))))
+        recipe = load_recipe(Path(str(resources.files("edgesparse").joinpath("demo/parts.yaml"))))
     elif target.suffix in (".yaml", ".yml"):
         recipe = load_recipe(target)
     elif target.suffix == ".onnx":

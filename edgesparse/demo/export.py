@@ -33,8 +33,9 @@ def export(
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write `count` stills, of seeds `seed`, `seed` + 1 and so on, or frames of one `moving` scene, as `folder`/images/000000.jpg ... and their labels
-    as `folder`/instances.json: COCO boxes (x, y, width, height in pixels; area: the box's), category ids in the order
+    """Write `count` stills, of seeds `seed`, `seed` + 1 and so on, or frames of one `moving` scene.
+
+    They go to `folder`/images/000000.jpg ... and their labels to `folder`/instances.json: COCO boxes (x, y, width, height in pixels; area: the box's), category ids in the order
     of CLASSES, file names as they are in images/.
 
     `picture`: "jpg" (quality 95) or "png". `progress(done, count)` is called after each picture. The folder appears
