@@ -1,0 +1,139 @@
+"""COCO scores: of a detector that finds everything, half of it, nothing; and labels that are none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import squares
+
+from edgesparse.backends import BuildOptions, backend
+from edgesparse.config import DetectorSpec, InputSpec, coco_names
+from edgesparse.errors import ConfigError
+from edgesparse.runtime.detector import Detector
+from edgesparse.runtime.evaluate import SCORING, Evaluation, Labels, evaluate
+
+Edit = Callable[[dict[str, Any]], object]
+
+
+def score(folder: Path, labels: Labels, names: tuple[str, ...] = squares.NAMES, **model: Any) -> Evaluation:
+    path = squares.detector(folder / "model.onnx", **model)
+    spec = DetectorSpec(head="yolov8", classes=names, input=InputSpec(size=(64, 64)))
+    with Detector(backend("onnxruntime").load(path, 1), spec, SCORING) as detector:
+        return evaluate(detector, labels)
+
+
+def test_a_detector_that_finds_every_box_has_100_points(tmp_path: Path) -> None:
+    found = score(tmp_path, Labels(squares.labelled(tmp_path)))
+    assert (found.map, found.map50, found.map75, found.images) == pytest.approx((100, 100, 100, 4))
+    assert [(c.name, c.boxes > 0, round(c.map)) for c in found.classes] == [("red", True, 100), ("green", True, 100)]
+    assert found.small == pytest.approx(100) and found.large == -1
+
+
+def test_boxes_beside_the_mark_cost_points_at_the_higher_overlaps(tmp_path: Path) -> None:
+    """One pixel of eight each way: 49 of 79 pixels are common, an overlap of 0.62."""
+    found = score(tmp_path, Labels(squares.labelled(tmp_path)), shift=1.0)
+    assert found.map50 == pytest.approx(100) and found.map75 == 0
+    assert found.map == pytest.approx(30, abs=1)  # 0.50, 0.55 and 0.60 of ten; more at the frame's edge
+
+
+def test_nothing_found_is_nought(tmp_path: Path) -> None:
+    found = score(tmp_path, Labels(squares.labelled(tmp_path)), shift=1000.0)
+    assert (found.map, found.map50, found.images) == (0, 0, 4)
+
+
+def test_batches_and_the_rest_of_the_last_one_count_once(tmp_path: Path) -> None:
+    assert score(tmp_path, Labels(squares.labelled(tmp_path, 5)), batch=3).map == pytest.approx(100)
+
+
+def test_progress_counts_the_pictures(tmp_path: Path) -> None:
+    labels = Labels(squares.labelled(tmp_path, 3))
+    spec = DetectorSpec(head="yolov8", classes=squares.NAMES, input=InputSpec(size=(64, 64)))
+    seen: list[tuple[int, int]] = []
+    runner = backend("onnxruntime").load(squares.detector(tmp_path / "model.onnx"), 1)
+    with Detector(runner, spec, SCORING) as detector:
+        evaluate(detector, labels, lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_box_of_id_nought_counts_as_the_others(tmp_path: Path) -> None:
+    path = squares.labelled(tmp_path)
+    said = json.loads(path.read_text())
+    for box in said["annotations"]:
+        box["id"] -= 1
+    path.write_text(json.dumps(said))
+    assert score(tmp_path, Labels(path)).map == pytest.approx(100)
+
+
+def test_classes_are_matched_by_name_else_by_order(tmp_path: Path) -> None:
+    path = squares.labelled(tmp_path)
+    assert Labels(path).category_ids(["green", "blue", "red"]) == [1, -1, 0]
+    assert Labels(path).category_ids(["rouge", "vert"]) == [0, 1]
+    with pytest.raises(ConfigError, match="2 categories, the detector 3 classes.*set 'classes:'"):
+        Labels(path).category_ids(["rouge", "vert", "bleu"])
+
+
+def test_pictures_are_found_beside_the_annotations_or_in_a_folder_there(tmp_path: Path) -> None:
+    path = squares.labelled(tmp_path)
+    assert Labels(path).folder == tmp_path
+    inside = tmp_path / "val"
+    inside.mkdir()
+    for picture in tmp_path.glob("*.png"):
+        picture.rename(inside / picture.name)
+    assert Labels(path).folder == inside
+    (inside / "0.png").unlink()
+    with pytest.raises(ConfigError, match=r"cannot find 0.png of .*--images"):
+        Labels(path)
+
+
+def test_a_damaged_picture_is_one_line(tmp_path: Path) -> None:
+    labels = Labels(squares.labelled(tmp_path))
+    (tmp_path / "2.png").write_bytes(b"no picture")
+    with pytest.raises(ConfigError, match=r"cannot read the picture .*2.png"):
+        score(tmp_path, labels)
+
+
+DAMAGES: dict[str, tuple[Edit, str]] = {
+    "no images": (lambda said: said.pop("images"), "is not COCO JSON .*images"),
+    "no pictures": (lambda said: said["images"].clear(), "holds 0 pictures"),
+    "no boxes": (lambda said: said["annotations"].clear(), "0 boxes: needed some"),
+    "categories without id": (lambda said: said["categories"][0].pop("id"), "is not COCO JSON .*id"),
+    "a picture without a name": (lambda said: said["images"][1].pop("file_name"), "is not COCO JSON .*file_name"),
+    "a box without a place": (lambda said: said["annotations"][3].pop("bbox"), "is not COCO JSON .*bbox"),
+    "a box that is text": (lambda said: said["annotations"].append("box"), "is not COCO JSON"),
+    "a list of pictures": (lambda said: said.update(images={"a": 1}), "is not COCO JSON"),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES.keys())
+def test_labels_that_are_none_are_refused_when_they_are_read(tmp_path: Path, damage: Edit, message: str) -> None:
+    path = squares.labelled(tmp_path)
+    said = json.loads(path.read_text())
+    damage(said)
+    path.write_text(json.dumps(said))
+    with pytest.raises(ConfigError, match=message):
+        Labels(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", "\xff"])
+def test_what_is_no_json_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "labels.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match="labels.json is not COCO JSON"):
+        Labels(tmp_path / "labels.json")
+    with pytest.raises(ConfigError, match="no annotations .*nowhere.json"):
+        Labels(tmp_path / "nowhere.json")
+
+
+def test_yolox_nano_has_its_known_score_on_real_pictures(real: Path, tmp_path: Path) -> None:
+    """Against pycocotools on the model run by its own recipe: 29.5 mAP, 46.3 mAP50."""
+    result = backend("onnxruntime").build(real / "models/yolox_nano.onnx", tmp_path / "model.onnx", BuildOptions())
+    look = InputSpec(size=(416, 416), letterbox="top-left", colour="bgr", scale=1.0)
+    spec = DetectorSpec(head="yolox", classes=coco_names(), input=look)
+    with Detector(backend("onnxruntime").load(result.path), spec, SCORING) as detector:
+        found = evaluate(detector, Labels(real / "coco_mini/instances_val.json"))
+    assert found.map == pytest.approx(29.5, abs=0.1)
+    assert found.map50 == pytest.approx(46.3, abs=0.2)
+    assert found.images == 153
