@@ -148,7 +148,7 @@ def _conflict(wiring: Wiring, node: NodeProto, weight: Weight) -> str | None:
 
 
 def _layer(wiring: Wiring, node: NodeProto, known: Mapping[str, Shape]) -> Layer:
-    name, macs = layer_name(node), _macs(node, known)
+    name, macs = layer_name(node), multiplies(node, known)
     try:
         weight = weight_of(wiring, node)
     except SparsityError as error:
@@ -200,7 +200,7 @@ def _followers(wiring: Wiring, node: NodeProto) -> set[str]:
     return after | ({"the model's output"} if out in wiring.outputs else set())
 
 
-def _macs(node: NodeProto, known: Mapping[str, Shape]) -> int | None:
+def multiplies(node: NodeProto, known: Mapping[str, Shape]) -> int | None:
     """Multiply-accumulates of one run of `node`, from the shapes of what it reads and writes."""
     first, second = (known.get(name, (None,)) for name in node.input[:2])
     out = known.get(node.output[0], (None,))

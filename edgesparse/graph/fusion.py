@@ -1,0 +1,156 @@
+"""A graph as the layers that an engine runs: a convolution with its bias, activation and addition counts as one.
+
+The rules follow what TensorRT's developer guide says it fuses ("Types of Fusions"): convolution or matrix product with
+the pointwise operations behind it, chains of pointwise operations with each other; shape changes cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+from onnx import ModelProto, NodeProto
+
+from edgesparse.errors import ModelError
+from edgesparse.graph.model import Shape
+from edgesparse.graph.shapes import shapes
+from edgesparse.graph.sparsity import Layer, inspect, layer_name, multiplies
+from edgesparse.graph.weights import LAYERS
+from edgesparse.graph.wiring import Wiring, attribute
+
+FREE = frozenset(
+    ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout", "Cast", "QuantizeLinear", "DequantizeLinear")
+)
+POINTWISE = frozenset(
+    """Add Sub Mul Div Pow Min Max Abs Neg Reciprocal Sqrt Exp Log Floor Ceil Round Where Clip Relu LeakyRelu PRelu Elu
+    Selu Sigmoid HardSigmoid HardSwish Tanh Softplus Erf Gelu Mish BatchNormalization""".split()  # noqa: SIM905
+)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one fused layer does in one run.
+
+    `kind` is `tensor` (tensor cores can do it), `cuda` (depthwise and other narrow products), or `move` (no products).
+    `rows` x `columns` is the output as a matrix (positions x channels), `depth` what is summed for each. `weights`,
+    `reads` and `writes` count values, not bytes. `sparse` tells whether 2:4 is open to it, `sparse_int8` to its INT8.
+    """
+
+    name: str
+    kind: str
+    rows: int = 0
+    columns: int = 0
+    depth: int = 0
+    weights: int = 0
+    reads: int = 0
+    writes: int = 0
+    sparse: bool = False
+    sparse_int8: bool = False
+
+    @property
+    def macs(self) -> int:
+        return self.rows * self.columns * self.depth
+
+
+@dataclass
+class _Group:
+    """Nodes that run as one layer; `main` is the one that multiplies or moves, if any."""
+
+    nodes: list[NodeProto] = field(default_factory=list)
+    main: NodeProto | None = None
+
+    @property
+    def takes_pointwise(self) -> bool:
+        return self.main is None or self.main.op_type in LAYERS
+
+
+def fused_layers(model: ModelProto, inputs: Mapping[str, Sequence[int]] | None = None) -> tuple[Work, ...]:
+    """The layers of `model` as an engine runs them, in order; `inputs` fixes open input shapes by name.
+
+    Raises ModelError where a shape that decides the work stays open.
+    """
+    wiring, known = Wiring(model.graph), shapes(model, inputs)
+    layers = {layer.name: layer for layer in inspect(model, inputs).layers}
+    return tuple(_work(group, wiring, known, layers) for group in _groups(wiring))
+
+
+def _groups(wiring: Wiring) -> list[_Group]:
+    """Every node that costs time, in the layer that it becomes part of."""
+    groups: list[_Group] = []
+    made_by: dict[str, int] = {}
+    host: set[str] = set()
+    for node in wiring.graph.node:
+        sources = [name for name in node.input if name and not wiring.is_constant(name) and name not in host]
+        if node.op_type == "Shape" or not sources:
+            host.update(node.output)
+            continue
+        if node.op_type in FREE:
+            made_by.update((out, made_by[sources[0]]) for out in node.output if sources[0] in made_by)
+            continue
+        place = max((made_by[name] for name in sources if name in made_by), default=-1)
+        if node.op_type not in POINTWISE or place < 0 or not _joins(groups[place], sources, made_by, place, wiring):
+            groups.append(_Group())
+            place = len(groups) - 1
+        groups[place].nodes.append(node)
+        if node.op_type not in POINTWISE:
+            groups[place].main = node
+        made_by.update((out, place) for out in node.output)
+    return groups
+
+
+def _joins(group: _Group, sources: list[str], made_by: dict[str, int], place: int, wiring: Wiring) -> bool:
+    """Whether a pointwise node with these `sources` runs inside `group`: nothing else needs what lies between them."""
+    between = [name for name in sources if made_by.get(name) == place]
+    readers = (reader.op_type for name in between for reader in wiring.consumers[name])
+    return group.takes_pointwise and all(op in POINTWISE for op in readers)
+
+
+def _work(group: _Group, wiring: Wiring, known: Mapping[str, Shape], layers: Mapping[str, Layer]) -> Work:
+    inside = {out for node in group.nodes for out in node.output}
+    read = {name for node in group.nodes for name in node.input if name and name not in inside}
+    read = {name for name in read if not wiring.is_constant(name)}
+    written = {
+        name
+        for name in inside
+        if name in wiring.outputs or any(reader not in group.nodes for reader in wiring.consumers[name])
+    }
+    main = group.main or group.nodes[0]
+    reads = sum(_size(wiring, known, name) for name in read)
+    writes = sum(_size(wiring, known, name) for name in written)
+    if group.main is None or main.op_type not in LAYERS:
+        return Work(layer_name(main), "move", reads=reads, writes=writes)
+    layer = layers[layer_name(main)]
+    macs = multiplies(main, known)
+    if macs is None:
+        raise ModelError(f"{layer.name} has an open shape: give the inputs' shapes, e.g. --shape images=1x3x640x640")
+    out, columns = _size(wiring, known, main.output[0]), _columns(main, known)
+    wide = main.op_type not in ("Conv", "ConvTranspose") or attribute(main, "group", 1) == 1
+    return Work(
+        name=layer.name,
+        kind="tensor" if wide else "cuda",
+        rows=out // columns,
+        columns=columns,
+        depth=macs // out,
+        weights=prod(layer.shape) if layer.shape else 0,
+        reads=reads,
+        writes=writes,
+        sparse=layer.eligible,
+        sparse_int8=layer.eligible and not any(doubt.startswith("INT8") for doubt in layer.doubts),
+    )
+
+
+def _columns(node: NodeProto, known: Mapping[str, Shape]) -> int:
+    """Output channels: axis 1 of a convolution's result, the last of a product's."""
+    shape = known[node.output[0]]
+    return (shape[1] if node.op_type in ("Conv", "ConvTranspose") else shape[-1]) or 1
+
+
+def _size(wiring: Wiring, known: Mapping[str, Shape], name: str) -> int:
+    """Values in a tensor; where its shape stays open, as many as in the largest that it is made from."""
+    shape = known.get(name, (None,))
+    counts = [n for n in shape if n is not None]
+    if len(counts) == len(shape):
+        return prod(counts)
+    node = wiring.producer.get(name)
+    return max((_size(wiring, known, i) for i in node.input if i), default=0) if node else 0

@@ -1,0 +1,135 @@
+"""What FP16, INT8 and 2:4 could gain on a board, before anything is built: a roofline a fused layer.
+
+A layer takes as long as its products at the tensor cores' rate or its bytes at the memory's bandwidth, whichever is
+longer, and a fixed number of GPU clocks besides (Williams, Waterman, Patterson, "Roofline", CACM 52(4), 2009). Three
+constants say what an engine reaches of the datasheet's rates; docs/predict.md says how well that fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from edgesparse.graph.boards import Board, fitted
+from edgesparse.graph.fusion import Work
+
+BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
+CHANNEL_BLOCK, DEPTH_BLOCK = 8, 32
+"""Tensor cores work on whole blocks: output channels are padded to 8, products to sums of 32."""
+CUDA_CORES = 128
+BOUNDS = ("math", "memory", "launch")
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """One fused layer in one precision: `ms` in all, and what sets it: `math`, `memory` or `launch`."""
+
+    name: str
+    ms: float
+    bound: str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One way to run a network on one board, called `name`. `bound` names what takes most of its time."""
+
+    name: str
+    layers: tuple[LayerTime, ...]
+
+    @property
+    def ms(self) -> float:
+        return sum(layer.ms for layer in self.layers)
+
+    @property
+    def bound(self) -> str:
+        share = {bound: sum(layer.ms for layer in self.layers if layer.bound == bound) for bound in BOUNDS}
+        return max(share, key=lambda bound: share[bound])
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Milliseconds that 2:4 saves at most in one layer; `relu_ms`: in INT8 with ReLU in place of SiLU."""
+
+    name: str
+    fp16_ms: float
+    int8_ms: float
+    relu_ms: float
+
+
+def predict(
+    works: Sequence[Work],
+    board: Board,
+    precision: str,
+    sparse: bool = False,
+    *,
+    relu: bool = False,
+    constants: Mapping[str, float] | None = None,
+) -> Prediction:
+    """Latency of the fused layers `works` on `board` in `fp32`, `fp16` or `int8`, batch as in the shapes.
+
+    With `sparse`, every layer that may run a 2:4 kernel does, at twice the rate: the most that could be gained, since
+    TensorRT picks the dense kernel wherever that is faster. In INT8 a layer may only where ReLU or nothing stands
+    between it and the next Q, or anywhere with `relu`. `constants` replace those fitted.
+    """
+    reached = {**fitted(), **(constants or {})}
+
+    def is_sparse(work: Work) -> bool:
+        return sparse and (work.sparse_int8 if precision == "int8" and not relu else work.sparse)
+
+    name = f"{precision.upper()}{' 2:4' if sparse else ''}{' with ReLU' if relu else ''}"
+    return Prediction(name, tuple(_layer(work, board, precision, is_sparse(work), reached) for work in works))
+
+
+def predict_all(works: Sequence[Work], board: Board) -> dict[str, Prediction]:
+    """FP16 and INT8, each dense and 2:4, and INT8 2:4 with ReLU, by name."""
+    made = (
+        predict(works, board, "fp16"),
+        predict(works, board, "fp16", True),
+        predict(works, board, "int8"),
+        predict(works, board, "int8", True),
+        predict(works, board, "int8", True, relu=True),
+    )
+    return {prediction.name: prediction for prediction in made}
+
+
+def gains(predictions: Mapping[str, Prediction]) -> list[Gain]:
+    """The layers that 2:4 makes faster, the greatest gain first, from what `predict_all` returns."""
+    names = [layer.name for layer in predictions["FP16"].layers]
+    half, sparse_half, byte, sparse_byte, relu = ([layer.ms for layer in p.layers] for p in predictions.values())
+    rows = zip(names, half, sparse_half, byte, sparse_byte, relu, strict=True)
+    found = [Gain(name, f - fs, i - s, i - r) for name, f, fs, i, s, r in rows]
+    return sorted((gain for gain in found if gain.fp16_ms or gain.relu_ms), key=lambda gain: -gain.fp16_ms)
+
+
+def as_dict(predictions: Mapping[str, Prediction], board: Board) -> dict[str, Any]:
+    """For JSON."""
+    times = {name: {"ms": round(p.ms, 4), "bound": p.bound} for name, p in predictions.items()}
+    return {"board": asdict(board), "predicted": times, "gains": [asdict(gain) for gain in gains(predictions)]}
+
+
+def _layer(work: Work, board: Board, precision: str, sparse: bool, reached: Mapping[str, float]) -> LayerTime:
+    weights = work.weights * (_kept(precision) if sparse else 1)
+    math = _math_seconds(work, board, precision, sparse) / reached["math"]
+    memory = (weights + work.reads + work.writes) * BYTES[precision] / (board.bandwidth * reached["memory"])
+    launch = reached["layer_clocks"] / (board.gpu_mhz * 1e6)
+    bound = "launch" if launch > max(math, memory) else "math" if math > memory else "memory"
+    return LayerTime(work.name, (max(math, memory) + launch) * 1e3, bound)
+
+
+def _math_seconds(work: Work, board: Board, precision: str, sparse: bool) -> float:
+    if work.kind == "cuda":
+        vector = 1 if precision == "fp32" else 2
+        return work.macs / (CUDA_CORES * vector * board.sms * board.gpu_mhz * 1e6)
+    padded = work.rows * _up(work.columns, CHANNEL_BLOCK) * _up(work.depth, DEPTH_BLOCK)
+    return padded / board.rate(precision, sparse)
+
+
+def _kept(precision: str) -> float:
+    """Size of 2:4 weights over dense ones: half of the values, and two bits each to say which."""
+    bits = 8 * BYTES[precision]
+    return 0.5 * (bits + 2) / bits
+
+
+def _up(count: int, block: int) -> int:
+    return -(-count // block) * block
