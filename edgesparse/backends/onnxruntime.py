@@ -123,8 +123,9 @@ def _spec(node: Any) -> TensorSpec:
 
 
 def _has_quantised_layers(path: Path) -> bool:
-    """By the operator's name in the saved graph: reading it needs no second parser."""
-    return b"DequantizeLinear" in path.read_bytes()
+    """By the operators' types in the saved graph, a string of protobuf's field 4: reading it needs no second parser."""
+    data = path.read_bytes()
+    return any(bytes([4 << 3 | 2, len(name)]) + name in data for name in (b"DequantizeLinear", b"QLinearConv"))
 
 
 def _release(version: str) -> tuple[int, ...]:

@@ -72,7 +72,7 @@ def test_classes_are_matched_by_name_else_by_order(tmp_path: Path) -> None:
     path = squares.labelled(tmp_path)
     assert Labels(path).category_ids(["green", "blue", "red"]) == [1, -1, 0]
     assert Labels(path).category_ids(["rouge", "vert"]) == [0, 1]
-    with pytest.raises(ConfigError, match="2 categories, the detector 3 classes.*set 'classes:'"):
+    with pytest.raises(ConfigError, match=r"2 categories, the detector 3 classes.*set 'classes:'"):
         Labels(path).category_ids(["rouge", "vert", "bleu"])
 
 
@@ -121,9 +121,9 @@ def test_labels_that_are_none_are_refused_when_they_are_read(tmp_path: Path, dam
 @pytest.mark.parametrize("text", ["", "{", "[]", "7", "\xff"])
 def test_what_is_no_json_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "labels.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(ConfigError, match="labels.json is not COCO JSON"):
+    with pytest.raises(ConfigError, match=r"labels.json is not COCO JSON"):
         Labels(tmp_path / "labels.json")
-    with pytest.raises(ConfigError, match="no annotations .*nowhere.json"):
+    with pytest.raises(ConfigError, match=r"no annotations .*nowhere.json"):
         Labels(tmp_path / "nowhere.json")
 
 
