@@ -35,8 +35,8 @@ def export(
 ) -> None:
     """Write `count` stills, of seeds `seed`, `seed` + 1 and so on, or frames of one `moving` scene.
 
-    They go to `folder`/images/000000.jpg ... and their labels to `folder`/instances.json: COCO boxes (x, y, width, height in pixels; area: the box's), category ids in the order
-    of CLASSES, file names as they are in images/.
+    They go to `folder`/images/000000.jpg ... and their labels to `folder`/instances.json: COCO boxes (x, y, width,
+    height in pixels; area: the box's), category ids in the order of CLASSES, file names as they are in images/.
 
     `picture`: "jpg" (quality 95) or "png". `progress(done, count)` is called after each picture. The folder appears
     whole or not at all. Raises ConfigError for a count below one, another kind of picture, or a folder that is not
