@@ -10,7 +10,7 @@ from types import FrameType
 import click
 
 import edgesparse
-from edgesparse.cli import build, demo, doctor, run, score
+from edgesparse.cli import build, demo, doctor, graph, run, score
 from edgesparse.cli.show import complain
 from edgesparse.errors import EdgeSparseError
 
@@ -24,7 +24,17 @@ def verbs() -> None:
     """
 
 
-for verb in (doctor.doctor, build.recipe, build.build, score.evaluate, score.bench, run.run, demo.demo):
+for verb in (
+    doctor.doctor,
+    graph.inspect,
+    graph.prune,
+    build.recipe,
+    build.build,
+    score.evaluate,
+    score.bench,
+    run.run,
+    demo.demo,
+):
     verbs.add_command(verb)
 
 

@@ -59,6 +59,11 @@ class Layer:
         return self.groups > 0 and self.violations == 0
 
     @property
+    def zero_share(self) -> float:
+        """Share of the weights that are nought, 0 to 1."""
+        return self.zeros / prod(self.shape) if self.shape else 0.0
+
+    @property
     def state(self) -> str:
         """In one word: `sparse` is 2:4 and eligible, `dense` is eligible and not yet 2:4, else `ineligible`."""
         if self.reason is not None:

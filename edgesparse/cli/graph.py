@@ -1,0 +1,178 @@
+"""`inspect` and `prune`: what of a model is 2:4, what could be, and making it so."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgesparse.cli.show import complain, emit_json, progress, table
+from edgesparse.errors import ConfigError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from edgesparse.graph.boards import Board
+    from edgesparse.graph.predict import Prediction
+    from edgesparse.graph.sparsity import Inspection, Layer
+
+PATH = click.Path(path_type=Path)
+SHOWN_GAINS = 10
+
+
+@click.command()
+@click.argument("model", type=PATH)
+@click.option("--device", help="Predict on this board, e.g. orin-nano-8gb or orin-nano-8gb:15W.")
+@click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x640x640", help="Fix an input's open shape.")
+@click.option("--html", type=PATH, help="Write one self-contained page.")
+@click.option("--force", is_flag=True, help="Overwrite the page.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def inspect(
+    model: Path, device: str | None, shapes: tuple[str, ...], html: Path | None, force: bool, as_json: bool
+) -> None:
+    """2:4 a layer of MODEL.onnx: there, possible, or why not; with --device, what it could gain there."""
+    from edgesparse.graph import boards, fusion, inspect_html, predict, sparsity
+    from edgesparse.graph.model import load
+
+    board = boards.board(device) if device else None
+    _check_free(html, force)
+    inputs = dict(_shape(text) for text in shapes)
+    with progress() as advance:
+        advance("reading", 0, 0)
+        loaded = load(model)
+        report = sparsity.inspect(loaded, inputs)
+        predictions = predict.predict_all(fusion.fused_layers(loaded, inputs), board) if board else {}
+    said = {"model": str(model), **report.as_dict()}
+    if board:
+        said["prediction"] = predict.as_dict(predictions, board)
+    if html:
+        _write(html, lambda path: path.write_text(inspect_html.page(model.name, report, board, predictions)))
+        complain(f"wrote {html}")
+    if as_json:
+        emit_json(said)
+        return
+    _show_layers(model.name, report)
+    if board:
+        _show_prediction(board, predictions)
+
+
+@click.command()
+@click.argument("model", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="File to write.")
+@click.option("--method", type=click.Choice(["magnitude"]), default="magnitude", show_default=True)
+@click.option("--layer", "layers", multiple=True, help="Only this layer; may be repeated [default: all eligible].")
+@click.option("--force", is_flag=True, help="Overwrite the file.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def prune(model: Path, output: Path, method: str, layers: tuple[str, ...], force: bool, as_json: bool) -> None:
+    """Make MODEL.onnx 2:4: of each four consecutive input channels, the two largest weights stay."""
+    from edgesparse.graph.model import load
+    from edgesparse.graph.prune import prune as make_sparse
+
+    _check_free(output, force)
+    with progress() as advance:
+        advance("reading", 0, 0)
+        loaded = load(model)
+        advance("pruning", 0, 0)
+        report = make_sparse(loaded, layers or None)
+        advance("writing", 0, 0)
+        _save(loaded, output)
+    if report.warning:
+        complain(f"warning: {report.warning}")
+    if as_json:
+        emit_json({"model": str(model), "output": str(output), "method": method, **report.as_dict()})
+        return
+    if not report.changed:
+        click.echo(f"all {len(report.layers)} layers are 2:4 already: nothing changed, {output} is a copy")
+        return
+    table(
+        f"{model.name}: {len(report.changed)} of {len(report.layers)} layers pruned",
+        ("layer", "zeroed", "magnitude kept %"),
+        ((layer.name, layer.zeroed, 100 * layer.kept) for layer in report.layers),
+        numbers=2,
+    )
+    click.echo(f"wrote {output}; next: edgesparse evaluate {output} --data ...")
+
+
+def _show_layers(name: str, report: Inspection) -> None:
+    notes: Counter[str] = Counter()
+    rows = [_row(layer, report.macs, _marks(layer, notes)) for layer in report.layers]
+    table(name, ("layer", "op", "weights", "state", "notes", "MACs M", "%", "zeros %", "violations"), rows, numbers=4)
+    for i, (text, count) in enumerate(notes.items(), 1):
+        click.echo(f"[{i}] {text} ({count} layer{'s' * (count > 1)})")
+    shares = ", ".join(
+        f"{100 * report.share(state):.0f} % {words}"
+        for state, words in (("sparse", "are 2:4"), ("dense", "could be"), ("ineligible", "cannot"))
+    )
+    macs = "an open input shape (--shape)" if report.macs is None else f"{report.macs / 1e6:.0f} M multiply-accumulates"
+    click.echo(f"{len(report.layers)} layers, {macs}: {shares}")
+
+
+def _row(layer: Layer, total: int | None, notes: str) -> tuple[object, ...]:
+    shape = "x".join(map(str, layer.shape)) if layer.shape else "-"
+    held = f"{shape} {layer.dtype}" if layer.dtype else "-"
+    macs = "-" if layer.macs is None else f"{layer.macs / 1e6:.1f}"
+    share = f"{100 * layer.macs / total:.1f}" if total and layer.macs else "-"
+    missed = f"{layer.violations}/{layer.groups}" if layer.groups else "-"
+    return layer.name, layer.op, held, layer.state, notes, macs, share, f"{100 * layer.zero_share:.0f}", missed
+
+
+def _marks(layer: Layer, notes: Counter[str]) -> str:
+    """The layer's reason and doubts as numbers into `notes`, where those that say the same share one."""
+    found = [text for text in (layer.reason, *layer.doubts) if text]
+    texts = [text.split(": ", 1)[-1] if text[0].isdigit() else text for text in found]
+    notes.update(texts)
+    return " ".join(str(list(notes).index(text) + 1) for text in texts)
+
+
+def _show_prediction(board: Board, predictions: dict[str, Prediction]) -> None:
+    from edgesparse.graph.predict import gains
+
+    base = predictions["FP16"].ms
+    rows = [(p.name, p.ms, p.bound, f"{base / p.ms:.2f}x") for p in predictions.values()]
+    click.echo()
+    table(f"predicted on {board}", ("engine", "ms", "bound by", "to FP16"), rows)
+    found = [gain for gain in gains(predictions) if gain.fp16_ms or gain.int8_ms]
+    shown = [(g.name, g.fp16_ms * 1e3, g.int8_ms * 1e3) for g in found[:SHOWN_GAINS]]
+    if shown:
+        click.echo()
+        table("2:4 saves at most", ("layer", "FP16 us", "INT8 us"), shown, numbers=2)
+    for dense, sparse in (("FP16", "FP16 2:4"), ("INT8", "INT8 2:4")):
+        saved = predictions[dense].ms - predictions[sparse].ms
+        click.echo(f"{dense}: 2:4 saves at most {saved:.2f} of {predictions[dense].ms:.2f} ms")
+    click.echo("2:4 times are what it gains at most: the engine's build measures. docs/predict.md gives the error.")
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, sizes = text.rpartition("=")
+    if not name or not all(size.isdigit() and int(size) for size in sizes.split("x")):
+        raise click.UsageError(f"--shape {text}: needed NAME=SIZES, e.g. images=1x3x640x640")
+    return name, tuple(int(size) for size in sizes.split("x"))
+
+
+def _check_free(path: Path | None, force: bool) -> None:
+    if path is None:
+        return
+    if path.is_dir() or (path.exists() and not force):
+        raise ConfigError(f"{path} is there already: pass --force to overwrite it, or name another")
+    if not path.parent.is_dir():
+        raise ConfigError(f"no folder {path.parent}: make it, or name another")
+
+
+def _save(model: ModelProto, output: Path) -> None:
+    from edgesparse.graph.model import save
+
+    _write(output, lambda path: save(model, path))
+
+
+def _write(output: Path, write: Any) -> None:
+    """Write in a folder beside `output`, then rename: a reader sees the old files or the new, never half of one."""
+    try:
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=".edgesparse-") as folder:
+            write(Path(folder) / output.name)
+            for made in sorted(Path(folder).iterdir(), reverse=True):
+                made.replace(output.parent / made.name)
+    except OSError as error:
+        raise ConfigError(f"cannot write {output}: {error.strerror}") from None

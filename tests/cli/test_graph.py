@@ -1,0 +1,127 @@
+"""`edgesparse inspect` and `edgesparse prune` as a user runs them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgesparse.cli import main
+from edgesparse.graph.sparsity import inspect
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command line; gives exit code, standard output and standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A convolution that can be 2:4 and one, the first, that cannot."""
+    rng = np.random.default_rng(0)
+    weights = {"a": rng.standard_normal((64, 3, 3, 3)), "b": rng.standard_normal((64, 64, 3, 3))}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "a"], ["h"], "first <1>", pads=[1, 1, 1, 1]),
+            helper.make_node("Conv", ["h", "b"], ["y"], "second", pads=[1, 1, 1, 1]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, "h", "w"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 64, "h", "w"])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def test_inspect_prints_a_table_with_the_reasons(run: Run, model: Path) -> None:
+    code, out, _ = run("inspect", model)
+    assert code == 0
+    assert "first layer (3 input channels): stays dense (1 layer)" in out
+    assert "2 layers, an open input shape (--shape)" in out
+
+
+def test_inspect_says_as_json_what_it_says_in_the_table(run: Run, model: Path) -> None:
+    code, out, _ = run("inspect", model, "--shape", "x=1x3x32x32", "--device", "orin-nano-8gb", "--json")
+    said = json.loads(out)
+    assert code == 0 and said["macs"] == 32 * 32 * 64 * 9 * (3 + 64)
+    assert [layer["state"] for layer in said["layers"]] == ["ineligible", "dense"]
+    times = {name: entry["ms"] for name, entry in said["prediction"]["predicted"].items()}
+    assert times["FP16 2:4"] < times["FP16"] and [gain["name"] for gain in said["prediction"]["gains"]] == ["second"]
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bars, self.links, self.text = 0, 0, ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        said = dict(attrs)
+        self.bars += tag == "a" and "height" in (said.get("style") or "")
+        self.links += any((said.get(name) or "").startswith("http") for name in ("src", "href"))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_inspect_writes_one_page_that_needs_nothing_else(run: Run, model: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    options = ("--html", page, "--shape", "x=1x3x32x32", "--device", "orin-nx-16gb:MAXN")
+    assert run("inspect", model, *options)[0] == 0
+    tags = Tags()
+    tags.feed(page.read_text())
+    assert tags.bars == 2 and tags.links == 0
+    assert "first <1>" in tags.text and "stays dense" in tags.text and "orin-nx-16gb in MAXN" in tags.text
+    code, _, err = run("inspect", model, *options)
+    assert code == 2 and "pass --force" in err
+
+
+def test_prune_writes_a_2to4_model_and_warns_before_it_is_deployed(run: Run, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    code, said, err = run("prune", model, "-o", out, "--json")
+    assert code == 0 and "usually destroys a trained detector" in err
+    assert json.loads(said)["layers"][0]["name"] == "second"
+    assert [layer.state for layer in inspect(onnx.load(out)).layers] == ["ineligible", "sparse"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "out.onnx"]
+    code, said, err = run("prune", out, "-o", tmp_path / "again.onnx")
+    assert code == 0 and "2:4 already" in said and "warning" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["inspect", "none.onnx"], 2, "no model"),
+        (["inspect", "{model}", "--device", "orin-nan-8gb"], 2, "did you mean orin-nano-8gb"),
+        (["inspect", "{model}", "--device", "orin-nano-8gb"], 2, "--shape"),
+        (["inspect", "{model}", "--shape", "x=0x3"], 2, "NAME=SIZES"),
+        (["inspect", "{model}", "--html", "none/page.html"], 2, "no folder"),
+        (["prune", "{model}", "-o", "{model}"], 2, "there already"),
+        (["prune", "{model}", "-o", "out.onnx", "--layer", "secnd"], 1, "did you mean 'second'"),
+        (["prune", "{model}", "-o", "out.onnx", "--layer", "first <1>"], 1, "first layer"),
+    ],
+)
+def test_what_cannot_be_done_ends_in_one_line_and_writes_nothing(
+    run: Run, model: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, words: str
+) -> None:
+    monkeypatch.chdir(model.parent)
+    ended, _, err = run(*(argument.format(model=model.name) for argument in arguments))
+    complaints = [line for line in err.splitlines() if line.startswith("edgesparse:")]
+    assert ended == code and len(complaints) == 1 and words in complaints[0]
+    assert [path.name for path in model.parent.iterdir()] == ["m.onnx"]
