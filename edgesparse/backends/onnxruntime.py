@@ -46,6 +46,8 @@ class OnnxRuntimeBackend(Backend):
         except Exception as error:
             raise ModelError(f"{onnx.name}: ONNX Runtime refuses it: {_one_line(error)}") from error
         del session
+        with OnnxRuntimeRunner(out, options.threads) as runner:
+            runner.infer()  # some shapes are found wrong only then
         precision = "int8" if _has_quantised_layers(out) else "fp32"
         return BuildResult(out, precision, time.perf_counter() - start)
 
@@ -72,7 +74,7 @@ class OnnxRuntimeRunner(Runner):
             raise BuildError(f"{path}: ONNX Runtime cannot load it: {_one_line(error)}") from error
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
-        self._run_options = ort.RunOptions()
+        self._run_options, self._name = ort.RunOptions(), path.name
         self.bind(self.allocate())
 
     def _bind(self, buffers: Mapping[str, NDArray[Any]]) -> None:
@@ -84,7 +86,10 @@ class OnnxRuntimeRunner(Runner):
         self._binding, self.buffers = binding, dict(buffers)
 
     def infer(self) -> None:
-        self._session.run_with_iobinding(self._binding, self._run_options)
+        try:
+            self._session.run_with_iobinding(self._binding, self._run_options)
+        except Exception as error:
+            raise BuildError(f"ONNX Runtime cannot run {self._name}: {_one_line(error)}") from error
 
     def close(self) -> None:
         self._binding = self._session = None
@@ -103,7 +108,7 @@ def _settings(ort: Any, threads: int) -> Any:
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
     settings.inter_op_num_threads = 1
-    settings.log_severity_level = 3
+    settings.log_severity_level = 4  # what it has to say comes as an exception too
     return settings
 
 

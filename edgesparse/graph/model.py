@@ -52,7 +52,7 @@ def load(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise ModelError(f"no model {path}: give the path of an ONNX file")
     try:
-        model = onnx.load(str(path))
+        model = onnx.load(str(path), format="protobuf")
     except DecodeError:
         raise ModelError(f"{path} is not a whole ONNX file (not ONNX, or truncated): export or copy it again") from None
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
@@ -94,11 +94,11 @@ def fix_shapes(model: onnx.ModelProto, batch: int, size: tuple[int, int] | None)
     fixed.CopyFrom(model)
     old = said.inputs[said.image][0]
     for value in fixed.graph.input:
-        if value.name in said.inputs:
-            dims = value.type.tensor_type.shape.dim
+        dims = value.type.tensor_type.shape.dim
+        if said.inputs.get(value.name, ())[:1] in ((old,), (None,)):
             dims[0].dim_value = batch
-            if value.name == said.image:
-                dims[2].dim_value, dims[3].dim_value = size
+        if value.name == said.image:
+            dims[1].dim_value, (dims[2].dim_value, dims[3].dim_value) = 3, size
     if old not in (batch, None):
         _rebatch_reshapes(fixed, old, batch)
     return _infer(fixed)
@@ -127,7 +127,7 @@ def constants(model: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:
 def _check(model: onnx.ModelProto, path: Path) -> None:
     try:
         onnx.checker.check_model(model if model.ByteSize() < 2**31 else str(path))
-    except onnx.checker.ValidationError as error:
+    except Exception as error:
         text = _one_line(error)
         unknown = re.search(r"No Op registered for (\S+) with domain_version of (\d+)", text)
         if unknown:
@@ -135,6 +135,18 @@ def _check(model: onnx.ModelProto, path: Path) -> None:
                 f"{path}: operator {unknown[1]} is not in ONNX opset {unknown[2]}: export with plain ONNX operators"
             ) from None
         raise ModelError(f"{path}: not valid ONNX: {text}") from None
+    damaged = next((tensor.name for tensor in model.graph.initializer if not _readable(tensor)), None)
+    if damaged is not None:
+        raise ModelError(f"{path}: the weight {damaged} is damaged: export or copy it again")
+
+
+def _readable(tensor: onnx.TensorProto) -> bool:
+    """Whether as many numbers are there as its shape says; ONNX's checker does not look."""
+    try:
+        numpy_helper.to_array(tensor)
+    except Exception:
+        return False
+    return True
 
 
 def _rebatch_reshapes(model: onnx.ModelProto, old: int, batch: int) -> None:

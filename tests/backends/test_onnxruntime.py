@@ -149,6 +149,14 @@ def test_an_operator_of_a_domain_of_its_own_is_refused_in_one_line(tmp_path: Pat
     assert not (tmp_path / "out.onnx").exists()
 
 
+def test_a_shape_that_does_not_fit_is_found_when_it_is_built(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = squares.detector(tmp_path / "model.onnx", size=(96, 96))  # its boxes are those of 64x64
+    with pytest.raises(BuildError, match=r"ONNX Runtime cannot run out.onnx: .*shape") as caught:
+        ONNXRUNTIME.build(path, tmp_path / "out.onnx", BuildOptions(simplify=False))
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
 def test_a_file_that_is_no_model_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"no model")
     with pytest.raises(BuildError, match="cannot load it") as caught:

@@ -1,0 +1,241 @@
+"""ONNX files: read or refused in one line; shapes made static; batches changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import squares
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from edgesparse.errors import ModelError
+from edgesparse.graph.model import ModelInfo, constants, describe, fix_shapes, info, load, save
+
+node = helper.make_node
+
+
+def refused(path: Path) -> str:
+    """The message with which a file is refused: one line."""
+    with pytest.raises(ModelError) as caught:
+        load(path)
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 600
+    return message
+
+
+def answers(model: onnx.ModelProto, images: NDArray[np.float32]) -> NDArray[Any]:
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"images": images})[0])
+
+
+def pictures(count: int) -> NDArray[np.float32]:
+    return np.random.default_rng(0).random((count, 3, 64, 64), np.float32)
+
+
+def test_a_file_is_described(tmp_path: Path) -> None:
+    said = info(load(squares.detector(tmp_path / "model.onnx", batch="n", size=("h", 64))))
+    assert said.inputs == {"images": (None, 3, None, 64)} and said.outputs == {"output0": (None, 6, 84)}
+    assert (said.opset, said.image, said.size) == (17, "images", None)
+    assert said.metadata["names"] == "{0: 'red', 1: 'green'}"
+    assert describe(said.inputs) == "images ?x3x?x64"
+
+
+@pytest.mark.parametrize(
+    ("shape", "metadata", "size"),
+    [
+        ((1, 3, 480, 640), {}, (480, 640)),
+        ((1, 3, None, None), {"imgsz": "[480, 640]"}, (480, 640)),
+        ((1, 3, None, None), {"imgsz": "640"}, None),
+        ((1, 3, None, None), {}, None),
+    ],
+)
+def test_the_size_is_the_inputs_or_else_what_the_metadata_says(shape: Any, metadata: Any, size: Any) -> None:
+    assert ModelInfo({"images": shape}, {}, metadata, 17, "").size == size
+
+
+@pytest.mark.parametrize("inputs", [{}, {"a": (1, 3, 8, 8), "b": (1, 3, 8, 8)}, {"a": (1, 1, 8, 8)}, {"a": ()}])
+def test_one_picture_is_needed(inputs: Any) -> None:
+    with pytest.raises(ModelError, match="needed one picture input N x 3 x H x W"):
+        _ = ModelInfo(inputs, {}, {}, 17, "").image
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    assert "no model" in refused(tmp_path / "model.onnx")
+    assert "no model" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.json", "model.textproto"])
+@pytest.mark.parametrize("data", [b"", b"\0\0", b"this is no model", b"\x89PNG\r\n\x1a\n", b"{}"])
+def test_what_is_no_onnx_whatever_its_name(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    assert "not a whole ONNX file" in refused(tmp_path / name)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return squares.detector(tmp_path_factory.mktemp("whole") / "model.onnx")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@given(cut=st.floats(0, 1))
+def test_a_truncated_file_is_refused_or_whole_enough_to_be_described(tmp_path: Path, whole: Path, cut: float) -> None:
+    """Where the cut falls between two of protobuf's fields the rest is a file of its own, if not a detector."""
+    data, path = whole.read_bytes(), tmp_path / "cut.onnx"
+    path.write_bytes(data[: int(cut * len(data))])
+    try:
+        model = load(path)
+        fix_shapes(model, 1, info(model).size)
+        constants(model)
+    except ModelError as error:
+        assert "\n" not in str(error)
+
+
+def test_a_weight_with_less_numbers_than_its_shape_says(tmp_path: Path) -> None:
+    model = onnx.load(squares.detector(tmp_path / "model.onnx"))
+    next(tensor for tensor in model.graph.initializer if tensor.name == "boxes").dims[1] = 5
+    onnx.save(model, str(tmp_path / "model.onnx"))
+    assert "the weight boxes is damaged" in refused(tmp_path / "model.onnx")
+
+
+def test_an_operator_that_onnx_does_not_know(tmp_path: Path) -> None:
+    shape = (1, 3, 8, 8)
+    nodes = [node("Sharpen", ["images"], ["y"])]
+    squares.write(tmp_path / "model.onnx", nodes, {}, [("images", shape)], [("y", shape)])
+    assert "operator Sharpen is not in ONNX opset 17: export with plain ONNX operators" in refused(
+        tmp_path / "model.onnx"
+    )
+
+
+def test_a_graph_that_reads_what_nobody_writes(tmp_path: Path) -> None:
+    shape = (1, 3, 8, 8)
+    squares.write(tmp_path / "model.onnx", [node("Relu", ["z"], ["y"])], {}, [("images", shape)], [("y", shape)])
+    assert "not valid ONNX" in refused(tmp_path / "model.onnx")
+
+
+def with_weights_beside(folder: Path, location: str = "weights.bin") -> Path:
+    model = onnx.load(squares.detector(folder / "model.onnx"))
+    onnx.save(model, str(folder / "model.onnx"), save_as_external_data=True, location=location, size_threshold=0)
+    return folder / "model.onnx"
+
+
+def test_weights_in_a_file_beside_it_come_along(tmp_path: Path) -> None:
+    path = with_weights_beside(tmp_path)
+    assert (tmp_path / "weights.bin").stat().st_size > 0
+    assert constants(load(path))["boxes"].shape == (1, 4, 84)
+
+
+def test_weights_that_are_missing_or_cut_off(tmp_path: Path) -> None:
+    path = with_weights_beside(tmp_path)
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(weights.read_bytes()[:100])
+    assert "weights.bin" in refused(path) or "must come along" in refused(path)
+    weights.unlink()
+    assert "weights.bin" in refused(path) and "must come along" in refused(path)
+
+
+def test_a_saved_model_is_the_same(tmp_path: Path) -> None:
+    model = load(squares.detector(tmp_path / "model.onnx"))
+    save(model, tmp_path / "again.onnx")
+    assert load(tmp_path / "again.onnx") == model
+
+
+# Static shapes
+
+
+@pytest.mark.parametrize("shape", [("n", 3, "h", "w"), (1, 3, "h", "w"), ("n", 3, 64, 64), ("n", "c", "h", "w")])
+def test_dynamic_dimensions_become_what_is_asked_for(tmp_path: Path, shape: Any) -> None:
+    path = squares.detector(tmp_path / "model.onnx", batch=shape[0], size=shape[2:])
+    model = onnx.load(path)
+    if shape[1] == "c":
+        model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "c"
+    fixed = fix_shapes(model, 1, (64, 64))
+    said = info(fixed)
+    assert said.inputs == {"images": (1, 3, 64, 64)} and said.outputs == {"output0": (1, 6, 84)}
+    np.testing.assert_array_equal(answers(fixed, pictures(1)), answers(model, pictures(1)))
+
+
+def test_the_size_of_the_metadata_is_taken_when_none_is_given(tmp_path: Path) -> None:
+    model = onnx.load(squares.detector(tmp_path / "model.onnx", size=("h", "w"), names=None))
+    helper.set_model_props(model, {"imgsz": "[64, 64]"})
+    assert info(fix_shapes(model, 1, None)).size == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "message"),
+    [
+        (("h", "w"), None, r"images 1x3x\?x\? has no fixed height and width: set input.size"),
+        ((64, 64), (64, 96), r"the input is images 1x3x64x64, asked for 64x96: export the model at 64x96"),
+        (("h", 64), (64, 96), r"asked for 64x96"),
+    ],
+)
+def test_a_size_that_is_missing_or_wrong(tmp_path: Path, shape: Any, size: Any, message: str) -> None:
+    model = onnx.load(squares.detector(tmp_path / "model.onnx", size=shape))
+    with pytest.raises(ModelError, match=message) as caught:
+        fix_shapes(model, 1, size)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_model_that_is_given_stays_as_it_is(tmp_path: Path) -> None:
+    model = onnx.load(squares.detector(tmp_path / "model.onnx"))
+    before = model.SerializeToString()
+    fix_shapes(model, 4, None)
+    assert model.SerializeToString() == before
+
+
+@pytest.mark.parametrize("old", [1, 2, 3])
+@pytest.mark.parametrize("new", [1, 2, 5])
+def test_each_picture_has_the_answer_it_had_in_another_batch(tmp_path: Path, old: int, new: int) -> None:
+    """The batch also stands in a constant shape of a Reshape."""
+    model = load(squares.detector(tmp_path / "model.onnx", batch=old))
+    rebatched = answers(fix_shapes(model, new, None), pictures(new))
+    for picture in range(new):
+        alone = np.repeat(pictures(new)[picture : picture + 1], old, axis=0)
+        np.testing.assert_allclose(rebatched[picture], answers(model, alone)[0], atol=1e-6)
+
+
+def reshaping(folder: Path, batch: int, to: list[int], attribute: bool) -> onnx.ModelProto:
+    """A model whose Reshape has its shape in a Constant node, or which reshapes away and back."""
+    shape = numpy_helper.from_array(np.array(to, np.int64))
+    nodes = [node("Constant", [], ["s"], value=shape) if attribute else node("Identity", ["t"], ["s"])]
+    nodes += [node("Reshape", ["images", "s"], ["r"]), node("Relu", ["r"], ["y"])]
+    weights: dict[str, NDArray[Any]] = {} if attribute else {"t": np.array(to, np.int64)}
+    out = [("y", tuple(n if n > 0 else batch * 3 * 64 * 64 for n in to))]
+    path = folder / "reshape.onnx"
+    return load(squares.write(path, nodes, weights, [("images", (batch, 3, 64, 64))], out))
+
+
+def test_the_shape_of_a_reshape_may_be_a_constant_node(tmp_path: Path) -> None:
+    model = fix_shapes(reshaping(tmp_path, 2, [2, 3, 4096], True), 3, None)
+    assert answers(model, pictures(3)).shape == (3, 3, 4096)
+
+
+def test_a_reshape_to_one_dimension_keeps_its_length_free(tmp_path: Path) -> None:
+    model = fix_shapes(reshaping(tmp_path, 1, [-1], True), 2, None)
+    assert answers(model, pictures(2)).shape == (2 * 3 * 64 * 64,)
+
+
+def test_a_batch_that_cannot_be_changed_is_one_line(tmp_path: Path) -> None:
+    weights = {"w": np.zeros((2, 3, 64, 64), np.float32)}
+    shape = (2, 3, 64, 64)
+    nodes = [node("Add", ["images", "w"], ["y"])]
+    model = load(squares.write(tmp_path / "model.onnx", nodes, weights, [("images", shape)], [("y", shape)]))
+    with pytest.raises(ModelError, match="does not take this batch and size"):
+        fix_shapes(model, 3, None)
+
+
+def test_other_inputs_get_the_batch_and_scalars_stay(tmp_path: Path) -> None:
+    inputs: list[tuple[str, Any]] = [("images", ("n", 3, 64, 64)), ("sizes", ("n", 2)), ("least", ())]
+    nodes = [node("ReduceMean", ["images"], ["m"], axes=[2, 3], keepdims=0), node("Add", ["m", "least"], ["y"])]
+    nodes += [node("Relu", ["sizes"], ["z"])]
+    outputs: list[tuple[str, Any]] = [("y", ("n", 3)), ("z", ("n", 2))]
+    model = load(squares.write(tmp_path / "model.onnx", nodes, {}, inputs, outputs))
+    said = info(fix_shapes(model, 4, None))
+    assert said.inputs == {"images": (4, 3, 64, 64), "sizes": (4, 2), "least": ()}
+    assert said.outputs == {"y": (4, 3), "z": (4, 2)}
