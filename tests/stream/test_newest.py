@@ -1,0 +1,329 @@
+"""Live sources, on cameras that fail as cameras do."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgesparse.errors import CameraUnavailable, SourceError
+from edgesparse.stream import newest
+from edgesparse.stream.frames import Frame
+from edgesparse.stream.newest import Live, Slots
+
+SIZE = 128
+
+
+def picture(level: int, size: int = SIZE) -> np.ndarray:
+    return np.full((size, size, 3), level, np.uint8)
+
+
+@given(st.lists(st.booleans()))
+def test_slots_give_the_newest_and_leave_what_is_read_alone(steps: list[bool]) -> None:
+    """True publishes a picture of the next level, False takes one, where there is one."""
+    slots, published, taken, dropped = Slots(), 0, 0, 0
+    held: Frame | None = None
+    for publish in steps:
+        if publish:
+            image = slots.spare if slots.spare is not None else picture(0)
+            image[:] = published % 256
+            dropped += slots.publish(image, published, published)
+            published += 1
+        elif slots.fresh:
+            held = slots.take("camera")
+            taken += 1
+            assert held.index == published - 1
+        if held is not None:
+            assert (held.image == held.index % 256).all()
+    assert published == taken + dropped + slots.fresh
+
+
+def test_slots_are_three_pictures_however_many_frames() -> None:
+    slots, seen = Slots(), set()
+    for index in range(50):
+        spare = slots.spare if slots.spare is not None else picture(0)
+        seen.add(id(spare))
+        slots.publish(spare, 0, index)
+        if index % 3 == 0:
+            slots.take("camera")
+    assert len(seen) == 3
+
+
+class Camera:
+    """A camera in the test's hands: a read waits for what `frames` has next, which is a level or a picture, False for
+    a read that fails, an error to raise, or an event: a stall until it is set, and then level 7."""
+
+    def __init__(self) -> None:
+        self.frames: queue.Queue[object] = queue.Queue()
+        self.openings = self.released = 0
+        self.absent = False
+
+    def open(self) -> Opened:
+        self.openings += 1
+        if self.absent:
+            raise CameraUnavailable("no camera 0")
+        return Opened(self)
+
+
+class Opened:
+    def __init__(self, camera: Camera) -> None:
+        self.camera = camera
+
+    def grab(self) -> bool:
+        self.next = self.camera.frames.get()
+        if isinstance(self.next, Exception):
+            raise self.next
+        if isinstance(self.next, threading.Event):
+            self.next.wait()
+            self.next = 7
+        return self.next is not False
+
+    def retrieve(self, image: np.ndarray | None = None) -> tuple[bool, np.ndarray]:
+        if isinstance(self.next, np.ndarray):
+            return True, self.next
+        if image is None or image.shape != (SIZE, SIZE, 3):
+            image = np.empty((SIZE, SIZE, 3), np.uint8)
+        image[:] = self.next
+        return True, image
+
+    def get(self, prop: int, /) -> float:
+        return 30.0
+
+    def release(self) -> None:
+        self.camera.released += 1
+
+
+@pytest.fixture
+def camera() -> Iterator[Camera]:
+    camera = Camera()
+    yield camera
+    for _ in range(20):
+        camera.frames.put(False)
+
+
+@pytest.fixture
+def source(camera: Camera, monkeypatch: pytest.MonkeyPatch) -> Iterator[Live]:
+    monkeypatch.setattr(newest, "PAUSE_FIRST", 0.01)
+    monkeypatch.setattr(newest, "PAUSE_LONGEST", 0.02)
+    monkeypatch.setattr(newest, "CLOSE_SECONDS", 0.1)
+    with Live("camera", camera.open) as source:
+        yield source
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fifth of a second after a frame without the next is a stall."""
+    monkeypatch.setattr(newest, "FRAME_LIMIT", 0.2)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end, "waited ten seconds"
+        time.sleep(0.002)
+
+
+def test_the_newest_frame_wins(camera: Camera, source: Live) -> None:
+    for level in range(5):
+        camera.frames.put(level)
+    until(lambda: source.dropped == 4)
+    before = time.monotonic_ns()
+    frame = source.read()
+    assert frame is not None
+    assert (frame.index, frame.name, int(frame.image[0, 0, 0]), source.fps) == (4, "camera", 4, 30.0)
+    assert frame.time_ns < before
+    camera.frames.put(9)
+    after = source.read()
+    assert after is not None and (after.index, int(after.image[0, 0, 0])) == (5, 9)
+    assert after.time_ns > frame.time_ns
+
+
+def test_a_frame_stays_as_it_is_until_the_next_read(camera: Camera, source: Live) -> None:
+    camera.frames.put(1)
+    frame = source.read()
+    assert frame is not None
+    for level in range(2, 30):
+        camera.frames.put(level)
+    until(lambda: source.dropped == 27)
+    assert (frame.image == 1).all()
+
+
+def test_frames_are_captured_into_slots_that_are_used_again(camera: Camera, source: Live) -> None:
+    def one(level: int) -> Frame:
+        camera.frames.put(level)
+        frame = source.read()
+        assert frame is not None
+        return frame
+
+    seen = {id(one(level).image) for level in range(8)}
+    assert len(seen) <= 3
+    tracemalloc.start()
+    try:
+        assert {id(one(level).image) for level in range(200)} == seen
+        assert tracemalloc.get_traced_memory()[1] < SIZE * SIZE * 3
+    finally:
+        tracemalloc.stop()
+
+
+def test_frames_may_change_their_size(camera: Camera, source: Live) -> None:
+    for image in (picture(1), picture(2, 16), picture(3, 16), picture(4, 4)):
+        camera.frames.put(image)
+        frame = source.read()
+        assert frame is not None and frame.image.shape == image.shape
+        assert (frame.image == image).all()
+
+
+def test_a_camera_that_is_not_there_is_an_error_at_once(camera: Camera) -> None:
+    camera.absent = True
+    with pytest.raises(CameraUnavailable):
+        Live("camera", camera.open)
+    assert camera.openings == 1
+
+
+def test_a_camera_that_vanishes_is_opened_again_until_it_is_back(
+    camera: Camera, source: Live, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "edgesparse.stream")
+    camera.frames.put(1)
+    source.read()
+    camera.absent = True
+    camera.frames.put(False)
+    until(lambda: camera.openings >= 5)
+    assert caplog.messages == ["camera gives no frames; opening it again until it does"]
+    assert source.reopened == 0
+    camera.absent = False
+    camera.frames.put(2)
+    frame = source.read()
+    assert frame is not None and (frame.index, int(frame.image[0, 0, 0])) == (1, 2)
+    assert source.reopened == 1
+    assert [message.partition(" after ")[0] for message in caplog.messages[1:]] == ["camera is back"]
+
+
+def test_pauses_between_openings_grow(camera: Camera, source: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(newest, "PAUSE_LONGEST", 0.08)
+    pauses = []
+    wait_for = source._changed.wait_for
+
+    def note(condition: Callable[[], bool], timeout: float) -> bool:
+        pauses.append(timeout)
+        return wait_for(condition, timeout)
+
+    monkeypatch.setattr(source._changed, "wait_for", note)
+    camera.absent = True
+    camera.frames.put(False)
+    until(lambda: len(pauses) >= 6)
+    assert pauses[:6] == [0.01, 0.02, 0.04, 0.08, 0.08, 0.08]
+
+
+def test_a_camera_that_stalls_is_left_to_itself_and_opened_again(camera: Camera, impatient: None, source: Live) -> None:
+    stall = threading.Event()
+    camera.frames.put(1)
+    source.read()
+    camera.frames.put(stall)
+    threading.Timer(0.4, camera.frames.put, [8]).start()
+    frame = source.read()
+    assert frame is not None and int(frame.image[0, 0, 0]) == 8
+    assert (camera.openings, camera.released, source.reopened) == (2, 0, 1)
+    stall.set()
+    until(lambda: camera.released == 1)
+    camera.frames.put(9)
+    frame = source.read()
+    assert frame is not None and (frame.index, int(frame.image[0, 0, 0])) == (2, 9)
+
+
+def test_a_driver_that_never_comes_back_does_not_use_up_threads(
+    camera: Camera, impatient: None, source: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    camera.frames.put(1)
+    source.read()
+    monkeypatch.setattr(newest, "FIRST_FRAME_LIMIT", 0.2)
+    reader = threading.Thread(target=source.read)
+    reader.start()
+    until(lambda: camera.openings == 1 + newest.MOST_STUCK)
+    time.sleep(3 * newest.FRAME_LIMIT)
+    assert camera.openings == 1 + newest.MOST_STUCK
+    source.close()
+    reader.join(5)
+    assert not reader.is_alive()
+
+
+def test_frames_without_pixels_are_skipped_and_counted(camera: Camera, source: Live) -> None:
+    camera.frames.put(np.empty((0, 0, 3), np.uint8))
+    camera.frames.put(3)
+    frame = source.read()
+    assert frame is not None and (frame.index, source.dropped) == (1, 1)
+
+
+def test_a_stream_of_nothing_but_empty_frames_is_opened_again(camera: Camera, impatient: None, source: Live) -> None:
+    camera.frames.put(1)
+    source.read()
+    while camera.openings == 1:
+        camera.frames.put(np.empty((0, 0, 3), np.uint8))
+        time.sleep(0.01)
+    assert source.dropped > 0
+
+
+def test_an_error_of_our_own_is_not_hidden(camera: Camera, source: Live) -> None:
+    camera.frames.put(ZeroDivisionError("a bug"))
+    with pytest.raises(SourceError, match="camera: capture failed: a bug"):
+        source.read()
+
+
+def test_reopen_connects_anew(camera: Camera, source: Live) -> None:
+    camera.frames.put(1)
+    source.read()
+    source.reopen()
+    until(lambda: camera.openings == 2)
+    for _ in range(2):  # the first thread may still take one, and drop it
+        camera.frames.put(5)
+    frame = source.read()
+    assert frame is not None and (int(frame.image[0, 0, 0]), source.reopened) == (5, 1)
+
+
+def test_close_ends_a_read_that_waits(camera: Camera, source: Live) -> None:
+    frames: queue.Queue[Frame | None] = queue.Queue()
+    reader = threading.Thread(target=lambda: frames.put(source.read()))
+    reader.start()
+    source.close()
+    assert frames.get(timeout=5) is None
+    reader.join()
+    source.close()
+    assert source.read() is None
+
+
+def test_ctrl_c_ends_a_read_that_waits(camera: Camera, source: Live) -> None:
+    threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        source.read()
+
+
+def test_everything_is_released(camera: Camera, source: Live) -> None:
+    camera.frames.put(1)
+    source.read()
+    camera.frames.put(False)
+    until(lambda: camera.openings == 2)
+    source.close()
+    camera.frames.put(False)
+    until(lambda: camera.released == camera.openings)
+
+
+def test_python_may_end_while_a_camera_is_open() -> None:
+    program = """
+from edgesparse.stream.sources import open_source
+source = open_source("demo")
+print(source.read().index)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
