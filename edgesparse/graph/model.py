@@ -141,7 +141,7 @@ def _check(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _readable(tensor: onnx.TensorProto) -> bool:
-    """Whether as many numbers are there as its shape says; ONNX's checker does not look."""
+    """Whether its numbers are as many as its shape says; ONNX's checker lets more pass."""
     try:
         numpy_helper.to_array(tensor)
     except Exception:

@@ -97,9 +97,9 @@ def test_a_truncated_file_is_refused_or_whole_enough_to_be_described(tmp_path: P
         assert "\n" not in str(error)
 
 
-def test_a_weight_with_less_numbers_than_its_shape_says(tmp_path: Path) -> None:
+def test_a_weight_with_more_numbers_than_its_shape_says(tmp_path: Path) -> None:
     model = onnx.load(squares.detector(tmp_path / "model.onnx"))
-    next(tensor for tensor in model.graph.initializer if tensor.name == "boxes").dims[1] = 5
+    next(tensor for tensor in model.graph.initializer if tensor.name == "boxes").dims[1] = 3
     onnx.save(model, str(tmp_path / "model.onnx"))
     assert "the weight boxes is damaged" in refused(tmp_path / "model.onnx")
 
