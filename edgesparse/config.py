@@ -18,12 +18,23 @@ from edgesparse.errors import ConfigError
 
 Letterbox = Literal["centre", "top-left", "stretch"]
 Colour = Literal["rgb", "bgr"]
-HeadName = Literal["auto", "yolov5", "yolov8", "yolox", "end2end", "yolo-nas", "rtdetr", "efficient-nms"]
+HeadName = Literal[
+    "auto",
+    "yolov5",
+    "yolov8",
+    "yolox",
+    "yolox-decoded",
+    "end2end",
+    "yolo-nas",
+    "rtdetr",
+    "rtdetr-end2end",
+    "efficient-nms",
+]
 BackendName = Literal["auto", "onnxruntime", "null"]
 
 HEAD_ALIASES = {
-    **dict.fromkeys(("yolov6", "yolov7", "yolox-decoded"), "yolov5"),
-    **dict.fromkeys(("yolov9", "yolov11", "yolo11", "yolov12", "yolo12"), "yolov8"),
+    **dict.fromkeys(("yolov6", "yolov7"), "yolov5"),
+    **dict.fromkeys(("yolov9", "yolov11", "yolo11", "yolov12", "yolo12", "yolo26"), "yolov8"),
     "yolov10": "end2end",
 }
 """Detectors whose outputs are laid out like another family's."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,7 @@ def load(path: Path) -> onnx.ModelProto:
         ) from None
     if not model.graph.node:
         raise ModelError(f"{path} is not a whole ONNX file: it holds no operators; export or copy it again")
+    _sort(model.graph)
     _check(model, path)
     return model
 
@@ -147,6 +149,30 @@ def _readable(tensor: onnx.TensorProto) -> bool:
     except Exception:
         return False
     return True
+
+
+def _sort(graph: onnx.GraphProto) -> None:
+    """Every node behind those that it reads: ONNX Runtime's FP16 converter puts the Casts at the inputs last."""
+    producer = {name: i for i, node in enumerate(graph.node) for name in node.output}
+    needs = {i: {producer[name] for name in _reads(node) if name in producer} for i, node in enumerate(graph.node)}
+    if all(before < i for i, all_before in needs.items() for before in all_before):
+        return
+    nodes = list(graph.node)
+    try:
+        order = list(TopologicalSorter(needs).static_order())
+    except CycleError:
+        return  # the checker says it
+    del graph.node[:]
+    graph.node.extend(nodes[i] for i in order)
+
+
+def _reads(node: onnx.NodeProto) -> Iterable[str]:
+    """What a node reads, and what the graphs inside it (the branches of an If) read."""
+    yield from (name for name in node.input if name)
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                yield from _reads(inner)
 
 
 def _rebatch_reshapes(model: onnx.ModelProto, old: int, batch: int) -> None:

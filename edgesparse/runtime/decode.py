@@ -11,22 +11,22 @@ from numpy.typing import NDArray
 
 from edgesparse.backends.base import TensorSpec
 from edgesparse.errors import ModelError
-from edgesparse.runtime.heads import HEADS, Layout, cells, grid, strides_of
+from edgesparse.runtime.heads import HEADS, Layout, grid, strides_of
 
 
 def choose(layout: Layout, metadata: Mapping[str, str], sample: Sequence[NDArray[Any]] | None = None) -> str:
     """The name of the head in HEADS.
 
     `metadata` is the ONNX file's (Ultralytics writes `names`, `task`, ...). `sample` holds outputs for any picture:
-    the layouts of YOLOX undecoded and of YOLOv6 are told apart by their values alone. Raises ModelError, with what
-    was seen, for a network that is no detector, of no known family, or of several.
+    some layouts have one shape and are told apart by their values alone, as YOLOX's undecoded and YOLOv6's. Raises
+    ModelError, with what was seen, for a network that is no detector, of no known family, or of several.
     """
     task = metadata.get("task", "detect")
     if task != "detect":
         raise ModelError(f"the file says its task is '{task}': needed a detector; export a 'detect' model")
     found = _by_shapes(layout)
-    if found == ["yolov5", "yolox"] and sample is not None:
-        found = ["yolov5" if _is_decoded(sample[0][0], layout) else "yolox"]
+    if sample is not None:
+        found = _by_values(found, sample[0][0], layout)
     if len(found) == 1:
         _check_classes(found[0], layout, metadata)
         return found[0]
@@ -56,9 +56,9 @@ def _fits(name: str, layout: Layout) -> bool:
         return False
     along, across = (2, 1) if name == "yolov8" else (1, 2)
     on_grid = strides_of(shapes[0][along], layout.size) is not None
-    if name == "yolox":
+    if name.startswith("yolox"):
         return on_grid
-    if name == "end2end":
+    if name in ("end2end", "rtdetr-end2end"):
         return shapes[0][2] == 6
     return on_grid or strides_of(shapes[0][across], layout.size) is None
 
@@ -86,7 +86,7 @@ def _by_shapes(layout: Layout) -> list[str]:
     ):
         return ["rtdetr"]
     if len(shapes) == 2 and ranks == [3, 3] and [s[-1] for s in shapes].count(4) >= 1:
-        logits = any("logit" in spec.name for spec in layout.outputs)
+        logits = any(name in spec.name for spec in layout.outputs for name in ("logit", "label"))
         on_grid = strides_of(shapes[0][1], layout.size) is not None
         return ["rtdetr"] if logits else ["yolo-nas"] if on_grid else []
     return _by_one_shape(shapes[0], layout.size) if len(shapes) == 1 and ranks == [3] else []
@@ -94,16 +94,30 @@ def _by_shapes(layout: Layout) -> list[str]:
 
 def _by_one_shape(shape: tuple[int, ...], size: tuple[int, int]) -> list[str]:
     _, rows, columns = shape
-    anchors_3 = [3 * cells(size), 3 * cells(size, (8, 16, 32, 64))]
     if strides_of(columns, size) and 4 < rows <= columns:
         return ["yolov8"]
-    if rows in anchors_3 and columns > 5:
+    # Stride 8 is asked for: cells of (16, 32) alone may be as many as a list has places, 300 for 192x320.
+    if rows % 3 == 0 and 8 in (strides_of(rows // 3, size) or ()) and columns > 5:
         return ["yolov5"]
-    if strides_of(rows, size) and columns > 5:
+    if 8 in (strides_of(rows, size) or ()) and columns > 5:
         return ["yolov5", "yolox"]
     if columns == 6:
         return ["end2end"]
     return ["rtdetr"] if columns > 4 and rows <= 1000 else []
+
+
+def _by_values(found: list[str], raw: NDArray[Any], layout: Layout) -> list[str]:
+    """What is left of `found` when a picture's first output is seen."""
+    if found == ["yolov5", "yolox"]:
+        if not _is_decoded(raw, layout):
+            return ["yolox"]
+        # YOLOv6 has no objectness and writes ones; its input is another than YOLOX's.
+        return ["yolov5" if (raw[:, 4] == 1).all() else "yolox-decoded"]
+    # A list in pixels that found nothing is all zero; relative boxes never are.
+    if found == ["end2end"] and 0 < np.abs(raw[:, :4]).max() <= 1:
+        whole = np.array_equal(raw[:, 5], np.rint(raw[:, 5]))
+        return ["rtdetr-end2end" if whole else "rtdetr"]
+    return found
 
 
 def _is_decoded(raw: NDArray[Any], layout: Layout) -> bool:

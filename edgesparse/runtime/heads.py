@@ -61,9 +61,13 @@ def cells(size: tuple[int, int], strides: Sequence[int] = (8, 16, 32)) -> int:
     return sum((size[0] // s) * (size[1] // s) for s in strides)
 
 
+STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32))
+"""Of the plain detectors, of those with P6, of those with P2, of the tiny ones."""
+
+
 def strides_of(count: int, size: tuple[int, int]) -> tuple[int, ...] | None:
-    """The strides whose cells add up to `count`, if any of the usual sets does."""
-    return next((s for s in ((8, 16, 32), (8, 16, 32, 64), (16, 32), (32,)) if cells(size, s) == count), None)
+    """The strides whose cells add up to `count`, if any of STRIDES does."""
+    return next((strides for strides in STRIDES if cells(size, strides) == count), None)
 
 
 def grid(size: tuple[int, int], strides: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -124,6 +128,17 @@ def yolox(layout: Layout, conf: float, multi_label: bool = False) -> Decode:
 def end2end(layout: Layout, conf: float, multi_label: bool = False) -> Decode:
     """YOLOv10 and other exports that suppress by themselves: [B, N, 6] with xyxy in pixels, score, class."""
     return _listed(lambda outputs, b: (outputs[0][b, :, :4], outputs[0][b, :, 4], outputs[0][b, :, 5]), conf)
+
+
+def rtdetr_end2end(layout: Layout, conf: float, multi_label: bool = False) -> Decode:
+    """RT-DETR as Ultralytics writes it from 8.4 on: [B, N, 6] with centre and size, relative; score, class."""
+    relative = np.array([layout.size[1], layout.size[0]] * 2, np.float32)
+
+    def rows(outputs: Sequence[NDArray[Any]], b: int) -> tuple[NDArray[Any], ...]:
+        raw = outputs[0][b]
+        return _corners(raw[:, :4] * relative), raw[:, 4], raw[:, 5]
+
+    return _listed(rows, conf)
 
 
 def yolo_nas(layout: Layout, conf: float, multi_label: bool = False) -> Decode:
@@ -222,14 +237,17 @@ def _classes_of_rtdetr(layout: Layout) -> int | None:
     return _classes_of_two(layout) if len(layout.outputs) == 2 else None
 
 
+_STRETCHED = _CENTRED.model_copy(update={"letterbox": "stretch"})
 _YOLOX_INPUT = _CENTRED.model_copy(update={"letterbox": "top-left", "colour": "bgr", "scale": 1.0})
 
 HEADS: dict[str, Head] = {
     "yolov5": Head(yolov5, True, lambda at: at.outputs[0].shape[2] - 5, _CENTRED),
     "yolov8": Head(yolov8, True, lambda at: at.outputs[0].shape[1] - 4, _CENTRED),
     "yolox": Head(yolox, True, lambda at: at.outputs[0].shape[2] - 5, _YOLOX_INPUT),
+    "yolox-decoded": Head(yolov5, True, lambda at: at.outputs[0].shape[2] - 5, _YOLOX_INPUT),
     "end2end": Head(end2end, False, lambda at: None, _CENTRED),
     "yolo-nas": Head(yolo_nas, True, _classes_of_two, _CENTRED),
-    "rtdetr": Head(rtdetr, False, _classes_of_rtdetr, _CENTRED.model_copy(update={"letterbox": "stretch"})),
+    "rtdetr": Head(rtdetr, False, _classes_of_rtdetr, _STRETCHED),
+    "rtdetr-end2end": Head(rtdetr_end2end, False, lambda at: None, _STRETCHED),
     "efficient-nms": Head(efficient_nms, False, lambda at: None, _CENTRED),
 }
