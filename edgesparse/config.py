@@ -7,13 +7,13 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
 
+from edgesparse.classes import named_classes
 from edgesparse.errors import ConfigError
 
 Letterbox = Literal["centre", "top-left", "stretch"]
@@ -40,11 +40,10 @@ HEAD_ALIASES = {
 """Detectors whose outputs are laid out like another family's."""
 
 Unit = Annotated[float, Field(ge=0, le=1)]
-Triple = Annotated[
-    tuple[float, float, float],
-    Strict(False),
-    BeforeValidator(lambda v: [v] * 3 if isinstance(v, int | float) else v),
-]
+_SAME_FOR_ALL = BeforeValidator(lambda v: [v] * 3 if isinstance(v, int | float) else v)
+Triple = Annotated[tuple[float, float, float], Strict(False), _SAME_FOR_ALL]
+Positive = Annotated[float, Field(gt=0)]
+Divisors = Annotated[tuple[Positive, Positive, Positive], Strict(False), _SAME_FOR_ALL]
 Size = Annotated[
     tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]],
     Strict(False),
@@ -53,7 +52,7 @@ Size = Annotated[
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class InputSpec(Section):
@@ -66,7 +65,7 @@ class InputSpec(Section):
     colour: Colour = "rgb"
     scale: float = 1 / 255
     mean: Triple = (0.0, 0.0, 0.0)
-    std: Triple = (1.0, 1.0, 1.0)
+    std: Divisors = (1.0, 1.0, 1.0)
 
 
 class Input(Section):
@@ -78,7 +77,7 @@ class Input(Section):
     colour: Colour | None = None
     scale: float | None = None
     mean: Triple | None = None
-    std: Triple | None = None
+    std: Divisors | None = None
 
     def resolve(self, convention: InputSpec) -> InputSpec:
         return convention.model_copy(update=self.model_dump(exclude_none=True))
@@ -135,7 +134,7 @@ class Run(Section):
 
 class Recipe(Section):
     model: Path
-    head: Annotated[HeadName, BeforeValidator(lambda v: HEAD_ALIASES.get(v, v))] = "auto"
+    head: Annotated[HeadName, BeforeValidator(lambda v: HEAD_ALIASES.get(v, v) if isinstance(v, str) else v)] = "auto"
     classes: str | tuple[str, ...] = "auto"
     input: Input = Input()
     prepare: Prepare = Prepare()
@@ -173,8 +172,9 @@ def load_recipe(path: Path) -> Recipe:
         "model": base / recipe.model,
         **{f"accept.{key}": at for key, at in accept.items()},
     }.items():
-        if not file.exists():
-            raise ConfigError(f"{path}: {name}: no file {file}{_nearest_file(file)}")
+        kind, there = ("folder", file.is_dir()) if name == "accept.images" else ("file", file.is_file())
+        if not there:
+            raise ConfigError(f"{path}: {name}: no {kind} {file}{_nearest_file(file)}")
     classes = named_classes(recipe.classes, base)
     return recipe.model_copy(
         update={
@@ -186,14 +186,23 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def parse(said: dict[str, Any], where: str) -> Recipe:
-    """The typed recipe of a mapping; `where` begins the message of the ConfigError."""
+    """The typed recipe of a mapping; a section that is there and empty has its defaults. `where` begins the message of
+    the ConfigError."""
+    sections = [key for key, value in Recipe.model_fields.items() if isinstance(value.default, Section)]
+    said = {key: value for key, value in said.items() if value is not None or key not in sections}
     try:
-        return Recipe.model_validate_json(json.dumps(said, default=str))
+        text = json.dumps(said, default=str)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: {error}: needed plain keys, and no value inside itself") from None
+    try:
+        return Recipe.model_validate_json(text)
     except ValidationError as error:
-        problems = {_place(problem): problem for problem in reversed(error.errors())}
+        problems: dict[tuple[str, ...], Any] = {}
+        for problem in error.errors():
+            problems.setdefault(_place(problem), problem)
         first = min(problems.values(), key=lambda e: (e["type"] != "extra_forbidden", -len(_place(e))))
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ConfigError(f"{where}: {_sentence(first)}{more}") from None
+        raise ConfigError(f"{where}: {' '.join(_sentence(first).split())}{more}") from None
 
 
 def override(run: Run, said: dict[str, Any]) -> Run:
@@ -203,36 +212,6 @@ def override(run: Run, said: dict[str, Any]) -> Run:
         values["classes"] = [part.strip() for part in values["classes"].split(",")]
     recipe = parse({"model": "", "run": {**run.model_dump(mode="json"), **values}}, "command line")
     return recipe.run
-
-
-def named_classes(said: str | tuple[str, ...], base: Path) -> str | tuple[str, ...]:
-    """What `classes:` says, with the names in place of a file's path."""
-    return class_names(base / said) if isinstance(said, str) and said not in ("auto", "coco") else said
-
-
-def class_names(path: Path) -> tuple[str, ...]:
-    """Class names from a text file, one a line, or from `names:` of a data set's YAML (a list or {0: name})."""
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"classes: cannot read {path}: {error}; needed a list, 'auto', 'coco' or a file") from None
-    if path.suffix not in (".yaml", ".yml"):
-        return tuple(line.strip() for line in text.splitlines() if line.strip())
-    try:
-        said = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    names = said.get("names") if isinstance(said, dict) else None
-    if isinstance(names, dict):
-        names = [names[key] for key in sorted(names)]
-    if not isinstance(names, list) or not names:
-        raise ConfigError(f"{path}: found no 'names:' with a list of classes")
-    return tuple(map(str, names))
-
-
-def coco_names() -> tuple[str, ...]:
-    """The 80 classes of COCO in the order of their category ids."""
-    return tuple(resources.files("edgesparse").joinpath("coco.txt").read_text().splitlines())
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from edgesparse.backends import backend
 from edgesparse.build.select import STORE, Progress, build, quiet
-from edgesparse.config import Recipe, Run, load_recipe, named_classes, parse
+from edgesparse.classes import named_classes
+from edgesparse.config import Recipe, Run, load_recipe, parse
 from edgesparse.errors import ConfigError
 from edgesparse.package.store import Package, open_package
 from edgesparse.runtime.detector import Detector

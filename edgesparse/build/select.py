@@ -17,7 +17,8 @@ import edgesparse
 from edgesparse import device
 from edgesparse.backends import Backend, BuildOptions, BuildResult, Runner, TensorSpec, backend
 from edgesparse.build import report
-from edgesparse.config import DetectorSpec, Recipe, coco_names
+from edgesparse.classes import coco_names
+from edgesparse.config import DetectorSpec, Recipe
 from edgesparse.errors import AccuracyGateFailed, BackendUnavailable, ConfigError, ModelError
 from edgesparse.graph import model as graph
 from edgesparse.package import manifest as manifests

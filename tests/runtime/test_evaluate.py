@@ -11,7 +11,8 @@ import pytest
 import squares
 
 from edgesparse.backends import BuildOptions, backend
-from edgesparse.config import DetectorSpec, InputSpec, coco_names
+from edgesparse.classes import coco_names
+from edgesparse.config import DetectorSpec, InputSpec
 from edgesparse.errors import ConfigError
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.evaluate import SCORING, Evaluation, Labels, evaluate

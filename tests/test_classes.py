@@ -1,0 +1,46 @@
+"""Names of classes: from files of text, from data sets, from COCO."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgesparse.classes import class_names, coco_names, named_classes
+from edgesparse.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("names.txt", "person\n\n dog \n"),
+        ("data.yaml", "names: [person, dog]"),
+        ("data.yaml", "nc: 2\nnames:\n  1: dog\n  0: person\n"),
+        ("data.yml", "names: {0: person, 1: dog}"),
+    ],
+)
+def test_class_names_come_from_text_or_a_data_sets_yaml(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    assert class_names(tmp_path / name) == ("person", "dog")
+
+
+@pytest.mark.parametrize(
+    "text", ["nc: 2", "names: 5", "names: []", "[a, b]", "names: [", "names: {0: a, x: b}", "names: {}"]
+)
+def test_a_data_sets_yaml_without_names_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "data.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        class_names(tmp_path / "data.yaml")
+    assert "data.yaml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_names_of_coco() -> None:
+    names = coco_names()
+    assert len(set(names)) == 80 and (names[0], names[-1]) == ("person", "toothbrush")
+
+
+def test_a_recipe_may_name_them_or_a_file_that_does(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("person")
+    assert named_classes("names.txt", tmp_path) == ("person",)
+    assert named_classes(("a", "b"), tmp_path) == ("a", "b")
+    assert named_classes("auto", tmp_path) == "auto" and named_classes("coco", tmp_path) == "coco"

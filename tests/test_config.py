@@ -1,0 +1,221 @@
+"""Recipes: what is said wrongly is said back in one line with its place; what is left out has its default."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edgesparse.config import (
+    HEAD_ALIASES,
+    Input,
+    InputSpec,
+    Recipe,
+    Run,
+    load_recipe,
+    override,
+    parse,
+)
+from edgesparse.errors import ConfigError
+
+
+def wrong(said: dict[str, Any]) -> str:
+    """The message of the error: one line."""
+    with pytest.raises(ConfigError) as caught:
+        parse({"model": "m.onnx", **said}, "r.yaml")
+    message = str(caught.value)
+    assert "\n" not in message and message.startswith("r.yaml: ")
+    return message.removeprefix("r.yaml: ")
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"clases": ["a"]}, "unknown key 'clases': did you mean 'classes'?"),
+        ({"input": {"letter_box": "centre"}}, "unknown key 'input.letter_box': did you mean 'letterbox'?"),
+        ({"prepare": {"simplfy": True}}, "unknown key 'prepare.simplfy': did you mean 'simplify'?"),
+        ({"build": {"bacth": 1}}, "unknown key 'build.bacth': did you mean 'batch'?"),
+        ({"accept": {"minmap": 1}}, "unknown key 'accept.minmap': did you mean 'min_map'?"),
+        ({"run": {"max-det": 1}}, "unknown key 'run.max-det': did you mean 'max_det'?"),
+        ({"prepare": {"zzz": 1}}, "unknown key 'prepare.zzz': known here are simplify"),
+        ({"run": {"iuo": 2, "conf": 2}}, "unknown key 'run.iuo': did you mean 'iou'? (and 1 more)"),
+    ],
+)
+def test_an_unknown_key_names_its_place_and_the_nearest_right_one(said: dict[str, Any], message: str) -> None:
+    assert wrong(said) == message
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"classes": 5}, "classes: found 5 (a whole number), needed text"),
+        ({"classes": ["a", True]}, "classes.1: found True (true/false), needed text"),
+        ({"head": "yolo8"}, "head: found 'yolo8': did you mean 'yolov8'?"),
+        ({"input": 640}, "input: found 640 (a whole number), needed a mapping"),
+        ({"input": {"size": "640"}}, "input.size: found '640' (text), needed a list"),
+        ({"input": {"size": [640]}}, "'input.size.1' is missing"),
+        ({"input": {"size": [1, 2, 3]}}, "input.size: found [1, 2, 3] (a list), needed at most 2 of them"),
+        ({"input": {"size": 0}}, "input.size.0: found 0 (a whole number), needed greater than 0 (and 1 more)"),
+        ({"input": {"letterbox": "center"}}, "input.letterbox: found 'center': did you mean 'centre'?"),
+        ({"input": {"pad": 300}}, "input.pad: found 300 (a whole number), needed less than or equal to 255"),
+        ({"input": {"mean": [0, 0]}}, "'input.mean.2' is missing"),
+        ({"prepare": {"simplify": "yes"}}, "prepare.simplify: found 'yes' (text), needed true or false"),
+        ({"build": {"batch": 1.5}}, "build.batch: found 1.5 (a number), needed a whole number"),
+        ({"build": {"backend": "tensorflow"}}, "build.backend: found 'tensorflow': known here are auto, onnxruntime"),
+        ({"run": {"conf": 2}}, "run.conf: found 2 (a whole number), needed less than or equal to 1"),
+        ({"run": {"conf": {"dog": "x"}}}, "run.conf.dog: found 'x' (text), needed a number"),
+        ({"input": {"std": 0}}, "input.std.0: found 0 (a whole number), needed greater than 0"),
+        ({"input": {"scale": float("nan")}}, "input.scale: found nan (a number), needed a finite number"),
+        ({"model": 5}, "model: found 5 (a whole number), needed text"),
+    ],
+)
+def test_a_wrong_value_names_its_place_what_was_found_and_what_is_needed(said: dict[str, Any], message: str) -> None:
+    assert wrong(said).startswith(message)
+
+
+def test_a_recipe_without_a_model_says_so() -> None:
+    with pytest.raises(ConfigError, match=r"^r.yaml: 'model' is missing$"):
+        parse({}, "r.yaml")
+
+
+words = st.text("ab.é \n", max_size=4)
+days = st.just(date(2026, 1, 1))
+keys = words | st.integers() | st.booleans() | st.none() | days
+leaves = keys | st.floats()
+anything = leaves | st.lists(leaves, max_size=3) | st.dictionaries(keys, leaves, max_size=3)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(st.sampled_from([*Recipe.model_fields, "else"]), anything, max_size=4))
+def test_whatever_yaml_may_hold_is_a_recipe_or_one_line(said: dict[str, Any]) -> None:
+    try:
+        recipe = parse(said, "r.yaml")
+    except ConfigError as error:
+        assert "\n" not in str(error)
+    else:
+        assert isinstance(recipe, Recipe)
+
+
+def test_a_section_without_anything_in_it_has_its_defaults() -> None:
+    """As in YAML whose lines below a key are all comments."""
+    said = dict.fromkeys(("input", "prepare", "build", "accept", "run"))
+    assert parse({"model": "m.onnx", **said}, "r.yaml") == parse({"model": "m.onnx"}, "r.yaml")
+
+
+@pytest.mark.parametrize(("alias", "head"), HEAD_ALIASES.items())
+def test_a_head_may_be_called_by_the_name_of_a_detector_that_has_it(alias: str, head: str) -> None:
+    assert parse({"model": "m.onnx", "head": alias}, "r.yaml").head == head
+
+
+def test_one_number_is_a_square_and_the_same_for_every_channel() -> None:
+    said = parse({"model": "m.onnx", "input": {"size": 640, "mean": 0.5, "std": [1, 2, 3]}}, "r.yaml").input
+    assert (said.size, said.mean, said.std) == ((640, 640), (0.5, 0.5, 0.5), (1, 2, 3))
+
+
+def test_what_the_recipe_says_of_the_input_wins_over_the_convention() -> None:
+    convention = InputSpec(size=(640, 640), colour="bgr")
+    said = Input(pad=0, scale=1.0).resolve(convention)
+    assert said == InputSpec(size=(640, 640), colour="bgr", pad=0, scale=1.0)
+
+
+# Files
+
+
+def written(folder: Path, text: str) -> Path:
+    (folder / "m.onnx").touch()
+    (folder / "labels.json").touch()
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value).replace(f"{path.parent}/", "")
+
+
+def test_paths_count_from_the_recipes_folder(tmp_path: Path) -> None:
+    recipe = load_recipe(written(tmp_path, "model: m.onnx\naccept: {annotations: labels.json, min_map: 1}"))
+    assert recipe.model == tmp_path / "m.onnx" and recipe.accept.annotations == tmp_path / "labels.json"
+    assert recipe.accept.images is None and recipe.accept.min_map == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: n.onnx", "recipe.yaml: model: no file n.onnx: did you mean 'm.onnx'?"),
+        ("model: away/m.onnx", "model: no file away/m.onnx (there is no folder "),
+        ("model: ''", "recipe.yaml: model: "),
+        ("model: m.onnx\naccept: {annotations: label.json}", "accept.annotations: no file label.json: did you mean"),
+        ("model: m.onnx\naccept: {annotations: .}", "accept.annotations: "),
+        ("model: m.onnx\naccept: {images: pictures}", "accept.images: no folder pictures"),
+        ("model: m.onnx\naccept: {images: m.onnx}", "accept.images: no folder m.onnx"),
+        ("model: m.onnx\naccept: {reference: r.onnx}", "accept.reference: no file r.onnx"),
+        ("model: m.onnx\nclasses: names.txt", "cannot read names.txt: "),
+        ("model: m.onnx\nclasses: labels.json", "labels.json holds no class"),
+        ("model: m.onnx\nclases: auto", "unknown key 'clases'"),
+        ("", "found nothing, needed a mapping with at least 'model:'"),
+        ("- m.onnx", "found a list, needed a mapping"),
+        ("model: m.onnx\nmodel: [", "recipe.yaml is not YAML: "),
+        ("model: m.onnx\nrun: &a {conf: *a}", "recipe.yaml: "),
+        ("model: m.onnx\n? [1, 2]\n: 3", "recipe.yaml"),
+        ("\0", "recipe.yaml is not YAML: "),
+    ],
+)
+def test_a_recipe_that_cannot_be_used_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    assert message in refused(written(tmp_path, text))
+
+
+def test_a_recipe_that_is_not_there_or_no_text(tmp_path: Path) -> None:
+    assert refused(tmp_path / "r.yaml") == "no recipe r.yaml: write one with 'edgesparse recipe MODEL.onnx -o r.yaml'"
+    assert "cannot read recipe" in refused(tmp_path)
+    (tmp_path / "r.yaml").write_bytes(b"model: \xff\xfe")
+    assert "cannot read recipe" in refused(tmp_path / "r.yaml")
+
+
+# On the command line
+
+
+def test_the_command_line_wins_where_it_says_something() -> None:
+    run = Run(conf={"default": 0.5, "dog": 0.25}, iou=0.5, classes=("dog",), source="0")
+    assert override(run, {"conf": None, "source": None}) == run
+    said = override(run, {"conf": 0.25, "classes": "person, traffic light", "source": "1"})
+    assert said == Run(conf=0.25, iou=0.5, classes=("person", "traffic light"), source="1")
+
+
+def test_nonsense_on_the_command_line_is_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"^command line: run.iou: found 2.0 \(a number\), needed less than"):
+        override(Run(), {"iou": 2.0})
+
+
+# What decides whether something must be built again
+
+BASE: dict[str, Any] = {"model": "m.onnx", "accept": {"annotations": "a.json", "min_map": 10}}
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"run": {"conf": 0.5, "source": "0"}}, True),
+        ({"model": "elsewhere/m.onnx"}, True),
+        ({"accept": {"annotations": "elsewhere/a.json", "min_map": 10}}, True),
+        ({"accept": {"annotations": "a.json", "min_map": 11}}, False),
+        ({"head": "yolov5"}, False),
+        ({"classes": ["a"]}, False),
+        ({"input": {"size": 64}}, False),
+        ({"input": {"pad": 0}}, False),
+        ({"prepare": {"simplify": False}}, False),
+        ({"build": {"batch": 2}}, False),
+        ({"build": {"threads": 1}}, False),
+    ],
+)
+def test_the_build_key_changes_with_all_that_decides_what_is_built(change: dict[str, Any], same: bool) -> None:
+    keys = {parse(yaml.safe_load(yaml.safe_dump({**BASE, **said})), "r").build_key() for said in ({}, change)}
+    assert (len(keys) == 1) == same
