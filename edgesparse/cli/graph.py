@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,9 +65,12 @@ def inspect(
 @click.option("-o", "--output", type=PATH, required=True, help="File to write.")
 @click.option("--method", type=click.Choice(["magnitude"]), default="magnitude", show_default=True)
 @click.option("--layer", "layers", multiple=True, help="Only this layer; may be repeated [default: all eligible].")
+@click.option("--permute", is_flag=True, help="Reorder channels first, so that more magnitude is kept.")
 @click.option("--force", is_flag=True, help="Overwrite the file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def prune(model: Path, output: Path, method: str, layers: tuple[str, ...], force: bool, as_json: bool) -> None:
+def prune(
+    model: Path, output: Path, method: str, layers: tuple[str, ...], permute: bool, force: bool, as_json: bool
+) -> None:
     """Make MODEL.onnx 2:4: of each four consecutive input channels, the two largest weights stay."""
     from edgesparse.graph.model import load
     from edgesparse.graph.prune import prune as make_sparse
@@ -76,7 +80,8 @@ def prune(model: Path, output: Path, method: str, layers: tuple[str, ...], force
         advance("reading", 0, 0)
         loaded = load(model)
         advance("pruning", 0, 0)
-        report = make_sparse(loaded, layers or None)
+        searching = partial(advance, "reordering channels")
+        report = make_sparse(loaded, layers or None, permute, searching)
         advance("writing", 0, 0)
         _save(loaded, output)
     if report.warning:
@@ -93,6 +98,9 @@ def prune(model: Path, output: Path, method: str, layers: tuple[str, ...], force
         ((layer.name, layer.zeroed, 100 * layer.kept) for layer in report.layers),
         numbers=2,
     )
+    if report.permutation:
+        kept = f"{100 * report.permutation.before:.1f} to {100 * report.permutation.after:.1f} %"
+        click.echo(f"{report.permutation.moved} channels reordered: magnitude kept rose from {kept}")
     click.echo(f"wrote {output}; next: edgesparse evaluate {output} --data ...")
 
 

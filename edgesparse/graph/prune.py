@@ -7,7 +7,7 @@ training afterwards; `reconstruct` prunes without.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from typing import Any
 
@@ -16,6 +16,8 @@ from onnx import ModelProto, NodeProto
 
 from edgesparse.errors import SparsityError
 from edgesparse.graph.mask import mask_2to4
+from edgesparse.graph.permute import Permutation, Progress, quiet
+from edgesparse.graph.permute import permute as reorder
 from edgesparse.graph.sparsity import NOT_FINITE, layer_name, layer_nodes, sharers, why_not
 from edgesparse.graph.weights import Weight, weight_of
 from edgesparse.graph.wiring import Array, Wiring
@@ -37,9 +39,13 @@ class PrunedLayer:
 
 @dataclass(frozen=True)
 class PruneReport:
-    """What `prune` did. `warning` is what a user must know before deploying the result."""
+    """What `prune` did; `permutation` where channels were reordered before.
+
+    `warning` is what a user must know before deploying the result.
+    """
 
     layers: tuple[PrunedLayer, ...]
+    permutation: Permutation | None = None
 
     @property
     def changed(self) -> tuple[PrunedLayer, ...]:
@@ -53,17 +59,25 @@ class PruneReport:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         layers = [{"name": p.name, "zeroed": p.zeroed, "kept": round(p.kept, 6)} for p in self.layers]
-        return {"changed": len(self.changed), "warning": self.warning, "layers": layers}
+        permutation = asdict(self.permutation) if self.permutation else None
+        return {"changed": len(self.changed), "warning": self.warning, "permutation": permutation, "layers": layers}
 
 
-def prune(model: ModelProto, layers: Collection[str] | None = None) -> PruneReport:
+def prune(
+    model: ModelProto, layers: Collection[str] | None = None, permute: bool = False, progress: Progress = quiet
+) -> PruneReport:
     """Make `layers` of `model` 2:4, in place: by default all that `inspect` calls eligible.
 
+    With `permute`, channels change places first, so that more magnitude is kept; `progress` tells of that search.
     Layers that share weights are pruned once, and all or none of them. A layer that is 2:4 already stays as it is.
     Raises SparsityError, with the model unchanged, where a name fits no layer, a named layer cannot be 2:4, weights
     hold NaN, or nothing is eligible.
     """
     wiring = Wiring(model.graph)
+    permutation = None
+    if permute:
+        permutation = reorder(model, [layer_name(node) for node, _ in chosen(wiring, layers)], progress)
+        wiring = Wiring(model.graph)
     masked: dict[str, Array] = {}
     pruned = []
     for node, weight in chosen(wiring, layers):
@@ -73,7 +87,7 @@ def prune(model: ModelProto, layers: Collection[str] | None = None) -> PruneRepo
         pruned.append(_account(layer_name(node), weight, keep))
     for source, values in masked.items():
         wiring.store(source, values)
-    return PruneReport(tuple(pruned))
+    return PruneReport(tuple(pruned), permutation)
 
 
 def chosen(wiring: Wiring, names: Collection[str] | None = None) -> Iterator[tuple[NodeProto, Weight]]:

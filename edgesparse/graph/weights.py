@@ -18,6 +18,7 @@ from edgesparse.errors import SparsityError
 from edgesparse.graph.wiring import Array, Wiring, attribute, cast
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+MOVES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")
 DTYPES = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT8, TensorProto.UINT8}
 
 
@@ -29,6 +30,7 @@ class Step:
     forward: Callable[[Array], Array]
     back: Callable[[Array], Array] = lambda mask: mask
     zero_point: Array | None = None
+    per_channel: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,18 @@ class Weight:
         for step in reversed(self.steps):
             mask = step.back(mask)
         return mask
+
+    def in_layer(self, stored: Array) -> Array:
+        """An array in the layout of the stored tensor, moved to the layer's; its values stay as they are."""
+        for step in self.steps:
+            if step.node.op_type in MOVES:
+                stored = step.forward(stored)
+        return stored
+
+    @property
+    def rescaled(self) -> bool:
+        """Whether scales or zero points differ along the stored tensor, so that it cannot be reordered alone."""
+        return any(step.per_channel for step in self.steps)
 
     @property
     def zero(self) -> Array:
@@ -169,7 +183,7 @@ def _quantise(node: NodeProto, shape: tuple[int, ...], parameters: list[Array]) 
         rounded: Array = np.clip(np.rint(values / scale) + point, low, high)
         return rounded.astype(point.dtype)
 
-    return Step(node, forward)
+    return Step(node, forward, per_channel=scale.ndim > 0)
 
 
 def _dequantise(node: NodeProto, shape: tuple[int, ...], parameters: list[Array]) -> Step:
@@ -181,7 +195,7 @@ def _dequantise(node: NodeProto, shape: tuple[int, ...], parameters: list[Array]
         offset: Array = values.astype(np.int32) - point.astype(np.int32)
         return (offset * scale).astype(scale.dtype)
 
-    return Step(node, forward, zero_point=np.broadcast_to(point, shape))
+    return Step(node, forward, zero_point=np.broadcast_to(point, shape), per_channel=scale.ndim > 0)
 
 
 def _along(node: NodeProto, shape: tuple[int, ...], parameter: Array) -> Array:

@@ -1,0 +1,195 @@
+"""Reorder channels before pruning to 2:4, so that more magnitude is kept; the network's outputs stay the same.
+
+The search is that of Pool and Yu, "Channel Permutations for N:M Sparsity", NeurIPS 2021: swap the two input channels
+whose swap raises the magnitude kept most, until none does. Here all swaps are weighed at once, and those that share
+no group of four are made together. Where a channel goes, the convolutions that make it and read it follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto, numpy_helper
+
+from edgesparse.graph.channels import Flow, Index, Use, follow
+from edgesparse.graph.mask import GROUP, mask_2to4
+from edgesparse.graph.weights import Weight
+from edgesparse.graph.wiring import Wiring
+
+Matrix = npt.NDArray[np.float32]
+Progress = Callable[[int, int], None]
+SWEEPS = 100
+"""At most so many rounds of swaps a set of channels; a few dozen are the rule."""
+
+
+def quiet(done: int, total: int) -> None:
+    """No progress shown."""
+
+
+@dataclass(frozen=True)
+class Permutation:
+    """Share of the magnitude that 2:4 keeps in the convolutions to prune, before and after; channels `moved`."""
+
+    before: float
+    after: float
+    moved: int
+
+
+def permute(model: ModelProto, layers: Collection[str], progress: Progress = quiet) -> Permutation:
+    """Reorder channels of `model`, in place, so that 2:4 keeps more of the weights of the convolutions `layers`.
+
+    Outputs stay the same but for rounding. Channels that reach a reshape, a product of activations or the graph's
+    output stay in place, and so do those of weights that are shared or quantised a channel.
+    """
+    flow = follow(Wiring(model.graph))
+    find, reads = flow.find, [(use, w) for use, w in flow.weights if use.axis == 1 and _name(use) in layers]
+    target = np.arange(len(find))
+    blocks = flow.blocks()
+    for i, block in enumerate(blocks):
+        progress(i, len(blocks))
+        views = [view for use, weight in reads if (view := _view(use, weight, block, find)) is not None]
+        if not views:
+            continue
+        whole = len(block) // GROUP * GROUP
+        order = search(np.concatenate(views)[:, :whole])
+        target[np.array(block)[:whole]] = np.array(block)[order]
+    before, total = _kept(reads, lambda use: None)
+    orders = {id(use): _order(use, find, target) for use in _uses(flow)}
+    after, _ = _kept(reads, lambda use: orders[id(use)])
+    if after <= before:
+        share = before / total if total else 1.0
+        return Permutation(share, share, 0)
+    _apply(flow, model, orders)
+    return Permutation(before / total, after / total, int(np.count_nonzero(target != np.arange(len(target)))))
+
+
+def search(weights: Matrix) -> Index:
+    """The order of the columns of `weights` [rows, n], n a multiple of four, found by swaps from the given one.
+
+    Raises the sum over rows and groups of four columns of the two largest magnitudes, to a local optimum.
+    """
+    weights = np.ascontiguousarray(np.abs(weights, dtype=np.float32).T)
+    order = np.arange(len(weights))
+    rest_top, joined, kept = (
+        np.empty(len(weights)),
+        np.empty((len(weights), len(weights))),
+        np.empty(len(weights) // 4),
+    )
+    stale: Iterable[int] = range(len(kept))
+    scratch = np.empty_like(weights)
+    for _ in range(SWEEPS):
+        for group in stale:
+            places = slice(GROUP * group, GROUP * group + GROUP)
+            kept[group], rest_top[places], joined[places] = _weigh(weights, order[places], scratch)
+        stale = _swap(order, rest_top, joined, kept)
+        if not stale:
+            break
+    return order
+
+
+def _weigh(
+    weights: Matrix, members: Index, scratch: Matrix
+) -> tuple[float, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """What a group keeps; for each place in it, what the largest of the other three sum to, and what is kept besides
+    with each column of `weights` in that place: the larger of it and the second of the three, summed over rows."""
+    tops, joined = np.empty(GROUP), np.empty((GROUP, len(weights)))
+    for place in range(GROUP):
+        one, two, three = weights[np.delete(members, place)]
+        low, high = np.minimum(one, two), np.maximum(one, two)
+        tops[place] = np.maximum(high, three).sum()
+        second = np.maximum(low, np.minimum(high, three))
+        joined[place] = np.maximum(weights, second, out=scratch).sum(axis=1)
+    return tops[0] + joined[0, members[0]], tops, joined
+
+
+def _swap(
+    order: Index, rest_top: npt.NDArray[np.float64], joined: npt.NDArray[np.float64], kept: npt.NDArray[np.float64]
+) -> set[int]:
+    """Make the best swaps that share no group, in `order`; gives the groups that changed."""
+    group = np.arange(len(order)) // GROUP
+    entering = rest_top[:, None] + joined[:, order]
+    gain = entering + entering.T - kept[group][:, None] - kept[group][None, :]
+    gain[group[:, None] == group[None, :]] = 0
+    ranked = np.argsort(gain, axis=None)[::-1][: 4 * len(order)]
+    least = 1e-6 * float(kept.sum())
+    changed: set[int] = set()
+    for a, b in zip(*np.unravel_index(ranked, gain.shape), strict=True):
+        if gain[a, b] <= least:
+            break
+        if group[a] not in changed and group[b] not in changed:
+            order[a], order[b] = order[b], order[a]
+            changed |= {int(group[a]), int(group[b])}
+    return changed
+
+
+def _view(use: Use, weight: Weight, block: list[int], find: Index) -> Matrix | None:
+    """The weights that read `block`'s channels, [rows, channels]; None where its fours are not fours there."""
+    place = {pair: i for i, pair in enumerate(use.channels.pairs(find))}
+    rows = []
+    for made in dict.fromkeys(use.channels.made.tolist()):
+        at = np.array([place.get((channel, made), -1) for channel in block])
+        fours = at[: len(at) // GROUP * GROUP].reshape(-1, GROUP)
+        if (at >= 0).all() and (fours % GROUP == np.arange(GROUP)).all() and (np.diff(fours) == 1).all():
+            taken = np.moveaxis(weight.values, weight.axis, -1)[..., at]
+            rows.append(taken.reshape(-1, len(block)).astype(np.float32))
+    return np.concatenate(rows) if rows else None
+
+
+def _uses(flow: Flow) -> list[Use]:
+    return [use for use, _ in flow.weights] + flow.stored
+
+
+def _order(use: Use, find: Index, target: Index) -> Index | None:
+    """Old places of the channels in their new order; None where none moves."""
+    pairs = use.channels.pairs(find)
+    if all(target[channel] == channel for channel, _ in pairs):
+        return None
+    place = {pair: i for i, pair in enumerate(pairs)}
+    came_from = [(channel, int(target[channel]), made) for channel, made in pairs]
+    return np.array([i if new == old else place[(new, made)] for i, (old, new, made) in enumerate(came_from)])
+
+
+def _kept(reads: list[tuple[Use, Weight]], order_of: Callable[[Use], Index | None]) -> tuple[float, float]:
+    """Magnitude that 2:4 keeps in the weights of `reads` with their input channels in order, and all there is."""
+    kept = total = 0.0
+    for use, weight in reads:
+        order, values = order_of(use), np.abs(weight.values, dtype=np.float32)
+        values = values if order is None else values.take(order, weight.axis)
+        kept += float((values * mask_2to4(values, weight.axis)).sum())
+        total += float(values.sum())
+    return kept, total
+
+
+def _apply(flow: Flow, model: ModelProto, orders: dict[int, Index | None]) -> None:
+    moved: dict[str, npt.NDArray[np.generic]] = {}
+    for use, weight in flow.weights:
+        order = orders[id(use)]
+        if order is not None:
+            seen = weight.in_layer(moved.get(weight.source, weight.stored))
+            moved[weight.source] = weight.in_storage(seen.take(order, use.axis))
+    for source, values in moved.items():
+        flow.wiring.store(source, values)
+    for use in flow.stored:
+        order = orders[id(use)]
+        value = flow.wiring.constant(use.node.input[use.position])
+        if order is not None and value is not None and (value != value.flat[0]).any():
+            # biases and scales may be shared with layers whose channels stay, so each gets its own
+            name = f"{use.node.output[0]}.permuted.{use.position}"
+            model.graph.initializer.append(numpy_helper.from_array(value.take(order, use.axis), name))
+            use.node.input[use.position] = name
+    _drop_unread(model)
+
+
+def _drop_unread(model: ModelProto) -> None:
+    read = {name for node in model.graph.node for name in node.input} | {out.name for out in model.graph.output}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    if len(kept) < len(model.graph.initializer):
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(kept)
+
+
+def _name(use: Use) -> str:
+    return use.node.name or use.node.output[0]

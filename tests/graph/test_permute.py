@@ -1,0 +1,186 @@
+"""Reordering channels before pruning: the network computes the same, and 2:4 keeps more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import ModelProto, NodeProto, numpy_helper
+from small_models import conv, model, node, random, run
+
+from edgesparse.graph.channels import follow
+from edgesparse.graph.mask import mask_2to4
+from edgesparse.graph.permute import permute, search
+from edgesparse.graph.prune import prune
+from edgesparse.graph.sparsity import inspect
+from edgesparse.graph.wiring import Wiring
+
+
+def between(nodes: Sequence[NodeProto], last: int, **tensors: np.ndarray) -> ModelProto:
+    """A convolution from x to a with bias `zero`, `nodes` from a to b, and one from `last` channels of b to y."""
+    weights = {"w1": random(64, 64, 1, 1), "w2": random(32, last, 3, 3, seed=1), "zero": np.zeros(64, np.float32)}
+    ends = [node("Conv", ["x", "w1", "zero"], ["a"], "one"), node("Conv", ["b", "w2"], ["y"], "two", pads=[1, 1, 1, 1])]
+    return model([ends[0], *nodes, ends[1]], weights | tensors)
+
+
+def ramp(*shape: int) -> np.ndarray:
+    return np.linspace(0.5, 2, int(np.prod(shape)), dtype=np.float32).reshape(shape)
+
+
+NORM = {name: ramp(64) for name in ("gamma", "beta", "mean", "var")}
+CASES: dict[str, ModelProto] = {
+    "silu": between([node("Sigmoid", ["a"], ["s"]), node("Mul", ["a", "s"], ["b"])], 64),
+    "normalised": between([node("BatchNormalization", ["a", "gamma", "beta", "mean", "var"], ["b"])], 64, **NORM),
+    "scaled": between(
+        [node("Mul", ["a", "k"], ["m"]), node("PRelu", ["m", "p"], ["b"])], 64, k=ramp(1, 64, 1, 1), p=ramp(64, 1, 1)
+    ),
+    "depthwise": between(
+        [node("Conv", ["a", "d", "db"], ["b"], group=64, pads=[1, 1, 1, 1])], 64, d=random(64, 1, 3, 3), db=ramp(64)
+    ),
+    "residual": between(
+        [
+            node("Relu", ["a"], ["r"]),
+            node("Conv", ["r", "w3", "zero"], ["c"], "inner"),
+            node("Add", ["a", "c"], ["b"]),
+        ],
+        64,
+        w3=random(64, 64, 1, 1, seed=2),
+    ),
+    "concatenated": between(
+        [
+            node("Conv", ["a", "w3"], ["c"], "inner"),
+            node("MaxPool", ["a"], ["m"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+            node("Concat", ["a", "c", "m"], ["b"], axis=1),
+        ],
+        168,
+        w3=random(40, 64, 1, 1, seed=2),
+    ),
+    "split": between(
+        [
+            node("Split", ["a", "sizes"], ["l", "r"], axis=1),
+            node("Conv", ["l", "w3"], ["c"], "inner"),
+            node("Add", ["c", "r"], ["s"]),
+            node("Concat", ["l", "r", "s"], ["b"], axis=1),
+        ],
+        96,
+        w3=random(32, 32, 1, 1, seed=2),
+        sizes=np.array([32, 32]),
+    ),
+    "sliced": between(
+        [node("Slice", ["a", "from", "to", "axes"], ["b"])],
+        40,
+        **{"from": np.array([8]), "to": np.array([48]), "axes": np.array([1])},
+    ),
+    "pooled four times over": between(
+        [
+            node("MaxPool", ["a"], ["m"], kernel_shape=[5, 5], pads=[2, 2, 2, 2]),
+            node("MaxPool", ["m"], ["n"], kernel_shape=[5, 5], pads=[2, 2, 2, 2]),
+            node("Concat", ["a", "m", "n"], ["b"], axis=1),
+        ],
+        192,
+    ),
+    "gated": between(
+        [
+            node("GlobalAveragePool", ["a"], ["g"]),
+            node("Conv", ["g", "w3"], ["h"], "inner"),
+            node("Sigmoid", ["h"], ["s"]),
+            node("Mul", ["a", "s"], ["b"]),
+        ],
+        64,
+        w3=random(64, 64, 1, 1, seed=2),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_outputs_stay_the_same_and_more_is_kept(case: str) -> None:
+    made = ModelProto()
+    made.CopyFrom(CASES[case])
+    before = run(made)[0]
+    report = permute(made, [layer.name for layer in inspect(made).eligible])
+    onnx.checker.check_model(made)
+    np.testing.assert_allclose(run(made)[0], before, rtol=1e-3, atol=1e-3)
+    assert report.moved > 0 and report.after > report.before
+    assert prune(made).layers[0].kept >= 0.5
+
+
+FIXED: dict[str, ModelProto] = {
+    "one convolution": conv(random(64, 64, 1, 1)),
+    "reshaped": between([node("Reshape", ["a", "s"], ["b"])], 64, s=np.array([1, 64, 8, 8])),
+    "seen from outside": model(
+        [node("Conv", ["x", "w"], ["a"], "one"), node("Conv", ["a", "v"], ["y"], "two")],
+        {"w": random(64, 64, 1, 1), "v": random(64, 64, 1, 1, seed=1)},
+        outputs=("a", "y"),
+    ),
+    "taken twice": between([node("Concat", ["a", "a"], ["b"], axis=1)], 128),
+    "added to the input": between([node("Add", ["a", "x"], ["b"])], 64),
+    "quantised a channel": between(
+        [node("DequantizeLinear", ["q", "scale"], ["w3"], axis=0), node("Conv", ["a", "w3"], ["b"], "inner")],
+        64,
+        q=np.arange(64 * 64, dtype=np.int64).reshape(64, 64, 1, 1).astype(np.int8),
+        scale=ramp(64),
+    ),
+    "weights shared": model(
+        [node("Conv", ["x", "w"], ["a"], "one"), node("Conv", ["a", "w"], ["y"], "two")], {"w": random(64, 64, 1, 1)}
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FIXED)
+def test_channels_that_cannot_move_stay(case: str) -> None:
+    made = FIXED[case]
+    before = made.SerializeToString()
+    report = permute(made, [layer.name for layer in inspect(made).eligible])
+    assert report.moved == 0 and report.after == report.before
+    assert made.SerializeToString() == before
+
+
+@settings(deadline=None, max_examples=25)
+@given(rows=st.integers(1, 20), fours=st.integers(1, 8), seed=st.integers(0, 1000))
+def test_the_search_gives_an_order_that_keeps_no_less(rows: int, fours: int, seed: int) -> None:
+    weights = random(rows, 4 * fours, seed=seed)
+    order = search(weights)
+    assert sorted(order.tolist()) == list(range(4 * fours))
+
+    def kept(values: np.ndarray) -> float:
+        return float((np.abs(values) * mask_2to4(values)).sum())
+
+    assert kept(weights[:, order]) >= kept(weights) * (1 - 1e-6)
+
+
+def test_the_search_spreads_large_columns_over_the_groups() -> None:
+    weights = np.repeat([[9.0, 0.0]], 5, axis=0).repeat(16, axis=1).astype(np.float32)
+    found = weights[:, search(weights)].reshape(5, -1, 4)
+    assert ((found > 0).sum(axis=2) == 2).all()
+
+
+def test_a_bias_shared_by_two_layers_moves_for_one_alone() -> None:
+    made = CASES["silu"]
+    nodes = [*made.graph.node, node("Conv", ["x", "w1", "shared"], ["z"], "third")]
+    tensors = {t.name: numpy_helper.to_array(t) for t in made.graph.initializer} | {"shared": ramp(64)}
+    shared = model(nodes, tensors, outputs=("y", "z"))
+    shared.graph.node[0].input[2] = "shared"
+    shared.graph.node[-1].input[1] = "w4"
+    shared.graph.initializer.append(numpy_helper.from_array(random(64, 64, 1, 1, seed=4), "w4"))
+    before = run(shared)
+    assert permute(shared, ["two"]).moved > 0
+    for one, other in zip(run(shared), before, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
+
+
+def test_the_real_network_computes_the_same_and_keeps_more(real: Path) -> None:
+    made = onnx.load(real / "models" / "yolox_nano.onnx")
+    flow = follow(Wiring(made.graph))
+    assert sum(map(len, flow.blocks())) > 5000
+    picture = np.random.default_rng(0).integers(0, 256, (1, 3, 416, 416)).astype(np.float32)
+    before = run(made, picture)[0]
+    report = prune(made, permute=True)
+    assert report.permutation is not None and report.permutation.after > report.permutation.before + 0.01
+    dense = onnx.load(real / "models" / "yolox_nano.onnx")
+    permute(dense, [layer.name for layer in inspect(dense).eligible])
+    np.testing.assert_allclose(run(dense, picture)[0], before, rtol=1e-3, atol=1e-2)
