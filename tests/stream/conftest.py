@@ -1,18 +1,17 @@
-"""Small videos and pictures, and a real RTSP server."""
+"""Small videos, and a real RTSP server."""
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from rtsp import RtspServer
 
 from edgesparse.stream.captures import prepare_opencv
 
-SYSTEM_PYTHON = Path("/usr/bin/python3")
 WIDTH, HEIGHT = 64, 48
 
 
@@ -43,40 +42,9 @@ def make_video(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-class RtspServer:
-    """GStreamer's RTSP server, in a process of its own, that can go and come back at the same address."""
-
-    def __init__(self, video: Path) -> None:
-        self.port, self._video = 0, video
-        self.start()
-
-    def start(self) -> None:
-        script = Path(__file__).with_name("rtsp_server.py")
-        self.process = subprocess.Popen(
-            [SYSTEM_PYTHON, script, self._video, str(self.port)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        assert self.process.stdout is not None
-        self.port = int(self.process.stdout.readline())
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            assert pipe is not None
-            pipe.close()
-
-    @property
-    def url(self) -> str:
-        return f"rtsp://127.0.0.1:{self.port}/video"
-
-
 @pytest.fixture
-def rtsp(real: Path) -> Iterator[RtspServer]:
-    bindings = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
-    if subprocess.run([SYSTEM_PYTHON, "-c", bindings], capture_output=True, check=False).returncode:
+def rtsp_server(real: Path) -> Iterator[RtspServer]:
+    if not RtspServer.available():
         pytest.skip("no GStreamer RTSP server: apt-get install python3-gi gir1.2-gst-rtsp-server-1.0")
     server = RtspServer(real / "video" / "bottle-detection.mp4")
     yield server

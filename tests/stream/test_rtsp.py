@@ -1,0 +1,76 @@
+"""Cameras on the network, from a real RTSP server."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from rtsp import RtspServer
+
+from edgesparse.stream.sources import open_source
+
+pytestmark = pytest.mark.rtsp
+
+
+def test_frames_arrive(rtsp_server: RtspServer, capfd: pytest.CaptureFixture[str]) -> None:
+    with open_source(rtsp_server.url.replace("://", "://user:secret@")) as source:
+        assert (source.name, source.live, source.total) == (rtsp_server.url, True, None)
+        assert source.fps == pytest.approx(29.83, abs=0.01)
+        stamps = []
+        for frame in source:
+            assert frame.image.shape == (360, 640, 3)
+            assert frame.image.std() > 10
+            stamps.append(frame.time_ns)
+            if frame.index >= 30:
+                break
+    assert stamps == sorted(set(stamps))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_slow_reader_gets_the_newest_frame(rtsp_server: RtspServer) -> None:
+    with open_source(rtsp_server.url) as source:
+        first = source.read()
+        assert first is not None
+        index, dropped, asleep = first.index, source.dropped, time.monotonic_ns()
+        time.sleep(1)
+        frame = source.read()
+        assert frame is not None
+        assert frame.index > index + 10
+        assert source.dropped - dropped == frame.index - index - 1
+        assert frame.time_ns > asleep + 500_000_000
+
+
+def test_a_server_that_goes_and_comes_back(rtsp_server: RtspServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "edgesparse.stream")
+    with open_source(rtsp_server.url) as source:
+        assert source.read() is not None
+        rtsp_server.kill()
+        back = threading.Timer(1, rtsp_server.start)
+        back.start()
+        while source.reopened == 0:
+            frame = source.read()
+        back.join()
+        assert frame is not None and frame.image.shape == (360, 640, 3)
+    assert [message.split(" after ")[0] for message in caplog.messages] == [
+        f"{rtsp_server.url} gives no frames; opening it again until it does",
+        f"{rtsp_server.url} is back",
+    ]
+
+
+def test_python_may_end_while_a_camera_stalls(rtsp_server: RtspServer) -> None:
+    program = f"""
+import os, time
+from edgesparse.stream.sources import open_source
+with open_source("{rtsp_server.url}") as source:
+    source.read()
+    os.kill({rtsp_server.process.pid}, {signal.SIGSTOP})
+    time.sleep(0.5)  # until the capture thread waits for the network
+os.kill({rtsp_server.process.pid}, {signal.SIGKILL})  # which ends its wait as Python ends
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
