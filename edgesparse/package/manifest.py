@@ -71,7 +71,7 @@ class Manifest(Section):
     @property
     def precision(self) -> str:
         """Of the candidate that was chosen."""
-        return next(candidate.precision for candidate in self.candidates if candidate.chosen)
+        return next((candidate.precision for candidate in self.candidates if candidate.chosen), "")
 
 
 def read(folder: Path) -> Manifest:
@@ -95,7 +95,10 @@ def read(folder: Path) -> Manifest:
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    (folder / FILE).write_text(json.dumps(manifest.model_dump(mode="json"), indent=2, sort_keys=True) + "\n")
+    """Write it at once: a reader sees the old one or this one."""
+    part = folder / f".{FILE}"
+    part.write_text(json.dumps(manifest.model_dump(mode="json"), indent=2, sort_keys=True) + "\n")
+    part.replace(folder / FILE)
 
 
 def sha256(path: Path) -> str:

@@ -10,16 +10,16 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgesparse.backends import backend
+from edgesparse.backends import NAMES, backend
 from edgesparse.errors import ManifestMismatch, PackageError
 from edgesparse.package import manifest as manifests
 from edgesparse.package.manifest import Manifest, sha256
 
-_UNFINISHED = ".unfinished-"
+_UNFINISHED, _REPLACED = ".unfinished-", ".replaced-"
 _ALMOST_FULL = 64 * 1024
 
 
@@ -34,14 +34,15 @@ class Package:
 
     def verify(self) -> None:
         """Raises ManifestMismatch unless every file is as it was built and may be loaded on this machine."""
-        for name, needed in self.manifest.files.items():
-            path = self.folder / name
+        manifest = self.manifest
+        for name in {manifest.engine: None, **manifest.files}:
+            path, needed = self.folder / name, manifest.files.get(name, "none")
             found = sha256(path) if path.is_file() else None
             if found != needed:
                 what = "missing" if found is None else f"changed (found sha256 {found[:12]}, needed {needed[:12]})"
                 raise ManifestMismatch(f"{path} is {what}: build it again with 'edgesparse build --force'")
-        reason = backend(self.manifest.backend).refuses(self.manifest.identity)
-        if reason:
+        reason = f"found backends {', '.join(NAMES)}, needed {manifest.backend}"
+        if manifest.backend not in NAMES or (reason := backend(manifest.backend).refuses(manifest.identity) or ""):
             raise ManifestMismatch(f"{self.folder}: {reason}: build it here with 'edgesparse build RECIPE.yaml'")
 
 
@@ -87,7 +88,7 @@ class Store:
         """One process at a time builds a model's packages. Raises PackageError when another does."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            file = (self.folder / ".lock").open("a+")
+            file = (self.folder / ".lock").open("a+b", buffering=0)
         except OSError as error:
             raise PackageError(
                 f"cannot write to {self.folder}: {error.strerror}: choose another with --store"
@@ -97,16 +98,26 @@ class Store:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 file.seek(0)
-                pid = file.read().strip() or "unknown"
+                pid = file.read().decode() or "unknown"
                 raise PackageError(
                     f"process {pid} is building {self.folder.name} already: wait for it, then run this again"
                 ) from None
             file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            for leftover in self.folder.glob(_UNFINISHED + "*"):
-                shutil.rmtree(leftover, ignore_errors=True)
+            with suppress(OSError):  # on a full disk others are told no number
+                file.write(str(os.getpid()).encode())
+            self._clean()
             yield
+
+    def _clean(self) -> None:
+        """Mend what a build that was killed has left."""
+        for leftover in self.folder.glob(_UNFINISHED + "*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        for old in self.folder.glob(_REPLACED + "*"):
+            build = self.folder / old.name.removeprefix(_REPLACED)
+            if build.exists():
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                old.rename(build)
 
     @contextmanager
     def writing(self, build_id: str, needed: int) -> Iterator[Path]:
@@ -122,11 +133,7 @@ class Store:
             folder.mkdir()
             yield folder
             _sync(folder)
-            target = self.folder / build_id
-            if target.exists():
-                shutil.rmtree(target)
-            folder.rename(target)
-            _sync_folder(self.folder)
+            self._replace(self.folder / build_id, folder)
         except Exception as error:
             free = shutil.disk_usage(self.folder).free
             if free < _ALMOST_FULL or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
@@ -134,6 +141,15 @@ class Store:
             raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _replace(self, build: Path, new: Path) -> None:
+        """Two renames where an older one is there: killed between them, `_clean` puts the older one back."""
+        old = self.folder / f"{_REPLACED}{build.name}"
+        if build.exists():
+            build.rename(old)
+        new.rename(build)
+        _sync_folder(self.folder)
+        shutil.rmtree(old, ignore_errors=True)
 
     def current(self) -> Path | None:
         """The build that `current` points to, relative to the model's folder."""

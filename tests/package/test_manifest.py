@@ -1,0 +1,124 @@
+"""Manifests come back as they were written; others are refused with the command that mends it."""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from packages import manifest
+
+from edgesparse.config import Run
+from edgesparse.errors import PackageError
+from edgesparse.package.manifest import FILE, Candidate, Manifest, Score, read, sha256, write
+
+text = st.text(string.ascii_letters + " äß\"'<\\\n", max_size=8)
+number = st.floats(0, 1e6)
+scores = st.none() | st.builds(Score, map=number, map50=number)
+candidates = st.builds(
+    Candidate,
+    name=text,
+    precision=st.sampled_from(["fp32", "int8"]),
+    build_seconds=number,
+    latency_ms=number,
+    peak_memory_mb=number,
+    score=scores,
+    chosen=st.booleans(),
+    reason=text,
+)
+runs = st.builds(
+    Run,
+    conf=st.floats(0, 1) | st.dictionaries(text, st.floats(0, 1), max_size=2),
+    classes=st.none() | st.lists(text, max_size=2).map(tuple),
+)
+changes = st.fixed_dictionaries(
+    {},
+    optional={
+        "created": text,
+        "identity": st.dictionaries(text, text, max_size=3),
+        "labels_sha256": st.none() | text,
+        "candidates": st.lists(candidates, max_size=2).map(tuple),
+        "run": runs,
+        "files": st.dictionaries(text, text, max_size=3),
+    },
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes)
+def test_it_comes_back_as_it_was_written(tmp_path: Path, change: dict[str, Any]) -> None:
+    said = manifest(**change)
+    write(tmp_path, said)
+    assert read(tmp_path) == said
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+def damaged(folder: Path, damage: Callable[[dict[str, Any]], object]) -> str:
+    write(folder, manifest())
+    said = json.loads((folder / FILE).read_text())
+    damage(said)
+    (folder / FILE).write_text(json.dumps(said))
+    return refused(folder)
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(PackageError) as caught:
+        read(folder)
+    assert "\n" not in str(caught.value) and "edgesparse build" in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda said: said.pop("engine"), "is damaged at engine"),
+        (lambda said: said.update(surplus=1), "is damaged at surplus"),
+        (lambda said: said["inputs"][0].update(shape="1x3"), "is damaged at inputs.0.shape"),
+        (lambda said: said["detector"]["input"].update(letterbox="round"), "is damaged at detector.input.letterbox"),
+        (lambda said: said.update(format=2), "found format 2, needed 1"),
+        (lambda said: said.clear(), "found format None, needed 1"),
+    ],
+)
+def test_a_damaged_one_names_the_place(
+    tmp_path: Path, damage: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    assert message in damaged(tmp_path, damage)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[]", b"null", b"7"])
+def test_what_is_no_manifest_is_refused(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / FILE).write_bytes(data)
+    refused(tmp_path)
+
+
+def test_a_folder_without_one_says_how_to_build(tmp_path: Path) -> None:
+    assert "no package in" in refused(tmp_path)
+    assert "no package in" in refused(tmp_path / "nowhere")
+
+
+def test_the_precision_is_that_of_the_chosen_candidate() -> None:
+    def candidate(precision: str, chosen: bool) -> Candidate:
+        return Candidate(
+            name="",
+            precision=precision,
+            build_seconds=0.0,
+            latency_ms=0.0,
+            peak_memory_mb=0.0,
+            score=None,
+            chosen=chosen,
+            reason="",
+        )
+
+    said: Manifest = manifest(candidates=(candidate("fp32", False), candidate("int8", True)))
+    assert said.precision == "int8"
+    assert manifest().precision == ""
+
+
+def test_a_files_hash(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    assert sha256(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
