@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -70,7 +71,7 @@ class Video(Sink):
             self._fit(image)
             image = self._fitted
         if shutil.disk_usage(self._path.parent).free < SPARE_BYTES:
-            raise SinkError(f"cannot write {self._path}: no space left on the device")
+            raise SinkError(f"cannot write {self._path}: {os.strerror(errno.ENOSPC)}")
         for _ in range(max(1, frame.index - self._first + 1 - self._written)):
             self._writer.write(image)
             self._written += 1

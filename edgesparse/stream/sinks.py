@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO
 
+from edgesparse.errors import SinkError
 from edgesparse.runtime.detections import Detections
 from edgesparse.stream.draw import class_name
 from edgesparse.stream.drawn import Pictures as Pictures
@@ -28,6 +29,7 @@ class JsonLines(Sink):
     def __init__(self, path: str | Path, names: Sequence[str], *, force: bool = False) -> None:
         self._names = names
         self._path = str(path)
+        self._whole = 0
         self._file: IO[str] | None = sys.stdout
         if self._path != "-":
             with failing(path):
@@ -38,24 +40,36 @@ class JsonLines(Sink):
     def write(self, frame: Frame, detections: Detections) -> None:
         if self._file is None:
             return
+        line = json.dumps(record(frame, detections, self._names)) + "\n"
         with failing(self._path):
             try:
-                self._file.write(json.dumps(record(frame, detections, self._names)) + "\n")
+                self._file.write(line)
                 self._file.flush()
+                self._whole += len(line)
             except BrokenPipeError:
-                self._reader_has_gone()
+                self.wants_stop = True
+                self._give_up()
+            except OSError:
+                self._give_up()
+                raise
 
-    def _reader_has_gone(self) -> None:
-        """As `head` does: end quietly, and let Python's own flush at exit find nothing to complain of."""
-        self.wants_stop = True
-        if self._path == "-":
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        self.close()
+    def _give_up(self) -> None:
+        """Leave whole lines only, and nothing for Python to complain of when it flushes at exit."""
+        file, self._file = self._file, None
+        if file is None:
+            return
+        with suppress(OSError):
+            if file is sys.stdout:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+            else:
+                with suppress(OSError):
+                    file.close()
+                os.truncate(self._path, self._whole)
 
     def close(self) -> None:
         file, self._file = self._file, None
         if file is not None and file is not sys.stdout:
-            with failing(self._path), suppress(BrokenPipeError):
+            with failing(self._path):
                 file.close()
 
 
@@ -119,10 +133,11 @@ class CocoJson(Sink):
         self._separator = "[\n"
 
     def write(self, frame: Frame, detections: Detections) -> None:
+        if self._file is None:
+            return
         picture = stem(frame)
         image_id = int(picture) if picture.isdecimal() else picture
-        assert self._file is not None
-        with failing(self._path):
+        try:
             for (x1, y1, x2, y2), score, class_id in zip(
                 detections.xyxy.tolist(), detections.confidence, detections.class_id, strict=True
             ):
@@ -135,17 +150,26 @@ class CocoJson(Sink):
                 }
                 self._file.write(self._separator + json.dumps(result))
                 self._separator = ",\n"
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        file, self._file = self._file, None
+        with suppress(OSError):
+            if file is not None:
+                file.close()
+        self._part.unlink(missing_ok=True)
+        raise SinkError(f"cannot write {self._path}: {error.strerror}; its results are lost") from error
 
     def close(self) -> None:
-        file, self._file = self._file, None
-        if file is None:
+        if self._file is None:
             return
         try:
-            with failing(self._path), file:
-                file.write("[]\n" if self._separator == "[\n" else "\n]\n")
-                file.flush()
-                os.fsync(file.fileno())
-            with failing(self._path):
-                self._part.replace(self._path)
-        finally:
-            self._part.unlink(missing_ok=True)
+            self._file.write("[]\n" if self._separator == "[\n" else "\n]\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._part.replace(self._path)
+            self._file = None
+        except OSError as error:
+            self._give_up(error)

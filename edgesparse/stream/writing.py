@@ -31,15 +31,18 @@ def failing(path: str | Path) -> Iterator[None]:
 
 
 def refuse_existing(path: Path, force: bool) -> None:
+    """Refuse folders, and files that are there; pipes and devices may be written to."""
     if path.is_dir():
         raise SinkError(f"cannot write {path}: it is a folder; name a file")
-    if path.exists() and not force:
+    if path.is_file() and not force:
         raise SinkError(f"{path} is there already: pass --force to overwrite it")
 
 
 def claim(path: Path, force: bool) -> Path:
     """Make an empty file beside `path`, to write to and then rename; its ending is the same."""
     refuse_existing(path, force)
+    if path.exists() and not path.is_file():
+        raise SinkError(f"cannot write {path}: it is a pipe or a device; name a file")
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     with failing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
