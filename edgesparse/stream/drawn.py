@@ -145,6 +145,7 @@ class Window(Sink):
     def __init__(self, title: str, names: Sequence[str]) -> None:
         if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise SinkError("no window: there is no display here (DISPLAY is not set); write a video or JSON instead")
+        os.environ.setdefault("QT_LOGGING_RULES", "default.warning=false")
         _try_window()
         self._title = title
         self._canvas = _Canvas(names)
@@ -154,8 +155,14 @@ class Window(Sink):
     def write(self, frame: Frame, detections: Detections) -> None:
         cv2.imshow(self._title, self._canvas.annotated(frame, detections))
         key = cv2.waitKey(1) & 0xFF
-        if key in (ord("q"), ESCAPE) or cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1:
+        if key in (ord("q"), ESCAPE) or not self._is_visible():
             self.wants_stop = True
+
+    def _is_visible(self) -> bool:
+        try:
+            return cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1
+        except cv2.error:  # what OpenCV 5 answers once the last window is gone
+            return False
 
     def close(self) -> None:
         if self._open:
