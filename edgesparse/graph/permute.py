@@ -1,8 +1,9 @@
 """Reorder channels before pruning to 2:4, so that more magnitude is kept; the network's outputs stay the same.
 
 The search is that of Pool and Yu, "Channel Permutations for N:M Sparsity", NeurIPS 2021: swap the two input channels
-whose swap raises the magnitude kept most, until none does. Here all swaps are weighed at once, and those that share
-no group of four are made together. Where a channel goes, the convolutions that make it and read it follow.
+whose swap raises the magnitude kept most, until none does, and leave that optimum by random swaps a few times. Here
+all swaps are weighed at once, and those that share no group of four are made together. Where a channel goes, the
+convolutions that make it and read it follow.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from edgesparse.graph.wiring import Wiring
 Matrix = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
 SWEEPS = 100
-"""At most so many rounds of swaps a set of channels; a few dozen are the rule."""
+"""At most so many rounds of swaps; a few dozen are the rule."""
+KICKS, WORK = 40, 4e9
+"""How often the search leaves a local optimum, and a bound on columns squared times rows over all of them."""
 
 
 def quiet(done: int, total: int) -> None:
@@ -69,60 +72,85 @@ def permute(model: ModelProto, layers: Collection[str], progress: Progress = qui
 def search(weights: Matrix) -> Index:
     """The order of the columns of `weights` [rows, n], n a multiple of four, found by swaps from the given one.
 
-    Raises the sum over rows and groups of four columns of the two largest magnitudes, to a local optimum.
+    Raises the sum over rows and groups of four columns of the two largest magnitudes. From each local optimum a few
+    random swaps lead on, and stay where what follows is better; the same input always gives the same order.
     """
-    weights = np.ascontiguousarray(np.abs(weights, dtype=np.float32).T)
-    order = np.arange(len(weights))
-    rest_top, joined, kept = (
-        np.empty(len(weights)),
-        np.empty((len(weights), len(weights))),
-        np.empty(len(weights) // 4),
-    )
-    stale: Iterable[int] = range(len(kept))
-    scratch = np.empty_like(weights)
-    for _ in range(SWEEPS):
-        for group in stale:
-            places = slice(GROUP * group, GROUP * group + GROUP)
-            kept[group], rest_top[places], joined[places] = _weigh(weights, order[places], scratch)
-        stale = _swap(order, rest_top, joined, kept)
-        if not stale:
-            break
-    return order
+    columns = np.ascontiguousarray(np.abs(weights, dtype=np.float32).T)
+    n = len(columns)
+    best = _Descent(columns, np.arange(n), np.zeros(n // GROUP), np.zeros(n), np.zeros((n, n)))
+    best.descend(range(n // GROUP))
+    random = np.random.default_rng(0)
+    for _ in range(int(min(KICKS, WORK / (n * columns.size)))):
+        trial = best.copy()
+        trial.descend(trial.kick(random))
+        if trial.kept.sum() > best.kept.sum():
+            best = trial
+    return best.order
 
 
-def _weigh(
-    weights: Matrix, members: Index, scratch: Matrix
-) -> tuple[float, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """What a group keeps; for each place in it, what the largest of the other three sum to, and what is kept besides
-    with each column of `weights` in that place: the larger of it and the second of the three, summed over rows."""
-    tops, joined = np.empty(GROUP), np.empty((GROUP, len(weights)))
-    for place in range(GROUP):
-        one, two, three = weights[np.delete(members, place)]
-        low, high = np.minimum(one, two), np.maximum(one, two)
-        tops[place] = np.maximum(high, three).sum()
-        second = np.maximum(low, np.minimum(high, three))
-        joined[place] = np.maximum(weights, second, out=scratch).sum(axis=1)
-    return tops[0] + joined[0, members[0]], tops, joined
+@dataclass
+class _Descent:
+    """The columns of a matrix (rows here) in an `order`, and what it is worth.
 
+    `kept` is what each group of four keeps, a sum over rows. For each place, `top` is the largest of the other three
+    in its group, summed, and `joined` what is kept besides with each column there: the larger of that column and the
+    second of the three, summed.
+    """
 
-def _swap(
-    order: Index, rest_top: npt.NDArray[np.float64], joined: npt.NDArray[np.float64], kept: npt.NDArray[np.float64]
-) -> set[int]:
-    """Make the best swaps that share no group, in `order`; gives the groups that changed."""
-    group = np.arange(len(order)) // GROUP
-    entering = rest_top[:, None] + joined[:, order]
-    gain = entering + entering.T - kept[group][:, None] - kept[group][None, :]
-    gain[group[:, None] == group[None, :]] = 0
-    ranked = np.argsort(gain, axis=None)[::-1][: 4 * len(order)]
-    least = 1e-6 * float(kept.sum())
-    changed: set[int] = set()
-    for a, b in zip(*np.unravel_index(ranked, gain.shape), strict=True):
-        if gain[a, b] <= least:
-            break
-        if group[a] not in changed and group[b] not in changed:
-            order[a], order[b] = order[b], order[a]
-            changed |= {int(group[a]), int(group[b])}
-    return changed
+    columns: Matrix
+    order: Index
+    kept: npt.NDArray[np.float64]
+    top: npt.NDArray[np.float64]
+    joined: npt.NDArray[np.float64]
+
+    def copy(self) -> _Descent:
+        return _Descent(self.columns, self.order.copy(), self.kept.copy(), self.top.copy(), self.joined.copy())
+
+    def descend(self, stale: Iterable[int]) -> None:
+        """Swap until no swap gains; the groups `stale` are new."""
+        scratch = np.empty_like(self.columns)
+        for _ in range(SWEEPS):
+            for group in stale:
+                self._weigh(group, scratch)
+            stale = self._swap()
+            if not stale:
+                break
+
+    def kick(self, random: np.random.Generator) -> set[int]:
+        """Swap a few places at random; gives the groups that changed."""
+        swaps = max(2, len(self.order) // 16)
+        places = random.permutation(len(self.order))[: 2 * swaps]
+        one, other = places[: len(places) // 2], places[len(places) // 2 : len(places) // 2 * 2]
+        self.order[one], self.order[other] = self.order[other], self.order[one]
+        return set((places // GROUP).tolist())
+
+    def _weigh(self, group: int, scratch: Matrix) -> None:
+        members = slice(GROUP * group, GROUP * group + GROUP)
+        four = self.columns[self.order[members]]
+        for place in range(GROUP):
+            one, two, three = np.delete(four, place, axis=0)
+            low, high = np.minimum(one, two), np.maximum(one, two)
+            self.top[members.start + place] = np.maximum(high, three).sum()
+            second = np.maximum(low, np.minimum(high, three))
+            self.joined[members.start + place] = np.maximum(self.columns, second, out=scratch).sum(axis=1)
+        self.kept[group] = self.top[members.start] + self.joined[members.start, self.order[members.start]]
+
+    def _swap(self) -> set[int]:
+        """Make the best swaps that share no group; gives the groups that changed."""
+        group = np.arange(len(self.order)) // GROUP
+        entering = self.top[:, None] + self.joined[:, self.order]
+        gain = entering + entering.T - self.kept[group][:, None] - self.kept[group][None, :]
+        gain[group[:, None] == group[None, :]] = 0
+        ranked = np.argsort(gain, axis=None)[::-1][: 4 * len(group)]
+        least = 1e-6 * float(self.kept.sum())
+        changed: set[int] = set()
+        for a, b in zip(*np.unravel_index(ranked, gain.shape), strict=True):
+            if gain[a, b] <= least:
+                break
+            if group[a] not in changed and group[b] not in changed:
+                self.order[a], self.order[b] = self.order[b], self.order[a]
+                changed |= {int(group[a]), int(group[b])}
+        return changed
 
 
 def _view(use: Use, weight: Weight, block: list[int], find: Index) -> Matrix | None:
