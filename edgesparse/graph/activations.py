@@ -1,0 +1,179 @@
+"""What flows through a model: ONNX Runtime over batches, tensors by name, memory bounded by one batch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+
+from edgesparse.errors import CalibrationError, ModelError
+from edgesparse.graph.wiring import Array, Wiring
+
+Batches = Callable[[], Iterable[npt.NDArray[np.float32]]]
+"""Each call starts anew: batches N x 3 x H x W as the model takes them, float32."""
+
+
+def stream(model: ModelProto, batches: Batches, names: Sequence[str]) -> Iterator[dict[str, Array]]:
+    """For each batch the tensors of `names`, inner ones too. Raises CalibrationError without or at bad batches."""
+    wiring = Wiring(model.graph)
+    wanted = [name for name in names if name not in wiring.stored and name in wiring.producer]
+    seen = ModelProto()
+    seen.CopyFrom(model)
+    seen.graph.output.extend(ValueInfoProto(name=name) for name in wanted if name not in wiring.outputs)
+    session = _session(seen)
+    entry, kind = input_name(model), _input_type(model)
+    for batch in checked(batches):
+        values = _run(session, list(wanted), {entry: batch.astype(kind, copy=False)})
+        yield dict(zip(wanted, values, strict=True)) | ({entry: batch} if entry in names else {})
+
+
+def input_name(model: ModelProto) -> str:
+    """The model's only input. Raises ModelError where it has another number of them."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    names = [value.name for value in model.graph.input if value.name not in stored]
+    if len(names) != 1:
+        raise ModelError(
+            f"the model has {len(names)} inputs ({', '.join(names)}): calibration needs one with one input"
+        )
+    return names[0]
+
+
+def _input_type(model: ModelProto) -> np.dtype[Any]:
+    name = input_name(model)
+    kind = next(value.type.tensor_type.elem_type for value in model.graph.input if value.name == name)
+    return np.dtype(helper.tensor_dtype_to_np_dtype(kind))
+
+
+def checked(batches: Batches) -> Iterator[npt.NDArray[np.float32]]:
+    """The batches of one pass. Raises CalibrationError where there are none, or one is empty or not finite."""
+    count = 0
+    for count, batch in enumerate(batches(), 1):
+        if not batch.size or not np.isfinite(batch).all():
+            found = "is empty" if not batch.size else "holds NaN or infinity"
+            raise CalibrationError(f"calibration batch {count} {found}: check how its pictures are read")
+        yield batch
+    if not count:
+        raise CalibrationError("no calibration pictures: give a folder with some, 100 or more for a good result")
+
+
+class Tape:
+    """A network that is run stretch by stretch, each over every batch.
+
+    What later stretches still read waits in files in `folder`, so memory holds one batch whatever their number, and
+    weights that change between two stretches count from there on. Half precision is used for the files where the
+    values allow it.
+    """
+
+    def __init__(self, model: ModelProto, folder: Path) -> None:
+        self.model = model
+        self.wiring = wiring = Wiring(model.graph)
+        self.nodes = [node for node in model.graph.node if not all(wiring.is_constant(o) for o in node.output if o)]
+        self._folder = folder
+        self._types: dict[str, np.dtype[Any]] = {}
+        self._files: dict[str, str] = {}
+        self._at = 0
+        self.count = 0
+
+    def load(self, batches: Batches) -> str:
+        """Take in the batches; returns their sha256."""
+        digest, entry, kind = hashlib.sha256(), input_name(self.model), _input_type(self.model)
+        for batch in checked(batches):
+            digest.update(repr(batch.shape).encode() + np.ascontiguousarray(batch).tobytes())
+            self._write(entry, self.count, batch.astype(kind, copy=False))
+            self.count += 1
+        return digest.hexdigest()
+
+    def run_to(self, stop: int, keep: Sequence[str] = ()) -> None:
+        """Run `nodes` up to, but without, `stop`; tensors of `keep` stay readable though no later node reads them."""
+        stretch, rest = self.nodes[self._at : stop], self.nodes[stop:]
+        later = {name for node in rest for name in node.input} | self.wiring.outputs | set(keep)
+        if stretch:
+            self._run(stretch, later)
+        self._at = max(self._at, stop)
+        for name in [name for name in self._types if name not in later]:
+            for i in range(self.count):
+                self._path(name, i).unlink()
+            del self._types[name]
+
+    def read(self, name: str) -> Iterator[Array]:
+        """Tensor `name` of each batch in turn."""
+        return (self._read(name, i) for i in range(self.count))
+
+    def _run(self, stretch: Sequence[NodeProto], later: set[str]) -> None:
+        made = [name for node in stretch for name in node.output if name in later]
+        reads = sorted({name for node in stretch for name in node.input if name in self._types})
+        session = _session(self._part(stretch, reads, made))
+        for i in range(self.count):
+            values = _run(session, made, {name: self._read(name, i) for name in reads})
+            for name, value in zip(made, values, strict=True):
+                self._write(name, i, value)
+
+    def _part(self, stretch: Sequence[NodeProto], reads: Sequence[str], made: Sequence[str]) -> ModelProto:
+        """The nodes of `stretch` with all the constants that they need, as a model of its own."""
+        nodes, stored = self._with_constants(stretch)
+        graph = helper.make_graph(
+            nodes,
+            "stretch",
+            [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(self._types[n]), None) for n in reads],
+            [ValueInfoProto(name=name) for name in made],
+            stored,
+        )
+        return helper.make_model(graph, opset_imports=self.model.opset_import, ir_version=self.model.ir_version)
+
+    def _with_constants(self, stretch: Sequence[NodeProto]) -> tuple[list[NodeProto], list[TensorProto]]:
+        initializers = {tensor.name: tensor for tensor in self.model.graph.initializer}
+        before: dict[str, NodeProto] = {}
+        stored: dict[str, TensorProto] = {}
+        todo = [name for node in stretch for name in node.input if name]
+        while todo:
+            name = todo.pop()
+            if name in initializers:
+                stored[name] = initializers[name]
+            elif name not in before and name in self.wiring.producer and self.wiring.is_constant(name):
+                before[name] = self.wiring.producer[name]
+                todo.extend(i for i in before[name].input if i)
+        constant = {id(node) for node in before.values()}
+        return [n for n in self.model.graph.node if id(n) in constant] + list(stretch), list(stored.values())
+
+    def _path(self, name: str, i: int) -> Path:
+        return self._folder / f"{self._files.setdefault(name, str(len(self._files)))}-{i}.npy"
+
+    def _write(self, name: str, i: int, value: Array) -> None:
+        self._types[name] = value.dtype
+        if value.dtype == np.float32 and np.abs(value).max(initial=0) < np.finfo(np.float16).max:
+            value = value.astype(np.float16)
+        np.save(self._path(name, i), value, allow_pickle=False)
+
+    def _read(self, name: str, i: int) -> Array:
+        value: Array = np.load(self._path(name, i), allow_pickle=False)
+        return value.astype(self._types[name], copy=False)
+
+
+def _session(model: ModelProto) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    # short runs in turn with numpy: threads that spin in wait would take numpy's cores
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ModelError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from None
+
+
+def _run(session: ort.InferenceSession, names: list[str], feeds: dict[str, Array]) -> list[Array]:
+    try:
+        values: list[Array] = session.run(names, feeds)
+    except Exception as error:
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
+        raise CalibrationError(f"ONNX Runtime cannot run the model on {shapes}: {_first_line(error)}") from None
+    return values
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

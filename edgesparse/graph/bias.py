@@ -1,0 +1,69 @@
+"""A layer's bias: where it is added, and how to change it."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from onnx import GraphProto, NodeProto, numpy_helper
+
+from edgesparse.errors import SparsityError
+from edgesparse.graph.unfold import Product
+from edgesparse.graph.wiring import Array, Wiring, attribute
+
+
+def has_bias(wiring: Wiring, product: Product) -> bool:
+    """Whether the layer's outputs can be shifted: always for Conv and Gemm, for MatMul where a constant is added."""
+    if product.node.op_type == "MatMul":
+        return _addition(wiring, product) is not None
+    if product.node.op_type == "Gemm" and len(product.node.input) > 2 and product.node.input[2]:
+        added = wiring.constant(product.node.input[2])
+        size = product.weight.outputs_inputs[0]
+        if product.left or added is None or added.size not in (1, size) or added.shape[-1:] not in ((), (1,), (size,)):
+            raise SparsityError("adds a whole matrix, not a bias: leave this layer dense")
+    return True
+
+
+def set_bias(wiring: Wiring, product: Product, bias: npt.NDArray[np.float64]) -> None:
+    """Make `bias` [outputs] the layer's; behind a MatMul it is added to the constant there.
+
+    Other readers of the stored bias keep the old one.
+    """
+    node, place = product.node, 2
+    if node.op_type == "MatMul":
+        found = _addition(wiring, product)
+        if found is None:
+            return
+        node, place, added = found
+        bias = bias + added
+    elif node.op_type == "Gemm":
+        bias = bias / float(attribute(node, "beta", 1.0) or 1.0)
+    _write(wiring.graph, node, place, bias.astype(product.weight.values.dtype))
+
+
+def _stored(wiring: Wiring, name: str) -> Array | None:
+    made = next((tensor for tensor in wiring.graph.initializer if tensor.name == name), None)
+    return numpy_helper.to_array(made) if made is not None else wiring.constant(name)
+
+
+def _write(graph: GraphProto, node: NodeProto, place: int, value: Array) -> None:
+    """Store `value` under a name of its own and have `node` read it at input `place`."""
+    name = f"{node.output[0]}.bias"
+    mine = next((tensor for tensor in graph.initializer if tensor.name == name), None)
+    made = numpy_helper.from_array(np.ascontiguousarray(value), name)
+    mine.CopyFrom(made) if mine is not None else graph.initializer.append(made)
+    while len(node.input) <= place:
+        node.input.append("")
+    node.input[place] = name
+
+
+def _addition(wiring: Wiring, product: Product) -> tuple[NodeProto, int, Array] | None:
+    """The Add behind a MatMul that gives each output a constant of its own: which of its inputs, and the constant."""
+    out, size = product.node.output[0], product.weight.outputs_inputs[0]
+    after = wiring.consumers[out]
+    if product.left or out in wiring.outputs or len(after) != 1 or after[0].op_type != "Add":
+        return None
+    place = 1 if after[0].input[0] == out else 0
+    added = _stored(wiring, after[0].input[place])
+    if added is None or added.size != size or added.shape[-1] != size:
+        return None
+    return after[0], place, added

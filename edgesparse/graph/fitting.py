@@ -1,0 +1,203 @@
+"""Least squares under 2:4: which two of each four weights stay, and the values that serve best then.
+
+A layer is y = W x + b. From the sums over all positions of x x' and y x' the squared error of any W is known without
+the data. `fit` looks for the mask by exchanging one kept weight for one dropped weight of a group while that lowers the
+error, all other kept weights refitted each time: the second-order cost of optimal brain surgeon (Hassibi and Stork,
+1993), as SparseGPT (Frantar and Alistarh, 2023, arXiv:2301.00774) uses it for 2:4, but free to take a choice back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Matrix = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+RIDGE = 1e-3
+"""How much the refit holds on to the dense weights, as a share of the inputs' mean square."""
+BLOCK = 512
+"""The most columns whose mask is decided at once; time grows with its square, memory too."""
+CACHE = 1 << 21
+"""Bytes of tableaux worked on at a time: about what a processor's cache holds."""
+TOLERANCE = 1e-9
+
+
+class Moments:
+    """Sums over positions of x x', y x' and y y', to which batches are added: inputs x [d], targets y [r]."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        self.count = 0.0
+        self.x, self.y = np.zeros(inputs), np.zeros(outputs)
+        self.xx, self.yx = np.zeros((inputs, inputs)), np.zeros((outputs, inputs))
+        self.yy = np.zeros(outputs)
+
+    def add(self, x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> None:
+        """`x` [positions, d], `y` [positions, r], float32; each batch's product is in float32, the sums in float64."""
+        self.count += len(x)
+        self.x += x.sum(0, dtype=np.float64)
+        self.y += y.sum(0, dtype=np.float64)
+        self.xx += x.T @ x
+        self.yx += y.T @ x
+        self.yy += np.einsum("pr,pr->r", y, y, dtype=np.float64)
+
+    def normal(self, intercept: bool) -> tuple[Matrix, Matrix, Matrix]:
+        """Mean of x x', y x' and y y', about their means where the layer has a bias to take these up."""
+        x, y = (self.x / self.count, self.y / self.count) if intercept else (0 * self.x, 0 * self.y)
+        xx, yx = self.xx / self.count - np.outer(x, x), self.yx / self.count - np.outer(y, x)
+        return xx, yx, self.yy / self.count - y * y
+
+
+@dataclass(frozen=True)
+class Fit:
+    """`weight` and `mask` [r, d], `bias` [r] (nought without one), and the squared error as a share of y's variance."""
+
+    weight: Matrix
+    mask: Mask
+    bias: Matrix
+    error: float
+
+
+def fit(moments: Moments, dense: Matrix, groups: npt.NDArray[np.intp], mask: Mask, intercept: bool = True) -> Fit:
+    """The weights under 2:4 that come closest to the targets, and their bias.
+
+    `dense` [r, d] are the weights to hold on to, `groups` [n, 4] the columns that make up each group of four, and
+    `mask` [r, d] the start: True where a weight stays, two a group. Without groups the mask stays as it is.
+    """
+    h, g, yy = moments.normal(intercept)
+    ridge = RIDGE * max(float(np.trace(h)) / len(h), 1e-12)
+    h[np.diag_indices_from(h)] += ridge
+    g += ridge * dense
+    mask = exchange(h, g, mask, groups) if len(groups) else mask
+    weight = solve(h, g, mask)
+    left = np.einsum("ri,ri->r", weight @ h - 2 * g, weight) + yy + ridge * np.einsum("ri,ri->r", dense, dense)
+    bias = (moments.y - weight @ moments.x) / moments.count if intercept else np.zeros(len(weight))
+    return Fit(weight, mask, bias, float(left.sum() / max(yy.sum(), 1e-30)))
+
+
+def solve(h: Matrix, g: Matrix, mask: Mask) -> Matrix:
+    """For each row r the weights that minimise w h w' - 2 g[r] w', with nought where `mask` is False.
+
+    `h` [d, d] positive definite, `g` and `mask` [r, d], as many True in each row.
+    """
+    if mask.all():
+        return np.linalg.solve(h, g.T).T
+    kept = np.nonzero(mask)[1].reshape(len(mask), -1)
+    weight = np.zeros_like(g)
+    at_once = max(1, 8 * CACHE // (8 * kept.shape[1] ** 2))
+    for first in range(0, len(g), at_once):
+        rows = slice(first, first + at_once)
+        columns = kept[rows]
+        part = h[columns[:, :, None], columns[:, None, :]]
+        right = np.take_along_axis(g[rows], columns, 1)
+        np.put_along_axis(weight[rows], columns, np.linalg.solve(part, right[..., None])[..., 0], 1)
+    return weight
+
+
+def exchange(h: Matrix, g: Matrix, mask: Mask, groups: npt.NDArray[np.intp]) -> Mask:
+    """`mask` after exchanging kept for dropped weights, within groups, while that lowers w h w' - 2 g w'.
+
+    Wide layers are done in blocks of columns, each with the weights of the others as they are.
+    """
+    mask = mask.copy()
+    blocks = np.array_split(groups, -(-groups.size // BLOCK))
+    weight = solve(h, g, mask) if len(blocks) > 1 else np.zeros_like(g)
+    for block in blocks:
+        columns, local = np.unique(block, return_inverse=True)
+        weight[:, columns] = 0
+        target = g[:, columns] - weight @ h[:, columns]
+        inner = h[np.ix_(columns, columns)]
+        mask[:, columns] = _exchange_block(inner, target, mask[:, columns], local.reshape(block.shape))
+        if len(blocks) > 1:
+            weight[:, columns] = solve(inner, target, mask[:, columns])
+    return mask
+
+
+def _exchange_block(h: Matrix, g: Matrix, mask: Mask, groups: npt.NDArray[np.intp]) -> Mask:
+    at_once = max(1, CACHE // h.nbytes)
+    parts = [
+        _exchange_rows(_Tableau(h, g[first : first + at_once], mask[first : first + at_once]), groups)
+        for first in range(0, len(g), at_once)
+    ]
+    return np.concatenate(parts)
+
+
+def _exchange_rows(table: _Tableau, groups: npt.NDArray[np.intp]) -> Mask:
+    """In each row, always the exchange that lowers the error most, until none does."""
+    done = table.mask.copy()
+    rows = np.arange(len(done))
+    least = TOLERANCE * np.maximum(1e-30, np.abs(table.explained()))
+    while len(rows):
+        order = np.argsort(~table.mask[:, groups], axis=2, kind="stable")
+        sides = groups[np.arange(len(groups))[None, :, None], order]
+        change = table.changes(sides[:, :, :2], sides[:, :, 2:]).reshape(len(rows), -1)
+        best = change.argmin(1)
+        better = change[np.arange(len(rows)), best] < -least
+        done[rows[~better]] = table.mask[~better]
+        rows, least, best, sides = rows[better], least[better], best[better], sides[better]
+        table.keep_rows(better)
+        group, pair = np.divmod(best, 4)
+        each = np.arange(len(rows))
+        table.pivot(sides[each, group, pair // 2], out=True)
+        table.pivot(sides[each, group, 2 + pair % 2], out=False)
+    return done
+
+
+class _Tableau:
+    """For each row the normal equations, swept on the weights that are kept (the sweep operator: Goodnight, 1979).
+
+    Between kept columns `a` holds minus the inverse of h there, between dropped ones what h is once the kept are
+    fitted, and across them the regression of the one on the other; `v` holds the kept weights, and for dropped ones
+    the gradient. So the cost of any exchange can be read off, and a pivot brings all up to date in d * d steps.
+    """
+
+    def __init__(self, h: Matrix, g: Matrix, mask: Mask) -> None:
+        both = mask[:, :, None] & mask[:, None, :]
+        kept = np.where(both, h, 0)
+        diagonal = np.arange(len(h))
+        kept[:, diagonal, diagonal] += ~mask
+        inverse = np.where(both, np.linalg.inv(kept), 0)
+        across = inverse @ h
+        self.mask = mask.copy()
+        self.a = np.where(mask[:, None, :], across.transpose(0, 2, 1), h - h @ across)
+        self.a = np.where(mask[:, :, None], np.where(mask[:, None, :], -inverse, across), self.a)
+        fitted = np.einsum("rij,rj->ri", inverse, g)
+        self.v = np.where(mask, fitted, g - fitted @ h)
+        self._g = g
+
+    def explained(self) -> Matrix:
+        """By how much the kept weights lower w h w' - 2 g w' from what it is at nought."""
+        lowered: Matrix = np.einsum("ri,ri->r", self.v * self.mask, self._g)
+        return lowered
+
+    def changes(self, kept: npt.NDArray[np.intp], dropped: npt.NDArray[np.intp]) -> Matrix:
+        """What each exchange of one of two `kept` for one of two `dropped` [rows, groups, 2] does to the error."""
+        row = np.arange(len(kept))[:, None, None]
+        out, gain = self.a[row, kept, kept], self.v[row, kept] ** 2
+        across = self.a[row[..., None], kept[..., None], dropped[:, :, None, :]]
+        step = self.v[row, kept] / out
+        gradient = self.v[row, dropped][:, :, None, :] - across * step[..., None]
+        curvature = self.a[row, dropped, dropped][:, :, None, :] - across**2 / out[..., None]
+        change: Matrix = -(gain / out)[..., None] - gradient**2 / curvature
+        return change
+
+    def keep_rows(self, rows: Mask) -> None:
+        if not rows.all():
+            self.a, self.v, self.mask = self.a[rows], self.v[rows], self.mask[rows]
+
+    def pivot(self, column: npt.NDArray[np.intp], out: bool) -> None:
+        """Sweep each row on one `column`: bring its weight in, or take it out."""
+        row = np.arange(len(column))
+        line, value = self.a[row, column], self.v[row, column]
+        pivot = line[row, column]
+        scaled = line / pivot[:, None]
+        self.a -= scaled[:, :, None] * line[:, None, :]
+        self.v -= scaled * value[:, None]
+        sign = -1 if out else 1
+        scaled *= sign
+        scaled[row, column] = -1 / pivot
+        self.a[row, column] = scaled
+        self.a[row, :, column] = scaled
+        self.v[row, column] = sign * value / pivot
+        self.mask[row, column] = not out

@@ -1,0 +1,171 @@
+"""One pass over a network: layer by layer, in the order of execution, to 2:4 and refitted to the dense network.
+
+Each layer is fitted on what the pruned network really feeds it, to what the dense one puts out there, so a layer also
+makes good, as far as it can, what earlier ones lost. Layers that stay dense are refitted for the same reason.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, NodeProto
+
+from edgesparse.errors import CalibrationError, SparsityError
+from edgesparse.graph.activations import Batches, Tape
+from edgesparse.graph.bias import has_bias, set_bias
+from edgesparse.graph.fitting import Mask, Moments, fit
+from edgesparse.graph.mask import mask_2to4
+from edgesparse.graph.sparsity import layer_name
+from edgesparse.graph.unfold import Product, product
+from edgesparse.graph.weights import LAYERS
+from edgesparse.graph.wiring import Array
+
+Progress = Callable[[str, int, int], None]
+"""(what is being done, how many are done, of how many)."""
+
+
+@dataclass(frozen=True)
+class LayerFit:
+    """`error` is what the layer's output lost, as a share of its variance; `mask` is None where it stayed dense."""
+
+    name: str
+    error: float
+    mask: Mask | None
+
+
+class State:
+    """Named sets of arrays in a folder, each written whole or not at all; without a folder nothing is kept."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def get(self, name: str) -> dict[str, Array] | None:
+        if self.folder is None or not (self.folder / f"{name}.npz").is_file():
+            return None
+        with np.load(self.folder / f"{name}.npz", allow_pickle=False) as held:
+            return dict(held)
+
+    def put(self, name: str, arrays: Mapping[str, Any]) -> None:
+        if self.folder is None:
+            return
+        part = self.folder / f"{name}.part"
+        with part.open("wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self.folder / f"{name}.npz")
+
+
+def rebuild(
+    model: ModelProto,
+    names: Collection[str],
+    batches: Batches,
+    state: State,
+    starts: Mapping[str, Mask],
+    progress: Progress,
+) -> tuple[ModelProto, list[LayerFit]]:
+    """A copy of `model` whose layers `names` are 2:4, and how each layer came out.
+
+    `starts` are masks to start from, by layer; magnitude decides where there is none. Layers that `state` holds are
+    taken from there.
+    """
+    fits = []
+    with TemporaryDirectory(dir=state.folder, prefix="tape-") as folder:
+        dense, pruned = _tapes(model, Path(folder), batches)
+        layers = [i for i, node in enumerate(dense.nodes) if node.op_type in LAYERS]
+        first = min((i for i in layers if layer_name(dense.nodes[i]) in names), default=len(dense.nodes))
+        todo = [i for i in layers if i >= first]
+        for done, at in enumerate(todo):
+            node = pruned.nodes[at]
+            progress("reconstructing", done, len(todo))
+            wanted = layer_name(node) in names
+            work = refittable(pruned, node, wanted)
+            if work is None:
+                continue
+            # the stretches end at the same places after an interruption too: what lies between is rounded
+            advance(dense, pruned, at, work)
+            key = f"layer-{at}"
+            held = state.get(key)
+            if held is None:
+                held = fit_layer(dense, pruned, at, work, wanted, starts.get(layer_name(node)))
+                state.put(key, held)
+            fits.append(_apply(pruned, work, held, wanted))
+        progress("reconstructing", len(todo), len(todo))
+    return pruned.model, fits
+
+
+def _tapes(model: ModelProto, folder: Path, batches: Batches) -> tuple[Tape, Tape]:
+    tapes = []
+    for part in ("dense", "pruned"):
+        own = ModelProto()
+        own.CopyFrom(model)
+        (folder / part).mkdir()
+        tapes.append(Tape(own, folder / part))
+        tapes[-1].load(batches)
+    if tapes[0].count != tapes[1].count:
+        raise CalibrationError("the calibration pictures changed between two passes: give the same ones each time")
+    return tapes[0], tapes[1]
+
+
+def refittable(tape: Tape, node: NodeProto, wanted: bool) -> Product | None:
+    """The layer as a product, or None where it cannot be refitted; raises SparsityError where it was to be pruned."""
+    try:
+        found = product(tape.wiring, node)
+        has_bias(tape.wiring, found)
+    except SparsityError as error:
+        if wanted:
+            raise SparsityError(f"{layer_name(node)}: {error}") from None
+        return None
+    return found if np.isfinite(found.weight.values).all() else None
+
+
+def advance(dense: Tape, pruned: Tape, at: int, work: Product) -> None:
+    """Have the inputs of the layer at node `at` ready to read, and the dense network's outputs there."""
+    pruned.run_to(at)
+    dense.run_to(at + 1, keep=[work.node.output[0], work.reads])
+
+
+def fit_layer(dense: Tape, pruned: Tape, at: int, work: Product, wanted: bool, start: Mask | None) -> dict[str, Array]:
+    """Weight, bias, mask and error of one layer, as `State` holds them."""
+    matrix, intercept = work.matrix * work.scale, has_bias(pruned.wiring, work)
+    groups = work.groups if wanted else np.empty((0, 4), np.intp)
+    if not wanted:
+        start = np.ones(matrix.shape, np.bool_)
+    elif start is None:
+        start = work.as_matrix(mask_2to4(work.weight.values, work.weight.axis))
+    rows = np.split(np.arange(len(matrix)), work.parts)
+    moments = _moments(dense, pruned, work)
+    fits = [fit(m, matrix[r], groups, start[r], intercept) for m, r in zip(moments, rows, strict=True)]
+    return {
+        "weight": np.concatenate([part.weight for part in fits]) / work.scale,
+        "mask": np.concatenate([part.mask for part in fits]),
+        "bias": np.concatenate([part.bias for part in fits]) if intercept else np.zeros(0),
+        "error": np.array(np.mean([part.error for part in fits])),
+    }
+
+
+def _moments(dense: Tape, pruned: Tape, work: Product) -> list[Moments]:
+    """Of each part of a convolution: what the pruned network feeds it, and what the dense one makes of that place."""
+    outputs, columns = work.matrix.shape
+    rows = outputs // work.parts
+    moments = [Moments(columns, rows) for _ in range(work.parts)]
+    for x, y in zip(pruned.read(work.reads), dense.read(work.node.output[0]), strict=True):
+        inputs, targets = work.inputs(x), work.outputs(y)
+        for i, part in enumerate(moments):
+            part.add(inputs[:, i * columns : (i + 1) * columns], targets[:, i * rows : (i + 1) * rows])
+    return moments
+
+
+def _apply(pruned: Tape, work: Product, held: Mapping[str, Array], wanted: bool) -> LayerFit:
+    pruned.wiring.store(work.weight.source, work.stored(held["weight"]))
+    if held["bias"].size:
+        set_bias(pruned.wiring, work, held["bias"])
+    return LayerFit(layer_name(work.node), float(held["error"]), held["mask"] if wanted else None)

@@ -1,0 +1,116 @@
+"""A layer as one matrix product: each position's inputs as a row x, its outputs as a row y, with y = W x + b."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from onnx import NodeProto
+
+from edgesparse.errors import SparsityError
+from edgesparse.graph.sparsity import layer_name, sharers
+from edgesparse.graph.weights import Weight, weight_of
+from edgesparse.graph.wiring import Array, Wiring, attribute
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Product:
+    """The matrix product that `node`, a Conv, a Gemm or a MatMul, does with `weight`.
+
+    `left` tells that the weights are the left factor, `parts` into how many groups a convolution falls.
+    """
+
+    node: NodeProto
+    weight: Weight
+    left: bool
+    parts: int
+
+    @property
+    def reads(self) -> str:
+        """The tensor that is multiplied with the weights."""
+        return self.node.input[1 if self.left else 0]
+
+    @property
+    def matrix(self) -> npt.NDArray[np.float64]:
+        """W, [outputs, inputs of one part x kernel positions]."""
+        return self.as_matrix(self.weight.values.astype(np.float64))
+
+    def as_matrix(self, values: Array) -> Array:
+        """`values`, one for each weight in the layer's own layout, laid out as W."""
+        return (values.T if self.weight.axis == 0 else values).reshape(self.weight.outputs_inputs[0], -1)
+
+    @property
+    def groups(self) -> npt.NDArray[np.intp]:
+        """[n, 4]: the columns of W that make up each group of four input channels at one kernel position."""
+        inputs = self.weight.outputs_inputs[1]
+        columns = np.arange(self.matrix.shape[1]).reshape(inputs // 4, 4, -1)
+        return columns.transpose(0, 2, 1).reshape(-1, 4)
+
+    def stored(self, matrix: npt.NDArray[np.float64]) -> Array:
+        """W, changed, as the model stores it."""
+        out, inp = self.weight.outputs_inputs
+        shape = (inp, out) if self.weight.axis == 0 else self.weight.values.shape
+        values = (matrix.T if self.weight.axis == 0 else matrix).reshape(shape)
+        return self.weight.in_storage(values).astype(self.weight.stored.dtype)
+
+    def inputs(self, x: Array) -> Floats:
+        """What is multiplied, [positions, inputs x kernel positions], of one batch of the tensor `reads`."""
+        x = x.astype(np.float32, copy=False)
+        if self.node.op_type == "Conv":
+            return _patches(x, self.node, self.weight.values.shape[2:])
+        turned = self.left != bool(attribute(self.node, "transB" if self.left else "transA", 0))
+        return np.ascontiguousarray(
+            (np.swapaxes(x, -1, -2) if turned else x).reshape(-1, x.shape[-2 if turned else -1])
+        )
+
+    def outputs(self, y: Array) -> Floats:
+        """The targets, [positions, outputs], of one batch of the node's output, in the same order as `inputs`."""
+        y = y.astype(np.float32, copy=False)
+        y = np.moveaxis(y, 1, -1) if self.node.op_type == "Conv" else np.swapaxes(y, -1, -2) if self.left else y
+        return np.ascontiguousarray(y.reshape(-1, y.shape[-1]))
+
+    @property
+    def scale(self) -> float:
+        """y = scale * W x + b: Gemm's alpha."""
+        return float(attribute(self.node, "alpha", 1.0)) if self.node.op_type == "Gemm" else 1.0
+
+
+def product(wiring: Wiring, node: NodeProto) -> Product:
+    """How `node` multiplies with its weights. Raises SparsityError, in words, where it has none of its own."""
+    weight = weight_of(wiring, node)
+    others = sharers(wiring, node, weight)
+    if others:
+        raise SparsityError(
+            f"shares its weights with {layer_name(others[0])}, and a refit is for one layer's inputs: "
+            "export with separate weights, or name the layers to prune without these"
+        )
+    if any(step.node.op_type in ("QuantizeLinear", "DequantizeLinear") for step in weight.steps):
+        raise SparsityError("weights are quantised: prune the float model, then quantise")
+    left = node.op_type != "Conv" and not wiring.is_constant(node.input[1])
+    return Product(node, weight, left, attribute(node, "group", 1) if node.op_type == "Conv" else 1)
+
+
+def _patches(x: Floats, node: NodeProto, kernel: Sequence[int]) -> Floats:
+    """The receptive field of each output of a convolution, [positions, channels x kernel positions]."""
+    strides = attribute(node, "strides", [1] * len(kernel))
+    dilations = attribute(node, "dilations", [1] * len(kernel))
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    x = np.pad(x, [(0, 0), (0, 0), *_pads(node, x.shape[2:], reach, strides)])
+    windows = np.lib.stride_tricks.sliding_window_view(x, (1, 1, *reach))
+    every = [slice(None, None, n) for n in (1, 1, *strides, 1, 1, *dilations)]
+    fields = np.moveaxis(windows[tuple(every)], 1, len(kernel) + 1)
+    return fields.reshape(-1, x.shape[1] * int(np.prod(kernel)))
+
+
+def _pads(node: NodeProto, size: Sequence[int], reach: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:
+    """Zeros before and after each spatial axis (ONNX Conv: pads, auto_pad)."""
+    auto = attribute(node, "auto_pad", b"NOTSET").decode()
+    if auto in ("NOTSET", "VALID"):
+        pads = attribute(node, "pads", [0] * 2 * len(size)) if auto == "NOTSET" else [0] * 2 * len(size)
+        return list(zip(pads[: len(size)], pads[len(size) :], strict=True))
+    total = [max((-(-n // s) - 1) * s + r - n, 0) for n, s, r in zip(size, strides, reach, strict=True)]
+    return [(t // 2, t - t // 2) if auto == "SAME_UPPER" else (t - t // 2, t // 2) for t in total]

@@ -1,0 +1,268 @@
+"""Pruning without training: closer than magnitude, exactly 2:4, resumable, and clear about what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, numpy_helper
+from small_models import model, node, random, run
+
+from edgesparse.errors import CalibrationError, EdgeSparseError, SparsityError
+from edgesparse.graph import rebuild
+from edgesparse.graph.activations import Batches
+from edgesparse.graph.prune import prune
+from edgesparse.graph.reconstruct import reconstruct
+from edgesparse.graph.sparsity import inspect
+
+C = 32
+
+
+def correlated(*shape: int, count: int = 8) -> Batches:
+    """Batches whose channels (axis 1) are mixtures of fewer sources and have means of their own."""
+    mix = random(shape[1], shape[1] // 4, seed=50)
+
+    def batches() -> Iterator[np.ndarray[Any, np.dtype[np.float32]]]:
+        for i in range(count):
+            sources = random(shape[0], shape[1] // 4, *shape[2:], seed=100 + i)
+            noise = random(*shape, seed=200 + i)
+            yield (np.einsum("cs,ns...->nc...", mix, sources) + 0.3 * noise + 0.5).astype(np.float32)
+
+    return batches
+
+
+def convs(**attributes: Any) -> ModelProto:
+    """Two convolutions with a ReLU and a depthwise one between; the last has no bias."""
+    kernel = attributes.pop("kernel", (3, 3))
+    tensors = {
+        "w1": random(C, C, *kernel, seed=1) / 10,
+        "b1": random(C, seed=2),
+        "w2": random(C, 1, 3, 3, seed=3) / 3,
+        "w3": random(C, C, 1, 1, seed=4) / 5,
+    }
+    nodes = [
+        node("Conv", ["x", "w1", "b1"], ["a"], "first", **attributes),
+        node("Relu", ["a"], ["r"]),
+        node("Conv", ["r", "w2"], ["d"], "depthwise", group=C, pads=[1, 1, 1, 1]),
+        node("Conv", ["d", "w3"], ["y"], "last"),
+    ]
+    return model(nodes, tensors, (1, C, 12, 12))
+
+
+def products(kind: str) -> ModelProto:
+    tensors = {"w1": random(C, 48, seed=1), "b": random(48, seed=2), "w2": random(48, C, seed=3)}
+    if kind == "gemm":
+        nodes = [node("Gemm", ["x", "w1", "b"], ["a"], "first", alpha=0.5, beta=2.0)]
+    elif kind == "gemm transposed":
+        tensors["w1"] = tensors["w1"].T
+        nodes = [node("Gemm", ["x", "w1"], ["a"], "first", transB=1)]
+    elif kind == "matmul, add":
+        nodes = [node("MatMul", ["x", "w1"], ["m"], "first"), node("Add", ["b", "m"], ["a"])]
+    else:
+        nodes = [node("MatMul", ["x", "w1"], ["a"], "first")]
+    nodes += [node("Relu", ["a"], ["r"]), node("MatMul", ["r", "w2"], ["y"], "last")]
+    return model(nodes, {k: v for k, v in tensors.items() if k != "b" or kind in ("gemm", "matmul, add")}, (64, C))
+
+
+CASES: dict[str, tuple[Callable[[], ModelProto], tuple[int, ...]]] = {
+    "conv": (lambda: convs(pads=[1, 1, 1, 1]), (1, C, 12, 12)),
+    "conv, strided, dilated, padded on one side": (
+        lambda: convs(strides=[2, 1], dilations=[1, 2], pads=[0, 1, 2, 3]),
+        (1, C, 12, 12),
+    ),
+    "conv, auto_pad": (lambda: convs(auto_pad="SAME_LOWER", strides=[2, 2]), (1, C, 12, 12)),
+    "conv, oblong kernel": (lambda: convs(kernel=(1, 5)), (1, C, 12, 12)),
+    **{kind: (lambda kind=kind: products(kind), (64, C)) for kind in ("gemm", "gemm transposed", "matmul")},  # type: ignore[misc]
+    "matmul, add": (lambda: products("matmul, add"), (64, C)),
+}
+
+
+def loss(dense: ModelProto, other: ModelProto, batches: Batches) -> float:
+    pairs = [(run(dense, x)[0], run(other, x)[0]) for x in batches()]
+    return float(sum(((a - b) ** 2).sum() for a, b in pairs) / sum(((a - a.mean()) ** 2).sum() for a, _ in pairs))
+
+
+def weights(made: ModelProto) -> dict[str, np.ndarray[Any, Any]]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_kind_of_layer_comes_out_2to4_and_far_closer_than_by_magnitude(case: str) -> None:
+    make, shape = CASES[case]
+    dense, batches = make(), correlated(*shape)
+    before = dense.SerializeToString()
+    done, report = reconstruct(dense, batches)
+    assert dense.SerializeToString() == before
+    onnx.checker.check_model(done)
+    assert [layer.state for layer in inspect(done).eligible] == ["sparse", "sparse"]
+    assert {layer.name for layer in report.layers if layer.pruned} == {"first", "last"}
+    assert report.share == 1
+    magnitude = make()
+    prune(magnitude)
+    assert loss(dense, done, batches) < 0.5 * loss(dense, magnitude, batches)
+    assert loss(dense, done, batches) == pytest.approx(report.layers[-1].error, rel=0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("case", ["conv", "gemm", "matmul, add"])
+def test_the_mean_of_the_first_layers_output_stays(case: str) -> None:
+    make, shape = CASES[case]
+    dense, batches = make(), correlated(*shape)
+    done, _ = reconstruct(dense, batches, layers=["first"])
+    for made in (dense, done):
+        made.graph.output[0].name = "a"
+    axes = (0, *range(2, len(shape)))
+    means = [np.mean([run(made, x)[0].mean(axes) for x in batches()], 0) for made in (dense, done)]
+    np.testing.assert_allclose(means[0], means[1], atol=5e-3)
+
+
+def test_layers_behind_a_pruned_one_are_refitted_dense_those_before_it_stay() -> None:
+    dense, batches = convs(), correlated(1, C, 12, 12)
+    old, new = weights(dense), weights(reconstruct(dense, batches, layers=["last"])[0])
+    assert all(np.array_equal(old[name], new[name]) for name in ("w1", "b1", "w2"))
+    done, report = reconstruct(dense, batches, layers=["first"])
+    assert [(layer.name, layer.pruned) for layer in report.layers] == [
+        ("first", True),
+        ("depthwise", False),
+        ("last", False),
+    ]
+    assert np.count_nonzero(weights(done)["w3"]) == C * C
+    assert not np.array_equal(weights(done)["w2"], old["w2"])
+
+
+def test_a_run_that_was_cut_short_goes_on_to_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dense, batches = convs(), correlated(1, C, 12, 12)
+    whole, _ = reconstruct(dense, batches)
+    fitted: list[int] = []
+    real, stop_after = rebuild.fit_layer, 1
+
+    def counted(*arguments: Any) -> Any:
+        if len(fitted) == stop_after:
+            raise KeyboardInterrupt
+        fitted.append(arguments[2])
+        return real(*arguments)
+
+    monkeypatch.setattr(rebuild, "fit_layer", counted)
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct(dense, batches, state_dir=tmp_path)
+    stop_after = 9
+    again, _ = reconstruct(dense, batches, state_dir=tmp_path)
+    assert len(fitted) == 3 and len(set(fitted)) == 3
+    assert again.SerializeToString() == whole.SerializeToString()
+    assert not list(tmp_path.rglob("*.npy")) and not list(tmp_path.rglob("*.part"))
+
+
+def test_a_saved_state_of_other_pictures_is_not_taken_up(tmp_path: Path) -> None:
+    dense = convs()
+    reconstruct(dense, correlated(1, C, 12, 12), state_dir=tmp_path)
+    other = correlated(1, C, 12, 12, count=4)
+    done, _ = reconstruct(dense, other, state_dir=tmp_path)
+    assert done.SerializeToString() == reconstruct(dense, other)[0].SerializeToString()
+
+
+def chain(layers: int = 4) -> ModelProto:
+    """Convolutions in a row; the second reads hardly anything that matters, so it is the least sensitive."""
+    tensors = {f"w{i}": random(C, C, 1, 1, seed=i) / 5 for i in range(layers)}
+    names = ["x", *(f"t{i}" for i in range(layers - 1)), "y"]
+    nodes = [node("Conv", [names[i], f"w{i}"], [names[i + 1]], f"conv{i}") for i in range(layers)]
+    tensors["w1"] *= np.where(np.arange(C) % 4 < 2, 1, 1e-3).astype(np.float32)[:, None, None]
+    return model(nodes, tensors, (1, C, 8, 8))
+
+
+def test_a_share_takes_the_least_sensitive_layers() -> None:
+    done, report = reconstruct(chain(), correlated(1, C, 8, 8), share=0.25)
+    assert report.share == pytest.approx(0.25)
+    assert [layer.name for layer in report.layers if layer.pruned] == ["conv1"]
+    assert [layer.name for layer in inspect(done).layers if layer.sparse] == ["conv1"]
+
+
+@pytest.mark.parametrize(("max_drop", "count"), [(0, 0), (15, 1), (25, 2), (100, 4)])
+def test_a_limit_on_the_drop_takes_as_many_layers_as_it_allows(max_drop: float, count: int) -> None:
+    def score(made: ModelProto) -> float:
+        return 90 - 10 * sum(layer.sparse for layer in inspect(made).layers)
+
+    done, report = reconstruct(chain(), correlated(1, C, 8, 8), score=score, max_drop=max_drop)
+    assert sum(layer.sparse for layer in inspect(done).layers) == count
+    assert report.share == count / 4
+    assert report.dense_score == 90 and report.score == 90 - 10 * count
+
+
+def test_a_share_that_costs_too_much_is_refused() -> None:
+    def score(made: ModelProto) -> float:
+        return 90 - 10 * sum(layer.sparse for layer in inspect(made).layers)
+
+    with pytest.raises(SparsityError, match=r"50% of the eligible MACs at 2:4 costs 20\.0 points, 5 are allowed"):
+        reconstruct(chain(), correlated(1, C, 8, 8), score=score, max_drop=5, share=0.5)
+
+
+def test_progress_ends_at_the_total() -> None:
+    told: list[tuple[str, int, int]] = []
+    reconstruct(chain(), correlated(1, C, 8, 8), share=0.5, progress=lambda *said: told.append(said))
+    assert told[0][0] == "measuring sensitivity"
+    done = [(at, total) for what, at, total in told if what == "reconstructing"]
+    assert done == [(i, done[0][1]) for i in range(done[0][1] + 1)]
+
+
+def shared() -> ModelProto:
+    nodes = [node("Conv", ["x", "w"], ["a"], "one"), node("Conv", ["a", "w"], ["y"], "two")]
+    return model(nodes, {"w": random(C, C, 1, 1)}, (1, C, 8, 8))
+
+
+def spoilt() -> ModelProto:
+    made = convs()
+    weight = weights(made)["w3"].copy()
+    weight[3, 4] = np.nan
+    made.graph.initializer[3].CopyFrom(numpy_helper.from_array(weight, "w3"))
+    return made
+
+
+def sparse() -> ModelProto:
+    made = convs()
+    prune(made)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "kind", "said"),
+    [
+        (shared, {}, SparsityError, "one: shares its weights with two"),
+        (spoilt, {}, SparsityError, "last: weights hold NaN or infinity"),
+        (sparse, {}, SparsityError, "all 2 layers to prune are 2:4 already"),
+        (convs, {"layers": ["frist"]}, SparsityError, "did you mean 'first'"),
+        (convs, {"max_drop": 1}, CalibrationError, "needs labelled data"),
+        (convs, {"layers": "auto"}, CalibrationError, "needs labelled data"),
+        (convs, {"share": 1.5}, SparsityError, "share 1.5"),
+        (convs, {"max_drop": -1.0, "score": lambda made: 1.0}, SparsityError, "max drop -1"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_one_line(
+    make: Callable[[], ModelProto], options: dict[str, Any], kind: type[EdgeSparseError], said: str
+) -> None:
+    with pytest.raises(kind) as error:
+        reconstruct(make(), correlated(1, C, 12, 12), **options)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_no_pictures_are_refused() -> None:
+    with pytest.raises(CalibrationError, match="no calibration pictures"):
+        reconstruct(convs(), list)
+
+
+def test_half_precision_weights_stay_half_precision() -> None:
+    tensors = {"w": random(C, C, 1, 1).astype(np.float16), "b": random(C).astype(np.float16)}
+    dense = model([node("Conv", ["x", "w", "b"], ["y"], "conv")], tensors, (1, C, 8, 8), dtype=onnx.TensorProto.FLOAT16)
+    done, _ = reconstruct(dense, correlated(1, C, 8, 8))
+    assert all(value.dtype == np.float16 for value in weights(done).values())
+    assert inspect(done).layers[0].sparse
+
+
+def test_the_real_network_keeps_most_of_its_first_outputs(real: Path) -> None:
+    dense = onnx.load(str(real / "models" / "yolox_nano.onnx"))
+    names = [layer.name for layer in inspect(dense).eligible][:4]
+    batches = lambda: [128 + 50 * random(1, 3, 416, 416, seed=i) for i in range(2)]  # noqa: E731
+    done, report = reconstruct(dense, batches, layers=names)
+    assert [layer.name for layer in inspect(done).layers if layer.state == "sparse"] == names
+    assert all(layer.error < 0.2 for layer in report.layers if layer.pruned)
