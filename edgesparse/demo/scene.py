@@ -182,9 +182,12 @@ class Scene:
         room = _CROWD - sum(part.middle[0] > start - self._width for part in self._parts)
         for _ in range(max(min(1 + int(rng.integers(0, self._load + 1)), room), 1)):
             sprite, pose = self._draw(start)
-            x, y = self._place(start, pose.longest * 0.45, sprite.mask.shape[0])
-            part = self._lay(sprite, pose, x, y, anchor is None)
-            anchor = anchor or part
+            for _ in range(1 if anchor else 8):  # no slot stays empty
+                x, y = self._place(start, pose.longest * 0.45, sprite.mask.shape[0])
+                part = self._lay(sprite, pose, x, y, anchor is None)
+                anchor = anchor or part
+                if part is not None:
+                    break
 
     def _draw(self, start: float) -> tuple[Sprite, Pose]:
         rng = self._rng
