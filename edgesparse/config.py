@@ -120,7 +120,8 @@ class Accept(Section):
 
 
 class Run(Section):
-    source: str | None = None
+    source: Annotated[str, BeforeValidator(lambda v: str(v) if isinstance(v, int) else v)] | None = None
+    """What open_source takes; a whole number is a camera."""
     conf: Unit | dict[str, Unit] = 0.25
     """Least confidence; or one a class by name, `default` for the others."""
     iou: Unit = 0.7

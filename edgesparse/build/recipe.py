@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
 
 from edgesparse.backends import BuildOptions, backend
-from edgesparse.build.select import specify
+from edgesparse.build.select import find_head, specify
 from edgesparse.config import DetectorSpec, parse
 from edgesparse.errors import ConfigError
 from edgesparse.graph import model as graph
 from edgesparse.runtime.decode import names_in
+from edgesparse.runtime.heads import HEADS, Layout
 
 _TEXT = """\
 # What {model} is, and how edgesparse is to build and run it. Paths count from this file.
@@ -45,11 +48,11 @@ build:
   threads: 0             # CPU threads; 0 is every core
 
 # Refuse a build that detects worse than this on labelled pictures.
-accept: {{}}
-#  annotations: labels/instances.json   # COCO JSON
-#  images: labels/pictures              # where its pictures lie, if not beside it
-#  max_map_drop: 1.0                    # points of mAP 50-95 under the model as it came (or under `reference:`)
-#  min_map: 40.0                        # points of mAP 50-95
+accept:
+  # annotations: labels/instances.json   # COCO JSON
+  # images: labels/pictures              # where its pictures lie, if not beside it
+  # max_map_drop: 1.0                    # points of mAP 50-95 under the model as it came (or under `reference:`)
+  # min_map: 40.0                        # points of mAP 50-95
 
 run:
   # source: 0            # camera, file, folder, 'pics/*.jpg', rtsp://...; --source on the command line wins
@@ -61,35 +64,45 @@ run:
 """
 
 
-def write_recipe(path: Path, output: Path, head: str = "auto", force: bool = False) -> str:
+def write_recipe(
+    path: Path, output: Path, head: str = "auto", size: tuple[int, int] | None = None, force: bool = False
+) -> str:
     """Write the recipe for an ONNX file (nothing when `output` is '-') and return its text.
 
-    Raises ModelError for what is no detector, ConfigError when `output` is there already.
+    `head` and `size` (height, width) are for models that do not tell. Raises ModelError for what is no detector,
+    ConfigError when `output` is there already.
     """
     if str(output) != "-" and output.exists() and not force:
         raise ConfigError(f"{output} is there already: pass --force to overwrite it, or -o another")
-    text = _text(path, output, head)
+    text = _text(path, output, head, size)
     if str(output) != "-":
-        try:
-            output.write_text(text)
-        except OSError as error:
-            raise ConfigError(f"cannot write {output}: {error.strerror}") from None
+        _write(output, text)
     return text
 
 
-def _text(path: Path, output: Path, head: str) -> str:
-    said = graph.info(graph.load(path))
-    spec, outputs = _look(path, head)
+def _write(output: Path, text: str) -> None:
+    part = output.with_name(f".{output.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text)
+        part.replace(output)
+    except OSError as error:
+        raise ConfigError(f"cannot write {output}: {error.strerror}") from None
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _text(path: Path, output: Path, head: str, size: tuple[int, int] | None) -> str:
+    said, spec, outputs = _look(path, head, size)
     named = names_in(said.metadata)
     classes, note = "auto", ""
     if named is None:
-        classes, note = yaml.safe_dump(list(spec.classes), default_flow_style=True, width=1 << 20).strip(), _UNNAMED
+        classes, note = _yaml(list(spec.classes)), _UNNAMED
         if len(spec.classes) == 80:
             classes, note = "coco", _AS_COCO
-    model = path if output.parent.resolve() != path.parent.resolve() else Path(path.name)
     look = spec.input
     return _TEXT.format(
-        model=model,
+        model=_yaml(os.path.relpath(path.parent.resolve() / path.name, output.parent.resolve())),
         head=spec.head,
         outputs=outputs,
         classes=classes,
@@ -102,25 +115,35 @@ def _text(path: Path, output: Path, head: str) -> str:
         scale=look.scale,
         mean=", ".join(f"{value:g}" for value in look.mean),
         std=", ".join(f"{value:g}" for value in look.std),
-        first=spec.classes[0] if named else "'0'",
+        first=_yaml(spec.classes[0]),
     )
 
 
 _UNNAMED = "\n# The file names none: put the real names here."
-_AS_COCO = "\n# The file names none; 80 classes are COCO's, most likely."
+_AS_COCO = "\n# The file names none: COCO's 80 are a guess."
 
 
-def _look(path: Path, head: str) -> tuple[DetectorSpec, str]:
-    """Run the model once on noise to see what it gives."""
+def _yaml(value: str | list[str]) -> str:
+    """On one line, quoted where it must be."""
+    text = yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=1 << 20)
+    return text.strip()[1:-1]
+
+
+def _look(path: Path, head: str, size: tuple[int, int] | None) -> tuple[graph.ModelInfo, DetectorSpec, str]:
+    """What the model says of itself, and what it gives when it is run once on noise: spec and outputs."""
     recipe = parse({"model": str(path), "head": head}, str(path))
     model = graph.load(path)
     said = graph.info(model)
     engine = backend("onnxruntime")
     with tempfile.TemporaryDirectory() as folder:
         fixed = Path(folder) / path.name
-        graph.save(graph.fix_shapes(model, 1, said.size), fixed)
+        graph.save(graph.fix_shapes(model, 1, size), fixed)
         result = engine.build(fixed, Path(folder) / "model.onnx", BuildOptions())
         with engine.load(result.path) as runner:
             shape = next(spec.shape for spec in runner.inputs if len(spec.shape) == 4)
-            spec = specify(recipe, said, runner, (shape[2], shape[3]))
-            return spec, ", ".join(map(str, runner.outputs))
+            layout = Layout(runner.outputs, (shape[2], shape[3]))
+            head = find_head(recipe, said, runner, layout)
+            if names_in(said.metadata) is None and HEADS[head].classes(layout) is None:
+                recipe = recipe.model_copy(update={"classes": "coco"})
+            spec = specify(recipe, said, head, layout)
+            return said, spec, ", ".join(map(str, runner.outputs))

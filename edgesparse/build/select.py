@@ -18,7 +18,7 @@ from edgesparse import device
 from edgesparse.backends import Backend, BuildOptions, BuildResult, Runner, TensorSpec, backend
 from edgesparse.build import report
 from edgesparse.classes import coco_names
-from edgesparse.config import DetectorSpec, Recipe
+from edgesparse.config import DetectorSpec, Recipe, Run
 from edgesparse.errors import AccuracyGateFailed, BackendUnavailable, ConfigError, ModelError
 from edgesparse.graph import model as graph
 from edgesparse.package import manifest as manifests
@@ -51,7 +51,8 @@ def build(
 ) -> Built:
     """The package of a recipe in the store `root`: found if one with the same inputs is there, else built.
 
-    It becomes the model's `current` one; without `make_current`, only if there is none.
+    It becomes the model's `current` one, with the recipe's `run` in its manifest; without `make_current`, only if
+    there is none, and a package that is there already stays as it is on the disk.
 
     Raises ModelError, BuildError (AccuracyGateFailed when it detects worse than `accept` allows), PackageError,
     BackendUnavailable. Whatever fails, packages that are there stay as they are.
@@ -60,17 +61,22 @@ def build(
     hashes = _hashes(recipe)
     build_id = _build_id(recipe, engine, hashes)
     store = Store(root, recipe.model.stem)
+    found = None if force else store.find(build_id)
+    if found is not None and not make_current:
+        return Built(_with_run(found, recipe.run), True)
     with store.lock():
-        package = None if force else store.find(build_id)
-        reused = package is not None
-        if package is None:
-            size = recipe.model.stat().st_size
-            with store.writing(build_id, 3 * size + 1_000_000) as folder:
-                _fill(folder, recipe, engine, build_id, hashes, progress)
-            package = Package(store.folder / build_id, manifests.read(store.folder / build_id))
+        package = found or _make(store, recipe, engine, build_id, hashes, progress)
+        if package.manifest.run != recipe.run:
+            package = _with_run(package, recipe.run)
+            manifests.write(package.folder, package.manifest)
         if make_current or store.current() is None:
             store.switch(build_id)
-    return Built(package, reused)
+    return Built(package, found is not None)
+
+
+def _with_run(package: Package, run: Run) -> Package:
+    """`run` has no part in what is built, so packages are found whatever it says."""
+    return Package(package.folder, package.manifest.model_copy(update={"run": run}))
 
 
 def pick(recipe: Recipe) -> Backend:
@@ -83,23 +89,39 @@ def pick(recipe: Recipe) -> Backend:
     return engine
 
 
-def specify(recipe: Recipe, said: graph.ModelInfo, runner: Runner, size: tuple[int, int]) -> DetectorSpec:
-    """Head, classes and pre-processing: what the recipe says, else what model and convention say."""
-    layout = Layout(runner.outputs, size)
+def find_head(recipe: Recipe, said: graph.ModelInfo, runner: Runner, layout: Layout) -> str:
+    """The recipe's head if it fits, else the one that the outputs tell of. Raises ModelError."""
     if recipe.head == "auto":
-        head = choose(layout, said.metadata, _sample(runner))
-    else:
-        head = recipe.head
-        check(head, layout)
-    convention = HEADS[head].convention.model_copy(update={"size": size})
-    return DetectorSpec(
-        head=head, classes=_classes(recipe, said, HEADS[head].classes(layout)), input=recipe.input.resolve(convention)
-    )
+        return choose(layout, said.metadata, _sample(runner))
+    check(recipe.head, layout)
+    return recipe.head
+
+
+def specify(recipe: Recipe, said: graph.ModelInfo, head: str, layout: Layout) -> DetectorSpec:
+    """Classes and pre-processing: what the recipe says, else what model and convention say."""
+    convention = HEADS[head].convention.model_copy(update={"size": layout.size})
+    classes = _classes(recipe, said, HEADS[head].classes(layout))
+    return DetectorSpec(head=head, classes=classes, input=recipe.input.resolve(convention))
+
+
+def _make(
+    store: Store,
+    recipe: Recipe,
+    engine: Backend,
+    build_id: str,
+    hashes: Mapping[str, str | None],
+    progress: Progress,
+) -> Package:
+    size = sum(file.stat().st_size for file in graph.files(recipe.model) if file.is_file())
+    with store.writing(build_id, 3 * size + 1_000_000) as folder:
+        _fill(folder, recipe, engine, build_id, hashes, progress)
+    return Package(store.folder / build_id, manifests.read(store.folder / build_id))
 
 
 def _fill(
     folder: Path, recipe: Recipe, engine: Backend, build_id: str, hashes: Mapping[str, str | None], progress: Progress
 ) -> None:
+    labels = _labels(recipe)
     progress("reading the model", 0, 0)
     model = graph.load(recipe.model)
     said = graph.info(model)
@@ -113,9 +135,10 @@ def _fill(
         leftover.unlink()
     with engine.load(result.path, recipe.build.threads) as runner:
         fixed = next(spec.shape for spec in runner.inputs if len(spec.shape) == 4)[2:]
-        spec = specify(recipe, said, runner, (fixed[0], fixed[1]))
+        layout = Layout(runner.outputs, (fixed[0], fixed[1]))
+        spec = specify(recipe, said, find_head(recipe, said, runner, layout), layout)
         latency = _latency(runner, progress)
-        score, reason = _accept(recipe, spec, engine, result, folder, progress)
+        score, reason = _accept(recipe, spec, engine, result, labels, folder, progress)
         inputs, outputs = runner.inputs, runner.outputs
     candidate = _candidate(engine, result, latency, score, reason)
     manifest = Manifest(
@@ -144,16 +167,28 @@ def _fill(
     manifests.write(folder, manifest.model_copy(update={"files": files}))
 
 
+def _labels(recipe: Recipe) -> Labels | None:
+    accept = recipe.accept
+    if accept.annotations is not None:
+        return Labels(accept.annotations, accept.images)
+    if accept.min_map is not None or accept.max_map_drop is not None:
+        raise ConfigError("accept: a score is asked for without labelled pictures: set accept.annotations")
+    return None
+
+
 def _accept(
-    recipe: Recipe, spec: DetectorSpec, engine: Backend, result: BuildResult, folder: Path, progress: Progress
+    recipe: Recipe,
+    spec: DetectorSpec,
+    engine: Backend,
+    result: BuildResult,
+    labels: Labels | None,
+    folder: Path,
+    progress: Progress,
 ) -> tuple[Score | None, str]:
     """Score and verdict of a candidate. Raises AccuracyGateFailed."""
     accept = recipe.accept
-    if accept.annotations is None:
-        if accept.min_map is not None or accept.max_map_drop is not None:
-            raise ConfigError("accept: a score is asked for without labelled pictures: set accept.annotations")
+    if labels is None:
         return None, "the only candidate; not scored: accept.annotations is not set"
-    labels = Labels(accept.annotations, accept.images)
     score = _score(engine, result.path, spec, labels, recipe, "scoring", progress)
     if accept.min_map is not None and score.map < accept.min_map:
         raise AccuracyGateFailed(
@@ -238,13 +273,11 @@ def _classes(recipe: Recipe, said: graph.ModelInfo, count: int | None) -> tuple[
 
 
 def _hashes(recipe: Recipe) -> dict[str, str | None]:
-    if not recipe.model.is_file():
-        raise ModelError(f"no model {recipe.model}: give the path of an ONNX file")
-    external = recipe.model.with_name(recipe.model.name + ".data")
     labels, reference = recipe.accept.annotations, recipe.accept.reference
+    beside = graph.files(recipe.model)[1:]
     return {
         "model": sha256(recipe.model),
-        "weights": sha256(external) if external.is_file() else None,
+        "weights": " ".join(sha256(file) for file in beside if file.is_file()) or None,
         "labels": sha256(labels) if labels else None,
         "reference": sha256(reference) if reference else None,
     }

@@ -16,13 +16,14 @@ HEAD_CHOICES = (*HeadName.__args__, *HEAD_ALIASES)  # type: ignore[attr-defined]
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write [default: MODEL.yaml].")
 @click.option("--head", type=click.Choice(HEAD_CHOICES), default="auto", help="Where the model does not tell.")
+@click.option("--size", type=click.IntRange(1), nargs=2, metavar="H W", help="Where the model does not tell.")
 @click.option("--force", is_flag=True, help="Overwrite the file.")
-def recipe(model: Path, output: Path | None, head: str, force: bool) -> None:
+def recipe(model: Path, output: Path | None, head: str, size: tuple[int, int] | None, force: bool) -> None:
     """Write a commented recipe for MODEL.onnx: '-o -' prints it."""
     from edgesparse.build.recipe import write_recipe
 
     output = output or model.with_suffix(".yaml")
-    text = write_recipe(model, output, head, force)
+    text = write_recipe(model, output, head, size, force)
     if str(output) == "-":
         click.echo(text, nl=False)
     else:

@@ -50,21 +50,19 @@ class ModelInfo:
 
 def load(path: Path) -> onnx.ModelProto:
     """A checked model, external data included. Raises ModelError: missing, no ONNX, truncated, unknown operators."""
-    if not path.is_file():
-        raise ModelError(f"no model {path}: give the path of an ONNX file")
-    try:
-        model = onnx.load(str(path), format="protobuf")
-    except DecodeError:
-        raise ModelError(f"{path} is not a whole ONNX file (not ONNX, or truncated): export or copy it again") from None
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise ModelError(
-            f"cannot read {path}: {_one_line(error)}; weights in files beside it must come along"
-        ) from None
+    model = _parse(path, True)
     if not model.graph.node:
         raise ModelError(f"{path} is not a whole ONNX file: it holds no operators; export or copy it again")
     _sort(model.graph)
     _check(model, path)
     return model
+
+
+def files(path: Path) -> list[Path]:
+    """The ONNX file, and those beside it that hold its weights, whether they are there or not. Raises ModelError."""
+    tensors = [tensor for _, tensor in _constant_tensors(_parse(path, False))]
+    places = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
+    return [path, *(path.parent / place for place in sorted(places))]
 
 
 def info(model: onnx.ModelProto) -> ModelInfo:
@@ -87,7 +85,10 @@ def fix_shapes(model: onnx.ModelProto, batch: int, size: tuple[int, int] | None)
     said = info(model)
     size = size or said.size
     if size is None:
-        raise ModelError(f"the input {describe(said.inputs)} has no fixed height and width: set input.size")
+        raise ModelError(
+            f"the input {describe(said.inputs)} has no fixed height and width: set input.size in a recipe, "
+            "which 'edgesparse recipe MODEL --size H W' writes"
+        )
     for needed, found in zip(size, said.inputs[said.image][2:], strict=True):
         if found not in (needed, None):
             shape = "x".join(map(str, size))
@@ -124,6 +125,19 @@ def describe(tensors: dict[str, Shape]) -> str:
 def constants(model: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:
     """Every initializer by name."""
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def _parse(path: Path, weights_beside: bool) -> onnx.ModelProto:
+    if not path.is_file():
+        raise ModelError(f"no model {path}: give the path of an ONNX file")
+    try:
+        return onnx.load(str(path), format="protobuf", load_external_data=weights_beside)
+    except DecodeError:
+        raise ModelError(f"{path} is not a whole ONNX file (not ONNX, or truncated): export or copy it again") from None
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise ModelError(
+            f"cannot read {path}: {_one_line(error)}; weights in files beside it must come along"
+        ) from None
 
 
 def _check(model: onnx.ModelProto, path: Path) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from edgesparse.errors import ModelError
-from edgesparse.graph.model import ModelInfo, constants, describe, fix_shapes, info, load, save
+from edgesparse.graph.model import ModelInfo, constants, describe, files, fix_shapes, info, load, save
 
 node = helper.make_node
 
@@ -129,6 +129,8 @@ def test_weights_in_a_file_beside_it_come_along(tmp_path: Path) -> None:
     path = with_weights_beside(tmp_path)
     assert (tmp_path / "weights.bin").stat().st_size > 0
     assert constants(load(path))["boxes"].shape == (1, 4, 84)
+    assert files(path) == [path, tmp_path / "weights.bin"]
+    assert files(squares.detector(tmp_path / "plain.onnx")) == [tmp_path / "plain.onnx"]
 
 
 def test_weights_that_are_missing_or_cut_off(tmp_path: Path) -> None:
