@@ -65,8 +65,13 @@ def test_the_same_inputs_are_found_again(model: Path) -> None:
     assert second.package == first.package
 
 
+def another(model: Path) -> dict[str, Any]:
+    squares.detector(model, shift=0.5)
+    return {}
+
+
 CHANGES: dict[str, Callable[[Path], dict[str, Any]]] = {
-    "the model": lambda model: {"model": squares.detector(model, shift=0.5)} and {},
+    "the model": another,
     "the recipe": lambda model: {"input": {"pad": 0}},
     "the labels": lambda model: {"accept": {"annotations": str(squares.labelled(model.parent, 2)), "min_map": 10}},
 }
@@ -170,7 +175,7 @@ def test_too_far_under_the_reference_is_refused_and_the_old_package_stays(tmp_pa
     squares.detector(model, shift=1.0)
     with pytest.raises(AccuracyGateFailed, match=r"found 30.\d mAP, 69.\d under the reference's 100.0, allowed .* 25:"):
         make(model, **accept(labels, **said))
-    assert left(tmp_path) == [old.manifest.build_id, "current"]
+    assert left(tmp_path) == sorted([old.manifest.build_id, "current"])
     assert open_package(tmp_path / "engines").folder == old.folder
 
 
@@ -178,9 +183,7 @@ def test_too_far_under_the_reference_is_refused_and_the_old_package_stays(tmp_pa
 def test_a_score_without_labelled_pictures_is_refused_before_anything_is_built(model: Path, said: Any) -> None:
     steps: list[str] = []
     with pytest.raises(ConfigError, match=r"a score is asked for without labelled pictures: set accept.annotations"):
-        build(
-            recipe(model, accept=said), model.parent / "engines", progress=lambda step, done, total: steps.append(step)
-        )
+        build(recipe(model, accept=said), model.parent / "engines", progress=lambda step, *_: steps.append(step))
     assert steps == [] and left(model.parent) == []
 
 
@@ -239,9 +242,7 @@ def test_a_target_is_a_recipe_a_model_or_a_package(tmp_path: Path, model: Path) 
     package = ready(tmp_path / "squares.yaml", tmp_path / "engines")
     assert ready(tmp_path / "engines/squares").folder == package.folder
     assert ready(package.folder).manifest.run.conf == 0.5
-    with pytest.raises(
-        ConfigError, match=r"needed a recipe \(.yaml\), a model \(.onnx\), a package's folder, or 'demo'"
-    ):
+    with pytest.raises(ConfigError, match=r"needed a recipe \(.yaml\), a model \(.onnx\), a package's"):
         recipe_of(tmp_path / "squares.engine")
     with pytest.raises(ConfigError, match="is a package, which has its classes: leave out --classes"):
         ready(package.folder, classes="coco")
