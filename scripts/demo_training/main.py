@@ -19,14 +19,12 @@ import torch
 from demo_training import data
 from demo_training.batches import Album
 from demo_training.export import export, score_onnx
-from demo_training.net import OUTPUT_LAYERS, Detector
+from demo_training.net import Detector
 from demo_training.train import Phase, Plan, optimizer_path, validate, write
 from edgesparse.demo.scene import CLASSES
 from edgesparse.errors import EdgeSparseError
 from edgesparse.training.check import check_onnx
 from edgesparse.training.masks import sparsify
-
-DENSE_OUTPUTS = ("/head/box_out.*", "/head/class_out.*")  # OUTPUT_LAYERS as the ONNX names them
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ def _sparse(run: Run, album: Album, dense: Detector, seconds: float, validation:
     detector = _detector(run)
     detector.load_state_dict(dense.state_dict())
     phase = Phase(plan, detector, run.seed + 1)
-    masks = sparsify(detector, phase.optimizer, skip=OUTPUT_LAYERS)
+    masks = sparsify(detector, phase.optimizer)
     masks.freeze()
     masks.apply_to(phase.average.detector)
     run.say(f"2:4: {masks}; without training mAP50-95 {validate(phase.average.detector, validation).map:.2f}")
@@ -166,7 +164,7 @@ def _finish(run: Run, detectors: dict[str, Detector], validation: data.Pictures,
     for name, detector in detectors.items():
         path = run.out / f"{name}.onnx"
         export(detector, path, CLASSES, validation)
-        found = check_onnx(path, require=name == "parts_2to4", skip=DENSE_OUTPUTS)
+        found = check_onnx(path, require=name == "parts_2to4")
         sparse = [layer for layer in found.eligible if layer.sparse]
         run.say(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB, {len(sparse)} of {len(found.layers)} layers 2:4")
         score = score_onnx(path, test, len(CLASSES), run.say)

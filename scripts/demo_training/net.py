@@ -17,8 +17,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 STRIDES = (8, 16, 32)
 BINS = 16
-OUTPUT_LAYERS = ("head.box_out", "head.class_out")
-"""What writes the outputs: stays dense. The first layer does so by its 3 channels."""
 
 
 class Block(nn.Module):
