@@ -94,7 +94,8 @@ def _nvidia_smi() -> tuple[str, str, str]:
         rows = subprocess.run(ask, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):
         return "", "", ""
-    fields = [field.strip() for field in rows[0].split(",")] if rows else []
+    # What it cannot tell it writes in brackets, as [N/A].
+    fields = [re.sub(r"^\[.*\]$", "", field.strip()) for field in rows[0].split(",")] if rows else []
     return (fields[0], fields[1], fields[2]) if len(fields) == 3 else ("", "", "")
 
 
