@@ -134,8 +134,8 @@ def why_not(wiring: Wiring, node: NodeProto, weight: Weight) -> str | None:
 
 
 def sharers(wiring: Wiring, node: NodeProto, weight: Weight) -> list[NodeProto]:
-    """The other nodes that read the same stored weights as `node`."""
-    return [reader for reader in readers(wiring, weight.source) if reader is not node]
+    """The other nodes that read the same stored weights as `node`: the values, not only the Shape."""
+    return [reader for reader in readers(wiring, weight.source) if reader is not node and reader.op_type != "Shape"]
 
 
 def _conflict(wiring: Wiring, node: NodeProto, weight: Weight) -> str | None:

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 
 from edgesparse.backends import TensorSpec
 from edgesparse.graph.model import load
+from edgesparse.graph.sparsity import inspect
 from edgesparse.runtime.decode import check, choose
 from edgesparse.runtime.heads import HEADS, Layout, grid
 
@@ -100,3 +101,23 @@ def test_nodes_out_of_order_are_sorted(tmp_path: Path) -> None:
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "half.onnx")
     assert [node.op_type for node in load(tmp_path / "half.onnx").graph.node] == ["Cast", "If", "Cast"]
+
+
+def test_a_weight_whose_shape_is_read_is_shared_with_nobody() -> None:
+    """As torch.onnx.export writes convolutions with dynamo=True, optimize=False."""
+    nodes = [
+        helper.make_node("Shape", ["weight"], ["sizes"]),
+        helper.make_node("Conv", ["images", "weight"], ["output0"], name="conv"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "shape",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 64, 8, 8])],
+        [
+            helper.make_tensor_value_info("output0", TensorProto.FLOAT, [1, 64, 8, 8]),
+            helper.make_tensor_value_info("sizes", TensorProto.INT64, [4]),
+        ],
+        [helper.make_tensor("weight", TensorProto.FLOAT, [64, 64, 1, 1], [0.0, 0.0, 1.0, 2.0] * 1024)],
+    )
+    (layer,) = inspect(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])).layers
+    assert (layer.reason, layer.state) == (None, "sparse")
