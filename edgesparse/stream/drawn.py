@@ -24,6 +24,7 @@ from edgesparse.stream.writing import claim, failing, stem, writable_folder, wri
 log = logging.getLogger("edgesparse.stream")
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
+MOST_REPEATS = 4
 SPARE_BYTES = 16 << 20
 ESCAPE = 27
 
@@ -46,8 +47,8 @@ class _Canvas:
 class Video(Sink):
     """An annotated video, .mp4 (MPEG-4) or .avi (Motion JPEG), that appears whole, on close.
 
-    A frame stays on for as many frames as were dropped before it, so a live source's recording keeps its pace. Frames
-    of another size than the first are fitted into that."""
+    A frame is written again for those that were dropped before it, so a live source's recording keeps its pace; four
+    times at most, lest encoding drops ever more. Frames of another size than the first are fitted into that."""
 
     def __init__(self, path: str | Path, names: Sequence[str], fps: float = 0.0, *, force: bool = False) -> None:
         self._path = Path(path)
@@ -59,22 +60,22 @@ class Video(Sink):
         self._writer: cv2.VideoWriter | None = None
         self._fitted: Image = np.empty((0, 0, 3), np.uint8)
         self._said = False
-        self._first = self._written = 0
+        self._last = 0
 
     def write(self, frame: Frame, detections: Detections) -> None:
         image = self._canvas.annotated(frame, detections)
         if self._writer is None:
             self._open(image)
-            self._first = frame.index
+            self._last = frame.index - 1
         assert self._writer is not None
         if image.shape != self._fitted.shape:
             self._fit(image)
             image = self._fitted
         if shutil.disk_usage(self._path.parent).free < SPARE_BYTES:
             raise SinkError(f"cannot write {self._path}: {os.strerror(errno.ENOSPC)}")
-        for _ in range(max(1, frame.index - self._first + 1 - self._written)):
+        for _ in range(max(1, min(frame.index - self._last, MOST_REPEATS))):
             self._writer.write(image)
-            self._written += 1
+        self._last = frame.index
 
     def _open(self, image: Image) -> None:
         prepare_opencv()
