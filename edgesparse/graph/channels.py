@@ -17,7 +17,7 @@ from onnx import NodeProto
 from edgesparse.errors import SparsityError
 from edgesparse.graph.sparsity import sharers
 from edgesparse.graph.weights import Weight, weight_of
-from edgesparse.graph.wiring import Wiring, attribute
+from edgesparse.graph.wiring import Wiring, attribute, reads
 
 Index = npt.NDArray[np.intp]
 PASS = frozenset(
@@ -117,7 +117,7 @@ def follow(wiring: Wiring) -> Flow:
     flow = Flow(wiring)
     at: dict[str, Channels] = {}
     for node in wiring.graph.node:
-        inputs = [at[name] for name in node.input if name in at]
+        inputs = [at[name] for name in reads(node) if name in at]
         made = _through(flow, node, at)
         if made is None:
             for channels in inputs:
@@ -132,6 +132,8 @@ def _through(flow: Flow, node: NodeProto, at: dict[str, Channels]) -> dict[str, 
     """Channels of what `node` makes; None where it cannot be followed."""
     if node.op_type == "Conv":
         return _conv(flow, node, at)
+    if node.op_type == "Shape":
+        return {}
     first = at.get(node.input[0]) if node.input else None
     if node.op_type in MIX:
         return _mix(flow, node, at)

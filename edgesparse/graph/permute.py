@@ -18,7 +18,7 @@ from onnx import ModelProto, numpy_helper
 from edgesparse.graph.channels import Flow, Index, Use, follow
 from edgesparse.graph.mask import GROUP, mask_2to4
 from edgesparse.graph.weights import Weight
-from edgesparse.graph.wiring import Wiring
+from edgesparse.graph.wiring import Wiring, reads
 
 Matrix = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -48,20 +48,20 @@ def permute(model: ModelProto, layers: Collection[str], progress: Progress = qui
     output stay in place, and so do those of weights that are shared or quantised a channel.
     """
     flow = follow(Wiring(model.graph))
-    find, reads = flow.find, [(use, w) for use, w in flow.weights if use.axis == 1 and _name(use) in layers]
+    find, users = flow.find, [(use, w) for use, w in flow.weights if use.axis == 1 and _name(use) in layers]
     target = np.arange(len(find))
     blocks = flow.blocks()
     for i, block in enumerate(blocks):
         progress(i, len(blocks))
-        views = [view for use, weight in reads if (view := _view(use, weight, block, find)) is not None]
+        views = [view for use, weight in users if (view := _view(use, weight, block, find)) is not None]
         if not views:
             continue
         whole = len(block) // GROUP * GROUP
         order = search(np.concatenate(views)[:, :whole])
         target[np.array(block)[:whole]] = np.array(block)[order]
-    before, total = _kept(reads, lambda use: None)
+    before, total = _kept(users, lambda use: None)
     orders = {id(use): _order(use, find, target) for use in _uses(flow)}
-    after, _ = _kept(reads, lambda use: orders[id(use)])
+    after, _ = _kept(users, lambda use: orders[id(use)])
     if after <= before:
         share = before / total if total else 1.0
         return Permutation(share, share, 0)
@@ -180,10 +180,10 @@ def _order(use: Use, find: Index, target: Index) -> Index | None:
     return np.array([i if new == old else place[(new, made)] for i, (old, new, made) in enumerate(came_from)])
 
 
-def _kept(reads: list[tuple[Use, Weight]], order_of: Callable[[Use], Index | None]) -> tuple[float, float]:
-    """Magnitude that 2:4 keeps in the weights of `reads` with their input channels in order, and all there is."""
+def _kept(users: list[tuple[Use, Weight]], order_of: Callable[[Use], Index | None]) -> tuple[float, float]:
+    """Magnitude that 2:4 keeps in the weights of `users` with their input channels in order, and all there is."""
     kept = total = 0.0
-    for use, weight in reads:
+    for use, weight in users:
         order, values = order_of(use), np.abs(weight.values, dtype=np.float32)
         values = values if order is None else values.take(order, weight.axis)
         kept += float((values * mask_2to4(values, weight.axis)).sum())
@@ -212,7 +212,7 @@ def _apply(flow: Flow, model: ModelProto, orders: dict[int, Index | None]) -> No
 
 
 def _drop_unread(model: ModelProto) -> None:
-    read = {name for node in model.graph.node for name in node.input} | {out.name for out in model.graph.output}
+    read = {name for node in model.graph.node for name in reads(node)} | {out.name for out in model.graph.output}
     kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
     if len(kept) < len(model.graph.initializer):
         del model.graph.initializer[:]

@@ -24,6 +24,16 @@ def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
     return default
 
 
+def reads(node: NodeProto) -> list[str]:
+    """The tensors that `node` reads, those inside its subgraphs (an If's branches, a Loop's body) too, each once."""
+    names = dict.fromkeys(node.input)
+    for a in node.attribute:
+        for graph in (*a.graphs, *([a.g] if a.HasField("g") else ())):
+            names.update(dict.fromkeys(name for inner in graph.node for name in reads(inner)))
+            names.update(dict.fromkeys(out.name for out in graph.output))
+    return list(names)
+
+
 class Wiring:
     """Who makes and who reads each tensor of `graph`, and which tensors are stored.
 
@@ -35,7 +45,7 @@ class Wiring:
         self.producer = {out: node for node in graph.node for out in node.output if out}
         self.consumers: defaultdict[str, list[NodeProto]] = defaultdict(list)
         for node in graph.node:
-            for name in dict.fromkeys(node.input):
+            for name in reads(node):
                 self.consumers[name].append(node)
         self.outputs = {out.name for out in graph.output}
         self.stored: dict[str, TensorProto] = {tensor.name: tensor for tensor in graph.initializer}

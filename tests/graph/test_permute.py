@@ -10,7 +10,7 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import ModelProto, NodeProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from small_models import conv, model, node, random, run
 
 from edgesparse.graph import permute as permutation
@@ -130,6 +130,24 @@ FIXED: dict[str, ModelProto] = {
         [node("Conv", ["x", "w"], ["a"], "one"), node("Conv", ["a", "w"], ["y"], "two")], {"w": random(64, 64, 1, 1)}
     ),
 }
+
+
+def branching() -> ModelProto:
+    """Channels and a bias that a branch of an If reads from outside."""
+    value = helper.make_tensor_value_info("t", TensorProto.FLOAT, None)
+    branch = helper.make_graph([node("Add", ["a", "zero4"], ["t"])], "branch", [], [value])
+    nodes = [
+        node("Conv", ["x", "w1", "zero"], ["a"], "one"),
+        node("If", ["yes"], ["b"], then_branch=branch, else_branch=branch),
+        node("Conv", ["a", "w2"], ["y"], "two"),
+        node("Conv", ["b", "w2b"], ["z"], "three"),
+    ]
+    tensors = {"w1": random(64, 64, 1, 1), "w2": random(32, 64, 1, 1), "w2b": random(32, 64, 1, 1, seed=3)}
+    more = {"zero": ramp(64), "zero4": ramp(1, 64, 1, 1), "yes": np.array(True)}
+    return model(nodes, tensors | more, outputs=("y", "z"))
+
+
+FIXED["read inside a branch"] = branching()
 
 
 @pytest.mark.parametrize("case", FIXED)
