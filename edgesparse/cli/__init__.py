@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
 
 import click
@@ -15,13 +17,18 @@ from edgesparse.cli.show import complain
 from edgesparse.errors import EdgeSparseError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, invoke_without_command=True
+)
 @click.version_option(edgesparse.__version__, prog_name="edgesparse")
-def verbs() -> None:
+@click.pass_context
+def verbs(context: click.Context) -> None:
     """Really sparse, really measured engines for YOLO-style detectors on small devices.
 
     Exit codes: 0 done, 1 refused or not met, 2 wrong use, 3 the machine lacks something.
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 for verb in (
@@ -44,6 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = verbs.main(arguments, prog_name="edgesparse", standalone_mode=False)
+        sys.stdout.flush()
     except EdgeSparseError as error:
         complain(str(error))
         code = error.exit_code
@@ -54,7 +62,18 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         complain("interrupted")
         code = 130
+    except OSError as error:
+        _let_go_of_output()
+        if not isinstance(error, BrokenPipeError):
+            complain(f"cannot go on: {error}")
+        code = 1
     sys.exit(code)
+
+
+def _let_go_of_output() -> None:
+    """What standard output still holds cannot be written: leave Python nothing to complain of when it ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

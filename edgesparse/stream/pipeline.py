@@ -13,6 +13,7 @@ from edgesparse import device
 from edgesparse.errors import SourceError
 from edgesparse.runtime.detector import STAGES, Detector
 from edgesparse.stream.frames import Sink, Source
+from edgesparse.stream.interrupts import Interrupts
 
 ALL_STAGES = ("capture", *STAGES, "sinks")
 _KEPT = 1 << 16
@@ -24,7 +25,8 @@ class Latencies:
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
         self.count = 0
-        self._rows = np.zeros((_KEPT, len(names)), np.int64)
+        # Written to at once, so that the pages are there: zeros() would take them one by one over the first hour.
+        self._rows = np.full((_KEPT, len(names)), 0, np.int64)
 
     def row(self) -> NDArray[np.int64]:
         """Where the next frame's durations are to be written."""
@@ -83,11 +85,13 @@ class Summary:
 
 def run(source: Source, detector: Detector, sinks: Sequence[Sink] = (), *, limit: int | None = None) -> Summary:
     """Feed frames through the detector into the sinks until the source ends, `limit` frames are done, a sink wants to
-    stop, or Ctrl-C. Allocates nothing of a frame's size after the first frames. Raises what source and sinks raise."""
+    stop, or Ctrl-C, which waits for the frame that is on its way. Allocates nothing of a frame's size after the first
+    frames. Raises what source and sinks raise."""
     loop = _Loop(source, detector, sinks)
     started = time.monotonic()
     try:
-        ended = loop.run(limit)
+        with Interrupts() as interrupts:
+            ended = loop.run(limit, interrupts)
     except KeyboardInterrupt:
         ended = "interrupted"
     seconds = time.monotonic() - started
@@ -115,13 +119,14 @@ class _Loop:
         self.latencies = Latencies((*ALL_STAGES, "total", *(("age",) if source.live else ())))
         self.counts = np.zeros(len(detector.spec.classes), np.int64)
 
-    def run(self, limit: int | None) -> str:
+    def run(self, limit: int | None, interrupts: Interrupts) -> str:
         source, sinks = self._source, self._sinks
         while limit is None or self.frames < limit:
             start = time.perf_counter_ns()
             frame = source.read()
             if frame is None:
                 return "end of source"
+            interrupts.begin()
             captured = time.perf_counter_ns()
             detections = self._detector(frame.image)
             age = time.monotonic_ns() - frame.time_ns
@@ -135,6 +140,7 @@ class _Loop:
             row[0], row[1:5], row[5], row[6] = captured - start, self._detector.times, end - detected, end - start
             if source.live:
                 row[7] = age
+            interrupts.end()
             if any(sink.wants_stop for sink in sinks):
                 return "closed"
         return "limit"

@@ -1,0 +1,36 @@
+"""What a command came to."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def said(self) -> str:
+        """The line with which it was refused: the last on standard error, after those that tell of progress."""
+        lines = self.err.splitlines()
+        assert "Traceback" not in self.err and lines, self.err
+        assert [line.startswith("edgesparse: ") for line in lines].count(True) == 1, self.err
+        assert self.out == "", self.out
+        return lines[-1].removeprefix("edgesparse: ")
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Command = Callable[..., Ended]
+
+Started = Callable[..., "subprocess.Popen[str]"]

@@ -1,0 +1,80 @@
+"""The command line, in this process and in one of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import squares
+from commands import Command, Ended, Started
+
+from edgesparse.cli import main
+
+
+@pytest.fixture
+def edgesparse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], quick: None
+) -> Iterator[Command]:
+    """Run a command in the test's folder."""
+    monkeypatch.chdir(tmp_path)
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments: str | Path) -> Ended:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert ended.value.code is None or isinstance(ended.value.code, int)
+        return Ended(ended.value.code or 0, captured.out, captured.err)
+
+    yield call
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Started]:
+    """Start a command as a process of its own in the test's folder; killed at the end if it still runs."""
+    running: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "edgesparse", *map(str, arguments)]
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+        running.append(subprocess.Popen(command, cwd=tmp_path, **pipes))
+        return running[-1]
+
+    yield start
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return squares.detector(tmp_path / "squares.onnx")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of four labelled pictures."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    squares.labelled(folder)
+    return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 3 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "none", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs root, to mount a small tmpfs")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)

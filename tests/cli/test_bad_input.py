@@ -1,0 +1,216 @@
+"""Whatever is wrong ends in one clear line and the code of its kind, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import squares
+from commands import Command, Started
+
+from edgesparse.package.store import Store
+
+node = onnx.helper.make_node
+
+
+def text_file(folder: Path) -> list[str]:
+    (folder / "text.onnx").write_text("this is no model")
+    return ["build", "text.onnx"]
+
+
+def truncated(folder: Path) -> list[str]:
+    whole = squares.detector(folder / "cut.onnx").read_bytes()
+    (folder / "cut.onnx").write_bytes(whole[: len(whole) // 2])
+    return ["build", "cut.onnx"]
+
+
+def classifier(folder: Path) -> list[str]:
+    squares.constant(folder / "classes.onnx", {"logits": np.zeros((1, 1000), np.float32)})
+    return ["build", "classes.onnx"]
+
+
+def unknown_operator(folder: Path) -> list[str]:
+    shape = (1, 3, 64, 64)
+    squares.write(folder / "op.onnx", [node("Sharpen", ["images"], ["y"])], {}, [("images", shape)], [("y", shape)])
+    return ["build", "op.onnx"]
+
+
+def custom_domain(folder: Path) -> list[str]:
+    squares.detector(folder / "domain.onnx", domain="com.acme")
+    return ["build", "domain.onnx"]
+
+
+def dynamic(folder: Path) -> list[str]:
+    squares.detector(folder / "dynamic.onnx", size=("h", "w"))
+    return ["build", "dynamic.onnx"]
+
+
+def wrong_size(folder: Path) -> list[str]:
+    squares.detector(folder / "m.onnx")
+    (folder / "m.yaml").write_text("model: m.onnx\ninput: {size: 96}")
+    return ["build", "m.yaml"]
+
+
+def size_that_the_graph_does_not_take(folder: Path) -> list[str]:
+    squares.detector(folder / "m.onnx", size=("h", "w"))
+    (folder / "m.yaml").write_text("model: m.onnx\ninput: {size: 96}\nhead: yolov8")
+    return ["build", "m.yaml"]
+
+
+def unknown_key(folder: Path) -> list[str]:
+    squares.detector(folder / "m.onnx")
+    (folder / "m.yaml").write_text("model: m.onnx\nruns: {conf: 0.5}")
+    return ["build", "m.yaml"]
+
+
+def labels_that_are_none(folder: Path) -> list[str]:
+    squares.detector(folder / "m.onnx")
+    (folder / "labels.json").write_text("{}")
+    return ["evaluate", "m.onnx", "--data", "labels.json"]
+
+
+def not_good_enough(folder: Path) -> list[str]:
+    squares.detector(folder / "m.onnx", shift=1.0)
+    squares.labelled(folder)
+    (folder / "m.yaml").write_text("model: m.onnx\naccept: {annotations: instances_val.json, min_map: 90}")
+    return ["build", "m.yaml"]
+
+
+def damaged_picture(folder: Path) -> list[str]:
+    squares.detector(folder / "m.onnx")
+    (folder / "bad.png").write_bytes(b"no picture")
+    return ["run", "m.onnx", "--source", "bad.png"]
+
+
+def no_such_source(folder: Path) -> list[str]:
+    squares.detector(folder / "m.onnx")
+    return ["run", "m.onnx", "--source", "nowhere.mp4"]
+
+
+def no_source(folder: Path) -> list[str]:
+    squares.detector(folder / "m.onnx")
+    return ["run", "m.onnx"]
+
+
+def unknown_class(folder: Path) -> list[str]:
+    squares.detector(folder / "m.onnx")
+    return ["run", "m.onnx", "--source", "demo", "--classes", "gren"]
+
+
+def output_in_a_file(folder: Path) -> list[str]:
+    squares.detector(folder / "m.onnx")
+    squares.labelled(folder)
+    return ["run", "m.onnx", "--source", "0.png", "--coco", "m.onnx/out.json"]
+
+
+def output_that_is_there(folder: Path) -> list[str]:
+    squares.detector(folder / "m.onnx")
+    squares.labelled(folder)
+    return ["run", "m.onnx", "--source", "0.png", "--jsonl", "instances_val.json"]
+
+
+def store_in_a_file(folder: Path) -> list[str]:
+    squares.detector(folder / "m.onnx")
+    return ["build", "m.onnx", "--store", "m.onnx"]
+
+
+Make = Callable[[Path], list[str]]
+BAD: dict[Make, tuple[int, str]] = {
+    text_file: (2, r"text.onnx is not a whole ONNX file \(not ONNX, or truncated\): export or copy it again"),
+    truncated: (2, r"cut.onnx is not a whole ONNX file"),
+    classifier: (2, r"no known head: saw logits 1x1000 float32 .*: needed a detector's boxes and scores"),
+    unknown_operator: (2, r"op.onnx: operator Sharpen is not in ONNX opset 17: export with plain ONNX operators"),
+    custom_domain: (2, r"ONNX Runtime refuses it: .*com.acme"),
+    dynamic: (2, r"the input images 1x3x\?x\? has no fixed height and width: set input.size .*--size H W"),
+    wrong_size: (2, r"the input is images 1x3x64x64, asked for 96x96: export the model at 96x96"),
+    size_that_the_graph_does_not_take: (1, r"ONNX Runtime cannot run model.onnx: "),
+    unknown_key: (2, r"m.yaml: unknown key 'runs': did you mean 'run'\?"),
+    labels_that_are_none: (2, r"labels.json is not COCO JSON"),
+    not_good_enough: (1, r"refused: found 30.\d mAP, needed accept.min_map 90"),
+    damaged_picture: (2, r"bad.png: not one of 1 pictures can be read"),
+    no_such_source: (2, r"no source nowhere.mp4: no such file, folder or camera"),
+    no_source: (2, r"no source: pass --source, or set run.source in the recipe"),
+    unknown_class: (2, r"run.classes: no class 'gren': did you mean 'green'\?"),
+    output_in_a_file: (2, r"cannot write m.onnx/out.json: (Not a directory|File exists)"),
+    output_that_is_there: (2, r"instances_val.json is there already: pass --force to overwrite it"),
+    store_in_a_file: (1, r"cannot write to m.onnx/m: Not a directory: choose another with --store"),
+}
+
+
+@pytest.mark.parametrize(("make", "ends"), BAD.items(), ids=[make.__name__ for make in BAD])
+def test_bad_input(
+    edgesparse: Command, tmp_path: Path, make: Callable[[Path], list[str]], ends: tuple[int, str]
+) -> None:
+    arguments = make(tmp_path)
+    before = {path for path in tmp_path.rglob("*") if "engines" not in path.parts}
+    ended = edgesparse(*arguments)
+    assert re.search(ends[1], ended.said) and ended.code == ends[0], ended
+    after = {path for path in tmp_path.rglob("*") if "engines" not in path.parts}
+    assert after == before
+    assert not list(tmp_path.glob("engines/*/.unfinished*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["biuld", "m.onnx"], "No such command 'biuld'."),
+        (["build", "--fast", "m.onnx"], "No such option '--fast'"),
+        (["build"], "Missing argument 'TARGET'. (see 'edgesparse build --help')"),
+        (["run", "m.onnx", "--conf", "2"], "Invalid value for '--conf': 2.0 is not in the range 0<=x<=1."),
+        (["build", "nowhere.onnx"], "no model nowhere.onnx: give the path of an ONNX file"),
+        (["build", "nowhere.yaml"], "no recipe nowhere.yaml: write one with 'edgesparse recipe MODEL.onnx"),
+        (["build", "nowhere"], "nowhere: needed a recipe (.yaml), a model (.onnx)"),
+        (["evaluate", "m.onnx"], "Missing option '--data'."),
+        (["evaluate", "m.onnx", "--data", "."], "--data: found 0 annotation files in ., needed one"),
+        (["recipe", "m.onnx", "--size", "640"], "Option '--size' requires 2 arguments."),
+    ],
+)
+def test_wrong_use(edgesparse: Command, arguments: list[str], said: str) -> None:
+    ended = edgesparse(*arguments)
+    assert ended.code == 2 and said in ended.said
+
+
+def test_a_package_for_something_else_is_refused(edgesparse: Command, model: Path, pictures: Path) -> None:
+    edgesparse("build", model)
+    manifest = next(Path("engines/squares").glob("*/manifest.json"))
+    manifest.write_text(re.sub(r'"onnxruntime": "[\d.]+"', '"onnxruntime": "99.0"', manifest.read_text()))
+    ended = edgesparse("run", "engines/squares", "--source", pictures)
+    assert ended.code == 1
+    assert re.search(r"found ONNX Runtime [\d.]+, needed 99.0 or newer: build it here with", ended.said)
+
+
+def test_a_package_that_another_process_builds_is_refused(edgesparse: Command, model: Path) -> None:
+    with Store(Path("engines"), "squares").lock():
+        ended = edgesparse("build", model)
+    assert ended.code == 1 and f"process {os.getpid()} is building squares already" in ended.said
+
+
+@pytest.mark.root
+def test_a_full_disk_is_refused_and_nothing_is_left(edgesparse: Command, small_disk: Path, model: Path) -> None:
+    (small_disk / "filler").write_bytes(bytes(2_500_000))
+    ended = edgesparse("build", model, "--store", small_disk)
+    assert ended.code == 1 and re.search(r"no space left in .*: needed .* MB, free .* MB", ended.said)
+    assert [path.name for path in (small_disk / "squares").iterdir()] == [".lock"]
+
+
+@pytest.mark.root
+def test_a_disk_that_fills_up_while_running_ends_it(edgesparse: Command, small_disk: Path, model: Path) -> None:
+    edgesparse("build", model)
+    with pytest.raises(OSError, match="No space"):
+        (small_disk / "filler").write_bytes(bytes(4_000_000))
+    ended = edgesparse("run", model, "--source", "demo", "--jsonl", small_disk / "out.jsonl")
+    assert ended.code == 2 and re.search(r"cannot write .*out.jsonl: No space left on device", ended.said)
+
+
+def test_a_traceback_is_not_shown_when_run_as_a_program_either(started: Started, tmp_path: Path) -> None:
+    (tmp_path / "text.onnx").write_text("this is no model")
+    process = started("build", "text.onnx")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and out == ""
+    assert err.splitlines()[-1].startswith("edgesparse: text.onnx is not a whole ONNX file")
+    assert "Traceback" not in err

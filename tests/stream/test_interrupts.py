@@ -1,0 +1,82 @@
+"""Signals wait for the frame that is on its way; the second one does not."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+import pytest
+
+from edgesparse.stream.interrupts import Interrupts
+
+
+@pytest.fixture
+def handled() -> Iterator[list[int]]:
+    """The signals that came through to the program's own handler of SIGTERM."""
+    seen: list[int] = []
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+
+    before = signal.signal(signal.SIGTERM, handler)
+    yield seen
+    assert signal.getsignal(signal.SIGTERM) is handler
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_one_that_comes_inside_a_frame_is_handled_after_it(handled: list[int]) -> None:
+    with Interrupts() as interrupts:
+        interrupts.begin()
+        signal.raise_signal(signal.SIGTERM)
+        assert handled == []
+        interrupts.end()
+        assert handled == [signal.SIGTERM]
+        interrupts.end()
+        assert handled == [signal.SIGTERM]
+
+
+def test_one_that_comes_between_frames_is_handled_at_once(handled: list[int]) -> None:
+    with Interrupts():
+        signal.raise_signal(signal.SIGTERM)
+        assert handled == [signal.SIGTERM]
+
+
+def test_the_second_comes_through_at_once(handled: list[int]) -> None:
+    with Interrupts() as interrupts:
+        interrupts.begin()
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert handled == [signal.SIGTERM]
+
+
+def test_ctrl_c_is_a_keyboard_interrupt_after_the_frame() -> None:
+    with Interrupts() as interrupts:
+        interrupts.begin()
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.end()
+
+
+def test_a_signal_without_a_handler_keeps_its_default() -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with Interrupts():
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_in_another_thread_it_does_nothing() -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    seen: list[object] = []
+
+    def loop() -> None:
+        with Interrupts() as interrupts:
+            interrupts.begin()
+            seen.append(signal.getsignal(signal.SIGINT))
+            interrupts.end()
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    thread.join()
+    assert seen == [handler]
