@@ -14,6 +14,7 @@ from small_models import HELD, Array, conv, held, model, node, random, run
 
 from edgesparse.errors import SparsityError
 from edgesparse.graph.mask import mask_2to4
+from edgesparse.graph.model import load, save
 from edgesparse.graph.prune import prune
 from edgesparse.graph.sparsity import inspect
 from edgesparse.graph.weights import weight_of
@@ -152,3 +153,13 @@ def test_every_eligible_layer_of_the_real_network_is_2to4_and_it_still_runs(real
     assert all(layer.violations == 0 and layer.state == "sparse" for layer in after.eligible)
     assert report.warning is not None and "reconstruct" in report.warning
     assert np.isfinite(run(made)[0]).all()
+
+
+def test_external_data_is_pruned_and_saved_whole(tmp_path: Path) -> None:
+    onnx.save(conv(random(32, 64, 3, 3)), tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0)
+    made = load(tmp_path / "m.onnx")
+    prune(made)
+    save(made, tmp_path / "pruned.onnx")
+    assert inspect(load(tmp_path / "pruned.onnx")).layers[0].state == "sparse"
+    np.testing.assert_array_equal(run(load(tmp_path / "pruned.onnx"))[0], run(made)[0])
+    assert inspect(load(tmp_path / "m.onnx")).layers[0].state == "dense"
