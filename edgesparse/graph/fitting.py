@@ -82,7 +82,7 @@ def solve(h: Matrix, g: Matrix, mask: Mask) -> Matrix:
     `h` [d, d] positive definite, `g` and `mask` [r, d], as many True in each row.
     """
     if mask.all():
-        return np.linalg.solve(h, g.T).T
+        return np.linalg.solve(h, g.T).T.astype(np.float64, copy=False)
     kept = np.nonzero(mask)[1].reshape(len(mask), -1)
     weight = np.zeros_like(g)
     at_once = max(1, 8 * CACHE // (8 * kept.shape[1] ** 2))

@@ -77,7 +77,9 @@ def rebuild(
     `starts` are masks to start from, by layer; magnitude decides where there is none. Layers that `state` holds are
     taken from there.
     """
-    fits = []
+    fits: list[LayerFit] = []
+    if not names:
+        return model, fits
     with TemporaryDirectory(dir=state.folder, prefix="tape-") as folder:
         dense, pruned = _tapes(model, Path(folder), batches)
         layers = [i for i, node in enumerate(dense.nodes) if node.op_type in LAYERS]

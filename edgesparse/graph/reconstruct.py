@@ -1,8 +1,9 @@
 """Prune a trained network to 2:4 without training, from calibration pictures alone.
 
-Layer by layer, in the order of execution, the mask is chosen and the kept weights are refitted so that the layer puts
-out, on what the pruned network feeds it, what the dense network puts out there (`rebuild`, `fitting`). Which layers,
-is given, or decided by measured sensitivity (`choose`) and, where labelled data can tell, by the score.
+Channels are reordered first, so that 2:4 fits better (`permute`). Then, layer by layer, in the order of execution, the
+mask is chosen and the kept weights are refitted so that the layer puts out, on what the pruned network feeds it, what
+the dense network puts out there (`rebuild`, `fitting`). Which layers, is given, or decided by measured sensitivity
+(`choose`) and, where labelled data can tell, by the score.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +24,7 @@ from edgesparse.graph import fitting
 from edgesparse.graph.activations import Batches, checked, input_name
 from edgesparse.graph.choose import Choice, rank
 from edgesparse.graph.fitting import Mask
+from edgesparse.graph.permute import permute
 from edgesparse.graph.prune import chosen
 from edgesparse.graph.rebuild import LayerFit, Progress, State, rebuild
 from edgesparse.graph.sparsity import Layer, inspect, layer_name
@@ -30,7 +33,7 @@ from edgesparse.graph.wiring import Wiring
 
 Score = Callable[[ModelProto], float]
 """Points, 0..100: what a model scores on labelled data."""
-STEP = 0.02
+STEP = 0.05
 """How closely the largest share within `max_drop` is looked for, as a share of the eligible MACs."""
 METHOD = 1
 """Part of a saved state's key: states of other methods are not taken up."""
@@ -83,6 +86,7 @@ def reconstruct(
     score: Score | None = None,
     max_drop: float | None = None,
     share: float | None = None,
+    reorder: bool = True,
     progress: Progress = quiet,
     state_dir: Path | None = None,
 ) -> tuple[ModelProto, ReconstructReport]:
@@ -90,7 +94,8 @@ def reconstruct(
 
     `layers`: names, None for every eligible one, or "auto": as many as `max_drop` points (1 unless given) allow by
     `score`, or the least sensitive ones that make up `share` (0..1) of the eligible MACs. `max_drop` and `share` mean
-    "auto". With `state_dir`, a call that was cut short goes on where it stopped when repeated.
+    "auto". `reorder` first reorders channels so that 2:4 fits better, where no layer is 2:4 yet; that alone changes no
+    output. With `state_dir`, a call that was cut short goes on where it stopped when repeated.
     Raises SparsityError (nothing eligible, shared or unsound weights, `share` not possible within `max_drop`),
     CalibrationError (no or bad batches, no `score` where one is needed).
     """
@@ -99,7 +104,10 @@ def reconstruct(
         max_drop = 1.0
     names = None if layers is None or layers == "auto" else layers
     _check(max_drop, share, score)
-    job = _Job(model, batches, _layers(model, batches, names), score, progress, state_dir)
+    found, all_dense = _layers(model, batches, names)
+    if reorder and all_dense:
+        model = _reordered(model, found, progress)
+    job = _Job(model, batches, found, score, progress, state_dir)
     if not auto:
         return job.result(*job.build([layer.name for layer in job.layers], {}))
     ranked = rank(model, job.layers, batches, job.state("rank"), progress)
@@ -115,18 +123,25 @@ def _check(max_drop: float | None, share: float | None, score: Score | None) -> 
         raise CalibrationError("a limit on the lost points needs labelled data to score on: give some, or a share")
 
 
-def _layers(model: ModelProto, batches: Batches, names: Collection[str] | None) -> list[Layer]:
-    """The layers that may be pruned. Raises as `reconstruct`."""
+def _layers(model: ModelProto, batches: Batches, names: Collection[str] | None) -> tuple[list[Layer], bool]:
+    """The layers that may be pruned, and whether no layer at all is 2:4 yet. Raises as `reconstruct`."""
     wiring = Wiring(model.graph)
     found = {layer_name(node): node for node, _ in chosen(wiring, names)}
     for node in found.values():
         _check_own_weights(wiring, node)
     first = next(iter(checked(lambda: islice(batches(), 1))))
-    layers = [layer for layer in inspect(model, {input_name(model): first.shape}).layers if layer.name in found]
-    dense = [layer for layer in layers if not layer.sparse]
-    if not dense:
+    every = inspect(model, {input_name(model): first.shape}).layers
+    layers = [layer for layer in every if layer.name in found]
+    if all(layer.sparse for layer in layers):
         raise SparsityError(f"all {len(layers)} layers to prune are 2:4 already: nothing to do")
-    return layers
+    return layers, not any(layer.sparse for layer in every)
+
+
+def _reordered(model: ModelProto, layers: Sequence[Layer], progress: Progress) -> ModelProto:
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    permute(copy, [layer.name for layer in layers], lambda done, total: progress("reordering channels", done, total))
+    return copy
 
 
 def _check_own_weights(wiring: Wiring, node: NodeProto) -> None:
@@ -189,14 +204,23 @@ class _Job:
         return best
 
     def result(self, model: ModelProto, fits: Sequence[LayerFit]) -> tuple[ModelProto, ReconstructReport]:
-        self.progress("scoring", 0, 0)
         macs = {layer.name: layer.macs or 0 for layer in self.layers}
         layers = tuple(
             ReconstructedLayer(fit.name, fit.mask is not None, macs.get(fit.name, 0), fit.error) for fit in fits
         )
         done = sum(layer.macs for layer in layers if layer.pruned)
-        scores = (None, None) if self.score is None else (self.score(self.model), self.score(model))
-        return model, ReconstructReport(layers, done / max(1, sum(macs.values())), *scores)
+        share = done / max(1, sum(macs.values()))
+        return model, ReconstructReport(layers, share, self.dense_score, self._points(model))
+
+    @cached_property
+    def dense_score(self) -> float | None:
+        return self._points(self.model)
+
+    def _points(self, model: ModelProto) -> float | None:
+        if self.score is None:
+            return None
+        self.progress("scoring", 0, 0)
+        return self.score(model)
 
 
 def _middle(saved: np.ndarray[Any, np.dtype[np.float64]], low: int, high: int) -> int:
