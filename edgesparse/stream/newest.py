@@ -105,7 +105,6 @@ class Live(Source):
     def reopen(self) -> None:
         with self._changed:
             if not self._closed:
-                self._lost_at = self._lost_at or time.monotonic()
                 self._replace_worker()
 
     def close(self) -> None:

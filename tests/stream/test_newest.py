@@ -85,9 +85,6 @@ class Opened:
         self.next = self.camera.frames.get()
         if isinstance(self.next, Exception):
             raise self.next
-        if isinstance(self.next, threading.Event):
-            self.next.wait()
-            self.next = 7
         return self.next is not False
 
     def retrieve(self, image: np.ndarray | None = None) -> tuple[bool, np.ndarray]:
@@ -95,6 +92,9 @@ class Opened:
             return True, self.next
         if image is None or image.shape != (SIZE, SIZE, 3):
             image = np.empty((SIZE, SIZE, 3), np.uint8)
+        if isinstance(self.next, threading.Event):
+            self.next.wait()
+            self.next = 7
         image[:] = self.next
         return True, image
 
@@ -225,12 +225,20 @@ def test_pauses_between_openings_grow(camera: Camera, source: Live, monkeypatch:
     camera.frames.put(False)
     until(lambda: len(pauses) >= 6)
     assert pauses[:6] == [0.01, 0.02, 0.04, 0.08, 0.08, 0.08]
+    camera.absent = False
+    camera.frames.put(1)
+    source.read()
+    pauses.clear()
+    camera.frames.put(False)
+    until(lambda: len(pauses) >= 1)
+    assert pauses[0] == 0.01
 
 
 def test_a_camera_that_stalls_is_left_to_itself_and_opened_again(camera: Camera, impatient: None, source: Live) -> None:
     stall = threading.Event()
-    camera.frames.put(1)
-    source.read()
+    for _ in range(6):  # until there are three slots
+        camera.frames.put(1)
+        source.read()
     camera.frames.put(stall)
     threading.Timer(0.4, camera.frames.put, [8]).start()
     frame = source.read()
@@ -238,9 +246,10 @@ def test_a_camera_that_stalls_is_left_to_itself_and_opened_again(camera: Camera,
     assert (camera.openings, camera.released, source.reopened) == (2, 0, 1)
     stall.set()
     until(lambda: camera.released == 1)
+    assert (frame.image == 8).all(), "the stalled thread wrote into a frame that is in use"
     camera.frames.put(9)
     frame = source.read()
-    assert frame is not None and (frame.index, int(frame.image[0, 0, 0])) == (2, 9)
+    assert frame is not None and (frame.index, int(frame.image[0, 0, 0])) == (7, 9)
 
 
 def test_a_driver_that_never_comes_back_does_not_use_up_threads(

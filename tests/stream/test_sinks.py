@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -200,6 +201,19 @@ def test_the_frame_itself_is_left_as_it_is(tmp_path: Path) -> None:
         video.write(given, FOUND)
         pictures.write(given, FOUND)
     assert not given.image.any()
+
+
+def test_frames_are_drawn_in_memory_that_is_used_again(tmp_path: Path) -> None:
+    given = frame(width=640, height=480)
+    with Video(tmp_path / "out.avi", NAMES) as sink:
+        sink.write(given, FOUND)
+        tracemalloc.start()
+        try:
+            for _ in range(10):
+                sink.write(given, FOUND)
+            assert tracemalloc.get_traced_memory()[1] < given.image.nbytes
+        finally:
+            tracemalloc.stop()
 
 
 def test_a_live_recording_keeps_its_pace(tmp_path: Path) -> None:
