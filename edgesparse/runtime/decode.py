@@ -25,7 +25,7 @@ def choose(layout: Layout, metadata: Mapping[str, str], sample: Sequence[NDArray
     if task != "detect":
         raise ModelError(f"the file says its task is '{task}': needed a detector; export a 'detect' model")
     found = _by_shapes(layout)
-    if sample is not None:
+    if sample is not None and found:
         found = _by_values(found, sample[0][0], layout)
     if len(found) == 1:
         _check_classes(found[0], layout, metadata)

@@ -83,6 +83,11 @@ def rtdetr(boxes: Sequence[Box], classes: int) -> Outputs:
     return {"output0": np.concatenate([_relative(boxes), _scores(boxes, classes)], 1)}
 
 
+def rtdetr_end2end(boxes: Sequence[Box], classes: int) -> Outputs:
+    raw = end2end(boxes, classes)["output0"]
+    return {"output0": np.concatenate([_relative(boxes), raw[:, 4:]], 1)}
+
+
 def rtdetr_logits(boxes: Sequence[Box], classes: int) -> Outputs:
     scores = np.clip(_scores(boxes, classes), 1e-9, 1 - 1e-9)
     return {"logits": np.log(scores / (1 - scores)), "pred_boxes": _relative(boxes)}
@@ -119,6 +124,7 @@ FAMILIES: dict[str, tuple[str, Callable[[Sequence[Box], int], Outputs]]] = {
     "yolo-nas": ("yolo-nas", yolo_nas),
     "rtdetr": ("rtdetr", rtdetr),
     "rtdetr, logits": ("rtdetr", rtdetr_logits),
+    "rtdetr-end2end": ("rtdetr-end2end", rtdetr_end2end),
     "rtdetr, listed": ("rtdetr", rtdetr_listed),
     "efficient-nms": ("efficient-nms", efficient_nms),
 }

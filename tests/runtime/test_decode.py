@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from raw_outputs import Box, batch
 
@@ -81,7 +82,7 @@ NOT_DETECTORS: dict[str, tuple[Shapes, str]] = {
 @pytest.mark.parametrize(("outputs", "hint"), NOT_DETECTORS.values(), ids=NOT_DETECTORS.keys())
 def test_what_is_no_detector_is_refused_in_one_line_with_what_was_seen(outputs: Shapes, hint: str) -> None:
     with pytest.raises(ModelError, match=hint) as caught:
-        choose(layout(outputs), {})
+        choose(layout(outputs), {}, [np.zeros(shape, np.float32) for shape in outputs.values()])
     assert f"saw {next(iter(outputs))} " in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -116,10 +116,10 @@ def test_four_classes_beside_four_coordinates_are_told_apart_by_name(reverse: bo
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_recognised_and_its_classes_counted(family: str) -> None:
-    """YOLOX and YOLOv5 with objectness look the same: they need a sample (see test_decode)."""
+    """Those that need a sample are in test_decode and test_exports."""
     layout, _ = batch(family, [[]], 5, "float32")
     head = FAMILIES[family][0]
-    if family not in ("yolov5", "yolox", "end2end", "rtdetr"):
+    if family not in ("yolov5", "yolox", "end2end", "rtdetr", "rtdetr-end2end"):
         assert choose(layout, {}) == head
     check(head, layout)
     assert HEADS[head].classes(layout) == (5 if family in MULTI else None)
