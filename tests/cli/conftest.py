@@ -39,11 +39,13 @@ def edgesparse(
 
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[Started]:
-    """Start a command as a process of its own in the test's folder; killed at the end if it still runs."""
+    """Start a command as a process of its own in the test's folder, where `before` is run first; killed at the end if
+    it still runs."""
     running: list[subprocess.Popen[str]] = []
 
-    def start(*arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "edgesparse", *map(str, arguments)]
+    def start(*arguments: str | Path, before: str = "", **options: Any) -> subprocess.Popen[str]:
+        program = f"{before}\nfrom edgesparse.cli import main; main()"
+        command = [sys.executable, "-c", program, *map(str, arguments)]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
         running.append(subprocess.Popen(command, cwd=tmp_path, **pipes))
         return running[-1]
