@@ -12,7 +12,10 @@ from edgesparse.graph.wiring import Array, Wiring, attribute
 
 
 def has_bias(wiring: Wiring, product: Product) -> bool:
-    """Whether the layer's outputs can be shifted: always for Conv and Gemm, for MatMul where a constant is added."""
+    """Whether the layer's outputs can be shifted: always for Conv and Gemm, for MatMul where a constant is added.
+
+    Not where the weights are the left factor. Raises SparsityError where a Gemm adds what is no bias.
+    """
     if product.node.op_type == "MatMul":
         return _addition(wiring, product) is not None
     if product.node.op_type == "Gemm" and len(product.node.input) > 2 and product.node.input[2]:
@@ -20,7 +23,7 @@ def has_bias(wiring: Wiring, product: Product) -> bool:
         size = product.weight.outputs_inputs[0]
         if product.left or added is None or added.size not in (1, size) or added.shape[-1:] not in ((), (1,), (size,)):
             raise SparsityError("adds a whole matrix, not a bias: leave this layer dense")
-    return True
+    return not product.left
 
 
 def set_bias(wiring: Wiring, product: Product, bias: npt.NDArray[np.float64]) -> None:

@@ -81,6 +81,8 @@ class Product:
 
 def product(wiring: Wiring, node: NodeProto) -> Product:
     """How `node` multiplies with its weights. Raises SparsityError, in words, where it has none of its own."""
+    if node.op_type == "ConvTranspose":
+        raise SparsityError("transposed convolution: it stays as it is")
     weight = weight_of(wiring, node)
     others = sharers(wiring, node, weight)
     if others:

@@ -216,6 +216,34 @@ def test_reordered_channels_make_it_closer_still() -> None:
     assert loss(dense, reordered, batches) < loss(dense, without, batches)
 
 
+@pytest.mark.parametrize("kind", ["ConvTranspose", "Gemm of a matrix", "shared"])
+def test_layers_that_cannot_be_refitted_stay_as_they_are(kind: str) -> None:
+    nodes = [node("Conv", ["x", "w"], ["a"], "first")]
+    tensors = {"w": random(C, C, 1, 1), "v": random(C, C, 1, 1, seed=1), "c": random(C, C, seed=2)}
+    if kind == "ConvTranspose":
+        nodes.append(node("ConvTranspose", ["a", "v"], ["y"]))
+    elif kind == "shared":
+        nodes += [node("Conv", ["a", "v"], ["b"]), node("Conv", ["b", "v"], ["y"])]
+    else:
+        tensors = {"w": tensors["w"], "v": random(C, C), "c": tensors["c"]}
+        nodes += [node("Reshape", ["a", "s"], ["m"]), node("Gemm", ["m", "v", "c"], ["y"])]
+        tensors["s"] = np.array([C, C])  # type: ignore[assignment]
+    dense, batches = model(nodes, tensors, (1, C, 4, C // 4)), correlated(1, C, 4, C // 4)
+    done, report = reconstruct(dense, batches, layers=["first"], reorder=False)
+    assert [layer.name for layer in report.layers] == ["first"]
+    assert all(np.array_equal(weights(dense)[name], weights(done)[name]) for name in tensors if name != "w")
+
+
+def test_a_matrix_product_with_its_weights_on_the_left_is_pruned() -> None:
+    nodes = [node("Gemm", ["w", "x"], ["y"], "left", transB=1)]
+    dense, batches = model(nodes, {"w": random(48, C)}, (64, C)), correlated(64, C)
+    done, _ = reconstruct(dense, batches)
+    assert inspect(done).layers[0].state == "sparse"
+    magnitude = model(nodes, {"w": random(48, C)}, (64, C))
+    prune(magnitude)
+    assert loss(dense, done, batches) < 0.5 * loss(dense, magnitude, batches)
+
+
 def test_layers_that_are_2to4_already_stay_so() -> None:
     dense, batches = convs(), correlated(1, C, 12, 12)
     prune(dense, ["first"])
