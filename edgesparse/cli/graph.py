@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,8 +15,6 @@ from edgesparse.cli.show import complain, emit_json, progress, table
 from edgesparse.errors import ConfigError
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
-
     from edgesparse.graph.boards import Board
     from edgesparse.graph.predict import Prediction
     from edgesparse.graph.sparsity import Inspection, Layer
@@ -72,7 +71,7 @@ def prune(
     model: Path, output: Path, method: str, layers: tuple[str, ...], permute: bool, force: bool, as_json: bool
 ) -> None:
     """Make MODEL.onnx 2:4: of each four consecutive input channels, the two largest weights stay."""
-    from edgesparse.graph.model import load
+    from edgesparse.graph.model import load, save
     from edgesparse.graph.prune import prune as make_sparse
 
     _check_free(output, force)
@@ -83,7 +82,7 @@ def prune(
         searching = partial(advance, "reordering channels")
         report = make_sparse(loaded, layers or None, permute, searching)
         advance("writing", 0, 0)
-        _save(loaded, output)
+        _write(output, partial(save, loaded))
     if report.warning:
         complain(f"warning: {report.warning}")
     if as_json:
@@ -169,13 +168,7 @@ def _check_free(path: Path | None, force: bool) -> None:
         raise ConfigError(f"no folder {path.parent}: make it, or name another")
 
 
-def _save(model: ModelProto, output: Path) -> None:
-    from edgesparse.graph.model import save
-
-    _write(output, lambda path: save(model, path))
-
-
-def _write(output: Path, write: Any) -> None:
+def _write(output: Path, write: Callable[[Path], object]) -> None:
     """Write in a folder beside `output`, then rename: a reader sees the old files or the new, never half of one."""
     try:
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=".edgesparse-") as folder:
