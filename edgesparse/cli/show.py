@@ -28,10 +28,12 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
 
     grid = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
     for i, column in enumerate(columns):
-        grid.add_column(column, justify="right" if i >= len(columns) - numbers else "left", overflow="fold")
+        number = i >= len(columns) - numbers
+        grid.add_column(column, justify="right" if number else "left", no_wrap=number, overflow="fold")
     for row in rows:
         grid.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row))
-    Console(highlight=False, soft_wrap=False, markup=False).print(grid)
+    width = None if sys.stdout.isatty() else 160  # a file or a pipe has no width of its own
+    Console(highlight=False, markup=False, width=width).print(grid)
 
 
 @contextmanager
