@@ -8,7 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -27,6 +29,7 @@ CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 MOST_REPEATS = 4
 SPARE_BYTES = 16 << 20
 ESCAPE = 27
+TRIAL_SECONDS = 30.0
 
 
 class _Canvas:
@@ -147,11 +150,11 @@ class Window(Sink):
         if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise SinkError("no window: there is no display here (DISPLAY is not set); write a video or JSON instead")
         os.environ.setdefault("QT_LOGGING_RULES", "default.warning=false")
-        _try_window()
+        with _usable_display():
+            cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
         self._title = title
         self._canvas = _Canvas(names)
         self._open = True
-        cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
 
     def write(self, frame: Frame, detections: Detections) -> None:
         cv2.imshow(self._title, self._canvas.annotated(frame, detections))
@@ -171,15 +174,27 @@ class Window(Sink):
             cv2.destroyAllWindows()
 
 
-def _try_window() -> None:
-    """Open a window in a process of its own: where that can't be, Qt ends the process that tries."""
-    trial = "import cv2; cv2.namedWindow('trial'); cv2.destroyAllWindows()"
-    try:
-        done = subprocess.run([sys.executable, "-c", trial], capture_output=True, timeout=30, check=False)
-    except subprocess.TimeoutExpired:
-        raise SinkError("no window: the display doesn't answer; write a video or JSON instead") from None
-    if b"not implemented" in done.stderr:
-        raise SinkError("no window: this OpenCV has none; install opencv-python in place of the headless one")
-    if done.returncode:
-        display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-        raise SinkError(f"no window: display {display} can't be used from here; write a video or JSON instead")
+@contextmanager
+def _usable_display() -> Iterator[None]:
+    """Open a window in a process of its own first: where that can't be, Qt ends the process that tries. It stays open
+    meanwhile: an X server resets itself when its last client goes. Raises SinkError."""
+    trial = "import cv2; cv2.namedWindow('trial'); print('open', flush=True); input()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", trial], stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        limit = threading.Timer(TRIAL_SECONDS, process.kill)
+        limit.start()
+        try:
+            assert process.stdout is not None and process.stderr is not None
+            if process.stdout.readline() != b"open\n":
+                raise SinkError(f"no window: {_why_not(process.stderr.read())}")
+            yield
+        finally:
+            limit.cancel()
+            process.kill()
+
+
+def _why_not(said: bytes) -> str:
+    if b"not implemented" in said:
+        return "this OpenCV has none; install opencv-python in place of the headless one"
+    display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    return f"display {display} can't be used from here; write a video or JSON instead"

@@ -7,10 +7,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from edgesparse.errors import SinkError
+from edgesparse.stream import drawn
 from edgesparse.stream.sinks import Window
 
 PROGRAM = """
@@ -80,11 +82,18 @@ def test_a_display_that_is_gone_is_one_line_and_not_an_abort(monkeypatch: pytest
         Window("edgesparse", [])
 
 
-def test_an_opencv_without_windows_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_opencv_without_windows_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISPLAY", ":0")
-    headless = subprocess.CompletedProcess(
-        [], 1, b"", b"error: (-2:Unspecified error) The function is not implemented."
-    )
-    monkeypatch.setattr(subprocess, "run", lambda *args, **options: headless)
-    with pytest.raises(SinkError, match=r"install opencv-python in place of the headless one"):
+    (tmp_path / "cv2.py").write_text("def namedWindow(name): raise RuntimeError('The function is not implemented.')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(SinkError, match=r"^no window: this OpenCV has none; install opencv-python in place of"):
+        Window("edgesparse", [])
+
+
+def test_a_display_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "cv2.py").write_text("import time; time.sleep(600)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("DISPLAY", ":4711")
+    monkeypatch.setattr(drawn, "TRIAL_SECONDS", 0.2)
+    with pytest.raises(SinkError, match=r"^no window: display :4711 can't be used from here"):
         Window("edgesparse", [])
