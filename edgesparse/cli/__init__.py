@@ -11,16 +11,16 @@ from types import FrameType
 
 import click
 
-import edgesparse
-from edgesparse.cli import build, demo, doctor, graph, run, score
+from edgesparse.cli import build, demo, doctor, graph, prune, run, score
 from edgesparse.cli.show import complain
 from edgesparse.errors import EdgeSparseError
+from edgesparse.version import VERSION
 
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, invoke_without_command=True
 )
-@click.version_option(edgesparse.__version__, prog_name="edgesparse")
+@click.version_option(VERSION, prog_name="edgesparse")
 @click.pass_context
 def verbs(context: click.Context) -> None:
     """Really sparse, really measured engines for YOLO-style detectors on small devices.
@@ -34,7 +34,7 @@ def verbs(context: click.Context) -> None:
 for verb in (
     doctor.doctor,
     graph.inspect,
-    graph.prune,
+    prune.prune,
     build.recipe,
     build.build,
     score.evaluate,

@@ -1,18 +1,15 @@
-"""`inspect` and `prune`: what of a model is 2:4, what could be, and making it so."""
+"""`inspect`: what of a model is 2:4, what could be, and what it would gain."""
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from edgesparse.cli.show import complain, emit_json, progress, table
-from edgesparse.errors import ConfigError
+from edgesparse.cli.writing import check_free, write
 
 if TYPE_CHECKING:
     from edgesparse.graph.boards import Board
@@ -38,7 +35,7 @@ def inspect(
     from edgesparse.graph.model import load
 
     board = boards.board(device) if device else None
-    _check_free(html, force)
+    check_free(html, force)
     inputs = dict(_shape(text) for text in shapes)
     with progress() as advance:
         advance("reading", 0, 0)
@@ -49,7 +46,7 @@ def inspect(
     if board:
         said["prediction"] = predict.as_dict(predictions, board)
     if html:
-        _write(html, lambda path: path.write_text(inspect_html.page(model.name, report, board, predictions)))
+        write(html, lambda path: path.write_text(inspect_html.page(model.name, report, board, predictions)))
         complain(f"wrote {html}")
     if as_json:
         emit_json(said)
@@ -57,50 +54,6 @@ def inspect(
     _show_layers(model.name, report)
     if board:
         _show_prediction(board, predictions)
-
-
-@click.command()
-@click.argument("model", type=PATH)
-@click.option("-o", "--output", type=PATH, required=True, help="File to write.")
-@click.option("--method", type=click.Choice(["magnitude"]), default="magnitude", show_default=True)
-@click.option("--layer", "layers", multiple=True, help="Only this layer; may be repeated [default: all eligible].")
-@click.option("--permute", is_flag=True, help="Reorder channels first, so that more magnitude is kept.")
-@click.option("--force", is_flag=True, help="Overwrite the file.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def prune(
-    model: Path, output: Path, method: str, layers: tuple[str, ...], permute: bool, force: bool, as_json: bool
-) -> None:
-    """Make MODEL.onnx 2:4: of each four consecutive input channels, the two largest weights stay."""
-    from edgesparse.graph.model import load, save
-    from edgesparse.graph.prune import prune as make_sparse
-
-    _check_free(output, force)
-    with progress() as advance:
-        advance("reading", 0, 0)
-        loaded = load(model)
-        advance("pruning", 0, 0)
-        searching = partial(advance, "reordering channels")
-        report = make_sparse(loaded, layers or None, permute, searching)
-        advance("writing", 0, 0)
-        _write(output, partial(save, loaded))
-    if report.warning:
-        complain(f"warning: {report.warning}")
-    if as_json:
-        emit_json({"model": str(model), "output": str(output), "method": method, **report.as_dict()})
-        return
-    if not report.changed:
-        click.echo(f"all {len(report.layers)} layers are 2:4 already: nothing changed, {output} is a copy")
-        return
-    table(
-        f"{model.name}: {len(report.changed)} of {len(report.layers)} layers pruned",
-        ("layer", "zeroed", "magnitude kept %"),
-        ((layer.name, layer.zeroed, 100 * layer.kept) for layer in report.layers),
-        numbers=2,
-    )
-    if report.permutation:
-        kept = f"{100 * report.permutation.before:.1f} to {100 * report.permutation.after:.1f} %"
-        click.echo(f"{report.permutation.moved} channels reordered: magnitude kept rose from {kept}")
-    click.echo(f"wrote {output}; next: edgesparse evaluate {output} --data ...")
 
 
 def _show_layers(name: str, report: Inspection) -> None:
@@ -157,23 +110,3 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
     if not name or not all(size.isdigit() and int(size) for size in sizes.split("x")):
         raise click.UsageError(f"--shape {text}: needed NAME=SIZES, e.g. images=1x3x640x640")
     return name, tuple(int(size) for size in sizes.split("x"))
-
-
-def _check_free(path: Path | None, force: bool) -> None:
-    if path is None:
-        return
-    if path.is_dir() or (path.exists() and not force):
-        raise ConfigError(f"{path} is there already: pass --force to overwrite it, or name another")
-    if not path.parent.is_dir():
-        raise ConfigError(f"no folder {path.parent}: make it, or name another")
-
-
-def _write(output: Path, write: Callable[[Path], object]) -> None:
-    """Write in a folder beside `output`, then rename: a reader sees the old files or the new, never half of one."""
-    try:
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=".edgesparse-") as folder:
-            write(Path(folder) / output.name)
-            for made in sorted(Path(folder).iterdir(), reverse=True):
-                made.replace(output.parent / made.name)
-    except OSError as error:
-        raise ConfigError(f"cannot write {output}: {error.strerror}") from None

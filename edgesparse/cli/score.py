@@ -26,7 +26,7 @@ def evaluate(target: Path, data: Path, images: Path | None, classes: str | None,
     from edgesparse.runtime.evaluate import SCORING, Labels
     from edgesparse.runtime.evaluate import evaluate as score
 
-    labels = Labels(_annotations(data), images)
+    labels = Labels(annotation_file(data), images)
     with progress() as advance:
         package = ready(target, store, progress=advance, classes=classes)
         with open_detector(package, SCORING) as detector:
@@ -42,7 +42,8 @@ def evaluate(target: Path, data: Path, images: Path | None, classes: str | None,
     )
 
 
-def _annotations(data: Path) -> Path:
+def annotation_file(data: Path) -> Path:
+    """The annotation file that --data names, or the only one in its folder."""
     if not data.is_dir():
         return data
     found = sorted({*data.glob("instances_val*.json"), *data.glob("instances.json")})

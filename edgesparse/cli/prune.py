@@ -1,0 +1,136 @@
+"""`prune`: make a model 2:4."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgesparse.cli.score import annotation_file
+from edgesparse.cli.show import Progress, complain, emit_json, progress, table
+from edgesparse.cli.writing import check_free, write
+
+PATH = click.Path(path_type=Path)
+NEEDS_PICTURES = ("pictures", "data", "share", "max_drop")
+
+
+@click.command()
+@click.argument("model", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="File to write.")
+@click.option("--method", type=click.Choice(["magnitude", "reconstruct"]), default="magnitude", show_default=True)
+@click.option("--layer", "layers", multiple=True, help="Only this layer; may be repeated [default: all eligible].")
+@click.option("--permute", is_flag=True, help="magnitude: reorder channels first, so that more is kept.")
+@click.option("--pictures", help="reconstruct: folder, glob or video like what the detector will see.")
+@click.option("--count", type=click.IntRange(1), default=256, show_default=True, help="Use so many, and their mirrors.")
+@click.option("--share", type=click.FloatRange(0, 1, min_open=True), help="Only this share of the eligible MACs.")
+@click.option("--max-drop", type=click.FloatRange(0), help="As much as costs at most so many mAP points of --data.")
+@click.option("--data", type=PATH, help="COCO JSON, or a folder that holds instances_val.json, to score on.")
+@click.option("--images", type=PATH, help="Folder of its pictures, if not beside it.")
+@click.option("--classes", help="'coco', or a file with the class names, for a model that names none.")
+@click.option("--store", type=PATH, default="engines", show_default=True)
+@click.option("--force", is_flag=True, help="Overwrite the file.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def prune(model: Path, output: Path, method: str, force: bool, as_json: bool, **options: Any) -> None:
+    """Make MODEL.onnx 2:4: of each four consecutive input channels two stay.
+
+    magnitude keeps the largest, in seconds, and needs training afterwards. reconstruct needs no training but pictures:
+    it refits each layer to what it put out before.
+    """
+    given = [f"--{name.replace('_', '-')}" for name in NEEDS_PICTURES if options[name] is not None]
+    if method == "magnitude" and given:
+        raise click.UsageError(f"{given[0]} is for --method reconstruct")
+    if method == "reconstruct" and options["pictures"] is None:
+        raise click.UsageError("--method reconstruct needs --pictures: a folder like what the detector will see")
+    check_free(output, force)
+    with progress() as advance:
+        by = _magnitude if method == "magnitude" else _reconstruct
+        report = by(model, output, advance, **options)
+    if as_json:
+        emit_json({"model": str(model), "output": str(output), "method": method, **report.as_dict()})
+    elif method == "magnitude":
+        _show_magnitude(model, report)
+    else:
+        _show_reconstruct(model, report)
+    if not as_json:
+        click.echo(f"wrote {output}; next: edgesparse evaluate {output} --data ...")
+
+
+def _magnitude(model: Path, output: Path, advance: Progress, **options: Any) -> Any:
+    from edgesparse.graph.model import load, save
+    from edgesparse.graph.prune import prune as by_magnitude
+
+    advance("reading", 0, 0)
+    loaded = load(model)
+    advance("pruning", 0, 0)
+    searching = partial(advance, "reordering channels")
+    report = by_magnitude(loaded, options["layers"] or None, options["permute"], searching)
+    write(output, partial(save, loaded))
+    if report.warning:
+        complain(f"warning: {report.warning}")
+    return report
+
+
+def _reconstruct(model: Path, output: Path, advance: Progress, **options: Any) -> Any:
+    from edgesparse.build.ready import ready
+    from edgesparse.graph.model import load, save
+    from edgesparse.graph.reconstruct import reconstruct
+    from edgesparse.runtime.evaluate import Labels
+    from edgesparse.stream.pictures import batches
+
+    loaded = load(model)
+    labels = Labels(annotation_file(options["data"]), options["images"]) if options["data"] else None
+    spec = ready(model, options["store"], classes=options["classes"], progress=advance).manifest.detector
+    made, report = reconstruct(
+        loaded,
+        batches(options["pictures"], spec.input, options["count"]),
+        layers=options["layers"] or None,
+        score=partial(_score, spec=spec, labels=labels, advance=advance) if labels else None,
+        max_drop=options["max_drop"],
+        share=options["share"],
+        progress=advance,
+    )
+    write(output, partial(save, made))
+    return report
+
+
+def _score(model: Any, spec: Any, labels: Any, advance: Progress) -> float:
+    """COCO mAP of a model, run by ONNX Runtime."""
+    from edgesparse.backends import backend
+    from edgesparse.graph.model import save
+    from edgesparse.runtime.detector import Detector
+    from edgesparse.runtime.evaluate import SCORING, evaluate
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.onnx")
+        save(model, path)
+        with Detector(backend("onnxruntime").load(path), spec, SCORING) as detector:
+            return evaluate(detector, labels, partial(advance, "scoring")).map
+
+
+def _show_magnitude(model: Path, report: Any) -> None:
+    if not report.changed:
+        click.echo(f"all {len(report.layers)} layers are 2:4 already: nothing changed")
+        return
+    table(
+        f"{model.name}: {len(report.changed)} of {len(report.layers)} layers pruned",
+        ("layer", "zeroed", "magnitude kept %"),
+        ((layer.name, layer.zeroed, 100 * layer.kept) for layer in report.layers),
+        numbers=2,
+    )
+    if report.permutation:
+        kept = f"{100 * report.permutation.before:.1f} to {100 * report.permutation.after:.1f} %"
+        click.echo(f"{report.permutation.moved} channels reordered: magnitude kept rose from {kept}")
+
+
+def _show_reconstruct(model: Path, report: Any) -> None:
+    table(
+        f"{model.name}: {100 * report.share:.0f} % of the eligible multiply-accumulates are 2:4",
+        ("layer", "", "MACs M", "output lost %"),
+        ((r.name, "2:4" if r.pruned else "dense", r.macs / 1e6, 100 * r.error) for r in report.layers),
+        numbers=2,
+    )
+    if report.drop is not None:
+        click.echo(f"mAP {report.dense_score:.1f} before, {report.score:.1f} after: {report.drop:.1f} lost")
