@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edgesparse.version import VERSION
+
 if TYPE_CHECKING:
     from edgesparse.api import Detections as Detections
     from edgesparse.api import load as load
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from edgesparse.api import open_source as open_source
     from edgesparse.api import run as run
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = ["Detections", "load", "open_sinks", "open_source", "run"]
 
 

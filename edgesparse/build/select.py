@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-import edgesparse
 from edgesparse import device
 from edgesparse.backends import Backend, BuildOptions, BuildResult, Runner, TensorSpec, backend
 from edgesparse.build import report
@@ -28,6 +27,7 @@ from edgesparse.runtime.decode import check, choose, names_in
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.evaluate import SCORING, Labels, evaluate
 from edgesparse.runtime.heads import HEADS, Layout
+from edgesparse.version import VERSION
 
 Progress = Callable[[str, int, int], None]
 """(what is being done, how many are done, of how many; 0 when that is not known)."""
@@ -142,7 +142,7 @@ def _fill(
         inputs, outputs = runner.inputs, runner.outputs
     candidate = _candidate(engine, result, latency, score, reason)
     manifest = Manifest(
-        edgesparse=edgesparse.__version__,
+        edgesparse=VERSION,
         build_id=build_id,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         model=recipe.model.stem,
@@ -284,7 +284,7 @@ def _hashes(recipe: Recipe) -> dict[str, str | None]:
 
 
 def _build_id(recipe: Recipe, engine: Backend, hashes: Mapping[str, str | None]) -> str:
-    inputs = [recipe.build_key(), hashes, engine.name, engine.identity(), edgesparse.__version__]
+    inputs = [recipe.build_key(), hashes, engine.name, engine.identity(), VERSION]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]
 
 

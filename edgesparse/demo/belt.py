@@ -83,7 +83,8 @@ def _clouds(rng: np.random.Generator, height: int, width: int, cell: int) -> Sig
     grid = np.concatenate([grid, grid[:, :1]], axis=1)
     wide = cv2.resize(grid, ((columns + 1) * cell, rows * cell), interpolation=cv2.INTER_LINEAR_EXACT)
     part = wide[cell // 2 : cell // 2 + height, cell // 2 : cell // 2 + width]
-    return part.astype(np.float32) * np.float32(1 / 32768) - np.float32(1)
+    noise: Signed = part.astype(np.float32) * np.float32(1 / 32768) - np.float32(1)
+    return noise
 
 
 def _streaks(rng: np.random.Generator, height: int, unit: int) -> Signed:
@@ -91,7 +92,8 @@ def _streaks(rng: np.random.Generator, height: int, unit: int) -> Signed:
     coarse = rng.integers(0, 65536, (height // (3 * unit) + 2, 1)).astype(np.uint16)
     rows = cv2.resize(coarse, (1, height), interpolation=cv2.INTER_LINEAR_EXACT).astype(np.float32)
     fine = rng.integers(0, 65536, (height, 1)).astype(np.float32)
-    return (rows.reshape(height, 1) - 32768) / np.float32(32768) + (fine - 32768) / np.float32(32768 * 4)
+    wear: Signed = (rows.reshape(height, 1) - 32768) / np.float32(32768) + (fine - 32768) / np.float32(32768 * 4)
+    return wear
 
 
 def _weave(belt: Belt, height: int, width: int, unit: int) -> Signed:

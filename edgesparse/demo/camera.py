@@ -32,7 +32,7 @@ class Camera:
     @property
     def rail(self) -> int:
         """Rows that a rail takes, pixels."""
-        return self.rails[0].shape[0]
+        return int(self.rails[0].shape[0])
 
     def take(self, view: Bytes, out: Bytes, speed: int, rng: np.random.Generator) -> None:
         """Photograph `view` into `out`, both uint8 [H,W,3], while it moves by `speed` pixels a frame."""

@@ -95,7 +95,8 @@ def _lit(maps: Bytes, pose: Pose, matcap: Bytes) -> Bytes:
     down = ((np.arange(high) - high / 2) * bow + 127 * pose.slant[1] + 128).astype(np.float32)
     column = np.clip(cos * nx - sin * ny + across[None, :], 0, SIDE - 1).astype(np.int32)
     row = np.clip(sin * nx + cos * ny + down[:, None], 0, SIDE - 1).astype(np.int32)
-    return matcap.reshape(-1, 3).take(row * SIDE + column, axis=0)
+    lit: Bytes = matcap.reshape(-1, 3).take(row * SIDE + column, axis=0)
+    return lit
 
 
 def _shadow(cover: Bytes, rise: float, light: Light) -> tuple[Bytes, int]:

@@ -48,7 +48,8 @@ class Product:
         """[n, 4]: the columns of W that make up each group of four input channels at one kernel position."""
         inputs = self.weight.outputs_inputs[1]
         columns = np.arange(self.matrix.shape[1]).reshape(inputs // 4, 4, -1)
-        return columns.transpose(0, 2, 1).reshape(-1, 4)
+        groups: npt.NDArray[np.intp] = columns.transpose(0, 2, 1).reshape(-1, 4)
+        return groups
 
     def stored(self, matrix: npt.NDArray[np.float64]) -> Array:
         """W, changed, as the model stores it."""

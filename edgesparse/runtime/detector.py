@@ -50,7 +50,7 @@ class Detector:
                 f"the network has {classes} classes, 'classes:' names {len(spec.classes)}: make them equal"
             )
         self._thresholds = thresholds(run, spec.classes)
-        self._decode = head.decode(layout, float(self._thresholds.min()), run.multi_label)
+        self._decode = head.decode(layout, float(np.min(self._thresholds)), run.multi_label)
         self._nms = head.nms
         self.times = np.zeros(len(STAGES), np.int64)
 
@@ -75,7 +75,7 @@ class Detector:
         try:
             enough = confidence >= self._thresholds[class_id]
         except IndexError:
-            found, named = class_id.max(), len(self.spec.classes)
+            found, named = int(np.max(class_id)), len(self.spec.classes)
             raise ModelError(f"the network found class {found}, 'classes:' names {named}: name them all") from None
         xyxy, confidence, class_id = xyxy[enough], confidence[enough], class_id[enough]
         decoded = time.perf_counter_ns()
