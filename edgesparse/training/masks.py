@@ -101,6 +101,8 @@ class Masks:
         return tuple(name for name, module in self._modules.items() if not bool(_mask(module).all()))
 
     def __repr__(self) -> str:
+        if not self._hooks:
+            return f"Masks(folded, {len(self.layers)} layers)"
         return f"Masks({len(self.active)} of {len(self.layers)} layers 2:4, {len(self.dense)} dense)"
 
     def step(self, progress: float) -> None:

@@ -170,6 +170,7 @@ def test_fold_leaves_a_plain_module_with_exact_zeros(toy: nn.Module) -> None:
         assert {name: type(module) for name, module in model.named_modules()} == plain
         assert all(broken(model, name) == 0 for name in SPARSE)
     assert not optimizer._optimizer_step_pre_hooks and not optimizer._optimizer_step_post_hooks
+    assert repr(masks) == f"Masks(folded, {len(SPARSE)} layers)"
     train(toy, optimizer)
     assert broken(toy, "3") > 0
 
