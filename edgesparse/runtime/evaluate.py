@@ -151,12 +151,7 @@ def _score(labels: Labels, rows: list[list[float]], names: Sequence[str], ids: S
     coco, coco_eval = _import()
     with contextlib.redirect_stdout(io.StringIO()):
         truth = coco()
-        # pycocotools takes the id 0 for "no match", so boxes are numbered anew, from 1.
-        boxes = [
-            {"iscrowd": 0, "area": box["bbox"][2] * box["bbox"][3], **box, "id": number}
-            for number, box in enumerate(labels.boxes, 1)
-        ]
-        truth.dataset = {"images": labels.images, "annotations": boxes, "categories": labels.categories}
+        truth.dataset = {"images": labels.images, "annotations": labels.boxes, "categories": labels.categories}
         truth.createIndex()
         found = truth.loadRes(np.array(rows, np.float64).reshape(-1, 7)) if rows else None
         if found is None:

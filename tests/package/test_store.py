@@ -45,6 +45,17 @@ def test_what_fails_in_the_middle_leaves_nothing_and_the_old_one_stays(tmp_path:
     assert names(store.folder) == ["aaa", "current"] and text(folder) == '"old"'
 
 
+def test_it_is_not_there_before_it_is_whole_and_then_at_once(tmp_path: Path) -> None:
+    """The folder that was filled is renamed, never copied."""
+    store = Store(tmp_path, "model")
+    with store.lock():
+        with store.writing("aaa", 0) as new:
+            fill(new, "aaa")
+            filled = new.stat().st_ino
+            assert not (store.folder / "aaa").exists()
+        assert (store.folder / "aaa").stat().st_ino == filled
+
+
 def test_a_build_may_be_replaced(tmp_path: Path) -> None:
     stored(tmp_path, text='"old"')
     folder = stored(tmp_path, text='"new"')

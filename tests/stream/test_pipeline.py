@@ -106,6 +106,19 @@ def test_ctrl_c_ends_it_with_a_summary_and_whole_outputs(tmp_path: Path) -> None
     assert all(len(json.loads(line)["detections"]) == 3 for line in lines)
 
 
+def test_ctrl_c_inside_a_frame_waits_until_every_sink_has_it(tmp_path: Path) -> None:
+    class Pressed(Seen):
+        def write(self, frame: Frame, detections: Detections) -> None:
+            super().write(frame, detections)
+            if frame.index == 2:
+                signal.raise_signal(signal.SIGINT)
+
+    first, second = Pressed(), Seen()
+    summary = run(frames(), detector(tmp_path), [first, second])
+    assert summary.ended == "interrupted" and summary.frames == 3
+    assert first.indices == second.indices == [0, 1, 2]
+
+
 def test_a_source_without_a_frame_is_an_error(tmp_path: Path) -> None:
     class Empty(Memory):
         def read(self) -> Frame | None:  # type: ignore[override]
