@@ -13,7 +13,6 @@ import numpy.typing as npt
 from onnx import ModelProto
 
 from edgesparse.graph.activations import Batches, Tape, stream
-from edgesparse.graph.fitting import Mask
 from edgesparse.graph.rebuild import Progress, State, advance, fit_layer, refittable
 from edgesparse.graph.sparsity import Layer, layer_name
 from edgesparse.graph.wiring import Array, Wiring
@@ -24,12 +23,11 @@ PICTURES = 32
 
 @dataclass(frozen=True)
 class Choice:
-    """`change` is what pruning this layer alone does to the outputs, as a share of their variance; `mask` its mask."""
+    """`change` is what pruning this layer alone does to the outputs, as a share of their variance."""
 
     name: str
     macs: int
     change: float
-    mask: Mask
 
 
 def rank(
@@ -45,26 +43,24 @@ def rank(
         for at, node in enumerate(tape.nodes):
             if layer_name(node) in macs:
                 progress("measuring sensitivity", len(choices), len(macs))
-                mask, change = _alone(tape, at, batches, before, state)
-                choices.append(Choice(layer_name(node), macs[layer_name(node)], change, mask))
+                change = _alone(tape, at, batches, before, state)
+                choices.append(Choice(layer_name(node), macs[layer_name(node)], change))
     return sorted(choices, key=lambda choice: choice.change / max(choice.macs, 1))
 
 
-def _alone(
-    tape: Tape, at: int, batches: Batches, before: Sequence[Sequence[Array]], state: State
-) -> tuple[Mask, float]:
+def _alone(tape: Tape, at: int, batches: Batches, before: Sequence[Sequence[Array]], state: State) -> float:
     held = state.get(f"alone-{at}")
     if held is None:
         work = refittable(tape, tape.nodes[at], True)
         assert work is not None
         advance(tape, tape, at, work)
-        held = fit_layer(tape, tape, at, work, True, None)
+        fitted = fit_layer(tape, tape, at, work, True)
         changed = ModelProto()
         changed.CopyFrom(tape.model)
-        Wiring(changed.graph).store(work.weight.source, work.stored(held["weight"]))
-        held = {"mask": held["mask"], "change": np.array(_change(before, list(_outputs(changed, batches))))}
+        Wiring(changed.graph).store(work.weight.source, work.stored(fitted["weight"]))
+        held = {"change": np.array(_change(before, list(_outputs(changed, batches))))}
         state.put(f"alone-{at}", held)
-    return held["mask"], float(held["change"])
+    return float(held["change"])
 
 
 def _outputs(model: ModelProto, batches: Batches) -> Iterator[list[Array]]:
@@ -75,11 +71,23 @@ def _outputs(model: ModelProto, batches: Batches) -> Iterator[list[Array]]:
 
 
 def _change(before: Sequence[Sequence[Array]], after: Sequence[Sequence[Array]]) -> float:
-    """Mean squared change over the variance, each field (a box's side, a class's score) counting alike."""
+    """Squared change of the outputs over their variance.
+
+    Where some fields of an output lie between 0 and 1 they are taken for scores: they count together, and what else
+    is there, boxes, counts as much as the highest score of its place.
+    """
     shares = []
     for old, new in zip(zip(*before, strict=True), zip(*after, strict=True), strict=True):
         a, b = (_fields(np.concatenate(values)) for values in (old, new))
-        shares.append(np.mean(((b - a) ** 2).mean(0) / (a.var(0) + 1e-12)))
+        scores = (a.min(0) >= 0) & (a.max(0) <= 1)
+        kinds = [kind for kind in (scores, ~scores) if kind.any()]
+        place = a[:, scores].max(1) if len(kinds) == 2 else np.ones(len(a))
+        for kind, weight in zip(kinds, (np.ones(len(a)), place), strict=False):
+            centre = np.average(a[:, kind], 0, weight)
+            spread = weight @ (a[:, kind] - centre) ** 2
+            moved = weight @ (b[:, kind] - a[:, kind]) ** 2
+            each = moved.sum() / max(spread.sum(), 1e-12) if kind is scores else np.mean(moved / (spread + 1e-12))
+            shares.append(float(each))
     return float(np.mean(shares))
 
 

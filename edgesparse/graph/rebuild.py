@@ -69,13 +69,11 @@ def rebuild(
     names: Collection[str],
     batches: Batches,
     state: State,
-    starts: Mapping[str, Mask],
     progress: Progress,
 ) -> tuple[ModelProto, list[LayerFit]]:
     """A copy of `model` whose layers `names` are 2:4, and how each layer came out.
 
-    `starts` are masks to start from, by layer; magnitude decides where there is none. Layers that `state` holds are
-    taken from there.
+    Layers that `state` holds are taken from there.
     """
     fits: list[LayerFit] = []
     if not names:
@@ -97,7 +95,7 @@ def rebuild(
             key = f"layer-{at}"
             held = state.get(key)
             if held is None:
-                held = fit_layer(dense, pruned, at, work, wanted, starts.get(layer_name(node)))
+                held = fit_layer(dense, pruned, at, work, wanted)
                 state.put(key, held)
             fits.append(_apply(pruned, work, held, wanted))
         progress("reconstructing", len(todo), len(todo))
@@ -135,14 +133,13 @@ def advance(dense: Tape, pruned: Tape, at: int, work: Product) -> None:
     dense.run_to(at + 1, keep=[work.node.output[0], work.reads])
 
 
-def fit_layer(dense: Tape, pruned: Tape, at: int, work: Product, wanted: bool, start: Mask | None) -> dict[str, Array]:
+def fit_layer(dense: Tape, pruned: Tape, at: int, work: Product, wanted: bool) -> dict[str, Array]:
     """Weight, bias, mask and error of one layer, as `State` holds them."""
     matrix, intercept = work.matrix * work.scale, has_bias(pruned.wiring, work)
     groups = work.groups if wanted else np.empty((0, 4), np.intp)
-    if not wanted:
-        start = np.ones(matrix.shape, np.bool_)
-    elif start is None:
-        start = work.as_matrix(mask_2to4(work.weight.values, work.weight.axis))
+    start = work.as_matrix(
+        mask_2to4(work.weight.values, work.weight.axis) if wanted else np.ones(work.weight.values.shape, np.bool_)
+    )
     rows = np.split(np.arange(len(matrix)), work.parts)
     moments = _moments(dense, pruned, work)
     fits = [fit(m, matrix[r], groups, start[r], intercept) for m, r in zip(moments, rows, strict=True)]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,6 @@ from edgesparse.errors import CalibrationError, SparsityError
 from edgesparse.graph import fitting
 from edgesparse.graph.activations import Batches, checked, input_name
 from edgesparse.graph.choose import Choice, rank
-from edgesparse.graph.fitting import Mask
 from edgesparse.graph.permute import permute
 from edgesparse.graph.prune import chosen
 from edgesparse.graph.rebuild import LayerFit, Progress, State, rebuild
@@ -105,11 +104,9 @@ def reconstruct(
     names = None if layers is None or layers == "auto" else layers
     _check(max_drop, share, score)
     found, all_dense = _layers(model, batches, names)
-    if reorder and all_dense:
-        model = _reordered(model, found, progress)
-    job = _Job(model, batches, found, score, progress, state_dir)
+    job = _Job(model, batches, found, score, reorder and all_dense, progress, state_dir)
     if not auto:
-        return job.result(*job.build([layer.name for layer in job.layers], {}))
+        return job.result(*job.build([layer.name for layer in job.layers]))
     ranked = rank(model, job.layers, batches, job.state("rank"), progress)
     return job.search(ranked, share or 0.0, max_drop)
 
@@ -137,13 +134,6 @@ def _layers(model: ModelProto, batches: Batches, names: Collection[str] | None) 
     return layers, not any(layer.sparse for layer in every)
 
 
-def _reordered(model: ModelProto, layers: Sequence[Layer], progress: Progress) -> ModelProto:
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    permute(copy, [layer.name for layer in layers], lambda done, total: progress("reordering channels", done, total))
-    return copy
-
-
 def _check_own_weights(wiring: Wiring, node: NodeProto) -> None:
     try:
         product(wiring, node)
@@ -159,6 +149,7 @@ class _Job:
     batches: Batches
     layers: Sequence[Layer]
     score: Score | None
+    reorder: bool
     progress: Progress
     state_dir: Path | None
 
@@ -172,20 +163,24 @@ class _Job:
         digest.update(repr((METHOD, fitting.RIDGE, fitting.BLOCK, what)).encode())
         return State(self.state_dir / digest.hexdigest()[:16])
 
-    def build(self, names: Sequence[str], starts: dict[str, Mask]) -> tuple[ModelProto, list[LayerFit]]:
-        state = self.state(",".join(sorted(names)))
-        return rebuild(self.model, names, self.batches, state, starts, self.progress)
+    def build(self, names: Sequence[str]) -> tuple[ModelProto, list[LayerFit]]:
+        """The model with `names` at 2:4, its channels reordered for these first."""
+        model = ModelProto()
+        model.CopyFrom(self.model)
+        if self.reorder and names:
+            permute(model, names, partial(self.progress, "reordering channels"))
+        state = self.state(f"{self.reorder} {','.join(sorted(names))}")
+        return rebuild(model, names, self.batches, state, self.progress)
 
     def search(
         self, ranked: Sequence[Choice], share: float, max_drop: float | None
     ) -> tuple[ModelProto, ReconstructReport]:
         """The most of `ranked` within `max_drop`, by bisection over their MACs; without a limit, just `share`."""
         saved = np.cumsum([choice.macs for choice in ranked]) / max(1, sum(choice.macs for choice in ranked))
-        starts = {choice.name: choice.mask for choice in ranked}
         at_least = int(np.searchsorted(saved, share - 1e-9)) + 1 if share else 0
 
         def attempt(count: int) -> tuple[ModelProto, ReconstructReport]:
-            return self.result(*self.build([choice.name for choice in ranked[:count]], starts))
+            return self.result(*self.build([choice.name for choice in ranked[:count]]))
 
         if max_drop is None:
             return attempt(at_least)

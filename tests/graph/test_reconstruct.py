@@ -202,8 +202,8 @@ def test_progress_ends_at_the_total() -> None:
     told: list[tuple[str, int, int]] = []
     reconstruct(chain(), correlated(1, C, 8, 8), share=0.5, progress=lambda *said: told.append(said))
     assert list(dict.fromkeys(what for what, _, _ in told)) == [
-        "reordering channels",
         "measuring sensitivity",
+        "reordering channels",
         "reconstructing",
     ]
     done = [(at, total) for what, at, total in told if what == "reconstructing"]
