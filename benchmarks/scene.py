@@ -25,8 +25,10 @@ RESULT = Path(__file__).parent / "results" / "scene.json"
 
 
 def rate(draw: Callable[[], object], seconds: float) -> dict[str, float]:
-    """Calls a second over at least `seconds`, and percentiles of one call in milliseconds."""
+    """Calls a second over at least `seconds`, percentiles of one call in milliseconds, and the processor's time for one
+    (of all threads), which tells on a machine that does other things too."""
     times: list[float] = []
+    used = time.process_time()
     end = time.perf_counter() + seconds
     while (start := time.perf_counter()) < end:
         draw()
@@ -37,6 +39,7 @@ def rate(draw: Callable[[], object], seconds: float) -> dict[str, float]:
         "p50_ms": round(float(p50), 3),
         "p99_ms": round(float(p99), 3),
         "max_ms": round(max(times) * 1000, 3),
+        "cpu_ms": round((time.process_time() - used) * 1000 / len(times), 3),
         "calls": len(times),
     }
 
@@ -56,7 +59,12 @@ def measure(seconds: float, height: int, width: int) -> dict[str, object]:
     seeds = iter(range(10**9))
     return {
         "command": " ".join(["python", "benchmarks/scene.py", *sys.argv[1:]]),
-        "device": {"cpu": cpu(), "cores": os.cpu_count(), "opencv_threads": cv2.getNumThreads()},
+        "device": {
+            "cpu": cpu(),
+            "cores": os.cpu_count(),
+            "opencv_threads": cv2.getNumThreads(),
+            "load": os.getloadavg()[0],
+        },
         "versions": {"python": platform.python_version(), "numpy": np.__version__, "opencv": cv2.__version__},
         "frame": [height, width],
         "render": rate(lambda: scene.render(out), seconds),

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse.demo.belt import BLOCK, draw_belt, paint_belt
 from edgesparse.demo.camera import Camera, draw_camera
-from edgesparse.demo.light import METALS, draw_light
+from edgesparse.demo.light import METALS, Metal, draw_light
 from edgesparse.demo.parts import CLASSES, VARIANTS
-from edgesparse.demo.sprite import Pose, Sprite, draw_sprite, lay, lies
+from edgesparse.demo.sprite import Outline, Pose, draw_outline, draw_sprite, lay, lies, shadow_reach
 from edgesparse.errors import ConfigError
 
 __all__ = ["CLASSES", "Labels", "Scene", "still"]
@@ -101,10 +102,10 @@ class Scene:
     Raises ConfigError for less than 64 pixels, or a negative seed."""
 
     def __init__(self, seed: int = 0, *, height: int = 480, width: int = 640) -> None:
-        self._setup((0, seed), height, width, frames=2)
+        self._setup((0, seed), height, width, moves=True)
 
-    def _setup(self, seeds: tuple[int, int], height: int, width: int, frames: int) -> None:
-        """`frames`: how many frames' widths of belt pass before its pattern repeats."""
+    def _setup(self, seeds: tuple[int, int], height: int, width: int, moves: bool) -> None:
+        """`moves`: more than one frame will be taken."""
         if min(height, width) < 64:
             raise ConfigError(f"frames of {width}x{height} pixels asked for; ask for at least 64x64")
         if seeds[1] < 0:
@@ -114,10 +115,10 @@ class Scene:
         self._scale = min(height / 480, width / 640)
         belt = draw_belt(rng)
         self._light = draw_light(rng, tuple((c / 255) ** 2 for c in belt.colour))  # type: ignore[arg-type]
-        self._matcaps = [self._light.matcap(metal) for metal in METALS]
+        self._matcap = cache(self._light.matcap)
         self._metal_odds = rng.dirichlet((1.6, 1.3, 0.7, 0.6, 0.6, 0.25))
         unit = max(round(8 * self._scale), 1)
-        self._tile = paint_belt(belt, rng, height, -(-frames * width // (BLOCK * unit)), unit)
+        self._tile = paint_belt(belt, rng, height, -(-(1 + moves) * width // (BLOCK * unit)), unit)
         self._camera: Camera = draw_camera(rng, self._light.azimuth, height, width)
         self._speed = max(round(float(rng.uniform(2.5, 7)) * self._scale), 1)
         self._reach = math.ceil(150 * self._scale) + self._speed
@@ -126,6 +127,7 @@ class Scene:
         self._belt = np.empty((height, lead + 2 * width + lead, 3), np.uint8)
         self._left = 0  # where on the endless belt the picture begins; a part's x and the offset count from there too
         self._offset = lead
+        self._end = math.inf if moves else lead + width  # from here on nothing will ever be seen
         self._filled = 0  # slots
         self._load = int(rng.integers(0, _MOST))
         self._parts: list[_Part] = []
@@ -181,15 +183,15 @@ class Scene:
         anchor: _Part | None = None
         room = _CROWD - sum(part.middle[0] > start - self._width for part in self._parts)
         for _ in range(max(min(1 + int(rng.integers(0, self._load + 1)), room), 1)):
-            sprite, pose = self._draw(start)
+            outline, metal = self._draw()
             for _ in range(1 if anchor else 8):  # no slot stays empty
-                x, y = self._place(start, pose.longest * 0.45, sprite.mask.shape[0])
-                part = self._lay(sprite, pose, x, y, anchor is None)
+                x, y = self._place(start, outline.pose.longest * 0.45, outline.mask.shape[0])
+                part = self._lay(outline, metal, x, y, anchor is None)
                 anchor = anchor or part
                 if part is not None:
                     break
 
-    def _draw(self, start: float) -> tuple[Sprite, Pose]:
+    def _draw(self) -> tuple[Outline, Metal]:
         rng = self._rng
         class_id = int(rng.integers(0, len(CLASSES)))
         variant = int(rng.integers(0, VARIANTS))
@@ -198,8 +200,7 @@ class Scene:
         longest = (low + (high - low) * share * (0.7 + 0.3 * share)) * self._scale
         slant = (float(rng.uniform(-0.12, 0.12)), float(rng.uniform(-0.12, 0.12)))
         pose = Pose(class_id, variant, longest, float(rng.uniform(0, 2 * math.pi)), slant)
-        matcap = self._matcaps[int(rng.choice(len(METALS), p=self._metal_odds))]
-        return draw_sprite(pose, self._light, matcap), pose
+        return draw_outline(pose), METALS[int(rng.choice(len(METALS), p=self._metal_odds))]
 
     def _place(self, start: float, radius: float, height: int) -> tuple[float, float]:
         """A middle for a part, mostly clear of the others; between the rails, or over the frame's rims without them."""
@@ -218,16 +219,20 @@ class Scene:
         px, py = part.middle
         return math.hypot(px - x, py - y) > 0.7 * (part.radius + radius)
 
-    def _lay(self, sprite: Sprite, pose: Pose, x: float, y: float, anchor: bool) -> _Part | None:
-        left, top = round(x - sprite.mask.shape[1] / 2), round(y - sprite.mask.shape[0] / 2)
-        mask = lies(sprite, top, self._height)
+    def _lay(self, outline: Outline, metal: Metal, x: float, y: float, anchor: bool) -> _Part | None:
+        """Lay a part with its middle at (x, y), unless it hid too much of an anchor."""
+        high, wide = outline.mask.shape
+        left, top = round(x - wide / 2), round(y - high / 2)
+        mask = lies(outline, top, self._height)
         near = [part for part in self._parts if part.x + part.open.shape[1] > left]
         if any(part.anchor and part.left_open(mask, left, top) < _ANCHOR for part in near):
             return None
-        lay(sprite, self._belt, left - self._left, top)
+        reach = shadow_reach(outline.pose, self._light)
+        if left + wide + reach > self._offset and left - reach < self._end:
+            lay(draw_sprite(outline, self._light, self._matcap(metal)), self._belt, left - self._left, top)
         for part in near:
             part.cover(mask, left, top)
-        part = _Part(pose, left, top, int(np.count_nonzero(sprite.mask)), mask, anchor)
+        part = _Part(outline.pose, left, top, int(np.count_nonzero(outline.mask)), mask, anchor)
         self._parts.append(part)
         return part
 
@@ -236,5 +241,5 @@ def still(seed: int, *, height: int = 480, width: int = 640) -> tuple[Bytes, Lab
     """One frame of a scene of its own: light, belt, exposure and parts all come from the seed.
     Raises ConfigError as Scene does."""
     scene = Scene.__new__(Scene)
-    scene._setup((1, seed), height, width, frames=1)
+    scene._setup((1, seed), height, width, moves=False)
     return scene.render()

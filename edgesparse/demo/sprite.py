@@ -28,29 +28,55 @@ class Pose:
 
 
 @dataclass(frozen=True)
+class Outline:
+    """A part before any light falls on it. `maps` uint8 [2h,2w,4]: its model's channels, turned; `cover` uint8 [h,w];
+    `mask` bool [h,w], the silhouette: at least half covered."""
+
+    pose: Pose
+    maps: Bytes
+    cover: Bytes
+    mask: Mask
+
+
+@dataclass(frozen=True)
 class Sprite:
-    """`colour` uint8 [h,w,3] BGR, already multiplied with `cover` uint8 [h,w]; `mask` bool [h,w], the silhouette: at
-    least half covered. `shade` uint8 [h+2m,w+2m]: the light that the shadow takes, `margin` m pixels wider all round.
-    """
+    """`colour` uint8 [h,w,3] BGR, already multiplied with `cover` uint8 [h,w]. `shade` uint8 [h+2m,w+2m]: the light
+    that the shadow takes, `margin` m pixels wider all round."""
 
     colour: Bytes
     cover: Bytes
-    mask: Mask
     shade: Bytes
     margin: int
 
 
-def draw_sprite(pose: Pose, light: Light, matcap: Bytes) -> Sprite:
+def draw_outline(pose: Pose) -> Outline:
     maps = _turned(pose)
-    colour = _lit(maps, pose, matcap)
+    cover = np.asarray(cv2.resize(maps[..., 3], _half(maps), interpolation=cv2.INTER_AREA), np.uint8)
+    return Outline(pose, maps, cover, cover > 127)
+
+
+def draw_sprite(outline: Outline, light: Light, matcap: Bytes) -> Sprite:
+    """The outline as `light` shows it on a metal whose matcap is given; see Light.matcap."""
+    maps = outline.maps
+    colour = _lit(maps, outline.pose, matcap)
     weight = cv2.cvtColor(cv2.multiply(maps[..., 2], maps[..., 3], scale=1 / 255), cv2.COLOR_GRAY2BGR)
     cv2.multiply(colour, weight, colour, 1 / 255)
-    size = (maps.shape[1] // 2, maps.shape[0] // 2)
-    colour = np.asarray(cv2.resize(colour, size, interpolation=cv2.INTER_AREA), np.uint8)
-    cover = np.asarray(cv2.resize(maps[..., 3], size, interpolation=cv2.INTER_AREA), np.uint8)
-    rise = model(pose.class_id, pose.variant).rise * pose.longest
-    shade, margin = _shadow(cover, rise, light)
-    return Sprite(colour, cover, cover > 127, shade, margin)
+    colour = np.asarray(cv2.resize(colour, _half(maps), interpolation=cv2.INTER_AREA), np.uint8)
+    return Sprite(colour, outline.cover, _shadow(outline, light), shadow_reach(outline.pose, light))
+
+
+def shadow_reach(pose: Pose, light: Light) -> int:
+    """How far from its outline a part's shadow can be seen, pixels."""
+    rise = _rise(pose)
+    return math.ceil(max(abs(component * rise) for component in light.shadow) + 6 + rise * 0.5)
+
+
+def _rise(pose: Pose) -> float:
+    return model(pose.class_id, pose.variant).rise * pose.longest
+
+
+def _half(maps: Bytes) -> tuple[int, int]:
+    return maps.shape[1] // 2, maps.shape[0] // 2
 
 
 def _turned(pose: Pose) -> Bytes:
@@ -99,11 +125,11 @@ def _lit(maps: Bytes, pose: Pose, matcap: Bytes) -> Bytes:
     return lit
 
 
-def _shadow(cover: Bytes, rise: float, light: Light) -> tuple[Bytes, int]:
+def _shadow(outline: Outline, light: Light) -> Bytes:
     """A tight dark rim where the part touches the belt, and a wide one thrown away from the light."""
+    rise, margin = _rise(outline.pose), shadow_reach(outline.pose, light)
     dx, dy = (component * rise for component in light.shadow)
-    margin = math.ceil(max(abs(dx), abs(dy)) + 6 + rise * 0.5)
-    wide = cv2.copyMakeBorder(cover, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=(0,))
+    wide = cv2.copyMakeBorder(outline.cover, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=(0,))
     near = cv2.GaussianBlur(wide, (0, 0), 2.0)
     far = np.zeros_like(wide)
     for share in (0.4, 0.9):
@@ -111,15 +137,14 @@ def _shadow(cover: Bytes, rise: float, light: Light) -> tuple[Bytes, int]:
         moved = np.roll(wide, (sy, sx), axis=(0, 1))
         np.maximum(far, moved, out=far)
     far = np.asarray(cv2.GaussianBlur(far, (0, 0), 1.5 + rise * 0.12), np.uint8)
-    return np.asarray(
-        cv2.max(cv2.multiply(near, near, scale=0.6 / 255), cv2.multiply(far, far, scale=0.55 / 255)), np.uint8
-    ), margin
+    near, far = cv2.multiply(near, near, scale=0.6 / 255), cv2.multiply(far, far, scale=0.55 / 255)
+    return np.asarray(cv2.max(near, far), np.uint8)
 
 
-def lies(sprite: Sprite, y: int, height: int) -> Mask:
-    """The silhouette, bool [h,w], of a sprite whose top is at `y`; False outside rows 0..height."""
-    rows = np.arange(y, y + sprite.mask.shape[0])
-    return sprite.mask & ((rows >= 0) & (rows < height))[:, None]
+def lies(outline: Outline, y: int, height: int) -> Mask:
+    """The silhouette, bool [h,w], of a part whose top is at `y`; False outside rows 0..height."""
+    rows = np.arange(y, y + outline.mask.shape[0])
+    return outline.mask & ((rows >= 0) & (rows < height))[:, None]
 
 
 def lay(sprite: Sprite, canvas: Bytes, x: int, y: int) -> None:

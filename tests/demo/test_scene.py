@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from edgesparse.demo.light import METALS, draw_light
 from edgesparse.demo.parts import CLASSES, VARIANTS, model
 from edgesparse.demo.scene import Labels, Scene, _Part, still
-from edgesparse.demo.sprite import Pose, draw_sprite, lay
+from edgesparse.demo.sprite import Outline, Pose, draw_outline, draw_sprite, lay
 from edgesparse.errors import ConfigError
 
 Bytes = NDArray[np.uint8]
@@ -144,18 +144,19 @@ def test_a_frame_too_small_or_a_negative_seed_is_refused(seed: int, height: int,
 def test_a_silhouette_is_where_the_part_is_drawn(class_id: int, variant: int, longest: float, angle: float) -> None:
     """Laid over black and over white, the part is where at most half of the ground comes through."""
     light = draw_light(np.random.default_rng(0), (0.1, 0.1, 0.1))
-    sprite = draw_sprite(Pose(class_id, variant, longest, angle, (0.0, 0.0)), light, light.matcap(METALS[0]))
-    high, wide = sprite.mask.shape
+    outline = draw_outline(Pose(class_id, variant, longest, angle, (0.0, 0.0)))
+    sprite, mask = draw_sprite(outline, light, light.matcap(METALS[0])), outline.mask
+    high, wide = mask.shape
     grounds = [np.full((high, wide, 3), shade, np.uint8) for shade in (0, 255)]
     sprite.shade[:] = 0  # its shadow is not the part
     for ground in grounds:
         lay(sprite, ground, 0, 0)
     through = grounds[1].astype(int).max(axis=2) - grounds[0].max(axis=2)
-    assert tight(through <= 127) == pytest.approx(tight(sprite.mask), abs=1)
-    assert sprite.mask[0].sum() + sprite.mask[-1].sum() + sprite.mask[:, 0].sum() + sprite.mask[:, -1].sum() == 0
-    corners = cv2.minAreaRect(np.argwhere(sprite.mask).astype(np.float32))
+    assert tight(through <= 127) == pytest.approx(tight(mask), abs=1)
+    assert mask[0].sum() + mask[-1].sum() + mask[:, 0].sum() + mask[:, -1].sum() == 0
+    corners = cv2.minAreaRect(np.argwhere(mask).astype(np.float32))
     assert max(corners[1]) + 1 <= longest * 1.5
-    assert longest * 0.9 - 3 <= np.hypot(*np.ptp(np.argwhere(sprite.mask), axis=0)) <= longest * 1.42 + 3
+    assert longest * 0.9 - 3 <= np.hypot(*np.ptp(np.argwhere(mask), axis=0)) <= longest * 1.42 + 3
 
 
 def tight(mask: NDArray[np.bool_]) -> list[int]:
@@ -178,16 +179,16 @@ def test_boxes_are_tight_on_what_is_drawn(monkeypatch: pytest.MonkeyPatch, size:
 
 
 def watch(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int, NDArray[np.bool_]]]:
-    """Every part that is laid from now on: class, x, y, silhouette. The belt is not moved on in the first frames."""
+    """Every part that is drawn from now on: class, x, y, silhouette. The belt is not moved on in the first frames."""
     drawn: list[tuple[int, int, int, NDArray[np.bool_]]] = []
-    classes: list[int] = []
+    last: list[Outline] = []
     monkeypatch.setattr(
         "edgesparse.demo.scene.draw_sprite",
-        lambda pose, light, matcap: classes.append(pose.class_id) or draw_sprite(pose, light, matcap),
+        lambda outline, light, matcap: last.append(outline) or draw_sprite(outline, light, matcap),
     )
 
     def note(sprite, canvas, x, y):  # type: ignore[no-untyped-def]
-        drawn.append((classes[-1], x, y, sprite.mask))
+        drawn.append((last[-1].pose.class_id, x, y, last[-1].mask))
         lay(sprite, canvas, x, y)
 
     monkeypatch.setattr("edgesparse.demo.scene.lay", note)
