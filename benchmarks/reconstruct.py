@@ -1,8 +1,8 @@
 """How much of a detector's score does pruning to 2:4 without training keep, in what time and memory?
 
-    python benchmarks/reconstruct.py [--real ../shared/real] [--case all share drop] [--pictures 160] [--save]
+    python benchmarks/reconstruct.py [--real ../shared/real] [--case all share drop] [--pictures 160] [--mirrored] [--save]
 
-YOLOX-nano: calibrated on the pictures of coco_mini/train and their mirror images, scored on coco_mini/val (COCO mAP).
+YOLOX-nano: calibrated on the pictures of coco_mini/train, scored on coco_mini/val (COCO mAP).
 `all` prunes every eligible layer, `share` half of the eligible MACs, `drop` as much as one point allows. Each case
 runs in a process of its own. The peer is one-shot magnitude pruning.
 """
@@ -48,7 +48,7 @@ SPEC = DetectorSpec(
 
 
 def pictures(folder: Path, count: int, mirrored: bool) -> Batches:
-    """The first `count` pictures of `folder`, as the network takes them, each with its mirror image."""
+    """The first `count` pictures of `folder`, as the network takes them, each with its mirror image where asked for."""
 
     def batches() -> Iterator[NDArray[np.float32]]:
         for path in sorted(folder.iterdir())[:count]:
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--real", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "real")
     parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--pictures", type=int, default=160)
-    parser.add_argument("--no-mirror", dest="mirrored", action="store_false", help="Only the pictures as they are.")
+    parser.add_argument("--mirrored", action="store_true", help="Each picture with its mirror image.")
     parser.add_argument("--save", action="store_true", help="Write results/reconstruct.json.")
     parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
     said = parser.parse_args()
@@ -112,7 +112,7 @@ def main() -> None:
         return
     results = {}
     for case in said.case:
-        options = [*([] if said.mirrored else ["--no-mirror"]), "--real", str(said.real)]
+        options = [*(["--mirrored"] if said.mirrored else []), "--real", str(said.real)]
         command = [sys.executable, __file__, "--inner", "--pictures", str(said.pictures), *options, "--case", case]
         ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         results[case] = json.loads(ran.stdout.splitlines()[-1])

@@ -183,7 +183,7 @@ class _Job:
             return self.result(*self.build([choice.name for choice in ranked[:count]]))
 
         if max_drop is None:
-            return attempt(at_least)
+            return self.result(*self.build(_trimmed(ranked[:at_least], share * sum(c.macs for c in ranked))))
         best = attempt(at_least)
         if best[1].drop is not None and best[1].drop > max_drop:
             raise SparsityError(
@@ -222,3 +222,13 @@ def _middle(saved: np.ndarray[Any, np.dtype[np.float64]], low: int, high: int) -
     """The count of layers, between the two, that comes nearest to halfway in MACs."""
     halfway = ((saved[low - 1] if low else 0.0) + saved[min(high, len(saved)) - 1]) / 2
     return int(np.clip(np.searchsorted(saved, halfway) + 1, low + 1, high - 1))
+
+
+def _trimmed(taken: Sequence[Choice], macs: float) -> list[str]:
+    """The names of `taken` but for those, the most sensitive first, that `macs` are reached without."""
+    total, names = sum(choice.macs for choice in taken), [choice.name for choice in taken]
+    for choice in sorted(taken, key=lambda choice: choice.change, reverse=True):
+        if total - choice.macs >= macs:
+            total -= choice.macs
+            names.remove(choice.name)
+    return names
