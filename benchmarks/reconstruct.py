@@ -1,6 +1,6 @@
 """How much of a detector's score does pruning to 2:4 without training keep, in what time and memory?
 
-    python benchmarks/reconstruct.py [--real ../shared/real] [--case all share drop] [--pictures 160] [--mirrored] [--save]
+    python benchmarks/reconstruct.py [--real ../shared/real] [--case all share drop] [--pictures 160] [--save]
 
 YOLOX-nano: calibrated on the pictures of coco_mini/train, scored on coco_mini/val (COCO mAP).
 `all` prunes every eligible layer, `share` half of the eligible MACs, `drop` as much as one point allows. Each case
