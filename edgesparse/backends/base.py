@@ -106,6 +106,8 @@ class Backend(ABC):
     name: str
     suffix: str
     """Ending of the files that `build` writes."""
+    takes_bytes: bool = False
+    """Whether pictures are best handed over as uint8, scaled by the graph itself."""
 
     @abstractmethod
     def probe(self) -> Availability: ...

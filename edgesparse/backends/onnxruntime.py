@@ -21,6 +21,7 @@ _REMEDY = "pip install onnxruntime"
 class OnnxRuntimeBackend(Backend):
     name = "onnxruntime"
     suffix = ".onnx"
+    takes_bytes = True
 
     def probe(self) -> Availability:
         try:

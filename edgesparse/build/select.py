@@ -126,17 +126,18 @@ def _fill(
     model = graph.load(recipe.model)
     said = graph.info(model)
     size = recipe.input.size or said.size
-    prepared = folder / "prepared.onnx"
-    graph.save(graph.fix_shapes(model, recipe.build.batch, size), prepared)
+    fixed = graph.fix_shapes(model, recipe.build.batch, size)
     progress(f"building with {engine.name}", 0, 0)
-    options = BuildOptions(recipe.build.threads, recipe.prepare.simplify)
-    result = engine.build(prepared, folder / f"model{engine.suffix}", options)
-    for leftover in folder.glob("prepared.onnx*"):
-        leftover.unlink()
+    result = _compile(engine, fixed, folder, recipe)
     with engine.load(result.path, recipe.build.threads) as runner:
-        fixed = next(spec.shape for spec in runner.inputs if len(spec.shape) == 4)[2:]
-        layout = Layout(runner.outputs, (fixed[0], fixed[1]))
+        shape = next(spec.shape for spec in runner.inputs if len(spec.shape) == 4)
+        layout = Layout(runner.outputs, (shape[2], shape[3]))
         spec = specify(recipe, said, find_head(recipe, said, runner, layout), layout)
+    if engine.takes_bytes:
+        # Only now is it known how pixels are scaled.
+        look = spec.input
+        result = _compile(engine, graph.byte_input(fixed, look.scale, look.mean, look.std), folder, recipe)
+    with engine.load(result.path, recipe.build.threads) as runner:
         latency = _latency(runner, progress)
         score, reason = _accept(recipe, spec, engine, result, labels, folder, progress)
         inputs, outputs = runner.inputs, runner.outputs
@@ -165,6 +166,16 @@ def _fill(
     (folder / "report.html").write_text(report.page(manifest.model_copy(update={"files": files})))
     files["report.html"] = sha256(folder / "report.html")
     manifests.write(folder, manifest.model_copy(update={"files": files}))
+
+
+def _compile(engine: Backend, model: graph.Model, folder: Path, recipe: Recipe) -> BuildResult:
+    prepared = folder / "prepared.onnx"
+    graph.save(model, prepared)
+    options = BuildOptions(recipe.build.threads, recipe.prepare.simplify)
+    result = engine.build(prepared, folder / f"model{engine.suffix}", options)
+    for leftover in folder.glob("prepared.onnx*"):
+        leftover.unlink()
+    return result
 
 
 def _labels(recipe: Recipe) -> Labels | None:

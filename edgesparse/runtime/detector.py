@@ -50,7 +50,10 @@ class Detector:
                 f"the network has {classes} classes, 'classes:' names {len(spec.classes)}: make them equal"
             )
         self._thresholds = thresholds(run, spec.classes)
-        self._decode = head.decode(layout, float(np.min(self._thresholds)), run.multi_label)
+        least = float(np.min(self._thresholds))
+        # Heads hold the least threshold themselves; and those that know their classes cannot give another.
+        self._filters = classes is None or bool((self._thresholds != least).any())
+        self._decode = head.decode(layout, least, run.multi_label)
         self._nms = head.nms
         self.times = np.zeros(len(STAGES), np.int64)
 
@@ -72,12 +75,9 @@ class Detector:
     def _detections(self, slot: int, box: Letterbox) -> Detections:
         start = time.perf_counter_ns()
         xyxy, confidence, class_id = self._decode(self._outputs, slot)
-        try:
-            enough = confidence >= self._thresholds[class_id]
-        except IndexError:
-            found, named = int(np.max(class_id)), len(self.spec.classes)
-            raise ModelError(f"the network found class {found}, 'classes:' names {named}: name them all") from None
-        xyxy, confidence, class_id = xyxy[enough], confidence[enough], class_id[enough]
+        if self._filters:
+            enough = self._enough(confidence, class_id)
+            xyxy, confidence, class_id = xyxy[enough], confidence[enough], class_id[enough]
         decoded = time.perf_counter_ns()
         if self._nms:
             keep = nms(xyxy, confidence, class_id, self.run.iou, self.run.max_det, self.run.agnostic)
@@ -87,6 +87,14 @@ class Detector:
         self.times[2] += decoded - start
         self.times[3] += time.perf_counter_ns() - decoded
         return result
+
+    def _enough(self, confidence: NDArray[np.float32], class_id: NDArray[np.int64]) -> NDArray[np.bool_]:
+        try:
+            enough: NDArray[np.bool_] = confidence >= self._thresholds[class_id]
+        except IndexError:
+            found, named = int(np.max(class_id)), len(self.spec.classes)
+            raise ModelError(f"the network found class {found}, 'classes:' names {named}: name them all") from None
+        return enough
 
     def close(self) -> None:
         self.runner.close()

@@ -113,13 +113,15 @@ def yolox(layout: Layout, conf: float, multi_label: bool = False) -> Decode:
     """
     strides = strides_of(layout.outputs[0].shape[1], layout.size)
     corner, stride = grid(layout.size, strides or (8, 16, 32))
+    cell = np.concatenate([corner * stride, stride], 1)
 
     def decode(outputs: Sequence[NDArray[Any]], picture: int) -> Candidates:
         rows = outputs[0][picture]
         keep = np.flatnonzero(rows[:, 4] >= conf)
-        rows, step = rows[keep], stride[keep]
-        centre, size = (rows[:, :2] + corner[keep]) * step, np.exp(rows[:, 2:4]) * step
-        boxes = _corners(np.concatenate([centre, size], 1))
+        rows, at = rows[keep], cell[keep]
+        step, raw = at[:, 2:], rows[:, :4].astype(np.float32)
+        centre, half = raw[:, :2] * step + at[:, :2], np.exp(raw[:, 2:]) * (step * 0.5)
+        boxes = np.concatenate([centre - half, centre + half], 1)
         return _labelled(boxes, rows[:, 5:] * rows[:, 4:5], conf, multi_label)
 
     return decode
@@ -216,11 +218,11 @@ def _labelled(boxes: NDArray[np.float32], scores: NDArray[Any], conf: float, mul
     """Boxes [n, 4] with scores [n, C]: each with its best class, or once for every class that reaches `conf`."""
     if multi_label:
         row, class_id = np.nonzero(scores >= conf)
-    else:
-        class_id = scores.argmax(axis=1) if len(scores) else np.empty(0, np.int64)
-        row = np.flatnonzero(scores[np.arange(len(scores)), class_id] >= conf)
-        class_id = class_id[row]
-    return boxes[row], scores[row, class_id].astype(np.float32), class_id
+        return boxes[row], scores[row, class_id].astype(np.float32), class_id
+    class_id = scores.argmax(axis=1) if len(scores) else np.empty(0, np.int64)
+    best = scores[np.arange(len(scores)), class_id].astype(np.float32, copy=False)
+    enough = best >= conf
+    return (boxes, best, class_id) if enough.all() else (boxes[enough], best[enough], class_id[enough])
 
 
 _CENTRED = InputSpec(size=(1, 1))

@@ -23,8 +23,8 @@ def nms(
     A box goes when a better one of its class (of any class if `agnostic`) overlaps it by more than `iou` (intersection
     over union). Boxes [n, 4], confidence [n], class_id [n].
     """
-    if not len(confidence):
-        return np.empty(0, np.intp)
+    if len(confidence) < 2:
+        return np.arange(len(confidence))[:max_det]
     boxes = xyxy.astype(np.float64)
     boxes[:, 2:] -= boxes[:, :2]
     if not agnostic:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -49,28 +50,52 @@ class Letterbox:
 
     def to_input(self, xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
         """Boxes [n, 4] in the frame's pixels to the input's."""
-        return xyxy * self._scale() + self._offset()
+        return xyxy * self._scale + self._offset
 
     def to_frame(self, xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
         """Boxes [n, 4] in the input's pixels to the frame's, clipped to the frame."""
-        boxes = (xyxy - self._offset()) / self._scale()
-        boxes[:, 0::2].clip(0, self.frame_width, out=boxes[:, 0::2])
-        boxes[:, 1::2].clip(0, self.frame_height, out=boxes[:, 1::2])
+        boxes = xyxy - self._offset
+        boxes /= self._scale
+        np.maximum(boxes, 0, out=boxes)
+        np.minimum(boxes, self._limit, out=boxes)
         return boxes
 
+    @cached_property
     def _scale(self) -> NDArray[np.float32]:
         x, y = self.width / self.frame_width, self.height / self.frame_height
         return np.array([x, y, x, y], np.float32)
 
+    @cached_property
     def _offset(self) -> NDArray[np.float32]:
-        return np.array([self.left, self.top, self.left, self.top], np.float32)
+        return np.array([self.left, self.top] * 2, np.float32)
+
+    @cached_property
+    def _limit(self) -> NDArray[np.float32]:
+        return np.array([self.frame_width, self.frame_height] * 2, np.float32)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """All that the way of frames of one size into one slot needs, made when the size is first seen."""
+
+    shape: tuple[int, ...]
+    box: Letterbox
+    resized: NDArray[np.uint8]
+    """[h, w, 3]"""
+    split: list[NDArray[np.uint8]]
+    """Where blue, green and red go: the planes below in the frame's order."""
+    planes: NDArray[np.uint8]
+    """[3, h, w] in the network's order"""
+    out: NDArray[Any]
+    """[3, h, w], a part of the network's input"""
 
 
 class Preprocessor:
     """Writes frames (BGR uint8 [H, W, 3]) into `buffer` (NCHW float32, float16 or uint8), a slot a picture.
 
-    What depends on the frame's size is worked out when the size changes; a frame of a known size costs one resize,
-    one split and one table look-up a channel, with no temporary. Raises ModelError for a buffer that cannot hold
+    A network that takes bytes scales by itself: it gets the pixels as they are. What depends on the frame's size is
+    worked out when the size changes; a frame of a known size costs one resize, one split and, unless bytes are wanted,
+    one table look-up a channel, with no temporary. Raises ModelError for a buffer that cannot hold
     pictures, and SourceError, when called, for a frame that is none.
     """
 
@@ -84,45 +109,46 @@ class Preprocessor:
         self._resized = np.empty((*spec.size, 3), np.uint8)
         self._planes = np.empty((3, *spec.size), np.uint8)
         self._scratch = np.empty(spec.size, np.float32)
-        self._order = (0, 1, 2) if spec.colour == "bgr" else (2, 1, 0)
         # The look-up tables are in the order of the network's channels.
         pixel = np.arange(256, dtype=np.float64)[None] * spec.scale
         table = (pixel - np.array(spec.mean)[:, None]) / np.array(spec.std)[:, None]
         self._tables = table.astype(np.float32)
         self._copies = np.array_equal(table, np.tile(np.arange(256.0), (3, 1)))
-        if buffer.dtype == np.uint8 and not self._copies:
-            raise ModelError("the network takes uint8: set input.scale: 1, mean: 0, std: 1 in the recipe")
-        self._boxes: list[Letterbox | None] = [None] * len(buffer)
+        self._bytes = buffer.dtype == np.uint8
+        self._ways: list[_Way | None] = [None] * len(buffer)
 
     def __call__(self, frame: NDArray[np.uint8], slot: int = 0) -> Letterbox:
-        box = self._boxes[slot]
+        way = self._ways[slot]
         # OpenCV would write a frame of another kind into a new array and leave the last picture in the buffer.
-        if box is None or frame.shape != (box.frame_height, box.frame_width, 3) or frame.dtype != np.uint8:
-            box = self._fit(frame, slot)
-        resized = self._resized[: box.height, : box.width]
-        cv2.resize(frame, (box.width, box.height), dst=resized, interpolation=cv2.INTER_LINEAR)
-        planes = [self._planes[c, : box.height, : box.width] for c in range(3)]
-        cv2.split(resized, planes)
-        rows, columns = slice(box.top, box.top + box.height), slice(box.left, box.left + box.width)
-        for channel, source in enumerate(self._order):
-            self._write(planes[source], self._buffer[slot, channel, rows, columns], channel)
-        return box
-
-    def _write(self, plane: NDArray[np.uint8], out: NDArray[Any], channel: int) -> None:
+        if way is None or frame.shape != way.shape or frame.dtype != np.uint8:
+            way = self._fit(frame, slot)
+        cv2.resize(frame, (way.box.width, way.box.height), dst=way.resized, interpolation=cv2.INTER_LINEAR)
+        cv2.split(way.resized, way.split)
+        if self._bytes:
+            return way.box
         if self._copies:
-            np.copyto(out, plane)
-        elif out.dtype == np.float32:
-            cv2.LUT(plane, self._tables[channel], out)
+            np.copyto(way.out, way.planes)
+        elif way.out.dtype == np.float32:
+            for channel in range(3):
+                cv2.LUT(way.planes[channel], self._tables[channel], way.out[channel])
         else:
-            wide = self._scratch[: out.shape[0], : out.shape[1]]
-            cv2.LUT(plane, self._tables[channel], wide)
-            np.copyto(out, wide, casting="same_kind")
+            wide = self._scratch[: way.box.height, : way.box.width]
+            for channel in range(3):
+                cv2.LUT(way.planes[channel], self._tables[channel], wide)
+                np.copyto(way.out[channel], wide, casting="same_kind")
+        return way.box
 
-    def _fit(self, frame: NDArray[np.uint8], slot: int) -> Letterbox:
+    def _fit(self, frame: NDArray[np.uint8], slot: int) -> _Way:
         if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or not frame.size:
             raise SourceError(f"frame is {frame.shape} {frame.dtype}: needed H x W x 3 uint8 (BGR)")
         box = Letterbox.fit((frame.shape[0], frame.shape[1]), self._spec.size, self._spec.letterbox)
         for channel in range(3):
-            self._buffer[slot, channel] = self._tables[channel, self._spec.pad]
-        self._boxes[slot] = box
-        return box
+            pad = self._spec.pad if self._bytes else self._tables[channel, self._spec.pad]
+            self._buffer[slot, channel] = pad
+        out = self._buffer[slot, :, box.top : box.top + box.height, box.left : box.left + box.width]
+        planes = out if self._bytes else self._planes[:, : box.height, : box.width]
+        order = (0, 1, 2) if self._spec.colour == "bgr" else (2, 1, 0)
+        resized = self._resized[: box.height, : box.width]
+        way = _Way(frame.shape, box, resized, [planes[channel] for channel in order], planes, out)
+        self._ways[slot] = way
+        return way

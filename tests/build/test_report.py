@@ -47,5 +47,5 @@ def test_the_report_says_what_was_built_from_what_and_why(tmp_path: Path) -> Non
     said = package.manifest
     for text in (model.stem, said.build_id, said.source_sha256, "onnxruntime fp32", "100.0", "the only candidate"):
         assert text in page.said
-    assert "yolov8, 2 classes" in page.said and "images (1, 3, 64, 64) float32" in page.said
+    assert "yolov8, 2 classes" in page.said and "images (1, 3, 64, 64) uint8" in page.said
     assert said.files["report.html"] == sha256(package.folder / "report.html")

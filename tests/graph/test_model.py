@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from edgesparse.errors import ModelError
-from edgesparse.graph.model import ModelInfo, constants, describe, files, fix_shapes, info, load, save
+from edgesparse.graph.model import ModelInfo, byte_input, constants, describe, files, fix_shapes, info, load, save
 
 node = helper.make_node
 
@@ -241,3 +241,25 @@ def test_other_inputs_get_the_batch_and_scalars_stay(tmp_path: Path) -> None:
     said = info(fix_shapes(model, 4, None))
     assert said.inputs == {"images": (4, 3, 64, 64), "sizes": (4, 2), "least": ()}
     assert said.outputs == {"y": (4, 3), "z": (4, 2)}
+
+
+@pytest.mark.parametrize("dtype", [onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16])
+@pytest.mark.parametrize(
+    ("scale", "mean", "std"),
+    [(1.0, (0, 0, 0), (1, 1, 1)), (1 / 255, (0, 0, 0), (1, 1, 1)), (1 / 255, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))],
+)
+def test_a_picture_in_bytes_is_scaled_by_the_graph(
+    dtype: int, scale: float, mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
+    shape = [1, 3, 4, 6]
+    ends = [onnx.helper.make_tensor_value_info(name, dtype, shape) for name in ("images", "out")]
+    body = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["images"], ["out"])], "g", ends[:1], ends[1:])
+    model = onnx.helper.make_model(body, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    changed = byte_input(model, scale, mean, std)
+    onnx.checker.check_model(changed, full_check=True)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    session = ort.InferenceSession(changed.SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"images": pixels})
+    wanted = (pixels * scale - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5 if dtype == onnx.TensorProto.FLOAT else 4e-3, atol=4e-3)
+    assert byte_input(changed, scale, mean, std) == changed  # it takes bytes already
