@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,3 +24,26 @@ def real() -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Builds that don't spend a second on timing the engine."""
     monkeypatch.setattr("edgesparse.build.select.TIMING_SECONDS", 0.0)
+
+
+@pytest.fixture
+def mount_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Makes an empty file system of so many megabytes; skips where this process may not mount one."""
+    disk = tmp_path / "disk"
+
+    def mount(megabytes: int) -> Path:
+        disk.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(disk)]
+        if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("needs root, to mount a small tmpfs")
+        return disk
+
+    yield mount
+    if disk.is_mount():
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.fixture
+def small_disk(mount_disk: Callable[[int], Path]) -> Path:
+    """A file system of 3 MB."""
+    return mount_disk(3)
