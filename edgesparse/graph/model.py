@@ -159,11 +159,6 @@ def describe(tensors: dict[str, Shape]) -> str:
     )
 
 
-def constants(model: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:
-    """Every initializer by name."""
-    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-
-
 def _parse(path: Path, weights_beside: bool) -> onnx.ModelProto:
     if not path.is_file():
         raise ModelError(f"no model {path}: give the path of an ONNX file")

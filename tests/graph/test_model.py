@@ -16,9 +16,14 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from edgesparse.errors import ModelError
-from edgesparse.graph.model import ModelInfo, byte_input, constants, describe, files, fix_shapes, info, load, save
+from edgesparse.graph.model import ModelInfo, byte_input, describe, files, fix_shapes, info, load, save
 
 node = helper.make_node
+
+
+def constants(model: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:
+    """Every initializer by name."""
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
 def refused(path: Path) -> str:
