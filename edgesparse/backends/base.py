@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,21 +38,93 @@ class Availability:
     remedy: str = ""
 
 
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a build may spend. Sizes in bytes; None leaves it to the backend; one without such a lever ignores it."""
+
+    workspace: int | None = None
+    """Scratch memory that a tactic may ask for."""
+    tactic_memory: int | None = None
+    """Device memory that trying tactics may take."""
+    level: int | None = None
+    """How long to optimise, 0 (least) to 5."""
+    tactics: int | None = None
+    """Most tactics that are tried a layer."""
+    libraries: bool = False
+    """Tactics of cuDNN and cuBLAS, whose loading alone takes hundreds of megabytes."""
+    edge_masks: bool = True
+    """Tactics of the edge-mask convolutions."""
+    aux_streams: int | None = None
+    """Most streams beside the main one, each of which has its own activations."""
+
+
 @dataclass(frozen=True)
 class BuildOptions:
-    """`threads`: CPU threads, 0 for every core. `simplify`: fold constants and drop what computes nothing."""
+    """`threads`: CPU threads, 0 for every core. `simplify`: fold constants and drop what computes nothing.
+
+    `precision` is the lowest that layers may run in. INT8 comes from the Q/DQ nodes of the model, or, where it has
+    none, from the calibration table `table`, or from TensorRT's own calibration on `pictures` (a .npy of N x 3 x H x W
+    float32). `sparse` allows 2:4 kernels. `profile`: least, usual and largest batch of a model with an open batch.
+    `dla`: the DLA core to build for. `timing_cache`: read, and added to. `detailed`: names every kernel in the plan.
+    """
 
     threads: int = 0
     simplify: bool = True
+    precision: Precision = "fp32"
+    sparse: bool = False
+    table: Path | None = None
+    pictures: Path | None = None
+    profile: tuple[int, int, int] | None = None
+    dla: int | None = None
+    limits: Limits = Limits()
+    timing_cache: Path | None = None
+    detailed: bool = True
+
+
+@dataclass(frozen=True)
+class EngineLayer:
+    """One layer of a built engine: `kernel` is what really runs; `sparse`, whether that kernel is a 2:4 one."""
+
+    name: str
+    kernel: str
+    sparse: bool
+    onnx: tuple[str, ...] = ()
+    """The ONNX nodes it was made of, where that is known."""
+    device: str = "gpu"
+    precision: str = ""
 
 
 @dataclass(frozen=True)
 class BuildResult:
-    """`path`: the file that `load` takes. `precision`: `fp32`, `fp16` or `int8`. `seconds`: how long it took."""
+    """`path`: the file that `load` takes. `precision`: the lowest in it. `seconds`: how long it took.
+
+    `eligible` and `picked`: layers that the builder considered for 2:4 and that it gave a 2:4 kernel, as its log says.
+    `layers`: what the built engine says of itself. `degraded`: why the engine may be slower than it could be (tactics
+    that were skipped for want of memory, in the builder's words). `command`: the trtexec line that does the same.
+    `device_memory`: bytes that an execution context needs beside the weights.
+    """
 
     path: Path
-    precision: str
+    precision: Precision
     seconds: float
+    layers: tuple[EngineLayer, ...] = ()
+    eligible: tuple[str, ...] = ()
+    picked: tuple[str, ...] = ()
+    degraded: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    command: str = ""
+    device_memory: int = 0
+
+
+BuildProgress = Callable[[str, int, int], None]
+"""(what is being done, how many are done, of how many; 0 when that is not known)."""
+
+
+def quiet(step: str, done: int, total: int) -> None:
+    """No progress shown."""
 
 
 class Runner(ABC):
@@ -87,6 +160,12 @@ class Runner(ABC):
     def infer(self) -> None:
         """Run once, from the bound inputs into the bound outputs; returns when the outputs are there."""
 
+    def latency(self) -> float:
+        """Milliseconds of one run of the engine alone, without copies where it has memory of its own."""
+        start = time.perf_counter()
+        self.infer()
+        return 1e3 * (time.perf_counter() - start)
+
     @abstractmethod
     def close(self) -> None:
         """Free everything; calling it again does nothing."""
@@ -108,12 +187,14 @@ class Backend(ABC):
     """Ending of the files that `build` writes."""
     takes_bytes: bool = False
     """Whether pictures are best handed over as uint8, scaled by the graph itself."""
+    native_code: bool = False
+    """Whether its files hold code that runs on loading: such packages are loaded only with this device's own mark."""
 
     @abstractmethod
     def probe(self) -> Availability: ...
 
     @abstractmethod
-    def build(self, onnx: Path, out: Path, options: BuildOptions) -> BuildResult:
+    def build(self, onnx: Path, out: Path, options: BuildOptions, progress: BuildProgress = quiet) -> BuildResult:
         """Compile an ONNX file with static shapes into `out`. Raises ModelError, BuildError, BackendUnavailable."""
 
     @abstractmethod

@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesparse.backends.base import Availability, Backend, BuildOptions, BuildResult, Runner, TensorSpec
+from edgesparse.backends.base import (
+    Availability,
+    Backend,
+    BuildOptions,
+    BuildProgress,
+    BuildResult,
+    Runner,
+    TensorSpec,
+    quiet,
+)
 from edgesparse.errors import BuildError
 
 
@@ -25,7 +34,7 @@ class NullBackend(Backend):
     def probe(self) -> Availability:
         return Availability(True, "1.0")
 
-    def build(self, onnx: Path, out: Path, options: BuildOptions) -> BuildResult:
+    def build(self, onnx: Path, out: Path, options: BuildOptions, progress: BuildProgress = quiet) -> BuildResult:
         raise BuildError("the null backend builds nothing: write its JSON file, or use backend onnxruntime")
 
     def load(self, path: Path, threads: int = 0) -> Runner:

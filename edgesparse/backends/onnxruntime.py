@@ -12,7 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesparse.backends.base import Availability, Backend, BuildOptions, BuildResult, Runner, TensorSpec
+from edgesparse.backends.base import (
+    Availability,
+    Backend,
+    BuildOptions,
+    BuildProgress,
+    BuildResult,
+    Precision,
+    Runner,
+    TensorSpec,
+    quiet,
+)
 from edgesparse.errors import BackendUnavailable, BuildError, ModelError
 
 _REMEDY = "pip install onnxruntime"
@@ -30,7 +40,7 @@ class OnnxRuntimeBackend(Backend):
             return Availability(False, reason=str(error), remedy=_REMEDY)
         return Availability(True, onnxruntime.__version__)
 
-    def build(self, onnx: Path, out: Path, options: BuildOptions) -> BuildResult:
+    def build(self, onnx: Path, out: Path, options: BuildOptions, progress: BuildProgress = quiet) -> BuildResult:
         """Simplify by ONNX Runtime's own basic rewrites (constants folded, batch norm into convolutions, identities
         and dead nodes dropped: the result is plain ONNX) and save."""
         start = time.perf_counter()
@@ -49,7 +59,7 @@ class OnnxRuntimeBackend(Backend):
         del session
         with OnnxRuntimeRunner(out, options.threads) as runner:
             runner.infer()  # some shapes are found wrong only then
-        precision = "int8" if _has_quantised_layers(out) else "fp32"
+        precision: Precision = "int8" if _has_quantised_layers(out) else "fp32"
         return BuildResult(out, precision, time.perf_counter() - start)
 
     def load(self, path: Path, threads: int = 0) -> Runner:
