@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
 
 from edgesparse.classes import named_classes
 from edgesparse.errors import ConfigError
@@ -30,7 +30,13 @@ HeadName = Literal[
     "rtdetr-end2end",
     "efficient-nms",
 ]
-BackendName = Literal["auto", "onnxruntime", "null"]
+BackendName = Literal["auto", "onnxruntime", "tensorrt", "tensorrt-rtx", "null"]
+Way = Literal["fp32", "fp16", "int8-table", "int8-tensorrt", "int8-qdq", "int8-qdq-sparse"]
+"""How precision is lowered. INT8 by a calibration table of ours, by TensorRT's own calibration, by Q/DQ behind the
+activations (`int8-qdq`), or by Q/DQ right behind the convolutions that may run 2:4 (`int8-qdq-sparse`)."""
+WAYS: tuple[Way, ...] = get_args(Way)
+SPARSE = "-2:4"
+"""Ending of a candidate's name that may use 2:4 kernels."""
 
 HEAD_ALIASES = {
     **dict.fromkeys(("yolov6", "yolov7"), "yolov5"),
@@ -49,6 +55,24 @@ Size = Annotated[
     Strict(False),
     BeforeValidator(lambda v: [v] * 2 if isinstance(v, int) else v),
 ]
+
+
+def _bytes(value: object) -> object:
+    """A size as `4 GB`, `512 MB`, or a number of bytes."""
+    found = re.fullmatch(r"\s*([\d.]+)\s*([KMGkmg])i?[Bb]?\s*", value) if isinstance(value, str) else None
+    return int(float(found[1]) * 1000 ** ("KMG".index(found[2].upper()) + 1)) if found else value
+
+
+Memory = Annotated[int, Field(ge=1_000_000), BeforeValidator(_bytes)]
+
+
+def _candidate(name: str) -> str:
+    if name.removesuffix(SPARSE) not in WAYS:
+        raise ValueError(f"one of {', '.join(WAYS)}, each also with '{SPARSE}'")
+    return name
+
+
+CandidateName = Annotated[str, AfterValidator(_candidate)]
 
 
 class Section(BaseModel):
@@ -102,6 +126,23 @@ class Build(Section):
     batch: Annotated[int, Field(ge=1, le=64)] = 1
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0 is every core."""
+    candidates: Literal["auto"] | tuple[CandidateName, ...] = "auto"
+    """What is built and compared; `auto` is all that make sense."""
+    memory: Memory | None = None
+    """Bytes that a build may take; left out: what is free, less a reserve."""
+    time_limit: Positive | None = None
+    """Seconds for the whole build; what has not been built by then is left out."""
+    dla: Annotated[int, Field(ge=0, le=1)] | None = None
+    """The DLA core to build for, with the GPU for what it cannot do."""
+
+
+class Calibrate(Section):
+    """Pictures that INT8 ranges are measured on. Without any, INT8 is built only from a model that carries Q/DQ."""
+
+    pictures: Path | None = None
+    """A folder of pictures."""
+    count: Annotated[int, Field(ge=1)] = 160
+    """Most pictures that are used, spread evenly over the folder."""
 
 
 class Accept(Section):
@@ -117,6 +158,12 @@ class Accept(Section):
     """Points of mAP 50-95 (0..100) that the build may lose against the reference."""
     min_map: Annotated[float, Field(ge=0, le=100)] | None = None
     """Points of mAP 50-95 that the build must reach."""
+    pictures: Path | None = None
+    """A folder of pictures without labels, on which detections are compared with FP32's: weaker than a score."""
+    min_agreement: Unit = 0.9
+    """Share of FP32's boxes on `pictures` that the build must find too."""
+    require_sparse: bool = False
+    """Refuse a build whose engine runs no 2:4 kernel, or gains nothing by it."""
 
 
 class Run(Section):
@@ -140,13 +187,15 @@ class Recipe(Section):
     input: Input = Input()
     prepare: Prepare = Prepare()
     build: Build = Build()
+    calibrate: Calibrate = Calibrate()
     accept: Accept = Accept()
     run: Run = Run()
 
     def build_key(self) -> str:
         """sha256 of all that decides what is built: not where the files lie, nor `run`."""
-        paths = {"annotations", "images", "reference"}
-        said = self.model_dump(mode="json", exclude={"run": True, "model": True, "accept": paths})
+        paths = {"annotations", "images", "reference", "pictures"}
+        elsewhere: dict[str, Any] = {"run": True, "model": True, "accept": paths, "calibrate": {"pictures"}}
+        said = self.model_dump(mode="json", exclude=elsewhere)
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
@@ -164,26 +213,28 @@ def load_recipe(path: Path) -> Recipe:
         raise ConfigError(f"{path}: found {_kind(said)}, needed a mapping with at least 'model:'")
     recipe = parse(said, str(path))
     base = path.parent
-    accept = {
-        name: base / value
-        for name in ("annotations", "images", "reference")
-        if (value := getattr(recipe.accept, name)) is not None
-    }
-    for name, file in {
-        "model": base / recipe.model,
-        **{f"accept.{key}": at for key, at in accept.items()},
-    }.items():
-        kind, there = ("folder", file.is_dir()) if name == "accept.images" else ("file", file.is_file())
-        if not there:
+    recipe = recipe.model_copy(update={"model": base / recipe.model, "classes": named_classes(recipe.classes, base)})
+    for section, name in _PATHS:
+        part = getattr(recipe, section)
+        if getattr(part, name) is not None:
+            part = part.model_copy(update={name: base / getattr(part, name)})
+            recipe = recipe.model_copy(update={section: part})
+    files = {"model": recipe.model, **{f"{s}.{name}": getattr(getattr(recipe, s), name) for s, name in _PATHS}}
+    for name, file in files.items():
+        kind, there = ("folder", Path.is_dir) if name in _FOLDERS else ("file", Path.is_file)
+        if file is not None and not there(file):
             raise ConfigError(f"{path}: {name}: no {kind} {file}{_nearest_file(file)}")
-    classes = named_classes(recipe.classes, base)
-    return recipe.model_copy(
-        update={
-            "model": base / recipe.model,
-            "classes": classes,
-            "accept": recipe.accept.model_copy(update=accept),
-        }
-    )
+    return recipe
+
+
+_PATHS = (
+    ("accept", "annotations"),
+    ("accept", "images"),
+    ("accept", "reference"),
+    ("accept", "pictures"),
+    ("calibrate", "pictures"),
+)
+_FOLDERS = ("accept.images", "accept.pictures", "calibrate.pictures")
 
 
 def parse(said: dict[str, Any], where: str) -> Recipe:

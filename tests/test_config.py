@@ -66,7 +66,7 @@ def test_an_unknown_key_names_its_place_and_the_nearest_right_one(said: dict[str
         ({"input": {"mean": [0, 0]}}, "'input.mean.2' is missing"),
         ({"prepare": {"simplify": "yes"}}, "prepare.simplify: found 'yes' (text), needed true or false"),
         ({"build": {"batch": 1.5}}, "build.batch: found 1.5 (a number), needed a whole number"),
-        ({"build": {"backend": "tensorflow"}}, "build.backend: found 'tensorflow': known here are auto, onnxruntime"),
+        ({"build": {"backend": "tensorflow"}}, "build.backend: found 'tensorflow': did you mean 'tensorrt'?"),
         ({"run": {"conf": 2}}, "run.conf: found 2 (a whole number), needed less than or equal to 1"),
         ({"run": {"conf": {"dog": "x"}}}, "run.conf.dog: found 'x' (text), needed a number"),
         ({"input": {"std": 0}}, "input.std.0: found 0 (a whole number), needed greater than 0"),

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesparse.config import Way
 from edgesparse.errors import BuildError
 
 
@@ -192,6 +193,18 @@ class Backend(ABC):
 
     @abstractmethod
     def probe(self) -> Availability: ...
+
+    def ways(self) -> tuple[Way, ...]:
+        """The ways of lowering precision that it can build on this machine."""
+        return ("fp32", "int8-qdq")
+
+    def dense_because(self) -> str | None:
+        """Why it has no 2:4 kernels on this machine; None when it has."""
+        return f"{self.name} has none"
+
+    def strongly_typed(self) -> bool:
+        """Whether types come from the ONNX alone: FP16, and what INT8 leaves in float, are handed over as FP16."""
+        return False
 
     @abstractmethod
     def build(self, onnx: Path, out: Path, options: BuildOptions, progress: BuildProgress = quiet) -> BuildResult:
