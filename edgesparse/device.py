@@ -7,7 +7,7 @@ import platform
 import re
 import shutil
 import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -75,6 +75,114 @@ def peak_memory() -> int:
     return int(found[1]) * 1024 if found else 0
 
 
+@dataclass(frozen=True)
+class Clocks:
+    """How fast the machine was set to run when it was asked. MHz and watts; 0 or empty where it does not tell.
+
+    `mode`: nvpmodel's power mode. `locked`: whether the clocks stand at their highest (jetson_clocks). `held`: what
+    held the GPU's clock down, as nvidia-smi says it ("power", "heat", ...).
+    """
+
+    mode: str = ""
+    gpu: int = 0
+    gpu_max: int = 0
+    memory: int = 0
+    memory_max: int = 0
+    locked: bool = False
+    watts: float = 0.0
+    watts_limit: float = 0.0
+    held: str = ""
+
+    def __str__(self) -> str:
+        said = [f"power mode {self.mode}"] if self.mode else []
+        said += [f"GPU at {self.gpu} of {self.gpu_max} MHz"] if self.gpu else []
+        said += [f"memory at {self.memory} of {self.memory_max} MHz"] if self.memory else []
+        said += ["clocks locked"] if self.locked else []
+        said += [f"{self.watts:.0f} of {self.watts_limit:.0f} W"] if self.watts_limit else []
+        said += [f"held down by {self.held}"] if self.held else []
+        return ", ".join(said) or "unknown"
+
+
+def clocks() -> Clocks:
+    """Power mode and clocks as they are now; asked while the GPU works, they are those that a measurement ran at."""
+    if shutil.which("nvpmodel"):
+        said = parse_jetson_clocks(_output("jetson_clocks", "--show"))  # prints only for root on most releases
+        said = said if said.gpu else _devfreq()
+        return replace(said, mode=parse_nvpmodel(_output("nvpmodel", "-q")))
+    ask = f"--query-gpu={','.join(_SMI_CLOCKS)}"
+    return parse_smi_clocks(_output("nvidia-smi", ask, "--format=csv,noheader,nounits"))
+
+
+_SMI_CLOCKS = (
+    "clocks.sm",
+    "clocks.max.sm",
+    "clocks.mem",
+    "clocks.max.mem",
+    "power.draw",
+    "power.limit",
+    "clocks_throttle_reasons.active",
+)
+_HELD = {"power": 0x4 | 0x80, "heat": 0x20 | 0x40, "hardware": 0x8, "a set limit": 0x2}
+"""NVML's throttle reasons; that the GPU is idle (0x1) is none."""
+
+
+def parse_nvpmodel(text: str) -> str:
+    """`MAXN_SUPER` from `NV Power Mode: MAXN_SUPER`, with or without warnings around it."""
+    found = re.search(r"NV Power Mode:\s*(\S+)", text)
+    return found[1] if found else ""
+
+
+def parse_jetson_clocks(text: str) -> Clocks:
+    """GPU and memory from `jetson_clocks --show`, which gives them in Hz."""
+    row = r"^\s*{}\s+MinFreq=(\d+)\s+MaxFreq=(\d+)\s+CurrentFreq=(\d+)(?:\s+FreqOverride=(\d))?"
+    gpu = re.search(row.format("GPU"), text, re.M)
+    memory = re.search(row.format("EMC"), text, re.M)
+    if gpu is None:
+        return Clocks()
+    return Clocks(
+        gpu=int(gpu[3]) // 10**6,
+        gpu_max=int(gpu[2]) // 10**6,
+        memory=int(memory[3]) // 10**6 if memory else 0,
+        memory_max=int(memory[2]) // 10**6 if memory else 0,
+        locked=gpu[1] == gpu[2] and (memory is None or memory[4] != "0"),
+    )
+
+
+def parse_smi_clocks(text: str) -> Clocks:
+    """From one line of nvidia-smi's CSV without units; what it does not tell it writes in brackets."""
+    fields = [field.strip() for field in text.partition("\n")[0].split(",")]
+    if len(fields) != len(_SMI_CLOCKS):
+        return Clocks()
+    gpu, gpu_max, memory, memory_max, watts, limit = (_number(field) for field in fields[:-1])
+    reasons = int(fields[-1], 16) if re.fullmatch(r"0x[0-9a-fA-F]+", fields[-1]) else 0
+    held = ", ".join(name for name, bits in _HELD.items() if reasons & bits)
+    return Clocks("", int(gpu), int(gpu_max), int(memory), int(memory_max), False, watts, limit, held)
+
+
+def _devfreq() -> Clocks:
+    """The GPU's clock of a Jetson from where every user may read it: 17000000.gpu, or .ga10b on JetPack 5."""
+    for folder in sorted(Path("/sys/class/devfreq").glob("*.g[pa]*")):
+        low, high, now = (int(_number(_read(str(folder / f"{name}_freq")))) for name in ("min", "max", "cur"))
+        if now:
+            return Clocks(gpu=now // 10**6, gpu_max=high // 10**6, locked=low == high)
+    return Clocks()
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
+def _output(*command: str) -> str:
+    """What a program prints, empty where there is none or it fails."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
 def parse_l4t(text: str) -> str:
     """`36.4.3` from `# R36 (release), REVISION: 4.3, ...`; empty when this is no Jetson."""
     found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", text)
@@ -87,13 +195,7 @@ def parse_cpu(text: str) -> str:
 
 
 def _nvidia_smi() -> tuple[str, str, str]:
-    if shutil.which("nvidia-smi") is None:
-        return "", "", ""
-    ask = ["nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"]
-    try:
-        rows = subprocess.run(ask, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()
-    except (OSError, subprocess.SubprocessError):
-        return "", "", ""
+    rows = _output("nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader").splitlines()
     # What it cannot tell it writes in brackets, as [N/A].
     fields = [re.sub(r"^\[.*\]$", "", field.strip()) for field in rows[0].split(",")] if rows else []
     return (fields[0], fields[1], fields[2]) if len(fields) == 3 else ("", "", "")

@@ -88,6 +88,81 @@ def test_a_machine_without_a_gpu_has_none(fake: Fake, smi: str) -> None:
     assert "gpu" not in found.named()
 
 
+# Recorded on an Orin Nano with L4T 36.4.3 in its 25 W mode, cut to what is read.
+SHOWN = """\
+SOC family:tegra234  Machine:NVIDIA Jetson Orin Nano Developer Kit
+Online CPUs: 0-5
+cpu0:  Online=1 Governor=schedutil MinFreq=729600 MaxFreq=1344000 CurrentFreq=1190400 IdleStates: WFI=1 c7=1
+GPU MinFreq=306000000 MaxFreq=918000000 CurrentFreq=306000000
+Active GPU TPCs: 4
+EMC MinFreq=204000000 MaxFreq=3199000000 CurrentFreq=2133000000 FreqOverride=0
+FAN Dynamic Speed Control=nvfancontrol hwmon0_pwm1=69
+NV Power Mode: 25W
+"""
+LOCKED = SHOWN.replace("GPU MinFreq=306000000", "GPU MinFreq=918000000").replace("Override=0", "Override=1")
+
+
+@pytest.mark.parametrize(
+    ("text", "clocks"),
+    [
+        (SHOWN, device.Clocks(gpu=306, gpu_max=918, memory=2133, memory_max=3199)),
+        (LOCKED, device.Clocks(gpu=306, gpu_max=918, memory=2133, memory_max=3199, locked=True)),
+        ("GPU MinFreq=1 MaxFreq=2", device.Clocks()),
+        ("", device.Clocks()),
+    ],
+)
+def test_a_jetsons_clocks(text: str, clocks: device.Clocks) -> None:
+    assert device.parse_jetson_clocks(text) == clocks
+
+
+@pytest.mark.parametrize(
+    ("text", "mode"),
+    [
+        ("NV Power Mode: MAXN_SUPER\n2\n", "MAXN_SUPER"),
+        ("NVPM WARN: fan mode is not set!\nNV Power Mode: MODE_15W_6CORE\n2\n", "MODE_15W_6CORE"),
+        ("NVPM VERB: Current mode: NV Power Mode: 25W\n1\nNVPM VERB: PARAM CPU_ONLINE: ARG CORE_0", "25W"),
+        ("NVPM ERROR: failed to read PARAM", ""),
+    ],
+)
+def test_the_power_mode(text: str, mode: str) -> None:
+    assert device.parse_nvpmodel(text) == mode
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "1980, 1980, 2619, 2619, 118.32, 700.00, 0x0000000000000000\n",
+            "GPU at 1980 of 1980 MHz, memory at 2619 of 2619 MHz, 118 of 700 W",
+        ),
+        (
+            "345, 1980, 2619, 2619, 68.51, 700.00, 0x0000000000000001\n",
+            "GPU at 345 of 1980 MHz, memory at 2619 of 2619 MHz, 69 of 700 W",
+        ),
+        (
+            "1410, 1980, 2619, 2619, 699.8, 700.00, 0x0000000000000024\n1, 2",
+            "GPU at 1410 of 1980 MHz, memory at 2619 of 2619 MHz, 700 of 700 W, held down by power, heat",
+        ),
+        ("[N/A], [N/A], [N/A], [N/A], [Not Supported], [N/A], [N/A]", "unknown"),
+        ("No devices were found", "unknown"),
+        ("", "unknown"),
+    ],
+)
+def test_the_clocks_that_nvidia_smi_tells(text: str, said: str) -> None:
+    assert str(device.parse_smi_clocks(text)) == said
+
+
+def test_clocks_come_from_the_programs_that_a_jetson_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in {"nvpmodel": "NV Power Mode: 25W\n1", "jetson_clocks": SHOWN}.items():
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\n/bin/cat <<'E'\n{text}\nE\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert str(device.clocks()) == "power mode 25W, GPU at 306 of 918 MHz, memory at 2133 of 3199 MHz"
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert str(device.clocks()) == "unknown"
+
+
 def test_this_machine() -> None:
     found = device.probe()
     assert found.arch == platform.machine() and found.python == platform.python_version()
