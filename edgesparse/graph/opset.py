@@ -1,0 +1,41 @@
+"""Raising a model's opset, so that operators newer than its own can be written into it."""
+
+from __future__ import annotations
+
+from onnx import ModelProto, checker, version_converter
+
+from edgesparse.errors import ModelError
+
+LEAST = 13
+"""QuantizeLinear has an axis, and so scales per channel, from here on. TensorRT 8.5 parses this opset up to 17."""
+
+
+def opset_of(model: ModelProto) -> int:
+    """The version of ONNX's own operators that `model` is written in."""
+    return next((said.version for said in model.opset_import if said.domain in ("", "ai.onnx")), 1)
+
+
+def upgraded(model: ModelProto, least: int = LEAST) -> ModelProto:
+    """A copy of `model` in opset `least`, or in its own where that is higher. Names of tensors and nodes stay.
+
+    By ONNX's version converter. Raises ModelError where that cannot convert the model.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    found = opset_of(model)
+    if found >= least:
+        return copy
+    hint = f"export it in opset {least} to 17"
+    try:
+        raised = version_converter.convert_version(copy, least)
+        checker.check_model(raised)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"cannot raise the model from opset {found} to {least} ({reason}): {hint}") from None
+    made = {name for node in raised.graph.node for name in node.output}
+    named = [name for node in model.graph.node if node.op_type != "Constant" for name in node.output if name]
+    lost = [name for name in named if name not in made]
+    if lost:
+        raise ModelError(f"raising the model from opset {found} to {least} lost the tensor {lost[0]}: {hint}")
+    raised.ir_version = max(raised.ir_version, 7)
+    return raised
