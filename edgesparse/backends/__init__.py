@@ -16,11 +16,19 @@ __all__ = [
     "backend",
 ]
 
-NAMES = ("onnxruntime", "null")
+NAMES = ("tensorrt", "tensorrt-rtx", "onnxruntime", "null")
 
 
 def backend(name: str) -> Backend:
     """The backend of that name. Raises ConfigError for one that does not exist."""
+    if name == "tensorrt":
+        from edgesparse.backends.tensorrt import TensorRTBackend
+
+        return TensorRTBackend()
+    if name == "tensorrt-rtx":
+        from edgesparse.backends.tensorrt_rtx import TensorRTRTXBackend
+
+        return TensorRTRTXBackend()
     if name == "onnxruntime":
         from edgesparse.backends.onnxruntime import OnnxRuntimeBackend
 

@@ -1,0 +1,141 @@
+"""TensorRT 8.5 to 11: JetPack's, or a PC's. Plans are built on the device that runs them and hold native code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from edgesparse import device
+from edgesparse.backends.base import Availability, Backend, BuildOptions, BuildProgress, BuildResult, Runner, quiet
+from edgesparse.config import Way
+from edgesparse.errors import BackendUnavailable
+
+LEAST_RELEASE = (8, 5)
+
+
+class TensorRTBackend(Backend):
+    name = "tensorrt"
+    suffix = ".engine"
+    native_code = True
+
+    def probe(self) -> Availability:
+        try:
+            import tensorrt as trt
+        except ImportError as error:
+            return Availability(False, reason=_one_line(error), remedy=import_remedy(str(error)))
+        version = str(trt.__version__)
+        if tuple(int(part) for part in version.split(".")[:2]) < LEAST_RELEASE:
+            return Availability(False, version, f"TensorRT {version} is too old", "needed 8.5 or later: JetPack 5.1")
+        if not gpu()[0]:
+            return Availability(False, version, "no NVIDIA GPU found", "nvidia-smi must show one: check the driver")
+        try:
+            import pycuda.driver  # noqa: F401
+        except ImportError as error:
+            remedy = (
+                "pip install 'edgesparse[jetson]', which needs nvcc in PATH (apt install cuda-nvcc cuda-cudart-dev)"
+            )
+            return Availability(False, version, f"pycuda: {_one_line(error)}", remedy)
+        return Availability(True, version)
+
+    def ways(self) -> tuple[Way, ...]:
+        if self.strongly_typed():
+            return ("fp32", "fp16", "int8-qdq", "int8-qdq-sparse")
+        return ("fp32", "fp16", "int8-table", "int8-tensorrt", "int8-qdq", "int8-qdq-sparse")
+
+    def dense_because(self) -> str | None:
+        from edgesparse.backends.tensorrt_build import dense_because
+
+        return dense_because(gpu()[1])
+
+    def strongly_typed(self) -> bool:
+        from edgesparse.backends.tensorrt_build import strongly_typed
+
+        return strongly_typed(_import())
+
+    def build(self, onnx: Path, out: Path, options: BuildOptions, progress: BuildProgress = quiet) -> BuildResult:
+        """For INT8 by pictures, the table that comes of them is kept beside `out`, with the ending .calibration."""
+        from edgesparse.backends import tensorrt_build
+
+        self._needed()
+        return tensorrt_build.build(_import(), onnx, out, options, gpu()[1], progress)
+
+    def load(self, path: Path, threads: int = 0) -> Runner:
+        from edgesparse.backends.tensorrt_runner import TensorRTRunner
+
+        self._needed()
+        return TensorRTRunner(_import(), path)
+
+    def identity(self) -> dict[str, str]:
+        """A plan runs on the GPU it was built for, with the release that built it."""
+        machine = device.probe()
+        name, sm = gpu()
+        found = {
+            "tensorrt": self.probe().version,
+            "compute capability": sm,
+            "GPU": name,
+            "L4T": machine.l4t,
+            "driver": machine.driver,
+        }
+        return {key: value for key, value in found.items() if value}
+
+    def refuses(self, built: Mapping[str, str]) -> str | None:
+        return differs(self.identity(), built)
+
+    def _needed(self) -> None:
+        there = self.probe()
+        if not there.ok:
+            raise BackendUnavailable(f"TensorRT does not work here ({there.reason}): {there.remedy}")
+
+
+@lru_cache(1)
+def gpu() -> tuple[str, str]:
+    """Name and compute capability of the first GPU, without a context; empty where there is none."""
+    machine = device.probe()
+    if machine.gpu and machine.sm:
+        return machine.gpu, machine.sm
+    try:
+        import pycuda.driver as cuda
+
+        cuda.init()
+        found = cuda.Device(0)
+    except Exception:  # no driver, no GPU, or no pycuda: `probe` says which
+        return machine.gpu, machine.sm
+    return str(found.name()), ".".join(map(str, found.compute_capability()))
+
+
+def differs(found: Mapping[str, str], needed: Mapping[str, str]) -> str | None:
+    """'found X, needed Y' of what differs between two identities; None when nothing does."""
+    keys = [key for key in {**needed, **found} if found.get(key) != needed.get(key)]
+    if not keys:
+        return None
+    here, there = (", ".join(f"{key} {said.get(key) or 'none'}" for key in keys) for said in (found, needed))
+    return f"found {here}, needed {there}"
+
+
+def import_remedy(error: str) -> str:
+    """What makes `import tensorrt` work: JetPack's bindings are for the system's Python of one minor version."""
+    if "libnvdla_compiler" in error:
+        return "apt install nvidia-l4t-dla-compiler"
+    if "libnvinfer" in error or "libnvonnxparser" in error:
+        return "apt install libnvinfer-bin libnvonnxparsers-dev, or name the libraries' folder in LD_LIBRARY_PATH"
+    for folder in sorted(Path("/usr/lib").glob("python3*/dist-packages/tensorrt")):
+        minor = folder.parts[3]
+        if minor in ("python3", f"python3.{sys.version_info.minor}"):
+            return "it is there: make the venv with /usr/bin/python3 -m venv --system-site-packages"
+        return f"it is there for {minor}, this is Python 3.{sys.version_info.minor}: use /usr/bin/{minor}"
+    return "apt install python3-libnvinfer (part of nvidia-jetpack)"
+
+
+def _import() -> Any:
+    try:
+        import tensorrt
+    except ImportError as error:
+        raise BackendUnavailable(f"TensorRT: {_one_line(error)}: {import_remedy(str(error))}") from None
+    return tensorrt
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,147 @@
+"""INT8 ranges for TensorRT 8.5 to 10: served from a table, or measured by TensorRT itself on the GPU.
+
+Releases from 11 on have no calibrators: there INT8 comes from Q/DQ nodes alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesparse.backends.cuda import gpu
+from edgesparse.backends.tensorrt_log import BuildLog
+from edgesparse.errors import CalibrationError
+
+Pictures = NDArray[np.float32]
+
+
+def from_table(trt: Any, path: Path) -> Any:
+    """A calibrator that serves the scales of a table and never runs the network.
+
+    Tensors that the table leaves out stay in higher precision. Raises CalibrationError for what is no table.
+    """
+    table = for_release(_read(path), trt.__version__)
+
+    class FromTable(trt.IInt8EntropyCalibrator2):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IInt8EntropyCalibrator2.__init__(self)
+
+        def get_batch_size(self) -> int:
+            return 1
+
+        def get_batch(self, names: list[str]) -> None:
+            return None
+
+        def read_calibration_cache(self) -> bytes:
+            return table
+
+        def write_calibration_cache(self, cache: Any) -> None:
+            return None
+
+    return FromTable()
+
+
+def on_gpu(
+    trt: Any, pictures: Path, shape: tuple[int, ...], keep: Path, log: BuildLog, advance: Callable[[int, int], None]
+) -> Any:
+    """TensorRT's own entropy calibration over pictures, from one device buffer that is allocated here.
+
+    `pictures`: a .npy of N x 3 x H x W float32, read a batch at a time; `shape`: the network's input, B x 3 x H x W;
+    a last batch that is not full is left out. `keep`: where the table that comes of it is written.
+    `advance(done, total)` counts pictures. Raises CalibrationError for pictures that don't fit.
+    """
+    stored = _pictures(pictures, shape)
+    batch = shape[0]
+    total = len(stored) // batch * batch
+    buffer = _DeviceBatch(shape)
+
+    class OnGpu(trt.IInt8EntropyCalibrator2):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IInt8EntropyCalibrator2.__init__(self)
+            self.done = 0
+
+        def get_batch_size(self) -> int:
+            return batch
+
+        def get_batch(self, names: list[str]) -> list[int] | None:
+            try:
+                if self.done >= total or log.stopped is not None:
+                    return None
+                buffer.fill(stored[self.done : self.done + batch])
+                self.done += batch
+                advance(self.done, total)
+                return [buffer.address]
+            except BaseException as error:  # one that left this frame would end the process
+                log.stopped = log.stopped or error
+                return None
+
+        def read_calibration_cache(self) -> None:
+            return None
+
+        def write_calibration_cache(self, cache: Any) -> None:
+            try:
+                keep.write_bytes(bytes(cache))
+            except OSError as error:
+                log.take("WARNING", f"cannot keep the calibration table {keep}: {error.strerror}")
+
+    return OnGpu()
+
+
+def for_release(table: bytes, version: str) -> bytes:
+    """The table under the header that this release writes itself: `TRT-8503-EntropyCalibration2` for 8.5.3.
+
+    Scales mean the same in every release and algorithm; what does not match the header is not read.
+    """
+    numbers = [int(part) for part in version.split(".")[:3]]
+    major, minor, patch = (*numbers, 0, 0, 0)[:3]
+    number = (1000 if major < 10 else 10000) * major + 100 * minor + patch
+    _, _, rows = table.partition(b"\n")
+    return f"TRT-{number}-EntropyCalibration2\n".encode() + rows
+
+
+def _read(path: Path) -> bytes:
+    try:
+        table = path.read_bytes()
+    except OSError as error:
+        raise CalibrationError(f"cannot read the calibration table {path}: {error.strerror}") from None
+    head, _, rows = table.partition(b"\n")
+    if not head.startswith(b"TRT-") or b": " not in rows:
+        raise CalibrationError(
+            f"{path} is no calibration table: needed 'TRT-<version>-EntropyCalibration2' and 'tensor: scale' rows; "
+            "write one with 'edgesparse quantize'"
+        )
+    return table
+
+
+def _pictures(path: Path, shape: tuple[int, ...]) -> Pictures:
+    try:
+        stored: Pictures = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise CalibrationError(f"cannot read the calibration pictures {path}: {error}") from None
+    if stored.dtype != np.float32 or stored.shape[1:] != shape[1:] or len(stored) < shape[0]:
+        found = "x".join(map(str, stored.shape))
+        needed = "x".join(map(str, shape[1:]))
+        raise CalibrationError(
+            f"{path}: found {found} {stored.dtype}, needed Nx{needed} float32 with at least {shape[0]} pictures"
+        )
+    return stored
+
+
+class _DeviceBatch:
+    """One batch in page-locked memory and one on the device, in the context that TensorRT uses."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._gpu = gpu()
+        with self._gpu.doing("buffers of the calibration"):
+            self._host = self._gpu.host(shape, "float32")
+            self._memory = self._gpu.memory(self._host.nbytes)
+        self.address = int(self._memory)
+
+    def fill(self, pictures: Pictures) -> None:
+        np.copyto(self._host, pictures)
+        with self._gpu.doing("calibrating"):
+            self._gpu.driver.memcpy_htod(self._memory, self._host)

@@ -1,0 +1,65 @@
+"""How far a build is: from TensorRT's progress monitor where it has one (10 and later), else from its log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from edgesparse.backends.base import BuildProgress
+from edgesparse.backends.tensorrt_log import BuildLog
+
+_HEARTBEAT_SECONDS, _STEP_SECONDS = 1.0, 0.1
+
+
+def monitor(trt: Any, progress: BuildProgress, log: BuildLog) -> Any:
+    """A progress monitor for a builder config; None where the release has none.
+
+    Ctrl-C while it is called ends the build: `log.stopped` then holds what to raise.
+    """
+    if not hasattr(trt, "IProgressMonitor"):
+        return None
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.steps: dict[str, int] = {}
+            self.said = 0.0
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            self.steps[phase] = steps
+            self._say(phase, 0)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            if time.monotonic() - self.said >= _STEP_SECONDS:
+                self._say(phase, step + 1)
+            return log.stopped is None
+
+        def phase_finish(self, phase: str) -> None:
+            self.steps.pop(phase, None)
+
+        def _say(self, phase: str, done: int) -> None:
+            self.said = time.monotonic()
+            try:
+                if log.stopped is None:
+                    progress(f"TensorRT: {phase.lower()}", done, self.steps.get(phase, 0))
+            except BaseException as error:  # one that left this frame would end the process
+                log.stopped = log.stopped or error
+
+    return Monitor()
+
+
+def heartbeat(trt: Any, progress: BuildProgress) -> Callable[[int], None] | None:
+    """Called with the number of tactics timed; says it once a second. None where there is a progress monitor."""
+    if hasattr(trt, "IProgressMonitor"):
+        return None
+    said = 0.0
+
+    def beat(timed: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said >= _HEARTBEAT_SECONDS:
+            said = now
+            progress(f"building with TensorRT {trt.__version__}: tactics timed", timed, 0)
+
+    return beat

@@ -1,0 +1,80 @@
+"""TensorRT-RTX: builds ahead of time without any GPU, runs on GeForce and RTX cards, takes types from the ONNX."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edgesparse.backends.base import Availability, Backend, BuildOptions, BuildProgress, BuildResult, Runner, quiet
+from edgesparse.backends.tensorrt import differs, gpu
+from edgesparse.config import Way
+from edgesparse.errors import BackendUnavailable
+
+RUNS_ON = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+"""Compute capabilities that a plan can be compiled for; a Jetson's 8.7 and an H100's 9.0 are not among them."""
+_REMEDY = "pip install 'edgesparse[rtx]'"
+_MODULES = ("tensorrt_rtx", "tensorrt_rtx_bindings")
+
+
+class TensorRTRTXBackend(Backend):
+    name = "tensorrt-rtx"
+    suffix = ".engine"
+    native_code = True
+
+    def probe(self) -> Availability:
+        """It builds wherever it imports; `load` says where it does not run."""
+        try:
+            return Availability(True, str(_import().__version__))
+        except ImportError as error:
+            return Availability(False, reason=" ".join(str(error).split()), remedy=_REMEDY)
+
+    def ways(self) -> tuple[Way, ...]:
+        return ("fp32", "fp16", "int8-qdq", "int8-qdq-sparse")
+
+    def dense_because(self) -> str | None:
+        from edgesparse.backends.tensorrt_build import dense_because
+
+        return dense_because(gpu()[1])
+
+    def strongly_typed(self) -> bool:
+        return True
+
+    def build(self, onnx: Path, out: Path, options: BuildOptions, progress: BuildProgress = quiet) -> BuildResult:
+        from edgesparse.backends import tensorrt_build
+
+        # A timing cache makes it ask for a GPU, and holds nothing: tactics are chosen on first use.
+        return tensorrt_build.build(_needed(), onnx, out, replace(options, timing_cache=None), "", progress)
+
+    def load(self, path: Path, threads: int = 0) -> Runner:
+        sm = gpu()[1]
+        if sm not in RUNS_ON:
+            raise BackendUnavailable(
+                f"TensorRT-RTX runs on compute capability {', '.join(RUNS_ON)}, found {sm or 'no GPU'}: "
+                "use build.backend tensorrt or onnxruntime"
+            )
+        from edgesparse.backends.tensorrt_runner import TensorRTRunner
+
+        return TensorRTRunner(_needed(), path)
+
+    def identity(self) -> dict[str, str]:
+        """Its plans are compiled for the card when they are first used, so they depend on the release alone."""
+        return {"tensorrt-rtx": self.probe().version}
+
+    def refuses(self, built: Mapping[str, str]) -> str | None:
+        return differs(self.identity(), built)
+
+
+def _import() -> Any:
+    there = [name for name in _MODULES if importlib.util.find_spec(name) is not None]
+    return importlib.import_module((there or _MODULES)[0])
+
+
+def _needed() -> Any:
+    try:
+        return _import()
+    except ImportError as error:
+        text = " ".join(str(error).split())
+        raise BackendUnavailable(f"TensorRT-RTX does not import ({text}): {_REMEDY}") from None
