@@ -1,0 +1,260 @@
+"""Calibration: the range of each activation that symmetric INT8 is to hold, from pictures.
+
+Pictures stream through ONNX Runtime; of each tensor a histogram stays. From it a method sets the threshold `amax`;
+`best` takes of all methods' the one with the least measured error (`output_error`). The scale is amax / 127, for
+tensors of either sign and of one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto
+
+from edgesparse.config import InputSpec
+from edgesparse.errors import CalibrationError
+from edgesparse.graph.activations import Batches, checked, input_name, stream
+from edgesparse.graph.histograms import Histogram
+from edgesparse.graph.output_error import best
+from edgesparse.graph.representative import Pictures, unsettled
+from edgesparse.graph.thresholds import METHODS
+from edgesparse.graph.wiring import Array, Wiring
+
+Progress = Callable[[str, int, int], None]
+FORMAT, VERSION = "edgesparse calibration", 1
+BEST = "best"
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+FLOOR = 127 * 2.0**-126
+"""The least amax: its scale is the smallest normal float32."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a tensor's values were and what was made of it. `error`: as `output_error.best` has it, where measured."""
+
+    low: float
+    high: float
+    amax: float
+    method: str
+    error: float | None = None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """`ranges`: tensor -> Range. `key`: hash of model, data and settings. `warnings`: what speaks against the data."""
+
+    ranges: Mapping[str, Range]
+    key: str
+    pictures: int
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def amax(self) -> dict[str, float]:
+        """Largest magnitude that INT8 holds, a float32 above 0, by tensor."""
+        return {name: found.amax for name, found in self.ranges.items()}
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """amax / 127, as a float32, by tensor."""
+        return {name: float(np.float32(amax) / np.float32(127)) for name, amax in self.amax.items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "key": self.key,
+            "pictures": self.pictures,
+            "warnings": list(self.warnings),
+            "tensors": {name: vars(found) for name, found in self.ranges.items()},
+        }
+
+    def save(self, path: Path) -> None:
+        """Write one JSON file, whole or not at all."""
+        content = self.as_dict()
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        part.write_text(
+            json.dumps({"format": FORMAT, "version": VERSION, "sha256": _sum(content), **content}, indent=1)
+        )
+        part.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Calibration:
+        """Read what `save` wrote. Raises CalibrationError for a missing, damaged or foreign file."""
+        try:
+            content = json.loads(path.read_text())
+            found = content.pop("format"), content.pop("version")
+        except FileNotFoundError:
+            raise CalibrationError(f"no calibration {path}: calibrate first") from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise CalibrationError(f"{path} is no calibration of edgesparse: calibrate again") from None
+        if found != (FORMAT, VERSION):
+            raise CalibrationError(
+                f"{path} is {found[0]!r} version {found[1]}: needed {FORMAT!r} {VERSION}; calibrate again"
+            )
+        if content.pop("sha256", None) != _sum(content):
+            raise CalibrationError(f"{path} is damaged (its checksum differs): calibrate again")
+        ranges = {name: Range(**found) for name, found in content["tensors"].items()}
+        return cls(ranges, content["key"], content["pictures"], tuple(content["warnings"]))
+
+
+@dataclass
+class Observations:
+    """What streaming the pictures leaves: a histogram a tensor, the pictures' own statistics, a hash of the data."""
+
+    histograms: dict[str, Histogram]
+    pictures: Pictures = field(default_factory=Pictures)
+    data: str = ""
+    batches: int = 0
+    earlier: dict[str, Histogram] = field(default_factory=dict)
+    """The histograms as they were after `earlier_count` pictures, between a quarter and a half of all."""
+    earlier_count: int = 0
+
+
+def calibrate(
+    model: ModelProto,
+    batches: Batches,
+    *,
+    method: str = BEST,
+    tensors: Collection[str] | None = None,
+    spec: InputSpec | None = None,
+    saved: Path | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> Calibration:
+    """The ranges of `tensors` (None: of `layer_inputs`) of `model` over the pictures of `batches`.
+
+    `method`: one of METHODS, or "best". `spec` tells how pixels became inputs, so that dark pictures are noticed. The
+    file `saved` is returned instead where it is there and its key is that of this model, data and settings.
+    Raises CalibrationError: no or bad pictures, an unknown method or tensor, NaN or infinity in a tensor; and for a
+    damaged `saved`.
+    """
+    if method not in (BEST, *METHODS):
+        raise CalibrationError(f"no calibration method {method!r}: there are {', '.join((*METHODS, BEST))}")
+    names = _names(model, tensors)
+    settings = f"{VERSION} {method} {sorted(names)} {spec}"
+    if saved is not None and saved.exists():
+        kept = Calibration.load(saved)
+        if kept.key == _key(model, _data_hash(batches), settings):
+            return kept
+    seen = observe(model, batches, names, progress)
+    ranges = choose(model, batches, seen, method, progress)
+    return Calibration(
+        ranges, _key(model, seen.data, settings), seen.pictures.count, tuple(_warnings(seen, ranges, spec))
+    )
+
+
+def layer_inputs(model: ModelProto) -> list[str]:
+    """The tensors that convolutions and matrix products read, constants excluded, in the order of execution."""
+    wiring = Wiring(model.graph)
+    names = (name for node in model.graph.node if node.op_type in LAYERS for name in node.input[:2] if name)
+    return list(dict.fromkeys(name for name in names if not wiring.is_constant(name)))
+
+
+def observe(
+    model: ModelProto,
+    batches: Batches,
+    names: Sequence[str],
+    progress: Progress = lambda what, done, total: None,
+) -> Observations:
+    """Stream every picture once and count each tensor's magnitudes. Raises as `calibrate`."""
+    seen = Observations({name: Histogram() for name in names})
+    entry, digest, last = input_name(model), hashlib.sha256(), (0, seen.earlier)
+    for values in stream(model, batches, [*names, entry]):
+        _feed(digest, values[entry])
+        seen.pictures.add(values[entry])
+        seen.batches, count = seen.batches + 1, seen.pictures.count
+        for name, histogram in seen.histograms.items():
+            _count(histogram, name, values[name], count)
+        if count >= 2 * last[0]:
+            seen.earlier_count, seen.earlier = last
+            last = count, {name: histogram.copy() for name, histogram in seen.histograms.items()}
+        progress("calibrating", count, 0)
+    seen.data = digest.hexdigest()
+    return seen
+
+
+def choose(
+    model: ModelProto,
+    batches: Batches,
+    seen: Observations,
+    method: str,
+    progress: Progress = lambda what, done, total: None,
+) -> dict[str, Range]:
+    """The range of each observed tensor by `method`; "best" runs some of the pictures once more."""
+    found = {
+        name: {m: usable(METHODS[m](h)) for m in METHODS if method in (m, BEST)} for name, h in seen.histograms.items()
+    }
+    picked: Mapping[str, tuple[str, float | None]] = dict.fromkeys(found, (method, None))
+    if method == BEST:
+        picked = best(model, batches, seen.batches, found, progress)
+    return {
+        name: Range(h.low, h.high, found[name][picked[name][0]], *picked[name]) for name, h in seen.histograms.items()
+    }
+
+
+def usable(threshold: float) -> float:
+    """As a float32 that a scale can be made of: 1 for a tensor of zeros, and never so small that 1 / scale is none."""
+    return float(np.float32(max(threshold, FLOOR))) if threshold else 1.0
+
+
+def _names(model: ModelProto, tensors: Collection[str] | None) -> list[str]:
+    wiring = Wiring(model.graph)
+    known = {value.name for value in model.graph.input if value.name not in wiring.stored} | set(wiring.producer)
+    names = list(dict.fromkeys(layer_inputs(model) if tensors is None else tensors))
+    for name in names:
+        if name not in known or wiring.is_constant(name):
+            near = get_close_matches(name, known, 1)
+            hint = f": did you mean {near[0]!r}?" if near else ": edgesparse inspect lists the layers"
+            raise CalibrationError(f"no activation tensor {name!r} in this model{hint}")
+    if not names:
+        raise CalibrationError("nothing to calibrate: the model has no convolution and no matrix product")
+    return names
+
+
+def _count(histogram: Histogram, name: str, value: Array, picture: int) -> None:
+    if value.dtype.kind != "f":
+        raise CalibrationError(f"the tensor {name} is {value.dtype}: only float tensors have a range; leave it out")
+    try:
+        histogram.add(value)
+    except ValueError as error:
+        raise CalibrationError(
+            f"the tensor {name} holds {error} at calibration picture {picture}: check the model and how it is fed"
+        ) from None
+
+
+def _warnings(seen: Observations, ranges: Mapping[str, Range], spec: InputSpec | None) -> Iterator[str]:
+    yield from seen.pictures.warnings(spec)
+    yield from unsettled(seen.earlier, seen.histograms, seen.earlier_count)
+    nought = [name for name, found in ranges.items() if found.low == found.high == 0]
+    if nought:
+        more = f" and {len(nought) - 1} more" if len(nought) > 1 else ""
+        yield f"{nought[0]}{more} held only zeros: its range is set to 1; add pictures that it reacts to"
+
+
+def _key(model: ModelProto, data: str, settings: str) -> str:
+    digest = hashlib.sha256(model.SerializeToString(deterministic=True))
+    digest.update(f"{data} {settings}".encode())
+    return digest.hexdigest()
+
+
+def _data_hash(batches: Batches) -> str:
+    digest = hashlib.sha256()
+    for batch in checked(batches):
+        _feed(digest, batch)
+    return digest.hexdigest()
+
+
+def _feed(digest: hashlib._Hash, batch: npt.NDArray[np.float32]) -> None:
+    digest.update(repr(batch.shape).encode())
+    digest.update(np.ascontiguousarray(batch).data)
+
+
+def _sum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,87 @@
+"""How often a tensor takes which magnitude, over any number of pictures, in memory that does not grow."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from edgesparse.graph.wiring import Array
+
+BINS = 4096
+SMALLEST = -110
+"""Exponent of the smallest range: below it a float32 could not count bins."""
+CHUNK = 1 << 20
+"""Values counted at a time: all that counting needs beside the tensor itself."""
+
+
+@dataclass
+class Histogram:
+    """Magnitudes of a tensor in BINS equal bins over [0, 2**exponent).
+
+    The range is the first power of two above every magnitude seen, so that it grows by merging neighbours: which
+    counts come out does not depend on the order of the values. Half the bins or more lie below `amax`. Exact zeros,
+    which every scale holds exactly, are counted apart.
+    """
+
+    counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    exponent: int = SMALLEST
+    zeros: int = 0
+    low: float = math.inf
+    high: float = -math.inf
+
+    @property
+    def amax(self) -> float:
+        """The largest magnitude; 0 where nothing but zeros was seen."""
+        return max(-self.low, self.high, 0.0)
+
+    @property
+    def width(self) -> float:
+        """Of one bin."""
+        return math.ldexp(1.0, self.exponent) / BINS
+
+    @property
+    def total(self) -> int:
+        """Values counted, zeros among them."""
+        return int(self.counts.sum()) + self.zeros
+
+    def add(self, values: Array) -> None:
+        """Count `values`, floats of any shape. Raises ValueError at NaN or infinity, with nothing counted."""
+        flat = values.reshape(-1)
+        if not flat.size:
+            return
+        low, high = float(flat.min()), float(flat.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError("NaN" if math.isnan(low) or math.isnan(high) else "infinity")
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        self._widen(math.frexp(self.amax)[1])
+        factor = np.float32(math.ldexp(BINS, -self.exponent))
+        for start in range(0, flat.size, CHUNK):
+            part = flat[start : start + CHUNK].astype(np.float32, copy=False)
+            zeros = part.size - int(np.count_nonzero(part))
+            self.counts += np.bincount((np.abs(part) * factor).astype(np.intp), minlength=BINS)
+            self.counts[0] -= zeros
+            self.zeros += zeros
+
+    def merge(self, other: Histogram) -> None:
+        """Count all that `other` has counted."""
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+        copy = other.copy()
+        copy._widen(self.exponent)
+        self._widen(copy.exponent)
+        self.counts += copy.counts
+        self.zeros += other.zeros
+
+    def copy(self) -> Histogram:
+        return Histogram(self.counts.copy(), self.exponent, self.zeros, self.low, self.high)
+
+    def _widen(self, exponent: int) -> None:
+        steps = exponent - self.exponent
+        if steps <= 0:
+            return
+        self.exponent = exponent
+        merged = self.counts.reshape(-1, min(BINS, 1 << min(steps, 12))).sum(1)
+        self.counts = np.zeros(BINS, np.int64)
+        self.counts[: len(merged)] = merged

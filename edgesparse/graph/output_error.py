@@ -1,0 +1,140 @@
+"""What a threshold costs: the error that rounding and clipping one tensor leaves in the outputs of the layers behind.
+
+The model runs in ONNX Runtime with more nodes: for each tensor and each threshold that is tried, the tensor on its INT8
+grid, copies of the layers that read it, and the difference from what they put out. Everything else stays float, so
+each error is that of one tensor's range alone, as the layer's own weights weigh it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from edgesparse.graph.activations import Batches, stream
+from edgesparse.graph.wiring import Wiring
+
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+PICTURES = 16
+"""How many batches, spread over all, are run again to measure."""
+
+Progress = Callable[[str, int, int], None]
+
+
+def best(
+    model: ModelProto,
+    batches: Batches,
+    count: int,
+    thresholds: Mapping[str, Mapping[str, float]],
+    progress: Progress,
+) -> dict[str, tuple[str, float]]:
+    """For each tensor the method of `thresholds` (tensor -> method -> amax) with the least error, and that error.
+
+    Measured on up to PICTURES of the `count` batches. The error is the squared difference in the outputs of the layers
+    that read the tensor, as a share of their squares, summed over these layers; where no layer reads it, that of the
+    tensor itself. Methods that agree go to the first.
+    """
+    probe = _probe(model, thresholds)
+    step = max(1, -(-count // PICTURES))
+    sums: defaultdict[str, float] = defaultdict(float)
+
+    def some() -> Iterator[npt.NDArray[np.float32]]:
+        return islice(iter(batches()), 0, None, step)
+
+    for done, values in enumerate(stream(probe.model, some, probe.outputs), 1):
+        for name, value in values.items():
+            sums[name] += float(value)
+        progress("measuring thresholds", done, -(-count // step))
+    return {name: probe.least(name, list(tried), sums) for name, tried in thresholds.items()}
+
+
+@dataclass
+class _Probe:
+    """`errors`: (tensor, threshold) -> pairs of outputs, the squared error and the squares it is a share of."""
+
+    model: ModelProto
+    errors: dict[tuple[str, float], list[tuple[str, str]]] = field(default_factory=dict)
+    thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @property
+    def outputs(self) -> list[str]:
+        return list({name: None for pairs in self.errors.values() for pair in pairs for name in pair})
+
+    def least(self, name: str, methods: list[str], sums: Mapping[str, float]) -> tuple[str, float]:
+        def error(method: str) -> float:
+            pairs = self.errors[name, self.thresholds[name][method]]
+            return sum(sums[wrong] / sums[right] for wrong, right in pairs if sums[right] > 0)
+
+        found = min(methods, key=error)
+        return found, error(found)
+
+
+def _probe(model: ModelProto, thresholds: Mapping[str, Mapping[str, float]]) -> _Probe:
+    made = ModelProto()
+    made.CopyFrom(model)
+    probe = _Probe(made, thresholds=thresholds)
+    wiring, types = Wiring(model.graph), _types(model)
+    for name, tried in thresholds.items():
+        writer = _Writer(made, types.get(name, TensorProto.FLOAT))
+        layers = [node for node in wiring.consumers[name] if node.op_type in LAYERS]
+        for threshold in dict.fromkeys(tried.values()):
+            rounded = writer.rounded(name, threshold)
+            again = [(writer.copy(node, name, rounded), node.output[0]) for node in layers] or [(rounded, name)]
+            pairs = [(writer.squares(writer.add("Sub", wrong, right)), writer.squares(right)) for wrong, right in again]
+            probe.errors[name, threshold] = pairs
+    return probe
+
+
+def _types(model: ModelProto) -> dict[str, int]:
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    values = (*inferred.value_info, *inferred.input, *inferred.output)
+    return {value.name: value.type.tensor_type.elem_type for value in values}
+
+
+class _Writer:
+    """Adds nodes and constants of the element type `kind` to a model, under names of their own."""
+
+    def __init__(self, model: ModelProto, kind: int) -> None:
+        self._graph, self._kind = model.graph, kind
+
+    def rounded(self, name: str, threshold: float) -> str:
+        """`name` as INT8 with this range holds it."""
+        scale = threshold / 127
+        steps = self.add("Div", name, self._constant(scale))
+        nearest = self.add("Floor", self.add("Add", steps, self._constant(0.5)))
+        clipped = self.add("Max", self.add("Min", nearest, self._constant(127)), self._constant(-128))
+        return self.add("Mul", clipped, self._constant(scale))
+
+    def copy(self, layer: NodeProto, name: str, instead: str) -> str:
+        """The output of `layer` where it reads `instead` for `name`."""
+        name_of_copy = self._name()
+        node = self._graph.node.add()
+        node.CopyFrom(layer)
+        node.name = node.output[0] = name_of_copy
+        node.input[:] = [instead if read == name else read for read in layer.input]
+        return node.output[0]
+
+    def squares(self, name: str) -> str:
+        """The sum of the squares, a float32 scalar."""
+        return self.add("ReduceSumSquare", self.add("Cast", name, to=TensorProto.FLOAT), keepdims=0)
+
+    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        name = self._name()
+        self._graph.node.append(helper.make_node(operator, inputs, [name], name, **attributes))
+        return name
+
+    def _constant(self, value: float) -> str:
+        name = self._name()
+        dtype = helper.tensor_dtype_to_np_dtype(self._kind)
+        self._graph.initializer.append(numpy_helper.from_array(np.array(value, dtype), name))
+        return name
+
+    def _name(self) -> str:
+        return f"edgesparse/probe/{len(self._graph.node)}/{len(self._graph.initializer)}"

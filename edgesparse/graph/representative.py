@@ -1,0 +1,120 @@
+"""Whether calibration pictures stand for what the detector will see: warnings, with the figures they rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from edgesparse.config import InputSpec
+from edgesparse.graph.histograms import Histogram
+from edgesparse.graph.thresholds import percentile
+
+FEW = 100
+DARK = 0.15
+"""Mean brightness, of white's."""
+ALIKE = 0.2
+"""How far pictures lie apart, as a share of the contrast within them."""
+GROWN, GROWING = 0.1, 0.1
+"""A range that grew by more than the one in more than the other of all tensors has not settled."""
+ENLARGED = 1.5
+"""Pictures that are enlarged by more lack the detail that larger ones would show the network."""
+PADDED = 0.5
+"""Share of the input that is padding."""
+THUMBNAIL = 16
+
+
+@dataclass
+class Pictures:
+    """Statistics of the pictures as the network gets them, in memory that does not grow."""
+
+    count: int = 0
+    mean: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
+    """Of each channel."""
+    _thumbnail: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((THUMBNAIL, THUMBNAIL)))
+    _squares: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((THUMBNAIL, THUMBNAIL)))
+    _contrast: float = 0.0
+
+    def add(self, batch: npt.NDArray[np.float32]) -> None:
+        """Take in a batch [N, channels, H, W]; inputs of other ranks are only counted."""
+        self.count += len(batch)
+        if batch.ndim != 4:
+            return
+        self.mean = self.mean + (batch.mean((2, 3)).sum(0) - len(batch) * self.mean) / self.count
+        for picture in batch:
+            small = _thumbnail(picture.mean(0))
+            self._thumbnail += small
+            self._squares += small**2
+            self._contrast += float(small.var())
+
+    @property
+    def apart(self) -> float:
+        """How far the pictures lie apart: the spread between them over the spread within, both as thumbnails."""
+        between = self._squares / self.count - (self._thumbnail / self.count) ** 2
+        within = self._contrast / self.count
+        return float(np.sqrt(max(between.mean(), 0) / within)) if within else 0.0
+
+    def brightness(self, spec: InputSpec) -> float:
+        """Mean of all pixels, padding included, of white's: 0 to 1."""
+        channels = (self.mean * np.array(spec.std) + np.array(spec.mean)) / spec.scale
+        return float(channels.mean()) / 255
+
+    def warnings(self, spec: InputSpec | None) -> list[str]:
+        found = []
+        if self.count < FEW:
+            found.append(f"only {self.count} calibration pictures: {FEW} or more give ranges that hold elsewhere")
+        if spec is not None and (brightness := self.brightness(spec)) < DARK:
+            found.append(f"the calibration pictures are dark ({brightness:.0%} of white on average): add bright ones")
+        if self.count > 1 and self.apart < ALIKE:
+            found.append(
+                f"the calibration pictures are alike (they differ by {self.apart:.0%} of the contrast within them): "
+                "take them from other scenes and hours"
+            )
+        return found
+
+
+def unsettled(earlier: Mapping[str, Histogram], every: Mapping[str, Histogram], count: int) -> list[str]:
+    """A warning where ranges still grow: those of `earlier`, after `count` pictures, against those of `every`."""
+    growth = {}
+    for name, histogram in earlier.items():
+        before = percentile(histogram)
+        growth[name] = percentile(every[name]) / before - 1 if before else float(every[name].amax > 0)
+    grown = {name: share for name, share in growth.items() if share > GROWN}
+    if len(grown) <= GROWING * len(growth):
+        return []
+    most = max(grown, key=grown.__getitem__)
+    return [
+        f"the ranges of {len(grown)} of {len(growth)} tensors grew by more than {GROWN:.0%} (most: {most} by "
+        f"{grown[most]:.0%}) after the first {count} pictures: add pictures until they settle"
+    ]
+
+
+def size_warnings(frames: Sequence[tuple[int, int]], spec: InputSpec) -> list[str]:
+    """Warnings about pictures of these (height, width) for this input: enlarged ones, and ones that leave it empty."""
+    sizes = np.array(frames, float).reshape(-1, 2)
+    ratios = np.array(spec.size) / sizes
+    found = []
+    enlarged = ratios.min(1) > ENLARGED
+    if enlarged.mean() > 0.1:
+        height, width = sizes[enlarged][0].astype(int)
+        found.append(
+            f"{enlarged.sum()} of {len(sizes)} calibration pictures are far smaller than the input of "
+            f"{spec.size[0]}x{spec.size[1]} (one is {height}x{width}): take pictures as large as the camera's"
+        )
+    filled = (sizes * ratios.min(1, keepdims=True)).prod(1) / np.prod(spec.size)
+    if spec.letterbox != "stretch" and 1 - np.median(filled) > PADDED:
+        found.append(
+            f"{1 - np.median(filled):.0%} of the input is padding for half the calibration pictures: take pictures of "
+            f"the camera's shape, or set input.size to that shape"
+        )
+    return found
+
+
+def _thumbnail(grey: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """[THUMBNAIL, THUMBNAIL] means of equal parts."""
+    rows, columns = (np.linspace(0, n, THUMBNAIL, endpoint=False).astype(int) for n in grey.shape)
+    sums = np.add.reduceat(np.add.reduceat(grey.astype(np.float64), rows, 0), columns, 1)
+    areas = np.diff([*rows, grey.shape[0]])[:, None] * np.diff([*columns, grey.shape[1]])
+    return np.asarray(sums / np.maximum(areas, 1))
