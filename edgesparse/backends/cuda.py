@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import re
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +62,8 @@ class Gpu:
         except driver.Error as error:
             raise BackendUnavailable(f"CUDA does not start ({one_line(error)}): {_REMEDY}") from None
         self.driver, self.process = driver, os.getpid()
-        self._pinned: WeakValueDictionary[int, Pinned] = WeakValueDictionary()
+        weakref.finalize(self, self._context.detach)  # at the process's end, after all that was made later
+        self._pinned: weakref.WeakValueDictionary[int, Pinned] = weakref.WeakValueDictionary()
 
     def __enter__(self) -> Gpu:
         """Its context is current in this thread; may be nested."""

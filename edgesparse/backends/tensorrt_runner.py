@@ -7,6 +7,7 @@ import mmap
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ class TensorRTRunner(Runner):
             self._before = [(array, given) for array, given in moved if id(array) in names]
             self._after = [(given, array) for array, given in moved if id(array) not in names]
             self.buffers = dict(buffers)
-            self._engine()  # what TensorRT does only the first time can't be captured
+            self._everything()  # what TensorRT does only the first time can't be captured
             self._held["stream"].synchronize()
             self._run = self._graph(self._everything)
             self._alone: Callable[[], None] | None = None
@@ -137,7 +138,7 @@ class TensorRTRunner(Runner):
 
     def close(self) -> None:
         self._close()
-        self.buffers = {}
+        self.buffers, self._to_gpu, self._from_gpu, self._before, self._after = {}, [], [], [], []
 
     def _graph(self, record: Callable[[], None]) -> Callable[[], None]:
         """A launch of what `record` enqueues; `record` itself where that cannot be captured."""
@@ -241,19 +242,19 @@ def _bytes(spec: TensorSpec) -> int:
 
 
 def _free(card: Gpu, held: dict[str, Any]) -> None:
-    """In the order in which one needs the other; a context that an error has ended gives back what it can."""
+    """In the order in which one needs the other; what an error of the GPU keeps from being freed is said."""
+    memory = held.pop("memory", {})
+    steps: list[Callable[[], object]] = [held["stream"].synchronize] if "stream" in held else []
+    steps += [graph.close for graph in held["graphs"]]
+    steps += [partial(held.pop, name, None) for name in ("context", "plan")]
+    steps += [block.free for block in memory.values()]
+    for step in (*steps, held.clear):
+        _attempt(card, step)
+
+
+def _attempt(card: Gpu, step: Callable[[], object]) -> None:
     try:
         with card:
-            stream = held.pop("stream", None)
-            if stream is not None:
-                stream.synchronize()
-            while held["graphs"]:
-                held["graphs"].pop().close()
-            held.pop("context", None)
-            held.pop("plan", None)
-            for memory in (held.pop("memory", None) or {}).values():
-                memory.free()
-            held.pop("events", None)
-            del stream
+            step()
     except card.driver.Error as error:
         _log.warning("memory of the GPU may not be free again: %s", error)
