@@ -20,6 +20,14 @@ def real() -> Path:
     return REAL
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What belongs to this device, keys above all, is not the one of whoever runs the tests."""
+    folder = tmp_path_factory.mktemp("state")
+    os.environ["EDGESPARSE_STATE"] = str(folder)
+    return folder
+
+
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Builds that don't spend a second on timing the engine."""

@@ -33,8 +33,10 @@ def detector(
     size: tuple[int | str, int | str] = (SIZE, SIZE),
     shift: float = 0.0,
     domain: str = "",
+    more: tuple[Sequence[onnx.NodeProto], dict[str, NDArray[np.generic]], str] | None = None,
 ) -> Path:
-    """Write the detector. `shift` moves its boxes, in pixels; `domain` is that of one operator."""
+    """Write the detector. `shift` moves its boxes, in pixels; `domain` is that of one operator. `more` are nodes that
+    read `mean`, their weights, and the name of what they make, which is added to the scores times nothing."""
     colours = np.array([[1, -1, -1], [-1, 1, -1]], np.float32).reshape(2, 3, 1, 1)
     weights = {
         "colours": colours,
@@ -58,6 +60,14 @@ def detector(
         node("Concat", ["cells", "scores"], ["output0"], axis=1),
     ]
     weights |= {"nothing_": np.array(0, np.float32), "one_": np.array(1, np.float32)}
+    if more is not None:
+        extra = [
+            node("ReduceMax", [more[2]], ["most"], keepdims=0),
+            node("Mul", ["most", "nothing"], ["no_more"]),
+            node("Add", ["scores", "no_more"], ["all_scores"]),
+        ]
+        nodes[1:1], nodes[-1:] = more[0], [*extra, node("Concat", ["cells", "all_scores"], ["output0"], axis=1)]
+        weights |= more[1]
     outputs = [("output0", (batch, 4 + len(colours), CELLS))]
     return write(path, nodes, weights, [("images", (batch, 3, *size))], outputs, names=names, domain=domain)
 

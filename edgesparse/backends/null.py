@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,25 +19,61 @@ from edgesparse.backends.base import (
     BuildOptions,
     BuildProgress,
     BuildResult,
+    EngineLayer,
     Runner,
     TensorSpec,
     quiet,
 )
+from edgesparse.config import SPARSE, WAYS, Way
 from edgesparse.errors import BuildError
+
+PLAN = "EDGESPARSE_NULL"
+"""Environment variable that names the JSON file which says how builds go."""
 
 
 class NullBackend(Backend):
     """Its files are JSON: `inputs` and `outputs` ([name, shape, dtype] each), `values` (a number or nested lists
-    an output), `seconds` (how long one inference takes), `fail_at` (the inference that raises)."""
+    an output), `seconds` (how long one inference takes), `fail_at` (the inference that raises).
+
+    It builds what the file in the environment variable EDGESPARSE_NULL says: such a file with `ways` (those it knows),
+    `dense_because`, and `builds`, a mapping for a candidate's name, as `fp16-2:4`, that goes into the engine's file.
+    There, `eligible` and `picked` name layers; `megabytes` is the memory that the build takes, less when the limit on
+    the workspace is lower (it is then degraded), and `most_megabytes` how much of it there is before it is killed;
+    `crash` is a signal that ends it, `hang` how many seconds it takes, `error` what it raises.
+    """
 
     name = "null"
     suffix = ".json"
+    native_code = True
 
     def probe(self) -> Availability:
         return Availability(True, "1.0")
 
+    def ways(self) -> tuple[Way, ...]:
+        return tuple(_plan().get("ways", WAYS))
+
+    def dense_because(self) -> str | None:
+        reason = _plan().get("dense_because")
+        return None if reason is None else str(reason)
+
     def build(self, onnx: Path, out: Path, options: BuildOptions, progress: BuildProgress = quiet) -> BuildResult:
-        raise BuildError("the null backend builds nothing: write its JSON file, or use backend onnxruntime")
+        begun, plan = time.perf_counter(), _plan()
+        if not plan:
+            raise BuildError(f"the null backend has no plan: name its JSON file in {PLAN}")
+        said = {**plan, **plan.get("builds", {}).get(_way(options), {})}
+        progress("trying tactics", 1, 2)
+        degraded = _spend(said, options.limits.workspace)
+        if "error" in said:
+            raise BuildError(str(said["error"]))
+        out.write_text(json.dumps(said))
+        progress("trying tactics", 2, 2)
+        eligible = tuple(said.get("eligible", ())) if options.sparse else ()
+        picked = tuple(said.get("picked", ())) if options.sparse else ()
+        names = said.get("eligible", ())
+        layers = tuple(EngineLayer(n, f"{'sparse' if n in picked else 'dense'}_{n}", n in picked, (n,)) for n in names)
+        seconds = time.perf_counter() - begun
+        command = f"null --onnx={onnx.name} {_way(options)}"
+        return BuildResult(out, options.precision, seconds, layers, eligible, picked, degraded, (), command, 1_000_000)
 
     def load(self, path: Path, threads: int = 0) -> Runner:
         try:
@@ -48,6 +86,33 @@ class NullBackend(Backend):
 
     def refuses(self, built: Mapping[str, str]) -> str | None:
         return None if built == self.identity() else f"found {self.identity()}, needed {dict(built)}"
+
+
+def _plan() -> dict[str, Any]:
+    path = os.environ.get(PLAN)
+    said: dict[str, Any] = json.loads(Path(path).read_text()) if path else {}
+    return said
+
+
+def _way(options: BuildOptions) -> str:
+    """The candidate's name, as far as the options tell."""
+    way: str = options.precision
+    if way == "int8":
+        way = "int8-table" if options.table else "int8-tensorrt" if options.pictures else "int8-qdq"
+    return way + (SPARSE if options.sparse else "")
+
+
+def _spend(said: Mapping[str, Any], workspace: int | None) -> tuple[str, ...]:
+    """Take the memory and the time that the plan says; returns why the build is degraded."""
+    wanted = int(said.get("megabytes", 0) * 1e6)
+    taken = min(wanted, workspace or wanted)
+    memory = b"1" * taken
+    if taken > 1e6 * said.get("most_megabytes", np.inf):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "crash" in said:
+        os.kill(os.getpid(), said["crash"])
+    time.sleep(said.get("hang", 0.3 if memory else 0))
+    return (f"Skipping tactic: needed {wanted} bytes, found {taken}",) if taken < wanted else ()
 
 
 class NullRunner(Runner):

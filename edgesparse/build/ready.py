@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import resources
 from pathlib import Path
 
@@ -9,9 +10,11 @@ from edgesparse.backends import backend
 from edgesparse.build.select import STORE, Progress, build, quiet
 from edgesparse.classes import named_classes
 from edgesparse.config import Recipe, Run, load_recipe, parse
-from edgesparse.errors import ConfigError
+from edgesparse.errors import BuildError, ConfigError
 from edgesparse.package.store import Package, open_package
 from edgesparse.runtime.detector import Detector
+
+_log = logging.getLogger(__name__)
 
 DEMO = Path("demo")
 """The target that names the detector which comes with edgesparse."""
@@ -46,11 +49,25 @@ def ready(target: Path, root: Path = STORE, *, classes: str | None = None, progr
 
 
 def open_detector(package: Package, run: Run | None = None) -> Detector:
-    """A detector of a verified package, with its own `run` settings unless others are given; close it after use."""
+    """A detector of a verified package, with its own `run` settings unless others are given; close it after use.
+
+    When its engine cannot be loaded, the fallback runs in its place: that is logged as a warning, and stands in the
+    detector's `notice`. Raises BuildError when neither can.
+    """
     manifest = package.manifest
-    runner = backend(manifest.backend).load(package.engine, manifest.threads)
+    engine, precision, notice = backend(manifest.backend), manifest.precision, ""
     try:
-        return Detector(runner, manifest.detector, run or manifest.run, manifest.precision)
+        runner = engine.load(package.engine, manifest.threads)
+    except BuildError as error:
+        if manifest.fallback == manifest.engine:
+            raise
+        runner, precision = engine.load(package.fallback, manifest.threads), manifest.fallback_precision
+        notice = f"the fallback {manifest.fallback} ({precision}) runs, since {error}: 'edgesparse build --force' mends"
+        _log.warning("%s", notice)
+    try:
+        detector = Detector(runner, manifest.detector, run or manifest.run, precision)
     except BaseException:
         runner.close()
         raise
+    detector.notice = notice
+    return detector

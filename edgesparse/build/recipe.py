@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from edgesparse.backends import BuildOptions, backend
-from edgesparse.build.select import find_head, specify
+from edgesparse.build.prepare import find_head, specify
 from edgesparse.config import DetectorSpec, parse
 from edgesparse.errors import ConfigError
 from edgesparse.graph import model as graph

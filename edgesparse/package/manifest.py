@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from edgesparse.config import DetectorSpec, Run, Section
 from edgesparse.errors import PackageError
 
-FORMAT = 1
+FORMAT = 2
 FILE = "manifest.json"
 
 
@@ -29,17 +29,76 @@ class Score(Section):
     map50: float
 
 
+class Layer(Section):
+    """One layer of a built engine, as it says of itself: `kernel` is what runs, `sparse` whether that is a 2:4 one."""
+
+    name: str
+    kernel: str
+    sparse: bool
+    onnx: tuple[str, ...] = ()
+    device: str = "gpu"
+    precision: str = ""
+
+
+class LayerVerdict(Section):
+    """One layer of the model: `state` as `edgesparse inspect` says it, whether it runs `sparse`, and if not, why."""
+
+    name: str
+    state: str
+    sparse: bool
+    why: str
+
+
+class Agreement(Section):
+    """Detections against FP32's on pictures without labels, 0..1 each: FP32's boxes that were found, and found boxes
+    that FP32 has too, of the same class."""
+
+    recall: float
+    precision: float
+    boxes: int
+    images: int
+
+
+Outcome = Literal["chosen", "lost", "refused", "failed", "skipped"]
+
+
 class Candidate(Section):
-    """One way to build it that was tried. `latency_ms`: median of the engine alone on the machine that built it."""
+    """One way to build it: `lost` may be used and is not the best, `refused` detects too badly, `failed` cannot be
+    built or run, `skipped` was not tried. Sizes in megabytes, on the machine that built it."""
 
     name: str
     precision: str
-    build_seconds: float
-    latency_ms: float
-    peak_memory_mb: float
-    score: Score | None
-    chosen: bool
+    sparse: bool = False
+    """Whether 2:4 kernels were allowed."""
+    outcome: Outcome
     reason: str
+    build_seconds: float = 0.0
+    latency_ms: float | None = None
+    """Median of the engine alone."""
+    spread_ms: float = 0.0
+    """Half of the middle half of the measurements: what is closer than that counts as equal."""
+    file_mb: float = 0.0
+    host_mb: float = 0.0
+    """Peak of the process that built it."""
+    device_mb: float | None = None
+    """Peak on the GPU while it was built, where that was measured."""
+    context_mb: float = 0.0
+    """What running it takes on the GPU beside the weights."""
+    score: Score | None = None
+    agreement: Agreement | None = None
+    eligible: tuple[str, ...] = ()
+    picked: tuple[str, ...] = ()
+    layers: tuple[Layer, ...] = ()
+    degraded: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    rung: int = 0
+    """How far memory was limited, 0 the least."""
+    command: str = ""
+    """The trtexec line that does the same."""
+
+    @property
+    def chosen(self) -> bool:
+        return self.outcome == "chosen"
 
 
 class Manifest(Section):
@@ -53,20 +112,40 @@ class Manifest(Section):
     recipe_sha256: str
     labels_sha256: str | None
     """Of the annotations that the build was accepted on."""
+    calibration_sha256: str | None = None
+    """Of the pictures that INT8 was calibrated on."""
     backend: str
     identity: dict[str, str]
     """What the engine depends on: versions and hardware, as the backend says."""
     machine: dict[str, str]
     """Where it was built, for people to read."""
     engine: str
+    fallback: str
+    """The most precise engine: what runs when the chosen one cannot be loaded. May be the same file."""
+    fallback_precision: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     detector: DetectorSpec
     threads: int
     run: Run
     candidates: tuple[Candidate, ...]
+    verdict: tuple[str, ...] = ()
+    """What was found out, in words: a line for the choice, one for each pair of dense and 2:4."""
+    sparsity: tuple[LayerVerdict, ...] = ()
+    """Of the chosen engine, or, when that is dense, of the fastest 2:4 one."""
+    budget_mb: float | None = None
+    budget_of: str = "host"
+    """Which memory was bounded: `host`, `gpu`, or both at once, `shared`."""
+    clocks: str = ""
+    """Clocks and power mode while it was timed."""
     files: dict[str, str]
     """sha256 of every other file in the package."""
+    mac: str = ""
+    """Keyed hash of all the rest, where the files hold native code."""
+
+    def signed_part(self) -> bytes:
+        """What `mac` is the hash of."""
+        return json.dumps(self.model_dump(mode="json", exclude={"mac"}), sort_keys=True).encode()
 
     @property
     def precision(self) -> str:

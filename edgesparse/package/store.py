@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgesparse.backends import NAMES, backend
-from edgesparse.errors import ManifestMismatch, PackageError
+from edgesparse.errors import ManifestMismatch, PackageError, SignatureError
 from edgesparse.package import manifest as manifests
+from edgesparse.package import sign
 from edgesparse.package.manifest import Manifest, sha256
 
 _UNFINISHED, _REPLACED = ".unfinished-", ".replaced-"
@@ -32,10 +33,15 @@ class Package:
     def engine(self) -> Path:
         return self.folder / self.manifest.engine
 
+    @property
+    def fallback(self) -> Path:
+        return self.folder / self.manifest.fallback
+
     def verify(self) -> None:
-        """Raises ManifestMismatch unless every file is as it was built and may be loaded on this machine."""
+        """Raises ManifestMismatch unless every file is as it was built and may be loaded on this machine, and
+        SignatureError for native code that was not built here."""
         manifest = self.manifest
-        for name in {manifest.engine: None, **manifest.files}:
+        for name in {manifest.engine: None, manifest.fallback: None, **manifest.files}:
             path, needed = self.folder / name, manifest.files.get(name, "none")
             found = sha256(path) if path.is_file() else None
             if found != needed:
@@ -44,6 +50,15 @@ class Package:
         reason = f"found backends {', '.join(NAMES)}, needed {manifest.backend}"
         if manifest.backend not in NAMES or (reason := backend(manifest.backend).refuses(manifest.identity) or ""):
             raise ManifestMismatch(f"{self.folder}: {reason}: build it here with 'edgesparse build RECIPE.yaml'")
+        if backend(manifest.backend).native_code and (wrong := sign.why_not(manifest.mac, manifest.signed_part())):
+            raise SignatureError(f"{self.folder}: {wrong}: build it here with 'edgesparse build RECIPE.yaml'")
+
+
+def sealed(manifest: Manifest) -> Manifest:
+    """The manifest with this device's keyed hash, where its files hold native code. Raises SignatureError."""
+    if not backend(manifest.backend).native_code:
+        return manifest
+    return manifest.model_copy(update={"mac": sign.mac(manifest.signed_part())})
 
 
 def open_package(path: Path) -> Package:

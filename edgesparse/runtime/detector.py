@@ -25,7 +25,7 @@ STAGES = ("preprocess", "engine", "decode", "nms")
 class Detector:
     """A runner with what stands before and behind it. A context manager; owns the runner.
 
-    `times` holds the nanoseconds of the last call's STAGES. Raises ModelError when head, input or classes do not fit
+    `times` holds the nanoseconds of the last call's STAGES; `notice` says what whoever runs it should know. Raises ModelError when head, input or classes do not fit
     the network, and ConfigError when `run` names a class that there is not.
     """
 
@@ -34,6 +34,7 @@ class Detector:
     ) -> None:
         run = run or config.Run()
         self.runner, self.spec, self.run, self.precision = runner, spec, run, precision
+        self.notice = ""
         buffers = runner.allocate()
         runner.bind(buffers)
         image = _image_input(runner)

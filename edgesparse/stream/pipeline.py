@@ -68,6 +68,8 @@ class Summary:
     classes: dict[str, int] = field(default_factory=dict)
     ended: str = ""
     """Why: `end of source`, `interrupted`, `limit`, or `closed` by a sink."""
+    notice: str = ""
+    """The detector's, as that its fallback ran."""
 
     def __str__(self) -> str:
         rows = [f"{name:<12}{p.p50:9.2f}{p.p90:9.2f}{p.p99:9.2f}" for name, p in self.latency.items()]
@@ -79,6 +81,7 @@ class Summary:
                 f"{self.frames} frames, {self.fps:.1f} a second, {self.dropped} dropped, {self.reopened} reopened, "
                 f"peak memory {self.peak_memory_mb:.0f} MB; {self.ended}",
                 f"{self.detections} detections{': ' if found else ''}{found}",
+                *((self.notice,) if self.notice else ()),
             )
         )
 
@@ -109,6 +112,7 @@ def run(source: Source, detector: Detector, sinks: Sequence[Sink] = (), *, limit
         latency=loop.latencies.percentiles(),
         classes={detector.spec.classes[i]: int(counts[i]) for i in np.flatnonzero(counts)},
         ended=ended,
+        notice=detector.notice,
     )
 
 

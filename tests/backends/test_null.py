@@ -46,15 +46,15 @@ def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
         backend("null").load(tmp_path / "plan.json")
 
 
-def test_it_builds_nothing_and_is_always_there(tmp_path: Path) -> None:
+def test_without_a_plan_it_builds_nothing_and_is_always_there(tmp_path: Path) -> None:
     null = backend("null")
     assert null.probe().ok
     assert null.refuses(null.identity()) is None and null.refuses({"null": "2.0"}) is not None
-    with pytest.raises(BuildError, match="builds nothing"):
+    with pytest.raises(BuildError, match="has no plan: name its JSON file in EDGESPARSE_NULL"):
         null.build(tmp_path / "model.onnx", tmp_path / "plan.json", BuildOptions())
 
 
 def test_backends_go_by_their_names() -> None:
     assert [backend(name).name for name in NAMES] == list(NAMES)
-    with pytest.raises(ConfigError, match="unknown backend 'tensorflow': use one of onnxruntime, null"):
+    with pytest.raises(ConfigError, match="unknown backend 'tensorflow': use one of tensorrt, tensorrt-rtx, onnxruntime, null"):
         backend("tensorflow")

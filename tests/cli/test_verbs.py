@@ -119,7 +119,7 @@ def test_a_signal_while_it_builds_leaves_no_package(started: Started, model: Pat
     process = started("build", model, before="from edgesparse.build import select; select.TIMING_SECONDS = 60.0")
     assert process.stderr is not None
     for line in process.stderr:
-        if line == "timing\n":
+        if line == "timing fp32\n":
             break
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=20)

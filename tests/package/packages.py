@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from edgesparse.backends import NAMES
 from edgesparse.config import DetectorSpec, InputSpec, Run
 from edgesparse.package import manifest as manifests
 from edgesparse.package.manifest import Manifest, Tensor, sha256
-from edgesparse.package.store import Store
+from edgesparse.package.store import Store, sealed
 
 
 def manifest(build_id: str = "aaa", **change: Any) -> Manifest:
@@ -24,6 +25,8 @@ def manifest(build_id: str = "aaa", **change: Any) -> Manifest:
         identity={"null": "1.0"},
         machine={},
         engine="model.json",
+        fallback="model.json",
+        fallback_precision="fp32",
         inputs=(Tensor(name="images", shape=(1, 3, 64, 64), dtype="float32"),),
         outputs=(Tensor(name="output0", shape=(1, 6, 84), dtype="float32"),),
         detector=DetectorSpec(head="yolov8", classes=("red", "green"), input=InputSpec(size=(64, 64))),
@@ -39,7 +42,8 @@ def fill(folder: Path, build_id: str, text: str = "{}", **change: Any) -> None:
     """What a build leaves: an engine and its manifest."""
     (folder / "model.json").write_text(text)
     files = {"model.json": sha256(folder / "model.json")}
-    manifests.write(folder, manifest(build_id, **{"files": files, **change}))
+    said = manifest(build_id, **{"files": files, **change})
+    manifests.write(folder, sealed(said) if said.backend in NAMES else said)
 
 
 def stored(root: Path, build_id: str = "aaa", text: str = "{}", **change: Any) -> Path:

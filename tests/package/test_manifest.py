@@ -15,7 +15,7 @@ from packages import manifest
 
 from edgesparse.config import Run
 from edgesparse.errors import PackageError
-from edgesparse.package.manifest import FILE, Candidate, Manifest, Score, read, sha256, write
+from edgesparse.package.manifest import FILE, Candidate, Layer, Manifest, Score, read, sha256, write
 
 text = st.text(string.ascii_letters + " äß\"'<\\\n", max_size=8)
 number = st.floats(0, 1e6)
@@ -24,12 +24,15 @@ candidates = st.builds(
     Candidate,
     name=text,
     precision=st.sampled_from(["fp32", "int8"]),
-    build_seconds=number,
-    latency_ms=number,
-    peak_memory_mb=number,
-    score=scores,
-    chosen=st.booleans(),
+    sparse=st.booleans(),
+    outcome=st.sampled_from(["chosen", "lost", "refused", "failed", "skipped"]),
     reason=text,
+    build_seconds=number,
+    latency_ms=st.none() | number,
+    device_mb=st.none() | number,
+    score=scores,
+    picked=st.lists(text, max_size=2).map(tuple),
+    layers=st.lists(st.builds(Layer, name=text, kernel=text, sparse=st.booleans()), max_size=2).map(tuple),
 )
 runs = st.builds(
     Run,
@@ -80,8 +83,8 @@ def refused(folder: Path) -> str:
         (lambda said: said.update(surplus=1), "is damaged at surplus"),
         (lambda said: said["inputs"][0].update(shape="1x3"), "is damaged at inputs.0.shape"),
         (lambda said: said["detector"]["input"].update(letterbox="round"), "is damaged at detector.input.letterbox"),
-        (lambda said: said.update(format=2), "found format 2, needed 1"),
-        (lambda said: said.clear(), "found format None, needed 1"),
+        (lambda said: said.update(format=1), "found format 1, needed 2"),
+        (lambda said: said.clear(), "found format None, needed 2"),
     ],
 )
 def test_a_damaged_one_names_the_place(
@@ -103,16 +106,7 @@ def test_a_folder_without_one_says_how_to_build(tmp_path: Path) -> None:
 
 def test_the_precision_is_that_of_the_chosen_candidate() -> None:
     def candidate(precision: str, chosen: bool) -> Candidate:
-        return Candidate(
-            name="",
-            precision=precision,
-            build_seconds=0.0,
-            latency_ms=0.0,
-            peak_memory_mb=0.0,
-            score=None,
-            chosen=chosen,
-            reason="",
-        )
+        return Candidate(name="", precision=precision, outcome="chosen" if chosen else "lost", reason="")
 
     said: Manifest = manifest(candidates=(candidate("fp32", False), candidate("int8", True)))
     assert said.precision == "int8"

@@ -1,0 +1,115 @@
+"""Every candidate built, tried and judged; then all of them timed by turns, and one chosen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+
+from edgesparse import device
+from edgesparse.backends import Backend
+from edgesparse.build import verdict
+from edgesparse.build.accept import Gate, all_refused
+from edgesparse.build.attempts import Attempts, Tried
+from edgesparse.build.candidates import plan
+from edgesparse.build.child import Workers
+from edgesparse.build.memory import MB, Budget, budget
+from edgesparse.build.prepare import Prepared, prepare
+from edgesparse.build.sources import Sources
+from edgesparse.build.timing import Timing
+from edgesparse.build.verdict import Proof
+from edgesparse.build.worker import Progress
+from edgesparse.config import Recipe
+from edgesparse.errors import BuildError, MemoryBudgetExceeded
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What came out: `fallback` is the most precise engine that runs, maybe the chosen one itself."""
+
+    prepared: Prepared
+    budget: Budget
+    tried: tuple[Tried, ...]
+    chosen: Tried
+    fallback: Tried
+    proofs: tuple[Proof, ...]
+    notes: tuple[str, ...]
+    clocks: str
+
+    @property
+    def verdict(self) -> tuple[str, ...]:
+        """A line for each pair of dense and 2:4, then what else should be known."""
+        return (*map(str, self.proofs), *self.notes)
+
+
+def hold(recipe: Recipe, engine: Backend, folder: Path, seconds: float, progress: Progress) -> Contest:
+    """Build and compare the candidates of a recipe in `folder`, each timed for `seconds`.
+
+    Raises ModelError, ConfigError, and BuildError when no candidate is left: MemoryBudgetExceeded, AccuracyGateFailed,
+    SparsityNotAchieved where that is why.
+    """
+    gate = Gate(recipe)
+    deadline = time.monotonic() + (recipe.build.time_limit or inf)
+    progress("reading the model", 0, 0)
+    prepared = prepare(recipe, folder)
+    plans = plan(recipe, engine, prepared)
+    limit = budget(engine, recipe.build.memory)
+    workers = Workers(engine, folder, limit.where, deadline, progress)
+    sources = Sources(recipe, engine, prepared, folder, workers)
+    attempts = Attempts(recipe, engine, prepared, sources, workers, limit)
+    gate.prepare(prepared, folder, progress)
+    asks = {"spec": prepared.spec.model_dump_json(), "seconds": seconds, **gate.asks()}
+    tried: list[Tried] = []
+    for one in plans.wanted:
+        best = min((t for t in tried if t.outcome == "lost"), key=verdict.milliseconds, default=None)
+        tried.append(attempts.attempt(one, best, asks))
+        if tried[-1].runs and (reason := gate.refuses(tried[-1])):
+            tried[-1].ends("refused", reason)
+    passed = [one for one in tried if one.outcome == "lost"]
+    if not passed:
+        raise _none_left(tried, limit)
+    clocks, notes = _race(workers, recipe, tried, seconds)
+    chosen = verdict.settle(passed, gate.words)
+    proofs = verdict.proofs(tried, prepared.layers)
+    if recipe.accept.require_sparse:
+        verdict.require_sparse(chosen, proofs)
+    fallback = min((one for one in tried if one.runs and one.outcome != "refused"), key=lambda one: one.plan.caution)
+    impossible = [Tried(one).ends("skipped", reason) for one, reason in plans.impossible]
+    notes = (*plans.notes, *sources.notes(), *notes)
+    return Contest(prepared, limit, (*tried, *impossible), chosen, fallback, proofs, notes, clocks)
+
+
+def _race(workers: Workers, recipe: Recipe, tried: Sequence[Tried], seconds: float) -> tuple[str, tuple[str, ...]]:
+    """Time all that run by turns, so that what disturbs one disturbs all; returns the clocks and what went wrong."""
+    running = {one.plan.name: one for one in tried if one.runs}
+    if len(running) < 2:
+        return str(device.clocks()), ()
+    paths = {name: str(one.result.path) for name, one in running.items() if one.result}
+    ended = workers.run("race", paths=paths, threads=recipe.build.threads, seconds=seconds)
+    if ended.result is None:
+        return str(device.clocks()), (f"timed one after the other, not by turns: {ended.error}",)
+    for name, timing in ended.result["timings"].items():
+        running[name].timing = Timing(**timing)
+    return str(ended.result["clocks"]), ()
+
+
+def _none_left(tried: Sequence[Tried], limit: Budget) -> BuildError:
+    """Why no candidate may be used."""
+    refused = [one for one in tried if one.outcome == "refused"]
+    if refused:
+        return all_refused(refused)
+    short = [one for one in tried if one.short]
+    if short:
+        least = min(short, key=lambda one: one.spent.under(limit.where))
+        needed = least.spent.under(limit.where) / MB
+        mend = {
+            "gpu": "end other programs on the GPU, or raise build.memory",
+            "shared": "stop the desktop (sudo systemctl isolate multi-user.target) and other programs, add swap, "
+            "or raise build.memory",
+            "host": "end other programs, or raise build.memory",
+        }[limit.where]
+        return MemoryBudgetExceeded(f"no candidate fits into {limit}: {least.plan.name} took {needed:,.0f} MB: {mend}")
+    found = "; ".join(f"{one.plan.name}: {one.reason}" for one in tried)
+    return BuildError(f"no candidate could be built: {found}: 'edgesparse inspect MODEL.onnx' may say more")

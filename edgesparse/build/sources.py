@@ -1,0 +1,83 @@
+"""The ONNX file that each candidate is built from, made when it is first needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgesparse.backends import Backend
+from edgesparse.build.candidates import Plan
+from edgesparse.build.child import Workers
+from edgesparse.build.prepare import Prepared
+from edgesparse.config import Recipe
+from edgesparse.errors import CalibrationError, EdgeSparseError
+from edgesparse.graph import model as graph
+
+
+class Sources:
+    """Files in `folder`. Methods raise CalibrationError where INT8 cannot be prepared."""
+
+    def __init__(self, recipe: Recipe, engine: Backend, prepared: Prepared, folder: Path, workers: Workers) -> None:
+        self._recipe, self._engine, self._prepared = recipe, engine, prepared
+        self._folder, self._workers = folder, workers
+        self._made: dict[str, Path] = {}
+        self._int8: Mapping[str, Any] | EdgeSparseError | None = None
+
+    def onnx(self, plan: Plan) -> Path:
+        """What `plan` is built from."""
+        name, base = "float", self._prepared.simplified
+        if plan.precision == "int8" and not self._prepared.quantised:
+            name = {"int8-qdq": "fuse", "int8-qdq-sparse": "sparse"}.get(plan.way, "grid")
+            base = Path(self._quantised()[name])
+        if self._engine.takes_bytes:
+            return self._cached(f"{name}-bytes", base, self._with_bytes)
+        if self._engine.strongly_typed() and plan.precision != "fp32":
+            return self._cached(f"{name}-half", base, self._half)
+        return base
+
+    def table(self) -> Path:
+        """A calibration table in TensorRT's format."""
+        return Path(self._quantised()["table"])
+
+    def pictures(self) -> Path:
+        """Pictures for TensorRT's own calibration."""
+        return Path(self._quantised()["pictures"])
+
+    def notes(self) -> tuple[str, ...]:
+        """What was noticed while INT8 was prepared."""
+        return tuple(self._int8["notes"]) if isinstance(self._int8, Mapping) else ()
+
+    def _quantised(self) -> Mapping[str, Any]:
+        """What the worker's task `quantise` wrote; a second call fails as the first did."""
+        if self._int8 is None:
+            calibrate = self._recipe.calibrate
+            ended = self._workers.run(
+                "quantise",
+                onnx=str(self._prepared.simplified),
+                folder=str(self._folder),
+                spec=self._prepared.spec.model_dump_json(),
+                calibrate=calibrate.model_dump(mode="json") | {"pictures": str(calibrate.pictures)},
+                batch=self._recipe.build.batch,
+                threads=self._recipe.build.threads,
+                version=self._engine.probe().version,
+            )
+            self._int8 = ended.result or ended.error or CalibrationError("calibration ended without a word")
+        if isinstance(self._int8, EdgeSparseError):
+            raise self._int8
+        return self._int8
+
+    def _cached(self, name: str, base: Path, made: Any) -> Path:
+        if name not in self._made:
+            path = self._folder / f"{name}.onnx"
+            graph.save(made(base), path)
+            self._made[name] = path
+        return self._made[name]
+
+    def _with_bytes(self, base: Path) -> graph.Model:
+        look = self._prepared.spec.input
+        model = self._prepared.fixed if base == self._prepared.simplified else graph.load(base)
+        return graph.byte_input(model, look.scale, look.mean, look.std)
+
+    def _half(self, base: Path) -> graph.Model:
+        raise CalibrationError("not yet")

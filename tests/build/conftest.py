@@ -1,0 +1,62 @@
+"""Builds with the null backend: how each candidate goes is written down by the test."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import squares
+from onnx import helper
+
+from edgesparse.backends import null
+
+Plan = Callable[..., Path]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return squares.detector(tmp_path / "squares.onnx")
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    return squares.labelled(tmp_path)
+
+
+@pytest.fixture
+def sparse_model(tmp_path: Path) -> Path:
+    """A detector of squares with three more convolutions whose results count for nothing: two are 2:4."""
+    noise = np.random.default_rng(0)
+    weights, nodes, before = {}, [], "wide0"
+    weights["conv0.w"] = noise.normal(size=(8, 3, 1, 1)).astype(np.float32)
+    nodes.append(helper.make_node("Conv", ["mean", "conv0.w"], ["wide0"], "conv0"))
+    for i in (1, 2, 3):
+        values = noise.normal(size=(8, 8, 3, 3)).astype(np.float32)
+        if i < 3:
+            values[:, ::2] = 0
+        weights[f"conv{i}.w"] = values
+        nodes.append(helper.make_node("Conv", [before, f"conv{i}.w"], [f"wide{i}"], f"conv{i}", pads=[1] * 4))
+        before = f"wide{i}"
+    return squares.detector(tmp_path / "squares.onnx", more=(nodes, weights, before))
+
+
+@pytest.fixture
+def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
+    """Writes down how builds go: what holds for all, and for a candidate by its name."""
+
+    def write(builds: dict[str, dict[str, Any]] | None = None, **said: Any) -> Path:
+        path = tmp_path / "null-plan.json"
+        size = [1, 3, squares.SIZE, squares.SIZE]
+        shapes = {
+            "inputs": [["images", size, "float32"]],
+            "outputs": [["output0", [1, 6, squares.CELLS], "float32"]],
+        }
+        path.write_text(json.dumps({**shapes, **said, "builds": builds or {}}))
+        monkeypatch.setenv(null.PLAN, str(path))
+        return path
+
+    return write
