@@ -74,7 +74,7 @@ class BuildLog:
     def reason(self) -> str:
         """The last thing that went wrong, in TensorRT's words, less the assertions that only follow from it."""
         told = [text for text in self.errors if not re.search(r"Assertion \w+ != nullptr failed", text)]
-        return (told or list(self.errors) or ["it gave no reason"])[-1]
+        return (told or list(self.errors) or list(self.warnings) or ["it gave no reason"])[-1]
 
     def close(self) -> None:
         if self._copy is not None:
