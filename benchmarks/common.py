@@ -10,19 +10,30 @@ from pathlib import Path
 from typing import Any
 
 from edgesparse import device
+from edgesparse.version import VERSION
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def machine() -> dict[str, Any]:
     """Device, versions, date and command."""
-    packages = ("edgesparse", "numpy", "opencv-python", "onnx", "onnxruntime")
+    packages = ("numpy", "opencv-python", "opencv-python-headless", "onnx", "onnxruntime", "tensorrt", "pycuda")
+    found = {name: _version(name) for name in packages}
     return {
         "device": device.probe().named(),
-        "versions": {name: metadata.version(name) for name in packages},
+        "versions": {"edgesparse": VERSION, **{name: version for name, version in found.items() if version}},
         "date": datetime.now(timezone.utc).date().isoformat(),
         "command": "python " + " ".join([f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
     }
+
+
+def _version(package: str) -> str:
+    """As it was installed, or as the module itself says where only its folder is on the path."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        module = sys.modules.get(package)
+        return str(getattr(module, "__version__", ""))
 
 
 def save(name: str, result: dict[str, Any], to_file: bool) -> None:

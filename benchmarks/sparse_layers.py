@@ -1,0 +1,231 @@
+"""Which kernels TensorRT gives to 2:4 convolutions, and what they gain: small networks through our own driver.
+
+    python benchmarks/sparse_layers.py [--only 'conv1x1'] [--seconds 0.5] [--save]
+
+Tells the times on standard error; with --save, writes all that it found to benchmarks/results/sparse_layers.json.
+
+Four convolutions with ReLU in a chain, in several sizes, and two with SiLU; then a 1x1 convolution to 16 channels,
+which is the output and stays float. Built in FP16, in INT8 by calibration table, and in INT8 by Q/DQ in both
+placements, each dense and 2:4 from one and the same file. Each network has a process and a time limit of its own; its
+engines are timed in rounds with each other. `verdict`: a 2:4 engine is kept only where it is faster than its dense twin
+by more than the spread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.common import RESULTS, machine
+from edgesparse import device
+from edgesparse.backends import BuildOptions, BuildResult, backend
+from edgesparse.build.timing import Timing, equal, interleaved
+from edgesparse.errors import EdgeSparseError
+from edgesparse.graph import calibration_cache
+from edgesparse.graph.activations import stream
+from edgesparse.graph.prune import prune
+from edgesparse.graph.placement import Placement
+from edgesparse.graph.quantize import quantize
+
+LIMIT = 240
+"""Seconds a network may take."""
+PLACEMENTS: dict[str, Placement] = {"int8-qdq": "fuse", "int8-qdq-sparse": "sparse"}
+
+
+@dataclass(frozen=True)
+class Net:
+    """`depth` convolutions of `channels` to as many, each with its activation, on batch x channels x size x size."""
+
+    channels: int
+    kernel: int
+    size: int
+    batch: int = 1
+    activation: str = "ReLU"
+    depth: int = 4
+
+    @property
+    def name(self) -> str:
+        layer = f"conv{self.kernel}x{self.kernel}-{self.activation}"
+        return f"{self.depth} {layer} {self.channels} at {self.size}x{self.size} batch {self.batch}"
+
+    def model(self, batch: int) -> ModelProto:
+        """With 2:4 weights, random ones of a size that keeps the activations' variance."""
+        rng = np.random.default_rng(0)
+        shapes = [(self.channels, self.channels, self.kernel, self.kernel)] * self.depth
+        shapes.append((16, self.channels, 1, 1))
+        nodes: list[NodeProto] = []
+        tensors: dict[str, npt.NDArray[np.float32]] = {}
+        at = "x"
+        for i, shape in enumerate(shapes):
+            deviation = 2 / np.sqrt(np.prod(shape[1:]))
+            tensors[f"w{i}"] = (rng.standard_normal(shape) * deviation).astype(np.float32)
+            tensors[f"b{i}"] = np.zeros(shape[0], np.float32)
+            pads = [shape[2] // 2] * 4
+            nodes.append(helper.make_node("Conv", [at, f"w{i}", f"b{i}"], [f"conv{i}"], f"conv{i}", pads=pads))
+            at = f"conv{i}"
+            if i < self.depth:
+                nodes += _activation(self.activation, at, f"act{i}")
+                at = f"act{i}"
+        entry = helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, self.channels, self.size, self.size])
+        result = helper.make_tensor_value_info(at, TensorProto.FLOAT, [batch, 16, self.size, self.size])
+        stored = [numpy_helper.from_array(value, name) for name, value in tensors.items()]
+        graph = helper.make_graph(nodes, "net", [entry], [result], stored)
+        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        prune(made, [f"conv{i}" for i in range(self.depth)])
+        return onnx.shape_inference.infer_shapes(made)
+
+
+NETS = (
+    Net(512, 1, 40),
+    Net(256, 3, 40),
+    Net(256, 3, 40, activation="SiLU", depth=2),
+    Net(128, 3, 80),
+    Net(512, 3, 20),
+    Net(256, 3, 40, 8),
+    Net(512, 3, 20, 8),
+    Net(128, 3, 80, activation="SiLU", depth=2),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="Networks whose name has this in it.")
+    parser.add_argument("--seconds", type=float, default=0.5, help="Of timing, an engine.")
+    parser.add_argument("--save", action="store_true")
+    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    said = parser.parse_args()
+    if said.child is not None:
+        said.out.write_text(json.dumps(measure(NETS[said.child], said.seconds)))
+        return
+    result: dict[str, Any] = {**machine(), "networks": {}}
+    for number, net in enumerate(NETS):
+        if said.only in net.name:
+            result["networks"][net.name] = in_a_child(number, said.seconds)
+            tell(net.name, result["networks"][net.name])
+            if said.save:  # after each, so that a run that is cut short leaves what it found
+                (RESULTS / "sparse_layers.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+def in_a_child(number: int, seconds: float) -> dict[str, Any]:
+    """What `measure` finds, or the end of what the child said when it fails or takes too long."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "result.json"
+        command = [sys.executable, __file__, "--child", str(number), "--seconds", str(seconds), "--out", str(out)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+        except subprocess.TimeoutExpired:
+            return {"failed": f"not done after {LIMIT} s"}
+        if out.exists():
+            found: dict[str, Any] = json.loads(out.read_text())
+            return found
+        return {"failed": f"exit code {done.returncode}: {done.stderr[-600:]}"}
+
+
+def measure(net: Net, seconds: float) -> dict[str, Any]:
+    """Build all candidates of a network, time them in rounds, and compare each 2:4 one with its dense twin."""
+    engines, built, failed = backend("tensorrt"), dict[str, BuildResult](), dict[str, str]()
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        for way, options in candidates(net, folder).items():
+            for sparse in (False, True):
+                candidate = f"{way}{' 2:4' if sparse else ''}"
+                file = folder / ("float.onnx" if way in ("fp16", "int8-table") else f"{way}.onnx")
+                chosen = BuildOptions(**{**options, "sparse": sparse})
+                try:
+                    built[candidate] = engines.build(file, folder / f"{len(built)}.engine", chosen)
+                except EdgeSparseError as error:
+                    failed[candidate] = str(error)
+        runners = {candidate: stack.enter_context(engines.load(result.path)) for candidate, result in built.items()}
+        times = interleaved(runners, seconds)
+        return {
+            "candidates": {candidate: described(result, times[candidate]) for candidate, result in built.items()},
+            "against_dense": compared(built, times),
+            "not_built": failed,
+            "clocks": str(device.clocks()),
+        }
+
+
+def candidates(net: Net, folder: Path) -> dict[str, dict[str, Any]]:
+    """Writes the ONNX files and the calibration table; the build options of each way."""
+    pictures = np.random.default_rng(1).standard_normal((2, net.channels, net.size, net.size)).astype(np.float32)
+    single = net.model(1)
+    tensors = ["x", *(name for node in single.graph.node[:-1] for name in node.output)]
+    seen = stream(single, lambda: iter((pictures[:1], pictures[1:])), tensors)
+    ranges = [{name: float(np.abs(values[name]).max()) for name in tensors} for values in seen]
+    scales = {name: max(found[name] for found in ranges) / 127 for name in tensors}
+    model = net.model(net.batch)
+    onnx.save(model, str(folder / "float.onnx"))
+    (folder / "table").write_bytes(calibration_cache.write(scales))
+    for way, placement in PLACEMENTS.items():
+        onnx.save(quantize(model, scales, placement=placement)[0], str(folder / f"{way}.onnx"))
+    ways: dict[str, dict[str, Any]] = {"fp16": {"precision": "fp16"}}
+    ways["int8-table"] = {"precision": "int8", "table": folder / "table"}
+    return ways | {way: {"precision": "int8"} for way in PLACEMENTS}
+
+
+def described(result: BuildResult, time: Timing) -> dict[str, Any]:
+    return {
+        **{key: round(value, 5) for key, value in asdict(time).items()},
+        "eligible": list(result.eligible),
+        "picked": list(result.picked),
+        "sparse_kernels": sum(layer.sparse for layer in result.layers),
+        "kernels": {layer.name: layer.kernel for layer in result.layers},
+        "build_seconds": round(result.seconds, 1),
+        "degraded": list(result.degraded),
+        "command": re.sub(r"\S*/", "", result.command),
+    }
+
+
+def compared(built: dict[str, BuildResult], times: dict[str, Timing]) -> dict[str, dict[str, Any]]:
+    """Of each 2:4 engine: how many times faster than its dense twin, and which of the two is kept."""
+    found = {}
+    for name in (name for name in built if name.endswith(" 2:4")):
+        dense = times.get(name.removesuffix(" 2:4"))
+        if dense is None:
+            continue
+        same, faster = equal(times[name], dense), times[name].median_ms < dense.median_ms
+        kernels = sum(layer.sparse for layer in built[name].layers)
+        verdict = "dense: too close to tell" if same else "2:4" if faster and kernels else "dense"
+        found[name] = {
+            "ratio": round(dense.median_ms / times[name].median_ms, 4),
+            "sparse_kernels": kernels,
+            "verdict": verdict,
+        }
+    return found
+
+
+def tell(name: str, found: dict[str, Any]) -> None:
+    """A short table on standard error, as the results come."""
+    lines = [name, *([found["failed"]] if "failed" in found else [])]
+    for candidate, said in found.get("candidates", {}).items():
+        pair = found["against_dense"].get(candidate)
+        beside = f"  {pair['ratio']:.3f}x, {pair['sparse_kernels']} sparse kernels: {pair['verdict']}" if pair else ""
+        lines.append(f"  {candidate:22} {1e3 * said['median_ms']:8.1f} us +- {1e3 * said['spread']:.1f}{beside}")
+    print("\n".join([*lines, *map(str, found.get("not_built", {}).items())]), file=sys.stderr, flush=True)
+
+
+def _activation(kind: str, at: str, out: str) -> list[NodeProto]:
+    if kind == "ReLU":
+        return [helper.make_node("Relu", [at], [out], out)]
+    gate = f"{out}_gate"
+    return [helper.make_node("Sigmoid", [at], [gate], gate), helper.make_node("Mul", [at, gate], [out], out)]
+
+
+if __name__ == "__main__":
+    main()
