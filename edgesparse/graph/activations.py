@@ -160,6 +160,7 @@ def _session(model: ModelProto) -> ort.InferenceSession:
     options.log_severity_level = 3
     # short runs in turn with numpy: threads that spin in wait would take numpy's cores
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.disable_quant_qdq", "1")  # as backends.onnxruntime runs Q/DQ
     try:
         return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:

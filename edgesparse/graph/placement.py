@@ -10,45 +10,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
-from difflib import get_close_matches
+from dataclasses import dataclass
 from typing import Literal
 
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, NodeProto
 
-from edgesparse.errors import CalibrationError, ModelError, SparsityError
-from edgesparse.graph import mask
 from edgesparse.graph.fusion import POINTWISE
-from edgesparse.graph.sparsity import RELU, layer_name, layer_nodes, why_not
-from edgesparse.graph.weights import LAYERS, Weight, weight_of
-from edgesparse.graph.wiring import Wiring, attribute, reads
+from edgesparse.graph.int8_layers import COMMUTE, Kernel, int8_layers, runs_sparse
+from edgesparse.graph.sparsity import RELU
+from edgesparse.graph.weights import LAYERS
+from edgesparse.graph.wiring import Wiring, attribute
 
 Placement = Literal["fuse", "sparse"]
-COMMUTE = frozenset(
-    """MaxPool GlobalMaxPool Resize Upsample Slice Split Reshape Flatten Transpose Squeeze Unsqueeze Identity Dropout
-    DepthToSpace SpaceToDepth""".split()  # noqa: SIM905
-)
-"""What they write lies within the range of what they read, and mostly on the same grid."""
-SIZES = ("Shape", "Size", "NonZero")
-HEAD = "makes the model's output: a rounded box or score would be final"
-DECODES = "decodes boxes (behind a Softmax): too few products to gain, too exact to round"
 
 
 @dataclass(frozen=True)
-class Kernel:
-    """A layer that runs in INT8: its weight, which input it multiplies with it, and what it reads."""
-
-    node: NodeProto
-    weight: Weight
-    at: int
-    """Position of the weight among the node's inputs; the activation has the other one of 0 and 1."""
-
-    @property
-    def reads(self) -> str:
-        return str(self.node.input[1 - self.at])
-
-
-@dataclass
 class Plan:
     """`kernels`: the INT8 layers in the graph's order. `float_because`: why each other layer stays float, by name.
 
@@ -56,126 +32,24 @@ class Plan:
     which inputs. `scales_of`: each quantised tensor's representative; those with the same one share a scale.
     """
 
-    kernels: list[Kernel] = field(default_factory=list)
-    float_because: dict[str, str] = field(default_factory=dict)
-    readers: dict[str, dict[str, set[int]]] = field(default_factory=dict)
-    scales_of: dict[str, str] = field(default_factory=dict)
+    kernels: list[Kernel]
+    float_because: dict[str, str]
+    readers: dict[str, dict[str, set[int]]]
+    scales_of: dict[str, str]
 
 
 def plan(model: ModelProto, placement: Placement = "fuse", keep: Collection[str] = ()) -> Plan:
-    """Decide for every layer and tensor of `model`. Raises ModelError where it has Q/DQ already, is FP16 or has no
-    layer that can be INT8, and CalibrationError where a name of `keep` fits no layer."""
-    refuse_unfit(model)
+    """Decide for every layer and tensor of `model`. Raises as `int8_layers`."""
     wiring = Wiring(model.graph)
-    _check_names(keep, [layer_name(node) for node in layer_nodes(wiring)])
-    made = Plan()
-    heads = _heads(wiring)
-    for node in layer_nodes(wiring):
-        found = _kernel(wiring, node, heads, keep)
-        if isinstance(found, Kernel):
-            made.kernels.append(found)
-        else:
-            made.float_because[layer_name(node)] = found
-    if not made.kernels:
-        why = next((f": {name} {why}" for name, why in made.float_because.items()), "")
-        raise ModelError(f"none of the model's {len(made.float_because)} layers can be INT8{why}")
-    edges = _Edges(wiring, made.kernels)
+    kernels, float_because = int8_layers(model, wiring, keep)
+    edges = _Edges(wiring, kernels)
     edges.place()
     if placement == "sparse":
-        for kernel in made.kernels:
+        for kernel in kernels:
             if runs_sparse(wiring, kernel):
                 edges.behind(kernel.node)
-    made.readers = {name: edges.readers[name] for name in edges.in_order()}
-    made.scales_of = {name: edges.find(name) for name in made.readers}
-    return made
-
-
-def refuse_unfit(model: ModelProto) -> None:
-    """Raise ModelError, with what to do, where `model` is quantised already or not in FP32."""
-    count = sum(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node)
-    if count:
-        raise ModelError(
-            f"the model carries {count} Q/DQ operators already: build it as it is, or quantise the float model it "
-            "was made from"
-        )
-    others = [n.op_type for n in model.graph.node if n.op_type.startswith("QLinear") or n.op_type.endswith("Integer")]
-    if others:
-        raise ModelError(
-            f"the model is quantised in the operator form ({others[0]}), which TensorRT does not read: "
-            "quantise the float model it was made from"
-        )
-    stored = {tensor.name for tensor in model.graph.initializer}
-    kinds = {value.type.tensor_type.elem_type for value in model.graph.input if value.name not in stored}
-    kinds |= {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) > 1}
-    for kind in kinds & {TensorProto.FLOAT16, TensorProto.BFLOAT16}:
-        named = TensorProto.DataType.Name(kind)
-        raise ModelError(
-            f"the model is {named}: quantise its FP32 export, the build makes FP16 of what stays float (Q/DQ with "
-            "FP32 scales is what every TensorRT from 8.5 on reads)"
-        )
-
-
-def runs_sparse(wiring: Wiring, kernel: Kernel) -> bool:
-    """Whether the layer's weights are 2:4 and TensorRT may run a sparse kernel on them."""
-    weight = kernel.weight
-    if why_not(wiring, kernel.node, weight) is not None:
-        return False
-    return mask.violations(weight.values != 0, weight.axis)[0] == 0
-
-
-def _check_names(names: Collection[str], known: list[str]) -> None:
-    for name in names:
-        if name not in known:
-            near = get_close_matches(name, known, 1)
-            raise CalibrationError(
-                f"cannot keep {name!r} in float: no such layer" + (f"; did you mean {near[0]!r}?" if near else "")
-            )
-
-
-def _kernel(wiring: Wiring, node: NodeProto, heads: dict[str, str], keep: Collection[str]) -> Kernel | str:
-    """The layer as an INT8 one, or in words why it stays float."""
-    name = layer_name(node)
-    if name in keep:
-        return "kept in float, as asked"
-    if node.output[0] in heads:
-        return heads[node.output[0]]
-    at = 1 if node.op_type in ("Conv", "ConvTranspose") or wiring.is_constant(node.input[1]) else 0
-    if not wiring.is_constant(node.input[at]):
-        return "multiplies two activations"
-    try:
-        weight = weight_of(wiring, node)
-    except SparsityError as error:
-        return str(error).replace("2:4 needs", "INT8 needs")
-    if not weight.values.size or weight.values.dtype != "float32":
-        return f"weights are {weight.values.dtype}"
-    return Kernel(node, weight, at)
-
-
-def _heads(wiring: Wiring) -> dict[str, str]:
-    """Why layers near the outputs stay float: no other layer stands between, or they decode."""
-    found: dict[str, str] = {}
-    todo, seen = list(wiring.outputs), set[str]()
-    while todo:
-        name = todo.pop()
-        node = wiring.producer.get(name)
-        if name in seen or node is None or node.op_type in SIZES:
-            continue
-        seen.add(name)
-        if node.op_type in LAYERS:
-            decodes = _behind_softmax(wiring, node)
-            found[node.output[0]] = DECODES if decodes else HEAD
-            if not decodes and any(map(wiring.is_constant, node.input[:2])):
-                continue
-        todo.extend(reads(node))
-    return found
-
-
-def _behind_softmax(wiring: Wiring, node: NodeProto) -> bool:
-    """Whether `node` reads a Softmax, through nothing but moves: Distribution Focal Loss's expected value."""
-    at = wiring.producer.get(node.input[0])
-    while at is not None and at.op_type in COMMUTE:
-        at = wiring.producer.get(at.input[0])
-    return at is not None and at.op_type == "Softmax"
+    readers = {name: edges.readers[name] for name in edges.in_order()}
+    return Plan(kernels, float_because, readers, {name: edges.find(name) for name in readers})
 
 
 class _Edges:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from edgesparse.graph.placement import Kernel, Plan
+from edgesparse.graph.int8_layers import Kernel
+from edgesparse.graph.placement import Plan
 from edgesparse.graph.sparsity import layer_name
 from edgesparse.graph.wiring import Array, attribute, reads
 

@@ -17,8 +17,9 @@ import numpy.typing as npt
 from onnx import ModelProto
 
 from edgesparse.errors import CalibrationError, ModelError, SparsityError
+from edgesparse.graph.int8_layers import Kernel, runs_sparse
 from edgesparse.graph.opset import opset_of, upgraded
-from edgesparse.graph.placement import Kernel, Placement, Plan, plan, runs_sparse
+from edgesparse.graph.placement import Placement, Plan, plan
 from edgesparse.graph.qdq import channel_axis, write
 from edgesparse.graph.shapes import shapes
 from edgesparse.graph.sparsity import NOT_FINITE, layer_name, layer_nodes, multiplies
@@ -115,7 +116,9 @@ def weight_scale(kernel: Kernel) -> Scales:
     if not np.isfinite(magnitude).all():
         raise ModelError(f"{layer_name(kernel.node)}: {NOT_FINITE}")
     others = tuple(i for i in range(magnitude.ndim) if i != axis)
-    return _positive(magnitude.max(axis=others) / TOP)
+    scale = magnitude.max(axis=others) / TOP
+    # a channel of noughts: any scale will do, and TensorRT wants one that is like the others'
+    return _positive(np.where(scale < TINY, scale.max(), scale))
 
 
 def _positive(scale: Array) -> Scales:

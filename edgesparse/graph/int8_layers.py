@@ -1,0 +1,147 @@
+"""Which layers of a detector run in INT8, and in words why the others stay float."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto
+
+from edgesparse.errors import CalibrationError, ModelError, SparsityError
+from edgesparse.graph import mask
+from edgesparse.graph.sparsity import layer_name, layer_nodes, why_not
+from edgesparse.graph.weights import LAYERS, Weight, weight_of
+from edgesparse.graph.wiring import Wiring, reads
+
+COMMUTE = frozenset(
+    """MaxPool GlobalMaxPool Resize Upsample Slice Split Reshape Flatten Transpose Squeeze Unsqueeze Identity Dropout
+    DepthToSpace SpaceToDepth""".split()  # noqa: SIM905
+)
+"""What they write lies within the range of what they read, and mostly on the same grid."""
+SIZES = ("Shape", "Size", "NonZero")
+HEAD = "makes the model's output: a rounded box or score would be final"
+_NEEDS_FP32 = "quantise the FP32 export; the build makes FP16 of what stays float"
+DECODES = "decodes boxes (behind a Softmax): too few products to gain, too exact to round"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A layer that runs in INT8: its weight, which input it multiplies with it, and what it reads."""
+
+    node: NodeProto
+    weight: Weight
+    at: int
+    """Position of the weight among the node's inputs; the activation has the other one of 0 and 1."""
+
+    @property
+    def reads(self) -> str:
+        return str(self.node.input[1 - self.at])
+
+
+def int8_layers(model: ModelProto, wiring: Wiring, keep: Collection[str]) -> tuple[list[Kernel], dict[str, str]]:
+    """The layers that run in INT8, in the graph's order, and of each other layer, by name, why it stays float.
+
+    Raises ModelError where `model` has Q/DQ already, is FP16 or has no layer that can be INT8, and CalibrationError
+    where a name of `keep` fits no layer.
+    """
+    refuse_unfit(model)
+    _check_names(keep, [layer_name(node) for node in layer_nodes(wiring)])
+    heads = _heads(wiring)
+    kernels: list[Kernel] = []
+    float_because: dict[str, str] = {}
+    for node in layer_nodes(wiring):
+        found = _kernel(wiring, node, heads, keep)
+        if isinstance(found, Kernel):
+            kernels.append(found)
+        else:
+            float_because[layer_name(node)] = found
+    if not kernels:
+        why = next((f": {name} {why}" for name, why in float_because.items()), "")
+        raise ModelError(f"none of the model's {len(float_because)} layers can be INT8{why}")
+    return kernels, float_because
+
+
+def refuse_unfit(model: ModelProto) -> None:
+    """Raise ModelError, with what to do, where `model` is quantised already or not in FP32."""
+    count = sum(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node)
+    if count:
+        raise ModelError(
+            f"the model carries {count} Q/DQ operators already: build it as it is, or quantise the float model it "
+            "was made from"
+        )
+    others = [n.op_type for n in model.graph.node if n.op_type.startswith("QLinear") or n.op_type.endswith("Integer")]
+    if others:
+        raise ModelError(
+            f"the model is quantised in the operator form ({others[0]}), which TensorRT does not read: "
+            "quantise the float model it was made from"
+        )
+    stored = {tensor.name for tensor in model.graph.initializer}
+    for value in model.graph.input:
+        kind = value.type.tensor_type.elem_type
+        if value.name not in stored and kind in (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE):
+            raise ModelError(f"the model takes {TensorProto.DataType.Name(kind)}: {_NEEDS_FP32}")
+
+
+def runs_sparse(wiring: Wiring, kernel: Kernel) -> bool:
+    """Whether the layer's weights are 2:4 and TensorRT may run a sparse kernel on them."""
+    weight = kernel.weight
+    if why_not(wiring, kernel.node, weight) is not None:
+        return False
+    return mask.violations(weight.values != 0, weight.axis)[0] == 0
+
+
+def _check_names(names: Collection[str], known: list[str]) -> None:
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            raise CalibrationError(
+                f"cannot keep {name!r} in float: no such layer" + (f"; did you mean {near[0]!r}?" if near else "")
+            )
+
+
+def _kernel(wiring: Wiring, node: NodeProto, heads: dict[str, str], keep: Collection[str]) -> Kernel | str:
+    """The layer as an INT8 one, or in words why it stays float."""
+    name = layer_name(node)
+    if name in keep:
+        return "kept in float, as asked"
+    if node.output[0] in heads:
+        return heads[node.output[0]]
+    at = 1 if node.op_type in ("Conv", "ConvTranspose") or wiring.is_constant(node.input[1]) else 0
+    if not wiring.is_constant(node.input[at]):
+        return "multiplies two activations"
+    try:
+        weight = weight_of(wiring, node)
+    except SparsityError as error:
+        return str(error).replace("2:4 needs", "INT8 needs")
+    if weight.values.dtype != np.float32:
+        raise ModelError(f"the weights of {name} are {weight.values.dtype}: {_NEEDS_FP32}")
+    return Kernel(node, weight, at)
+
+
+def _heads(wiring: Wiring) -> dict[str, str]:
+    """Why layers near the outputs stay float: no other layer stands between, or they decode."""
+    found: dict[str, str] = {}
+    todo, seen = list(wiring.outputs), set[str]()
+    while todo:
+        name = todo.pop()
+        node = wiring.producer.get(name)
+        if name in seen or node is None or node.op_type in SIZES:
+            continue
+        seen.add(name)
+        if node.op_type in LAYERS:
+            decodes = _behind_softmax(wiring, node)
+            found[node.output[0]] = DECODES if decodes else HEAD
+            if not decodes and any(map(wiring.is_constant, node.input[:2])):
+                continue
+        todo.extend(reads(node))
+    return found
+
+
+def _behind_softmax(wiring: Wiring, node: NodeProto) -> bool:
+    """Whether `node` reads a Softmax, through nothing but moves: Distribution Focal Loss's expected value."""
+    at = wiring.producer.get(node.input[0])
+    while at is not None and at.op_type in COMMUTE:
+        at = wiring.producer.get(at.input[0])
+    return at is not None and at.op_type == "Softmax"
