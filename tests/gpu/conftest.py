@@ -1,0 +1,60 @@
+"""Tests on a real GPU with TensorRT. Where there is none they skip, and say where they last ran and how it went.
+
+`EDGESPARSE_RECORD=1 pytest tests/gpu` writes that record, last_run.json beside this file.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+LAST = Path(__file__).parent / "last_run.json"
+RECORD = Path(os.environ.get("EDGESPARSE_RECORD_FILE", LAST))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    ours = [item for item in items if here in item.path.parents]
+    reason = _missing() if ours else ""
+    for item in ours:
+        item.add_marker(pytest.mark.gpu)
+        if reason:
+            item.add_marker(pytest.mark.skip(reason=f"{reason}; {_last_run(item.name)}"))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    if report.when == "call" and os.environ.get("EDGESPARSE_RECORD"):
+        _record(item.name, report.outcome)
+
+
+def _missing() -> str:
+    from edgesparse.backends import backend
+
+    there = backend("tensorrt").probe()
+    return "" if there.ok else f"needs TensorRT on a GPU: {there.reason}"
+
+
+def _last_run(name: str) -> str:
+    said = json.loads(LAST.read_text()) if LAST.exists() else {}
+    if name not in said.get("tests", {}):
+        return "never ran yet"
+    return f"last ran on {said['date']} on {said['gpu']} with TensorRT {said['tensorrt']}: {said['tests'][name]}"
+
+
+def _record(name: str, outcome: str) -> None:
+    from edgesparse import device
+    from edgesparse.backends import backend
+
+    said = json.loads(RECORD.read_text()) if RECORD.exists() else {"tests": {}}
+    said["date"] = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    said["gpu"], said["tensorrt"] = device.probe().gpu, backend("tensorrt").probe().version
+    said["tests"][name] = outcome
+    RECORD.write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")

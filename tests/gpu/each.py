@@ -1,0 +1,80 @@
+"""Runs every test of this folder in a process of its own, several at a time, and tells each result as it comes.
+
+    EDGESPARSE_RECORD=1 python tests/gpu/each.py [-k WORD] [--limit SECONDS] [--together 4]
+
+For a first run on a new GPU or release: what ends a process or hangs takes nothing with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+PYTEST = [sys.executable, "-m", "pytest", "-W", "default", "-p", "no:cacheprovider"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-k", default="", help="As pytest's.")
+    parser.add_argument("--limit", type=float, default=120, help="Seconds a test may take.")
+    parser.add_argument("--together", type=int, default=4)
+    said = parser.parse_args()
+    listed = _run([*PYTEST, "--collect-only", *(["-k", said.k] if said.k else []), str(HERE)], 120)
+    names = [line for line in listed.stdout.splitlines() if "::" in line and not line.startswith(("ERROR", "FAILED"))]
+    if not names:
+        print(f"no tests: {listed.stdout[-2000:]}{listed.stderr[-2000:]}")
+        return 2
+    begun, failed, records = time.monotonic(), 0, []
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(said.together) as pool:
+        files = {name: Path(folder) / f"{i}.json" for i, name in enumerate(names)}
+        work = {pool.submit(_one, name, said.limit, files[name]): name for name in names}
+        for done in as_completed(work):
+            outcome, seconds, text = done.result()
+            failed += outcome not in ("passed", "skipped")
+            print(f"{time.monotonic() - begun:6.1f} s  {outcome:8} {seconds:5.1f} s  {work[done]}", flush=True)
+            if outcome != "passed":
+                print(text, flush=True)
+        records = [json.loads(file.read_text()) for file in files.values() if file.exists()]
+    if records:
+        record = HERE / "last_run.json"
+        tests = json.loads(record.read_text())["tests"] if record.exists() else {}
+        for found in records:
+            tests |= found["tests"]
+        record.write_text(json.dumps({**records[0], "tests": tests}, indent=1, sort_keys=True) + "\n")
+    print(f"{len(names)} tests, {failed} failed")
+    return int(failed > 0)
+
+
+def _one(name: str, limit: float, record: Path) -> tuple[str, float, str]:
+    begun = time.monotonic()
+    done = _run([*PYTEST, "--tb=short", "-rs", name], limit, {"EDGESPARSE_RECORD_FILE": str(record)})
+    text = (done.stdout + done.stderr)[-1800:]
+    outcome = {0: "passed", 1: "FAILED", -1: "TOO LONG"}.get(done.returncode, f"ENDED {done.returncode}")
+    if outcome == "passed" and " passed" not in done.stdout:
+        outcome = "skipped"
+    return outcome, time.monotonic() - begun, text
+
+
+def _run(command: list[str], limit: float, more: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    environment, root = {**os.environ, **(more or {})}, HERE.parents[1]
+    with tempfile.TemporaryFile("w+") as out:
+        try:
+            code = subprocess.run(
+                command, stdout=out, stderr=out, timeout=limit, cwd=root, env=environment, check=False
+            ).returncode
+        except subprocess.TimeoutExpired:
+            code = -1
+        out.seek(0)
+        return subprocess.CompletedProcess(command, code, out.read(), "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
