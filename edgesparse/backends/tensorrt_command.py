@@ -20,7 +20,7 @@ def command(
     `inputs`: name -> shape of each input, -1 where open. Files are named without their folders. trtexec has no option
     for the pool of tactics that are tried, and none for calibration on pictures.
     """
-    parts = ["trtexec", f"--onnx={onnx.name}", f"--saveEngine={out.name}"]
+    parts = ["tensorrt_rtx" if "rtx" in trt.__name__ else "trtexec", f"--onnx={onnx.name}", f"--saveEngine={out.name}"]
     parts += _types(trt, options, quantised)
     parts += ["--sparsity=enable"] if options.sparse else []
     parts += _limits(trt, options.limits)
