@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import stat
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import fake_gpu as runner_double
 import numpy as np
 import tensorrt
 from doubles import Double, Plan, module
@@ -141,6 +143,28 @@ class World:
         inspector = Double("EngineInspector", {"get_engine_information": JSON})
         engine = Double("ICudaEngine", {"create_engine_inspector": inspector}, **{memory: 4096})
         return Double("Runtime", {"deserialize_cuda_engine": lambda data: engine if self.loads else None})
+
+
+def check_the_runner_calls_what_there_is(folder: Path) -> None:
+    """What the fake of test_tensorrt_runner.py answers to, the real classes have, with as many arguments."""
+    for real, fake in (
+        (tensorrt.ICudaEngine, runner_double.Engine),
+        (tensorrt.IExecutionContext, runner_double.Context),
+    ):
+        for name, function in vars(fake).items():
+            if name.startswith("_"):
+                continue
+            said = re.findall(rf"{name}\(self: [^,)]*,? ?(.*)\) ->", getattr(real, name).__doc__)
+            given = function.__code__.co_argcount - 1
+            each = [one.split(", ") if one else [] for one in said]  # one an overload
+            least = [sum("=" not in argument for argument in one) for one in each]
+            fits = [low <= given <= len(one) for low, one in zip(least, each, strict=True)]
+            assert any(fits), (name, given, said)
+    engine = vars(tensorrt.ICudaEngine)
+    assert "num_io_tensors" in engine and {"device_memory_size", "device_memory_size_v2"} & set(engine)
+    assert tensorrt.TensorIOMode.INPUT.name == "INPUT" and tensorrt.TensorLocation.DEVICE.name == "DEVICE"
+    assert tensorrt.TensorFormat.LINEAR.name == "LINEAR"
+    assert {"FLOAT", "HALF", "INT8", "INT32", "BOOL", "UINT8"} <= set(tensorrt.DataType.__members__)
 
 
 def check_a_plain_build(folder: Path) -> None:
