@@ -37,9 +37,10 @@ class NullBackend(Backend):
 
     It builds what the file in the environment variable EDGESPARSE_NULL says: such a file with `ways` (those it knows),
     `dense_because`, and `builds`, a mapping for a candidate's name, as `fp16-2:4`, that goes into the engine's file.
-    There, `eligible` and `picked` name layers; `megabytes` is the memory that the build takes, less when the limit on
-    the workspace is lower (it is then degraded), and `most_megabytes` how much of it there is before it is killed;
-    `crash` is a signal that ends it, `hang` how many seconds it takes, `error` what it raises.
+    There, `eligible` and `picked` name layers as a log does, `kernels` those that really run sparse; `megabytes` is
+    the memory that the build takes, less when the limit on the workspace is lower (it is then degraded), and
+    `most_megabytes` how much of it there is before it is killed; `crash` is a signal that ends it, `hang` how many
+    seconds it takes, `error` what it raises.
     """
 
     name = "null"
@@ -69,8 +70,8 @@ class NullBackend(Backend):
         progress("trying tactics", 2, 2)
         eligible = tuple(said.get("eligible", ())) if options.sparse else ()
         picked = tuple(said.get("picked", ())) if options.sparse else ()
-        names = said.get("eligible", ())
-        layers = tuple(EngineLayer(n, f"{'sparse' if n in picked else 'dense'}_{n}", n in picked, (n,)) for n in names)
+        names, run = said.get("eligible", ()), said.get("kernels", picked) if options.sparse else ()
+        layers = tuple(EngineLayer(n, f"{'sparse' if n in run else 'dense'}_{n}", n in run) for n in names)
         seconds = time.perf_counter() - begun
         command = f"null --onnx={onnx.name} {_way(options)}"
         return BuildResult(out, options.precision, seconds, layers, eligible, picked, degraded, (), command, 1_000_000)

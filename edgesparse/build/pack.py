@@ -90,7 +90,7 @@ def _candidate(tried: Tried) -> Candidate:
     built = {
         "precision": result.precision,
         "build_seconds": round(result.seconds, 3),
-        "file_mb": round(result.path.stat().st_size / MB, 3),
+        "file_mb": round(result.path.stat().st_size / MB, 6),
         "context_mb": round(result.device_memory / MB, 1),
         "eligible": result.eligible,
         "picked": sparse_layers(result),

@@ -9,10 +9,13 @@ from typing import Any
 from edgesparse.backends import Backend
 from edgesparse.build.candidates import Plan
 from edgesparse.build.child import Workers
+from edgesparse.build.int8 import write_pictures
 from edgesparse.build.prepare import Prepared
 from edgesparse.config import Recipe
 from edgesparse.errors import CalibrationError, EdgeSparseError
 from edgesparse.graph import model as graph
+from edgesparse.graph.half import to_half
+from edgesparse.runtime.pictures import picture_files
 
 
 class Sources:
@@ -42,7 +45,13 @@ class Sources:
 
     def pictures(self) -> Path:
         """Pictures for TensorRT's own calibration."""
-        return Path(self._quantised()["pictures"])
+        path = self._folder / "pictures.npy"
+        if not path.exists():
+            calibrate = self._recipe.calibrate
+            assert calibrate.pictures is not None
+            self._workers.progress("writing pictures for TensorRT's calibration", 0, 0)
+            write_pictures(path, picture_files(calibrate.pictures, calibrate.count), self._prepared.spec.input)
+        return path
 
     def notes(self) -> tuple[str, ...]:
         """What was noticed while INT8 was prepared."""
@@ -57,10 +66,12 @@ class Sources:
                 onnx=str(self._prepared.simplified),
                 folder=str(self._folder),
                 spec=self._prepared.spec.model_dump_json(),
-                calibrate=calibrate.model_dump(mode="json") | {"pictures": str(calibrate.pictures)},
+                calibrate={
+                    "count": calibrate.count,
+                    "pictures": str(calibrate.pictures and calibrate.pictures.absolute()),
+                },
                 batch=self._recipe.build.batch,
                 threads=self._recipe.build.threads,
-                version=self._engine.probe().version,
             )
             self._int8 = ended.result or ended.error or CalibrationError("calibration ended without a word")
         if isinstance(self._int8, EdgeSparseError):
@@ -80,4 +91,4 @@ class Sources:
         return graph.byte_input(model, look.scale, look.mean, look.std)
 
     def _half(self, base: Path) -> graph.Model:
-        raise CalibrationError("not yet")
+        return to_half(graph.load(base))

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgesparse.cli.show import complain, emit_json, progress, table
 from edgesparse.config import HEAD_ALIASES, HeadName
+
+if TYPE_CHECKING:
+    from edgesparse.config import Recipe
+    from edgesparse.package.manifest import Candidate, Manifest
 
 HEAD_CHOICES = (*HeadName.__args__, *HEAD_ALIASES)  # type: ignore[attr-defined]
 
@@ -32,40 +37,64 @@ def recipe(model: Path, output: Path | None, head: str, size: tuple[int, int] | 
 
 @click.command()
 @click.argument("target", type=click.Path(path_type=Path))
+@click.option("--only", multiple=True, metavar="CANDIDATE", help="Build only this one, as fp16-2:4; may be repeated.")
+@click.option("--memory", metavar="SIZE", help="What building may take, as '2 GB' [default: what is free].")
+@click.option("--time-limit", type=float, metavar="SECONDS", help="For the whole; the rest is left out.")
+@click.option("--require-sparse", is_flag=True, help="Refuse an engine that gains nothing by 2:4.")
 @click.option(
     "--store", type=click.Path(path_type=Path), default="engines", show_default=True, help="Where packages lie."
 )
 @click.option("--force", is_flag=True, help="Build even when these inputs have been built.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def build(target: Path, store: Path, force: bool, as_json: bool) -> None:
-    """Build a package from RECIPE.yaml or MODEL.onnx: prepared, timed, scored, accepted or refused."""
+def build(target: Path, store: Path, force: bool, as_json: bool, **said: Any) -> None:
+    """Build a package from RECIPE.yaml or MODEL.onnx: every candidate built, timed and scored, the fastest kept."""
     from edgesparse.build.ready import recipe_of
     from edgesparse.build.select import build as build_package
 
     with progress() as advance:
-        built = build_package(recipe_of(target), store, force=force, progress=advance)
+        built = build_package(_with_options(recipe_of(target), **said), store, force=force, progress=advance)
     manifest = built.package.manifest
     if as_json:
         emit_json({"folder": str(built.package.folder), "reused": built.reused, **manifest.model_dump(mode="json")})
         return
-    rows = [
-        (
-            c.name,
-            "kept" if c.chosen else "lost",
-            c.reason,
-            c.build_seconds,
-            c.latency_ms,
-            c.score.map if c.score else "-",
-        )
-        for c in manifest.candidates
-    ]
-    table(
-        f"{manifest.model}  {manifest.build_id}",
-        ("candidate", "", "why", "build s", "engine ms", "mAP"),
-        rows,
-        numbers=3,
-    )
-    spec = manifest.detector
-    click.echo(f"head {spec.head}, {len(spec.classes)} classes, input {spec.input.size[0]}x{spec.input.size[1]}")
+    _show(manifest)
     click.echo(f"{'found' if built.reused else 'wrote'} {built.package.folder} (report.html says more)")
     click.echo(f"next: edgesparse run {built.package.folder.parent} --source 0")
+
+
+def _with_options(
+    recipe: Recipe, only: tuple[str, ...], memory: str | None, time_limit: float | None, require_sparse: bool
+) -> Recipe:
+    """The recipe with what the command line says."""
+    from edgesparse.config import parse
+
+    said = recipe.model_dump(mode="json")
+    given = {"candidates": list(only) or None, "memory": memory, "time_limit": time_limit}
+    said["build"].update({key: value for key, value in given.items() if value is not None})
+    said["accept"]["require_sparse"] |= require_sparse
+    changed = parse(said, "command line")
+    return recipe.model_copy(update={"build": changed.build, "accept": changed.accept})
+
+
+def _show(manifest: Manifest) -> None:
+    columns = ("candidate", "", "why", "build s", "MB", "peak MB", "2:4 layers", "ms", "mAP")
+    table(f"{manifest.model}  {manifest.build_id}", columns, map(_row, manifest.candidates), numbers=6)
+    for line in manifest.verdict:
+        click.echo(line)
+    spec = manifest.detector
+    click.echo(f"head {spec.head}, {len(spec.classes)} classes, input {spec.input.size[0]}x{spec.input.size[1]}")
+
+
+def _row(c: Candidate) -> tuple[object, ...]:
+    ran = c.latency_ms is not None
+    return (
+        c.name,
+        {"chosen": "kept"}.get(c.outcome, c.outcome),
+        c.reason,
+        c.build_seconds if ran else "-",
+        c.file_mb if ran else "-",
+        f"{c.host_mb if c.device_mb is None else c.device_mb:.0f}",
+        f"{len(c.picked)} of {max(len(c.eligible), len(c.picked))}" if ran and c.sparse else "-",
+        f"{c.latency_ms:.3f}" if c.latency_ms is not None else "-",
+        c.score.map if c.score else "-",
+    )

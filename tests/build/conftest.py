@@ -32,10 +32,10 @@ def sparse_model(tmp_path: Path) -> Path:
     """A detector of squares with three more convolutions whose results count for nothing: two are 2:4."""
     noise = np.random.default_rng(0)
     weights, nodes, before = {}, [], "wide0"
-    weights["conv0.w"] = noise.normal(size=(8, 3, 1, 1)).astype(np.float32)
+    weights["conv0.w"] = noise.normal(size=(64, 3, 1, 1)).astype(np.float32)
     nodes.append(helper.make_node("Conv", ["mean", "conv0.w"], ["wide0"], "conv0"))
     for i in (1, 2, 3):
-        values = noise.normal(size=(8, 8, 3, 3)).astype(np.float32)
+        values = noise.normal(size=(64, 64, 3, 3)).astype(np.float32)
         if i < 3:
             values[:, ::2] = 0
         weights[f"conv{i}.w"] = values
