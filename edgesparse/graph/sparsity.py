@@ -184,9 +184,13 @@ def _doubts(wiring: Wiring, node: NodeProto, weight: Weight) -> Iterator[str]:
     if min(inputs * prod(weight.values.shape[2:]), outputs) < WIDE:
         yield f"{inputs} input, {outputs} output channels: sparse kernels seldom win below about {WIDE}"
     after = _followers(wiring, node)
-    if any(wiring.producer.get(i, node).op_type == "DequantizeLinear" for i in node.input[:1]):
+    dequantised = any(wiring.producer.get(i, node).op_type == "DequantizeLinear" for i in node.input[:1])
+    if dequantised and weight.quantised:
         after -= {"QuantizeLinear"}
         blocks = "a Q must follow the layer (and its ReLU) directly"
+    elif any(other.op_type == "QuantizeLinear" for other in wiring.graph.node):
+        yield "INT8: this layer stays float in this model, whose other layers have Q/DQ"
+        return
     else:
         after &= SMOOTH
         blocks = "with ReLU they could be picked"

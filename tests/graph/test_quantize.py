@@ -1,0 +1,312 @@
+"""Q/DQ files: what they compute, what they keep, what they refuse."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from onnx import ModelProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from edgesparse.errors import CalibrationError, ModelError
+from edgesparse.graph.mask import mask_2to4, violations
+from edgesparse.graph.placement import Placement, plan
+from edgesparse.graph.quantize import quantised_tensors, quantize
+from edgesparse.graph.sparsity import inspect, layer_name
+from edgesparse.graph.weights import weight_of
+from edgesparse.graph.wiring import Wiring
+from tests.graph import patterns
+from tests.graph.patterns import PATTERNS, WIDTH
+from tests.graph.small_models import Array, model, node, random, run
+
+Floats = npt.NDArray[np.float32]
+
+
+def entry(made: ModelProto) -> Floats:
+    return random(*(dim.dim_value for dim in made.graph.input[0].type.tensor_type.shape.dim), seed=7)
+
+
+def values(made: ModelProto, x: Floats) -> dict[str, Floats]:
+    """Every tensor of `made`, by ONNX's own NumPy evaluator, node by node, with nothing rounded."""
+    return fake_quantised(made, x, {}, {}, {})
+
+
+def fake(x: Floats, scale: Floats | float) -> Floats:
+    """To the INT8 grid and back."""
+    return (np.clip(np.rint(x / np.float32(scale)), -128, 127) * np.float32(scale)).astype(np.float32)
+
+
+def fake_quantised(
+    made: ModelProto,
+    x: Floats,
+    readers: Mapping[str, Mapping[str, set[int]]],
+    scales: Mapping[str, float],
+    rounded: Mapping[str, Floats],
+) -> dict[str, Floats]:
+    """Every tensor of the float model `made` where `readers` read rounded values, and stored ones are `rounded`."""
+    at = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer} | {"x": x} | dict(rounded)
+    for each in made.graph.node:
+        inputs = {}
+        for i, name in enumerate(each.input):
+            by = readers.get(name, {}).get(each.output[0], set())
+            inputs[f"i{i}"] = fake(at[name], scales[name]) if i in by else at.get(name)
+        alone = onnx.NodeProto()
+        alone.CopyFrom(each)
+        alone.input[:] = [f"i{i}" if name else "" for i, name in enumerate(each.input)]
+        at |= dict(zip(each.output, _run_alone(alone, inputs), strict=True))
+    return at
+
+
+def _run_alone(each: onnx.NodeProto, inputs: Mapping[str, Floats | None]) -> list[Floats]:
+    fed = {name: value for name, value in inputs.items() if value is not None}
+    kinds = {name: helper.np_dtype_to_tensor_dtype(value.dtype) for name, value in fed.items()}
+    entries = [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()]
+    graph = helper.make_graph([each], "one", entries, [onnx.ValueInfoProto(name=name) for name in each.output])
+    alone = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    made: list[Floats] = ReferenceEvaluator(alone).run(None, fed)  # type: ignore[assignment]
+    return made
+
+
+def scales_of(made: ModelProto, x: Floats, placement: Placement = "fuse") -> dict[str, float]:
+    """Each quantised tensor's largest magnitude for `x`, a little of it cut off, over 127."""
+    at = values(made, x)
+    return {name: 0.9 * float(np.abs(at[name]).max()) / 127 for name in quantised_tensors(made, placement)}
+
+
+def rounded_weights(made: ModelProto) -> dict[str, Floats]:
+    """The INT8 layers' weights on their grids: symmetric, one scale an output channel."""
+    found = {}
+    for kernel in plan(made).kernels:
+        weight, axis = kernel.weight.values, 1 if kernel.node.op_type in ("ConvTranspose", "MatMul") else 0
+        axis = 1 - kernel.weight.axis if kernel.node.op_type == "Gemm" else axis
+        others = tuple(i for i in range(weight.ndim) if i != axis)
+        scale = np.abs(weight).max(axis=others, keepdims=True) / np.float32(127)
+        found[kernel.weight.source] = fake(weight, scale)
+    return found
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_the_result_computes_what_numpy_says(pattern: str) -> None:
+    made = PATTERNS[pattern]()
+    x = entry(made)
+    scales = scales_of(made, x)
+    result, report = quantize(made, scales)
+    onnx.checker.check_model(result, full_check=True)
+    expected = fake_quantised(made, x, plan(made).readers, report.scales, rounded_weights(made))["y"]
+    found, plain = run(result, x)[0], values(made, x)["y"]
+    step = np.abs(expected - plain).max()
+    assert 0 < step < 0.2 * np.abs(plain).max()
+    # a sum that lies half way between two steps may be rounded either way
+    assert np.mean(np.isclose(found, expected, atol=1e-4)) > 0.97 and np.abs(found - expected).max() < step
+
+
+def test_the_sparse_placement_computes_what_numpy_says() -> None:
+    made = sparse_and_dense()
+    x = entry(made)
+    result, report = quantize(made, scales_of(made, x, "sparse"), placement="sparse")
+    expected = fake_quantised(made, x, plan(made, "sparse").readers, report.scales, rounded_weights(made))["y"]
+    found = run(result, x)[0]
+    assert set(report.scales) == {"x", "a", "p"} and report.layers[0].why == "INT8, weights 2:4"
+    assert np.mean(np.isclose(found, expected, atol=1e-4)) > 0.97
+
+
+def sparse_and_dense() -> ModelProto:
+    """a (2:4), SiLU, b (dense), head."""
+    weights = {f"{name}.w": random(32, 32, 1, 1, seed=i) / 6 for i, name in enumerate("abh")}
+    weights["a.w"] = np.where(mask_2to4(weights["a.w"]), weights["a.w"], np.float32(0))
+    nodes = [node("Conv", ["x", "a.w"], ["a"], "a"), *patterns.silu("a", "p"), node("Conv", ["p", "b.w"], ["b"], "b")]
+    return model([*nodes, node("Conv", ["b", "h.w"], ["y"], "head")], weights, (1, 32, 4, 4))
+
+
+def test_tensors_that_share_a_scale_get_the_largest() -> None:
+    made = patterns.sppf()
+    scales = {name: 0.01 * i for i, name in enumerate(quantised_tensors(made), 1)}
+    _, report = quantize(made, scales)
+    assert {report.scales[name] for name in ("r", "p1", "p2", "p3", "cat")} == {np.float32(max(scales.values()))}
+    assert report.scales["x"] == np.float32(scales["x"])
+
+
+def test_scales_are_checked_and_a_dead_tensor_gets_one() -> None:
+    made = patterns.silu_chain()
+    with pytest.raises(CalibrationError, match="no scale for the tensor as: calibrate"):
+        quantize(made, {"x": 1.0})
+    for wrong in (np.nan, np.inf, -0.5):
+        with pytest.raises(CalibrationError, match="the scale of the tensor as is"):
+            quantize(made, {"x": 1.0, "as": wrong})
+    _, report = quantize(made, {"x": 0.0, "as": 1e-41})
+    assert report.scales == {"x": 1.0, "as": 1.0}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_must_be_finite(value: float) -> None:
+    made = patterns.silu_chain()
+    at = next(tensor for tensor in made.graph.initializer if tensor.name == "a.w")
+    broken = numpy_helper.to_array(at).copy()
+    broken[0, 0] = value
+    at.CopyFrom(numpy_helper.from_array(broken, "a.w"))
+    with pytest.raises(ModelError, match="a: weights hold NaN or infinity"):
+        quantize(made, {"x": 1.0, "as": 1.0})
+
+
+def test_rounded_weights_keep_the_scales_that_they_were_rounded_with() -> None:
+    made = patterns.silu_chain()
+    grid, scale = np.random.default_rng(0).integers(-90, 91, (WIDTH, WIDTH, 1, 1)), np.linspace(0.001, 0.7, WIDTH)
+    scale = scale.astype(np.float32)
+    weight = (grid * scale[:, None, None, None]).astype(np.float32)
+    tensor = next(tensor for tensor in made.graph.initializer if tensor.name == "a.w")
+    tensor.CopyFrom(numpy_helper.from_array(weight, "a.w"))
+    result, _ = quantize(made, {"x": 1.0, "as": 1.0}, weight_scales={"a": scale})
+    assert np.array_equal(layer_values(result, "a"), weight)
+    for wrong in (scale[:3], np.full(WIDTH, np.nan)):
+        with pytest.raises(CalibrationError, match="weight scales of a: needed 8"):
+            quantize(made, {"x": 1.0, "as": 1.0}, weight_scales={"a": wrong})
+    with pytest.raises(CalibrationError, match="'b': the model has no such layer"):
+        quantize(made, {"x": 1.0, "as": 1.0}, weight_scales={"b": scale})
+
+
+def layer_values(made: ModelProto, name: str) -> Array:
+    wiring = Wiring(made.graph)
+    return weight_of(wiring, next(each for each in made.graph.node if each.name == name)).values
+
+
+WEIGHTS = hnp.arrays(
+    np.float32,
+    (32, 32, 1, 1),
+    elements=st.floats(-10, 10, width=32, allow_subnormal=True) | st.sampled_from([0.0, -0.0, 1e-45, -1e-40, 1e-30]),
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(WEIGHTS, st.booleans())
+def test_noughts_stay_noughts_and_weights_move_half_a_step_at_most(weight: Floats, dead: bool) -> None:
+    weight = np.where(mask_2to4(weight), weight, np.float32(0))
+    weight[3] = 0 if dead else weight[3]
+    made = sparse_and_dense()
+    made.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight, "a.w"))
+    result, _ = quantize(made, dict.fromkeys(quantised_tensors(made), 0.1))
+    found = layer_values(result, "a")
+    assert violations(found)[0] == 0 and not found[weight == 0].any() and np.isfinite(found).all()
+    step = np.abs(weight).max(axis=(1, 2, 3), keepdims=True) / 127
+    assert (np.abs(found - weight) <= 0.5001 * step + np.finfo(np.float32).tiny).all()
+    scales = stored(result, "a.weight_scale")
+    assert (scales >= np.finfo(np.float32).tiny).all() and np.isfinite(scales).all()
+
+
+def stored(made: ModelProto, name: str) -> Array:
+    return next(numpy_helper.to_array(tensor) for tensor in made.graph.initializer if tensor.name == name)
+
+
+def scale_and_axis(made: ModelProto, layer: str) -> tuple[tuple[int, ...], int | None]:
+    """Shape of a layer's weight scales, and the axis that its DequantizeLinear names."""
+    wiring = Wiring(made.graph)
+    wanted = next(each for each in made.graph.node if each.name == layer)
+    last = next(wiring.producer[name] for name in wanted.input[:2] if "weight" in name)
+    axis = [attribute.i for attribute in last.attribute if attribute.name == "axis"]
+    return stored(made, last.input[1]).shape, axis[0] if axis else None
+
+
+def test_scales_lie_along_the_output_channels() -> None:
+    def of(made: ModelProto, layer: str) -> tuple[tuple[int, ...], int | None]:
+        return scale_and_axis(quantize(made, dict.fromkeys(quantised_tensors(made), 1.0))[0], layer)
+
+    assert of(patterns.depthwise(), "d") == ((WIDTH,), 0) and of(patterns.depthwise(), "a") == ((WIDTH,), 0)
+    assert of(patterns.transposed(), "t") == ((WIDTH,), 1)
+    assert of(patterns.transposed(group=2), "t") == ((), None)
+    assert of(patterns.gemm(), "a") == ((16,), 1) and of(patterns.gemm(), "b") == ((16,), 0)
+    assert of(patterns.gemm(), "c") == ((16,), 1)
+
+
+def test_weights_that_are_moved_on_the_way_are_stored_as_the_layer_reads_them() -> None:
+    nodes = [node("Transpose", ["w"], ["t"], perm=[1, 0]), node("MatMul", ["x", "t"], ["a"], "a")]
+    weight = random(24, 16)
+    made = model([*nodes, node("MatMul", ["a", "h"], ["y"], "head")], {"w": weight, "h": random(24, 4)}, (4, 16))
+    result, _ = quantize(made, {"x": 0.02})
+    assert {each.op_type for each in result.graph.node} == {"QuantizeLinear", "DequantizeLinear", "MatMul"}
+    assert "w" not in {tensor.name for tensor in result.graph.initializer}
+    assert np.allclose(layer_values(result, "a"), weight.T, atol=0.02)
+
+
+def test_one_stored_weight_may_serve_an_int8_and_a_float_layer() -> None:
+    nodes = [node("Conv", ["x", "w"], ["a"], "a"), node("Conv", ["a", "w"], ["b"], "b")]
+    made = model([*nodes, node("Conv", ["b", "w"], ["y"], "head")], {"w": random(8, 8, 1, 1)}, (1, 8, 4, 4))
+    result, report = quantize(made, {"x": 0.02, "a": 0.1})
+    assert [layer.int8 for layer in report.layers] == [True, True, False]
+    head = next(each for each in result.graph.node if each.name == "head")
+    assert head.input[1] == "w" and np.isfinite(run(result)[0]).all()
+
+
+def test_names_that_are_taken_are_left_to_their_owners() -> None:
+    made = patterns.silu_chain()
+    made.graph.node[0].output[0] = "x_q"
+    made.graph.node[1].input[0] = made.graph.node[2].input[0] = "x_q"
+    result, _ = quantize(made, {"x": 0.02, "as": 0.02})
+    onnx.checker.check_model(result, full_check=True)
+
+
+def test_the_model_itself_stays_and_quantising_twice_is_refused() -> None:
+    made = patterns.residual()
+    before = made.SerializeToString()
+    result, _ = quantize(made, dict.fromkeys(quantised_tensors(made), 0.1))
+    assert made.SerializeToString() == before
+    with pytest.raises(ModelError, match="carries 16 Q/DQ operators already"):
+        quantize(result, {})
+
+
+def test_the_report_says_what_is_int8_and_why_not() -> None:
+    made = patterns.distances()
+    _, report = quantize(made, {"x": 0.1, "ar": 0.1})
+    assert [(layer.name, layer.int8) for layer in report.layers] == [
+        ("a", True),
+        ("next", True),
+        ("box", False),
+        ("class", False),
+        ("dfl", False),
+    ]
+    macs = {layer.name: layer.macs or 0 for layer in report.layers}
+    assert report.share == pytest.approx((macs["a"] + macs["next"]) / sum(macs.values()))
+    assert json.loads(json.dumps(report.as_dict()))["layers"][4]["why"].startswith("decodes boxes")
+
+
+@pytest.mark.parametrize("placement", ["fuse", "sparse"])
+def test_inspect_reads_what_was_written(placement: Placement) -> None:
+    made = sparse_and_dense()
+    result, _ = quantize(made, dict.fromkeys(quantised_tensors(made, placement), 0.1), placement=placement)
+    layer, dense, head = inspect(result).layers
+    assert [layer.state, dense.state, head.state] == ["sparse", "dense", "dense"]
+    assert layer.macs == dense.macs == 32 * 32 * 16
+    blocked = [doubt for doubt in layer.doubts if doubt.startswith("INT8")]
+    assert ("SiLU follows" in blocked[0]) if placement == "fuse" else not blocked
+    assert "stays float in this model" in head.doubts[-1]
+
+
+def test_the_real_network(real: object) -> None:
+    made = onnx.load(f"{real}/models/yolox_nano.onnx")
+    names = quantised_tensors(made)
+    result, report = quantize(made, dict.fromkeys(names, 0.5))
+    onnx.checker.check_model(result, full_check=True)
+    assert report.opset == (11, 13) and report.share > 0.95
+    outside = {layer.name for layer in report.layers if not layer.int8}
+    assert outside == {layer_name(n) for n in made.graph.node if n.op_type == "Conv" and "preds" in n.input[1]}
+    assert [layer.macs for layer in inspect(result).layers] == [layer.macs for layer in inspect(made).layers]
+    sums = [each for each in result.graph.node if each.op_type == "Add"]
+    assert all([name.endswith("_dq") for name in each.input].count(True) == 1 for each in sums)
+
+
+@pytest.mark.parametrize("name", ["parts_dense", "parts_2to4"])
+def test_the_default_detectors(name: str) -> None:
+    made = onnx.load(f"edgesparse/demo/{name}.onnx")
+    for placement in ("fuse", "sparse"):
+        result, report = quantize(made, dict.fromkeys(quantised_tensors(made, placement), 0.1), placement=placement)
+        sparse = {layer.name for layer in inspect(made).layers if layer.state == "sparse"}
+        after = {layer.name: layer for layer in inspect(result).layers}
+        assert all(after[layer].state == "sparse" for layer in sparse) and report.share > 0.99
+        heads = {layer.name for layer in report.layers if not layer.int8}
+        blocked = {name for name in sparse if any(d.startswith("INT8") for d in after[name].doubts)}
+        assert blocked <= heads or placement == "fuse"
