@@ -31,9 +31,9 @@ HeadName = Literal[
     "efficient-nms",
 ]
 BackendName = Literal["auto", "onnxruntime", "tensorrt", "tensorrt-rtx", "null"]
-Way = Literal["fp32", "fp16", "int8-table", "int8-tensorrt", "int8-qdq", "int8-qdq-sparse"]
-"""How precision is lowered. INT8 by a calibration table of ours, by TensorRT's own calibration, by Q/DQ behind the
-activations (`int8-qdq`), or by Q/DQ right behind the convolutions that may run 2:4 (`int8-qdq-sparse`)."""
+Way = Literal["fp32", "fp16", "int8-table", "int8-qdq", "int8-qdq-sparse", "int8-tensorrt"]
+"""How precision is lowered, cheap ways first. INT8 by a calibration table of ours, by Q/DQ behind the activations
+(`int8-qdq`), by Q/DQ right behind the convolutions that may run 2:4 (`int8-qdq-sparse`), by TensorRT's calibration."""
 WAYS: tuple[Way, ...] = get_args(Way)
 SPARSE = "-2:4"
 """Ending of a candidate's name that may use 2:4 kernels."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from edgesparse.build.attempts import Tried
 from edgesparse.build.prepare import Prepared
 from edgesparse.build.worker import Progress
 from edgesparse.config import Recipe
-from edgesparse.errors import AccuracyGateFailed, ConfigError
+from edgesparse.errors import AccuracyGateFailed, BackendUnavailable, ConfigError
 from edgesparse.graph import model as graph
 from edgesparse.package.manifest import Score
 from edgesparse.runtime.detector import Detector
@@ -92,6 +93,8 @@ def all_refused(refused: list[Tried]) -> AccuracyGateFailed:
 def _labels(recipe: Recipe) -> Labels | None:
     accept: Mapping[str, Any] = recipe.accept.model_dump()
     if accept["annotations"] is not None:
+        if find_spec("pycocotools") is None:
+            raise BackendUnavailable("scoring needs pycocotools: pip install 'edgesparse[eval]'")
         return Labels(accept["annotations"], accept["images"])
     if accept["min_map"] is not None or accept["max_map_drop"] is not None:
         raise ConfigError("accept: a score is asked for without labelled pictures: set accept.annotations")

@@ -120,7 +120,7 @@ def test_a_model_without_2to4_layers_has_no_2to4_candidates(model: Path, planned
 def test_int8_is_built_in_every_way_from_one_calibration(sparse_model: Path, labels: Path, planned: Plan) -> None:
     planned({"int8-qdq": {"seconds": 0.001}, "int8-qdq-2:4": {"seconds": 0.001}}, seconds=0.004)
     manifest = make(sparse_model, calibrate={"pictures": str(labels.parent), "count": 3})
-    ways = ["int8-table", "int8-tensorrt", "int8-qdq", "int8-qdq-sparse"]
+    ways = ["int8-table", "int8-qdq", "int8-qdq-sparse", "int8-tensorrt"]
     names = [name for way in ways for name in (way, f"{way}-2:4")]
     assert list(by_name(manifest))[3:] == names and manifest.precision == "int8"
     assert any("INT8: calibrated on 3 pictures" in line for line in manifest.verdict)

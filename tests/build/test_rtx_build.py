@@ -1,0 +1,79 @@
+"""The whole of a build on TensorRT-RTX, without a GPU: only running, and so timing, is left out."""
+
+from __future__ import annotations
+
+import importlib.util
+from math import inf
+from pathlib import Path
+
+import pytest
+import squares
+
+from edgesparse.backends import backend
+from edgesparse.build.attempts import Attempts, Tried
+from edgesparse.build.candidates import plan
+from edgesparse.build.child import Workers
+from edgesparse.build.contest import Contest
+from edgesparse.build.memory import Budget
+from edgesparse.build.pack import pack
+from edgesparse.build.prepare import prepare
+from edgesparse.build.sources import Sources
+from edgesparse.config import parse
+from edgesparse.errors import SignatureError
+from edgesparse.package import manifest as manifests
+from edgesparse.package.manifest import sha256
+from edgesparse.package.store import Store, open_package
+
+THERE = importlib.util.find_spec("tensorrt_rtx_bindings") or importlib.util.find_spec("tensorrt_rtx")
+pytestmark = [
+    pytest.mark.rtx,
+    pytest.mark.skipif(THERE is None, reason="no TensorRT-RTX: pip install 'edgesparse[rtx]'"),
+]
+
+
+def test_every_candidate_is_built_in_a_child_and_packed(sparse_model: Path, labels: Path, tmp_path: Path) -> None:
+    said = {"backend": "tensorrt-rtx", "memory": "3 GB"}
+    recipe = parse({"model": str(sparse_model), "build": said, "calibrate": {"pictures": str(labels.parent)}}, "recipe")
+    engine, folder, steps = backend("tensorrt-rtx"), tmp_path / "work", set[str]()
+    folder.mkdir()
+    prepared = prepare(recipe, folder)
+    budget = Budget(3_000_000_000, "host", True)
+    workers = Workers(engine, folder, "host", inf, lambda step, *_: steps.add(step))
+    sources = Sources(recipe, engine, prepared, folder, workers)
+    attempts = Attempts(recipe, engine, prepared, sources, workers, budget)
+    tried: dict[str, Tried] = {}
+    for one in plan(recipe, engine, prepared).wanted:
+        tried[one.name] = attempts.attempt(one, None, {"spec": prepared.spec.model_dump_json(), "seconds": 0.0})
+    ways = ["fp32", "fp16", "fp16-2:4", "int8-qdq", "int8-qdq-2:4", "int8-qdq-sparse", "int8-qdq-sparse-2:4"]
+    assert list(tried) == ways
+    for name, one in tried.items():
+        assert one.result is not None, one.reason
+        assert one.result.path.stat().st_size > 1000 and one.result.precision == one.plan.precision
+        assert ("sparsity" in one.result.command) == name.endswith("2:4")
+        assert one.spent.host > 50_000_000
+        if not _runs_here():
+            assert "was built and cannot run: TensorRT-RTX runs on compute capability" in one.reason
+    assert {f"building {name}" for name in ways} <= steps
+    package(
+        tmp_path, Contest(prepared, budget, tuple(tried.values()), tried["fp16"], tried["fp32"], (), (), ""), recipe
+    )
+
+
+def package(root: Path, contest: Contest, recipe: object) -> None:
+    """It carries this device's mark, and is refused without it before anything is loaded."""
+    store = Store(root, "squares")
+    hashes = {"model": "0" * 64, "labels": None, "calibration": None}
+    with store.lock(), store.writing("aaa", 0) as folder:
+        pack(folder, contest, recipe, backend("tensorrt-rtx"), "aaa", hashes)  # type: ignore[arg-type]
+    found = open_package(root / "squares/aaa")
+    assert found.engine.stat().st_mode & 0o777 == 0o600 and found.fallback.name == "fallback.engine"
+    assert found.manifest.files["model.engine"] == sha256(found.engine)
+    manifests.write(found.folder, found.manifest.model_copy(update={"model": "another"}))
+    with pytest.raises(SignatureError, match="found the keyed hash"):
+        open_package(root / "squares/aaa")
+
+
+def _runs_here() -> bool:
+    from edgesparse.backends.tensorrt_rtx import RUNS_ON, gpu
+
+    return gpu()[1] in RUNS_ON

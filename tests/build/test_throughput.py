@@ -1,0 +1,84 @@
+"""What a board carries: streams at once, and the cameras that come of measured times."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgesparse.backends import backend
+from edgesparse.build.throughput import Demand, Load, busy, cameras, carries, summary
+from edgesparse.build.throughput_html import page
+from edgesparse.errors import BuildError
+
+PLAN = {"inputs": [["images", [1, 3, 8, 8], "float32"]], "outputs": [["boxes", [1, 4], "float32"]]}
+LONG = Demand(fps=30, max_age_ms=10_000)
+
+
+def null(folder: Path, **said: float) -> Path:
+    path = folder / "model.json"
+    path.write_text(json.dumps({**PLAN, **said}))
+    return path
+
+
+def test_streams_are_busy_at_once(tmp_path: Path) -> None:
+    engine, plan = backend("null"), null(tmp_path, seconds=0.01)
+    times, rate = busy([engine.load(plan) for _ in range(4)], 0.1)
+    assert len(times) >= 4 * 5 and times.min() >= 0.01
+    assert rate > 1.5 / times.mean(), "four that sleep beside each other do more than one"
+
+
+def test_an_engine_that_fails_ends_all_streams(tmp_path: Path) -> None:
+    engine = backend("null")
+    good, bad = engine.load(null(tmp_path)), engine.load(null(tmp_path, fail_at=1))
+    with pytest.raises(BuildError, match="inference 1 failed"):
+        busy([good, bad], 5)
+
+
+@given(st.floats(0.0005, 0.2), st.integers(1, 60))
+def test_one_stream_carries_as_many_as_fit_into_a_frames_time(seconds: float, most: int) -> None:
+    found = cameras(np.array([seconds]), 1, 1, LONG, most)
+    # Exactly at the border rounding decides.
+    assert found in {min(most, int((1 + slip) / 30 / seconds)) for slip in (-1e-9, 1e-9)}
+
+
+@given(st.floats(0.001, 0.05), st.integers(1, 4), st.integers(1, 3), st.integers(1, 30))
+def test_more_streams_a_larger_batch_or_more_patience_never_carry_less(
+    seconds: float, batch: int, streams: int, count: int
+) -> None:
+    times = np.array([seconds])
+    if carries(times, batch, streams, Demand(30, 80), count):
+        assert carries(times, batch + 1, streams, Demand(30, 80), count)
+        assert carries(times, batch, streams + 1, Demand(30, 80), count)
+        assert carries(times, batch, streams, Demand(30, 200), count)
+
+
+def test_the_age_counts_as_much_as_the_rate() -> None:
+    slow = np.array([0.09])
+    assert cameras(slow, 8, 4, Demand(30, 100), 100) > 0 == cameras(slow, 8, 4, Demand(30, 80), 100)
+    now_and_then = np.r_[np.full(96, 0.005), np.full(4, 0.3)]
+    assert cameras(now_and_then, 1, 1, Demand(1, 100), 100) == 0 < cameras(now_and_then[:96], 1, 1, Demand(1, 100), 100)
+
+
+def load(candidate: str, fps: float, carried: int) -> Load:
+    return Load(candidate, 4, 2, fps, 1.0, 2.0, 3.0, carried)
+
+
+def test_dense_and_sparse_are_set_beside_each_other() -> None:
+    loads = [load("fp16", 480, 16), load("fp16-2:4", 750, 25), load("int8-qdq", 470, 15)]
+    assert summary(loads, Demand()) == (
+        "At 30 frames a second and an age of at most 100 ms: 16 cameras dense (fp16, batch 4, 2 at once: 480 frames a "
+        "second), 25 cameras 2:4 (fp16-2:4, batch 4, 2 at once: 750 frames a second), 1.56 times the frames"
+    )
+    assert "2:4" not in summary(loads[:1], Demand())
+
+
+def test_the_page_holds_every_engine_and_nothing_from_elsewhere() -> None:
+    text = page("a <b> & c", "a board", "in words", [load("fp16", 480, 16), load("fp16-2:4", 750, 25)])
+    assert "a &lt;b&gt; &amp; c" in text and text.count("<circle") == 2 and text.count("<polyline") == 2
+    assert 'class="sparse"' in text and "http" not in text and "750.0" in text
+    assert "<svg" in page("nothing", "", "", [])
