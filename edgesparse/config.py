@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
@@ -15,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from edgesparse.classes import named_classes
 from edgesparse.errors import ConfigError
+from edgesparse.wording import kind, nearest_file, place, sentence
 
 Letterbox = Literal["centre", "top-left", "stretch"]
 Colour = Literal["rgb", "bgr"]
@@ -210,7 +210,7 @@ def load_recipe(path: Path) -> Recipe:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(said, dict):
-        raise ConfigError(f"{path}: found {_kind(said)}, needed a mapping with at least 'model:'")
+        raise ConfigError(f"{path}: found {kind(said)}, needed a mapping with at least 'model:'")
     recipe = parse(said, str(path))
     base = path.parent
     recipe = recipe.model_copy(update={"model": base / recipe.model, "classes": named_classes(recipe.classes, base)})
@@ -223,7 +223,7 @@ def load_recipe(path: Path) -> Recipe:
     for name, file in files.items():
         kind, there = ("folder", Path.is_dir) if name in _FOLDERS else ("file", Path.is_file)
         if file is not None and not there(file):
-            raise ConfigError(f"{path}: {name}: no {kind} {file}{_nearest_file(file)}")
+            raise ConfigError(f"{path}: {name}: no {kind} {file}{nearest_file(file)}")
     return recipe
 
 
@@ -251,10 +251,12 @@ def parse(said: dict[str, Any], where: str) -> Recipe:
     except ValidationError as error:
         problems: dict[tuple[str, ...], Any] = {}
         for problem in error.errors():
-            problems.setdefault(_place(problem), problem)
-        first = min(problems.values(), key=lambda e: (e["type"] != "extra_forbidden", -len(_place(e))))
+            problems.setdefault(place(problem), problem)
+        first = min(problems.values(), key=lambda e: (e["type"] != "extra_forbidden", -len(place(e))))
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ConfigError(f"{where}: {' '.join(_sentence(first).split())}{more}") from None
+        raise ConfigError(
+            f"{where}: {' '.join(sentence(first, _keys, {'head': [*HEAD_ALIASES]}).split())}{more}"
+        ) from None
 
 
 def override(run: Run, said: dict[str, Any]) -> Run:
@@ -266,54 +268,6 @@ def override(run: Run, said: dict[str, Any]) -> Run:
     return recipe.run
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """`: did you mean 'x'?`, or the known names when none is near."""
-    near = difflib.get_close_matches(name, known, 1, 0.6)
-    return f": did you mean '{near[0]}'?" if near else f": known here are {', '.join(known)}"
-
-
-def _sentence(problem: Any) -> str:
-    """One of pydantic's problems as 'key.path: what was found, what was needed'."""
-    place = _place(problem)
-    path = ".".join(place)
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key '{path}'{nearest(place[-1], _keys(place[:-1]))}"
-    if problem["type"] == "missing":
-        return f"'{path}' is missing"
-    found = problem["input"]
-    needed = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    needed = re.sub(
-        r"Tuple should have at (most|least) (\d+) items? after validation, not \d+", r"at \1 \2 of them", needed
-    )
-    needed = _PLAIN.get(needed, needed)
-    if isinstance(found, str) and problem["type"] == "literal_error":
-        known = list(get_args(HeadName)) + list(HEAD_ALIASES) if path == "head" else _literals(needed)
-        return f"{path}: found '{found}'{nearest(found, known)}"
-    return f"{path}: found {found!r} ({_kind(found)}), needed {needed}"
-
-
-_PLAIN = {
-    "a valid string": "text",
-    "a valid integer": "a whole number",
-    "a valid number": "a number",
-    "a valid boolean": "true or false",
-    "a valid tuple": "a list",
-    "a valid array": "a list",
-    "an object": "a mapping",
-}
-
-
-def _place(problem: Any) -> tuple[str, ...]:
-    """The key's path, less the names that pydantic gives to the branches of a union."""
-    parts = map(str, problem["loc"])
-    branches = ("str", "float", "constrained-float")
-    return tuple(part for part in parts if not part.endswith("]") and part not in branches)
-
-
-def _literals(message: str) -> list[str]:
-    return message.replace("'", "").replace(" or ", ", ").split(", ")
-
-
 def _keys(place: Sequence[str]) -> list[str]:
     section: Any = Recipe
     for part in place:
@@ -322,17 +276,3 @@ def _keys(place: Sequence[str]) -> list[str]:
             return []
         section = field.annotation
     return list(section.model_fields)
-
-
-def _kind(value: Any) -> str:
-    names = {str: "text", int: "a whole number", float: "a number", bool: "true/false", list: "a list"}
-    if value is None:
-        return "nothing"
-    return names.get(type(value), "a mapping" if isinstance(value, dict) else type(value).__name__)
-
-
-def _nearest_file(file: Path) -> str:
-    if not file.parent.is_dir():
-        return f" (there is no folder {file.parent})"
-    near = difflib.get_close_matches(file.name, [p.name for p in file.parent.iterdir()], 1, 0.6)
-    return f": did you mean '{near[0]}'?" if near else ""

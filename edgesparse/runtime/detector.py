@@ -18,6 +18,7 @@ from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.heads import HEADS, Layout
 from edgesparse.runtime.nms import nms
 from edgesparse.runtime.preprocess import Letterbox, Preprocessor
+from edgesparse.wording import nearest
 
 STAGES = ("preprocess", "engine", "decode", "nms")
 
@@ -132,7 +133,7 @@ def class_index(name: str, names: Sequence[str], where: str) -> int:
         return list(names).index(name)
     if name.isdigit() and int(name) < len(names):
         return int(name)
-    raise ConfigError(f"{where}: no class '{name}'{config.nearest(name, names)}")
+    raise ConfigError(f"{where}: no class '{name}'{nearest(name, names)}")
 
 
 def _image_input(runner: Runner) -> str:

@@ -7,7 +7,6 @@ from math import inf
 from pathlib import Path
 
 import pytest
-import squares
 
 from edgesparse.backends import backend
 from edgesparse.build.attempts import Attempts, Tried

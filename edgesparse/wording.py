@@ -1,0 +1,73 @@
+"""What is wrong in a recipe, in words: one line that says what was found and what is needed."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """`: did you mean 'x'?`, or the known names when none is near."""
+    near = difflib.get_close_matches(name, known, 1, 0.6)
+    return f": did you mean '{near[0]}'?" if near else f": known here are {', '.join(known)}"
+
+
+def sentence(problem: Any, keys: Callable[[Sequence[str]], list[str]], more: Mapping[str, Sequence[str]]) -> str:
+    """One of pydantic's problems as 'key.path: what was found, what was needed'.
+
+    `keys` gives those of a section by its path; `more`, by path, what is allowed beside what pydantic knows.
+    """
+    at = place(problem)
+    path = ".".join(at)
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key '{path}'{nearest(at[-1], keys(at[:-1]))}"
+    if problem["type"] == "missing":
+        return f"'{path}' is missing"
+    found = problem["input"]
+    needed = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    needed = re.sub(
+        r"Tuple should have at (most|least) (\d+) items? after validation, not \d+", r"at \1 \2 of them", needed
+    )
+    needed = _PLAIN.get(needed, needed)
+    if isinstance(found, str) and problem["type"] == "literal_error":
+        return f"{path}: found '{found}'{nearest(found, [*_literals(needed), *more.get(path, ())])}"
+    return f"{path}: found {found!r} ({kind(found)}), needed {needed}"
+
+
+_PLAIN = {
+    "a valid string": "text",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid boolean": "true or false",
+    "a valid tuple": "a list",
+    "a valid array": "a list",
+    "an object": "a mapping",
+}
+
+
+def place(problem: Any) -> tuple[str, ...]:
+    """The key's path, less the names that pydantic gives to the branches of a union."""
+    parts = map(str, problem["loc"])
+    branches = ("str", "float", "constrained-float")
+    return tuple(part for part in parts if not part.endswith("]") and part not in branches)
+
+
+def _literals(message: str) -> list[str]:
+    return message.replace("'", "").replace(" or ", ", ").split(", ")
+
+
+def kind(value: Any) -> str:
+    names = {str: "text", int: "a whole number", float: "a number", bool: "true/false", list: "a list"}
+    if value is None:
+        return "nothing"
+    return names.get(type(value), "a mapping" if isinstance(value, dict) else type(value).__name__)
+
+
+def nearest_file(file: Path) -> str:
+    if not file.parent.is_dir():
+        return f" (there is no folder {file.parent})"
+    near = difflib.get_close_matches(file.name, [p.name for p in file.parent.iterdir()], 1, 0.6)
+    return f": did you mean '{near[0]}'?" if near else ""
