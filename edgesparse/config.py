@@ -221,9 +221,9 @@ def load_recipe(path: Path) -> Recipe:
             recipe = recipe.model_copy(update={section: part})
     files = {"model": recipe.model, **{f"{s}.{name}": getattr(getattr(recipe, s), name) for s, name in _PATHS}}
     for name, file in files.items():
-        kind, there = ("folder", Path.is_dir) if name in _FOLDERS else ("file", Path.is_file)
+        what, there = ("folder", Path.is_dir) if name in _FOLDERS else ("file", Path.is_file)
         if file is not None and not there(file):
-            raise ConfigError(f"{path}: {name}: no {kind} {file}{nearest_file(file)}")
+            raise ConfigError(f"{path}: {name}: no {what} {file}{nearest_file(file)}")
     return recipe
 
 

@@ -26,8 +26,9 @@ STAGES = ("preprocess", "engine", "decode", "nms")
 class Detector:
     """A runner with what stands before and behind it. A context manager; owns the runner.
 
-    `times` holds the nanoseconds of the last call's STAGES; `notice` says what whoever runs it should know. Raises ModelError when head, input or classes do not fit
-    the network, and ConfigError when `run` names a class that there is not.
+    `times` holds the nanoseconds of the last call's STAGES; `notice` says what whoever runs it should know. Raises
+    ModelError when head, input or classes do not fit the network, and ConfigError when `run` names a class that there
+    is not.
     """
 
     def __init__(
