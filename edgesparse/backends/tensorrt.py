@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from edgesparse import device
-from edgesparse.backends.base import Availability, Backend, BuildOptions, BuildProgress, BuildResult, Runner, quiet
+from edgesparse.backends.base import (
+    Availability,
+    Backend,
+    BuildOptions,
+    BuildProgress,
+    BuildResult,
+    EngineLayer,
+    Runner,
+    quiet,
+)
 from edgesparse.config import Way
 from edgesparse.errors import BackendUnavailable
 
@@ -67,6 +76,17 @@ class TensorRTBackend(Backend):
 
         self._needed()
         return TensorRTRunner(_import(), path)
+
+    def layers(self, path: Path) -> tuple[EngineLayer, ...]:
+        """What each layer of a plan runs. Opening a plan runs its code: only of one that was built on this device.
+
+        Raises BuildError for one that cannot be opened, BackendUnavailable.
+        """
+        from edgesparse.backends import tensorrt_inspect
+
+        self._needed()
+        trt = _import()
+        return tensorrt_inspect.layers(trt, tensorrt_inspect.read_plan(trt, path).engine)
 
     def identity(self) -> dict[str, str]:
         """A plan runs on the GPU it was built for, with the release that built it."""

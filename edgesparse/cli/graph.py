@@ -1,4 +1,4 @@
-"""`inspect`: what of a model is 2:4, what could be, and what it would gain."""
+"""`inspect`: what of a model is 2:4, what could be, and what it would gain; what a built engine really runs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgesparse.cli import engine
 from edgesparse.cli.show import complain, emit_json, progress, table
 from edgesparse.cli.writing import check_free, write
 
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
     from edgesparse.graph.sparsity import Inspection, Layer
 
 PATH = click.Path(path_type=Path)
+PLANS = (".engine", ".plan", ".trt")
 SHOWN_GAINS = 10
 
 
 @click.command()
-@click.argument("model", type=PATH)
+@click.argument("model", type=PATH, metavar="MODEL.onnx|PACKAGE|ENGINE")
 @click.option("--device", help="Predict on this board, e.g. orin-nano-8gb or orin-nano-8gb:15W.")
 @click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x640x640", help="Fix an input's open shape.")
 @click.option("--html", type=PATH, help="Write one self-contained page.")
@@ -30,7 +32,16 @@ SHOWN_GAINS = 10
 def inspect(
     model: Path, device: str | None, shapes: tuple[str, ...], html: Path | None, force: bool, as_json: bool
 ) -> None:
-    """2:4 a layer of MODEL.onnx: there, possible, or why not; with --device, what it could gain there."""
+    """2:4 a layer of MODEL.onnx: there, possible, or why not; with --device, what it could gain there.
+
+    Of a package, or of a TensorRT plan (MODEL.engine), the kernel of each layer, and which run 2:4. Opening a plan runs
+    its code: only open one that was built on this device. A package is only read.
+    """
+    if model.is_dir() or model.suffix in PLANS:
+        if device or shapes:
+            raise click.UsageError("--device and --shape are for an ONNX file: leave them out")
+        engine.inspect_engine(model, html, force, as_json)
+        return
     from edgesparse.graph import boards, fusion, inspect_html, predict, sparsity
     from edgesparse.graph.model import load
 

@@ -62,9 +62,15 @@ def sealed(manifest: Manifest) -> Manifest:
 
 
 def open_package(path: Path) -> Package:
-    """The package in a build's folder, a model's folder (its `current`), or a store that holds one model; verified.
+    """`find_package`, verified: it may be loaded here. Raises PackageError or ManifestMismatch."""
+    package = find_package(path)
+    package.verify()
+    return package
 
-    Raises PackageError or ManifestMismatch.
+
+def find_package(path: Path) -> Package:
+    """The package in a build's folder, a model's folder (its `current`), or a store that holds one model: to be read,
+    wherever it was built. Raises PackageError.
     """
     if not path.is_dir():
         raise PackageError(f"no package {path}: build one with 'edgesparse build RECIPE.yaml'")
@@ -77,9 +83,7 @@ def open_package(path: Path) -> Package:
                 raise PackageError(f"{path}: found {found}, needed one package: give the folder of the one you want")
             folder = models[0]
         folder = (folder / "current").resolve()
-    package = Package(folder, manifests.read(folder))
-    package.verify()
-    return package
+    return Package(folder, manifests.read(folder))
 
 
 class Store:
