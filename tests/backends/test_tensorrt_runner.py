@@ -79,7 +79,7 @@ def test_latency_is_of_the_engine_alone(fake: Fake, tmp_path: Path) -> None:
     with load(fake, tmp_path) as runner:
         copies, launches = fake.copies, fake.launches
         assert [runner.latency() for _ in range(3)] == [0.25] * 3
-        assert fake.copies == copies and fake.launches == launches + 3
+        assert fake.copies == copies and fake.launches == launches + 6
         assert fake.graphs == 2
 
 
