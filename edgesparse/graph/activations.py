@@ -29,7 +29,8 @@ def stream(model: ModelProto, batches: Batches, names: Sequence[str]) -> Iterato
     session = _session(seen)
     entry, kind = input_name(model), _input_type(model)
     for batch in checked(batches):
-        values = _run(session, list(wanted), {entry: batch.astype(kind, copy=False)})
+        # ONNX Runtime takes no names for all outputs
+        values = _run(session, wanted, {entry: batch.astype(kind, copy=False)}) if wanted else []
         yield dict(zip(wanted, values, strict=True)) | ({entry: batch} if entry in names else {})
 
 

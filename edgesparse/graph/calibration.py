@@ -10,29 +10,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from difflib import get_close_matches
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from onnx import ModelProto
 
 from edgesparse.config import InputSpec
 from edgesparse.errors import CalibrationError
-from edgesparse.graph.activations import Batches, checked, input_name, stream
-from edgesparse.graph.histograms import Histogram
+from edgesparse.graph.activations import Batches, checked
+from edgesparse.graph.observe import Observations, Progress, feed, observe, quiet, resolve
 from edgesparse.graph.output_error import best
-from edgesparse.graph.representative import Pictures, unsettled
+from edgesparse.graph.representative import unsettled
 from edgesparse.graph.thresholds import METHODS
-from edgesparse.graph.wiring import Array, Wiring
 
-Progress = Callable[[str, int, int], None]
 FORMAT, VERSION = "edgesparse calibration", 1
 BEST = "best"
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 FLOOR = 127 * 2.0**-126
 """The least amax: its scale is the smallest normal float32."""
 
@@ -105,19 +100,6 @@ class Calibration:
         return cls(ranges, content["key"], content["pictures"], tuple(content["warnings"]))
 
 
-@dataclass
-class Observations:
-    """What streaming the pictures leaves: a histogram a tensor, the pictures' own statistics, a hash of the data."""
-
-    histograms: dict[str, Histogram]
-    pictures: Pictures = field(default_factory=Pictures)
-    data: str = ""
-    batches: int = 0
-    earlier: dict[str, Histogram] = field(default_factory=dict)
-    """The histograms as they were after `earlier_count` pictures, between a quarter and a half of all."""
-    earlier_count: int = 0
-
-
 def calibrate(
     model: ModelProto,
     batches: Batches,
@@ -126,7 +108,7 @@ def calibrate(
     tensors: Collection[str] | None = None,
     spec: InputSpec | None = None,
     saved: Path | None = None,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = quiet,
 ) -> Calibration:
     """The ranges of `tensors` (None: of `layer_inputs`) of `model` over the pictures of `batches`.
 
@@ -137,47 +119,15 @@ def calibrate(
     """
     if method not in (BEST, *METHODS):
         raise CalibrationError(f"no calibration method {method!r}: there are {', '.join((*METHODS, BEST))}")
-    names = _names(model, tensors)
+    names = resolve(model, tensors)
     settings = f"{VERSION} {method} {sorted(names)} {spec}"
     if saved is not None and saved.exists():
         kept = Calibration.load(saved)
         if kept.key == _key(model, _data_hash(batches), settings):
             return kept
-    seen = observe(model, batches, names, progress)
+    seen = observe(model, batches, names, spec, progress)
     ranges = choose(model, batches, seen, method, progress)
-    return Calibration(
-        ranges, _key(model, seen.data, settings), seen.pictures.count, tuple(_warnings(seen, ranges, spec))
-    )
-
-
-def layer_inputs(model: ModelProto) -> list[str]:
-    """The tensors that convolutions and matrix products read, constants excluded, in the order of execution."""
-    wiring = Wiring(model.graph)
-    names = (name for node in model.graph.node if node.op_type in LAYERS for name in node.input[:2] if name)
-    return list(dict.fromkeys(name for name in names if not wiring.is_constant(name)))
-
-
-def observe(
-    model: ModelProto,
-    batches: Batches,
-    names: Sequence[str],
-    progress: Progress = lambda what, done, total: None,
-) -> Observations:
-    """Stream every picture once and count each tensor's magnitudes. Raises as `calibrate`."""
-    seen = Observations({name: Histogram() for name in names})
-    entry, digest, last = input_name(model), hashlib.sha256(), (0, seen.earlier)
-    for values in stream(model, batches, [*names, entry]):
-        _feed(digest, values[entry])
-        seen.pictures.add(values[entry])
-        seen.batches, count = seen.batches + 1, seen.pictures.count
-        for name, histogram in seen.histograms.items():
-            _count(histogram, name, values[name], count)
-        if count >= 2 * last[0]:
-            seen.earlier_count, seen.earlier = last
-            last = count, {name: histogram.copy() for name, histogram in seen.histograms.items()}
-        progress("calibrating", count, 0)
-    seen.data = digest.hexdigest()
-    return seen
+    return Calibration(ranges, _key(model, seen.data, settings), seen.pictures.count, tuple(_warnings(seen, ranges)))
 
 
 def choose(
@@ -185,7 +135,7 @@ def choose(
     batches: Batches,
     seen: Observations,
     method: str,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = quiet,
 ) -> dict[str, Range]:
     """The range of each observed tensor by `method`; "best" runs some of the pictures once more."""
     found = {
@@ -204,33 +154,8 @@ def usable(threshold: float) -> float:
     return float(np.float32(max(threshold, FLOOR))) if threshold else 1.0
 
 
-def _names(model: ModelProto, tensors: Collection[str] | None) -> list[str]:
-    wiring = Wiring(model.graph)
-    known = {value.name for value in model.graph.input if value.name not in wiring.stored} | set(wiring.producer)
-    names = list(dict.fromkeys(layer_inputs(model) if tensors is None else tensors))
-    for name in names:
-        if name not in known or wiring.is_constant(name):
-            near = get_close_matches(name, known, 1)
-            hint = f": did you mean {near[0]!r}?" if near else ": edgesparse inspect lists the layers"
-            raise CalibrationError(f"no activation tensor {name!r} in this model{hint}")
-    if not names:
-        raise CalibrationError("nothing to calibrate: the model has no convolution and no matrix product")
-    return names
-
-
-def _count(histogram: Histogram, name: str, value: Array, picture: int) -> None:
-    if value.dtype.kind != "f":
-        raise CalibrationError(f"the tensor {name} is {value.dtype}: only float tensors have a range; leave it out")
-    try:
-        histogram.add(value)
-    except ValueError as error:
-        raise CalibrationError(
-            f"the tensor {name} holds {error} at calibration picture {picture}: check the model and how it is fed"
-        ) from None
-
-
-def _warnings(seen: Observations, ranges: Mapping[str, Range], spec: InputSpec | None) -> Iterator[str]:
-    yield from seen.pictures.warnings(spec)
+def _warnings(seen: Observations, ranges: Mapping[str, Range]) -> Iterator[str]:
+    yield from seen.pictures.warnings()
     yield from unsettled(seen.earlier, seen.histograms, seen.earlier_count)
     nought = [name for name, found in ranges.items() if found.low == found.high == 0]
     if nought:
@@ -247,13 +172,8 @@ def _key(model: ModelProto, data: str, settings: str) -> str:
 def _data_hash(batches: Batches) -> str:
     digest = hashlib.sha256()
     for batch in checked(batches):
-        _feed(digest, batch)
+        feed(digest, batch)
     return digest.hexdigest()
-
-
-def _feed(digest: hashlib._Hash, batch: npt.NDArray[np.float32]) -> None:
-    digest.update(repr(batch.shape).encode())
-    digest.update(np.ascontiguousarray(batch).data)
 
 
 def _sum(content: Mapping[str, Any]) -> str:

@@ -35,7 +35,7 @@ class Histogram:
     @property
     def amax(self) -> float:
         """The largest magnitude; 0 where nothing but zeros was seen."""
-        return max(-self.low, self.high, 0.0)
+        return abs(max(-self.low, self.high, 0.0))
 
     @property
     def width(self) -> float:
@@ -56,7 +56,8 @@ class Histogram:
         if not (math.isfinite(low) and math.isfinite(high)):
             raise ValueError("NaN" if math.isnan(low) or math.isnan(high) else "infinity")
         self.low, self.high = min(self.low, low), max(self.high, high)
-        self._widen(math.frexp(self.amax)[1])
+        if self.amax:
+            self._widen(math.frexp(self.amax)[1])
         factor = np.float32(math.ldexp(BINS, -self.exponent))
         for start in range(0, flat.size, CHUNK):
             part = flat[start : start + CHUNK].astype(np.float32, copy=False)

@@ -8,24 +8,22 @@ each error is that of one tensor's range alone, as the layer's own weights weigh
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgesparse.graph.activations import Batches, stream
+from edgesparse.graph.observe import Progress, element_types
+from edgesparse.graph.weights import LAYERS
 from edgesparse.graph.wiring import Wiring
 
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 PICTURES = 16
 """How many batches, spread over all, are run again to measure."""
-
-Progress = Callable[[str, int, int], None]
 
 
 def best(
@@ -80,7 +78,7 @@ def _probe(model: ModelProto, thresholds: Mapping[str, Mapping[str, float]]) -> 
     made = ModelProto()
     made.CopyFrom(model)
     probe = _Probe(made, thresholds=thresholds)
-    wiring, types = Wiring(model.graph), _types(model)
+    wiring, types = Wiring(model.graph), element_types(model)
     for name, tried in thresholds.items():
         writer = _Writer(made, types.get(name, TensorProto.FLOAT))
         layers = [node for node in wiring.consumers[name] if node.op_type in LAYERS]
@@ -90,12 +88,6 @@ def _probe(model: ModelProto, thresholds: Mapping[str, Mapping[str, float]]) -> 
             pairs = [(writer.squares(writer.add("Sub", wrong, right)), writer.squares(right)) for wrong, right in again]
             probe.errors[name, threshold] = pairs
     return probe
-
-
-def _types(model: ModelProto) -> dict[str, int]:
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    values = (*inferred.value_info, *inferred.input, *inferred.output)
-    return {value.name: value.type.tensor_type.elem_type for value in values}
 
 
 class _Writer:

@@ -15,7 +15,7 @@ from edgesparse.graph.thresholds import percentile
 FEW = 100
 DARK = 0.15
 """Mean brightness, of white's."""
-ALIKE = 0.2
+ALIKE = 0.25
 """How far pictures lie apart, as a share of the contrast within them."""
 GROWN, GROWING = 0.1, 0.1
 """A range that grew by more than the one in more than the other of all tensors has not settled."""
@@ -28,26 +28,42 @@ THUMBNAIL = 16
 
 @dataclass
 class Pictures:
-    """Statistics of the pictures as the network gets them, in memory that does not grow."""
+    """Statistics of the pictures as the network gets them, in memory that does not grow.
 
+    `spec` tells how pixels became inputs; without it brightness is unknown.
+    """
+
+    spec: InputSpec | None = None
     count: int = 0
-    mean: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
-    """Of each channel."""
+    _light: float = 0.0
+    _pixels: int = 0
     _thumbnail: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((THUMBNAIL, THUMBNAIL)))
     _squares: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((THUMBNAIL, THUMBNAIL)))
     _contrast: float = 0.0
 
     def add(self, batch: npt.NDArray[np.float32]) -> None:
-        """Take in a batch [N, channels, H, W]; inputs of other ranks are only counted."""
+        """Take in a batch [N, 3, H, W]; inputs of other shapes are only counted."""
         self.count += len(batch)
-        if batch.ndim != 4:
+        if batch.ndim != 4 or batch.shape[1] != 3:
             return
-        self.mean = self.mean + (batch.mean((2, 3)).sum(0) - len(batch) * self.mean) / self.count
         for picture in batch:
-            small = _thumbnail(picture.mean(0))
+            small = _thumbnail(self._grey(picture))
             self._thumbnail += small
             self._squares += small**2
             self._contrast += float(small.var())
+
+    def _grey(self, picture: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """[H, W], its padding as bright as the rest is on average; notes how bright that is."""
+        if self.spec is None:
+            return np.asarray(picture.mean(0))
+        std, mean = (np.array(values, np.float32).reshape(3, 1, 1) for values in (self.spec.std, self.spec.mean))
+        pixels = (picture * std + mean) / np.float32(self.spec.scale)
+        grey: npt.NDArray[np.float32] = pixels.mean(0)
+        inside = (np.abs(pixels - self.spec.pad) > 0.25).any(0)
+        light = float(grey[inside].sum(dtype=np.float64))
+        self._light, self._pixels = self._light + light, self._pixels + int(inside.sum())
+        grey[~inside] = light / max(1, inside.sum())
+        return grey
 
     @property
     def apart(self) -> float:
@@ -56,17 +72,19 @@ class Pictures:
         within = self._contrast / self.count
         return float(np.sqrt(max(between.mean(), 0) / within)) if within else 0.0
 
-    def brightness(self, spec: InputSpec) -> float:
-        """Mean of all pixels, padding included, of white's: 0 to 1."""
-        channels = (self.mean * np.array(spec.std) + np.array(spec.mean)) / spec.scale
-        return float(channels.mean()) / 255
+    @property
+    def brightness(self) -> float | None:
+        """Mean of the pixels that are no padding, as a share of white; None where it is unknown."""
+        return self._light / self._pixels / 255 if self._pixels else None
 
-    def warnings(self, spec: InputSpec | None) -> list[str]:
+    def warnings(self) -> list[str]:
         found = []
         if self.count < FEW:
             found.append(f"only {self.count} calibration pictures: {FEW} or more give ranges that hold elsewhere")
-        if spec is not None and (brightness := self.brightness(spec)) < DARK:
-            found.append(f"the calibration pictures are dark ({brightness:.0%} of white on average): add bright ones")
+        if self.brightness is not None and self.brightness < DARK:
+            found.append(
+                f"the calibration pictures are dark ({self.brightness:.0%} of white on average): add bright ones"
+            )
         if self.count > 1 and self.apart < ALIKE:
             found.append(
                 f"the calibration pictures are alike (they differ by {self.apart:.0%} of the contrast within them): "

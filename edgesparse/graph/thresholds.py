@@ -51,6 +51,8 @@ def percentile(histogram: Histogram, percent: float = PERCENT) -> float:
 
 def mse(histogram: Histogram) -> float:
     """The threshold with the least mean squared error, rounding and clipping together."""
+    if not histogram.amax:
+        return 0.0
     counts = _used(histogram)
     middles: Counts = (np.arange(len(counts), dtype=np.float64) + 0.5) * histogram.width
     tried = histogram.amax * np.arange(1, CANDIDATES + 1)[::-1] / CANDIDATES

@@ -1,0 +1,68 @@
+"""How long calibration takes and how much memory: YOLOX-nano on the pictures of train.
+
+    python benchmarks/calibration.py [--real ../shared/real] [--pictures 160] [--save]
+
+Each case is a process of its own, which reads the pictures itself; peak memory is that of the whole process. `layers`
+are the inputs of every layer that multiplies, `all` every activation, which TensorRT's table wants.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.common import machine, save
+from benchmarks.reconstruct import SPEC
+from edgesparse.graph.calibration import calibrate
+from edgesparse.graph.observe import activations
+from edgesparse.stream.pictures import batches
+
+CASES = (("layers", "max"), ("layers", "entropy"), ("layers", "best"), ("all", "entropy"))
+
+
+def measure(tensors: str, method: str, real: Path, count: int) -> dict[str, Any]:
+    started = time.perf_counter()
+    model = onnx.load(real / "models" / "yolox_nano.onnx")
+    pictures = batches(str(real / "coco_mini" / "train"), SPEC.input, count, mirror=False)
+    names = activations(model) if tensors == "all" else None
+    made = calibrate(model, pictures, method=method, tensors=names, spec=SPEC.input)
+    return {
+        "tensors": len(made.ranges),
+        "seconds": round(time.perf_counter() - started, 1),
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "warnings": list(made.warnings),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--real", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "real")
+    parser.add_argument("--pictures", type=int, nargs="+", default=[20, 160])
+    parser.add_argument("--save", action="store_true", help="Write results/calibration.json.")
+    parser.add_argument("--inner", nargs=2, help=argparse.SUPPRESS)
+    said = parser.parse_args()
+    if said.inner:
+        tensors, method = said.inner
+        print(json.dumps(measure(tensors, method, said.real, said.pictures[0])))
+        return
+    results = {}
+    for count in said.pictures:
+        for case in CASES:
+            command = [sys.executable, __file__, "--real", str(said.real), "--pictures", str(count), "--inner", *case]
+            ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            results[f"{count} pictures, {', '.join(case)}"] = json.loads(ran.stdout.splitlines()[-1])
+    save("calibration", {**machine(), **results}, said.save)
+
+
+if __name__ == "__main__":
+    main()

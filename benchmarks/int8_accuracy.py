@@ -1,0 +1,148 @@
+"""Post-training INT8 of YOLOX-nano: NVIDIA ModelOpt and ONNX Runtime's quantizer beside edgesparse, on the same data.
+
+    python benchmarks/int8_accuracy.py [--environment FOLDER] [--ours NAME=FILE.onnx ...] [--save]
+
+All calibrate on the pictures of train and are scored by our evaluate on val, in ONNX Runtime. The peers run in an
+environment of their own: made in a temporary folder, or kept in --environment and taken up again. ModelOpt needs
+PyTorch (a build for the CPU will do, gigabytes otherwise); without --environment it is installed with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.common import machine, save
+from benchmarks.reconstruct import SPEC, pictures
+from edgesparse.backends.onnxruntime import OnnxRuntimeBackend
+from edgesparse.graph.calibration import calibrate
+from edgesparse.graph.quantize import quantised_tensors, quantize
+from edgesparse.graph.sparsity import inspect
+from edgesparse.graph.wiring import Wiring
+from edgesparse.runtime.detector import Detector
+from edgesparse.runtime.evaluate import SCORING, Labels, evaluate
+
+PACKAGES = ("nvidia-modelopt[onnx]==0.47.0",)
+PEERS = (
+    ("modelopt", "entropy"),
+    ("modelopt", "max"),
+    ("onnxruntime", "Entropy"),
+    ("onnxruntime", "Percentile"),
+    ("onnxruntime", "MinMax"),
+)
+TITLES = {"modelopt": "ModelOpt", "onnxruntime": "ONNX Runtime"}
+
+
+def environment(folder: Path) -> Path:
+    """The Python of an environment in `folder` that has the peers; made where there is none."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        venv.create(folder, with_pip=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-q", *PACKAGES], check=True)
+    return python
+
+
+def by_peer(python: Path, tool: str, method: str, model: Path, data: Path, out: Path) -> dict[str, Any]:
+    """What int8_peers.py says; or, where the tool fails, its last line as `error`."""
+    paths = [str(path) for path in (model, data, out)]
+    command = [str(python), str(Path(__file__).with_name("int8_peers.py")), tool, method, *paths]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=out.parent, env={**os.environ, "PYTHONPATH": ""})
+    if ran.returncode:
+        return {"error": (ran.stderr.strip().splitlines() or [f"ended with {ran.returncode}"])[-1]}
+    return dict(json.loads(ran.stdout.strip().splitlines()[-1]))
+
+
+def score(path: Path, labels: Labels) -> dict[str, Any]:
+    """COCO mAP and mAP 50 of a file, and the share of the convolutions' MACs that reads INT8."""
+    with Detector(OnnxRuntimeBackend().load(path), SPEC, SCORING) as detector:
+        found = evaluate(detector, labels)
+    share = int8_share(onnx.load(path))
+    return {"map": round(found.map, 2), "map50": round(found.map50, 2), "int8_conv_macs_percent": round(100 * share, 1)}
+
+
+def int8_share(model: ModelProto) -> float:
+    """Of the convolutions' multiply-accumulates, those whose picture and weights both come from a DequantizeLinear."""
+    wiring = Wiring(model.graph)
+    macs = {layer.name: layer.macs or 0 for layer in inspect(model).layers if layer.op == "Conv"}
+
+    def quantised(name: str) -> bool:
+        made = wiring.producer.get(name)
+        return made is not None and made.op_type == "DequantizeLinear"
+
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    inside = [macs[node.name] for node in convolutions if all(map(quantised, node.input[:2]))]
+    return sum(inside) / sum(macs.values())
+
+
+def by_ranges(model: ModelProto, data: Path, out: Path) -> None:
+    """Ours by calibration alone: the best range a tensor, every layer but the head's outputs in INT8."""
+    made = calibrate(
+        model, lambda: (picture[None] for picture in np.load(data, mmap_mode="r")), tensors=quantised_tensors(model)
+    )
+    onnx.save(quantize(model, made.scales)[0], str(out))
+
+
+def table(rows: Iterable[tuple[str, dict[str, Any]]]) -> None:
+    print(f"{'':42}{'mAP':>7}{'mAP50':>7}{'INT8 %':>8}{'seconds':>9}{'MB':>7}", file=sys.stderr)
+    for name, row in rows:
+        if "error" in row:
+            print(f"{name:42}{row['error']}", file=sys.stderr)
+            continue
+        cells = (
+            row["map"],
+            row["map50"],
+            row["int8_conv_macs_percent"],
+            row.get("seconds", ""),
+            row.get("peak_rss_mb", ""),
+        )
+        print("{:42}{:>7}{:>7}{:>8}{:>9}{:>7}".format(name, *cells), file=sys.stderr)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--real", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "real")
+    parser.add_argument("--environment", type=Path, help="Folder of the peers' environment; made if it is not there.")
+    parser.add_argument("--ours", action="append", default=[], metavar="NAME=FILE", help="A file to score too.")
+    parser.add_argument("--pictures", type=int, default=160)
+    parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--save", action="store_true", help="Write results/int8_accuracy.json.")
+    said = parser.parse_args()
+    labels = Labels(said.real / "coco_mini" / "instances_val.json", said.real / "coco_mini" / "val")
+    source = said.real / "models" / "yolox_nano.onnx"
+    rows: dict[str, dict[str, Any]] = {"FP32": score(source, labels)}
+    with tempfile.TemporaryDirectory() as folder:
+        data, out = Path(folder, "pictures.npy"), Path(folder, "out.onnx")
+        np.save(data, np.concatenate(list(pictures(said.real / "coco_mini" / "train", said.pictures, False)())))
+        python = Path() if said.no_peers else environment(said.environment or Path(folder, "environment"))
+        for tool, method in () if said.no_peers else PEERS:
+            row = by_peer(python, tool, method, source, data, out)
+            rows[f"{TITLES[tool]}, {method.lower()}"] = row if "error" in row else {**row, **score(out, labels)}
+            table(list(rows.items())[-1:])
+        by_ranges(onnx.load(source), data, out)
+        rows["edgesparse, ranges alone"] = score(out, labels)
+    for ours in said.ours:
+        name, _, path = ours.partition("=")
+        rows[f"edgesparse, {name}"] = score(Path(path), labels)
+    table(rows.items())
+    result = {**machine(), "pictures": said.pictures, "rows": rows}
+    # files that were handed in lie anywhere: their names say enough
+    result["command"] = " ".join(word.split("=")[0] if "=" in word else word for word in result["command"].split())
+    save("int8_accuracy", result, said.save)
+
+
+if __name__ == "__main__":
+    main()

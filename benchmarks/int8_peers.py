@@ -1,0 +1,108 @@
+"""The peers' side of int8_accuracy.py: quantise one model with one tool, in an environment that has it.
+
+    python int8_peers.py modelopt|onnxruntime METHOD MODEL.onnx PICTURES.npy OUT.onnx
+
+PICTURES: float32 [N, 3, H, W]. Prints one JSON line: the tool's version, seconds, peak resident megabytes. Imports
+nothing of edgesparse, which that environment need not have.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+OPERATORS = ("Add", "AveragePool", "Conv", "ConvTranspose", "Gemm", "GlobalAveragePool", "MatMul", "MaxPool", "Mul")
+"""What TensorRT gains from in INT8; ONNX Runtime's own choice would put Q/DQ around every sigmoid too."""
+
+STRIDE = 8
+"""Pictures whose tensors ONNX Runtime holds at a time; their number must be a multiple."""
+
+
+def by_modelopt(method: str, model: str, pictures: str, out: str) -> str:
+    from modelopt.onnx.quantization import quantize
+
+    quantize(
+        model,
+        quantize_mode="int8",
+        calibration_data=np.load(pictures),
+        calibration_method=method,
+        calibration_eps=["cpu"],
+        high_precision_dtype="fp32",
+        output_path=out,
+    )
+    return metadata.version("nvidia-modelopt")
+
+
+def by_onnxruntime(method: str, model: str, pictures: str, out: str) -> str:
+    import onnxruntime
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    options = {
+        "QuantizeBias": False,
+        "ActivationSymmetric": True,
+        "WeightSymmetric": True,
+        "AddQDQPairToWeight": True,
+        "DedicatedQDQPair": False,
+        "OpTypesToExcludeOutputQuantization": list(OPERATORS),
+        "QDQOpTypePerChannelSupportToAxis": {"Conv": 0, "ConvTranspose": 1},
+        "ForceQuantizeNoInputCheck": True,
+        "QDQDisableWeightAdjustForInt32Bias": True,
+        # else it holds every tensor of every picture at once
+        "CalibStridedMinMax": STRIDE,
+    }
+    quantize_static(
+        model,
+        out,
+        _reader(model, pictures),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=list(OPERATORS),
+        per_channel=True,
+        activation_type=QuantType.QInt8,
+        weight_type=QuantType.QInt8,
+        calibrate_method=getattr(CalibrationMethod, method),
+        extra_options=options,
+    )
+    return str(onnxruntime.__version__)
+
+
+def _reader(model: str, pictures: str) -> Any:
+    import onnxruntime
+    from onnxruntime.quantization import CalibrationDataReader
+
+    entry = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).get_inputs()[0].name
+    data = np.load(pictures, mmap_mode="r")
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.set_range(0, len(data))
+
+        def __len__(self) -> int:
+            return len(data)
+
+        def set_range(self, start_index: int, end_index: int) -> None:
+            self._range = iter(range(start_index, end_index))
+
+        def get_next(self) -> dict[str, Any] | None:
+            at = next(self._range, None)
+            return None if at is None else {entry: np.array(data[at][None])}
+
+    return Reader()
+
+
+def main() -> None:
+    tool, method, model, pictures, out = sys.argv[1:]
+    started = time.perf_counter()
+    version = {"modelopt": by_modelopt, "onnxruntime": by_onnxruntime}[tool](method, model, pictures, out)
+    seconds = round(time.perf_counter() - started, 1)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(json.dumps({"version": version, "seconds": seconds, "peak_rss_mb": peak}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""The pictures streamed through a model once: of each tensor a histogram stays, whatever their number."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import ModelProto, TensorProto
+
+from edgesparse.config import InputSpec
+from edgesparse.errors import CalibrationError
+from edgesparse.graph.activations import Batches, input_name, stream
+from edgesparse.graph.histograms import Histogram
+from edgesparse.graph.representative import Pictures
+from edgesparse.graph.weights import LAYERS
+from edgesparse.graph.wiring import Array, Wiring
+
+Progress = Callable[[str, int, int], None]
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    """Show no progress."""
+
+
+@dataclass
+class Observations:
+    """What streaming the pictures leaves: a histogram a tensor, the pictures' own statistics, a hash of the data."""
+
+    histograms: dict[str, Histogram]
+    pictures: Pictures
+    data: str = ""
+    batches: int = 0
+    earlier: dict[str, Histogram] = field(default_factory=dict)
+    """The histograms as they were after `earlier_count` pictures, between a quarter and a half of all."""
+    earlier_count: int = 0
+    _next: dict[str, Histogram] = field(default_factory=dict)
+    _next_count: int = 0
+
+    def add(self, batch: npt.NDArray[np.float32], values: Mapping[str, Array]) -> None:
+        """Count what one batch gave. Raises CalibrationError for what has no range."""
+        self.batches += 1
+        self.pictures.add(batch)
+        count = self.pictures.count
+        for name, histogram in self.histograms.items():
+            _count(histogram, name, values[name], count)
+        if count >= 2 * self._next_count:
+            self.earlier, self.earlier_count = self._next, self._next_count
+            self._next = {name: histogram.copy() for name, histogram in self.histograms.items()}
+            self._next_count = count
+
+
+def observe(
+    model: ModelProto,
+    batches: Batches,
+    names: Sequence[str],
+    spec: InputSpec | None = None,
+    progress: Progress = quiet,
+) -> Observations:
+    """Stream every picture once and count each tensor's magnitudes; `spec` is for Pictures. Raises as `calibrate`."""
+    seen = Observations({name: Histogram() for name in names}, Pictures(spec))
+    entry, digest = input_name(model), hashlib.sha256()
+    for values in stream(model, batches, [*names, entry]):
+        feed(digest, values[entry])
+        seen.add(values[entry], values)
+        progress("calibrating", seen.pictures.count, 0)
+    seen.data = digest.hexdigest()
+    return seen
+
+
+def activations(model: ModelProto) -> list[str]:
+    """Every float tensor that depends on the picture, in the order of execution: all that TensorRT's table may hold."""
+    wiring, types = Wiring(model.graph), element_types(model)
+    made = [input_name(model), *(name for node in model.graph.node for name in node.output if name)]
+    return [name for name in made if types.get(name) in FLOATS and not wiring.is_constant(name)]
+
+
+def layer_inputs(model: ModelProto) -> list[str]:
+    """The tensors that convolutions and matrix products read, constants excluded, in the order of execution."""
+    wiring = Wiring(model.graph)
+    names = (name for node in model.graph.node if node.op_type in LAYERS for name in node.input[:2] if name)
+    return list(dict.fromkeys(name for name in names if not wiring.is_constant(name)))
+
+
+def element_types(model: ModelProto) -> dict[str, int]:
+    """TensorProto's type of each tensor, as far as ONNX can infer it."""
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    values = (*inferred.value_info, *inferred.input, *inferred.output)
+    return {value.name: value.type.tensor_type.elem_type for value in values}
+
+
+def resolve(model: ModelProto, tensors: Collection[str] | None) -> list[str]:
+    wiring = Wiring(model.graph)
+    known = {value.name for value in model.graph.input if value.name not in wiring.stored} | set(wiring.producer)
+    names = list(dict.fromkeys(layer_inputs(model) if tensors is None else tensors))
+    for name in names:
+        if name not in known or wiring.is_constant(name):
+            near = get_close_matches(name, known, 1)
+            hint = f": did you mean {near[0]!r}?" if near else ": edgesparse inspect lists the layers"
+            raise CalibrationError(f"no activation tensor {name!r} in this model{hint}")
+    if not names:
+        raise CalibrationError("nothing to calibrate: the model has no convolution and no matrix product")
+    return names
+
+
+def _count(histogram: Histogram, name: str, value: Array, picture: int) -> None:
+    if value.dtype not in (np.float32, np.float16):
+        raise CalibrationError(
+            f"the tensor {name} is {value.dtype}: only float32 and float16 have a range; leave it out"
+        )
+    try:
+        histogram.add(value)
+    except ValueError as error:
+        raise CalibrationError(
+            f"the tensor {name} holds {error} at calibration picture {picture}: check the model and how it is fed"
+        ) from None
+
+
+def feed(digest: hashlib._Hash, batch: npt.NDArray[np.float32]) -> None:
+    digest.update(repr(batch.shape).encode())
+    digest.update(np.ascontiguousarray(batch).data)

@@ -1,0 +1,89 @@
+"""Counting magnitudes in memory that does not grow."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from edgesparse.graph.histograms import BINS, Histogram
+
+FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
+BATCHES = st.lists(hnp.arrays(np.float32, st.integers(1, 40), elements=FINITE), min_size=1, max_size=6)
+
+
+def counted(*batches: npt.NDArray[np.float32]) -> Histogram:
+    histogram = Histogram()
+    for batch in batches:
+        histogram.add(batch)
+    return histogram
+
+
+def same(one: Histogram, other: Histogram) -> bool:
+    ends = (one.exponent, one.zeros, one.low, one.high) == (other.exponent, other.zeros, other.low, other.high)
+    return ends and bool((one.counts == other.counts).all())
+
+
+@given(BATCHES, st.randoms(use_true_random=False))
+def test_the_order_of_the_batches_changes_no_count(batches: list[npt.NDArray[np.float32]], shuffled: object) -> None:
+    other = list(batches)
+    shuffled.shuffle(other)  # type: ignore[attr-defined]
+    whole = counted(np.concatenate(batches))
+    assert same(counted(*batches), whole)
+    assert same(counted(*other), whole)
+
+
+@given(BATCHES, BATCHES)
+def test_merging_two_histograms_counts_what_both_have_seen(
+    some: list[npt.NDArray[np.float32]], others: list[npt.NDArray[np.float32]]
+) -> None:
+    merged = counted(*some)
+    merged.merge(counted(*others))
+    assert same(merged, counted(*some, *others))
+
+
+@given(BATCHES)
+def test_every_value_lies_in_the_bin_of_its_magnitude(batches: list[npt.NDArray[np.float32]]) -> None:
+    histogram = counted(*batches)
+    values = np.abs(np.concatenate(batches).astype(np.float64))
+    assert histogram.total == len(values)
+    assert histogram.zeros == (values == 0).sum()
+    assert histogram.amax == values.max()
+    expected = np.bincount((values[values > 0] / histogram.width).astype(int), minlength=BINS)
+    np.testing.assert_array_equal(histogram.counts, expected)
+
+
+def test_at_least_half_the_bins_lie_below_the_largest_magnitude() -> None:
+    for largest in (1.0, 1.999, 2.0, 3e-7, 5e20):
+        used = np.flatnonzero(counted(np.linspace(0, largest, 100_000, dtype=np.float32)).counts)[-1]
+        assert BINS // 2 <= used < BINS
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_refused_and_nothing_counted(bad: float) -> None:
+    histogram = counted(np.ones(3, np.float32))
+    with pytest.raises(ValueError, match="NaN" if np.isnan(bad) else "infinity"):
+        histogram.add(np.array([1, bad, 2], np.float32))
+    assert same(histogram, counted(np.ones(3, np.float32)))
+
+
+def test_half_precision_counts_as_single() -> None:
+    values = np.random.default_rng(0).standard_normal(1000).astype(np.float16)
+    assert same(counted(values.astype(np.float32)), counted(values))  # type: ignore[arg-type]
+
+
+def test_what_stays_is_the_bins_whatever_the_number_of_values() -> None:
+    histogram = Histogram()
+    values = np.random.default_rng(0).standard_normal(100_000).astype(np.float32)
+    histogram.add(values)
+    tracemalloc.start()
+    for i in range(50):
+        histogram.add(values * np.float32(1 + i))
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 4 * histogram.counts.nbytes
