@@ -25,6 +25,7 @@ _SKIPPED = re.compile(r"insufficient memory|Tactic Device request|out of memory|
 _PEAK = re.compile(r"Peak memory usage of TRT CPU/GPU memory allocators: CPU (\d+) MiB, GPU (\d+) MiB")
 _PLACED = re.compile(r"^\s*\[(Dla|Gpu)Layer\] (?:[A-Z_]+: )?(.*)$")
 _ERRORS_KEPT, _LINES_KEPT = 8, 50
+_listeners: list[Any] = []
 
 
 class BuildLog:
@@ -93,7 +94,10 @@ class BuildLog:
 
 
 def listener(trt: Any, log: BuildLog) -> Any:
-    """TensorRT's logger that hands each line, down to VERBOSE, to `log`. Keep it as long as what it was given to."""
+    """TensorRT's logger that hands each line, down to VERBOSE, to `log`. It lives as long as the process.
+
+    TensorRT keeps a bare pointer to the first one it is given, for as long as anything that it made is alive.
+    """
 
     class Listener(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -105,7 +109,8 @@ def listener(trt: Any, log: BuildLog) -> Any:
             except BaseException as error:  # one that left this frame would end the process
                 log.stopped = log.stopped or error
 
-    return Listener()
+    _listeners.append(Listener())
+    return _listeners[-1]
 
 
 def log_file() -> Path | None:
