@@ -135,14 +135,14 @@ def differs(found: Mapping[str, str], needed: Mapping[str, str]) -> str | None:
     return f"found {here}, needed {there}"
 
 
-def import_remedy(error: str) -> str:
+def import_remedy(error: str, system: Path = Path("/usr/lib")) -> str:
     """What makes `import tensorrt` work: JetPack's bindings are for the system's Python of one minor version."""
     if "libnvdla_compiler" in error:
         return "apt install nvidia-l4t-dla-compiler"
     if "libnvinfer" in error or "libnvonnxparser" in error:
         return "apt install libnvinfer-bin libnvonnxparsers-dev, or name the libraries' folder in LD_LIBRARY_PATH"
-    for folder in sorted(Path("/usr/lib").glob("python3*/dist-packages/tensorrt")):
-        minor = folder.parts[3]
+    for folder in sorted(system.glob("python3*/dist-packages/tensorrt")):
+        minor = folder.parent.parent.name
         if minor in ("python3", f"python3.{sys.version_info.minor}"):
             return "it is there: make the venv with /usr/bin/python3 -m venv --system-site-packages"
         return f"it is there for {minor}, this is Python 3.{sys.version_info.minor}: use /usr/bin/{minor}"

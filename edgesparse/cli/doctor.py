@@ -6,13 +6,13 @@ import importlib
 import os
 import re
 import shutil
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
 
 from edgesparse import device
+from edgesparse.backends.tensorrt import import_remedy
 from edgesparse.cli.show import emit_json, table
 from edgesparse.errors import MACHINE_LACKS
 
@@ -87,20 +87,10 @@ def _gpu() -> list[Finding]:
     if not machine.gpu:
         return [Finding("GPU", "missing", "none", "none needed: ONNX Runtime works on the CPU")]
     findings = [Finding("GPU", "ok", f"{machine.gpu}, compute capability {machine.sm or 'unknown'}")]
-    for name, remedy in (("tensorrt", _tensorrt_remedy()), ("pycuda", "pip install 'edgesparse[jetson]'")):
-        found = _module(name, name)
-        findings.append(found if found.state == "ok" else Finding(name, "missing", found.found, remedy))
+    tensorrt, pycuda = _module("tensorrt", "tensorrt"), _module("pycuda.driver", "pycuda")
+    for found, remedy in ((tensorrt, import_remedy(tensorrt.found)), (pycuda, "pip install 'edgesparse[jetson]'")):
+        findings.append(found if found.state == "ok" else Finding(found.what, "missing", found.found, remedy))
     return findings
-
-
-def _tensorrt_remedy() -> str:
-    """JetPack's bindings belong to the system's Python and to its minor version alone."""
-    for folder in sorted(Path("/usr/lib").glob("python3*/dist-packages/tensorrt")):
-        minor = folder.parts[3]
-        if minor in ("python3", f"python3.{sys.version_info.minor}"):
-            return "it is there: make the venv with /usr/bin/python3 -m venv --system-site-packages"
-        return f"it is there for {minor}, this is Python 3.{sys.version_info.minor}: use /usr/bin/{minor}"
-    return "apt install python3-libnvinfer (part of nvidia-jetpack)"
 
 
 def _cameras() -> Finding:
