@@ -1,0 +1,62 @@
+"""How many cameras the default detector's engines carry: batches, streams, dense against 2:4.
+
+    python benchmarks/streams.py [--batch 1,4,8] [--streams 1,2,4] [--candidates fp16,fp16-2:4] [--save]
+
+What `edgesparse bench --batch --streams` measures, with INT8 calibrated on calib_data/. A claim to set it against: a
+board that carries 16 cameras with the dense engine carries 25 with the 2:4 one. With --save, results/streams.json and
+the page results/streams.html.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.common import RESULTS, machine
+from edgesparse import device
+from edgesparse.backends.base import quiet
+from edgesparse.build.ready import DEMO, recipe_of
+from edgesparse.build.throughput import Demand, of_recipe, summary
+from edgesparse.build.throughput_html import page, row
+from edgesparse.config import parse
+
+CANDIDATES = "fp16,fp16-2:4,int8-table,int8-table-2:4,int8-qdq,int8-qdq-2:4"
+CALIBRATION = Path(__file__).resolve().parents[1] / "calib_data"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", default="1,4,8")
+    parser.add_argument("--streams", default="1,2,4")
+    parser.add_argument("--candidates", default=CANDIDATES)
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--fps", type=float, default=30)
+    parser.add_argument("--max-age", type=float, default=100, help="Milliseconds.")
+    parser.add_argument("--seconds", type=float, default=1, help="An engine is kept busy for.")
+    parser.add_argument("--save", action="store_true")
+    said = parser.parse_args()
+    told = recipe_of(DEMO).model_dump(mode="json")
+    told["build"] |= {"backend": said.backend, "candidates": said.candidates.split(",")}
+    told["calibrate"] |= {"pictures": str(CALIBRATION)}
+    recipe, demand = parse(told, "streams"), Demand(said.fps, said.max_age)
+    streams, loads = [int(n) for n in said.streams.split(",")], []
+    for batch in (int(n) for n in said.batch.split(",")):
+        loads += of_recipe(recipe, [batch], streams, demand, said.seconds, quiet)
+        print("\n".join("  ".join(row(load)) for load in loads if load.batch == batch), file=sys.stderr, flush=True)
+        words, clocks = summary(loads, demand), str(device.clocks())
+        result = {**machine(), "clocks": clocks, "demand": asdict(demand), "summary": words}
+        result["loads"] = [asdict(load) for load in loads]
+        if said.save:  # after each batch, so that a run that is cut short leaves what it found
+            (RESULTS / "streams.json").write_text(json.dumps(result, indent=2) + "\n")
+            about = f"{result['device'].get('gpu') or result['device'].get('cpu')}; {clocks}"
+            (RESULTS / "streams.html").write_text(page("The default detector: what it carries", about, words, loads))
+    print(words)
+
+
+if __name__ == "__main__":
+    main()
