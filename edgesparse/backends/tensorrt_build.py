@@ -124,6 +124,7 @@ def _compile(
     session = start_session(trt, log)
     parse(session, onnx)
     said = Said(lowest(session, options), command(trt, onnx, out, options, session.inputs, session.quantised))
+    log.take("VERBOSE", f"edgesparse builds {said.command}")
     cache = TimingCache(options.timing_cache)
     plan = _attempt(session, options, out, cache, progress, True)
     if plan is None and cache.loaded and not log.skipped:

@@ -59,7 +59,7 @@ class BuildLog:
             self._copy.write(f"[{severity[0]}] {text}\n")
         if severity in ("ERROR", "INTERNAL_ERROR"):
             self.errors.append(one_line(text))
-        elif severity == "WARNING":
+        elif severity == "WARNING" and "The logger passed into" not in text:
             _keep(self.warnings, one_line(text))
         if _SKIPPED.search(text):
             _keep(self.skipped, one_line(text))
