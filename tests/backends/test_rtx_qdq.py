@@ -1,0 +1,46 @@
+"""Q/DQ of every pattern goes through a parser and builder of TensorRT's, without a GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import onnx
+import pytest
+
+from edgesparse.backends import BuildOptions, backend
+from edgesparse.graph.half import to_half
+from edgesparse.graph.placement import Placement
+from edgesparse.graph.quantize import quantised_tensors, quantize
+from tests.graph import patterns
+from tests.graph.patterns import PATTERNS
+
+THERE = importlib.util.find_spec("tensorrt_rtx_bindings") or importlib.util.find_spec("tensorrt_rtx")
+pytestmark = [
+    pytest.mark.rtx,
+    pytest.mark.skipif(THERE is None, reason="no TensorRT-RTX: pip install 'edgesparse[rtx]'"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+def built(made: onnx.ModelProto, folder: Path, placement: Placement = "fuse") -> str:
+    """The precision of the plan that comes of `made` in INT8."""
+    scales = dict.fromkeys(quantised_tensors(made, placement), 0.05)
+    result, _ = quantize(made, scales, placement=placement)
+    onnx.save(to_half(result), folder / "model.onnx")
+    options = BuildOptions(precision="int8", sparse=True)
+    return backend("tensorrt-rtx").build(folder / "model.onnx", folder / "model.engine", options).precision
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_each_pattern_builds(pattern: str, tmp_path: Path) -> None:
+    assert built(PATTERNS[pattern](), tmp_path) == "int8"
+
+
+def test_grouped_transposed_convolutions_build(tmp_path: Path) -> None:
+    assert built(patterns.transposed(group=2), tmp_path) == "int8"
+
+
+@pytest.mark.parametrize("placement", ["fuse", "sparse"])
+def test_the_real_network_builds(placement: Placement, real: Path, tmp_path: Path) -> None:
+    assert built(onnx.load(real / "models" / "yolox_nano.onnx"), tmp_path, placement) == "int8"
