@@ -33,7 +33,7 @@ class Gate:
     def asks(self) -> dict[str, Any]:
         """What the trial of a candidate needs to be told."""
         if self._labels is not None:
-            return {"labels": [str(self._labels.path), str(self._labels.folder)]}
+            return {"labels": [str(self._labels.path.absolute()), str(self._labels.folder.absolute())]}
         return {}
 
     def prepare(self, prepared: Prepared, folder: Path, progress: Progress) -> None:

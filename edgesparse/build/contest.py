@@ -50,6 +50,7 @@ def hold(recipe: Recipe, engine: Backend, folder: Path, seconds: float, progress
     Raises ModelError, ConfigError, and BuildError when no candidate is left: MemoryBudgetExceeded, AccuracyGateFailed,
     SparsityNotAchieved where that is why.
     """
+    folder = folder.absolute()  # children run in a folder of their own
     gate = Gate(recipe)
     deadline = time.monotonic() + (recipe.build.time_limit or inf)
     progress("reading the model", 0, 0)

@@ -24,6 +24,7 @@ ul.verdict{padding-left:1.2rem}
 td,th{text-align:left;padding:.35rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
 th{color:var(--soft);font-weight:600}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 tr.chosen td{background:var(--goodground)}tr.chosen td:first-child{font-weight:700}
+table.c td:first-child{white-space:nowrap}
 tr.refused .o,tr.failed .o{color:var(--bad)}tr.chosen .o{color:var(--good);font-weight:700}
 code{font-size:.85em;overflow-wrap:anywhere}summary{cursor:pointer}details{margin:.4rem 0}
 .ladder{display:grid;grid-template-columns:max-content 1fr 1fr 1fr;gap:.35rem 1.2rem;align-items:center}
@@ -110,7 +111,7 @@ def _candidates(manifest: Manifest) -> str:
     )
     more = f"<details><summary>The same by trtexec</summary>{commands}</details>" if commands else ""
     return (
-        f'<h2>Candidates</h2><div class="wide"><table><tr>{_cells("th", (*header, "why"), range(2, 11))}</tr>'
+        f'<h2>Candidates</h2><div class="wide"><table class="c"><tr>{_cells("th", (*header, "why"), range(2, 11))}</tr>'
         f"{rows}</table></div>{more}"
     )
 

@@ -13,8 +13,8 @@ from edgesparse.build.timing import equal
 from edgesparse.errors import SparsityNotAchieved
 from edgesparse.graph import sparsity
 
-NAMED = 3
-"""Layers that a verdict names; the report has all."""
+NAMED = 2
+"""Layers that a verdict names for each reason; the report has all."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,18 @@ class Proof:
         if self.ratio is not None and self.twin is not None:
             same = "" if self.gains or not self.picked else ", no gain beyond the spread"
             said += f"; {self.ratio:.2f}x against {self.twin.plan.name}{same}"
-        why = [f"{layer.name} {reason}" for layer, reason in self.layers if reason]
-        more = f" and {len(why) - NAMED} more" if len(why) > NAMED else ""
-        return f"{said}; {', '.join(why[:NAMED])}{more}" if why else said
+        return "; ".join((said, *_grouped(self.layers)))
+
+
+def _grouped(layers: Sequence[tuple[sparsity.Layer, str]]) -> Iterator[str]:
+    """The reasons, the commonest first, each with the layers that it holds for; details in brackets left out."""
+    groups: dict[str, list[str]] = {}
+    for layer, reason in layers:
+        if reason:
+            groups.setdefault(reason.partition(" (")[0], []).append(layer.name)
+    for reason, names in sorted(groups.items(), key=lambda group: -len(group[1])):
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        yield f"{', '.join(names[:NAMED])}{more}: {reason}"
 
 
 def sparse_layers(result: BuildResult | None) -> tuple[str, ...]:
@@ -128,15 +137,16 @@ def _reasons(tried: Tried, layers: sparsity.Inspection) -> Iterator[tuple[sparsi
     for layer in layers.layers:
         if layer.state != "sparse":
             continue
-        doubts = [doubt for doubt in layer.doubts if tried.plan.precision == "int8" or not doubt.startswith("INT8:")]
+        int8 = [doubt.removeprefix("INT8: ") for doubt in layer.doubts if doubt.startswith("INT8:")]
+        size = [f" ({doubt})" for doubt in layer.doubts if not doubt.startswith("INT8:")]
         if _named(layer.name, sparse):
             yield layer, ""
-        elif doubts:
-            yield layer, f"stays dense because {doubts[-1].removeprefix('INT8: ')}"
+        elif int8 and tried.plan.precision == "int8":
+            yield layer, f"stays dense because {int8[0]}"
         elif _named(layer.name, considered):
-            yield layer, "stays dense because its sparse kernel lost"
+            yield layer, f"its sparse kernel lost{''.join(size)}"
         else:
-            yield layer, "stays dense because the builder did not consider it"
+            yield layer, f"stays dense because the builder did not consider it{''.join(size)}"
 
 
 def _named(name: str, text: str) -> bool:

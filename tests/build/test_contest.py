@@ -9,7 +9,6 @@ import pytest
 import squares
 from conftest import Plan
 
-from edgesparse.build import select
 from edgesparse.build.select import build
 from edgesparse.config import Recipe, parse
 from edgesparse.errors import AccuracyGateFailed, BuildError, MemoryBudgetExceeded, SparsityNotAchieved
@@ -50,15 +49,10 @@ def test_the_fastest_is_chosen_and_the_most_precise_stays_as_fallback(sparse_mod
 
 
 def test_candidates_that_are_equally_fast_go_to_the_safer(sparse_model: Path, planned: Plan) -> None:
-    planned({"fp16-2:4": {"picked": ["conv1"], "eligible": ["conv1", "conv2"]}}, seconds=0.0)
-    found = by_name(make(sparse_model, ["fp16", "fp16-2:4"], build={"threads": 1}))
-    best = min(found.values(), key=lambda c: c.latency_ms or 0)
-    if abs((found["fp16"].latency_ms or 0) - (found["fp16-2:4"].latency_ms or 0)) <= max(
-        c.spread_ms for c in found.values()
-    ):
-        assert found["fp16"].outcome == "chosen"
-    else:
-        assert best.outcome == "chosen"
+    planned({"fp16": {"seconds": 0.003}, "fp16-2:4": {"seconds": 0.003, "picked": ["conv1"]}}, seconds=0.003)
+    found = by_name(make(sparse_model, ["fp16", "fp16-2:4"]))
+    assert found["fp16"].outcome == "chosen"
+    assert found["fp16-2:4"].reason == "as fast as fp16 within the spread, which is safer"
 
 
 def test_the_verdict_says_what_ran_sparse_what_it_gained_and_why_the_rest_is_dense(
@@ -69,8 +63,9 @@ def test_the_verdict_says_what_ran_sparse_what_it_gained_and_why_the_rest_is_den
     manifest = make(sparse_model, ["fp16", "fp16-2:4"])
     (line,) = [line for line in manifest.verdict if line.startswith("fp16-2:4")]
     assert line.startswith("fp16-2:4: 1 of 2 eligible layers run sparse; ")
-    assert "x against fp16; conv2 stays dense because 64 input, 64 output channels" in line
+    assert line.endswith("x against fp16; conv2: its sparse kernel lost")
     layers = {layer.name: layer for layer in manifest.sparsity}
+    assert layers["conv2"].why.startswith("its sparse kernel lost (64 input, 64 output channels: sparse kernels seldom")
     assert layers["conv1"].sparse and not layers["conv2"].sparse
     assert layers["conv0"].state == "ineligible" and "first layer" in layers["conv0"].why
     assert layers["conv3"].state == "dense" and "edgesparse prune" in layers["conv3"].why
@@ -118,17 +113,15 @@ def test_a_model_without_2to4_layers_has_no_2to4_candidates(model: Path, planned
 
 
 def test_int8_is_built_in_every_way_from_one_calibration(sparse_model: Path, labels: Path, planned: Plan) -> None:
-    planned({"int8-qdq": {"seconds": 0.001}, "int8-qdq-2:4": {"seconds": 0.001}}, seconds=0.004)
-    manifest = make(sparse_model, calibrate={"pictures": str(labels.parent), "count": 3})
-    ways = ["int8-table", "int8-qdq", "int8-qdq-sparse", "int8-tensorrt"]
-    names = [name for way in ways for name in (way, f"{way}-2:4")]
-    assert list(by_name(manifest))[3:] == names and manifest.precision == "int8"
+    planned({"int8-qdq": {"seconds": 0.001}}, seconds=0.004)
+    names = ["int8-table-2:4", "int8-qdq", "int8-qdq-sparse", "int8-tensorrt"]
+    manifest = make(sparse_model, names, calibrate={"pictures": str(labels.parent), "count": 3})
+    assert list(by_name(manifest)) == names and manifest.precision == "int8"
     assert any("INT8: calibrated on 3 pictures" in line for line in manifest.verdict)
     assert {path.name for path in (sparse_model.parent / "engines/squares").glob("*/*")} == {
         "manifest.json",
         "report.html",
         "model.json",
-        "fallback.json",
     }
 
 
@@ -185,8 +178,8 @@ def test_a_child_that_is_killed_is_built_again_on_the_next_rung_and_the_rest_beg
 ) -> None:
     """16 MB of workspace are allowed at the third rung of 128 MB."""
     planned(megabytes=60, most_megabytes=40)
-    found = by_name(make(model, build={"memory": "600 MB"}))
-    assert [c.rung for c in found.values()] == [3, 3]
+    found = by_name(make(model, ["fp32"], build={"memory": "600 MB"}))
+    assert [c.rung for c in found.values()] == [3]
     assert all("needed 60000000 bytes" in c.degraded[0] for c in found.values())
 
 
@@ -223,9 +216,3 @@ def test_what_detects_too_badly_is_refused_and_the_next_fastest_wins(model: Path
     planned(values={"output0": 0})
     with pytest.raises(AccuracyGateFailed, match=r"every candidate is refused: fp32: found 0.0 mAP, .*; fp16: "):
         make(model, accept={"annotations": str(labels), "max_map_drop": 10})
-
-
-def test_the_time_for_timing_is_what_the_builder_says(model: Path, planned: Plan, monkeypatch: Any) -> None:
-    monkeypatch.setattr(select, "TIMING_SECONDS", 0.3)
-    planned(seconds=0.001)
-    assert all(c.spread_ms >= 0 and (c.latency_ms or 0) >= 1 for c in make(model).candidates)
