@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 from itertools import groupby
@@ -16,7 +17,7 @@ _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1.2rem;color:var(--ink);
 background:var(--ground)}
 h1{font-size:1.5rem;margin:0}.soft{color:var(--soft)}svg{width:100%;height:auto;margin:1rem 0}
-svg text{font-size:12px;fill:var(--soft)}svg .grid{stroke:var(--line)}svg .name{fill:currentColor}
+svg text{font-size:12px;fill:var(--soft)}svg .grid{stroke:var(--line);fill:none}svg .name{fill:currentColor}
 .dense{color:var(--dense)}.sparse{color:var(--good)}polyline{fill:none;stroke:currentColor;stroke-width:1.5}
 circle{fill:currentColor}table{border-collapse:collapse;width:100%;font-size:.9rem}
 td,th{text-align:left;padding:.3rem .6rem;border-bottom:1px solid var(--line)}
@@ -53,33 +54,45 @@ def _kind(load: Load) -> str:
 
 
 def _plot(loads: Sequence[Load]) -> str:
-    """Milliseconds (p99) to the right, frames a second upwards; 2:4 in green."""
-    right = 1.15 * max((load.p99 for load in loads), default=0) or 1
-    top = 1.1 * max((load.fps for load in loads), default=0) or 1
+    """Milliseconds (p99) to the right, frames a second upwards; a line joins the streams of a batch; 2:4 in green."""
+    across = _step(max((load.p99 for load in loads), default=0))
+    upward = _step(max((load.fps for load in loads), default=0))
+    wide, high = _WIDTH - _LEFT - 30, _HEIGHT - _BOTTOM - 30
 
     def at(ms: float, fps: float) -> tuple[float, float]:
-        wide, high = _WIDTH - _LEFT - 10, _HEIGHT - _BOTTOM - 10
-        return round(_LEFT + ms / right * wide, 1), round(10 + (1 - fps / top) * high, 1)
+        return round(_LEFT + ms / across / 5 * wide, 1), round(30 + (1 - fps / upward / 5) * high, 1)
 
     parts = []
-    for step in range(6):
-        (x, low), (_, y) = at(step / 5 * right, 0), at(0, step / 5 * top)
-        parts.append(f'<line class="grid" x1="{x}" y1="10" x2="{x}" y2="{low}"/>')
-        parts.append(f'<line class="grid" x1="{_LEFT}" y1="{y}" x2="{_WIDTH - 10}" y2="{y}"/>')
-        parts.append(f'<text x="{x}" y="{low + 18}" text-anchor="middle">{step / 5 * right:.3g}</text>')
-        parts.append(f'<text x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{step / 5 * top:.3g}</text>')
-    parts.append(f'<text x="{_WIDTH - 10}" y="{_HEIGHT - 6}" text-anchor="end">milliseconds, 99 % of the runs</text>')
-    parts.append('<text x="4" y="22">frames/s</text>')
-    for name, group in groupby(sorted(loads, key=lambda load: load.candidate), lambda load: load.candidate):
-        line = sorted(group, key=lambda load: load.p99)
-        points = [at(load.p99, load.fps) for load in line]
-        joined = " ".join(f"{x},{y}" for x, y in points)
-        dots = "".join(
-            f'<circle cx="{x}" cy="{y}" r="3.5"><title>{escape(", ".join(row(load)))}</title></circle>'
-            for (x, y), load in zip(points, line, strict=True)
-        )
-        x, y = points[-1]
-        label = f'<text class="name" x="{x}" y="{y - 8}" text-anchor="end">{escape(name)}</text>'
-        parts.append(f'<g class="{_kind(line[0])}"><polyline points="{joined}"/>{dots}{label}</g>')
-    drawn = "".join(parts)
-    return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="frames a second by latency">{drawn}</svg>'
+    for i in range(6):
+        (x, low), (_, y) = at(i * across, 0), at(0, i * upward)
+        parts.append(f'<path class="grid" d="M{x} 30V{low}M{_LEFT} {y}H{_LEFT + wide}"/>')
+        parts.append(f'<text x="{x}" y="{low + 18}" text-anchor="middle">{i * across:g}</text>')
+        parts.append(f'<text x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{i * upward:g}</text>')
+    parts.append(f'<text x="{_WIDTH - 30}" y="{_HEIGHT - 6}" text-anchor="end">milliseconds, 99 % of the runs</text>')
+    parts.append(f'<text x="{_LEFT}" y="16">frames a second</text>')
+    for _, group in groupby(sorted(loads, key=lambda load: load.candidate), lambda load: load.candidate):
+        candidate = list(group)
+        lines = [list(line) for _, line in groupby(candidate, lambda load: load.batch)]
+        drawn = "".join(_line([(at(load.p99, load.fps), load) for load in line]) for line in lines)
+        top = max(candidate, key=lambda load: load.fps)
+        x, y = at(top.p99, top.fps)
+        label = f'<text class="name" x="{x}" y="{y - 9}" text-anchor="middle">{escape(top.candidate)}</text>'
+        parts.append(f'<g class="{_kind(top)}">{drawn}{label}</g>')
+    inside = "".join(parts)
+    return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="frames a second by latency">{inside}</svg>'
+
+
+def _line(points: Sequence[tuple[tuple[float, float], Load]]) -> str:
+    joined = " ".join(f"{x},{y}" for (x, y), _ in points)
+    dots = "".join(
+        f'<circle cx="{x}" cy="{y}" r="3.5"><title>{escape(", ".join(row(load)))}</title></circle>'
+        for (x, y), load in points
+    )
+    return f'<polyline points="{joined}"/>{dots}'
+
+
+def _step(most: float) -> float:
+    """A round number of which five are a little more than `most`."""
+    least = 1.05 * most / 5 or 1.0
+    power = 10 ** math.floor(math.log10(least))
+    return float(next(power * digit for digit in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if power * digit >= least))

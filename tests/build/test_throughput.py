@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edgesparse.backends import backend
 from edgesparse.build.throughput import Demand, Load, busy, cameras, carries, summary
-from edgesparse.build.throughput_html import page
+from edgesparse.build.throughput_html import _step, page
 from edgesparse.errors import BuildError
 
 PLAN = {"inputs": [["images", [1, 3, 8, 8], "float32"]], "outputs": [["boxes", [1, 4], "float32"]]}
@@ -84,3 +84,8 @@ def test_the_page_holds_every_engine_and_nothing_from_elsewhere() -> None:
     assert "a &lt;b&gt; &amp; c" in text and text.count("<circle") == 2 and text.count("<polyline") == 2
     assert 'class="sparse"' in text and "http" not in text and "750.0" in text
     assert "<svg" in page("nothing", "", "", [])
+
+
+@given(st.floats(1e-6, 1e9))
+def test_the_axis_ends_a_little_above_what_is_drawn(most: float) -> None:
+    assert most < 5 * _step(most) < 3 * most
