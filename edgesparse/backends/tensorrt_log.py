@@ -22,7 +22,6 @@ _PICKED = re.compile(
     re.S,
 )
 _SKIPPED = re.compile(r"insufficient memory|Tactic Device request|out of memory|OutOfMemory", re.I)
-_PEAK = re.compile(r"Peak memory usage of TRT CPU/GPU memory allocators: CPU (\d+) MiB, GPU (\d+) MiB")
 _PLACED = re.compile(r"^\s*\[(Dla|Gpu)Layer\] (?:[A-Z_]+: )?(.*)$")
 _ERRORS_KEPT, _LINES_KEPT = 8, 50
 _listeners: list[Any] = []
@@ -46,8 +45,6 @@ class BuildLog:
         self.errors: deque[str] = deque(maxlen=_ERRORS_KEPT)
         self.timed = 0
         """Tactics timed so far."""
-        self.device_peak = 0
-        """Bytes of device memory that the builder had at most, as it says itself."""
         self.stopped: BaseException | None = None
         """What Ctrl-C or a heartbeat raised while the library was running."""
         self._heartbeat = heartbeat
@@ -67,8 +64,6 @@ class BuildLog:
             self._sparsity(text)
         elif "Tactic: " in text or text.startswith("Tactic Name: "):
             self._beat()
-        elif found := _PEAK.search(text):
-            self.device_peak = max(self.device_peak, int(found[2]) << 20)
         elif found := _PLACED.match(text):
             self.placed[found[2].strip()] = found[1].lower()
 
