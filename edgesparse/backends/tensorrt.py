@@ -55,12 +55,12 @@ class TensorRTBackend(Backend):
         return ("fp32", "fp16", "int8-table", "int8-tensorrt", "int8-qdq", "int8-qdq-sparse")
 
     def dense_because(self) -> str | None:
-        from edgesparse.backends.tensorrt_build import dense_because
+        from edgesparse.backends.tensorrt_network import dense_because
 
         return dense_because(gpu()[1])
 
     def strongly_typed(self) -> bool:
-        from edgesparse.backends.tensorrt_build import strongly_typed
+        from edgesparse.backends.tensorrt_network import strongly_typed
 
         return strongly_typed(_import())
 

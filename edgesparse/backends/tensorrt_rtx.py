@@ -35,7 +35,7 @@ class TensorRTRTXBackend(Backend):
         return ("fp32", "fp16", "int8-qdq", "int8-qdq-sparse")
 
     def dense_because(self) -> str | None:
-        from edgesparse.backends.tensorrt_build import dense_because
+        from edgesparse.backends.tensorrt_network import dense_because
 
         return dense_because(gpu()[1])
 

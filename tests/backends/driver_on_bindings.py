@@ -23,7 +23,7 @@ import numpy as np
 import tensorrt
 from doubles import Double, Plan, module
 
-from edgesparse.backends import tensorrt_build, tensorrt_calibrators
+from edgesparse.backends import tensorrt_build, tensorrt_calibrators, tensorrt_network
 from edgesparse.backends.base import BuildOptions, BuildResult, Limits
 from edgesparse.backends.tensorrt_calibrators import for_release
 from edgesparse.errors import BackendUnavailable, BuildError, CalibrationError, EdgeSparseError, ModelError
@@ -352,7 +352,7 @@ def check_ctrl_c_ends_a_build(folder: Path) -> None:
 def check_names_and_numbers_of_releases(folder: Path) -> None:
     assert for_release(TABLE, "8.5.2.2").startswith(b"TRT-8502-EntropyCalibration2\nimages")
     assert for_release(TABLE, "10.3.0").startswith(b"TRT-100300-")
-    assert tensorrt_build.strongly_typed(tensorrt) is not WEAK
+    assert tensorrt_network.strongly_typed(tensorrt) is not WEAK
     assert hasattr(tensorrt.BuilderFlag, "SPARSE_WEIGHTS") and hasattr(tensorrt.LayerInformationFormat, "JSON")
 
 
