@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgesparse import device
+from edgesparse.backends import backend
 from edgesparse.version import VERSION
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -17,8 +18,8 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 def machine() -> dict[str, Any]:
     """Device, versions, date and command."""
-    packages = ("numpy", "opencv-python", "opencv-python-headless", "onnx", "onnxruntime", "tensorrt", "pycuda")
-    found = {name: _version(name) for name in packages}
+    packages = ("numpy", "opencv-python", "opencv-python-headless", "onnx", "onnxruntime", "pycuda")
+    found = {name: _version(name) for name in packages} | {"tensorrt": backend("tensorrt").probe().version}
     return {
         "device": device.probe().named(),
         "versions": {"edgesparse": VERSION, **{name: version for name, version in found.items() if version}},
@@ -28,12 +29,10 @@ def machine() -> dict[str, Any]:
 
 
 def _version(package: str) -> str:
-    """As it was installed, or as the module itself says where only its folder is on the path."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        module = sys.modules.get(package)
-        return str(getattr(module, "__version__", ""))
+        return ""
 
 
 def save(name: str, result: dict[str, Any], to_file: bool) -> None:

@@ -18,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+ALONE = ("many_times", "too_little_memory")
+"""In the names of tests that look at the GPU's whole memory."""
 PYTEST = [sys.executable, "-m", "pytest", "-W", "default", "-p", "no:cacheprovider"]
 
 
@@ -33,15 +35,18 @@ def main() -> int:
         print(f"no tests: {listed.stdout[-2000:]}{listed.stderr[-2000:]}")
         return 2
     begun, failed, records = time.monotonic(), 0, []
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(said.together) as pool:
+    alone = [name for name in names if any(word in name for word in ALONE)]
+    with tempfile.TemporaryDirectory() as folder:
         files = {name: Path(folder) / f"{i}.json" for i, name in enumerate(names)}
-        work = {pool.submit(_one, name, said.limit, files[name]): name for name in names}
-        for done in as_completed(work):
-            outcome, seconds, text = done.result()
-            failed += outcome not in ("passed", "skipped")
-            print(f"{time.monotonic() - begun:6.1f} s  {outcome:8} {seconds:5.1f} s  {work[done]}", flush=True)
-            if outcome != "passed":
-                print(text, flush=True)
+        for some, together in (([name for name in names if name not in alone], said.together), (alone, 1)):
+            with ThreadPoolExecutor(together) as pool:
+                work = {pool.submit(_one, name, said.limit, files[name]): name for name in some}
+                for done in as_completed(work):
+                    outcome, seconds, text = done.result()
+                    failed += outcome not in ("passed", "skipped")
+                    print(f"{time.monotonic() - begun:6.1f} s  {outcome:8} {seconds:5.1f} s  {work[done]}", flush=True)
+                    if outcome != "passed":
+                        print(text, flush=True)
         records = [json.loads(file.read_text()) for file in files.values() if file.exists()]
     if records:
         record = HERE / "last_run.json"
