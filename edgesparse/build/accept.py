@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from edgesparse.backends import backend
 from edgesparse.build.attempts import Tried
 from edgesparse.build.prepare import Prepared
+from edgesparse.build.trials import reference
 from edgesparse.build.worker import Progress
 from edgesparse.config import Recipe
 from edgesparse.errors import AccuracyGateFailed, BackendUnavailable, ConfigError
@@ -29,27 +31,41 @@ class Gate:
         self._recipe, self._accept = recipe, recipe.accept
         self._labels = _labels(recipe)
         self._base: Score | None = None
+        self._known: Path | None = None
 
     def asks(self) -> dict[str, Any]:
         """What the trial of a candidate needs to be told."""
         if self._labels is not None:
             return {"labels": [str(self._labels.path.absolute()), str(self._labels.folder.absolute())]}
+        if self._known is not None:
+            return {"pictures": str(self._known), "run": self._recipe.run.model_dump_json()}
         return {}
 
     def prepare(self, prepared: Prepared, folder: Path, progress: Progress) -> None:
-        """Score the reference, where the recipe compares with it."""
-        if self._labels is None or self._accept.max_map_drop is None:
+        """Score the reference, or note what it detects, where the recipe compares with it."""
+        accept = self._accept
+        if (self._labels is None and accept.pictures is None) or (self._labels and accept.max_map_drop is None):
             return
-        source, path = graph.load(self._accept.reference or self._recipe.model), folder / "reference.onnx"
+        source, path = graph.load(accept.reference or self._recipe.model), folder / "reference.onnx"
         graph.save(graph.fix_shapes(source, self._recipe.build.batch, prepared.spec.input.size), path)
         runner = backend("onnxruntime").load(path, self._recipe.build.threads)
-        with Detector(runner, prepared.spec, SCORING) as detector:
-            found = evaluate(detector, self._labels, lambda *step: progress("scoring the reference", *step))
-        self._base = Score(map=round(found.map, 2), map50=round(found.map50, 2))
+        run, step = SCORING if self._labels else self._recipe.run, partial(progress, "scoring the reference")
+        with Detector(runner, prepared.spec, run) as detector:
+            if self._labels is not None:
+                found = evaluate(detector, self._labels, step)
+                self._base = Score(map=round(found.map, 2), map50=round(found.map50, 2))
+            elif accept.pictures is not None:
+                self._known = folder / "reference.json"
+                reference(detector, accept.pictures, self._known, step)
 
     def refuses(self, tried: Tried) -> str | None:
         """Why a candidate is out, as 'found, needed'; None when it passes."""
-        accept, score = self._accept, tried.score
+        accept, score, agreed = self._accept, tried.score, tried.agreement
+        if agreed is not None and min(agreed.recall, agreed.precision) < accept.min_agreement:
+            return (
+                f"found {100 * agreed.recall:.0f} % of FP32's {agreed.boxes} boxes, and {100 * agreed.precision:.0f} % "
+                f"of its own are FP32's too, needed accept.min_agreement {100 * accept.min_agreement:.0f} % of each"
+            )
         if score is None or self._labels is None:
             return None
         if accept.min_map is not None and score.map < accept.min_map:
@@ -67,16 +83,15 @@ class Gate:
 
     def words(self, tried: Tried) -> str:
         """How a candidate that passes detects."""
+        if (agreed := tried.agreement) is not None:
+            found = f"{100 * agreed.recall:.0f} % of FP32's {agreed.boxes} boxes on {agreed.images} pictures"
+            return f"finds {found}, which is weaker than a score on labels"
         if tried.score is None:
             return "not scored: accept.annotations is not set"
         if self._base is None:
             return f"{tried.score.map:.1f} mAP"
         drop = self._base.map - tried.score.map
         return f"{abs(drop):.1f} mAP {'under' if drop > 0 else 'over'} the reference"
-
-    @property
-    def labelled(self) -> bool:
-        return self._labels is not None
 
 
 def all_refused(refused: list[Tried]) -> AccuracyGateFailed:

@@ -98,30 +98,43 @@ class Attempts:
 
     def _build(self, tried: Tried, onnx: Path, options: BuildOptions) -> None:
         """Down the rungs until one fits. A degraded engine gets one more chance on the next."""
+        rung: int | None = self._first
         said = ""
-        for rung in range(self._first, len(self._rungs)):
+        while rung is not None and rung < len(self._rungs):
             ended = self._compile(tried.plan, onnx, replace(options, limits=self._rungs[rung]), rung)
-            if ended.how in ("time", "error", "crash") and tried.result is None:
-                tried.spent |= ended.spent
+            if ended.result is not None and self._fits(ended.spent):
+                if not self._keep(tried, read_result(ended.result), ended.spent, rung):
+                    break
+                rung += 1
+                continue
+            if tried.result is not None:
+                break
+            tried.spent = _less(tried.spent, ended.spent, self._budget)
+            if ended.how in ("time", "error", "crash"):
                 tried.ends("failed", str(ended.error))
                 return
-            fits = ended.result is not None and self._fits(ended.spent)
-            if fits and ended.result is not None:
-                result, before = read_result(ended.result), tried.result
-                if before is None or len(result.degraded) < len(before.degraded):
-                    tried.result, tried.rung, tried.spent = result, rung, ended.spent
-                if before is not None or not result.degraded:
-                    break
-            elif tried.result is not None:
-                break
-            else:
-                tried.spent = _less(tried.spent, ended.spent, self._budget)
-                said = str(ended.error) if ended.error else f"took {ended.spent.under(self._budget.where) / MB:,.0f} MB"
+            said = str(ended.error) if ended.error else f"took {ended.spent.under(self._budget.where) / MB:,.0f} MB"
+            rung = self._next(rung, ended.spent)
         if tried.result is None:
             self._first, tried.short = len(self._rungs) - 1, True
             tried.ends("failed", f"did not fit into {self._budget}: {said}, with {words(self._rungs[-1])}")
         elif not tried.result.degraded:
             self._first = tried.rung
+
+    def _keep(self, tried: Tried, result: BuildResult, spent: Spent, rung: int) -> bool:
+        """Take the result unless one that is there is as good; returns whether the next rung is worth a try."""
+        before = tried.result
+        if before is None or len(result.degraded) < len(before.degraded):
+            tried.result, tried.rung, tried.spent = result, rung, spent
+        return before is None and bool(result.degraded)
+
+    def _next(self, rung: int, spent: Spent) -> int | None:
+        """The rung after one that did not fit: the last where the workspace alone is not what was too much."""
+        last, size, workspace = len(self._rungs) - 1, self._budget.size, self._rungs[rung].workspace
+        if rung == last:
+            return None
+        floor = spent.under(self._budget.where) - (workspace or 0)
+        return last if size is not None and workspace is not None and floor > size else rung + 1
 
     def _compile(self, plan: Plan, onnx: Path, options: BuildOptions, rung: int) -> Ended:
         out = onnx.parent / f"{plan.name.replace(':', 'to')}-{rung}{self._engine.suffix}"

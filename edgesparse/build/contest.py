@@ -25,6 +25,10 @@ from edgesparse.config import Recipe
 from edgesparse.errors import BuildError, MemoryBudgetExceeded
 
 
+CANDIDATES = 0.9
+"""Share of the time limit in which candidates are built; the rest is for timing them by turns."""
+
+
 @dataclass(frozen=True)
 class Contest:
     """What came out: `fallback` is the most precise engine that runs, maybe the chosen one itself."""
@@ -52,12 +56,12 @@ def hold(recipe: Recipe, engine: Backend, folder: Path, seconds: float, progress
     """
     folder = folder.absolute()  # children run in a folder of their own
     gate = Gate(recipe)
-    deadline = time.monotonic() + (recipe.build.time_limit or inf)
+    begun, limited = time.monotonic(), recipe.build.time_limit or inf
     progress("reading the model", 0, 0)
     prepared = prepare(recipe, folder)
     plans = plan(recipe, engine, prepared)
     limit = budget(engine, recipe.build.memory)
-    workers = Workers(engine, folder, limit.where, deadline, progress)
+    workers = Workers(engine, folder, limit.where, begun + CANDIDATES * limited, progress)
     sources = Sources(recipe, engine, prepared, folder, workers)
     attempts = Attempts(recipe, engine, prepared, sources, workers, limit)
     gate.prepare(prepared, folder, progress)
@@ -71,6 +75,7 @@ def hold(recipe: Recipe, engine: Backend, folder: Path, seconds: float, progress
     passed = [one for one in tried if one.outcome == "lost"]
     if not passed:
         raise _none_left(tried, limit)
+    workers.deadline = begun + limited
     clocks, notes = _race(workers, recipe, tried, seconds)
     chosen = verdict.settle(passed, gate.words)
     proofs = verdict.proofs(tried, prepared.layers)

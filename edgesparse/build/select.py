@@ -105,6 +105,7 @@ def _hashes(recipe: Recipe) -> dict[str, str | None]:
         "labels": sha256(labels) if labels else None,
         "reference": sha256(reference) if reference else None,
         "calibration": hash_of(pictures) if pictures else None,
+        "pictures": hash_of(recipe.accept.pictures) if recipe.accept.pictures else None,
     }
 
 

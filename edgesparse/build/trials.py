@@ -2,38 +2,75 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from edgesparse import device
 from edgesparse.backends import Runner, TensorSpec, backend
 from edgesparse.build.timing import interleaved
 from edgesparse.build.worker import Job, Progress
-from edgesparse.config import DetectorSpec
+from edgesparse.config import DetectorSpec, Run
+from edgesparse.runtime.agree import agreement
+from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.evaluate import SCORING, Labels, evaluate
+from edgesparse.runtime.pictures import picture_files, read_picture
 
 
 def trial(job: Job, progress: Progress) -> dict[str, Any]:
-    """Time the engine `path` of `backend` alone for `seconds` (unless 0 or nothing is said), score it on `labels`.
+    """Time the engine `path` of `backend` alone for `seconds`; score it on `labels`, or compare it on `pictures`.
 
-    Returns `inputs`, `outputs`, and, as far as it was asked for, `timing` and `score`.
+    `pictures` is what `reference` wrote. Returns `inputs`, `outputs`, `timing`, and `score` or `agreement` where asked.
     """
     name = job["name"]
     spec = DetectorSpec.model_validate_json(job["spec"])
-    with Detector(backend(job["backend"]).load(Path(job["path"]), job["threads"]), spec, SCORING) as detector:
+    run = Run.model_validate_json(job["run"]) if "run" in job else SCORING
+    with Detector(backend(job["backend"]).load(Path(job["path"]), job["threads"]), spec, run) as detector:
         runner = detector.runner
         said: dict[str, Any] = {"inputs": _tensors(runner.inputs), "outputs": _tensors(runner.outputs)}
-        if "seconds" in job:
-            progress(f"timing {name}", 0, 0)
-            said["timing"] = asdict(interleaved({name: runner}, job["seconds"])[name])
+        progress(f"timing {name}", 0, 0)
+        said["timing"] = asdict(interleaved({name: runner}, job["seconds"])[name])
         if job.get("labels"):
             labels = Labels(*(path and Path(path) for path in job["labels"]))
             found = evaluate(detector, labels, lambda done, total: progress(f"scoring {name}", done, total))
             said["score"] = {"map": round(found.map, 2), "map50": round(found.map50, 2)}
+        if job.get("pictures"):
+            said["agreement"] = _agreement(detector, Path(job["pictures"]), partial(progress, f"comparing {name}"))
     return said
+
+
+def reference(detector: Detector, folder: Path, out: Path, progress: Callable[[int, int], None]) -> None:
+    """Write what a detector finds on the pictures of a folder, for others to be compared with."""
+    files = picture_files(folder)
+    rows = []
+    for done, path in enumerate(files, 1):
+        found = detector(read_picture(path))
+        boxes = (found.xyxy.tolist(), found.confidence.tolist(), found.class_id.tolist())
+        rows.append([str(path.absolute()), *boxes])
+        progress(done, len(files))
+    out.write_text(json.dumps(rows))
+
+
+def _agreement(detector: Detector, said: Path, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    rows = json.loads(said.read_text())
+
+    def pairs() -> Iterator[tuple[Detections, Detections]]:
+        for done, (path, xyxy, confidence, class_id) in enumerate(rows, 1):
+            boxes = np.array(xyxy, np.float32).reshape(-1, 4)
+            known = Detections(boxes, np.array(confidence, np.float32), np.array(class_id, np.int64))
+            yield known, detector(read_picture(Path(path)))
+            progress(done, len(rows))
+
+    found = agreement(pairs())
+    names = ("recall", "precision", "iou", "score_mean", "boxes", "images")
+    return {name: round(getattr(found, name), 4) for name in names}
 
 
 def race(job: Job, progress: Progress) -> dict[str, Any]:

@@ -55,6 +55,10 @@ class Agreement(Section):
 
     recall: float
     precision: float
+    iou: float
+    """Mean overlap of the boxes that both have."""
+    score_mean: float
+    """Mean difference of their confidence."""
     boxes: int
     images: int
 

@@ -216,3 +216,15 @@ def test_what_detects_too_badly_is_refused_and_the_next_fastest_wins(model: Path
     planned(values={"output0": 0})
     with pytest.raises(AccuracyGateFailed, match=r"every candidate is refused: fp32: found 0.0 mAP, .*; fp16: "):
         make(model, accept={"annotations": str(labels), "max_map_drop": 10})
+
+
+def test_without_labels_detections_are_compared_with_fp32s(model: Path, labels: Path, planned: Plan) -> None:
+    good = squares.answer(labels)
+    for path in labels.parent.glob("[1-9].png"):
+        path.unlink()
+    planned({"fp32": {"values": good}, "fp16": {"values": {"output0": 0}}})
+    found = by_name(make(model, accept={"pictures": str(labels.parent)}))
+    assert found["fp32"].agreement is not None and found["fp32"].agreement.recall == 1.0
+    assert "finds 100 % of FP32's 6 boxes on 1 pictures, which is weaker than a score" in found["fp32"].reason
+    assert found["fp16"].outcome == "refused"
+    assert "found 0 % of FP32's 6 boxes, and 0 % of its own are FP32's too" in found["fp16"].reason
