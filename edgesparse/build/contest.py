@@ -24,7 +24,6 @@ from edgesparse.build.worker import Progress
 from edgesparse.config import Recipe
 from edgesparse.errors import BuildError, MemoryBudgetExceeded
 
-
 CANDIDATES = 0.9
 """Share of the time limit in which candidates are built; the rest is for timing them by turns."""
 
