@@ -54,30 +54,17 @@ def on_gpu(
     a last batch that is not full is left out. `keep`: where the table that comes of it is written.
     `advance(done, total)` counts pictures. Raises CalibrationError for pictures that don't fit.
     """
-    stored = _pictures(pictures, shape)
-    batch = shape[0]
-    total = len(stored) // batch * batch
-    buffer = _DeviceBatch(shape)
+    batches = _Batches(_pictures(pictures, shape), shape, log, advance)
 
     class OnGpu(trt.IInt8EntropyCalibrator2):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IInt8EntropyCalibrator2.__init__(self)
-            self.done = 0
 
         def get_batch_size(self) -> int:
-            return batch
+            return shape[0]
 
         def get_batch(self, names: list[str]) -> list[int] | None:
-            try:
-                if self.done >= total or log.stopped is not None:
-                    return None
-                buffer.fill(stored[self.done : self.done + batch])
-                self.done += batch
-                advance(self.done, total)
-                return [buffer.address]
-            except BaseException as error:  # one that left this frame would end the process
-                log.stopped = log.stopped or error
-                return None
+            return batches.next()
 
         def read_calibration_cache(self) -> None:
             return None
@@ -131,17 +118,30 @@ def _pictures(path: Path, shape: tuple[int, ...]) -> Pictures:
     return stored
 
 
-class _DeviceBatch:
-    """One batch in page-locked memory and one on the device, in the context that TensorRT uses."""
+class _Batches:
+    """Pictures on the device, a batch at a time: one in page-locked memory, one in the device's own."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, stored: Pictures, shape: tuple[int, ...], log: BuildLog, advance: Callable[[int, int], None]
+    ) -> None:
+        self._stored, self._log, self._advance = stored, log, advance
+        self._size, self._total, self._done = shape[0], len(stored) // shape[0] * shape[0], 0
         self._gpu = gpu()
         with self._gpu.doing("buffers of the calibration"):
             self._host = self._gpu.host(shape, "float32")
             self._memory = self._gpu.memory(self._host.nbytes)
-        self.address = int(self._memory)
 
-    def fill(self, pictures: Pictures) -> None:
-        np.copyto(self._host, pictures)
-        with self._gpu.doing("calibrating"):
-            self._gpu.driver.memcpy_htod(self._memory, self._host)
+    def next(self) -> list[int] | None:
+        """Where the next batch lies on the device; None when there is none, or something went wrong."""
+        if self._done >= self._total or self._log.stopped is not None:
+            return None
+        try:
+            np.copyto(self._host, self._stored[self._done : self._done + self._size])
+            with self._gpu.doing("calibrating"):
+                self._gpu.driver.memcpy_htod(self._memory, self._host)
+            self._done += self._size
+            self._advance(self._done, self._total)
+        except BaseException as error:  # one that reached the library would end the process
+            self._log.stopped = error
+            return None
+        return [int(self._memory)]
