@@ -43,9 +43,17 @@ prepare:
   simplify: true         # fold constants, drop what computes nothing
 
 build:
-  backend: auto          # auto, onnxruntime
+  backend: auto          # auto (TensorRT where it works), tensorrt, tensorrt-rtx, onnxruntime
   batch: 1
   threads: 0             # CPU threads; 0 is every core
+  candidates: auto       # all that make sense, or a list: [fp32, fp16, fp16-2:4, int8-table, int8-qdq, int8-qdq-sparse-2:4]
+  # memory: 2 GB         # what building may take; left out: what is free, less a reserve
+  # time_limit: 1800     # seconds for all of it; what is not built by then is left out
+
+# INT8 needs pictures like those that the camera will see; a hundred or more.
+calibrate:
+  # pictures: calibration_pictures
+  count: 160             # most that are used, spread over the folder
 
 # Refuse a build that detects worse than this on labelled pictures.
 accept:
@@ -53,6 +61,9 @@ accept:
   # images: labels/pictures              # where its pictures lie, if not beside it
   # max_map_drop: 1.0                    # points of mAP 50-95 under the model as it came (or under `reference:`)
   # min_map: 40.0                        # points of mAP 50-95
+  # pictures: some/pictures              # without labels: detections are compared with FP32's, which is weaker
+  # min_agreement: 0.9                   # share of boxes that both must find
+  # require_sparse: true                 # refuse an engine that gains nothing by 2:4
 
 run:
   # source: 0            # camera, file, folder, 'pics/*.jpg', rtsp://...; --source on the command line wins
