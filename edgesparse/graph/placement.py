@@ -9,7 +9,7 @@ pairs between them, and a concatenation becomes a copy of bytes.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +19,7 @@ from edgesparse.graph.fusion import POINTWISE
 from edgesparse.graph.int8_layers import COMMUTE, Kernel, int8_layers, runs_sparse
 from edgesparse.graph.sparsity import RELU
 from edgesparse.graph.weights import LAYERS
-from edgesparse.graph.wiring import Wiring, attribute
+from edgesparse.graph.wiring import Wiring, attribute, reads
 
 Placement = Literal["fuse", "sparse"]
 
@@ -60,7 +60,8 @@ class _Edges:
         self.kernels = {kernel.node.output[0]: kernel for kernel in kernels}
         self.readers: defaultdict[str, dict[str, set[int]]] = defaultdict(dict)
         self.order = {name: i for i, node in enumerate(wiring.graph.node) for name in node.output}
-        self.origin = _origins(wiring)
+        self.moving = _activations(wiring)
+        self.origin = _origins(wiring, self.moving)
         self._parent: dict[str, str] = {}
 
     def place(self) -> None:
@@ -111,11 +112,11 @@ class _Edges:
     def _pass_back(self, node: NodeProto) -> None:
         """Have a node that moves values towards INT8 readers read INT8 itself, at the same scale."""
         outs = [name for name in node.output if name in self.readers]
-        if node.op_type == "Concat" and outs and not any(map(self.wiring.is_constant, node.input)):
+        if node.op_type == "Concat" and outs and self.moving.issuperset(node.input):
             for i, name in enumerate(node.input):
                 self._read(name, node, {i})
                 self._join(name, outs[0])
-        elif outs and _commutes(self.wiring, node):
+        elif outs and _commutes(node) and node.input[0] in self.moving:
             self._read(node.input[0], node, {0})
             for name in outs:
                 self._join(name, node.input[0])
@@ -133,7 +134,7 @@ class _Edges:
 
         Where both come from layers, the later one fuses, and rather one that nothing else reads.
         """
-        if len(set(node.input)) < 2 or any(map(self.wiring.is_constant, node.input)) or not self._leads_on(node):
+        if len(set(node.input)) < 2 or not self.moving.issuperset(node.input) or not self._leads_on(node):
             return
         own = [i for i, name in enumerate(node.input) if self.origin.get(name) in self.kernels]
         if own:
@@ -156,20 +157,29 @@ class _Edges:
         return False
 
 
-def _commutes(wiring: Wiring, node: NodeProto) -> bool:
+def _commutes(node: NodeProto) -> bool:
     if node.op_type == "Resize" and attribute(node, "mode", b"nearest") not in (b"nearest", b"linear"):
         return False
-    return node.op_type in COMMUTE and not wiring.is_constant(node.input[0])
+    return node.op_type in COMMUTE
 
 
-def _origins(wiring: Wiring) -> dict[str, str]:
+def _activations(wiring: Wiring) -> set[str]:
+    """The tensors that change from picture to picture."""
+    found = {value.name for value in wiring.graph.input} - wiring.stored.keys()
+    for node in wiring.graph.node:
+        if not found.isdisjoint(reads(node)):
+            found.update(node.output)
+    return found
+
+
+def _origins(wiring: Wiring, moving: Set[str]) -> dict[str, str]:
     """Tensors that a layer makes with nothing but pointwise operations behind it, and that layer's first output."""
     found: dict[str, str] = {}
     for node in wiring.graph.node:
         if node.op_type in LAYERS:
             found[node.output[0]] = node.output[0]
         elif node.op_type in POINTWISE:
-            origins = {found.get(name) for name in node.input if name and not wiring.is_constant(name)}
+            origins = {found.get(name) for name in node.input if name in moving}
             first = origins.pop() if len(origins) == 1 else None
             if first is not None:
                 found[node.output[0]] = first
