@@ -40,6 +40,7 @@ def by_modelopt(method: str, model: str, pictures: str, out: str) -> str:
 
 
 def by_onnxruntime(method: str, model: str, pictures: str, out: str) -> str:
+    import onnx.version_converter
     import onnxruntime
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
@@ -56,8 +57,10 @@ def by_onnxruntime(method: str, model: str, pictures: str, out: str) -> str:
         # else it holds every tensor of every picture at once
         "CalibStridedMinMax": STRIDE,
     }
+    raised = out + ".opset13"  # weights have a scale a channel from this opset on
+    onnx.save(onnx.version_converter.convert_version(onnx.load(model), 13), raised)
     quantize_static(
-        model,
+        raised,
         out,
         _reader(model, pictures),
         quant_format=QuantFormat.QDQ,

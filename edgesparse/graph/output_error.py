@@ -91,18 +91,19 @@ def _probe(model: ModelProto, thresholds: Mapping[str, Mapping[str, float]]) -> 
 
 
 class _Writer:
-    """Adds nodes and constants of the element type `kind` to a model, under names of their own."""
+    """Adds nodes to a model, under names of their own, for a tensor of the element type `kind`."""
 
     def __init__(self, model: ModelProto, kind: int) -> None:
         self._graph, self._kind = model.graph, kind
 
     def rounded(self, name: str, threshold: float) -> str:
         """`name` as INT8 with this range holds it."""
-        scale = threshold / 127
-        steps = self.add("Div", name, self._constant(scale))
+        # in plain operators: pairs of Q and DQ ONNX Runtime would fuse into the layers around them
+        scale = self._constant(threshold / 127)
+        steps = self.add("Div", self.add("Cast", name, to=TensorProto.FLOAT), scale)
         nearest = self.add("Floor", self.add("Add", steps, self._constant(0.5)))
         clipped = self.add("Max", self.add("Min", nearest, self._constant(127)), self._constant(-128))
-        return self.add("Mul", clipped, self._constant(scale))
+        return self.add("Cast", self.add("Mul", clipped, scale), to=self._kind)
 
     def copy(self, layer: NodeProto, name: str, instead: str) -> str:
         """The output of `layer` where it reads `instead` for `name`."""
@@ -124,8 +125,7 @@ class _Writer:
 
     def _constant(self, value: float) -> str:
         name = self._name()
-        dtype = helper.tensor_dtype_to_np_dtype(self._kind)
-        self._graph.initializer.append(numpy_helper.from_array(np.array(value, dtype), name))
+        self._graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
         return name
 
     def _name(self) -> str:

@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -29,6 +29,7 @@ def same(one: Histogram, other: Histogram) -> bool:
     return ends and bool((one.counts == other.counts).all())
 
 
+@settings(max_examples=50)
 @given(BATCHES, st.randoms(use_true_random=False))
 def test_the_order_of_the_batches_changes_no_count(batches: list[npt.NDArray[np.float32]], shuffled: object) -> None:
     other = list(batches)
@@ -38,6 +39,7 @@ def test_the_order_of_the_batches_changes_no_count(batches: list[npt.NDArray[np.
     assert same(counted(*other), whole)
 
 
+@settings(max_examples=50)
 @given(BATCHES, BATCHES)
 def test_merging_two_histograms_counts_what_both_have_seen(
     some: list[npt.NDArray[np.float32]], others: list[npt.NDArray[np.float32]]
@@ -47,6 +49,7 @@ def test_merging_two_histograms_counts_what_both_have_seen(
     assert same(merged, counted(*some, *others))
 
 
+@settings(max_examples=50)
 @given(BATCHES)
 def test_every_value_lies_in_the_bin_of_its_magnitude(batches: list[npt.NDArray[np.float32]]) -> None:
     histogram = counted(*batches)

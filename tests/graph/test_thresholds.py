@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -100,6 +100,7 @@ def test_mse_is_within_a_step_of_the_least_squared_error(values: npt.NDArray[np.
 VALUES = hnp.arrays(np.float32, st.integers(1, 60), elements=st.floats(-1e6, 1e6, width=32))
 
 
+@settings(max_examples=60)
 @given(VALUES, st.sampled_from(sorted(METHODS)))
 def test_a_threshold_lies_within_the_range(values: npt.NDArray[np.float32], method: str) -> None:
     histogram = of(values)
