@@ -38,9 +38,11 @@ def test_every_line_that_is_commented_out_may_be_used(tmp_path: Path) -> None:
     used = [line.replace("# ", "", 1) if line.startswith("  # ") else line for line in text.splitlines()]
     squares.labelled(tmp_path)
     text = "\n".join(used).replace("labels/instances.json", "instances_val.json").replace("labels/pictures", ".")
+    text = text.replace("some/pictures", ".").replace("calibration_pictures", ".")
     path.write_text(text)
     recipe = load_recipe(path)
     assert recipe.accept.min_map == 40 and recipe.accept.max_map_drop == 1 and recipe.accept.images == tmp_path
+    assert recipe.build.memory == 2_000_000_000 and recipe.calibrate.pictures == tmp_path
     assert recipe.run.source == "0" and recipe.run.classes == ("red",)
 
 
