@@ -38,8 +38,8 @@ from edgesparse.build.timing import Timing, equal, interleaved
 from edgesparse.errors import EdgeSparseError
 from edgesparse.graph import calibration_cache
 from edgesparse.graph.activations import stream
-from edgesparse.graph.prune import prune
 from edgesparse.graph.placement import Placement
+from edgesparse.graph.prune import prune
 from edgesparse.graph.quantize import quantize
 
 LIMIT = 240
