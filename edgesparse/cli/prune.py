@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -13,52 +14,63 @@ from edgesparse.cli.score import annotation_file
 from edgesparse.cli.show import Progress, complain, emit_json, progress, table
 from edgesparse.cli.writing import check_free, write
 
+if TYPE_CHECKING:
+    from edgesparse.config import DetectorSpec
+    from edgesparse.graph.prune import PruneReport
+    from edgesparse.graph.reconstructed import ReconstructReport
+    from edgesparse.runtime.evaluate import Labels
+
+Done = tuple[dict[str, Any], Callable[[], None]]
+"""What was done, for JSON, and what prints it for people."""
 PATH = click.Path(path_type=Path)
-NEEDS_PICTURES = ("pictures", "data", "share", "max_drop")
+RECONSTRUCTS = ("pictures", "data", "share", "max_drop", "device", "state", "html")
 
 
 @click.command()
 @click.argument("model", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="File to write.")
 @click.option("--method", type=click.Choice(["magnitude", "reconstruct"]), default="magnitude", show_default=True)
-@click.option("--layer", "layers", multiple=True, help="Only this layer; may be repeated [default: all eligible].")
+@click.option("--layers", multiple=True, help="This layer, may be repeated; auto: see below [default: all eligible].")
 @click.option("--permute", is_flag=True, help="magnitude: reorder channels first, so that more is kept.")
 @click.option("--pictures", help="reconstruct: folder, glob or video like what the detector will see.")
 @click.option("--count", type=click.IntRange(1), default=256, show_default=True, help="Use so many, and their mirrors.")
-@click.option("--share", type=click.FloatRange(0, 1, min_open=True), help="Only this share of the eligible MACs.")
-@click.option("--max-drop", type=click.FloatRange(0), help="As much as costs at most so many mAP points of --data.")
+@click.option("--share", type=click.FloatRange(0, 1, min_open=True), help="auto: this share of the eligible MACs.")
+@click.option("--max-drop", type=click.FloatRange(0), help="auto: at most so many mAP points of --data lost.")
+@click.option("--device", help="auto: weigh layers by their predicted gain on this board, not by MACs.")
 @click.option("--data", type=PATH, help="COCO JSON, or a folder that holds instances_val.json, to score on.")
 @click.option("--images", type=PATH, help="Folder of its pictures, if not beside it.")
 @click.option("--classes", help="'coco', or a file with the class names, for a model that names none.")
 @click.option("--store", type=PATH, default="engines", show_default=True)
-@click.option("--force", is_flag=True, help="Overwrite the file.")
+@click.option("--state", type=PATH, help="reconstruct: folder to keep work in; repeated, the call goes on from there.")
+@click.option("--html", type=PATH, help="reconstruct: write a report a layer, one self-contained page.")
+@click.option("--force", is_flag=True, help="Overwrite the files.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def prune(model: Path, output: Path, method: str, force: bool, as_json: bool, **options: Any) -> None:
     """Make MODEL.onnx 2:4: of each four consecutive input channels two stay.
 
     magnitude keeps the largest, in seconds, and needs training afterwards. reconstruct needs no training but pictures:
-    it refits each layer to what it put out before.
+    it refits each layer to what it put out before. With --layers auto, implied by --share, --max-drop and --device, it
+    prunes the layers that change the outputs least for what they save: as many as cost one point of --data, unless
+    --share or --max-drop say otherwise.
     """
-    given = [f"--{name.replace('_', '-')}" for name in NEEDS_PICTURES if options[name] is not None]
+    given = [f"--{name.replace('_', '-')}" for name in RECONSTRUCTS if options[name] is not None]
+    given += ["--layers auto"] if "auto" in options["layers"] else []
     if method == "magnitude" and given:
         raise click.UsageError(f"{given[0]} is for --method reconstruct")
     if method == "reconstruct" and options["pictures"] is None:
         raise click.UsageError("--method reconstruct needs --pictures: a folder like what the detector will see")
     check_free(output, force)
+    check_free(options["html"], force)
     with progress() as advance:
-        by = _magnitude if method == "magnitude" else _reconstruct
-        report = by(model, output, advance, **options)
+        said, show = (_magnitude if method == "magnitude" else _reconstruct)(model, output, advance, **options)
     if as_json:
-        emit_json({"model": str(model), "output": str(output), "method": method, **report.as_dict()})
-    elif method == "magnitude":
-        _show_magnitude(model, report)
-    else:
-        _show_reconstruct(model, report)
-    if not as_json:
-        click.echo(f"wrote {output}; next: edgesparse evaluate {output} --data ...")
+        emit_json({"model": str(model), "output": str(output), "method": method, **said})
+        return
+    show()
+    click.echo(f"wrote {output}; next: edgesparse evaluate {output} --data ...")
 
 
-def _magnitude(model: Path, output: Path, advance: Progress, **options: Any) -> Any:
+def _magnitude(model: Path, output: Path, advance: Progress, **options: Any) -> Done:
     from edgesparse.graph.model import load, save
     from edgesparse.graph.prune import prune as by_magnitude
 
@@ -70,33 +82,58 @@ def _magnitude(model: Path, output: Path, advance: Progress, **options: Any) -> 
     write(output, partial(save, loaded))
     if report.warning:
         complain(f"warning: {report.warning}")
-    return report
+    return report.as_dict(), partial(_show_magnitude, model, report)
 
 
-def _reconstruct(model: Path, output: Path, advance: Progress, **options: Any) -> Any:
+def _reconstruct(model: Path, output: Path, advance: Progress, **options: Any) -> Done:
     from edgesparse.build.ready import ready
+    from edgesparse.graph import reconstructed_html
     from edgesparse.graph.model import load, save
     from edgesparse.graph.reconstruct import reconstruct
     from edgesparse.runtime.evaluate import Labels
     from edgesparse.stream.pictures import batches
 
+    layers = _wanted(**options)
     loaded = load(model)
     labels = Labels(annotation_file(options["data"]), options["images"]) if options["data"] else None
     spec = ready(model, options["store"], classes=options["classes"], progress=advance).manifest.detector
     made, report = reconstruct(
         loaded,
         batches(options["pictures"], spec.input, options["count"]),
-        layers=options["layers"] or None,
+        layers=layers,
         score=partial(_score, spec=spec, labels=labels, advance=advance) if labels else None,
         max_drop=options["max_drop"],
         share=options["share"],
+        gains=_gains(loaded, spec, options["device"]) if options["device"] else None,
         progress=advance,
+        state_dir=options["state"],
     )
     write(output, partial(save, made))
-    return report
+    if options["html"]:
+        write(options["html"], lambda path: path.write_text(reconstructed_html.page(model.name, report)))
+    return report.as_dict(), partial(_show_reconstruct, model, report)
 
 
-def _score(model: Any, spec: Any, labels: Any, advance: Progress) -> float:
+def _wanted(**options: Any) -> list[str] | Literal["auto"] | None:
+    """The layers to prune: "auto", names, or None for every eligible one."""
+    names = list(options["layers"])
+    if any(options[name] is not None for name in ("share", "max_drop", "device")) or "auto" in names:
+        if names not in ([], ["auto"]):
+            raise click.UsageError(f"--layers {names[0]} names what to prune: leave it out to have layers chosen")
+        return "auto"
+    return names or None
+
+
+def _gains(model: Any, spec: DetectorSpec, device: str) -> dict[str, float]:
+    """Milliseconds that 2:4 saves at most in each layer on a board, in FP16."""
+    from edgesparse.graph import boards, fusion, predict
+    from edgesparse.graph.activations import input_name
+
+    works = fusion.fused_layers(model, {input_name(model): (1, 3, *spec.input.size)})
+    return {gain.name: gain.fp16_ms for gain in predict.gains(predict.predict_all(works, boards.board(device)))}
+
+
+def _score(model: Any, spec: DetectorSpec, labels: Labels, advance: Progress) -> float:
     """COCO mAP of a model, run by ONNX Runtime."""
     from edgesparse.backends import backend
     from edgesparse.graph.model import save
@@ -110,7 +147,7 @@ def _score(model: Any, spec: Any, labels: Any, advance: Progress) -> float:
             return evaluate(detector, labels, partial(advance, "scoring")).map
 
 
-def _show_magnitude(model: Path, report: Any) -> None:
+def _show_magnitude(model: Path, report: PruneReport) -> None:
     if not report.changed:
         click.echo(f"all {len(report.layers)} layers are 2:4 already: nothing changed")
         return
@@ -125,11 +162,11 @@ def _show_magnitude(model: Path, report: Any) -> None:
         click.echo(f"{report.permutation.moved} channels reordered: magnitude kept rose from {kept}")
 
 
-def _show_reconstruct(model: Path, report: Any) -> None:
+def _show_reconstruct(model: Path, report: ReconstructReport) -> None:
     table(
         f"{model.name}: {100 * report.share:.0f} % of the eligible multiply-accumulates are 2:4",
-        ("layer", "", "MACs M", "output lost %"),
-        ((r.name, "2:4" if r.pruned else "dense", r.macs / 1e6, 100 * r.error) for r in report.layers),
+        ("layer", "", "why", "MACs M", "output lost %"),
+        ((r.name, r.state, r.why, r.macs / 1e6, "-" if r.error is None else 100 * r.error) for r in report.layers),
         numbers=2,
     )
     if report.drop is not None:

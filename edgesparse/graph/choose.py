@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +19,9 @@ PICTURES = 32
 """Batches that a layer is fitted on to learn how sensitive it is; half as many to see the network's outputs."""
 
 
+Floats = npt.NDArray[np.float32]
+
+
 @dataclass(frozen=True)
 class Choice:
     """`change` is what pruning this layer alone does to the outputs, as a share of their variance."""
@@ -31,69 +32,104 @@ class Choice:
 
 
 def rank(
-    model: ModelProto, layers: Sequence[Layer], batches: Batches, state: State, progress: Progress
+    model: ModelProto,
+    layers: Sequence[Layer],
+    gains: Mapping[str, float],
+    batches: Batches,
+    state: State,
+    progress: Progress,
 ) -> list[Choice]:
-    """`layers`, those first that change the outputs least for the multiply-accumulates they save."""
+    """`layers`, those first that change the outputs least for what they gain by 2:4: `gains`, above nought, by name."""
     macs = {layer.name: layer.macs or 0 for layer in layers}
     choices: list[Choice] = []
-    before = list(_outputs(model, batches))
-    with TemporaryDirectory(dir=state.folder, prefix="tape-") as folder:
-        tape = Tape(model, Path(folder))
+    outputs = _Outputs(model, batches)
+    with state.scratch() as folder:
+        tape = Tape(model, folder)
         tape.load(lambda: islice(batches(), PICTURES))
         for at, node in enumerate(tape.nodes):
             if layer_name(node) in macs:
                 progress("measuring sensitivity", len(choices), len(macs))
-                change = _alone(tape, at, batches, before, state)
+                change = _alone(tape, at, outputs, state)
                 choices.append(Choice(layer_name(node), macs[layer_name(node)], change))
-    return sorted(choices, key=lambda choice: choice.change / max(choice.macs, 1))
+    return sorted(choices, key=lambda choice: choice.change / gains[choice.name])
 
 
-def _alone(tape: Tape, at: int, batches: Batches, before: Sequence[Sequence[Array]], state: State) -> float:
+def _alone(tape: Tape, at: int, outputs: _Outputs, state: State) -> float:
     held = state.get(f"alone-{at}")
     if held is None:
         work = refittable(tape, tape.nodes[at], True)
         assert work is not None
         advance(tape, tape, at, work)
-        fitted = fit_layer(tape, tape, at, work, True)
+        fitted = fit_layer(tape, tape, work, True, search=False)
         changed = ModelProto()
         changed.CopyFrom(tape.model)
         Wiring(changed.graph).store(work.weight.source, work.stored(fitted["weight"]))
-        held = {"change": np.array(_change(before, list(_outputs(changed, batches))))}
+        held = {"change": np.array(outputs.change(changed))}
         state.put(f"alone-{at}", held)
     return float(held["change"])
 
 
-def _outputs(model: ModelProto, batches: Batches) -> Iterator[list[Array]]:
-    """All outputs of the network for the first few batches."""
-    names = [output.name for output in model.graph.output]
-    for values in stream(model, lambda: islice(batches(), PICTURES // 2), names):
-        yield [values[name] for name in names]
+class _Outputs:
+    """What the network puts out for the first few batches, and by how much another one's outputs differ from that."""
+
+    def __init__(self, model: ModelProto, batches: Batches) -> None:
+        self._names = [output.name for output in model.graph.output]
+        self._seen = list(islice(batches(), PICTURES // 2))
+        self._parts = [part for i, output in enumerate(self._run(model)) for part in _parts(i, output)]
+
+    def change(self, model: ModelProto) -> float:
+        """Squared change of the outputs over their variance, the mean of all parts."""
+        outputs = self._run(model)
+        return float(np.mean([part.change(outputs[part.output]) for part in self._parts]))
+
+    def _run(self, model: ModelProto) -> list[Floats]:
+        """Each output as [places, fields]."""
+        values = list(stream(model, lambda: self._seen, self._names))
+        return [np.concatenate([_fields(value[name]) for value in values]) for name in self._names]
 
 
-def _change(before: Sequence[Sequence[Array]], after: Sequence[Sequence[Array]]) -> float:
-    """Squared change of the outputs over their variance.
+@dataclass(frozen=True)
+class _Part:
+    """Fields of an output that count together, or each by its own `spread`; places count by `weight`."""
+
+    output: int
+    fields: npt.NDArray[np.intp]
+    values: Floats
+    weight: Floats
+    spread: Floats
+    together: bool
+
+    def change(self, output: Floats) -> float:
+        moved = self.weight @ (output[:, self.fields] - self.values) ** 2
+        if self.together:
+            return float(moved.sum() / max(self.spread.sum(), 1e-12))
+        return float(np.mean(moved / (self.spread + 1e-12)))
+
+
+def _parts(index: int, output: Floats) -> list[_Part]:
+    """The scores and the rest of an output.
 
     Where some fields of an output lie between 0 and 1 they are taken for scores: they count together, and what else
     is there, boxes, counts as much as the highest score of its place.
     """
-    shares = []
-    for old, new in zip(zip(*before, strict=True), zip(*after, strict=True), strict=True):
-        a, b = (_fields(np.concatenate(values)) for values in (old, new))
-        scores = (a.min(0) >= 0) & (a.max(0) <= 1)
-        kinds = [kind for kind in (scores, ~scores) if kind.any()]
-        place = a[:, scores].max(1) if len(kinds) == 2 else np.ones(len(a))
-        for kind, weight in zip(kinds, (np.ones(len(a)), place), strict=False):
-            centre = np.average(a[:, kind], 0, weight)
-            spread = weight @ (a[:, kind] - centre) ** 2
-            moved = weight @ (b[:, kind] - a[:, kind]) ** 2
-            each = moved.sum() / max(spread.sum(), 1e-12) if kind is scores else np.mean(moved / (spread + 1e-12))
-            shares.append(float(each))
-    return float(np.mean(shares))
+    scores = (output.min(0) >= 0) & (output.max(0) <= 1)
+    every = np.ones(len(output), np.float32)
+    place = every if scores.all() or not scores.any() else output[:, scores].max(1)
+    return [
+        _Part(index, np.flatnonzero(kind), output[:, kind], weight, _spread(output[:, kind], weight), kind is scores)
+        for kind, weight in ((scores, every), (~scores, place))
+        if kind.any()
+    ]
 
 
-def _fields(output: Array) -> npt.NDArray[np.float64]:
+def _spread(values: Floats, weight: Floats) -> Floats:
+    spread: Floats = weight @ (values - np.average(values, 0, weight).astype(np.float32)) ** 2
+    return spread
+
+
+def _fields(output: Array) -> Floats:
     """[places, fields]: the shortest of the axes behind the batch's holds the fields, the others are places."""
     if output.ndim < 2:
-        return output.reshape(-1, 1).astype(np.float64)
+        return output.reshape(-1, 1).astype(np.float32)
     axis = 1 + int(np.argmin(output.shape[1:]))
-    return np.moveaxis(output, axis, -1).reshape(-1, output.shape[axis]).astype(np.float64)
+    return np.moveaxis(output, axis, -1).reshape(-1, output.shape[axis]).astype(np.float32)

@@ -6,24 +6,11 @@ from collections.abc import Mapping
 from html import escape
 
 from edgesparse.graph.boards import Board
+from edgesparse.graph.page import Bar, bars, document, key
 from edgesparse.graph.predict import Prediction, gains
 from edgesparse.graph.sparsity import Inspection, Layer
 
 STATES = {"sparse": "2:4", "dense": "could be 2:4", "ineligible": "cannot be 2:4"}
-STYLE = """
-:root { color-scheme: light dark; --sparse: #1a7f4b; --dense: #c77700; --ineligible: #8a8f98 }
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin-top: 2rem }
-.bars { display: flex; align-items: flex-end; gap: 1px; height: 14rem; border-bottom: 1px solid; overflow-x: auto }
-.bars a { flex: 1 0 3px; min-height: 2px } .bars a:hover, .bars a:focus { outline: 2px solid }
-.sparse { background: var(--sparse) } .dense { background: var(--dense) } .ineligible { background: var(--ineligible) }
-.key span { display: inline-block; width: .8em; height: .8em; margin: 0 .35em 0 1em }
-.wide { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-size: 13px }
-th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid #8884; vertical-align: top }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums } tr:target { outline: 2px solid }
-td.state { white-space: nowrap } td.state::before { content: ""; display: inline-block; width: .7em; height: .7em;
-  margin-right: .4em; background: var(--c) } ul { margin: 0; padding-left: 1em }
-"""
 
 
 def page(
@@ -38,28 +25,17 @@ def page(
         _prediction(board, predictions) if board and predictions else "",
         _table(report),
     ]
-    head = (
-        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(name)}: 2:4</title>'
-    )
-    head += f"<style>{STYLE}</style>"
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{"".join(body)}</body></html>\n'
+    return document(f"{name}: 2:4", *body)
 
 
 def _key(report: Inspection) -> str:
-    parts = (
-        f'<span class="{state}"></span>{words}: {100 * report.share(state):.0f} %' for state, words in STATES.items()
-    )
-    return f'<p class="key">Share of the multiply-accumulates: {"".join(parts)}</p>'
+    words = ((state, f"{words}: {100 * report.share(state):.0f} %") for state, words in STATES.items())
+    return key(words, "Share of the multiply-accumulates")
 
 
 def _bars(report: Inspection) -> str:
-    most = max((layer.macs or 0 for layer in report.layers), default=0) or 1
-    bars = (
-        f'<a class="{layer.state}" href="#l{i}" title="{escape(_title(layer))}" '
-        f'style="height:{100 * (layer.macs or 0) / most:.2f}%"></a>'
-        for i, layer in enumerate(report.layers)
-    )
-    return f'<h2>Multiply-accumulates a layer, in order</h2><div class="bars">{"".join(bars)}</div>'
+    drawn = (Bar(_title(layer), layer.state, layer.macs or 0) for layer in report.layers)
+    return bars("Multiply-accumulates a layer, in order", drawn)
 
 
 def _title(layer: Layer) -> str:

@@ -7,7 +7,9 @@ makes good, as far as it can, what earlier ones lost. Layers that stay dense are
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,10 +22,10 @@ from edgesparse.errors import CalibrationError, SparsityError
 from edgesparse.graph.activations import Batches, Tape
 from edgesparse.graph.bias import has_bias, set_bias
 from edgesparse.graph.fitting import Mask, Moments, fit
-from edgesparse.graph.mask import mask_2to4
+from edgesparse.graph.mask import GROUP, mask_2to4, violations
 from edgesparse.graph.sparsity import layer_name
 from edgesparse.graph.unfold import Product, product
-from edgesparse.graph.weights import LAYERS
+from edgesparse.graph.weights import LAYERS, Weight
 from edgesparse.graph.wiring import Array
 
 Progress = Callable[[str, int, int], None]
@@ -40,12 +42,23 @@ class LayerFit:
 
 
 class State:
-    """Named sets of arrays in a folder, each written whole or not at all; without a folder nothing is kept."""
+    """Named sets of arrays in a folder, each written whole or not at all; without a folder nothing is kept.
+
+    One call at a time works in a folder.
+    """
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder for the time of the call, on the same disk; what a killed call left there goes."""
+        for left in self.folder.glob("tape-*") if self.folder is not None else ():
+            shutil.rmtree(left, ignore_errors=True)
+        with TemporaryDirectory(dir=self.folder, prefix="tape-") as folder:
+            yield Path(folder)
 
     def get(self, name: str) -> dict[str, Array] | None:
         if self.folder is None or not (self.folder / f"{name}.npz").is_file():
@@ -78,8 +91,9 @@ def rebuild(
     fits: list[LayerFit] = []
     if not names:
         return model, fits
-    with TemporaryDirectory(dir=state.folder, prefix="tape-") as folder:
-        dense, pruned = _tapes(model, Path(folder), batches)
+    with state.scratch() as folder:
+        whole = state.get("whole") is not None
+        dense, pruned = _tapes(model, folder, batches if not whole else None)
         layers = [i for i, node in enumerate(dense.nodes) if node.op_type in LAYERS]
         first = min((i for i in layers if layer_name(dense.nodes[i]) in names), default=len(dense.nodes))
         todo = [i for i in layers if i >= first]
@@ -91,25 +105,28 @@ def rebuild(
             if work is None:
                 continue
             # the stretches end at the same places after an interruption too: what lies between is rounded
-            advance(dense, pruned, at, work)
+            if not whole:
+                advance(dense, pruned, at, work)
             key = f"layer-{at}"
             held = state.get(key)
             if held is None:
-                held = fit_layer(dense, pruned, at, work, wanted)
+                held = fit_layer(dense, pruned, work, wanted)
                 state.put(key, held)
             fits.append(_apply(pruned, work, held, wanted))
         progress("reconstructing", len(todo), len(todo))
+    state.put("whole", {})
     return pruned.model, fits
 
 
-def _tapes(model: ModelProto, folder: Path, batches: Batches) -> tuple[Tape, Tape]:
+def _tapes(model: ModelProto, folder: Path, batches: Batches | None) -> tuple[Tape, Tape]:
     tapes = []
     for part in ("dense", "pruned"):
         own = ModelProto()
         own.CopyFrom(model)
         (folder / part).mkdir()
         tapes.append(Tape(own, folder / part))
-        tapes[-1].load(batches)
+        if batches is not None:
+            tapes[-1].load(batches)
     if tapes[0].count != tapes[1].count:
         raise CalibrationError("the calibration pictures changed between two passes: give the same ones each time")
     return tapes[0], tapes[1]
@@ -133,13 +150,14 @@ def advance(dense: Tape, pruned: Tape, at: int, work: Product) -> None:
     dense.run_to(at + 1, keep=[work.node.output[0], work.reads])
 
 
-def fit_layer(dense: Tape, pruned: Tape, at: int, work: Product, wanted: bool) -> dict[str, Array]:
-    """Weight, bias, mask and error of one layer, as `State` holds them."""
+def fit_layer(dense: Tape, pruned: Tape, work: Product, wanted: bool, search: bool = True) -> dict[str, Array]:
+    """Weight, bias, mask and error of one layer, as `State` holds them; without `search` the mask is magnitude's.
+
+    A layer that is not `wanted` but 2:4 already keeps its mask.
+    """
     matrix, intercept = work.matrix * work.scale, has_bias(pruned.wiring, work)
-    groups = work.groups if wanted else np.empty((0, 4), np.intp)
-    start = work.as_matrix(
-        mask_2to4(work.weight.values, work.weight.axis) if wanted else np.ones(work.weight.values.shape, np.bool_)
-    )
+    groups = work.groups if wanted and search else np.empty((0, 4), np.intp)
+    start = work.as_matrix(_start(work.weight, wanted))
     rows = np.split(np.arange(len(matrix)), work.parts)
     moments = _moments(dense, pruned, work)
     fits = [fit(m, matrix[r], groups, start[r], intercept) for m, r in zip(moments, rows, strict=True)]
@@ -149,6 +167,11 @@ def fit_layer(dense: Tape, pruned: Tape, at: int, work: Product, wanted: bool) -
         "bias": np.concatenate([part.bias for part in fits]) if intercept else np.zeros(0),
         "error": np.array(np.mean([part.error for part in fits])),
     }
+
+
+def _start(weight: Weight, wanted: bool) -> Array:
+    sparse = weight.values.shape[weight.axis] % GROUP == 0 and violations(weight.values != 0, weight.axis)[0] == 0
+    return mask_2to4(weight.values, weight.axis) if wanted or sparse else np.ones(weight.values.shape, np.bool_)
 
 
 def _moments(dense: Tape, pruned: Tape, work: Product) -> list[Moments]:

@@ -9,14 +9,15 @@ the dense network puts out there (`rebuild`, `fitting`). Which layers, is given,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 from onnx import ModelProto, NodeProto
 
 from edgesparse.errors import CalibrationError, SparsityError
@@ -25,52 +26,19 @@ from edgesparse.graph.activations import Batches, checked, input_name
 from edgesparse.graph.choose import Choice, rank
 from edgesparse.graph.permute import permute
 from edgesparse.graph.prune import chosen
-from edgesparse.graph.rebuild import LayerFit, Progress, State, rebuild
+from edgesparse.graph.rebuild import Progress, State, rebuild
+from edgesparse.graph.reconstructed import ReconstructReport, described
 from edgesparse.graph.sparsity import Layer, inspect, layer_name
 from edgesparse.graph.unfold import product
 from edgesparse.graph.wiring import Wiring
 
 Score = Callable[[ModelProto], float]
 """Points, 0..100: what a model scores on labelled data."""
+Result = tuple[ModelProto, ReconstructReport]
 STEP = 0.05
 """How closely the largest share within `max_drop` is looked for, as a share of the eligible MACs."""
-METHOD = 1
+METHOD = 2
 """Part of a saved state's key: states of other methods are not taken up."""
-
-
-@dataclass(frozen=True)
-class ReconstructedLayer:
-    """`error` is what the layer's output lost to pruning, its own and earlier layers', as a share of its variance."""
-
-    name: str
-    pruned: bool
-    macs: int
-    error: float
-
-
-@dataclass(frozen=True)
-class ReconstructReport:
-    """What `reconstruct` did. `share` of the eligible multiply-accumulates is 2:4 now; scores None: not asked for."""
-
-    layers: tuple[ReconstructedLayer, ...]
-    share: float
-    dense_score: float | None
-    score: float | None
-
-    @property
-    def drop(self) -> float | None:
-        """Points lost."""
-        return None if self.score is None or self.dense_score is None else self.dense_score - self.score
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "share_of_eligible_macs": round(self.share, 4),
-            "dense_score": self.dense_score,
-            "score": self.score,
-            "drop": self.drop,
-            "layers": [asdict(layer) for layer in self.layers],
-        }
 
 
 def quiet(what: str, done: int, total: int) -> None:
@@ -85,6 +53,7 @@ def reconstruct(
     score: Score | None = None,
     max_drop: float | None = None,
     share: float | None = None,
+    gains: Mapping[str, float] | None = None,
     reorder: bool = True,
     progress: Progress = quiet,
     state_dir: Path | None = None,
@@ -93,8 +62,10 @@ def reconstruct(
 
     `layers`: names, None for every eligible one, or "auto": as many as `max_drop` points (1 unless given) allow by
     `score`, or the least sensitive ones that make up `share` (0..1) of the eligible MACs. `max_drop` and `share` mean
-    "auto". `reorder` first reorders channels so that 2:4 fits better, where no layer is 2:4 yet; that alone changes no
-    output. With `state_dir`, a call that was cut short goes on where it stopped when repeated.
+    "auto". It weighs what a layer changes against what 2:4 saves there: its MACs, or `gains` by name, in any unit,
+    where given; what gains nothing stays dense. `reorder` first reorders channels so that 2:4 fits better, where no
+    layer is 2:4 yet; that alone changes no output. With `state_dir`, a call that was cut short goes on where it
+    stopped when repeated.
     Raises SparsityError (nothing eligible, shared or unsound weights, `share` not possible within `max_drop`),
     CalibrationError (no or bad batches, no `score` where one is needed).
     """
@@ -103,12 +74,12 @@ def reconstruct(
         max_drop = 1.0
     names = None if layers is None or layers == "auto" else layers
     _check(max_drop, share, score)
-    found, all_dense = _layers(model, batches, names)
-    job = _Job(model, batches, found, score, reorder and all_dense, progress, state_dir)
+    every, wanted = _layers(model, batches, names)
+    reorder = reorder and not any(layer.sparse for layer in every)
+    job = _Job(model, batches, every, wanted, score, reorder, progress, state_dir)
     if not auto:
-        return job.result(*job.build([layer.name for layer in job.layers]))
-    ranked = rank(model, job.layers, batches, job.state("rank"), progress)
-    return job.search(ranked, share or 0.0, max_drop)
+        return job.result([layer.name for layer in wanted])
+    return job.choose(gains, share or 0.0, max_drop)
 
 
 def _check(max_drop: float | None, share: float | None, score: Score | None) -> None:
@@ -120,18 +91,18 @@ def _check(max_drop: float | None, share: float | None, score: Score | None) -> 
         raise CalibrationError("a limit on the lost points needs labelled data to score on: give some, or a share")
 
 
-def _layers(model: ModelProto, batches: Batches, names: Collection[str] | None) -> tuple[list[Layer], bool]:
-    """The layers that may be pruned, and whether no layer at all is 2:4 yet. Raises as `reconstruct`."""
+def _layers(model: ModelProto, batches: Batches, names: Collection[str] | None) -> tuple[list[Layer], list[Layer]]:
+    """All layers, and those that may be pruned. Raises as `reconstruct`."""
     wiring = Wiring(model.graph)
     found = {layer_name(node): node for node, _ in chosen(wiring, names)}
     for node in found.values():
         _check_own_weights(wiring, node)
     first = next(iter(checked(lambda: islice(batches(), 1))))
-    every = inspect(model, {input_name(model): first.shape}).layers
+    every = list(inspect(model, {input_name(model): first.shape}).layers)
     layers = [layer for layer in every if layer.name in found]
     if all(layer.sparse for layer in layers):
         raise SparsityError(f"all {len(layers)} layers to prune are 2:4 already: nothing to do")
-    return layers, not any(layer.sparse for layer in every)
+    return every, layers
 
 
 def _check_own_weights(wiring: Wiring, node: NodeProto) -> None:
@@ -147,68 +118,73 @@ class _Job:
 
     model: ModelProto
     batches: Batches
+    every: Sequence[Layer]
     layers: Sequence[Layer]
     score: Score | None
     reorder: bool
     progress: Progress
     state_dir: Path | None
 
-    def state(self, what: str) -> State:
-        """Where a part of the work is kept: by model, data, method and `what`."""
-        if self.state_dir is None:
-            return State(None)
-        digest = hashlib.sha256(self.model.SerializeToString(deterministic=True))
-        for batch in checked(self.batches):
-            digest.update(repr(batch.shape).encode() + np.ascontiguousarray(batch).tobytes())
-        digest.update(repr((METHOD, fitting.RIDGE, fitting.BLOCK, what)).encode())
-        return State(self.state_dir / digest.hexdigest()[:16])
+    def choose(self, gains: Mapping[str, float] | None, share: float, max_drop: float | None) -> Result:
+        """Those that change the outputs least for what they save: `share` of the MACs, or the most in `max_drop`."""
+        macs = {layer.name: float(layer.macs or 0) for layer in self.layers}
+        gains = {name: (gains or macs).get(name, 0.0) for name in macs}
+        worth = [layer for layer in self.layers if gains[layer.name] > 0]
+        possible = sum(macs[layer.name] for layer in worth) / max(1.0, sum(macs.values()))
+        if possible < max(share, 1e-9):
+            raise SparsityError(f"layers that gain by 2:4 make up {possible:.0%} of the eligible MACs: ask for no more")
+        ranked = rank(self.model, worth, gains, self.batches, self.state("rank"), self.progress)
+        if max_drop is None:
+            return self.result(_taken(ranked, share * sum(macs.values())), ranked)
+        return self._search(ranked, share, max_drop)
 
-    def build(self, names: Sequence[str]) -> tuple[ModelProto, list[LayerFit]]:
-        """The model with `names` at 2:4, its channels reordered for these first."""
+    def _search(self, ranked: Sequence[Choice], share: float, max_drop: float) -> Result:
+        """The most of `ranked` within `max_drop`, and at least `share`, closed in on by trying."""
+        saved = np.cumsum([choice.macs for choice in ranked]) / max(1, sum(layer.macs or 0 for layer in self.layers))
+        low = int(np.searchsorted(saved, share - 1e-9)) + 1 if share else 0
+        best = self.result([choice.name for choice in ranked[:low]], ranked)
+        if _drop(best) > max_drop:
+            raise SparsityError(
+                f"{share:.0%} of the eligible MACs at 2:4 costs {_drop(best):.1f} points, {max_drop:g} are allowed: "
+                "ask for a smaller share, or allow more"
+            )
+        high, too_much = len(ranked) + 1, None
+        while high - low > 1 and (saved[high - 2] - (saved[low - 1] if low else 0) > STEP or low == 0):
+            count = _between(saved, low, high, _part(_drop(best), too_much, max_drop))
+            tried = self.result([choice.name for choice in ranked[:count]], ranked)
+            if _drop(tried) <= max_drop:
+                low, best = count, tried
+            else:
+                high, too_much = count, _drop(tried)
+        return best
+
+    def result(self, names: Sequence[str], ranked: Sequence[Choice] | None = None) -> Result:
+        """The model with `names` at 2:4, its channels reordered for these first, and what became of it."""
         model = ModelProto()
         model.CopyFrom(self.model)
         if self.reorder and names:
             permute(model, names, partial(self.progress, "reordering channels"))
         state = self.state(f"{self.reorder} {','.join(sorted(names))}")
-        return rebuild(model, names, self.batches, state, self.progress)
+        model, fits = rebuild(model, names, self.batches, state, self.progress)
+        layers = described(self.every, fits, ranked)
+        return model, ReconstructReport(layers, self._dense_score, self._points(model))
 
-    def search(
-        self, ranked: Sequence[Choice], share: float, max_drop: float | None
-    ) -> tuple[ModelProto, ReconstructReport]:
-        """The most of `ranked` within `max_drop`, by bisection over their MACs; without a limit, just `share`."""
-        saved = np.cumsum([choice.macs for choice in ranked]) / max(1, sum(choice.macs for choice in ranked))
-        at_least = int(np.searchsorted(saved, share - 1e-9)) + 1 if share else 0
-
-        def attempt(count: int) -> tuple[ModelProto, ReconstructReport]:
-            return self.result(*self.build([choice.name for choice in ranked[:count]]))
-
-        if max_drop is None:
-            return self.result(*self.build(_trimmed(ranked[:at_least], share * sum(c.macs for c in ranked))))
-        best = attempt(at_least)
-        if best[1].drop is not None and best[1].drop > max_drop:
-            raise SparsityError(
-                f"{share:.0%} of the eligible MACs at 2:4 costs {best[1].drop:.1f} points, {max_drop:g} are allowed: "
-                "ask for a smaller share, or allow more"
-            )
-        low, high = at_least, len(ranked) + 1
-        while high - low > 1 and (saved[high - 2] - (saved[low - 1] if low else 0) > STEP or low == 0):
-            middle = _middle(saved, low, high)
-            tried = attempt(middle)
-            within = tried[1].drop is not None and tried[1].drop <= max_drop
-            low, high, best = (middle, high, tried) if within else (low, middle, best)
-        return best
-
-    def result(self, model: ModelProto, fits: Sequence[LayerFit]) -> tuple[ModelProto, ReconstructReport]:
-        macs = {layer.name: layer.macs or 0 for layer in self.layers}
-        layers = tuple(
-            ReconstructedLayer(fit.name, fit.mask is not None, macs.get(fit.name, 0), fit.error) for fit in fits
-        )
-        done = sum(layer.macs for layer in layers if layer.pruned)
-        share = done / max(1, sum(macs.values()))
-        return model, ReconstructReport(layers, share, self.dense_score, self._points(model))
+    def state(self, what: str) -> State:
+        """Where a part of the work is kept: by model, pictures, method and `what`."""
+        if self.state_dir is None:
+            return State(None)
+        made = hashlib.sha256(f"{self._inputs} {METHOD} {fitting.RIDGE} {fitting.BLOCK} {what}".encode())
+        return State(self.state_dir / made.hexdigest()[:16])
 
     @cached_property
-    def dense_score(self) -> float | None:
+    def _inputs(self) -> str:
+        digest = hashlib.sha256(self.model.SerializeToString(deterministic=True))
+        for batch in checked(self.batches):
+            digest.update(repr(batch.shape).encode() + np.ascontiguousarray(batch).tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def _dense_score(self) -> float | None:
         return self._points(self.model)
 
     def _points(self, model: ModelProto) -> float | None:
@@ -218,17 +194,31 @@ class _Job:
         return self.score(model)
 
 
-def _middle(saved: np.ndarray[Any, np.dtype[np.float64]], low: int, high: int) -> int:
-    """The count of layers, between the two, that comes nearest to halfway in MACs."""
-    halfway = ((saved[low - 1] if low else 0.0) + saved[min(high, len(saved)) - 1]) / 2
-    return int(np.clip(np.searchsorted(saved, halfway) + 1, low + 1, high - 1))
+def _drop(result: Result) -> float:
+    return result[1].drop or 0.0
 
 
-def _trimmed(taken: Sequence[Choice], macs: float) -> list[str]:
-    """The names of `taken` but for those, the most sensitive first, that `macs` are reached without."""
-    total, names = sum(choice.macs for choice in taken), [choice.name for choice in taken]
+def _part(least: float, most: float | None, allowed: float) -> float:
+    """How far between drops `least` and `most` to look for the `allowed` one: it grows about as the share squared."""
+    if most is None:
+        return 0.5
+    low, high, wanted = (max(drop, 0.0) ** 0.5 for drop in (least, most, allowed))
+    return float(np.clip((wanted - low) / (high - low), 0.1, 0.9))
+
+
+def _between(saved: npt.NDArray[np.float64], low: int, high: int, part: float) -> int:
+    """The count of layers, between the two, that comes nearest to `part` of the way in MACs."""
+    start, end = saved[low - 1] if low else 0.0, saved[min(high, len(saved)) - 1]
+    return int(np.clip(np.searchsorted(saved, start + part * (end - start)) + 1, low + 1, high - 1))
+
+
+def _taken(ranked: Sequence[Choice], macs: float) -> list[str]:
+    """The first names of `ranked` that make up `macs`, but for those, the most sensitive first, that can stay dense."""
+    total = np.cumsum([choice.macs for choice in ranked])
+    taken = ranked[: int(np.searchsorted(total, macs - 1e-9)) + 1]
+    left, names = sum(choice.macs for choice in taken) - macs, [choice.name for choice in taken]
     for choice in sorted(taken, key=lambda choice: choice.change, reverse=True):
-        if total - choice.macs >= macs:
-            total -= choice.macs
+        if choice.macs <= left:
+            left -= choice.macs
             names.remove(choice.name)
     return names

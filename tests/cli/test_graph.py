@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import squares
 from onnx import TensorProto, helper, numpy_helper
 
 from edgesparse.cli import main
@@ -116,8 +115,9 @@ def test_prune_writes_a_2to4_model_and_warns_before_it_is_deployed(run: Run, mod
         (["prune", "{model}", "-o", "{model}"], 2, "there already"),
         (["prune", "{model}", "-o", "out.onnx", "--method", "reconstruct"], 2, "--pictures"),
         (["prune", "{model}", "-o", "out.onnx", "--max-drop", "1"], 2, "--max-drop is for --method reconstruct"),
-        (["prune", "{model}", "-o", "out.onnx", "--layer", "secnd"], 1, "did you mean 'second'"),
-        (["prune", "{model}", "-o", "out.onnx", "--layer", "first <1>"], 1, "first layer"),
+        (["prune", "{model}", "-o", "out.onnx", "--layers", "auto"], 2, "--layers auto is for --method reconstruct"),
+        (["prune", "{model}", "-o", "out.onnx", "--layers", "secnd"], 1, "did you mean 'second'"),
+        (["prune", "{model}", "-o", "out.onnx", "--layers", "first <1>"], 1, "first layer"),
     ],
 )
 def test_what_cannot_be_done_ends_in_one_line_and_writes_nothing(
@@ -128,46 +128,3 @@ def test_what_cannot_be_done_ends_in_one_line_and_writes_nothing(
     complaints = [line for line in err.splitlines() if line.startswith("edgesparse:")]
     assert ended == code and len(complaints) == 1 and words in complaints[0]
     assert [path.name for path in model.parent.iterdir()] == ["m.onnx"]
-
-
-@pytest.fixture
-def detector(tmp_path: Path) -> Path:
-    """The squares' detector with a layer that can be 2:4, which feeds its output with nought."""
-    made = onnx.load(squares.detector(tmp_path / "squares.onnx"))
-    picture, output = made.graph.input[0].name, made.graph.output[0].name
-    rng = np.random.default_rng(0)
-    for node in made.graph.node:
-        for i, name in enumerate(node.output):
-            node.output[i] = "squares" if name == output else name
-    weights = {
-        "side1": rng.standard_normal((32, 3, 1, 1)),
-        "side2": rng.standard_normal((32, 32, 3, 3)) / 16,
-        "none": 0,
-    }
-    made.graph.initializer.extend(numpy_helper.from_array(np.array(v, np.float32), k) for k, v in weights.items())
-    made.graph.node.extend(
-        [
-            helper.make_node("Conv", [picture, "side1"], ["s1"]),
-            helper.make_node("Relu", ["s1"], ["s2"]),
-            helper.make_node("Conv", ["s2", "side2"], ["s3"], "side"),
-            helper.make_node("ReduceMean", ["s3"], ["s4"], axes=[1, 2, 3], keepdims=0),
-            helper.make_node("Mul", ["s4", "none"], ["s5"]),
-            helper.make_node("Add", ["squares", "s5"], [output]),
-        ]
-    )
-    onnx.save(made, tmp_path / "side.onnx")
-    return tmp_path / "side.onnx"
-
-
-def test_reconstruct_needs_pictures_alone_and_scores_what_it_made(
-    run: Run, detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()
-    squares.labelled(tmp_path / "data")
-    options = ("--method", "reconstruct", "--pictures", tmp_path / "data" / "*.png", "--data", tmp_path / "data")
-    code, out, err = run("prune", detector, "-o", "out.onnx", *options, "--max-drop", "1", "--json")
-    assert code == 0, err
-    said = json.loads(out)
-    assert said["share_of_eligible_macs"] == 1 and said["drop"] == 0 and said["dense_score"] > 50
-    assert [layer.state for layer in inspect(onnx.load("out.onnx")).eligible] == ["sparse"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from edgesparse.graph import rebuild
 from edgesparse.graph.activations import Batches
 from edgesparse.graph.prune import prune
 from edgesparse.graph.reconstruct import reconstruct
+from edgesparse.graph.reconstructed_html import page
 from edgesparse.graph.sparsity import inspect
 
 C = 32
@@ -81,6 +83,22 @@ CASES: dict[str, tuple[Callable[[], ModelProto], tuple[int, ...]]] = {
 }
 
 
+class Page(HTMLParser):
+    """Bars, links to other places, and text of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bars, self.outside, self.text = 0, 0, ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        said = dict(attrs)
+        self.bars += tag == "a" and "height" in (said.get("style") or "")
+        self.outside += any((said.get(name) or "").startswith("http") for name in ("src", "href"))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
 def loss(dense: ModelProto, other: ModelProto, batches: Batches) -> float:
     pairs = [(run(dense, x)[0], run(other, x)[0]) for x in batches()]
     return float(sum(((a - b) ** 2).sum() for a, b in pairs) / sum(((a - a.mean()) ** 2).sum() for a, _ in pairs))
@@ -129,6 +147,7 @@ def test_layers_behind_a_pruned_one_are_refitted_dense_those_before_it_stay() ->
         ("depthwise", False),
         ("last", False),
     ]
+    assert report.share == 0.9  # nine kernel positions of ten
     assert np.count_nonzero(weights(done)["w3"]) == C * C
     assert not np.array_equal(weights(done)["w2"], old["w2"])
 
@@ -136,13 +155,13 @@ def test_layers_behind_a_pruned_one_are_refitted_dense_those_before_it_stay() ->
 def test_a_run_that_was_cut_short_goes_on_to_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dense, batches = convs(), correlated(1, C, 12, 12)
     whole, _ = reconstruct(dense, batches)
-    fitted: list[int] = []
+    fitted: list[str] = []
     real, stop_after = rebuild.fit_layer, 1
 
     def counted(*arguments: Any) -> Any:
         if len(fitted) == stop_after:
             raise KeyboardInterrupt
-        fitted.append(arguments[2])
+        fitted.append(arguments[2].node.name)
         return real(*arguments)
 
     monkeypatch.setattr(rebuild, "fit_layer", counted)
@@ -152,6 +171,8 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_result(tmp_path: Path, mon
     again, _ = reconstruct(dense, batches, state_dir=tmp_path)
     assert len(fitted) == 3 and len(set(fitted)) == 3
     assert again.SerializeToString() == whole.SerializeToString()
+    assert reconstruct(dense, batches, state_dir=tmp_path)[0].SerializeToString() == whole.SerializeToString()
+    assert len(fitted) == 3
     assert not list(tmp_path.rglob("*.npy")) and not list(tmp_path.rglob("*.part"))
 
 
@@ -198,6 +219,34 @@ def test_a_share_that_costs_too_much_is_refused() -> None:
         reconstruct(chain(), correlated(1, C, 8, 8), score=score, max_drop=5, share=0.5)
 
 
+def test_what_a_layer_changes_is_weighed_against_what_it_gains() -> None:
+    gains = {"conv0": 0.0, "conv1": 1e-9, "conv2": 1.0, "conv3": 1.0}
+    _, report = reconstruct(chain(), correlated(1, C, 8, 8), share=0.5, gains=gains)
+    assert [layer.name for layer in report.layers if layer.pruned] == ["conv2", "conv3"]
+    assert [layer.why for layer in report.layers[:2]] == [
+        "2:4 gains nothing here",
+        "changes the outputs too much for what it saves",
+    ]
+    with pytest.raises(SparsityError, match="layers that gain by 2:4 make up 75% of the eligible MACs"):
+        reconstruct(chain(), correlated(1, C, 8, 8), share=0.8, gains=gains)
+
+
+def test_the_report_holds_every_layer_and_why_it_is_what_it_is() -> None:
+    dense, batches = convs(), correlated(1, C, 12, 12)
+    prune(dense, ["last"])
+    _, report = reconstruct(dense, batches, layers=["first"])
+    said = [(layer.name, layer.state, layer.why.split(": ")[0]) for layer in report.layers]
+    assert said == [
+        ("first", "sparse", "asked for"),
+        ("depthwise", "ineligible", "depthwise convolution"),
+        ("last", "sparse", "2:4 before"),
+    ]
+    parsed = Page()
+    parsed.feed(page("net <1>", report))
+    assert parsed.bars == 2 * len(report.layers) and parsed.outside == 0
+    assert "net <1>" in parsed.text and "2:4 before" in parsed.text and "100 % of the eligible" in parsed.text
+
+
 def test_progress_ends_at_the_total() -> None:
     told: list[tuple[str, int, int]] = []
     reconstruct(chain(), correlated(1, C, 8, 8), share=0.5, progress=lambda *said: told.append(said))
@@ -230,7 +279,7 @@ def test_layers_that_cannot_be_refitted_stay_as_they_are(kind: str) -> None:
         tensors["s"] = np.array([C, C])  # type: ignore[assignment]
     dense, batches = model(nodes, tensors, (1, C, 4, C // 4)), correlated(1, C, 4, C // 4)
     done, report = reconstruct(dense, batches, layers=["first"], reorder=False)
-    assert [layer.name for layer in report.layers] == ["first"]
+    assert [layer.name for layer in report.layers if layer.error is not None] == ["first"]
     assert all(np.array_equal(weights(dense)[name], weights(done)[name]) for name in tensors if name != "w")
 
 
@@ -244,10 +293,11 @@ def test_a_matrix_product_with_its_weights_on_the_left_is_pruned() -> None:
     assert loss(dense, done, batches) < 0.5 * loss(dense, magnitude, batches)
 
 
-def test_layers_that_are_2to4_already_stay_so() -> None:
+@pytest.mark.parametrize(("before", "now"), [("first", "last"), ("last", "first")])
+def test_layers_that_are_2to4_already_stay_so(before: str, now: str) -> None:
     dense, batches = convs(), correlated(1, C, 12, 12)
-    prune(dense, ["first"])
-    done, _ = reconstruct(dense, batches, layers=["last"])
+    prune(dense, [before])
+    done, _ = reconstruct(dense, batches, layers=[now])
     assert [layer.state for layer in inspect(done).eligible] == ["sparse", "sparse"]
 
 

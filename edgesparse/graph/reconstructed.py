@@ -1,0 +1,89 @@
+"""What pruning without training did: each layer, and the scores; the page about it is in `reconstructed_html`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from edgesparse.graph.choose import Choice
+from edgesparse.graph.rebuild import LayerFit
+from edgesparse.graph.sparsity import Layer
+
+
+@dataclass(frozen=True)
+class ReconstructedLayer:
+    """One layer of the network.
+
+    `state`: sparse (2:4 now), dense (it could be) or ineligible, and `why` in words. `error` is what its output lost
+    to pruning, its own and earlier layers', as a share of its variance; None where the layer is as it was. `change` is
+    what pruning it alone does to the network's outputs, as a share of their variance, where that was measured.
+    """
+
+    name: str
+    state: str
+    why: str
+    macs: int
+    error: float | None
+    change: float | None
+
+    @property
+    def pruned(self) -> bool:
+        return self.state == "sparse" and self.error is not None
+
+
+@dataclass(frozen=True)
+class ReconstructReport:
+    """What `reconstruct` did, every layer of the network in order; scores None: not asked for."""
+
+    layers: tuple[ReconstructedLayer, ...]
+    dense_score: float | None
+    score: float | None
+
+    @property
+    def share(self) -> float:
+        """How much of the multiply-accumulates that could be 2:4 is so now, 0 to 1."""
+        macs = {
+            state: sum(layer.macs for layer in self.layers if layer.state == state) for state in ("sparse", "dense")
+        }
+        return macs["sparse"] / max(1, sum(macs.values()))
+
+    @property
+    def drop(self) -> float | None:
+        """Points lost."""
+        return None if self.score is None or self.dense_score is None else self.dense_score - self.score
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "share_of_eligible_macs": round(self.share, 4),
+            "dense_score": self.dense_score,
+            "score": self.score,
+            "drop": self.drop,
+            "layers": [asdict(layer) for layer in self.layers],
+        }
+
+
+def described(
+    layers: Sequence[Layer], fits: Sequence[LayerFit], choices: Sequence[Choice] | None
+) -> tuple[ReconstructedLayer, ...]:
+    """Each of `layers` with what became of it. `choices` are the layers among which was chosen, None where given."""
+    fitted = {fit.name: fit for fit in fits}
+    changes = None if choices is None else {choice.name: choice.change for choice in choices}
+    return tuple(_described(layer, fitted.get(layer.name), changes) for layer in layers)
+
+
+def _described(layer: Layer, fit: LayerFit | None, changes: Mapping[str, float] | None) -> ReconstructedLayer:
+    pruned = fit is not None and fit.mask is not None
+    change = None if changes is None else changes.get(layer.name)
+    if layer.reason or (layer.sparse and not pruned):
+        why = layer.reason or "2:4 before"
+    elif changes is None:
+        why = "asked for" if pruned else "not asked for"
+    elif change is None:
+        why = "2:4 gains nothing here"
+    else:
+        why = f"changes the outputs {'little' if pruned else 'too much'} for what it saves"
+    state = "sparse" if pruned else layer.state
+    error = None if fit is None else fit.error
+    return ReconstructedLayer(layer.name, state, why, layer.macs or 0, error, change)

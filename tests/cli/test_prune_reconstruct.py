@@ -1,0 +1,112 @@
+"""`edgesparse prune --method reconstruct` as a user runs it: chosen layers, the page, killed and resumed, refused."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import squares
+from commands import Command, Started
+from onnx import helper
+
+from edgesparse.graph.sparsity import inspect
+
+LAYERS = 6
+RECONSTRUCT = ("--method", "reconstruct", "--pictures", "pictures/*.png")
+
+
+@pytest.fixture
+def detector(tmp_path: Path) -> Path:
+    """The squares' detector with a chain of layers that can be 2:4, which feeds its output with nought."""
+    rng = np.random.default_rng(0)
+    weights = {f"w{i}": rng.standard_normal((32, 32 if i else 3, 1, 1)) / 4 for i in range(LAYERS + 1)}
+    nodes, name = [], "mean"
+    for i in range(LAYERS + 1):
+        nodes.append(helper.make_node("Conv", [name, f"w{i}"], [f"c{i}"], f"side{i}"))
+        nodes.append(helper.make_node("Relu", [f"c{i}"], [f"r{i}"]))
+        name = f"r{i}"
+    stored = {key: value.astype(np.float32) for key, value in weights.items()}
+    return squares.detector(tmp_path / "side.onnx", more=(nodes, stored, name))
+
+
+def states(path: Path) -> list[str]:
+    return [layer.state for layer in inspect(onnx.load(path)).eligible]
+
+
+def test_as_much_as_a_point_allows_with_a_page_a_layer(
+    edgesparse: Command, detector: Path, pictures: Path, tmp_path: Path
+) -> None:
+    ended = edgesparse(
+        *("prune", detector, "-o", "out.onnx", *RECONSTRUCT, "--layers", "auto", "--data", pictures),
+        *("--html", "page.html", "--json"),
+    )
+    assert ended.code == 0, ended.err
+    assert ended.json["share_of_eligible_macs"] == 1 and ended.json["drop"] == 0 and ended.json["dense_score"] > 50
+    assert states(tmp_path / "out.onnx") == ["sparse"] * LAYERS
+    page = (tmp_path / "page.html").read_text()
+    assert page.count('class="sparse" href') == 2 * LAYERS and "0.0 lost" in page and "http" not in page
+
+
+def test_a_share_by_predicted_gain_on_a_board_needs_no_labels(
+    edgesparse: Command, detector: Path, pictures: Path, tmp_path: Path
+) -> None:
+    ended = edgesparse("prune", detector, "-o", "out.onnx", *RECONSTRUCT, "--share", "0.3", "--device", "orin-nano-8gb")
+    assert ended.code == 0 and "33 % of the eligible multiply-accumulates are 2:4" in ended.out
+    assert states(tmp_path / "out.onnx").count("sparse") == 2
+
+
+def test_killed_half_way_it_goes_on_to_the_same_file(
+    edgesparse: Command, started: Started, detector: Path, pictures: Path, tmp_path: Path
+) -> None:
+    options = ("prune", detector, *RECONSTRUCT, "--state", "state", "-o")
+    slowly = (
+        "import time; from edgesparse.graph import rebuild; fit = rebuild.fit_layer\n"
+        "rebuild.fit_layer = lambda *a, **k: (time.sleep(1), fit(*a, **k))[1]"
+    )
+    process = started(*options, "killed.onnx", before=slowly)
+    deadline = time.monotonic() + 60
+    while len(list((tmp_path / "state").rglob("layer-*.npz"))) < 2 and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    held = {path: path.stat().st_mtime_ns for path in (tmp_path / "state").rglob("layer-*.npz")}
+    assert 2 <= len(held) < LAYERS and not (tmp_path / "killed.onnx").exists()
+    assert edgesparse(*options, "resumed.onnx").code == 0
+    assert all(path.stat().st_mtime_ns == when for path, when in held.items())
+    assert not list((tmp_path / "state").rglob("tape-*"))
+    assert edgesparse("prune", detector, *RECONSTRUCT, "-o", "whole.onnx").code == 0
+    assert (tmp_path / "resumed.onnx").read_bytes() == (tmp_path / "whole.onnx").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--layers", "auto"], 2, "needs labelled data to score on"),
+        (["--max-drop", "1"], 2, "needs labelled data to score on"),
+        (["--device", "orin-nano-8gb"], 2, "needs labelled data to score on"),
+        (["--layers", "side1", "--share", "0.5"], 2, "--layers side1 names what to prune"),
+        (["--device", "orin-nan-8gb", "--share", "0.5"], 2, "did you mean orin-nano-8gb"),
+        (["--html", "none/page.html"], 2, "no folder none"),
+        (["--layers", "sde1"], 1, "did you mean 'side1'"),
+    ],
+)
+def test_what_cannot_be_done_ends_in_one_line(
+    edgesparse: Command, detector: Path, pictures: Path, tmp_path: Path, options: list[str], code: int, words: str
+) -> None:
+    ended = edgesparse("prune", detector, "-o", "out.onnx", *RECONSTRUCT, *options)
+    assert (ended.code, words in ended.said) == (code, True), ended.err
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_pictures_of_no_bytes_are_refused(edgesparse: Command, detector: Path, pictures: Path, tmp_path: Path) -> None:
+    for path in pictures.glob("*.png"):
+        path.write_bytes(b"")
+    ended = edgesparse("prune", detector, "-o", "out.onnx", *RECONSTRUCT)
+    assert ended.code == 2 and "not one of 4 pictures can be read" in ended.said
+    assert not (tmp_path / "out.onnx").exists()
