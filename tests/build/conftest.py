@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import squares
+from null_plans import Plan
 from onnx import helper
 
 from edgesparse.backends import null
-
-Plan = Callable[..., Path]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import squares
-from conftest import Plan
+from null_plans import Plan
 
 from edgesparse.build.select import build
 from edgesparse.config import Recipe, parse

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import squares
-from conftest import Plan
+from null_plans import Plan
 
 from edgesparse.backends import backend
 from edgesparse.build.child import Ended, Workers
