@@ -42,7 +42,7 @@ def rank(
     """`layers`, those first that change the outputs least for what they gain by 2:4: `gains`, above nought, by name."""
     macs = {layer.name: layer.macs or 0 for layer in layers}
     choices: list[Choice] = []
-    outputs = _Outputs(model, batches)
+    outputs = Outputs(model, batches)
     with state.scratch() as folder:
         tape = Tape(model, folder)
         tape.load(lambda: islice(batches(), PICTURES))
@@ -54,7 +54,7 @@ def rank(
     return sorted(choices, key=lambda choice: choice.change / gains[choice.name])
 
 
-def _alone(tape: Tape, at: int, outputs: _Outputs, state: State) -> float:
+def _alone(tape: Tape, at: int, outputs: Outputs, state: State) -> float:
     held = state.get(f"alone-{at}")
     if held is None:
         work = refittable(tape, tape.nodes[at], True)
@@ -69,7 +69,7 @@ def _alone(tape: Tape, at: int, outputs: _Outputs, state: State) -> float:
     return float(held["change"])
 
 
-class _Outputs:
+class Outputs:
     """What the network puts out for the first few batches, and by how much another one's outputs differ from that."""
 
     def __init__(self, model: ModelProto, batches: Batches) -> None:

@@ -19,7 +19,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 from edgesparse.errors import SparsityError
 from edgesparse.graph.activations import Batches, stream
 from edgesparse.graph.bias import set_bias
-from edgesparse.graph.placement import plan
+from edgesparse.graph.int8_layers import int8_layers
 from edgesparse.graph.sparsity import layer_name
 from edgesparse.graph.unfold import Product, product
 from edgesparse.graph.wiring import Wiring, attribute
@@ -51,7 +51,7 @@ def equalise(
     """A copy of `model`, with the same outputs but for rounding, in which depthwise INT8 layers read even channels.
 
     `keep` names layers that stay float. A tensor that anything but depthwise convolutions reads stays as it is.
-    Raises as `plan`, and CalibrationError for bad batches.
+    Raises as `int8_layers`, and CalibrationError for bad batches.
     """
     made = ModelProto()
     made.CopyFrom(model)
@@ -76,7 +76,7 @@ def equalise(
 
 def _candidates(model: ModelProto, wiring: Wiring, keep: Collection[str]) -> dict[str, list[Product]]:
     """Tensors that depthwise convolutions alone read, one of them in INT8, and these layers."""
-    int8 = {kernel.reads for kernel in plan(model, keep=keep).kernels}
+    int8 = {kernel.reads for kernel in int8_layers(model, wiring, keep)[0]}
     found = {}
     for name in [out for node in wiring.graph.node for out in node.output if out in int8]:
         readers = [_depthwise(wiring, node, name) for node in wiring.consumers[name]]

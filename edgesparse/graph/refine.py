@@ -19,7 +19,8 @@ from onnx import ModelProto, NodeProto
 from edgesparse.errors import CalibrationError, SparsityError
 from edgesparse.graph.activations import Batches, Tape
 from edgesparse.graph.bias import has_bias, set_bias
-from edgesparse.graph.placement import plan
+from edgesparse.graph.int8_layers import int8_layers
+from edgesparse.graph.placement import Placement
 from edgesparse.graph.quantize import quantize
 from edgesparse.graph.rounding import Rounded, Sums, round_weights
 from edgesparse.graph.sparsity import layer_name
@@ -56,21 +57,22 @@ def refine(
     batches: Batches,
     keep: Collection[str],
     progress: Progress,
+    placement: Placement = "fuse",
 ) -> Refined:
     """A copy of `model` with the weights of its INT8 layers rounded on what `batches` feed them.
 
-    `scales` are those of the activations (`quantize`). Layers that stay float get a new bias alone. Raises as
-    `quantize`, and CalibrationError where the batches change between two calls.
+    `scales` are those of the activations in this `placement` (`quantize`). Layers that stay float get a new bias alone.
+    Raises as `quantize`, and CalibrationError where the batches change between two calls.
     """
     made = ModelProto()
     made.CopyFrom(model)
     wiring, layers, scales_of = Wiring(made.graph), [], {}
     with TemporaryDirectory(prefix="edgesparse-") as folder:
         dense = _tape(model, Path(folder, "float"), batches)
-        small = _tape(_rounding_activations(model, scales, keep), Path(folder, "int8"), batches)
+        small = _tape(_rounding_activations(model, scales, keep, placement), Path(folder, "int8"), batches)
         if dense.count != small.count:
             raise CalibrationError("the calibration pictures changed between two passes: give the same ones each time")
-        kernels = {kernel.node.output[0] for kernel in plan(model, keep=keep).kernels}
+        kernels = {kernel.node.output[0] for kernel in int8_layers(model, Wiring(model.graph), keep)[0]}
         todo = [work for node in small.nodes if (work := _fitted(small.wiring, node)) is not None]
         for done, work in enumerate(todo):
             progress("rounding weights", done, len(todo))
@@ -104,11 +106,13 @@ def _tape(model: ModelProto, folder: Path, batches: Batches) -> Tape:
     return tape
 
 
-def _rounding_activations(model: ModelProto, scales: Mapping[str, float], keep: Collection[str]) -> ModelProto:
+def _rounding_activations(
+    model: ModelProto, scales: Mapping[str, float], keep: Collection[str], placement: Placement
+) -> ModelProto:
     """`model` with Q/DQ on its activations; its layers read their float weights."""
-    rounding, _ = quantize(model, scales, keep=keep)
+    rounding, _ = quantize(model, scales, keep=keep, placement=placement)
     wiring = Wiring(rounding.graph)
-    at = {kernel.node.output[0]: kernel.at for kernel in plan(model, keep=keep).kernels}
+    at = {kernel.node.output[0]: kernel.at for kernel in int8_layers(model, Wiring(model.graph), keep)[0]}
     for node in rounding.graph.node:
         if node.output[0] in at:
             dequantize = wiring.producer[node.input[at[node.output[0]]]]

@@ -1,0 +1,78 @@
+"""Which layers INT8 costs most: how much each one alone, rounded, changes what the network puts out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from onnx import ModelProto, NodeProto
+
+from edgesparse.errors import SparsityError
+from edgesparse.graph.choose import Outputs
+from edgesparse.graph.int8_layers import int8_layers
+from edgesparse.graph.shapes import shapes
+from edgesparse.graph.sparsity import layer_name, layer_nodes, multiplies
+from edgesparse.graph.weights import weight_of
+from edgesparse.graph.wiring import Wiring
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """`change`: what this layer alone in INT8 does to the outputs, as a share of their variance."""
+
+    name: str
+    macs: int
+    change: float
+
+
+def sensitivities(
+    model: ModelProto, quantised: ModelProto, keep: Collection[str], outputs: Outputs, progress: Progress
+) -> list[Sensitivity]:
+    """The INT8 layers of `model`, those first whose INT8 costs most for the multiply-accumulates that it speeds up.
+
+    `quantised` is what `quantize` made of `model` with `keep`; `outputs` tells the change.
+    """
+    kernels, _ = int8_layers(model, Wiring(model.graph), keep)
+    known, found = shapes(model), []
+    for done, kernel in enumerate(kernels):
+        progress("measuring sensitivity", done, len(kernels))
+        change = outputs.change(_alone(quantised, kernel.node.output[0]))
+        found.append(Sensitivity(layer_name(kernel.node), multiplies(kernel.node, known) or 0, change))
+    return sorted(found, key=lambda layer: layer.change / max(layer.macs, 1), reverse=True)
+
+
+def _alone(quantised: ModelProto, out: str) -> ModelProto:
+    """`quantised` with every Q/DQ pair bypassed but those that the layer which makes `out` reads through."""
+    made = ModelProto()
+    made.CopyFrom(quantised)
+    wiring = Wiring(made.graph)
+    behind = {
+        node.output[0]: wiring.producer[node.input[0]].input[0]
+        for node in made.graph.node
+        if node.op_type == "DequantizeLinear"
+    }
+    for node in made.graph.node:
+        if node.op_type != "DequantizeLinear" and node.output[0] != out:
+            node.input[:] = [behind.get(name, name) for name in node.input]
+    return made
+
+
+def restored(model: ModelProto, before: ModelProto, names: Collection[str]) -> ModelProto:
+    """A copy of `model` whose layers `names` have the weights and biases that they have in `before`."""
+    made = ModelProto()
+    made.CopyFrom(model)
+    wiring, old = Wiring(made.graph), Wiring(before.graph)
+    for node in [node for node in layer_nodes(old) if layer_name(node) in names]:
+        _restore(wiring, old, node)
+    return made
+
+
+def _restore(wiring: Wiring, old: Wiring, node: NodeProto) -> None:
+    wiring.producer[node.output[0]].CopyFrom(node)
+    try:
+        source = weight_of(old, node).source
+    except SparsityError:
+        return
+    wiring.stored[source].CopyFrom(old.stored[source])
