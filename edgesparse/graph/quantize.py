@@ -117,13 +117,13 @@ def weight_scale(kernel: Kernel) -> Scales:
         raise ModelError(f"{layer_name(kernel.node)}: {NOT_FINITE}")
     others = tuple(i for i in range(magnitude.ndim) if i != axis)
     scale = magnitude.max(axis=others) / TOP
-    # a channel of noughts: any scale will do, and TensorRT wants one that is like the others'
-    return _positive(np.where(scale < TINY, scale.max(), scale))
+    # a channel of noughts: any scale above 0 will do
+    return _positive(np.where(scale > 0, scale, scale.max()))
 
 
 def _positive(scale: Array) -> Scales:
-    """1 in place of a scale that is nought or that a GPU takes for it: what it scales is nought either way."""
-    return np.where(scale < TINY, 1, scale).astype(np.float32)
+    """At least the smallest scale that works on a GPU; 1 where it is nought, since all that it scales is."""
+    return np.where(scale > 0, np.maximum(scale, TINY), 1).astype(np.float32)
 
 
 def _shared_scales(made: Plan, scales: Mapping[str, float]) -> dict[str, float]:

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from onnx import ModelProto, NodeProto
-
-from tests.graph.small_models import Array, model, node, random
+from small_models import Array, model, node, random
 
 WIDTH = 8
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from small_models import model, node, run
 
 from edgesparse.errors import ModelError
 from edgesparse.graph.opset import opset_of, upgraded
-from tests.graph.small_models import model, node, run
 
 
 def old_style() -> onnx.ModelProto:

@@ -6,15 +6,15 @@ from collections.abc import Collection
 
 import numpy as np
 import onnx
+import patterns
 import pytest
 from onnx import ModelProto, TensorProto
+from patterns import WIDTH, conv, graph, relu, silu, weights
+from small_models import model, node, random
 
 from edgesparse.errors import CalibrationError, ModelError
 from edgesparse.graph.mask import mask_2to4
 from edgesparse.graph.placement import Placement, plan
-from tests.graph import patterns
-from tests.graph.patterns import WIDTH, conv, graph, relu, silu, weights
-from tests.graph.small_models import model, node, random
 
 X = (1, WIDTH, 4, 4)
 

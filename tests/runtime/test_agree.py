@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import squares
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -16,7 +17,6 @@ from edgesparse.errors import ConfigError
 from edgesparse.runtime.agree import agreement, compare
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
-from tests import squares
 
 
 def found(*rows: tuple[float, float, float, float, float, int]) -> Detections:

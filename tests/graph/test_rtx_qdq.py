@@ -6,14 +6,14 @@ import importlib.util
 from pathlib import Path
 
 import onnx
+import patterns
 import pytest
+from patterns import PATTERNS
 
 from edgesparse.backends import BuildOptions, backend
 from edgesparse.graph.half import to_half
 from edgesparse.graph.placement import Placement
 from edgesparse.graph.quantize import quantised_tensors, quantize
-from tests.graph import patterns
-from tests.graph.patterns import PATTERNS
 
 THERE = importlib.util.find_spec("tensorrt_rtx_bindings") or importlib.util.find_spec("tensorrt_rtx")
 pytestmark = [
