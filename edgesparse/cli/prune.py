@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from edgesparse.config import DetectorSpec
     from edgesparse.graph.prune import PruneReport
     from edgesparse.graph.reconstructed import ReconstructReport
-    from edgesparse.runtime.evaluate import Labels
 
 Done = tuple[dict[str, Any], Callable[[], None]]
 """What was done, for JSON, and what prints it for people."""
@@ -87,6 +85,7 @@ def _magnitude(model: Path, output: Path, advance: Progress, **options: Any) -> 
 
 def _reconstruct(model: Path, output: Path, advance: Progress, **options: Any) -> Done:
     from edgesparse.build.ready import ready
+    from edgesparse.build.scoring import points
     from edgesparse.graph import reconstructed_html
     from edgesparse.graph.model import load, save
     from edgesparse.graph.reconstruct import reconstruct
@@ -101,7 +100,7 @@ def _reconstruct(model: Path, output: Path, advance: Progress, **options: Any) -
         loaded,
         batches(options["pictures"], spec.input, options["count"]),
         layers=layers,
-        score=partial(_score, spec=spec, labels=labels, advance=advance) if labels else None,
+        score=partial(points, spec=spec, labels=labels, progress=partial(advance, "scoring")) if labels else None,
         max_drop=options["max_drop"],
         share=options["share"],
         gains=_gains(loaded, spec, options["device"]) if options["device"] else None,
@@ -131,20 +130,6 @@ def _gains(model: Any, spec: DetectorSpec, device: str) -> dict[str, float]:
 
     works = fusion.fused_layers(model, {input_name(model): (1, 3, *spec.input.size)})
     return {gain.name: gain.fp16_ms for gain in predict.gains(predict.predict_all(works, boards.board(device)))}
-
-
-def _score(model: Any, spec: DetectorSpec, labels: Labels, advance: Progress) -> float:
-    """COCO mAP of a model, run by ONNX Runtime."""
-    from edgesparse.backends import backend
-    from edgesparse.graph.model import save
-    from edgesparse.runtime.detector import Detector
-    from edgesparse.runtime.evaluate import SCORING, evaluate
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "model.onnx")
-        save(model, path)
-        with Detector(backend("onnxruntime").load(path), spec, SCORING) as detector:
-            return evaluate(detector, labels, partial(advance, "scoring")).map
 
 
 def _show_magnitude(model: Path, report: PruneReport) -> None:
