@@ -139,7 +139,7 @@ class NullRunner(Runner):
     def latency(self) -> float:
         """What the plan says, so that no test depends on how busy the machine is."""
         self._answer()
-        return 1e3 * self._seconds
+        return 1e3 * self._seconds or 0.001
 
     def _answer(self) -> None:
         if self._count == self._fail_at:
