@@ -43,6 +43,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--budget", action="append", metavar="SIZE")
     parser.add_argument("--pictures", type=int, default=200, help="how many are scored on [%(default)s]")
     parser.add_argument("--time-limit", type=float, default=500, help="seconds for each build [%(default)s]")
+    parser.add_argument("--level", type=int, help="build.level [as long as TensorRT does by itself]")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of results [benchmarks/results]")
     parser.add_argument("--save", action="store_true")
     return parser.parse_args()
@@ -52,7 +53,7 @@ def recipe(said: argparse.Namespace, scene: Path | None, memory: str | None) -> 
     """The target's recipe with calibration pictures, labels and what the command line says."""
     plain = recipe_of(said.target)
     told = plain.model_dump(mode="json")
-    told["build"] |= {"backend": said.backend, "memory": memory, "time_limit": said.time_limit}
+    told["build"] |= {"backend": said.backend, "memory": memory, "time_limit": said.time_limit, "level": said.level}
     told["build"] |= {"candidates": said.only} if said.only else {}
     told["calibrate"] |= {"pictures": str(ROOT / "calib_data")}
     if scene is not None:

@@ -132,6 +132,8 @@ class Build(Section):
     """Bytes that a build may take; left out: what is free, less a reserve."""
     time_limit: Positive | None = None
     """Seconds for the whole build; what has not been built by then is left out."""
+    level: Annotated[int, Field(ge=0, le=5)] | None = None
+    """How long TensorRT tries to find faster kernels, 0 to 5; left out: as long as it does by itself."""
     dla: Annotated[int, Field(ge=0, le=1)] | None = None
     """The DLA core to build for, with the GPU for what it cannot do."""
 

@@ -61,7 +61,7 @@ class Attempts:
         self._recipe, self._engine, self._prepared, self._sources = recipe, engine, prepared, sources
         self._workers, self._budget = workers, budget
         # Only what compiles native code has levers.
-        self._rungs = rungs(budget.size) if engine.native_code else (Limits(),)
+        self._rungs = rungs(budget.size, recipe.build.level) if engine.native_code else (Limits(),)
         self._first = 0
 
     def attempt(self, plan: Plan, best: Tried | None, trial: Mapping[str, Any]) -> Tried:

@@ -72,21 +72,23 @@ def _where(engine: Backend) -> Where:
     return "shared" if device.probe().l4t else "gpu"
 
 
-def rungs(size: int | None) -> tuple[Limits, ...]:
+def rungs(size: int | None, level: int | None = None) -> tuple[Limits, ...]:
     """From plenty to little: each rung takes the next lever in the order of what it gains for what it costs. None of
-    them loads cuDNN and cuBLAS, which take the most. A backend ignores the levers that its release lacks."""
+    them loads cuDNN and cuBLAS, which take the most. `level`: the highest optimisation level that any has. A backend
+    ignores the levers that its release lacks."""
     if size is None:
-        return (Limits(), *rungs(4096 * MB)[1:])
+        return (Limits(level=level), *rungs(4096 * MB, level)[1:])
+    lower = 2 if level is None else min(level, 2)
     return (
-        Limits(workspace=size // 2, tactic_memory=3 * size // 4),
-        Limits(workspace=min(size // 4, 1024 * MB), tactic_memory=size // 2),
-        Limits(workspace=min(size // 8, 256 * MB), tactic_memory=size // 2, aux_streams=0),
-        Limits(workspace=min(size // 16, 64 * MB), tactic_memory=size // 2, aux_streams=0, level=2),
+        Limits(workspace=size // 2, tactic_memory=3 * size // 4, level=level),
+        Limits(workspace=min(size // 4, 1024 * MB), tactic_memory=size // 2, level=level),
+        Limits(workspace=min(size // 8, 256 * MB), tactic_memory=size // 2, aux_streams=0, level=level),
+        Limits(workspace=min(size // 16, 64 * MB), tactic_memory=size // 2, aux_streams=0, level=lower),
         Limits(
             workspace=min(size // 32, 32 * MB),
             tactic_memory=size // 2,
             aux_streams=0,
-            level=1,
+            level=min(lower, 1),
             tactics=8,
             edge_masks=False,
         ),

@@ -37,9 +37,16 @@ def write(model: ModelProto, plan: Plan, scales: Mapping[str, float], weights: M
         if kernel is not None:
             name, source = layer_name(kernel.node), writer.weight(kernel)
             node.input[kernel.at] = writer.pair(f"{name}.weight", source, weights[name], channel_axis(kernel))
+            _say_kernel_shape(node, kernel.weight.values.shape)
         writer.take(node)
         writer.pairs_behind(node.output)
     writer.finish()
+
+
+def _say_kernel_shape(node: NodeProto, shape: tuple[int, ...]) -> None:
+    """A convolution's optional attribute: TensorRT 8.5 needs it where weights are no longer an initializer."""
+    if node.op_type in ("Conv", "ConvTranspose") and attribute(node, "kernel_shape", None) is None:
+        node.attribute.append(helper.make_attribute("kernel_shape", shape[2:]))
 
 
 class _Writer:

@@ -24,7 +24,7 @@ from edgesparse.graph.placement import Placement, plan
 from edgesparse.graph.quantize import quantised_tensors, quantize
 from edgesparse.graph.sparsity import inspect, layer_name
 from edgesparse.graph.weights import weight_of
-from edgesparse.graph.wiring import Wiring
+from edgesparse.graph.wiring import Wiring, attribute
 
 Floats = npt.NDArray[np.float32]
 
@@ -310,3 +310,16 @@ def test_the_default_detectors(name: str) -> None:
         heads = {layer.name for layer in report.layers if not layer.int8}
         blocked = {name for name in sparse if any(d.startswith("INT8") for d in after[name].doubts)}
         assert blocked <= heads or placement == "fuse"
+
+
+def test_convolutions_say_their_kernels_shape() -> None:
+    """TensorRT 8.5 cannot read one of quantised weights that leaves it out, as ONNX allows."""
+    made = PATTERNS["residual"]()
+    for each in made.graph.node:
+        kept = [a for a in each.attribute if a.name != "kernel_shape"]
+        del each.attribute[:]
+        each.attribute.extend(kept)
+    written, _ = quantize(made, dict.fromkeys(quantised_tensors(made), 0.1))
+    said = {n.output[0]: attribute(n, "kernel_shape") for n in written.graph.node}
+    needed = {k.node.output[0]: list(k.weight.values.shape[2:]) for k in plan(made).kernels}
+    assert needed and {name: said[name] for name in needed} == needed
