@@ -1,25 +1,33 @@
-"""INT8 from a float model and pictures: calibrated once, written in every form that a candidate may be built from."""
+"""INT8 from a float model and pictures: made once, written in every form that a candidate may be built from."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+import json
+import shutil
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
 
 from edgesparse.build.worker import Job, Progress
 from edgesparse.config import DetectorSpec, InputSpec
-from edgesparse.errors import CalibrationError
+from edgesparse.errors import ModelError
 from edgesparse.graph import calibration_cache
 from edgesparse.graph import model as graph
-from edgesparse.graph.calibration import Calibration, calibrate
 from edgesparse.graph.placement import Placement
-from edgesparse.graph.quantize import quantised_tensors, quantize
+from edgesparse.graph.quantize import quantize
+from edgesparse.graph.recover import recover
+from edgesparse.package.manifest import sha256
 from edgesparse.package.sign import state_folder
 from edgesparse.runtime.pictures import picture_files, prepared
+from edgesparse.version import VERSION
 
 PLACEMENTS: tuple[Placement, ...] = ("fuse", "sparse")
 
@@ -41,69 +49,87 @@ def write_pictures(path: Path, files: list[Path], spec: InputSpec) -> None:
 
 
 def quantise(job: Job, progress: Progress) -> dict[str, Any]:
-    """The worker's task: `onnx` calibrated on the pictures of `calibrate`, written into `folder`.
+    """The worker's task: INT8 for `onnx` from the pictures of `calibrate`, written into `folder`.
 
     Returns the paths `fuse` and `sparse` (Q/DQ in either placement), `grid` (the float model that the `table` belongs
-    to), `table`, and `notes`.
+    to, its weights on their INT8 grid), `table`, and `notes`.
     """
-    folder, wanted = Path(job["folder"]), job["calibrate"]
-    spec = DetectorSpec.model_validate_json(job["spec"]).input
-    model = graph.load(Path(job["onnx"]))
-    files = picture_files(Path(wanted["pictures"]), wanted["count"])
-    names = _upstream(model, {name for placement in PLACEMENTS for name in quantised_tensors(model, placement)})
-    steps = -(-len(files) // job["batch"])
-    found = _calibrated(
-        model, prepared(files, spec, job["batch"]), names, spec, lambda what, done, _: progress(what, done, steps)
-    )
-    scales = {name: amax / 127 for name, amax in found.amax.items()}
-    said: dict[str, Any] = {"grid": job["onnx"], "table": str(folder / "table.calibration")}
+    folder = Path(job["folder"])
+    found = _recovered(job, progress)
+    (folder / "table.calibration").write_bytes(calibration_cache.write(found.scales))
+    graph.save(found.model, folder / "grid.onnx")
+    said: dict[str, Any] = {"grid": str(folder / "grid.onnx"), "table": str(folder / "table.calibration")}
     for placement in PLACEMENTS:
-        written, report = quantize(model, scales, placement=placement)
+        written, report = quantize(
+            found.model, found.scales, placement=placement, keep=found.keep, weight_scales=found.weight_scales
+        )
         path = folder / f"{placement}.onnx"
         graph.save(written, path)
         said[placement] = str(path)
-    kept = [layer.name for layer in report.layers if not layer.int8]
-    (folder / "table.calibration").write_bytes(calibration_cache.write(scales))
+    kept = sum(not layer.int8 for layer in report.layers)
+    share = f"INT8: {found.pictures} pictures; {100 * report.share:.0f} % of the convolutions' products"
     notes = [f"INT8: {warning}" for warning in found.warnings]
-    share = f"INT8: calibrated on {found.pictures} pictures; {100 * report.share:.0f} % of the convolutions' products"
-    said["notes"] = [f"{share}{f', {len(kept)} layers stay float' if kept else ''}", *notes]
-    return said
+    return {**said, "notes": [f"{share}{f', {kept} layers stay float' if kept else ''}", *notes]}
 
 
-def _calibrated(model: graph.Model, batches: Any, names: list[str], spec: InputSpec, progress: Progress) -> Calibration:
-    """Reused where model, pictures and settings are those of an earlier build on this device."""
-    saved = state_folder() / "calibration" / f"{hashlib.sha256(model.SerializeToString()).hexdigest()[:16]}.json"
-    try:
-        found = calibrate(model, batches, tensors=names, spec=spec, saved=saved, progress=progress)
-    except CalibrationError:
-        if not saved.exists():
-            raise
-        saved.unlink()  # damaged
-        found = calibrate(model, batches, tensors=names, spec=spec, progress=progress)
-    try:
-        saved.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found.save(saved)
-    except OSError:
-        pass  # it is only a shortcut
+@dataclass(frozen=True)
+class Found:
+    """What `recover` made, as far as every form of INT8 needs it."""
+
+    model: graph.Model
+    scales: dict[str, float]
+    weight_scales: dict[str, NDArray[np.float32]]
+    keep: tuple[str, ...]
+    pictures: int
+    warnings: tuple[str, ...]
+
+
+def _recovered(job: Job, progress: Progress) -> Found:
+    """Taken from an earlier build on this device where model, pictures and settings are the same."""
+    wanted = job["calibrate"]
+    spec = DetectorSpec.model_validate_json(job["spec"]).input
+    model = graph.load(Path(job["onnx"]))
+    files = picture_files(Path(wanted["pictures"]), wanted["count"])
+    digest = hashlib.sha256(model.SerializeToString(deterministic=True))
+    for text in (VERSION, spec.model_dump_json(), str(job["batch"]), *map(sha256, files)):
+        digest.update(text.encode())
+    kept = state_folder() / "int8" / digest.hexdigest()[:16]
+    if (there := _read(kept)) is not None:
+        return there
+    made = recover(model, prepared(files, spec, job["batch"]), table=True, spec=spec, progress=progress)
+    found = Found(
+        made.model, dict(made.scales), dict(made.weight_scales), made.keep, made.report.pictures, made.report.warnings
+    )
+    with suppress(OSError):  # it is only a shortcut
+        _write(kept, found)
     return found
 
 
-def _upstream(model: graph.Model, names: Collection[str]) -> list[str]:
-    """The activations that `names` are computed from, and they themselves: what TensorRT's table is to hold.
+def _read(folder: Path) -> Found | None:
+    try:
+        said = json.loads((folder / "found.json").read_text())
+        with np.load(folder / "weight_scales.npz") as arrays:
+            weight_scales = {said["layers"][int(name)]: np.asarray(arrays[name], np.float32) for name in arrays.files}
+        model = graph.load(folder / "grid.onnx")
+        return Found(
+            model, said["scales"], weight_scales, tuple(said["keep"]), said["pictures"], tuple(said["warnings"])
+        )
+    except (OSError, ValueError, KeyError, IndexError, ModelError, BadZipFile):
+        return None
 
-    Behind them stand the head's outputs and the decoding, which lose most in INT8: without a scale they stay float.
-    """
-    constant = {tensor.name for tensor in model.graph.initializer}
-    producer = {name: node for node in model.graph.node for name in node.output}
-    found: set[str] = set()
-    waiting = list(names)
-    while waiting:
-        name = waiting.pop()
-        node = producer.get(name)
-        if name in found or name in constant or not name or (node is not None and not node.input):
-            continue
-        found.add(name)
-        waiting += node.input if node is not None else ()
-    return [value.name for value in model.graph.input if value.name in found] + [
-        name for node in model.graph.node for name in node.output if name in found
-    ]
+
+def _write(folder: Path, found: Found) -> None:
+    """At once: a reader sees the whole of it or nothing."""
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=folder.parent))
+    try:
+        graph.save(found.model, part / "grid.onnx")
+        arrays = {str(i): scale for i, scale in enumerate(found.weight_scales.values())}
+        np.savez(part / "weight_scales.npz", **arrays)  # type: ignore[arg-type]
+        said: dict[str, Any] = {"scales": found.scales, "layers": [*found.weight_scales], "keep": found.keep}
+        said |= {"pictures": found.pictures, "warnings": found.warnings}
+        (part / "found.json").write_text(json.dumps(said))
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
