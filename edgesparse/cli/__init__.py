@@ -11,7 +11,7 @@ from types import FrameType
 
 import click
 
-from edgesparse.cli import build, demo, doctor, graph, prune, run, score
+from edgesparse.cli import build, demo, doctor, graph, prune, quantize, run, score
 from edgesparse.cli.show import complain
 from edgesparse.errors import EdgeSparseError
 from edgesparse.version import VERSION
@@ -35,6 +35,7 @@ for verb in (
     doctor.doctor,
     graph.inspect,
     prune.prune,
+    quantize.quantize,
     build.recipe,
     build.build,
     score.evaluate,

@@ -59,10 +59,11 @@ def equalise(
     found = _candidates(made, wiring, keep)
     done = []
     for name, largest in _largest(made, batches, list(found), progress).items():
-        factors = np.where(largest > 0, np.maximum(largest / max(largest.max(), 1e-30), LEAST), 1)
-        spread = float(1 / np.median(factors))
+        alive = largest > 0
+        spread = float(largest.max() / np.median(largest[alive])) if alive.any() else 1.0
         if spread < WORTH:
             continue
+        factors = np.where(alive, np.maximum(largest / largest.max(), LEAST), 1)
         before = _layer_before(wiring, name)
         for work in found[name]:
             _scale_inputs(wiring, work, factors)

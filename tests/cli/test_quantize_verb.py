@@ -1,0 +1,120 @@
+"""`edgesparse quantize` as a user runs it: the files, the page, the score after each step, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import squares
+from commands import Command
+from onnx import helper, numpy_helper
+
+from edgesparse.graph import calibration_cache
+from edgesparse.graph.calibration import Calibration
+
+UNEVEN = np.array([1, 60, 0.02, 1, 5, 0.3], np.float32)
+PICTURES = ("--pictures", "pictures/*.png")
+
+
+@pytest.fixture
+def detector(tmp_path: Path) -> Path:
+    """The squares' detector with three layers before its own that pass the colours on: uneven, even again, averaged."""
+    model = onnx.load(squares.detector(tmp_path / "deep.onnx"))
+    twice = np.concatenate([np.eye(3)] * 2).astype(np.float32)
+    stored = {
+        "w1": (twice * UNEVEN[:, None])[..., None, None],
+        "w2": (1 / UNEVEN)[:, None, None, None],
+        "w3": twice.T[..., None, None] / 2,
+    }
+    nodes = [
+        helper.make_node("Conv", ["mean", "w1"], ["c1"], "uneven"),
+        helper.make_node("Sigmoid", ["c1"], ["s1"]),
+        helper.make_node("Mul", ["c1", "s1"], ["r1"]),
+        helper.make_node("Conv", ["r1", "w2"], ["c2"], "even", group=6),
+        helper.make_node("Relu", ["c2"], ["r2"]),
+        helper.make_node("Conv", ["r2", "w3"], ["colour"], "averaged"),
+    ]
+    model.graph.node[1].input[0] = "colour"
+    kept = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([kept[0], *nodes, *kept[1:]])
+    model.graph.initializer.extend(numpy_helper.from_array(value.astype(np.float32), n) for n, value in stored.items())
+    onnx.save(model, str(tmp_path / "deep.onnx"))
+    return tmp_path / "deep.onnx"
+
+
+def operators(path: Path) -> list[str]:
+    return [node.op_type for node in onnx.load(path).graph.node]
+
+
+def test_every_file_and_the_score_after_each_step(
+    edgesparse: Command, detector: Path, pictures: Path, tmp_path: Path
+) -> None:
+    ended = edgesparse(
+        *("quantize", detector, "-o", "out.onnx", *PICTURES, "--data", pictures, "--max-drop", "1", "--json"),
+        *("--calibration", "ranges.json", "--table", "deep.cache", "--html", "page.html"),
+    )
+    assert ended.code == 0, ended.err
+    steps = [(step["what"], step["score"]) for step in ended.json["steps"]]
+    assert [what for what, _ in steps] == ["float (FP32)", "ranges, even channels", "weights and biases fitted"]
+    assert steps[0][1] > 50 and ended.json["drop"] <= 1
+    assert [layer["name"] for layer in ended.json["layers"] if layer["int8"]] == ["uneven", "even", "averaged"]
+    assert [tensor["layers"] for tensor in ended.json["equalised"]] == [["even"]]
+    assert operators(tmp_path / "out.onnx").count("QuantizeLinear") == 6
+    owner = onnx.load(tmp_path / "deep.cache.onnx")
+    assert "QuantizeLinear" not in operators(tmp_path / "deep.cache.onnx")
+    scales = calibration_cache.read((tmp_path / "deep.cache").read_bytes()).scales
+    assert {"images", "mean", "c1", "r2"} <= set(scales)
+    assert set(scales) <= {"images"} | {name for node in owner.graph.node for name in node.output}
+    page = (tmp_path / "page.html").read_text()
+    assert "weights and biases fitted" in page and "averaged" in page and "http" not in page
+    assert sorted(ended.json["written"]) == ["deep.cache", "deep.cache.onnx", "out.onnx", "page.html", "ranges.json"]
+
+
+def test_a_calibration_is_reused_where_it_fits_and_left_alone_where_not(
+    edgesparse: Command, detector: Path, pictures: Path, tmp_path: Path
+) -> None:
+    options = ("quantize", detector, *PICTURES, "--calibration", "ranges.json")
+    assert edgesparse(*options, "-o", "one.onnx").code == 0
+    before = (tmp_path / "ranges.json").read_bytes()
+    again = edgesparse(*options, "-o", "two.onnx")
+    assert again.code == 0 and "calibrating" not in again.err
+    assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "two.onnx").read_bytes()
+    other = edgesparse(*options, "-o", "three.onnx", "--count", "2")
+    assert other.code == 0 and "ranges.json is of another model, pictures or settings" in other.err
+    assert (tmp_path / "ranges.json").read_bytes() == before
+    assert edgesparse(*options, "-o", "four.onnx", "--count", "2", "--force").code == 0
+    assert Calibration.load(tmp_path / "ranges.json").pictures == 2
+
+
+def test_kept_layers_and_warnings_are_shown(edgesparse: Command, detector: Path, pictures: Path) -> None:
+    ended = edgesparse("quantize", detector, "-o", "out.onnx", *PICTURES, "--keep", "even")
+    assert ended.code == 0 and "kept in float, as asked" in ended.out and "warning: " in ended.err
+    assert "step by step" in ended.out and "wrote out.onnx; next: edgesparse evaluate out.onnx" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        ((*PICTURES, "--max-drop", "1"), 2, "--max-drop needs --data"),
+        ((), 2, "Missing option '--pictures'"),
+        (("--pictures", "nowhere"), 2, "nowhere"),
+        ((*PICTURES, "--keep", "evn"), 2, "did you mean 'even'?"),
+        ((*PICTURES, "--html", "deep.onnx"), 2, "deep.onnx is there already"),
+        ((*PICTURES, "--table", "no/folder.cache"), 2, "no folder no"),
+    ],
+)
+def test_what_it_refuses(
+    edgesparse: Command, detector: Path, pictures: Path, tmp_path: Path, options: tuple[str, ...], code: int, said: str
+) -> None:
+    ended = edgesparse("quantize", detector, "-o", "out.onnx", *options)
+    assert ended.code == code and said in ended.said
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_a_model_that_is_quantised_already(edgesparse: Command, detector: Path, pictures: Path, tmp_path: Path) -> None:
+    assert edgesparse("quantize", detector, "-o", "out.onnx", *PICTURES).code == 0
+    ended = edgesparse("quantize", "out.onnx", "-o", "again.onnx", *PICTURES)
+    assert ended.code == 2 and "carries" in ended.said and not (tmp_path / "again.onnx").exists()

@@ -1,0 +1,155 @@
+"""INT8 step by step: what is rounded, fitted and kept, on networks whose answers are known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from onnx import ModelProto, numpy_helper
+from patterns import conv, relu, residual, silu, weights
+from small_models import Array, model, random, run
+
+from edgesparse.errors import CalibrationError, ModelError
+from edgesparse.graph.activations import Batches
+from edgesparse.graph.mask import mask_2to4
+from edgesparse.graph.quantize import quantize
+from edgesparse.graph.recover import recover
+from edgesparse.graph.recovered_html import page
+from edgesparse.graph.refine import spread
+
+C = 8
+
+
+def batches(count: int = 8) -> Batches:
+    mix = random(C, 3, seed=70)
+
+    def anew() -> Iterator[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+        for i in range(count):
+            yield np.einsum("cs,nshw->nchw", mix, random(1, 3, 4, 4, seed=400 + i)).astype(np.float32) + 0.3
+
+    return anew
+
+
+def network(sparse: bool = False, large: float = 1.0) -> ModelProto:
+    """Three convolutions, one of them depthwise, SiLU and ReLU between, and the head. `large` spoils one channel that
+    a dense convolution reads, which nothing but float mends."""
+    tensors: dict[str, Array] = {}
+    for name in ("a", "c", "head"):
+        tensors |= weights(name)
+    tensors |= {"b.w": random(C, 1, 3, 3, seed=71), "b.b": random(C, seed=72)}
+    for name in ("a.w", "a.b"):
+        tensors[name] = tensors[name] * np.geomspace(1, 50, C, dtype=np.float32).reshape(
+            -1, *[1] * (tensors[name].ndim - 1)
+        )
+    if sparse:
+        tensors["c.w"] = tensors["c.w"] * mask_2to4(tensors["c.w"], 1)
+    tensors["b.w"][0] *= large
+    tensors["b.b"][0] = 5 * large
+    tensors["c.w"][:, 0] /= large
+    nodes = [conv("a", "x", "a"), *silu("a", "as"), conv("b", "as", "b", group=C, pads=[1, 1, 1, 1]), relu("b", "br")]
+    nodes += [conv("c", "br", "c"), relu("c", "cr"), conv("head", "cr", "y")]
+    return model(nodes, tensors, (1, C, 4, 4))
+
+
+def lost(float_model: ModelProto, int8: ModelProto) -> float:
+    pairs = [(run(float_model, x)[0], run(int8, x)[0]) for x in batches()()]
+    old, new = (np.concatenate(each) for each in zip(*pairs, strict=True))
+    return float(((old - new) ** 2).sum() / ((old - old.mean()) ** 2).sum())
+
+
+def stored(made: ModelProto, name: str) -> Array:
+    return numpy_helper.to_array(next(tensor for tensor in made.graph.initializer if tensor.name == name))
+
+
+def test_each_step_comes_closer_and_the_parts_make_the_whole() -> None:
+    before = network()
+    copy = ModelProto()
+    copy.CopyFrom(before)
+    done = recover(before, batches(), method="max")
+    assert before == copy
+    changes = [step.change for step in done.report.steps]
+    assert changes[0] == 0 and 0 < changes[2] < changes[1]
+    assert [e.tensor for e in done.report.equalised] == ["as"]
+    assert [layer.name for layer in done.report.layers if layer.int8] == ["a", "b", "c"]
+    assert all(layer.error is not None and layer.nearest is not None for layer in done.report.layers if layer.int8)
+    again, _ = quantize(done.model, done.scales, keep=done.keep, weight_scales=done.weight_scales)
+    assert again == done.quantised
+    other, _ = quantize(done.model, done.scales, placement="sparse", weight_scales=done.weight_scales)
+    assert lost(before, other) < 0.1
+    assert lost(before, done.quantised) < 0.5 * lost(before, plainly(before))
+
+
+def plainly(made: ModelProto) -> ModelProto:
+    """Ranges and the nearest grid points alone."""
+    from edgesparse.graph.calibration import calibrate
+
+    return quantize(made, calibrate(made, batches(), method="max").scales)[0]
+
+
+def test_the_float_model_lies_on_the_grid() -> None:
+    done = recover(network(), batches(), method="max")
+    for name, scale in done.weight_scales.items():
+        steps = stored(done.model, f"{name}.w") / scale.reshape(-1, 1, 1, 1)
+        np.testing.assert_allclose(steps, np.rint(steps), atol=1e-3)
+    # rounding again, with these scales, changes nothing
+    float_weights = lost(done.model, quantize(done.model, done.scales, weight_scales=done.weight_scales)[0])
+    assert float_weights < 0.01
+
+
+def test_what_is_2to4_stays_so() -> None:
+    done = recover(network(sparse=True), batches(), method="max")
+    before, after = (stored(made, "c.w") for made in (network(sparse=True), done.model))
+    assert (after[before == 0] == 0).all() and (before == 0).any()
+    assert (after != before).any()
+
+
+def test_a_residual_network() -> None:
+    done = recover(residual(), batches(), method="max")
+    changes = [step.change for step in done.report.steps]
+    assert changes[2] < changes[1]
+
+
+def test_layers_are_kept_float_until_the_drop_holds_and_no_more() -> None:
+    before = network(large=300)
+    score_of = lambda int8: 100 - 100 * lost(before, int8)  # noqa: E731
+    free = recover(before, batches(), method="max", score=score_of)
+    assert free.report.drop is not None and free.report.drop > 0.03 and free.keep == ()
+    done = recover(before, batches(), method="max", score=score_of, max_drop=free.report.drop / 3)
+    assert done.report.drop is not None and done.report.drop <= free.report.drop / 3
+    assert done.keep == ("c",)
+    kept = next(layer for layer in done.report.layers if layer.name == "c")
+    assert not kept.int8 and kept.why.startswith("kept in float") and kept.alone is not None
+    assert kept.alone == max(layer.alone or 0 for layer in done.report.layers)
+    text = page("net", done.report)
+    assert kept.why in text and "1 layers kept in float" in text
+
+
+def test_named_layers_stay_float_with_their_weights() -> None:
+    before = network()
+    done = recover(before, batches(), method="max", keep=("c",))
+    assert done.keep == ("c",) and "c" not in done.weight_scales
+    assert (stored(done.model, "c.w") == stored(before, "c.w")).all()
+
+
+def test_the_table_holds_all_that_leads_to_the_int8_layers() -> None:
+    narrow = recover(network(), batches(), method="max")
+    wide = recover(network(), batches(), method="max", table=True)
+    assert set(narrow.scales) < set(wide.scales) and {"a", "as.s", "b", "x"} <= set(wide.scales)
+    assert "y" not in wide.scales and "c" not in wide.scales
+
+
+def test_refused() -> None:
+    with pytest.raises(CalibrationError, match="labelled data"):
+        recover(network(), batches(), max_drop=1)
+    with pytest.raises(ModelError, match="none of the model's 1 layers can be INT8"):
+        head = model([conv("head", "x", "y")], weights("head"), (1, C, 4, 4))
+        recover(head, batches())
+    with pytest.raises(CalibrationError, match="no calibration pictures"):
+        recover(network(), batches(0))
+
+
+def test_pictures_are_spread_over_all() -> None:
+    seen = [float(batch[0, 0, 0, 0]) for batch in spread(batches(8), 3)()]
+    every = [float(batch[0, 0, 0, 0]) for batch in batches(8)()]
+    assert seen == every[::3]
