@@ -49,6 +49,7 @@ build:
   candidates: auto       # all that make sense, or a list: [fp32, fp16, fp16-2:4, int8-table, int8-qdq, int8-qdq-sparse-2:4]
   # memory: 2 GB         # what building may take; left out: what is free, less a reserve
   # time_limit: 1800     # seconds for all of it; what is not built by then is left out
+  # level: 3             # how long TensorRT looks for faster kernels, 0 to 5
 
 # INT8 needs pictures like those that the camera will see; a hundred or more.
 calibrate:

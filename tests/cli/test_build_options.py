@@ -1,0 +1,66 @@
+"""What `build` takes beside a recipe, and what it prints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import squares
+from commands import Command
+
+from edgesparse.backends import null
+
+
+@pytest.fixture
+def recipe(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A recipe for the null backend, on which FP16 takes a third of FP32's time."""
+    size = [1, 3, squares.SIZE, squares.SIZE]
+    said = {
+        "inputs": [["images", size, "float32"]],
+        "outputs": [["output0", [1, 6, squares.CELLS], "float32"]],
+        "builds": {"fp32": {"seconds": 0.003}, "fp16": {"seconds": 0.001}},
+    }
+    (tmp_path / "plan.json").write_text(json.dumps(said))
+    monkeypatch.setenv(null.PLAN, str(tmp_path / "plan.json"))
+    (tmp_path / "recipe.yaml").write_text("model: squares.onnx\nbuild: {backend: 'null'}\n")
+    return "recipe.yaml"
+
+
+def test_a_table_of_the_candidates_and_the_verdict(edgesparse: Command, recipe: str) -> None:
+    ended = edgesparse("build", recipe)
+    assert ended.code == 0
+    rows = [line.split() for line in ended.out.splitlines()]
+    assert ["fp32", "lost"] in [row[:2] for row in rows] and ["fp16", "kept"] in [row[:2] for row in rows]
+    assert "no 2:4 candidates: no layer of the model is 2:4: 'edgesparse prune' makes them" in ended.out
+    assert "report.html says more" in ended.out
+
+
+def test_options_win_over_the_recipe(edgesparse: Command, recipe: str) -> None:
+    said = edgesparse("build", recipe, "--only", "fp32", "--memory", "600 MB", "--time-limit", 100, "--json").json
+    assert [one["name"] for one in said["candidates"]] == ["fp32"]
+    assert said["budget_mb"] == 600 and said["candidates"][0]["outcome"] == "chosen"
+    again = edgesparse("build", recipe, "--only", "fp32", "--memory", "600 MB", "--time-limit", 100, "--json").json
+    assert again["reused"] and again["build_id"] == said["build_id"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--only", "fp8"], 2, "command line: build.candidates.0: found 'fp8' (text), needed one of fp32, fp16, int8-"),
+        (["--memory", "much"], 2, "command line: build.memory: found 'much'"),
+        (["--time-limit", "0"], 2, "command line: build.time_limit: found 0.0"),
+        (["--require-sparse"], 1, "no 2:4 candidate could be built and run: 'edgesparse inspect MODEL.onnx' says why"),
+        (["--only", "int8-qdq"], 1, "none of the candidates can be built: int8-qdq: INT8 needs pictures"),
+        (
+            ["--memory", "5 MB", "--only", "fp32"],
+            3,
+            "no candidate fits into a budget of 5 MB (build.memory): fp32 took",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(
+    edgesparse: Command, recipe: str, options: list[str], code: int, message: str
+) -> None:
+    ended = edgesparse("build", recipe, *options)
+    assert ended.code == code and ended.said.startswith(message)
