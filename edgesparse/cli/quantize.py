@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +81,7 @@ def _recovered(model: Path, table: bool, advance: Progress, **options: Any) -> t
     from edgesparse.build.scoring import points
     from edgesparse.graph.model import load
     from edgesparse.graph.recover import recover
+    from edgesparse.graph.representative import size_warnings
     from edgesparse.runtime.evaluate import Labels
     from edgesparse.stream.pictures import batches
 
@@ -99,13 +102,20 @@ def _recovered(model: Path, table: bool, advance: Progress, **options: Any) -> t
         saved=options["calibration"],
         progress=advance,
     )
-    return done, pictures
+    warnings = (*size_warnings(_sizes(options["pictures"], options["count"]), spec.input), *done.report.warnings)
+    return replace(done, report=replace(done.report, warnings=warnings)), pictures
+
+
+def _sizes(pictures: str, count: int) -> list[tuple[int, int]]:
+    """Height and width of each picture."""
+    from edgesparse.stream.sources import open_source
+
+    with open_source(pictures) as frames:
+        return [(frame.image.shape[0], frame.image.shape[1]) for frame in islice(frames, count)]
 
 
 def _save_checked(model: Any, batches: Batches, path: Path) -> None:
     """Save, read back, and run on a picture. Raises ModelError where ONNX Runtime cannot, or puts out no numbers."""
-    from itertools import islice
-
     import numpy as np
 
     from edgesparse.graph.activations import stream

@@ -1,0 +1,164 @@
+"""What does INT8 cost a detector's score, what does each step bring back, in what time and memory?
+
+    python benchmarks/quantize.py [--case methods steps drop pruned demo] [--pictures 160] [--save]
+
+YOLOX-nano: calibrated on the pictures of coco_mini/train, scored on coco_mini/val (COCO mAP), all but the head's last
+convolutions in INT8. `methods` sets ranges in each way, on even channels; `steps` adds one step after the other; `drop`
+is what `edgesparse quantize --max-drop 1` does; `pruned` makes half of the eligible MACs 2:4 first, then does the same
+in both placements; `demo` takes the default detector, dense and 2:4, calibrated on calib_data, scored on scenes that
+its training never saw. Each case runs in a process of its own, and its peak memory is that of the process.
+The peers are in int8_accuracy.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from onnx import ModelProto
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.common import machine, save
+from benchmarks.reconstruct import SPEC, pictures
+from edgesparse.build.ready import DEMO, recipe_of
+from edgesparse.build.scoring import points
+from edgesparse.config import DetectorSpec, InputSpec
+from edgesparse.demo.export import export
+from edgesparse.graph import rounding
+from edgesparse.graph.activations import Batches
+from edgesparse.graph.calibration import BEST, METHODS, calibrate
+from edgesparse.graph.equalise import equalise
+from edgesparse.graph.model import load
+from edgesparse.graph.quantize import quantised_tensors, quantize
+from edgesparse.graph.reconstruct import reconstruct
+from edgesparse.graph.recover import PICTURES, recover
+from edgesparse.graph.refine import refine, spread
+from edgesparse.runtime.evaluate import Labels
+from edgesparse.stream.pictures import batches
+
+ROOT = Path(__file__).resolve().parents[1]
+METHOD = "mse"
+"""The verb's default."""
+SCENES, SEED = 500, 1_000_000
+Score = Callable[[ModelProto], float]
+
+
+def show(what: str, done: int, total: int) -> None:
+    print(f"\r{what} {done}/{total}   ", end="", file=sys.stderr)
+
+
+def methods(model: ModelProto, data: Batches, score: Score) -> dict[str, Any]:
+    even, _ = equalise(model, data, (), show)
+    found = {}
+    for method in (*METHODS, BEST):
+        ranges = calibrate(even, data, method=method, tensors=quantised_tensors(even), progress=show)
+        found[method] = round(score(quantize(even, ranges.scales)[0]), 2)
+    return found
+
+
+def steps(model: ModelProto, data: Batches, score: Score) -> dict[str, Any]:
+    even, _ = equalise(model, data, (), show)
+    found, scales = {"fp32": score(model)}, {}
+    for name, made in (("ranges", model), ("even_channels", even)):
+        scales = calibrate(made, data, method=METHOD, tensors=quantised_tensors(made), progress=show).scales
+        found[name] = score(quantize(made, scales)[0])
+    for name, sweeps in (("biases", 0), ("rounding", rounding.SWEEPS)):
+        with patch.object(rounding, "SWEEPS", sweeps):
+            done = refine(even, scales, spread(data, PICTURES), (), show)
+        found[name] = score(quantize(done.model, scales, weight_scales=done.weight_scales)[0])
+    return {name: round(value, 2) for name, value in found.items()}
+
+
+def recovered(model: ModelProto, data: Batches, score: Score, **options: Any) -> dict[str, Any]:
+    started = time.perf_counter()
+    report = recover(model, data, method=METHOD, score=score, progress=show, **options).report
+    return {
+        "steps": {step.what: round(step.score or 0.0, 2) for step in report.steps},
+        "drop": round(report.drop or 0.0, 2),
+        "int8_conv_macs_percent": round(100 * report.share, 1),
+        "kept": [layer.name for layer in report.kept if layer.why.startswith("kept")],
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def pruned(model: ModelProto, data: Batches, score: Score) -> dict[str, Any]:
+    made, report = reconstruct(model, data, share=0.5, progress=show)
+    found: dict[str, Any] = {"share_of_eligible_macs": round(report.share, 4), "fp32": round(score(model), 2)}
+    for placement in ("fuse", "sparse"):
+        found[placement] = recovered(made, data, score, placement=placement)
+    return found
+
+
+def demo() -> dict[str, Any]:
+    recipe = recipe_of(DEMO)
+    asked = recipe.input.model_dump(exclude_none=True)
+    spec = DetectorSpec(head=recipe.head, classes=recipe.classes, input=InputSpec(**asked))
+    data = batches(str(ROOT / "calib_data"), spec.input, 160, mirror=False)
+    with tempfile.TemporaryDirectory() as folder:
+        export(Path(folder, "scenes"), SCENES, SEED)
+        labels = Labels(Path(folder, "scenes", "instances.json"))
+        models = {name: load(ROOT / "edgesparse" / "demo" / f"{name}.onnx") for name in ("parts_dense", "parts_2to4")}
+        found: dict[str, Any] = {"scenes": SCENES, "seed": SEED}
+        for name, model in models.items():
+            for placement in ("fuse", "sparse") if name == "parts_2to4" else ("fuse",):
+                score = scoring(spec, labels)
+                found[f"{name} {placement}"] = recovered(model, data, score, placement=placement)
+    return found
+
+
+def scoring(spec: DetectorSpec, labels: Labels) -> Score:
+    return lambda made: points(made, spec, labels, lambda done, total: None)
+
+
+def measure(case: str, real: Path, count: int) -> dict[str, Any]:
+    started = time.perf_counter()
+    if case == "demo":
+        found = demo()
+    else:
+        model = load(real / "models" / "yolox_nano.onnx")
+        score = scoring(SPEC, Labels(real / "coco_mini" / "instances_val.json", real / "coco_mini" / "val"))
+        data = pictures(real / "coco_mini" / "train", count, mirrored=False)
+        by: dict[str, Callable[[], dict[str, Any]]] = {
+            "methods": lambda: methods(model, data, score),
+            "steps": lambda: steps(model, data, score),
+            "drop": lambda: recovered(model, data, score, max_drop=1.0),
+            "pruned": lambda: pruned(model, data, score),
+        }
+        found = by[case]()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return {**found, "seconds": round(time.perf_counter() - started, 1), "peak_rss_mb": peak}
+
+
+def main() -> None:
+    cases = ("methods", "steps", "drop", "pruned", "demo")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--real", type=Path, default=ROOT.parent / "shared" / "real")
+    parser.add_argument("--case", nargs="+", choices=cases, default=list(cases))
+    parser.add_argument("--pictures", type=int, default=160)
+    parser.add_argument("--save", action="store_true", help="Write results/quantize.json.")
+    parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
+    said = parser.parse_args()
+    if said.inner:
+        print(json.dumps(measure(said.case[0], said.real, said.pictures)))
+        return
+    results = {}
+    for case in said.case:
+        command = [sys.executable, __file__, "--inner", "--pictures", str(said.pictures), "--real", str(said.real)]
+        ran = subprocess.run([*command, "--case", case], check=True, stdout=subprocess.PIPE, text=True)
+        results[case] = json.loads(ran.stdout.splitlines()[-1])
+        print(case, results[case], file=sys.stderr)
+    save("quantize", {**machine(), "pictures": said.pictures, **results}, said.save)
+
+
+if __name__ == "__main__":
+    main()
