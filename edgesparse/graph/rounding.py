@@ -56,7 +56,8 @@ class Sums:
     def normal(self, intercept: bool) -> tuple[Matrix, Matrix, Matrix]:
         """Means of x x', y x' and y y', about the means of x and y where the layer has a bias to take these up."""
         x, y = (self.x / self.count, self.y / self.count) if intercept else (0 * self.x, 0 * self.y)
-        xx = self.xx / self.count - x[:, :, None] * x[:, None, :]
+        xx = self.xx / self.count
+        xx -= x[:, :, None] * x[:, None, :]
         yx = self.yx / self.count - y[:, :, None] * x[:, None, :]
         return xx, yx, np.maximum(self.yy / self.count - y * y, 0)
 
@@ -99,12 +100,14 @@ def round_weights(sums: Sums, dense: Matrix, intercept: bool) -> Rounded:
 def descend(h: Matrix, g: Matrix, target: Matrix, start: Matrix, scale: Matrix) -> Matrix:
     """Grid points [k, r, d] that lower the squared error from that of `start`; where `target` is nought, nought.
 
+    Points at the grid's end stay, so that who sees the weights alone finds the same grid: their largest over 127.
     `h` [k, d, d] and `g` [k, r, d] are the means of x x' and y x', `scale` [k, r, 1] the grid's steps.
     """
-    ridge = RIDGE * np.maximum(np.trace(h, axis1=1, axis2=2) / h.shape[1], 1e-12)[:, None, None]
-    h = h + ridge * np.eye(h.shape[1])
-    g = g + ridge * target
-    grid, free = start.copy(), target != 0
+    ridge = RIDGE * np.maximum(np.trace(h, axis1=1, axis2=2) / h.shape[1], 1e-12)[:, None]
+    diagonal, h = np.arange(h.shape[1]), h.copy()
+    h[:, diagonal, diagonal] += ridge
+    g = g + ridge[..., None] * target
+    grid, free = start.copy(), (target != 0) & (np.abs(start) < TOP)
     gradient = g - (grid * scale) @ h
     for _ in range(SWEEPS):
         moved = 0.0

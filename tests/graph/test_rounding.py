@@ -38,7 +38,8 @@ def test_on_the_grid_and_never_worse_than_the_nearest(
     found = round_weights(sums, weight, bias)
     steps = found.weight / found.scale[:, None]
     np.testing.assert_allclose(steps, np.rint(steps), atol=1e-6)
-    assert np.abs(steps).max() < 127.5
+    rows = np.abs(steps).max(1)
+    assert (np.isclose(rows, 127) | (rows == 0)).all()  # the weights alone tell their grid
     assert (found.weight[:, ::3] == 0).all()
     assert found.error <= found.nearest + 1e-12
 
