@@ -46,7 +46,7 @@ build:
   backend: auto          # auto (TensorRT where it works), tensorrt, tensorrt-rtx, onnxruntime
   batch: 1
   threads: 0             # CPU threads; 0 is every core
-  candidates: auto       # all that make sense, or a list: [fp32, fp16, fp16-2:4, int8-table, int8-qdq, int8-qdq-sparse-2:4]
+  candidates: auto       # all that make sense, or some: [fp32, fp16, fp16-2:4, int8-table, int8-qdq-sparse-2:4]
   # memory: 2 GB         # what building may take; left out: what is free, less a reserve
   # time_limit: 1800     # seconds for all of it; what is not built by then is left out
   # level: 3             # how long TensorRT looks for faster kernels, 0 to 5
