@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import venv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,10 @@ from onnx import ModelProto
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import machine, save
-from benchmarks.reconstruct import SPEC, pictures
+from benchmarks.yolox import SPEC, pictures
 from edgesparse.backends.onnxruntime import OnnxRuntimeBackend
 from edgesparse.graph.calibration import calibrate
-from edgesparse.graph.quantize import quantised_tensors, quantize
+from edgesparse.graph.quantize import QuantizeReport, quantised_tensors, quantize
 from edgesparse.graph.sparsity import inspect
 from edgesparse.graph.wiring import Wiring
 from edgesparse.runtime.detector import Detector
@@ -38,12 +38,15 @@ from edgesparse.runtime.evaluate import SCORING, Labels, evaluate
 
 PACKAGES = ("nvidia-modelopt[onnx]==0.47.0",)
 PEERS = (
-    ("modelopt", "entropy"),
-    ("modelopt", "max"),
-    ("onnxruntime", "Entropy"),
-    ("onnxruntime", "Percentile"),
-    ("onnxruntime", "MinMax"),
+    ("modelopt", "entropy", False),
+    ("modelopt", "max", False),
+    ("modelopt", "entropy", True),
+    ("onnxruntime", "Entropy", False),
+    ("onnxruntime", "Percentile", False),
+    ("onnxruntime", "MinMax", False),
+    ("onnxruntime", "Percentile", True),
 )
+"""Tool, its method, and whether it is told to keep the head's last layers float, as edgesparse does by itself."""
 TITLES = {"modelopt": "ModelOpt", "onnxruntime": "ONNX Runtime"}
 
 
@@ -56,10 +59,12 @@ def environment(folder: Path) -> Path:
     return python
 
 
-def by_peer(python: Path, tool: str, method: str, model: Path, data: Path, out: Path) -> dict[str, Any]:
+def by_peer(
+    python: Path, tool: str, method: str, keep: Sequence[str], model: Path, data: Path, out: Path
+) -> dict[str, Any]:
     """What int8_peers.py says; or, where the tool fails, its last line as `error`."""
     paths = [str(path) for path in (model, data, out)]
-    command = [str(python), str(Path(__file__).with_name("int8_peers.py")), tool, method, *paths]
+    command = [str(python), str(Path(__file__).with_name("int8_peers.py")), tool, method, *paths, *keep]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=out.parent, env={**os.environ, "PYTHONPATH": ""})
     if ran.returncode:
         return {"error": (ran.stderr.strip().splitlines() or [f"ended with {ran.returncode}"])[-1]}
@@ -86,6 +91,11 @@ def int8_share(model: ModelProto) -> float:
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     inside = [macs[node.name] for node in convolutions if all(map(quantised, node.input[:2]))]
     return sum(inside) / sum(macs.values())
+
+
+def report_of(model: ModelProto) -> QuantizeReport:
+    """Which layers edgesparse would quantise."""
+    return quantize(model, dict.fromkeys(quantised_tensors(model), 1.0))[1]
 
 
 def by_ranges(model: ModelProto, data: Path, out: Path) -> None:
@@ -124,13 +134,15 @@ def main() -> None:
     labels = Labels(said.real / "coco_mini" / "instances_val.json", said.real / "coco_mini" / "val")
     source = said.real / "models" / "yolox_nano.onnx"
     rows: dict[str, dict[str, Any]] = {"FP32": score(source, labels)}
+    head = [layer.name for layer in report_of(onnx.load(source)).layers if not layer.int8]
     with tempfile.TemporaryDirectory() as folder:
         data, out = Path(folder, "pictures.npy"), Path(folder, "out.onnx")
         np.save(data, np.concatenate(list(pictures(said.real / "coco_mini" / "train", said.pictures, False)())))
         python = Path() if said.no_peers else environment(said.environment or Path(folder, "environment"))
-        for tool, method in () if said.no_peers else PEERS:
-            row = by_peer(python, tool, method, source, data, out)
-            rows[f"{TITLES[tool]}, {method.lower()}"] = row if "error" in row else {**row, **score(out, labels)}
+        for tool, method, kept in () if said.no_peers else PEERS:
+            row = by_peer(python, tool, method, head if kept else (), source, data, out)
+            name = f"{TITLES[tool]}, {method.lower()}{', head float' if kept else ''}"
+            rows[name] = row if "error" in row else {**row, **score(out, labels)}
             table(list(rows.items())[-1:])
         by_ranges(onnx.load(source), data, out)
         rows["edgesparse, ranges alone"] = score(out, labels)

@@ -1,9 +1,9 @@
 """The peers' side of int8_accuracy.py: quantise one model with one tool, in an environment that has it.
 
-    python int8_peers.py modelopt|onnxruntime METHOD MODEL.onnx PICTURES.npy OUT.onnx
+    python int8_peers.py modelopt|onnxruntime METHOD MODEL.onnx PICTURES.npy OUT.onnx [NODE ...]
 
-PICTURES: float32 [N, 3, H, W]. Prints one JSON line: the tool's version, seconds, peak resident megabytes. Imports
-nothing of edgesparse, which that environment need not have.
+PICTURES: float32 [N, 3, H, W]; each NODE stays float. Prints one JSON line: the tool's version, seconds, peak resident
+megabytes. Imports nothing of edgesparse, which that environment need not have.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from typing import Any
 
 import numpy as np
 
-OPERATORS = ("Add", "AveragePool", "Conv", "ConvTranspose", "Gemm", "GlobalAveragePool", "MatMul", "MaxPool", "Mul")
-"""What TensorRT gains from in INT8; ONNX Runtime's own choice would put Q/DQ around every sigmoid too."""
+OPERATORS = ("Add", "AveragePool", "Conv", "ConvTranspose", "Gemm", "GlobalAveragePool", "MatMul", "MaxPool")
+"""What TensorRT gains from in INT8. Mul, which ONNX Runtime would take too, puts Q/DQ between convolution and SiLU, and
+then hardly anything is detected."""
 
 STRIDE = 8
 """Pictures whose tensors ONNX Runtime holds at a time; their number must be a multiple."""
 
 
-def by_modelopt(method: str, model: str, pictures: str, out: str) -> str:
+def by_modelopt(method: str, model: str, pictures: str, out: str, keep: list[str]) -> str:
     from modelopt.onnx.quantization import quantize
 
     quantize(
@@ -33,13 +34,14 @@ def by_modelopt(method: str, model: str, pictures: str, out: str) -> str:
         calibration_data=np.load(pictures),
         calibration_method=method,
         calibration_eps=["cpu"],
+        nodes_to_exclude=keep,
         high_precision_dtype="fp32",
         output_path=out,
     )
     return metadata.version("nvidia-modelopt")
 
 
-def by_onnxruntime(method: str, model: str, pictures: str, out: str) -> str:
+def by_onnxruntime(method: str, model: str, pictures: str, out: str, keep: list[str]) -> str:
     import onnx.version_converter
     import onnxruntime
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
@@ -65,6 +67,7 @@ def by_onnxruntime(method: str, model: str, pictures: str, out: str) -> str:
         _reader(model, pictures),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=list(OPERATORS),
+        nodes_to_exclude=keep,
         per_channel=True,
         activation_type=QuantType.QInt8,
         weight_type=QuantType.QInt8,
@@ -99,9 +102,9 @@ def _reader(model: str, pictures: str) -> Any:
 
 
 def main() -> None:
-    tool, method, model, pictures, out = sys.argv[1:]
+    tool, method, model, pictures, out, *keep = sys.argv[1:]
     started = time.perf_counter()
-    version = {"modelopt": by_modelopt, "onnxruntime": by_onnxruntime}[tool](method, model, pictures, out)
+    version = {"modelopt": by_modelopt, "onnxruntime": by_onnxruntime}[tool](method, model, pictures, out, keep)
     seconds = round(time.perf_counter() - started, 1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(json.dumps({"version": version, "seconds": seconds, "peak_rss_mb": peak}))

@@ -29,7 +29,7 @@ from onnx import ModelProto
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import machine, save
-from benchmarks.reconstruct import SPEC, pictures
+from benchmarks.yolox import SPEC, pictures
 from edgesparse.build.ready import DEMO, recipe_of
 from edgesparse.build.scoring import points
 from edgesparse.config import DetectorSpec, InputSpec

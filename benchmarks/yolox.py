@@ -1,0 +1,21 @@
+"""The real detector that several benchmarks look at: YOLOX-nano, as it takes pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgesparse.classes import coco_names
+from edgesparse.config import DetectorSpec, InputSpec
+from edgesparse.graph.activations import Batches
+from edgesparse.stream.pictures import batches
+
+SPEC = DetectorSpec(
+    head="yolox",
+    classes=coco_names(),
+    input=InputSpec(size=(416, 416), letterbox="top-left", colour="bgr", scale=1.0),
+)
+
+
+def pictures(folder: Path, count: int, mirrored: bool = False) -> Batches:
+    """The first `count` pictures of `folder`, as the network takes them, each with its mirror image where asked for."""
+    return batches(str(folder), SPEC.input, count, mirror=mirrored)
