@@ -16,6 +16,7 @@ from edgesparse.backends.tensorrt_inspect import layers, read_plan
 from edgesparse.backends.tensorrt_log import BuildLog, log_file
 from edgesparse.backends.tensorrt_network import Session, dense_because, lowest, parse, start_session
 from edgesparse.backends.tensorrt_progress import heartbeat
+from edgesparse.backends.tensorrt_warnings import readable
 from edgesparse.errors import BuildError
 
 
@@ -50,7 +51,7 @@ def build(trt: Any, onnx: Path, out: Path, options: BuildOptions, sm: str, progr
         eligible=tuple(log.eligible),
         picked=tuple(log.picked),
         degraded=tuple(log.skipped),
-        warnings=(*cache.warnings, *log.warnings),
+        warnings=(*cache.warnings, *readable(log.warnings)),
         command=said.command,
         device_memory=memory,
     )

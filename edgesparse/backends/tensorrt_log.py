@@ -23,7 +23,8 @@ _PICKED = re.compile(
 )
 _SKIPPED = re.compile(r"insufficient memory|Tactic Device request|out of memory|OutOfMemory", re.I)
 _PLACED = re.compile(r"^\s*\[(Dla|Gpu)Layer\] (?:[A-Z_]+: )?(.*)$")
-_ERRORS_KEPT, _LINES_KEPT = 8, 50
+_TIMED = re.compile(r"^Tactic(?: Name)?: .*Time: ")
+_ERRORS_KEPT, _LINES_KEPT = 8, 1000
 _listeners: list[Any] = []
 
 
@@ -62,7 +63,7 @@ class BuildLog:
             _keep(self.skipped, one_line(text))
         elif "(Sparsity)" in text:
             self._sparsity(text)
-        elif "Tactic: " in text or text.startswith("Tactic Name: "):
+        elif _TIMED.match(text):
             self._beat()
         elif found := _PLACED.match(text):
             self.placed[found[2].strip()] = found[1].lower()
