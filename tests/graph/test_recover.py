@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
+import patterns
 import pytest
 from onnx import ModelProto, numpy_helper
-from patterns import conv, relu, residual, silu, weights
+from patterns import conv, relu, silu, weights
 from small_models import Array, model, random, run
 
 from edgesparse.errors import CalibrationError, ModelError
@@ -104,10 +105,20 @@ def test_what_is_2to4_stays_so() -> None:
     assert (after != before).any()
 
 
-def test_a_residual_network() -> None:
-    done = recover(residual(), batches(), method="max")
-    changes = [step.change for step in done.report.steps]
-    assert changes[2] < changes[1]
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *(patterns.residual_silu, patterns.projected, patterns.concat, patterns.shared, patterns.transposed),
+        *(patterns.sppf, patterns.neck, patterns.split, patterns.focus, patterns.gemm, patterns.distances),
+    ],
+)
+def test_every_way_in_which_layers_join(pattern: Callable[[], ModelProto]) -> None:
+    made = pattern()
+    shape = [axis.dim_value for axis in made.graph.input[0].type.tensor_type.shape.dim]
+    done = recover(made, lambda: (random(*shape, seed=i) for i in range(6)), method="max", table=True)
+    first, nearest, fitted = (step.change for step in done.report.steps)
+    assert first == 0 and fitted < 1.5 * nearest < 0.01
+    assert all(layer.error is not None for layer in done.report.layers if layer.name in done.weight_scales)
 
 
 def test_layers_are_kept_float_until_the_drop_holds_and_no_more() -> None:
