@@ -1,10 +1,12 @@
-"""How much of a detector's score does pruning to 2:4 without training keep, in what time and memory?
+"""How much of a network's score does pruning to 2:4 without training keep, in what time and memory?
 
-    python benchmarks/reconstruct.py [--real ../shared/real] [--case all share drop] [--pictures 160] [--save]
+    python benchmarks/reconstruct.py [--real ../shared/real] [--case all share drop parts crops] [--save]
 
-YOLOX-nano: calibrated on the pictures of coco_mini/train, scored on coco_mini/val (COCO mAP).
-`all` prunes every eligible layer, `share` half of the eligible MACs, `drop` as much as one point allows. Each case
-runs in a process of its own. The peer is one-shot magnitude pruning.
+YOLOX-nano, calibrated on the pictures of coco_mini/train, scored on coco_mini/val (COCO mAP): `all` prunes every
+eligible layer, `share` half of the eligible MACs, `drop` as much as one point allows. `parts` is the default detector's
+dense network on scenes that its training never saw (COCO mAP), `crops` a small network of Gemm and MatMul, trained
+here, that names the part on a crop of them (accuracy): every eligible layer of both. Each case runs in a process of its
+own. The peer is one-shot magnitude pruning. CPU seconds are those of all cores.
 """
 
 from __future__ import annotations
@@ -16,84 +18,115 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import onnx
-from numpy.typing import NDArray
+import onnxruntime as ort
 from onnx import ModelProto
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import part_classifier
 from benchmarks.common import machine, save
-from edgesparse.backends.onnxruntime import OnnxRuntimeBackend
+from edgesparse.build.found import found
+from edgesparse.build.scoring import points
 from edgesparse.classes import coco_names
 from edgesparse.config import DetectorSpec, InputSpec
+from edgesparse.demo.export import export
+from edgesparse.demo.scene import CLASSES
 from edgesparse.graph.activations import Batches
 from edgesparse.graph.prune import prune
 from edgesparse.graph.reconstruct import reconstruct
-from edgesparse.runtime.detector import Detector
-from edgesparse.runtime.evaluate import SCORING, Labels, evaluate
-from edgesparse.runtime.preprocess import Preprocessor
+from edgesparse.runtime.evaluate import Labels
+from edgesparse.stream.pictures import batches
 
-CASES: dict[str, dict[str, Any]] = {"magnitude": {}, "all": {}, "share": {"share": 0.5}, "drop": {"max_drop": 1.0}}
-SPEC = DetectorSpec(
+CASES: dict[str, dict[str, Any]] = {
+    "all": {},
+    "share": {"share": 0.5},
+    "drop": {"max_drop": 1.0},
+    "parts": {},
+    "crops": {},
+}
+YOLOX = DetectorSpec(
     head="yolox",
     classes=coco_names(),
     input=InputSpec(size=(416, 416), letterbox="top-left", colour="bgr", scale=1.0),
 )
+PARTS = DetectorSpec(head="yolov8", classes=CLASSES, input=InputSpec(size=(320, 320)))
+PARTS_MODEL = Path(str(resources.files("edgesparse").joinpath("demo/parts_dense.onnx")))
+SCENES, TEST_SCENES, FIRST, FIRST_TEST = 160, 200, 3_000_000, 1_000_000
+"""Scenes to calibrate on and to score on, and their first seeds: training used others."""
 
 
-def pictures(folder: Path, count: int, mirrored: bool) -> Batches:
-    """The first `count` pictures of `folder`, as the network takes them, each with its mirror image where asked for."""
+@dataclass(frozen=True)
+class Network:
+    """A network with what it is calibrated on and how it is scored, 0..100; `spec` where it is a detector."""
 
-    def batches() -> Iterator[NDArray[np.float32]]:
-        for path in sorted(folder.iterdir())[:count]:
-            buffer = np.full((1, 3, 416, 416), 114, np.float32)
-            box = Preprocessor(SPEC.input, buffer)(np.asarray(cv2.imread(str(path)), np.uint8))
-            yield buffer
-            if mirrored:
-                inside = np.s_[..., : box.width]
-                turned = buffer.copy()
-                turned[inside] = buffer[inside][..., ::-1]
-                yield turned
-
-    return batches
+    model: ModelProto
+    pictures: Batches
+    score: Callable[[ModelProto], float]
+    spec: DetectorSpec | None
 
 
-def score(model: ModelProto, labels: Labels) -> float:
-    """COCO mAP, 0..100."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "model.onnx")
-        onnx.save(model, path)
-        with Detector(OnnxRuntimeBackend().load(path), SPEC, SCORING) as detector:
-            return evaluate(detector, labels).map
+def _detector(model: Path, pictures: str, labels: Labels, spec: DetectorSpec, count: int) -> Network:
+    score = partial(points, spec=spec, labels=labels, progress=lambda done, total: None)
+    return Network(onnx.load(model), batches(pictures, spec.input, count, mirror=False), score, spec)
 
 
-def measure(case: str, real: Path, count: int, mirrored: bool) -> dict[str, Any]:
-    model = onnx.load(real / "models" / "yolox_nano.onnx")
-    labels = Labels(real / "coco_mini" / "instances_val.json", real / "coco_mini" / "val")
-    started = time.perf_counter()
-    if case == "magnitude":
-        prune(model)
-        return {"score": score(model, labels)}
+def yolox(real: Path, folder: Path) -> Network:
+    data = real / "coco_mini"
+    labels = Labels(data / "instances_val.json", data / "val")
+    return _detector(real / "models" / "yolox_nano.onnx", str(data / "train"), labels, YOLOX, 160)
+
+
+def parts(real: Path, folder: Path) -> Network:
+    export(folder / "calibration", SCENES, FIRST)
+    export(folder / "test", TEST_SCENES, FIRST_TEST)
+    labels = Labels(folder / "test" / "instances.json", folder / "test" / "images")
+    return _detector(PARTS_MODEL, str(folder / "calibration" / "images"), labels, PARTS, SCENES)
+
+
+def crops(real: Path, folder: Path) -> Network:
+    x, classes = part_classifier.crops(FIRST, SCENES)
+    unseen, named = part_classifier.crops(FIRST_TEST, TEST_SCENES)
+
+    def accuracy(model: ModelProto) -> float:
+        session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        return 100 * float((np.argmax(session.run(None, {"crops": unseen})[0], 1) == named).mean())
+
+    model = part_classifier.export(part_classifier.train(x, classes))
+    return Network(model, lambda: np.array_split(x, len(x) // 64), accuracy, None)
+
+
+def measure(case: str, real: Path, folder: Path) -> dict[str, Any]:
+    network = {"parts": parts, "crops": crops}.get(case, yolox)(real, folder)
+    one_shot = ModelProto()
+    one_shot.CopyFrom(network.model)
+    prune(one_shot)
+    magnitude = network.score(one_shot) if case not in ("share", "drop") else None
+    started, worked = time.perf_counter(), time.process_time()
     _, report = reconstruct(
-        model,
-        pictures(real / "coco_mini" / "train", count, mirrored),
-        score=lambda made: score(made, labels),
+        network.model,
+        network.pictures,
+        score=network.score,
+        objects=found(network.model, network.pictures, network.spec) if network.spec else None,
         progress=lambda what, done, total: print(f"\r{what} {done}/{total}   ", end="", file=sys.stderr),
         **CASES[case],
     )
-    pruned = [layer for layer in report.layers if layer.pruned]
     return {
         "dense_score": report.dense_score,
+        **({} if magnitude is None else {"magnitude_score": magnitude}),
         "score": report.score,
         "share_of_eligible_macs": round(report.share, 4),
-        "layers_pruned": len(pruned),
+        "layers_pruned": sum(layer.pruned for layer in report.layers),
         "seconds": round(time.perf_counter() - started, 1),
+        "cpu_seconds": round(time.process_time() - worked, 1),
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
 
@@ -102,22 +135,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "real")
     parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--pictures", type=int, default=160)
-    parser.add_argument("--mirrored", action="store_true", help="Each picture with its mirror image.")
     parser.add_argument("--save", action="store_true", help="Write results/reconstruct.json.")
     parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
     said = parser.parse_args()
     if said.inner:
-        print(json.dumps(measure(said.case[0], said.real, said.pictures, said.mirrored)))
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps(measure(said.case[0], said.real, Path(folder))))
         return
     results = {}
     for case in said.case:
-        options = [*(["--mirrored"] if said.mirrored else []), "--real", str(said.real)]
-        command = [sys.executable, __file__, "--inner", "--pictures", str(said.pictures), *options, "--case", case]
+        command = [sys.executable, __file__, "--inner", "--real", str(said.real), "--case", case]
         ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         results[case] = json.loads(ran.stdout.splitlines()[-1])
         print(case, results[case], file=sys.stderr)
-    save("reconstruct", {**machine(), "pictures": said.pictures, "mirrored": said.mirrored, **results}, said.save)
+    save("reconstruct", {**machine(), **results}, said.save)
 
 
 if __name__ == "__main__":

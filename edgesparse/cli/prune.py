@@ -84,6 +84,7 @@ def _magnitude(model: Path, output: Path, advance: Progress, **options: Any) -> 
 
 
 def _reconstruct(model: Path, output: Path, advance: Progress, **options: Any) -> Done:
+    from edgesparse.build.found import found
     from edgesparse.build.ready import ready
     from edgesparse.build.scoring import points
     from edgesparse.graph import reconstructed_html
@@ -96,14 +97,16 @@ def _reconstruct(model: Path, output: Path, advance: Progress, **options: Any) -
     loaded = load(model)
     labels = Labels(annotation_file(options["data"]), options["images"]) if options["data"] else None
     spec = ready(model, options["store"], classes=options["classes"], progress=advance).manifest.detector
+    pictures = batches(options["pictures"], spec.input, options["count"])
     made, report = reconstruct(
         loaded,
-        batches(options["pictures"], spec.input, options["count"]),
+        pictures,
         layers=layers,
         score=partial(points, spec=spec, labels=labels, progress=partial(advance, "scoring")) if labels else None,
         max_drop=options["max_drop"],
         share=options["share"],
         gains=_gains(loaded, spec, options["device"]) if options["device"] else None,
+        objects=found(loaded, pictures, spec),
         progress=advance,
         state_dir=options["state"],
     )

@@ -11,11 +11,12 @@ import numpy.typing as npt
 from onnx import ModelProto
 
 from edgesparse.graph.activations import Batches, Tape, stream
+from edgesparse.graph.places import Places
 from edgesparse.graph.rebuild import Progress, State, advance, fit_layer, refittable
 from edgesparse.graph.sparsity import Layer, layer_name
 from edgesparse.graph.wiring import Array, Wiring
 
-PICTURES = 32
+PICTURES = 64
 """Batches that a layer is fitted on to learn how sensitive it is; half as many to see the network's outputs."""
 
 
@@ -38,6 +39,7 @@ def rank(
     batches: Batches,
     state: State,
     progress: Progress,
+    places: Places | None = None,
 ) -> list[Choice]:
     """`layers`, those first that change the outputs least for what they gain by 2:4: `gains`, above nought, by name."""
     macs = {layer.name: layer.macs or 0 for layer in layers}
@@ -49,18 +51,18 @@ def rank(
         for at, node in enumerate(tape.nodes):
             if layer_name(node) in macs:
                 progress("measuring sensitivity", len(choices), len(macs))
-                change = _alone(tape, at, outputs, state)
+                change = _alone(tape, at, outputs, state, places)
                 choices.append(Choice(layer_name(node), macs[layer_name(node)], change))
     return sorted(choices, key=lambda choice: choice.change / gains[choice.name])
 
 
-def _alone(tape: Tape, at: int, outputs: Outputs, state: State) -> float:
+def _alone(tape: Tape, at: int, outputs: Outputs, state: State, places: Places | None) -> float:
     held = state.get(f"alone-{at}")
     if held is None:
         work = refittable(tape, tape.nodes[at], True)
         assert work is not None
         advance(tape, tape, at, work)
-        fitted = fit_layer(tape, tape, work, True, search=False)
+        fitted = fit_layer(tape, tape, work, True, places, search=False)
         changed = ModelProto()
         changed.CopyFrom(tape.model)
         Wiring(changed.graph).store(work.weight.source, work.stored(fitted["weight"]))

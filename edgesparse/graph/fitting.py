@@ -18,7 +18,7 @@ Single = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 RIDGE = 1e-3
 """How much the refit holds on to the dense weights, as a share of the inputs' mean square."""
-BLOCK = 512
+BLOCK = 256
 """The most columns whose mask is decided at once; time grows with its square, memory too."""
 CACHE = 1 << 21
 """Bytes of tableaux worked on at a time: about what a processor's cache holds."""
@@ -37,14 +37,20 @@ class Moments:
         self.xx, self.yx = np.zeros((inputs, inputs)), np.zeros((outputs, inputs))
         self.yy = np.zeros(outputs)
 
-    def add(self, x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> None:
-        """`x` [positions, d], `y` [positions, r], float32; each batch's product is in float32, the sums in float64."""
-        self.count += len(x)
-        self.x += x.sum(0, dtype=np.float64)
-        self.y += y.sum(0, dtype=np.float64)
-        self.xx += x.T @ x
-        self.yx += y.T @ x
-        self.yy += np.einsum("pr,pr->r", y, y, dtype=np.float64)
+    def add(
+        self, x: npt.NDArray[np.float32], y: npt.NDArray[np.float32], weight: npt.NDArray[np.float32] | None = None
+    ) -> None:
+        """`x` [positions, d], `y` [positions, r], float32; each batch's product is in float32, the sums in float64.
+
+        `weight` [positions] says how often each position counts, once each without.
+        """
+        wx, wy = (x, y) if weight is None else (x * weight[:, None], y * weight[:, None])
+        self.count += len(x) if weight is None else float(weight.sum(dtype=np.float64))
+        self.x += wx.sum(0, dtype=np.float64)
+        self.y += wy.sum(0, dtype=np.float64)
+        self.xx += wx.T @ x
+        self.yx += wy.T @ x
+        self.yy += np.einsum("pr,pr->r", wy, y, dtype=np.float64)
 
     def normal(self, intercept: bool) -> tuple[Matrix, Matrix, Matrix]:
         """Mean of x x', y x' and y y', about their means where the layer has a bias to take these up."""

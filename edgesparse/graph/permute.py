@@ -208,10 +208,11 @@ def _apply(flow: Flow, model: ModelProto, orders: dict[int, Index | None]) -> No
             name = f"{use.node.output[0]}.permuted.{use.position}"
             model.graph.initializer.append(numpy_helper.from_array(value.take(order, use.axis), name))
             use.node.input[use.position] = name
-    _drop_unread(model)
+    drop_unread(model)
 
 
-def _drop_unread(model: ModelProto) -> None:
+def drop_unread(model: ModelProto) -> None:
+    """Remove the stored tensors that no node reads."""
     read = {name for node in model.graph.node for name in reads(node)} | {out.name for out in model.graph.output}
     kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
     if len(kept) < len(model.graph.initializer):

@@ -23,6 +23,8 @@ from edgesparse.graph.activations import Batches, Tape
 from edgesparse.graph.bias import has_bias, set_bias
 from edgesparse.graph.fitting import Mask, Moments, fit
 from edgesparse.graph.mask import GROUP, mask_2to4, violations
+from edgesparse.graph.permute import drop_unread
+from edgesparse.graph.places import Places
 from edgesparse.graph.sparsity import layer_name
 from edgesparse.graph.unfold import Product, product
 from edgesparse.graph.weights import LAYERS, Weight
@@ -83,8 +85,9 @@ def rebuild(
     batches: Batches,
     state: State,
     progress: Progress,
+    places: Places | None = None,
 ) -> tuple[ModelProto, list[LayerFit]]:
-    """A copy of `model` whose layers `names` are 2:4, and how each layer came out.
+    """A copy of `model` whose layers `names` are 2:4, and how each layer came out; `places` weighs where it is fitted.
 
     Layers that `state` holds are taken from there.
     """
@@ -110,11 +113,12 @@ def rebuild(
             key = f"layer-{at}"
             held = state.get(key)
             if held is None:
-                held = fit_layer(dense, pruned, work, wanted)
+                held = fit_layer(dense, pruned, work, wanted, places)
                 state.put(key, held)
             fits.append(_apply(pruned, work, held, wanted))
         progress("reconstructing", len(todo), len(todo))
     state.put("whole", {})
+    drop_unread(pruned.model)
     return pruned.model, fits
 
 
@@ -150,7 +154,9 @@ def advance(dense: Tape, pruned: Tape, at: int, work: Product) -> None:
     dense.run_to(at + 1, keep=[work.node.output[0], work.reads])
 
 
-def fit_layer(dense: Tape, pruned: Tape, work: Product, wanted: bool, search: bool = True) -> dict[str, Array]:
+def fit_layer(
+    dense: Tape, pruned: Tape, work: Product, wanted: bool, places: Places | None, search: bool = True
+) -> dict[str, Array]:
     """Weight, bias, mask and error of one layer, as `State` holds them; without `search` the mask is magnitude's.
 
     A layer that is not `wanted` but 2:4 already keeps its mask.
@@ -159,7 +165,7 @@ def fit_layer(dense: Tape, pruned: Tape, work: Product, wanted: bool, search: bo
     groups = work.groups if wanted and search else np.empty((0, 4), np.intp)
     start = work.as_matrix(_start(work.weight, wanted))
     rows = np.split(np.arange(len(matrix)), work.parts)
-    moments = _moments(dense, pruned, work)
+    moments = _moments(dense, pruned, work, places)
     fits = [fit(m, matrix[r], groups, start[r], intercept) for m, r in zip(moments, rows, strict=True)]
     return {
         "weight": np.concatenate([part.weight for part in fits]) / work.scale,
@@ -174,15 +180,17 @@ def _start(weight: Weight, wanted: bool) -> Array:
     return mask_2to4(weight.values, weight.axis) if wanted or sparse else np.ones(weight.values.shape, np.bool_)
 
 
-def _moments(dense: Tape, pruned: Tape, work: Product) -> list[Moments]:
+def _moments(dense: Tape, pruned: Tape, work: Product, places: Places | None) -> list[Moments]:
     """Of each part of a convolution: what the pruned network feeds it, and what the dense one makes of that place."""
     outputs, columns = work.matrix.shape
     rows = outputs // work.parts
     moments = [Moments(columns, rows) for _ in range(work.parts)]
-    for x, y in zip(pruned.read(work.reads), dense.read(work.node.output[0]), strict=True):
+    pairs = zip(pruned.read(work.reads), dense.read(work.node.output[0]), strict=True)
+    for batch, (x, y) in enumerate(pairs):
         inputs, targets = work.inputs(x), work.outputs(y)
+        weight = None if places is None or y.ndim != 4 else places.weights(batch, *y.shape[2:])
         for i, part in enumerate(moments):
-            part.add(inputs[:, i * columns : (i + 1) * columns], targets[:, i * rows : (i + 1) * rows])
+            part.add(inputs[:, i * columns : (i + 1) * columns], targets[:, i * rows : (i + 1) * rows], weight)
     return moments
 
 

@@ -9,7 +9,7 @@ the dense network puts out there (`rebuild`, `fitting`). Which layers, is given,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
@@ -25,6 +25,7 @@ from edgesparse.graph import fitting
 from edgesparse.graph.activations import Batches, checked, input_name
 from edgesparse.graph.choose import Choice, rank
 from edgesparse.graph.permute import permute
+from edgesparse.graph.places import Places
 from edgesparse.graph.prune import chosen
 from edgesparse.graph.rebuild import Progress, State, rebuild
 from edgesparse.graph.reconstructed import ReconstructReport, described
@@ -54,6 +55,7 @@ def reconstruct(
     max_drop: float | None = None,
     share: float | None = None,
     gains: Mapping[str, float] | None = None,
+    objects: Iterable[npt.NDArray[np.float32]] | None = None,
     reorder: bool = True,
     progress: Progress = quiet,
     state_dir: Path | None = None,
@@ -63,9 +65,10 @@ def reconstruct(
     `layers`: names, None for every eligible one, or "auto": as many as `max_drop` points (1 unless given) allow by
     `score`, or the least sensitive ones that make up `share` (0..1) of the eligible MACs. `max_drop` and `share` mean
     "auto". It weighs what a layer changes against what 2:4 saves there: its MACs, or `gains` by name, in any unit,
-    where given; what gains nothing stays dense. `reorder` first reorders channels so that 2:4 fits better, where no
-    layer is 2:4 yet; that alone changes no output. With `state_dir`, a call that was cut short goes on where it
-    stopped when repeated.
+    where given; what gains nothing stays dense. `objects` tells for each batch, [N, height, width] from 0 to 1, where
+    something to detect is: layers are fitted to these places more than to others. `reorder` first reorders channels so
+    that 2:4 fits better, where no layer is 2:4 yet; that alone changes no output. With `state_dir`, a call that was cut
+    short goes on where it stopped when repeated.
     Raises SparsityError (nothing eligible, shared or unsound weights, `share` not possible within `max_drop`),
     CalibrationError (no or bad batches, no `score` where one is needed).
     """
@@ -76,7 +79,8 @@ def reconstruct(
     _check(max_drop, share, score)
     every, wanted = _layers(model, batches, names)
     reorder = reorder and not any(layer.sparse for layer in every)
-    job = _Job(model, batches, every, wanted, score, reorder, progress, state_dir)
+    places = None if objects is None else Places(objects)
+    job = _Job(model, batches, places, every, wanted, score, reorder, progress, state_dir)
     if not auto:
         return job.result([layer.name for layer in wanted])
     return job.choose(gains, share or 0.0, max_drop)
@@ -118,6 +122,7 @@ class _Job:
 
     model: ModelProto
     batches: Batches
+    places: Places | None
     every: Sequence[Layer]
     layers: Sequence[Layer]
     score: Score | None
@@ -133,7 +138,7 @@ class _Job:
         possible = sum(macs[layer.name] for layer in worth) / max(1.0, sum(macs.values()))
         if possible < max(share, 1e-9):
             raise SparsityError(f"layers that gain by 2:4 make up {possible:.0%} of the eligible MACs: ask for no more")
-        ranked = rank(self.model, worth, gains, self.batches, self.state("rank"), self.progress)
+        ranked = rank(self.model, worth, gains, self.batches, self.state("rank"), self.progress, self.places)
         if max_drop is None:
             return self.result(_taken(ranked, share * sum(macs.values())), ranked)
         return self._search(ranked, share, max_drop)
@@ -165,7 +170,7 @@ class _Job:
         if self.reorder and names:
             permute(model, names, partial(self.progress, "reordering channels"))
         state = self.state(f"{self.reorder} {','.join(sorted(names))}")
-        model, fits = rebuild(model, names, self.batches, state, self.progress)
+        model, fits = rebuild(model, names, self.batches, state, self.progress, self.places)
         layers = described(self.every, fits, ranked)
         return model, ReconstructReport(layers, self._dense_score, self._points(model))
 
@@ -181,6 +186,8 @@ class _Job:
         digest = hashlib.sha256(self.model.SerializeToString(deterministic=True))
         for batch in checked(self.batches):
             digest.update(repr(batch.shape).encode() + np.ascontiguousarray(batch).tobytes())
+        if self.places is not None:
+            digest.update(self.places.key)
         return digest.hexdigest()
 
     @cached_property

@@ -1,0 +1,51 @@
+"""How much each place of the calibration pictures counts: where objects are more than elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+OBJECTS = 0.5
+"""The share of the weight that places with objects have between them; the rest lies evenly on all places."""
+COARSE = 8
+"""Pixels a side of the cells that are kept: the finest grid that detectors answer on."""
+
+
+class Places:
+    """Weights for the positions of any feature map, from a map [N, height, width] of each batch, 1 where objects are.
+
+    Kept are the maps' means over cells of COARSE pixels a side.
+    """
+
+    def __init__(self, maps: Iterable[Floats]) -> None:
+        self._maps = [resized(one, -(-one.shape[1] // COARSE), -(-one.shape[2] // COARSE)) for one in maps]
+        self._mean = float(np.mean([one.mean() for one in self._maps])) if self._maps else 0.0
+
+    @property
+    def key(self) -> bytes:
+        """The same for the same places."""
+        return b"".join(repr(one.shape).encode() + one.tobytes() for one in self._maps)
+
+    def weights(self, batch: int, height: int, width: int) -> Floats:
+        """[N * height * width], with a mean of 1 over all batches, of a layer whose output has this size."""
+        if not self._mean:
+            return np.ones(len(self._maps[batch]) * height * width, np.float32)
+        return (1 - OBJECTS + OBJECTS / self._mean * resized(self._maps[batch], height, width)).reshape(-1)
+
+
+def resized(maps: Floats, height: int, width: int) -> Floats:
+    """`maps` [N, h, w] as [N, height, width]: each value is the mean over the area that it covers."""
+    return _along(_along(maps, 1, height), 2, width)
+
+
+def _along(maps: Floats, axis: int, size: int) -> Floats:
+    old = maps.shape[axis]
+    ends = np.linspace(0, old, size + 1)
+    whole = np.minimum(ends.astype(np.intp), old - 1)
+    total = np.insert(maps.cumsum(axis, dtype=np.float64), 0, 0, axis)
+    part = np.moveaxis(np.moveaxis(maps.take(whole, axis), axis, -1) * (ends - whole), -1, axis)
+    means: Floats = (np.diff(total.take(whole, axis) + part, axis=axis) * (size / old)).astype(np.float32)
+    return means
