@@ -1,4 +1,4 @@
-"""TensorRT's warnings as people read them: what it says once a tensor becomes one line, advice to look elsewhere goes."""
+"""TensorRT's warnings for people: what it says once a tensor becomes one line, advice to look elsewhere goes."""
 
 from __future__ import annotations
 

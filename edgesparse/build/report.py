@@ -24,15 +24,15 @@ ul.verdict{padding-left:1.2rem}
 td,th{text-align:left;padding:.35rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
 th{color:var(--soft);font-weight:600}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 tr.chosen td{background:var(--goodground)}tr.chosen td:first-child{font-weight:700}
-table.c td:first-child{white-space:nowrap}
+table.c td:first-child{white-space:nowrap}table.c td:last-child{min-width:16rem}
 tr.refused .o,tr.failed .o{color:var(--bad)}tr.chosen .o{color:var(--good);font-weight:700}
 code{font-size:.85em;overflow-wrap:anywhere}summary{cursor:pointer}details{margin:.4rem 0}
 .ladder{display:grid;grid-template-columns:max-content 1fr 1fr 1fr;gap:.35rem 1.2rem;align-items:center}
 .ladder .h{color:var(--soft);font-size:.85rem}.ladder .l{font-weight:600}
 .bar{display:flex;align-items:center;gap:.5rem;font-variant-numeric:tabular-nums;font-size:.85rem}
 .bar i{display:block;height:1.05rem;border-radius:3px;background:var(--dense);min-width:2px}
-.bar.s i{background:var(--good)}.bar span{white-space:nowrap}
-@media(max-width:45rem){.ladder{grid-template-columns:1fr}}
+.bar.s i{background:var(--good)}.bar span{white-space:nowrap}.bar em{display:none;color:var(--soft);font-style:normal}
+@media(max-width:45rem){.ladder{grid-template-columns:1fr}.ladder .h{display:none}.bar em{display:inline}}
 """
 _LADDER = (
     ("FP32", "fp32", False),
@@ -88,18 +88,18 @@ def _ladder(manifest: Manifest) -> str:
     cells = ['<div class="h"></div>', *(f'<div class="h">{name}</div>' for name, _, _ in columns)]
     for label, step in steps:
         cells.append(f'<div class="l">{label}</div>')
-        for _, value, digits in columns:
+        for unit, value, digits in columns:
             most = max((value(other) or 0 for _, other in steps), default=0) or 1
-            cells.append(_bar(value(step), most, digits, step.sparse, step.name))
+            cells.append(_bar(value(step), most, digits, unit, step))
     return f'<h2>Precision and 2:4, the fastest of each</h2><div class="ladder">{"".join(cells)}</div>'
 
 
-def _bar(value: float | None, most: float, digits: int, sparse: bool, title: str) -> str:
+def _bar(value: float | None, most: float, digits: int, unit: str, step: Candidate) -> str:
     if value is None:
         return '<div class="bar soft">not scored</div>'
     return (
-        f'<div class="bar{" s" if sparse else ""}" title="{_text(title)}">'
-        f'<i style="width:{75 * value / most:.1f}%"></i><span>{value:.{digits}f}</span></div>'
+        f'<div class="bar{" s" if step.sparse else ""}" title="{_text(step.name)}">'
+        f'<i style="width:{65 * value / most:.1f}%"></i><span>{value:.{digits}f} <em>{unit}</em></span></div>'
     )
 
 
@@ -110,6 +110,10 @@ def _candidates(manifest: Manifest) -> str:
         f"<p>{_text(c.name)}</p><p><code>{_text(c.command)}</code></p>" for c in manifest.candidates if c.command
     )
     more = f"<details><summary>The same by trtexec</summary>{commands}</details>" if commands else ""
+    warned = "".join(
+        f"<p>{_text(c.name)}: {_text('; '.join(c.warnings))}</p>" for c in manifest.candidates if c.warnings
+    )
+    more += f"<details><summary>What the builder warned of</summary>{warned}</details>" if warned else ""
     return (
         f'<h2>Candidates</h2><div class="wide"><table class="c"><tr>{_cells("th", (*header, "why"), range(2, 11))}</tr>'
         f"{rows}</table></div>{more}"
@@ -121,7 +125,7 @@ def _candidate(c: Candidate) -> str:
     picked = f"{len(c.picked)} of {max(len(c.eligible), len(c.picked))}" if c.sparse and c.latency_ms else ""
     numbers = (
         _number(c.latency_ms, 3),
-        _number(c.spread_ms or None, 3),
+        _number(c.spread_ms if c.latency_ms else None, 4),
         *score,
         picked,
         _number(c.file_mb or None, 1),
@@ -180,7 +184,7 @@ def _facts(manifest: Manifest) -> str:
         "Clocks": manifest.clocks or "unknown",
         "Backend": f"{manifest.backend} ({', '.join(f'{k} {v}' for k, v in manifest.identity.items())})",
         "Built": f"{manifest.created} by edgesparse {manifest.edgesparse}",
-        "Machine": ", ".join(f"{k} {v}" for k, v in manifest.machine.items()),
+        "Machine": ", ".join(f"{k} {_gigabytes(v) if k == 'memory' else v}" for k, v in manifest.machine.items()),
         "Inputs": ", ".join(f"{t.name} {t.shape} {t.dtype}" for t in manifest.inputs),
         "Outputs": ", ".join(f"{t.name} {t.shape} {t.dtype}" for t in manifest.outputs),
         "Head": f"{spec.head}, {len(spec.classes)} classes",
@@ -203,6 +207,10 @@ def _cells(tag: str, values: Iterable[str], numbers: Iterable[int] = ()) -> str:
             yield f"<{tag}{' class=n' if i in right else ''}>{_text(value)}</{tag}>"
 
     return "".join(cells())
+
+
+def _gigabytes(size: str) -> str:
+    return f"{int(size) / 1e9:.1f} GB" if size.isdigit() else size
 
 
 def _number(value: float | None, digits: int) -> str:

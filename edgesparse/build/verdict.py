@@ -52,7 +52,7 @@ class Proof:
     def __str__(self) -> str:
         said = f"{self.tried.plan.name}: {len(self.picked)} of {self.eligible} eligible layers run sparse"
         if self.ratio is not None and self.twin is not None:
-            same = "" if self.gains or not self.picked else ", no gain beyond the spread"
+            same = "" if self.gains else ", no gain beyond the spread" if self.picked else ", which is not 2:4's doing"
             said += f"; {self.ratio:.2f}x against {self.twin.plan.name}{same}"
         return "; ".join((said, *_grouped(self.layers)))
 
@@ -144,7 +144,7 @@ def _reasons(tried: Tried, layers: sparsity.Inspection) -> Iterator[tuple[sparsi
         elif int8 and tried.plan.precision == "int8":
             yield layer, f"stays dense because {int8[0]}"
         elif _named(layer.name, considered):
-            yield layer, f"its sparse kernel lost{''.join(size)}"
+            yield layer, f"the sparse kernel lost{''.join(size)}"
         else:
             yield layer, f"stays dense because the builder did not consider it{''.join(size)}"
 

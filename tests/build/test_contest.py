@@ -63,9 +63,9 @@ def test_the_verdict_says_what_ran_sparse_what_it_gained_and_why_the_rest_is_den
     manifest = make(sparse_model, ["fp16", "fp16-2:4"])
     (line,) = [line for line in manifest.verdict if line.startswith("fp16-2:4")]
     assert line.startswith("fp16-2:4: 1 of 2 eligible layers run sparse; ")
-    assert line.endswith("x against fp16; conv2: its sparse kernel lost")
+    assert line.endswith("x against fp16; conv2: the sparse kernel lost")
     layers = {layer.name: layer for layer in manifest.sparsity}
-    assert layers["conv2"].why.startswith("its sparse kernel lost (64 input, 64 output channels: sparse kernels seldom")
+    assert layers["conv2"].why.startswith("the sparse kernel lost (64 input, 64 output channels: sparse kernels seldom")
     assert layers["conv1"].sparse and not layers["conv2"].sparse
     assert layers["conv0"].state == "ineligible" and "first layer" in layers["conv0"].why
     assert layers["conv3"].state == "dense" and "edgesparse prune" in layers["conv3"].why
