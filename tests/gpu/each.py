@@ -1,8 +1,9 @@
-"""Runs every test of this folder in a process of its own, several at a time, and tells each result as it comes.
+"""Runs every test of this folder in a process of its own, two at a time, and tells each result as it comes.
 
-    EDGESPARSE_RECORD=1 python tests/gpu/each.py [-k WORD] [--limit SECONDS] [--together 4]
+    EDGESPARSE_RECORD=1 python tests/gpu/each.py [-k WORD] [--limit SECONDS] [--together 2]
 
-For a first run on a new GPU or release: what ends a process or hangs takes nothing with it.
+For a first run on a new GPU or release: what ends a process or hangs takes nothing with it, and each result is in
+last_run.json as soon as it is there. Each plan is built once: tests find it in the folder that EDGESPARSE_PLANS names.
 """
 
 from __future__ import annotations
@@ -27,17 +28,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-k", default="", help="As pytest's.")
     parser.add_argument("--limit", type=float, default=120, help="Seconds a test may take.")
-    parser.add_argument("--together", type=int, default=4)
+    parser.add_argument("--together", type=int, default=2, help="Tests at once; builds slow each other down.")
     said = parser.parse_args()
     listed = _run([*PYTEST, "--collect-only", *(["-k", said.k] if said.k else []), str(HERE)], 120)
     names = [line for line in listed.stdout.splitlines() if "::" in line and not line.startswith(("ERROR", "FAILED"))]
     if not names:
         print(f"no tests: {listed.stdout[-2000:]}{listed.stderr[-2000:]}")
         return 2
-    begun, failed, records = time.monotonic(), 0, []
+    begun, failed = time.monotonic(), 0
     alone = [name for name in names if any(word in name for word in ALONE)]
     with tempfile.TemporaryDirectory() as folder:
         files = {name: Path(folder) / f"{i}.json" for i, name in enumerate(names)}
+        os.environ["EDGESPARSE_PLANS"] = folder
         for some, together in (([name for name in names if name not in alone], said.together), (alone, 1)):
             with ThreadPoolExecutor(together) as pool:
                 work = {pool.submit(_one, name, said.limit, files[name]): name for name in some}
@@ -45,15 +47,9 @@ def main() -> int:
                     outcome, seconds, text = done.result()
                     failed += outcome not in ("passed", "skipped")
                     print(f"{time.monotonic() - begun:6.1f} s  {outcome:8} {seconds:5.1f} s  {work[done]}", flush=True)
+                    _record(files[work[done]])
                     if outcome != "passed":
                         print(text, flush=True)
-        records = [json.loads(file.read_text()) for file in files.values() if file.exists()]
-    if records:
-        record = HERE / "last_run.json"
-        tests = json.loads(record.read_text())["tests"] if record.exists() else {}
-        for found in records:
-            tests |= found["tests"]
-        record.write_text(json.dumps({**records[0], "tests": tests}, indent=1, sort_keys=True) + "\n")
     print(f"{len(names)} tests, {failed} failed")
     return int(failed > 0)
 
@@ -66,6 +62,17 @@ def _one(name: str, limit: float, record: Path) -> tuple[str, float, str]:
     if outcome == "passed" and " passed" not in done.stdout:
         outcome = "skipped"
     return outcome, time.monotonic() - begun, text
+
+
+def _record(file: Path) -> None:
+    """Add what a test wrote down of itself to last_run.json, at once: the next one may be cut off."""
+    if not file.exists():
+        return
+    found, record = json.loads(file.read_text()), HERE / "last_run.json"
+    before = json.loads(record.read_text())["tests"] if record.exists() else {}
+    part = record.with_suffix(".part")
+    part.write_text(json.dumps({**found, "tests": before | found["tests"]}, indent=1, sort_keys=True) + "\n")
+    part.replace(record)
 
 
 def _run(command: list[str], limit: float, more: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -24,6 +26,7 @@ from edgesparse.build.timing import interleaved
 from edgesparse.errors import BuildError, MemoryBudgetExceeded
 
 Batch = int | str
+Profile = tuple[int, int, int] | None
 
 
 def network(path: Path, batch: Batch = 2, channels: int = 32, size: int = 32) -> Path:
@@ -48,8 +51,26 @@ def network(path: Path, batch: Batch = 2, channels: int = 32, size: int = 32) ->
     return path
 
 
-def built(folder: Path, precision: Precision = "fp16", **said: Any) -> Path:
-    options = BuildOptions(precision=precision, profile=said.pop("profile", None))
+def built(folder: Path, precision: Precision = "fp16", profile: Profile = None, **said: Any) -> Path:
+    """A plan of `network`, beside its net.onnx. It is built once for all tests where they share a folder."""
+    shared = os.environ.get("EDGESPARSE_PLANS")
+    path = folder / "net.engine"
+    if shared is None:
+        return _build(folder, precision, profile, said)
+    name = "-".join(map(str, (precision, profile, *sorted(said.items()))))
+    kept = Path(shared) / "".join(letter if letter.isalnum() else "_" for letter in name)
+    with Path(f"{kept}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            _build(folder, precision, profile, said)
+            part = Path(shutil.copytree(folder, f"{kept}.part", dirs_exist_ok=True))
+            part.rename(kept)
+    shutil.copytree(kept, folder, dirs_exist_ok=True)
+    return path
+
+
+def _build(folder: Path, precision: Precision, profile: Profile, said: dict[str, Any]) -> Path:
+    options = BuildOptions(precision=precision, profile=profile)
     return backend("tensorrt").build(network(folder / "net.onnx", **said), folder / "net.engine", options).path
 
 
@@ -230,7 +251,11 @@ def test_an_illegal_address_ends_the_runner_with_one_line(tmp_path: Path) -> Non
     code = """
         from edgesparse.errors import BuildError
         runner = backend("tensorrt").load(path)
-        runner._held["context"].set_tensor_address("images", 256)
+        with runner._gpu:  # an address that was the GPU's and is no more; one that never was may be found out
+            gone = runner._gpu.memory(1 << 28)
+            address = int(gone)
+            gone.free()
+        assert runner._held["context"].set_tensor_address("images", address)
         runner._run = runner._engine
         try:
             runner.infer()
