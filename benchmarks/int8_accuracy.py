@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import venv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -47,6 +48,12 @@ PEERS = (
     ("onnxruntime", "Percentile", True),
 )
 """Tool, its method, and whether it is told to keep the head's last layers float, as edgesparse does by itself."""
+OURS = {
+    "edgesparse quantize": (),
+    "edgesparse quantize --max-drop 1": ("--max-drop", "1", "--data", "{data}/instances_train.json"),
+}
+"""Verbs with their options; what `--max-drop` keeps float is chosen on the labels of train, not on those that score."""
+ROOT = Path(__file__).resolve().parents[1]
 TITLES = {"modelopt": "ModelOpt", "onnxruntime": "ONNX Runtime"}
 
 
@@ -69,6 +76,20 @@ def by_peer(
     if ran.returncode:
         return {"error": (ran.stderr.strip().splitlines() or [f"ended with {ran.returncode}"])[-1]}
     return dict(json.loads(ran.stdout.strip().splitlines()[-1]))
+
+
+def by_verb(model: Path, train: Path, out: Path, *options: str) -> dict[str, Any]:
+    """`edgesparse quantize` as a process: seconds and peak resident megabytes; or its last line as `error`."""
+    command = [sys.executable, "-m", "edgesparse", "quantize", str(model), "-o", str(out), "--force", *options]
+    command += ["--pictures", str(train), "--classes", "coco", "--store", str(out.parent / "store")]
+    started = time.perf_counter()
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, cwd=ROOT)
+        _, status, used = os.wait4(process.pid, 0)
+        said.seek(0)
+        if status:
+            return {"error": (said.read().strip().splitlines() or [f"ended with {status}"])[-1]}
+    return {"seconds": round(time.perf_counter() - started, 1), "peak_rss_mb": used.ru_maxrss // 1024}
 
 
 def score(path: Path, labels: Labels) -> dict[str, Any]:
@@ -146,6 +167,10 @@ def main() -> None:
             table(list(rows.items())[-1:])
         by_ranges(onnx.load(source), data, out)
         rows["edgesparse, ranges alone"] = score(out, labels)
+        pairs = said.real / "coco_mini"
+        for name, options in OURS.items():
+            row = by_verb(source, pairs / "train", out, *(option.format(data=pairs) for option in options))
+            rows[name] = row if "error" in row else {**row, **score(out, labels)}
     for ours in said.ours:
         name, _, path = ours.partition("=")
         rows[f"edgesparse, {name}"] = score(Path(path), labels)
