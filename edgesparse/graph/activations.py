@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,16 @@ def checked(batches: Batches) -> Iterator[npt.NDArray[np.float32]]:
         raise CalibrationError("no calibration pictures: give a folder with some, 100 or more for a good result")
 
 
+def stride(batches: Batches, count: int) -> int:
+    """One of how many batches makes at most `count`, evenly over all."""
+    return max(1, -(-sum(1 for _ in batches()) // count))
+
+
+def spread(batches: Batches, count: int) -> Batches:
+    """At most `count` of the batches, evenly over all."""
+    return lambda: islice(iter(batches()), 0, None, stride(batches, count))
+
+
 class Tape:
     """A network that is run stretch by stretch, each over every batch.
 
@@ -105,6 +116,22 @@ class Tape:
     def read(self, name: str) -> Iterator[Array]:
         """Tensor `name` of each batch in turn."""
         return (self._read(name, i) for i in range(self.count))
+
+    def rest(self, start: int, names: Sequence[str]) -> Iterator[dict[str, Array]]:
+        """The tensors `names` that the nodes from `start` on make, for each batch.
+
+        What those nodes read must be there still; the tape stays where it is.
+        """
+        nodes = self.nodes[start:]
+        made = {name for node in nodes for name in node.output}
+        reads = sorted({name for node in nodes for name in node.input if name in self._types} - made)
+        wanted = [name for name in names if name in made]
+        session = _session(self._part(nodes, reads, wanted))
+        for i in range(self.count):
+            values = _run(session, wanted, {name: self._read(name, i) for name in reads})
+            yield dict(zip(wanted, values, strict=True)) | {
+                name: self._read(name, i) for name in names if name not in made
+            }
 
     def _run(self, stretch: Sequence[NodeProto], later: set[str]) -> None:
         made = [name for node in stretch for name in node.output if name in later]

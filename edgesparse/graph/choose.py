@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -10,15 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
-from edgesparse.graph.activations import Batches, Tape, stream
+from edgesparse.graph.activations import Batches, Tape, stream, stride
 from edgesparse.graph.places import Places
 from edgesparse.graph.rebuild import Progress, State, advance, fit_layer, refittable
 from edgesparse.graph.sparsity import Layer, layer_name
-from edgesparse.graph.wiring import Array, Wiring
+from edgesparse.graph.wiring import Array
 
-PICTURES = 64
-"""Batches that a layer is fitted on to learn how sensitive it is; half as many to see the network's outputs."""
-
+PICTURES = 40
+"""Batches, evenly over all, that a layer is fitted on to learn how sensitive it is and that the outputs are seen on."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -43,51 +42,60 @@ def rank(
 ) -> list[Choice]:
     """`layers`, those first that change the outputs least for what they gain by 2:4: `gains`, above nought, by name."""
     macs = {layer.name: layer.macs or 0 for layer in layers}
-    choices: list[Choice] = []
-    outputs = Outputs(model, batches)
+    changes: dict[str, float] = {}
+    step = stride(batches, PICTURES)
+    some, places = lambda: islice(iter(batches()), 0, None, step), places and places.every(step)
+    outputs = Outputs(model, some)
     with state.scratch() as folder:
-        tape = Tape(model, folder)
-        tape.load(lambda: islice(batches(), PICTURES))
+        copy = ModelProto()
+        copy.CopyFrom(model)
+        tape = Tape(copy, folder)
+        tape.load(some)
         for at, node in enumerate(tape.nodes):
             if layer_name(node) in macs:
-                progress("measuring sensitivity", len(choices), len(macs))
-                change = _alone(tape, at, outputs, state, places)
-                choices.append(Choice(layer_name(node), macs[layer_name(node)], change))
-    return sorted(choices, key=lambda choice: choice.change / gains[choice.name])
+                progress("measuring sensitivity", len(changes), len(macs))
+                changes[layer_name(node)] = _alone(tape, at, outputs, state, places)
+    ranked = (Choice(name, macs[name], change) for name, change in changes.items())
+    return sorted(ranked, key=lambda choice: choice.change / gains[choice.name])
 
 
 def _alone(tape: Tape, at: int, outputs: Outputs, state: State, places: Places | None) -> float:
+    """What pruning the layer at node `at` alone changes: only what lies behind it runs again."""
+    work = refittable(tape, tape.nodes[at], True)
+    assert work is not None
+    advance(tape, tape, at, work)
     held = state.get(f"alone-{at}")
     if held is None:
-        work = refittable(tape, tape.nodes[at], True)
-        assert work is not None
-        advance(tape, tape, at, work)
         fitted = fit_layer(tape, tape, work, True, places, search=False)
-        changed = ModelProto()
-        changed.CopyFrom(tape.model)
-        Wiring(changed.graph).store(work.weight.source, work.stored(fitted["weight"]))
-        held = {"change": np.array(outputs.change(changed))}
+        tape.wiring.store(work.weight.source, work.stored(fitted["weight"]))
+        held = {"change": np.array(outputs.apart(tape.rest(at, outputs.names)))}
+        tape.wiring.store(work.weight.source, work.weight.stored)
         state.put(f"alone-{at}", held)
     return float(held["change"])
 
 
 class Outputs:
-    """What the network puts out for the first few batches, and by how much another one's outputs differ from that."""
+    """What the network puts out for some batches, which stay in memory, and how far another one is from that."""
 
     def __init__(self, model: ModelProto, batches: Batches) -> None:
-        self._names = [output.name for output in model.graph.output]
-        self._seen = list(islice(batches(), PICTURES // 2))
-        self._parts = [part for i, output in enumerate(self._run(model)) for part in _parts(i, output)]
+        self.names = [output.name for output in model.graph.output]
+        self._seen = list(batches())
+        made = self._joined(stream(model, lambda: self._seen, self.names))
+        self._parts = [part for i, output in enumerate(made) for part in _parts(i, output)]
 
     def change(self, model: ModelProto) -> float:
-        """Squared change of the outputs over their variance, the mean of all parts."""
-        outputs = self._run(model)
+        """Squared change of the outputs over their variance, the mean of all parts, where `model` runs instead."""
+        return self.apart(stream(model, lambda: self._seen, self.names))
+
+    def apart(self, values: Iterable[Mapping[str, Array]]) -> float:
+        """The same for `values`, the tensors `names` of each batch."""
+        outputs = self._joined(values)
         return float(np.mean([part.change(outputs[part.output]) for part in self._parts]))
 
-    def _run(self, model: ModelProto) -> list[Floats]:
+    def _joined(self, values: Iterable[Mapping[str, Array]]) -> list[Floats]:
         """Each output as [places, fields]."""
-        values = list(stream(model, lambda: self._seen, self._names))
-        return [np.concatenate([_fields(value[name]) for value in values]) for name in self._names]
+        seen = list(values)
+        return [np.concatenate([_fields(value[name]) for value in seen]) for name in self.names]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -14,26 +16,35 @@ COARSE = 8
 """Pixels a side of the cells that are kept: the finest grid that detectors answer on."""
 
 
+@dataclass(frozen=True)
 class Places:
-    """Weights for the positions of any feature map, from a map [N, height, width] of each batch, 1 where objects are.
+    """Weights for a feature map's positions, from `maps` [N, height, width] of each batch, 1 where objects are."""
 
-    Kept are the maps' means over cells of COARSE pixels a side.
-    """
+    maps: tuple[Floats, ...]
 
-    def __init__(self, maps: Iterable[Floats]) -> None:
-        self._maps = [resized(one, -(-one.shape[1] // COARSE), -(-one.shape[2] // COARSE)) for one in maps]
-        self._mean = float(np.mean([one.mean() for one in self._maps])) if self._maps else 0.0
+    @classmethod
+    def of(cls, maps: Iterable[Floats]) -> Places:
+        """From maps in the input's pixels, of which means over cells of COARSE pixels a side are kept."""
+        return cls(tuple(resized(one, -(-one.shape[1] // COARSE), -(-one.shape[2] // COARSE)) for one in maps))
 
-    @property
-    def key(self) -> bytes:
-        """The same for the same places."""
-        return b"".join(repr(one.shape).encode() + one.tobytes() for one in self._maps)
+    def every(self, step: int) -> Places:
+        """Those of one batch in `step`."""
+        return Places(self.maps[::step])
 
     def weights(self, batch: int, height: int, width: int) -> Floats:
         """[N * height * width], with a mean of 1 over all batches, of a layer whose output has this size."""
         if not self._mean:
-            return np.ones(len(self._maps[batch]) * height * width, np.float32)
-        return (1 - OBJECTS + OBJECTS / self._mean * resized(self._maps[batch], height, width)).reshape(-1)
+            return np.ones(len(self.maps[batch]) * height * width, np.float32)
+        return (1 - OBJECTS + OBJECTS / self._mean * resized(self.maps[batch], height, width)).reshape(-1)
+
+    @cached_property
+    def key(self) -> bytes:
+        """The same for the same places."""
+        return b"".join(repr(one.shape).encode() + one.tobytes() for one in self.maps)
+
+    @cached_property
+    def _mean(self) -> float:
+        return float(np.mean([one.mean() for one in self.maps])) if self.maps else 0.0
 
 
 def resized(maps: Floats, height: int, width: int) -> Floats:

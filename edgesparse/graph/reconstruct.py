@@ -79,7 +79,7 @@ def reconstruct(
     _check(max_drop, share, score)
     every, wanted = _layers(model, batches, names)
     reorder = reorder and not any(layer.sparse for layer in every)
-    places = None if objects is None else Places(objects)
+    places = None if objects is None else Places.of(objects)
     job = _Job(model, batches, places, every, wanted, score, reorder, progress, state_dir)
     if not auto:
         return job.result([layer.name for layer in wanted])

@@ -17,7 +17,7 @@ from onnx import ModelProto
 
 from edgesparse.config import InputSpec
 from edgesparse.errors import CalibrationError
-from edgesparse.graph.activations import Batches
+from edgesparse.graph.activations import Batches, spread
 from edgesparse.graph.calibration import BEST, Calibration, calibrate
 from edgesparse.graph.choose import Outputs
 from edgesparse.graph.equalise import equalise
@@ -25,7 +25,7 @@ from edgesparse.graph.observe import quiet
 from edgesparse.graph.placement import Placement
 from edgesparse.graph.quantize import QuantizeReport, quantised_tensors, quantize
 from edgesparse.graph.recovered import RecoveredLayer, RecoverReport, Step
-from edgesparse.graph.refine import Progress, Refined, RefinedLayer, refine, spread
+from edgesparse.graph.refine import Progress, Refined, RefinedLayer, refine
 from edgesparse.graph.sensitivity import Sensitivity, restored, sensitivities
 from edgesparse.graph.wiring import Wiring
 

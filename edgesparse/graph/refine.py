@@ -6,9 +6,8 @@ as far as its grid allows, what earlier ones lost: bias correction and second-or
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -85,16 +84,6 @@ def refine(
                 layers.append(RefinedLayer(layer_name(work.node), fit.error, fit.nearest))
         progress("rounding weights", len(todo), len(todo))
     return Refined(made, scales_of, tuple(layers))
-
-
-def spread(batches: Batches, count: int) -> Batches:
-    """At most `count` of the batches, evenly over all."""
-
-    def some() -> Iterator[npt.NDArray[np.float32]]:
-        total = sum(1 for _ in batches())
-        return islice(iter(batches()), 0, None, max(1, -(-total // count)))
-
-    return some
 
 
 def _tape(model: ModelProto, folder: Path, batches: Batches) -> Tape:

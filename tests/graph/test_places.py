@@ -25,7 +25,7 @@ def test_resized_is_the_mean_over_the_area(size: tuple[int, int]) -> None:
 def test_objects_and_all_places_share_the_weight() -> None:
     maps = np.zeros((4, 1, 64, 64), np.float32)
     maps[1, :, :16, :16] = 1
-    places = Places(maps)
+    places = Places.of(maps)
     weights = np.stack([places.weights(i, 8, 8).reshape(8, 8) for i in range(4)])
     assert weights.mean() == pytest.approx(1)
     assert (weights[[0, 2, 3]] == np.float32(1 - OBJECTS)).all()
@@ -33,4 +33,4 @@ def test_objects_and_all_places_share_the_weight() -> None:
 
 
 def test_without_any_object_all_places_count_the_same() -> None:
-    assert (Places(np.zeros((1, 2, 64, 32), np.float32)).weights(0, 4, 4) == np.ones(32)).all()
+    assert (Places.of(np.zeros((1, 2, 64, 32), np.float32)).weights(0, 4, 4) == np.ones(32)).all()

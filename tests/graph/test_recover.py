@@ -12,12 +12,11 @@ from patterns import conv, relu, silu, weights
 from small_models import Array, model, random, run
 
 from edgesparse.errors import CalibrationError, ModelError
-from edgesparse.graph.activations import Batches
+from edgesparse.graph.activations import Batches, spread
 from edgesparse.graph.mask import mask_2to4
 from edgesparse.graph.quantize import quantize
 from edgesparse.graph.recover import recover
 from edgesparse.graph.recovered_html import page
-from edgesparse.graph.refine import spread
 
 C = 8
 
