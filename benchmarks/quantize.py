@@ -103,7 +103,7 @@ def demo() -> dict[str, Any]:
     recipe = recipe_of(DEMO)
     asked = recipe.input.model_dump(exclude_none=True)
     spec = DetectorSpec(head=recipe.head, classes=recipe.classes, input=InputSpec(**asked))
-    data = batches(str(ROOT / "calib_data"), spec.input, 160, mirror=False)
+    data = batches(str(ROOT / "calib_data"), spec.input, 160)
     with tempfile.TemporaryDirectory() as folder:
         export(Path(folder, "scenes"), SCENES, SEED)
         labels = Labels(Path(folder, "scenes", "instances.json"))
@@ -127,7 +127,7 @@ def measure(case: str, real: Path, count: int) -> dict[str, Any]:
     else:
         model = load(real / "models" / "yolox_nano.onnx")
         score = scoring(SPEC, Labels(real / "coco_mini" / "instances_val.json", real / "coco_mini" / "val"))
-        data = pictures(real / "coco_mini" / "train", count, mirrored=False)
+        data = pictures(real / "coco_mini" / "train", count)
         by: dict[str, Callable[[], dict[str, Any]]] = {
             "methods": lambda: methods(model, data, score),
             "steps": lambda: steps(model, data, score),

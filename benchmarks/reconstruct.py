@@ -32,11 +32,10 @@ from onnx import ModelProto
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import part_classifier
+from benchmarks import part_classifier, yolox
 from benchmarks.common import machine, save
 from edgesparse.build.found import found
 from edgesparse.build.scoring import points
-from edgesparse.classes import coco_names
 from edgesparse.config import DetectorSpec, InputSpec
 from edgesparse.demo.export import export
 from edgesparse.demo.scene import CLASSES
@@ -53,11 +52,6 @@ CASES: dict[str, dict[str, Any]] = {
     "parts": {},
     "crops": {},
 }
-YOLOX = DetectorSpec(
-    head="yolox",
-    classes=coco_names(),
-    input=InputSpec(size=(416, 416), letterbox="top-left", colour="bgr", scale=1.0),
-)
 PARTS = DetectorSpec(head="yolov8", classes=CLASSES, input=InputSpec(size=(320, 320)))
 PARTS_MODEL = Path(str(resources.files("edgesparse").joinpath("demo/parts_dense.onnx")))
 SCENES, TEST_SCENES, FIRST, FIRST_TEST = 160, 200, 3_000_000, 1_000_000
@@ -76,13 +70,13 @@ class Network:
 
 def _detector(model: Path, pictures: str, labels: Labels, spec: DetectorSpec, count: int) -> Network:
     score = partial(points, spec=spec, labels=labels, progress=lambda done, total: None)
-    return Network(onnx.load(model), batches(pictures, spec.input, count, mirror=False), score, spec)
+    return Network(onnx.load(model), batches(pictures, spec.input, count), score, spec)
 
 
-def yolox(real: Path, folder: Path) -> Network:
+def coco(real: Path, folder: Path) -> Network:
     data = real / "coco_mini"
     labels = Labels(data / "instances_val.json", data / "val")
-    return _detector(real / "models" / "yolox_nano.onnx", str(data / "train"), labels, YOLOX, 160)
+    return _detector(real / "models" / "yolox_nano.onnx", str(data / "train"), labels, yolox.SPEC, 160)
 
 
 def parts(real: Path, folder: Path) -> Network:
@@ -105,7 +99,7 @@ def crops(real: Path, folder: Path) -> Network:
 
 
 def measure(case: str, real: Path, folder: Path) -> dict[str, Any]:
-    network = {"parts": parts, "crops": crops}.get(case, yolox)(real, folder)
+    network = {"parts": parts, "crops": crops}.get(case, coco)(real, folder)
     one_shot = ModelProto()
     one_shot.CopyFrom(network.model)
     prune(one_shot)

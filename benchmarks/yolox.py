@@ -16,6 +16,6 @@ SPEC = DetectorSpec(
 )
 
 
-def pictures(folder: Path, count: int, mirrored: bool = False) -> Batches:
-    """The first `count` pictures of `folder`, as the network takes them, each with its mirror image where asked for."""
-    return batches(str(folder), SPEC.input, count, mirror=mirrored)
+def pictures(folder: Path, count: int) -> Batches:
+    """The first `count` pictures of `folder`, as the network takes them."""
+    return batches(str(folder), SPEC.input, count)

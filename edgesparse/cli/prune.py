@@ -31,7 +31,7 @@ RECONSTRUCTS = ("pictures", "data", "share", "max_drop", "device", "state", "htm
 @click.option("--layers", multiple=True, help="This layer, may be repeated; auto: see below [default: all eligible].")
 @click.option("--permute", is_flag=True, help="magnitude: reorder channels first, so that more is kept.")
 @click.option("--pictures", help="reconstruct: folder, glob or video like what the detector will see.")
-@click.option("--count", type=click.IntRange(1), default=256, show_default=True, help="Use so many, and their mirrors.")
+@click.option("--count", type=click.IntRange(1), default=256, show_default=True, help="Use so many of them.")
 @click.option("--share", type=click.FloatRange(0, 1, min_open=True), help="auto: this share of the eligible MACs.")
 @click.option("--max-drop", type=click.FloatRange(0), help="auto: at most so many mAP points of --data lost.")
 @click.option("--device", help="auto: weigh layers by their predicted gain on this board, not by MACs.")

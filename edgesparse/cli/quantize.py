@@ -31,9 +31,7 @@ METHODS = ("best", "entropy", "percentile", "mse", "max")
 @click.option("--count", type=click.IntRange(1), default=160, show_default=True, help="Use so many of them.")
 @click.option("--placement", type=click.Choice(["fuse", "sparse"]), default="fuse", show_default=True)
 @click.option("--method", type=click.Choice(METHODS), default="mse", show_default=True, help="How ranges are set.")
-@click.option(
-    "--max-drop", type=click.FloatRange(0), help="Keep layers float until at most so many points are lost."
-)
+@click.option("--max-drop", type=click.FloatRange(0), help="Keep layers float until at most so many points are lost.")
 @click.option("--data", type=PATH, help="COCO JSON, or a folder that holds instances_val.json, to score on.")
 @click.option("--images", type=PATH, help="Folder of its pictures, if not beside it.")
 @click.option("--keep", multiple=True, help="This layer stays float; may be repeated.")
@@ -88,7 +86,7 @@ def _recovered(model: Path, table: bool, advance: Progress, **options: Any) -> t
     loaded = load(model)
     labels = Labels(annotation_file(options["data"]), options["images"]) if options["data"] else None
     spec = ready(model, options["store"], classes=options["classes"], progress=advance).manifest.detector
-    pictures = batches(options["pictures"], spec.input, options["count"], mirror=False)
+    pictures = batches(options["pictures"], spec.input, options["count"])
     done = recover(
         loaded,
         pictures,

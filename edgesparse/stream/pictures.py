@@ -16,11 +16,10 @@ from edgesparse.stream.sources import open_source
 Batch = NDArray[np.float32]
 
 
-def batches(source: str, spec: InputSpec, count: int, mirror: bool = True) -> Callable[[], Iterator[Batch]]:
+def batches(source: str, spec: InputSpec, count: int) -> Callable[[], Iterator[Batch]]:
     """The first `count` frames of `source` (a folder, glob or video), each 1 x 3 x H x W float32, anew at each call.
 
-    With `mirror`, each is followed by its mirror image; the padding stays where it is. Raises SourceError where
-    `source` holds no pictures, or is a camera: it must give the same pictures each time.
+    Raises SourceError where `source` holds no pictures, or is a camera: it must give the same pictures each time.
     """
     with open_source(source) as stream:
         if stream.live:
@@ -30,12 +29,7 @@ def batches(source: str, spec: InputSpec, count: int, mirror: bool = True) -> Ca
         with open_source(source) as frames:
             for frame in islice(frames, count):
                 buffer = np.empty((1, 3, *spec.size), np.float32)
-                box = Preprocessor(spec, buffer)(frame.image)
+                Preprocessor(spec, buffer)(frame.image)
                 yield buffer
-                if mirror:
-                    inside = np.s_[..., box.left : box.left + box.width]
-                    turned = buffer.copy()
-                    turned[inside] = buffer[inside][..., ::-1]
-                    yield turned
 
     return anew

@@ -1,4 +1,4 @@
-"""Pictures as a network takes them: the same at each pass, mirrored inside their padding."""
+"""Pictures as a network takes them: the same at each pass."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from edgesparse.stream.pictures import batches
 SPEC = InputSpec(size=(32, 32), letterbox="top-left", colour="bgr", scale=1.0)
 
 
-def test_each_pass_gives_the_first_pictures_and_their_mirrors(tmp_path: Path) -> None:
+def test_each_pass_gives_the_first_pictures(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for i in range(3):
         cv2.imwrite(str(tmp_path / f"{i}.png"), rng.integers(0, 256, (32, 16, 3), np.uint8))
     anew = batches(str(tmp_path), SPEC, 2)
     first, second = list(anew()), list(anew())
-    assert len(first) == 4 and all(batch.shape == (1, 3, 32, 32) for batch in first)
+    assert len(first) == 2 and all(batch.shape == (1, 3, 32, 32) for batch in first)
     np.testing.assert_array_equal(np.concatenate(first), np.concatenate(second))
-    np.testing.assert_array_equal(first[0][..., :16], first[1][..., 15::-1])
     assert (first[1][..., 16:] == SPEC.pad).all()
-    assert len(list(batches(str(tmp_path), SPEC, 9, mirror=False)())) == 3
+    assert len(list(batches(str(tmp_path), SPEC, 9)())) == 3
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
