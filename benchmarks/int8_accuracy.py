@@ -158,7 +158,7 @@ def main() -> None:
     head = [layer.name for layer in report_of(onnx.load(source)).layers if not layer.int8]
     with tempfile.TemporaryDirectory() as folder:
         data, out = Path(folder, "pictures.npy"), Path(folder, "out.onnx")
-        np.save(data, np.concatenate(list(pictures(said.real / "coco_mini" / "train", said.pictures, False)())))
+        np.save(data, np.concatenate(list(pictures(said.real / "coco_mini" / "train", said.pictures)())))
         python = Path() if said.no_peers else environment(said.environment or Path(folder, "environment"))
         for tool, method, kept in () if said.no_peers else PEERS:
             row = by_peer(python, tool, method, head if kept else (), source, data, out)

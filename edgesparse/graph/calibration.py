@@ -75,10 +75,12 @@ class Calibration:
         """Write one JSON file, whole or not at all."""
         content = self.as_dict()
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        part.write_text(
-            json.dumps({"format": FORMAT, "version": VERSION, "sha256": _sum(content), **content}, indent=1)
-        )
-        part.replace(path)
+        head = {"format": FORMAT, "version": VERSION, "sha256": _sum(content)}
+        try:
+            part.write_text(json.dumps(head | content, indent=1))
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> Calibration:

@@ -248,3 +248,15 @@ def test_one_batch_is_held_at_a_time() -> None:
 
     calibrate(net(), watched, method="max")
     assert len(given) == 8
+
+
+def test_a_full_disk_leaves_the_file_as_it_was(small_disk: Path) -> None:
+    path = small_disk / "calibration.json"
+    kept = calibrate(net(), pictures(), method="max")
+    kept.save(path)
+    (small_disk / "filler").write_bytes(b"0" * (3 * 2**20 - 16384))
+    large = Calibration({f"{i:05}": kept.ranges["x"] for i in range(5000)}, kept.key, kept.pictures)
+    with pytest.raises(OSError, match="No space left"):
+        large.save(path)
+    assert Calibration.load(path) == kept
+    assert {entry.name for entry in small_disk.iterdir()} == {"calibration.json", "filler"}
