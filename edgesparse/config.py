@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationError,
+    model_validator,
+)
 
 from edgesparse.classes import named_classes
 from edgesparse.errors import ConfigError
@@ -121,9 +130,43 @@ class Prepare(Section):
     simplify: bool = True
 
 
+MOST_PICTURES = 64
+
+
+class Batch(Section):
+    """Pictures at once. With a range, TensorRT's engine takes any size of it and is fastest at `opt`; what can't keep a
+    batch open is built for `opt`."""
+
+    min: Annotated[int, Field(ge=1)] = 1
+    opt: Annotated[int, Field(ge=1)]
+    max: Annotated[int, Field(le=MOST_PICTURES)]
+
+    @model_validator(mode="after")
+    def _rises(self) -> Batch:
+        if not self.min <= self.opt <= self.max:
+            raise ValueError("min, opt and max in rising order")
+        return self
+
+    @property
+    def open(self) -> bool:
+        return self.min < self.max
+
+
+def _batch(value: object) -> object:
+    """A whole number is a range of one size."""
+    if isinstance(value, dict | Batch):
+        return value
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError("a whole number, or a range as {min: 1, opt: 4, max: 8}")
+    if not 1 <= value <= MOST_PICTURES:
+        raise ValueError(f"1 to {MOST_PICTURES}")
+    return {"min": value, "opt": value, "max": value}
+
+
 class Build(Section):
     backend: BackendName = "auto"
-    batch: Annotated[int, Field(ge=1, le=64)] = 1
+    batch: Annotated[Batch, BeforeValidator(_batch)] = Batch(opt=1, max=1)
+    """One number, or a range as {min: 1, opt: 4, max: 8}."""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0 is every core."""
     candidates: Literal["auto"] | tuple[CandidateName, ...] = "auto"

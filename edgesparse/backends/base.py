@@ -188,6 +188,8 @@ class Backend(ABC):
     """Ending of the files that `build` writes."""
     takes_bytes: bool = False
     """Whether pictures are best handed over as uint8, scaled by the graph itself."""
+    open_batch: bool = False
+    """Whether it builds for a range of batches: a model with an open one, and `profile`."""
     native_code: bool = False
     """Whether its files hold code that runs on loading: such packages are loaded only with this device's own mark."""
 
@@ -211,8 +213,11 @@ class Backend(ABC):
         """Compile an ONNX file with static shapes into `out`. Raises ModelError, BuildError, BackendUnavailable."""
 
     @abstractmethod
-    def load(self, path: Path, threads: int = 0) -> Runner:
-        """A runner of a file that `build` wrote, with fresh buffers bound. Raises BuildError."""
+    def load(self, path: Path, threads: int = 0, dla: int | None = None) -> Runner:
+        """A runner of a file that `build` wrote, with fresh buffers bound; of an open batch, the usual one.
+
+        `dla`: the DLA core that it was built for. Raises BuildError.
+        """
 
     @abstractmethod
     def identity(self) -> dict[str, str]:

@@ -45,6 +45,7 @@ class NullBackend(Backend):
 
     name = "null"
     suffix = ".json"
+    open_batch = True
     native_code = True
 
     def probe(self) -> Availability:
@@ -76,7 +77,7 @@ class NullBackend(Backend):
         command = f"null --onnx={onnx.name} {_way(options)}"
         return BuildResult(out, options.precision, seconds, layers, eligible, picked, degraded, (), command, 1_000_000)
 
-    def load(self, path: Path, threads: int = 0) -> Runner:
+    def load(self, path: Path, threads: int = 0, dla: int | None = None) -> Runner:
         try:
             return NullRunner(json.loads(path.read_text()))
         except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:

@@ -62,7 +62,7 @@ class OnnxRuntimeBackend(Backend):
         precision: Precision = "int8" if _has_quantised_layers(out) else "fp32"
         return BuildResult(out, precision, time.perf_counter() - start)
 
-    def load(self, path: Path, threads: int = 0) -> Runner:
+    def load(self, path: Path, threads: int = 0, dla: int | None = None) -> Runner:
         return OnnxRuntimeRunner(path, threads)
 
     def identity(self) -> dict[str, str]:

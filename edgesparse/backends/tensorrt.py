@@ -28,6 +28,7 @@ LEAST_RELEASE = (8, 5)
 class TensorRTBackend(Backend):
     name = "tensorrt"
     suffix = ".engine"
+    open_batch = True
     native_code = True
 
     def probe(self) -> Availability:
@@ -71,11 +72,11 @@ class TensorRTBackend(Backend):
         self._needed()
         return tensorrt_build.build(_import(), onnx, out, options, gpu()[1], progress)
 
-    def load(self, path: Path, threads: int = 0) -> Runner:
+    def load(self, path: Path, threads: int = 0, dla: int | None = None) -> Runner:
         from edgesparse.backends.tensorrt_runner import TensorRTRunner
 
         self._needed()
-        return TensorRTRunner(_import(), path)
+        return TensorRTRunner(_import(), path, dla=dla)
 
     def layers(self, path: Path) -> tuple[EngineLayer, ...]:
         """What each layer of a plan runs. Opening a plan runs its code: only of one that was built on this device.

@@ -22,6 +22,7 @@ _MODULES = ("tensorrt_rtx", "tensorrt_rtx_bindings")
 class TensorRTRTXBackend(Backend):
     name = "tensorrt-rtx"
     suffix = ".engine"
+    open_batch = True
     native_code = True
 
     def probe(self) -> Availability:
@@ -48,7 +49,7 @@ class TensorRTRTXBackend(Backend):
         # A timing cache makes it ask for a GPU, and holds nothing: tactics are chosen on first use.
         return tensorrt_build.build(_needed(), onnx, out, replace(options, timing_cache=None), "", progress)
 
-    def load(self, path: Path, threads: int = 0) -> Runner:
+    def load(self, path: Path, threads: int = 0, dla: int | None = None) -> Runner:
         sm = gpu()[1]
         if sm not in RUNS_ON:
             raise BackendUnavailable(
@@ -57,7 +58,7 @@ class TensorRTRTXBackend(Backend):
             )
         from edgesparse.backends.tensorrt_runner import TensorRTRunner
 
-        return TensorRTRunner(_needed(), path)
+        return TensorRTRunner(_needed(), path, dla=dla)
 
     def identity(self) -> dict[str, str]:
         """Its plans are compiled for the card when they are first used, so they depend on the release alone."""

@@ -47,7 +47,7 @@ class Gate:
         if (self._labels is None and accept.pictures is None) or (self._labels and accept.max_map_drop is None):
             return
         source, path = graph.load(accept.reference or self._recipe.model), folder / "reference.onnx"
-        graph.save(graph.fix_shapes(source, self._recipe.build.batch, prepared.spec.input.size), path)
+        graph.save(graph.fix_shapes(source, self._recipe.build.batch.opt, prepared.spec.input.size), path)
         runner = backend("onnxruntime").load(path, self._recipe.build.threads)
         run, step = SCORING if self._labels else self._recipe.run, partial(progress, "scoring the reference")
         with Detector(runner, prepared.spec, run) as detector:

@@ -85,6 +85,7 @@ class Attempts:
         return tried
 
     def _options(self, plan: Plan) -> BuildOptions:
+        batch = self._recipe.build.batch
         return BuildOptions(
             threads=self._recipe.build.threads,
             simplify=self._recipe.prepare.simplify,
@@ -92,6 +93,7 @@ class Attempts:
             sparse=plan.sparse,
             table=self._sources.table() if plan.way == "int8-table" else None,
             pictures=self._sources.pictures() if plan.way == "int8-tensorrt" else None,
+            profile=(batch.min, batch.opt, batch.max) if batch.open and self._engine.open_batch else None,
             dla=self._recipe.build.dla,
             timing_cache=_timing_cache(self._engine) if self._engine.native_code else None,
         )
@@ -152,9 +154,8 @@ class Attempts:
 
     def _try(self, tried: Tried, trial: Mapping[str, Any]) -> None:
         assert tried.result is not None
-        ended = self._workers.run(
-            "trial", name=tried.plan.name, path=str(tried.result.path), threads=self._recipe.build.threads, **trial
-        )
+        how = {"threads": self._recipe.build.threads, "dla": self._recipe.build.dla}
+        ended = self._workers.run("trial", name=tried.plan.name, path=str(tried.result.path), **how, **trial)
         if ended.result is None:
             tried.ends("failed", f"was built and cannot run: {ended.error}")
             return

@@ -92,7 +92,7 @@ def _race(workers: Workers, recipe: Recipe, tried: Sequence[Tried], seconds: flo
     if len(running) < 2:
         return str(device.clocks()), ()
     paths = {name: str(one.result.path) for name, one in running.items() if one.result}
-    ended = workers.run("race", paths=paths, threads=recipe.build.threads, seconds=seconds)
+    ended = workers.run("race", paths=paths, threads=recipe.build.threads, dla=recipe.build.dla, seconds=seconds)
     if ended.result is None:
         return str(device.clocks()), (f"timed one after the other, not by turns: {ended.error}",)
     for name, timing in ended.result["timings"].items():

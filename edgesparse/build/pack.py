@@ -54,6 +54,8 @@ def pack(
         outputs=tuple(Tensor(**{**one, "shape": tuple(one["shape"])}) for one in chosen.outputs),
         detector=contest.prepared.spec,
         threads=recipe.build.threads,
+        dla=recipe.build.dla,
+        batch=_batch(recipe, engine),
         run=recipe.run,
         candidates=candidates,
         verdict=contest.verdict,
@@ -67,6 +69,11 @@ def pack(
     (folder / "report.html").write_text(report.page(manifest.model_copy(update={"files": files})))
     files["report.html"] = sha256(folder / "report.html")
     manifests.write(folder, sealed(manifest.model_copy(update={"files": files})))
+
+
+def _batch(recipe: Recipe, engine: Backend) -> tuple[int, int, int] | None:
+    said = recipe.build.batch
+    return (said.min, said.opt, said.max) if said.open and engine.open_batch else None
 
 
 def _candidate(tried: Tried) -> Candidate:

@@ -38,7 +38,7 @@ def prepare(recipe: Recipe, folder: Path) -> Prepared:
     """Raises ModelError, ConfigError."""
     model = graph.load(recipe.model)
     said = graph.info(model)
-    fixed = graph.fix_shapes(model, recipe.build.batch, recipe.input.size or said.size)
+    fixed = graph.fix_shapes(model, recipe.build.batch.opt, recipe.input.size or said.size)
     quantised = any(node.op_type == "DequantizeLinear" for node in fixed.graph.node)
     plain, simplified = folder / "prepared.onnx", folder / "model.onnx"
     graph.save(fixed, plain)

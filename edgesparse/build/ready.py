@@ -57,11 +57,11 @@ def open_detector(package: Package, run: Run | None = None) -> Detector:
     manifest = package.manifest
     engine, precision, notice = backend(manifest.backend), manifest.precision, ""
     try:
-        runner = engine.load(package.engine, manifest.threads)
+        runner = engine.load(package.engine, manifest.threads, manifest.dla)
     except BuildError as error:
         if manifest.fallback == manifest.engine:
             raise
-        runner, precision = engine.load(package.fallback, manifest.threads), manifest.fallback_precision
+        runner, precision = engine.load(package.fallback, manifest.threads, manifest.dla), manifest.fallback_precision
         notice = f"the fallback {manifest.fallback} ({precision}) runs, since {error}: 'edgesparse build --force' mends"
         _log.warning("%s", notice)
     try:

@@ -44,7 +44,7 @@ prepare:
 
 build:
   backend: auto          # auto (TensorRT where it works), tensorrt, tensorrt-rtx, onnxruntime
-  batch: 1
+  batch: 1               # pictures at once; with TensorRT also a range: {{min: 1, opt: 4, max: 8}}
   threads: 0             # CPU threads; 0 is every core
   candidates: auto       # all that make sense, or some: [fp32, fp16, fp16-2:4, int8-table, int8-qdq-sparse-2:4]
   # memory: 2 GB         # what building may take; left out: what is free, less a reserve

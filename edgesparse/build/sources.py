@@ -14,6 +14,7 @@ from edgesparse.build.prepare import Prepared
 from edgesparse.config import Recipe
 from edgesparse.errors import CalibrationError, EdgeSparseError
 from edgesparse.graph import model as graph
+from edgesparse.graph.batch import open_batch
 from edgesparse.graph.half import to_half
 from edgesparse.runtime.pictures import picture_files
 
@@ -28,7 +29,13 @@ class Sources:
         self._int8: Mapping[str, Any] | EdgeSparseError | None = None
 
     def onnx(self, plan: Plan) -> Path:
-        """What `plan` is built from."""
+        """What `plan` is built from. Raises ModelError where the recipe asks for an open batch that it cannot have."""
+        path, batch = self._static(plan), self._recipe.build.batch
+        if not (batch.open and self._engine.open_batch):
+            return path
+        return self._cached(f"{path.stem}-open", path, lambda base: open_batch(graph.load(base), batch.min, batch.max))
+
+    def _static(self, plan: Plan) -> Path:
         name, base = "float", self._prepared.simplified
         if plan.precision == "int8" and not self._prepared.quantised:
             name = {"int8-qdq": "fuse", "int8-qdq-sparse": "sparse"}.get(plan.way, "grid")
@@ -54,8 +61,11 @@ class Sources:
         return path
 
     def notes(self) -> tuple[str, ...]:
-        """What was noticed while INT8 was prepared."""
-        return tuple(self._int8["notes"]) if isinstance(self._int8, Mapping) else ()
+        """What was noticed while INT8 was prepared, and what of the recipe this backend does not do."""
+        batch = self._recipe.build.batch
+        one = batch.open and not self._engine.open_batch
+        static = (f"{self._engine.name} takes one batch: built for build.batch.opt, {batch.opt}",) if one else ()
+        return (*static, *(self._int8["notes"] if isinstance(self._int8, Mapping) else ()))
 
     def _quantised(self) -> Mapping[str, Any]:
         """What the worker's task `quantise` wrote; a second call fails as the first did."""
@@ -70,7 +80,7 @@ class Sources:
                     "count": calibrate.count,
                     "pictures": str(calibrate.pictures and calibrate.pictures.absolute()),
                 },
-                batch=self._recipe.build.batch,
+                batch=self._recipe.build.batch.opt,
                 threads=self._recipe.build.threads,
             )
             self._int8 = ended.result or ended.error or CalibrationError("calibration ended without a word")

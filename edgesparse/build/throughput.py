@@ -21,7 +21,7 @@ from edgesparse.build.contest import hold
 from edgesparse.build.ready import DEMO, ready, recipe_of
 from edgesparse.build.select import pick
 from edgesparse.build.worker import Progress
-from edgesparse.config import SPARSE, Accept, Recipe, parse
+from edgesparse.config import SPARSE, Accept, Batch, Recipe, parse
 from edgesparse.errors import ConfigError
 from edgesparse.package.store import Package
 
@@ -45,6 +45,7 @@ class Engine:
     candidate: str
     batch: int
     path: Path
+    dla: int | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def of_target(
         build = {**recipe.build.model_dump(), "candidates": list(candidates)}
         said = parse({"model": str(recipe.model), "build": build}, "--candidates")
         recipe = recipe.model_copy(update={"build": said.build})
-    return recipe.model.stem, of_recipe(recipe, batches or [recipe.build.batch], streams, demand, seconds, progress)
+    return recipe.model.stem, of_recipe(recipe, batches or [recipe.build.batch.opt], streams, demand, seconds, progress)
 
 
 def of_recipe(
@@ -109,11 +110,15 @@ def of_recipe(
     loads: list[Load] = []
     engine = pick(recipe)
     for batch in batches:
-        changed = recipe.build.model_copy(update={"batch": batch})
+        changed = recipe.build.model_copy(update={"batch": Batch(min=batch, opt=batch, max=batch)})
         asked = recipe.model_copy(update={"build": changed, "accept": Accept()})
         with tempfile.TemporaryDirectory(prefix="edgesparse-") as folder:
             contest = hold(asked, engine, Path(folder), min(seconds, 0.2), progress)
-            built = [Engine(one.plan.name, batch, one.result.path) for one in contest.tried if one.runs and one.result]
+            built = [
+                Engine(one.plan.name, batch, one.result.path, recipe.build.dla)
+                for one in contest.tried
+                if one.runs and one.result
+            ]
             loads += _all(engine, built, streams, recipe.build.threads, demand, seconds, progress)
     return loads
 
@@ -132,9 +137,9 @@ def of_package(
     if any(asked != batch for asked in batches):
         raise ConfigError(f"the package has batch {batch}, asked for {', '.join(map(str, batches))}: give its recipe")
     chosen = next((one.name for one in manifest.candidates if one.chosen), manifest.precision)
-    built = [Engine(chosen, batch, package.engine)]
+    built = [Engine(chosen, batch, package.engine, manifest.dla)]
     if manifest.fallback != manifest.engine:
-        built.append(Engine(f"fallback {manifest.fallback_precision}", batch, package.fallback))
+        built.append(Engine(f"fallback {manifest.fallback_precision}", batch, package.fallback, manifest.dla))
     return _all(backend(manifest.backend), built, streams, manifest.threads, demand, seconds, progress)
 
 
@@ -153,7 +158,7 @@ def _all(
             progress(f"{one.candidate}, batch {one.batch}, {count} at once", 0, 0)
             share = threads or max(1, device.probe().cores // count)
             with ExitStack() as stack:
-                runners = [stack.enter_context(engine.load(one.path, share)) for _ in range(count)]
+                runners = [stack.enter_context(engine.load(one.path, share, one.dla)) for _ in range(count)]
                 times, rate = busy(runners, seconds)
             fps = one.batch * rate
             p50, p90, p99 = (float(1e3 * t) for t in np.percentile(times, (50, 90, 99)))

@@ -32,7 +32,7 @@ def trial(job: Job, progress: Progress) -> dict[str, Any]:
     name = job["name"]
     spec = DetectorSpec.model_validate_json(job["spec"])
     run = Run.model_validate_json(job["run"]) if "run" in job else SCORING
-    with Detector(backend(job["backend"]).load(Path(job["path"]), job["threads"]), spec, run) as detector:
+    with Detector(backend(job["backend"]).load(Path(job["path"]), job["threads"], job["dla"]), spec, run) as detector:
         runner = detector.runner
         said: dict[str, Any] = {"inputs": _tensors(runner.inputs), "outputs": _tensors(runner.outputs)}
         progress(f"timing {name}", 0, 0)
@@ -78,7 +78,8 @@ def race(job: Job, progress: Progress) -> dict[str, Any]:
     engine = backend(job["backend"])
     with ExitStack() as stack:
         runners: dict[str, Runner] = {
-            name: stack.enter_context(engine.load(Path(path), job["threads"])) for name, path in job["paths"].items()
+            name: stack.enter_context(engine.load(Path(path), job["threads"], job["dla"]))
+            for name, path in job["paths"].items()
         }
         progress("timing by turns", 0, 0)
         timings = interleaved(runners, job["seconds"], lambda *_: progress("timing by turns", 0, 0))

@@ -61,7 +61,7 @@ def load(path: Path) -> onnx.ModelProto:
 
 def files(path: Path) -> list[Path]:
     """The ONNX file, and those beside it that hold its weights, whether they are there or not. Raises ModelError."""
-    tensors = [tensor for _, tensor in _constant_tensors(_parse(path, False))]
+    tensors = [tensor for _, tensor in constant_tensors(_parse(path, False))]
     places = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
     return [path, *(path.parent / place for place in sorted(places))]
 
@@ -223,7 +223,7 @@ def _reads(node: onnx.NodeProto) -> Iterable[str]:
 
 def _rebatch_reshapes(model: onnx.ModelProto, old: int, batch: int) -> None:
     shapes = {node.input[1] for node in model.graph.node if node.op_type == "Reshape"}
-    for tensor in _constant_tensors(model):
+    for tensor in constant_tensors(model):
         name, proto = tensor
         if name in shapes:
             array = numpy_helper.to_array(proto).copy()
@@ -232,7 +232,7 @@ def _rebatch_reshapes(model: onnx.ModelProto, old: int, batch: int) -> None:
                 proto.CopyFrom(numpy_helper.from_array(array, proto.name))
 
 
-def _constant_tensors(model: onnx.ModelProto) -> Iterable[tuple[str, onnx.TensorProto]]:
+def constant_tensors(model: onnx.ModelProto) -> Iterable[tuple[str, onnx.TensorProto]]:
     for tensor in model.graph.initializer:
         yield tensor.name, tensor
     for node in model.graph.node:

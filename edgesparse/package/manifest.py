@@ -131,6 +131,10 @@ class Manifest(Section):
     outputs: tuple[Tensor, ...]
     detector: DetectorSpec
     threads: int
+    dla: int | None = None
+    """The DLA core that the engine is loaded on."""
+    batch: tuple[int, int, int] | None = None
+    """Least, usual and largest batch, where it is open."""
     run: Run
     candidates: tuple[Candidate, ...]
     verdict: tuple[str, ...] = ()

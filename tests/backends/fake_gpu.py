@@ -42,6 +42,7 @@ class Fake:
         self.captured: list[Operation] | None = None
         self.uncapturable = False
         self.broken = ""
+        self.dla: int | None = None
         self.made: dict[int, list[Operation]] = {}
         self.driver, self.library = _driver(self), _Library(self)
 
@@ -318,6 +319,7 @@ def tensorrt(fake: Fake) -> Any:
             self.logger = logger
 
         def deserialize_cuda_engine(self, data: Any) -> Engine | None:
+            fake.dla = getattr(self, "DLA_core", None)
             try:
                 return Engine(fake, json.loads(bytes(data)))
             except ValueError:

@@ -16,6 +16,7 @@ import pytest
 from fake_gpu import SMALL, Fake, plan, tensorrt
 
 from edgesparse.backends import cuda, cuda_graph
+from edgesparse.backends.tensorrt import TensorRTBackend
 from edgesparse.backends.tensorrt_runner import TensorRTRunner, wanted_shape
 from edgesparse.errors import BackendUnavailable, BuildError, MemoryBudgetExceeded
 
@@ -73,6 +74,17 @@ def test_what_is_bound_is_checked_once(fake: Fake, tmp_path: Path) -> None:
     with load(fake, tmp_path) as runner:
         with pytest.raises(BuildError, match="buffer for boxes 2x3 float16: found 2x3 float32"):
             runner.bind({**runner.allocate(), "boxes": np.zeros((2, 3), np.float32)})
+
+
+def test_a_plan_is_loaded_on_the_dla_core_that_it_was_built_for(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.plan").write_bytes(plan(tensors=SMALL))
+    monkeypatch.setattr("edgesparse.backends.tensorrt._import", lambda: tensorrt(fake))
+    monkeypatch.setattr(TensorRTBackend, "_needed", lambda self: None)
+    for core in (None, 0, 1):
+        with TensorRTBackend().load(tmp_path / "model.plan", dla=core):
+            assert fake.dla == core
 
 
 def test_latency_is_of_the_engine_alone(fake: Fake, tmp_path: Path) -> None:

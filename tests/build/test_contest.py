@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 import squares
 from null_plans import Plan
+from onnx import helper, numpy_helper
 
 from edgesparse.build.select import build
 from edgesparse.config import Recipe, parse
@@ -228,3 +231,21 @@ def test_without_labels_detections_are_compared_with_fp32s(model: Path, labels: 
     assert "finds 100 % of FP32's 6 boxes on 1 pictures, which is weaker than a score" in found["fp32"].reason
     assert found["fp16"].outcome == "refused"
     assert "found 0 % of FP32's 6 boxes, and 0 % of its own are FP32's too" in found["fp16"].reason
+
+
+def test_a_range_of_batches_and_a_dla_core_go_into_what_is_built_and_loaded(model: Path, planned: Plan) -> None:
+    planned(seconds=0.001)
+    manifest = make(model, ["fp16"], build={"batch": {"min": 1, "opt": 1, "max": 4}, "dla": 1})
+    assert (manifest.batch, manifest.dla) == ((1, 1, 4), 1)
+    assert by_name(manifest)["fp16"].command == "null --onnx=model-open.onnx fp16"
+
+
+def test_a_batch_that_cannot_be_open_is_a_candidate_that_failed(model: Path, planned: Plan) -> None:
+    planned(seconds=0.001)
+    network = onnx.load(str(model))
+    network.graph.output[0].name = "all"
+    network.graph.initializer.append(numpy_helper.from_array(np.ones((2, 6, squares.CELLS), np.float32), "two"))
+    network.graph.node.append(helper.make_node("Mul", ["output0", "two"], ["all"]))
+    onnx.save(network, str(model))
+    with pytest.raises(BuildError, match=r"no candidate could be built: fp16: .*batch"):
+        make(model, ["fp16"], build={"batch": {"min": 1, "opt": 2, "max": 4}})

@@ -10,6 +10,7 @@ import pytest
 
 from edgesparse.backends import backend
 from edgesparse.build.attempts import Attempts, Tried
+from edgesparse.build.candidates import parse as parse_plan
 from edgesparse.build.candidates import plan
 from edgesparse.build.child import Workers
 from edgesparse.build.contest import Contest
@@ -56,6 +57,22 @@ def test_every_candidate_is_built_in_a_child_and_packed(sparse_model: Path, labe
     package(
         tmp_path, Contest(prepared, budget, tuple(tried.values()), tried["fp16"], tried["fp32"], (), (), ""), recipe
     )
+
+
+def test_a_range_of_batches_becomes_one_profile(sparse_model: Path, labels: Path, tmp_path: Path) -> None:
+    said = {"backend": "tensorrt-rtx", "batch": {"min": 1, "opt": 2, "max": 4}, "memory": "3 GB"}
+    recipe = parse({"model": str(sparse_model), "build": said, "calibrate": {"pictures": str(labels.parent)}}, "recipe")
+    engine, folder = backend("tensorrt-rtx"), tmp_path / "work"
+    folder.mkdir()
+    prepared = prepare(recipe, folder)
+    workers = Workers(engine, folder, "host", inf, lambda *_: None)
+    sources = Sources(recipe, engine, prepared, folder, workers)
+    attempts = Attempts(recipe, engine, prepared, sources, workers, Budget(3_000_000_000, "host", True))
+    for name in ("fp16", "int8-qdq-sparse-2:4"):
+        one = attempts.attempt(parse_plan(name), None, {"spec": prepared.spec.model_dump_json(), "seconds": 0.0})
+        assert one.result is not None, one.reason
+        assert "--minShapes=images:1x3x64x64 --optShapes=images:2x3x64x64" in one.result.command
+        assert "--maxShapes=images:4x3x64x64" in one.result.command
 
 
 def package(root: Path, contest: Contest, recipe: object) -> None:

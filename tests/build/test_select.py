@@ -218,6 +218,12 @@ def test_a_batch_is_built_and_detects(model: Path) -> None:
     assert [d.xyxy[0, 0] for d in found] == [0, 8, 16]
 
 
+def test_a_range_of_batches_is_built_for_the_usual_one_where_no_batch_can_be_open(model: Path) -> None:
+    said = make(model, build={"batch": {"opt": 2, "max": 3}}).package.manifest
+    assert said.inputs[0].shape == (2, 3, 64, 64) and said.batch is None
+    assert "onnxruntime takes one batch: built for build.batch.opt, 2" in said.verdict
+
+
 def test_a_backend_that_does_not_work_here_says_how_to_get_it(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(BackendUnavailable, match=r"onnxruntime does not work here \(.*\): pip install onnxruntime"):
