@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import machine, save
 from benchmarks.yolox import SPEC, pictures
+from edgesparse.build.found import found as objects
 from edgesparse.build.ready import DEMO, recipe_of
 from edgesparse.build.scoring import points
 from edgesparse.config import DetectorSpec, InputSpec
@@ -92,7 +93,7 @@ def recovered(model: ModelProto, data: Batches, score: Score, **options: Any) ->
 
 
 def pruned(model: ModelProto, data: Batches, score: Score) -> dict[str, Any]:
-    made, report = reconstruct(model, data, share=0.5, progress=show)
+    made, report = reconstruct(model, data, share=0.5, objects=objects(model, data, SPEC), progress=show)
     found: dict[str, Any] = {"share_of_eligible_macs": round(report.share, 4), "fp32": round(score(model), 2)}
     for placement in ("fuse", "sparse"):
         found[placement] = recovered(made, data, score, placement=placement)

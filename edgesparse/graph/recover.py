@@ -18,7 +18,7 @@ from onnx import ModelProto
 from edgesparse.config import InputSpec
 from edgesparse.errors import CalibrationError
 from edgesparse.graph.activations import Batches, spread
-from edgesparse.graph.calibration import BEST, Calibration, calibrate
+from edgesparse.graph.calibration import Calibration, calibrate
 from edgesparse.graph.choose import Outputs
 from edgesparse.graph.equalise import equalise
 from edgesparse.graph.observe import quiet
@@ -55,7 +55,7 @@ def recover(
     model: ModelProto,
     batches: Batches,
     *,
-    method: str = BEST,
+    method: str = "mse",
     placement: Placement = "fuse",
     keep: Collection[str] = (),
     score: Score | None = None,
