@@ -124,6 +124,10 @@ BuildProgress = Callable[[str, int, int], None]
 """(what is being done, how many are done, of how many; 0 when that is not known)."""
 
 
+LOADED = "library loaded"
+"""What a build says once its library is there and nothing is built yet: what it takes by itself is measured then."""
+
+
 def quiet(step: str, done: int, total: int) -> None:
     """No progress shown."""
 

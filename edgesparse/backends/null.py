@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse.backends.base import (
+    LOADED,
     Availability,
     Backend,
     BuildOptions,
@@ -63,6 +64,7 @@ class NullBackend(Backend):
         if not plan:
             raise BuildError(f"the null backend has no plan: name its JSON file in {PLAN}")
         said = {**plan, **plan.get("builds", {}).get(_way(options), {})}
+        progress(LOADED, 0, 0)
         progress("trying tactics", 1, 2)
         degraded = _spend(said, options.limits.workspace)
         if "error" in said:

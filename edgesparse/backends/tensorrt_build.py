@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgesparse.backends.base import BuildOptions, BuildProgress, BuildResult, EngineLayer, Precision
+from edgesparse.backends.base import LOADED, BuildOptions, BuildProgress, BuildResult, EngineLayer, Precision
 from edgesparse.backends.tensorrt_cache import TimingCache
 from edgesparse.backends.tensorrt_command import command
 from edgesparse.backends.tensorrt_config import configure
@@ -70,6 +70,7 @@ def _compile(
 ) -> tuple[Any, TimingCache, Said]:
     """The serialised plan. TensorRT's objects, and the memory they hold, are gone when this returns."""
     session = start_session(trt, log)
+    progress(LOADED, 0, 0)
     parse(session, onnx)
     said = Said(lowest(session, options), command(trt, onnx, out, options, session.inputs, session.quantised))
     log.take("VERBOSE", f"edgesparse builds {said.command}")

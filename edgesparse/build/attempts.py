@@ -24,6 +24,9 @@ from edgesparse.errors import EdgeSparseError
 from edgesparse.package.manifest import Agreement, Outcome, Score
 from edgesparse.package.sign import state_folder
 
+HARDLY = 0.1
+"""Of what is too much: a rung that saves less has no lever that matters here."""
+
 
 @dataclass(eq=False)
 class Tried:
@@ -63,12 +66,16 @@ class Attempts:
         # Only what compiles native code has levers.
         self._rungs = rungs(budget.size, recipe.build.level) if engine.native_code else (Limits(),)
         self._first = 0
+        self._no_room = ""
 
     def attempt(self, plan: Plan, best: Tried | None, trial: Mapping[str, Any]) -> Tried:
         """Build and try a plan; `best` is the fastest so far, `trial` what the worker's task is asked for."""
         tried = Tried(plan)
         if time.monotonic() > self._workers.deadline:
             return tried.ends("skipped", "the time limit was reached before")
+        if self._no_room:
+            tried.short = True
+            return tried.ends("failed", f"does not fit into {self._budget}: {self._no_room}")
         if best is not None and best.timing is not None:
             least = least_ms(plan, self._prepared)
             if least is not None and least > best.timing.median_ms:
@@ -101,7 +108,7 @@ class Attempts:
     def _build(self, tried: Tried, onnx: Path, options: BuildOptions) -> None:
         """Down the rungs until one fits. A degraded engine gets one more chance on the next."""
         rung: int | None = self._first
-        said = ""
+        said, before = "", None
         while rung is not None and rung < len(self._rungs):
             ended = self._compile(tried.plan, onnx, replace(options, limits=self._rungs[rung]), rung)
             if ended.result is not None and self._fits(ended.spent):
@@ -112,14 +119,15 @@ class Attempts:
             if tried.result is not None:
                 break
             tried.spent = _less(tried.spent, ended.spent, self._budget)
-            if ended.how in ("time", "error", "crash"):
+            if ended.how in ("time", "error", "crash", "hang"):
                 tried.ends("failed", str(ended.error))
                 return
             said = str(ended.error) if ended.error else f"took {ended.spent.under(self._budget.where) / MB:,.0f} MB"
-            rung = self._next(rung, ended.spent)
+            rung, before = self._next(rung, ended.spent, before), ended.spent
         if tried.result is None:
             self._first, tried.short = len(self._rungs) - 1, True
-            tried.ends("failed", f"did not fit into {self._budget}: {said}, with {words(self._rungs[-1])}")
+            why = self._no_room or f"with {words(self._rungs[-1])}"
+            tried.ends("failed", f"did not fit into {self._budget}: {said}, {why}")
         elif not tried.result.degraded:
             self._first = tried.rung
 
@@ -130,13 +138,27 @@ class Attempts:
             tried.result, tried.rung, tried.spent = result, rung, spent
         return before is None and bool(result.degraded)
 
-    def _next(self, rung: int, spent: Spent) -> int | None:
-        """The rung after one that did not fit: the last where the workspace alone is not what was too much."""
+    def _next(self, rung: int, spent: Spent, before: Spent | None) -> int | None:
+        """The rung after one that did not fit: the last where the workspace alone is not what was too much, or where it
+        took hardly less than on the rung `before`; none where the library by itself takes too much."""
         last, size, workspace = len(self._rungs) - 1, self._budget.size, self._rungs[rung].workspace
-        if rung == last:
+        if rung == last or self._hopeless(spent):
             return None
-        floor = spent.under(self._budget.where) - (workspace or 0)
-        return last if size is not None and workspace is not None and floor > size else rung + 1
+        took = spent.under(self._budget.where)
+        if size is None or took <= size:
+            return rung + 1
+        floor = took - workspace if workspace is not None else 0
+        saved = before.under(self._budget.where) - took if before else took
+        return last if floor > size or saved < HARDLY * (took - size) else rung + 1
+
+    def _hopeless(self, spent: Spent) -> bool:
+        """Whether no rung can help: what is taken before anything is built is more than there is."""
+        size = self._budget.size
+        if size is None or spent.loaded is None or spent.loaded <= size:
+            return False
+        why = f"CUDA and {self._engine.name} take" if self._budget.where != "host" else "the process takes"
+        self._no_room = f"{why} {spent.loaded / MB:,.0f} MB before anything is built"
+        return True
 
     def _compile(self, plan: Plan, onnx: Path, options: BuildOptions, rung: int) -> Ended:
         out = onnx.parent / f"{plan.name.replace(':', 'to')}-{rung}{self._engine.suffix}"

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from edgesparse import device, errors
 from edgesparse.backends import Backend
+from edgesparse.backends.base import LOADED
 from edgesparse.build import worker
 from edgesparse.build.memory import MB, Meter, Spent, Where
 from edgesparse.build.worker import Progress
@@ -28,12 +29,18 @@ INTERVAL = 0.05
 CRITICAL = 150 * MB
 """Where less than this is left of the machine's memory, a child is killed before the system chooses whom."""
 
-How = Literal["done", "error", "memory", "crash", "time"]
+STUCK = 300.0
+"""Seconds after which a child is ended that has neither said a word nor used SOME_CPU."""
+SOME_CPU = 1.0
+"""Seconds of CPU time; threads of CUDA's driver that only wait use less."""
+
+How = Literal["done", "error", "memory", "crash", "time", "hang"]
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a task ended: `memory`, when it was killed or refused memory; `time`, when the limit was reached."""
+    """How a task ended: `memory`, when it was killed or refused memory; `time`, when the limit was reached; `hang`,
+    when it did nothing any more."""
 
     how: How
     spent: Spent
@@ -96,6 +103,7 @@ class _Child:
         self._meter = Meter(where, self._process.pid)
         self._said: dict[str, Any] = {}
         self._rest = b""
+        self._moved = (time.monotonic(), 0.0)  # when it last did something, and its CPU time then
 
     def watch(self, deadline: float, progress: Progress) -> Ended:
         killed: How | None = None
@@ -120,14 +128,22 @@ class _Child:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             self._said |= (said := json.loads(line))
+            self._moved = (time.monotonic(), self._moved[1])
             if "progress" in said:
+                if said["progress"][0] == LOADED:
+                    self._meter.loaded()
                 progress(*said["progress"])
         return bool(data)
 
     def _must_go(self, deadline: float) -> How | None:
         if time.monotonic() > deadline:
             return "time"
-        return "memory" if 0 < device.available_memory() < CRITICAL else None
+        if 0 < device.available_memory() < CRITICAL:
+            return "memory"
+        now, used = time.monotonic(), _cpu_seconds(self._process.pid)
+        if used > self._moved[1] + SOME_CPU:
+            self._moved = (now, used)
+        return "hang" if now > self._moved[0] + STUCK else None
 
     def _kill(self) -> None:
         """The child and all that it has started; it cannot be gone and its number another's before wait()."""
@@ -145,6 +161,9 @@ class _Child:
         words = self._last_words()
         if killed == "time":
             return Ended("time", spent, error=BuildError("stopped at the time limit"))
+        if killed == "hang":
+            why = f"stopped after {STUCK:.0f} s in which it neither made progress nor used the CPU{words}"
+            return Ended("hang", spent, error=BuildError(why))
         if killed == "memory" or code in (-signal.SIGKILL, worker.OUT_OF_MEMORY) or _SHORT.search(words):
             how = "was refused memory" if code == worker.OUT_OF_MEMORY else "was killed, as if for memory"
             return Ended("memory", spent, error=BuildError(f"{how} at {spent.host / MB:,.0f} MB{words}"))
@@ -155,6 +174,15 @@ class _Child:
         os.lseek(self._log, max(os.fstat(self._log).st_size - 2000, 0), os.SEEK_SET)
         lines = os.read(self._log, 2000).decode(errors="replace").strip().splitlines()
         return f": {lines[-1].strip()[:300]}" if lines else ""
+
+
+def _cpu_seconds(pid: int) -> float:
+    """CPU time of all its threads, and of its children that have ended."""
+    try:
+        said = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, said[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 _SHORT = re.compile(r"out of memory|OutOfMemory|bad_alloc|cannot allocate memory|std::length_error|MemoryError", re.I)

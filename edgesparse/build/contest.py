@@ -15,7 +15,7 @@ from edgesparse.build.accept import Gate, all_refused
 from edgesparse.build.attempts import Attempts, Tried
 from edgesparse.build.candidates import plan
 from edgesparse.build.child import Workers
-from edgesparse.build.memory import MB, Budget, budget
+from edgesparse.build.memory import MB, Budget, Spent, budget
 from edgesparse.build.prepare import Prepared, prepare
 from edgesparse.build.sources import Sources
 from edgesparse.build.timing import Timing
@@ -105,16 +105,19 @@ def _none_left(tried: Sequence[Tried], limit: Budget) -> BuildError:
     refused = [one for one in tried if one.outcome == "refused"]
     if refused:
         return all_refused(refused)
-    short = [one for one in tried if one.short]
+    short = [one for one in tried if one.short and one.spent != Spent()]
     if short:
         least = min(short, key=lambda one: one.spent.under(limit.where))
-        needed = least.spent.under(limit.where) / MB
+        needed = f"{least.plan.name} took {least.spent.under(limit.where) / MB:,.0f} MB"
+        if least.spent.loaded is not None:
+            whose = "the process and its libraries" if limit.where == "host" else "CUDA and the library"
+            needed += f", {least.spent.loaded / MB:,.0f} MB of it {whose} before anything is built"
         mend = {
             "gpu": "end other programs on the GPU, or raise build.memory",
             "shared": "stop the desktop (sudo systemctl isolate multi-user.target) and other programs, add swap, "
             "or raise build.memory",
             "host": "end other programs, or raise build.memory",
         }[limit.where]
-        return MemoryBudgetExceeded(f"no candidate fits into {limit}: {least.plan.name} took {needed:,.0f} MB: {mend}")
+        return MemoryBudgetExceeded(f"no candidate fits into {limit}: {needed}: {mend}")
     found = "; ".join(f"{one.plan.name}: {one.reason}" for one in tried)
     return BuildError(f"no candidate could be built: {found}: 'edgesparse inspect MODEL.onnx' may say more")

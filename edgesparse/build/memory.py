@@ -45,14 +45,19 @@ class Spent:
 
     host: int = 0
     device: int | None = None
+    loaded: int | None = None
+    """What counted against the budget when the library was loaded (with CUDA's context) and nothing was built yet."""
 
     def under(self, where: Where) -> int:
         """What counts against a budget."""
         return self.host if where == "host" else max(self.device or 0, self.host if where == "shared" else 0)
 
     def __or__(self, other: Spent) -> Spent:
-        devices = [spent for spent in (self.device, other.device) if spent is not None]
-        return Spent(max(self.host, other.host), max(devices, default=None))
+        return Spent(max(self.host, other.host), _most(self.device, other.device), _most(self.loaded, other.loaded))
+
+
+def _most(a: int | None, b: int | None) -> int | None:
+    return max((size for size in (a, b) if size is not None), default=None)
 
 
 def budget(engine: Backend, said: int | None) -> Budget:
@@ -117,6 +122,11 @@ class Meter:
         now = self._taken()
         taken = None if now is None or self._before is None else max(now - self._before, 0)
         self.spent |= Spent(_peak(self._pid), taken)
+
+    def loaded(self) -> None:
+        """The library is there, and nothing is built yet."""
+        self.sample()
+        self.spent |= Spent(loaded=self.spent.under(self._where))
 
     def _taken(self) -> int | None:
         if self._where == "gpu":

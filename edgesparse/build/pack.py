@@ -86,6 +86,7 @@ def _candidate(tried: Tried) -> Candidate:
         reason=tried.reason,
         host_mb=round(spent.host / MB, 1),
         device_mb=None if spent.device is None else round(spent.device / MB, 1),
+        loaded_mb=None if spent.loaded is None else round(spent.loaded / MB, 1),
         rung=tried.rung,
         score=tried.score,
         agreement=tried.agreement,

@@ -178,9 +178,11 @@ def _facts(manifest: Manifest) -> str:
     spec = manifest.detector
     memory = {"host": "of this process", "gpu": "of the GPU", "shared": "that CPU and GPU share"}
     limit = "unknown" if manifest.budget_mb is None else f"{manifest.budget_mb:,.0f} MB"
+    loaded = max((c.loaded_mb for c in manifest.candidates if c.loaded_mb), default=None)
+    alone = f"; {loaded:,.0f} MB go to the library, and CUDA, before anything is built" if loaded else ""
     facts = {
         "Fallback": f"{manifest.fallback} ({manifest.fallback_precision})",
-        "Memory for building": f"{limit} {memory.get(manifest.budget_of, '')}",
+        "Memory for building": f"{limit} {memory.get(manifest.budget_of, '')}{alone}",
         "Clocks": manifest.clocks or "unknown",
         "Backend": f"{manifest.backend} ({', '.join(f'{k} {v}' for k, v in manifest.identity.items())})",
         "Built": f"{manifest.created} by edgesparse {manifest.edgesparse}",

@@ -86,6 +86,8 @@ class Candidate(Section):
     """Peak of the process that built it."""
     device_mb: float | None = None
     """Peak on the GPU while it was built, where that was measured."""
+    loaded_mb: float | None = None
+    """What of the budget was taken when the library was loaded, with CUDA's context, and nothing was built yet."""
     context_mb: float = 0.0
     """What running it takes on the GPU beside the weights."""
     score: Score | None = None

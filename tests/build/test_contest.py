@@ -191,7 +191,7 @@ def test_no_rung_that_fits_is_one_error_with_what_was_needed(model: Path, planne
     with pytest.raises(MemoryBudgetExceeded) as caught:
         make(model, build={"memory": "5 MB"})
     assert "no candidate fits into a budget of 5 MB (build.memory): fp" in str(caught.value)
-    assert "MB: end other programs, or raise build.memory" in str(caught.value)
+    assert "MB of it the process and its libraries before anything is built: end other programs" in str(caught.value)
     assert left(model.parent) == []
 
 

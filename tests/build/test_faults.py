@@ -18,6 +18,7 @@ import squares
 from null_plans import Plan
 
 from edgesparse.backends import backend
+from edgesparse.build import child
 from edgesparse.build.child import Ended, Workers
 from edgesparse.build.ready import open_detector
 from edgesparse.build.select import build
@@ -152,6 +153,25 @@ def test_a_child_that_says_nothing_is_ended_at_the_deadline(planned: Plan, run: 
     planned(hang=600)
     ended = run(deadline=time.monotonic() + 1)
     assert ended.how == "time" and str(ended.error) == "stopped at the time limit"
+
+
+def test_a_child_that_does_nothing_any_more_is_ended_without_a_deadline_too(
+    planned: Plan, run: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child, "STUCK", 3.0)
+    monkeypatch.setattr(child, "SOME_CPU", 0.02)
+    planned(hang=600)
+    ended = run()
+    assert ended.how == "hang"
+    assert str(ended.error) == "stopped after 3 s in which it neither made progress nor used the CPU"
+
+
+def test_cpu_time_is_that_of_the_process() -> None:
+    begun, wall = child._cpu_seconds(os.getpid()), time.process_time()
+    while time.process_time() < wall + 0.1:
+        pass
+    assert 0.05 < child._cpu_seconds(os.getpid()) - begun < 5
+    assert child._cpu_seconds(2**22 + 1) == 0
 
 
 def test_a_crash_is_told_with_its_signal_and_last_words(planned: Plan, run: Callable[..., Ended]) -> None:
