@@ -176,8 +176,9 @@ def main() -> None:
         rows[f"edgesparse, {name}"] = score(Path(path), labels)
     table(rows.items())
     result = {**machine(), "pictures": said.pictures, "rows": rows}
-    # files that were handed in lie anywhere: their names say enough
-    result["command"] = " ".join(word.split("=")[0] if "=" in word else word for word in result["command"].split())
+    # where the environment and files that were handed in lie is this machine's own affair
+    handed = "".join(f" --ours {ours.partition('=')[0]}=..." for ours in said.ours)
+    result["command"] = f"python benchmarks/int8_accuracy.py{handed} --save"
     save("int8_accuracy", result, said.save)
 
 
