@@ -1,0 +1,67 @@
+"""What a recipe's values are: numbers within bounds, sizes, memory, batches."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+Unit = Annotated[float, Field(ge=0, le=1)]
+_SAME_FOR_ALL = BeforeValidator(lambda v: [v] * 3 if isinstance(v, int | float) else v)
+Triple = Annotated[tuple[float, float, float], Strict(False), _SAME_FOR_ALL]
+Positive = Annotated[float, Field(gt=0)]
+Divisors = Annotated[tuple[Positive, Positive, Positive], Strict(False), _SAME_FOR_ALL]
+Size = Annotated[
+    tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]],
+    Strict(False),
+    BeforeValidator(lambda v: [v] * 2 if isinstance(v, int) else v),
+]
+
+
+def _bytes(value: object) -> object:
+    """A size as `4 GB`, `512 MB`, or a number of bytes."""
+    found = re.fullmatch(r"\s*([\d.]+)\s*([KMGkmg])i?[Bb]?\s*", value) if isinstance(value, str) else None
+    return int(float(found[1]) * 1000 ** ("KMG".index(found[2].upper()) + 1)) if found else value
+
+
+Memory = Annotated[int, Field(ge=1_000_000), BeforeValidator(_bytes)]
+MOST_PICTURES = 64
+
+
+class Batch(Section):
+    """Pictures at once. With a range, TensorRT's engine takes any size of it and is fastest at `opt`; what can't keep a
+    batch open is built for `opt`."""
+
+    min: Annotated[int, Field(ge=1)] = 1
+    opt: Annotated[int, Field(ge=1)]
+    max: Annotated[int, Field(le=MOST_PICTURES)]
+
+    @model_validator(mode="after")
+    def _rises(self) -> Batch:
+        if not self.min <= self.opt <= self.max:
+            raise ValueError("min, opt and max in rising order")
+        return self
+
+    @property
+    def open(self) -> bool:
+        return self.min < self.max
+
+
+def _range(value: object) -> object:
+    """A whole number is a range of one size."""
+    if isinstance(value, dict | Batch):
+        return value
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError("a whole number, or a range as {min: 1, opt: 4, max: 8}")
+    if not 1 <= value <= MOST_PICTURES:
+        raise ValueError(f"1 to {MOST_PICTURES}")
+    return {"min": value, "opt": value, "max": value}
+
+
+Batches = Annotated[Batch, BeforeValidator(_range)]
