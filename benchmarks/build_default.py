@@ -1,10 +1,13 @@
 """`edgesparse build` of the default detector with every candidate, and again inside small memory budgets.
 
-    python benchmarks/build_default.py [--backend tensorrt] [--only fp16 --only fp16-2:4] [--budget '1 GB'] [--save]
+    python benchmarks/build_default.py [--only fp16 --only fp16-2:4] [--budget '1 GB'] [--state FOLDER] [--save]
 
 Without --budget: all candidates (or those of --only), scored on pictures of the demo scene, with the report page. With
 --budget, which may be repeated: a build inside each, with the peak that was measured. What is found is added to
 benchmarks/results/build_default.json under its own name, so that the parts can be run one after the other.
+
+--state names a folder in which the timing cache and INT8's preparation are kept from one part to the next; with another
+--out a copy of it there, OUT/state, is used and added to: what a machine that keeps nothing hands to the next.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--time-limit", type=float, default=500, help="seconds for each build [%(default)s]")
     parser.add_argument("--level", type=int, help="build.level [as long as TensorRT does by itself]")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of results [benchmarks/results]")
+    parser.add_argument("--state", type=Path, metavar="FOLDER", help="kept between calls [a temporary one]")
     parser.add_argument("--save", action="store_true")
     return parser.parse_args()
 
@@ -112,15 +116,29 @@ def keep(said: argparse.Namespace, name: str, result: dict[str, Any]) -> None:
         return
     path = said.out / "build_default.json"
     whole = json.loads(path.read_text()) if path.exists() else {}
-    whole |= machine() | {"builds": {**whole.get("builds", {}), name: result}}
+    about = machine()
+    when = {"date": about.pop("date"), "command": about.pop("command")}
+    whole |= about | {"builds": {**whole.get("builds", {}), name: {**when, **result}}}
     path.write_text(json.dumps(whole, indent=2) + "\n")
+
+
+def state_folder(said: argparse.Namespace, temporary: Path) -> Path:
+    """Where the timing cache lies; what another machine left comes without its key, which marks packages."""
+    if said.state is None:
+        return temporary / "state"
+    if said.out == RESULTS:
+        return Path(said.state)
+    used = Path(said.out) / "state"
+    if said.state.is_dir() and said.state.resolve() != used.resolve():
+        shutil.copytree(said.state, used, ignore=shutil.ignore_patterns("key"), dirs_exist_ok=True)
+    return used
 
 
 def main() -> None:
     said = arguments()
     said.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        os.environ.setdefault("EDGESPARSE_STATE", f"{folder}/state")
+        os.environ["EDGESPARSE_STATE"] = str(state_folder(said, Path(folder)).absolute())
         for memory in said.budget or [None]:
             scene = None
             if memory is None and find_spec("pycocotools"):

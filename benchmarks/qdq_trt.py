@@ -2,10 +2,12 @@
 
     python benchmarks/qdq_trt.py [--files FOLDER] [--real ../shared/real] [--count 50] [--only yolox] [--save]
     python benchmarks/qdq_trt.py --files FOLDER --make      only writes the files; needs no GPU
+    python benchmarks/qdq_trt.py --qdq-only                 without the FP16 twins
 
 YOLOX-nano on coco_mini/val, the default detectors on calib_data: FP32 files as FP16 engines (how far TensorRT is from
 ONNX Runtime without INT8), and Q/DQ files as INT8 engines, 2:4 kernels allowed. Files are quantised with percentile
-ranges of 32 pictures; those that lie in FOLDER are taken as they are, so the machine with the GPU needs no onnx.
+ranges of 32 pictures; those that lie in FOLDER are taken as they are, so the machine with the GPU needs no onnx. There
+too lies timing.cache, which later builds and calls read; without FOLDER it lasts for the call.
 `outputs`: of each output, the difference's root mean square over that of ONNX Runtime's, and the greatest difference.
 `agreement`: TensorRT's detections against ONNX Runtime's from the same file.
 """
@@ -113,13 +115,14 @@ def apart(ours: list[list[NDArray[Any]]], theirs: list[list[NDArray[Any]]]) -> l
     return said
 
 
-def measure(net: Net, file: Path, precision: Precision, engine: str, count: int, folder: Path) -> dict[str, Any]:
+def measure(
+    net: Net, file: Path, precision: Precision, engine: str, count: int, folder: Path, cache: Path
+) -> dict[str, Any]:
     """Build `file` and compare it with ONNX Runtime on the same file."""
     files = picture_files(net.compare, count)
     ours, theirs = backend(engine), backend("onnxruntime")
-    built = ours.build(
-        file, folder / f"{file.stem}.engine", BuildOptions(precision=precision, sparse=precision == "int8")
-    )
+    options = BuildOptions(precision=precision, sparse=precision == "int8", timing_cache=cache)
+    built = ours.build(file, folder / f"{file.stem}.engine", options)
     some = [read_picture(path) for path in files[:RAW]]
     runner, reference = ours.load(built.path), theirs.load(file)
     outputs = apart(raw(runner, net.spec, some), raw(reference, net.spec, some))
@@ -162,6 +165,7 @@ def main() -> None:
     parser.add_argument("--files", type=Path, help="Folder of the Q/DQ files; left out: a temporary one.")
     parser.add_argument("--make", action="store_true", help="Write the files and end.")
     parser.add_argument("--only", nargs="+", choices=("yolox", "parts_dense", "parts_2to4"), help="Networks.")
+    parser.add_argument("--qdq-only", action="store_true", help="Leave the FP16 engines out.")
     parser.add_argument("--count", type=int, default=50, help="Pictures whose boxes are compared.")
     parser.add_argument("--engine", default="tensorrt", help="Another backend, to try the script.")
     parser.add_argument("--save", action="store_true", help="Write results/qdq_trt.json.")
@@ -177,13 +181,13 @@ def main() -> None:
                 file = folder / f"{name}_{placement}.onnx"
                 if not file.exists():
                     write_quantised(net, placement, file)
-            cases: list[tuple[str, Path, Precision]] = [("fp16", net.model, "fp16")]
+            cases: list[tuple[str, Path, Precision]] = [] if said.qdq_only else [("fp16", net.model, "fp16")]
             cases += [(f"int8 {p}", folder / f"{name}_{p}.onnx", "int8") for p in net.placements]
             for case, file, precision in [] if said.make else cases:
                 found[f"{name} {case}"] = attempt(
                     f"{name} {case}",
                     lambda net=net, file=file, precision=precision: measure(  # type: ignore[misc]
-                        net, file, precision, said.engine, said.count, Path(temporary)
+                        net, file, precision, said.engine, said.count, Path(temporary), folder / "timing.cache"
                     ),
                 )
     if not said.make:

@@ -2,7 +2,8 @@
 
     python benchmarks/sparse_layers.py [--only 'conv1x1'] [--seconds 0.5] [--save]
 
-Tells the times on standard error; with --save, writes all that it found to benchmarks/results/sparse_layers.json.
+Tells the times on standard error; with --save, adds what it found to benchmarks/results/sparse_layers.json: a network
+that is there already is replaced, unless nothing of it could be measured now.
 
 Four convolutions with ReLU in a chain, in several sizes, and two with SiLU; then a 1x1 convolution to 16 channels,
 which is the output and stays float. Built in FP16, in INT8 by calibration table, and in INT8 by Q/DQ in both
@@ -113,13 +114,24 @@ def main() -> None:
     if said.child is not None:
         said.out.write_text(json.dumps(measure(NETS[said.child], said.seconds)))
         return
-    result: dict[str, Any] = {**machine(), "networks": {}}
     for number, net in enumerate(NETS):
         if said.only in net.name:
-            result["networks"][net.name] = in_a_child(number, said.seconds)
-            tell(net.name, result["networks"][net.name])
+            found = in_a_child(number, said.seconds)
+            tell(net.name, found)
             if said.save:  # after each, so that a run that is cut short leaves what it found
-                (RESULTS / "sparse_layers.json").write_text(json.dumps(result, indent=2) + "\n")
+                add(RESULTS / "sparse_layers.json", net.name, found)
+
+
+def add(path: Path, name: str, found: dict[str, Any]) -> None:
+    """Into the file: `found` in place of what was known of the network, or, where it failed, beside it."""
+    whole, about = json.loads(path.read_text()) if path.exists() else {}, machine()
+    when = {"date": about.pop("date"), "command": about.pop("command")}
+    known = whole.get("networks", {})
+    before = known.get(name, {})
+    kept = {**before, **found} if "failed" in found and "candidates" in before else {**when, **found}
+    order = [net.name for net in NETS]
+    networks = sorted({**known, name: kept}.items(), key=lambda item: order.index(item[0]))
+    path.write_text(json.dumps({**whole, **about, "networks": dict(networks)}, indent=2) + "\n")
 
 
 def in_a_child(number: int, seconds: float) -> dict[str, Any]:
