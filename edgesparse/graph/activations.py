@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from itertools import islice
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +90,7 @@ class Tape:
         self.nodes = [node for node in model.graph.node if not all(wiring.is_constant(o) for o in node.output if o)]
         self._folder = folder
         self._types: dict[str, np.dtype[Any]] = {}
+        self._held: dict[str, list[tuple[tuple[int, ...], np.dtype[Any]]]] = {}
         self._files: dict[str, str] = {}
         self._at = 0
         self.count = 0
@@ -95,10 +98,11 @@ class Tape:
     def load(self, batches: Batches) -> str:
         """Take in the batches; returns their sha256."""
         digest, entry, kind = hashlib.sha256(), input_name(self.model), _input_type(self.model)
-        for batch in checked(batches):
-            digest.update(repr(batch.shape).encode() + np.ascontiguousarray(batch).tobytes())
-            self._write(entry, self.count, batch.astype(kind, copy=False))
-            self.count += 1
+        with self._open(entry) as file:
+            for batch in checked(batches):
+                digest.update(repr(batch.shape).encode() + np.ascontiguousarray(batch).tobytes())
+                self._write(file, entry, batch.astype(kind, copy=False))
+                self.count += 1
         return digest.hexdigest()
 
     def run_to(self, stop: int, keep: Sequence[str] = ()) -> None:
@@ -109,13 +113,15 @@ class Tape:
             self._run(stretch, later)
         self._at = max(self._at, stop)
         for name in [name for name in self._types if name not in later]:
-            for i in range(self.count):
-                self._path(name, i).unlink()
-            del self._types[name]
+            self._path(name).unlink()
+            del self._types[name], self._held[name]
 
     def read(self, name: str) -> Iterator[Array]:
         """Tensor `name` of each batch in turn."""
-        return (self._read(name, i) for i in range(self.count))
+        with self._path(name).open("rb") as file:
+            for shape, kind in self._held[name]:
+                value: Array = np.fromfile(file, kind, prod(shape)).reshape(shape)
+                yield value.astype(self._types[name], copy=False)
 
     def rest(self, start: int, names: Sequence[str]) -> Iterator[dict[str, Array]]:
         """The tensors `names` that the nodes from `start` on make, for each batch.
@@ -127,20 +133,24 @@ class Tape:
         reads = sorted({name for node in nodes for name in node.input if name in self._types} - made)
         wanted = [name for name in names if name in made]
         session = _session(self._part(nodes, reads, wanted))
-        for i in range(self.count):
-            values = _run(session, wanted, {name: self._read(name, i) for name in reads})
-            yield dict(zip(wanted, values, strict=True)) | {
-                name: self._read(name, i) for name in names if name not in made
-            }
+        kept = [name for name in names if name not in made]
+        for feeds, others in zip(self._feeds(reads), self._feeds(kept), strict=True):
+            yield dict(zip(wanted, _run(session, wanted, feeds), strict=True)) | others
 
     def _run(self, stretch: Sequence[NodeProto], later: set[str]) -> None:
         made = [name for node in stretch for name in node.output if name in later]
         reads = sorted({name for node in stretch for name in node.input if name in self._types})
         session = _session(self._part(stretch, reads, made))
-        for i in range(self.count):
-            values = _run(session, made, {name: self._read(name, i) for name in reads})
-            for name, value in zip(made, values, strict=True):
-                self._write(name, i, value)
+        with ExitStack() as stack:
+            files = {name: stack.enter_context(self._open(name)) for name in made}
+            for feeds in self._feeds(reads):
+                for name, value in zip(made, _run(session, made, feeds), strict=True):
+                    self._write(files[name], name, value)
+
+    def _feeds(self, names: Sequence[str]) -> Iterator[dict[str, Array]]:
+        """For each batch the tensors `names`."""
+        tensors = [self.read(name) for name in names]
+        return (dict(zip(names, map(next, tensors), strict=True)) for _ in range(self.count))
 
     def _part(self, stretch: Sequence[NodeProto], reads: Sequence[str], made: Sequence[str]) -> ModelProto:
         """The nodes of `stretch` with all the constants that they need, as a model of its own."""
@@ -169,18 +179,20 @@ class Tape:
         constant = {id(node) for node in before.values()}
         return [n for n in self.model.graph.node if id(n) in constant] + list(stretch), list(stored.values())
 
-    def _path(self, name: str, i: int) -> Path:
-        return self._folder / f"{self._files.setdefault(name, str(len(self._files)))}-{i}.npy"
+    def _path(self, name: str) -> Path:
+        return self._folder / self._files.setdefault(name, str(len(self._files)))
 
-    def _write(self, name: str, i: int, value: Array) -> None:
-        self._types[name] = value.dtype
-        if value.dtype == np.float32 and np.abs(value).max(initial=0) < np.finfo(np.float16).max:
+    def _open(self, name: str) -> BinaryIO:
+        self._held[name] = []
+        return self._path(name).open("wb")
+
+    def _write(self, file: BinaryIO, name: str, value: Array) -> None:
+        """Append one batch of tensor `name` to its `file`."""
+        self._types[name], most = value.dtype, np.finfo(np.float16).max
+        if value.dtype == np.float32 and value.max(initial=0) < most and value.min(initial=0) > -most:
             value = value.astype(np.float16)
-        np.save(self._path(name, i), value, allow_pickle=False)
-
-    def _read(self, name: str, i: int) -> Array:
-        value: Array = np.load(self._path(name, i), allow_pickle=False)
-        return value.astype(self._types[name], copy=False)
+        self._held[name].append((value.shape, value.dtype))
+        file.write(np.ascontiguousarray(value).data)
 
 
 def _session(model: ModelProto) -> ort.InferenceSession:

@@ -9,6 +9,7 @@ error, all other kept weights refitted each time: the second-order cost of optim
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,34 +30,51 @@ TOLERANCE = 1e-7
 
 
 class Moments:
-    """Sums over positions of x x', y x' and y y', to which batches are added: inputs x [d], targets y [r]."""
+    """Sums over positions of x x', y x' and y y' to which batches are added, of each of the groups of a convolution.
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    Inputs x [groups, d], targets y [groups, r].
+    """
+
+    def __init__(self, groups: int, inputs: int, outputs: int) -> None:
         self.count = 0.0
-        self.x, self.y = np.zeros(inputs), np.zeros(outputs)
-        self.xx, self.yx = np.zeros((inputs, inputs)), np.zeros((outputs, inputs))
-        self.yy = np.zeros(outputs)
+        self.x, self.y, self.yy = np.zeros((groups, inputs)), np.zeros((groups, outputs)), np.zeros((groups, outputs))
+        self.xx, self.yx = np.zeros((groups, inputs, inputs)), np.zeros((groups, outputs, inputs))
 
-    def add(
-        self, x: npt.NDArray[np.float32], y: npt.NDArray[np.float32], weight: npt.NDArray[np.float32] | None = None
-    ) -> None:
-        """`x` [positions, d], `y` [positions, r], float32; each batch's product is in float32, the sums in float64.
+    def add(self, x: Single, y: Single, weight: Single | None = None) -> None:
+        """`x` [positions, groups x d], `y` [positions, groups x r]; products are in float32, the sums in float64.
 
         `weight` [positions] says how often each position counts, once each without.
         """
         wx, wy = (x, y) if weight is None else (x * weight[:, None], y * weight[:, None])
         self.count += len(x) if weight is None else float(weight.sum(dtype=np.float64))
-        self.x += wx.sum(0, dtype=np.float64)
-        self.y += wy.sum(0, dtype=np.float64)
-        self.xx += wx.T @ x
-        self.yx += wy.T @ x
-        self.yy += np.einsum("pr,pr->r", wy, y, dtype=np.float64)
+        self.x += wx.sum(0, dtype=np.float64).reshape(self.x.shape)
+        self.y += wy.sum(0, dtype=np.float64).reshape(self.y.shape)
+        self.xx += _products(wx, x, len(self.x))
+        self.yx += _products(wy, x, len(self.x))
+        self.yy += np.einsum("pr,pr->r", wy, y, dtype=np.float64).reshape(self.yy.shape)
 
-    def normal(self, intercept: bool) -> tuple[Matrix, Matrix, Matrix]:
-        """Mean of x x', y x' and y y', about their means where the layer has a bias to take these up."""
-        x, y = (self.x / self.count, self.y / self.count) if intercept else (0 * self.x, 0 * self.y)
-        xx, yx = self.xx / self.count - np.outer(x, x), self.yx / self.count - np.outer(y, x)
-        return xx, yx, self.yy / self.count - y * y
+    def normal(self, group: int, intercept: bool) -> Normal:
+        """About the means of x and y where the layer has a bias to take these up, else about nought."""
+        x, y = (sums[group] / self.count * intercept for sums in (self.x, self.y))
+        xx, yx = self.xx[group] / self.count - np.outer(x, x), self.yx[group] / self.count - np.outer(y, x)
+        return Normal(xx, yx, self.yy[group] / self.count - y * y, x, y)
+
+
+def _products(a: Single, b: Single, groups: int) -> Single:
+    """a' b of each group, [groups, columns of a, columns of b]."""
+    one, other = (values.reshape(len(values), groups, -1) for values in (a, b))
+    products: Single = np.matmul(one.transpose(1, 2, 0), other.transpose(1, 0, 2))
+    return products
+
+
+class Normal(NamedTuple):
+    """Means over positions: of x x' [d, d], y x' [r, d] and y y [r], about `x` [d] and `y` [r]."""
+
+    xx: Matrix
+    yx: Matrix
+    yy: Matrix
+    x: Matrix
+    y: Matrix
 
 
 @dataclass(frozen=True)
@@ -69,21 +87,20 @@ class Fit:
     error: float
 
 
-def fit(moments: Moments, dense: Matrix, groups: npt.NDArray[np.intp], mask: Mask, intercept: bool = True) -> Fit:
+def fit(normal: Normal, dense: Matrix, groups: npt.NDArray[np.intp], mask: Mask) -> Fit:
     """The weights under 2:4 that come closest to the targets, and their bias.
 
     `dense` [r, d] are the weights to hold on to, `groups` [n, 4] the columns that make up each group of four, and
     `mask` [r, d] the start: True where a weight stays, two a group. Without groups the mask stays as it is.
     """
-    h, g, yy = moments.normal(intercept)
+    h, g, yy = normal.xx.copy(), normal.yx.copy(), normal.yy
     ridge = RIDGE * max(float(np.trace(h)) / len(h), 1e-12)
     h[np.diag_indices_from(h)] += ridge
     g += ridge * dense
     mask = exchange(h, g, mask, groups) if len(groups) else mask
     weight = solve(h, g, mask)
     left = np.einsum("ri,ri->r", weight @ h - 2 * g, weight) + yy + ridge * np.einsum("ri,ri->r", dense, dense)
-    bias = (moments.y - weight @ moments.x) / moments.count if intercept else np.zeros(len(weight))
-    return Fit(weight, mask, bias, float(left.sum() / max(yy.sum(), 1e-30)))
+    return Fit(weight, mask, normal.y - weight @ normal.x, float(left.sum() / max(yy.sum(), 1e-30)))
 
 
 def solve(h: Matrix, g: Matrix, mask: Mask) -> Matrix:

@@ -16,7 +16,7 @@ COARSE = 8
 """Pixels a side of the cells that are kept: the finest grid that detectors answer on."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Places:
     """Weights for a feature map's positions, from `maps` [N, height, width] of each batch, 1 where objects are."""
 

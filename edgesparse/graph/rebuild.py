@@ -166,7 +166,7 @@ def fit_layer(
     start = work.as_matrix(_start(work.weight, wanted))
     rows = np.split(np.arange(len(matrix)), work.parts)
     moments = _moments(dense, pruned, work, places)
-    fits = [fit(m, matrix[r], groups, start[r], intercept) for m, r in zip(moments, rows, strict=True)]
+    fits = [fit(moments.normal(i, intercept), matrix[r], groups, start[r]) for i, r in enumerate(rows)]
     return {
         "weight": np.concatenate([part.weight for part in fits]) / work.scale,
         "mask": np.concatenate([part.mask for part in fits]),
@@ -180,17 +180,14 @@ def _start(weight: Weight, wanted: bool) -> Array:
     return mask_2to4(weight.values, weight.axis) if wanted or sparse else np.ones(weight.values.shape, np.bool_)
 
 
-def _moments(dense: Tape, pruned: Tape, work: Product, places: Places | None) -> list[Moments]:
-    """Of each part of a convolution: what the pruned network feeds it, and what the dense one makes of that place."""
+def _moments(dense: Tape, pruned: Tape, work: Product, places: Places | None) -> Moments:
+    """What the pruned network feeds the layer, and what the dense one makes of that place."""
     outputs, columns = work.matrix.shape
-    rows = outputs // work.parts
-    moments = [Moments(columns, rows) for _ in range(work.parts)]
+    moments = Moments(work.parts, columns, outputs // work.parts)
     pairs = zip(pruned.read(work.reads), dense.read(work.node.output[0]), strict=True)
     for batch, (x, y) in enumerate(pairs):
-        inputs, targets = work.inputs(x), work.outputs(y)
         weight = None if places is None or y.ndim != 4 else places.weights(batch, *y.shape[2:])
-        for i, part in enumerate(moments):
-            part.add(inputs[:, i * columns : (i + 1) * columns], targets[:, i * rows : (i + 1) * rows], weight)
+        moments.add(work.inputs(x), work.outputs(y), weight)
     return moments
 
 
