@@ -8,7 +8,7 @@ for `max_drop`, the layers that cost most for their work stay float, as few as t
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +69,7 @@ def recover(
 
     `method`, `spec` and `saved` as `calibrate` has them; `table` calibrates also what only TensorRT's table holds. The
     layers `keep` stay float, and as many more as it takes to lose at most `max_drop` points by `score`.
-    Raises as `quantize` and `calibrate`; CalibrationError for `max_drop` without `score`.
+    Raises as `quantize` and `calibrate`; CalibrationError for `max_drop` without `score`, or one that allows no INT8.
     """
     if max_drop is not None and score is None:
         raise CalibrationError("a limit on the lost points needs labelled data to score on: give some")
@@ -176,17 +176,29 @@ class _Job:
     def mix(
         self, even: ModelProto, done: Refined, ranked: Sequence[Sensitivity], max_drop: float
     ) -> tuple[Refined, tuple[str, ...]]:
-        """Keep the first of `ranked` in float, as few as `max_drop` allows, by bisection; the rest is fitted anew."""
+        """Keep the first of `ranked` in float, as few as `max_drop` allows, by bisection; the rest is fitted anew.
+
+        Raises CalibrationError where that leaves none in INT8.
+        """
         assert self.score is not None
         names = [layer.name for layer in ranked]
         allowed = (self.steps[0].score or 0.0) - max_drop
-        low, high = 0, len(names) - 1  # one layer at least is INT8
+        low, high, passed = 0, len(names), done
         while high - low > 1:
             middle = (low + high) // 2
-            self.progress("choosing layers to keep in float", low, high)
-            mixed = restored(done.model, even, names[:middle])
-            points = self.score(self.quantised(mixed, [*self.keep, *names[:middle]], done)[0])
-            low, high = (low, middle) if points >= allowed else (middle, high)
+            self.progress("choosing layers to keep in float", 0, 0)
+            mixed = replace(done, model=restored(done.model, even, names[:middle]))
+            points = self.score(self.quantised(mixed.model, [*self.keep, *names[:middle]], mixed)[0])
+            low, high, passed = (low, middle, mixed) if points >= allowed else (middle, high, passed)
+        if high == len(names):
+            raise CalibrationError(
+                f"no layer can be INT8 within {max_drop:g} points: allow more, or give more pictures"
+            )
         self.chosen = tuple(names[:high])
-        keep = (*self.keep, *self.chosen)
-        return self.refine(even, keep, f"{high} layers kept in float"), keep
+        keep, what = (*self.keep, *self.chosen), f"kept in float: {high} of {len(names)}"
+        fitted = self.refine(even, keep, what)
+        if self.drop <= max_drop:
+            return fitted, keep
+        self.steps.pop()  # fitted for fewer layers in float, it did better
+        self.note(what, self.quantised(passed.model, keep, passed)[0])
+        return passed, keep

@@ -13,7 +13,9 @@ from small_models import Array, model, random, run
 
 from edgesparse.errors import CalibrationError, ModelError
 from edgesparse.graph.activations import Batches, spread
+from edgesparse.graph.equalise import equalise
 from edgesparse.graph.mask import mask_2to4
+from edgesparse.graph.observe import quiet
 from edgesparse.graph.quantize import quantize
 from edgesparse.graph.recover import recover
 from edgesparse.graph.recovered_html import page
@@ -132,7 +134,15 @@ def test_layers_are_kept_float_until_the_drop_holds_and_no_more() -> None:
     assert not kept.int8 and kept.why.startswith("kept in float") and kept.alone is not None
     assert kept.alone == max(layer.alone or 0 for layer in done.report.layers)
     text = page("net", done.report)
-    assert kept.why in text and "1 layers kept in float" in text
+    assert kept.why in text and "kept in float: 1 of 3" in text
+
+
+def test_where_fitting_anew_does_worse_the_old_fit_stays() -> None:
+    scores = iter([100.0, 90.0, 90.0, 99.5, 98.0, 99.5])  # float, ranges, fitted, one kept, fitted anew, as it was
+    done = recover(network(), batches(), method="max", score=lambda made: next(scores), max_drop=1)
+    assert done.report.drop == 0.5 and len(done.keep) == 1
+    kept = done.keep[0]
+    assert (stored(done.model, f"{kept}.w") == stored(equalise(network(), batches(), (), quiet)[0], f"{kept}.w")).all()
 
 
 def test_named_layers_stay_float_with_their_weights() -> None:
@@ -155,6 +165,9 @@ def test_refused() -> None:
     with pytest.raises(ModelError, match="none of the model's 1 layers can be INT8"):
         head = model([conv("head", "x", "y")], weights("head"), (1, C, 4, 4))
         recover(head, batches())
+    scores = iter([100.0] + [50.0] * 10)
+    with pytest.raises(CalibrationError, match="no layer can be INT8 within 1 points"):
+        recover(network(), batches(), method="max", score=lambda made: next(scores), max_drop=1)
     with pytest.raises(CalibrationError, match="no calibration pictures"):
         recover(network(), batches(0))
 
