@@ -38,8 +38,8 @@ Score = Callable[[ModelProto], float]
 Result = tuple[ModelProto, ReconstructReport]
 STEP = 0.05
 """How closely the largest share within `max_drop` is looked for, as a share of the eligible MACs."""
-METHOD = 2
-"""Part of a saved state's key: states of other methods are not taken up."""
+METHOD = 3
+"""Part of a saved state's key, for other constants than those in `fitting`: other methods' states are not taken up."""
 
 
 def quiet(what: str, done: int, total: int) -> None:
@@ -133,7 +133,7 @@ class _Job:
     def choose(self, gains: Mapping[str, float] | None, share: float, max_drop: float | None) -> Result:
         """Those that change the outputs least for what they save: `share` of the MACs, or the most in `max_drop`."""
         macs = {layer.name: float(layer.macs or 0) for layer in self.layers}
-        gains = {name: (gains or macs).get(name, 0.0) for name in macs}
+        gains = {name: (macs if gains is None else gains).get(name, 0.0) for name in macs}
         worth = [layer for layer in self.layers if gains[layer.name] > 0]
         possible = sum(macs[layer.name] for layer in worth) / max(1.0, sum(macs.values()))
         if possible < max(share, 1e-9):
@@ -172,7 +172,8 @@ class _Job:
         state = self.state(f"{self.reorder} {','.join(sorted(names))}")
         model, fits = rebuild(model, names, self.batches, state, self.progress, self.places)
         layers = described(self.every, fits, ranked)
-        return model, ReconstructReport(layers, self._dense_score, self._points(model))
+        score = self._points(model) if names else self._dense_score
+        return model, ReconstructReport(layers, self._dense_score, score)
 
     def state(self, what: str) -> State:
         """Where a part of the work is kept: by model, pictures, method and `what`."""

@@ -229,6 +229,8 @@ def test_what_a_layer_changes_is_weighed_against_what_it_gains() -> None:
     ]
     with pytest.raises(SparsityError, match="layers that gain by 2:4 make up 75% of the eligible MACs"):
         reconstruct(chain(), correlated(1, C, 8, 8), share=0.8, gains=gains)
+    with pytest.raises(SparsityError, match="layers that gain by 2:4 make up 0% of the eligible MACs"):
+        reconstruct(chain(), correlated(1, C, 8, 8), share=0.8, gains={})
 
 
 def test_places_with_objects_come_out_closer() -> None:
