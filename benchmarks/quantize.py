@@ -36,14 +36,14 @@ from edgesparse.build.scoring import points
 from edgesparse.config import DetectorSpec, InputSpec
 from edgesparse.demo.export import export
 from edgesparse.graph import rounding
-from edgesparse.graph.activations import Batches
+from edgesparse.graph.activations import Batches, spread
 from edgesparse.graph.calibration import BEST, METHODS, calibrate
 from edgesparse.graph.equalise import equalise
 from edgesparse.graph.model import load
 from edgesparse.graph.quantize import quantised_tensors, quantize
 from edgesparse.graph.reconstruct import reconstruct
 from edgesparse.graph.recover import PICTURES, recover
-from edgesparse.graph.refine import refine, spread
+from edgesparse.graph.refine import refine
 from edgesparse.runtime.evaluate import Labels
 from edgesparse.stream.pictures import batches
 
