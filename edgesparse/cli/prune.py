@@ -153,7 +153,7 @@ def _show_magnitude(model: Path, report: PruneReport) -> None:
 def _show_reconstruct(model: Path, report: ReconstructReport) -> None:
     table(
         f"{model.name}: {100 * report.share:.0f} % of the eligible multiply-accumulates are 2:4",
-        ("layer", "", "why", "MACs M", "output lost %"),
+        ("layer", "state", "why", "MACs M", "output lost %"),
         ((r.name, r.state, r.why, r.macs / 1e6, "-" if r.error is None else 100 * r.error) for r in report.layers),
         numbers=2,
     )
