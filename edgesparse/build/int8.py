@@ -42,7 +42,8 @@ def hash_of(folder: Path) -> str:
 
 def write_pictures(path: Path, files: list[Path], spec: InputSpec) -> None:
     """For TensorRT's own calibration: a .npy of N x 3 x H x W float32, a picture in memory at a time."""
-    rows = open_memmap(path, "w+", np.float32, (len(files), 3, *spec.size))  # type: ignore[no-untyped-call]
+    create: Any = open_memmap  # typed only in later releases of NumPy
+    rows = create(path, "w+", np.float32, (len(files), 3, *spec.size))
     for row, picture in zip(rows, prepared(files, spec, 1)(), strict=True):
         row[:] = picture[0]
     rows.flush()
