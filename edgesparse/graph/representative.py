@@ -62,7 +62,7 @@ class Pictures:
         inside = (np.abs(pixels - self.spec.pad) > 0.25).any(0)
         light = float(grey[inside].sum(dtype=np.float64))
         self._light, self._pixels = self._light + light, self._pixels + int(inside.sum())
-        grey[~inside] = light / max(1, inside.sum())
+        grey[~inside] = light / max(1, int(inside.sum()))
         return grey
 
     @property
