@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import part_classifier, yolox
 from benchmarks.common import machine, save
-from edgesparse.build.found import found
+from edgesparse.build.found import found, reader
 from edgesparse.build.scoring import points
 from edgesparse.config import DetectorSpec, InputSpec
 from edgesparse.demo.export import export
@@ -110,6 +110,7 @@ def measure(case: str, real: Path, folder: Path) -> dict[str, Any]:
         network.pictures,
         score=network.score,
         objects=found(network.model, network.pictures, network.spec) if network.spec else None,
+        read=reader(network.spec) if network.spec else None,
         progress=lambda what, done, total: print(f"\r{what} {done}/{total}   ", end="", file=sys.stderr),
         **CASES[case],
     )

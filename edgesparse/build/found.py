@@ -1,8 +1,9 @@
-"""Where a detector finds objects in pictures as it takes them: what pruning without training should look at most."""
+"""What a detector's raw outputs say, for pruning without training: where objects are, and how sure it is of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 from edgesparse.backends.base import TensorSpec
 from edgesparse.config import DetectorSpec
 from edgesparse.graph.activations import Batches, stream
+from edgesparse.graph.choose import Read
 from edgesparse.graph.model import Model
-from edgesparse.runtime.heads import HEADS, Decode, Layout
+from edgesparse.runtime.heads import HEADS, Candidates, Layout
 
 CONFIDENCE = 0.1
 """Doubtful objects too: whether they stay below the others is part of the score."""
@@ -21,14 +23,35 @@ MARGIN = 0.15
 
 def found(model: Model, batches: Batches, spec: DetectorSpec) -> Iterator[NDArray[np.float32]]:
     """For each batch [N, height, width] in the input's pixels: 1 where the network finds an object, else 0."""
-    names = [output.name for output in model.graph.output]
-    decode: Decode | None = None
-    for values in stream(model, batches, names):
-        outputs = [values[name] for name in names]
-        if decode is None:
-            specs = tuple(TensorSpec(name, value.shape, str(value.dtype)) for name, value in values.items())
-            decode = HEADS[spec.head].decode(Layout(specs, spec.input.size), CONFIDENCE, False)
+    for values in stream(model, batches, [output.name for output in model.graph.output]):
+        outputs = list(values.values())
+        decode = HEADS[spec.head].decode(_layout(values, spec), CONFIDENCE, False)
         yield np.stack([_map(decode(outputs, i)[0], spec.input.size) for i in range(len(outputs[0]))])
+
+
+def reader(spec: DetectorSpec) -> Read | None:
+    """What makes of a batch's outputs [places, 4 + classes]: boxes, xyxy in pixels, and the confidence in each class.
+
+    None for heads that list what they found: where something stands in a list tells nothing of what it is.
+    """
+    head = HEADS[spec.head]
+
+    def read(values: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        outputs = list(values.values())
+        decode = head.decode(_layout(values, spec), 0.0, True)
+        return np.concatenate([_answers(decode(outputs, i), len(spec.classes)) for i in range(len(outputs[0]))])
+
+    return read if head.nms else None
+
+
+def _answers(candidates: Candidates, classes: int) -> NDArray[np.float32]:
+    xyxy, confidence, _ = candidates
+    return np.concatenate([xyxy[::classes], confidence.reshape(-1, classes)], 1)
+
+
+def _layout(values: Mapping[str, NDArray[Any]], spec: DetectorSpec) -> Layout:
+    specs = tuple(TensorSpec(name, value.shape, str(value.dtype)) for name, value in values.items())
+    return Layout(specs, spec.input.size)
 
 
 def _map(xyxy: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

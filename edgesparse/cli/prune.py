@@ -84,7 +84,7 @@ def _magnitude(model: Path, output: Path, advance: Progress, **options: Any) -> 
 
 
 def _reconstruct(model: Path, output: Path, advance: Progress, **options: Any) -> Done:
-    from edgesparse.build.found import found
+    from edgesparse.build.found import found, reader
     from edgesparse.build.ready import ready
     from edgesparse.build.scoring import points
     from edgesparse.graph import reconstructed_html
@@ -107,6 +107,7 @@ def _reconstruct(model: Path, output: Path, advance: Progress, **options: Any) -
         share=options["share"],
         gains=_gains(loaded, spec, options["device"]) if options["device"] else None,
         objects=found(loaded, pictures, spec),
+        read=reader(spec),
         progress=advance,
         state_dir=options["state"],
     )

@@ -135,7 +135,8 @@ class Tape:
         session = _session(self._part(nodes, reads, wanted))
         kept = [name for name in names if name not in made]
         for feeds, others in zip(self._feeds(reads), self._feeds(kept), strict=True):
-            yield dict(zip(wanted, _run(session, wanted, feeds), strict=True)) | others
+            values = others | dict(zip(wanted, _run(session, wanted, feeds), strict=True))
+            yield {name: values[name] for name in names}
 
     def _run(self, stretch: Sequence[NodeProto], later: set[str]) -> None:
         made = [name for node in stretch for name in node.output if name in later]

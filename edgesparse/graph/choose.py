@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -20,6 +20,8 @@ PICTURES = 40
 """Batches, evenly over all, that a layer is fitted on to learn how sensitive it is and that the outputs are seen on."""
 
 Floats = npt.NDArray[np.float32]
+Read = Callable[[Mapping[str, Array]], Floats]
+"""What makes of a batch's outputs, by name, [places, fields]: boxes, say, and the confidence in each class, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,14 @@ def rank(
     state: State,
     progress: Progress,
     places: Places | None = None,
+    read: Read | None = None,
 ) -> list[Choice]:
     """`layers`, those first that change the outputs least for what they gain by 2:4: `gains`, above nought, by name."""
     macs = {layer.name: layer.macs or 0 for layer in layers}
     changes: dict[str, float] = {}
     step = stride(batches, PICTURES)
     some, places = lambda: islice(iter(batches()), 0, None, step), places and places.every(step)
-    outputs = Outputs(model, some)
+    outputs = Outputs(model, some, read)
     with state.scratch() as folder:
         copy = ModelProto()
         copy.CopyFrom(model)
@@ -75,9 +78,13 @@ def _alone(tape: Tape, at: int, outputs: Outputs, state: State, places: Places |
 
 
 class Outputs:
-    """What the network puts out for some batches, which stay in memory, and how far another one is from that."""
+    """What the network puts out for some batches, which stay in memory, and how far another one is from that.
 
-    def __init__(self, model: ModelProto, batches: Batches) -> None:
+    Compared is what `read` makes of the outputs; without, each output for itself.
+    """
+
+    def __init__(self, model: ModelProto, batches: Batches, read: Read | None = None) -> None:
+        self._read = read
         self.names = [output.name for output in model.graph.output]
         self._seen = list(batches())
         made = self._joined(stream(model, lambda: self._seen, self.names))
@@ -93,7 +100,9 @@ class Outputs:
         return float(np.mean([part.change(outputs[part.output]) for part in self._parts]))
 
     def _joined(self, values: Iterable[Mapping[str, Array]]) -> list[Floats]:
-        """Each output as [places, fields]."""
+        """Each output, or what is made of all, as [places, fields]."""
+        if self._read is not None:
+            return [np.concatenate([self._read(value) for value in values])]
         seen = list(values)
         return [np.concatenate([_fields(value[name]) for value in seen]) for name in self.names]
 

@@ -23,7 +23,7 @@ from onnx import ModelProto, NodeProto
 from edgesparse.errors import CalibrationError, SparsityError
 from edgesparse.graph import fitting
 from edgesparse.graph.activations import Batches, checked, input_name
-from edgesparse.graph.choose import Choice, rank
+from edgesparse.graph.choose import Choice, Read, rank
 from edgesparse.graph.permute import permute
 from edgesparse.graph.places import Places
 from edgesparse.graph.prune import chosen
@@ -56,6 +56,7 @@ def reconstruct(
     share: float | None = None,
     gains: Mapping[str, float] | None = None,
     objects: Iterable[npt.NDArray[np.float32]] | None = None,
+    read: Read | None = None,
     reorder: bool = True,
     progress: Progress = quiet,
     state_dir: Path | None = None,
@@ -65,10 +66,11 @@ def reconstruct(
     `layers`: names, None for every eligible one, or "auto": as many as `max_drop` points (1 unless given) allow by
     `score`, or the least sensitive ones that make up `share` (0..1) of the eligible MACs. `max_drop` and `share` mean
     "auto". It weighs what a layer changes against what 2:4 saves there: its MACs, or `gains` by name, in any unit,
-    where given; what gains nothing stays dense. `objects` tells for each batch, [N, height, width] from 0 to 1, where
-    something to detect is: layers are fitted to these places more than to others. `reorder` first reorders channels so
-    that 2:4 fits better, where no layer is 2:4 yet; that alone changes no output. With `state_dir`, a call that was cut
-    short goes on where it stopped when repeated.
+    where given; what gains nothing stays dense. What a layer changes is measured on what `read` makes of the outputs,
+    on these themselves without. `objects` tells for each batch, [N, height, width] from 0 to 1, where something to
+    detect is: layers are fitted to these places more than to others. `reorder` first reorders channels so that 2:4
+    fits better, where no layer is 2:4 yet; that alone changes no output. With `state_dir`, a call that was cut short
+    goes on where it stopped when repeated.
     Raises SparsityError (nothing eligible, shared or unsound weights, `share` not possible within `max_drop`),
     CalibrationError (no or bad batches, no `score` where one is needed).
     """
@@ -83,7 +85,7 @@ def reconstruct(
     job = _Job(model, batches, places, every, wanted, score, reorder, progress, state_dir)
     if not auto:
         return job.result([layer.name for layer in wanted])
-    return job.choose(gains, share or 0.0, max_drop)
+    return job.choose(gains, read, share or 0.0, max_drop)
 
 
 def _check(max_drop: float | None, share: float | None, score: Score | None) -> None:
@@ -130,7 +132,9 @@ class _Job:
     progress: Progress
     state_dir: Path | None
 
-    def choose(self, gains: Mapping[str, float] | None, share: float, max_drop: float | None) -> Result:
+    def choose(
+        self, gains: Mapping[str, float] | None, read: Read | None, share: float, max_drop: float | None
+    ) -> Result:
         """Those that change the outputs least for what they save: `share` of the MACs, or the most in `max_drop`."""
         macs = {layer.name: float(layer.macs or 0) for layer in self.layers}
         gains = {name: (macs if gains is None else gains).get(name, 0.0) for name in macs}
@@ -138,7 +142,8 @@ class _Job:
         possible = sum(macs[layer.name] for layer in worth) / max(1.0, sum(macs.values()))
         if possible < max(share, 1e-9):
             raise SparsityError(f"layers that gain by 2:4 make up {possible:.0%} of the eligible MACs: ask for no more")
-        ranked = rank(self.model, worth, gains, self.batches, self.state("rank"), self.progress, self.places)
+        state = self.state("rank" if read is None else "rank, outputs read")
+        ranked = rank(self.model, worth, gains, self.batches, state, self.progress, self.places, read)
         if max_drop is None:
             return self.result(_taken(ranked, share * sum(macs.values())), ranked)
         return self._search(ranked, share, max_drop)

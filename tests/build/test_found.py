@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import squares
 
-from edgesparse.build.found import MARGIN, found
+from edgesparse.build.found import MARGIN, found, reader
 from edgesparse.config import DetectorSpec, InputSpec
 
 
@@ -30,3 +30,19 @@ def test_pictures_without_objects_give_nought(tmp_path: Path) -> None:
     spec = DetectorSpec(head="yolov8", classes=squares.NAMES, input=InputSpec(size=(64, 64)))
     black = np.zeros((1, 3, 64, 64), np.float32)
     assert [one.any() for one in found(model, lambda: [black, black], spec)] == [False, False]
+
+
+def test_objectness_counts_into_the_confidence_that_is_read() -> None:
+    raw = np.random.default_rng(0).random((2, 84, 7), np.float32)
+    spec = DetectorSpec(head="yolov5", classes=squares.NAMES, input=InputSpec(size=(64, 64)))
+    read = reader(spec)
+    assert read is not None
+    made = read({"output": raw})
+    rows = raw.reshape(-1, 7)
+    np.testing.assert_allclose(made[:, 4:], rows[:, 5:] * rows[:, 4:5])
+    np.testing.assert_allclose((made[:, :2] + made[:, 2:4]) / 2, rows[:, :2], atol=1e-6)
+
+
+def test_lists_of_boxes_are_not_compared_place_by_place() -> None:
+    spec = DetectorSpec(head="end2end", classes=squares.NAMES, input=InputSpec(size=(64, 64)))
+    assert reader(spec) is None
