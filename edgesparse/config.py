@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from edgesparse.classes import named_classes
 from edgesparse.errors import ConfigError
+from edgesparse.typed import read_mapping, typed
 from edgesparse.values import Batch as Batch
 from edgesparse.values import Batches, Divisors, Memory, Positive, Size, Triple, Unit
 from edgesparse.values import Section as Section
-from edgesparse.wording import kind, nearest_file, place, sentence
+from edgesparse.wording import nearest_file
 
 Letterbox = Literal["centre", "top-left", "stretch"]
 Colour = Literal["rgb", "bgr"]
@@ -182,16 +181,8 @@ class Recipe(Section):
 
 def load_recipe(path: Path) -> Recipe:
     """Read a recipe; its paths count from its own folder. Raises ConfigError in one line."""
-    try:
-        said = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"no recipe {path}: write one with 'edgesparse recipe MODEL.onnx -o {path}'") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read recipe {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(said, dict):
-        raise ConfigError(f"{path}: found {kind(said)}, needed a mapping with at least 'model:'")
+    remedy = f"write one with 'edgesparse recipe MODEL.onnx -o {path}'"
+    said = read_mapping(path, "recipe", remedy, "at least 'model:'")
     recipe = parse(said, str(path))
     base = path.parent
     recipe = recipe.model_copy(update={"model": base / recipe.model, "classes": named_classes(recipe.classes, base)})
@@ -221,39 +212,14 @@ _FOLDERS = ("accept.images", "accept.pictures", "calibrate.pictures")
 def parse(said: dict[str, Any], where: str) -> Recipe:
     """The typed recipe of a mapping; a section that is there and empty has its defaults. `where` begins the message of
     the ConfigError."""
-    sections = [key for key, value in Recipe.model_fields.items() if isinstance(value.default, Section)]
-    said = {key: value for key, value in said.items() if value is not None or key not in sections}
-    try:
-        text = json.dumps(said, default=str)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{where}: {error}: needed plain keys, and no value inside itself") from None
-    try:
-        return Recipe.model_validate_json(text)
-    except ValidationError as error:
-        problems: dict[tuple[str, ...], Any] = {}
-        for problem in error.errors():
-            problems.setdefault(place(problem), problem)
-        first = min(problems.values(), key=lambda e: (e["type"] != "extra_forbidden", -len(place(e))))
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ConfigError(
-            f"{where}: {' '.join(sentence(first, _keys, {'head': [*HEAD_ALIASES]}).split())}{more}"
-        ) from None
+    return typed(Recipe, said, where, {"head": [*HEAD_ALIASES]})
 
 
-def override(run: Run, said: dict[str, Any]) -> Run:
-    """`run` with what the command line says, None meaning nothing; `classes` there is a comma separated text."""
+def override(run: Run, said: dict[str, Any], where: str = "command line") -> Run:
+    """`run` with what the command line or a device's settings say, None meaning nothing; `classes` may be a comma
+    separated text."""
     values = {key: value for key, value in said.items() if value is not None}
     if isinstance(values.get("classes"), str):
         values["classes"] = [part.strip() for part in values["classes"].split(",")]
-    recipe = parse({"model": "", "run": {**run.model_dump(mode="json"), **values}}, "command line")
+    recipe = parse({"model": "", "run": {**run.model_dump(mode="json"), **values}}, where)
     return recipe.run
-
-
-def _keys(place: Sequence[str]) -> list[str]:
-    section: Any = Recipe
-    for part in place:
-        field = section.model_fields.get(part)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, Section)):
-            return []
-        section = field.annotation
-    return list(section.model_fields)
