@@ -16,7 +16,7 @@ from edgesparse.build.int8 import hash_of
 from edgesparse.build.pack import pack
 from edgesparse.build.worker import Progress as Progress
 from edgesparse.config import Recipe, Run
-from edgesparse.errors import BackendUnavailable
+from edgesparse.errors import BackendUnavailable, ConfigError
 from edgesparse.graph import model as graph
 from edgesparse.package import manifest as manifests
 from edgesparse.package.manifest import sha256
@@ -36,12 +36,19 @@ class Built:
 
 
 def build(
-    recipe: Recipe, root: Path = STORE, *, force: bool = False, progress: Progress = quiet, make_current: bool = True
+    recipe: Recipe,
+    root: Path = STORE,
+    *,
+    force: bool = False,
+    progress: Progress = quiet,
+    make_current: bool = True,
+    keep: Path | None = None,
 ) -> Built:
     """The package of a recipe in the store `root`: found if one with the same inputs is there, else built.
 
     It becomes the model's `current` one, with the recipe's `run` in its manifest; without `make_current`, only if
-    there is none, and a package that is there already stays as it is on the disk.
+    there is none, and a package that is there already stays as it is on the disk. `keep`: a folder for the files that
+    candidates are built from, which their trtexec lines name; a build that is found, or refused, leaves none there.
 
     Raises ModelError, BuildError (AccuracyGateFailed when it detects worse than `accept` allows), PackageError,
     BackendUnavailable. Whatever fails, packages that are there stay as they are.
@@ -54,7 +61,7 @@ def build(
     if found is not None and not make_current:
         return Built(_with_run(found, recipe.run), True)
     with store.lock():
-        package = found or _make(store, recipe, engine, build_id, hashes, progress)
+        package = found or _make(store, recipe, engine, build_id, hashes, progress, keep)
         if package.manifest.run != recipe.run:
             package = _with_run(package, recipe.run)
             manifests.write(package.folder, sealed(package.manifest))
@@ -86,14 +93,26 @@ def _make(
     build_id: str,
     hashes: Mapping[str, str | None],
     progress: Progress,
+    keep: Path | None,
 ) -> Package:
     size = sum(file.stat().st_size for file in graph.files(recipe.model) if file.is_file())
     with store.writing(build_id, 3 * size + 1_000_000) as folder:
         (folder / "work").mkdir()
         contest = hold(recipe, engine, folder / "work", TIMING_SECONDS, progress)
         pack(folder, contest, recipe, engine, build_id, hashes)
+        if keep is not None:
+            _keep(folder / "work", keep)
         shutil.rmtree(folder / "work")
     return Package(store.folder / build_id, manifests.read(store.folder / build_id))
+
+
+def _keep(work: Path, folder: Path) -> None:
+    """What was built from, without what came of it. Raises ConfigError where it cannot be written."""
+    made = ("*.engine", "*.part", "job-*", ".*")
+    try:
+        shutil.copytree(work, folder, ignore=shutil.ignore_patterns(*made), dirs_exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write to {folder}: {error}") from None
 
 
 def _hashes(recipe: Recipe) -> dict[str, str | None]:

@@ -9,6 +9,7 @@ import click
 
 from edgesparse.cli.show import complain, emit_json, progress, table
 from edgesparse.config import HEAD_ALIASES, HeadName
+from edgesparse.errors import ConfigError
 
 if TYPE_CHECKING:
     from edgesparse.config import Recipe
@@ -41,18 +42,27 @@ def recipe(model: Path, output: Path | None, head: str, size: tuple[int, int] | 
 @click.option("--memory", metavar="SIZE", help="What building may take, as '2 GB' [default: what is free].")
 @click.option("--time-limit", type=float, metavar="SECONDS", help="For the whole; the rest is left out.")
 @click.option("--require-sparse", is_flag=True, help="Refuse an engine that gains nothing by 2:4.")
+@click.option("--keep", type=click.Path(path_type=Path), metavar="FOLDER", help="Keep what candidates are built from.")
 @click.option(
     "--store", type=click.Path(path_type=Path), default="engines", show_default=True, help="Where packages lie."
 )
 @click.option("--force", is_flag=True, help="Build even when these inputs have been built.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def build(target: Path, store: Path, force: bool, as_json: bool, **said: Any) -> None:
-    """Build a package from RECIPE.yaml or MODEL.onnx: every candidate built, timed and scored, the fastest kept."""
+def build(target: Path, store: Path, force: bool, as_json: bool, keep: Path | None, **said: Any) -> None:
+    """Build a package from RECIPE.yaml or MODEL.onnx: every candidate built, timed and scored, the fastest kept.
+
+    Each candidate's trtexec line is printed too; it works in the folder that --keep fills.
+    """
     from edgesparse.build.ready import recipe_of
     from edgesparse.build.select import build as build_package
 
+    if keep is not None and keep.exists() and not (keep.is_dir() and (force or not any(keep.iterdir()))):
+        raise ConfigError(f"--keep {keep} is there already: name another, or an empty folder")
     with progress() as advance:
-        built = build_package(_with_options(recipe_of(target), **said), store, force=force, progress=advance)
+        recipe = _with_options(recipe_of(target), **said)
+        built = build_package(recipe, store, force=force, progress=advance, keep=keep)
+    if keep is not None and built.reused:
+        complain(f"nothing was built, so {keep} is not filled: pass --force to build again")
     manifest = built.package.manifest
     if as_json:
         emit_json({"folder": str(built.package.folder), "reused": built.reused, **manifest.model_dump(mode="json")})
@@ -81,6 +91,9 @@ def _show(manifest: Manifest) -> None:
     table(f"{manifest.model}  {manifest.build_id}", columns, map(_row, manifest.candidates), numbers=6)
     for line in manifest.verdict:
         click.echo(line)
+    for candidate in manifest.candidates:
+        if candidate.command:
+            click.echo(f"{candidate.name}: {candidate.command}")
     spec = manifest.detector
     click.echo(f"head {spec.head}, {len(spec.classes)} classes, input {spec.input.size[0]}x{spec.input.size[1]}")
 
