@@ -160,6 +160,25 @@ class Run(Section):
     """Whether a box counts once for every class that reaches `conf`, not only for its best."""
 
 
+class Deploy(Section):
+    """What a device holds a bundle of this recipe to, before it switches and after."""
+
+    pictures: Path | None = None
+    """A folder of pictures for the self-test; left out: those of `accept`, or of `calibrate`."""
+    count: Annotated[int, Field(ge=1, le=64)] = 8
+    """How many of them travel."""
+    min_agreement: Unit = 0.7
+    """Share of the expected boxes that the engine must find on them, and of its own that must be expected."""
+    max_latency_ms: Positive | None = None
+    """Median from frame to detections; left out: any."""
+    max_age_ms: Positive = 2000
+    """How old a camera's newest frame may be in the health window."""
+    max_error_share: Unit = 0.01
+    """Errors that are allowed there, as a share of the frames."""
+    needs: dict[str, str] = Field(default_factory=dict)
+    """Least versions: of edgesparse, of a backend (tensorrt, onnxruntime), of l4t."""
+
+
 class Recipe(Section):
     model: Path
     head: Annotated[HeadName, BeforeValidator(lambda v: HEAD_ALIASES.get(v, v) if isinstance(v, str) else v)] = "auto"
@@ -169,12 +188,19 @@ class Recipe(Section):
     build: Build = Build()
     calibrate: Calibrate = Calibrate()
     accept: Accept = Accept()
+    deploy: Deploy = Deploy()
     run: Run = Run()
 
     def build_key(self) -> str:
-        """sha256 of all that decides what is built: not where the files lie, nor `run`."""
+        """sha256 of all that decides what is built: not where the files lie, nor `run` and `deploy`."""
         paths = {"annotations", "images", "reference", "pictures"}
-        elsewhere: dict[str, Any] = {"run": True, "model": True, "accept": paths, "calibrate": {"pictures"}}
+        elsewhere: dict[str, Any] = {
+            "run": True,
+            "deploy": True,
+            "model": True,
+            "accept": paths,
+            "calibrate": {"pictures"},
+        }
         said = self.model_dump(mode="json", exclude=elsewhere)
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
@@ -205,8 +231,9 @@ _PATHS = (
     ("accept", "reference"),
     ("accept", "pictures"),
     ("calibrate", "pictures"),
+    ("deploy", "pictures"),
 )
-_FOLDERS = ("accept.images", "accept.pictures", "calibrate.pictures")
+_FOLDERS = ("accept.images", "accept.pictures", "calibrate.pictures", "deploy.pictures")
 
 
 def parse(said: dict[str, Any], where: str) -> Recipe:

@@ -17,7 +17,8 @@ EdgeSparseError
     SourceError          cameras, files
       CameraUnavailable
     SinkError            where detections go
-  DeployError
+  DeployError            bringing a bundle onto a device
+    RolledBack           it ran, turned sick, and the old one is back
 """
 
 from __future__ import annotations
@@ -96,4 +97,8 @@ class SinkError(StreamError):
 
 
 class DeployError(EdgeSparseError):
+    pass
+
+
+class RolledBack(DeployError):
     pass

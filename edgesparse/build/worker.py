@@ -86,7 +86,8 @@ def read_result(said: Mapping[str, Any]) -> BuildResult:
     return BuildResult(**{**said, **names, "path": Path(said["path"]), "layers": layers})
 
 
-def main() -> None:
+def main(tasks: Mapping[str, Callable[[Job, Progress], dict[str, Any]]] = TASKS) -> None:
+    """Do what the job in the file argv[1] says, and end the process."""
     with os.fdopen(os.dup(1), "w") as out:
         os.dup2(2, 1)
 
@@ -97,7 +98,7 @@ def main() -> None:
         try:
             job = json.loads(Path(sys.argv[1]).read_text())
             _end_with(job["parent"])
-            result = TASKS[job["task"]](job, lambda *step: say("progress", step))
+            result = tasks[job["task"]](job, lambda *step: say("progress", step))
             say("peak", device.peak_memory())
             say("result", result)
         except EdgeSparseError as error:

@@ -11,7 +11,7 @@ from types import FrameType
 
 import click
 
-from edgesparse.cli import build, demo, doctor, graph, prune, quantize, run, score
+from edgesparse.cli import build, demo, doctor, fleet, graph, keys, prune, quantize, run, score
 from edgesparse.cli.show import complain
 from edgesparse.errors import EdgeSparseError
 from edgesparse.version import VERSION
@@ -41,6 +41,11 @@ for verb in (
     score.evaluate,
     score.bench,
     run.run,
+    keys.keys,
+    fleet.bundle,
+    fleet.deploy,
+    fleet.rollback,
+    fleet.status,
     demo.demo,
 ):
     verbs.add_command(verb)

@@ -1,0 +1,247 @@
+"""The bundle: one signed file with what an engine is made from. It holds no native code.
+
+A bundle is an uncompressed POSIX tar (ustar) with one layout and no freedom in it: `manifest.json`, `manifest.sig`
+(Ed25519 over the manifest's bytes), then the files in the manifest's order. Every header is a function of a file's name
+and size, so a reader parses none: it makes the header that must be there and compares. Links, devices, paths that
+climb, a file too many or too long are therefore no cases to be found; and as nothing is compressed, nothing grows when
+it is unpacked. The signature is checked before the manifest is parsed, the hash of every file before anything is
+written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, BinaryIO, Literal
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from edgesparse.config import Deploy
+from edgesparse.errors import ConfigError, SignatureError
+from edgesparse.fleet.keys import PrivateKey, PublicKey, who_signed
+from edgesparse.values import Section
+
+MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
+MOST_MANIFEST = 1 << 20
+MOST_FILE = 8**11 - 1
+BLOCK = 512
+END = bytes(2 * BLOCK)
+_CHUNK = 1 << 20
+_PART = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"
+_PATH = re.compile(rf"{_PART}(/{_PART})*")
+VERSION = re.compile(r"\d{1,9}(\.\d{1,9}){0,5}")
+
+
+def _name(value: str) -> str:
+    if len(value) > 100 or not _PATH.fullmatch(value):
+        raise ValueError("a relative path of letters, digits, '.', '_', '+' and '-', at most 100 long")
+    return value
+
+
+def _version(value: str) -> str:
+    if not VERSION.fullmatch(value):
+        raise ValueError("numbers with dots between them, as 1.4.2")
+    return value
+
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class File(Section):
+    name: Annotated[str, AfterValidator(_name)]
+    size: Annotated[int, Field(ge=0, le=MOST_FILE)]
+    sha256: Sha256
+
+
+class Manifest(Section):
+    format: Literal["edgesparse bundle 1"] = "edgesparse bundle 1"
+    name: str
+    """The model's."""
+    version: Annotated[str, AfterValidator(_version)]
+    time: Annotated[int, Field(ge=0)]
+    """Seconds since 1970, UTC, of the newest thing in it."""
+    key: str
+    """The id of the key that signs it, so that a message can name it."""
+    deploy: Deploy = Deploy()
+    """What a device holds it to."""
+    files: tuple[File, ...]
+
+    @model_validator(mode="after")
+    def _apart(self) -> Manifest:
+        names = {file.name for file in self.files}
+        folders = {str(parent) for name in names for parent in Path(name).parents}
+        if len(names) != len(self.files) or names & (folders | {MANIFEST, SIGNATURE}):
+            raise ValueError("files whose names differ")
+        return self
+
+    @property
+    def size(self) -> int:
+        """Bytes of what it unpacks to."""
+        return sum(file.size for file in self.files)
+
+    def newer_than(self, version: str) -> bool:
+        return order(self.version) > order(version)
+
+
+def order(version: str) -> tuple[int, ...]:
+    """What versions are compared by: 1.10 is after 1.9, and 1.0 is 1."""
+    numbers = [*map(int, version.split("."))]
+    while numbers and not numbers[-1]:
+        numbers.pop()
+    return tuple(numbers)
+
+
+@dataclass(frozen=True)
+class Head:
+    """What stands in front of the files, with its signature verified: `signed` and `signature` as they came, the
+    `key` that made it; `start` and `end`: bytes at which the files begin and the bundle ends."""
+
+    manifest: Manifest
+    key: PublicKey
+    signed: bytes
+    signature: bytes
+
+    @property
+    def sha256(self) -> str:
+        """The bundle's identity."""
+        return hashlib.sha256(self.signed).hexdigest()
+
+    @property
+    def start(self) -> int:
+        return 2 * BLOCK + _padded(len(self.signed)) + _padded(len(self.signature))
+
+    @property
+    def end(self) -> int:
+        return self.start + sum(BLOCK + _padded(file.size) for file in self.manifest.files) + len(END)
+
+
+def write(out: BinaryIO, manifest: Manifest, key: PrivateKey, files: Mapping[str, Path]) -> None:
+    """Write a bundle of the `files` that the manifest names. Raises SignatureError for a key that has expired,
+    ConfigError where a file is not as the manifest says."""
+    signed = manifest.model_dump_json(indent=1).encode()
+    if len(signed) > MOST_MANIFEST:
+        raise ConfigError(
+            f"{len(manifest.files)} files are too many for a bundle: calibrate and score on fewer pictures"
+        )
+    for name, data in ((MANIFEST, signed), (SIGNATURE, key.sign(signed))):
+        out.write(_header(name, len(data)) + data + bytes(-len(data) % BLOCK))
+    for file in manifest.files:
+        out.write(_header(file.name, file.size))
+        digest = hashlib.sha256()
+        with files[file.name].open("rb") as source:
+            for chunk in _chunks(source, file.size, files[file.name]):
+                digest.update(chunk)
+                out.write(chunk)
+            if source.read(1) or digest.hexdigest() != file.sha256:
+                raise ConfigError(f"{files[file.name]} changed while it was read: run this again")
+        out.write(bytes(-file.size % BLOCK))
+    out.write(END)
+
+
+def read_head(source: BinaryIO, trusted: Sequence[PublicKey], where: object) -> Head:
+    """Read and verify what stands in front, from the beginning of `source`, and nothing behind it.
+
+    `where` begins the message of the SignatureError. Whether the key has expired is for the caller to judge.
+    """
+    header = source.read(BLOCK)
+    digits = re.fullmatch(rb"[0-7]{11}\0", header[124:136])
+    size = int(digits[0][:11], 8) if digits else -1
+    if not 0 < size <= MOST_MANIFEST or header != _header(MANIFEST, size):
+        raise SignatureError(f"{where} is no bundle: make one with 'edgesparse bundle'")
+    signed = source.read(size)
+    between = source.read(-size % BLOCK + BLOCK)
+    signature = source.read(64)
+    rest = source.read(BLOCK - 64)
+    if between != bytes(-size % BLOCK) + _header(SIGNATURE, 64) or rest != bytes(BLOCK - 64):
+        raise SignatureError(f"{where} is damaged or was tampered with in front of its files: fetch it again")
+    key = who_signed(trusted, signature, signed)
+    if key is None:
+        known = ", ".join(map(str, trusted))
+        raise SignatureError(f"{where} is not signed by a key that this device trusts, or was tampered with: {known}")
+    try:
+        manifest = Manifest.model_validate_json(signed)
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join(map(str, first["loc"]))
+        raise SignatureError(
+            f"{where}: this edgesparse cannot read its manifest ({at}: {first['msg']}): update edgesparse"
+        ) from None
+    return Head(manifest, key, signed, signature)
+
+
+def verify(source: BinaryIO, head: Head, where: object) -> None:
+    """Compare every byte behind the head with what the manifest says, to the end. Raises SignatureError."""
+    source.seek(head.start)
+    for file in head.manifest.files:
+        for _ in _content(source, file, where):
+            pass
+    if source.read(len(END) + 1) != END:
+        raise _tampered(where, "its end")
+
+
+def unpack(source: BinaryIO, head: Head, folder: Path, where: object) -> None:
+    """Write the files, and manifest and signature, into the empty `folder`, verified once more on the way.
+
+    Raises SignatureError, OSError.
+    """
+    source.seek(head.start)
+    _store(folder / MANIFEST, [head.signed])
+    _store(folder / SIGNATURE, [head.signature])
+    for file in head.manifest.files:
+        path = folder / file.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _store(path, _content(source, file, where))
+
+
+def _store(path: Path, chunks: Iterator[bytes] | list[bytes]) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    with os.fdopen(os.open(path, flags, 0o644), "wb") as out:
+        for chunk in chunks:
+            out.write(chunk)
+
+
+def _content(source: BinaryIO, file: File, where: object) -> Iterator[bytes]:
+    """A file's bytes; raises SignatureError at their end where they, or what is around them, are not as signed."""
+    if source.read(BLOCK) != _header(file.name, file.size):
+        raise _tampered(where, file.name)
+    digest = hashlib.sha256()
+    for chunk in _chunks(source, file.size, where):
+        digest.update(chunk)
+        yield chunk
+    if digest.hexdigest() != file.sha256 or source.read(-file.size % BLOCK) != bytes(-file.size % BLOCK):
+        raise _tampered(where, file.name)
+
+
+def _chunks(source: BinaryIO, size: int, where: object) -> Iterator[bytes]:
+    while size:
+        chunk = source.read(min(size, _CHUNK))
+        if not chunk:
+            raise SignatureError(f"{where} ends too early: {size} bytes are missing; fetch it again")
+        size -= len(chunk)
+        yield chunk
+
+
+def _tampered(where: object, what: str) -> SignatureError:
+    return SignatureError(f"{where}: {what} is not what was signed: damaged or tampered with; fetch it again")
+
+
+def _padded(size: int) -> int:
+    return size + -size % BLOCK
+
+
+def _header(name: str, size: int) -> bytes:
+    """A plain file's ustar header: mode 0644, owner 0, time 0 (POSIX.1-1988, as in pax(1))."""
+    fields = (
+        name.encode().ljust(100, b"\0"),
+        b"0000644\0" + 2 * b"0000000\0",
+        b"%011o\0" % size + b"%011o\0" % 0,
+        b" " * 8,
+        b"0" + bytes(100) + b"ustar\x0000" + bytes(64),
+        2 * b"0000000\0" + bytes(155 + 12),
+    )
+    blank = b"".join(fields)
+    return blank[:148] + b"%06o\0 " % sum(blank) + blank[156:]

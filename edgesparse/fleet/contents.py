@@ -1,0 +1,181 @@
+"""From a recipe to what travels in its bundle: every file that it names, and a recipe that finds them there."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edgesparse.backends import backend
+from edgesparse.build.prepare import prepare
+from edgesparse.build.ready import recipe_of
+from edgesparse.build.select import Progress, quiet
+from edgesparse.config import Recipe
+from edgesparse.errors import ConfigError
+from edgesparse.fleet import bundle, expected
+from edgesparse.fleet.bundle import File, Manifest
+from edgesparse.fleet.keys import PrivateKey
+from edgesparse.graph import model as graph
+from edgesparse.package.manifest import sha256
+from edgesparse.runtime.detector import Detector
+from edgesparse.runtime.evaluate import Labels
+from edgesparse.runtime.pictures import picture_files
+from edgesparse.version import VERSION
+
+RECIPE, SELFTEST = "recipe.yaml", "selftest"
+
+
+def make(
+    target: Path,
+    out: Path,
+    key: PrivateKey,
+    *,
+    version: str | None = None,
+    pictures: Path | None = None,
+    progress: Progress = quiet,
+) -> Manifest:
+    """Write the bundle of a recipe or model: the same bytes for the same contents, key and version.
+
+    `version` counts up; left out, it is the time of the newest file that goes in (or SOURCE_DATE_EPOCH). `pictures`
+    replaces the recipe's `deploy.pictures`. Raises ConfigError, ModelError, SignatureError; `out` is written whole or
+    not at all.
+    """
+    recipe = recipe_of(target)
+    with tempfile.TemporaryDirectory(prefix="edgesparse-bundle-") as folder:
+        files = _Contents(recipe, Path(folder), pictures, progress).files
+        used = [path for path in files.values() if Path(folder) not in path.parents]
+        manifest = _manifest(recipe, files, [*used, *([target] if target.is_file() else [])], key, version)
+        progress("writing the bundle", 0, 0)
+        _write(out, manifest, key, files)
+    return manifest
+
+
+def _manifest(
+    recipe: Recipe, files: dict[str, Path], used: Sequence[Path], key: PrivateKey, version: str | None
+) -> Manifest:
+    newest = int(os.environ.get("SOURCE_DATE_EPOCH") or max(path.stat().st_mtime for path in used))
+    version = version or f"{datetime.fromtimestamp(newest, timezone.utc):%Y.%m.%d.%H%M%S}"
+    if not bundle.VERSION.fullmatch(version):
+        raise ConfigError(f"--version: found '{version}', needed numbers with dots between them, as 1.4.2")
+    deploy = recipe.deploy.model_copy(
+        update={"pictures": None, "needs": {"edgesparse": VERSION, **recipe.deploy.needs}}
+    )
+    return Manifest(
+        name=recipe.model.stem,
+        version=version,
+        time=newest,
+        key=key.public.id,
+        deploy=deploy,
+        files=tuple(
+            File(name=name, size=path.stat().st_size, sha256=sha256(path)) for name, path in sorted(files.items())
+        ),
+    )
+
+
+def _write(out: Path, manifest: Manifest, key: PrivateKey, files: dict[str, Path]) -> None:
+    part = out.with_name(f".{out.name}-{os.getpid()}")
+    try:
+        with part.open("wb") as file:
+            bundle.write(file, manifest, key, files)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(out)
+    except OSError as error:
+        raise ConfigError(f"cannot write {out}: {error.strerror}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class _Contents:
+    """`files`: where each file of a bundle lies now, by its name in there. What is made for it is made in `folder`."""
+
+    def __init__(self, recipe: Recipe, folder: Path, pictures: Path | None, progress: Progress) -> None:
+        self.files: dict[str, Path] = {}
+        self._folder = folder
+        said = recipe.model_dump(mode="json", exclude_none=True)
+        said["model"] = self._model(recipe.model, "model")
+        if recipe.calibrate.pictures is not None:
+            chosen = picture_files(recipe.calibrate.pictures, recipe.calibrate.count)
+            said["calibrate"]["pictures"] = self._pictures("calibration", chosen)
+        said["accept"] |= self._accept(recipe)
+        said["deploy"].pop("pictures", None)
+        progress("finding what the self-test expects", 0, 0)
+        self._selftest(recipe, _for_selftest(recipe, pictures))
+        text = yaml.safe_dump(said, sort_keys=True, allow_unicode=True)
+        self._made(RECIPE).write_text(text)
+
+    def _model(self, path: Path, folder: str) -> str:
+        """The ONNX file and what holds its weights, which it names by their place beside it."""
+        for file in graph.files(path):
+            self._add(f"{folder}/{file.relative_to(path.parent)}", file)
+        return f"{folder}/{path.name}"
+
+    def _pictures(self, folder: str, pictures: Sequence[Path]) -> str:
+        for number, picture in enumerate(pictures):
+            self._add(f"{folder}/{number:05d}{picture.suffix.lower()}", picture)
+        return folder
+
+    def _accept(self, recipe: Recipe) -> dict[str, Any]:
+        accept, said = recipe.accept, {}
+        if accept.annotations is not None:
+            labels = Labels(accept.annotations, accept.images)
+            self._add("labels/annotations.json", accept.annotations)
+            for image in labels.images:
+                self._add(f"labels/pictures/{image['file_name']}", labels.folder / image["file_name"])
+            said = {"annotations": "labels/annotations.json", "images": "labels/pictures"}
+        if accept.reference is not None:
+            said["reference"] = self._model(accept.reference, "reference")
+        if accept.pictures is not None:
+            said["pictures"] = self._pictures("accept", picture_files(accept.pictures))
+        return said
+
+    def _selftest(self, recipe: Recipe, pictures: Sequence[Path]) -> None:
+        """What the model as it came finds with ONNX Runtime on these pictures is what a device is held against."""
+        self._pictures(SELFTEST, pictures)
+        names = [name.rpartition("/")[2] for name in self.files if name.startswith(f"{SELFTEST}/")]
+        work = self._folder / "work"
+        work.mkdir()
+        prepared = prepare(recipe, work)
+        runner = backend("onnxruntime").load(prepared.simplified, recipe.build.threads)
+        with Detector(runner, prepared.spec, recipe.run) as detector:
+            expected.write(self._made(f"{SELFTEST}/{expected.FILE}"), detector, pictures, names)
+
+    def _add(self, name: str, path: Path) -> None:
+        try:
+            File(name=name, size=path.stat().st_size, sha256="0" * 64)
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+        except ValueError:
+            raise ConfigError(
+                f"{path} cannot travel as '{name}': needed a name of letters, digits, '.', '_', '+' and '-', at most "
+                "100 long: rename it"
+            ) from None
+        self.files[name] = path
+
+    def _made(self, name: str) -> Path:
+        self.files[name] = path = self._folder / name
+        path.parent.mkdir(exist_ok=True)
+        return path
+
+
+def _for_selftest(recipe: Recipe, said: Path | None) -> list[Path]:
+    """Some pictures from the best source that the recipe has. Raises ConfigError where there is none."""
+    accept, deploy = recipe.accept, recipe.deploy
+    folder = said or deploy.pictures
+    if folder is None and accept.annotations is not None:
+        labels = Labels(accept.annotations, accept.images)
+        labelled = {box["image_id"] for box in labels.boxes}
+        found = [labels.folder / image["file_name"] for image in labels.images if image["id"] in labelled]
+        count = min(deploy.count, len(found))
+        return [found[i * len(found) // count] for i in range(count)]
+    folder = folder or accept.pictures or recipe.calibrate.pictures
+    if folder is None:
+        raise ConfigError("no pictures for the self-test: pass --pictures FOLDER, or set deploy.pictures in the recipe")
+    if not folder.is_dir():
+        raise ConfigError(f"no folder {folder} with pictures for the self-test")
+    return picture_files(folder, deploy.count)

@@ -1,0 +1,206 @@
+"""Ed25519 keys (RFC 8032): who may send bundles to a device, and until when.
+
+A key is two PEM files, NAME.key and NAME.pub, each with two lines before its PEM block that OpenSSL skips: its name and
+the last day (UTC) on which it counts. A device trusts the NAME.pub files in one folder and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta, timezone
+from pathlib import Path
+
+from edgesparse.errors import BackendUnavailable, ConfigError, SignatureError
+
+try:
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives import serialization as forms
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+except ImportError as error:
+    raise BackendUnavailable(f"signing needs cryptography ({error}): pip install 'edgesparse[fleet]'") from error
+
+TRUSTED = Path("/etc/edgesparse/trusted")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """`id`: the first 16 hexadecimal digits of the raw key's sha256. `expires`: the last day, None for never."""
+
+    name: str
+    expires: date | None
+    raw: bytes
+
+    @property
+    def id(self) -> str:
+        return hashlib.sha256(self.raw).hexdigest()[:16]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.id})"
+
+    def expired(self, now: datetime) -> bool:
+        return self.expires is not None and now.astimezone(timezone.utc).date() > self.expires
+
+    def signed(self, signature: bytes, data: bytes) -> bool:
+        try:
+            Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, data)
+        except InvalidSignature:
+            return False
+        return True
+
+    def text(self) -> str:
+        """What NAME.pub holds."""
+        key = Ed25519PublicKey.from_public_bytes(self.raw)
+        pem = key.public_bytes(forms.Encoding.PEM, forms.PublicFormat.SubjectPublicKeyInfo)
+        return _head(self) + pem.decode()
+
+
+@dataclass(frozen=True)
+class PrivateKey:
+    public: PublicKey
+    key: Ed25519PrivateKey
+
+    def sign(self, data: bytes) -> bytes:
+        """64 bytes; the same for the same data. Raises SignatureError when the key has expired."""
+        if self.public.expired(datetime.now(timezone.utc)):
+            raise SignatureError(
+                f"key {self.public} expired on {self.public.expires}: sign with its successor, or make one with "
+                "'edgesparse keys rotate'"
+            )
+        return self.key.sign(data)
+
+
+def new(path: Path, days: int | None) -> PublicKey:
+    """Make PATH.key (mode 0600) and PATH.pub; `days` until it expires, None for never.
+
+    Raises ConfigError when either is there already, or cannot be written.
+    """
+    private, public = _files(path)
+    for file in (private, public):
+        if file.exists():
+            raise ConfigError(f"{file} is there already: keys are never overwritten; choose another name")
+    key = Ed25519PrivateKey.generate()
+    raw = key.public_key().public_bytes(forms.Encoding.Raw, forms.PublicFormat.Raw)
+    said = PublicKey(path.name, None if days is None else _today() + timedelta(days), raw)
+    pem = key.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.PKCS8, forms.NoEncryption())
+    _write(private, _head(said) + pem.decode(), 0o600)
+    _write(public, said.text(), 0o644)
+    return said
+
+
+def rotate(old: Path, path: Path, days: int | None, overlap: int, folder: Path) -> tuple[PublicKey, PublicKey]:
+    """Make the successor of OLD.key, and in `folder` what devices are to trust meanwhile: the successor's public key,
+    and the old one's with its end in `overlap` days. Raises ConfigError, SignatureError."""
+    before = read_private(old).public
+    last = _today() + timedelta(overlap)
+    before = replace(before, expires=min(before.expires or last, last))
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} is not empty: name a new folder")
+    after = new(path, days)
+    folder.mkdir(parents=True, exist_ok=True)
+    for key in (before, after):
+        _write(folder / f"{key.name}.pub", key.text(), 0o644)
+    return before, after
+
+
+def read_private(path: Path) -> PrivateKey:
+    """Raises SignatureError for a file that others may read, or that is no Ed25519 key."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        data = path.read_bytes()
+    except OSError as error:
+        raise SignatureError(
+            f"cannot read the key {path}: {error.strerror}: make one with 'edgesparse keys new'"
+        ) from None
+    if mode & 0o077:
+        raise SignatureError(f"{path}: found mode {mode:o}, needed 600: run 'chmod 600 {path}'")
+    try:
+        key = forms.load_pem_private_key(_pem(data), None)
+    except (ValueError, TypeError):
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise SignatureError(f"{path} is no private Ed25519 key: make one with 'edgesparse keys new'")
+    raw = key.public_key().public_bytes(forms.Encoding.Raw, forms.PublicFormat.Raw)
+    return PrivateKey(PublicKey(*_said(path, data), raw), key)
+
+
+def read_public(path: Path) -> PublicKey:
+    """Raises SignatureError for what is no public Ed25519 key."""
+    try:
+        data = path.read_bytes()
+        key = forms.load_pem_public_key(_pem(data))
+    except OSError as error:
+        raise SignatureError(f"cannot read the key {path}: {error.strerror}") from None
+    except ValueError:
+        key = None
+    if not isinstance(key, Ed25519PublicKey):
+        raise SignatureError(f"{path} is no public Ed25519 key: remove it, or put the right one there")
+    return PublicKey(*_said(path, data), key.public_bytes(forms.Encoding.Raw, forms.PublicFormat.Raw))
+
+
+def trusted(folder: Path) -> list[PublicKey]:
+    """The keys that this device trusts, by name. Raises SignatureError when there is none, or others may add some."""
+    found = sorted(folder.glob("*.pub"))
+    if not found:
+        raise SignatureError(f"no trusted key in {folder}: put the public key (NAME.pub) of who signs bundles there")
+    for path in (folder, *found):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o022:
+            raise SignatureError(f"{path}: found mode {mode:o}, which lets others add keys: run 'chmod go-w {path}'")
+    return [read_public(path) for path in found]
+
+
+def who_signed(keys: Iterable[PublicKey], signature: bytes, data: bytes) -> PublicKey | None:
+    """The one of `keys` that made the signature."""
+    return next((key for key in keys if key.signed(signature, data)), None)
+
+
+def _files(path: Path) -> tuple[Path, Path]:
+    if not _NAME.fullmatch(path.name):
+        raise ConfigError(f"found the key's name {path.name!r}, needed letters, digits, '.', '_' and '-'")
+    return path.with_name(f"{path.name}.key"), path.with_name(f"{path.name}.pub")
+
+
+def _head(key: PublicKey) -> str:
+    return f"edgesparse key: {key.name}\nexpires: {key.expires or 'never'}\n"
+
+
+def _said(path: Path, data: bytes) -> tuple[str, date | None]:
+    """Name and last day; the file's name and never, where the PEM block stands alone."""
+    head = dict(
+        re.findall(r"^(edgesparse key|expires): *(\S+)\s*$", data.partition(b"-----")[0].decode(errors="replace"), re.M)
+    )
+    last = head.get("expires", "never")
+    try:
+        return head.get("edgesparse key", path.stem), None if last == "never" else date.fromisoformat(last)
+    except ValueError:
+        raise SignatureError(f"{path}: found 'expires: {last}', needed a day as 2027-12-31, or never") from None
+
+
+def _pem(data: bytes) -> bytes:
+    return data[max(data.find(b"-----BEGIN"), 0) :]
+
+
+def _write(path: Path, text: str, mode: int) -> None:
+    """Whole or not at all, and never over a file that is there."""
+    part = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
+            file.write(text)
+            os.fsync(file.fileno())
+        os.link(part, path)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def _today() -> date:
+    return datetime.now(timezone.utc).date()
