@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--camera", type=int, metavar="N", help="camera number")
-    what.add_argument("--source", help="/dev/video0, file, folder, 'pics/*.jpg', rtsp://..., demo")
+    what.add_argument("--camera", type=int, action="append", metavar="N", help="camera number; may be repeated")
+    what.add_argument(
+        "--source", action="append", help="/dev/video0, csi://0, rtsp://..., file, folder, demo; may be repeated"
+    )
     parser.add_argument(
         "--model", type=Path, default=Path("engines"), help="package, recipe or ONNX file [%(default)s]"
     )
@@ -63,17 +65,17 @@ def insist(detector: Detector, said: argparse.Namespace) -> None:
 
 def main() -> None:
     said = arguments()
-    source = said.source if said.camera is None else str(said.camera)
     settings = {key: getattr(said, key) for key in ("conf", "iou", "max_det", "classes")}
+    settings["source"] = list(map(str, said.source or said.camera or ()))
     outputs = {key: getattr(said, key) for key in ("txt", "coco", "video", "pictures", "show", "force")}
     outputs["jsonl"] = None if said.quiet else said.jsonl
-    with edgesparse.load(said.model, classes_file=said.data, source=source, **settings) as detector:
+    with edgesparse.load(said.model, classes_file=said.data, **settings) as detector:
         insist(detector, said)
-        if detector.run.source is None:
+        if not detector.run.all_cameras():
             raise ConfigError("no source: pass --camera 0 or --source, or set run.source in the recipe")
-        with edgesparse.open_source(detector.run.source) as stream:
-            with edgesparse.open_sinks(detector.spec.classes, fps=stream.fps, **outputs) as sinks:
-                summary = edgesparse.run(stream, detector, sinks, limit=said.frames)
+        with edgesparse.Loop.of(detector.run.all_cameras(), detector) as loop:
+            with edgesparse.open_sinks(detector.spec.classes, fps=loop.rates(), **outputs) as loop.sinks:
+                summary = loop.run(said.frames)
     print(summary, file=sys.stderr)
 
 

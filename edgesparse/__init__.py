@@ -13,13 +13,14 @@ from edgesparse.version import VERSION
 
 if TYPE_CHECKING:
     from edgesparse.api import Detections as Detections
+    from edgesparse.api import Loop as Loop
     from edgesparse.api import load as load
     from edgesparse.api import open_sinks as open_sinks
     from edgesparse.api import open_source as open_source
     from edgesparse.api import run as run
 
 __version__ = VERSION
-__all__ = ["Detections", "load", "open_sinks", "open_source", "run"]
+__all__ = ["Detections", "Loop", "load", "open_sinks", "open_source", "run"]
 
 
 def __getattr__(name: str) -> Any:

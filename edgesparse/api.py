@@ -11,10 +11,10 @@ from edgesparse.config import override
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
 from edgesparse.stream.outputs import open_sinks
-from edgesparse.stream.pipeline import run
+from edgesparse.stream.pipeline import Loop, run
 from edgesparse.stream.sources import open_source
 
-__all__ = ["Detections", "load", "open_sinks", "open_source", "run"]
+__all__ = ["Detections", "Loop", "load", "open_sinks", "open_source", "run"]
 
 
 def load(
@@ -27,8 +27,9 @@ def load(
 ) -> Detector:
     """A detector of a package's folder, a recipe or an ONNX file; the latter two are built first unless they were.
 
-    `settings` replace the package's `run:` (conf, iou, max_det, classes, agnostic); `classes_file` names the classes of
-    an ONNX file that does not. Close it after use. Raises ConfigError, ModelError, BuildError, PackageError.
+    `settings` replace the package's `run:` (conf, iou, max_det, classes, agnostic; source, or a list of them);
+    `classes_file` names the classes of an ONNX file that does not. Close it after use. Raises ConfigError, ModelError,
+    BuildError, PackageError.
     """
     package = ready(Path(target), store, classes=classes_file, progress=progress)
     return open_detector(package, override(package.manifest.run, settings))

@@ -7,8 +7,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from edgesparse.camera import ONLY as ONLY
+from edgesparse.camera import Camera as Camera
+from edgesparse.camera import Confidences, Source, of_sources
 from edgesparse.classes import named_classes
 from edgesparse.errors import ConfigError
 from edgesparse.typed import read_mapping, typed
@@ -147,10 +150,11 @@ class Accept(Section):
 
 
 class Run(Section):
-    source: Annotated[str, BeforeValidator(lambda v: str(v) if isinstance(v, int) else v)] | None = None
-    """What open_source takes; a whole number is a camera."""
-    conf: Unit | dict[str, Unit] = 0.25
-    """Least confidence; or one a class by name, `default` for the others."""
+    source: Source | None = None
+    """The short form of one camera."""
+    cameras: tuple[Camera, ...] = ()
+    """Several cameras on one engine."""
+    conf: Confidences = 0.25
     iou: Unit = 0.7
     max_det: Annotated[int, Field(gt=0)] = 300
     classes: tuple[str, ...] | None = None
@@ -158,6 +162,26 @@ class Run(Section):
     """Whether boxes of different classes suppress each other."""
     multi_label: bool = False
     """Whether a box counts once for every class that reaches `conf`, not only for its best."""
+    tracking: bool = False
+    """Whether an object keeps its number from frame to frame, a camera."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Run:
+        names = [camera.name for camera in self.cameras]
+        if len(set(names)) < len(names):
+            raise ValueError(f"cameras of different names, found {', '.join(names)}")
+        if self.source is not None and self.cameras:
+            raise ValueError("source or cameras, not both")
+        return self
+
+    def all_cameras(self) -> tuple[Camera, ...]:
+        """`cameras`, or the one of `source`; none where neither is said."""
+        return self.cameras or (() if self.source is None else (Camera(name=ONLY, source=self.source),))
+
+    def seen_by(self, camera: Camera) -> Run:
+        """With what that camera has of its own."""
+        own = {key: getattr(camera, key) for key in ("conf", "classes") if getattr(camera, key) is not None}
+        return self.model_copy(update=own)
 
 
 class Deploy(Section):
@@ -244,9 +268,13 @@ def parse(said: dict[str, Any], where: str) -> Recipe:
 
 def override(run: Run, said: dict[str, Any], where: str = "command line") -> Run:
     """`run` with what the command line or a device's settings say, None meaning nothing; `classes` may be a comma
-    separated text."""
+    separated text, `source` a list. Sources take the place of cameras, and the other way round."""
     values = {key: value for key, value in said.items() if value is not None}
     if isinstance(values.get("classes"), str):
         values["classes"] = [part.strip() for part in values["classes"].split(",")]
+    if isinstance(values.get("source"), list | tuple):
+        values |= of_sources(values.pop("source"))
+    if values.keys() & {"source", "cameras"}:
+        values = {"source": None, "cameras": [], **values}
     recipe = parse({"model": "", "run": {**run.model_dump(mode="json"), **values}}, where)
     return recipe.run

@@ -15,6 +15,22 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f": did you mean '{near[0]}'?" if near else f": known here are {', '.join(known)}"
 
 
+def redact(url: str) -> str:
+    """The address without what may hold credentials: user, password, query, and parts of the path that set something.
+
+    A password may hold any sign: where an @ stands elsewhere than before the host, all but the scheme is left out.
+    What is no address stays as it is."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url
+    before, _, query = re.sub("[?#]", "?", rest, count=1).partition("?")
+    host, slash, path = before.partition("/")
+    if "@" in path or ("@" in query and "@" not in host):
+        return f"{scheme}://..."
+    kept = "/".join("..." if re.search("[=&;]", part) else part for part in path.split("/"))
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{kept}"
+
+
 def sentence(problem: Any, keys: Callable[[Sequence[str]], list[str]], more: Mapping[str, Sequence[str]]) -> str:
     """One of pydantic's problems as 'key.path: what was found, what was needed'.
 
@@ -33,8 +49,15 @@ def sentence(problem: Any, keys: Callable[[Sequence[str]], list[str]], more: Map
     )
     needed = _PLAIN.get(needed, needed)
     if isinstance(found, str) and problem["type"] == "literal_error":
-        return f"{path}: found '{found}'{nearest(found, [*_literals(needed), *more.get(path, ())])}"
-    return f"{path}: found {found!r} ({kind(found)}), needed {needed}"
+        return f"{path}: found '{_without_addresses(found)}'{nearest(found, [*_literals(needed), *more.get(path, ())])}"
+    return f"{path}: found {_without_addresses(found)!r} ({kind(found)}), needed {needed}"
+
+
+def _without_addresses(value: Any) -> Any:
+    """The value itself, unless it holds an address, which may hold credentials."""
+    if isinstance(value, str):
+        return redact(value) if "://" in value else value
+    return "..." if "://" in repr(value) else value
 
 
 _PLAIN = {

@@ -16,8 +16,13 @@ PATH = click.Path(path_type=Path)
 @click.command()
 @click.argument("target", type=PATH)
 @click.option(
-    "--source", help="Camera number, /dev/video0, file, folder, glob, rtsp://..., demo [default: the recipe's]."
+    "--source",
+    "sources",
+    multiple=True,
+    help="Camera number, /dev/video0, csi://0, rtsp://..., file, folder, glob, demo; again for several cameras "
+    "[default: the recipe's].",
 )
+@click.option("--tracking", is_flag=True, default=None, help="Objects keep their number from frame to frame.")
 @click.option("--conf", type=click.FloatRange(0, 1), help="Least confidence.")
 @click.option("--iou", type=click.FloatRange(0, 1), help="NMS: boxes of a class that overlap by more are one.")
 @click.option("--max-det", type=click.IntRange(1), help="Most detections a frame.")
@@ -32,26 +37,28 @@ PATH = click.Path(path_type=Path)
 @click.option("--store", type=PATH, default="engines", show_default=True)
 @click.option("--force", is_flag=True, help="Overwrite outputs.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-def run(target: Path, source: str | None, frames: int | None, store: Path, as_json: bool, **options: Any) -> None:
-    """Detect in a camera's frames, with a package, RECIPE.yaml or MODEL.onnx; ends on Ctrl-C with a summary."""
+def run(target: Path, sources: tuple[str, ...], frames: int | None, store: Path, as_json: bool, **options: Any) -> None:
+    """Detect in the frames of one or more cameras, with a package, RECIPE.yaml or MODEL.onnx; ends on Ctrl-C with a
+    summary."""
     from edgesparse.build.ready import open_detector, ready
     from edgesparse.config import override
-    from edgesparse.stream import pipeline
     from edgesparse.stream.outputs import open_sinks
-    from edgesparse.stream.sources import open_source
+    from edgesparse.stream.pipeline import Loop
 
     with progress() as advance:
         package = ready(target, store, progress=advance)
-    said = {key: options[key] for key in ("conf", "iou", "max_det", "classes")}
-    settings = override(package.manifest.run, {**said, "source": source})
-    if settings.source is None:
+    said = {key: options[key] for key in ("conf", "iou", "max_det", "classes", "tracking")}
+    settings = override(package.manifest.run, {**said, "source": sources})
+    cameras = settings.all_cameras()
+    if not cameras:
         raise click.UsageError("no source: pass --source, or set run.source in the recipe")
     names = package.manifest.detector.classes
     outputs = {key: options[key] for key in ("jsonl", "txt", "coco", "video", "pictures", "show", "force")}
-    with open_detector(package, settings) as detector, open_source(settings.source) as stream:
-        with open_sinks(names, fps=stream.fps, **outputs) as sinks:
-            summary = pipeline.run(stream, detector, sinks, limit=frames)
+    with open_detector(package, settings) as detector, Loop.of(cameras, detector) as loop:
+        with open_sinks(names, fps=loop.rates(), **outputs) as loop.sinks:
+            summary = loop.run(frames)
+    shown = ", ".join(feed.source.name for feed in loop.feeds)
     if as_json:
-        emit_json({"package": str(package.folder), "source": stream.name, **asdict(summary)})
+        emit_json({"package": str(package.folder), "source": shown, **asdict(summary)})
     else:
-        click.echo(f"{package.manifest.model} on {stream.name}\n{summary}", err=options["jsonl"] == "-")
+        click.echo(f"{package.manifest.model} on {shown}\n{summary}", err=options["jsonl"] == "-")

@@ -52,7 +52,11 @@ class Detector:
             raise ModelError(
                 f"the network has {classes} classes, 'classes:' names {len(spec.classes)}: make them equal"
             )
-        self._thresholds = thresholds(run, spec.classes)
+        self._thresholds = np.min(
+            [thresholds(run.seen_by(camera), spec.classes) for camera in run.cameras]
+            or [thresholds(run, spec.classes)],
+            axis=0,
+        )
         least = float(np.min(self._thresholds))
         # Heads hold the least threshold themselves; and those that know their classes cannot give another.
         self._filters = classes is None or bool((self._thresholds != least).any())
@@ -111,8 +115,9 @@ class Detector:
         self.close()
 
 
-def thresholds(run: config.Run, names: Sequence[str]) -> NDArray[np.float32]:
-    """Least confidence a class [C]; above 1, so never met, for classes that `run.classes` leaves out."""
+def thresholds(run: config.Run, names: Sequence[str], where: str = "run") -> NDArray[np.float32]:
+    """Least confidence a class [C]; above 1, so never met, for classes that `run.classes` leaves out. ConfigError,
+    which begins with `where`, for a class that there is not."""
     default, single = 0.25, {}
     if isinstance(run.conf, dict):
         single = {key: value for key, value in run.conf.items() if key != "default"}
@@ -121,9 +126,9 @@ def thresholds(run: config.Run, names: Sequence[str]) -> NDArray[np.float32]:
         default = run.conf
     least = np.full(len(names), default, np.float32)
     for name, value in single.items():
-        least[class_index(name, names, "run.conf")] = value
+        least[class_index(name, names, f"{where}.conf")] = value
     if run.classes is not None:
-        wanted = [class_index(name, names, "run.classes") for name in run.classes]
+        wanted = [class_index(name, names, f"{where}.classes") for name in run.classes]
         least[np.setdiff1d(np.arange(len(names)), wanted)] = np.inf
     return least
 

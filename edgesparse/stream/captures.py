@@ -8,15 +8,15 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
 
 import cv2
 
 from edgesparse.errors import CameraUnavailable, SourceError
 from edgesparse.stream.frames import Image
+from edgesparse.wording import redact
 
 OPEN_SECONDS = 5
-READ_SECONDS = 2
+READ_SECONDS = 1.5
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -44,7 +44,7 @@ Opener = Callable[[], Capture]
 def prepare_opencv() -> None:
     """Keep OpenCV's and FFmpeg's own lines off standard error, and V4L2 from waiting ten seconds for a frame; the
     environment's own settings win."""
-    os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(READ_SECONDS))
+    os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "2")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     if "OPENCV_LOG_LEVEL" in os.environ:
         return
@@ -70,14 +70,9 @@ def open_video(path: Path) -> cv2.VideoCapture:
     return capture
 
 
-def redact(url: str) -> str:
-    """The address without user, password and query, any of which may hold credentials."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def open_url(url: str) -> cv2.VideoCapture:
-    """RTSP goes over TCP, unless OPENCV_FFMPEG_CAPTURE_OPTIONS says otherwise."""
+def open_url(url: str, fps: float | None = None) -> cv2.VideoCapture:
+    """RTSP goes over TCP, unless OPENCV_FFMPEG_CAPTURE_OPTIONS says otherwise. `fps`: what it is known to send; one
+    that sends less than two frames a second is given more time for the next."""
     prepare_opencv()
     if url.lower().startswith("rtsp"):
         os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_transport;tcp")
@@ -85,7 +80,7 @@ def open_url(url: str) -> cv2.VideoCapture:
         cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
         OPEN_SECONDS * 1000,
         cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-        READ_SECONDS * 1000,
+        int(max(READ_SECONDS, 3 / fps if fps else 0) * 1000),
     ]
     capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, limits)
     if not capture.isOpened():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy.typing as npt
 
@@ -20,12 +21,16 @@ Image = npt.NDArray[Any]
 class Frame:
     """`image`: BGR uint8 [H, W, 3], valid until its source's next `read` or `close`. `time_ns`: when it was captured,
     on `time.monotonic_ns`'s clock. `index`: 0, 1, 2 ... as captured; a gap is dropped frames. `name`: the source's
-    name, or the picture's file name where the source is a folder or a glob."""
+    name, or the picture's file name where the source is a folder or a glob. `source`: the camera's name in the loop."""
 
     image: Image
     time_ns: int
     index: int
     name: str
+    source: str = ""
+
+
+State = Literal["live", "opening", "away"]
 
 
 class Source(ABC):
@@ -43,14 +48,34 @@ class Source(ABC):
     """Frames that were captured and never delivered, so far."""
     reopened: int = 0
     """How often a live source had to be opened again, so far."""
+    state: State = "live"
+    """`opening` until there is a first frame, `away` while there are none."""
+    why: str = ""
+    """Why it is not live, in words without credentials."""
+    since_ns: int = 0
+    """When the state began, on `time.monotonic_ns`'s clock."""
+    newest_ns: int = 0
+    """When the newest frame was captured, taken or not; 0 before there is one."""
+    awake: threading.Event | None = None
+    """Set when a live source has a new frame."""
 
     @abstractmethod
     def read(self) -> Frame | None:
         """The next frame, the newest one if live; None at the end. Blocks until there is one. Raises SourceError."""
 
+    def poll(self) -> Frame | None:
+        """The newest frame of a live source, None when it was taken already; a file's next, None at the end."""
+        return self.read()
+
+    def watch(self) -> None:  # noqa: B027 - a file has nothing to watch
+        """Notice what has stopped. Whoever has a live source calls it at least twice a second, or waits in `read`."""
+
     @abstractmethod
     def reopen(self) -> None:
         """Start again: a file from its first frame, a camera with a new connection. Raises SourceError."""
+
+    def leave(self) -> None:  # noqa: B027 - nor to wait for
+        """Begin to close, without waiting for it."""
 
     @abstractmethod
     def close(self) -> None:

@@ -14,74 +14,47 @@ import cv2
 from edgesparse.errors import SourceError
 from edgesparse.stream.captures import OPEN_SECONDS, READ_SECONDS, Capture, Opener, frame_rate
 from edgesparse.stream.frames import Frame, Image, Source
+from edgesparse.stream.slots import Slots
+from edgesparse.stream.still import Stillness
 
 log = logging.getLogger("edgesparse.stream")
 
-PAUSE_FIRST, PAUSE_LONGEST = 0.2, 5.0
+PAUSE_FIRST, PAUSE_LONGEST = 0.1, 1.0
 # The drivers' own limits come first (opening has two steps, each with its limit); these are the net below them.
 OPEN_LIMIT = 2 * OPEN_SECONDS + 1.0
 FIRST_FRAME_LIMIT = 5.0
-FRAME_LIMIT = READ_SECONDS + 0.5
+FRAME_LIMIT = READ_SECONDS + 0.3
+"""Seconds without a frame after which a source is away; three frames' time where it gives fewer than two a second."""
 CLOSE_SECONDS = 1.0
 EXIT_SECONDS = OPEN_SECONDS + 1.0
 MOST_STUCK = 3
 
 
-class Slots:
-    """Three pictures: one being written, the newest, one being read. Not locked: its user holds a lock."""
-
-    def __init__(self) -> None:
-        self._images: list[Image | None] = [None, None, None]
-        self._writing, self._newest, self._reading = 0, 1, 2
-        self._time_ns = self._index = 0
-        self.fresh = False
-        """Whether the newest has not been taken yet."""
-
-    @property
-    def spare(self) -> Image | None:
-        """The picture to write into; None before there is one."""
-        return self._images[self._writing]
-
-    def renew(self) -> None:
-        """Give the picture being written away, to a writer that is stuck with it."""
-        self._images[self._writing] = None
-
-    def publish(self, image: Image, time_ns: int, index: int) -> bool:
-        """Make `image`, the spare or one of another size, the newest; whether an untaken one is dropped for it."""
-        self._images[self._writing] = image
-        self._writing, self._newest = self._newest, self._writing
-        self._time_ns, self._index = time_ns, index
-        dropped, self.fresh = self.fresh, True
-        return dropped
-
-    def take(self, name: str) -> Frame:
-        """The newest frame; its picture stays untouched until the next call."""
-        self._reading, self._newest = self._newest, self._reading
-        self.fresh = False
-        image = self._images[self._reading]
-        assert image is not None
-        return Frame(image, self._time_ns, self._index, name)
-
-
 class Live(Source):
     """The newest frame of something that never ends.
 
-    `opener` opens it, raising CameraUnavailable when it isn't there: at once here; later, a source that fails or
-    gives no frame for two seconds is opened again, with growing pauses, for as long as it takes. `capture`: what
-    `opener` gave, where that was called already.
+    `opener` opens it, raising CameraUnavailable when it isn't there: at once here, unless `patient`; later, a source
+    that fails, gives no frame for two seconds, or the same picture for `frozen` seconds (0: as long as it likes), is
+    opened again, with growing pauses, for as long as it takes. `capture`: what `opener` gave, where that was called
+    already.
     """
 
     live = True
 
-    def __init__(self, name: str, opener: Opener, capture: Capture | None = None) -> None:
-        capture = capture or opener()
+    def __init__(
+        self, name: str, opener: Opener, capture: Capture | None = None, *, patient: bool = False, frozen: float = 0.0
+    ) -> None:
+        if capture is None and not patient:
+            capture = opener()
         self.name = name
-        self.fps = frame_rate(capture)
-        self._opener = opener
+        self.fps = 0.0 if capture is None else frame_rate(capture)
+        self.state, self.since_ns = "opening", time.monotonic_ns()
+        self._opener, self._frozen = opener, frozen
+        self._still = Stillness()
         self._slots = Slots()
         self._changed = threading.Condition()
         self._captured = 0
-        self._lost_at: float | None = None
+        self._shape: tuple[int, ...] = ()
         self._failure: Exception | None = None
         self._closed = False
         self._stuck: list[_Worker] = []
@@ -90,32 +63,50 @@ class Live(Source):
 
     def read(self) -> Frame | None:
         with self._changed:
-            while not self._slots.fresh:
-                if self._failure is not None:
-                    raise SourceError(f"{self.name}: capture failed: {self._failure}") from self._failure
-                if self._closed:
-                    return None
+            while (frame := self._take()) is None and not self._closed:
                 left = self._worker.deadline - time.monotonic()
                 if left <= 0:
-                    self._replace_worker()
+                    self._replace_worker(self._silence())
                 else:
                     self._changed.wait(None if math.isinf(left) else left)
+            return frame
+
+    def poll(self) -> Frame | None:
+        with self._changed:
+            return self._take()
+
+    def _take(self) -> Frame | None:
+        if self._slots.fresh:
             return self._slots.take(self.name)
+        if self._failure is not None:
+            raise SourceError(f"{self.name}: capture failed: {self._failure}") from self._failure
+        return None
+
+    def watch(self) -> None:
+        with self._changed:
+            if not self._closed and time.monotonic() >= self._worker.deadline:
+                self._replace_worker(self._silence())
 
     def reopen(self) -> None:
         with self._changed:
             if not self._closed:
-                self._replace_worker()
+                self._replace_worker("opened again on demand")
 
-    def close(self) -> None:
+    def leave(self) -> None:
         with self._changed:
             self._closed = self._worker.leave = True
             self._changed.notify_all()
+
+    def close(self) -> None:
+        self.leave()
         self._worker.join(CLOSE_SECONDS)
 
-    def _replace_worker(self) -> None:
+    def _silence(self) -> str:
+        return "no frame in time" if self.state == "live" else "no answer in time"
+
+    def _replace_worker(self, why: str) -> None:
         """Leave the capture thread alone with a driver that doesn't come back, and start another."""
-        self._note_lost()
+        self._note_lost(why)
         self._stuck = [worker for worker in self._stuck if worker.is_alive()]
         if len(self._stuck) == MOST_STUCK:
             self._worker.deadline = math.inf
@@ -134,12 +125,14 @@ class Live(Source):
         pause = PAUSE_FIRST
         try:
             while not worker.leave:
-                if self._open(worker) and self._pump(worker):
-                    pause = PAUSE_FIRST
+                why = self._open(worker)
+                if not why:
+                    any_frame, why = self._pump(worker)
+                    pause = PAUSE_FIRST if any_frame else pause
                 worker.release()
                 with self._changed:
                     if not worker.leave:
-                        self._note_lost()
+                        self._note_lost(why)
                         worker.deadline = math.inf
                         self._changed.wait_for(lambda: worker.leave, pause)
                 pause = min(2 * pause, PAUSE_LONGEST)
@@ -147,55 +140,71 @@ class Live(Source):
             with self._changed:
                 self._failure = error
                 self._changed.notify_all()
+                self._wake()
         finally:
             worker.release()
 
-    def _open(self, worker: _Worker) -> bool:
+    def _open(self, worker: _Worker) -> str:
+        """Why it could not be opened; empty when it could."""
         if worker.capture is None:
             self._allow(worker, OPEN_LIMIT)
             try:
                 worker.capture = self._opener()
-            except SourceError as error:
-                log.debug("%s", error)
-                return False
+            except (SourceError, cv2.error) as error:
+                return str(error)
+            self.fps = frame_rate(worker.capture)
         self._allow(worker, FIRST_FRAME_LIMIT)
-        return True
+        return ""
 
     def _allow(self, worker: _Worker, seconds: float) -> None:
         with self._changed:
             worker.deadline = time.monotonic() + seconds
             self._changed.notify_all()
 
-    def _pump(self, worker: _Worker) -> bool:
-        """Capture until that fails; whether it gave any frame."""
+    def _pump(self, worker: _Worker) -> tuple[bool, str]:
+        """Capture until that fails: whether it gave any frame, and why it ended."""
         capture, spare, any_frame = worker.capture, self._slots.spare, False
         assert capture is not None
+        limit = max(FRAME_LIMIT, 3 / self.fps if self.fps else 0.0)
         try:
             while capture.grab() and not worker.leave:
                 time_ns = time.monotonic_ns()
                 ok, image = capture.retrieve(spare)
+                if ok and image.size and self._is_old(image, time_ns):
+                    return any_frame, f"the same picture for {self._still.seconds(time_ns):.1f} s"
                 with self._changed:
                     if worker.leave:
                         break
                     if ok and image.size:
                         any_frame = True
                         self._store(image, time_ns)
-                        worker.deadline = time.monotonic() + FRAME_LIMIT
+                        worker.deadline = time.monotonic() + limit
                     elif not self._skip(worker):
-                        break
+                        return any_frame, "frames without a picture"
                     spare = self._slots.spare
         except cv2.error as error:
-            log.debug("%s: %s", self.name, error)
-        return any_frame
+            return any_frame, " ".join(str(error).split())
+        return any_frame, "the stream ended"
+
+    def _is_old(self, image: Image, time_ns: int) -> bool:
+        return self._frozen > 0 and self._still.see(image, time_ns, self._frozen)
 
     def _store(self, image: Image, time_ns: int) -> None:
         self.dropped += self._slots.publish(image, time_ns, self._captured)
         self._captured += 1
-        if self._lost_at is not None:
-            log.info("%s is back after %.1f s", self.name, time.monotonic() - self._lost_at)
-            self._lost_at = None
-            self.reopened += 1
+        self.newest_ns = time_ns
+        if self.state != "live":
+            self._note_back(time_ns)
+        if image.shape != self._shape:
+            if self._shape:
+                log.info("%s: frames are now %dx%d", self.name, image.shape[1], image.shape[0])
+            self._shape = image.shape
         self._changed.notify_all()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self.awake is not None:
+            self.awake.set()
 
     def _skip(self, worker: _Worker) -> bool:
         """Count a frame without pixels; whether to wait for a better one."""
@@ -203,10 +212,17 @@ class Live(Source):
         self.dropped += 1
         return time.monotonic() < worker.deadline
 
-    def _note_lost(self) -> None:
-        if self._lost_at is None:
-            self._lost_at = time.monotonic()
-            log.warning("%s gives no frames; opening it again until it does", self.name)
+    def _note_lost(self, why: str) -> None:
+        if self.state != "away":
+            log.warning("%s gives no frames (%s); opening it again until it does", self.name, why)
+            self.state, self.since_ns = "away", time.monotonic_ns()
+        self.why = why
+
+    def _note_back(self, time_ns: int) -> None:
+        if self.state == "away":
+            log.info("%s is back after %.1f s", self.name, (time_ns - self.since_ns) / 1e9)
+            self.reopened += 1
+        self.state, self.since_ns, self.why = "live", time_ns, ""
 
 
 class _Worker(threading.Thread):

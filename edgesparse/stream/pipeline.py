@@ -1,150 +1,283 @@
-"""The frame loop: newest frame -> detector -> sinks, timed a stage."""
+"""The frame loop: newest frames of the cameras -> detector -> sinks, timed a stage."""
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from types import TracebackType
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgesparse import device
+from edgesparse.config import ONLY, Camera
 from edgesparse.errors import SourceError
-from edgesparse.runtime.detector import STAGES, Detector
-from edgesparse.stream.frames import Sink, Source
+from edgesparse.runtime.detector import Detector
+from edgesparse.stream.cameras import Feed, Observer, open_camera
+from edgesparse.stream.frames import Frame, Sink, Source
 from edgesparse.stream.interrupts import Interrupts
+from edgesparse.stream.summary import ALL_STAGES as ALL_STAGES
+from edgesparse.stream.summary import CameraCounts, Latencies
+from edgesparse.stream.summary import Summary as Summary
 
-ALL_STAGES = ("capture", *STAGES, "sinks")
-_KEPT = 1 << 16
-
-
-class Latencies:
-    """Durations in nanoseconds, the newest 65,536 of each name, in memory that is allocated once."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = tuple(names)
-        self.count = 0
-        # Written to at once, so that the pages are there: zeros() would take them one by one over the first hour.
-        self._rows = np.full((_KEPT, len(names)), 0, np.int64)
-
-    def row(self) -> NDArray[np.int64]:
-        """Where the next frame's durations are to be written."""
-        row: NDArray[np.int64] = self._rows[self.count % _KEPT]
-        self.count += 1
-        return row
-
-    def percentiles(self) -> dict[str, Percentiles]:
-        rows = self._rows[: min(self.count, _KEPT)]
-        if not len(rows):
-            return {}
-        p50, p90, p99 = np.percentile(rows, (50, 90, 99), axis=0) / 1e6
-        return {
-            name: Percentiles(*(round(float(p[i]), 3) for p in (p50, p90, p99))) for i, name in enumerate(self.names)
-        }
-
-
-@dataclass(frozen=True)
-class Percentiles:
-    """Milliseconds."""
-
-    p50: float
-    p90: float
-    p99: float
-
-
-@dataclass
-class Summary:
-    """What a run came to. `latency`: milliseconds a stage; `age` is from a live camera's capture to its detections."""
-
-    frames: int = 0
-    detections: int = 0
-    seconds: float = 0.0
-    fps: float = 0.0
-    dropped: int = 0
-    reopened: int = 0
-    peak_memory_mb: float = 0.0
-    latency: dict[str, Percentiles] = field(default_factory=dict)
-    classes: dict[str, int] = field(default_factory=dict)
-    ended: str = ""
-    """Why: `end of source`, `interrupted`, `limit`, or `closed` by a sink."""
-    notice: str = ""
-    """The detector's, as that its fallback ran."""
-
-    def __str__(self) -> str:
-        rows = [f"{name:<12}{p.p50:9.2f}{p.p90:9.2f}{p.p99:9.2f}" for name, p in self.latency.items()]
-        found = ", ".join(f"{n} {name}" for name, n in sorted(self.classes.items(), key=lambda item: -item[1])[:8])
-        return "\n".join(
-            (
-                f"{'milliseconds':<12}{'p50':>9}{'p90':>9}{'p99':>9}",
-                *rows,
-                f"{self.frames} frames, {self.fps:.1f} a second, {self.dropped} dropped, {self.reopened} reopened, "
-                f"peak memory {self.peak_memory_mb:.0f} MB; {self.ended}",
-                f"{self.detections} detections{': ' if found else ''}{found}",
-                *((self.notice,) if self.notice else ()),
-            )
-        )
+TURN_NS = 250_000_000
+"""How often cameras are watched and the observer is told, at the least."""
 
 
 def run(source: Source, detector: Detector, sinks: Sequence[Sink] = (), *, limit: int | None = None) -> Summary:
-    """Feed frames through the detector into the sinks until the source ends, `limit` frames are done, a sink wants to
-    stop, or Ctrl-C, which waits for the frame that is on its way. Allocates nothing of a frame's size after the first
-    frames. Raises what source and sinks raise."""
-    loop = _Loop(source, detector, sinks)
-    started = time.monotonic()
-    try:
-        with Interrupts() as interrupts:
-            ended = loop.run(limit, interrupts)
-    except KeyboardInterrupt:
-        ended = "interrupted"
-    seconds = time.monotonic() - started
-    if loop.frames == 0 and ended == "end of source":
-        raise SourceError(f"{source.name} gave no frame: it is empty or damaged")
-    counts = loop.counts
-    return Summary(
-        frames=loop.frames,
-        detections=int(counts.sum()),
-        seconds=round(seconds, 3),
-        fps=round(loop.frames / seconds, 2),
-        dropped=source.dropped,
-        reopened=source.reopened,
-        peak_memory_mb=round(device.peak_memory() / 1e6, 1),
-        latency=loop.latencies.percentiles(),
-        classes={detector.spec.classes[i]: int(counts[i]) for i in np.flatnonzero(counts)},
-        ended=ended,
-        notice=detector.notice,
-    )
+    """Feed an open source's frames through the detector into the sinks: a Loop with one camera. Raises what source and
+    sinks raise; does not close the source."""
+    settings = Camera(name=ONLY, source=source.name)
+    feed = Feed(settings, source, detector.run, detector.spec.classes)
+    return Loop([feed], detector, sinks).run(limit)
 
 
-class _Loop:
-    def __init__(self, source: Source, detector: Detector, sinks: Sequence[Sink]) -> None:
-        self._source, self._detector, self._sinks = source, detector, sinks
-        self.frames = 0
-        self.latencies = Latencies((*ALL_STAGES, "total", *(("age",) if source.live else ())))
-        self.counts = np.zeros(len(detector.spec.classes), np.int64)
+class Loop:
+    """Cameras on one engine: as many as its batch holds at once, those first that have waited longest, each with its
+    newest frame. So every camera gets an equal share of an engine that is too slow for all, and none grows old.
 
-    def run(self, limit: int | None, interrupts: Interrupts) -> str:
-        source, sinks = self._source, self._sinks
-        while limit is None or self.frames < limit:
+    A context manager that closes the cameras, not the detector nor the sinks. Allocates nothing of a frame's size after
+    the first frames. What cameras are there may be read and changed from any thread.
+    """
+
+    def __init__(
+        self,
+        feeds: Sequence[Feed],
+        detector: Detector,
+        sinks: Sequence[Sink] = (),
+        *,
+        observer: Observer | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self._detector, self.sinks, self._observer, self._stop = detector, sinks, observer, stop
+        self.feeds = list(feeds)
+        """In the order of the recipe."""
+        self._waiting = list(feeds)
+        self._awake = threading.Event()
+        for feed in feeds:
+            feed.source.awake = self._awake
+        self._latencies = Latencies((*ALL_STAGES, "total", "age"))
+        self._counts: Counter[str] = Counter()
+        self._found = np.zeros(len(detector.spec.classes), np.int64)
+        self._frames = 0
+        self._turned_ns = 0
+        self._seconds = 0.0
+        self._replacing, self._changing = threading.Lock(), threading.Lock()
+        self._wanted: _Change | None = None
+        self._running = False
+
+    @classmethod
+    def of(
+        cls,
+        cameras: Sequence[Camera],
+        detector: Detector,
+        sinks: Sequence[Sink] = (),
+        *,
+        observer: Observer | None = None,
+        stop: threading.Event | None = None,
+        patient: bool | None = None,
+    ) -> Loop:
+        """A loop over the cameras, opened. One that is not there is an error if `patient` is false, else waited for; it
+        is, unless said otherwise, where there are several. Raises SourceError."""
+        patient = len(cameras) > 1 if patient is None else patient
+        return cls(_opened(cameras, [], detector, patient), detector, sinks, observer=observer, stop=stop)
+
+    def run(self, limit: int | None = None) -> Summary:
+        """Until all sources have ended, `limit` frames are done, a sink wants no more, `stop` is set, or, where there
+        is no `stop`, Ctrl-C, which waits for the frames that are on their way. The summary is of all there was so far.
+
+        Raises what sources, sinks and detector raise; the cameras stay open, and it may be called again."""
+        started, before = time.monotonic(), self._frames
+        with self._changing:
+            self._running = True
+        try:
+            with Interrupts() if self._stop is None else nullcontext() as interrupts:
+                ended = self._run(None if limit is None else before + limit, interrupts)
+        except KeyboardInterrupt:
+            ended = "interrupted"
+        finally:
+            self._seconds += time.monotonic() - started
+            with self._changing:
+                self._running = False
+                self._apply()
+        if self._frames == 0 and ended == "end of source":
+            names = ", ".join(feed.source.name for feed in self.feeds)
+            raise SourceError(f"{names} gave no frame: it is empty or damaged")
+        return self._summary(ended)
+
+    def _run(self, limit: int | None, interrupts: Interrupts | None) -> str:
+        while limit is None or self._frames < limit:
             start = time.perf_counter_ns()
-            frame = source.read()
-            if frame is None:
-                return "end of source"
-            interrupts.begin()
-            captured = time.perf_counter_ns()
-            detections = self._detector(frame.image)
-            age = time.monotonic_ns() - frame.time_ns
-            detected = time.perf_counter_ns()
-            for sink in sinks:
-                sink.write(frame, detections)
-            end = time.perf_counter_ns()
-            self.frames += 1
-            np.add.at(self.counts, detections.class_id, 1)
-            row = self.latencies.row()
-            row[0], row[1:5], row[5], row[6] = captured - start, self._detector.times, end - detected, end - start
-            if source.live:
-                row[7] = age
-            interrupts.end()
-            if any(sink.wants_stop for sink in sinks):
+            if self._stop is not None and self._stop.is_set():
+                return "stopped"
+            if self._wanted is not None:
+                with self._changing:
+                    self._apply()
+            self._turn()
+            taken = self._take(limit)
+            if not taken:
+                if all(feed.ended for feed in self.feeds) and self.feeds:
+                    return "end of source"
+                continue
+            if interrupts:
+                interrupts.begin()
+            self._detect(taken, start)
+            if interrupts:
+                interrupts.end()
+            if any(sink.wants_stop for sink in self.sinks):
                 return "closed"
         return "limit"
+
+    def _take(self, limit: int | None) -> list[tuple[Feed, Frame]]:
+        """New frames, as many as fit into the engine at once; waits a while where there is none."""
+        self._awake.clear()
+        most = self._detector.batch if limit is None else min(self._detector.batch, limit - self._frames)
+        now, taken = time.monotonic_ns(), []
+        for feed in self._waiting:
+            if (frame := feed.take(now)) is not None:
+                taken.append((feed, frame))
+                if len(taken) == most:
+                    break
+        if taken:
+            served = [feed for feed, _ in taken]
+            self._waiting = [feed for feed in self._waiting if feed not in served] + served
+        elif not all(feed.ended for feed in self.feeds):
+            due = min((feed.due_ns - now for feed in self.feeds if feed.due_ns > now), default=TURN_NS)
+            self._awake.wait(min(due, TURN_NS) / 1e9)
+        return taken
+
+    def _detect(self, taken: list[tuple[Feed, Frame]], start: int) -> None:
+        captured = time.perf_counter_ns()
+        found = self._detector.detect([frame.image for _, frame in taken])
+        times = self._detector.times
+        for (feed, frame), detections in zip(taken, found, strict=True):
+            age = time.monotonic_ns() - frame.time_ns
+            detected = time.perf_counter_ns()
+            detections = feed.select(frame, detections)
+            for sink in self.sinks:
+                sink.write(frame, detections)
+            end = time.perf_counter_ns()
+            self._frames += 1
+            np.add.at(self._found, detections.class_id, 1)
+            row = self._latencies.row()
+            row[0], row[1:5], row[5], row[6], row[7] = captured - start, times, end - detected, end - start, age
+            if self._observer is not None:
+                self._observer.frame(feed.status, frame, detections, row)
+
+    def _turn(self) -> None:
+        now = time.monotonic_ns()
+        if now - self._turned_ns < TURN_NS:
+            return
+        self._turned_ns = now
+        for feed in self.feeds:
+            feed.update()
+        if self._observer is not None:
+            self._observer.turn([feed.status for feed in self.feeds])
+
+    def rates(self) -> dict[str, float]:
+        """Nominal frames a second a camera, 0 where that is not known (yet)."""
+        return {feed.settings.name: feed.settings.rate or feed.source.fps for feed in self.feeds}
+
+    def replace(self, cameras: Sequence[Camera], detector: Detector) -> None:
+        """Go on with other cameras and another detector, between two frames. A camera whose source is the same stays
+        open; a new one that is not there is waited for. From any thread but the loop's own while it runs; returns when
+        the old detector is no longer used. Raises SourceError and ConfigError, and nothing has changed then."""
+        with self._replacing:
+            feeds = _opened(cameras, self.feeds, detector, patient=True)
+            kept = {id(feed.source) for feed in feeds}
+            old = [feed.source for feed in self.feeds if id(feed.source) not in kept]
+            change = _Change(feeds, detector)
+            with self._changing:
+                self._wanted = change
+                if not self._running:
+                    self._apply()
+            self._awake.set()
+            change.done.wait()
+            _close(old)
+
+    def _apply(self) -> None:
+        change, self._wanted = self._wanted, None
+        if change is None:
+            return
+        for feed in change.feeds:
+            feed.source.awake = self._awake
+        self.feeds, self._waiting = list(change.feeds), list(change.feeds)
+        self._fold_counts()
+        self._detector, self._found = change.detector, np.zeros(len(change.detector.spec.classes), np.int64)
+        self._turned_ns = 0
+        change.done.set()
+
+    def _fold_counts(self) -> None:
+        names = self._detector.spec.classes
+        self._counts.update({names[i]: int(self._found[i]) for i in np.flatnonzero(self._found)})
+        self._found[:] = 0
+
+    def _summary(self, ended: str) -> Summary:
+        self._fold_counts()
+        for feed in self.feeds:
+            feed.update()
+        statuses = [feed.status for feed in self.feeds]
+        latency = self._latencies.percentiles()
+        if not any(feed.source.live for feed in self.feeds):
+            latency.pop("age", None)
+        return Summary(
+            frames=self._frames,
+            detections=self._counts.total(),
+            seconds=round(self._seconds, 3),
+            fps=round(self._frames / self._seconds, 2),
+            dropped=sum(status.dropped for status in statuses),
+            reopened=sum(status.reopened for status in statuses),
+            peak_memory_mb=round(device.peak_memory() / 1e6, 1),
+            latency=latency,
+            classes=dict(self._counts),
+            cameras={s.name: CameraCounts(s.name, s.frames, s.dropped, s.reopened) for s in statuses},
+            ended=ended,
+            notice=self._detector.notice,
+        )
+
+    def close(self) -> None:
+        """Close the cameras; calling it again does nothing."""
+        _close([feed.source for feed in self.feeds])
+
+    def __enter__(self) -> Loop:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclass
+class _Change:
+    feeds: Sequence[Feed]
+    detector: Detector
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+def _opened(cameras: Sequence[Camera], old: Sequence[Feed], detector: Detector, patient: bool) -> list[Feed]:
+    """A feed a camera, on the source and with the counts of an old one where that opens like it."""
+    feeds: list[Feed] = []
+    made: list[Source] = []
+    try:
+        for camera in cameras:
+            like = next((feed for feed in old if camera.opens_like(feed.settings)), None)
+            if like is None:
+                made.append(open_camera(camera, patient=patient))
+            source, status = (made[-1], None) if like is None else (like.source, like.status)
+            feeds.append(Feed(camera, source, detector.run, detector.spec.classes, status))
+    except BaseException:
+        _close(made)
+        raise
+    return feeds
+
+
+def _close(sources: Sequence[Source]) -> None:
+    """All at once: each may take a second."""
+    for source in sources:
+        source.leave()
+    for source in sources:
+        source.close()

@@ -79,6 +79,7 @@ def record(frame: Frame, detections: Detections, names: Sequence[str]) -> dict[s
     stamp = datetime.fromtimestamp(wall_ns / 1e9, timezone.utc)
     height, width = frame.image.shape[:2]
     return {
+        **({"camera": frame.source} if frame.source else {}),
         "source": frame.name,
         "frame": frame.index,
         "time": stamp.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
@@ -91,12 +92,24 @@ def record(frame: Frame, detections: Detections, names: Sequence[str]) -> dict[s
                 "confidence": round(float(confidence), 4),
                 "class_id": int(class_id),
                 "class": class_name(names, int(class_id)),
+                **_more(detections, number),
             }
-            for box, confidence, class_id in zip(
-                detections.xyxy, detections.confidence, detections.class_id, strict=True
+            for number, (box, confidence, class_id) in enumerate(
+                zip(detections.xyxy, detections.confidence, detections.class_id, strict=True)
             )
         ],
     }
+
+
+def _more(detections: Detections, number: int) -> dict[str, object]:
+    """What is known of a detection only where cameras have zones or objects are tracked."""
+    more: dict[str, object] = {}
+    if detections.zones is not None:
+        more["zones"] = list(detections.zones[number])
+    if detections.track_id is not None:
+        track = int(detections.track_id[number])
+        more["track"] = track if track >= 0 else None
+    return more
 
 
 class YoloTxt(Sink):

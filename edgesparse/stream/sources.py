@@ -5,39 +5,54 @@ from __future__ import annotations
 import functools
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 
 from edgesparse.demo.scene import Scene
 from edgesparse.errors import SourceError
-from edgesparse.stream.captures import Size, open_camera, open_csi, open_url, open_video, redact
+from edgesparse.stream.captures import Size, open_camera, open_csi, open_url, open_video
 from edgesparse.stream.files import PictureFiles, VideoFile, is_picture, matches, pictures_in
 from edgesparse.stream.frames import Frame as Frame
 from edgesparse.stream.frames import Image
 from edgesparse.stream.frames import Source as Source
 from edgesparse.stream.newest import Live
+from edgesparse.wording import redact
 
 SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt")
 DEMO_FPS = 30.0
 
 
-def open_source(spec: str | int | Path, *, size: Size | None = None, fps: float | None = None) -> Source:
-    """Open a camera number, device, address, video, picture, folder, glob or `demo`; `size` (width, height) and `fps`
-    are what a camera is asked for. Raises SourceError, and CameraUnavailable when a camera isn't there."""
+def open_source(
+    spec: str | int | Path,
+    *,
+    size: Size | None = None,
+    fps: float | None = None,
+    name: str | None = None,
+    patient: bool = False,
+    frozen: float = 0.0,
+) -> Source:
+    """Open a camera number, device, address, video, picture, folder, glob or `demo`.
+
+    `size` (width, height) and `fps` are what a camera is asked for, `name` what messages and outputs call it. With
+    `patient` a camera that isn't there is waited for; without, it is CameraUnavailable. `frozen`: seconds after which
+    the same picture of a live source is an old one; 0: never. Raises SourceError."""
     text = str(spec)
     scheme, separator, rest = text.partition("://")
+    how = functools.partial(Live, patient=patient, frozen=frozen)
     if re.fullmatch(r"-?\d+", text):
-        return _camera(_numbered(int(text)), size, fps)
+        return _camera(_numbered(int(text)), size, fps, name, how)
     if text.startswith("/dev/"):
-        return _camera(Path(text), size, fps)
+        return _camera(Path(text), size, fps, name, how)
     if re.fullmatch(r"demo(:\d+)?", text):
-        return _demo(int(text[5:] or 0), size)
+        seed = int(text[5:] or 0)
+        return Live(name or f"demo:{seed}", functools.partial(DemoCapture, seed, size or (640, 480), fps or DEMO_FPS))
     if scheme.lower() == "csi" and separator:
-        return _csi(rest, size, fps)
+        return _csi(rest, size, fps, name, how)
     if separator:
-        return _stream(text)
-    return _files(text)
+        return _stream(text, fps, name, how, patient)
+    return _files(text, name)
 
 
 def _numbered(number: int) -> Path:
@@ -46,64 +61,63 @@ def _numbered(number: int) -> Path:
     return Path(f"/dev/video{number}")
 
 
-def _camera(device: Path, size: Size | None, fps: float | None) -> Source:
-    return Live(str(device), functools.partial(open_camera, device, size, fps))
+def _camera(device: Path, size: Size | None, fps: float | None, name: str | None, how: Callable[..., Live]) -> Source:
+    return how(name or str(device), functools.partial(open_camera, device, size, fps))
 
 
-def _csi(sensor: str, size: Size | None, fps: float | None) -> Source:
+def _csi(sensor: str, size: Size | None, fps: float | None, name: str | None, how: Callable[..., Live]) -> Source:
     if not sensor.isdecimal():
         raise SourceError(f"csi://{sensor} names no camera: write csi://0 for the first")
-    return Live(f"csi://{sensor}", functools.partial(open_csi, int(sensor), size, fps))
+    return how(name or f"csi://{sensor}", functools.partial(open_csi, int(sensor), size, fps))
 
 
-def _stream(url: str) -> Source:
-    scheme, name = url.partition("://")[0].lower(), redact(url)
+def _stream(url: str, fps: float | None, name: str | None, how: Callable[..., Live], patient: bool) -> Source:
+    scheme, shown = url.partition("://")[0].lower(), redact(url)
     if scheme not in SCHEMES:
-        raise SourceError(f"cannot open {name}: an address starts with one of {', '.join(SCHEMES)} or csi")
-    opener = functools.partial(open_url, url)
+        raise SourceError(f"cannot open {shown}: an address starts with one of {', '.join(SCHEMES)} or csi")
+    opener = functools.partial(open_url, url, fps)
+    if patient or not scheme.startswith("http"):
+        return how(name or shown, opener)
     capture = opener()
-    if scheme.startswith("http") and capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0:
-        return VideoFile(name, opener, capture)
-    return Live(name, opener, capture)
+    if capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0:
+        return VideoFile(name or shown, opener, capture)
+    return how(name or shown, opener, capture)
 
 
-def _demo(seed: int, size: Size | None) -> Source:
-    return Live(f"demo:{seed}", functools.partial(DemoCapture, seed, size or (640, 480)))
-
-
-def _files(text: str) -> Source:
+def _files(text: str, name: str | None) -> Source:
     path = Path(text).expanduser()
     if not text:
         raise SourceError("no source: name a camera, a video, a picture, a folder, an address or demo")
     if path.is_dir():
-        return PictureFiles(text, pictures_in(path))
+        return PictureFiles(name or text, pictures_in(path))
     if not path.exists() and any(sign in text for sign in "*?["):
         found = matches(str(path))
         if is_picture(found[0]):
-            return PictureFiles(text, found)
+            return PictureFiles(name or text, found)
         path = found[0]
-    return _file(path)
+    return _file(path, name)
 
 
-def _file(path: Path) -> Source:
+def _file(path: Path, name: str | None) -> Source:
     if not path.is_file():
         raise SourceError(f"no source {path}: no such file, folder or camera")
     if path.stat().st_size == 0:
         raise SourceError(f"cannot read {path}: the file is empty")
     if is_picture(path):
-        return PictureFiles(str(path), [path])
-    return VideoFile(str(path), functools.partial(open_video, path))
+        return PictureFiles(name or str(path), [path])
+    return VideoFile(name or str(path), functools.partial(open_video, path))
 
 
 class DemoCapture:
-    """The scene that draws itself, at 30 frames a second, as a camera."""
+    """The scene that draws itself, as a camera."""
 
-    def __init__(self, seed: int, size: Size) -> None:
+    def __init__(self, seed: int, size: Size, fps: float) -> None:
         self._scene = Scene(seed, height=size[1], width=size[0])
+        self._fps = fps
         self._due = time.monotonic()
 
     def grab(self) -> bool:
-        self._due = max(self._due + 1 / DEMO_FPS, time.monotonic() - 1.0)
+        self._due = max(self._due + 1 / self._fps, time.monotonic() - 1.0)
         time.sleep(max(0.0, self._due - time.monotonic()))
         return True
 
@@ -111,7 +125,7 @@ class DemoCapture:
         return True, self._scene.render(out=image)[0]
 
     def get(self, prop: int, /) -> float:
-        return DEMO_FPS if prop == cv2.CAP_PROP_FPS else 0.0
+        return self._fps if prop == cv2.CAP_PROP_FPS else 0.0
 
     def release(self) -> None:
         pass

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from edgesparse.errors import CameraUnavailable, SourceError
 from edgesparse.stream import newest
 from edgesparse.stream.frames import Frame
-from edgesparse.stream.newest import Live, Slots
+from edgesparse.stream.newest import Live
+from edgesparse.stream.slots import Slots
 
 SIZE = 128
 
@@ -201,7 +202,7 @@ def test_a_camera_that_vanishes_is_opened_again_until_it_is_back(
     camera.absent = True
     camera.frames.put(False)
     until(lambda: camera.openings >= 5)
-    assert caplog.messages == ["camera gives no frames; opening it again until it does"]
+    assert caplog.messages == ["camera gives no frames (the stream ended); opening it again until it does"]
     assert source.reopened == 0
     camera.absent = False
     camera.frames.put(2)

@@ -21,9 +21,10 @@ from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
 from edgesparse.stream.frames import Frame, Image, Sink
 from edgesparse.stream.memory import Memory, scene_frames
-from edgesparse.stream.pipeline import Latencies, Summary, run
+from edgesparse.stream.pipeline import Summary, run
 from edgesparse.stream.sinks import JsonLines
 from edgesparse.stream.sources import open_source
+from edgesparse.stream.summary import Latencies
 
 
 def detector(folder: Path, size: int = 64, **plan: object) -> Detector:
@@ -157,7 +158,7 @@ def test_the_summary_for_people(tmp_path: Path) -> None:
 
 
 def test_percentiles_are_of_the_newest_durations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgesparse.stream.pipeline._KEPT", 100)
+    monkeypatch.setattr("edgesparse.stream.summary._KEPT", 100)
     latencies = Latencies(("a", "b"))
     assert latencies.percentiles() == {}
     for i in range(1000):

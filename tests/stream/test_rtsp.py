@@ -57,7 +57,7 @@ def test_a_server_that_goes_and_comes_back(rtsp_server: RtspServer, caplog: pyte
         back.join()
         assert frame is not None and frame.image.shape == (360, 640, 3)
     assert [message.split(" after ")[0] for message in caplog.messages] == [
-        f"{rtsp_server.url} gives no frames; opening it again until it does",
+        f"{rtsp_server.url} gives no frames (the stream ended); opening it again until it does",
         f"{rtsp_server.url} is back",
     ]
 

@@ -341,7 +341,8 @@ def test_json_lines_on_a_full_disk_are_whole(small_disk: Path) -> None:
     (small_disk / "filler").write_bytes(bytes(16 << 20))
     with JsonLines(small_disk / "a.jsonl", NAMES) as sink, pytest.raises(SinkError, match="No space left on device"):
         while True:
-            sink.write(frame(), Detections(*(np.repeat(part, 200, 0) for part in vars(FOUND).values())))
+            parts = (FOUND.xyxy, FOUND.confidence, FOUND.class_id)
+            sink.write(frame(), Detections(*(np.repeat(part, 200, 0) for part in parts)))
     lines = (small_disk / "a.jsonl").read_text().splitlines()
     assert len(lines) > 10
     assert all(len(json.loads(line)["detections"]) == 400 for line in lines)

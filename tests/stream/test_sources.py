@@ -10,7 +10,7 @@ import pytest
 
 from edgesparse.errors import CameraUnavailable, SourceError
 from edgesparse.stream import captures
-from edgesparse.stream.captures import csi_pipeline, open_camera, open_csi, redact
+from edgesparse.stream.captures import csi_pipeline, open_camera, open_csi
 from edgesparse.stream.sources import open_source
 
 
@@ -70,19 +70,6 @@ def test_an_address_that_does_not_answer_hides_its_password(scheme: str, capfd: 
         open_source(f"{scheme}://user:secret@127.0.0.1:9/x?key=secret")
     assert str(caught.value) == f"cannot open {scheme}://127.0.0.1:9/x: is the address right and the camera on?"
     assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize(
-    ("url", "name"),
-    [
-        ("rtsp://user:pass@host/x", "rtsp://host/x"),
-        ("rtsp://user:p@ss@host:554/x?token=1#y", "rtsp://host:554/x"),
-        ("http://host", "http://host"),
-        ("rtsp://[fe80::1]:554/x", "rtsp://[fe80::1]:554/x"),
-    ],
-)
-def test_names_hold_no_credentials(url: str, name: str) -> None:
-    assert redact(url) == name
 
 
 def test_csi_without_gstreamer_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

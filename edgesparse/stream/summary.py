@@ -1,0 +1,96 @@
+"""What a run came to: durations a stage, counts, a table for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesparse.runtime.detector import STAGES
+
+ALL_STAGES = ("capture", *STAGES, "sinks")
+_KEPT = 1 << 16
+
+
+class Latencies:
+    """Durations in nanoseconds, the newest 65,536 of each name, in memory that is allocated once."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self.count = 0
+        # Written to at once, so that the pages are there: zeros() would take them one by one over the first hour.
+        self._rows = np.full((_KEPT, len(names)), 0, np.int64)
+
+    def row(self) -> NDArray[np.int64]:
+        """Where the next frame's durations are to be written."""
+        row: NDArray[np.int64] = self._rows[self.count % _KEPT]
+        self.count += 1
+        return row
+
+    def percentiles(self) -> dict[str, Percentiles]:
+        rows = self._rows[: min(self.count, _KEPT)]
+        if not len(rows):
+            return {}
+        p50, p90, p99 = np.percentile(rows, (50, 90, 99), axis=0) / 1e6
+        return {
+            name: Percentiles(*(round(float(p[i]), 3) for p in (p50, p90, p99))) for i, name in enumerate(self.names)
+        }
+
+
+@dataclass(frozen=True)
+class Percentiles:
+    """Milliseconds."""
+
+    p50: float
+    p90: float
+    p99: float
+
+
+@dataclass(frozen=True)
+class CameraCounts:
+    """One camera's part."""
+
+    name: str
+    frames: int
+    dropped: int
+    reopened: int
+
+    def __str__(self) -> str:
+        return f"{self.name:<12}{self.frames} frames, {self.dropped} dropped, {self.reopened} reopened"
+
+
+@dataclass
+class Summary:
+    """What a run came to. `latency`: milliseconds a stage; `age` is from a live camera's capture to its detections."""
+
+    frames: int = 0
+    detections: int = 0
+    seconds: float = 0.0
+    fps: float = 0.0
+    dropped: int = 0
+    reopened: int = 0
+    peak_memory_mb: float = 0.0
+    latency: dict[str, Percentiles] = field(default_factory=dict)
+    classes: dict[str, int] = field(default_factory=dict)
+    cameras: dict[str, CameraCounts] = field(default_factory=dict)
+    ended: str = ""
+    """Why: `end of source`, `interrupted`, `limit`, or `closed` by a sink."""
+    notice: str = ""
+    """The detector's, as that its fallback ran."""
+
+    def __str__(self) -> str:
+        rows = [f"{name:<12}{p.p50:9.2f}{p.p90:9.2f}{p.p99:9.2f}" for name, p in self.latency.items()]
+        found = ", ".join(f"{n} {name}" for name, n in sorted(self.classes.items(), key=lambda item: -item[1])[:8])
+        return "\n".join(
+            (
+                f"{'milliseconds':<12}{'p50':>9}{'p90':>9}{'p99':>9}",
+                *rows,
+                *(str(counts) for counts in self.cameras.values() if len(self.cameras) > 1),
+                f"{self.frames} frames, {self.fps:.1f} a second, {self.dropped} dropped, {self.reopened} reopened, "
+                f"peak memory {self.peak_memory_mb:.0f} MB; {self.ended}",
+                f"{self.detections} detections{': ' if found else ''}{found}",
+                *((self.notice,) if self.notice else ()),
+            )
+        )

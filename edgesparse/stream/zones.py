@@ -1,0 +1,31 @@
+"""Parts of a frame in which detections count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from edgesparse.runtime.detections import Detections
+
+
+class Zones:
+    """Polygons by name; corners x, y in shares of the frame's width and height."""
+
+    def __init__(self, polygons: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+        self._polygons = {name: np.array(corners, np.float32) for name, corners in polygons.items()}
+
+    def inside(self, detections: Detections, width: int, height: int) -> Detections:
+        """Those whose foot, the middle of the box's lower edge, lies in a zone or on its edge, with the names."""
+        boxes = detections.xyxy
+        feet = np.stack([(boxes[:, 0] + boxes[:, 2]) / (2 * width), boxes[:, 3] / height], axis=1)
+        found = [self._names(float(x), float(y)) for x, y in feet]
+        kept = detections[np.array([bool(names) for names in found], bool)]
+        return replace(kept, zones=tuple(names for names in found if names))
+
+    def _names(self, x: float, y: float) -> tuple[str, ...]:
+        return tuple(
+            name for name, corners in self._polygons.items() if cv2.pointPolygonTest(corners, (x, y), False) >= 0
+        )
