@@ -1,24 +1,28 @@
-"""Does TensorRT compute what a Q/DQ file says? Its outputs and boxes beside ONNX Runtime's, on the same pictures.
+"""Does TensorRT compute what a Q/DQ file says? Its outputs and boxes beside ONNX Runtime's, from the same file.
 
-    python benchmarks/qdq_trt.py [--files FOLDER] [--real ../shared/real] [--count 50] [--only yolox] [--save]
-    python benchmarks/qdq_trt.py --files FOLDER --make      only writes the files; needs no GPU
-    python benchmarks/qdq_trt.py --qdq-only                 without the FP16 twins
+    python benchmarks/qdq_trt.py --files FOLDER --make       writes the files, without a GPU
+    python benchmarks/qdq_trt.py --files FOLDER --level 1 --limit 240 [--out FILE.json]
 
-YOLOX-nano on coco_mini/val, the default detectors on calib_data: FP32 files as FP16 engines (how far TensorRT is from
-ONNX Runtime without INT8), and Q/DQ files as INT8 engines, 2:4 kernels allowed. Files are quantised with percentile
-ranges of 32 pictures; those that lie in FOLDER are taken as they are, so the machine with the GPU needs no onnx. There
-too lies timing.cache, which later builds and calls read; without FOLDER it lasts for the call.
+Smallest first: every pattern in which layers join (tests/graph/patterns.py) on noise; then the default detector, 2:4
+and dense, on calib_data; then YOLOX-nano on coco_mini/val, where --real has both. Q/DQ files become INT8 engines, 2:4
+kernels allowed; a float file becomes an FP16 engine, which tells how far TensorRT is from ONNX Runtime without INT8.
+Files are taken as they lie in FOLDER, and what is not there is left out.
+
+Each network has a process, and what ends it costs one row. A row is printed, and written to FILE, as soon as it is
+there; a row that FILE has already is not measured again. --limit is in seconds, for all.
 `outputs`: of each output, the difference's root mean square over that of ONNX Runtime's, and the greatest difference.
-`agreement`: TensorRT's detections against ONNX Runtime's from the same file.
+`agreement`: TensorRT's detections against ONNX Runtime's.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,9 +32,9 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.common import machine, save
+from benchmarks.common import RESULTS, machine
 from edgesparse.backends import BuildOptions, backend
-from edgesparse.backends.base import BuildResult, Precision, Runner
+from edgesparse.backends.base import BuildResult, Limits, Precision, Runner
 from edgesparse.classes import coco_names
 from edgesparse.config import DetectorSpec, InputSpec, load_recipe
 from edgesparse.errors import EdgeSparseError
@@ -41,10 +45,12 @@ from edgesparse.runtime.preprocess import Preprocessor
 
 Placement = Literal["fuse", "sparse"]
 ROOT = Path(__file__).resolve().parents[1]
-CALIBRATED_ON = 32
+MICRO = "micro"
+CALIBRATED_ON = 64
 RAW = 8
-"""Pictures whose raw outputs are compared."""
+"""Inputs whose raw outputs are compared."""
 TIMED = 200
+STARTED = {"error": "did not end"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,16 @@ class Net:
     calibrate: Path
     compare: Path
     placements: tuple[Placement, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One file to build; `net` is None for a pattern."""
+
+    name: str
+    file: Path
+    precision: Precision
+    net: Net | None
 
 
 def nets(real: Path) -> dict[str, Net]:
@@ -70,43 +86,86 @@ def nets(real: Path) -> dict[str, Net]:
     )
     mini, drawn, demo = real / "coco_mini", ROOT / "calib_data", ROOT / "edgesparse" / "demo"
     return {
-        "yolox": Net(real / "models" / "yolox_nano.onnx", yolox, mini / "train", mini / "val", ("fuse",)),
-        "parts_dense": Net(demo / "parts_dense.onnx", parts, drawn, drawn, ("fuse",)),
         "parts_2to4": Net(demo / "parts_2to4.onnx", parts, drawn, drawn, ("fuse", "sparse")),
+        "parts_dense": Net(demo / "parts_dense.onnx", parts, drawn, drawn, ("fuse",)),
+        "yolox": Net(real / "models" / "yolox_nano.onnx", yolox, mini / "train", mini / "val", ("fuse",)),
     }
 
 
-def write_quantised(net: Net, placement: Placement, path: Path) -> None:
-    """Calibrate and write the Q/DQ file of `net`."""
+def cases(group: str, files: Path, real: Path) -> Iterator[Case]:
+    """Of the patterns, or of one network: those whose files are there."""
+    if group == MICRO:
+        yield from (Case(path.stem, path, "int8", None) for path in sorted(files.glob(f"{MICRO}_*.onnx")))
+        return
+    net = nets(real)[group]
+    rows: list[tuple[str, Path, Precision]] = [
+        (f"{group} int8 {placement}", files / f"{group}_{placement}.onnx", "int8") for placement in net.placements
+    ]
+    for name, file, precision in [*rows, (f"{group} fp16", net.model, "fp16")]:
+        if file.exists() and net.compare.is_dir():
+            yield Case(name, file, precision, net)
+
+
+def make(files: Path, real: Path) -> None:
+    """Write every Q/DQ file that is not there yet."""
+    files.mkdir(parents=True, exist_ok=True)
+    make_patterns(files)
+    for name, net in nets(real).items():
+        for placement in net.placements:
+            path = files / f"{name}_{placement}.onnx"
+            if net.model.exists() and not path.exists():
+                make_detector(net, placement, path)
+
+
+def make_patterns(files: Path) -> None:
+    sys.path.insert(0, str(ROOT / "tests" / "graph"))
+    from patterns import PATTERNS  # type: ignore[import-not-found]
+
     from edgesparse.graph import model as graph
     from edgesparse.graph.calibration import calibrate
     from edgesparse.graph.quantize import quantised_tensors, quantize
 
-    model = graph.load(net.model)
-    names = quantised_tensors(model, placement)
-    files = picture_files(net.calibrate, CALIBRATED_ON)
-    ranges = calibrate(model, prepared(files, net.spec.input, 1), tensors=names, method="percentile").amax
-    scales = {name: ranges[name] / 127 for name in names}
-    made, report = quantize(model, scales, placement=placement)
-    graph.save(made, path)
-    print(f"{path.name}: {100 * report.share:.1f} % of the convolutions' MACs in INT8", file=sys.stderr)
+    for name, pattern in PATTERNS.items():
+        model = pattern()
+        shape = [axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim]
+        ranges = calibrate(model, lambda shape=shape: noise(shape), method="max", tensors=quantised_tensors(model))  # type: ignore[misc]
+        graph.save(quantize(model, ranges.scales)[0], files / f"{MICRO}_{name}.onnx")
 
 
-def raw(runner: Runner, spec: DetectorSpec, pictures: Sequence[NDArray[np.uint8]]) -> list[list[NDArray[Any]]]:
-    """Every output for each picture, as float32."""
+def make_detector(net: Net, placement: Placement, path: Path) -> None:
+    from edgesparse.graph import model as graph
+    from edgesparse.graph.recover import recover
+
+    pictures = prepared(picture_files(net.calibrate, CALIBRATED_ON), net.spec.input, 1)
+    made = recover(graph.load(net.model), pictures, placement=placement)
+    graph.save(made.quantised, path)
+    print(f"{path.name}: {100 * made.report.share:.1f} % of the convolutions' MACs in INT8", file=sys.stderr)
+
+
+def noise(shape: Sequence[int]) -> list[NDArray[np.float32]]:
+    return [np.random.default_rng(i).standard_normal(shape).astype(np.float32) for i in range(RAW)]
+
+
+def raw(runner: Runner, net: Net | None) -> list[list[NDArray[Any]]]:
+    """Every output for each of RAW pictures, or of noise where there is no `net`, as float32."""
     buffers = runner.allocate()
     runner.bind(buffers)
-    fill = Preprocessor(spec.input, buffers[runner.inputs[0].name])
+    entry = buffers[runner.inputs[0].name]
+    fill = Preprocessor(net.spec.input, entry) if net else None
+    given = map(read_picture, picture_files(net.compare, RAW)) if net else noise(entry.shape)
     found = []
-    for picture in pictures:
-        fill(picture, 0)
+    for one in given:
+        if fill is not None:
+            fill(one, 0)
+        else:
+            entry[...] = one
         runner.infer()
         found.append([buffers[output.name].astype(np.float32) for output in runner.outputs])
     return found
 
 
 def apart(ours: list[list[NDArray[Any]]], theirs: list[list[NDArray[Any]]]) -> list[dict[str, float]]:
-    """Of each output over all pictures: relative root mean square and greatest difference."""
+    """Of each output over all inputs: relative root mean square and greatest difference."""
     said = []
     for own, other in zip(zip(*ours, strict=True), zip(*theirs, strict=True), strict=True):
         a, b = np.stack(own), np.stack(other)
@@ -115,26 +174,27 @@ def apart(ours: list[list[NDArray[Any]]], theirs: list[list[NDArray[Any]]]) -> l
     return said
 
 
-def measure(
-    net: Net, file: Path, precision: Precision, engine: str, count: int, folder: Path, cache: Path
-) -> dict[str, Any]:
-    """Build `file` and compare it with ONNX Runtime on the same file."""
-    files = picture_files(net.compare, count)
-    ours, theirs = backend(engine), backend("onnxruntime")
-    options = BuildOptions(precision=precision, sparse=precision == "int8", timing_cache=cache)
-    built = ours.build(file, folder / f"{file.stem}.engine", options)
-    some = [read_picture(path) for path in files[:RAW]]
-    runner, reference = ours.load(built.path), theirs.load(file)
-    outputs = apart(raw(runner, net.spec, some), raw(reference, net.spec, some))
+def measure(case: Case, said: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Build the file and compare it with ONNX Runtime on the same file."""
+    ours, theirs = backend(said.engine), backend("onnxruntime")
+    options = BuildOptions(
+        precision=case.precision,
+        sparse=case.precision == "int8",
+        limits=Limits(level=said.level),
+        timing_cache=folder / "timing.cache" if case.net else None,  # release 8.5 cannot read SiLU's back
+    )
+    built = ours.build(case.file, folder / f"engine{ours.suffix}", options)
+    runner, reference = ours.load(built.path), theirs.load(case.file)
+    found = {**summary(built), "outputs": apart(raw(runner, case.net), raw(reference, case.net))}
     times = sorted(runner.latency() for _ in range(TIMED))
-    with Detector(runner, net.spec) as candidate, Detector(reference, net.spec) as judge:
-        said = compare(judge, candidate, map(read_picture, files))
-    return {
-        **summary(built),
-        "median_ms": round(times[TIMED // 2], 4),
-        "outputs": outputs,
-        "agreement": said.as_dict(),
-    }
+    found["median_ms"] = round(times[TIMED // 2], 4)
+    if case.net is None:
+        runner.close()
+        reference.close()
+        return found
+    files = picture_files(case.net.compare, said.count)
+    with Detector(runner, case.net.spec) as candidate, Detector(reference, case.net.spec) as judge:
+        return {**found, "agreement": compare(judge, candidate, map(read_picture, files)).as_dict()}
 
 
 def summary(built: BuildResult) -> dict[str, Any]:
@@ -148,50 +208,66 @@ def summary(built: BuildResult) -> dict[str, Any]:
     }
 
 
-def attempt(what: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `work` finds, or its error."""
-    start = time.perf_counter()
-    try:
-        found = work()
-    except EdgeSparseError as error:
-        found = {"error": str(error)}
-    print(f"{what}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
-    return found
+def rows(path: Path) -> dict[str, Any]:
+    known: dict[str, Any] = json.loads(path.read_text())["rows"] if path.exists() else {}
+    return known
+
+
+def add(path: Path, name: str, found: dict[str, Any]) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps({**machine(), "rows": {**rows(path), name: found}}, indent=2) + "\n")
+    part.replace(path)
+
+
+def child(said: argparse.Namespace) -> None:
+    """Measure a group's rows that the file has not got yet."""
+    for case in cases(said.child, said.files, said.real):
+        if case.name in rows(said.out):
+            continue
+        add(said.out, case.name, STARTED)  # what ends the process leaves this behind
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                found = measure(case, said, Path(folder))
+            except EdgeSparseError as error:
+                found = {"error": str(error)}
+        add(said.out, case.name, {**found, "seconds": round(time.perf_counter() - start, 1)})
+        print(json.dumps({case.name: rows(said.out)[case.name]}), flush=True)
+
+
+def parent(said: argparse.Namespace) -> None:
+    deadline = time.monotonic() + said.limit
+    for group in said.only or [MICRO, *nets(said.real)]:
+        code, before = 1, -1
+        while code and len(rows(said.out)) > before and time.monotonic() < deadline:
+            before = len(rows(said.out))
+            command = [sys.executable, __file__, *sys.argv[1:], "--child", group, "--out", str(said.out)]
+            try:
+                code = subprocess.run(command, timeout=deadline - time.monotonic(), check=False).returncode
+            except subprocess.TimeoutExpired:
+                print(f"{group}: the limit of {said.limit:g} s was reached", flush=True)
+                return
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--real", type=Path, default=ROOT.parent / "shared" / "real")
-    parser.add_argument("--files", type=Path, help="Folder of the Q/DQ files; left out: a temporary one.")
+    parser.add_argument("--files", type=Path, required=True, help="Folder of the Q/DQ files.")
     parser.add_argument("--make", action="store_true", help="Write the files and end.")
-    parser.add_argument("--only", nargs="+", choices=("yolox", "parts_dense", "parts_2to4"), help="Networks.")
-    parser.add_argument("--qdq-only", action="store_true", help="Leave the FP16 engines out.")
+    parser.add_argument("--real", type=Path, default=ROOT.parent / "shared" / "real")
+    parser.add_argument("--only", nargs="+", choices=(MICRO, "parts_2to4", "parts_dense", "yolox"), help="Groups.")
     parser.add_argument("--count", type=int, default=50, help="Pictures whose boxes are compared.")
+    parser.add_argument("--level", type=int, help="How long TensorRT looks for faster kernels, 0 to 5.")
+    parser.add_argument("--limit", type=float, default=240, help="Seconds in all.")
     parser.add_argument("--engine", default="tensorrt", help="Another backend, to try the script.")
-    parser.add_argument("--save", action="store_true", help="Write results/qdq_trt.json.")
+    parser.add_argument("--out", type=Path, default=RESULTS / "qdq_trt.json")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     said = parser.parse_args()
-    found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = said.files or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, net in nets(said.real).items():
-            if said.only and name not in said.only:
-                continue
-            for placement in net.placements:
-                file = folder / f"{name}_{placement}.onnx"
-                if not file.exists():
-                    write_quantised(net, placement, file)
-            cases: list[tuple[str, Path, Precision]] = [] if said.qdq_only else [("fp16", net.model, "fp16")]
-            cases += [(f"int8 {p}", folder / f"{name}_{p}.onnx", "int8") for p in net.placements]
-            for case, file, precision in [] if said.make else cases:
-                found[f"{name} {case}"] = attempt(
-                    f"{name} {case}",
-                    lambda net=net, file=file, precision=precision: measure(  # type: ignore[misc]
-                        net, file, precision, said.engine, said.count, Path(temporary), folder / "timing.cache"
-                    ),
-                )
-    if not said.make:
-        save("qdq_trt", {**machine(), "pictures": said.count, **found}, said.save)
+    if said.make:
+        make(said.files, said.real)
+    elif said.child:
+        child(said)
+    else:
+        parent(said)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """What does INT8 cost a detector's score, what does each step bring back, in what time and memory?
 
-    python benchmarks/quantize.py [--case methods steps drop pruned demo] [--pictures 160] [--save]
+    python benchmarks/quantize.py [--case methods steps drop pruned parts] [--pictures 160] [--save]
 
 YOLOX-nano: calibrated on the pictures of coco_mini/train, scored on coco_mini/val (COCO mAP), all but the head's last
 convolutions in INT8. `methods` sets ranges in each way, on even channels; `steps` adds one step after the other; `drop`
-is what `edgesparse quantize --max-drop 1` does; `pruned` makes half of the eligible MACs 2:4 first, then does the same
-in both placements; `demo` takes the default detector, dense and 2:4, calibrated on calib_data, scored on scenes that
-its training never saw. Each case runs in a process of its own, and its peak memory is that of the process.
+is what `edgesparse quantize --max-drop 1` does; `pruned` makes half of the eligible MACs 2:4 first (or takes the file
+--pruned, made so), then does the same in both placements; `parts` takes the default detector, dense and 2:4, calibrated
+on calib_data, scored on scenes that its training never saw. Each case runs in a process of its own, and its peak memory
+is that of the process; --save replaces the cases that ran in benchmarks/results/quantize.json.
 The peers are in int8_accuracy.py.
 """
 
@@ -22,35 +23,34 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 from onnx import ModelProto
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.common import machine, save
+from benchmarks.common import RESULTS, machine, save
 from benchmarks.yolox import SPEC, pictures
 from edgesparse.build.found import found as objects
 from edgesparse.build.ready import DEMO, recipe_of
 from edgesparse.build.scoring import points
 from edgesparse.config import DetectorSpec, InputSpec
 from edgesparse.demo.export import export
-from edgesparse.graph import rounding
 from edgesparse.graph.activations import Batches, spread
+from edgesparse.graph.bias_correction import correct_biases
 from edgesparse.graph.calibration import BEST, METHODS, calibrate
 from edgesparse.graph.equalise import equalise
 from edgesparse.graph.model import load
 from edgesparse.graph.quantize import quantised_tensors, quantize
 from edgesparse.graph.reconstruct import reconstruct
 from edgesparse.graph.recover import PICTURES, recover
-from edgesparse.graph.refine import refine
+from edgesparse.graph.sparsity import inspect
 from edgesparse.runtime.evaluate import Labels
 from edgesparse.stream.pictures import batches
 
 ROOT = Path(__file__).resolve().parents[1]
 METHOD = "mse"
 """The verb's default."""
-SCENES, SEED = 500, 1_000_000
+SCENES, SEED = 200, 1_000_000
 Score = Callable[[ModelProto], float]
 
 
@@ -73,10 +73,8 @@ def steps(model: ModelProto, data: Batches, score: Score) -> dict[str, Any]:
     for name, made in (("ranges", model), ("even_channels", even)):
         scales = calibrate(made, data, method=METHOD, tensors=quantised_tensors(made), progress=show).scales
         found[name] = score(quantize(made, scales)[0])
-    for name, sweeps in (("biases", 0), ("rounding", rounding.SWEEPS)):
-        with patch.object(rounding, "SWEEPS", sweeps):
-            done = refine(even, scales, spread(data, PICTURES), (), show)
-        found[name] = score(quantize(done.model, scales, weight_scales=done.weight_scales)[0])
+    done = correct_biases(even, scales, spread(data, PICTURES), (), show)
+    found["biases"] = score(quantize(done.model, scales)[0])
     return {name: round(value, 2) for name, value in found.items()}
 
 
@@ -92,15 +90,21 @@ def recovered(model: ModelProto, data: Batches, score: Score, **options: Any) ->
     }
 
 
-def pruned(model: ModelProto, data: Batches, score: Score) -> dict[str, Any]:
-    made, report = reconstruct(model, data, share=0.5, objects=objects(model, data, SPEC), progress=show)
-    found: dict[str, Any] = {"share_of_eligible_macs": round(report.share, 4), "fp32": round(score(model), 2)}
+def pruned(model: ModelProto, data: Batches, score: Score, file: Path | None) -> dict[str, Any]:
+    made = (
+        load(file)
+        if file
+        else reconstruct(model, data, share=0.5, objects=objects(model, data, SPEC), progress=show)[0]
+    )
+    layers = inspect(made)
+    sparse, dense = layers.share("sparse"), layers.share("dense")
+    found: dict[str, Any] = {"share_of_eligible_macs": round(sparse / (sparse + dense), 4)}
     for placement in ("fuse", "sparse"):
         found[placement] = recovered(made, data, score, placement=placement)
     return found
 
 
-def demo() -> dict[str, Any]:
+def parts() -> dict[str, Any]:
     recipe = recipe_of(DEMO)
     asked = recipe.input.model_dump(exclude_none=True)
     spec = DetectorSpec(head=recipe.head, classes=recipe.classes, input=InputSpec(**asked))
@@ -121,10 +125,10 @@ def scoring(spec: DetectorSpec, labels: Labels) -> Score:
     return lambda made: points(made, spec, labels, lambda done, total: None)
 
 
-def measure(case: str, real: Path, count: int) -> dict[str, Any]:
+def measure(case: str, real: Path, count: int, file: Path | None) -> dict[str, Any]:
     started = time.perf_counter()
-    if case == "demo":
-        found = demo()
+    if case == "parts":
+        found = parts()
     else:
         model = load(real / "models" / "yolox_nano.onnx")
         score = scoring(SPEC, Labels(real / "coco_mini" / "instances_val.json", real / "coco_mini" / "val"))
@@ -133,7 +137,7 @@ def measure(case: str, real: Path, count: int) -> dict[str, Any]:
             "methods": lambda: methods(model, data, score),
             "steps": lambda: steps(model, data, score),
             "drop": lambda: recovered(model, data, score, max_drop=1.0),
-            "pruned": lambda: pruned(model, data, score),
+            "pruned": lambda: pruned(model, data, score, file),
         }
         found = by[case]()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
@@ -141,24 +145,25 @@ def measure(case: str, real: Path, count: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    cases = ("methods", "steps", "drop", "pruned", "demo")
+    cases = ("methods", "steps", "drop", "pruned", "parts")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real", type=Path, default=ROOT.parent / "shared" / "real")
     parser.add_argument("--case", nargs="+", choices=cases, default=list(cases))
     parser.add_argument("--pictures", type=int, default=160)
+    parser.add_argument("--pruned", type=Path, help="YOLOX-nano with half of the eligible MACs 2:4.")
     parser.add_argument("--save", action="store_true", help="Write results/quantize.json.")
     parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
     said = parser.parse_args()
     if said.inner:
-        print(json.dumps(measure(said.case[0], said.real, said.pictures)))
+        print(json.dumps(measure(said.case[0], said.real, said.pictures, said.pruned)))
         return
-    results = {}
+    path, results = RESULTS / "quantize.json", {}
     for case in said.case:
         command = [sys.executable, __file__, "--inner", "--pictures", str(said.pictures), "--real", str(said.real)]
+        command += ["--pruned", str(said.pruned)] if said.pruned else []
         ran = subprocess.run([*command, "--case", case], check=True, stdout=subprocess.PIPE, text=True)
-        results[case] = json.loads(ran.stdout.splitlines()[-1])
-        print(case, results[case], file=sys.stderr)
-    save("quantize", {**machine(), "pictures": said.pictures, **results}, said.save)
+        results[case] = {**machine(), "pictures": said.pictures, **json.loads(ran.stdout.splitlines()[-1])}
+    save("quantize", {**(json.loads(path.read_text()) if path.exists() else {}), **results}, said.save)
 
 
 if __name__ == "__main__":

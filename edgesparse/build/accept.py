@@ -20,6 +20,8 @@ from edgesparse.package.manifest import Score
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.evaluate import SCORING, Labels, evaluate
 
+MARGIN = 0.2
+
 
 class Gate:
     """Judges candidates by the recipe's `accept`. FP32 in ONNX Runtime is what they are held against.
@@ -57,6 +59,17 @@ class Gate:
             elif accept.pictures is not None:
                 self._known = folder / "reference.json"
                 reference(detector, accept.pictures, self._known, step)
+
+    def asks_of_int8(self) -> dict[str, Any]:
+        """What INT8 is to reach when it is prepared: on `labels` the `least` mAP; nothing where no score is asked for.
+
+        It aims higher than the gate by MARGIN of the allowed drop, since TensorRT does not compute just what ONNX
+        Runtime does, which scores it there.
+        """
+        accept, floors = self._accept, [self._accept.min_map or 0.0]
+        if self._base is not None and accept.max_map_drop is not None:
+            floors.append(self._base.map - (1 - MARGIN) * accept.max_map_drop)
+        return {**self.asks(), "least": max(floors)} if self._labels is not None and max(floors) > 0 else {}
 
     def refuses(self, tried: Tried) -> str | None:
         """Why a candidate is out, as 'found, needed'; None when it passes."""

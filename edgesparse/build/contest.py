@@ -61,9 +61,9 @@ def hold(recipe: Recipe, engine: Backend, folder: Path, seconds: float, progress
     plans = plan(recipe, engine, prepared)
     limit = budget(engine, recipe.build.memory)
     workers = Workers(engine, folder, limit.where, begun + CANDIDATES * limited, progress)
-    sources = Sources(recipe, engine, prepared, folder, workers)
-    attempts = Attempts(recipe, engine, prepared, sources, workers, limit)
     gate.prepare(prepared, folder, progress)
+    sources = Sources(recipe, engine, prepared, folder, workers, gate.asks_of_int8())
+    attempts = Attempts(recipe, engine, prepared, sources, workers, limit)
     asks = {"spec": prepared.spec.model_dump_json(), "seconds": seconds, **gate.asks()}
     tried: list[Tried] = []
     for one in plans.wanted:

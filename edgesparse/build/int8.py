@@ -6,16 +6,17 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.lib.format import open_memmap
-from numpy.typing import NDArray
 
+from edgesparse.build.scoring import points
 from edgesparse.build.worker import Job, Progress
 from edgesparse.config import DetectorSpec, InputSpec
 from edgesparse.errors import ModelError
@@ -26,6 +27,7 @@ from edgesparse.graph.quantize import quantize
 from edgesparse.graph.recover import recover
 from edgesparse.package.manifest import sha256
 from edgesparse.package.sign import state_folder
+from edgesparse.runtime.evaluate import Labels
 from edgesparse.runtime.pictures import picture_files, prepared
 from edgesparse.version import VERSION
 
@@ -52,18 +54,17 @@ def write_pictures(path: Path, files: list[Path], spec: InputSpec) -> None:
 def quantise(job: Job, progress: Progress) -> dict[str, Any]:
     """The worker's task: INT8 for `onnx` from the pictures of `calibrate`, written into `folder`.
 
-    Returns the paths `fuse` and `sparse` (Q/DQ in either placement), `grid` (the float model that the `table` belongs
-    to, its weights on their INT8 grid), `table`, and `notes`.
+    `accept` says on which `labels` it must have the `least` mAP: layers stay float for that; empty, all are INT8.
+    Returns the paths `fuse` and `sparse` (Q/DQ in either placement), `table` and `even`, the float model that the table
+    belongs to, and `notes`.
     """
     folder = Path(job["folder"])
     found = _recovered(job, progress)
     (folder / "table.calibration").write_bytes(calibration_cache.write(found.scales))
-    graph.save(found.model, folder / "grid.onnx")
-    said: dict[str, Any] = {"grid": str(folder / "grid.onnx"), "table": str(folder / "table.calibration")}
+    graph.save(found.model, folder / "even.onnx")
+    said: dict[str, Any] = {"even": str(folder / "even.onnx"), "table": str(folder / "table.calibration")}
     for placement in PLACEMENTS:
-        written, report = quantize(
-            found.model, found.scales, placement=placement, keep=found.keep, weight_scales=found.weight_scales
-        )
+        written, report = quantize(found.model, found.scales, placement=placement, keep=found.keep)
         path = folder / f"{placement}.onnx"
         graph.save(written, path)
         said[placement] = str(path)
@@ -79,7 +80,6 @@ class Found:
 
     model: graph.Model
     scales: dict[str, float]
-    weight_scales: dict[str, NDArray[np.float32]]
     keep: tuple[str, ...]
     pictures: int
     warnings: tuple[str, ...]
@@ -87,35 +87,48 @@ class Found:
 
 def _recovered(job: Job, progress: Progress) -> Found:
     """Taken from an earlier build on this device where model, pictures and settings are the same."""
-    wanted = job["calibrate"]
-    spec = DetectorSpec.model_validate_json(job["spec"]).input
+    wanted, accept = job["calibrate"], job["accept"]
+    detector = DetectorSpec.model_validate_json(job["spec"])
+    spec = detector.input
     model = graph.load(Path(job["onnx"]))
     files = picture_files(Path(wanted["pictures"]), wanted["count"])
     digest = hashlib.sha256(model.SerializeToString(deterministic=True))
-    for text in (VERSION, spec.model_dump_json(), str(job["batch"]), *map(sha256, files)):
+    known = [*map(sha256, files), *(sha256(Path(labels)) for labels in accept.get("labels", ())[:1])]
+    for text in (VERSION, detector.model_dump_json(), str(job["batch"]), str(accept.get("least")), *known):
         digest.update(text.encode())
     kept = state_folder() / "int8" / digest.hexdigest()[:16]
     if (there := _read(kept)) is not None:
         return there
-    made = recover(model, prepared(files, spec, job["batch"]), table=True, spec=spec, progress=progress)
-    found = Found(
-        made.model, dict(made.scales), dict(made.weight_scales), made.keep, made.report.pictures, made.report.warnings
+    made = recover(
+        model,
+        prepared(files, spec, job["batch"]),
+        score=_score(detector, accept["labels"], progress) if accept else None,
+        least=accept.get("least"),
+        table=True,
+        spec=spec,
+        progress=progress,
     )
+    found = Found(made.model, dict(made.scales), made.keep, made.report.pictures, made.report.warnings)
     with suppress(OSError):  # it is only a shortcut
         _write(kept, found)
     return found
 
 
+def _score(detector: DetectorSpec, labels: list[str], progress: Progress) -> Callable[[graph.Model], float]:
+    return partial(
+        points,
+        spec=detector,
+        labels=Labels(*map(Path, labels)),
+        progress=partial(progress, "scoring INT8"),
+    )
+
+
 def _read(folder: Path) -> Found | None:
     try:
         said = json.loads((folder / "found.json").read_text())
-        with np.load(folder / "weight_scales.npz") as arrays:
-            weight_scales = {said["layers"][int(name)]: np.asarray(arrays[name], np.float32) for name in arrays.files}
-        model = graph.load(folder / "grid.onnx")
-        return Found(
-            model, said["scales"], weight_scales, tuple(said["keep"]), said["pictures"], tuple(said["warnings"])
-        )
-    except (OSError, ValueError, KeyError, IndexError, ModelError, BadZipFile):
+        model = graph.load(folder / "even.onnx")
+        return Found(model, said["scales"], tuple(said["keep"]), said["pictures"], tuple(said["warnings"]))
+    except (OSError, ValueError, KeyError, ModelError):
         return None
 
 
@@ -124,10 +137,8 @@ def _write(folder: Path, found: Found) -> None:
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=folder.parent))
     try:
-        graph.save(found.model, part / "grid.onnx")
-        arrays = {str(i): scale for i, scale in enumerate(found.weight_scales.values())}
-        np.savez(part / "weight_scales.npz", **arrays)  # type: ignore[arg-type]
-        said: dict[str, Any] = {"scales": found.scales, "layers": [*found.weight_scales], "keep": found.keep}
+        graph.save(found.model, part / "even.onnx")
+        said: dict[str, Any] = {"scales": found.scales, "keep": found.keep}
         said |= {"pictures": found.pictures, "warnings": found.warnings}
         (part / "found.json").write_text(json.dumps(said))
         shutil.rmtree(folder, ignore_errors=True)

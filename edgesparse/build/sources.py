@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from edgesparse.backends import Backend
@@ -20,11 +21,22 @@ from edgesparse.runtime.pictures import picture_files
 
 
 class Sources:
-    """Files in `folder`. Methods raise CalibrationError where INT8 cannot be prepared."""
+    """Files in `folder`. Methods raise CalibrationError where INT8 cannot be prepared.
 
-    def __init__(self, recipe: Recipe, engine: Backend, prepared: Prepared, folder: Path, workers: Workers) -> None:
+    `accept`: the score that INT8 is to reach, as `Gate.asks_of_int8` says it.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        engine: Backend,
+        prepared: Prepared,
+        folder: Path,
+        workers: Workers,
+        accept: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self._recipe, self._engine, self._prepared = recipe, engine, prepared
-        self._folder, self._workers = folder, workers
+        self._folder, self._workers, self._accept = folder, workers, accept
         self._made: dict[str, Path] = {}
         self._int8: Mapping[str, Any] | EdgeSparseError | None = None
 
@@ -38,7 +50,7 @@ class Sources:
     def _static(self, plan: Plan) -> Path:
         name, base = "float", self._prepared.simplified
         if plan.precision == "int8" and not self._prepared.quantised:
-            name = {"int8-qdq": "fuse", "int8-qdq-sparse": "sparse"}.get(plan.way, "grid")
+            name = {"int8-qdq": "fuse", "int8-qdq-sparse": "sparse"}.get(plan.way, "even")
             base = Path(self._quantised()[name])
         if self._engine.takes_bytes:
             return self._cached(f"{name}-bytes", base, self._with_bytes)
@@ -80,6 +92,7 @@ class Sources:
                     "count": calibrate.count,
                     "pictures": str(calibrate.pictures and calibrate.pictures.absolute()),
                 },
+                accept=dict(self._accept),
                 batch=self._recipe.build.batch.opt,
                 threads=self._recipe.build.threads,
             )

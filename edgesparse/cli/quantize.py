@@ -36,6 +36,7 @@ METHODS = ("best", "entropy", "percentile", "mse", "max")
 @click.option("--images", type=PATH, help="Folder of its pictures, if not beside it.")
 @click.option("--keep", multiple=True, help="This layer stays float; may be repeated.")
 @click.option("--calibration", type=PATH, help="Reuse this file where it fits, else write it.")
+@click.option("--from-table", type=PATH, help="Take the ranges from TensorRT's calibration table of this model.")
 @click.option("--table", "cache", type=PATH, help="Write TensorRT's calibration table, and its float model beside it.")
 @click.option("--html", type=PATH, help="Write a report a layer, one self-contained page.")
 @click.option("--classes", help="'coco', or a file with the class names, for a model that names none.")
@@ -43,7 +44,7 @@ METHODS = ("best", "entropy", "percentile", "mse", "max")
 @click.option("--force", is_flag=True, help="Overwrite the files.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def quantize(model: Path, output: Path, cache: Path | None, force: bool, as_json: bool, **options: Any) -> None:
-    """Write MODEL.onnx with Q/DQ for INT8, its ranges, weights and biases fitted to pictures.
+    """Write MODEL.onnx with Q/DQ for INT8, its ranges and biases set by pictures.
 
     Placement fuse puts Q/DQ behind the activations; sparse also right behind each layer that is 2:4, where TensorRT's
     sparse INT8 kernels need it. With --max-drop, the layers that cost most for their work stay float, as few as it
@@ -52,6 +53,8 @@ def quantize(model: Path, output: Path, cache: Path | None, force: bool, as_json
     """
     if options["max_drop"] is not None and options["data"] is None:
         raise click.UsageError("--max-drop needs --data: labelled pictures to score on")
+    if options["from_table"] is not None and options["calibration"] is not None:
+        raise click.UsageError("--from-table and --calibration: ranges come from one of them")
     owner = cache.with_name(f"{cache.name}.onnx") if cache else None
     for path in (output, cache, owner, options["html"]):
         check_free(path, force)
@@ -95,6 +98,7 @@ def _recovered(model: Path, table: bool, advance: Progress, **options: Any) -> t
         keep=options["keep"],
         score=partial(points, spec=spec, labels=labels, progress=partial(advance, "scoring")) if labels else None,
         max_drop=options["max_drop"],
+        scales=_scales(options["from_table"]),
         table=table,
         spec=spec.input,
         saved=options["calibration"],
@@ -102,6 +106,19 @@ def _recovered(model: Path, table: bool, advance: Progress, **options: Any) -> t
     )
     warnings = (*size_warnings(_sizes(options["pictures"], options["count"]), spec.input), *done.report.warnings)
     return replace(done, report=replace(done.report, warnings=warnings)), pictures
+
+
+def _scales(path: Path | None) -> dict[str, float] | None:
+    """What a TensorRT table says. Raises CalibrationError where there is none."""
+    from edgesparse.errors import CalibrationError
+    from edgesparse.graph import calibration_cache
+
+    if path is None:
+        return None
+    try:
+        return dict(calibration_cache.read(path.read_bytes()).scales)
+    except OSError as error:
+        raise CalibrationError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _sizes(pictures: str, count: int) -> list[tuple[int, int]]:

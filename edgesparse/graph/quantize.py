@@ -84,23 +84,20 @@ def quantize(
     *,
     placement: Placement = "fuse",
     keep: Collection[str] = (),
-    weight_scales: Mapping[str, Array] | None = None,
 ) -> tuple[ModelProto, QuantizeReport]:
     """A copy of `model` with Q/DQ for INT8, in opset 13 or the model's own where that is higher; and what was done.
 
     `scales` gives each tensor's scale (its range over 127; see `quantised_tensors`); tensors that share one get the
-    largest, and a tensor that was always nought (scale 0) gets 1. Layers named in `keep` stay float. `weight_scales`
-    gives, by layer name, one scale an output channel, for weights that lie on their INT8 grid already; by default a
-    channel's scale is its largest magnitude over 127.
+    largest, and a tensor that was always nought (scale 0) gets 1. Layers named in `keep` stay float. The scale of
+    weights is, for each output channel, their largest magnitude over 127.
 
     Raises ModelError where the model is quantised already, is FP16, or has no layer to quantise; CalibrationError where
-    a scale is missing or not finite, or a name of `keep` or `weight_scales` fits no layer; SparsityError where 2:4
-    weights would not stay 2:4.
+    a scale is missing or not finite, or a name of `keep` fits no layer; SparsityError where 2:4 weights would not stay
+    2:4.
     """
     made = plan(model, placement, keep)
     shared = _shared_scales(made, scales)
     weights = {layer_name(kernel.node): weight_scale(kernel) for kernel in made.kernels}
-    weights.update(_checked(weight_scales or {}, made, weights))
     written = upgraded(model)
     write(written, made, shared, weights)
     _check_zeros(made, written)
@@ -137,21 +134,6 @@ def _shared_scales(made: Plan, scales: Mapping[str, float]) -> dict[str, float]:
             raise CalibrationError(f"the scale of the tensor {name} is {scale}: needed a finite one above 0")
         largest[group] = max(largest[group], scale)
     return {name: float(_positive(np.array(largest[group]))) for name, group in made.scales_of.items()}
-
-
-def _checked(given: Mapping[str, Array], made: Plan, own: Mapping[str, Scales]) -> dict[str, Scales]:
-    """Weight scales from outside, in the shape of our own. Raises CalibrationError."""
-    checked = {}
-    for name, scale in given.items():
-        if name in made.float_because:
-            continue
-        if name not in own:
-            raise CalibrationError(f"weight scales for {name!r}: the model has no such layer")
-        scale = np.asarray(scale, np.float32)
-        if scale.size != own[name].size or not np.isfinite(scale).all() or (scale < 0).any():
-            raise CalibrationError(f"weight scales of {name}: needed {own[name].size}, finite and above 0")
-        checked[name] = _positive(scale.reshape(own[name].shape))
-    return checked
 
 
 def _layers(model: ModelProto, made: Plan) -> tuple[QuantisedLayer, ...]:

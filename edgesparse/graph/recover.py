@@ -1,50 +1,47 @@
-"""INT8 that keeps its accuracy, without training: a float model made ready for its grids, and all that goes with it.
+"""INT8 that keeps its accuracy, without training: a float model made ready for INT8, and all that goes with it.
 
-Simplest first. Channels of what depthwise layers read are made even (`equalise`), ranges are calibrated, weights are
-rounded and biases set layer by layer on what the INT8 network really feeds them (`refine`). Where that is not enough
-for `max_drop`, the layers that cost most for their work stay float, as few as the score allows (`sensitivity`).
+Simplest first. Channels of what depthwise layers read are made even (`equalise`), ranges are calibrated, biases are set
+layer by layer on what the INT8 network really feeds them (`bias_correction`). Where that is not enough for `max_drop`,
+the layers that cost most for their work stay float, as few as the score allows (`sensitivity`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from onnx import ModelProto
 
 from edgesparse.config import InputSpec
 from edgesparse.errors import CalibrationError
 from edgesparse.graph.activations import Batches, spread
-from edgesparse.graph.calibration import Calibration, calibrate
+from edgesparse.graph.bias_correction import Corrected, Progress, correct_biases
+from edgesparse.graph.calibration import Calibration, calibrate, given
 from edgesparse.graph.choose import Outputs
-from edgesparse.graph.equalise import equalise
+from edgesparse.graph.equalise import Equalised, equalise
 from edgesparse.graph.observe import quiet
 from edgesparse.graph.placement import Placement
 from edgesparse.graph.quantize import QuantizeReport, quantised_tensors, quantize
 from edgesparse.graph.recovered import RecoveredLayer, RecoverReport, Step
-from edgesparse.graph.refine import Progress, Refined, RefinedLayer, refine
-from edgesparse.graph.sensitivity import Sensitivity, restored, sensitivities
+from edgesparse.graph.sensitivity import Sensitivity, sensitivities
 from edgesparse.graph.wiring import Wiring
 
 Score = Callable[[ModelProto], float]
 """Points, 0..100: what a model scores on labelled data."""
 PICTURES = 32
-"""Batches that weights are rounded on, spread over all."""
+"""Batches that biases are set on, spread over all; on half as many the change of the outputs is measured."""
 
 
 @dataclass(frozen=True)
 class Recovered:
-    """`model` is float, with its INT8 layers' weights on the grids of `weight_scales`; TensorRT's table belongs to it.
+    """`model` is float, its channels even and its biases set for INT8; TensorRT's table belongs to it.
 
-    `quantised` is `quantize(model, scales, placement, keep, weight_scales)`, which gives the other placement as well.
+    `quantised` is `quantize(model, scales, placement, keep)`, which gives the other placement as well.
     """
 
     model: ModelProto
     scales: Mapping[str, float]
-    weight_scales: Mapping[str, npt.NDArray[np.float32]]
     keep: tuple[str, ...]
     quantised: ModelProto
     calibration: Calibration
@@ -60,6 +57,8 @@ def recover(
     keep: Collection[str] = (),
     score: Score | None = None,
     max_drop: float | None = None,
+    least: float | None = None,
+    scales: Mapping[str, float] | None = None,
     table: bool = False,
     spec: InputSpec | None = None,
     saved: Path | None = None,
@@ -67,39 +66,31 @@ def recover(
 ) -> Recovered:
     """INT8 for `model` from the pictures of `batches`; `model` stays as it is.
 
-    `method`, `spec` and `saved` as `calibrate` has them; `table` calibrates also what only TensorRT's table holds. The
-    layers `keep` stay float, and as many more as it takes to lose at most `max_drop` points by `score`.
-    Raises as `quantize` and `calibrate`; CalibrationError for `max_drop` without `score`, or one that allows no INT8.
+    `method`, `spec` and `saved` as `calibrate` has them; where `scales` are given they are taken instead, and channels
+    stay as they are. `table` calibrates also what only TensorRT's table holds. The layers `keep` stay float, and as
+    many more as it takes to lose at most `max_drop` points by `score`, or to have `least`.
+    Raises as `quantize` and `calibrate`; CalibrationError for a limit without `score`, or one that allows no INT8.
     """
-    if max_drop is not None and score is None:
+    if score is None and (max_drop is not None or least is not None):
         raise CalibrationError("a limit on the lost points needs labelled data to score on: give some")
     job = _Job(model, batches, placement, tuple(keep), score, progress)
-    job.note("float (FP32)", model)
-    even, equalised = equalise(model, batches, keep, progress)
-    found = calibrate(
-        even, batches, method=method, tensors=_tensors(even, keep, table), spec=spec, saved=saved, progress=progress
-    )
+    follow = least is None  # else only what decides is scored: scoring may take minutes
+    first = job.note("float (FP32)", model, follow)
+    allowed = first - max_drop if max_drop is not None else least
+    if scales is None:
+        even, equalised = equalise(model, batches, keep, progress)
+        names = _tensors(even, keep, table)
+        found = calibrate(even, batches, method=method, tensors=names, spec=spec, saved=saved, progress=progress)
+    else:
+        even, equalised, found = model, (), given(scales)
     job.scales.update(found.scales)
-    job.note("ranges, even channels", job.quantised(even, job.keep)[0])
-    done = job.refine(even, job.keep)
-    keep, alone = job.keep, dict[str, float]()
-    if max_drop is not None and job.drop > max_drop:
-        ranked = sensitivities(even, job.quantised(even, keep)[0], keep, job.outputs, progress)
-        alone = {layer.name: layer.change for layer in ranked}
-        done, keep = job.mix(even, done, ranked, max_drop)
-    quantised, written = job.quantised(done.model, keep, done)
-    ranges = {name: found.ranges[name] for name in written.scales}
-    report = RecoverReport(
-        placement,
-        written.share,
-        tuple(job.steps),
-        tuple(_layers(written, done.layers, alone, job.chosen)),
-        equalised,
-        ranges,
-        found.pictures,
-        found.warnings,
-    )
-    return Recovered(done.model, job.scales, done.weight_scales, tuple(keep), quantised, found, report)
+    job.note("ranges, even channels" if scales is None else "ranges as given", job.quantised(even)[0], follow)
+    done, points = job.correct(even, "biases corrected")
+    if allowed is not None and points < allowed:
+        done = job.mix(even, done, allowed)
+    quantised, written = job.quantised(done.model)
+    report = job.report(written, done, equalised, found)
+    return Recovered(done.model, job.scales, job.keep, quantised, found, report)
 
 
 def _tensors(model: ModelProto, keep: Collection[str], table: bool) -> list[str]:
@@ -121,21 +112,9 @@ def _tensors(model: ModelProto, keep: Collection[str], table: bool) -> list[str]
     return [name for name in made if name in found]
 
 
-def _layers(
-    written: QuantizeReport, refined: Sequence[RefinedLayer], alone: Mapping[str, float], chosen: Collection[str]
-) -> list[RecoveredLayer]:
-    errors = {layer.name: (layer.error, layer.nearest) for layer in refined}
-    rows = []
-    for layer in written.layers:
-        why = "kept in float: costs most for its work" if layer.name in chosen else layer.why
-        error, nearest = errors.get(layer.name, (None, None)) if layer.int8 else (None, None)
-        rows.append(RecoveredLayer(layer.name, layer.int8, why, layer.macs, error, nearest, alone.get(layer.name)))
-    return rows
-
-
 @dataclass
 class _Job:
-    """One call of `recover`: what stays the same, and the steps so far."""
+    """One call of `recover`: what stays the same, the steps so far, and which layers stay float."""
 
     model: ModelProto
     batches: Batches
@@ -145,60 +124,77 @@ class _Job:
     progress: Progress
     steps: list[Step] = field(default_factory=list)
     scales: dict[str, float] = field(default_factory=dict)
+    ranked: Sequence[Sensitivity] = ()
     chosen: tuple[str, ...] = ()
+    """The first of `ranked`, which are in `keep` too."""
 
     def __post_init__(self) -> None:
         self.outputs = Outputs(self.model, spread(self.batches, PICTURES // 2))
 
-    @property
-    def drop(self) -> float:
-        """Points lost so far, by `score`."""
-        return (self.steps[0].score or 0.0) - (self.steps[-1].score or 0.0)
+    def quantised(self, model: ModelProto, more: Sequence[str] = ()) -> tuple[ModelProto, QuantizeReport]:
+        return quantize(model, self.scales, placement=self.placement, keep=(*self.keep, *more))
 
-    def quantised(
-        self, model: ModelProto, keep: Collection[str], refined: Refined | None = None
-    ) -> tuple[ModelProto, QuantizeReport]:
-        weight_scales = refined.weight_scales if refined else None
-        return quantize(model, self.scales, placement=self.placement, keep=keep, weight_scales=weight_scales)
-
-    def note(self, what: str, model: ModelProto) -> float:
+    def note(self, what: str, model: ModelProto, scored: bool = True) -> float:
         """Measure `model` as it is after the step `what`; returns its points, or nought where there is no score."""
         self.progress("scoring", 0, 0)
-        points = self.score(model) if self.score else None
+        points = self.score(model) if self.score and scored else None
         self.steps.append(Step(what, self.outputs.change(model), points))
         return points or 0.0
 
-    def refine(self, even: ModelProto, keep: Collection[str], what: str = "weights and biases fitted") -> Refined:
-        done = refine(even, self.scales, spread(self.batches, PICTURES), keep, self.progress, placement=self.placement)
-        self.note(what, self.quantised(done.model, keep, done)[0])
-        return done
+    def correct(self, even: ModelProto, what: str) -> tuple[Corrected, float]:
+        """`even` with its biases set for the layers that are INT8 now, and its points."""
+        some = spread(self.batches, PICTURES)
+        done = correct_biases(even, self.scales, some, self.keep, self.progress, self.placement)
+        return done, self.note(what, self.quantised(done.model)[0])
 
-    def mix(
-        self, even: ModelProto, done: Refined, ranked: Sequence[Sensitivity], max_drop: float
-    ) -> tuple[Refined, tuple[str, ...]]:
-        """Keep the first of `ranked` in float, as few as `max_drop` allows, by bisection; the rest is fitted anew.
+    def mix(self, even: ModelProto, done: Corrected, allowed: float) -> Corrected:
+        """Keep the layers that cost most in float, as few as `allowed` points take, and set the biases anew.
 
         Raises CalibrationError where that leaves none in INT8.
         """
+        rounded = self.quantised(even)[0]
+        self.ranked = sensitivities(even, rounded, self.keep, self.outputs, self.progress)
+        names = [layer.name for layer in self.ranked]
+        count = self._fewest(done, names, allowed)
+        if count == len(names):
+            raise CalibrationError(f"no layer can be INT8 and leave {allowed:.1f} points: allow more")
+        self.chosen, what = tuple(names[:count]), f"kept in float: {count} of {len(names)}"
+        self.keep = (*self.keep, *self.chosen)
+        again, points = self.correct(even, what)
+        if points >= allowed:
+            return again
+        self.steps.pop()  # with the biases for fewer layers in float it did better
+        self.note(what, self.quantised(done.model)[0])
+        return done
+
+    def _fewest(self, done: Corrected, names: Sequence[str], allowed: float) -> int:
+        """How many of the first of `names` must be float, by bisection; all of them are never tried."""
         assert self.score is not None
-        names = [layer.name for layer in ranked]
-        allowed = (self.steps[0].score or 0.0) - max_drop
-        low, high, passed = 0, len(names), done
+        low, high = 0, len(names)
         while high - low > 1:
             middle = (low + high) // 2
             self.progress("choosing layers to keep in float", 0, 0)
-            mixed = replace(done, model=restored(done.model, even, names[:middle]))
-            points = self.score(self.quantised(mixed.model, [*self.keep, *names[:middle]], mixed)[0])
-            low, high, passed = (low, middle, mixed) if points >= allowed else (middle, high, passed)
-        if high == len(names):
-            raise CalibrationError(
-                f"no layer can be INT8 within {max_drop:g} points: allow more, or give more pictures"
-            )
-        self.chosen = tuple(names[:high])
-        keep, what = (*self.keep, *self.chosen), f"kept in float: {high} of {len(names)}"
-        fitted = self.refine(even, keep, what)
-        if self.drop <= max_drop:
-            return fitted, keep
-        self.steps.pop()  # fitted for fewer layers in float, it did better
-        self.note(what, self.quantised(passed.model, keep, passed)[0])
-        return passed, keep
+            points = self.score(self.quantised(done.model, names[:middle])[0])
+            low, high = (low, middle) if points >= allowed else (middle, high)
+        return high
+
+    def report(
+        self, written: QuantizeReport, done: Corrected, equalised: tuple[Equalised, ...], found: Calibration
+    ) -> RecoverReport:
+        return RecoverReport(
+            self.placement,
+            written.share,
+            tuple(self.steps),
+            tuple(self._layers(written, done.errors)),
+            equalised,
+            {name: found.ranges[name] for name in written.scales},
+            found.pictures,
+            found.warnings,
+        )
+
+    def _layers(self, written: QuantizeReport, errors: Mapping[str, float]) -> Iterator[RecoveredLayer]:
+        alone = {layer.name: layer.change for layer in self.ranked}
+        for layer in written.layers:
+            why = "kept in float: costs most for its work" if layer.name in self.chosen else layer.why
+            measured = errors.get(layer.name), alone.get(layer.name)
+            yield RecoveredLayer(layer.name, layer.int8, why, layer.macs, *measured)

@@ -23,16 +23,15 @@ class Step:
 
 @dataclass(frozen=True)
 class RecoveredLayer:
-    """One layer. `why` it is INT8 or float; `macs` as QuantisedLayer has them. Where it is INT8, what its output lost
-    (`error`), what it would have with weights rounded to the nearest (`nearest`), and, where that was measured, what
-    this layer alone changes in the model's outputs (`alone`)."""
+    """One layer. `why` it is INT8 or float; `macs` as QuantisedLayer has them. `error`: what its output lost, by its
+    own rounding and by all before it, as a share of its variance. `alone`: what this layer alone in INT8 changes in the
+    model's outputs, where that was measured."""
 
     name: str
     int8: bool
     why: str
     macs: int | None
     error: float | None = None
-    nearest: float | None = None
     alone: float | None = None
 
 

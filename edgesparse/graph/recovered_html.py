@@ -49,12 +49,11 @@ def _steps(report: RecoverReport) -> str:
 
 
 def _layers(report: RecoverReport) -> str:
-    head = '<th>layer<th>why<th class="n">MACs M<th class="n">output lost %<th class="n">weights to the nearest %'
-    head += '<th class="n">alone changes outputs %'
+    head = '<th>layer<th>why<th class="n">MACs M<th class="n">output lost %<th class="n">alone changes outputs %'
     rows = []
     for i, layer in enumerate(report.layers):
         macs = "-" if layer.macs is None else f"{layer.macs / 1e6:,.1f}"
-        numbers = [macs, *map(_percent, (layer.error, layer.nearest, layer.alone))]
+        numbers = [macs, _percent(layer.error), _percent(layer.alone)]
         rows.append(_row([escape(layer.name), escape(layer.why)], numbers, f"l{i}"))
     return f'<h2>Layers</h2><div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
 

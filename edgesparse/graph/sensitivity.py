@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto
 
-from edgesparse.errors import SparsityError
 from edgesparse.graph.choose import Outputs
 from edgesparse.graph.int8_layers import int8_layers
 from edgesparse.graph.shapes import shapes
-from edgesparse.graph.sparsity import layer_name, layer_nodes, multiplies
-from edgesparse.graph.weights import weight_of
+from edgesparse.graph.sparsity import layer_name, multiplies
 from edgesparse.graph.wiring import Wiring
 
 Progress = Callable[[str, int, int], None]
@@ -57,22 +55,3 @@ def _alone(quantised: ModelProto, out: str) -> ModelProto:
         if node.op_type != "DequantizeLinear" and node.output[0] != out:
             node.input[:] = [behind.get(name, name) for name in node.input]
     return made
-
-
-def restored(model: ModelProto, before: ModelProto, names: Collection[str]) -> ModelProto:
-    """A copy of `model` whose layers `names` have the weights and biases that they have in `before`."""
-    made = ModelProto()
-    made.CopyFrom(model)
-    wiring, old = Wiring(made.graph), Wiring(before.graph)
-    for node in [node for node in layer_nodes(old) if layer_name(node) in names]:
-        _restore(wiring, old, node)
-    return made
-
-
-def _restore(wiring: Wiring, old: Wiring, node: NodeProto) -> None:
-    wiring.producer[node.output[0]].CopyFrom(node)
-    try:
-        source = weight_of(old, node).source
-    except SparsityError:
-        return
-    wiring.stored[source].CopyFrom(old.stored[source])

@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import squares
+from onnx import helper, numpy_helper
 
 from edgesparse.build import int8
 from edgesparse.build.int8 import hash_of, quantise, write_pictures
-from edgesparse.config import DetectorSpec, InputSpec
-from edgesparse.errors import ConfigError
+from edgesparse.build.select import build
+from edgesparse.config import DetectorSpec, InputSpec, parse
+from edgesparse.errors import AccuracyGateFailed, CalibrationError, ConfigError
 from edgesparse.graph import calibration_cache, sparsity
 from edgesparse.graph import model as graph
 
@@ -24,7 +27,7 @@ def job(sparse_model: Path, labels: Path, tmp_path: Path, monkeypatch: pytest.Mo
     spec = DetectorSpec(head="yolov8", classes=("red", "green"), input=LOOK)
     wanted = {"pictures": str(labels.parent), "count": 4}
     (tmp_path / "work").mkdir()
-    said = {"onnx": str(sparse_model), "folder": str(tmp_path / "work"), "calibrate": wanted, "batch": 1}
+    said = {"onnx": str(sparse_model), "folder": str(tmp_path / "work"), "calibrate": wanted, "accept": {}, "batch": 1}
     return {**said, "spec": spec.model_dump_json()}
 
 
@@ -34,9 +37,9 @@ def quiet(step: str, done: int, total: int) -> None:
 
 def test_every_form_is_written_and_2to4_stays(job: dict[str, Any]) -> None:
     said = quantise(job, quiet)
-    models = {name: graph.load(Path(said[name])) for name in ("fuse", "sparse", "grid")}
+    models = {name: graph.load(Path(said[name])) for name in ("fuse", "sparse", "even")}
     pairs = {name: sum(node.op_type == "QuantizeLinear" for node in m.graph.node) for name, m in models.items()}
-    assert pairs["grid"] == 0 < pairs["fuse"] and pairs["sparse"] > 0
+    assert pairs["even"] == 0 < pairs["fuse"] and pairs["sparse"] > 0
     for model in models.values():
         states = {layer.name: layer.state for layer in sparsity.inspect(model).layers}
         assert (states["conv1"], states["conv2"]) == ("sparse", "sparse")
@@ -50,7 +53,7 @@ def test_it_is_made_once_on_a_device_unless_something_changes(
     job: dict[str, Any], labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = quantise(job, quiet)
-    files = {name: Path(first[name]).read_bytes() for name in ("fuse", "sparse", "grid", "table")}
+    files = {name: Path(first[name]).read_bytes() for name in ("fuse", "sparse", "even", "table")}
 
     def again(*_: object, **__: object) -> None:
         raise AssertionError("made again")
@@ -63,11 +66,54 @@ def test_it_is_made_once_on_a_device_unless_something_changes(
         with pytest.raises(AssertionError, match="made again"):
             quantise({**job, "calibrate": {**job["calibrate"], "count": 3}}, quiet)
         (kept,) = (tmp_path / "state/int8").iterdir()
-        (kept / "weight_scales.npz").write_bytes(b"damaged")
+        (kept / "found.json").write_bytes(b"damaged")
         with pytest.raises(AssertionError, match="made again"):
             quantise(job, quiet)
     quantise(job, quiet)
     assert [path.name for path in (tmp_path / "state/int8").iterdir()] == [kept.name]
+
+
+@pytest.fixture
+def spoilt(tmp_path: Path) -> Path:
+    """A detector whose colours go past a channel ten thousand times as large, which `back` reads and drops."""
+    model = graph.load(squares.detector(tmp_path / "spoilt.onnx"))
+    there = np.concatenate([np.eye(3), np.zeros((1, 3))]).astype(np.float32)[..., None, None]
+    stored = {"w1": there, "b1": np.array([0, 0, 0, 1e4], np.float32), "w2": there.transpose(1, 0, 2, 3).copy()}
+    nodes = [
+        helper.make_node("Conv", ["mean", "w1", "b1"], ["c1"], "there"),
+        helper.make_node("Conv", ["c1", "w2"], ["colour"], "back"),
+    ]
+    first, compare, *rest = model.graph.node
+    compare.input[0] = "colour"
+    kept = [first, *nodes, compare, *rest]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in stored.items())
+    graph.save(model, tmp_path / "spoilt.onnx")
+    return tmp_path / "spoilt.onnx"
+
+
+def test_layers_stay_float_until_the_labels_are_met(job: dict[str, Any], spoilt: Path, labels: Path) -> None:
+    job["onnx"] = str(spoilt)
+    assert quantise(job, quiet)["notes"][0].endswith(", 1 layers stay float")  # the head
+    accept = {"labels": [str(labels), str(labels.parent)], "least": 90}
+    said = quantise({**job, "accept": accept}, quiet)
+    nodes = {node.name: node for node in graph.load(Path(said["fuse"])).graph.node}
+    assert nodes["back"].input[0] == "c1" and "_dq" in nodes["there"].input[0]
+    assert quantise({**job, "accept": accept}, quiet)["notes"] == said["notes"]
+    with pytest.raises(CalibrationError, match="no layer can be INT8 and leave 101"):
+        quantise({**job, "accept": {**accept, "least": 101}}, quiet)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_build_with_labels_has_int8_that_passes(spoilt: Path, labels: Path) -> None:
+    said = {"model": str(spoilt), "classes": list(squares.NAMES), "calibrate": {"pictures": str(labels.parent)}}
+    said |= {"build": {"backend": "onnxruntime", "candidates": ["int8-qdq"]}}
+    accept = {"annotations": str(labels), "max_map_drop": 5}
+    with pytest.raises(AccuracyGateFailed, match="min_agreement"):
+        build(parse({**said, "accept": {"pictures": str(labels.parent)}}, "recipe"), labels.parent / "engines")
+    made = build(parse({**said, "accept": accept}, "recipe"), labels.parent / "engines").package.manifest
+    assert made.precision == "int8" and any("2 layers stay float" in line for line in made.verdict)
 
 
 def test_pictures_for_tensorrt_are_what_the_network_takes(labels: Path, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_every_file_and_the_score_after_each_step(
     )
     assert ended.code == 0, ended.err
     steps = [(step["what"], step["score"]) for step in ended.json["steps"]]
-    assert [what for what, _ in steps] == ["float (FP32)", "ranges, even channels", "weights and biases fitted"]
+    assert [what for what, _ in steps] == ["float (FP32)", "ranges, even channels", "biases corrected"]
     assert steps[0][1] > 50 and ended.json["drop"] <= 1
     assert [layer["name"] for layer in ended.json["layers"] if layer["int8"]] == ["uneven", "even", "averaged"]
     assert [tensor["layers"] for tensor in ended.json["equalised"]] == [["even"]]
@@ -69,7 +69,7 @@ def test_every_file_and_the_score_after_each_step(
     assert {"images", "mean", "c1", "r2"} <= set(scales)
     assert set(scales) <= {"images"} | {name for node in owner.graph.node for name in node.output}
     page = (tmp_path / "page.html").read_text()
-    assert "weights and biases fitted" in page and "averaged" in page and "http" not in page
+    assert "biases corrected" in page and "averaged" in page and "http" not in page
     assert sorted(ended.json["written"]) == ["deep.cache", "deep.cache.onnx", "out.onnx", "page.html", "ranges.json"]
 
 
@@ -89,6 +89,21 @@ def test_a_calibration_is_reused_where_it_fits_and_left_alone_where_not(
     assert Calibration.load(tmp_path / "ranges.json").pictures == 2
 
 
+def test_ranges_from_a_table_of_tensorrt(edgesparse: Command, detector: Path, pictures: Path, tmp_path: Path) -> None:
+    """Also from one that another program wrote: for all that is quantised here, and a constant of its own."""
+    lines = ["images: 3c010a14", "mean: 3c010a14", "r1: 3e000000", "c1: 3e000000", "r2: 3c010a14", "colour: 3c010a14"]
+    text = "\n".join(["TRT-100300-EntropyCalibration2", "(Unnamed Layer* 3) [Constant]_output: 3c010a14", *lines])
+    (tmp_path / "theirs.cache").write_text(text)
+    options = ("quantize", detector, "-o", "out.onnx", *PICTURES, "--from-table", "theirs.cache", "--json")
+    ended = edgesparse(*options)
+    assert ended.code == 0, ended.err
+    assert [step["what"] for step in ended.json["steps"]][1:] == ["ranges as given", "biases corrected"]
+    assert ended.json["ranges"]["r1"]["amax"] == 127 * 0.125 and not ended.json["equalised"]
+    (tmp_path / "theirs.cache").write_text("\n".join([text.splitlines()[0], *lines[:2]]))
+    ended = edgesparse(*options, "--force")
+    assert ended.code == 2 and "no scale for the tensor r1" in ended.said
+
+
 def test_kept_layers_and_warnings_are_shown(edgesparse: Command, detector: Path, pictures: Path) -> None:
     ended = edgesparse("quantize", detector, "-o", "out.onnx", *PICTURES, "--keep", "even")
     assert ended.code == 0 and "kept in float, as asked" in ended.out and "warning: " in ended.err
@@ -104,6 +119,8 @@ def test_kept_layers_and_warnings_are_shown(edgesparse: Command, detector: Path,
         ((*PICTURES, "--keep", "evn"), 2, "did you mean 'even'?"),
         ((*PICTURES, "--html", "deep.onnx"), 2, "deep.onnx is there already"),
         ((*PICTURES, "--table", "no/folder.cache"), 2, "no folder no"),
+        ((*PICTURES, "--from-table", "none.cache"), 2, "cannot read none.cache"),
+        ((*PICTURES, "--from-table", "deep.onnx"), 2, "not a TensorRT calibration table"),
     ],
 )
 def test_what_it_refuses(

@@ -155,22 +155,6 @@ def test_weights_must_be_finite(value: float) -> None:
         quantize(made, {"x": 1.0, "as": 1.0})
 
 
-def test_rounded_weights_keep_the_scales_that_they_were_rounded_with() -> None:
-    made = patterns.silu_chain()
-    grid, scale = np.random.default_rng(0).integers(-90, 91, (WIDTH, WIDTH, 1, 1)), np.linspace(0.001, 0.7, WIDTH)
-    scale = scale.astype(np.float32)
-    weight = (grid * scale[:, None, None, None]).astype(np.float32)
-    tensor = next(tensor for tensor in made.graph.initializer if tensor.name == "a.w")
-    tensor.CopyFrom(numpy_helper.from_array(weight, "a.w"))
-    result, _ = quantize(made, {"x": 1.0, "as": 1.0}, weight_scales={"a": scale})
-    assert np.array_equal(layer_values(result, "a"), weight)
-    for wrong in (scale[:3], np.full(WIDTH, np.nan)):
-        with pytest.raises(CalibrationError, match="weight scales of a: needed 8"):
-            quantize(made, {"x": 1.0, "as": 1.0}, weight_scales={"a": wrong})
-    with pytest.raises(CalibrationError, match="'b': the model has no such layer"):
-        quantize(made, {"x": 1.0, "as": 1.0}, weight_scales={"b": scale})
-
-
 def layer_values(made: ModelProto, name: str) -> Array:
     wiring = Wiring(made.graph)
     return weight_of(wiring, next(each for each in made.graph.node if each.name == name)).values

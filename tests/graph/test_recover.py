@@ -12,7 +12,7 @@ from patterns import conv, relu, silu, weights
 from small_models import Array, model, random, run
 
 from edgesparse.errors import CalibrationError, ModelError
-from edgesparse.graph.activations import Batches, spread
+from edgesparse.graph.activations import Batches, spread, stream
 from edgesparse.graph.equalise import equalise
 from edgesparse.graph.mask import mask_2to4
 from edgesparse.graph.observe import quiet
@@ -71,15 +71,15 @@ def test_each_step_comes_closer_and_the_parts_make_the_whole() -> None:
     done = recover(before, batches(), method="max")
     assert before == copy
     changes = [step.change for step in done.report.steps]
-    assert changes[0] == 0 and 0 < changes[2] < changes[1]
+    assert changes[0] == 0 and 0 < changes[2] < 1.1 * changes[1]
     assert [e.tensor for e in done.report.equalised] == ["as"]
     assert [layer.name for layer in done.report.layers if layer.int8] == ["a", "b", "c"]
-    assert all(layer.error is not None and layer.nearest is not None for layer in done.report.layers if layer.int8)
-    again, _ = quantize(done.model, done.scales, keep=done.keep, weight_scales=done.weight_scales)
+    assert all(layer.error is not None for layer in done.report.layers)
+    again, _ = quantize(done.model, done.scales, keep=done.keep)
     assert again == done.quantised
-    other, _ = quantize(done.model, done.scales, placement="sparse", weight_scales=done.weight_scales)
+    other, _ = quantize(done.model, done.scales, placement="sparse")
     assert lost(before, other) < 0.1
-    assert lost(before, done.quantised) < 0.5 * lost(before, plainly(before))
+    assert lost(before, done.quantised) < 0.7 * lost(before, plainly(before))
 
 
 def plainly(made: ModelProto) -> ModelProto:
@@ -89,21 +89,35 @@ def plainly(made: ModelProto) -> ModelProto:
     return quantize(made, calibrate(made, batches(), method="max").scales)[0]
 
 
-def test_the_float_model_lies_on_the_grid() -> None:
+def test_every_layer_has_the_mean_that_it_has_in_float() -> None:
+    even, _ = equalise(network(), batches(), (), quiet)
     done = recover(network(), batches(), method="max")
-    for name, scale in done.weight_scales.items():
-        steps = stored(done.model, f"{name}.w") / scale.reshape(-1, 1, 1, 1)
-        np.testing.assert_allclose(steps, np.rint(steps), atol=1e-3)
-    # rounding again, with these scales, changes nothing
-    float_weights = lost(done.model, quantize(done.model, done.scales, weight_scales=done.weight_scales)[0])
-    assert float_weights < 0.01
+    plain, _ = quantize(even, done.scales)
+    for name in ("b", "c", "y"):
+        wanted, rounded, corrected = (means(made, name) for made in (even, plain, done.quantised))
+        assert np.abs(corrected - wanted).sum() < 0.6 * np.abs(rounded - wanted).sum()
 
 
-def test_what_is_2to4_stays_so() -> None:
+def means(made: ModelProto, name: str) -> Array:
+    """Of each channel of a tensor."""
+    return np.stack([values[name] for values in stream(made, batches(), [name])]).mean((0, 1, 3, 4))
+
+
+def test_weights_stay_as_they_are_but_for_what_was_made_even() -> None:
     done = recover(network(sparse=True), batches(), method="max")
-    before, after = (stored(made, "c.w") for made in (network(sparse=True), done.model))
-    assert (after[before == 0] == 0).all() and (before == 0).any()
-    assert (after != before).any()
+    even, _ = equalise(network(sparse=True), batches(), (), quiet)
+    for name in ("a.w", "b.w", "c.w", "head.w"):
+        assert (stored(done.model, name) == stored(even, name)).all()
+
+
+def test_errors_are_what_is_left() -> None:
+    before = network()
+    done = recover(before, batches(), method="max")
+    for layer in done.report.layers:
+        name = {"head": "y"}.get(layer.name, layer.name)
+        old, new = (np.stack([v[name] for v in stream(m, batches(), [name])]) for m in (before, done.quantised))
+        left = (old - new).var((0, 1, 3, 4)).sum() / old.var((0, 1, 3, 4)).sum()
+        assert layer.error == pytest.approx(left, rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -117,9 +131,8 @@ def test_every_way_in_which_layers_join(pattern: Callable[[], ModelProto]) -> No
     made = pattern()
     shape = [axis.dim_value for axis in made.graph.input[0].type.tensor_type.shape.dim]
     done = recover(made, lambda: (random(*shape, seed=i) for i in range(6)), method="max", table=True)
-    first, nearest, fitted = (step.change for step in done.report.steps)
-    assert first == 0 and fitted < 1.5 * nearest < 0.01
-    assert all(layer.error is not None for layer in done.report.layers if layer.name in done.weight_scales)
+    first, nearest, corrected = (step.change for step in done.report.steps)
+    assert first == 0 and corrected < 1.1 * nearest < 0.01
 
 
 def test_layers_are_kept_float_until_the_drop_holds_and_no_more() -> None:
@@ -137,18 +150,23 @@ def test_layers_are_kept_float_until_the_drop_holds_and_no_more() -> None:
     assert kept.why in text and "kept in float: 1 of 3" in text
 
 
-def test_where_fitting_anew_does_worse_the_old_fit_stays() -> None:
-    scores = iter([100.0, 90.0, 90.0, 99.5, 98.0, 99.5])  # float, ranges, fitted, one kept, fitted anew, as it was
+def test_a_limit_may_be_the_score_itself() -> None:
+    scores = iter([70.0, 80.0, 80.0])  # only what decides is scored
+    done = recover(network(), batches(), method="max", score=lambda made: next(scores), least=75)
+    assert len(done.keep) == 1 and [step.score for step in done.report.steps] == [None, None, 70, 80]
+
+
+def test_where_biases_set_anew_do_worse_the_old_ones_stay() -> None:
+    scores = iter([100.0, 90.0, 90.0, 99.5, 98.0, 99.5])  # two for one kept: biases anew, and old
     done = recover(network(), batches(), method="max", score=lambda made: next(scores), max_drop=1)
     assert done.report.drop == 0.5 and len(done.keep) == 1
-    kept = done.keep[0]
-    assert (stored(done.model, f"{kept}.w") == stored(equalise(network(), batches(), (), quiet)[0], f"{kept}.w")).all()
+    assert done.report.steps[-1].what == "kept in float: 1 of 3"
 
 
 def test_named_layers_stay_float_with_their_weights() -> None:
     before = network()
     done = recover(before, batches(), method="max", keep=("c",))
-    assert done.keep == ("c",) and "c" not in done.weight_scales
+    assert done.keep == ("c",)
     assert (stored(done.model, "c.w") == stored(before, "c.w")).all()
 
 
@@ -166,7 +184,7 @@ def test_refused() -> None:
         head = model([conv("head", "x", "y")], weights("head"), (1, C, 4, 4))
         recover(head, batches())
     scores = iter([100.0] + [50.0] * 10)
-    with pytest.raises(CalibrationError, match="no layer can be INT8 within 1 points"):
+    with pytest.raises(CalibrationError, match="no layer can be INT8 and leave 99"):
         recover(network(), batches(), method="max", score=lambda made: next(scores), max_drop=1)
     with pytest.raises(CalibrationError, match="no calibration pictures"):
         recover(network(), batches(0))

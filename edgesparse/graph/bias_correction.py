@@ -1,0 +1,153 @@
+"""Biases that take up the mean error of INT8: layer by layer, on what the INT8 network really feeds each one.
+
+Bias correction (Nagel et al., 2019, arXiv:1906.04721), measured rather than derived: in the order of execution, each
+layer's bias is set so that its outputs have the mean that they have in the float network, with the activations before
+it and its weights rounded, and all earlier biases set already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto, NodeProto
+
+from edgesparse.errors import CalibrationError, SparsityError
+from edgesparse.graph.activations import Batches, Tape
+from edgesparse.graph.bias import has_bias, set_bias
+from edgesparse.graph.int8_layers import int8_layers
+from edgesparse.graph.placement import Placement
+from edgesparse.graph.quantize import quantize
+from edgesparse.graph.sparsity import layer_name
+from edgesparse.graph.unfold import Product, product
+from edgesparse.graph.weights import weight_of
+from edgesparse.graph.wiring import Array, Wiring
+
+Progress = Callable[[str, int, int], None]
+POSITIONS = 4096
+"""Positions of a layer's output that count, of each batch, spread over all: more hardly change the means."""
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """`model` is float, with biases for INT8. `errors`: what each layer's output loses all the same, by its own
+    rounding and by all before it, as a share of its variance."""
+
+    model: ModelProto
+    errors: Mapping[str, float]
+
+
+def correct_biases(
+    model: ModelProto,
+    scales: Mapping[str, float],
+    batches: Batches,
+    keep: Collection[str],
+    progress: Progress,
+    placement: Placement = "fuse",
+) -> Corrected:
+    """A copy of `model` with new biases, also in layers that stay float, for `quantize` with the same arguments.
+
+    `scales` are those of the activations. Layers without a place for a bias, transposed convolutions and layers that
+    share their weights stay as they are. Raises as `quantize`, and CalibrationError where the batches change between
+    two calls.
+    """
+    made = ModelProto()
+    made.CopyFrom(model)
+    wiring, errors = Wiring(made.graph), dict[str, float]()
+    with TemporaryDirectory(prefix="edgesparse-") as folder:
+        dense = _tape(model, Path(folder, "float"), batches)
+        small = _tape(_rounded(model, scales, keep, placement), Path(folder, "int8"), batches)
+        if dense.count != small.count:
+            raise CalibrationError("the calibration pictures changed between two passes: give the same ones each time")
+        todo = [work for node in small.nodes if (work := _work(small.wiring, node)) is not None]
+        for done, work in enumerate(todo):
+            progress("correcting biases", done, len(todo))
+            bias, errors[layer_name(work.node)] = _missing(dense, small, work)
+            for place in (small.wiring, wiring):
+                set_bias(place, product(place, place.producer[work.node.output[0]]), bias)
+        progress("correcting biases", len(todo), len(todo))
+    return Corrected(made, errors)
+
+
+def _tape(model: ModelProto, folder: Path, batches: Batches) -> Tape:
+    own = ModelProto()
+    own.CopyFrom(model)
+    folder.mkdir()
+    tape = Tape(own, folder)
+    tape.load(batches)
+    return tape
+
+
+def _rounded(model: ModelProto, scales: Mapping[str, float], keep: Collection[str], placement: Placement) -> ModelProto:
+    """`model` with Q/DQ on its activations, and the weights of its INT8 layers rounded where they are stored."""
+    made, _ = quantize(model, scales, keep=keep, placement=placement)
+    wiring = Wiring(made.graph)
+    for kernel in int8_layers(model, Wiring(model.graph), keep)[0]:
+        node = wiring.producer[kernel.node.output[0]]
+        weight = weight_of(wiring, node)
+        wiring.store(weight.source, weight.values)
+        node.input[kernel.at] = weight.source
+    return made
+
+
+def _work(wiring: Wiring, node: NodeProto) -> Product | None:
+    """The layer as a product, where its bias can be set."""
+    if node.op_type not in ("Conv", "Gemm", "MatMul"):
+        return None
+    try:
+        work = product(wiring, node)
+        return work if has_bias(wiring, work) else None
+    except SparsityError:
+        return None
+
+
+def _missing(dense: Tape, small: Tape, work: Product) -> tuple[npt.NDArray[np.float64], float]:
+    """The bias [outputs] that the layer needs, and what its output then loses, as a share of its variance."""
+    out = work.node.output[0]
+    small.run_to(_place(small, out))
+    dense.run_to(_place(dense, out) + 1, keep=[out])
+    wanted, missing, random = _Spread(), _Spread(), np.random.default_rng(0)
+    for x, y in zip(small.read(work.reads), dense.read(out), strict=True):
+        inputs, targets = work.inputs(x), work.outputs(y)
+        if len(inputs) > POSITIONS:
+            some = random.choice(len(inputs), POSITIONS, replace=False)
+            inputs, targets = inputs[some], targets[some]
+        wanted.add(targets)
+        missing.add(targets - _products(work, inputs))
+    return missing.mean, float(missing.variance.sum() / max(wanted.variance.sum(), 1e-30))
+
+
+def _products(work: Product, inputs: npt.NDArray[np.float32]) -> Array:
+    """[positions, outputs], without a bias."""
+    weight = (work.matrix * work.scale).astype(np.float32)
+    parts = inputs.reshape(len(inputs), work.parts, -1).transpose(1, 2, 0)
+    return (weight.reshape(work.parts, -1, weight.shape[1]) @ parts).reshape(len(weight), -1).T
+
+
+def _place(tape: Tape, out: str) -> int:
+    return next(i for i, node in enumerate(tape.nodes) if node.output[0] == out)
+
+
+class _Spread:
+    """Mean and variance of each column, over rows that come a batch at a time."""
+
+    def __init__(self) -> None:
+        self._count, self._sum, self._squares = 0, np.zeros(1), np.zeros(1)
+
+    def add(self, rows: Array) -> None:
+        self._count += len(rows)
+        self._sum = self._sum + rows.sum(0, dtype=np.float64)
+        self._squares = self._squares + np.einsum("pr,pr->r", rows, rows, dtype=np.float64)
+
+    @property
+    def mean(self) -> npt.NDArray[np.float64]:
+        mean: npt.NDArray[np.float64] = self._sum / self._count
+        return mean
+
+    @property
+    def variance(self) -> npt.NDArray[np.float64]:
+        return np.maximum(self._squares / self._count - self.mean**2, 0)
