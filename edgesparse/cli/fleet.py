@@ -97,7 +97,7 @@ def deploy(
             return _device(root, status, restart or "", health_seconds, advance).recover()
         device = _device(root, status, restart, health_seconds, advance)
         with open_source(source, keys.trusted(trusted or keys.TRUSTED)) as bundle:
-            return device.deploy(bundle, downgrade=allow_downgrade, check=check)
+            return (device.check if check else device.deploy)(bundle, downgrade=allow_downgrade)
 
     _tell(do, as_json)
 

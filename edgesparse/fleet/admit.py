@@ -85,7 +85,8 @@ def _numbers(version: str) -> tuple[int, ...]:
 def _hold_disk(manifest: Manifest, root: Root, fetch: int) -> None:
     model = sum(file.size for file in manifest.files if file.name.startswith("model/"))
     needed = fetch + manifest.size + BUILD * model + SPARE
-    free = shutil.disk_usage(root.path).free + _size(root.other().folder)
+    there = next(folder for folder in (root.path, *root.path.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free + _size(root.other().folder)
     if free < needed:
         raise DeployError(
             f"no space in {root.path}: needed {needed / 1e6:.0f} MB, found {free / 1e6:.0f} MB with the unused slot "

@@ -11,7 +11,7 @@ import time
 import uuid
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from edgesparse.build.select import Progress, quiet
 from edgesparse.config import Deploy, load_recipe
@@ -21,7 +21,7 @@ from edgesparse.fleet.admit import admit
 from edgesparse.fleet.fetch import Source
 from edgesparse.fleet.making import Make, make
 from edgesparse.fleet.restart import Service
-from edgesparse.fleet.slots import Journal, Record, Root, Slot, UnderWay
+from edgesparse.fleet.slots import Journal, Record, Root, Slot, Step, UnderWay
 from edgesparse.package.store import open_package
 
 
@@ -50,37 +50,53 @@ class Device:
     make: Make = make
     progress: Progress = quiet
 
-    def deploy(self, source: Source, *, downgrade: bool = False, check: bool = False) -> Outcome:
-        """Build, test and run a bundle; with `check`, only say what would be done.
+    def deploy(self, source: Source, *, downgrade: bool = False) -> Outcome:
+        """Build, test and run a bundle.
 
-        Raises SignatureError for what was tampered with, of which nothing is written, and DeployError with the reason
-        when the bundle is refused, or has been rolled back.
+        Raises SignatureError for what was tampered with, of which nothing is written, RolledBack when it ran and was
+        sick, and DeployError when it is refused otherwise, with the reason.
         """
         with self.root.lock():
-            if not check:
-                self._recover()
-            head, current = source.head, self.root.current()
-            record = current.record() if current else None
-            said = {"name": head.manifest.name, "version": head.manifest.version}
-            if current and record and record.bundle == head.sha256 and record.committed is not None:
-                return Outcome("nothing to do", False, current.name, **said)
-            running = record if record and record.committed is not None else None
-            note = admit(head, self.root, running, downgrade, source.missing(self.root.path))
-            if check and source.missing(self.root.path):
-                return Outcome("would deploy", True, self.root.other().name, **said, note=note)
+            self._recover()
+            if (running := self._runs(source)) is not None:
+                return _outcome("nothing to do", running, source)
+            note = self._admit(source, downgrade)
             with source.complete(self.root.path, self.progress) as file:
-                self.progress("verifying", 0, 0)
-                try:
-                    bundle.verify(file, head, source.where)
-                except SignatureError:
-                    source.forget(self.root.path)  # else the next try would go on with what is wrong
-                    raise
-                if check:
-                    return Outcome("would deploy", True, self.root.other().name, **said, note=note)
+                self._verify(file, source)
                 journal, record = self._build(file, source)
             self._switch(journal, record)
             source.forget(self.root.path)
-            return Outcome("deployed", True, journal.slot, **said, note=note)
+            return _outcome("deployed", self.root.slot(journal.slot), source, note)
+
+    def check(self, source: Source, *, downgrade: bool = False) -> Outcome:
+        """What `deploy` would do, and what it would raise as far as can be known: nothing is fetched or written."""
+        if (running := self._runs(source)) is not None:
+            return _outcome("nothing to do", running, source)
+        note = self._admit(source, downgrade)
+        if not source.missing(self.root.path):
+            with source.complete(self.root.path, self.progress) as file:
+                self._verify(file, source)
+        return _outcome("would deploy", self.root.other(), source, note)
+
+    def _runs(self, source: Source) -> Slot | None:
+        """The slot that runs this very bundle, and was found healthy."""
+        current = self.root.current()
+        record = current.record() if current else None
+        return current if record and record.healthy and record.bundle == source.head.sha256 else None
+
+    def _admit(self, source: Source, downgrade: bool) -> str:
+        current = self.root.current()
+        record = current.record() if current else None
+        running = record if record and record.healthy else None
+        return admit(source.head, self.root, running, downgrade, source.missing(self.root.path))
+
+    def _verify(self, file: BinaryIO, source: Source) -> None:
+        self.progress("verifying", 0, 0)
+        try:
+            bundle.verify(file, source.head, source.where)
+        except SignatureError:
+            source.forget(self.root.path)  # else the next try would go on with what is wrong
+            raise
 
     def rollback(self) -> Outcome:
         """Back to what ran before. Raises DeployError where there is nothing that was found healthy once."""
@@ -88,7 +104,7 @@ class Device:
             self._recover()
             slot, current = self.root.other(), self.root.current()
             record = slot.record()
-            if current is None or record is None or record.bad or record.committed is None:
+            if current is None or record is None or not record.healthy:
                 why = f"slot {slot.name} was bad: {record.bad}" if record and record.bad else "no other slot is whole"
                 raise DeployError(f"nothing to go back to ({why}): deploy an older bundle with --allow-downgrade")
             open_package(slot.package)
@@ -106,7 +122,7 @@ class Device:
             return Outcome("nothing to do", False, note=str(error))
         return Outcome("recovered" if done else "nothing to do", bool(done), note=done)
 
-    def _build(self, file: Any, source: Source) -> tuple[Journal, Record]:
+    def _build(self, file: BinaryIO, source: Source) -> tuple[Journal, Record]:
         """Fill the other slot, up to a package that has passed its self-test and lies on the disk."""
         slot, manifest = self.root.other(), source.head.manifest
         journal = _journal("deploy", "building", slot, self.root.current())
@@ -201,7 +217,12 @@ class Device:
         self.root.end_journal()
 
 
-def _journal(verb: str, step: Any, slot: Slot, current: Slot | None) -> Journal:
+def _outcome(result: str, slot: Slot, source: Source, note: str = "") -> Outcome:
+    manifest = source.head.manifest
+    return Outcome(result, result != "nothing to do", slot.name, manifest.name, manifest.version, note)
+
+
+def _journal(verb: str, step: Step, slot: Slot, current: Slot | None) -> Journal:
     return Journal(uuid.uuid4().hex[:12], verb, step, slot.name, current.name if current else "", os.getpid())
 
 

@@ -25,6 +25,7 @@ from edgesparse.build.select import Progress, build
 from edgesparse.config import load_recipe
 from edgesparse.errors import DeployError
 from edgesparse.fleet import contents, expected
+from edgesparse.fleet.owner import for_good
 from edgesparse.fleet.slots import Slot
 from edgesparse.package.sign import STATE
 from edgesparse.package.store import open_package
@@ -65,6 +66,7 @@ def make(slot: Slot, root: Path, progress: Progress) -> Made:
             cwd=slot.folder,
             env={STATE: str(root.absolute()), **os.environ, "PYTHONPATH": paths},
             start_new_session=True,
+            **for_good(),
         )
     try:
         said = _listen(child, progress)

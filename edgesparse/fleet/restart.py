@@ -12,6 +12,7 @@ from edgesparse.build.select import Progress
 from edgesparse.config import Deploy
 from edgesparse.errors import BackendUnavailable
 from edgesparse.fleet import health
+from edgesparse.fleet.owner import as_root
 
 STATUS = Path("/run/edgesparse/status.json")
 RESTART = "systemctl restart edgesparse"
@@ -36,9 +37,10 @@ class Service:
     def start(self) -> str | None:
         """Restart it. Returns why that failed."""
         try:
-            done = subprocess.run(
-                self.restart, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=RESTART_SECONDS
-            )
+            with as_root():
+                done = subprocess.run(
+                    self.restart, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=RESTART_SECONDS
+                )
         except (OSError, subprocess.TimeoutExpired) as error:
             return f"'{shlex.join(self.restart)}' failed: {error}"
         if done.returncode:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgesparse.errors import DeployError
+from edgesparse.fleet.owner import as_owner
 
 SLOTS = ("a", "b")
 KEPT = 200
@@ -31,8 +32,8 @@ Step = Literal["building", "switching", "undoing"]
 
 @dataclass(frozen=True)
 class Record:
-    """What a slot holds. `bundle`: the bundle's sha256. `committed`: when it was found healthy, seconds since 1970;
-    None until then. `bad`: why it must not run again."""
+    """What a slot holds. `bundle`: the bundle's sha256. `committed`: when it was last found healthy, seconds
+    since 1970; None until then. `bad`: why it must not run again."""
 
     bundle: str
     name: str
@@ -45,6 +46,10 @@ class Record:
     built: float = 0.0
     committed: float | None = None
     bad: str = ""
+
+    @property
+    def healthy(self) -> bool:
+        return self.committed is not None and not self.bad
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -125,7 +130,7 @@ class Root:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """One deploy at a time. Raises UnderWay while another goes on."""
+        """One deploy at a time, which works as the folder's owner. Raises UnderWay while another goes on."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
@@ -138,9 +143,10 @@ class Root:
             what = f"{journal.verb} in process {journal.pid}" if journal else "another deploy"
             raise UnderWay(f"{what} is under way in {self.path}: wait for it, then run this again") from None
         else:
-            for name in SLOTS:
-                (self.path / "slots" / name).mkdir(parents=True, exist_ok=True)
-            yield
+            with as_owner(self.path):
+                for name in SLOTS:
+                    (self.path / "slots" / name).mkdir(parents=True, exist_ok=True)
+                yield
         finally:
             os.close(descriptor)
 

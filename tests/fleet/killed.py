@@ -1,0 +1,118 @@
+"""Kills a deploy with SIGKILL before each of its operations on the file system, one after the other.
+
+`python killed.py FOLDER SCENARIO`: prints a JSON object: how many kills there were, and, where a device was left without
+a working engine, what was wrong. A process of its own, because an audit hook cannot be taken off again; each kill hits a
+fork of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import bundles
+
+from edgesparse.errors import DeployError
+from edgesparse.fleet.restart import Service
+
+EVENTS = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.link", "os.truncate")
+
+
+def kill_before(number: int, folder: Path) -> None:
+    """Die before the operation of this number under `folder` that changes something."""
+    count = 0
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal count
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if event in EVENTS or writes:
+            count += 1
+            if count == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+def survives(do: Callable[[], object], number: int, folder: Path) -> bool:
+    """Whether `do` ends before the operation of this number."""
+    child = os.fork()
+    if child == 0:
+        kill_before(number, folder)
+        with suppress(DeployError):
+            do()
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    assert os.WIFEXITED(status) or os.WTERMSIG(status) == signal.SIGKILL, status
+    return os.WIFEXITED(status)
+
+
+def sick(folder: Path) -> Service:
+    """A service that never says a word."""
+    return Service(("true",), folder / "status.json", 0.02, 0.01)
+
+
+def main(folder: Path, scenario: str) -> None:
+    os.environ["EDGESPARSE_STATE"] = str(folder / "state")
+    private = bundles.key(folder)
+    old, new, next_one = (bundles.signed(folder / f"{v}.esb", private, v) for v in ("1.0", "2.0", "3.0"))
+    root, start = folder / "device", folder / "start"
+    if scenario != "first":
+        bundles.device(root).deploy(bundles.opened(old))
+    if scenario == "rollback":
+        bundles.device(root).deploy(bundles.opened(new))
+    root.mkdir(exist_ok=True)
+    shutil.copytree(root, start, symlinks=True)
+    do: dict[str, Callable[[], object]] = {
+        "first": lambda: bundles.device(root).deploy(bundles.opened(new)),
+        "update": lambda: bundles.device(root).deploy(bundles.opened(new)),
+        "sick": lambda: bundles.device(root, sick(folder)).deploy(bundles.opened(new)),
+        "rollback": lambda: bundles.device(root).rollback(),
+        "recover": lambda: bundles.device(root).recover(),
+    }
+    if scenario == "recover":  # killed while it was watched, and then again while that was undone
+        watched = Service(("true",), folder / "status.json", 60, 60)
+        child = os.fork()
+        if child == 0:
+            die = lambda step, *_: step == "watching the service" and os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
+            bundles.device(root, watched, progress=die).deploy(bundles.opened(new))
+        os.waitpid(child, 0)
+        shutil.rmtree(start)
+        shutil.copytree(root, start, symlinks=True)
+    number, wrong = 1, []
+    while not survives(do[scenario], number, root):
+        try:
+            check(root, next_one, first=scenario == "first")
+        except Exception as error:
+            wrong.append(f"before operation {number}: {error!r}")
+        shutil.rmtree(root)
+        shutil.copytree(start, root, symlinks=True)
+        number += 1
+    print(json.dumps({"kills": number - 1, "wrong": wrong}))
+
+
+def check(root: Path, next_one: Path, first: bool) -> None:
+    """The old or the new one serves, at once, after a recovery, and the next deploy succeeds."""
+    there = (root / "current").is_symlink()
+    assert there or first, "nothing serves"
+    if there:
+        assert bundles.serving(root) in ("1.0", "2.0")
+    device = bundles.device(root)
+    device.recover()
+    assert not (root / "deploy.json").exists(), "the journal is still there"
+    if there:
+        assert bundles.serving(root) in ("1.0", "2.0")
+    assert device.deploy(bundles.opened(next_one)).result == "deployed"
+    assert bundles.serving(root) == "3.0"
+    slots = sorted(path.name for path in (root / "slots").iterdir())
+    assert slots == ["a", "b"], slots
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
