@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import time
 from abc import ABC, abstractmethod
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from http.client import HTTPException, HTTPMessage, HTTPResponse
@@ -17,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, BinaryIO
 from urllib.error import HTTPError
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from edgesparse.build.select import Progress
@@ -94,9 +95,11 @@ class Download(Source):
     """An https address. The system's certificates count, or those that SSL_CERT_FILE names."""
 
     def __init__(self, url: str, trusted: Sequence[PublicKey]) -> None:
+        self.where = _shown(url)
         parts = urlsplit(url)
-        self.where = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
-        self._url, self._opener = url, build_opener(_OnlyHttps)
+        who, _, host = parts.netloc.rpartition("@")
+        self._url, self._opener = parts._replace(netloc=host).geturl(), build_opener(_OnlyHttps)
+        self._who = b64encode(unquote(who).encode()).decode()
         start = b""
         with self._get(0) as answer:
             for chunk in _chunks(answer):
@@ -165,6 +168,8 @@ class Download(Source):
     def _get(self, start: int) -> Iterator[HTTPResponse]:
         """The answer from byte `start` on. Raises DeployError for what another try would not change."""
         ask = Request(self._url, headers={"Range": f"bytes={start}-"} if start else {})
+        if self._who:
+            ask.add_unredirected_header("Authorization", f"Basic {self._who}")
         try:
             answer: HTTPResponse = self._opener.open(ask, timeout=TIMEOUT)
         except HTTPError as error:
@@ -191,8 +196,14 @@ class _OnlyHttps(HTTPRedirectHandler):
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> Request | None:
         if urlsplit(newurl).scheme != "https":
-            raise DeployError(f"{urlsplit(req.full_url).netloc} sends on to {newurl.split('?')[0]}: needed https")
+            raise DeployError(f"{_shown(req.full_url)} sends on to {_shown(newurl)}: needed https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _shown(url: str) -> str:
+    """Without what may be secret in it."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def _append(file: IO[bytes], chunk: bytes, path: Path) -> None:
@@ -227,7 +238,7 @@ def open_source(where: str, trusted: Sequence[PublicKey]) -> Source:
         try:
             return Download(where, trusted)
         except (OSError, HTTPException) as error:
-            raise DeployError(f"cannot fetch {where.split('?')[0]}: {_reason(error)}") from None
+            raise DeployError(f"cannot fetch {_shown(where)}: {_reason(error)}") from None
     if "://" in where:
         raise DeployError(f"{where}: needed a file or an https:// address")
     return LocalFile(Path(where), trusted)

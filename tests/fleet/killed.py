@@ -1,8 +1,8 @@
 """Kills a deploy with SIGKILL before each of its operations on the file system, one after the other.
 
-`python killed.py FOLDER SCENARIO`: prints a JSON object: how many kills there were, and, where a device was left without
-a working engine, what was wrong. A process of its own, because an audit hook cannot be taken off again; each kill hits a
-fork of it.
+`python killed.py FOLDER SCENARIO` prints a JSON object: how many kills there were, and, where a device was left without
+a working engine, what was wrong. It is a process of its own, because an audit hook cannot be taken off again; each kill
+hits a fork of it.
 """
 
 from __future__ import annotations

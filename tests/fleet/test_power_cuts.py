@@ -1,4 +1,4 @@
-"""A deploy that is killed at any moment leaves the old engine or the new one in service, and the next deploy succeeds."""
+"""A deploy that is killed at any moment leaves the old or the new engine in service, and the next deploy succeeds."""
 
 from __future__ import annotations
 

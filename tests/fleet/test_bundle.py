@@ -1,0 +1,213 @@
+"""A bundle is one file of fixed bytes, and whatever is changed in it is refused in one line with nothing written."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import bundles
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from edgesparse.config import Deploy
+from edgesparse.errors import ConfigError, DeployError, EdgeSparseError, SignatureError
+from edgesparse.fleet import bundle, keys
+from edgesparse.fleet.bundle import File, Manifest, order
+from edgesparse.fleet.fetch import LocalFile
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds a key, `good.esb` of version 2.0, and a device that runs 1.0."""
+    folder = tmp_path_factory.mktemp("bundles")
+    private = bundles.key(folder)
+    bundles.device(folder / "device").deploy(bundles.opened(bundles.signed(folder / "old.esb", private, "1.0")))
+    bundles.signed(folder / "good.esb", private, "2.0")
+    return folder
+
+
+def refused(path: Path, folder: Path, kind: type[EdgeSparseError] = SignatureError) -> str:
+    """Deploy it; the line with which it is refused, after which the device is as it was."""
+    before = bundles.tree(folder / "device")
+    with pytest.raises(kind) as error:
+        with LocalFile(path, keys.trusted(folder / "trusted")) as source:
+            bundles.device(folder / "device").deploy(source)
+    assert bundles.tree(folder / "device") == before
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def changed(folder: Path, at: int, new: bytes) -> Path:
+    data = bytearray((folder / "good.esb").read_bytes())
+    data[at : at + len(new)] = new
+    (folder / "changed.esb").write_bytes(data)
+    return folder / "changed.esb"
+
+
+def places(path: Path) -> dict[str, tarfile.TarInfo]:
+    with tarfile.open(path) as archive:
+        return {member.name: member for member in archive}
+
+
+def test_it_is_a_tar_that_other_tools_read(folder: Path, tmp_path: Path) -> None:
+    done = subprocess.run(["tar", "-xf", folder / "good.esb", "-C", tmp_path], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+    assert sorted(bundles.tree(tmp_path)) == [
+        "manifest.json", "manifest.sig", "model", "model/model.onnx", "nothing", "recipe.yaml",
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+def test_openssl_verifies_the_signature(folder: Path, tmp_path: Path) -> None:
+    subprocess.run(["tar", "-xf", folder / "good.esb", "-C", tmp_path], check=True)
+    command = ["openssl", "pkeyutl", "-verify", "-pubin", "-rawin", "-inkey", str(folder / "factory.pub")]
+    command += ["-in", str(tmp_path / "manifest.json"), "-sigfile", str(tmp_path / "manifest.sig")]
+    assert "Verified Successfully" in subprocess.run(command, capture_output=True, text=True).stdout
+
+
+def test_the_same_contents_are_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    again = bundles.signed(tmp_path / "again.esb", folder / "factory.key", "2.0")
+    for path in again.with_suffix(".contents").rglob("*"):
+        os.utime(path, (1, 1))
+    assert again.read_bytes() == (folder / "good.esb").read_bytes()
+
+
+def test_each_file_manifest_and_signature_is_held(folder: Path) -> None:
+    for name, member in places(folder / "good.esb").items():
+        for at in {
+            member.offset,
+            member.offset + 124,
+            member.offset_data,
+            member.offset_data + max(member.size - 1, 0),
+        }:
+            byte = (folder / "good.esb").read_bytes()[at]
+            said = refused(changed(folder, at, bytes([byte ^ 1])), folder)
+            assert name in said or "tampered" in said or "no bundle" in said, (name, at, said)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_no_byte_can_be_changed(folder: Path, data: st.DataObject) -> None:
+    good = (folder / "good.esb").read_bytes()
+    at, flip = data.draw(st.integers(0, len(good) - 1)), data.draw(st.integers(1, 255))
+    bad = good[:at] + bytes([good[at] ^ flip]) + good[at + 1 :]
+    trusted = keys.trusted(folder / "trusted")
+    with pytest.raises(SignatureError):
+        head = bundle.read_head(io.BytesIO(bad), trusted, "it")
+        bundle.verify(io.BytesIO(bad), head, "it")
+
+
+@pytest.mark.parametrize("cut", [0, 1, 511, 700, 2000, -1, -1024, -1025])
+def test_a_part_of_one_is_none(folder: Path, cut: int) -> None:
+    (folder / "part.esb").write_bytes((folder / "good.esb").read_bytes()[:cut])
+    refused(folder / "part.esb", folder)
+
+
+def test_what_is_added_at_the_end_is_refused(folder: Path) -> None:
+    (folder / "long.esb").write_bytes((folder / "good.esb").read_bytes() + b"\0")
+    assert "its end is not what was signed" in refused(folder / "long.esb", folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("a path that climbs", {"name": "../../escaped"}),
+        ("an absolute path", {"name": "/tmp/escaped"}),
+        ("a link", {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}),
+        ("a hard link", {"type": tarfile.LNKTYPE, "linkname": "recipe.yaml"}),
+        ("a device", {"type": tarfile.CHRTYPE}),
+        ("a bomb", {"size": 8**11 - 1}),
+        ("a program", {"mode": 0o4755}),
+    ],
+)
+def test_a_header_that_was_not_signed_is_refused(folder: Path, name: str, change: dict[str, Any]) -> None:
+    member = places(folder / "good.esb")["nothing"]
+    for key, value in change.items():
+        setattr(member, key, value)
+    said = refused(changed(folder, member.offset, member.tobuf(tarfile.USTAR_FORMAT)), folder)
+    assert "nothing is not what was signed" in said, name
+    assert not Path("/tmp/escaped").exists()
+
+
+@pytest.mark.parametrize("name", ["../a", "/a", "a/../b", "a//b", ".a", "a/.b", "", "a\0b", "ä", "a" * 101, "a\nb"])
+def test_a_manifest_cannot_name_what_lies_elsewhere(name: str) -> None:
+    with pytest.raises(ValidationError):
+        File(name=name, size=0, sha256="0" * 64)
+
+
+@pytest.mark.parametrize("names", [("a", "a"), ("a", "a/b"), ("manifest.json",)])
+def test_files_do_not_lie_on_each_other(names: tuple[str, ...]) -> None:
+    files = tuple(File(name=name, size=0, sha256="0" * 64) for name in names)
+    with pytest.raises(ValidationError):
+        Manifest(name="m", version="1", time=0, key="", files=files)
+
+
+def test_a_manifest_that_is_too_long_is_not_read(folder: Path) -> None:
+    (folder / "changed.esb").write_bytes(bundle._header("manifest.json", bundle.MOST_MANIFEST + 1) + bytes(10_000))
+    assert "is no bundle" in refused(folder / "changed.esb", folder)
+
+
+def test_a_file_that_swaps_after_it_was_verified_is_found_while_it_is_unpacked(folder: Path, tmp_path: Path) -> None:
+    trusted, good = keys.trusted(folder / "trusted"), (folder / "good.esb").read_bytes()
+    head = bundle.read_head(io.BytesIO(good), trusted, "it")
+    with pytest.raises(SignatureError, match=r"model/model\.onnx is not what was signed"):
+        bundle.unpack(io.BytesIO(good.replace(b"xxxx", b"yyyy")), head, tmp_path, "it")
+
+
+def test_another_key_is_refused(folder: Path, tmp_path: Path) -> None:
+    foreign = bundles.signed(tmp_path / "foreign.esb", bundles.key(tmp_path, "stranger"), "3.0")
+    assert "not signed by a key that this device trusts" in refused(foreign, folder)
+
+
+def test_an_expired_key_is_refused(folder: Path, tmp_path: Path) -> None:
+    private = bundles.key(tmp_path, "short", days=3)
+    path = bundles.signed(tmp_path / "late.esb", private, "3.0", time=bundles.TIME + 900 * 86400)
+    shutil.copytree(folder / "device", tmp_path / "device", symlinks=True)
+    said = refused(path, tmp_path)
+    assert "short (" in said and "expired on" in said and "sign it with its successor" in said
+
+
+def test_an_older_version_is_refused_unless_it_may(folder: Path, tmp_path: Path) -> None:
+    for version in ("1.0", "0.9", "1.0.0", "0.10"):
+        path = bundles.signed(tmp_path / f"v{version}.esb", folder / "factory.key", version, filler=2000)
+        assert "needed one after 1.0" in refused(path, folder, DeployError)
+    shutil.copytree(folder / "device", tmp_path / "device", symlinks=True)
+    with LocalFile(path, keys.trusted(folder / "trusted")) as source:
+        assert bundles.device(tmp_path / "device").deploy(source, downgrade=True).version == "0.10"
+    assert bundles.serving(tmp_path / "device") == "0.10"
+
+
+def test_versions_count_as_numbers() -> None:
+    assert order("1.10") > order("1.9") and order("1.0") == order("1") and order("2026.11.25.093000") > order("2026.2")
+
+
+@pytest.mark.parametrize(
+    ("needs", "said"),
+    [
+        ({"edgesparse": "99.0"}, "found edgesparse .*, needed 99.0 or newer: update edgesparse"),
+        ({"l4t": "36.4"}, "found l4t none, needed 36.4"),
+        ({"onnxruntime": "99"}, "found onnxruntime .*, needed 99"),
+        ({"warp-drive": "1"}, "the bundle needs 'warp-drive', which this edgesparse does not know"),
+    ],
+)
+def test_least_versions_are_held(folder: Path, tmp_path: Path, needs: dict[str, str], said: str) -> None:
+    path = bundles.signed(tmp_path / "needs.esb", folder / "factory.key", "3.0", deploy=Deploy(needs=needs))
+    found = refused(path, folder, EdgeSparseError)
+    assert re.search(said, found), found
+
+
+def test_a_file_that_changes_while_it_is_bundled_is_noticed(folder: Path, tmp_path: Path) -> None:
+    private = keys.read_private(folder / "factory.key")
+    (tmp_path / "a").write_bytes(b"abc")
+    listed = (File(name="a", size=3, sha256="0" * 64),)
+    manifest = Manifest(name="m", version="1", time=0, key="", files=listed)
+    with pytest.raises(ConfigError, match="changed while it was read"):
+        bundle.write(io.BytesIO(), manifest, private, {"a": tmp_path / "a"})
