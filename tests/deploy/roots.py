@@ -1,0 +1,115 @@
+"""A Debian root that stands for a Jetson's file system, made by debootstrap once; each use writes to an overlay.
+
+What of a Jetson is stood in for, since none of it can be had here: STAND_INS below, and a Python 3.11 (Debian's) where
+JetPack 6 has 3.10. Everything else is real: apt, useradd, venv, pip, systemctl in a root that is not booted.
+arm64 runs under qemu-user through binfmt_misc.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+CACHE = Path(os.environ.get("EDGESPARSE_ROOTS", Path.home() / ".cache" / "edgesparse" / "roots"))
+BINFMT = Path("/proc/sys/fs/binfmt_misc")
+DEBIAN = ["bookworm", "http://deb.debian.org/debian"]
+PACKAGES = "ca-certificates,python3,python3-venv,sudo,systemd"
+ARCHS = {"x86_64": "amd64", "aarch64": "arm64"}
+
+STAND_INS = {
+    "etc/nv_tegra_release": "# R36 (release), REVISION: 4.3, GCID: 0, BOARD: generic, EABI: aarch64\n",
+    "usr/lib/python3/dist-packages/tensorrt/__init__.py": "__version__ = '10.3.0'\n",
+    "usr/lib/python3/dist-packages/pycuda/__init__.py": "VERSION_TEXT = '2026.1'\n",
+    "usr/lib/python3/dist-packages/pycuda/driver.py": "",
+    "usr/local/cuda/bin/nvcc": "#!/bin/sh\nexit 1\n",
+    "usr/bin/nvidia-smi": "#!/bin/sh\necho 'Orin (nvgpu), 8.7, 540.4.0'\n",
+    "usr/sbin/nvpmodel": "#!/bin/sh\necho 'NV Power Mode: 15W'\necho 0\n",
+}
+"""File and content. A module without functions loads and no more: it stands for one that a thin image lacks or has."""
+
+
+def skip_unless_possible(arch: str) -> None:
+    """Needs root, debootstrap, overlays, and qemu-user for another machine's programs."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to make a root")
+    if shutil.which("debootstrap") is None:
+        pytest.skip("needs debootstrap: apt install debootstrap")
+    if arch != platform.machine() and not _emulated(arch):
+        pytest.skip(f"needs qemu-user for {arch}: apt install qemu-user-static, and binfmt_misc")
+
+
+def _emulated(arch: str) -> bool:
+    """Whether this kernel hands programs of that machine to qemu; registers it where it may."""
+    if not (BINFMT / "register").exists():
+        subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(BINFMT)], capture_output=True, check=False)
+    entry = Path(f"/usr/lib/binfmt.d/qemu-{arch}.conf")
+    if not (BINFMT / f"qemu-{arch}").exists() and entry.exists() and (BINFMT / "register").exists():
+        (BINFMT / "register").write_text(entry.read_text().strip())
+    return (BINFMT / f"qemu-{arch}").exists()
+
+
+def base(arch: str) -> Path:
+    """The cached root: half a minute from a mirror near by, some minutes under qemu, once."""
+    root = CACHE / f"bookworm-{arch}"
+    if (root / "made").exists():
+        return root
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    suite, mirror = DEBIAN
+    command = [
+        "debootstrap",
+        f"--arch={ARCHS[arch]}",
+        "--variant=minbase",
+        f"--include={PACKAGES}",
+        suite,
+        str(root),
+        mirror,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"debootstrap failed: {done.stdout[-300:]}{done.stderr[-300:]}")
+    (root / "made").touch()
+    return root
+
+
+class Root:
+    """An overlay on the cached root, mounted at `folder`; `run` runs a command in it."""
+
+    def __init__(self, arch: str, scratch: Path) -> None:
+        self.folder = scratch / "root"
+        for name in ("root", "upper", "work"):
+            (scratch / name).mkdir(parents=True)
+        options = f"lowerdir={base(arch)},upperdir={scratch / 'upper'},workdir={scratch / 'work'}"
+        done = subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, str(self.folder)], check=False)
+        if done.returncode:
+            pytest.skip("needs overlay mounts")
+        for name in ("proc", "dev"):
+            subprocess.run(["mount", "--rbind", f"/{name}", str(self.folder / name)], check=True)
+            subprocess.run(["mount", "--make-rslave", str(self.folder / name)], check=True)
+        shutil.copy("/etc/resolv.conf", self.folder / "etc" / "resolv.conf")
+
+    def stand_in(self) -> None:
+        for name, text in STAND_INS.items():
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+            path.chmod(0o755 if "bin/" in name else 0o644)
+
+    def run(self, *command: str, network: bool = True) -> subprocess.CompletedProcess[str]:
+        alone = [] if network else ["unshare", "--net"]
+        return subprocess.run(
+            [*alone, "chroot", str(self.folder), *command],
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=3000,
+        )
+
+    def close(self) -> None:
+        subprocess.run(["umount", "-R", "-l", str(self.folder)], check=True)
