@@ -20,10 +20,6 @@ UNIT = "/etc/systemd/system/edgesparse.service"
 NODES = ("nvmap", "nvhost-*", "nvgpu/*/*", "nvidia[0-9]*", "nvidiactl", "dri/renderD*", "video[0-9]*")
 """What TensorRT and cameras open under /dev. JetPack gives all of it to the groups above; other images may not."""
 
-SUDO = "/etc/sudoers.d/edgesparse"
-RESTART = f"{USER} ALL=(root) NOPASSWD: /usr/bin/systemctl restart edgesparse\n"
-"""Deploys run as the service's user, so that what they build is its own; this is all of root that they need."""
-
 DEVICE = """\
 # This device: its cameras and where detections go. The bundle's recipe is the same on every device; this file is not.
 # docs/service.md has every key. After a change: sudo systemctl reload edgesparse
@@ -42,8 +38,6 @@ def user(system: System) -> Iterator[Change]:
     if absent:
         names = ",".join(absent)
         yield Change(f"add {USER} to {names}", lambda: system.run("usermod", "-aG", names, USER, remedy=remedy))
-    if system.read(SUDO) != RESTART:
-        yield Change(f"let {USER} restart the service by {SUDO}", lambda: system.write(SUDO, RESTART, 0o440))
 
 
 def udev(system: System) -> Iterator[Change]:

@@ -20,7 +20,7 @@ EXTRAS = ("eval", "service", "fleet")
 CUDA = "/usr/local/cuda"
 PYTHON = "/usr/bin/python3"
 
-APT = ("python3-venv", "sudo")
+APT = ("python3-venv",)
 COMPILER = ("python3-dev", "g++")
 """Debian packages, and those that pycuda is compiled with, until it is."""
 

@@ -13,7 +13,6 @@ from . import account, board, software
 from .system import REFUSED, Change, Failed, System
 
 EDGESPARSE = f"{software.VENV}/bin/edgesparse"
-RESTART = "sudo -n systemctl restart edgesparse"
 
 
 @dataclass(frozen=True)
@@ -41,18 +40,14 @@ def deploy(system: System, wanted: Wanted) -> Iterator[Change]:
     """The first bundle: checked, built here, tried, switched to. Of what runs already, nothing."""
     if not wanted.bundle:
         return
-    command = as_user("deploy", _source(wanted.bundle), "--restart", RESTART if system.booted else "")
+    restart = () if system.booted else ("--restart", "")
+    command = (EDGESPARSE, "deploy", _source(wanted.bundle), *restart)
     would = system.ask(*command, "--check", "--json")
     if would is None or json.loads(would).get("changed", True):
         yield Change(
             f"deploy {wanted.bundle} (the engine is built: minutes)",
-            lambda: system.run(*command, remedy=f"{EDGESPARSE} status says more; {shlex.join(command)}"),
+            lambda: system.run(*command, remedy=f"sudo {shlex.join(command)}; sudo {EDGESPARSE} status"),
         )
-
-
-def as_user(*arguments: str) -> tuple[str, ...]:
-    """`edgesparse` run by the service's user, so that what it writes is that user's."""
-    return ("runuser", "-u", account.USER, "--", EDGESPARSE, *arguments)
 
 
 def _source(bundle: str) -> str:
@@ -63,13 +58,14 @@ def self_test(system: System, wanted: Wanted) -> Iterator[Change]:
     """`edgesparse doctor` as the service's user, and the service's own health; nothing is changed."""
     if not system.path(EDGESPARSE).exists():
         return iter(())
-    said = system.run(*as_user("doctor", "--json"), remedy=shlex.join(as_user("doctor")))
+    command = ("runuser", "-u", account.USER, "--", EDGESPARSE, "doctor")
+    said = system.run(*command, "--json", remedy=f"sudo {shlex.join(command)}")
     needed = ("GPU", "tensorrt", "pycuda.driver") if system.found.get("l4t") else ()
     for finding in json.loads(said[said.index("{") :])["findings"]:
         if finding["state"] == "needed" or (finding["what"] in needed and finding["state"] != "ok"):
             raise Failed(f"{finding['what']}: {finding['found']}", finding["remedy"])
     if wanted.bundle and system.booted:
-        status = json.loads(system.ask(*as_user("status", "--json")) or "{}")
+        status = json.loads(system.ask(EDGESPARSE, "status", "--json") or "{}")
         if not status.get("healthy"):
             why = (status.get("service") or {}).get("why") or "it does not say why"
             raise Failed(f"the service is not healthy: {why}", "journalctl -u edgesparse", REFUSED)

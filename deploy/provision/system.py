@@ -84,13 +84,13 @@ class System:
             )
         except OSError as error:
             raise Failed(f"{command[0]}: {error.strerror}", remedy) from None
-        assert child.stdout is not None
         lines = []
-        for raw in child.stdout:
-            lines.append(raw.decode(errors="replace").rstrip())
-            _show(lines[-1])
+        with child:
+            for raw in child.stdout or ():
+                lines.append(raw.decode(errors="replace").rstrip())
+                _show(lines[-1])
         _show("")
-        if child.wait():
+        if child.returncode:
             raise Failed(f"`{' '.join(command)}` ended with {child.returncode}: {_last_words(lines)}", remedy)
         return "\n".join(lines)
 

@@ -18,7 +18,7 @@ import pytest
 CACHE = Path(os.environ.get("EDGESPARSE_ROOTS", Path.home() / ".cache" / "edgesparse" / "roots"))
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
 DEBIAN = ["bookworm", "http://deb.debian.org/debian"]
-PACKAGES = "ca-certificates,python3,python3-venv,sudo,systemd"
+PACKAGES = "ca-certificates,python3,python3-venv,systemd"
 ARCHS = {"x86_64": "amd64", "aarch64": "arm64"}
 
 STAND_INS = {

@@ -1,0 +1,132 @@
+"""scripts/provision as a user runs it, in a Debian root: offline, twice, with a first bundle. Marker `debootstrap`.
+
+Last run: see LAST. Not in CI, for it takes minutes and a mirror. The stand-ins are named in roots.py.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.deploy import roots
+
+ROOT = Path(__file__).parents[2]
+LAST = "never"
+HERE = "/opt/wheelhouse"
+
+pytestmark = [pytest.mark.debootstrap, pytest.mark.timeout(3600)]
+
+
+@pytest.fixture(scope="module", params=["x86_64", "aarch64"])
+def arch(request: pytest.FixtureRequest) -> str:
+    roots.skip_unless_possible(request.param)
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def wheelhouse(arch: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What scripts/wheelhouse fetches for Debian's Python; for arm64 exactly as for a Jetson, but for the version."""
+    out = roots.CACHE / f"wheelhouse-{arch}"
+    command = [sys.executable, ROOT / "scripts" / "wheelhouse", out, "--arch", arch, "--python", "3.11"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default detector, signed, beside the key that a device trusts."""
+    folder = tmp_path_factory.mktemp("bundle")
+    (folder / "parts.yaml").write_text(f"model: {ROOT}/edgesparse/demo/parts_2to4.onnx\nbuild:\n  backend: onnxruntime\n")
+    edgesparse(folder, "demo", "export", "pictures", "--count", "4")
+    edgesparse(folder, "keys", "new", "fleet")
+    edgesparse(folder, "bundle", "parts.yaml", "-o", "parts.esb", "--key", "fleet.key", "--pictures", "pictures/images")
+    return folder
+
+
+def edgesparse(folder: Path, *arguments: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "edgesparse", *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def root(arch: str, wheelhouse: Path, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[roots.Root]:
+    found = roots.Root(arch, tmp_path_factory.mktemp("root"))
+    try:
+        found.stand_in()
+        shutil.copytree(wheelhouse, found.folder / HERE.lstrip("/"))
+        table = found.folder / HERE.lstrip("/") / "deploy" / "provision" / "board.py"
+        # Debian's Python stands for JetPack's.
+        table.write_text(table.read_text().replace('"6.1 or 6.2", (3, 10)', '"6.1 or 6.2", (3, 11)'))
+        for name in ("parts.esb", "fleet.pub"):
+            shutil.copy(bundle / name, found.folder / "srv" / name)
+            (found.folder / "srv" / name).chmod(0o644)
+        yield found
+    finally:
+        found.close()
+
+
+def provision(root: roots.Root, *arguments: str) -> dict[str, Any]:
+    """The report of a run that has no network at all."""
+    done = root.run(f"{HERE}/scripts/provision", "--offline", HERE, "--json", *arguments, network=False)
+    assert done.stdout.startswith("{"), done.stdout + done.stderr
+    report: dict[str, Any] = json.loads(done.stdout)
+    assert report["ok"], report
+    return report
+
+
+WANTED = ("--key", "/srv/fleet.pub", "--bundle", "/srv/parts.esb")
+
+
+def test_a_root_becomes_a_device_and_then_stays_as_it_is(root: roots.Root) -> None:
+    """Checked, provisioned, provisioned again: what was to change did, and then nothing more does."""
+    before = listing(root)
+    would = provision(root, "--check", *WANTED)
+    assert would["changed"] and listing(root) == before
+    did = provision(root, *WANTED)
+    assert [step["changes"] for step in did["steps"]] == [step["changes"] for step in would["steps"]]
+    again = provision(root, *WANTED)
+    assert not again["changed"], again
+    assert again["machine"]["tensorrt"] == "10.3.0" and again["machine"]["power_mode"] == "15W"
+
+
+def listing(root: roots.Root) -> str:
+    return root.run("find", "/opt", "/etc", "/var/lib", "/usr/local", "-newer", "/srv/parts.esb").stdout
+
+
+def test_the_service_has_its_user_and_its_package(root: roots.Root) -> None:
+    """The user that runs the service sees TensorRT's module, reads the package, and owns what was built."""
+    user = ("runuser", "-u", "edgesparse", "--")
+    groups = root.run("id", "-nG", "edgesparse").stdout.split()
+    assert "video" in groups
+    seen = root.run(*user, "/opt/edgesparse/bin/python", "-c", "import tensorrt, cv2; print(tensorrt.__file__)")
+    assert "/usr/lib/python3/dist-packages/tensorrt" in seen.stdout, seen.stderr
+    status = json.loads(root.run("/opt/edgesparse/bin/edgesparse", "status", "--json").stdout)
+    assert status["running"]["name"] and status["last"]["result"] == "deployed"
+    package = "/var/lib/edgesparse/current/package"
+    bench = root.run(*user, "env", "EDGESPARSE_STATE=/var/lib/edgesparse", "/opt/edgesparse/bin/edgesparse", "bench", package, "--frames", "20", "--json")
+    assert bench.returncode == 0, bench.stderr
+    assert root.run("stat", "-c", "%U", "/var/lib/edgesparse/current/").stdout.strip() == "edgesparse"
+    assert root.run("systemctl", "is-enabled", "edgesparse").stdout.strip() == "enabled"
+
+
+def test_packages_that_are_missing_come_from_files(root: roots.Root) -> None:
+    """Without a network a package is named that is missing; with its files beside the wheels apt installs them."""
+    root.run("dpkg", "--purge", "--force-depends", "python3-venv")
+    done = root.run(f"{HERE}/scripts/provision", "--offline", HERE, "--json", network=False)
+    (failed,) = [step for step in json.loads(done.stdout)["steps"] if step["state"] == "failed"]
+    assert done.returncode == 3 and "python3-venv" in failed["why"] and "--download-only python3-venv" in failed["remedy"]
+    root.run("apt-get", "update")
+    root.run("sh", "-c", f"mkdir -p {HERE}/debs && cd {HERE}/debs && apt-get download python3-venv")
+    report = provision(root)
+    assert next(step for step in report["steps"] if step["step"] == "apt packages")["state"] == "changed"
+    assert not provision(root)["changed"]
