@@ -387,9 +387,7 @@ def test_an_environment_of_another_python_is_not_used(jetson: Board, capsys: pyt
     assert "does not see the system's packages" in failure(provision(jetson, capsys))[1]
 
 
-def test_a_bundle_is_deployed_once(
-    jetson: Board, key: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bundle_is_deployed_once(jetson: Board, key: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jetson.says["--check --json"] = '{"changed": false}'
     report = provision(jetson, capsys, "--key", key, "--bundle", "parts.esb")
     assert report["ok"] and not any(" deploy " in command for command in jetson.ran)
