@@ -196,6 +196,7 @@ class _OnlyHttps(HTTPRedirectHandler):
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> Request | None:
         if urlsplit(newurl).scheme != "https":
+            fp.close()
             raise DeployError(f"{_shown(req.full_url)} sends on to {_shown(newurl)}: needed https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
