@@ -1,10 +1,11 @@
 """Post-training INT8 of YOLOX-nano: NVIDIA ModelOpt and ONNX Runtime's quantizer beside edgesparse, on the same data.
 
-    python benchmarks/int8_accuracy.py [--environment FOLDER] [--ours NAME=FILE.onnx ...] [--save]
+    python benchmarks/int8_accuracy.py [--environment FOLDER] [--no-peers] [--ours NAME=FILE.onnx ...] [--save]
 
 All calibrate on the pictures of train and are scored by our evaluate on val, in ONNX Runtime. The peers run in an
 environment of their own: made in a temporary folder, or kept in --environment and taken up again. ModelOpt needs
-PyTorch (a build for the CPU will do, gigabytes otherwise); without --environment it is installed with it.
+PyTorch (a build for the CPU will do, gigabytes otherwise); without --environment it is installed with it. With
+--no-peers their rows are those of the last run that was saved; each row has its date.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from onnx import ModelProto
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.common import machine, save
+from benchmarks.common import RESULTS, machine, save
 from benchmarks.yolox import SPEC, pictures
 from edgesparse.backends.onnxruntime import OnnxRuntimeBackend
 from edgesparse.graph.calibration import calibrate
@@ -48,11 +49,6 @@ PEERS = (
     ("onnxruntime", "Percentile", True),
 )
 """Tool, its method, and whether it is told to keep the head's last layers float, as edgesparse does by itself."""
-OURS = {
-    "edgesparse quantize": (),
-    "edgesparse quantize --max-drop 1": ("--max-drop", "1", "--data", "{data}/instances_train.json"),
-}
-"""Verbs with their options; what `--max-drop` keeps float is chosen on the labels of train, not on those that score."""
 ROOT = Path(__file__).resolve().parents[1]
 TITLES = {"modelopt": "ModelOpt", "onnxruntime": "ONNX Runtime"}
 
@@ -78,9 +74,9 @@ def by_peer(
     return dict(json.loads(ran.stdout.strip().splitlines()[-1]))
 
 
-def by_verb(model: Path, train: Path, out: Path, *options: str) -> dict[str, Any]:
+def by_verb(model: Path, train: Path, out: Path) -> dict[str, Any]:
     """`edgesparse quantize` as a process: seconds and peak resident megabytes; or its last line as `error`."""
-    command = [sys.executable, "-m", "edgesparse", "quantize", str(model), "-o", str(out), "--force", *options]
+    command = [sys.executable, "-m", "edgesparse", "quantize", str(model), "-o", str(out), "--force"]
     command += ["--pictures", str(train), "--classes", "coco", "--store", str(out.parent / "store")]
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as said:
@@ -127,6 +123,13 @@ def by_ranges(model: ModelProto, data: Path, out: Path) -> None:
     onnx.save(quantize(model, made.scales)[0], str(out))
 
 
+def known_peers() -> dict[str, Any]:
+    """The peers' rows of the last run, each with its date."""
+    known = json.loads((RESULTS / "int8_accuracy.json").read_text())
+    titles = tuple(TITLES.values())
+    return {name: {"date": known["date"], **row} for name, row in known["rows"].items() if name.startswith(titles)}
+
+
 def table(rows: Iterable[tuple[str, dict[str, Any]]]) -> None:
     print(f"{'':42}{'mAP':>7}{'mAP50':>7}{'INT8 %':>8}{'seconds':>9}{'MB':>7}", file=sys.stderr)
     for name, row in rows:
@@ -154,7 +157,7 @@ def main() -> None:
     said = parser.parse_args()
     labels = Labels(said.real / "coco_mini" / "instances_val.json", said.real / "coco_mini" / "val")
     source = said.real / "models" / "yolox_nano.onnx"
-    rows: dict[str, dict[str, Any]] = {"FP32": score(source, labels)}
+    rows: dict[str, dict[str, Any]] = {"FP32": score(source, labels), **(known_peers() if said.no_peers else {})}
     head = [layer.name for layer in report_of(onnx.load(source)).layers if not layer.int8]
     with tempfile.TemporaryDirectory() as folder:
         data, out = Path(folder, "pictures.npy"), Path(folder, "out.onnx")
@@ -167,15 +170,14 @@ def main() -> None:
             table(list(rows.items())[-1:])
         by_ranges(onnx.load(source), data, out)
         rows["edgesparse, ranges alone"] = score(out, labels)
-        pairs = said.real / "coco_mini"
-        for name, options in OURS.items():
-            row = by_verb(source, pairs / "train", out, *(option.format(data=pairs) for option in options))
-            rows[name] = row if "error" in row else {**row, **score(out, labels)}
+        row = by_verb(source, said.real / "coco_mini" / "train", out)
+        rows["edgesparse quantize"] = row if "error" in row else {**row, **score(out, labels)}
     for ours in said.ours:
         name, _, path = ours.partition("=")
         rows[f"edgesparse, {name}"] = score(Path(path), labels)
     table(rows.items())
-    result = {**machine(), "pictures": said.pictures, "rows": rows}
+    result = {**machine(), "pictures": said.pictures}
+    result["rows"] = {name: {"date": result["date"], **row} for name, row in rows.items()}
     # where the environment and files that were handed in lie is this machine's own affair
     handed = "".join(f" --ours {ours.partition('=')[0]}=..." for ours in said.ours)
     result["command"] = f"python benchmarks/int8_accuracy.py{handed} --save"

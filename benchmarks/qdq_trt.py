@@ -213,25 +213,28 @@ def rows(path: Path) -> dict[str, Any]:
     return known
 
 
-def add(path: Path, name: str, found: dict[str, Any]) -> None:
+def add(path: Path, about: dict[str, Any], name: str, found: dict[str, Any]) -> None:
     part = path.with_suffix(".part")
-    part.write_text(json.dumps({**machine(), "rows": {**rows(path), name: found}}, indent=2) + "\n")
+    part.write_text(json.dumps({**about, "rows": {**rows(path), name: found}}, indent=2) + "\n")
     part.replace(path)
 
 
 def child(said: argparse.Namespace) -> None:
     """Measure a group's rows that the file has not got yet."""
+    level = f" --level {said.level}" if said.level is not None else ""
+    command = f"python benchmarks/qdq_trt.py --files FOLDER{level} --count {said.count} --limit {said.limit:g}"
+    about = {**machine(), "command": command}
     for case in cases(said.child, said.files, said.real):
         if case.name in rows(said.out):
             continue
-        add(said.out, case.name, STARTED)  # what ends the process leaves this behind
+        add(said.out, about, case.name, STARTED)  # what ends the process leaves this behind
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             try:
                 found = measure(case, said, Path(folder))
             except EdgeSparseError as error:
                 found = {"error": str(error)}
-        add(said.out, case.name, {**found, "seconds": round(time.perf_counter() - start, 1)})
+        add(said.out, about, case.name, {**found, "seconds": round(time.perf_counter() - start, 1)})
         print(json.dumps({case.name: rows(said.out)[case.name]}), flush=True)
 
 

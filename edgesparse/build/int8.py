@@ -25,10 +25,11 @@ from edgesparse.graph import model as graph
 from edgesparse.graph.placement import Placement
 from edgesparse.graph.quantize import quantize
 from edgesparse.graph.recover import recover
+from edgesparse.graph.representative import size_warnings
 from edgesparse.package.manifest import sha256
 from edgesparse.package.sign import state_folder
 from edgesparse.runtime.evaluate import Labels
-from edgesparse.runtime.pictures import picture_files, prepared
+from edgesparse.runtime.pictures import picture_files, prepared, read_picture
 from edgesparse.version import VERSION
 
 PLACEMENTS: tuple[Placement, ...] = ("fuse", "sparse")
@@ -108,7 +109,8 @@ def _recovered(job: Job, progress: Progress) -> Found:
         spec=spec,
         progress=progress,
     )
-    found = Found(made.model, dict(made.scales), made.keep, made.report.pictures, made.report.warnings)
+    warnings = (*size_warnings([read_picture(path).shape[:2] for path in files], spec), *made.report.warnings)
+    found = Found(made.model, dict(made.scales), made.keep, made.report.pictures, warnings)
     with suppress(OSError):  # it is only a shortcut
         _write(kept, found)
     return found

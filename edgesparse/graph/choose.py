@@ -142,7 +142,8 @@ def _parts(index: int, output: Floats) -> list[_Part]:
 
 
 def _spread(values: Floats, weight: Floats) -> Floats:
-    spread: Floats = weight @ (values - np.average(values, 0, weight).astype(np.float32)) ** 2
+    mean = weight @ values / max(float(weight.sum()), 1e-12)  # no place may count: a picture with nothing on it
+    spread: Floats = weight @ (values - mean) ** 2
     return spread
 
 

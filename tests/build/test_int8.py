@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import squares
@@ -14,7 +15,7 @@ from edgesparse.build import int8
 from edgesparse.build.int8 import hash_of, quantise, write_pictures
 from edgesparse.build.select import build
 from edgesparse.config import DetectorSpec, InputSpec, parse
-from edgesparse.errors import AccuracyGateFailed, CalibrationError, ConfigError
+from edgesparse.errors import AccuracyGateFailed, BuildError, CalibrationError, ConfigError
 from edgesparse.graph import calibration_cache, sparsity
 from edgesparse.graph import model as graph
 
@@ -114,6 +115,29 @@ def test_a_build_with_labels_has_int8_that_passes(spoilt: Path, labels: Path) ->
         build(parse({**said, "accept": {"pictures": str(labels.parent)}}, "recipe"), labels.parent / "engines")
     made = build(parse({**said, "accept": accept}, "recipe"), labels.parent / "engines").package.manifest
     assert made.precision == "int8" and any("2 layers stay float" in line for line in made.verdict)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_model_that_carries_pairs_is_built_as_it_is(job: dict[str, Any], labels: Path) -> None:
+    """Pictures change nothing, and other candidates are refused."""
+    said: dict[str, Any] = {"model": quantise(job, quiet)["fuse"], "classes": list(squares.NAMES)}
+    said |= {"build": {"backend": "onnxruntime"}, "calibrate": {"pictures": str(labels.parent)}}
+    package = build(parse(said, "recipe"), labels.parent / "engines").package
+    assert package.manifest.precision == "int8" and [one.name for one in package.manifest.candidates] == ["int8-qdq"]
+    given, kept = (graph.load(path) for path in (Path(said["model"]), package.folder / package.manifest.engine))
+    stored = {tensor.name for tensor in given.graph.initializer}
+    pairs = [{n.input[0] for n in made.graph.node if n.op_type == "QuantizeLinear"} - stored for made in (given, kept)]
+    assert pairs[0] == pairs[1] and pairs[0]  # ONNX Runtime folds those of weights
+    said["build"]["candidates"] = ["fp32"]
+    with pytest.raises(BuildError, match="the model carries Q/DQ, so it is built as it is"):
+        build(parse(said, "recipe"), labels.parent / "engines")
+
+
+def test_pictures_unlike_the_input_are_told_of(job: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "small").mkdir()
+    cv2.imwrite(str(tmp_path / "small/1.png"), np.zeros((20, 20, 3), np.uint8))
+    job["calibrate"] = {"pictures": str(tmp_path / "small"), "count": 4}
+    assert any("far smaller than the input of 64x64" in note for note in quantise(job, quiet)["notes"])
 
 
 def test_pictures_for_tensorrt_are_what_the_network_takes(labels: Path, tmp_path: Path) -> None:
