@@ -11,7 +11,7 @@ from types import FrameType
 
 import click
 
-from edgesparse.cli import build, demo, doctor, fleet, graph, keys, prune, quantize, run, score
+from edgesparse.cli import build, demo, doctor, export, fleet, graph, keys, prune, quantize, run, score
 from edgesparse.cli.show import complain
 from edgesparse.errors import EdgeSparseError
 from edgesparse.version import VERSION
@@ -46,6 +46,7 @@ for verb in (
     fleet.deploy,
     fleet.rollback,
     fleet.status,
+    export.export,
     demo.demo,
 ):
     verbs.add_command(verb)
