@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PATH = click.Path(path_type=Path)
 PLANS = (".engine", ".plan", ".trt")
 SHOWN_GAINS = 10
+COLUMNS = ("layer", "op", "weights", "state", "notes", "MACs M", "%", "KB", "zeros %", "violations")
 
 
 @click.command()
@@ -70,7 +71,7 @@ def inspect(
 def _show_layers(name: str, report: Inspection) -> None:
     notes: Counter[str] = Counter()
     rows = [_row(layer, report.macs, _marks(layer, notes)) for layer in report.layers]
-    table(name, ("layer", "op", "weights", "state", "notes", "MACs M", "%", "zeros %", "violations"), rows, numbers=4)
+    table(name, COLUMNS, rows, numbers=5)
     for i, (text, count) in enumerate(notes.items(), 1):
         click.echo(f"[{i}] {text} ({count} layer{'s' * (count > 1)})")
     shares = ", ".join(
@@ -87,7 +88,8 @@ def _row(layer: Layer, total: int | None, notes: str) -> tuple[object, ...]:
     macs = "-" if layer.macs is None else f"{layer.macs / 1e6:.1f}"
     share = f"{100 * layer.macs / total:.1f}" if total and layer.macs else "-"
     missed = f"{layer.violations}/{layer.groups}" if layer.groups else "-"
-    return layer.name, layer.op, held, layer.state, notes, macs, share, f"{100 * layer.zero_share:.0f}", missed
+    size, zeros = f"{layer.bytes / 1e3:.1f}", f"{100 * layer.zero_share:.0f}"
+    return layer.name, layer.op, held, layer.state, notes, macs, share, size, zeros, missed
 
 
 def _marks(layer: Layer, notes: Counter[str]) -> str:
@@ -99,21 +101,22 @@ def _marks(layer: Layer, notes: Counter[str]) -> str:
 
 
 def _show_prediction(board: Board, predictions: dict[str, Prediction]) -> None:
-    from edgesparse.graph.predict import gains
+    from edgesparse.graph.predict import gains, verdict
 
     base = predictions["FP16"].ms
     rows = [(p.name, p.ms, p.bound, f"{base / p.ms:.2f}x") for p in predictions.values()]
     click.echo()
     table(f"predicted on {board}", ("engine", "ms", "bound by", "to FP16"), rows)
-    found = [gain for gain in gains(predictions) if gain.fp16_ms or gain.int8_ms]
-    shown = [(g.name, g.fp16_ms * 1e3, g.int8_ms * 1e3) for g in found[:SHOWN_GAINS]]
+    found = gains(predictions)
+    shown = [(g.name, g.bound, *(1e3 * ms for ms in (g.fp16_ms, g.int8_ms, g.relu_ms))) for g in found[:SHOWN_GAINS]]
     if shown:
         click.echo()
-        table("2:4 saves at most", ("layer", "FP16 us", "INT8 us"), shown, numbers=2)
-    for dense, sparse in (("FP16", "FP16 2:4"), ("INT8", "INT8 2:4")):
-        saved = predictions[dense].ms - predictions[sparse].ms
-        click.echo(f"{dense}: 2:4 saves at most {saved:.2f} of {predictions[dense].ms:.2f} ms")
-    click.echo("2:4 times are what it gains at most: the engine's build measures. docs/predict.md gives the error.")
+        columns = ("layer", "bound by", "FP16 us", "INT8 us", "INT8 with ReLU us")
+        table(f"layers where 2:4 saves most, {len(shown)} of {len(found)}", columns, shown, numbers=3)
+    click.echo()
+    for line in verdict(predictions):
+        click.echo(line)
+    click.echo("2:4 times are the least that it could take; docs/predict.md gives the error")
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:

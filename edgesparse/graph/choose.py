@@ -14,6 +14,7 @@ from edgesparse.graph.activations import Batches, Tape, stream, stride
 from edgesparse.graph.places import Places
 from edgesparse.graph.rebuild import Progress, State, advance, fit_layer, refittable
 from edgesparse.graph.sparsity import Layer, layer_name
+from edgesparse.graph.threads import in_threads
 from edgesparse.graph.wiring import Array
 
 PICTURES = 40
@@ -102,7 +103,7 @@ class Outputs:
     def _joined(self, values: Iterable[Mapping[str, Array]]) -> list[Floats]:
         """Each output, or what is made of all, as [places, fields]."""
         if self._read is not None:
-            return [np.concatenate([self._read(value) for value in values])]
+            return [np.concatenate(list(in_threads(self._read, values)))]
         seen = list(values)
         return [np.concatenate([_fields(value[name]) for value in seen]) for name in self.names]
 

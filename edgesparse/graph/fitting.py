@@ -9,10 +9,12 @@ error, all other kept weights refitted each time: the second-order cost of optim
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from edgesparse.graph.threads import in_threads
 
 Matrix = npt.NDArray[np.float64]
 Single = npt.NDArray[np.float32]
@@ -29,29 +31,45 @@ TOLERANCE = 1e-7
 """The least share of what the weights explain that an exchange must gain: less is lost in float32."""
 
 
-class Moments:
-    """Sums over positions of x x', y x' and y y' to which batches are added, of each of the groups of a convolution.
+class Sums(NamedTuple):
+    """Over positions: how many, of x, y and y y, x x' and y x', of each of the groups of a convolution.
 
     Inputs x [groups, d], targets y [groups, r].
     """
+
+    positions: float
+    x: npt.NDArray[Any]
+    y: npt.NDArray[Any]
+    yy: npt.NDArray[Any]
+    xx: npt.NDArray[Any]
+    yx: npt.NDArray[Any]
+
+    @classmethod
+    def of(cls, groups: int, x: Single, y: Single, weight: Single | None = None) -> Sums:
+        """Of one batch, in float32: `x` [positions, groups x d], `y` [positions, groups x r].
+
+        `weight` [positions] says how often each position counts, once each without.
+        """
+        root = np.ones(len(x), np.float32) if weight is None else np.sqrt(weight)
+        # weighed on both sides alike, so that BLAS works out half of the symmetric x x'
+        wx, wy = (x, y) if weight is None else (x * root[:, None], y * root[:, None])
+        count = float(np.square(root, dtype=np.float64).sum())
+        sum_x, sum_y, sum_yy = (v.reshape(groups, -1) for v in (root @ wx, root @ wy, np.square(wy).sum(0)))
+        return cls(count, sum_x, sum_y, sum_yy, _products(wx, wx, groups), _products(wy, wx, groups))
+
+
+class Moments:
+    """The sums of all batches that were added, in float64."""
 
     def __init__(self, groups: int, inputs: int, outputs: int) -> None:
         self.count = 0.0
         self.x, self.y, self.yy = np.zeros((groups, inputs)), np.zeros((groups, outputs)), np.zeros((groups, outputs))
         self.xx, self.yx = np.zeros((groups, inputs, inputs)), np.zeros((groups, outputs, inputs))
 
-    def add(self, x: Single, y: Single, weight: Single | None = None) -> None:
-        """`x` [positions, groups x d], `y` [positions, groups x r]; products are in float32, the sums in float64.
-
-        `weight` [positions] says how often each position counts, once each without.
-        """
-        wx, wy = (x, y) if weight is None else (x * weight[:, None], y * weight[:, None])
-        self.count += len(x) if weight is None else float(weight.sum(dtype=np.float64))
-        self.x += wx.sum(0, dtype=np.float64).reshape(self.x.shape)
-        self.y += wy.sum(0, dtype=np.float64).reshape(self.y.shape)
-        self.xx += _products(wx, x, len(self.x))
-        self.yx += _products(wy, x, len(self.x))
-        self.yy += np.einsum("pr,pr->r", wy, y, dtype=np.float64).reshape(self.yy.shape)
+    def add(self, sums: Sums) -> None:
+        self.count += sums.positions
+        for mine, more in zip((self.x, self.y, self.yy, self.xx, self.yx), sums[1:], strict=True):
+            mine += more
 
     def normal(self, group: int, intercept: bool) -> Normal:
         """About the means of x and y where the layer has a bias to take these up, else about nought."""
@@ -62,6 +80,8 @@ class Moments:
 
 def _products(a: Single, b: Single, groups: int) -> Single:
     """a' b of each group, [groups, columns of a, columns of b]."""
+    if groups == 1:
+        return (a.T @ b)[None]
     one, other = (values.reshape(len(values), groups, -1) for values in (a, b))
     products: Single = np.matmul(one.transpose(1, 2, 0), other.transpose(1, 0, 2))
     return products
@@ -147,11 +167,12 @@ def _exchange_block(h: Matrix, g: Matrix, mask: Mask, groups: npt.NDArray[np.int
     scaled = (h * scale * scale[:, None]).astype(np.float32)
     target = (g * scale).astype(np.float32)
     at_once = max(1, CACHE // scaled.nbytes)
-    parts = [
-        _exchange_rows(_Tableau(scaled, target[first : first + at_once], mask[first : first + at_once]), groups)
-        for first in range(0, len(g), at_once)
-    ]
-    return np.concatenate(parts)
+
+    def part(first: int) -> Mask:
+        rows = slice(first, first + at_once)
+        return _exchange_rows(_Tableau(scaled, target[rows], mask[rows]), groups)
+
+    return np.concatenate(list(in_threads(part, range(0, len(g), at_once))))
 
 
 def _exchange_rows(table: _Tableau, groups: npt.NDArray[np.intp]) -> Mask:
@@ -172,8 +193,7 @@ def _exchange_rows(table: _Tableau, groups: npt.NDArray[np.intp]) -> Mask:
         table.keep_rows(better)
         group, pair = np.divmod(best, 4)
         each = np.arange(len(rows))
-        table.pivot(sides[each, group, pair // 2], out=True)
-        table.pivot(sides[each, group, 2 + pair % 2], out=False)
+        table.exchange(sides[each, group, pair // 2], sides[each, group, 2 + pair % 2])
     done[rows] = table.mask
     return done
 
@@ -187,17 +207,19 @@ class _Tableau:
     """
 
     def __init__(self, h: Single, g: Single, mask: Mask) -> None:
-        both = mask[:, :, None] & mask[:, None, :]
-        kept = np.where(both, h, 0)
-        diagonal = np.arange(len(h))
-        kept[:, diagonal, diagonal] += ~mask
-        inverse = np.where(both, np.linalg.inv(kept), 0)
-        across = inverse @ h
+        kept = np.nonzero(mask)[1].reshape(len(mask), -1)
+        row = np.arange(len(mask))[:, None]
+        lines = h[kept]
+        inverse = np.linalg.inv(np.take_along_axis(lines, kept[:, None, :], 2))
+        across = inverse @ lines
+        self.a = h - lines.transpose(0, 2, 1) @ across
+        np.put_along_axis(across, kept[:, None, :], -inverse, 2)
+        self.a[row, kept] = across
+        self.a = np.where(mask[:, None, :], self.a.transpose(0, 2, 1), self.a)
+        fitted = np.einsum("rij,rj->ri", inverse, np.take_along_axis(g, kept, 1))
+        self.v = g - np.einsum("rij,ri->rj", lines, fitted)
+        self.v[row, kept] = fitted
         self.mask = mask.copy()
-        self.a = np.where(mask[:, None, :], across.transpose(0, 2, 1), h - h @ across)
-        self.a = np.where(mask[:, :, None], np.where(mask[:, None, :], -inverse, across), self.a)
-        fitted = np.einsum("rij,rj->ri", inverse, g)
-        self.v = np.where(mask, fitted, g - fitted @ h)
         self._g = g
 
     def explained(self) -> Single:
@@ -220,18 +242,26 @@ class _Tableau:
         if not rows.all():
             self.a, self.v, self.mask = self.a[rows], self.v[rows], self.mask[rows]
 
-    def pivot(self, column: npt.NDArray[np.intp], out: bool) -> None:
-        """Sweep each row on one `column`: bring its weight in, or take it out."""
-        row = np.arange(len(column))
-        line, value = self.a[row, column], self.v[row, column]
-        pivot = line[row, column]
-        scaled = line / pivot[:, None]
-        self.a -= scaled[:, :, None] * line[:, None, :]
-        self.v -= scaled * value[:, None]
-        sign = -1 if out else 1
-        scaled *= sign
-        scaled[row, column] = -1 / pivot
-        self.a[row, column] = scaled
-        self.a[row, :, column] = scaled
-        self.v[row, column] = sign * value / pivot
-        self.mask[row, column] = not out
+    def exchange(self, out: npt.NDArray[np.intp], into: npt.NDArray[np.intp]) -> None:
+        """In each row take the weight of one column out and bring that of another in: two sweeps, in one pass."""
+        row = np.arange(len(out))
+        leaving = self.a[row, out]
+        leaves = leaving / leaving[row, out, None]
+        entering = self.a[row, into] - leaves[row, into, None] * leaving
+        entering[row, out] = -leaves[row, into]
+        enters = entering / entering[row, into, None]
+        self.a -= np.stack((leaves, enters), 2) @ np.stack((leaving, entering), 1)
+        value = self.v[row, out]
+        self.v -= leaves * value[:, None]
+        self.v[row, out] = -value / leaving[row, out]
+        value = self.v[row, into]
+        self.v -= enters * value[:, None]
+        self.v[row, into] = value / entering[row, into]
+        leaves *= -1
+        leaves[row, out] = -1 / leaving[row, out]
+        leaves -= enters[row, out, None] * entering
+        enters[row, into] = -1 / entering[row, into]
+        for column, line in ((out, leaves), (into, enters)):
+            self.a[row, column] = line
+            self.a[row, :, column] = line
+        self.mask[row, out], self.mask[row, into] = False, True

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from itertools import islice
 
 from edgesparse.graph.boards import Board
 from edgesparse.graph.page import Bar, bars, document, key
-from edgesparse.graph.predict import Prediction, gains
+from edgesparse.graph.predict import BOUNDS, LayerTime, Prediction, gains, verdict
 from edgesparse.graph.sparsity import Inspection, Layer
 
+SHOWN_GAINS = 20
 STATES = {"sparse": "2:4", "dense": "could be 2:4", "ineligible": "cannot be 2:4"}
 
 
@@ -23,7 +25,7 @@ def page(
         _key(report),
         _bars(report),
         _prediction(board, predictions) if board and predictions else "",
-        _table(report),
+        _table(report, {time.name: time for time in predictions["FP16"].layers} if predictions else {}),
     ]
     return document(f"{name}: 2:4", *body)
 
@@ -45,44 +47,55 @@ def _title(layer: Layer) -> str:
 
 def _prediction(board: Board, predictions: Mapping[str, Prediction]) -> str:
     base = predictions["FP16"].ms
-    rows = "".join(
-        f'<tr><td>{p.name}</td><td class="n">{p.ms:.2f}</td><td>{p.bound}</td><td class="n">{base / p.ms:.2f}</td></tr>'
-        for p in predictions.values()
+    engines = ((p.name, p.bound, f"{p.ms:.2f}", f"{base / p.ms:.2f}") for p in predictions.values())
+    carry = (
+        (g.name, g.bound, *(f"{ms * 1e3:.1f}" for ms in (g.fp16_ms, g.int8_ms, g.relu_ms))) for g in gains(predictions)
     )
-    best = "".join(
-        f'<tr><td>{escape(g.name)}</td><td class="n">{g.fp16_ms * 1e3:.1f}</td><td class="n">{g.int8_ms * 1e3:.1f}</td>'
-        f'<td class="n">{g.relu_ms * 1e3:.1f}</td></tr>'
-        for g in gains(predictions)[:20]
-    )
+    *saved, last = verdict(predictions)
+    meant = "; ".join(f"{bound}: {words}" for bound, words in BOUNDS.items())
     return (
         f"<h2>Predicted on {escape(str(board))}</h2>"
-        "<p>2:4 times are what it gains at most: TensorRT keeps the dense kernel wherever that is faster.</p>"
-        f'<table><tr><th>engine<th class="n">ms<th>bound by<th class="n">to FP16</tr>{rows}</table>'
-        "<h2>Layers that would carry the gain</h2><table>"
-        '<tr><th>layer<th class="n">FP16 &micro;s<th class="n">INT8 &micro;s'
-        f'<th class="n">INT8 with ReLU &micro;s</tr>{best}</table>'
+        "<p>2:4 times are the least that it could take: TensorRT keeps the dense kernel wherever that is faster.</p>"
+        f"{_small(('engine', 'bound by', 'ms', 'times as fast as FP16'), engines)}<p>Bound by {meant}.</p>"
+        f"<p><b>{escape(last)}.</b></p><ul>{''.join(f'<li>{escape(line)}' for line in saved)}</ul>"
+        f"<h2>Layers where 2:4 saves most, &micro;s at most</h2>"
+        f"{_small(('layer', 'bound by', 'FP16', 'INT8', 'INT8 with ReLU'), islice(carry, SHOWN_GAINS))}"
     )
 
 
-def _table(report: Inspection) -> str:
-    rows = "".join(_row(i, layer) for i, layer in enumerate(report.layers))
+def _small(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table as wide as it must be: two columns of words, then numbers."""
+    head = "".join(f"<th>{name}" if i < 2 else f'<th class="n">{name}' for i, name in enumerate(columns))
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(v)}" if i < 2 else f'<td class="n">{v}' for i, v in enumerate(row)) + "</tr>"
+        for row in rows
+    )
+    return f'<table class="small"><tr>{head}</tr>{body}</table>'
+
+
+def _table(report: Inspection, times: Mapping[str, LayerTime]) -> str:
+    rows = "".join(_row(i, layer, times) for i, layer in enumerate(report.layers))
     head = (
         '<th>layer<th>op<th>weights<th class="n">MACs M<th class="n">KB<th class="n">zeros %<th class="n">violations'
-        "<th>state<th>why"
+        + ('<th class="n">FP16 &micro;s<th>bound by' if times else "")
+        + "<th>state<th>why"
     )
     return f'<h2>Layers</h2><div class="wide"><table><tr>{head}</tr>{rows}</table></div>'
 
 
-def _row(i: int, layer: Layer) -> str:
+def _row(i: int, layer: Layer, times: Mapping[str, LayerTime]) -> str:
     shape = "x".join(map(str, layer.shape or ())) or "-"
-    numbers = (
+    numbers = [
         "-" if layer.macs is None else f"{layer.macs / 1e6:,.1f}",
         f"{layer.bytes / 1e3:,.1f}",
         f"{100 * layer.zero_share:.0f}",
         f"{layer.violations:,} of {layer.groups:,}" if layer.groups else "-",
-    )
-    why = "".join(f"<li>{escape(text)}" for text in (layer.reason, *layer.doubts) if text)
+    ]
     cells = "".join(f'<td class="n">{number}</td>' for number in numbers)
+    if times:
+        time = times.get(layer.name)
+        cells += f'<td class="n">{time.ms * 1e3:,.1f}</td><td>{time.bound}</td>' if time else "<td></td><td></td>"
+    why = "".join(f"<li>{escape(text)}" for text in (layer.reason, *layer.doubts) if text)
     return (
         f'<tr id="l{i}"><td>{escape(layer.name)}</td><td>{layer.op}</td><td>{shape} {layer.dtype or ""}</td>{cells}'
         f'<td class="state" style="--c:var(--{layer.state})">{STATES[layer.state]}</td><td><ul>{why}</ul></td></tr>\n'

@@ -15,6 +15,7 @@ h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 .sparse { background: var(--sparse) } .dense { background: var(--dense) } .ineligible { background: var(--ineligible) }
 .key span { display: inline-block; width: .8em; height: .8em; margin: 0 .35em 0 1em }
 .wide { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-size: 13px }
+table.small { width: auto } .wide tr:hover { background: #8882 }
 th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid #8884; vertical-align: top }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums } tr:target { outline: 2px solid }
 td.state { white-space: nowrap } td.state::before { content: ""; display: inline-block; width: .7em; height: .7em;

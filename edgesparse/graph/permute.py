@@ -128,7 +128,7 @@ class _Descent:
         members = slice(GROUP * group, GROUP * group + GROUP)
         four = self.columns[self.order[members]]
         for place in range(GROUP):
-            one, two, three = np.delete(four, place, axis=0)
+            one, two, three = (four[other] for other in range(GROUP) if other != place)
             low, high = np.minimum(one, two), np.maximum(one, two)
             self.top[members.start + place] = np.maximum(high, three).sum()
             second = np.maximum(low, np.minimum(high, three))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -49,14 +49,14 @@ class Places:
 
 def resized(maps: Floats, height: int, width: int) -> Floats:
     """`maps` [N, h, w] as [N, height, width]: each value is the mean over the area that it covers."""
-    return _along(_along(maps, 1, height), 2, width)
+    rows, columns = _shares(maps.shape[1], height), _shares(maps.shape[2], width)
+    return np.asarray(rows @ maps @ columns.T, np.float32)
 
 
-def _along(maps: Floats, axis: int, size: int) -> Floats:
-    old = maps.shape[axis]
-    ends = np.linspace(0, old, size + 1)
-    whole = np.minimum(ends.astype(np.intp), old - 1)
-    total = np.insert(maps.cumsum(axis, dtype=np.float64), 0, 0, axis)
-    part = np.moveaxis(np.moveaxis(maps.take(whole, axis), axis, -1) * (ends - whole), -1, axis)
-    means: Floats = (np.diff(total.take(whole, axis) + part, axis=axis) * (size / old)).astype(np.float32)
-    return means
+@cache
+def _shares(old: int, new: int) -> Floats:
+    """[new, old]: how much of each of `new` equal parts of a line lies in each of `old` equal parts."""
+    start, end = np.arange(new)[:, None] * old / new, np.arange(1, new + 1)[:, None] * old / new
+    cell = np.arange(old)
+    covered = np.clip(np.minimum(end, cell + 1) - np.maximum(start, cell), 0, None)
+    return np.asarray(covered * (new / old), np.float32)

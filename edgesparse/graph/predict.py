@@ -18,7 +18,9 @@ BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 CHANNEL_BLOCK, DEPTH_BLOCK = 8, 32
 """Tensor cores work on whole blocks: output channels are padded to 8, products to sums of 32."""
 CUDA_CORES = 128
-BOUNDS = ("math", "memory", "launch")
+BOUNDS = {"math": "arithmetic", "memory": "memory traffic", "launch": "starting each layer"}
+WORTH = 0.05
+"""A saving at most as large as this share of the latency is not worth pruning for: the prediction's error is larger."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,13 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Gain:
-    """Milliseconds that 2:4 saves at most in one layer; `relu_ms`: in INT8 with ReLU in place of SiLU."""
+    """Milliseconds that 2:4 saves at most in one layer; `relu_ms`: in INT8 with ReLU in place of SiLU.
+
+    `bound` is what sets the layer's time in dense FP16.
+    """
 
     name: str
+    bound: str
     fp16_ms: float
     int8_ms: float
     relu_ms: float
@@ -95,17 +101,35 @@ def predict_all(works: Sequence[Work], board: Board) -> dict[str, Prediction]:
 
 def gains(predictions: Mapping[str, Prediction]) -> list[Gain]:
     """The layers that 2:4 makes faster, the greatest gain first, from what `predict_all` returns."""
-    names = [layer.name for layer in predictions["FP16"].layers]
+    layers = [(layer.name, layer.bound) for layer in predictions["FP16"].layers]
     half, sparse_half, byte, sparse_byte, relu = ([layer.ms for layer in p.layers] for p in predictions.values())
-    rows = zip(names, half, sparse_half, byte, sparse_byte, relu, strict=True)
-    found = [Gain(name, f - fs, i - s, i - r) for name, f, fs, i, s, r in rows]
+    rows = zip(layers, half, sparse_half, byte, sparse_byte, relu, strict=True)
+    found = [Gain(name, bound, f - fs, i - s, i - r) for (name, bound), f, fs, i, s, r in rows]
     return sorted((gain for gain in found if gain.fp16_ms or gain.relu_ms), key=lambda gain: -gain.fp16_ms)
+
+
+def verdict(predictions: Mapping[str, Prediction]) -> list[str]:
+    """What 2:4 could save and whether that is worth the pruning, a line each, from what `predict_all` returns."""
+    lines, worth = [], []
+    for dense, sparse in (("FP16", "FP16 2:4"), ("INT8", "INT8 2:4"), ("INT8", "INT8 2:4 with ReLU")):
+        ms = predictions[dense].ms
+        share = (ms - predictions[sparse].ms) / ms
+        lines.append(f"{sparse}: saves at most {share * ms:.2f} of {ms:.2f} ms, {100 * share:.1f} %")
+        worth += [sparse] if share > WORTH else []
+    if worth:
+        return [*lines, f"2:4 may pay in {', '.join(worth)}: only a build on the board tells"]
+    most = BOUNDS[predictions["FP16"].bound]
+    return [*lines, f"2:4 does not pay here: most of the time goes to {most}, and 2:4 takes little of that away"]
 
 
 def as_dict(predictions: Mapping[str, Prediction], board: Board) -> dict[str, Any]:
     """For JSON."""
-    times = {name: {"ms": round(p.ms, 4), "bound": p.bound} for name, p in predictions.items()}
-    return {"board": asdict(board), "predicted": times, "gains": [asdict(gain) for gain in gains(predictions)]}
+    times = {
+        name: {"ms": round(p.ms, 4), "bound": p.bound, "layers": [asdict(layer) for layer in p.layers]}
+        for name, p in predictions.items()
+    }
+    found = [asdict(gain) for gain in gains(predictions)]
+    return {"board": asdict(board), "predicted": times, "gains": found, "verdict": verdict(predictions)}
 
 
 def _layer(work: Work, board: Board, precision: str, sparse: bool, reached: Mapping[str, float]) -> LayerTime:

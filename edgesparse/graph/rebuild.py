@@ -21,11 +21,12 @@ from onnx import ModelProto, NodeProto
 from edgesparse.errors import CalibrationError, SparsityError
 from edgesparse.graph.activations import Batches, Tape
 from edgesparse.graph.bias import has_bias, set_bias
-from edgesparse.graph.fitting import Mask, Moments, fit
+from edgesparse.graph.fitting import Mask, Moments, Sums, fit
 from edgesparse.graph.mask import GROUP, mask_2to4, violations
 from edgesparse.graph.permute import drop_unread
 from edgesparse.graph.places import Places
 from edgesparse.graph.sparsity import layer_name
+from edgesparse.graph.threads import in_threads
 from edgesparse.graph.unfold import Product, product
 from edgesparse.graph.weights import LAYERS, Weight
 from edgesparse.graph.wiring import Array
@@ -184,10 +185,15 @@ def _moments(dense: Tape, pruned: Tape, work: Product, places: Places | None) ->
     """What the pruned network feeds the layer, and what the dense one makes of that place."""
     outputs, columns = work.matrix.shape
     moments = Moments(work.parts, columns, outputs // work.parts)
-    pairs = zip(pruned.read(work.reads), dense.read(work.node.output[0]), strict=True)
-    for batch, (x, y) in enumerate(pairs):
+
+    def sums(pair: tuple[int, tuple[Array, Array]]) -> Sums:
+        batch, (x, y) = pair
         weight = None if places is None or y.ndim != 4 else places.weights(batch, *y.shape[2:])
-        moments.add(work.inputs(x), work.outputs(y), weight)
+        return Sums.of(work.parts, work.inputs(x), work.outputs(y), weight)
+
+    pairs = zip(pruned.read(work.reads), dense.read(work.node.output[0]), strict=True)
+    for added in in_threads(sums, enumerate(pairs)):
+        moments.add(added)
     return moments
 
 

@@ -30,6 +30,7 @@ from edgesparse.graph.prune import chosen
 from edgesparse.graph.rebuild import Progress, State, rebuild
 from edgesparse.graph.reconstructed import ReconstructReport, described
 from edgesparse.graph.sparsity import Layer, inspect, layer_name
+from edgesparse.graph.threads import blas_on_one_core
 from edgesparse.graph.unfold import product
 from edgesparse.graph.wiring import Wiring
 
@@ -38,7 +39,7 @@ Score = Callable[[ModelProto], float]
 Result = tuple[ModelProto, ReconstructReport]
 STEP = 0.05
 """How closely the largest share within `max_drop` is looked for, as a share of the eligible MACs."""
-METHOD = 3
+METHOD = 4
 """Part of a saved state's key, for other constants than those in `fitting`: other methods' states are not taken up."""
 
 
@@ -83,9 +84,10 @@ def reconstruct(
     reorder = reorder and not any(layer.sparse for layer in every)
     places = None if objects is None else Places.of(objects)
     job = _Job(model, batches, places, every, wanted, score, reorder, progress, state_dir)
-    if not auto:
-        return job.result([layer.name for layer in wanted])
-    return job.choose(gains, read, share or 0.0, max_drop)
+    with blas_on_one_core():
+        if not auto:
+            return job.result([layer.name for layer in wanted])
+        return job.choose(gains, read, share or 0.0, max_drop)
 
 
 def _check(max_drop: float | None, share: float | None, score: Score | None) -> None:

@@ -64,15 +64,13 @@ class Product:
         if self.node.op_type == "Conv":
             return _patches(x, self.node, self.weight.values.shape[2:])
         turned = self.left != bool(attribute(self.node, "transB" if self.left else "transA", 0))
-        return np.ascontiguousarray(
-            (np.swapaxes(x, -1, -2) if turned else x).reshape(-1, x.shape[-2 if turned else -1])
-        )
+        return (np.swapaxes(x, -1, -2) if turned else x).reshape(-1, x.shape[-2 if turned else -1])
 
     def outputs(self, y: Array) -> Floats:
         """The targets, [positions, outputs], of one batch of the node's output, in the same order as `inputs`."""
         y = y.astype(np.float32, copy=False)
         y = np.moveaxis(y, 1, -1) if self.node.op_type == "Conv" else np.swapaxes(y, -1, -2) if self.left else y
-        return np.ascontiguousarray(y.reshape(-1, y.shape[-1]))
+        return y.reshape(-1, y.shape[-1])
 
     @property
     def scale(self) -> float:
@@ -102,11 +100,13 @@ def _patches(x: Floats, node: NodeProto, kernel: Sequence[int]) -> Floats:
     strides = attribute(node, "strides", [1] * len(kernel))
     dilations = attribute(node, "dilations", [1] * len(kernel))
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-    x = np.pad(x, [(0, 0), (0, 0), *_pads(node, x.shape[2:], reach, strides)])
-    windows = np.lib.stride_tricks.sliding_window_view(x, (1, 1, *reach))
-    every = [slice(None, None, n) for n in (1, 1, *strides, 1, 1, *dilations)]
-    fields = np.moveaxis(windows[tuple(every)], 1, len(kernel) + 1)
-    return fields.reshape(-1, x.shape[1] * int(np.prod(kernel)))
+    pads = _pads(node, x.shape[2:], reach, strides)
+    x = np.pad(x, [(0, 0), (0, 0), *pads]) if np.any(pads) else x
+    windows = np.lib.stride_tricks.sliding_window_view(x, reach, tuple(range(2, x.ndim)))
+    every = [slice(None, None, n) for n in (1, 1, *strides, *dilations)]
+    # columns first, so that whole lines are copied, and for a kernel of one nothing
+    fields = np.moveaxis(windows[tuple(every)], [1, *range(-len(kernel), 0)], range(len(kernel) + 1))
+    return fields.reshape(x.shape[1] * int(np.prod(kernel)), -1).T
 
 
 def _pads(node: NodeProto, size: Sequence[int], reach: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:

@@ -52,6 +52,7 @@ class Wiring:
         for node in graph.node:
             if node.op_type == "Constant" and node.attribute[0].name == "value":
                 self.stored[node.output[0]] = node.attribute[0].t
+        self._constant: dict[str, bool] = {}
 
     def constant(self, name: str) -> Array | None:
         """The value of tensor `name` where it is stored (seen through Identity and Cast), else None."""
@@ -77,6 +78,11 @@ class Wiring:
 
     def is_constant(self, name: str) -> bool:
         """Whether the tensor `name` follows from stored tensors alone, through whatever nodes."""
+        if name not in self._constant:
+            self._constant[name] = self._follows(name)
+        return self._constant[name]
+
+    def _follows(self, name: str) -> bool:
         todo, seen = [name], set[str]()
         while todo:
             at = todo.pop()

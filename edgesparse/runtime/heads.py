@@ -216,6 +216,10 @@ def _sigmoid(logits: NDArray[Any]) -> NDArray[Any]:
 
 def _labelled(boxes: NDArray[np.float32], scores: NDArray[Any], conf: float, multi_label: bool) -> Candidates:
     """Boxes [n, 4] with scores [n, C]: each with its best class, or once for every class that reaches `conf`."""
+    if multi_label and conf <= 0:  # all there is, without looking
+        count = scores.shape[1]
+        class_id = np.tile(np.arange(count), len(scores))
+        return np.repeat(boxes, count, axis=0), scores.reshape(-1).astype(np.float32, copy=False), class_id
     if multi_label:
         row, class_id = np.nonzero(scores >= conf)
         return boxes[row], scores[row, class_id].astype(np.float32), class_id

@@ -56,6 +56,8 @@ def test_inspect_prints_a_table_with_the_reasons(run: Run, model: Path) -> None:
     assert code == 0
     assert "first layer (3 input channels): stays dense (1 layer)" in out
     assert "2 layers, an open input shape (--shape)" in out
+    row = next(line.split() for line in out.splitlines() if line.startswith("second"))
+    assert row == ["second", "Conv", "64x64x3x3", "float32", "dense", "2", "-", "-", "147.5", "0", "9216/9216"]
 
 
 def test_inspect_says_as_json_what_it_says_in_the_table(run: Run, model: Path) -> None:
@@ -65,6 +67,24 @@ def test_inspect_says_as_json_what_it_says_in_the_table(run: Run, model: Path) -
     assert [layer["state"] for layer in said["layers"]] == ["ineligible", "dense"]
     times = {name: entry["ms"] for name, entry in said["prediction"]["predicted"].items()}
     assert times["FP16 2:4"] < times["FP16"] and [gain["name"] for gain in said["prediction"]["gains"]] == ["second"]
+    layers = said["prediction"]["predicted"]["FP16"]["layers"]
+    assert [layer["name"] for layer in layers] == ["first <1>", "second"]
+    assert sum(layer["ms"] for layer in layers) == pytest.approx(times["FP16"], abs=1e-4)
+    assert {layer["bound"] for layer in layers} <= {"math", "memory", "launch"}
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        ("4x4", "2:4 does not pay here: most of the time goes to starting each layer"),
+        ("1080x1920", "2:4 may pay in FP16 2:4, INT8 2:4, INT8 2:4 with ReLU: only a build on the board tells"),
+    ],
+)
+def test_inspect_says_before_training_whether_sparsity_can_pay(run: Run, model: Path, size: str, words: str) -> None:
+    code, out, _ = run("inspect", model, "--shape", f"x=1x3x{size}", "--device", "orin-nano-4gb:10W")
+    assert code == 0 and words in out
+    for name in ("FP16", "FP16 2:4", "INT8", "INT8 2:4"):
+        assert any(line.startswith(f"{name}  ") for line in out.splitlines())
 
 
 class Tags(HTMLParser):
@@ -89,6 +109,7 @@ def test_inspect_writes_one_page_that_needs_nothing_else(run: Run, model: Path, 
     tags.feed(page.read_text())
     assert tags.bars == 2 and tags.links == 0
     assert "first <1>" in tags.text and "stays dense" in tags.text and "orin-nx-16gb in MAXN" in tags.text
+    assert "2:4 does not pay here" in tags.text or "2:4 may pay" in tags.text
     code, _, err = run("inspect", model, *options)
     assert code == 2 and "pass --force" in err
 

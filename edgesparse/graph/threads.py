@@ -1,0 +1,41 @@
+"""All cores at work on many small matrices: independent parts in threads of our own, BLAS on one core in each.
+
+OpenBLAS shares every product and every system of equations between the cores, however small, and its threads spin while
+they wait for each other: for matrices of some hundred rows that takes several times the CPU, for little or no time won.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from typing import TypeVar
+
+from threadpoolctl import threadpool_limits
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def blas_on_one_core() -> AbstractContextManager[object]:
+    """BLAS works on one core while this is open, in the whole process."""
+    limits: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
+    return limits
+
+
+def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """`function` of each of `items`, in their order, worked out on all cores.
+
+    `items` is read only a little ahead, so memory holds two of them a core, whatever their number.
+    """
+    cores = os.cpu_count() or 1
+    with ThreadPoolExecutor(cores) as pool:
+        waiting: deque[Future[Result]] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > cores:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

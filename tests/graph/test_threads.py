@@ -1,0 +1,48 @@
+"""Independent parts in threads: in order, a little ahead, and BLAS back to what it was."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+from threadpoolctl import threadpool_info
+
+from edgesparse.graph.threads import blas_on_one_core, in_threads
+
+
+def test_results_come_in_order_whichever_is_ready_first() -> None:
+    def slow_at_first(i: int) -> int:
+        time.sleep(0.02 if i == 0 else 0)
+        return i * i
+
+    assert list(in_threads(slow_at_first, range(20))) == [i * i for i in range(20)]
+
+
+def test_items_are_read_only_a_little_ahead() -> None:
+    taken = []
+
+    def items() -> Iterator[int]:
+        for i in range(100):
+            taken.append(i)
+            yield i
+
+    results = in_threads(str, items())
+    assert next(results) == "0" and len(taken) <= (os.cpu_count() or 1) + 1
+    results.close()  # type: ignore[attr-defined]
+
+
+def test_what_a_part_raises_reaches_the_caller() -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(in_threads(lambda i: 1 // i, [1, 0, 1]))
+
+
+def test_blas_has_its_threads_back_afterwards() -> None:
+    def threads() -> list[int]:
+        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+    before = threads()
+    with blas_on_one_core():
+        assert before and set(threads()) == {1}
+    assert threads() == before
