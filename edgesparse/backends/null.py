@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +35,8 @@ PLAN = "EDGESPARSE_NULL"
 
 class NullBackend(Backend):
     """Its files are JSON: `inputs` and `outputs` ([name, shape, dtype] each), `values` (a number or nested lists
-    an output), `seconds` (how long one inference takes), `fail_at` (the inference that raises).
+    an output), `seconds` (how long one inference takes), `fail_at` (the inference from
+    which on all raise), `hang_at` (the one that never comes back).
 
     It builds what the file in the environment variable EDGESPARSE_NULL says: such a file with `ways` (those it knows),
     `dense_because`, and `builds`, a mapping for a candidate's name, as `fp16-2:4`, that goes into the engine's file.
@@ -128,6 +130,7 @@ class NullRunner(Runner):
         self._values = {spec.name: np.asarray(values.get(spec.name, 0), spec.dtype) for spec in self.outputs}
         self._seconds = float(str(plan.get("seconds", 0)))
         self._fail_at = int(str(plan.get("fail_at", -1)))
+        self._hang_at = int(str(plan.get("hang_at", -1)))
         self._count = 0
         self.bind(self.allocate())
 
@@ -145,6 +148,8 @@ class NullRunner(Runner):
         return 1e3 * self._seconds or 0.001
 
     def _answer(self) -> None:
+        if self._count == self._hang_at:
+            threading.Event().wait()
         if self._count == self._fail_at:
             raise BuildError(f"inference {self._count} failed, as the plan said")
         self._count += 1

@@ -7,10 +7,12 @@ from importlib import resources
 from pathlib import Path
 
 from edgesparse.backends import backend
+from edgesparse.backends.base import Runner
 from edgesparse.build.select import STORE, Progress, build, quiet
 from edgesparse.classes import named_classes
 from edgesparse.config import Recipe, Run, load_recipe, parse
 from edgesparse.errors import BuildError, ConfigError
+from edgesparse.package.manifest import Manifest
 from edgesparse.package.store import Package, open_package
 from edgesparse.runtime.detector import Detector
 
@@ -55,19 +57,29 @@ def open_detector(package: Package, run: Run | None = None) -> Detector:
     detector's `notice`. Raises BuildError when neither can.
     """
     manifest = package.manifest
-    engine, precision, notice = backend(manifest.backend), manifest.precision, ""
     try:
-        runner = engine.load(package.engine, manifest.threads, manifest.dla)
+        runner = backend(manifest.backend).load(package.engine, manifest.threads, manifest.dla)
     except BuildError as error:
         if manifest.fallback == manifest.engine:
             raise
-        runner, precision = engine.load(package.fallback, manifest.threads, manifest.dla), manifest.fallback_precision
-        notice = f"the fallback {manifest.fallback} ({precision}) runs, since {error}: 'edgesparse build --force' mends"
-        _log.warning("%s", notice)
+        return open_fallback(package, run, str(error))
+    return _detector(runner, manifest, run, manifest.precision)
+
+
+def open_fallback(package: Package, run: Run | None = None, because: str = "the chosen engine failed") -> Detector:
+    """A detector of a verified package with its most precise engine, and a `notice` that says so. Raises BuildError."""
+    manifest = package.manifest
+    runner = backend(manifest.backend).load(package.fallback, manifest.threads, manifest.dla)
+    detector = _detector(runner, manifest, run, manifest.fallback_precision)
+    named = f"the fallback {manifest.fallback} ({manifest.fallback_precision})"
+    detector.notice = f"{named} runs, since {because}: 'edgesparse build --force' mends"
+    _log.warning("%s", detector.notice)
+    return detector
+
+
+def _detector(runner: Runner, manifest: Manifest, run: Run | None, precision: str) -> Detector:
     try:
-        detector = Detector(runner, manifest.detector, run or manifest.run, precision)
+        return Detector(runner, manifest.detector, run or manifest.run, precision)
     except BaseException:
         runner.close()
         raise
-    detector.notice = notice
-    return detector

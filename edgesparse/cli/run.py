@@ -1,16 +1,23 @@
-"""`run`: the frame loop."""
+"""`run`: the frame loop, for once or as a service."""
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
+import threading
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from edgesparse.cli.show import emit_json, progress
+from edgesparse.errors import BackendUnavailable
 
 PATH = click.Path(path_type=Path)
+_SETTINGS = ("conf", "iou", "max_det", "classes", "tracking")
+_OUTPUTS = ("jsonl", "txt", "coco", "video", "pictures", "show", "force")
 
 
 @click.command()
@@ -34,12 +41,39 @@ PATH = click.Path(path_type=Path)
 @click.option("--video", type=PATH, help="Annotated video, .mp4 or .avi.")
 @click.option("--pictures", type=PATH, help="Folder for annotated pictures.")
 @click.option("--show", is_flag=True, help="A window; q closes it.")
+@click.option("--service", is_flag=True, help="Day and night: systemd, web page, metrics, MQTT; SIGHUP reloads.")
+@click.option("--settings", type=PATH, help="With --service: this device's cameras and outputs, a YAML file.")
 @click.option("--store", type=PATH, default="engines", show_default=True)
 @click.option("--force", is_flag=True, help="Overwrite outputs.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-def run(target: Path, sources: tuple[str, ...], frames: int | None, store: Path, as_json: bool, **options: Any) -> None:
+def run(
+    target: Path,
+    sources: tuple[str, ...],
+    frames: int | None,
+    service: bool,
+    settings: Path | None,
+    store: Path,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Detect in the frames of one or more cameras, with a package, RECIPE.yaml or MODEL.onnx; ends on Ctrl-C with a
     summary."""
+    said = {key: options[key] for key in _SETTINGS if options[key] is not None}
+    said |= {"source": sources} if sources else {}
+    outputs = {key: options[key] for key in _OUTPUTS}
+    if service:
+        if frames is not None or as_json or any(outputs.values()):
+            raise click.UsageError("--service has its outputs in the file of --settings: leave the other options out")
+        _serve(target, store, settings, said)
+    elif settings is not None:
+        raise click.UsageError("--settings is for --service: add that")
+    else:
+        _run(target, store, said, outputs, frames, as_json)
+
+
+def _run(
+    target: Path, store: Path, said: dict[str, Any], outputs: dict[str, Any], frames: int | None, as_json: bool
+) -> None:
     from edgesparse.build.ready import open_detector, ready
     from edgesparse.config import override
     from edgesparse.stream.outputs import open_sinks
@@ -47,13 +81,11 @@ def run(target: Path, sources: tuple[str, ...], frames: int | None, store: Path,
 
     with progress() as advance:
         package = ready(target, store, progress=advance)
-    said = {key: options[key] for key in ("conf", "iou", "max_det", "classes", "tracking")}
-    settings = override(package.manifest.run, {**said, "source": sources})
+    settings = override(package.manifest.run, said)
     cameras = settings.all_cameras()
     if not cameras:
         raise click.UsageError("no source: pass --source, or set run.source in the recipe")
     names = package.manifest.detector.classes
-    outputs = {key: options[key] for key in ("jsonl", "txt", "coco", "video", "pictures", "show", "force")}
     with open_detector(package, settings) as detector, Loop.of(cameras, detector) as loop:
         with open_sinks(names, fps=loop.rates(), **outputs) as loop.sinks:
             summary = loop.run(frames)
@@ -61,4 +93,29 @@ def run(target: Path, sources: tuple[str, ...], frames: int | None, store: Path,
     if as_json:
         emit_json({"package": str(package.folder), "source": shown, **asdict(summary)})
     else:
-        click.echo(f"{package.manifest.model} on {shown}\n{summary}", err=options["jsonl"] == "-")
+        click.echo(f"{package.manifest.model} on {shown}\n{summary}", err=outputs["jsonl"] == "-")
+
+
+def _serve(target: Path, store: Path, settings: Path | None, said: dict[str, Any]) -> NoReturn:
+    import faulthandler
+
+    try:
+        from edgesparse.service.service import Service, Target
+    except ImportError as error:
+        raise BackendUnavailable(f"--service needs {error.name}: pip install 'edgesparse[service]'") from None
+    faulthandler.enable()  # what every thread was doing, when systemd's watchdog ends a loop that hangs
+    log = logging.getLogger("edgesparse")
+    log.setLevel(logging.INFO)
+    with progress() as advance:
+        service = Service(Target(target, store, settings, said), advance)
+    log.info("%s", service.run())
+    _leave()
+
+
+def _leave() -> NoReturn:
+    """A driver may keep a capture thread for long, and Python would wait for it: all is written, so leave."""
+    sys.stdout.flush()
+    logging.shutdown()
+    if threading.active_count() > 1:
+        os._exit(0)
+    sys.exit(0)

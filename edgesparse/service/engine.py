@@ -1,0 +1,111 @@
+"""What runs: a package's engine, or its fallback, with its identity and why it was chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgesparse.build.ready import open_detector, open_fallback, ready
+from edgesparse.build.select import Progress, quiet
+from edgesparse.config import Run
+from edgesparse.errors import ConfigError
+from edgesparse.package.manifest import Manifest
+from edgesparse.package.store import Package
+from edgesparse.runtime.detector import Detector
+from edgesparse.service.settings import Settings, check_names
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What metrics, the state and the page say of the engine."""
+
+    package: str
+    model: str
+    backend: str
+    version: str
+    precision: str
+    candidate: str
+    fallback: bool
+    notice: str
+    created: str
+    sha256: str
+    sparse_layers: int
+    layers: int
+    classes: tuple[str, ...]
+    why: tuple[str, ...]
+    """Why it was chosen, in lines."""
+    machine: str
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A detector that has given a result, with the settings that it runs with. Whoever has it closes the detector."""
+
+    package: Package
+    detector: Detector
+    run: Run
+    identity: Identity
+
+
+def find(target: Path, store: Path, settings: Settings, progress: Progress = quiet) -> tuple[Package, Run]:
+    """The package of a target, built first where it must be, and the settings that it is to run with. Raises what
+    `ready` raises, and ConfigError where there is no camera."""
+    package = ready(target, store, progress=progress)
+    run = settings.run(package.manifest.run)
+    cameras = [camera.name for camera in run.all_cameras()]
+    if not cameras:
+        raise ConfigError(
+            f"{settings.where}: no camera: needed run.source or run.cameras in the settings or in the recipe"
+        )
+    check_names(settings.service, cameras, settings.where)
+    return package, run
+
+
+def load(package: Package, run: Run, fallback_because: str | None = None) -> Engine:
+    """The package's engine, warmed up by one inference; its fallback where there is a reason for that, or where the
+    chosen one cannot be loaded. Raises what `open_detector` raises."""
+    if fallback_because is None:
+        detector = open_detector(package, run)
+    else:
+        detector = open_fallback(package, run, fallback_because)
+    try:
+        height, width = detector.spec.input.size
+        detector.detect([np.full((height, width, 3), 114, np.uint8)] * detector.batch)
+    except BaseException:
+        detector.close()
+        raise
+    return Engine(package, detector, run, identify(package.manifest, detector))
+
+
+def has_fallback(engine: Engine) -> bool:
+    """Whether there is another one to give way to."""
+    manifest = engine.package.manifest
+    return not engine.identity.fallback and manifest.fallback != manifest.engine
+
+
+def identify(manifest: Manifest, detector: Detector) -> Identity:
+    fallback = bool(detector.notice)
+    file = manifest.fallback if fallback else manifest.engine
+    chosen = next((candidate for candidate in manifest.candidates if candidate.chosen), None)
+    layers = manifest.sparsity if chosen is not None and chosen.sparse and not fallback else ()
+    why = [f"{chosen.name}: {chosen.reason}"] if chosen is not None and not fallback else []
+    machine = manifest.machine
+    return Identity(
+        package=manifest.build_id,
+        model=manifest.model,
+        backend=manifest.backend,
+        version=", ".join(f"{key} {value}" for key, value in manifest.identity.items()),
+        precision=detector.precision,
+        candidate=chosen.name if chosen is not None and not fallback else detector.precision,
+        fallback=fallback,
+        notice=detector.notice,
+        created=manifest.created,
+        sha256=manifest.files.get(file, ""),
+        sparse_layers=sum(layer.sparse for layer in layers),
+        layers=len(manifest.sparsity),
+        classes=detector.spec.classes,
+        why=(*why, *manifest.verdict),
+        machine=" ".join(machine.get(key, "") for key in ("model", "gpu")).strip() or machine.get("cpu", ""),
+    )

@@ -1,0 +1,140 @@
+"""Prometheus' metrics, put together when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from edgesparse.service.report import Report
+from edgesparse.service.tally import BOUNDS_MS, Histogram
+from edgesparse.version import VERSION
+
+_LE = [f"{bound / 1000:g}" for bound in BOUNDS_MS]
+
+
+class _Collector(Collector):
+    def __init__(self, report: Report) -> None:
+        self._report = report
+
+    def collect(self) -> Iterator[Metric]:
+        report = self._report
+        yield from _cameras(report)
+        yield _histogram("stage_seconds", "Time in each stage of the frame loop.", "stage", report.tally.stages())
+        yield _histogram("frame_age_seconds", "From capture to detections.", "camera", report.tally.ages())
+        yield _each("detections", "Detections a class.", "class", _classes(report))
+        yield from _engine(report)
+        yield from _board(report)
+        yield from _outputs(report)
+        judged = report.health.judge()
+        yield _gauge("healthy", "1 while frames are processed or cameras retried.", judged.alive)
+        yield _gauge("ready", "1 while detections come.", judged.ready)
+        yield _gauge("watched_cameras", "Cameras that somebody looks at.", report.pictures.viewed)
+        yield _each("reloads", "Reloads, by what they came to.", "outcome", report.reloads.items())
+        yield _gauge("start_time_seconds", "When the service started, in seconds since 1970.", report.started)
+
+
+def exposition(report: Report) -> bytes:
+    """The text that Prometheus reads."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(report))
+    return bytes(generate_latest(registry))
+
+
+def _cameras(report: Report) -> Iterator[Metric]:
+    cameras = report.cameras()
+    counters = (
+        ("frames", "Frames that were detected in.", "frames"),
+        ("dropped_frames", "Frames that were captured and left out for newer ones.", "dropped"),
+        ("reconnects", "How often a camera was opened again.", "reopened"),
+    )
+    for name, about, key in counters:
+        yield _each(name, about, "camera", [(camera.name, getattr(camera, key)) for camera in cameras])
+    up = GaugeMetricFamily("edgesparse_camera_up", "1 while the camera gives frames.", labels=["camera"])
+    for camera in cameras:
+        up.add_metric([camera.name], float(camera.state == "live"))
+    yield up
+
+
+def _classes(report: Report) -> Iterator[tuple[str, int]]:
+    counts, names = report.tally.classes, report.identity.classes
+    return ((name, int(count)) for name, count in zip(names, counts, strict=False) if count)
+
+
+def _engine(report: Report) -> Iterator[Metric]:
+    engine = report.identity
+    info = InfoMetricFamily("edgesparse_engine", "What runs.")
+    said = {
+        key: str(getattr(engine, key))
+        for key in ("package", "model", "backend", "version", "precision", "candidate", "fallback", "sha256")
+    }
+    info.add_metric([], {**said, "edgesparse": VERSION})
+    yield info
+    yield _gauge("sparse_layers", "Layers of the engine that run 2:4 kernels.", engine.sparse_layers)
+    yield _gauge("layers", "Layers of the model that could.", engine.layers)
+    yield _gauge("fallback", "1 while the fallback runs in place of the chosen engine.", engine.fallback)
+    yield _counter("inference_errors", "Inferences that failed.", report.health.errors)
+
+
+def _board(report: Report) -> Iterator[Metric]:
+    reading = report.reading
+    known = (
+        ("memory_resident_bytes", "Memory of this process.", reading.resident),
+        ("memory_available_bytes", "Memory that can be had without swapping.", reading.available),
+        ("power_watts", "What the board takes.", reading.watts),
+    )
+    for name, about, value in known:
+        if value is not None:
+            yield _gauge(name, about, value)
+    zones = GaugeMetricFamily("edgesparse_temperature_celsius", "Of each zone.", labels=["zone"])
+    for zone, degrees in reading.temperatures:
+        zones.add_metric([zone], degrees)
+    yield zones
+    yield _gauge(
+        "rate_share", "Of the whole rate, while memory or temperature is beyond its limit.", report.governor.share
+    )
+
+
+def _outputs(report: Report) -> Iterator[Metric]:
+    counts = CounterMetricFamily(
+        "edgesparse_output_messages", "Messages of an output, by what became of them.", labels=["output", "outcome"]
+    )
+    waiting = GaugeMetricFamily("edgesparse_output_waiting", "Messages not delivered yet.", labels=["output"])
+    for output in report.outputs.states():
+        for outcome in ("sent", "dropped", "failed"):
+            counts.add_metric([output.name, outcome], getattr(output, outcome))
+        waiting.add_metric([output.name], output.waiting)
+    yield counts
+    yield waiting
+
+
+def _gauge(name: str, about: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"edgesparse_{name}", about, value=float(value))
+
+
+def _counter(name: str, about: str, value: float) -> Metric:
+    return CounterMetricFamily(f"edgesparse_{name}", about, value=float(value))
+
+
+def _each(name: str, about: str, label: str, values: Iterable[tuple[str, float]]) -> Metric:
+    family = CounterMetricFamily(f"edgesparse_{name}", about, labels=[label])
+    for key, value in values:
+        family.add_metric([key], float(value))
+    return family
+
+
+def _histogram(name: str, about: str, label: str, found: dict[str, Histogram]) -> Metric:
+    family = HistogramMetricFamily(f"edgesparse_{name}", about, labels=[label])
+    for key, histogram in found.items():
+        below: list[Any] = [*zip(_LE, histogram.below, strict=True), ("+Inf", histogram.count)]
+        family.add_metric([key], buckets=below, sum_value=histogram.seconds)
+    return family

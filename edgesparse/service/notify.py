@@ -1,0 +1,75 @@
+"""What systemd is told, by sd_notify(3)'s protocol: datagrams of `KEY=value` lines to the socket NOTIFY_SOCKET."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Mapping
+
+log = logging.getLogger("edgesparse.service")
+
+
+class Notify:
+    """Tells nothing where nobody listens. The socket never blocks: what systemd cannot take at once is lost."""
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        name = environ.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + name[1:] if name.startswith("@") else name
+        self._socket: socket.socket | None = None
+        if self._address:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            self._socket.setblocking(False)
+        self.watchdog_seconds = _watchdog(environ)
+        """How long systemd waits for a sign of life; 0 where it waits for none."""
+        self._fed = self._said = 0.0
+        self._status = ""
+
+    def send(self, *lines: str) -> None:
+        if self._socket is None:
+            return
+        try:
+            self._socket.sendto("\n".join(lines).encode(), self._address)
+        except OSError as error:
+            log.debug("cannot notify %s: %s", self._address, error)
+
+    def status(self, text: str) -> None:
+        """One line for `systemctl status`; the same one again is told at most each half minute."""
+        now = time.monotonic()
+        if text != self._status or now - self._said > 30:
+            self._status, self._said = text, now
+            self.send(f"STATUS={' '.join(text.split())}")
+
+    def alive(self) -> None:
+        """A sign of life; sent a few times in each of systemd's intervals, however often it is called."""
+        now = time.monotonic()
+        if self.watchdog_seconds and now - self._fed >= self.watchdog_seconds / 4:
+            self._fed = now
+            self.send("WATCHDOG=1")
+
+    def ready(self) -> None:
+        self.send("READY=1")
+
+    def longer(self, seconds: float) -> None:
+        """Ask for so many seconds more, from now, to start, reload or stop."""
+        self.send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}")
+
+    def reloading(self) -> None:
+        self.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def stopping(self) -> None:
+        self.send("STOPPING=1")
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+def _watchdog(environ: Mapping[str, str]) -> float:
+    """sd_watchdog_enabled(3): for this process, unless WATCHDOG_PID names another."""
+    text, pid = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
+    if not text.isdecimal() or (pid and pid != str(os.getpid())):
+        return 0.0
+    return int(text) / 1e6

@@ -1,0 +1,227 @@
+"use strict";
+// The state once a second, and each camera's pictures one after another: only while the page is seen.
+
+const byId = id => document.getElementById(id);
+const cameras = new Map();
+const PICTURE_PAUSE = 100, TROUBLE_PAUSE = 1000;
+const sleep = ms => new Promise(done => setTimeout(done, ms));
+const seen = () => document.hidden
+  ? new Promise(done => document.addEventListener("visibilitychange", done, {once: true})).then(seen)
+  : Promise.resolve();
+
+function element(tag, text, kind) {
+  const made = document.createElement(tag);
+  if (text !== undefined) made.textContent = text;
+  if (kind) made.className = kind;
+  return made;
+}
+
+function fill(parent, children) { parent.replaceChildren(...children); }
+
+const number = (value, digits = 0) => value === null || value === undefined ? "–" : value.toLocaleString("en", {
+  minimumFractionDigits: digits, maximumFractionDigits: digits});
+
+function span(seconds) {
+  if (seconds === null || seconds === undefined) return "";
+  if (seconds < 90) return `${Math.round(seconds)} s`;
+  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
+  return seconds < 172800 ? `${Math.round(seconds / 3600)} h` : `${Math.round(seconds / 86400)} days`;
+}
+
+class Camera {
+  constructor(name) {
+    this.name = name;
+    this.gone = false;
+    this.number = 0;
+    this.root = element("article", undefined, "camera opening");
+    this.root.dataset.camera = name;
+    this.picture = element("canvas");
+    this.picture.setAttribute("role", "img");
+    this.picture.setAttribute("aria-label", `Live picture of ${name}, with boxes`);
+    this.picture.hidden = true;
+    this.words = element("p", "opening");
+    const view = element("div", undefined, "view"), line = element("div", undefined, "line");
+    view.append(this.picture, this.words);
+    this.figures = element("span");
+    line.append(element("b", name), this.figures);
+    this.root.append(view, line);
+    this.follow();
+  }
+
+  show(camera) {
+    this.state = camera.state;
+    this.root.className = `camera ${camera.state}`;
+    this.root.title = camera.source;
+    const size = camera.width ? `${camera.width}×${camera.height} · ` : "";
+    const lost = camera.reopened ? ` · reopened ${camera.reopened}×` : "";
+    this.figures.textContent = camera.state === "live"
+      ? `${size}${number(camera.fps, 1)} fps · ${number(camera.age_ms)} ms old · ${number(camera.dropped)} dropped${lost}`
+      : `${number(camera.frames)} frames so far${lost}`;
+    this.words.hidden = camera.state === "live" && !this.picture.hidden;
+    const title = element("b", camera.state === "live" ? "waiting for a picture"
+      : camera.state === "away" ? `away for ${span(camera.since_s)}` : "opening");
+    fill(this.words, [title, camera.state === "live" ? "" : camera.why]);
+  }
+
+  async follow() {
+    while (!this.gone) {
+      await seen();
+      await sleep(await this.next() ? PICTURE_PAUSE : TROUBLE_PAUSE);
+    }
+  }
+
+  async next() {
+    if (this.state === "away") return false;
+    try {
+      const answer = await fetch(`/camera/${this.name}.jpg?after=${this.number}`);
+      if (answer.status !== 200) return false;
+      const found = await createImageBitmap(await answer.blob());
+      this.number = Number(answer.headers.get("X-Picture"));
+      this.root.dataset.picture = this.number;
+      this.root.dataset.found = answer.headers.get("X-Detections");
+      if (this.picture.width !== found.width) this.picture.width = found.width;
+      if (this.picture.height !== found.height) this.picture.height = found.height;
+      this.picture.getContext("2d").drawImage(found, 0, 0);
+      found.close();
+      this.picture.hidden = false;
+      if (this.state === "live") this.words.hidden = true;
+      return true;
+    } catch { return false; }
+  }
+}
+
+function plot(svg, lines, times) {
+  const width = svg.clientWidth || 400, height = svg.clientHeight || 144, left = 44, bottom = 18, top = 8;
+  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  const values = lines.flatMap(line => line.values).filter(value => value !== null && value !== undefined);
+  const most = nice(Math.max(1, ...values) * 1.05), now = times.at(-1) ?? 0;
+  const x = t => left + (width - left - 4) * (1 + (t - now) / 180);
+  const y = value => top + (height - top - bottom) * (1 - value / most);
+  const parts = [];
+  for (const share of [0, 0.5, 1]) {
+    const at = y(most * share);
+    parts.push(shape("line", {x1: left, x2: width - 4, y1: at, y2: at, class: "grid"}));
+    parts.push(shape("text", {x: left - 6, y: at + 4, "text-anchor": "end"}, number(most * share, most < 10 ? 1 : 0)));
+  }
+  for (const ago of [180, 120, 60, 0]) {
+    const anchor = ago === 180 ? "start" : ago === 0 ? "end" : "middle";
+    parts.push(shape("text", {x: x(now - ago), y: height - 3, "text-anchor": anchor}, ago ? `−${ago} s` : "now"));
+  }
+  for (const line of lines) {
+    let path = "", pen = false;
+    line.values.forEach((value, i) => {
+      const there = value !== null && value !== undefined && now - times[i] <= 180;
+      if (there) path += `${pen ? "L" : "M"}${x(times[i]).toFixed(1)} ${y(value).toFixed(1)}`;
+      pen = there;
+    });
+    parts.push(shape("path", {d: path, class: `c${line.colour % 8}`}));
+  }
+  fill(svg, parts);
+}
+
+function nice(value) {
+  const unit = 10 ** Math.floor(Math.log10(value));
+  return [1, 2, 3, 5, 10].find(step => step * unit >= value) * unit;
+}
+
+function shape(tag, attributes, text) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+function tiles(said) {
+  const fps = said.cameras.reduce((sum, camera) => sum + camera.fps, 0);
+  const live = said.cameras.filter(camera => camera.state === "live").length;
+  const shown = [
+    [number(fps, 1), "frames a second"],
+    [`${live} of ${said.cameras.length}`, "cameras live"],
+    [`${number(said.latency_ms.p50, 1)} ms`, "detector, median"],
+    [`${number(said.latency_ms.p99, 1)} ms`, "detector, 99 %"],
+    [`${number(said.memory_mb)} MB`, "memory of the service"],
+    [said.memory_free_mb === null ? null : `${number(said.memory_free_mb / 1000, 1)} GB`, "memory free"],
+    [said.temperature_c === null ? null : `${number(said.temperature_c)} °C`, "hottest zone"],
+    [said.watts === null ? null : `${number(said.watts, 1)} W`, "the board takes"],
+    [said.rate_share < 1 ? `${number(100 * said.rate_share)} %` : null, "of the whole rate"],
+    [said.errors ? number(said.errors) : null, "inferences failed"],
+  ];
+  fill(byId("tiles"), shown.filter(([value]) => value !== null).map(([value, about]) => {
+    const tile = element("div", undefined, "tile");
+    tile.append(element("b", value), element("span", about));
+    return tile;
+  }));
+}
+
+function pairs(list, values) {
+  fill(list, values.filter(([, value]) => value).flatMap(([key, value]) => [element("dt", key), element("dd", value)]));
+}
+
+function facts(said) {
+  const engine = said.engine;
+  byId("model").textContent = engine.model;
+  document.title = `${engine.model} · edgesparse`;
+  const sparse = engine.sparse_layers ? `, ${engine.sparse_layers} layers run 2:4` : "";
+  byId("engine-line").textContent = `${engine.candidate} on ${engine.backend}${sparse} · ${engine.machine}`;
+  fill(byId("why"), engine.why.map(line => element("li", line)));
+  pairs(byId("engine"), [
+    ["Package", engine.package], ["Precision", engine.precision], ["Backend", `${engine.backend} (${engine.version})`],
+    ["2:4", engine.layers ? `${engine.sparse_layers} of ${engine.layers} layers run sparse` : "no layer runs sparse"],
+    ["Built", engine.created], ["Running for", span(said.time - said.started)], ["Frames", number(said.frames)],
+  ]);
+  byId("outputs-box").hidden = said.outputs.length === 0;
+  pairs(byId("outputs"), said.outputs.map(output => [output.name, [
+    `${number(output.sent)} delivered`, output.waiting && `${number(output.waiting)} wait`,
+    output.dropped && `${number(output.dropped)} dropped`, output.failed && `${number(output.failed)} attempts failed`,
+    output.state].filter(Boolean).join(", ")]));
+}
+
+function state(said) {
+  const shown = byId("state");
+  shown.textContent = said.ready ? "detecting" : said.healthy ? "not detecting" : "not working";
+  shown.className = `state ${said.ready ? "good" : said.healthy ? "wait" : "bad"}`;
+  const words = [said.why, said.fallback && said.engine.notice, said.limit && `Slowed down: ${said.limit}.`, said.refused];
+  byId("notice").textContent = words.filter(Boolean).join(" · ");
+  byId("notice").hidden = !byId("notice").textContent;
+}
+
+function show(said) {
+  state(said);
+  tiles(said);
+  facts(said);
+  for (const camera of said.cameras) {
+    if (!cameras.has(camera.name)) cameras.set(camera.name, new Camera(camera.name));
+    cameras.get(camera.name).show(camera);
+  }
+  for (const [name, camera] of cameras) {
+    if (!said.cameras.some(other => other.name === name)) {
+      camera.gone = true;
+      cameras.delete(name);
+    }
+  }
+  const wanted = said.cameras.map(camera => cameras.get(camera.name).root), box = byId("cameras");
+  if (wanted.some((root, i) => box.children[i] !== root) || box.children.length !== wanted.length) fill(box, wanted);
+  const times = said.history.map(point => point.t);
+  plot(byId("latency"), [0, 1].map(i => ({colour: i, values: said.history.map(point => point.latency[i])})), times);
+  plot(byId("age"), said.cameras.map((camera, i) => (
+    {colour: i, values: said.history.map(point => point.age[camera.name])})), times);
+  fill(byId("age-key"), said.cameras.flatMap((camera, i) => [element("i", undefined, `c${i % 8}`), camera.name]));
+}
+
+async function follow() {
+  for (;;) {
+    await seen();
+    try {
+      const answer = await fetch("/live.json");
+      if (!answer.ok) throw new Error(answer.status);
+      show(await answer.json());
+    } catch {
+      byId("state").textContent = "the service does not answer";
+      byId("state").className = "state bad";
+      for (const camera of cameras.values()) camera.root.className = "camera away";
+    }
+    await sleep(1000);
+  }
+}
+
+follow();

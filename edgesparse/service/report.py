@@ -1,0 +1,202 @@
+"""Once a second, in a thread of its own: the board is read, the rate governed, the state written and told."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from edgesparse.service.engine import Identity
+from edgesparse.service.health import Health
+from edgesparse.service.limits import Governor
+from edgesparse.service.machine import Board, Reading
+from edgesparse.service.notify import Notify
+from edgesparse.service.outputs import Outputs
+from edgesparse.service.pictures import Pictures
+from edgesparse.service.tally import Tally, milliseconds
+from edgesparse.stream.cameras import CameraStatus
+
+log = logging.getLogger("edgesparse.service")
+
+HISTORY = 180
+"""Seconds that the page's plots show."""
+LATELY = 5
+"""Seconds that rates are of."""
+
+
+class Report:
+    """What is known of the service; read from any thread. `identity` changes when another engine runs."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        health: Health,
+        tally: Tally,
+        governor: Governor,
+        pictures: Pictures,
+        outputs: Outputs,
+        notify: Notify,
+    ) -> None:
+        self.identity, self.health, self.tally, self.governor = identity, health, tally, governor
+        self.pictures, self.outputs, self._notify = pictures, outputs, notify
+        self.reloads = {"done": 0, "refused": 0}
+        self.reading = Reading()
+        self.started = time.time()
+        self.said = ""
+        """What the last reload came to, where it was refused."""
+        self.history: deque[dict[str, Any]] = deque(maxlen=HISTORY)
+        self._counts: deque[tuple[float, dict[str, int]]] = deque(maxlen=LATELY + 1)
+        self._seen = 0
+
+    def reloaded(self, refused: str) -> None:
+        """What a reload came to: empty when it was done, else why it was refused."""
+        self.said = f"reload refused: {refused}" if refused else ""
+        self.reloads["refused" if refused else "done"] += 1
+
+    def cameras(self) -> Sequence[CameraStatus]:
+        return self.health.cameras  # type: ignore[return-value]
+
+    def rates(self) -> dict[str, float]:
+        """Detected frames a second of each camera, over the last seconds."""
+        if len(self._counts) < 2:
+            return {}
+        (then, before), (now, after) = self._counts[0], self._counts[-1]
+        return {name: round(max(0, count - before.get(name, 0)) / (now - then), 1) for name, count in after.items()}
+
+    def second(self, board: Board) -> None:
+        """What is to be done each second."""
+        self.reading = board.read()
+        cameras = self.cameras()
+        self._counts.append((time.monotonic(), {camera.name: camera.frames for camera in cameras}))
+        self.governor.read(self.reading, sum(self.rates().values()))
+        free = self.reading.available
+        self.pictures.paused = free is not None and free < self.governor.limits.memory
+        if self.pictures.paused:
+            self.pictures.free()
+            self.outputs.free()
+        self.history.append(self._point(cameras))
+        self._notify.status(self.words())
+
+    def _point(self, cameras: Sequence[CameraStatus]) -> dict[str, Any]:
+        """Milliseconds of the frames since the last point: the detector's, and each camera's age."""
+        recent = self.tally.recent(self._seen)
+        self._seen = self.tally.frames
+        names = self.tally.cameras
+        ages = {}
+        for camera in cameras:
+            if camera.name in names:
+                found = milliseconds(recent.age[recent.camera == names.index(camera.name)], 99)
+                ages[camera.name] = found[0] if found else None
+        both = milliseconds(recent.latency, 50, 99)
+        return {"t": round(time.time(), 1), "latency": list(both) or [None, None], "age": ages}
+
+    def words(self) -> str:
+        """The state in one line, for `systemctl status`."""
+        judged, rates = self.health.judge(), self.rates()
+        live = sum(camera.state == "live" for camera in self.cameras())
+        said = [judged.why] if judged.why else []
+        said += [f"fallback {self.identity.precision} runs"] if self.identity.fallback else []
+        said += [f"slowed to {100 * self.governor.share:.0f} %: {self.governor.why}"] if self.governor.share < 1 else []
+        said += [self.said] if self.said else []
+        if self.health.loading:
+            return "; ".join(said)
+        counts = f"{sum(rates.values()):.0f} frames/s from {live} of {len(self.cameras())} cameras"
+        return "; ".join((f"{counts}, {self.identity.candidate} on {self.identity.backend}", *said))
+
+    def status(self) -> dict[str, Any]:
+        """What stands in status.json."""
+        judged, rates, reading, hottest = self.health.judge(), self.rates(), self.reading, self.reading.hottest
+        latency = milliseconds(self.tally.recent().latency, 50, 99)
+        return {
+            **{key: getattr(self.identity, key) for key in ("package", "model", "backend", "precision")},
+            "pid": os.getpid(),
+            "started": round(self.started, 3),
+            "time": round(time.time(), 3),
+            "ready": judged.ready,
+            "healthy": judged.alive,
+            "why": judged.why,
+            "words": self.words(),
+            "frames": self.tally.frames,
+            "errors": self.health.errors,
+            "fallback": self.identity.fallback,
+            "cameras": [_camera(camera, rates) for camera in self.cameras()],
+            "latency_ms": dict(zip(("p50", "p99"), latency, strict=False)),
+            "memory_mb": None if reading.resident is None else round(reading.resident / 1e6, 1),
+            "memory_free_mb": None if reading.available is None else round(reading.available / 1e6, 1),
+            "temperature_c": hottest[1] if hottest else None,
+            "watts": reading.watts,
+            "rate_share": round(self.governor.share, 3),
+            "outputs": [asdict(output) for output in self.outputs.states()],
+        }
+
+    def live(self) -> dict[str, Any]:
+        """What the page shows."""
+        engine = {key: value for key, value in asdict(self.identity).items() if key != "classes"}
+        return {
+            **self.status(),
+            "engine": engine,
+            "limit": self.governor.why,
+            "refused": self.said,
+            "history": list(self.history),
+        }
+
+
+def _camera(camera: CameraStatus, rates: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        **{key: getattr(camera, key) for key in ("name", "source", "state", "why", "frames", "dropped", "reopened")},
+        "fps": rates.get(camera.name, 0.0),
+        "age_ms": round(camera.age_ns / 1e6, 1),
+        "since_s": round((time.monotonic_ns() - camera.since_ns) / 1e9, 1) if camera.since_ns else None,
+        "width": camera.width,
+        "height": camera.height,
+    }
+
+
+class Reporter(threading.Thread):
+    """Calls the report each second and writes the state file, until `stop` is called."""
+
+    def __init__(self, report: Report, path: Path | None) -> None:
+        super().__init__(name="report", daemon=True)
+        self._report, self.path = report, path
+        self._left = threading.Event()
+        self._said = ""
+        self._board = Board()
+
+    def run(self) -> None:
+        due = time.monotonic()
+        while True:
+            try:
+                self._report.second(self._board)
+            except Exception:
+                log.exception("the report failed")
+            self.write()
+            due = max(due + 1.0, time.monotonic())
+            if self._left.wait(due - time.monotonic()):
+                return
+
+    def write(self) -> None:
+        """A reader of the file sees the old state or the new one."""
+        if self.path is None:
+            return
+        part = self.path.with_name(f".{self.path.name}")
+        try:
+            part.write_text(json.dumps(self._report.status()) + "\n")
+            part.replace(self.path)
+            self._said = ""
+        except OSError as error:
+            if str(error) != self._said:
+                self._said = str(error)
+                log.warning("cannot write the state: %s", error)
+
+    def stop(self) -> None:
+        self._left.set()
+        self.join(1.0)
+        self.write()
+        self._board.close()

@@ -1,0 +1,210 @@
+"""The service's life: load, run, reload, give way to the fallback, end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgesparse.build.select import Progress, quiet
+from edgesparse.config import Camera, Run
+from edgesparse.errors import BuildError, EdgeSparseError, StreamError
+from edgesparse.package.store import Package
+from edgesparse.service import engine as engines
+from edgesparse.service.engine import Engine
+from edgesparse.service.events import Rules
+from edgesparse.service.failed import Failed
+from edgesparse.service.health import PATIENCE
+from edgesparse.service.notify import Notify
+from edgesparse.service.parts import Parts
+from edgesparse.service.settings import Settings, load_settings, status_path
+from edgesparse.service.signals import Signals
+from edgesparse.stream.pipeline import Loop
+
+log = logging.getLogger("edgesparse.service")
+
+LOAD_SECONDS = 600.0
+"""What systemd is asked to grant for loading, which on first use of a recipe means building."""
+DRAIN_SECONDS = 4.7
+RETRY_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the command line names; read anew at each reload."""
+
+    path: Path
+    store: Path
+    settings: Path | None
+    said: Mapping[str, Any]
+    """What the command line says of `run:`, over the settings."""
+
+    def read(self) -> Settings:
+        """Raises ConfigError."""
+        settings = load_settings(self.settings)
+        return replace(settings, said={**settings.said, **self.said})
+
+
+class Service:
+    """Made once a process and run once. SIGTERM and SIGINT end it, SIGHUP reloads it."""
+
+    def __init__(self, target: Target, progress: Progress = quiet) -> None:
+        """Loads the settings and the engine. Raises EdgeSparseError."""
+        self._target, self._notify, self._failed = target, Notify(), Failed()
+        self._stop, self._reload = threading.Event(), threading.Event()
+        self._changing = threading.Lock()
+        self._settings = target.read()
+        if (state := status_path(self._settings.service)) is not None:
+            state.unlink(missing_ok=True)  # the state of a process that is no more
+        self._notify.status("loading the engine")
+        self._notify.longer(LOAD_SECONDS)
+        package, run = engines.find(target.path, target.store, self._settings, progress)
+        self._engine = self._load(package, run)
+
+    def _load(self, package: Package, run: Run) -> Engine:
+        return engines.load(package, run, self._failed.why(package.manifest.build_id))
+
+    def run(self) -> str:
+        """Until SIGTERM, or until all sources have ended; why it ended. Raises EdgeSparseError when neither the engine
+        nor its fallback can go on."""
+        handlers: dict[int, Callable[[], None]] = {
+            signal.SIGTERM: self._end,
+            signal.SIGINT: self._end,
+            signal.SIGHUP: self._reload.set,
+        }
+        with Signals(handlers):
+            try:
+                self._parts = Parts(self._settings.service, self._engine, self._notify, self._stop)
+            except BaseException:
+                self._engine.detector.close()
+                raise
+            try:
+                return self._run()
+            finally:
+                self._notify.stopping()
+                self._parts.close()
+                self._engine.detector.close()
+
+    def _run(self) -> str:
+        parts, cameras = self._parts, self._engine.run.all_cameras()
+        parts.health.slowest = _slowest(cameras)
+        self._loop = Loop.of(
+            cameras, self._engine.detector, [parts.outputs], observer=parts.watch, stop=self._stop, patient=True
+        )
+        parts.closing.append(self._loop.close)
+        threading.Thread(target=self._reloads, name="reload", daemon=True).start()
+        while (ended := self._detect()) is None:
+            pass
+        return ended
+
+    def _detect(self) -> str | None:
+        """Run the loop; why it ended, None when an inference failed."""
+        try:
+            return self._loop.run().ended
+        except StreamError:
+            raise
+        except Exception as error:  # whatever an engine may raise
+            self._inference_failed(error)
+            return None
+
+    def _end(self) -> None:
+        if not self._stop.is_set():
+            self._stop.set()
+            late = threading.Timer(DRAIN_SECONDS, _leave_undone)
+            late.daemon = True
+            late.start()
+
+    # What follows changes the engine.
+
+    def _inference_failed(self, error: Exception) -> None:
+        """Try again; after so many in a row, go on with the fallback. In the loop's thread, while it does not run."""
+        health, limit = self._parts.health, self._settings.service.limits.failures
+        health.failed()
+        log.error("inference failed (%d in a row): %s: %s", health.failing, type(error).__name__, error)
+        if health.failing < limit:
+            self._stop.wait(RETRY_SECONDS)
+            return
+        with self._changing:
+            self._give_way(f"{health.failing} inferences in a row failed: {' '.join(str(error).split())[:300]}")
+
+    def _give_way(self, why: str) -> None:
+        engine = self._engine
+        if not engines.has_fallback(engine):
+            raise BuildError(f"{why}; {engine.identity.candidate} has no fallback that could take its place")
+        self._failed.add(engine.identity.package, why)
+        engine.detector.close()  # first: the board may not hold both
+        self._take(engines.load(engine.package, engine.run, why))
+
+    def _take(self, engine: Engine) -> None:
+        """Go on with this engine. Raises SourceError and ConfigError, and nothing has changed then."""
+        cameras, old = engine.run.all_cameras(), self._engine
+        if engine.identity.classes != old.identity.classes:
+            self._parts.between_engines()
+        self._loop.replace(cameras, engine.detector)
+        self._engine = engine
+        self._parts.health.slowest, self._parts.health.failing = _slowest(cameras), 0
+        self._parts.engine(engine, [camera.name for camera in cameras])
+
+    def _reloads(self) -> None:
+        while True:
+            self._reload.wait()
+            self._reload.clear()
+            if self._stop.is_set():
+                return
+            self._notify.reloading()
+            with self._changing:
+                said = self._change()
+            self._parts.report.reloaded(said)
+            self._notify.ready()
+
+    def _change(self) -> str:
+        """Take what has changed of settings, recipe and engine; why not, in words, where it is refused."""
+        try:
+            settings = self._target.read()
+            self._failed.clear()
+            package, run = engines.find(self._target.path, self._target.store, settings)
+            old, self._settings = self._settings, settings
+            try:
+                self._change_engine(package, run)
+                self._parts.change(settings.service)
+            except BaseException:
+                self._settings = old
+                raise
+        except EdgeSparseError as error:
+            log.error("the reload is refused: %s", error)
+            return str(error)
+        log.warning("reloaded: %s", self._engine.identity.package)
+        return ""
+
+    def _change_engine(self, package: Package, run: Run) -> None:
+        old = self._engine
+        same = package.manifest == old.package.manifest and run == old.run and not old.identity.fallback
+        if same:
+            return
+        engine = self._load(package, run)
+        try:
+            Rules(self._settings.service.events, engine.identity.classes)  # before anything has changed
+            self._take(engine)
+        except BaseException:
+            engine.detector.close()
+            raise
+        old.detector.close()
+
+
+def _slowest(cameras: Sequence[Camera]) -> float:
+    """How long no frame at all may be detected: longer where every camera's rate is low."""
+    rates = [camera.rate for camera in cameras]
+    known = [rate for rate in rates if rate is not None]
+    return max(PATIENCE, 3 / max(known)) if len(known) == len(rates) and known else PATIENCE
+
+
+def _leave_undone() -> None:
+    busy = ", ".join(thread.name for thread in threading.enumerate() if thread is not threading.current_thread())
+    log.error("not drained after %.1f s, leaving all the same; busy: %s", DRAIN_SECONDS, busy)
+    logging.shutdown()
+    os._exit(1)

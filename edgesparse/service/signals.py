@@ -1,0 +1,47 @@
+"""Signals as calls in a thread of their own: nothing is interrupted, no lock can be held by whoever they interrupt."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from types import FrameType, TracebackType
+
+
+class Signals:
+    """Calls `handlers` while it is entered; made in the main thread, where Python has its signals."""
+
+    def __init__(self, handlers: Mapping[int, Callable[[], None]]) -> None:
+        self._handlers = handlers
+        self._before: dict[int, object] = {}
+        self._read, self._write = socket.socketpair()
+        self._write.setblocking(False)
+        self._wakeup = -1
+
+    def __enter__(self) -> Signals:
+        self._before = {number: signal.signal(number, _nothing) for number in self._handlers}
+        self._wakeup = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._run, name="signals", daemon=True)
+        self._thread.start()
+        return self
+
+    def _run(self) -> None:
+        while data := self._read.recv(64):
+            for number in data:
+                if handler := self._handlers.get(number):
+                    handler()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        signal.set_wakeup_fd(self._wakeup)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._write.close()
+        self._thread.join(1.0)
+        self._read.close()
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """Python needs a handler, to have the number written to the wakeup socket."""

@@ -1,0 +1,131 @@
+"""Messages on disk, in order, bounded: the oldest are dropped for the newest, and counted."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgesparse.errors import SinkError
+
+log = logging.getLogger("edgesparse.service")
+
+ROW_BYTES = 40
+"""What a row takes beside topic and payload, about."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """`number` rises with each message, over restarts too."""
+
+    number: int
+    topic: str
+    payload: bytes
+    kept: bool = False
+    """Whether it is on disk."""
+
+    @property
+    def size(self) -> int:
+        return len(self.topic) + len(self.payload) + ROW_BYTES
+
+
+class Spool:
+    """An SQLite file in WAL mode: survives the end of the process at any moment; when the power fails, the last
+    seconds may be missing. Used from one thread. Raises SinkError when it cannot be opened."""
+
+    def __init__(self, path: Path, most: int) -> None:
+        self._path, self._most = path, most
+        self.dropped = 0
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._db = self._open()
+        except (OSError, sqlite3.Error) as error:
+            raise SinkError(f"cannot write {path}: {error}") from None
+        self.count, self._bytes, self.last = self._totals()
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            return _connect(self._path)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            broken = self._path.with_suffix(".damaged")
+            log.warning("%s is damaged (%s): it is now %s, its messages are lost", self._path, error, broken)
+            self._path.replace(broken)
+            for ending in ("-wal", "-shm"):
+                self._path.with_name(self._path.name + ending).unlink(missing_ok=True)
+            return _connect(self._path)
+
+    def _totals(self) -> tuple[int, int, int]:
+        # MAX alone would begin again at 1 when the last message has been delivered: sqlite_sequence remembers.
+        (count, size), *_ = self._db.execute("SELECT COUNT(*), COALESCE(SUM(size), 0) FROM messages")
+        rows = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'messages'").fetchall()
+        return int(count), int(size), int(rows[0][0]) if rows else 0
+
+    def append(self, messages: Iterable[Message]) -> None:
+        """Keep them; what does not fit, on the disk or within the bound, is dropped, the oldest first."""
+        rows = [(m.number, m.topic, m.payload, m.size) for m in messages]
+        if not rows:
+            return
+        try:
+            with self._db:
+                self._db.executemany("INSERT INTO messages VALUES (?, ?, ?, ?)", rows)
+                self.count += len(rows)
+                self._bytes += sum(row[3] for row in rows)
+                self._shrink()
+        except sqlite3.Error as error:
+            log.warning("cannot write %s: %s; %d messages are lost", self._path, error, len(rows))
+            self.dropped += len(rows)
+            self.count, self._bytes, _ = self._totals()
+
+    def _shrink(self) -> None:
+        while self._bytes > self._most and self.count:
+            oldest = self._db.execute("SELECT number, size FROM messages ORDER BY number LIMIT 256").fetchall()
+            numbers = []
+            for number, size in oldest:
+                if self._bytes <= self._most:
+                    break
+                numbers.append((number,))
+                self._bytes -= size
+            self._db.executemany("DELETE FROM messages WHERE number = ?", numbers)
+            self.count -= len(numbers)
+            self.dropped += len(numbers)
+
+    def after(self, number: int, most: int) -> Sequence[Message]:
+        """The oldest of those that came after `number`."""
+        rows = self._db.execute(
+            "SELECT number, topic, payload FROM messages WHERE number > ? ORDER BY number LIMIT ?", (number, most)
+        )
+        return [Message(number, topic, payload, True) for number, topic, payload in rows]
+
+    def remove(self, numbers: Sequence[int]) -> None:
+        """They were delivered."""
+        if not numbers:
+            return
+        with self._db:
+            for number in numbers:
+                row = self._db.execute("DELETE FROM messages WHERE number = ? RETURNING size", (number,)).fetchone()
+                if row is not None:
+                    self.count -= 1
+                    self._bytes -= row[0]
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=1.0, check_same_thread=False)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.execute(
+            "CREATE TABLE IF NOT EXISTS messages "
+            "(number INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT, payload BLOB, size INTEGER)"
+        )
+        db.execute("SELECT COUNT(*) FROM messages")
+    except BaseException:
+        db.close()
+        raise
+    return db

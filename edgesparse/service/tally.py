@@ -1,0 +1,107 @@
+"""What the frame loop counts of itself: in arrays that are there already, a few microseconds a frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesparse.runtime.detections import Detections
+from edgesparse.stream.pipeline import ALL_STAGES
+
+BOUNDS_MS = (0.2, 0.5, 1, 2, 5, 10, 15, 20, 30, 40, 50, 75, 100, 150, 200, 350, 500, 1000, 2000, 5000)
+COLUMNS = (*ALL_STAGES, "total", "age")
+"""Of the row of durations that comes with each frame."""
+_KEPT = 4096
+_BOUNDS_NS = np.array([bound * 1e6 for bound in BOUNDS_MS], np.int64)
+_EACH = np.arange(len(COLUMNS))
+_AGE = COLUMNS.index("age")
+_DETECTOR = slice(1, len(ALL_STAGES) - 1)
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Frames at most as long as each of BOUNDS_MS, and in all; the sum in seconds."""
+
+    below: tuple[int, ...]
+    count: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Recent:
+    """Of some newest frames: nanoseconds in the detector, nanoseconds of age, and each one's camera."""
+
+    latency: NDArray[np.int64]
+    age: NDArray[np.int64]
+    camera: NDArray[np.int64]
+
+
+class Tally:
+    """Written by the frame loop's thread alone; read by others, who may miss the newest frame."""
+
+    def __init__(self, classes: int) -> None:
+        self.frames = 0
+        self.classes = np.zeros(classes, np.int64)
+        """Detections of each class."""
+        self.cameras: list[str] = []
+        self._stages = np.zeros((len(COLUMNS), len(BOUNDS_MS) + 1), np.int64)
+        self._stage_sums = np.zeros(len(COLUMNS), np.int64)
+        self._ages: list[NDArray[np.int64]] = []
+        self._age_sums: list[int] = []
+        self._recent = np.full((_KEPT, 3), 0, np.int64)
+
+    def add(self, camera: str, row: NDArray[np.int64], detections: Detections) -> None:
+        number = self._number(camera)
+        places = np.searchsorted(_BOUNDS_NS, row)
+        self._stages[_EACH, places] += 1
+        self._stage_sums += row
+        age = int(row[_AGE])
+        self._ages[number][places[_AGE]] += 1
+        self._age_sums[number] += age
+        np.add.at(self.classes, detections.class_id, 1)
+        self._recent[self.frames % _KEPT] = (row[_DETECTOR].sum(), age, number)
+        self.frames += 1
+
+    def _number(self, camera: str) -> int:
+        try:
+            return self.cameras.index(camera)
+        except ValueError:
+            self._ages.append(np.zeros(len(BOUNDS_MS) + 1, np.int64))
+            self._age_sums.append(0)
+            self.cameras.append(camera)
+            return len(self.cameras) - 1
+
+    def rename(self, classes: int) -> None:
+        """Another engine runs: its classes are counted anew."""
+        self.classes = np.zeros(classes, np.int64)
+
+    def stages(self) -> dict[str, Histogram]:
+        """A histogram for each of COLUMNS but age."""
+        return {
+            name: _histogram(self._stages[i], int(self._stage_sums[i])) for i, name in enumerate(COLUMNS) if i != _AGE
+        }
+
+    def ages(self) -> dict[str, Histogram]:
+        """A histogram for each camera."""
+        both = zip(self.cameras, self._ages, self._age_sums, strict=False)
+        return {name: _histogram(counts, total) for name, counts, total in both}
+
+    def recent(self, since: int = 0) -> Recent:
+        """Of the frames after the first `since`, as far as they are kept."""
+        newest = self.frames
+        rows = self._recent[np.arange(max(since, newest - _KEPT), newest) % _KEPT]
+        return Recent(rows[:, 0], rows[:, 1], rows[:, 2])
+
+
+def _histogram(counts: NDArray[np.int64], total_ns: int) -> Histogram:
+    below = np.cumsum(counts)
+    return Histogram(tuple(int(n) for n in below[:-1]), int(below[-1]), total_ns / 1e9)
+
+
+def milliseconds(values: NDArray[np.int64], *percents: float) -> tuple[float, ...]:
+    """Percentiles of nanoseconds, in milliseconds; none of nothing."""
+    if not len(values):
+        return ()
+    return tuple(round(float(value), 2) for value in np.percentile(values, percents) / 1e6)

@@ -1,0 +1,58 @@
+"""The service's ear in the frame loop: counts, tells systemd that it lives, slows down where the board must rest."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesparse.runtime.detections import Detections
+from edgesparse.service.health import Health
+from edgesparse.service.limits import Governor
+from edgesparse.service.notify import Notify
+from edgesparse.service.pictures import Pictures
+from edgesparse.service.tally import Tally
+from edgesparse.stream.cameras import CameraStatus
+from edgesparse.stream.frames import Frame
+
+WAIT_FOR_CAMERAS = 10.0
+"""Seconds after which the service is up though no camera has given a frame: its engine has inferred all the same."""
+
+
+class Watch:
+    """An Observer. Everything here is called in the frame loop's thread, so a loop that hangs tells systemd nothing."""
+
+    def __init__(
+        self,
+        notify: Notify,
+        health: Health,
+        tally: Tally,
+        governor: Governor,
+        pictures: Pictures,
+        stop: threading.Event,
+    ) -> None:
+        self._notify, self._health, self._tally = notify, health, tally
+        self._governor, self._pictures, self._stop = governor, pictures, stop
+        self._begun = time.monotonic()
+        self.up = False
+        """Whether systemd was told that the service is up."""
+
+    def frame(self, camera: CameraStatus, frame: Frame, detections: Detections, row: NDArray[np.int64]) -> None:
+        self._tally.add(camera.name, row, detections)
+        self._health.frame()
+        self._pictures.offer(camera.name, frame, detections)
+        pause = self._governor.pause(time.monotonic())
+        if pause > 0:
+            self._stop.wait(pause)
+
+    def turn(self, cameras: Sequence[CameraStatus]) -> None:
+        self._health.turn(cameras)
+        now = time.monotonic()
+        if self._health.judge(now).alive:
+            self._notify.alive()
+        if not self.up and (self._tally.frames or now - self._begun > WAIT_FOR_CAMERAS):
+            self.up = True
+            self._notify.ready()

@@ -1,0 +1,120 @@
+"""A headless Chromium, by the few WebDriver calls (W3C) that the tests need, through Debian's chromedriver."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Browser:
+    """One window."""
+
+    def __init__(self, driver: str, session: str) -> None:
+        self._at = f"{driver}/session/{session}"
+
+    def open(self, url: str) -> None:
+        _call("POST", f"{self._at}/url", {"url": url})
+
+    def size(self, width: int, height: int) -> None:
+        _call("POST", f"{self._at}/window/rect", {"width": width, "height": height})
+
+    def run(self, script: str) -> Any:
+        """What a function body in JavaScript returns."""
+        return _call("POST", f"{self._at}/execute/sync", {"script": script, "args": []})
+
+    def until(self, script: str, seconds: float = 30.0) -> Any:
+        """The first true value of it."""
+        end = time.monotonic() + seconds
+        while not (found := self.run(script)):
+            assert time.monotonic() < end, f"never came true: {script}\n{self.run('return document.body.innerText')}"
+            time.sleep(0.2)
+        return found
+
+    def screenshot(self) -> bytes:
+        return base64.b64decode(_call("GET", f"{self._at}/screenshot"))
+
+    def dark(self, dark: bool) -> None:
+        said = {"features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]}
+        _call("POST", f"{self._at}/goog/cdp/execute", {"cmd": "Emulation.setEmulatedMedia", "params": said})
+
+    def log(self) -> list[str]:
+        """What the console said: errors of scripts, and what the page's policy kept out."""
+        found = _call("POST", f"{self._at}/se/log", {"type": "browser"})
+        return [entry["message"] for entry in found]
+
+
+@contextmanager
+def browser(width: int = 1280, height: int = 1000) -> Iterator[Browser]:
+    """A new Chromium with an empty profile."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as profile:
+        process = subprocess.Popen(
+            [str(DRIVER), f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        at = f"http://127.0.0.1:{port}"
+        session = ""
+        try:
+            _wait(at)
+            options = {
+                "binary": CHROMIUM,
+                "args": [*FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}"],
+            }
+            wanted = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+            session = _call("POST", f"{at}/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
+            yield Browser(at, session)
+        finally:
+            if session:
+                _call("DELETE", f"{at}/session/{session}")
+            process.terminate()
+            process.wait(10)
+
+
+def _wait(at: str) -> None:
+    end = time.monotonic() + 20
+    while True:
+        try:
+            if _call("GET", f"{at}/status")["ready"]:
+                return
+        except OSError:
+            pass
+        assert time.monotonic() < end, "chromedriver does not answer"
+        time.sleep(0.1)
+
+
+def _call(method: str, url: str, said: Any = None) -> Any:
+    body = None if said is None else json.dumps(said).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"}, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)["value"]
+    except urllib.error.HTTPError as error:
+        raise AssertionError(json.load(error)["value"]["message"]) from None

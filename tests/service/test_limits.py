@@ -1,0 +1,113 @@
+"""The board: read from files as a Jetson has them; over a limit the rate goes down, and comes back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as some
+
+from edgesparse.service.limits import LEAST, LONGEST_PAUSE, Governor
+from edgesparse.service.machine import Board, Reading
+from edgesparse.service.settings import Limits
+
+MB = 1_000_000
+
+
+def jetson(root: Path) -> Path:
+    """The files of an Orin NX: a zone that is switched off reads -256, VDD_IN is what the board takes."""
+
+    def write(path: str, text: str) -> None:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text + "\n")
+
+    for number, (name, value) in enumerate(
+        [("cpu-thermal", "51250"), ("gpu-thermal", "-256000"), ("tj-thermal", "53500")]
+    ):
+        write(f"sys/class/thermal/thermal_zone{number}/type", name)
+        write(f"sys/class/thermal/thermal_zone{number}/temp", value)
+    write("sys/class/hwmon/hwmon0/name", "tmp451")
+    for number, (name, volts, amperes) in enumerate([("VDD_IN", 5000, 1500), ("VDD_CPU_GPU_CV", 5000, 400)], 1):
+        write("sys/class/hwmon/hwmon1/name", "ina3221")
+        write(f"sys/class/hwmon/hwmon1/in{number}_label", name)
+        write(f"sys/class/hwmon/hwmon1/in{number}_input", str(volts))
+        write(f"sys/class/hwmon/hwmon1/curr{number}_input", str(amperes))
+    write("proc/meminfo", "MemTotal:  7600000 kB\nMemAvailable:   3000000 kB")
+    write("proc/self/status", "Name:\tpython3\nVmRSS:\t  500000 kB")
+    return root
+
+
+def test_a_jetson_is_read(tmp_path: Path) -> None:
+    reading = Board(jetson(tmp_path)).read()
+    assert reading.temperatures == (("cpu-thermal", 51.25), ("tj-thermal", 53.5))
+    assert reading.hottest == ("tj-thermal", 53.5)
+    assert (reading.available, reading.resident, reading.watts) == (3000000 * 1024, 500000 * 1024, 7.5)
+
+
+def test_an_agx_orin_has_no_rail_of_its_own_for_the_board(tmp_path: Path) -> None:
+    root = jetson(tmp_path)
+    (root / "sys/class/hwmon/hwmon1/in1_label").write_text("VDD_GPU_SOC\n")
+    assert Board(root).read().watts == 9.5
+
+
+def test_a_machine_that_tells_nothing(tmp_path: Path) -> None:
+    assert Board(tmp_path).read() == Reading()
+
+
+def test_this_machine_is_read() -> None:
+    reading = Board().read()
+    assert reading.available is not None and reading.resident is not None and reading.resident > 10 * MB
+
+
+def hot(degrees: float, free: int = 2000 * MB) -> Reading:
+    return Reading(available=free, temperatures=(("tj", degrees),))
+
+
+def test_heat_halves_the_rate_until_it_is_cool_again() -> None:
+    governor = Governor(Limits(temperature=90))
+    for second in range(5):
+        governor.read(hot(80), 30.0, second)
+    assert governor.share == 1 and governor.pause(0.0) == 0
+    for second in range(5, 12):
+        governor.read(hot(92), 30.0, second)
+    assert 1 / 16 <= governor.share <= 1 / 4
+    assert governor.why == "tj has 92 °C, limit 90"
+    low = governor.share
+    for second in range(12, 20):
+        governor.read(hot(88), 5.0, second)
+    assert governor.share == low, "not before it is well below the limit"
+    for second in range(20, 120):
+        governor.read(hot(80), 5.0, second)
+    assert governor.share == 1 and governor.why == ""
+
+
+def test_far_beyond_it_goes_down_at_once() -> None:
+    governor = Governor(Limits(temperature=90, memory=400 * MB))
+    governor.read(hot(96), 30.0, 0.0)
+    assert governor.share == LEAST
+    governor = Governor(Limits(memory=400 * MB))
+    governor.read(hot(50, 150 * MB), 30.0, 0.0)
+    assert governor.share == LEAST and "150 MB of memory are free, limit 400" in governor.why
+
+
+def test_the_rate_is_really_the_share_of_the_whole_one() -> None:
+    governor = Governor(Limits(temperature=90))
+    governor.read(hot(80), 30.0, 0.0)
+    governor.read(hot(92), 30.0, 1.0)
+    governor.read(hot(92), 30.0, 3.5)
+    assert governor.share == 0.25
+    now, frames = 100.0, 0
+    while now < 110.0:
+        now += 1 / 60 + governor.pause(now)  # the engine could do sixty
+        frames += 1
+    assert 70 <= frames <= 80
+
+
+@given(some.lists(some.tuples(some.floats(20, 120), some.integers(0, 4000), some.floats(0, 60)), max_size=60))
+def test_the_share_stays_within_its_bounds(readings: list[tuple[float, int, float]]) -> None:
+    governor = Governor(Limits())
+    for second, (degrees, megabytes, rate) in enumerate(readings):
+        governor.read(hot(degrees, megabytes * MB), rate, float(second))
+        assert LEAST <= governor.share <= 1
+        assert 0 <= governor.pause(float(second)) <= LONGEST_PAUSE
+        assert bool(governor.why) == (governor.share < 1)

@@ -1,0 +1,109 @@
+"""A device's settings: what makes no sense is one line that says what was found and what mends it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgesparse.config import Run
+from edgesparse.errors import ConfigError
+from edgesparse.service.settings import check_names, load_settings, loopback, status_path
+
+CAMERAS = "run: {cameras: [{name: door, source: demo}]}\n"
+
+
+def refused(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "device.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        settings = load_settings(path)
+        check_names(settings.service, [c.name for c in settings.run(Run()).all_cameras()], settings.where)
+    assert "\n" not in str(error.value) and str(error.value).startswith(str(path))
+    return str(error.value).removeprefix(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "service: {web: {port: 99999}}",
+            "service.web.port: found 99999 (a whole number), needed less than or equal to",
+        ),
+        ("service: {web: {prot: 8080}}", "unknown key 'service.web.prot': did you mean 'port'?"),
+        ("service: {mqqt: {host: x}}", "unknown key 'service.mqqt': did you mean 'mqtt'?"),
+        ("servce: {}", "unknown key 'servce': did you mean 'service'?"),
+        ("service: {mqtt: {}}", "'service.mqtt.host' is missing"),
+        ("service: {mqtt: {host: x, topic: 'a/#'}}", "service.mqtt.topic: found 'a/#' (text), needed a topic without"),
+        ("service: {webhook: {url: ftp://x}}", "service.webhook.url: found 'ftp://x' (text), needed an address that"),
+        ("service: {limits: {temperature: 30}}", "service.limits.temperature: found 30 (a whole number), needed"),
+        ("service: {limits: {memory: lots}}", "service.limits.memory: found 'lots' (text), needed"),
+        ("service: {events: [{name: A b}]}", "service.events.0.name: found 'A b' (text), needed"),
+        (
+            "service: {events: [{name: a, clases: [x]}]}",
+            "unknown key 'service.events.0.clases': did you mean 'classes'?",
+        ),
+        ("service: {events: [{name: a}, {name: a}]}", "service.events: found 'a' twice, needed names that differ"),
+        ("service: {clips: {}}", "service.clips: found no events, needed one that says when"),
+        ("service: {webhook: {url: http://x}}", "service.webhook: found no events, needed one that says when"),
+        ("service: {events: [{name: a, cameras: [dor]}]}", "service.events: a: no camera 'dor': did you mean 'door'?"),
+        ("service: {web: {host: 0.0.0.0}}", "service.web.host: found 0.0.0.0 without a token_file, needed one"),
+        ("service: {web: {host: cam.local}}", "service.web.host: found cam.local without a token_file, needed one"),
+        ("service: {web: {token_file: gone}}", "service.web.token_file: no file "),
+        ("service: {mqtt: {host: x, password_file: gone}}", "service.mqtt.password_file: no file "),
+        ("service: {mqtt: {host: x, ca_file: gone}}", "service.mqtt.ca_file: no file "),
+        ("[]", "found a list, needed a mapping with 'run:' and 'service:'"),
+    ],
+)
+def test_one_line_each(tmp_path: Path, text: str, said: str) -> None:
+    assert refused(tmp_path, text if text == "[]" else CAMERAS + text).startswith(said)
+
+
+def test_a_camera_that_makes_no_sense(tmp_path: Path) -> None:
+    assert "run.cameras.0.name" in refused(tmp_path, "run: {cameras: [{name: Door 1, source: demo}]}")
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no settings .*device.yaml: write one with 'run:'"):
+        load_settings(tmp_path / "device.yaml")
+
+
+@pytest.mark.parametrize(("mode", "text", "said"), [(0o644, "x" * 32, "mode 644, needed one that others can't read"),
+                                                    (0o600, "short", "found 5 characters in ")])  # fmt: skip
+def test_a_token_that_is_none(tmp_path: Path, mode: int, text: str, said: str) -> None:
+    token = tmp_path / "web.token"
+    token.write_text(text)
+    token.chmod(mode)
+    assert said in refused(tmp_path, "service: {web: {host: 0.0.0.0, token_file: web.token}}")
+
+
+def test_paths_count_from_the_file_and_the_device_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+    (tmp_path / "web.token").write_text("x" * 32)
+    (tmp_path / "web.token").chmod(0o640)
+    path = tmp_path / "device.yaml"
+    path.write_text(
+        "run: {cameras: [{name: door, source: demo}], conf: 0.5}\n"
+        "service: {web: {host: '::', token_file: web.token}, status: run/s.json,\n"
+        "  events: [{name: e}], clips: {folder: c}}"
+    )
+    settings = load_settings(path)
+    assert settings.service.web.token_file == tmp_path / "web.token"
+    assert settings.service.clips is not None and settings.service.clips.folder == tmp_path / "c"
+    assert status_path(settings.service) == tmp_path / "run" / "s.json"
+    run = settings.run(Run(source="0", iou=0.6))
+    assert [camera.name for camera in run.all_cameras()] == ["door"]
+    assert (run.conf, run.iou) == (0.5, 0.6)
+
+
+def test_the_state_goes_where_systemd_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/edgesparse:/run/other")
+    assert status_path(load_settings(None).service) == Path("/run/edgesparse/status.json")
+
+
+@pytest.mark.parametrize(
+    ("host", "own"),
+    [("127.0.0.1", True), ("127.1.2.3", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("x", False)],
+)
+def test_which_addresses_are_this_machine_only(host: str, own: bool) -> None:
+    assert loopback(host) == own

@@ -1,0 +1,57 @@
+"""The systemd unit, judged by systemd's own tools. Last run here with systemd 252."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+UNIT = Path(__file__).parents[2] / "deploy" / "edgesparse.service"
+
+pytestmark = [
+    pytest.mark.systemd,
+    pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze: apt install systemd"),
+]
+
+
+def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def unit(tmp_path: Path) -> Path:
+    """The unit with a program that is there: systemd looks for it."""
+    program = Path(sys.executable).parent / "edgesparse"
+    path = tmp_path / UNIT.name
+    path.write_text(UNIT.read_text().replace("/opt/edgesparse/bin/edgesparse", str(program)))
+    return path
+
+
+def test_verify_finds_nothing(unit: Path) -> None:
+    done = analyze("verify", str(unit))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_verify_would_find_something(unit: Path) -> None:
+    unit.write_text(unit.read_text().replace("WatchdogSec=", "WatchdogSeconds="))
+    assert "WatchdogSeconds" in analyze("verify", str(unit)).stderr
+
+
+def test_little_is_exposed(unit: Path) -> None:
+    done = analyze("security", "--offline=true", "--threshold=35", "--no-pager", str(unit))
+    found = re.search(r"exposure level for edgesparse.service: ([\d.]+)", done.stdout)
+    assert found is not None and float(found[1]) <= 3.5, done.stdout
+    assert done.returncode == 0
+
+
+def test_devices_are_named_and_not_hidden() -> None:
+    text = UNIT.read_text()
+    assert "DeviceAllow=char-video4linux rw" in text and "DevicePolicy=closed" in text
+    assert "\nPrivateDevices" not in text
+    assert "SupplementaryGroups=video render" in text
+    assert re.search(r"^After=.*nvargus-daemon\.service", text, re.MULTILINE)
+    assert re.search(r"^ExecStart=/opt/edgesparse/bin/edgesparse run --service --settings ", text, re.MULTILINE)
