@@ -192,7 +192,7 @@ def measure_ultralytics(python: str, real: Path, rounds: int, ours: dict[str, An
     with open_detector(package, Run(conf=CONF, iou=IOU)) as detector:
         for frame in frames:
             detector(frame)
-            raw = detector._outputs[0][0]
+            raw = detector.runner.buffers[detector.runner.outputs[0].name][0]
             centre_size = as_yolov8(raw)
             outputs.append(centre_size)
     folder = HERE / "scratch"

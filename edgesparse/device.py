@@ -40,6 +40,19 @@ JETSON_GPUS = {"Orin": "8.7", "Xavier": "7.2", "Thor": "11.0"}
 """Compute capability by a word of the board's name: nvidia-smi on older Jetsons does not tell."""
 
 
+STATE = "EDGESPARSE_STATE"
+"""Environment variable that names the folder of what belongs to this device: key, timing caches."""
+
+
+def state_folder() -> Path:
+    """What EDGESPARSE_STATE names; else /var/lib/edgesparse for root, and XDG's state folder for others."""
+    if said := os.environ.get(STATE):
+        return Path(said).absolute()
+    if os.geteuid() == 0:
+        return Path("/var/lib/edgesparse")
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "edgesparse"
+
+
 @lru_cache(1)
 def probe() -> Machine:
     """Asks the system once; nvidia-smi, where there is one, takes some tenths of a second."""

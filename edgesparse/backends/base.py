@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesparse.backends.frames import FramePlan, Slot
 from edgesparse.config import Way
 from edgesparse.errors import BuildError
 
@@ -160,6 +161,15 @@ class Runner(ABC):
 
     @abstractmethod
     def _bind(self, buffers: Mapping[str, NDArray[Any]]) -> None: ...
+
+    def frames(self, plan: FramePlan) -> list[Slot]:
+        """Slots that take whole batches from frames to candidates by this runner's own means; none where it has no
+        such means. Close them before the runner. Raises BuildError."""
+        return []
+
+    def frame_buffer(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Memory for a frame to be captured into, from where this runner need not copy it within the machine."""
+        return np.zeros(shape, np.uint8)
 
     @abstractmethod
     def infer(self) -> None:

@@ -7,11 +7,12 @@ does not outlive a fork: start processes that use the GPU anew (spawn).
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,9 +24,12 @@ from edgesparse.errors import BackendUnavailable, BuildError, MemoryBudgetExceed
 
 _REMEDY = "pip install pycuda (with CUDA's compiler on the PATH), and look at nvidia-smi or, on a Jetson, tegrastats"
 _NON_BLOCKING = 1
+_WORD = 4
+"""Bytes that kernels read at once: the end of a frame lies in a word that is there."""
 _DEAD = re.compile(r"illegal|launch fail|assert|hardware stack|misaligned|invalid program counter|ECC", re.I)
 """Errors after which a context is of no use any more."""
 
+_log = logging.getLogger(__name__)
 _lock = threading.Lock()
 _found: list[Gpu] = []
 
@@ -64,6 +68,7 @@ class Gpu:
         self.driver, self.process = driver, os.getpid()
         weakref.finalize(self, self._context.detach)  # at the process's end, after all that was made later
         self._pinned: weakref.WeakValueDictionary[int, Pinned] = weakref.WeakValueDictionary()
+        self.kernels: Any = None
 
     def __enter__(self) -> Gpu:
         """Its context is current in this thread; may be nested."""
@@ -102,26 +107,40 @@ class Gpu:
         except self.driver.Error:
             return 0
 
-    def host(self, shape: Sequence[int], dtype: str) -> NDArray[Any]:
+    def host(self, shape: Sequence[int], dtype: Any, combined: bool = False) -> NDArray[Any]:
         """Zeroed page-locked memory, which the GPU copies from by itself, or, where it shares the CPU's, works in.
 
-        The memory lives as long as the array and its views do. Call it with the context current (`doing`).
+        The memory lives as long as the array and its views do. Call it with the context current (`doing`). `combined`:
+        the CPU only writes it: on an integrated GPU its caches are left out then (write-combined).
         """
         size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-        pinned = Pinned(self, max(size, 1))
+        pinned = Pinned(self, -(-max(size, 1) // _WORD) * _WORD, combined and self.integrated)
         array = np.asarray(pinned)
         array[...] = 0
-        self._pinned[_address(array)] = pinned
-        return array[:size].view(dtype).reshape(tuple(shape))
+        self._pinned[address(array)] = pinned
+        found: NDArray[Any] = array[:size].view(dtype).reshape(tuple(shape))
+        return found
 
     def pinned(self, array: NDArray[Any]) -> Pinned | None:
-        """The page-locked memory that an array of `host` begins with; None for any other array."""
-        found = self._pinned.get(_address(array))
+        """The page-locked memory that an array of `host` begins with; None for any other array.
+
+        Whoever uses its address keeps the array.
+        """
+        found = self._pinned.get(address(array))
         return found if found is not None and array.nbytes <= found.size else None
 
     def memory(self, size: int) -> Any:
         """Device memory of so many bytes: `int` of it is its address, `free` gives it back."""
-        return self.driver.mem_alloc(max(size, 1))
+        return self.driver.mem_alloc(-(-max(size, 1) // _WORD) * _WORD)
+
+    def free_all(self, steps: Iterable[Callable[[], object]]) -> None:
+        """Each of them, in this order; what an error of the GPU keeps from being freed is said."""
+        for step in steps:
+            try:
+                with self:
+                    step()
+            except self.driver.Error as error:  # noqa: PERF203, the rest must be freed all the same
+                _log.warning("memory of the GPU may not be free again: %s", one_line(error))
 
     def stream(self) -> Any:
         """A stream that does not wait for the default one; `handle` is what CUDA calls it."""
@@ -132,14 +151,14 @@ class Gpu:
 
 
 class Pinned:
-    """Page-locked host memory: what numpy.asarray makes of it holds it. `address`: how the GPU calls it, or 0."""
+    """Page-locked host memory: what numpy.asarray makes of it holds it. `address`: how the GPU calls it."""
 
-    def __init__(self, owner: Gpu, size: int) -> None:
+    def __init__(self, owner: Gpu, size: int, combined: bool) -> None:
         driver = owner.driver
-        flags = driver.host_alloc_flags.DEVICEMAP if owner.integrated else 0
+        flags = driver.host_alloc_flags.DEVICEMAP | (driver.host_alloc_flags.WRITECOMBINED if combined else 0)
         self._owner, self.size = owner, size
         self._memory: Any = driver.pagelocked_empty(size, np.uint8, mem_flags=flags)
-        self.address = int(self._memory.base.get_device_pointer()) if owner.integrated else 0
+        self.address = int(self._memory.base.get_device_pointer())
         self.__array_interface__ = self._memory.__array_interface__
 
     def __del__(self) -> None:
@@ -154,5 +173,5 @@ def one_line(error: BaseException) -> str:
     return re.sub(r"\s+", " ", str(error)).strip()[:300] or type(error).__name__
 
 
-def _address(array: NDArray[Any]) -> int:
+def address(array: NDArray[Any]) -> int:
     return int(array.__array_interface__["data"][0])

@@ -1,18 +1,37 @@
-"""CUDA graphs through the driver's own library, for pycuda has none."""
+"""CUDA graphs through the driver's own library, for pycuda has none; and the library itself."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 from edgesparse.errors import BackendUnavailable, BuildError
 
 LIBRARY = "libcuda.so.1"
 _THREAD_LOCAL = 1
 """CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: what other threads do meanwhile does not end the capture."""
-_POINTER, _REFERENCE = ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p)
+_MEMCPY = 1
+"""CU_GRAPH_NODE_TYPE_MEMCPY"""
+_POINTER, _REFERENCE, _UNSIGNED = ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p), ctypes.c_uint
+
+
+class _Copy(ctypes.Structure):
+    """CUDA_MEMCPY3D"""
+
+    _fields_: ClassVar[Any] = [
+        (f"{side}{name}", kind)
+        for side in ("src", "dst")
+        for name, kind in (
+            *((name, ctypes.c_size_t) for name in ("XInBytes", "Y", "Z", "LOD")),
+            ("MemoryType", ctypes.c_int),
+            *((name, ctypes.c_void_p) for name in ("Host", "Device", "Array", "Reserved")),
+            *((name, ctypes.c_size_t) for name in ("Pitch", "Height")),
+        )
+    ] + [(name, ctypes.c_size_t) for name in ("WidthInBytes", "Height", "Depth")]
+
+
 _FUNCTIONS: dict[str, list[Any]] = {
     "cuStreamBeginCapture_v2": [_POINTER, ctypes.c_int],
     "cuStreamEndCapture": [_POINTER, _REFERENCE],
@@ -20,6 +39,14 @@ _FUNCTIONS: dict[str, list[Any]] = {
     "cuGraphLaunch": [_POINTER, _POINTER],
     "cuGraphExecDestroy": [_POINTER],
     "cuGraphDestroy": [_POINTER],
+    "cuGraphGetNodes": [_POINTER, _REFERENCE, ctypes.POINTER(ctypes.c_size_t)],
+    "cuGraphNodeGetType": [_POINTER, ctypes.POINTER(ctypes.c_int)],
+    "cuGraphMemcpyNodeGetParams": [_POINTER, ctypes.POINTER(_Copy)],
+    "cuGraphExecMemcpyNodeSetParams": [_POINTER, _POINTER, ctypes.POINTER(_Copy), _POINTER],
+    "cuCtxGetCurrent": [_REFERENCE],
+    "cuModuleLoadData": [_REFERENCE, _POINTER],
+    "cuModuleGetFunction": [_REFERENCE, _POINTER, ctypes.c_char_p],
+    "cuLaunchKernel": [_POINTER, *[_UNSIGNED] * 7, _POINTER, ctypes.POINTER(ctypes.c_void_p), _POINTER],
     "cuGetErrorName": [ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)],
     "cuGetErrorString": [ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)],
 }
@@ -35,22 +62,20 @@ class Graph:
 
     def __init__(self, stream: int, record: Callable[[], None]) -> None:
         cuda = library()
-        graph = ctypes.c_void_p()
-        self._made, self._stream, self._launch = ctypes.c_void_p(), ctypes.c_void_p(stream), cuda.cuGraphLaunch
+        self._graph, self._made = ctypes.c_void_p(), ctypes.c_void_p()
+        self._stream, self._launch = ctypes.c_void_p(stream), cuda.cuGraphLaunch
         check(cuda.cuStreamBeginCapture_v2(stream, _THREAD_LOCAL), "a CUDA graph cannot be begun")
         try:
             record()
         except BaseException:
-            cuda.cuStreamEndCapture(stream, ctypes.byref(graph))
-            if graph:
-                cuda.cuGraphDestroy(graph)
+            cuda.cuStreamEndCapture(stream, ctypes.byref(self._graph))
+            self.close()
             raise
-        check(cuda.cuStreamEndCapture(stream, ctypes.byref(graph)), "this cannot be captured in a CUDA graph")
-        try:
-            code = cuda.cuGraphInstantiateWithFlags(ctypes.byref(self._made), graph, 0)
+        check(cuda.cuStreamEndCapture(stream, ctypes.byref(self._graph)), "this cannot be captured in a CUDA graph")
+        code = cuda.cuGraphInstantiateWithFlags(ctypes.byref(self._made), self._graph, 0)
+        if code:
+            self.close()
             check(code, "the CUDA graph cannot be made")
-        finally:
-            cuda.cuGraphDestroy(graph)
 
     def launch(self) -> None:
         """Enqueue it all on the stream that it was captured on; returns at once."""
@@ -58,11 +83,49 @@ class Graph:
         if code:
             check(code, "the CUDA graph cannot be launched")
 
+    def copy_to(self, address: int) -> Copy:
+        """The copy in it whose destination on the GPU begins there. Raises LookupError."""
+        cuda, count, kind = library(), ctypes.c_size_t(), ctypes.c_int()
+        check(cuda.cuGraphGetNodes(self._graph, None, ctypes.byref(count)), "a CUDA graph's nodes")
+        nodes = (ctypes.c_void_p * count.value)()
+        check(cuda.cuGraphGetNodes(self._graph, nodes, ctypes.byref(count)), "a CUDA graph's nodes")
+        for node in nodes:
+            said = _Copy()
+            check(cuda.cuGraphNodeGetType(node, ctypes.byref(kind)), "a CUDA graph's node")
+            if kind.value == _MEMCPY:
+                check(cuda.cuGraphMemcpyNodeGetParams(node, ctypes.byref(said)), "a CUDA graph's copy")
+                if said.dstDevice == address:
+                    return Copy(self._made, ctypes.c_void_p(node), said)
+        raise LookupError(f"no copy to {address:#x} in this graph")
+
     def close(self) -> None:
         """Give it back; calling it again does nothing."""
         if self._made:
             library().cuGraphExecDestroy(self._made)
-            self._made = ctypes.c_void_p()
+        if self._graph:
+            library().cuGraphDestroy(self._graph)
+        self._made, self._graph = ctypes.c_void_p(), ctypes.c_void_p()
+
+
+class Copy:
+    """A copy to the GPU inside a graph, which may take other bytes from the next launch on."""
+
+    def __init__(self, made: ctypes.c_void_p, node: ctypes.c_void_p, said: _Copy) -> None:
+        self._made, self._node, self._said, self._context = made, node, said, ctypes.c_void_p()
+        self._source = "srcHost" if said.srcHost else "srcDevice"
+        check(library().cuCtxGetCurrent(ctypes.byref(self._context)), "the context")
+        self._set = library().cuGraphExecMemcpyNodeSetParams
+
+    def take(self, address: int, size: int) -> None:
+        """Copy these bytes of page-locked memory. Launches that are on their way are not affected."""
+        said = self._said
+        if getattr(said, self._source) == address and said.WidthInBytes == size:
+            return
+        setattr(said, self._source, address)
+        said.WidthInBytes = size
+        code = self._set(self._made, self._node, ctypes.byref(said), self._context)
+        if code:
+            check(code, "a copy in a CUDA graph cannot be changed")
 
 
 @lru_cache(1)

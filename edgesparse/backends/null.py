@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from edgesparse.backends.base import (
     TensorSpec,
     quiet,
 )
+from edgesparse.backends.frames import Candidates, Frame, FramePlan, Slot
 from edgesparse.config import SPARSE, WAYS, Way
 from edgesparse.errors import BuildError
 
@@ -36,7 +37,8 @@ PLAN = "EDGESPARSE_NULL"
 class NullBackend(Backend):
     """Its files are JSON: `inputs` and `outputs` ([name, shape, dtype] each), `values` (a number or nested lists
     an output), `seconds` (how long one inference takes), `fail_at` (the inference from
-    which on all raise), `hang_at` (the one that never comes back).
+    which on all raise), `hang_at` (the one that never comes back), `slots` (how many batches it takes at once; they are
+    run when they are collected).
 
     It builds what the file in the environment variable EDGESPARSE_NULL says: such a file with `ways` (those it knows),
     `dense_because`, and `builds`, a mapping for a candidate's name, as `fp16-2:4`, that goes into the engine's file.
@@ -131,11 +133,14 @@ class NullRunner(Runner):
         self._seconds = float(str(plan.get("seconds", 0)))
         self._fail_at = int(str(plan.get("fail_at", -1)))
         self._hang_at = int(str(plan.get("hang_at", -1)))
-        self._count = 0
+        self._count, self._slots = 0, int(str(plan.get("slots", 0)))
         self.bind(self.allocate())
 
     def _bind(self, buffers: Mapping[str, NDArray[Any]]) -> None:
         self.buffers = dict(buffers)
+
+    def frames(self, plan: FramePlan) -> list[Slot]:
+        return [NullSlot(self, plan) for _ in range(self._slots)]
 
     def infer(self) -> None:
         self._answer()
@@ -158,6 +163,26 @@ class NullRunner(Runner):
 
     def close(self) -> None:
         self.buffers = {}
+
+
+class NullSlot(Slot):
+    """A slot of a runner whose answers are written down: only what a batch's way is like is real."""
+
+    where = "nowhere"
+
+    def __init__(self, runner: NullRunner, plan: FramePlan) -> None:
+        self._runner, self._plan, self._count, self.times = runner, plan, 0, np.zeros(3, np.int64)
+
+    def start(self, frames: Sequence[Frame]) -> None:
+        self._count = len(frames)
+
+    def finish(self) -> list[Candidates]:
+        self._runner.infer()
+        outputs = [self._runner.buffers[spec.name] for spec in self._runner.outputs]
+        return [self._plan.decode(outputs, picture) for picture in range(self._count)]
+
+    def close(self) -> None:
+        self._count = 0
 
 
 def _specs(rows: object) -> tuple[TensorSpec, ...]:

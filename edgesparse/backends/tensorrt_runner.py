@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import mmap
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,19 +15,12 @@ from numpy.typing import NDArray
 from edgesparse.backends.base import Runner, TensorSpec
 from edgesparse.backends.cuda import Gpu, gpu
 from edgesparse.backends.cuda_graph import Graph
+from edgesparse.backends.cuda_kernels import kernels
+from edgesparse.backends.cuda_slots import CudaSlot, Engine
+from edgesparse.backends.frames import FramePlan, Slot
+from edgesparse.backends.tensorrt_context import Scratch, dtype_of, fits, make_context, mapped, run_shape, wanted_shape
 from edgesparse.backends.tensorrt_inspect import open_plan
-from edgesparse.errors import BuildError, MemoryBudgetExceeded
-
-DTYPES = {
-    "FLOAT": "float32",
-    "HALF": "float16",
-    "INT8": "int8",
-    "UINT8": "uint8",
-    "INT32": "int32",
-    "INT64": "int64",
-    "BOOL": "bool",
-}
-"""NumPy's name of TensorRT's types, by name: their numbers, and TensorRT's own table, differ between releases."""
+from edgesparse.errors import BackendUnavailable, BuildError, MemoryBudgetExceeded
 
 _log = logging.getLogger(__name__)
 
@@ -39,63 +30,134 @@ class TensorRTRunner(Runner):
 
     `infer` is one graph launch: inputs copied, engine, outputs copied. Buffers of `allocate` are page-locked; others
     are copied through such. On an integrated GPU the engine works in them, and nothing is copied. `plain`: why there
-    is no graph, where capture is not possible; the same is enqueued step by step then.
+    is no graph, where capture is not possible; the same is enqueued step by step then. `scratch`: activations' memory
+    shared with other runners, none of which may run at the same time.
 
     Raises BuildError for a plan that cannot be loaded, MemoryBudgetExceeded when it needs more than is free,
     BackendUnavailable without a GPU.
     """
 
-    def __init__(self, trt: Any, path: Path, *, batch: int | None = None, dla: int | None = None) -> None:
-        self._gpu, self._name, self.plain = gpu(), path.name, ""
-        self._held: dict[str, Any] = {"graphs": []}
+    def __init__(
+        self,
+        trt: Any,
+        path: Path,
+        *,
+        batch: int | None = None,
+        dla: int | None = None,
+        scratch: Scratch | None = None,
+    ) -> None:
+        self._trt, self._gpu, self._name, self.plain, self._scratch = trt, gpu(), path.name, "", scratch
+        self._held: dict[str, Any] = {"graphs": [], "memory": {}, "contexts": [], "blocks": []}
         self._close = weakref.finalize(self, _free, self._gpu, self._held)
         try:
             with self._gpu.doing(f"loading {path}"):
-                self._load(trt, path, batch, dla)
+                self._load(path, batch, dla)
                 self.bind(self.allocate())
         except BaseException:
             self.close()
             raise
 
-    def _load(self, trt: Any, path: Path, batch: int | None, dla: int | None) -> None:
+    def _load(self, path: Path, batch: int | None, dla: int | None) -> None:
         held, card = self._held, self._gpu
         with mapped(path) as data:
             fits(str(path), {"weights": len(data)}, card.free())
-            held["plan"] = plan = open_plan(trt, data, str(path), dla)
+            held["plan"] = plan = open_plan(self._trt, data, str(path), dla)
         engine = plan.engine
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        shapes = {name: wanted_shape(engine, name, batch) for name in names}
-        needed = sum(_bytes(TensorSpec(name, shapes[name], dtype_of(engine, name))) for name in names)
+        self._shapes = {name: wanted_shape(engine, name, batch) for name in names}
+        needed = sum(_bytes(TensorSpec(name, self._shapes[name], dtype_of(engine, name))) for name in names)
         fits(str(path), {"activations": plan.device_memory, "inputs and outputs": needed}, card.free())
-        held["context"] = context = engine.create_execution_context()
-        if context is None:
-            raise MemoryBudgetExceeded(
-                f"{path}: TensorRT makes no context ({plan.log.reason()}): needed {plan.device_memory / 1e6:.0f} MB, "
-                f"free {card.free() / 1e6:.0f} MB: end other programs, or build with a smaller batch or input"
-            )
-        inputs = [name for name in names if engine.get_tensor_mode(name).name == "INPUT"]
-        for name in inputs:
-            if -1 in tuple(engine.get_tensor_shape(name)) and not context.set_input_shape(name, shapes[name]):
-                raise BuildError(f"{path}: input {name} does not take {shapes[name]}: {plan.log.reason()}")
+        context = self._context()
         specs = [TensorSpec(name, run_shape(context, name), dtype_of(engine, name)) for name in names]
+        inputs = [name for name in names if engine.get_tensor_mode(name).name == "INPUT"]
         self.inputs = tuple(spec for spec in specs if spec.name in inputs)
         self.outputs = tuple(spec for spec in specs if spec.name not in inputs)
         held["stream"], held["events"] = card.stream(), (card.event(), card.event())
-        held["memory"] = {} if card.integrated else {spec.name: card.memory(_bytes(spec)) for spec in specs}
+
+    def _context(self) -> Any:
+        """One more context, with the wanted shapes."""
+        plan = self._held["plan"]
+        block = self._scratch.take(self._gpu, plan.device_memory) if self._scratch else None
+        if block is not None:
+            self._held["blocks"].append(block)
+        context = make_context(self._trt, plan, self._name, block)
+        self._held["contexts"].append(context)
+        for name, shape in self._shapes.items():
+            if plan.engine.get_tensor_mode(name).name != "INPUT" or -1 not in tuple(plan.engine.get_tensor_shape(name)):
+                continue
+            if not context.set_input_shape(name, shape):
+                raise BuildError(f"{self._name}: input {name} does not take {shape}: {self._reason()}")
+        return context
+
+    def frames(self, plan: FramePlan) -> list[Slot]:
+        """Slots that do it all on the GPU; from then on `infer` waits for a new `bind`. None, with a warning, where
+        the kernels can be neither found nor compiled.
+
+        On a GPU with memory of its own each has a context, so that copies and engines of several batches overlap. An
+        integrated GPU has nothing to copy: there, and where shapes are open or scratch memory is shared, slots share
+        context and stream, and what overlaps is the CPU's part.
+        """
+        image = next(spec for spec in self.inputs if spec.name == plan.image)
+        try:
+            if image.dtype not in ("float32", "float16", "int8", "uint8"):
+                raise BackendUnavailable(f"its input is {image.dtype}")
+            found = kernels(self._gpu)
+        except BackendUnavailable as error:
+            self.plain = f"frames are prepared and boxes found on the CPU: {error}"
+            _log.warning("%s: %s", self._name, self.plain)
+            return []
+        with self._gpu.doing(f"freeing buffers of {self._name}"):
+            self._unbind()
+        slots: list[Slot] = []
+        while len(slots) < plan.depth:
+            try:
+                slots.append(CudaSlot(self._gpu, found, self._engine_of(len(slots)), plan))
+            except MemoryBudgetExceeded as error:  # noqa: PERF203, a loop of two
+                if not slots:
+                    raise
+                _log.warning("%s: %d batches in flight, not %d: %s", self._name, len(slots), plan.depth, str(error))
+                break
+        return slots
+
+    def _engine_of(self, slot: int) -> Engine:
+        card, held = self._gpu, self._held
+        engine = held["plan"].engine
+        is_open = any(-1 in tuple(engine.get_tensor_shape(name)) for name in self._shapes)
+        which, stream = 0, held["stream"]
+        if slot and not (card.integrated or self._scratch or is_open):
+            with card.doing(f"loading {self._name}"):
+                fits(self._name, {"activations": held["plan"].device_memory}, card.free())
+                self._context()
+                which, stream = len(held["contexts"]) - 1, card.stream()
+
+        def enqueue(addresses: Mapping[str, int]) -> None:
+            context = held["contexts"][which]
+            self._place(context, addresses)
+            self._execute(context, stream)
+
+        return Engine(self._name, self.inputs, self.outputs, stream, enqueue, self.plain)
+
+    def _place(self, context: Any, addresses: Mapping[str, int]) -> None:
+        for name, at in addresses.items():
+            if not context.set_tensor_address(name, at):
+                raise BuildError(f"{self._name}: TensorRT does not take the address of {name}: {self._reason()}")
 
     def allocate(self) -> dict[str, NDArray[Any]]:
         with self._gpu.doing(f"buffers of {self._name}"):
             return {spec.name: self._gpu.host(spec.shape, spec.dtype) for spec in (*self.inputs, *self.outputs)}
 
+    def frame_buffer(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        with self._gpu.doing(f"a frame for {self._name}"):
+            return self._gpu.host(shape, "uint8")
+
     def _bind(self, buffers: Mapping[str, NDArray[Any]]) -> None:
         with self._gpu.doing(f"binding buffers of {self._name}"):
             self._unbind()
-            near = {name: self._near(buffers[name]) for name in (s.name for s in (*self.inputs, *self.outputs))}
-            context, memory = self._held["context"], self._held["memory"]
-            for name, array in near.items():
-                address = int(memory[name]) if memory else self._mapped(array)
-                if not context.set_tensor_address(name, address):
-                    raise BuildError(f"{self._name}: TensorRT does not take the address of {name}: {self._reason()}")
+            specs, card = (*self.inputs, *self.outputs), self._gpu
+            near = {spec.name: self._near(buffers[spec.name]) for spec in specs}
+            memory = self._held["memory"] = {} if card.integrated else {s.name: card.memory(_bytes(s)) for s in specs}
+            at = {name: int(memory[name]) if memory else self._mapped(array) for name, array in near.items()}
+            self._place(self._held["contexts"][0], at)
             copied = [(memory[name], array) for name, array in near.items()] if memory else []
             self._to_gpu, self._from_gpu = copied[: len(self.inputs)], copied[len(self.inputs) :]
             moved = [(array, buffers[name]) for name, array in near.items() if array is not buffers[name]]
@@ -151,7 +213,7 @@ class TensorRTRunner(Runner):
                 graph = Graph(self._held["stream"].handle, record)
         except BuildError as error:
             self.plain = str(error)
-            _log.warning("%s runs without a CUDA graph, which costs some time: %s", self._name, error)
+            _log.warning("%s runs without a CUDA graph, which costs some time: %s", self._name, self.plain)
             return record
         self._held["graphs"].append(graph)
         return graph.launch
@@ -165,7 +227,10 @@ class TensorRTRunner(Runner):
             driver.memcpy_dtoh_async(host, memory, stream)
 
     def _engine(self) -> None:
-        if not self._held["context"].execute_async_v3(self._held["stream"].handle):
+        self._execute(self._held["contexts"][0], self._held["stream"])
+
+    def _execute(self, context: Any, stream: Any) -> None:
+        if not context.execute_async_v3(stream.handle):
             raise BuildError(f"{self._name}: TensorRT does not run it: {self._reason()}")
 
     def _reason(self) -> str:
@@ -174,71 +239,10 @@ class TensorRTRunner(Runner):
     def _unbind(self) -> None:
         while self._held["graphs"]:
             self._held["graphs"].pop().close()
-
-
-def fits(what: str, needed: Mapping[str, int], free: int) -> None:
-    """Raises MemoryBudgetExceeded, with the figures, unless so many bytes of each are free together."""
-    if sum(needed.values()) > free:
-        parts = " + ".join(f"{size / 1e6:.1f} MB of {name}" for name, size in needed.items())
-        raise MemoryBudgetExceeded(
-            f"{what}: needed {parts}, free {free / 1e6:.1f} MB: end other programs, or build with a smaller batch or "
-            "input, or in INT8"
-        )
-
-
-def dtype_of(engine: Any, name: str) -> str:
-    """NumPy's name of a tensor's type. Raises BuildError for types and layouts that arrays don't have."""
-    found, layout = engine.get_tensor_dtype(name).name, engine.get_tensor_format(name).name
-    if found not in DTYPES:
-        raise BuildError(f"{name} is {found}: needed one of {', '.join(DTYPES)}: convert it in the model")
-    if layout != "LINEAR":
-        raise BuildError(f"{name} is laid out as {layout}: needed LINEAR: build it without formats of its own")
-    if engine.get_tensor_location(name).name != "DEVICE":
-        raise BuildError(f"{name} is a shape that the CPU sets: make it a constant in the model")
-    return DTYPES[found]
-
-
-def wanted_shape(engine: Any, name: str, batch: int | None) -> tuple[int, ...]:
-    """A tensor's shape; where it is open, an input's usual one of the first profile, or that with this batch.
-
-    An open batch of an output is `batch`, or 1 until it is known. Raises BuildError when the batch does not fit.
-    """
-    shape = tuple(engine.get_tensor_shape(name))
-    if engine.get_tensor_mode(name).name != "INPUT":
-        return tuple((batch or 1) if size == -1 else size for size in shape)
-    if -1 in shape:
-        low, usual, high = (tuple(dims) for dims in engine.get_tensor_profile_shape(name, 0))
-        if shape[0] == -1 and batch is not None:
-            if not low[0] <= batch <= high[0]:
-                raise BuildError(f"{name}: found a batch of {batch}, needed {low[0]} to {high[0]}: build it for more")
-            usual = (batch, *usual[1:])
-        shape = tuple(took if size == -1 else size for size, took in zip(shape, usual, strict=True))
-    if batch is not None and shape and shape[0] != batch:
-        raise BuildError(f"{name}: found a batch of {batch}, needed {shape[0]}: build it with batch {batch}")
-    return shape
-
-
-def run_shape(context: Any, name: str) -> tuple[int, ...]:
-    """A tensor's shape in this context. Raises BuildError when only a run tells it."""
-    shape = tuple(context.get_tensor_shape(name))
-    if any(size < 0 for size in shape):
-        raise BuildError(f"{name} has the shape {shape}, known only after a run: export the model without NMS")
-    return shape
-
-
-@contextmanager
-def mapped(path: Path) -> Iterator[mmap.mmap]:
-    """A file's bytes without a second copy in memory. Raises BuildError when it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:
-        raise BuildError(f"cannot read {path} ({error}): build it again with 'edgesparse build --force'") from None
-    try:
-        yield data
-    finally:
-        with suppress(BufferError):  # whoever still looks at it closes it
-            data.close()
+        for block in self._held.pop("memory").values():
+            block.free()
+        self._held["memory"] = {}
+        self.buffers, self._to_gpu, self._from_gpu, self._before, self._after = {}, [], [], [], []
 
 
 def _bytes(spec: TensorSpec) -> int:
@@ -246,19 +250,10 @@ def _bytes(spec: TensorSpec) -> int:
 
 
 def _free(card: Gpu, held: dict[str, Any]) -> None:
-    """In the order in which one needs the other; what an error of the GPU keeps from being freed is said."""
+    """In the order in which one needs the other."""
     memory = held.pop("memory", {})
     steps: list[Callable[[], object]] = [held["stream"].synchronize] if "stream" in held else []
     steps += [graph.close for graph in held["graphs"]]
-    steps += [partial(held.pop, name, None) for name in ("context", "plan")]
-    steps += [block.free for block in memory.values()]
-    for step in (*steps, held.clear):
-        _attempt(card, step)
-
-
-def _attempt(card: Gpu, step: Callable[[], object]) -> None:
-    try:
-        with card:
-            step()
-    except card.driver.Error as error:
-        _log.warning("memory of the GPU may not be free again: %s", error)
+    steps += [partial(held.pop, name, None) for name in ("contexts", "plan")]
+    steps += [block.free for block in memory.values()] + [block.leave for block in held["blocks"]]
+    card.free_all([*steps, held.clear])

@@ -20,9 +20,9 @@ from edgesparse.build.sources import Sources
 from edgesparse.build.timing import Timing
 from edgesparse.build.worker import plain, read_result
 from edgesparse.config import Recipe
+from edgesparse.device import state_folder
 from edgesparse.errors import EdgeSparseError
 from edgesparse.package.manifest import Agreement, Outcome, Score
-from edgesparse.package.sign import state_folder
 
 HARDLY = 0.1
 """Of what is too much: a rung that saves less has no lever that matters here."""

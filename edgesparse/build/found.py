@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse.backends.base import TensorSpec
+from edgesparse.backends.frames import Candidates
 from edgesparse.config import DetectorSpec
 from edgesparse.graph.activations import Batches, stream
 from edgesparse.graph.choose import Read
 from edgesparse.graph.model import Model
-from edgesparse.runtime.heads import HEADS, Candidates, Layout
+from edgesparse.runtime.heads import HEADS, Layout
 
 CONFIDENCE = 0.1
 """Doubtful objects too: whether they stay below the others is part of the score."""

@@ -19,6 +19,7 @@ from numpy.lib.format import open_memmap
 from edgesparse.build.scoring import points
 from edgesparse.build.worker import Job, Progress
 from edgesparse.config import DetectorSpec, InputSpec
+from edgesparse.device import state_folder
 from edgesparse.errors import ModelError
 from edgesparse.graph import calibration_cache
 from edgesparse.graph import model as graph
@@ -27,7 +28,6 @@ from edgesparse.graph.quantize import quantize
 from edgesparse.graph.recover import recover
 from edgesparse.graph.representative import size_warnings
 from edgesparse.package.manifest import sha256
-from edgesparse.package.sign import state_folder
 from edgesparse.runtime.evaluate import Labels
 from edgesparse.runtime.pictures import picture_files, prepared, read_picture
 from edgesparse.version import VERSION

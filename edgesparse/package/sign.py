@@ -14,19 +14,8 @@ import secrets
 import stat
 from pathlib import Path
 
+from edgesparse.device import STATE, state_folder
 from edgesparse.errors import SignatureError
-
-STATE = "EDGESPARSE_STATE"
-"""Environment variable that names the folder of what belongs to this device: key, timing caches."""
-
-
-def state_folder() -> Path:
-    """What EDGESPARSE_STATE names; else /var/lib/edgesparse for root, and XDG's state folder for others."""
-    if said := os.environ.get(STATE):
-        return Path(said).absolute()
-    if os.geteuid() == 0:
-        return Path("/var/lib/edgesparse")
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "edgesparse"
 
 
 def mac(data: bytes) -> str:

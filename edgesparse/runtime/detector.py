@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -11,13 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse import config
-from edgesparse.backends.base import Runner
+from edgesparse.backends.base import Runner, TensorSpec
+from edgesparse.backends.frames import Candidates, FramePlan, Pixels, Ring
 from edgesparse.errors import ConfigError, ModelError
+from edgesparse.runtime.cpu_slot import CpuSlot
 from edgesparse.runtime.decode import check
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.heads import HEADS, Layout
 from edgesparse.runtime.nms import nms
-from edgesparse.runtime.preprocess import Letterbox, Preprocessor
+from edgesparse.runtime.placing import Places
+from edgesparse.runtime.preprocess import Letterbox
 from edgesparse.wording import nearest
 
 STAGES = ("preprocess", "engine", "decode", "nms")
@@ -26,9 +30,11 @@ STAGES = ("preprocess", "engine", "decode", "nms")
 class Detector:
     """A runner with what stands before and behind it. A context manager; owns the runner.
 
-    `times` holds the nanoseconds of the last call's STAGES; `notice` says what whoever runs it should know. Raises
-    ModelError when head, input or classes do not fit the network, and ConfigError when `run` names a class that there
-    is not.
+    `detect` waits for its result. For overlap, `submit` up to `depth` batches and `collect` them in order. Frames are
+    uint8: [H, W, 3] in BGR or RGB, [H * 3 / 2, W] in NV12, [H, W, 2] in YUYV, in one batch of any sizes and kinds. What
+    is neither BGR nor YUYV must be said: `pixels`, of all frames or of each. `times` holds the nanoseconds of the last result's STAGES; `notice`
+    says what whoever runs it should know. Raises ModelError when head, input or classes do not fit the network, and
+    ConfigError when `run` names a class that there is not.
     """
 
     def __init__(
@@ -37,13 +43,6 @@ class Detector:
         run = run or config.Run()
         self.runner, self.spec, self.run, self.precision = runner, spec, run, precision
         self.notice = ""
-        buffers = runner.allocate()
-        runner.bind(buffers)
-        image = _image_input(runner)
-        _fill_sizes(runner, image, buffers)
-        self.batch = buffers[image].shape[0]
-        self._preprocess = Preprocessor(spec.input, buffers[image])
-        self._outputs = [buffers[output.name] for output in runner.outputs]
         layout = Layout(runner.outputs, spec.input.size)
         check(spec.head, layout)
         head = HEADS[spec.head]
@@ -60,39 +59,92 @@ class Detector:
         least = float(np.min(self._thresholds))
         # Heads hold the least threshold themselves; and those that know their classes cannot give another.
         self._filters = classes is None or bool((self._thresholds != least).any())
-        self._decode = head.decode(layout, least, run.multi_label)
         self._nms = head.nms
+        image = _image_input(runner)
+        self.batch, self._places = image.shape[0], Places(spec.input, image)
+        plan = FramePlan(
+            image.name,
+            spec.input,
+            head.decode(layout, least, run.multi_label),
+            head.strided(layout),
+            least,
+            run.multi_label,
+            _sizes(runner, image),
+        )
+        slots = runner.frames(plan) or [CpuSlot(runner, plan)]
+        self._ring, self._boxes = Ring(slots), deque[list[Letterbox]]()
         self.times = np.zeros(len(STAGES), np.int64)
 
     def __call__(self, frame: NDArray[np.uint8]) -> Detections:
-        """Detections in one frame, BGR uint8 [H, W, 3]."""
+        """Detections in one frame."""
         return self.detect([frame])[0]
 
-    def detect(self, frames: Sequence[NDArray[np.uint8]]) -> list[Detections]:
-        """Detections in each of at most `batch` frames, of any sizes. Slots that are left over keep older frames."""
-        clock, times = time.perf_counter_ns, self.times
-        start = clock()
-        boxes = [self._preprocess(frame, slot) for slot, frame in enumerate(frames)]
-        prepared = clock()
-        self.runner.infer()
-        inferred = clock()
-        times[0], times[1], times[2:] = prepared - start, inferred - prepared, 0
-        return [self._detections(slot, box) for slot, box in enumerate(boxes)]
+    def detect(
+        self, frames: Sequence[NDArray[np.uint8]], pixels: Pixels | Sequence[Pixels] | None = None
+    ) -> list[Detections]:
+        """Detections in each of at most `batch` frames.
 
-    def _detections(self, slot: int, box: Letterbox) -> Detections:
+        Raises SourceError for a frame that is none, RuntimeError while batches are in flight.
+        """
+        if self._ring.in_flight:
+            raise RuntimeError(f"{self._ring.in_flight} batches are in flight: collect() them first")
+        if not frames:
+            return []
+        self.submit(frames, pixels)
+        return self.collect()
+
+    @property
+    def depth(self) -> int:
+        """Batches that can be in flight; 1 where nothing overlaps and `submit` does the work."""
+        return self._ring.depth
+
+    @property
+    def where(self) -> str:
+        """In words, what prepares frames, runs the network and finds the candidates."""
+        return self._ring.where
+
+    @property
+    def in_flight(self) -> int:
+        return self._ring.in_flight
+
+    def submit(self, frames: Sequence[NDArray[np.uint8]], pixels: Pixels | Sequence[Pixels] | None = None) -> None:
+        """Begin with 1 to `batch` frames, which must not change until they are collected.
+
+        Raises as `detect`, and RuntimeError when `depth` batches are in flight. What raises is not in flight.
+        """
+        if not 0 < len(frames) <= self.batch:
+            raise ModelError(f"found {len(frames)} frames, needed 1 to {self.batch}: the network's batch")
+        kinds = [pixels] * len(frames) if pixels is None or isinstance(pixels, str) else pixels
+        placed = [self._places.of(frame, kind) for frame, kind in zip(frames, kinds, strict=True)]
+        self._ring.submit([(frame, place) for frame, (place, _) in zip(frames, placed, strict=True)])
+        self._boxes.append([box for _, box in placed])
+
+    def collect(self) -> list[Detections]:
+        """Wait for the oldest batch in flight: detections in each of its frames. RuntimeError when there is none."""
+        boxes = self._boxes.popleft() if self._boxes else []
+        found, times = self._ring.collect()
+        self.times[:3], self.times[3] = times, 0
+        return [self._detections(candidates, box) for candidates, box in zip(found, boxes, strict=True)]
+
+    def frame_buffer(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Memory for frames of this shape: what is captured into it goes to the network without a copy by the CPU.
+
+        Reuse it, and not before the frame in it was collected. It outlives the detector.
+        """
+        return self.runner.frame_buffer(shape)
+
+    def _detections(self, found: Candidates, box: Letterbox) -> Detections:
         start = time.perf_counter_ns()
-        xyxy, confidence, class_id = self._decode(self._outputs, slot)
+        xyxy, confidence, class_id = found
         if self._filters:
             enough = self._enough(confidence, class_id)
             xyxy, confidence, class_id = xyxy[enough], confidence[enough], class_id[enough]
-        decoded = time.perf_counter_ns()
         if self._nms:
             keep = nms(xyxy, confidence, class_id, self.run.iou, self.run.max_det, self.run.agnostic)
         else:
             keep = np.argsort(-confidence, kind="stable")[: self.run.max_det]
         result = Detections(box.to_frame(xyxy[keep]), confidence[keep], class_id[keep])
-        self.times[2] += decoded - start
-        self.times[3] += time.perf_counter_ns() - decoded
+        self.times[3] += time.perf_counter_ns() - start
         return result
 
     def _enough(self, confidence: NDArray[np.float32], class_id: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -104,6 +156,8 @@ class Detector:
         return enough
 
     def close(self) -> None:
+        """What is in flight is waited for and dropped."""
+        self._ring.close()
         self.runner.close()
 
     def __enter__(self) -> Detector:
@@ -142,19 +196,20 @@ def class_index(name: str, names: Sequence[str], where: str) -> int:
     raise ConfigError(f"{where}: no class '{name}'{nearest(name, names)}")
 
 
-def _image_input(runner: Runner) -> str:
+def _image_input(runner: Runner) -> TensorSpec:
     images = [spec for spec in runner.inputs if len(spec.shape) == 4]
     if len(images) != 1:
         raise ModelError(f"needed one picture input, found {', '.join(map(str, runner.inputs))}")
-    return images[0].name
+    return images[0]
 
 
-def _fill_sizes(runner: Runner, image: str, buffers: Mapping[str, NDArray[Any]]) -> None:
+def _sizes(runner: Runner, image: TensorSpec) -> tuple[tuple[str, NDArray[Any]], ...]:
     """RT-DETR's own exports ask for the pictures' (width, height): with the input's, boxes come in its pixels."""
+    found = []
     for spec in runner.inputs:
-        if spec.name == image:
+        if spec is image:
             continue
-        height, width = buffers[image].shape[2:]
         if spec.shape[-1:] != (2,) or not spec.dtype.startswith("int"):
             raise ModelError(f"cannot fill the input {spec}: needed a picture, or the pictures' sizes N x 2 in int64")
-        buffers[spec.name][...] = (width, height)
+        found.append((spec.name, np.broadcast_to(np.array(image.shape[:1:-1], spec.dtype), spec.shape)))
+    return tuple(found)

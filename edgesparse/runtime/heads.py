@@ -7,20 +7,15 @@ decode.choose.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse.backends.base import TensorSpec
+from edgesparse.backends.frames import Candidates, Decode, Strided
 from edgesparse.config import InputSpec
-
-Candidates = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
-"""xyxy [n, 4] in the input's pixels, confidence [n], class_id [n]."""
-
-Decode = Callable[[Sequence[NDArray[Any]], int], Candidates]
-"""(raw outputs in the model's order, which picture of the batch) -> Candidates with at least the wanted confidence."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +49,8 @@ class Head:
     classes: Callable[[Layout], int | None]
     """None where the outputs do not tell."""
     convention: InputSpec
+    strided: Callable[[Layout], Strided | None] = lambda at: None
+    """Where outputs that are large have what `decode` reads, for a GPU that does it; None where they are small."""
 
 
 def cells(size: tuple[int, int], strides: Sequence[int] = (8, 16, 32)) -> int:
@@ -243,16 +240,38 @@ def _classes_of_rtdetr(layout: Layout) -> int | None:
     return _classes_of_two(layout) if len(layout.outputs) == 2 else None
 
 
+def _columns(at: Layout) -> Strided:
+    _, rows, cells = at.outputs[0].shape
+    return Strided(cells, rows - 4, 1, cells, 1, cells, first_score=4 * cells)
+
+
+def _rows(at: Layout) -> Strided:
+    _, cells, row = at.outputs[0].shape
+    return Strided(cells, row - 5, row, 1, row, 1, first_score=5, objectness=4)
+
+
+def _rows_on_grid(at: Layout) -> Strided:
+    strides = strides_of(at.outputs[0].shape[1], at.size) or (8, 16, 32)
+    levels = tuple((at.size[0] // stride, at.size[1] // stride, stride) for stride in strides)
+    return replace(_rows(at), kind="on-grid", levels=levels)
+
+
+def _two_outputs(at: Layout) -> Strided:
+    boxes, classes = at.boxes(), _classes_of_two(at)
+    _, cells, _ = at.outputs[boxes].shape
+    return Strided(cells, classes, 4, 1, classes, 1, box_output=boxes, score_output=1 - boxes, kind="corners")
+
+
 _STRETCHED = _CENTRED.model_copy(update={"letterbox": "stretch"})
 _YOLOX_INPUT = _CENTRED.model_copy(update={"letterbox": "top-left", "colour": "bgr", "scale": 1.0})
 
 HEADS: dict[str, Head] = {
-    "yolov5": Head(yolov5, True, lambda at: at.outputs[0].shape[2] - 5, _CENTRED),
-    "yolov8": Head(yolov8, True, lambda at: at.outputs[0].shape[1] - 4, _CENTRED),
-    "yolox": Head(yolox, True, lambda at: at.outputs[0].shape[2] - 5, _YOLOX_INPUT),
-    "yolox-decoded": Head(yolov5, True, lambda at: at.outputs[0].shape[2] - 5, _YOLOX_INPUT),
+    "yolov5": Head(yolov5, True, lambda at: at.outputs[0].shape[2] - 5, _CENTRED, _rows),
+    "yolov8": Head(yolov8, True, lambda at: at.outputs[0].shape[1] - 4, _CENTRED, _columns),
+    "yolox": Head(yolox, True, lambda at: at.outputs[0].shape[2] - 5, _YOLOX_INPUT, _rows_on_grid),
+    "yolox-decoded": Head(yolov5, True, lambda at: at.outputs[0].shape[2] - 5, _YOLOX_INPUT, _rows),
     "end2end": Head(end2end, False, lambda at: None, _CENTRED),
-    "yolo-nas": Head(yolo_nas, True, _classes_of_two, _CENTRED),
+    "yolo-nas": Head(yolo_nas, True, _classes_of_two, _CENTRED, _two_outputs),
     "rtdetr": Head(rtdetr, False, _classes_of_rtdetr, _STRETCHED),
     "rtdetr-end2end": Head(rtdetr_end2end, False, lambda at: None, _STRETCHED),
     "efficient-nms": Head(efficient_nms, False, lambda at: None, _CENTRED),

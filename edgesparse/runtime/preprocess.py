@@ -91,17 +91,20 @@ class _Way:
 
 
 class Preprocessor:
-    """Writes frames (BGR uint8 [H, W, 3]) into `buffer` (NCHW float32, float16 or uint8), a slot a picture.
+    """Writes frames (BGR uint8 [H, W, 3]) into `buffer` (NCHW float32, float16, int8 or uint8), a slot a picture.
 
-    A network that takes bytes scales by itself: it gets the pixels as they are. What depends on the frame's size is
+    A network that takes bytes scales by itself: it gets the pixels as they are; one that takes int8 gets scaled values,
+    rounded and clipped. What depends on the frame's size is
     worked out when the size changes; a frame of a known size costs one resize, one split and, unless bytes are wanted,
     one table look-up a channel, with no temporary. Raises ModelError for a buffer that cannot hold
     pictures, and SourceError, when called, for a frame that is none.
     """
 
     def __init__(self, spec: config.InputSpec, buffer: NDArray[Any]) -> None:
-        if buffer.ndim != 4 or buffer.shape[1] != 3 or buffer.dtype.name not in ("float32", "float16", "uint8"):
-            raise ModelError(f"input is {buffer.shape} {buffer.dtype}: needed N x 3 x H x W float32, float16 or uint8")
+        if buffer.ndim != 4 or buffer.shape[1] != 3 or buffer.dtype.name not in ("float32", "float16", "int8", "uint8"):
+            raise ModelError(
+                f"input is {buffer.shape} {buffer.dtype}: needed N x 3 x H x W float32, float16, int8 or uint8"
+            )
         if tuple(buffer.shape[2:]) != spec.size:
             found, needed = "x".join(map(str, buffer.shape[2:])), "x".join(map(str, spec.size))
             raise ModelError(f"the network's input is {found}, the recipe's input.size is {needed}: make them equal")
@@ -113,6 +116,8 @@ class Preprocessor:
         pixel = np.arange(256, dtype=np.float64)[None] * spec.scale
         table = (pixel - np.array(spec.mean)[:, None]) / np.array(spec.std)[:, None]
         self._tables = table.astype(np.float32)
+        if buffer.dtype == np.int8:
+            self._tables = np.rint(self._tables).clip(-128, 127).astype(np.int8)
         self._copies = np.array_equal(table, np.tile(np.arange(256.0), (3, 1)))
         self._bytes = buffer.dtype == np.uint8
         self._ways: list[_Way | None] = [None] * len(buffer)
@@ -128,7 +133,7 @@ class Preprocessor:
             return way.box
         if self._copies:
             np.copyto(way.out, way.planes)
-        elif way.out.dtype == np.float32:
+        elif way.out.dtype == self._tables.dtype:
             for channel in range(3):
                 cv2.LUT(way.planes[channel], self._tables[channel], way.out[channel])
         else:

@@ -1,5 +1,7 @@
 """pycuda, the driver's library and TensorRT's runtime as far as a Runner calls them, on the CPU's memory.
 
+Kernels run too: the CPU's compiler makes a library of the same sources (host_kernels.cpp).
+
 Addresses are real ones, so what is copied to a wrong place is seen; what is freed twice, used after it was freed, or
 called without the context being current in the thread raises, as CUDA would. An enqueue in a capture runs only when
 its graph is launched.
@@ -7,20 +9,57 @@ its graph is launched.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import json
+import shutil
+import subprocess
+import tempfile
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from enum import Enum
+from functools import lru_cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
-from edgesparse.backends.tensorrt_runner import DTYPES
+from edgesparse.backends.cuda_kernels import SOURCES
+from edgesparse.backends.tensorrt_context import DTYPES
 
 Operation = Callable[[], None]
+
+
+@dataclass
+class Copied:
+    """A copy: what a graph tells of it, and lets be changed."""
+
+    fake: Fake
+    to: int
+    source: int
+    size: int
+
+    def __call__(self) -> None:
+        self.fake.copies += 1
+        ctypes.memmove(self.to, self.source, self.size)
+
+
+@lru_cache(1)
+def host_kernels() -> Any:
+    """The kernels' sources as a library for the CPU. Skips the test where there is no compiler."""
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++")
+    here, folder = Path(__file__).parent, Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    library = folder / "kernels.so"
+    checks = ["-fsanitize=undefined", "-fno-sanitize-recover", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+    command = ["g++", "-std=c++17", "-O2", *checks, "-shared", "-fPIC", "-I", str(SOURCES)]
+    subprocess.run([*command, str(here / "host_kernels.cpp"), "-o", str(library)], check=True)
+    return ctypes.CDLL(str(library))
 
 
 class Error(Exception):
@@ -44,6 +83,9 @@ class Fake:
         self.broken = ""
         self.dla: int | None = None
         self.made: dict[int, list[Operation]] = {}
+        self.kernels: list[str] = []
+        self.seen: NDArray[Any] | None = None
+        self.answers: dict[str, NDArray[Any]] = {}
         self.driver, self.library = _driver(self), _Library(self)
 
     def enqueue(self, operation: Operation) -> None:
@@ -134,17 +176,13 @@ def _driver(fake: Fake) -> SimpleNamespace:
     def pop() -> None:
         fake.threads.depth -= 1
 
-    def copy(to: int, source: int, size: int) -> None:
-        fake.copies += 1
-        ctypes.memmove(to, source, size)
+    def htod(memory: Any, host: NDArray[Any], stream: Stream | None = None) -> None:
+        assert int(memory) in fake.memory and host.nbytes <= fake.memory[int(memory)].nbytes
+        fake.enqueue(Copied(fake, int(memory), host.ctypes.data, host.nbytes))
 
-    def htod(memory: Allocation, host: NDArray[Any], stream: Stream) -> None:
+    def dtoh(host: NDArray[Any], memory: Any, stream: Stream) -> None:
         assert int(memory) in fake.memory
-        fake.enqueue(lambda: copy(int(memory), host.ctypes.data, host.nbytes))
-
-    def dtoh(host: NDArray[Any], memory: Allocation, stream: Stream) -> None:
-        assert int(memory) in fake.memory
-        fake.enqueue(lambda: copy(host.ctypes.data, int(memory), host.nbytes))
+        fake.enqueue(Copied(fake, host.ctypes.data, int(memory), host.nbytes))
 
     found = SimpleNamespace(
         get_attribute=lambda name: int(fake.integrated and name == "integrated"),
@@ -161,12 +199,13 @@ def _driver(fake: Fake) -> SimpleNamespace:
         Device=type("Device", (), {"count": device.count, "__new__": lambda cls, index: found}),
         device_attribute=SimpleNamespace(INTEGRATED="integrated"),
         get_driver_version=lambda: 12060,
-        host_alloc_flags=SimpleNamespace(DEVICEMAP=2),
+        host_alloc_flags=SimpleNamespace(DEVICEMAP=2, WRITECOMBINED=4),
         mem_get_info=lambda: (fake.require(), (fake.room, 1 << 33))[1],
         mem_alloc=lambda size: Allocation(fake, size),
         pagelocked_empty=lambda size, dtype, mem_flags: np.asarray(Host(fake, size)),
         Stream=lambda flags: Stream(fake, flags),
         Event=lambda: Event(fake),
+        memcpy_htod=htod,
         memcpy_htod_async=htod,
         memcpy_dtoh_async=dtoh,
     )
@@ -189,7 +228,64 @@ class _Library:
         return self._keep(graph, operations)
 
     def cuGraphInstantiateWithFlags(self, made: Any, graph: ctypes.c_void_p, flags: int) -> int:
-        return self._keep(made, self.fake.made[graph.value or 0])
+        operations = self.fake.made[graph.value or 0]
+        return self._keep(made, [replace(o) if isinstance(o, Copied) else o for o in operations])
+
+    def cuGraphGetNodes(self, graph: ctypes.c_void_p, nodes: Any, count: Any) -> int:
+        operations = self.fake.made[graph.value or 0]
+        count._obj.value = len(operations)
+        for i in range(len(operations) if nodes is not None else 0):
+            nodes[i] = 1000 * (graph.value or 0) + i
+        return 0
+
+    def _node(self, node: int) -> Operation:
+        return self.fake.made[node // 1000][node % 1000]
+
+    def cuGraphNodeGetType(self, node: int, kind: Any) -> int:
+        kind._obj.value = int(isinstance(self._node(node), Copied))
+        return 0
+
+    def cuGraphMemcpyNodeGetParams(self, node: int, said: Any) -> int:
+        copy = self._node(node)
+        assert isinstance(copy, Copied)
+        said._obj.dstDevice, said._obj.srcHost, said._obj.WidthInBytes = copy.to, copy.source, copy.size
+        return 0
+
+    def cuGraphExecMemcpyNodeSetParams(self, made: Any, node: ctypes.c_void_p, said: Any, context: Any) -> int:
+        copy = self.fake.made[made.value][(node.value or 0) % 1000]
+        assert isinstance(copy, Copied) and said._obj.dstDevice == copy.to and context.value == 55
+        assert said._obj.WidthInBytes <= self.fake.memory[copy.to].nbytes
+        copy.source, copy.size = said._obj.srcHost, said._obj.WidthInBytes
+        return 0
+
+    def cuCtxGetCurrent(self, context: Any) -> int:
+        self.fake.require()
+        context._obj.value = 55
+        return 0
+
+    def cuModuleLoadData(self, module: Any, data: bytes) -> int:
+        self.fake.require()
+        module._obj.value = 66
+        return 0 if data == b"kernels" else 209
+
+    def cuModuleGetFunction(self, function: Any, module: Any, name: bytes) -> int:
+        if name not in KERNELS:
+            return 500
+        function._obj.value = KERNELS.index(name) + 1
+        return 0
+
+    def cuLaunchKernel(self, function: Any, *said: Any) -> int:
+        (*grid, _, _, _, _, stream, given, _), name = said, KERNELS[(function.value or 0) - 1]
+        assert stream == 77
+        values = [ctypes.c_uint64(ctypes.c_uint64.from_address(at).value) for at in given]
+
+        def run() -> None:
+            pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
+            assert host_kernels().launch(name, (ctypes.c_int * 3)(*grid), pointers) == 0
+            self.fake.kernels.append(name.decode())
+
+        self.fake.enqueue(run)
+        return 0
 
     def _keep(self, reference: Any, operations: list[Operation]) -> int:
         self.fake.graphs += 1
@@ -221,6 +317,9 @@ class _Library:
     def cuGetErrorString(self, code: int, text: Any) -> int:
         text._obj.value = b"something went wrong"
         return 0
+
+
+KERNELS = [b"letterbox_float32", b"letterbox_int8", b"letterbox_uint8", b"compact_float32"]
 
 
 class TensorIOMode(Enum):
@@ -267,10 +366,16 @@ class Engine:
     def create_execution_context(self) -> Context | None:
         return None if self.said.get("no_context") else Context(self)
 
+    def create_execution_context_without_device_memory(self) -> Context:
+        found = Context(self)
+        found.device_memory = 0
+        return found
+
 
 class Context:
     def __init__(self, engine: Engine) -> None:
         self.engine, self.addresses, self.runs = engine, dict[str, int](), 0
+        self.device_memory: int | None = None
         self.shapes = {name: engine.get_tensor_shape(name) for name in engine.tensors}
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
@@ -291,20 +396,25 @@ class Context:
         assert stream == 77 and set(self.addresses) == set(self.engine.tensors)
         if self.engine.said.get("refuses_run"):
             return False
-        self.engine.fake.enqueue(self._run)
+        addresses = dict(self.addresses)  # those of now: a graph keeps them
+        self.engine.fake.enqueue(lambda: self._run(addresses))
         return True
 
-    def _run(self) -> None:
+    def _run(self, addresses: dict[str, int]) -> None:
+        assert self.device_memory is None or self.device_memory in self.engine.fake.memory
         self.runs += 1
-        images = self._view("images")
+        images = self._view("images", addresses)
+        self.engine.fake.seen = images.copy()
+        for name, answer in self.engine.fake.answers.items():
+            self._view(name, addresses)[...] = answer
         for name, (mode, *_) in self.engine.tensors.items():
-            if mode == "OUTPUT":
-                self._view(name)[...] = self.runs if name == "count" else 2 * images
+            if mode == "OUTPUT" and name not in self.engine.fake.answers:
+                self._view(name, addresses)[...] = self.runs if name == "count" else 2 * images
 
-    def _view(self, name: str) -> NDArray[Any]:
+    def _view(self, name: str, addresses: dict[str, int]) -> NDArray[Any]:
         dtype, shape = np.dtype(DTYPES[self.engine.tensors[name][2]]), self.shapes[name]
         size = int(np.prod(shape)) * dtype.itemsize
-        memory = (ctypes.c_uint8 * size).from_address(self.addresses[name])
+        memory = (ctypes.c_uint8 * size).from_address(addresses[name])
         return np.frombuffer(memory, dtype).reshape(shape)
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import fake_gpu
@@ -15,26 +13,11 @@ import numpy as np
 import pytest
 from fake_gpu import SMALL, Fake, plan, tensorrt
 
-from edgesparse.backends import cuda, cuda_graph
+from edgesparse.backends import cuda
 from edgesparse.backends.tensorrt import TensorRTBackend
-from edgesparse.backends.tensorrt_runner import TensorRTRunner, wanted_shape
+from edgesparse.backends.tensorrt_context import wanted_shape
+from edgesparse.backends.tensorrt_runner import TensorRTRunner
 from edgesparse.errors import BackendUnavailable, BuildError, MemoryBudgetExceeded
-
-
-@pytest.fixture(params=[False, True], ids=["discrete", "integrated"])
-def fake(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
-    """A GPU that pycuda and the driver's library tell of."""
-    fake = Fake(integrated=request.param)
-    package = ModuleType("pycuda")
-    package.driver = fake.driver  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pycuda", package)
-    monkeypatch.setitem(sys.modules, "pycuda.driver", fake.driver)  # type: ignore[arg-type]
-    monkeypatch.setattr(cuda, "_found", [])
-    monkeypatch.setattr(cuda_graph, "library", lambda: fake.library)
-    monkeypatch.setattr("edgesparse.device.available_memory", lambda: fake.room)
-    yield fake
-    gc.collect()
-    assert getattr(fake.threads, "depth", 0) == 0, "a context was left behind"
 
 
 def load(fake: Fake, folder: Path, batch: int | None = None, **said: Any) -> TensorRTRunner:
@@ -92,7 +75,7 @@ def test_latency_is_of_the_engine_alone(fake: Fake, tmp_path: Path) -> None:
         copies, launches = fake.copies, fake.launches
         assert [runner.latency() for _ in range(3)] == [0.25] * 3
         assert fake.copies == copies and fake.launches == launches + 6
-        assert fake.graphs == 2
+        assert fake.graphs == 4, "two graphs, and what each was made from"
 
 
 def test_closing_gives_everything_back_and_may_be_repeated(fake: Fake, tmp_path: Path) -> None:

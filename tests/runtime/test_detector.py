@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgesparse.backends import Runner, backend
 from edgesparse.config import DetectorSpec, InputSpec, Run
-from edgesparse.errors import ConfigError, ModelError, SourceError
+from edgesparse.errors import BuildError, ConfigError, ModelError, SourceError
 from edgesparse.runtime.detector import Detector, thresholds
 
 NAMES = ("person", "dog", "traffic light")
@@ -163,3 +163,87 @@ def test_a_head_that_needs_it_gets_nms(tmp_path: Path, agnostic: bool, kept: int
     spec = DetectorSpec(head="yolov8", classes=NAMES, input=InputSpec(size=(64, 64)))
     with Detector(backend("null").load(tmp_path / "plan.json"), spec, Run(agnostic=agnostic)) as detect:
         assert len(detect(FRAME)) == kept
+
+
+def in_slots(folder: Path, slots: int, **more: Any) -> Detector:
+    """A detector of a runner that takes several batches at once; the answer is one box a picture."""
+    answers(folder, [ONE_EACH[:1]])
+    plan = json.loads((folder / "plan.json").read_text()) | {"slots": slots} | more
+    (folder / "plan.json").write_text(json.dumps(plan))
+    return detector(backend("null").load(folder / "plan.json"))
+
+
+@pytest.mark.parametrize("slots", [0, 1, 3])
+def test_batches_come_back_in_the_order_in_which_they_went_in(tmp_path: Path, slots: int) -> None:
+    frames = [np.zeros((64 * n, 64 * n, 3), np.uint8) for n in range(1, 9)]
+    with in_slots(tmp_path, slots) as detect:
+        assert detect.depth == max(slots, 1) and detect.in_flight == 0
+        sides: list[float] = []
+        for frame in frames:
+            if detect.in_flight == detect.depth:
+                sides.append(float(detect.collect()[0].xyxy[0, 2]))
+            detect.submit([frame])
+        while detect.in_flight:
+            sides.append(float(detect.collect()[0].xyxy[0, 2]))
+        assert sides == [9.0 * n for n in range(1, 9)]
+
+
+def test_who_submits_collects(tmp_path: Path) -> None:
+    with in_slots(tmp_path, 2) as detect:
+        with pytest.raises(RuntimeError, match="nothing is in flight"):
+            detect.collect()
+        detect.submit([FRAME])
+        with pytest.raises(RuntimeError, match="1 batches are in flight: collect"):
+            detect(FRAME)
+        detect.submit([FRAME])
+        with pytest.raises(RuntimeError, match="2 batches are in flight, as many as there are slots: collect"):
+            detect.submit([FRAME])
+        assert detect.in_flight == 2
+        for bad in ([], [FRAME, FRAME]):
+            with pytest.raises(ModelError, match="needed 1 to 1"):
+                detect.submit(bad)
+
+
+def test_an_error_in_mid_flight_frees_its_slot_and_the_others_come_back(tmp_path: Path) -> None:
+    with in_slots(tmp_path, 3, fail_at=1) as detect:
+        for _ in range(3):
+            detect.submit([FRAME])
+        assert len(detect.collect()[0]) == 1
+        with pytest.raises(BuildError, match="inference 1 failed"):
+            detect.collect()
+        with pytest.raises(BuildError, match="inference 1 failed"):
+            detect.collect()
+        assert detect.in_flight == 0
+        detect.submit([FRAME])
+
+
+def test_closing_while_busy_drops_what_is_in_flight(tmp_path: Path) -> None:
+    detect = in_slots(tmp_path, 2)
+    detect.submit([FRAME])
+    detect.submit([FRAME])
+    detect.close()
+    assert detect.in_flight == 0
+    with pytest.raises(RuntimeError):
+        detect.submit([FRAME])
+    detect.close()
+
+
+@pytest.mark.parametrize("pixels", ["rgb", "nv12", "yuyv"])
+def test_frames_in_other_pixels_are_the_same_picture(tmp_path: Path, pixels: Any) -> None:
+    """Of grey, which all of them hold alike: the network's input is that of the BGR frame."""
+    grey = np.full((48, 64, 3), 126, np.uint8)  # luma 16 + 126 * 219 / 255 is whole enough
+    luma = 16 + round(126 * 219 / 255)
+    frame = grey
+    if pixels == "nv12":
+        frame = np.concatenate([np.full((48, 64), luma), np.full((24, 64), 128)]).astype(np.uint8)
+    if pixels == "yuyv":
+        frame = np.stack([np.full((48, 64), luma), np.full((48, 64), 128)], -1).astype(np.uint8)
+    with detector(answers(tmp_path, [[]])) as detect:
+        images = detect.runner.buffers["images"]  # type: ignore[attr-defined]
+        detect(grey)
+        right = images.copy()
+        detect.detect([frame], pixels)
+        assert np.abs(images - right).max() <= 2.01 / 255
+        if pixels == "yuyv":
+            detect(frame)  # the shape tells
+            assert np.abs(images - right).max() <= 2.01 / 255

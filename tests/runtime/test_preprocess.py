@@ -191,7 +191,7 @@ def test_what_is_no_bgr_frame_is_refused(bad: NDArray[Any], warm: bool) -> None:
     ("buffer", "spec", "needed"),
     [
         (np.zeros((1, 1, 64, 96), np.float32), RAW, "needed N x 3 x H x W"),
-        (np.zeros((1, 3, 64, 96), np.float64), RAW, "float32, float16 or uint8"),
+        (np.zeros((1, 3, 64, 96), np.float64), RAW, "float32, float16, int8 or uint8"),
         (np.zeros((1, 3, 32, 32), np.float32), RAW, "input is 32x32, the recipe's input.size is 64x96"),
     ],
 )

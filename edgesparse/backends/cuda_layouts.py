@@ -1,0 +1,104 @@
+"""The kernels' structures as NumPy writes them, and what they are filled with. See kernels/*.cuh."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesparse.backends.base import TensorSpec
+from edgesparse.backends.frames import PIXELS, Place, Strided
+from edgesparse.config import InputSpec
+
+Row = NDArray[Any]
+"""One structure: an array of one element."""
+
+
+def _struct(text: str) -> np.dtype[Any]:
+    """'u8 data, i4 pixels, 4i4 rows' -> such a dtype, packed as C packs it here."""
+    fields = [part.split() for part in text.split(",")]
+    return np.dtype([(name, kind) for kind, name in fields])
+
+
+PICTURE = _struct(
+    "u8 data, i4 pixels, i4 pitch, i4 width, i4 height, i4 top, i4 left, i4 rows, i4 columns, i4 taps, i4 unused"
+)
+TAP = _struct("i4 at, i2 near, i2 far")
+INPUT = _struct("i4 height, i4 width, i4 swap, i4 pad, 3f4 scale, 3f4 shift")
+OUTPUTS = _struct(
+    "u8 boxes, u8 scores, i4 candidates, i4 classes, i4 box_picture, i4 box_row, i4 box_step, i4 score_picture, "
+    "i4 score_row, i4 score_step, i4 objectness, i4 kind, i4 every, i4 capacity, f4 enough, i4 levels, "
+    "4i4 columns, 4i4 rows, 4i4 stride"
+)
+RECORD = _struct("4f4 box, f4 score, i4 key")
+COUNT = _struct("u4 found, u4 done")
+KINDS = ("centre-size", "corners", "on-grid")
+_WHOLE = 2048
+
+
+@lru_cache(64)
+def taps(source: int, target: int, columns: bool) -> NDArray[Any]:
+    """Which two neighbours a pixel of a side resized from `source` to `target` is made of, and their weights.
+
+    As OpenCV's resize (INTER_LINEAR) of 8 bits: positions in float32, weights of 11 bits. It clamps columns here and
+    rows where they are read; a column at the end becomes the second of a pair, so that nothing beyond is read.
+    """
+    scale = 1.0 / (target / source)
+    at = ((np.arange(target) + 0.5) * scale - 0.5).astype(np.float32)
+    first = np.floor(at).astype(np.int64)
+    far = (at - first.astype(np.float32)).astype(np.float32)
+    if columns:
+        far[(first < 0) | (first >= source - 1)] = 0
+        first = np.clip(first, 0, source - 1)
+    found = np.zeros(target, TAP)
+    found["near"] = np.rint((np.float32(1) - far) * np.float32(_WHOLE))
+    found["far"] = np.rint(far * np.float32(_WHOLE))
+    if columns and source > 1:
+        last = first == source - 1
+        first[last], found["near"][last], found["far"][last] = source - 2, 0, _WHOLE
+    found["at"] = first
+    return found
+
+
+def input_of(spec: InputSpec) -> Row:
+    """(pixel * scale - mean) / std as one product and one sum."""
+    row = np.zeros(1, INPUT)
+    row["height"], row["width"] = spec.size
+    row["swap"], row["pad"] = spec.colour == "rgb", spec.pad
+    std = np.array(spec.std, np.float64)
+    row["scale"], row["shift"] = spec.scale / std, -np.array(spec.mean, np.float64) / std
+    return row
+
+
+def picture_of(place: Place, row: Any, first_tap: int, out: NDArray[Any]) -> int:
+    """Fill `row` (but for its data) and the taps from `first_tap` on; returns where they end."""
+    wide = {"bgr": 3, "rgb": 3, "nv12": 1, "yuyv": 2}[place.pixels]
+    row["pixels"], row["pitch"] = PIXELS.index(place.pixels), wide * place.frame_width
+    row["width"], row["height"] = place.frame_width, place.frame_height
+    row["top"], row["left"], row["rows"], row["columns"] = place.top, place.left, place.height, place.width
+    row["taps"], middle, end = first_tap, first_tap + place.width, first_tap + place.width + place.height
+    out[first_tap:middle] = taps(place.frame_width, place.width, True)
+    out[middle:end] = taps(place.frame_height, place.height, False)
+    return end
+
+
+def outputs_of(at: Strided, specs: Sequence[TensorSpec], addresses: Sequence[int], conf: float, every: bool) -> Row:
+    """`addresses`: of the outputs on the GPU, in the model's order. `capacity` is left to be filled in."""
+    row = np.zeros(1, OUTPUTS)
+    size = np.dtype(specs[at.score_output].dtype).itemsize
+    row["boxes"] = addresses[at.box_output]
+    row["scores"] = addresses[at.score_output] + at.first_score * size
+    row["box_picture"], row["score_picture"] = (
+        int(np.prod(specs[i].shape[1:])) for i in (at.box_output, at.score_output)
+    )
+    for name in ("candidates", "classes", "box_row", "box_step", "score_row", "score_step"):
+        row[name] = getattr(at, name)
+    row["objectness"] = -1 if at.objectness is None else at.objectness
+    row["kind"], row["every"], row["enough"] = KINDS.index(at.kind), every, conf
+    row["levels"] = len(at.levels)
+    for i, (rows, columns, stride) in enumerate(at.levels):
+        row["rows"][0, i], row["columns"][0, i], row["stride"][0, i] = rows, columns, stride
+    return row

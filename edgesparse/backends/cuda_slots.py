@@ -1,0 +1,299 @@
+"""A batch's way over the GPU, as one CUDA graph: frames copied, letterboxed, through the engine, compacted."""
+
+from __future__ import annotations
+
+import logging
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesparse.backends.base import TensorSpec
+from edgesparse.backends.cuda import Gpu, address
+from edgesparse.backends.cuda_graph import Copy, Graph
+from edgesparse.backends.cuda_kernels import Kernels
+from edgesparse.backends.cuda_layouts import COUNT, PICTURE, RECORD, TAP, input_of, outputs_of, picture_of
+from edgesparse.backends.frames import Candidates, Frame, FramePlan, Place, Slot
+from edgesparse.errors import BuildError
+
+CAPACITY = 1024
+"""Candidates a picture that have room; where there are more, the whole outputs come back."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What a slot runs: enqueues itself on a stream, with its tensors at these addresses on the GPU. `plain`: why it
+    cannot be captured in a graph, where that is known."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    stream: Any
+    enqueue: Callable[[Mapping[str, int]], None]
+    plain: str = ""
+
+
+class CudaSlot(Slot):
+    """`plain`: why there is no graph, where capture is not possible; the same is enqueued step by step then.
+
+    Frames in page-locked memory are copied from where they are (on an integrated GPU, not at all); others through such
+    memory of the slot's own. Copies inside the graph take their new source at each launch, and sizes are data that the
+    kernel reads, so other frames need no other graph: one is captured for each number of frames, and anew when a frame
+    is larger than any before. Raises BuildError, MemoryBudgetExceeded.
+    """
+
+    def __init__(self, card: Gpu, kernels: Kernels, engine: Engine, plan: FramePlan) -> None:
+        self._gpu, self._kernels, self._engine, self._plan, self.plain = card, kernels, engine, plan, engine.plain
+        self.times = np.zeros(3, np.int64)
+        self._held: dict[str, Any] = {"memory": [], "images": [], "graphs": {}}
+        self._close = weakref.finalize(self, _free, card, engine.stream, self._held)
+        self._count, self._submitted = 0, 0
+        with self._doing("making a slot of"):
+            self._make()
+
+    def _make(self) -> None:
+        specs, plan = (*self._engine.inputs, *self._engine.outputs), self._plan
+        self._tensors = {spec.name: self._memory(_bytes(spec)) for spec in specs}
+        image = next(spec for spec in self._engine.inputs if spec.name == plan.image)
+        self.batch, self._size = image.shape[0], plan.spec.size
+        self._letterbox = f"letterbox_{image.dtype}"
+        self._compact = ""
+        self._images = self._held["images"] = [_Image(self._gpu) for _ in range(self.batch)]
+        self._places: list[Place | None] = [None] * self.batch
+        self._sources: list[NDArray[np.uint8]] = []
+        host, taps = self._gpu.host, self.batch * sum(self._size)
+        self._pictures, self._taps = host((self.batch,), PICTURE), host((taps,), TAP)
+        self._near = {
+            name: self._memory(array.nbytes) for name, array in (("pictures", self._pictures), ("taps", self._taps))
+        }
+        self._settings = self._settled(input_of(plan.spec))
+        for name, values in plan.fixed:
+            spec = next(spec for spec in self._engine.inputs if spec.name == name)
+            self._gpu.driver.memcpy_htod(self._tensors[name], np.ascontiguousarray(values, spec.dtype))
+        self._whole = [] if plan.strided else self._arrays()
+        if plan.strided is not None:
+            self._make_compact()
+
+    def _make_compact(self) -> None:
+        plan, outputs, strided = self._plan, self._engine.outputs, self._plan.strided
+        assert strided is not None
+        row = outputs_of(strided, outputs, [self._tensors[s.name] for s in outputs], plan.conf, plan.every)
+        row["capacity"] = CAPACITY
+        self._layout = self._settled(row)
+        self._counts = self._settled(np.zeros(self.batch, COUNT))
+        self._compact = f"compact_{outputs[strided.score_output].dtype}"
+        self._records = self._gpu.host((self.batch, CAPACITY), RECORD)
+        self._found = self._gpu.host((self.batch,), "int32")
+        self._told = [self._mapped(self._records), self._mapped(self._found)]
+
+    @property
+    def where(self) -> str:  # type: ignore[override]
+        return f"the GPU, step by step ({self.plain})" if self.plain else "the GPU, as one CUDA graph"
+
+    def start(self, frames: Sequence[Frame]) -> None:
+        begun = time.perf_counter_ns()
+        with self._doing("running"):
+            for image, (frame, _) in zip(self._images, frames, strict=False):
+                if image.grows(frame):
+                    self._drop_graphs()
+            # Kept until the next batch: they are copied, or on an integrated GPU read, behind our back.
+            self._sources = [image.of(frame) for image, (frame, _) in zip(self._images, frames, strict=False)]
+            self._count = len(frames)
+            self._describe([place for _, place in frames])
+            self._launch()
+        self._submitted = time.perf_counter_ns()
+        self.times[0] = self._submitted - begun
+
+    def _describe(self, places: Sequence[Place]) -> None:
+        """Sizes and rectangles, where they are others than the last batch's; on an integrated GPU, where frames lie."""
+        changed = False
+        if self._places[: len(places)] != list(places):
+            end = 0
+            for i, place in enumerate(places):
+                end = picture_of(place, self._pictures[i], end, self._taps)
+            self._places = [*places, *[None] * (self.batch - len(places))]
+            self._upload("taps", self._taps[:end])
+            changed = True
+        if self._gpu.integrated or changed:
+            for i in range(len(places)):
+                at = self._images[i].data(self._sources[i])
+                if changed or self._pictures[i]["data"] != at:
+                    self._pictures[i]["data"], changed = at, True
+        if changed:
+            self._upload("pictures", self._pictures)
+
+    def _upload(self, name: str, array: NDArray[Any]) -> None:
+        self._gpu.driver.memcpy_htod_async(self._near[name], array, self._engine.stream)
+
+    def _launch(self) -> None:
+        found = self._held["graphs"].get(self._count)
+        if found is None:
+            found = self._held["graphs"][self._count] = self._captured()
+        graph, copies = found
+        for copy, source in zip(copies, self._sources, strict=False):
+            copy.take(address(source), source.nbytes)
+        graph()
+
+    def _captured(self) -> tuple[Callable[[], None], list[Copy]]:
+        """A launch of all steps, and the copies in it; the steps themselves where they cannot be captured."""
+        self._steps()  # what TensorRT does only the first time can't be captured
+        self._engine.stream.synchronize()
+        if self.plain:
+            return self._steps, []
+        try:
+            graph = Graph(self._engine.stream.handle, self._steps)
+        except BuildError as error:
+            self.plain = str(error)
+            _log.warning("%s runs without a CUDA graph, which costs some time: %s", self._engine.name, self.plain)
+            return self._steps, []
+        images = [] if self._gpu.integrated else self._images[: self._count]
+        return _Launch(graph), [graph.copy_to(image.device) for image in images]
+
+    def _steps(self) -> None:
+        stream, tensors, batch = self._engine.stream, self._tensors, self._count
+        if not self._gpu.integrated:
+            for image, source in zip(self._images, self._sources, strict=False):
+                self._gpu.driver.memcpy_htod_async(image.device, source, stream)
+        height, width = self._size
+        near = self._near
+        pointers = [self._settings, near["pictures"], near["taps"], tensors[self._plan.image]]
+        grid = (-(-width // 32), -(-height // 8), batch)
+        self._kernels.launch(self._letterbox, grid, (32, 8, 1), stream.handle, pointers)
+        self._engine.enqueue(tensors)
+        if self._compact:
+            assert self._plan.strided is not None
+            grid = (-(-self._plan.strided.candidates // 32), batch, 1)
+            self._kernels.launch(
+                self._compact, grid, (32, 8, 1), stream.handle, [self._layout, self._counts, *self._told]
+            )
+        else:
+            self._fetch()
+
+    def _fetch(self) -> None:
+        for spec, array in zip(self._engine.outputs, self._whole, strict=True):
+            self._gpu.driver.memcpy_dtoh_async(array, self._tensors[spec.name], self._engine.stream)
+
+    def finish(self) -> list[Candidates]:
+        with self._doing("running"):
+            self._engine.stream.synchronize()
+        there = time.perf_counter_ns()
+        if self._compact and (self._found[: self._count] > CAPACITY).any():
+            self._overflow()
+        found = [self._candidates(picture) for picture in range(self._count)]
+        self.times[1], self.times[2] = there - self._submitted, time.perf_counter_ns() - there
+        return found
+
+    def _overflow(self) -> None:
+        if not self._whole:
+            _log.info("%s: more than %d candidates: its whole outputs come back", self._engine.name, CAPACITY)
+        with self._doing("running"):
+            self._whole = self._whole or self._arrays()
+            self._fetch()
+            self._engine.stream.synchronize()
+
+    def _candidates(self, picture: int) -> Candidates:
+        if not self._compact or (count := int(self._found[picture])) > CAPACITY:
+            return self._plan.decode(self._whole, picture)
+        assert self._plan.strided is not None
+        records = self._records[picture, :count]
+        records = records[np.argsort(records["key"])]  # as the CPU's way has them
+        return records["box"], records["score"], records["key"].astype(np.int64) % self._plan.strided.classes
+
+    def close(self) -> None:
+        self._close()
+        self._sources, self._images = [], []
+
+    def _drop_graphs(self) -> None:
+        for launch, _ in self._held["graphs"].values():
+            if isinstance(launch, _Launch):
+                launch.graph.close()
+        self._held["graphs"].clear()
+        self._places = [None] * self.batch
+
+    def _doing(self, what: str) -> AbstractContextManager[None]:
+        return self._gpu.doing(f"{what} {self._engine.name}")
+
+    def _memory(self, size: int) -> int:
+        block = self._gpu.memory(size)
+        self._held["memory"].append(block)
+        return int(block)
+
+    def _settled(self, values: NDArray[Any]) -> int:
+        """Values that never change, on the GPU."""
+        at = self._memory(values.nbytes)
+        self._gpu.driver.memcpy_htod(at, values)
+        return at
+
+    def _arrays(self) -> list[NDArray[Any]]:
+        return [self._gpu.host(spec.shape, spec.dtype) for spec in self._engine.outputs]
+
+    def _mapped(self, array: NDArray[Any]) -> int:
+        pinned = self._gpu.pinned(array)
+        assert pinned is not None
+        return pinned.address
+
+
+class _Launch:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+
+    def __call__(self) -> None:
+        self.graph.launch()
+
+
+class _Image:
+    """Room for one picture of a batch: page-locked, for frames that are not, and on a GPU with memory of its own."""
+
+    def __init__(self, card: Gpu) -> None:
+        self._gpu, self.device, self._room = card, 0, 0
+        self._block: Any = None
+        self._staging: NDArray[np.uint8] | None = None
+
+    def grows(self, frame: NDArray[np.uint8]) -> bool:
+        """Make room on the GPU for a frame that is larger than any before; whether that was so."""
+        if self._gpu.integrated or frame.nbytes <= self._room:
+            return False
+        self.free()
+        self._block, self._room = self._gpu.memory(frame.nbytes), frame.nbytes
+        self.device = int(self._block)
+        return True
+
+    def of(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The page-locked bytes of a frame: its own, or a copy."""
+        if frame.flags.c_contiguous and self._gpu.pinned(frame) is not None:
+            return frame
+        if self._staging is None or self._staging.nbytes < frame.nbytes:
+            self._staging = self._gpu.host((frame.nbytes,), "uint8", combined=True)
+        staged = self._staging[: frame.nbytes]
+        np.copyto(staged.reshape(frame.shape), frame)
+        return staged
+
+    def data(self, source: NDArray[np.uint8]) -> int:
+        """Where the kernel finds what `of` gave."""
+        if not self._gpu.integrated:
+            return self.device
+        pinned = self._gpu.pinned(source)
+        assert pinned is not None
+        return pinned.address
+
+    def free(self) -> None:
+        if self._block is not None:
+            self._block.free()
+        self._block, self._room = None, 0
+
+
+def _bytes(spec: TensorSpec) -> int:
+    return int(np.prod(spec.shape, dtype=np.int64)) * np.dtype(spec.dtype).itemsize
+
+
+def _free(card: Gpu, stream: Any, held: dict[str, Any]) -> None:
+    graphs = [launch.graph for launch, _ in held["graphs"].values() if isinstance(launch, _Launch)]
+    freed = [image.free for image in held["images"]] + [block.free for block in held["memory"]]
+    card.free_all([stream.synchronize, *(graph.close for graph in graphs), *freed])
+    held.update(graphs={}, images=[], memory=[])

@@ -1,0 +1,132 @@
+// From camera frames to the network's input: resize, pad, colour, scale, in one pass, a batch of any sizes at once.
+//
+// Bilinear with half-pixel centres in the fixed point of OpenCV's resize (INTER_LINEAR, 8 bit: weights of 11 bits, rows
+// blended in 16, modules/imgproc/src/resize.cpp), and its conversion of NV12 and YUYV (BT.601, 20 bits, chroma not
+// interpolated, color_yuv.simd.hpp), so that the CPU's way gives the same bytes.
+#pragma once
+#include "shared.cuh"
+
+enum Pixels { BGR = 0, RGB = 1, NV12 = 2, YUYV = 3 };
+
+struct Picture {  // one frame, and the rectangle of the input that it fills
+    const uint8_t* data;
+    int32_t pixels, pitch, width, height;  // pitch: bytes from one row to the next
+    int32_t top, left, rows, columns;
+    int32_t taps, unused;  // where its taps begin: one a column, then one a row
+};
+
+struct Tap {  // two neighbours, at and at + 1, and what each weighs, of 2048; columns are never outside, rows are clamped
+    int32_t at;
+    int16_t near, far;
+};
+
+struct Input {  // the network's; channels in its own order. swap: its order is RGB
+    int32_t height, width, swap, pad;
+    float scale[3], shift[3];
+};
+
+struct Pixel {
+    int blue, green, red;
+};
+
+DEVICE int byte_of(uint32_t word, int index) { return (word >> (8 * index)) & 255; }
+
+DEVICE uint32_t words_at(uint32_t low, uint32_t high, int bytes) {
+#ifdef __CUDACC__
+    return __funnelshift_r(low, high, 8 * bytes);
+#else
+    return bytes ? (low >> (8 * bytes)) | (high << (32 - 8 * bytes)) : low;
+#endif
+}
+
+// Six bytes from `at` on by aligned words: no word that none of them is in is read.
+DEVICE void two_of_three_bytes(const uint8_t* at, Pixel& one, Pixel& other) {
+    const int off = (uintptr_t)at & 3;
+    const uint32_t* words = (const uint32_t*)(at - off);
+    const uint32_t a = words[0], b = words[1], c = off == 3 ? words[2] : 0;
+    const uint32_t low = words_at(a, b, off), high = words_at(b, c, off);
+    one = {byte_of(low, 0), byte_of(low, 1), byte_of(low, 2)};
+    other = {byte_of(low, 3), byte_of(high, 0), byte_of(high, 1)};
+}
+
+DEVICE int byte(int value) { return most(0, least(255, value >> 20)); }
+
+DEVICE Pixel from_yuv(int luma, int u, int v) {
+    const int y = most(0, luma - 16) * 1220542 + (1 << 19);
+    u -= 128;
+    v -= 128;
+    return {byte(y + 2116026 * u), byte(y - 409993 * u - 852492 * v), byte(y + 1673527 * v)};
+}
+
+template <int PIXELS> DEVICE void two(const Picture& p, int x, int y, Pixel& one, Pixel& other) {
+    const uint8_t* row = p.data + (size_t)y * p.pitch;
+    if (PIXELS == BGR || PIXELS == RGB) {
+        if (p.width > 1) two_of_three_bytes(row + 3 * x, one, other);
+        else one = other = {row[0], row[1], row[2]};
+        return;
+    }
+    const int next = least(x + 1, p.width - 1);
+    if (PIXELS == NV12) {
+        const uint8_t* chroma = p.data + (size_t)(p.height + y / 2) * p.pitch;
+        one = from_yuv(row[x], chroma[x & ~1], chroma[x | 1]);
+        other = from_yuv(row[next], chroma[next & ~1], chroma[next | 1]);
+    } else {
+        const uint8_t *a = row + 4 * (x / 2), *b = row + 4 * (next / 2);
+        one = from_yuv(row[2 * x], a[1], a[3]);
+        other = from_yuv(row[2 * next], b[1], b[3]);
+    }
+}
+
+DEVICE int blend(int a, int b, int c, int d, Tap across, Tap down) {
+    const int upper = (a * across.near + b * across.far) >> 4, lower = (c * across.near + d * across.far) >> 4;
+    return (((down.near * upper) >> 16) + ((down.far * lower) >> 16) + 2) >> 2;
+}
+
+template <int PIXELS> DEVICE Pixel sample(const Picture& p, Tap across, Tap down) {
+    Pixel a, b, c, d;
+    two<PIXELS>(p, across.at, most(down.at, 0), a, b);
+    two<PIXELS>(p, across.at, least(down.at + 1, p.height - 1), c, d);
+    Pixel found = {blend(a.blue, b.blue, c.blue, d.blue, across, down),
+                   blend(a.green, b.green, c.green, d.green, across, down),
+                   blend(a.red, b.red, c.red, d.red, across, down)};
+    if (PIXELS == RGB) found = {found.red, found.green, found.blue};
+    return found;
+}
+
+DEVICE Pixel pixel_at(const Picture& p, const Tap* __restrict__ taps, int row, int column) {
+    const Tap across = taps[p.taps + column], down = taps[p.taps + p.columns + row];
+    switch (p.pixels) {
+    case RGB: return sample<RGB>(p, across, down);
+    case NV12: return sample<NV12>(p, across, down);
+    case YUYV: return sample<YUYV>(p, across, down);
+    default: return sample<BGR>(p, across, down);
+    }
+}
+
+// A value 0..255 as the network takes it: bytes as they are, all else scaled; INT8 is rounded and clipped.
+DEVICE void put(uint8_t* at, int value, float, float) { *at = (uint8_t)value; }
+DEVICE void put(float* at, int value, float scale, float shift) { *at = __fmaf_rn((float)value, scale, shift); }
+DEVICE void put(int8_t* at, int value, float scale, float shift) {
+    *at = (int8_t)most(-128, least(127, (int)rintf(__fmaf_rn((float)value, scale, shift))));
+}
+#ifdef __CUDACC__
+DEVICE void put(__half* at, int value, float scale, float shift) {
+    *at = __float2half_rn(__fmaf_rn((float)value, scale, shift));
+}
+#endif
+
+// One pixel of the network's input, N x 3 x height x width.
+template <class T>
+DEVICE void letterbox(const Input& input, const Picture& p, const Tap* __restrict__ taps, T* __restrict__ out, int x,
+                      int y, int picture) {
+    if (x >= input.width || y >= input.height) return;
+    const int column = x - p.left, row = y - p.top;
+    Pixel found = {input.pad, input.pad, input.pad};
+    if (column >= 0 && column < p.columns && row >= 0 && row < p.rows) found = pixel_at(p, taps, row, column);
+    if (input.swap) found = {found.red, found.green, found.blue};
+    const size_t plane = (size_t)input.height * input.width;
+    T* at = out + 3 * plane * picture + (size_t)y * input.width + x;
+    put(at, found.blue, input.scale[0], input.shift[0]);
+    put(at + plane, found.green, input.scale[1], input.shift[1]);
+    put(at + 2 * plane, found.red, input.scale[2], input.shift[2]);
+}

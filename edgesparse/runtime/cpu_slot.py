@@ -1,0 +1,65 @@
+"""The frame path of runners that have none of their own: OpenCV before the engine, NumPy behind it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesparse.backends.base import Runner
+from edgesparse.backends.frames import Candidates, Frame, FramePlan, Pixels, Slot
+from edgesparse.runtime.preprocess import Preprocessor
+
+_TO_BGR: dict[Pixels, int] = {
+    "rgb": cv2.COLOR_RGB2BGR,
+    "nv12": cv2.COLOR_YUV2BGR_NV12,
+    "yuyv": cv2.COLOR_YUV2BGR_YUYV,
+}
+
+
+class CpuSlot(Slot):
+    """Does all the work but decoding in `start`: nothing overlaps."""
+
+    where = "the CPU"
+
+    def __init__(self, runner: Runner, plan: FramePlan) -> None:
+        buffers = runner.allocate()
+        runner.bind(buffers)
+        for name, values in plan.fixed:
+            buffers[name][...] = values
+        self._runner, self._decode = runner, plan.decode
+        self._preprocess = Preprocessor(plan.spec, buffers[plan.image])
+        self._outputs = [buffers[output.name] for output in runner.outputs]
+        self._converted: dict[int, NDArray[np.uint8]] = {}
+        self._count, self.times = 0, np.zeros(3, np.int64)
+
+    def start(self, frames: Sequence[Frame]) -> None:
+        begun = time.perf_counter_ns()
+        for slot, frame in enumerate(frames):
+            self._preprocess(self._bgr(frame, slot), slot)
+        prepared = time.perf_counter_ns()
+        self._runner.infer()
+        self.times[0], self.times[1] = prepared - begun, time.perf_counter_ns() - prepared
+        self._count = len(frames)
+
+    def _bgr(self, frame: Frame, slot: int) -> NDArray[np.uint8]:
+        image, place = frame
+        if place.pixels == "bgr":
+            return image
+        shape, out = (place.frame_height, place.frame_width, 3), self._converted.get(slot)
+        if out is None or out.shape != shape:
+            out = self._converted[slot] = np.empty(shape, np.uint8)
+        cv2.cvtColor(image, _TO_BGR[place.pixels], dst=out)
+        return out
+
+    def finish(self) -> list[Candidates]:
+        begun = time.perf_counter_ns()
+        found = [self._decode(self._outputs, picture) for picture in range(self._count)]
+        self.times[2] = time.perf_counter_ns() - begun
+        return found
+
+    def close(self) -> None:
+        self._count = 0

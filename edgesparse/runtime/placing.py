@@ -1,0 +1,65 @@
+"""Which kind of frame one is, and where it goes in the network's input: worked out once a size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesparse.backends.base import TensorSpec
+from edgesparse.backends.frames import Pixels, Place
+from edgesparse.config import InputSpec
+from edgesparse.errors import ModelError, SourceError
+from edgesparse.runtime.preprocess import Letterbox
+
+_KEPT = 64
+"""Sizes that are remembered: more than there are cameras."""
+
+
+class Places:
+    """The Place and the Letterbox of each frame. Raises ModelError for an input that is not the recipe's."""
+
+    def __init__(self, spec: InputSpec, image: TensorSpec) -> None:
+        if image.shape[2:] != spec.size:
+            found, needed = "x".join(map(str, image.shape[2:])), "x".join(map(str, spec.size))
+            raise ModelError(f"the network's input is {found}, the recipe's input.size is {needed}: make them equal")
+        self._spec = spec
+        self._known: dict[Any, tuple[Place, Letterbox]] = {}
+
+    def of(self, frame: NDArray[np.uint8], pixels: Pixels | None) -> tuple[Place, Letterbox]:
+        """Raises SourceError for a frame that is none."""
+        key = (frame.shape, frame.dtype, pixels)
+        found = self._known.get(key)
+        if found is None:
+            if len(self._known) >= _KEPT:
+                self._known.clear()
+            found = self._known[key] = self._work_out(frame, pixels)
+        return found
+
+    def _work_out(self, frame: NDArray[np.uint8], pixels: Pixels | None) -> tuple[Place, Letterbox]:
+        kind = pixels or _kind(frame)
+        size = _size(frame, kind) if frame.dtype == np.uint8 and frame.size else None
+        if size is None:
+            needed = {
+                "nv12": "H * 3 / 2 x W uint8 of even sides (NV12)",
+                "yuyv": "H x W x 2 uint8 of even width (YUYV)",
+            }.get(kind, f"H x W x 3 uint8 ({kind.upper()})")
+            raise SourceError(f"frame is {frame.shape} {frame.dtype}: needed {needed}")
+        box = Letterbox.fit(size, self._spec.size, self._spec.letterbox)
+        return Place(kind, *size, box.top, box.left, box.height, box.width), box
+
+
+def _kind(frame: NDArray[np.uint8]) -> Pixels:
+    """What the shape tells: a frame of two dimensions may be grey as well as NV12."""
+    return "yuyv" if frame.ndim == 3 and frame.shape[2] == 2 else "bgr"
+
+
+def _size(frame: NDArray[np.uint8], kind: Pixels) -> tuple[int, int] | None:
+    """Height and width of the picture; None where it cannot be of this kind."""
+    shape = frame.shape
+    if kind == "nv12":
+        fits = len(shape) == 2 and shape[0] % 3 == 0 and shape[1] % 2 == 0
+        return (shape[0] // 3 * 2, shape[1]) if fits else None
+    fits = len(shape) == 3 and (shape[2] == 2 and shape[1] % 2 == 0 if kind == "yuyv" else shape[2] == 3)
+    return (shape[0], shape[1]) if fits else None

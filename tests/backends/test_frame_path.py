@@ -1,0 +1,297 @@
+"""The frame path on a GPU of our own making, kernels included (as the CPU's compiler makes them), against OpenCV."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from fake_gpu import Fake, host_kernels, plan, tensorrt
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from edgesparse.backends import cuda_kernels
+from edgesparse.backends.frames import PIXELS, Pixels
+from edgesparse.backends.tensorrt_runner import TensorRTRunner
+from edgesparse.config import DetectorSpec, InputSpec, Run
+from edgesparse.errors import BackendUnavailable, BuildError, SourceError
+from edgesparse.runtime.detector import Detector
+from edgesparse.runtime.heads import HEADS, cells
+from edgesparse.runtime.preprocess import Preprocessor
+
+SIZE = (64, 96)
+CLASSES = ("a", "b", "c")
+CODES = {"bgr": None, "rgb": cv2.COLOR_RGB2BGR, "nv12": cv2.COLOR_YUV2BGR_NV12, "yuyv": cv2.COLOR_YUV2BGR_YUYV}
+Frames = list[NDArray[np.uint8]]
+
+
+@pytest.fixture(autouse=True)
+def kernels(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    host_kernels()
+    (tmp_path / "frames.cubin").write_bytes(b"kernels")
+    monkeypatch.setattr(cuda_kernels, "cubin", lambda sm: tmp_path / "frames.cubin")
+    yield
+    gc.collect()
+    assert not fake.memory and not fake.made and fake.streams == 0, "what was taken must be given back"
+
+
+def detector(
+    fake: Fake, folder: Path, batch: int = 1, dtype: str = "FLOAT", head: str = "yolov8", **run: Any
+) -> Detector:
+    count = cells(SIZE)
+    shape = [batch, 4 + len(CLASSES), count] if head == "yolov8" else [batch, count, 5 + len(CLASSES)]
+    tensors: dict[str, Any] = {"images": ["INPUT", [batch, 3, *SIZE], dtype], "output0": ["OUTPUT", shape, "FLOAT"]}
+    if head == "yolo-nas":
+        del tensors["output0"]
+        tensors["boxes"] = ["OUTPUT", [batch, count, 4], "FLOAT"]
+        tensors["scores"] = ["OUTPUT", [batch, count, len(CLASSES)], "FLOAT"]
+    if head == "end2end":
+        tensors["output0"] = ["OUTPUT", [batch, 30, 6], "FLOAT"]
+    for name, (mode, dims, _) in tensors.items():
+        if mode == "OUTPUT" and name not in fake.answers:
+            fake.answers[name] = np.zeros(dims, np.float32)
+    path = folder / "model.plan"
+    path.write_bytes(plan(tensors=tensors))
+    spec = run.pop("spec", InputSpec(size=SIZE))
+    runner = TensorRTRunner(tensorrt(fake), path)
+    return Detector(runner, DetectorSpec(head=head, classes=CLASSES, input=spec), Run(**run))
+
+
+def picture(height: int, width: int, pixels: Pixels = "bgr", seed: int = 0) -> NDArray[np.uint8]:
+    """Any bytes at all: every value of luma and chroma, in range or not."""
+    shape = {"nv12": (height * 3 // 2, width), "yuyv": (height, width, 2)}.get(pixels, (height, width, 3))
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def expected(frame: NDArray[np.uint8], pixels: Pixels, spec: InputSpec, dtype: str = "float32") -> NDArray[Any]:
+    """What OpenCV makes of it."""
+    code = CODES[pixels]
+    out = np.zeros((1, 3, *SIZE), dtype)
+    Preprocessor(spec, out)(frame if code is None else np.asarray(cv2.cvtColor(frame, code), np.uint8))
+    return out[0]
+
+
+@pytest.mark.parametrize("fake", [False], indirect=True, ids=["discrete"])
+@given(
+    st.integers(1, 150),
+    st.integers(1, 200),
+    st.sampled_from(PIXELS),
+    st.sampled_from(["centre", "top-left", "stretch"]),
+    st.sampled_from(["rgb", "bgr"]),
+)
+@example(63, 96, "bgr", "centre", "rgb")  # a pad of one pixel
+@example(64, 95, "bgr", "centre", "rgb")
+@example(190, 33, "bgr", "centre", "rgb")  # portrait
+@example(192, 192, "nv12", "top-left", "bgr")
+@example(128, 192, "bgr", "centre", "rgb")  # half, which OpenCV does another way
+@example(64, 96, "yuyv", "centre", "rgb")
+@example(1, 1, "bgr", "centre", "rgb")
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_pixels_are_opencvs(
+    fake: Fake, tmp_path: Path, height: int, width: int, pixels: Pixels, letterbox: Any, colour: Any
+) -> None:
+    if pixels == "nv12":
+        height += height % 2
+    if pixels in ("nv12", "yuyv"):
+        width += width % 2
+    spec = InputSpec(size=SIZE, letterbox=letterbox, colour=colour)
+    frame = picture(height, width, pixels)
+    with detector(fake, tmp_path, spec=spec) as detect:
+        detect.detect([frame], pixels)
+    assert fake.seen is not None
+    error = np.abs(fake.seen[0] - expected(frame, pixels, spec)).max() * 255
+    assert error <= (1.01 if pixels in ("bgr", "rgb") else 2.01)
+
+
+@pytest.mark.parametrize(("trt", "dtype"), [("FLOAT", "float32"), ("INT8", "int8"), ("UINT8", "uint8")])
+def test_values_are_scaled_as_the_network_wants_them(fake: Fake, tmp_path: Path, trt: str, dtype: str) -> None:
+    spec = InputSpec(size=SIZE, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), pad=7)
+    if dtype == "int8":
+        spec = spec.model_copy(update={"scale": 0.5, "mean": (10, 20, 30), "std": (1, 0.5, 1)})
+    frame = picture(50, 70)
+    with detector(fake, tmp_path, dtype=trt, spec=spec) as detect:
+        detect(frame)
+    assert fake.seen is not None and fake.seen.dtype == dtype
+    right = expected(frame, "bgr", spec, dtype)
+    np.testing.assert_allclose(fake.seen[0].astype(float), right.astype(float), atol=1e-5 if trt == "FLOAT" else 1)
+    assert trt == "FLOAT" or np.mean(fake.seen[0] == right) > 0.99
+
+
+@pytest.mark.parametrize("batch", range(1, 9))
+def test_a_batch_takes_frames_of_any_size_and_kind(fake: Fake, tmp_path: Path, batch: int) -> None:
+    sizes = [(64, 96), (30, 40), (200, 50), (99, 101), (2, 300), (64, 64), (77, 130), (480, 640)]
+    kinds: list[Pixels] = ["bgr", "nv12", "yuyv", "bgr", "nv12", "yuyv", "bgr", "bgr"]
+    spec = InputSpec(size=SIZE)
+    with detector(fake, tmp_path, batch=batch) as detect:
+        assert detect.where == "the GPU, as one CUDA graph"
+        for turn in range(3):
+            some = [(sizes[(i + turn) % 8], kinds[(i + turn) % 8]) for i in range(max(1, batch - turn))]
+            frames = [picture(*size, pixels=kind, seed=i) for i, (size, kind) in enumerate(some)]
+            detect.detect(frames, [kind for _, kind in some])
+            assert fake.seen is not None
+            for i, (frame, (_, kind)) in enumerate(zip(frames, some, strict=True)):
+                assert np.abs(fake.seen[i] - expected(frame, kind, spec)).max() * 255 <= 2.01, (turn, i)
+
+
+def answers(head: str, batch: int, seed: int, share: float) -> dict[str, NDArray[np.float32]]:
+    """Outputs in which about a share of the candidates reaches 0.5."""
+    rng, count, classes = np.random.default_rng(seed), cells(SIZE), len(CLASSES)
+    boxes = rng.uniform(0, 60, (batch, count, 4))
+    if head == "yolox":
+        boxes = rng.uniform(-1, 2, (batch, count, 4))
+    scores = np.where(rng.random((batch, count, 1)) < share, rng.uniform(0.3, 1, (batch, count, classes)), 0.01)
+    sure = rng.uniform(0.4, 1, (batch, count, 1))
+    if head == "yolo-nas":
+        return {"boxes": boxes.astype(np.float32), "scores": scores.astype(np.float32)}
+    if head == "yolov8":
+        return {"output0": np.concatenate([boxes, scores], 2).transpose(0, 2, 1).astype(np.float32)}
+    return {"output0": np.concatenate([boxes, sure, scores], 2).astype(np.float32)}
+
+
+@pytest.mark.parametrize("head", ["yolov8", "yolov5", "yolox", "yolox-decoded", "yolo-nas"])
+@pytest.mark.parametrize("every", [False, True])
+def test_candidates_are_those_of_the_cpus_way(
+    fake: Fake, tmp_path: Path, head: str, every: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Boxes, scores and classes, in the same order; and where there are more than there is room for."""
+    for batch, share, capacity in ((1, 0.2, 1024), (3, 0.0, 1024), (3, 0.3, 1024), (2, 0.9, 8)):
+        monkeypatch.setattr("edgesparse.backends.cuda_slots.CAPACITY", capacity)
+        fake.answers = answers(head, batch, seed=batch, share=share)
+        with detector(fake, tmp_path, batch=batch, head=head, conf=0.5, multi_label=every, iou=1.0) as detect:
+            slot = detect._ring._slots[0]
+            for _ in range(3):
+                found = detect.detect([picture(*SIZE, seed=i) for i in range(batch)])
+                detect._ring.submit([(picture(*SIZE), detect._places.of(picture(*SIZE), None)[0])] * batch)
+                raw, _ = detect._ring.collect()
+                for i in range(batch):
+                    outputs = [fake.answers[spec.name] for spec in detect.runner.outputs]
+                    boxes, scores, labels = slot._plan.decode(outputs, i)  # type: ignore[attr-defined]
+                    assert raw[i][2].tolist() == labels.tolist() and len(found[i]) == min(len(labels), 300)
+                    np.testing.assert_allclose(raw[i][1], scores, rtol=1e-6)
+                    np.testing.assert_allclose(raw[i][0], boxes, atol=0.01, rtol=1e-5)
+            if share == 0.2:
+                assert len(found[0]) > 0
+        expects = "compact_float32" in fake.kernels
+        assert expects and HEADS[head].strided is not None
+
+
+def test_small_outputs_come_back_whole(fake: Fake, tmp_path: Path) -> None:
+    rows = np.zeros((2, 30, 6), np.float32)
+    rows[1, 3] = (10, 10, 20, 20, 0.9, 2)
+    fake.answers = {"output0": rows}
+    with detector(fake, tmp_path, batch=2, head="end2end") as detect:
+        found = detect.detect([picture(*SIZE), picture(*SIZE)])
+    assert [len(f) for f in found] == [0, 1] and found[1].class_id.tolist() == [2]
+    assert set(fake.kernels) == {"letterbox_float32"}
+
+
+def test_a_batch_is_one_launch_and_frames_in_the_buffer_are_not_copied(fake: Fake, tmp_path: Path) -> None:
+    with detector(fake, tmp_path) as detect:
+        frames = [detect.frame_buffer((50, 70, 3)) for _ in range(3)]
+        for i, frame in enumerate(frames):
+            frame[...] = picture(50, 70, seed=i)
+        for _ in range(2 * detect.depth):
+            detect(frames[0])
+        launches, hosts, copies = fake.launches, fake.hosts, fake.copies
+        for frame in itertools.islice(itertools.cycle(frames), 12):
+            detect(frame)
+            assert fake.seen is not None
+            np.testing.assert_allclose(fake.seen[0], expected(frame, "bgr", InputSpec(size=SIZE)), atol=0.004)
+        assert fake.launches == launches + 12 and fake.hosts == hosts
+        # On an integrated GPU the kernel reads the frame where it is; only where that is goes over.
+        assert fake.copies - copies <= 12
+
+
+def test_nothing_is_allocated_once_sizes_are_known(fake: Fake, tmp_path: Path) -> None:
+    sizes = [(50, 70), (64, 96), (120, 30)]
+    with detector(fake, tmp_path, batch=2) as detect:
+
+        def turn() -> None:
+            for a, b in itertools.permutations(sizes, 2):
+                detect.detect([picture(*a), picture(*b)])
+
+        for _ in range(detect.depth):
+            turn()
+        before = (set(fake.memory), fake.hosts, set(fake.made))
+        turn()
+        assert before == (set(fake.memory), fake.hosts, set(fake.made))
+
+
+def test_batches_come_back_in_order(fake: Fake, tmp_path: Path) -> None:
+    with detector(fake, tmp_path) as detect:
+        assert detect.depth == 2
+        detect.submit([picture(10, 10)])
+        detect.submit([picture(20, 10)])
+        with pytest.raises(RuntimeError, match="2 batches are in flight, as many as there are slots"):
+            detect.submit([picture(30, 10)])
+        with pytest.raises(RuntimeError, match="2 batches are in flight: collect"):
+            detect(picture(30, 10))
+        assert [len(detect.collect()) for _ in range(2)] == [1, 1] and detect.in_flight == 0
+        detect.submit([picture(10, 10)])
+
+
+def test_a_frame_that_is_refused_takes_no_slot(fake: Fake, tmp_path: Path) -> None:
+    with detector(fake, tmp_path) as detect:
+        odd = picture(9, 9, "nv12")
+        for bad, kind in ((picture(10, 10)[:0], None), (odd, "nv12"), (odd, None), (picture(10, 10, "yuyv"), "rgb")):
+            with pytest.raises(SourceError, match="frame is"):
+                detect.submit([bad], kind)  # type: ignore[arg-type]
+        assert detect.in_flight == 0 and len(detect(picture(10, 10))) == 0
+
+
+def test_without_nvcc_the_cpu_does_the_same(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.answers = answers("yolov8", 1, 1, 0.2)
+    frame = picture(120, 90)
+    with detector(fake, tmp_path, conf=0.5) as detect:
+        right = detect(frame)
+
+    def missing(sm: str) -> Path:
+        raise BackendUnavailable("no nvcc on the PATH: install it")
+
+    monkeypatch.setattr(cuda_kernels, "cubin", missing)
+    monkeypatch.setattr("edgesparse.backends.cuda._found", [])
+    with detector(fake, tmp_path, conf=0.5) as detect:
+        assert detect.where == "the CPU" and detect.depth == 1
+        found = detect(frame)
+    assert "no nvcc on the PATH: install it" in caplog.text
+    np.testing.assert_allclose(found.xyxy, right.xyxy, atol=0.5)
+    assert len(found) == len(right) > 0 and found.class_id.tolist() == right.class_id.tolist()
+
+
+def test_without_capture_it_runs_step_by_step(fake: Fake, tmp_path: Path) -> None:
+    fake.uncapturable = True
+    fake.answers = answers("yolov8", 1, 1, 0.2)
+    with detector(fake, tmp_path, conf=0.5) as detect:
+        for seed in range(5):
+            frame = picture(40 + seed, 50, seed=seed)
+            assert len(detect(frame)) > 0 and fake.seen is not None
+            np.testing.assert_allclose(fake.seen[0], expected(frame, "bgr", InputSpec(size=SIZE)), atol=0.004)
+        assert detect.where.startswith("the GPU, step by step (") and fake.launches == 0
+
+
+def test_an_error_in_mid_flight_is_one_line_and_the_rest_is_dropped(fake: Fake, tmp_path: Path) -> None:
+    detect = detector(fake, tmp_path)
+    detect(picture(10, 10))
+    detect.submit([picture(10, 10)])
+    detect.submit([picture(10, 10)])
+    fake.broken = "an illegal memory access was encountered"
+    with pytest.raises(BuildError, match=r"running model.plan: CUDA says: .*illegal memory.*start it again$"):
+        detect.collect()
+    detect.close()
+    detect.close()
+
+
+def test_closing_while_busy_waits(fake: Fake, tmp_path: Path) -> None:
+    detect = detector(fake, tmp_path)
+    detect.submit([picture(10, 10)])
+    detect.close()
+    with pytest.raises(RuntimeError):
+        detect.submit([picture(10, 10)])
