@@ -23,13 +23,12 @@ _log = logging.getLogger(__name__)
 
 
 class Kernels:
-    """The kernels in the memory of a GPU, for as long as the process lives; make it with the context current.
+    """Compiled kernels in the memory of a GPU, for as long as the process lives; make it with the context current.
 
-    Raises BackendUnavailable when they can be neither found nor compiled nor loaded.
+    Raises BackendUnavailable when they cannot be loaded.
     """
 
-    def __init__(self, sm: str) -> None:
-        path = cubin(sm)
+    def __init__(self, path: Path) -> None:
         self._module = ctypes.c_void_p()
         code = cuda_graph.library().cuModuleLoadData(ctypes.byref(self._module), path.read_bytes())
         try:
@@ -57,11 +56,11 @@ class Kernels:
 
 
 def kernels(card: Gpu) -> Kernels:
-    """Those of this process's GPU, made at the first call. Raises as Kernels."""
+    """Those of this process's GPU, made at the first call. Raises as `cubin` and Kernels."""
     found: Kernels | None = getattr(card, "kernels", None)
     if found is None:
         with card:
-            found = Kernels(card.sm)
+            found = Kernels(cubin(card.sm))
         card.kernels = found
     return found
 

@@ -56,6 +56,7 @@ class CudaSlot(Slot):
         self._count, self._submitted = 0, 0
         with self._doing("making a slot of"):
             self._make()
+            engine.stream.synchronize()
 
     def _make(self) -> None:
         specs, plan = (*self._engine.inputs, *self._engine.outputs), self._plan
@@ -75,7 +76,8 @@ class CudaSlot(Slot):
         self._settings = self._settled(input_of(plan.spec))
         for name, values in plan.fixed:
             spec = next(spec for spec in self._engine.inputs if spec.name == name)
-            self._gpu.driver.memcpy_htod(self._tensors[name], np.ascontiguousarray(values, spec.dtype))
+            whole = np.ascontiguousarray(values, spec.dtype)
+            self._gpu.driver.memcpy_htod_async(self._tensors[name], whole, self._engine.stream)
         self._whole = [] if plan.strided else self._arrays()
         if plan.strided is not None:
             self._make_compact()
@@ -227,7 +229,7 @@ class CudaSlot(Slot):
     def _settled(self, values: NDArray[Any]) -> int:
         """Values that never change, on the GPU."""
         at = self._memory(values.nbytes)
-        self._gpu.driver.memcpy_htod(at, values)
+        self._gpu.driver.memcpy_htod_async(at, values, self._engine.stream)
         return at
 
     def _arrays(self) -> list[NDArray[Any]]:

@@ -118,7 +118,7 @@ def status(root: Path | None, status: Path | None, history: int, as_json: bool) 
     from edgesparse.fleet import status as states
     from edgesparse.fleet.restart import STATUS, Service
     from edgesparse.fleet.slots import Root
-    from edgesparse.package.sign import state_folder
+    from edgesparse.device import state_folder
 
     place = Root(root or state_folder())
     said = states.status(place, Service(status=status or STATUS))
@@ -161,7 +161,7 @@ def _device(root: Path | None, status: Path | None, restart: str | None, seconds
     from edgesparse.fleet.deploy import Device
     from edgesparse.fleet.restart import RESTART, STATUS, service
     from edgesparse.fleet.slots import Root
-    from edgesparse.package.sign import state_folder
+    from edgesparse.device import state_folder
 
     served = service(RESTART if restart is None else restart, status or STATUS, seconds)
     return Device(Root(root or state_folder()), served, progress=advance)

@@ -24,6 +24,8 @@ from edgesparse.runtime.placing import Places
 from edgesparse.runtime.preprocess import Letterbox
 from edgesparse.wording import nearest
 
+Kinds = Pixels | Sequence[Pixels] | None
+"""Of all frames of a batch, of each, or as their shapes tell."""
 STAGES = ("preprocess", "engine", "decode", "nms")
 
 
@@ -32,9 +34,9 @@ class Detector:
 
     `detect` waits for its result. For overlap, `submit` up to `depth` batches and `collect` them in order. Frames are
     uint8: [H, W, 3] in BGR or RGB, [H * 3 / 2, W] in NV12, [H, W, 2] in YUYV, in one batch of any sizes and kinds. What
-    is neither BGR nor YUYV must be said: `pixels`, of all frames or of each. `times` holds the nanoseconds of the last result's STAGES; `notice`
-    says what whoever runs it should know. Raises ModelError when head, input or classes do not fit the network, and
-    ConfigError when `run` names a class that there is not.
+    is neither BGR nor YUYV must be said: `pixels`, of all frames or of each. `times` holds the nanoseconds of the last
+    result's STAGES; `notice` says what whoever runs it should know. Raises ModelError when head, input or classes do
+    not fit the network, and ConfigError when `run` names a class that there is not.
     """
 
     def __init__(
@@ -79,9 +81,7 @@ class Detector:
         """Detections in one frame."""
         return self.detect([frame])[0]
 
-    def detect(
-        self, frames: Sequence[NDArray[np.uint8]], pixels: Pixels | Sequence[Pixels] | None = None
-    ) -> list[Detections]:
+    def detect(self, frames: Sequence[NDArray[np.uint8]], pixels: Kinds = None) -> list[Detections]:
         """Detections in each of at most `batch` frames.
 
         Raises SourceError for a frame that is none, RuntimeError while batches are in flight.
@@ -107,7 +107,7 @@ class Detector:
     def in_flight(self) -> int:
         return self._ring.in_flight
 
-    def submit(self, frames: Sequence[NDArray[np.uint8]], pixels: Pixels | Sequence[Pixels] | None = None) -> None:
+    def submit(self, frames: Sequence[NDArray[np.uint8]], pixels: Kinds = None) -> None:
         """Begin with 1 to `batch` frames, which must not change until they are collected.
 
         Raises as `detect`, and RuntimeError when `depth` batches are in flight. What raises is not in flight.

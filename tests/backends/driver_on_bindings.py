@@ -167,6 +167,16 @@ def check_the_runner_calls_what_there_is(folder: Path) -> None:
     assert {"FLOAT", "HALF", "INT8", "INT32", "BOOL", "UINT8"} <= set(tensorrt.DataType.__members__)
 
 
+def check_contexts_can_share_scratch_memory(folder: Path) -> None:
+    """In one of the two ways that tensorrt_context.make_context knows."""
+    strategies = getattr(tensorrt, "ExecutionContextAllocationStrategy", None)
+    if strategies is None:
+        assert hasattr(tensorrt.ICudaEngine, "create_execution_context_without_device_memory")
+    else:
+        assert "USER_MANAGED" in strategies.__members__
+    assert {"device_memory", "set_device_memory"} & set(vars(tensorrt.IExecutionContext))
+
+
 def check_a_plain_build(folder: Path) -> None:
     world = World(folder)
     built = world.build(BuildOptions())

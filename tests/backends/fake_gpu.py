@@ -205,7 +205,6 @@ def _driver(fake: Fake) -> SimpleNamespace:
         pagelocked_empty=lambda size, dtype, mem_flags: np.asarray(Host(fake, size)),
         Stream=lambda flags: Stream(fake, flags),
         Event=lambda: Event(fake),
-        memcpy_htod=htod,
         memcpy_htod_async=htod,
         memcpy_dtoh_async=dtoh,
     )
@@ -341,6 +340,7 @@ class Engine:
         self.num_io_tensors = len(self.tensors)
         self.device_memory_size = said.get("activations", 1000)
         self.released = False
+        self.create_execution_context_without_device_memory = self._bare_context  # until release 11
 
     def get_tensor_name(self, index: int) -> str:
         return list(self.tensors)[index]
@@ -366,7 +366,7 @@ class Engine:
     def create_execution_context(self) -> Context | None:
         return None if self.said.get("no_context") else Context(self)
 
-    def create_execution_context_without_device_memory(self) -> Context:
+    def _bare_context(self) -> Context:
         found = Context(self)
         found.device_memory = 0
         return found

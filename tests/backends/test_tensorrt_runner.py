@@ -15,7 +15,7 @@ from fake_gpu import SMALL, Fake, plan, tensorrt
 
 from edgesparse.backends import cuda
 from edgesparse.backends.tensorrt import TensorRTBackend
-from edgesparse.backends.tensorrt_context import wanted_shape
+from edgesparse.backends.tensorrt_context import Scratch, wanted_shape
 from edgesparse.backends.tensorrt_runner import TensorRTRunner
 from edgesparse.errors import BackendUnavailable, BuildError, MemoryBudgetExceeded
 
@@ -245,3 +245,26 @@ def test_after_a_fork_the_gpu_is_refused(fake: Fake, monkeypatch: pytest.MonkeyP
 def test_an_output_with_an_open_batch_counts_as_the_batch_asked_for(fake: Fake) -> None:
     engine = fake_gpu.Engine(fake, OPEN | PROFILE)
     assert wanted_shape(engine, "boxes", 8) == (8, 3) and wanted_shape(engine, "boxes", None) == (1, 3)
+
+
+def test_runners_that_take_turns_share_scratch_memory(fake: Fake, tmp_path: Path) -> None:
+    """As much as the largest needs, given back with the last; one that needs more than there is gets its own."""
+    scratch = Scratch()
+    (tmp_path / "model.plan").write_bytes(plan(tensors=SMALL, activations=5000))
+    (tmp_path / "small.plan").write_bytes(plan(tensors=SMALL, activations=100))
+    (tmp_path / "large.plan").write_bytes(plan(tensors=SMALL, activations=9000))
+    made = [TensorRTRunner(tensorrt(fake), tmp_path / f"{name}.plan", scratch=scratch) for name in ("model", "small")]
+    sizes = [block.nbytes for block in fake.memory.values() if block.nbytes >= 1000]
+    assert sizes == [5000]
+    made.append(TensorRTRunner(tensorrt(fake), tmp_path / "large.plan", scratch=scratch))
+    assert sorted(block.nbytes for block in fake.memory.values() if block.nbytes >= 1000) == [5000, 9000]
+    for value, runner in enumerate(made):
+        runner.buffers["images"][...] = value
+        runner.infer()
+        assert (runner.buffers["boxes"] == 2 * value).all()
+    made[0].close()
+    made[1].infer()
+    made[1].close()
+    made[2].infer()
+    made[2].close()
+    assert not fake.memory

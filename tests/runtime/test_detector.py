@@ -185,7 +185,7 @@ def test_batches_come_back_in_the_order_in_which_they_went_in(tmp_path: Path, sl
             detect.submit([frame])
         while detect.in_flight:
             sides.append(float(detect.collect()[0].xyxy[0, 2]))
-        assert sides == [9.0 * n for n in range(1, 9)]
+        assert sides == pytest.approx([9.0 * n for n in range(1, 9)])
 
 
 def test_who_submits_collects(tmp_path: Path) -> None:

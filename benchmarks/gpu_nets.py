@@ -1,0 +1,79 @@
+"""Networks that benchmarks/gpu_path.py makes for itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+SIZE = (640, 640)
+CLASSES = 80
+STAGES = ((32, 1, 2), (64, 1, 2), (256, 4, 2), (512, 4, 2), (512, 4, 2))
+"""Channels, convolutions, stride of the first: to 320, 160, 80, 40, 20 pixels a side. 36 billion products a picture."""
+
+
+def relu_blocks(path: Path, batch: int) -> Path:
+    """3x3 convolutions with ReLU, and a head at the last three stages with YOLOv8's output [B, 4 + 80, 8400].
+
+    Weights are random (He's initialisation), so is what it finds; scores are low but for a few.
+    """
+    net = _Net(batch)
+    at, channels, heads = "images", 3, []
+    for i, (wide, count, stride) in enumerate(STAGES):
+        for k in range(count):
+            at = net.convolution(at, channels, wide, 3, stride if k == 0 else 1, relu=True)
+            channels = wide
+        if i >= 2:
+            side = SIZE[0] // 2 ** (i + 1)
+            heads.append(net.reshape(net.convolution(at, wide, 4 + CLASSES, 1, 1), [batch, 4 + CLASSES, side * side]))
+    return net.save(path, heads)
+
+
+class _Net:
+    def __init__(self, batch: int) -> None:
+        self._batch, self._rng = batch, np.random.default_rng(0)
+        self._nodes: list[onnx.NodeProto] = []
+        self._stored: list[onnx.TensorProto] = []
+
+    def convolution(self, at: str, c: int, k: int, side: int, stride: int, relu: bool = False) -> str:
+        name = f"conv{len(self._nodes)}"
+        weight = self._rng.standard_normal((k, c, side, side), np.float32) * np.float32(np.sqrt(2 / (c * side * side)))
+        bias = np.zeros(k, np.float32)
+        if not relu:
+            weight *= 0.3
+            bias[:4], bias[4:] = 40, -4
+        self._keep(f"{name}.w", weight)
+        self._keep(f"{name}.b", bias)
+        made = {"strides": [stride] * 2, "pads": [side // 2] * 4}
+        self._nodes.append(helper.make_node("Conv", [at, f"{name}.w", f"{name}.b"], [name], name, **made))
+        return self._one("Relu", [name]) if relu else name
+
+    def reshape(self, at: str, shape: list[int]) -> str:
+        name = f"shape{len(self._nodes)}"
+        self._keep(name, np.array(shape))
+        return self._one("Reshape", [at, name])
+
+    def _one(self, kind: str, inputs: list[str], **made: int) -> str:
+        name = f"{kind.lower()}{len(self._nodes)}"
+        self._nodes.append(helper.make_node(kind, inputs, [name], name, **made))
+        return name
+
+    def _keep(self, name: str, values: np.ndarray) -> None:
+        self._stored.append(numpy_helper.from_array(values, name))
+
+    def save(self, path: Path, heads: list[str]) -> Path:
+        whole = self._one("Concat", heads, axis=2)
+        for name, value in (("zero", 0), ("one", 1), ("four", 4), ("end", 4 + CLASSES)):
+            self._keep(name, np.array([value]))
+        boxes = self._one("Relu", [self._one("Slice", [whole, "zero", "four", "one"])])
+        scores = self._one("Sigmoid", [self._one("Slice", [whole, "four", "end", "one"])])
+        self._nodes.append(helper.make_node("Concat", [boxes, scores], ["output0"], "output", axis=1))
+        count = sum((SIZE[0] // stride) ** 2 for stride in (8, 16, 32))
+        entry = helper.make_tensor_value_info("images", TensorProto.FLOAT, [self._batch, 3, *SIZE])
+        out = helper.make_tensor_value_info("output0", TensorProto.FLOAT, [self._batch, 4 + CLASSES, count])
+        graph = helper.make_graph(self._nodes, "relu_blocks", [entry], [out], self._stored)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        onnx.save(model, str(path))
+        return path

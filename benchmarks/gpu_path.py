@@ -1,0 +1,146 @@
+"""The frame path on a GPU with TensorRT, beside the bare engine and beside the common way.
+
+    python benchmarks/gpu_path.py [--out FOLDER] [--work FOLDER] [--budget SECONDS] [--only PART ...] [--save]
+
+Needs TensorRT, pycuda and nvcc. Builds the default detector and a network of ReLU blocks at 640x640 (FP16), then, a
+process and a time limit a part: the letterbox kernel against the device's copy bandwidth; the whole path from a
+1920x1080 frame in page-locked memory to detections beside the engine's graph alone, the copy alone, and the usual
+script (OpenCV letterbox, pageable copies, whole output back, NumPy decode), by turns in one process; what is allocated
+after the first frames; 1, 4 and 16 cameras, batched and not. Each part's result is printed, and added to
+FOLDER/gpu_path.json, as soon as it is there; --save names benchmarks/results as that folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.common import RESULTS, machine
+
+PARTS = ("build parts 1", "build relu 1", "build relu 4", "kernel", "path relu", "path parts", "allocations", "cameras")
+LIMITS = {"build": 170.0, "kernel": 60.0, "path": 100.0, "allocations": 30.0, "cameras": 60.0}
+"""Seconds a part may take."""
+
+
+def build(name: str, batch: int, work: Path) -> dict[str, Any]:
+    from importlib import resources
+
+    from benchmarks.gpu_nets import relu_blocks
+    from edgesparse.backends import BuildOptions, backend
+    from edgesparse.backends.base import Limits
+
+    if name == "parts":
+        model = Path(str(resources.files("edgesparse").joinpath("demo/parts_2to4.onnx")))
+    else:
+        model = relu_blocks(work / f"relu-{batch}.onnx", batch)
+    options = BuildOptions(precision="fp16", limits=Limits(level=1), detailed=False)
+    made = backend("tensorrt").build(model, work / f"{name}-{batch}.part", options)
+    made.path.rename(work / f"{name}-{batch}.engine")
+    return {"seconds": round(made.seconds, 1), "device_memory": made.device_memory}
+
+
+def part(said: argparse.Namespace) -> dict[str, Any]:
+    from benchmarks import gpu_parts
+    from benchmarks.gpu_kernel import kernel
+
+    name, *more = said.part.split()
+    work = said.work
+    doing: dict[str, Callable[[], dict[str, Any]]] = {
+        "build": lambda: build(more[0], int(more[1]), work),
+        "kernel": lambda: kernel(work),
+        "path": lambda: gpu_parts.path(more[0], work, said.frames),
+        "allocations": lambda: gpu_parts.allocations("relu", work),
+        "cameras": lambda: gpu_parts.cameras(work),
+    }
+    return doing[name]()
+
+
+def once(said: argparse.Namespace, name: str, wait: bool = True) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(Path(__file__).resolve()), "--part", name, "--work", str(said.work)]
+    command += ["--frames", str(said.frames), "--out", str(said.out)]
+    begun, process = time.monotonic(), subprocess.Popen(command)
+    if wait:
+        finish(said, name, process, min(LIMITS[name.split()[0]], max(1.0, said.until - begun)))
+    return process
+
+
+def finish(said: argparse.Namespace, name: str, process: subprocess.Popen[bytes], limit: float) -> None:
+    try:
+        code: int | str = process.wait(limit)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        code = f"took longer than {limit:.0f} s"
+    if code:
+        keep(said, name, {"error": f"the part ended with {code}"})
+
+
+def keep(said: argparse.Namespace, name: str, result: dict[str, Any]) -> None:
+    """Print a result and add it to the file at once: what comes later may be cut off. An error replaces nothing."""
+    print(json.dumps({name: result}, indent=1), flush=True)
+    path = said.out / "gpu_path.json"
+    whole = json.loads(path.read_text()) if path.exists() else {}
+    parts = whole.get("parts", {})
+    if "error" in result and "error" not in parts.get(name, {"error": ""}):
+        return
+    about = machine()
+    when = {"date": about.pop("date"), "command": about.pop("command")}
+    whole = {"question": __doc__, **about, "parts": {**parts, name: {**when, **result}}}
+    new = path.with_suffix(".part")
+    new.write_text(json.dumps(whole, indent=1) + "\n")
+    new.replace(path)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--out", type=Path, help="folder of results [a temporary one]")
+    parser.add_argument("--work", type=Path, help="folder of engines, which are built unless they are there")
+    parser.add_argument("--budget", type=float, default=400, help="seconds for all [%(default)s]")
+    parser.add_argument("--only", action="append", metavar="PART", choices=PARTS, help="may be repeated")
+    parser.add_argument("--frames", type=int, default=10_000, help="that the whole path is timed on [%(default)s]")
+    parser.add_argument("--save", action="store_true", help="results go to benchmarks/results")
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    said = parser.parse_args()
+    said.out = RESULTS if said.save else said.out or Path(tempfile.mkdtemp())
+    said.work = said.work or Path(tempfile.mkdtemp())
+    for folder in (said.out, said.work):
+        folder.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("EDGESPARSE_STATE", str((said.work / "state").absolute()))
+    if said.part:
+        try:
+            keep(said, said.part, part(said))
+        except Exception:
+            traceback.print_exc()
+            keep(said, said.part, {"error": traceback.format_exc(limit=-3).strip()[-700:]})
+        return 0
+    said.until = time.monotonic() + said.budget
+    wanted = said.only or PARTS
+    # Builds run beside each other, as they are the CPU's work mostly; nothing is timed meanwhile.
+    builds = [name for name in wanted if name.startswith("build") and not built(said.work, name)]
+    running = {name: once(said, name, wait=False) for name in builds}
+    for name, process in running.items():
+        finish(said, name, process, min(LIMITS["build"], max(1.0, said.until - time.monotonic())))
+    for name in wanted:
+        if not name.startswith("build") and time.monotonic() < said.until:
+            once(said, name)
+    return 0
+
+
+def built(work: Path, name: str) -> bool:
+    _, net, batch = name.split()
+    return (work / f"{net}-{batch}.engine").exists()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

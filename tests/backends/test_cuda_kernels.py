@@ -1,0 +1,88 @@
+"""How the kernels come to be: compiled once, kept by content, refused with the remedy where there is no compiler."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+
+from edgesparse.backends import cuda_kernels
+from edgesparse.errors import BackendUnavailable
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EDGESPARSE_STATE", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+def compiler(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """A program named nvcc, alone on the PATH but for what a script needs."""
+    path = folder / "nvcc"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+def test_they_compile_for_orin_without_spills(tmp_path: Path) -> None:
+    _, said = cuda_kernels.compiled("8.7", tmp_path / "frames.cubin", ["-Xptxas", "-v"])
+    names = re.findall(r"Compiling entry function '(\w+)' for 'sm_87'", said)
+    assert sorted(names) == sorted(
+        f"{kernel}_{dtype}"
+        for kernel, dtypes in {"letterbox": "float32 float16 int8 uint8", "compact": "float32 float16"}.items()
+        for dtype in dtypes.split()
+    )
+    assert re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", said) == [("0", "0")] * 6
+    assert max(map(int, re.findall(r"Used (\d+) registers", said))) <= 48
+
+
+def test_they_are_compiled_once_and_kept_for_their_owner(
+    tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = tmp_path / "calls"
+    compiler(tmp_path, monkeypatch, f'echo "$@" >> {calls}\nwhile [ $# -gt 1 ]; do shift; done\necho made > "$1"')
+    first = cuda_kernels.cubin("8.7")
+    assert first.read_text() == "made\n" and first.parent == state / "kernels"
+    assert stat.S_IMODE(first.stat().st_mode) == 0o600 and cuda_kernels.cubin("8.7") == first
+    assert cuda_kernels.cubin("9.0") != first
+    assert [line.split()[1] for line in calls.read_text().splitlines()] == ["-arch=sm_87", "-arch=sm_90"]
+    assert sorted(path.name for path in first.parent.iterdir()) == sorted(
+        path.name for path in (first, cuda_kernels.cubin("9.0"))
+    ), "nothing half-made stays"
+
+
+def test_other_sources_are_other_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler(tmp_path, monkeypatch, 'while [ $# -gt 1 ]; do shift; done\necho made > "$1"')
+    before = cuda_kernels.cubin("8.7")
+    copied = shutil.copytree(cuda_kernels.SOURCES, tmp_path / "kernels")
+    with (copied / "letterbox.cuh").open("a") as file:
+        file.write("// changed\n")
+    monkeypatch.setattr(cuda_kernels, "SOURCES", copied)
+    assert cuda_kernels.cubin("8.7") != before
+
+
+def test_without_a_compiler_the_remedy_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
+    with pytest.raises(BackendUnavailable, match=r"no nvcc on the PATH, .*: install CUDA's compiler"):
+        cuda_kernels.cubin("8.7")
+
+
+def test_what_the_compiler_says_is_one_line(tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler(tmp_path, monkeypatch, "echo 'nvcc fatal :' >&2; echo 'Unsupported gpu architecture' >&2; exit 1")
+    with pytest.raises(
+        BackendUnavailable, match=r"cannot compile .*nvcc fatal : Unsupported gpu architecture"
+    ) as raised:
+        cuda_kernels.cubin("8.7")
+    assert "\n" not in str(raised.value) and not list((state / "kernels").iterdir())
+
+
+def test_a_compiler_off_the_path_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cuda" / "bin").mkdir(parents=True)
+    compiler(tmp_path / "cuda" / "bin", monkeypatch, "exit 0")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
+    assert cuda_kernels.nvcc() == str(tmp_path / "cuda" / "bin" / "nvcc")

@@ -1,0 +1,229 @@
+"""The frame path's kernels on a real GPU without an engine: frames in, the network's input out; outputs in, boxes out.
+
+python tests/gpu/alone.py        # all checks in one process; what compute-sanitizer is given to look at
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from edgesparse.backends import cuda_slots
+from edgesparse.backends.base import TensorSpec
+from edgesparse.backends.cuda import gpu
+from edgesparse.backends.cuda_kernels import kernels
+from edgesparse.backends.cuda_slots import CudaSlot, Engine
+from edgesparse.backends.frames import Candidates, FramePlan, Pixels
+from edgesparse.config import InputSpec
+from edgesparse.runtime.heads import HEADS, Layout, cells
+from edgesparse.runtime.placing import Places
+from edgesparse.runtime.preprocess import Preprocessor
+
+SIZE = (320, 416)
+CODES = {"bgr": None, "rgb": cv2.COLOR_RGB2BGR, "nv12": cv2.COLOR_YUV2BGR_NV12, "yuyv": cv2.COLOR_YUV2BGR_YUYV}
+Frames = list[NDArray[np.uint8]]
+
+
+class Alone:
+    """A slot whose engine does nothing: `input` is what the letterbox wrote, `outputs` what the engine would have."""
+
+    def __init__(self, batch: int, head: str, spec: InputSpec, dtype: str, conf: float, every: bool) -> None:
+        self.card, self.places = gpu(), Places(spec, image := TensorSpec("images", (batch, 3, *spec.size), dtype))
+        layout = Layout(outputs_of(head, batch, "float32", spec.size), spec.size)
+        with self.card.doing("stream"):
+            stream = self.card.stream()
+        engine = Engine("nothing", (image,), layout.outputs, stream, self._nothing)
+        head_ = HEADS[head]
+        plan = FramePlan("images", spec, head_.decode(layout, conf, every), head_.strided(layout), conf, every)
+        self.plan, self.image = plan, image
+        self.slot = CudaSlot(self.card, kernels(self.card), engine, plan)
+
+    def _nothing(self, addresses: Mapping[str, int]) -> None:
+        pass
+
+    def run(self, frames: Frames, kinds: list[Pixels]) -> list[Candidates]:
+        self.slot.start([(f, self.places.of(f, k)[0]) for f, k in zip(frames, kinds, strict=True)])
+        return self.slot.finish()
+
+    @property
+    def input(self) -> NDArray[Any]:
+        out = np.empty(self.image.shape, self.image.dtype)
+        with self.card.doing("reading"):
+            self.card.driver.memcpy_dtoh(out, self.slot._tensors["images"])
+        return out
+
+    def write(self, name: str, values: NDArray[Any]) -> None:
+        with self.card.doing("writing"):
+            stream = self.slot._engine.stream
+            self.card.driver.memcpy_htod_async(self.slot._tensors[name], np.ascontiguousarray(values), stream)
+            stream.synchronize()
+
+
+@contextmanager
+def alone(
+    batch: int = 1,
+    head: str = "yolov8",
+    spec: InputSpec | None = None,
+    dtype: str = "float32",
+    conf: float = 0.5,
+    every: bool = False,
+) -> Iterator[Alone]:
+    made = Alone(batch, head, spec or InputSpec(size=SIZE), dtype, conf, every)
+    try:
+        yield made
+    finally:
+        made.slot.close()
+
+
+def outputs_of(head: str, batch: int, dtype: str, size: tuple[int, int], classes: int = 7) -> tuple[TensorSpec, ...]:
+    count = cells(size)
+    if head == "yolo-nas":
+        pair = (("boxes", (batch, count, 4)), ("scores", (batch, count, classes)))
+        return tuple(TensorSpec(name, shape, dtype) for name, shape in pair)
+    shape = (batch, 4 + classes, count) if head == "yolov8" else (batch, count, 5 + classes)
+    return (TensorSpec("output0", shape, dtype),)
+
+
+def picture(height: int, width: int, pixels: Pixels = "bgr", seed: int = 0) -> NDArray[np.uint8]:
+    shape = {"nv12": (height * 3 // 2, width), "yuyv": (height, width, 2)}.get(pixels, (height, width, 3))
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def expected(frame: NDArray[np.uint8], pixels: Pixels, spec: InputSpec, dtype: str = "float32") -> NDArray[Any]:
+    """What OpenCV makes of it."""
+    code = CODES[pixels]
+    out = np.zeros((1, 3, *spec.size), dtype)
+    Preprocessor(spec, out)(frame if code is None else np.asarray(cv2.cvtColor(frame, code), np.uint8))
+    return out[0]
+
+
+SIZES = [
+    (1080, 1920),
+    (1920, 1080),  # portrait
+    (720, 1280),
+    (319, 416),  # a pad of one row
+    (320, 415),
+    (321, 417),
+    (480, 640),
+    (2160, 3840),
+    (1, 1),
+    (3, 1001),
+    (997, 2),
+    (240, 312),
+]
+
+
+def letterbox() -> dict[str, float]:
+    """Greatest difference from OpenCV, in steps of 1/255, a kind of pixels, over all sizes, letterboxes and colours."""
+    worst: dict[str, float] = {}
+    for kind, dtype in itertools.product(CODES, ("float32", "float16", "uint8", "int8")):
+        for fit, colour in (("centre", "rgb"), ("top-left", "bgr"), ("stretch", "rgb")):
+            spec = InputSpec(size=SIZE, letterbox=fit, colour=colour, scale=0.5 if dtype == "int8" else 1 / 255)
+            with alone(spec=spec, dtype=dtype) as made:
+                for height, width in SIZES if dtype == "float32" else SIZES[:4]:
+                    even = (height + height % 2, width + width % 2) if kind in ("nv12", "yuyv") else (height, width)
+                    frame = picture(*even, kind)
+                    made.run([frame], [kind])
+                    steps = 255 if dtype.startswith("float") else 1
+                    error = np.abs(made.input[0].astype(float) - expected(frame, kind, spec, dtype)).max() * steps
+                    worst[kind] = max(worst.get(kind, 0.0), float(error))
+    return worst
+
+
+def batches() -> float:
+    """The same for batches of 1 to 8 frames of mixed sizes and kinds, page-locked or not."""
+    worst, kinds = 0.0, list(CODES)
+    spec = InputSpec(size=SIZE)
+    for batch in range(1, 9):
+        with alone(batch, spec=spec) as made:
+            for turn in range(3):
+                chosen = [kinds[(i + turn) % 4] for i in range(max(1, batch - turn))]
+                frames = [
+                    picture(*[side + side % 2 for side in SIZES[(i + 2 * turn) % len(SIZES)]], kind, seed=i)
+                    for i, kind in enumerate(chosen)
+                ]
+                for i, frame in enumerate(frames[::2]):
+                    with made.card.doing("a frame"):
+                        frames[2 * i] = made.card.host(frame.shape, "uint8")
+                    frames[2 * i][...] = frame
+                made.run(frames, chosen)  # type: ignore[arg-type]
+                found = made.input
+                for i, (frame, kind) in enumerate(zip(frames, chosen, strict=True)):
+                    error = np.abs(found[i] - expected(frame, kind, spec)).max() * 255  # type: ignore[arg-type]
+                    worst = max(worst, float(error))
+    return worst
+
+
+def answers(head: str, batch: int, share: float, seed: int) -> dict[str, NDArray[np.float32]]:
+    rng, count, classes = np.random.default_rng(seed), cells(SIZE), 7
+    boxes = rng.uniform(-1, 2, (batch, count, 4)) if head == "yolox" else rng.uniform(0, 300, (batch, count, 4))
+    scores = np.where(rng.random((batch, count, 1)) < share, rng.uniform(0.3, 1, (batch, count, classes)), 0.01)
+    sure = rng.uniform(0.4, 1, (batch, count, 1))
+    if head == "yolo-nas":
+        found = {"boxes": boxes, "scores": scores}
+    elif head == "yolov8":
+        found = {"output0": np.concatenate([boxes, scores], 2).transpose(0, 2, 1)}
+    else:
+        found = {"output0": np.concatenate([boxes, sure, scores], 2)}
+    return {name: np.ascontiguousarray(values, np.float32) for name, values in found.items()}
+
+
+def compaction() -> float:
+    """Greatest distance in pixels between boxes of the kernel and of NumPy; raises where another candidate is found."""
+    worst = 0.0
+    for head, every in itertools.product(("yolov8", "yolov5", "yolox", "yolo-nas"), (False, True)):
+        for batch, share in ((1, 0.05), (3, 0.0), (8, 0.05), (2, 0.9)):
+            with alone(batch, head, every=every) as made:
+                values = answers(head, batch, share, seed=batch)
+                for name, array in values.items():
+                    made.write(name, array)
+                for _ in range(3):
+                    found = made.run([picture(30, 40)] * batch, ["bgr"] * batch)
+                    for i, (boxes, scores, labels) in enumerate(found):
+                        right = made.plan.decode([values[s.name] for s in made.slot._engine.outputs], i)
+                        assert labels.tolist() == right[2].tolist(), (head, every, batch, share, i)
+                        np.testing.assert_allclose(scores, right[1], rtol=1e-5)
+                        if len(labels):
+                            worst = max(worst, float(np.abs(boxes - right[0]).max()))
+    return worst
+
+
+def run(report: Callable[[str, Any], None]) -> None:
+    report("letterbox, steps of 1/255", letterbox())
+    report("batches, steps of 1/255", batches())
+    report("boxes, pixels", compaction())
+
+
+def short() -> None:
+    """A little of everything, for compute-sanitizer: odd sizes, batches, overflow."""
+    for dtype in ("float32", "float16", "uint8", "int8"):
+        with alone(3, dtype=dtype) as made:
+            for sizes in ([(719, 1281), (1, 1), (321, 417)], [(3, 1001)], [(480, 640), (998, 2)]):
+                made.run([picture(*size) for size in sizes], ["bgr"] * len(sizes))
+    with alone(2) as made:
+        made.run([picture(360, 642, "nv12"), picture(361, 642, "yuyv")], ["nv12", "yuyv"])
+    for head, every in itertools.product(("yolov8", "yolov5", "yolox", "yolo-nas"), (False, True)):
+        for share in (0.01, 0.95):
+            with alone(2, head, every=every) as made:
+                for name, array in answers(head, 2, share, seed=1).items():
+                    made.write(name, array)
+                made.run([picture(30, 40)] * 2, ["bgr"] * 2)
+    assert cuda_slots.CAPACITY
+
+
+if __name__ == "__main__":
+    if "--short" in sys.argv:
+        short()
+        print("all ran")
+    else:
+        run(lambda name, value: print(name, value, flush=True))
