@@ -23,11 +23,11 @@ from edgesparse import device
 from edgesparse.build import worker
 from edgesparse.build.select import Progress, build
 from edgesparse.config import load_recipe
+from edgesparse.device import STATE
 from edgesparse.errors import DeployError
 from edgesparse.fleet import contents, expected
 from edgesparse.fleet.owner import for_good
 from edgesparse.fleet.slots import Slot
-from edgesparse.package.sign import STATE
 from edgesparse.package.store import open_package
 
 LOW = (("nice", "-n", "10"), ("ionice", "-c", "3"))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from packages import manifest, stored
 
+from edgesparse.device import state_folder
 from edgesparse.errors import SignatureError
 from edgesparse.package import sign
 from edgesparse.package.store import Store, open_package, sealed
@@ -101,9 +102,9 @@ def test_processes_that_make_the_key_at_once_agree(device: Path) -> None:
 def test_the_folder_is_the_systems_for_root_and_the_users_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(sign.STATE, raising=False)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert device.state_folder() == Path("/var/lib/edgesparse")
+    assert state_folder() == Path("/var/lib/edgesparse")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("XDG_STATE_HOME", "/home/a/state")
-    assert device.state_folder() == Path("/home/a/state/edgesparse")
+    assert state_folder() == Path("/home/a/state/edgesparse")
     monkeypatch.delenv("XDG_STATE_HOME")
-    assert device.state_folder() == Path.home() / ".local/state/edgesparse"
+    assert state_folder() == Path.home() / ".local/state/edgesparse"
