@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from logging.handlers import RotatingFileHandler
 
+from edgesparse.device import state_folder
 from edgesparse.errors import ConfigError, SinkError
-from edgesparse.package.sign import state_folder
 from edgesparse.runtime.detections import Detections
 from edgesparse.service.clips import Clips
 from edgesparse.service.delivery import Output
