@@ -1,0 +1,86 @@
+"""A deploy as a process of its own, with the real build and ONNX Runtime, killed in its long steps.
+
+tests/fleet/test_power_cuts.py kills one before each of its operations on the disk.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import bundles
+import pytest
+import squares
+import yaml
+from commands import Command, Started
+
+from edgesparse.build.ready import open_detector
+from edgesparse.fleet import contents, keys
+from edgesparse.package.store import open_package
+
+STEPS = ["building fp32", "self-test", "watching the service"]
+BEFORE = """
+import os, signal
+from edgesparse.cli import fleet
+from edgesparse.cli.show import progress
+from contextlib import contextmanager
+
+@contextmanager
+def deadly():
+    with progress() as advance:
+        def at(step, done, total):
+            advance(step, done, total)
+            if step == {step!r}:
+                os.kill(os.getpid(), signal.SIGKILL)
+        yield at
+
+fleet.progress = deadly
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    squares.detector(tmp_path / "squares.onnx")
+    (tmp_path / "labels").mkdir()
+    squares.labelled(tmp_path / "labels")
+    said = {"model": "squares.onnx", "build": {"backend": "onnxruntime"}, "deploy": {"pictures": "labels", "count": 2}}
+    (tmp_path / "squares.yaml").write_text(yaml.safe_dump(said))
+    return tmp_path / "squares.yaml"
+
+
+def children_of(folder: Path) -> list[str]:
+    """Processes that work on a slot."""
+    found = []
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = line.read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if "edgesparse.fleet.making" in command and str(folder) in command:
+            found.append(command)
+    return found
+
+
+def test_killed_at_each_step(edgesparse: Command, started: Started, recipe: Path, tmp_path: Path) -> None:
+    private = keys.read_private(bundles.key(tmp_path))
+    for version in ("1.0", "2.0", "3.0"):
+        contents.make(recipe, tmp_path / f"{version}.esb", private, version=version)
+    common = ("--root", tmp_path / "device", "--trusted", tmp_path / "trusted", "--json")
+    assert edgesparse("deploy", "1.0.esb", "--restart", "", *common).code == 0
+    for step in STEPS:
+        arguments = ("deploy", "2.0.esb", "--restart", "true", "--status", "none.json", *common)
+        killed = started(*arguments, before=BEFORE.format(step=step))
+        killed.communicate(timeout=120)
+        assert killed.returncode == -signal.SIGKILL, step
+        deadline = time.monotonic() + 20
+        while children_of(tmp_path) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not children_of(tmp_path), f"the build outlived a deploy that was killed at {step}"
+        with open_detector(open_package(tmp_path / "device" / "current" / "package")) as detector:
+            assert len(detector(squares.picture([(1, 2, 0)]))) == 1, step
+        recovered = edgesparse("deploy", "--recover", "--root", tmp_path / "device", "--json").json
+        assert recovered["changed"], step
+        assert edgesparse("status", "--root", tmp_path / "device", "--json").json["running"]["version"] == "1.0"
+    assert edgesparse("deploy", "3.0.esb", "--restart", "", *common).json["result"] == "deployed"
+    assert edgesparse("status", "--root", tmp_path / "device", "--json").json["under_way"] is None
