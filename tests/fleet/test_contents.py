@@ -1,0 +1,111 @@
+"""What travels: every file of the recipe, and one that finds them again wherever it is unpacked."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import bundles
+import cv2
+import numpy as np
+import onnx
+import pytest
+import squares
+import yaml
+
+from edgesparse.config import load_recipe
+from edgesparse.errors import ConfigError
+from edgesparse.fleet import bundle, contents, keys
+from edgesparse.fleet.bundle import Manifest
+from edgesparse.version import VERSION
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    squares.detector(tmp_path / "squares.onnx")
+    (tmp_path / "labels").mkdir()
+    squares.labelled(tmp_path / "labels")
+    bundles.key(tmp_path)
+    return tmp_path
+
+
+def make(folder: Path, said: dict[str, Any] | None = None, **options: Any) -> Manifest:
+    recipe = folder / "squares.yaml"
+    recipe.write_text(yaml.safe_dump({"model": "squares.onnx", **(said or {})}))
+    return contents.make(recipe, folder / "x.esb", keys.read_private(folder / "factory.key"), **options)
+
+
+def unpacked(folder: Path) -> Path:
+    out = folder / "unpacked"
+    out.mkdir()
+    with bundles.opened(folder / "x.esb") as source, source.complete(folder, lambda *_: None) as file:
+        bundle.unpack(file, source.head, out, "x")
+    return out
+
+
+WHOLE: dict[str, Any] = {
+    "classes": ["red", "green"],
+    "build": {"backend": "onnxruntime", "batch": {"min": 1, "opt": 1, "max": 2}, "memory": "2 GB"},
+    "calibrate": {"pictures": "labels", "count": 2},
+    "accept": {"annotations": "labels/instances_val.json", "reference": "squares.onnx", "max_map_drop": 1},
+    "deploy": {"count": 3, "needs": {"tensorrt": "10.3"}},
+    "run": {"conf": {"default": 0.3, "red": 0.5}},
+}
+
+
+def test_a_recipe_with_all_that_it_names(folder: Path) -> None:
+    made = make(folder, WHOLE, version="1.4")
+    out = unpacked(folder)
+    before, after = load_recipe(folder / "squares.yaml"), load_recipe(out / "recipe.yaml")
+    assert before.build_key() == after.build_key() and before.run == after.run
+    assert after.accept.annotations == out / "labels" / "annotations.json"
+    assert [path.name for path in sorted((out / "calibration").iterdir())] == ["00000.png", "00001.png"]
+    assert made.version == "1.4" and made.name == "squares"
+    assert made.deploy.needs == {"edgesparse": VERSION, "tensorrt": "10.3"}
+    expected = json.loads((out / "selftest" / "expected.json").read_text())
+    assert len(expected) == 3 and all(len(boxes) == 6 for boxes in expected.values())
+
+
+def test_twice_the_same_bytes_and_a_version_that_counts_up(folder: Path) -> None:
+    first, data = make(folder, WHOLE), (folder / "x.esb").read_bytes()
+    os.utime(folder / "squares.yaml", (first.time, first.time))
+    second = contents.make(folder / "squares.yaml", folder / "x.esb", keys.read_private(folder / "factory.key"))
+    assert (folder / "x.esb").read_bytes() == data and second == first
+    os.utime(folder / "squares.onnx", (first.time + 60, first.time + 60))
+    third = contents.make(folder / "squares.yaml", folder / "x.esb", keys.read_private(folder / "factory.key"))
+    assert third.newer_than(first.version) and third.time == first.time + 60
+
+
+def test_source_date_epoch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1790000000")
+    assert make(folder, pictures=folder / "labels").version == "2026.09.21.141320"
+
+
+def test_weights_beside_the_model_travel(folder: Path) -> None:
+    model = onnx.load(folder / "squares.onnx")
+    onnx.save(model, folder / "squares.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    names = {file.name for file in make(folder, pictures=folder / "labels").files}
+    assert {"model/squares.onnx", "model/weights.bin"} <= names
+
+
+def test_no_pictures_or_none_with_objects(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no pictures for the self-test: pass --pictures FOLDER"):
+        make(folder)
+    (folder / "black").mkdir()
+    cv2.imwrite(str(folder / "black" / "0.png"), np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(ConfigError, match="finds nothing on the 1 pictures of the self-test"):
+        make(folder, pictures=folder / "black")
+    assert not (folder / "x.esb").exists()
+
+
+def test_a_name_that_cannot_travel_is_one_line(folder: Path) -> None:
+    (folder / "squares.onnx").rename(folder / "my squares.onnx")
+    with pytest.raises(ConfigError, match=r"my squares\.onnx cannot travel as 'model/my squares\.onnx'"):
+        make(folder, {"model": "my squares.onnx"}, pictures=folder / "labels")
+
+
+def test_versions_are_numbers(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="found 'v2', needed numbers with dots"):
+        make(folder, version="v2", pictures=folder / "labels")
