@@ -38,6 +38,12 @@ class Service:
         """Restart it. Returns why that failed."""
         try:
             with as_root():
+                if self.restart[:2] == (
+                    "systemctl",
+                    "restart",
+                ):  # else starts of the last minutes count against this one
+                    forget = ("systemctl", "reset-failed", *self.restart[2:])
+                    subprocess.run(forget, stdin=subprocess.DEVNULL, capture_output=True, timeout=RESTART_SECONDS)
                 done = subprocess.run(
                     self.restart, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=RESTART_SECONDS
                 )

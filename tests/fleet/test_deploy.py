@@ -336,3 +336,15 @@ def test_root_works_as_the_folders_owner(key: Path, tmp_path: Path) -> None:
         assert {found.lstat().st_uid for found in root.rglob("*")} == {65534}
     finally:
         shutil.rmtree(base)
+
+
+def test_starts_of_the_last_minutes_do_not_count_against_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd refuses to start what was started too often, unless it is told to forget that: no way back then."""
+    systemctl = tmp_path / "systemctl"
+    systemctl.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    systemctl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert restart.service(restart.RESTART, tmp_path / "none", 1).start() is None
+    assert (tmp_path / "asked").read_text().splitlines() == ["reset-failed edgesparse", "restart edgesparse"]

@@ -1,0 +1,79 @@
+"""Deploys with the real service: `edgesparse run --service`, started anew by a script as systemd would."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import bundles
+import pytest
+import squares
+import yaml
+
+from edgesparse.errors import RolledBack
+from edgesparse.fleet import contents, keys
+from edgesparse.fleet.deploy import Device
+from edgesparse.fleet.restart import Service
+from edgesparse.fleet.slots import Root
+from edgesparse.fleet.status import status
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    """Restarting returns once the new process is ready, as systemctl does; each process ends by itself, at last."""
+    for needed in ("starlette", "uvicorn", "prometheus_client"):
+        pytest.importorskip(needed)
+    settings = {"run": {"cameras": [{"name": "belt", "source": "demo", "rate": 20}]}, "service": {"web": {"on": False}}}
+    (tmp_path / "device.yaml").write_text(yaml.safe_dump(settings))
+    run = f"-m edgesparse run --service --settings {tmp_path}/device.yaml {tmp_path}/device/current/package"
+    script = tmp_path / "restart.sh"
+    script.write_text(
+        textwrap.dedent(f"""\
+        cd {tmp_path}
+        [ -e pid ] && kill $(cat pid) && while kill -0 $(cat pid) 2>/dev/null; do sleep 0.1; done
+        rm -f status.json
+        RUNTIME_DIRECTORY={tmp_path} timeout 200 {sys.executable} {run} >>service.log 2>&1 &
+        echo $! >pid
+        while kill -0 $(cat pid) 2>/dev/null; do grep -qs '"ready": true' status.json && exit 0; sleep 0.2; done
+        tail -n 1 service.log
+        exit 1
+        """)
+    )
+    yield Service(("sh", str(script)), tmp_path / "status.json", 5.0, 0.5)
+    if (tmp_path / "pid").exists():
+        with suppress(ProcessLookupError):
+            os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
+
+
+@pytest.mark.skipif(shutil.which("timeout") is None, reason="needs coreutils")
+def test_a_good_bundle_runs_and_a_sick_one_goes_back(tmp_path: Path, service: Service, quick: None) -> None:
+    squares.detector(tmp_path / "squares.onnx")
+    (tmp_path / "labels").mkdir()
+    squares.labelled(tmp_path / "labels")
+    private = keys.read_private(bundles.key(tmp_path))
+    device = Device(Root(tmp_path / "device"), service)
+
+    def deploy(version: str, **limits: Any) -> str:
+        said = {"model": "squares.onnx", "build": {"backend": "onnxruntime", "threads": 1}}
+        said["deploy"] = {"pictures": "labels", **limits}
+        (tmp_path / "squares.yaml").write_text(yaml.safe_dump(said))
+        contents.make(tmp_path / "squares.yaml", tmp_path / f"{version}.esb", private, version=version)
+        with bundles.opened(tmp_path / f"{version}.esb") as source:
+            return device.deploy(source).result
+
+    assert deploy("1.0") == "deployed"
+    first = status(device.root, service)
+    assert first["healthy"] and first["service"]["frames"] > 0
+    with pytest.raises(RolledBack, match=r"camera belt: found a frame .* ms old, needed deploy\.max_age_ms 0\.0001"):
+        deploy("2.0", max_age_ms=0.0001)
+    after = status(device.root, service)
+    assert after["running"]["version"] == "1.0" and after["healthy"]
+    assert after["service"]["pid"] != first["service"]["pid"] and after["service"]["frames"] > 0
+    assert "camera belt: found a frame" in after["last"]["why"]
