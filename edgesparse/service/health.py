@@ -26,10 +26,10 @@ class CameraState(Protocol):
 
 @dataclass(frozen=True)
 class Judgement:
-    """`alive`: frames are being processed, or cameras retried. `ready`: detections come. `why`: in words."""
+    """`alive`: frames are being processed, or cameras retried. `detecting`: results come. `why` not, in words."""
 
     alive: bool
-    ready: bool
+    detecting: bool
     why: str
 
 
@@ -39,8 +39,8 @@ class Health:
     def __init__(self) -> None:
         self.slowest = PATIENCE
         """Seconds between two detected frames that are all right: more where a camera's rate is low."""
-        self.inferred = False
-        """Whether the engine has given a result since it was loaded."""
+        self.up = False
+        """Whether systemd was told that the service is up: its engine has given a result."""
         self.turned = self.framed = 0.0
         self.failing = self.errors = 0
         """Inferences that failed: in a row, and in all."""
@@ -52,7 +52,7 @@ class Health:
         self.turned, self.cameras, self.loading = time.monotonic(), cameras, ""
 
     def frame(self) -> None:
-        self.framed, self.failing, self.inferred = time.monotonic(), 0, True
+        self.framed, self.failing = time.monotonic(), 0
 
     def failed(self) -> None:
         self.failing += 1
@@ -73,7 +73,7 @@ class Health:
             return Judgement(False, False, f"no frame was detected for {now - since:.0f} s, though cameras are live")
         if not live:
             return Judgement(True, False, f"no camera gives frames: {_listed(away)}")
-        if not self.inferred:
+        if not self.framed:
             return Judgement(True, False, "waiting for the first inference")
         return Judgement(
             True, True, f"{len(away)} of {len(self.cameras)} cameras away: {_listed(away)}" if away else ""

@@ -37,7 +37,7 @@ class _Collector(Collector):
         yield from _outputs(report)
         judged = report.health.judge()
         yield _gauge("healthy", "1 while frames are processed or cameras retried.", judged.alive)
-        yield _gauge("ready", "1 while detections come.", judged.ready)
+        yield _gauge("detecting", "1 while results come.", judged.detecting)
         yield _gauge("watched_cameras", "Cameras that somebody looks at.", report.pictures.viewed)
         yield _each("reloads", "Reloads, by what they came to.", "outcome", report.reloads.items())
         yield _gauge("start_time_seconds", "When the service started, in seconds since 1970.", report.started)

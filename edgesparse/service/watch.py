@@ -37,8 +37,6 @@ class Watch:
         self._notify, self._health, self._tally = notify, health, tally
         self._governor, self._pictures, self._stop = governor, pictures, stop
         self._begun = time.monotonic()
-        self.up = False
-        """Whether systemd was told that the service is up."""
 
     def frame(self, camera: CameraStatus, frame: Frame, detections: Detections, row: NDArray[np.int64]) -> None:
         self._tally.add(camera.name, row, detections)
@@ -53,6 +51,6 @@ class Watch:
         now = time.monotonic()
         if self._health.judge(now).alive:
             self._notify.alive()
-        if not self.up and (self._tally.frames or now - self._begun > WAIT_FOR_CAMERAS):
-            self.up = True
+        if not self._health.up and (self._tally.frames or now - self._begun > WAIT_FOR_CAMERAS):
+            self._health.up = True
             self._notify.ready()

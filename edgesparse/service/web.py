@@ -43,7 +43,7 @@ MOST_CONNECTIONS = 64
 ACCEPTED_A_SECOND = 50
 REQUESTS_A_SECOND = 120
 LONGEST_WAIT = 3.0
-HEADER_SECONDS = 10.0
+HEADER_SECONDS = 5.0
 NICE = 10
 FIRST_PICTURE_SECONDS = 1.5
 
@@ -160,7 +160,7 @@ class Pages:
 
     async def _readyz(self, _: Request) -> Response:
         judged = self._report.health.judge()
-        return _json({"ready": judged.ready, "why": judged.why}, 200 if judged.ready else 503)
+        return _json({"ready": judged.detecting, "why": judged.why}, 200 if judged.detecting else 503)
 
     async def _status(self, _: Request) -> Response:
         return _json(await self._apart(self._report.status))

@@ -86,11 +86,12 @@ def test_a_sign_of_life_while_cameras_are_retried(planned_package: Planned, star
     service.notify.until("WATCHDOG=1")
     assert service.notify.find("READY=1") is None
     said = service.until(lambda said: said["cameras"][0]["state"] == "away", 10)
-    assert said["healthy"] and not said["ready"] and "door" in said["why"]
+    assert said["healthy"] and not said["detecting"] and not said["ready"] and "door" in said["why"]
     assert (service.get("/healthz")[0], service.get("/readyz")[0]) == (200, 503)
     service.notify.until("READY=1", 20)
+    service.until(lambda said: said["ready"] and not said["detecting"], 5)
     away.on()
-    service.until(lambda said: said["ready"], 20)
+    service.until(lambda said: said["detecting"], 20)
     assert service.get("/readyz")[0] == 200
     away.off()
     begun = time.monotonic()

@@ -18,7 +18,7 @@ def door(camera: NetworkCamera, **service: Any) -> dict[str, Any]:
 
 
 def ready(service: Running) -> dict[str, Any]:
-    return service.until(lambda said: said["ready"])
+    return service.until(lambda said: said["detecting"])
 
 
 def test_a_fallback_takes_over_an_engine_that_fails_in_a_row(
@@ -27,7 +27,7 @@ def test_a_fallback_takes_over_an_engine_that_fails_in_a_row(
     """Visibly: in the state, the metrics, systemd's status and the log; and it stays so over a restart."""
     package = planned_package({"fail_at": 20})
     service = start(package, door(camera, limits={"failures": 3}))
-    said = service.until(lambda said: said["fallback"] and said["ready"])
+    said = service.until(lambda said: said["fallback"] and said["detecting"])
     assert (said["precision"], said["errors"]) == ("fp32", 3)
     metrics = service.get("/metrics")[1].decode()
     assert "edgesparse_fallback 1.0" in metrics and "edgesparse_inference_errors_total 3.0" in metrics
@@ -99,7 +99,7 @@ def test_sighup_takes_another_engine_without_losing_a_frame_of_the_camera(
     link.unlink()
     link.symlink_to(two)
     service.signal(signal.SIGHUP)
-    after = service.until(lambda said: said["package"] == "0123456789ab" and said["ready"])
+    after = service.until(lambda said: said["package"] == "0123456789ab" and said["detecting"])
     assert after["model"] == "other" and after["cameras"][0]["reopened"] == 0
     time.sleep(0.5)
     assert service.stop() < 5
@@ -119,7 +119,7 @@ def test_a_reload_that_makes_no_sense_changes_nothing(
     service.signal(signal.SIGHUP)
     service.notify.until("READY=1")
     said = service.until(lambda said: "reload refused" in said["words"])
-    assert "did you mean 'source'?" in said["words"] and said["ready"]
+    assert "did you mean 'source'?" in said["words"] and said["detecting"]
     assert 'edgesparse_reloads_total{outcome="refused"} 1.0' in service.get("/metrics")[1].decode()
     assert service.stop() < 5
 

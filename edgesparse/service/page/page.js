@@ -178,9 +178,9 @@ function facts(said) {
 
 function state(said) {
   const shown = byId("state");
-  shown.textContent = said.ready ? "detecting" : said.healthy ? "not detecting" : "not working";
-  shown.className = `state ${said.ready ? "good" : said.healthy ? "wait" : "bad"}`;
-  const words = [said.why, said.fallback && said.engine.notice, said.limit && `Slowed down: ${said.limit}.`, said.refused];
+  shown.textContent = said.detecting ? "detecting" : said.healthy ? "not detecting" : "not working";
+  shown.className = `state ${said.detecting ? "good" : said.healthy ? "wait" : "bad"}`;
+  const words = [said.why, said.limit && `Slowed down: ${said.limit}.`, said.refused];
   byId("notice").textContent = words.filter(Boolean).join(" · ");
   byId("notice").hidden = !byId("notice").textContent;
 }

@@ -1,0 +1,251 @@
+"""Who may look, and what visitors of every kind can do to the service: nothing."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from camera import NetworkCamera
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
+from prometheus_client.parser import text_string_to_metric_families
+from running import Running
+
+SMALL = {"cameras": [{"name": "camera", "source": "demo", "size": "160x120"}]}
+TOKEN = "a-token-of-this-test-0123456789"
+PATHS = ("/", "/page.js", "/page.css", "/status.json", "/live.json", "/metrics", "/healthz", "/readyz", "/report")
+
+
+@pytest.fixture(scope="module")
+def service(squares_package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One service for all visitors of this file: what one does must not harm the next."""
+    camera = NetworkCamera()
+    running = Running(
+        tmp_path_factory.mktemp("open"),
+        squares_package,
+        {"run": {"cameras": [{"name": "door", "source": camera.url.replace("//", "//user:secret@") + "?key=secret"}]}},
+    )
+    running.until(lambda said: said["detecting"])
+    yield running
+    assert running.stop() < 5
+    running.close()
+    camera.off()
+
+
+@pytest.fixture(scope="module")
+def guarded(squares_package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """For everybody who has the token."""
+    folder = tmp_path_factory.mktemp("guarded")
+    token = folder / "web.token"
+    token.write_text(TOKEN + "\n")
+    token.chmod(0o600)
+    web = {"host": "0.0.0.0", "token_file": "web.token"}
+    running = Running(folder, squares_package, {"run": SMALL, "service": {"web": web}})
+    running.until(lambda said: said["detecting"])
+    yield running
+    running.close()
+
+
+def test_what_each_address_answers(service: Running) -> None:
+    assert b"<canvas" not in service.get("/")[1] and b"page.js" in service.get("/")[1]
+    assert json.loads(service.get("/healthz")[1]) == {"healthy": True, "why": ""}
+    assert json.loads(service.get("/readyz")[1]) == {"ready": True, "why": ""}
+    said = json.loads(service.get("/status.json")[1])
+    assert said["cameras"][0]["state"] == "live" and said["model"] == "squares"
+    live = json.loads(service.get("/live.json")[1])
+    assert live["engine"]["why"] and live["history"]
+    assert b"squares" in service.get("/report")[1]
+    assert [service.get(path)[0] for path in PATHS] == [200] * len(PATHS)
+
+
+def test_pictures_are_made_for_whoever_looks(service: Running) -> None:
+    status, first = service.get("/camera/door.jpg")
+    assert status == 200 and first[:2] == b"\xff\xd8"
+    found = [raw(service, request(f"/camera/door.jpg?after={after}")) for after in (0, 1)]
+    numbers = [int(re.findall(rb"x-picture: (\d+)", answer)[0]) for answer in found]
+    assert numbers[0] >= 1 and numbers[1] >= 2, "after=N is one that is newer"
+    assert "edgesparse_watched_cameras 1.0" in service.get("/metrics")[1].decode()
+    time.sleep(4)
+    assert "edgesparse_watched_cameras 0.0" in service.get("/metrics")[1].decode()
+
+
+def test_metrics_are_what_prometheus_reads(service: Running) -> None:
+    families = {family.name: family for family in text_string_to_metric_families(service.get("/metrics")[1].decode())}
+    wanted = {
+        "frames", "dropped_frames", "reconnects", "camera_up", "stage_seconds", "frame_age_seconds", "detections",
+        "engine_info", "sparse_layers", "fallback", "inference_errors", "memory_resident_bytes",
+        "memory_available_bytes",
+        "temperature_celsius", "rate_share", "output_messages", "healthy", "detecting", "reloads",
+    }  # fmt: skip
+    assert {f"edgesparse_{name}" for name in wanted} <= families.keys() | {f"{name}_info" for name in families}
+    stages = {s.labels["stage"] for s in families["edgesparse_stage_seconds"].samples}
+    assert stages == {"capture", "preprocess", "engine", "decode", "nms", "sinks", "total"}
+    ages = [s for s in families["edgesparse_frame_age_seconds"].samples if s.name.endswith("_bucket")]
+    assert [s.value for s in ages] == sorted(s.value for s in ages) and ages[-1].value > 0
+
+
+def test_credentials_reach_nobody(service: Running) -> None:
+    for path in PATHS:
+        assert b"secret" not in service.get(path)[1], path
+    assert "secret" not in "\n".join(service.notify.lines())
+    assert "secret" not in (service.folder / f"log-{service.port}").read_text()
+    assert b"secret" not in (service.folder / "runtime" / "status.json").read_bytes()
+
+
+def test_a_stranger_gets_nothing(guarded: Running) -> None:
+    for path in (*PATHS, "/camera/camera.jpg", "/nothing"):
+        assert guarded.get(path) == (401, b""), path
+    wrong = base64.b64encode(b"me:wrong").decode()
+    for shown in ("Bearer", "Bearer wrong", f"Bearer {TOKEN}x", f"Basic {wrong}", "Basic !", f"Digest {TOKEN}", TOKEN):
+        assert guarded.get("/status.json", Authorization=shown) == (401, b""), shown
+
+
+def test_who_has_the_token_gets_all(guarded: Running) -> None:
+    basic = base64.b64encode(f"anybody:{TOKEN}".encode()).decode()
+    for shown in (f"Bearer {TOKEN}", f"Basic {basic}", f"basic {basic}"):
+        assert guarded.get("/status.json", Authorization=shown)[0] == 200
+
+
+def test_another_site_cannot_point_a_browser_here(service: Running) -> None:
+    """DNS rebinding: a name of theirs with this machine's address."""
+    assert service.get("/status.json", Host="evil.example") == (403, b"")
+    assert service.get("/status.json", Host=f"localhost:{service.port}")[0] == 200
+
+
+def raw(service: Running, data: bytes, seconds: float = 3.0) -> bytes:
+    """What comes back when these bytes are sent."""
+    with socket.create_connection(("127.0.0.1", service.port), timeout=seconds) as wire:
+        answer = b""
+        try:
+            wire.sendall(data)
+            while part := wire.recv(65536):
+                answer += part
+        except OSError:
+            pass
+        return answer
+
+
+def request(path: str, method: str = "GET", more: str = "") -> bytes:
+    return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{more}\r\n".encode("latin-1")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../../etc/passwd",
+        "/%2e%2e/%2e%2e/etc/passwd",
+        "/camera/..%2f..%2fetc%2fpasswd.jpg",
+        "/camera/../../../etc/passwd.jpg",
+        "/camera/door.jpg%00",
+        "/camera/" + "a" * 4000 + ".jpg",
+        "//etc/passwd",
+        "/report/../manifest.json",
+        "/page.html",
+    ],
+)
+def test_hostile_paths(service: Running, path: str) -> None:
+    answer = raw(service, request(path))
+    assert re.match(rb"HTTP/1.1 (404|400|307) ", answer), answer[:200]
+    assert b"root:" not in answer and b"build_id" not in answer
+
+
+@pytest.mark.parametrize("after", ["-1", "1e9", "9" * 400, "%00", "nan", "' or 1=1"])
+def test_hostile_numbers(service: Running, after: str) -> None:
+    assert re.match(rb"HTTP/1.1 (200|204|400) ", raw(service, request(f"/camera/door.jpg?after={after}")))
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH", "X" * 20])
+def test_nothing_but_reading(service: Running, method: str) -> None:
+    assert raw(service, request("/", method)).startswith(b"HTTP/1.1 405 ")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 500,
+        b"GET / HTTP/1.1\r\n" + b"X: " + b"a" * 1_000_000 + b"\r\n\r\n",
+        b"".join(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X-%d: y\r\n" % i for i in range(20_000)),
+        b"GET " + b"/" * 200_000 + b" HTTP/1.1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n" + b"a" * 2_000_000,
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"\x00" * 10_000,
+    ],
+)
+def test_hostile_sizes(service: Running, data: bytes) -> None:
+    raw(service, data)
+    assert service.get("/healthz")[0] == 200
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=some.binary(max_size=400) | some.text("GET/ HTP1.:\r\nhost%ab", max_size=200).map(str.encode))
+def test_any_bytes(service: Running, data: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", service.port), timeout=3) as wire:
+        wire.sendall(data)
+    assert service.process.poll() is None
+
+
+def test_slow_visitors_are_let_go(service: Running) -> None:
+    """A hundred connections that say nothing: those beyond the most are closed at once, the others after seconds."""
+    idle = [socket.create_connection(("127.0.0.1", service.port), timeout=15) for _ in range(100)]
+    time.sleep(3)
+    before = service.status()["frames"]
+    closed = 0
+    for wire in idle:
+        wire.settimeout(14)
+        try:
+            closed += wire.recv(1) == b""
+        except ConnectionResetError:
+            closed += 1
+        wire.close()
+    assert closed == 100
+    assert service.status()["frames"] > before
+    assert service.get("/healthz")[0] == 200
+
+
+def test_hostile_rates_leave_the_frames_alone(service: Running) -> None:
+    """Eight visitors who ask as fast as they can: the camera's every frame is still detected in."""
+
+    def rate(seconds: float) -> float:
+        first, begun = service.status()["frames"], time.monotonic()
+        time.sleep(seconds)
+        return float((service.status()["frames"] - first) / (time.monotonic() - begun))
+
+    quiet = rate(3)
+    over = threading.Event()
+    counts: list[int] = []
+
+    def hammer() -> None:
+        count = 0
+        while not over.is_set():
+            with suppress(OSError):
+                raw(service, request("/metrics"), 5)
+            count += 1
+        counts.append(count)
+
+    threads = [threading.Thread(target=hammer) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    time.sleep(1)
+    busy = rate(4)
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert sum(counts) < 8 * 120, "requests are paced"
+    assert busy > quiet / 3, f"found {busy:.1f} frames a second, {quiet:.1f} before"
+    assert service.until(lambda said: said["healthy"] and said["detecting"], 10)
+
+
+def test_memory_stays_bounded(service: Running) -> None:
+    """After everything that this file did."""
+    said: dict[str, Any] = service.status()
+    assert said["memory_mb"] < 400
