@@ -58,7 +58,8 @@ def probe() -> Machine:
     """Asks the system once; nvidia-smi, where there is one, takes some tenths of a second."""
     l4t = parse_l4t(_read("/etc/nv_tegra_release"))
     gpu, sm, driver = _nvidia_smi()
-    model = _read("/proc/device-tree/model").strip("\0\n ")
+    # The device tree is hidden from containers, the SoC's own word for the board is not.
+    model = (_read("/proc/device-tree/model") or _read("/sys/devices/soc0/machine")).strip("\0\n ")
     if l4t and not sm:
         gpu, sm = next(((name, sm) for name, sm in JETSON_GPUS.items() if name in model), ("", ""))
     return Machine(
@@ -74,6 +75,21 @@ def probe() -> Machine:
         jetpack=next((JETPACKS[key] for key in sorted(JETPACKS, reverse=True) if l4t.startswith(key)), ""),
         python=platform.python_version(),
     )
+
+
+def container() -> str:
+    """What keeps this process in a container, as `docker`; empty where nothing does."""
+    if Path("/.dockerenv").exists():
+        return "docker"
+    if Path("/run/.containerenv").exists():
+        return "podman"
+    found = re.search(r"(?:^|\0)container=(\w+)", _read("/proc/1/environ"))
+    return found[1] if found else ""
+
+
+def tegra_kernel() -> bool:
+    """Whether the kernel is a Jetson's: it tells so in a container too, where nothing else may."""
+    return "tegra" in platform.release()
 
 
 def available_memory() -> int:

@@ -70,6 +70,11 @@ def test_an_orin_is_known_by_its_name_whatever_nvidia_smi_says(fake: Fake, smi: 
     assert "[" not in "".join(found.named().values())
 
 
+def test_in_a_container_the_board_is_known_by_its_soc(fake: Fake) -> None:
+    found = fake({**ORIN, "/proc/device-tree/model": "", "/sys/devices/soc0/machine": "NVIDIA Jetson AGX Orin\n"}, "")
+    assert (found.model, found.gpu, found.sm) == ("NVIDIA Jetson AGX Orin", "Orin", "8.7")
+
+
 @pytest.mark.parametrize(("release", "jetpack"), [("R35 ", "5.1"), ("R36 ", "6.0"), ("R39 ", "7.2"), ("R99 ", "")])
 def test_the_jetpack_of_a_release(fake: Fake, release: str, jetpack: str) -> None:
     text = f"# {release}(release), REVISION: 3.0"

@@ -15,6 +15,7 @@ from edgesparse import device
 from edgesparse.backends.tensorrt import import_remedy
 from edgesparse.cli.show import emit_json, table
 from edgesparse.errors import MACHINE_LACKS
+from edgesparse.package.sign import state_folder
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def doctor(as_json: bool) -> int:
 
 def examine() -> list[Finding]:
     needed = [_module(name, package) for name, package in REQUIRED.items()]
-    return [*needed, _gstreamer(), _scoring(), *_gpu(), _cameras(), _display(), _memory(), _disk()]
+    return [*needed, _gstreamer(), _scoring(), *_gpu(), _cameras(), *_container(), _display(), _memory(), _disk()]
 
 
 REQUIRED = {
@@ -101,6 +102,63 @@ def _cameras() -> Finding:
     if closed:
         return Finding("cameras", "missing", f"no right to open {', '.join(closed)}", "usermod -aG video $USER")
     return Finding("cameras", "ok", ", ".join(found))
+
+
+def _container() -> list[Finding]:
+    """In a container: what the host did not pass through, as far as it can be told from inside."""
+    if not device.container():
+        return []
+    return passed_through(Path("/"), device.tegra_kernel())
+
+
+def passed_through(root: Path, jetson: bool) -> list[Finding]:
+    """The findings of a container whose files are in `root`, on a kernel of a Jetson or another."""
+    group = "--group-add of the host's group that owns it: its number is {}"
+    toolkit = "with NVIDIA's container toolkit on the host: --runtime nvidia" if jetson else "--gpus all"
+    patterns = ("nvhost-gpu", "nvhost-ctrl-gpu", "nvgpu/*/*") if jetson else ("nvidia[0-9]*",)
+    cameras = sorted(path.name for path in (root / "sys/class/video4linux").glob("video*"))
+    found = [_nodes("container: GPU", root / "dev", patterns, toolkit, group)]
+    if jetson:
+        found.append(_nodes("container: /dev/nvmap", root / "dev", ("nvmap",), toolkit, group))
+    if cameras:
+        device_options = " ".join(f"--device /dev/{name}" for name in cameras)
+        found.append(_nodes("container: cameras", root / "dev", tuple(cameras), device_options, group))
+    if jetson:
+        found += [_argus(root / "tmp/argus_socket"), _release(root / "etc/nv_tegra_release")]
+    return [*found, _state()]
+
+
+def _nodes(what: str, dev: Path, patterns: tuple[str, ...], pass_through: str, group: str) -> Finding:
+    """Whether device nodes of each pattern, or for the GPU of any, are here and may be opened."""
+    nodes = {pattern: sorted(dev.glob(pattern)) for pattern in patterns}
+    absent = [pattern for pattern, found in nodes.items() if not found]
+    every = what.endswith("cameras")
+    if len(absent) == len(patterns) or (every and absent):
+        return Finding(what, "missing", f"no /dev/{', /dev/'.join(absent)} in here", pass_through)
+    closed = [node for found in nodes.values() for node in found if not os.access(node, os.R_OK | os.W_OK)]
+    if closed:
+        return Finding(what, "missing", f"no right to open {closed[0]}", group.format(closed[0].stat().st_gid))
+    return Finding(what, "ok", ", ".join(str(node) for found in nodes.values() for node in found))
+
+
+def _argus(socket: Path) -> Finding:
+    if socket.is_socket():
+        return Finding("container: nvargus", "ok", str(socket))
+    remedy = f"-v {socket}:{socket}, with nvargus-daemon running on the host"
+    return Finding("container: nvargus", "missing", f"no socket {socket}", f"CSI cameras only: {remedy}")
+
+
+def _release(file: Path) -> Finding:
+    if file.is_file():
+        return Finding("container: L4T", "ok", str(file))
+    return Finding("container: L4T", "missing", f"no {file}: engines hold its release", f"-v {file}:{file}:ro")
+
+
+def _state() -> Finding:
+    folder = state_folder()
+    if os.access(folder, os.W_OK):
+        return Finding("container: state", "ok", str(folder))
+    return Finding("container: state", "missing", f"cannot write {folder}", f"a volume: -v edgesparse:{folder}")
 
 
 def _display() -> Finding:

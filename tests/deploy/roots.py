@@ -77,6 +77,13 @@ def base(arch: str) -> Path:
     return root
 
 
+def trust_the_same(root: Root) -> None:
+    """The root's pip asks the index that this machine's asks, and trusts the same certificates."""
+    for name in ("etc/ssl/certs/ca-certificates.crt", "etc/pip.conf"):
+        if Path("/", name).exists():
+            shutil.copy(Path("/", name), root.folder / name)
+
+
 class Root:
     """An overlay on the cached root, mounted at `folder`; `run` runs a command in it."""
 

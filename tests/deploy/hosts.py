@@ -1,0 +1,186 @@
+"""Hosts on this machine: each a network namespace with an SSH server, and files of its own where a device has them.
+
+    python tests/deploy/hosts.py FOLDER [COUNT]     # makes them, writes FOLDER/inventory.yml, and waits for Ctrl-C
+
+A host has its own address, host name, /etc/edgesparse, /var/lib/edgesparse, /run/edgesparse and /var/cache/edgesparse
+(bound over the machine's in a mount namespace), and shares everything else, so /opt/edgesparse too, which is this
+checkout's environment. systemd does not run in it: `SYSTEMCTL` stands in for `systemctl restart edgesparse`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+OWN = ("/etc/edgesparse", "/var/lib/edgesparse", "/run/edgesparse", "/var/cache/edgesparse")
+BRIDGE, NETWORK = "esfleet", "10.213.0"
+
+SYSTEMCTL = """\
+#!/bin/sh
+# Stands in for systemctl where systemd does not run: `restart edgesparse` alone.
+[ "$*" = "restart edgesparse" ] || exit 1
+if [ -e /etc/edgesparse/die ]; then
+  rm /etc/edgesparse/die
+  for pid in $(ip netns pids {name}); do [ "$pid" = $$ ] || kill -9 "$pid"; done
+  exit 1
+fi
+pid=$(cat /run/edgesparse/pid 2>/dev/null) && kill "$pid" 2>/dev/null
+setsid {python} {service} >{folder}/service.log 2>&1 </dev/null &
+echo $! > /run/edgesparse/pid
+"""
+"""A host with a file /etc/edgesparse/die dies there: SSH server and all that runs on it, in the middle of a deploy."""
+
+SERVICE = Path(__file__).with_name("standin_service.py")
+
+
+class Host:
+    """One of them. `kill` and `start` are a power cut and the power's return; `unplug` takes its network away."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self.name, self.address = f"esf{number}", f"{NETWORK}.{number + 10}"
+        self.folder = folder / self.name
+        for name in OWN:
+            (self.folder / name.lstrip("/")).mkdir(parents=True)
+        (self.folder / "systemctl").write_text(
+            SYSTEMCTL.format(folder=self.folder, name=self.name, python=sys.executable, service=SERVICE)
+        )
+        (self.folder / "systemctl").chmod(0o755)
+        run("ip", "netns", "add", self.name)
+        run("ip", "link", "add", self.name, "type", "veth", "peer", "name", "eth0", "netns", self.name)
+        run("ip", "link", "set", self.name, "master", BRIDGE, "up")
+        for command in (f"addr add {self.address}/24 dev eth0", "link set eth0 up", "link set lo up"):
+            run("ip", "-n", self.name, *command.split())
+        self._configure(folder)
+
+    def _configure(self, folder: Path) -> None:
+        key = self.folder / "hostkey"
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
+        with (folder / "known_hosts").open("a") as known:
+            known.write(f"{self.address} {' '.join(key.with_suffix('.pub').read_text().split()[:2])}\n")
+        (self.folder / "sshd_config").write_text(
+            f"HostKey {key}\nPidFile {self.folder}/sshd.pid\nAuthorizedKeysFile {folder}/key.pub\nStrictModes no\n"
+            f"UsePAM no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\nListenAddress {self.address}\n"
+            f"AcceptEnv LANG LC_*\nSubsystem sftp internal-sftp\n"
+        )
+
+    def file(self, name: str) -> Path:
+        """A file of this host's own, as seen from outside."""
+        return self.folder / name.lstrip("/")
+
+    def start(self) -> None:
+        binds = [f"mount --bind {self.folder}{name} {name}" for name in OWN]
+        binds += [f"mount --bind {self.folder}/systemctl /usr/bin/systemctl", f"hostname {self.name}"]
+        (self.folder / "sshd.pid").unlink(missing_ok=True)
+        inside = " && ".join([*binds, f"exec /usr/sbin/sshd -f {self.folder}/sshd_config -E {self.folder}/sshd.log"])
+        run("ip", "netns", "exec", self.name, "unshare", "--uts", "--mount", "sh", "-c", inside)
+        deadline = time.monotonic() + 20
+        while not (self.folder / "sshd.pid").exists():
+            if time.monotonic() > deadline:
+                raise RuntimeError((self.folder / "sshd.log").read_text())
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """Whatever runs on it ends at once."""
+        said = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True, check=False)
+        for pid in said.stdout.split():
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+
+    def unplug(self, out: bool = True) -> None:
+        run("ip", "link", "set", self.name, "down" if out else "up")
+
+    def close(self) -> None:
+        self.kill()
+        subprocess.run(["ip", "netns", "del", self.name], check=False)
+        subprocess.run(["ip", "link", "del", self.name], check=False, capture_output=True)
+
+
+class Hosts:
+    """`count` of them on one bridge, with a key that may log in as root, and an inventory of two sites and a canary."""
+
+    def __init__(self, folder: Path, count: int = 4) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key"))
+        Path("/run/sshd").mkdir(exist_ok=True)
+        self.made = [path for name in OWN if make(path := Path(name))]
+        self._environment = environment()
+        run("ip", "link", "add", BRIDGE, "type", "bridge")
+        run("ip", "addr", "add", f"{NETWORK}.1/24", "dev", BRIDGE)
+        run("ip", "link", "set", BRIDGE, "up")
+        self.hosts: list[Host] = []
+        try:
+            for number in range(1, count + 1):
+                self.hosts.append(Host(folder, number))
+                self.hosts[-1].start()
+        except BaseException:
+            self.close()
+            raise
+        (folder / "inventory.yml").write_text(self.inventory())
+
+    def inventory(self) -> str:
+        """Sites north and south; the first host of north is the canary."""
+        north, south = self.hosts[: len(self.hosts) // 2], self.hosts[len(self.hosts) // 2 :]
+        options = f"-o UserKnownHostsFile={self.folder}/known_hosts -o ConnectTimeout=5"
+        lines = ["all:", "  vars:", "    ansible_user: root", f"    ansible_ssh_private_key_file: {self.folder}/key"]
+        lines += [f'    ansible_ssh_common_args: "{options}"', "  children:", "    sites:", "      children:"]
+        for site, hosts in (("north", north), ("south", south)):
+            lines += [f"        {site}:", "          hosts:"]
+            lines += [f"            {host.name}: {{ansible_host: {host.address}}}" for host in hosts]
+        return "\n".join([*lines, "    canary:", "      hosts:", f"        {north[0].name}:", ""])
+
+    def close(self) -> None:
+        for host in self.hosts:
+            host.close()
+        subprocess.run(["ip", "link", "del", BRIDGE], check=False)
+        if self._environment:
+            Path("/opt/edgesparse").unlink()
+        for path in reversed(self.made):
+            path.rmdir()
+
+
+def environment() -> bool:
+    """/opt/edgesparse is this environment where there is none. Returns whether it was made."""
+    place = Path("/opt/edgesparse")
+    if place.exists():
+        return False
+    place.symlink_to(Path(sys.executable).parents[1])
+    return True
+
+
+def make(path: Path) -> bool:
+    """A mount point, where the machine has none. Returns whether it was made."""
+    there = path.exists()
+    path.mkdir(parents=True, exist_ok=True)
+    return not there
+
+
+def run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+
+
+def possible() -> str:
+    """Why no hosts can be made here; empty where they can."""
+    if os.geteuid() != 0:
+        return "needs root, for network namespaces"
+    absent = [name for name in ("ip", "/usr/sbin/sshd", "ssh", "unshare") if shutil.which(name) is None]
+    return f"needs {', '.join(absent)}: apt install openssh-server iproute2" if absent else ""
+
+
+if __name__ == "__main__":
+    if why := possible():
+        sys.exit(f"hosts: {why}")
+    made = Hosts(Path(sys.argv[1]).absolute(), int(sys.argv[2]) if len(sys.argv) > 2 else 4)
+    print(f"ansible-playbook -i {made.folder}/inventory.yml ...; Ctrl-C ends them", file=sys.stderr)
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        made.close()

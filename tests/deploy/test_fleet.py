@@ -1,0 +1,215 @@
+"""ansible-playbook, for real, on four hosts of this machine that it reaches by SSH. Marker `fleet`.
+
+Last run: see LAST. Not in CI, for it takes minutes. Real: Ansible, OpenSSH in network namespaces, the playbooks,
+bundles, `edgesparse deploy` with build and self-test (ONNX Runtime). Stood in for: systemd and the service (hosts.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.deploy import hosts, roots
+from tests.deploy.test_provision import make_wheel
+
+ROOT = Path(__file__).parents[2]
+ANSIBLE = ROOT / "deploy" / "ansible"
+LAST = "never"
+
+pytestmark = [pytest.mark.fleet, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(scope="module")
+def ansible() -> Path:
+    """ansible-playbook in an environment of its own: a program that is run; its licence lets nothing here import it."""
+    place = roots.CACHE.parent / "ansible"
+    if not (place / "bin" / "ansible-playbook").exists():
+        venv.create(place, with_pip=True)
+        done = subprocess.run([place / "bin" / "pip", "install", "-q", "ansible-core>=2.16"], check=False)
+        if done.returncode:
+            pytest.skip("ansible-core cannot be installed")
+    return place / "bin" / "ansible-playbook"
+
+
+class Fleet:
+    """The hosts, a key that they trust, and bundles whose versions count up."""
+
+    def __init__(self, folder: Path, ansible: Path) -> None:
+        self.folder, self.ansible, self.version = folder, ansible, 0
+        self.hosts = hosts.Hosts(folder)
+        self.edgesparse("keys", "new", "fleet")
+        self.edgesparse("demo", "export", "pictures", "--count", "2")
+        for host in self.hosts.hosts:
+            trusted = host.file("/etc/edgesparse/trusted")
+            trusted.mkdir()
+            (trusted / "fleet.pub").write_text((folder / "fleet.pub").read_text())
+
+    def edgesparse(self, *arguments: str) -> None:
+        command = [sys.executable, "-m", "edgesparse", *arguments]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    def bundle(self, **limits: float) -> tuple[Path, str]:
+        """The next version of the default detector; `limits` are of the recipe's `deploy:`."""
+        self.version += 1
+        name = f"parts-{self.version}"
+        recipe: dict[str, Any] = {"model": str(ROOT / "edgesparse" / "demo" / "parts_2to4.onnx"), "deploy": limits}
+        recipe["build"] = {"backend": "onnxruntime"}
+        (self.folder / f"{name}.yaml").write_text(json.dumps(recipe))
+        version = f"1.{self.version}"
+        words = ("--key", "fleet.key", "--pictures", "pictures/images", "--version", version)
+        self.edgesparse("bundle", f"{name}.yaml", "-o", f"{name}.esb", *words)
+        return self.folder / f"{name}.esb", version
+
+    def play(self, book: str, **said: Any) -> subprocess.CompletedProcess[str]:
+        said = {"edgesparse_health_seconds": 20, **said}
+        command = [self.ansible, "-i", self.folder / "inventory.yml", ANSIBLE / f"{book}.yml", "-e", json.dumps(said)]
+        environment = {**os.environ, "ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+        return subprocess.run(command, cwd=ANSIBLE, env=environment, capture_output=True, text=True, check=False)
+
+    def versions(self) -> list[str]:
+        return [status(host)["running"]["version"] for host in self.hosts.hosts]
+
+    def devices(self) -> dict[str, dict[str, Any]]:
+        """The rows of the page, by host."""
+        done = self.play("status")
+        assert done.returncode in (0, 4), done.stdout
+        rows = json.loads((self.folder / "fleet.json").read_text())["devices"]
+        return {row["host"]: row for row in rows}
+
+
+def status(host: hosts.Host) -> dict[str, Any]:
+    """What edgesparse says on a host, asked without SSH."""
+    command = [sys.executable, "-m", "edgesparse", "status", "--json", "--root", host.file("/var/lib/edgesparse")]
+    done = subprocess.run(
+        [*command, "--status", host.file("/run/edgesparse/status.json")], capture_output=True, text=True, check=False
+    )
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
+
+
+def recap(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, int]]:
+    """Ansible's last table: counts by host."""
+    lines = re.findall(r"^(esf\d+)\s+: (.+)$", done.stdout, re.M)
+    return {host: {key: int(n) for key, n in re.findall(r"(\w+)=(\d+)", counts)} for host, counts in lines}
+
+
+@pytest.fixture(scope="module")
+def fleet(ansible: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    if why := hosts.possible():
+        pytest.skip(why)
+    found = Fleet(tmp_path_factory.mktemp("fleet"), ansible)
+    try:
+        first, _ = found.bundle()
+        done = found.play("rollout", bundle=str(first), batches=["100%"])
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield found
+    finally:
+        found.hosts.close()
+
+
+def test_a_good_bundle_goes_out_in_batches_and_once(fleet: Fleet) -> None:
+    bundle, version = fleet.bundle()
+    done = fleet.play("rollout", bundle=str(bundle), batches=[1, "100%"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert fleet.versions() == [version] * 4
+    canary, second, *rest = (status(host)["running"]["committed"] for host in fleet.hosts.hosts)
+    assert canary < second < min(rest)
+    again = fleet.play("rollout", bundle=str(bundle), batches=[1, "100%"])
+    assert again.returncode == 0 and [counts["changed"] for counts in recap(again).values()] == [0] * 4
+
+
+def test_a_bad_bundle_is_stopped_at_the_canary(fleet: Fleet) -> None:
+    """Its detector works, but not fast enough for its own limit: that shows in the health window alone."""
+    before = fleet.versions()
+    pids = [status(host)["service"]["pid"] for host in fleet.hosts.hosts]
+    bundle, _ = fleet.bundle(max_age_ms=1)
+    done = fleet.play("rollout", bundle=str(bundle))
+    assert done.returncode == 2 and "deploy.max_age_ms 1" in done.stdout, done.stdout + done.stderr
+    assert set(recap(done)) == {"esf1"} and fleet.versions() == before
+    assert [status(host)["service"]["pid"] for host in fleet.hosts.hosts[1:]] == pids[1:]
+    devices = fleet.devices()
+    assert devices["esf1"]["last"] == "rolled back" and "max_age_ms" in devices["esf1"]["why"]
+    assert {row["state"] for row in devices.values()} == {"healthy"}
+
+
+def test_a_batch_with_too_many_failures_goes_back(fleet: Fleet) -> None:
+    before = fleet.versions()
+    bundle, version = fleet.bundle()
+    sick = fleet.hosts.hosts[3].file("/etc/edgesparse/sick")
+    sick.touch()
+    done = fleet.play("rollout", bundle=str(bundle), batches=["100%"], max_fail=20)
+    sick.unlink()
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "rolled back with its batch: esf4 failed" in done.stdout and "no camera gives frames" in done.stdout
+    assert fleet.versions() == [version, *before[1:]]  # the canary was well, and stays
+    assert fleet.play("rollout", bundle=str(bundle), batches=["100%"]).returncode == 0
+    assert fleet.versions() == [version] * 4
+
+
+def test_a_few_failures_stop_nothing(fleet: Fleet) -> None:
+    """One host is away from the start, one dies while it deploys; the rest goes on, and both follow later."""
+    away, dying = fleet.hosts.hosts[1], fleet.hosts.hosts[2]
+    bundle, version = fleet.bundle()
+    before = fleet.versions()
+    away.unplug()
+    dying.file("/etc/edgesparse/die").touch()
+    done = fleet.play("rollout", bundle=str(bundle), batches=["100%"], max_fail=70)
+    found = fleet.versions()
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert found[0] == found[3] == version and found[1] == before[1]
+    devices = fleet.devices()
+    assert devices["esf2"]["state"] == devices["esf3"]["state"] == "no answer"
+    away.unplug(out=False)
+    dying.start()
+    again = fleet.play("rollout", bundle=str(bundle), batches=["100%"])
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert fleet.versions() == [version] * 4
+    changed = {host: bool(counts["changed"]) for host, counts in recap(again).items()}
+    assert changed == {"esf1": False, "esf2": True, "esf3": True, "esf4": False}
+    assert {row["state"] for row in fleet.devices().values()} == {"healthy"}
+
+
+def test_back_by_hand(fleet: Fleet) -> None:
+    bundle, version = fleet.bundle()
+    before = fleet.versions()
+    assert fleet.play("rollout", bundle=str(bundle), batches=["100%"]).returncode == 0
+    assert fleet.versions() == [version] * 4
+    assert fleet.play("rollback").returncode == 0
+    assert fleet.versions() == before
+
+
+def test_the_page_and_the_table(fleet: Fleet) -> None:
+    done = fleet.play("status")
+    assert "4 of 4 healthy" in done.stdout
+    page = (fleet.folder / "fleet.html").read_text()
+    assert page.count("<tr>") == 5 and "esf1" in page and "north" in page and 'class="state healthy"' in page
+    row = json.loads((fleet.folder / "fleet.json").read_text())["devices"][0]
+    assert row["site"] == "north" and row["live"] == row["cameras"] == 1 and row["address"] == "10.213.0.11"
+
+
+def test_provisioning_runs_on_every_host(fleet: Fleet, tmp_path: Path) -> None:
+    """Only its --check, which changes nothing: all hosts are this machine."""
+    (tmp_path / "deploy").mkdir()
+    for name in ("scripts/provision", "deploy/provision"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        subprocess.run(["cp", "-r", ROOT / name, tmp_path / name], check=True)
+    (tmp_path / "deploy" / "edgesparse.service").write_text("[Install]\nWantedBy=multi-user.target\n")
+    wheel = make_wheel(tmp_path / "wheels")
+    here = subprocess.run(["/usr/bin/python3", "-V"], capture_output=True, text=True, check=True).stdout.split()[1]
+    listed = {"edgesparse": wheel.name, "python": [here.rpartition(".")[0]], "sha256": {}}
+    (tmp_path / "wheelhouse.json").write_text(json.dumps(listed))
+    said = {"wheelhouse": str(tmp_path), "key": str(fleet.folder / "fleet.pub")}
+    done = fleet.play("provision", **said, provision_options=["--check", "--any-machine"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    refused = fleet.play("provision", **said, provision_options=["--check"])
+    assert refused.returncode == 2 and "board: no Jetson" in refused.stdout
