@@ -31,12 +31,19 @@ if [ -e /etc/edgesparse/die ]; then
   exit 1
 fi
 pid=$(cat /run/edgesparse/pid 2>/dev/null) && kill "$pid" 2>/dev/null
-setsid {python} {service} >{folder}/service.log 2>&1 </dev/null &
+export EDGESPARSE_STATE=/var/lib/edgesparse RUNTIME_DIRECTORY=/run/edgesparse
+setsid /opt/edgesparse/bin/edgesparse run --service --settings /etc/edgesparse/device.yaml \\
+  /var/lib/edgesparse/current/package >{folder}/service.log 2>&1 </dev/null &
 echo $! > /run/edgesparse/pid
 """
-"""A host with a file /etc/edgesparse/die dies there: SSH server and all that runs on it, in the middle of a deploy."""
+"""What the unit runs, started again. A host with a file /etc/edgesparse/die dies there, in the middle of a deploy: SSH
+server and all that runs on it."""
 
-SERVICE = Path(__file__).with_name("standin_service.py")
+DEVICE = """\
+run:
+  cameras:
+    - {{name: camera, source: {source}, rate: 2}}
+"""
 
 
 class Host:
@@ -47,10 +54,9 @@ class Host:
         self.folder = folder / self.name
         for name in OWN:
             (self.folder / name.lstrip("/")).mkdir(parents=True)
-        (self.folder / "systemctl").write_text(
-            SYSTEMCTL.format(folder=self.folder, name=self.name, python=sys.executable, service=SERVICE)
-        )
+        (self.folder / "systemctl").write_text(SYSTEMCTL.format(folder=self.folder, name=self.name))
         (self.folder / "systemctl").chmod(0o755)
+        self.camera("demo")
         run("ip", "netns", "add", self.name)
         run("ip", "link", "add", self.name, "type", "veth", "peer", "name", "eth0", "netns", self.name)
         run("ip", "link", "set", self.name, "master", BRIDGE, "up")
@@ -72,6 +78,10 @@ class Host:
     def file(self, name: str) -> Path:
         """A file of this host's own, as seen from outside."""
         return self.folder / name.lstrip("/")
+
+    def camera(self, source: str) -> None:
+        """What the service's only camera is from its next start on."""
+        self.file("/etc/edgesparse/device.yaml").write_text(DEVICE.format(source=source))
 
     def start(self) -> None:
         binds = [f"mount --bind {self.folder}{name} {name}" for name in OWN]
