@@ -15,7 +15,6 @@ from edgesparse import device
 from edgesparse.backends.tensorrt import import_remedy
 from edgesparse.cli.show import emit_json, table
 from edgesparse.errors import MACHINE_LACKS
-from edgesparse.package.sign import state_folder
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,7 @@ def _release(file: Path) -> Finding:
 
 
 def _state() -> Finding:
-    folder = state_folder()
+    folder = device.state_folder()
     if os.access(folder, os.W_OK):
         return Finding("container: state", "ok", str(folder))
     return Finding("container: state", "missing", f"cannot write {folder}", f"a volume: -v edgesparse:{folder}")
