@@ -138,11 +138,11 @@ def test_the_frame_loop_never_waits_for_an_encoder(pictures: Pictures) -> None:
 def test_watching_takes_no_memory_in_the_frame_loop() -> None:
     """But for the one copy that is there when somebody begins to look; the encoder's thread is stopped here."""
     pictures = Pictures(settings.Pictures(fps=10), NAMES)
-    pictures.offer("door", frame(0, shape=(720, 1280)), found(0))
+    pictures.offer("door", frame(0, shape=(540, 960)), found(0))
     pictures.look("door")
-    until(lambda: _offered(pictures, (720, 1280)))
+    until(lambda: _offered(pictures, (540, 960)))
     pictures.close()
-    seen, looked = frame(shape=(720, 1280)), found(0)
+    seen, looked = frame(shape=(540, 960)), found(0)
     tracemalloc.start()
     for _ in range(50):
         seen.time_ns = time.monotonic_ns() + SECOND
