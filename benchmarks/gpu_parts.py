@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,7 @@ from edgesparse.backends import backend
 from edgesparse.backends.cuda import gpu
 from edgesparse.backends.cuda_graph import Graph
 from edgesparse.backends.tensorrt_inspect import read_plan
-from edgesparse.build.ready import DEMO, recipe_of
-from edgesparse.config import DetectorSpec, InputSpec, Run
+from edgesparse.config import DetectorSpec, InputSpec, Run, load_recipe
 from edgesparse.runtime.detector import STAGES, Detector
 
 HD = (1080, 1920, 3)
@@ -40,9 +40,8 @@ def net(name: str, work: Path, batch: int = 1) -> Net:
     """`parts`, the default detector, or `relu`; the latter's confidence is such that it finds about 20 boxes."""
     path = work / f"{name}-{batch}.engine"
     if name == "parts":
-        recipe = recipe_of(DEMO)
-        size = (320, 320)
-        spec = DetectorSpec(head="yolov8", classes=tuple(recipe.classes or ()), input=InputSpec(size=size))
+        recipe = load_recipe(Path(str(resources.files("edgesparse").joinpath("demo/parts.yaml"))))
+        spec = DetectorSpec(head="yolov8", classes=tuple(recipe.classes or ()), input=InputSpec(size=(320, 320)))
         return Net(name, path, spec, 0.4)
     spec = DetectorSpec(head="yolov8", classes=tuple(map(str, range(CLASSES))), input=InputSpec(size=SIZE))
     return Net(name, path, spec, 0.25)
