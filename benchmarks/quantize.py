@@ -80,7 +80,10 @@ def steps(model: ModelProto, data: Batches, score: Score) -> dict[str, Any]:
 
 def recovered(model: ModelProto, data: Batches, score: Score, **options: Any) -> dict[str, Any]:
     started = time.perf_counter()
-    report = recover(model, data, method=METHOD, score=score, progress=show, **options).report
+    done = recover(model, data, method=METHOD, score=score, progress=show, **options)
+    report = done.report
+    if options.get("saved"):
+        done.calibration.save(options["saved"])
     return {
         "steps": {step.what: round(step.score or 0.0, 2) for step in report.steps},
         "drop": round(report.drop or 0.0, 2),
@@ -99,8 +102,9 @@ def pruned(model: ModelProto, data: Batches, score: Score, file: Path | None) ->
     layers = inspect(made)
     sparse, dense = layers.share("sparse"), layers.share("dense")
     found: dict[str, Any] = {"share_of_eligible_macs": round(sparse / (sparse + dense), 4)}
-    for placement in ("fuse", "sparse"):
-        found[placement] = recovered(made, data, score, placement=placement)
+    with tempfile.TemporaryDirectory() as folder:
+        for placement in ("fuse", "sparse"):
+            found[placement] = recovered(made, data, score, placement=placement, saved=Path(folder, "ranges.json"))
     return found
 
 
@@ -116,8 +120,8 @@ def parts() -> dict[str, Any]:
         found: dict[str, Any] = {"scenes": SCENES, "seed": SEED}
         for name, model in models.items():
             for placement in ("fuse", "sparse") if name == "parts_2to4" else ("fuse",):
-                score = scoring(spec, labels)
-                found[f"{name} {placement}"] = recovered(model, data, score, placement=placement)
+                score, saved = scoring(spec, labels), Path(folder, f"{name}.json")
+                found[f"{name} {placement}"] = recovered(model, data, score, placement=placement, saved=saved)
     return found
 
 
@@ -162,7 +166,12 @@ def main() -> None:
         command = [sys.executable, __file__, "--inner", "--pictures", str(said.pictures), "--real", str(said.real)]
         command += ["--pruned", str(said.pruned)] if said.pruned else []
         ran = subprocess.run([*command, "--case", case], check=True, stdout=subprocess.PIPE, text=True)
-        results[case] = {**machine(), "pictures": said.pictures, **json.loads(ran.stdout.splitlines()[-1])}
+        results[case] = {
+            **machine(),
+            "command": f"python benchmarks/quantize.py --case {case} --save",
+            "pictures": said.pictures,
+            **json.loads(ran.stdout.splitlines()[-1]),
+        }
     save("quantize", {**(json.loads(path.read_text()) if path.exists() else {}), **results}, said.save)
 
 

@@ -2,7 +2,8 @@
 
 Bias correction (Nagel et al., 2019, arXiv:1906.04721), measured rather than derived: in the order of execution, each
 layer's bias is set so that its outputs have the mean that they have in the float network, with the activations before
-it and its weights rounded, and all earlier biases set already.
+it and its weights rounded, and all earlier biases set already. Layers that stay float keep theirs: a head's boxes and
+scores are read at a few places only, and their means are those of the background.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ POSITIONS = 4096
 
 @dataclass(frozen=True)
 class Corrected:
-    """`model` is float, with biases for INT8. `errors`: what each layer's output loses all the same, by its own
+    """`model` is float, with biases for INT8. `errors`: what each INT8 layer's output loses all the same, by its own
     rounding and by all before it, as a share of its variance."""
 
     model: ModelProto
@@ -49,7 +50,7 @@ def correct_biases(
     progress: Progress,
     placement: Placement = "fuse",
 ) -> Corrected:
-    """A copy of `model` with new biases, also in layers that stay float, for `quantize` with the same arguments.
+    """A copy of `model` with new biases in its INT8 layers, for `quantize` with the same arguments.
 
     `scales` are those of the activations. Layers without a place for a bias, transposed convolutions and layers that
     share their weights stay as they are. Raises as `quantize`, and CalibrationError where the batches change between
@@ -63,7 +64,9 @@ def correct_biases(
         small = _tape(_rounded(model, scales, keep, placement), Path(folder, "int8"), batches)
         if dense.count != small.count:
             raise CalibrationError("the calibration pictures changed between two passes: give the same ones each time")
-        todo = [work for node in small.nodes if (work := _work(small.wiring, node)) is not None]
+        inner = {kernel.node.output[0] for kernel in int8_layers(model, Wiring(model.graph), keep)[0]}
+        nodes = [node for node in small.nodes if node.output[0] in inner]
+        todo = [work for node in nodes if (work := _work(small.wiring, node)) is not None]
         for done, work in enumerate(todo):
             progress("correcting biases", done, len(todo))
             bias, errors[layer_name(work.node)] = _missing(dense, small, work)
