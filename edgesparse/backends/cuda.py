@@ -12,8 +12,7 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,24 +77,12 @@ class Gpu:
     def __exit__(self, *ignored: object) -> None:
         self._context.pop()
 
-    @contextmanager
-    def doing(self, what: str) -> Iterator[None]:
+    def doing(self, what: str) -> Doing:
         """Its context is current; what CUDA refuses in it is one line that begins with `what`.
 
-        Raises MemoryBudgetExceeded when memory runs out, BuildError for all else.
+        Raises MemoryBudgetExceeded when memory runs out, BuildError for all else. It may be entered again and again.
         """
-        try:
-            with self:
-                yield
-        except self.driver.MemoryError:
-            raise MemoryBudgetExceeded(
-                f"{what}: the GPU has no memory left ({self.free() / 1e6:.0f} MB free): end other programs, or build "
-                "with a smaller batch or input"
-            ) from None
-        except self.driver.Error as error:
-            text = one_line(error)
-            over = ": this process cannot use the GPU any more, start it again" if _DEAD.search(text) else ""
-            raise BuildError(f"{what}: CUDA says: {text}{over}") from None
+        return Doing(self, what)
 
     def free(self) -> int:
         """Bytes that can be had now: of its own memory, or, where it shares the CPU's, without swapping."""
@@ -148,6 +135,29 @@ class Gpu:
 
     def event(self) -> Any:
         return self.driver.Event()
+
+
+class Doing:
+    """`Gpu.doing`: a class, for the frame loop enters it twice a frame."""
+
+    def __init__(self, card: Gpu, what: str) -> None:
+        self._card, self._what = card, what
+
+    def __enter__(self) -> None:
+        self._card._context.push()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._card._context.pop()
+        driver = self._card.driver
+        if isinstance(error, driver.MemoryError):
+            raise MemoryBudgetExceeded(
+                f"{self._what}: the GPU has no memory left ({self._card.free() / 1e6:.0f} MB free): end other "
+                "programs, or build with a smaller batch or input"
+            ) from None
+        if isinstance(error, driver.Error):
+            text = one_line(error)
+            over = ": this process cannot use the GPU any more, start it again" if _DEAD.search(text) else ""
+            raise BuildError(f"{self._what}: CUDA says: {text}{over}") from None
 
 
 class Pinned:

@@ -6,7 +6,6 @@ import logging
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +53,8 @@ class CudaSlot(Slot):
         self._held: dict[str, Any] = {"memory": [], "images": [], "graphs": {}}
         self._close = weakref.finalize(self, _free, card, engine.stream, self._held)
         self._count, self._submitted = 0, 0
-        with self._doing("making a slot of"):
+        self._running = card.doing(f"running {engine.name}")
+        with card.doing(f"making a slot of {engine.name}"):
             self._make()
             engine.stream.synchronize()
 
@@ -90,9 +90,10 @@ class CudaSlot(Slot):
         self._layout = self._settled(row)
         self._counts = self._settled(np.zeros(self.batch, COUNT))
         self._compact = f"compact_{outputs[strided.score_output].dtype}"
-        self._records = self._gpu.host((self.batch, CAPACITY), RECORD)
+        records = self._gpu.host((self.batch, CAPACITY), RECORD)
+        self._rows, self._keys = records.view("f4").reshape(self.batch, CAPACITY, -1), records["key"]
         self._found = self._gpu.host((self.batch,), "int32")
-        self._told = [self._mapped(self._records), self._mapped(self._found)]
+        self._told = [self._mapped(records), self._mapped(self._found)]
 
     @property
     def where(self) -> str:  # type: ignore[override]
@@ -100,7 +101,7 @@ class CudaSlot(Slot):
 
     def start(self, frames: Sequence[Frame]) -> None:
         begun = time.perf_counter_ns()
-        with self._doing("running"):
+        with self._running:
             for image, (frame, _) in zip(self._images, frames, strict=False):
                 if image.grows(frame):
                     self._drop_graphs()
@@ -182,30 +183,32 @@ class CudaSlot(Slot):
             self._gpu.driver.memcpy_dtoh_async(array, self._tensors[spec.name], self._engine.stream)
 
     def finish(self) -> list[Candidates]:
-        with self._doing("running"):
+        with self._running:
             self._engine.stream.synchronize()
         there = time.perf_counter_ns()
-        if self._compact and (self._found[: self._count] > CAPACITY).any():
+        counts: list[int | None] = self._found[: self._count].tolist() if self._compact else [None] * self._count
+        if any(count is not None and count > CAPACITY for count in counts):
             self._overflow()
-        found = [self._candidates(picture) for picture in range(self._count)]
+        found = [self._candidates(picture, count) for picture, count in enumerate(counts)]
         self.times[1], self.times[2] = there - self._submitted, time.perf_counter_ns() - there
         return found
 
     def _overflow(self) -> None:
         if not self._whole:
             _log.info("%s: more than %d candidates: its whole outputs come back", self._engine.name, CAPACITY)
-        with self._doing("running"):
+        with self._running:
             self._whole = self._whole or self._arrays()
             self._fetch()
             self._engine.stream.synchronize()
 
-    def _candidates(self, picture: int) -> Candidates:
-        if not self._compact or (count := int(self._found[picture])) > CAPACITY:
+    def _candidates(self, picture: int, count: int | None) -> Candidates:
+        if count is None or count > CAPACITY:
             return self._plan.decode(self._whole, picture)
         assert self._plan.strided is not None
-        records = self._records[picture, :count]
-        records = records[np.argsort(records["key"])]  # as the CPU's way has them
-        return records["box"], records["score"], records["key"].astype(np.int64) % self._plan.strided.classes
+        keys = self._keys[picture, :count]
+        order = keys.argsort()  # as the CPU's way has them
+        rows = self._rows[picture, :count][order]
+        return rows[:, :4], rows[:, 4], keys[order].astype(np.int64) % self._plan.strided.classes
 
     def close(self) -> None:
         self._close()
@@ -217,9 +220,6 @@ class CudaSlot(Slot):
                 launch.graph.close()
         self._held["graphs"].clear()
         self._places = [None] * self.batch
-
-    def _doing(self, what: str) -> AbstractContextManager[None]:
-        return self._gpu.doing(f"{what} {self._engine.name}")
 
     def _memory(self, size: int) -> int:
         block = self._gpu.memory(size)

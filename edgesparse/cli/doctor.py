@@ -12,9 +12,10 @@ from pathlib import Path
 import click
 
 from edgesparse import device
+from edgesparse.backends.cuda_kernels import nvcc
 from edgesparse.backends.tensorrt import import_remedy
 from edgesparse.cli.show import emit_json, table
-from edgesparse.errors import MACHINE_LACKS
+from edgesparse.errors import MACHINE_LACKS, BackendUnavailable
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,15 @@ def _gpu() -> list[Finding]:
     tensorrt, pycuda = _module("tensorrt", "tensorrt"), _module("pycuda.driver", "pycuda")
     for found, remedy in ((tensorrt, import_remedy(tensorrt.found)), (pycuda, "pip install 'edgesparse[jetson]'")):
         findings.append(found if found.state == "ok" else Finding(found.what, "missing", found.found, remedy))
-    return findings
+    return [*findings, _compiler()]
+
+
+def _compiler() -> Finding:
+    try:
+        return Finding("nvcc", "ok", nvcc())
+    except BackendUnavailable as error:
+        found, _, remedy = str(error).partition(": ")
+        return Finding("nvcc", "missing", f"{found}: the CPU prepares frames and finds boxes", remedy)
 
 
 def _cameras() -> Finding:

@@ -115,11 +115,11 @@ def _stages(target: Path, source: str | None, frames: int, store: Path, as_json:
             with JsonLines(os.devnull, detector.spec.classes, force=True) as sink:
                 pipeline.run(stream, detector, limit=min(20, stream.total or 20))
                 stream.reopen()
-                summary = pipeline.run(stream, detector, [sink], limit=frames)
+                summary, where = pipeline.run(stream, detector, [sink], limit=frames), detector.where
     if as_json:
-        emit_json({"package": str(package.folder), **asdict(summary)})
+        emit_json({"package": str(package.folder), "where": where, **asdict(summary)})
         return
-    click.echo(f"{package.manifest.model} on {stream.name}\n{summary}")
+    click.echo(f"{package.manifest.model} on {stream.name}; from frames to boxes: {where}\n{summary}")
 
 
 def _carry(

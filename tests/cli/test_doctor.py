@@ -6,6 +6,7 @@ import os
 import platform
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,15 @@ def test_doctor_says_it_only_in_a_container(monkeypatch: pytest.MonkeyPatch) -> 
     assert not [found for found in doctor.examine() if found.what.startswith("container")]
     monkeypatch.setattr(device, "container", lambda: "docker")
     assert [found for found in doctor.examine() if found.what.startswith("container")]
+
+
+def test_where_there_is_a_gpu_its_compiler_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without it the CPU does what the kernels would."""
+    machine = device.probe()
+    monkeypatch.setattr(device, "probe", lambda: replace(machine, gpu="Orin", sm="8.7"))
+    monkeypatch.setattr("shutil.which", lambda name, path=None: None)
+    found = {finding.what: finding for finding in doctor.examine()}["nvcc"]
+    assert found.state == "missing" and "the CPU prepares frames" in found.found and "apt install" in found.remedy
+    monkeypatch.setattr("shutil.which", lambda name, path=None: str(tmp_path / name))
+    found = {finding.what: finding for finding in doctor.examine()}["nvcc"]
+    assert (found.state, found.found) == ("ok", str(tmp_path / "nvcc"))

@@ -45,7 +45,7 @@ def test_for_programs_there_is_json(edgesparse: Command, model: Path, pictures: 
     scored = edgesparse("evaluate", model, "--data", pictures, "--json").json
     assert scored["map"] == pytest.approx(100) and scored["images"] == 4
     timed = edgesparse("bench", model, "--source", pictures, "--frames", 2, "--json").json
-    assert timed["frames"] == 2 and timed["latency"]["engine"]["p50"] > 0
+    assert timed["frames"] == 2 and timed["latency"]["engine"]["p50"] > 0 and timed["where"] == "the CPU"
     found = edgesparse("run", model, "--source", pictures, "--json").json
     assert found["frames"] == 4 and sum(found["classes"].values()) == 24 and found["ended"] == "end of source"
     doctor = edgesparse("doctor", "--json").json
