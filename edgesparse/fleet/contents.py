@@ -26,6 +26,7 @@ from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.evaluate import Labels
 from edgesparse.runtime.pictures import picture_files
 from edgesparse.version import VERSION
+from edgesparse.wording import redact
 
 RECIPE, SELFTEST = "recipe.yaml", "selftest"
 
@@ -46,6 +47,7 @@ def make(
     not at all.
     """
     recipe = recipe_of(target)
+    _hold_secrets(recipe, target)
     with tempfile.TemporaryDirectory(prefix="edgesparse-bundle-") as folder:
         files = _Contents(recipe, Path(folder), pictures, progress).files
         used = [path for path in files.values() if Path(folder) not in path.parents]
@@ -53,6 +55,16 @@ def make(
         progress("writing the bundle", 0, 0)
         _write(out, manifest, key, files)
     return manifest
+
+
+def _hold_secrets(recipe: Recipe, target: Path) -> None:
+    """Everybody who has a bundle can read it."""
+    for camera in recipe.run.all_cameras():
+        if redact(camera.source) != camera.source and "@" in camera.source:
+            raise ConfigError(
+                f"{target}: run: {redact(camera.source)} comes with a password, and a bundle is no secret: cameras "
+                "belong into each device's own settings"
+            )
 
 
 def _manifest(

@@ -65,7 +65,7 @@ class Device:
                 self._verify(file, source)
                 journal, record = self._build(file, source)
             self._switch(journal, record)
-            source.forget(self.root.path)
+            self.root.clear_fetched()
             return _outcome("deployed", self.root.slot(journal.slot), source, note)
 
     def check(self, source: Source, *, downgrade: bool = False) -> Outcome:

@@ -12,7 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,8 @@ from edgesparse.build.select import Progress
 from edgesparse.errors import DeployError
 from edgesparse.fleet.bundle import BLOCK, MOST_MANIFEST, Head, read_head
 from edgesparse.fleet.keys import PublicKey
+from edgesparse.fleet.slots import FETCHED
+from edgesparse.wording import redact
 
 MOST_HEAD = MOST_MANIFEST + 4 * BLOCK
 TIMEOUT = 30.0
@@ -95,7 +97,7 @@ class Download(Source):
     """An https address. The system's certificates count, or those that SSL_CERT_FILE names."""
 
     def __init__(self, url: str, trusted: Sequence[PublicKey]) -> None:
-        self.where = _shown(url)
+        self.where = redact(url)
         parts = urlsplit(url)
         who, _, host = parts.netloc.rpartition("@")
         self._url, self._opener = parts._replace(netloc=host).geturl(), build_opener(_OnlyHttps)
@@ -134,14 +136,12 @@ class Download(Source):
 
     def forget(self, root: Path) -> None:
         self._part(root).unlink(missing_ok=True)
-        with suppress(OSError):
-            self._part(root).parent.rmdir()
 
     def close(self) -> None:
         """No connection stays open."""
 
     def _part(self, root: Path) -> Path:
-        return root / "fetch" / f"{self.head.sha256[:32]}.part"
+        return root / FETCHED / f"{self.head.sha256[:32]}.part"
 
     @staticmethod
     def _there(part: Path) -> int:
@@ -197,14 +197,8 @@ class _OnlyHttps(HTTPRedirectHandler):
     ) -> Request | None:
         if urlsplit(newurl).scheme != "https":
             fp.close()
-            raise DeployError(f"{_shown(req.full_url)} sends on to {_shown(newurl)}: needed https")
+            raise DeployError(f"{redact(req.full_url)} sends on to {redact(newurl)}: needed https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _shown(url: str) -> str:
-    """Without what may be secret in it."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def _append(file: IO[bytes], chunk: bytes, path: Path) -> None:
@@ -239,7 +233,7 @@ def open_source(where: str, trusted: Sequence[PublicKey]) -> Source:
         try:
             return Download(where, trusted)
         except (OSError, HTTPException) as error:
-            raise DeployError(f"cannot fetch {_shown(where)}: {_reason(error)}") from None
+            raise DeployError(f"cannot fetch {redact(where)}: {_reason(error)}") from None
     if "://" in where:
-        raise DeployError(f"{where}: needed a file or an https:// address")
+        raise DeployError(f"{redact(where)}: needed a file or an https:// address")
     return LocalFile(Path(where), trusted)

@@ -4,6 +4,7 @@
     ROOT/current            link to one of them, changed by one rename
     ROOT/deploy.json        the journal: there while a deploy is under way, or was when the power went
     ROOT/history.jsonl      what was done, the last KEPT lines
+    ROOT/fetch/             what has come of a download
 
 Every change is synced before the next one that relies on it.
 """
@@ -24,6 +25,7 @@ from edgesparse.errors import DeployError
 from edgesparse.fleet.owner import as_owner
 
 SLOTS = ("a", "b")
+FETCHED = "fetch"
 KEPT = 200
 """Lines of history; up to a quarter more between two times that it is cut."""
 
@@ -175,6 +177,10 @@ class Root:
             new.symlink_to(Path("slots") / slot.name)
             new.replace(self._link)
         sync_folder(self.path)
+
+    def clear_fetched(self) -> None:
+        """Remove what downloads have left."""
+        shutil.rmtree(self.path / FETCHED, ignore_errors=True)
 
     def journal(self) -> Journal | None:
         """None when no deploy is under way; a journal that cannot be read was never finished, so counts as none."""

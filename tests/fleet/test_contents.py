@@ -51,7 +51,7 @@ WHOLE: dict[str, Any] = {
     "calibrate": {"pictures": "labels", "count": 2},
     "accept": {"annotations": "labels/instances_val.json", "reference": "squares.onnx", "max_map_drop": 1},
     "deploy": {"count": 3, "needs": {"tensorrt": "10.3"}},
-    "run": {"conf": {"default": 0.3, "red": 0.5}},
+    "run": {"conf": {"default": 0.3, "red": 0.5}, "cameras": [{"name": "a", "source": "0", "classes": ["red"]}]},
 }
 
 
@@ -65,7 +65,7 @@ def test_a_recipe_with_all_that_it_names(folder: Path) -> None:
     assert made.version == "1.4" and made.name == "squares"
     assert made.deploy.needs == {"edgesparse": VERSION, "tensorrt": "10.3"}
     expected = json.loads((out / "selftest" / "expected.json").read_text())
-    assert len(expected) == 3 and all(len(boxes) == 6 for boxes in expected.values())
+    assert len(expected) == 3 and {box[5] for boxes in expected.values() for box in boxes} == {0}
 
 
 def test_twice_the_same_bytes_and_a_version_that_counts_up(folder: Path) -> None:
@@ -104,6 +104,13 @@ def test_a_name_that_cannot_travel_is_one_line(folder: Path) -> None:
     (folder / "squares.onnx").rename(folder / "my squares.onnx")
     with pytest.raises(ConfigError, match=r"my squares\.onnx cannot travel as 'model/my squares\.onnx'"):
         make(folder, {"model": "my squares.onnx"}, pictures=folder / "labels")
+
+
+@pytest.mark.parametrize("source", ["rtsp://user:secret@10.0.0.7/stream", "rtsp://10.0.0.7/a?password=secret@1"])
+def test_passwords_do_not_travel(folder: Path, source: str) -> None:
+    with pytest.raises(ConfigError, match="comes with a password, and a bundle is no secret") as error:
+        make(folder, {"run": {"cameras": [{"name": "a", "source": source}]}}, pictures=folder / "labels")
+    assert "secret@" not in str(error.value)
 
 
 def test_versions_are_numbers(folder: Path) -> None:

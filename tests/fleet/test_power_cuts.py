@@ -7,8 +7,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+import bundles
 import pytest
 
 HERE = Path(__file__).parent
@@ -30,3 +32,34 @@ def test_killed_before_each_operation_on_the_disk(scenario: str, least: int) -> 
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert said["wrong"] == [] and said["kills"] >= least, said
+
+
+def test_what_is_switched_to_lies_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill leaves what the kernel has not written yet, a power cut does not: all is synced before it is relied on."""
+    synced: dict[int, int] = {}
+    seen: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def sync(descriptor: int) -> None:
+        fsync(descriptor)
+        synced[os.fstat(descriptor).st_ino] = time.time_ns()
+
+    def rename(old: Path, new: Path) -> Path:
+        if new.parent == tmp_path / "device":
+            seen.append(new.name)
+            for path in [old.resolve(), *old.resolve().rglob("*")]:
+                found = path.lstat()
+                assert path.is_symlink() or synced.get(found.st_ino, 0) >= found.st_mtime_ns, f"{path} is not synced"
+        return replace(old, new)
+
+    bundles.device(tmp_path / "device").deploy(
+        bundles.opened(bundles.signed(tmp_path / "1.esb", bundles.key(tmp_path)))
+    )
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", rename)
+    new = bundles.signed(tmp_path / "2.esb", tmp_path / "factory.key", "2.0")
+    with bundles.opened(new) as source:
+        bundles.device(tmp_path / "device").deploy(source)
+    assert seen == ["deploy.json", "deploy.json", "current"]
+    folder = (tmp_path / "device").stat()
+    assert synced[folder.st_ino] >= folder.st_mtime_ns
