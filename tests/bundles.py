@@ -47,7 +47,7 @@ def signed(out: Path, private: Path, version: str = "1.0", filler: int = 1000, *
     return out
 
 
-def quick_make(slot: Slot, root: Path, progress: Progress) -> Made:
+def quick_make(slot: Slot, progress: Progress) -> Made:
     """Stands in for build and self-test: a package of the null backend that holds the model's first word."""
     progress("building", 0, 0)
     word = (slot.bundle / "model" / "model.onnx").read_bytes().partition(b"x")[0].decode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -158,11 +159,12 @@ def _when(seconds: float) -> str:
 
 
 def _device(root: Path | None, status: Path | None, restart: str | None, seconds: float, advance: Progress) -> Device:
-    from edgesparse.device import state_folder
+    from edgesparse.device import STATE, state_folder
     from edgesparse.fleet.deploy import Device
     from edgesparse.fleet.restart import RESTART, STATUS, service
     from edgesparse.fleet.slots import Root
 
+    os.environ.setdefault(STATE, str(root or state_folder()))  # the slots' engines are signed with the key in there
     served = service(RESTART if restart is None else restart, status or STATUS, seconds)
     return Device(Root(root or state_folder()), served, progress=advance)
 

@@ -132,7 +132,7 @@ class Device:
             slot.clear()
             slot.bundle.mkdir()
             bundle.unpack(file, source.head, slot.bundle, source.where)
-            made = self.make(slot, self.root.path, self.progress)
+            made = self.make(slot, self.progress)
             identity = (source.head.sha256, manifest.name, manifest.version, manifest.time)
             record = Record(*identity, made.build_id, made.backend, made.precision, made.selftest, time.time())
             slot.write(record)
@@ -148,18 +148,22 @@ class Device:
     def _switch(self, journal: Journal, record: Record) -> None:
         """From the old slot to the new one, and back when the service turns sick. Raises DeployError then."""
         slot, before = self.root.slot(journal.slot), self.service.says()
+        limits = _limits(slot)
         self.root.write_journal(journal)
         try:
             self.progress("switching", 0, 0)
             self.root.point(slot)
-            why = self.service.try_out(record.build_id, _limits(slot), before, self.progress)
+            why = self.service.try_out(record.build_id, limits, before, self.progress)
+            self.progress("committing", 0, 0)
+            if why is None:
+                slot.change(committed=time.time(), bad="")
+        except OSError as error:
+            why = _why(error)
         except KeyboardInterrupt:
             self._undo(journal, "interrupted while the service was watched")
             raise
         if why is not None:
             self._give_up(journal, record, why)
-        self.progress("committing", 0, 0)
-        slot.change(committed=time.time(), bad="")
         self._end(journal, "deployed" if journal.verb == "deploy" else "rolled back", record.name, record.version)
 
     def _give_up(self, journal: Journal, record: Record, why: str) -> NoReturn:
@@ -173,8 +177,9 @@ class Device:
         """The old slot back into service. Returns what went wrong with that too; without an old one, the new stays."""
         slot = self.root.slot(journal.slot)
         self.progress("rolling back", 0, 0)
-        self.root.write_journal(replace(journal, step="undoing", why=why))
-        slot.change(bad=why)
+        with suppress(OSError):  # the way back needs no space; what is not committed is undone without a word
+            self.root.write_journal(replace(journal, step="undoing", why=why))
+            slot.change(bad=why)
         record, after = slot.record(), ""
         if journal.old:
             old = self.root.slot(journal.old)

@@ -23,7 +23,6 @@ from edgesparse import device
 from edgesparse.build import worker
 from edgesparse.build.select import Progress, build
 from edgesparse.config import load_recipe
-from edgesparse.device import STATE
 from edgesparse.errors import DeployError
 from edgesparse.fleet import contents, expected
 from edgesparse.fleet.owner import for_good
@@ -45,12 +44,12 @@ class Made:
     selftest: dict[str, Any]
 
 
-Make = Callable[[Slot, Path, Progress], Made]
+Make = Callable[[Slot, Progress], Made]
 """Fills `engines` and `package` of a slot from its `bundle`, tests that, and reports; raises DeployError."""
 
 
-def make(slot: Slot, root: Path, progress: Progress) -> Made:
-    """The way it is done on a device. The engine is signed with the key in EDGESPARSE_STATE, or else in `root`."""
+def make(slot: Slot, progress: Progress) -> Made:
+    """The way it is done on a device."""
     job = slot.folder / "job.json"
     job.write_text(json.dumps({"task": "deploy", "parent": os.getpid(), "slot": str(slot.folder.absolute())}))
     sources = str(Path(device.__file__).resolve().parents[1])
@@ -64,7 +63,7 @@ def make(slot: Slot, root: Path, progress: Progress) -> Made:
             stdout=subprocess.PIPE,
             stderr=errors,
             cwd=slot.folder,
-            env={STATE: str(root.absolute()), **os.environ, "PYTHONPATH": paths},
+            env={**os.environ, "PYTHONPATH": paths},
             start_new_session=True,
             **for_good(),
         )

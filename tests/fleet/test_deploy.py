@@ -101,8 +101,8 @@ def test_a_service_that_turns_sick_goes_back_within_the_window(
 def test_a_bundle_that_fails_its_self_test_never_runs(deploy: Callable[..., Any], tmp_path: Path) -> None:
     deploy("1.0")
 
-    def fails(slot: Slot, root: Path, progress: Any) -> Made:
-        bundles.quick_make(slot, root, progress)
+    def fails(slot: Slot, progress: Any) -> Made:
+        bundles.quick_make(slot, progress)
         raise DeployError("the self-test found 3 % of 40 expected boxes")
 
     with pytest.raises(DeployError, match=r"^model 2.0 is refused: the self-test found 3 % of 40 expected boxes$"):
@@ -164,14 +164,14 @@ def test_an_engine_that_was_changed_is_nothing_to_go_back_to(deploy: Callable[..
 def test_two_at_once(deploy: Callable[..., Any], tmp_path: Path) -> None:
     said: list[str] = []
 
-    def second(slot: Slot, root: Path, progress: Any) -> Made:
+    def second(slot: Slot, progress: Any) -> Made:
         for version in ("2.0", "3.0"):
             with pytest.raises(DeployError) as error:
                 deploy(version)
             said.append(str(error.value))
-        assert bundles.device(root).recover().result == "nothing to do"
-        assert status(Root(root), Service())["under_way"]["step"] == "building"
-        return bundles.quick_make(slot, root, progress)
+        assert bundles.device(tmp_path / "device").recover().result == "nothing to do"
+        assert status(Root(tmp_path / "device"), Service())["under_way"]["step"] == "building"
+        return bundles.quick_make(slot, progress)
 
     assert deploy("2.0", make=second).result == "deployed"
     assert (
@@ -236,9 +236,9 @@ def test_a_disk_that_fills_up_on_the_way_leaves_the_old_one(
     monkeypatch.setattr("edgesparse.fleet.admit.BUILD", 0)
     root = small_disk / "device"
 
-    def fills(slot: Slot, root: Path, progress: Any) -> Made:
+    def fills(slot: Slot, progress: Any) -> Made:
         (slot.folder / "filler").write_bytes(bytes(10_000_000))
-        return bundles.quick_make(slot, root, progress)
+        return bundles.quick_make(slot, progress)
 
     for version in ("1.0", "2.0", "3.0"):
         bundles.signed(tmp_path / f"{version}.esb", key, version)
@@ -321,11 +321,11 @@ def test_root_works_as_the_folders_owner(key: Path, tmp_path: Path) -> None:
         os.chown(root, 65534, 65534)
         who: list[int] = []
 
-        def make(slot: Slot, root: Path, progress: Any) -> Made:
+        def make(slot: Slot, progress: Any) -> Made:
             who.append(os.geteuid())
             os.environ["EDGESPARSE_STATE"], before = str(root), os.environ["EDGESPARSE_STATE"]
             try:
-                return bundles.quick_make(slot, root, progress)
+                return bundles.quick_make(slot, progress)
             finally:
                 os.environ["EDGESPARSE_STATE"] = before
 

@@ -40,43 +40,43 @@ def recipe(slot: Slot, **deploy: Any) -> None:
     (slot.bundle / "recipe.yaml").write_text(yaml.safe_dump(said))
 
 
-def test_a_good_one_is_built_at_low_priority(slot: Slot, tmp_path: Path) -> None:
+def test_a_good_one_is_built_at_low_priority(slot: Slot) -> None:
     nice = []
 
     def look(step: str, done: int, total: int) -> None:
         for child in Path("/proc/self/task").glob("*/children"):
             nice.extend(os.getpriority(os.PRIO_PROCESS, int(pid)) for pid in child.read_text().split())
 
-    made = make(slot, tmp_path, look)
+    made = make(slot, look)
     assert made.backend == "onnxruntime" and made.build_id == open_package(slot.package).manifest.build_id
     assert made.selftest["boxes"] == 2 and made.selftest["recall"] == made.selftest["precision"] == 1
     assert made.selftest["latency_ms"] > 0
     assert max(nice) >= os.getpriority(os.PRIO_PROCESS, 0) + min(10, 19 - os.getpriority(os.PRIO_PROCESS, 0))
 
 
-def test_an_engine_that_finds_something_else_fails(slot: Slot, tmp_path: Path) -> None:
+def test_an_engine_that_finds_something_else_fails(slot: Slot) -> None:
     squares.detector(slot.bundle / "model" / "squares.onnx", shift=7)
     with pytest.raises(DeployError, match=r"^the self-test found 0 % of 2 expected boxes.*min_agreement 70 % of each$"):
-        make(slot, tmp_path, quiet)
+        make(slot, quiet)
 
 
-def test_an_engine_that_is_too_slow_fails(slot: Slot, tmp_path: Path) -> None:
+def test_an_engine_that_is_too_slow_fails(slot: Slot) -> None:
     recipe(slot, max_latency_ms=0.001)
     with pytest.raises(DeployError, match=r"took .* ms a frame, needed deploy.max_latency_ms 0.001"):
-        make(slot, tmp_path, quiet)
+        make(slot, quiet)
 
 
-def test_a_model_that_is_none_is_one_line(slot: Slot, tmp_path: Path) -> None:
+def test_a_model_that_is_none_is_one_line(slot: Slot) -> None:
     (slot.bundle / "model" / "squares.onnx").write_bytes(b"no model")
     with pytest.raises(DeployError, match=r"squares\.onnx"):
-        make(slot, tmp_path, quiet)
+        make(slot, quiet)
 
 
-def test_a_process_that_dies_is_told(slot: Slot, tmp_path: Path) -> None:
+def test_a_process_that_dies_is_told(slot: Slot) -> None:
     def kill(step: str, done: int, total: int) -> None:
         for child in Path("/proc/self/task").glob("*/children"):
             for pid in child.read_text().split():
                 os.kill(int(pid), 9)
 
     with pytest.raises(DeployError, match=r"the build ended without a word \(code -9\)"):
-        make(slot, tmp_path, kill)
+        make(slot, kill)

@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.parametrize(
-    ("scenario", "least"), [("update", 30), ("first", 30), ("sick", 40), ("rollback", 8), ("recover", 5)]
+    ("scenario", "least"), [("update", 30), ("first", 8), ("sick", 12), ("rollback", 8), ("recover", 5)]
 )
 def test_killed_before_each_operation_on_the_disk(scenario: str, least: int) -> None:
     memory = Path("/dev/shm")  # hundreds of deploys, each synced: a disk takes minutes
