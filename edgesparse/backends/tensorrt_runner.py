@@ -49,6 +49,8 @@ class TensorRTRunner(Runner):
         self._trt, self._gpu, self._name, self.plain, self._scratch = trt, gpu(), path.name, "", scratch
         self._held: dict[str, Any] = {"graphs": [], "memory": {}, "contexts": [], "blocks": []}
         self._close = weakref.finalize(self, _free, self._gpu, self._held)
+        self._run: Callable[[], None] = self._run_anew
+        self._alone: Callable[[], None] | None = None
         try:
             with self._gpu.doing(f"loading {path}"):
                 self._load(path, batch, dla)
@@ -90,8 +92,9 @@ class TensorRTRunner(Runner):
         return context
 
     def frames(self, plan: FramePlan) -> list[Slot]:
-        """Slots that do it all on the GPU; from then on `infer` waits for a new `bind`. None, with a warning, where
-        the kernels can be neither found nor compiled.
+        """Slots that do it all on the GPU; this runner's own buffers are freed, and made anew should it run again.
+
+        None, with a warning, where the kernels can be neither found nor compiled.
 
         On a GPU with memory of its own each has a context, so that copies and engines of several batches overlap. An
         integrated GPU has nothing to copy: there, and where shapes are open or scratch memory is shared, slots share
@@ -156,8 +159,7 @@ class TensorRTRunner(Runner):
             specs, card = (*self.inputs, *self.outputs), self._gpu
             near = {spec.name: self._near(buffers[spec.name]) for spec in specs}
             memory = self._held["memory"] = {} if card.integrated else {s.name: card.memory(_bytes(s)) for s in specs}
-            at = {name: int(memory[name]) if memory else self._mapped(array) for name, array in near.items()}
-            self._place(self._held["contexts"][0], at)
+            self._at = {name: int(memory[name]) if memory else self._mapped(array) for name, array in near.items()}
             copied = [(memory[name], array) for name, array in near.items()] if memory else []
             self._to_gpu, self._from_gpu = copied[: len(self.inputs)], copied[len(self.inputs) :]
             moved = [(array, buffers[name]) for name, array in near.items() if array is not buffers[name]]
@@ -168,7 +170,6 @@ class TensorRTRunner(Runner):
             self._everything()  # what TensorRT does only the first time can't be captured
             self._held["stream"].synchronize()
             self._run = self._graph(self._everything)
-            self._alone: Callable[[], None] | None = None
 
     def _near(self, array: NDArray[Any]) -> NDArray[Any]:
         return array if self._gpu.pinned(array) is not None else self._gpu.host(array.shape, array.dtype.name)
@@ -192,6 +193,8 @@ class TensorRTRunner(Runner):
 
         A run that is not timed goes before, so that the GPU is not waiting for the launch when the clock starts.
         """
+        if not self.buffers:
+            self.bind(self.allocate())
         stream, (start, end) = self._held["stream"], self._held["events"]
         with self._gpu.doing(f"timing {self._name}"):
             run = self._alone = self._alone or self._graph(self._engine)
@@ -227,7 +230,9 @@ class TensorRTRunner(Runner):
             driver.memcpy_dtoh_async(host, memory, stream)
 
     def _engine(self) -> None:
-        self._execute(self._held["contexts"][0], self._held["stream"])
+        context = self._held["contexts"][0]
+        self._place(context, self._at)
+        self._execute(context, self._held["stream"])
 
     def _execute(self, context: Any, stream: Any) -> None:
         if not context.execute_async_v3(stream.handle):
@@ -236,12 +241,17 @@ class TensorRTRunner(Runner):
     def _reason(self) -> str:
         return str(self._held["plan"].log.reason())
 
+    def _run_anew(self) -> None:
+        self.bind(self.allocate())
+        self._run()
+
     def _unbind(self) -> None:
         while self._held["graphs"]:
             self._held["graphs"].pop().close()
         for block in self._held.pop("memory").values():
             block.free()
         self._held["memory"] = {}
+        self._run, self._alone = self._run_anew, None
         self.buffers, self._to_gpu, self._from_gpu, self._before, self._after = {}, [], [], [], []
 
 

@@ -295,3 +295,24 @@ def test_closing_while_busy_waits(fake: Fake, tmp_path: Path) -> None:
     detect.close()
     with pytest.raises(RuntimeError):
         detect.submit([picture(10, 10)])
+
+
+@pytest.mark.parametrize("captured", [True, False])
+def test_its_runner_can_be_timed_and_run_beside_it(fake: Fake, tmp_path: Path, captured: bool) -> None:
+    """As a build does: it times what it is about to score."""
+    fake.uncapturable = not captured
+    fake.answers = answers("yolov8", 1, 1, 0.2)
+    with detector(fake, tmp_path, conf=0.5) as detect:
+        frames = [picture(40, 50, seed=seed) for seed in range(3)]
+        right = [detect(frame).xyxy.tolist() for frame in frames]
+        runner = detect.runner
+        runner.infer()
+        assert runner.latency() >= 0
+        for _ in range(2):
+            runner.buffers["images"][...] = 0.5  # type: ignore[attr-defined]
+            runner.infer()
+            assert fake.seen is not None and (fake.seen == 0.5).all()
+            assert runner.buffers["output0"].max() > 0  # type: ignore[attr-defined]
+            for frame, boxes in zip(frames, right, strict=True):
+                assert detect(frame).xyxy.tolist() == boxes
+                np.testing.assert_allclose(fake.seen[0], expected(frame, "bgr", InputSpec(size=SIZE)), atol=0.004)

@@ -255,7 +255,7 @@ def test_an_illegal_address_ends_the_runner_with_one_line(tmp_path: Path) -> Non
             gone = runner._gpu.memory(1 << 28)
             address = int(gone)
             gone.free()
-        assert runner._held["context"].set_tensor_address("images", address)
+        runner._at["images"] = address
         runner._run = runner._engine
         try:
             runner.infer()
