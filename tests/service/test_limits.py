@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from edgesparse.service.limits import LEAST, LONGEST_PAUSE, Governor
@@ -103,6 +103,7 @@ def test_the_rate_is_really_the_share_of_the_whole_one() -> None:
     assert 70 <= frames <= 80
 
 
+@settings(deadline=None)
 @given(some.lists(some.tuples(some.floats(20, 120), some.integers(0, 4000), some.floats(0, 60)), max_size=60))
 def test_the_share_stays_within_its_bounds(readings: list[tuple[float, int, float]]) -> None:
     governor = Governor(Limits())

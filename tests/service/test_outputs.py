@@ -357,7 +357,7 @@ def test_a_spool_that_is_damaged_is_put_aside(tmp_path: Path) -> None:
     spool.close()
 
 
-@hypothesis.settings(max_examples=25)
+@hypothesis.settings(max_examples=25, deadline=None)
 @given(sizes=some.lists(some.integers(0, 3000), max_size=60), most=some.integers(2000, 20_000))
 def test_a_spool_keeps_the_newest_in_order_within_its_bound(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], most: int
