@@ -3,7 +3,7 @@
 
 const byId = id => document.getElementById(id);
 const cameras = new Map();
-const PICTURE_PAUSE = 100, TROUBLE_PAUSE = 1000;
+const PICTURE_PAUSE = 100, TROUBLE_PAUSE = 1000, GAP = 6;
 const sleep = ms => new Promise(done => setTimeout(done, ms));
 const seen = () => document.hidden
   ? new Promise(done => document.addEventListener("visibilitychange", done, {once: true})).then(seen)
@@ -108,11 +108,12 @@ function plot(svg, lines, times) {
     parts.push(shape("text", {x: x(now - ago), y: height - 3, "text-anchor": anchor}, ago ? `−${ago} s` : "now"));
   }
   for (const line of lines) {
-    let path = "", pen = false;
+    let path = "", last = -Infinity;
     line.values.forEach((value, i) => {
-      const there = value !== null && value !== undefined && now - times[i] <= 180;
-      if (there) path += `${pen ? "L" : "M"}${x(times[i]).toFixed(1)} ${y(value).toFixed(1)}`;
-      pen = there;
+      if (value === null || value === undefined || now - times[i] > 180) return;
+      // A point alone is a dot; what is missing for longer is a gap.
+      path += `${times[i] - last < GAP ? "L" : "M"}${x(times[i]).toFixed(1)} ${y(value).toFixed(1)}h0`;
+      last = times[i];
     });
     parts.push(shape("path", {d: path, class: `c${line.colour % 8}`}));
   }

@@ -1,0 +1,171 @@
+"""What the service costs the frame loop: side by side with the loop alone, with a viewer, and with visitors who hammer.
+
+    python benchmarks/service.py [--frames 150] [--rounds 3] [--save]
+
+Frames of the demo scene at 1920x1080 that are in memory already, the default detector on one thread. Conditions take
+turns; visitors are processes of their own, on loopback. Milliseconds a frame, and the ratio to the loop alone; the
+observer's own microseconds a frame beside it. Prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.common import machine, save
+from edgesparse.build.ready import DEMO, recipe_of
+from edgesparse.build.select import build
+from edgesparse.config import ONLY, Camera
+from edgesparse.runtime.detections import Detections
+from edgesparse.service import engine as engines
+from edgesparse.service.notify import Notify
+from edgesparse.service.parts import Parts
+from edgesparse.service.settings import Service, Web
+from edgesparse.stream.cameras import Feed
+from edgesparse.stream.frames import Frame, Sink
+from edgesparse.stream.memory import scene_frames
+from edgesparse.stream.pipeline import Loop
+
+PORT = 18080
+VIEWER = """
+import sys, time, urllib.request
+number = 0
+while True:
+    with urllib.request.urlopen(f"http://127.0.0.1:{sys.argv[1]}/camera/camera.jpg?after={number}") as answer:
+        number = int(answer.headers.get("X-Picture") or number)
+    time.sleep(0.1)
+"""
+HAMMER = """
+import socket, sys, threading
+def ask():
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 5) as wire:
+                wire.sendall(b"GET /metrics HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n")
+                while wire.recv(65536): pass
+        except OSError:
+            pass
+threads = [threading.Thread(target=ask) for _ in range(16)]
+[thread.start() for thread in threads]
+"""
+
+
+class Stamps(Sink):
+    """When each frame was done."""
+
+    def __init__(self) -> None:
+        self.at: list[float] = []
+
+    def write(self, frame: Frame, detections: Detections) -> None:
+        self.at.append(time.perf_counter())
+
+    def close(self) -> None:
+        pass
+
+
+@contextmanager
+def visitors(program: str | None) -> Iterator[None]:
+    if program is None:
+        yield
+        return
+    process = subprocess.Popen([sys.executable, "-c", program, str(PORT)], stderr=subprocess.DEVNULL)
+    try:
+        time.sleep(1.0)
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def milliseconds(loop: Loop, frames: int) -> list[float]:
+    stamps = Stamps()
+    loop.sinks = [*loop.sinks, stamps]
+    try:
+        loop.run(frames)
+    finally:
+        loop.sinks = loop.sinks[:-1]
+    return [1e3 * float(gap) for gap in np.diff(stamps.at)]
+
+
+def observer_microseconds(parts: Parts, frame: Frame, found: Detections, count: int = 2000) -> float:
+    """Of Watch.frame, while nobody looks."""
+    feed_status = parts.health.cameras[0]
+    row = np.full(8, 1_000_000, np.int64)
+    begun = time.perf_counter()
+    for _ in range(count):
+        parts.watch.frame(feed_status, frame, found, row)  # type: ignore[arg-type]
+    return 1e6 * (time.perf_counter() - begun) / count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--frames", type=int, default=150)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--save", action="store_true")
+    said = parser.parse_args()
+    recipe = recipe_of(DEMO)
+    recipe = recipe.model_copy(update={"build": recipe.build.model_copy(update={"threads": 1})})
+    with tempfile.TemporaryDirectory() as store:
+        package = build(recipe, Path(store), make_current=False).package
+        run = package.manifest.run.model_copy(update={"source": "demo"})
+        loaded = engines.load(package, run)
+        result = measure(loaded, said.frames, said.rounds)
+        loaded.detector.close()
+    save("service", {**machine(), **result}, said.save)
+
+
+def measure(loaded: engines.Engine, frames: int, rounds: int) -> dict[str, Any]:
+    detector, source = loaded.detector, scene_frames()
+    feed = Feed(Camera(name=ONLY, source="demo"), source, loaded.run, detector.spec.classes)
+    alone = Loop([feed], detector)
+    parts = Parts(Service(web=Web(port=PORT)), loaded, Notify({}), threading.Event())
+    served = Loop([feed], detector, [parts.outputs], observer=parts.watch)
+    conditions = {
+        "the loop alone": (alone, None),
+        "the service, nobody looks": (served, None),
+        "one viewer": (served, VIEWER),
+        "16 visitors ask for /metrics as fast as they can": (served, HAMMER),
+    }
+    milliseconds(served, 30)
+    times: dict[str, list[float]] = {name: [] for name in conditions}
+    for _ in range(rounds):
+        for name, (loop, program) in conditions.items():
+            with visitors(program):
+                times[name] += milliseconds(loop, frames)
+    frame = source.read()
+    frame.source = ONLY
+    found = detector(frame.image)
+    observer = observer_microseconds(parts, frame, found)
+    parts.close()
+    base = float(np.median(times["the loop alone"]))
+    return {
+        "frames": frames * rounds,
+        "size": "1920x1080",
+        "cores": len(os.sched_getaffinity(0)),
+        "observer_us": round(observer, 1),
+        "ms_a_frame": {
+            name: {
+                "median": round(float(np.median(found)), 2),
+                "p99": round(float(np.percentile(found, 99)), 2),
+                "ratio": round(float(np.median(found)) / base, 3),
+            }
+            for name, found in times.items()
+        },
+    }
+
+
+if __name__ == "__main__":
+    main()
