@@ -61,3 +61,51 @@ def test_from_keys_to_a_device_and_back(edgesparse: Command, recipe: Path, tmp_p
     assert refused.code == 1 and json.loads(refused.out)["result"] == "refused" and "no trusted key" in refused.err
     with open_detector(open_package(tmp_path / "device" / "current" / "package")) as detector:
         assert len(detector(squares.picture([(1, 2, 0), (5, 5, 1)]))) == 2
+
+
+def test_keys_are_made_shown_and_rotated(edgesparse: Command, tmp_path: Path) -> None:
+    assert (
+        "wrote factory.key and factory.pub, counts until 20" in edgesparse("keys", "new", "factory", "--days", "9").err
+    )
+    assert edgesparse("keys", "public", "factory.key").out == (tmp_path / "factory.pub").read_text()
+    assert edgesparse("keys", "new", "factory").said.startswith("factory.key is there already")
+    done = edgesparse("keys", "rotate", "factory.key", "next", "-o", "both", "--overlap", "3")
+    assert done.code == 0 and "next: put both into /etc/edgesparse/trusted" in done.err
+    shown = edgesparse("keys", "show", "both", "--json").json["keys"]
+    assert [key["name"] for key in shown] == ["factory", "next"] and shown[0]["expires"] and not shown[1]["expires"]
+    assert "never expires" in edgesparse("keys", "show", "both").out
+    (tmp_path / "factory.key").chmod(0o644)
+    refused = edgesparse("keys", "public", "factory.key")
+    assert refused.code == 1 and refused.said.endswith("needed 600: run 'chmod 600 factory.key'")
+
+
+def test_wrong_use_is_told_and_writes_nothing(edgesparse: Command, recipe: Path, tmp_path: Path) -> None:
+    edgesparse("keys", "new", "factory")
+    for arguments in (("deploy",), ("deploy", "x.esb", "--recover"), ("bundle", recipe), ("rollback", "now")):
+        assert edgesparse(*arguments).code == 2
+    before = sorted(tmp_path.iterdir())
+    assert "cannot read the key other.key" in edgesparse("bundle", recipe, "-o", "x.esb", "--key", "other.key").said
+    (tmp_path / "taken.esb").write_text("mine")
+    taken = edgesparse("bundle", recipe, "-o", "taken.esb", "--key", "factory.key")
+    assert taken.code == 2 and "pass --force" in taken.said and (tmp_path / "taken.esb").read_text() == "mine"
+    (tmp_path / "taken.esb").unlink()
+    (tmp_path / "trusted").mkdir()
+    (tmp_path / "trusted" / "factory.pub").write_bytes((tmp_path / "factory.pub").read_bytes())
+    device = ("--trusted", "trusted", "--root", "device", "--restart", "")
+    assert (
+        edgesparse("deploy", "none.esb", *device).said == "cannot read the bundle none.esb: No such file or directory"
+    )
+    assert edgesparse("deploy", recipe, *device).said.endswith("is no bundle: make one with 'edgesparse bundle'")
+    lacking = edgesparse("deploy", recipe, "--trusted", "trusted", "--root", "device", "--restart", "none-such now")
+    assert lacking.code == 3 and "no command 'none-such' here" in lacking.said
+    assert edgesparse("deploy", "--recover", "--root", "device", "--json").json["result"] == "nothing to do"
+    (tmp_path / "trusted" / "factory.pub").unlink()
+    (tmp_path / "trusted").rmdir()
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_repository_for_triton(edgesparse: Command, recipe: Path, tmp_path: Path) -> None:
+    done = edgesparse("export", "triton", tmp_path / "squares.onnx", "-o", "repository")
+    assert done.code == 0 and "next: tritonserver --model-repository=" in done.out
+    assert (tmp_path / "repository" / "squares" / "config.pbtxt").is_file()
+    assert "is there already" in edgesparse("export", "triton", tmp_path / "squares.onnx", "-o", "repository").said
