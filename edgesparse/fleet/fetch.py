@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
 from types import TracebackType
@@ -34,7 +35,8 @@ TIMEOUT = 30.0
 SLOWEST = 1000.0
 """Bytes a second, over TIMEOUT: what is slower counts as lost too."""
 TRIES, PAUSE = 5, 2.0
-"""How often in a row a connection may bring nothing new, and seconds between two of them, which double."""
+"""How often in a row a connection may bring less than LEAST, and seconds between two of them, which double."""
+LEAST = 1 << 16
 
 
 class Source(ABC):
@@ -127,8 +129,8 @@ class Download(Source):
         vain = 0
         while (there := self._there(part)) < self.head.end:
             why = self._go_on(part, there, progress)
-            vain = vain + 1 if self._there(part) == there else 0
-            if vain >= TRIES:
+            vain = vain + 1 if self._there(part) < there + LEAST else 0
+            if why and vain >= TRIES:
                 raise DeployError(f"cannot fetch {self.where}: {why}; {there} of {self.head.end} bytes are kept")
             if why:
                 time.sleep(PAUSE * 2**vain / 2)
@@ -211,7 +213,10 @@ def _append(file: IO[bytes], chunk: bytes, path: Path) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    return str(getattr(error, "reason", "") or error or type(error).__name__)
+    said = str(getattr(error, "reason", "") or error or type(error).__name__)
+    if "certificate" in said and ("not yet valid" in said or "expired" in said):  # more often the clock's fault
+        said += f" (the clock here says {datetime.now(timezone.utc):%Y-%m-%d})"
+    return said
 
 
 def _chunks(answer: HTTPResponse) -> Iterator[bytes]:

@@ -67,8 +67,8 @@ class Site:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Site]:
-    """A site, and in `folder`/ca.pem the certificate that vouches for it."""
+def serving(folder: Path, since: int = -1) -> Iterator[Site]:
+    """A site, and in `folder`/ca.pem the certificate that vouches for it, valid for three days from `since` days on."""
     site = Site()
 
     class Handler(BaseHTTPRequestHandler):
@@ -78,7 +78,7 @@ def serving(folder: Path) -> Iterator[Site]:
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
-    _certificate(folder)
+    _certificate(folder, since)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "ca.pem", folder / "ca.key")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -95,14 +95,14 @@ def serving(folder: Path) -> Iterator[Site]:
         server.server_close()
 
 
-def _certificate(folder: Path) -> None:
+def _certificate(folder: Path, since: int) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "loopback")])
     now = datetime.now(timezone.utc)
     made = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(1))
-        .not_valid_after(now + timedelta(1))
+        .not_valid_before(now + timedelta(since))
+        .not_valid_after(now + timedelta(since + 3))
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
         .add_extension(x509.BasicConstraints(True, None), True)
         .sign(key, hashes.SHA256())

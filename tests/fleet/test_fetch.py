@@ -115,6 +115,14 @@ def test_a_server_that_stops_in_the_middle_is_given_up(site: https.Site, tmp_pat
     assert len(site.asked) <= 2 + fetch.TRIES
 
 
+def test_a_server_that_sends_a_few_bytes_each_time_is_given_up(site: https.Site, tmp_path: Path) -> None:
+    with open_source(site.url, keys.trusted(tmp_path / "trusted")) as source:
+        site.cut, site.asked = 10, []
+        with pytest.raises(DeployError, match="the connection ended too early"):
+            bundles.device(tmp_path / "device").deploy(source)
+    assert len(site.asked) == fetch.TRIES
+
+
 def test_answers_that_are_no_bundle(site: https.Site, tmp_path: Path) -> None:
     site.answers = [404]
     assert "the server says 404" in refused(site, tmp_path)
@@ -145,6 +153,18 @@ def test_a_certificate_that_nobody_vouches_for(
 ) -> None:
     monkeypatch.delenv("SSL_CERT_FILE")
     assert "CERTIFICATE_VERIFY_FAILED" in refused(site, tmp_path)
+
+
+@pytest.mark.parametrize(("since", "words"), [(300, "not yet valid"), (-300, "expired")])
+def test_a_clock_that_is_wrong_is_told_where_a_certificate_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, since: int, words: str
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    with (
+        https.serving(tmp_path, since) as site,
+        pytest.raises(DeployError, match=rf"{words}.*\(the clock here says 20"),
+    ):
+        open_source(site.url, [])
 
 
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
