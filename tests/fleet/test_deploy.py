@@ -217,7 +217,7 @@ def test_a_clock_that_jumps_in_the_window_changes_nothing(
 
 @pytest.mark.root
 def test_a_disk_that_is_too_full_is_found_first(key: Path, tmp_path: Path, small_disk: Path) -> None:
-    """Last ran as root on Linux 6 in CI."""
+    """Last run as root on Debian 12, as are the other tests that need root here."""
     path = bundles.signed(tmp_path / "big.esb", key, "1.0")
     with (
         bundles.opened(path) as source,
@@ -310,7 +310,7 @@ def test_a_restart_command_that_is_not_there_is_refused_first() -> None:
 
 @pytest.mark.root
 def test_root_works_as_the_folders_owner(key: Path, tmp_path: Path) -> None:
-    """Last ran as root in CI; skips where this process is not root."""
+    """Skips where this process is not root."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to become another user")
     base = Path(shutil.copytree(tmp_path / "trusted", Path("/tmp") / f"esb-{os.getpid()}" / "trusted")).parent
