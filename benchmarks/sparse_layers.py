@@ -1,15 +1,15 @@
 """Which kernels TensorRT gives to 2:4 convolutions, and what they gain: small networks through our own driver.
 
-    python benchmarks/sparse_layers.py [--only 'conv1x1'] [--seconds 0.5] [--save]
+    python benchmarks/sparse_layers.py [--only 'conv1x1'] [--seconds 0.5] [--together 1] [--limit 120] [--save]
 
 Tells the times on standard error; with --save, adds what it found to benchmarks/results/sparse_layers.json: a network
 that is there already is replaced, unless nothing of it could be measured now.
 
 Four convolutions with ReLU in a chain, in several sizes, and two with SiLU; then a 1x1 convolution to 16 channels,
 which is the output and stays float. Built in FP16, in INT8 by calibration table, and in INT8 by Q/DQ in both
-placements, each dense and 2:4 from one and the same file. Each network has a process and a time limit of its own; its
-engines are timed in rounds with each other. `verdict`: a 2:4 engine is kept only where it is faster than its dense twin
-by more than the spread.
+placements, each dense and 2:4 from one and the same file. Each build has a process and a time limit of its own; a
+network's engines are timed in rounds with each other. `verdict`: a 2:4 engine is kept only where it is faster than its
+dense twin by more than the spread.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,6 +38,7 @@ from benchmarks.common import RESULTS, machine
 from edgesparse import device
 from edgesparse.backends import BuildOptions, BuildResult, backend
 from edgesparse.build.timing import Timing, equal, interleaved
+from edgesparse.build.worker import plain, read_options, read_result
 from edgesparse.errors import EdgeSparseError
 from edgesparse.graph import calibration_cache
 from edgesparse.graph.activations import stream
@@ -43,8 +46,9 @@ from edgesparse.graph.placement import Placement
 from edgesparse.graph.prune import prune
 from edgesparse.graph.quantize import quantize
 
-LIMIT = 240
-"""Seconds a network may take."""
+LIMIT = 120
+"""Seconds a build may take."""
+SPARSE = " 2:4"
 PLACEMENTS: dict[str, Placement] = {"int8-qdq": "fuse", "int8-qdq-sparse": "sparse"}
 
 
@@ -108,15 +112,17 @@ def main() -> None:
     parser.add_argument("--only", default="", help="Networks whose name has this in it.")
     parser.add_argument("--seconds", type=float, default=0.5, help="Of timing, an engine.")
     parser.add_argument("--save", action="store_true")
-    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--together", type=int, default=1, help="Builds at once; they disturb each other's timing.")
+    parser.add_argument("--limit", type=float, default=LIMIT, help="Seconds for each build [%(default)s].")
+    parser.add_argument("--child", nargs=3, metavar=("FOLDER", "TASK", "WHAT"), help=argparse.SUPPRESS)
     said = parser.parse_args()
     if said.child is not None:
-        said.out.write_text(json.dumps(measure(NETS[said.child], said.seconds)))
+        folder, task, what = said.child
+        build(Path(folder), what) if task == "build" else time_all(Path(folder), float(what))
         return
-    for number, net in enumerate(NETS):
+    for net in NETS:
         if said.only in net.name:
-            found = in_a_child(number, said.seconds)
+            found = measure(net, said.seconds, said.together, said.limit)
             tell(net.name, found)
             if said.save:  # after each, so that a run that is cut short leaves what it found
                 add(RESULTS / "sparse_layers.json", net.name, found)
@@ -134,45 +140,77 @@ def add(path: Path, name: str, found: dict[str, Any]) -> None:
     path.write_text(json.dumps({**whole, **about, "networks": dict(networks)}, indent=2) + "\n")
 
 
-def in_a_child(number: int, seconds: float) -> dict[str, Any]:
-    """What `measure` finds, or the end of what the child said when it fails or takes too long."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "result.json"
-        command = [sys.executable, __file__, "--child", str(number), "--seconds", str(seconds), "--out", str(out)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
-        except subprocess.TimeoutExpired:
-            return {"failed": f"not done after {LIMIT} s"}
-        if out.exists():
-            found: dict[str, Any] = json.loads(out.read_text())
-            return found
-        return {"failed": f"exit code {done.returncode}: {done.stderr[-600:]}"}
-
-
-def measure(net: Net, seconds: float) -> dict[str, Any]:
-    """Build all candidates of a network, time them in rounds, and compare each 2:4 one with its dense twin."""
-    engines, built, failed = backend("tensorrt"), dict[str, BuildResult](), dict[str, str]()
-    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+def measure(net: Net, seconds: float, together: int, limit: float) -> dict[str, Any]:
+    """Build every candidate of a network, `together` at once, time those that were built in rounds, and compare each
+    2:4 one with its dense twin."""
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for way, options in candidates(net, folder).items():
-            for sparse in (False, True):
-                candidate = f"{way}{' 2:4' if sparse else ''}"
-                file = folder / ("float.onnx" if way in ("fp16", "int8-table") else f"{way}.onnx")
-                # What the dense twin timed need not be timed again; release 8.5 cannot read SiLU's back.
-                cache = folder / "timing.cache" if net.activation == "ReLU" else None
-                chosen = BuildOptions(**{**options, "sparse": sparse, "timing_cache": cache})
-                try:
-                    built[candidate] = engines.build(file, folder / f"{len(built)}.engine", chosen)
-                except EdgeSparseError as error:
-                    failed[candidate] = str(error)
-        runners = {candidate: stack.enter_context(engines.load(result.path)) for candidate, result in built.items()}
+        jobs = dict(options_of(net, folder))
+        (folder / "jobs.json").write_text(json.dumps(jobs))
+        dense, sparse = ([one for one in jobs if one.endswith(SPARSE) is kind] for kind in (False, True))
+        said: dict[str, str] = {}
+        for some in (dense, sparse):  # dense ones first: what they timed need not be timed again
+            with ThreadPoolExecutor(together) as pool:
+                said |= dict(zip(some, pool.map(lambda one: child(folder, "build", one, limit), some), strict=True))
+        built = {one: folder / f"{one}.json" for one in jobs if (folder / f"{one}.json").exists()}
+        failed = {one: said[one] for one in jobs if one not in built}
+        if not built:
+            return {"failed": "; ".join(f"{one}: {why}" for one, why in failed.items())}
+        why = child(folder, "time", str(seconds), limit)
+        if not (folder / "times.json").exists():
+            return {"failed": f"timing: {why}"}
+        return {**json.loads((folder / "times.json").read_text()), "not_built": failed}
+
+
+def child(folder: Path, task: str, what: str, limit: float) -> str:
+    """Run one task in a process of its own: what ends it, or takes too long, costs that task alone. Returns the end of
+    what it said."""
+    command = [sys.executable, __file__, "--child", str(folder), task, what]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
+    except subprocess.TimeoutExpired:
+        return f"not done after {limit:.0f} s"
+    return f"exit code {done.returncode}: {done.stderr[-600:]}"
+
+
+def build(folder: Path, one: str) -> None:
+    """A child's task: NAME.engine and NAME.json, the BuildResult."""
+    job = json.loads((folder / "jobs.json").read_text())[one]
+    options = read_options(job["options"])
+    try:
+        result = backend("tensorrt").build(folder / job["onnx"], folder / f"{one}.engine", options)
+    except EdgeSparseError as error:
+        sys.exit(str(error))
+    (folder / f"{one}.json").write_text(json.dumps(plain(result)))
+
+
+def time_all(folder: Path, seconds: float) -> None:
+    """A child's task: times.json, what is known of all that were built."""
+    names = json.loads((folder / "jobs.json").read_text())
+    files = {name: folder / f"{name}.json" for name in names}
+    built = {name: read_result(json.loads(file.read_text())) for name, file in files.items() if file.exists()}
+    with ExitStack() as stack:
+        engines = backend("tensorrt")
+        runners = {name: stack.enter_context(engines.load(result.path)) for name, result in built.items()}
         times = interleaved(runners, seconds)
-        return {
-            "candidates": {candidate: described(result, times[candidate]) for candidate, result in built.items()},
-            "against_dense": compared(built, times),
-            "not_built": failed,
-            "clocks": str(device.clocks()),
-        }
+        clocks = str(device.clocks())
+    found = {
+        "candidates": {name: described(result, times[name]) for name, result in built.items()},
+        "against_dense": compared(built, times),
+        "clocks": clocks,
+    }
+    (folder / "times.json").write_text(json.dumps(found))
+
+
+def options_of(net: Net, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each candidate's name, with its file and how it is built, as JSON holds it."""
+    # Release 8.5 cannot read back what it timed of SiLU.
+    cache = folder / "timing.cache" if net.activation == "ReLU" else None
+    for way, options in candidates(net, folder).items():
+        for sparse in (False, True):
+            chosen = BuildOptions(**{**options, "sparse": sparse, "timing_cache": cache})
+            file = "float.onnx" if way in ("fp16", "int8-table") else f"{way}.onnx"
+            yield f"{way}{SPARSE if sparse else ''}", {"onnx": file, "options": plain(chosen)}
 
 
 def candidates(net: Net, folder: Path) -> dict[str, dict[str, Any]]:
@@ -209,8 +247,8 @@ def described(result: BuildResult, time: Timing) -> dict[str, Any]:
 def compared(built: dict[str, BuildResult], times: dict[str, Timing]) -> dict[str, dict[str, Any]]:
     """Of each 2:4 engine: how many times faster than its dense twin, and which of the two is kept."""
     found = {}
-    for name in (name for name in built if name.endswith(" 2:4")):
-        dense = times.get(name.removesuffix(" 2:4"))
+    for name in (name for name in built if name.endswith(SPARSE)):
+        dense = times.get(name.removesuffix(SPARSE))
         if dense is None:
             continue
         same, faster = equal(times[name], dense), times[name].median_ms < dense.median_ms
