@@ -17,6 +17,7 @@ from edgesparse.wording import redact
 
 OPEN_SECONDS = 5
 READ_SECONDS = 1.5
+"""Without a frame a live source is away after that long; three frames' time where it gives fewer than two a second."""
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -70,19 +71,25 @@ def open_video(path: Path) -> cv2.VideoCapture:
     return capture
 
 
+RTSP_OPTIONS = "rtsp_transport;tcp|fpsprobesize;0"
+"""FFmpeg's: TCP, and no waiting for twenty frames to find out the rate."""
+
+
 def open_url(url: str, fps: float | None = None) -> cv2.VideoCapture:
-    """RTSP goes over TCP, unless OPENCV_FFMPEG_CAPTURE_OPTIONS says otherwise. `fps`: what it is known to send; one
-    that sends less than two frames a second is given more time for the next."""
+    """Through FFmpeg, with RTSP_OPTIONS unless OPENCV_FFMPEG_CAPTURE_OPTIONS says otherwise. `fps`: what it is known to
+    send; one that sends less than two frames a second is given more time for the next."""
     prepare_opencv()
     if url.lower().startswith("rtsp"):
-        os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_transport;tcp")
+        os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", RTSP_OPTIONS)
+    read_seconds = max(READ_SECONDS, 3 / fps if fps else 0)
     limits = [
         cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
         OPEN_SECONDS * 1000,
         cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-        int(max(READ_SECONDS, 3 / fps if fps else 0) * 1000),
+        int(read_seconds * 1000),
     ]
-    capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, limits)
+    # Each thread of FFmpeg's more holds a frame back.
+    capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, [*limits, cv2.CAP_PROP_N_THREADS, 1])
     if not capture.isOpened():
         raise CameraUnavailable(f"cannot open {redact(url)}: is the address right and the camera on?")
     return capture

@@ -19,12 +19,11 @@ from edgesparse.stream.still import Stillness
 
 log = logging.getLogger("edgesparse.stream")
 
-PAUSE_FIRST, PAUSE_LONGEST = 0.1, 1.0
+PAUSE_FIRST, PAUSE_LONGEST = 0.1, 0.8
 # The drivers' own limits come first (opening has two steps, each with its limit); these are the net below them.
 OPEN_LIMIT = 2 * OPEN_SECONDS + 1.0
 FIRST_FRAME_LIMIT = 5.0
-FRAME_LIMIT = READ_SECONDS + 0.3
-"""Seconds without a frame after which a source is away; three frames' time where it gives fewer than two a second."""
+FRAME_SLACK = 0.3
 CLOSE_SECONDS = 1.0
 EXIT_SECONDS = OPEN_SECONDS + 1.0
 MOST_STUCK = 3
@@ -165,12 +164,18 @@ class Live(Source):
         """Capture until that fails: whether it gave any frame, and why it ended."""
         capture, spare, any_frame = worker.capture, self._slots.spare, False
         assert capture is not None
-        limit = max(FRAME_LIMIT, 3 / self.fps if self.fps else 0.0)
+        patience = max(READ_SECONDS, 3 / self.fps if self.fps else 0.0)
+        begun_ns = time_ns = time.monotonic_ns()
         try:
             while capture.grab() and not worker.leave:
-                time_ns = time.monotonic_ns()
+                asked_ns, time_ns = time_ns, time.monotonic_ns()
+                # A decoder that has waited in vain gives what it had held back, a picture a wait.
+                if any_frame and time_ns - asked_ns > 1e9 * patience:
+                    return any_frame, f"no frame for {patience:.1f} s"
                 ok, image = capture.retrieve(spare)
                 if ok and image.size and self._is_old(image, time_ns):
+                    if time_ns - begun_ns < 1e9 * self._frozen:  # opened again, it may yet move
+                        continue
                     return any_frame, f"the same picture for {self._still.seconds(time_ns):.1f} s"
                 with self._changed:
                     if worker.leave:
@@ -178,7 +183,7 @@ class Live(Source):
                     if ok and image.size:
                         any_frame = True
                         self._store(image, time_ns)
-                        worker.deadline = time.monotonic() + limit
+                        worker.deadline = time.monotonic() + patience + FRAME_SLACK
                     elif not self._skip(worker):
                         return any_frame, "frames without a picture"
                     spare = self._slots.spare

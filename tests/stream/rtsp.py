@@ -1,18 +1,22 @@
-"""GStreamer's RTSP server, run from a test."""
+"""GStreamer's RTSP server, run from a test or a benchmark."""
 
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 SYSTEM_PYTHON = "/usr/bin/python3"
+INSTALL = "apt-get install python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good gstreamer1.0-plugins-bad"
 
 
 class RtspServer:
     """GStreamer's RTSP server, in a process of its own, that can go and come back at the same address."""
 
-    def __init__(self, video: Path) -> None:
-        self.port, self._video = 0, video
+    def __init__(self, videos: Path | Mapping[str, Path], times: Path | None = None) -> None:
+        """One video as /video, or each under its name. `times`: see rtsp_server.py."""
+        self.port, self._times = 0, times
+        self._videos = videos if isinstance(videos, Mapping) else {"video": videos}
         self.start()
 
     @staticmethod
@@ -22,14 +26,23 @@ class RtspServer:
 
     def start(self) -> None:
         script = Path(__file__).with_name("rtsp_server.py")
+        mounts = [f"{name}={video}" for name, video in self._videos.items()]
         self.process = subprocess.Popen(
-            [SYSTEM_PYTHON, script, self._video, str(self.port)],
+            [SYSTEM_PYTHON, script, str(self.port), *mounts, *(["--times", str(self._times)] if self._times else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            text=True,
+            bufsize=1,
         )
         assert self.process.stdout is not None
         self.port = int(self.process.stdout.readline())
+
+    def tell(self, *words: object) -> None:
+        """Make a camera fail; the words are in rtsp_server.py. Returns when it does."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        print(*words, file=self.process.stdin, flush=True)
+        assert self.process.stdout.readline() == "done\n"
 
     def kill(self) -> None:
         self.process.kill()
@@ -40,4 +53,7 @@ class RtspServer:
 
     @property
     def url(self) -> str:
-        return f"rtsp://127.0.0.1:{self.port}/video"
+        return self.url_of("video")
+
+    def url_of(self, name: str) -> str:
+        return f"rtsp://127.0.0.1:{self.port}/{name}"

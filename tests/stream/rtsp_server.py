@@ -1,33 +1,146 @@
-"""An RTSP server for tests: serves an H.264 video at its own pace on the loopback, as rtsp://127.0.0.1:PORT/video.
+"""Cameras on the loopback for tests: each video as an H.264 RTSP stream at its own pace, over and over, at
+rtsp://127.0.0.1:PORT/NAME, from its start whenever nobody watched before.
 
-Run by the system's Python, which has GStreamer's bindings: rtsp_server.py VIDEO.mp4 [PORT]. Prints its port when it
-listens; ends when standard input does. At the video's end the stream ends too, as if the camera had been switched off
-and on: whoever opens it again gets it from its start.
+Run by the system's Python, which has GStreamer's bindings: rtsp_server.py PORT NAME=VIDEO.mp4 ... [--times FILE].
+Prints its port when it listens; ends when standard input does. Lines on standard input make a camera fail: `freeze NAME` sends
+one picture again and again, `stall NAME` nothing, `garbage NAME` bytes that are no pictures, `play NAME` ends that;
+`video NAME VIDEO.mp4` goes on with another video. FILE is int64 [cameras, MOST]: when each picture of a camera's video
+was handed over last, in nanoseconds of the monotonic clock, by its number in the video.
 """
 
+import mmap
+import os
+import random
+import struct
 import sys
+import time
 
 import gi
 
 gi.require_version("Gst", "1.0")
+gi.require_version("GstApp", "1.0")
 gi.require_version("GstRtspServer", "1.0")
-from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
+from gi.repository import GLib, Gst, GstApp, GstRtspServer  # noqa: E402, F401
+
+MOST = 4096
+LAUNCH = "( appsrc name=src is-live=true format=time do-timestamp=true max-bytes=0 ! rtph264pay name=pay0 pt=96 )"
 
 
-def main() -> None:
-    video, port = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "0"
+class Video:
+    """The coded pictures of a file, each with whether it can be decoded alone."""
+
+    def __init__(self, path):
+        pipeline = Gst.parse_launch(
+            f'filesrc location="{path}" ! qtdemux ! h264parse config-interval=-1 ! '
+            "video/x-h264,stream-format=byte-stream,alignment=au ! appsink name=sink sync=false"
+        )
+        pipeline.set_state(Gst.State.PLAYING)
+        sink = pipeline.get_by_name("sink")
+        self.pictures, self.caps = [], None
+        while len(self.pictures) < MOST:
+            sample = sink.emit("pull-sample")
+            if sample is None:
+                break
+            self.caps = sample.get_caps()
+            buffer = sample.get_buffer()
+            alone = not buffer.get_flags() & Gst.BufferFlags.DELTA_UNIT
+            self.pictures.append((buffer.extract_dup(0, buffer.get_size()), alone))
+        pipeline.set_state(Gst.State.NULL)
+        found, above, below = self.caps.get_structure(0).get_fraction("framerate")
+        self.period = below / above if found and above else 1 / 30
+
+
+class Camera(GstRtspServer.RTSPMediaFactory):
+    def __init__(self, video, number, times):
+        super().__init__()
+        self.video, self.state = video, "play"
+        self._number, self._times = number, times
+        self._source, self._next = None, 0
+        self._due, self._frozen = 0.0, b""
+        self.set_launch(LAUNCH)
+        self.set_shared(True)
+        self.connect("media-configure", self._configure)
+
+    def _configure(self, _factory, media):
+        self._source, self._next, self._due = media.get_element().get_by_name("src"), 0, time.monotonic()
+        self._source.set_property("caps", self.video.caps)
+        source = self._source
+        media.connect("unprepared", lambda *_: self._forget(source))
+        self._tick(source)
+
+    def _forget(self, source):
+        if self._source is source:
+            self._source = None
+
+    def enter(self, state):
+        """From now on; frozen is the last picture that can be decoded alone."""
+        pictures = self.video.pictures
+        self._frozen = pictures[next(i for i in range(self._next - 1, -len(pictures), -1) if pictures[i][1])][0]
+        self.state = state
+
+    def show(self, video):
+        self.video, self._next = video, 0
+        if self._source is not None:
+            self._source.set_property("caps", video.caps)
+
+    def _tick(self, source):
+        if self._source is not source:
+            return False
+        if self.state != "stall":
+            source.emit("push-buffer", Gst.Buffer.new_wrapped(self._picture()))
+        self._due = max(self._due + self.video.period, time.monotonic() - 1)
+        GLib.timeout_add(max(0, round(1000 * (self._due - time.monotonic()))), self._tick, source)
+        return False
+
+    def _picture(self):
+        pictures = self.video.pictures
+        if self.state == "garbage":
+            return b"\0\0\0\1" + random.randbytes(2000)
+        if self.state == "freeze":
+            return self._frozen
+        number, self._next = self._next, (self._next + 1) % len(pictures)
+        if self._times is not None:
+            struct.pack_into("q", self._times, 8 * (self._number * MOST + number), time.monotonic_ns())
+        return pictures[number][0]
+
+
+def main():
+    arguments = sys.argv[1:]
+    times = None
+    if "--times" in arguments:
+        at = arguments.index("--times")
+        file = os.open(arguments[at + 1], os.O_RDWR)
+        times = mmap.mmap(file, 0)
+        del arguments[at : at + 2]
     Gst.init(None)
     server = GstRtspServer.RTSPServer()
     server.set_address("127.0.0.1")
-    server.set_service(port)
-    factory = GstRtspServer.RTSPMediaFactory()
-    factory.set_launch(f'( filesrc location="{video}" ! qtdemux ! h264parse ! rtph264pay name=pay0 pt=96 )')
-    factory.set_shared(True)
-    server.get_mount_points().add_factory("/video", factory)
+    server.set_service(arguments[0])
+    cameras, videos = {}, {}
+    for number, argument in enumerate(arguments[1:]):
+        name, _, path = argument.partition("=")
+        videos[path] = videos.get(path) or Video(path)
+        cameras[name] = Camera(videos[path], number, times)
+        server.get_mount_points().add_factory(f"/{name}", cameras[name])
     server.attach(None)
     print(server.get_bound_port(), flush=True)
     loop = GLib.MainLoop()
-    GLib.io_add_watch(sys.stdin.fileno(), GLib.IO_HUP | GLib.IO_IN, lambda *_: loop.quit())
+
+    def told(_channel, condition):
+        line = sys.stdin.readline().split()
+        if not line:
+            loop.quit()
+            return False
+        camera = cameras[line[1]]
+        if line[0] == "video":
+            videos[line[2]] = videos.get(line[2]) or Video(line[2])
+            camera.show(videos[line[2]])
+        else:
+            camera.enter(line[0])
+        print("done", flush=True)
+        return True
+
+    GLib.io_add_watch(sys.stdin.fileno(), GLib.IO_HUP | GLib.IO_IN, told)
     loop.run()
 
 
