@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "stream"))
 
-from rtsp import RtspServer
+from rtsp import RtspServer  # noqa: E402
 
 BITS = 12
 MOST = 1 << BITS
@@ -53,7 +54,7 @@ def _squares(image: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
     height, width = image.shape[:2]
     top = round(height * (1 - STRIP))
     edges = [round(width * bit / BITS) for bit in range(BITS + 1)]
-    return [image[top:, left:right] for left, right in zip(edges, edges[1:], strict=False)]
+    return [image[top:, left:right] for left, right in pairwise(edges)]
 
 
 def _write_number(image: NDArray[np.uint8], number: int) -> None:

@@ -18,12 +18,13 @@ import json
 import logging
 import os
 import random
+import re
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import RESULTS, machine
 from benchmarks.rig import FPS, Rig, numbered_video
+from benchmarks.soak_judge import ENGINE_SECONDS, FAILURES, Failure, Lost, judge
 from benchmarks.soak_plot import plot
 from edgesparse.backends import backend
 from edgesparse.config import Camera, DetectorSpec, InputSpec
@@ -44,46 +46,20 @@ from edgesparse.stream.frames import Frame
 from edgesparse.stream.pipeline import Loop
 
 HERE = Path(__file__).resolve().parent
-ENGINE_SECONDS = 0.004
-PERIOD = 1 / FPS
 SIZE, SMALL = (640, 360), (480, 270)
-GAP = 3.0
+GAP = 2.5
 """Seconds between the end of a failure and the next."""
-FAILURES = {
-    "kill": 3.0,
-    "freeze": 5.0,
-    "stall": 4.0,
-    "garbage": 3.0,
-    "size": 1.0,
-    "hold": 1.0,
-    "garble": 2.0,
-    "cut": 0.0,
-}
-"""How many seconds each lasts."""
-BACK = 2.0
-"""Seconds within which a camera must be back."""
-
-
-@dataclass
-class Failure:
-    """Times on the monotonic clock, in seconds."""
-
-    kind: str
-    cameras: tuple[int, ...]
-    begun: float
-    over: float = 0.0
 
 
 class Watch:
-    """The observer: notes every frame's age and, each second, memory, descriptors and threads."""
+    """The observer: notes every frame's age."""
 
-    def __init__(self, rig: Rig, frames: int, seconds: int) -> None:
+    def __init__(self, rig: Rig, frames: int) -> None:
         self._rig = rig
         # Written to at once, so that noting takes no memory.
         self.frames: NDArray[np.float64] = np.full((frames, 4), 0.0)
-        self.samples: NDArray[np.float64] = np.full((seconds, 4), 0.0)
-        self.count = self.sampled = 0
-        self.lost: list[tuple[str, float, str]] = []
+        self.count = 0
+        self.lost: list[Lost] = []
         self._states: dict[str, str] = {}
 
     def frame(self, camera: CameraStatus, frame: Frame, detections: Detections, row: NDArray[np.int64]) -> None:
@@ -98,22 +74,54 @@ class Watch:
             if camera.state == "away" and self._states.get(camera.name) != "away":
                 self.lost.append((camera.name, camera.since_ns / 1e9, camera.why))
             self._states[camera.name] = camera.state
-        now = time.monotonic()
-        if self.sampled == 0 or now - self.samples[self.sampled - 1, 0] >= 1:
-            self.samples[self.sampled] = now, resident_mb(), descriptors(), threads()
-            self.sampled += 1
+
+
+class Sampler(threading.Thread):
+    """Notes memory, descriptors and threads each second; the memory of the captures' processes too."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(daemon=True)
+        self.rows: NDArray[np.float64] = np.full((seconds, 5), 0.0)
+        self.count = 0
+        self.stop = threading.Event()
+
+    def run(self) -> None:
+        while not self.stop.wait(1.0) and self.count < len(self.rows):
+            apart = sum(map(proportional_mb, captures_apart())) if self.count % 5 == 0 else self.rows[self.count - 1, 4]
+            self.rows[self.count] = time.monotonic(), resident_mb(), descriptors(), threads(), apart
+            self.count += 1
 
 
 def resident_mb() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+def proportional_mb(process: str) -> float:
+    """Pages that several share count once."""
+    with suppress(OSError):
+        found = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{process}/smaps_rollup").read_text(), re.MULTILINE)
+        return int(found[1]) / 1000 if found else 0.0
+    return 0.0
+
+
+def captures_apart() -> list[str]:
+    """The process that forks captures, and those."""
+    found = [p for p in children("self") if b"nursery" in Path(f"/proc/{p}/cmdline").read_bytes()]
+    return found + [child for process in found for child in children(process)]
+
+
+def children(process: str) -> list[str]:
+    return [
+        child for task in Path(f"/proc/{process}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+
+
 def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def threads() -> int:
-    return len(os.listdir("/proc/self/task"))
+    return len(list(Path("/proc/self/task").iterdir()))
 
 
 def engine(folder: Path, seconds: float) -> Detector:
@@ -214,21 +222,25 @@ def soak(seconds: float, cameras: int, real: Path, scratch: Path, folder: Path) 
         settings = [Camera(name=f"cam-{n}", source=rig.url(n)) for n in range(cameras)]
         warm_up(settings[0], quick)
         before = descriptors(), threads()
-        watch, stop = Watch(rig, frames, int(seconds) + 60), threading.Event()
+        watch, sampler, stop = Watch(rig, frames), Sampler(int(seconds) + 60), threading.Event()
         failures = Failures(rig, cameras, small, whole)
         begun = time.monotonic()
+        sampler.start()
         with Loop.of(settings, quick, observer=watch, stop=stop) as loop:
             acts = threading.Thread(target=direct, args=(loop, failures, stop, seconds, settings, slow), daemon=True)
             acts.start()
             summary = loop.run()
             acts.join()
+            sampler.stop.set()
+            sampler.join()
         left = settled(before)
     if failures.error is not None:
         raise failures.error
     switched = begun + 0.8 * seconds
-    result = judge(watch, failures.done, (begun, switched), cameras, left)
+    noted, samples = watch.frames[: watch.count], sampler.rows[: sampler.count]
+    result = judge(noted, samples, watch.lost, failures.done, (begun, switched), cameras, left)
     return {**machine(), **result, "frames": summary.frames, "dropped": summary.dropped}, plot(
-        watch.frames[: watch.count], watch.samples[: watch.sampled], failures.done, begun, switched
+        noted, samples, failures.done, begun, switched
     )
 
 
@@ -260,84 +272,6 @@ def settled(before: tuple[int, int]) -> dict[str, int]:
             break
         time.sleep(0.1)
     return {"descriptors": descriptors() - before[0], "threads": threads() - before[1]}
-
-
-def judge(
-    watch: Watch, failures: Sequence[Failure], times: tuple[float, float], cameras: int, left: dict[str, int]
-) -> dict[str, Any]:
-    begun, switched = times
-    frames, samples = watch.frames[: watch.count], watch.samples[: watch.sampled]
-    healthy, loaded = frames[frames[:, 1] < switched], frames[frames[:, 1] > switched + 5]
-    calm = healthy[undisturbed(healthy, failures)]
-    backs = {kind: recovery(kind, failures, healthy, watch.lost) for kind in FAILURES}
-    steady = samples[(samples[:, 0] > begun + min(120.0, 0.4 * (switched - begun))) & (samples[:, 0] < switched)]
-    shares = [int((loaded[:, 0] == n).sum()) for n in range(cameras)]
-    overload = {"frames": shares, "least_to_most": round(min(shares) / max(1, *shares), 3), "age": ages(loaded)}
-    limit = 2 * PERIOD + ENGINE_SECONDS
-    memory = {"least": round(float(steady[:, 1].min()), 1), "most": round(float(steady[:, 1].max()), 1)}
-    worst = max((b["back_s"]["most"] for b in backs.values() if b["count"]), default=0.0)
-    return {
-        "minutes": round((samples[-1, 0] - begun) / 60, 2),
-        "cameras": cameras,
-        "engine_ms": 1e3 * ENGINE_SECONDS,
-        "failures": backs,
-        "age_while_nothing_fails": ages(calm),
-        "age_of_every_frame": ages(healthy),
-        "age_limit_ms": 1e3 * limit,
-        "twice_too_many": overload,
-        "resident_mb": memory,
-        "left_over": left,
-        "holds": {
-            "back_within_two_seconds": worst <= BACK,
-            "noticed_within_two_seconds": all(b["noticed_s"] <= BACK + 0.1 for b in backs.values()),
-            "age_p99": bool(ages(calm)["p99_ms"] <= 1e3 * limit),
-            "evenly_shared": overload["least_to_most"] >= 0.9,
-            "none_grows_old": bool(ages(loaded)["p99_ms"] <= 1e3 * (2 * PERIOD + 2 / (cameras * FPS))),
-            "memory_flat": memory["most"] - memory["least"] <= 20,
-            "nothing_left_over": max(left.values()) <= 0,
-        },
-    }
-
-
-def undisturbed(frames: NDArray[np.float64], failures: Sequence[Failure]) -> NDArray[np.bool_]:
-    """Which frames came while their camera neither failed nor was just back."""
-    calm = np.ones(len(frames), bool)
-    for failure in failures:
-        near = (frames[:, 1] > failure.begun) & (frames[:, 1] < failure.over + BACK)
-        calm &= ~(near & np.isin(frames[:, 0], failure.cameras))
-    return calm
-
-
-def recovery(
-    kind: str, failures: Sequence[Failure], frames: NDArray[np.float64], lost: Sequence[tuple[str, float, str]]
-) -> dict[str, Any]:
-    """For one kind of failure: how often, how long until it was noticed, at most, and until each camera was back."""
-    noticed, back, count = [0.0], [], 0
-    for failure in failures:
-        if failure.kind != kind:
-            continue
-        count += 1
-        for number in failure.cameras:
-            own = frames[(frames[:, 0] == number) & (frames[:, 1] > failure.over), 1]
-            back.append(float(own[0]) - failure.over if len(own) else float("inf"))
-            away = [at for name, at, _ in lost if name == f"cam-{number}" and failure.begun < at < failure.over]
-            noticed += [away[0] - failure.begun] if away else []
-    numbers = np.array(back or [0.0])
-    spread = {"median": round(float(np.median(numbers)), 2), "most": round(float(numbers.max()), 2)}
-    return {"count": count, "seconds": FAILURES[kind], "noticed_s": round(max(noticed), 2), "back_s": spread}
-
-
-def ages(frames: NDArray[np.float64]) -> dict[str, float]:
-    """Milliseconds from when the camera handed the picture over to its detections, and from when it was captured."""
-    if not len(frames):
-        return {"p50_ms": 0.0, "p99_ms": 0.0, "most_ms": 0.0, "captured_p99_ms": 0.0}
-    p50, p99 = 1e3 * np.percentile(frames[:, 3], (50, 99))
-    return {
-        "p50_ms": round(float(p50), 1),
-        "p99_ms": round(float(p99), 1),
-        "most_ms": round(1e3 * float(frames[:, 3].max()), 1),
-        "captured_p99_ms": round(1e3 * float(np.percentile(frames[:, 2], 99)), 1),
-    }
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +10,11 @@ from numpy.typing import NDArray
 
 WIDTH, LEFT, RIGHT = 1000, 60, 20
 PANEL, GAP = 150, 50
+BLUE, ORANGE = "#2878b5", "#e07b39"
+
+Numbers = NDArray[np.float64]
+Line = tuple[Numbers, Numbers, str]
+"""Times, values, colour."""
 
 
 class Failure(Protocol):
@@ -25,8 +30,8 @@ def plot(
     begun: float,
     switched: float,
 ) -> str:
-    """`frames` [n, 4]: camera, time, age since its capture and since it was sent; `samples` [n, 4]: time, resident
-    megabytes, descriptors, threads; all times in seconds on one clock."""
+    """`frames` [n, 4]: camera, time, age since its capture and since it was sent; `samples` [n, 5]: time, resident
+    megabytes, descriptors, threads, megabytes of the captures apart; all times in seconds on one clock."""
     end = float(samples[-1, 0]) - begun
     step = max(1.0, end / 300)
     at = np.floor((frames[:, 1] - begun) / step).astype(int)
@@ -36,12 +41,10 @@ def plot(
     times = (bins + 0.5) * step
     second = samples[:, 0] - begun
     panels = [
-        _panel(0, "age of frames, ms (p50, p99)", end, [(times, p50, "#2878b5"), (times, p99, "#e07b39")], top=1000),
-        _panel(1, "frames a second, all cameras", end, [(times, rate, "#2878b5")]),
-        _panel(2, "resident memory, MB", end, [(second, samples[:, 1], "#2878b5")]),
-        _panel(
-            3, "descriptors, threads", end, [(second, samples[:, 2], "#2878b5"), (second, samples[:, 3], "#e07b39")]
-        ),
+        _panel(0, "age of frames, ms (p50, p99)", end, _two(times, p50, p99), top=1000),
+        _panel(1, "frames a second, all cameras", end, [(times, rate, BLUE)]),
+        _panel(2, "memory, MB (this process, its captures)", end, _two(second, samples[:, 1], samples[:, 4])),
+        _panel(3, "descriptors, threads", end, _two(second, samples[:, 2], samples[:, 3])),
     ]
     height = 4 * (PANEL + GAP) + 30
     marks = "".join(_mark(f, end, begun, height) for f in failures)
@@ -51,6 +54,10 @@ def plot(
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" style="{style}">'
     legend = '<text x="60" y="18">red: something fails; grey: the engine is twice too slow for all cameras</text>'
     return f"{head}{legend}{marks}{slow}{''.join(panels)}</svg>\n"
+
+
+def _two(times: Numbers, blue: Numbers, orange: Numbers) -> list[Line]:
+    return [(times, blue, BLUE), (times, orange, ORANGE)]
 
 
 def _x(seconds: float, end: float) -> float:
@@ -67,10 +74,9 @@ def _panel(
     number: int,
     title: str,
     end: float,
-    lines: Iterable[tuple[NDArray[np.float64], NDArray[np.float64], str]],
+    lines: Sequence[Line],
     top: float | None = None,
 ) -> str:
-    lines = list(lines)
     y = 40 + number * (PANEL + GAP)
     highest = max(float(values.max()) for _, values, _ in lines if len(values))
     limit = 1.1 * (min(highest, top) if top else highest) or 1.0

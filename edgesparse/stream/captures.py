@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import re
 from collections.abc import Callable
@@ -13,14 +14,14 @@ import cv2
 
 from edgesparse.errors import CameraUnavailable, SourceError
 from edgesparse.stream.frames import Image
+from edgesparse.stream.v4l2 import USUAL_SIZE, Mode, Size, choose, found_cameras, offered
 from edgesparse.wording import redact
+
+log = logging.getLogger("edgesparse.stream")
 
 OPEN_SECONDS = 5
 READ_SECONDS = 1.5
 """Without a frame a live source is away after that long; three frames' time where it gives fewer than two a second."""
-
-Size = tuple[int, int]
-"""Width and height in pixels."""
 
 
 class Capture(Protocol):
@@ -61,6 +62,11 @@ def frame_rate(capture: Capture) -> float:
     return fps if 0 < fps <= 1000 else 0.0
 
 
+def read_seconds(fps: float | None) -> float:
+    """How long to wait for the next frame of something live that gives `fps` frames a second, 0 or None if unknown."""
+    return max(READ_SECONDS, 3 / fps if fps else 0.0)
+
+
 def open_video(path: Path) -> cv2.VideoCapture:
     prepare_opencv()
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
@@ -71,78 +77,84 @@ def open_video(path: Path) -> cv2.VideoCapture:
     return capture
 
 
-RTSP_OPTIONS = "rtsp_transport;tcp|fpsprobesize;0"
-"""FFmpeg's: TCP, and no waiting for twenty frames to find out the rate."""
+OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+RTSP_OPTIONS = ("rtsp_transport;tcp|analyzeduration;100000", "rtsp_transport;tcp|fpsprobesize;0")
+"""FFmpeg's, over TCP: a look at a tenth of a second, enough where the camera describes its stream beforehand; if that
+was too short, at all it takes to know the picture's size."""
 
 
 def open_url(url: str, fps: float | None = None) -> cv2.VideoCapture:
-    """Through FFmpeg, with RTSP_OPTIONS unless OPENCV_FFMPEG_CAPTURE_OPTIONS says otherwise. `fps`: what it is known to
-    send; one that sends less than two frames a second is given more time for the next."""
+    """Through FFmpeg, with RTSP_OPTIONS unless the environment has its own. `fps`: what it is known to send; one that
+    sends less than two frames a second is given more time for the next."""
     prepare_opencv()
-    if url.lower().startswith("rtsp"):
-        os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", RTSP_OPTIONS)
-    read_seconds = max(READ_SECONDS, 3 / fps if fps else 0)
-    limits = [
-        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
-        OPEN_SECONDS * 1000,
-        cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-        int(read_seconds * 1000),
-    ]
-    # Each thread of FFmpeg's more holds a frame back.
-    capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, [*limits, cv2.CAP_PROP_N_THREADS, 1])
+    own = os.environ.get(OPTIONS)
+    if own is not None or not url.lower().startswith("rtsp"):
+        capture = _through_ffmpeg(url, fps)
+    else:
+        capture = _over_rtsp(url, fps)
     if not capture.isOpened():
         raise CameraUnavailable(f"cannot open {redact(url)}: is the address right and the camera on?")
     return capture
 
 
+def _over_rtsp(url: str, fps: float | None) -> cv2.VideoCapture:
+    try:
+        for options in RTSP_OPTIONS:
+            os.environ[OPTIONS] = options
+            capture = _through_ffmpeg(url, fps)
+            if capture.isOpened():
+                break
+        return capture
+    finally:
+        del os.environ[OPTIONS]
+
+
+def _through_ffmpeg(url: str, fps: float | None) -> cv2.VideoCapture:
+    limits = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_SECONDS * 1000, cv2.CAP_PROP_READ_TIMEOUT_MSEC)
+    # Each thread of FFmpeg's more holds a frame back.
+    rest = (int(read_seconds(fps) * 1000), cv2.CAP_PROP_N_THREADS, 1)
+    return cv2.VideoCapture(url, cv2.CAP_FFMPEG, [*limits, *rest])
+
+
 def open_camera(device: Path, size: Size | None, fps: float | None) -> cv2.VideoCapture:
+    """A V4L2 camera in the mode that is next to what is asked for; what it gives instead is said."""
     prepare_opencv()
     if not device.exists():
-        found = ", ".join(sorted(map(str, device.parent.glob("video*")))) or "none"
-        number = re.search(r"\d+$", device.name)
-        camera = f"camera {number[0]}" if number else "such camera"
-        raise CameraUnavailable(f"no {camera}: {device} does not exist; found: {found}")
+        number = re.search(r"^/dev/video(\d+)$", str(device))
+        camera = f"camera {number[1]}" if number else "such camera"
+        raise CameraUnavailable(f"no {camera}: {device} does not exist; {found_cameras()}")
     if not os.access(device, os.R_OK | os.W_OK):
         raise CameraUnavailable(
             f"no permission to open {device}: add the user to its group, sudo usermod -aG {device.group()} $USER"
         )
+    mode = choose(offered(device, size or USUAL_SIZE), size, fps)
     capture = cv2.VideoCapture(str(device), cv2.CAP_V4L2)
     if not capture.isOpened():
         raise CameraUnavailable(f"cannot open {device}: is it a camera, and free? fuser -v {device} names its user")
-    _ask(capture, size, fps)
+    if mode is not None:
+        _set(capture, mode)
+    _say(device, capture, size, fps)
     return capture
 
 
-def _ask(capture: cv2.VideoCapture, size: Size | None, fps: float | None) -> None:
-    """What the camera can't do it answers with the nearest it can."""
-    if size is not None:
-        capture.set(cv2.CAP_PROP_FRAME_WIDTH, size[0])
-        capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size[1])
-    if fps is not None:
-        capture.set(cv2.CAP_PROP_FPS, fps)
+def _set(capture: cv2.VideoCapture, mode: Mode) -> None:
+    """The format first: sizes and rates are the format's."""
+    capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*mode.fourcc))
+    capture.set(cv2.CAP_PROP_FRAME_WIDTH, mode.width)
+    capture.set(cv2.CAP_PROP_FRAME_HEIGHT, mode.height)
+    if mode.fps:
+        capture.set(cv2.CAP_PROP_FPS, mode.fps)
 
 
-def open_csi(sensor: int, size: Size | None, fps: float | None) -> cv2.VideoCapture:
-    """A camera on a Jetson's CSI port, through NVIDIA's camera daemon. Written from its documentation; not yet run."""
-    prepare_opencv()
-    if not re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()):
-        raise CameraUnavailable(
-            f"csi://{sensor} needs an OpenCV with GStreamer and this one has none: use JetPack's own, "
-            "in an environment made with --system-site-packages and without pip's opencv-python"
-        )
-    capture = cv2.VideoCapture(csi_pipeline(sensor, size or (1280, 720), fps or 30), cv2.CAP_GSTREAMER)
-    if not capture.isOpened():
-        raise CameraUnavailable(
-            f"cannot open csi://{sensor}: is the camera connected, and nvargus-daemon running? "
-            "systemctl status nvargus-daemon"
-        )
-    return capture
-
-
-def csi_pipeline(sensor: int, size: Size, fps: float) -> str:
-    wanted = f"width={size[0]},height={size[1]},framerate={round(fps)}/1,format=NV12"
-    return (
-        f"nvarguscamerasrc sensor-id={sensor} ! video/x-raw(memory:NVMM),{wanted} ! nvvidconv ! "
-        "video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR ! "
-        "appsink drop=true max-buffers=1 sync=false"
-    )
+def _say(device: Path, capture: cv2.VideoCapture, size: Size | None, fps: float | None) -> None:
+    """What it gives; as a warning where another was asked for."""
+    code = int(capture.get(cv2.CAP_PROP_FOURCC))
+    fourcc = "".join(chr(code >> 8 * i & 0xFF) for i in range(4))
+    given = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+    mode = Mode(fourcc, *given, capture.get(cv2.CAP_PROP_FPS))
+    asked = [f"{size[0]}x{size[1]}"] if size and size != given else []
+    asked += [f"{fps:g} frames a second"] if fps and abs(mode.fps - fps) > 0.5 else []
+    if asked:
+        log.warning("%s gives %s, asked for %s", device, mode, " and ".join(asked))
+    else:
+        log.info("%s gives %s", device, mode)

@@ -12,14 +12,14 @@ import weakref
 import cv2
 
 from edgesparse.errors import SourceError
-from edgesparse.stream.captures import OPEN_SECONDS, READ_SECONDS, Capture, Opener, frame_rate
+from edgesparse.stream.captures import OPEN_SECONDS, Capture, Opener, frame_rate, read_seconds
 from edgesparse.stream.frames import Frame, Image, Source
 from edgesparse.stream.slots import Slots
 from edgesparse.stream.still import Stillness
 
 log = logging.getLogger("edgesparse.stream")
 
-PAUSE_FIRST, PAUSE_LONGEST = 0.1, 0.8
+PAUSE_FIRST, PAUSE_LONGEST = 0.1, 0.5
 # The drivers' own limits come first (opening has two steps, each with its limit); these are the net below them.
 OPEN_LIMIT = 2 * OPEN_SECONDS + 1.0
 FIRST_FRAME_LIMIT = 5.0
@@ -164,7 +164,7 @@ class Live(Source):
         """Capture until that fails: whether it gave any frame, and why it ended."""
         capture, spare, any_frame = worker.capture, self._slots.spare, False
         assert capture is not None
-        patience = max(READ_SECONDS, 3 / self.fps if self.fps else 0.0)
+        patience = read_seconds(self.fps)
         begun_ns = time_ns = time.monotonic_ns()
         try:
             while capture.grab() and not worker.leave:
@@ -189,7 +189,8 @@ class Live(Source):
                     spare = self._slots.spare
         except cv2.error as error:
             return any_frame, " ".join(str(error).split())
-        return any_frame, "the stream ended"
+        waited = (time.monotonic_ns() - time_ns) / 1e9
+        return any_frame, "the stream ended" if waited < patience else f"no frame for {patience:.1f} s"
 
     def _is_old(self, image: Image, time_ns: int) -> bool:
         return self._frozen > 0 and self._still.see(image, time_ns, self._frozen)

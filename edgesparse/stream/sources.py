@@ -6,18 +6,22 @@ import functools
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
 
 from edgesparse.demo.scene import Scene
 from edgesparse.errors import SourceError
-from edgesparse.stream.captures import Size, open_camera, open_csi, open_url, open_video
+from edgesparse.stream.apart import Apart
+from edgesparse.stream.captures import Capture, open_camera, open_url, open_video, read_seconds
 from edgesparse.stream.files import PictureFiles, VideoFile, is_picture, matches, pictures_in
 from edgesparse.stream.frames import Frame as Frame
 from edgesparse.stream.frames import Image
 from edgesparse.stream.frames import Source as Source
+from edgesparse.stream.gstreamer import NoGStreamer, has_video_decoder, open_csi, open_rtsp
 from edgesparse.stream.newest import Live
+from edgesparse.stream.v4l2 import Size
 from edgesparse.wording import redact
 
 SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt")
@@ -68,20 +72,31 @@ def _camera(device: Path, size: Size | None, fps: float | None, name: str | None
 def _csi(sensor: str, size: Size | None, fps: float | None, name: str | None, how: Callable[..., Live]) -> Source:
     if not sensor.isdecimal():
         raise SourceError(f"csi://{sensor} names no camera: write csi://0 for the first")
-    return how(name or f"csi://{sensor}", functools.partial(open_csi, int(sensor), size, fps))
+    shown = name or f"csi://{sensor}"
+    return how(shown, Apart(functools.partial(open_csi, int(sensor), size, fps), shown, read_seconds(fps)))
 
 
 def _stream(url: str, fps: float | None, name: str | None, how: Callable[..., Live], patient: bool) -> Source:
     scheme, shown = url.partition("://")[0].lower(), redact(url)
     if scheme not in SCHEMES:
         raise SourceError(f"cannot open {shown}: an address starts with one of {', '.join(SCHEMES)} or csi")
-    opener = functools.partial(open_url, url, fps)
+    opener = functools.partial(_open_address, url, fps)
+    apart = Apart(opener, name or shown, read_seconds(fps))
     if patient or not scheme.startswith("http"):
-        return how(name or shown, opener)
-    capture = opener()
+        return how(name or shown, apart)
+    capture = apart()
     if capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0:
-        return VideoFile(name or shown, opener, capture)
-    return how(name or shown, opener, capture)
+        capture.release()
+        return VideoFile(name or shown, opener)
+    return how(name or shown, apart, capture)
+
+
+def _open_address(url: str, fps: float | None) -> Capture:
+    """RTSP by a Jetson's decoder where there is one, all else, and where GStreamer is missing, by FFmpeg."""
+    if url.lower().startswith("rtsp") and has_video_decoder():
+        with suppress(NoGStreamer):
+            return open_rtsp(url, fps)
+    return open_url(url, fps)
 
 
 def _files(text: str, name: str | None) -> Source:

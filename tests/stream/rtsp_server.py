@@ -2,10 +2,10 @@
 rtsp://127.0.0.1:PORT/NAME, from its start whenever nobody watched before.
 
 Run by the system's Python, which has GStreamer's bindings: rtsp_server.py PORT NAME=VIDEO.mp4 ... [--times FILE].
-Prints its port when it listens; ends when standard input does. Lines on standard input make a camera fail: `freeze NAME` sends
-one picture again and again, `stall NAME` nothing, `garbage NAME` bytes that are no pictures, `play NAME` ends that;
-`video NAME VIDEO.mp4` goes on with another video. FILE is int64 [cameras, MOST]: when each picture of a camera's video
-was handed over last, in nanoseconds of the monotonic clock, by its number in the video.
+Prints its port when it listens; ends when standard input does. Lines on standard input make a camera fail: `freeze
+NAME` sends one picture again and again, `stall NAME` nothing, `garbage NAME` bytes that are no pictures, `play NAME`
+ends that; `video NAME VIDEO.mp4` goes on with another video. FILE is int64 [cameras, MOST]: when each picture of a
+camera's video was handed over last, in nanoseconds of the monotonic clock, by its number in the video.
 """
 
 import mmap

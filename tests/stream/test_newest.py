@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesparse.errors import CameraUnavailable, SourceError
-from edgesparse.stream import newest
+from edgesparse.stream import captures, newest
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.newest import Live
 from edgesparse.stream.slots import Slots
@@ -126,7 +126,7 @@ def source(camera: Camera, monkeypatch: pytest.MonkeyPatch) -> Iterator[Live]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fifth of a second after a frame without the next is a stall."""
-    monkeypatch.setattr(newest, "READ_SECONDS", 0.1)
+    monkeypatch.setattr(captures, "READ_SECONDS", 0.1)
     monkeypatch.setattr(newest, "FRAME_SLACK", 0.1)
 
 

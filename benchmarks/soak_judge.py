@@ -1,0 +1,130 @@
+"""What a soak came to: how soon cameras were back, how old frames were, and whether what must hold held."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.rig import FPS
+
+ENGINE_SECONDS = 0.004
+PERIOD = 1 / FPS
+FAILURES = {
+    "kill": 3.0,
+    "freeze": 5.0,
+    "stall": 4.0,
+    "garbage": 3.0,
+    "size": 1.0,
+    "hold": 1.0,
+    "garble": 2.0,
+    "cut": 0.0,
+}
+"""How many seconds each lasts."""
+BACK = 2.0
+"""Seconds within which a camera must be back."""
+
+
+@dataclass
+class Failure:
+    """Times on the monotonic clock, in seconds."""
+
+    kind: str
+    cameras: tuple[int, ...]
+    begun: float
+    over: float = 0.0
+
+
+Lost = tuple[str, float, str]
+"""A camera that went away: its name, when, why."""
+
+
+def judge(
+    frames: NDArray[np.float64],
+    samples: NDArray[np.float64],
+    lost: Sequence[Lost],
+    failures: Sequence[Failure],
+    times: tuple[float, float],
+    cameras: int,
+    left: dict[str, int],
+) -> dict[str, Any]:
+    begun, switched = times
+    healthy, loaded = frames[frames[:, 1] < switched], frames[frames[:, 1] > switched + 5]
+    calm = healthy[undisturbed(healthy, failures)]
+    backs = {kind: recovery(kind, failures, healthy, lost) for kind in FAILURES}
+    steady = samples[(samples[:, 0] > begun + min(120.0, 0.4 * (switched - begun))) & (samples[:, 0] < switched)]
+    shares = [int((loaded[:, 0] == n).sum()) for n in range(cameras)]
+    overload = {"frames": shares, "least_to_most": round(min(shares) / max(1, *shares), 3), "age": ages(loaded)}
+    limit = 2 * PERIOD + ENGINE_SECONDS
+    memory = {"least": round(float(steady[:, 1].min()), 1), "most": round(float(steady[:, 1].max()), 1)}
+    # Captures end with their cameras, so theirs is compared at its highest.
+    early, late = (round(float(part[:, 4].max()), 1) for part in np.array_split(steady, 2))
+    worst = max((b["back_s"]["most"] for b in backs.values() if b["count"]), default=0.0)
+    return {
+        "minutes": round((samples[-1, 0] - begun) / 60, 2),
+        "cameras": cameras,
+        "engine_ms": 1e3 * ENGINE_SECONDS,
+        "failures": backs,
+        "age_while_nothing_fails": ages(calm),
+        "age_of_every_frame": ages(healthy),
+        "age_limit_ms": 1e3 * limit,
+        "twice_too_many": overload,
+        "resident_mb": memory,
+        "captures_mb": {"most_in_first_half": early, "most_in_second_half": late},
+        "left_over": left,
+        "holds": {
+            "back_within_two_seconds": worst <= BACK,
+            "noticed_within_two_seconds": all(b["noticed_s"] <= BACK + 0.1 for b in backs.values()),
+            "age_p99": bool(ages(calm)["p99_ms"] <= 1e3 * limit),
+            "evenly_shared": overload["least_to_most"] >= 0.9,
+            "none_grows_old": bool(ages(loaded)["p99_ms"] <= 1e3 * (3 * PERIOD + 2 / (cameras * FPS))),
+            "memory_flat": memory["most"] - memory["least"] <= 20 and late - early <= 20,
+            "nothing_left_over": max(left.values()) <= 0,
+        },
+    }
+
+
+def undisturbed(frames: NDArray[np.float64], failures: Sequence[Failure]) -> NDArray[np.bool_]:
+    """Which frames came while their camera neither failed nor was just back."""
+    calm = np.ones(len(frames), bool)
+    for failure in failures:
+        near = (frames[:, 1] > failure.begun) & (frames[:, 1] < failure.over + BACK)
+        calm &= ~(near & np.isin(frames[:, 0], failure.cameras))
+    return calm
+
+
+def recovery(
+    kind: str, failures: Sequence[Failure], frames: NDArray[np.float64], lost: Sequence[Lost]
+) -> dict[str, Any]:
+    """For one kind of failure: how often, how long until it was noticed, at most, and until there were detections in
+    each camera's first picture since."""
+    noticed, back, count = [0.0], [], 0
+    for failure in failures:
+        if failure.kind != kind:
+            continue
+        count += 1
+        for number in failure.cameras:
+            sent = frames[:, 1] - frames[:, 3]
+            own = frames[(frames[:, 0] == number) & (sent > failure.over), 1]
+            back.append(float(own[0]) - failure.over if len(own) else float("inf"))
+            away = [at for name, at, _ in lost if name == f"cam-{number}" and failure.begun < at < failure.over]
+            noticed += [away[0] - failure.begun] if away else []
+    numbers = np.array(back or [0.0])
+    spread = {"median": round(float(np.median(numbers)), 2), "most": round(float(numbers.max()), 2)}
+    return {"count": count, "seconds": FAILURES[kind], "noticed_s": round(max(noticed), 2), "back_s": spread}
+
+
+def ages(frames: NDArray[np.float64]) -> dict[str, float]:
+    """Milliseconds from when the camera handed the picture over to its detections, and from when it was captured."""
+    if not len(frames):
+        return {"p50_ms": 0.0, "p99_ms": 0.0, "most_ms": 0.0, "captured_p99_ms": 0.0}
+    p50, p99 = 1e3 * np.percentile(frames[:, 3], (50, 99))
+    return {
+        "p50_ms": round(float(p50), 1),
+        "p99_ms": round(float(p99), 1),
+        "most_ms": round(1e3 * float(frames[:, 3].max()), 1),
+        "captured_p99_ms": round(1e3 * float(np.percentile(frames[:, 2], 99)), 1),
+    }

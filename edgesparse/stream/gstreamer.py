@@ -1,0 +1,162 @@
+"""Captures through GStreamer: what only a Jetson's own plugins can do, its CSI cameras and its video decoder."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from edgesparse.errors import CameraUnavailable
+from edgesparse.stream.captures import OPEN_SECONDS, Capture, prepare_opencv, read_seconds
+from edgesparse.stream.frames import Image
+from edgesparse.stream.v4l2 import USUAL_FPS, USUAL_SIZE, Size
+from edgesparse.wording import redact
+
+_SYSTEM_PACKAGES = "/usr/lib/python3/dist-packages"
+_TO_BGR = "nvvidconv ! video/x-raw,format=BGRx"
+DECODER = f"nvv4l2decoder enable-max-performance=1 ! {_TO_BGR}"
+SINK = "videoconvert ! video/x-raw,format=BGR ! appsink name=sink drop=true max-buffers=1 sync=false"
+
+
+class NoGStreamer(CameraUnavailable):
+    """Neither OpenCV nor Python has GStreamer."""
+
+
+def open_csi(sensor: int, size: Size | None, fps: float | None) -> Capture:
+    """A camera on a Jetson's CSI port, through NVIDIA's camera daemon. Written from its documentation; not yet run."""
+    try:
+        return open_pipeline(csi_pipeline(sensor, size or USUAL_SIZE, fps or USUAL_FPS), fps)
+    except NoGStreamer as error:
+        raise CameraUnavailable(f"csi://{sensor} needs GStreamer: {error}") from error
+    except CameraUnavailable as error:
+        raise CameraUnavailable(
+            f"cannot open csi://{sensor} ({error}): is the camera connected, and nvargus-daemon running? "
+            "systemctl status nvargus-daemon"
+        ) from error
+
+
+def csi_pipeline(sensor: int, size: Size, fps: float) -> str:
+    wanted = f"width={size[0]},height={size[1]},framerate={round(fps)}/1,format=NV12"
+    return f"nvarguscamerasrc sensor-id={sensor} ! video/x-raw(memory:NVMM),{wanted} ! {_TO_BGR} ! {SINK}"
+
+
+def has_video_decoder() -> bool:
+    """Whether GStreamer can use a Jetson's video decoder here."""
+    return any(Path("/usr/lib").glob("*/gstreamer-1.0/libgstnvvideo4linux2.so"))
+
+
+def open_rtsp(
+    url: str, fps: float | None, decoder: str = f"nvv4l2decoder enable-max-performance=1 ! {_TO_BGR}"
+) -> Capture:
+    """An RTSP stream over TCP, H.264 or H.265, decoded by a Jetson's decoder. That has not yet run; with a decoder of
+    this machine's GStreamer in its place the same way has."""
+    try:
+        return open_pipeline(f"{_rtsp_source(url)} ! {decoder} ! {SINK}", fps)
+    except NoGStreamer:
+        raise
+    except CameraUnavailable as error:
+        raise CameraUnavailable(f"cannot open {redact(url)}: is the address right and the camera on?") from error
+
+
+def _rtsp_source(url: str) -> str:
+    quoted = url.replace("\\", "\\\\").replace('"', '\\"')
+    return f'rtspsrc location="{quoted}" protocols=tcp latency=0 ! application/x-rtp,media=video ! parsebin'
+
+
+def open_pipeline(pipeline: str, fps: float | None = None) -> Capture:
+    """What the sink named `sink` of a pipeline gives, by OpenCV's GStreamer or PyGObject's. Raises CameraUnavailable,
+    and NoGStreamer with the remedy where there is neither."""
+    prepare_opencv()
+    if re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()):
+        capture = cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
+        if not capture.isOpened():
+            raise CameraUnavailable("the pipeline does not start")
+        return capture
+    return AppSink(pipeline, read_seconds(fps))
+
+
+def _bindings() -> Any:
+    """PyGObject's Gst; also the system's, from an environment that does not see it."""
+    if _SYSTEM_PACKAGES not in sys.path:
+        sys.path.append(_SYSTEM_PACKAGES)
+    try:
+        import gi
+
+        gi.require_version("Gst", "1.0")
+        gi.require_version("GstApp", "1.0")
+        from gi.repository import Gst, GstApp
+
+        Gst.init(None)
+        assert GstApp
+        return Gst
+    except (ImportError, ValueError) as error:
+        version = ".".join(map(str, sys.version_info[:2]))
+        raise NoGStreamer(
+            f"OpenCV here has none, and Python {version} has no bindings of it ({error}): sudo apt-get install "
+            "python3-gi gir1.2-gst-plugins-base-1.0, and use the system's own Python"
+        ) from None
+
+
+class AppSink:
+    """A pipeline's frames by PyGObject; the last element is an appsink named `sink` that takes BGR."""
+
+    def __init__(self, pipeline: str, read_seconds: float) -> None:
+        self._gst = gst = _bindings()
+        self._wait = int(read_seconds * gst.SECOND)
+        try:
+            self._pipeline = gst.parse_launch(pipeline)
+        except Exception as error:  # GLib's, whose class only PyGObject knows; it names a missing element
+            raise CameraUnavailable(_words(str(error))) from None
+        self._sink = self._pipeline.get_by_name("sink")
+        self._pipeline.set_state(gst.State.PLAYING)
+        self._sample = self._sink.try_pull_sample(OPEN_SECONDS * gst.SECOND)
+        if self._sample is None:
+            why = self._why()
+            self.release()
+            raise CameraUnavailable(why)
+        self._first = True
+
+    def _why(self) -> str:
+        message = self._pipeline.get_bus().pop_filtered(self._gst.MessageType.ERROR)
+        return "no frame in time" if message is None else _words(message.parse_error()[0].message)
+
+    def grab(self) -> bool:
+        if not self._first:
+            self._sample = self._sink.try_pull_sample(self._wait)
+        self._first = False
+        return self._sample is not None
+
+    def retrieve(self, image: Image | None = None) -> tuple[bool, Image]:
+        structure = self._sample.get_caps().get_structure(0)
+        height, width = structure.get_value("height"), structure.get_value("width")
+        if image is None or image.shape != (height, width, 3):
+            image = np.empty((height, width, 3), np.uint8)
+        buffer = self._sample.get_buffer()
+        ok, mapped = buffer.map(self._gst.MapFlags.READ)
+        if not ok:
+            return False, image
+        try:
+            row = (3 * width + 3) // 4 * 4  # GStreamer's rows begin at multiples of four bytes
+            rows = np.frombuffer(mapped.data, np.uint8)[: row * height].reshape(height, row)
+            np.copyto(image, rows[:, : 3 * width].reshape(height, width, 3))
+        finally:
+            buffer.unmap(mapped)
+        return True, image
+
+    def get(self, propId: int, /) -> float:
+        if propId != cv2.CAP_PROP_FPS:
+            return 0.0
+        found, above, below = self._sample.get_caps().get_structure(0).get_fraction("framerate")
+        return above / below if found and below else 0.0
+
+    def release(self) -> None:
+        self._pipeline.set_state(self._gst.State.NULL)
+
+
+def _words(text: str) -> str:
+    """One line without addresses."""
+    return redact(" ".join(text.split())) if "://" in text else " ".join(text.split())
