@@ -110,7 +110,7 @@ class AppSink:
         try:
             self._pipeline = gst.parse_launch(pipeline)
         except Exception as error:  # GLib's, whose class only PyGObject knows; it names a missing element
-            raise CameraUnavailable(_words(str(error))) from None
+            raise CameraUnavailable(_words(getattr(error, "message", str(error)))) from None
         self._sink = self._pipeline.get_by_name("sink")
         self._pipeline.set_state(gst.State.PLAYING)
         self._sample = self._sink.try_pull_sample(OPEN_SECONDS * gst.SECOND)

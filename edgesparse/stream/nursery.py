@@ -47,27 +47,19 @@ def main() -> None:
 def _live(parent: Connection) -> NoReturn:
     """A child: open what the parent says, then give it each frame it asks for, the newest."""
     try:
-        capture = _open(parent)
-        if capture is not None:
-            wanted = threading.Event()
-            threading.Thread(target=_listen, args=(parent, wanted), daemon=True).start()
-            _pump(parent, capture, wanted)
-            parent.send(None)
+        opener: Opener = parent.recv()
+        wanted = threading.Event()
+        threading.Thread(target=_listen, args=(parent, wanted), daemon=True).start()
+        capture = opener()
+        parent.send((frame_rate(capture), float(capture.get(cv2.CAP_PROP_FRAME_COUNT))))
+        _pump(parent, capture, wanted)
+        parent.send(None)
+    except SourceError as error:
+        parent.send(error)
     except (OSError, EOFError, cv2.error):
         pass  # the parent sees the end of the connection
     finally:
         os._exit(0)
-
-
-def _open(parent: Connection) -> Capture | None:
-    opener: Opener = parent.recv()
-    try:
-        capture = opener()
-    except SourceError as error:
-        parent.send(error)
-        return None
-    parent.send((frame_rate(capture), float(capture.get(cv2.CAP_PROP_FRAME_COUNT))))
-    return capture
 
 
 def _listen(parent: Connection, wanted: threading.Event) -> None:

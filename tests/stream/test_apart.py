@@ -1,0 +1,218 @@
+"""Captures in processes of their own: what they give, and that nothing is left of them, whatever they hang in."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgesparse.errors import CameraUnavailable, SourceError
+from edgesparse.stream import apart
+from edgesparse.stream.apart import Apart
+from edgesparse.stream.newest import Live
+
+TESTS = str(Path(__file__).parent)
+
+
+class Numbered:
+    """A camera of 200 frames a second whose level is the frame's number; `sizes` by turns, ten frames each."""
+
+    def __init__(self, sizes: tuple[int, ...] = (32,), frames: int = 10**9, then: str = "end") -> None:
+        self._sizes, self._frames, self._then = sizes, frames, then
+        self._number = -1
+
+    def grab(self) -> bool:
+        time.sleep(0.005)
+        self._number += 1
+        if self._number < self._frames:
+            return True
+        if self._then == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if self._then == "hang":
+            time.sleep(3600)
+        return False
+
+    def retrieve(self, image: np.ndarray | None = None) -> tuple[bool, np.ndarray]:
+        size = self._sizes[self._number // 10 % len(self._sizes)]
+        return True, np.full((size, 2 * size, 3), self._number % 256, np.uint8)
+
+    def get(self, prop: int, /) -> float:
+        return 200.0
+
+    def release(self) -> None:
+        pass
+
+
+def refuse() -> Numbered:
+    raise CameraUnavailable("no camera here")
+
+
+def hang() -> Numbered:
+    time.sleep(3600)
+    raise AssertionError
+
+
+def crash() -> Numbered:
+    os.kill(os.getpid(), signal.SIGSEGV)
+    raise AssertionError
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other side imports what is opened from here."""
+    assert TESTS in sys.path
+
+
+def children() -> list[str]:
+    """Of the process that forks."""
+    process = apart._nursery()._process.pid
+    return Path(f"/proc/{process}/task/{process}/children").read_text().split()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "waited twenty seconds"
+        time.sleep(0.01)
+
+
+def test_frames_come_over_and_the_process_ends_with_the_capture() -> None:
+    capture = Apart(Numbered, "camera")()
+    assert capture.get(apart.cv2.CAP_PROP_FPS) == 200
+    image, levels = None, []
+    for _ in range(20):
+        assert capture.grab()
+        ok, found = capture.retrieve(image)
+        assert ok and found.shape == (32, 64, 3) and (image is None or found is image)
+        assert (found == found[0, 0, 0]).all()
+        image = found
+        levels.append(int(found[0, 0, 0]))
+    assert levels == sorted(set(levels))
+    assert len(children()) == 1
+    capture.release()
+    until(lambda: not children())
+
+
+def test_the_newest_frame_wins() -> None:
+    capture = Apart(Numbered, "camera")()
+    assert capture.grab()
+    first = int(capture.retrieve()[1][0, 0, 0])
+    time.sleep(0.3)
+    assert capture.grab()
+    assert int(capture.retrieve()[1][0, 0, 0]) > first + 10
+    capture.release()
+
+
+def test_sizes_may_change() -> None:
+    capture = Apart(partial(Numbered, (32, 48, 8)), "camera")()
+    sizes = set()
+    for _ in range(60):
+        assert capture.grab()
+        sizes.add(capture.retrieve()[1].shape)
+    capture.release()
+    assert sizes == {(32, 64, 3), (48, 96, 3), (8, 16, 3)}
+
+
+def test_nothing_of_a_frame_stays_open() -> None:
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    for _ in range(5):
+        capture = Apart(partial(Numbered, (32, 48)), "camera")()
+        for _ in range(30):
+            assert capture.grab()
+            capture.retrieve()
+        capture.release()
+    assert len(os.listdir("/proc/self/fd")) <= before + 1  # noqa: PTH208
+
+
+@pytest.mark.parametrize(
+    ("opener", "said"), [(refuse, "^no camera here$"), (crash, "^camera: what opens it has crashed$")]
+)
+def test_what_cannot_be_opened(opener: Callable[[], Numbered], said: str) -> None:
+    with pytest.raises(CameraUnavailable, match=said):
+        Apart(opener, "camera")()
+    until(lambda: not children())
+
+
+def test_who_does_not_answer_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart, "OPEN_SECONDS", 0.1)
+    with pytest.raises(CameraUnavailable, match=r"^camera gives no answer for 0\.2 s$"):
+        Apart(hang, "camera")()
+    until(lambda: not children())
+
+
+def test_once_opened_it_is_asked_again_sooner_and_the_wait_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = []
+
+    def note(opener: object, name: str, open_seconds: float, read_seconds: float) -> object:
+        waits.append(open_seconds)
+        if len(waits) == 1:
+            return object()
+        monkeypatch.setattr(apart.time, "monotonic", lambda: now + open_seconds)
+        raise CameraUnavailable("no answer")
+
+    now = 100.0
+    monkeypatch.setattr(apart, "Remote", note)
+    open_it = Apart(refuse, "camera")
+    open_it()
+    for _ in range(8):
+        monkeypatch.setattr(apart.time, "monotonic", lambda: now)
+        with pytest.raises(CameraUnavailable):
+            open_it()
+    assert waits[:4] == [10.0, 1.0, 1.25, 1.5625] and waits[-1] == 3.0
+
+
+@pytest.mark.parametrize("then", ["end", "crash", "hang"])
+def test_a_capture_that_ends_crashes_or_hangs_is_opened_again(then: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    opener = Apart(partial(Numbered, frames=5, then=then), "camera", read_seconds=0.3)
+    with Live("camera", opener) as source:
+        while source.reopened < 2:
+            assert source.read() is not None
+    until(lambda: not children())
+
+
+def test_one_that_hangs_does_not_hold_up_another() -> None:
+    def wait() -> None:
+        with suppress(SourceError):
+            Apart(hang, "hangs")()
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    begun = time.monotonic()
+    capture = Apart(Numbered, "camera")()
+    assert capture.grab() and time.monotonic() - begun < 5
+    capture.release()
+
+
+def test_the_process_that_forks_may_die() -> None:
+    nursery = apart._nursery()
+    os.kill(nursery._process.pid, signal.SIGKILL)
+    nursery._process.wait()
+    capture = Apart(Numbered, "camera")()
+    assert capture.grab()
+    capture.release()
+
+
+@pytest.mark.parametrize("ends", ["", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_nothing_stays_when_python_ends(ends: str) -> None:
+    program = f"""
+import os, signal, sys
+sys.path.insert(0, {TESTS!r})
+from test_apart import Numbered, apart
+capture = apart.Apart(Numbered, "camera")()
+assert capture.grab()
+print(apart._nursery()._process.pid, flush=True)
+{ends}
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == (-signal.SIGKILL if ends else 0) and done.stderr == ""
+    until(lambda: not Path(f"/proc/{done.stdout.strip()}/task").exists())

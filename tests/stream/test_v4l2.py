@@ -1,0 +1,217 @@
+"""What is read of the kernel's answers, and which mode is taken. No real camera: the kernel is played at ioctl."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgesparse.errors import CameraUnavailable
+from edgesparse.stream import captures, v4l2
+from edgesparse.stream.v4l2 import Mode, choose, offered
+
+# As linux/videodev2.h has them on a 64-bit machine, from the C preprocessor.
+VIDIOC_QUERYCAP, VIDIOC_ENUM_FMT = 0x80685600, 0xC0405602
+VIDIOC_ENUM_FRAMESIZES, VIDIOC_ENUM_FRAMEINTERVALS = 0xC02C564A, 0xC034564B
+
+Rates = tuple[int, ...]
+
+
+@dataclass
+class Kernel:
+    """A driver's answers: by format, either sizes with their rates, or a range (from, to, step) of both sides."""
+
+    formats: dict[str, dict[tuple[int, int], Rates] | tuple[int, int, int]]
+    capabilities: int = 0x84A00001
+    device_capabilities: int = 0x04200001
+    asked: list[int] = field(default_factory=list)
+
+    def ioctl(self, file: int, request: int, argument: bytes) -> bytes:
+        self.asked.append(request)
+        if request == VIDIOC_QUERYCAP:
+            assert len(argument) == 104
+            names = (b"uvcvideo", b"HD Webcam", b"usb-1")
+            return struct.pack("=16s32s32sIII12x", *names, 0x60100, self.capabilities, self.device_capabilities)
+        index, *rest = struct.unpack_from("=3I", argument)
+        if request == VIDIOC_ENUM_FMT:
+            assert len(argument) == 64 and rest[0] == 1
+            name = list(self.formats)[index] if index < len(self.formats) else self._end()
+            return struct.pack("=III32s4sI12x", index, 1, 0, b"", name.encode(), 0)
+        fourcc = struct.pack("=I", rest[0]).decode()
+        offers = self.formats[fourcc]
+        if request == VIDIOC_ENUM_FRAMESIZES:
+            assert len(argument) == 44
+            if isinstance(offers, tuple):
+                return struct.pack("=III6I8x", index, rest[0], 3, *offers, *offers) if index == 0 else self._end()
+            size = list(offers)[index] if index < len(offers) else self._end()
+            return struct.pack("=III2I24x", index, rest[0], 1, *size)
+        assert request == VIDIOC_ENUM_FRAMEINTERVALS and len(argument) == 52
+        _, _, width, height = struct.unpack_from("=4I", argument)
+        if isinstance(offers, tuple):  # from a sixtieth of a second to a whole one
+            if index:
+                self._end()
+            return struct.pack("=IIIII6I8x", index, rest[0], width, height, 3, 1, 60, 1, 1, 1, 1)
+        rates = offers[width, height]
+        rate = rates[index] if index < len(rates) else self._end()
+        return struct.pack("=IIIII2I24x", index, rest[0], width, height, 1, 1, rate)
+
+    def _end(self) -> object:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+
+# A usual USB 2 camera: raw pictures only up to what the bus carries.
+WEBCAM: dict[str, object] = {
+    "MJPG": {(1920, 1080): (30, 15), (1280, 720): (30,), (640, 480): (60, 30)},
+    "YUYV": {(1920, 1080): (5,), (1280, 720): (10,), (640, 480): (30, 15)},
+    "H264": {(1920, 1080): (30,)},
+}
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Path:
+    path = tmp_path / "video0"
+    path.touch()
+    return path
+
+
+def play(monkeypatch: pytest.MonkeyPatch, kernel: Kernel) -> Kernel:
+    monkeypatch.setattr(v4l2.fcntl, "ioctl", kernel.ioctl)
+    return kernel
+
+
+def test_the_numbers_are_those_of_the_kernels_header() -> None:
+    assert (v4l2.QUERYCAP, v4l2.ENUM_FMT) == (VIDIOC_QUERYCAP, VIDIOC_ENUM_FMT)
+    assert (v4l2.ENUM_FRAMESIZES, v4l2.ENUM_FRAMEINTERVALS) == (VIDIOC_ENUM_FRAMESIZES, VIDIOC_ENUM_FRAMEINTERVALS)
+
+
+def test_what_a_camera_offers(monkeypatch: pytest.MonkeyPatch, device: Path) -> None:
+    play(monkeypatch, Kernel(WEBCAM))  # type: ignore[arg-type]
+    assert offered(device) == [
+        Mode("MJPG", 1920, 1080, 30),
+        Mode("MJPG", 1280, 720, 30),
+        Mode("MJPG", 640, 480, 60),
+        Mode("YUYV", 1920, 1080, 5),
+        Mode("YUYV", 1280, 720, 10),
+        Mode("YUYV", 640, 480, 30),
+    ]
+
+
+def test_of_a_range_of_sizes_the_one_next_to_what_is_wanted(monkeypatch: pytest.MonkeyPatch, device: Path) -> None:
+    play(monkeypatch, Kernel({"NV12": (32, 1024, 16)}))
+    assert offered(device, (650, 4000)) == [Mode("NV12", 640, 1024, 60)]
+
+
+@pytest.mark.parametrize(
+    ("size", "fps", "mode"),
+    [
+        (None, None, "1280x720 MJPG at 30"),
+        ((640, 480), None, "640x480 YUYV at 30"),
+        ((640, 480), 60, "640x480 MJPG at 60"),
+        ((1280, 720), 10, "1280x720 YUYV at 10"),
+        ((1920, 1080), 30, "1920x1080 MJPG at 30"),
+        ((1920, 1080), 5, "1920x1080 YUYV at 5"),
+        ((800, 600), 30, "1280x720 MJPG at 30"),
+        ((3840, 2160), 30, "1920x1080 MJPG at 30"),
+    ],
+)
+def test_the_mode_that_is_taken(
+    monkeypatch: pytest.MonkeyPatch, device: Path, size: tuple[int, int] | None, fps: float | None, mode: str
+) -> None:
+    play(monkeypatch, Kernel(WEBCAM))  # type: ignore[arg-type]
+    assert str(choose(offered(device), size, fps)) == mode
+
+
+modes = st.builds(
+    Mode, st.sampled_from(["YUYV", "MJPG"]), st.integers(16, 4000), st.integers(16, 4000), st.floats(1, 120)
+)
+
+
+@given(st.lists(modes, min_size=1), st.tuples(st.integers(16, 4000), st.integers(16, 4000)), st.floats(1, 120))
+def test_no_mode_is_taken_while_another_holds_the_size_in_less(
+    offers: list[Mode], size: tuple[int, int], fps: float
+) -> None:
+    taken = choose(offers, size, fps)
+    assert taken in offers
+    holding = [mode for mode in offers if mode.width >= size[0] and mode.height >= size[1]]
+    if holding:
+        assert taken in holding
+        assert taken.width * taken.height == min(mode.width * mode.height for mode in holding)
+
+
+def test_a_device_that_sends_no_pictures(monkeypatch: pytest.MonkeyPatch, device: Path) -> None:
+    """The second device of a USB camera has the camera's capabilities, and its own: metadata."""
+    play(monkeypatch, Kernel({}, device_capabilities=0x04A00000))
+    with pytest.raises(CameraUnavailable, match="video0 sends no pictures; found: "):
+        offered(device)
+
+
+def test_something_else_is_no_camera() -> None:
+    with pytest.raises(CameraUnavailable, match="cannot open /dev/null: it is no camera; found: "):
+        offered(Path("/dev/null"))
+
+
+def test_a_camera_that_goes_while_it_is_asked(monkeypatch: pytest.MonkeyPatch, device: Path) -> None:
+    def gone(file: int, request: int, argument: bytes) -> bytes:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    monkeypatch.setattr(v4l2.fcntl, "ioctl", gone)
+    with pytest.raises(CameraUnavailable, match=r"cannot open .*video0: No such device"):
+        offered(device)
+
+
+class Opened:
+    """What OpenCV would have opened: keeps what it is set to, within what it can."""
+
+    def __init__(self, most: float = 30.0) -> None:
+        self.said: dict[int, float] = {}
+        self._most = most
+
+    def isOpened(self) -> bool:
+        return True
+
+    def set(self, prop: int, value: float) -> None:
+        self.said[prop] = min(value, self._most) if prop == captures.cv2.CAP_PROP_FPS else value
+
+    def get(self, prop: int) -> float:
+        return self.said.get(prop, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("size", "fps", "said"),
+    [
+        ((640, 480), 30, ["gives 640x480 YUYV at 30"]),
+        ((800, 600), 60, ["gives 1280x720 MJPG at 30, asked for 800x600 and 60 frames a second"]),
+        (None, None, ["gives 1280x720 MJPG at 30"]),
+    ],
+)
+def test_what_is_given_instead_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+    device: Path,
+    caplog: pytest.LogCaptureFixture,
+    size: tuple[int, int] | None,
+    fps: float | None,
+    said: list[str],
+) -> None:
+    caplog.set_level(logging.INFO, "edgesparse.stream")
+    play(monkeypatch, Kernel(WEBCAM))  # type: ignore[arg-type]
+    monkeypatch.setattr(captures.cv2, "VideoCapture", lambda *_: Opened())
+    captures.open_camera(device, size, fps)
+    assert [message.removeprefix(f"{device} ") for message in caplog.messages] == said
+    assert [record.levelname for record in caplog.records] == ["WARNING" if "asked" in said[0] else "INFO"]
+
+
+def test_a_camera_by_its_stable_id(monkeypatch: pytest.MonkeyPatch, device: Path) -> None:
+    link = device.with_name("usb-HD_Webcam-video-index0")
+    link.symlink_to(device)
+    play(monkeypatch, Kernel(WEBCAM))  # type: ignore[arg-type]
+    opened = []
+    monkeypatch.setattr(captures.cv2, "VideoCapture", lambda name, *_: opened.append(name) or Opened())
+    captures.open_camera(link, None, None)
+    assert opened == [str(link)]
