@@ -15,6 +15,7 @@ from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import thresholds
 from edgesparse.stream.frames import Frame, Source, State
 from edgesparse.stream.sources import open_source
+from edgesparse.stream.tracks import Tracks
 from edgesparse.stream.zones import Zones
 from edgesparse.wording import redact
 
@@ -51,7 +52,7 @@ class Observer(Protocol):
 
 
 class Feed:
-    """One camera in the loop.
+    """One camera in the loop. `like`: the feed in whose place it comes, with the same source.
 
     `run` has the thresholds of all cameras, `settings` what this one has of its own. The detector found everything
     that any camera wants: what this one does not want is left out here, behind NMS. That is the same as before it: a
@@ -59,15 +60,18 @@ class Feed:
     """
 
     def __init__(
-        self, settings: Camera, source: Source, run: Run, names: Sequence[str], status: CameraStatus | None = None
+        self, settings: Camera, source: Source, run: Run, names: Sequence[str], like: Feed | None = None
     ) -> None:
         self.settings, self.source = settings, source
-        self.status = status or CameraStatus(settings.name, redact(settings.source))
+        self.status: CameraStatus = like.status if like else CameraStatus(settings.name, redact(settings.source))
         self.ended = False
         own = thresholds(run.seen_by(settings), names, f"run.cameras.{settings.name}")
         shared = not run.cameras and settings.conf is None and settings.classes is None
         self._thresholds = None if shared else own
         self._zones = Zones(settings.zones) if settings.zones else None
+        self._tracks: Tracks | None = None
+        if run.tracking:
+            self._tracks = (like and like._tracks) or Tracks()
         self._period_ns = int(1e9 / settings.rate) if settings.rate else 0
         self.due_ns = 0
         """When the next frame may be taken."""
@@ -93,7 +97,7 @@ class Feed:
             detections = detections[detections.confidence >= self._thresholds[detections.class_id]]
         if self._zones is not None:
             detections = self._zones.inside(detections, frame.image.shape[1], frame.image.shape[0])
-        return detections
+        return detections if self._tracks is None else self._tracks.follow(detections)
 
     def update(self) -> None:
         """Bring the status up to date, and let the source notice what has stopped."""

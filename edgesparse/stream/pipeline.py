@@ -267,8 +267,8 @@ def _opened(cameras: Sequence[Camera], old: Sequence[Feed], detector: Detector, 
             like = next((feed for feed in old if camera.opens_like(feed.settings)), None)
             if like is None:
                 made.append(open_camera(camera, patient=patient))
-            source, status = (made[-1], None) if like is None else (like.source, like.status)
-            feeds.append(Feed(camera, source, detector.run, detector.spec.classes, status))
+            source = made[-1] if like is None else like.source
+            feeds.append(Feed(camera, source, detector.run, detector.spec.classes, like))
     except BaseException:
         _close(made)
         raise

@@ -1,0 +1,116 @@
+"""Objects keep their number while they move, hide and cross; each camera counts for itself."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_pipeline import yolox
+
+from edgesparse.config import Camera, Run
+from edgesparse.errors import BackendUnavailable
+from edgesparse.runtime.detections import Detections
+from edgesparse.stream.cameras import Feed
+from edgesparse.stream.memory import Memory
+from edgesparse.stream.sources import open_source
+from edgesparse.stream.tracks import Tracks
+
+
+def detections(*rows: tuple[float, float, int]) -> Detections:
+    """Boxes 40 x 60 at x, y, of a class."""
+    boxes = np.array([[x, y, x + 40, y + 60] for x, y, _ in rows], np.float32).reshape(-1, 4)
+    return Detections(boxes, np.full(len(rows), 0.9, np.float32), np.array([row[2] for row in rows], np.int64))
+
+
+def numbers(tracks: Tracks, *rows: tuple[float, float, int]) -> list[int]:
+    found = tracks.follow(detections(*rows)).track_id
+    assert found is not None and found.dtype == np.int64 and len(found) == len(rows)
+    return found.tolist()  # type: ignore[no-any-return]
+
+
+def test_objects_that_move_keep_their_number() -> None:
+    tracks = Tracks()
+    assert numbers(tracks, (10, 10, 0), (300, 10, 0)) == [-1, -1]
+    for step in range(1, 30):
+        assert numbers(tracks, (10 + 5 * step, 10, 0), (300 - 5 * step, 200, 0))[0] == 1
+
+
+def test_the_order_of_the_boxes_does_not_matter() -> None:
+    tracks = Tracks()
+    for _ in range(3):
+        first = numbers(tracks, (10, 10, 0), (300, 10, 0))
+    assert numbers(tracks, (300, 10, 0), (10, 10, 0)) == first[::-1]
+
+
+def test_objects_of_different_classes_that_cross_do_not_change_their_numbers() -> None:
+    tracks = Tracks()
+    for step in range(40):
+        found = numbers(tracks, (10 + 5 * step, 10, 0), (210 - 5 * step, 12, 1))
+    assert sorted(found) == [1, 2] and found == numbers(tracks, (10 + 5 * 40, 10, 0), (10, 12, 1))
+
+
+def test_an_object_that_hides_for_a_while_keeps_its_number_and_one_that_is_long_gone_does_not() -> None:
+    tracks = Tracks()
+    for _ in range(3):
+        numbers(tracks, (10, 10, 0))
+    for _ in range(10):
+        numbers(tracks)
+    assert [numbers(tracks, (10, 10, 0)) for _ in range(2)][-1] == [1]
+    for _ in range(40):
+        numbers(tracks)
+    assert [numbers(tracks, (10, 10, 0)) for _ in range(2)][-1] == [2]
+
+
+def test_what_is_remembered_does_not_grow() -> None:
+    tracks = Tracks()
+    for step in range(300):
+        numbers(
+            tracks, (100 * (step % 50), 100 * (step // 50), step % 3), (100 * (step % 50), 100 * (step // 50), step % 3)
+        )
+    for _ in range(40):
+        numbers(tracks)
+    assert tracks._numbers == {}
+
+
+def test_without_the_library_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "similari", None)
+    with pytest.raises(BackendUnavailable, match=r"tracking needs Similari .*pip install 'edgesparse\[tracking\]'"):
+        Tracks()
+
+
+def test_cameras_count_for_themselves_and_go_on_counting_when_they_change() -> None:
+    run = Run(cameras=(Camera(name="a", source="0"), Camera(name="b", source="1")), tracking=True)
+    images = Memory([np.zeros((480, 640, 3), np.uint8)], "memory")
+    frame = images.read()
+    feeds = [Feed(camera, images, run, ("thing",)) for camera in run.cameras]
+    for _ in range(2):
+        seen = [feed.select(frame, detections((10, 10, 0))).track_id for feed in feeds]
+    assert [ids.tolist() for ids in seen if ids is not None] == [[1], [1]]
+    changed = Feed(run.cameras[0], images, run, ("thing",), feeds[0])
+    assert changed.select(frame, detections((300, 300, 0), (10, 10, 0))).track_id.tolist() == [-1, 1]  # type: ignore[union-attr]
+
+
+def test_people_in_a_real_video_keep_their_numbers(real: Path, tmp_path: Path) -> None:
+    """Between two frames a number seldom jumps: it stays with the box that it overlaps."""
+    tracks, seen = Tracks(), []
+    with yolox(real, tmp_path, Run(conf=0.5, classes=("person",))) as detector:
+        with open_source(real / "video" / "one-by-one-person-detection.mp4") as source:
+            for frame in source:
+                seen.append(tracks.follow(detector(frame.image)))
+                if frame.index == 250:
+                    break
+    count = Counter(int(n) for found in seen if found.track_id is not None for n in found.track_id if n >= 0)
+    assert count and len(count) <= 12, count
+    assert max(count.values()) >= 30, "somebody is followed over three seconds"
+    jumps = moves = 0
+    for before, after in pairwise(seen):
+        assert before.track_id is not None and after.track_id is not None
+        for number, box in zip(after.track_id, after.xyxy, strict=True):
+            for old in before.xyxy[before.track_id == number] if number >= 0 else ():
+                moves += 1
+                jumps += bool(np.abs((box[:2] + box[2:]) - (old[:2] + old[2:])).max() / 2 > 80)
+    assert moves > 50 and jumps <= 0.02 * moves
