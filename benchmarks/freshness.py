@@ -35,7 +35,7 @@ LAST_SECONDS = 10.0
 
 
 def plain(url: str) -> Iterator[NDArray[np.uint8]]:
-    """OpenCV as most scripts use it."""
+    """OpenCV as most scripts use it; opened again when it ends."""
     capture = cv2.VideoCapture(url)
     while True:
         ok, frame = capture.read()
@@ -64,11 +64,11 @@ def watch(who: str, url: str, table: Path, seconds: float) -> None:
     print(json.dumps(rows))
 
 
-def by_minute(rows: NDArray[np.float64], minutes: float) -> list[float]:
-    """Median age in milliseconds in the last ten seconds of each minute."""
+def by_minute(rows: NDArray[np.float64], minutes: float) -> list[float | None]:
+    """Median age in milliseconds in the last ten seconds of each minute; None where there was no frame."""
     ends = [60.0 * (n + 1) for n in range(int(minutes))] or [60 * minutes]
     near = [rows[(rows[:, 0] > end - LAST_SECONDS) & (rows[:, 0] <= end), 1] for end in ends]
-    return [round(float(np.median(ages)), 1) if len(ages) else float("nan") for ages in near]
+    return [round(float(np.median(ages)), 1) if len(ages) else None for ages in near]
 
 
 def main() -> None:

@@ -19,7 +19,10 @@ def _name(name: str) -> str:
 
 
 def _frame_size(value: object) -> object:
+    """Width and height of `1280x720`; a list stays as it is."""
     found = re.fullmatch(r"\s*(\d+)\s*[xX]\s*(\d+)\s*", value) if isinstance(value, str) else None
+    if found is None and not isinstance(value, list | tuple):
+        raise ValueError("width and height, as 1280x720")
     return [int(found[1]), int(found[2])] if found else value
 
 

@@ -25,7 +25,7 @@ def redact(url: str) -> str:
         return url
     before, _, query = re.sub("[?#]", "?", rest, count=1).partition("?")
     host, slash, path = before.partition("/")
-    if "@" in path or ("@" in query and "@" not in host):
+    if "@" in path + query:
         return f"{scheme}://..."
     kept = "/".join("..." if re.search("[=&;]", part) else part for part in path.split("/"))
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{kept}"

@@ -69,7 +69,8 @@ SQUARE = [[0, 0], [1, 0], [1, 1]]
     ("camera", "said"),
     [
         ({"size": "0x0"}, "run.cameras.0.size.0: found 0 (a whole number), needed greater than or equal to 16"),
-        ({"size": "1280"}, "run.cameras.0.size: found '1280' (text), needed a list"),
+        ({"size": "1280"}, "run.cameras.0.size: found '1280' (text), needed width and height, as 1280x720"),
+        ({"size": 640}, "run.cameras.0.size: found 640 (a whole number), needed width and height"),
         ({"size": [640]}, "'run.cameras.0.size.1' is missing"),
         ({"size": [640, -480]}, "found -480"),
         ({"size": "99999x99999"}, "found 99999"),

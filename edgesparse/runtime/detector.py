@@ -54,7 +54,7 @@ class Detector:
                 f"the network has {classes} classes, 'classes:' names {len(spec.classes)}: make them equal"
             )
         self._thresholds = np.min(
-            [thresholds(run.seen_by(camera), spec.classes) for camera in run.cameras]
+            [thresholds(run.seen_by(c), spec.classes, f"run.cameras.{c.name}") for c in run.cameras]
             or [thresholds(run, spec.classes)],
             axis=0,
         )

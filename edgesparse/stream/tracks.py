@@ -41,7 +41,7 @@ class Tracks:
         self._classes.update(detections.class_id.tolist())
         known: set[int] = set()
         for class_id in self._classes:  # also those that are not there: what is unseen grows old
-            which = np.flatnonzero(detections.class_id == class_id)
+            which = np.flatnonzero(detections.class_id == class_id).tolist()
             for track in self._sort.predict_with_scene(class_id, [self._observed(detections, n) for n in which]):
                 known.add(track.id)
                 if track.length >= SURE:
@@ -54,7 +54,7 @@ class Tracks:
     def _observed(self, detections: Detections, number: int) -> tuple[Any, int]:
         left, top, right, bottom = detections.xyxy[number].tolist()
         box = self._box(left, top, max(right - left, 1.0), max(bottom - top, 1.0), float(detections.confidence[number]))
-        return box.as_xyaah(), int(number)
+        return box.as_xyaah(), number
 
     def _number(self, track: int) -> int:
         if track not in self._numbers:

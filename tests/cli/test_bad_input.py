@@ -99,6 +99,52 @@ def no_source(folder: Path) -> list[str]:
     return ["run", "m.onnx"]
 
 
+def no_such_camera(folder: Path) -> list[str]:
+    squares.detector(folder / "m.onnx")
+    return ["run", "m.onnx", "--source", "77"]
+
+
+def no_camera_at_all(folder: Path) -> list[str]:
+    squares.detector(folder / "m.onnx")
+    return ["run", "m.onnx", "--source", "-1"]
+
+
+def no_such_scheme(folder: Path) -> list[str]:
+    squares.detector(folder / "m.onnx")
+    return ["run", "m.onnx", "--source", "rstp://user:secret@host/x"]
+
+
+def nobody_there(folder: Path) -> list[str]:
+    squares.detector(folder / "m.onnx")
+    return ["run", "m.onnx", "--source", "rtsp://user:secret@127.0.0.1:9/x?key=secret"]
+
+
+def cameras(folder: Path, text: str) -> list[str]:
+    squares.detector(folder / "m.onnx")
+    (folder / "m.yaml").write_text(f"model: m.onnx\nrun: {{cameras: [{text}]}}")
+    return ["run", "m.yaml"]
+
+
+def size_of_a_camera(folder: Path) -> list[str]:
+    return cameras(folder, "{name: gate, source: 'rtsp://user:secret@host/x', size: '0x480'}")
+
+
+def zone_that_crosses_itself(folder: Path) -> list[str]:
+    return cameras(folder, "{name: gate, source: 0, zones: {door: [[0, 0], [1, 1], [1, 0], [0, 1]]}}")
+
+
+def zone_outside_the_frame(folder: Path) -> list[str]:
+    return cameras(folder, "{name: gate, source: 0, zones: {door: [[0, 0], [640, 0], [640, 480]]}}")
+
+
+def cameras_of_one_name(folder: Path) -> list[str]:
+    return cameras(folder, "{name: gate, source: 0}, {name: gate, source: 1}")
+
+
+def class_of_a_camera(folder: Path) -> list[str]:
+    return cameras(folder, "{name: gate, source: demo, classes: [gren]}, {name: hall, source: demo}")
+
+
 def unknown_class(folder: Path) -> list[str]:
     squares.detector(folder / "m.onnx")
     return ["run", "m.onnx", "--source", "demo", "--classes", "gren"]
@@ -137,6 +183,15 @@ BAD: dict[Make, tuple[int, str]] = {
     damaged_picture: (2, r"bad.png: not one of 1 pictures can be read"),
     no_such_source: (2, r"no source nowhere.mp4: no such file, folder or camera"),
     no_source: (2, r"no source: pass --source, or set run.source in the recipe"),
+    no_such_camera: (3, r"no camera 77: /dev/video77 does not exist; found: "),
+    no_camera_at_all: (2, r"no camera -1: cameras are numbered from 0"),
+    no_such_scheme: (2, r"cannot open rstp://host/x: an address starts with one of rtsp, "),
+    nobody_there: (3, r"cannot open rtsp://127.0.0.1:9/x: is the address right and the camera on\?"),
+    size_of_a_camera: (2, r"run.cameras.0.size.0: found 0 \(a whole number\), needed greater than or equal to 16"),
+    zone_that_crosses_itself: (2, r"run.cameras.0.zones.door: found .* needed a polygon whose sides do not cross"),
+    zone_outside_the_frame: (2, r"run.cameras.0.zones.door.1.0: found 640 .* needed less than or equal to 1"),
+    cameras_of_one_name: (2, r"needed cameras of different names, found gate, gate"),
+    class_of_a_camera: (2, r"run.cameras.gate.classes: no class 'gren': did you mean 'green'\?"),
     unknown_class: (2, r"run.classes: no class 'gren': did you mean 'green'\?"),
     output_in_a_file: (2, r"cannot write m.onnx/out.json: (Not a directory|File exists)"),
     output_that_is_there: (2, r"instances_val.json is there already: pass --force to overwrite it"),
@@ -152,6 +207,7 @@ def test_bad_input(
     before = {path for path in tmp_path.rglob("*") if "engines" not in path.parts}
     ended = edgesparse(*arguments)
     assert re.search(ends[1], ended.said) and ended.code == ends[0], ended
+    assert "secret" not in ended.err
     after = {path for path in tmp_path.rglob("*") if "engines" not in path.parts}
     assert after == before
     assert not list(tmp_path.glob("engines/*/.unfinished*"))

@@ -1,0 +1,35 @@
+"""Eight cameras for a minute, while server, cameras and network fail: benchmarks/soak.py as it is run for half an hour.
+
+What depends on how busy the machine is (ages, seconds until a camera is back) is judged there, not here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rtsp import INSTALL, RtspServer
+
+SOAK = Path(__file__).parents[2] / "benchmarks" / "soak.py"
+
+
+@pytest.mark.rtsp
+def test_every_camera_comes_back_and_nothing_is_left_over(real: Path, tmp_path: Path) -> None:
+    if not RtspServer.available():
+        pytest.skip(f"no GStreamer RTSP server: {INSTALL}")
+    command = [sys.executable, str(SOAK), "--minutes", "1", "--real", str(real)]
+    folders = ["--videos", str(tmp_path / "videos"), "--out", str(tmp_path / "out")]
+    done = subprocess.run([*command, *folders], capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode in (0, 1) and "Traceback" not in done.stderr, done.stderr
+    result = json.loads((tmp_path / "out" / "soak.json").read_text())
+    assert result == json.loads(done.stdout)
+    counts = {kind: failure["count"] for kind, failure in result["failures"].items()}
+    assert sum(count > 0 for count in counts.values()) >= 6, counts
+    for kind, failure in result["failures"].items():
+        assert failure["back_s"]["most"] < 15, (kind, failure)
+    assert result["left_over"] == {"descriptors": 0, "threads": 0}
+    assert result["twice_too_many"]["least_to_most"] > 0.5
+    assert (tmp_path / "out" / "soak.svg").read_text().startswith("<svg")
+    assert "secret" not in done.stderr + done.stdout and "user" not in done.stderr
