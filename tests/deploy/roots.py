@@ -77,46 +77,71 @@ def base(arch: str) -> Path:
     return root
 
 
-def trust_the_same(root: Root) -> None:
-    """The root's pip asks the index that this machine's asks, and trusts the same certificates."""
-    for name in ("etc/ssl/certs/ca-certificates.crt", "etc/pip.conf"):
-        if Path("/", name).exists():
-            shutil.copy(Path("/", name), root.folder / name)
+MOUNT = """\
+set -e
+root=$0 upper=$1 work=$2 base=$3
+mount -t overlay overlay -o "lowerdir=$base,upperdir=$upper,workdir=$work" "$root"
+mount -t proc proc "$root/proc"
+mount -t tmpfs -o mode=755 tmpfs "$root/dev"
+mkdir "$root/dev/shm" && mount -t tmpfs tmpfs "$root/dev/shm"
+for node in null zero full random urandom tty; do
+  touch "$root/dev/$node" && mount --bind "/dev/$node" "$root/dev/$node"
+done
+shift 3
+exec chroot "$root" "$@"
+"""
+"""Everything is mounted in a namespace that ends with the command: no other program ever sees it, nor cleans it up."""
 
 
 class Root:
-    """An overlay on the cached root, mounted at `folder`; `run` runs a command in it."""
+    """An overlay on the cached root: `place` puts files into it, `run` runs a command in it."""
 
     def __init__(self, arch: str, scratch: Path) -> None:
-        self.folder = scratch / "root"
+        self._base, self._scratch = base(arch), scratch
         for name in ("root", "upper", "work"):
             (scratch / name).mkdir(parents=True)
-        options = f"lowerdir={base(arch)},upperdir={scratch / 'upper'},workdir={scratch / 'work'}"
-        done = subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, str(self.folder)], check=False)
+        self.place("etc/resolv.conf", Path("/etc/resolv.conf").read_text())
+        done = self.run("true")
         if done.returncode:
-            pytest.skip("needs overlay mounts")
-        for name in ("proc", "dev"):
-            subprocess.run(["mount", "--rbind", f"/{name}", str(self.folder / name)], check=True)
-            subprocess.run(["mount", "--make-rslave", str(self.folder / name)], check=True)
-        shutil.copy("/etc/resolv.conf", self.folder / "etc" / "resolv.conf")
+            pytest.skip(f"needs overlay mounts in a namespace: {done.stderr}")
+
+    def path(self, name: str) -> Path:
+        """Where a file that is put into the root lies, seen from outside."""
+        return self._scratch / "upper" / name.lstrip("/")
+
+    def place(self, name: str, source: str | Path) -> None:
+        """A text, or a copy of a file or folder, to be readable by everybody."""
+        path = self.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(source, str):
+            path.write_text(source)
+        elif source.is_dir():
+            shutil.copytree(source, path)
+        else:
+            shutil.copy(source, path)
+            return
+        if path.is_file():
+            path.chmod(0o755 if "bin/" in name else 0o644)
 
     def stand_in(self) -> None:
         for name, text in STAND_INS.items():
-            path = self.folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-            path.chmod(0o755 if "bin/" in name else 0o644)
+            self.place(name, text)
+
+    def trust_the_same(self) -> None:
+        """The root's pip asks the index that this machine's asks, and trusts the same certificates."""
+        for name in ("etc/ssl/certs/ca-certificates.crt", "etc/pip.conf"):
+            if Path("/", name).exists():
+                self.place(name, Path("/", name))
 
     def run(self, *command: str, network: bool = True) -> subprocess.CompletedProcess[str]:
-        alone = [] if network else ["unshare", "--net"]
+        alone = [] if network else ["--net"]
+        folders = [str(self._scratch / name) for name in ("root", "upper", "work")]
+        inside = ["sh", "-c", MOUNT, *folders, str(self._base), *command]
         return subprocess.run(
-            [*alone, "chroot", str(self.folder), *command],
+            ["unshare", "--mount", "--propagation", "private", *alone, *inside],
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"},
             capture_output=True,
             text=True,
             check=False,
             timeout=3000,
         )
-
-    def close(self) -> None:
-        subprocess.run(["umount", "-R", "-l", str(self.folder)], check=True)

@@ -7,44 +7,29 @@ Last run: see LAST. Not in CI, for it takes minutes. Real: Ansible, OpenSSH in n
 from __future__ import annotations
 
 import json
-import os
-import re
 import subprocess
 import sys
-import venv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.deploy import hosts, roots
+from tests.deploy import hosts
+from tests.deploy.playing import play, recap
 from tests.deploy.test_provision import make_wheel
 
 ROOT = Path(__file__).parents[2]
-ANSIBLE = ROOT / "deploy" / "ansible"
 LAST = "never"
 
 pytestmark = [pytest.mark.fleet, pytest.mark.timeout(1800)]
 
 
-@pytest.fixture(scope="module")
-def ansible() -> Path:
-    """ansible-playbook in an environment of its own: a program that is run; its licence lets nothing here import it."""
-    place = roots.CACHE.parent / "ansible"
-    if not (place / "bin" / "ansible-playbook").exists():
-        venv.create(place, with_pip=True)
-        done = subprocess.run([place / "bin" / "pip", "install", "-q", "ansible-core>=2.16"], check=False)
-        if done.returncode:
-            pytest.skip("ansible-core cannot be installed")
-    return place / "bin" / "ansible-playbook"
-
-
 class Fleet:
     """The hosts, a key that they trust, and bundles whose versions count up."""
 
-    def __init__(self, folder: Path, ansible: Path) -> None:
-        self.folder, self.ansible, self.version = folder, ansible, 0
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.version = folder, 0
         self.hosts = hosts.Hosts(folder)
         self.edgesparse("keys", "new", "fleet")
         self.edgesparse("demo", "export", "pictures", "--count", "2")
@@ -71,10 +56,7 @@ class Fleet:
         return self.folder / f"{name}.esb", version
 
     def play(self, book: str, **said: Any) -> subprocess.CompletedProcess[str]:
-        said = {"edgesparse_health_seconds": 45, **said}
-        command = [self.ansible, "-i", self.folder / "inventory.yml", ANSIBLE / f"{book}.yml", "-e", json.dumps(said)]
-        environment = {**os.environ, "ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
-        return subprocess.run(command, cwd=ANSIBLE, env=environment, capture_output=True, text=True, check=False)
+        return play(self.folder / "inventory.yml", book, **{"edgesparse_health_seconds": 45, **said})
 
     def versions(self) -> list[str]:
         return [status(host)["running"]["version"] for host in self.hosts.hosts]
@@ -97,17 +79,11 @@ def status(host: hosts.Host) -> dict[str, Any]:
     return said
 
 
-def recap(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, int]]:
-    """Ansible's last table: counts by host."""
-    lines = re.findall(r"^(esf\d+)\s+: (.+)$", done.stdout, re.M)
-    return {host: {key: int(n) for key, n in re.findall(r"(\w+)=(\d+)", counts)} for host, counts in lines}
-
-
 @pytest.fixture(scope="module")
-def fleet(ansible: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     if why := hosts.possible():
         pytest.skip(why)
-    found = Fleet(tmp_path_factory.mktemp("fleet"), ansible)
+    found = Fleet(tmp_path_factory.mktemp("fleet"))
     try:
         first, _ = found.bundle()
         done = found.play("rollout", bundle=str(first), batches=["100%"])

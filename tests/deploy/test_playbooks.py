@@ -1,0 +1,140 @@
+"""How the playbooks judge a batch, by real Ansible on hosts that are folders of this machine.
+
+`edgesparse` is stood in for there; tests/deploy/test_fleet.py plays them over SSH against the real one.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.deploy.playing import BOOKS, play, recap
+
+STAND_IN = """#!{python}
+import json, pathlib, sys
+folder, verb = pathlib.Path(__file__).parent, sys.argv[1]
+with (folder.parent / "log").open("a") as log:
+    log.write(f"{{folder.name}} {{verb}}\\n")
+runs = (folder / "runs").read_text() if (folder / "runs").exists() else ""
+if verb == "status":
+    running = {{"name": "parts", "version": runs}}
+    print(json.dumps({{"running": running, "healthy": True, "service": {{}}, "last": None}}))
+elif verb == "rollback":
+    (folder / "runs").write_text("old")
+    print(json.dumps({{"result": "rolled back", "changed": True}}))
+elif (folder / "fails").exists():
+    print(json.dumps({{"result": "refused", "changed": False, "why": "it detects nothing"}}))
+    sys.exit(1)
+else:
+    new = pathlib.Path(sys.argv[2]).read_text()
+    (folder / "runs").write_text(new)
+    print(json.dumps({{"result": "deployed", "changed": new != runs}}))
+"""
+
+
+class Folders:
+    """Hosts a to d, a the canary. Those in `away` have an address where nobody listens."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in "abcd":
+            (folder / name).mkdir()
+            program = folder / name / "edgesparse"
+            program.write_text(STAND_IN.format(python=sys.executable))
+            program.chmod(0o755)
+        self.write()
+
+    def write(self, away: str = "") -> None:
+        local = {"ansible_connection": "local"}
+        gone = {"ansible_host": "127.0.0.1", "ansible_port": 1, "ansible_ssh_common_args": "-o ConnectTimeout=2"}
+        sites = {
+            name: {"hosts": {h: gone if h in away else local for h in hosts}} for name, hosts in self.sites.items()
+        }
+        said = {"edgesparse": f"{self.folder}/{{{{ inventory_hostname }}}}/edgesparse"}
+        said["edgesparse_incoming"] = f"{self.folder}/{{{{ inventory_hostname }}}}/incoming"
+        children = {"sites": {"children": sites}, "canary": {"hosts": {"a": {}}}}
+        (self.folder / "inventory.yml").write_text(yaml.safe_dump({"all": {"vars": said, "children": children}}))
+
+    sites = {"north": "ab", "south": "cd"}  # noqa: RUF012
+
+    def roll_out(self, version: str, **said: object) -> tuple[int, str]:
+        (self.folder / "parts.esb").write_text(version)
+        (self.folder / "log").unlink(missing_ok=True)
+        done = play(self.folder / "inventory.yml", "rollout", bundle=str(self.folder / "parts.esb"), **said)
+        self.counts = recap(done)
+        return done.returncode, done.stdout
+
+    def log(self) -> list[str]:
+        return (self.folder / "log").read_text().splitlines()
+
+    def runs(self) -> list[str]:
+        return [file.read_text() if (file := self.folder / name / "runs").exists() else "" for name in "abcd"]
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Folders:
+    return Folders(tmp_path)
+
+
+@pytest.mark.fleet
+def test_the_canary_then_batches_and_then_nothing(hosts: Folders) -> None:
+    code, said = hosts.roll_out("1", batches=[1, "100%"])
+    assert code == 0, said
+    first, second, *rest = hosts.log()
+    assert (first, second) == ("a deploy", "b deploy") and set(rest) == {"c deploy", "d deploy"}
+    assert hosts.roll_out("1")[0] == 0
+    assert {counts["changed"] for counts in hosts.counts.values()} == {0}
+
+
+def test_a_canary_that_fails_ends_it(hosts: Folders) -> None:
+    (hosts.folder / "a" / "fails").touch()
+    code, said = hosts.roll_out("1")
+    assert code == 2 and "it detects nothing" in said and hosts.log() == ["a deploy"]
+
+
+def test_a_batch_goes_back_only_where_too_many_failed(hosts: Folders) -> None:
+    (hosts.folder / "c" / "fails").touch()
+    code, said = hosts.roll_out("1", batches=["100%"], max_fail=40)
+    assert code == 2 and hosts.runs() == ["1", "1", "", "1"] and hosts.counts["c"]["failed"] == 1
+    code, said = hosts.roll_out("2", batches=[2, 1], max_fail=40)
+    assert code == 2 and "rolled back with its batch: c failed" in said
+    assert hosts.runs() == ["2", "old", "", "1"] and "d deploy" not in hosts.log()
+
+
+def test_one_that_does_not_answer_is_a_failure_and_a_row(hosts: Folders) -> None:
+    hosts.write(away="c")
+    code, _ = hosts.roll_out("1", batches=["100%"], max_fail=40)
+    assert code == 2 and hosts.runs() == ["1", "1", "", "1"]
+    done = play(hosts.folder / "inventory.yml", "status")
+    rows = json.loads((hosts.folder / "fleet.json").read_text())["devices"]
+    assert [(row["host"], row["state"]) for row in rows] == [
+        ("c", "no answer"),
+        ("a", "healthy"),
+        ("b", "healthy"),
+        ("d", "healthy"),
+    ]
+    assert "3 of 4 healthy" in done.stdout and rows[0]["why"].startswith("ssh: connect to host")
+    assert "no answer" in (hosts.folder / "fleet.html").read_text()
+
+
+@pytest.mark.fleet
+def test_what_was_not_copied_is_not_deployed(hosts: Folders) -> None:
+    """An older bundle that lies on the device must not pass for the new one."""
+    assert hosts.roll_out("1")[0] == 0
+    (hosts.folder / "a" / "incoming" / "bundle.esb").unlink()
+    (hosts.folder / "a" / "incoming").rmdir()
+    (hosts.folder / "a" / "incoming").touch()
+    code, said = hosts.roll_out("2")
+    assert code == 2 and not (hosts.folder / "log").exists(), said
+
+
+def test_every_playbook_is_one(hosts: Folders) -> None:
+    books = sorted(book.stem for book in BOOKS.glob("*.yml") if not book.stem.startswith("inventory"))
+    assert books == ["provision", "rollback", "rollout", "status"]
+    for book in books:
+        done = play(BOOKS / "inventory.example.yml", book, "--syntax-check")
+        assert done.returncode == 0, done.stderr
