@@ -66,6 +66,7 @@ class Outputs(Sink):
         self._names: Sequence[str] = ()
         self._rules = Rules((), ())
         self._said = Service()
+        self._error = ""
         self._lines: Lines | None = None
         self._mqtt: Mqtt | None = None
         self._webhook: Webhook | None = None
@@ -119,6 +120,14 @@ class Outputs(Sink):
         return [part.output for part in (self._lines, self._mqtt, self._webhook, self._clips) if part is not None]
 
     def write(self, frame: Frame, detections: Detections) -> None:
+        try:
+            self._write(frame, detections)
+        except Exception as error:  # else it would pass for an inference that failed
+            if repr(error) != self._error:
+                self._error = repr(error)
+                log.exception("outputs: %s", frame.source)
+
+    def _write(self, frame: Frame, detections: Detections) -> None:
         lines, mqtt = self._lines, self._mqtt
         tell = mqtt is not None and (self._said.mqtt is None or self._said.mqtt.empty or len(detections) > 0)
         if lines is not None or tell:

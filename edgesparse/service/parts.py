@@ -82,6 +82,7 @@ class Parts:
         if self._web is not None:
             self.closing.append(self._web.close)
         self._close_all()
+        self.health.loading = "stopped"
         self._reporter.stop()
 
     def _close_all(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from edgesparse.build.select import Progress, quiet
 from edgesparse.config import Camera, Run
-from edgesparse.errors import BuildError, EdgeSparseError, StreamError
+from edgesparse.errors import REFUSED, BuildError, EdgeSparseError, StreamError
 from edgesparse.package.store import Package
 from edgesparse.service import engine as engines
 from edgesparse.service.engine import Engine
@@ -55,6 +55,8 @@ class Service:
 
     def __init__(self, target: Target, progress: Progress = quiet) -> None:
         """Loads the settings and the engine. Raises EdgeSparseError."""
+        # What it would reload is being read; left alone, the signal would end the process.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._target, self._notify, self._failed = target, Notify(), Failed()
         self._stop, self._reload = threading.Event(), threading.Event()
         self._changing = threading.Lock()
@@ -106,7 +108,8 @@ class Service:
         """Run the loop; why it ended, None when an inference failed."""
         try:
             return self._loop.run().ended
-        except StreamError:
+        except StreamError as error:
+            error.exit_code = REFUSED  # it did work: starting again may mend it
             raise
         except Exception as error:  # whatever an engine may raise
             self._inference_failed(error)

@@ -60,7 +60,8 @@ class Tally:
         age = int(row[_AGE])
         self._ages[number][places[_AGE]] += 1
         self._age_sums[number] += age
-        np.add.at(self.classes, detections.class_id, 1)
+        known = detections.class_id < len(self.classes)  # for a moment after a reload there may be more
+        np.add.at(self.classes, detections.class_id[known], 1)
         self._recent[self.frames % _KEPT] = (row[_DETECTOR].sum(), age, number)
         self.frames += 1
 

@@ -64,13 +64,18 @@ def planned_package(null_package: Path, tmp_path: Path) -> Planned:
     """That package, with how the chosen engine and the fallback run as the test says; `changes` are the manifest's."""
 
     def make(
-        chosen: dict[str, Any], fallback: dict[str, Any] | None = None, name: str = "planned", **changes: Any
+        chosen: dict[str, Any],
+        fallback: dict[str, Any] | None = None,
+        name: str = "planned",
+        classes: tuple[str, ...] = squares.NAMES,
+        **changes: Any,
     ) -> Path:
         package = find_package(Path(shutil.copytree(null_package, tmp_path / name, dirs_exist_ok=True)))
         files = dict(package.manifest.files)
         for path, said in ((package.engine, chosen), (package.fallback, fallback or {})):
             path.write_text(json.dumps({**json.loads(path.read_text()), **said}))
             files[path.name] = manifests.sha256(path)
+        changes["detector"] = package.manifest.detector.model_copy(update={"classes": classes})
         manifests.write(package.folder, sealed(package.manifest.model_copy(update={"files": files, **changes})))
         return package.folder
 
