@@ -80,6 +80,9 @@ class Window:
                 f"the service was not ready after {self.seconds / 2:g} s: {status.get('why') or 'it does not say why'}"
             )
         if self._first is None:
+            # Ready may mean that the engine is: cameras have the first half of the window to come too.
+            if (why := self._age(status)) is not None:
+                return why
             self._first = status
         why = self._wrong(status, self._first, age)
         self._bad = self._bad if why else 0

@@ -83,6 +83,11 @@ def test_it_may_take_half_of_the_window_to_start(watch: Watch) -> None:
     assert watch(say, {**WELL, "package": "old", "pid": 1}) is None
 
 
+def test_its_cameras_may_take_as_long(watch: Watch) -> None:
+    opening = {**LIVE, "state": "opening", "age_ms": None}
+    assert watch(lambda second: well(second, cameras=[opening if second < 25 else LIVE])) is None
+
+
 SICK: dict[str, tuple[Say, str]] = {
     "no status at all": (lambda n: None, "did not come up with the new package"),
     "the old package": (lambda n: well(n, package="old"), "did not come up with the new package"),
