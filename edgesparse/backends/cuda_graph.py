@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -65,12 +66,17 @@ class Graph:
         self._graph, self._made = ctypes.c_void_p(), ctypes.c_void_p()
         self._stream, self._launch = ctypes.c_void_p(stream), cuda.cuGraphLaunch
         check(cuda.cuStreamBeginCapture_v2(stream, _THREAD_LOCAL), "a CUDA graph cannot be begun")
+        collecting = gc.isenabled()
+        gc.disable()  # what it frees page-locked memory of would end the capture
         try:
             record()
         except BaseException:
             cuda.cuStreamEndCapture(stream, ctypes.byref(self._graph))
             self.close()
             raise
+        finally:
+            if collecting:
+                gc.enable()
         check(cuda.cuStreamEndCapture(stream, ctypes.byref(self._graph)), "this cannot be captured in a CUDA graph")
         code = cuda.cuGraphInstantiateWithFlags(ctypes.byref(self._made), self._graph, 0)
         if code:

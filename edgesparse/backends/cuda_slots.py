@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edgesparse.backends.base import TensorSpec
 from edgesparse.backends.cuda import Gpu, address
 from edgesparse.backends.cuda_graph import Copy, Graph
+from edgesparse.backends.cuda_images import Image
 from edgesparse.backends.cuda_kernels import Kernels
 from edgesparse.backends.cuda_layouts import COUNT, PICTURE, RECORD, TAP, input_of, outputs_of, picture_of
 from edgesparse.backends.frames import Candidates, Frame, FramePlan, Place, Slot
@@ -22,6 +23,8 @@ from edgesparse.errors import BuildError
 
 CAPACITY = 1024
 """Candidates a picture that have room; where there are more, the whole outputs come back."""
+ROWS = 2
+"""Rows of pixels a thread of the letterbox, as in kernels/frames.cu."""
 _log = logging.getLogger(__name__)
 
 
@@ -65,7 +68,7 @@ class CudaSlot(Slot):
         self.batch, self._size = image.shape[0], plan.spec.size
         self._letterbox = f"letterbox_{image.dtype}"
         self._compact = ""
-        self._images = self._held["images"] = [_Image(self._gpu) for _ in range(self.batch)]
+        self._images = self._held["images"] = [Image(self._gpu) for _ in range(self.batch)]
         self._places: list[Place | None] = [None] * self.batch
         self._sources: list[NDArray[np.uint8]] = []
         host, taps = self._gpu.host, self.batch * sum(self._size)
@@ -166,7 +169,7 @@ class CudaSlot(Slot):
         height, width = self._size
         near = self._near
         pointers = [self._settings, near["pictures"], near["taps"], tensors[self._plan.image]]
-        grid = (-(-width // 32), -(-height // 8), batch)
+        grid = (-(-width // 32), -(-height // (8 * ROWS)), batch)
         self._kernels.launch(self._letterbox, grid, (32, 8, 1), stream.handle, pointers)
         self._engine.enqueue(tensors)
         if self._compact:
@@ -247,47 +250,6 @@ class _Launch:
 
     def __call__(self) -> None:
         self.graph.launch()
-
-
-class _Image:
-    """Room for one picture of a batch: page-locked, for frames that are not, and on a GPU with memory of its own."""
-
-    def __init__(self, card: Gpu) -> None:
-        self._gpu, self.device, self._room = card, 0, 0
-        self._block: Any = None
-        self._staging: NDArray[np.uint8] | None = None
-
-    def grows(self, frame: NDArray[np.uint8]) -> bool:
-        """Make room on the GPU for a frame that is larger than any before; whether that was so."""
-        if self._gpu.integrated or frame.nbytes <= self._room:
-            return False
-        self.free()
-        self._block, self._room = self._gpu.memory(frame.nbytes), frame.nbytes
-        self.device = int(self._block)
-        return True
-
-    def of(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The page-locked bytes of a frame: its own, or a copy."""
-        if frame.flags.c_contiguous and self._gpu.pinned(frame) is not None:
-            return frame
-        if self._staging is None or self._staging.nbytes < frame.nbytes:
-            self._staging = self._gpu.host((frame.nbytes,), "uint8", combined=True)
-        staged = self._staging[: frame.nbytes]
-        np.copyto(staged.reshape(frame.shape), frame)
-        return staged
-
-    def data(self, source: NDArray[np.uint8]) -> int:
-        """Where the kernel finds what `of` gave."""
-        if not self._gpu.integrated:
-            return self.device
-        pinned = self._gpu.pinned(source)
-        assert pinned is not None
-        return pinned.address
-
-    def free(self) -> None:
-        if self._block is not None:
-            self._block.free()
-        self._block, self._room = None, 0
 
 
 def _bytes(spec: TensorSpec) -> int:

@@ -106,8 +106,7 @@ class TensorRTRunner(Runner):
                 raise BackendUnavailable(f"its input is {image.dtype}")
             found = kernels(self._gpu)
         except BackendUnavailable as error:
-            self.plain = f"frames are prepared and boxes found on the CPU: {error}"
-            _log.warning("%s: %s", self._name, self.plain)
+            _log.warning("%s: the CPU prepares frames and finds boxes: %s", self._name, str(error))
             return []
         with self._gpu.doing(f"freeing buffers of {self._name}"):
             self._unbind()

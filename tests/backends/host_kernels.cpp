@@ -10,7 +10,7 @@ template <class T> static void letterboxes(const int* grid, void** given) {
     const Tap* taps = *(const Tap**)given[2];
     T* out = *(T**)given[3];
     for (int picture = 0; picture < grid[2]; picture++)
-        for (int y = 0; y < grid[1] * 8; y++)
+        for (int y = 0; y < grid[1] * 8 * 2; y++)  // two rows a thread
             for (int x = 0; x < grid[0] * 32; x++) letterbox(input, pictures[picture], taps, out, x, y, picture);
 }
 

@@ -3,7 +3,7 @@
 #include "letterbox.cuh"
 
 #ifndef ROWS
-#define ROWS 1
+#define ROWS 2
 #endif
 
 // Blocks of 32 x 8 threads; the grid covers the input, ROWS rows of pixels a thread, a picture a layer.

@@ -1,0 +1,66 @@
+"""What the parts of benchmarks/gpu_path.py share: engines with what their detectors need, and frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from benchmarks.gpu_nets import CLASSES, SIZE
+from edgesparse.backends import backend
+from edgesparse.config import DetectorSpec, InputSpec, Run, load_recipe
+from edgesparse.runtime.detector import Detector
+
+HD = (1080, 1920, 3)
+
+
+@dataclass(frozen=True)
+class Net:
+    """An engine with what its detector needs."""
+
+    name: str
+    path: Path
+    spec: DetectorSpec
+    conf: float
+
+
+def net(name: str, work: Path, batch: int = 1) -> Net:
+    """`parts`, the default detector, or `relu`; see `confident` for the latter's confidence."""
+    path = work / f"{name}-{batch}.engine"
+    if name == "parts":
+        recipe = load_recipe(Path(str(resources.files("edgesparse").joinpath("demo/parts.yaml"))))
+        spec = DetectorSpec(head="yolov8", classes=tuple(recipe.classes or ()), input=InputSpec(size=(320, 320)))
+        return Net(name, path, spec, 0.4)
+    spec = DetectorSpec(head="yolov8", classes=tuple(map(str, range(CLASSES))), input=InputSpec(size=SIZE))
+    return Net(name, path, spec, 0.25)
+
+
+def picture(seed: int = 0, shape: tuple[int, ...] = HD) -> np.ndarray:
+    """A frame that is no noise: what a camera gives is smooth, and has edges."""
+    small = np.random.default_rng(seed).integers(0, 256, (27, 48, 3), np.uint8)
+    return np.asarray(cv2.resize(small, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+@contextmanager
+def opened(of: Net, conf: float | None = None) -> Iterator[Detector]:
+    with Detector(backend("tensorrt").load(of.path), of.spec, Run(conf=of.conf if conf is None else conf)) as detector:
+        yield detector
+
+
+def confident(of: Net) -> Net:
+    """With the confidence that lets about 40 candidates of a picture through; `parts` keeps its own."""
+    if of.name == "parts":
+        return of
+    scores: list[np.ndarray] = []
+    with opened(of, 1e-4) as detector:
+        for seed in range(4):
+            detector.submit([picture(seed)])
+            scores.append(detector._ring.collect()[0][0][1])
+            detector._boxes.clear()
+    best = np.sort(np.concatenate(scores))[::-1]
+    return replace(of, conf=float(best[min(40 * len(scores), len(best) - 1)]))
