@@ -116,12 +116,11 @@ def rollback(root: Path | None, status: Path | None, restart: str | None, health
 @click.option("--history", type=click.IntRange(0), default=5, show_default=True, help="Lines of history.")
 def status(root: Path | None, status: Path | None, history: int, as_json: bool) -> None:
     """What runs on this device, since when, how it is, and what happened last."""
-    from edgesparse.device import state_folder
     from edgesparse.fleet import status as states
     from edgesparse.fleet.restart import STATUS, Service
-    from edgesparse.fleet.slots import Root
+    from edgesparse.fleet.slots import Root, default_root
 
-    place = Root(root or state_folder())
+    place = Root(root or default_root())
     said = states.status(place, Service(status=status or STATUS))
     lines = place.history()[-history:] if history else []
     if as_json:
@@ -159,14 +158,14 @@ def _when(seconds: float) -> str:
 
 
 def _device(root: Path | None, status: Path | None, restart: str | None, seconds: float, advance: Progress) -> Device:
-    from edgesparse.device import STATE, state_folder
+    from edgesparse.device import STATE
     from edgesparse.fleet.deploy import Device
     from edgesparse.fleet.restart import RESTART, STATUS, service
-    from edgesparse.fleet.slots import Root
+    from edgesparse.fleet.slots import Root, default_root
 
-    os.environ.setdefault(STATE, str(root or state_folder()))  # the slots' engines are signed with the key in there
+    os.environ.setdefault(STATE, str(root or default_root()))  # the slots' engines are signed with the key in there
     served = service(RESTART if restart is None else restart, status or STATUS, seconds)
-    return Device(Root(root or state_folder()), served, progress=advance)
+    return Device(Root(root or default_root()), served, progress=advance)
 
 
 def _tell(do: Callable[[Progress], Outcome], as_json: bool) -> None:

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from edgesparse.device import STATE
 from edgesparse.errors import DeployError
 from edgesparse.fleet.owner import as_owner
 
@@ -28,6 +29,14 @@ SLOTS = ("a", "b")
 FETCHED = "fetch"
 KEPT = 200
 """Lines of history; up to a quarter more between two times that it is cut."""
+
+SYSTEM = Path("/var/lib/edgesparse")
+
+
+def default_root() -> Path:
+    """The service's folder, whoever asks: unlike `state_folder`, never one of the user's own."""
+    return Path(os.environ.get(STATE) or SYSTEM).absolute()
+
 
 Step = Literal["building", "switching", "undoing"]
 

@@ -251,6 +251,19 @@ def test_a_disk_that_fills_up_on_the_way_leaves_the_old_one(
         assert bundles.device(root).deploy(source).result == "deployed"
 
 
+def test_a_service_that_has_died_is_not_healthy(deploy: Callable[..., Any], tmp_path: Path) -> None:
+    deploy("1.0")
+    path, root = tmp_path / "status.json", Root(tmp_path / "device")
+    assert status(root, Service(status=path))["healthy"] is None
+    path.write_text(json.dumps({"package": "build-1.0", "healthy": True}))
+    assert status(root, Service(status=path))["healthy"] is True
+    os.utime(path, (time.time() - 60, time.time() - 60))
+    said = status(root, Service(status=path))
+    assert said["healthy"] is False and said["service"] is None
+    path.write_text(json.dumps({"package": "another", "healthy": True}))
+    assert status(root, Service(status=path))["healthy"] is False
+
+
 def test_old_slots_are_cleaned(deploy: Callable[..., Any], tmp_path: Path) -> None:
     for version in ("1.0", "2.0", "3.0", "4.0"):
         deploy(version)
