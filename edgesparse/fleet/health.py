@@ -74,7 +74,7 @@ class Window:
     def _why(self, status: Status | None, age: float) -> str | None:
         """What is wrong with a look at the service."""
         if status is None or status.get("package") != self.build_id or _life(status) == _life(self.before or {}):
-            return f"the service did not come up with the new package in {self.seconds / 2:g} s ({self.path})"
+            return f"the service did not come up with package {self.build_id} in {self.seconds / 2:g} s ({self.path})"
         if not status.get("ready"):
             return (
                 f"the service was not ready after {self.seconds / 2:g} s: {status.get('why') or 'it does not say why'}"

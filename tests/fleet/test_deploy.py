@@ -70,8 +70,11 @@ def service(tmp_path: Path) -> Any:
     script.write_text(
         textwrap.dedent(f"""\
         [ -e {pid} ] && kill $(cat {pid}) 2>/dev/null
+        rm -f {status}
         {sys.executable} {tmp_path}/service.py {status} {tmp_path}/device/current/package 2.0 >/dev/null 2>&1 &
         echo $! > {pid}
+        for i in $(seq 600); do [ -e {status} ] && exit 0; sleep 0.1; done
+        exit 1
         """)
     )
     yield Service(("sh", str(script)), status, 2.0, 0.05)

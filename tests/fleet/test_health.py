@@ -89,8 +89,8 @@ def test_its_cameras_may_take_as_long(watch: Watch) -> None:
 
 
 SICK: dict[str, tuple[Say, str]] = {
-    "no status at all": (lambda n: None, "did not come up with the new package"),
-    "the old package": (lambda n: well(n, package="old"), "did not come up with the new package"),
+    "no status at all": (lambda n: None, "did not come up with package new"),
+    "the old package": (lambda n: well(n, package="old"), "did not come up with package new"),
     "never ready": (lambda n: well(n, ready=False, why="loading"), "was not ready after .* s: loading"),
     "not healthy": (lambda n: well(n, healthy=False, why="it is hot"), "is not healthy: it is hot"),
     "a crash loop": (lambda n: well(n, pid=n, started=float(n)), "the service restarted by itself"),

@@ -58,7 +58,12 @@ def test_a_good_bundle_runs_and_a_sick_one_goes_back(tmp_path: Path, service: Se
     (tmp_path / "labels").mkdir()
     squares.labelled(tmp_path / "labels")
     private = keys.read_private(bundles.key(tmp_path))
-    device = Device(Root(tmp_path / "device"), service)
+    frames: dict[str, int] = {}
+
+    def count(step: str, done: int, total: int) -> None:
+        frames.setdefault(step, (service.says() or {}).get("frames", 0))
+
+    device = Device(Root(tmp_path / "device"), service, progress=count)
 
     def deploy(version: str, **limits: Any) -> str:
         said = {"model": "squares.onnx", "build": {"backend": "onnxruntime", "threads": 1}}
@@ -70,9 +75,11 @@ def test_a_good_bundle_runs_and_a_sick_one_goes_back(tmp_path: Path, service: Se
 
     assert deploy("1.0") == "deployed"
     first = status(device.root, service)
+    frames.clear()
     assert first["healthy"] and first["service"]["frames"] > 0
     with pytest.raises(RolledBack, match=r"camera belt: found a frame .* ms old, needed deploy\.max_age_ms 0\.0001"):
         deploy("2.0", max_age_ms=0.0001)
+    assert frames["switching"] > frames["unpacking"] > 0  # the old engine served while the new one was built
     after = status(device.root, service)
     assert after["running"]["version"] == "1.0" and after["healthy"]
     assert after["service"]["pid"] != first["service"]["pid"] and after["service"]["frames"] > 0
