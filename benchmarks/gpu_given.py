@@ -30,7 +30,7 @@ class Net:
 
 
 def net(name: str, work: Path, batch: int = 1) -> Net:
-    """`parts`, the default detector, or `relu`; see `confident` for the latter's confidence."""
+    """`parts`, the default detector, or one of gpu_nets; see `confident` for their confidence."""
     path = work / f"{name}-{batch}.engine"
     if name == "parts":
         recipe = load_recipe(Path(str(resources.files("edgesparse").joinpath("demo/parts.yaml"))))

@@ -10,20 +10,24 @@ from onnx import TensorProto, helper, numpy_helper
 
 SIZE = (640, 640)
 CLASSES = 80
-STAGES = ((32, 1, 2), (64, 1, 2), (256, 4, 2), (512, 4, 2), (512, 4, 2))
-"""Channels, convolutions, stride of the first: to 320, 160, 80, 40, 20 pixels a side. 36 billion products a picture."""
+STAGES = {
+    "relu": ((32, 1), (64, 1), (256, 4), (512, 4), (512, 4)),
+    "small": ((16, 1), (32, 1), (64, 1), (64, 1), (64, 1)),
+}
+"""Channels and convolutions of each stage, which halves the sides: to 320, 160, 80, 40, 20 pixels. `relu` takes 36
+billion products a picture; `small` next to nothing, and a few seconds to build."""
 
 
-def relu_blocks(path: Path, batch: int) -> Path:
+def relu_blocks(path: Path, name: str, batch: int) -> Path:
     """3x3 convolutions with ReLU, and a head at the last three stages with YOLOv8's output [B, 4 + 80, 8400].
 
     Weights are random (He's initialisation), so is what it finds; scores are low but for a few.
     """
     net = _Net(batch)
     at, channels, heads = "images", 3, []
-    for i, (wide, count, stride) in enumerate(STAGES):
+    for i, (wide, count) in enumerate(STAGES[name]):
         for k in range(count):
-            at = net.convolution(at, channels, wide, 3, stride if k == 0 else 1, relu=True)
+            at = net.convolution(at, channels, wide, 3, 2 if k == 0 else 1, relu=True)
             channels = wide
         if i >= 2:
             side = SIZE[0] // 2 ** (i + 1)

@@ -2,11 +2,11 @@
 
     python benchmarks/gpu_path.py [--out FOLDER] [--work FOLDER] [--budget SECONDS] [--only PART ...] [--save]
 
-Needs TensorRT, pycuda and nvcc. Builds the default detector and a network of ReLU blocks at 640x640 (FP16), then, a
+Needs TensorRT, pycuda and nvcc. Builds the default detector and networks of ReLU blocks at 640x640 (FP16), then, a
 process and a time limit a part: the letterbox kernel against the device's copy bandwidth; the whole path from a
 1920x1080 frame in page-locked memory to detections beside the engine's graph alone, the copy alone, and the usual
 script (OpenCV letterbox, pageable copies, whole output back, NumPy decode), by turns in one process; what is allocated
-after the first frames; 1, 4 and 16 cameras, batched and not. Each part's result is printed, and added to
+after the first frames; 1, 4 and 16 cameras on a small network, batched and not. Each part's result is printed, and added to
 FOLDER/gpu_path.json, as soon as it is there; --save names benchmarks/results as that folder.
 """
 
@@ -29,7 +29,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import RESULTS, machine
 
-PARTS = ("build parts 1", "build relu 1", "build relu 4", "kernel", "path relu", "path parts", "allocations", "cameras")
+PARTS = (
+    *(f"build {name}" for name in ("parts 1", "relu 1", "small 1", "small 4", "small 16")),
+    *("kernel", "path relu", "path parts", "allocations", "cameras"),
+)
 LIMITS = {"build": 170.0, "kernel": 60.0, "path": 110.0, "allocations": 30.0, "cameras": 60.0}
 """Seconds a part may take."""
 
@@ -47,7 +50,7 @@ def build(name: str, batch: int, work: Path) -> dict[str, Any]:
     if name == "parts":
         model = Path(str(resources.files("edgesparse").joinpath("demo/parts_2to4.onnx")))
     else:
-        model = relu_blocks(work / f"relu-{batch}.onnx", batch)
+        model = relu_blocks(work / f"{name}-{batch}.onnx", name, batch)
     options = BuildOptions(precision="fp16", limits=Limits(level=1), detailed=False)
     made = backend("tensorrt").build(model, work / f"{name}-{batch}.part", options)
     made.path.rename(path)
