@@ -6,8 +6,8 @@ Needs TensorRT, pycuda and nvcc. Builds the default detector and networks of ReL
 process and a time limit a part: the letterbox kernel against the device's copy bandwidth; the whole path from a
 1920x1080 frame in page-locked memory to detections beside the engine's graph alone, the copy alone, and the usual
 script (OpenCV letterbox, pageable copies, whole output back, NumPy decode), by turns in one process; what is allocated
-after the first frames; 1, 4 and 16 cameras on a small network, batched and not. Each part's result is printed, and added to
-FOLDER/gpu_path.json, as soon as it is there; --save names benchmarks/results as that folder.
+after the first frames; 1, 4 and 16 cameras on a small network, batched and not. Each part's result is printed, and
+added to FOLDER/gpu_path.json, as soon as it is there; --save names benchmarks/results as that folder.
 """
 
 from __future__ import annotations
