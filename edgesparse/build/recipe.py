@@ -68,6 +68,7 @@ accept:
 
 run:
   # source: 0            # camera, file, folder, 'pics/*.jpg', rtsp://...; --source on the command line wins
+  # cameras: [{{name: gate, source: 0, rate: 10}}, {{name: hall, source: 'rtsp://...'}}]   # several, in place of source
   conf: 0.25             # or one a class: {{default: 0.25, {first}: 0.5}}
   iou: 0.7               # NMS: boxes of a class that overlap by more are one
   max_det: 300

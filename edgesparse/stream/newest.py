@@ -126,8 +126,8 @@ class Live(Source):
             while not worker.leave:
                 why = self._open(worker)
                 if not why:
-                    any_frame, why = self._pump(worker)
-                    pause = PAUSE_FIRST if any_frame else pause
+                    why = self._pump(worker)
+                    pause = PAUSE_FIRST if worker.any_frame else pause
                 worker.release()
                 with self._changed:
                     if not worker.leave:
@@ -160,37 +160,45 @@ class Live(Source):
             worker.deadline = time.monotonic() + seconds
             self._changed.notify_all()
 
-    def _pump(self, worker: _Worker) -> tuple[bool, str]:
-        """Capture until that fails: whether it gave any frame, and why it ended."""
-        capture, spare, any_frame = worker.capture, self._slots.spare, False
+    def _pump(self, worker: _Worker) -> str:
+        """Capture until that ends; why it does."""
+        capture, patience = worker.capture, read_seconds(self.fps)
         assert capture is not None
-        patience = read_seconds(self.fps)
-        begun_ns = time_ns = time.monotonic_ns()
+        worker.any_frame, worker.opened_ns = False, time.monotonic_ns()
         try:
-            while capture.grab() and not worker.leave:
-                asked_ns, time_ns = time_ns, time.monotonic_ns()
+            while not worker.leave:
+                asked_ns = time.monotonic_ns()
+                there, time_ns = capture.grab(), time.monotonic_ns()
                 # A decoder that has waited in vain gives what it had held back, a picture a wait.
-                if any_frame and time_ns - asked_ns > 1e9 * patience:
-                    return any_frame, f"no frame for {patience:.1f} s"
-                ok, image = capture.retrieve(spare)
-                if ok and image.size and self._is_old(image, time_ns):
-                    if time_ns - begun_ns < 1e9 * self._frozen:  # opened again, it may yet move
-                        continue
-                    return any_frame, f"the same picture for {self._still.seconds(time_ns):.1f} s"
-                with self._changed:
-                    if worker.leave:
-                        break
-                    if ok and image.size:
-                        any_frame = True
-                        self._store(image, time_ns)
-                        worker.deadline = time.monotonic() + patience + FRAME_SLACK
-                    elif not self._skip(worker):
-                        return any_frame, "frames without a picture"
-                    spare = self._slots.spare
+                if time_ns - asked_ns >= 1e9 * patience and (worker.any_frame or not there):
+                    return f"no frame for {patience:.1f} s"
+                if not there:
+                    return "the stream ended"
+                if why := self._take_in(worker, capture, time_ns, patience):
+                    return why
         except cv2.error as error:
-            return any_frame, " ".join(str(error).split())
-        waited = (time.monotonic_ns() - time_ns) / 1e9
-        return any_frame, "the stream ended" if waited < patience else f"no frame for {patience:.1f} s"
+            return " ".join(str(error).split())
+        return ""
+
+    def _take_in(self, worker: _Worker, capture: Capture, time_ns: int, patience: float) -> str:
+        """Make what was grabbed the newest frame; why there is to be no more, empty where there is."""
+        ok, image = capture.retrieve(worker.spare)
+        ok = ok and image.size > 0
+        if ok and self._is_old(image, time_ns):
+            if time_ns - worker.opened_ns < 1e9 * self._frozen:  # opened again, it may yet move
+                return ""
+            return f"the same picture for {self._still.seconds(time_ns):.1f} s"
+        with self._changed:
+            if worker.leave:
+                return ""
+            if ok:
+                worker.any_frame = True
+                self._store(image, time_ns)
+                worker.deadline = time.monotonic() + patience + FRAME_SLACK
+            elif not self._skip(worker):
+                return "frames without a picture"
+            worker.spare = self._slots.spare
+        return ""
 
     def _is_old(self, image: Image, time_ns: int) -> bool:
         return self._frozen > 0 and self._still.see(image, time_ns, self._frozen)
@@ -237,7 +245,10 @@ class _Worker(threading.Thread):
     def __init__(self, source: Live, capture: Capture | None) -> None:
         super().__init__(name=f"capture {source.name}", target=source._capture_frames, args=(self,), daemon=True)
         self.capture = capture
-        self.leave = False
+        self.leave = self.any_frame = False
+        self.spare = source._slots.spare
+        """The picture to write into."""
+        self.opened_ns = 0
         _workers.add(self)
         self.deadline = time.monotonic() + FIRST_FRAME_LIMIT
         """When its present wait has taken too long, on the monotonic clock."""

@@ -42,6 +42,13 @@ def test_the_only_package_in_engines_is_the_default(folder: Path) -> None:
     assert done.returncode == 0 and "2 frames" in done.stderr
 
 
+def test_several_cameras(folder: Path) -> None:
+    done = detect(folder, "--model", "demo", "--source", "demo:1", "--source", "demo:2", "--frames", "12")
+    cameras = [json.loads(line)["camera"] for line in done.stdout.splitlines()]
+    assert sorted(set(cameras)) == ["camera-1", "camera-2"] and len(cameras) == 12
+    assert "camera-1" in done.stderr and "12 frames" in done.stderr
+
+
 def test_ctrl_c_ends_with_the_summary(folder: Path) -> None:
     command = [sys.executable, str(APP), "--model", "demo", "--source", "demo"]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -72,3 +73,40 @@ def test_one_that_cannot_be_opened_closes_the_others(tmp_path: Path) -> None:
 def test_they_come_in_one_order(tmp_path: Path) -> None:
     with open_sinks(NAMES, txt=tmp_path / "txt", jsonl=str(tmp_path / "out.jsonl")) as sinks:
         assert [type(sink) for sink in sinks] == [JsonLines, YoloTxt]
+
+
+def test_several_cameras_have_a_video_each(tmp_path: Path) -> None:
+    rates = {"left": 25.0, "right": 10.0}
+    with open_sinks(NAMES, jsonl=str(tmp_path / "out.jsonl"), video=tmp_path / "out.mp4", fps=rates) as sinks:
+        for index, camera in enumerate(("left", "right", "left", "later")):
+            taken = frame(index)
+            taken.source = camera
+            for sink in sinks:
+                sink.write(taken, FOUND)
+    assert sorted(path.name for path in tmp_path.glob("*.mp4")) == ["out-later.mp4", "out-left.mp4", "out-right.mp4"]
+    assert cv2.VideoCapture(str(tmp_path / "out-right.mp4")).get(cv2.CAP_PROP_FPS) == 10
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [line["camera"] for line in lines] == ["left", "right", "left", "later"]
+
+
+def test_a_video_that_is_there_already_leaves_nothing_of_the_others(tmp_path: Path) -> None:
+    (tmp_path / "out-right.mp4").write_bytes(b"mine")
+    with pytest.raises(SinkError, match=r"out-right\.mp4 is there already"):
+        with open_sinks(NAMES, video=tmp_path / "out.mp4", fps={"left": 0.0, "right": 0.0}):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["out-right.mp4"]
+
+
+def test_zones_and_tracks_are_in_the_lines(tmp_path: Path) -> None:
+    found = Detections(
+        np.zeros((2, 4), np.float32),
+        np.ones(2, np.float32),
+        np.array([0, 1]),
+        (("door",), ("door", "hall")),
+        np.array([-1, 7]),
+    )
+    with open_sinks(NAMES, jsonl=str(tmp_path / "out.jsonl")) as (sink,):
+        sink.write(frame(0), found)
+    (line,) = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    assert [(box["zones"], box["track"]) for box in line["detections"]] == [(["door"], None), (["door", "hall"], 7)]
+    assert "camera" not in line

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from edgesparse.errors import CameraUnavailable, SourceError
@@ -107,3 +110,54 @@ def test_the_demo_is_a_live_camera_of_a_seed() -> None:
         assert second.time_ns - first.time_ns > 0
         frame = small.read()
         assert frame is not None and frame.image.shape == (240, 320, 3)
+
+
+class Mjpeg:
+    """A camera that sends JPEG pictures in one HTTP answer without end, a brighter one each time."""
+
+    def __init__(self) -> None:
+        from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+                self.end_headers()
+                with suppress(OSError):
+                    for number in range(10**6):
+                        data = cv2.imencode(".jpg", np.full((48, 64, 3), number % 250, np.uint8))[1].tobytes()
+                        head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
+                        self.wfile.write(head.encode() + data + b"\r\n")
+                        time.sleep(0.02)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.thread = threading.Thread(target=self.server.serve_forever)
+        self.thread.start()
+        self.url = f"http://user:secret@127.0.0.1:{self.server.server_port}/video.mjpg?key=secret"
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+@pytest.mark.parametrize("patient", [False, True])
+def test_pictures_over_http_are_a_live_camera(patient: bool) -> None:
+    camera = Mjpeg()
+    try:
+        with open_source(camera.url, patient=patient) as source:
+            assert source.live and "secret" not in source.name
+            levels = []
+            for _ in range(10):
+                frame = source.read()
+                assert frame is not None and frame.image.shape == (48, 64, 3)
+                levels.append(int(frame.image[0, 0, 0]))
+        assert levels == sorted(levels) and levels[-1] > levels[0]
+    finally:
+        camera.close()
