@@ -44,8 +44,8 @@ class Apart:
             if time.monotonic() - begun >= self._limit:
                 self._limit = min(1.25 * self._limit, self._longest)
             raise
-        took = time.monotonic() - begun
-        self._limit, self._longest = max(SHORTEST_OPEN, 2 * took), max(LONGEST_OPEN, 4 * took)
+        took, most = time.monotonic() - begun, 2.0 * OPEN_SECONDS
+        self._limit, self._longest = min(max(SHORTEST_OPEN, 2 * took), most), min(max(LONGEST_OPEN, 4 * took), most)
         return capture
 
 

@@ -12,6 +12,7 @@ import weakref
 import cv2
 
 from edgesparse.errors import SourceError
+from edgesparse.stream.apart import Apart
 from edgesparse.stream.captures import OPEN_SECONDS, Capture, Opener, frame_rate, read_seconds
 from edgesparse.stream.frames import Frame, Image, Source
 from edgesparse.stream.slots import Slots
@@ -56,6 +57,7 @@ class Live(Source):
         self._shape: tuple[int, ...] = ()
         self._failure: Exception | None = None
         self._closed = False
+        self._closes_by = 0.0
         self._stuck: list[_Worker] = []
         self._worker = _Worker(self, capture)
         self._worker.start()
@@ -93,12 +95,14 @@ class Live(Source):
 
     def leave(self) -> None:
         with self._changed:
-            self._closed = self._worker.leave = True
-            self._changed.notify_all()
+            if not self._closed:
+                self._closed = self._worker.leave = True
+                self._closes_by = time.monotonic() + CLOSE_SECONDS
+                self._changed.notify_all()
 
     def close(self) -> None:
         self.leave()
-        self._worker.join(CLOSE_SECONDS)
+        self._worker.join(max(0.0, self._closes_by - time.monotonic()))
 
     def _silence(self) -> str:
         return "no frame in time" if self.state == "live" else "no answer in time"
@@ -249,6 +253,7 @@ class _Worker(threading.Thread):
         self.spare = source._slots.spare
         """The picture to write into."""
         self.opened_ns = 0
+        self.apart = isinstance(source._opener, Apart)
         _workers.add(self)
         self.deadline = time.monotonic() + FIRST_FRAME_LIMIT
         """When its present wait has taken too long, on the monotonic clock."""
@@ -264,9 +269,10 @@ _workers: weakref.WeakSet[_Worker] = weakref.WeakSet()
 
 @atexit.register
 def _wait_for_workers() -> None:
-    """Python that ends under a thread inside OpenCV ends with an abort: give each as long as its driver may take."""
+    """Python that ends under a thread inside OpenCV ends with an abort: give each as long as its driver may take. Those
+    whose OpenCV is in another process only wait for that."""
     until = time.monotonic() + EXIT_SECONDS
-    workers = [worker for worker in _workers if worker.is_alive()]
+    workers = [worker for worker in _workers if worker.is_alive() and not worker.apart]
     for worker in workers:
         worker.leave = True
     for worker in workers:

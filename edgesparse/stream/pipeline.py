@@ -227,7 +227,7 @@ class Loop:
             frames=self._frames,
             detections=self._counts.total(),
             seconds=round(self._seconds, 3),
-            fps=round(self._frames / self._seconds, 2),
+            fps=round(self._frames / max(self._seconds, 1e-6), 2),
             dropped=sum(status.dropped for status in statuses),
             reopened=sum(status.reopened for status in statuses),
             peak_memory_mb=round(device.peak_memory() / 1e6, 1),

@@ -17,8 +17,10 @@ from edgesparse.config import Camera, DetectorSpec, InputSpec, Run
 from edgesparse.errors import BuildError, CameraUnavailable, ConfigError
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
+from edgesparse.stream.apart import Apart
 from edgesparse.stream.cameras import CameraStatus, Feed
 from edgesparse.stream.frames import Frame, Sink, Source
+from edgesparse.stream.newest import Live
 from edgesparse.stream.pipeline import Loop
 
 CLASSES = ("person", "cat", "dog")
@@ -252,6 +254,22 @@ def test_a_change_that_makes_no_sense_changes_nothing(detector: Detector) -> Non
             loop.replace([Camera(name="kept", source="demo", classes=("gate",))], detector)
         assert loop.feeds == feeds
         assert loop.run(limit=1).frames == 1
+
+
+def hang() -> object:
+    time.sleep(3600)
+    raise AssertionError
+
+
+def test_cameras_that_hang_while_they_are_opened_do_not_hold_up_the_end(detector: Detector) -> None:
+    stop, run = threading.Event(), Run()
+    sources = [Live(f"cam-{n}", Apart(hang, f"cam-{n}"), patient=True) for n in range(8)]  # type: ignore[arg-type]
+    feeds = [Feed(Camera(name=f"cam-{n}", source="0"), source, run, CLASSES) for n, source in enumerate(sources)]
+    threading.Timer(0.5, stop.set).start()
+    with Loop(feeds, detector, stop=stop) as loop:
+        assert loop.run().frames == 0
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 4
 
 
 def until(condition: object) -> None:
