@@ -32,6 +32,8 @@ from edgesparse.runtime.evaluate import Labels
 from edgesparse.runtime.pictures import picture_files, prepared, read_picture
 from edgesparse.version import VERSION
 
+MADE = 2
+"""Goes into the key of what is kept: raise it when `recover` makes something else of the same."""
 PLACEMENTS: tuple[Placement, ...] = ("fuse", "sparse")
 
 
@@ -95,7 +97,7 @@ def _recovered(job: Job, progress: Progress) -> Found:
     files = picture_files(Path(wanted["pictures"]), wanted["count"])
     digest = hashlib.sha256(model.SerializeToString(deterministic=True))
     known = [*map(sha256, files), *(sha256(Path(labels)) for labels in accept.get("labels", ())[:1])]
-    for text in (VERSION, detector.model_dump_json(), str(job["batch"]), str(accept.get("least")), *known):
+    for text in (VERSION, str(MADE), detector.model_dump_json(), str(job["batch"]), str(accept.get("least")), *known):
         digest.update(text.encode())
     kept = state_folder() / "int8" / digest.hexdigest()[:16]
     if (there := _read(kept)) is not None:
