@@ -1,4 +1,4 @@
-"""Q/DQ of every pattern goes through a parser and builder of TensorRT's, without a GPU: in CI, and wherever it is installed."""
+"""Q/DQ of every pattern goes through a parser and builder of TensorRT's, without a GPU; CI installs it."""
 
 from __future__ import annotations
 
