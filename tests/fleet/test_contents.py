@@ -15,7 +15,7 @@ import pytest
 import squares
 import yaml
 
-from edgesparse.config import load_recipe
+from edgesparse.config import Deploy, load_recipe
 from edgesparse.errors import ConfigError
 from edgesparse.fleet import bundle, contents, keys
 from edgesparse.fleet.bundle import Manifest
@@ -104,6 +104,15 @@ def test_a_name_that_cannot_travel_is_one_line(folder: Path) -> None:
     (folder / "squares.onnx").rename(folder / "my squares.onnx")
     with pytest.raises(ConfigError, match=r"my squares\.onnx cannot travel as 'model/my squares\.onnx'"):
         make(folder, {"model": "my squares.onnx"}, pictures=folder / "labels")
+
+
+def test_the_recipe_in_the_docs_is_one(folder: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "fleet.md").read_text()
+    said = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])
+    assert {*said["deploy"]} == {*Deploy.model_fields}
+    (folder / "some" / "pictures").mkdir(parents=True)
+    (folder / "docs.yaml").write_text(yaml.safe_dump({"model": "squares.onnx", **said}))
+    assert load_recipe(folder / "docs.yaml").deploy.needs == {"tensorrt": "10.3", "l4t": "36.4"}
 
 
 @pytest.mark.parametrize("source", ["rtsp://user:secret@10.0.0.7/stream", "rtsp://10.0.0.7/a?password=secret@1"])
