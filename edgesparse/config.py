@@ -16,7 +16,7 @@ from edgesparse.classes import named_classes
 from edgesparse.errors import ConfigError
 from edgesparse.typed import read_mapping, typed
 from edgesparse.values import Batch as Batch
-from edgesparse.values import Batches, Divisors, Memory, Positive, Size, Triple, Unit
+from edgesparse.values import Batches, Divisors, Memory, Positive, Size, Triple, Unit, Version
 from edgesparse.values import Section as Section
 from edgesparse.wording import nearest_file
 
@@ -184,6 +184,9 @@ class Run(Section):
         return self.model_copy(update=own)
 
 
+Need = Literal["edgesparse", "l4t", "onnxruntime", "tensorrt", "tensorrt-rtx"]
+
+
 class Deploy(Section):
     """What a device holds a bundle of this recipe to, before it switches and after."""
 
@@ -199,8 +202,8 @@ class Deploy(Section):
     """How old a camera's newest frame may be in the health window."""
     max_error_share: Unit = 0.01
     """Errors that are allowed there, as a share of the frames."""
-    needs: dict[str, str] = Field(default_factory=dict)
-    """Least versions: of edgesparse, of a backend (tensorrt, onnxruntime), of l4t."""
+    needs: dict[Need, Version] = Field(default_factory=dict)
+    """Least versions."""
 
 
 class Recipe(Section):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
 
 
 class Section(BaseModel):
@@ -30,6 +30,14 @@ def _bytes(value: object) -> object:
     return int(float(found[1]) * 1000 ** ("KMG".index(found[2].upper()) + 1)) if found else value
 
 
+def version(value: str) -> str:
+    """Raises ValueError for what is none."""
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9}){0,5}", value):
+        raise ValueError("numbers with dots between them, as 1.4.2")
+    return value
+
+
+Version = Annotated[str, AfterValidator(version)]
 Memory = Annotated[int, Field(ge=1_000_000), BeforeValidator(_bytes)]
 MOST_PICTURES = 64
 

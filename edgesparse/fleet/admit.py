@@ -9,7 +9,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from edgesparse import device
-from edgesparse.backends import NAMES, backend
+from edgesparse.backends import backend
+from edgesparse.config import Need
 from edgesparse.errors import BackendUnavailable, DeployError, SignatureError
 from edgesparse.fleet.bundle import Head, Manifest, order
 from edgesparse.fleet.slots import SLOTS, Record, Root
@@ -18,8 +19,9 @@ from edgesparse.version import VERSION
 DAY = 86400
 SPARE = 20_000_000
 """Bytes that are to stay free when all is done."""
-BUILD = 4
-"""How many times the model's size a build takes at most: prepared, for bytes, as an engine, as the fallback."""
+BUILD = 10
+"""How many times the model's size a build has on the disk at once: some six ONNX files, and an engine a candidate, of
+which most are FP16 or INT8."""
 
 
 def admit(head: Head, root: Root, running: Record | None, downgrade: bool, fetch: int = 0) -> str:
@@ -60,19 +62,14 @@ def _hold_version(manifest: Manifest, running: Record | None, downgrade: bool) -
     )
 
 
-def _hold_need(what: str, least: str) -> None:
+def _hold_need(what: Need, least: str) -> None:
     if what == "edgesparse":
         found, mend = VERSION, "update edgesparse"
     elif what == "l4t":
         found, mend = device.probe().l4t, "flash a newer JetPack"
-    elif what in NAMES:
+    else:
         there = backend(what).probe()
         found, mend = there.version if there.ok else "", there.remedy or f"update {what}"
-    else:
-        known = ", ".join(("edgesparse", "l4t", *NAMES))
-        raise DeployError(
-            f"the bundle needs '{what}', which this edgesparse does not know ({known}): update edgesparse"
-        )
     if not found or _numbers(found) < _numbers(least):
         raise BackendUnavailable(f"found {what} {found or 'none'}, needed {least} or newer: {mend}")
 

@@ -23,7 +23,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from edgesparse.config import Deploy
 from edgesparse.errors import ConfigError, SignatureError
 from edgesparse.fleet.keys import PrivateKey, PublicKey, who_signed
-from edgesparse.values import Section
+from edgesparse.values import Section, Version
 
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 MOST_MANIFEST = 1 << 20
@@ -33,18 +33,11 @@ END = bytes(2 * BLOCK)
 _CHUNK = 1 << 20
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"
 _PATH = re.compile(rf"{_PART}(/{_PART})*")
-VERSION = re.compile(r"\d{1,9}(\.\d{1,9}){0,5}")
 
 
 def _name(value: str) -> str:
     if len(value) > 100 or not _PATH.fullmatch(value):
         raise ValueError("a relative path of letters, digits, '.', '_', '+' and '-', at most 100 long")
-    return value
-
-
-def _version(value: str) -> str:
-    if not VERSION.fullmatch(value):
-        raise ValueError("numbers with dots between them, as 1.4.2")
     return value
 
 
@@ -61,7 +54,7 @@ class Manifest(Section):
     format: Literal["edgesparse bundle 1"] = "edgesparse bundle 1"
     name: str
     """The model's."""
-    version: Annotated[str, AfterValidator(_version)]
+    version: Version
     time: Annotated[int, Field(ge=0)]
     """Seconds since 1970, UTC, of the newest thing in it."""
     key: str

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from edgesparse import values
 from edgesparse.backends import backend
 from edgesparse.build.prepare import prepare
 from edgesparse.build.ready import recipe_of
@@ -72,8 +73,10 @@ def _manifest(
 ) -> Manifest:
     newest = int(os.environ.get("SOURCE_DATE_EPOCH") or max(path.stat().st_mtime for path in used))
     version = version or f"{datetime.fromtimestamp(newest, timezone.utc):%Y.%m.%d.%H%M%S}"
-    if not bundle.VERSION.fullmatch(version):
-        raise ConfigError(f"--version: found '{version}', needed numbers with dots between them, as 1.4.2")
+    try:
+        values.version(version)
+    except ValueError as error:
+        raise ConfigError(f"--version: found '{version}', needed {error}") from None
     deploy = recipe.deploy.model_copy(
         update={"pictures": None, "needs": {"edgesparse": VERSION, **recipe.deploy.needs}}
     )

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from edgesparse.config import Deploy
+from edgesparse.config import Deploy, parse
 from edgesparse.errors import ConfigError, DeployError, EdgeSparseError, SignatureError
 from edgesparse.fleet import bundle, keys
 from edgesparse.fleet.bundle import File, Manifest, order
@@ -195,13 +195,18 @@ def test_versions_count_as_numbers() -> None:
         ({"edgesparse": "99.0"}, "found edgesparse .*, needed 99.0 or newer: update edgesparse"),
         ({"l4t": "36.4"}, "found l4t none, needed 36.4"),
         ({"onnxruntime": "99"}, "found onnxruntime .*, needed 99"),
-        ({"warp-drive": "1"}, "the bundle needs 'warp-drive', which this edgesparse does not know"),
     ],
 )
-def test_least_versions_are_held(folder: Path, tmp_path: Path, needs: dict[str, str], said: str) -> None:
+def test_least_versions_are_held(folder: Path, tmp_path: Path, needs: Any, said: str) -> None:
     path = bundles.signed(tmp_path / "needs.esb", folder / "factory.key", "3.0", deploy=Deploy(needs=needs))
     found = refused(path, folder, EdgeSparseError)
     assert re.search(said, found), found
+
+
+@pytest.mark.parametrize("needs", [{"warp-drive": "1"}, {"tensorrt": "ten"}, {"tensorrt": ""}, {"tensorrt": 10.3}])
+def test_a_least_version_that_nobody_could_hold_is_no_recipe(needs: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"deploy\.needs"):
+        parse({"model": "m.onnx", "deploy": {"needs": needs}}, "recipe")
 
 
 def test_a_file_that_changes_while_it_is_bundled_is_noticed(folder: Path, tmp_path: Path) -> None:
