@@ -44,7 +44,11 @@ def doctor(as_json: bool) -> int:
 
 def examine() -> list[Finding]:
     needed = [_module(name, package) for name, package in REQUIRED.items()]
-    return [*needed, _gstreamer(), _scoring(), *_gpu(), _cameras(), *_container(), _display(), _memory(), _disk()]
+    extras = (
+        _extra("eval", "pycocotools"),
+        _extra("service", "prometheus_client", "paho.mqtt", "starlette", "uvicorn"),
+    )
+    return [*needed, _gstreamer(), *extras, *_gpu(), _cameras(), *_container(), _display(), _memory(), _disk()]
 
 
 REQUIRED = {
@@ -65,11 +69,13 @@ def _module(name: str, package: str) -> Finding:
     return Finding(package, "ok", str(getattr(module, "__version__", "there")))
 
 
-def _scoring() -> Finding:
-    found = _module("pycocotools", "pycocotools")
-    return (
-        found if found.state == "ok" else Finding(found.what, "missing", found.found, "pip install 'edgesparse[eval]'")
-    )
+def _extra(extra: str, *modules: str) -> Finding:
+    """What `extra` adds, by the modules that it needs; the first that is missing is named."""
+    findings = [_module(name, extra) for name in modules]
+    bad = next((finding for finding in findings if finding.state != "ok"), None)
+    if bad is None:
+        return Finding(f"[{extra}]", "ok", ", ".join(modules))
+    return Finding(f"[{extra}]", "missing", bad.found, f"pip install 'edgesparse[{extra}]'")
 
 
 def _gstreamer() -> Finding:

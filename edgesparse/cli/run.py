@@ -103,7 +103,7 @@ def _serve(target: Path, store: Path, settings: Path | None, said: dict[str, Any
         from edgesparse.service.service import Service, Target
     except ImportError as error:
         raise BackendUnavailable(f"--service needs {error.name}: pip install 'edgesparse[service]'") from None
-    faulthandler.enable()  # what every thread was doing, when systemd's watchdog ends a loop that hangs
+    faulthandler.enable(2)  # what every thread was doing, when systemd's watchdog ends a loop that hangs
     log = logging.getLogger("edgesparse")
     log.setLevel(logging.INFO)
     with progress() as advance:

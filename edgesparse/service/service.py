@@ -55,12 +55,11 @@ class Service:
 
     def __init__(self, target: Target, progress: Progress = quiet) -> None:
         """Loads the settings and the engine. Raises EdgeSparseError."""
-        # What it would reload is being read; left alone, the signal would end the process.
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._target, self._notify, self._failed = target, Notify(), Failed()
         self._stop, self._reload = threading.Event(), threading.Event()
         self._changing = threading.Lock()
         self._settings = target.read()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can be heard: left alone, it would end the process
         if (state := status_path(self._settings.service)) is not None:
             state.unlink(missing_ok=True)  # the state of a process that is no more
         self._notify.status("loading the engine")
