@@ -5,23 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+
+from edgesparse.stream.cameras import CameraStatus
 
 PATIENCE = 5.0
 """Seconds without a turn of the frame loop, or without a detected frame of a live camera, that are still all right."""
-
-
-class CameraState(Protocol):
-    """What of a camera's state is used here."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def state(self) -> str: ...
-    @property
-    def why(self) -> str: ...
-    @property
-    def since_ns(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -44,11 +32,11 @@ class Health:
         self.turned = self.framed = 0.0
         self.failing = self.errors = 0
         """Inferences that failed: in a row, and in all."""
-        self.cameras: Sequence[CameraState] = ()
+        self.cameras: Sequence[CameraStatus] = ()
         self.loading = "starting"
         """What keeps the loop from running, in words; empty when nothing does."""
 
-    def turn(self, cameras: Sequence[CameraState]) -> None:
+    def turn(self, cameras: Sequence[CameraStatus]) -> None:
         self.turned, self.cameras, self.loading = time.monotonic(), cameras, ""
 
     def frame(self) -> None:
@@ -80,7 +68,7 @@ class Health:
         )
 
 
-def _listed(cameras: Sequence[CameraState]) -> str:
+def _listed(cameras: Sequence[CameraStatus]) -> str:
     named = [f"{camera.name} ({camera.why or camera.state})" for camera in cameras[:4]]
     more = f" and {len(cameras) - 4} more" if len(cameras) > 4 else ""
     return ", ".join(named) + more or "there is none"

@@ -20,6 +20,7 @@ FREER = 1.15
 FAR = 5.0
 """Degrees above the limit at which the rate goes to its least at once; also half of the memory that must be free."""
 LONGEST_PAUSE = 0.4
+"""Seconds; the frame loop is not held up for longer, so it never falls below two and a half frames a second."""
 
 
 class Governor:
@@ -83,6 +84,6 @@ class Governor:
         """Seconds to wait after a frame; 0 while the rate is whole."""
         if self.share == 1.0:
             return 0.0
-        interval = 1 / (self.share * (self._full_rate or 10.0))
-        self._due = max(self._due + interval, now)
-        return min(self._due - now, LONGEST_PAUSE)
+        interval = min(LONGEST_PAUSE, 1 / max(self.share * self._full_rate, LEAST))
+        self._due = min(max(self._due + interval, now), now + LONGEST_PAUSE)
+        return self._due - now

@@ -51,7 +51,7 @@ def exposition(report: Report) -> bytes:
 
 
 def _cameras(report: Report) -> Iterator[Metric]:
-    cameras = report.cameras()
+    cameras = report.health.cameras
     counters = (
         ("frames", "Frames that were detected in.", "frames"),
         ("dropped_frames", "Frames that were captured and left out for newer ones.", "dropped"),

@@ -10,6 +10,7 @@ import json
 import logging
 import select
 import socket
+import sqlite3
 import ssl
 import threading
 import time
@@ -167,18 +168,18 @@ class Mqtt:
         if message is not None:
             self.output.sent += 1
             if message.kept:
-                self._delivered.append(message.number)
+                self._delivered.append(message)
 
     def _connected(self) -> bool:
         """One connection, from its beginning to its end; whether there was one."""
         client = self._client()
-        self._sent, self._delivered = 0, list[int]()
+        self._sent, self._delivered = 0, list[Message]()
         self.output.state = "connecting"
         try:
             if not self._dial(client):
                 return False
             self._serve(client)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, sqlite3.Error) as error:
             log.debug("mqtt: %s: %s", self._said.host, error)
         was = self.output.state == "connected"
         if was and not self._leave:

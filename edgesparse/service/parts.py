@@ -64,18 +64,18 @@ class Parts:
     def change(self, said: Service) -> None:
         """Other settings. Raises ConfigError and SinkError."""
         names = self._engine.identity.classes
-        before, self._said = self._said, said
         self.governor.limits, self._reporter.path = said.limits, status_path(said)
         self.pictures.change(said.pictures, names)
         self.outputs.change(said, names)
-        if said.web != before.web:
+        if said.web != self._said.web:
             if self._web is not None:
                 self._web.close()
             try:
                 self._open_web(said)
             except BaseException:
-                self._open_web(before)
+                self._open_web(self._said)
                 raise
+        self._said = said
 
     def close(self) -> None:
         """All at the same time, within CLOSE_SECONDS; the state is written last."""

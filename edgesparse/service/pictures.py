@@ -69,7 +69,6 @@ class Pictures:
         self._said = said
         self._held: dict[str, _Held] = {}
         self._offered = threading.Event()
-        self._made = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="pictures", daemon=True)
         self._thread.start()
@@ -112,18 +111,6 @@ class Pictures:
         held.looked = time.monotonic()
         return held.picture
 
-    def wait(self, camera: str, after: int, seconds: float) -> Picture | None:
-        """The newest picture whose number is greater than `after`; None when none comes in time."""
-
-        def newer() -> bool:
-            picture = self.look(camera)
-            return self._closed or (picture is not None and picture.number > after)
-
-        with self._made:
-            self._made.wait_for(newer, seconds)
-        picture = self.look(camera)
-        return picture if picture is not None and picture.number > after else None
-
     def forget(self, cameras: Sequence[str]) -> None:
         """Free the memory of cameras that are not among these."""
         for name in set(self._held) - set(cameras):
@@ -143,8 +130,6 @@ class Pictures:
     def close(self) -> None:
         self._closed = True
         self._offered.set()
-        with self._made:
-            self._made.notify_all()
         self._thread.join(2.0)
 
     # What follows runs in the thread that makes the pictures.
@@ -181,9 +166,7 @@ class Pictures:
         picture = Picture(jpeg.tobytes(), time_ns, number, len(detections))
         for listener in self.listeners:
             listener(camera, picture)
-        with self._made:
-            held.picture = picture
-            self._made.notify_all()
+        held.picture = picture
 
     def _smaller(self, image: Image) -> Image:
         """A copy, no wider than is said."""

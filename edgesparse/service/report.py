@@ -60,9 +60,6 @@ class Report:
         self.said = f"reload refused: {refused}" if refused else ""
         self.reloads["refused" if refused else "done"] += 1
 
-    def cameras(self) -> Sequence[CameraStatus]:
-        return self.health.cameras  # type: ignore[return-value]
-
     def rates(self) -> dict[str, float]:
         """Detected frames a second of each camera, over the last seconds."""
         if len(self._counts) < 2:
@@ -73,7 +70,7 @@ class Report:
     def second(self, board: Board) -> None:
         """What is to be done each second."""
         self.reading = board.read()
-        cameras = self.cameras()
+        cameras = self.health.cameras
         self._counts.append((time.monotonic(), {camera.name: camera.frames for camera in cameras}))
         self.governor.read(self.reading, sum(self.rates().values()))
         free = self.reading.available
@@ -100,14 +97,14 @@ class Report:
     def words(self) -> str:
         """The state in one line, for `systemctl status`."""
         judged, rates = self.health.judge(), self.rates()
-        live = sum(camera.state == "live" for camera in self.cameras())
+        live = sum(camera.state == "live" for camera in self.health.cameras)
         said = [judged.why] if judged.why else []
         said += [f"fallback {self.identity.precision} runs"] if self.identity.fallback else []
         said += [f"slowed to {100 * self.governor.share:.0f} %: {self.governor.why}"] if self.governor.share < 1 else []
         said += [self.said] if self.said else []
         if self.health.loading:
             return "; ".join(said)
-        counts = f"{sum(rates.values()):.0f} frames/s from {live} of {len(self.cameras())} cameras"
+        counts = f"{sum(rates.values()):.0f} frames/s from {live} of {len(self.health.cameras)} cameras"
         return "; ".join((f"{counts}, {self.identity.candidate} on {self.identity.backend}", *said))
 
     def status(self) -> dict[str, Any]:
@@ -127,7 +124,7 @@ class Report:
             "frames": self.tally.frames,
             "errors": self.health.errors,
             "fallback": self.identity.fallback,
-            "cameras": [_camera(camera, rates) for camera in self.cameras()],
+            "cameras": [_camera(camera, rates) for camera in self.health.cameras],
             "latency_ms": dict(zip(("p50", "p99"), latency, strict=False)),
             "memory_mb": None if reading.resident is None else round(reading.resident / 1e6, 1),
             "memory_free_mb": None if reading.available is None else round(reading.available / 1e6, 1),

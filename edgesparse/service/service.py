@@ -166,36 +166,36 @@ class Service:
 
     def _change(self) -> str:
         """Take what has changed of settings, recipe and engine; why not, in words, where it is refused."""
+        said = ""
         try:
             settings = self._target.read()
             self._failed.clear()
             package, run = engines.find(self._target.path, self._target.store, settings)
-            old, self._settings = self._settings, settings
-            try:
-                self._change_engine(package, run)
-                self._parts.change(settings.service)
-            except BaseException:
-                self._settings = old
-                raise
+            changed = self._change_engine(package, run, settings)
+            said = "only the engine was taken: " if changed else ""
+            self._parts.change(settings.service)
+            self._settings = settings
         except EdgeSparseError as error:
-            log.error("the reload is refused: %s", error)
-            return str(error)
+            log.error("the reload is refused: %s%s", said, error)
+            return f"{said}{error}"
         log.warning("reloaded: %s", self._engine.identity.package)
         return ""
 
-    def _change_engine(self, package: Package, run: Run) -> None:
+    def _change_engine(self, package: Package, run: Run, settings: Settings) -> bool:
+        """Whether another one runs now, or the same with other cameras."""
         old = self._engine
-        same = package.manifest == old.package.manifest and run == old.run and not old.identity.fallback
-        if same:
-            return
+        if package.manifest == old.package.manifest and run == old.run and not old.identity.fallback:
+            Rules(settings.service.events, old.identity.classes)  # before anything has changed
+            return False
         engine = self._load(package, run)
         try:
-            Rules(self._settings.service.events, engine.identity.classes)  # before anything has changed
+            Rules(settings.service.events, engine.identity.classes)
             self._take(engine)
         except BaseException:
             engine.detector.close()
             raise
         old.detector.close()
+        return True
 
 
 def _slowest(cameras: Sequence[Camera]) -> float:

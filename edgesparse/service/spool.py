@@ -100,16 +100,21 @@ class Spool:
         )
         return [Message(number, topic, payload, True) for number, topic, payload in rows]
 
-    def remove(self, numbers: Sequence[int]) -> None:
-        """They were delivered."""
-        if not numbers:
+    def remove(self, messages: Sequence[Message]) -> None:
+        """They were delivered. What cannot be removed, for want of disk, is there again for the next connection."""
+        if not messages:
             return
-        with self._db:
-            for number in numbers:
-                row = self._db.execute("DELETE FROM messages WHERE number = ? RETURNING size", (number,)).fetchone()
-                if row is not None:
-                    self.count -= 1
-                    self._bytes -= row[0]
+        gone = []
+        try:
+            with self._db:
+                for message in messages:
+                    found = self._db.execute("DELETE FROM messages WHERE number = ?", (message.number,)).rowcount
+                    gone += [message.size] if found else []
+        except sqlite3.Error as error:
+            log.warning("cannot write %s: %s; delivered messages stay", self._path, error)
+            return
+        self.count -= len(gone)
+        self._bytes -= sum(gone)
 
     def close(self) -> None:
         self._db.close()

@@ -18,7 +18,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ REQUESTS_A_SECOND = 120
 LONGEST_WAIT = 3.0
 HEADER_SECONDS = 5.0
 NICE = 10
-FIRST_PICTURE_SECONDS = 1.5
+PICTURE_SECONDS, PICTURE_PAUSE = 1.5, 0.03
 
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -60,8 +59,8 @@ _PAGE = {
     "/": ("page.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-_PAGE["/icon.svg"] = ("icon.svg", "image/svg+xml")
 
 
 class Pace:
@@ -133,7 +132,6 @@ class Pages:
 
     def __init__(self, report: Report, package: Callable[[], Path]) -> None:
         self._report, self._package = report, package
-        self._workers = ThreadPoolExecutor(4, "web", initializer=_lower_priority)
         folder = resources.files("edgesparse.service") / "page"
         self._files = {path: ((folder / name).read_bytes(), kind) for path, (name, kind) in _PAGE.items()}
 
@@ -163,19 +161,20 @@ class Pages:
         return _json({"ready": judged.detecting, "why": judged.why}, 200 if judged.detecting else 503)
 
     async def _status(self, _: Request) -> Response:
-        return _json(await self._apart(self._report.status))
+        return _json(self._report.status())
 
     async def _live(self, _: Request) -> Response:
-        return _json(await self._apart(self._report.live))
+        return _json(self._report.live())
 
     async def _metrics(self, _: Request) -> Response:
-        text = await self._apart(lambda: exposition(self._report))
-        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8", headers=_HEADERS)
+        return Response(
+            exposition(self._report), media_type="text/plain; version=0.0.4; charset=utf-8", headers=_HEADERS
+        )
 
     async def _page_of_package(self, _: Request) -> Response:
         """The build's own report: every candidate, and why this one was chosen."""
         try:
-            data = await self._apart((self._package() / "report.html").read_bytes)
+            data = (self._package() / "report.html").read_bytes()
         except OSError:
             return Response("this package has no report\n", 404, _HEADERS, "text/plain")
         return Response(data, media_type="text/html", headers={**_HEADERS, "Content-Security-Policy": _REPORT_POLICY})
@@ -183,30 +182,21 @@ class Pages:
     async def _picture(self, request: Request) -> Response:
         """The newest picture; with ?after=N one that is newer than the Nth, waited for a little."""
         name, after = request.path_params["name"], request.query_params.get("after", "")
-        if name not in {camera.name for camera in self._report.cameras()}:
+        if name not in {camera.name for camera in self._report.health.cameras}:
             return Response("no such camera\n", 404, _HEADERS, "text/plain")
         number = int(after) if after.isdecimal() and len(after) < 16 else 0
-        pictures = self._report.pictures
-        picture = await self._apart(lambda: pictures.wait(name, number, FIRST_PICTURE_SECONDS))
-        if picture is None:
-            return Response(status_code=204, headers=_HEADERS)
+        until = time.monotonic() + PICTURE_SECONDS
+        while (picture := self._report.pictures.look(name)) is None or picture.number <= number:
+            if time.monotonic() > until:
+                return Response(status_code=204, headers=_HEADERS)
+            await asyncio.sleep(PICTURE_PAUSE)
         age = (time.monotonic_ns() - picture.time_ns) / 1e6
         said = {"X-Picture": str(picture.number), "X-Age-Ms": f"{age:.0f}", "X-Detections": str(picture.found)}
         return Response(picture.jpeg, media_type="image/jpeg", headers={**_HEADERS, **said})
 
-    async def _apart(self, work: Callable[[], Any]) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._workers, work)
-
-    def close(self) -> None:
-        self._workers.shutdown(wait=False, cancel_futures=True)
-
 
 def _json(said: dict[str, Any], status: int = 200) -> Response:
     return Response(json.dumps(said), status, _HEADERS, "application/json")
-
-
-def _lower_priority() -> None:
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 class _Protocol(H11Protocol):
@@ -244,11 +234,10 @@ class Web:
 
     def __init__(self, said: settings.Web, report: Report, package: Callable[[], Path]) -> None:
         token = secret(said.token_file, "service.web.token_file", SHORTEST_TOKEN) if said.token_file else None
-        self._pages = Pages(report, package)
         self._socket = _listen(said.host, said.port)
         self.port = int(self._socket.getsockname()[1])
         config = uvicorn.Config(
-            self._pages.app(token, said.host),
+            Pages(report, package).app(token, said.host),
             http=_Protocol,
             ws="none",
             loop="asyncio",
@@ -266,7 +255,7 @@ class Web:
         log.info("web: http://%s:%d%s", said.host, self.port, "" if token else ", for this machine only")
 
     def _run(self) -> None:
-        _lower_priority()
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
         asyncio.run(self._server.serve([self._socket]))
@@ -275,7 +264,6 @@ class Web:
         self._server.should_exit = self._server.force_exit = True
         self._thread.join(1.5)
         self._socket.close()
-        self._pages.close()
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -103,6 +103,21 @@ def test_the_rate_is_really_the_share_of_the_whole_one() -> None:
     assert 70 <= frames <= 80
 
 
+def test_a_rate_that_is_low_anyway_is_not_held_up_for_ever() -> None:
+    governor = Governor(Limits(temperature=90))
+    governor.read(hot(80), 5.0, 0.0)
+    governor.read(hot(99), 5.0, 1.0)
+    assert governor.share == LEAST
+    now, frames = 100.0, 0
+    while now < 120.0:
+        now += 0.01 + governor.pause(now)
+        frames += 1
+    assert 45 <= frames <= 51
+    for second in range(20, 40):
+        governor.read(hot(80), 2.5, float(second))
+    assert governor.pause(now) <= LONGEST_PAUSE
+
+
 @settings(deadline=None)
 @given(some.lists(some.tuples(some.floats(20, 120), some.integers(0, 4000), some.floats(0, 60)), max_size=60))
 def test_the_share_stays_within_its_bounds(readings: list[tuple[float, int, float]]) -> None:

@@ -1,32 +1,30 @@
-"""The service as a process: reload, fallback, limits, draining; with a real network camera and an engine on a plan."""
+"""The service as a process: reload, fallback, limits, draining; with an engine on a plan."""
 
 from __future__ import annotations
 
 import json
 import signal
+import socket
 import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from camera import NetworkCamera
 from running import Planned, Running, Start
 
 
-def door(camera: NetworkCamera, **service: Any) -> dict[str, Any]:
-    return {"run": {"cameras": [{"name": "door", "source": camera.url}]}, "service": service}
+def door(**service: Any) -> dict[str, Any]:
+    return {"run": {"cameras": [{"name": "door", "source": "demo", "size": "160x120"}]}, "service": service}
 
 
 def ready(service: Running) -> dict[str, Any]:
     return service.until(lambda said: said["detecting"])
 
 
-def test_a_fallback_takes_over_an_engine_that_fails_in_a_row(
-    planned_package: Planned, start: Start, camera: NetworkCamera
-) -> None:
+def test_a_fallback_takes_over_an_engine_that_fails_in_a_row(planned_package: Planned, start: Start) -> None:
     """Visibly: in the state, the metrics, systemd's status and the log; and it stays so over a restart."""
     package = planned_package({"fail_at": 20})
-    service = start(package, door(camera, limits={"failures": 3}))
+    service = start(package, door(limits={"failures": 3}))
     said = service.until(lambda said: said["fallback"] and said["detecting"])
     assert (said["precision"], said["errors"]) == ("fp32", 3)
     metrics = service.get("/metrics")[1].decode()
@@ -38,41 +36,36 @@ def test_a_fallback_takes_over_an_engine_that_fails_in_a_row(
     said = service.status()
     assert (said["healthy"], said["why"]) == (False, "stopped")
     assert "inference failed (3 in a row): BuildError: inference 20 failed" in service.ended()
-    again = start(package, door(camera))
+    again = start(package, door())
     assert ready(again)["fallback"]
 
 
-def test_one_failure_is_no_reason(planned_package: Planned, start: Start, camera: NetworkCamera) -> None:
-    service = start(planned_package({"fail_at": 20}, name="a"), door(camera, limits={"failures": 1000}))
+def test_one_failure_is_no_reason(planned_package: Planned, start: Start) -> None:
+    service = start(planned_package({"fail_at": 20}, name="a"), door(limits={"failures": 1000}))
     said = service.until(lambda said: said["errors"] > 2)
     assert not said["fallback"] and not said["healthy"] and "inference failed" in said["why"]
 
 
-def test_without_a_fallback_it_ends(planned_package: Planned, start: Start, camera: NetworkCamera) -> None:
+def test_without_a_fallback_it_ends(planned_package: Planned, start: Start) -> None:
     """systemd starts it again; what failed is said in one line."""
-    service = start(planned_package({"fail_at": 20}, {"fail_at": 1}), door(camera, limits={"failures": 2}))
+    service = start(planned_package({"fail_at": 20}, {"fail_at": 1}), door(limits={"failures": 2}))
     service.process.wait(60)
     assert service.process.returncode == 1
     last = service.ended().splitlines()[-1]
     assert last.startswith("edgesparse: 2 inferences in a row failed") and last.endswith("could take its place")
 
 
-def test_an_engine_that_cannot_be_loaded_gives_way(
-    planned_package: Planned, start: Start, camera: NetworkCamera
-) -> None:
-    service = start(planned_package({"inputs": "damaged"}), door(camera))
+def test_an_engine_that_cannot_be_loaded_gives_way(planned_package: Planned, start: Start) -> None:
+    service = start(planned_package({"inputs": "damaged"}), door())
     said = ready(service)
     assert said["fallback"] and said["precision"] == "fp32" and "fallback fp32 runs" in said["words"]
 
 
-def test_sighup_takes_changed_settings_and_keeps_the_camera(
-    planned_package: Planned, start: Start, camera: NetworkCamera
-) -> None:
-    other = NetworkCamera()
-    service = start(planned_package({}), door(camera))
+def test_sighup_takes_changed_settings_and_keeps_the_camera(planned_package: Planned, start: Start) -> None:
+    service = start(planned_package({}), door())
     before = ready(service)
-    settings = door(camera)
-    settings["run"]["cameras"].append({"name": "yard", "source": other.url})
+    settings = door()
+    settings["run"]["cameras"].append({"name": "yard", "source": "demo:1", "size": "160x120"})
     settings["run"]["conf"] = 0.5
     service.write(settings)
     service.notify.forget()
@@ -83,12 +76,11 @@ def test_sighup_takes_changed_settings_and_keeps_the_camera(
     after = service.until(lambda said: len(said["cameras"]) == 2 and said["cameras"][1]["state"] == "live")
     assert after["cameras"][0]["reopened"] == 0 and after["cameras"][0]["frames"] > before["cameras"][0]["frames"]
     assert 'edgesparse_reloads_total{outcome="done"} 1.0' in service.get("/metrics")[1].decode()
-    other.off()
     assert service.stop() < 5
 
 
 def test_sighup_takes_another_engine_without_losing_a_frame_of_the_camera(
-    tmp_path: Path, planned_package: Planned, start: Start, camera: NetworkCamera
+    tmp_path: Path, planned_package: Planned, start: Start
 ) -> None:
     """`current` points elsewhere, with other classes: their names are never mixed up."""
     one = planned_package({}, name="one")
@@ -96,7 +88,7 @@ def test_sighup_takes_another_engine_without_losing_a_frame_of_the_camera(
     link = tmp_path / "current"
     link.symlink_to(one)
     lines = tmp_path / "found.jsonl"
-    service = start(link, door(camera, jsonl={"file": str(lines)}))
+    service = start(link, door(jsonl={"file": str(lines)}))
     ready(service)
     link.unlink()
     link.symlink_to(two)
@@ -112,10 +104,8 @@ def test_sighup_takes_another_engine_without_losing_a_frame_of_the_camera(
     assert max(gaps) < 5
 
 
-def test_a_reload_that_makes_no_sense_changes_nothing(
-    planned_package: Planned, start: Start, camera: NetworkCamera
-) -> None:
-    service = start(planned_package({}), door(camera))
+def test_a_reload_that_makes_no_sense_changes_nothing(planned_package: Planned, start: Start) -> None:
+    service = start(planned_package({}), door())
     ready(service)
     service.settings.write_text("run: {cameras: [{name: door, surce: demo}]}\n")
     service.notify.forget()
@@ -134,23 +124,25 @@ def test_wrong_settings_end_it_with_2(planned_package: Planned, start: Start) ->
     assert "no camera: needed run.source or run.cameras" in service.ended().splitlines()[-1]
 
 
-def test_a_port_that_is_taken(planned_package: Planned, start: Start, camera: NetworkCamera) -> None:
-    service = start(planned_package({}), door(camera, web={"port": camera.port}))
-    service.process.wait(60)
+def test_a_port_that_is_taken(planned_package: Planned, start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        service = start(planned_package({}), door(web={"port": port}))
+        service.process.wait(60)
     last = service.ended().splitlines()[-1]
-    assert service.process.returncode == 2 and "choose another service.web.port" in last and str(camera.port) in last
+    assert service.process.returncode == 2 and "choose another service.web.port" in last and str(port) in last
 
 
-def test_over_a_limit_the_rate_goes_down(planned_package: Planned, start: Start, camera: NetworkCamera) -> None:
+def test_over_a_limit_the_rate_goes_down(planned_package: Planned, start: Start) -> None:
     """More free memory is asked for than any machine has; when it no longer is, the rate comes back up."""
-    service = start(planned_package({}), door(camera))
+    service = start(planned_package({}), door())
     ready(service)
-    service.write(door(camera, limits={"memory": "900000 GB"}))
+    service.write(door(limits={"memory": "900000 GB"}))
     service.signal(signal.SIGHUP)
     said = service.until(lambda said: said["rate_share"] < 0.1 and said["cameras"][0]["fps"] < 3)
     assert said["healthy"] and "slowed to 3 %" in said["words"]
     assert service.get("/camera/door.jpg")[0] == 204, "no pictures while memory is short"
-    service.write(door(camera))
+    service.write(door())
     service.signal(signal.SIGHUP)
     service.until(lambda said: said["rate_share"] > 0.03125, 20)
     assert service.stop() < 5
