@@ -120,7 +120,7 @@ class Slot:
         if self.folder.exists():
             sync_folder(self.folder)
             shutil.rmtree(self.folder)
-        self.folder.mkdir()
+        self.folder.mkdir(parents=True)
 
     def sync(self) -> None:
         """All of it onto the disk."""
@@ -130,6 +130,7 @@ class Slot:
                 if not path.is_symlink():
                     _sync(path, os.O_RDONLY)
             sync_folder(Path(folder))
+        sync_folder(self.folder.parent)
 
 
 class Root:
@@ -155,8 +156,6 @@ class Root:
             raise UnderWay(f"{what} is under way in {self.path}: wait for it, then run this again") from None
         else:
             with as_owner(self.path):
-                for name in SLOTS:
-                    (self.path / "slots" / name).mkdir(parents=True, exist_ok=True)
                 yield
         finally:
             os.close(descriptor)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import bundles
 import pytest
 import squares
 import yaml
@@ -96,6 +98,14 @@ def test_wrong_use_is_told_and_writes_nothing(edgesparse: Command, recipe: Path,
         edgesparse("deploy", "none.esb", *device).said == "cannot read the bundle none.esb: No such file or directory"
     )
     assert edgesparse("deploy", recipe, *device).said.endswith("is no bundle: make one with 'edgesparse bundle'")
+    good = bundles.signed(tmp_path / "good.esb", tmp_path / "factory.key")
+    bad = good.with_name("bad.esb")
+    bad.write_bytes(good.read_bytes().replace(b"xxxx", b"yyyy"))
+    assert "model/model.onnx is not what was signed" in edgesparse("deploy", bad, *device).said
+    assert bundles.tree(tmp_path / "device") == {}
+    for path in (good, bad, tmp_path / "device"):
+        path.rmdir() if path.is_dir() else path.unlink()
+    shutil.rmtree(tmp_path / "good.contents")
     lacking = edgesparse("deploy", recipe, "--trusted", "trusted", "--root", "device", "--restart", "none-such now")
     assert lacking.code == 3 and "no command 'none-such' here" in lacking.said
     assert edgesparse("deploy", "--recover", "--root", "device", "--json").json["result"] == "nothing to do"

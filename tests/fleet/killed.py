@@ -115,8 +115,8 @@ def check(root: Path, next_one: Path, first: bool) -> None:
         assert bundles.serving(root) in ("1.0", "2.0")
     assert device.deploy(bundles.opened(next_one)).result == "deployed"
     assert bundles.serving(root) == "3.0"
-    slots = sorted(path.name for path in (root / "slots").iterdir())
-    assert slots == ["a", "b"], slots
+    slots = {path.name for path in (root / "slots").iterdir()}
+    assert slots <= {"a", "b"}, slots
 
 
 if __name__ == "__main__":

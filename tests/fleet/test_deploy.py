@@ -227,7 +227,7 @@ def test_a_disk_that_is_too_full_is_found_first(key: Path, tmp_path: Path, small
         pytest.raises(DeployError, match=r"no space in .*: needed 20 MB, found [23] MB"),
     ):
         bundles.device(small_disk / "device").deploy(source)
-    assert bundles.tree(small_disk / "device") in ({}, {"slots": None, "slots/a": None, "slots/b": None})
+    assert bundles.tree(small_disk / "device") == {}
 
 
 @pytest.mark.root
