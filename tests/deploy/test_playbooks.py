@@ -54,7 +54,7 @@ class Folders:
         sites = {
             name: {"hosts": {h: gone if h in away else local for h in hosts}} for name, hosts in self.sites.items()
         }
-        said = {"edgesparse": f"{self.folder}/{{{{ inventory_hostname }}}}/edgesparse"}
+        said = {"edgesparse_program": f"{self.folder}/{{{{ inventory_hostname }}}}/edgesparse"}
         said["edgesparse_incoming"] = f"{self.folder}/{{{{ inventory_hostname }}}}/incoming"
         children = {"sites": {"children": sites}, "canary": {"hosts": {"a": {}}}}
         (self.folder / "inventory.yml").write_text(yaml.safe_dump({"all": {"vars": said, "children": children}}))
