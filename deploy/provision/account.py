@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from .software import HERE
+from .software import HERE, STAMP
 from .system import REFUSED, WRONG_USE, Change, Failed, System
 
 USER = "edgesparse"
@@ -138,6 +138,22 @@ def _write_unit(system: System, text: str, remedy: str) -> None:
     system.write(UNIT, text)
     if system.booted:
         system.run("systemctl", "daemon-reload", remedy=remedy)
+
+
+def restart(system: System) -> Iterator[Change]:
+    """A service that runs since before its software, unit or settings changed is started anew."""
+    if not system.booted or system.ask("systemctl", "is-active", "edgesparse") is None:
+        return
+    asked = ("systemctl", "show", "edgesparse", "--property=ActiveEnterTimestamp", "--value", "--timestamp=unix")
+    since = re.match(r"@(\d+)", system.ask(*asked) or "")
+    files = [system.path(name) for name in (STAMP, UNIT, f"{SETTINGS}/device.yaml")]
+    changed = max((int(file.stat().st_mtime) for file in files if file.exists()), default=0)
+    if since and int(since[1]) < changed:
+        remedy = "systemctl status edgesparse; journalctl -u edgesparse"
+        yield Change(
+            "restart edgesparse.service, which runs what was before",
+            lambda: system.run("systemctl", "restart", "edgesparse", remedy=remedy),
+        )
 
 
 def _text(file: Path, option: str) -> str:

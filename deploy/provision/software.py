@@ -16,6 +16,8 @@ HERE = Path(__file__).resolve().parents[2]
 """The checkout, or the folder that scripts/wheelhouse filled: both have the same places."""
 
 VENV = "/opt/edgesparse"
+STAMP = f"{VENV}/provisioned.json"
+"""Written last: what is installed, so that it is not installed again."""
 EXTRAS = ("eval", "service", "fleet")
 CUDA = "/usr/local/cuda"
 PYTHON = "/usr/bin/python3"
@@ -37,7 +39,7 @@ def apt(system: System, offline: Path | None) -> Iterator[Change]:
     wanted = list(APT)
     if jetson:
         wanted += COMPILER if _pycuda(system) is None else ()
-        wanted += [name for name, file in JETPACK_PARTS.items() if not any(system.root.glob(file.lstrip("/")))]
+        wanted += [name for name in JETPACK_PARTS if not _there(system, name)]
     absent = [name for name in wanted if not _installed(system, name)]
     if not absent:
         return
@@ -54,6 +56,15 @@ def apt(system: System, offline: Path | None) -> Iterator[Change]:
     yield Change(
         f"install {', '.join(absent)} from {len(files)} files", lambda: _apt_get(system, files, remedy, "--no-download")
     )
+
+
+def _there(system: System, part: str) -> bool:
+    return any(system.root.glob(JETPACK_PARTS[part].lstrip("/")))
+
+
+def _comes(system: System, part: str) -> bool:
+    """Whether a part of JetPack is what the step before installs: only a check comes here without it."""
+    return not _there(system, part) and not _installed(system, part)
 
 
 def _installed(system: System, name: str) -> bool:
@@ -92,7 +103,7 @@ def packages(system: System, offline: Path | None) -> Iterator[Change]:
     own_opencv = _jetpack_opencv(system)
     system.found["opencv"] = "JetPack's, with GStreamer" if own_opencv else "pip's"
     stamp = json.dumps({"source": _source(offline), "opencv": system.found["opencv"], "extras": EXTRAS})
-    if system.read(f"{VENV}/provisioned.json") == stamp:
+    if system.read(STAMP) == stamp:
         return
     yield Change(
         f"install edgesparse {_version(offline)} into {VENV}", lambda: _install(system, offline, own_opencv, stamp)
@@ -155,7 +166,7 @@ def _install(system: System, offline: Path | None, own_opencv: bool, stamp: str)
     pip(system, "install", "--force-reinstall", "--no-deps", str(wheel), offline=offline)
     if own_opencv:
         pip(system, "uninstall", "--yes", "opencv-python", "opencv-python-headless", offline=None)
-    system.write(f"{VENV}/provisioned.json", stamp)
+    system.write(STAMP, stamp)
 
 
 def requirements(wheel: Path, own_opencv: bool) -> list[str]:
@@ -195,7 +206,7 @@ def pycuda(system: System, offline: Path | None) -> Iterator[Change]:
     if version is not None:
         system.found["pycuda"] = version
         return
-    if not system.path(f"{CUDA}/bin/nvcc").exists():
+    if not _there(system, "nvidia-cuda-dev") and not _comes(system, "nvidia-cuda-dev"):
         raise Failed(f"no {CUDA}/bin/nvcc to compile pycuda with", "sudo apt install nvidia-jetpack")
     path = {"PATH": f"{CUDA}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "CUDA_ROOT": CUDA}
     yield Change("compile pycuda (some minutes)", lambda: pip(system, "install", "pycuda", offline=offline, **path))
@@ -207,7 +218,7 @@ def _pycuda(system: System) -> str | None:
 
 def tensorrt(system: System) -> Iterator[Change]:
     """Whether JetPack's TensorRT loads in the environment; nothing is changed."""
-    if not system.found.get("l4t"):
+    if not system.found.get("l4t") or _comes(system, "python3-libnvinfer"):
         return iter(())
     version = _in_venv(system, "import tensorrt; print(tensorrt.__version__)")
     if version is None:

@@ -87,6 +87,7 @@ STEPS = (
     Step("settings", lambda system, wanted: account.settings(system, wanted.settings, wanted.force)),
     Step("unit", lambda system, wanted: account.unit(system)),
     Step("deploy", deploy),
+    Step("restart", lambda system, wanted: account.restart(system)),
     Step("self-test", self_test),
 )
 

@@ -10,6 +10,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from collections import namedtuple
 from pathlib import Path
@@ -67,6 +68,8 @@ class Board(system.System):
             link = self.path("/etc/systemd/system/multi-user.target.wants/edgesparse.service")
             link.parent.mkdir(parents=True)
             link.symlink_to("../edgesparse.service")
+        elif command[:2] == ("systemctl", "restart"):
+            self.says["ActiveEnterTimestamp"] = f"@{time.time():.0f}"
         elif "doctor" in command:
             return json.dumps({"findings": [{"what": "GPU", "state": "ok", "found": "Orin", "remedy": ""}]})
         return ""
@@ -233,6 +236,31 @@ def test_another_machine_works_without_jetpack(jetson: Board, capsys: pytest.Cap
     jetson.says["import"] = None
     report = provision(jetson, capsys, "--any-machine", "--check")
     assert report["ok"] and "tensorrt" not in report["machine"]
+
+
+def test_a_running_service_is_started_anew_after_a_change(
+    jetson: Board, key: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    provision(jetson, capsys, "--key", key)
+    jetson.path("/run/systemd/system").mkdir(parents=True)
+    jetson.says.update({"is-active": "active", "ActiveEnterTimestamp": f"@{time.time() + 60:.0f}"})
+    assert not provision(jetson, capsys)["changed"]
+    jetson.says["ActiveEnterTimestamp"] = f"@{time.time() - 60:.0f}"
+    assert provision(jetson, capsys)["changed"] and jetson.ran.count("systemctl restart edgesparse") == 1
+    assert not provision(jetson, capsys)["changed"]
+
+
+def test_a_check_of_a_thin_image_says_what_would_come(jetson: Board, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without TensorRT and nvcc: both are JetPack's packages, which a run installs before it looks for them."""
+    jetson.path("/usr/local/cuda/bin/nvcc").unlink()
+    jetson.path("/usr/lib/python3.10/dist-packages/tensorrt/__init__.py").unlink()
+    jetson.says.update({"import pycuda": None, "import tensorrt": None})
+    jetson.says["dpkg-query --show --showformat=${db:Status-Status}"] = "not-installed"
+    report = provision(jetson, capsys, "--check")
+    assert report["ok"], report
+    changes = {step["step"]: step["changes"] for step in report["steps"]}
+    assert "python3-libnvinfer, nvidia-cuda-dev" in changes["apt packages"][0]
+    assert changes["pycuda"] == ["compile pycuda (some minutes)"]
 
 
 MODES = "< POWER_MODEL ID=0 NAME=MAXN >\n< POWER_MODEL ID=2 NAME=15W >\n"
