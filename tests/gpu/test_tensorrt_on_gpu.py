@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import json
 import os
 import shutil
 import subprocess
@@ -89,7 +90,11 @@ def noise(*shape: int, seed: int = 0) -> NDArray[np.float32]:
 def in_a_process(code: str, *arguments: Path) -> subprocess.CompletedProcess[str]:
     """Runs code that may end its process; `path` is its first argument."""
     begin = "import sys; from pathlib import Path; path = Path(sys.argv[1]); from edgesparse.backends import backend\n"
-    command = [sys.executable, "-c", begin + textwrap.dedent(code), *map(str, arguments)]
+    return python("-c", begin + textwrap.dedent(code), *arguments)
+
+
+def python(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *map(str, arguments)]
     root = str(Path(__file__).parents[2])
     paths = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
     return subprocess.run(command, capture_output=True, text=True, timeout=200, env=paths, check=False)
@@ -225,6 +230,19 @@ def test_too_little_memory_is_told_before_it_is_taken(tmp_path: Path) -> None:
             filling.free()
     with backend("tensorrt").load(plan) as runner:
         runner.infer()
+
+
+def test_inspect_of_a_plan_names_what_each_layer_runs(tmp_path: Path) -> None:
+    plan, page = built(tmp_path), tmp_path / "page.html"
+    done = python("-m", "edgesparse", "inspect", plan, "--json", "--html", page)
+    assert done.returncode == 0, done.stderr
+    layers = json.loads(done.stdout)["layers"]
+    names = " ".join(layer["name"] for layer in layers)
+    assert all(f"conv{i}" in names for i in range(3)) and "pool" in names
+    assert all(layer["kernel"] for layer in layers if "conv" in layer["name"])
+    assert page.read_text().count("<tr id=") == len(layers)
+    table = python("-m", "edgesparse", "inspect", plan)
+    assert f" of {len(layers)} layers run a 2:4 kernel" in table.stdout
 
 
 LOAD = """
