@@ -12,8 +12,9 @@ import onnx
 import pytest
 import squares
 from commands import Command, Started
-from onnx import helper
+from onnx import helper, numpy_helper
 
+from edgesparse.graph.prune import prune
 from edgesparse.graph.sparsity import inspect
 
 LAYERS = 6
@@ -104,9 +105,42 @@ def test_what_cannot_be_done_ends_in_one_line(
     assert not (tmp_path / "out.onnx").exists()
 
 
-def test_pictures_of_no_bytes_are_refused(edgesparse: Command, detector: Path, pictures: Path, tmp_path: Path) -> None:
-    for path in pictures.glob("*.png"):
+def test_pictures_of_no_bytes_are_skipped_and_refused_where_no_other_is_left(
+    edgesparse: Command, detector: Path, pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, *others = sorted(pictures.glob("*.png"))
+    first.write_bytes(b"")
+    ended = edgesparse("prune", detector, "-o", "some.onnx", *RECONSTRUCT, "--layers", "side1")
+    assert ended.code == 0 and f"{first.name}: skipped" in caplog.text
+    for path in others:
         path.write_bytes(b"")
     ended = edgesparse("prune", detector, "-o", "out.onnx", *RECONSTRUCT)
     assert ended.code == 2 and "not one of 4 pictures can be read" in ended.said
+    assert not (tmp_path / "out.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        ("shared", "side2: shares its weights with side3"),
+        ("sparse", f"all {LAYERS} layers to prune are 2:4 already: nothing to do"),
+        ("NaN", "side2: weights hold NaN or infinity: export the model again"),
+    ],
+)
+def test_weights_that_cannot_be_refitted_end_in_one_line(
+    edgesparse: Command, detector: Path, pictures: Path, tmp_path: Path, spoil: str, words: str
+) -> None:
+    model = onnx.load(detector)
+    if spoil == "shared":
+        next(node for node in model.graph.node if node.name == "side3").input[1] = "w2"
+    elif spoil == "sparse":
+        prune(model)
+    else:
+        stored = next(tensor for tensor in model.graph.initializer if tensor.name == "w2")
+        value = numpy_helper.to_array(stored).copy()
+        value[3, 4] = np.nan
+        stored.CopyFrom(numpy_helper.from_array(value, "w2"))
+    onnx.save(model, detector)
+    ended = edgesparse("prune", detector, "-o", "out.onnx", *RECONSTRUCT)
+    assert (ended.code, words in ended.said) == (1, True), ended.err
     assert not (tmp_path / "out.onnx").exists()
