@@ -31,6 +31,15 @@ def redact(url: str) -> str:
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{kept}"
 
 
+def shown(value: Any) -> Any:
+    """A value as JSON takes it, with each address that it holds redacted."""
+    if isinstance(value, Mapping):
+        return {key: shown(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [shown(inner) for inner in value]
+    return redact(value) if isinstance(value, str) and re.match(r"\s*\w+://", value) else value
+
+
 def sentence(problem: Any, keys: Callable[[Sequence[str]], list[str]], more: Mapping[str, Sequence[str]]) -> str:
     """One of pydantic's problems as 'key.path: what was found, what was needed'.
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edgesparse.config import Run, override, parse
 from edgesparse.errors import ConfigError
-from edgesparse.wording import redact
+from edgesparse.wording import redact, shown
 
 
 def recipe(**run: Any) -> Run:
@@ -155,3 +155,11 @@ def test_names_hold_no_credentials(url: str, name: str) -> None:
 def test_no_password_whatever_its_signs_is_left(user: str, password: str) -> None:
     shown = redact(f"rtsp://{user}:{password}@camera.local:554/live")
     assert shown in ("rtsp://camera.local:554/live", "rtsp://...")
+
+
+def test_what_programs_are_told_holds_no_credentials() -> None:
+    said = {"run": {"cameras": [{"source": URL, "name": "a"}], "conf": 0.5}, "why": f"no {redact(URL)}: is it on?"}
+    assert shown(said) == {
+        "run": {"cameras": [{"source": "rtsp://host/x", "name": "a"}], "conf": 0.5},
+        "why": "no rtsp://host/x: is it on?",
+    }

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from edgesparse.wording import shown
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -18,7 +20,8 @@ def complain(message: str) -> None:
 
 
 def emit_json(value: Mapping[str, Any]) -> None:
-    print(json.dumps(value, indent=2))
+    """For programs; addresses without what may hold credentials."""
+    print(json.dumps(shown(value), indent=2))
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: int = 0) -> None:

@@ -240,7 +240,7 @@ def test_cameras_and_detector_change_while_it_runs(tmp_path: Path, detector: Det
         loop.replace([Camera(name="comes", source="demo:3"), Camera(name="kept", source="demo:1", conf=0.85)], other)
         detector.close()  # nobody uses it any more
         assert leaves.poll() is None and loop.feeds[1].source is kept
-        until(lambda: "comes" in seen.frames())
+        until(lambda: "comes" in seen.frames() and len(seen.by_camera["kept"][-1]) == 1)
         stop.set()
         runs.join()
         assert loop.feeds[1].status.frames == len(seen.by_camera["kept"])
