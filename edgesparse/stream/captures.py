@@ -20,8 +20,8 @@ from edgesparse.wording import redact
 log = logging.getLogger("edgesparse.stream")
 
 OPEN_SECONDS = 5
-READ_SECONDS = 1.5
-"""Without a frame a live source is away after that long; three frames' time where it gives fewer than two a second."""
+READ_SECONDS = 1.25
+"""Without a frame a live source is away after that long, or after three frames' time where that is longer."""
 
 
 class Capture(Protocol):
@@ -85,7 +85,7 @@ was too short, at all it takes to know the picture's size."""
 
 def open_url(url: str, fps: float | None = None) -> cv2.VideoCapture:
     """Through FFmpeg, with RTSP_OPTIONS unless the environment has its own. `fps`: what it is known to send; one that
-    sends less than two frames a second is given more time for the next."""
+    sends few frames a second is given more time for the next."""
     prepare_opencv()
     own = os.environ.get(OPTIONS)
     if own is not None or not url.lower().startswith("rtsp"):
