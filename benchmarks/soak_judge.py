@@ -99,8 +99,8 @@ def undisturbed(frames: NDArray[np.float64], failures: Sequence[Failure]) -> NDA
 def recovery(
     kind: str, failures: Sequence[Failure], frames: NDArray[np.float64], lost: Sequence[Lost]
 ) -> dict[str, Any]:
-    """For one kind of failure: how often, how long until it was noticed, and from its end until there were detections in
-    a picture that the camera sent since. What did no harm is not noticed."""
+    """For one kind of failure: how often, how long until it was noticed (what did no harm is not), and from its end
+    until there were detections in a picture that the camera sent since."""
     noticed: list[float] = []
     back: list[float] = []
     count = 0
