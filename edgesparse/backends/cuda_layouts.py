@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse.backends.base import TensorSpec
-from edgesparse.backends.frames import PIXELS, Place, Strided
+from edgesparse.backends.frames import PIXELS, FramePlan, Place
 from edgesparse.config import InputSpec
 
 Row = NDArray[Any]
@@ -30,11 +30,12 @@ TAP = _struct("i4 at, i2 near, i2 far")
 INPUT = _struct("i4 height, i4 width, i4 swap, i4 pad, 3f4 scale, 3f4 shift")
 OUTPUTS = _struct(
     "u8 boxes, u8 scores, i4 candidates, i4 classes, i4 box_picture, i4 box_row, i4 box_step, i4 score_picture, "
-    "i4 score_row, i4 score_step, i4 objectness, i4 kind, i4 every, i4 capacity, f4 enough, i4 levels, "
-    "4i4 columns, 4i4 rows, 4i4 stride"
+    "i4 score_row, i4 score_step, i4 objectness, i4 kind, i4 every, i4 capacity, f4 least, i4 gap, "
+    "u8 enough, f4 iou, i4 max_det, i4 agnostic, i4 most, i4 levels, 4i4 columns, 4i4 rows, 4i4 stride"
 )
 RECORD = _struct("4f4 box, f4 score, i4 key")
 COUNT = _struct("u4 found, u4 done")
+TOLD = _struct("i4 found, i4 kept")
 KINDS = ("centre-size", "corners", "on-grid")
 _WHOLE = 2048
 
@@ -85,9 +86,11 @@ def picture_of(place: Place, row: Any, first_tap: int, out: NDArray[Any]) -> int
     return end
 
 
-def outputs_of(at: Strided, specs: Sequence[TensorSpec], addresses: Sequence[int], conf: float, every: bool) -> Row:
-    """`addresses`: of the outputs on the GPU, in the model's order. `capacity` is left to be filled in."""
-    row = np.zeros(1, OUTPUTS)
+def outputs_of(plan: FramePlan, specs: Sequence[TensorSpec], addresses: Sequence[int]) -> Row:
+    """`addresses`: of the outputs on the GPU, in the model's order. `capacity`, `most` and where `enough` lies are left
+    to be filled in."""
+    row, at = np.zeros(1, OUTPUTS), plan.strided
+    assert at is not None
     size = np.dtype(specs[at.score_output].dtype).itemsize
     row["boxes"] = addresses[at.box_output]
     row["scores"] = addresses[at.score_output] + at.first_score * size
@@ -97,7 +100,8 @@ def outputs_of(at: Strided, specs: Sequence[TensorSpec], addresses: Sequence[int
     for name in ("candidates", "classes", "box_row", "box_step", "score_row", "score_step"):
         row[name] = getattr(at, name)
     row["objectness"] = -1 if at.objectness is None else at.objectness
-    row["kind"], row["every"], row["enough"] = KINDS.index(at.kind), every, conf
+    row["kind"], row["every"], row["least"] = KINDS.index(at.kind), plan.every, plan.enough.min()
+    row["iou"], row["max_det"], row["agnostic"] = plan.iou, plan.max_det, plan.agnostic
     row["levels"] = len(at.levels)
     for i, (rows, columns, stride) in enumerate(at.levels):
         row["rows"][0, i], row["columns"][0, i], row["stride"][0, i] = rows, columns, stride

@@ -1,4 +1,4 @@
-"""A batch's way over the GPU, as one CUDA graph: frames copied, letterboxed, through the engine, compacted."""
+"""A batch's way over the GPU, as one CUDA graph: frames copied, letterboxed, through the engine, boxes chosen."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from edgesparse.backends.cuda import Gpu, address
 from edgesparse.backends.cuda_graph import Copy, Graph
 from edgesparse.backends.cuda_images import Image
 from edgesparse.backends.cuda_kernels import Kernels
-from edgesparse.backends.cuda_layouts import COUNT, PICTURE, RECORD, TAP, input_of, outputs_of, picture_of
-from edgesparse.backends.frames import Candidates, Frame, FramePlan, Place, Slot
+from edgesparse.backends.cuda_layouts import COUNT, PICTURE, RECORD, TAP, TOLD, input_of, outputs_of, picture_of
+from edgesparse.backends.frames import Found, Frame, FramePlan, Place, Slot
 from edgesparse.errors import BuildError
 
 CAPACITY = 1024
 """Candidates a picture that have room; where there are more, the whole outputs come back."""
+SUPPRESSED = 256
+"""Candidates a picture up to which the GPU does NMS, as many as threads in a block (kernels/suppress.cuh)."""
 ROWS = 2
 """Rows of pixels a thread of the letterbox, as in kernels/frames.cu."""
 _log = logging.getLogger(__name__)
@@ -88,15 +90,17 @@ class CudaSlot(Slot):
     def _make_compact(self) -> None:
         plan, outputs, strided = self._plan, self._engine.outputs, self._plan.strided
         assert strided is not None
-        row = outputs_of(strided, outputs, [self._tensors[s.name] for s in outputs], plan.conf, plan.every)
-        row["capacity"] = CAPACITY
+        row = outputs_of(plan, outputs, [self._tensors[s.name] for s in outputs])
+        row["capacity"], row["most"], row["enough"] = CAPACITY, SUPPRESSED, self._settled(plan.enough)
         self._layout = self._settled(row)
         self._counts = self._settled(np.zeros(self.batch, COUNT))
         self._compact = f"compact_{outputs[strided.score_output].dtype}"
-        records = self._gpu.host((self.batch, CAPACITY), RECORD)
+        records, self._told = self._gpu.host((self.batch, CAPACITY), RECORD), self._gpu.host((self.batch,), TOLD)
         self._rows, self._keys = records.view("f4").reshape(self.batch, CAPACITY, -1), records["key"]
-        self._found = self._gpu.host((self.batch,), "int32")
-        self._told = [self._mapped(records), self._mapped(self._found)]
+        self._compacted = [
+            *(self._layout, self._counts, self._memory(records.nbytes)),
+            *(self._mapped(self._told), self._mapped(records)),
+        ]
 
     @property
     def where(self) -> str:  # type: ignore[override]
@@ -175,9 +179,7 @@ class CudaSlot(Slot):
         if self._compact:
             assert self._plan.strided is not None
             grid = (-(-self._plan.strided.candidates // 32), batch, 1)
-            self._kernels.launch(
-                self._compact, grid, (32, 8, 1), stream.handle, [self._layout, self._counts, *self._told]
-            )
+            self._kernels.launch(self._compact, grid, (32, 8, 1), stream.handle, self._compacted)
         else:
             self._fetch()
 
@@ -185,14 +187,14 @@ class CudaSlot(Slot):
         for spec, array in zip(self._engine.outputs, self._whole, strict=True):
             self._gpu.driver.memcpy_dtoh_async(array, self._tensors[spec.name], self._engine.stream)
 
-    def finish(self) -> list[Candidates]:
+    def finish(self) -> list[Found]:
         with self._running:
             self._engine.stream.synchronize()
         there = time.perf_counter_ns()
-        counts: list[int | None] = self._found[: self._count].tolist() if self._compact else [None] * self._count
-        if any(count is not None and count > CAPACITY for count in counts):
+        told = self._told[: self._count].tolist() if self._compact else [(CAPACITY + 1, -1)] * self._count
+        if self._compact and any(count > CAPACITY for count, _ in told):
             self._overflow()
-        found = [self._candidates(picture, count) for picture, count in enumerate(counts)]
+        found = [self._found(picture, *counts) for picture, counts in enumerate(told)]
         self.times[1], self.times[2] = there - self._submitted, time.perf_counter_ns() - there
         return found
 
@@ -204,14 +206,19 @@ class CudaSlot(Slot):
             self._fetch()
             self._engine.stream.synchronize()
 
-    def _candidates(self, picture: int, count: int | None) -> Candidates:
-        if count is None or count > CAPACITY:
-            return self._plan.decode(self._whole, picture)
+    def _found(self, picture: int, count: int, kept: int) -> Found:
+        """`kept`: how many the GPU kept, of `count`; -1 where it suppressed none."""
+        if count > CAPACITY:
+            return Found(*self._plan.decode(self._whole, picture))
         assert self._plan.strided is not None
-        keys = self._keys[picture, :count]
-        order = keys.argsort()  # as the CPU's way has them
-        rows = self._rows[picture, :count][order]
-        return rows[:, :4], rows[:, 4], keys[order].astype(np.int64) % self._plan.strided.classes
+        keys, final = self._keys[picture, : count if kept < 0 else kept], kept >= 0
+        rows = self._rows[picture, : len(keys)]
+        if final:
+            rows, keys = rows.copy(), keys.astype(np.int64)
+        else:
+            order = keys.argsort()  # as the CPU's way has them
+            rows, keys = rows[order], keys[order].astype(np.int64)
+        return Found(rows[:, :4], rows[:, 4], keys % self._plan.strided.classes, final)
 
     def close(self) -> None:
         self._close()

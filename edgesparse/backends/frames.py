@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,16 @@ PIXELS: tuple[Pixels, ...] = ("bgr", "rgb", "nv12", "yuyv")
 
 Candidates = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
 """xyxy [n, 4] in the input's pixels, confidence [n], class_id [n]."""
+
+
+class Found(NamedTuple):
+    """Candidates of a picture; `final`: only those that reach their class's confidence, after NMS, the best first."""
+
+    xyxy: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+    class_id: NDArray[np.int64]
+    final: bool = False
+
 
 Decode = Callable[[Sequence[NDArray[Any]], int], Candidates]
 """(raw outputs in the model's order, which picture of the batch) -> Candidates with at least the wanted confidence."""
@@ -71,19 +81,23 @@ class Strided:
 
 @dataclass(frozen=True)
 class FramePlan:
-    """What a path must do: fill the input `image` as `spec` says, run, and give the candidates that reach `conf`.
+    """What a path must do: fill the input `image` as `spec` says, run, and give the candidates that reach `enough`.
 
-    `decode` does the last on whole outputs; `strided` says where it could be done on the GPU instead, None where the
-    outputs are small anyway. `fixed`: values of the network's other inputs. `every`: a box counts once for each class
-    that reaches `conf`. `depth`: batches in flight.
+    `enough`: the least confidence of each class. `decode` gives those that reach the least of them, from whole outputs;
+    `strided` says where a GPU could find them instead, None where the outputs are small anyway: then also what NMS
+    needs. `fixed`: values of the network's other inputs. `every`: a box counts once for each class that it reaches.
+    `depth`: batches in flight.
     """
 
     image: str
     spec: InputSpec
     decode: Decode
     strided: Strided | None
-    conf: float
+    enough: NDArray[np.float32]
     every: bool = False
+    iou: float = 0.7
+    max_det: int = 300
+    agnostic: bool = False
     fixed: tuple[tuple[str, NDArray[Any]], ...] = ()
     depth: int = 2
 
@@ -101,8 +115,8 @@ class Slot(ABC):
         refused raises and leaves the slot as it was."""
 
     @abstractmethod
-    def finish(self) -> list[Candidates]:
-        """Wait; the candidates of each frame, in memory of their own."""
+    def finish(self) -> list[Found]:
+        """Wait; what was found in each frame, in memory of its own."""
 
     @abstractmethod
     def close(self) -> None:
@@ -134,8 +148,8 @@ class Ring:
         self._free[0].start(frames)
         self._busy.append(self._free.popleft())
 
-    def collect(self) -> tuple[list[Candidates], NDArray[np.int64]]:
-        """The candidates of the oldest batch that is in flight, and its slot's times. Its slot is free again, also
+    def collect(self) -> tuple[list[Found], NDArray[np.int64]]:
+        """What was found in the oldest batch that is in flight, and its slot's times. Its slot is free again, also
         where it raises."""
         if not self._busy:
             raise RuntimeError("nothing is in flight: submit() first")

@@ -26,7 +26,7 @@ from edgesparse.backends.base import (
     TensorSpec,
     quiet,
 )
-from edgesparse.backends.frames import Candidates, Frame, FramePlan, Slot
+from edgesparse.backends.frames import Found, Frame, FramePlan, Slot
 from edgesparse.config import SPARSE, WAYS, Way
 from edgesparse.errors import BuildError
 
@@ -176,10 +176,10 @@ class NullSlot(Slot):
     def start(self, frames: Sequence[Frame]) -> None:
         self._count = len(frames)
 
-    def finish(self) -> list[Candidates]:
+    def finish(self) -> list[Found]:
         self._runner.infer()
         outputs = [self._runner.buffers[spec.name] for spec in self._runner.outputs]
-        return [self._plan.decode(outputs, picture) for picture in range(self._count)]
+        return [Found(*self._plan.decode(outputs, picture)) for picture in range(self._count)]
 
     def close(self) -> None:
         self._count = 0

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse.backends.base import Runner
-from edgesparse.backends.frames import Candidates, Frame, FramePlan, Pixels, Slot
+from edgesparse.backends.frames import Found, Frame, FramePlan, Pixels, Slot
 from edgesparse.runtime.preprocess import Preprocessor
 
 _TO_BGR: dict[Pixels, int] = {
@@ -55,9 +55,9 @@ class CpuSlot(Slot):
         cv2.cvtColor(image, _TO_BGR[place.pixels], dst=out)
         return out
 
-    def finish(self) -> list[Candidates]:
+    def finish(self) -> list[Found]:
         begun = time.perf_counter_ns()
-        found = [self._decode(self._outputs, picture) for picture in range(self._count)]
+        found = [Found(*self._decode(self._outputs, picture)) for picture in range(self._count)]
         self.times[2] = time.perf_counter_ns() - begun
         return found
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgesparse import config
 from edgesparse.backends.base import Runner, TensorSpec
-from edgesparse.backends.frames import Candidates, FramePlan, Pixels, Ring
+from edgesparse.backends.frames import Found, FramePlan, Pixels, Ring
 from edgesparse.errors import ConfigError, ModelError
 from edgesparse.runtime.cpu_slot import CpuSlot
 from edgesparse.runtime.decode import check
@@ -69,8 +69,11 @@ class Detector:
             spec.input,
             head.decode(layout, least, run.multi_label),
             head.strided(layout),
-            least,
+            self._thresholds,
             run.multi_label,
+            run.iou,
+            run.max_det,
+            run.agnostic,
             _sizes(runner, image),
         )
         slots = runner.frames(plan) or [CpuSlot(runner, plan)]
@@ -124,7 +127,7 @@ class Detector:
         boxes = self._boxes.popleft() if self._boxes else []
         found, times = self._ring.collect()
         self.times[:3], self.times[3] = times, 0
-        return [self._detections(candidates, box) for candidates, box in zip(found, boxes, strict=True)]
+        return [self._detections(one, box) for one, box in zip(found, boxes, strict=True)]
 
     def frame_buffer(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         """Memory for frames of this shape: what is captured into it goes to the network without a copy by the CPU.
@@ -133,9 +136,11 @@ class Detector:
         """
         return self.runner.frame_buffer(shape)
 
-    def _detections(self, found: Candidates, box: Letterbox) -> Detections:
+    def _detections(self, found: Found, box: Letterbox) -> Detections:
         start = time.perf_counter_ns()
-        xyxy, confidence, class_id = found
+        xyxy, confidence, class_id, final = found
+        if final:
+            return Detections(box.to_frame(xyxy), confidence, class_id)
         if self._filters:
             enough = self._enough(confidence, class_id)
             xyxy, confidence, class_id = xyxy[enough], confidence[enough], class_id[enough]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgesparse.backends import cuda_kernels
-from edgesparse.backends.frames import PIXELS, Pixels
+from edgesparse.backends.frames import PIXELS, Candidates, Found, Pixels
 from edgesparse.backends.tensorrt_runner import TensorRTRunner
 from edgesparse.config import DetectorSpec, InputSpec, Run
 from edgesparse.errors import BackendUnavailable, BuildError, SourceError
@@ -148,37 +148,76 @@ def answers(head: str, batch: int, seed: int, share: float) -> dict[str, NDArray
     scores = np.where(rng.random((batch, count, 1)) < share, rng.uniform(0.3, 1, (batch, count, classes)), 0.01)
     sure = rng.uniform(0.4, 1, (batch, count, 1))
     if head == "yolo-nas":
+        boxes = np.sort(boxes.reshape(batch, count, 2, 2), 2).reshape(boxes.shape)  # corners
         return {"boxes": boxes.astype(np.float32), "scores": scores.astype(np.float32)}
     if head == "yolov8":
         return {"output0": np.concatenate([boxes, scores], 2).transpose(0, 2, 1).astype(np.float32)}
     return {"output0": np.concatenate([boxes, sure, scores], 2).astype(np.float32)}
 
 
-@pytest.mark.parametrize("head", ["yolov8", "yolov5", "yolox", "yolox-decoded", "yolo-nas"])
+HEADED = ["yolov8", "yolov5", "yolox", "yolox-decoded", "yolo-nas"]
+
+
+@pytest.mark.parametrize("head", HEADED)
 @pytest.mark.parametrize("every", [False, True])
 def test_candidates_are_those_of_the_cpus_way(
     fake: Fake, tmp_path: Path, head: str, every: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Boxes, scores and classes, in the same order; and where there are more than there is room for."""
+    monkeypatch.setattr("edgesparse.backends.cuda_slots.SUPPRESSED", 0)
     for batch, share, capacity in ((1, 0.2, 1024), (3, 0.0, 1024), (3, 0.3, 1024), (2, 0.9, 8)):
         monkeypatch.setattr("edgesparse.backends.cuda_slots.CAPACITY", capacity)
         fake.answers = answers(head, batch, seed=batch, share=share)
-        with detector(fake, tmp_path, batch=batch, head=head, conf=0.5, multi_label=every, iou=1.0) as detect:
-            slot = detect._ring._slots[0]
+        with detector(fake, tmp_path, batch=batch, head=head, conf=0.5, multi_label=every) as detect:
             for _ in range(3):
-                found = detect.detect([picture(*SIZE, seed=i) for i in range(batch)])
-                detect._ring.submit([(picture(*SIZE), detect._places.of(picture(*SIZE), None)[0])] * batch)
-                raw, _ = detect._ring.collect()
-                for i in range(batch):
-                    outputs = [fake.answers[spec.name] for spec in detect.runner.outputs]
-                    boxes, scores, labels = slot._plan.decode(outputs, i)  # type: ignore[attr-defined]
-                    assert raw[i][2].tolist() == labels.tolist() and len(found[i]) == min(len(labels), 300)
-                    np.testing.assert_allclose(raw[i][1], scores, rtol=1e-6)
-                    np.testing.assert_allclose(raw[i][0], boxes, atol=0.01, rtol=1e-5)
-            if share == 0.2:
-                assert len(found[0]) > 0
-        expects = "compact_float32" in fake.kernels
-        assert expects and HEADS[head].strided is not None
+                for found, right in zip(*both(detect, batch, fake), strict=True):
+                    assert found.class_id.tolist() == right[2].tolist() and found.final == (len(found.xyxy) == 0)
+                    np.testing.assert_allclose(found.confidence, right[1], rtol=1e-6)
+                    np.testing.assert_allclose(found.xyxy, right[0], atol=0.01, rtol=1e-5)
+                    assert share != 0.2 or len(found.xyxy)
+        assert "compact_float32" in fake.kernels and HEADS[head].strided is not None
+
+
+def both(detect: Detector, batch: int, fake: Fake) -> tuple[list[Found], list[Candidates]]:
+    """What the slot found, and what NumPy finds in the same outputs."""
+    frames = [picture(*SIZE, seed=i) for i in range(batch)]
+    detect._ring.submit([(frame, detect._places.of(frame, None)[0]) for frame in frames])
+    found, _ = detect._ring.collect()
+    plan, outputs = detect._ring._slots[0]._plan, [fake.answers[spec.name] for spec in detect.runner.outputs]  # type: ignore[attr-defined]
+    return found, [plan.decode(outputs, i) for i in range(batch)]
+
+
+@pytest.mark.parametrize("head", HEADED)
+@pytest.mark.parametrize(
+    "run",
+    [
+        {"conf": 0.5},
+        {"conf": 0.5, "multi_label": True, "iou": 0.3},
+        {"conf": {"default": 0.6, "a": 0.9}, "agnostic": True, "iou": 0.45},
+        {"conf": 0.4, "classes": ("b", "c"), "max_det": 5},
+        {"conf": 0.5, "iou": 0.0},
+    ],
+)
+def test_suppression_keeps_what_opencvs_does(fake: Fake, tmp_path: Path, head: str, run: dict[str, Any]) -> None:
+    """Up to 256 candidates it is the GPU's: the same boxes in the same order."""
+    some = 0
+    for seed, share in ((1, 0.3), (2, 0.7), (3, 0.05), (4, 0.0)):
+        fake.answers = answers(head, 2, seed=seed, share=share)
+        with detector(fake, tmp_path, batch=2, head=head, **run) as detect:
+            frames = [picture(*SIZE, seed=i) for i in range(2)]
+            found = detect.detect(frames)
+            for raw, right, one in zip(*both(detect, 2, fake), found, strict=True):
+                assert raw.final == (count_of(detect, right) <= 256)
+                expected = detect._detections(Found(*right), detect._places.of(frames[0], None)[1])
+                assert one.class_id.tolist() == expected.class_id.tolist()
+                np.testing.assert_allclose(one.confidence, expected.confidence, rtol=1e-6)
+                np.testing.assert_allclose(one.xyxy, expected.xyxy, atol=0.01, rtol=1e-5)
+                some += len(one)
+    assert some > 10
+
+
+def count_of(detect: Detector, right: Candidates) -> int:
+    return int((right[1] >= detect._thresholds[right[2]]).sum())
 
 
 def test_small_outputs_come_back_whole(fake: Fake, tmp_path: Path) -> None:

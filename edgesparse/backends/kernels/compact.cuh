@@ -1,5 +1,6 @@
 // After the engine: the candidates that reach the least score, as boxes in the input's pixels, and how many they are.
-// Only they leave the GPU. Which layouts there are, and what their numbers mean: edgesparse/runtime/heads.py.
+// Where they are few the block that is through last suppresses those that others cover (suppress.cuh); only what is
+// left leaves the GPU. Which layouts there are, and what their numbers mean: edgesparse/runtime/heads.py.
 #pragma once
 #include "shared.cuh"
 
@@ -11,8 +12,11 @@ struct Outputs {  // where candidate r of picture p has its box (value k) and it
     int32_t candidates, classes;
     int32_t box_picture, box_row, box_step, score_picture, score_row, score_step;
     int32_t objectness;  // its k among the box's values; -1: there is none
-    int32_t kind, every, capacity;  // every: a box counts once for each class that reaches the least score
-    float enough;
+    int32_t kind, every, capacity;  // every: a box counts once for each class that reaches its score
+    float least;  // of `enough`, the score that each class must reach
+    const float* enough;
+    float iou;
+    int32_t max_det, agnostic, most;  // most: candidates up to which they are suppressed here
     int32_t levels, columns[4], rows[4], stride[4];  // ON_GRID: the grids, one after the other
 };
 
@@ -23,6 +27,10 @@ struct Record {
 
 struct Count {
     uint32_t found, done;  // candidates of a picture; blocks that are through with it
+};
+
+struct Told {
+    int32_t found, kept;  // kept: how many are left; -1: nothing was suppressed, all of them come
 };
 
 struct Best {
@@ -80,14 +88,14 @@ DEVICE Best best_of_group(const Outputs& o, Count* count, Record* records, int p
     if (o.objectness >= 0) {
         const T* box = (const T*)o.boxes + (size_t)picture * o.box_picture + (size_t)candidate * o.box_row;
         sure = value(box, o.objectness * o.box_step);
-        if (!(sure >= o.enough)) return best;  // a score is objectness times class, never more
+        if (!(sure >= o.least)) return best;  // a score is objectness times class, never more
     }
     const T* scores = (const T*)o.scores + (size_t)picture * o.score_picture + (size_t)candidate * o.score_row;
 #pragma unroll 4
     for (int label = group; label < o.classes; label += GROUPS) {
         const Best found = {sure * value(scores, label * o.score_step), label};
         if (o.every) {
-            if (found.score >= o.enough) emit<T>(o, count, records, picture, candidate, found);
+            if (found.score >= o.enough[label]) emit<T>(o, count, records, picture, candidate, found);
         } else if (better(found, best)) {
             best = found;
         }
@@ -102,12 +110,21 @@ DEVICE void best_of_all(const Outputs& o, Count* count, Record* records, int pic
     Best best = found[0][lane];
     for (int group = 1; group < GROUPS; group++)
         if (better(found[group][lane], best)) best = found[group][lane];
-    if (best.score >= o.enough) emit<T>(o, count, records, picture, candidate, best);
+    if (best.score >= o.enough[best.label]) emit<T>(o, count, records, picture, candidate, best);
 }
 
-// By the last block of a picture: tells how many were found, and sets the count to nothing for the next run.
-DEVICE void tell(Count* count, int32_t* found, int picture, uint32_t blocks) {
-    if (atomicAdd(&count[picture].done, 1u) + 1 < blocks) return;
-    found[picture] = (int32_t)atomicAdd(&count[picture].found, 0u);
+// How many were found, by the last block that is through with a picture, which tells it and sets the count to nothing
+// for the next run; -1 by all others. By one thread.
+DEVICE int found_by_last(Count* count, Told* told, int picture, uint32_t blocks) {
+    if (atomicAdd(&count[picture].done, 1u) + 1 < blocks) return -1;
+    const int found = (int)atomicAdd(&count[picture].found, 0u);
+    told[picture].found = found;
+    told[picture].kept = found ? -1 : 0;
     count[picture].found = count[picture].done = 0;
+    return found;
+}
+
+// All candidates for which there is room, as they came: for the CPU to suppress. Each thread every 256th.
+DEVICE void hand_over_all(const Record* records, Record* out, int count, int thread) {
+    for (int i = thread; i < count; i += ACROSS * GROUPS) out[i] = records[i];
 }

@@ -1,6 +1,7 @@
 // The kernels of the frame path. Compiled for the GPU that is there, at first use: backends/cuda_kernels.py.
 #include "compact.cuh"
 #include "letterbox.cuh"
+#include "suppress.cuh"
 
 #ifndef ROWS
 #define ROWS 2
@@ -22,25 +23,45 @@ LETTERBOX(letterbox_int8, int8_t)
 LETTERBOX(letterbox_uint8, uint8_t)
 
 template <class T>
-__device__ __forceinline__ void compact(const Outputs& o, Count* count, Record* records, int32_t* found) {
+__device__ __forceinline__ void compact(const Outputs& o, Count* counts, Record* records, Told* told, Record* out) {
     __shared__ Best best[GROUPS][ACROSS];
-    const int lane = threadIdx.x, group = threadIdx.y, picture = blockIdx.y;
+    __shared__ Suppression s;
+    __shared__ int found;
+    const int lane = threadIdx.x, group = threadIdx.y, thread = group * ACROSS + lane, picture = blockIdx.y;
     const int candidate = blockIdx.x * ACROSS + lane;
-    best[group][lane] = best_of_group<T>(o, count, records, picture, candidate, group);
+    best[group][lane] = best_of_group<T>(o, counts, records, picture, candidate, group);
     __syncthreads();
-    if (group == 0) best_of_all<T>(o, count, records, picture, candidate, best, lane);
+    if (group == 0) best_of_all<T>(o, counts, records, picture, candidate, best, lane);
+    __threadfence();
     __syncthreads();
-    if (lane == 0 && group == 0) {
+    if (thread == 0) {
+        found = least(found_by_last(counts, told, picture, gridDim.x), o.capacity);
         __threadfence();
-        tell(count, found, picture, gridDim.x);
     }
+    __syncthreads();
+    if (found <= 0) return;
+    const Record* own = records + (size_t)picture * o.capacity;
+    Record* to = out + (size_t)picture * o.capacity;
+    if (found > o.most) {
+        hand_over_all(own, to, found, thread);
+        return;
+    }
+    read_own(s, own, found, thread);
+    __syncthreads();
+    sort_own(s, own, found, thread);
+    __syncthreads();
+    cover_own(s, o, found, thread);
+    __syncthreads();
+    if (thread == 0) choose(s, o, found);
+    __syncthreads();
+    hand_over_own(s, told + picture, to, thread);
 }
 
-// Blocks of ACROSS x GROUPS threads; the grid covers the candidates, a picture a row.
-#define COMPACT(NAME, T)                                                                                            \
-    extern "C" __global__ void __launch_bounds__(256) NAME(const Outputs* __restrict__ outputs, Count* count,       \
-                                                           Record* records, int32_t* found) {                      \
-        compact<T>(*outputs, count, records, found);                                                                \
+// Blocks of ACROSS x GROUPS threads; the grid covers the candidates, a picture a row. `told` and `out` are the host's.
+#define COMPACT(NAME, T)                                                                                           \
+    extern "C" __global__ void __launch_bounds__(256)                                                              \
+        NAME(const Outputs* __restrict__ outputs, Count* counts, Record* records, Told* told, Record* out) {       \
+        compact<T>(*outputs, counts, records, told, out);                                                          \
     }
 
 COMPACT(compact_float32, float)
