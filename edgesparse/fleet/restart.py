@@ -32,7 +32,7 @@ class Service:
 
     def says(self) -> health.Status | None:
         found = health.read(self.status)
-        return found[1] if found else None
+        return health.understood(found[1]) if found else None
 
     def start(self) -> str | None:
         """Restart it. Returns why that failed."""

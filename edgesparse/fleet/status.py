@@ -48,7 +48,7 @@ def _slot(slot: Slot | None) -> dict[str, Any] | None:
     return None if slot is None or record is None else {"slot": slot.name, **record.as_dict()}
 
 
-def _healthy(running: dict[str, Any] | None, says: health.Status | None) -> bool:
+def _healthy(running: dict[str, Any] | None, says: dict[str, Any] | None) -> bool:
     if says is None or running is None:
         return False
     return bool(says.get("healthy")) and says.get("package") == running["build_id"]

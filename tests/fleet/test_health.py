@@ -13,7 +13,7 @@ import pytest
 
 from edgesparse.build.select import quiet
 from edgesparse.config import Deploy
-from edgesparse.fleet.health import Window
+from edgesparse.fleet.health import Window, understood
 
 LIVE = {"name": "door", "state": "live", "why": "", "age_ms": 20.0}
 WELL: dict[str, Any] = {
@@ -59,7 +59,7 @@ def watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watch:
     def go(say: Say, before: dict[str, Any] | None = None) -> str | None:
         clock = Clock(tmp_path / "status.json", say)
         monkeypatch.setattr("edgesparse.fleet.health.time", clock)
-        found = Window(tmp_path / "status.json", SECONDS, "new", Deploy(), before).watch(quiet)
+        found = Window(tmp_path / "status.json", SECONDS, "new", Deploy(), before and understood(before)).watch(quiet)
         assert clock.now - 500 <= SECONDS
         return found
 
@@ -140,15 +140,28 @@ def test_where_no_camera_was_live_no_frame_can_be_asked_for(watch: Watch) -> Non
     assert watch(lambda second: well(0, cameras=[AWAY]), before) is None
 
 
+def test_one_that_is_ready_and_not_well_at_first_has_three_looks_too(watch: Watch) -> None:
+    assert watch(lambda second: well(second, ready=second > 20, healthy=second > 22)) is None
+
+
 def test_a_bad_look_or_two_are_forgiven(watch: Watch) -> None:
     assert watch(lambda second: well(second, healthy=second % 5 > 1 or second == 60)) is None
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{", '{"package": "new"}', '{"package": "new", "ready": 1, "cameras": [3]}']
+    "text",
+    ["", "[]", "{", "5", '{"package": "new"}', json.dumps({**WELL, "cameras": 3}), json.dumps({**WELL, "frames": "x"})],
 )
 def test_a_status_that_is_garbage_is_a_sick_service(watch: Watch, tmp_path: Path, text: str) -> None:
     def say(second: int) -> None:
         (tmp_path / "status.json").write_text(text)
 
     assert watch(say) is not None
+
+
+def test_the_service_writes_what_is_read_here() -> None:
+    """As the service's own report has it, with all that a deploy does not look at."""
+    more = {"model": "m", "backend": "tensorrt", "words": "", "temperature_c": None, "outputs": [], "watts": 7.5}
+    camera = {"name": "a", "state": "opening", "why": "", "fps": 0.0, "age_ms": None, "dropped": 0, "reopened": 0}
+    found = understood({**WELL, **more, "cameras": [camera]})
+    assert found is not None and not found.cameras[0].live and found.life == (2, 1000.0)

@@ -61,7 +61,8 @@ def test_a_good_bundle_runs_and_a_sick_one_goes_back(tmp_path: Path, service: Se
     frames: dict[str, int] = {}
 
     def count(step: str, done: int, total: int) -> None:
-        frames.setdefault(step, (service.says() or {}).get("frames", 0))
+        said = service.says()
+        frames.setdefault(step, said.frames if said else 0)
 
     device = Device(Root(tmp_path / "device"), service, progress=count)
 
