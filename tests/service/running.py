@@ -27,7 +27,7 @@ class Listener:
         self._socket.bind("\0" + address[1:] if address.startswith("@") else address)
         self.heard: list[tuple[float, str]] = []
 
-    def until(self, line: str, seconds: float = 40.0) -> str:
+    def until(self, line: str, seconds: float = 90.0) -> str:
         """The first line, heard already or not, that begins so."""
         end = time.monotonic() + seconds
         while (found := self.find(line)) is None:
@@ -116,7 +116,7 @@ class Running:
         found: dict[str, Any] = json.loads((self.folder / "runtime" / "status.json").read_text())
         return found
 
-    def until(self, true: Callable[[dict[str, Any]], object], seconds: float = 40.0) -> dict[str, Any]:
+    def until(self, true: Callable[[dict[str, Any]], object], seconds: float = 90.0) -> dict[str, Any]:
         """The first state for which it is true."""
         end = time.monotonic() + seconds
         while True:
