@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from broker import MOSQUITTO, Broker, Subscriber
+from browser import free_port
 
 from edgesparse.service.mqtt import Mqtt
 from edgesparse.service.settings import Mqtt as Said
@@ -170,6 +171,29 @@ def test_a_wrong_password_is_said(tmp_path: Path, publisher: Publish) -> None:
     _until(lambda: "authori" in mqtt.output.state)
     mqtt.put("door/detections", {"n": 0})
     _until(lambda: mqtt.output.waiting == 1)
+    broker.off()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # paho leaves a refused one to Python
+def test_over_tls(tmp_path: Path, publisher: Publish) -> None:
+    """With a certificate that was made here; one that nobody knows is refused."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(certificate)]
+    named = ["-days", "2", "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*made, *named], check=True, capture_output=True)
+    plain = free_port()
+    broker = Broker(
+        tmp_path, f"allow_anonymous true\ncertfile {certificate}\nkeyfile {key}\nlistener {plain} 127.0.0.1"
+    )
+    subscriber = Subscriber(plain)
+    mqtt = publisher(broker.port, tls=True, ca_file=certificate)
+    numbers(mqtt, 0, 200)
+    assert counted(subscriber.until(200, "door/detections")) == list(range(200))
+    mqtt.close()
+    stranger = publisher(broker.port, tls=True)
+    numbers(stranger, 0, 5)
+    _until(lambda: stranger.output.waiting == 5 and stranger.output.state == "away")
+    subscriber.close()
     broker.off()
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from edgesparse.config import Run
 from edgesparse.errors import ConfigError
-from edgesparse.service.settings import check_names, load_settings, loopback, status_path
+from edgesparse.service.settings import Service, check_names, load_settings, loopback, status_path
+from edgesparse.values import Section
 
 CAMERAS = "run: {cameras: [{name: door, source: demo}]}\n"
 
@@ -99,6 +102,29 @@ def test_paths_count_from_the_file_and_the_device_wins(tmp_path: Path, monkeypat
 def test_the_state_goes_where_systemd_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/edgesparse:/run/other")
     assert status_path(load_settings(None).service) == Path("/run/edgesparse/status.json")
+
+
+def keys(section: type[Section], before: str = "") -> list[str]:
+    found = []
+    for name, field in section.model_fields.items():
+        inner = [part for part in (field.annotation, *get_args(field.annotation)) if _is_section(part)]
+        if inner:
+            found += keys(inner[0], f"{before}{name}{'[]' if get_args(field.annotation)[1:] == (...,) else ''}.")
+        else:
+            found.append(before + name)
+    return found
+
+
+def _is_section(part: object) -> bool:
+    return isinstance(part, type) and issubclass(part, Section)
+
+
+def test_the_documentation_names_every_key() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "service.md").read_text()
+    named = keys(Service)
+    assert len(named) > 35 and "events[].conf" in named
+    assert [key for key in named if f"`{key}`" not in text] == []
+    assert [key for key in re.findall(r"^\| `([^`]+)`", text, re.MULTILINE) if key[0] != "/" and key not in named] == []
 
 
 @pytest.mark.parametrize(
