@@ -187,9 +187,9 @@ def test_the_install_steps_in_a_debian_root(kind: str, tmp_path: Path) -> None:
     root.place(STAND_IN, "Metadata-Version: 2.1\nName: pycuda\nVersion: 2026.1\n")
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "edgesparse"):
         root.place(f"src/{name}", ROOT / name)
-    root.place("src/install", DOCKER / "install")
+    root.place("src/steps", DOCKER / "steps")
     for stage in ("build", "runtime"):
-        done = root.run("/src/install", f"{stage}-{kind}")
+        done = root.run("/src/steps", f"{stage}-{kind}")
         assert done.returncode == 0, done.stdout + done.stderr
     user = ("runuser", "-u", "edgesparse", "--", "env", "EDGESPARSE_STATE=/var/lib/edgesparse")
     bench = root.run(*user, "sh", "-c", "cd /tmp && /opt/edgesparse/bin/edgesparse bench demo --frames 5")
