@@ -17,7 +17,6 @@ import pytest
 from tests.deploy import roots
 
 ROOT = Path(__file__).parents[2]
-LAST = "never"
 HERE = "/opt/wheelhouse"
 
 pytestmark = [pytest.mark.debootstrap, pytest.mark.timeout(3600)]

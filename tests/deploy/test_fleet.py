@@ -20,7 +20,6 @@ from tests.deploy.playing import play, recap
 from tests.deploy.test_provision import make_wheel
 
 ROOT = Path(__file__).parents[2]
-LAST = "never"
 
 pytestmark = [pytest.mark.fleet, pytest.mark.timeout(1800)]
 
