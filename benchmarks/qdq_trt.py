@@ -8,8 +8,9 @@ and dense, on calib_data; then YOLOX-nano on coco_mini/val, where --real has bot
 kernels allowed; a float file becomes an FP16 engine, which tells how far TensorRT is from ONNX Runtime without INT8.
 Files are taken as they lie in FOLDER, and what is not there is left out.
 
-Each network has a process, and what ends it costs one row. A row is printed, and written to FILE, as soon as it is
-there; a row that FILE has already is not measured again. --limit is in seconds, for all.
+Each network has a process, and what ends it, or takes longer than --row-limit, costs one row. A row is printed, and
+written to FILE, as soon as it is there; one that FILE has already is not measured again. --limit: seconds, for all.
+Release 8.5 takes minutes to set up its compiler for SiLU and Softmax: patterns with these come last.
 `outputs`: of each output, the difference's root mean square over that of ONNX Runtime's, and the greatest difference.
 `agreement`: TensorRT's detections against ONNX Runtime's.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -51,6 +53,8 @@ RAW = 8
 """Inputs whose raw outputs are compared."""
 TIMED = 200
 STARTED = {"error": "did not end"}
+COMPILED = ("distances", "hard_swish", "residual_silu", "silu_chain", "split")
+"""Patterns that TensorRT 8.5 hands to its compiler."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,8 @@ def nets(real: Path) -> dict[str, Net]:
 def cases(group: str, files: Path, real: Path) -> Iterator[Case]:
     """Of the patterns, or of one network: those whose files are there."""
     if group == MICRO:
-        yield from (Case(path.stem, path, "int8", None) for path in sorted(files.glob(f"{MICRO}_*.onnx")))
+        patterns = [Case(path.stem, path, "int8", None) for path in sorted(files.glob(f"{MICRO}_*.onnx"))]
+        yield from sorted(patterns, key=lambda case: case.name.endswith(COMPILED))
         return
     net = nets(real)[group]
     rows: list[tuple[str, Path, Precision]] = [
@@ -213,9 +218,11 @@ def rows(path: Path) -> dict[str, Any]:
     return known
 
 
-def add(path: Path, about: dict[str, Any], name: str, found: dict[str, Any]) -> None:
+def add(path: Path, about: dict[str, Any], name: str, found: dict[str, Any] | None) -> None:
+    """Write a row into the file, or take it out."""
+    kept = {row: value for row, value in {**rows(path), name: found}.items() if value is not None}
     part = path.with_suffix(".part")
-    part.write_text(json.dumps({**about, "rows": {**rows(path), name: found}}, indent=2) + "\n")
+    part.write_text(json.dumps({**about, "rows": kept}, indent=2) + "\n")
     part.replace(path)
 
 
@@ -228,17 +235,21 @@ def child(said: argparse.Namespace) -> None:
         if case.name in rows(said.out):
             continue
         add(said.out, about, case.name, STARTED)  # what ends the process leaves this behind
+        signal.alarm(said.row_limit)
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             try:
                 found = measure(case, said, Path(folder))
             except EdgeSparseError as error:
                 found = {"error": str(error)}
+        signal.alarm(0)
         add(said.out, about, case.name, {**found, "seconds": round(time.perf_counter() - start, 1)})
         print(json.dumps({case.name: rows(said.out)[case.name]}), flush=True)
 
 
 def parent(said: argparse.Namespace) -> None:
+    for name in [name for name, found in rows(said.out).items() if found == STARTED]:
+        add(said.out, json.loads(said.out.read_text()), name, None)  # that one is tried again
     deadline = time.monotonic() + said.limit
     for group in said.only or [MICRO, *nets(said.real)]:
         code, before = 1, -1
@@ -261,6 +272,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=50, help="Pictures whose boxes are compared.")
     parser.add_argument("--level", type=int, help="How long TensorRT looks for faster kernels, 0 to 5.")
     parser.add_argument("--limit", type=float, default=240, help="Seconds in all.")
+    parser.add_argument("--row-limit", type=int, default=100, help="Seconds for one file.")
     parser.add_argument("--engine", default="tensorrt", help="Another backend, to try the script.")
     parser.add_argument("--out", type=Path, default=RESULTS / "qdq_trt.json")
     parser.add_argument("--child", help=argparse.SUPPRESS)
