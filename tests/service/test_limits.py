@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 from hypothesis import given, settings
 from hypothesis import strategies as some
@@ -48,6 +49,18 @@ def test_an_agx_orin_has_no_rail_of_its_own_for_the_board(tmp_path: Path) -> Non
     root = jetson(tmp_path)
     (root / "sys/class/hwmon/hwmon1/in1_label").write_text("VDD_GPU_SOC\n")
     assert Board(root).read().watts == 9.5
+
+
+def test_jetson_stats_wins_where_it_answers(tmp_path: Path) -> None:
+    """As its documentation has it, in milliwatts; jetson-stats itself runs on a Jetson alone and was not tried."""
+    board = Board(jetson(tmp_path))
+    closed: list[bool] = []
+    board._jtop = SimpleNamespace(power={"tot": {"power": 8123}}, close=lambda: closed.append(True))
+    assert board.read().watts == 8.123
+    board._jtop.power = {}
+    assert board.read().watts == 7.5, "of /sys, where it does not tell"
+    board.close()
+    assert closed == [True]
 
 
 def test_a_machine_that_tells_nothing(tmp_path: Path) -> None:
