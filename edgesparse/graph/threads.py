@@ -1,4 +1,4 @@
-"""All cores at work on many small matrices: independent parts in threads of our own, BLAS on one core in each.
+"""Several cores at work on many small matrices: independent parts in threads of our own, BLAS on one core in each.
 
 OpenBLAS shares every product and every system of equations between the cores, however small, and its threads spin while
 they wait for each other: for matrices of some hundred rows that takes several times the CPU, for little or no time won.
@@ -15,6 +15,8 @@ from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
 
+THREADS = min(4, os.cpu_count() or 1)
+"""No more than four: each holds what it works on, and memory is what boards with many cores lack first."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -26,16 +28,15 @@ def blas_on_one_core() -> AbstractContextManager[object]:
 
 
 def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """`function` of each of `items`, in their order, worked out on all cores.
+    """`function` of each of `items`, in their order, worked out in THREADS threads.
 
-    `items` is read only a little ahead, so memory holds two of them a core, whatever their number.
+    `items` is read only a little ahead: memory holds one more than there are threads, whatever their number.
     """
-    cores = os.cpu_count() or 1
-    with ThreadPoolExecutor(cores) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         waiting: deque[Future[Result]] = deque()
         for item in items:
             waiting.append(pool.submit(function, item))
-            if len(waiting) > cores:
+            if len(waiting) > THREADS:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
