@@ -19,9 +19,9 @@ from edgesparse.version import VERSION
 DAY = 86400
 SPARE = 20_000_000
 """Bytes that are to stay free when all is done."""
-BUILD = 10
-"""How many times the model's size a build has on the disk at once: some six ONNX files, and an engine a candidate, of
-which most are FP16 or INT8."""
+BUILD = 11
+"""How many times the model's size a build has on the disk at once: what runs now, some six ONNX files, and an engine a
+candidate, of which most are FP16 or INT8."""
 
 
 def admit(head: Head, root: Root, running: Record | None, downgrade: bool, fetch: int = 0) -> str:

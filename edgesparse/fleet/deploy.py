@@ -124,15 +124,18 @@ class Device:
 
     def _build(self, file: BinaryIO, source: Source) -> tuple[Journal, Record]:
         """Fill the other slot, up to a package that has passed its self-test and lies on the disk."""
-        slot, manifest = self.root.other(), source.head.manifest
-        journal = _journal("deploy", "building", slot, self.root.current())
+        slot, old, manifest = self.root.other(), self.root.current(), source.head.manifest
+        journal = _journal("deploy", "building", slot, old)
         self.root.write_journal(journal)
         try:
             self.progress("unpacking", 0, 0)
             slot.clear()
             slot.bundle.mkdir()
             bundle.unpack(file, source.head, slot.bundle, source.where)
+            if old is not None:
+                slot.copy_package(old)
             made = self.make(slot, self.progress)
+            slot.drop_others()
             identity = (source.head.sha256, manifest.name, manifest.version, manifest.time)
             record = Record(*identity, made.build_id, made.backend, made.precision, made.selftest, time.time())
             slot.write(record)

@@ -114,6 +114,18 @@ class Slot:
         if (record := self.record()) is not None:
             self.write(replace(record, **said))
 
+    def copy_package(self, other: Slot) -> None:
+        """What another slot runs, into the engines here: a build of the same inputs finds it there."""
+        if other.package.exists():
+            built = other.package.resolve()
+            shutil.copytree(built, self.engines / built.parent.name / built.name)
+
+    def drop_others(self) -> None:
+        """Remove every build but the one that is its package."""
+        for folder in self.engines.glob("*/*"):
+            if folder.is_dir() and not folder.is_symlink() and folder.resolve() != self.package.resolve():
+                shutil.rmtree(folder)
+
     def clear(self) -> None:
         """Empty it. What is killed on the way leaves no record, so nothing that counts."""
         (self.folder / "slot.json").unlink(missing_ok=True)

@@ -53,6 +53,7 @@ def test_from_keys_to_a_device_and_back(edgesparse: Command, recipe: Path, tmp_p
     assert again.code == 0 and not again.json["changed"] and again.json["result"] == "nothing to do"
     second = edgesparse("deploy", "1.1.esb", *deploy)
     assert second.code == 0 and second.json["slot"] == "b"
+    assert "building" in first.err and "building" not in second.err  # nothing that decides the engine has changed
     back = edgesparse("rollback", *device)
     assert back.code == 0 and back.json["version"] == "1.0"
 
