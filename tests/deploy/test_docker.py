@@ -188,11 +188,13 @@ def test_the_install_steps_in_a_debian_root(kind: str, tmp_path: Path) -> None:
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "edgesparse"):
         root.place(f"src/{name}", ROOT / name)
     root.place("src/steps", DOCKER / "steps")
+    model = "/opt/edgesparse/lib/python3.11/site-packages/edgesparse/demo/parts_2to4.onnx"
+    root.place("srv/parts.yaml", f"model: {model}\nbuild:\n  backend: onnxruntime\n")
     for stage in ("build", "runtime"):
         done = root.run("/src/steps", f"{stage}-{kind}")
         assert done.returncode == 0, done.stdout + done.stderr
     user = ("runuser", "-u", "edgesparse", "--", "env", "EDGESPARSE_STATE=/var/lib/edgesparse")
-    bench = root.run(*user, "sh", "-c", "cd /tmp && /opt/edgesparse/bin/edgesparse bench demo --frames 5")
+    bench = root.run(*user, "sh", "-c", "cd /tmp && /opt/edgesparse/bin/edgesparse bench /srv/parts.yaml --frames 5")
     assert bench.returncode == 0, bench.stderr
     assert root.run("id", "-u", "edgesparse").stdout.strip() == "10001"
     if kind == "jetson":
