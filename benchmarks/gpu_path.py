@@ -102,7 +102,8 @@ def keep(said: argparse.Namespace, name: str, result: dict[str, Any]) -> None:
     if "error" in result and "error" not in parts.get(name, {"error": ""}):
         return
     about = machine()
-    when = {"date": about.pop("date"), "command": about.pop("command")}
+    when = {"date": about.pop("date"), "command": f"python benchmarks/gpu_path.py --only '{name}'"}
+    about.pop("command")
     whole = {"question": __doc__, **about, "parts": {**parts, name: {**when, **result}}}
     new = path.with_suffix(".part")
     new.write_text(json.dumps(whole, indent=1) + "\n")

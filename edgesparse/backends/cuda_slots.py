@@ -69,7 +69,7 @@ class CudaSlot(Slot):
         image = next(spec for spec in self._engine.inputs if spec.name == plan.image)
         self.batch, self._size = image.shape[0], plan.spec.size
         self._letterbox = f"letterbox_{image.dtype}"
-        self._compact = ""
+        self._compact, self._done = "", self._gpu.event()
         self._images = self._held["images"] = [Image(self._gpu) for _ in range(self.batch)]
         self._places: list[Place | None] = [None] * self.batch
         self._sources: list[NDArray[np.uint8]] = []
@@ -117,6 +117,7 @@ class CudaSlot(Slot):
             self._count = len(frames)
             self._describe([place for _, place in frames])
             self._launch()
+            self._done.record(self._engine.stream)
         self._submitted = time.perf_counter_ns()
         self.times[0] = self._submitted - begun
 
@@ -189,7 +190,7 @@ class CudaSlot(Slot):
 
     def finish(self) -> list[Found]:
         with self._running:
-            self._engine.stream.synchronize()
+            self._done.synchronize()  # not the stream, on which the next batch may be already
         there = time.perf_counter_ns()
         told = self._told[: self._count].tolist() if self._compact else [(CAPACITY + 1, -1)] * self._count
         if self._compact and any(count > CAPACITY for count, _ in told):

@@ -57,7 +57,7 @@ def host_kernels() -> Any:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     library = folder / "kernels.so"
     checks = ["-fsanitize=undefined", "-fno-sanitize-recover", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-    command = ["g++", "-std=c++17", "-O2", *checks, "-shared", "-fPIC", "-I", str(SOURCES)]
+    command = ["g++", "-std=c++17", "-O2", "-pthread", *checks, "-shared", "-fPIC", "-I", str(SOURCES)]
     subprocess.run([*command, str(here / "host_kernels.cpp"), "-o", str(library)], check=True)
     return ctypes.CDLL(str(library))
 
@@ -163,6 +163,9 @@ class Event:
         return self
 
     def synchronize(self) -> Event:
+        self.fake.require()
+        if self.fake.broken:
+            raise Error(f"cuEventSynchronize failed: {self.fake.broken}")
         return self
 
     def time_till(self, end: Event) -> float:

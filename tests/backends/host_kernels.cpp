@@ -1,59 +1,141 @@
-// The kernels' arithmetic compiled for the CPU, a thread after the other: what cuLaunchKernel would run, as a function.
+// The kernels compiled for the CPU, as functions by name: what cuLaunchKernel would run. Blocks come one after the other,
+// the last first; the threads of a block run to each barrier in turn. With -DRACES a program that runs the kernel whose
+// threads wait for each other in real ones, on any numbers, for ThreadSanitizer to look at.
+#include <pthread.h>
 #include <string.h>
+#include <ucontext.h>
 
-#include "compact.cuh"
-#include "letterbox.cuh"
-#include "suppress.cuh"
+#include <functional>
+#include <random>
+#include <thread>
+#include <vector>
 
-template <class T> static void letterboxes(const int* grid, void** given) {
-    const Input& input = **(const Input**)given[0];
-    const Picture* pictures = *(const Picture**)given[1];
-    const Tap* taps = *(const Tap**)given[2];
-    T* out = *(T**)given[3];
-    for (int picture = 0; picture < grid[2]; picture++)
-        for (int y = 0; y < grid[1] * 8 * 2; y++)  // two rows a thread
-            for (int x = 0; x < grid[0] * 32; x++) letterbox(input, pictures[picture], taps, out, x, y, picture);
+#include "frames.cu"
+
+static const unsigned THREADS = MOST;
+#ifdef RACES
+static pthread_barrier_t together;
+#endif
+
+template <class Kernel> static void each_block(const int* grid, Kernel kernel) {
+    for (unsigned z = grid[2]; z-- > 0;)
+        for (unsigned y = grid[1]; y-- > 0;)
+            for (unsigned x = grid[0]; x-- > 0;) kernel(Index{x, y, z});
 }
 
-static void suppressed(const Outputs& o, const Record* own, Told* told, Record* out, int found) {
-    static Suppression s;
-    if (found > o.most) {
-        for (int thread = 0; thread < MOST; thread++) hand_over_all(own, out, found, thread);
-        return;
-    }
-    for (int thread = 0; thread < MOST; thread++) read_own(s, own, found, thread);
-    for (int thread = 0; thread < MOST; thread++) sort_own(s, own, found, thread);
-    for (int thread = 0; thread < MOST; thread++) cover_own(s, o, found, thread);
-    choose(s, o, found);
-    for (int thread = 0; thread < MOST; thread++) hand_over_own(s, told, out, thread);
-}
+static Index index_of(unsigned thread) { return {thread % ACROSS, thread / ACROSS, 0}; }
+static Index whole(const int* grid) { return {(unsigned)grid[0], (unsigned)grid[1], (unsigned)grid[2]}; }
 
-static void compacted(const int* grid, void** given) {
-    const Outputs& outputs = **(const Outputs**)given[0];
-    Count* counts = *(Count**)given[1];
-    Record* records = *(Record**)given[2];
-    Told* told = *(Told**)given[3];
-    Record* out = *(Record**)given[4];
-    for (int picture = 0; picture < grid[1]; picture++)
-        for (int block = grid[0] - 1; block >= 0; block--) {  // blocks come in any order
-            Best best[GROUPS][ACROSS];
-            for (int group = 0; group < GROUPS; group++)
-                for (int lane = 0; lane < ACROSS; lane++)
-                    best[group][lane] =
-                        best_of_group<float>(outputs, counts, records, picture, block * ACROSS + lane, group);
-            for (int lane = 0; lane < ACROSS; lane++)
-                best_of_all<float>(outputs, counts, records, picture, block * ACROSS + lane, best, lane);
-            const int found = least(found_by_last(counts, told, picture, grid[0]), outputs.capacity);
-            const size_t first = (size_t)picture * outputs.capacity;
-            if (found > 0) suppressed(outputs, records + first, told + picture, out + first, found);
+template <class Kernel> static void alone(const int* grid, Kernel kernel) {
+    gridDim = whole(grid);
+    each_block(grid, [&](Index block) {
+        blockIdx = block;
+        for (unsigned i = 0; i < THREADS; i++) {
+            threadIdx = index_of(i);
+            kernel();
         }
+    });
 }
+
+#ifdef RACES
+template <class Kernel> static void in_step(const int* grid, Kernel kernel) {
+    gridDim = whole(grid);
+    pthread_barrier_init(&together, nullptr, THREADS);
+    barrier = [] { pthread_barrier_wait(&together); };
+    std::vector<std::thread> threads;
+    for (unsigned i = 0; i < THREADS; i++)
+        threads.emplace_back([=] {
+            threadIdx = index_of(i);
+            each_block(grid, [&](Index block) {
+                blockIdx = block;
+                kernel();
+                barrier();  // the next block has shared memory of its own
+            });
+        });
+    for (auto& thread : threads) thread.join();
+    pthread_barrier_destroy(&together);
+}
+#else
+// Threads as contexts of one thread, which is quick: each runs to the next barrier, then the next one does.
+static ucontext_t caller, contexts[THREADS];
+static char stacks[THREADS][1 << 15];
+static unsigned current;
+static std::function<void()> running;
+
+template <class Kernel> static void in_step(const int* grid, Kernel kernel) {
+    gridDim = whole(grid);
+    barrier = [] { swapcontext(&contexts[current], &caller); };
+    each_block(grid, [&](Index block) {
+        unsigned ended = 0;
+        running = [&] {
+            kernel();
+            ended++;
+        };
+        blockIdx = block;
+        for (unsigned i = 0; i < THREADS; i++) {
+            getcontext(&contexts[i]);
+            contexts[i].uc_stack.ss_sp = stacks[i];
+            contexts[i].uc_stack.ss_size = sizeof stacks[i];
+            contexts[i].uc_link = &caller;
+            makecontext(&contexts[i], [] { running(); }, 0);
+        }
+        while (ended < THREADS)
+            for (current = 0; current < THREADS; current++) {
+                threadIdx = index_of(current);
+                swapcontext(&caller, &contexts[current]);
+            }
+    });
+}
+#endif
+
+template <class T> static T* at(void** given, int i) { return *(T**)given[i]; }
 
 extern "C" int launch(const char* name, const int* grid, void** given) {
-    if (!strcmp(name, "letterbox_float32")) letterboxes<float>(grid, given);
-    else if (!strcmp(name, "letterbox_int8")) letterboxes<int8_t>(grid, given);
-    else if (!strcmp(name, "letterbox_uint8")) letterboxes<uint8_t>(grid, given);
-    else if (!strcmp(name, "compact_float32")) compacted(grid, given);
-    else return 1;
+    const Input* input = at<Input>(given, 0);
+    const Picture* pictures = at<Picture>(given, 1);
+    const Tap* taps = at<Tap>(given, 2);
+    if (!strcmp(name, "letterbox_float32"))
+        alone(grid, [=] { letterbox_float32(input, pictures, taps, at<float>(given, 3)); });
+    else if (!strcmp(name, "letterbox_int8"))
+        alone(grid, [=] { letterbox_int8(input, pictures, taps, at<int8_t>(given, 3)); });
+    else if (!strcmp(name, "letterbox_uint8"))
+        alone(grid, [=] { letterbox_uint8(input, pictures, taps, at<uint8_t>(given, 3)); });
+    else if (!strcmp(name, "compact_float32"))
+        in_step(grid, [=] {
+            compact_float32(at<Outputs>(given, 0), at<Count>(given, 1), at<Record>(given, 2), at<Told>(given, 3),
+                            at<Record>(given, 4));
+        });
+    else
+        return 1;
     return 0;
 }
+
+#ifdef RACES
+int main() {
+    const int candidates = 150, classes = 11, pictures = 2, capacity = 200;
+    std::mt19937 any(0);
+    std::uniform_real_distribution<float> unit(0, 1);
+    std::vector<float> boxes(pictures * candidates * 4), scores(pictures * candidates * classes), enough(classes, 0.5f);
+    for (float least : {0.9f, 0.99f}) {
+        for (float& value : boxes) value = 50 * unit(any);
+        for (float& value : scores) value = unit(any) > least ? unit(any) : 0;
+        std::vector<Count> counts(pictures);
+        std::vector<Record> records(pictures * capacity), out(pictures * capacity);
+        std::vector<Told> told(pictures);
+        Outputs o = {};
+        o.boxes = boxes.data(), o.scores = scores.data(), o.enough = enough.data();
+        o.candidates = candidates, o.classes = classes, o.capacity = capacity, o.objectness = -1;
+        o.box_picture = 4 * candidates, o.box_row = 4, o.box_step = 1;
+        o.score_picture = classes * candidates, o.score_row = classes, o.score_step = 1;
+        o.iou = 0.05f, o.max_det = 30, o.most = MOST;
+        for (int every = 0; every < 2; every++) {
+            o.every = every;
+            const int grid[3] = {(candidates + ACROSS - 1) / ACROSS, pictures, 1};
+            in_step(grid, [&] { compact_float32(&o, counts.data(), records.data(), told.data(), out.data()); });
+            for (const Told& one : told)
+                if (one.found <= 0 || one.kept <= 0 || one.kept > one.found || counts[0].done) return 1;
+        }
+    }
+    return 0;
+}
+#endif

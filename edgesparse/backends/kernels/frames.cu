@@ -18,12 +18,11 @@
     }
 
 LETTERBOX(letterbox_float32, float)
-LETTERBOX(letterbox_float16, __half)
 LETTERBOX(letterbox_int8, int8_t)
 LETTERBOX(letterbox_uint8, uint8_t)
 
 template <class T>
-__device__ __forceinline__ void compact(const Outputs& o, Count* counts, Record* records, Told* told, Record* out) {
+DEVICE void compact(const Outputs& o, Count* counts, Record* records, Told* told, Record* out) {
     __shared__ Best best[GROUPS][ACROSS];
     __shared__ Suppression s;
     __shared__ int found;
@@ -65,4 +64,8 @@ __device__ __forceinline__ void compact(const Outputs& o, Count* counts, Record*
     }
 
 COMPACT(compact_float32, float)
+
+#ifdef __CUDACC__
+LETTERBOX(letterbox_float16, __half)
 COMPACT(compact_float16, __half)
+#endif

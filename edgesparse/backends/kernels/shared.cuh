@@ -9,12 +9,19 @@
 #else
 #include <math.h>
 #define DEVICE static inline
+#define __global__
+#define __shared__ static  // one block at a time
 #define __restrict__
-template <class T> static inline T atomicAdd(T* at, T value) {
-    T old = *at;
-    *at = old + value;
-    return old;
-}
+#define __launch_bounds__(threads)
+struct Index {
+    unsigned x, y, z;
+};
+inline thread_local Index threadIdx, blockIdx;
+inline Index gridDim;
+inline void (*barrier)();
+static inline void __syncthreads() { barrier(); }
+static inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+template <class T> static inline T atomicAdd(T* at, T value) { return __atomic_fetch_add(at, value, __ATOMIC_RELAXED); }
 static inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 #endif
 
