@@ -180,7 +180,8 @@ def main() -> None:
     result["rows"] = {name: {"date": result["date"], **row} for name, row in rows.items()}
     # where the environment and files that were handed in lie is this machine's own affair
     handed = "".join(f" --ours {ours.partition('=')[0]}=..." for ours in said.ours)
-    result["command"] = f"python benchmarks/int8_accuracy.py{handed} --save"
+    peers = " --no-peers" if said.no_peers else ""
+    result["command"] = f"python benchmarks/int8_accuracy.py{peers}{handed} --save"
     save("int8_accuracy", result, said.save)
 
 
