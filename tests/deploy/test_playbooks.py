@@ -121,6 +121,38 @@ def test_one_that_does_not_answer_is_a_failure_and_a_row(hosts: Folders) -> None
     assert "no answer" in (hosts.folder / "fleet.html").read_text()
 
 
+PROVISION = """#!{python}
+import json, pathlib, sys
+folder = pathlib.Path(sys.argv[2]).parents[1]
+done = folder / "provisioned"
+failed = {{"step": "board", "state": "failed", "why": "no Jetson", "remedy": "take another"}}
+fails = (folder / "fails").exists()
+print(json.dumps({{"changed": not done.exists(), "steps": [failed] if fails else []}}))
+done.write_text(" ".join(sys.argv[3:]))
+sys.exit(3 if fails else 0)
+"""
+
+
+def test_provisioning_goes_out_with_key_and_settings(hosts: Folders) -> None:
+    """scripts/provision is stood in for: what it is given, what it says, and that it changes nothing when run again."""
+    script = hosts.folder / "wheelhouse" / "scripts" / "provision"
+    script.parent.mkdir(parents=True)
+    script.write_text(PROVISION.format(python=sys.executable))
+    script.chmod(0o755)
+    (hosts.folder / "fleet.pub").touch()
+    (hosts.folder / "settings").mkdir()
+    (hosts.folder / "settings" / "b.yaml").touch()
+    (hosts.folder / "d" / "fails").touch()
+    said = {"wheelhouse": str(hosts.folder / "wheelhouse"), "key": str(hosts.folder / "fleet.pub"), "max_fail": 50}
+    done = play(hosts.folder / "inventory.yml", "provision", **said)
+    assert done.returncode == 2 and "board: no Jetson; mend it: take another" in done.stdout, done.stdout
+    given = [(hosts.folder / name / "provisioned").read_text() for name in "ab"]
+    assert given[0] == f"--json --key {hosts.folder}/a/incoming/fleet.pub"
+    assert given[1].endswith(f"--settings {hosts.folder}/b/incoming/device.yaml")
+    again = recap(play(hosts.folder / "inventory.yml", "provision", **said))
+    assert [again[name]["changed"] for name in "abc"] == [0, 0, 0]
+
+
 @pytest.mark.fleet
 def test_what_was_not_copied_is_not_deployed(hosts: Folders) -> None:
     """An older bundle that lies on the device must not pass for the new one."""
