@@ -1,6 +1,7 @@
 """scripts/provision as a user runs it, in a Debian root: offline, twice, with a first bundle. Marker `debootstrap`.
 
-Last run: 2026-11-25 on Debian 12, amd64 and (qemu 7.2) arm64: passed. Not in CI, for it takes minutes and a mirror. The stand-ins are named in roots.py.
+Last run: 2026-11-25 on Debian 12, amd64 and (qemu 7.2) arm64: passed. Not in CI, for it takes
+minutes and a mirror. The stand-ins are named in roots.py.
 """
 
 from __future__ import annotations

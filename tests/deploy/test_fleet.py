@@ -1,7 +1,8 @@
 """ansible-playbook, for real, on four hosts of this machine that it reaches by SSH. Marker `fleet`.
 
-Last run: 2026-11-25 on Debian 12, Ansible 2.19.14, OpenSSH 9.2: passed. Not in CI, for it takes minutes. Real: Ansible, OpenSSH in network namespaces, playbooks, bundles,
-`edgesparse deploy` with build and self-test, and the service (ONNX Runtime, the demo scene). Stood in for: systemd.
+Last run: 2026-11-25 on Debian 12, Ansible 2.19.14, OpenSSH 9.2: passed. Not in CI, for it takes minutes.
+Real: Ansible, OpenSSH in network namespaces, playbooks, bundles, `edgesparse deploy` with build and self-test, and the
+service (ONNX Runtime, the demo scene). Stood in for: systemd.
 """
 
 from __future__ import annotations
