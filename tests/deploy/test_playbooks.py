@@ -30,7 +30,7 @@ elif (folder / "fails").exists():
     print(json.dumps({{"result": "refused", "changed": False, "why": "it detects nothing"}}))
     sys.exit(1)
 else:
-    new = pathlib.Path(sys.argv[2]).read_text()
+    new = sys.argv[2] if "://" in sys.argv[2] else pathlib.Path(sys.argv[2]).read_text()
     (folder / "runs").write_text(new)
     print(json.dumps({{"result": "deployed", "changed": new != runs}}))
 """
@@ -119,6 +119,13 @@ def test_one_that_does_not_answer_is_a_failure_and_a_row(hosts: Folders) -> None
     ]
     assert "3 of 4 healthy" in done.stdout and rows[0]["why"].startswith("ssh: connect to host")
     assert "no answer" in (hosts.folder / "fleet.html").read_text()
+
+
+@pytest.mark.fleet
+def test_devices_may_fetch_the_bundle_themselves(hosts: Folders) -> None:
+    done = play(hosts.folder / "inventory.yml", "rollout", bundle="https://releases.local/parts.esb", batches=["100%"])
+    assert done.returncode == 0, done.stdout
+    assert hosts.runs() == ["https://releases.local/parts.esb"] * 4
 
 
 PROVISION = """#!{python}
