@@ -78,8 +78,8 @@ def folders(system: System) -> Iterator[Change]:
         path = system.path(name)
         if not path.is_dir():
             yield Change(f"make {name}", partial(_folder, system, path, mode, owner))
-        elif owner and system.owner(path) != owner:
-            yield Change(f"give {name} to {owner}", partial(system.give, path, owner))
+        elif owner and (system.owner(path) != owner or path.stat().st_mode & 0o777 != mode):
+            yield Change(f"give {name} to {owner}, mode {mode:o}", partial(_folder, system, path, mode, owner))
 
 
 def _folder(system: System, path: Path, mode: int, owner: str) -> None:

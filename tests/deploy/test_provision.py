@@ -425,6 +425,16 @@ def test_a_bundle_is_deployed_once(jetson: Board, key: Path, capsys: pytest.Capt
     assert command.startswith("/opt/edgesparse/bin/edgesparse deploy /") and command.endswith("parts.esb --restart ")
 
 
+def test_the_report_of_a_failure_leaves_no_open_folder(jetson: Board, capsys: pytest.CaptureFixture[str]) -> None:
+    """A failure before the folders are made writes its report all the same, into a folder that is not right yet."""
+    jetson.write("/opt/edgesparse/pyvenv.cfg", "version = 3.9.2\n")
+    assert not provision(jetson, capsys)["ok"]
+    assert not json.loads(jetson.read("/var/lib/edgesparse/provision.json"))["ok"]
+    jetson.path("/opt/edgesparse/pyvenv.cfg").unlink()
+    assert provision(jetson, capsys)["ok"]
+    assert jetson.path("/var/lib/edgesparse").stat().st_mode & 0o777 == 0o750
+
+
 def test_a_program_that_fails_gives_its_last_words() -> None:
     with pytest.raises(system.Failed, match="ended with 3: E: error: no such package") as error:
         system.System().run("sh", "-c", "echo hello; echo 'E: error: no such package'; echo bye; exit 3", remedy="mend")
