@@ -62,7 +62,7 @@ class Graph:
     """
 
     def __init__(self, stream: int, record: Callable[[], None]) -> None:
-        cuda = library()
+        cuda = libcuda()
         self._graph, self._made = ctypes.c_void_p(), ctypes.c_void_p()
         self._stream, self._launch = ctypes.c_void_p(stream), cuda.cuGraphLaunch
         check(cuda.cuStreamBeginCapture_v2(stream, _THREAD_LOCAL), "a CUDA graph cannot be begun")
@@ -91,7 +91,7 @@ class Graph:
 
     def copy_to(self, address: int) -> Copy:
         """The copy in it whose destination on the GPU begins there. Raises LookupError."""
-        cuda, count, kind = library(), ctypes.c_size_t(), ctypes.c_int()
+        cuda, count, kind = libcuda(), ctypes.c_size_t(), ctypes.c_int()
         check(cuda.cuGraphGetNodes(self._graph, None, ctypes.byref(count)), "a CUDA graph's nodes")
         nodes = (ctypes.c_void_p * count.value)()
         check(cuda.cuGraphGetNodes(self._graph, nodes, ctypes.byref(count)), "a CUDA graph's nodes")
@@ -107,9 +107,9 @@ class Graph:
     def close(self) -> None:
         """Give it back; calling it again does nothing."""
         if self._made:
-            library().cuGraphExecDestroy(self._made)
+            libcuda().cuGraphExecDestroy(self._made)
         if self._graph:
-            library().cuGraphDestroy(self._graph)
+            libcuda().cuGraphDestroy(self._graph)
         self._made, self._graph = ctypes.c_void_p(), ctypes.c_void_p()
 
 
@@ -119,8 +119,8 @@ class Copy:
     def __init__(self, made: ctypes.c_void_p, node: ctypes.c_void_p, said: _Copy) -> None:
         self._made, self._node, self._said, self._context = made, node, said, ctypes.c_void_p()
         self._source = "srcHost" if said.srcHost else "srcDevice"
-        check(library().cuCtxGetCurrent(ctypes.byref(self._context)), "the context")
-        self._set = library().cuGraphExecMemcpyNodeSetParams
+        check(libcuda().cuCtxGetCurrent(ctypes.byref(self._context)), "the context")
+        self._set = libcuda().cuGraphExecMemcpyNodeSetParams
 
     def take(self, address: int, size: int) -> None:
         """Copy these bytes of page-locked memory. Launches that are on their way are not affected."""
@@ -135,7 +135,7 @@ class Copy:
 
 
 @lru_cache(1)
-def library() -> Any:
+def libcuda() -> Any:
     """CUDA's driver library with the functions above. Raises BackendUnavailable."""
     try:
         cuda = ctypes.CDLL(LIBRARY)
@@ -151,7 +151,7 @@ def check(code: int, what: str) -> None:
     """Raises BuildError with the driver's own words unless `code` is success."""
     if code == 0:
         return
-    cuda, name, text = library(), ctypes.c_char_p(), ctypes.c_char_p()
+    cuda, name, text = libcuda(), ctypes.c_char_p(), ctypes.c_char_p()
     cuda.cuGetErrorName(code, ctypes.byref(name))
     cuda.cuGetErrorString(code, ctypes.byref(text))
     said = " ".join(part.value.decode() for part in (name, text) if part.value) or f"error {code}"

@@ -30,7 +30,7 @@ class Kernels:
 
     def __init__(self, path: Path) -> None:
         self._module = ctypes.c_void_p()
-        code = cuda_graph.library().cuModuleLoadData(ctypes.byref(self._module), path.read_bytes())
+        code = cuda_graph.libcuda().cuModuleLoadData(ctypes.byref(self._module), path.read_bytes())
         try:
             cuda_graph.check(code, f"the kernels in {path} cannot be loaded")
         except BuildError as error:
@@ -45,13 +45,13 @@ class Kernels:
         """Enqueue a kernel whose arguments are all pointers."""
         if name not in self._functions:
             found = ctypes.c_void_p()
-            code = cuda_graph.library().cuModuleGetFunction(ctypes.byref(found), self._module, name.encode())
+            code = cuda_graph.libcuda().cuModuleGetFunction(ctypes.byref(found), self._module, name.encode())
             cuda_graph.check(code, f"no kernel {name}")
             self._functions[name] = found
         values = [ctypes.c_uint64(pointer) for pointer in pointers]
         given = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
         function = self._functions[name]
-        code = cuda_graph.library().cuLaunchKernel(function, *grid, *block, 0, stream, given, None)
+        code = cuda_graph.libcuda().cuLaunchKernel(function, *grid, *block, 0, stream, given, None)
         cuda_graph.check(code, f"kernel {name}")
 
 

@@ -22,7 +22,7 @@ def fake(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setitem(sys.modules, "pycuda", package)
     monkeypatch.setitem(sys.modules, "pycuda.driver", fake.driver)  # type: ignore[arg-type]
     monkeypatch.setattr(cuda, "_found", [])
-    monkeypatch.setattr(cuda_graph, "library", lambda: fake.library)
+    monkeypatch.setattr(cuda_graph, "libcuda", lambda: fake.libcuda)
     monkeypatch.setattr("edgesparse.device.available_memory", lambda: fake.room)
     yield fake
     gc.collect()

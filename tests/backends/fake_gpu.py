@@ -86,7 +86,7 @@ class Fake:
         self.kernels: list[str] = []
         self.seen: NDArray[Any] | None = None
         self.answers: dict[str, NDArray[Any]] = {}
-        self.driver, self.library = _driver(self), _Library(self)
+        self.driver, self.libcuda = _driver(self), _Library(self)
 
     def enqueue(self, operation: Operation) -> None:
         self.require()
