@@ -140,4 +140,11 @@ class _Nursery:
         self._process.wait()
 
 
-_nursery = functools.cache(_Nursery)
+_one = threading.Lock()
+_started = functools.cache(_Nursery)
+
+
+def _nursery() -> _Nursery:
+    """The only one: cameras may be opened in many threads at once."""
+    with _one:
+        return _started()

@@ -17,6 +17,7 @@ from edgesparse.stream.captures import OPEN_SECONDS, Capture, Opener, frame_rate
 from edgesparse.stream.frames import Frame, Image, Source
 from edgesparse.stream.slots import Slots
 from edgesparse.stream.still import Stillness
+from edgesparse.wording import redact
 
 log = logging.getLogger("edgesparse.stream")
 
@@ -35,8 +36,8 @@ class Live(Source):
 
     `opener` opens it, raising CameraUnavailable when it isn't there: at once here, unless `patient`; later, a source
     that fails, gives no frame for two seconds, or the same picture for `frozen` seconds (0: as long as it likes), is
-    opened again, with growing pauses, for as long as it takes. `capture`: what `opener` gave, where that was called
-    already.
+    opened again, with growing pauses, for as long as it takes; so is a patient one after an error of our own, which
+    `read` raises else. `capture`: what `opener` gave, where that was called already.
     """
 
     live = True
@@ -49,7 +50,7 @@ class Live(Source):
         self.name = name
         self.fps = 0.0 if capture is None else frame_rate(capture)
         self.state, self.since_ns = "opening", time.monotonic_ns()
-        self._opener, self._frozen = opener, frozen
+        self._opener, self._patient, self._frozen = opener, patient, frozen
         self._still = Stillness()
         self._slots = Slots()
         self._changed = threading.Condition()
@@ -128,11 +129,8 @@ class Live(Source):
         pause = PAUSE_FIRST
         try:
             while not worker.leave:
-                why = self._open(worker)
-                if not why:
-                    why = self._pump(worker)
-                    pause = PAUSE_FIRST if worker.any_frame else pause
-                worker.release()
+                why = self._once(worker)
+                pause = PAUSE_FIRST if worker.any_frame else pause
                 with self._changed:
                     if not worker.leave:
                         self._note_lost(why)
@@ -144,6 +142,16 @@ class Live(Source):
                 self._failure = error
                 self._changed.notify_all()
                 self._wake()
+
+    def _once(self, worker: _Worker) -> str:
+        """Open and capture until that ends; why it did."""
+        worker.any_frame = False
+        try:
+            return self._open(worker) or self._pump(worker)
+        except Exception as error:
+            if not self._patient:
+                raise
+            return f"capture failed: {redact(repr(error))}"
         finally:
             worker.release()
 
@@ -168,7 +176,7 @@ class Live(Source):
         """Capture until that ends; why it does."""
         capture, patience = worker.capture, read_seconds(self.fps)
         assert capture is not None
-        worker.any_frame, worker.opened_ns = False, time.monotonic_ns()
+        worker.opened_ns = time.monotonic_ns()
         try:
             while not worker.leave:
                 asked_ns = time.monotonic_ns()

@@ -8,9 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hand_camera import Camera
 from rtsp import RtspServer
 
+from edgesparse.stream import captures, newest
 from edgesparse.stream.captures import prepare_opencv
+from edgesparse.stream.newest import Live
 
 WIDTH, HEIGHT = 64, 48
 
@@ -49,3 +52,27 @@ def rtsp_server(real: Path) -> Iterator[RtspServer]:
     server = RtspServer(real / "video" / "bottle-detection.mp4")
     yield server
     server.kill()
+
+
+@pytest.fixture
+def camera() -> Iterator[Camera]:
+    camera = Camera()
+    yield camera
+    for _ in range(20):
+        camera.frames.put(False)
+
+
+@pytest.fixture
+def source(camera: Camera, monkeypatch: pytest.MonkeyPatch) -> Iterator[Live]:
+    monkeypatch.setattr(newest, "PAUSE_FIRST", 0.01)
+    monkeypatch.setattr(newest, "PAUSE_LONGEST", 0.02)
+    monkeypatch.setattr(newest, "CLOSE_SECONDS", 0.1)
+    with Live("camera", camera.open) as source:
+        yield source
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fifth of a second after a frame without the next is a stall."""
+    monkeypatch.setattr(captures, "READ_SECONDS", 0.1)
+    monkeypatch.setattr(newest, "FRAME_SLACK", 0.1)

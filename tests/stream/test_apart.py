@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +191,23 @@ def test_one_that_hangs_does_not_hold_up_another() -> None:
     capture = Apart(Numbered, "camera")()
     assert capture.grab() and time.monotonic() - begun < 5
     capture.release()
+
+
+def test_many_opened_at_once_start_one_process_that_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    def start() -> object:
+        time.sleep(0.1)
+        started.append(object())
+        return started[-1]
+
+    monkeypatch.setattr(apart, "_started", cache(start))
+    threads = [threading.Thread(target=apart._nursery) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(started) == 1
 
 
 def test_the_process_that_forks_may_die() -> None:

@@ -11,24 +11,19 @@ import sys
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hand_camera import SIZE, Camera, picture, until
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesparse.errors import CameraUnavailable, SourceError
-from edgesparse.stream import captures, newest
+from edgesparse.stream import newest
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.newest import Live
 from edgesparse.stream.slots import Slots
-
-SIZE = 128
-
-
-def picture(level: int, size: int = SIZE) -> np.ndarray:
-    return np.full((size, size, 3), level, np.uint8)
 
 
 @given(st.lists(st.booleans()))
@@ -60,81 +55,6 @@ def test_slots_are_three_pictures_however_many_frames() -> None:
         if index % 3 == 0:
             slots.take("camera")
     assert len(seen) == 3
-
-
-class Camera:
-    """A camera in the test's hands: a read waits for what `frames` has next, which is a level or a picture, False for
-    a read that fails, an error to raise, or an event: a stall until it is set, and then level 7."""
-
-    def __init__(self) -> None:
-        self.frames: queue.Queue[object] = queue.Queue()
-        self.openings = self.released = 0
-        self.absent = False
-
-    def open(self) -> Opened:
-        self.openings += 1
-        if self.absent:
-            raise CameraUnavailable("no camera 0")
-        return Opened(self)
-
-
-class Opened:
-    def __init__(self, camera: Camera) -> None:
-        self.camera = camera
-
-    def grab(self) -> bool:
-        self.next = self.camera.frames.get()
-        if isinstance(self.next, Exception):
-            raise self.next
-        return self.next is not False
-
-    def retrieve(self, image: np.ndarray | None = None) -> tuple[bool, np.ndarray]:
-        if isinstance(self.next, np.ndarray):
-            return True, self.next
-        if image is None or image.shape != (SIZE, SIZE, 3):
-            image = np.empty((SIZE, SIZE, 3), np.uint8)
-        if isinstance(self.next, threading.Event):
-            self.next.wait()
-            self.next = 7
-        image[:] = self.next
-        return True, image
-
-    def get(self, prop: int, /) -> float:
-        return 30.0
-
-    def release(self) -> None:
-        self.camera.released += 1
-
-
-@pytest.fixture
-def camera() -> Iterator[Camera]:
-    camera = Camera()
-    yield camera
-    for _ in range(20):
-        camera.frames.put(False)
-
-
-@pytest.fixture
-def source(camera: Camera, monkeypatch: pytest.MonkeyPatch) -> Iterator[Live]:
-    monkeypatch.setattr(newest, "PAUSE_FIRST", 0.01)
-    monkeypatch.setattr(newest, "PAUSE_LONGEST", 0.02)
-    monkeypatch.setattr(newest, "CLOSE_SECONDS", 0.1)
-    with Live("camera", camera.open) as source:
-        yield source
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fifth of a second after a frame without the next is a stall."""
-    monkeypatch.setattr(captures, "READ_SECONDS", 0.1)
-    monkeypatch.setattr(newest, "FRAME_SLACK", 0.1)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end, "waited ten seconds"
-        time.sleep(0.002)
 
 
 def test_the_newest_frame_wins(camera: Camera, source: Live) -> None:
@@ -338,85 +258,3 @@ print(source.read().index)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_a_stall_is_noticed_without_a_reader(camera: Camera, impatient: None, source: Live) -> None:
-    camera.frames.put(1)
-    source.read()
-    stall = threading.Event()
-    camera.frames.put(stall)
-    until(lambda: source.watch() or source.state == "away")
-    assert source.why == "no frame in time" and source.since_ns <= time.monotonic_ns()
-    camera.frames.put(2)
-    until(lambda: source.state == "live")
-    assert source.why == "" and source.newest_ns > source.since_ns - 1
-    stall.set()
-
-
-def test_a_patient_source_waits_for_its_camera(camera: Camera) -> None:
-    camera.absent = True
-    with Live("camera", camera.open, patient=True) as source:
-        assert source.poll() is None
-        until(lambda: source.state == "away")
-        assert source.why == "no camera 0" and source.fps == 0
-        camera.absent = False
-        camera.frames.put(4)
-        frame = source.read()
-        assert frame is not None and (int(frame.image[0, 0, 0]), source.fps, source.state) == (4, 30.0, "live")
-
-
-def test_the_loop_is_woken_by_a_frame(camera: Camera, source: Live) -> None:
-    source.awake = threading.Event()
-    camera.frames.put(1)
-    assert source.awake.wait(10)
-    assert source.poll() is not None and source.poll() is None
-
-
-class Frozen(Camera):
-    """Sends what `show` says, without end."""
-
-    show = 1
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.frames = self  # type: ignore[assignment]
-
-    def get(self) -> object:
-        time.sleep(0.005)
-        return self.show
-
-    def put(self, value: object) -> None:
-        self.show = False  # type: ignore[assignment]
-
-
-def test_an_old_picture_again_and_again_is_noticed_and_is_no_frame(caplog: pytest.LogCaptureFixture) -> None:
-    camera = Frozen()
-    with Live("camera", camera.open, frozen=0.3) as source:
-        until(lambda: source.state == "away")
-        assert source.why.startswith("the same picture for 0.")
-        openings = camera.openings
-        while source.poll() is not None:
-            pass
-        until(lambda: camera.openings > openings + 1)
-        assert source.poll() is None and source.state == "away"
-        camera.show = 9
-        until(lambda: source.state == "live")
-        frame = source.read()
-        assert frame is not None and (frame.image == 9).all()
-        camera.show = False  # type: ignore[assignment]
-
-
-def test_a_picture_may_stand_still_where_nobody_minds() -> None:
-    camera = Frozen()
-    with Live("camera", camera.open) as source:
-        time.sleep(0.5)
-        assert source.state == "live" and camera.openings == 1
-        camera.show = False  # type: ignore[assignment]
-
-
-def test_a_change_of_size_is_said(camera: Camera, source: Live, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "edgesparse.stream")
-    for size in (16, 32, 32):
-        camera.frames.put(picture(1, size))
-        source.read()
-    assert caplog.messages == ["camera: frames are now 32x32"]
