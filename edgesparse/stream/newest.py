@@ -78,7 +78,7 @@ class Live(Source):
             return self._take()
 
     def _take(self) -> Frame | None:
-        if self._slots.fresh:
+        if self._slots.fresh and not self._closed:
             return self._slots.take(self.name)
         if self._failure is not None:
             raise SourceError(f"{self.name}: capture failed: {self._failure}") from self._failure

@@ -234,7 +234,7 @@ def test_cameras_and_detector_change_while_it_runs(tmp_path: Path, detector: Det
     other = make_detector(tmp_path)
     with Loop.of(before, detector, [seen], stop=stop) as loop:
         kept, leaves = (feed.source for feed in loop.feeds)
-        runs = threading.Thread(target=loop.run)
+        runs = threading.Thread(target=loop.run, daemon=True)
         runs.start()
         until(lambda: len(seen.frames()) == 2)
         loop.replace([Camera(name="comes", source="demo:3"), Camera(name="kept", source="demo:1", conf=0.85)], other)

@@ -40,7 +40,7 @@ def test_through_every_failure_of_a_camera(
     with redirect_stdout(out), JsonLines("-", ("person", "cat", "dog")) as sink:
         with Loop.of(cameras, make_detector(tmp_path), [sink], observer=told, stop=stop) as loop:
             reports: list[object] = []
-            runs = threading.Thread(target=lambda: reports.append(loop.run()))
+            runs = threading.Thread(target=lambda: reports.append(loop.run()), daemon=True)
             runs.start()
             for fail, mend in failures(rtsp_server):
                 wait_for(told, "live")
