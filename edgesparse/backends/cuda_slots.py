@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -23,8 +24,9 @@ from edgesparse.errors import BuildError
 
 CAPACITY = 1024
 """Candidates a picture that have room; where there are more, the whole outputs come back."""
-SUPPRESSED = 256
-"""Candidates a picture up to which the GPU does NMS, as many as threads in a block (kernels/suppress.cuh)."""
+SUPPRESSED = 256 if os.environ.get("EDGESPARSE_GPU_NMS") == "1" else 0
+"""Candidates a picture up to which the GPU does NMS, as many as threads in a block (kernels/suppress.cuh). Only where
+it is asked for: it has not run on a GPU yet."""
 ROWS = 2
 """Rows of pixels a thread of the letterbox, as in kernels/frames.cu."""
 _log = logging.getLogger(__name__)
