@@ -46,7 +46,7 @@ class Parts:
         self._reporter.start()
 
     def _open_web(self, said: Service) -> None:
-        self._web = Web(said.web, self.report, lambda: self._engine.package.folder) if said.web.on else None
+        self._web = Web(said.web, self.report, lambda: self._engine.package.folder) if said.web.enabled else None
 
     def between_engines(self) -> None:
         """Another engine with other classes is about to run; `change` is called when it does."""

@@ -42,7 +42,7 @@ def _topic(topic: str) -> str:
 class Web(Section):
     """The page, /metrics, /healthz, /readyz, /status.json."""
 
-    on: bool = True
+    enabled: bool = True
     host: str = "127.0.0.1"
     port: Port = 8080
     token_file: Path | None = None
@@ -202,7 +202,7 @@ def _from(base: Path, said: dict[str, Any]) -> dict[str, Any]:
 
 def _check(service: Service) -> None:
     web = service.web
-    if web.on and not loopback(web.host) and web.token_file is None:
+    if web.enabled and not loopback(web.host) and web.token_file is None:
         raise ConfigError(
             f"service.web.host: found {web.host} without a token_file, needed one, since others can reach it: "
             "(umask 077; openssl rand -hex 32 > web.token), or host: 127.0.0.1"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import yaml
 
 from edgesparse.config import Run
 from edgesparse.errors import ConfigError
@@ -125,6 +126,12 @@ def test_the_documentation_names_every_key() -> None:
     assert len(named) > 35 and "events[].conf" in named
     assert [key for key in named if f"`{key}`" not in text] == []
     assert [key for key in re.findall(r"^\| `([^`]+)`", text, re.MULTILINE) if key[0] != "/" and key not in named] == []
+
+
+def test_every_key_is_text_in_yaml() -> None:
+    """A bare `on` or `no` is a boolean there, and could not be written."""
+    words = [word.removesuffix("[]") for key in keys(Service) for word in key.split(".")]
+    assert all(isinstance(yaml.safe_load(word), str) for word in words)
 
 
 @pytest.mark.parametrize(
