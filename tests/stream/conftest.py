@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from hand_camera import Camera
-from rtsp import RtspServer
+from rtsp import INSTALL, RtspServer
 
 from edgesparse.stream import captures, newest
 from edgesparse.stream.captures import prepare_opencv
@@ -48,7 +48,7 @@ def make_video(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def rtsp_server(real: Path) -> Iterator[RtspServer]:
     if not RtspServer.available():
-        pytest.skip("no GStreamer RTSP server: apt-get install python3-gi gir1.2-gst-rtsp-server-1.0")
+        pytest.skip(f"no GStreamer RTSP server: {INSTALL}")
     server = RtspServer(real / "video" / "bottle-detection.mp4")
     yield server
     server.kill()

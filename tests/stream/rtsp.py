@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 SYSTEM_PYTHON = "/usr/bin/python3"
-INSTALL = "apt-get install python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good gstreamer1.0-plugins-bad"
+PLUGINS = "gstreamer1.0-tools gstreamer1.0-plugins-good gstreamer1.0-plugins-bad"
+INSTALL = f"apt-get install python3-gi gir1.2-gst-rtsp-server-1.0 {PLUGINS}"
 
 
 class RtspServer:
