@@ -20,7 +20,7 @@ from edgesparse.errors import CameraUnavailable
 from edgesparse.stream.captures import OPEN_SECONDS, READ_SECONDS, Opener
 from edgesparse.stream.frames import Image
 
-SHORTEST_OPEN, LONGEST_OPEN = 1.25, 3.0
+SHORTEST_OPEN, LONGEST_OPEN = 1.0, 3.0
 """Seconds that something which was open before may take to open again."""
 
 

@@ -168,7 +168,7 @@ def test_once_opened_it_is_asked_again_sooner_and_the_wait_grows(monkeypatch: py
         monkeypatch.setattr(apart.time, "monotonic", lambda: now)
         with pytest.raises(CameraUnavailable):
             open_it()
-    assert waits[:4] == [10.0, 1.25, 1.5625, 1.953125] and waits[-1] == 3.0
+    assert waits[:4] == [10.0, 1.0, 1.25, 1.5625] and waits[-1] == 3.0
 
 
 @pytest.mark.parametrize("then", ["end", "crash", "hang"])
