@@ -111,7 +111,8 @@ def _recovered(job: Job, progress: Progress) -> Found:
         spec=spec,
         progress=progress,
     )
-    warnings = (*size_warnings([read_picture(path).shape[:2] for path in files], spec), *made.report.warnings)
+    shapes = [read_picture(path).shape for path in files]
+    warnings = (*size_warnings([(shape[0], shape[1]) for shape in shapes], spec), *made.report.warnings)
     found = Found(made.model, dict(made.scales), made.keep, made.report.pictures, warnings)
     with suppress(OSError):  # it is only a shortcut
         _write(kept, found)

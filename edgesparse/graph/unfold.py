@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -102,11 +103,13 @@ def _patches(x: Floats, node: NodeProto, kernel: Sequence[int]) -> Floats:
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     pads = _pads(node, x.shape[2:], reach, strides)
     x = np.pad(x, [(0, 0), (0, 0), *pads]) if np.any(pads) else x
-    windows = np.lib.stride_tricks.sliding_window_view(x, reach, tuple(range(2, x.ndim)))
+    view: Any = np.lib.stride_tricks.sliding_window_view  # older releases of NumPy type it for one axis only
+    windows = view(x, reach, tuple(range(2, x.ndim)))
     every = [slice(None, None, n) for n in (1, 1, *strides, *dilations)]
     # columns first, so that whole lines are copied, and for a kernel of one nothing
     fields = np.moveaxis(windows[tuple(every)], [1, *range(-len(kernel), 0)], range(len(kernel) + 1))
-    return fields.reshape(x.shape[1] * int(np.prod(kernel)), -1).T
+    columns: Floats = fields.reshape(x.shape[1] * int(np.prod(kernel)), -1)
+    return columns.T
 
 
 def _pads(node: NodeProto, size: Sequence[int], reach: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:
