@@ -33,7 +33,7 @@ from onnx import ModelProto
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import part_classifier, yolox
-from benchmarks.common import machine, save
+from benchmarks.common import RESULTS, machine, save
 from edgesparse.build.found import found, reader
 from edgesparse.build.scoring import points
 from edgesparse.config import DetectorSpec, InputSpec
@@ -143,7 +143,10 @@ def main() -> None:
         ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         results[case] = json.loads(ran.stdout.splitlines()[-1])
         print(case, results[case], file=sys.stderr)
-    save("reconstruct", {**machine(), **results}, said.save)
+    file = RESULTS / "reconstruct.json"
+    before = json.loads(file.read_text()) if said.save and file.exists() else {}
+    kept = {case: before[case] for case in CASES if case in before}  # other cases' rows stay
+    save("reconstruct", {**machine(), **kept, **results}, said.save)
 
 
 if __name__ == "__main__":
