@@ -53,11 +53,8 @@ class Detector:
             raise ModelError(
                 f"the network has {classes} classes, 'classes:' names {len(spec.classes)}: make them equal"
             )
-        self._thresholds = np.min(
-            [thresholds(run.seen_by(c), spec.classes, f"run.cameras.{c.name}") for c in run.cameras]
-            or [thresholds(run, spec.classes)],
-            axis=0,
-        )
+        asked = [thresholds(run.seen_by(c), spec.classes, f"run.cameras.{c.name}") for c in run.cameras]
+        self._thresholds: NDArray[np.float32] = np.stack(asked or [thresholds(run, spec.classes)]).min(0)
         least = float(np.min(self._thresholds))
         # Heads hold the least threshold themselves; and those that know their classes cannot give another.
         self._filters = classes is None or bool((self._thresholds != least).any())
