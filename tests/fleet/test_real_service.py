@@ -30,7 +30,10 @@ def service(tmp_path: Path) -> Iterator[Service]:
     """Restarting returns once the new process is ready, as systemctl does; each process ends by itself, at last."""
     for needed in ("starlette", "uvicorn", "prometheus_client"):
         pytest.importorskip(needed)
-    settings = {"run": {"cameras": [{"name": "belt", "source": "demo", "rate": 20}]}, "service": {"web": {"on": False}}}
+    settings = {
+        "run": {"cameras": [{"name": "belt", "source": "demo", "rate": 20}]},
+        "service": {"web": {"enabled": False}},
+    }
     (tmp_path / "device.yaml").write_text(yaml.safe_dump(settings))
     run = f"-m edgesparse run --service --settings {tmp_path}/device.yaml {tmp_path}/device/current/package"
     script = tmp_path / "restart.sh"
