@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -65,6 +66,11 @@ def test_a_good_bundle_runs_and_a_sick_one_goes_back(tmp_path: Path, service: Se
 
     def count(step: str, done: int, total: int) -> None:
         said = service.says()
+        # It tells once a second, and what is built anew is small: before the switch it has time for a word.
+        until = time.monotonic() + 10
+        while step == "switching" and said and said.frames <= frames.get("unpacking", 0) and time.monotonic() < until:
+            time.sleep(0.1)
+            said = service.says()
         frames.setdefault(step, said.frames if said else 0)
 
     device = Device(Root(tmp_path / "device"), service, progress=count)
