@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from own_process import OwnProcess
 
 REAL = Path(os.environ.get("EDGESPARSE_REAL", Path(__file__).parents[2] / "shared" / "real"))
 
@@ -26,6 +27,23 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("state")
     os.environ["EDGESPARSE_STATE"] = str(folder)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_process() -> Iterator[OwnProcess]:
+    yield (process := OwnProcess())
+    process.close()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Tests that are marked so run in another process, with what their fixtures gave."""
+    if pyfuncitem.get_closest_marker("own_process") is None:
+        return None
+    names = pyfuncitem._fixtureinfo.argnames
+    process: OwnProcess = pyfuncitem.funcargs["own_process"]
+    process.run(pyfuncitem.obj, {name: pyfuncitem.funcargs[name] for name in names})
+    return True
 
 
 @pytest.fixture

@@ -94,18 +94,23 @@ def test_threads_of_a_block_wait_where_they_must(tmp_path: Path) -> None:
     """The kernel itself, in 256 threads of the CPU, before ThreadSanitizer; and that it sees a barrier left out."""
     source, program = Path(__file__).with_name("host_kernels.cpp"), tmp_path / "races"
 
-    def races(kernels: Path) -> subprocess.CompletedProcess[str]:
+    def compiled(kernels: Path) -> None:
         flags = ["-std=c++17", "-O1", "-g", "-fsanitize=thread", "-pthread", "-DRACES", "-w", "-I", str(kernels)]
         subprocess.run(["g++", *flags, str(source), "-o", str(program)], check=True)
+
+    def races() -> subprocess.CompletedProcess[str]:
         # without address randomisation, which older sanitizers cannot have as much of as newer kernels give
         command = ["setarch", "-R", str(program)] if shutil.which("setarch") else [str(program)]
         return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 
-    done = races(cuda_kernels.SOURCES)
+    compiled(cuda_kernels.SOURCES)
+    done = races()
     assert done.returncode == 0, done.stderr[-3000:]
     copied = shutil.copytree(cuda_kernels.SOURCES, tmp_path / "kernels")
     text = (copied / "frames.cu").read_text()
     step = "    sort_own(s, own, found, thread);\n    __syncthreads();\n"
     assert step in text
     (copied / "frames.cu").write_text(text.replace(step, step.splitlines()[0] + "\n"))
-    assert "data race" in races(copied).stderr
+    compiled(copied)
+    # The sanitizer sees a race only where threads really meet, which on few busy cores they may not.
+    assert any("data race" in races().stderr for _ in range(20))

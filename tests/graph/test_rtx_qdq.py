@@ -18,8 +18,8 @@ from edgesparse.graph.quantize import quantised_tensors, quantize
 THERE = importlib.util.find_spec("tensorrt_rtx_bindings") or importlib.util.find_spec("tensorrt_rtx")
 pytestmark = [
     pytest.mark.rtx,
+    pytest.mark.own_process,
     pytest.mark.skipif(THERE is None, reason="no TensorRT-RTX: pip install 'edgesparse[rtx]'"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 
 

@@ -1,0 +1,75 @@
+"""Tests that run native code which may hang, in a process of their own: a hang there ends that process, not the run."""
+
+from __future__ import annotations
+
+import faulthandler
+import multiprocessing
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from typing import Any
+
+import pytest
+
+SECONDS = 100.0
+"""A test takes this long at most. One that takes longer is tried once more, in a new process."""
+_context = multiprocessing.get_context("spawn")
+
+
+class OwnProcess:
+    """Runs functions of modules that can be imported, one after another, in one process: it starts when needed."""
+
+    def __init__(self, seconds: float = SECONDS) -> None:
+        self.seconds = seconds
+        self._process: Any = None
+        self._said: Connection | None = None
+
+    def run(self, function: Callable[..., None], arguments: Mapping[str, object]) -> None:
+        """Raises what a test raises; fails when it hung twice, or took its process with it."""
+        for _ in range(2):
+            if self._process is None or not self._process.is_alive():
+                self._said, theirs = _context.Pipe()
+                self._process = _context.Process(target=_serve, args=(theirs, self.seconds), daemon=True)
+                self._process.start()
+                theirs.close()
+            assert self._said is not None
+            self._said.send((function, dict(arguments)))
+            if not self._said.poll(self.seconds):
+                self.close()
+                continue
+            try:
+                ended, text = self._said.recv()
+            except EOFError:
+                self._process.join()
+                pytest.fail(f"its process ended with {self._process.exitcode}", pytrace=False)
+            if ended == "skipped":
+                pytest.skip(text)
+            if ended == "failed":
+                pytest.fail(text, pytrace=False)
+            return
+        pytest.fail(f"it hung twice, {self.seconds:.0f} s each: the last stacks are above", pytrace=False)
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+        self._process = None
+
+
+def _serve(theirs: Connection, seconds: float) -> None:
+    while True:
+        try:
+            function, arguments = theirs.recv()
+        except EOFError:
+            return
+        faulthandler.dump_traceback_later(0.95 * seconds, file=sys.__stderr__)
+        try:
+            function(**arguments)
+            theirs.send(("passed", ""))
+        except pytest.skip.Exception as skipped:
+            theirs.send(("skipped", str(skipped)))
+        except BaseException:
+            theirs.send(("failed", traceback.format_exc()))
+        finally:
+            faulthandler.cancel_dump_traceback_later()
