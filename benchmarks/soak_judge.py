@@ -119,7 +119,7 @@ def recovery(
             sent = frames[:, 1] - frames[:, 3]
             own = frames[(frames[:, 0] == number) & (sent > failure.over), 1]
             back.append(float(own[0]) - failure.over if len(own) else float("inf"))
-            away = [at for name, at, _ in lost if name == f"cam-{number}" and failure.begun < at < failure.over]
+            away = [at for name, at, _ in lost if name == f"cam-{number}" and failure.begun < at < failure.over + BACK]
             noticed += [away[0] - failure.begun] if away else []
     return {"count": count, "seconds": FAILURES[kind], "noticed_s": spread(noticed), "back_s": spread(back)}
 

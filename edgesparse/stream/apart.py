@@ -11,67 +11,105 @@ import subprocess
 import sys
 import threading
 import time
-from multiprocessing.connection import Connection
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
 
 import cv2
 import numpy as np
 
-from edgesparse.errors import CameraUnavailable
+from edgesparse.errors import CameraUnavailable, SourceError
 from edgesparse.stream.captures import OPEN_SECONDS, READ_SECONDS, Opener
 from edgesparse.stream.frames import Image
 
-SHORTEST_OPEN, LONGEST_OPEN = 1.0, 3.0
-"""Seconds that something which was open before may take to open again."""
+SOONEST_AGAIN, LONGEST_OPEN = 0.75, 3.0
+"""Seconds after which something that was open before is asked again; and that it may take to open again."""
+AT_ONCE = 3
 
 
 class Apart:
     """Opens what `opener` opens, which must be picklable, in a process of its own; a Capture a call.
 
-    How long it waits: at first as long as OpenCV does. Once it knows how long it takes, some more than that, and a
-    little longer each time that was in vain: who was given rubbish for an answer asks again soon. Raises
-    CameraUnavailable.
+    How long it waits: at first as long as OpenCV does. Once it knows how long opening takes, it asks again beside what
+    gives no answer, and what answers first counts: who was given rubbish for an answer waits in vain, who is only slow
+    is not cut off. Calls in vain let more time pass between asking. Raises CameraUnavailable.
     """
 
     def __init__(self, opener: Opener, name: str, read_seconds: float = READ_SECONDS) -> None:
         self._opener, self._name, self._read_seconds = opener, name, read_seconds
-        self._limit = self._longest = 2.0 * OPEN_SECONDS
+        self._again = self._longest = 2.0 * OPEN_SECONDS
 
     def __call__(self) -> Remote:
-        begun = time.monotonic()
+        end = time.monotonic() + self._longest
+        asked: list[Remote] = []
         try:
-            capture = Remote(self._opener, self._name, self._limit, self._read_seconds)
-        except CameraUnavailable:
-            if time.monotonic() - begun >= self._limit:
-                self._limit = min(1.25 * self._limit, self._longest)
-            raise
-        took, most = time.monotonic() - begun, 2.0 * OPEN_SECONDS
-        self._limit, self._longest = min(max(SHORTEST_OPEN, 2 * took), most), min(max(LONGEST_OPEN, 4 * took), most)
-        return capture
+            while (now := time.monotonic()) < end:
+                if len(asked) == AT_ONCE:
+                    asked.pop(0).release()
+                asked.append(Remote(self._opener, self._name, self._read_seconds))
+                if found := _first(asked, min(now + self._again, end)):
+                    self._learn(time.monotonic() - found.asked)
+                    return found
+        finally:
+            for remote in asked:
+                remote.release()
+        self._again = min(1.25 * self._again, self._longest)
+        raise CameraUnavailable(f"{self._name} gives no answer for {self._longest:.1f} s")
+
+    def _learn(self, took: float) -> None:
+        most = 2.0 * OPEN_SECONDS
+        self._again = min(max(SOONEST_AGAIN, 2 * took), most)
+        self._longest = min(max(LONGEST_OPEN, 4 * took), most)
+
+
+def _first(asked: list[Remote], until: float) -> Remote | None:
+    """Take out of `asked` what has opened first, None when nothing has `until` then. Those that fail are taken out
+    too; once all have failed, raises the last one's CameraUnavailable."""
+    while (left := until - time.monotonic()) > 0:
+        ready = wait([remote.child for remote in asked], left)
+        for remote in [remote for remote in asked if remote.child in ready]:
+            asked.remove(remote)
+            try:
+                remote.answer()
+            except CameraUnavailable:
+                if not asked:
+                    raise
+            else:
+                return remote
+    return None
 
 
 class Remote:
-    """A capture in another process. `release` ends that, whatever it hangs in."""
+    """A capture in another process, once that has given its `answer`. `release` ends that, whatever it hangs in."""
 
-    def __init__(self, opener: Opener, name: str, open_seconds: float, read_seconds: float) -> None:
-        self._read_seconds = read_seconds
+    def __init__(self, opener: Opener, name: str, read_seconds: float) -> None:
+        self._name, self._read_seconds = name, read_seconds
         self._shape: tuple[int, ...] | None = None
         self._shared: Image = np.empty((0, 0, 3), np.uint8)
-        self._child = _nursery().child()
+        self._known: dict[int, float] = {}
+        self.asked = time.monotonic()
+        self.child = _nursery().child()
+        with suppress(OSError):  # `answer` says that it has gone
+            self.child.send(opener)
+
+    def answer(self) -> None:
+        """Wait until it is open. Raises CameraUnavailable, and is released then."""
         try:
-            self._child.send(opener)
-            answer = self._child.recv() if self._child.poll(open_seconds) else None
+            answer = self.child.recv()
         except (EOFError, OSError):
-            answer = CameraUnavailable(f"{name}: what opens it has crashed")
-        if not isinstance(answer, tuple):
+            answer = CameraUnavailable(f"{self._name}: what opens it has crashed")
+        if isinstance(answer, Exception):
             self.release()
-            raise answer or CameraUnavailable(f"{name} gives no answer for {open_seconds:.1f} s")
-        self._known: dict[int, float] = {cv2.CAP_PROP_FPS: answer[0], cv2.CAP_PROP_FRAME_COUNT: answer[1]}
+            raise answer
+        self._known = {cv2.CAP_PROP_FPS: answer[0], cv2.CAP_PROP_FRAME_COUNT: answer[1]}
 
     def grab(self) -> bool:
+        """Raises SourceError where there is a reason why no more comes."""
         try:
-            self._child.send_bytes(b"n")
-            while self._child.poll(self._read_seconds):
-                said = self._child.recv()
+            self.child.send_bytes(b"n")
+            while self.child.poll(self._read_seconds):
+                said = self.child.recv()
+                if isinstance(said, SourceError):
+                    raise said
                 if said is None:
                     return False
                 if isinstance(said[-1], int):
@@ -85,7 +123,7 @@ class Remote:
 
     def _map(self, shape: tuple[int, ...]) -> None:
         """What comes next is a file with the shared picture."""
-        with socket.socket(fileno=os.dup(self._child.fileno())) as channel:
+        with socket.socket(fileno=os.dup(self.child.fileno())) as channel:
             _, found, _, _ = socket.recv_fds(channel, 1, 1)
         self._shared = np.frombuffer(mmap.mmap(found[0], 0, prot=mmap.PROT_READ), np.uint8)[: np.prod(shape)]
         self._shared = self._shared.reshape(shape)
@@ -103,7 +141,7 @@ class Remote:
         return self._known.get(propId, 0.0)
 
     def release(self) -> None:
-        self._child.close()
+        self.child.close()
 
 
 class _Nursery:

@@ -28,7 +28,7 @@ class Capture(Protocol):
     """The part of cv2.VideoCapture that sources use."""
 
     def grab(self) -> bool:
-        """Wait for the next frame; False when there is none."""
+        """Wait for the next frame; False when there is none. Raises SourceError where it can say why."""
 
     def retrieve(self, image: Image | None = None) -> tuple[bool, Image]:
         """Decode it into `image` where that has the frame's size, else into a new array; return what was used."""

@@ -188,7 +188,7 @@ class Live(Source):
                     return "the stream ended"
                 if why := self._take_in(worker, capture, time_ns, patience):
                     return why
-        except cv2.error as error:
+        except (SourceError, cv2.error) as error:
             return " ".join(str(error).split())
         return ""
 

@@ -7,6 +7,7 @@ only be ended with its process. The pages of OpenCV are shared by all.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import signal
@@ -24,6 +25,8 @@ from edgesparse.stream.captures import Capture, Opener, frame_rate, prepare_open
 from edgesparse.stream.frames import Image
 
 _IDLE = 0.002
+_DEBUG = 48
+"""FFmpeg's AV_LOG_DEBUG"""
 
 
 def main() -> None:
@@ -31,6 +34,9 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # whoever started it ends it, when the last frames are done
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    listens = "OPENCV_FFMPEG_DEBUG" not in os.environ  # else whoever looks for a fault there reads it
+    if listens:
+        os.environ.update(OPENCV_FFMPEG_DEBUG="1", OPENCV_FFMPEG_LOGLEVEL=str(_DEBUG))
     prepare_opencv()
     import_module("edgesparse.stream.sources")  # what children are asked to open comes from there
     with socket.socket(fileno=0) as orders:
@@ -40,11 +46,11 @@ def main() -> None:
                 return
             if os.fork() == 0:
                 orders.close()
-                _live(Connection(found[0]))
+                _live(Connection(found[0]), _Decoder() if listens else None)
             os.close(found[0])
 
 
-def _live(parent: Connection) -> NoReturn:
+def _live(parent: Connection, decoder: _Decoder | None) -> NoReturn:
     """A child: open what the parent says, then give it each frame it asks for, the newest."""
     try:
         opener: Opener = parent.recv()
@@ -52,7 +58,7 @@ def _live(parent: Connection) -> NoReturn:
         threading.Thread(target=_listen, args=(parent, wanted), daemon=True).start()
         capture = opener()
         parent.send((frame_rate(capture), float(capture.get(cv2.CAP_PROP_FRAME_COUNT))))
-        _pump(parent, capture, wanted)
+        _pump(parent, capture, wanted, decoder)
         parent.send(None)
     except SourceError as error:
         parent.send(error)
@@ -72,14 +78,40 @@ def _listen(parent: Connection, wanted: threading.Event) -> None:
         os._exit(0)
 
 
-def _pump(parent: Connection, capture: Capture, wanted: threading.Event) -> None:
+def _pump(parent: Connection, capture: Capture, wanted: threading.Event, decoder: _Decoder | None) -> None:
     shared = _Shared(parent)
     while capture.grab():
+        if decoder is not None and decoder.began_anew():
+            raise SourceError("its pictures have another size or format now")
         if not wanted.is_set() and not wanted.wait(_IDLE):
             continue
         ok, image = capture.retrieve(shared.image)
         wanted.clear()
         parent.send(("frame", shared.share(image) if ok and image.size else None))
+
+
+class _Decoder:
+    """Whether the decoder has begun anew, for pictures of another size or format.
+
+    OpenCV hides that: it scales to the size that it was opened with. But FFmpeg says it, in words that OpenCV prints,
+    and that this process's standard output is for; each time they are read they are gone.
+    """
+
+    def __init__(self) -> None:
+        self._words = os.memfd_create("ffmpeg")
+        os.dup2(self._words, 1)
+        self._flush = ctypes.CDLL(None).fflush
+        self._began = False
+
+    def began_anew(self) -> bool:
+        """Since the last call; not where that was the first."""
+        self._flush(None)
+        size = os.fstat(self._words).st_size
+        said = os.pread(self._words, size, 0)
+        os.lseek(self._words, 0, os.SEEK_SET)
+        os.ftruncate(self._words, 0)
+        first, self._began = not self._began, True
+        return not first and b"chosen by get_format" in said
 
 
 class _Shared:

@@ -150,25 +150,82 @@ def test_who_does_not_answer_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     until(lambda: not children())
 
 
-def test_once_opened_it_is_asked_again_sooner_and_the_wait_grows(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits = []
+class Answers:
+    """A camera that opens after so many seconds each time: `folder` counts how often it was asked. -1: never."""
 
-    def note(opener: object, name: str, open_seconds: float, read_seconds: float) -> object:
-        waits.append(open_seconds)
-        if len(waits) == 1:
-            return object()
-        monkeypatch.setattr(apart.time, "monotonic", lambda: now + open_seconds)
-        raise CameraUnavailable("no answer")
+    def __init__(self, folder: Path, *seconds: float) -> None:
+        self._folder, self._seconds = folder, seconds
 
-    now = 100.0
-    monkeypatch.setattr(apart, "Remote", note)
-    open_it = Apart(refuse, "camera")
-    open_it()
-    for _ in range(8):
-        monkeypatch.setattr(apart.time, "monotonic", lambda: now)
-        with pytest.raises(CameraUnavailable):
-            open_it()
-    assert waits[:4] == [10.0, 1.0, 1.25, 1.5625] and waits[-1] == 3.0
+    def __call__(self) -> Numbered:
+        asked = self.asked
+        (self._folder / str(asked)).touch(exist_ok=False)
+        wait = self._seconds[min(asked, len(self._seconds) - 1)]
+        time.sleep(wait if wait >= 0 else 3600)
+        return Numbered()
+
+    @property
+    def asked(self) -> int:
+        return len(list(self._folder.iterdir()))
+
+
+def test_once_opened_it_is_asked_again_beside_what_gives_no_answer(tmp_path: Path) -> None:
+    camera = Answers(tmp_path, 0, -1, -1, 0)
+    open_it = Apart(camera, "camera")
+    open_it().release()
+    begun = time.monotonic()
+    capture = open_it()
+    assert capture.grab() and camera.asked == 4
+    assert 2 * apart.SOONEST_AGAIN <= time.monotonic() - begun < apart.LONGEST_OPEN
+    until(lambda: len(children()) == 1)
+    capture.release()
+
+
+def test_who_is_slow_is_not_cut_off(tmp_path: Path) -> None:
+    """Slower than the time after which it is asked again; the others that were asked are left."""
+    camera = Answers(tmp_path, 0, 1.5 * apart.SOONEST_AGAIN, -1)
+    open_it = Apart(camera, "camera")
+    open_it().release()
+    capture = open_it()
+    assert capture.grab() and camera.asked == 3
+    until(lambda: len(children()) == 1)
+    capture.release()
+
+
+def test_only_so_many_are_asked_at_once_and_then_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart, "SOONEST_AGAIN", 0.4)
+    monkeypatch.setattr(apart, "LONGEST_OPEN", 2.2)
+    camera = Answers(tmp_path, 0, -1)
+    open_it = Apart(camera, "camera")
+    open_it().release()
+    most, ended = 0, threading.Event()
+
+    def ask() -> None:
+        for _ in range(2):
+            with pytest.raises(CameraUnavailable, match=r"^camera gives no answer for 2\.2 s$"):
+                open_it()
+        ended.set()
+
+    threading.Thread(target=ask, daemon=True).start()
+    while not ended.wait(0.02):
+        most = max(most, len(children()))
+    assert 2 <= most <= apart.AT_ONCE + 1  # one may be on its way out
+    assert 6 <= camera.asked <= 1 + 6 + 5
+    until(lambda: not children())
+
+
+def test_one_that_fails_leaves_the_others_asked(tmp_path: Path) -> None:
+    left, right = _ask(hang), _ask(refuse)
+    asked = [left, right]
+    assert apart._first(asked, time.monotonic() + 1.0) is None and asked == [left]
+    left.release()
+    asked = [_ask(refuse), _ask(crash)]
+    with pytest.raises(CameraUnavailable):
+        apart._first(asked, time.monotonic() + 20)
+    assert asked == []
+
+
+def _ask(opener: Callable[[], Numbered]) -> apart.Remote:
+    return apart.Remote(opener, "camera", 1.0)
 
 
 @pytest.mark.parametrize("then", ["end", "crash", "hang"])

@@ -8,9 +8,10 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
-from rtsp import RtspServer
+from rtsp import INSTALL, RtspServer
 
 from edgesparse.stream.sources import open_source
 
@@ -60,6 +61,21 @@ def test_a_server_that_goes_and_comes_back(rtsp_server: RtspServer, caplog: pyte
         f"{rtsp_server.url} gives no frames (the stream ended); opening it again until it does",
         f"{rtsp_server.url} is back",
     ]
+
+
+def test_another_size_in_mid_stream(rtsp_server: RtspServer, real: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small.mp4"
+    film = real / "video" / "bottle-detection.mp4"
+    scaled = f"filesrc location={film} ! decodebin ! videoconvert ! videoscale ! video/x-raw,width=320,height=240"
+    coding = f"gst-launch-1.0 -q {scaled} ! openh264enc ! h264parse ! mp4mux ! filesink location={small}"
+    if subprocess.run(coding.split(), capture_output=True, check=False).returncode or not small.stat().st_size:
+        pytest.skip(f"no openh264enc: {INSTALL}")
+    with open_source(rtsp_server.url) as source:
+        assert source.read() is not None
+        rtsp_server.tell("video", "video", small)
+        while (frame := source.read()) is not None and frame.image.shape != (240, 320, 3):
+            assert frame.image.shape == (360, 640, 3)
+        assert source.reopened == 1
 
 
 def test_python_may_end_while_a_camera_stalls(rtsp_server: RtspServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from contextlib import suppress
@@ -113,10 +114,13 @@ def test_the_demo_is_a_live_camera_of_a_seed() -> None:
 
 
 class Mjpeg:
-    """A camera that sends JPEG pictures in one HTTP answer without end, a brighter one each time."""
+    """A camera that sends JPEG pictures of `shape` in one HTTP answer without end, a brighter one each time."""
 
     def __init__(self) -> None:
         from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+        self.shape = (48, 64, 3)
+        camera = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -125,7 +129,7 @@ class Mjpeg:
                 self.end_headers()
                 with suppress(OSError):
                     for number in range(10**6):
-                        data = cv2.imencode(".jpg", np.full((48, 64, 3), number % 250, np.uint8))[1].tobytes()
+                        data = cv2.imencode(".jpg", np.full(camera.shape, number % 250, np.uint8))[1].tobytes()
                         head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
                         self.wfile.write(head.encode() + data + b"\r\n")
                         time.sleep(0.02)
@@ -161,3 +165,27 @@ def test_pictures_over_http_are_a_live_camera(patient: bool) -> None:
         assert levels == sorted(levels) and levels[-1] > levels[0]
     finally:
         camera.close()
+
+
+def test_another_size_in_mid_stream_is_noticed(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """OpenCV would hide it: it scales to the size that it was opened with."""
+    caplog.set_level(logging.INFO, "edgesparse.stream")
+    camera = Mjpeg()
+    try:
+        with open_source(camera.url, patient=True) as source:
+            for shape in ((48, 64, 3), (96, 64, 3), (48, 64, 3)):
+                camera.shape = shape
+                changed = time.monotonic()
+                while (frame := source.read()) is None or frame.image.shape != shape:
+                    assert time.monotonic() < changed + 20
+                for _ in range(5):
+                    frame = source.read()
+                    assert frame is not None and frame.image.shape == shape
+        assert source.reopened == 2
+    finally:
+        camera.close()
+    lost = [line for line in caplog.messages if "gives no frames" in line]
+    assert all("(its pictures have another size or format now)" in line for line in lost) and len(lost) == 2
+    assert "secret" not in caplog.text and capfd.readouterr() == ("", "")
