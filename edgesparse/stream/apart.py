@@ -83,6 +83,7 @@ class Remote:
 
     def __init__(self, opener: Opener, name: str, read_seconds: float) -> None:
         self._name, self._read_seconds = name, read_seconds
+        self._waited = 0.0
         self._shape: tuple[int, ...] | None = None
         self._shared: Image = np.empty((0, 0, 3), np.uint8)
         self._known: dict[int, float] = {}
@@ -103,10 +104,16 @@ class Remote:
         self._known = {cv2.CAP_PROP_FPS: answer[0], cv2.CAP_PROP_FRAME_COUNT: answer[1]}
 
     def grab(self) -> bool:
-        """Raises SourceError where there is a reason why no more comes."""
+        """Raises SourceError where there is a reason why no more comes.
+
+        Two waits in a row take one and a half times `read_seconds` at most: the last good picture may come late, pushed
+        out of the decoder by the rubbish that followed it.
+        """
+        begun = time.monotonic()
+        allowed = min(self._read_seconds, 1.5 * self._read_seconds - self._waited)
         try:
             self.child.send_bytes(b"n")
-            while self.child.poll(self._read_seconds):
+            while self.child.poll(allowed):
                 said = self.child.recv()
                 if isinstance(said, SourceError):
                     raise said
@@ -115,11 +122,13 @@ class Remote:
                 if isinstance(said[-1], int):
                     self._map(said)
                     continue
-                self._shape = said[1]
+                self._shape, self._waited = said[1], time.monotonic() - begun
                 return True
         except (EOFError, OSError):
-            pass
-        return False
+            return False
+        if allowed < self._read_seconds:
+            raise SourceError(f"one frame in {self._waited + allowed:.1f} s")
+        raise SourceError(f"no frame for {allowed:.1f} s")
 
     def _map(self, shape: tuple[int, ...]) -> None:
         """What comes next is a file with the shared picture."""

@@ -213,6 +213,30 @@ def test_only_so_many_are_asked_at_once_and_then_less_often(tmp_path: Path, monk
     until(lambda: not children())
 
 
+class Late(Numbered):
+    """Its third frame comes after `seconds`, and none after that."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._late = seconds
+
+    def grab(self) -> bool:
+        if self._number >= 1:
+            time.sleep(self._late if self._number == 1 else 3600)
+        return super().grab()
+
+
+@pytest.mark.parametrize(("late", "said"), [(0.05, r"no frame for 1\.0 s"), (0.8, r"one frame in 1\.[5-9] s")])
+def test_a_frame_that_comes_late_does_not_buy_a_whole_wait_more(late: float, said: str) -> None:
+    capture = Apart(partial(Late, late), "camera", read_seconds=1.0)()
+    assert all(capture.grab() for _ in range(3))
+    begun = time.monotonic()
+    with pytest.raises(SourceError, match=f"^{said}$"):
+        capture.grab()
+    assert time.monotonic() - begun >= (0.5 if late > 0.5 else 0.9)
+    capture.release()
+
+
 def test_one_that_fails_leaves_the_others_asked(tmp_path: Path) -> None:
     left, right = _ask(hang), _ask(refuse)
     asked = [left, right]
