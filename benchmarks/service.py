@@ -14,7 +14,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -131,7 +130,7 @@ def measure(loaded: engines.Engine, frames: int, rounds: int) -> dict[str, Any]:
     detector, source = loaded.detector, scene_frames()
     feed = Feed(Camera(name=ONLY, source="demo"), source, loaded.run, detector.spec.classes)
     alone = Loop([feed], detector)
-    parts = Parts(Service(web=Web(port=PORT)), loaded, Notify({}), threading.Event())
+    parts = Parts(Service(web=Web(port=PORT)), loaded, Notify({}))
     served = Loop([feed], detector, [parts.outputs], observer=parts.watch)
     conditions = {
         "the loop alone": (alone, None),

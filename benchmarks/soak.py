@@ -62,12 +62,13 @@ class Watch:
         self.lost: list[Lost] = []
         self._states: dict[str, str] = {}
 
-    def frame(self, camera: CameraStatus, frame: Frame, detections: Detections, row: NDArray[np.int64]) -> None:
+    def frame(self, camera: CameraStatus, frame: Frame, detections: Detections, row: NDArray[np.int64]) -> float:
         number = int(camera.name.rpartition("-")[2])
         done = frame.time_ns + int(row[7])
         sent = self._rig.sent_ns(number, frame.image) or frame.time_ns  # a broken picture's number was never sent
         self.frames[self.count] = number, done / 1e9, row[7] / 1e9, (done - sent) / 1e9
         self.count += 1
+        return 0.0
 
     def turn(self, cameras: Sequence[CameraStatus]) -> None:
         for camera in cameras:

@@ -113,9 +113,10 @@ def _stages(target: Path, source: str | None, frames: int, store: Path, as_json:
         advance("timing frames", 0, 0)
         with open_detector(package) as detector, open_source(source) if source else scene_frames() as stream:
             with JsonLines(os.devnull, detector.spec.classes, force=True) as sink:
-                pipeline.run(stream, detector, limit=min(20, stream.total or 20))
+                pipeline.run(stream, detector, limit=min(20, stream.total or 20), depth=1)
                 stream.reopen()
-                summary, where = pipeline.run(stream, detector, [sink], limit=frames), detector.where
+                summary = pipeline.run(stream, detector, [sink], limit=frames, depth=1)  # stages one by one
+                where = detector.where
     if as_json:
         emit_json({"package": str(package.folder), "where": where, **asdict(summary)})
         return

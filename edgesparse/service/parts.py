@@ -23,7 +23,7 @@ CLOSE_SECONDS = 4.2
 class Parts:
     """Raises ConfigError and SinkError when made; nothing is left open then."""
 
-    def __init__(self, said: Service, engine: Engine, notify: Notify, stop: threading.Event) -> None:
+    def __init__(self, said: Service, engine: Engine, notify: Notify) -> None:
         self._said, self._engine = said, engine
         names = engine.identity.classes
         self.health = Health()
@@ -37,7 +37,7 @@ class Parts:
             self.report = Report(
                 engine.identity, self.health, self.tally, self.governor, self.pictures, self.outputs, notify
             )
-            self.watch = Watch(notify, self.health, self.tally, self.governor, self.pictures, stop)
+            self.watch = Watch(notify, self.health, self.tally, self.governor, self.pictures)
             self._open_web(said)
         except BaseException:
             self._close_all()

@@ -80,7 +80,7 @@ class Service:
         }
         with Signals(handlers):
             try:
-                self._parts = Parts(self._settings.service, self._engine, self._notify, self._stop)
+                self._parts = Parts(self._settings.service, self._engine, self._notify)
             except BaseException:
                 self._engine.detector.close()
                 raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
 
@@ -32,19 +31,16 @@ class Watch:
         tally: Tally,
         governor: Governor,
         pictures: Pictures,
-        stop: threading.Event,
     ) -> None:
         self._notify, self._health, self._tally = notify, health, tally
-        self._governor, self._pictures, self._stop = governor, pictures, stop
+        self._governor, self._pictures = governor, pictures
         self._begun = time.monotonic()
 
-    def frame(self, camera: CameraStatus, frame: Frame, detections: Detections, row: NDArray[np.int64]) -> None:
+    def frame(self, camera: CameraStatus, frame: Frame, detections: Detections, row: NDArray[np.int64]) -> float:
         self._tally.add(camera.name, row, detections)
         self._health.frame()
         self._pictures.offer(camera.name, frame, detections)
-        pause = self._governor.pause(time.monotonic())
-        if pause > 0:
-            self._stop.wait(pause)
+        return self._governor.pause(time.monotonic())
 
     def turn(self, cameras: Sequence[CameraStatus]) -> None:
         self._health.turn(cameras)

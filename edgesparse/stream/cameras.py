@@ -44,8 +44,10 @@ class CameraStatus:
 class Observer(Protocol):
     """Told what happens, in the loop's thread."""
 
-    def frame(self, camera: CameraStatus, frame: Frame, detections: Detections, row: NDArray[np.int64]) -> None:
-        """After each frame that was detected in. `row`: nanoseconds, as ALL_STAGES, then total, then age."""
+    def frame(self, camera: CameraStatus, frame: Frame, detections: Detections, row: NDArray[np.int64]) -> float:
+        """After each frame that was detected in; for how many seconds no more are to be taken, mostly 0.
+
+        `row`: nanoseconds, as ALL_STAGES, then total, then age."""
 
     def turn(self, cameras: Sequence[CameraStatus]) -> None:
         """At least twice a second while the engine answers, whatever the cameras do."""
@@ -87,12 +89,12 @@ class Feed:
         late = self.due_ns + self._period_ns <= now_ns
         self.due_ns = self._period_ns + (now_ns if late else self.due_ns)
         frame.source = self.settings.name
-        self.status.frames += 1
         self.status.height, self.status.width = frame.image.shape[:2]
         return frame
 
     def select(self, frame: Frame, detections: Detections) -> Detections:
-        """What of the detections in one of its frames counts."""
+        """What of the detections in one of its frames counts. In the order in which they were taken."""
+        self.status.frames += 1
         if self._thresholds is not None and len(detections):
             detections = detections[detections.confidence >= self._thresholds[detections.class_id]]
         if self._zones is not None:
@@ -114,3 +116,31 @@ def open_camera(settings: Camera, *, patient: bool) -> Source:
     return open_source(
         settings.source, size=settings.size, fps=settings.fps, name=name, patient=patient, frozen=settings.frozen
     )
+
+
+def open_feeds(
+    cameras: Sequence[Camera], run: Run, names: Sequence[str], *, patient: bool, old: Sequence[Feed] = ()
+) -> list[Feed]:
+    """A feed a camera, on the source and with the counts of an old one where that opens like it. `patient`: see
+    open_source. Raises SourceError and ConfigError, and nothing stays open then."""
+    feeds: list[Feed] = []
+    made: list[Source] = []
+    try:
+        for camera in cameras:
+            like = next((feed for feed in old if camera.opens_like(feed.settings)), None)
+            if like is None:
+                made.append(open_camera(camera, patient=patient))
+            source = made[-1] if like is None else like.source
+            feeds.append(Feed(camera, source, run, names, like))
+    except BaseException:
+        close_sources(made)
+        raise
+    return feeds
+
+
+def close_sources(sources: Sequence[Source]) -> None:
+    """All at once: each may take a second."""
+    for source in sources:
+        source.leave()
+    for source in sources:
+        source.close()

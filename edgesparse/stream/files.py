@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,8 @@ import cv2
 
 from edgesparse.errors import SourceError
 from edgesparse.stream.captures import Capture, Opener, frame_rate, prepare_opencv
-from edgesparse.stream.frames import Frame, Image, Source
+from edgesparse.stream.frames import Frame, Image, Memory, Source
+from edgesparse.stream.slots import kept, pageable
 
 log = logging.getLogger("edgesparse.stream")
 
@@ -22,14 +24,15 @@ PICTURES = frozenset([".bmp", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", "
 
 
 class VideoFile(Source):
-    """A video that has an end, decoded frame by frame into one buffer that is used again.
+    """A video that has an end, decoded frame by frame into as many buffers as it lends frames.
 
     `opener` opens it at its first frame; `capture`: what that gave, where it was called already."""
 
     def __init__(self, name: str, opener: Opener, capture: Capture | None = None) -> None:
         self.name = name
         self._opener = opener
-        self._image: Image | None = None
+        self._images: deque[Image | None] = deque([None])
+        self._memory: Memory = pageable
         self._next = 0
         self._over = False
         self._capture = capture or opener()
@@ -41,14 +44,19 @@ class VideoFile(Source):
         while not self._over and self._capture.grab():
             index, self._next = self._next, self._next + 1
             time_ns = time.monotonic_ns()
-            ok, image = self._capture.retrieve(self._image)
+            ok, image = self._capture.retrieve(self._images[0])
             if ok and image.size:
-                self._image = image
+                image = kept(image, self._images.popleft(), self._memory)
+                self._images.append(image)
                 return Frame(image, time_ns, index, self.name)
             self.dropped += 1
         if not self._over:
             self._end()
         return None
+
+    def lend(self, most: int, memory: Memory) -> None:
+        if (most, memory) != (self.lends, self._memory):
+            self.lends, self._memory, self._images = most, memory, deque([None] * most)
 
     def _end(self) -> None:
         self.close()
@@ -92,6 +100,9 @@ class PictureFiles(Source):
         if self.dropped == len(self._paths):
             raise SourceError(f"{self.name}: not one of {self.dropped} pictures can be read")
         return None
+
+    def lend(self, most: int, memory: Memory) -> None:
+        self.lends = most  # each has memory of its own
 
     def reopen(self) -> None:
         self._next = self.dropped = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
@@ -16,12 +16,16 @@ from edgesparse.runtime.detections import Detections
 Image = npt.NDArray[Any]
 """BGR uint8 [H, W, 3]."""
 
+Memory = Callable[[tuple[int, ...]], Image]
+"""Gives memory for a frame of a shape, whatever is in it; from any thread."""
+
 
 @dataclass(slots=True)
 class Frame:
-    """`image`: BGR uint8 [H, W, 3], valid until its source's next `read` or `close`. `time_ns`: when it was captured,
-    on `time.monotonic_ns`'s clock. `index`: 0, 1, 2 ... as captured; a gap is dropped frames. `name`: the source's
-    name, or the picture's file name where the source is a folder or a glob. `source`: the camera's name in the loop."""
+    """`image`: BGR uint8 [H, W, 3], left alone until its source has given `lends` frames more. `time_ns`: when it was
+    captured, on `time.monotonic_ns`'s clock. `index`: 0, 1, 2 ... as captured; a gap is dropped frames. `name`: the
+    source's name, or the picture's file name where the source is a folder or a glob. `source`: the camera's name in the
+    loop."""
 
     image: Image
     time_ns: int
@@ -58,6 +62,8 @@ class Source(ABC):
     """When the newest frame was captured, taken or not; 0 before there is one."""
     awake: threading.Event | None = None
     """Set when a live source has a new frame."""
+    lends: int = 1
+    """How many of its frames are left alone at once, the newest ones."""
 
     @abstractmethod
     def read(self) -> Frame | None:
@@ -66,6 +72,10 @@ class Source(ABC):
     def poll(self) -> Frame | None:
         """The newest frame of a live source, None when it was taken already; a file's next, None at the end."""
         return self.read()
+
+    def lend(self, most: int, memory: Memory) -> None:  # noqa: B027 - one that cannot lends one frame at a time
+        """From now on leave that many frames alone at once (`lends`), in memory from `memory`, for a detector that is
+        busy with more than one. What was given before is not touched again."""
 
     def watch(self) -> None:  # noqa: B027 - a file has nothing to watch
         """Notice what has stopped. Whoever has a live source calls it at least twice a second, or waits in `read`."""

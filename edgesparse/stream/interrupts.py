@@ -23,12 +23,17 @@ class Interrupts:
         self._busy = False
         self._kept = 0
 
+    @property
+    def waiting(self) -> bool:
+        """Whether one was kept back: what is on its way is to be done, and no more."""
+        return bool(self._kept)
+
     def begin(self) -> None:
-        """A frame is there."""
+        """Frames are on their way."""
         self._busy = True
 
     def end(self) -> None:
-        """The frame is done: handle what was kept back, which mostly raises KeyboardInterrupt."""
+        """None is any more: handle what was kept back, which mostly raises KeyboardInterrupt."""
         self._busy = False
         number, self._kept = self._kept, 0
         if number:

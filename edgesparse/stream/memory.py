@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from edgesparse.demo.scene import Scene
 from edgesparse.stream.frames import Frame, Image, Source
+from edgesparse.stream.frames import Memory as Room
+from edgesparse.stream.slots import kept
 
 
 class Memory(Source):
@@ -14,6 +16,12 @@ class Memory(Source):
 
     def __init__(self, frames: Sequence[Image], name: str) -> None:
         self.name, self._frames, self._index = name, frames, 0
+        self._room: Room | None = None
+
+    def lend(self, most: int, memory: Room) -> None:
+        self.lends = most
+        if memory != self._room:
+            self._room, self._frames = memory, [kept(frame, None, memory) for frame in self._frames]
 
     def read(self) -> Frame:
         image = self._frames[self._index % len(self._frames)]

@@ -14,8 +14,8 @@ import cv2
 from edgesparse.errors import SourceError
 from edgesparse.stream.apart import Apart
 from edgesparse.stream.captures import OPEN_SECONDS, Capture, Opener, frame_rate, read_seconds
-from edgesparse.stream.frames import Frame, Image, Source
-from edgesparse.stream.slots import Slots
+from edgesparse.stream.frames import Frame, Image, Memory, Source
+from edgesparse.stream.slots import Slots, kept, pageable
 from edgesparse.stream.still import Stillness
 from edgesparse.wording import redact
 
@@ -53,6 +53,7 @@ class Live(Source):
         self._opener, self._patient, self._frozen = opener, patient, frozen
         self._still = Stillness()
         self._slots = Slots()
+        self._memory: Memory = pageable
         self._changed = threading.Condition()
         self._captured = 0
         self._shape: tuple[int, ...] = ()
@@ -83,6 +84,13 @@ class Live(Source):
         if self._failure is not None:
             raise SourceError(f"{self.name}: capture failed: {self._failure}") from self._failure
         return None
+
+    def lend(self, most: int, memory: Memory) -> None:
+        with self._changed:
+            if (most, memory) != (self.lends, self._memory):
+                self.lends, self._memory = most, memory
+                self._slots.move(most, memory)
+                self._worker.spare = None  # what is being written there is copied when it is whole
 
     def watch(self) -> None:
         with self._changed:
@@ -205,7 +213,7 @@ class Live(Source):
                 return ""
             if ok:
                 worker.any_frame = True
-                self._store(image, time_ns)
+                self._store(kept(image, worker.spare, self._memory), time_ns)
                 worker.deadline = time.monotonic() + patience + FRAME_SLACK
             elif not self._skip(worker):
                 return "frames without a picture"

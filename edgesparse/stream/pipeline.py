@@ -16,7 +16,8 @@ from edgesparse import device
 from edgesparse.config import ONLY, Camera
 from edgesparse.errors import SourceError
 from edgesparse.runtime.detector import Detector
-from edgesparse.stream.cameras import Feed, Observer, open_camera
+from edgesparse.stream.cameras import Feed, Observer, close_sources, open_feeds
+from edgesparse.stream.flights import Flights, Taken
 from edgesparse.stream.frames import Frame, Sink, Source
 from edgesparse.stream.interrupts import Interrupts
 from edgesparse.stream.summary import ALL_STAGES as ALL_STAGES
@@ -27,17 +28,31 @@ TURN_NS = 250_000_000
 """How often cameras are watched and the observer is told, at the least."""
 
 
-def run(source: Source, detector: Detector, sinks: Sequence[Sink] = (), *, limit: int | None = None) -> Summary:
+def run(
+    source: Source,
+    detector: Detector,
+    sinks: Sequence[Sink] = (),
+    *,
+    limit: int | None = None,
+    depth: int | None = None,
+) -> Summary:
     """Feed an open source's frames through the detector into the sinks: a Loop with one camera. Raises what source and
     sinks raise; does not close the source."""
     settings = Camera(name=ONLY, source=source.name)
     feed = Feed(settings, source, detector.run, detector.spec.classes)
-    return Loop([feed], detector, sinks).run(limit)
+    loop = Loop([feed], detector, sinks, depth=depth)
+    try:
+        return loop.run(limit)
+    finally:
+        loop.drop()
 
 
 class Loop:
     """Cameras on one engine: as many as its batch holds at once, those first that have waited longest, each with its
     newest frame. So every camera gets an equal share of an engine that is too slow for all, and none grows old.
+
+    While a batch is on its way the next is taken where new frames are there already, up to `depth` batches (left out:
+    as many as the detector takes); else one waits for that batch. Results come in the order of the frames.
 
     A context manager that closes the cameras, not the detector nor the sinks. Allocates nothing of a frame's size after
     the first frames. What cameras are there may be read and changed from any thread.
@@ -51,14 +66,17 @@ class Loop:
         *,
         observer: Observer | None = None,
         stop: threading.Event | None = None,
+        depth: int | None = None,
     ) -> None:
-        self._detector, self.sinks, self._observer, self._stop = detector, sinks, observer, stop
+        self._detector, self.sinks, self._observer, self._depth = detector, sinks, observer, depth
+        self._stop, self._interruptible = stop or threading.Event(), stop is None
         self.feeds = list(feeds)
         """In the order of the recipe."""
         self._waiting = list(feeds)
         self._awake = threading.Event()
         for feed in feeds:
             feed.source.awake = self._awake
+        self._flights, self._rest = Flights(detector, feeds, depth), 0.0
         self._latencies = Latencies((*ALL_STAGES, "total", "age"))
         self._counts: Counter[str] = Counter()
         self._found = np.zeros(len(detector.spec.classes), np.int64)
@@ -83,21 +101,33 @@ class Loop:
         """A loop over the cameras, opened. One that is not there is an error if `patient` is false, else waited for; it
         is, unless said otherwise, where there are several. Raises SourceError."""
         patient = len(cameras) > 1 if patient is None else patient
-        return cls(_opened(cameras, [], detector, patient), detector, sinks, observer=observer, stop=stop)
+        return cls(
+            open_feeds(cameras, detector.run, detector.spec.classes, patient=patient),
+            detector,
+            sinks,
+            observer=observer,
+            stop=stop,
+        )
 
     def run(self, limit: int | None = None) -> Summary:
         """Until all sources have ended, `limit` frames are done, a sink wants no more, `stop` is set, or, where there
-        is no `stop`, Ctrl-C, which waits for the frames that are on their way. The summary is of all there was so far.
+        is no `stop`, Ctrl-C. What is on its way then still reaches the sinks, unless they want no more. The summary is
+        of all there was so far.
 
-        Raises what sources, sinks and detector raise; the cameras stay open, and it may be called again."""
+        Raises what sources, sinks and detector raise. The cameras stay open, and it may be called again: it goes on
+        with what was on its way behind the frames that failed."""
         started, before = time.monotonic(), self._frames
         with self._changing:
             self._running = True
         try:
-            with Interrupts() if self._stop is None else nullcontext() as interrupts:
+            with Interrupts() if self._interruptible else nullcontext() as interrupts:
                 ended = self._run(None if limit is None else before + limit, interrupts)
         except KeyboardInterrupt:
             ended = "interrupted"
+        except SourceError:
+            while self._flights:  # frames from before that
+                self._collect()
+            raise
         finally:
             self._seconds += time.monotonic() - started
             with self._changing:
@@ -110,31 +140,49 @@ class Loop:
 
     def _run(self, limit: int | None, interrupts: Interrupts | None) -> str:
         while limit is None or self._frames < limit:
-            start = time.perf_counter_ns()
-            if self._stop is not None and self._stop.is_set():
-                return "stopped"
-            if self._wanted is not None:
-                with self._changing:
-                    self._apply()
-            self._turn()
-            taken = self._take(limit)
-            if not taken:
-                if all(feed.ended for feed in self.feeds) and self.feeds:
-                    return "end of source"
+            begun, taken = time.perf_counter_ns(), self._next(limit, interrupts)
+            if taken:
+                if interrupts:
+                    interrupts.begin()
+                self._flights.submit(taken, begun)
+            if self._flights and (self._flights.full or not taken):
+                self._collect()
+            if any(sink.wants_stop for sink in self.sinks):
+                self.drop()
+                return "closed"
+            if self._flights:
                 continue
             if interrupts:
-                interrupts.begin()
-            self._detect(taken, start)
-            if interrupts:
                 interrupts.end()
-            if any(sink.wants_stop for sink in self.sinks):
-                return "closed"
+            if self._stop.is_set():
+                return "stopped"
+            if not taken and all(feed.ended for feed in self.feeds) and self.feeds:
+                return "end of source"
+            self._between()
         return "limit"
 
+    def _next(self, limit: int | None, interrupts: Interrupts | None) -> Taken:
+        """New frames; none where what is on its way is to be done first."""
+        self._turn()
+        if self._stop.is_set() or self._wanted is not None or self._rest > 0 or (interrupts and interrupts.waiting):
+            return ()
+        return self._take(limit)
+
+    def _between(self) -> None:
+        """Rest, and take another detector, where that is wanted: nothing is on its way."""
+        rest, self._rest = self._rest, 0.0
+        if rest > 0:
+            self._stop.wait(rest)
+        if self._wanted is not None:
+            with self._changing:
+                self._apply()
+
     def _take(self, limit: int | None) -> list[tuple[Feed, Frame]]:
-        """New frames, as many as fit into the engine at once; waits a while where there is none."""
+        """New frames, as many as fit into the engine at once; waits a while where there is none, nor any on its way."""
         self._awake.clear()
-        most = self._detector.batch if limit is None else min(self._detector.batch, limit - self._frames)
+        most = self._detector.batch
+        if limit is not None and (most := min(most, limit - self._frames - self._flights.frames)) < 1:
+            return []
         now, taken = time.monotonic_ns(), []
         for feed in self._waiting:
             if (frame := feed.take(now)) is not None:
@@ -144,16 +192,16 @@ class Loop:
         if taken:
             served = [feed for feed, _ in taken]
             self._waiting = [feed for feed in self._waiting if feed not in served] + served
-        elif not all(feed.ended for feed in self.feeds):
+        elif not self._flights and not all(feed.ended for feed in self.feeds):
             due = min((feed.due_ns - now for feed in self.feeds if feed.due_ns > now), default=TURN_NS)
             self._awake.wait(min(due, TURN_NS) / 1e9)
         return taken
 
-    def _detect(self, taken: list[tuple[Feed, Frame]], start: int) -> None:
-        captured = time.perf_counter_ns()
-        found = self._detector.detect([frame.image for _, frame in taken])
+    def _collect(self) -> None:
+        """Hand the oldest batch on its way to observer and sinks."""
+        batch, found = self._flights.collect()
         times = self._detector.times
-        for (feed, frame), detections in zip(taken, found, strict=True):
+        for (feed, frame), detections in zip(batch.taken, found, strict=True):
             age = time.monotonic_ns() - frame.time_ns
             detected = time.perf_counter_ns()
             detections = feed.select(frame, detections)
@@ -163,9 +211,10 @@ class Loop:
             self._frames += 1
             np.add.at(self._found, detections.class_id, 1)
             row = self._latencies.row()
-            row[0], row[1:5], row[5], row[6], row[7] = captured - start, times, end - detected, end - start, age
+            row[0], row[1:5], row[5] = batch.captured - batch.begun, times, end - detected
+            row[6], row[7] = end - batch.begun, age
             if self._observer is not None:
-                self._observer.frame(feed.status, frame, detections, row)
+                self._rest = self._observer.frame(feed.status, frame, detections, row)
 
     def _turn(self) -> None:
         now = time.monotonic_ns()
@@ -186,7 +235,7 @@ class Loop:
         open; a new one that is not there is waited for. From any thread but the loop's own while it runs; returns when
         the old detector is no longer used. Raises SourceError and ConfigError, and nothing has changed then."""
         with self._replacing:
-            feeds = _opened(cameras, self.feeds, detector, patient=True)
+            feeds = open_feeds(cameras, detector.run, detector.spec.classes, patient=True, old=self.feeds)
             kept = {id(feed.source) for feed in feeds}
             old = [feed.source for feed in self.feeds if id(feed.source) not in kept]
             change = _Change(feeds, detector)
@@ -196,7 +245,7 @@ class Loop:
                     self._apply()
             self._awake.set()
             change.done.wait()
-            _close(old)
+            close_sources(old)
 
     def _apply(self) -> None:
         change, self._wanted = self._wanted, None
@@ -206,6 +255,8 @@ class Loop:
             feed.source.awake = self._awake
         self.feeds, self._waiting = list(change.feeds), list(change.feeds)
         self._fold_counts()
+        self.drop()
+        self._flights = Flights(change.detector, change.feeds, self._depth)
         self._detector, self._found = change.detector, np.zeros(len(change.detector.spec.classes), np.int64)
         self._turned_ns = 0
         change.done.set()
@@ -238,9 +289,14 @@ class Loop:
             notice=self._detector.notice,
         )
 
+    def drop(self) -> None:
+        """Wait for what is on its way, and want nothing of it: the detector is free. Not while it runs."""
+        self._flights.drop()
+
     def close(self) -> None:
-        """Close the cameras; calling it again does nothing."""
-        _close([feed.source for feed in self.feeds])
+        """Close the cameras, and drop what is on its way; calling it again does nothing."""
+        close_sources([feed.source for feed in self.feeds])
+        self.drop()
 
     def __enter__(self) -> Loop:
         return self
@@ -256,28 +312,3 @@ class _Change:
     feeds: Sequence[Feed]
     detector: Detector
     done: threading.Event = field(default_factory=threading.Event)
-
-
-def _opened(cameras: Sequence[Camera], old: Sequence[Feed], detector: Detector, patient: bool) -> list[Feed]:
-    """A feed a camera, on the source and with the counts of an old one where that opens like it."""
-    feeds: list[Feed] = []
-    made: list[Source] = []
-    try:
-        for camera in cameras:
-            like = next((feed for feed in old if camera.opens_like(feed.settings)), None)
-            if like is None:
-                made.append(open_camera(camera, patient=patient))
-            source = made[-1] if like is None else like.source
-            feeds.append(Feed(camera, source, detector.run, detector.spec.classes, like))
-    except BaseException:
-        _close(made)
-        raise
-    return feeds
-
-
-def _close(sources: Sequence[Source]) -> None:
-    """All at once: each may take a second."""
-    for source in sources:
-        source.leave()
-    for source in sources:
-        source.close()

@@ -1,41 +1,66 @@
-"""Where a live source's frames are kept: three pictures that are used again and again."""
+"""Where a source's frames are kept: pictures that are used again and again."""
 
 from __future__ import annotations
 
-from edgesparse.stream.frames import Frame, Image
+from collections import deque
+
+import numpy as np
+
+from edgesparse.stream.frames import Frame, Image, Memory
 
 
 class Slots:
-    """Three pictures: one being written, the newest, one being read. Not locked: its user holds a lock."""
+    """One picture being written, the newest, and `lends` that are read. Not locked: its user holds a lock."""
 
-    def __init__(self) -> None:
-        self._images: list[Image | None] = [None, None, None]
-        self._writing, self._newest, self._reading = 0, 1, 2
+    def __init__(self, lends: int = 1) -> None:
+        self.spare: Image | None = None
+        """The picture to write into; None before there is one."""
+        self._newest: Image | None = None
+        self._read: deque[Image | None] = deque([None] * lends)
         self._time_ns = self._index = 0
         self.fresh = False
         """Whether the newest has not been taken yet."""
 
-    @property
-    def spare(self) -> Image | None:
-        """The picture to write into; None before there is one."""
-        return self._images[self._writing]
-
     def renew(self) -> None:
         """Give the picture being written away, to a writer that is stuck with it."""
-        self._images[self._writing] = None
+        self.spare = None
+
+    def move(self, lends: int, memory: Memory) -> None:
+        """Begin anew, in other memory, with the frame that has not been taken."""
+        if self.fresh:
+            assert self._newest is not None
+            self._newest = kept(self._newest, None, memory)
+        else:
+            self._newest = None
+        self.spare, self._read = None, deque([None] * lends)
 
     def publish(self, image: Image, time_ns: int, index: int) -> bool:
-        """Make `image`, the spare or one of another size, the newest; whether an untaken one is dropped for it."""
-        self._images[self._writing] = image
-        self._writing, self._newest = self._newest, self._writing
+        """Make `image`, the spare or one in its place, the newest; whether an untaken one is dropped for it."""
+        self.spare, self._newest = self._newest, image
         self._time_ns, self._index = time_ns, index
         dropped, self.fresh = self.fresh, True
         return dropped
 
     def take(self, name: str) -> Frame:
-        """The newest frame; its picture stays untouched until the next call."""
-        self._reading, self._newest = self._newest, self._reading
-        self.fresh = False
-        image = self._images[self._reading]
+        """The newest frame; its picture stays untouched until `lends` more were taken."""
+        image = self._newest
         assert image is not None
+        self._read.append(image)
+        self._newest, self.fresh = self._read.popleft(), False
         return Frame(image, self._time_ns, self._index, name)
+
+
+def kept(image: Image, spare: Image | None, memory: Memory) -> Image:
+    """A picture in memory of ours: itself where it was written into `spare`, else a copy there, or in new memory where
+    it has another size. One that is not of bytes stays where it is: the detector refuses it."""
+    if image is spare or image.dtype != np.uint8:
+        return image
+    if spare is None or spare.shape != image.shape:
+        spare = memory(image.shape)
+    np.copyto(spare, image)
+    return spare
+
+
+def pageable(shape: tuple[int, ...]) -> Image:
+    """Any memory: a Memory."""
+    return np.empty(shape, np.uint8)

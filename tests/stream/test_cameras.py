@@ -82,9 +82,10 @@ class Told:
         self.turns: list[tuple[float, list[CameraStatus]]] = []
         self.frames: list[tuple[str, int, np.ndarray]] = []
 
-    def frame(self, camera: CameraStatus, frame: Frame, detections: Detections, row: np.ndarray) -> None:
+    def frame(self, camera: CameraStatus, frame: Frame, detections: Detections, row: np.ndarray) -> float:
         assert frame.source == camera.name
         self.frames.append((camera.name, frame.index, row.copy()))
+        return 0.0
 
     def turn(self, cameras: Sequence[CameraStatus]) -> None:
         self.turns.append((time.monotonic(), [dataclasses.replace(camera) for camera in cameras]))
@@ -133,8 +134,8 @@ def test_an_engine_that_is_too_slow_is_shared_evenly_and_no_frame_grows_old(tmp_
 def test_frames_of_several_cameras_go_through_the_engine_at_once(tmp_path: Path) -> None:
     both = make_detector(tmp_path, batch=2)
     calls = []
-    detect = both.detect
-    both.detect = lambda frames: calls.append(len(frames)) or detect(frames)  # type: ignore[method-assign, func-returns-value]
+    submit = both.submit
+    both.submit = lambda frames: calls.append(len(frames)) or submit(frames)  # type: ignore[method-assign, func-returns-value]
     Loop([feed(both, Steady(fps=1e9), name) for name in "abc"], both).run(limit=9)
     assert calls == [2, 2, 2, 2, 1]
 

@@ -1,0 +1,79 @@
+"""Batches on their way through a detector: while one is in the engine, the next is captured and the last is written."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from edgesparse.errors import EdgeSparseError
+from edgesparse.runtime.detections import Detections
+from edgesparse.runtime.detector import Detector
+from edgesparse.stream.cameras import Feed
+from edgesparse.stream.frames import Frame, Image
+from edgesparse.stream.slots import pageable
+
+log = logging.getLogger("edgesparse.stream")
+
+Taken = Sequence[tuple[Feed, Frame]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Frames, and when one began to take them and had them, on `time.perf_counter_ns`'s clock."""
+
+    taken: Taken
+    begun: int
+    captured: int
+
+
+class Flights:
+    """As many batches as the detector takes and every source lends frames for, `depth` at the most; in order.
+
+    A source gives a frame only while one of them is free: so what it has lent is left alone until it was collected.
+    """
+
+    def __init__(self, detector: Detector, feeds: Sequence[Feed], depth: int | None = None) -> None:
+        self._detector, self._batches = detector, deque[Batch]()
+        wanted = detector.depth if depth is None else min(depth, detector.depth)
+        for feed in feeds:
+            feed.source.lend(wanted, self._memory)
+        self._most = min([wanted, *(feed.source.lends for feed in feeds)])
+
+    def _memory(self, shape: tuple[int, ...]) -> Image:
+        try:
+            return self._detector.frame_buffer(shape)
+        except EdgeSparseError as error:
+            log.warning("frames are copied by the CPU: %s", error)
+            return pageable(shape)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    @property
+    def full(self) -> bool:
+        return len(self._batches) >= self._most
+
+    @property
+    def frames(self) -> int:
+        return sum(len(batch.taken) for batch in self._batches)
+
+    def submit(self, taken: Taken, begun: int) -> None:
+        """Begin with new frames. Raises as the detector does; they are lost then."""
+        batch = Batch(taken, begun, time.perf_counter_ns())
+        self._detector.submit([frame.image for _, frame in taken])
+        self._batches.append(batch)
+
+    def collect(self) -> tuple[Batch, list[Detections]]:
+        """Wait for the oldest. Raises as the detector does; that batch is lost then, those behind it are not."""
+        batch = self._batches.popleft()
+        return batch, self._detector.collect()
+
+    def drop(self) -> None:
+        """Wait for all, and want nothing of them; the detector may be closed."""
+        while self._batches:
+            with suppress(EdgeSparseError, RuntimeError):
+                self.collect()
