@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ class NullBackend(Backend):
     """Its files are JSON: `inputs` and `outputs` ([name, shape, dtype] each), `values` (a number or nested lists
     an output), `seconds` (how long one inference takes), `fail_at` (the inference from
     which on all raise), `hang_at` (the one that never comes back), `slots` (how many batches it takes at once; they are
-    run when they are collected).
+    run when they are collected, and fail where a frame was written into before that).
 
     It builds what the file in the environment variable EDGESPARSE_NULL says: such a file with `ways` (those it knows),
     `dense_because`, and `builds`, a mapping for a candidate's name, as `fp16-2:4`, that goes into the engine's file.
@@ -171,18 +172,25 @@ class NullSlot(Slot):
     where = "nowhere"
 
     def __init__(self, runner: NullRunner, plan: FramePlan) -> None:
-        self._runner, self._plan, self._count, self.times = runner, plan, 0, np.zeros(3, np.int64)
+        self._runner, self._plan, self.times = runner, plan, np.zeros(3, np.int64)
+        self._frames: list[tuple[NDArray[np.uint8], int]] = []
 
     def start(self, frames: Sequence[Frame]) -> None:
-        self._count = len(frames)
+        self._frames = [(frame, _sum(frame)) for frame, _ in frames]
 
     def finish(self) -> list[Found]:
         self._runner.infer()
+        if any(_sum(frame) != before for frame, before in self._frames):
+            raise BuildError("a frame has changed on its way")
         outputs = [self._runner.buffers[spec.name] for spec in self._runner.outputs]
-        return [Found(*self._plan.decode(outputs, picture)) for picture in range(self._count)]
+        return [Found(*self._plan.decode(outputs, picture)) for picture in range(len(self._frames))]
 
     def close(self) -> None:
-        self._count = 0
+        self._frames = []
+
+
+def _sum(frame: NDArray[np.uint8]) -> int:
+    return zlib.crc32(np.ascontiguousarray(frame).data)
 
 
 def _specs(rows: object) -> tuple[TensorSpec, ...]:

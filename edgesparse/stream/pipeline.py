@@ -17,7 +17,7 @@ from edgesparse.config import ONLY, Camera
 from edgesparse.errors import SourceError
 from edgesparse.runtime.detector import Detector
 from edgesparse.stream.cameras import Feed, Observer, close_sources, open_feeds
-from edgesparse.stream.flights import Flights, Taken
+from edgesparse.stream.flights import Batch, Flights, Taken
 from edgesparse.stream.frames import Frame, Sink, Source
 from edgesparse.stream.interrupts import Interrupts
 from edgesparse.stream.summary import ALL_STAGES as ALL_STAGES
@@ -52,7 +52,8 @@ class Loop:
     newest frame. So every camera gets an equal share of an engine that is too slow for all, and none grows old.
 
     While a batch is on its way the next is taken where new frames are there already, up to `depth` batches (left out:
-    as many as the detector takes); else one waits for that batch. Results come in the order of the frames.
+    as many as the detector takes); else one waits for that batch. What came meanwhile goes into the engine before the
+    sinks get the results. Results come in the order of the frames.
 
     A context manager that closes the cameras, not the detector nor the sinks. Allocates nothing of a frame's size after
     the first frames. What cameras are there may be read and changed from any thread.
@@ -126,7 +127,7 @@ class Loop:
             ended = "interrupted"
         except SourceError:
             while self._flights:  # frames from before that
-                self._collect()
+                self._advance(True)
             raise
         finally:
             self._seconds += time.monotonic() - started
@@ -145,8 +146,7 @@ class Loop:
                 if interrupts:
                     interrupts.begin()
                 self._flights.submit(taken, begun)
-            if self._flights and (self._flights.full or not taken):
-                self._collect()
+            self._advance(not taken)
             if any(sink.wants_stop for sink in self.sinks):
                 self.drop()
                 return "closed"
@@ -164,6 +164,8 @@ class Loop:
     def _next(self, limit: int | None, interrupts: Interrupts | None) -> Taken:
         """New frames; none where what is on its way is to be done first."""
         self._turn()
+        if self._flights.full:
+            return ()
         if self._stop.is_set() or self._wanted is not None or self._rest > 0 or (interrupts and interrupts.waiting):
             return ()
         return self._take(limit)
@@ -197,12 +199,18 @@ class Loop:
             self._awake.wait(min(due, TURN_NS) / 1e9)
         return taken
 
-    def _collect(self) -> None:
-        """Hand the oldest batch on its way to observer and sinks."""
-        batch, found = self._flights.collect()
+    def _advance(self, idle: bool) -> None:
+        """Hand on what was collected, else collect: so new frames are in the engine meanwhile. `idle`: none came."""
+        if (batch := self._flights.collected()) is not None:
+            self._hand_on(batch)
+        elif self._flights and (idle or self._flights.full):
+            self._flights.collect()
+
+    def _hand_on(self, batch: Batch) -> None:
+        """To observer and sinks."""
         times = self._detector.times
-        for (feed, frame), detections in zip(batch.taken, found, strict=True):
-            age = time.monotonic_ns() - frame.time_ns
+        for (feed, frame), detections in zip(batch.taken, batch.found, strict=True):
+            age = batch.found_ns - frame.time_ns
             detected = time.perf_counter_ns()
             detections = feed.select(frame, detections)
             for sink in self.sinks:

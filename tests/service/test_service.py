@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pytest
 from running import Planned, Running, Start
 
 
@@ -21,9 +22,12 @@ def ready(service: Running) -> dict[str, Any]:
     return service.until(lambda said: said["detecting"])
 
 
-def test_a_fallback_takes_over_an_engine_that_fails_in_a_row(planned_package: Planned, start: Start) -> None:
+@pytest.mark.parametrize("slots", [0, 2])
+def test_a_fallback_takes_over_an_engine_that_fails_in_a_row(
+    planned_package: Planned, start: Start, slots: int
+) -> None:
     """Visibly: in the state, the metrics, systemd's status and the log; and it stays so over a restart."""
-    package = planned_package({"fail_at": 20})
+    package = planned_package({"fail_at": 20, "slots": slots})
     service = start(package, door(limits={"failures": 3}))
     said = service.until(lambda said: said["fallback"] and said["detecting"])
     assert (said["precision"], said["errors"]) == ("fp32", 3)
@@ -79,11 +83,12 @@ def test_sighup_takes_changed_settings_and_keeps_the_camera(planned_package: Pla
     assert service.stop() < 5
 
 
+@pytest.mark.parametrize("slots", [0, 2])
 def test_sighup_takes_another_engine_without_losing_a_frame_of_the_camera(
-    tmp_path: Path, planned_package: Planned, start: Start
+    tmp_path: Path, planned_package: Planned, start: Start, slots: int
 ) -> None:
     """`current` points elsewhere, with other classes: their names are never mixed up."""
-    one = planned_package({}, name="one")
+    one = planned_package({"slots": slots}, name="one")
     two = planned_package({}, name="two", classes=("blue", "white"), build_id="0123456789ab", model="other")
     link = tmp_path / "current"
     link.symlink_to(one)
