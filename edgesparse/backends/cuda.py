@@ -104,7 +104,7 @@ class Gpu:
         pinned = Pinned(self, -(-max(size, 1) // _WORD) * _WORD, combined and self.integrated)
         array = np.asarray(pinned)
         array[...] = 0
-        self._pinned[address(array)] = pinned
+        self._pinned[pinned.host] = pinned
         found: NDArray[Any] = array[:size].view(dtype).reshape(tuple(shape))
         return found
 
@@ -161,7 +161,7 @@ class Doing:
 
 
 class Pinned:
-    """Page-locked host memory: what numpy.asarray makes of it holds it. `address`: how the GPU calls it."""
+    """Page-locked host memory: what numpy.asarray makes of it holds it. `host`, `address`: how CPU and GPU call it."""
 
     def __init__(self, owner: Gpu, size: int, combined: bool) -> None:
         driver = owner.driver
@@ -170,6 +170,7 @@ class Pinned:
         self._memory: Any = driver.pagelocked_empty(size, np.uint8, mem_flags=flags)
         self.address = int(self._memory.base.get_device_pointer())
         self.__array_interface__ = self._memory.__array_interface__
+        self.host = int(self.__array_interface__["data"][0])
 
     def __del__(self) -> None:
         try:

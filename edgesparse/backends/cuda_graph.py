@@ -119,14 +119,15 @@ class Copy:
     def __init__(self, made: ctypes.c_void_p, node: ctypes.c_void_p, said: _Copy) -> None:
         self._made, self._node, self._said, self._context = made, node, said, ctypes.c_void_p()
         self._source = "srcHost" if said.srcHost else "srcDevice"
+        self._taken = (getattr(said, self._source), int(said.WidthInBytes))
         check(libcuda().cuCtxGetCurrent(ctypes.byref(self._context)), "the context")
         self._set = libcuda().cuGraphExecMemcpyNodeSetParams
 
     def take(self, address: int, size: int) -> None:
         """Copy these bytes of page-locked memory. Launches that are on their way are not affected."""
-        said = self._said
-        if getattr(said, self._source) == address and said.WidthInBytes == size:
+        if self._taken == (address, size):
             return
+        said, self._taken = self._said, (address, size)
         setattr(said, self._source, address)
         said.WidthInBytes = size
         code = self._set(self._made, self._node, ctypes.byref(said), self._context)

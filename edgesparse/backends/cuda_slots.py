@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse.backends.base import TensorSpec
-from edgesparse.backends.cuda import Gpu, address
+from edgesparse.backends.cuda import Gpu
 from edgesparse.backends.cuda_graph import Copy, Graph
 from edgesparse.backends.cuda_images import Image
 from edgesparse.backends.cuda_kernels import Kernels
 from edgesparse.backends.cuda_layouts import COUNT, PICTURE, RECORD, TAP, TOLD, input_of, outputs_of, picture_of
-from edgesparse.backends.frames import Found, Frame, FramePlan, Place, Slot
+from edgesparse.backends.frames import NOTHING, Found, Frame, FramePlan, Place, Slot
 from edgesparse.errors import BuildError
 
 CAPACITY = 1024
@@ -74,7 +74,7 @@ class CudaSlot(Slot):
         self._compact, self._done = "", self._gpu.event()
         self._images = self._held["images"] = [Image(self._gpu) for _ in range(self.batch)]
         self._places: list[Place | None] = [None] * self.batch
-        self._sources: list[NDArray[np.uint8]] = []
+        self._lie = [0] * self.batch
         host, taps = self._gpu.host, self.batch * sum(self._size)
         self._pictures, self._taps = host((self.batch,), PICTURE), host((taps,), TAP)
         self._near = {
@@ -112,10 +112,8 @@ class CudaSlot(Slot):
         begun = time.perf_counter_ns()
         with self._running:
             for image, (frame, _) in zip(self._images, frames, strict=False):
-                if image.grows(frame):
+                if image.take(frame):
                     self._drop_graphs()
-            # Kept until the next batch: they are copied, or on an integrated GPU read, behind our back.
-            self._sources = [image.of(frame) for image, (frame, _) in zip(self._images, frames, strict=False)]
             self._count = len(frames)
             self._describe([place for _, place in frames])
             self._launch()
@@ -133,12 +131,9 @@ class CudaSlot(Slot):
             self._places = [*places, *[None] * (self.batch - len(places))]
             self._upload("taps", self._taps[:end])
             changed = True
-        if self._gpu.integrated or changed:
-            for i in range(len(places)):
-                at = self._images[i].data(self._sources[i])
-                if changed or self._pictures[i]["data"] != at:
-                    self._pictures[i]["data"], changed = at, True
-        if changed:
+        lie = [image.data for image in self._images[: len(places)]]
+        if changed or self._lie[: len(lie)] != lie:
+            self._pictures["data"][: len(lie)] = self._lie[: len(lie)] = lie
             self._upload("pictures", self._pictures)
 
     def _upload(self, name: str, array: NDArray[Any]) -> None:
@@ -149,8 +144,8 @@ class CudaSlot(Slot):
         if found is None:
             found = self._held["graphs"][self._count] = self._captured()
         graph, copies = found
-        for copy, source in zip(copies, self._sources, strict=False):
-            copy.take(address(source), source.nbytes)
+        for copy, image in zip(copies, self._images, strict=False):
+            copy.take(image.host, image.source.nbytes)
         graph()
 
     def _captured(self) -> tuple[Callable[[], None], list[Copy]]:
@@ -166,13 +161,13 @@ class CudaSlot(Slot):
             _log.warning("%s runs without a CUDA graph, which costs some time: %s", self._engine.name, self.plain)
             return self._steps, []
         images = [] if self._gpu.integrated else self._images[: self._count]
-        return _Launch(graph), [graph.copy_to(image.device) for image in images]
+        return _Launch(graph), [graph.copy_to(image.data) for image in images]
 
     def _steps(self) -> None:
         stream, tensors, batch = self._engine.stream, self._tensors, self._count
         if not self._gpu.integrated:
-            for image, source in zip(self._images, self._sources, strict=False):
-                self._gpu.driver.memcpy_htod_async(image.device, source, stream)
+            for image in self._images[:batch]:
+                self._gpu.driver.memcpy_htod_async(image.data, image.source, stream)
         height, width = self._size
         near = self._near
         pointers = [self._settings, near["pictures"], near["taps"], tensors[self._plan.image]]
@@ -211,6 +206,8 @@ class CudaSlot(Slot):
 
     def _found(self, picture: int, count: int, kept: int) -> Found:
         """`kept`: how many the GPU kept, of `count`; -1 where it suppressed none."""
+        if count == 0:
+            return NOTHING
         if count > CAPACITY:
             return Found(*self._plan.decode(self._whole, picture))
         assert self._plan.strided is not None
@@ -225,7 +222,7 @@ class CudaSlot(Slot):
 
     def close(self) -> None:
         self._close()
-        self._sources, self._images = [], []
+        self._images = []
 
     def _drop_graphs(self) -> None:
         for launch, _ in self._held["graphs"].values():

@@ -35,6 +35,9 @@ class Found(NamedTuple):
     final: bool = False
 
 
+NOTHING = Found(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64), True)
+
+
 Decode = Callable[[Sequence[NDArray[Any]], int], Candidates]
 """(raw outputs in the model's order, which picture of the batch) -> Candidates with at least the wanted confidence."""
 

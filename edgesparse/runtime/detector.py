@@ -136,6 +136,8 @@ class Detector:
     def _detections(self, found: Found, box: Letterbox) -> Detections:
         start = time.perf_counter_ns()
         xyxy, confidence, class_id, final = found
+        if not len(confidence):
+            return Detections.none()
         if final:
             return Detections(box.to_frame(xyxy), confidence, class_id)
         if self._filters:

@@ -8,6 +8,10 @@ from numpy.typing import NDArray
 
 MAX_CANDIDATES = 30_000
 """Only the best so many boxes take part, as in the detectors' own code; no camera's frame comes near."""
+FEW = 12
+"""So many boxes are compared sooner than they are handed to OpenCV (benchmarks/nms.py)."""
+EMPTY = float(np.finfo(np.float64).eps)
+"""Area of two boxes up to which they count as having none, as in OpenCV."""
 
 
 def nms(
@@ -25,10 +29,42 @@ def nms(
     """
     if len(confidence) < 2:
         return np.arange(len(confidence))[:max_det]
+    if len(confidence) <= FEW:
+        return np.array(_few(xyxy, confidence, class_id, iou, agnostic)[:max_det], np.intp)
     boxes = xyxy.astype(np.float64)
     boxes[:, 2:] -= boxes[:, :2]
     if not agnostic:
         # Classes are moved apart so that they cannot overlap; float64 keeps the boxes exact.
         boxes[:, :2] += class_id[:, None] * (2.0 * float(np.abs(xyxy).max()) + 1.0)
-    kept = cv2.dnn.NMSBoxes(boxes, confidence, 0.0, iou, top_k=MAX_CANDIDATES)  # type: ignore[arg-type]
+    # OpenCV takes lists apart sooner than arrays.
+    kept = cv2.dnn.NMSBoxes(boxes.tolist(), confidence, 0.0, iou, top_k=MAX_CANDIDATES)  # type: ignore[arg-type]
     return np.asarray(kept, np.intp).ravel()[:max_det]
+
+
+def _few(
+    xyxy: NDArray[np.float32],
+    confidence: NDArray[np.float32],
+    class_id: NDArray[np.int64],
+    iou: float,
+    agnostic: bool,
+) -> list[int]:
+    """The same without OpenCV, box by box."""
+    boxes, classes, scores = xyxy.tolist(), class_id.tolist(), confidence.tolist()
+    kept: list[int] = []
+    for i in sorted(range(len(scores)), key=lambda i: -scores[i])[:MAX_CANDIDATES]:
+        left, top, right, bottom = boxes[i]
+        area = (right - left) * (bottom - top)
+        for k in kept:
+            if classes[k] != classes[i] and not agnostic:
+                continue
+            x1, y1, x2, y2 = boxes[k]
+            width = (right if right < x2 else x2) - (left if left > x1 else x1)
+            height = (bottom if bottom < y2 else y2) - (top if top > y1 else y1)
+            shared = width * height if width > 0 and height > 0 else 0.0
+            both = area + (x2 - x1) * (y2 - y1)
+            # Of two without an area either covers the other.
+            if (shared / (both - shared) if both > EMPTY else 1.0) > iou:
+                break
+        else:
+            kept.append(i)
+    return kept

@@ -64,15 +64,38 @@ def test_it_keeps_what_the_definition_keeps(said: list[Row], iou: float, agnosti
     assert found.tolist() == naive(xyxy, confidence, class_id, iou, agnostic)[:max_det]
 
 
+@given(rows, ious, st.integers(1, 30), st.booleans())
+@example([(0, 0, 10, 10, 0.5, 0)] * 13, 0.7, 300, False)
+def test_few_boxes_are_suppressed_as_many_are(said: list[Row], iou: float, max_det: int, flat: bool) -> None:
+    """One by one, and by OpenCV: ties, boxes without an area, and how many."""
+    xyxy, confidence, class_id = arrays(said)
+    if flat:
+        xyxy[::2, 2], class_id = xyxy[::2, 0], class_id * 0
+    pairs = [overlap(a, b) for i, a in enumerate(xyxy) for b in xyxy[:i] if (a[2:] > a[:2]).all()]
+    assume(all(value in (0, 1) or abs(value - iou) > 1e-5 for value in pairs))
+    with pytest.MonkeyPatch.context() as patch:
+        found = []
+        for few in (0, 100):
+            patch.setattr("edgesparse.runtime.nms.FEW", few)
+            found.append(nms(xyxy, confidence, class_id, iou, max_det).tolist())
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("few", [0, 100])
 @pytest.mark.parametrize("class_id", [79, 9999])
-def test_boxes_of_far_apart_classes_keep_their_exact_overlap(class_id: int) -> None:
+def test_boxes_of_far_apart_classes_keep_their_exact_overlap(
+    class_id: int, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Classes are moved apart inside: in float32 that would cost the boxes their digits."""
+    monkeypatch.setattr("edgesparse.runtime.nms.FEW", few)
     xyxy = np.array([[0, 0, 1000, 1000], [0, 0, 1000, 699.5], [0, 0, 1000, 700.5]], np.float32)
     labels = np.array([class_id] * 3)
     assert nms(xyxy, np.array([0.9, 0.8, 0.7], np.float32), labels, 0.7, 300).tolist() == [0, 1]
 
 
-def test_only_the_best_candidates_take_part(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("few", [0, 100])
+def test_only_the_best_candidates_take_part(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgesparse.runtime.nms.FEW", few)
     monkeypatch.setattr("edgesparse.runtime.nms.MAX_CANDIDATES", 3)
     x = np.arange(5, dtype=np.float32) * 20
     apart = np.stack([x, x * 0, x + 10, x * 0 + 10], 1)
