@@ -217,6 +217,64 @@ def test_suppression_keeps_what_opencvs_does(fake: Fake, tmp_path: Path, head: s
     assert some > 10
 
 
+placed = st.tuples(
+    st.integers(0, 40),
+    st.integers(0, 40),
+    st.sampled_from([0, 2, 4, 10, 20]),
+    st.sampled_from([0, 2, 4, 10, 20]),
+    st.lists(st.sampled_from([0.0, 0.5, 0.5, 0.75, 0.9]), min_size=3, max_size=3),
+)
+"""Middle, width, height and scores of a candidate: often the same, so that much ties, and some without an area."""
+
+
+@pytest.mark.parametrize("fake", [False], indirect=True, ids=["discrete"])
+@given(
+    st.lists(st.lists(placed, max_size=126), min_size=2, max_size=2),
+    st.sampled_from([0.0, 0.25, 0.45, 0.5, 0.7, 1.0]),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([1, 3, 300]),
+)
+@example([[(20, 20, 10, 10, [0.5, 0.5, 0.5])] * 126, []], 0.7, False, True, 300)
+@example([[(i % 40, i % 37, 4, 2, [0.5, 0.9, 0.75])] * 1 for i in range(2)], 0.7, True, True, 300)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_suppression_of_what_ties(
+    fake: Fake, tmp_path: Path, said: Any, iou: float, agnostic: bool, every: bool, most: int
+) -> None:
+    # Of two boxes without an area one goes, for OpenCV also where their classes differ.
+    least = 0 if agnostic else 2
+    some = [[(x, y, max(w, least), max(h, least), scores) for x, y, w, h, scores in rows] for rows in said]
+    same_as_opencv(fake, tmp_path, some, iou=iou, agnostic=agnostic, multi_label=every, max_det=most, conf=0.5)
+
+
+@pytest.mark.parametrize("fake", [False], indirect=True, ids=["discrete"])
+@pytest.mark.parametrize("count", [255, 256, 257, 300])
+def test_suppression_up_to_as_many_as_there_are_threads(fake: Fake, tmp_path: Path, count: int) -> None:
+    random = np.random.default_rng(count)
+    scores = np.zeros((126, 3))
+    scores.reshape(-1)[:count] = random.choice([0.5, 0.6, 0.9], count)
+    rows = [(*random.integers(0, 60, 2), *random.integers(1, 9, 2) * 2, list(row)) for row in scores]
+    same_as_opencv(fake, tmp_path, [rows[::-1], rows], multi_label=True, conf=0.5, iou=0.45)
+
+
+def same_as_opencv(fake: Fake, folder: Path, said: Any, **run: Any) -> None:
+    """What the kernel keeps of these candidates of two pictures, and what the CPU's way does."""
+    output = np.zeros((2, 7, cells(SIZE)), np.float32)
+    for picture_output, rows in zip(output, said, strict=True):
+        for i, (*box, scores) in enumerate(rows):
+            picture_output[:, i] = (*box, *scores)
+    fake.answers = {"output0": output}
+    with detector(fake, folder, batch=2, **run) as detect, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgesparse.runtime.nms.FEW", 0)
+        box = detect._places.of(picture(*SIZE), None)[1]
+        for raw, right in zip(*both(detect, 2, fake), strict=True):
+            assert raw.final == (count_of(detect, right) <= 256)
+            ours, theirs = detect._detections(raw, box), detect._detections(Found(*right), box)
+            assert ours.class_id.tolist() == theirs.class_id.tolist()
+            assert ours.confidence.tolist() == theirs.confidence.tolist()
+            np.testing.assert_allclose(ours.xyxy, theirs.xyxy, atol=1e-3)
+
+
 def count_of(detect: Detector, right: Candidates) -> int:
     return int((right[1] >= detect._thresholds[right[2]]).sum())
 
