@@ -18,7 +18,7 @@ from edgesparse.typed import read_mapping, typed
 from edgesparse.values import Batch as Batch
 from edgesparse.values import Batches, Divisors, Memory, Positive, Size, Triple, Unit, Version
 from edgesparse.values import Section as Section
-from edgesparse.wording import nearest_file
+from edgesparse.wording import nearest_file, redact
 
 Letterbox = Literal["centre", "top-left", "stretch"]
 Colour = Literal["rgb", "bgr"]
@@ -177,6 +177,11 @@ class Run(Section):
     def all_cameras(self) -> tuple[Camera, ...]:
         """`cameras`, or the one of `source`; none where neither is said."""
         return self.cameras or (() if self.source is None else (Camera(name=ONLY, source=self.source),))
+
+    def redacted(self) -> Run:
+        """With addresses as they may be shown: without credentials."""
+        cameras = tuple(camera.model_copy(update={"source": redact(camera.source)}) for camera in self.cameras)
+        return self.model_copy(update={"source": self.source and redact(self.source), "cameras": cameras})
 
     def seen_by(self, camera: Camera) -> Run:
         """With what that camera has of its own."""

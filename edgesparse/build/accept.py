@@ -40,7 +40,7 @@ class Gate:
         if self._labels is not None:
             return {"labels": [str(self._labels.path.absolute()), str(self._labels.folder.absolute())]}
         if self._known is not None:
-            return {"pictures": str(self._known), "run": self._recipe.run.model_dump_json()}
+            return {"pictures": str(self._known), "run": self._recipe.run.redacted().model_dump_json()}
         return {}
 
     def prepare(self, prepared: Prepared, folder: Path, progress: Progress) -> None:

@@ -29,7 +29,7 @@ from edgesparse.graph.recover import recover
 from edgesparse.graph.representative import size_warnings
 from edgesparse.package.manifest import sha256
 from edgesparse.runtime.evaluate import Labels
-from edgesparse.runtime.pictures import picture_files, prepared, read_picture
+from edgesparse.runtime.pictures import Prepared, picture_files
 from edgesparse.version import VERSION
 
 MADE = 2
@@ -49,7 +49,7 @@ def write_pictures(path: Path, files: list[Path], spec: InputSpec) -> None:
     """For TensorRT's own calibration: a .npy of N x 3 x H x W float32, a picture in memory at a time."""
     create: Any = open_memmap  # typed only in later releases of NumPy
     rows = create(path, "w+", np.float32, (len(files), 3, *spec.size))
-    for row, picture in zip(rows, prepared(files, spec, 1)(), strict=True):
+    for row, picture in zip(rows, Prepared(files, spec, 1)(), strict=True):
         row[:] = picture[0]
     rows.flush()
 
@@ -102,17 +102,17 @@ def _recovered(job: Job, progress: Progress) -> Found:
     kept = state_folder() / "int8" / digest.hexdigest()[:16]
     if (there := _read(kept)) is not None:
         return there
+    pictures = Prepared(files, spec, job["batch"])
     made = recover(
         model,
-        prepared(files, spec, job["batch"]),
+        pictures,
         score=_score(detector, accept["labels"], progress) if accept else None,
         least=accept.get("least"),
         table=True,
         spec=spec,
         progress=progress,
     )
-    shapes = [read_picture(path).shape for path in files]
-    warnings = (*size_warnings([(shape[0], shape[1]) for shape in shapes], spec), *made.report.warnings)
+    warnings = (*size_warnings(pictures.sizes, spec), *made.report.warnings)
     found = Found(made.model, dict(made.scales), made.keep, made.report.pictures, warnings)
     with suppress(OSError):  # it is only a shortcut
         _write(kept, found)

@@ -91,13 +91,13 @@ def _reconstruct(model: Path, output: Path, advance: Progress, **options: Any) -
     from edgesparse.graph.model import load, save
     from edgesparse.graph.reconstruct import reconstruct
     from edgesparse.runtime.evaluate import Labels
-    from edgesparse.stream.pictures import batches
+    from edgesparse.stream.pictures import Batches
 
     layers = _wanted(**options)
     loaded = load(model)
     labels = Labels(annotation_file(options["data"]), options["images"]) if options["data"] else None
     spec = ready(model, options["store"], classes=options["classes"], progress=advance).manifest.detector
-    pictures = batches(options["pictures"], spec.input, options["count"])
+    pictures = Batches(options["pictures"], spec.input, options["count"])
     made, report = reconstruct(
         loaded,
         pictures,

@@ -84,12 +84,12 @@ def _recovered(model: Path, table: bool, advance: Progress, **options: Any) -> t
     from edgesparse.graph.recover import recover
     from edgesparse.graph.representative import size_warnings
     from edgesparse.runtime.evaluate import Labels
-    from edgesparse.stream.pictures import batches
+    from edgesparse.stream.pictures import Batches
 
     loaded = load(model)
     labels = Labels(annotation_file(options["data"]), options["images"]) if options["data"] else None
     spec = ready(model, options["store"], classes=options["classes"], progress=advance).manifest.detector
-    pictures = batches(options["pictures"], spec.input, options["count"])
+    pictures = Batches(options["pictures"], spec.input, options["count"])
     done = recover(
         loaded,
         pictures,
@@ -104,7 +104,7 @@ def _recovered(model: Path, table: bool, advance: Progress, **options: Any) -> t
         saved=options["calibration"],
         progress=advance,
     )
-    warnings = (*size_warnings(_sizes(options["pictures"], options["count"]), spec.input), *done.report.warnings)
+    warnings = (*size_warnings(pictures.sizes, spec.input), *done.report.warnings)
     return replace(done, report=replace(done.report, warnings=warnings)), pictures
 
 
@@ -119,14 +119,6 @@ def _scales(path: Path | None) -> dict[str, float] | None:
         return dict(calibration_cache.read(path.read_bytes()).scales)
     except OSError as error:
         raise CalibrationError(f"cannot read {path}: {error.strerror}") from None
-
-
-def _sizes(pictures: str, count: int) -> list[tuple[int, int]]:
-    """Height and width of each picture."""
-    from edgesparse.stream.sources import open_source
-
-    with open_source(pictures) as frames:
-        return [(frame.image.shape[0], frame.image.shape[1]) for frame in islice(frames, count)]
 
 
 def _save_checked(model: Any, batches: Batches, path: Path) -> None:

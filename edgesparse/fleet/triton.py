@@ -93,7 +93,7 @@ def _instances(manifest: Manifest) -> Iterator[str]:
 
 
 def _detector(manifest: Manifest) -> str:
-    said = {**manifest.detector.model_dump(mode="json"), "run": manifest.run.model_dump(mode="json")}
+    said = {**manifest.detector.model_dump(mode="json"), "run": manifest.run.redacted().model_dump(mode="json")}
     return json.dumps(said, indent=1) + "\n"
 
 

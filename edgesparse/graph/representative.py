@@ -111,6 +111,8 @@ def unsettled(earlier: Mapping[str, Histogram], every: Mapping[str, Histogram], 
 
 def size_warnings(frames: Sequence[tuple[int, int]], spec: InputSpec) -> list[str]:
     """Warnings about pictures of these (height, width) for this input: enlarged ones, and ones that leave it empty."""
+    if not frames:
+        return []
     sizes = np.array(frames, float).reshape(-1, 2)
     ratios = np.array(spec.size) / sizes
     found = []

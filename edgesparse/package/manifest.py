@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import ValidationError, field_serializer
 
-from edgesparse.config import DetectorSpec, Run, Section
+from edgesparse.config import ONLY, DetectorSpec, Run, Section
 from edgesparse.errors import PackageError
+from edgesparse.wording import redact
 
 FORMAT = 2
 FILE = "manifest.json"
+ADDRESSES = "cameras.json"
+"""Beside it, for its owner alone: by camera, the addresses that the manifest shows without credentials."""
+
+log = logging.getLogger(__name__)
 
 
 class Tensor(Section):
@@ -138,6 +145,7 @@ class Manifest(Section):
     batch: tuple[int, int, int] | None = None
     """Least, usual and largest batch, where it is open."""
     run: Run
+    """As JSON without the credentials of addresses."""
     candidates: tuple[Candidate, ...]
     verdict: tuple[str, ...] = ()
     """What was found out, in words: a line for the choice, one for each pair of dense and 2:4."""
@@ -152,6 +160,10 @@ class Manifest(Section):
     """sha256 of every other file in the package."""
     mac: str = ""
     """Keyed hash of all the rest, where the files hold native code."""
+
+    @field_serializer("run")
+    def _without_credentials(self, run: Run) -> dict[str, Any]:
+        return run.redacted().model_dump(mode="json")
 
     def signed_part(self) -> bytes:
         """What `mac` is the hash of."""
@@ -176,7 +188,8 @@ def read(folder: Path) -> Manifest:
     if found != FORMAT:
         raise PackageError(f"{path}: found format {found}, needed {FORMAT}: build it again with 'edgesparse build'")
     try:
-        return Manifest.model_validate_json(json.dumps(said))
+        manifest = Manifest.model_validate_json(json.dumps(said))
+        return manifest.model_copy(update={"run": _with_addresses(folder / ADDRESSES, manifest.run)})
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
@@ -185,9 +198,42 @@ def read(folder: Path) -> Manifest:
 
 def write(folder: Path, manifest: Manifest) -> None:
     """Write it at once: a reader sees the old one or this one."""
+    _write_addresses(folder / ADDRESSES, manifest.run)
     part = folder / f".{FILE}"
     part.write_text(json.dumps(manifest.model_dump(mode="json"), indent=2, sort_keys=True) + "\n")
     part.replace(folder / FILE)
+
+
+def _write_addresses(path: Path, run: Run) -> None:
+    cameras = run.all_cameras()
+    hidden = {camera.name: camera.source for camera in cameras if redact(camera.source) != camera.source}
+    if not hidden:
+        path.unlink(missing_ok=True)
+        return
+    part = path.with_name(f".{path.name}")
+    part.unlink(missing_ok=True)
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump(hidden, file)
+    part.replace(path)
+
+
+def _with_addresses(path: Path, run: Run) -> Run:
+    """`run` with whole addresses, of which only what the manifest leaves out comes from there."""
+    try:
+        known: Any = json.loads(path.read_text())
+    except FileNotFoundError:
+        return run
+    except (OSError, ValueError) as error:
+        log.warning("cannot read %s (%s): cameras are opened without user and password", path, error)
+        return run
+
+    def whole(camera: str, source: str) -> str:
+        found = known.get(camera) if isinstance(known, dict) else None
+        return found if isinstance(found, str) and redact(found) == source else source
+
+    cameras = tuple(one.model_copy(update={"source": whole(one.name, one.source)}) for one in run.cameras)
+    source = None if run.source is None else whole(ONLY, run.source)
+    return run.model_copy(update={"source": source, "cameras": cameras})
 
 
 def sha256(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -34,17 +34,27 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     return np.asarray(picture, np.uint8)
 
 
-def prepared(files: list[Path], spec: InputSpec, batch: int) -> Callable[[], Iterator[NDArray[np.float32]]]:
+class Prepared:
     """The pictures as the network takes them, batch x 3 x H x W float32, anew at each call; a last batch that is not
-    full repeats its last picture. Raises ConfigError for one that cannot be read."""
+    full repeats its last picture. `sizes`: height and width of each that was read so far. Raises ConfigError for one
+    that cannot be read."""
 
-    def anew() -> Iterator[NDArray[np.float32]]:
-        for start in range(0, len(files), batch):
-            some = files[start : start + batch]
-            buffer = np.empty((batch, 3, *spec.size), np.float32)
-            preprocess = Preprocessor(spec, buffer)
-            for slot in range(batch):
-                preprocess(read_picture(some[min(slot, len(some) - 1)]), slot)
+    def __init__(self, files: list[Path], spec: InputSpec, batch: int) -> None:
+        self._files, self._spec, self._batch = files, spec, batch
+        self._sizes: dict[Path, tuple[int, int]] = {}
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        return list(self._sizes.values())
+
+    def __call__(self) -> Iterator[NDArray[np.float32]]:
+        for start in range(0, len(self._files), self._batch):
+            some = self._files[start : start + self._batch]
+            buffer = np.empty((self._batch, 3, *self._spec.size), np.float32)
+            preprocess = Preprocessor(self._spec, buffer)
+            for slot in range(self._batch):
+                path = some[min(slot, len(some) - 1)]
+                picture = read_picture(path)
+                self._sizes[path] = (picture.shape[0], picture.shape[1])
+                preprocess(picture, slot)
             yield buffer
-
-    return anew

@@ -125,6 +125,18 @@ def test_settings_of_the_run_are_taken_without_a_build(model: Path) -> None:
     assert found.reused and open_package(old.folder).manifest.run == said.run
 
 
+def test_a_cameras_password_lies_in_one_file_of_the_package_alone(model: Path) -> None:
+    """A package's recipe still opens its camera, and a password that was changed is taken without a build."""
+    for password in ("p4ss-e91", "other-5d"):
+        source = f"rtsp://admin:{password}@10.0.0.7/stream1"
+        built = make(model, run={"source": source})
+        folder = built.package.folder
+        assert open_package(folder).manifest.run.source == source == built.package.manifest.run.source
+        told = [path.name for path in folder.rglob("*") if path.is_file() and password.encode() in path.read_bytes()]
+        assert told == ["cameras.json"] and password not in json.dumps(built.package.manifest.model_dump(mode="json"))
+    assert built.reused
+
+
 def test_only_a_build_switches_what_is_current(model: Path) -> None:
     store = Store(model.parent / "engines", "squares")
     first = ready(model, model.parent / "engines").manifest.build_id

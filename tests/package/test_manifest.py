@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 import string
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from packages import manifest
 
 from edgesparse.config import Run
 from edgesparse.errors import PackageError
-from edgesparse.package.manifest import FILE, Candidate, Layer, Manifest, Score, read, sha256, write
+from edgesparse.package.manifest import ADDRESSES, FILE, Candidate, Layer, Manifest, Score, read, sha256, write
 
 text = st.text(string.ascii_letters + " äß\"'<\\\n", max_size=8)
 number = st.floats(0, 1e6)
@@ -59,6 +60,34 @@ def test_it_comes_back_as_it_was_written(tmp_path: Path, change: dict[str, Any])
     write(tmp_path, said)
     assert read(tmp_path) == said
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+SECRET = "rtsp://admin:p4ss-e91@10.0.0.7:554/stream1?token=t0k-44"
+SHOWN = "rtsp://10.0.0.7:554/stream1"
+
+
+@pytest.mark.parametrize("said", [{"source": SECRET}, {"cameras": [{"name": "gate", "source": SECRET}]}])
+def test_credentials_of_cameras_are_kept_apart_for_the_owner_alone(tmp_path: Path, said: dict[str, Any]) -> None:
+    whole = manifest(run=Run.model_validate_json(json.dumps(said)))
+    write(tmp_path, whole)
+    assert read(tmp_path) == whole and read(tmp_path).signed_part() == whole.signed_part()
+    for text in ((tmp_path / FILE).read_text(), whole.model_dump_json(), whole.signed_part().decode()):
+        assert SHOWN in text and "p4ss" not in text and "t0k" not in text
+    assert stat.S_IMODE((tmp_path / ADDRESSES).stat().st_mode) == 0o600
+    write(tmp_path, manifest())
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"camera": 5}', '{"camera": "rtsp://a:b@elsewhere/stream1"}'])
+def test_addresses_that_are_damaged_or_anothers_change_nothing(
+    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, manifest(run=Run(source=SECRET)))
+    (tmp_path / ADDRESSES).write_text(text)
+    assert read(tmp_path).run.source == SHOWN
+    assert ("cameras are opened without user and password" in caplog.text) == (text == "")
+    (tmp_path / ADDRESSES).unlink()
+    assert read(tmp_path).run.source == SHOWN
 
 
 def damaged(folder: Path, damage: Callable[[dict[str, Any]], object]) -> str:
