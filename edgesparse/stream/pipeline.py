@@ -200,11 +200,14 @@ class Loop:
         return taken
 
     def _advance(self, idle: bool) -> None:
-        """Hand on what was collected, else collect: so new frames are in the engine meanwhile. `idle`: none came."""
-        if (batch := self._flights.collected()) is not None:
-            self._hand_on(batch)
-        elif self._flights and (idle or self._flights.full):
+        """Hand on what was collected, else collect, and hand it on at once where no new frame could be taken before
+        that: so new ones are in the engine meanwhile. `idle`: none came."""
+        batch = self._flights.collected()
+        if batch is None and self._flights and (idle or self._flights.full):
             self._flights.collect()
+            batch = self._flights.collected() if self._flights.full else None
+        if batch is not None:
+            self._hand_on(batch)
 
     def _hand_on(self, batch: Batch) -> None:
         """To observer and sinks."""
