@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -30,6 +31,8 @@ from edgesparse.version import VERSION
 from edgesparse.wording import redact
 
 RECIPE, SELFTEST = "recipe.yaml", "selftest"
+_SECRET = re.compile(r"@|(?i:pass|pwd|secret|token|auth|key|user|login)\w*=")
+"""What of an address redact() leaves out is a secret; a channel's number, say, is none."""
 
 
 def make(
@@ -61,7 +64,7 @@ def make(
 def _hold_secrets(recipe: Recipe, target: Path) -> None:
     """Everybody who has a bundle can read it."""
     for camera in recipe.run.all_cameras():
-        if redact(camera.source) != camera.source and "@" in camera.source:
+        if redact(camera.source) != camera.source and _SECRET.search(camera.source):
             raise ConfigError(
                 f"{target}: run: {redact(camera.source)} comes with a password, and a bundle is no secret: cameras "
                 "belong into each device's own settings"

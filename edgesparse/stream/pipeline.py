@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from types import TracebackType
 
-import numpy as np
-
-from edgesparse import device
 from edgesparse.config import ONLY, Camera
 from edgesparse.errors import SourceError
 from edgesparse.runtime.detector import Detector
@@ -21,7 +17,7 @@ from edgesparse.stream.flights import Batch, Flights, Taken
 from edgesparse.stream.frames import Frame, Sink, Source
 from edgesparse.stream.interrupts import Interrupts
 from edgesparse.stream.summary import ALL_STAGES as ALL_STAGES
-from edgesparse.stream.summary import CameraCounts, Latencies
+from edgesparse.stream.summary import CameraCounts, Record
 from edgesparse.stream.summary import Summary as Summary
 
 TURN_NS = 250_000_000
@@ -78,12 +74,7 @@ class Loop:
         for feed in feeds:
             feed.source.awake = self._awake
         self._flights, self._rest = Flights(detector, feeds, depth), 0.0
-        self._latencies = Latencies((*ALL_STAGES, "total", "age"))
-        self._counts: Counter[str] = Counter()
-        self._found = np.zeros(len(detector.spec.classes), np.int64)
-        self._frames = 0
-        self._turned_ns = 0
-        self._seconds = 0.0
+        self._record, self._turned_ns = Record(detector.spec.classes), 0
         self._replacing, self._changing = threading.Lock(), threading.Lock()
         self._wanted: _Change | None = None
         self._running = False
@@ -117,7 +108,7 @@ class Loop:
 
         Raises what sources, sinks and detector raise. The cameras stay open, and it may be called again: it goes on
         with what was on its way behind the frames that failed."""
-        started, before = time.monotonic(), self._frames
+        started, before = time.monotonic(), self._record.frames
         with self._changing:
             self._running = True
         try:
@@ -130,17 +121,17 @@ class Loop:
                 self._advance(True)
             raise
         finally:
-            self._seconds += time.monotonic() - started
+            self._record.seconds += time.monotonic() - started
             with self._changing:
                 self._running = False
                 self._apply()
-        if self._frames == 0 and ended == "end of source":
+        if self._record.frames == 0 and ended == "end of source":
             names = ", ".join(feed.source.name for feed in self.feeds)
             raise SourceError(f"{names} gave no frame: it is empty or damaged")
         return self._summary(ended)
 
     def _run(self, limit: int | None, interrupts: Interrupts | None) -> str:
-        while limit is None or self._frames < limit:
+        while limit is None or self._record.frames < limit:
             begun, taken = time.perf_counter_ns(), self._next(limit, interrupts)
             if taken:
                 if interrupts:
@@ -183,7 +174,7 @@ class Loop:
         """New frames, as many as fit into the engine at once; waits a while where there is none, nor any on its way."""
         self._awake.clear()
         most = self._detector.batch
-        if limit is not None and (most := min(most, limit - self._frames - self._flights.frames)) < 1:
+        if limit is not None and (most := min(most, limit - self._record.frames - self._flights.frames)) < 1:
             return []
         now, taken = time.monotonic_ns(), []
         for feed in self._waiting:
@@ -219,9 +210,7 @@ class Loop:
             for sink in self.sinks:
                 sink.write(frame, detections)
             end = time.perf_counter_ns()
-            self._frames += 1
-            np.add.at(self._found, detections.class_id, 1)
-            row = self._latencies.row()
+            row = self._record.frame(detections.class_id)
             row[0], row[1:5], row[5] = batch.captured - batch.begun, times, end - detected
             row[6], row[7] = end - batch.begun, age
             if self._observer is not None:
@@ -265,40 +254,18 @@ class Loop:
         for feed in change.feeds:
             feed.source.awake = self._awake
         self.feeds, self._waiting = list(change.feeds), list(change.feeds)
-        self._fold_counts()
         self.drop()
         self._flights = Flights(change.detector, change.feeds, self._depth)
-        self._detector, self._found = change.detector, np.zeros(len(change.detector.spec.classes), np.int64)
-        self._turned_ns = 0
+        self._detector, self._turned_ns = change.detector, 0
+        self._record.name_classes(change.detector.spec.classes)
         change.done.set()
 
-    def _fold_counts(self) -> None:
-        names = self._detector.spec.classes
-        self._counts.update({names[i]: int(self._found[i]) for i in np.flatnonzero(self._found)})
-        self._found[:] = 0
-
     def _summary(self, ended: str) -> Summary:
-        self._fold_counts()
         for feed in self.feeds:
             feed.update()
-        statuses = [feed.status for feed in self.feeds]
-        latency = self._latencies.percentiles()
-        if not any(feed.source.live for feed in self.feeds):
-            latency.pop("age", None)
-        return Summary(
-            frames=self._frames,
-            detections=self._counts.total(),
-            seconds=round(self._seconds, 3),
-            fps=round(self._frames / max(self._seconds, 1e-6), 2),
-            dropped=sum(status.dropped for status in statuses),
-            reopened=sum(status.reopened for status in statuses),
-            peak_memory_mb=round(device.peak_memory() / 1e6, 1),
-            latency=latency,
-            classes=dict(self._counts),
-            cameras={s.name: CameraCounts(s.name, s.frames, s.dropped, s.reopened) for s in statuses},
-            ended=ended,
-            notice=self._detector.notice,
-        )
+        statuses, live = [feed.status for feed in self.feeds], any(feed.source.live for feed in self.feeds)
+        cameras = [CameraCounts(s.name, s.frames, s.dropped, s.reopened) for s in statuses]
+        return self._record.summary(cameras, live, ended, self._detector.notice)
 
     def drop(self) -> None:
         """Wait for what is on its way, and want nothing of it: the detector is free. Not while it runs."""

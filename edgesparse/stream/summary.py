@@ -1,13 +1,15 @@
-"""What a run came to: durations a stage, counts, a table for people."""
+"""What a run comes to: durations a stage, counts, a table for people."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesparse import device
 from edgesparse.runtime.detector import STAGES
 
 ALL_STAGES = ("capture", *STAGES, "sinks")
@@ -94,3 +96,51 @@ class Summary:
                 *((self.notice,) if self.notice else ()),
             )
         )
+
+
+class Record:
+    """What a run has come to so far. Nothing is allocated a frame."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.frames, self.seconds = 0, 0.0
+        self._latencies, self._counts = Latencies((*ALL_STAGES, "total", "age")), Counter[str]()
+        self._classes: Sequence[str] = ()
+        self.name_classes(classes)
+
+    def name_classes(self, classes: Sequence[str]) -> None:
+        """What numbers of classes mean from now on."""
+        self._fold()
+        self._classes, self._found = classes, np.zeros(len(classes), np.int64)
+
+    def frame(self, class_id: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Count a frame with these detections; where its durations are to be written, in nanoseconds."""
+        self.frames += 1
+        np.add.at(self._found, class_id, 1)
+        return self._latencies.row()
+
+    def summary(self, cameras: Sequence[CameraCounts], live: bool, ended: str, notice: str) -> Summary:
+        """`live`: whether there was a camera among the sources; the rest as in Summary."""
+        self._fold()
+        latency = self._latencies.percentiles()
+        if not live:
+            latency.pop("age", None)
+        return Summary(
+            frames=self.frames,
+            detections=self._counts.total(),
+            seconds=round(self.seconds, 3),
+            fps=round(self.frames / max(self.seconds, 1e-6), 2),
+            dropped=sum(camera.dropped for camera in cameras),
+            reopened=sum(camera.reopened for camera in cameras),
+            peak_memory_mb=round(device.peak_memory() / 1e6, 1),
+            latency=latency,
+            classes=dict(self._counts),
+            cameras={camera.name: camera for camera in cameras},
+            ended=ended,
+            notice=notice,
+        )
+
+    def _fold(self) -> None:
+        for number, name in enumerate(self._classes):
+            if self._found[number]:
+                self._counts[name] += int(self._found[number])
+                self._found[number] = 0

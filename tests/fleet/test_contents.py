@@ -115,11 +115,25 @@ def test_the_recipe_in_the_docs_is_one(folder: Path) -> None:
     assert load_recipe(folder / "docs.yaml").deploy.needs == {"tensorrt": "10.3", "l4t": "36.4"}
 
 
-@pytest.mark.parametrize("source", ["rtsp://user:secret@10.0.0.7/stream", "rtsp://10.0.0.7/a?password=secret@1"])
+SECRETS = (
+    "rtsp://user:secret@10.0.0.7/stream",
+    "rtsp://10.0.0.7/a?password=secret@1",
+    "http://10.0.0.7/a.mjpg?usr=viewer&PWD=secret",
+    "rtsp://10.0.0.7/user=admin_password=secret_channel=1",
+    "rtsp://10.0.0.7/live?access_token=secret",
+)
+
+
+@pytest.mark.parametrize("source", SECRETS)
 def test_passwords_do_not_travel(folder: Path, source: str) -> None:
     with pytest.raises(ConfigError, match="comes with a password, and a bundle is no secret") as error:
         make(folder, {"run": {"cameras": [{"name": "a", "source": source}]}}, pictures=folder / "labels")
-    assert "secret@" not in str(error.value)
+    assert "secret@" not in str(error.value) and "=secret" not in str(error.value)
+
+
+def test_what_else_an_address_says_may_travel(folder: Path) -> None:
+    camera = {"name": "a", "source": "rtsp://10.0.0.7/cam/realmonitor?channel=1&subtype=0"}
+    make(folder, {"run": {"cameras": [camera]}}, pictures=folder / "labels")
 
 
 def test_versions_are_numbers(folder: Path) -> None:
