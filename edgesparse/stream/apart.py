@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 
@@ -24,6 +25,7 @@ from edgesparse.stream.frames import Image
 SOONEST_AGAIN, LONGEST_OPEN = 0.75, 3.0
 """Seconds after which something that was open before is asked again; and that it may take to open again."""
 AT_ONCE = 3
+_FEW = 4
 
 
 class Apart:
@@ -83,7 +85,7 @@ class Remote:
 
     def __init__(self, opener: Opener, name: str, read_seconds: float) -> None:
         self._name, self._read_seconds = name, read_seconds
-        self._waited = 0.0
+        self._waits = deque[float](maxlen=32)
         self._shape: tuple[int, ...] | None = None
         self._shared: Image = np.empty((0, 0, 3), np.uint8)
         self._known: dict[int, float] = {}
@@ -104,13 +106,8 @@ class Remote:
         self._known = {cv2.CAP_PROP_FPS: answer[0], cv2.CAP_PROP_FRAME_COUNT: answer[1]}
 
     def grab(self) -> bool:
-        """Raises SourceError where there is a reason why no more comes.
-
-        Two waits in a row take one and a half times `read_seconds` at most: the last good picture may come late, pushed
-        out of the decoder by the rubbish that followed it.
-        """
-        begun = time.monotonic()
-        allowed = min(self._read_seconds, 1.5 * self._read_seconds - self._waited)
+        """Raises SourceError where there is a reason why no more comes."""
+        begun, allowed = time.monotonic(), self._allowed()
         try:
             self.child.send_bytes(b"n")
             while self.child.poll(allowed):
@@ -122,13 +119,25 @@ class Remote:
                 if isinstance(said[-1], int):
                     self._map(said)
                     continue
-                self._shape, self._waited = said[1], time.monotonic() - begun
+                self._shape = said[1]
+                self._waits.append(time.monotonic() - begun)
                 return True
         except (EOFError, OSError):
             return False
         if allowed < self._read_seconds:
-            raise SourceError(f"one frame in {self._waited + allowed:.1f} s")
+            raise SourceError(f"{_FEW - 1} frames in {sum(list(self._waits)[1 - _FEW :]) + allowed:.1f} s")
         raise SourceError(f"no frame for {allowed:.1f} s")
+
+    def _allowed(self) -> float:
+        """Seconds to wait for the next frame.
+
+        Four in a row take one and a half times `read_seconds` at most, unless this camera's frames are that rare:
+        rubbish pushes the last good picture out of the decoder late, and some of it looks like pictures.
+        """
+        if len(self._waits) < 2 * _FEW:
+            return self._read_seconds
+        last, usual = sum(list(self._waits)[1 - _FEW :]), sorted(self._waits)[len(self._waits) // 2]
+        return max(0.0, min(self._read_seconds, max(1.5 * self._read_seconds, 6 * usual) - last))
 
     def _map(self, shape: tuple[int, ...]) -> None:
         """What comes next is a file with the shared picture."""
