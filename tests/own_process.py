@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import faulthandler
-import multiprocessing
+import os
+import socket
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
-from typing import Any
 
 import pytest
 
 SECONDS = 100.0
 """A test takes this long at most. One that takes longer is tried once more, in a new process."""
-_context = multiprocessing.get_context("spawn")
 
 
 class OwnProcess:
@@ -22,27 +22,23 @@ class OwnProcess:
 
     def __init__(self, seconds: float = SECONDS) -> None:
         self.seconds = seconds
-        self._process: Any = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._said: Connection | None = None
 
     def run(self, function: Callable[..., None], arguments: Mapping[str, object]) -> None:
         """Raises what a test raises; fails when it hung twice, or took its process with it."""
         for _ in range(2):
-            if self._process is None or not self._process.is_alive():
-                self._said, theirs = _context.Pipe()
-                self._process = _context.Process(target=_serve, args=(theirs, self.seconds), daemon=True)
-                self._process.start()
-                theirs.close()
-            assert self._said is not None
+            if self._process is None or self._process.poll() is not None:
+                self._start()
+            assert self._process is not None and self._said is not None
             self._said.send((function, dict(arguments)))
             if not self._said.poll(self.seconds):
                 self.close()
                 continue
             try:
                 ended, text = self._said.recv()
-            except EOFError:
-                self._process.join()
-                pytest.fail(f"its process ended with {self._process.exitcode}", pytrace=False)
+            except (EOFError, OSError):
+                pytest.fail(f"its process ended with {self._process.wait()}", pytrace=False)
             if ended == "skipped":
                 pytest.skip(text)
             if ended == "failed":
@@ -50,14 +46,25 @@ class OwnProcess:
             return
         pytest.fail(f"it hung twice, {self.seconds:.0f} s each: the last stacks are above", pytrace=False)
 
+    def _start(self) -> None:
+        self.close()
+        ours, theirs = socket.socketpair()
+        program = f"import sys; sys.path[:] = {sys.path!r}; from own_process import serve; serve({self.seconds})"
+        with theirs:
+            self._process = subprocess.Popen([sys.executable, "-c", program], stdin=theirs.fileno())
+        self._said = Connection(ours.detach())
+
     def close(self) -> None:
-        if self._process is not None:
+        if self._process is not None and self._said is not None:
+            self._said.close()
             self._process.kill()
-            self._process.join()
+            self._process.wait()
         self._process = None
 
 
-def _serve(theirs: Connection, seconds: float) -> None:
+def serve(seconds: float) -> None:
+    """The other side: what comes over standard input is run, until that ends."""
+    theirs = Connection(os.dup(0))
     while True:
         try:
             function, arguments = theirs.recv()

@@ -40,12 +40,16 @@ def recipe(slot: Slot, **deploy: Any) -> None:
     (slot.bundle / "recipe.yaml").write_text(yaml.safe_dump(said))
 
 
+def children() -> set[int]:
+    """Of this process."""
+    return {int(pid) for task in Path("/proc/self/task").glob("*/children") for pid in task.read_text().split()}
+
+
 def test_a_good_one_is_built_at_low_priority(slot: Slot) -> None:
-    nice = []
+    nice, before = [], children()
 
     def look(step: str, done: int, total: int) -> None:
-        for child in Path("/proc/self/task").glob("*/children"):
-            nice.extend(os.getpriority(os.PRIO_PROCESS, int(pid)) for pid in child.read_text().split())
+        nice.extend(os.getpriority(os.PRIO_PROCESS, pid) for pid in children() - before)
 
     made = make(slot, look)
     assert made.backend == "onnxruntime" and made.build_id == open_package(slot.package).manifest.build_id
@@ -73,10 +77,11 @@ def test_a_model_that_is_none_is_one_line(slot: Slot) -> None:
 
 
 def test_a_process_that_dies_is_told(slot: Slot) -> None:
+    before = children()
+
     def kill(step: str, done: int, total: int) -> None:
-        for child in Path("/proc/self/task").glob("*/children"):
-            for pid in child.read_text().split():
-                os.kill(int(pid), 9)
+        for pid in children() - before:
+            os.kill(pid, 9)
 
     with pytest.raises(DeployError, match=r"the build ended without a word \(code -9\)"):
         make(slot, kill)
