@@ -25,7 +25,9 @@ from edgesparse.stream.frames import Image
 SOONEST_AGAIN, LONGEST_OPEN = 0.75, 3.0
 """Seconds after which something that was open before is asked again; and that it may take to open again."""
 AT_ONCE = 3
+"""Most that are asked beside each other."""
 _FEW = 4
+"""Frames that may take one and a half waits together."""
 
 
 class Apart:
@@ -125,7 +127,7 @@ class Remote:
         except (EOFError, OSError):
             return False
         if allowed < self._read_seconds:
-            raise SourceError(f"{_FEW - 1} frames in {sum(list(self._waits)[1 - _FEW :]) + allowed:.1f} s")
+            raise SourceError(f"{_FEW - 1} frames in {self._waited + allowed:.1f} s")
         raise SourceError(f"no frame for {allowed:.1f} s")
 
     def _allowed(self) -> float:
@@ -136,8 +138,13 @@ class Remote:
         """
         if len(self._waits) < 2 * _FEW:
             return self._read_seconds
-        last, usual = sum(list(self._waits)[1 - _FEW :]), sorted(self._waits)[len(self._waits) // 2]
-        return max(0.0, min(self._read_seconds, max(1.5 * self._read_seconds, 6 * usual) - last))
+        usual = sorted(self._waits)[len(self._waits) // 2]
+        return max(0.0, min(self._read_seconds, max(1.5 * self._read_seconds, 6 * usual) - self._waited))
+
+    @property
+    def _waited(self) -> float:
+        """Seconds that the last frames before the next of _FEW took."""
+        return sum(list(self._waits)[1 - _FEW :])
 
     def _map(self, shape: tuple[int, ...]) -> None:
         """What comes next is a file with the shared picture."""

@@ -155,9 +155,8 @@ class Loop:
     def _next(self, limit: int | None, interrupts: Interrupts | None) -> Taken:
         """New frames; none where what is on its way is to be done first."""
         self._turn()
-        if self._flights.full:
-            return ()
-        if self._stop.is_set() or self._wanted is not None or self._rest > 0 or (interrupts and interrupts.waiting):
+        ending = self._stop.is_set() or (interrupts is not None and interrupts.waiting)
+        if ending or self._flights.full or self._wanted is not None or self._rest > 0:
             return ()
         return self._take(limit)
 
