@@ -42,7 +42,7 @@ from edgesparse.config import DetectorSpec, InputSpec, load_recipe
 from edgesparse.errors import EdgeSparseError
 from edgesparse.runtime.agree import compare
 from edgesparse.runtime.detector import Detector
-from edgesparse.runtime.pictures import picture_files, prepared, read_picture
+from edgesparse.runtime.pictures import Prepared, picture_files, read_picture
 from edgesparse.runtime.preprocess import Preprocessor
 
 Placement = Literal["fuse", "sparse"]
@@ -141,7 +141,7 @@ def make_detector(net: Net, placement: Placement, path: Path) -> None:
     from edgesparse.graph import model as graph
     from edgesparse.graph.recover import recover
 
-    pictures = prepared(picture_files(net.calibrate, CALIBRATED_ON), net.spec.input, 1)
+    pictures = Prepared(picture_files(net.calibrate, CALIBRATED_ON), net.spec.input, 1)
     made = recover(graph.load(net.model), pictures, placement=placement)
     graph.save(made.quantised, path)
     print(f"{path.name}: {100 * made.report.share:.1f} % of the convolutions' MACs in INT8", file=sys.stderr)

@@ -45,7 +45,7 @@ from edgesparse.graph.reconstruct import reconstruct
 from edgesparse.graph.recover import PICTURES, recover
 from edgesparse.graph.sparsity import inspect
 from edgesparse.runtime.evaluate import Labels
-from edgesparse.stream.pictures import batches
+from edgesparse.stream import pictures as stored
 
 ROOT = Path(__file__).resolve().parents[1]
 METHOD = "mse"
@@ -112,7 +112,7 @@ def parts() -> dict[str, Any]:
     recipe = recipe_of(DEMO)
     asked = recipe.input.model_dump(exclude_none=True)
     spec = DetectorSpec(head=recipe.head, classes=recipe.classes, input=InputSpec(**asked))
-    data = batches(str(ROOT / "calib_data"), spec.input, 160)
+    data = stored.Batches(str(ROOT / "calib_data"), spec.input, 160)
     with tempfile.TemporaryDirectory() as folder:
         export(Path(folder, "scenes"), SCENES, SEED)
         labels = Labels(Path(folder, "scenes", "instances.json"))

@@ -43,7 +43,7 @@ from edgesparse.graph.activations import Batches
 from edgesparse.graph.prune import prune
 from edgesparse.graph.reconstruct import reconstruct
 from edgesparse.runtime.evaluate import Labels
-from edgesparse.stream.pictures import batches
+from edgesparse.stream import pictures as stored
 
 CASES: dict[str, dict[str, Any]] = {
     "all": {},
@@ -70,7 +70,7 @@ class Network:
 
 def _detector(model: Path, pictures: str, labels: Labels, spec: DetectorSpec, count: int) -> Network:
     score = partial(points, spec=spec, labels=labels, progress=lambda done, total: None)
-    return Network(onnx.load(model), batches(pictures, spec.input, count), score, spec)
+    return Network(onnx.load(model), stored.Batches(pictures, spec.input, count), score, spec)
 
 
 def coco(real: Path, folder: Path) -> Network:

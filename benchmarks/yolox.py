@@ -7,7 +7,7 @@ from pathlib import Path
 from edgesparse.classes import coco_names
 from edgesparse.config import DetectorSpec, InputSpec
 from edgesparse.graph.activations import Batches
-from edgesparse.stream.pictures import batches
+from edgesparse.stream import pictures as stored
 
 SPEC = DetectorSpec(
     head="yolox",
@@ -18,4 +18,4 @@ SPEC = DetectorSpec(
 
 def pictures(folder: Path, count: int) -> Batches:
     """The first `count` pictures of `folder`, as the network takes them."""
-    return batches(str(folder), SPEC.input, count)
+    return stored.Batches(str(folder), SPEC.input, count)
