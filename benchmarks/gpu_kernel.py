@@ -9,8 +9,8 @@ import numpy as np
 
 from edgesparse.backends.cuda import Gpu, gpu
 from edgesparse.backends.cuda_graph import Graph
-from edgesparse.backends.cuda_kernels import Kernels, compiled, kernels
-from edgesparse.backends.cuda_layouts import PICTURE, TAP, input_of, picture_of, taps
+from edgesparse.backends.cuda_kernels import Kernels, Launch, compiled, kernels
+from edgesparse.backends.cuda_layouts import PICTURE, PICTURES, TAP, input_of, picture_of, taps
 from edgesparse.backends.cuda_slots import ROWS
 from edgesparse.backends.frames import Pixels, Place
 from edgesparse.config import InputSpec
@@ -52,8 +52,8 @@ def timed(card: Gpu, graph: Graph, stream: Any) -> float:
     return float(np.median(found[3:]))
 
 
-def place_of(size: tuple[int, int], kind: Pixels) -> Place:
-    box = Letterbox.fit(size, SIZE, "centre")
+def place_of(size: tuple[int, int], kind: Pixels, target: tuple[int, int] = SIZE) -> Place:
+    box = Letterbox.fit(size, target, "centre")
     return Place(kind, *size, box.top, box.left, box.height, box.width)
 
 
@@ -94,7 +94,7 @@ class Case:
         self._frame = int(size[0] * size[1] * wide)
         self._blocks: list[Any] = []
         self._stream = card.stream()
-        pictures, all_taps = np.zeros(BATCH, PICTURE), np.zeros(BATCH * sum(SIZE), TAP)
+        pictures, all_taps = np.zeros(PICTURES, PICTURE), np.zeros(BATCH * sum(SIZE), TAP)
         end = 0
         for i in range(BATCH):
             end = picture_of(self.place, pictures[i], end, all_taps)
@@ -104,7 +104,7 @@ class Case:
         for _ in range(SETS):
             for i in range(BATCH):
                 pictures["data"][i] = self._settled(noise)
-            self._pictures.append(self._settled(pictures))
+            self._pictures.append(pictures.copy())
         card.driver.Context.synchronize()
         self._outs = [self._memory(moved(self.place, dtype)["written"] * BATCH) for _ in range(SETS)]
 
@@ -117,8 +117,8 @@ class Case:
     def _record(self) -> None:
         grid = (-(-SIZE[1] // 32), -(-SIZE[0] // (8 * self._rows)), BATCH)
         for i in range(REPEATS):
-            pointers = [self._input, self._pictures[i % SETS], self._taps, self._outs[i % SETS]]
-            self._use.launch(self._name, grid, (32, 8, 1), self._stream.handle, pointers)
+            pointers: list[int | np.ndarray] = [self._input, self._pictures[i % SETS], self._taps, self._outs[i % SETS]]
+            Launch(self._use, self._name, grid, (32, 8, 1), pointers)(self._stream.handle)
 
     def _settled(self, values: np.ndarray) -> int:
         at = self._memory(values.nbytes)

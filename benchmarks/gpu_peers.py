@@ -34,9 +34,10 @@ class Bare:
     def latency(self) -> float:
         return float(np.median([self._runner.latency() for _ in range(200)]))
 
-    def copy(self) -> None:
+    def copy(self, rows: int = HD[0]) -> None:
+        """The first so many rows of a frame."""
         with self._card:
-            self._card.driver.memcpy_htod_async(self._near, self._frame, self._stream)
+            self._card.driver.memcpy_htod_async(self._near, self._frame[:rows], self._stream)
             self._stream.synchronize()
 
 

@@ -155,9 +155,7 @@ class Doing:
                 "programs, or build with a smaller batch or input"
             ) from None
         if isinstance(error, driver.Error):
-            text = one_line(error)
-            over = ": this process cannot use the GPU any more, start it again" if _DEAD.search(text) else ""
-            raise BuildError(f"{self._what}: CUDA says: {text}{over}") from None
+            raise BuildError(cuda_says(self._what, one_line(error))) from None
 
 
 class Pinned:
@@ -178,6 +176,12 @@ class Pinned:
                 del self._memory
         except Exception:  # at the process's end nothing is left to free it with
             pass
+
+
+def cuda_says(what: str, text: str) -> str:
+    """One line of what failed, in CUDA's words, and whether this process can go on."""
+    over = ": this process cannot use the GPU any more, start it again" if _DEAD.search(text) else ""
+    return f"{what}: CUDA says: {text}{over}"
 
 
 def one_line(error: BaseException) -> str:

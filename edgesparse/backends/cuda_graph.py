@@ -5,32 +5,30 @@ from __future__ import annotations
 import ctypes
 import gc
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, ClassVar
 
+from edgesparse.backends.cuda import cuda_says
 from edgesparse.errors import BackendUnavailable, BuildError
 
 LIBRARY = "libcuda.so.1"
 _THREAD_LOCAL = 1
 """CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: what other threads do meanwhile does not end the capture."""
-_MEMCPY = 1
-"""CU_GRAPH_NODE_TYPE_MEMCPY"""
+_KERNEL = 0
+"""CU_GRAPH_NODE_TYPE_KERNEL"""
 _POINTER, _REFERENCE, _UNSIGNED = ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p), ctypes.c_uint
 
 
-class _Copy(ctypes.Structure):
-    """CUDA_MEMCPY3D"""
+class KernelParams(ctypes.Structure):
+    """CUDA_KERNEL_NODE_PARAMS: a function, grid and block, bytes of dynamic shared memory, where its arguments lie."""
 
     _fields_: ClassVar[Any] = [
-        (f"{side}{name}", kind)
-        for side in ("src", "dst")
-        for name, kind in (
-            *((name, ctypes.c_size_t) for name in ("XInBytes", "Y", "Z", "LOD")),
-            ("MemoryType", ctypes.c_int),
-            *((name, ctypes.c_void_p) for name in ("Host", "Device", "Array", "Reserved")),
-            *((name, ctypes.c_size_t) for name in ("Pitch", "Height")),
-        )
-    ] + [(name, ctypes.c_size_t) for name in ("WidthInBytes", "Height", "Depth")]
+        ("func", ctypes.c_void_p),
+        *((f"{what}Dim{axis}", ctypes.c_uint) for what in ("grid", "block") for axis in "XYZ"),
+        ("sharedMemBytes", ctypes.c_uint),
+        ("kernelParams", _REFERENCE),
+        ("extra", _REFERENCE),
+    ]
 
 
 _FUNCTIONS: dict[str, list[Any]] = {
@@ -42,9 +40,8 @@ _FUNCTIONS: dict[str, list[Any]] = {
     "cuGraphDestroy": [_POINTER],
     "cuGraphGetNodes": [_POINTER, _REFERENCE, ctypes.POINTER(ctypes.c_size_t)],
     "cuGraphNodeGetType": [_POINTER, ctypes.POINTER(ctypes.c_int)],
-    "cuGraphMemcpyNodeGetParams": [_POINTER, ctypes.POINTER(_Copy)],
-    "cuGraphExecMemcpyNodeSetParams": [_POINTER, _POINTER, ctypes.POINTER(_Copy), _POINTER],
-    "cuCtxGetCurrent": [_REFERENCE],
+    "cuGraphKernelNodeGetParams": [_POINTER, ctypes.POINTER(KernelParams)],
+    "cuGraphExecKernelNodeSetParams": [_POINTER, _POINTER, ctypes.POINTER(KernelParams)],
     "cuModuleLoadData": [_REFERENCE, _POINTER],
     "cuModuleGetFunction": [_REFERENCE, _POINTER, ctypes.c_char_p],
     "cuLaunchKernel": [_POINTER, *[_UNSIGNED] * 7, _POINTER, ctypes.POINTER(ctypes.c_void_p), _POINTER],
@@ -89,20 +86,26 @@ class Graph:
         if code:
             check(code, "the CUDA graph cannot be launched")
 
-    def copy_to(self, address: int) -> Copy:
-        """The copy in it whose destination on the GPU begins there. Raises LookupError."""
+    def kernel(self, said: KernelParams) -> Callable[[], None]:
+        """What gives the one launch of that function in it the arguments that `said` points to then, from the next
+        launch of the graph on; launches that are on their way are not affected. Raises LookupError."""
         cuda, count, kind = libcuda(), ctypes.c_size_t(), ctypes.c_int()
         check(cuda.cuGraphGetNodes(self._graph, None, ctypes.byref(count)), "a CUDA graph's nodes")
         nodes = (ctypes.c_void_p * count.value)()
         check(cuda.cuGraphGetNodes(self._graph, nodes, ctypes.byref(count)), "a CUDA graph's nodes")
         for node in nodes:
-            said = _Copy()
+            found = KernelParams()
             check(cuda.cuGraphNodeGetType(node, ctypes.byref(kind)), "a CUDA graph's node")
-            if kind.value == _MEMCPY:
-                check(cuda.cuGraphMemcpyNodeGetParams(node, ctypes.byref(said)), "a CUDA graph's copy")
-                if said.dstDevice == address:
-                    return Copy(self._made, ctypes.c_void_p(node), said)
-        raise LookupError(f"no copy to {address:#x} in this graph")
+            if kind.value != _KERNEL or cuda.cuGraphKernelNodeGetParams(node, ctypes.byref(found)):
+                continue  # what other libraries launched may have no parameters of this kind
+            if found.func == said.func:
+                return partial(self._renew, ctypes.c_void_p(node), ctypes.byref(said))
+        raise LookupError("no launch of this kernel in this graph")
+
+    def _renew(self, node: ctypes.c_void_p, said: Any) -> None:
+        code = libcuda().cuGraphExecKernelNodeSetParams(self._made, node, said)
+        if code:
+            check(code, "a kernel in a CUDA graph takes no other arguments")
 
     def close(self) -> None:
         """Give it back; calling it again does nothing."""
@@ -111,28 +114,6 @@ class Graph:
         if self._graph:
             libcuda().cuGraphDestroy(self._graph)
         self._made, self._graph = ctypes.c_void_p(), ctypes.c_void_p()
-
-
-class Copy:
-    """A copy to the GPU inside a graph, which may take other bytes from the next launch on."""
-
-    def __init__(self, made: ctypes.c_void_p, node: ctypes.c_void_p, said: _Copy) -> None:
-        self._made, self._node, self._said, self._context = made, node, said, ctypes.c_void_p()
-        self._source = "srcHost" if said.srcHost else "srcDevice"
-        self._taken = (getattr(said, self._source), int(said.WidthInBytes))
-        check(libcuda().cuCtxGetCurrent(ctypes.byref(self._context)), "the context")
-        self._set = libcuda().cuGraphExecMemcpyNodeSetParams
-
-    def take(self, address: int, size: int) -> None:
-        """Copy these bytes of page-locked memory. Launches that are on their way are not affected."""
-        if self._taken == (address, size):
-            return
-        said, self._taken = self._said, (address, size)
-        setattr(said, self._source, address)
-        said.WidthInBytes = size
-        code = self._set(self._made, self._node, ctypes.byref(said), self._context)
-        if code:
-            check(code, "a copy in a CUDA graph cannot be changed")
 
 
 @lru_cache(1)
@@ -156,4 +137,4 @@ def check(code: int, what: str) -> None:
     cuda.cuGetErrorName(code, ctypes.byref(name))
     cuda.cuGetErrorString(code, ctypes.byref(text))
     said = " ".join(part.value.decode() for part in (name, text) if part.value) or f"error {code}"
-    raise BuildError(f"{what}: CUDA says: {said}")
+    raise BuildError(cuda_says(what, said))

@@ -11,6 +11,10 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgesparse import device
 from edgesparse.backends import cuda_graph
@@ -39,20 +43,37 @@ class Kernels:
             ) from None
         self._functions: dict[str, ctypes.c_void_p] = {}
 
-    def launch(
-        self, name: str, grid: tuple[int, int, int], block: tuple[int, int, int], stream: int, pointers: Sequence[int]
-    ) -> None:
-        """Enqueue a kernel whose arguments are all pointers."""
+    def function(self, name: str) -> ctypes.c_void_p:
         if name not in self._functions:
             found = ctypes.c_void_p()
             code = cuda_graph.libcuda().cuModuleGetFunction(ctypes.byref(found), self._module, name.encode())
             cuda_graph.check(code, f"no kernel {name}")
             self._functions[name] = found
-        values = [ctypes.c_uint64(pointer) for pointer in pointers]
-        given = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
-        function = self._functions[name]
-        code = cuda_graph.libcuda().cuLaunchKernel(function, *grid, *block, 0, stream, given, None)
-        cuda_graph.check(code, f"kernel {name}")
+        return self._functions[name]
+
+
+class Launch:
+    """A kernel with grid, block and arguments: addresses on the GPU, and structures, which it takes by value
+    as they are when it is enqueued. `params`: the same, as a graph's node takes it (`Graph.kernel`)."""
+
+    def __init__(
+        self,
+        use: Kernels,
+        name: str,
+        grid: tuple[int, int, int],
+        block: tuple[int, int, int],
+        arguments: Sequence[int | NDArray[Any]],
+    ) -> None:
+        self._name, function = name, use.function(name)
+        self._shape = (function, *grid, *block, 0)
+        self._held = [ctypes.c_uint64(given) if isinstance(given, int) else given for given in arguments]
+        lie = (given.ctypes.data if isinstance(given, np.ndarray) else ctypes.addressof(given) for given in self._held)
+        self._given = (ctypes.c_void_p * len(arguments))(*lie)
+        self.params = cuda_graph.KernelParams(*self._shape, self._given, None)
+
+    def __call__(self, stream: int) -> None:
+        code = cuda_graph.libcuda().cuLaunchKernel(*self._shape, stream, self._given, None)
+        cuda_graph.check(code, f"kernel {self._name}")
 
 
 def kernels(card: Gpu) -> Kernels:

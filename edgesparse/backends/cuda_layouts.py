@@ -38,6 +38,8 @@ COUNT = _struct("u4 found, u4 done")
 TOLD = _struct("i4 found, i4 kept")
 KINDS = ("centre-size", "corners", "on-grid")
 _WHOLE = 2048
+PICTURES = 64
+"""Of one launch, as in kernels/letterbox.cuh."""
 
 
 @lru_cache(64)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,18 +15,27 @@ from numpy.typing import NDArray
 
 from edgesparse.backends.base import TensorSpec
 from edgesparse.backends.cuda import Gpu
-from edgesparse.backends.cuda_graph import Copy, Graph
+from edgesparse.backends.cuda_graph import Graph
 from edgesparse.backends.cuda_images import Image
-from edgesparse.backends.cuda_kernels import Kernels
-from edgesparse.backends.cuda_layouts import COUNT, PICTURE, RECORD, TAP, TOLD, input_of, outputs_of, picture_of
+from edgesparse.backends.cuda_kernels import Kernels, Launch
+from edgesparse.backends.cuda_layouts import (
+    COUNT,
+    PICTURE,
+    PICTURES,
+    RECORD,
+    TAP,
+    TOLD,
+    input_of,
+    outputs_of,
+    picture_of,
+)
 from edgesparse.backends.frames import NOTHING, Found, Frame, FramePlan, Place, Slot
 from edgesparse.errors import BuildError
 
 CAPACITY = 1024
 """Candidates a picture that have room; where there are more, the whole outputs come back."""
-SUPPRESSED = 256 if os.environ.get("EDGESPARSE_GPU_NMS") == "1" else 0
-"""Candidates a picture up to which the GPU does NMS, as many as threads in a block (kernels/suppress.cuh). Only where
-it is asked for: it has not run on a GPU yet."""
+SUPPRESSED = 256
+"""Candidates a picture up to which the GPU does NMS, as many as threads in a block (kernels/suppress.cuh)."""
 ROWS = 2
 """Rows of pixels a thread of the letterbox, as in kernels/frames.cu."""
 _log = logging.getLogger(__name__)
@@ -48,16 +57,15 @@ class Engine:
 class CudaSlot(Slot):
     """`plain`: why there is no graph, where capture is not possible; the same is enqueued step by step then.
 
-    Frames in page-locked memory are copied from where they are (on an integrated GPU, not at all); others through such
-    memory of the slot's own. Copies inside the graph take their new source at each launch, and sizes are data that the
-    kernel reads, so other frames need no other graph: one is captured for each number of frames, and anew when a frame
-    is larger than any before. Raises BuildError, MemoryBudgetExceeded.
+    The letterbox reads frames where they lie in page-locked memory, and so no more of them than it needs; others are
+    copied into such memory of the slot's own. Where they lie and what they are is the letterbox's argument, which the
+    graph takes anew: one is captured for each number of frames. Raises BuildError, MemoryBudgetExceeded.
     """
 
     def __init__(self, card: Gpu, kernels: Kernels, engine: Engine, plan: FramePlan) -> None:
         self._gpu, self._kernels, self._engine, self._plan, self.plain = card, kernels, engine, plan, engine.plain
         self.times = np.zeros(3, np.int64)
-        self._held: dict[str, Any] = {"memory": [], "images": [], "graphs": {}}
+        self._held: dict[str, Any] = {"memory": [], "graphs": {}}
         self._close = weakref.finalize(self, _free, card, engine.stream, self._held)
         self._count, self._submitted = 0, 0
         self._running = card.doing(f"running {engine.name}")
@@ -69,17 +77,14 @@ class CudaSlot(Slot):
         specs, plan = (*self._engine.inputs, *self._engine.outputs), self._plan
         self._tensors = {spec.name: self._memory(_bytes(spec)) for spec in specs}
         image = next(spec for spec in self._engine.inputs if spec.name == plan.image)
-        self.batch, self._size = image.shape[0], plan.spec.size
-        self._letterbox = f"letterbox_{image.dtype}"
-        self._compact, self._done = "", self._gpu.event()
-        self._images = self._held["images"] = [Image(self._gpu) for _ in range(self.batch)]
+        self.batch, self._size, self._dtype = image.shape[0], plan.spec.size, image.dtype
+        self._compact: Launch | None = None
+        self._done, self._images = self._gpu.event(), [Image(self._gpu) for _ in range(self.batch)]
         self._places: list[Place | None] = [None] * self.batch
-        self._lie = [0] * self.batch
-        host, taps = self._gpu.host, self.batch * sum(self._size)
-        self._pictures, self._taps = host((self.batch,), PICTURE), host((taps,), TAP)
-        self._near = {
-            name: self._memory(array.nbytes) for name, array in (("pictures", self._pictures), ("taps", self._taps))
-        }
+        self._pictures = np.zeros(PICTURES, PICTURE)
+        self._lie = self._pictures["data"]
+        self._taps = self._gpu.host((self.batch * sum(self._size),), TAP)
+        self._taps_near = self._memory(self._taps.nbytes)
         self._settings = self._settled(input_of(plan.spec))
         for name, values in plan.fixed:
             spec = next(spec for spec in self._engine.inputs if spec.name == name)
@@ -94,15 +99,12 @@ class CudaSlot(Slot):
         assert strided is not None
         row = outputs_of(plan, outputs, [self._tensors[s.name] for s in outputs])
         row["capacity"], row["most"], row["enough"] = CAPACITY, SUPPRESSED, self._settled(plan.enough)
-        self._layout = self._settled(row)
-        self._counts = self._settled(np.zeros(self.batch, COUNT))
-        self._compact = f"compact_{outputs[strided.score_output].dtype}"
         records, self._told = self._gpu.host((self.batch, CAPACITY), RECORD), self._gpu.host((self.batch,), TOLD)
         self._rows, self._keys = records.view("f4").reshape(self.batch, CAPACITY, -1), records["key"]
-        self._compacted = [
-            *(self._layout, self._counts, self._memory(records.nbytes)),
-            *(self._mapped(self._told), self._mapped(records)),
-        ]
+        near = [self._settled(row), self._settled(np.zeros(self.batch, COUNT)), self._memory(records.nbytes)]
+        given = [*near, self._mapped(self._told), self._mapped(records)]
+        name, grid = f"compact_{outputs[strided.score_output].dtype}", (-(-strided.candidates // 32), self.batch, 1)
+        self._compact = Launch(self._kernels, name, grid, (32, 8, 1), given)
 
     @property
     def where(self) -> str:  # type: ignore[override]
@@ -111,9 +113,8 @@ class CudaSlot(Slot):
     def start(self, frames: Sequence[Frame]) -> None:
         begun = time.perf_counter_ns()
         with self._running:
-            for image, (frame, _) in zip(self._images, frames, strict=False):
-                if image.take(frame):
-                    self._drop_graphs()
+            for image, frame in zip(self._images, frames, strict=False):
+                image.take(frame)
             self._count = len(frames)
             self._describe([place for _, place in frames])
             self._launch()
@@ -122,62 +123,50 @@ class CudaSlot(Slot):
         self.times[0] = self._submitted - begun
 
     def _describe(self, places: Sequence[Place]) -> None:
-        """Sizes and rectangles, where they are others than the last batch's; on an integrated GPU, where frames lie."""
-        changed = False
+        """Where frames lie; sizes and rectangles, where they are others than the last batch's."""
         if self._places[: len(places)] != list(places):
             end = 0
             for i, place in enumerate(places):
                 end = picture_of(place, self._pictures[i], end, self._taps)
             self._places = [*places, *[None] * (self.batch - len(places))]
-            self._upload("taps", self._taps[:end])
-            changed = True
-        lie = [image.data for image in self._images[: len(places)]]
-        if changed or self._lie[: len(lie)] != lie:
-            self._pictures["data"][: len(lie)] = self._lie[: len(lie)] = lie
-            self._upload("pictures", self._pictures)
-
-    def _upload(self, name: str, array: NDArray[Any]) -> None:
-        self._gpu.driver.memcpy_htod_async(self._near[name], array, self._engine.stream)
+            self._gpu.driver.memcpy_htod_async(self._taps_near, self._taps[:end], self._engine.stream)
+        self._lie[: len(places)] = [image.data for image in self._images[: len(places)]]
 
     def _launch(self) -> None:
-        found = self._held["graphs"].get(self._count)
-        if found is None:
-            found = self._held["graphs"][self._count] = self._captured()
-        graph, copies = found
-        for copy, image in zip(copies, self._images, strict=False):
-            copy.take(image.host, image.source.nbytes)
-        graph()
+        graphs = self._held["graphs"]
+        if self._count not in graphs:
+            graphs[self._count] = self._captured()
+        graphs[self._count]()
 
-    def _captured(self) -> tuple[Callable[[], None], list[Copy]]:
-        """A launch of all steps, and the copies in it; the steps themselves where they cannot be captured."""
-        self._steps()  # what TensorRT does only the first time can't be captured
-        self._engine.stream.synchronize()
-        if self.plain:
-            return self._steps, []
-        try:
-            graph = Graph(self._engine.stream.handle, self._steps)
-        except BuildError as error:
-            self.plain = str(error)
-            _log.warning("%s runs without a CUDA graph, which costs some time: %s", self._engine.name, self.plain)
-            return self._steps, []
-        images = [] if self._gpu.integrated else self._images[: self._count]
-        return _Launch(graph), [graph.copy_to(image.data) for image in images]
-
-    def _steps(self) -> None:
-        stream, tensors, batch = self._engine.stream, self._tensors, self._count
-        if not self._gpu.integrated:
-            for image in self._images[:batch]:
-                self._gpu.driver.memcpy_htod_async(image.data, image.source, stream)
+    def _captured(self) -> Callable[[], None]:
+        """A launch of all steps; the steps themselves where they cannot be captured."""
         height, width = self._size
-        near = self._near
-        pointers = [self._settings, near["pictures"], near["taps"], tensors[self._plan.image]]
-        grid = (-(-width // 32), -(-height // (8 * ROWS)), batch)
-        self._kernels.launch(self._letterbox, grid, (32, 8, 1), stream.handle, pointers)
-        self._engine.enqueue(tensors)
+        grid = (-(-width // 32), -(-height // (8 * ROWS)), self._count)
+        given: list[int | NDArray[Any]] = [
+            self._settings,
+            self._pictures,
+            self._taps_near,
+            self._tensors[self._plan.image],
+        ]
+        letterbox = Launch(self._kernels, f"letterbox_{self._dtype}", grid, (32, 8, 1), given)
+        steps = partial(self._steps, letterbox)
+        steps()  # what TensorRT does only the first time can't be captured
+        self._engine.stream.synchronize()
+        if not self.plain:
+            try:
+                graph = Graph(self._engine.stream.handle, steps)
+                return _Captured(graph, letterbox, self._pictures[: self._count])
+            except BuildError as error:
+                self.plain = str(error)
+                _log.warning("%s runs without a CUDA graph, which costs some time: %s", self._engine.name, self.plain)
+        return steps
+
+    def _steps(self, letterbox: Launch) -> None:
+        stream = self._engine.stream.handle
+        letterbox(stream)
+        self._engine.enqueue(self._tensors)
         if self._compact:
-            assert self._plan.strided is not None
-            grid = (-(-self._plan.strided.candidates // 32), batch, 1)
-            self._kernels.launch(self._compact, grid, (32, 8, 1), stream.handle, self._compacted)
+            self._compact(stream)
         else:
             self._fetch()
 
@@ -224,13 +213,6 @@ class CudaSlot(Slot):
         self._close()
         self._images = []
 
-    def _drop_graphs(self) -> None:
-        for launch, _ in self._held["graphs"].values():
-            if isinstance(launch, _Launch):
-                launch.graph.close()
-        self._held["graphs"].clear()
-        self._places = [None] * self.batch
-
     def _memory(self, size: int) -> int:
         block = self._gpu.memory(size)
         self._held["memory"].append(block)
@@ -251,11 +233,18 @@ class CudaSlot(Slot):
         return pinned.address
 
 
-class _Launch:
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+class _Captured:
+    """The steps as a graph, which takes `pictures` as they are at each launch."""
+
+    def __init__(self, graph: Graph, letterbox: Launch, pictures: NDArray[Any]) -> None:
+        self.graph, self._renew = graph, graph.kernel(letterbox.params)
+        self._letterbox = letterbox  # whose arguments are read again
+        self._pictures, self._taken = pictures, pictures.tobytes()
 
     def __call__(self) -> None:
+        if (now := self._pictures.tobytes()) != self._taken:
+            self._renew()
+            self._taken = now
         self.graph.launch()
 
 
@@ -264,7 +253,6 @@ def _bytes(spec: TensorSpec) -> int:
 
 
 def _free(card: Gpu, stream: Any, held: dict[str, Any]) -> None:
-    graphs = [launch.graph for launch, _ in held["graphs"].values() if isinstance(launch, _Launch)]
-    freed = [image.free for image in held["images"]] + [block.free for block in held["memory"]]
-    card.free_all([stream.synchronize, *(graph.close for graph in graphs), *freed])
-    held.update(graphs={}, images=[], memory=[])
+    graphs = [one.graph.close for one in held["graphs"].values() if isinstance(one, _Captured)]
+    card.free_all([stream.synchronize, *graphs, *(block.free for block in held["memory"])])
+    held.update(graphs={}, memory=[])

@@ -16,6 +16,7 @@ from edgesparse.backends.base import Runner, TensorSpec
 from edgesparse.backends.cuda import Gpu, gpu
 from edgesparse.backends.cuda_graph import Graph
 from edgesparse.backends.cuda_kernels import kernels
+from edgesparse.backends.cuda_layouts import PICTURES
 from edgesparse.backends.cuda_slots import CudaSlot, Engine
 from edgesparse.backends.frames import FramePlan, Slot
 from edgesparse.backends.tensorrt_context import Scratch, dtype_of, fits, make_context, mapped, run_shape, wanted_shape
@@ -96,14 +97,16 @@ class TensorRTRunner(Runner):
 
         None, with a warning, where the kernels can be neither found nor compiled.
 
-        On a GPU with memory of its own each has a context, so that copies and engines of several batches overlap. An
-        integrated GPU has nothing to copy: there, and where shapes are open or scratch memory is shared, slots share
-        context and stream, and what overlaps is the CPU's part.
+        On a GPU with memory of its own each has a context, so that one batch's frames come over the bus while another's
+        engine runs. An integrated GPU reads them as it reads all else: there, and where shapes are open or scratch
+        memory is shared, slots share context and stream, and what overlaps is the CPU's part.
         """
         image = next(spec for spec in self.inputs if spec.name == plan.image)
         try:
             if image.dtype not in ("float32", "float16", "int8", "uint8"):
                 raise BackendUnavailable(f"its input is {image.dtype}")
+            if image.shape[0] > PICTURES:
+                raise BackendUnavailable(f"its batch is {image.shape[0]}, more than {PICTURES}")
             found = kernels(self._gpu)
         except BackendUnavailable as error:
             _log.warning("%s: the CPU prepares frames and finds boxes: %s", self._name, str(error))

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,23 +29,26 @@ import pytest
 from numpy.typing import NDArray
 
 from edgesparse.backends.cuda_kernels import SOURCES
+from edgesparse.backends.cuda_layouts import PICTURE, PICTURES
 from edgesparse.backends.tensorrt_context import DTYPES
 
 Operation = Callable[[], None]
 
 
 @dataclass
-class Copied:
-    """A copy: what a graph tells of it, and lets be changed."""
+class Launched:
+    """A kernel's launch: what a graph tells of it, and lets be changed. `given`: its arguments, as bytes."""
 
     fake: Fake
-    to: int
-    source: int
-    size: int
+    function: int
+    grid: list[int]
+    given: list[bytes]
 
     def __call__(self) -> None:
-        self.fake.copies += 1
-        ctypes.memmove(self.to, self.source, self.size)
+        name, lie = KERNELS[self.function - 1], [ctypes.create_string_buffer(one, len(one)) for one in self.given]
+        pointers = (ctypes.c_void_p * len(lie))(*map(ctypes.addressof, lie))
+        assert host_kernels().launch(name, (ctypes.c_int * 3)(*self.grid), pointers) == 0
+        self.fake.kernels.append(name.decode())
 
 
 @lru_cache(1)
@@ -76,11 +79,11 @@ class Fake:
     def __init__(self, integrated: bool = False, free: int = 1 << 30) -> None:
         self.integrated, self.room, self.count = integrated, free, 1
         self.memory: dict[int, NDArray[np.uint8]] = {}
-        self.hosts = self.streams = self.graphs = self.launches = self.copies = self.waits = 0
+        self.hosts = self.streams = self.graphs = self.launches = self.copies = self.renewed = self.waits = 0
         self.threads = threading.local()
         self.captured: list[Operation] | None = None
         self.uncapturable = False
-        self.broken = ""
+        self.broken, self.told = "", False  # once the error was told, every launch fails
         self.dla: int | None = None
         self.made: dict[int, list[Operation]] = {}
         self.kernels: list[str] = []
@@ -147,6 +150,7 @@ class Stream:
     def synchronize(self) -> None:
         self.fake.require()
         if self.fake.broken:
+            self.fake.told = True
             raise Error(f"cuStreamSynchronize failed: {self.fake.broken}")
 
     def __del__(self) -> None:
@@ -165,6 +169,7 @@ class Event:
     def synchronize(self) -> Event:
         self.fake.require()
         if self.fake.broken:
+            self.fake.told = True
             raise Error(f"cuEventSynchronize failed: {self.fake.broken}")
         return self
 
@@ -179,13 +184,17 @@ def _driver(fake: Fake) -> SimpleNamespace:
     def pop() -> None:
         fake.threads.depth -= 1
 
+    def copy(to: int, source: int, size: int) -> None:
+        fake.copies += 1
+        ctypes.memmove(to, source, size)
+
     def htod(memory: Any, host: NDArray[Any], stream: Stream | None = None) -> None:
         assert int(memory) in fake.memory and host.nbytes <= fake.memory[int(memory)].nbytes
-        fake.enqueue(Copied(fake, int(memory), host.ctypes.data, host.nbytes))
+        fake.enqueue(partial(copy, int(memory), host.ctypes.data, host.nbytes))
 
     def dtoh(host: NDArray[Any], memory: Any, stream: Stream) -> None:
         assert int(memory) in fake.memory
-        fake.enqueue(Copied(fake, host.ctypes.data, int(memory), host.nbytes))
+        fake.enqueue(partial(copy, host.ctypes.data, int(memory), host.nbytes))
 
     found = SimpleNamespace(
         get_attribute=lambda name: int(fake.integrated and name == "integrated"),
@@ -231,7 +240,7 @@ class _Library:
 
     def cuGraphInstantiateWithFlags(self, made: Any, graph: ctypes.c_void_p, flags: int) -> int:
         operations = self.fake.made[graph.value or 0]
-        return self._keep(made, [replace(o) if isinstance(o, Copied) else o for o in operations])
+        return self._keep(made, [replace(o) if isinstance(o, Launched) else o for o in operations])
 
     def cuGraphGetNodes(self, graph: ctypes.c_void_p, nodes: Any, count: Any) -> int:
         operations = self.fake.made[graph.value or 0]
@@ -244,25 +253,21 @@ class _Library:
         return self.fake.made[node // 1000][node % 1000]
 
     def cuGraphNodeGetType(self, node: int, kind: Any) -> int:
-        kind._obj.value = int(isinstance(self._node(node), Copied))
+        kind._obj.value = 0 if isinstance(self._node(node), Launched) else 2
         return 0
 
-    def cuGraphMemcpyNodeGetParams(self, node: int, said: Any) -> int:
-        copy = self._node(node)
-        assert isinstance(copy, Copied)
-        said._obj.dstDevice, said._obj.srcHost, said._obj.WidthInBytes = copy.to, copy.source, copy.size
+    def cuGraphKernelNodeGetParams(self, node: int, said: Any) -> int:
+        found = self._node(node)
+        assert isinstance(found, Launched)
+        said._obj.func = found.function
         return 0
 
-    def cuGraphExecMemcpyNodeSetParams(self, made: Any, node: ctypes.c_void_p, said: Any, context: Any) -> int:
-        copy = self.fake.made[made.value][(node.value or 0) % 1000]
-        assert isinstance(copy, Copied) and said._obj.dstDevice == copy.to and context.value == 55
-        assert said._obj.WidthInBytes <= self.fake.memory[copy.to].nbytes
-        copy.source, copy.size = said._obj.srcHost, said._obj.WidthInBytes
-        return 0
-
-    def cuCtxGetCurrent(self, context: Any) -> int:
-        self.fake.require()
-        context._obj.value = 55
+    def cuGraphExecKernelNodeSetParams(self, made: Any, node: ctypes.c_void_p, said: Any) -> int:
+        found, new = self.fake.made[made.value][(node.value or 0) % 1000], said._obj
+        assert isinstance(found, Launched) and new.func == found.function
+        assert found.grid == [new.gridDimX, new.gridDimY, new.gridDimZ]
+        found.given = _given(found.function, new.kernelParams)
+        self.fake.renewed += 1
         return 0
 
     def cuModuleLoadData(self, module: Any, data: bytes) -> int:
@@ -277,16 +282,10 @@ class _Library:
         return 0
 
     def cuLaunchKernel(self, function: Any, *said: Any) -> int:
-        (*grid, _, _, _, _, stream, given, _), name = said, KERNELS[(function.value or 0) - 1]
+        *grid, _, _, _, _, stream, given, _ = said
         assert stream == 77
-        values = [ctypes.c_uint64(ctypes.c_uint64.from_address(at).value) for at in given]
-
-        def run() -> None:
-            pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
-            assert host_kernels().launch(name, (ctypes.c_int * 3)(*grid), pointers) == 0
-            self.fake.kernels.append(name.decode())
-
-        self.fake.enqueue(run)
+        number = function.value or 0
+        self.fake.enqueue(Launched(self.fake, number, list(map(int, grid)), _given(number, given)))
         return 0
 
     def _keep(self, reference: Any, operations: list[Operation]) -> int:
@@ -298,6 +297,8 @@ class _Library:
 
     def cuGraphLaunch(self, made: ctypes.c_void_p, stream: Any) -> int:
         self.fake.require()
+        if self.fake.told:
+            return 700
         if made.value not in self.fake.made:
             return 1
         self.fake.launches += 1
@@ -317,8 +318,14 @@ class _Library:
         return 0
 
     def cuGetErrorString(self, code: int, text: Any) -> int:
-        text._obj.value = b"something went wrong"
+        text._obj.value = self.fake.broken.encode() or b"something went wrong"
         return 0
+
+
+def _given(function: int, given: Any) -> list[bytes]:
+    """A kernel's arguments: pointers, but for the letterbox's pictures."""
+    sizes = [8, PICTURES * PICTURE.itemsize, 8, 8] if KERNELS[function - 1].startswith(b"letterbox") else [8] * 5
+    return [ctypes.string_at(given[i], size) for i, size in enumerate(sizes)]
 
 
 KERNELS = [b"letterbox_float32", b"letterbox_int8", b"letterbox_uint8", b"compact_float32"]

@@ -7,14 +7,15 @@
 #define ROWS 2
 #endif
 
-// Blocks of 32 x 8 threads; the grid covers the input, ROWS rows of pixels a thread, a picture a layer.
+// Blocks of 32 x 8 threads; the grid covers the input, ROWS rows of pixels a thread, a picture a layer. Pictures come as
+// an argument, which a graph's node takes anew, and not from memory: theirs is the host's, and each block would wait.
 #define LETTERBOX(NAME, T)                                                                                      \
     extern "C" __global__ void __launch_bounds__(256) NAME(const Input* __restrict__ input,                      \
-                                                           const Picture* __restrict__ pictures,                \
+                                                           const Pictures pictures,                              \
                                                            const Tap* __restrict__ taps, T* __restrict__ out) { \
         const int x = blockIdx.x * 32 + threadIdx.x, y = blockIdx.y * 8 * ROWS + threadIdx.y;                   \
         _Pragma("unroll") for (int row = 0; row < ROWS; row++)                                                  \
-            letterbox(*input, pictures[blockIdx.z], taps, out, x, y + 8 * row, blockIdx.z);                     \
+            letterbox(*input, pictures.of[blockIdx.z], taps, out, x, y + 8 * row, blockIdx.z);                     \
     }
 
 LETTERBOX(letterbox_float32, float)

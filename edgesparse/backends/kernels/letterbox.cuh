@@ -15,6 +15,12 @@ struct Picture {  // one frame, and the rectangle of the input that it fills
     int32_t taps, unused;  // where its taps begin: one a column, then one a row
 };
 
+enum { PICTURES = 64 };  // of a launch: as many as a kernel's arguments have room for, which are 4096 bytes
+
+struct Pictures {
+    Picture of[PICTURES];
+};
+
 struct Tap {  // two neighbours, at and at + 1, and what each weighs, of 2048; columns are never outside, rows are clamped
     int32_t at;
     int16_t near, far;
