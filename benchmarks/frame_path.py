@@ -22,6 +22,7 @@ from typing import Any
 import cv2
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -36,7 +37,7 @@ CONF, IOU = 0.1, 0.45
 STRIDES = (8, 16, 32)
 
 
-def demo_preprocess(image: np.ndarray) -> tuple[np.ndarray, float]:
+def demo_preprocess(image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], float]:
     """As YOLOX's ONNX demo does: a fresh grey canvas, resize, paste, transpose, contiguous float32."""
     canvas = np.ones((*SIZE, 3), np.uint8) * 114
     ratio = min(SIZE[0] / image.shape[0], SIZE[1] / image.shape[1])
@@ -46,7 +47,7 @@ def demo_preprocess(image: np.ndarray) -> tuple[np.ndarray, float]:
     return np.ascontiguousarray(canvas.transpose(2, 0, 1), dtype=np.float32)[None], ratio
 
 
-def demo_postprocess(raw: np.ndarray, ratio: float) -> np.ndarray | None:
+def demo_postprocess(raw: NDArray[np.float32], ratio: float) -> NDArray[Any] | None:
     """As YOLOX's ONNX demo does: grids made anew, every box decoded, then NMS a class in NumPy."""
     grids, strides = [], []
     for stride in STRIDES:
@@ -74,7 +75,7 @@ def demo_postprocess(raw: np.ndarray, ratio: float) -> np.ndarray | None:
     return np.concatenate(found, 0) if found else None
 
 
-def demo_nms(boxes: np.ndarray, scores: np.ndarray) -> list[int]:
+def demo_nms(boxes: NDArray[np.float32], scores: NDArray[np.float32]) -> list[int]:
     x1, y1, x2, y2 = boxes.T
     areas = (x2 - x1 + 1) * (y2 - y1 + 1)
     order, keep = scores.argsort()[::-1], []
@@ -88,7 +89,7 @@ def demo_nms(boxes: np.ndarray, scores: np.ndarray) -> list[int]:
     return keep
 
 
-def frames_of(real: Path, count: int) -> list[np.ndarray]:
+def frames_of(real: Path, count: int) -> list[NDArray[np.uint8]]:
     """Frames of both videos, enlarged to 1080p."""
     frames = []
     for name in ("one-by-one-person-detection.mp4", "bottle-detection.mp4"):
@@ -96,7 +97,7 @@ def frames_of(real: Path, count: int) -> list[np.ndarray]:
         length = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
         for index in np.linspace(0.1 * length, 0.9 * length, count // 2, dtype=int):
             video.set(cv2.CAP_PROP_POS_FRAMES, int(index))
-            frames.append(cv2.resize(video.read()[1], (1920, 1080)))
+            frames.append(np.asarray(cv2.resize(video.read()[1], (1920, 1080)), np.uint8))
     return frames
 
 
@@ -187,14 +188,8 @@ print(json.dumps({"ultralytics": ultralytics.__version__, "torch": torch.__versi
 def measure_ultralytics(python: str, real: Path, rounds: int, ours: dict[str, Any]) -> dict[str, Any]:
     """Its pre- and post-processing alone, on the same frames and the same network's outputs laid out as YOLOv8's."""
     frames = frames_of(real, 24)
-    package = ready(real / "models" / "yolox_nano.onnx", HERE / "scratch", classes="coco")
-    outputs = []
-    with open_detector(package, Run(conf=CONF, iou=IOU)) as detector:
-        for frame in frames:
-            detector(frame)
-            raw = detector.runner.buffers[detector.runner.outputs[0].name][0]
-            centre_size = as_yolov8(raw)
-            outputs.append(centre_size)
+    session = onnxruntime.InferenceSession(str(real / "models" / "yolox_nano.onnx"))
+    outputs = [as_yolov8(session.run(None, {"images": demo_preprocess(frame)[0]})[0][0]) for frame in frames]
     folder = HERE / "scratch"
     np.save(folder / "frames.npy", np.stack(frames))
     np.save(folder / "raw.npy", np.stack(outputs))
@@ -216,7 +211,7 @@ def measure_ultralytics(python: str, real: Path, rounds: int, ours: dict[str, An
     return peer
 
 
-def as_yolov8(raw: np.ndarray) -> np.ndarray:
+def as_yolov8(raw: NDArray[np.float32]) -> NDArray[np.float32]:
     """YOLOX's raw rows [N, 85] as YOLOv8's [84, N]: decoded, class scores times objectness."""
     from edgesparse.runtime.heads import grid
 

@@ -42,7 +42,7 @@ def plain(url: str) -> Iterator[NDArray[np.uint8]]:
         if not ok:
             capture = cv2.VideoCapture(url)
             continue
-        yield frame
+        yield np.asarray(frame, np.uint8)
 
 
 def edgesparse(url: str) -> Iterator[NDArray[np.uint8]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.gpu_given import HD, confident, net, opened, picture
 from edgesparse.runtime.detector import Detector
@@ -34,7 +35,7 @@ def cameras(work: Path, seconds: float = 2.0) -> dict[str, Any]:
 class Watched:
     """Cameras that deliver at a rate, or, at 0, have a new frame whenever they are asked."""
 
-    def __init__(self, detector: Detector, rings: list[list[np.ndarray]], rate: float) -> None:
+    def __init__(self, detector: Detector, rings: list[list[NDArray[np.uint8]]], rate: float) -> None:
         self._detector, self._rings, self._period = detector, rings, 1 / rate if rate else 0.0
         self._last, self._next = [-1] * len(rings), 0
         self._stamps: list[list[float]] = []
@@ -62,7 +63,7 @@ class Watched:
 
     def _fresh(self, now: float) -> list[tuple[int, float]]:
         """Up to a batch of cameras with a frame that was not taken yet, in turn, and when it was captured."""
-        found = []
+        found: list[tuple[int, float]] = []
         if self._detector.in_flight == self._detector.depth:
             return found
         for step in range(len(self._rings)):

@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.gpu_nets import CLASSES, SIZE
 from edgesparse.backends import backend
@@ -45,12 +46,12 @@ SHOTS = 4
 
 
 @lru_cache(1)
-def _shots() -> tuple[np.ndarray, ...]:
+def _shots() -> tuple[NDArray[np.uint8], ...]:
     scene = Scene(0, height=HD[0], width=HD[1])
     return tuple(scene.render()[0].copy() for _ in range(SHOTS))
 
 
-def picture(seed: int = 0) -> np.ndarray:
+def picture(seed: int = 0) -> NDArray[np.uint8]:
     """A frame of the demo scene, 1920x1080, one of SHOTS: the default detector finds about 13 parts in it."""
     return _shots()[seed % SHOTS]
 
@@ -65,7 +66,7 @@ def confident(of: Net) -> Net:
     """With the confidence that lets about 40 candidates of a picture through; `parts` keeps its own."""
     if of.name == "parts":
         return of
-    scores: list[np.ndarray] = []
+    scores: list[NDArray[np.float32]] = []
     with opened(of, 1e-4) as detector:
         for seed in range(SHOTS):
             detector.submit([picture(seed)])

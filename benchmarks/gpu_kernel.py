@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgesparse.backends.cuda import Gpu, gpu
 from edgesparse.backends.cuda_graph import Graph
@@ -78,10 +79,11 @@ def sides(place: Place) -> tuple[tuple[int, int, bool], tuple[int, int, bool]]:
     return (place.frame_height, place.height, False), (place.frame_width, place.width, True)
 
 
-def used(found: np.ndarray, limit: int) -> np.ndarray:
+def used(found: NDArray[Any], limit: int) -> NDArray[Any]:
     """Positions that weigh anything."""
     first, second = found["at"][found["near"] > 0], found["at"][found["far"] > 0] + 1
-    return np.unique(np.clip(np.concatenate([first, second]), 0, limit - 1))
+    positions: NDArray[Any] = np.unique(np.clip(np.concatenate([first, second]), 0, limit - 1))
+    return positions
 
 
 class Case:
@@ -120,7 +122,7 @@ class Case:
             pointers: list[int | np.ndarray] = [self._input, self._pictures[i % SETS], self._taps, self._outs[i % SETS]]
             Launch(self._use, self._name, grid, (32, 8, 1), pointers)(self._stream.handle)
 
-    def _settled(self, values: np.ndarray) -> int:
+    def _settled(self, values: NDArray[Any]) -> int:
         at = self._memory(values.nbytes)
         self._card.driver.memcpy_htod(at, values)
         return at

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 SIZE = (640, 640)
@@ -51,8 +53,8 @@ class _Net:
             bias[:4], bias[4:] = 40, 0.2
         self._keep(f"{name}.w", weight)
         self._keep(f"{name}.b", bias)
-        made = {"strides": [stride] * 2, "pads": [side // 2] * 4}
-        self._nodes.append(helper.make_node("Conv", [at, f"{name}.w", f"{name}.b"], [name], name, **made))
+        inputs, pads = [at, f"{name}.w", f"{name}.b"], [side // 2] * 4
+        self._nodes.append(helper.make_node("Conv", inputs, [name], name, strides=[stride] * 2, pads=pads))
         return self._one("Relu", [name]) if relu else name
 
     def reshape(self, at: str, shape: list[int]) -> str:
@@ -60,12 +62,12 @@ class _Net:
         self._keep(name, np.array(shape))
         return self._one("Reshape", [at, name])
 
-    def _one(self, kind: str, inputs: list[str], **made: int) -> str:
+    def _one(self, kind: str, inputs: list[str]) -> str:
         name = f"{kind.lower()}{len(self._nodes)}"
-        self._nodes.append(helper.make_node(kind, inputs, [name], name, **made))
+        self._nodes.append(helper.make_node(kind, inputs, [name], name))
         return name
 
-    def _keep(self, name: str, values: np.ndarray) -> None:
+    def _keep(self, name: str, values: NDArray[Any]) -> None:
         self._stored.append(numpy_helper.from_array(values, name))
 
     def save(self, path: Path, heads: list[str]) -> Path:

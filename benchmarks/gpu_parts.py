@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.gpu_given import HD, SHOTS, Net, confident, net, opened, picture
 from benchmarks.gpu_kernel import place_of, used
@@ -23,7 +24,7 @@ from edgesparse.backends.cuda_layouts import taps
 from edgesparse.runtime.detector import STAGES, Detector
 
 
-def milliseconds(ns: Sequence[int] | np.ndarray) -> dict[str, float]:
+def milliseconds(ns: Sequence[int] | NDArray[np.int64]) -> dict[str, float]:
     p50, p90, p99 = np.percentile(np.asarray(ns, np.float64), (50, 90, 99)) / 1e6
     return {"p50": round(p50, 4), "p90": round(p90, 4), "p99": round(p99, 4)}
 
@@ -50,7 +51,7 @@ def path(name: str, work: Path, frames: int = 10_000, seconds: float = 45.0) -> 
     say(f"{name}: confidence {of.conf:.3f}")
     bare, common, rows = Bare(of.path), Common(of), rows_read(of)
     taken: dict[str, list[int]] = {}
-    stages: list[np.ndarray] = []
+    stages: list[NDArray[np.int64]] = []
     with opened(of) as detector, nms_on_the_cpu(), opened(of) as other:
         near = [detector.frame_buffer(HD) for _ in shots]
         for buffer, shot in zip(near, shots, strict=True):
@@ -145,7 +146,7 @@ def graph_alone(detector: Detector) -> float:
     return round(float(np.median(found)), 4)
 
 
-def in_flight(detector: Detector, near: Sequence[np.ndarray], seconds: float) -> dict[str, float]:
+def in_flight(detector: Detector, near: Sequence[NDArray[np.uint8]], seconds: float) -> dict[str, float]:
     """Frames a second with every slot busy, one frame a batch."""
     count, begun = 0, time.perf_counter()
     while (now := time.perf_counter()) - begun < seconds:

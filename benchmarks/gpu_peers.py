@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.gpu_given import HD, Net, picture
 from edgesparse.backends import backend
@@ -61,7 +63,7 @@ class Common:
         self._in, self._out = names
         self._shape = shapes[self._out]
 
-    def __call__(self, frame: np.ndarray) -> np.ndarray:
+    def __call__(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
         height, width = self._size
         ratio = min(height / frame.shape[0], width / frame.shape[1])
         new = (round(frame.shape[1] * ratio), round(frame.shape[0] * ratio))
@@ -83,8 +85,9 @@ class Common:
         keep = best >= self._conf
         boxes, best, labels = rows[keep, :4], best[keep], labels[keep]
         corners = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, 2:]], 1)
-        moved = corners + np.pad(labels[:, None] * 4096.0, ((0, 0), (0, 3)))
-        kept = np.asarray(cv2.dnn.NMSBoxes(moved, best, self._conf, 0.45), int).ravel()
+        # Any: OpenCV's types know lists alone, it takes arrays too.
+        moved: Any = corners + np.pad(labels[:, None] * 4096.0, ((0, 0), (0, 3)))
+        kept = np.asarray(cv2.dnn.NMSBoxes(moved, best, self._conf, 0.45), np.intp).ravel()
         corners = corners[kept]
         corners[:, :2] -= (left, top)
         return np.concatenate([corners / ratio, best[kept, None], labels[kept, None]], 1)

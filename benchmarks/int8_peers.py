@@ -84,7 +84,7 @@ def _reader(model: str, pictures: str) -> Any:
     entry = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).get_inputs()[0].name
     data = np.load(pictures, mmap_mode="r")
 
-    class Reader(CalibrationDataReader):
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has no types
         def __init__(self) -> None:
             self.set_range(0, len(data))
 

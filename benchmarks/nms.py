@@ -12,10 +12,12 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -45,7 +47,7 @@ def warm(action: Callable[[], object]) -> float:
     return round(1e6 * min(once() for _ in range(20)), 1)
 
 
-def cold(action: Callable[[], object], other: np.ndarray) -> float:
+def cold(action: Callable[[], object], other: NDArray[np.uint8]) -> float:
     found = []
     for _ in range(200):
         np.add(other, 1, out=other)
@@ -67,10 +69,8 @@ def main() -> None:
             row = result[f"{count} boxes, {kind}"] = {}
             for name, few in (("one by one", count), ("opencv", 0)):
                 nms.FEW = few
-                row[name] = {
-                    "warm": warm(lambda given=given: nms.nms(*given, 0.7, 300)),  # type: ignore[misc]
-                    "cold": cold(lambda given=given: nms.nms(*given, 0.7, 300), other),  # type: ignore[misc]
-                }
+                action = partial(nms.nms, *given, 0.7, 300)
+                row[name] = {"warm": warm(action), "cold": cold(action, other)}
     save("nms", {**machine(), "microseconds": result}, said.save)
 
 

@@ -25,14 +25,14 @@ def crops(first_seed: int, scenes: int) -> tuple[Floats, NDArray[np.int64]]:
             part = picture[max(y, 0) : bottom + 1, max(x, 0) : right + 1]
             found.append(cv2.resize(part, (SIDE, SIDE), interpolation=cv2.INTER_AREA).reshape(-1))
             classes.append(label)
-    return np.stack(found).astype(np.float32) / 255 - 0.5, np.array(classes, np.int64)
+    return np.stack(found).astype(np.float32) / np.float32(255) - np.float32(0.5), np.array(classes, np.int64)
 
 
 def train(x: Floats, labels: NDArray[np.int64]) -> list[tuple[Floats, Floats]]:
     """Weights [inputs, outputs] and bias of each layer, ReLU between: Adam on the cross entropy."""
     random = np.random.default_rng(0)
     sizes = (x.shape[1], *WIDTHS, len(CLASSES))
-    layers = [
+    layers: list[tuple[Floats, Floats]] = [
         (random.normal(0, (2 / a) ** 0.5, (a, b)).astype(np.float32), np.zeros(b, np.float32))
         for a, b in pairwise(sizes)
     ]

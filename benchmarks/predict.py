@@ -58,8 +58,8 @@ def networks() -> dict[str, list[Work]]:
     stored = json.loads((DATA / "layer_shapes.json").read_text())["networks"]
     return {
         name: [
-            Work("", kind, *numbers, bool(flags & 1), bool(flags & 2))
-            for n, kind, *numbers, flags in rows
+            Work("", kind, positions, channels, depth, weights, reads, writes, bool(flags & 1), bool(flags & 2))
+            for n, kind, positions, channels, depth, weights, reads, writes, flags in rows
             for _ in range(n)
         ]
         for name, rows in stored.items()
@@ -86,7 +86,8 @@ def log_errors(
 ) -> npt.NDArray[np.float64]:
     values = dict(zip(CONSTANTS, map(float, constants), strict=True))
     times = [predict(works[p.model], board(p.board), p.precision, constants=values).ms / p.ms for p in rows]
-    return np.log(times)
+    errors: npt.NDArray[np.float64] = np.log(times)
+    return errors
 
 
 def fit(rows: list[Published], works: dict[str, list[Work]]) -> npt.NDArray[np.float64]:
@@ -96,7 +97,8 @@ def fit(rows: list[Published], works: dict[str, list[Work]]) -> npt.NDArray[np.f
         errors = log_errors(rows, works, np.exp(at))
         slopes = [(log_errors(rows, works, np.exp(at + step)) - errors) / 0.01 for step in np.eye(len(at)) * 0.01]
         at = at - np.linalg.lstsq(np.array(slopes).T, errors, rcond=None)[0].clip(-0.5, 0.5)
-    return np.exp(at)
+    constants: npt.NDArray[np.float64] = np.exp(at)
+    return constants
 
 
 def summary(errors: npt.NDArray[np.float64]) -> dict[str, float | int]:

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -42,7 +43,8 @@ WEIGHTS = 43.6e6
 def large() -> ModelProto:
     """A chain of 1x1 and 3x3 convolutions of 512 channels with about 44 M weights, like YOLOv8l."""
     rng = np.random.default_rng(0)
-    nodes, tensors, count, at = [], [], 0, "x"
+    nodes: list[NodeProto] = []
+    tensors, count, at = [], 0, "x"
     while count < WEIGHTS:
         i = len(nodes)
         kernel = 3 if i % 3 else 1
@@ -121,7 +123,7 @@ def searches(path: Path) -> dict[str, Any]:
         "asp_greedy": asp_greedy.search,
     }
     total = sum(float(matrix.sum()) for matrix in matrices)
-    found: dict[str, Any] = {"matrices": len(matrices), "largest": list(max((m.shape for m in matrices), key=np.prod))}
+    found: dict[str, Any] = {"matrices": len(matrices), "largest": list(max((m.shape for m in matrices), key=prod))}
     for name, search in peers.items():
         started = time.perf_counter()
         kept = sum(asp_greedy.kept(matrix[:, search(matrix)]) for matrix in matrices)

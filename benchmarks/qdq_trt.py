@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,11 +40,11 @@ from edgesparse.backends import BuildOptions, backend
 from edgesparse.backends.base import BuildResult, Limits, Precision, Runner
 from edgesparse.classes import coco_names
 from edgesparse.config import DetectorSpec, InputSpec, load_recipe
+from edgesparse.demo.scene import CLASSES
 from edgesparse.errors import EdgeSparseError
 from edgesparse.runtime.agree import compare
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.pictures import Prepared, picture_files, read_picture
-from edgesparse.runtime.preprocess import Preprocessor
 
 Placement = Literal["fuse", "sparse"]
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,7 +87,7 @@ def nets(real: Path) -> dict[str, Net]:
     )
     recipe = load_recipe(ROOT / "edgesparse" / "demo" / "parts.yaml")
     parts = DetectorSpec(
-        head=recipe.head, classes=recipe.classes or (), input=InputSpec(**recipe.input.model_dump(exclude_none=True))
+        head=recipe.head, classes=CLASSES, input=InputSpec(**recipe.input.model_dump(exclude_none=True))
     )
     mini, drawn, demo = real / "coco_mini", ROOT / "calib_data", ROOT / "edgesparse" / "demo"
     return {
@@ -124,7 +125,7 @@ def make(files: Path, real: Path) -> None:
 
 def make_patterns(files: Path) -> None:
     sys.path.insert(0, str(ROOT / "tests" / "graph"))
-    from patterns import PATTERNS  # type: ignore[import-not-found]
+    from patterns import PATTERNS
 
     from edgesparse.graph import model as graph
     from edgesparse.graph.calibration import calibrate
@@ -133,7 +134,7 @@ def make_patterns(files: Path) -> None:
     for name, pattern in PATTERNS.items():
         model = pattern()
         shape = [axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim]
-        ranges = calibrate(model, lambda shape=shape: noise(shape), method="max", tensors=quantised_tensors(model))  # type: ignore[misc]
+        ranges = calibrate(model, partial(noise, shape), method="max", tensors=quantised_tensors(model))
         graph.save(quantize(model, ranges.scales)[0], files / f"{MICRO}_{name}.onnx")
 
 
@@ -156,14 +157,10 @@ def raw(runner: Runner, net: Net | None) -> list[list[NDArray[Any]]]:
     buffers = runner.allocate()
     runner.bind(buffers)
     entry = buffers[runner.inputs[0].name]
-    fill = Preprocessor(net.spec.input, entry) if net else None
-    given = map(read_picture, picture_files(net.compare, RAW)) if net else noise(entry.shape)
+    given = Prepared(picture_files(net.compare, RAW), net.spec.input, 1)() if net else noise(entry.shape)
     found = []
     for one in given:
-        if fill is not None:
-            fill(one, 0)
-        else:
-            entry[...] = one
+        entry[...] = one
         runner.infer()
         found.append([buffers[output.name].astype(np.float32) for output in runner.outputs])
     return found

@@ -35,15 +35,17 @@ from edgesparse.build.ready import DEMO, recipe_of
 from edgesparse.build.scoring import points
 from edgesparse.config import DetectorSpec, InputSpec
 from edgesparse.demo.export import export
+from edgesparse.demo.scene import CLASSES
 from edgesparse.graph.activations import Batches, spread
 from edgesparse.graph.bias_correction import correct_biases
-from edgesparse.graph.calibration import BEST, METHODS, calibrate
+from edgesparse.graph.calibration import BEST, calibrate
 from edgesparse.graph.equalise import equalise
 from edgesparse.graph.model import load
 from edgesparse.graph.quantize import quantised_tensors, quantize
 from edgesparse.graph.reconstruct import reconstruct
 from edgesparse.graph.recover import PICTURES, recover
 from edgesparse.graph.sparsity import inspect
+from edgesparse.graph.thresholds import METHODS
 from edgesparse.runtime.evaluate import Labels
 from edgesparse.stream import pictures as stored
 
@@ -111,7 +113,7 @@ def pruned(model: ModelProto, data: Batches, score: Score, file: Path | None) ->
 def parts() -> dict[str, Any]:
     recipe = recipe_of(DEMO)
     asked = recipe.input.model_dump(exclude_none=True)
-    spec = DetectorSpec(head=recipe.head, classes=recipe.classes, input=InputSpec(**asked))
+    spec = DetectorSpec(head=recipe.head, classes=CLASSES, input=InputSpec(**asked))
     data = stored.Batches(str(ROOT / "calib_data"), spec.input, 160)
     with tempfile.TemporaryDirectory() as folder:
         export(Path(folder, "scenes"), SCENES, SEED)

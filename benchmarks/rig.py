@@ -42,9 +42,9 @@ def numbered_video(source: Path, out: Path, size: tuple[int, int], frames: int) 
             if not ok:
                 capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
                 ok, image = capture.read()
-            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-            _write_number(image, number)
-            coding.stdin.write(cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420).tobytes())
+            small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+            _write_number(small, number)
+            coding.stdin.write(cv2.cvtColor(small, cv2.COLOR_BGR2YUV_I420).tobytes())
         coding.stdin.close()
     part.rename(out)
     return out

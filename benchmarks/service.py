@@ -105,7 +105,7 @@ def observer_microseconds(parts: Parts, frame: Frame, found: Detections, count: 
     row = np.full(8, 1_000_000, np.int64)
     begun = time.perf_counter()
     for _ in range(count):
-        parts.watch.frame(feed_status, frame, found, row)  # type: ignore[arg-type]
+        parts.watch.frame(feed_status, frame, found, row)
     return 1e6 * (time.perf_counter() - begun) / count
 
 

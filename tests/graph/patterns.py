@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto, NodeProto
@@ -11,7 +12,7 @@ from small_models import Array, model, node, random
 WIDTH = 8
 
 
-def conv(name: str, source: str, out: str, **attributes: object) -> NodeProto:
+def conv(name: str, source: str, out: str, **attributes: Any) -> NodeProto:
     """A 1x1 convolution `name` with the weight `name.w` and the bias `name.b`."""
     return node("Conv", [source, f"{name}.w", f"{name}.b"], [out], name, **attributes)
 
@@ -24,7 +25,7 @@ def silu(source: str, out: str) -> list[NodeProto]:
     return [node("Sigmoid", [source], [f"{out}.s"]), node("Mul", [source, f"{out}.s"], [out], f"silu {out}")]
 
 
-def weights(name: str, inputs: int = WIDTH, outputs: int = WIDTH) -> dict[str, Array]:
+def weights(name: str, inputs: int = WIDTH, outputs: int = WIDTH) -> dict[str, Any]:
     seed = sum(map(ord, name))
     weight = (random(outputs, inputs, 1, 1, seed=seed) / np.sqrt(inputs)).astype(np.float32)
     return {f"{name}.w": weight, f"{name}.b": random(outputs, seed=seed + 1)}
@@ -88,13 +89,13 @@ def shared() -> ModelProto:
 
 
 def depthwise() -> ModelProto:
-    weight = {"d.w": random(WIDTH, 1, 3, 3), "d.b": random(WIDTH)}
+    weight: dict[str, Any] = {"d.w": random(WIDTH, 1, 3, 3), "d.b": random(WIDTH)}
     nodes = [conv("a", "x", "a"), relu("a", "ar"), conv("d", "ar", "d", group=WIDTH, pads=[1] * 4), relu("d", "dr")]
     return graph(nodes, last="dr", **weight)
 
 
 def transposed(group: int = 1) -> ModelProto:
-    weight = {"t.w": random(WIDTH, WIDTH // group, 2, 2), "t.b": random(WIDTH)}
+    weight: dict[str, Any] = {"t.w": random(WIDTH, WIDTH // group, 2, 2), "t.b": random(WIDTH)}
     up = node("ConvTranspose", ["ar", "t.w", "t.b"], ["t"], "t", strides=[2, 2], group=group)
     return graph([conv("a", "x", "a"), relu("a", "ar"), up, relu("t", "tr")], last="tr", **weight)
 
@@ -163,7 +164,7 @@ def distances() -> ModelProto:
     nodes += [node("Concat", ["scaled", "scores"], ["y"], axis=1)]
     tensors: dict[str, Array] = {**weights("a"), **weights("next"), "shape": _i64(1, 4, 4, 16), "flat": _i64(1, 4, 16)}
     tensors |= {"box.w": random(16, WIDTH, 1, 1), "class.w": random(2, WIDTH, 1, 1, seed=1), "rows": _i64(1, 2, 16)}
-    tensors |= {"dfl.w": np.arange(4, dtype=np.float32).reshape(1, 4, 1, 1), "stride": np.float32(8)}
+    tensors |= {"dfl.w": np.arange(4, dtype=np.float32).reshape(1, 4, 1, 1), "stride": np.array(8, np.float32)}
     return model(nodes, tensors, (1, WIDTH, 4, 4))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,9 +43,9 @@ def model(
     return made
 
 
-def conv(weight: Array, **attributes: object) -> ModelProto:
+def conv(weight: Array, **attributes: Any) -> ModelProto:
     """One convolution `conv` with `weight`, from x to y."""
-    channels = weight.shape[1] * int(attributes.get("group", 1))  # type: ignore[call-overload]
+    channels = weight.shape[1] * int(attributes.get("group", 1))
     dtype = helper.np_dtype_to_tensor_dtype(weight.dtype)
     return model(
         [node("Conv", ["x", "w"], ["y"], "conv", **attributes)], {"w": weight}, (1, channels, 8, 8), dtype=dtype
@@ -80,7 +81,7 @@ def _int8(w: npt.NDArray[np.float32]) -> npt.NDArray[np.int8]:
     return np.rint(np.clip(w * 30, -127, 127)).astype(np.int8)
 
 
-SCALE = np.float32(1 / 30)
+SCALE = np.array(1 / 30, np.float32)
 HELD: dict[str, Callable[[npt.NDArray[np.float32]], ModelProto]] = {
     "matmul": lambda w: model([node("MatMul", ["x", "w"], ["y"])], {"w": w}, (8, 64)),
     "left": _left,
