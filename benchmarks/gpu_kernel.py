@@ -119,7 +119,8 @@ class Case:
     def _record(self) -> None:
         grid = (-(-SIZE[1] // 32), -(-SIZE[0] // (8 * self._rows)), BATCH)
         for i in range(REPEATS):
-            pointers: list[int | np.ndarray] = [self._input, self._pictures[i % SETS], self._taps, self._outs[i % SETS]]
+            picture, out = self._pictures[i % SETS], self._outs[i % SETS]
+            pointers: list[int | NDArray[Any]] = [self._input, picture, self._taps, out]
             Launch(self._use, self._name, grid, (32, 8, 1), pointers)(self._stream.handle)
 
     def _settled(self, values: NDArray[Any]) -> int:
