@@ -3,11 +3,13 @@
     python benchmarks/gpu_path.py [--out FOLDER] [--work FOLDER] [--budget SECONDS] [--only PART ...] [--save]
 
 Needs TensorRT, pycuda and nvcc. Builds the default detector and networks of ReLU blocks at 640x640 (FP16), then, a
-process and a time limit a part: the letterbox kernel against the device's copy bandwidth; the whole path from a
-1920x1080 frame in page-locked memory to detections beside the engine's graph alone, the copy alone, and the usual
-script (OpenCV letterbox, pageable copies, whole output back, NumPy decode), by turns in one process; what is allocated
-after the first frames; 1, 4 and 16 cameras on a small network, batched and not. Each part's result is printed, and
-added to FOLDER/gpu_path.json, as soon as it is there; --save names benchmarks/results as that folder.
+process and a time limit a part: the letterbox kernel, its frames in the GPU's memory, against the device's copy
+bandwidth; the whole path from a 1920x1080 frame in page-locked memory, read where it lies, to detections, beside the
+same with NMS on the CPU or frames elsewhere in memory, the engine's graph alone, copies alone of a whole frame and of
+as many rows as are read, and the usual script (OpenCV letterbox, pageable copies, whole output back, NumPy decode), by
+turns in one process; what is allocated after the first frames; 1, 4 and 16 cameras on a small network, batched and not.
+Each part's result is printed, and added to FOLDER/gpu_path.json, as soon as it is there; --save names
+benchmarks/results as that folder.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class Gpu:
             return 0
 
     def host(self, shape: Sequence[int], dtype: Any, combined: bool = False) -> NDArray[Any]:
-        """Zeroed page-locked memory, which the GPU copies from by itself, or, where it shares the CPU's, works in.
+        """Zeroed page-locked memory, which the GPU reaches by itself: over the bus, or, sharing the CPU's, as its own.
 
         The memory lives as long as the array and its views do. Call it with the context current (`doing`). `combined`:
         the CPU only writes it: on an integrated GPU its caches are left out then (write-combined).

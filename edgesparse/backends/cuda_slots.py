@@ -1,4 +1,4 @@
-"""A batch's way over the GPU, as one CUDA graph: frames copied, letterboxed, through the engine, boxes chosen."""
+"""A batch's way over the GPU, as one CUDA graph: letterbox of frames where they lie, engine, choice of boxes."""
 
 from __future__ import annotations
 

@@ -95,7 +95,8 @@ class TensorRTRunner(Runner):
     def frames(self, plan: FramePlan) -> list[Slot]:
         """Slots that do it all on the GPU; this runner's own buffers are freed, and made anew should it run again.
 
-        None, with a warning, where the kernels can be neither found nor compiled.
+        None, with a warning, where the kernels can be neither found nor compiled, or do not take the input, for its
+        type or because a batch is more than 64 frames.
 
         On a GPU with memory of its own each has a context, so that one batch's frames come over the bus while another's
         engine runs. An integrated GPU reads them as it reads all else: there, and where shapes are open or scratch
