@@ -1,7 +1,7 @@
 """Does TensorRT compute what a Q/DQ file says? Its outputs and boxes beside ONNX Runtime's, from the same file.
 
     python benchmarks/qdq_trt.py --files FOLDER --make       writes the files, without a GPU
-    python benchmarks/qdq_trt.py --files FOLDER --level 1 --limit 240 [--out FILE.json]
+    python benchmarks/qdq_trt.py --files FOLDER --level 1 [--only GROUP ...] [--out FILE.json]
 
 Smallest first: every pattern in which layers join (tests/graph/patterns.py) on noise; then the default detector, 2:4
 and dense, on calib_data; then YOLOX-nano on coco_mini/val, where --real has both. Q/DQ files become INT8 engines, 2:4
@@ -9,7 +9,8 @@ kernels allowed; a float file becomes an FP16 engine, which tells how far Tensor
 Files are taken as they lie in FOLDER, and what is not there is left out.
 
 Each network has a process, and what ends it, or takes longer than --row-limit, costs one row. A row is printed, and
-written to FILE, as soon as it is there; one that FILE has already is not measured again. --limit: seconds, for all.
+written to FILE, as soon as it is there; one that FILE has already is not measured again, unless it failed. --limit:
+seconds, for all.
 Release 8.5 takes minutes to set up its compiler for SiLU and Softmax: patterns with these come last.
 `outputs`: of each output, the difference's root mean square over that of ONNX Runtime's, and the greatest difference.
 `agreement`: TensorRT's detections against ONNX Runtime's.
@@ -132,10 +133,12 @@ def make_patterns(files: Path) -> None:
     from edgesparse.graph.quantize import quantised_tensors, quantize
 
     for name, pattern in PATTERNS.items():
-        model = pattern()
+        path = files / f"{MICRO}_{name}.onnx"
+        graph.save(pattern(), path)
+        model = graph.load(path)  # as the verb has it
         shape = [axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim]
         ranges = calibrate(model, partial(noise, shape), method="max", tensors=quantised_tensors(model))
-        graph.save(quantize(model, ranges.scales)[0], files / f"{MICRO}_{name}.onnx")
+        graph.save(quantize(model, ranges.scales)[0], path)
 
 
 def make_detector(net: Net, placement: Placement, path: Path) -> None:
@@ -226,7 +229,9 @@ def add(path: Path, about: dict[str, Any], name: str, found: dict[str, Any] | No
 def child(said: argparse.Namespace) -> None:
     """Measure a group's rows that the file has not got yet."""
     level = f" --level {said.level}" if said.level is not None else ""
-    command = f"python benchmarks/qdq_trt.py --files FOLDER{level} --count {said.count} --limit {said.limit:g}"
+    only = f" --only {' '.join(said.only)}" if said.only else ""
+    command = f"python benchmarks/qdq_trt.py --files FOLDER{level}{only} --count {said.count}"
+    command += f" --limit {said.limit:g} --row-limit {said.row_limit}"
     about = {**machine(), "command": command}
     for case in cases(said.child, said.files, said.real):
         if case.name in rows(said.out):
@@ -245,7 +250,7 @@ def child(said: argparse.Namespace) -> None:
 
 
 def parent(said: argparse.Namespace) -> None:
-    for name in [name for name, found in rows(said.out).items() if found == STARTED]:
+    for name in [name for name, found in rows(said.out).items() if "error" in found]:
         add(said.out, json.loads(said.out.read_text()), name, None)  # that one is tried again
     deadline = time.monotonic() + said.limit
     for group in said.only or [MICRO, *nets(said.real)]:
@@ -268,8 +273,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=(MICRO, "parts_2to4", "parts_dense", "yolox"), help="Groups.")
     parser.add_argument("--count", type=int, default=50, help="Pictures whose boxes are compared.")
     parser.add_argument("--level", type=int, help="How long TensorRT looks for faster kernels, 0 to 5.")
-    parser.add_argument("--limit", type=float, default=240, help="Seconds in all.")
-    parser.add_argument("--row-limit", type=int, default=100, help="Seconds for one file.")
+    parser.add_argument("--limit", type=float, default=600, help="Seconds in all.")
+    parser.add_argument("--row-limit", type=int, default=200, help="Seconds for one file.")
     parser.add_argument("--engine", default="tensorrt", help="Another backend, to try the script.")
     parser.add_argument("--out", type=Path, default=RESULTS / "qdq_trt.json")
     parser.add_argument("--child", help=argparse.SUPPRESS)

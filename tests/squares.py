@@ -107,6 +107,21 @@ def write(
     return path
 
 
+def hold_integers(path: Path) -> None:
+    """In a detector's file: a Constant holds the shape `rows`, as integers and not as a tensor."""
+    model = onnx.load(str(path))
+    rows = next(tensor for tensor in model.graph.initializer if tensor.name == "rows")
+    model.graph.node.insert(0, node("Constant", [], ["rows"], value_ints=numpy_helper.to_array(rows).tolist()))
+    model.graph.initializer.remove(rows)
+    onnx.save(model, str(path))
+
+
+def held(path: Path) -> set[str]:
+    """The attributes in which a file's Constants hold what they are."""
+    constants = [each for each in onnx.load(str(path)).graph.node if each.op_type == "Constant"]
+    return {attribute.name for each in constants for attribute in each.attribute}
+
+
 def constant(path: Path, outputs: dict[str, NDArray[np.float32]], size: int = SIZE) -> Path:
     """Write a network that answers every picture with `outputs`."""
     weights = {f"{name}_": value for name, value in outputs.items()} | {"nothing": np.zeros(1, np.float32)}

@@ -19,6 +19,8 @@ from edgesparse.errors import ModelError
 Model = onnx.ModelProto
 Shape = tuple[int | None, ...]
 """None stands for a dynamic dimension."""
+NUMBERS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
+"""Attributes in which a Constant may hold numbers without a tensor, and the type that they then have."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,16 @@ class ModelInfo:
 
 
 def load(path: Path) -> onnx.ModelProto:
-    """A checked model, external data included. Raises ModelError: missing, no ONNX, truncated, unknown operators."""
+    """A checked model, external data included; its Constants hold numbers as tensors.
+
+    Raises ModelError: missing, no ONNX, truncated, unknown operators.
+    """
     model = _parse(path, True)
     if not model.graph.node:
         raise ModelError(f"{path} is not a whole ONNX file: it holds no operators; export or copy it again")
     _sort(model.graph)
     _check(model, path)
+    _numbers_to_tensors(model.graph)
     return model
 
 
@@ -219,6 +225,20 @@ def _reads(node: onnx.NodeProto) -> Iterable[str]:
         for graph in (attribute.g, *attribute.graphs):
             for inner in graph.node:
                 yield from _reads(inner)
+
+
+def _numbers_to_tensors(graph: onnx.GraphProto) -> None:
+    """The numbers of Constants become tensors, in the graphs inside nodes too, so that every reader finds them there.
+
+    TensorRT 8.5's parser looks for `value_int` and `value_ints` among the floats, where they are not.
+    """
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                _numbers_to_tensors(inner)
+            if node.op_type == "Constant" and attribute.name in NUMBERS:
+                held = np.array(onnx.helper.get_attribute_value(attribute), NUMBERS[attribute.name])
+                attribute.CopyFrom(onnx.helper.make_attribute("value", numpy_helper.from_array(held)))
 
 
 def _rebatch_reshapes(model: onnx.ModelProto, old: int, batch: int) -> None:

@@ -104,6 +104,17 @@ def test_ranges_from_a_table_of_tensorrt(edgesparse: Command, detector: Path, pi
     assert ended.code == 2 and "no scale for the tensor r1" in ended.said
 
 
+def test_integers_without_a_tensor_become_one(
+    edgesparse: Command, detector: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """TensorRT 8.5 takes them for nothing."""
+    squares.hold_integers(detector)
+    assert squares.held(detector) == {"value_ints"}
+    ended = edgesparse("quantize", detector, "-o", "out.onnx", *PICTURES, "--table", "deep.cache")
+    assert ended.code == 0, ended.err
+    assert squares.held(tmp_path / "out.onnx") == squares.held(tmp_path / "deep.cache.onnx") == {"value"}
+
+
 def test_kept_layers_and_warnings_are_shown(edgesparse: Command, detector: Path, pictures: Path) -> None:
     ended = edgesparse("quantize", detector, "-o", "out.onnx", *PICTURES, "--keep", "even")
     assert ended.code == 0 and "kept in float, as asked" in ended.out and "warning: " in ended.err

@@ -147,6 +147,40 @@ def test_weights_that_are_missing_or_cut_off(tmp_path: Path) -> None:
     assert "weights.bin" in refused(path) and "must come along" in refused(path)
 
 
+def kinds(graph: onnx.GraphProto) -> set[str]:
+    """In which attributes the Constants of a graph, and of those inside its nodes, hold what they are."""
+    found = {each.name for n in graph.node for each in n.attribute if n.op_type == "Constant"}
+    return found.union(*(kinds(each.g) for n in graph.node for each in n.attribute if each.HasField("g")))
+
+
+def test_what_constants_hold_becomes_tensors_and_the_answers_stay(tmp_path: Path) -> None:
+    """TensorRT 8.5 takes integers that are no tensor for nothing."""
+    value = helper.make_tensor_value_info("b", onnx.TensorProto.FLOAT, None)
+    inner = [node("Constant", [], ["k"], value_floats=[0.1, -2.0, 3.5]), node("Mul", ["e", "k"], ["b"])]
+    branch = helper.make_graph(inner, "branch", [], [value])
+    nodes = [
+        node("Constant", [], ["to"], value_ints=[1, 64, 64, 3]),
+        node("Constant", [], ["axis"], value_int=3),
+        node("Constant", [], ["tenth"], value_float=0.1),
+        node("Constant", [], ["more"], value=numpy_helper.from_array(np.array([1, 2, 3], np.float32))),
+        node("Reshape", ["images", "to"], ["r"]),
+        node("CumSum", ["r", "axis"], ["c"]),
+        node("Mul", ["c", "tenth"], ["d"]),
+        node("Add", ["d", "more"], ["e"]),
+        node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch),
+    ]
+    weights: dict[str, NDArray[Any]] = {"yes": np.array(True)}
+    shape = (1, 64, 64, 3)
+    path = squares.write(tmp_path / "a.onnx", nodes, weights, [("images", (1, 3, 64, 64))], [("y", shape)])
+    given = onnx.load(path)
+    assert kinds(given.graph) == {"value", "value_int", "value_ints", "value_float", "value_floats"}
+    model = load(path)
+    assert kinds(model.graph) == {"value"}
+    np.testing.assert_array_equal(answers(model, pictures(1)), answers(given, pictures(1)))
+    save(model, tmp_path / "b.onnx")
+    assert kinds(onnx.load(tmp_path / "b.onnx").graph) == {"value"}
+
+
 def test_a_saved_model_is_the_same(tmp_path: Path) -> None:
     model = load(squares.detector(tmp_path / "model.onnx"))
     save(model, tmp_path / "again.onnx")
@@ -207,24 +241,27 @@ def test_each_picture_has_the_answer_it_had_in_another_batch(tmp_path: Path, old
         np.testing.assert_allclose(rebatched[picture], answers(model, alone)[0], atol=1e-6)
 
 
-def reshaping(folder: Path, batch: int, to: list[int], attribute: bool) -> onnx.ModelProto:
-    """A model whose Reshape has its shape in a Constant node, or which reshapes away and back."""
-    shape = numpy_helper.from_array(np.array(to, np.int64))
-    nodes = [node("Constant", [], ["s"], value=shape) if attribute else node("Identity", ["t"], ["s"])]
+def reshaping(folder: Path, batch: int, to: list[int], **shape: Any) -> onnx.ModelProto:
+    """A model whose Reshape has its shape, `to`, from a Constant node that holds it as `shape`."""
+    nodes = [node("Constant", [], ["s"], **shape)]
     nodes += [node("Reshape", ["images", "s"], ["r"]), node("Relu", ["r"], ["y"])]
-    weights: dict[str, NDArray[Any]] = {} if attribute else {"t": np.array(to, np.int64)}
     out = [("y", tuple(n if n > 0 else batch * 3 * 64 * 64 for n in to))]
     path = folder / "reshape.onnx"
-    return load(squares.write(path, nodes, weights, [("images", (batch, 3, 64, 64))], out))
+    return load(squares.write(path, nodes, {}, [("images", (batch, 3, 64, 64))], out))
 
 
-def test_the_shape_of_a_reshape_may_be_a_constant_node(tmp_path: Path) -> None:
-    model = fix_shapes(reshaping(tmp_path, 2, [2, 3, 4096], True), 3, None)
+@pytest.mark.parametrize(
+    "shape",
+    [{"value": numpy_helper.from_array(np.array([2, 3, 4096]))}, {"value_ints": [2, 3, 4096]}],
+    ids=["tensor", "integers"],
+)
+def test_the_shape_of_a_reshape_may_be_a_constant_node(tmp_path: Path, shape: dict[str, Any]) -> None:
+    model = fix_shapes(reshaping(tmp_path, 2, [2, 3, 4096], **shape), 3, None)
     assert answers(model, pictures(3)).shape == (3, 3, 4096)
 
 
 def test_a_reshape_to_one_dimension_keeps_its_length_free(tmp_path: Path) -> None:
-    model = fix_shapes(reshaping(tmp_path, 1, [-1], True), 2, None)
+    model = fix_shapes(reshaping(tmp_path, 1, [-1], value_ints=[-1]), 2, None)
     assert answers(model, pictures(2)).shape == (2 * 3 * 64 * 64,)
 
 
