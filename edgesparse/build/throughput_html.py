@@ -9,7 +9,9 @@ from itertools import groupby
 
 from edgesparse.build.throughput import Load
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 900, 420, 70, 45
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _BOTTOM = 900, 420, 70, 130, 45
+_BETWEEN = 14
+"""From one name beside the plot to the next, at least."""
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1c2430;--soft:#66707f;--line:#dfe4ea;--ground:#fff;--good:#1a7f4b;--dense:#5b7fa6}
 @media(prefers-color-scheme:dark){:root{--ink:#e4e8ee;--soft:#98a2b0;--line:#323a45;--ground:#14181d;--good:#4cc38a;
@@ -57,7 +59,7 @@ def _plot(loads: Sequence[Load]) -> str:
     """Milliseconds (p99) to the right, frames a second upwards; a line joins the streams of a batch; 2:4 in green."""
     across = _step(max((load.p99 for load in loads), default=0))
     upward = _step(max((load.fps for load in loads), default=0))
-    wide, high = _WIDTH - _LEFT - 30, _HEIGHT - _BOTTOM - 30
+    wide, high = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _BOTTOM - 30
 
     def at(ms: float, fps: float) -> tuple[float, float]:
         return round(_LEFT + ms / across / 5 * wide, 1), round(30 + (1 - fps / upward / 5) * high, 1)
@@ -68,16 +70,21 @@ def _plot(loads: Sequence[Load]) -> str:
         parts.append(f'<path class="grid" d="M{x} 30V{low}M{_LEFT} {y}H{_LEFT + wide}"/>')
         parts.append(f'<text x="{x}" y="{low + 18}" text-anchor="middle">{i * across:g}</text>')
         parts.append(f'<text x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{i * upward:g}</text>')
-    parts.append(f'<text x="{_WIDTH - 30}" y="{_HEIGHT - 6}" text-anchor="end">milliseconds, 99 % of the runs</text>')
+    parts.append(f'<text x="{_LEFT + wide}" y="{_HEIGHT - 6}" text-anchor="end">milliseconds, 99 % of the runs</text>')
     parts.append(f'<text x="{_LEFT}" y="16">frames a second</text>')
-    for _, group in groupby(sorted(loads, key=lambda load: load.candidate), lambda load: load.candidate):
-        candidate = list(group)
+    by_name = groupby(sorted(loads, key=lambda load: load.candidate), lambda load: load.candidate)
+    candidates = [list(group) for _, group in by_name]
+    tops = sorted((max(group, key=lambda load: load.fps) for group in candidates), key=lambda load: -load.fps)
+    names: dict[str, float] = {}
+    for top in tops:
+        lowest = max(names.values(), default=-math.inf)
+        names[top.candidate] = max(at(top.p99, top.fps)[1] + 4, lowest + _BETWEEN)
+    for candidate in candidates:
         lines = [list(line) for _, line in groupby(candidate, lambda load: load.batch)]
         drawn = "".join(_line([(at(load.p99, load.fps), load) for load in line]) for line in lines)
-        top = max(candidate, key=lambda load: load.fps)
-        x, y = at(top.p99, top.fps)
-        label = f'<text class="name" x="{x}" y="{y - 9}" text-anchor="middle">{escape(top.candidate)}</text>'
-        parts.append(f'<g class="{_kind(top)}">{drawn}{label}</g>')
+        x, y, name = _LEFT + wide + 8, names[candidate[0].candidate], escape(candidate[0].candidate)
+        label = f'<text class="name" x="{x}" y="{y:.1f}">{name}</text>'
+        parts.append(f'<g class="{_kind(candidate[0])}">{drawn}{label}</g>')
     inside = "".join(parts)
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="frames a second by latency">{inside}</svg>'
 

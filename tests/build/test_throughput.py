@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +86,13 @@ def test_the_page_holds_every_engine_and_nothing_from_elsewhere() -> None:
     assert "a &lt;b&gt; &amp; c" in text and text.count("<circle") == 2 and text.count("<polyline") == 2
     assert 'class="sparse"' in text and "http" not in text and "750.0" in text
     assert "<svg" in page("nothing", "", "", [])
+
+
+@given(st.lists(st.floats(1, 1e5), min_size=2, max_size=8))
+def test_names_beside_the_plot_do_not_cover_each_other(rates: list[float]) -> None:
+    text = page("", "", "", [load(f"c{i}", rate, 1) for i, rate in enumerate(rates)])
+    lines = sorted(float(y) for y in re.findall(r'class="name" x="[^"]+" y="([^"]+)"', text))
+    assert len(lines) == len(rates) and all(b - a > 13.9 for a, b in itertools.pairwise(lines))
 
 
 @given(st.floats(1e-6, 1e9))
