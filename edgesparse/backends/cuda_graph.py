@@ -88,7 +88,8 @@ class Graph:
 
     def kernel(self, said: KernelParams) -> Callable[[], None]:
         """What gives the one launch of that function in it the arguments that `said` points to then, from the next
-        launch of the graph on; launches that are on their way are not affected. Raises LookupError."""
+        launch of the graph on; launches that are on their way are not affected. Raises BuildError where the driver does
+        not tell which launch that is."""
         cuda, count, kind = libcuda(), ctypes.c_size_t(), ctypes.c_int()
         check(cuda.cuGraphGetNodes(self._graph, None, ctypes.byref(count)), "a CUDA graph's nodes")
         nodes = (ctypes.c_void_p * count.value)()
@@ -100,7 +101,7 @@ class Graph:
                 continue  # what other libraries launched may have no parameters of this kind
             if found.func == said.func:
                 return partial(self._renew, ctypes.c_void_p(node), ctypes.byref(said))
-        raise LookupError("no launch of this kernel in this graph")
+        raise BuildError("a CUDA graph's nodes: the driver does not tell which of them launches our kernel")
 
     def _renew(self, node: ctypes.c_void_p, said: Any) -> None:
         code = libcuda().cuGraphExecKernelNodeSetParams(self._made, node, said)

@@ -154,8 +154,7 @@ class CudaSlot(Slot):
         self._engine.stream.synchronize()
         if not self.plain:
             try:
-                graph = Graph(self._engine.stream.handle, steps)
-                return _Captured(graph, letterbox, self._pictures[: self._count])
+                return _Captured(Graph(self._engine.stream.handle, steps), letterbox, self._pictures[: self._count])
             except BuildError as error:
                 self.plain = str(error)
                 _log.warning("%s runs without a CUDA graph, which costs some time: %s", self._engine.name, self.plain)
@@ -237,9 +236,13 @@ class _Captured:
     """The steps as a graph, which takes `pictures` as they are at each launch."""
 
     def __init__(self, graph: Graph, letterbox: Launch, pictures: NDArray[Any]) -> None:
-        self.graph, self._renew = graph, graph.kernel(letterbox.params)
-        self._letterbox = letterbox  # whose arguments are read again
+        self.graph, self._letterbox = graph, letterbox  # whose arguments are read again
         self._pictures, self._taken = pictures, pictures.tobytes()
+        try:
+            self._renew = graph.kernel(letterbox.params)
+        except BuildError:
+            graph.close()
+            raise
 
     def __call__(self) -> None:
         if (now := self._pictures.tobytes()) != self._taken:

@@ -82,7 +82,7 @@ class Fake:
         self.hosts = self.streams = self.graphs = self.launches = self.copies = self.renewed = self.waits = 0
         self.threads = threading.local()
         self.captured: list[Operation] | None = None
-        self.uncapturable = False
+        self.uncapturable = self.opaque = False
         self.broken, self.told = "", False  # once the error was told, every launch fails
         self.dla: int | None = None
         self.made: dict[int, list[Operation]] = {}
@@ -260,7 +260,7 @@ class _Library:
         found = self._node(node)
         assert isinstance(found, Launched)
         said._obj.func = found.function
-        return 0
+        return 1 if self.fake.opaque else 0
 
     def cuGraphExecKernelNodeSetParams(self, made: Any, node: ctypes.c_void_p, said: Any) -> int:
         found, new = self.fake.made[made.value][(node.value or 0) % 1000], said._obj

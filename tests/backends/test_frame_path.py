@@ -399,8 +399,9 @@ def test_without_nvcc_the_cpu_does_the_same(
     assert len(found) == len(right) > 0 and found.class_id.tolist() == right.class_id.tolist()
 
 
-def test_without_capture_it_runs_step_by_step(fake: Fake, tmp_path: Path) -> None:
-    fake.uncapturable = True
+@pytest.mark.parametrize("missing", ["uncapturable", "opaque"])
+def test_without_capture_it_runs_step_by_step(fake: Fake, tmp_path: Path, missing: str) -> None:
+    setattr(fake, missing, True)
     fake.answers = answers("yolov8", 1, 1, 0.2)
     with detector(fake, tmp_path, conf=0.5) as detect:
         for seed in range(5):
