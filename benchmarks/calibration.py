@@ -22,7 +22,7 @@ import onnx
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import machine, save
-from benchmarks.yolox import SPEC, pictures
+from benchmarks.detectors import YOLOX, pictures
 from edgesparse.graph.calibration import calibrate
 from edgesparse.graph.observe import activations
 
@@ -34,7 +34,7 @@ def measure(tensors: str, method: str, real: Path, count: int) -> dict[str, Any]
     model = onnx.load(real / "models" / "yolox_nano.onnx")
     batches = pictures(real / "coco_mini" / "train", count)
     names = activations(model) if tensors == "all" else None
-    made = calibrate(model, batches, method=method, tensors=names, spec=SPEC.input)
+    made = calibrate(model, batches, method=method, tensors=names, spec=YOLOX.input)
     return {
         "tensors": len(made.ranges),
         "seconds": round(time.perf_counter() - started, 1),

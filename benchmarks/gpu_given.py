@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.detectors import PARTS
 from benchmarks.gpu_nets import CLASSES, SIZE
 from edgesparse.backends import backend
-from edgesparse.config import DetectorSpec, InputSpec, Run, load_recipe
+from edgesparse.config import DetectorSpec, InputSpec, Run
 from edgesparse.demo.scene import Scene
 from edgesparse.runtime.detector import Detector
 
@@ -35,9 +35,7 @@ def net(name: str, work: Path, batch: int = 1) -> Net:
     """`parts`, the default detector, or one of gpu_nets; see `confident` for their confidence."""
     path = work / f"{name}-{batch}.engine"
     if name == "parts":
-        recipe = load_recipe(Path(str(resources.files("edgesparse").joinpath("demo/parts.yaml"))))
-        spec = DetectorSpec(head="yolov8", classes=tuple(recipe.classes or ()), input=InputSpec(size=(320, 320)))
-        return Net(name, path, spec, 0.4)
+        return Net(name, path, PARTS, 0.4)
     spec = DetectorSpec(head="yolov8", classes=tuple(map(str, range(CLASSES))), input=InputSpec(size=SIZE))
     return Net(name, path, spec, 0.25)
 

@@ -60,9 +60,8 @@ def place_of(size: tuple[int, int], kind: Pixels, target: tuple[int, int] = SIZE
 
 def moved(place: Place, dtype: str) -> dict[str, int]:
     """Bytes that must be moved for one frame: sectors of 32 bytes that hold a byte that is needed, and the output."""
-    rows, columns = (taps(a, b, c) for a, b, c in sides(place))
-    needed_rows = used(rows, place.frame_height)
-    pixels = used(columns, place.frame_width)
+    needed_rows = rows_read(place)
+    pixels = used(taps(place.frame_width, place.width, True), place.frame_width)
     if place.pixels in ("bgr", "rgb"):
         bytes_of = (3 * pixels[:, None] + np.arange(3)).ravel()
     elif place.pixels == "yuyv":
@@ -75,8 +74,8 @@ def moved(place: Place, dtype: str) -> dict[str, int]:
     return {"read": read, "written": 3 * SIZE[0] * SIZE[1] * BYTES[dtype]}
 
 
-def sides(place: Place) -> tuple[tuple[int, int, bool], tuple[int, int, bool]]:
-    return (place.frame_height, place.height, False), (place.frame_width, place.width, True)
+def rows_read(place: Place) -> NDArray[Any]:
+    return used(taps(place.frame_height, place.height, False), place.frame_height)
 
 
 def used(found: NDArray[Any], limit: int) -> NDArray[Any]:

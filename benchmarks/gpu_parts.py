@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gpu_given import HD, SHOTS, Net, confident, net, opened, picture
-from benchmarks.gpu_kernel import place_of, used
+from benchmarks.gpu_given import HD, SHOTS, confident, net, opened, picture
+from benchmarks.gpu_kernel import place_of, rows_read
 from benchmarks.gpu_peers import Bare, Common
 from edgesparse.backends import cuda_slots
 from edgesparse.backends.cuda import gpu
-from edgesparse.backends.cuda_layouts import taps
 from edgesparse.runtime.detector import STAGES, Detector
+
+ROWS = "copy of as many rows as are read"
 
 
 def milliseconds(ns: Sequence[int] | NDArray[np.int64]) -> dict[str, float]:
@@ -49,7 +50,7 @@ def path(name: str, work: Path, frames: int = 10_000, seconds: float = 45.0) -> 
     shots = [picture(seed) for seed in range(SHOTS)]
     of = confident(net(name, work))
     say(f"{name}: confidence {of.conf:.3f}")
-    bare, common, rows = Bare(of.path), Common(of), rows_read(of)
+    bare, common, rows = Bare(of.path), Common(of), len(rows_read(place_of(HD[:2], "bgr", of.spec.input.size)))
     taken: dict[str, list[int]] = {}
     stages: list[NDArray[np.int64]] = []
     with opened(of) as detector, nms_on_the_cpu(), opened(of) as other:
@@ -63,7 +64,7 @@ def path(name: str, work: Path, frames: int = 10_000, seconds: float = 45.0) -> 
             "nms on the cpu": lambda: other(near[next(turn) % SHOTS]),
             "bare": bare.run,
             "copy": bare.copy,
-            "copy of as many rows as are read": partial(bare.copy, rows),
+            ROWS: partial(bare.copy, rows),
             "common": lambda: common(shots[next(turn) % SHOTS]),
         }
         taken.update({key: [] for key in actions})
@@ -72,8 +73,15 @@ def path(name: str, work: Path, frames: int = 10_000, seconds: float = 45.0) -> 
         say(f"{name}: warm")
         gc.collect()
         rounds, until = 50, time.monotonic() + seconds
-        counts = {"path": frames // rounds, "pageable": 10, "nms on the cpu": 20, "bare": 40, "copy": 40, "common": 5}
-        counts["copy of as many rows as are read"] = 40
+        counts = {
+            "path": frames // rounds,
+            "pageable": 10,
+            "nms on the cpu": 20,
+            "bare": 40,
+            "copy": 40,
+            "common": 5,
+            ROWS: 40,
+        }
         before = (gpu().free(), resident())
         for _ in range(rounds):
             if time.monotonic() > until:
@@ -93,7 +101,7 @@ def path(name: str, work: Path, frames: int = 10_000, seconds: float = 45.0) -> 
         where, depth = detector.where, detector.depth
     found = {key: milliseconds(values) for key, values in taken.items()}
     floor = found["bare"]["p50"] + found["copy"]["p50"]
-    lower = found["bare"]["p50"] + found["copy of as many rows as are read"]["p50"]
+    lower = found["bare"]["p50"] + found[ROWS]["p50"]
     return {
         "milliseconds": found,
         "path_over_engine_and_copy": round(found["path"]["p50"] / floor, 3),
@@ -113,11 +121,6 @@ def path(name: str, work: Path, frames: int = 10_000, seconds: float = 45.0) -> 
         "depth": depth,
         "conf": of.conf,
     }
-
-
-def rows_read(of: Net) -> int:
-    place = place_of(HD[:2], "bgr", of.spec.input.size)
-    return len(used(taps(place.frame_height, place.height, False), place.frame_height))
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from onnx import ModelProto
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import RESULTS, machine, save
-from benchmarks.yolox import SPEC, pictures
+from benchmarks.detectors import YOLOX, pictures
 from edgesparse.backends.onnxruntime import OnnxRuntimeBackend
 from edgesparse.graph.calibration import calibrate
 from edgesparse.graph.quantize import QuantizeReport, quantised_tensors, quantize
@@ -90,7 +90,7 @@ def by_verb(model: Path, train: Path, out: Path) -> dict[str, Any]:
 
 def score(path: Path, labels: Labels) -> dict[str, Any]:
     """COCO mAP and mAP 50 of a file, and the share of the convolutions' MACs that reads INT8."""
-    with Detector(OnnxRuntimeBackend().load(path), SPEC, SCORING) as detector:
+    with Detector(OnnxRuntimeBackend().load(path), YOLOX, SCORING) as detector:
         found = evaluate(detector, labels)
     share = int8_share(onnx.load(path))
     return {"map": round(found.map, 2), "map50": round(found.map50, 2), "int8_conv_macs_percent": round(100 * share, 1)}

@@ -37,11 +37,10 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import RESULTS, machine
+from benchmarks.detectors import PARTS, YOLOX
 from edgesparse.backends import BuildOptions, backend
 from edgesparse.backends.base import BuildResult, Limits, Precision, Runner
-from edgesparse.classes import coco_names
-from edgesparse.config import DetectorSpec, InputSpec, load_recipe
-from edgesparse.demo.scene import CLASSES
+from edgesparse.config import DetectorSpec
 from edgesparse.errors import EdgeSparseError
 from edgesparse.runtime.agree import compare
 from edgesparse.runtime.detector import Detector
@@ -81,20 +80,11 @@ class Case:
 
 
 def nets(real: Path) -> dict[str, Net]:
-    yolox = DetectorSpec(
-        head="yolox",
-        classes=coco_names(),
-        input=InputSpec(size=(416, 416), letterbox="top-left", colour="bgr", scale=1.0),
-    )
-    recipe = load_recipe(ROOT / "edgesparse" / "demo" / "parts.yaml")
-    parts = DetectorSpec(
-        head=recipe.head, classes=CLASSES, input=InputSpec(**recipe.input.model_dump(exclude_none=True))
-    )
     mini, drawn, demo = real / "coco_mini", ROOT / "calib_data", ROOT / "edgesparse" / "demo"
     return {
-        "parts_2to4": Net(demo / "parts_2to4.onnx", parts, drawn, drawn, ("fuse", "sparse")),
-        "parts_dense": Net(demo / "parts_dense.onnx", parts, drawn, drawn, ("fuse",)),
-        "yolox": Net(real / "models" / "yolox_nano.onnx", yolox, mini / "train", mini / "val", ("fuse",)),
+        "parts_2to4": Net(demo / "parts_2to4.onnx", PARTS, drawn, drawn, ("fuse", "sparse")),
+        "parts_dense": Net(demo / "parts_dense.onnx", PARTS, drawn, drawn, ("fuse",)),
+        "yolox": Net(real / "models" / "yolox_nano.onnx", YOLOX, mini / "train", mini / "val", ("fuse",)),
     }
 
 

@@ -29,13 +29,11 @@ from onnx import ModelProto
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import RESULTS, machine, save
-from benchmarks.yolox import SPEC, pictures
+from benchmarks.detectors import PARTS, YOLOX, pictures
 from edgesparse.build.found import found as objects
-from edgesparse.build.ready import DEMO, recipe_of
 from edgesparse.build.scoring import points
-from edgesparse.config import DetectorSpec, InputSpec
+from edgesparse.config import DetectorSpec
 from edgesparse.demo.export import export
-from edgesparse.demo.scene import CLASSES
 from edgesparse.graph.activations import Batches, spread
 from edgesparse.graph.bias_correction import correct_biases
 from edgesparse.graph.calibration import BEST, calibrate
@@ -47,7 +45,6 @@ from edgesparse.graph.recover import PICTURES, recover
 from edgesparse.graph.sparsity import inspect
 from edgesparse.graph.thresholds import METHODS
 from edgesparse.runtime.evaluate import Labels
-from edgesparse.stream import pictures as stored
 
 ROOT = Path(__file__).resolve().parents[1]
 METHOD = "mse"
@@ -99,7 +96,7 @@ def pruned(model: ModelProto, data: Batches, score: Score, file: Path | None) ->
     made = (
         load(file)
         if file
-        else reconstruct(model, data, share=0.5, objects=objects(model, data, SPEC), progress=show)[0]
+        else reconstruct(model, data, share=0.5, objects=objects(model, data, YOLOX), progress=show)[0]
     )
     layers = inspect(made)
     sparse, dense = layers.share("sparse"), layers.share("dense")
@@ -111,10 +108,7 @@ def pruned(model: ModelProto, data: Batches, score: Score, file: Path | None) ->
 
 
 def parts() -> dict[str, Any]:
-    recipe = recipe_of(DEMO)
-    asked = recipe.input.model_dump(exclude_none=True)
-    spec = DetectorSpec(head=recipe.head, classes=CLASSES, input=InputSpec(**asked))
-    data = stored.Batches(str(ROOT / "calib_data"), spec.input, 160)
+    data = pictures(ROOT / "calib_data", 160, PARTS)
     with tempfile.TemporaryDirectory() as folder:
         export(Path(folder, "scenes"), SCENES, SEED)
         labels = Labels(Path(folder, "scenes", "instances.json"))
@@ -122,7 +116,7 @@ def parts() -> dict[str, Any]:
         found: dict[str, Any] = {"scenes": SCENES, "seed": SEED}
         for name, model in models.items():
             for placement in ("fuse", "sparse") if name == "parts_2to4" else ("fuse",):
-                score, saved = scoring(spec, labels), Path(folder, f"{name}.json")
+                score, saved = scoring(PARTS, labels), Path(folder, f"{name}.json")
                 found[f"{name} {placement}"] = recovered(model, data, score, placement=placement, saved=saved)
     return found
 
@@ -137,7 +131,7 @@ def measure(case: str, real: Path, count: int, file: Path | None) -> dict[str, A
         found = parts()
     else:
         model = load(real / "models" / "yolox_nano.onnx")
-        score = scoring(SPEC, Labels(real / "coco_mini" / "instances_val.json", real / "coco_mini" / "val"))
+        score = scoring(YOLOX, Labels(real / "coco_mini" / "instances_val.json", real / "coco_mini" / "val"))
         data = pictures(real / "coco_mini" / "train", count)
         by: dict[str, Callable[[], dict[str, Any]]] = {
             "methods": lambda: methods(model, data, score),

@@ -32,18 +32,17 @@ from onnx import ModelProto
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import part_classifier, yolox
+from benchmarks import part_classifier
 from benchmarks.common import RESULTS, machine, save
+from benchmarks.detectors import PARTS, YOLOX, pictures
 from edgesparse.build.found import found, reader
 from edgesparse.build.scoring import points
-from edgesparse.config import DetectorSpec, InputSpec
+from edgesparse.config import DetectorSpec
 from edgesparse.demo.export import export
-from edgesparse.demo.scene import CLASSES
 from edgesparse.graph.activations import Batches
 from edgesparse.graph.prune import prune
 from edgesparse.graph.reconstruct import reconstruct
 from edgesparse.runtime.evaluate import Labels
-from edgesparse.stream import pictures as stored
 
 CASES: dict[str, dict[str, Any]] = {
     "all": {},
@@ -52,7 +51,6 @@ CASES: dict[str, dict[str, Any]] = {
     "parts": {},
     "crops": {},
 }
-PARTS = DetectorSpec(head="yolov8", classes=CLASSES, input=InputSpec(size=(320, 320)))
 PARTS_MODEL = Path(str(resources.files("edgesparse").joinpath("demo/parts_dense.onnx")))
 SCENES, TEST_SCENES, FIRST, FIRST_TEST = 160, 200, 3_000_000, 1_000_000
 """Scenes to calibrate on and to score on, and their first seeds: training used others."""
@@ -68,22 +66,22 @@ class Network:
     spec: DetectorSpec | None
 
 
-def _detector(model: Path, pictures: str, labels: Labels, spec: DetectorSpec, count: int) -> Network:
+def _detector(model: Path, folder: Path, labels: Labels, spec: DetectorSpec, count: int) -> Network:
     score = partial(points, spec=spec, labels=labels, progress=lambda done, total: None)
-    return Network(onnx.load(model), stored.Batches(pictures, spec.input, count), score, spec)
+    return Network(onnx.load(model), pictures(folder, count, spec), score, spec)
 
 
 def coco(real: Path, folder: Path) -> Network:
     data = real / "coco_mini"
     labels = Labels(data / "instances_val.json", data / "val")
-    return _detector(real / "models" / "yolox_nano.onnx", str(data / "train"), labels, yolox.SPEC, 160)
+    return _detector(real / "models" / "yolox_nano.onnx", data / "train", labels, YOLOX, 160)
 
 
 def parts(real: Path, folder: Path) -> Network:
     export(folder / "calibration", SCENES, FIRST)
     export(folder / "test", TEST_SCENES, FIRST_TEST)
     labels = Labels(folder / "test" / "instances.json", folder / "test" / "images")
-    return _detector(PARTS_MODEL, str(folder / "calibration" / "images"), labels, PARTS, SCENES)
+    return _detector(PARTS_MODEL, folder / "calibration" / "images", labels, PARTS, SCENES)
 
 
 def crops(real: Path, folder: Path) -> Network:

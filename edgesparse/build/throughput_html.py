@@ -73,18 +73,14 @@ def _plot(loads: Sequence[Load]) -> str:
     parts.append(f'<text x="{_LEFT + wide}" y="{_HEIGHT - 6}" text-anchor="end">milliseconds, 99 % of the runs</text>')
     parts.append(f'<text x="{_LEFT}" y="16">frames a second</text>')
     by_name = groupby(sorted(loads, key=lambda load: load.candidate), lambda load: load.candidate)
-    candidates = [list(group) for _, group in by_name]
-    tops = sorted((max(group, key=lambda load: load.fps) for group in candidates), key=lambda load: -load.fps)
-    names: dict[str, float] = {}
-    for top in tops:
-        lowest = max(names.values(), default=-math.inf)
-        names[top.candidate] = max(at(top.p99, top.fps)[1] + 4, lowest + _BETWEEN)
-    for candidate in candidates:
+    below = -math.inf
+    for candidate in sorted((list(group) for _, group in by_name), key=lambda group: -max(load.fps for load in group)):
         lines = [list(line) for _, line in groupby(candidate, lambda load: load.batch)]
         drawn = "".join(_line([(at(load.p99, load.fps), load) for load in line]) for line in lines)
-        x, y, name = _LEFT + wide + 8, names[candidate[0].candidate], escape(candidate[0].candidate)
-        label = f'<text class="name" x="{x}" y="{y:.1f}">{name}</text>'
-        parts.append(f'<g class="{_kind(candidate[0])}">{drawn}{label}</g>')
+        top = max(candidate, key=lambda load: load.fps)
+        below = max(at(top.p99, top.fps)[1] + 4, below + _BETWEEN)
+        label = f'<text class="name" x="{_LEFT + wide + 8}" y="{below:.1f}">{escape(top.candidate)}</text>'
+        parts.append(f'<g class="{_kind(top)}">{drawn}{label}</g>')
     inside = "".join(parts)
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="frames a second by latency">{inside}</svg>'
 

@@ -79,7 +79,7 @@ class Fake:
     def __init__(self, integrated: bool = False, free: int = 1 << 30) -> None:
         self.integrated, self.room, self.count = integrated, free, 1
         self.memory: dict[int, NDArray[np.uint8]] = {}
-        self.hosts = self.streams = self.graphs = self.launches = self.copies = self.renewed = self.waits = 0
+        self.hosts = self.streams = self.graphs = self.launches = self.copies = self.renewed = 0
         self.threads = threading.local()
         self.captured: list[Operation] | None = None
         self.uncapturable = self.opaque = False

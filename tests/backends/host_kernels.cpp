@@ -92,13 +92,14 @@ template <class T> static T* at(void** given, int i) { return *(T**)given[i]; }
 
 extern "C" int launch(const char* name, const int* grid, void** given) {
     const Input* input = at<Input>(given, 0);
+    const Pictures& pictures = *(const Pictures*)given[1];
     const Tap* taps = at<Tap>(given, 2);
     if (!strcmp(name, "letterbox_float32"))
-        alone(grid, [=] { letterbox_float32(input, *(const Pictures*)given[1], taps, at<float>(given, 3)); });
+        alone(grid, [&] { letterbox_float32(input, pictures, taps, at<float>(given, 3)); });
     else if (!strcmp(name, "letterbox_int8"))
-        alone(grid, [=] { letterbox_int8(input, *(const Pictures*)given[1], taps, at<int8_t>(given, 3)); });
+        alone(grid, [&] { letterbox_int8(input, pictures, taps, at<int8_t>(given, 3)); });
     else if (!strcmp(name, "letterbox_uint8"))
-        alone(grid, [=] { letterbox_uint8(input, *(const Pictures*)given[1], taps, at<uint8_t>(given, 3)); });
+        alone(grid, [&] { letterbox_uint8(input, pictures, taps, at<uint8_t>(given, 3)); });
     else if (!strcmp(name, "compact_float32"))
         in_step(grid, [=] {
             compact_float32(at<Outputs>(given, 0), at<Count>(given, 1), at<Record>(given, 2), at<Told>(given, 3),

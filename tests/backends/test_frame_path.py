@@ -297,13 +297,14 @@ def test_a_batch_is_one_launch_and_frames_in_the_buffer_are_not_copied(fake: Fak
             frame[...] = picture(50, 70, seed=i)
         for _ in range(2 * detect.depth):
             detect(frames[0])
+        assert fake.renewed == 0, "nothing has changed since it was captured"
         launches, hosts, copies = fake.launches, fake.hosts, fake.copies
         for frame in itertools.islice(itertools.cycle(frames), 12):
             detect(frame)
             assert fake.seen is not None
             np.testing.assert_allclose(fake.seen[0], expected(frame, "bgr", InputSpec(size=SIZE)), atol=0.004)
         assert fake.launches == launches + 12 and fake.hosts == hosts
-        assert fake.copies == copies, "the kernel reads a frame where it is"
+        assert 0 < fake.renewed <= 12 and fake.copies == copies, "the kernel reads a frame where it is"
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,4 +1,4 @@
-"""The real detector that several benchmarks look at: YOLOX-nano, as it takes pictures."""
+"""The detectors that several benchmarks look at, and pictures as they take them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ from pathlib import Path
 
 from edgesparse.classes import coco_names
 from edgesparse.config import DetectorSpec, InputSpec
+from edgesparse.demo.scene import CLASSES
 from edgesparse.graph.activations import Batches
 from edgesparse.stream import pictures as stored
 
-SPEC = DetectorSpec(
+YOLOX = DetectorSpec(
     head="yolox",
     classes=coco_names(),
     input=InputSpec(size=(416, 416), letterbox="top-left", colour="bgr", scale=1.0),
 )
+"""YOLOX-nano."""
+PARTS = DetectorSpec(head="yolov8", classes=CLASSES, input=InputSpec(size=(320, 320)))
+"""The default detector, dense or 2:4."""
 
 
-def pictures(folder: Path, count: int) -> Batches:
+def pictures(folder: Path, count: int, spec: DetectorSpec = YOLOX) -> Batches:
     """The first `count` pictures of `folder`, as the network takes them."""
-    return stored.Batches(str(folder), SPEC.input, count)
+    return stored.Batches(str(folder), spec.input, count)
