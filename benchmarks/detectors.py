@@ -7,7 +7,7 @@ from pathlib import Path
 from edgesparse.classes import coco_names
 from edgesparse.config import DetectorSpec, InputSpec
 from edgesparse.demo.scene import CLASSES
-from edgesparse.graph.activations import Batches
+from edgesparse.model.activations import Batches
 from edgesparse.stream import pictures as stored
 
 YOLOX = DetectorSpec(

@@ -34,7 +34,7 @@ from edgesparse.backends.onnxruntime import OnnxRuntimeBackend
 from edgesparse.graph.calibration import calibrate
 from edgesparse.graph.quantize import QuantizeReport, quantised_tensors, quantize
 from edgesparse.graph.sparsity import inspect
-from edgesparse.graph.wiring import Wiring
+from edgesparse.model.wiring import Wiring
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.evaluate import SCORING, Labels, evaluate
 

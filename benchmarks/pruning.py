@@ -33,8 +33,8 @@ from benchmarks.common import machine, save
 from edgesparse.graph import permute as ours
 from edgesparse.graph.prune import chosen, prune
 from edgesparse.graph.sparsity import inspect
-from edgesparse.graph.weights import weight_of
-from edgesparse.graph.wiring import Wiring
+from edgesparse.model.weights import weight_of
+from edgesparse.model.wiring import Wiring
 
 ROUNDS = 3
 WEIGHTS = 43.6e6

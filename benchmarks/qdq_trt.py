@@ -3,7 +3,7 @@
     python benchmarks/qdq_trt.py --files FOLDER --make       writes the files, without a GPU
     python benchmarks/qdq_trt.py --files FOLDER --level 1 [--only GROUP ...] [--out FILE.json]
 
-Smallest first: every pattern in which layers join (tests/graph/patterns.py) on noise; then the default detector, 2:4
+Smallest first: every pattern in which layers join (tests/patterns.py) on noise; then the default detector, 2:4
 and dense, on calib_data; then YOLOX-nano on coco_mini/val, where --real has both. Q/DQ files become INT8 engines, 2:4
 kernels allowed; a float file becomes an FP16 engine, which tells how far TensorRT is from ONNX Runtime without INT8.
 Files are taken as they lie in FOLDER, and what is not there is left out.
@@ -118,26 +118,26 @@ def make_patterns(files: Path) -> None:
     sys.path.insert(0, str(ROOT / "tests" / "graph"))
     from patterns import PATTERNS
 
-    from edgesparse.graph import model as graph
     from edgesparse.graph.calibration import calibrate
     from edgesparse.graph.quantize import quantised_tensors, quantize
+    from edgesparse.model import load as models
 
     for name, pattern in PATTERNS.items():
         path = files / f"{MICRO}_{name}.onnx"
-        graph.save(pattern(), path)
-        model = graph.load(path)  # as the verb has it
+        models.save(pattern(), path)
+        model = models.load(path)  # as the verb has it
         shape = [axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim]
         ranges = calibrate(model, partial(noise, shape), method="max", tensors=quantised_tensors(model))
-        graph.save(quantize(model, ranges.scales)[0], path)
+        models.save(quantize(model, ranges.scales)[0], path)
 
 
 def make_detector(net: Net, placement: Placement, path: Path) -> None:
-    from edgesparse.graph import model as graph
     from edgesparse.graph.recover import recover
+    from edgesparse.model import load as models
 
     pictures = Prepared(picture_files(net.calibrate, CALIBRATED_ON), net.spec.input, 1)
-    made = recover(graph.load(net.model), pictures, placement=placement)
-    graph.save(made.quantised, path)
+    made = recover(models.load(net.model), pictures, placement=placement)
+    models.save(made.quantised, path)
     print(f"{path.name}: {100 * made.report.share:.1f} % of the convolutions' MACs in INT8", file=sys.stderr)
 
 

@@ -34,16 +34,16 @@ from edgesparse.build.found import found as objects
 from edgesparse.build.scoring import points
 from edgesparse.config import DetectorSpec
 from edgesparse.demo.export import export
-from edgesparse.graph.activations import Batches, spread
 from edgesparse.graph.bias_correction import correct_biases
 from edgesparse.graph.calibration import BEST, calibrate
 from edgesparse.graph.equalise import equalise
-from edgesparse.graph.model import load
 from edgesparse.graph.quantize import quantised_tensors, quantize
 from edgesparse.graph.reconstruct import reconstruct
 from edgesparse.graph.recover import PICTURES, recover
 from edgesparse.graph.sparsity import inspect
 from edgesparse.graph.thresholds import METHODS
+from edgesparse.model.activations import Batches, spread
+from edgesparse.model.load import load
 from edgesparse.runtime.evaluate import Labels
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -39,9 +39,9 @@ from edgesparse.build.found import found, reader
 from edgesparse.build.scoring import points
 from edgesparse.config import DetectorSpec
 from edgesparse.demo.export import export
-from edgesparse.graph.activations import Batches
 from edgesparse.graph.prune import prune
 from edgesparse.graph.reconstruct import reconstruct
+from edgesparse.model.activations import Batches
 from edgesparse.runtime.evaluate import Labels
 
 CASES: dict[str, dict[str, Any]] = {

@@ -41,10 +41,10 @@ from edgesparse.build.timing import Timing, equal, interleaved
 from edgesparse.build.worker import plain, read_options, read_result
 from edgesparse.errors import EdgeSparseError
 from edgesparse.graph import calibration_cache
-from edgesparse.graph.activations import stream
 from edgesparse.graph.placement import Placement
 from edgesparse.graph.prune import prune
 from edgesparse.graph.quantize import quantize
+from edgesparse.model.activations import stream
 
 LIMIT = 120
 """Seconds a build may take."""

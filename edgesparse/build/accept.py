@@ -15,7 +15,7 @@ from edgesparse.build.trials import reference
 from edgesparse.build.worker import Progress
 from edgesparse.config import Recipe
 from edgesparse.errors import AccuracyGateFailed, BackendUnavailable, ConfigError
-from edgesparse.graph import model as graph
+from edgesparse.model import load as models
 from edgesparse.package.manifest import Score
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.evaluate import SCORING, Labels, evaluate
@@ -48,8 +48,8 @@ class Gate:
         accept = self._accept
         if (self._labels is None and accept.pictures is None) or (self._labels and accept.max_map_drop is None):
             return
-        source, path = graph.load(accept.reference or self._recipe.model), folder / "reference.onnx"
-        graph.save(graph.fix_shapes(source, self._recipe.build.batch.opt, prepared.spec.input.size), path)
+        source, path = models.load(accept.reference or self._recipe.model), folder / "reference.onnx"
+        models.save(models.fix_shapes(source, self._recipe.build.batch.opt, prepared.spec.input.size), path)
         runner = backend("onnxruntime").load(path, self._recipe.build.threads)
         run, step = SCORING if self._labels else self._recipe.run, partial(progress, "scoring the reference")
         with Detector(runner, prepared.spec, run) as detector:

@@ -14,9 +14,9 @@ from edgesparse.build.prepare import Prepared
 from edgesparse.config import SPARSE, WAYS, Recipe, Way
 from edgesparse.errors import BuildError
 from edgesparse.graph import boards
-from edgesparse.graph import model as graph
 from edgesparse.graph.fusion import fused_layers
 from edgesparse.graph.predict import predict
+from edgesparse.model import load as models
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 """From the safest on."""
@@ -126,7 +126,7 @@ def least_ms(one: Plan, prepared: Prepared) -> float | None:
     if name is None:
         return None
     ideal = {"math": 1.0, "memory": math.inf, "layer_clocks": 0.0}
-    fused = fused_layers(graph.load(prepared.simplified))
+    fused = fused_layers(models.load(prepared.simplified))
     return predict(fused, boards.board(name), one.precision, one.sparse, relu=True, constants=ideal).ms
 
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from edgesparse.backends.base import TensorSpec
 from edgesparse.backends.frames import Candidates
 from edgesparse.config import DetectorSpec
-from edgesparse.graph.activations import Batches, stream
-from edgesparse.graph.choose import Read
-from edgesparse.graph.model import Model
+from edgesparse.model.activations import Batches, stream
+from edgesparse.model.load import Model
+from edgesparse.model.outputs import Read
 from edgesparse.runtime.heads import HEADS, Layout
 
 CONFIDENCE = 0.1

@@ -22,11 +22,11 @@ from edgesparse.config import DetectorSpec, InputSpec
 from edgesparse.device import state_folder
 from edgesparse.errors import ModelError
 from edgesparse.graph import calibration_cache
-from edgesparse.graph import model as graph
 from edgesparse.graph.placement import Placement
 from edgesparse.graph.quantize import quantize
 from edgesparse.graph.recover import recover
 from edgesparse.graph.representative import size_warnings
+from edgesparse.model import load as models
 from edgesparse.package.manifest import sha256
 from edgesparse.runtime.evaluate import Labels
 from edgesparse.runtime.pictures import Prepared, picture_files
@@ -64,12 +64,12 @@ def quantise(job: Job, progress: Progress) -> dict[str, Any]:
     folder = Path(job["folder"])
     found = _recovered(job, progress)
     (folder / "table.calibration").write_bytes(calibration_cache.write(found.scales))
-    graph.save(found.model, folder / "even.onnx")
+    models.save(found.model, folder / "even.onnx")
     said: dict[str, Any] = {"even": str(folder / "even.onnx"), "table": str(folder / "table.calibration")}
     for placement in PLACEMENTS:
         written, report = quantize(found.model, found.scales, placement=placement, keep=found.keep)
         path = folder / f"{placement}.onnx"
-        graph.save(written, path)
+        models.save(written, path)
         said[placement] = str(path)
     kept = sum(not layer.int8 for layer in report.layers)
     share = f"INT8: {found.pictures} pictures; {100 * report.share:.0f} % of the convolutions' products"
@@ -81,7 +81,7 @@ def quantise(job: Job, progress: Progress) -> dict[str, Any]:
 class Found:
     """What `recover` made, as far as every form of INT8 needs it."""
 
-    model: graph.Model
+    model: models.Model
     scales: dict[str, float]
     keep: tuple[str, ...]
     pictures: int
@@ -93,7 +93,7 @@ def _recovered(job: Job, progress: Progress) -> Found:
     wanted, accept = job["calibrate"], job["accept"]
     detector = DetectorSpec.model_validate_json(job["spec"])
     spec = detector.input
-    model = graph.load(Path(job["onnx"]))
+    model = models.load(Path(job["onnx"]))
     files = picture_files(Path(wanted["pictures"]), wanted["count"])
     digest = hashlib.sha256(model.SerializeToString(deterministic=True))
     known = [*map(sha256, files), *(sha256(Path(labels)) for labels in accept.get("labels", ())[:1])]
@@ -119,7 +119,7 @@ def _recovered(job: Job, progress: Progress) -> Found:
     return found
 
 
-def _score(detector: DetectorSpec, labels: list[str], progress: Progress) -> Callable[[graph.Model], float]:
+def _score(detector: DetectorSpec, labels: list[str], progress: Progress) -> Callable[[models.Model], float]:
     return partial(
         points,
         spec=detector,
@@ -131,7 +131,7 @@ def _score(detector: DetectorSpec, labels: list[str], progress: Progress) -> Cal
 def _read(folder: Path) -> Found | None:
     try:
         said = json.loads((folder / "found.json").read_text())
-        model = graph.load(folder / "even.onnx")
+        model = models.load(folder / "even.onnx")
         return Found(model, said["scales"], tuple(said["keep"]), said["pictures"], tuple(said["warnings"]))
     except (OSError, ValueError, KeyError, ModelError):
         return None
@@ -142,7 +142,7 @@ def _write(folder: Path, found: Found) -> None:
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=folder.parent))
     try:
-        graph.save(found.model, part / "even.onnx")
+        models.save(found.model, part / "even.onnx")
         said: dict[str, Any] = {"scales": found.scales, "keep": found.keep}
         said |= {"pictures": found.pictures, "warnings": found.warnings}
         (part / "found.json").write_text(json.dumps(said))

@@ -11,8 +11,8 @@ from edgesparse.backends import BuildOptions, Runner, backend
 from edgesparse.classes import coco_names
 from edgesparse.config import DetectorSpec, Recipe
 from edgesparse.errors import ConfigError, ModelError
-from edgesparse.graph import model as graph
 from edgesparse.graph import sparsity
+from edgesparse.model import load as models
 from edgesparse.runtime.decode import check, choose, names_in
 from edgesparse.runtime.heads import HEADS, Layout
 
@@ -22,7 +22,7 @@ class Prepared:
     """`fixed` has static shapes and is as it came otherwise; the file `simplified` has constants folded too, unless
     the recipe says no or the model carries Q/DQ. `layers` is what `inspect` says of that one."""
 
-    fixed: graph.Model
+    fixed: models.Model
     simplified: Path
     spec: DetectorSpec
     quantised: bool
@@ -36,12 +36,12 @@ class Prepared:
 
 def prepare(recipe: Recipe, folder: Path) -> Prepared:
     """Raises ModelError, ConfigError."""
-    model = graph.load(recipe.model)
-    said = graph.info(model)
-    fixed = graph.fix_shapes(model, recipe.build.batch.opt, recipe.input.size or said.size)
+    model = models.load(recipe.model)
+    said = models.info(model)
+    fixed = models.fix_shapes(model, recipe.build.batch.opt, recipe.input.size or said.size)
     quantised = any(node.op_type == "DequantizeLinear" for node in fixed.graph.node)
     plain, simplified = folder / "prepared.onnx", folder / "model.onnx"
-    graph.save(fixed, plain)
+    models.save(fixed, plain)
     cpu = backend("onnxruntime")
     cpu.build(plain, simplified, BuildOptions(recipe.build.threads, recipe.prepare.simplify))
     with cpu.load(simplified, recipe.build.threads) as runner:
@@ -52,20 +52,20 @@ def prepare(recipe: Recipe, folder: Path) -> Prepared:
         simplified = plain
     else:
         _forget_domains(simplified)
-    return Prepared(fixed, simplified, spec, quantised, sparsity.inspect(graph.load(simplified)))
+    return Prepared(fixed, simplified, spec, quantised, sparsity.inspect(models.load(simplified)))
 
 
 def _forget_domains(path: Path) -> None:
     """ONNX Runtime names operator sets of its own in what it writes; nothing of it uses them."""
-    model = graph.load(path)
+    model = models.load(path)
     used = {node.domain for node in model.graph.node}
     kept = [entry for entry in model.opset_import if entry.domain in used | {"", "ai.onnx"}]
     del model.opset_import[:]
     model.opset_import.extend(kept)
-    graph.save(model, path)
+    models.save(model, path)
 
 
-def find_head(recipe: Recipe, said: graph.ModelInfo, runner: Runner, layout: Layout) -> str:
+def find_head(recipe: Recipe, said: models.ModelInfo, runner: Runner, layout: Layout) -> str:
     """The recipe's head if it fits, else the one that the outputs tell of. Raises ModelError."""
     if recipe.head == "auto":
         return choose(layout, said.metadata, _sample(runner))
@@ -73,7 +73,7 @@ def find_head(recipe: Recipe, said: graph.ModelInfo, runner: Runner, layout: Lay
     return recipe.head
 
 
-def specify(recipe: Recipe, said: graph.ModelInfo, head: str, layout: Layout) -> DetectorSpec:
+def specify(recipe: Recipe, said: models.ModelInfo, head: str, layout: Layout) -> DetectorSpec:
     """Classes and pre-processing: what the recipe says, else what model and convention say."""
     convention = HEADS[head].convention.model_copy(update={"size": layout.size})
     classes = _classes(recipe, said, HEADS[head].classes(layout))
@@ -91,7 +91,7 @@ def _sample(runner: Runner) -> list[np.ndarray[tuple[int, ...], np.dtype[np.gene
     return [buffers[spec.name].copy() for spec in runner.outputs]
 
 
-def _classes(recipe: Recipe, said: graph.ModelInfo, count: int | None) -> tuple[str, ...]:
+def _classes(recipe: Recipe, said: models.ModelInfo, count: int | None) -> tuple[str, ...]:
     if isinstance(recipe.classes, tuple):
         names = recipe.classes
     elif recipe.classes == "coco":

@@ -13,7 +13,7 @@ from edgesparse.backends import BuildOptions, backend
 from edgesparse.build.prepare import find_head, specify
 from edgesparse.config import DetectorSpec, parse
 from edgesparse.errors import ConfigError
-from edgesparse.graph import model as graph
+from edgesparse.model import load as models
 from edgesparse.runtime.decode import names_in
 from edgesparse.runtime.heads import HEADS, Layout
 
@@ -142,15 +142,15 @@ def _yaml(value: str | list[str]) -> str:
     return text.strip()[1:-1]
 
 
-def _look(path: Path, head: str, size: tuple[int, int] | None) -> tuple[graph.ModelInfo, DetectorSpec, str]:
+def _look(path: Path, head: str, size: tuple[int, int] | None) -> tuple[models.ModelInfo, DetectorSpec, str]:
     """What the model says of itself, and what it gives when it is run once on noise: spec and outputs."""
     recipe = parse({"model": str(path), "head": head}, str(path))
-    model = graph.load(path)
-    said = graph.info(model)
+    model = models.load(path)
+    said = models.info(model)
     engine = backend("onnxruntime")
     with tempfile.TemporaryDirectory() as folder:
         fixed = Path(folder) / path.name
-        graph.save(graph.fix_shapes(model, 1, size), fixed)
+        models.save(models.fix_shapes(model, 1, size), fixed)
         result = engine.build(fixed, Path(folder) / "model.onnx", BuildOptions())
         with engine.load(result.path) as runner:
             shape = next(spec.shape for spec in runner.inputs if len(spec.shape) == 4)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgesparse.backends import backend
 from edgesparse.config import DetectorSpec
-from edgesparse.graph.model import Model, save
+from edgesparse.model.load import Model, save
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.evaluate import SCORING, Labels, evaluate
 

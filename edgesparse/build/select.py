@@ -17,7 +17,7 @@ from edgesparse.build.pack import pack
 from edgesparse.build.worker import Progress as Progress
 from edgesparse.config import Recipe, Run
 from edgesparse.errors import BackendUnavailable, ConfigError
-from edgesparse.graph import model as graph
+from edgesparse.model import load as models
 from edgesparse.package import manifest as manifests
 from edgesparse.package.manifest import sha256
 from edgesparse.package.store import Package, Store, sealed
@@ -95,7 +95,7 @@ def _make(
     progress: Progress,
     keep: Path | None,
 ) -> Package:
-    size = sum(file.stat().st_size for file in graph.files(recipe.model) if file.is_file())
+    size = sum(file.stat().st_size for file in models.files(recipe.model) if file.is_file())
     with store.writing(build_id, 3 * size + 1_000_000) as folder:
         (folder / "work").mkdir()
         contest = hold(recipe, engine, folder / "work", TIMING_SECONDS, progress)
@@ -117,7 +117,7 @@ def _keep(work: Path, folder: Path) -> None:
 
 def _hashes(recipe: Recipe) -> dict[str, str | None]:
     labels, reference, pictures = recipe.accept.annotations, recipe.accept.reference, recipe.calibrate.pictures
-    beside = graph.files(recipe.model)[1:]
+    beside = models.files(recipe.model)[1:]
     return {
         "model": sha256(recipe.model),
         "weights": " ".join(sha256(file) for file in beside if file.is_file()) or None,

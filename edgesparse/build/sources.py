@@ -14,9 +14,9 @@ from edgesparse.build.int8 import write_pictures
 from edgesparse.build.prepare import Prepared
 from edgesparse.config import Recipe
 from edgesparse.errors import CalibrationError, EdgeSparseError
-from edgesparse.graph import model as graph
-from edgesparse.graph.batch import open_batch
-from edgesparse.graph.half import to_half
+from edgesparse.model import load as models
+from edgesparse.model.batch import open_batch
+from edgesparse.model.half import to_half
 from edgesparse.runtime.pictures import picture_files
 
 
@@ -45,7 +45,7 @@ class Sources:
         path, batch = self._static(plan), self._recipe.build.batch
         if not (batch.open and self._engine.open_batch):
             return path
-        return self._cached(f"{path.stem}-open", path, lambda base: open_batch(graph.load(base), batch.min, batch.max))
+        return self._cached(f"{path.stem}-open", path, lambda base: open_batch(models.load(base), batch.min, batch.max))
 
     def _static(self, plan: Plan) -> Path:
         name, base = "float", self._prepared.simplified
@@ -104,14 +104,14 @@ class Sources:
     def _cached(self, name: str, base: Path, made: Any) -> Path:
         if name not in self._made:
             path = self._folder / f"{name}.onnx"
-            graph.save(made(base), path)
+            models.save(made(base), path)
             self._made[name] = path
         return self._made[name]
 
-    def _with_bytes(self, base: Path) -> graph.Model:
+    def _with_bytes(self, base: Path) -> models.Model:
         look = self._prepared.spec.input
-        model = self._prepared.fixed if base == self._prepared.simplified else graph.load(base)
-        return graph.byte_input(model, look.scale, look.mean, look.std)
+        model = self._prepared.fixed if base == self._prepared.simplified else models.load(base)
+        return models.byte_input(model, look.scale, look.mean, look.std)
 
-    def _half(self, base: Path) -> graph.Model:
-        return to_half(graph.load(base))
+    def _half(self, base: Path) -> models.Model:
+        return to_half(models.load(base))

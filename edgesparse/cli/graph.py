@@ -44,7 +44,7 @@ def inspect(
         engine.inspect_engine(model, html, force, as_json)
         return
     from edgesparse.graph import boards, fusion, inspect_html, predict, sparsity
-    from edgesparse.graph.model import load
+    from edgesparse.model.load import load
 
     board = boards.board(device) if device else None
     check_free(html, force)

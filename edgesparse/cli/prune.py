@@ -69,8 +69,8 @@ def prune(model: Path, output: Path, method: str, force: bool, as_json: bool, **
 
 
 def _magnitude(model: Path, output: Path, advance: Progress, **options: Any) -> Done:
-    from edgesparse.graph.model import load, save
     from edgesparse.graph.prune import prune as by_magnitude
+    from edgesparse.model.load import load, save
 
     advance("reading", 0, 0)
     loaded = load(model)
@@ -88,8 +88,8 @@ def _reconstruct(model: Path, output: Path, advance: Progress, **options: Any) -
     from edgesparse.build.ready import ready
     from edgesparse.build.scoring import points
     from edgesparse.graph import reconstructed_html
-    from edgesparse.graph.model import load, save
     from edgesparse.graph.reconstruct import reconstruct
+    from edgesparse.model.load import load, save
     from edgesparse.runtime.evaluate import Labels
     from edgesparse.stream.pictures import Batches
 
@@ -130,7 +130,7 @@ def _wanted(**options: Any) -> list[str] | Literal["auto"] | None:
 def _gains(model: Any, spec: DetectorSpec, device: str) -> dict[str, float]:
     """Milliseconds that 2:4 saves at most in each layer on a board, in FP16."""
     from edgesparse.graph import boards, fusion, predict
-    from edgesparse.graph.activations import input_name
+    from edgesparse.model.activations import input_name
 
     works = fusion.fused_layers(model, {input_name(model): (1, 3, *spec.input.size)})
     return {gain.name: gain.fp16_ms for gain in predict.gains(predict.predict_all(works, boards.board(device)))}

@@ -16,9 +16,9 @@ from edgesparse.cli.writing import check_free, write
 from edgesparse.errors import ModelError
 
 if TYPE_CHECKING:
-    from edgesparse.graph.activations import Batches
     from edgesparse.graph.recover import Recovered
     from edgesparse.graph.recovered import RecoverReport
+    from edgesparse.model.activations import Batches
 
 PATH = click.Path(path_type=Path)
 METHODS = ("best", "entropy", "percentile", "mse", "max")
@@ -80,9 +80,9 @@ def quantize(model: Path, output: Path, cache: Path | None, force: bool, as_json
 def _recovered(model: Path, table: bool, advance: Progress, **options: Any) -> tuple[Recovered, Batches]:
     from edgesparse.build.ready import ready
     from edgesparse.build.scoring import points
-    from edgesparse.graph.model import load
     from edgesparse.graph.recover import recover
     from edgesparse.graph.representative import size_warnings
+    from edgesparse.model.load import load
     from edgesparse.runtime.evaluate import Labels
     from edgesparse.stream.pictures import Batches
 
@@ -125,8 +125,8 @@ def _save_checked(model: Any, batches: Batches, path: Path) -> None:
     """Save, read back, and run on a picture. Raises ModelError where ONNX Runtime cannot, or puts out no numbers."""
     import numpy as np
 
-    from edgesparse.graph.activations import stream
-    from edgesparse.graph.model import load, save
+    from edgesparse.model.activations import stream
+    from edgesparse.model.load import load, save
 
     save(model, path)
     outputs = [value.name for value in model.graph.output]
@@ -137,7 +137,7 @@ def _save_checked(model: Any, batches: Batches, path: Path) -> None:
 
 def _write_table(done: Recovered, cache: Path | None, owner: Path | None) -> list[Path]:
     from edgesparse.graph import calibration_cache
-    from edgesparse.graph.model import save
+    from edgesparse.model.load import save
 
     if cache is None or owner is None:
         return []

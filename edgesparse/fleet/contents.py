@@ -22,7 +22,7 @@ from edgesparse.errors import ConfigError
 from edgesparse.fleet import bundle, expected
 from edgesparse.fleet.bundle import File, Manifest
 from edgesparse.fleet.keys import PrivateKey
-from edgesparse.graph import model as graph
+from edgesparse.model import load as models
 from edgesparse.package.manifest import sha256
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.evaluate import Labels
@@ -129,7 +129,7 @@ class _Contents:
 
     def _model(self, path: Path, folder: str) -> str:
         """The ONNX file and what holds its weights, which it names by their place beside it."""
-        for file in graph.files(path):
+        for file in models.files(path):
             self._add(f"{folder}/{file.relative_to(path.parent)}", file)
         return f"{folder}/{path.name}"
 

@@ -18,15 +18,15 @@ import numpy.typing as npt
 from onnx import ModelProto, NodeProto
 
 from edgesparse.errors import CalibrationError, SparsityError
-from edgesparse.graph.activations import Batches, Tape
-from edgesparse.graph.bias import has_bias, set_bias
 from edgesparse.graph.int8_layers import int8_layers
 from edgesparse.graph.placement import Placement
 from edgesparse.graph.quantize import quantize
-from edgesparse.graph.sparsity import layer_name
-from edgesparse.graph.unfold import Product, product
-from edgesparse.graph.weights import weight_of
-from edgesparse.graph.wiring import Array, Wiring
+from edgesparse.model.activations import Batches, Tape
+from edgesparse.model.bias import has_bias, set_bias
+from edgesparse.model.layers import layer_name
+from edgesparse.model.unfold import Product, product
+from edgesparse.model.weights import weight_of
+from edgesparse.model.wiring import Array, Wiring
 
 Progress = Callable[[str, int, int], None]
 POSITIONS = 4096

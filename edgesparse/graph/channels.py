@@ -15,9 +15,9 @@ import numpy.typing as npt
 from onnx import NodeProto
 
 from edgesparse.errors import SparsityError
-from edgesparse.graph.sparsity import sharers
-from edgesparse.graph.weights import Weight, weight_of
-from edgesparse.graph.wiring import Wiring, attribute, reads
+from edgesparse.model.layers import sharers
+from edgesparse.model.weights import Weight, weight_of
+from edgesparse.model.wiring import Wiring, attribute, reads
 
 Index = npt.NDArray[np.intp]
 PASS = frozenset(

@@ -17,12 +17,12 @@ import numpy.typing as npt
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from edgesparse.errors import SparsityError
-from edgesparse.graph.activations import Batches, stream
-from edgesparse.graph.bias import set_bias
 from edgesparse.graph.int8_layers import int8_layers
-from edgesparse.graph.sparsity import layer_name
-from edgesparse.graph.unfold import Product, product
-from edgesparse.graph.wiring import Wiring, attribute
+from edgesparse.model.activations import Batches, stream
+from edgesparse.model.bias import set_bias
+from edgesparse.model.layers import layer_name
+from edgesparse.model.unfold import Product, product
+from edgesparse.model.wiring import Wiring, attribute
 
 Progress = Callable[[str, int, int], None]
 Factors = npt.NDArray[np.float64]

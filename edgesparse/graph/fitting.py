@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edgesparse.graph.threads import in_threads
+from edgesparse.model.threads import in_threads
 
 Matrix = npt.NDArray[np.float64]
 Single = npt.NDArray[np.float32]

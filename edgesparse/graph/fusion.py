@@ -13,18 +13,15 @@ from math import prod
 from onnx import ModelProto, NodeProto
 
 from edgesparse.errors import ModelError
-from edgesparse.graph.model import Shape
-from edgesparse.graph.shapes import shapes
-from edgesparse.graph.sparsity import Layer, inspect, layer_name, multiplies
-from edgesparse.graph.weights import LAYERS
-from edgesparse.graph.wiring import Wiring, attribute
+from edgesparse.graph.sparsity import Layer, inspect
+from edgesparse.model.layers import POINTWISE, layer_name, multiplies
+from edgesparse.model.load import Shape
+from edgesparse.model.shapes import shapes
+from edgesparse.model.weights import LAYERS
+from edgesparse.model.wiring import Wiring, attribute
 
 FREE = frozenset(
     ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout", "Cast", "QuantizeLinear", "DequantizeLinear")
-)
-POINTWISE = frozenset(
-    """Add Sub Mul Div Pow Min Max Abs Neg Reciprocal Sqrt Exp Log Floor Ceil Round Where Clip Relu LeakyRelu PRelu Elu
-    Selu Sigmoid HardSigmoid HardSwish Tanh Softplus Erf Gelu Mish BatchNormalization""".split()  # noqa: SIM905
 )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from edgesparse.graph.wiring import Array
+from edgesparse.model.wiring import Array
 
 BINS = 4096
 SMALLEST = -110

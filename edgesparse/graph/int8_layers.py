@@ -11,9 +11,10 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from edgesparse.errors import CalibrationError, ModelError, SparsityError
 from edgesparse.graph import mask
-from edgesparse.graph.sparsity import layer_name, layer_nodes, why_not
-from edgesparse.graph.weights import LAYERS, Weight, weight_of
-from edgesparse.graph.wiring import Wiring, reads
+from edgesparse.graph.sparsity import why_not
+from edgesparse.model.layers import layer_name, layer_nodes
+from edgesparse.model.weights import LAYERS, Weight, weight_of
+from edgesparse.model.wiring import Wiring, reads
 
 COMMUTE = frozenset(
     """MaxPool GlobalMaxPool Resize Upsample Slice Split Reshape Flatten Transpose Squeeze Unsqueeze Identity Dropout

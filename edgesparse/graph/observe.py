@@ -14,11 +14,11 @@ from onnx import ModelProto, TensorProto
 
 from edgesparse.config import InputSpec
 from edgesparse.errors import CalibrationError
-from edgesparse.graph.activations import Batches, input_name, stream
 from edgesparse.graph.histograms import Histogram
 from edgesparse.graph.representative import Pictures
-from edgesparse.graph.weights import LAYERS
-from edgesparse.graph.wiring import Array, Wiring
+from edgesparse.model.activations import Batches, input_name, stream
+from edgesparse.model.weights import LAYERS
+from edgesparse.model.wiring import Array, Wiring
 
 Progress = Callable[[str, int, int], None]
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from edgesparse.graph.activations import Batches, stream
 from edgesparse.graph.observe import Progress, element_types
-from edgesparse.graph.weights import LAYERS
-from edgesparse.graph.wiring import Wiring
+from edgesparse.model.activations import Batches, stream
+from edgesparse.model.weights import LAYERS
+from edgesparse.model.wiring import Wiring
 
 PICTURES = 16
 """How many batches, spread over all, are run again to measure."""

@@ -17,8 +17,8 @@ from onnx import ModelProto, numpy_helper
 
 from edgesparse.graph.channels import Flow, Index, Use, follow
 from edgesparse.graph.mask import GROUP, mask_2to4
-from edgesparse.graph.weights import Weight
-from edgesparse.graph.wiring import Wiring, reads
+from edgesparse.model.weights import Weight
+from edgesparse.model.wiring import Wiring, reads
 
 Matrix = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]

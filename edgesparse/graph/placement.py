@@ -15,11 +15,10 @@ from typing import Literal
 
 from onnx import ModelProto, NodeProto
 
-from edgesparse.graph.fusion import POINTWISE
 from edgesparse.graph.int8_layers import COMMUTE, Kernel, int8_layers, runs_sparse
-from edgesparse.graph.sparsity import RELU
-from edgesparse.graph.weights import LAYERS
-from edgesparse.graph.wiring import Wiring, attribute, reads
+from edgesparse.model.layers import POINTWISE, RELU
+from edgesparse.model.weights import LAYERS
+from edgesparse.model.wiring import Wiring, attribute, reads
 
 Placement = Literal["fuse", "sparse"]
 

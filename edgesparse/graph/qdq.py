@@ -9,8 +9,8 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from edgesparse.graph.int8_layers import Kernel
 from edgesparse.graph.placement import Plan
-from edgesparse.graph.sparsity import layer_name
-from edgesparse.graph.wiring import Array, attribute, reads
+from edgesparse.model.layers import layer_name
+from edgesparse.model.wiring import Array, attribute, reads
 
 
 def channel_axis(kernel: Kernel) -> int | None:

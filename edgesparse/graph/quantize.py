@@ -18,13 +18,13 @@ from onnx import ModelProto
 
 from edgesparse.errors import CalibrationError, ModelError, SparsityError
 from edgesparse.graph.int8_layers import Kernel, runs_sparse
-from edgesparse.graph.opset import opset_of, upgraded
 from edgesparse.graph.placement import Placement, Plan, plan
 from edgesparse.graph.qdq import channel_axis, write
-from edgesparse.graph.shapes import shapes
-from edgesparse.graph.sparsity import NOT_FINITE, layer_name, layer_nodes, multiplies
-from edgesparse.graph.weights import weight_of
-from edgesparse.graph.wiring import Array, Wiring
+from edgesparse.model.layers import NOT_FINITE, layer_name, layer_nodes, multiplies
+from edgesparse.model.opset import opset_of, upgraded
+from edgesparse.model.shapes import shapes
+from edgesparse.model.weights import weight_of
+from edgesparse.model.wiring import Array, Wiring
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 TOP = 127

@@ -22,17 +22,19 @@ from onnx import ModelProto, NodeProto
 
 from edgesparse.errors import CalibrationError, SparsityError
 from edgesparse.graph import fitting
-from edgesparse.graph.activations import Batches, checked, input_name
-from edgesparse.graph.choose import Choice, Read, rank
+from edgesparse.graph.choose import Choice, rank
 from edgesparse.graph.permute import permute
 from edgesparse.graph.places import Places
 from edgesparse.graph.prune import chosen
 from edgesparse.graph.rebuild import Progress, State, rebuild
 from edgesparse.graph.reconstructed import ReconstructReport, described
-from edgesparse.graph.sparsity import Layer, inspect, layer_name
-from edgesparse.graph.threads import blas_on_one_core
-from edgesparse.graph.unfold import product
-from edgesparse.graph.wiring import Wiring
+from edgesparse.graph.sparsity import Layer, inspect
+from edgesparse.model.activations import Batches, checked, input_name
+from edgesparse.model.layers import layer_name
+from edgesparse.model.outputs import Read
+from edgesparse.model.threads import blas_on_one_core
+from edgesparse.model.unfold import product
+from edgesparse.model.wiring import Wiring
 
 Score = Callable[[ModelProto], float]
 """Points, 0..100: what a model scores on labelled data."""

@@ -15,17 +15,17 @@ from onnx import ModelProto
 
 from edgesparse.config import InputSpec
 from edgesparse.errors import CalibrationError
-from edgesparse.graph.activations import Batches, spread
 from edgesparse.graph.bias_correction import Corrected, Progress, correct_biases
 from edgesparse.graph.calibration import Calibration, calibrate, given
-from edgesparse.graph.choose import Outputs
 from edgesparse.graph.equalise import Equalised, equalise
 from edgesparse.graph.observe import quiet
 from edgesparse.graph.placement import Placement
 from edgesparse.graph.quantize import QuantizeReport, quantised_tensors, quantize
 from edgesparse.graph.recovered import RecoveredLayer, RecoverReport, Step
 from edgesparse.graph.sensitivity import Sensitivity, sensitivities
-from edgesparse.graph.wiring import Wiring
+from edgesparse.model.activations import Batches, spread
+from edgesparse.model.outputs import Outputs
+from edgesparse.model.wiring import Wiring
 
 Score = Callable[[ModelProto], float]
 """Points, 0..100: what a model scores on labelled data."""

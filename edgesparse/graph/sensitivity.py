@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from onnx import ModelProto
 
-from edgesparse.graph.choose import Outputs
 from edgesparse.graph.int8_layers import int8_layers
-from edgesparse.graph.shapes import shapes
-from edgesparse.graph.sparsity import layer_name, multiplies
-from edgesparse.graph.wiring import Wiring
+from edgesparse.model.layers import layer_name, multiplies
+from edgesparse.model.outputs import Outputs
+from edgesparse.model.shapes import shapes
+from edgesparse.model.wiring import Wiring
 
 Progress = Callable[[str, int, int], None]
 

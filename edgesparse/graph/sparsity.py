@@ -16,14 +16,12 @@ from onnx import ModelProto, NodeProto
 
 from edgesparse.errors import SparsityError
 from edgesparse.graph import mask
-from edgesparse.graph.model import Shape
-from edgesparse.graph.shapes import shapes
-from edgesparse.graph.weights import LAYERS, Weight, readers, weight_of
-from edgesparse.graph.wiring import Wiring, attribute
+from edgesparse.model.layers import NOT_FINITE, RELU, SMOOTH, layer_name, layer_nodes, multiplies, sharers
+from edgesparse.model.load import Shape
+from edgesparse.model.shapes import shapes
+from edgesparse.model.weights import LAYERS, Weight, weight_of
+from edgesparse.model.wiring import Wiring, attribute
 
-RELU = ("Relu", "Clip")
-SMOOTH = {"SiLU", "Sigmoid", "HardSigmoid", "HardSwish", "Softplus", "Tanh", "Erf", "Gelu", "Elu", "LeakyRelu"}
-NOT_FINITE = "weights hold NaN or infinity: export the model again from sound weights"
 WIDE = 256
 """NVIDIA's TensorRT engineers: sparse kernels begin to win where input and output channels are at least about 256."""
 
@@ -109,16 +107,6 @@ def inspect(model: ModelProto, inputs: Mapping[str, Sequence[int]] | None = None
     return Inspection(tuple(_layer(wiring, node, known) for node in layer_nodes(wiring)))
 
 
-def layer_nodes(wiring: Wiring) -> Iterator[NodeProto]:
-    """Each node that multiplies with weights or with another activation."""
-    return (node for node in wiring.graph.node if node.op_type in LAYERS and not _folds_away(wiring, node))
-
-
-def layer_name(node: NodeProto) -> str:
-    """The node's name, or its first output's where it has none."""
-    return node.name or node.output[0]
-
-
 def why_not(wiring: Wiring, node: NodeProto, weight: Weight) -> str | None:
     """Why TensorRT cannot use 2:4 in this layer, in words; None when it can."""
     if node.op_type == "ConvTranspose":
@@ -131,11 +119,6 @@ def why_not(wiring: Wiring, node: NodeProto, weight: Weight) -> str | None:
         return "a product with a vector: TensorRT has no sparse kernel for it"
     group = attribute(node, "group", 1) if node.op_type == "Conv" else 1
     return mask.ineligible(weight.outputs_inputs, group) or _conflict(wiring, node, weight)
-
-
-def sharers(wiring: Wiring, node: NodeProto, weight: Weight) -> list[NodeProto]:
-    """The other nodes that read the same stored weights as `node`: the values, not only the Shape."""
-    return [reader for reader in readers(wiring, weight.source) if reader is not node and reader.op_type != "Shape"]
 
 
 def _conflict(wiring: Wiring, node: NodeProto, weight: Weight) -> str | None:
@@ -207,22 +190,3 @@ def _followers(wiring: Wiring, node: NodeProto) -> set[str]:
     if after >= {"Sigmoid", "Mul"} and len(after) == 2:
         after = {"SiLU"}
     return after | ({"the model's output"} if out in wiring.outputs else set())
-
-
-def multiplies(node: NodeProto, known: Mapping[str, Shape]) -> int | None:
-    """Multiply-accumulates of one run of `node`, from the shapes of what it reads and writes."""
-    first, second = (known.get(name, (None,)) for name in node.input[:2])
-    out = known.get(node.output[0], (None,))
-    if node.op_type == "Conv":
-        sizes = (*out, *second[1:])
-    elif node.op_type == "ConvTranspose":
-        sizes = (*first, *second[1:])
-    else:
-        sizes = (*out, first[0 if attribute(node, "transA", 0) else -1])
-    counts = [n for n in sizes if n is not None]
-    return prod(counts) if len(counts) == len(sizes) else None
-
-
-def _folds_away(wiring: Wiring, node: NodeProto) -> bool:
-    """Whether all that `node` reads is constant, so that no engine ever runs it."""
-    return all(wiring.is_constant(name) for name in node.input if name)

@@ -7,8 +7,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from edgesparse.errors import SparsityError
-from edgesparse.graph.model import load
 from edgesparse.graph.sparsity import Inspection, inspect
+from edgesparse.model.load import load
 
 LISTED = 5
 

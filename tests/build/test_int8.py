@@ -17,7 +17,7 @@ from edgesparse.build.select import build
 from edgesparse.config import DetectorSpec, InputSpec, parse
 from edgesparse.errors import AccuracyGateFailed, BuildError, CalibrationError, ConfigError
 from edgesparse.graph import calibration_cache, sparsity
-from edgesparse.graph import model as graph
+from edgesparse.model import load as models
 
 LOOK = InputSpec(size=(64, 64))
 
@@ -38,10 +38,10 @@ def quiet(step: str, done: int, total: int) -> None:
 
 def test_every_form_is_written_and_2to4_stays(job: dict[str, Any]) -> None:
     said = quantise(job, quiet)
-    models = {name: graph.load(Path(said[name])) for name in ("fuse", "sparse", "even")}
-    pairs = {name: sum(node.op_type == "QuantizeLinear" for node in m.graph.node) for name, m in models.items()}
+    written = {name: models.load(Path(said[name])) for name in ("fuse", "sparse", "even")}
+    pairs = {name: sum(node.op_type == "QuantizeLinear" for node in m.graph.node) for name, m in written.items()}
     assert pairs["even"] == 0 < pairs["fuse"] and pairs["sparse"] > 0
-    for model in models.values():
+    for model in written.values():
         states = {layer.name: layer.state for layer in sparsity.inspect(model).layers}
         assert (states["conv1"], states["conv2"]) == ("sparse", "sparse")
     table = calibration_cache.read(Path(said["table"]).read_bytes())
@@ -77,7 +77,7 @@ def test_it_is_made_once_on_a_device_unless_something_changes(
 @pytest.fixture
 def spoilt(tmp_path: Path) -> Path:
     """A detector whose colours go past a channel ten thousand times as large, which `back` reads and drops."""
-    model = graph.load(squares.detector(tmp_path / "spoilt.onnx"))
+    model = models.load(squares.detector(tmp_path / "spoilt.onnx"))
     there = np.concatenate([np.eye(3), np.zeros((1, 3))]).astype(np.float32)[..., None, None]
     stored = {"w1": there, "b1": np.array([0, 0, 0, 1e4], np.float32), "w2": there.transpose(1, 0, 2, 3).copy()}
     nodes = [
@@ -90,7 +90,7 @@ def spoilt(tmp_path: Path) -> Path:
     del model.graph.node[:]
     model.graph.node.extend(kept)
     model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in stored.items())
-    graph.save(model, tmp_path / "spoilt.onnx")
+    models.save(model, tmp_path / "spoilt.onnx")
     return tmp_path / "spoilt.onnx"
 
 
@@ -99,7 +99,7 @@ def test_layers_stay_float_until_the_labels_are_met(job: dict[str, Any], spoilt:
     assert quantise(job, quiet)["notes"][0].endswith(", 1 layers stay float")  # the head
     accept = {"labels": [str(labels), str(labels.parent)], "least": 90}
     said = quantise({**job, "accept": accept}, quiet)
-    nodes = {node.name: node for node in graph.load(Path(said["fuse"])).graph.node}
+    nodes = {node.name: node for node in models.load(Path(said["fuse"])).graph.node}
     assert nodes["back"].input[0] == "c1" and "_dq" in nodes["there"].input[0]
     assert quantise({**job, "accept": accept}, quiet)["notes"] == said["notes"]
     with pytest.raises(CalibrationError, match="no layer can be INT8 and leave 101"):
@@ -124,7 +124,7 @@ def test_a_model_that_carries_pairs_is_built_as_it_is(job: dict[str, Any], label
     said |= {"build": {"backend": "onnxruntime"}, "calibrate": {"pictures": str(labels.parent)}}
     package = build(parse(said, "recipe"), labels.parent / "engines").package
     assert package.manifest.precision == "int8" and [one.name for one in package.manifest.candidates] == ["int8-qdq"]
-    given, kept = (graph.load(path) for path in (Path(said["model"]), package.folder / package.manifest.engine))
+    given, kept = (models.load(path) for path in (Path(said["model"]), package.folder / package.manifest.engine))
     stored = {tensor.name for tensor in given.graph.initializer}
     pairs = [{n.input[0] for n in made.graph.node if n.op_type == "QuantizeLinear"} - stored for made in (given, kept)]
     assert pairs[0] == pairs[1] and pairs[0]  # ONNX Runtime folds those of weights

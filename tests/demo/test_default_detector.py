@@ -15,8 +15,8 @@ from edgesparse.build.ready import DEMO, recipe_of
 from edgesparse.build.select import build
 from edgesparse.demo.export import export
 from edgesparse.demo.scene import CLASSES
-from edgesparse.graph import model as graph
 from edgesparse.graph import sparsity
+from edgesparse.model import load as models
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.evaluate import SCORING, Labels, evaluate
 
@@ -28,8 +28,8 @@ UNSEEN = 1_000_000  # training takes seeds from 0 on, up to here
 @pytest.mark.parametrize("name", ["parts_dense.onnx", "parts_2to4.onnx"])
 def test_size_and_interface(name: str) -> None:
     path = FOLDER / name
-    model = graph.load(path)
-    said = graph.info(model)
+    model = models.load(path)
+    said = models.info(model)
     weights = [numpy_helper.to_array(tensor) for tensor in model.graph.initializer]
     assert path.stat().st_size <= 6_000_000
     assert sum(weight.size for weight in weights) <= 1_500_000

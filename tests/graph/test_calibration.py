@@ -15,10 +15,10 @@ from small_models import model, node, random, run
 
 from edgesparse.config import InputSpec
 from edgesparse.errors import CalibrationError
-from edgesparse.graph.activations import Batches
 from edgesparse.graph.calibration import Calibration, calibrate
 from edgesparse.graph.observe import activations, layer_inputs, observe
 from edgesparse.graph.thresholds import METHODS
+from edgesparse.model.activations import Batches
 
 W1, W2 = random(8, 3, 3, 3), random(4, 8, 1, 1, seed=1)
 SPEC = InputSpec(size=(12, 12), scale=1.0)

@@ -10,8 +10,8 @@ from onnx import ModelProto
 from patterns import conv, relu, silu, weights
 from small_models import Array, model, node, random, run
 
-from edgesparse.graph.activations import Batches, stream
 from edgesparse.graph.equalise import equalise
+from edgesparse.model.activations import Batches, stream
 
 C = 8
 SPREAD = np.geomspace(1, 200, C).astype(np.float32)

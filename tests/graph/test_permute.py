@@ -19,7 +19,7 @@ from edgesparse.graph.mask import mask_2to4
 from edgesparse.graph.permute import permute, search
 from edgesparse.graph.prune import prune
 from edgesparse.graph.sparsity import inspect
-from edgesparse.graph.wiring import Wiring
+from edgesparse.model.wiring import Wiring
 
 
 def between(nodes: Sequence[NodeProto], last: int, **tensors: np.ndarray) -> ModelProto:

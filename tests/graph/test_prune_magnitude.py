@@ -14,11 +14,11 @@ from small_models import HELD, Array, conv, held, model, node, random, run
 
 from edgesparse.errors import SparsityError
 from edgesparse.graph.mask import mask_2to4
-from edgesparse.graph.model import load, save
 from edgesparse.graph.prune import prune
 from edgesparse.graph.sparsity import inspect
-from edgesparse.graph.weights import weight_of
-from edgesparse.graph.wiring import Wiring
+from edgesparse.model.load import load, save
+from edgesparse.model.weights import weight_of
+from edgesparse.model.wiring import Wiring
 
 
 def weight(made: ModelProto, name: str = "w") -> Array:

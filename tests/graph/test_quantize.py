@@ -22,9 +22,10 @@ from edgesparse.errors import CalibrationError, ModelError
 from edgesparse.graph.mask import mask_2to4, violations
 from edgesparse.graph.placement import Placement, plan
 from edgesparse.graph.quantize import quantised_tensors, quantize
-from edgesparse.graph.sparsity import inspect, layer_name
-from edgesparse.graph.weights import weight_of
-from edgesparse.graph.wiring import Wiring, attribute
+from edgesparse.graph.sparsity import inspect
+from edgesparse.model.layers import layer_name
+from edgesparse.model.weights import weight_of
+from edgesparse.model.wiring import Wiring, attribute
 
 Floats = npt.NDArray[np.float32]
 

@@ -15,11 +15,11 @@ from small_models import model, node, random, run
 
 from edgesparse.errors import CalibrationError, EdgeSparseError, SparsityError
 from edgesparse.graph import rebuild
-from edgesparse.graph.activations import Batches
 from edgesparse.graph.prune import prune
 from edgesparse.graph.reconstruct import reconstruct
 from edgesparse.graph.reconstructed_html import page
 from edgesparse.graph.sparsity import inspect
+from edgesparse.model.activations import Batches
 
 C = 32
 

@@ -11,9 +11,9 @@ import pytest
 from patterns import PATTERNS
 
 from edgesparse.backends import BuildOptions, backend
-from edgesparse.graph.half import to_half
 from edgesparse.graph.placement import Placement
 from edgesparse.graph.quantize import quantised_tensors, quantize
+from edgesparse.model.half import to_half
 
 THERE = importlib.util.find_spec("tensorrt_rtx_bindings") or importlib.util.find_spec("tensorrt_rtx")
 pytestmark = [

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from edgesparse.backends import TensorSpec
-from edgesparse.graph.model import load
 from edgesparse.graph.sparsity import inspect
+from edgesparse.model.load import load
 from edgesparse.runtime.decode import check, choose
 from edgesparse.runtime.heads import HEADS, Layout, grid
 

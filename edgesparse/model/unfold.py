@@ -11,9 +11,9 @@ import numpy.typing as npt
 from onnx import NodeProto
 
 from edgesparse.errors import SparsityError
-from edgesparse.graph.sparsity import layer_name, sharers
-from edgesparse.graph.weights import Weight, weight_of
-from edgesparse.graph.wiring import Array, Wiring, attribute
+from edgesparse.model.layers import layer_name, sharers
+from edgesparse.model.weights import Weight, weight_of
+from edgesparse.model.wiring import Array, Wiring, attribute
 
 Floats = npt.NDArray[np.float32]
 

@@ -9,7 +9,7 @@ import onnx
 from onnx import numpy_helper
 
 from edgesparse.errors import ModelError
-from edgesparse.graph.model import Model, constant_tensors, fix_shapes, info
+from edgesparse.model.load import Model, constant_tensors, fix_shapes, info
 
 OPEN = "batch"
 """Name of the open dimension."""

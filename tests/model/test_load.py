@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from edgesparse.errors import ModelError
-from edgesparse.graph.model import ModelInfo, byte_input, describe, files, fix_shapes, info, load, save
+from edgesparse.model.load import ModelInfo, byte_input, describe, files, fix_shapes, info, load, save
 
 node = helper.make_node
 

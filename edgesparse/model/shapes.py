@@ -8,7 +8,7 @@ import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from edgesparse.errors import ModelError
-from edgesparse.graph.model import Shape
+from edgesparse.model.load import Shape
 
 SMALL = 1024
 """Tensors up to this many values go into the inference as they are: they may be a Reshape's target."""

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from edgesparse.errors import ModelError
-from edgesparse.graph import model as graph
-from edgesparse.graph.half import to_half
 from edgesparse.graph.quantize import quantised_tensors, quantize
+from edgesparse.model import load as models
+from edgesparse.model.half import to_half
 
 HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
-DETECTOR = Path(graph.__file__).parents[1] / "demo" / "parts_2to4.onnx"
+DETECTOR = Path(models.__file__).parents[1] / "demo" / "parts_2to4.onnx"
 
 
 def network(*nodes: onnx.NodeProto, opset: int = 13, **stored: object) -> ModelProto:
@@ -150,7 +150,7 @@ def test_named_nodes_stay_float() -> None:
 
 @pytest.mark.parametrize("placement", ["fuse", "sparse"])
 def test_a_quantised_detector_is_half_between_its_pairs(placement: str) -> None:
-    model = graph.load(DETECTOR)
+    model = models.load(DETECTOR)
     scales = dict.fromkeys(quantised_tensors(model, placement), 0.03)  # type: ignore[arg-type]
     quantised, _ = quantize(model, scales, placement=placement)  # type: ignore[arg-type]
     half = to_half(quantised)
@@ -177,7 +177,7 @@ def test_scales_too_small_for_half() -> None:
 
 
 def test_the_default_detector_detects_the_same() -> None:
-    model = graph.load(DETECTOR)
+    model = models.load(DETECTOR)
     half = to_half(model)
     assert half.ByteSize() < 0.55 * model.ByteSize()
     shape = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]

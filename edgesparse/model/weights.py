@@ -15,7 +15,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto, numpy_helper
 
 from edgesparse.errors import SparsityError
-from edgesparse.graph.wiring import Array, Wiring, attribute, cast
+from edgesparse.model.wiring import Array, Wiring, attribute, cast
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 MOVES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")

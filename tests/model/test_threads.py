@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from edgesparse.graph.threads import THREADS, blas_on_one_core, in_threads
+from edgesparse.model.threads import THREADS, blas_on_one_core, in_threads
 
 
 def test_results_come_in_order_whichever_is_ready_first() -> None:

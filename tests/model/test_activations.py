@@ -10,7 +10,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from small_models import model, node, random, run
 
 from edgesparse.errors import CalibrationError, ModelError
-from edgesparse.graph.activations import Batches, Tape, stream
+from edgesparse.model.activations import Batches, Tape, stream
 
 W1, W2 = random(8, 4, 3, 3), random(8, 8, 1, 1, seed=1)
 

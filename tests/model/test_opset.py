@@ -8,7 +8,7 @@ import pytest
 from small_models import model, node, run
 
 from edgesparse.errors import ModelError
-from edgesparse.graph.opset import opset_of, upgraded
+from edgesparse.model.opset import opset_of, upgraded
 
 
 def old_style() -> onnx.ModelProto:

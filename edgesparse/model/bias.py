@@ -7,8 +7,8 @@ import numpy.typing as npt
 from onnx import GraphProto, NodeProto, numpy_helper
 
 from edgesparse.errors import SparsityError
-from edgesparse.graph.unfold import Product
-from edgesparse.graph.wiring import Array, Wiring, attribute
+from edgesparse.model.unfold import Product
+from edgesparse.model.wiring import Array, Wiring, attribute
 
 
 def has_bias(wiring: Wiring, product: Product) -> bool:

@@ -17,7 +17,7 @@ import onnxruntime as ort
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from edgesparse.errors import CalibrationError, ModelError
-from edgesparse.graph.wiring import Array, Wiring
+from edgesparse.model.wiring import Array, Wiring
 
 Batches = Callable[[], Iterable[npt.NDArray[np.float32]]]
 """Each call starts anew: batches N x 3 x H x W as the model takes them, float32."""

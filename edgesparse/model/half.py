@@ -14,8 +14,8 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgesparse.errors import ModelError
-from edgesparse.graph.opset import opset_of, upgraded
-from edgesparse.graph.wiring import Array, Wiring, attribute, reads
+from edgesparse.model.opset import opset_of, upgraded
+from edgesparse.model.wiring import Array, Wiring, attribute, reads
 
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 PAIRS = ("QuantizeLinear", "DequantizeLinear")

@@ -13,9 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 import edgesparse.demo
 from edgesparse.errors import ModelError
-from edgesparse.graph import model as graph
-from edgesparse.graph.batch import OPEN, open_batch
-from edgesparse.graph.model import Model
+from edgesparse.model import load as models
+from edgesparse.model.batch import OPEN, open_batch
+from edgesparse.model.load import Model
 
 PARTS = Path(edgesparse.demo.__file__).parent / "parts_2to4.onnx"
 
@@ -30,14 +30,14 @@ def run(model: Model, pictures: NDArray[np.float32]) -> NDArray[np.float32]:
 @pytest.mark.parametrize("what", ["squares", "parts"])
 def test_the_same_numbers_at_any_batch(tmp_path: Path, what: str, batch: int) -> None:
     path = squares.detector(tmp_path / "squares.onnx") if what == "squares" else PARTS
-    static = graph.fix_shapes(graph.load(path), batch, None)
+    static = models.fix_shapes(models.load(path), batch, None)
     opened = open_batch(static, 1, 4)
-    assert graph.info(opened).inputs["images"][0] is None
+    assert models.info(opened).inputs["images"][0] is None
     assert opened.graph.output[0].type.tensor_type.shape.dim[0].dim_param == OPEN
-    assert graph.info(static).inputs["images"][0] == batch, "what is given stays as it is"
-    height, width = graph.info(opened).inputs["images"][2:]
+    assert models.info(static).inputs["images"][0] == batch, "what is given stays as it is"
+    height, width = models.info(opened).inputs["images"][2:]
     pictures = np.random.default_rng(0).random((3, 3, height or 0, width or 0), np.float32)
-    single = graph.fix_shapes(static, 1, None)
+    single = models.fix_shapes(static, 1, None)
     apart = np.concatenate([run(single, pictures[i : i + 1]) for i in range(3)])
     np.testing.assert_allclose(run(opened, pictures), apart, rtol=1e-4, atol=1e-4)
 
