@@ -33,10 +33,10 @@ from benchmarks.detectors import YOLOX, pictures
 from edgesparse.backends.onnxruntime import OnnxRuntimeBackend
 from edgesparse.graph.calibration import calibrate
 from edgesparse.graph.quantize import QuantizeReport, quantised_tensors, quantize
-from edgesparse.graph.sparsity import inspect
 from edgesparse.model.wiring import Wiring
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.evaluate import SCORING, Labels, evaluate
+from edgesparse.sparsity.inspect import inspect
 
 PACKAGES = ("nvidia-modelopt[onnx]==0.47.0",)
 PEERS = (

@@ -30,11 +30,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import asp_greedy
 from benchmarks.common import machine, save
-from edgesparse.graph import permute as ours
-from edgesparse.graph.prune import chosen, prune
-from edgesparse.graph.sparsity import inspect
 from edgesparse.model.weights import weight_of
 from edgesparse.model.wiring import Wiring
+from edgesparse.sparsity import permute as ours
+from edgesparse.sparsity.inspect import inspect
+from edgesparse.sparsity.prune import chosen, prune
 
 ROUNDS = 3
 WEIGHTS = 43.6e6

@@ -38,13 +38,13 @@ from edgesparse.graph.bias_correction import correct_biases
 from edgesparse.graph.calibration import BEST, calibrate
 from edgesparse.graph.equalise import equalise
 from edgesparse.graph.quantize import quantised_tensors, quantize
-from edgesparse.graph.reconstruct import reconstruct
 from edgesparse.graph.recover import PICTURES, recover
-from edgesparse.graph.sparsity import inspect
 from edgesparse.graph.thresholds import METHODS
 from edgesparse.model.activations import Batches, spread
 from edgesparse.model.load import load
 from edgesparse.runtime.evaluate import Labels
+from edgesparse.sparsity.inspect import inspect
+from edgesparse.sparsity.reconstruct import reconstruct
 
 ROOT = Path(__file__).resolve().parents[1]
 METHOD = "mse"

@@ -39,10 +39,10 @@ from edgesparse.build.found import found, reader
 from edgesparse.build.scoring import points
 from edgesparse.config import DetectorSpec
 from edgesparse.demo.export import export
-from edgesparse.graph.prune import prune
-from edgesparse.graph.reconstruct import reconstruct
 from edgesparse.model.activations import Batches
 from edgesparse.runtime.evaluate import Labels
+from edgesparse.sparsity.prune import prune
+from edgesparse.sparsity.reconstruct import reconstruct
 
 CASES: dict[str, dict[str, Any]] = {
     "all": {},

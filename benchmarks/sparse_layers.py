@@ -42,9 +42,9 @@ from edgesparse.build.worker import plain, read_options, read_result
 from edgesparse.errors import EdgeSparseError
 from edgesparse.graph import calibration_cache
 from edgesparse.graph.placement import Placement
-from edgesparse.graph.prune import prune
 from edgesparse.graph.quantize import quantize
 from edgesparse.model.activations import stream
+from edgesparse.sparsity.prune import prune
 
 LIMIT = 120
 """Seconds a build may take."""

@@ -11,10 +11,10 @@ from edgesparse.backends import BuildOptions, Runner, backend
 from edgesparse.classes import coco_names
 from edgesparse.config import DetectorSpec, Recipe
 from edgesparse.errors import ConfigError, ModelError
-from edgesparse.graph import sparsity
 from edgesparse.model import load as models
 from edgesparse.runtime.decode import check, choose, names_in
 from edgesparse.runtime.heads import HEADS, Layout
+from edgesparse.sparsity.inspect import Inspection, inspect
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Prepared:
     simplified: Path
     spec: DetectorSpec
     quantised: bool
-    layers: sparsity.Inspection
+    layers: Inspection
 
     @property
     def sparse(self) -> bool:
@@ -52,7 +52,7 @@ def prepare(recipe: Recipe, folder: Path) -> Prepared:
         simplified = plain
     else:
         _forget_domains(simplified)
-    return Prepared(fixed, simplified, spec, quantised, sparsity.inspect(models.load(simplified)))
+    return Prepared(fixed, simplified, spec, quantised, inspect(models.load(simplified)))
 
 
 def _forget_domains(path: Path) -> None:

@@ -11,7 +11,7 @@ from edgesparse.build.attempts import Tried
 from edgesparse.build.candidates import Plan
 from edgesparse.build.timing import equal
 from edgesparse.errors import SparsityNotAchieved
-from edgesparse.graph import sparsity
+from edgesparse.sparsity.inspect import Inspection, Layer
 
 NAMED = 2
 """Layers that a verdict names for each reason; the report has all."""
@@ -24,7 +24,7 @@ class Proof:
 
     tried: Tried
     twin: Tried | None
-    layers: tuple[tuple[sparsity.Layer, str], ...]
+    layers: tuple[tuple[Layer, str], ...]
     """Each layer that is 2:4 and eligible, and why it does not run sparse: empty where it does."""
 
     @property
@@ -57,7 +57,7 @@ class Proof:
         return "; ".join((said, *_grouped(self.layers)))
 
 
-def _grouped(layers: Sequence[tuple[sparsity.Layer, str]]) -> Iterator[str]:
+def _grouped(layers: Sequence[tuple[Layer, str]]) -> Iterator[str]:
     """The reasons, the commonest first, each with the layers that it holds for; details in brackets left out."""
     groups: dict[str, list[str]] = {}
     for layer, reason in layers:
@@ -105,7 +105,7 @@ def settle(passed: Sequence[Tried], how: Callable[[Tried], str]) -> Tried:
     return chosen.ends("chosen", f"{why}; {how(chosen)}")
 
 
-def proofs(tried: Sequence[Tried], layers: sparsity.Inspection) -> tuple[Proof, ...]:
+def proofs(tried: Sequence[Tried], layers: Inspection) -> tuple[Proof, ...]:
     """One of each 2:4 candidate that runs."""
     by_plan = {one.plan: one for one in tried if one.runs}
     return tuple(
@@ -128,7 +128,7 @@ def require_sparse(chosen: Tried, found: Sequence[Proof]) -> None:
     )
 
 
-def _reasons(tried: Tried, layers: sparsity.Inspection) -> Iterator[tuple[sparsity.Layer, str]]:
+def _reasons(tried: Tried, layers: Inspection) -> Iterator[tuple[Layer, str]]:
     """Each layer that is 2:4, with why it does not run sparse."""
     assert tried.result is not None
     picked = set(sparse_layers(tried.result))

@@ -15,7 +15,7 @@ from edgesparse.cli.writing import check_free, write
 if TYPE_CHECKING:
     from edgesparse.graph.boards import Board
     from edgesparse.graph.predict import Prediction
-    from edgesparse.graph.sparsity import Inspection, Layer
+    from edgesparse.sparsity.inspect import Inspection, Layer
 
 PATH = click.Path(path_type=Path)
 PLANS = (".engine", ".plan", ".trt")
@@ -43,8 +43,9 @@ def inspect(
             raise click.UsageError("--device and --shape are for an ONNX file: leave them out")
         engine.inspect_engine(model, html, force, as_json)
         return
-    from edgesparse.graph import boards, fusion, inspect_html, predict, sparsity
+    from edgesparse.graph import boards, fusion, inspect_html, predict
     from edgesparse.model.load import load
+    from edgesparse.sparsity.inspect import inspect as look
 
     board = boards.board(device) if device else None
     check_free(html, force)
@@ -52,7 +53,7 @@ def inspect(
     with progress() as advance:
         advance("reading", 0, 0)
         loaded = load(model)
-        report = sparsity.inspect(loaded, inputs)
+        report = look(loaded, inputs)
         predictions = predict.predict_all(fusion.fused_layers(loaded, inputs), board) if board else {}
     said = {"model": str(model), **report.as_dict()}
     if board:

@@ -15,8 +15,8 @@ from edgesparse.cli.writing import check_free, write
 
 if TYPE_CHECKING:
     from edgesparse.config import DetectorSpec
-    from edgesparse.graph.prune import PruneReport
-    from edgesparse.graph.reconstructed import ReconstructReport
+    from edgesparse.sparsity.prune import PruneReport
+    from edgesparse.sparsity.reconstruction import ReconstructReport
 
 Done = tuple[dict[str, Any], Callable[[], None]]
 """What was done, for JSON, and what prints it for people."""
@@ -69,8 +69,8 @@ def prune(model: Path, output: Path, method: str, force: bool, as_json: bool, **
 
 
 def _magnitude(model: Path, output: Path, advance: Progress, **options: Any) -> Done:
-    from edgesparse.graph.prune import prune as by_magnitude
     from edgesparse.model.load import load, save
+    from edgesparse.sparsity.prune import prune as by_magnitude
 
     advance("reading", 0, 0)
     loaded = load(model)
@@ -87,10 +87,10 @@ def _reconstruct(model: Path, output: Path, advance: Progress, **options: Any) -
     from edgesparse.build.found import found, reader
     from edgesparse.build.ready import ready
     from edgesparse.build.scoring import points
-    from edgesparse.graph import reconstructed_html
-    from edgesparse.graph.reconstruct import reconstruct
     from edgesparse.model.load import load, save
     from edgesparse.runtime.evaluate import Labels
+    from edgesparse.sparsity import page
+    from edgesparse.sparsity.reconstruct import reconstruct
     from edgesparse.stream.pictures import Batches
 
     layers = _wanted(**options)
@@ -113,7 +113,7 @@ def _reconstruct(model: Path, output: Path, advance: Progress, **options: Any) -
     )
     write(output, partial(save, made))
     if options["html"]:
-        write(options["html"], lambda path: path.write_text(reconstructed_html.page(model.name, report)))
+        write(options["html"], lambda path: path.write_text(page.page(model.name, report)))
     return report.as_dict(), partial(_show_reconstruct, model, report)
 
 

@@ -13,12 +13,12 @@ from math import prod
 from onnx import ModelProto, NodeProto
 
 from edgesparse.errors import ModelError
-from edgesparse.graph.sparsity import Layer, inspect
 from edgesparse.model.layers import POINTWISE, layer_name, multiplies
 from edgesparse.model.load import Shape
 from edgesparse.model.shapes import shapes
 from edgesparse.model.weights import LAYERS
 from edgesparse.model.wiring import Wiring, attribute
+from edgesparse.sparsity.inspect import Layer, inspect
 
 FREE = frozenset(
     ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout", "Cast", "QuantizeLinear", "DequantizeLinear")

@@ -9,7 +9,7 @@ from itertools import islice
 from edgesparse.graph.boards import Board
 from edgesparse.graph.page import Bar, bars, document, key
 from edgesparse.graph.predict import BOUNDS, LayerTime, Prediction, gains, verdict
-from edgesparse.graph.sparsity import Inspection, Layer
+from edgesparse.sparsity.inspect import Inspection, Layer
 
 SHOWN_GAINS = 20
 STATES = {"sparse": "2:4", "dense": "could be 2:4", "ineligible": "cannot be 2:4"}

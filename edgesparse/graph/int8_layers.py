@@ -10,11 +10,11 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto
 
 from edgesparse.errors import CalibrationError, ModelError, SparsityError
-from edgesparse.graph import mask
-from edgesparse.graph.sparsity import why_not
 from edgesparse.model.layers import layer_name, layer_nodes
 from edgesparse.model.weights import LAYERS, Weight, weight_of
 from edgesparse.model.wiring import Wiring, reads
+from edgesparse.sparsity import mask
+from edgesparse.sparsity.inspect import why_not
 
 COMMUTE = frozenset(
     """MaxPool GlobalMaxPool Resize Upsample Slice Split Reshape Flatten Transpose Squeeze Unsqueeze Identity Dropout

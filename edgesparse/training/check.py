@@ -7,8 +7,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from edgesparse.errors import SparsityError
-from edgesparse.graph.sparsity import Inspection, inspect
 from edgesparse.model.load import load
+from edgesparse.sparsity.inspect import Inspection, inspect
 
 LISTED = 5
 

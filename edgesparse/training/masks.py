@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from edgesparse.errors import ConfigError, SparsityError
-from edgesparse.graph.mask import ineligible, mask_2to4
+from edgesparse.sparsity.mask import ineligible, mask_2to4
 
 Schedule = Callable[[float], float]
 """From the progress of the training (0 to 1) to the share of the layers that is 2:4 by then."""
@@ -48,7 +48,7 @@ def sparsify(
 
     Call it on a trained dense model. `skip` names modules that stay dense, as `named_modules()` names them, with
     `*` and `?` (a name includes what is inside it): name the layers that write the outputs there. The first layer
-    stays dense by itself, as does whatever `edgesparse.graph.mask.ineligible` rules out.
+    stays dense by itself, as does whatever `edgesparse.sparsity.mask.ineligible` rules out.
     Raises ConfigError when a name in `skip` fits no layer, SparsityError when no layer is left.
     """
     if any(hasattr(module, BUFFER) for module in model.modules()):

@@ -16,8 +16,9 @@ from edgesparse.build.int8 import hash_of, quantise, write_pictures
 from edgesparse.build.select import build
 from edgesparse.config import DetectorSpec, InputSpec, parse
 from edgesparse.errors import AccuracyGateFailed, BuildError, CalibrationError, ConfigError
-from edgesparse.graph import calibration_cache, sparsity
+from edgesparse.graph import calibration_cache
 from edgesparse.model import load as models
+from edgesparse.sparsity.inspect import inspect
 
 LOOK = InputSpec(size=(64, 64))
 
@@ -42,7 +43,7 @@ def test_every_form_is_written_and_2to4_stays(job: dict[str, Any]) -> None:
     pairs = {name: sum(node.op_type == "QuantizeLinear" for node in m.graph.node) for name, m in written.items()}
     assert pairs["even"] == 0 < pairs["fuse"] and pairs["sparse"] > 0
     for model in written.values():
-        states = {layer.name: layer.state for layer in sparsity.inspect(model).layers}
+        states = {layer.name: layer.state for layer in inspect(model).layers}
         assert (states["conv1"], states["conv2"]) == ("sparse", "sparse")
     table = calibration_cache.read(Path(said["table"]).read_bytes())
     assert {"wide0", "wide1", "wide2"} <= set(table.scales)

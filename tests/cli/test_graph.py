@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgesparse.cli import main
-from edgesparse.graph.sparsity import inspect
+from edgesparse.sparsity.inspect import inspect
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -14,8 +14,8 @@ import squares
 from commands import Command, Started
 from onnx import helper, numpy_helper
 
-from edgesparse.graph.prune import prune
-from edgesparse.graph.sparsity import inspect
+from edgesparse.sparsity.inspect import inspect
+from edgesparse.sparsity.prune import prune
 
 LAYERS = 6
 RECONSTRUCT = ("--method", "reconstruct", "--pictures", "pictures/*.png")

@@ -15,10 +15,10 @@ from edgesparse.build.ready import DEMO, recipe_of
 from edgesparse.build.select import build
 from edgesparse.demo.export import export
 from edgesparse.demo.scene import CLASSES
-from edgesparse.graph import sparsity
 from edgesparse.model import load as models
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.evaluate import SCORING, Labels, evaluate
+from edgesparse.sparsity.inspect import inspect
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "edgesparse" / "demo"
@@ -40,8 +40,8 @@ def test_size_and_interface(name: str) -> None:
 
 
 def test_every_layer_that_can_be_is_2to4() -> None:
-    sparse = sparsity.inspect(onnx.load(FOLDER / "parts_2to4.onnx"))
-    dense = sparsity.inspect(onnx.load(FOLDER / "parts_dense.onnx"))
+    sparse = inspect(onnx.load(FOLDER / "parts_2to4.onnx"))
+    dense = inspect(onnx.load(FOLDER / "parts_dense.onnx"))
     assert len(sparse.eligible) == len(dense.eligible) == 27
     assert all(layer.sparse for layer in sparse.eligible)
     assert not any(layer.sparse for layer in dense.eligible)
@@ -73,7 +73,7 @@ def test_calibration_pictures_are_those_of_the_index() -> None:
 
 
 def test_the_2to4_file_keeps_half_of_each_group() -> None:
-    """What the file holds, without inspect: at most two of four consecutive input channels are not zero."""
+    """What the file holds, without edgesparse: at most two of four consecutive input channels are not zero."""
     model = onnx.load(FOLDER / "parts_2to4.onnx")
     wide = [numpy_helper.to_array(t) for t in model.graph.initializer if len(t.dims) == 4 and min(t.dims[:2]) >= 32]
     assert len(wide) == 27

@@ -19,13 +19,13 @@ from patterns import PATTERNS, WIDTH
 from small_models import Array, model, node, random, run
 
 from edgesparse.errors import CalibrationError, ModelError
-from edgesparse.graph.mask import mask_2to4, violations
 from edgesparse.graph.placement import Placement, plan
 from edgesparse.graph.quantize import quantised_tensors, quantize
-from edgesparse.graph.sparsity import inspect
 from edgesparse.model.layers import layer_name
 from edgesparse.model.weights import weight_of
 from edgesparse.model.wiring import Wiring, attribute
+from edgesparse.sparsity.inspect import inspect
+from edgesparse.sparsity.mask import mask_2to4, violations
 
 Floats = npt.NDArray[np.float32]
 

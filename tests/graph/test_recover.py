@@ -13,12 +13,12 @@ from small_models import Array, model, random, run
 
 from edgesparse.errors import CalibrationError, ModelError
 from edgesparse.graph.equalise import equalise
-from edgesparse.graph.mask import mask_2to4
 from edgesparse.graph.observe import quiet
 from edgesparse.graph.quantize import quantize
 from edgesparse.graph.recover import recover
 from edgesparse.graph.recovered_html import page
 from edgesparse.model.activations import Batches, spread, stream
+from edgesparse.sparsity.mask import mask_2to4
 
 C = 8
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from edgesparse.backends import TensorSpec
-from edgesparse.graph.sparsity import inspect
 from edgesparse.model.load import load
 from edgesparse.runtime.decode import check, choose
 from edgesparse.runtime.heads import HEADS, Layout, grid
+from edgesparse.sparsity.inspect import inspect
 
 
 def layout(size: tuple[int, int], *shapes: tuple[int, ...], names: tuple[str, ...] = ("output0", "output1")) -> Layout:

@@ -12,7 +12,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edgesparse.errors import ModelError, SparsityError
-from edgesparse.graph.mask import mask_2to4
+from edgesparse.sparsity.mask import mask_2to4
 from edgesparse.training.check import check_onnx
 
 

@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from edgesparse.graph.mask import violations  # noqa: E402
+from edgesparse.sparsity.mask import violations  # noqa: E402
 
 pytestmark = [
     pytest.mark.torch,

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from edgesparse.errors import ConfigError, SparsityError  # noqa: E402
-from edgesparse.graph.mask import ineligible, violations  # noqa: E402
+from edgesparse.sparsity.mask import ineligible, violations  # noqa: E402
 from edgesparse.training.masks import Masks, sparsify, stepwise  # noqa: E402
 
 pytestmark = pytest.mark.torch

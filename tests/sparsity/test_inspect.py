@@ -12,8 +12,8 @@ from onnx import ModelProto
 from small_models import HELD, Array, conv, held, model, node, random
 
 from edgesparse.errors import ModelError
-from edgesparse.graph.mask import mask_2to4
-from edgesparse.graph.sparsity import Layer, inspect
+from edgesparse.sparsity.inspect import Layer, inspect
+from edgesparse.sparsity.mask import mask_2to4
 
 
 def one(made: ModelProto) -> Layer:

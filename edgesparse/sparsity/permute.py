@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, numpy_helper
 
-from edgesparse.graph.channels import Flow, Index, Use, follow
-from edgesparse.graph.mask import GROUP, mask_2to4
 from edgesparse.model.weights import Weight
 from edgesparse.model.wiring import Wiring, reads
+from edgesparse.sparsity.channels import Flow, Index, Use, follow
+from edgesparse.sparsity.mask import GROUP, mask_2to4
 
 Matrix = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]

@@ -15,13 +15,13 @@ import numpy as np
 from onnx import ModelProto, NodeProto
 
 from edgesparse.errors import SparsityError
-from edgesparse.graph.mask import mask_2to4
-from edgesparse.graph.permute import Permutation, Progress, quiet
-from edgesparse.graph.permute import permute as reorder
-from edgesparse.graph.sparsity import why_not
 from edgesparse.model.layers import NOT_FINITE, layer_name, layer_nodes, sharers
 from edgesparse.model.weights import Weight, weight_of
 from edgesparse.model.wiring import Array, Wiring
+from edgesparse.sparsity.inspect import why_not
+from edgesparse.sparsity.mask import mask_2to4
+from edgesparse.sparsity.permute import Permutation, Progress, quiet
+from edgesparse.sparsity.permute import permute as reorder
 
 WARNING = (
     "one-shot magnitude pruning usually destroys a trained detector (YOLOX-nano falls from 29.5 to 0 mAP): "

@@ -14,12 +14,12 @@ from onnx import ModelProto, numpy_helper
 from small_models import model, node, random, run
 
 from edgesparse.errors import CalibrationError, EdgeSparseError, SparsityError
-from edgesparse.graph import rebuild
-from edgesparse.graph.prune import prune
-from edgesparse.graph.reconstruct import reconstruct
-from edgesparse.graph.reconstructed_html import page
-from edgesparse.graph.sparsity import inspect
 from edgesparse.model.activations import Batches
+from edgesparse.sparsity import rebuild
+from edgesparse.sparsity.inspect import inspect
+from edgesparse.sparsity.page import page
+from edgesparse.sparsity.prune import prune
+from edgesparse.sparsity.reconstruct import reconstruct
 
 C = 32
 

@@ -15,12 +15,12 @@ import numpy as np
 from onnx import ModelProto, NodeProto
 
 from edgesparse.errors import SparsityError
-from edgesparse.graph import mask
 from edgesparse.model.layers import NOT_FINITE, RELU, SMOOTH, layer_name, layer_nodes, multiplies, sharers
 from edgesparse.model.load import Shape
 from edgesparse.model.shapes import shapes
 from edgesparse.model.weights import LAYERS, Weight, weight_of
 from edgesparse.model.wiring import Wiring, attribute
+from edgesparse.sparsity import mask
 
 WIDE = 256
 """NVIDIA's TensorRT engineers: sparse kernels begin to win where input and output channels are at least about 256."""

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from small_models import conv, model, node, random, run
 
-from edgesparse.graph import permute as permutation
-from edgesparse.graph.channels import follow
-from edgesparse.graph.mask import mask_2to4
-from edgesparse.graph.permute import permute, search
-from edgesparse.graph.prune import prune
-from edgesparse.graph.sparsity import inspect
 from edgesparse.model.wiring import Wiring
+from edgesparse.sparsity import permute as permutation
+from edgesparse.sparsity.channels import follow
+from edgesparse.sparsity.inspect import inspect
+from edgesparse.sparsity.mask import mask_2to4
+from edgesparse.sparsity.permute import permute, search
+from edgesparse.sparsity.prune import prune
 
 
 def between(nodes: Sequence[NodeProto], last: int, **tensors: np.ndarray) -> ModelProto:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from edgesparse.graph.page import Bar, bars, document, key
-from edgesparse.graph.reconstructed import ReconstructedLayer, ReconstructReport
+from edgesparse.sparsity.reconstruction import ReconstructedLayer, ReconstructReport
 
 STATES = {"sparse": "2:4", "dense": "dense", "ineligible": "cannot be 2:4"}
 

@@ -21,20 +21,20 @@ import numpy.typing as npt
 from onnx import ModelProto, NodeProto
 
 from edgesparse.errors import CalibrationError, SparsityError
-from edgesparse.graph import fitting
-from edgesparse.graph.choose import Choice, rank
-from edgesparse.graph.permute import permute
-from edgesparse.graph.places import Places
-from edgesparse.graph.prune import chosen
-from edgesparse.graph.rebuild import Progress, State, rebuild
-from edgesparse.graph.reconstructed import ReconstructReport, described
-from edgesparse.graph.sparsity import Layer, inspect
 from edgesparse.model.activations import Batches, checked, input_name
 from edgesparse.model.layers import layer_name
 from edgesparse.model.outputs import Read
 from edgesparse.model.threads import blas_on_one_core
 from edgesparse.model.unfold import product
 from edgesparse.model.wiring import Wiring
+from edgesparse.sparsity import fitting
+from edgesparse.sparsity.inspect import Layer, inspect
+from edgesparse.sparsity.permute import permute
+from edgesparse.sparsity.places import Places
+from edgesparse.sparsity.prune import chosen
+from edgesparse.sparsity.ranking import Choice, rank
+from edgesparse.sparsity.rebuild import Progress, State, rebuild
+from edgesparse.sparsity.reconstruction import ReconstructReport, described
 
 Score = Callable[[ModelProto], float]
 """Points, 0..100: what a model scores on labelled data."""

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import random
 
-from edgesparse.graph import fitting
-from edgesparse.graph.fitting import Moments, Sums, exchange, fit, solve
-from edgesparse.graph.mask import mask_2to4
+from edgesparse.sparsity import fitting
+from edgesparse.sparsity.fitting import Moments, Sums, exchange, fit, solve
+from edgesparse.sparsity.mask import mask_2to4
 
 
 @pytest.mark.parametrize("weighed", [False, True])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from edgesparse.errors import SparsityError
-from edgesparse.graph.mask import MIN_CHANNELS, ineligible, mask_2to4, violations
+from edgesparse.sparsity.mask import MIN_CHANNELS, ineligible, mask_2to4, violations
 
 finite = st.floats(-100, 100, width=16)
 dtypes = st.sampled_from([np.float16, np.float32])

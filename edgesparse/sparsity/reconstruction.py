@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from edgesparse.graph.choose import Choice
-from edgesparse.graph.rebuild import LayerFit
-from edgesparse.graph.sparsity import Layer
+from edgesparse.sparsity.inspect import Layer
+from edgesparse.sparsity.ranking import Choice
+from edgesparse.sparsity.rebuild import LayerFit
 
 
 @dataclass(frozen=True)

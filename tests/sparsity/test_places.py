@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edgesparse.graph.places import OBJECTS, Places, resized
+from edgesparse.sparsity.places import OBJECTS, Places, resized
 
 
 @pytest.mark.parametrize("size", [(13, 13), (52, 26), (5, 7), (104, 208), (1, 1)])

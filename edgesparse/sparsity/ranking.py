@@ -9,12 +9,12 @@ from itertools import islice
 import numpy as np
 from onnx import ModelProto
 
-from edgesparse.graph.places import Places
-from edgesparse.graph.rebuild import Progress, State, advance, fit_layer, refittable
-from edgesparse.graph.sparsity import Layer
 from edgesparse.model.activations import Batches, Tape, stride
 from edgesparse.model.layers import layer_name
 from edgesparse.model.outputs import Outputs, Read
+from edgesparse.sparsity.inspect import Layer
+from edgesparse.sparsity.places import Places
+from edgesparse.sparsity.rebuild import Progress, State, advance, fit_layer, refittable
 
 PICTURES = 40
 """Batches, evenly over all, that a layer is fitted on to learn how sensitive it is and that the outputs are seen on."""

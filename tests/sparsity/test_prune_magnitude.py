@@ -13,12 +13,12 @@ from onnx import ModelProto, helper, numpy_helper
 from small_models import HELD, Array, conv, held, model, node, random, run
 
 from edgesparse.errors import SparsityError
-from edgesparse.graph.mask import mask_2to4
-from edgesparse.graph.prune import prune
-from edgesparse.graph.sparsity import inspect
 from edgesparse.model.load import load, save
 from edgesparse.model.weights import weight_of
 from edgesparse.model.wiring import Wiring
+from edgesparse.sparsity.inspect import inspect
+from edgesparse.sparsity.mask import mask_2to4
+from edgesparse.sparsity.prune import prune
 
 
 def weight(made: ModelProto, name: str = "w") -> Array:

@@ -19,10 +19,6 @@ import numpy as np
 from onnx import ModelProto, NodeProto
 
 from edgesparse.errors import CalibrationError, SparsityError
-from edgesparse.graph.fitting import Mask, Moments, Sums, fit
-from edgesparse.graph.mask import GROUP, mask_2to4, violations
-from edgesparse.graph.permute import drop_unread
-from edgesparse.graph.places import Places
 from edgesparse.model.activations import Batches, Tape
 from edgesparse.model.bias import has_bias, set_bias
 from edgesparse.model.layers import layer_name
@@ -30,6 +26,10 @@ from edgesparse.model.threads import in_threads
 from edgesparse.model.unfold import Product, product
 from edgesparse.model.weights import LAYERS, Weight
 from edgesparse.model.wiring import Array
+from edgesparse.sparsity.fitting import Mask, Moments, Sums, fit
+from edgesparse.sparsity.mask import GROUP, mask_2to4, violations
+from edgesparse.sparsity.permute import drop_unread
+from edgesparse.sparsity.places import Places
 
 Progress = Callable[[str, int, int], None]
 """(what is being done, how many are done, of how many)."""
