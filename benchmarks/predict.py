@@ -23,9 +23,9 @@ import numpy.typing as npt
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import machine, save
-from edgesparse.graph.boards import board, fitted
-from edgesparse.graph.fusion import Work, fused_layers
-from edgesparse.graph.predict import predict
+from edgesparse.predict.boards import board, fitted
+from edgesparse.predict.fusion import Work, fused_layers
+from edgesparse.predict.roofline import predict
 
 DATA = Path(__file__).resolve().parent / "data"
 CONSTANTS = ("math", "memory", "layer_clocks")

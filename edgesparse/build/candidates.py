@@ -13,10 +13,10 @@ from edgesparse.backends.base import Precision
 from edgesparse.build.prepare import Prepared
 from edgesparse.config import SPARSE, WAYS, Recipe, Way
 from edgesparse.errors import BuildError
-from edgesparse.graph import boards
-from edgesparse.graph.fusion import fused_layers
-from edgesparse.graph.predict import predict
 from edgesparse.model import load as models
+from edgesparse.predict import boards
+from edgesparse.predict.fusion import fused_layers
+from edgesparse.predict.roofline import predict
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 """From the safest on."""

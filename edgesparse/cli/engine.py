@@ -62,7 +62,7 @@ def inspect_engine(target: Path, html: Path | None, force: bool, as_json: bool) 
 
 def page(found: Inspected) -> str:
     """One self-contained page."""
-    from edgesparse.graph.page import Bar, bars, document, key
+    from edgesparse.pages.html import Bar, bars, document, key
 
     states = ["sparse" if layer.sparse else "ineligible" for layer in found.layers]
     drawn = (Bar(layer.name, state, 1) for layer, state in zip(found.layers, states, strict=True))

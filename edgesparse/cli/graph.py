@@ -13,8 +13,8 @@ from edgesparse.cli.show import complain, emit_json, progress, table
 from edgesparse.cli.writing import check_free, write
 
 if TYPE_CHECKING:
-    from edgesparse.graph.boards import Board
-    from edgesparse.graph.predict import Prediction
+    from edgesparse.predict.boards import Board
+    from edgesparse.predict.roofline import Prediction
     from edgesparse.sparsity.inspect import Inspection, Layer
 
 PATH = click.Path(path_type=Path)
@@ -43,8 +43,8 @@ def inspect(
             raise click.UsageError("--device and --shape are for an ONNX file: leave them out")
         engine.inspect_engine(model, html, force, as_json)
         return
-    from edgesparse.graph import boards, fusion, inspect_html, predict
     from edgesparse.model.load import load
+    from edgesparse.predict import boards, fusion, page, roofline
     from edgesparse.sparsity.inspect import inspect as look
 
     board = boards.board(device) if device else None
@@ -54,12 +54,12 @@ def inspect(
         advance("reading", 0, 0)
         loaded = load(model)
         report = look(loaded, inputs)
-        predictions = predict.predict_all(fusion.fused_layers(loaded, inputs), board) if board else {}
+        predictions = roofline.predict_all(fusion.fused_layers(loaded, inputs), board) if board else {}
     said = {"model": str(model), **report.as_dict()}
     if board:
-        said["prediction"] = predict.as_dict(predictions, board)
+        said["prediction"] = roofline.as_dict(predictions, board)
     if html:
-        write(html, lambda path: path.write_text(inspect_html.page(model.name, report, board, predictions)))
+        write(html, lambda path: path.write_text(page.page(model.name, report, board, predictions)))
         complain(f"wrote {html}")
     if as_json:
         emit_json(said)
@@ -102,7 +102,7 @@ def _marks(layer: Layer, notes: Counter[str]) -> str:
 
 
 def _show_prediction(board: Board, predictions: dict[str, Prediction]) -> None:
-    from edgesparse.graph.predict import gains, verdict
+    from edgesparse.predict.roofline import gains, verdict
 
     base = predictions["FP16"].ms
     rows = [(p.name, p.ms, p.bound, f"{base / p.ms:.2f}x") for p in predictions.values()]

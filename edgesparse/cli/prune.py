@@ -129,11 +129,11 @@ def _wanted(**options: Any) -> list[str] | Literal["auto"] | None:
 
 def _gains(model: Any, spec: DetectorSpec, device: str) -> dict[str, float]:
     """Milliseconds that 2:4 saves at most in each layer on a board, in FP16."""
-    from edgesparse.graph import boards, fusion, predict
     from edgesparse.model.activations import input_name
+    from edgesparse.predict import boards, fusion, roofline
 
     works = fusion.fused_layers(model, {input_name(model): (1, 3, *spec.input.size)})
-    return {gain.name: gain.fp16_ms for gain in predict.gains(predict.predict_all(works, boards.board(device)))}
+    return {gain.name: gain.fp16_ms for gain in roofline.gains(roofline.predict_all(works, boards.board(device)))}
 
 
 def _show_magnitude(model: Path, report: PruneReport) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
-from edgesparse.graph.page import Bar, bars, document, key
 from edgesparse.graph.recovered import RecoveredLayer, RecoverReport
+from edgesparse.pages.html import Bar, bars, document, key
 
 STATES = {"sparse": "INT8", "ineligible": "float"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from edgesparse.graph.page import Bar, bars, document, key
+from edgesparse.pages.html import Bar, bars, document, key
 from edgesparse.sparsity.reconstruction import ReconstructedLayer, ReconstructReport
 
 STATES = {"sparse": "2:4", "dense": "dense", "ineligible": "cannot be 2:4"}

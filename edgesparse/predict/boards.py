@@ -1,4 +1,4 @@
-"""Jetson Orin boards and what their GPU can do, from datasheets.yaml."""
+"""Jetson Orin boards and what their GPU can do, from boards.yaml."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def board(name: str) -> Board:
     if wanted not in known:
         near = get_close_matches(wanted, known, 1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-        raise ConfigError(f"no board {wanted!r} in datasheets.yaml: {hint}")
+        raise ConfigError(f"no board {wanted!r} in boards.yaml: {hint}")
     sheet = dict(known[wanted])
     modes = sheet.pop("modes")
     mode = mode or next(iter(modes))
@@ -71,6 +71,6 @@ def fitted() -> dict[str, float]:
 
 @lru_cache(1)
 def _sheet() -> dict[str, Any]:
-    text = (files("edgesparse") / "datasheets.yaml").read_text(encoding="utf-8")
+    text = (files("edgesparse.predict") / "boards.yaml").read_text(encoding="utf-8")
     sheet: dict[str, Any] = yaml.safe_load(text)
     return sheet

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from itertools import islice
 
-from edgesparse.graph.boards import Board
-from edgesparse.graph.page import Bar, bars, document, key
-from edgesparse.graph.predict import BOUNDS, LayerTime, Prediction, gains, verdict
+from edgesparse.pages.html import Bar, bars, document, key
+from edgesparse.predict.boards import Board
+from edgesparse.predict.roofline import BOUNDS, LayerTime, Prediction, gains, verdict
 from edgesparse.sparsity.inspect import Inspection, Layer
 
 SHOWN_GAINS = 20

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from edgesparse.graph.boards import Board, fitted
-from edgesparse.graph.fusion import Work
+from edgesparse.predict.boards import Board, fitted
+from edgesparse.predict.fusion import Work
 
 BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 CHANNEL_BLOCK, DEPTH_BLOCK = 8, 32

@@ -12,9 +12,9 @@ from onnx import ModelProto, NodeProto
 from small_models import model, node, random
 
 from edgesparse.errors import ConfigError, ModelError
-from edgesparse.graph.boards import board, board_names, fitted
-from edgesparse.graph.fusion import Work, fused_layers
-from edgesparse.graph.predict import as_dict, gains, predict, predict_all
+from edgesparse.predict.boards import board, board_names, fitted
+from edgesparse.predict.fusion import Work, fused_layers
+from edgesparse.predict.roofline import as_dict, gains, predict, predict_all
 
 
 def network(after: list[NodeProto], **tensors: np.ndarray) -> ModelProto:
