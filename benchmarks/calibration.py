@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import machine, save
 from benchmarks.detectors import YOLOX, pictures
-from edgesparse.graph.calibration import calibrate
-from edgesparse.graph.observe import activations
+from edgesparse.int8.calibration import calibrate
+from edgesparse.int8.observe import activations
 
 CASES = (("layers", "entropy"), ("layers", "best"), ("all", "best"))
 

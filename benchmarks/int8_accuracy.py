@@ -31,8 +31,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.common import RESULTS, machine, save
 from benchmarks.detectors import YOLOX, pictures
 from edgesparse.backends.onnxruntime import OnnxRuntimeBackend
-from edgesparse.graph.calibration import calibrate
-from edgesparse.graph.quantize import QuantizeReport, quantised_tensors, quantize
+from edgesparse.int8.calibration import calibrate
+from edgesparse.int8.quantize import QuantizeReport, quantised_tensors, quantize
 from edgesparse.model.wiring import Wiring
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.evaluate import SCORING, Labels, evaluate

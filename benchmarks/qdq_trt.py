@@ -118,8 +118,8 @@ def make_patterns(files: Path) -> None:
     sys.path.insert(0, str(ROOT / "tests" / "graph"))
     from patterns import PATTERNS
 
-    from edgesparse.graph.calibration import calibrate
-    from edgesparse.graph.quantize import quantised_tensors, quantize
+    from edgesparse.int8.calibration import calibrate
+    from edgesparse.int8.quantize import quantised_tensors, quantize
     from edgesparse.model import load as models
 
     for name, pattern in PATTERNS.items():
@@ -132,7 +132,7 @@ def make_patterns(files: Path) -> None:
 
 
 def make_detector(net: Net, placement: Placement, path: Path) -> None:
-    from edgesparse.graph.recover import recover
+    from edgesparse.int8.recover import recover
     from edgesparse.model import load as models
 
     pictures = Prepared(picture_files(net.calibrate, CALIBRATED_ON), net.spec.input, 1)

@@ -34,12 +34,12 @@ from edgesparse.build.found import found as objects
 from edgesparse.build.scoring import points
 from edgesparse.config import DetectorSpec
 from edgesparse.demo.export import export
-from edgesparse.graph.bias_correction import correct_biases
-from edgesparse.graph.calibration import BEST, calibrate
-from edgesparse.graph.equalise import equalise
-from edgesparse.graph.quantize import quantised_tensors, quantize
-from edgesparse.graph.recover import PICTURES, recover
-from edgesparse.graph.thresholds import METHODS
+from edgesparse.int8.bias_correction import correct_biases
+from edgesparse.int8.calibration import BEST, calibrate
+from edgesparse.int8.equalise import equalise
+from edgesparse.int8.quantize import quantised_tensors, quantize
+from edgesparse.int8.recover import PICTURES, recover
+from edgesparse.int8.thresholds import METHODS
 from edgesparse.model.activations import Batches, spread
 from edgesparse.model.load import load
 from edgesparse.runtime.evaluate import Labels

@@ -40,9 +40,9 @@ from edgesparse.backends import BuildOptions, BuildResult, backend
 from edgesparse.build.timing import Timing, equal, interleaved
 from edgesparse.build.worker import plain, read_options, read_result
 from edgesparse.errors import EdgeSparseError
-from edgesparse.graph import calibration_cache
-from edgesparse.graph.placement import Placement
-from edgesparse.graph.quantize import quantize
+from edgesparse.int8 import calibration_table
+from edgesparse.int8.placement import Placement
+from edgesparse.int8.quantize import quantize
 from edgesparse.model.activations import stream
 from edgesparse.sparsity.prune import prune
 
@@ -223,7 +223,7 @@ def candidates(net: Net, folder: Path) -> dict[str, dict[str, Any]]:
     scales = {name: max(found[name] for found in ranges) / 127 for name in tensors}
     model = net.model(net.batch)
     onnx.save(model, str(folder / "float.onnx"))
-    (folder / "table").write_bytes(calibration_cache.write(scales))
+    (folder / "table").write_bytes(calibration_table.write(scales))
     for way, placement in PLACEMENTS.items():
         onnx.save(quantize(model, scales, placement=placement)[0], str(folder / f"{way}.onnx"))
     ways: dict[str, dict[str, Any]] = {"fp16": {"precision": "fp16"}}

@@ -21,11 +21,11 @@ from edgesparse.build.worker import Job, Progress
 from edgesparse.config import DetectorSpec, InputSpec
 from edgesparse.device import state_folder
 from edgesparse.errors import ModelError
-from edgesparse.graph import calibration_cache
-from edgesparse.graph.placement import Placement
-from edgesparse.graph.quantize import quantize
-from edgesparse.graph.recover import recover
-from edgesparse.graph.representative import size_warnings
+from edgesparse.int8 import calibration_table
+from edgesparse.int8.placement import Placement
+from edgesparse.int8.quantize import quantize
+from edgesparse.int8.recover import recover
+from edgesparse.int8.representative import size_warnings
 from edgesparse.model import load as models
 from edgesparse.package.manifest import sha256
 from edgesparse.runtime.evaluate import Labels
@@ -63,7 +63,7 @@ def quantise(job: Job, progress: Progress) -> dict[str, Any]:
     """
     folder = Path(job["folder"])
     found = _recovered(job, progress)
-    (folder / "table.calibration").write_bytes(calibration_cache.write(found.scales))
+    (folder / "table.calibration").write_bytes(calibration_table.write(found.scales))
     models.save(found.model, folder / "even.onnx")
     said: dict[str, Any] = {"even": str(folder / "even.onnx"), "table": str(folder / "table.calibration")}
     for placement in PLACEMENTS:

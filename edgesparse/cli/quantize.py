@@ -16,8 +16,8 @@ from edgesparse.cli.writing import check_free, write
 from edgesparse.errors import ModelError
 
 if TYPE_CHECKING:
-    from edgesparse.graph.recover import Recovered
-    from edgesparse.graph.recovered import RecoverReport
+    from edgesparse.int8.recover import Recovered
+    from edgesparse.int8.recovery import RecoverReport
     from edgesparse.model.activations import Batches
 
 PATH = click.Path(path_type=Path)
@@ -64,9 +64,9 @@ def quantize(model: Path, output: Path, cache: Path | None, force: bool, as_json
         write(output, partial(_save_checked, done.quantised, batches))
         written = [output, *_write_table(done, cache, owner), *_write_calibration(done, options["calibration"], force)]
     if options["html"]:
-        from edgesparse.graph import recovered_html
+        from edgesparse.int8 import page
 
-        write(options["html"], lambda path: path.write_text(recovered_html.page(model.name, done.report)))
+        write(options["html"], lambda path: path.write_text(page.page(model.name, done.report)))
         written.append(options["html"])
     for warning in done.report.warnings:
         complain(f"warning: {warning}")
@@ -80,8 +80,8 @@ def quantize(model: Path, output: Path, cache: Path | None, force: bool, as_json
 def _recovered(model: Path, table: bool, advance: Progress, **options: Any) -> tuple[Recovered, Batches]:
     from edgesparse.build.ready import ready
     from edgesparse.build.scoring import points
-    from edgesparse.graph.recover import recover
-    from edgesparse.graph.representative import size_warnings
+    from edgesparse.int8.recover import recover
+    from edgesparse.int8.representative import size_warnings
     from edgesparse.model.load import load
     from edgesparse.runtime.evaluate import Labels
     from edgesparse.stream.pictures import Batches
@@ -111,12 +111,12 @@ def _recovered(model: Path, table: bool, advance: Progress, **options: Any) -> t
 def _scales(path: Path | None) -> dict[str, float] | None:
     """What a TensorRT table says. Raises CalibrationError where there is none."""
     from edgesparse.errors import CalibrationError
-    from edgesparse.graph import calibration_cache
+    from edgesparse.int8 import calibration_table
 
     if path is None:
         return None
     try:
-        return dict(calibration_cache.read(path.read_bytes()).scales)
+        return dict(calibration_table.read(path.read_bytes()).scales)
     except OSError as error:
         raise CalibrationError(f"cannot read {path}: {error.strerror}") from None
 
@@ -136,18 +136,18 @@ def _save_checked(model: Any, batches: Batches, path: Path) -> None:
 
 
 def _write_table(done: Recovered, cache: Path | None, owner: Path | None) -> list[Path]:
-    from edgesparse.graph import calibration_cache
+    from edgesparse.int8 import calibration_table
     from edgesparse.model.load import save
 
     if cache is None or owner is None:
         return []
     write(owner, partial(save, done.model))
-    write(cache, lambda path: path.write_bytes(calibration_cache.write(done.scales)))
+    write(cache, lambda path: path.write_bytes(calibration_table.write(done.scales)))
     return [cache, owner]
 
 
 def _write_calibration(done: Recovered, path: Path | None, force: bool) -> list[Path]:
-    from edgesparse.graph.calibration import Calibration
+    from edgesparse.int8.calibration import Calibration
 
     if path is None:
         return []

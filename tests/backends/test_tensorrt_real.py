@@ -15,7 +15,7 @@ import pytest
 from edgesparse.backends.tensorrt_inspect import parse
 from edgesparse.backends.tensorrt_log import BuildLog
 from edgesparse.backends.tensorrt_warnings import readable
-from edgesparse.graph import calibration_cache
+from edgesparse.int8 import calibration_table
 
 DATA = Path(__file__).parent / "data"
 SEVERITIES = {"V": "VERBOSE", "I": "INFO", "W": "WARNING", "E": "ERROR"}
@@ -61,11 +61,11 @@ def test_onnx_nodes_of_fused_layers() -> None:
 
 def test_the_table_that_tensorrt_wrote() -> None:
     data = (DATA / "trt-8.5.3.calibration").read_bytes()
-    table = calibration_cache.read(data)
+    table = calibration_table.read(data)
     assert (table.version, table.algorithm) == ((8, 5, 3), "EntropyCalibration2")
     assert list(table.scales) == ["x", "c0", "a0", "c1", "a1", "c2", "a2", "c3", "a3"]
     assert table.scales["x"] == pytest.approx(0.03726607, rel=1e-6)
-    assert calibration_cache.write(table.scales) == data, "ours are laid out like TensorRT's, byte for byte"
+    assert calibration_table.write(table.scales) == data, "ours are laid out like TensorRT's, byte for byte"
 
 
 def test_warnings_of_a_detector_in_a_few_lines() -> None:

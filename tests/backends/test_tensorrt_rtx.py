@@ -12,7 +12,7 @@ from edgesparse.backends import BuildOptions, backend
 from edgesparse.backends.base import Limits
 from edgesparse.backends.tensorrt import gpu
 from edgesparse.errors import BackendUnavailable, BuildError, ModelError
-from edgesparse.graph.quantize import quantised_tensors, quantize
+from edgesparse.int8.quantize import quantised_tensors, quantize
 from edgesparse.model import load as models
 from edgesparse.model.half import to_half
 

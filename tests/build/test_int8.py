@@ -16,7 +16,7 @@ from edgesparse.build.int8 import hash_of, quantise, write_pictures
 from edgesparse.build.select import build
 from edgesparse.config import DetectorSpec, InputSpec, parse
 from edgesparse.errors import AccuracyGateFailed, BuildError, CalibrationError, ConfigError
-from edgesparse.graph import calibration_cache
+from edgesparse.int8 import calibration_table
 from edgesparse.model import load as models
 from edgesparse.sparsity.inspect import inspect
 
@@ -45,7 +45,7 @@ def test_every_form_is_written_and_2to4_stays(job: dict[str, Any]) -> None:
     for model in written.values():
         states = {layer.name: layer.state for layer in inspect(model).layers}
         assert (states["conv1"], states["conv2"]) == ("sparse", "sparse")
-    table = calibration_cache.read(Path(said["table"]).read_bytes())
+    table = calibration_table.read(Path(said["table"]).read_bytes())
     assert {"wide0", "wide1", "wide2"} <= set(table.scales)
     assert "output0" not in table.scales
     assert said["notes"][0].startswith("INT8: 4 pictures; ")

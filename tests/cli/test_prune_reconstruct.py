@@ -66,7 +66,7 @@ def test_killed_half_way_it_goes_on_to_the_same_file(
 ) -> None:
     options = ("prune", detector, *RECONSTRUCT, "--state", "state", "-o")
     slowly = (
-        "import time; from edgesparse.graph import rebuild; fit = rebuild.fit_layer\n"
+        "import time; from edgesparse.sparsity import rebuild; fit = rebuild.fit_layer\n"
         "rebuild.fit_layer = lambda *a, **k: (time.sleep(1), fit(*a, **k))[1]"
     )
     process = started(*options, "killed.onnx", before=slowly)

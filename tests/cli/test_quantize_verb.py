@@ -11,8 +11,8 @@ import squares
 from commands import Command
 from onnx import helper, numpy_helper
 
-from edgesparse.graph import calibration_cache
-from edgesparse.graph.calibration import Calibration
+from edgesparse.int8 import calibration_table
+from edgesparse.int8.calibration import Calibration
 
 UNEVEN = np.array([1, 60, 0.02, 1, 5, 0.3], np.float32)
 PICTURES = ("--pictures", "pictures/*.png")
@@ -65,7 +65,7 @@ def test_every_file_and_the_score_after_each_step(
     assert operators(tmp_path / "out.onnx").count("QuantizeLinear") == 6
     owner = onnx.load(tmp_path / "deep.cache.onnx")
     assert "QuantizeLinear" not in operators(tmp_path / "deep.cache.onnx")
-    scales = calibration_cache.read((tmp_path / "deep.cache").read_bytes()).scales
+    scales = calibration_table.read((tmp_path / "deep.cache").read_bytes()).scales
     assert {"images", "mean", "c1", "r2"} <= set(scales)
     assert set(scales) <= {"images"} | {name for node in owner.graph.node for name in node.output}
     page = (tmp_path / "page.html").read_text()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from edgesparse.errors import ModelError
-from edgesparse.graph.quantize import quantised_tensors, quantize
+from edgesparse.int8.quantize import quantised_tensors, quantize
 from edgesparse.model import load as models
 from edgesparse.model.half import to_half
 

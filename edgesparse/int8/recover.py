@@ -15,14 +15,14 @@ from onnx import ModelProto
 
 from edgesparse.config import InputSpec
 from edgesparse.errors import CalibrationError
-from edgesparse.graph.bias_correction import Corrected, Progress, correct_biases
-from edgesparse.graph.calibration import Calibration, calibrate, given
-from edgesparse.graph.equalise import Equalised, equalise
-from edgesparse.graph.observe import quiet
-from edgesparse.graph.placement import Placement
-from edgesparse.graph.quantize import QuantizeReport, quantised_tensors, quantize
-from edgesparse.graph.recovered import RecoveredLayer, RecoverReport, Step
-from edgesparse.graph.sensitivity import Sensitivity, sensitivities
+from edgesparse.int8.bias_correction import Corrected, Progress, correct_biases
+from edgesparse.int8.calibration import Calibration, calibrate, given
+from edgesparse.int8.equalise import Equalised, equalise
+from edgesparse.int8.observe import quiet
+from edgesparse.int8.placement import Placement
+from edgesparse.int8.quantize import QuantizeReport, quantised_tensors, quantize
+from edgesparse.int8.recovery import RecoveredLayer, RecoverReport, Step
+from edgesparse.int8.sensitivity import Sensitivity, sensitivities
 from edgesparse.model.activations import Batches, spread
 from edgesparse.model.outputs import Outputs
 from edgesparse.model.wiring import Wiring

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pytest
 
 from edgesparse.config import InputSpec
-from edgesparse.graph.histograms import Histogram
-from edgesparse.graph.representative import Pictures, size_warnings, unsettled
+from edgesparse.int8.histograms import Histogram
+from edgesparse.int8.representative import Pictures, size_warnings, unsettled
 
 SPEC = InputSpec(size=(48, 64))
 

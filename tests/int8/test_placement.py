@@ -13,7 +13,7 @@ from patterns import WIDTH, conv, graph, relu, silu, weights
 from small_models import model, node, random
 
 from edgesparse.errors import CalibrationError, ModelError
-from edgesparse.graph.placement import Placement, plan
+from edgesparse.int8.placement import Placement, plan
 from edgesparse.sparsity.mask import mask_2to4
 
 X = (1, WIDTH, 4, 4)

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from edgesparse.graph import thresholds
-from edgesparse.graph.histograms import Histogram
-from edgesparse.graph.thresholds import LEVELS, METHODS
+from edgesparse.int8 import thresholds
+from edgesparse.int8.histograms import Histogram
+from edgesparse.int8.thresholds import LEVELS, METHODS
 
 RNG = np.random.default_rng(0)
 GAUSS = RNG.standard_normal(1_000_000).astype(np.float32)

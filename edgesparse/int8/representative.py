@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesparse.config import InputSpec
-from edgesparse.graph.histograms import Histogram
-from edgesparse.graph.thresholds import percentile
+from edgesparse.int8.histograms import Histogram
+from edgesparse.int8.thresholds import percentile
 
 FEW = 100
 DARK = 0.15

@@ -11,8 +11,8 @@ import pytest
 from patterns import PATTERNS
 
 from edgesparse.backends import BuildOptions, backend
-from edgesparse.graph.placement import Placement
-from edgesparse.graph.quantize import quantised_tensors, quantize
+from edgesparse.int8.placement import Placement
+from edgesparse.int8.quantize import quantised_tensors, quantize
 from edgesparse.model.half import to_half
 
 THERE = importlib.util.find_spec("tensorrt_rtx_bindings") or importlib.util.find_spec("tensorrt_rtx")

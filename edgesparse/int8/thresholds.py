@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from edgesparse.graph.histograms import BINS, Histogram
+from edgesparse.int8.histograms import BINS, Histogram
 
 LEVELS = 128
 """Magnitudes that INT8 can tell apart."""

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesparse.errors import CalibrationError
-from edgesparse.graph.calibration_cache import ALGORITHMS, Table, read, write
+from edgesparse.int8.calibration_table import ALGORITHMS, Table, read, write
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n"), min_size=1).filter(
     lambda name: not name.startswith("(Unnamed Layer*")

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from edgesparse.graph.calibration import Range
-from edgesparse.graph.equalise import Equalised
-from edgesparse.graph.placement import Placement
+from edgesparse.int8.calibration import Range
+from edgesparse.int8.equalise import Equalised
+from edgesparse.int8.placement import Placement
 
 
 @dataclass(frozen=True)

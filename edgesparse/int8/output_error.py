@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from edgesparse.graph.observe import Progress, element_types
+from edgesparse.int8.observe import Progress, element_types
 from edgesparse.model.activations import Batches, stream
 from edgesparse.model.weights import LAYERS
 from edgesparse.model.wiring import Wiring

@@ -20,10 +20,10 @@ from onnx import ModelProto
 
 from edgesparse.config import InputSpec
 from edgesparse.errors import CalibrationError
-from edgesparse.graph.observe import Observations, Progress, feed, observe, quiet, resolve
-from edgesparse.graph.output_error import best
-from edgesparse.graph.representative import unsettled
-from edgesparse.graph.thresholds import METHODS
+from edgesparse.int8.observe import Observations, Progress, feed, observe, quiet, resolve
+from edgesparse.int8.output_error import best
+from edgesparse.int8.representative import unsettled
+from edgesparse.int8.thresholds import METHODS
 from edgesparse.model.activations import Batches, checked
 
 FORMAT, VERSION = "edgesparse calibration", 1

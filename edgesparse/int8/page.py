@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from edgesparse.graph.recovered import RecoveredLayer, RecoverReport
+from edgesparse.int8.recovery import RecoveredLayer, RecoverReport
 from edgesparse.pages.html import Bar, bars, document, key
 
 STATES = {"sparse": "INT8", "ineligible": "float"}

@@ -17,9 +17,9 @@ import numpy.typing as npt
 from onnx import ModelProto
 
 from edgesparse.errors import CalibrationError, ModelError, SparsityError
-from edgesparse.graph.int8_layers import Kernel, runs_sparse
-from edgesparse.graph.placement import Placement, Plan, plan
-from edgesparse.graph.qdq import channel_axis, write
+from edgesparse.int8.layers import Kernel, runs_sparse
+from edgesparse.int8.placement import Placement, Plan, plan
+from edgesparse.int8.qdq import channel_axis, write
 from edgesparse.model.layers import NOT_FINITE, layer_name, layer_nodes, multiplies
 from edgesparse.model.opset import opset_of, upgraded
 from edgesparse.model.shapes import shapes

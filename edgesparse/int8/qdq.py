@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from edgesparse.graph.int8_layers import Kernel
-from edgesparse.graph.placement import Plan
+from edgesparse.int8.layers import Kernel
+from edgesparse.int8.placement import Plan
 from edgesparse.model.layers import layer_name
 from edgesparse.model.wiring import Array, attribute, reads
 

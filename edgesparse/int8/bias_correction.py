@@ -18,9 +18,9 @@ import numpy.typing as npt
 from onnx import ModelProto, NodeProto
 
 from edgesparse.errors import CalibrationError, SparsityError
-from edgesparse.graph.int8_layers import int8_layers
-from edgesparse.graph.placement import Placement
-from edgesparse.graph.quantize import quantize
+from edgesparse.int8.layers import int8_layers
+from edgesparse.int8.placement import Placement
+from edgesparse.int8.quantize import quantize
 from edgesparse.model.activations import Batches, Tape
 from edgesparse.model.bias import has_bias, set_bias
 from edgesparse.model.layers import layer_name

@@ -19,8 +19,8 @@ from patterns import PATTERNS, WIDTH
 from small_models import Array, model, node, random, run
 
 from edgesparse.errors import CalibrationError, ModelError
-from edgesparse.graph.placement import Placement, plan
-from edgesparse.graph.quantize import quantised_tensors, quantize
+from edgesparse.int8.placement import Placement, plan
+from edgesparse.int8.quantize import quantised_tensors, quantize
 from edgesparse.model.layers import layer_name
 from edgesparse.model.weights import weight_of
 from edgesparse.model.wiring import Wiring, attribute

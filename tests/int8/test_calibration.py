@@ -15,9 +15,9 @@ from small_models import model, node, random, run
 
 from edgesparse.config import InputSpec
 from edgesparse.errors import CalibrationError
-from edgesparse.graph.calibration import Calibration, calibrate
-from edgesparse.graph.observe import activations, layer_inputs, observe
-from edgesparse.graph.thresholds import METHODS
+from edgesparse.int8.calibration import Calibration, calibrate
+from edgesparse.int8.observe import activations, layer_inputs, observe
+from edgesparse.int8.thresholds import METHODS
 from edgesparse.model.activations import Batches
 
 W1, W2 = random(8, 3, 3, 3), random(4, 8, 1, 1, seed=1)
@@ -188,7 +188,7 @@ def test_a_file_is_reused_only_for_its_model_data_and_settings(tmp_path: Path, m
         fresh.append("run")
         return observe(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("edgesparse.graph.calibration.observe", counting)
+    monkeypatch.setattr("edgesparse.int8.calibration.observe", counting)
     assert calibrate(net(), pictures(), spec=SPEC, saved=path) == kept and not fresh
     others = [
         calibrate(net(w2=W2 * 2), pictures(), spec=SPEC, saved=path),

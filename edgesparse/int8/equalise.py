@@ -17,7 +17,7 @@ import numpy.typing as npt
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from edgesparse.errors import SparsityError
-from edgesparse.graph.int8_layers import int8_layers
+from edgesparse.int8.layers import int8_layers
 from edgesparse.model.activations import Batches, stream
 from edgesparse.model.bias import set_bias
 from edgesparse.model.layers import layer_name

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from edgesparse.graph.histograms import BINS, Histogram
+from edgesparse.int8.histograms import BINS, Histogram
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 BATCHES = st.lists(hnp.arrays(np.float32, st.integers(1, 40), elements=FINITE), min_size=1, max_size=6)

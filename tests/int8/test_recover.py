@@ -12,11 +12,11 @@ from patterns import conv, relu, silu, weights
 from small_models import Array, model, random, run
 
 from edgesparse.errors import CalibrationError, ModelError
-from edgesparse.graph.equalise import equalise
-from edgesparse.graph.observe import quiet
-from edgesparse.graph.quantize import quantize
-from edgesparse.graph.recover import recover
-from edgesparse.graph.recovered_html import page
+from edgesparse.int8.equalise import equalise
+from edgesparse.int8.observe import quiet
+from edgesparse.int8.page import page
+from edgesparse.int8.quantize import quantize
+from edgesparse.int8.recover import recover
 from edgesparse.model.activations import Batches, spread, stream
 from edgesparse.sparsity.mask import mask_2to4
 
@@ -84,7 +84,7 @@ def test_each_step_comes_closer_and_the_parts_make_the_whole() -> None:
 
 def plainly(made: ModelProto) -> ModelProto:
     """Ranges and the nearest grid points alone."""
-    from edgesparse.graph.calibration import calibrate
+    from edgesparse.int8.calibration import calibrate
 
     return quantize(made, calibrate(made, batches(), method="max").scales)[0]
 

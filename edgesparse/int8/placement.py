@@ -15,7 +15,7 @@ from typing import Literal
 
 from onnx import ModelProto, NodeProto
 
-from edgesparse.graph.int8_layers import COMMUTE, Kernel, int8_layers, runs_sparse
+from edgesparse.int8.layers import COMMUTE, Kernel, int8_layers, runs_sparse
 from edgesparse.model.layers import POINTWISE, RELU
 from edgesparse.model.weights import LAYERS
 from edgesparse.model.wiring import Wiring, attribute, reads

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from onnx import ModelProto
 
-from edgesparse.graph.int8_layers import int8_layers
+from edgesparse.int8.layers import int8_layers
 from edgesparse.model.layers import layer_name, multiplies
 from edgesparse.model.outputs import Outputs
 from edgesparse.model.shapes import shapes

@@ -14,8 +14,8 @@ from onnx import ModelProto, TensorProto
 
 from edgesparse.config import InputSpec
 from edgesparse.errors import CalibrationError
-from edgesparse.graph.histograms import Histogram
-from edgesparse.graph.representative import Pictures
+from edgesparse.int8.histograms import Histogram
+from edgesparse.int8.representative import Pictures
 from edgesparse.model.activations import Batches, input_name, stream
 from edgesparse.model.weights import LAYERS
 from edgesparse.model.wiring import Array, Wiring

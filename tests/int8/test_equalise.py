@@ -10,7 +10,7 @@ from onnx import ModelProto
 from patterns import conv, relu, silu, weights
 from small_models import Array, model, node, random, run
 
-from edgesparse.graph.equalise import equalise
+from edgesparse.int8.equalise import equalise
 from edgesparse.model.activations import Batches, stream
 
 C = 8
