@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesparse.backends.cuda import Gpu, gpu
-from edgesparse.backends.cuda_graph import Graph
-from edgesparse.backends.cuda_kernels import Kernels, Launch, compiled, kernels
-from edgesparse.backends.cuda_layouts import PICTURE, PICTURES, TAP, input_of, picture_of, taps
-from edgesparse.backends.cuda_slots import ROWS
+from edgesparse.backends.cuda.gpu import Gpu, gpu
+from edgesparse.backends.cuda.graph import Graph
+from edgesparse.backends.cuda.kernels import Kernels, Launch, compiled, kernels
+from edgesparse.backends.cuda.layouts import PICTURE, PICTURES, TAP, input_of, picture_of, taps
+from edgesparse.backends.cuda.slots import ROWS
 from edgesparse.backends.frames import Pixels, Place
 from edgesparse.config import InputSpec
 from edgesparse.runtime.preprocess import Letterbox

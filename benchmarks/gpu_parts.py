@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from benchmarks.gpu_given import HD, SHOTS, confident, net, opened, picture
 from benchmarks.gpu_kernel import place_of, rows_read
 from benchmarks.gpu_peers import Bare, Common
-from edgesparse.backends import cuda_slots
-from edgesparse.backends.cuda import gpu
+from edgesparse.backends.cuda import slots
+from edgesparse.backends.cuda.gpu import gpu
 from edgesparse.runtime.detector import STAGES, Detector
 
 ROWS = "copy of as many rows as are read"
@@ -126,11 +126,11 @@ def path(name: str, work: Path, frames: int = 10_000, seconds: float = 45.0) -> 
 @contextmanager
 def nms_on_the_cpu() -> Iterator[None]:
     """For detectors that are made meanwhile."""
-    before, cuda_slots.SUPPRESSED = cuda_slots.SUPPRESSED, 0
+    before, slots.SUPPRESSED = slots.SUPPRESSED, 0
     try:
         yield
     finally:
-        cuda_slots.SUPPRESSED = before
+        slots.SUPPRESSED = before
 
 
 def graph_alone(detector: Detector) -> float:

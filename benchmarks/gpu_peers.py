@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from benchmarks.gpu_given import HD, Net, picture
 from edgesparse.backends import backend
-from edgesparse.backends.cuda import gpu
-from edgesparse.backends.cuda_graph import Graph
-from edgesparse.backends.tensorrt_inspect import read_plan
+from edgesparse.backends.cuda.gpu import gpu
+from edgesparse.backends.cuda.graph import Graph
+from edgesparse.backends.tensorrt.inspect import read_plan
 
 
 class Bare:

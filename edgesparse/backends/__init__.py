@@ -22,11 +22,11 @@ NAMES = ("tensorrt", "tensorrt-rtx", "onnxruntime", "null")
 def backend(name: str) -> Backend:
     """The backend of that name. Raises ConfigError for one that does not exist."""
     if name == "tensorrt":
-        from edgesparse.backends.tensorrt import TensorRTBackend
+        from edgesparse.backends.tensorrt.driver import TensorRTBackend
 
         return TensorRTBackend()
     if name == "tensorrt-rtx":
-        from edgesparse.backends.tensorrt_rtx import TensorRTRTXBackend
+        from edgesparse.backends.tensorrt.rtx import TensorRTRTXBackend
 
         return TensorRTRTXBackend()
     if name == "onnxruntime":

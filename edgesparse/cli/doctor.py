@@ -12,8 +12,8 @@ from pathlib import Path
 import click
 
 from edgesparse import device
-from edgesparse.backends.cuda_kernels import nvcc
-from edgesparse.backends.tensorrt import import_remedy
+from edgesparse.backends.cuda.kernels import nvcc
+from edgesparse.backends.tensorrt.driver import import_remedy
 from edgesparse.cli.show import emit_json, table
 from edgesparse.errors import MACHINE_LACKS, BackendUnavailable
 

@@ -86,7 +86,7 @@ def _row(layer: EngineLayer) -> Sequence[str]:
 
 
 def _plan(path: Path) -> Inspected:
-    from edgesparse.backends.tensorrt import TensorRTBackend
+    from edgesparse.backends.tensorrt.driver import TensorRTBackend
 
     return Inspected(path.name, TensorRTBackend().layers(path))
 

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 from fake_gpu import Fake
 
-from edgesparse.backends import cuda, cuda_graph
+from edgesparse.backends.cuda import gpu, graph
 
 
 @pytest.fixture(params=[False, True], ids=["discrete", "integrated"])
@@ -21,8 +21,8 @@ def fake(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     package.driver = fake.driver  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pycuda", package)
     monkeypatch.setitem(sys.modules, "pycuda.driver", fake.driver)  # type: ignore[arg-type]
-    monkeypatch.setattr(cuda, "_found", [])
-    monkeypatch.setattr(cuda_graph, "libcuda", lambda: fake.libcuda)
+    monkeypatch.setattr(gpu, "_found", [])
+    monkeypatch.setattr(graph, "libcuda", lambda: fake.libcuda)
     monkeypatch.setattr("edgesparse.device.available_memory", lambda: fake.room)
     yield fake
     gc.collect()

@@ -23,9 +23,9 @@ import numpy as np
 import tensorrt
 from doubles import Double, Plan, module
 
-from edgesparse.backends import tensorrt_build, tensorrt_calibrators, tensorrt_network
 from edgesparse.backends.base import BuildOptions, BuildResult, Limits
-from edgesparse.backends.tensorrt_calibrators import for_release
+from edgesparse.backends.tensorrt import build, calibrators, network
+from edgesparse.backends.tensorrt.calibrators import for_release
 from edgesparse.errors import BackendUnavailable, BuildError, CalibrationError, EdgeSparseError, ModelError
 
 MAJOR, MINOR = (int(part) for part in tensorrt.__version__.split(".")[:2])
@@ -50,9 +50,7 @@ class World:
 
     def build(self, options: BuildOptions, sm: str = "8.7") -> BuildResult:
         out = self.folder / "model.engine"
-        return tensorrt_build.build(
-            self.trt, Path("model.onnx"), out, options, sm, lambda *said: self.seen.append(said)
-        )
+        return build.build(self.trt, Path("model.onnx"), out, options, sm, lambda *said: self.seen.append(said))
 
     @property
     def config(self) -> Double:
@@ -352,7 +350,7 @@ def check_ctrl_c_ends_a_build(folder: Path) -> None:
     world.lines = [("VERBOSE", "Tactic: 0x1 Time: 0.1")]
     out = folder / "model.engine"
     try:
-        tensorrt_build.build(world.trt, Path("model.onnx"), out, BuildOptions(), "8.7", interrupt)
+        build.build(world.trt, Path("model.onnx"), out, BuildOptions(), "8.7", interrupt)
     except KeyboardInterrupt:
         assert list(folder.iterdir()) == []
         return
@@ -362,7 +360,7 @@ def check_ctrl_c_ends_a_build(folder: Path) -> None:
 def check_names_and_numbers_of_releases(folder: Path) -> None:
     assert for_release(TABLE, "8.5.2.2").startswith(b"TRT-8502-EntropyCalibration2\nimages")
     assert for_release(TABLE, "10.3.0").startswith(b"TRT-100300-")
-    assert tensorrt_network.strongly_typed(tensorrt) is not WEAK
+    assert network.strongly_typed(tensorrt) is not WEAK
     assert hasattr(tensorrt.BuilderFlag, "SPARSE_WEIGHTS") and hasattr(tensorrt.LayerInformationFormat, "JSON")
 
 
@@ -395,12 +393,12 @@ def fake_gpu() -> Iterator[list[Any]]:
         host=lambda shape, dtype: np.zeros(shape, dtype),
         memory=lambda size: 4321,
     )
-    real = tensorrt_calibrators.gpu
-    tensorrt_calibrators.gpu = lambda: gpu  # type: ignore[assignment]
+    real = calibrators.gpu
+    calibrators.gpu = lambda: gpu  # type: ignore[assignment]
     try:
         yield copied
     finally:
-        tensorrt_calibrators.gpu = real
+        calibrators.gpu = real
 
 
 def refused(kind: type[EdgeSparseError], words: str, call: Callable[..., Any], *values: Any) -> None:

@@ -28,9 +28,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgesparse.backends.cuda_kernels import SOURCES
-from edgesparse.backends.cuda_layouts import PICTURE, PICTURES
-from edgesparse.backends.tensorrt_context import DTYPES
+from edgesparse.backends.cuda.kernels import SOURCES
+from edgesparse.backends.cuda.layouts import PICTURE, PICTURES
+from edgesparse.backends.tensorrt.context import DTYPES
 
 Operation = Callable[[], None]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edgesparse.backends import cuda_kernels
+from edgesparse.backends.cuda import kernels
 from edgesparse.errors import BackendUnavailable
 
 
@@ -31,7 +31,7 @@ def compiler(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
 def test_they_compile_for_orin_without_spills(tmp_path: Path) -> None:
-    _, said = cuda_kernels.compiled("8.7", tmp_path / "frames.cubin", ["-Xptxas", "-v"])
+    _, said = kernels.compiled("8.7", tmp_path / "frames.cubin", ["-Xptxas", "-v"])
     names = re.findall(r"Compiling entry function '(\w+)' for 'sm_87'", said)
     assert sorted(names) == sorted(
         f"{kernel}_{dtype}"
@@ -47,30 +47,30 @@ def test_they_are_compiled_once_and_kept_for_their_owner(
 ) -> None:
     calls = tmp_path / "calls"
     compiler(tmp_path, monkeypatch, f'echo "$@" >> {calls}\nwhile [ $# -gt 1 ]; do shift; done\necho made > "$1"')
-    first = cuda_kernels.cubin("8.7")
+    first = kernels.cubin("8.7")
     assert first.read_text() == "made\n" and first.parent == state / "kernels"
-    assert stat.S_IMODE(first.stat().st_mode) == 0o600 and cuda_kernels.cubin("8.7") == first
-    assert cuda_kernels.cubin("9.0") != first
+    assert stat.S_IMODE(first.stat().st_mode) == 0o600 and kernels.cubin("8.7") == first
+    assert kernels.cubin("9.0") != first
     assert [line.split()[1] for line in calls.read_text().splitlines()] == ["-arch=sm_87", "-arch=sm_90"]
     assert sorted(path.name for path in first.parent.iterdir()) == sorted(
-        path.name for path in (first, cuda_kernels.cubin("9.0"))
+        path.name for path in (first, kernels.cubin("9.0"))
     ), "nothing half-made stays"
 
 
 def test_other_sources_are_other_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler(tmp_path, monkeypatch, 'while [ $# -gt 1 ]; do shift; done\necho made > "$1"')
-    before = cuda_kernels.cubin("8.7")
-    copied = shutil.copytree(cuda_kernels.SOURCES, tmp_path / "kernels")
+    before = kernels.cubin("8.7")
+    copied = shutil.copytree(kernels.SOURCES, tmp_path / "kernels")
     with (copied / "letterbox.cuh").open("a") as file:
         file.write("// changed\n")
-    monkeypatch.setattr(cuda_kernels, "SOURCES", copied)
-    assert cuda_kernels.cubin("8.7") != before
+    monkeypatch.setattr(kernels, "SOURCES", copied)
+    assert kernels.cubin("8.7") != before
 
 
 def test_without_a_compiler_the_remedy_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
     with pytest.raises(BackendUnavailable, match=r"no nvcc on the PATH, .*: install CUDA's compiler"):
-        cuda_kernels.cubin("8.7")
+        kernels.cubin("8.7")
 
 
 def test_what_the_compiler_says_is_one_line(tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +78,7 @@ def test_what_the_compiler_says_is_one_line(tmp_path: Path, state: Path, monkeyp
     with pytest.raises(
         BackendUnavailable, match=r"cannot compile .*nvcc fatal : Unsupported gpu architecture"
     ) as raised:
-        cuda_kernels.cubin("8.7")
+        kernels.cubin("8.7")
     assert "\n" not in str(raised.value) and not list((state / "kernels").iterdir())
 
 
@@ -87,7 +87,7 @@ def test_a_compiler_off_the_path_is_found(tmp_path: Path, monkeypatch: pytest.Mo
     compiler(tmp_path / "cuda" / "bin", monkeypatch, "exit 0")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
-    assert cuda_kernels.nvcc() == str(tmp_path / "cuda" / "bin" / "nvcc")
+    assert kernels.nvcc() == str(tmp_path / "cuda" / "bin" / "nvcc")
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
@@ -104,10 +104,10 @@ def test_threads_of_a_block_wait_where_they_must(tmp_path: Path) -> None:
         command = ["setarch", "-R", str(program)] if shutil.which("setarch") else [str(program)]
         return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 
-    compiled(cuda_kernels.SOURCES)
+    compiled(kernels.SOURCES)
     done = races()
     assert done.returncode == 0, done.stderr[-3000:]
-    copied = shutil.copytree(cuda_kernels.SOURCES, tmp_path / "kernels")
+    copied = shutil.copytree(kernels.SOURCES, tmp_path / "kernels")
     text = (copied / "frames.cu").read_text()
     step = "    sort_own(s, own, found, thread);\n    __syncthreads();\n"
     assert step in text

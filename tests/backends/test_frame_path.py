@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgesparse.backends import cuda_kernels
-from edgesparse.backends.cuda_images import read
-from edgesparse.backends.cuda_layouts import PICTURES, taps
+from edgesparse.backends.cuda import kernels
+from edgesparse.backends.cuda.images import read
+from edgesparse.backends.cuda.layouts import PICTURES, taps
 from edgesparse.backends.frames import PIXELS, Candidates, Found, Pixels, Place
-from edgesparse.backends.tensorrt_runner import TensorRTRunner
+from edgesparse.backends.tensorrt.runner import TensorRTRunner
 from edgesparse.config import DetectorSpec, InputSpec, Run
 from edgesparse.errors import BackendUnavailable, BuildError, SourceError
 from edgesparse.runtime.detector import Detector
@@ -34,10 +34,10 @@ Frames = list[NDArray[np.uint8]]
 
 
 @pytest.fixture(autouse=True)
-def kernels(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def host_built_kernels(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     host_kernels()
     (tmp_path / "frames.cubin").write_bytes(b"kernels")
-    monkeypatch.setattr(cuda_kernels, "cubin", lambda sm: tmp_path / "frames.cubin")
+    monkeypatch.setattr(kernels, "cubin", lambda sm: tmp_path / "frames.cubin")
     yield
     gc.collect()
     assert not fake.memory and not fake.made and fake.streams == 0, "what was taken must be given back"
@@ -166,9 +166,9 @@ def test_candidates_are_those_of_the_cpus_way(
     fake: Fake, tmp_path: Path, head: str, every: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Boxes, scores and classes, in the same order; and where there are more than there is room for."""
-    monkeypatch.setattr("edgesparse.backends.cuda_slots.SUPPRESSED", 0)
+    monkeypatch.setattr("edgesparse.backends.cuda.slots.SUPPRESSED", 0)
     for batch, share, capacity in ((1, 0.2, 1024), (3, 0.0, 1024), (3, 0.3, 1024), (2, 0.9, 8)):
-        monkeypatch.setattr("edgesparse.backends.cuda_slots.CAPACITY", capacity)
+        monkeypatch.setattr("edgesparse.backends.cuda.slots.CAPACITY", capacity)
         fake.answers = answers(head, batch, seed=batch, share=share)
         with detector(fake, tmp_path, batch=batch, head=head, conf=0.5, multi_label=every) as detect:
             for _ in range(3):
@@ -390,8 +390,8 @@ def test_without_nvcc_the_cpu_does_the_same(
     def missing(sm: str) -> Path:
         raise BackendUnavailable("no nvcc on the PATH: install it")
 
-    monkeypatch.setattr(cuda_kernels, "cubin", missing)
-    monkeypatch.setattr("edgesparse.backends.cuda._found", [])
+    monkeypatch.setattr(kernels, "cubin", missing)
+    monkeypatch.setattr("edgesparse.backends.cuda.gpu._found", [])
     with detector(fake, tmp_path, conf=0.5) as detect:
         assert detect.where == "the CPU" and detect.depth == 1
         found = detect(frame)

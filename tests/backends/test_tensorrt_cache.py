@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgesparse.backends.tensorrt_cache import TimingCache
+from edgesparse.backends.tensorrt.cache import TimingCache
 
 
 class Timings:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgesparse.backends.tensorrt_inspect import onnx_names, parse
-from edgesparse.backends.tensorrt_log import BuildLog, one_line, split_names
-from edgesparse.backends.tensorrt_warnings import readable
+from edgesparse.backends.tensorrt.inspect import onnx_names, parse
+from edgesparse.backends.tensorrt.log import BuildLog, one_line, split_names
+from edgesparse.backends.tensorrt.warnings import readable
 from edgesparse.errors import BuildError
 
 

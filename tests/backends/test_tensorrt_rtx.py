@@ -10,7 +10,7 @@ import pytest
 
 from edgesparse.backends import BuildOptions, backend
 from edgesparse.backends.base import Limits
-from edgesparse.backends.tensorrt import gpu
+from edgesparse.backends.tensorrt.driver import gpu
 from edgesparse.errors import BackendUnavailable, BuildError, ModelError
 from edgesparse.int8.quantize import quantised_tensors, quantize
 from edgesparse.model import load as models

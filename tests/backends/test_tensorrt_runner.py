@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from fake_gpu import SMALL, Fake, plan, tensorrt
 
-from edgesparse.backends import cuda
-from edgesparse.backends.tensorrt import TensorRTBackend
-from edgesparse.backends.tensorrt_context import Scratch, wanted_shape
-from edgesparse.backends.tensorrt_runner import TensorRTRunner
+from edgesparse.backends.cuda import gpu
+from edgesparse.backends.tensorrt.context import Scratch, wanted_shape
+from edgesparse.backends.tensorrt.driver import TensorRTBackend
+from edgesparse.backends.tensorrt.runner import TensorRTRunner
 from edgesparse.errors import BackendUnavailable, BuildError, MemoryBudgetExceeded
 
 
@@ -63,7 +63,7 @@ def test_a_plan_is_loaded_on_the_dla_core_that_it_was_built_for(
     fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "model.plan").write_bytes(plan(tensors=SMALL))
-    monkeypatch.setattr("edgesparse.backends.tensorrt._import", lambda: tensorrt(fake))
+    monkeypatch.setattr("edgesparse.backends.tensorrt.driver._import", lambda: tensorrt(fake))
     monkeypatch.setattr(TensorRTBackend, "_needed", lambda self: None)
     for core in (None, 0, 1):
         with TensorRTBackend().load(tmp_path / "model.plan", dla=core):
@@ -203,7 +203,7 @@ def test_what_it_needs_is_known_before_it_is_loaded(fake: Fake, tmp_path: Path) 
 
 
 def test_memory_that_runs_out_all_the_same_is_said(fake: Fake) -> None:
-    card = cuda.gpu()
+    card = gpu.gpu()
     with pytest.raises(MemoryBudgetExceeded, match="buffers: the GPU has no memory left"), card.doing("buffers"):
         card.memory(1 << 40)
 
@@ -220,26 +220,26 @@ def test_an_error_inside_the_gpu_ends_the_runner_with_one_line(fake: Fake, tmp_p
 def test_without_a_gpu_or_pycuda_the_remedy_is_told(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     fake.count = 0
     with pytest.raises(BackendUnavailable, match="CUDA finds no GPU: pip install pycuda"):
-        cuda.gpu()
+        gpu.gpu()
 
     def broken() -> None:
         raise fake_gpu.Error("cuInit failed: no CUDA-capable device is detected")
 
     monkeypatch.setattr(fake.driver, "init", broken)
     with pytest.raises(BackendUnavailable, match=r"CUDA does not start \(cuInit failed"):
-        cuda.gpu()
+        gpu.gpu()
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
     monkeypatch.delattr(sys.modules["pycuda"], "driver")
     with pytest.raises(BackendUnavailable, match="pycuda does not load"):
-        cuda.gpu()
+        gpu.gpu()
 
 
 def test_after_a_fork_the_gpu_is_refused(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    card = cuda.gpu()
+    card = gpu.gpu()
     assert (card.sm, card.name, card.integrated) == ("8.7", "Fake GPU", fake.integrated)
     monkeypatch.setattr("os.getpid", lambda: -1)
     with pytest.raises(BackendUnavailable, match="does not outlive a fork"):
-        cuda.gpu()
+        gpu.gpu()
 
 
 def test_an_output_with_an_open_batch_counts_as_the_batch_asked_for(fake: Fake) -> None:

@@ -90,6 +90,6 @@ def package(root: Path, contest: Contest, recipe: object) -> None:
 
 
 def _runs_here() -> bool:
-    from edgesparse.backends.tensorrt_rtx import RUNS_ON, gpu
+    from edgesparse.backends.tensorrt.rtx import RUNS_ON, gpu
 
     return gpu()[1] in RUNS_ON

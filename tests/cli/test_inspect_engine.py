@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edgesparse.backends import tensorrt
 from edgesparse.backends.base import EngineLayer
+from edgesparse.backends.tensorrt import driver
 from edgesparse.cli import main
 from edgesparse.config import DetectorSpec, InputSpec, Run
 from edgesparse.package import manifest as manifests
@@ -83,7 +83,7 @@ def test_a_backend_that_tells_no_kernels(run: Verb, tmp_path: Path) -> None:
 
 
 def test_a_plan_without_tensorrt_ends_with_three(run: Verb, tmp_path: Path) -> None:
-    if tensorrt.TensorRTBackend().probe().ok:
+    if driver.TensorRTBackend().probe().ok:
         pytest.skip("here is TensorRT")
     (tmp_path / "model.engine").write_bytes(b"plan")
     code, out, err = run("inspect", tmp_path / "model.engine")
@@ -93,7 +93,7 @@ def test_a_plan_without_tensorrt_ends_with_three(run: Verb, tmp_path: Path) -> N
 
 def test_a_plan_is_opened_where_tensorrt_is(run: Verb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layers = (EngineLayer("a + b", "x_spmma_y", True), EngineLayer("c", "dense", False))
-    monkeypatch.setattr(tensorrt.TensorRTBackend, "layers", lambda self, path: layers)
+    monkeypatch.setattr(driver.TensorRTBackend, "layers", lambda self, path: layers)
     (tmp_path / "model.plan").write_bytes(b"plan")
     code, out, _ = run("inspect", tmp_path / "model.plan")
     assert code == 0 and "1 of 2 layers run a 2:4 kernel" in out

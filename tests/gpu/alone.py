@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from edgesparse.backends import cuda_slots
 from edgesparse.backends.base import TensorSpec
-from edgesparse.backends.cuda import gpu
-from edgesparse.backends.cuda_kernels import kernels
-from edgesparse.backends.cuda_slots import CudaSlot, Engine
+from edgesparse.backends.cuda import slots
+from edgesparse.backends.cuda.gpu import gpu
+from edgesparse.backends.cuda.kernels import kernels
+from edgesparse.backends.cuda.slots import CudaSlot, Engine
 from edgesparse.backends.frames import Found, FramePlan, Pixels
 from edgesparse.config import InputSpec
 from edgesparse.runtime.heads import HEADS, Layout, cells
@@ -194,7 +194,7 @@ def compaction() -> float:
                     found = made.run([picture(30, 40)] * batch, ["bgr"] * batch)
                     for i, one in enumerate(found):
                         right = made.plan.decode([values[s.name] for s in made.slot._engine.outputs], i)
-                        assert one.final == (len(right[1]) <= cuda_slots.SUPPRESSED), (
+                        assert one.final == (len(right[1]) <= slots.SUPPRESSED), (
                             head,
                             every,
                             share,
@@ -230,7 +230,7 @@ def short() -> None:
                 for name, array in answers(head, 2, share, seed=1).items():
                     made.write(name, array)
                 made.run([picture(30, 40)] * 2, ["bgr"] * 2)
-    assert cuda_slots.CAPACITY
+    assert slots.CAPACITY
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ def test_frames_in_the_buffer_are_the_same(tmp_path: Path) -> None:
 
 
 def test_nothing_is_allocated_on_the_gpu_after_the_first_frames(tmp_path: Path) -> None:
-    from edgesparse.backends.cuda import gpu
+    from edgesparse.backends.cuda.gpu import gpu
 
     frames = [smooth(*size, seed=1) for size in ((480, 640), (1080, 1920), (100, 50))]
     with detector(plan(tmp_path)) as detect:
@@ -150,8 +150,8 @@ def test_nothing_is_allocated_on_the_gpu_after_the_first_frames(tmp_path: Path) 
 def test_scratch_memory_is_shared_by_runners_that_take_turns(tmp_path: Path) -> None:
     import tensorrt as trt
 
-    from edgesparse.backends.tensorrt_context import Scratch
-    from edgesparse.backends.tensorrt_runner import TensorRTRunner
+    from edgesparse.backends.tensorrt.context import Scratch
+    from edgesparse.backends.tensorrt.runner import TensorRTRunner
 
     path, scratch = plan(tmp_path), Scratch()
     spec = DetectorSpec(head="yolov8", classes=CLASSES, input=InputSpec(size=SIZE))

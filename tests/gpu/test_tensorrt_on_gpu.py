@@ -101,7 +101,7 @@ def python(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_gpu_is_what_nvidia_smi_says() -> None:
-    from edgesparse.backends.cuda import gpu
+    from edgesparse.backends.cuda.gpu import gpu
 
     card, machine = gpu(), device.probe()
     assert machine.gpu in ("", card.name) and machine.sm in ("", card.sm)
@@ -138,7 +138,7 @@ def test_buffers_of_the_callers_own_give_the_same(tmp_path: Path) -> None:
 def test_an_open_batch_runs_at_any_size_of_its_profile(tmp_path: Path) -> None:
     import tensorrt as trt
 
-    from edgesparse.backends.tensorrt_runner import TensorRTRunner
+    from edgesparse.backends.tensorrt.runner import TensorRTRunner
 
     plan = built(tmp_path, batch="n", profile=(1, 2, 4))
     for batch in (None, 1, 3, 4):
@@ -190,7 +190,7 @@ def test_runners_work_beside_each_other_in_threads(tmp_path: Path) -> None:
 
 
 def test_opening_and_closing_many_times_leaves_nothing(tmp_path: Path) -> None:
-    from edgesparse.backends.cuda import gpu
+    from edgesparse.backends.cuda.gpu import gpu
 
     plan, free = built(tmp_path), []
     for _ in range(40):
@@ -213,7 +213,7 @@ def test_arrays_outlive_their_runner(tmp_path: Path) -> None:
 
 
 def test_too_little_memory_is_told_before_it_is_taken(tmp_path: Path) -> None:
-    from edgesparse.backends.cuda import gpu
+    from edgesparse.backends.cuda.gpu import gpu
 
     plan = built(tmp_path, channels=64, size=1024)
     with backend("tensorrt").load(plan) as runner:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgesparse.backends.base import BuildOptions, Precision
-from edgesparse.backends.tensorrt_log import BuildLog, listener
+from edgesparse.backends.tensorrt.log import BuildLog, listener
 from edgesparse.errors import BackendUnavailable, BuildError, ModelError
 
 LEAST_SPARSE_SM = (8, 0)

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse.backends.base import TensorSpec
-from edgesparse.backends.cuda import Gpu
-from edgesparse.backends.cuda_graph import Graph
-from edgesparse.backends.cuda_images import Image
-from edgesparse.backends.cuda_kernels import Kernels, Launch
-from edgesparse.backends.cuda_layouts import (
+from edgesparse.backends.cuda.gpu import Gpu
+from edgesparse.backends.cuda.graph import Graph
+from edgesparse.backends.cuda.images import Image
+from edgesparse.backends.cuda.kernels import Kernels, Launch
+from edgesparse.backends.cuda.layouts import (
     COUNT,
     PICTURE,
     PICTURES,
@@ -35,9 +35,9 @@ from edgesparse.errors import BuildError
 CAPACITY = 1024
 """Candidates a picture that have room; where there are more, the whole outputs come back."""
 SUPPRESSED = 256
-"""Candidates a picture up to which the GPU does NMS, as many as threads in a block (kernels/suppress.cuh)."""
+"""Candidates a picture up to which the GPU does NMS, as many as threads in a block (suppress.cuh)."""
 ROWS = 2
-"""Rows of pixels a thread of the letterbox, as in kernels/frames.cu."""
+"""Rows of pixels a thread of the letterbox, as in frames.cu."""
 _log = logging.getLogger(__name__)
 
 

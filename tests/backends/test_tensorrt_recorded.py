@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from edgesparse.backends.tensorrt_inspect import parse
-from edgesparse.backends.tensorrt_log import BuildLog
-from edgesparse.backends.tensorrt_warnings import readable
+from edgesparse.backends.tensorrt.inspect import parse
+from edgesparse.backends.tensorrt.log import BuildLog
+from edgesparse.backends.tensorrt.warnings import readable
 from edgesparse.int8 import calibration_table
 
 DATA = Path(__file__).parent / "data"

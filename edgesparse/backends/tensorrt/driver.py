@@ -56,24 +56,24 @@ class TensorRTBackend(Backend):
         return ("fp32", "fp16", "int8-table", "int8-tensorrt", "int8-qdq", "int8-qdq-sparse")
 
     def dense_because(self) -> str | None:
-        from edgesparse.backends.tensorrt_network import dense_because
+        from edgesparse.backends.tensorrt.network import dense_because
 
         return dense_because(gpu()[1])
 
     def strongly_typed(self) -> bool:
-        from edgesparse.backends.tensorrt_network import strongly_typed
+        from edgesparse.backends.tensorrt.network import strongly_typed
 
         return strongly_typed(_import())
 
     def build(self, onnx: Path, out: Path, options: BuildOptions, progress: BuildProgress = quiet) -> BuildResult:
         """For INT8 by pictures, the table that comes of them is kept beside `out`, with the ending .calibration."""
-        from edgesparse.backends import tensorrt_build
+        from edgesparse.backends.tensorrt import build
 
         self._needed()
-        return tensorrt_build.build(_import(), onnx, out, options, gpu()[1], progress)
+        return build.build(_import(), onnx, out, options, gpu()[1], progress)
 
     def load(self, path: Path, threads: int = 0, dla: int | None = None) -> Runner:
-        from edgesparse.backends.tensorrt_runner import TensorRTRunner
+        from edgesparse.backends.tensorrt.runner import TensorRTRunner
 
         self._needed()
         return TensorRTRunner(_import(), path, dla=dla)
@@ -83,11 +83,11 @@ class TensorRTBackend(Backend):
 
         Raises BuildError for one that cannot be opened, BackendUnavailable.
         """
-        from edgesparse.backends import tensorrt_inspect
+        from edgesparse.backends.tensorrt import inspect
 
         self._needed()
         trt = _import()
-        return tensorrt_inspect.layers(trt, tensorrt_inspect.read_plan(trt, path).engine)
+        return inspect.layers(trt, inspect.read_plan(trt, path).engine)
 
     def identity(self) -> dict[str, str]:
         """A plan runs on the GPU it was built for, with the release that built it."""

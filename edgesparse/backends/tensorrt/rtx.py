@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgesparse.backends.base import Availability, Backend, BuildOptions, BuildProgress, BuildResult, Runner, quiet
-from edgesparse.backends.tensorrt import differs, gpu
+from edgesparse.backends.tensorrt.driver import differs, gpu
 from edgesparse.config import Way
 from edgesparse.errors import BackendUnavailable
 
@@ -36,7 +36,7 @@ class TensorRTRTXBackend(Backend):
         return ("fp32", "fp16", "int8-qdq", "int8-qdq-sparse")
 
     def dense_because(self) -> str | None:
-        from edgesparse.backends.tensorrt_network import dense_because
+        from edgesparse.backends.tensorrt.network import dense_because
 
         return dense_because(gpu()[1])
 
@@ -44,10 +44,10 @@ class TensorRTRTXBackend(Backend):
         return True
 
     def build(self, onnx: Path, out: Path, options: BuildOptions, progress: BuildProgress = quiet) -> BuildResult:
-        from edgesparse.backends import tensorrt_build
+        from edgesparse.backends.tensorrt import build
 
         # A timing cache makes it ask for a GPU, and holds nothing: tactics are chosen on first use.
-        return tensorrt_build.build(_needed(), onnx, out, replace(options, timing_cache=None), "", progress)
+        return build.build(_needed(), onnx, out, replace(options, timing_cache=None), "", progress)
 
     def load(self, path: Path, threads: int = 0, dla: int | None = None) -> Runner:
         sm = gpu()[1]
@@ -56,7 +56,7 @@ class TensorRTRTXBackend(Backend):
                 f"TensorRT-RTX runs on compute capability {', '.join(RUNS_ON)}, found {sm or 'no GPU'}: "
                 "use build.backend tensorrt or onnxruntime"
             )
-        from edgesparse.backends.tensorrt_runner import TensorRTRunner
+        from edgesparse.backends.tensorrt.runner import TensorRTRunner
 
         return TensorRTRunner(_needed(), path, dla=dla)
 

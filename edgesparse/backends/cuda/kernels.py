@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse import device
-from edgesparse.backends import cuda_graph
-from edgesparse.backends.cuda import Gpu, one_line
+from edgesparse.backends.cuda import graph
+from edgesparse.backends.cuda.gpu import Gpu, one_line
 from edgesparse.errors import BackendUnavailable, BuildError
 
 SOURCES = Path(__file__).with_name("kernels")
@@ -34,9 +34,9 @@ class Kernels:
 
     def __init__(self, path: Path) -> None:
         self._module = ctypes.c_void_p()
-        code = cuda_graph.libcuda().cuModuleLoadData(ctypes.byref(self._module), path.read_bytes())
+        code = graph.libcuda().cuModuleLoadData(ctypes.byref(self._module), path.read_bytes())
         try:
-            cuda_graph.check(code, f"the kernels in {path} cannot be loaded")
+            graph.check(code, f"the kernels in {path} cannot be loaded")
         except BuildError as error:
             raise BackendUnavailable(
                 f"{error}: remove that file, and use the nvcc that belongs to the driver"
@@ -46,8 +46,8 @@ class Kernels:
     def function(self, name: str) -> ctypes.c_void_p:
         if name not in self._functions:
             found = ctypes.c_void_p()
-            code = cuda_graph.libcuda().cuModuleGetFunction(ctypes.byref(found), self._module, name.encode())
-            cuda_graph.check(code, f"no kernel {name}")
+            code = graph.libcuda().cuModuleGetFunction(ctypes.byref(found), self._module, name.encode())
+            graph.check(code, f"no kernel {name}")
             self._functions[name] = found
         return self._functions[name]
 
@@ -69,11 +69,11 @@ class Launch:
         self._held = [ctypes.c_uint64(given) if isinstance(given, int) else given for given in arguments]
         lie = (given.ctypes.data if isinstance(given, np.ndarray) else ctypes.addressof(given) for given in self._held)
         self._given = (ctypes.c_void_p * len(arguments))(*lie)
-        self.params = cuda_graph.KernelParams(*self._shape, self._given, None)
+        self.params = graph.KernelParams(*self._shape, self._given, None)
 
     def __call__(self, stream: int) -> None:
-        code = cuda_graph.libcuda().cuLaunchKernel(*self._shape, stream, self._given, None)
-        cuda_graph.check(code, f"kernel {self._name}")
+        code = graph.libcuda().cuLaunchKernel(*self._shape, stream, self._given, None)
+        graph.check(code, f"kernel {self._name}")
 
 
 def kernels(card: Gpu) -> Kernels:

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from edgesparse.backends import BuildOptions, tensorrt
-from edgesparse.backends.tensorrt import TensorRTBackend, import_remedy
+from edgesparse.backends import BuildOptions
+from edgesparse.backends.tensorrt import driver
+from edgesparse.backends.tensorrt.driver import TensorRTBackend, import_remedy
 from edgesparse.errors import BackendUnavailable
 
 Fake = Callable[..., None]
@@ -25,7 +26,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Fake:
             flags = SimpleNamespace(**({} if version.startswith("11") else {"FP16": 0}))
             there = SimpleNamespace(__version__=version, BuilderFlag=flags)
             monkeypatch.setitem(sys.modules, "tensorrt", there)  # type: ignore[arg-type]
-        monkeypatch.setattr(tensorrt, "gpu", lambda: gpu)
+        monkeypatch.setattr(driver, "gpu", lambda: gpu)
         for name in ("pycuda", "pycuda.driver"):
             monkeypatch.setitem(sys.modules, name, SimpleNamespace() if pycuda else None)  # type: ignore[arg-type]
 
@@ -63,7 +64,7 @@ def test_what_is_missing_is_said_with_what_mends_it(
 
 def test_a_library_that_a_thin_system_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = "libnvdla_compiler.so: cannot open shared object file: No such file or directory"
-    (tmp_path / "tensorrt.py").write_text(f"raise ImportError({missing!r})\n")
+    (tmp_path / "driver.py").write_text(f"raise ImportError({missing!r})\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
     found = TensorRTBackend().probe()

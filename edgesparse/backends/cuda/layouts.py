@@ -1,4 +1,4 @@
-"""The kernels' structures as NumPy writes them, and what they are filled with. See kernels/*.cuh."""
+"""The kernels' structures as NumPy writes them, and what they are filled with. See the .cuh files here."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TOLD = _struct("i4 found, i4 kept")
 KINDS = ("centre-size", "corners", "on-grid")
 _WHOLE = 2048
 PICTURES = 64
-"""Of one launch, as in kernels/letterbox.cuh."""
+"""Of one launch, as in letterbox.cuh."""
 
 
 @lru_cache(64)

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse.backends.base import Runner, TensorSpec
-from edgesparse.backends.cuda import Gpu, gpu
-from edgesparse.backends.cuda_graph import Graph
-from edgesparse.backends.cuda_kernels import kernels
-from edgesparse.backends.cuda_layouts import PICTURES
-from edgesparse.backends.cuda_slots import CudaSlot, Engine
+from edgesparse.backends.cuda.gpu import Gpu, gpu
+from edgesparse.backends.cuda.graph import Graph
+from edgesparse.backends.cuda.kernels import kernels
+from edgesparse.backends.cuda.layouts import PICTURES
+from edgesparse.backends.cuda.slots import CudaSlot, Engine
 from edgesparse.backends.frames import FramePlan, Slot
-from edgesparse.backends.tensorrt_context import Scratch, dtype_of, fits, make_context, mapped, run_shape, wanted_shape
-from edgesparse.backends.tensorrt_inspect import open_plan
+from edgesparse.backends.tensorrt.context import Scratch, dtype_of, fits, make_context, mapped, run_shape, wanted_shape
+from edgesparse.backends.tensorrt.inspect import open_plan
 from edgesparse.errors import BackendUnavailable, BuildError, MemoryBudgetExceeded
 
 _log = logging.getLogger(__name__)

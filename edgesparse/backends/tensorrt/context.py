@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from edgesparse.backends.cuda import Gpu, gpu
-from edgesparse.backends.tensorrt_inspect import Plan
+from edgesparse.backends.cuda.gpu import Gpu, gpu
+from edgesparse.backends.tensorrt.inspect import Plan
 from edgesparse.errors import BuildError, MemoryBudgetExceeded
 
 DTYPES = {

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from edgesparse.backends.base import LOADED, BuildOptions, BuildProgress, BuildResult, EngineLayer, Precision
-from edgesparse.backends.tensorrt_cache import TimingCache
-from edgesparse.backends.tensorrt_command import command
-from edgesparse.backends.tensorrt_config import configure
-from edgesparse.backends.tensorrt_inspect import layers, read_plan
-from edgesparse.backends.tensorrt_log import BuildLog, log_file
-from edgesparse.backends.tensorrt_network import Session, dense_because, lowest, parse, start_session
-from edgesparse.backends.tensorrt_progress import heartbeat
-from edgesparse.backends.tensorrt_warnings import readable
+from edgesparse.backends.tensorrt.cache import TimingCache
+from edgesparse.backends.tensorrt.command import command
+from edgesparse.backends.tensorrt.config import configure
+from edgesparse.backends.tensorrt.inspect import layers, read_plan
+from edgesparse.backends.tensorrt.log import BuildLog, log_file
+from edgesparse.backends.tensorrt.network import Session, dense_because, lowest, parse, start_session
+from edgesparse.backends.tensorrt.progress import heartbeat
+from edgesparse.backends.tensorrt.warnings import readable
 from edgesparse.errors import BuildError
 
 

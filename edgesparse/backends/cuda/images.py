@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesparse.backends.cuda import Gpu, Pinned
+from edgesparse.backends.cuda.gpu import Gpu, Pinned
 from edgesparse.backends.frames import Frame, Place
 
 

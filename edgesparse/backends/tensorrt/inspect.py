@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgesparse.backends.base import EngineLayer
-from edgesparse.backends.tensorrt_log import BuildLog, listener, log_file
+from edgesparse.backends.tensorrt.log import BuildLog, listener, log_file
 from edgesparse.errors import BackendUnavailable, BuildError
 
 SPARSE_KERNEL = re.compile(r"spars|sptensor|sp_?gemm|spmma", re.I)

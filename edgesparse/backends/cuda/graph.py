@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, ClassVar
 
-from edgesparse.backends.cuda import cuda_says
+from edgesparse.backends.cuda.gpu import cuda_says
 from edgesparse.errors import BackendUnavailable, BuildError
 
 LIBRARY = "libcuda.so.1"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from edgesparse.backends.base import BuildProgress
-from edgesparse.backends.tensorrt_log import BuildLog
+from edgesparse.backends.tensorrt.log import BuildLog
 
 _HEARTBEAT_SECONDS, _STEP_SECONDS = 1.0, 0.1
 

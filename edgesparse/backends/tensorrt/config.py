@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from edgesparse.backends.base import BuildOptions, BuildProgress, Limits
-from edgesparse.backends.tensorrt_calibrators import from_table, on_gpu
-from edgesparse.backends.tensorrt_command import LIBRARIES
-from edgesparse.backends.tensorrt_network import Session, strongly_typed
-from edgesparse.backends.tensorrt_progress import monitor
+from edgesparse.backends.tensorrt.calibrators import from_table, on_gpu
+from edgesparse.backends.tensorrt.command import LIBRARIES
+from edgesparse.backends.tensorrt.network import Session, strongly_typed
+from edgesparse.backends.tensorrt.progress import monitor
 from edgesparse.errors import BackendUnavailable, BuildError, CalibrationError, ModelError
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesparse.backends.cuda import gpu
-from edgesparse.backends.tensorrt_log import BuildLog
+from edgesparse.backends.cuda.gpu import gpu
+from edgesparse.backends.tensorrt.log import BuildLog
 from edgesparse.errors import CalibrationError
 
 Pictures = NDArray[np.float32]
