@@ -26,8 +26,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import RESULTS, machine
-from edgesparse.build.ready import recipe_of
-from edgesparse.build.select import build
+from edgesparse.builder.build import build
+from edgesparse.builder.targets import recipe_of
 from edgesparse.config import Recipe, parse
 from edgesparse.demo.export import export
 from edgesparse.errors import EdgeSparseError

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import machine, save
-from edgesparse.build.ready import ready
+from edgesparse.builder.targets import ready
 
 HERE = Path(__file__).resolve().parent
 

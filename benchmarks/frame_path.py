@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import machine, save
-from edgesparse.build.ready import open_detector, ready
+from edgesparse.builder.targets import open_detector, ready
 from edgesparse.config import Run
 
 HERE = Path(__file__).resolve().parent

@@ -17,7 +17,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import machine, save
-from edgesparse.build.ready import open_detector, ready
+from edgesparse.builder.targets import open_detector, ready
 from edgesparse.runtime.detections import Detections
 from edgesparse.stream import pipeline
 from edgesparse.stream.frames import Frame, Sink, Source

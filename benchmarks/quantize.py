@@ -30,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import RESULTS, machine, save
 from benchmarks.detectors import PARTS, YOLOX, pictures
-from edgesparse.build.found import found as objects
-from edgesparse.build.scoring import points
+from edgesparse.builder.objects import found as objects
+from edgesparse.builder.scoring import points
 from edgesparse.config import DetectorSpec
 from edgesparse.demo.export import export
 from edgesparse.int8.bias_correction import correct_biases

@@ -35,8 +35,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import part_classifier
 from benchmarks.common import RESULTS, machine, save
 from benchmarks.detectors import PARTS, YOLOX, pictures
-from edgesparse.build.found import found, reader
-from edgesparse.build.scoring import points
+from edgesparse.builder.objects import found, reader
+from edgesparse.builder.scoring import points
 from edgesparse.config import DetectorSpec
 from edgesparse.demo.export import export
 from edgesparse.model.activations import Batches

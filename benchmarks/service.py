@@ -25,8 +25,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import machine, save
-from edgesparse.build.ready import DEMO, recipe_of
-from edgesparse.build.select import build
+from edgesparse.builder.build import build
+from edgesparse.builder.targets import DEMO, recipe_of
 from edgesparse.config import ONLY, Camera
 from edgesparse.runtime.detections import Detections
 from edgesparse.service import engine as engines

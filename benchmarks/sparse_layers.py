@@ -37,8 +37,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.common import RESULTS, machine
 from edgesparse import device
 from edgesparse.backends import BuildOptions, BuildResult, backend
-from edgesparse.build.timing import Timing, equal, interleaved
-from edgesparse.build.worker import plain, read_options, read_result
+from edgesparse.builder.child.timing import Timing, equal, interleaved
+from edgesparse.builder.child.worker import plain, read_options, read_result
 from edgesparse.errors import EdgeSparseError
 from edgesparse.int8 import calibration_table
 from edgesparse.int8.placement import Placement

@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.common import RESULTS, machine
 from edgesparse import device
 from edgesparse.backends.base import quiet
-from edgesparse.build.ready import DEMO, recipe_of
-from edgesparse.build.throughput import Demand, of_recipe, summary
-from edgesparse.build.throughput_html import page, row
+from edgesparse.bench.page import page, row
+from edgesparse.bench.throughput import Demand, of_recipe, summary
+from edgesparse.builder.targets import DEMO, recipe_of
 from edgesparse.config import parse
 
 CANDIDATES = "fp16,fp16-2:4,int8-table,int8-table-2:4,int8-qdq,int8-qdq-2:4"

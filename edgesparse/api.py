@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgesparse.build.ready import open_detector, ready
-from edgesparse.build.select import STORE, Progress, quiet
+from edgesparse.builder.build import STORE, Progress, quiet
+from edgesparse.builder.targets import open_detector, ready
 from edgesparse.config import override
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector

@@ -8,7 +8,7 @@ from typing import Any
 
 import packages
 
-from edgesparse.build.select import Progress
+from edgesparse.builder.build import Progress
 from edgesparse.config import Deploy
 from edgesparse.fleet import bundle, keys
 from edgesparse.fleet.bundle import File, Manifest

@@ -49,7 +49,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Builds that don't spend a second on timing the engine."""
-    monkeypatch.setattr("edgesparse.build.select.TIMING_SECONDS", 0.0)
+    monkeypatch.setattr("edgesparse.builder.build.TIMING_SECONDS", 0.0)
 
 
 @pytest.fixture

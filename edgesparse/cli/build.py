@@ -26,7 +26,7 @@ HEAD_CHOICES = (*HeadName.__args__, *HEAD_ALIASES)  # type: ignore[attr-defined]
 @click.option("--force", is_flag=True, help="Overwrite the file.")
 def recipe(model: Path, output: Path | None, head: str, size: tuple[int, int] | None, force: bool) -> None:
     """Write a commented recipe for MODEL.onnx: '-o -' prints it."""
-    from edgesparse.build.recipe import write_recipe
+    from edgesparse.builder.recipe import write_recipe
 
     output = output or model.with_suffix(".yaml")
     text = write_recipe(model, output, head, size, force)
@@ -53,8 +53,8 @@ def build(target: Path, store: Path, force: bool, as_json: bool, keep: Path | No
 
     Each candidate's trtexec line is printed too; it works in the folder that --keep fills.
     """
-    from edgesparse.build.ready import recipe_of
-    from edgesparse.build.select import build as build_package
+    from edgesparse.builder.build import build as build_package
+    from edgesparse.builder.targets import recipe_of
 
     if keep is not None and keep.exists() and not (keep.is_dir() and (force or not any(keep.iterdir()))):
         raise ConfigError(f"--keep {keep} is there already: name another, or an empty folder")

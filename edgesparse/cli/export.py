@@ -24,7 +24,7 @@ def export() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def triton(target: Path, output: Path, store: Path, force: bool, as_json: bool) -> None:
     """Write a model repository for Triton from a package, RECIPE.yaml or MODEL.onnx (built on first use)."""
-    from edgesparse.build.ready import ready
+    from edgesparse.builder.targets import ready
     from edgesparse.fleet import triton as repository
 
     with progress() as advance:

@@ -84,9 +84,9 @@ def _magnitude(model: Path, output: Path, advance: Progress, **options: Any) -> 
 
 
 def _reconstruct(model: Path, output: Path, advance: Progress, **options: Any) -> Done:
-    from edgesparse.build.found import found, reader
-    from edgesparse.build.ready import ready
-    from edgesparse.build.scoring import points
+    from edgesparse.builder.objects import found, reader
+    from edgesparse.builder.scoring import points
+    from edgesparse.builder.targets import ready
     from edgesparse.model.load import load, save
     from edgesparse.runtime.evaluate import Labels
     from edgesparse.sparsity import page

@@ -78,8 +78,8 @@ def quantize(model: Path, output: Path, cache: Path | None, force: bool, as_json
 
 
 def _recovered(model: Path, table: bool, advance: Progress, **options: Any) -> tuple[Recovered, Batches]:
-    from edgesparse.build.ready import ready
-    from edgesparse.build.scoring import points
+    from edgesparse.builder.scoring import points
+    from edgesparse.builder.targets import ready
     from edgesparse.int8.recover import recover
     from edgesparse.int8.representative import size_warnings
     from edgesparse.model.load import load

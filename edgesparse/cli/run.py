@@ -74,7 +74,7 @@ def run(
 def _run(
     target: Path, store: Path, said: dict[str, Any], outputs: dict[str, Any], frames: int | None, as_json: bool
 ) -> None:
-    from edgesparse.build.ready import open_detector, ready
+    from edgesparse.builder.targets import open_detector, ready
     from edgesparse.config import override
     from edgesparse.stream.outputs import open_sinks
     from edgesparse.stream.pipeline import Loop

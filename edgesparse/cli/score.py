@@ -25,7 +25,7 @@ MOST = 64
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate(target: Path, data: Path, images: Path | None, classes: str | None, store: Path, as_json: bool) -> None:
     """COCO mAP of a package, RECIPE.yaml or MODEL.onnx on labelled pictures (conf 0.001, NMS 0.65, 300 boxes)."""
-    from edgesparse.build.ready import open_detector, ready
+    from edgesparse.builder.targets import open_detector, ready
     from edgesparse.runtime.evaluate import SCORING, Labels
     from edgesparse.runtime.evaluate import evaluate as score
 
@@ -102,7 +102,7 @@ def bench(
 
 
 def _stages(target: Path, source: str | None, frames: int, store: Path, as_json: bool) -> None:
-    from edgesparse.build.ready import open_detector, ready
+    from edgesparse.builder.targets import open_detector, ready
     from edgesparse.stream import pipeline
     from edgesparse.stream.memory import scene_frames
     from edgesparse.stream.sinks import JsonLines
@@ -135,8 +135,8 @@ def _carry(
     as_json: bool,
 ) -> None:
     from edgesparse import device
-    from edgesparse.build import throughput
-    from edgesparse.build.throughput_html import COLUMNS, page, row
+    from edgesparse.bench import throughput
+    from edgesparse.bench.page import COLUMNS, page, row
 
     demand = throughput.Demand(*asked)
     batches, counts = numbers("--batch", batch), numbers("--streams", streams) or [1]

@@ -14,9 +14,9 @@ import yaml
 
 from edgesparse import values
 from edgesparse.backends import backend
-from edgesparse.build.prepare import prepare
-from edgesparse.build.ready import recipe_of
-from edgesparse.build.select import Progress, quiet
+from edgesparse.builder.build import Progress, quiet
+from edgesparse.builder.prepare import prepare
+from edgesparse.builder.targets import recipe_of
 from edgesparse.config import Recipe
 from edgesparse.errors import ConfigError
 from edgesparse.fleet import bundle, expected

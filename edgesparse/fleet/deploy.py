@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, BinaryIO, NoReturn
 
-from edgesparse.build.select import Progress, quiet
+from edgesparse.builder.build import Progress, quiet
 from edgesparse.config import Deploy, load_recipe
 from edgesparse.errors import DeployError, EdgeSparseError, RolledBack, SignatureError
 from edgesparse.fleet import bundle, contents

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgesparse.build.ready import open_detector
+from edgesparse.builder.targets import open_detector
 from edgesparse.config import Deploy, Recipe
 from edgesparse.errors import ConfigError, DeployError
 from edgesparse.package.store import Package

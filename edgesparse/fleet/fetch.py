@@ -22,7 +22,7 @@ from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from edgesparse.build.select import Progress
+from edgesparse.builder.build import Progress
 from edgesparse.errors import DeployError
 from edgesparse.fleet.bundle import BLOCK, MOST_MANIFEST, Head, read_head
 from edgesparse.fleet.keys import PublicKey

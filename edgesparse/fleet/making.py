@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from edgesparse import device
-from edgesparse.build import worker
-from edgesparse.build.select import Progress, build
+from edgesparse.builder.build import Progress, build
+from edgesparse.builder.child import worker
 from edgesparse.config import load_recipe
 from edgesparse.errors import DeployError
 from edgesparse.fleet import contents, expected

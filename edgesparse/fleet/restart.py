@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgesparse.build.select import Progress
+from edgesparse.builder.build import Progress
 from edgesparse.config import Deploy
 from edgesparse.errors import BackendUnavailable
 from edgesparse.fleet import health

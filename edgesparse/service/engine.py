@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgesparse.build.ready import open_detector, open_fallback, ready
-from edgesparse.build.select import Progress, quiet
+from edgesparse.builder.build import Progress, quiet
+from edgesparse.builder.targets import open_detector, open_fallback, ready
 from edgesparse.config import Run
 from edgesparse.errors import ConfigError
 from edgesparse.package.manifest import Manifest

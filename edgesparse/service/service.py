@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgesparse.build.select import Progress, quiet
+from edgesparse.builder.build import Progress, quiet
 from edgesparse.config import Camera, Run
 from edgesparse.errors import REFUSED, BuildError, EdgeSparseError, StreamError
 from edgesparse.package.store import Package

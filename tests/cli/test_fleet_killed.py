@@ -15,7 +15,7 @@ import squares
 import yaml
 from commands import Command, Started
 
-from edgesparse.build.ready import open_detector
+from edgesparse.builder.targets import open_detector
 from edgesparse.fleet import contents, keys
 from edgesparse.package.store import open_package
 

@@ -12,7 +12,7 @@ import squares
 import yaml
 from commands import Command
 
-from edgesparse.build.ready import open_detector
+from edgesparse.builder.targets import open_detector
 from edgesparse.package.store import open_package
 
 

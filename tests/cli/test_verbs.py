@@ -116,7 +116,7 @@ def test_a_signal_ends_a_run_with_whole_outputs_and_a_summary(
 
 
 def test_a_signal_while_it_builds_leaves_no_package(started: Started, model: Path, tmp_path: Path) -> None:
-    process = started("build", model, before="from edgesparse.build import select; select.TIMING_SECONDS = 60.0")
+    process = started("build", model, before="from edgesparse.builder import build; build.TIMING_SECONDS = 60.0")
     assert process.stderr is not None
     for line in process.stderr:
         if line == "timing fp32\n":

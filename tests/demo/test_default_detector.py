@@ -11,8 +11,8 @@ import pytest
 import yaml
 from onnx import numpy_helper
 
-from edgesparse.build.ready import DEMO, recipe_of
-from edgesparse.build.select import build
+from edgesparse.builder.build import build
+from edgesparse.builder.targets import DEMO, recipe_of
 from edgesparse.demo.export import export
 from edgesparse.demo.scene import CLASSES
 from edgesparse.model import load as models

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from edgesparse.build.select import quiet
+from edgesparse.builder.build import quiet
 from edgesparse.config import Deploy
 from edgesparse.fleet.health import Window, understood
 

@@ -11,8 +11,8 @@ import pytest
 import squares
 import yaml
 
-from edgesparse.build.ready import open_detector, ready
-from edgesparse.build.select import quiet
+from edgesparse.builder.build import quiet
+from edgesparse.builder.targets import open_detector, ready
 from edgesparse.errors import DeployError
 from edgesparse.fleet import expected
 from edgesparse.fleet.making import make

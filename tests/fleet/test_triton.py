@@ -11,7 +11,7 @@ import packages
 import pytest
 import squares
 
-from edgesparse.build.select import build
+from edgesparse.builder.build import build
 from edgesparse.config import parse
 from edgesparse.errors import ConfigError, DeployError
 from edgesparse.fleet import triton

@@ -13,7 +13,7 @@ pytest.importorskip("cryptography")
 
 import bundles
 
-from edgesparse.build.ready import open_detector
+from edgesparse.builder.targets import open_detector
 from edgesparse.demo.scene import still
 from edgesparse.fleet import contents, keys
 from edgesparse.fleet.deploy import Device

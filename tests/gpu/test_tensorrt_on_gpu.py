@@ -23,7 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgesparse import device
 from edgesparse.backends import BuildOptions, backend
 from edgesparse.backends.base import Precision
-from edgesparse.build.timing import interleaved
+from edgesparse.builder.child.timing import interleaved
 from edgesparse.errors import BuildError, MemoryBudgetExceeded
 
 Batch = int | str

@@ -1,0 +1,85 @@
+"""From whatever a user names (package, recipe, ONNX file) to a detector that is ready to run."""
+
+from __future__ import annotations
+
+import logging
+from importlib import resources
+from pathlib import Path
+
+from edgesparse.backends import backend
+from edgesparse.backends.base import Runner
+from edgesparse.builder.build import STORE, Progress, build, quiet
+from edgesparse.classes import named_classes
+from edgesparse.config import Recipe, Run, load_recipe, parse
+from edgesparse.errors import BuildError, ConfigError
+from edgesparse.package.manifest import Manifest
+from edgesparse.package.store import Package, open_package
+from edgesparse.runtime.detector import Detector
+
+_log = logging.getLogger(__name__)
+
+DEMO = Path("demo")
+"""The target that names the detector which comes with edgesparse."""
+
+
+def recipe_of(target: Path, classes: str | None = None) -> Recipe:
+    """The recipe in a YAML file, the plainest one of an ONNX file, or the default detector's when the target is `demo`.
+
+    `classes` replaces what it says.
+    """
+    if target == DEMO:
+        recipe = load_recipe(Path(str(resources.files("edgesparse").joinpath("demo/parts.yaml"))))
+    elif target.suffix in (".yaml", ".yml"):
+        recipe = load_recipe(target)
+    elif target.suffix == ".onnx":
+        recipe = parse({"model": str(target)}, str(target))
+    else:
+        raise ConfigError(f"{target}: needed a recipe (.yaml), a model (.onnx), a package's folder, or 'demo'")
+    return recipe.model_copy(update={"classes": named_classes(classes, Path())}) if classes else recipe
+
+
+def ready(target: Path, root: Path = STORE, *, classes: str | None = None, progress: Progress = quiet) -> Package:
+    """The verified package of a target; a recipe or an ONNX file is built first, in the store `root`, unless it was.
+
+    Raises ConfigError, ModelError, BuildError, PackageError.
+    """
+    if target == DEMO or target.suffix in (".yaml", ".yml", ".onnx"):
+        return build(recipe_of(target, classes), root, progress=progress, make_current=False).package
+    if classes:
+        raise ConfigError(f"{target} is a package, which has its classes: leave out --classes")
+    return open_package(target)
+
+
+def open_detector(package: Package, run: Run | None = None) -> Detector:
+    """A detector of a verified package, with its own `run` settings unless others are given; close it after use.
+
+    When its engine cannot be loaded, the fallback runs in its place: that is logged as a warning, and stands in the
+    detector's `notice`. Raises BuildError when neither can.
+    """
+    manifest = package.manifest
+    try:
+        runner = backend(manifest.backend).load(package.engine, manifest.threads, manifest.dla)
+    except BuildError as error:
+        if manifest.fallback == manifest.engine:
+            raise
+        return open_fallback(package, run, str(error))
+    return _detector(runner, manifest, run, manifest.precision)
+
+
+def open_fallback(package: Package, run: Run | None = None, because: str = "the chosen engine failed") -> Detector:
+    """A detector of a verified package with its most precise engine, and a `notice` that says so. Raises BuildError."""
+    manifest = package.manifest
+    runner = backend(manifest.backend).load(package.fallback, manifest.threads, manifest.dla)
+    detector = _detector(runner, manifest, run, manifest.fallback_precision)
+    named = f"the fallback {manifest.fallback} ({manifest.fallback_precision})"
+    detector.notice = f"{named} runs, since {because}: 'edgesparse build --force' mends"
+    _log.warning("%s", detector.notice)
+    return detector
+
+
+def _detector(runner: Runner, manifest: Manifest, run: Run | None, precision: str) -> Detector:
+    try:
+        return Detector(runner, manifest.detector, run or manifest.run, precision)
+    except BaseException:
+        runner.close()
+        raise

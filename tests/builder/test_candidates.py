@@ -1,0 +1,119 @@
+"""Which candidates make sense for a backend and a model, and when one cannot win any more."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from null_plans import Plan as Planned
+
+from edgesparse import device
+from edgesparse.backends import backend
+from edgesparse.builder import candidates
+from edgesparse.builder.candidates import Plan, least_ms, parse, plan
+from edgesparse.builder.prepare import Prepared, prepare
+from edgesparse.config import SPARSE, WAYS, Recipe
+from edgesparse.config import parse as recipe_of
+from edgesparse.errors import BuildError
+
+
+def recipe(model: Path, names: Any = "auto", **said: Any) -> Recipe:
+    build = {"backend": "null", "candidates": names}
+    return recipe_of({"model": str(model), "classes": ["red", "green"], "build": build, **said}, "recipe")
+
+
+def prepared(model: Path) -> Prepared:
+    folder = model.parent / "work"
+    folder.mkdir(exist_ok=True)
+    return prepare(recipe(model), folder)
+
+
+def names(said: Recipe, model: Path, engine: str = "null") -> list[str]:
+    return [one.name for one in plan(said, backend(engine), prepared(model)).wanted]
+
+
+def test_names_and_plans_are_the_same_thing() -> None:
+    for way in WAYS:
+        for sparse in (False, True):
+            one = Plan(way, sparse)
+            assert parse(one.name) == one and one.name.endswith(SPARSE) == sparse
+    precisions = {way: Plan(way).precision for way in WAYS}
+    assert set(precisions.values()) == {"fp32", "fp16", "int8"}
+    some = (Plan("int8-qdq", True), Plan("int8-table"), Plan("fp16", True), Plan("fp32"))
+    assert [one.name for one in sorted(some, key=lambda one: one.caution)] == [
+        "fp32",
+        "fp16-2:4",
+        "int8-table",
+        "int8-qdq-2:4",
+    ]
+
+
+def test_on_the_cpu_the_model_is_built_as_it_came_and_int8_when_asked(sparse_model: Path) -> None:
+    said = recipe(sparse_model, calibrate={"pictures": "somewhere"})
+    assert names(said, sparse_model, "onnxruntime") == ["fp32"]
+    asked = recipe(sparse_model, ["int8-qdq", "fp32", "int8-qdq", "fp16"], calibrate={"pictures": "somewhere"})
+    found = plan(asked, backend("onnxruntime"), prepared(sparse_model))
+    assert [one.name for one in found.wanted] == ["fp32", "int8-qdq"]
+    ((impossible, reason),) = found.impossible
+    assert impossible.name == "fp16" and reason == "onnxruntime knows only fp32, int8-qdq here"
+
+
+def test_a_backend_without_a_table_or_2to4_is_not_asked_for_them(sparse_model: Path, planned: Planned) -> None:
+    planned(ways=["fp32", "fp16", "int8-qdq", "int8-qdq-sparse"], dense_because="SM 7.2 is before Ampere")
+    said = recipe(sparse_model, calibrate={"pictures": "somewhere"})
+    assert names(said, sparse_model) == ["fp32", "fp16", "int8-qdq"]
+    notes = plan(said, backend("null"), prepared(sparse_model)).notes
+    assert notes == ("no 2:4 candidates: no 2:4 kernels: SM 7.2 is before Ampere",)
+
+
+def test_the_placement_for_2to4_is_built_dense_only_as_a_twin(sparse_model: Path, planned: Planned) -> None:
+    planned()
+    said = recipe(sparse_model, calibrate={"pictures": "somewhere"})
+    assert {"int8-qdq-sparse", "int8-qdq-sparse-2:4"} <= set(names(said, sparse_model))
+
+
+def test_no_candidate_at_all_is_one_line_with_every_reason(sparse_model: Path, planned: Planned) -> None:
+    planned()
+    with pytest.raises(BuildError, match=r"fp32-2:4: there are no 2:4 kernels in FP32; int8-table: INT8 needs"):
+        plan(recipe(sparse_model, ["int8-table", "fp32-2:4"]), backend("null"), prepared(sparse_model))
+
+
+@pytest.fixture
+def board(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine is an Orin Nano with 8 GB."""
+    there = device.probe()
+    orin = replace(there, model="NVIDIA Jetson Orin Nano Developer Kit", memory=7_990_000_000)
+    monkeypatch.setattr(device, "probe", lambda: orin)
+
+
+def test_on_a_known_board_no_engine_is_faster_than_its_products(sparse_model: Path, board: None) -> None:
+    found = prepared(sparse_model)
+    times = {name: least_ms(parse(name), found) for name in ("fp32", "fp16", "fp16-2:4", "int8-qdq", "int8-qdq-2:4")}
+    least = [time for time in times.values() if time is not None]
+    assert len(least) == 5 and least == sorted(least, reverse=True) and min(least) > 0
+    assert least[0] < 1
+
+
+@pytest.mark.parametrize(
+    ("model", "gigabytes", "name"),
+    [
+        ("NVIDIA Jetson AGX Orin Developer Kit", 62.8, "agx-orin-64gb"),
+        ("NVIDIA Jetson AGX Orin Developer Kit", 30.7, "agx-orin-32gb"),
+        ("NVIDIA Jetson Orin NX Engineering Reference Developer Kit", 15.8, "orin-nx-16gb"),
+        ("NVIDIA Jetson Orin Nano Developer Kit", 7.6, "orin-nano-8gb"),
+        ("NVIDIA Jetson Xavier NX", 7.6, None),
+        ("", 64, None),
+    ],
+)
+def test_boards_are_known_by_their_name_and_memory(
+    monkeypatch: pytest.MonkeyPatch, model: str, gigabytes: float, name: str | None
+) -> None:
+    there = replace(device.probe(), model=model, memory=int(gigabytes * 1e9))
+    monkeypatch.setattr(device, "probe", lambda: there)
+    assert candidates._board() == name
+
+
+def test_elsewhere_nothing_is_known(sparse_model: Path) -> None:
+    assert least_ms(Plan("fp32"), prepared(sparse_model)) is None

@@ -1,0 +1,251 @@
+"""All candidates against each other, on a backend that does as the test says, each in a process of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import squares
+from null_plans import Plan
+from onnx import helper, numpy_helper
+
+from edgesparse.builder.build import build
+from edgesparse.config import Recipe, parse
+from edgesparse.errors import AccuracyGateFailed, BuildError, MemoryBudgetExceeded, SparsityNotAchieved
+from edgesparse.package.manifest import Candidate, Manifest
+from edgesparse.package.store import open_package
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+def recipe(model: Path, candidates: list[str] | str = "auto", **said: Any) -> Recipe:
+    said["build"] = {"backend": "null", "candidates": candidates, **said.get("build", {})}
+    return parse({"model": str(model), "classes": list(squares.NAMES), **said}, "recipe")
+
+
+def make(model: Path, candidates: list[str] | str = "auto", **said: Any) -> Manifest:
+    return build(recipe(model, candidates, **said), model.parent / "engines").package.manifest
+
+
+def by_name(manifest: Manifest) -> dict[str, Candidate]:
+    return {candidate.name: candidate for candidate in manifest.candidates}
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "engines/squares").iterdir() if path.name != ".lock")
+
+
+def test_the_fastest_is_chosen_and_the_most_precise_stays_as_fallback(sparse_model: Path, planned: Plan) -> None:
+    planned({"fp32": {"seconds": 0.009}, "fp16": {"seconds": 0.003}, "fp16-2:4": {"seconds": 0.006}})
+    manifest = make(sparse_model)
+    found = by_name(manifest)
+    assert list(found) == ["fp32", "fp16", "fp16-2:4"]
+    assert {name: c.outcome for name, c in found.items()} == {"fp32": "lost", "fp16": "chosen", "fp16-2:4": "lost"}
+    assert found["fp16"].reason.startswith("the fastest that passes")
+    assert "times as long as fp16" in found["fp32"].reason
+    assert (manifest.engine, manifest.fallback, manifest.fallback_precision) == ("model.json", "fallback.json", "fp32")
+    assert all(c.latency_ms and c.file_mb and c.host_mb and c.command for c in found.values())
+    assert any("INT8 needs pictures: set calibrate.pictures" in line for line in manifest.verdict)
+
+
+def test_candidates_that_are_equally_fast_go_to_the_safer(sparse_model: Path, planned: Plan) -> None:
+    planned({"fp16": {"seconds": 0.003}, "fp16-2:4": {"seconds": 0.003, "picked": ["conv1"]}}, seconds=0.003)
+    found = by_name(make(sparse_model, ["fp16", "fp16-2:4"]))
+    assert found["fp16"].outcome == "chosen"
+    assert found["fp16-2:4"].reason == "as fast as fp16 within the spread, which is safer"
+
+
+def test_the_verdict_says_what_ran_sparse_what_it_gained_and_why_the_rest_is_dense(
+    sparse_model: Path, planned: Plan
+) -> None:
+    eligible = ["conv1 + relu", "conv2"]
+    planned({"fp16": {"seconds": 0.008}, "fp16-2:4": {"seconds": 0.004, "eligible": eligible, "picked": eligible[:1]}})
+    manifest = make(sparse_model, ["fp16", "fp16-2:4"])
+    (line,) = [line for line in manifest.verdict if line.startswith("fp16-2:4")]
+    assert line.startswith("fp16-2:4: 1 of 2 eligible layers run sparse; ")
+    assert line.endswith("x against fp16; conv2: the sparse kernel lost")
+    layers = {layer.name: layer for layer in manifest.sparsity}
+    assert layers["conv2"].why.startswith("the sparse kernel lost (64 input, 64 output channels: sparse kernels seldom")
+    assert layers["conv1"].sparse and not layers["conv2"].sparse
+    assert layers["conv0"].state == "ineligible" and "first layer" in layers["conv0"].why
+    assert layers["conv3"].state == "dense" and "edgesparse prune" in layers["conv3"].why
+    assert by_name(manifest)["fp16-2:4"].picked == ("conv1 + relu",)
+
+
+def test_a_layer_counts_as_sparse_only_when_its_kernel_is(sparse_model: Path, planned: Plan) -> None:
+    """The log says that both were picked, the engine says what runs."""
+    layers = ["conv1", "conv2"]
+    planned({"fp16-2:4": {"eligible": layers, "picked": layers, "kernels": ["conv1"]}}, seconds=0.002)
+    manifest = make(sparse_model, ["fp16", "fp16-2:4"])
+    assert by_name(manifest)["fp16-2:4"].picked == ("conv1",)
+
+
+@pytest.mark.parametrize(
+    ("sparse", "message"),
+    [
+        ({"seconds": 0.002}, r"0 of 0? ?.*eligible layers run sparse"),
+        ({"seconds": 0.02, "eligible": ["conv1"], "picked": ["conv1"]}, r"1 of 1 eligible layers run sparse; 0\.\d\dx"),
+    ],
+    ids=["none picked", "no gain"],
+)
+def test_require_sparse_refuses_what_gains_nothing(
+    sparse_model: Path, planned: Plan, sparse: dict[str, Any], message: str
+) -> None:
+    planned({"fp16": {"seconds": 0.006}, "fp16-2:4": sparse})
+    with pytest.raises(SparsityNotAchieved, match=message):
+        make(sparse_model, ["fp16", "fp16-2:4"], accept={"require_sparse": True})
+    assert left(sparse_model.parent) == []
+
+
+def test_require_sparse_takes_what_gains(sparse_model: Path, planned: Plan) -> None:
+    planned({"fp16": {"seconds": 0.01}, "fp16-2:4": {"seconds": 0.003, "eligible": ["conv1"], "picked": ["conv1"]}})
+    manifest = make(sparse_model, ["fp16", "fp16-2:4"], accept={"require_sparse": True})
+    assert by_name(manifest)["fp16-2:4"].outcome == "chosen"
+
+
+def test_a_model_without_2to4_layers_has_no_2to4_candidates(model: Path, planned: Plan) -> None:
+    planned()
+    manifest = make(model)
+    assert list(by_name(manifest)) == ["fp32", "fp16"]
+    assert any("no layer of the model is 2:4: 'edgesparse prune'" in line for line in manifest.verdict)
+    with pytest.raises(BuildError, match="none of the candidates can be built: fp16-2:4: no layer of the model is 2:4"):
+        make(model, ["fp16-2:4"])
+
+
+def test_int8_is_built_from_the_recipes_pictures(sparse_model: Path, labels: Path, planned: Plan) -> None:
+    planned({"int8-tensorrt": {"seconds": 0.001}}, seconds=0.004)
+    names = ["int8-table-2:4", "int8-tensorrt"]
+    manifest = make(sparse_model, names, calibrate={"pictures": str(labels.parent), "count": 3})
+    assert list(by_name(manifest)) == names and manifest.precision == "int8"
+    assert any("INT8: 3 pictures" in line for line in manifest.verdict)
+    assert {path.name for path in (sparse_model.parent / "engines/squares").glob("*/*")} == {
+        "manifest.json",
+        "report.html",
+        "model.json",
+    }
+
+
+# What goes wrong with one candidate does not end the build
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ({"error": "no tactic"}, "no tactic"),
+        ({"crash": 11}, "crashed (SIGSEGV)"),
+        ({"inputs": "none"}, "was built and cannot run: "),
+        ({"fail_at": 3}, "was built and cannot run: inference 3 failed"),
+    ],
+    ids=["refused", "crash", "damaged plan", "fails while it is timed"],
+)
+def test_what_fails_is_said_and_the_others_go_on(
+    model: Path, planned: Plan, fault: dict[str, Any], reason: str
+) -> None:
+    planned({"fp16": fault})
+    found = by_name(make(model))
+    assert found["fp16"].outcome == "failed" and reason in found["fp16"].reason
+    assert found["fp32"].outcome == "chosen"
+
+
+def test_nothing_left_is_one_error_and_the_old_package_still_runs(model: Path, planned: Plan) -> None:
+    planned()
+    old = make(model)
+    planned({"fp32": {"error": "no tactic"}, "fp16": {"crash": 6}})
+    with pytest.raises(BuildError, match=r"no candidate could be built: fp32: no tactic; fp16: crashed \(SIGABRT\)"):
+        make(model, input={"pad": 0})
+    assert left(model.parent) == sorted([old.build_id, "current"])
+    assert open_package(model.parent / "engines").manifest == old
+
+
+def test_one_that_hangs_is_ended_at_the_time_limit(model: Path, planned: Plan) -> None:
+    planned({"fp16": {"hang": 600}})
+    found = by_name(make(model, ["fp32", "fp16", "int8-qdq"], build={"time_limit": 3}, calibrate=pictures(model)))
+    assert found["fp32"].outcome == "chosen"
+    assert found["fp16"].reason == "stopped at the time limit"
+    assert (found["int8-qdq"].outcome, found["int8-qdq"].reason) == ("skipped", "the time limit was reached before")
+
+
+def pictures(model: Path) -> dict[str, Any]:
+    squares.labelled(model.parent)
+    return {"pictures": str(model.parent), "count": 2}
+
+
+# Memory
+
+
+def test_a_child_that_is_killed_is_built_again_on_the_next_rung_and_the_rest_begins_there(
+    model: Path, planned: Plan
+) -> None:
+    """16 MB of workspace are allowed at the third rung of 128 MB."""
+    planned(megabytes=60, most_megabytes=40)
+    found = by_name(make(model, ["fp32"], build={"memory": "600 MB"}))
+    assert [c.rung for c in found.values()] == [3]
+    assert all("needed 60000000 bytes" in c.degraded[0] for c in found.values())
+
+
+def test_no_rung_that_fits_is_one_error_with_what_was_needed(model: Path, planned: Plan) -> None:
+    planned()
+    with pytest.raises(MemoryBudgetExceeded) as caught:
+        make(model, build={"memory": "5 MB"})
+    assert "no candidate fits into a budget of 5 MB (build.memory): fp" in str(caught.value)
+    assert "MB of it the process and its libraries before anything is built: end other programs" in str(caught.value)
+    assert left(model.parent) == []
+
+
+def test_a_degraded_engine_is_tried_once_more_and_the_better_one_kept(model: Path, planned: Plan) -> None:
+    planned(megabytes=200)
+    found = by_name(make(model, ["fp32"], build={"memory": "300 MB"}))
+    assert found["fp32"].rung == 0 and len(found["fp32"].degraded) == 1
+
+
+def test_peaks_are_measured(model: Path, planned: Plan) -> None:
+    planned({"fp16": {"megabytes": 150}})
+    found = by_name(make(model))
+    assert 100 < found["fp16"].host_mb - found["fp32"].host_mb < 200
+
+
+# Acceptance
+
+
+def test_what_detects_too_badly_is_refused_and_the_next_fastest_wins(model: Path, labels: Path, planned: Plan) -> None:
+    good = squares.answer(labels)
+    planned({"fp32": {"seconds": 0.01, "values": good}, "fp16": {"values": {"output0": 0}}})
+    found = by_name(make(model, accept={"annotations": str(labels), "max_map_drop": 90}))
+    assert found["fp16"].outcome == "refused" and "allowed accept.max_map_drop 90" in found["fp16"].reason
+    assert found["fp32"].outcome == "chosen" and found["fp32"].score is not None
+    planned(values={"output0": 0})
+    with pytest.raises(AccuracyGateFailed, match=r"every candidate is refused: fp32: found 0.0 mAP, .*; fp16: "):
+        make(model, accept={"annotations": str(labels), "max_map_drop": 10})
+
+
+def test_without_labels_detections_are_compared_with_fp32s(model: Path, labels: Path, planned: Plan) -> None:
+    good = squares.answer(labels)
+    for path in labels.parent.glob("[1-9].png"):
+        path.unlink()
+    planned({"fp32": {"values": good}, "fp16": {"values": {"output0": 0}}})
+    found = by_name(make(model, accept={"pictures": str(labels.parent)}))
+    assert found["fp32"].agreement is not None and found["fp32"].agreement.recall == 1.0
+    assert "finds 100 % of FP32's 6 boxes on 1 pictures, which is weaker than a score" in found["fp32"].reason
+    assert found["fp16"].outcome == "refused"
+    assert "found 0 % of FP32's 6 boxes, and 0 % of its own are FP32's too" in found["fp16"].reason
+
+
+def test_a_range_of_batches_and_a_dla_core_go_into_what_is_built_and_loaded(model: Path, planned: Plan) -> None:
+    planned(seconds=0.001)
+    manifest = make(model, ["fp16"], build={"batch": {"min": 1, "opt": 1, "max": 4}, "dla": 1})
+    assert (manifest.batch, manifest.dla) == ((1, 1, 4), 1)
+    assert by_name(manifest)["fp16"].command == "null --onnx=model-open.onnx fp16"
+
+
+def test_a_batch_that_cannot_be_open_is_a_candidate_that_failed(model: Path, planned: Plan) -> None:
+    planned(seconds=0.001)
+    network = onnx.load(str(model))
+    network.graph.output[0].name = "all"
+    network.graph.initializer.append(numpy_helper.from_array(np.ones((2, 6, squares.CELLS), np.float32), "two"))
+    network.graph.node.append(helper.make_node("Mul", ["output0", "two"], ["all"]))
+    onnx.save(network, str(model))
+    with pytest.raises(BuildError, match=r"no candidate could be built: fp16: .*batch"):
+        make(model, ["fp16"], build={"batch": {"min": 1, "opt": 2, "max": 4}})
