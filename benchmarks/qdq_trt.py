@@ -44,7 +44,7 @@ from edgesparse.config import DetectorSpec
 from edgesparse.errors import EdgeSparseError
 from edgesparse.runtime.agree import compare
 from edgesparse.runtime.detector import Detector
-from edgesparse.runtime.pictures import Prepared, picture_files, read_picture
+from edgesparse.runtime.images import Prepared, picture_files, read_picture
 
 Placement = Literal["fuse", "sparse"]
 ROOT = Path(__file__).resolve().parents[1]

@@ -29,7 +29,7 @@ from edgesparse.int8.representative import size_warnings
 from edgesparse.model import load as models
 from edgesparse.package.manifest import sha256
 from edgesparse.runtime.evaluate import Labels
-from edgesparse.runtime.pictures import Prepared, picture_files
+from edgesparse.runtime.images import Prepared, picture_files
 from edgesparse.version import VERSION
 
 MADE = 2

@@ -14,7 +14,7 @@ from edgesparse.config import DetectorSpec
 from edgesparse.model.activations import Batches, stream
 from edgesparse.model.load import Model
 from edgesparse.model.outputs import Read
-from edgesparse.runtime.heads import HEADS, Layout
+from edgesparse.runtime.heads.families import HEADS, Layout
 
 CONFIDENCE = 0.1
 """Doubtful objects too: whether they stay below the others is part of the score."""

@@ -17,7 +17,7 @@ from edgesparse.errors import CalibrationError, EdgeSparseError
 from edgesparse.model import load as models
 from edgesparse.model.batch import open_batch
 from edgesparse.model.half import to_half
-from edgesparse.runtime.pictures import picture_files
+from edgesparse.runtime.images import picture_files
 
 
 class Sources:

@@ -12,8 +12,8 @@ from edgesparse.classes import coco_names
 from edgesparse.config import DetectorSpec, Recipe
 from edgesparse.errors import ConfigError, ModelError
 from edgesparse.model import load as models
-from edgesparse.runtime.decode import check, choose, names_in
-from edgesparse.runtime.heads import HEADS, Layout
+from edgesparse.runtime.heads.families import HEADS, Layout
+from edgesparse.runtime.heads.recognise import check, choose, names_in
 from edgesparse.sparsity.inspect import Inspection, inspect
 
 

@@ -14,8 +14,8 @@ from edgesparse.builder.prepare import find_head, specify
 from edgesparse.config import DetectorSpec, parse
 from edgesparse.errors import ConfigError
 from edgesparse.model import load as models
-from edgesparse.runtime.decode import names_in
-from edgesparse.runtime.heads import HEADS, Layout
+from edgesparse.runtime.heads.families import HEADS, Layout
+from edgesparse.runtime.heads.recognise import names_in
 
 _TEXT = """\
 # What {model} is, and how edgesparse is to build and run it. Paths count from this file.

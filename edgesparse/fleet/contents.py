@@ -26,7 +26,7 @@ from edgesparse.model import load as models
 from edgesparse.package.manifest import sha256
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.evaluate import Labels
-from edgesparse.runtime.pictures import picture_files
+from edgesparse.runtime.images import picture_files
 from edgesparse.version import VERSION
 from edgesparse.wording import redact
 

@@ -18,7 +18,7 @@ from edgesparse.package.store import Package
 from edgesparse.runtime.agree import agreement
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
-from edgesparse.runtime.pictures import read_picture
+from edgesparse.runtime.images import read_picture
 
 FILE = "expected.json"
 TIMED = 20

@@ -16,11 +16,11 @@ from edgesparse.backends.base import Runner, TensorSpec
 from edgesparse.backends.frames import Found, FramePlan, Pixels, Ring
 from edgesparse.errors import ConfigError, ModelError
 from edgesparse.runtime.cpu_slot import CpuSlot
-from edgesparse.runtime.decode import check
 from edgesparse.runtime.detections import Detections
-from edgesparse.runtime.heads import HEADS, Layout
+from edgesparse.runtime.heads.families import HEADS, Layout
+from edgesparse.runtime.heads.recognise import check
+from edgesparse.runtime.letterbox import Places
 from edgesparse.runtime.nms import nms
-from edgesparse.runtime.placing import Places
 from edgesparse.runtime.preprocess import Letterbox
 from edgesparse.wording import nearest
 

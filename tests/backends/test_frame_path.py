@@ -24,7 +24,7 @@ from edgesparse.backends.tensorrt.runner import TensorRTRunner
 from edgesparse.config import DetectorSpec, InputSpec, Run
 from edgesparse.errors import BackendUnavailable, BuildError, SourceError
 from edgesparse.runtime.detector import Detector
-from edgesparse.runtime.heads import HEADS, cells
+from edgesparse.runtime.heads.families import HEADS, cells
 from edgesparse.runtime.preprocess import Preprocessor
 
 SIZE = (64, 96)

@@ -25,9 +25,9 @@ from edgesparse.backends.cuda.kernels import kernels
 from edgesparse.backends.cuda.slots import CudaSlot, Engine
 from edgesparse.backends.frames import Found, FramePlan, Pixels
 from edgesparse.config import InputSpec
-from edgesparse.runtime.heads import HEADS, Layout, cells
+from edgesparse.runtime.heads.families import HEADS, Layout, cells
+from edgesparse.runtime.letterbox import Places
 from edgesparse.runtime.nms import nms
-from edgesparse.runtime.placing import Places
 from edgesparse.runtime.preprocess import Preprocessor
 
 SIZE = (320, 416)

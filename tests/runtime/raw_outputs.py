@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse.backends import TensorSpec
-from edgesparse.runtime.heads import Layout, cells, grid
+from edgesparse.runtime.heads.families import Layout, cells, grid
 
 SIZE = (64, 96)
 ROWS = cells(SIZE)

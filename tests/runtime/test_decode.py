@@ -8,8 +8,8 @@ from raw_outputs import Box, batch
 
 from edgesparse.backends import TensorSpec
 from edgesparse.errors import ModelError
-from edgesparse.runtime.decode import check, choose, names_in
-from edgesparse.runtime.heads import Layout
+from edgesparse.runtime.heads.families import Layout
+from edgesparse.runtime.heads.recognise import check, choose, names_in
 
 Shapes = dict[str, tuple[int, ...]]
 

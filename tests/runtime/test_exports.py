@@ -12,8 +12,8 @@ from onnx import TensorProto, helper
 
 from edgesparse.backends import TensorSpec
 from edgesparse.model.load import load
-from edgesparse.runtime.decode import check, choose
-from edgesparse.runtime.heads import HEADS, Layout, grid
+from edgesparse.runtime.heads.families import HEADS, Layout, grid
+from edgesparse.runtime.heads.recognise import check, choose
 from edgesparse.sparsity.inspect import inspect
 
 

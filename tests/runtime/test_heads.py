@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from raw_outputs import FAMILIES, MULTI, ROWS, SIZE, Box, batch
 
 from edgesparse.config import HeadName
-from edgesparse.runtime.decode import check, choose
-from edgesparse.runtime.heads import HEADS, Candidates, Decode, Layout
+from edgesparse.runtime.heads.families import HEADS, Candidates, Decode, Layout
+from edgesparse.runtime.heads.recognise import check, choose
 
 CONF = 0.25
 whole = st.integers(0, 7).map(lambda n: 8 * n)

@@ -1,6 +1,6 @@
 // After the engine: the candidates that reach the least score, as boxes in the input's pixels, and how many they are.
 // Where they are few the block that is through last suppresses those that others cover (suppress.cuh); only what is
-// left leaves the GPU. Which layouts there are, and what their numbers mean: edgesparse/runtime/heads.py.
+// left leaves the GPU. Which layouts there are, and what their numbers mean: edgesparse/runtime/heads/families.py.
 #pragma once
 #include "shared.cuh"
 

@@ -21,7 +21,7 @@ from edgesparse.runtime.agree import agreement
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.evaluate import SCORING, Labels, evaluate
-from edgesparse.runtime.pictures import picture_files, read_picture
+from edgesparse.runtime.images import picture_files, read_picture
 
 
 def trial(job: Job, progress: Progress) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgesparse.backends.base import TensorSpec
 from edgesparse.errors import ModelError
-from edgesparse.runtime.heads import HEADS, Layout, grid, strides_of
+from edgesparse.runtime.heads.families import HEADS, Layout, grid, strides_of
 
 
 def choose(layout: Layout, metadata: Mapping[str, str], sample: Sequence[NDArray[Any]] | None = None) -> str:
