@@ -8,7 +8,7 @@ from edgesparse.classes import coco_names
 from edgesparse.config import DetectorSpec, InputSpec
 from edgesparse.demo.scene import CLASSES
 from edgesparse.model.activations import Batches
-from edgesparse.stream import pictures as stored
+from edgesparse.stream import images as stored
 
 YOLOX = DetectorSpec(
     head="yolox",

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import machine, save
 from benchmarks.rig import FPS, MOST, Rig, numbered_video, read_number
-from edgesparse.stream.sources import open_source
+from edgesparse.stream.sources.open import open_source
 
 HERE = Path(__file__).resolve().parent
 ENGINE_SECONDS = 1.5 / FPS

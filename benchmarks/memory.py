@@ -21,8 +21,8 @@ from edgesparse.builder.targets import open_detector, ready
 from edgesparse.runtime.detections import Detections
 from edgesparse.stream import pipeline
 from edgesparse.stream.frames import Frame, Sink, Source
-from edgesparse.stream.sinks import JsonLines
-from edgesparse.stream.sources import open_source
+from edgesparse.stream.sinks.text import JsonLines
+from edgesparse.stream.sources.open import open_source
 
 HERE = Path(__file__).resolve().parent
 WARM = 500

@@ -35,8 +35,8 @@ from edgesparse.service.parts import Parts
 from edgesparse.service.settings import Service, Web
 from edgesparse.stream.cameras import Feed
 from edgesparse.stream.frames import Frame, Sink
-from edgesparse.stream.memory import scene_frames
 from edgesparse.stream.pipeline import Loop
+from edgesparse.stream.sources.memory import scene_frames
 
 PORT = 18080
 VIEWER = """

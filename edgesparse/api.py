@@ -10,9 +10,9 @@ from edgesparse.builder.targets import open_detector, ready
 from edgesparse.config import override
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
-from edgesparse.stream.outputs import open_sinks
 from edgesparse.stream.pipeline import Loop, run
-from edgesparse.stream.sources import open_source
+from edgesparse.stream.sinks.open import open_sinks
+from edgesparse.stream.sources.open import open_source
 
 __all__ = ["Detections", "Loop", "load", "open_sinks", "open_source", "run"]
 

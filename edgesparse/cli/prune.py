@@ -91,7 +91,7 @@ def _reconstruct(model: Path, output: Path, advance: Progress, **options: Any) -
     from edgesparse.runtime.evaluate import Labels
     from edgesparse.sparsity import page
     from edgesparse.sparsity.reconstruct import reconstruct
-    from edgesparse.stream.pictures import Batches
+    from edgesparse.stream.images import Batches
 
     layers = _wanted(**options)
     loaded = load(model)

@@ -84,7 +84,7 @@ def _recovered(model: Path, table: bool, advance: Progress, **options: Any) -> t
     from edgesparse.int8.representative import size_warnings
     from edgesparse.model.load import load
     from edgesparse.runtime.evaluate import Labels
-    from edgesparse.stream.pictures import Batches
+    from edgesparse.stream.images import Batches
 
     loaded = load(model)
     labels = Labels(annotation_file(options["data"]), options["images"]) if options["data"] else None

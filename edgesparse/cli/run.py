@@ -76,8 +76,8 @@ def _run(
 ) -> None:
     from edgesparse.builder.targets import open_detector, ready
     from edgesparse.config import override
-    from edgesparse.stream.outputs import open_sinks
     from edgesparse.stream.pipeline import Loop
+    from edgesparse.stream.sinks.open import open_sinks
 
     with progress() as advance:
         package = ready(target, store, progress=advance)

@@ -104,9 +104,9 @@ def bench(
 def _stages(target: Path, source: str | None, frames: int, store: Path, as_json: bool) -> None:
     from edgesparse.builder.targets import open_detector, ready
     from edgesparse.stream import pipeline
-    from edgesparse.stream.memory import scene_frames
-    from edgesparse.stream.sinks import JsonLines
-    from edgesparse.stream.sources import open_source
+    from edgesparse.stream.sinks.text import JsonLines
+    from edgesparse.stream.sources.memory import scene_frames
+    from edgesparse.stream.sources.open import open_source
 
     with progress() as advance:
         package = ready(target, store, progress=advance)

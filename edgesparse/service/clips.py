@@ -23,7 +23,7 @@ from edgesparse.service.events import Happening
 from edgesparse.service.pictures import Picture
 from edgesparse.service.settings import Clips as Said
 from edgesparse.stream.frames import Image
-from edgesparse.stream.writing import writable_folder
+from edgesparse.stream.sinks.writing import writable_folder
 
 log = logging.getLogger("edgesparse.service")
 

@@ -12,7 +12,7 @@ from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import class_index
 from edgesparse.service.settings import Event
 from edgesparse.stream.frames import Frame
-from edgesparse.stream.sinks import record
+from edgesparse.stream.sinks.text import record
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from edgesparse.service.settings import Lines as LinesSaid
 from edgesparse.service.settings import Service
 from edgesparse.service.webhook import Webhook
 from edgesparse.stream.frames import Frame, Sink
-from edgesparse.stream.sinks import record
-from edgesparse.stream.writing import failing
+from edgesparse.stream.sinks.text import record
+from edgesparse.stream.sinks.writing import failing
 
 log = logging.getLogger("edgesparse.service")
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from edgesparse.runtime.detections import Detections
 from edgesparse.service import settings
-from edgesparse.stream.draw import draw
 from edgesparse.stream.frames import Frame, Image
+from edgesparse.stream.sinks.draw import draw
 
 log = logging.getLogger("edgesparse.service")
 

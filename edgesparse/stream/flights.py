@@ -14,7 +14,7 @@ from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
 from edgesparse.stream.cameras import Feed
 from edgesparse.stream.frames import Frame, Image
-from edgesparse.stream.slots import pageable
+from edgesparse.stream.sources.slots import pageable
 
 log = logging.getLogger("edgesparse.stream")
 

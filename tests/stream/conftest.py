@@ -11,9 +11,9 @@ import pytest
 from hand_camera import Camera
 from rtsp import INSTALL, RtspServer
 
-from edgesparse.stream import captures, newest
-from edgesparse.stream.captures import prepare_opencv
-from edgesparse.stream.newest import Live
+from edgesparse.stream.sources import captures, live
+from edgesparse.stream.sources.captures import prepare_opencv
+from edgesparse.stream.sources.live import Live
 
 WIDTH, HEIGHT = 64, 48
 
@@ -64,9 +64,9 @@ def camera() -> Iterator[Camera]:
 
 @pytest.fixture
 def source(camera: Camera, monkeypatch: pytest.MonkeyPatch) -> Iterator[Live]:
-    monkeypatch.setattr(newest, "PAUSE_FIRST", 0.01)
-    monkeypatch.setattr(newest, "PAUSE_LONGEST", 0.02)
-    monkeypatch.setattr(newest, "CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(live, "PAUSE_FIRST", 0.01)
+    monkeypatch.setattr(live, "PAUSE_LONGEST", 0.02)
+    monkeypatch.setattr(live, "CLOSE_SECONDS", 0.1)
     with Live("camera", camera.open) as source:
         yield source
 
@@ -75,4 +75,4 @@ def source(camera: Camera, monkeypatch: pytest.MonkeyPatch) -> Iterator[Live]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fifth of a second after a frame without the next is a stall."""
     monkeypatch.setattr(captures, "READ_SECONDS", 0.1)
-    monkeypatch.setattr(newest, "FRAME_SLACK", 0.1)
+    monkeypatch.setattr(live, "FRAME_SLACK", 0.1)

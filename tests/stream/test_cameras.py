@@ -17,11 +17,11 @@ from edgesparse.config import Camera, DetectorSpec, InputSpec, Run
 from edgesparse.errors import BuildError, CameraUnavailable, ConfigError
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
-from edgesparse.stream.apart import Apart
 from edgesparse.stream.cameras import CameraStatus, Feed
 from edgesparse.stream.frames import Frame, Sink, Source
-from edgesparse.stream.newest import Live
 from edgesparse.stream.pipeline import Loop
+from edgesparse.stream.sources.live import Live
+from edgesparse.stream.sources.process import Apart
 
 CLASSES = ("person", "cat", "dog")
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgesparse.runtime.detections import Detections
-from edgesparse.stream.draw import PALETTE, _readable_on, class_name, draw
+from edgesparse.stream.sinks.draw import PALETTE, _readable_on, class_name, draw
 
 NAMES = ["person", "bicycle"]
 

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesparse.errors import SourceError
-from edgesparse.stream.files import VideoFile, natural
-from edgesparse.stream.sources import open_source
+from edgesparse.stream.sources.files import VideoFile, natural
+from edgesparse.stream.sources.open import open_source
 
 MakeVideo = Callable[..., Path]
 

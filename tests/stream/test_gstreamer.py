@@ -12,10 +12,10 @@ import pytest
 from rtsp import SYSTEM_PYTHON, RtspServer
 
 from edgesparse.errors import CameraUnavailable
-from edgesparse.stream import gstreamer
-from edgesparse.stream.apart import Apart
-from edgesparse.stream.gstreamer import SINK, NoGStreamer, csi_pipeline, open_csi, open_pipeline, open_rtsp
-from edgesparse.stream.newest import Live
+from edgesparse.stream.sources import gstreamer
+from edgesparse.stream.sources.gstreamer import SINK, NoGStreamer, csi_pipeline, open_csi, open_pipeline, open_rtsp
+from edgesparse.stream.sources.live import Live
+from edgesparse.stream.sources.process import Apart
 
 
 def has_bindings() -> bool:

@@ -9,7 +9,7 @@ import time
 import pytest
 from hand_camera import Camera, picture, until
 
-from edgesparse.stream.newest import Live
+from edgesparse.stream.sources.live import Live
 
 
 def test_a_stall_is_noticed_without_a_reader(camera: Camera, impatient: None, source: Live) -> None:

@@ -14,8 +14,8 @@ import pytest
 from edgesparse.errors import SinkError
 from edgesparse.runtime.detections import Detections
 from edgesparse.stream.frames import Frame
-from edgesparse.stream.outputs import open_sinks
-from edgesparse.stream.sinks import JsonLines, YoloTxt
+from edgesparse.stream.sinks.open import open_sinks
+from edgesparse.stream.sinks.text import JsonLines, YoloTxt
 
 NAMES = ("person", "dog")
 FOUND = Detections(np.array([[1, 2, 30, 40]], np.float32), np.array([0.9], np.float32), np.array([1]))

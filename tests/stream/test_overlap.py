@@ -25,11 +25,11 @@ from edgesparse.runtime.detector import Detector
 from edgesparse.stream.cameras import CameraStatus, Feed
 from edgesparse.stream.flights import Flights
 from edgesparse.stream.frames import Frame, Image, Sink
-from edgesparse.stream.memory import Memory
-from edgesparse.stream.newest import Live
 from edgesparse.stream.pipeline import Loop, run
-from edgesparse.stream.slots import Slots
-from edgesparse.stream.sources import open_source
+from edgesparse.stream.sources.live import Live
+from edgesparse.stream.sources.memory import Memory
+from edgesparse.stream.sources.open import open_source
+from edgesparse.stream.sources.slots import Slots
 
 
 def noted(detect: Detector) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rtsp import INSTALL, RtspServer
 
-from edgesparse.stream.sources import open_source
+from edgesparse.stream.sources.open import open_source
 
 pytestmark = pytest.mark.rtsp
 
@@ -81,7 +81,7 @@ def test_another_size_in_mid_stream(rtsp_server: RtspServer, real: Path, tmp_pat
 def test_python_may_end_while_a_camera_stalls(rtsp_server: RtspServer) -> None:
     program = f"""
 import os, time
-from edgesparse.stream.sources import open_source
+from edgesparse.stream.sources.open import open_source
 with open_source("{rtsp_server.url}") as source:
     source.read()
     os.kill({rtsp_server.process.pid}, {signal.SIGSTOP})

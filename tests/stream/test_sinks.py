@@ -19,7 +19,7 @@ import pytest
 from edgesparse.errors import SinkError
 from edgesparse.runtime.detections import Detections
 from edgesparse.stream.frames import Frame, Sink
-from edgesparse.stream.sinks import CocoJson, JsonLines, Pictures, Video, YoloTxt
+from edgesparse.stream.sinks.text import CocoJson, JsonLines, Pictures, Video, YoloTxt
 
 NAMES = ["person", "bicycle"]
 FOUND = Detections(
@@ -85,7 +85,7 @@ def test_a_reader_that_goes_ends_it_quietly() -> None:
 import time, numpy as np
 from edgesparse.runtime.detections import Detections
 from edgesparse.stream.frames import Frame
-from edgesparse.stream.sinks import JsonLines
+from edgesparse.stream.sinks.text import JsonLines
 frame = Frame(np.zeros((4, 4, 3), np.uint8), time.monotonic_ns(), 0, "x")
 with JsonLines("-", []) as sink:
     while not sink.wants_stop:

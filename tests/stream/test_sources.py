@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 from edgesparse.errors import CameraUnavailable, SourceError
-from edgesparse.stream import captures
-from edgesparse.stream.captures import open_camera
-from edgesparse.stream.sources import open_source
-from edgesparse.stream.v4l2 import found_cameras
+from edgesparse.stream.sources import captures, open_source
+from edgesparse.stream.sources.captures import open_camera
+from edgesparse.stream.sources.v4l2 import found_cameras
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgesparse.stream.still import Stillness
+from edgesparse.stream.sources.still import Stillness
 
 SECOND = 1_000_000_000
 

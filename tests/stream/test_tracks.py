@@ -15,8 +15,8 @@ from edgesparse.config import Camera, Run
 from edgesparse.errors import BackendUnavailable
 from edgesparse.runtime.detections import Detections
 from edgesparse.stream.cameras import Feed
-from edgesparse.stream.memory import Memory
-from edgesparse.stream.sources import open_source
+from edgesparse.stream.sources.memory import Memory
+from edgesparse.stream.sources.open import open_source
 from edgesparse.stream.tracks import Tracks
 
 

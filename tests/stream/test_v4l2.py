@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesparse.errors import CameraUnavailable
-from edgesparse.stream import captures, v4l2
-from edgesparse.stream.v4l2 import Mode, choose, offered
+from edgesparse.stream.sources import captures, v4l2
+from edgesparse.stream.sources.v4l2 import Mode, choose, offered
 
 # As linux/videodev2.h has them on a 64-bit machine, from the C preprocessor.
 VIDIOC_QUERYCAP, VIDIOC_ENUM_FMT = 0x80685600, 0xC0405602

@@ -12,14 +12,13 @@ from pathlib import Path
 import pytest
 
 from edgesparse.errors import SinkError
-from edgesparse.stream import drawn
-from edgesparse.stream.sinks import Window
+from edgesparse.stream.sinks.text import Window, drawn
 
 PROGRAM = """
 import cv2, numpy as np
 from edgesparse.runtime.detections import Detections
 from edgesparse.stream.frames import Frame
-from edgesparse.stream.sinks import Window
+from edgesparse.stream.sinks.text import Window
 frame = Frame(np.full((120, 160, 3), 90, np.uint8), 0, 0, "x")
 with Window("edgesparse", []) as window:
     for _ in range(5):

@@ -20,10 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesparse.errors import CameraUnavailable, SourceError
-from edgesparse.stream import newest
 from edgesparse.stream.frames import Frame
-from edgesparse.stream.newest import Live
-from edgesparse.stream.slots import Slots
+from edgesparse.stream.sources import live
+from edgesparse.stream.sources.live import Live
+from edgesparse.stream.sources.slots import Slots
 
 
 @given(st.lists(st.booleans()))
@@ -134,7 +134,7 @@ def test_a_camera_that_vanishes_is_opened_again_until_it_is_back(
 
 
 def test_pauses_between_openings_grow(camera: Camera, source: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(newest, "PAUSE_LONGEST", 0.08)
+    monkeypatch.setattr(live, "PAUSE_LONGEST", 0.08)
     pauses = []
     wait_for = source._changed.wait_for
 
@@ -179,12 +179,12 @@ def test_a_driver_that_never_comes_back_does_not_use_up_threads(
 ) -> None:
     camera.frames.put(1)
     source.read()
-    monkeypatch.setattr(newest, "FIRST_FRAME_LIMIT", 0.2)
+    monkeypatch.setattr(live, "FIRST_FRAME_LIMIT", 0.2)
     reader = threading.Thread(target=source.read)
     reader.start()
-    until(lambda: camera.openings == 1 + newest.MOST_STUCK)
+    until(lambda: camera.openings == 1 + live.MOST_STUCK)
     time.sleep(0.6)
-    assert camera.openings == 1 + newest.MOST_STUCK
+    assert camera.openings == 1 + live.MOST_STUCK
     source.close()
     reader.join(5)
     assert not reader.is_alive()
@@ -252,7 +252,7 @@ def test_everything_is_released(camera: Camera, source: Live) -> None:
 
 def test_python_may_end_while_a_camera_is_open() -> None:
     program = """
-from edgesparse.stream.sources import open_source
+from edgesparse.stream.sources.open import open_source
 source = open_source("demo")
 print(source.read().index)
 """

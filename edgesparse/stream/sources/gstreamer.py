@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 
 from edgesparse.errors import CameraUnavailable
-from edgesparse.stream.captures import OPEN_SECONDS, Capture, prepare_opencv, read_seconds
 from edgesparse.stream.frames import Image
-from edgesparse.stream.v4l2 import USUAL_FPS, USUAL_SIZE, Size
+from edgesparse.stream.sources.captures import OPEN_SECONDS, Capture, prepare_opencv, read_seconds
+from edgesparse.stream.sources.v4l2 import USUAL_FPS, USUAL_SIZE, Size
 from edgesparse.wording import redact
 
 _SYSTEM_PACKAGES = "/usr/lib/python3/dist-packages"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from edgesparse.demo.scene import Scene
 from edgesparse.stream.frames import Frame, Image, Source
 from edgesparse.stream.frames import Memory as Room
-from edgesparse.stream.slots import kept
+from edgesparse.stream.sources.slots import kept
 
 
 class Memory(Source):

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 
 from edgesparse.errors import SinkError
-from edgesparse.stream.files import is_picture
 from edgesparse.stream.frames import Frame
+from edgesparse.stream.sources.files import is_picture
 
 
 def stem(frame: Frame) -> str:

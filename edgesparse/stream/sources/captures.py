@@ -14,7 +14,7 @@ import cv2
 
 from edgesparse.errors import CameraUnavailable, SourceError
 from edgesparse.stream.frames import Image
-from edgesparse.stream.v4l2 import USUAL_SIZE, Mode, Size, choose, found_cameras, offered
+from edgesparse.stream.sources.v4l2 import USUAL_SIZE, Mode, Size, choose, found_cameras, offered
 from edgesparse.wording import redact
 
 log = logging.getLogger("edgesparse.stream")

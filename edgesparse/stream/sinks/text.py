@@ -14,13 +14,13 @@ from typing import IO
 
 from edgesparse.errors import SinkError
 from edgesparse.runtime.detections import Detections
-from edgesparse.stream.draw import class_name
-from edgesparse.stream.drawn import Pictures as Pictures
-from edgesparse.stream.drawn import Video as Video
-from edgesparse.stream.drawn import Window as Window
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.frames import Sink as Sink
-from edgesparse.stream.writing import claim, failing, refuse_existing, stem, writable_folder, write_whole
+from edgesparse.stream.sinks.draw import class_name
+from edgesparse.stream.sinks.drawn import Pictures as Pictures
+from edgesparse.stream.sinks.drawn import Video as Video
+from edgesparse.stream.sinks.drawn import Window as Window
+from edgesparse.stream.sinks.writing import claim, failing, refuse_existing, stem, writable_folder, write_whole
 
 
 class JsonLines(Sink):

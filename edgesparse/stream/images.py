@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgesparse.config import InputSpec
 from edgesparse.errors import SourceError
 from edgesparse.runtime.preprocess import Preprocessor
-from edgesparse.stream.sources import open_source
+from edgesparse.stream.sources.open import open_source
 
 Batch = NDArray[np.float32]
 

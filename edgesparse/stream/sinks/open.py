@@ -9,7 +9,7 @@ from pathlib import Path
 from edgesparse.config import ONLY
 from edgesparse.runtime.detections import Detections
 from edgesparse.stream.frames import Frame, Sink
-from edgesparse.stream.sinks import CocoJson, JsonLines, Pictures, Video, Window, YoloTxt
+from edgesparse.stream.sinks.text import CocoJson, JsonLines, Pictures, Video, Window, YoloTxt
 
 
 @contextmanager

@@ -12,11 +12,11 @@ import weakref
 import cv2
 
 from edgesparse.errors import SourceError
-from edgesparse.stream.apart import Apart
-from edgesparse.stream.captures import OPEN_SECONDS, Capture, Opener, frame_rate, read_seconds
 from edgesparse.stream.frames import Frame, Image, Memory, Source
-from edgesparse.stream.slots import Slots, kept, pageable
-from edgesparse.stream.still import Stillness
+from edgesparse.stream.sources.captures import OPEN_SECONDS, Capture, Opener, frame_rate, read_seconds
+from edgesparse.stream.sources.process import Apart
+from edgesparse.stream.sources.slots import Slots, kept, pageable
+from edgesparse.stream.sources.still import Stillness
 from edgesparse.wording import redact
 
 log = logging.getLogger("edgesparse.stream")

@@ -13,15 +13,15 @@ import cv2
 
 from edgesparse.demo.scene import Scene
 from edgesparse.errors import SourceError
-from edgesparse.stream.apart import Apart
-from edgesparse.stream.captures import Capture, open_camera, open_url, open_video, read_seconds
-from edgesparse.stream.files import PictureFiles, VideoFile, is_picture, matches, pictures_in
 from edgesparse.stream.frames import Frame as Frame
 from edgesparse.stream.frames import Image
 from edgesparse.stream.frames import Source as Source
-from edgesparse.stream.gstreamer import NoGStreamer, has_video_decoder, open_csi, open_rtsp
-from edgesparse.stream.newest import Live
-from edgesparse.stream.v4l2 import Size
+from edgesparse.stream.sources.captures import Capture, open_camera, open_url, open_video, read_seconds
+from edgesparse.stream.sources.files import PictureFiles, VideoFile, is_picture, matches, pictures_in
+from edgesparse.stream.sources.gstreamer import NoGStreamer, has_video_decoder, open_csi, open_rtsp
+from edgesparse.stream.sources.live import Live
+from edgesparse.stream.sources.process import Apart
+from edgesparse.stream.sources.v4l2 import Size
 from edgesparse.wording import redact
 
 SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt")

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from edgesparse.errors import CameraUnavailable, SourceError
-from edgesparse.stream import apart
-from edgesparse.stream.apart import Apart
-from edgesparse.stream.newest import Live
+from edgesparse.stream.sources import process
+from edgesparse.stream.sources.live import Live
+from edgesparse.stream.sources.process import Apart
 
 TESTS = str(Path(__file__).parent)
 
@@ -75,8 +75,8 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def children() -> list[str]:
     """Of the process that forks."""
-    process = apart._nursery()._process.pid
-    return Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    pid = process._nursery()._process.pid
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -88,7 +88,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 def test_frames_come_over_and_the_process_ends_with_the_capture() -> None:
     capture = Apart(Numbered, "camera")()
-    assert capture.get(apart.cv2.CAP_PROP_FPS) == 200
+    assert capture.get(process.cv2.CAP_PROP_FPS) == 200
     image, levels = None, []
     for _ in range(20):
         assert capture.grab()
@@ -144,7 +144,7 @@ def test_what_cannot_be_opened(opener: Callable[[], Numbered], said: str) -> Non
 
 
 def test_who_does_not_answer_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apart, "OPEN_SECONDS", 0.1)
+    monkeypatch.setattr(process, "OPEN_SECONDS", 0.1)
     with pytest.raises(CameraUnavailable, match=r"^camera gives no answer for 0\.2 s$"):
         Apart(hang, "camera")()
     until(lambda: not children())
@@ -175,14 +175,14 @@ def test_once_opened_it_is_asked_again_beside_what_gives_no_answer(tmp_path: Pat
     begun = time.monotonic()
     capture = open_it()
     assert capture.grab() and camera.asked == 4
-    assert 2 * apart.SOONEST_AGAIN <= time.monotonic() - begun < apart.LONGEST_OPEN
+    assert 2 * process.SOONEST_AGAIN <= time.monotonic() - begun < process.LONGEST_OPEN
     until(lambda: len(children()) == 1)
     capture.release()
 
 
 def test_who_is_slow_is_not_cut_off(tmp_path: Path) -> None:
     """Slower than the time after which it is asked again; the others that were asked are left."""
-    camera = Answers(tmp_path, 0, 1.5 * apart.SOONEST_AGAIN, -1)
+    camera = Answers(tmp_path, 0, 1.5 * process.SOONEST_AGAIN, -1)
     open_it = Apart(camera, "camera")
     open_it().release()
     capture = open_it()
@@ -192,8 +192,8 @@ def test_who_is_slow_is_not_cut_off(tmp_path: Path) -> None:
 
 
 def test_only_so_many_are_asked_at_once_and_then_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apart, "SOONEST_AGAIN", 0.4)
-    monkeypatch.setattr(apart, "LONGEST_OPEN", 2.2)
+    monkeypatch.setattr(process, "SOONEST_AGAIN", 0.4)
+    monkeypatch.setattr(process, "LONGEST_OPEN", 2.2)
     camera = Answers(tmp_path, 0, -1)
     open_it = Apart(camera, "camera")
     open_it().release()
@@ -208,7 +208,7 @@ def test_only_so_many_are_asked_at_once_and_then_less_often(tmp_path: Path, monk
     threading.Thread(target=ask, daemon=True).start()
     while not ended.wait(0.02):
         most = max(most, len(children()))
-    assert 2 <= most <= apart.AT_ONCE + 1  # one may be on its way out
+    assert 2 <= most <= process.AT_ONCE + 1  # one may be on its way out
     assert 6 <= camera.asked <= 1 + 6 + 5
     until(lambda: not children())
 
@@ -265,16 +265,16 @@ class Slow(Numbered):
 def test_one_that_fails_leaves_the_others_asked(tmp_path: Path) -> None:
     left, right = _ask(hang), _ask(refuse)
     asked = [left, right]
-    assert apart._first(asked, time.monotonic() + 1.0) is None and asked == [left]
+    assert process._first(asked, time.monotonic() + 1.0) is None and asked == [left]
     left.release()
     asked = [_ask(refuse), _ask(crash)]
     with pytest.raises(CameraUnavailable):
-        apart._first(asked, time.monotonic() + 20)
+        process._first(asked, time.monotonic() + 20)
     assert asked == []
 
 
-def _ask(opener: Callable[[], Numbered]) -> apart.Remote:
-    return apart.Remote(opener, "camera", 1.0)
+def _ask(opener: Callable[[], Numbered]) -> process.Remote:
+    return process.Remote(opener, "camera", 1.0)
 
 
 @pytest.mark.parametrize("then", ["end", "crash", "hang"])
@@ -307,8 +307,8 @@ def test_many_opened_at_once_start_one_process_that_forks(monkeypatch: pytest.Mo
         started.append(object())
         return started[-1]
 
-    monkeypatch.setattr(apart, "_started", cache(start))
-    threads = [threading.Thread(target=apart._nursery) for _ in range(8)]
+    monkeypatch.setattr(process, "_started", cache(start))
+    threads = [threading.Thread(target=process._nursery) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -317,7 +317,7 @@ def test_many_opened_at_once_start_one_process_that_forks(monkeypatch: pytest.Mo
 
 
 def test_the_process_that_forks_may_die() -> None:
-    nursery = apart._nursery()
+    nursery = process._nursery()
     os.kill(nursery._process.pid, signal.SIGKILL)
     nursery._process.wait()
     capture = Apart(Numbered, "camera")()
@@ -330,10 +330,10 @@ def test_nothing_stays_when_python_ends(ends: str) -> None:
     program = f"""
 import os, signal, sys
 sys.path.insert(0, {TESTS!r})
-from test_apart import Numbered, apart
-capture = apart.Apart(Numbered, "camera")()
+from test_process import Numbered, process
+capture = process.Apart(Numbered, "camera")()
 assert capture.grab()
-print(apart._nursery()._process.pid, flush=True)
+print(process._nursery()._process.pid, flush=True)
 {ends}
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)

@@ -10,7 +10,7 @@ import pytest
 
 from edgesparse.config import InputSpec
 from edgesparse.errors import SourceError
-from edgesparse.stream.pictures import Batches
+from edgesparse.stream.images import Batches
 
 SPEC = InputSpec(size=(32, 32), letterbox="top-left", colour="bgr", scale=1.0)
 

@@ -21,8 +21,8 @@ import cv2
 import numpy as np
 
 from edgesparse.errors import SourceError
-from edgesparse.stream.captures import Capture, Opener, frame_rate, prepare_opencv
 from edgesparse.stream.frames import Image
+from edgesparse.stream.sources.captures import Capture, Opener, frame_rate, prepare_opencv
 
 _IDLE = 0.002
 _DEBUG = 48
@@ -38,7 +38,7 @@ def main() -> None:
     if listens:
         os.environ.update(OPENCV_FFMPEG_DEBUG="1", OPENCV_FFMPEG_LOGLEVEL=str(_DEBUG))
     prepare_opencv()
-    import_module("edgesparse.stream.sources")  # what children are asked to open comes from there
+    import_module("edgesparse.stream.sources.open")  # what children are asked to open comes from there
     with socket.socket(fileno=0) as orders:
         while True:
             said, found, _, _ = socket.recv_fds(orders, 1, 1)

@@ -14,9 +14,9 @@ from pathlib import Path
 import cv2
 
 from edgesparse.errors import SourceError
-from edgesparse.stream.captures import Capture, Opener, frame_rate, prepare_opencv
 from edgesparse.stream.frames import Frame, Image, Memory, Source
-from edgesparse.stream.slots import kept, pageable
+from edgesparse.stream.sources.captures import Capture, Opener, frame_rate, prepare_opencv
+from edgesparse.stream.sources.slots import kept, pageable
 
 log = logging.getLogger("edgesparse.stream")
 

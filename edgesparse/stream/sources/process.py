@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 
 from edgesparse.errors import CameraUnavailable, SourceError
-from edgesparse.stream.captures import OPEN_SECONDS, READ_SECONDS, Opener
 from edgesparse.stream.frames import Image
+from edgesparse.stream.sources.captures import OPEN_SECONDS, READ_SECONDS, Opener
 
 SOONEST_AGAIN, LONGEST_OPEN = 0.75, 3.0
 """Seconds after which something that was open before is asked again; and that it may take to open again."""
@@ -181,7 +181,7 @@ class _Nursery:
         self._orders, theirs = socket.socketpair()
         # No threads of BLAS there, since it forks; the same modules as here, wherever they lie.
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        program = f"import sys; sys.path[:] = {sys.path!r}; from edgesparse.stream.nursery import main; main()"
+        program = f"import sys; sys.path[:] = {sys.path!r}; from edgesparse.stream.sources.nursery import main; main()"
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-c", program], stdin=theirs.fileno(), stdout=subprocess.DEVNULL, env=environment
