@@ -100,7 +100,7 @@ def _serve(target: Path, store: Path, settings: Path | None, said: dict[str, Any
     import faulthandler
 
     try:
-        from edgesparse.service.service import Service, Target
+        from edgesparse.service.life import Service, Target
     except ImportError as error:
         raise BackendUnavailable(f"--service needs {error.name}: pip install 'edgesparse[service]'") from None
     faulthandler.enable(2)  # what every thread was doing, when systemd's watchdog ends a loop that hangs

@@ -9,13 +9,13 @@ from edgesparse.service.engine import Engine
 from edgesparse.service.health import Health
 from edgesparse.service.limits import Governor
 from edgesparse.service.notify import Notify
-from edgesparse.service.outputs import Outputs
-from edgesparse.service.pictures import Pictures
+from edgesparse.service.outputs.all import Outputs
 from edgesparse.service.report import Report, Reporter
 from edgesparse.service.settings import Service, status_path
+from edgesparse.service.snapshots import Pictures
 from edgesparse.service.tally import Tally
 from edgesparse.service.watch import Watch
-from edgesparse.service.web import Web
+from edgesparse.service.web.server import Web
 
 CLOSE_SECONDS = 4.2
 

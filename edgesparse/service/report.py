@@ -18,8 +18,8 @@ from edgesparse.service.health import Health
 from edgesparse.service.limits import Governor
 from edgesparse.service.machine import Board, Reading
 from edgesparse.service.notify import Notify
-from edgesparse.service.outputs import Outputs
-from edgesparse.service.pictures import Pictures
+from edgesparse.service.outputs.all import Outputs
+from edgesparse.service.snapshots import Pictures
 from edgesparse.service.tally import Tally, milliseconds
 from edgesparse.stream.cameras import CameraStatus
 

@@ -12,7 +12,7 @@ from edgesparse.runtime.detections import Detections
 from edgesparse.service.health import Health
 from edgesparse.service.limits import Governor
 from edgesparse.service.notify import Notify
-from edgesparse.service.pictures import Pictures
+from edgesparse.service.snapshots import Pictures
 from edgesparse.service.tally import Tally
 from edgesparse.stream.cameras import CameraStatus
 from edgesparse.stream.frames import Frame

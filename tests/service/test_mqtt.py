@@ -15,7 +15,7 @@ import pytest
 from broker import MOSQUITTO, Broker, Subscriber
 from browser import free_port
 
-from edgesparse.service.mqtt import Mqtt
+from edgesparse.service.outputs.mqtt import Mqtt
 from edgesparse.service.settings import Mqtt as Said
 
 pytestmark = [
@@ -41,7 +41,7 @@ def subscriber(broker: Broker) -> Iterator[Subscriber]:
 
 @pytest.fixture
 def publisher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Publish]:
-    monkeypatch.setattr("edgesparse.service.mqtt.LONGEST_PAUSE", 0.5)
+    monkeypatch.setattr("edgesparse.service.outputs.mqtt.LONGEST_PAUSE", 0.5)
     made: list[Mqtt] = []
 
     def make(port: int, **said: Any) -> Mqtt:
@@ -135,7 +135,7 @@ def test_a_process_that_is_killed_loses_nothing_that_was_on_disk(
 ) -> None:
     broker.off()
     program = (
-        "import sys, time; from pathlib import Path; from edgesparse.service.mqtt import Mqtt; "
+        "import sys, time; from pathlib import Path; from edgesparse.service.outputs.mqtt import Mqtt; "
         "from edgesparse.service.settings import Mqtt as Said\n"
         "mqtt = Mqtt(Said(host='127.0.0.1', port=int(sys.argv[1])), Path(sys.argv[2]), 'test')\n"
         "for n in range(100): mqtt.put('door/detections', {'n': n})\n"

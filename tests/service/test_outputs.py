@@ -23,13 +23,13 @@ from hypothesis import strategies as some
 from edgesparse.errors import ConfigError, SinkError
 from edgesparse.runtime.detections import Detections
 from edgesparse.service import settings
-from edgesparse.service.clips import Clips
-from edgesparse.service.events import Happening, Rules
-from edgesparse.service.outputs import Outputs
-from edgesparse.service.pictures import Pictures
+from edgesparse.service.outputs.all import Outputs
+from edgesparse.service.outputs.clips import Clips
+from edgesparse.service.outputs.events import Happening, Rules
+from edgesparse.service.outputs.spool import Message, Spool
+from edgesparse.service.outputs.webhook import Webhook
 from edgesparse.service.settings import Event, Service
-from edgesparse.service.spool import Message, Spool
-from edgesparse.service.webhook import Webhook
+from edgesparse.service.snapshots import Pictures
 from edgesparse.stream.frames import Frame
 
 NAMES = ("person", "dog")
@@ -159,7 +159,7 @@ def clips(tmp_path: Path, **said: Any) -> Clips:
 
 
 def feed(made: Clips, begin: float, seconds: float, camera: str = "door") -> None:
-    from edgesparse.service.pictures import Picture
+    from edgesparse.service.snapshots import Picture
 
     jpeg = bytes(cv2.imencode(".jpg", frame().image)[1])
     for step in range(int(seconds * 10)):
@@ -187,7 +187,7 @@ def test_a_clip_holds_what_was_before_and_after(tmp_path: Path) -> None:
 def test_an_event_that_comes_again_makes_the_clip_longer_within_bounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgesparse.service.clips.LONGEST_SECONDS", 4.0)
+    monkeypatch.setattr("edgesparse.service.outputs.clips.LONGEST_SECONDS", 4.0)
     made = clips(tmp_path)
     for second in range(12):
         made.happened(happened(second))
@@ -265,7 +265,7 @@ class Hook:
 
 @pytest.fixture
 def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hook]:
-    monkeypatch.setattr("edgesparse.service.webhook.FIRST_PAUSE", 0.05)
+    monkeypatch.setattr("edgesparse.service.outputs.webhook.FIRST_PAUSE", 0.05)
     made = Hook()
     yield made
     made.close()

@@ -18,10 +18,10 @@ import cv2
 import numpy as np
 
 from edgesparse.errors import SinkError
-from edgesparse.service.delivery import Output
-from edgesparse.service.events import Happening
-from edgesparse.service.pictures import Picture
+from edgesparse.service.outputs.base import Output
+from edgesparse.service.outputs.events import Happening
 from edgesparse.service.settings import Clips as Said
+from edgesparse.service.snapshots import Picture
 from edgesparse.stream.frames import Image
 from edgesparse.stream.sinks.writing import writable_folder
 

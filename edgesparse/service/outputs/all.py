@@ -14,14 +14,14 @@ from logging.handlers import RotatingFileHandler
 from edgesparse.device import state_folder
 from edgesparse.errors import ConfigError, SinkError
 from edgesparse.runtime.detections import Detections
-from edgesparse.service.clips import Clips
-from edgesparse.service.delivery import Output
-from edgesparse.service.events import Happening, Rules
-from edgesparse.service.mqtt import Mqtt
-from edgesparse.service.pictures import Pictures
+from edgesparse.service.outputs.base import Output
+from edgesparse.service.outputs.clips import Clips
+from edgesparse.service.outputs.events import Happening, Rules
+from edgesparse.service.outputs.mqtt import Mqtt
+from edgesparse.service.outputs.webhook import Webhook
 from edgesparse.service.settings import Lines as LinesSaid
 from edgesparse.service.settings import Service
-from edgesparse.service.webhook import Webhook
+from edgesparse.service.snapshots import Pictures
 from edgesparse.stream.frames import Frame, Sink
 from edgesparse.stream.sinks.text import record
 from edgesparse.stream.sinks.writing import failing

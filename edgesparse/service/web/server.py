@@ -32,9 +32,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edgesparse.errors import ConfigError
 from edgesparse.service import settings
-from edgesparse.service.metrics import exposition
 from edgesparse.service.report import Report
 from edgesparse.service.settings import SHORTEST_TOKEN, secret
+from edgesparse.service.web.metrics import exposition
 
 log = logging.getLogger("edgesparse.service")
 
@@ -132,7 +132,7 @@ class Pages:
 
     def __init__(self, report: Report, package: Callable[[], Path]) -> None:
         self._report, self._package = report, package
-        folder = resources.files("edgesparse.service") / "page"
+        folder = resources.files("edgesparse.service.web") / "page"
         self._files = {path: ((folder / name).read_bytes(), kind) for path, (name, kind) in _PAGE.items()}
 
     def app(self, token: str | None, host: str) -> ASGIApp:

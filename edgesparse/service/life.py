@@ -17,10 +17,10 @@ from edgesparse.errors import REFUSED, BuildError, EdgeSparseError, StreamError
 from edgesparse.package.store import Package
 from edgesparse.service import engine as engines
 from edgesparse.service.engine import Engine
-from edgesparse.service.events import Rules
 from edgesparse.service.failed import Failed
 from edgesparse.service.health import PATIENCE
 from edgesparse.service.notify import Notify
+from edgesparse.service.outputs.events import Rules
 from edgesparse.service.parts import Parts
 from edgesparse.service.settings import Settings, load_settings, status_path
 from edgesparse.service.signals import Signals

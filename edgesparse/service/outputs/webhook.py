@@ -11,8 +11,8 @@ import urllib.request
 from collections import deque
 from http.client import HTTPException
 
-from edgesparse.service.delivery import Output
-from edgesparse.service.events import Happening
+from edgesparse.service.outputs.base import Output
+from edgesparse.service.outputs.events import Happening
 from edgesparse.service.settings import Webhook as Said
 from edgesparse.service.settings import secret
 from edgesparse.version import VERSION

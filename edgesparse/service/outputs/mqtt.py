@@ -22,10 +22,10 @@ from typing import Any
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from edgesparse.service.delivery import Output
+from edgesparse.service.outputs.base import Output
+from edgesparse.service.outputs.spool import Message, Spool
 from edgesparse.service.settings import Mqtt as Said
 from edgesparse.service.settings import secret
-from edgesparse.service.spool import Message, Spool
 
 log = logging.getLogger("edgesparse.service")
 
