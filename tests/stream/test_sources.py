@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from edgesparse.errors import CameraUnavailable, SourceError
-from edgesparse.stream.sources import captures, open_source
+from edgesparse.stream.sources import captures
 from edgesparse.stream.sources.captures import open_camera
+from edgesparse.stream.sources.open import open_source
 from edgesparse.stream.sources.v4l2 import found_cameras
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from edgesparse.errors import SinkError
-from edgesparse.stream.sinks.text import Window, drawn
+from edgesparse.stream.sinks import drawn
+from edgesparse.stream.sinks.text import Window
 
 PROGRAM = """
 import cv2, numpy as np
