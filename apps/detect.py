@@ -46,7 +46,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--txt", type=Path, help="folder for YOLO text files")
     parser.add_argument("--coco", type=Path, help="COCO JSON file")
     parser.add_argument("--video", type=Path, help="annotated video, .mp4 or .avi")
-    parser.add_argument("--pictures", type=Path, help="folder for annotated pictures")
+    parser.add_argument("--save-images", type=Path, help="folder for annotated images")
     parser.add_argument("--show", action="store_true", help="a window; q closes it")
     parser.add_argument("--force", action="store_true", help="overwrite outputs")
     return parser.parse_args()
@@ -67,7 +67,7 @@ def main() -> None:
     said = arguments()
     settings = {key: getattr(said, key) for key in ("conf", "iou", "max_det", "classes")}
     settings["source"] = list(map(str, said.source or said.camera or ()))
-    outputs = {key: getattr(said, key) for key in ("txt", "coco", "video", "pictures", "show", "force")}
+    outputs = {key: getattr(said, key) for key in ("txt", "coco", "video", "save_images", "show", "force")}
     outputs["jsonl"] = None if said.quiet else said.jsonl
     with edgesparse.load(said.model, classes_file=said.data, **settings) as detector:
         insist(detector, said)

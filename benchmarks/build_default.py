@@ -2,7 +2,7 @@
 
     python benchmarks/build_default.py [--only fp16 --only fp16-2:4] [--budget '1 GB'] [--state FOLDER] [--save]
 
-Without --budget: all candidates (or those of --only), scored on pictures of the demo scene, with the report page. With
+Without --budget: all candidates (or those of --only), scored on images of the demo scene, with the report page. With
 --budget, which may be repeated: a build inside each, with the peak that was measured. What is found is added to
 benchmarks/results/build_default.json under its own name, so that the parts can be run one after the other.
 
@@ -35,7 +35,7 @@ from edgesparse.package.manifest import Candidate, Manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 UNSEEN = 1_000_000
-"""Seed of the first picture that is scored on: far from those that the detector was trained on."""
+"""Seed of the first image that is scored on: far from those that the detector was trained on."""
 
 
 def arguments() -> argparse.Namespace:
@@ -44,7 +44,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--target", type=Path, default=Path("demo"), help="recipe or model [the default detector]")
     parser.add_argument("--only", action="append", metavar="CANDIDATE")
     parser.add_argument("--budget", action="append", metavar="SIZE")
-    parser.add_argument("--pictures", type=int, default=200, help="how many are scored on [%(default)s]")
+    parser.add_argument("--images", type=int, default=200, help="how many are scored on [%(default)s]")
     parser.add_argument("--time-limit", type=float, default=500, help="seconds for each build [%(default)s]")
     parser.add_argument("--level", type=int, help="build.level [as long as TensorRT does by itself]")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of results [benchmarks/results]")
@@ -54,12 +54,12 @@ def arguments() -> argparse.Namespace:
 
 
 def recipe(said: argparse.Namespace, scene: Path | None, memory: str | None) -> Recipe:
-    """The target's recipe with calibration pictures, labels and what the command line says."""
+    """The target's recipe with calibration images, labels and what the command line says."""
     plain = recipe_of(said.target)
     told = plain.model_dump(mode="json")
     told["build"] |= {"backend": said.backend, "memory": memory, "time_limit": said.time_limit, "level": said.level}
     told["build"] |= {"candidates": said.only} if said.only else {}
-    told["calibrate"] |= {"pictures": str(ROOT / "calib_data")}
+    told["calibrate"] |= {"images": str(ROOT / "calib_data")}
     if scene is not None:
         told["accept"] |= {"annotations": str(scene / "instances.json"), "images": str(scene / "images")}
     return parse(told, "build_default")
@@ -143,7 +143,7 @@ def main() -> None:
             scene = None
             if memory is None and find_spec("pycocotools"):
                 scene = Path(folder) / "scene"
-                export(scene, said.pictures, UNSEEN)
+                export(scene, said.images, UNSEEN)
             name = f"{said.backend}, {memory or 'no budget'}, {' '.join(said.only or ['all'])}"
             keep(said, name, once(said, scene, Path(folder) / "engines", memory))
 

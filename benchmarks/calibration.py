@@ -1,8 +1,8 @@
-"""How long calibration takes and how much memory: YOLOX-nano on the pictures of train.
+"""How long calibration takes and how much memory: YOLOX-nano on the images of train.
 
-    python benchmarks/calibration.py [--real ../shared/real] [--pictures 160] [--save]
+    python benchmarks/calibration.py [--real ../shared/real] [--images 160] [--save]
 
-Each case is a process of its own, which reads the pictures itself; peak memory is that of the whole process. `layers`
+Each case is a process of its own, which reads the images itself; peak memory is that of the whole process. `layers`
 are the inputs of every layer that multiplies, `all` every activation, which TensorRT's table wants.
 """
 
@@ -22,7 +22,7 @@ import onnx
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import machine, save
-from benchmarks.detectors import YOLOX, pictures
+from benchmarks.detectors import YOLOX, images
 from edgesparse.int8.calibration import calibrate
 from edgesparse.int8.observe import activations
 
@@ -32,7 +32,7 @@ CASES = (("layers", "entropy"), ("layers", "best"), ("all", "best"))
 def measure(tensors: str, method: str, real: Path, count: int) -> dict[str, Any]:
     started = time.perf_counter()
     model = onnx.load(real / "models" / "yolox_nano.onnx")
-    batches = pictures(real / "coco_mini" / "train", count)
+    batches = images(real / "coco_mini" / "train", count)
     names = activations(model) if tensors == "all" else None
     made = calibrate(model, batches, method=method, tensors=names, spec=YOLOX.input)
     return {
@@ -47,20 +47,20 @@ def measure(tensors: str, method: str, real: Path, count: int) -> dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "real")
-    parser.add_argument("--pictures", type=int, nargs="+", default=[20, 160])
+    parser.add_argument("--images", type=int, nargs="+", default=[20, 160])
     parser.add_argument("--save", action="store_true", help="Write results/calibration.json.")
     parser.add_argument("--inner", nargs=2, help=argparse.SUPPRESS)
     said = parser.parse_args()
     if said.inner:
         tensors, method = said.inner
-        print(json.dumps(measure(tensors, method, said.real, said.pictures[0])))
+        print(json.dumps(measure(tensors, method, said.real, said.images[0])))
         return
     results = {}
-    for count in said.pictures:
+    for count in said.images:
         for case in CASES:
-            command = [sys.executable, __file__, "--real", str(said.real), "--pictures", str(count), "--inner", *case]
+            command = [sys.executable, __file__, "--real", str(said.real), "--images", str(count), "--inner", *case]
             ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            results[f"{count} pictures, {', '.join(case)}"] = json.loads(ran.stdout.splitlines()[-1])
+            results[f"{count} images, {', '.join(case)}"] = json.loads(ran.stdout.splitlines()[-1])
     save("calibration", {**machine(), **results}, said.save)
 
 

@@ -1,4 +1,4 @@
-"""The detectors that several benchmarks look at, and pictures as they take them."""
+"""The detectors that several benchmarks look at, and images as they take them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ PARTS = DetectorSpec(head="yolov8", classes=CLASSES, input=InputSpec(size=(320, 
 """The default detector, dense or 2:4."""
 
 
-def pictures(folder: Path, count: int, spec: DetectorSpec = YOLOX) -> Batches:
-    """The first `count` pictures of `folder`, as the network takes them."""
+def images(folder: Path, count: int, spec: DetectorSpec = YOLOX) -> Batches:
+    """The first `count` images of `folder`, as the network takes them."""
     return stored.Batches(str(folder), spec.input, count)

@@ -169,9 +169,9 @@ for number in range(rounds + 1):
         np.copyto(captured, frame)
         frame = captured
         start = time.perf_counter()
-        picture = np.stack([letterbox(image=frame)])
-        picture = np.ascontiguousarray(picture[..., ::-1].transpose((0, 3, 1, 2)))
-        tensor = torch.from_numpy(picture).float() / 255
+        image = np.stack([letterbox(image=frame)])
+        image = np.ascontiguousarray(image[..., ::-1].transpose((0, 3, 1, 2)))
+        tensor = torch.from_numpy(image).float() / 255
         middle = time.perf_counter()
         prediction = torch.from_numpy(output)[None]
         start_after = time.perf_counter()

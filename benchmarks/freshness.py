@@ -4,7 +4,7 @@
 
 The plain loop is what most scripts do: `while True: ok, frame = capture.read(); detect(frame)`. Both watch the same
 RTSP camera on the loopback (10 frames a second) at the same time, each in a process of its own, with an engine that
-sleeps one and a half frame periods. Every picture carries its number, so that its age counts from when the camera
+sleeps one and a half frame periods. Every image carries its number, so that its age counts from when the camera
 handed it over. Prints JSON: the median age in each minute's last ten seconds.
 """
 

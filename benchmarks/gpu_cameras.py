@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gpu_given import HD, confident, net, opened, picture
+from benchmarks.gpu_given import HD, confident, image, net, opened
 from edgesparse.runtime.detector import Detector
 
 SETUPS = ((1, 1), (4, 1), (4, 4), (16, 1), (16, 4), (16, 16))
@@ -24,7 +24,7 @@ def cameras(work: Path, seconds: float = 2.0) -> dict[str, Any]:
             rings = [[detector.frame_buffer(HD) for _ in range(2)] for _ in range(count)]
             for i, ring in enumerate(rings):
                 for buffer in ring:
-                    buffer[...] = picture(i)
+                    buffer[...] = image(i)
             for rate in (30.0, 0.0):
                 Watched(detector, rings, rate).run(0.3)
                 key = f"{count} cameras, batch {batch}, {'30 a second' if rate else 'as many as go'}"

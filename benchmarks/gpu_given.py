@@ -49,7 +49,7 @@ def _shots() -> tuple[NDArray[np.uint8], ...]:
     return tuple(scene.render()[0].copy() for _ in range(SHOTS))
 
 
-def picture(seed: int = 0) -> NDArray[np.uint8]:
+def image(seed: int = 0) -> NDArray[np.uint8]:
     """A frame of the demo scene, 1920x1080, one of SHOTS: the default detector finds about 13 parts in it."""
     return _shots()[seed % SHOTS]
 
@@ -61,13 +61,13 @@ def opened(of: Net, conf: float | None = None) -> Iterator[Detector]:
 
 
 def confident(of: Net) -> Net:
-    """With the confidence that lets about 40 candidates of a picture through; `parts` keeps its own."""
+    """With the confidence that lets about 40 candidates of an image through; `parts` keeps its own."""
     if of.name == "parts":
         return of
     scores: list[NDArray[np.float32]] = []
     with opened(of, 1e-4) as detector:
         for seed in range(SHOTS):
-            detector.submit([picture(seed)])
+            detector.submit([image(seed)])
             scores.append(detector._ring.collect()[0][0][1])
             detector._boxes.clear()
     best = np.sort(np.concatenate(scores))[::-1]

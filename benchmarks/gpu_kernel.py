@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgesparse.backends.cuda.gpu import Gpu, gpu
 from edgesparse.backends.cuda.graph import Graph
 from edgesparse.backends.cuda.kernels import Kernels, Launch, compiled, kernels
-from edgesparse.backends.cuda.layouts import PICTURE, PICTURES, TAP, input_of, picture_of, taps
+from edgesparse.backends.cuda.layouts import IMAGE, IMAGES, TAP, image_of, input_of, taps
 from edgesparse.backends.cuda.slots import ROWS
 from edgesparse.backends.frames import Pixels, Place
 from edgesparse.config import InputSpec
@@ -95,17 +95,17 @@ class Case:
         self._frame = int(size[0] * size[1] * wide)
         self._blocks: list[Any] = []
         self._stream = card.stream()
-        pictures, all_taps = np.zeros(PICTURES, PICTURE), np.zeros(BATCH * sum(SIZE), TAP)
+        images, all_taps = np.zeros(IMAGES, IMAGE), np.zeros(BATCH * sum(SIZE), TAP)
         end = 0
         for i in range(BATCH):
-            end = picture_of(self.place, pictures[i], end, all_taps)
+            end = image_of(self.place, images[i], end, all_taps)
         self._input, self._taps = self._settled(input_of(InputSpec(size=SIZE))), self._settled(all_taps)
         noise = np.random.default_rng(0).integers(0, 256, self._frame, np.uint8)
-        self._pictures = []
+        self._images = []
         for _ in range(SETS):
             for i in range(BATCH):
-                pictures["data"][i] = self._settled(noise)
-            self._pictures.append(pictures.copy())
+                images["data"][i] = self._settled(noise)
+            self._images.append(images.copy())
         card.driver.Context.synchronize()
         self._outs = [self._memory(moved(self.place, dtype)["written"] * BATCH) for _ in range(SETS)]
 
@@ -118,8 +118,8 @@ class Case:
     def _record(self) -> None:
         grid = (-(-SIZE[1] // 32), -(-SIZE[0] // (8 * self._rows)), BATCH)
         for i in range(REPEATS):
-            picture, out = self._pictures[i % SETS], self._outs[i % SETS]
-            pointers: list[int | NDArray[Any]] = [self._input, picture, self._taps, out]
+            image, out = self._images[i % SETS], self._outs[i % SETS]
+            pointers: list[int | NDArray[Any]] = [self._input, image, self._taps, out]
             Launch(self._use, self._name, grid, (32, 8, 1), pointers)(self._stream.handle)
 
     def _settled(self, values: NDArray[Any]) -> int:

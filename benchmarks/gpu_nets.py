@@ -17,7 +17,7 @@ STAGES = {
     "small": ((16, 1), (32, 1), (64, 1), (64, 1), (64, 1)),
 }
 """Channels and convolutions of each stage, which halves the sides: to 320, 160, 80, 40, 20 pixels. `relu` takes 36
-billion products a picture; `small` next to nothing, and a few seconds to build."""
+billion products an image; `small` next to nothing, and a few seconds to build."""
 
 
 def relu_blocks(path: Path, name: str, batch: int) -> Path:

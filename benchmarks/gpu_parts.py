@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gpu_given import HD, SHOTS, confident, net, opened, picture
+from benchmarks.gpu_given import HD, SHOTS, confident, image, net, opened
 from benchmarks.gpu_kernel import place_of, rows_read
 from benchmarks.gpu_peers import Bare, Common
 from edgesparse.backends.cuda import slots
@@ -47,7 +47,7 @@ def path(name: str, work: Path, frames: int = 10_000, seconds: float = 45.0) -> 
 
     After so many seconds it ends with the frames that there are.
     """
-    shots = [picture(seed) for seed in range(SHOTS)]
+    shots = [image(seed) for seed in range(SHOTS)]
     of = confident(net(name, work))
     say(f"{name}: confidence {of.conf:.3f}")
     bare, common, rows = Bare(of.path), Common(of), len(rows_read(place_of(HD[:2], "bgr", of.spec.input.size)))
@@ -174,7 +174,7 @@ def allocations(name: str, work: Path) -> dict[str, Any]:
     of = confident(net(name, work))
     with opened(of) as detector:
         near = detector.frame_buffer(HD)
-        near[...] = picture()
+        near[...] = image()
         for _ in range(50):
             detector(near)
         free = gpu().free()

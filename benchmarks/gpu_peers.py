@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gpu_given import HD, Net, picture
+from benchmarks.gpu_given import HD, Net, image
 from edgesparse.backends import backend
 from edgesparse.backends.cuda.gpu import gpu
 from edgesparse.backends.cuda.graph import Graph
@@ -25,7 +25,7 @@ class Bare:
         with self._card:
             graph = Graph(stream.handle, self._runner._engine)  # type: ignore[attr-defined]
             self._frame, self._near = self._card.host(HD, "uint8"), self._card.memory(int(np.prod(HD)))
-        self._frame[...] = picture(5)
+        self._frame[...] = image(5)
         self._stream, self._graph = stream, graph
 
     def run(self) -> None:

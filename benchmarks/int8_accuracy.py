@@ -2,7 +2,7 @@
 
     python benchmarks/int8_accuracy.py [--environment FOLDER] [--no-peers] [--ours NAME=FILE.onnx ...] [--save]
 
-All calibrate on the pictures of train and are scored by our evaluate on val, in ONNX Runtime. The peers run in an
+All calibrate on the images of train and are scored by our evaluate on val, in ONNX Runtime. The peers run in an
 environment of their own: made in a temporary folder, or kept in --environment and taken up again. ModelOpt needs
 PyTorch (a build for the CPU will do, gigabytes otherwise); without --environment it is installed with it. With
 --no-peers their rows are those of the last run that was saved; each row has its date.
@@ -29,7 +29,7 @@ from onnx import ModelProto
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import RESULTS, machine, save
-from benchmarks.detectors import YOLOX, pictures
+from benchmarks.detectors import YOLOX, images
 from edgesparse.backends.onnxruntime import OnnxRuntimeBackend
 from edgesparse.int8.calibration import calibrate
 from edgesparse.int8.quantize import QuantizeReport, quantised_tensors, quantize
@@ -77,7 +77,7 @@ def by_peer(
 def by_verb(model: Path, train: Path, out: Path) -> dict[str, Any]:
     """`edgesparse quantize` as a process: seconds and peak resident megabytes; or its last line as `error`."""
     command = [sys.executable, "-m", "edgesparse", "quantize", str(model), "-o", str(out), "--force"]
-    command += ["--pictures", str(train), "--classes", "coco", "--store", str(out.parent / "store")]
+    command += ["--images", str(train), "--classes", "coco", "--store", str(out.parent / "store")]
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, cwd=ROOT)
@@ -97,7 +97,7 @@ def score(path: Path, labels: Labels) -> dict[str, Any]:
 
 
 def int8_share(model: ModelProto) -> float:
-    """Of the convolutions' multiply-accumulates, those whose picture and weights both come from a DequantizeLinear."""
+    """Of the convolutions' multiply-accumulates, those whose image and weights both come from a DequantizeLinear."""
     wiring = Wiring(model.graph)
     macs = {layer.name: layer.macs or 0 for layer in inspect(model).layers if layer.op == "Conv"}
 
@@ -118,7 +118,7 @@ def report_of(model: ModelProto) -> QuantizeReport:
 def by_ranges(model: ModelProto, data: Path, out: Path) -> None:
     """Ours by calibration alone: the best range a tensor, every layer but the head's outputs in INT8."""
     made = calibrate(
-        model, lambda: (picture[None] for picture in np.load(data, mmap_mode="r")), tensors=quantised_tensors(model)
+        model, lambda: (image[None] for image in np.load(data, mmap_mode="r")), tensors=quantised_tensors(model)
     )
     onnx.save(quantize(model, made.scales)[0], str(out))
 
@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--real", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "real")
     parser.add_argument("--environment", type=Path, help="Folder of the peers' environment; made if it is not there.")
     parser.add_argument("--ours", action="append", default=[], metavar="NAME=FILE", help="A file to score too.")
-    parser.add_argument("--pictures", type=int, default=160)
+    parser.add_argument("--images", type=int, default=160)
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--save", action="store_true", help="Write results/int8_accuracy.json.")
     said = parser.parse_args()
@@ -160,8 +160,8 @@ def main() -> None:
     rows: dict[str, dict[str, Any]] = {"FP32": score(source, labels), **(known_peers() if said.no_peers else {})}
     head = [layer.name for layer in report_of(onnx.load(source)).layers if not layer.int8]
     with tempfile.TemporaryDirectory() as folder:
-        data, out = Path(folder, "pictures.npy"), Path(folder, "out.onnx")
-        np.save(data, np.concatenate(list(pictures(said.real / "coco_mini" / "train", said.pictures)())))
+        data, out = Path(folder, "images.npy"), Path(folder, "out.onnx")
+        np.save(data, np.concatenate(list(images(said.real / "coco_mini" / "train", said.images)())))
         python = Path() if said.no_peers else environment(said.environment or Path(folder, "environment"))
         for tool, method, kept in () if said.no_peers else PEERS:
             row = by_peer(python, tool, method, head if kept else (), source, data, out)
@@ -176,7 +176,7 @@ def main() -> None:
         name, _, path = ours.partition("=")
         rows[f"edgesparse, {name}"] = score(Path(path), labels)
     table(rows.items())
-    result = {**machine(), "pictures": said.pictures}
+    result = {**machine(), "images": said.images}
     result["rows"] = {name: {"date": result["date"], **row} for name, row in rows.items()}
     # where the environment and files that were handed in lie is this machine's own affair
     handed = "".join(f" --ours {ours.partition('=')[0]}=..." for ours in said.ours)

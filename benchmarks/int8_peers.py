@@ -1,8 +1,8 @@
 """The peers' side of int8_accuracy.py: quantise one model with one tool, in an environment that has it.
 
-    python int8_peers.py modelopt|onnxruntime METHOD MODEL.onnx PICTURES.npy OUT.onnx [NODE ...]
+    python int8_peers.py modelopt|onnxruntime METHOD MODEL.onnx IMAGES.npy OUT.onnx [NODE ...]
 
-PICTURES: float32 [N, 3, H, W]; each NODE stays float. Prints one JSON line: the tool's version, seconds, peak resident
+IMAGES: float32 [N, 3, H, W]; each NODE stays float. Prints one JSON line: the tool's version, seconds, peak resident
 megabytes. Imports nothing of edgesparse, which that environment need not have.
 """
 
@@ -22,16 +22,16 @@ OPERATORS = ("Add", "AveragePool", "Conv", "ConvTranspose", "Gemm", "GlobalAvera
 then hardly anything is detected."""
 
 STRIDE = 8
-"""Pictures whose tensors ONNX Runtime holds at a time; their number must be a multiple."""
+"""Images whose tensors ONNX Runtime holds at a time; their number must be a multiple."""
 
 
-def by_modelopt(method: str, model: str, pictures: str, out: str, keep: list[str]) -> str:
+def by_modelopt(method: str, model: str, images: str, out: str, keep: list[str]) -> str:
     from modelopt.onnx.quantization import quantize
 
     quantize(
         model,
         quantize_mode="int8",
-        calibration_data=np.load(pictures),
+        calibration_data=np.load(images),
         calibration_method=method,
         calibration_eps=["cpu"],
         nodes_to_exclude=keep,
@@ -41,7 +41,7 @@ def by_modelopt(method: str, model: str, pictures: str, out: str, keep: list[str
     return metadata.version("nvidia-modelopt")
 
 
-def by_onnxruntime(method: str, model: str, pictures: str, out: str, keep: list[str]) -> str:
+def by_onnxruntime(method: str, model: str, images: str, out: str, keep: list[str]) -> str:
     import onnx.version_converter
     import onnxruntime
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
@@ -56,7 +56,7 @@ def by_onnxruntime(method: str, model: str, pictures: str, out: str, keep: list[
         "QDQOpTypePerChannelSupportToAxis": {"Conv": 0, "ConvTranspose": 1},
         "ForceQuantizeNoInputCheck": True,
         "QDQDisableWeightAdjustForInt32Bias": True,
-        # else it holds every tensor of every picture at once
+        # else it holds every tensor of every image at once
         "CalibStridedMinMax": STRIDE,
     }
     raised = out + ".opset13"  # weights have a scale a channel from this opset on
@@ -64,7 +64,7 @@ def by_onnxruntime(method: str, model: str, pictures: str, out: str, keep: list[
     quantize_static(
         raised,
         out,
-        _reader(model, pictures),
+        _reader(model, images),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=list(OPERATORS),
         nodes_to_exclude=keep,
@@ -77,12 +77,12 @@ def by_onnxruntime(method: str, model: str, pictures: str, out: str, keep: list[
     return str(onnxruntime.__version__)
 
 
-def _reader(model: str, pictures: str) -> Any:
+def _reader(model: str, images: str) -> Any:
     import onnxruntime
     from onnxruntime.quantization import CalibrationDataReader
 
     entry = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).get_inputs()[0].name
-    data = np.load(pictures, mmap_mode="r")
+    data = np.load(images, mmap_mode="r")
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has no types
         def __init__(self) -> None:
@@ -102,9 +102,9 @@ def _reader(model: str, pictures: str) -> Any:
 
 
 def main() -> None:
-    tool, method, model, pictures, out, *keep = sys.argv[1:]
+    tool, method, model, images, out, *keep = sys.argv[1:]
     started = time.perf_counter()
-    version = {"modelopt": by_modelopt, "onnxruntime": by_onnxruntime}[tool](method, model, pictures, out, keep)
+    version = {"modelopt": by_modelopt, "onnxruntime": by_onnxruntime}[tool](method, model, images, out, keep)
     seconds = round(time.perf_counter() - started, 1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(json.dumps({"version": version, "seconds": seconds, "peak_rss_mb": peak}))

@@ -20,9 +20,9 @@ def crops(first_seed: int, scenes: int) -> tuple[Floats, NDArray[np.int64]]:
     """Every labelled part of `scenes` stills from `first_seed` on: [n, SIDE * SIDE * 3] in -0.5..0.5, and its class."""
     found, classes = [], []
     for seed in range(first_seed, first_seed + scenes):
-        picture, labels = still(seed, height=480, width=640)
+        image, labels = still(seed, height=480, width=640)
         for (x, y, right, bottom), label in zip(labels.xyxy.astype(int), labels.class_id, strict=True):
-            part = picture[max(y, 0) : bottom + 1, max(x, 0) : right + 1]
+            part = image[max(y, 0) : bottom + 1, max(x, 0) : right + 1]
             found.append(cv2.resize(part, (SIDE, SIDE), interpolation=cv2.INTER_AREA).reshape(-1))
             classes.append(label)
     return np.stack(found).astype(np.float32) / np.float32(255) - np.float32(0.5), np.array(classes, np.int64)

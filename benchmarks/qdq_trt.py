@@ -44,7 +44,7 @@ from edgesparse.config import DetectorSpec
 from edgesparse.errors import EdgeSparseError
 from edgesparse.runtime.agree import compare
 from edgesparse.runtime.detector import Detector
-from edgesparse.runtime.images import Prepared, picture_files, read_picture
+from edgesparse.runtime.images import Prepared, image_files, read_image
 
 Placement = Literal["fuse", "sparse"]
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,7 +60,7 @@ COMPILED = ("distances", "hard_swish", "residual_silu", "silu_chain", "split")
 
 @dataclass(frozen=True)
 class Net:
-    """A float model, how it is fed, and its pictures: to calibrate, to compare."""
+    """A float model, how it is fed, and its images: to calibrate, to compare."""
 
     model: Path
     spec: DetectorSpec
@@ -135,8 +135,8 @@ def make_detector(net: Net, placement: Placement, path: Path) -> None:
     from edgesparse.int8.recover import recover
     from edgesparse.model import load as models
 
-    pictures = Prepared(picture_files(net.calibrate, CALIBRATED_ON), net.spec.input, 1)
-    made = recover(models.load(net.model), pictures, placement=placement)
+    images = Prepared(image_files(net.calibrate, CALIBRATED_ON), net.spec.input, 1)
+    made = recover(models.load(net.model), images, placement=placement)
     models.save(made.quantised, path)
     print(f"{path.name}: {100 * made.report.share:.1f} % of the convolutions' MACs in INT8", file=sys.stderr)
 
@@ -146,11 +146,11 @@ def noise(shape: Sequence[int]) -> list[NDArray[np.float32]]:
 
 
 def raw(runner: Runner, net: Net | None) -> list[list[NDArray[Any]]]:
-    """Every output for each of RAW pictures, or of noise where there is no `net`, as float32."""
+    """Every output for each of RAW images, or of noise where there is no `net`, as float32."""
     buffers = runner.allocate()
     runner.bind(buffers)
     entry = buffers[runner.inputs[0].name]
-    given = Prepared(picture_files(net.compare, RAW), net.spec.input, 1)() if net else noise(entry.shape)
+    given = Prepared(image_files(net.compare, RAW), net.spec.input, 1)() if net else noise(entry.shape)
     found = []
     for one in given:
         entry[...] = one
@@ -187,9 +187,9 @@ def measure(case: Case, said: argparse.Namespace, folder: Path) -> dict[str, Any
         runner.close()
         reference.close()
         return found
-    files = picture_files(case.net.compare, said.count)
+    files = image_files(case.net.compare, said.count)
     with Detector(runner, case.net.spec) as candidate, Detector(reference, case.net.spec) as judge:
-        return {**found, "agreement": compare(judge, candidate, map(read_picture, files)).as_dict()}
+        return {**found, "agreement": compare(judge, candidate, map(read_image, files)).as_dict()}
 
 
 def summary(built: BuildResult) -> dict[str, Any]:
@@ -261,7 +261,7 @@ def main() -> None:
     parser.add_argument("--make", action="store_true", help="Write the files and end.")
     parser.add_argument("--real", type=Path, default=ROOT.parent / "shared" / "real")
     parser.add_argument("--only", nargs="+", choices=(MICRO, "parts_2to4", "parts_dense", "yolox"), help="Groups.")
-    parser.add_argument("--count", type=int, default=50, help="Pictures whose boxes are compared.")
+    parser.add_argument("--count", type=int, default=50, help="Images whose boxes are compared.")
     parser.add_argument("--level", type=int, help="How long TensorRT looks for faster kernels, 0 to 5.")
     parser.add_argument("--limit", type=float, default=600, help="Seconds in all.")
     parser.add_argument("--row-limit", type=int, default=200, help="Seconds for one file.")

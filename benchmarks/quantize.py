@@ -1,8 +1,8 @@
 """What does INT8 cost a detector's score, what does each step bring back, in what time and memory?
 
-    python benchmarks/quantize.py [--case methods steps drop pruned parts] [--pictures 160] [--save]
+    python benchmarks/quantize.py [--case methods steps drop pruned parts] [--images 160] [--save]
 
-YOLOX-nano: calibrated on the pictures of coco_mini/train, scored on coco_mini/val (COCO mAP), all but the head's last
+YOLOX-nano: calibrated on the images of coco_mini/train, scored on coco_mini/val (COCO mAP), all but the head's last
 convolutions in INT8. `methods` sets ranges in each way, on even channels; `steps` adds one step after the other; `drop`
 is what `edgesparse quantize --max-drop 1` does; `pruned` makes half of the eligible MACs 2:4 first (or takes the file
 --pruned, made so), then does the same in both placements; `parts` takes the default detector, dense and 2:4, calibrated
@@ -29,7 +29,7 @@ from onnx import ModelProto
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import RESULTS, machine, save
-from benchmarks.detectors import PARTS, YOLOX, pictures
+from benchmarks.detectors import PARTS, YOLOX, images
 from edgesparse.builder.objects import found as objects
 from edgesparse.builder.scoring import points
 from edgesparse.config import DetectorSpec
@@ -38,7 +38,7 @@ from edgesparse.int8.bias_correction import correct_biases
 from edgesparse.int8.calibration import BEST, calibrate
 from edgesparse.int8.equalise import equalise
 from edgesparse.int8.quantize import quantised_tensors, quantize
-from edgesparse.int8.recover import PICTURES, recover
+from edgesparse.int8.recover import IMAGES, recover
 from edgesparse.int8.thresholds import METHODS
 from edgesparse.model.activations import Batches, spread
 from edgesparse.model.load import load
@@ -72,7 +72,7 @@ def steps(model: ModelProto, data: Batches, score: Score) -> dict[str, Any]:
     for name, made in (("ranges", model), ("even_channels", even)):
         scales = calibrate(made, data, method=METHOD, tensors=quantised_tensors(made), progress=show).scales
         found[name] = score(quantize(made, scales)[0])
-    done = correct_biases(even, scales, spread(data, PICTURES), (), show)
+    done = correct_biases(even, scales, spread(data, IMAGES), (), show)
     found["biases"] = score(quantize(done.model, scales)[0])
     return {name: round(value, 2) for name, value in found.items()}
 
@@ -108,7 +108,7 @@ def pruned(model: ModelProto, data: Batches, score: Score, file: Path | None) ->
 
 
 def parts() -> dict[str, Any]:
-    data = pictures(ROOT / "calib_data", 160, PARTS)
+    data = images(ROOT / "calib_data", 160, PARTS)
     with tempfile.TemporaryDirectory() as folder:
         export(Path(folder, "scenes"), SCENES, SEED)
         labels = Labels(Path(folder, "scenes", "instances.json"))
@@ -132,7 +132,7 @@ def measure(case: str, real: Path, count: int, file: Path | None) -> dict[str, A
     else:
         model = load(real / "models" / "yolox_nano.onnx")
         score = scoring(YOLOX, Labels(real / "coco_mini" / "instances_val.json", real / "coco_mini" / "val"))
-        data = pictures(real / "coco_mini" / "train", count)
+        data = images(real / "coco_mini" / "train", count)
         by: dict[str, Callable[[], dict[str, Any]]] = {
             "methods": lambda: methods(model, data, score),
             "steps": lambda: steps(model, data, score),
@@ -149,23 +149,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real", type=Path, default=ROOT.parent / "shared" / "real")
     parser.add_argument("--case", nargs="+", choices=cases, default=list(cases))
-    parser.add_argument("--pictures", type=int, default=160)
+    parser.add_argument("--images", type=int, default=160)
     parser.add_argument("--pruned", type=Path, help="YOLOX-nano with half of the eligible MACs 2:4.")
     parser.add_argument("--save", action="store_true", help="Write results/quantize.json.")
     parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
     said = parser.parse_args()
     if said.inner:
-        print(json.dumps(measure(said.case[0], said.real, said.pictures, said.pruned)))
+        print(json.dumps(measure(said.case[0], said.real, said.images, said.pruned)))
         return
     path, results = RESULTS / "quantize.json", {}
     for case in said.case:
-        command = [sys.executable, __file__, "--inner", "--pictures", str(said.pictures), "--real", str(said.real)]
+        command = [sys.executable, __file__, "--inner", "--images", str(said.images), "--real", str(said.real)]
         command += ["--pruned", str(said.pruned)] if said.pruned else []
         ran = subprocess.run([*command, "--case", case], check=True, stdout=subprocess.PIPE, text=True)
         results[case] = {
             **machine(),
             "command": f"python benchmarks/quantize.py --case {case} --save",
-            "pictures": said.pictures,
+            "images": said.images,
             **json.loads(ran.stdout.splitlines()[-1]),
         }
     save("quantize", {**(json.loads(path.read_text()) if path.exists() else {}), **results}, said.save)

@@ -2,7 +2,7 @@
 
     python benchmarks/reconstruct.py [--real ../shared/real] [--case all share drop parts crops] [--save]
 
-YOLOX-nano, calibrated on the pictures of coco_mini/train, scored on coco_mini/val (COCO mAP): `all` prunes every
+YOLOX-nano, calibrated on the images of coco_mini/train, scored on coco_mini/val (COCO mAP): `all` prunes every
 eligible layer, `share` half of the eligible MACs, `drop` as much as one point allows. `parts` is the default detector's
 dense network on scenes that its training never saw (COCO mAP), `crops` a small network of Gemm and MatMul, trained
 here, that names the part on a crop of them (accuracy): every eligible layer of both. Each case runs in a process of its
@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import part_classifier
 from benchmarks.common import RESULTS, machine, save
-from benchmarks.detectors import PARTS, YOLOX, pictures
+from benchmarks.detectors import PARTS, YOLOX, images
 from edgesparse.builder.objects import found, reader
 from edgesparse.builder.scoring import points
 from edgesparse.config import DetectorSpec
@@ -61,14 +61,14 @@ class Network:
     """A network with what it is calibrated on and how it is scored, 0..100; `spec` where it is a detector."""
 
     model: ModelProto
-    pictures: Batches
+    images: Batches
     score: Callable[[ModelProto], float]
     spec: DetectorSpec | None
 
 
 def _detector(model: Path, folder: Path, labels: Labels, spec: DetectorSpec, count: int) -> Network:
     score = partial(points, spec=spec, labels=labels, progress=lambda done, total: None)
-    return Network(onnx.load(model), pictures(folder, count, spec), score, spec)
+    return Network(onnx.load(model), images(folder, count, spec), score, spec)
 
 
 def coco(real: Path, folder: Path) -> Network:
@@ -105,9 +105,9 @@ def measure(case: str, real: Path, folder: Path) -> dict[str, Any]:
     started, worked = time.perf_counter(), time.process_time()
     _, report = reconstruct(
         network.model,
-        network.pictures,
+        network.images,
         score=network.score,
-        objects=found(network.model, network.pictures, network.spec) if network.spec else None,
+        objects=found(network.model, network.images, network.spec) if network.spec else None,
         read=reader(network.spec) if network.spec else None,
         progress=lambda what, done, total: print(f"\r{what} {done}/{total}   ", end="", file=sys.stderr),
         **CASES[case],

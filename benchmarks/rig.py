@@ -1,4 +1,4 @@
-"""Cameras that can be made to fail: real video over a real RTSP server, whose pictures carry their number."""
+"""Cameras that can be made to fail: real video over a real RTSP server, whose images carry their number."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _write_number(image: NDArray[np.uint8], number: int) -> None:
 
 
 def read_number(image: NDArray[np.uint8]) -> int:
-    """The number that a picture carries, BGR uint8 [H, W, 3]."""
+    """The number that an image carries, BGR uint8 [H, W, 3]."""
     number = 0
     for bit, square in enumerate(_squares(image)):
         height, width = square.shape[:2]
@@ -96,7 +96,7 @@ class Rig:
         print(state, number, file=self._proxy.stdin, flush=True)
 
     def sent_ns(self, number: int, image: NDArray[np.uint8]) -> int:
-        """When a camera handed this picture over, on the monotonic clock."""
+        """When a camera handed this image over, on the monotonic clock."""
         return int(self._sent[number, read_number(image)])
 
     def __enter__(self) -> Rig:

@@ -2,7 +2,7 @@
 
     python benchmarks/scene.py [--save] [--seconds 5] [--height 480] [--width 640] [--threads N]
 
-Peer: none; the demand is 60 frames a second at 640x480 on two cores, so that a demo never waits for its pictures.
+Peer: none; the demand is 60 frames a second at 640x480 on two cores, so that a demo never waits for its images.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ import sys, time, urllib.request
 number = 0
 while True:
     with urllib.request.urlopen(f"http://127.0.0.1:{sys.argv[1]}/camera/camera.jpg?after={number}") as answer:
-        number = int(answer.headers.get("X-Picture") or number)
+        number = int(answer.headers.get("X-Snapshot") or number)
     time.sleep(0.1)
 """
 HAMMER = """

@@ -2,7 +2,7 @@
 
     python benchmarks/soak.py [--minutes 30] [--cameras 8] [--real ../shared/real] [--out FOLDER] [--save]
 
-Real video over GStreamer's RTSP server on the loopback, 640x360 at 10 frames a second, every picture with its number in
+Real video over GStreamer's RTSP server on the loopback, 640x360 at 10 frames a second, every image with its number in
 it, so that its age counts from when the camera handed it over. One after another the server is killed, cameras freeze,
 fall silent, send garbage, change their size, the network holds packets back, garbles them, cuts connections. In the
 last fifth nothing fails, and the engine is twice too slow for all. The engine is the null backend's: it answers at once
@@ -65,7 +65,7 @@ class Watch:
     def frame(self, camera: CameraStatus, frame: Frame, detections: Detections, row: NDArray[np.int64]) -> float:
         number = int(camera.name.rpartition("-")[2])
         done = frame.time_ns + int(row[7])
-        sent = self._rig.sent_ns(number, frame.image) or frame.time_ns  # a broken picture's number was never sent
+        sent = self._rig.sent_ns(number, frame.image) or frame.time_ns  # a broken image's number was never sent
         self.frames[self.count] = number, done / 1e9, row[7] / 1e9, (done - sent) / 1e9
         self.count += 1
         return 0.0
@@ -199,14 +199,14 @@ def main() -> None:
     said = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
-        result, pictures = soak(said.minutes * 60, said.cameras, said.real, said.videos, Path(folder))
+        result, images = soak(said.minutes * 60, said.cameras, said.real, said.videos, Path(folder))
     text = json.dumps(result, indent=2)
     print(text)
     for place in (said.out, RESULTS if said.save else None):
         if place is not None:
             place.mkdir(parents=True, exist_ok=True)
             (place / "soak.json").write_text(text + "\n")
-            (place / "soak.svg").write_text(pictures)
+            (place / "soak.svg").write_text(images)
     sys.exit(0 if all(result["holds"].values()) else 1)
 
 

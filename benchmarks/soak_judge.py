@@ -107,7 +107,7 @@ def recovery(
     kind: str, failures: Sequence[Failure], frames: NDArray[np.float64], lost: Sequence[Lost]
 ) -> dict[str, Any]:
     """For one kind of failure: how often, how long until it was noticed (what did no harm is not), and from its end
-    until there were detections in a picture that the camera sent since."""
+    until there were detections in an image that the camera sent since."""
     noticed: list[float] = []
     back: list[float] = []
     count = 0
@@ -130,7 +130,7 @@ def spread(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def ages(frames: NDArray[np.float64]) -> dict[str, float]:
-    """Milliseconds from when the camera handed the picture over to its detections, and from when it was captured."""
+    """Milliseconds from when the camera handed the image over to its detections, and from when it was captured."""
     if not len(frames):
         return {"p50_ms": 0.0, "p99_ms": 0.0, "most_ms": 0.0, "captured_p99_ms": 0.0}
     p50, p99 = 1e3 * np.percentile(frames[:, 3], (50, 99))

@@ -1,4 +1,4 @@
-"""The picture of a soak: ages of frames, memory, what failed when; plain SVG."""
+"""The image of a soak: ages of frames, memory, what failed when; plain SVG."""
 
 from __future__ import annotations
 

@@ -215,10 +215,10 @@ def options_of(net: Net, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def candidates(net: Net, folder: Path) -> dict[str, dict[str, Any]]:
     """Writes the ONNX files and the calibration table; the build options of each way."""
-    pictures = np.random.default_rng(1).standard_normal((2, net.channels, net.size, net.size)).astype(np.float32)
+    images = np.random.default_rng(1).standard_normal((2, net.channels, net.size, net.size)).astype(np.float32)
     single = net.model(1)
     tensors = ["x", *(name for node in single.graph.node[:-1] for name in node.output)]
-    seen = stream(single, lambda: iter((pictures[:1], pictures[1:])), tensors)
+    seen = stream(single, lambda: iter((images[:1], images[1:])), tensors)
     ranges = [{name: float(np.abs(values[name]).max()) for name in tensors} for values in seen]
     scales = {name: max(found[name] for found in ranges) / 127 for name in tensors}
     model = net.model(net.batch)

@@ -42,7 +42,7 @@ def main() -> None:
     said = parser.parse_args()
     told = recipe_of(DEMO).model_dump(mode="json")
     told["build"] |= {"backend": said.backend, "candidates": said.candidates.split(",")}
-    told["calibrate"] |= {"pictures": str(CALIBRATION)}
+    told["calibrate"] |= {"images": str(CALIBRATION)}
     recipe, demand = parse(told, "streams"), Demand(said.fps, said.max_age)
     streams, loads = [int(n) for n in said.streams.split(",")], []
     for batch in (int(n) for n in said.batch.split(",")):

@@ -83,7 +83,7 @@ class Camera(Section):
     zones: dict[Annotated[str, AfterValidator(_name)], Zone] = Field(default_factory=dict)
     """Where a box's foot, the middle of its lower edge, must be to count; left out: anywhere."""
     frozen: Annotated[float, Field(ge=0, le=3600)] = 1.5
-    """Seconds after which a picture that did not change by a single bit is an old one; 0: never."""
+    """Seconds after which an image that did not change by a single bit is an old one; 0: never."""
 
     def opens_like(self, other: Camera) -> bool:
         """Whether the same open source serves both."""

@@ -120,31 +120,30 @@ class Build(Section):
 
 
 class Calibrate(Section):
-    """Pictures that INT8 ranges are measured on. Without any, INT8 is built only from a model that carries Q/DQ."""
+    """Images that INT8 ranges are measured on. Without any, INT8 is built only from a model that carries Q/DQ."""
 
-    pictures: Path | None = None
-    """A folder of pictures."""
+    images: Path | None = None
+    """A folder of images."""
     count: Annotated[int, Field(ge=1)] = 160
-    """Most pictures that are used, spread evenly over the folder."""
+    """Most images that are used, spread evenly over the folder."""
 
 
 class Accept(Section):
-    """A build is refused unless it detects this well on labelled pictures."""
+    """A build is refused unless it detects this well on labelled images."""
 
     annotations: Path | None = None
     """COCO JSON."""
     images: Path | None = None
-    """Folder of its pictures; left out: the folder of the annotations."""
+    """Folder of the labelled images; left out: the folder of the annotations. Without `annotations`: images without
+    labels, on which detections are compared with FP32's, which is weaker than a score."""
     reference: Path | None = None
     """ONNX that `max_map_drop` is measured against; left out: the recipe's model as it came."""
     max_map_drop: Annotated[float, Field(ge=0)] | None = None
     """Points of mAP 50-95 (0..100) that the build may lose against the reference."""
     min_map: Annotated[float, Field(ge=0, le=100)] | None = None
     """Points of mAP 50-95 that the build must reach."""
-    pictures: Path | None = None
-    """A folder of pictures without labels, on which detections are compared with FP32's: weaker than a score."""
     min_agreement: Unit = 0.9
-    """Share of FP32's boxes on `pictures` that the build must find too."""
+    """Share of FP32's boxes on images without labels that the build must find too."""
     require_sparse: bool = False
     """Refuse a build whose engine runs no 2:4 kernel, or gains nothing by it."""
 
@@ -195,8 +194,8 @@ Need = Literal["edgesparse", "l4t", "onnxruntime", "tensorrt", "tensorrt-rtx"]
 class Deploy(Section):
     """What a device holds a bundle of this recipe to, before it switches and after."""
 
-    pictures: Path | None = None
-    """A folder of pictures for the self-test; left out: those of `accept`, or of `calibrate`."""
+    images: Path | None = None
+    """A folder of images for the self-test; left out: those of `accept`, or of `calibrate`."""
     count: Annotated[int, Field(ge=1, le=64)] = 8
     """How many of them travel."""
     min_agreement: Unit = 0.7
@@ -225,13 +224,13 @@ class Recipe(Section):
 
     def build_key(self) -> str:
         """sha256 of all that decides what is built: not where the files lie, nor `run` and `deploy`."""
-        paths = {"annotations", "images", "reference", "pictures"}
+        paths = {"annotations", "images", "reference"}
         elsewhere: dict[str, Any] = {
             "run": True,
             "deploy": True,
             "model": True,
             "accept": paths,
-            "calibrate": {"pictures"},
+            "calibrate": {"images"},
         }
         said = self.model_dump(mode="json", exclude=elsewhere)
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
@@ -261,11 +260,10 @@ _PATHS = (
     ("accept", "annotations"),
     ("accept", "images"),
     ("accept", "reference"),
-    ("accept", "pictures"),
-    ("calibrate", "pictures"),
-    ("deploy", "pictures"),
+    ("calibrate", "images"),
+    ("deploy", "images"),
 )
-_FOLDERS = ("accept.images", "accept.pictures", "calibrate.pictures", "deploy.pictures")
+_FOLDERS = ("accept.images", "calibrate.images", "deploy.images")
 
 
 def parse(said: dict[str, Any], where: str) -> Recipe:

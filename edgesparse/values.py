@@ -39,16 +39,16 @@ def version(value: str) -> str:
 
 Version = Annotated[str, AfterValidator(version)]
 Memory = Annotated[int, Field(ge=1_000_000), BeforeValidator(_bytes)]
-MOST_PICTURES = 64
+MOST_IMAGES = 64
 
 
 class Batch(Section):
-    """Pictures at once. With a range, TensorRT's engine takes any size of it and is fastest at `opt`; what can't keep a
+    """Images at once. With a range, TensorRT's engine takes any size of it and is fastest at `opt`; what can't keep a
     batch open is built for `opt`."""
 
     min: Annotated[int, Field(ge=1)] = 1
     opt: Annotated[int, Field(ge=1)]
-    max: Annotated[int, Field(le=MOST_PICTURES)]
+    max: Annotated[int, Field(le=MOST_IMAGES)]
 
     @model_validator(mode="after")
     def _rises(self) -> Batch:
@@ -67,8 +67,8 @@ def _range(value: object) -> object:
         return value
     if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError("a whole number, or a range as {min: 1, opt: 4, max: 8}")
-    if not 1 <= value <= MOST_PICTURES:
-        raise ValueError(f"1 to {MOST_PICTURES}")
+    if not 1 <= value <= MOST_IMAGES:
+        raise ValueError(f"1 to {MOST_IMAGES}")
     return {"min": value, "opt": value, "max": value}
 
 

@@ -1,4 +1,4 @@
-"""What several tests share: the real model, pictures and videos that stand beside a checkout, read by path."""
+"""What several tests share: the real model, images and videos that stand beside a checkout, read by path."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def split() -> ModelProto:
 
 
 def focus() -> ModelProto:
-    """YOLOX's first layer: the picture's four phases side by side."""
+    """YOLOX's first layer: the image's four phases side by side."""
     nodes = []
     for i in range(4):
         start, end = _i64(i // 2, i % 2), _i64(1000, 1000)

@@ -1,4 +1,4 @@
-"""A detector small enough for a test, pictures it knows, and their labels.
+"""A detector small enough for a test, images it knows, and their labels.
 
 It finds squares of 8x8 pixels, red ones and green ones, where they lie on a grid of 8: an average over each cell, one
 convolution that compares the colours, and the cells as boxes, laid out like YOLOv8's output: [batch, 4 + 2, 84].
@@ -123,7 +123,7 @@ def held(path: Path) -> set[str]:
 
 
 def constant(path: Path, outputs: dict[str, NDArray[np.float32]], size: int = SIZE) -> Path:
-    """Write a network that answers every picture with `outputs`."""
+    """Write a network that answers every image with `outputs`."""
     weights = {f"{name}_": value for name, value in outputs.items()} | {"nothing": np.zeros(1, np.float32)}
     nodes = [node("ReduceMax", ["images"], ["most"], keepdims=0), node("Mul", ["most", "nothing"], ["zero"])]
     nodes += [node("Add", ["zero", f"{name}_"], [name]) for name in outputs]
@@ -131,7 +131,7 @@ def constant(path: Path, outputs: dict[str, NDArray[np.float32]], size: int = SI
     return write(path, nodes, weights, [("images", (1, 3, size, size))], shapes)
 
 
-def picture(squares: Sequence[Square], height: int = SIZE, width: int = SIZE) -> NDArray[np.uint8]:
+def image(squares: Sequence[Square], height: int = SIZE, width: int = SIZE) -> NDArray[np.uint8]:
     """BGR, black but for the squares."""
     image = np.zeros((height, width, 3), np.uint8)
     for column, row, label in squares:
@@ -140,13 +140,13 @@ def picture(squares: Sequence[Square], height: int = SIZE, width: int = SIZE) ->
 
 
 def labelled(folder: Path, count: int = 4) -> Path:
-    """Write `count` pictures of squares and their COCO annotations; returns the annotations' path."""
+    """Write `count` images of squares and their COCO annotations; returns the annotations' path."""
     noise = np.random.default_rng(0)
     images, boxes = [], []
     for i in range(count):
         cells = noise.choice(64, 6, replace=False)
         squares = [(int(cell % 8), int(cell // 8), int(noise.integers(2))) for cell in cells]
-        cv2.imwrite(str(folder / f"{i}.png"), picture(squares))
+        cv2.imwrite(str(folder / f"{i}.png"), image(squares))
         images.append({"id": i, "file_name": f"{i}.png", "width": SIZE, "height": SIZE})
         for column, row, label in squares:
             box = [column * 8, row * 8, 8, 8]
@@ -158,7 +158,7 @@ def labelled(folder: Path, count: int = 4) -> Path:
 
 
 def answer(annotations: Path) -> dict[str, list[list[list[float]]]]:
-    """What a network says that finds the squares of the first picture in every picture."""
+    """What a network says that finds the squares of the first image in every image."""
     said = json.loads(annotations.read_text())
     output = np.zeros((1, 6, CELLS), np.float32)
     output[:, :4] = _boxes(0)

@@ -164,7 +164,7 @@ def test_paths_count_from_the_recipes_folder(tmp_path: Path) -> None:
         ("model: ''", "recipe.yaml: model: "),
         ("model: m.onnx\naccept: {annotations: label.json}", "accept.annotations: no file label.json: did you mean"),
         ("model: m.onnx\naccept: {annotations: .}", "accept.annotations: "),
-        ("model: m.onnx\naccept: {images: pictures}", "accept.images: no folder pictures"),
+        ("model: m.onnx\naccept: {images: images}", "accept.images: no folder images"),
         ("model: m.onnx\naccept: {images: m.onnx}", "accept.images: no folder m.onnx"),
         ("model: m.onnx\naccept: {reference: r.onnx}", "accept.reference: no file r.onnx"),
         ("model: m.onnx\nclasses: names.txt", "cannot read names.txt: "),

@@ -68,7 +68,7 @@ class BuildOptions:
     """`threads`: CPU threads, 0 for every core. `simplify`: fold constants and drop what computes nothing.
 
     `precision` is the lowest that layers may run in. INT8 comes from the Q/DQ nodes of the model, or, where it has
-    none, from the calibration table `table`, or from TensorRT's own calibration on `pictures` (a .npy of N x 3 x H x W
+    none, from the calibration table `table`, or from TensorRT's own calibration on `images` (a .npy of N x 3 x H x W
     float32). `sparse` allows 2:4 kernels. `profile`: least, usual and largest batch of a model with an open batch.
     `dla`: the DLA core to build for. `timing_cache`: read, and added to. `detailed`: names every kernel in the plan.
     """
@@ -78,7 +78,7 @@ class BuildOptions:
     precision: Precision = "fp32"
     sparse: bool = False
     table: Path | None = None
-    pictures: Path | None = None
+    images: Path | None = None
     profile: tuple[int, int, int] | None = None
     dla: int | None = None
     limits: Limits = Limits()
@@ -201,7 +201,7 @@ class Backend(ABC):
     suffix: str
     """Ending of the files that `build` writes."""
     takes_bytes: bool = False
-    """Whether pictures are best handed over as uint8, scaled by the graph itself."""
+    """Whether images are best handed over as uint8, scaled by the graph itself."""
     open_batch: bool = False
     """Whether it builds for a range of batches: a model with an open one, and `profile`."""
     native_code: bool = False

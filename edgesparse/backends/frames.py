@@ -27,7 +27,7 @@ Candidates = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
 
 
 class Found(NamedTuple):
-    """Candidates of a picture; `final`: only those that reach their class's confidence, after NMS, the best first."""
+    """Candidates of an image; `final`: only those that reach their class's confidence, after NMS, the best first."""
 
     xyxy: NDArray[np.float32]
     confidence: NDArray[np.float32]
@@ -39,7 +39,7 @@ NOTHING = Found(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(
 
 
 Decode = Callable[[Sequence[NDArray[Any]], int], Candidates]
-"""(raw outputs in the model's order, which picture of the batch) -> Candidates with at least the wanted confidence."""
+"""(raw outputs in the model's order, which image of the batch) -> Candidates with at least the wanted confidence."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ Frame = tuple[NDArray[np.uint8], Place]
 
 @dataclass(frozen=True)
 class Strided:
-    """Where candidate r of a picture has value k of its box and its score for class c, counted in values:
+    """Where candidate r of an image has value k of its box and its score for class c, counted in values:
     `boxes` + r * box_row + k * box_step, `scores` + r * score_row + c * score_step, each in an output.
 
     `kind`: what the four values are: centre and size, corners, or offsets on the grids `levels`, (rows, columns,

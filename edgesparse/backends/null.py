@@ -107,7 +107,7 @@ def _way(options: BuildOptions) -> str:
     """The candidate's name, as far as the options tell."""
     way: str = options.precision
     if way == "int8":
-        way = "int8-table" if options.table else "int8-tensorrt" if options.pictures else "int8-qdq"
+        way = "int8-table" if options.table else "int8-tensorrt" if options.images else "int8-qdq"
     return way + (SPARSE if options.sparse else "")
 
 
@@ -183,7 +183,7 @@ class NullSlot(Slot):
         if any(_sum(frame) != before for frame, before in self._frames):
             raise BuildError("a frame has changed on its way")
         outputs = [self._runner.buffers[spec.name] for spec in self._runner.outputs]
-        return [Found(*self._plan.decode(outputs, picture)) for picture in range(len(self._frames))]
+        return [Found(*self._plan.decode(outputs, image)) for image in range(len(self._frames))]
 
     def close(self) -> None:
         self._frames = []

@@ -43,7 +43,7 @@ def page(title: str, about: str, said: str, loads: Sequence[Load]) -> str:
         f"<title>{escape(title)}</title><style>{_STYLE}</style><h1>{escape(title)}</h1>"
         f'<p class="soft">{escape(about)}</p><p>{escape(said)}.</p>{_plot(loads)}'
         f"<table><tr>{head}</tr>{body}</table>"
-        '<p class="soft">The engine with its copies; pictures are neither prepared nor decoded here.</p></html>\n'
+        '<p class="soft">The engine with its copies; images are neither prepared nor decoded here.</p></html>\n'
     )
 
 

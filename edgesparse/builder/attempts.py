@@ -99,7 +99,7 @@ class Attempts:
             precision=plan.precision,
             sparse=plan.sparse,
             table=self._sources.table() if plan.way == "int8-table" else None,
-            pictures=self._sources.pictures() if plan.way == "int8-tensorrt" else None,
+            images=self._sources.images() if plan.way == "int8-tensorrt" else None,
             profile=(batch.min, batch.opt, batch.max) if batch.open and self._engine.open_batch else None,
             dla=self._recipe.build.dla,
             timing_cache=_timing_cache(self._engine) if self._engine.native_code else None,

@@ -116,15 +116,16 @@ def _keep(work: Path, folder: Path) -> None:
 
 
 def _hashes(recipe: Recipe) -> dict[str, str | None]:
-    labels, reference, pictures = recipe.accept.annotations, recipe.accept.reference, recipe.calibrate.pictures
+    labels, reference, images = recipe.accept.annotations, recipe.accept.reference, recipe.calibrate.images
+    unlabelled = None if labels else recipe.accept.images
     beside = models.files(recipe.model)[1:]
     return {
         "model": sha256(recipe.model),
         "weights": " ".join(sha256(file) for file in beside if file.is_file()) or None,
         "labels": sha256(labels) if labels else None,
         "reference": sha256(reference) if reference else None,
-        "calibration": hash_of(pictures) if pictures else None,
-        "pictures": hash_of(recipe.accept.pictures) if recipe.accept.pictures else None,
+        "calibration": hash_of(images) if images else None,
+        "images": hash_of(unlabelled) if unlabelled else None,
     }
 
 

@@ -78,8 +78,8 @@ def why_not(one: Plan, recipe: Recipe, engine: Backend, prepared: Prepared) -> s
     """Why a candidate cannot be built, in words; None when it can."""
     if prepared.quantised and one.way != "int8-qdq":
         return "the model carries Q/DQ, so it is built as it is: name int8-qdq, or give the float model"
-    if one.precision == "int8" and not prepared.quantised and recipe.calibrate.pictures is None:
-        return "INT8 needs pictures: set calibrate.pictures"
+    if one.precision == "int8" and not prepared.quantised and recipe.calibrate.images is None:
+        return "INT8 needs images: set calibrate.images"
     if one.way not in engine.ways():
         return f"{engine.name} knows only {', '.join(engine.ways())} here"
     if not one.sparse:

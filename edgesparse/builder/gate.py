@@ -1,4 +1,4 @@
-"""Whether a candidate detects well enough: by its score on labelled pictures, or, weaker, by FP32's detections."""
+"""Whether a candidate detects well enough: by its score on labelled images, or, weaker, by FP32's detections."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class Gate:
         if self._labels is not None:
             return {"labels": [str(self._labels.path.absolute()), str(self._labels.folder.absolute())]}
         if self._known is not None:
-            return {"pictures": str(self._known), "run": self._recipe.run.redacted().model_dump_json()}
+            return {"images": str(self._known), "run": self._recipe.run.redacted().model_dump_json()}
         return {}
 
     def prepare(self, prepared: Prepared, folder: Path, progress: Progress) -> None:
         """Score the reference, or note what it detects, where the recipe compares with it."""
         accept = self._accept
-        if (self._labels is None and accept.pictures is None) or (self._labels and accept.max_map_drop is None):
+        if (self._labels is None and accept.images is None) or (self._labels and accept.max_map_drop is None):
             return
         source, path = models.load(accept.reference or self._recipe.model), folder / "reference.onnx"
         models.save(models.fix_shapes(source, self._recipe.build.batch.opt, prepared.spec.input.size), path)
@@ -56,9 +56,9 @@ class Gate:
             if self._labels is not None:
                 found = evaluate(detector, self._labels, step)
                 self._base = Score(map=round(found.map, 2), map50=round(found.map50, 2))
-            elif accept.pictures is not None:
+            elif accept.images is not None:
                 self._known = folder / "reference.json"
-                reference(detector, accept.pictures, self._known, step)
+                reference(detector, accept.images, self._known, step)
 
     def asks_of_int8(self) -> dict[str, Any]:
         """What INT8 is to reach when it is prepared: on `labels` the `least` mAP; nothing where no score is asked for.
@@ -82,8 +82,8 @@ class Gate:
         if score is None or self._labels is None:
             return None
         if accept.min_map is not None and score.map < accept.min_map:
-            pictures = len(self._labels.images)
-            return f"found {score.map:.1f} mAP, needed accept.min_map {accept.min_map:g} on {pictures} pictures"
+            count = len(self._labels.images)
+            return f"found {score.map:.1f} mAP, needed accept.min_map {accept.min_map:g} on {count} images"
         if accept.max_map_drop is None or self._base is None:
             return None
         drop = self._base.map - score.map
@@ -97,7 +97,7 @@ class Gate:
     def words(self, tried: Tried) -> str:
         """How a candidate that passes detects."""
         if (agreed := tried.agreement) is not None:
-            found = f"{100 * agreed.recall:.0f} % of FP32's {agreed.boxes} boxes on {agreed.images} pictures"
+            found = f"{100 * agreed.recall:.0f} % of FP32's {agreed.boxes} boxes on {agreed.images} images"
             return f"finds {found}, which is weaker than a score on labels"
         if tried.score is None:
             return "not scored: accept.annotations is not set"
@@ -125,5 +125,5 @@ def _labels(recipe: Recipe) -> Labels | None:
             raise BackendUnavailable("scoring needs pycocotools: pip install 'edgesparse[eval]'")
         return Labels(accept["annotations"], accept["images"])
     if accept["min_map"] is not None or accept["max_map_drop"] is not None:
-        raise ConfigError("accept: a score is asked for without labelled pictures: set accept.annotations")
+        raise ConfigError("accept: a score is asked for without labelled images: set accept.annotations")
     return None

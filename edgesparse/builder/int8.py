@@ -1,4 +1,4 @@
-"""INT8 from a float model and pictures: made once, written in every form that a candidate may be built from."""
+"""INT8 from a float model and images: made once, written in every form that a candidate may be built from."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from edgesparse.int8.representative import size_warnings
 from edgesparse.model import load as models
 from edgesparse.package.manifest import sha256
 from edgesparse.runtime.evaluate import Labels
-from edgesparse.runtime.images import Prepared, picture_files
+from edgesparse.runtime.images import Prepared, image_files
 from edgesparse.version import VERSION
 
 MADE = 2
@@ -38,24 +38,24 @@ PLACEMENTS: tuple[Placement, ...] = ("fuse", "sparse")
 
 
 def hash_of(folder: Path) -> str:
-    """sha256 over the pictures of a folder."""
+    """sha256 over the images of a folder."""
     digest = hashlib.sha256()
-    for path in picture_files(folder):
+    for path in image_files(folder):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
 
-def write_pictures(path: Path, files: list[Path], spec: InputSpec) -> None:
-    """For TensorRT's own calibration: a .npy of N x 3 x H x W float32, a picture in memory at a time."""
+def write_images(path: Path, files: list[Path], spec: InputSpec) -> None:
+    """For TensorRT's own calibration: a .npy of N x 3 x H x W float32, an image in memory at a time."""
     create: Any = open_memmap  # typed only in later releases of NumPy
     rows = create(path, "w+", np.float32, (len(files), 3, *spec.size))
-    for row, picture in zip(rows, Prepared(files, spec, 1)(), strict=True):
-        row[:] = picture[0]
+    for row, image in zip(rows, Prepared(files, spec, 1)(), strict=True):
+        row[:] = image[0]
     rows.flush()
 
 
 def quantise(job: Job, progress: Progress) -> dict[str, Any]:
-    """The worker's task: INT8 for `onnx` from the pictures of `calibrate`, written into `folder`.
+    """The worker's task: INT8 for `onnx` from the images of `calibrate`, written into `folder`.
 
     `accept` says on which `labels` it must have the `least` mAP: layers stay float for that; empty, all are INT8.
     Returns the paths `fuse` and `sparse` (Q/DQ in either placement), `table` and `even`, the float model that the table
@@ -72,7 +72,7 @@ def quantise(job: Job, progress: Progress) -> dict[str, Any]:
         models.save(written, path)
         said[placement] = str(path)
     kept = sum(not layer.int8 for layer in report.layers)
-    share = f"INT8: {found.pictures} pictures; {100 * report.share:.0f} % of the convolutions' products"
+    share = f"INT8: {found.images} images; {100 * report.share:.0f} % of the convolutions' products"
     notes = [f"INT8: {warning}" for warning in found.warnings]
     return {**said, "notes": [f"{share}{f', {kept} layers stay float' if kept else ''}", *notes]}
 
@@ -84,17 +84,17 @@ class Found:
     model: models.Model
     scales: dict[str, float]
     keep: tuple[str, ...]
-    pictures: int
+    images: int
     warnings: tuple[str, ...]
 
 
 def _recovered(job: Job, progress: Progress) -> Found:
-    """Taken from an earlier build on this device where model, pictures and settings are the same."""
+    """Taken from an earlier build on this device where model, images and settings are the same."""
     wanted, accept = job["calibrate"], job["accept"]
     detector = DetectorSpec.model_validate_json(job["spec"])
     spec = detector.input
     model = models.load(Path(job["onnx"]))
-    files = picture_files(Path(wanted["pictures"]), wanted["count"])
+    files = image_files(Path(wanted["images"]), wanted["count"])
     digest = hashlib.sha256(model.SerializeToString(deterministic=True))
     known = [*map(sha256, files), *(sha256(Path(labels)) for labels in accept.get("labels", ())[:1])]
     for text in (VERSION, str(MADE), detector.model_dump_json(), str(job["batch"]), str(accept.get("least")), *known):
@@ -102,18 +102,18 @@ def _recovered(job: Job, progress: Progress) -> Found:
     kept = state_folder() / "int8" / digest.hexdigest()[:16]
     if (there := _read(kept)) is not None:
         return there
-    pictures = Prepared(files, spec, job["batch"])
+    images = Prepared(files, spec, job["batch"])
     made = recover(
         model,
-        pictures,
+        images,
         score=_score(detector, accept["labels"], progress) if accept else None,
         least=accept.get("least"),
         table=True,
         spec=spec,
         progress=progress,
     )
-    warnings = (*size_warnings(pictures.sizes, spec), *made.report.warnings)
-    found = Found(made.model, dict(made.scales), made.keep, made.report.pictures, warnings)
+    warnings = (*size_warnings(images.sizes, spec), *made.report.warnings)
+    found = Found(made.model, dict(made.scales), made.keep, made.report.images, warnings)
     with suppress(OSError):  # it is only a shortcut
         _write(kept, found)
     return found
@@ -132,7 +132,7 @@ def _read(folder: Path) -> Found | None:
     try:
         said = json.loads((folder / "found.json").read_text())
         model = models.load(folder / "even.onnx")
-        return Found(model, said["scales"], tuple(said["keep"]), said["pictures"], tuple(said["warnings"]))
+        return Found(model, said["scales"], tuple(said["keep"]), said["images"], tuple(said["warnings"]))
     except (OSError, ValueError, KeyError, ModelError):
         return None
 
@@ -144,7 +144,7 @@ def _write(folder: Path, found: Found) -> None:
     try:
         models.save(found.model, part / "even.onnx")
         said: dict[str, Any] = {"scales": found.scales, "keep": found.keep}
-        said |= {"pictures": found.pictures, "warnings": found.warnings}
+        said |= {"images": found.images, "warnings": found.warnings}
         (part / "found.json").write_text(json.dumps(said))
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)

@@ -10,14 +10,14 @@ from typing import Any
 from edgesparse.backends import Backend
 from edgesparse.builder.candidates import Plan
 from edgesparse.builder.child.process import Workers
-from edgesparse.builder.int8 import write_pictures
+from edgesparse.builder.int8 import write_images
 from edgesparse.builder.prepare import Prepared
 from edgesparse.config import Recipe
 from edgesparse.errors import CalibrationError, EdgeSparseError
 from edgesparse.model import load as models
 from edgesparse.model.batch import open_batch
 from edgesparse.model.half import to_half
-from edgesparse.runtime.images import picture_files
+from edgesparse.runtime.images import image_files
 
 
 class Sources:
@@ -62,14 +62,14 @@ class Sources:
         """A calibration table in TensorRT's format."""
         return Path(self._quantised()["table"])
 
-    def pictures(self) -> Path:
-        """Pictures for TensorRT's own calibration."""
-        path = self._folder / "pictures.npy"
+    def images(self) -> Path:
+        """Images for TensorRT's own calibration."""
+        path = self._folder / "images.npy"
         if not path.exists():
             calibrate = self._recipe.calibrate
-            assert calibrate.pictures is not None
-            self._workers.progress("writing pictures for TensorRT's calibration", 0, 0)
-            write_pictures(path, picture_files(calibrate.pictures, calibrate.count), self._prepared.spec.input)
+            assert calibrate.images is not None
+            self._workers.progress("writing images for TensorRT's calibration", 0, 0)
+            write_images(path, image_files(calibrate.images, calibrate.count), self._prepared.spec.input)
         return path
 
     def notes(self) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ class Sources:
                 spec=self._prepared.spec.model_dump_json(),
                 calibrate={
                     "count": calibrate.count,
-                    "pictures": str(calibrate.pictures and calibrate.pictures.absolute()),
+                    "images": str(calibrate.images and calibrate.images.absolute()),
                 },
                 accept=dict(self._accept),
                 batch=self._recipe.build.batch.opt,

@@ -81,7 +81,7 @@ def specify(recipe: Recipe, said: models.ModelInfo, head: str, layout: Layout) -
 
 
 def _sample(runner: Runner) -> list[np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
-    """Outputs for a picture of noise: enough to tell decoded boxes from offsets on a grid."""
+    """Outputs for an image of noise: enough to tell decoded boxes from offsets on a grid."""
     buffers = runner.allocate()
     noise = np.random.default_rng(0)
     for spec in runner.inputs:

@@ -44,25 +44,25 @@ prepare:
 
 build:
   backend: auto          # auto (TensorRT where it works), tensorrt, tensorrt-rtx, onnxruntime
-  batch: 1               # pictures at once; with TensorRT also a range: {{min: 1, opt: 4, max: 8}}
+  batch: 1               # images at once; with TensorRT also a range: {{min: 1, opt: 4, max: 8}}
   threads: 0             # CPU threads; 0 is every core
   candidates: auto       # all that make sense, or some: [fp32, fp16, fp16-2:4, int8-table, int8-qdq-sparse-2:4]
   # memory: 2 GB         # what building may take; left out: what is free, less a reserve
   # time_limit: 1800     # seconds for all of it; what is not built by then is left out
   # level: 3             # how long TensorRT looks for faster kernels, 0 to 5
 
-# INT8 needs pictures like those that the camera will see; a hundred or more.
+# INT8 needs images like those that the camera will see; a hundred or more.
 calibrate:
-  # pictures: calibration_pictures
+  # images: calibration_images
   count: 160             # most that are used, spread over the folder
 
-# Refuse a build that detects worse than this on labelled pictures.
+# Refuse a build that detects worse than this on labelled images.
 accept:
   # annotations: labels/instances.json   # COCO JSON
-  # images: labels/pictures              # where its pictures lie, if not beside it
+  # images: labels/images                # the folder of the images, if not beside the annotations; without
+                                         # annotations, detections are compared with FP32's, which is weaker
   # max_map_drop: 1.0                    # points of mAP 50-95 under the model as it came (or under `reference:`)
   # min_map: 40.0                        # points of mAP 50-95
-  # pictures: some/pictures              # without labels: detections are compared with FP32's, which is weaker
   # min_agreement: 0.9                   # share of boxes that both must find
   # require_sparse: true                 # refuse an engine that gains nothing by 2:4
 

@@ -16,13 +16,13 @@ def demo() -> None:
 
 @demo.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--count", type=click.IntRange(1), default=100, show_default=True, help="How many pictures.")
+@click.option("--count", type=click.IntRange(1), default=100, show_default=True, help="How many images.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="What they are drawn from.")
 @click.option("--size", type=(int, int), default=(480, 640), show_default=True, help="Height and width.")
 @click.option("--moving", is_flag=True, help="Frames of one moving belt, not independent scenes.")
 @click.option("--force", is_flag=True, help="Replace the folder.")
 def export(folder: Path, count: int, seed: int, size: tuple[int, int], moving: bool, force: bool) -> None:
-    """Write pictures of the scene and their labels: FOLDER/images/ and FOLDER/instances.json (COCO)."""
+    """Write images of the scene and their labels: FOLDER/images/ and FOLDER/instances.json (COCO)."""
     from edgesparse.demo.export import export as write
 
     with progress() as advance:
@@ -36,4 +36,4 @@ def export(folder: Path, count: int, seed: int, size: tuple[int, int], moving: b
             force=force,
             progress=lambda done, total: advance("drawing", done, total),
         )
-    complain(f"wrote {count} pictures and instances.json into {folder}")
+    complain(f"wrote {count} images and instances.json into {folder}")

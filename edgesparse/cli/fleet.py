@@ -25,11 +25,11 @@ PATH = click.Path(path_type=Path)
 @click.option("-o", "--output", type=PATH, required=True, help="File to write, as parts.esb.")
 @click.option("--key", type=PATH, required=True, help="NAME.key of 'edgesparse keys new'.")
 @click.option("--version", metavar="N.N", help="Counts up [default: the time of the newest file that goes in].")
-@click.option("--pictures", type=PATH, help="Folder with pictures for the self-test [default: the recipe's].")
+@click.option("--images", type=PATH, help="Folder with images for the self-test [default: the recipe's].")
 @click.option("--force", is_flag=True, help="Overwrite the file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def bundle(
-    target: Path, output: Path, key: Path, version: str | None, pictures: Path | None, force: bool, as_json: bool
+    target: Path, output: Path, key: Path, version: str | None, images: Path | None, force: bool, as_json: bool
 ) -> None:
     """Write one signed file with all that devices make their engine from, out of RECIPE.yaml or MODEL.onnx."""
     from edgesparse.cli.writing import check_free
@@ -38,7 +38,7 @@ def bundle(
     check_free(output, force)
     with progress() as advance:
         private = keys.read_private(key)
-        made = contents.make(target, output, private, version=version, pictures=pictures, progress=advance)
+        made = contents.make(target, output, private, version=version, images=images, progress=advance)
     if as_json:
         emit_json({"file": str(output), **made.model_dump(mode="json")})
         return

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Done = tuple[dict[str, Any], Callable[[], None]]
 """What was done, for JSON, and what prints it for people."""
 PATH = click.Path(path_type=Path)
-RECONSTRUCTS = ("pictures", "data", "share", "max_drop", "device", "state", "html")
+RECONSTRUCTS = ("images", "data", "share", "max_drop", "device", "state", "html")
 
 
 @click.command()
@@ -30,13 +30,13 @@ RECONSTRUCTS = ("pictures", "data", "share", "max_drop", "device", "state", "htm
 @click.option("--method", type=click.Choice(["magnitude", "reconstruct"]), default="magnitude", show_default=True)
 @click.option("--layers", multiple=True, help="This layer, may be repeated; auto: see below [default: all eligible].")
 @click.option("--permute", is_flag=True, help="magnitude: reorder channels first, so that more is kept.")
-@click.option("--pictures", help="reconstruct: folder, glob or video like what the detector will see.")
+@click.option("--images", help="reconstruct: folder, glob or video like what the detector will see.")
 @click.option("--count", type=click.IntRange(1), default=256, show_default=True, help="Use so many of them.")
 @click.option("--share", type=click.FloatRange(0, 1, min_open=True), help="auto: this share of the eligible MACs.")
 @click.option("--max-drop", type=click.FloatRange(0), help="auto: at most so many mAP points of --data lost.")
 @click.option("--device", help="auto: weigh layers by their predicted gain on this board, not by MACs.")
 @click.option("--data", type=PATH, help="COCO JSON, or a folder that holds instances_val.json, to score on.")
-@click.option("--images", type=PATH, help="Folder of its pictures, if not beside it.")
+@click.option("--images", type=PATH, help="Folder of its images, if not beside it.")
 @click.option("--classes", help="'coco', or a file with the class names, for a model that names none.")
 @click.option("--store", type=PATH, default="engines", show_default=True)
 @click.option("--state", type=PATH, help="reconstruct: folder to keep work in; repeated, the call goes on from there.")
@@ -46,7 +46,7 @@ RECONSTRUCTS = ("pictures", "data", "share", "max_drop", "device", "state", "htm
 def prune(model: Path, output: Path, method: str, force: bool, as_json: bool, **options: Any) -> None:
     """Make MODEL.onnx 2:4: of each four consecutive input channels two stay.
 
-    magnitude keeps the largest, in seconds, and needs training afterwards. reconstruct needs no training but pictures:
+    magnitude keeps the largest, in seconds, and needs training afterwards. reconstruct needs no training but images:
     it refits each layer to what it put out before. With --layers auto, implied by --share, --max-drop and --device, it
     prunes the layers that change the outputs least for what they save: as many as cost one point of --data, unless
     --share or --max-drop say otherwise.
@@ -55,8 +55,8 @@ def prune(model: Path, output: Path, method: str, force: bool, as_json: bool, **
     given += ["--layers auto"] if "auto" in options["layers"] else []
     if method == "magnitude" and given:
         raise click.UsageError(f"{given[0]} is for --method reconstruct")
-    if method == "reconstruct" and options["pictures"] is None:
-        raise click.UsageError("--method reconstruct needs --pictures: a folder like what the detector will see")
+    if method == "reconstruct" and options["images"] is None:
+        raise click.UsageError("--method reconstruct needs --images: a folder like what the detector will see")
     check_free(output, force)
     check_free(options["html"], force)
     with progress() as advance:
@@ -97,16 +97,16 @@ def _reconstruct(model: Path, output: Path, advance: Progress, **options: Any) -
     loaded = load(model)
     labels = Labels(annotation_file(options["data"]), options["images"]) if options["data"] else None
     spec = ready(model, options["store"], classes=options["classes"], progress=advance).manifest.detector
-    pictures = Batches(options["pictures"], spec.input, options["count"])
+    images = Batches(options["images"], spec.input, options["count"])
     made, report = reconstruct(
         loaded,
-        pictures,
+        images,
         layers=layers,
         score=partial(points, spec=spec, labels=labels, progress=partial(advance, "scoring")) if labels else None,
         max_drop=options["max_drop"],
         share=options["share"],
         gains=_gains(loaded, spec, options["device"]) if options["device"] else None,
-        objects=found(loaded, pictures, spec),
+        objects=found(loaded, images, spec),
         read=reader(spec),
         progress=advance,
         state_dir=options["state"],

@@ -27,13 +27,13 @@ METHODS = ("best", "entropy", "percentile", "mse", "max")
 @click.command()
 @click.argument("model", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="File to write.")
-@click.option("--pictures", required=True, help="Folder, glob or video like what the detector will see.")
+@click.option("--images", required=True, help="Folder, glob or video like what the detector will see.")
 @click.option("--count", type=click.IntRange(1), default=160, show_default=True, help="Use so many of them.")
 @click.option("--placement", type=click.Choice(["fuse", "sparse"]), default="fuse", show_default=True)
 @click.option("--method", type=click.Choice(METHODS), default="mse", show_default=True, help="How ranges are set.")
 @click.option("--max-drop", type=click.FloatRange(0), help="Keep layers float until at most so many points are lost.")
 @click.option("--data", type=PATH, help="COCO JSON, or a folder that holds instances_val.json, to score on.")
-@click.option("--images", type=PATH, help="Folder of its pictures, if not beside it.")
+@click.option("--images", type=PATH, help="Folder of its images, if not beside it.")
 @click.option("--keep", multiple=True, help="This layer stays float; may be repeated.")
 @click.option("--calibration", type=PATH, help="Reuse this file where it fits, else write it.")
 @click.option("--from-table", type=PATH, help="Take the ranges from TensorRT's calibration table of this model.")
@@ -44,7 +44,7 @@ METHODS = ("best", "entropy", "percentile", "mse", "max")
 @click.option("--force", is_flag=True, help="Overwrite the files.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def quantize(model: Path, output: Path, cache: Path | None, force: bool, as_json: bool, **options: Any) -> None:
-    """Write MODEL.onnx with Q/DQ for INT8, its ranges and biases set by pictures.
+    """Write MODEL.onnx with Q/DQ for INT8, its ranges and biases set by images.
 
     Placement fuse puts Q/DQ behind the activations; sparse also right behind each layer that is 2:4, where TensorRT's
     sparse INT8 kernels need it. With --max-drop, the layers that cost most for their work stay float, as few as it
@@ -52,7 +52,7 @@ def quantize(model: Path, output: Path, cache: Path | None, force: bool, as_json
     written beside it, TABLE.onnx, not to MODEL.onnx.
     """
     if options["max_drop"] is not None and options["data"] is None:
-        raise click.UsageError("--max-drop needs --data: labelled pictures to score on")
+        raise click.UsageError("--max-drop needs --data: labelled images to score on")
     if options["from_table"] is not None and options["calibration"] is not None:
         raise click.UsageError("--from-table and --calibration: ranges come from one of them")
     owner = cache.with_name(f"{cache.name}.onnx") if cache else None
@@ -89,10 +89,10 @@ def _recovered(model: Path, table: bool, advance: Progress, **options: Any) -> t
     loaded = load(model)
     labels = Labels(annotation_file(options["data"]), options["images"]) if options["data"] else None
     spec = ready(model, options["store"], classes=options["classes"], progress=advance).manifest.detector
-    pictures = Batches(options["pictures"], spec.input, options["count"])
+    images = Batches(options["images"], spec.input, options["count"])
     done = recover(
         loaded,
-        pictures,
+        images,
         method=options["method"],
         placement=options["placement"],
         keep=options["keep"],
@@ -104,8 +104,8 @@ def _recovered(model: Path, table: bool, advance: Progress, **options: Any) -> t
         saved=options["calibration"],
         progress=advance,
     )
-    warnings = (*size_warnings(pictures.sizes, spec.input), *done.report.warnings)
-    return replace(done, report=replace(done.report, warnings=warnings)), pictures
+    warnings = (*size_warnings(images.sizes, spec.input), *done.report.warnings)
+    return replace(done, report=replace(done.report, warnings=warnings)), images
 
 
 def _scales(path: Path | None) -> dict[str, float] | None:
@@ -122,7 +122,7 @@ def _scales(path: Path | None) -> dict[str, float] | None:
 
 
 def _save_checked(model: Any, batches: Batches, path: Path) -> None:
-    """Save, read back, and run on a picture. Raises ModelError where ONNX Runtime cannot, or puts out no numbers."""
+    """Save, read back, and run on an image. Raises ModelError where ONNX Runtime cannot, or puts out no numbers."""
     import numpy as np
 
     from edgesparse.model.activations import stream
@@ -153,7 +153,7 @@ def _write_calibration(done: Recovered, path: Path | None, force: bool) -> list[
         return []
     if path.exists() and not force:
         if Calibration.load(path).key != done.calibration.key:
-            complain(f"warning: {path} is of another model, pictures or settings: not used, and kept without --force")
+            complain(f"warning: {path} is of another model, images or settings: not used, and kept without --force")
         return []
     write(path, done.calibration.save)
     return [path]

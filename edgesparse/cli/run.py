@@ -17,7 +17,7 @@ from edgesparse.errors import BackendUnavailable
 
 PATH = click.Path(path_type=Path)
 _SETTINGS = ("conf", "iou", "max_det", "classes", "tracking")
-_OUTPUTS = ("jsonl", "txt", "coco", "video", "pictures", "show", "force")
+_OUTPUTS = ("jsonl", "txt", "coco", "video", "save_images", "show", "force")
 
 
 @click.command()
@@ -39,7 +39,7 @@ _OUTPUTS = ("jsonl", "txt", "coco", "video", "pictures", "show", "force")
 @click.option("--txt", type=PATH, help="Folder for YOLO text files.")
 @click.option("--coco", type=PATH, help="COCO JSON.")
 @click.option("--video", type=PATH, help="Annotated video, .mp4 or .avi.")
-@click.option("--pictures", type=PATH, help="Folder for annotated pictures.")
+@click.option("--save-images", type=PATH, help="Folder for annotated images.")
 @click.option("--show", is_flag=True, help="A window; q closes it.")
 @click.option("--service", is_flag=True, help="Day and night: systemd, web page, metrics, MQTT; SIGHUP reloads.")
 @click.option("--settings", type=PATH, help="With --service: this device's cameras and outputs, a YAML file.")

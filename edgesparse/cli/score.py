@@ -19,12 +19,12 @@ MOST = 64
 @click.command()
 @click.argument("target", type=TARGET)
 @click.option("--data", type=TARGET, required=True, help="COCO JSON, or a folder that holds instances_val.json.")
-@click.option("--images", type=TARGET, help="Folder of its pictures, if not beside it.")
+@click.option("--images", type=TARGET, help="Folder of its images, if not beside it.")
 @click.option("--classes", help="'coco', or a file with the class names, for a model that names none.")
 @click.option("--store", type=TARGET, default="engines", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate(target: Path, data: Path, images: Path | None, classes: str | None, store: Path, as_json: bool) -> None:
-    """COCO mAP of a package, RECIPE.yaml or MODEL.onnx on labelled pictures (conf 0.001, NMS 0.65, 300 boxes)."""
+    """COCO mAP of a package, RECIPE.yaml or MODEL.onnx on labelled images (conf 0.001, NMS 0.65, 300 boxes)."""
     from edgesparse.builder.targets import open_detector, ready
     from edgesparse.runtime.evaluate import SCORING, Labels
     from edgesparse.runtime.evaluate import evaluate as score
@@ -38,7 +38,7 @@ def evaluate(target: Path, data: Path, images: Path | None, classes: str | None,
         emit_json(asdict(found))
         return
     rows = [(c.name, c.boxes, c.map, c.map50) for c in sorted(found.classes, key=lambda c: -c.map)]
-    table(f"{package.manifest.model} on {found.images} pictures", ("class", "boxes", "mAP", "mAP50"), rows, numbers=3)
+    table(f"{package.manifest.model} on {found.images} images", ("class", "boxes", "mAP", "mAP50"), rows, numbers=3)
     click.echo(
         f"mAP {found.map:.1f}  mAP50 {found.map50:.1f}  mAP75 {found.map75:.1f}  "
         f"small {found.small:.1f}  medium {found.medium:.1f}  large {found.large:.1f}"

@@ -1,4 +1,4 @@
-"""The conveyor: a belt with weave, wear, scratches, stains and swarf as one picture that repeats along x; its rails."""
+"""The conveyor: a belt with weave, wear, scratches, stains and swarf as one image that repeats along x; its rails."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _SLACK = 61  # how far the noise can be shifted
 @dataclass
 class Camera:
     """`gain` uint8 [H,W,3], _ONE is neutral. `shutter`: share of a frame's time that it is open. `noise`: 1 to 5, the
-    deviation in grey levels. `rails`: uint8 [r,W,3] at the top and the bottom of the picture, r may be 0."""
+    deviation in grey levels. `rails`: uint8 [r,W,3] at the top and the bottom of the image, r may be 0."""
 
     gain: Bytes
     exposure: float

@@ -1,4 +1,4 @@
-"""Stills of the scene as a data set: pictures and COCO JSON."""
+"""Stills of the scene as a data set: images and COCO JSON."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def export(
     *,
     height: int = 480,
     width: int = 640,
-    picture: str = "jpg",
+    kind: str = "jpg",
     moving: bool = False,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -38,14 +38,14 @@ def export(
     They go to `folder`/images/000000.jpg ... and their labels to `folder`/instances.json: COCO boxes (x, y, width,
     height in pixels; area: the box's), category ids in the order of CLASSES, file names as they are in images/.
 
-    `picture`: "jpg" (quality 95) or "png". `progress(done, count)` is called after each picture. The folder appears
-    whole or not at all. Raises ConfigError for a count below one, another kind of picture, or a folder that is not
+    `kind`: "jpg" (quality 95) or "png". `progress(done, count)` is called after each image. The folder appears
+    whole or not at all. Raises ConfigError for a count below one, another kind of image, or a folder that is not
     empty unless `force` lets it be replaced; SinkError where a file cannot be written.
     """
     if count < 1:
-        raise ConfigError(f"{count} pictures asked for; ask for at least 1")
-    if picture not in ("jpg", "png"):
-        raise ConfigError(f"pictures of kind {picture!r} asked for; choose jpg or png")
+        raise ConfigError(f"{count} images asked for; ask for at least 1")
+    if kind not in ("jpg", "png"):
+        raise ConfigError(f"images of kind {kind!r} asked for; choose jpg or png")
     folder = Path(folder).resolve()
     if folder.exists() and not force and not (folder.is_dir() and not any(folder.iterdir())):
         raise ConfigError(f"{folder} is there and not empty; name another folder, or pass --force to replace it")
@@ -55,7 +55,7 @@ def export(
             whole = Path(temporary) / "new"
             (whole / "images").mkdir(parents=True)
             frames = _moving(seed, (height, width)) if moving else _stills(seed, (height, width))
-            dataset = _write_pictures(whole, islice(frames, count), count, picture, progress)
+            dataset = _write_images(whole, islice(frames, count), count, kind, progress)
             dataset["info"] = {"seed": seed, "moving": moving}
             (whole / "instances.json").write_text(json.dumps(dataset) + "\n", encoding="utf-8")
             _swap(whole, folder, Path(temporary) / "old")
@@ -65,20 +65,20 @@ def export(
         ) from error
 
 
-def _write_pictures(
+def _write_images(
     folder: Path,
     frames: Iterator[tuple[Image, Labels]],
     count: int,
-    picture: str,
+    kind: str,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for index, (frame, labels) in enumerate(frames):
-        name = f"{index:06d}.{picture}"
-        settings = [cv2.IMWRITE_JPEG_QUALITY, QUALITY] if picture == "jpg" else []
+        name = f"{index:06d}.{kind}"
+        settings = [cv2.IMWRITE_JPEG_QUALITY, QUALITY] if kind == "jpg" else []
         if not cv2.imwrite(str(folder / "images" / name), frame, settings):
-            raise OSError("OpenCV could not write a picture")
+            raise OSError("OpenCV could not write an image")
         images.append({"id": index, "file_name": name, "height": frame.shape[0], "width": frame.shape[1]})
         annotations += _annotations(labels, index, len(annotations))
         if progress is not None:

@@ -1,8 +1,8 @@
 """One light over the belt: what a metal reflects towards the camera for every direction of its surface.
 
 A metal shows its surroundings. The camera looks straight down, so what a point reflects depends on its normal
-alone, and a picture indexed by the normal (a "matcap", Sloan et al., The Lit Sphere, 2001) holds all of it. Turning
-a part turns its normals, never the picture: highlights keep facing the light.
+alone, and an image indexed by the normal (a "matcap", Sloan et al., The Lit Sphere, 2001) holds all of it. Turning
+a part turns its normals, never the image: highlights keep facing the light.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A conveyor belt with metal parts that draws itself, exactly labelled; the same pictures for the same seed.
+"""A conveyor belt with metal parts that draws itself, exactly labelled; the same images for the same seed.
 
-The belt is one long picture: a part is drawn onto it once, before it comes into view, and a frame is a window of it
+The belt is one long image: a part is drawn onto it once, before it comes into view, and a frame is a window of it
 with the camera's own marks (motion blur, vignette, exposure, noise). All that decides a pixel is integer arithmetic,
 or float arithmetic that IEEE 754 rounds exactly, so neither threads nor SIMD change a bit.
 
@@ -125,7 +125,7 @@ class Scene:
         self._slot = width / SLOTS
         lead = 2 * self._reach + math.ceil(self._slot)
         self._belt = np.empty((height, lead + 2 * width + lead, 3), np.uint8)
-        self._left = 0  # where on the endless belt the picture begins; a part's x and the offset count from there too
+        self._left = 0  # where on the endless belt the image begins; a part's x and the offset count from there too
         self._offset = lead
         self._end = math.inf if moves else lead + width  # from here on nothing will ever be seen
         self._filled = 0  # slots
@@ -152,7 +152,7 @@ class Scene:
         return Labels(xyxy, np.array([class_id for _, class_id in seen], np.int64))
 
     def _wash(self, start: int) -> None:
-        """Bare belt from column `start` of the picture on."""
+        """Bare belt from column `start` of the image on."""
         period = self._tile.shape[1]
         while start < self._belt.shape[1]:
             at = (self._left + start) % period
@@ -161,7 +161,7 @@ class Scene:
             start += run
 
     def _fill(self) -> None:
-        """Lay parts up to where they cannot be seen yet; move the picture along when its end is near."""
+        """Lay parts up to where they cannot be seen yet; move the image along when its end is near."""
         right = self._offset + self._width + self._reach
         while self._filled * self._slot < right:
             if self._filled * self._slot + self._slot + self._reach > self._left + self._belt.shape[1]:

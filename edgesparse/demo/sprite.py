@@ -1,4 +1,4 @@
-"""One part as it lies on the belt: turned, lit, scaled, with its shadow; and how it is laid onto a picture."""
+"""One part as it lies on the belt: turned, lit, scaled, with its shadow; and how it is laid onto an image."""
 
 from __future__ import annotations
 

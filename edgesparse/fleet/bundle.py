@@ -117,9 +117,7 @@ def write(out: BinaryIO, manifest: Manifest, key: PrivateKey, files: Mapping[str
     ConfigError where a file is not as the manifest says."""
     signed = manifest.model_dump_json(indent=1).encode()
     if len(signed) > MOST_MANIFEST:
-        raise ConfigError(
-            f"{len(manifest.files)} files are too many for a bundle: calibrate and score on fewer pictures"
-        )
+        raise ConfigError(f"{len(manifest.files)} files are too many for a bundle: calibrate and score on fewer images")
     for name, data in ((MANIFEST, signed), (SIGNATURE, key.sign(signed))):
         out.write(_header(name, len(data)) + data + bytes(-len(data) % BLOCK))
     for file in manifest.files:

@@ -26,7 +26,7 @@ from edgesparse.model import load as models
 from edgesparse.package.manifest import sha256
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.evaluate import Labels
-from edgesparse.runtime.images import picture_files
+from edgesparse.runtime.images import image_files
 from edgesparse.version import VERSION
 from edgesparse.wording import redact
 
@@ -41,19 +41,19 @@ def make(
     key: PrivateKey,
     *,
     version: str | None = None,
-    pictures: Path | None = None,
+    images: Path | None = None,
     progress: Progress = quiet,
 ) -> Manifest:
     """Write the bundle of a recipe or model: the same bytes for the same contents, key and version.
 
-    `version` counts up; left out, it is the time of the newest file that goes in (or SOURCE_DATE_EPOCH). `pictures`
-    replaces the recipe's `deploy.pictures`. Raises ConfigError, ModelError, SignatureError; `out` is written whole or
+    `version` counts up; left out, it is the time of the newest file that goes in (or SOURCE_DATE_EPOCH). `images`
+    replaces the recipe's `deploy.images`. Raises ConfigError, ModelError, SignatureError; `out` is written whole or
     not at all.
     """
     recipe = recipe_of(target)
     _hold_secrets(recipe, target)
     with tempfile.TemporaryDirectory(prefix="edgesparse-bundle-") as folder:
-        files = _Contents(recipe, Path(folder), pictures, progress).files
+        files = _Contents(recipe, Path(folder), images, progress).files
         used = [path for path in files.values() if Path(folder) not in path.parents]
         manifest = _manifest(recipe, files, [*used, *([target] if target.is_file() else [])], key, version)
         progress("writing the bundle", 0, 0)
@@ -80,9 +80,7 @@ def _manifest(
         values.version(version)
     except ValueError as error:
         raise ConfigError(f"--version: found '{version}', needed {error}") from None
-    deploy = recipe.deploy.model_copy(
-        update={"pictures": None, "needs": {"edgesparse": VERSION, **recipe.deploy.needs}}
-    )
+    deploy = recipe.deploy.model_copy(update={"images": None, "needs": {"edgesparse": VERSION, **recipe.deploy.needs}})
     return Manifest(
         name=recipe.model.stem,
         version=version,
@@ -112,18 +110,18 @@ def _write(out: Path, manifest: Manifest, key: PrivateKey, files: dict[str, Path
 class _Contents:
     """`files`: where each file of a bundle lies now, by its name in there. What is made for it is made in `folder`."""
 
-    def __init__(self, recipe: Recipe, folder: Path, pictures: Path | None, progress: Progress) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, images: Path | None, progress: Progress) -> None:
         self.files: dict[str, Path] = {}
         self._folder = folder
         said = recipe.model_dump(mode="json", exclude_none=True)
         said["model"] = self._model(recipe.model, "model")
-        if recipe.calibrate.pictures is not None:
-            chosen = picture_files(recipe.calibrate.pictures, recipe.calibrate.count)
-            said["calibrate"]["pictures"] = self._pictures("calibration", chosen)
+        if recipe.calibrate.images is not None:
+            chosen = image_files(recipe.calibrate.images, recipe.calibrate.count)
+            said["calibrate"]["images"] = self._images("calibration", chosen)
         said["accept"] |= self._accept(recipe)
-        said["deploy"].pop("pictures", None)
+        said["deploy"].pop("images", None)
         progress("finding what the self-test expects", 0, 0)
-        self._selftest(recipe, _for_selftest(recipe, pictures))
+        self._selftest(recipe, _for_selftest(recipe, images))
         text = yaml.safe_dump(said, sort_keys=True, allow_unicode=True)
         self._made(RECIPE).write_text(text)
 
@@ -133,9 +131,9 @@ class _Contents:
             self._add(f"{folder}/{file.relative_to(path.parent)}", file)
         return f"{folder}/{path.name}"
 
-    def _pictures(self, folder: str, pictures: Sequence[Path]) -> str:
-        for number, picture in enumerate(pictures):
-            self._add(f"{folder}/{number:05d}{picture.suffix.lower()}", picture)
+    def _images(self, folder: str, images: Sequence[Path]) -> str:
+        for number, image in enumerate(images):
+            self._add(f"{folder}/{number:05d}{image.suffix.lower()}", image)
         return folder
 
     def _accept(self, recipe: Recipe) -> dict[str, Any]:
@@ -144,24 +142,24 @@ class _Contents:
             labels = Labels(accept.annotations, accept.images)
             self._add("labels/annotations.json", accept.annotations)
             for image in labels.images:
-                self._add(f"labels/pictures/{image['file_name']}", labels.folder / image["file_name"])
-            said = {"annotations": "labels/annotations.json", "images": "labels/pictures"}
+                self._add(f"labels/images/{image['file_name']}", labels.folder / image["file_name"])
+            said = {"annotations": "labels/annotations.json", "images": "labels/images"}
         if accept.reference is not None:
             said["reference"] = self._model(accept.reference, "reference")
-        if accept.pictures is not None:
-            said["pictures"] = self._pictures("accept", picture_files(accept.pictures))
+        if accept.annotations is None and accept.images is not None:
+            said["images"] = self._images("accept", image_files(accept.images))
         return said
 
-    def _selftest(self, recipe: Recipe, pictures: Sequence[Path]) -> None:
-        """What the model as it came finds with ONNX Runtime on these pictures is what a device is held against."""
-        self._pictures(SELFTEST, pictures)
+    def _selftest(self, recipe: Recipe, images: Sequence[Path]) -> None:
+        """What the model as it came finds with ONNX Runtime on these images is what a device is held against."""
+        self._images(SELFTEST, images)
         names = [name.rpartition("/")[2] for name in self.files if name.startswith(f"{SELFTEST}/")]
         work = self._folder / "work"
         work.mkdir()
         prepared = prepare(recipe, work)
         runner = backend("onnxruntime").load(prepared.simplified, recipe.build.threads)
         with Detector(runner, prepared.spec, recipe.run) as detector:
-            expected.write(self._made(f"{SELFTEST}/{expected.FILE}"), detector, pictures, names)
+            expected.write(self._made(f"{SELFTEST}/{expected.FILE}"), detector, images, names)
 
     def _add(self, name: str, path: Path) -> None:
         try:
@@ -182,18 +180,18 @@ class _Contents:
 
 
 def _for_selftest(recipe: Recipe, said: Path | None) -> list[Path]:
-    """Some pictures from the best source that the recipe has. Raises ConfigError where there is none."""
+    """Some images from the best source that the recipe has. Raises ConfigError where there is none."""
     accept, deploy = recipe.accept, recipe.deploy
-    folder = said or deploy.pictures
+    folder = said or deploy.images
     if folder is None and accept.annotations is not None:
         labels = Labels(accept.annotations, accept.images)
         labelled = {box["image_id"] for box in labels.boxes}
         found = [labels.folder / image["file_name"] for image in labels.images if image["id"] in labelled]
         count = min(deploy.count, len(found))
         return [found[i * len(found) // count] for i in range(count)]
-    folder = folder or accept.pictures or recipe.calibrate.pictures
+    folder = folder or accept.images or recipe.calibrate.images
     if folder is None:
-        raise ConfigError("no pictures for the self-test: pass --pictures FOLDER, or set deploy.pictures in the recipe")
+        raise ConfigError("no images for the self-test: pass --images FOLDER, or set deploy.images in the recipe")
     if not folder.is_dir():
-        raise ConfigError(f"no folder {folder} with pictures for the self-test")
-    return picture_files(folder, deploy.count)
+        raise ConfigError(f"no folder {folder} with images for the self-test")
+    return image_files(folder, deploy.count)

@@ -1,4 +1,4 @@
-"""The self-test: what the reference finds on a few pictures travels in the bundle; the engine is held against it."""
+"""The self-test: what the reference finds on a few images travels in the bundle; the engine is held against it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edgesparse.package.store import Package
 from edgesparse.runtime.agree import agreement
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
-from edgesparse.runtime.images import read_picture
+from edgesparse.runtime.images import read_image
 
 FILE = "expected.json"
 TIMED = 20
@@ -29,7 +29,7 @@ TIMED = 20
 class SelfTest:
     """What an engine came to: shares 0..1 as Agreement has them, median milliseconds from frame to detections."""
 
-    pictures: int
+    images: int
     boxes: int
     recall: float
     precision: float
@@ -52,16 +52,16 @@ class SelfTest:
         return {name: round(value, 4) for name, value in asdict(self).items()}
 
 
-def write(path: Path, detector: Detector, pictures: Sequence[Path], names: Sequence[str]) -> int:
-    """Write what `detector` finds on `pictures`, which travel as `names`; returns how many boxes that is.
+def write(path: Path, detector: Detector, images: Sequence[Path], names: Sequence[str]) -> int:
+    """Write what `detector` finds on `images`, which travel as `names`; returns how many boxes that is.
 
     Raises ConfigError when it finds nothing: a self-test on that could not fail.
     """
-    found = {name: detector(read_picture(picture)) for name, picture in zip(names, pictures, strict=True)}
+    found = {name: detector(read_image(image)) for name, image in zip(names, images, strict=True)}
     boxes = sum(map(len, found.values()))
     if not boxes:
         raise ConfigError(
-            f"the model finds nothing on the {len(found)} pictures of the self-test: set deploy.pictures to a folder "
+            f"the model finds nothing on the {len(found)} images of the self-test: set deploy.images to a folder "
             "with objects in them"
         )
     path.write_text(json.dumps({name: _rows(one) for name, one in found.items()}, indent=1))
@@ -69,18 +69,18 @@ def write(path: Path, detector: Detector, pictures: Sequence[Path], names: Seque
 
 
 def run(folder: Path, package: Package, recipe: Recipe) -> SelfTest:
-    """Run a verified package on the pictures beside `folder`/expected.json. Raises BuildError when it cannot run,
+    """Run a verified package on the images beside `folder`/expected.json. Raises BuildError when it cannot run,
     DeployError when it runs only as its fallback."""
     expected = json.loads((folder / FILE).read_text())
-    pictures = {name: read_picture(folder / name) for name in expected}
+    images = {name: read_image(folder / name) for name in expected}
     with open_detector(package, recipe.run) as detector:
         if detector.notice:
             raise DeployError(f"the engine cannot be loaded: {detector.notice}")
-        found = [(_detections(rows), detector(pictures[name])) for name, rows in expected.items()]
+        found = [(_detections(rows), detector(images[name])) for name, rows in expected.items()]
         times = []
-        for i in range(max(TIMED, len(pictures))):
+        for i in range(max(TIMED, len(images))):
             begun = time.perf_counter()
-            detector(pictures[list(pictures)[i % len(pictures)]])
+            detector(images[list(images)[i % len(images)]])
             times.append(1e3 * (time.perf_counter() - begun))
     agreed = agreement(found)
     return SelfTest(agreed.images, agreed.boxes, agreed.recall, agreed.precision, float(np.median(times)))

@@ -63,7 +63,7 @@ def correct_biases(
         dense = _tape(model, Path(folder, "float"), batches)
         small = _tape(_rounded(model, scales, keep, placement), Path(folder, "int8"), batches)
         if dense.count != small.count:
-            raise CalibrationError("the calibration pictures changed between two passes: give the same ones each time")
+            raise CalibrationError("the calibration images changed between two passes: give the same ones each time")
         inner = {kernel.node.output[0] for kernel in int8_layers(model, Wiring(model.graph), keep)[0]}
         nodes = [node for node in small.nodes if node.output[0] in inner]
         todo = [work for node in nodes if (work := _work(small.wiring, node)) is not None]

@@ -1,6 +1,6 @@
-"""Calibration: the range of each activation that symmetric INT8 is to hold, from pictures.
+"""Calibration: the range of each activation that symmetric INT8 is to hold, from images.
 
-Pictures stream through ONNX Runtime; of each tensor a histogram stays. From it a method sets the threshold `amax`;
+Images stream through ONNX Runtime; of each tensor a histogram stays. From it a method sets the threshold `amax`;
 `best` takes of all methods' the one with the least measured error (`output_error`). The scale is amax / 127, for
 tensors of either sign and of one.
 """
@@ -49,7 +49,7 @@ class Calibration:
 
     ranges: Mapping[str, Range]
     key: str
-    pictures: int
+    images: int
     warnings: tuple[str, ...] = ()
 
     @property
@@ -66,7 +66,7 @@ class Calibration:
         """For JSON."""
         return {
             "key": self.key,
-            "pictures": self.pictures,
+            "images": self.images,
             "warnings": list(self.warnings),
             "tensors": {name: vars(found) for name, found in self.ranges.items()},
         }
@@ -99,7 +99,7 @@ class Calibration:
         if content.pop("sha256", None) != _sum(content):
             raise CalibrationError(f"{path} is damaged (its checksum differs): calibrate again")
         ranges = {name: Range(**found) for name, found in content["tensors"].items()}
-        return cls(ranges, content["key"], content["pictures"], tuple(content["warnings"]))
+        return cls(ranges, content["key"], content["images"], tuple(content["warnings"]))
 
 
 def calibrate(
@@ -112,11 +112,11 @@ def calibrate(
     saved: Path | None = None,
     progress: Progress = quiet,
 ) -> Calibration:
-    """The ranges of `tensors` (None: of `layer_inputs`) of `model` over the pictures of `batches`.
+    """The ranges of `tensors` (None: of `layer_inputs`) of `model` over the images of `batches`.
 
-    `method`: one of METHODS, or "best". `spec` tells how pixels became inputs, so that dark pictures are noticed. The
+    `method`: one of METHODS, or "best". `spec` tells how pixels became inputs, so that dark images are noticed. The
     file `saved` is returned instead where it is there and its key is that of this model, data and settings.
-    Raises CalibrationError: no or bad pictures, an unknown method or tensor, NaN or infinity in a tensor; and for a
+    Raises CalibrationError: no or bad images, an unknown method or tensor, NaN or infinity in a tensor; and for a
     damaged `saved`.
     """
     if method not in (BEST, *METHODS):
@@ -129,7 +129,7 @@ def calibrate(
             return kept
     seen = observe(model, batches, names, spec, progress)
     ranges = choose(model, batches, seen, method, progress)
-    return Calibration(ranges, _key(model, seen.data, settings), seen.pictures.count, tuple(_warnings(seen, ranges)))
+    return Calibration(ranges, _key(model, seen.data, settings), seen.images.count, tuple(_warnings(seen, ranges)))
 
 
 def given(scales: Mapping[str, float]) -> Calibration:
@@ -145,7 +145,7 @@ def choose(
     method: str,
     progress: Progress = quiet,
 ) -> dict[str, Range]:
-    """The range of each observed tensor by `method`; "best" runs some of the pictures once more."""
+    """The range of each observed tensor by `method`; "best" runs some of the images once more."""
     found = {
         name: {m: usable(METHODS[m](h)) for m in METHODS if method in (m, BEST)} for name, h in seen.histograms.items()
     }
@@ -163,12 +163,12 @@ def usable(threshold: float) -> float:
 
 
 def _warnings(seen: Observations, ranges: Mapping[str, Range]) -> Iterator[str]:
-    yield from seen.pictures.warnings()
+    yield from seen.images.warnings()
     yield from unsettled(seen.earlier, seen.histograms, seen.earlier_count)
     nought = [name for name, found in ranges.items() if found.low == found.high == 0]
     if nought:
         more = f" and {len(nought) - 1} more" if len(nought) > 1 else ""
-        yield f"{nought[0]}{more} held only zeros: its range is set to 1; add pictures that it reacts to"
+        yield f"{nought[0]}{more} held only zeros: its range is set to 1; add images that it reacts to"
 
 
 def _key(model: ModelProto, data: str, settings: str) -> str:

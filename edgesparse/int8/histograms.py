@@ -1,4 +1,4 @@
-"""How often a tensor takes which magnitude, over any number of pictures, in memory that does not grow."""
+"""How often a tensor takes which magnitude, over any number of images, in memory that does not grow."""
 
 from __future__ import annotations
 

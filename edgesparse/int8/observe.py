@@ -1,4 +1,4 @@
-"""The pictures streamed through a model once: of each tensor a histogram stays, whatever their number."""
+"""The images streamed through a model once: of each tensor a histogram stays, whatever their number."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from onnx import ModelProto, TensorProto
 from edgesparse.config import InputSpec
 from edgesparse.errors import CalibrationError
 from edgesparse.int8.histograms import Histogram
-from edgesparse.int8.representative import Pictures
+from edgesparse.int8.representative import Images
 from edgesparse.model.activations import Batches, input_name, stream
 from edgesparse.model.weights import LAYERS
 from edgesparse.model.wiring import Array, Wiring
@@ -30,14 +30,14 @@ def quiet(what: str, done: int, total: int) -> None:
 
 @dataclass
 class Observations:
-    """What streaming the pictures leaves: a histogram a tensor, the pictures' own statistics, a hash of the data."""
+    """What streaming the images leaves: a histogram a tensor, the images' own statistics, a hash of the data."""
 
     histograms: dict[str, Histogram]
-    pictures: Pictures
+    images: Images
     data: str = ""
     batches: int = 0
     earlier: dict[str, Histogram] = field(default_factory=dict)
-    """The histograms as they were after `earlier_count` pictures, between a quarter and a half of all."""
+    """The histograms as they were after `earlier_count` images, between a quarter and a half of all."""
     earlier_count: int = 0
     _next: dict[str, Histogram] = field(default_factory=dict)
     _next_count: int = 0
@@ -45,8 +45,8 @@ class Observations:
     def add(self, batch: npt.NDArray[np.float32], values: Mapping[str, Array]) -> None:
         """Count what one batch gave. Raises CalibrationError for what has no range."""
         self.batches += 1
-        self.pictures.add(batch)
-        count = self.pictures.count
+        self.images.add(batch)
+        count = self.images.count
         for name, histogram in self.histograms.items():
             _count(histogram, name, values[name], count)
         if count >= 2 * self._next_count:
@@ -62,19 +62,19 @@ def observe(
     spec: InputSpec | None = None,
     progress: Progress = quiet,
 ) -> Observations:
-    """Stream every picture once and count each tensor's magnitudes; `spec` is for Pictures. Raises as `calibrate`."""
-    seen = Observations({name: Histogram() for name in names}, Pictures(spec))
+    """Stream every image once and count each tensor's magnitudes; `spec` is for Images. Raises as `calibrate`."""
+    seen = Observations({name: Histogram() for name in names}, Images(spec))
     entry, digest = input_name(model), hashlib.sha256()
     for values in stream(model, batches, [*names, entry]):
         feed(digest, values[entry])
         seen.add(values[entry], values)
-        progress("calibrating", seen.pictures.count, 0)
+        progress("calibrating", seen.images.count, 0)
     seen.data = digest.hexdigest()
     return seen
 
 
 def activations(model: ModelProto) -> list[str]:
-    """Every float tensor that depends on the picture, in the order of execution: all that TensorRT's table may hold."""
+    """Every float tensor that depends on the image, in the order of execution: all that TensorRT's table may hold."""
     wiring, types = Wiring(model.graph), element_types(model)
     made = [input_name(model), *(name for node in model.graph.node for name in node.output if name)]
     return [name for name in made if types.get(name) in FLOATS and not wiring.is_constant(name)]
@@ -108,7 +108,7 @@ def resolve(model: ModelProto, tensors: Collection[str] | None) -> list[str]:
     return names
 
 
-def _count(histogram: Histogram, name: str, value: Array, picture: int) -> None:
+def _count(histogram: Histogram, name: str, value: Array, image: int) -> None:
     if value.dtype not in (np.float32, np.float16):
         raise CalibrationError(
             f"the tensor {name} is {value.dtype}: only float32 and float16 have a range; leave it out"
@@ -117,7 +117,7 @@ def _count(histogram: Histogram, name: str, value: Array, picture: int) -> None:
         histogram.add(value)
     except ValueError as error:
         raise CalibrationError(
-            f"the tensor {name} holds {error} at calibration picture {picture}: check the model and how it is fed"
+            f"the tensor {name} holds {error} at calibration image {image}: check the model and how it is fed"
         ) from None
 
 

@@ -22,7 +22,7 @@ from edgesparse.model.activations import Batches, stream
 from edgesparse.model.weights import LAYERS
 from edgesparse.model.wiring import Wiring
 
-PICTURES = 16
+IMAGES = 16
 """How many batches, spread over all, are run again to measure."""
 
 
@@ -35,12 +35,12 @@ def best(
 ) -> dict[str, tuple[str, float]]:
     """For each tensor the method of `thresholds` (tensor -> method -> amax) with the least error, and that error.
 
-    Measured on up to PICTURES of the `count` batches. The error is the squared difference in the outputs of the layers
+    Measured on up to IMAGES of the `count` batches. The error is the squared difference in the outputs of the layers
     that read the tensor, as a share of their squares, summed over these layers; where no layer reads it, that of the
     tensor itself. Methods that agree go to the first.
     """
     probe = _probe(model, thresholds)
-    step = max(1, -(-count // PICTURES))
+    step = max(1, -(-count // IMAGES))
     sums: defaultdict[str, float] = defaultdict(float)
 
     def some() -> Iterator[npt.NDArray[np.float32]]:

@@ -30,7 +30,7 @@ def _summary(report: RecoverReport) -> str:
     kept = len(report.kept)
     said = (
         f"<p>{100 * report.share:.1f} % of the convolutions' multiply-accumulates are INT8; {kept} of "
-        f"{len(report.layers)} layers stay float. Calibrated on {report.pictures} pictures; Q/DQ placement "
+        f"{len(report.layers)} layers stay float. Calibrated on {report.images} images; Q/DQ placement "
         f"{report.placement}.</p>"
     )
     if report.drop is not None:

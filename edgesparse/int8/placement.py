@@ -163,7 +163,7 @@ def _commutes(node: NodeProto) -> bool:
 
 
 def _activations(wiring: Wiring) -> set[str]:
-    """The tensors that change from picture to picture."""
+    """The tensors that change from image to image."""
     found = {value.name for value in wiring.graph.input} - wiring.stored.keys()
     for node in wiring.graph.node:
         if not found.isdisjoint(reads(node)):

@@ -29,7 +29,7 @@ from edgesparse.model.wiring import Wiring
 
 Score = Callable[[ModelProto], float]
 """Points, 0..100: what a model scores on labelled data."""
-PICTURES = 32
+IMAGES = 32
 """Batches that biases are set on, spread over all; on half as many the change of the outputs is measured."""
 
 
@@ -64,7 +64,7 @@ def recover(
     saved: Path | None = None,
     progress: Progress = quiet,
 ) -> Recovered:
-    """INT8 for `model` from the pictures of `batches`; `model` stays as it is.
+    """INT8 for `model` from the images of `batches`; `model` stays as it is.
 
     `method`, `spec` and `saved` as `calibrate` has them; where `scales` are given they are taken instead, and channels
     stay as they are. `table` calibrates also what only TensorRT's table holds. The layers `keep` stay float, and as
@@ -129,7 +129,7 @@ class _Job:
     """The first of `ranked`, which are in `keep` too."""
 
     def __post_init__(self) -> None:
-        self.outputs = Outputs(self.model, spread(self.batches, PICTURES // 2))
+        self.outputs = Outputs(self.model, spread(self.batches, IMAGES // 2))
 
     def quantised(self, model: ModelProto, more: Sequence[str] = ()) -> tuple[ModelProto, QuantizeReport]:
         return quantize(model, self.scales, placement=self.placement, keep=(*self.keep, *more))
@@ -143,7 +143,7 @@ class _Job:
 
     def correct(self, even: ModelProto, what: str) -> tuple[Corrected, float]:
         """`even` with its biases set for the layers that are INT8 now, and its points."""
-        some = spread(self.batches, PICTURES)
+        some = spread(self.batches, IMAGES)
         done = correct_biases(even, self.scales, some, self.keep, self.progress, self.placement)
         return done, self.note(what, self.quantised(done.model)[0])
 
@@ -188,7 +188,7 @@ class _Job:
             tuple(self._layers(written, done.errors)),
             equalised,
             {name: found.ranges[name] for name in written.scales},
-            found.pictures,
+            found.images,
             found.warnings,
         )
 

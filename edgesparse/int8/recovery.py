@@ -13,7 +13,7 @@ from edgesparse.int8.placement import Placement
 
 @dataclass(frozen=True)
 class Step:
-    """What had been done, and how the INT8 model did then: `change` of its outputs on a few pictures, as a share of
+    """What had been done, and how the INT8 model did then: `change` of its outputs on a few images, as a share of
     their variance; `score` on labelled data, where asked for."""
 
     what: str
@@ -46,7 +46,7 @@ class RecoverReport:
     layers: tuple[RecoveredLayer, ...]
     equalised: tuple[Equalised, ...]
     ranges: Mapping[str, Range]
-    pictures: int
+    images: int
     warnings: tuple[str, ...]
 
     @property
@@ -66,7 +66,7 @@ class RecoverReport:
             "placement": self.placement,
             "share_of_convolution_macs": round(self.share, 4),
             "drop": self.drop,
-            "pictures": self.pictures,
+            "images": self.images,
             "warnings": list(self.warnings),
             "steps": [asdict(step) for step in self.steps],
             "layers": [asdict(layer) for layer in self.layers],

@@ -61,10 +61,10 @@ def checked(batches: Batches) -> Iterator[npt.NDArray[np.float32]]:
     for count, batch in enumerate(batches(), 1):
         if not batch.size or not np.isfinite(batch).all():
             found = "is empty" if not batch.size else "holds NaN or infinity"
-            raise CalibrationError(f"calibration batch {count} {found}: check how its pictures are read")
+            raise CalibrationError(f"calibration batch {count} {found}: check how its images are read")
         yield batch
     if not count:
-        raise CalibrationError("no calibration pictures: give a folder with some, 100 or more for a good result")
+        raise CalibrationError("no calibration images: give a folder with some, 100 or more for a good result")
 
 
 def stride(batches: Batches, count: int) -> int:

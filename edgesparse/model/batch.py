@@ -16,7 +16,7 @@ OPEN = "batch"
 
 
 def open_batch(model: Model, least: int, most: int) -> Model:
-    """The same model with an open batch in front of every input that has the picture's.
+    """The same model with an open batch in front of every input that has the image's.
 
     What keeps a batch in a graph are the constant shapes of Reshape: where they hold it in front, the input's own
     dimension (0) or whatever is left (-1) takes its place. Whether that is enough is found by inferring all shapes at

@@ -35,10 +35,10 @@ class ModelInfo:
 
     @property
     def image(self) -> str:
-        """Name of the picture's input: the only one of four dimensions with three channels."""
+        """Name of the image's input: the only one of four dimensions with three channels."""
         found = [name for name, shape in self.inputs.items() if len(shape) == 4 and shape[1] in (3, None)]
         if len(found) != 1:
-            raise ModelError(f"needed one picture input N x 3 x H x W, found {describe(self.inputs)}")
+            raise ModelError(f"needed one image input N x 3 x H x W, found {describe(self.inputs)}")
         return found[0]
 
     @property
@@ -115,9 +115,9 @@ def fix_shapes(model: onnx.ModelProto, batch: int, size: tuple[int, int] | None)
 
 
 def byte_input(model: onnx.ModelProto, scale: float, mean: Sequence[float], std: Sequence[float]) -> onnx.ModelProto:
-    """The same model with its picture as uint8: `(pixel * scale - mean) / std` becomes part of the graph.
+    """The same model with its image as uint8: `(pixel * scale - mean) / std` becomes part of the graph.
 
-    A picture in bytes is a quarter of the memory to write, and the engine converts it with all its threads. A model
+    An image in bytes is a quarter of the memory to write, and the engine converts it with all its threads. A model
     that takes bytes already comes back as it is.
     """
     said = info(model)

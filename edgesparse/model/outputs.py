@@ -83,7 +83,7 @@ def _parts(index: int, output: Floats) -> list[_Part]:
 
 
 def _spread(values: Floats, weight: Floats) -> Floats:
-    mean = weight @ values / max(float(weight.sum()), 1e-12)  # no place may count: a picture with nothing on it
+    mean = weight @ values / max(float(weight.sum()), 1e-12)  # no place may count: an image with nothing on it
     spread: Floats = weight @ (values - mean) ** 2
     return spread
 

@@ -57,7 +57,7 @@ class LayerVerdict(Section):
 
 
 class Agreement(Section):
-    """Detections against FP32's on pictures without labels, 0..1 each: FP32's boxes that were found, and found boxes
+    """Detections against FP32's on images without labels, 0..1 each: FP32's boxes that were found, and found boxes
     that FP32 has too, of the same class."""
 
     recall: float
@@ -126,7 +126,7 @@ class Manifest(Section):
     labels_sha256: str | None
     """Of the annotations that the build was accepted on."""
     calibration_sha256: str | None = None
-    """Of the pictures that INT8 was calibrated on."""
+    """Of the images that INT8 was calibrated on."""
     backend: str
     identity: dict[str, str]
     """What the engine depends on: versions and hardware, as the backend says."""

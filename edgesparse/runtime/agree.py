@@ -1,4 +1,4 @@
-"""Two detectors on the same pictures: how far one finds what the other finds. Needs no labels.
+"""Two detectors on the same images: how far one finds what the other finds. Needs no labels.
 
 Boxes of one class are paired one to one, those that overlap most first, where intersection over union reaches a
 threshold: as PASCAL VOC matches detections to labels, with the reference's boxes in the labels' place (Everingham et
@@ -43,7 +43,7 @@ class Agreement:
     def verdict(self) -> str:
         """One sentence for people."""
         return (
-            f"{100 * self.recall:.1f} % of the reference's {self.boxes} boxes on {self.images} pictures are found and "
+            f"{100 * self.recall:.1f} % of the reference's {self.boxes} boxes on {self.images} images are found and "
             f"{self.extra} others, mean overlap {self.iou:.3f}, scores {self.score_mean:.3f} apart (at most "
             f"{self.score_max:.2f}); weaker than a score on labels: what the reference gets wrong counts as right"
         )
@@ -57,24 +57,24 @@ class Agreement:
 def compare(
     reference: Detect,
     candidate: Detect,
-    pictures: Iterable[NDArray[np.uint8]],
+    images: Iterable[NDArray[np.uint8]],
     iou: float = IOU,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Agreement:
-    """Run both detectors on each picture (BGR uint8 [H, W, 3]) and compare. Raises as `agreement`."""
+    """Run both detectors on each image (BGR uint8 [H, W, 3]) and compare. Raises as `agreement`."""
 
     def pairs() -> Iterable[Pair]:
-        for done, picture in enumerate(pictures, 1):
-            yield reference(picture), candidate(picture)
+        for done, image in enumerate(images, 1):
+            yield reference(image), candidate(image)
             progress(done)
 
     return agreement(pairs(), iou)
 
 
 def agreement(pairs: Iterable[Pair], iou: float = IOU) -> Agreement:
-    """Compare what was found: (the reference's, the candidate's) detections of each picture, in any order.
+    """Compare what was found: (the reference's, the candidate's) detections of each image, in any order.
 
-    Raises ConfigError where there are no pictures, or the reference finds nothing on any of them.
+    Raises ConfigError where there are no images, or the reference finds nothing on any of them.
     """
     images, boxes, found = 0, 0, 0
     overlaps: list[NDArray[np.float64]] = []
@@ -85,7 +85,7 @@ def agreement(pairs: Iterable[Pair], iou: float = IOU) -> Agreement:
         overlaps.append(overlap)
         differences.append(difference)
     if not boxes:
-        raise ConfigError(f"the reference finds nothing on {images} pictures: give pictures with objects on them")
+        raise ConfigError(f"the reference finds nothing on {images} images: give images with objects on them")
     overlap, difference = np.concatenate(overlaps), np.concatenate(differences)
     both = len(overlap)
     return Agreement(

@@ -57,7 +57,7 @@ class CpuSlot(Slot):
 
     def finish(self) -> list[Found]:
         begun = time.perf_counter_ns()
-        found = [Found(*self._decode(self._outputs, picture)) for picture in range(self._count)]
+        found = [Found(*self._decode(self._outputs, image)) for image in range(self._count)]
         self.times[2] = time.perf_counter_ns() - begun
         return found
 

@@ -1,4 +1,4 @@
-"""What a detector says about one picture."""
+"""What a detector says about one image."""
 
 from __future__ import annotations
 

@@ -203,17 +203,17 @@ def class_index(name: str, names: Sequence[str], where: str) -> int:
 def _image_input(runner: Runner) -> TensorSpec:
     images = [spec for spec in runner.inputs if len(spec.shape) == 4]
     if len(images) != 1:
-        raise ModelError(f"needed one picture input, found {', '.join(map(str, runner.inputs))}")
+        raise ModelError(f"needed one image input, found {', '.join(map(str, runner.inputs))}")
     return images[0]
 
 
 def _sizes(runner: Runner, image: TensorSpec) -> tuple[tuple[str, NDArray[Any]], ...]:
-    """RT-DETR's own exports ask for the pictures' (width, height): with the input's, boxes come in its pixels."""
+    """RT-DETR's own exports ask for the images' (width, height): with the input's, boxes come in its pixels."""
     found = []
     for spec in runner.inputs:
         if spec is image:
             continue
         if spec.shape[-1:] != (2,) or not spec.dtype.startswith("int"):
-            raise ModelError(f"cannot fill the input {spec}: needed a picture, or the pictures' sizes N x 2 in int64")
+            raise ModelError(f"cannot fill the input {spec}: needed an image, or the images' sizes N x 2 in int64")
         found.append((spec.name, np.broadcast_to(np.array(image.shape[:1:-1], spec.dtype), spec.shape)))
     return tuple(found)

@@ -1,4 +1,4 @@
-"""COCO mAP of a detector on labelled pictures, by pycocotools."""
+"""COCO mAP of a detector on labelled images, by pycocotools."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from edgesparse.runtime.detector import Detector
 SCORING = Run(conf=0.001, iou=0.65, max_det=300, multi_label=True)
 """How COCO is scored by custom: nearly every box and class, so that the whole precision-recall curve is seen."""
 
-Picture = NDArray[np.uint8]
+Image = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Evaluation:
 
 
 class Labels:
-    """COCO annotations and where their pictures lie. Raises ConfigError when they cannot be read or name no picture."""
+    """COCO annotations and where their images lie. Raises ConfigError when they cannot be read or name no image."""
 
     def __init__(self, annotations: Path, images: Path | None = None) -> None:
         self.path = annotations
@@ -67,13 +67,11 @@ class Labels:
                 f"{annotations} is not COCO JSON ({error!r}): needed images, annotations, categories"
             ) from None
         if not self.images or not self.boxes:
-            raise ConfigError(
-                f"{annotations} holds {len(self.images)} pictures and {len(self.boxes)} boxes: needed some"
-            )
+            raise ConfigError(f"{annotations} holds {len(self.images)} images and {len(self.boxes)} boxes: needed some")
         self.folder = images or self._folder()
 
     def _folder(self) -> Path:
-        """Beside the annotations: that folder, or one of its folders, that holds the first picture."""
+        """Beside the annotations: that folder, or one of its folders, that holds the first image."""
         first = self.images[0]["file_name"]
         around = [self.path.parent, *sorted(p for p in self.path.parent.iterdir() if p.is_dir())]
         for folder in around:
@@ -81,22 +79,22 @@ class Labels:
                 return folder
         raise ConfigError(f"cannot find {first} of {self.path} in {self.path.parent}: give the folder with --images")
 
-    def pictures(self) -> Iterator[tuple[int, Picture]]:
+    def read(self) -> Iterator[tuple[int, Image]]:
         """(image id, BGR uint8 [H, W, 3]); the next ones are decoded while this one is used."""
 
-        def read(image: dict[str, Any]) -> tuple[int, Picture]:
+        def decoded(image: dict[str, Any]) -> tuple[int, Image]:
             path = self.folder / image["file_name"]
-            picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-            if picture is None:
-                raise ConfigError(f"cannot read the picture {path} of {self.path}: missing or damaged")
-            return int(image["id"]), np.asarray(picture, np.uint8)
+            pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
+            if pixels is None:
+                raise ConfigError(f"cannot read the image {path} of {self.path}: missing or damaged")
+            return int(image["id"]), np.asarray(pixels, np.uint8)
 
         with ThreadPoolExecutor(1) as pool:
             ahead = iter(self.images)
-            waiting = [pool.submit(read, image) for image in islice(ahead, 4)]
+            waiting = [pool.submit(decoded, image) for image in islice(ahead, 4)]
             while waiting:
                 yield waiting.pop(0).result()
-                waiting += [pool.submit(read, image) for image in islice(ahead, 1)]
+                waiting += [pool.submit(decoded, image) for image in islice(ahead, 1)]
 
     def category_ids(self, names: Sequence[str]) -> list[int]:
         """Category id of each class: by name where every category has one, else in the order of the ids."""
@@ -121,13 +119,13 @@ def _box(number: int, box: Mapping[str, Any]) -> dict[str, Any]:
 def evaluate(
     detector: Detector, labels: Labels, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Evaluation:
-    """Score a detector (made with SCORING) on labelled pictures. Raises BackendUnavailable without pycocotools."""
+    """Score a detector (made with SCORING) on labelled images. Raises BackendUnavailable without pycocotools."""
     _import()
     ids = labels.category_ids(detector.spec.classes)
     rows: list[list[float]] = []
-    batch: list[tuple[int, Picture]] = []
+    batch: list[tuple[int, Image]] = []
     total = len(labels.images)
-    for done, item in enumerate(labels.pictures(), 1):
+    for done, item in enumerate(labels.read(), 1):
         batch.append(item)
         if len(batch) == detector.batch or done == total:
             for (image, _), found in zip(batch, detector.detect([p for _, p in batch]), strict=True):

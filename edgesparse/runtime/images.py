@@ -1,4 +1,4 @@
-"""Folders of pictures, and pictures as a network takes them."""
+"""Folders of images, and images as a network takes them."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from edgesparse.runtime.preprocess import Preprocessor
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
-def picture_files(folder: Path, count: int | None = None) -> list[Path]:
-    """The pictures of a folder, by name; at most `count`, spread evenly over them. Raises ConfigError without any."""
+def image_files(folder: Path, count: int | None = None) -> list[Path]:
+    """The images of a folder, by name; at most `count`, spread evenly over them. Raises ConfigError without any."""
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not found:
-        raise ConfigError(f"no pictures in {folder}: needed files that end in {', '.join(SUFFIXES)}")
+        raise ConfigError(f"no images in {folder}: needed files that end in {', '.join(SUFFIXES)}")
     if count is None or count >= len(found):
         return found
     return [found[i * len(found) // count] for i in range(count)]
 
 
-def read_picture(path: Path) -> NDArray[np.uint8]:
+def read_image(path: Path) -> NDArray[np.uint8]:
     """BGR uint8 [H, W, 3]. Raises ConfigError for a file that is none."""
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise ConfigError(f"cannot read the picture {path}: missing or damaged; remove it")
-    return np.asarray(picture, np.uint8)
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ConfigError(f"cannot read the image {path}: missing or damaged; remove it")
+    return np.asarray(image, np.uint8)
 
 
 class Prepared:
-    """The pictures as the network takes them, batch x 3 x H x W float32, anew at each call; a last batch that is not
-    full repeats its last picture. `sizes`: height and width of each that was read so far. Raises ConfigError for one
+    """The images as the network takes them, batch x 3 x H x W float32, anew at each call; a last batch that is not
+    full repeats its last image. `sizes`: height and width of each that was read so far. Raises ConfigError for one
     that cannot be read."""
 
     def __init__(self, files: list[Path], spec: InputSpec, batch: int) -> None:
@@ -54,7 +54,7 @@ class Prepared:
             preprocess = Preprocessor(self._spec, buffer)
             for slot in range(self._batch):
                 path = some[min(slot, len(some) - 1)]
-                picture = read_picture(path)
-                self._sizes[path] = (picture.shape[0], picture.shape[1])
-                preprocess(picture, slot)
+                image = read_image(path)
+                self._sizes[path] = (image.shape[0], image.shape[1])
+                preprocess(image, slot)
             yield buffer

@@ -56,7 +56,7 @@ def _kind(frame: NDArray[np.uint8]) -> Pixels:
 
 
 def _size(frame: NDArray[np.uint8], kind: Pixels) -> tuple[int, int] | None:
-    """Height and width of the picture; None where it cannot be of this kind."""
+    """Height and width of the image; None where it cannot be of this kind."""
     shape = frame.shape
     if kind == "nv12":
         fits = len(shape) == 2 and shape[0] % 3 == 0 and shape[1] % 2 == 0

@@ -91,13 +91,13 @@ class _Way:
 
 
 class Preprocessor:
-    """Writes frames (BGR uint8 [H, W, 3]) into `buffer` (NCHW float32, float16, int8 or uint8), a slot a picture.
+    """Writes frames (BGR uint8 [H, W, 3]) into `buffer` (NCHW float32, float16, int8 or uint8), a slot an image.
 
     A network that takes bytes scales by itself: it gets the pixels as they are; one that takes int8 gets scaled values,
     rounded and clipped. What depends on the frame's size is
     worked out when the size changes; a frame of a known size costs one resize, one split and, unless bytes are wanted,
     one table look-up a channel, with no temporary. Raises ModelError for a buffer that cannot hold
-    pictures, and SourceError, when called, for a frame that is none.
+    images, and SourceError, when called, for a frame that is none.
     """
 
     def __init__(self, spec: config.InputSpec, buffer: NDArray[Any]) -> None:
@@ -124,7 +124,7 @@ class Preprocessor:
 
     def __call__(self, frame: NDArray[np.uint8], slot: int = 0) -> Letterbox:
         way = self._ways[slot]
-        # OpenCV would write a frame of another kind into a new array and leave the last picture in the buffer.
+        # OpenCV would write a frame of another kind into a new array and leave the last image in the buffer.
         if way is None or frame.shape != way.shape or frame.dtype != np.uint8:
             way = self._fit(frame, slot)
         cv2.resize(frame, (way.box.width, way.box.height), dst=way.resized, interpolation=cv2.INTER_LINEAR)

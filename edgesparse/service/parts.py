@@ -12,7 +12,7 @@ from edgesparse.service.notify import Notify
 from edgesparse.service.outputs.all import Outputs
 from edgesparse.service.report import Report, Reporter
 from edgesparse.service.settings import Service, status_path
-from edgesparse.service.snapshots import Pictures
+from edgesparse.service.snapshots import Snapshots
 from edgesparse.service.tally import Tally
 from edgesparse.service.watch import Watch
 from edgesparse.service.web.server import Web
@@ -27,17 +27,17 @@ class Parts:
         self._said, self._engine = said, engine
         names = engine.identity.classes
         self.health = Health()
-        self.pictures = Pictures(said.pictures, names)
-        self.closing: list[Callable[[], None]] = [self.pictures.close]
+        self.snapshots = Snapshots(said.snapshots, names)
+        self.closing: list[Callable[[], None]] = [self.snapshots.close]
         self._web: Web | None = None
         try:
-            self.outputs = Outputs(said, names, self.pictures)
+            self.outputs = Outputs(said, names, self.snapshots)
             self.closing.append(self.outputs.close)
             self.governor, self.tally = Governor(said.limits), Tally(len(names))
             self.report = Report(
-                engine.identity, self.health, self.tally, self.governor, self.pictures, self.outputs, notify
+                engine.identity, self.health, self.tally, self.governor, self.snapshots, self.outputs, notify
             )
-            self.watch = Watch(notify, self.health, self.tally, self.governor, self.pictures)
+            self.watch = Watch(notify, self.health, self.tally, self.governor, self.snapshots)
             self._open_web(said)
         except BaseException:
             self._close_all()
@@ -51,7 +51,7 @@ class Parts:
     def between_engines(self) -> None:
         """Another engine with other classes is about to run; `change` is called when it does."""
         self.outputs.between_engines()
-        self.pictures.names = ()
+        self.snapshots.names = ()
 
     def engine(self, engine: Engine, cameras: Sequence[str]) -> None:
         """Another engine runs."""
@@ -59,13 +59,13 @@ class Parts:
         if names != self._engine.identity.classes:
             self.tally.rename(len(names))
         self._engine, self.report.identity = engine, engine.identity
-        self.pictures.forget(cameras)
+        self.snapshots.forget(cameras)
 
     def change(self, said: Service) -> None:
         """Other settings. Raises ConfigError and SinkError."""
         names = self._engine.identity.classes
         self.governor.limits, self._reporter.path = said.limits, status_path(said)
-        self.pictures.change(said.pictures, names)
+        self.snapshots.change(said.snapshots, names)
         self.outputs.change(said, names)
         if said.web != self._said.web:
             if self._web is not None:

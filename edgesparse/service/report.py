@@ -19,7 +19,7 @@ from edgesparse.service.limits import Governor
 from edgesparse.service.machine import Board, Reading
 from edgesparse.service.notify import Notify
 from edgesparse.service.outputs.all import Outputs
-from edgesparse.service.snapshots import Pictures
+from edgesparse.service.snapshots import Snapshots
 from edgesparse.service.tally import Tally, milliseconds
 from edgesparse.stream.cameras import CameraStatus
 
@@ -40,12 +40,12 @@ class Report:
         health: Health,
         tally: Tally,
         governor: Governor,
-        pictures: Pictures,
+        snapshots: Snapshots,
         outputs: Outputs,
         notify: Notify,
     ) -> None:
         self.identity, self.health, self.tally, self.governor = identity, health, tally, governor
-        self.pictures, self.outputs, self._notify = pictures, outputs, notify
+        self.snapshots, self.outputs, self._notify = snapshots, outputs, notify
         self.reloads = {"done": 0, "refused": 0}
         self.reading = Reading()
         self.started = time.time()
@@ -74,9 +74,9 @@ class Report:
         self._counts.append((time.monotonic(), {camera.name: camera.frames for camera in cameras}))
         self.governor.read(self.reading, sum(self.rates().values()))
         free = self.reading.available
-        self.pictures.paused = free is not None and free < self.governor.limits.memory
-        if self.pictures.paused:
-            self.pictures.free()
+        self.snapshots.paused = free is not None and free < self.governor.limits.memory
+        if self.snapshots.paused:
+            self.snapshots.free()
             self.outputs.free()
         self.history.append(self._point(cameras))
         self._notify.status(self.words())

@@ -98,7 +98,7 @@ class Webhook(Section):
     """Seconds that one event is tried for."""
 
 
-class Pictures(Section):
+class Snapshots(Section):
     """What is made of frames for the page and for clips."""
 
     fps: Annotated[float, Field(gt=0, le=30)] = 8.0
@@ -142,7 +142,7 @@ class Limits(Section):
 
 class Service(Section):
     web: Web = Web()
-    pictures: Pictures = Pictures()
+    snapshots: Snapshots = Snapshots()
     events: tuple[Event, ...] = ()
     mqtt: Mqtt | None = None
     webhook: Webhook | None = None

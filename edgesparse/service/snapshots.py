@@ -23,13 +23,13 @@ from edgesparse.stream.sinks.draw import draw
 log = logging.getLogger("edgesparse.service")
 
 LOOKED_SECONDS = 3.0
-"""How long after the last request a camera's pictures are still made."""
+"""How long after the last request a camera's snapshots are still made."""
 NICE = 10
 MOST_PIXELS = 64_000_000
 
 
 @dataclass(frozen=True)
-class Picture:
+class Snapshot:
     """`jpeg` with boxes drawn; `time_ns`: its frame's, on the monotonic clock; `number` grows with each of a camera."""
 
     jpeg: bytes
@@ -38,8 +38,8 @@ class Picture:
     found: int
 
 
-Listener = Callable[[str, Picture], None]
-"""Called with the camera's name, in the thread that makes the pictures."""
+Listener = Callable[[str, Snapshot], None]
+"""Called with the camera's name, in the thread that makes the snapshots."""
 
 
 class _Held:
@@ -55,13 +55,13 @@ class _Held:
         self.fresh = False
         self.due_ns = 0
         self.looked = 0.0
-        self.picture: Picture | None = None
+        self.snapshot: Snapshot | None = None
 
 
-class Pictures:
+class Snapshots:
     """`offer` is called in the frame loop's thread, everything else in others. Closed by `close`."""
 
-    def __init__(self, said: settings.Pictures, names: Sequence[str]) -> None:
+    def __init__(self, said: settings.Snapshots, names: Sequence[str]) -> None:
         self.names = names
         self.paused = False
         """Whether none are made, for want of memory."""
@@ -70,7 +70,7 @@ class Pictures:
         self._held: dict[str, _Held] = {}
         self._offered = threading.Event()
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="pictures", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="snapshots", daemon=True)
         self._thread.start()
 
     def offer(self, camera: str, frame: Frame, detections: Detections) -> None:
@@ -103,20 +103,20 @@ class Pictures:
         now = time.monotonic()
         return sum(now - held.looked < LOOKED_SECONDS for held in list(self._held.values()))
 
-    def look(self, camera: str) -> Picture | None:
-        """Want this camera's pictures for some seconds; the newest, if there is one."""
+    def look(self, camera: str) -> Snapshot | None:
+        """Want this camera's snapshots for some seconds; the newest, if there is one."""
         held = self._held.get(camera)
         if held is None:
             return None
         held.looked = time.monotonic()
-        return held.picture
+        return held.snapshot
 
     def forget(self, cameras: Sequence[str]) -> None:
         """Free the memory of cameras that are not among these."""
         for name in set(self._held) - set(cameras):
             self._held.pop(name, None)
 
-    def change(self, said: settings.Pictures, names: Sequence[str]) -> None:
+    def change(self, said: settings.Snapshots, names: Sequence[str]) -> None:
         """Other settings, or another engine's classes."""
         self._said, self.names = said, names
 
@@ -125,14 +125,14 @@ class Pictures:
         for held in list(self._held.values()):
             with held.lock:
                 held.image, held.shape, held.fresh = np.empty((0, 0, 3), np.uint8), (), False
-                held.picture = None
+                held.snapshot = None
 
     def close(self) -> None:
         self._closed = True
         self._offered.set()
         self._thread.join(2.0)
 
-    # What follows runs in the thread that makes the pictures.
+    # What follows runs in the thread that makes the snapshots.
 
     def _run(self) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
@@ -146,7 +146,7 @@ class Pictures:
         try:
             self._make(camera, held)
         except Exception:
-            log.exception("no picture of %s", camera)
+            log.exception("no snapshot of %s", camera)
 
     def _make(self, camera: str, held: _Held) -> None:
         with held.lock:
@@ -162,11 +162,11 @@ class Pictures:
         ok, jpeg = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, self._said.quality))
         if not ok:
             return
-        number = held.picture.number + 1 if held.picture else 1
-        picture = Picture(jpeg.tobytes(), time_ns, number, len(detections))
+        number = held.snapshot.number + 1 if held.snapshot else 1
+        snapshot = Snapshot(jpeg.tobytes(), time_ns, number, len(detections))
         for listener in self.listeners:
-            listener(camera, picture)
-        held.picture = picture
+            listener(camera, snapshot)
+        held.snapshot = snapshot
 
     def _smaller(self, image: Image) -> Image:
         """A copy, no wider than is said."""

@@ -12,7 +12,7 @@ from edgesparse.runtime.detections import Detections
 from edgesparse.service.health import Health
 from edgesparse.service.limits import Governor
 from edgesparse.service.notify import Notify
-from edgesparse.service.snapshots import Pictures
+from edgesparse.service.snapshots import Snapshots
 from edgesparse.service.tally import Tally
 from edgesparse.stream.cameras import CameraStatus
 from edgesparse.stream.frames import Frame
@@ -30,16 +30,16 @@ class Watch:
         health: Health,
         tally: Tally,
         governor: Governor,
-        pictures: Pictures,
+        snapshots: Snapshots,
     ) -> None:
         self._notify, self._health, self._tally = notify, health, tally
-        self._governor, self._pictures = governor, pictures
+        self._governor, self._snapshots = governor, snapshots
         self._begun = time.monotonic()
 
     def frame(self, camera: CameraStatus, frame: Frame, detections: Detections, row: NDArray[np.int64]) -> float:
         self._tally.add(camera.name, row, detections)
         self._health.frame()
-        self._pictures.offer(camera.name, frame, detections)
+        self._snapshots.offer(camera.name, frame, detections)
         return self._governor.pause(time.monotonic())
 
     def turn(self, cameras: Sequence[CameraStatus]) -> None:

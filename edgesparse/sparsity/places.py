@@ -1,4 +1,4 @@
-"""How much each place of the calibration pictures counts: where objects are more than elsewhere."""
+"""How much each place of the calibration images counts: where objects are more than elsewhere."""
 
 from __future__ import annotations
 

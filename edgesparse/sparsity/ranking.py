@@ -16,7 +16,7 @@ from edgesparse.sparsity.inspect import Layer
 from edgesparse.sparsity.places import Places
 from edgesparse.sparsity.rebuild import Progress, State, advance, fit_layer, refittable
 
-PICTURES = 40
+IMAGES = 40
 """Batches, evenly over all, that a layer is fitted on to learn how sensitive it is and that the outputs are seen on."""
 
 
@@ -42,7 +42,7 @@ def rank(
     """`layers`, those first that change the outputs least for what they gain by 2:4: `gains`, above nought, by name."""
     macs = {layer.name: layer.macs or 0 for layer in layers}
     changes: dict[str, float] = {}
-    step = stride(batches, PICTURES)
+    step = stride(batches, IMAGES)
     some, places = lambda: islice(iter(batches()), 0, None, step), places and places.every(step)
     outputs = Outputs(model, some, read)
     with state.scratch() as folder:

@@ -133,7 +133,7 @@ def _tapes(model: ModelProto, folder: Path, batches: Batches | None) -> tuple[Ta
         if batches is not None:
             tapes[-1].load(batches)
     if tapes[0].count != tapes[1].count:
-        raise CalibrationError("the calibration pictures changed between two passes: give the same ones each time")
+        raise CalibrationError("the calibration images changed between two passes: give the same ones each time")
     return tapes[0], tapes[1]
 
 

@@ -1,4 +1,4 @@
-"""Prune a trained network to 2:4 without training, from calibration pictures alone.
+"""Prune a trained network to 2:4 without training, from calibration images alone.
 
 Channels are reordered first, so that 2:4 fits better (`permute`). Then, layer by layer, in the order of execution, the
 mask is chosen and the kept weights are refitted so that the layer puts out, on what the pruned network feeds it, what
@@ -185,7 +185,7 @@ class _Job:
         return model, ReconstructReport(layers, self._dense_score, score)
 
     def state(self, what: str) -> State:
-        """Where a part of the work is kept: by model, pictures, method and `what`."""
+        """Where a part of the work is kept: by model, images, method and `what`."""
         if self.state_dir is None:
             return State(None)
         made = hashlib.sha256(f"{self._inputs} {METHOD} {fitting.RIDGE} {fitting.BLOCK} {what}".encode())

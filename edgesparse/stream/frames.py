@@ -24,7 +24,7 @@ Memory = Callable[[tuple[int, ...]], Image]
 class Frame:
     """`image`: BGR uint8 [H, W, 3], left alone until its source has given `lends` frames more. `time_ns`: when it was
     captured, on `time.monotonic_ns`'s clock. `index`: 0, 1, 2 ... as captured; a gap is dropped frames. `name`: the
-    source's name, or the picture's file name where the source is a folder or a glob. `source`: the camera's name in the
+    source's name, or the image's file name where the source is a folder or a glob. `source`: the camera's name in the
     loop."""
 
     image: Image

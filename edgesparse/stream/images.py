@@ -1,4 +1,4 @@
-"""Pictures as a network takes them, over and over: what calibration and pruning without training look at."""
+"""Images as a network takes them, over and over: what calibration and pruning without training look at."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Batches:
     """The first `count` frames of `source` (a folder, glob or video), each 1 x 3 x H x W float32, anew at each call.
     `sizes`: height and width of each that was read so far.
 
-    Raises SourceError where `source` holds no pictures, or is a camera: it must give the same pictures each time.
+    Raises SourceError where `source` holds no images, or is a camera: it must give the same images each time.
     """
 
     def __init__(self, source: str, spec: InputSpec, count: int) -> None:
@@ -28,7 +28,7 @@ class Batches:
         self._sizes: dict[int, tuple[int, int]] = {}
         with open_source(source) as stream:
             if stream.live:
-                raise SourceError(f"{stream.name} is a camera: give a folder, a glob or a video of pictures")
+                raise SourceError(f"{stream.name} is a camera: give a folder, a glob or a video of images")
 
     @property
     def sizes(self) -> list[tuple[int, int]]:

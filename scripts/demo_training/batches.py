@@ -1,4 +1,4 @@
-"""Training pictures on the device as uint8, and batches of them, varied there."""
+"""Training images on the device as uint8, and batches of them, varied there."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from demo_training.data import MOST, PAD, SIZE, Order, Pictures
+from demo_training.data import MOST, PAD, SIZE, Order, Stills
 from demo_training.loss import area
 
-SMALLEST = 0.3  # of a box's area: less of it inside the picture and the box is dropped
+SMALLEST = 0.3  # of a box's area: less of it inside the image and the box is dropped
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Album:
 
     def fill(self, at_least: int = 0) -> None:
         """Take in the scenes that are ready; wait until there are `at_least`."""
-        for pictures in self._order.ready():
-            self._add(pictures)
+        for stills in self._order.ready():
+            self._add(stills)
         while len(self) < at_least and self._order.pending:
             self._add(self._order.next())
 
@@ -52,17 +52,17 @@ class Album:
             batch = moved(batch, random, strength)
         return Batch(tinted(batch.images, random), batch.boxes, batch.classes)
 
-    def _add(self, pictures: Pictures) -> None:
-        low, high = self._count, min(self._count + len(pictures), len(self._images))
+    def _add(self, stills: Stills) -> None:
+        low, high = self._count, min(self._count + len(stills), len(self._images))
         count = high - low
-        self._images[low:high] = torch.from_numpy(pictures.images[:count])
-        self._boxes[low:high] = torch.from_numpy(pictures.boxes[:count])
-        self._classes[low:high] = torch.from_numpy(pictures.classes[:count])
+        self._images[low:high] = torch.from_numpy(stills.images[:count])
+        self._boxes[low:high] = torch.from_numpy(stills.boxes[:count])
+        self._classes[low:high] = torch.from_numpy(stills.classes[:count])
         self._count = high
 
 
 def moved(batch: Batch, random: torch.Generator, share: float) -> Batch:
-    """Mirror, scale (0.7 to 1.4) and shift (a tenth) a share of the pictures, with their boxes."""
+    """Mirror, scale (0.7 to 1.4) and shift (a tenth) a share of the stills, with their boxes."""
     count, device = len(batch.images), batch.images.device
     uniform = torch.rand(6, count, generator=random, device=device)
     chosen = uniform[0] < share
@@ -70,7 +70,7 @@ def moved(batch: Batch, random: torch.Generator, share: float) -> Batch:
     shift = torch.where(chosen, (uniform[2:4] * 2 - 1) * 0.1, 0.0)
     mirror = torch.where((uniform[4:6] < 0.5) & chosen, -1.0, 1.0)
     gain = (mirror * scale).T
-    # To the picture at u belongs the point (u - shift) / gain, both counted from the middle in halves of the side.
+    # To the image at u belongs the point (u - shift) / gain, both counted from the middle in halves of the side.
     theta = torch.zeros(count, 2, 3, device=device)
     theta[:, 0, 0], theta[:, 1, 1] = (1 / gain).unbind(1)
     theta[:, :, 2] = -2 * shift.T / gain
@@ -87,7 +87,7 @@ def moved(batch: Batch, random: torch.Generator, share: float) -> Batch:
 
 
 def tinted(images: Tensor, random: torch.Generator) -> Tensor:
-    """Another brightness, contrast, saturation and white balance for each picture."""
+    """Another brightness, contrast, saturation and white balance for each image."""
     count = len(images)
     uniform = torch.rand(count, 6, 1, 1, generator=random, device=images.device) * 2 - 1
     light, contrast, colour = 1 + 0.2 * uniform[:, :1], 1 + 0.2 * uniform[:, 1:2], 1 + 0.3 * uniform[:, 2:3]

@@ -21,7 +21,7 @@ TRAIN, TEST, VALIDATION = 0, 1_000_000, 2_000_000
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Stills:
     """`images` uint8 [S, 3, SIZE, SIZE] RGB, letterboxed; `boxes` float32 [S, MOST, 4] xyxy in their pixels and
     `classes` int64 [S, MOST], padded with -1."""
 
@@ -33,8 +33,8 @@ class Pictures:
         return len(self.images)
 
 
-def empty(count: int) -> Pictures:
-    return Pictures(
+def empty(count: int) -> Stills:
+    return Stills(
         np.full((count, 3, SIZE, SIZE), PAD, np.uint8),
         np.zeros((count, MOST, 4), np.float32),
         np.full((count, MOST), -1, np.int64),
@@ -52,17 +52,17 @@ def letterbox(frame: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float, tuple
     return np.ascontiguousarray(image.transpose(2, 0, 1)), ratio, (left, top)
 
 
-def draw(first: int, count: int) -> Pictures:
+def draw(first: int, count: int) -> Stills:
     """The scenes of `count` seeds from `first` on."""
     cv2.setNumThreads(1)
-    pictures = empty(count)
+    stills = empty(count)
     for i in range(count):
         frame, labels = still(first + i)
-        pictures.images[i], ratio, (left, top) = letterbox(frame)
+        stills.images[i], ratio, (left, top) = letterbox(frame)
         n = min(len(labels.class_id), MOST)
-        pictures.boxes[i, :n] = labels.xyxy[:n] * ratio + np.array([left, top, left, top], np.float32)
-        pictures.classes[i, :n] = labels.class_id[:n]
-    return pictures
+        stills.boxes[i, :n] = labels.xyxy[:n] * ratio + np.array([left, top, left, top], np.float32)
+        stills.classes[i, :n] = labels.class_id[:n]
+    return stills
 
 
 class Painters:
@@ -90,14 +90,14 @@ class Painters:
 class Order:
     """Chunks of scenes that are being drawn."""
 
-    pending: deque[Future[Pictures]]
+    pending: deque[Future[Stills]]
 
-    def ready(self) -> Iterator[Pictures]:
+    def ready(self) -> Iterator[Stills]:
         """The chunks that are done, without waiting."""
         while self.pending and self.pending[0].done():
             yield self.pending.popleft().result()
 
-    def next(self) -> Pictures:
+    def next(self) -> Stills:
         """The next chunk, waited for."""
         return self.pending.popleft().result()
 

@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 import torch
 
-from demo_training.data import Pictures
+from demo_training.data import Stills
 from demo_training.net import STRIDES, Detector
 from demo_training.score import Score, decode, evaluate
 from demo_training.train import Say, truth_of
@@ -22,8 +22,8 @@ OPSET = 17
 DIFFERENCE = 0.05  # of an output, in pixels, between PyTorch and ONNX Runtime
 
 
-def export(detector: Detector, path: Path, classes: Sequence[str], pictures: Pictures) -> None:
-    """Write `detector`, batch norms folded, to `path`, and see on `pictures` that both compute the same."""
+def export(detector: Detector, path: Path, classes: Sequence[str], stills: Stills) -> None:
+    """Write `detector`, batch norms folded, to `path`, and see on `images` that both compute the same."""
     plain = copy.deepcopy(detector).cpu().float().eval().fuse()
     model = _to_onnx(plain)
     metadata = {
@@ -37,21 +37,21 @@ def export(detector: Detector, path: Path, classes: Sequence[str], pictures: Pic
     }
     onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model, full_check=True)
-    _compare(plain, model, pictures)
+    _compare(plain, model, stills)
     part = path.with_name(path.name + ".part")
     part.write_bytes(model.SerializeToString())
     part.replace(path)
 
 
-def score_onnx(path: Path, pictures: Pictures, classes: int, say: Say) -> Score:
-    """COCO mAP of the file on pictures in its own format, on the CPU."""
+def score_onnx(path: Path, stills: Stills, classes: int, say: Say) -> Score:
+    """COCO mAP of the file on stills in its own format, on the CPU."""
     session = _session(path.read_bytes())
     found = []
-    for i, image in enumerate(pictures.images):
+    for i, image in enumerate(stills.images):
         found.append(decode(_run(session, image)))
         if i % 200 == 199:
-            say(f"{path.name}: {i + 1} of {len(pictures)} scenes scored")
-    return evaluate(found, truth_of(pictures), classes)
+            say(f"{path.name}: {i + 1} of {len(stills)} scenes scored")
+    return evaluate(found, truth_of(stills), classes)
 
 
 def _to_onnx(detector: Detector) -> onnx.ModelProto:
@@ -71,9 +71,9 @@ def _to_onnx(detector: Detector) -> onnx.ModelProto:
         return onnx.load(path)
 
 
-def _compare(detector: Detector, model: onnx.ModelProto, pictures: Pictures) -> None:
+def _compare(detector: Detector, model: onnx.ModelProto, stills: Stills) -> None:
     session = _session(model.SerializeToString())
-    for image in pictures.images[:4]:
+    for image in stills.images[:4]:
         with torch.no_grad():
             wanted = detector(torch.from_numpy(image)[None].float().div(255))[0].numpy()
         apart = float(np.abs(_run(session, image) - wanted).max())

@@ -108,7 +108,7 @@ def _train(run: Run, dense_seconds: float, sparse_seconds: float) -> None:
     run.say(f"done; see {run.out / 'train_demo.json'}")
 
 
-def _dense(run: Run, album: Album, seconds: float, validation: data.Pictures) -> Detector:
+def _dense(run: Run, album: Album, seconds: float, validation: data.Stills) -> Detector:
     """Train the dense detector, or go on where an interrupted run was."""
     start, kept = time.monotonic(), run.out / "dense.pt"
     plan = Plan("dense", seconds, 2e-3, run.amounts.batch, run.amounts.steps)
@@ -127,7 +127,7 @@ def _dense(run: Run, album: Album, seconds: float, validation: data.Pictures) ->
     return _ended(run, phase, start, validation)
 
 
-def _sparse(run: Run, album: Album, dense: Detector, seconds: float, validation: data.Pictures) -> Detector:
+def _sparse(run: Run, album: Album, dense: Detector, seconds: float, validation: data.Stills) -> Detector:
     """Prune the dense detector to 2:4 and train on with the zeros held."""
     start = time.monotonic()
     plan = Plan("2:4", seconds, 1e-3, run.amounts.batch, run.amounts.steps)
@@ -150,7 +150,7 @@ def _sparse(run: Run, album: Album, dense: Detector, seconds: float, validation:
     return _ended(run, phase, start, validation)
 
 
-def _ended(run: Run, phase: Phase, start: float, validation: data.Pictures) -> Detector:
+def _ended(run: Run, phase: Phase, start: float, validation: data.Stills) -> Detector:
     name = phase.plan.name
     score = validate(phase.average.detector, validation)
     run.scores[f"{name}, validation"] = asdict(score) | {"steps": phase.step, "training_seconds": phase.seconds}
@@ -159,7 +159,7 @@ def _ended(run: Run, phase: Phase, start: float, validation: data.Pictures) -> D
     return phase.average.detector
 
 
-def _finish(run: Run, detectors: dict[str, Detector], validation: data.Pictures, test: data.Pictures) -> None:
+def _finish(run: Run, detectors: dict[str, Detector], validation: data.Stills, test: data.Stills) -> None:
     start = time.monotonic()
     for name, detector in detectors.items():
         path = run.out / f"{name}.onnx"
@@ -174,12 +174,12 @@ def _finish(run: Run, detectors: dict[str, Detector], validation: data.Pictures,
     optimizer_path(run.out / "dense.pt").unlink(missing_ok=True)
 
 
-def _collect(order: data.Order) -> data.Pictures:
+def _collect(order: data.Order) -> data.Stills:
     chunks = []
     while order.pending:
         chunks.append(order.next())
     parts = ([getattr(chunk, name) for chunk in chunks] for name in ("images", "boxes", "classes"))
-    return data.Pictures(*(np.concatenate(part) for part in parts))
+    return data.Stills(*(np.concatenate(part) for part in parts))
 
 
 def _detector(run: Run) -> Detector:
@@ -212,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dense-minutes", type=float, default=5, help="(default %(default)s)")
     parser.add_argument("--sparse-minutes", type=float, default=2.75, help="(default %(default)s)")
     parser.add_argument("--scenes", type=int, default=49152, help="most scenes to train on (default %(default)s)")
-    parser.add_argument("--batch", type=int, default=128, help="pictures a step (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=128, help="images a step (default %(default)s)")
     parser.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tiny", action="store_true", help="a few steps on a few scenes, to see that all of it runs")

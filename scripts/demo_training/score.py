@@ -1,4 +1,4 @@
-"""COCO's mean average precision in numpy, for machines without pycocotools (all areas, at most 100 a picture)."""
+"""COCO's mean average precision in numpy, for machines without pycocotools (all areas, at most 100 an image)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEAST, OVERLAP, CANDIDATES, MOST = 0.001, 0.7, 300, 100
 
 @dataclass(frozen=True)
 class Found:
-    """Of one picture: `xyxy` [n, 4], `confidence` [n], falling, `class_id` [n]."""
+    """Of one image: `xyxy` [n, 4], `confidence` [n], falling, `class_id` [n]."""
 
     xyxy: Floats
     confidence: Floats
@@ -38,7 +38,7 @@ class Score:
 
 
 def decode(output: Floats) -> Found:
-    """One picture's [4 + classes, N] as the detector writes it, to boxes after non-maximum suppression a class."""
+    """One image's [4 + classes, N] as the detector writes it, to boxes after non-maximum suppression a class."""
     scores = output[4:].max(0)
     order = np.argsort(-scores, kind="stable")[:CANDIDATES]
     order = order[scores[order] > LEAST]
@@ -49,7 +49,7 @@ def decode(output: Floats) -> Found:
 
 
 def evaluate(found: list[Found], truth: list[Truth], classes: int) -> Score:
-    """Score the detections of each picture against its truth. A class without truth does not count."""
+    """Score the detections of each image against its truth. A class without truth does not count."""
     precision = np.array([_class_precision(found, truth, c) for c in range(classes)])
     by_class = precision.mean(1) * 100
     return Score(float(np.nanmean(by_class)), float(np.nanmean(precision[:, 0]) * 100), tuple(by_class.tolist()))

@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from demo_training.batches import Album
-from demo_training.data import Pictures
+from demo_training.data import Stills
 from demo_training.loss import detection_loss
 from demo_training.net import Detector
 from demo_training.score import Score, Truth, decode, evaluate
@@ -32,7 +32,7 @@ class Plan:
     rate: float
     batch: int = 128
     steps: int = 1_000_000
-    plain: float = 0.3  # the last share of the phase, without mirrored, scaled and shifted pictures
+    plain: float = 0.3  # the last share of the phase, without mirrored, scaled and shifted images
     warm: float = 0.03
     decay: float = 0.02
 
@@ -107,7 +107,7 @@ class Phase:
         overlap, label, spread = torch.stack(losses).mean(0).tolist()
         speed = self.step * self.plan.batch / max(self.seconds, 1e-3)
         say(
-            f"{self.plan.name}: {self.progress:4.0%}, step {self.step}, {speed:.0f} pictures/s of {scenes} scenes, "
+            f"{self.plan.name}: {self.progress:4.0%}, step {self.step}, {speed:.0f} images/s of {scenes} scenes, "
             f"loss {overlap + label + spread:.3f} (overlap {overlap:.3f}, class {label:.3f}, sides {spread:.3f})"
         )
         if not math.isfinite(overlap + label + spread):
@@ -148,19 +148,19 @@ def optimizer_path(path: Path) -> Path:
 
 
 @torch.no_grad()
-def validate(detector: Detector, pictures: Pictures, batch: int = 64) -> Score:
-    """Score the detector, in evaluation mode, on pictures in its own format."""
+def validate(detector: Detector, stills: Stills, batch: int = 64) -> Score:
+    """Score the detector, in evaluation mode, on stills in its own format."""
     device = next(detector.parameters()).device
     found = []
-    for low in range(0, len(pictures), batch):
-        images = torch.from_numpy(pictures.images[low : low + batch]).to(device).float().div_(255)
+    for low in range(0, len(stills), batch):
+        images = torch.from_numpy(stills.images[low : low + batch]).to(device).float().div_(255)
         found += [decode(output) for output in detector(images).cpu().numpy()]
-    return evaluate(found, truth_of(pictures), detector.classes)
+    return evaluate(found, truth_of(stills), detector.classes)
 
 
-def truth_of(pictures: Pictures) -> list[Truth]:
-    real = pictures.classes >= 0
-    return [Truth(b[r], c[r]) for b, c, r in zip(pictures.boxes, pictures.classes, real, strict=True)]
+def truth_of(stills: Stills) -> list[Truth]:
+    real = stills.classes >= 0
+    return [Truth(b[r], c[r]) for b, c, r in zip(stills.boxes, stills.classes, real, strict=True)]
 
 
 def _groups(detector: Detector, decay: float) -> list[dict[str, Any]]:

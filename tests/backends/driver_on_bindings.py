@@ -219,11 +219,11 @@ def check_a_table_is_served_under_this_release(folder: Path) -> None:
     refused(CalibrationError, "needs Q/DQ nodes", world.build, BuildOptions(precision="int8"))
 
 
-def check_calibration_on_pictures(folder: Path) -> None:
+def check_calibration_on_images(folder: Path) -> None:
     if not WEAK:
         return
-    np.save(folder / "pictures.npy", np.arange(5 * 3 * 8 * 8, dtype=np.float32).reshape(5, 3, 8, 8))
-    options = BuildOptions(precision="int8", pictures=folder / "pictures.npy")
+    np.save(folder / "images.npy", np.arange(5 * 3 * 8 * 8, dtype=np.float32).reshape(5, 3, 8, 8))
+    options = BuildOptions(precision="int8", images=folder / "images.npy")
     world = World(folder, shape=(2, 3, 8, 8))
     with fake_gpu() as copied:
         world.build(options)
@@ -233,7 +233,7 @@ def check_calibration_on_pictures(folder: Path) -> None:
     assert (folder / "model.calibration").read_bytes().startswith(b"TRT-1-")
     with fake_gpu():
         refused(CalibrationError, "needed Nx3x9x9 float32", World(folder, shape=(1, 3, 9, 9)).build, options)
-        refused(CalibrationError, "at least 6 pictures", World(folder, shape=(6, 3, 8, 8)).build, options)
+        refused(CalibrationError, "at least 6 images", World(folder, shape=(6, 3, 8, 8)).build, options)
 
 
 def check_limits(folder: Path) -> None:

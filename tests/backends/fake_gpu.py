@@ -29,7 +29,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgesparse.backends.cuda.kernels import SOURCES
-from edgesparse.backends.cuda.layouts import PICTURE, PICTURES
+from edgesparse.backends.cuda.layouts import IMAGE, IMAGES
 from edgesparse.backends.tensorrt.context import DTYPES
 
 Operation = Callable[[], None]
@@ -323,8 +323,8 @@ class _Library:
 
 
 def _given(function: int, given: Any) -> list[bytes]:
-    """A kernel's arguments: pointers, but for the letterbox's pictures."""
-    sizes = [8, PICTURES * PICTURE.itemsize, 8, 8] if KERNELS[function - 1].startswith(b"letterbox") else [8] * 5
+    """A kernel's arguments: pointers, but for the letterbox's images."""
+    sizes = [8, IMAGES * IMAGE.itemsize, 8, 8] if KERNELS[function - 1].startswith(b"letterbox") else [8] * 5
     return [ctypes.string_at(given[i], size) for i, size in enumerate(sizes)]
 
 

@@ -92,14 +92,14 @@ template <class T> static T* at(void** given, int i) { return *(T**)given[i]; }
 
 extern "C" int launch(const char* name, const int* grid, void** given) {
     const Input* input = at<Input>(given, 0);
-    const Pictures& pictures = *(const Pictures*)given[1];
+    const Images& images = *(const Images*)given[1];
     const Tap* taps = at<Tap>(given, 2);
     if (!strcmp(name, "letterbox_float32"))
-        alone(grid, [&] { letterbox_float32(input, pictures, taps, at<float>(given, 3)); });
+        alone(grid, [&] { letterbox_float32(input, images, taps, at<float>(given, 3)); });
     else if (!strcmp(name, "letterbox_int8"))
-        alone(grid, [&] { letterbox_int8(input, pictures, taps, at<int8_t>(given, 3)); });
+        alone(grid, [&] { letterbox_int8(input, images, taps, at<int8_t>(given, 3)); });
     else if (!strcmp(name, "letterbox_uint8"))
-        alone(grid, [&] { letterbox_uint8(input, pictures, taps, at<uint8_t>(given, 3)); });
+        alone(grid, [&] { letterbox_uint8(input, images, taps, at<uint8_t>(given, 3)); });
     else if (!strcmp(name, "compact_float32"))
         in_step(grid, [=] {
             compact_float32(at<Outputs>(given, 0), at<Count>(given, 1), at<Record>(given, 2), at<Told>(given, 3),
@@ -112,25 +112,25 @@ extern "C" int launch(const char* name, const int* grid, void** given) {
 
 #ifdef RACES
 int main() {
-    const int candidates = 150, classes = 11, pictures = 2, capacity = 200;
+    const int candidates = 150, classes = 11, images = 2, capacity = 200;
     std::mt19937 any(0);
     std::uniform_real_distribution<float> unit(0, 1);
-    std::vector<float> boxes(pictures * candidates * 4), scores(pictures * candidates * classes), enough(classes, 0.5f);
+    std::vector<float> boxes(images * candidates * 4), scores(images * candidates * classes), enough(classes, 0.5f);
     for (float least : {0.9f, 0.99f}) {
         for (float& value : boxes) value = 50 * unit(any);
         for (float& value : scores) value = unit(any) > least ? unit(any) : 0;
-        std::vector<Count> counts(pictures);
-        std::vector<Record> records(pictures * capacity), out(pictures * capacity);
-        std::vector<Told> told(pictures);
+        std::vector<Count> counts(images);
+        std::vector<Record> records(images * capacity), out(images * capacity);
+        std::vector<Told> told(images);
         Outputs o = {};
         o.boxes = boxes.data(), o.scores = scores.data(), o.enough = enough.data();
         o.candidates = candidates, o.classes = classes, o.capacity = capacity, o.objectness = -1;
-        o.box_picture = 4 * candidates, o.box_row = 4, o.box_step = 1;
-        o.score_picture = classes * candidates, o.score_row = classes, o.score_step = 1;
+        o.box_image = 4 * candidates, o.box_row = 4, o.box_step = 1;
+        o.score_image = classes * candidates, o.score_row = classes, o.score_step = 1;
         o.iou = 0.05f, o.max_det = 30, o.most = MOST;
         for (int every = 0; every < 2; every++) {
             o.every = every;
-            const int grid[3] = {(candidates + ACROSS - 1) / ACROSS, pictures, 1};
+            const int grid[3] = {(candidates + ACROSS - 1) / ACROSS, images, 1};
             in_step(grid, [&] { compact_float32(&o, counts.data(), records.data(), told.data(), out.data()); });
             for (const Told& one : told)
                 if (one.found <= 0 || one.kept <= 0 || one.kept > one.found || counts[0].done) return 1;

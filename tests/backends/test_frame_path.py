@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edgesparse.backends.cuda import kernels
 from edgesparse.backends.cuda.images import read
-from edgesparse.backends.cuda.layouts import PICTURES, taps
+from edgesparse.backends.cuda.layouts import IMAGES, taps
 from edgesparse.backends.frames import PIXELS, Candidates, Found, Pixels, Place
 from edgesparse.backends.tensorrt.runner import TensorRTRunner
 from edgesparse.config import DetectorSpec, InputSpec, Run
@@ -65,7 +65,7 @@ def detector(
     return Detector(runner, DetectorSpec(head=head, classes=CLASSES, input=spec), Run(**run))
 
 
-def picture(height: int, width: int, pixels: Pixels = "bgr", seed: int = 0) -> NDArray[np.uint8]:
+def still(height: int, width: int, pixels: Pixels = "bgr", seed: int = 0) -> NDArray[np.uint8]:
     """Any bytes at all: every value of luma and chroma, in range or not."""
     shape = {"nv12": (height * 3 // 2, width), "yuyv": (height, width, 2)}.get(pixels, (height, width, 3))
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
@@ -103,7 +103,7 @@ def test_pixels_are_opencvs(
     if pixels in ("nv12", "yuyv"):
         width += width % 2
     spec = InputSpec(size=SIZE, letterbox=letterbox, colour=colour)
-    frame = picture(height, width, pixels)
+    frame = still(height, width, pixels)
     with detector(fake, tmp_path, spec=spec) as detect:
         detect.detect([frame], pixels)
     assert fake.seen is not None
@@ -116,7 +116,7 @@ def test_values_are_scaled_as_the_network_wants_them(fake: Fake, tmp_path: Path,
     spec = InputSpec(size=SIZE, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), pad=7)
     if dtype == "int8":
         spec = spec.model_copy(update={"scale": 0.5, "mean": (10, 20, 30), "std": (1, 0.5, 1)})
-    frame = picture(50, 70)
+    frame = still(50, 70)
     with detector(fake, tmp_path, dtype=trt, spec=spec) as detect:
         detect(frame)
     assert fake.seen is not None and fake.seen.dtype == dtype
@@ -134,7 +134,7 @@ def test_a_batch_takes_frames_of_any_size_and_kind(fake: Fake, tmp_path: Path, b
         assert detect.where == "the GPU, as one CUDA graph"
         for turn in range(3):
             some = [(sizes[(i + turn) % 8], kinds[(i + turn) % 8]) for i in range(max(1, batch - turn))]
-            frames = [picture(*size, pixels=kind, seed=i) for i, (size, kind) in enumerate(some)]
+            frames = [still(*size, pixels=kind, seed=i) for i, (size, kind) in enumerate(some)]
             detect.detect(frames, [kind for _, kind in some])
             assert fake.seen is not None
             for i, (frame, (_, kind)) in enumerate(zip(frames, some, strict=True)):
@@ -182,7 +182,7 @@ def test_candidates_are_those_of_the_cpus_way(
 
 def both(detect: Detector, batch: int, fake: Fake) -> tuple[list[Found], list[Candidates]]:
     """What the slot found, and what NumPy finds in the same outputs."""
-    frames = [picture(*SIZE, seed=i) for i in range(batch)]
+    frames = [still(*SIZE, seed=i) for i in range(batch)]
     detect._ring.submit([(frame, detect._places.of(frame, None)[0]) for frame in frames])
     found, _ = detect._ring.collect()
     plan, outputs = detect._ring._slots[0]._plan, [fake.answers[spec.name] for spec in detect.runner.outputs]  # type: ignore[attr-defined]
@@ -206,7 +206,7 @@ def test_suppression_keeps_what_opencvs_does(fake: Fake, tmp_path: Path, head: s
     for seed, share in ((1, 0.3), (2, 0.7), (3, 0.05), (4, 0.0)):
         fake.answers = answers(head, 2, seed=seed, share=share)
         with detector(fake, tmp_path, batch=2, head=head, **run) as detect:
-            frames = [picture(*SIZE, seed=i) for i in range(2)]
+            frames = [still(*SIZE, seed=i) for i in range(2)]
             found = detect.detect(frames)
             for raw, right, one in zip(*both(detect, 2, fake), found, strict=True):
                 assert raw.final == (count_of(detect, right) <= 256)
@@ -259,15 +259,15 @@ def test_suppression_up_to_as_many_as_there_are_threads(fake: Fake, tmp_path: Pa
 
 
 def same_as_opencv(fake: Fake, folder: Path, said: Any, **run: Any) -> None:
-    """What the kernel keeps of these candidates of two pictures, and what the CPU's way does."""
+    """What the kernel keeps of these candidates of two images, and what the CPU's way does."""
     output = np.zeros((2, 7, cells(SIZE)), np.float32)
-    for picture_output, rows in zip(output, said, strict=True):
+    for image_output, rows in zip(output, said, strict=True):
         for i, (*box, scores) in enumerate(rows):
-            picture_output[:, i] = (*box, *scores)
+            image_output[:, i] = (*box, *scores)
     fake.answers = {"output0": output}
     with detector(fake, folder, batch=2, **run) as detect, pytest.MonkeyPatch.context() as patch:
         patch.setattr("edgesparse.runtime.nms.FEW", 0)
-        box = detect._places.of(picture(*SIZE), None)[1]
+        box = detect._places.of(still(*SIZE), None)[1]
         for raw, right in zip(*both(detect, 2, fake), strict=True):
             assert raw.final == (count_of(detect, right) <= 256)
             ours, theirs = detect._detections(raw, box), detect._detections(Found(*right), box)
@@ -285,7 +285,7 @@ def test_small_outputs_come_back_whole(fake: Fake, tmp_path: Path) -> None:
     rows[1, 3] = (10, 10, 20, 20, 0.9, 2)
     fake.answers = {"output0": rows}
     with detector(fake, tmp_path, batch=2, head="end2end") as detect:
-        found = detect.detect([picture(*SIZE), picture(*SIZE)])
+        found = detect.detect([still(*SIZE), still(*SIZE)])
     assert [len(f) for f in found] == [0, 1] and found[1].class_id.tolist() == [2]
     assert set(fake.kernels) == {"letterbox_float32"}
 
@@ -294,7 +294,7 @@ def test_a_batch_is_one_launch_and_frames_in_the_buffer_are_not_copied(fake: Fak
     with detector(fake, tmp_path) as detect:
         frames = [detect.frame_buffer((50, 70, 3)) for _ in range(3)]
         for i, frame in enumerate(frames):
-            frame[...] = picture(50, 70, seed=i)
+            frame[...] = still(50, 70, seed=i)
         for _ in range(2 * detect.depth):
             detect(frames[0])
         assert fake.renewed == 0, "nothing has changed since it was captured"
@@ -324,7 +324,7 @@ def test_the_rows_that_are_copied_hold_all_that_weigh_anything(times: int, heigh
 
 
 def test_of_a_frame_elsewhere_only_those_rows_are_copied(fake: Fake, tmp_path: Path) -> None:
-    frame = picture(3 * SIZE[0], 3 * SIZE[1])
+    frame = still(3 * SIZE[0], 3 * SIZE[1])
     with detector(fake, tmp_path) as detect:
         for _ in range(2 * detect.depth):
             detect(frame)
@@ -338,7 +338,7 @@ def test_of_a_frame_elsewhere_only_those_rows_are_copied(fake: Fake, tmp_path: P
 def test_a_batch_that_a_kernel_cannot_take_is_prepared_by_the_cpu(
     fake: Fake, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with detector(fake, tmp_path, batch=PICTURES + 1) as detect:
+    with detector(fake, tmp_path, batch=IMAGES + 1) as detect:
         assert detect.where == "the CPU" and "its batch is 65, more than 64" in caplog.text
 
 
@@ -348,7 +348,7 @@ def test_nothing_is_allocated_once_sizes_are_known(fake: Fake, tmp_path: Path) -
 
         def turn() -> None:
             for a, b in itertools.permutations(sizes, 2):
-                detect.detect([picture(*a), picture(*b)])
+                detect.detect([still(*a), still(*b)])
 
         for _ in range(detect.depth):
             turn()
@@ -360,30 +360,30 @@ def test_nothing_is_allocated_once_sizes_are_known(fake: Fake, tmp_path: Path) -
 def test_batches_come_back_in_order(fake: Fake, tmp_path: Path) -> None:
     with detector(fake, tmp_path) as detect:
         assert detect.depth == 2
-        detect.submit([picture(10, 10)])
-        detect.submit([picture(20, 10)])
+        detect.submit([still(10, 10)])
+        detect.submit([still(20, 10)])
         with pytest.raises(RuntimeError, match="2 batches are in flight, as many as there are slots"):
-            detect.submit([picture(30, 10)])
+            detect.submit([still(30, 10)])
         with pytest.raises(RuntimeError, match="2 batches are in flight: collect"):
-            detect(picture(30, 10))
+            detect(still(30, 10))
         assert [len(detect.collect()) for _ in range(2)] == [1, 1] and detect.in_flight == 0
-        detect.submit([picture(10, 10)])
+        detect.submit([still(10, 10)])
 
 
 def test_a_frame_that_is_refused_takes_no_slot(fake: Fake, tmp_path: Path) -> None:
     with detector(fake, tmp_path) as detect:
-        odd = picture(9, 9, "nv12")
-        for bad, kind in ((picture(10, 10)[:0], None), (odd, "nv12"), (odd, None), (picture(10, 10, "yuyv"), "rgb")):
+        odd = still(9, 9, "nv12")
+        for bad, kind in ((still(10, 10)[:0], None), (odd, "nv12"), (odd, None), (still(10, 10, "yuyv"), "rgb")):
             with pytest.raises(SourceError, match="frame is"):
                 detect.submit([bad], kind)  # type: ignore[arg-type]
-        assert detect.in_flight == 0 and len(detect(picture(10, 10))) == 0
+        assert detect.in_flight == 0 and len(detect(still(10, 10))) == 0
 
 
 def test_without_nvcc_the_cpu_does_the_same(
     fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake.answers = answers("yolov8", 1, 1, 0.2)
-    frame = picture(120, 90)
+    frame = still(120, 90)
     with detector(fake, tmp_path, conf=0.5) as detect:
         right = detect(frame)
 
@@ -406,7 +406,7 @@ def test_without_capture_it_runs_step_by_step(fake: Fake, tmp_path: Path, missin
     fake.answers = answers("yolov8", 1, 1, 0.2)
     with detector(fake, tmp_path, conf=0.5) as detect:
         for seed in range(5):
-            frame = picture(40 + seed, 50, seed=seed)
+            frame = still(40 + seed, 50, seed=seed)
             assert len(detect(frame)) > 0 and fake.seen is not None
             np.testing.assert_allclose(fake.seen[0], expected(frame, "bgr", InputSpec(size=SIZE)), atol=0.004)
         assert detect.where.startswith("the GPU, step by step (") and fake.launches == 0
@@ -414,24 +414,24 @@ def test_without_capture_it_runs_step_by_step(fake: Fake, tmp_path: Path, missin
 
 def test_an_error_in_mid_flight_is_one_line_and_the_rest_is_dropped(fake: Fake, tmp_path: Path) -> None:
     detect = detector(fake, tmp_path)
-    detect(picture(10, 10))
-    detect.submit([picture(10, 10)])
-    detect.submit([picture(10, 10)])
+    detect(still(10, 10))
+    detect.submit([still(10, 10)])
+    detect.submit([still(10, 10)])
     fake.broken = "an illegal memory access was encountered"
     with pytest.raises(BuildError, match=r"running model.plan: CUDA says: .*illegal memory.*start it again$"):
         detect.collect()
     with pytest.raises(BuildError, match=r"cannot be launched: CUDA says: .*illegal memory.*start it again$"):
-        detect.submit([picture(10, 10)])
+        detect.submit([still(10, 10)])
     detect.close()
     detect.close()
 
 
 def test_closing_while_busy_waits(fake: Fake, tmp_path: Path) -> None:
     detect = detector(fake, tmp_path)
-    detect.submit([picture(10, 10)])
+    detect.submit([still(10, 10)])
     detect.close()
     with pytest.raises(RuntimeError):
-        detect.submit([picture(10, 10)])
+        detect.submit([still(10, 10)])
 
 
 @pytest.mark.parametrize("captured", [True, False])
@@ -440,7 +440,7 @@ def test_its_runner_can_be_timed_and_run_beside_it(fake: Fake, tmp_path: Path, c
     fake.uncapturable = not captured
     fake.answers = answers("yolov8", 1, 1, 0.2)
     with detector(fake, tmp_path, conf=0.5) as detect:
-        frames = [picture(40, 50, seed=seed) for seed in range(3)]
+        frames = [still(40, 50, seed=seed) for seed in range(3)]
         right = [detect(frame).xyxy.tolist() for frame in frames]
         runner = detect.runner
         runner.infer()

@@ -174,7 +174,7 @@ def test_what_detects_well_enough_is_accepted_with_its_score(model: Path, labels
 
 def test_less_than_the_least_score_is_refused_and_nothing_is_left(tmp_path: Path, labels: Path) -> None:
     model = squares.detector(tmp_path / "squares.onnx", shift=1.0)
-    with pytest.raises(AccuracyGateFailed, match=r"refused: found 30.\d mAP, needed accept.min_map 50 on 4 pictures"):
+    with pytest.raises(AccuracyGateFailed, match=r"refused: found 30.\d mAP, needed accept.min_map 50 on 4 images"):
         make(model, **accept(labels, min_map=50))
     assert left(tmp_path) == []
 
@@ -193,9 +193,9 @@ def test_too_far_under_the_reference_is_refused_and_the_old_package_stays(tmp_pa
 
 
 @pytest.mark.parametrize("said", [{"min_map": 50}, {"max_map_drop": 1}])
-def test_a_score_without_labelled_pictures_is_refused_before_anything_is_built(model: Path, said: Any) -> None:
+def test_a_score_without_labelled_images_is_refused_before_anything_is_built(model: Path, said: Any) -> None:
     steps: list[str] = []
-    with pytest.raises(ConfigError, match=r"a score is asked for without labelled pictures: set accept.annotations"):
+    with pytest.raises(ConfigError, match=r"a score is asked for without labelled images: set accept.annotations"):
         build(recipe(model, accept=said), model.parent / "engines", progress=lambda step, *_: steps.append(step))
     assert steps == [] and left(model.parent) == []
 
@@ -225,7 +225,7 @@ def test_a_batch_is_built_and_detects(model: Path) -> None:
     package = make(model, build={"batch": 3}).package
     assert package.manifest.inputs[0].shape == (3, 3, 64, 64)
     with open_detector(package) as detector:
-        found = detector.detect([squares.picture([(i, 0, i % 2)]) for i in range(3)])
+        found = detector.detect([squares.image([(i, 0, i % 2)]) for i in range(3)])
     assert [d.class_id.tolist() for d in found] == [[0], [1], [0]]
     assert [d.xyxy[0, 0] for d in found] == [0, 8, 16]
 

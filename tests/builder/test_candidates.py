@@ -51,9 +51,9 @@ def test_names_and_plans_are_the_same_thing() -> None:
 
 
 def test_on_the_cpu_the_model_is_built_as_it_came_and_int8_when_asked(sparse_model: Path) -> None:
-    said = recipe(sparse_model, calibrate={"pictures": "somewhere"})
+    said = recipe(sparse_model, calibrate={"images": "somewhere"})
     assert names(said, sparse_model, "onnxruntime") == ["fp32"]
-    asked = recipe(sparse_model, ["int8-qdq", "fp32", "int8-qdq", "fp16"], calibrate={"pictures": "somewhere"})
+    asked = recipe(sparse_model, ["int8-qdq", "fp32", "int8-qdq", "fp16"], calibrate={"images": "somewhere"})
     found = plan(asked, backend("onnxruntime"), prepared(sparse_model))
     assert [one.name for one in found.wanted] == ["fp32", "int8-qdq"]
     ((impossible, reason),) = found.impossible
@@ -62,7 +62,7 @@ def test_on_the_cpu_the_model_is_built_as_it_came_and_int8_when_asked(sparse_mod
 
 def test_a_backend_without_a_table_or_2to4_is_not_asked_for_them(sparse_model: Path, planned: Planned) -> None:
     planned(ways=["fp32", "fp16", "int8-qdq", "int8-qdq-sparse"], dense_because="SM 7.2 is before Ampere")
-    said = recipe(sparse_model, calibrate={"pictures": "somewhere"})
+    said = recipe(sparse_model, calibrate={"images": "somewhere"})
     assert names(said, sparse_model) == ["fp32", "fp16", "int8-qdq"]
     notes = plan(said, backend("null"), prepared(sparse_model)).notes
     assert notes == ("no 2:4 candidates: no 2:4 kernels: SM 7.2 is before Ampere",)
@@ -70,7 +70,7 @@ def test_a_backend_without_a_table_or_2to4_is_not_asked_for_them(sparse_model: P
 
 def test_the_placement_for_2to4_is_built_dense_only_as_a_twin(sparse_model: Path, planned: Planned) -> None:
     planned()
-    said = recipe(sparse_model, calibrate={"pictures": "somewhere"})
+    said = recipe(sparse_model, calibrate={"images": "somewhere"})
     assert {"int8-qdq-sparse", "int8-qdq-sparse-2:4"} <= set(names(said, sparse_model))
 
 

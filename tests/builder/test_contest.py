@@ -48,7 +48,7 @@ def test_the_fastest_is_chosen_and_the_most_precise_stays_as_fallback(sparse_mod
     assert "times as long as fp16" in found["fp32"].reason
     assert (manifest.engine, manifest.fallback, manifest.fallback_precision) == ("model.json", "fallback.json", "fp32")
     assert all(c.latency_ms and c.file_mb and c.host_mb and c.command for c in found.values())
-    assert any("INT8 needs pictures: set calibrate.pictures" in line for line in manifest.verdict)
+    assert any("INT8 needs images: set calibrate.images" in line for line in manifest.verdict)
 
 
 def test_candidates_that_are_equally_fast_go_to_the_safer(sparse_model: Path, planned: Plan) -> None:
@@ -115,12 +115,12 @@ def test_a_model_without_2to4_layers_has_no_2to4_candidates(model: Path, planned
         make(model, ["fp16-2:4"])
 
 
-def test_int8_is_built_from_the_recipes_pictures(sparse_model: Path, labels: Path, planned: Plan) -> None:
+def test_int8_is_built_from_the_recipes_images(sparse_model: Path, labels: Path, planned: Plan) -> None:
     planned({"int8-tensorrt": {"seconds": 0.001}}, seconds=0.004)
     names = ["int8-table-2:4", "int8-tensorrt"]
-    manifest = make(sparse_model, names, calibrate={"pictures": str(labels.parent), "count": 3})
+    manifest = make(sparse_model, names, calibrate={"images": str(labels.parent), "count": 3})
     assert list(by_name(manifest)) == names and manifest.precision == "int8"
-    assert any("INT8: 3 pictures" in line for line in manifest.verdict)
+    assert any("INT8: 3 images" in line for line in manifest.verdict)
     assert {path.name for path in (sparse_model.parent / "engines/squares").glob("*/*")} == {
         "manifest.json",
         "report.html",
@@ -162,15 +162,15 @@ def test_nothing_left_is_one_error_and_the_old_package_still_runs(model: Path, p
 
 def test_one_that_hangs_is_ended_at_the_time_limit(model: Path, planned: Plan) -> None:
     planned({"fp16": {"hang": 600}})
-    found = by_name(make(model, ["fp32", "fp16", "int8-qdq"], build={"time_limit": 3}, calibrate=pictures(model)))
+    found = by_name(make(model, ["fp32", "fp16", "int8-qdq"], build={"time_limit": 3}, calibrate=images(model)))
     assert found["fp32"].outcome == "chosen"
     assert found["fp16"].reason == "stopped at the time limit"
     assert (found["int8-qdq"].outcome, found["int8-qdq"].reason) == ("skipped", "the time limit was reached before")
 
 
-def pictures(model: Path) -> dict[str, Any]:
+def images(model: Path) -> dict[str, Any]:
     squares.labelled(model.parent)
-    return {"pictures": str(model.parent), "count": 2}
+    return {"images": str(model.parent), "count": 2}
 
 
 # Memory
@@ -226,9 +226,9 @@ def test_without_labels_detections_are_compared_with_fp32s(model: Path, labels: 
     for path in labels.parent.glob("[1-9].png"):
         path.unlink()
     planned({"fp32": {"values": good}, "fp16": {"values": {"output0": 0}}})
-    found = by_name(make(model, accept={"pictures": str(labels.parent)}))
+    found = by_name(make(model, accept={"images": str(labels.parent)}))
     assert found["fp32"].agreement is not None and found["fp32"].agreement.recall == 1.0
-    assert "finds 100 % of FP32's 6 boxes on 1 pictures, which is weaker than a score" in found["fp32"].reason
+    assert "finds 100 % of FP32's 6 boxes on 1 images, which is weaker than a score" in found["fp32"].reason
     assert found["fp16"].outcome == "refused"
     assert "found 0 % of FP32's 6 boxes, and 0 % of its own are FP32's too" in found["fp16"].reason
 

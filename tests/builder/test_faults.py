@@ -128,7 +128,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ended]
     def build_one(limit: int | None = None, deadline: float = float("inf")) -> Ended:
         workers = Workers(backend("null"), folder, "host", deadline, lambda *_: None)
         options = {"threads": 0, "simplify": True, "precision": "fp16", "sparse": False, "table": None}
-        options |= {"pictures": None, "profile": None, "dla": None, "timing_cache": None, "detailed": True}
+        options |= {"images": None, "profile": None, "dla": None, "timing_cache": None, "detailed": True}
         said = {**options, "limits": {}}
         before = resource.getrlimit(resource.RLIMIT_AS)
         if limit is not None:

@@ -1,4 +1,4 @@
-"""INT8 in every form from one look at the pictures, and from none the second time."""
+"""INT8 in every form from one look at the images, and from none the second time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 
 from edgesparse.builder import int8
 from edgesparse.builder.build import build
-from edgesparse.builder.int8 import hash_of, quantise, write_pictures
+from edgesparse.builder.int8 import hash_of, quantise, write_images
 from edgesparse.config import DetectorSpec, InputSpec, parse
 from edgesparse.errors import AccuracyGateFailed, BuildError, CalibrationError, ConfigError
 from edgesparse.int8 import calibration_table
@@ -27,7 +27,7 @@ LOOK = InputSpec(size=(64, 64))
 def job(sparse_model: Path, labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setenv("EDGESPARSE_STATE", str(tmp_path / "state"))
     spec = DetectorSpec(head="yolov8", classes=("red", "green"), input=LOOK)
-    wanted = {"pictures": str(labels.parent), "count": 4}
+    wanted = {"images": str(labels.parent), "count": 4}
     (tmp_path / "work").mkdir()
     said = {"onnx": str(sparse_model), "folder": str(tmp_path / "work"), "calibrate": wanted, "accept": {}, "batch": 1}
     return {**said, "spec": spec.model_dump_json()}
@@ -48,7 +48,7 @@ def test_every_form_is_written_and_2to4_stays(job: dict[str, Any]) -> None:
     table = calibration_table.read(Path(said["table"]).read_bytes())
     assert {"wide0", "wide1", "wide2"} <= set(table.scales)
     assert "output0" not in table.scales
-    assert said["notes"][0].startswith("INT8: 4 pictures; ")
+    assert said["notes"][0].startswith("INT8: 4 images; ")
 
 
 def test_it_is_made_once_on_a_device_unless_something_changes(
@@ -109,20 +109,20 @@ def test_layers_stay_float_until_the_labels_are_met(job: dict[str, Any], spoilt:
 
 @pytest.mark.usefixtures("quick")
 def test_a_build_with_labels_has_int8_that_passes(spoilt: Path, labels: Path) -> None:
-    said = {"model": str(spoilt), "classes": list(squares.NAMES), "calibrate": {"pictures": str(labels.parent)}}
+    said = {"model": str(spoilt), "classes": list(squares.NAMES), "calibrate": {"images": str(labels.parent)}}
     said |= {"build": {"backend": "onnxruntime", "candidates": ["int8-qdq"]}}
     accept = {"annotations": str(labels), "max_map_drop": 5}
     with pytest.raises(AccuracyGateFailed, match="min_agreement"):
-        build(parse({**said, "accept": {"pictures": str(labels.parent)}}, "recipe"), labels.parent / "engines")
+        build(parse({**said, "accept": {"images": str(labels.parent)}}, "recipe"), labels.parent / "engines")
     made = build(parse({**said, "accept": accept}, "recipe"), labels.parent / "engines").package.manifest
     assert made.precision == "int8" and any("2 layers stay float" in line for line in made.verdict)
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_model_that_carries_pairs_is_built_as_it_is(job: dict[str, Any], labels: Path) -> None:
-    """Pictures change nothing, and other candidates are refused."""
+    """Images change nothing, and other candidates are refused."""
     said: dict[str, Any] = {"model": quantise(job, quiet)["fuse"], "classes": list(squares.NAMES)}
-    said |= {"build": {"backend": "onnxruntime"}, "calibrate": {"pictures": str(labels.parent)}}
+    said |= {"build": {"backend": "onnxruntime"}, "calibrate": {"images": str(labels.parent)}}
     package = build(parse(said, "recipe"), labels.parent / "engines").package
     assert package.manifest.precision == "int8" and [one.name for one in package.manifest.candidates] == ["int8-qdq"]
     given, kept = (models.load(path) for path in (Path(said["model"]), package.folder / package.manifest.engine))
@@ -134,22 +134,22 @@ def test_a_model_that_carries_pairs_is_built_as_it_is(job: dict[str, Any], label
         build(parse(said, "recipe"), labels.parent / "engines")
 
 
-def test_pictures_unlike_the_input_are_told_of(job: dict[str, Any], tmp_path: Path) -> None:
+def test_images_unlike_the_input_are_told_of(job: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "small").mkdir()
     cv2.imwrite(str(tmp_path / "small/1.png"), np.zeros((20, 20, 3), np.uint8))
-    job["calibrate"] = {"pictures": str(tmp_path / "small"), "count": 4}
+    job["calibrate"] = {"images": str(tmp_path / "small"), "count": 4}
     assert any("far smaller than the input of 64x64" in note for note in quantise(job, quiet)["notes"])
 
 
-def test_pictures_for_tensorrt_are_what_the_network_takes(labels: Path, tmp_path: Path) -> None:
+def test_images_for_tensorrt_are_what_the_network_takes(labels: Path, tmp_path: Path) -> None:
     files = sorted(labels.parent.glob("*.png"))
-    write_pictures(tmp_path / "p.npy", files, LOOK)
+    write_images(tmp_path / "p.npy", files, LOOK)
     rows = np.load(tmp_path / "p.npy")
     assert rows.shape == (4, 3, 64, 64) and rows.dtype == np.float32
     assert rows.min() >= 0 and rows.max() == 1.0
 
 
-def test_pictures_are_known_by_what_they_hold(labels: Path) -> None:
+def test_images_are_known_by_what_they_hold(labels: Path) -> None:
     before = hash_of(labels.parent)
     (labels.parent / "3.png").rename(labels.parent / "9.png")
     assert hash_of(labels.parent) == before
@@ -157,5 +157,5 @@ def test_pictures_are_known_by_what_they_hold(labels: Path) -> None:
     assert hash_of(labels.parent) != before
     for path in labels.parent.glob("*.png"):
         path.unlink()
-    with pytest.raises(ConfigError, match="no pictures in"):
+    with pytest.raises(ConfigError, match="no images in"):
         hash_of(labels.parent)

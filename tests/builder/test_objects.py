@@ -15,7 +15,7 @@ from edgesparse.config import DetectorSpec, InputSpec
 def test_the_map_is_one_in_the_widened_boxes_and_nought_elsewhere(tmp_path: Path) -> None:
     model = onnx.load(squares.detector(tmp_path / "squares.onnx"))
     spec = DetectorSpec(head="yolov8", classes=squares.NAMES, input=InputSpec(size=(64, 64)))
-    shown = squares.picture([(2, 5, 0), (7, 0, 1)])
+    shown = squares.image([(2, 5, 0), (7, 0, 1)])
     batch = shown[..., ::-1].transpose(2, 0, 1)[None].astype(np.float32) / 255
     (marked,) = found(model, lambda: [batch], spec)
     wide = round(8 * MARGIN)
@@ -25,7 +25,7 @@ def test_the_map_is_one_in_the_widened_boxes_and_nought_elsewhere(tmp_path: Path
     np.testing.assert_array_equal(marked, wanted)
 
 
-def test_pictures_without_objects_give_nought(tmp_path: Path) -> None:
+def test_images_without_objects_give_nought(tmp_path: Path) -> None:
     model = onnx.load(squares.detector(tmp_path / "squares.onnx"))
     spec = DetectorSpec(head="yolov8", classes=squares.NAMES, input=InputSpec(size=(64, 64)))
     black = np.zeros((1, 3, 64, 64), np.float32)

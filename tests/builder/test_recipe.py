@@ -27,7 +27,7 @@ def test_what_it_writes_parses_and_builds_a_detector_that_detects(tmp_path: Path
     assert (recipe.head, recipe.classes, recipe.input.size) == ("yolov8", "auto", (64, 64))
     package = build(recipe, tmp_path / "engines").package
     with open_detector(package) as detector:
-        found = detector(squares.picture([(1, 2, 0), (5, 5, 1)]))
+        found = detector(squares.image([(1, 2, 0), (5, 5, 1)]))
     assert [squares.NAMES[i] for i in found.class_id] == ["red", "green"]
 
 
@@ -37,12 +37,12 @@ def test_every_line_that_is_commented_out_may_be_used(tmp_path: Path) -> None:
     text = write_recipe(squares.detector(tmp_path / "squares.onnx"), path)
     used = [line.replace("# ", "", 1) if line.startswith("  # ") else line for line in text.splitlines()]
     squares.labelled(tmp_path)
-    text = "\n".join(used).replace("labels/instances.json", "instances_val.json").replace("labels/pictures", ".")
-    text = text.replace("some/pictures", ".").replace("calibration_pictures", ".")
+    text = "\n".join(used).replace("labels/instances.json", "instances_val.json").replace("labels/images", ".")
+    text = text.replace("calibration_images", ".")
     path.write_text(text)
     recipe = load_recipe(path)
     assert recipe.accept.min_map == 40 and recipe.accept.max_map_drop == 1 and recipe.accept.images == tmp_path
-    assert recipe.build.memory == 2_000_000_000 and recipe.calibrate.pictures == tmp_path
+    assert recipe.build.memory == 2_000_000_000 and recipe.calibrate.images == tmp_path
     assert recipe.run.source == "0" and recipe.run.classes == ("red",)
 
 

@@ -33,7 +33,7 @@ pytestmark = [
 
 def test_every_candidate_is_built_in_a_child_and_packed(sparse_model: Path, labels: Path, tmp_path: Path) -> None:
     said = {"backend": "tensorrt-rtx", "memory": "3 GB"}
-    recipe = parse({"model": str(sparse_model), "build": said, "calibrate": {"pictures": str(labels.parent)}}, "recipe")
+    recipe = parse({"model": str(sparse_model), "build": said, "calibrate": {"images": str(labels.parent)}}, "recipe")
     engine, folder, steps = backend("tensorrt-rtx"), tmp_path / "work", set[str]()
     folder.mkdir()
     prepared = prepare(recipe, folder)
@@ -61,7 +61,7 @@ def test_every_candidate_is_built_in_a_child_and_packed(sparse_model: Path, labe
 
 def test_a_range_of_batches_becomes_one_profile(sparse_model: Path, labels: Path, tmp_path: Path) -> None:
     said = {"backend": "tensorrt-rtx", "batch": {"min": 1, "opt": 2, "max": 4}, "memory": "3 GB"}
-    recipe = parse({"model": str(sparse_model), "build": said, "calibrate": {"pictures": str(labels.parent)}}, "recipe")
+    recipe = parse({"model": str(sparse_model), "build": said, "calibrate": {"images": str(labels.parent)}}, "recipe")
     engine, folder = backend("tensorrt-rtx"), tmp_path / "work"
     folder.mkdir()
     prepared = prepare(recipe, folder)

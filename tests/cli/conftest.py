@@ -61,9 +61,9 @@ def model(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """A folder of four labelled pictures."""
-    folder = tmp_path / "pictures"
+def images(tmp_path: Path) -> Path:
+    """A folder of four labelled images."""
+    folder = tmp_path / "images"
     folder.mkdir()
     squares.labelled(folder)
     return folder

@@ -83,9 +83,9 @@ def not_good_enough(folder: Path) -> list[str]:
     return ["build", "m.yaml"]
 
 
-def damaged_picture(folder: Path) -> list[str]:
+def damaged_image(folder: Path) -> list[str]:
     squares.detector(folder / "m.onnx")
-    (folder / "bad.png").write_bytes(b"no picture")
+    (folder / "bad.png").write_bytes(b"no image")
     return ["run", "m.onnx", "--source", "bad.png"]
 
 
@@ -180,7 +180,7 @@ BAD: dict[Make, tuple[int, str]] = {
     unknown_key: (2, r"m.yaml: unknown key 'runs': did you mean 'run'\?"),
     labels_that_are_none: (2, r"labels.json is not COCO JSON"),
     not_good_enough: (1, r"refused: found 30.\d mAP, needed accept.min_map 90"),
-    damaged_picture: (2, r"bad.png: not one of 1 pictures can be read"),
+    damaged_image: (2, r"bad.png: not one of 1 images can be read"),
     no_such_source: (2, r"no source nowhere.mp4: no such file, folder or camera"),
     no_source: (2, r"no source: pass --source, or set run.source in the recipe"),
     no_such_camera: (3, r"no camera 77: /dev/video77 does not exist; found: "),
@@ -236,11 +236,11 @@ def test_wrong_use(edgesparse: Command, arguments: list[str], said: str) -> None
     assert ended.code == 2 and said in ended.said
 
 
-def test_a_package_for_something_else_is_refused(edgesparse: Command, model: Path, pictures: Path) -> None:
+def test_a_package_for_something_else_is_refused(edgesparse: Command, model: Path, images: Path) -> None:
     edgesparse("build", model)
     manifest = next(Path("engines/squares").glob("*/manifest.json"))
     manifest.write_text(re.sub(r'"onnxruntime": "[\d.]+"', '"onnxruntime": "99.0"', manifest.read_text()))
-    ended = edgesparse("run", "engines/squares", "--source", pictures)
+    ended = edgesparse("run", "engines/squares", "--source", images)
     assert ended.code == 1
     assert re.search(r"found ONNX Runtime [\d.]+, needed 99.0 or newer: build it here with", ended.said)
 

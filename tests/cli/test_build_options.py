@@ -51,7 +51,7 @@ def test_options_win_over_the_recipe(edgesparse: Command, recipe: str) -> None:
         (["--memory", "much"], 2, "command line: build.memory: found 'much'"),
         (["--time-limit", "0"], 2, "command line: build.time_limit: found 0.0"),
         (["--require-sparse"], 1, "no 2:4 candidate could be built and run: 'edgesparse inspect MODEL.onnx' says why"),
-        (["--only", "int8-qdq"], 1, "none of the candidates can be built: int8-qdq: INT8 needs pictures"),
+        (["--only", "int8-qdq"], 1, "none of the candidates can be built: int8-qdq: INT8 needs images"),
         (
             ["--memory", "5 MB", "--only", "fp32"],
             3,

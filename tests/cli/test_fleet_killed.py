@@ -44,7 +44,7 @@ def recipe(tmp_path: Path) -> Path:
     squares.detector(tmp_path / "squares.onnx")
     (tmp_path / "labels").mkdir()
     squares.labelled(tmp_path / "labels")
-    said = {"model": "squares.onnx", "build": {"backend": "onnxruntime"}, "deploy": {"pictures": "labels", "count": 2}}
+    said = {"model": "squares.onnx", "build": {"backend": "onnxruntime"}, "deploy": {"images": "labels", "count": 2}}
     (tmp_path / "squares.yaml").write_text(yaml.safe_dump(said))
     return tmp_path / "squares.yaml"
 
@@ -81,7 +81,7 @@ def test_killed_at_each_step(edgesparse: Command, started: Started, recipe: Path
             time.sleep(0.05)
         assert not children_of(tmp_path), f"the build outlived a deploy that was killed at {step}"
         with open_detector(open_package(tmp_path / "device" / "current" / "package")) as detector:
-            assert len(detector(squares.picture([(1, 2, 0)]))) == 1, step
+            assert len(detector(squares.image([(1, 2, 0)]))) == 1, step
         recovered = edgesparse("deploy", "--recover", "--root", tmp_path / "device", "--json").json
         assert recovered["changed"], step
         assert edgesparse("status", "--root", tmp_path / "device", "--json").json["running"]["version"] == "1.0"

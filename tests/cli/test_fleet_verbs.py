@@ -27,7 +27,7 @@ def recipe(tmp_path: Path) -> Path:
         "head": "yolov8",
         "build": {"backend": "onnxruntime"},
         "accept": {"annotations": "labels/instances_val.json", "min_map": 50},
-        "calibrate": {"pictures": "labels", "count": 2},
+        "calibrate": {"images": "labels", "count": 2},
         "deploy": {"count": 3, "max_latency_ms": 10_000},
     }
     path = tmp_path / "squares.yaml"
@@ -63,7 +63,7 @@ def test_from_keys_to_a_device_and_back(edgesparse: Command, recipe: Path, tmp_p
     refused = edgesparse("deploy", "1.0.esb", "--trusted", "elsewhere", *device)
     assert refused.code == 1 and json.loads(refused.out)["result"] == "refused" and "no trusted key" in refused.err
     with open_detector(open_package(tmp_path / "device" / "current" / "package")) as detector:
-        assert len(detector(squares.picture([(1, 2, 0), (5, 5, 1)]))) == 2
+        assert len(detector(squares.image([(1, 2, 0), (5, 5, 1)]))) == 2
 
 
 def test_keys_are_made_shown_and_rotated(edgesparse: Command, tmp_path: Path) -> None:

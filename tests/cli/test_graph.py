@@ -134,7 +134,7 @@ def test_prune_writes_a_2to4_model_and_warns_before_it_is_deployed(run: Run, mod
         (["inspect", "{model}", "--shape", "x=0x3"], 2, "NAME=SIZES"),
         (["inspect", "{model}", "--html", "none/page.html"], 2, "no folder"),
         (["prune", "{model}", "-o", "{model}"], 2, "there already"),
-        (["prune", "{model}", "-o", "out.onnx", "--method", "reconstruct"], 2, "--pictures"),
+        (["prune", "{model}", "-o", "out.onnx", "--method", "reconstruct"], 2, "--images"),
         (["prune", "{model}", "-o", "out.onnx", "--max-drop", "1"], 2, "--max-drop is for --method reconstruct"),
         (["prune", "{model}", "-o", "out.onnx", "--layers", "auto"], 2, "--layers auto is for --method reconstruct"),
         (["prune", "{model}", "-o", "out.onnx", "--layers", "secnd"], 1, "did you mean 'second'"),

@@ -18,7 +18,7 @@ from edgesparse.sparsity.inspect import inspect
 from edgesparse.sparsity.prune import prune
 
 LAYERS = 6
-RECONSTRUCT = ("--method", "reconstruct", "--pictures", "pictures/*.png")
+RECONSTRUCT = ("--method", "reconstruct", "--images", "images/*.png")
 
 
 @pytest.fixture
@@ -40,10 +40,10 @@ def states(path: Path) -> list[str]:
 
 
 def test_as_much_as_a_point_allows_with_a_page_a_layer(
-    edgesparse: Command, detector: Path, pictures: Path, tmp_path: Path
+    edgesparse: Command, detector: Path, images: Path, tmp_path: Path
 ) -> None:
     ended = edgesparse(
-        *("prune", detector, "-o", "out.onnx", *RECONSTRUCT, "--layers", "auto", "--data", pictures),
+        *("prune", detector, "-o", "out.onnx", *RECONSTRUCT, "--layers", "auto", "--data", images),
         *("--html", "page.html", "--json"),
     )
     assert ended.code == 0, ended.err
@@ -54,7 +54,7 @@ def test_as_much_as_a_point_allows_with_a_page_a_layer(
 
 
 def test_a_share_by_predicted_gain_on_a_board_needs_no_labels(
-    edgesparse: Command, detector: Path, pictures: Path, tmp_path: Path
+    edgesparse: Command, detector: Path, images: Path, tmp_path: Path
 ) -> None:
     ended = edgesparse("prune", detector, "-o", "out.onnx", *RECONSTRUCT, "--share", "0.3", "--device", "orin-nano-8gb")
     assert ended.code == 0 and "33 % of the eligible multiply-accumulates are 2:4" in ended.out
@@ -62,7 +62,7 @@ def test_a_share_by_predicted_gain_on_a_board_needs_no_labels(
 
 
 def test_killed_half_way_it_goes_on_to_the_same_file(
-    edgesparse: Command, started: Started, detector: Path, pictures: Path, tmp_path: Path
+    edgesparse: Command, started: Started, detector: Path, images: Path, tmp_path: Path
 ) -> None:
     options = ("prune", detector, *RECONSTRUCT, "--state", "state", "-o")
     slowly = (
@@ -98,24 +98,24 @@ def test_killed_half_way_it_goes_on_to_the_same_file(
     ],
 )
 def test_what_cannot_be_done_ends_in_one_line(
-    edgesparse: Command, detector: Path, pictures: Path, tmp_path: Path, options: list[str], code: int, words: str
+    edgesparse: Command, detector: Path, images: Path, tmp_path: Path, options: list[str], code: int, words: str
 ) -> None:
     ended = edgesparse("prune", detector, "-o", "out.onnx", *RECONSTRUCT, *options)
     assert (ended.code, words in ended.said) == (code, True), ended.err
     assert not (tmp_path / "out.onnx").exists()
 
 
-def test_pictures_of_no_bytes_are_skipped_and_refused_where_no_other_is_left(
-    edgesparse: Command, detector: Path, pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_images_of_no_bytes_are_skipped_and_refused_where_no_other_is_left(
+    edgesparse: Command, detector: Path, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first, *others = sorted(pictures.glob("*.png"))
+    first, *others = sorted(images.glob("*.png"))
     first.write_bytes(b"")
     ended = edgesparse("prune", detector, "-o", "some.onnx", *RECONSTRUCT, "--layers", "side1")
     assert ended.code == 0 and f"{first.name}: skipped" in caplog.text
     for path in others:
         path.write_bytes(b"")
     ended = edgesparse("prune", detector, "-o", "out.onnx", *RECONSTRUCT)
-    assert ended.code == 2 and "not one of 4 pictures can be read" in ended.said
+    assert ended.code == 2 and "not one of 4 images can be read" in ended.said
     assert not (tmp_path / "out.onnx").exists()
 
 
@@ -128,7 +128,7 @@ def test_pictures_of_no_bytes_are_skipped_and_refused_where_no_other_is_left(
     ],
 )
 def test_weights_that_cannot_be_refitted_end_in_one_line(
-    edgesparse: Command, detector: Path, pictures: Path, tmp_path: Path, spoil: str, words: str
+    edgesparse: Command, detector: Path, images: Path, tmp_path: Path, spoil: str, words: str
 ) -> None:
     model = onnx.load(detector)
     if spoil == "shared":

@@ -15,7 +15,7 @@ from edgesparse.int8 import calibration_table
 from edgesparse.int8.calibration import Calibration
 
 UNEVEN = np.array([1, 60, 0.02, 1, 5, 0.3], np.float32)
-PICTURES = ("--pictures", "pictures/*.png")
+IMAGES = ("--images", "images/*.png")
 
 
 @pytest.fixture
@@ -50,10 +50,10 @@ def operators(path: Path) -> list[str]:
 
 
 def test_every_file_and_the_score_after_each_step(
-    edgesparse: Command, detector: Path, pictures: Path, tmp_path: Path
+    edgesparse: Command, detector: Path, images: Path, tmp_path: Path
 ) -> None:
     ended = edgesparse(
-        *("quantize", detector, "-o", "out.onnx", *PICTURES, "--data", pictures, "--max-drop", "1", "--json"),
+        *("quantize", detector, "-o", "out.onnx", *IMAGES, "--data", images, "--max-drop", "1", "--json"),
         *("--calibration", "ranges.json", "--table", "deep.cache", "--html", "page.html"),
     )
     assert ended.code == 0, ended.err
@@ -74,27 +74,27 @@ def test_every_file_and_the_score_after_each_step(
 
 
 def test_a_calibration_is_reused_where_it_fits_and_left_alone_where_not(
-    edgesparse: Command, detector: Path, pictures: Path, tmp_path: Path
+    edgesparse: Command, detector: Path, images: Path, tmp_path: Path
 ) -> None:
-    options = ("quantize", detector, *PICTURES, "--calibration", "ranges.json")
+    options = ("quantize", detector, *IMAGES, "--calibration", "ranges.json")
     assert edgesparse(*options, "-o", "one.onnx").code == 0
     before = (tmp_path / "ranges.json").read_bytes()
     again = edgesparse(*options, "-o", "two.onnx")
     assert again.code == 0 and "calibrating" not in again.err
     assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "two.onnx").read_bytes()
     other = edgesparse(*options, "-o", "three.onnx", "--count", "2")
-    assert other.code == 0 and "ranges.json is of another model, pictures or settings" in other.err
+    assert other.code == 0 and "ranges.json is of another model, images or settings" in other.err
     assert (tmp_path / "ranges.json").read_bytes() == before
     assert edgesparse(*options, "-o", "four.onnx", "--count", "2", "--force").code == 0
-    assert Calibration.load(tmp_path / "ranges.json").pictures == 2
+    assert Calibration.load(tmp_path / "ranges.json").images == 2
 
 
-def test_ranges_from_a_table_of_tensorrt(edgesparse: Command, detector: Path, pictures: Path, tmp_path: Path) -> None:
+def test_ranges_from_a_table_of_tensorrt(edgesparse: Command, detector: Path, images: Path, tmp_path: Path) -> None:
     """Also from one that another program wrote: for all that is quantised here, and a constant of its own."""
     lines = ["images: 3c010a14", "mean: 3c010a14", "r1: 3e000000", "c1: 3e000000", "r2: 3c010a14", "colour: 3c010a14"]
     text = "\n".join(["TRT-100300-EntropyCalibration2", "(Unnamed Layer* 3) [Constant]_output: 3c010a14", *lines])
     (tmp_path / "theirs.cache").write_text(text)
-    options = ("quantize", detector, "-o", "out.onnx", *PICTURES, "--from-table", "theirs.cache", "--json")
+    options = ("quantize", detector, "-o", "out.onnx", *IMAGES, "--from-table", "theirs.cache", "--json")
     ended = edgesparse(*options)
     assert ended.code == 0, ended.err
     assert [step["what"] for step in ended.json["steps"]][1:] == ["ranges as given", "biases corrected"]
@@ -105,18 +105,18 @@ def test_ranges_from_a_table_of_tensorrt(edgesparse: Command, detector: Path, pi
 
 
 def test_integers_without_a_tensor_become_one(
-    edgesparse: Command, detector: Path, pictures: Path, tmp_path: Path
+    edgesparse: Command, detector: Path, images: Path, tmp_path: Path
 ) -> None:
     """TensorRT 8.5 takes them for nothing."""
     squares.hold_integers(detector)
     assert squares.held(detector) == {"value_ints"}
-    ended = edgesparse("quantize", detector, "-o", "out.onnx", *PICTURES, "--table", "deep.cache")
+    ended = edgesparse("quantize", detector, "-o", "out.onnx", *IMAGES, "--table", "deep.cache")
     assert ended.code == 0, ended.err
     assert squares.held(tmp_path / "out.onnx") == squares.held(tmp_path / "deep.cache.onnx") == {"value"}
 
 
-def test_kept_layers_and_warnings_are_shown(edgesparse: Command, detector: Path, pictures: Path) -> None:
-    ended = edgesparse("quantize", detector, "-o", "out.onnx", *PICTURES, "--keep", "even")
+def test_kept_layers_and_warnings_are_shown(edgesparse: Command, detector: Path, images: Path) -> None:
+    ended = edgesparse("quantize", detector, "-o", "out.onnx", *IMAGES, "--keep", "even")
     assert ended.code == 0 and "kept in float, as asked" in ended.out and "warning: " in ended.err
     assert "step by step" in ended.out and "wrote out.onnx; next: edgesparse evaluate out.onnx" in ended.out
 
@@ -124,25 +124,25 @@ def test_kept_layers_and_warnings_are_shown(edgesparse: Command, detector: Path,
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
-        ((*PICTURES, "--max-drop", "1"), 2, "--max-drop needs --data"),
-        ((), 2, "Missing option '--pictures'"),
-        (("--pictures", "nowhere"), 2, "nowhere"),
-        ((*PICTURES, "--keep", "evn"), 2, "did you mean 'even'?"),
-        ((*PICTURES, "--html", "deep.onnx"), 2, "deep.onnx is there already"),
-        ((*PICTURES, "--table", "no/folder.cache"), 2, "no folder no"),
-        ((*PICTURES, "--from-table", "none.cache"), 2, "cannot read none.cache"),
-        ((*PICTURES, "--from-table", "deep.onnx"), 2, "not a TensorRT calibration table"),
+        ((*IMAGES, "--max-drop", "1"), 2, "--max-drop needs --data"),
+        ((), 2, "Missing option '--images'"),
+        (("--images", "nowhere"), 2, "nowhere"),
+        ((*IMAGES, "--keep", "evn"), 2, "did you mean 'even'?"),
+        ((*IMAGES, "--html", "deep.onnx"), 2, "deep.onnx is there already"),
+        ((*IMAGES, "--table", "no/folder.cache"), 2, "no folder no"),
+        ((*IMAGES, "--from-table", "none.cache"), 2, "cannot read none.cache"),
+        ((*IMAGES, "--from-table", "deep.onnx"), 2, "not a TensorRT calibration table"),
     ],
 )
 def test_what_it_refuses(
-    edgesparse: Command, detector: Path, pictures: Path, tmp_path: Path, options: tuple[str, ...], code: int, said: str
+    edgesparse: Command, detector: Path, images: Path, tmp_path: Path, options: tuple[str, ...], code: int, said: str
 ) -> None:
     ended = edgesparse("quantize", detector, "-o", "out.onnx", *options)
     assert ended.code == code and said in ended.said
     assert not (tmp_path / "out.onnx").exists()
 
 
-def test_a_model_that_is_quantised_already(edgesparse: Command, detector: Path, pictures: Path, tmp_path: Path) -> None:
-    assert edgesparse("quantize", detector, "-o", "out.onnx", *PICTURES).code == 0
-    ended = edgesparse("quantize", "out.onnx", "-o", "again.onnx", *PICTURES)
+def test_a_model_that_is_quantised_already(edgesparse: Command, detector: Path, images: Path, tmp_path: Path) -> None:
+    assert edgesparse("quantize", detector, "-o", "out.onnx", *IMAGES).code == 0
+    ended = edgesparse("quantize", "out.onnx", "-o", "again.onnx", *IMAGES)
     assert ended.code == 2 and "carries" in ended.said and not (tmp_path / "again.onnx").exists()

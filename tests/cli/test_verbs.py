@@ -15,7 +15,7 @@ import edgesparse as package
 from edgesparse.cli import main, show
 
 
-def test_the_whole_way_from_a_model_to_detections(edgesparse: Command, model: Path, pictures: Path) -> None:
+def test_the_whole_way_from_a_model_to_detections(edgesparse: Command, model: Path, images: Path) -> None:
     ended = edgesparse("recipe", model)
     assert (ended.code, ended.out) == (
         0,
@@ -24,11 +24,11 @@ def test_the_whole_way_from_a_model_to_detections(edgesparse: Command, model: Pa
     ended = edgesparse("build", "squares.yaml")
     assert ended.code == 0 and "head yolov8, 2 classes, input 64x64" in ended.out and "kept" in ended.out
     assert "next: edgesparse run engines/squares" in ended.out
-    ended = edgesparse("evaluate", "engines/squares", "--data", pictures)
-    assert ended.code == 0 and "squares on 4 pictures" in ended.out and "mAP 100.0  mAP50 100.0" in ended.out
-    ended = edgesparse("bench", "engines/squares", "--source", pictures, "--frames", 3)
+    ended = edgesparse("evaluate", "engines/squares", "--data", images)
+    assert ended.code == 0 and "squares on 4 images" in ended.out and "mAP 100.0  mAP50 100.0" in ended.out
+    ended = edgesparse("bench", "engines/squares", "--source", images, "--frames", 3)
     assert ended.code == 0 and "milliseconds" in ended.out and "3 frames" in ended.out
-    ended = edgesparse("run", "engines/squares", "--source", pictures, "--coco", "found.json")
+    ended = edgesparse("run", "engines/squares", "--source", images, "--coco", "found.json")
     assert ended.code == 0 and "4 frames" in ended.out and "24 detections" in ended.out
     assert len(json.loads(Path("found.json").read_text())) == 24
 
@@ -38,22 +38,22 @@ def test_a_recipe_on_standard_output_is_all_that_is_there(edgesparse: Command, m
     assert ended.out.startswith("# What squares.onnx is") and ended.err == ""
 
 
-def test_for_programs_there_is_json(edgesparse: Command, model: Path, pictures: Path) -> None:
+def test_for_programs_there_is_json(edgesparse: Command, model: Path, images: Path) -> None:
     built = edgesparse("build", model, "--json").json
     assert built["reused"] is False and built["detector"]["classes"] == ["red", "green"]
     assert edgesparse("build", model, "--json").json["folder"] == built["folder"]
-    scored = edgesparse("evaluate", model, "--data", pictures, "--json").json
+    scored = edgesparse("evaluate", model, "--data", images, "--json").json
     assert scored["map"] == pytest.approx(100) and scored["images"] == 4
-    timed = edgesparse("bench", model, "--source", pictures, "--frames", 2, "--json").json
+    timed = edgesparse("bench", model, "--source", images, "--frames", 2, "--json").json
     assert timed["frames"] == 2 and timed["latency"]["engine"]["p50"] > 0 and timed["where"] == "the CPU"
-    found = edgesparse("run", model, "--source", pictures, "--json").json
+    found = edgesparse("run", model, "--source", images, "--json").json
     assert found["frames"] == 4 and sum(found["classes"].values()) == 24 and found["ended"] == "end of source"
     doctor = edgesparse("doctor", "--json").json
     assert doctor["machine"]["python"] == ".".join(map(str, sys.version_info[:3]))
 
 
-def test_the_command_line_wins_over_the_recipe(edgesparse: Command, model: Path, pictures: Path) -> None:
-    Path("squares.yaml").write_text(f"model: squares.onnx\nrun: {{source: '{pictures}', classes: [red]}}")
+def test_the_command_line_wins_over_the_recipe(edgesparse: Command, model: Path, images: Path) -> None:
+    Path("squares.yaml").write_text(f"model: squares.onnx\nrun: {{source: '{images}', classes: [red]}}")
     red = edgesparse("run", "squares.yaml", "--json").json
     assert list(red["classes"]) == ["red"] and red["frames"] == 4
     green = edgesparse("run", "squares.yaml", "--classes", "green", "--frames", 2, "--json").json
@@ -62,17 +62,17 @@ def test_the_command_line_wins_over_the_recipe(edgesparse: Command, model: Path,
     assert few["detections"] == 4
 
 
-def test_detections_on_standard_output_have_it_to_themselves(edgesparse: Command, model: Path, pictures: Path) -> None:
-    ended = edgesparse("run", model, "--source", pictures, "--jsonl", "-")
+def test_detections_on_standard_output_have_it_to_themselves(edgesparse: Command, model: Path, images: Path) -> None:
+    ended = edgesparse("run", model, "--source", images, "--jsonl", "-")
     lines = [json.loads(line) for line in ended.out.splitlines()]
     assert [len(line["detections"]) for line in lines] == [6, 6, 6, 6]
     assert "24 detections" in ended.err
 
 
-def test_classes_may_be_given_for_a_model_that_names_none(edgesparse: Command, tmp_path: Path, pictures: Path) -> None:
+def test_classes_may_be_given_for_a_model_that_names_none(edgesparse: Command, tmp_path: Path, images: Path) -> None:
     squares.detector(tmp_path / "m.onnx", names=None)
     Path("names.txt").write_text("red\ngreen\n")
-    scored = edgesparse("evaluate", "m.onnx", "--data", pictures, "--classes", "names.txt", "--json").json
+    scored = edgesparse("evaluate", "m.onnx", "--data", images, "--classes", "names.txt", "--json").json
     assert {found["name"] for found in scored["classes"]} == {"red", "green"}
 
 

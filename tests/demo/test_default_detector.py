@@ -62,9 +62,9 @@ def test_detects_in_scenes_it_never_saw(name: str, tmp_path: Path) -> None:
     assert {score.name for score in found.classes} == set(CLASSES)
 
 
-def test_calibration_pictures_are_those_of_the_index() -> None:
+def test_calibration_images_are_those_of_the_index() -> None:
     folder = ROOT / "calib_data"
-    rows = yaml.safe_load((folder / "index.yaml").read_text())["pictures"]
+    rows = yaml.safe_load((folder / "index.yaml").read_text())["images"]
     assert len(rows) == 64
     assert {row["file"] for row in rows} == {path.name for path in folder.glob("*.jpg")}
     for row in rows:

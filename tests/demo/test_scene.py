@@ -52,7 +52,7 @@ def test_two_scenes_side_by_side_do_not_disturb_each_other() -> None:
 
 
 def test_stills_are_still_those_that_the_default_detector_learnt_from() -> None:
-    """Another OpenCV may round a rim another way; another order of draws would give another picture."""
+    """Another OpenCV may round a rim another way; another order of draws would give another image."""
     boxes = [
         (2, 6, 298, 86, 378), (0, 11, 43, 72, 105), (0, 159, 183, 201, 228), (2, 129, 352, 223, 446),
         (3, 237, 184, 357, 306), (4, 378, 332, 479, 415), (0, 443, 52, 506, 115), (3, 454, 280, 514, 340),
@@ -166,7 +166,7 @@ def tight(mask: NDArray[np.bool_]) -> list[int]:
 
 @pytest.mark.parametrize("size", [(480, 640), (239, 321)])
 def test_boxes_are_tight_on_what_is_drawn(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
-    """Each silhouette is drawn once more into an empty picture as wide as the belt, cut as the frame cuts it, and its
+    """Each silhouette is drawn once more into an empty image as wide as the belt, cut as the frame cuts it, and its
     box and its visible share are measured there."""
     drawn = watch(monkeypatch)
     for seed in range(8):

@@ -14,7 +14,7 @@ from edgesparse.errors import ConfigError, SinkError
 
 def test_what_is_exported_is_what_was_drawn(tmp_path: Path) -> None:
     done: list[tuple[int, int]] = []
-    export(tmp_path / "set", 3, 11, height=240, width=320, picture="png", progress=lambda *at: done.append(at))
+    export(tmp_path / "set", 3, 11, height=240, width=320, kind="png", progress=lambda *at: done.append(at))
     said = json.loads((tmp_path / "set" / "instances.json").read_text())
     assert done == [(1, 3), (2, 3), (3, 3)]
     assert [(c["id"], c["name"]) for c in said["categories"]] == list(enumerate(CLASSES))
@@ -70,8 +70,8 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         export(tmp_path / "file" / "set", 1, 0, height=96, width=128)
 
 
-@pytest.mark.parametrize(("count", "picture"), [(0, "jpg"), (1, "gif")])
-def test_a_wrong_count_or_kind_is_refused(tmp_path: Path, count: int, picture: str) -> None:
+@pytest.mark.parametrize(("count", "kind"), [(0, "jpg"), (1, "gif")])
+def test_a_wrong_count_or_kind_is_refused(tmp_path: Path, count: int, kind: str) -> None:
     with pytest.raises(ConfigError, match="asked for"):
-        export(tmp_path / "set", count, 0, picture=picture)
+        export(tmp_path / "set", count, 0, kind=kind)
     assert not list(tmp_path.iterdir())

@@ -45,9 +45,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle")
     model = ROOT / "edgesparse" / "demo" / "parts_2to4.onnx"
     (folder / "parts.yaml").write_text(f"model: {model}\nbuild:\n  backend: onnxruntime\n")
-    edgesparse(folder, "demo", "export", "pictures", "--count", "4")
+    edgesparse(folder, "demo", "export", "images", "--count", "4")
     edgesparse(folder, "keys", "new", "fleet")
-    edgesparse(folder, "bundle", "parts.yaml", "-o", "parts.esb", "--key", "fleet.key", "--pictures", "pictures/images")
+    edgesparse(folder, "bundle", "parts.yaml", "-o", "parts.esb", "--key", "fleet.key", "--images", "images/images")
     return folder
 
 

@@ -31,7 +31,7 @@ class Fleet:
         self.folder, self.version = folder, 0
         self.hosts = hosts.Hosts(folder)
         self.edgesparse("keys", "new", "fleet")
-        self.edgesparse("demo", "export", "pictures", "--count", "2")
+        self.edgesparse("demo", "export", "images", "--count", "2")
         for host in self.hosts.hosts:
             trusted = host.file("/etc/edgesparse/trusted")
             trusted.mkdir()
@@ -50,7 +50,7 @@ class Fleet:
         recipe["build"] = {"backend": "onnxruntime"}
         (self.folder / f"{name}.yaml").write_text(json.dumps(recipe))
         version = f"1.{self.version}"
-        words = ("--key", "fleet.key", "--pictures", "pictures/images", "--version", version)
+        words = ("--key", "fleet.key", "--images", "images/images", "--version", version)
         self.edgesparse("bundle", f"{name}.yaml", "-o", f"{name}.esb", *words)
         return self.folder / f"{name}.esb", version
 

@@ -48,7 +48,7 @@ def unpacked(folder: Path) -> Path:
 WHOLE: dict[str, Any] = {
     "classes": ["red", "green"],
     "build": {"backend": "onnxruntime", "batch": {"min": 1, "opt": 1, "max": 2}, "memory": "2 GB"},
-    "calibrate": {"pictures": "labels", "count": 2},
+    "calibrate": {"images": "labels", "count": 2},
     "accept": {"annotations": "labels/instances_val.json", "reference": "squares.onnx", "max_map_drop": 1},
     "deploy": {"count": 3, "needs": {"tensorrt": "10.3"}},
     "run": {"conf": {"default": 0.3, "red": 0.5}, "cameras": [{"name": "a", "source": "0", "classes": ["red"]}]},
@@ -80,37 +80,37 @@ def test_twice_the_same_bytes_and_a_version_that_counts_up(folder: Path) -> None
 
 def test_source_date_epoch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1790000000")
-    assert make(folder, pictures=folder / "labels").version == "2026.09.21.141320"
+    assert make(folder, images=folder / "labels").version == "2026.09.21.141320"
 
 
 def test_weights_beside_the_model_travel(folder: Path) -> None:
     model = onnx.load(folder / "squares.onnx")
     onnx.save(model, folder / "squares.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
-    names = {file.name for file in make(folder, pictures=folder / "labels").files}
+    names = {file.name for file in make(folder, images=folder / "labels").files}
     assert {"model/squares.onnx", "model/weights.bin"} <= names
 
 
-def test_no_pictures_or_none_with_objects(folder: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no pictures for the self-test: pass --pictures FOLDER"):
+def test_no_images_or_none_with_objects(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no images for the self-test: pass --images FOLDER"):
         make(folder)
     (folder / "black").mkdir()
     cv2.imwrite(str(folder / "black" / "0.png"), np.zeros((64, 64, 3), np.uint8))
-    with pytest.raises(ConfigError, match="finds nothing on the 1 pictures of the self-test"):
-        make(folder, pictures=folder / "black")
+    with pytest.raises(ConfigError, match="finds nothing on the 1 images of the self-test"):
+        make(folder, images=folder / "black")
     assert not (folder / "x.esb").exists()
 
 
 def test_a_name_that_cannot_travel_is_one_line(folder: Path) -> None:
     (folder / "squares.onnx").rename(folder / "my squares.onnx")
     with pytest.raises(ConfigError, match=r"my squares\.onnx cannot travel as 'model/my squares\.onnx'"):
-        make(folder, {"model": "my squares.onnx"}, pictures=folder / "labels")
+        make(folder, {"model": "my squares.onnx"}, images=folder / "labels")
 
 
 def test_the_recipe_in_the_docs_is_one(folder: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "fleet.md").read_text()
     said = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])
     assert {*said["deploy"]} == {*Deploy.model_fields}
-    (folder / "some" / "pictures").mkdir(parents=True)
+    (folder / "some" / "images").mkdir(parents=True)
     (folder / "docs.yaml").write_text(yaml.safe_dump({"model": "squares.onnx", **said}))
     assert load_recipe(folder / "docs.yaml").deploy.needs == {"tensorrt": "10.3", "l4t": "36.4"}
 
@@ -127,15 +127,15 @@ SECRETS = (
 @pytest.mark.parametrize("source", SECRETS)
 def test_passwords_do_not_travel(folder: Path, source: str) -> None:
     with pytest.raises(ConfigError, match="comes with a password, and a bundle is no secret") as error:
-        make(folder, {"run": {"cameras": [{"name": "a", "source": source}]}}, pictures=folder / "labels")
+        make(folder, {"run": {"cameras": [{"name": "a", "source": source}]}}, images=folder / "labels")
     assert "secret@" not in str(error.value) and "=secret" not in str(error.value)
 
 
 def test_what_else_an_address_says_may_travel(folder: Path) -> None:
     camera = {"name": "a", "source": "rtsp://10.0.0.7/cam/realmonitor?channel=1&subtype=0"}
-    make(folder, {"run": {"cameras": [camera]}}, pictures=folder / "labels")
+    make(folder, {"run": {"cameras": [camera]}}, images=folder / "labels")
 
 
 def test_versions_are_numbers(folder: Path) -> None:
     with pytest.raises(ConfigError, match="found 'v2', needed numbers with dots"):
-        make(folder, version="v2", pictures=folder / "labels")
+        make(folder, version="v2", images=folder / "labels")

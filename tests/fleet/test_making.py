@@ -27,10 +27,10 @@ def slot(tmp_path: Path, quick: None) -> Slot:
     for folder in (slot.bundle / "model", slot.bundle / "selftest"):
         folder.mkdir(parents=True)
     detector = squares.detector(slot.bundle / "model" / "squares.onnx")
-    picture = slot.bundle / "selftest" / "0.png"
-    cv2.imwrite(str(picture), squares.picture([(1, 1, 0), (4, 6, 1)]))
+    image = slot.bundle / "selftest" / "0.png"
+    cv2.imwrite(str(image), squares.image([(1, 1, 0), (4, 6, 1)]))
     with open_detector(ready(detector, tmp_path / "reference")) as reference:
-        expected.write(slot.bundle / "selftest" / expected.FILE, reference, [picture], ["0.png"])
+        expected.write(slot.bundle / "selftest" / expected.FILE, reference, [image], ["0.png"])
     recipe(slot)
     return slot
 

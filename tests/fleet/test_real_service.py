@@ -77,7 +77,7 @@ def test_a_good_bundle_runs_and_a_sick_one_goes_back(tmp_path: Path, service: Se
 
     def deploy(version: str, **limits: Any) -> str:
         said = {"model": "squares.onnx", "build": {"backend": "onnxruntime", "threads": 1}}
-        said["deploy"] = {"pictures": "labels", **limits}
+        said["deploy"] = {"images": "labels", **limits}
         (tmp_path / "squares.yaml").write_text(yaml.safe_dump(said))
         contents.make(tmp_path / "squares.yaml", tmp_path / f"{version}.esb", private, version=version)
         with bundles.opened(tmp_path / f"{version}.esb") as source:

@@ -96,7 +96,7 @@ def outputs_of(head: str, batch: int, dtype: str, size: tuple[int, int], classes
     return (TensorSpec("output0", shape, dtype),)
 
 
-def picture(height: int, width: int, pixels: Pixels = "bgr", seed: int = 0) -> NDArray[np.uint8]:
+def still(height: int, width: int, pixels: Pixels = "bgr", seed: int = 0) -> NDArray[np.uint8]:
     shape = {"nv12": (height * 3 // 2, width), "yuyv": (height, width, 2)}.get(pixels, (height, width, 3))
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
@@ -134,7 +134,7 @@ def letterbox() -> dict[str, float]:
             with alone(spec=spec, dtype=dtype) as made:
                 for height, width in SIZES if dtype == "float32" else SIZES[:4]:
                     even = (height + height % 2, width + width % 2) if kind in ("nv12", "yuyv") else (height, width)
-                    frame = picture(*even, kind)
+                    frame = still(*even, kind)
                     made.run([frame], [kind])
                     steps = 255 if dtype.startswith("float") else 1
                     error = np.abs(made.input[0].astype(float) - expected(frame, kind, spec, dtype)).max() * steps
@@ -151,7 +151,7 @@ def batches() -> float:
             for turn in range(3):
                 chosen = [kinds[(i + turn) % 4] for i in range(max(1, batch - turn))]
                 frames = [
-                    picture(*[side + side % 2 for side in SIZES[(i + 2 * turn) % len(SIZES)]], kind, seed=i)
+                    still(*[side + side % 2 for side in SIZES[(i + 2 * turn) % len(SIZES)]], kind, seed=i)
                     for i, kind in enumerate(chosen)
                 ]
                 for i, frame in enumerate(frames[::2]):
@@ -191,7 +191,7 @@ def compaction() -> float:
                 for name, array in values.items():
                     made.write(name, array)
                 for _ in range(3):
-                    found = made.run([picture(30, 40)] * batch, ["bgr"] * batch)
+                    found = made.run([still(30, 40)] * batch, ["bgr"] * batch)
                     for i, one in enumerate(found):
                         right = made.plan.decode([values[s.name] for s in made.slot._engine.outputs], i)
                         assert one.final == (len(right[1]) <= slots.SUPPRESSED), (
@@ -221,15 +221,15 @@ def short() -> None:
     for dtype in ("float32", "float16", "uint8", "int8"):
         with alone(3, dtype=dtype) as made:
             for sizes in ([(719, 1281), (1, 1), (321, 417)], [(3, 1001)], [(480, 640), (998, 2)]):
-                made.run([picture(*size) for size in sizes], ["bgr"] * len(sizes))
+                made.run([still(*size) for size in sizes], ["bgr"] * len(sizes))
     with alone(2) as made:
-        made.run([picture(360, 642, "nv12"), picture(361, 642, "yuyv")], ["nv12", "yuyv"])
+        made.run([still(360, 642, "nv12"), still(361, 642, "yuyv")], ["nv12", "yuyv"])
     for head, every in itertools.product(("yolov8", "yolov5", "yolox", "yolo-nas"), (False, True)):
         for share in (0.01, 0.1, 0.95):
             with alone(2, head, every=every) as made:
                 for name, array in answers(head, 2, share, seed=1).items():
                     made.write(name, array)
-                made.run([picture(30, 40)] * 2, ["bgr"] * 2)
+                made.run([still(30, 40)] * 2, ["bgr"] * 2)
     assert slots.CAPACITY
 
 

@@ -27,7 +27,7 @@ CALIBRATION = Path(__file__).parents[2] / "calib_data"
 def bundle(folder: Path, version: str, candidate: str) -> Path:
     demo = Path(str(resources.files("edgesparse").joinpath("demo")))
     said = yaml.safe_load((demo / "parts.yaml").read_text())
-    said |= {"model": str(demo / said["model"]), "deploy": {"pictures": str(CALIBRATION)}}
+    said |= {"model": str(demo / said["model"]), "deploy": {"images": str(CALIBRATION)}}
     said["build"] = {"backend": "tensorrt", "candidates": [candidate], "level": 1}
     (folder / "parts.yaml").write_text(yaml.safe_dump(said))
     private = keys.read_private(folder / "factory.key")

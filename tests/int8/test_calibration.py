@@ -1,4 +1,4 @@
-"""Ranges from pictures: which tensors, which method, what is noticed, and the file they are kept in."""
+"""Ranges from images: which tensors, which method, what is noticed, and the file they are kept in."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def net(w1: npt.NDArray[np.float32] = W1, w2: npt.NDArray[np.float32] = W2) -> M
     return model(nodes, {"w1": w1, "w2": w2}, (1, 3, 12, 12))
 
 
-def pictures(count: int = 4, factor: float = 1.0, start: int = 0) -> Batches:
+def images(count: int = 4, factor: float = 1.0, start: int = 0) -> Batches:
     return lambda: [random(1, 3, 12, 12, seed=i) * np.float32(factor) for i in range(start, start + count)]
 
 
@@ -42,8 +42,8 @@ def test_the_tensors_are_the_inputs_of_every_layer_unless_named() -> None:
     made = net()
     assert layer_inputs(made) == ["x", "b"]
     assert activations(made) == ["x", "a", "b", "y"]
-    assert list(calibrate(made, pictures(), method="max").amax) == ["x", "b"]
-    assert list(calibrate(made, pictures(), method="max", tensors=["y"]).amax) == ["y"]
+    assert list(calibrate(made, images(), method="max").amax) == ["x", "b"]
+    assert list(calibrate(made, images(), method="max", tensors=["y"]).amax) == ["y"]
 
 
 def test_both_factors_of_a_product_of_activations_count() -> None:
@@ -52,12 +52,12 @@ def test_both_factors_of_a_product_of_activations_count() -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_max_is_the_largest_magnitude_over_all_pictures(batch: int) -> None:
+def test_max_is_the_largest_magnitude_over_all_images(batch: int) -> None:
     made = net()
     made.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
     data = [random(batch, 3, 12, 12, seed=i) for i in range(3)]
     found = calibrate(made, lambda: data, method="max", tensors=["x", "y"])
-    assert found.pictures == 3 * batch
+    assert found.images == 3 * batch
     assert found.amax["x"] == max(float(np.abs(x).max()) for x in data)
     assert found.amax["y"] == pytest.approx(max(float(np.abs(run(made, x)[0]).max()) for x in data), rel=1e-5)
     assert found.scales["x"] == float(np.float32(found.amax["x"]) / np.float32(127))
@@ -66,8 +66,8 @@ def test_max_is_the_largest_magnitude_over_all_pictures(batch: int) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_each_method_sets_the_threshold_of_the_histogram(method: str) -> None:
     made = net()
-    seen = observe(made, pictures(), ["x", "b"])
-    found = calibrate(made, pictures(), method=method)
+    seen = observe(made, images(), ["x", "b"])
+    found = calibrate(made, images(), method=method)
     for name, histogram in seen.histograms.items():
         assert found.amax[name] == np.float32(METHODS[method](histogram))
         assert found.ranges[name].method == method
@@ -79,9 +79,9 @@ def test_best_takes_the_least_error_in_the_outputs_of_the_layers_behind() -> Non
     w1[0] *= 60
     w2[:, 0] = 0
     made = net(w1, w2)
-    found = calibrate(made, pictures(), tensors=["b"])
+    found = calibrate(made, images(), tensors=["b"])
     assert found.ranges["b"].method != "mse"
-    others = {m: calibrate(made, pictures(), method=m, tensors=["b"]).amax["b"] for m in METHODS}
+    others = {m: calibrate(made, images(), method=m, tensors=["b"]).amax["b"] for m in METHODS}
     errors = {m: _output_error(made, amax) for m, amax in others.items()}
     assert found.ranges["b"].method == min(errors, key=errors.__getitem__)
     assert found.ranges["b"].error == pytest.approx(min(errors.values()), rel=1e-3)
@@ -95,7 +95,7 @@ def _output_error(made: ModelProto, amax: float) -> float:
     inner.CopyFrom(made)
     inner.graph.output[0].name = "b"
     del inner.graph.node[2:]
-    for x in pictures()():
+    for x in images()():
         b = run(inner, x)[0][0].reshape(8, -1)
         scale = np.float32(amax / 127)
         rounded = np.clip(np.floor(b / scale + np.float32(0.5)), -128, 127) * scale
@@ -105,15 +105,15 @@ def _output_error(made: ModelProto, amax: float) -> float:
 
 
 def test_best_without_a_layer_behind_measures_the_tensor_itself() -> None:
-    found = calibrate(net(), pictures(), tensors=["y"]).ranges["y"]
+    found = calibrate(net(), images(), tensors=["y"]).ranges["y"]
     assert found.method in METHODS and found.error is not None and 0 < found.error < 1e-3
 
 
 def test_half_precision_models_calibrate() -> None:
     nodes = [node("Conv", ["x", "w"], ["y"], "first")]
     made = model(nodes, {"w": W1.astype(np.float16)}, (1, 3, 12, 12), dtype=TensorProto.FLOAT16)
-    found = calibrate(made, pictures(), tensors=["x", "y"])
-    assert found.amax["x"] == pytest.approx(max(np.abs(x).max() for x in pictures()()), rel=0.2)
+    found = calibrate(made, images(), tensors=["x", "y"])
+    assert found.amax["x"] == pytest.approx(max(np.abs(x).max() for x in images()()), rel=0.2)
 
 
 @pytest.mark.parametrize("method", ["best", *METHODS])
@@ -134,7 +134,7 @@ def test_constant_zero_and_tiny_tensors_have_usable_ranges(method: str) -> None:
         "w": random(4, 3, 1, 1),
     }
     made = model(nodes, tensors, (1, 3, 12, 12), outputs=("y", "t2"))
-    found = calibrate(made, pictures(), method=method)
+    found = calibrate(made, images(), method=method)
     assert found.amax["n"] == 1
     assert found.amax["c"] == pytest.approx(2.5, rel=1e-3)
     assert all(np.isfinite(np.float32(1) / np.float32(scale)) for scale in found.scales.values())
@@ -142,11 +142,11 @@ def test_constant_zero_and_tiny_tensors_have_usable_ranges(method: str) -> None:
 
 
 @pytest.mark.parametrize("divisor, says", [(0.0, "NaN|infinity"), (1e-38, "infinity")])
-def test_what_is_not_finite_names_the_tensor_and_the_picture(divisor: float, says: str) -> None:
+def test_what_is_not_finite_names_the_tensor_and_the_image(divisor: float, says: str) -> None:
     nodes = [node("Conv", ["x", "w1"], ["a"]), node("Div", ["a", "d"], ["b"]), node("Conv", ["b", "w2"], ["y"])]
     made = model(nodes, {"w1": W1 * 1000, "w2": W2, "d": np.array(divisor, np.float32)}, (1, 3, 12, 12))
-    with pytest.raises(CalibrationError, match=rf"tensor b holds ({says}) at calibration picture 1"):
-        calibrate(made, pictures())
+    with pytest.raises(CalibrationError, match=rf"tensor b holds ({says}) at calibration image 1"):
+        calibrate(made, images())
 
 
 @pytest.mark.parametrize(
@@ -162,17 +162,17 @@ def test_tensors_without_a_range_are_refused(tensors: Sequence[str], says: str) 
     made = net()
     made.graph.node.append(node("Cast", ["y"], ["i"], to=TensorProto.INT64))
     with pytest.raises(CalibrationError, match=says):
-        calibrate(made, pictures(), tensors=tensors)
+        calibrate(made, images(), tensors=tensors)
 
 
 def test_an_unknown_method_names_the_known_ones() -> None:
     with pytest.raises(CalibrationError, match="'kl': there are entropy, percentile, mse, max, best"):
-        calibrate(net(), pictures(), method="kl")
+        calibrate(net(), images(), method="kl")
 
 
 def test_the_file_holds_all_and_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "calibration.json"
-    found = calibrate(net(), pictures())
+    found = calibrate(net(), images())
     found.save(path)
     assert Calibration.load(path) == found
     assert list(tmp_path.iterdir()) == [path]
@@ -180,7 +180,7 @@ def test_the_file_holds_all_and_is_whole(tmp_path: Path) -> None:
 
 def test_a_file_is_reused_only_for_its_model_data_and_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "calibration.json"
-    kept = calibrate(net(), pictures(), spec=SPEC)
+    kept = calibrate(net(), images(), spec=SPEC)
     kept.save(path)
     fresh: list[str] = []
 
@@ -189,13 +189,13 @@ def test_a_file_is_reused_only_for_its_model_data_and_settings(tmp_path: Path, m
         return observe(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr("edgesparse.int8.calibration.observe", counting)
-    assert calibrate(net(), pictures(), spec=SPEC, saved=path) == kept and not fresh
+    assert calibrate(net(), images(), spec=SPEC, saved=path) == kept and not fresh
     others = [
-        calibrate(net(w2=W2 * 2), pictures(), spec=SPEC, saved=path),
-        calibrate(net(), pictures(5), spec=SPEC, saved=path),
-        calibrate(net(), pictures(factor=1.01), spec=SPEC, saved=path),
-        calibrate(net(), pictures(), method="max", spec=SPEC, saved=path),
-        calibrate(net(), pictures(), tensors=["x"], spec=SPEC, saved=path),
+        calibrate(net(w2=W2 * 2), images(), spec=SPEC, saved=path),
+        calibrate(net(), images(5), spec=SPEC, saved=path),
+        calibrate(net(), images(factor=1.01), spec=SPEC, saved=path),
+        calibrate(net(), images(), method="max", spec=SPEC, saved=path),
+        calibrate(net(), images(), tensors=["x"], spec=SPEC, saved=path),
     ]
     assert len(fresh) == len(others)
     assert len({kept.key, *(other.key for other in others)}) == 1 + len(others)
@@ -221,9 +221,9 @@ def _changed(text: str) -> str:
 )
 def test_a_damaged_or_foreign_file_is_one_clear_error(tmp_path: Path, damage: object, says: str) -> None:
     path = tmp_path / "calibration.json"
-    calibrate(net(), pictures(), method="max").save(path)
+    calibrate(net(), images(), method="max").save(path)
     path.write_text(damage(path.read_text()))  # type: ignore[operator]
-    for attempt in (lambda: Calibration.load(path), lambda: calibrate(net(), pictures(), saved=path)):
+    for attempt in (lambda: Calibration.load(path), lambda: calibrate(net(), images(), saved=path)):
         with pytest.raises(CalibrationError, match=says) as refused:
             attempt()
         assert "\n" not in str(refused.value) and "again" in str(refused.value)
@@ -235,16 +235,16 @@ def test_a_missing_file_says_so(tmp_path: Path) -> None:
 
 
 def test_one_batch_is_held_at_a_time() -> None:
-    """A picture is gone by the time the one after the next is asked for."""
+    """An image is gone by the time the one after the next is asked for."""
     given: list[weakref.ref[npt.NDArray[np.float32]]] = []
 
     def watched() -> Iterator[npt.NDArray[np.float32]]:
         for i in range(8):
             assert sum(ref() is not None for ref in given) <= 1
-            picture = random(1, 3, 12, 12, seed=i)
-            given.append(weakref.ref(picture))
-            yield picture
-            del picture
+            image = random(1, 3, 12, 12, seed=i)
+            given.append(weakref.ref(image))
+            yield image
+            del image
 
     calibrate(net(), watched, method="max")
     assert len(given) == 8
@@ -252,10 +252,10 @@ def test_one_batch_is_held_at_a_time() -> None:
 
 def test_a_full_disk_leaves_the_file_as_it_was(small_disk: Path) -> None:
     path = small_disk / "calibration.json"
-    kept = calibrate(net(), pictures(), method="max")
+    kept = calibrate(net(), images(), method="max")
     kept.save(path)
     (small_disk / "filler").write_bytes(b"0" * (3 * 2**20 - 16384))
-    large = Calibration({f"{i:05}": kept.ranges["x"] for i in range(5000)}, kept.key, kept.pictures)
+    large = Calibration({f"{i:05}": kept.ranges["x"] for i in range(5000)}, kept.key, kept.images)
     with pytest.raises(OSError, match="No space left"):
         large.save(path)
     assert Calibration.load(path) == kept

@@ -90,7 +90,7 @@ def test_what_is_split_is_quantised_once_in_front_of_the_split() -> None:
     assert groups(patterns.split()) == {frozenset({"as", "s0", "s1", "sum", "cat"})}
 
 
-def test_the_picture_is_quantised_in_front_of_its_slices() -> None:
+def test_the_image_is_quantised_in_front_of_its_slices() -> None:
     assert pairs(patterns.focus())["x"] == {f"slice{i}" for i in range(4)}
     assert len(groups(patterns.focus())) == 1
 

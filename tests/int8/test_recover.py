@@ -186,11 +186,11 @@ def test_refused() -> None:
     scores = iter([100.0] + [50.0] * 10)
     with pytest.raises(CalibrationError, match="no layer can be INT8 and leave 99"):
         recover(network(), batches(), method="max", score=lambda made: next(scores), max_drop=1)
-    with pytest.raises(CalibrationError, match="no calibration pictures"):
+    with pytest.raises(CalibrationError, match="no calibration images"):
         recover(network(), batches(0))
 
 
-def test_pictures_are_spread_over_all() -> None:
+def test_images_are_spread_over_all() -> None:
     seen = [float(batch[0, 0, 0, 0]) for batch in spread(batches(8), 3)()]
     every = [float(batch[0, 0, 0, 0]) for batch in batches(8)()]
     assert seen == every[::3]

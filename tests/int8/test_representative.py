@@ -1,4 +1,4 @@
-"""What is said of calibration pictures that don't stand for what the detector will see."""
+"""What is said of calibration images that don't stand for what the detector will see."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from edgesparse.config import InputSpec
 from edgesparse.int8.histograms import Histogram
-from edgesparse.int8.representative import Pictures, size_warnings, unsettled
+from edgesparse.int8.representative import Images, size_warnings, unsettled
 
 SPEC = InputSpec(size=(48, 64))
 
@@ -21,20 +21,20 @@ def scenes(count: int, low: float = 0, high: float = 1, seed: int = 0) -> npt.ND
     return coarse.repeat(8, 2).repeat(8, 3).astype(np.float32)
 
 
-def said(pictures: npt.NDArray[np.float32], spec: InputSpec | None = SPEC, batch: int = 4) -> list[str]:
-    seen = Pictures(spec)
-    for start in range(0, len(pictures), batch):
-        seen.add(pictures[start : start + batch])
+def said(images: npt.NDArray[np.float32], spec: InputSpec | None = SPEC, batch: int = 4) -> list[str]:
+    seen = Images(spec)
+    for start in range(0, len(images), batch):
+        seen.add(images[start : start + batch])
     return seen.warnings()
 
 
-def test_many_bright_different_pictures_are_fine() -> None:
+def test_many_bright_different_images_are_fine() -> None:
     assert said(scenes(120)) == []
 
 
 def test_too_few_are_counted() -> None:
     (warning,) = said(scenes(7))
-    assert "only 7 calibration pictures" in warning
+    assert "only 7 calibration images" in warning
 
 
 @pytest.mark.parametrize(
@@ -46,16 +46,16 @@ def test_too_few_are_counted() -> None:
     ],
 )
 def test_dark_ones_are_measured_in_the_recipe_s_scale(spec: InputSpec) -> None:
-    def fed(pictures: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def fed(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         mean, std = (np.array(values).reshape(1, 3, 1, 1) for values in (spec.mean, spec.std))
-        return ((pictures * 255 * spec.scale - mean) / std).astype(np.float32)
+        return ((images * 255 * spec.scale - mean) / std).astype(np.float32)
 
     (warning,) = said(fed(scenes(120, 0, 0.12)), spec)
     assert "dark (6% of white" in warning
     assert said(fed(scenes(120)), spec) == []
 
 
-def test_padding_makes_dark_pictures_no_brighter() -> None:
+def test_padding_makes_dark_images_no_brighter() -> None:
     dark = scenes(120, 0, 0.12)
     dark[:, :, 24:] = SPEC.pad / 255
     (warning,) = said(dark)
@@ -71,8 +71,8 @@ def test_alike_ones_are_measured() -> None:
 
 @pytest.mark.parametrize("batch", [1, 7, 120])
 def test_the_figures_don_t_depend_on_the_batches(batch: int) -> None:
-    pictures = scenes(120, 0, 0.2) * 0.6
-    assert said(pictures, batch=batch) == said(pictures, batch=4) != []
+    images = scenes(120, 0, 0.2) * 0.6
+    assert said(images, batch=batch) == said(images, batch=4) != []
 
 
 def counted(values: npt.NDArray[np.float32]) -> Histogram:
@@ -90,7 +90,7 @@ def test_ranges_that_keep_growing_are_named_with_figures() -> None:
         name: counted(row * (1.5 if i < 4 else 1)) for i, (name, row) in enumerate(zip(earlier, values, strict=True))
     }
     (warning,) = unsettled(earlier, grown, 64)
-    assert "4 of 10 tensors grew by more than 10% (most: t0 by 50%) after the first 64 pictures" in warning
+    assert "4 of 10 tensors grew by more than 10% (most: t0 by 50%) after the first 64 images" in warning
     one = {**settled, "t9": grown["t0"]}
     assert unsettled(earlier, one, 64) == []
 

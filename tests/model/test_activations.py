@@ -86,7 +86,7 @@ def test_values_too_large_for_half_precision_are_kept_whole(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ([], "no calibration pictures"),
+        ([], "no calibration images"),
         ([np.zeros((0, 4, 6, 6), np.float32)], "batch 1 is empty"),
         ([np.zeros((1, 4, 6, 6), np.float32), np.full((1, 4, 6, 6), np.nan, np.float32)], "batch 2 holds NaN"),
         ([np.zeros((1, 3, 6, 6), np.float32)], "cannot run the model on x [1, 3, 6, 6]"),

@@ -20,9 +20,9 @@ from edgesparse.model.load import Model
 PARTS = Path(edgesparse.demo.__file__).parent / "parts_2to4.onnx"
 
 
-def run(model: Model, pictures: NDArray[np.float32]) -> NDArray[np.float32]:
+def run(model: Model, images: NDArray[np.float32]) -> NDArray[np.float32]:
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    found: NDArray[np.float32] = session.run(None, {session.get_inputs()[0].name: pictures})[0]
+    found: NDArray[np.float32] = session.run(None, {session.get_inputs()[0].name: images})[0]
     return found
 
 
@@ -36,10 +36,10 @@ def test_the_same_numbers_at_any_batch(tmp_path: Path, what: str, batch: int) ->
     assert opened.graph.output[0].type.tensor_type.shape.dim[0].dim_param == OPEN
     assert models.info(static).inputs["images"][0] == batch, "what is given stays as it is"
     height, width = models.info(opened).inputs["images"][2:]
-    pictures = np.random.default_rng(0).random((3, 3, height or 0, width or 0), np.float32)
+    images = np.random.default_rng(0).random((3, 3, height or 0, width or 0), np.float32)
     single = models.fix_shapes(static, 1, None)
-    apart = np.concatenate([run(single, pictures[i : i + 1]) for i in range(3)])
-    np.testing.assert_allclose(run(opened, pictures), apart, rtol=1e-4, atol=1e-4)
+    apart = np.concatenate([run(single, images[i : i + 1]) for i in range(3)])
+    np.testing.assert_allclose(run(opened, images), apart, rtol=1e-4, atol=1e-4)
 
 
 def reshaping(first: int, *, batch: int = 2, allow_zero: int = 0) -> Model:
@@ -61,8 +61,8 @@ def reshaping(first: int, *, batch: int = 2, allow_zero: int = 0) -> Model:
 @pytest.mark.parametrize("first", [2, 6])
 def test_a_batch_that_is_kept_or_folded_into_another_dimension(first: int) -> None:
     opened = open_batch(reshaping(first), 1, 8)
-    pictures = np.random.default_rng(0).random((5, 3, 4, 4), np.float32)
-    np.testing.assert_array_equal(run(opened, pictures), pictures.reshape(5, 3, 16))
+    images = np.random.default_rng(0).random((5, 3, 4, 4), np.float32)
+    np.testing.assert_array_equal(run(opened, images), images.reshape(5, 3, 16))
 
 
 def test_what_keeps_the_batch_is_refused() -> None:

@@ -40,7 +40,7 @@ def answers(model: onnx.ModelProto, images: NDArray[np.float32]) -> NDArray[Any]
     return np.asarray(session.run(None, {"images": images})[0])
 
 
-def pictures(count: int) -> NDArray[np.float32]:
+def images(count: int) -> NDArray[np.float32]:
     return np.random.default_rng(0).random((count, 3, 64, 64), np.float32)
 
 
@@ -66,8 +66,8 @@ def test_the_size_is_the_inputs_or_else_what_the_metadata_says(shape: Any, metad
 
 
 @pytest.mark.parametrize("inputs", [{}, {"a": (1, 3, 8, 8), "b": (1, 3, 8, 8)}, {"a": (1, 1, 8, 8)}, {"a": ()}])
-def test_one_picture_is_needed(inputs: Any) -> None:
-    with pytest.raises(ModelError, match="needed one picture input N x 3 x H x W"):
+def test_one_image_is_needed(inputs: Any) -> None:
+    with pytest.raises(ModelError, match="needed one image input N x 3 x H x W"):
         _ = ModelInfo(inputs, {}, {}, 17, "").image
 
 
@@ -176,7 +176,7 @@ def test_what_constants_hold_becomes_tensors_and_the_answers_stay(tmp_path: Path
     assert kinds(given.graph) == {"value", "value_int", "value_ints", "value_float", "value_floats"}
     model = load(path)
     assert kinds(model.graph) == {"value"}
-    np.testing.assert_array_equal(answers(model, pictures(1)), answers(given, pictures(1)))
+    np.testing.assert_array_equal(answers(model, images(1)), answers(given, images(1)))
     save(model, tmp_path / "b.onnx")
     assert kinds(onnx.load(tmp_path / "b.onnx").graph) == {"value"}
 
@@ -199,7 +199,7 @@ def test_dynamic_dimensions_become_what_is_asked_for(tmp_path: Path, shape: Any)
     fixed = fix_shapes(model, 1, (64, 64))
     said = info(fixed)
     assert said.inputs == {"images": (1, 3, 64, 64)} and said.outputs == {"output0": (1, 6, 84)}
-    np.testing.assert_array_equal(answers(fixed, pictures(1)), answers(model, pictures(1)))
+    np.testing.assert_array_equal(answers(fixed, images(1)), answers(model, images(1)))
 
 
 def test_the_size_of_the_metadata_is_taken_when_none_is_given(tmp_path: Path) -> None:
@@ -232,13 +232,13 @@ def test_the_model_that_is_given_stays_as_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("old", [1, 2, 3])
 @pytest.mark.parametrize("new", [1, 2, 5])
-def test_each_picture_has_the_answer_it_had_in_another_batch(tmp_path: Path, old: int, new: int) -> None:
+def test_each_image_has_the_answer_it_had_in_another_batch(tmp_path: Path, old: int, new: int) -> None:
     """The batch also stands in a constant shape of a Reshape."""
     model = load(squares.detector(tmp_path / "model.onnx", batch=old))
-    rebatched = answers(fix_shapes(model, new, None), pictures(new))
-    for picture in range(new):
-        alone = np.repeat(pictures(new)[picture : picture + 1], old, axis=0)
-        np.testing.assert_allclose(rebatched[picture], answers(model, alone)[0], atol=1e-6)
+    rebatched = answers(fix_shapes(model, new, None), images(new))
+    for image in range(new):
+        alone = np.repeat(images(new)[image : image + 1], old, axis=0)
+        np.testing.assert_allclose(rebatched[image], answers(model, alone)[0], atol=1e-6)
 
 
 def reshaping(folder: Path, batch: int, to: list[int], **shape: Any) -> onnx.ModelProto:
@@ -257,12 +257,12 @@ def reshaping(folder: Path, batch: int, to: list[int], **shape: Any) -> onnx.Mod
 )
 def test_the_shape_of_a_reshape_may_be_a_constant_node(tmp_path: Path, shape: dict[str, Any]) -> None:
     model = fix_shapes(reshaping(tmp_path, 2, [2, 3, 4096], **shape), 3, None)
-    assert answers(model, pictures(3)).shape == (3, 3, 4096)
+    assert answers(model, images(3)).shape == (3, 3, 4096)
 
 
 def test_a_reshape_to_one_dimension_keeps_its_length_free(tmp_path: Path) -> None:
     model = fix_shapes(reshaping(tmp_path, 1, [-1], value_ints=[-1]), 2, None)
-    assert answers(model, pictures(2)).shape == (2 * 3 * 64 * 64,)
+    assert answers(model, images(2)).shape == (2 * 3 * 64 * 64,)
 
 
 def test_a_batch_that_cannot_be_changed_is_one_line(tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_other_inputs_get_the_batch_and_scalars_stay(tmp_path: Path) -> None:
     ("scale", "mean", "std"),
     [(1.0, (0, 0, 0), (1, 1, 1)), (1 / 255, (0, 0, 0), (1, 1, 1)), (1 / 255, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))],
 )
-def test_a_picture_in_bytes_is_scaled_by_the_graph(
+def test_an_image_in_bytes_is_scaled_by_the_graph(
     dtype: int, scale: float, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> None:
     shape = [1, 3, 4, 6]

@@ -136,9 +136,9 @@ MULTI = ("yolov8", "yolov5", "yolox", "yolo-nas", "rtdetr", "rtdetr, logits")
 WHOLE = {"num_dets": "int32", "det_classes": "int32", "labels": "int64"}
 
 
-def batch(family: str, pictures: Sequence[Sequence[Box]], classes: int, dtype: str) -> tuple[Layout, list[Array]]:
-    """The layout and the outputs for these pictures' boxes."""
-    encoded = [FAMILIES[family][1](boxes, classes) for boxes in pictures]
+def batch(family: str, images: Sequence[Sequence[Box]], classes: int, dtype: str) -> tuple[Layout, list[Array]]:
+    """The layout and the outputs for these images' boxes."""
+    encoded = [FAMILIES[family][1](boxes, classes) for boxes in images]
     arrays = {name: np.stack([e[name] for e in encoded]).astype(WHOLE.get(name, dtype)) for name in encoded[0]}
     specs = tuple(TensorSpec(name, array.shape, array.dtype.name) for name, array in arrays.items())
     return Layout(specs, SIZE), list(arrays.values())

@@ -33,7 +33,7 @@ def test_boxes_are_paired_by_class_and_overlap() -> None:
     assert said.recall == pytest.approx(2 / 3) and said.precision == pytest.approx(2 / 4)
     assert said.iou == pytest.approx((1 + 2 / 3) / 2)
     assert said.score_mean == pytest.approx(0.2, abs=1e-6) and said.score_max == pytest.approx(0.3, abs=1e-6)
-    assert "66.7 % of the reference's 3 boxes on 2 pictures" in said.verdict and "weaker" in said.verdict
+    assert "66.7 % of the reference's 3 boxes on 2 images" in said.verdict and "weaker" in said.verdict
     assert json.loads(json.dumps(said.as_dict()))["recall"] == 0.6667
 
 
@@ -44,9 +44,9 @@ def test_each_box_is_paired_once_and_the_nearest_goes_first() -> None:
 
 
 def test_nothing_to_compare_is_an_error_and_nothing_found_is_nought() -> None:
-    with pytest.raises(ConfigError, match="finds nothing on 0 pictures"):
+    with pytest.raises(ConfigError, match="finds nothing on 0 images"):
         agreement([])
-    with pytest.raises(ConfigError, match="finds nothing on 1 pictures"):
+    with pytest.raises(ConfigError, match="finds nothing on 1 images"):
         agreement([(found(), found((0, 0, 10, 10, 0.9, 0)))])
     said = agreement([(found((0, 0, 10, 10, 0.9, 0)), found())])
     assert (said.recall, said.precision, said.extra, said.iou) == (0, 0, 0, 0)
@@ -81,17 +81,17 @@ def test_neither_order_nor_side_matters(one: Detections, other: Detections) -> N
     assert 0 <= said.recall <= 1 and said.extra + round(said.recall * len(one)) == len(other)
 
 
-def test_two_detectors_on_pictures(tmp_path: Path) -> None:
+def test_two_detectors_on_images(tmp_path: Path) -> None:
     spec = DetectorSpec(head="yolov8", classes=squares.NAMES, input=InputSpec(size=(64, 64)))
-    pictures = [squares.picture([(1, 2, 0), (5, 5, 1)]), squares.picture([(3, 3, 0)])]
+    images = [squares.image([(1, 2, 0), (5, 5, 1)]), squares.image([(3, 3, 0)])]
     backend = OnnxRuntimeBackend()
     seen: list[int] = []
     with (
         Detector(backend.load(squares.detector(tmp_path / "a.onnx")), spec) as one,
         Detector(backend.load(squares.detector(tmp_path / "b.onnx", shift=2.0)), spec) as moved,
     ):
-        assert compare(one, one, pictures).recall == 1
-        said = compare(one, moved, pictures, iou=0.3, progress=seen.append)
+        assert compare(one, one, images).recall == 1
+        said = compare(one, moved, images, iou=0.3, progress=seen.append)
         assert (said.images, said.boxes, said.recall, said.score_max) == (2, 3, 1, 0) and seen == [1, 2]
         assert said.iou == pytest.approx(36 / 92, abs=0.01)
-        assert compare(one, moved, pictures).recall == 0
+        assert compare(one, moved, images).recall == 0

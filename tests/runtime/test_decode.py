@@ -70,7 +70,7 @@ NOT_DETECTORS: dict[str, tuple[Shapes, str]] = {
     "classifier": ({"logits": (1, 1000)}, "classifier"),
     "feature maps": ({"a": (1, 255, 80, 80), "b": (1, 255, 40, 40), "c": (1, 255, 20, 20)}, "raw feature maps"),
     "feature maps by anchors": ({"a": (1, 3, 80, 80, 85), "b": (1, 3, 40, 40, 85)}, "raw feature maps"),
-    "a picture": ({"restored": (1, 3, 640, 640)}, "raw feature maps"),
+    "an image": ({"restored": (1, 3, 640, 640)}, "raw feature maps"),
     "odd rows": ({"output": (1, 5000, 85)}, "name one of"),
     "boxes alone": ({"boxes": (1, 8400, 4)}, "name one of"),
     "boxes and what may be logits": ({"boxes": (1, 300, 4), "scores": (1, 300, 80)}, "name one of"),

@@ -22,12 +22,12 @@ Row = tuple[float, float, float, float, float, int]
 FRAME = np.zeros((64, 64, 3), np.uint8)
 
 
-def answers(folder: Path, pictures: Sequence[Sequence[Row]], extra: Sequence[Any] = ()) -> Runner:
-    """A network 64x64 of the end2end family that gives these boxes for the pictures of its batch."""
-    batch = len(pictures)
+def answers(folder: Path, images: Sequence[Sequence[Row]], extra: Sequence[Any] = ()) -> Runner:
+    """A network 64x64 of the end2end family that gives these boxes for the images of its batch."""
+    batch = len(images)
     values = np.zeros((batch, 5, 6))
-    for picture, rows in enumerate(pictures):
-        values[picture, : len(rows)] = np.reshape(rows, (-1, 6))
+    for image, rows in enumerate(images):
+        values[image, : len(rows)] = np.reshape(rows, (-1, 6))
     plan = {
         "inputs": [["images", [batch, 3, 64, 64], "float32"], *extra],
         "outputs": [["output0", [batch, 5, 6], "float32"]],
@@ -113,7 +113,7 @@ def test_a_bad_frame_is_refused_and_the_next_one_is_fine(tmp_path: Path) -> None
         assert len(detect(FRAME)) == 3
 
 
-def test_an_input_for_the_pictures_sizes_gets_the_inputs_own(tmp_path: Path) -> None:
+def test_an_input_for_the_images_sizes_gets_the_inputs_own(tmp_path: Path) -> None:
     """So that boxes come in its pixels: RT-DETR's own exports ask for (width, height)."""
     runner = answers(tmp_path, [[]], [["orig_target_sizes", [1, 2], "int64"]])
     with detector(runner):
@@ -125,7 +125,7 @@ def test_an_input_for_the_pictures_sizes_gets_the_inputs_own(tmp_path: Path) -> 
     [
         (["threshold", [1], "float32"], "cannot fill the input threshold 1 float32"),
         (["threshold", [], "float32"], "cannot fill the input threshold scalar float32"),
-        (["other", [1, 3, 64, 64], "float32"], "needed one picture input, found images .*, other"),
+        (["other", [1, 3, 64, 64], "float32"], "needed one image input, found images .*, other"),
     ],
 )
 def test_other_inputs_are_refused(tmp_path: Path, extra: list[Any], message: str) -> None:
@@ -166,7 +166,7 @@ def test_a_head_that_needs_it_gets_nms(tmp_path: Path, agnostic: bool, kept: int
 
 
 def in_slots(folder: Path, slots: int, **more: Any) -> Detector:
-    """A detector of a runner that takes several batches at once; the answer is one box a picture."""
+    """A detector of a runner that takes several batches at once; the answer is one box an image."""
     answers(folder, [ONE_EACH[:1]])
     plan = json.loads((folder / "plan.json").read_text()) | {"slots": slots} | more
     (folder / "plan.json").write_text(json.dumps(plan))
@@ -229,7 +229,7 @@ def test_closing_while_busy_drops_what_is_in_flight(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pixels", ["rgb", "nv12", "yuyv"])
-def test_frames_in_other_pixels_are_the_same_picture(tmp_path: Path, pixels: Any) -> None:
+def test_frames_in_other_pixels_are_the_same_image(tmp_path: Path, pixels: Any) -> None:
     """Of grey, which all of them hold alike: the network's input is that of the BGR frame."""
     grey = np.full((48, 64, 3), 126, np.uint8)  # luma 16 + 126 * 219 / 255 is whole enough
     luma = 16 + round(126 * 219 / 255)

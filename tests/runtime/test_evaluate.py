@@ -50,7 +50,7 @@ def test_batches_and_the_rest_of_the_last_one_count_once(tmp_path: Path) -> None
     assert score(tmp_path, Labels(squares.labelled(tmp_path, 5)), batch=3).map == pytest.approx(100)
 
 
-def test_progress_counts_the_pictures(tmp_path: Path) -> None:
+def test_progress_counts_the_images(tmp_path: Path) -> None:
     labels = Labels(squares.labelled(tmp_path, 3))
     spec = DetectorSpec(head="yolov8", classes=squares.NAMES, input=InputSpec(size=(64, 64)))
     seen: list[tuple[int, int]] = []
@@ -77,35 +77,35 @@ def test_classes_are_matched_by_name_else_by_order(tmp_path: Path) -> None:
         Labels(path).category_ids(["rouge", "vert", "bleu"])
 
 
-def test_pictures_are_found_beside_the_annotations_or_in_a_folder_there(tmp_path: Path) -> None:
+def test_images_are_found_beside_the_annotations_or_in_a_folder_there(tmp_path: Path) -> None:
     path = squares.labelled(tmp_path)
     assert Labels(path).folder == tmp_path
     inside = tmp_path / "val"
     inside.mkdir()
-    for picture in tmp_path.glob("*.png"):
-        picture.rename(inside / picture.name)
+    for image in tmp_path.glob("*.png"):
+        image.rename(inside / image.name)
     assert Labels(path).folder == inside
     (inside / "0.png").unlink()
     with pytest.raises(ConfigError, match=r"cannot find 0.png of .*--images"):
         Labels(path)
 
 
-def test_a_damaged_picture_is_one_line(tmp_path: Path) -> None:
+def test_a_damaged_image_is_one_line(tmp_path: Path) -> None:
     labels = Labels(squares.labelled(tmp_path))
-    (tmp_path / "2.png").write_bytes(b"no picture")
-    with pytest.raises(ConfigError, match=r"cannot read the picture .*2.png"):
+    (tmp_path / "2.png").write_bytes(b"no image")
+    with pytest.raises(ConfigError, match=r"cannot read the image .*2.png"):
         score(tmp_path, labels)
 
 
 DAMAGES: dict[str, tuple[Edit, str]] = {
     "no images": (lambda said: said.pop("images"), "is not COCO JSON .*images"),
-    "no pictures": (lambda said: said["images"].clear(), "holds 0 pictures"),
+    "an empty list of images": (lambda said: said["images"].clear(), "holds 0 images"),
     "no boxes": (lambda said: said["annotations"].clear(), "0 boxes: needed some"),
     "categories without id": (lambda said: said["categories"][0].pop("id"), "is not COCO JSON .*id"),
-    "a picture without a name": (lambda said: said["images"][1].pop("file_name"), "is not COCO JSON .*file_name"),
+    "an image without a name": (lambda said: said["images"][1].pop("file_name"), "is not COCO JSON .*file_name"),
     "a box without a place": (lambda said: said["annotations"][3].pop("bbox"), "is not COCO JSON .*bbox"),
     "a box that is text": (lambda said: said["annotations"].append("box"), "is not COCO JSON"),
-    "a list of pictures": (lambda said: said.update(images={"a": 1}), "is not COCO JSON"),
+    "a list of images": (lambda said: said.update(images={"a": 1}), "is not COCO JSON"),
 }
 
 
@@ -128,7 +128,7 @@ def test_what_is_no_json_is_refused(tmp_path: Path, text: str) -> None:
         Labels(tmp_path / "nowhere.json")
 
 
-def test_yolox_nano_has_its_known_score_on_real_pictures(real: Path, tmp_path: Path) -> None:
+def test_yolox_nano_has_its_known_score_on_real_images(real: Path, tmp_path: Path) -> None:
     """Against pycocotools on the model run by its own recipe: 29.5 mAP, 46.3 mAP50."""
     result = backend("onnxruntime").build(real / "models/yolox_nano.onnx", tmp_path / "model.onnx", BuildOptions())
     look = InputSpec(size=(416, 416), letterbox="top-left", colour="bgr", scale=1.0)

@@ -33,8 +33,8 @@ def boxes(classes: int) -> st.SearchStrategy[list[Box]]:
 
 
 @st.composite
-def pictures(draw: st.DrawFn) -> tuple[int, list[list[Box]]]:
-    """A number of classes and the boxes of one to three pictures."""
+def images(draw: st.DrawFn) -> tuple[int, list[list[Box]]]:
+    """A number of classes and the boxes of one to three images."""
     classes = draw(st.sampled_from([1, 2, 4, 80]))
     return classes, draw(st.lists(boxes(classes), min_size=1, max_size=3))
 
@@ -56,17 +56,17 @@ def assert_found(found: Candidates, wanted: Sequence[Box], dtype: str = "float32
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=30)
-@given(said=pictures())
-def test_each_pictures_boxes_come_back(family: str, dtype: str, said: tuple[int, list[list[Box]]]) -> None:
+@given(said=images())
+def test_each_images_boxes_come_back(family: str, dtype: str, said: tuple[int, list[list[Box]]]) -> None:
     classes, wanted = said
     layout, outputs = batch(family, wanted, classes, dtype)
     decode = decoder(family, layout)
-    for picture, boxes in enumerate(wanted):
-        assert_found(decode(outputs, picture), [b for b in boxes if b.score >= CONF], dtype)
+    for image, boxes in enumerate(wanted):
+        assert_found(decode(outputs, image), [b for b in boxes if b.score >= CONF], dtype)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_picture_without_detections_gives_none(family: str) -> None:
+def test_an_image_without_detections_gives_none(family: str) -> None:
     layout, outputs = batch(family, [[]], 3, "float32")
     assert_found(decoder(family, layout)(outputs, 0), [])
     assert_found(decoder(family, layout, multi_label=True)(outputs, 0), [])

@@ -85,11 +85,11 @@ RAW = InputSpec(size=(64, 96), scale=1.0)
 FRAMES = [(48, 48), (120, 40), (40, 120), (64, 96), (1, 90), (90, 1), (3, 333)]
 
 
-def reference(picture: NDArray[np.uint8], spec: InputSpec, dtype: str) -> NDArray[Any]:
+def reference(image: NDArray[np.uint8], spec: InputSpec, dtype: str) -> NDArray[Any]:
     """The same in as few lines as it takes: canvas, paste, colours, arithmetic, transpose."""
-    box = Letterbox.fit(picture.shape[:2], spec.size, spec.letterbox)
+    box = Letterbox.fit(image.shape[:2], spec.size, spec.letterbox)
     canvas = np.full((*spec.size, 3), spec.pad, np.uint8)
-    resized = cv2.resize(picture, (box.width, box.height), interpolation=cv2.INTER_LINEAR)
+    resized = cv2.resize(image, (box.width, box.height), interpolation=cv2.INTER_LINEAR)
     canvas[box.top : box.top + box.height, box.left : box.left + box.width] = resized
     pixels = (canvas if spec.colour == "bgr" else canvas[..., ::-1]).astype(np.float64)
     return ((pixels * spec.scale - np.array(spec.mean)) / np.array(spec.std)).transpose(2, 0, 1).astype(dtype)
@@ -126,11 +126,11 @@ def test_each_slot_of_a_batch_has_its_own_frame_and_pad() -> None:
     buffer = np.zeros((3, 3, *spec.size), np.float32)
     preprocess = Preprocessor(spec, buffer)
     for shift in range(3):
-        pictures = [frame(*FRAMES[slot + shift], seed=slot) for slot in range(3)]
-        for slot, picture in enumerate(pictures):
-            preprocess(picture, slot)
-        for slot, picture in enumerate(pictures):
-            np.testing.assert_allclose(buffer[slot], reference(picture, spec, "float32"), rtol=1e-6)
+        images = [frame(*FRAMES[slot + shift], seed=slot) for slot in range(3)]
+        for slot, image in enumerate(images):
+            preprocess(image, slot)
+        for slot, image in enumerate(images):
+            np.testing.assert_allclose(buffer[slot], reference(image, spec, "float32"), rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -140,11 +140,11 @@ def test_what_is_drawn_in_the_frame_lies_in_the_input_where_the_mapping_says(
 ) -> None:
     spec = InputSpec(size=(256, 320), letterbox=kind, pad=0)
     buffer = np.zeros((1, 3, *spec.size), np.float32)
-    picture = np.zeros((*size, 3), np.uint8)
+    image = np.zeros((*size, 3), np.uint8)
     drawn = np.array([[size[1] // 5, size[0] // 3, size[1] // 2, size[0] // 2]], np.float32)
     x1, y1, x2, y2 = drawn[0].astype(int)
-    picture[y1:y2, x1:x2] = 255
-    box = Preprocessor(spec, buffer)(picture)
+    image[y1:y2, x1:x2] = 255
+    box = Preprocessor(spec, buffer)(image)
     light = buffer[0, 0] / buffer[0, 0].sum()
     rows, columns = np.mgrid[: spec.size[0], : spec.size[1]] + 0.5
     expected = box.to_input(drawn)[0]
@@ -153,15 +153,15 @@ def test_what_is_drawn_in_the_frame_lies_in_the_input_where_the_mapping_says(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
-def test_a_frame_of_a_known_size_allocates_no_picture(dtype: str) -> None:
+def test_a_frame_of_a_known_size_allocates_no_image(dtype: str) -> None:
     spec = InputSpec(size=(640, 640), scale=1.0)
     preprocess = Preprocessor(spec, np.zeros((1, 3, 640, 640), dtype))
-    picture = frame(720, 1280)
-    preprocess(picture)
+    image = frame(720, 1280)
+    preprocess(image)
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     for _ in range(5):
-        preprocess(picture)
+        preprocess(image)
     peak = tracemalloc.get_traced_memory()[1] - before
     tracemalloc.stop()
     assert peak < 100_000
@@ -195,8 +195,6 @@ def test_what_is_no_bgr_frame_is_refused(bad: NDArray[Any], warm: bool) -> None:
         (np.zeros((1, 3, 32, 32), np.float32), RAW, "input is 32x32, the recipe's input.size is 64x96"),
     ],
 )
-def test_a_buffer_that_cannot_hold_these_pictures_is_refused(
-    buffer: NDArray[Any], spec: InputSpec, needed: str
-) -> None:
+def test_a_buffer_that_cannot_hold_these_images_is_refused(buffer: NDArray[Any], spec: InputSpec, needed: str) -> None:
     with pytest.raises(ModelError, match=needed):
         Preprocessor(spec, buffer)

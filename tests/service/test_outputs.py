@@ -29,7 +29,7 @@ from edgesparse.service.outputs.events import Happening, Rules
 from edgesparse.service.outputs.spool import Message, Spool
 from edgesparse.service.outputs.webhook import Webhook
 from edgesparse.service.settings import Event, Service
-from edgesparse.service.snapshots import Pictures
+from edgesparse.service.snapshots import Snapshots
 from edgesparse.stream.frames import Frame
 
 NAMES = ("person", "dog")
@@ -83,75 +83,75 @@ def test_a_rule_with_a_class_that_there_is_not() -> None:
 
 
 @pytest.fixture
-def pictures() -> Iterator[Pictures]:
-    made = Pictures(settings.Pictures(fps=10), NAMES)
+def snapshots() -> Iterator[Snapshots]:
+    made = Snapshots(settings.Snapshots(fps=10), NAMES)
     yield made
     made.close()
 
 
-def test_nothing_is_copied_while_nobody_looks(pictures: Pictures) -> None:
+def test_nothing_is_copied_while_nobody_looks(snapshots: Snapshots) -> None:
     for step in range(20):
-        pictures.offer("door", frame(step / 10), found(0))
-    assert pictures._held["door"].image.size == 0 and pictures.viewed == 0
-    assert pictures.look("door") is None and pictures.viewed == 1
+        snapshots.offer("door", frame(step / 10), found(0))
+    assert snapshots._held["door"].image.size == 0 and snapshots.viewed == 0
+    assert snapshots.look("door") is None and snapshots.viewed == 1
 
 
-def test_boxes_are_drawn_on_a_smaller_picture(pictures: Pictures) -> None:
-    pictures.change(settings.Pictures(width=64), NAMES)
-    pictures.offer("door", frame(0), found(0))
-    pictures.look("door")
+def test_boxes_are_drawn_on_a_smaller_snapshot(snapshots: Snapshots) -> None:
+    snapshots.change(settings.Snapshots(width=64), NAMES)
+    snapshots.offer("door", frame(0), found(0))
+    snapshots.look("door")
     for step in range(1, 8):
-        pictures.offer("door", frame(step), found(0))
+        snapshots.offer("door", frame(step), found(0))
         time.sleep(0.05)
-    until(lambda: pictures.look("door"))
-    picture = pictures.look("door")
-    assert picture is not None and picture.found == 1
-    image = cv2.imdecode(np.frombuffer(picture.jpeg, np.uint8), cv2.IMREAD_COLOR)
+    until(lambda: snapshots.look("door"))
+    snapshot = snapshots.look("door")
+    assert snapshot is not None and snapshot.found == 1
+    image = cv2.imdecode(np.frombuffer(snapshot.jpeg, np.uint8), cv2.IMREAD_COLOR)
     assert image is not None and image.shape == (48, 64, 3)
     assert np.abs(image[30].astype(int) - 90).max() > 60, "a box's sides"
 
 
-def test_a_frame_of_another_size_finds_new_memory(pictures: Pictures) -> None:
-    pictures.offer("door", frame(0), found())
-    pictures.look("door")
+def test_a_frame_of_another_size_finds_new_memory(snapshots: Snapshots) -> None:
+    snapshots.offer("door", frame(0), found())
+    snapshots.look("door")
     for shape in ((96, 128), (48, 64), (200, 300)):
-        until(lambda shape=shape: _offered(pictures, shape))  # type: ignore[misc]
+        until(lambda shape=shape: _offered(snapshots, shape))  # type: ignore[misc]
 
 
-def _offered(pictures: Pictures, shape: tuple[int, int]) -> bool:
-    pictures.offer("door", frame(time.monotonic(), shape=shape), found())
-    picture = pictures.look("door")
-    if picture is None:
+def _offered(snapshots: Snapshots, shape: tuple[int, int]) -> bool:
+    snapshots.offer("door", frame(time.monotonic(), shape=shape), found())
+    snapshot = snapshots.look("door")
+    if snapshot is None:
         return False
-    image = cv2.imdecode(np.frombuffer(picture.jpeg, np.uint8), cv2.IMREAD_COLOR)
+    image = cv2.imdecode(np.frombuffer(snapshot.jpeg, np.uint8), cv2.IMREAD_COLOR)
     return image is not None and image.shape[:2] == shape
 
 
-def test_the_frame_loop_never_waits_for_an_encoder(pictures: Pictures) -> None:
-    pictures.offer("door", frame(0), found())
-    pictures.look("door")
-    held = pictures._held["door"]
+def test_the_frame_loop_never_waits_for_an_encoder(snapshots: Snapshots) -> None:
+    snapshots.offer("door", frame(0), found())
+    snapshots.look("door")
+    held = snapshots._held["door"]
     with held.lock:  # as if the encoder had it for long
-        pictures.offer("door", frame(1), found())
+        snapshots.offer("door", frame(1), found())
     assert not held.fresh
 
 
 def test_watching_takes_no_memory_in_the_frame_loop() -> None:
     """But for the one copy that is there when somebody begins to look; the encoder's thread is stopped here."""
-    pictures = Pictures(settings.Pictures(fps=10), NAMES)
-    pictures.offer("door", frame(0, shape=(540, 960)), found(0))
-    pictures.look("door")
-    until(lambda: _offered(pictures, (540, 960)))
-    pictures.close()
+    snapshots = Snapshots(settings.Snapshots(fps=10), NAMES)
+    snapshots.offer("door", frame(0, shape=(540, 960)), found(0))
+    snapshots.look("door")
+    until(lambda: _offered(snapshots, (540, 960)))
+    snapshots.close()
     seen, looked = frame(shape=(540, 960)), found(0)
     tracemalloc.start()
     for _ in range(50):
         seen.time_ns = time.monotonic_ns() + SECOND
-        pictures._held["door"].looked = time.monotonic()
-        pictures.offer("door", seen, looked)
+        snapshots._held["door"].looked = time.monotonic()
+        snapshots.offer("door", seen, looked)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert pictures._held["door"].fresh and peak < 20_000
+    assert snapshots._held["door"].fresh and peak < 20_000
 
 
 def clips(tmp_path: Path, **said: Any) -> Clips:
@@ -159,11 +159,11 @@ def clips(tmp_path: Path, **said: Any) -> Clips:
 
 
 def feed(made: Clips, begin: float, seconds: float, camera: str = "door") -> None:
-    from edgesparse.service.snapshots import Picture
+    from edgesparse.service.snapshots import Snapshot
 
     jpeg = bytes(cv2.imencode(".jpg", frame().image)[1])
     for step in range(int(seconds * 10)):
-        made.picture(camera, Picture(jpeg, int((begin + step / 10) * SECOND), step, 0))
+        made.snapshot(camera, Snapshot(jpeg, int((begin + step / 10) * SECOND), step, 0))
 
 
 def happened(seconds: float, camera: str = "door") -> Happening:
@@ -312,16 +312,16 @@ def test_a_webhook_that_is_away_is_bounded_and_closed_in_time(caplog: pytest.Log
     assert "does not answer" in caplog.text and "secret" not in caplog.text
 
 
-def test_json_lines_are_turned_over_and_go_on_after_a_restart(tmp_path: Path, pictures: Pictures) -> None:
+def test_json_lines_are_turned_over_and_go_on_after_a_restart(tmp_path: Path, snapshots: Snapshots) -> None:
     file = tmp_path / "found.jsonl"
     said = Service(jsonl=settings.Lines(file=file, most=1_000_000))
     for run in range(2):
-        outputs = Outputs(said, NAMES, pictures)
+        outputs = Outputs(said, NAMES, snapshots)
         for step in range(3):
             outputs.write(frame(run * 3 + step), found(0))
         outputs.close()
     assert [json.loads(line)["frame"] for line in file.read_text().splitlines()] == [0, 10, 20, 30, 40, 50]
-    outputs = Outputs(Service(jsonl=settings.Lines(file=file)), NAMES, pictures)
+    outputs = Outputs(Service(jsonl=settings.Lines(file=file)), NAMES, snapshots)
     outputs._lines._handler.maxBytes = 1000  # type: ignore[union-attr]
     for step in range(10):
         outputs.write(frame(step), found(0))
@@ -330,14 +330,14 @@ def test_json_lines_are_turned_over_and_go_on_after_a_restart(tmp_path: Path, pi
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_lines_that_cannot_be_written_are_counted(pictures: Pictures) -> None:
-    outputs = Outputs(Service(jsonl=settings.Lines(file=Path("/dev/full"))), NAMES, pictures)
+def test_lines_that_cannot_be_written_are_counted(snapshots: Snapshots) -> None:
+    outputs = Outputs(Service(jsonl=settings.Lines(file=Path("/dev/full"))), NAMES, snapshots)
     outputs.write(frame(), found(0))
     assert outputs.states()[0].failed == 1
     outputs.close()
 
 
-def test_what_cannot_be_opened_is_one_line_and_leaves_nothing_open(tmp_path: Path, pictures: Pictures) -> None:
+def test_what_cannot_be_opened_is_one_line_and_leaves_nothing_open(tmp_path: Path, snapshots: Snapshots) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
     said = Service(
@@ -345,7 +345,7 @@ def test_what_cannot_be_opened_is_one_line_and_leaves_nothing_open(tmp_path: Pat
     )
     before = threading.active_count()
     with pytest.raises(SinkError, match="cannot write"):
-        Outputs(said, NAMES, pictures)
+        Outputs(said, NAMES, snapshots)
     until(lambda: threading.active_count() <= before)
 
 

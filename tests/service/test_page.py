@@ -30,7 +30,7 @@ def chromium() -> Iterator[Browser]:
 
 
 def colours(page: Browser, camera: str) -> list[int]:
-    """How many pixels of the shown picture are nearly of the camera's red, and how many nearly of a box's blue."""
+    """How many pixels of the shown snapshot are nearly of the camera's red, and how many nearly of a box's blue."""
     found = page.run(
         SUM % camera
         + """let red = 0, box = 0;
@@ -44,7 +44,7 @@ return [red, box];"""
     return list(found or [0, 0])
 
 
-def test_pictures_move_boxes_are_there_and_a_dead_camera_is_shown_as_such(
+def test_snapshots_move_boxes_are_there_and_a_dead_camera_is_shown_as_such(
     squares_package: Path, start: Start, chromium: Browser, camera: NetworkCamera
 ) -> None:
     dying = NetworkCamera()
@@ -53,7 +53,7 @@ def test_pictures_move_boxes_are_there_and_a_dead_camera_is_shown_as_such(
     service.until(lambda said: all(camera["state"] == "live" for camera in said["cameras"]))
     chromium.log()
     chromium.open(f"http://127.0.0.1:{service.port}/")
-    number = "return Number(document.querySelector('[data-camera=\"%s\"]').dataset.picture || 0)"
+    number = "return Number(document.querySelector('[data-camera=\"%s\"]').dataset.snapshot || 0)"
     chromium.until("return document.querySelectorAll('.camera.live canvas:not([hidden])').length === 2")
     first = chromium.until(number % "door")
     chromium.until(f"{number % 'door'} > {first + 5}")
@@ -65,7 +65,7 @@ def test_pictures_move_boxes_are_there_and_a_dead_camera_is_shown_as_such(
     for _ in range(6):
         chromium.until(f"{number % 'door'} > {chromium.run(number % 'door')}")
         sums.add(chromium.run(SUM % "door" + "return bytes.reduce((sum, byte, i) => (sum * 31 + byte) % 65521, 0)"))
-    assert len(sums) > 2, "pictures move"
+    assert len(sums) > 2, "snapshots move"
     assert chromium.run("return document.querySelectorAll('#latency path')[0].getAttribute('d').length") > 0
     assert chromium.run("return document.getElementById('state').textContent") == "detecting"
     text = chromium.run("return document.body.innerText")
@@ -102,6 +102,6 @@ def test_it_fits_narrow_and_wide_screens_light_and_dark(
         page = "document.documentElement"
         wide, inside = chromium.run(f"return [{page}.scrollWidth, {page}.clientWidth]")
         assert wide <= inside, f"something is cut off at the right of {width} pixels"
-        picture = cv2.imdecode(np.frombuffer(chromium.screenshot(), np.uint8), cv2.IMREAD_COLOR)
-        assert picture is not None
-        assert (float(np.median(picture)) < 90) == dark
+        snapshot = cv2.imdecode(np.frombuffer(chromium.screenshot(), np.uint8), cv2.IMREAD_COLOR)
+        assert snapshot is not None
+        assert (float(np.median(snapshot)) < 90) == dark

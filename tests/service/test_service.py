@@ -146,7 +146,7 @@ def test_over_a_limit_the_rate_goes_down(planned_package: Planned, start: Start)
     service.signal(signal.SIGHUP)
     said = service.until(lambda said: said["rate_share"] < 0.1 and said["cameras"][0]["fps"] < 3)
     assert said["healthy"] and "slowed to 3 %" in said["words"]
-    assert service.get("/camera/door.jpg")[0] == 204, "no pictures while memory is short"
+    assert service.get("/camera/door.jpg")[0] == 204, "no snapshots while memory is short"
     service.write(door())
     service.signal(signal.SIGHUP)
     service.until(lambda said: said["rate_share"] > 0.03125, 20)

@@ -67,21 +67,21 @@ def test_what_each_address_answers(service: Running) -> None:
     assert [service.get(path)[0] for path in PATHS] == [200] * len(PATHS)
 
 
-def test_pictures_are_made_for_whoever_looks(service: Running) -> None:
-    first = picture(service, 0)
-    assert first >= 1 and picture(service, first) > first, "after=N is one that is newer"
+def test_snapshots_are_made_for_whoever_looks(service: Running) -> None:
+    first = snapshot(service, 0)
+    assert first >= 1 and snapshot(service, first) > first, "after=N is one that is newer"
     assert "edgesparse_watched_cameras 1.0" in service.get("/metrics")[1].decode()
     time.sleep(4)
     assert "edgesparse_watched_cameras 0.0" in service.get("/metrics")[1].decode()
 
 
-def picture(service: Running, after: int) -> int:
-    """The number of the first picture that comes; 204 means: not yet."""
+def snapshot(service: Running, after: int) -> int:
+    """The number of the first snapshot that comes; 204 means: not yet."""
     end = time.monotonic() + 60
     while not (found := raw(service, request(f"/camera/door.jpg?after={after}"))).startswith(b"HTTP/1.1 200 "):
         assert found.startswith(b"HTTP/1.1 204 ") and time.monotonic() < end, found[:100]
     assert b"\xff\xd8" in found
-    return int(re.findall(rb"x-picture: (\d+)", found)[0])
+    return int(re.findall(rb"x-snapshot: (\d+)", found)[0])
 
 
 def test_metrics_are_what_prometheus_reads(service: Running) -> None:

@@ -196,11 +196,11 @@ def test_the_real_network_computes_the_same_and_keeps_more(real: Path, monkeypat
     monkeypatch.setattr(permutation, "KICKS", 0)
     made = onnx.load(real / "models" / "yolox_nano.onnx")
     assert sum(map(len, follow(Wiring(made.graph)).blocks())) > 5000
-    picture = np.random.default_rng(0).integers(0, 256, (1, 3, 416, 416)).astype(np.float32)
-    before = run(made, picture)[0]
+    image = np.random.default_rng(0).integers(0, 256, (1, 3, 416, 416)).astype(np.float32)
+    before = run(made, image)[0]
     report = permute(made, [layer.name for layer in inspect(made).eligible])
     assert report.after > report.before + 0.01
-    np.testing.assert_allclose(run(made, picture)[0], before, rtol=1e-3, atol=1e-2)
+    np.testing.assert_allclose(run(made, image)[0], before, rtol=1e-3, atol=1e-2)
 
 
 def test_pruning_reorders_first_where_asked() -> None:

@@ -176,7 +176,7 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_result(tmp_path: Path, mon
     assert not list(tmp_path.rglob("*.npy")) and not list(tmp_path.rglob("*.part"))
 
 
-def test_a_saved_state_of_other_pictures_is_not_taken_up(tmp_path: Path) -> None:
+def test_a_saved_state_of_other_images_is_not_taken_up(tmp_path: Path) -> None:
     dense = convs()
     reconstruct(dense, correlated(1, C, 12, 12), state_dir=tmp_path)
     other = correlated(1, C, 12, 12, count=4)
@@ -357,8 +357,8 @@ def test_what_cannot_be_done_is_refused_in_one_line(
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
-def test_no_pictures_are_refused() -> None:
-    with pytest.raises(CalibrationError, match="no calibration pictures"):
+def test_no_images_are_refused() -> None:
+    with pytest.raises(CalibrationError, match="no calibration images"):
         reconstruct(convs(), list)
 
 

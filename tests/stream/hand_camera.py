@@ -14,12 +14,12 @@ from edgesparse.errors import CameraUnavailable
 SIZE = 128
 
 
-def picture(level: int, size: int = SIZE) -> np.ndarray:
+def still(level: int, size: int = SIZE) -> np.ndarray:
     return np.full((size, size, 3), level, np.uint8)
 
 
 class Camera:
-    """A camera in the test's hands: a read waits for what `frames` has next, which is a level or a picture, False for
+    """A camera in the test's hands: a read waits for what `frames` has next, which is a level or an image, False for
     a read that fails, an error to raise, or an event: a stall until it is set, and then level 7."""
 
     def __init__(self) -> None:

@@ -3,8 +3,8 @@ rtsp://127.0.0.1:PORT/NAME, from its start whenever nobody watched before.
 
 Run by the system's Python, which has GStreamer's bindings: rtsp_server.py PORT NAME=VIDEO.mp4 ... [--times FILE].
 Prints its port when it listens; ends when standard input does. Lines on standard input make a camera fail: `freeze
-NAME` sends one picture again and again, `stall NAME` nothing, `garbage NAME` bytes that are no pictures, `play NAME`
-ends that; `video NAME VIDEO.mp4` goes on with another video. FILE is int64 [cameras, MOST]: when each picture of a
+NAME` sends one image again and again, `stall NAME` nothing, `garbage NAME` bytes that are no images, `play NAME`
+ends that; `video NAME VIDEO.mp4` goes on with another video. FILE is int64 [cameras, MOST]: when each image of a
 camera's video was handed over last, in nanoseconds of the monotonic clock, by its number in the video.
 """
 
@@ -27,7 +27,7 @@ LAUNCH = "( appsrc name=src is-live=true format=time do-timestamp=true max-bytes
 
 
 class Video:
-    """The coded pictures of a file, each with whether it can be decoded alone."""
+    """The coded images of a file, each with whether it can be decoded alone."""
 
     def __init__(self, path):
         pipeline = Gst.parse_launch(
@@ -36,15 +36,15 @@ class Video:
         )
         pipeline.set_state(Gst.State.PLAYING)
         sink = pipeline.get_by_name("sink")
-        self.pictures, self.caps = [], None
-        while len(self.pictures) < MOST:
+        self.images, self.caps = [], None
+        while len(self.images) < MOST:
             sample = sink.emit("pull-sample")
             if sample is None:
                 break
             self.caps = sample.get_caps()
             buffer = sample.get_buffer()
             alone = not buffer.get_flags() & Gst.BufferFlags.DELTA_UNIT
-            self.pictures.append((buffer.extract_dup(0, buffer.get_size()), alone))
+            self.images.append((buffer.extract_dup(0, buffer.get_size()), alone))
         pipeline.set_state(Gst.State.NULL)
         found, above, below = self.caps.get_structure(0).get_fraction("framerate")
         self.period = below / above if found and above else 1 / 30
@@ -73,9 +73,9 @@ class Camera(GstRtspServer.RTSPMediaFactory):
             self._source = None
 
     def enter(self, state):
-        """From now on; frozen is the last picture that can be decoded alone."""
-        pictures = self.video.pictures
-        self._frozen = pictures[next(i for i in range(self._next - 1, -len(pictures), -1) if pictures[i][1])][0]
+        """From now on; frozen is the last image that can be decoded alone."""
+        images = self.video.images
+        self._frozen = images[next(i for i in range(self._next - 1, -len(images), -1) if images[i][1])][0]
         self.state = state
 
     def show(self, video):
@@ -87,21 +87,21 @@ class Camera(GstRtspServer.RTSPMediaFactory):
         if self._source is not source:
             return False
         if self.state != "stall":
-            source.emit("push-buffer", Gst.Buffer.new_wrapped(self._picture()))
+            source.emit("push-buffer", Gst.Buffer.new_wrapped(self._image()))
         self._due = max(self._due + self.video.period, time.monotonic() - 1)
         GLib.timeout_add(max(0, round(1000 * (self._due - time.monotonic()))), self._tick, source)
         return False
 
-    def _picture(self):
-        pictures = self.video.pictures
+    def _image(self):
+        images = self.video.images
         if self.state == "garbage":
             return b"\0\0\0\1" + random.randbytes(2000)
         if self.state == "freeze":
             return self._frozen
-        number, self._next = self._next, (self._next + 1) % len(pictures)
+        number, self._next = self._next, (self._next + 1) % len(images)
         if self._times is not None:
             struct.pack_into("q", self._times, 8 * (self._number * MOST + number), time.monotonic_ns())
-        return pictures[number][0]
+        return images[number][0]
 
 
 def main():

@@ -38,7 +38,7 @@ def test_a_box_is_drawn_on_its_edges_in_its_class_colour() -> None:
     assert (image[:170] == 128).all() and (image[410:] == 128).all()
 
 
-def test_lines_and_labels_grow_with_the_picture() -> None:
+def test_lines_and_labels_grow_with_the_image() -> None:
     small, large = (
         drawn(size, size, detections((size * 0.3, size * 0.5, size * 0.7, size * 0.9, 0.9, 0))) for size in (240, 2160)
     )
@@ -74,7 +74,7 @@ def test_the_most_confident_is_on_top() -> None:
     st.integers(1, 90),
     st.lists(st.tuples(*[st.floats(-1e9, 1e9)] * 4, st.floats(0, 1), st.integers(-1, 500)), max_size=4),
 )
-def test_any_box_can_be_drawn_on_any_picture(height: int, width: int, rows: list[tuple[float, ...]]) -> None:
+def test_any_box_can_be_drawn_on_any_image(height: int, width: int, rows: list[tuple[float, ...]]) -> None:
     assert drawn(height, width, detections(*rows)).shape == (height, width, 3)  # type: ignore[arg-type]
 
 

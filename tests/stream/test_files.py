@@ -1,4 +1,4 @@
-"""Videos and pictures as sources."""
+"""Videos and images as sources."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_what_is_no_video_is_one_line(
 ) -> None:
     path = make_video("bad.mp4", noise=True)
     damage(path)
-    with pytest.raises(SourceError, match=r"^cannot read .*bad\.mp4: neither a picture nor a video") as caught:
+    with pytest.raises(SourceError, match=r"^cannot read .*bad\.mp4: neither an image nor a video") as caught:
         open_source(path)
     assert caught.value.exit_code == 2
     assert capfd.readouterr() == ("", "")
@@ -145,17 +145,17 @@ def test_a_video_without_one_good_frame_is_an_error(images: list[np.ndarray]) ->
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Pictures whose level is their number, and a file that is none."""
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+    """Images whose level is their number, and a file that is none."""
+    images = tmp_path / "images"
+    images.mkdir()
     for name in ("1.png", "2.PNG", "10.bmp"):
         level = int(name.partition(".")[0])
-        cv2.imwrite(str(pictures / name), np.full((8, 8, 3), level, np.uint8))
-    (pictures / "notes.txt").write_text("no picture")
-    return pictures
+        cv2.imwrite(str(images / name), np.full((8, 8, 3), level, np.uint8))
+    (images / "notes.txt").write_text("no image")
+    return images
 
 
-def test_a_folder_gives_its_pictures_in_natural_order(folder: Path) -> None:
+def test_a_folder_gives_its_images_in_natural_order(folder: Path) -> None:
     with open_source(folder) as source:
         assert source.total == 3
         assert [(frame.index, frame.name, int(frame.image.mean())) for frame in source] == [
@@ -168,12 +168,12 @@ def test_a_folder_gives_its_pictures_in_natural_order(folder: Path) -> None:
         assert len(list(source)) == 3
 
 
-def test_one_picture_is_a_source(folder: Path) -> None:
+def test_one_image_is_a_source(folder: Path) -> None:
     with open_source(folder / "10.bmp") as source:
         assert [(frame.name, int(frame.image.mean())) for frame in source] == [("10.bmp", 10)]
 
 
-def test_a_glob_gives_the_pictures_that_match(folder: Path) -> None:
+def test_a_glob_gives_the_images_that_match(folder: Path) -> None:
     with open_source(f"{folder}/1*") as source:
         assert [frame.name for frame in source] == ["1.png", "10.bmp"]
 
@@ -198,23 +198,23 @@ def test_a_name_with_signs_of_a_glob_is_a_name_first(folder: Path) -> None:
         assert len(list(source)) == 1
 
 
-def test_a_picture_that_cannot_be_read_is_said_and_skipped(
+def test_an_image_that_cannot_be_read_is_said_and_skipped(
     folder: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "2.PNG").write_bytes(b"no picture")
+    (folder / "2.PNG").write_bytes(b"no image")
     with open_source(folder) as source:
         assert [frame.index for frame in source] == [0, 2]
         assert source.dropped == 1
     assert caplog.record_tuples == [
-        ("edgesparse.stream", logging.WARNING, f"cannot read picture {folder}/2.PNG: skipped")
+        ("edgesparse.stream", logging.WARNING, f"cannot read image {folder}/2.PNG: skipped")
     ]
     assert capfd.readouterr() == ("", "")
 
 
-def test_only_pictures_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
+def test_only_images_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.jpg"):
-        (tmp_path / name).write_bytes(b"no picture")
-    with open_source(tmp_path) as source, pytest.raises(SourceError, match="not one of 2 pictures can be read"):
+        (tmp_path / name).write_bytes(b"no image")
+    with open_source(tmp_path) as source, pytest.raises(SourceError, match="not one of 2 images can be read"):
         source.read()
 
 

@@ -1,4 +1,4 @@
-"""Captures through GStreamer by PyGObject, with its test picture in a camera's place and a decoder of this machine's in
+"""Captures through GStreamer by PyGObject, with its test image in a camera's place and a decoder of this machine's in
 that of a Jetson's. nvarguscamerasrc and nvv4l2decoder themselves have not run."""
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def bindings() -> None:
 @pytest.mark.gstreamer
 @pytest.mark.parametrize("width", [320, 322, 321])
 def test_a_pipelines_frames(bindings: None, width: int) -> None:
-    """Green on every row, also where GStreamer's rows are longer than the picture."""
-    picture = f"videotestsrc is-live=true pattern=green ! video/x-raw,width={width},height=240,framerate=50/1"
-    with Live("test", Apart(partial(open_pipeline, f"{picture} ! {SINK}"), "test")) as source:
+    """Green on every row, also where GStreamer's rows are longer than the image."""
+    image = f"videotestsrc is-live=true pattern=green ! video/x-raw,width={width},height=240,framerate=50/1"
+    with Live("test", Apart(partial(open_pipeline, f"{image} ! {SINK}"), "test")) as source:
         frames = [source.read() for _ in range(10)]
     assert source.fps == 50
     for frame in frames:
@@ -47,8 +47,8 @@ def test_a_pipelines_frames(bindings: None, width: int) -> None:
 
 @pytest.mark.gstreamer
 def test_a_pipeline_that_ends_is_opened_again(bindings: None) -> None:
-    picture = "videotestsrc is-live=true num-buffers=5 ! video/x-raw,width=64,height=48"
-    with Live("test", Apart(partial(open_pipeline, f"{picture} ! {SINK}"), "test")) as source:
+    image = "videotestsrc is-live=true num-buffers=5 ! video/x-raw,width=64,height=48"
+    with Live("test", Apart(partial(open_pipeline, f"{image} ! {SINK}"), "test")) as source:
         while source.reopened < 2:
             assert source.read() is not None
 

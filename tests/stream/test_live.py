@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hand_camera import SIZE, Camera, picture, until
+from hand_camera import SIZE, Camera, still, until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,12 +28,12 @@ from edgesparse.stream.sources.slots import Slots
 
 @given(st.lists(st.booleans()))
 def test_slots_give_the_newest_and_leave_what_is_read_alone(steps: list[bool]) -> None:
-    """True publishes a picture of the next level, False takes one, where there is one."""
+    """True publishes an image of the next level, False takes one, where there is one."""
     slots, published, taken, dropped = Slots(), 0, 0, 0
     held: Frame | None = None
     for publish in steps:
         if publish:
-            image = slots.spare if slots.spare is not None else picture(0)
+            image = slots.spare if slots.spare is not None else still(0)
             image[:] = published % 256
             dropped += slots.publish(image, published, published)
             published += 1
@@ -46,10 +46,10 @@ def test_slots_give_the_newest_and_leave_what_is_read_alone(steps: list[bool]) -
     assert published == taken + dropped + slots.fresh
 
 
-def test_slots_are_three_pictures_however_many_frames() -> None:
+def test_slots_are_three_images_however_many_frames() -> None:
     slots, seen = Slots(), set()
     for index in range(50):
-        spare = slots.spare if slots.spare is not None else picture(0)
+        spare = slots.spare if slots.spare is not None else still(0)
         seen.add(id(spare))
         slots.publish(spare, 0, index)
         if index % 3 == 0:
@@ -100,7 +100,7 @@ def test_frames_are_captured_into_slots_that_are_used_again(camera: Camera, sour
 
 
 def test_frames_may_change_their_size(camera: Camera, source: Live) -> None:
-    for image in (picture(1), picture(2, 16), picture(3, 16), picture(4, 4)):
+    for image in (still(1), still(2, 16), still(3, 16), still(4, 4)):
         camera.frames.put(image)
         frame = source.read()
         assert frame is not None and frame.image.shape == image.shape

@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from hand_camera import Camera, picture, until
+from hand_camera import Camera, still, until
 
 from edgesparse.stream.sources.live import Live
 
@@ -61,11 +61,11 @@ class Frozen(Camera):
         self.show = False  # type: ignore[assignment]
 
 
-def test_an_old_picture_again_and_again_is_noticed_and_is_no_frame(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_old_image_again_and_again_is_noticed_and_is_no_frame(caplog: pytest.LogCaptureFixture) -> None:
     camera = Frozen()
     with Live("camera", camera.open, frozen=0.3) as source:
         until(lambda: source.state == "away")
-        assert source.why.startswith("the same picture for 0.")
+        assert source.why.startswith("the same image for 0.")
         openings = camera.openings
         while source.poll() is not None:
             pass
@@ -78,7 +78,7 @@ def test_an_old_picture_again_and_again_is_noticed_and_is_no_frame(caplog: pytes
         camera.show = False  # type: ignore[assignment]
 
 
-def test_a_picture_may_stand_still_where_nobody_minds() -> None:
+def test_an_image_may_stand_still_where_nobody_minds() -> None:
     camera = Frozen()
     with Live("camera", camera.open) as source:
         time.sleep(0.5)
@@ -89,7 +89,7 @@ def test_a_picture_may_stand_still_where_nobody_minds() -> None:
 def test_a_change_of_size_is_said(camera: Camera, source: Live, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "edgesparse.stream")
     for size in (16, 32, 32):
-        camera.frames.put(picture(1, size))
+        camera.frames.put(still(1, size))
         source.read()
     assert caplog.messages == ["camera: frames are now 32x32"]
 

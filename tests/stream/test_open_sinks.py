@@ -36,7 +36,7 @@ def test_all_that_are_asked_for_are_written_and_finished(tmp_path: Path) -> None
         "txt": tmp_path / "txt",
         "coco": tmp_path / "out.json",
         "video": tmp_path / "out.mp4",
-        "pictures": tmp_path / "pictures",
+        "images": tmp_path / "images",
     }
     with open_sinks(NAMES, **wanted) as sinks:
         for index in range(2):
@@ -45,7 +45,7 @@ def test_all_that_are_asked_for_are_written_and_finished(tmp_path: Path) -> None
     assert len(sinks) == 5
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
     assert [result["category_id"] for result in json.loads((tmp_path / "out.json").read_text())] == [1, 1]
-    assert len(list((tmp_path / "txt").iterdir())) == len(list((tmp_path / "pictures").iterdir())) == 2
+    assert len(list((tmp_path / "txt").iterdir())) == len(list((tmp_path / "images").iterdir())) == 2
     assert (tmp_path / "out.mp4").stat().st_size > 0
 
 

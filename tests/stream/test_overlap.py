@@ -13,10 +13,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hand_camera import SIZE, Camera, picture, until
+from hand_camera import SIZE, Camera, still, until
 from hypothesis import given
 from hypothesis import strategies as st
-from test_pipeline import Memories, Seen, detector, frames, pictures
+from test_pipeline import Memories, Seen, detector, frames, images
 
 from edgesparse import config
 from edgesparse.errors import BuildError, MemoryBudgetExceeded, SinkError, SourceError
@@ -106,13 +106,13 @@ def test_where_no_frame_waits_the_one_in_flight_comes_out_at_once(tmp_path: Path
 
 @given(st.lists(st.booleans(), max_size=60), st.integers(1, 4))
 def test_slots_leave_the_newest_frames_that_were_read_alone(steps: list[bool], lends: int) -> None:
-    """True publishes a picture of the next level, False takes one, where there is one."""
+    """True publishes an image of the next level, False takes one, where there is one."""
     slots, published, made = Slots(), 0, set()
-    slots.move(lends, lambda shape: picture(0))
+    slots.move(lends, lambda shape: still(0))
     held: list[Frame] = []
     for publish in steps:
         if publish:
-            image = slots.spare if slots.spare is not None else picture(0)
+            image = slots.spare if slots.spare is not None else still(0)
             made.add(id(image))
             image[:] = published
             slots.publish(image, published, published)
@@ -210,7 +210,7 @@ def test_every_frame_of_files_in_order(tmp_path: Path) -> None:
     assert (summary.frames, summary.dropped, summary.ended) == (20, 0, "end of source")
     assert np.abs(np.array(levels.seen) - 5 * np.arange(20)).max() <= 3
     seen = Seen()
-    with open_source(pictures(tmp_path, 5)) as source:
+    with open_source(images(tmp_path, 5)) as source:
         assert run(source, detector(tmp_path, slots=2), [seen]).ended == "end of source"
     assert seen.indices == [0, 1, 2, 3, 4]
 

@@ -41,7 +41,7 @@ def detector(folder: Path, size: int = 64, **plan: object) -> Detector:
     return Detector(backend("null").load(folder / "plan.json"), spec)
 
 
-def pictures(folder: Path, count: int) -> Path:
+def images(folder: Path, count: int) -> Path:
     for i in range(count):
         cv2.imwrite(str(folder / f"{i}.png"), np.full((48, 64, 3), i, np.uint8))
     return folder
@@ -72,7 +72,7 @@ class Seen(Sink):
 
 def test_at_the_end_of_the_source_everything_is_counted(tmp_path: Path) -> None:
     seen = Seen()
-    with open_source(pictures(tmp_path, 3)) as source:
+    with open_source(images(tmp_path, 3)) as source:
         summary = run(source, detector(tmp_path), [seen])
     assert (summary.frames, summary.detections, summary.ended) == (3, 9, "end of source")
     assert summary.classes == {"person": 6, "dog": 3}

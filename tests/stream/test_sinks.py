@@ -19,7 +19,7 @@ import pytest
 from edgesparse.errors import SinkError
 from edgesparse.runtime.detections import Detections
 from edgesparse.stream.frames import Frame, Sink
-from edgesparse.stream.sinks.text import CocoJson, JsonLines, Pictures, Video, YoloTxt
+from edgesparse.stream.sinks.text import CocoJson, Images, JsonLines, Video, YoloTxt
 
 NAMES = ["person", "bicycle"]
 FOUND = Detections(
@@ -168,7 +168,7 @@ def test_a_device_is_not_renamed_over(tmp_path: Path) -> None:
         CocoJson(tmp_path / "pipe.json", NAMES, force=True)
 
 
-# Videos and pictures
+# Videos and images
 
 
 def read_video(path: Path) -> tuple[list[np.ndarray], float]:
@@ -197,9 +197,9 @@ def test_a_video_has_every_frame_with_its_boxes(tmp_path: Path, name: str) -> No
 
 def test_the_frame_itself_is_left_as_it_is(tmp_path: Path) -> None:
     given = frame()
-    with Video(tmp_path / "out.avi", NAMES) as video, Pictures(tmp_path, NAMES) as pictures:
+    with Video(tmp_path / "out.avi", NAMES) as video, Images(tmp_path, NAMES) as images:
         video.write(given, FOUND)
-        pictures.write(given, FOUND)
+        images.write(given, FOUND)
     assert not given.image.any()
 
 
@@ -250,8 +250,8 @@ def test_a_video_of_another_kind_is_refused(tmp_path: Path) -> None:
         Video(tmp_path / "out.mpeg", NAMES)
 
 
-def test_pictures_keep_their_names(tmp_path: Path) -> None:
-    with Pictures(tmp_path / "p", NAMES) as sink:
+def test_images_keep_their_names(tmp_path: Path) -> None:
+    with Images(tmp_path / "p", NAMES) as sink:
         sink.write(frame(0, "a.png"), FOUND)
         sink.write(frame(1, "deep/b.tif"), FOUND)
         sink.write(frame(2, "clip.mp4"), FOUND)
@@ -271,7 +271,7 @@ FILES: dict[str, Make] = {
 }
 FOLDERS: dict[str, Make] = {
     "000001.txt": lambda path, force: YoloTxt(path.parent, NAMES, force=force),
-    "000001.jpg": lambda path, force: Pictures(path.parent, NAMES, force=force),
+    "000001.jpg": lambda path, force: Images(path.parent, NAMES, force=force),
 }
 EVERY = [pytest.param(name, make, id=name) for name, make in (FILES | FOLDERS).items()]
 

@@ -25,7 +25,7 @@ from edgesparse.stream.sources.v4l2 import found_cameras
         (-1, r"no camera -1: cameras are numbered from 0"),
         ("", r"no source: name a camera"),
         ("missing.mp4", r"no source missing\.mp4: no such file, folder or camera"),
-        ("missing/*.jpg", r"no pictures match missing/\*\.jpg: found 0 files"),
+        ("missing/*.jpg", r"no images match missing/\*\.jpg: found 0 files"),
         ("foo://x", r"cannot open foo://x: an address starts with one of rtsp, "),
         ("csi://a", r"csi://a names no camera"),
     ],
@@ -38,10 +38,10 @@ def test_a_wrong_name_is_one_line_and_wrong_use(spec: str | int, message: str) -
 
 
 @pytest.mark.parametrize("files", [0, 2])
-def test_a_folder_without_pictures(tmp_path: Path, files: int) -> None:
+def test_a_folder_without_images(tmp_path: Path, files: int) -> None:
     for number in range(files):
         (tmp_path / f"{number}.txt").touch()
-    with pytest.raises(SourceError, match=rf"no pictures in .*: found {files} entries, none ending in \.bmp") as caught:
+    with pytest.raises(SourceError, match=rf"no images in .*: found {files} entries, none ending in \.bmp") as caught:
         open_source(tmp_path)
     assert caught.value.exit_code == 2
 
@@ -114,7 +114,7 @@ def test_the_demo_is_a_live_camera_of_a_seed() -> None:
 
 
 class Mjpeg:
-    """A camera that sends JPEG pictures of `shape` in one HTTP answer without end, a brighter one each time."""
+    """A camera that sends JPEG images of `shape` in one HTTP answer without end, a brighter one each time."""
 
     def __init__(self) -> None:
         from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -152,7 +152,7 @@ class Mjpeg:
 
 
 @pytest.mark.parametrize("patient", [False, True])
-def test_pictures_over_http_are_a_live_camera(patient: bool) -> None:
+def test_images_over_http_are_a_live_camera(patient: bool) -> None:
     camera = Mjpeg()
     try:
         with open_source(camera.url, patient=patient) as source:
@@ -187,5 +187,5 @@ def test_another_size_in_mid_stream_is_noticed(
     finally:
         camera.close()
     lost = [line for line in caplog.messages if "gives no frames" in line]
-    assert all("(its pictures have another size or format now)" in line for line in lost) and len(lost) == 2
+    assert all("(its images have another size or format now)" in line for line in lost) and len(lost) == 2
     assert "secret" not in caplog.text and capfd.readouterr() == ("", "")

@@ -1,4 +1,4 @@
-"""A picture that does not change by a bit is an old one; one that changes by a single bit is not."""
+"""An image that does not change by a bit is an old one; one that changes by a single bit is not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def seen(images: list[np.ndarray], limit: float = 2.0, period: float = 0.1) -> l
 
 
 @pytest.mark.parametrize("size", [(1080, 1920), (360, 640), (40, 30), (1, 1)])
-def test_the_same_picture_for_two_seconds(size: tuple[int, int]) -> None:
+def test_the_same_image_for_two_seconds(size: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     assert seen([image.copy() for _ in range(25)]) == [False] * 20 + [True] * 5
 
@@ -33,7 +33,7 @@ def test_one_bit_anywhere_is_a_change(row: int, column: int, channel: int, when:
     assert not any(seen(images))
 
 
-def test_a_picture_that_moves_again_is_new() -> None:
+def test_an_image_that_moves_again_is_new() -> None:
     old, new = np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 9, np.uint8)
     assert seen([old] * 25 + [new] + [old] * 5)[25:] == [False] * 6
 
@@ -42,7 +42,7 @@ def test_another_size_is_new() -> None:
     assert not any(seen([np.zeros((64 + n % 2, 64, 3), np.uint8) for n in range(60)]))
 
 
-def test_a_picture_of_full_size_costs_little() -> None:
+def test_an_image_of_full_size_costs_little() -> None:
     """Far less than a camera's 33 ms, on any machine: only a sample is looked at."""
     random = np.random.default_rng(0)
     images = [random.integers(0, 256, (1080, 1920, 3), np.uint8) for _ in range(2)]

@@ -66,7 +66,7 @@ class Kernel:
         raise OSError(errno.EINVAL, "Invalid argument")
 
 
-# A usual USB 2 camera: raw pictures only up to what the bus carries.
+# A usual USB 2 camera: raw images only up to what the bus carries.
 WEBCAM: dict[str, object] = {
     "MJPG": {(1920, 1080): (30, 15), (1280, 720): (30,), (640, 480): (60, 30)},
     "YUYV": {(1920, 1080): (5,), (1280, 720): (10,), (640, 480): (30, 15)},
@@ -145,10 +145,10 @@ def test_no_mode_is_taken_while_another_holds_the_size_in_less(
         assert taken.width * taken.height == min(mode.width * mode.height for mode in holding)
 
 
-def test_a_device_that_sends_no_pictures(monkeypatch: pytest.MonkeyPatch, device: Path) -> None:
+def test_a_device_that_sends_no_images(monkeypatch: pytest.MonkeyPatch, device: Path) -> None:
     """The second device of a USB camera has the camera's capabilities, and its own: metadata."""
     play(monkeypatch, Kernel({}, device_capabilities=0x04A00000))
-    with pytest.raises(CameraUnavailable, match="video0 sends no pictures; found: "):
+    with pytest.raises(CameraUnavailable, match="video0 sends no images; found: "):
         offered(device)
 
 

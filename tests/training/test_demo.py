@@ -89,15 +89,15 @@ def test_the_seeds_of_the_judging_scenes_are_never_trained_on(tmp_path: Path) ->
 
 
 def test_scenes_reach_the_detector_as_the_runtime_will_give_them() -> None:
-    pictures = data.draw(data.TEST, 2)
+    stills = data.draw(data.TEST, 2)
     frame, labels = still(data.TEST + 1)
     buffer = np.empty((1, 3, data.SIZE, data.SIZE), np.float32)
     spec = config.InputSpec(size=(data.SIZE, data.SIZE), colour="rgb", letterbox="centre")
     letterbox = Preprocessor(spec, buffer)(frame)
-    np.testing.assert_allclose(pictures.images[1] / 255, buffer[0], atol=1 / 255)
-    real = pictures.classes[1] >= 0
-    np.testing.assert_allclose(pictures.boxes[1][real], letterbox.to_input(labels.xyxy), atol=1e-4)
-    np.testing.assert_array_equal(pictures.classes[1][real], labels.class_id)
+    np.testing.assert_allclose(stills.images[1] / 255, buffer[0], atol=1 / 255)
+    real = stills.classes[1] >= 0
+    np.testing.assert_allclose(stills.boxes[1][real], letterbox.to_input(labels.xyxy), atol=1e-4)
+    np.testing.assert_array_equal(stills.classes[1][real], labels.class_id)
 
 
 def test_boxes_move_with_their_pixels() -> None:
@@ -129,7 +129,7 @@ def test_tinting_stays_in_range_and_differs() -> None:
 
 
 def test_a_phase_goes_on_from_where_it_was_saved(tmp_path: Path) -> None:
-    done: Future[data.Pictures] = Future()
+    done: Future[data.Stills] = Future()
     done.set_result(data.draw(0, 2))
     album = Album(data.Order(deque([done])), 2, torch.device("cpu"))
     album.fill(2)

@@ -7,10 +7,10 @@
 enum Kind { CENTRE_SIZE = 0, CORNERS = 1, ON_GRID = 2 };
 enum { ACROSS = 32, GROUPS = 8 };  // candidates of a block; groups of threads that share the classes of each
 
-struct Outputs {  // where candidate r of picture p has its box (value k) and its score for class c, counted in values:
-    const void *boxes, *scores;  // boxes[p * box_picture + r * box_row + k * box_step], scores likewise with c
+struct Outputs {  // where candidate r of image p has its box (value k) and its score for class c, counted in values:
+    const void *boxes, *scores;  // boxes[p * box_image + r * box_row + k * box_step], scores likewise with c
     int32_t candidates, classes;
-    int32_t box_picture, box_row, box_step, score_picture, score_row, score_step;
+    int32_t box_image, box_row, box_step, score_image, score_row, score_step;
     int32_t objectness;  // its k among the box's values; -1: there is none
     int32_t kind, every, capacity;  // every: a box counts once for each class that reaches its score
     float least;  // of `enough`, the score that each class must reach
@@ -26,7 +26,7 @@ struct Record {
 };
 
 struct Count {
-    uint32_t found, done;  // candidates of a picture; blocks that are through with it
+    uint32_t found, done;  // candidates of an image; blocks that are through with it
 };
 
 struct Told {
@@ -67,11 +67,11 @@ template <class T> DEVICE void box_of(const Outputs& o, const T* at, int candida
 }
 
 template <class T>
-DEVICE void emit(const Outputs& o, Count* count, Record* records, int picture, int candidate, Best best) {
-    const uint32_t place = atomicAdd(&count[picture].found, 1u);
+DEVICE void emit(const Outputs& o, Count* count, Record* records, int image, int candidate, Best best) {
+    const uint32_t place = atomicAdd(&count[image].found, 1u);
     if (place >= (uint32_t)o.capacity) return;
-    Record& record = records[(size_t)picture * o.capacity + place];
-    const T* at = (const T*)o.boxes + (size_t)picture * o.box_picture + (size_t)candidate * o.box_row;
+    Record& record = records[(size_t)image * o.capacity + place];
+    const T* at = (const T*)o.boxes + (size_t)image * o.box_image + (size_t)candidate * o.box_row;
     float box[4];
     box_of(o, at, candidate, box);
     for (int k = 0; k < 4; k++) record.box[k] = box[k];
@@ -81,21 +81,21 @@ DEVICE void emit(const Outputs& o, Count* count, Record* records, int picture, i
 
 // The best of the classes group, group + GROUPS, ...; with `every`, each that is enough is handed over at once.
 template <class T>
-DEVICE Best best_of_group(const Outputs& o, Count* count, Record* records, int picture, int candidate, int group) {
+DEVICE Best best_of_group(const Outputs& o, Count* count, Record* records, int image, int candidate, int group) {
     Best best = {-1.0f, 0};
     if (candidate >= o.candidates) return best;
     float sure = 1.0f;
     if (o.objectness >= 0) {
-        const T* box = (const T*)o.boxes + (size_t)picture * o.box_picture + (size_t)candidate * o.box_row;
+        const T* box = (const T*)o.boxes + (size_t)image * o.box_image + (size_t)candidate * o.box_row;
         sure = value(box, o.objectness * o.box_step);
         if (!(sure >= o.least)) return best;  // a score is objectness times class, never more
     }
-    const T* scores = (const T*)o.scores + (size_t)picture * o.score_picture + (size_t)candidate * o.score_row;
+    const T* scores = (const T*)o.scores + (size_t)image * o.score_image + (size_t)candidate * o.score_row;
 #pragma unroll 4
     for (int label = group; label < o.classes; label += GROUPS) {
         const Best found = {sure * value(scores, label * o.score_step), label};
         if (o.every) {
-            if (found.score >= o.enough[label]) emit<T>(o, count, records, picture, candidate, found);
+            if (found.score >= o.enough[label]) emit<T>(o, count, records, image, candidate, found);
         } else if (better(found, best)) {
             best = found;
         }
@@ -104,23 +104,23 @@ DEVICE Best best_of_group(const Outputs& o, Count* count, Record* records, int p
 }
 
 template <class T>
-DEVICE void best_of_all(const Outputs& o, Count* count, Record* records, int picture, int candidate,
+DEVICE void best_of_all(const Outputs& o, Count* count, Record* records, int image, int candidate,
                         const Best (*found)[ACROSS], int lane) {
     if (o.every || candidate >= o.candidates) return;
     Best best = found[0][lane];
     for (int group = 1; group < GROUPS; group++)
         if (better(found[group][lane], best)) best = found[group][lane];
-    if (best.score >= o.enough[best.label]) emit<T>(o, count, records, picture, candidate, best);
+    if (best.score >= o.enough[best.label]) emit<T>(o, count, records, image, candidate, best);
 }
 
-// How many were found, by the last block that is through with a picture, which tells it and sets the count to nothing
+// How many were found, by the last block that is through with an image, which tells it and sets the count to nothing
 // for the next run; -1 by all others. By one thread.
-DEVICE int found_by_last(Count* count, Told* told, int picture, uint32_t blocks) {
-    if (atomicAdd(&count[picture].done, 1u) + 1 < blocks) return -1;
-    const int found = (int)atomicAdd(&count[picture].found, 0u);
-    told[picture].found = found;
-    told[picture].kept = found ? -1 : 0;
-    count[picture].found = count[picture].done = 0;
+DEVICE int found_by_last(Count* count, Told* told, int image, uint32_t blocks) {
+    if (atomicAdd(&count[image].done, 1u) + 1 < blocks) return -1;
+    const int found = (int)atomicAdd(&count[image].found, 0u);
+    told[image].found = found;
+    told[image].kept = found ? -1 : 0;
+    count[image].found = count[image].done = 0;
     return found;
 }
 

@@ -1,4 +1,4 @@
-"""Where the pictures of a batch lie while they are on their way."""
+"""Where the images of a batch lie while they are on their way."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgesparse.backends.frames import Frame, Place
 
 
 class Image:
-    """One picture of a batch, in page-locked memory, where the kernel reads it: over the bus if the GPU has memory of
+    """One image of a batch, in page-locked memory, where the kernel reads it: over the bus if the GPU has memory of
     its own. Frames that lie elsewhere are copied into such memory of this one's own first.
 
     `source`: what is read behind our back, until the batch is done. `data`: where the GPU finds it.

@@ -21,7 +21,7 @@ from edgesparse.backends.cuda import graph
 from edgesparse.backends.cuda.gpu import Gpu, one_line
 from edgesparse.errors import BackendUnavailable, BuildError
 
-SOURCES = Path(__file__).with_name("kernels")
+SOURCES = Path(__file__).parent
 _LIMIT = 300
 _log = logging.getLogger(__name__)
 
@@ -145,6 +145,6 @@ def nvcc() -> str:
 
 def _digest() -> str:
     digest = hashlib.sha256()
-    for path in sorted(SOURCES.iterdir()):
+    for path in sorted(SOURCES.glob("*.cu*")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]

@@ -23,13 +23,13 @@ def _struct(text: str) -> np.dtype[Any]:
     return np.dtype([(name, kind) for kind, name in fields])
 
 
-PICTURE = _struct(
+IMAGE = _struct(
     "u8 data, i4 pixels, i4 pitch, i4 width, i4 height, i4 top, i4 left, i4 rows, i4 columns, i4 taps, i4 unused"
 )
 TAP = _struct("i4 at, i2 near, i2 far")
 INPUT = _struct("i4 height, i4 width, i4 swap, i4 pad, 3f4 scale, 3f4 shift")
 OUTPUTS = _struct(
-    "u8 boxes, u8 scores, i4 candidates, i4 classes, i4 box_picture, i4 box_row, i4 box_step, i4 score_picture, "
+    "u8 boxes, u8 scores, i4 candidates, i4 classes, i4 box_image, i4 box_row, i4 box_step, i4 score_image, "
     "i4 score_row, i4 score_step, i4 objectness, i4 kind, i4 every, i4 capacity, f4 least, i4 gap, "
     "u8 enough, f4 iou, i4 max_det, i4 agnostic, i4 most, i4 levels, 4i4 columns, 4i4 rows, 4i4 stride"
 )
@@ -38,7 +38,7 @@ COUNT = _struct("u4 found, u4 done")
 TOLD = _struct("i4 found, i4 kept")
 KINDS = ("centre-size", "corners", "on-grid")
 _WHOLE = 2048
-PICTURES = 64
+IMAGES = 64
 """Of one launch, as in letterbox.cuh."""
 
 
@@ -76,7 +76,7 @@ def input_of(spec: InputSpec) -> Row:
     return row
 
 
-def picture_of(place: Place, row: Any, first_tap: int, out: NDArray[Any]) -> int:
+def image_of(place: Place, row: Any, first_tap: int, out: NDArray[Any]) -> int:
     """Fill `row` (but for its data) and the taps from `first_tap` on; returns where they end."""
     wide = {"bgr": 3, "rgb": 3, "nv12": 1, "yuyv": 2}[place.pixels]
     row["pixels"], row["pitch"] = PIXELS.index(place.pixels), wide * place.frame_width
@@ -96,9 +96,7 @@ def outputs_of(plan: FramePlan, specs: Sequence[TensorSpec], addresses: Sequence
     size = np.dtype(specs[at.score_output].dtype).itemsize
     row["boxes"] = addresses[at.box_output]
     row["scores"] = addresses[at.score_output] + at.first_score * size
-    row["box_picture"], row["score_picture"] = (
-        int(np.prod(specs[i].shape[1:])) for i in (at.box_output, at.score_output)
-    )
+    row["box_image"], row["score_image"] = (int(np.prod(specs[i].shape[1:])) for i in (at.box_output, at.score_output))
     for name in ("candidates", "classes", "box_row", "box_step", "score_row", "score_step"):
         row[name] = getattr(at, name)
     row["objectness"] = -1 if at.objectness is None else at.objectness

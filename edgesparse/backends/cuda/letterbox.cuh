@@ -8,17 +8,17 @@
 
 enum Pixels { BGR = 0, RGB = 1, NV12 = 2, YUYV = 3 };
 
-struct Picture {  // one frame, and the rectangle of the input that it fills
+struct Image {  // one frame, and the rectangle of the input that it fills
     const uint8_t* data;
     int32_t pixels, pitch, width, height;  // pitch: bytes from one row to the next
     int32_t top, left, rows, columns;
     int32_t taps, unused;  // where its taps begin: one a column, then one a row
 };
 
-enum { PICTURES = 64 };  // of a launch: as many as a kernel's arguments have room for, which are 4096 bytes
+enum { IMAGES = 64 };  // of a launch: as many as a kernel's arguments have room for, which are 4096 bytes
 
-struct Pictures {
-    Picture of[PICTURES];
+struct Images {
+    Image of[IMAGES];
 };
 
 struct Tap {  // two neighbours, at and at + 1, and what each weighs, of 2048; columns are never outside, rows are clamped
@@ -64,7 +64,7 @@ DEVICE Pixel from_yuv(int luma, int u, int v) {
     return {byte(y + 2116026 * u), byte(y - 409993 * u - 852492 * v), byte(y + 1673527 * v)};
 }
 
-template <int PIXELS> DEVICE void two(const Picture& p, int x, int y, Pixel& one, Pixel& other) {
+template <int PIXELS> DEVICE void two(const Image& p, int x, int y, Pixel& one, Pixel& other) {
     const uint8_t* row = p.data + (size_t)y * p.pitch;
     if (PIXELS == BGR || PIXELS == RGB) {
         if (p.width > 1) two_of_three_bytes(row + 3 * x, one, other);
@@ -88,7 +88,7 @@ DEVICE int blend(int a, int b, int c, int d, Tap across, Tap down) {
     return (((down.near * upper) >> 16) + ((down.far * lower) >> 16) + 2) >> 2;
 }
 
-template <int PIXELS> DEVICE Pixel sample(const Picture& p, Tap across, Tap down) {
+template <int PIXELS> DEVICE Pixel sample(const Image& p, Tap across, Tap down) {
     Pixel a, b, c, d;
     two<PIXELS>(p, across.at, most(down.at, 0), a, b);
     if (down.far) two<PIXELS>(p, across.at, least(down.at + 1, p.height - 1), c, d);
@@ -100,7 +100,7 @@ template <int PIXELS> DEVICE Pixel sample(const Picture& p, Tap across, Tap down
     return found;
 }
 
-DEVICE Pixel pixel_at(const Picture& p, const Tap* __restrict__ taps, int row, int column) {
+DEVICE Pixel pixel_at(const Image& p, const Tap* __restrict__ taps, int row, int column) {
     const Tap across = taps[p.taps + column], down = taps[p.taps + p.columns + row];
     switch (p.pixels) {
     case RGB: return sample<RGB>(p, across, down);
@@ -124,15 +124,15 @@ DEVICE void put(__half* at, int value, float scale, float shift) {
 
 // One pixel of the network's input, N x 3 x height x width.
 template <class T>
-DEVICE void letterbox(const Input& input, const Picture& p, const Tap* __restrict__ taps, T* __restrict__ out, int x,
-                      int y, int picture) {
+DEVICE void letterbox(const Input& input, const Image& p, const Tap* __restrict__ taps, T* __restrict__ out, int x,
+                      int y, int image) {
     if (x >= input.width || y >= input.height) return;
     const int column = x - p.left, row = y - p.top;
     Pixel found = {input.pad, input.pad, input.pad};
     if (column >= 0 && column < p.columns && row >= 0 && row < p.rows) found = pixel_at(p, taps, row, column);
     if (input.swap) found = {found.red, found.green, found.blue};
     const size_t plane = (size_t)input.height * input.width;
-    T* at = out + 3 * plane * picture + (size_t)y * input.width + x;
+    T* at = out + 3 * plane * image + (size_t)y * input.width + x;
     put(at, found.blue, input.scale[0], input.shift[0]);
     put(at + plane, found.green, input.scale[1], input.shift[1]);
     put(at + 2 * plane, found.red, input.scale[2], input.shift[2]);

@@ -20,22 +20,22 @@ from edgesparse.backends.cuda.images import Image
 from edgesparse.backends.cuda.kernels import Kernels, Launch
 from edgesparse.backends.cuda.layouts import (
     COUNT,
-    PICTURE,
-    PICTURES,
+    IMAGE,
+    IMAGES,
     RECORD,
     TAP,
     TOLD,
+    image_of,
     input_of,
     outputs_of,
-    picture_of,
 )
 from edgesparse.backends.frames import NOTHING, Found, Frame, FramePlan, Place, Slot
 from edgesparse.errors import BuildError
 
 CAPACITY = 1024
-"""Candidates a picture that have room; where there are more, the whole outputs come back."""
+"""Candidates an image that have room; where there are more, the whole outputs come back."""
 SUPPRESSED = 256
-"""Candidates a picture up to which the GPU does NMS, as many as threads in a block (suppress.cuh)."""
+"""Candidates an image up to which the GPU does NMS, as many as threads in a block (suppress.cuh)."""
 ROWS = 2
 """Rows of pixels a thread of the letterbox, as in frames.cu."""
 _log = logging.getLogger(__name__)
@@ -81,8 +81,8 @@ class CudaSlot(Slot):
         self._compact: Launch | None = None
         self._done, self._images = self._gpu.event(), [Image(self._gpu) for _ in range(self.batch)]
         self._places: list[Place | None] = [None] * self.batch
-        self._pictures = np.zeros(PICTURES, PICTURE)
-        self._lie = self._pictures["data"]
+        self._descriptions = np.zeros(IMAGES, IMAGE)
+        self._lie = self._descriptions["data"]
         self._taps = self._gpu.host((self.batch * sum(self._size),), TAP)
         self._taps_near = self._memory(self._taps.nbytes)
         self._settings = self._settled(input_of(plan.spec))
@@ -127,7 +127,7 @@ class CudaSlot(Slot):
         if self._places[: len(places)] != list(places):
             end = 0
             for i, place in enumerate(places):
-                end = picture_of(place, self._pictures[i], end, self._taps)
+                end = image_of(place, self._descriptions[i], end, self._taps)
             self._places = [*places, *[None] * (self.batch - len(places))]
             self._gpu.driver.memcpy_htod_async(self._taps_near, self._taps[:end], self._engine.stream)
         self._lie[: len(places)] = [image.data for image in self._images[: len(places)]]
@@ -144,7 +144,7 @@ class CudaSlot(Slot):
         grid = (-(-width // 32), -(-height // (8 * ROWS)), self._count)
         given: list[int | NDArray[Any]] = [
             self._settings,
-            self._pictures,
+            self._descriptions,
             self._taps_near,
             self._tensors[self._plan.image],
         ]
@@ -154,7 +154,7 @@ class CudaSlot(Slot):
         self._engine.stream.synchronize()
         if not self.plain:
             try:
-                return _Captured(Graph(self._engine.stream.handle, steps), letterbox, self._pictures[: self._count])
+                return _Captured(Graph(self._engine.stream.handle, steps), letterbox, self._descriptions[: self._count])
             except BuildError as error:
                 self.plain = str(error)
                 _log.warning("%s runs without a CUDA graph, which costs some time: %s", self._engine.name, self.plain)
@@ -180,7 +180,7 @@ class CudaSlot(Slot):
         told = self._told[: self._count].tolist() if self._compact else [(CAPACITY + 1, -1)] * self._count
         if self._compact and any(count > CAPACITY for count, _ in told):
             self._overflow()
-        found = [self._found(picture, *counts) for picture, counts in enumerate(told)]
+        found = [self._found(index, *counts) for index, counts in enumerate(told)]
         self.times[1], self.times[2] = there - self._submitted, time.perf_counter_ns() - there
         return found
 
@@ -192,15 +192,15 @@ class CudaSlot(Slot):
             self._fetch()
             self._engine.stream.synchronize()
 
-    def _found(self, picture: int, count: int, kept: int) -> Found:
+    def _found(self, index: int, count: int, kept: int) -> Found:
         """`kept`: how many the GPU kept, of `count`; -1 where it suppressed none."""
         if count == 0:
             return NOTHING
         if count > CAPACITY:
-            return Found(*self._plan.decode(self._whole, picture))
+            return Found(*self._plan.decode(self._whole, index))
         assert self._plan.strided is not None
-        keys, final = self._keys[picture, : count if kept < 0 else kept], kept >= 0
-        rows = self._rows[picture, : len(keys)]
+        keys, final = self._keys[index, : count if kept < 0 else kept], kept >= 0
+        rows = self._rows[index, : len(keys)]
         if final:
             rows, keys = rows.copy(), keys.astype(np.int64)
         else:
@@ -233,11 +233,11 @@ class CudaSlot(Slot):
 
 
 class _Captured:
-    """The steps as a graph, which takes `pictures` as they are at each launch."""
+    """The steps as a graph, which takes `descriptions` as they are at each launch."""
 
-    def __init__(self, graph: Graph, letterbox: Launch, pictures: NDArray[Any]) -> None:
+    def __init__(self, graph: Graph, letterbox: Launch, descriptions: NDArray[Any]) -> None:
         self.graph, self._letterbox = graph, letterbox  # whose arguments are read again
-        self._pictures, self._taken = pictures, pictures.tobytes()
+        self._descriptions, self._taken = descriptions, descriptions.tobytes()
         try:
             self._renew = graph.kernel(letterbox.params)
         except BuildError:
@@ -245,7 +245,7 @@ class _Captured:
             raise
 
     def __call__(self) -> None:
-        if (now := self._pictures.tobytes()) != self._taken:
+        if (now := self._descriptions.tobytes()) != self._taken:
             self._renew()
             self._taken = now
         self.graph.launch()

@@ -1,4 +1,4 @@
-// Greedy non-maximum suppression of one picture's candidates by one block, as OpenCV's NMSBoxes does it: best score
+// Greedy non-maximum suppression of one image's candidates by one block, as OpenCV's NMSBoxes does it: best score
 // first, of equal ones the lower key; a box goes when a better one of its class overlaps it by more than `iou`.
 // A step is done by every thread before the next begins.
 #pragma once

@@ -24,7 +24,7 @@ def build(trt: Any, onnx: Path, out: Path, options: BuildOptions, sm: str, progr
     """Build `out`, mode 0600, at once or not at all, then open it to see what its layers run.
 
     `sm`: the GPU's compute capability, `8.7`; empty where there is none, and then the plan is not opened. With
-    `options.pictures` the table of TensorRT's calibration is kept beside it, with the ending .calibration.
+    `options.images` the table of TensorRT's calibration is kept beside it, with the ending .calibration.
     Raises ModelError, CalibrationError, BuildError, BackendUnavailable.
     """
     start = time.perf_counter()

@@ -16,7 +16,7 @@ from edgesparse.backends.cuda.gpu import gpu
 from edgesparse.backends.tensorrt.log import BuildLog
 from edgesparse.errors import CalibrationError
 
-Pictures = NDArray[np.float32]
+Images = NDArray[np.float32]
 
 
 def from_table(trt: Any, path: Path) -> Any:
@@ -46,15 +46,15 @@ def from_table(trt: Any, path: Path) -> Any:
 
 
 def on_gpu(
-    trt: Any, pictures: Path, shape: tuple[int, ...], keep: Path, log: BuildLog, advance: Callable[[int, int], None]
+    trt: Any, images: Path, shape: tuple[int, ...], keep: Path, log: BuildLog, advance: Callable[[int, int], None]
 ) -> Any:
-    """TensorRT's own entropy calibration over pictures, from one device buffer that is allocated here.
+    """TensorRT's own entropy calibration over images, from one device buffer that is allocated here.
 
-    `pictures`: a .npy of N x 3 x H x W float32, read a batch at a time; `shape`: the network's input, B x 3 x H x W;
+    `images`: a .npy of N x 3 x H x W float32, read a batch at a time; `shape`: the network's input, B x 3 x H x W;
     a last batch that is not full is left out. `keep`: where the table that comes of it is written.
-    `advance(done, total)` counts pictures. Raises CalibrationError for pictures that don't fit.
+    `advance(done, total)` counts images. Raises CalibrationError for images that don't fit.
     """
-    batches = _Batches(_pictures(pictures, shape), shape, log, advance)
+    batches = _Batches(_images(images, shape), shape, log, advance)
 
     class OnGpu(trt.IInt8EntropyCalibrator2):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -104,25 +104,25 @@ def _read(path: Path) -> bytes:
     return table
 
 
-def _pictures(path: Path, shape: tuple[int, ...]) -> Pictures:
+def _images(path: Path, shape: tuple[int, ...]) -> Images:
     try:
-        stored: Pictures = np.load(path, mmap_mode="r")
+        stored: Images = np.load(path, mmap_mode="r")
     except (OSError, ValueError) as error:
-        raise CalibrationError(f"cannot read the calibration pictures {path}: {error}") from None
+        raise CalibrationError(f"cannot read the calibration images {path}: {error}") from None
     if stored.dtype != np.float32 or stored.shape[1:] != shape[1:] or len(stored) < shape[0]:
         found = "x".join(map(str, stored.shape))
         needed = "x".join(map(str, shape[1:]))
         raise CalibrationError(
-            f"{path}: found {found} {stored.dtype}, needed Nx{needed} float32 with at least {shape[0]} pictures"
+            f"{path}: found {found} {stored.dtype}, needed Nx{needed} float32 with at least {shape[0]} images"
         )
     return stored
 
 
 class _Batches:
-    """Pictures on the device, a batch at a time: one in page-locked memory, one in the device's own."""
+    """Images on the device, a batch at a time: one in page-locked memory, one in the device's own."""
 
     def __init__(
-        self, stored: Pictures, shape: tuple[int, ...], log: BuildLog, advance: Callable[[int, int], None]
+        self, stored: Images, shape: tuple[int, ...], log: BuildLog, advance: Callable[[int, int], None]
     ) -> None:
         self._stored, self._log, self._advance = stored, log, advance
         self._size, self._total, self._done = shape[0], len(stored) // shape[0] * shape[0], 0

@@ -18,7 +18,7 @@ def command(
     """For this release: options that its trtexec does not know are left out, as the build leaves them out.
 
     `inputs`: name -> shape of each input, -1 where open. Files are named without their folders. trtexec has no option
-    for the pool of tactics that are tried, and none for calibration on pictures.
+    for the pool of tactics that are tried, and none for calibration on images.
     """
     parts = ["tensorrt_rtx" if "rtx" in trt.__name__ else "trtexec", f"--onnx={onnx.name}", f"--saveEngine={out.name}"]
     parts += _types(trt, options, quantised)

@@ -88,18 +88,18 @@ def _set_types(
 def _calibrator(session: Session, options: BuildOptions, out: Path, progress: BuildProgress) -> Any:
     if options.table is not None:
         return from_table(session.trt, options.table)
-    if options.pictures is None:
+    if options.images is None:
         raise CalibrationError(
-            "INT8 needs Q/DQ nodes in the model, a calibration table, or pictures: 'edgesparse quantize' makes them"
+            "INT8 needs Q/DQ nodes in the model, a calibration table, or images: 'edgesparse quantize' makes them"
         )
     shapes = list(session.inputs.values())
     if len(shapes) != 1 or len(shapes[0]) != 4:
-        raise CalibrationError(f"calibration on pictures needs one input of four dimensions, found {session.inputs}")
+        raise CalibrationError(f"calibration on images needs one input of four dimensions, found {session.inputs}")
     batch = options.profile[1] if options.profile and shapes[0][0] == -1 else shapes[0][0]
     keep = out.with_suffix(".calibration")
     return on_gpu(
         session.trt,
-        options.pictures,
+        options.images,
         (batch, *shapes[0][1:]),
         keep,
         session.log,

@@ -66,7 +66,7 @@ class TensorRTBackend(Backend):
         return strongly_typed(_import())
 
     def build(self, onnx: Path, out: Path, options: BuildOptions, progress: BuildProgress = quiet) -> BuildResult:
-        """For INT8 by pictures, the table that comes of them is kept beside `out`, with the ending .calibration."""
+        """For INT8 by images, the table that comes of them is kept beside `out`, with the ending .calibration."""
         from edgesparse.backends.tensorrt import build
 
         self._needed()

@@ -16,7 +16,7 @@ from edgesparse.backends.base import Runner, TensorSpec
 from edgesparse.backends.cuda.gpu import Gpu, gpu
 from edgesparse.backends.cuda.graph import Graph
 from edgesparse.backends.cuda.kernels import kernels
-from edgesparse.backends.cuda.layouts import PICTURES
+from edgesparse.backends.cuda.layouts import IMAGES
 from edgesparse.backends.cuda.slots import CudaSlot, Engine
 from edgesparse.backends.frames import FramePlan, Slot
 from edgesparse.backends.tensorrt.context import Scratch, dtype_of, fits, make_context, mapped, run_shape, wanted_shape
@@ -106,8 +106,8 @@ class TensorRTRunner(Runner):
         try:
             if image.dtype not in ("float32", "float16", "int8", "uint8"):
                 raise BackendUnavailable(f"its input is {image.dtype}")
-            if image.shape[0] > PICTURES:
-                raise BackendUnavailable(f"its batch is {image.shape[0]}, more than {PICTURES}")
+            if image.shape[0] > IMAGES:
+                raise BackendUnavailable(f"its batch is {image.shape[0]}, more than {IMAGES}")
             found = kernels(self._gpu)
         except BackendUnavailable as error:
             _log.warning("%s: the CPU prepares frames and finds boxes: %s", self._name, str(error))

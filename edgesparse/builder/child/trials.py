@@ -21,13 +21,13 @@ from edgesparse.runtime.agree import agreement
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.evaluate import SCORING, Labels, evaluate
-from edgesparse.runtime.images import picture_files, read_picture
+from edgesparse.runtime.images import image_files, read_image
 
 
 def trial(job: Job, progress: Progress) -> dict[str, Any]:
-    """Time the engine `path` of `backend` alone for `seconds`; score it on `labels`, or compare it on `pictures`.
+    """Time the engine `path` of `backend` alone for `seconds`; score it on `labels`, or compare it on `images`.
 
-    `pictures` is what `reference` wrote. Returns `inputs`, `outputs`, `timing`, and `score` or `agreement` where asked.
+    `images` is what `reference` wrote. Returns `inputs`, `outputs`, `timing`, and `score` or `agreement` where asked.
     """
     name = job["name"]
     spec = DetectorSpec.model_validate_json(job["spec"])
@@ -41,17 +41,17 @@ def trial(job: Job, progress: Progress) -> dict[str, Any]:
             labels = Labels(*(path and Path(path) for path in job["labels"]))
             found = evaluate(detector, labels, lambda done, total: progress(f"scoring {name}", done, total))
             said["score"] = {"map": round(found.map, 2), "map50": round(found.map50, 2)}
-        if job.get("pictures"):
-            said["agreement"] = _agreement(detector, Path(job["pictures"]), partial(progress, f"comparing {name}"))
+        if job.get("images"):
+            said["agreement"] = _agreement(detector, Path(job["images"]), partial(progress, f"comparing {name}"))
     return said
 
 
 def reference(detector: Detector, folder: Path, out: Path, progress: Callable[[int, int], None]) -> None:
-    """Write what a detector finds on the pictures of a folder, for others to be compared with."""
-    files = picture_files(folder)
+    """Write what a detector finds on the images of a folder, for others to be compared with."""
+    files = image_files(folder)
     rows = []
     for done, path in enumerate(files, 1):
-        found = detector(read_picture(path))
+        found = detector(read_image(path))
         boxes = (found.xyxy.tolist(), found.confidence.tolist(), found.class_id.tolist())
         rows.append([str(path.absolute()), *boxes])
         progress(done, len(files))
@@ -65,7 +65,7 @@ def _agreement(detector: Detector, said: Path, progress: Callable[[int, int], No
         for done, (path, xyxy, confidence, class_id) in enumerate(rows, 1):
             boxes = np.array(xyxy, np.float32).reshape(-1, 4)
             known = Detections(boxes, np.array(confidence, np.float32), np.array(class_id, np.int64))
-            yield known, detector(read_picture(Path(path)))
+            yield known, detector(read_image(Path(path)))
             progress(done, len(rows))
 
     found = agreement(pairs())

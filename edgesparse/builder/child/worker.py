@@ -73,7 +73,7 @@ def plain(value: Any) -> Any:
 def read_options(said: Mapping[str, Any]) -> BuildOptions:
     """BuildOptions that went through `plain`."""
     given = {field.name: said[field.name] for field in fields(BuildOptions)}
-    for name in ("table", "pictures", "timing_cache"):
+    for name in ("table", "images", "timing_cache"):
         given[name] = None if given[name] is None else Path(given[name])
     profile = given["profile"]
     return BuildOptions(**{**given, "limits": Limits(**said["limits"]), "profile": tuple(profile) if profile else None})

@@ -81,8 +81,8 @@ def yolov8(layout: Layout, conf: float, multi_label: bool = False) -> Decode:
     """YOLOv8, v9, v11, v12: [B, 4 + C, N]; centre and size in pixels, scores after the sigmoid."""
     best = np.empty(layout.outputs[0].shape[2], layout.outputs[0].dtype)
 
-    def decode(outputs: Sequence[NDArray[Any]], picture: int) -> Candidates:
-        raw = outputs[0][picture]
+    def decode(outputs: Sequence[NDArray[Any]], image: int) -> Candidates:
+        raw = outputs[0][image]
         np.max(raw[4:], axis=0, out=best)
         keep = np.flatnonzero(best >= conf)
         return _labelled(_corners(raw[:4, keep].T), raw[4:, keep].T, conf, multi_label)
@@ -93,8 +93,8 @@ def yolov8(layout: Layout, conf: float, multi_label: bool = False) -> Decode:
 def yolov5(layout: Layout, conf: float, multi_label: bool = False) -> Decode:
     """YOLOv5, v6, v7, YOLOX decoded: [B, N, 5 + C]; centre and size in pixels, objectness, classes, sigmoid done."""
 
-    def decode(outputs: Sequence[NDArray[Any]], picture: int) -> Candidates:
-        rows = outputs[0][picture]
+    def decode(outputs: Sequence[NDArray[Any]], image: int) -> Candidates:
+        rows = outputs[0][image]
         # A box's confidence is objectness times class, so never more than objectness.
         rows = rows[np.flatnonzero(rows[:, 4] >= conf)]
         return _labelled(_corners(rows[:, :4]), rows[:, 5:] * rows[:, 4:5], conf, multi_label)
@@ -112,8 +112,8 @@ def yolox(layout: Layout, conf: float, multi_label: bool = False) -> Decode:
     corner, stride = grid(layout.size, strides or (8, 16, 32))
     cell = np.concatenate([corner * stride, stride], 1)
 
-    def decode(outputs: Sequence[NDArray[Any]], picture: int) -> Candidates:
-        rows = outputs[0][picture]
+    def decode(outputs: Sequence[NDArray[Any]], image: int) -> Candidates:
+        rows = outputs[0][image]
         keep = np.flatnonzero(rows[:, 4] >= conf)
         rows, at = rows[keep], cell[keep]
         step, raw = at[:, 2:], rows[:, :4].astype(np.float32)
@@ -144,10 +144,10 @@ def yolo_nas(layout: Layout, conf: float, multi_label: bool = False) -> Decode:
     """YOLO-NAS: boxes [B, N, 4] as xyxy in pixels, and scores [B, N, C]."""
     boxes = layout.boxes()
 
-    def decode(outputs: Sequence[NDArray[Any]], picture: int) -> Candidates:
-        scores = outputs[1 - boxes][picture]
+    def decode(outputs: Sequence[NDArray[Any]], image: int) -> Candidates:
+        scores = outputs[1 - boxes][image]
         keep = np.flatnonzero(scores.max(axis=1) >= conf)
-        return _labelled(outputs[boxes][picture][keep].astype(np.float32), scores[keep], conf, multi_label)
+        return _labelled(outputs[boxes][image][keep].astype(np.float32), scores[keep], conf, multi_label)
 
     return decode
 
@@ -164,13 +164,13 @@ def rtdetr(layout: Layout, conf: float, multi_label: bool = False) -> Decode:
     relative = np.array([layout.size[1], layout.size[0]] * 2, np.float32)
     boxes = layout.boxes() if len(layout.outputs) == 2 else 0
 
-    def parts(outputs: Sequence[NDArray[Any]], picture: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    def parts(outputs: Sequence[NDArray[Any]], image: int) -> tuple[NDArray[Any], NDArray[Any]]:
         if len(outputs) == 1:
-            return outputs[0][picture, :, :4], outputs[0][picture, :, 4:]
-        return outputs[boxes][picture], _sigmoid(outputs[1 - boxes][picture])
+            return outputs[0][image, :, :4], outputs[0][image, :, 4:]
+        return outputs[boxes][image], _sigmoid(outputs[1 - boxes][image])
 
-    def decode(outputs: Sequence[NDArray[Any]], picture: int) -> Candidates:
-        centre_size, scores = parts(outputs, picture)
+    def decode(outputs: Sequence[NDArray[Any]], image: int) -> Candidates:
+        centre_size, scores = parts(outputs, image)
         keep = np.flatnonzero(scores.max(axis=1) >= conf)
         return _labelled(_corners(centre_size[keep] * relative), scores[keep], conf, multi_label)
 
@@ -192,8 +192,8 @@ def efficient_nms(layout: Layout, conf: float, multi_label: bool = False) -> Dec
 
 
 def _listed(rows: Callable[[Sequence[NDArray[Any]], int], tuple[NDArray[Any], ...]], conf: float) -> Decode:
-    def decode(outputs: Sequence[NDArray[Any]], picture: int) -> Candidates:
-        boxes, score, class_id = rows(outputs, picture)
+    def decode(outputs: Sequence[NDArray[Any]], image: int) -> Candidates:
+        boxes, score, class_id = rows(outputs, image)
         keep = score >= conf
         return boxes[keep].astype(np.float32), score[keep].astype(np.float32), class_id[keep].astype(np.int64)
 

@@ -17,7 +17,7 @@ from edgesparse.runtime.heads.families import HEADS, Layout, grid, strides_of
 def choose(layout: Layout, metadata: Mapping[str, str], sample: Sequence[NDArray[Any]] | None = None) -> str:
     """The name of the head in HEADS.
 
-    `metadata` is the ONNX file's (Ultralytics writes `names`, `task`, ...). `sample` holds outputs for any picture:
+    `metadata` is the ONNX file's (Ultralytics writes `names`, `task`, ...). `sample` holds outputs for any image:
     some layouts have one shape and are told apart by their values alone, as YOLOX's undecoded and YOLOv6's. Raises
     ModelError, with what was seen, for a network that is no detector, of no known family, or of several.
     """
@@ -107,7 +107,7 @@ def _by_one_shape(shape: tuple[int, ...], size: tuple[int, int]) -> list[str]:
 
 
 def _by_values(found: list[str], raw: NDArray[Any], layout: Layout) -> list[str]:
-    """What is left of `found` when a picture's first output is seen."""
+    """What is left of `found` when an image's first output is seen."""
     if found == ["yolov5", "yolox"]:
         if not _is_decoded(raw, layout):
             return ["yolox"]

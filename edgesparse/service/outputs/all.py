@@ -21,7 +21,7 @@ from edgesparse.service.outputs.mqtt import Mqtt
 from edgesparse.service.outputs.webhook import Webhook
 from edgesparse.service.settings import Lines as LinesSaid
 from edgesparse.service.settings import Service
-from edgesparse.service.snapshots import Pictures
+from edgesparse.service.snapshots import Snapshots
 from edgesparse.stream.frames import Frame, Sink
 from edgesparse.stream.sinks.text import record
 from edgesparse.stream.sinks.writing import failing
@@ -61,8 +61,8 @@ class Outputs(Sink):
     """All that the settings name. `write` is called in the frame loop's thread, `change` in any one other. An
     output that fails is no reason to stop. Raises ConfigError and SinkError when made; nothing is open then."""
 
-    def __init__(self, said: Service, names: Sequence[str], pictures: Pictures) -> None:
-        self._pictures = pictures
+    def __init__(self, said: Service, names: Sequence[str], snapshots: Snapshots) -> None:
+        self._snapshots = snapshots
         self._names: Sequence[str] = ()
         self._rules = Rules((), ())
         self._said = Service()
@@ -107,13 +107,13 @@ class Outputs(Sink):
             old_webhook, self._webhook = self._webhook, None
             _close(old_webhook)
             self._webhook = Webhook(said.webhook) if said.webhook else None
-        if (said.clips, said.pictures) != (before.clips, before.pictures):
-            self._pictures.listeners = ()
+        if (said.clips, said.snapshots) != (before.clips, before.snapshots):
+            self._snapshots.listeners = ()
             old_clips, self._clips = self._clips, None
             _close(old_clips)
             if said.clips is not None:
-                self._clips = Clips(said.clips, said.clips.folder or state / "clips", said.pictures.fps)
-                self._pictures.listeners = (self._clips.picture,)
+                self._clips = Clips(said.clips, said.clips.folder or state / "clips", said.snapshots.fps)
+                self._snapshots.listeners = (self._clips.snapshot,)
 
     def states(self) -> list[Output]:
         """How each fares."""
@@ -155,7 +155,7 @@ class Outputs(Sink):
 
     def close(self) -> None:
         """Finish all of them at the same time, within about four seconds."""
-        self._pictures.listeners = ()
+        self._snapshots.listeners = ()
         parts = [part for part in (self._clips, self._lines, self._mqtt, self._webhook) if part is not None]
         self._clips = self._lines = self._mqtt = self._webhook = None
         threads = [threading.Thread(target=part.close, daemon=True) for part in parts]

@@ -1,4 +1,4 @@
-"""A short video around each event, from a ring of the pictures before it; bounded in number and on disk."""
+"""A short video around each event, from a ring of the snapshots before it; bounded in number and on disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from edgesparse.errors import SinkError
 from edgesparse.service.outputs.base import Output
 from edgesparse.service.outputs.events import Happening
 from edgesparse.service.settings import Clips as Said
-from edgesparse.service.snapshots import Picture
+from edgesparse.service.snapshots import Snapshot
 from edgesparse.stream.frames import Image
 from edgesparse.stream.sinks.writing import writable_folder
 
@@ -36,17 +36,17 @@ _NAME = re.compile(r"\d{8}T\d{6}\d{3}Z_.+\.mp4")
 
 
 class _Ring:
-    """One camera's newest pictures, and the clip that is being gathered."""
+    """One camera's newest snapshots, and the clip that is being gathered."""
 
     def __init__(self) -> None:
-        self.pictures: deque[Picture] = deque()
+        self.snapshots: deque[Snapshot] = deque()
         self.name = ""
         self.begun_ns = self.until_ns = 0
 
 
 class Clips:
-    """`happened` is called in the frame loop's thread, `picture` in the one that makes pictures; videos are written in
-    a third. Raises SinkError when the folder cannot be written to."""
+    """`happened` is called in the frame loop's thread, `snapshot` in the one that makes snapshots; videos are written
+    in a third. Raises SinkError when the folder cannot be written to."""
 
     def __init__(self, said: Said, folder: Path, fps: float) -> None:
         self.output = Output("clips")
@@ -55,7 +55,7 @@ class Clips:
         self._before, self._after = int(said.before * 1e9), int(said.after * 1e9)
         self._rings: dict[str, _Ring] = {}
         self._lock = threading.Lock()
-        self._ready: queue.Queue[tuple[str, Sequence[Picture]] | None] = queue.Queue(MOST_WAITING)
+        self._ready: queue.Queue[tuple[str, Sequence[Snapshot]] | None] = queue.Queue(MOST_WAITING)
         self._thread = threading.Thread(target=self._run, name="clips", daemon=True)
         self._thread.start()
 
@@ -69,28 +69,28 @@ class Clips:
             longest = ring.begun_ns + int(LONGEST_SECONDS * 1e9)
             ring.until_ns = min(happening.time_ns + self._after, longest)
 
-    def picture(self, camera: str, picture: Picture) -> None:
-        """One more picture of a camera."""
+    def snapshot(self, camera: str, snapshot: Snapshot) -> None:
+        """One more snapshot of a camera."""
         with self._lock:
             ring = self._rings.setdefault(camera, _Ring())
-            whole = ring.name and picture.time_ns > ring.until_ns
+            whole = ring.name and snapshot.time_ns > ring.until_ns
             if whole:
                 self._hand_over(ring)
-            ring.pictures.append(picture)
-            oldest = min(picture.time_ns - self._before, ring.begun_ns if ring.name else picture.time_ns)
-            while ring.pictures[0].time_ns < oldest:
-                ring.pictures.popleft()
+            ring.snapshots.append(snapshot)
+            oldest = min(snapshot.time_ns - self._before, ring.begun_ns if ring.name else snapshot.time_ns)
+            while ring.snapshots[0].time_ns < oldest:
+                ring.snapshots.popleft()
 
     def free(self) -> None:
-        """Let go of all pictures, for want of memory."""
+        """Let go of all snapshots, for want of memory."""
         with self._lock:
             self._rings.clear()
 
     def _hand_over(self, ring: _Ring) -> None:
-        pictures = [p for p in ring.pictures if ring.begun_ns <= p.time_ns <= ring.until_ns]
+        snapshots = [p for p in ring.snapshots if ring.begun_ns <= p.time_ns <= ring.until_ns]
         name, ring.name = ring.name, ""
         try:
-            self._ready.put_nowait((name, pictures))
+            self._ready.put_nowait((name, snapshots))
             self.output.waiting = self._ready.qsize()
         except queue.Full:
             self.output.dropped += 1
@@ -100,7 +100,7 @@ class Clips:
         """Write what is being gathered."""
         with self._lock:
             for ring in self._rings.values():
-                if ring.name and ring.pictures:
+                if ring.name and ring.snapshots:
                     self._hand_over(ring)
         with suppress(queue.Full):
             self._ready.put(None, timeout=1.0)
@@ -110,10 +110,10 @@ class Clips:
 
     def _run(self) -> None:
         while (found := self._ready.get()) is not None:
-            name, pictures = found
+            name, snapshots = found
             try:
                 self._make_room()
-                self._write(self.folder / name, pictures)
+                self._write(self.folder / name, snapshots)
                 self.output.sent += 1
                 self.output.state = ""
             except (OSError, SinkError, cv2.error) as error:
@@ -133,29 +133,29 @@ class Clips:
         if shutil.disk_usage(self.folder).free < SPARE_BYTES:
             raise SinkError(f"less than {SPARE_BYTES >> 20} MB are free")
 
-    def _write(self, path: Path, pictures: Sequence[Picture]) -> None:
-        """In the pace that they came in: a picture is written again where the next came late."""
-        if not pictures:
-            raise SinkError("no picture of that time")
+    def _write(self, path: Path, snapshots: Sequence[Snapshot]) -> None:
+        """In the pace that they came in: a snapshot is written again where the next came late."""
+        if not snapshots:
+            raise SinkError("no snapshot of that time")
         part = path.with_name(f".{path.stem}.part.mp4")
         try:
-            self._encode(part, pictures)
+            self._encode(part, snapshots)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
 
-    def _encode(self, part: Path, pictures: Sequence[Picture]) -> None:
-        height, width = _decoded(pictures[0]).shape[:2]
+    def _encode(self, part: Path, snapshots: Sequence[Snapshot]) -> None:
+        height, width = _decoded(snapshots[0]).shape[:2]
         writer = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*"mp4v"), self._fps, (width, height))
         if not writer.isOpened():
             raise SinkError(f"OpenCV has no encoder for {width}x{height} here")
         try:
-            written, begun = 0, pictures[0].time_ns
-            for picture in pictures:
-                image = _decoded(picture)
+            written, begun = 0, snapshots[0].time_ns
+            for snapshot in snapshots:
+                image = _decoded(snapshot)
                 if image.shape[:2] != (height, width):
                     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-                due = round((picture.time_ns - begun) / 1e9 * self._fps) + 1
+                due = round((snapshot.time_ns - begun) / 1e9 * self._fps) + 1
                 while written < due:
                     writer.write(image)
                     written += 1
@@ -163,8 +163,8 @@ class Clips:
             writer.release()
 
 
-def _decoded(picture: Picture) -> Image:
-    image = cv2.imdecode(np.frombuffer(picture.jpeg, np.uint8), cv2.IMREAD_COLOR)
+def _decoded(snapshot: Snapshot) -> Image:
+    image = cv2.imdecode(np.frombuffer(snapshot.jpeg, np.uint8), cv2.IMREAD_COLOR)
     assert image is not None  # it was encoded here
     return image
 

@@ -38,7 +38,7 @@ class _Collector(Collector):
         judged = report.health.judge()
         yield _gauge("healthy", "1 while frames are processed or cameras retried.", judged.alive)
         yield _gauge("detecting", "1 while results come.", judged.detecting)
-        yield _gauge("watched_cameras", "Cameras that somebody looks at.", report.pictures.viewed)
+        yield _gauge("watched_cameras", "Cameras that somebody looks at.", report.snapshots.viewed)
         yield _each("reloads", "Reloads, by what they came to.", "outcome", report.reloads.items())
         yield _gauge("start_time_seconds", "When the service started, in seconds since 1970.", report.started)
 

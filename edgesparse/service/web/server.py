@@ -44,7 +44,7 @@ REQUESTS_A_SECOND = 120
 LONGEST_WAIT = 3.0
 HEADER_SECONDS = 5.0
 NICE = 10
-PICTURE_SECONDS, PICTURE_PAUSE = 1.5, 0.03
+SNAPSHOT_SECONDS, SNAPSHOT_PAUSE = 1.5, 0.03
 
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -144,7 +144,7 @@ class Pages:
             Route("/live.json", self._live),
             Route("/metrics", self._metrics),
             Route("/report", self._page_of_package),
-            Route("/camera/{name}.jpg", self._picture),
+            Route("/camera/{name}.jpg", self._snapshot),
         ]
         return Door(Starlette(routes=routes), token, host)
 
@@ -179,20 +179,20 @@ class Pages:
             return Response("this package has no report\n", 404, _HEADERS, "text/plain")
         return Response(data, media_type="text/html", headers={**_HEADERS, "Content-Security-Policy": _REPORT_POLICY})
 
-    async def _picture(self, request: Request) -> Response:
-        """The newest picture; with ?after=N one that is newer than the Nth, waited for a little."""
+    async def _snapshot(self, request: Request) -> Response:
+        """The newest snapshot; with ?after=N one that is newer than the Nth, waited for a little."""
         name, after = request.path_params["name"], request.query_params.get("after", "")
         if name not in {camera.name for camera in self._report.health.cameras}:
             return Response("no such camera\n", 404, _HEADERS, "text/plain")
         number = int(after) if after.isdecimal() and len(after) < 16 else 0
-        until = time.monotonic() + PICTURE_SECONDS
-        while (picture := self._report.pictures.look(name)) is None or picture.number <= number:
+        until = time.monotonic() + SNAPSHOT_SECONDS
+        while (snapshot := self._report.snapshots.look(name)) is None or snapshot.number <= number:
             if time.monotonic() > until:
                 return Response(status_code=204, headers=_HEADERS)
-            await asyncio.sleep(PICTURE_PAUSE)
-        age = (time.monotonic_ns() - picture.time_ns) / 1e6
-        said = {"X-Picture": str(picture.number), "X-Age-Ms": f"{age:.0f}", "X-Detections": str(picture.found)}
-        return Response(picture.jpeg, media_type="image/jpeg", headers={**_HEADERS, **said})
+            await asyncio.sleep(SNAPSHOT_PAUSE)
+        age = (time.monotonic_ns() - snapshot.time_ns) / 1e6
+        said = {"X-Snapshot": str(snapshot.number), "X-Age-Ms": f"{age:.0f}", "X-Detections": str(snapshot.found)}
+        return Response(snapshot.jpeg, media_type="image/jpeg", headers={**_HEADERS, **said})
 
 
 def _json(said: dict[str, Any], status: int = 200) -> Response:

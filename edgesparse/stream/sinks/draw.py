@@ -1,4 +1,4 @@
-"""Boxes and labels on a picture, sized to it."""
+"""Boxes and labels on an image, sized to it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def class_name(names: Sequence[str], class_id: int) -> str:
 
 
 def _label(image: Image, text: str, left: int, top: int, colour: Colour, thickness: int) -> None:
-    """A filled label on the box's upper edge, inside it where there is no room above; never outside the picture."""
+    """A filled label on the box's upper edge, inside it where there is no room above; never outside the image."""
     height, width = image.shape[:2]
     scale = max(0.35, min(height, width) / 900)
     stroke = max(1, round(scale * 1.5))

@@ -1,4 +1,4 @@
-"""Sinks for people: frames with boxes and labels, as a video, as pictures, in a window."""
+"""Sinks for people: frames with boxes and labels, as a video, as images, in a window."""
 
 from __future__ import annotations
 
@@ -124,8 +124,8 @@ class Video(Sink):
             self._part.unlink(missing_ok=True)
 
 
-class Pictures(Sink):
-    """An annotated picture a frame, into a folder: PNG where the source's picture is one, else JPEG."""
+class Images(Sink):
+    """An annotated image a frame, into a folder: PNG where the source's image is one, else JPEG."""
 
     def __init__(self, folder: str | Path, names: Sequence[str], *, force: bool = False) -> None:
         self._folder = writable_folder(folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 from edgesparse.config import ONLY
 from edgesparse.runtime.detections import Detections
 from edgesparse.stream.frames import Frame, Sink
-from edgesparse.stream.sinks.text import CocoJson, JsonLines, Pictures, Video, Window, YoloTxt
+from edgesparse.stream.sinks.text import CocoJson, Images, JsonLines, Video, Window, YoloTxt
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def open_sinks(
     txt: Path | None = None,
     coco: Path | None = None,
     video: Path | None = None,
-    pictures: Path | None = None,
+    save_images: Path | None = None,
     show: bool = False,
     fps: float | Mapping[str, float] = 0.0,
     force: bool = False,
@@ -45,7 +45,7 @@ def open_sinks(
             (txt, lambda: YoloTxt(Path(str(txt)), names, force=force)),
             (coco, lambda: CocoJson(Path(str(coco)), names, force=force)),
             (video, lambda: EachCamera(film, rates) if several else film(*rates)),
-            (pictures, lambda: Pictures(Path(str(pictures)), names, force=force)),
+            (save_images, lambda: Images(Path(str(save_images)), names, force=force)),
             (show, lambda: EachCamera(window, rates) if several else window("edgesparse")),
         )
         for wanted, make in asked:

@@ -17,7 +17,7 @@ from edgesparse.runtime.detections import Detections
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.frames import Sink as Sink
 from edgesparse.stream.sinks.draw import class_name
-from edgesparse.stream.sinks.drawn import Pictures as Pictures
+from edgesparse.stream.sinks.drawn import Images as Images
 from edgesparse.stream.sinks.drawn import Video as Video
 from edgesparse.stream.sinks.drawn import Window as Window
 from edgesparse.stream.sinks.writing import claim, failing, refuse_existing, stem, writable_folder, write_whole
@@ -134,7 +134,7 @@ class YoloTxt(Sink):
 
 
 class CocoJson(Sink):
-    """COCO's list of results: `image_id` (the picture's number where its name is one), `file_name`, `category_id`
+    """COCO's list of results: `image_id` (the image's number where its name is one), `file_name`, `category_id`
     (the class), `bbox` x y w h in pixels, `score`. The file appears whole, on close."""
 
     def __init__(self, path: str | Path, names: Sequence[str], *, force: bool = False) -> None:
@@ -148,8 +148,8 @@ class CocoJson(Sink):
     def write(self, frame: Frame, detections: Detections) -> None:
         if self._file is None:
             return
-        picture = stem(frame)
-        image_id = int(picture) if picture.isdecimal() else picture
+        name = stem(frame)
+        image_id = int(name) if name.isdecimal() else name
         try:
             for (x1, y1, x2, y2), score, class_id in zip(
                 detections.xyxy.tolist(), detections.confidence, detections.class_id, strict=True

@@ -10,12 +10,12 @@ from pathlib import Path, PurePath
 
 from edgesparse.errors import SinkError
 from edgesparse.stream.frames import Frame
-from edgesparse.stream.sources.files import is_picture
+from edgesparse.stream.sources.files import is_image
 
 
 def stem(frame: Frame) -> str:
-    """What a frame's own file is called, without its ending: the picture's name, or the source's and a number."""
-    if is_picture(Path(frame.name)):
+    """What a frame's own file is called, without its ending: the image's name, or the source's and a number."""
+    if is_image(Path(frame.name)):
         return str(PurePath(frame.name).with_suffix(""))
     source = frame.name if "://" in frame.name else PurePath(frame.name).stem
     return f"{re.sub(r'[^A-Za-z0-9.-]+', '_', source).strip('_.')}_{frame.index:06d}"

@@ -72,7 +72,7 @@ def open_video(path: Path) -> cv2.VideoCapture:
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     if not capture.isOpened():
         raise SourceError(
-            f"cannot read {path}: neither a picture nor a video that OpenCV can decode, or its end is missing"
+            f"cannot read {path}: neither an image nor a video that OpenCV can decode, or its end is missing"
         )
     return capture
 
@@ -80,7 +80,7 @@ def open_video(path: Path) -> cv2.VideoCapture:
 OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 RTSP_OPTIONS = ("rtsp_transport;tcp|analyzeduration;100000", "rtsp_transport;tcp|fpsprobesize;0")
 """FFmpeg's, over TCP: a look at a tenth of a second, enough where the camera describes its stream beforehand; if that
-was too short, at all it takes to know the picture's size."""
+was too short, at all it takes to know the image's size."""
 
 
 def open_url(url: str, fps: float | None = None) -> cv2.VideoCapture:

@@ -1,4 +1,4 @@
-"""Sources that end: a video file, and pictures. Every frame is delivered."""
+"""Sources that end: a video file, and images. Every frame is delivered."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgesparse.stream.sources.slots import kept, pageable
 
 log = logging.getLogger("edgesparse.stream")
 
-PICTURES = frozenset([".bmp", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
+IMAGES = frozenset([".bmp", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
 
 
 class VideoFile(Source):
@@ -77,8 +77,8 @@ class VideoFile(Source):
         self._capture.release()
 
 
-class PictureFiles(Source):
-    """Pictures in the given order; those that cannot be read are said and skipped."""
+class ImageFiles(Source):
+    """Images in the given order; those that cannot be read are said and skipped."""
 
     def __init__(self, name: str, paths: Sequence[Path]) -> None:
         self.name = name
@@ -96,9 +96,9 @@ class PictureFiles(Source):
             if image is not None and image.size:
                 return Frame(image, time.monotonic_ns(), index, path.relative_to(self._root).as_posix())
             self.dropped += 1
-            log.warning("cannot read picture %s: skipped", path)
+            log.warning("cannot read image %s: skipped", path)
         if self.dropped == len(self._paths):
-            raise SourceError(f"{self.name}: not one of {self.dropped} pictures can be read")
+            raise SourceError(f"{self.name}: not one of {self.dropped} images can be read")
         return None
 
     def lend(self, most: int, memory: Memory) -> None:
@@ -111,32 +111,32 @@ class PictureFiles(Source):
         self._next = len(self._paths)
 
 
-def is_picture(path: Path) -> bool:
-    return path.suffix.lower() in PICTURES
+def is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGES
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """The pictures directly in a folder, in natural order. Raises SourceError when there are none."""
+def images_in(folder: Path) -> list[Path]:
+    """The images directly in a folder, in natural order. Raises SourceError when there are none."""
     try:
         entries = list(folder.iterdir())
     except OSError as error:
         raise SourceError(f"cannot list {folder}: {error.strerror}") from error
-    found = sorted(filter(is_picture, entries), key=natural)
+    found = sorted(filter(is_image, entries), key=natural)
     if not found:
-        endings = " ".join(sorted(PICTURES))
-        raise SourceError(f"no pictures in {folder}: found {len(entries)} entries, none ending in {endings}")
+        endings = " ".join(sorted(IMAGES))
+        raise SourceError(f"no images in {folder}: found {len(entries)} entries, none ending in {endings}")
     return found
 
 
 def matches(pattern: str) -> list[Path]:
-    """What a glob matches: pictures in natural order, or one other file. Raises SourceError."""
+    """What a glob matches: images in natural order, or one other file. Raises SourceError."""
     found = [Path(match) for match in glob.iglob(pattern, recursive=True)]  # noqa: PTH207 - also absolute ones
-    pictures = sorted(filter(is_picture, found), key=natural)
-    if pictures:
-        return pictures
+    images = sorted(filter(is_image, found), key=natural)
+    if images:
+        return images
     if len(found) == 1:
         return found
-    raise SourceError(f"no pictures match {pattern}: found {len(found)} files")
+    raise SourceError(f"no images match {pattern}: found {len(found)} files")
 
 
 def natural(path: Path) -> list[tuple[int, int, str]]:

@@ -35,7 +35,7 @@ class Live(Source):
     """The newest frame of something that never ends.
 
     `opener` opens it, raising CameraUnavailable when it isn't there: at once here, unless `patient`; later, a source
-    that fails, gives no frame for two seconds, or the same picture for `frozen` seconds (0: as long as it likes), is
+    that fails, gives no frame for two seconds, or the same image for `frozen` seconds (0: as long as it likes), is
     opened again, with growing pauses, for as long as it takes; so is a patient one after an error of our own, which
     `read` raises else. `capture`: what `opener` gave, where that was called already.
     """
@@ -189,7 +189,7 @@ class Live(Source):
             while not worker.leave:
                 asked_ns = time.monotonic_ns()
                 there, time_ns = capture.grab(), time.monotonic_ns()
-                # A decoder that has waited in vain gives what it had held back, a picture a wait.
+                # A decoder that has waited in vain gives what it had held back, an image a wait.
                 if time_ns - asked_ns >= 1e9 * patience and (worker.any_frame or not there):
                     return f"no frame for {patience:.1f} s"
                 if not there:
@@ -207,7 +207,7 @@ class Live(Source):
         if ok and self._is_old(image, time_ns):
             if time_ns - worker.opened_ns < 1e9 * self._frozen:  # opened again, it may yet move
                 return ""
-            return f"the same picture for {self._still.seconds(time_ns):.1f} s"
+            return f"the same image for {self._still.seconds(time_ns):.1f} s"
         with self._changed:
             if worker.leave:
                 return ""
@@ -216,7 +216,7 @@ class Live(Source):
                 self._store(kept(image, worker.spare, self._memory), time_ns)
                 worker.deadline = time.monotonic() + patience + FRAME_SLACK
             elif not self._skip(worker):
-                return "frames without a picture"
+                return "frames without an image"
             worker.spare = self._slots.spare
         return ""
 
@@ -267,7 +267,7 @@ class _Worker(threading.Thread):
         self.capture = capture
         self.leave = self.any_frame = False
         self.spare = source._slots.spare
-        """The picture to write into."""
+        """The image to write into."""
         self.opened_ns = 0
         self.apart = isinstance(source._opener, Apart)
         _workers.add(self)

@@ -82,7 +82,7 @@ def _pump(parent: Connection, capture: Capture, wanted: threading.Event, decoder
     shared = _Shared(parent)
     while capture.grab():
         if decoder is not None and decoder.began_anew():
-            raise SourceError("its pictures have another size or format now")
+            raise SourceError("its images have another size or format now")
         if not wanted.is_set() and not wanted.wait(_IDLE):
             continue
         ok, image = capture.retrieve(shared.image)
@@ -91,7 +91,7 @@ def _pump(parent: Connection, capture: Capture, wanted: threading.Event, decoder
 
 
 class _Decoder:
-    """Whether the decoder has begun anew, for pictures of another size or format.
+    """Whether the decoder has begun anew, for images of another size or format.
 
     OpenCV hides that: it scales to the size that it was opened with. But FFmpeg says it, in words that OpenCV prints,
     and that this process's standard output is for; each time they are read they are gone.
@@ -115,7 +115,7 @@ class _Decoder:
 
 
 class _Shared:
-    """One picture in memory that the parent sees too."""
+    """One image in memory that the parent sees too."""
 
     def __init__(self, parent: Connection) -> None:
         self._parent = parent

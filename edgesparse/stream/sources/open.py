@@ -1,4 +1,4 @@
-"""What a source's name on the command line means: cameras, network streams, files, pictures, the demo."""
+"""What a source's name on the command line means: cameras, network streams, files, images, the demo."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgesparse.stream.frames import Frame as Frame
 from edgesparse.stream.frames import Image
 from edgesparse.stream.frames import Source as Source
 from edgesparse.stream.sources.captures import Capture, open_camera, open_url, open_video, read_seconds
-from edgesparse.stream.sources.files import PictureFiles, VideoFile, is_picture, matches, pictures_in
+from edgesparse.stream.sources.files import ImageFiles, VideoFile, images_in, is_image, matches
 from edgesparse.stream.sources.gstreamer import NoGStreamer, has_video_decoder, open_csi, open_rtsp
 from edgesparse.stream.sources.live import Live
 from edgesparse.stream.sources.process import Apart
@@ -37,11 +37,11 @@ def open_source(
     patient: bool = False,
     frozen: float = 0.0,
 ) -> Source:
-    """Open a camera number, device, address, video, picture, folder, glob or `demo`.
+    """Open a camera number, device, address, video, image, folder, glob or `demo`.
 
     `size` (width, height) and `fps` are what a camera is asked for, `name` what messages and outputs call it. With
     `patient` a camera that isn't there is waited for; without, it is CameraUnavailable. `frozen`: seconds after which
-    the same picture of a live source is an old one; 0: never. Raises SourceError."""
+    the same image of a live source is an old one; 0: never. Raises SourceError."""
     text = str(spec)
     scheme, separator, rest = text.partition("://")
     how = functools.partial(Live, patient=patient, frozen=frozen)
@@ -102,13 +102,13 @@ def _open_address(url: str, fps: float | None) -> Capture:
 def _files(text: str, name: str | None) -> Source:
     path = Path(text).expanduser()
     if not text:
-        raise SourceError("no source: name a camera, a video, a picture, a folder, an address or demo")
+        raise SourceError("no source: name a camera, a video, an image, a folder, an address or demo")
     if path.is_dir():
-        return PictureFiles(name or text, pictures_in(path))
+        return ImageFiles(name or text, images_in(path))
     if not path.exists() and any(sign in text for sign in "*?["):
         found = matches(str(path))
-        if is_picture(found[0]):
-            return PictureFiles(name or text, found)
+        if is_image(found[0]):
+            return ImageFiles(name or text, found)
         path = found[0]
     return _file(path, name)
 
@@ -118,8 +118,8 @@ def _file(path: Path, name: str | None) -> Source:
         raise SourceError(f"no source {path}: no such file, folder or camera")
     if path.stat().st_size == 0:
         raise SourceError(f"cannot read {path}: the file is empty")
-    if is_picture(path):
-        return PictureFiles(name or str(path), [path])
+    if is_image(path):
+        return ImageFiles(name or str(path), [path])
     return VideoFile(name or str(path), functools.partial(open_video, path))
 
 

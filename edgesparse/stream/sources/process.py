@@ -134,7 +134,7 @@ class Remote:
         """Seconds to wait for the next frame.
 
         Four in a row take one and a half times `read_seconds` at most, unless this camera's frames are that rare:
-        rubbish pushes the last good picture out of the decoder late, and some of it looks like pictures.
+        rubbish pushes the last good image out of the decoder late, and some of it looks like images.
         """
         if len(self._waits) < 2 * _FEW:
             return self._read_seconds
@@ -147,7 +147,7 @@ class Remote:
         return sum(list(self._waits)[1 - _FEW :])
 
     def _map(self, shape: tuple[int, ...]) -> None:
-        """What comes next is a file with the shared picture."""
+        """What comes next is a file with the shared image."""
         with socket.socket(fileno=os.dup(self.child.fileno())) as channel:
             _, found, _, _ = socket.recv_fds(channel, 1, 1)
         self._shared = np.frombuffer(mmap.mmap(found[0], 0, prot=mmap.PROT_READ), np.uint8)[: np.prod(shape)]

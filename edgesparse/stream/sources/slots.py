@@ -1,4 +1,4 @@
-"""Where a source's frames are kept: pictures that are used again and again."""
+"""Where a source's frames are kept: images that are used again and again."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from edgesparse.stream.frames import Frame, Image, Memory
 
 
 class Slots:
-    """One picture being written, the newest, and `lends` that are read. Not locked: its user holds a lock."""
+    """One image being written, the newest, and `lends` that are read. Not locked: its user holds a lock."""
 
     def __init__(self, lends: int = 1) -> None:
         self.spare: Image | None = None
-        """The picture to write into; None before there is one."""
+        """The image to write into; None before there is one."""
         self._newest: Image | None = None
         self._read: deque[Image | None] = deque([None] * lends)
         self._time_ns = self._index = 0
@@ -22,7 +22,7 @@ class Slots:
         """Whether the newest has not been taken yet."""
 
     def renew(self) -> None:
-        """Give the picture being written away, to a writer that is stuck with it."""
+        """Give the image being written away, to a writer that is stuck with it."""
         self.spare = None
 
     def move(self, lends: int, memory: Memory) -> None:
@@ -42,7 +42,7 @@ class Slots:
         return dropped
 
     def take(self, name: str) -> Frame:
-        """The newest frame; its picture stays untouched until `lends` more were taken."""
+        """The newest frame; its image stays untouched until `lends` more were taken."""
         image = self._newest
         assert image is not None
         self._read.append(image)
@@ -51,7 +51,7 @@ class Slots:
 
 
 def kept(image: Image, spare: Image | None, memory: Memory) -> Image:
-    """A picture in memory of ours: itself where it was written into `spare`, else a copy there, or in new memory where
+    """An image in memory of ours: itself where it was written into `spare`, else a copy there, or in new memory where
     it has another size. One that is not of bytes stays where it is: the detector refuses it."""
     if image is spare or image.dtype != np.uint8:
         return image

@@ -1,4 +1,4 @@
-"""Whether a camera sends an old picture again and again: a sensor's noise never repeats to the bit."""
+"""Whether a camera sends an old image again and again: a sensor's noise never repeats to the bit."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _SAMPLED = 64
 
 
 class Stillness:
-    """For how long pictures have been the same, bit by bit.
+    """For how long images have been the same, bit by bit.
 
-    Every picture is compared with the one before in a grid of some 64 x 64 pixels alone. Once that has stood still for
-    half the time, one whole picture is kept, and only if it is met again unchanged the picture has stood still.
+    Every image is compared with the one before in a grid of some 64 x 64 pixels alone. Once that has stood still for
+    half the time, one whole image is kept, and only if it is met again unchanged the image has stood still.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Stillness:
         self._since = 0
 
     def see(self, image: Image, time_ns: int, limit: float) -> bool:
-        """Take the next picture, BGR uint8 [H, W, 3]; whether it has been the same for `limit` seconds."""
+        """Take the next image, BGR uint8 [H, W, 3]; whether it has been the same for `limit` seconds."""
         step = max(1, min(image.shape[:2]) // _SAMPLED)
         sample = image[::step, ::step]
         if sample.shape != self._sample.shape:
@@ -35,7 +35,7 @@ class Stillness:
         return False
 
     def seconds(self, time_ns: int) -> float:
-        """How long the last picture has been there."""
+        """How long the last image has been there."""
         return (time_ns - self._since) / 1e9
 
     def _begin(self, sample: Image, time_ns: int) -> None:

@@ -43,7 +43,7 @@ ENUM_FRAMEINTERVALS = _iowr(75, _INTERVAL)
 
 @dataclass(frozen=True)
 class Mode:
-    """One way a camera can send pictures; `fps`: the most at that size in that format, 0 where it does not say."""
+    """One way a camera can send images; `fps`: the most at that size in that format, 0 where it does not say."""
 
     fourcc: str
     width: int
@@ -57,7 +57,7 @@ class Mode:
 def offered(device: Path, wanted: Size = USUAL_SIZE) -> list[Mode]:
     """The modes of a camera that OpenCV can read. Of a range of sizes the one next to `wanted` is listed.
 
-    Raises CameraUnavailable for what is no camera, as the second device of many USB cameras, which sends no pictures.
+    Raises CameraUnavailable for what is no camera, as the second device of many USB cameras, which sends no images.
     """
     file = -1
     try:
@@ -65,7 +65,7 @@ def offered(device: Path, wanted: Size = USUAL_SIZE) -> list[Mode]:
         *_, capabilities, device_capabilities = _CAPABILITY.unpack(_ask(file, QUERYCAP, bytes(_CAPABILITY.size)))
         # Bit 31 tells that the device has its own.
         if not (device_capabilities if capabilities >> 31 else capabilities) & _CAPTURE:
-            raise CameraUnavailable(f"{device} sends no pictures; {found_cameras()}")
+            raise CameraUnavailable(f"{device} sends no images; {found_cameras()}")
         return [mode for fourcc in _formats(file) for mode in _modes(file, fourcc, wanted)]
     except OSError as error:
         if error.errno in (errno.ENOTTY, errno.EINVAL):
@@ -132,7 +132,7 @@ def _most_fps(file: int, fourcc: str, width: int, height: int) -> float:
 
 def choose(modes: Iterable[Mode], size: Size | None, fps: float | None) -> Mode | None:
     """The mode next to what is asked for: the size, or else the smallest that holds it, or else the largest; then the
-    rate; then raw pictures rather than coded ones, which cost time and detail. So a format that is coded is taken where
+    rate; then raw images rather than coded ones, which cost time and detail. So a format that is coded is taken where
     a raw one would be too slow, as over USB 2. None where there is none."""
     (width, height), rate = size or USUAL_SIZE, fps or USUAL_FPS
 

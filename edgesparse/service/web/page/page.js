@@ -1,9 +1,9 @@
 "use strict";
-// The state once a second, and each camera's pictures one after another: only while the page is seen.
+// The state once a second, and each camera's snapshots one after another: only while the page is seen.
 
 const byId = id => document.getElementById(id);
 const cameras = new Map();
-const PICTURE_PAUSE = 100, TROUBLE_PAUSE = 1000, GAP = 6;
+const SNAPSHOT_PAUSE = 100, TROUBLE_PAUSE = 1000, GAP = 6;
 const sleep = ms => new Promise(done => setTimeout(done, ms));
 const seen = () => document.hidden
   ? new Promise(done => document.addEventListener("visibilitychange", done, {once: true})).then(seen)
@@ -35,13 +35,13 @@ class Camera {
     this.number = 0;
     this.root = element("article", undefined, "camera opening");
     this.root.dataset.camera = name;
-    this.picture = element("canvas");
-    this.picture.setAttribute("role", "img");
-    this.picture.setAttribute("aria-label", `Live picture of ${name}, with boxes`);
-    this.picture.hidden = true;
+    this.snapshot = element("canvas");
+    this.snapshot.setAttribute("role", "img");
+    this.snapshot.setAttribute("aria-label", `Live snapshot of ${name}, with boxes`);
+    this.snapshot.hidden = true;
     this.words = element("p", "opening");
     const view = element("div", undefined, "view"), line = element("div", undefined, "line");
-    view.append(this.picture, this.words);
+    view.append(this.snapshot, this.words);
     this.figures = element("span");
     line.append(element("b", name), this.figures);
     this.root.append(view, line);
@@ -57,8 +57,8 @@ class Camera {
     this.figures.textContent = camera.state === "live"
       ? `${size}${number(camera.fps, 1)} fps · ${number(camera.age_ms)} ms old · ${number(camera.dropped)} dropped${lost}`
       : `${number(camera.frames)} frames so far${lost}`;
-    this.words.hidden = camera.state === "live" && !this.picture.hidden;
-    const title = element("b", camera.state === "live" ? "waiting for a picture"
+    this.words.hidden = camera.state === "live" && !this.snapshot.hidden;
+    const title = element("b", camera.state === "live" ? "waiting for a snapshot"
       : camera.state === "away" ? `away for ${span(camera.since_s)}` : "opening");
     fill(this.words, [title, camera.state === "live" ? "" : camera.why]);
   }
@@ -66,7 +66,7 @@ class Camera {
   async follow() {
     while (!this.gone) {
       await seen();
-      await sleep(await this.next() ? PICTURE_PAUSE : TROUBLE_PAUSE);
+      await sleep(await this.next() ? SNAPSHOT_PAUSE : TROUBLE_PAUSE);
     }
   }
 
@@ -76,14 +76,14 @@ class Camera {
       const answer = await fetch(`/camera/${this.name}.jpg?after=${this.number}`);
       if (answer.status !== 200) return false;
       const found = await createImageBitmap(await answer.blob());
-      this.number = Number(answer.headers.get("X-Picture"));
-      this.root.dataset.picture = this.number;
+      this.number = Number(answer.headers.get("X-Snapshot"));
+      this.root.dataset.snapshot = this.number;
       this.root.dataset.found = answer.headers.get("X-Detections");
-      if (this.picture.width !== found.width) this.picture.width = found.width;
-      if (this.picture.height !== found.height) this.picture.height = found.height;
-      this.picture.getContext("2d").drawImage(found, 0, 0);
+      if (this.snapshot.width !== found.width) this.snapshot.width = found.width;
+      if (this.snapshot.height !== found.height) this.snapshot.height = found.height;
+      this.snapshot.getContext("2d").drawImage(found, 0, 0);
       found.close();
-      this.picture.hidden = false;
+      this.snapshot.hidden = false;
       if (this.state === "live") this.words.hidden = true;
       return true;
     } catch { return false; }
