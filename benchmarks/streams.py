@@ -15,11 +15,12 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from edgesparse.progress import quiet
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import RESULTS, machine
 from edgesparse import device
-from edgesparse.backends.base import quiet
 from edgesparse.bench.page import page, row
 from edgesparse.bench.throughput import Demand, of_recipe, summary
 from edgesparse.builder.targets import DEMO, recipe_of

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgesparse.builder.build import STORE, Progress, quiet
+from edgesparse.builder.build import STORE
 from edgesparse.builder.targets import open_detector, ready
 from edgesparse.config import override
+from edgesparse.progress import Progress, quiet
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
 from edgesparse.stream.pipeline import Loop, run

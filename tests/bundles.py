@@ -8,7 +8,6 @@ from typing import Any
 
 import packages
 
-from edgesparse.builder.build import Progress
 from edgesparse.config import Deploy
 from edgesparse.fleet import bundle, keys
 from edgesparse.fleet.bundle import File, Manifest
@@ -19,6 +18,7 @@ from edgesparse.fleet.restart import Service
 from edgesparse.fleet.slots import Root, Slot
 from edgesparse.package.manifest import sha256
 from edgesparse.package.store import open_package
+from edgesparse.progress import Progress
 
 TIME = 1_790_000_000
 

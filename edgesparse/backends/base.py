@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from edgesparse.backends.frames import FramePlan, Slot
 from edgesparse.config import Way
 from edgesparse.errors import BuildError
+from edgesparse.progress import Progress, quiet
 
 
 @dataclass(frozen=True)
@@ -121,16 +122,8 @@ class BuildResult:
     device_memory: int = 0
 
 
-BuildProgress = Callable[[str, int, int], None]
-"""(what is being done, how many are done, of how many; 0 when that is not known)."""
-
-
 LOADED = "library loaded"
 """What a build says once its library is there and nothing is built yet: what it takes by itself is measured then."""
-
-
-def quiet(step: str, done: int, total: int) -> None:
-    """No progress shown."""
 
 
 class Runner(ABC):
@@ -223,7 +216,7 @@ class Backend(ABC):
         return False
 
     @abstractmethod
-    def build(self, onnx: Path, out: Path, options: BuildOptions, progress: BuildProgress = quiet) -> BuildResult:
+    def build(self, onnx: Path, out: Path, options: BuildOptions, progress: Progress = quiet) -> BuildResult:
         """Compile an ONNX file with static shapes into `out`. Raises ModelError, BuildError, BackendUnavailable."""
 
     @abstractmethod

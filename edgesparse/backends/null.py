@@ -20,16 +20,15 @@ from edgesparse.backends.base import (
     Availability,
     Backend,
     BuildOptions,
-    BuildProgress,
     BuildResult,
     EngineLayer,
     Runner,
     TensorSpec,
-    quiet,
 )
 from edgesparse.backends.frames import Found, Frame, FramePlan, Slot
 from edgesparse.config import SPARSE, WAYS, Way
 from edgesparse.errors import BuildError
+from edgesparse.progress import Progress, quiet
 
 PLAN = "EDGESPARSE_NULL"
 """Environment variable that names the JSON file which says how builds go."""
@@ -64,7 +63,7 @@ class NullBackend(Backend):
         reason = _plan().get("dense_because")
         return None if reason is None else str(reason)
 
-    def build(self, onnx: Path, out: Path, options: BuildOptions, progress: BuildProgress = quiet) -> BuildResult:
+    def build(self, onnx: Path, out: Path, options: BuildOptions, progress: Progress = quiet) -> BuildResult:
         begun, plan = time.perf_counter(), _plan()
         if not plan:
             raise BuildError(f"the null backend has no plan: name its JSON file in {PLAN}")

@@ -12,18 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesparse.backends.base import (
-    Availability,
-    Backend,
-    BuildOptions,
-    BuildProgress,
-    BuildResult,
-    Precision,
-    Runner,
-    TensorSpec,
-    quiet,
-)
+from edgesparse.backends.base import Availability, Backend, BuildOptions, BuildResult, Precision, Runner, TensorSpec
 from edgesparse.errors import BackendUnavailable, BuildError, ModelError
+from edgesparse.progress import Progress, quiet
 
 _REMEDY = "pip install onnxruntime"
 
@@ -40,7 +31,7 @@ class OnnxRuntimeBackend(Backend):
             return Availability(False, reason=str(error), remedy=_REMEDY)
         return Availability(True, onnxruntime.__version__)
 
-    def build(self, onnx: Path, out: Path, options: BuildOptions, progress: BuildProgress = quiet) -> BuildResult:
+    def build(self, onnx: Path, out: Path, options: BuildOptions, progress: Progress = quiet) -> BuildResult:
         """Simplify by ONNX Runtime's own basic rewrites (constants folded, batch norm into convolutions, identities
         and dead nodes dropped: the result is plain ONNX) and save."""
         start = time.perf_counter()

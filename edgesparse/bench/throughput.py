@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from edgesparse import device
 from edgesparse.backends import Backend, Runner, backend
 from edgesparse.builder.build import pick
-from edgesparse.builder.child.worker import Progress
 from edgesparse.builder.contest import hold
 from edgesparse.builder.targets import DEMO, ready, recipe_of
 from edgesparse.config import SPARSE, Accept, Batch, Recipe, parse
 from edgesparse.errors import ConfigError
 from edgesparse.package.store import Package
+from edgesparse.progress import Progress
 
 Seconds = NDArray[np.float64]
 FRAMES = 6_000

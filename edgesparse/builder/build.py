@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgesparse.backends import NAMES, Backend, backend
-from edgesparse.backends.base import quiet as quiet
-from edgesparse.builder.child.worker import Progress as Progress
 from edgesparse.builder.contest import hold
 from edgesparse.builder.int8 import hash_of
 from edgesparse.builder.pack import pack
@@ -21,6 +19,7 @@ from edgesparse.model import load as models
 from edgesparse.package import manifest as manifests
 from edgesparse.package.manifest import sha256
 from edgesparse.package.store import Package, Store, sealed
+from edgesparse.progress import Progress, quiet
 from edgesparse.version import VERSION
 
 STORE = Path("engines")

@@ -16,13 +16,13 @@ from edgesparse.builder.candidates import plan
 from edgesparse.builder.child.memory import MB, Budget, Spent, budget
 from edgesparse.builder.child.process import Workers
 from edgesparse.builder.child.timing import Timing
-from edgesparse.builder.child.worker import Progress
 from edgesparse.builder.choose import Proof
 from edgesparse.builder.gate import Gate, all_refused
 from edgesparse.builder.onnx_files import Sources
 from edgesparse.builder.prepare import Prepared, prepare
 from edgesparse.config import Recipe
 from edgesparse.errors import BuildError, MemoryBudgetExceeded
+from edgesparse.progress import Progress
 
 CANDIDATES = 0.9
 """Share of the time limit in which candidates are built; the rest is for timing them by turns."""

@@ -11,12 +11,12 @@ from typing import Any
 from edgesparse.backends import backend
 from edgesparse.builder.attempts import Tried
 from edgesparse.builder.child.trials import reference
-from edgesparse.builder.child.worker import Progress
 from edgesparse.builder.prepare import Prepared
 from edgesparse.config import Recipe
 from edgesparse.errors import AccuracyGateFailed, BackendUnavailable, ConfigError
 from edgesparse.model import load as models
 from edgesparse.package.manifest import Score
+from edgesparse.progress import Progress
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.evaluate import SCORING, Labels, evaluate
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from edgesparse.builder.child.worker import Job, Progress
+from edgesparse.builder.child.worker import Job
 from edgesparse.builder.scoring import points
 from edgesparse.config import DetectorSpec, InputSpec
 from edgesparse.device import state_folder
@@ -28,6 +28,7 @@ from edgesparse.int8.recover import recover
 from edgesparse.int8.representative import size_warnings
 from edgesparse.model import load as models
 from edgesparse.package.manifest import sha256
+from edgesparse.progress import Progress
 from edgesparse.runtime.evaluate import Labels
 from edgesparse.runtime.images import Prepared, image_files
 from edgesparse.version import VERSION

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from edgesparse.backends import backend
 from edgesparse.backends.base import Runner
-from edgesparse.builder.build import STORE, Progress, build, quiet
+from edgesparse.builder.build import STORE, build
 from edgesparse.classes import named_classes
 from edgesparse.config import Recipe, Run, load_recipe, parse
 from edgesparse.errors import BuildError, ConfigError
 from edgesparse.package.manifest import Manifest
 from edgesparse.package.store import Package, open_package
+from edgesparse.progress import Progress, quiet
 from edgesparse.runtime.detector import Detector
 
 _log = logging.getLogger(__name__)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgesparse.cli.show import Progress, complain, emit_json, progress, table
+from edgesparse.cli.show import complain, emit_json, progress, table
 from edgesparse.errors import EdgeSparseError, RolledBack
+from edgesparse.progress import Progress
 
 if TYPE_CHECKING:
     from edgesparse.fleet.deploy import Device, Outcome

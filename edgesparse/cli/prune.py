@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from edgesparse.cli.score import annotation_file
-from edgesparse.cli.show import Progress, complain, emit_json, progress, table
+from edgesparse.cli.show import complain, emit_json, progress, table
 from edgesparse.cli.writing import check_free, write
+from edgesparse.progress import Progress
 
 if TYPE_CHECKING:
     from edgesparse.config import DetectorSpec
@@ -75,8 +76,7 @@ def _magnitude(model: Path, output: Path, advance: Progress, **options: Any) -> 
     advance("reading", 0, 0)
     loaded = load(model)
     advance("pruning", 0, 0)
-    searching = partial(advance, "reordering channels")
-    report = by_magnitude(loaded, options["layers"] or None, options["permute"], searching)
+    report = by_magnitude(loaded, options["layers"] or None, options["permute"], advance)
     write(output, partial(save, loaded))
     if report.warning:
         complain(f"warning: {report.warning}")

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgesparse.cli.score import annotation_file
-from edgesparse.cli.show import Progress, complain, emit_json, progress, table
+from edgesparse.cli.show import complain, emit_json, progress, table
 from edgesparse.cli.writing import check_free, write
 from edgesparse.errors import ModelError
+from edgesparse.progress import Progress
 
 if TYPE_CHECKING:
     from edgesparse.int8.recover import Recovered

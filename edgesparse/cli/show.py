@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from edgesparse.progress import Progress
 from edgesparse.wording import shown
-
-Progress = Callable[[str, int, int], None]
 
 
 def complain(message: str) -> None:

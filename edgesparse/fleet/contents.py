@@ -14,7 +14,6 @@ import yaml
 
 from edgesparse import values
 from edgesparse.backends import backend
-from edgesparse.builder.build import Progress, quiet
 from edgesparse.builder.prepare import prepare
 from edgesparse.builder.targets import recipe_of
 from edgesparse.config import Recipe
@@ -24,6 +23,7 @@ from edgesparse.fleet.bundle import File, Manifest
 from edgesparse.fleet.keys import PrivateKey
 from edgesparse.model import load as models
 from edgesparse.package.manifest import sha256
+from edgesparse.progress import Progress, quiet
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.evaluate import Labels
 from edgesparse.runtime.images import image_files

@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, BinaryIO, NoReturn
 
-from edgesparse.builder.build import Progress, quiet
 from edgesparse.config import Deploy, load_recipe
 from edgesparse.errors import DeployError, EdgeSparseError, RolledBack, SignatureError
 from edgesparse.fleet import bundle, contents
@@ -23,6 +22,7 @@ from edgesparse.fleet.making import Make, make
 from edgesparse.fleet.restart import Service
 from edgesparse.fleet.slots import Journal, Record, Root, Slot, Step, UnderWay
 from edgesparse.package.store import open_package
+from edgesparse.progress import Progress, quiet
 
 
 @dataclass(frozen=True)

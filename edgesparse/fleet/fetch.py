@@ -22,11 +22,11 @@ from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from edgesparse.builder.build import Progress
 from edgesparse.errors import DeployError
 from edgesparse.fleet.bundle import BLOCK, MOST_MANIFEST, Head, read_head
 from edgesparse.fleet.keys import PublicKey
 from edgesparse.fleet.slots import FETCHED
+from edgesparse.progress import Progress
 from edgesparse.wording import redact
 
 MOST_HEAD = MOST_MANIFEST + 4 * BLOCK

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from edgesparse import device
-from edgesparse.builder.build import Progress, build
+from edgesparse.builder.build import build
 from edgesparse.builder.child import worker
 from edgesparse.config import load_recipe
 from edgesparse.errors import DeployError
@@ -28,6 +28,7 @@ from edgesparse.fleet import contents, expected
 from edgesparse.fleet.owner import for_good
 from edgesparse.fleet.slots import Slot
 from edgesparse.package.store import open_package
+from edgesparse.progress import Progress
 
 LOW = (("nice", "-n", "10"), ("ionice", "-c", "3"))
 """What the build runs under where it is there: the engine that serves has CPU and disk first."""

@@ -8,11 +8,11 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgesparse.builder.build import Progress
 from edgesparse.config import Deploy
 from edgesparse.errors import BackendUnavailable
 from edgesparse.fleet import health
 from edgesparse.fleet.owner import as_root
+from edgesparse.progress import Progress
 
 STATUS = Path("/run/edgesparse/status.json")
 RESTART = "systemctl restart edgesparse"

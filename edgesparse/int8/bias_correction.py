@@ -8,7 +8,7 @@ scores are read at a few places only, and their means are those of the backgroun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,8 +27,8 @@ from edgesparse.model.layers import layer_name
 from edgesparse.model.unfold import Product, product
 from edgesparse.model.weights import weight_of
 from edgesparse.model.wiring import Array, Wiring
+from edgesparse.progress import Progress
 
-Progress = Callable[[str, int, int], None]
 POSITIONS = 4096
 """Positions of a layer's output that count, of each batch, spread over all: more hardly change the means."""
 

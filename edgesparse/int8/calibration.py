@@ -20,11 +20,12 @@ from onnx import ModelProto
 
 from edgesparse.config import InputSpec
 from edgesparse.errors import CalibrationError
-from edgesparse.int8.observe import Observations, Progress, feed, observe, quiet, resolve
+from edgesparse.int8.observe import Observations, feed, observe, resolve
 from edgesparse.int8.output_error import best
 from edgesparse.int8.representative import unsettled
 from edgesparse.int8.thresholds import METHODS
 from edgesparse.model.activations import Batches, checked
+from edgesparse.progress import Progress, quiet
 
 FORMAT, VERSION = "edgesparse calibration", 1
 BEST = "best"

@@ -9,7 +9,7 @@ it, which an engine computes in the same pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,8 +23,8 @@ from edgesparse.model.bias import set_bias
 from edgesparse.model.layers import layer_name
 from edgesparse.model.unfold import Product, product
 from edgesparse.model.wiring import Wiring, attribute
+from edgesparse.progress import Progress
 
-Progress = Callable[[str, int, int], None]
 Factors = npt.NDArray[np.float64]
 HOMOGENEOUS = ("Relu", "LeakyRelu", "PRelu")
 """f(x / s) = f(x) / s for s above 0."""

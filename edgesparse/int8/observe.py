@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
@@ -19,13 +19,9 @@ from edgesparse.int8.representative import Images
 from edgesparse.model.activations import Batches, input_name, stream
 from edgesparse.model.weights import LAYERS
 from edgesparse.model.wiring import Array, Wiring
+from edgesparse.progress import Progress, quiet
 
-Progress = Callable[[str, int, int], None]
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
-
-
-def quiet(what: str, done: int, total: int) -> None:
-    """Show no progress."""
 
 
 @dataclass

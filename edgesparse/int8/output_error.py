@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from edgesparse.int8.observe import Progress, element_types
+from edgesparse.int8.observe import element_types
 from edgesparse.model.activations import Batches, stream
 from edgesparse.model.weights import LAYERS
 from edgesparse.model.wiring import Wiring
+from edgesparse.progress import Progress
 
 IMAGES = 16
 """How many batches, spread over all, are run again to measure."""

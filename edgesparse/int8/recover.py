@@ -15,10 +15,9 @@ from onnx import ModelProto
 
 from edgesparse.config import InputSpec
 from edgesparse.errors import CalibrationError
-from edgesparse.int8.bias_correction import Corrected, Progress, correct_biases
+from edgesparse.int8.bias_correction import Corrected, correct_biases
 from edgesparse.int8.calibration import Calibration, calibrate, given
 from edgesparse.int8.equalise import Equalised, equalise
-from edgesparse.int8.observe import quiet
 from edgesparse.int8.placement import Placement
 from edgesparse.int8.quantize import QuantizeReport, quantised_tensors, quantize
 from edgesparse.int8.recovery import RecoveredLayer, RecoverReport, Step
@@ -26,6 +25,7 @@ from edgesparse.int8.sensitivity import Sensitivity, sensitivities
 from edgesparse.model.activations import Batches, spread
 from edgesparse.model.outputs import Outputs
 from edgesparse.model.wiring import Wiring
+from edgesparse.progress import Progress, quiet
 
 Score = Callable[[ModelProto], float]
 """Points, 0..100: what a model scores on labelled data."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from onnx import ModelProto
@@ -12,8 +12,7 @@ from edgesparse.model.layers import layer_name, multiplies
 from edgesparse.model.outputs import Outputs
 from edgesparse.model.shapes import shapes
 from edgesparse.model.wiring import Wiring
-
-Progress = Callable[[str, int, int], None]
+from edgesparse.progress import Progress
 
 
 @dataclass(frozen=True)

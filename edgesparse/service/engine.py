@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from edgesparse.builder.build import Progress, quiet
 from edgesparse.builder.targets import open_detector, open_fallback, ready
 from edgesparse.config import Run
 from edgesparse.errors import ConfigError
 from edgesparse.package.manifest import Manifest
 from edgesparse.package.store import Package
+from edgesparse.progress import Progress, quiet
 from edgesparse.runtime.detector import Detector
 from edgesparse.service.settings import Settings, check_names
 

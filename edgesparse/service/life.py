@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgesparse.builder.build import Progress, quiet
 from edgesparse.config import Camera, Run
 from edgesparse.errors import REFUSED, BuildError, EdgeSparseError, StreamError
 from edgesparse.package.store import Package
+from edgesparse.progress import Progress, quiet
 from edgesparse.service import engine as engines
 from edgesparse.service.engine import Engine
 from edgesparse.service.failed import Failed

@@ -17,19 +17,15 @@ from onnx import ModelProto, numpy_helper
 
 from edgesparse.model.weights import Weight
 from edgesparse.model.wiring import Wiring, reads
+from edgesparse.progress import Progress, quiet
 from edgesparse.sparsity.channels import Flow, Index, Use, follow
 from edgesparse.sparsity.mask import GROUP, mask_2to4
 
 Matrix = npt.NDArray[np.float32]
-Progress = Callable[[int, int], None]
 SWEEPS = 100
 """At most so many rounds of swaps; a few dozen are the rule."""
 KICKS, WORK = 40, 4e9
 """How often the search leaves a local optimum, and a bound on columns squared times rows over all of them."""
-
-
-def quiet(done: int, total: int) -> None:
-    """No progress shown."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,7 @@ def permute(model: ModelProto, layers: Collection[str], progress: Progress = qui
     target = np.arange(len(find))
     blocks = flow.blocks()
     for i, block in enumerate(blocks):
-        progress(i, len(blocks))
+        progress("reordering channels", i, len(blocks))
         views = [view for use, weight in users if (view := _view(use, weight, block, find)) is not None]
         if not views:
             continue

@@ -18,9 +18,10 @@ from edgesparse.errors import SparsityError
 from edgesparse.model.layers import NOT_FINITE, layer_name, layer_nodes, sharers
 from edgesparse.model.weights import Weight, weight_of
 from edgesparse.model.wiring import Array, Wiring
+from edgesparse.progress import Progress, quiet
 from edgesparse.sparsity.inspect import why_not
 from edgesparse.sparsity.mask import mask_2to4
-from edgesparse.sparsity.permute import Permutation, Progress, quiet
+from edgesparse.sparsity.permute import Permutation
 from edgesparse.sparsity.permute import permute as reorder
 
 WARNING = (

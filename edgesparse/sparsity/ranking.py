@@ -12,9 +12,10 @@ from onnx import ModelProto
 from edgesparse.model.activations import Batches, Tape, stride
 from edgesparse.model.layers import layer_name
 from edgesparse.model.outputs import Outputs, Read
+from edgesparse.progress import Progress
 from edgesparse.sparsity.inspect import Layer
 from edgesparse.sparsity.places import Places
-from edgesparse.sparsity.rebuild import Progress, State, advance, fit_layer, refittable
+from edgesparse.sparsity.rebuild import State, advance, fit_layer, refittable
 
 IMAGES = 40
 """Batches, evenly over all, that a layer is fitted on to learn how sensitive it is and that the outputs are seen on."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +26,11 @@ from edgesparse.model.threads import in_threads
 from edgesparse.model.unfold import Product, product
 from edgesparse.model.weights import LAYERS, Weight
 from edgesparse.model.wiring import Array
+from edgesparse.progress import Progress
 from edgesparse.sparsity.fitting import Mask, Moments, Sums, fit
 from edgesparse.sparsity.mask import GROUP, mask_2to4, violations
 from edgesparse.sparsity.permute import drop_unread
 from edgesparse.sparsity.places import Places
-
-Progress = Callable[[str, int, int], None]
-"""(what is being done, how many are done, of how many)."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -27,13 +27,14 @@ from edgesparse.model.outputs import Read
 from edgesparse.model.threads import blas_on_one_core
 from edgesparse.model.unfold import product
 from edgesparse.model.wiring import Wiring
+from edgesparse.progress import Progress, quiet
 from edgesparse.sparsity import fitting
 from edgesparse.sparsity.inspect import Layer, inspect
 from edgesparse.sparsity.permute import permute
 from edgesparse.sparsity.places import Places
 from edgesparse.sparsity.prune import chosen
 from edgesparse.sparsity.ranking import Choice, rank
-from edgesparse.sparsity.rebuild import Progress, State, rebuild
+from edgesparse.sparsity.rebuild import State, rebuild
 from edgesparse.sparsity.reconstruction import ReconstructReport, described
 
 Score = Callable[[ModelProto], float]
@@ -43,10 +44,6 @@ STEP = 0.05
 """How closely the largest share within `max_drop` is looked for, as a share of the eligible MACs."""
 METHOD = 4
 """Part of a saved state's key, for other constants than those in `fitting`: other methods' states are not taken up."""
-
-
-def quiet(what: str, done: int, total: int) -> None:
-    """Show no progress."""
 
 
 def reconstruct(
@@ -177,7 +174,7 @@ class _Job:
         model = ModelProto()
         model.CopyFrom(self.model)
         if self.reorder and names:
-            permute(model, names, partial(self.progress, "reordering channels"))
+            permute(model, names, self.progress)
         state = self.state(f"{self.reorder} {','.join(sorted(names))}")
         model, fits = rebuild(model, names, self.batches, state, self.progress, self.places)
         layers = described(self.every, fits, ranked)

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from edgesparse.builder.build import quiet
 from edgesparse.config import Deploy
 from edgesparse.fleet.health import Window, understood
+from edgesparse.progress import quiet
 
 LIVE = {"name": "door", "state": "live", "why": "", "age_ms": 20.0}
 WELL: dict[str, Any] = {

@@ -11,13 +11,13 @@ import pytest
 import squares
 import yaml
 
-from edgesparse.builder.build import quiet
 from edgesparse.builder.targets import open_detector, ready
 from edgesparse.errors import DeployError
 from edgesparse.fleet import expected
 from edgesparse.fleet.making import make
 from edgesparse.fleet.slots import Slot
 from edgesparse.package.store import open_package
+from edgesparse.progress import quiet
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from small_models import Array, model, random, run
 
 from edgesparse.errors import CalibrationError, ModelError
 from edgesparse.int8.equalise import equalise
-from edgesparse.int8.observe import quiet
 from edgesparse.int8.page import page
 from edgesparse.int8.quantize import quantize
 from edgesparse.int8.recover import recover
 from edgesparse.model.activations import Batches, spread, stream
+from edgesparse.progress import quiet
 from edgesparse.sparsity.mask import mask_2to4
 
 C = 8

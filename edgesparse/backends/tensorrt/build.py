@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgesparse.backends.base import LOADED, BuildOptions, BuildProgress, BuildResult, EngineLayer, Precision
+from edgesparse.backends.base import LOADED, BuildOptions, BuildResult, EngineLayer, Precision
 from edgesparse.backends.tensorrt.cache import TimingCache
 from edgesparse.backends.tensorrt.command import command
 from edgesparse.backends.tensorrt.config import configure
@@ -18,9 +18,10 @@ from edgesparse.backends.tensorrt.network import Session, dense_because, lowest,
 from edgesparse.backends.tensorrt.progress import heartbeat
 from edgesparse.backends.tensorrt.warnings import readable
 from edgesparse.errors import BuildError
+from edgesparse.progress import Progress
 
 
-def build(trt: Any, onnx: Path, out: Path, options: BuildOptions, sm: str, progress: BuildProgress) -> BuildResult:
+def build(trt: Any, onnx: Path, out: Path, options: BuildOptions, sm: str, progress: Progress) -> BuildResult:
     """Build `out`, mode 0600, at once or not at all, then open it to see what its layers run.
 
     `sm`: the GPU's compute capability, `8.7`; empty where there is none, and then the plan is not opened. With
@@ -66,7 +67,7 @@ class Said:
 
 
 def _compile(
-    trt: Any, onnx: Path, out: Path, options: BuildOptions, log: BuildLog, progress: BuildProgress
+    trt: Any, onnx: Path, out: Path, options: BuildOptions, log: BuildLog, progress: Progress
 ) -> tuple[Any, TimingCache, Said]:
     """The serialised plan. TensorRT's objects, and the memory they hold, are gone when this returns."""
     session = start_session(trt, log)
@@ -104,7 +105,7 @@ def write(plan: Any, out: Path) -> None:
 
 
 def _attempt(
-    session: Session, options: BuildOptions, out: Path, cache: TimingCache, progress: BuildProgress, read_cache: bool
+    session: Session, options: BuildOptions, out: Path, cache: TimingCache, progress: Progress, read_cache: bool
 ) -> Any:
     """The plan, or None where TensorRT gives none."""
     config = configure(session, options, out, progress)

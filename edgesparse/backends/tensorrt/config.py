@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgesparse.backends.base import BuildOptions, BuildProgress, Limits
+from edgesparse.backends.base import BuildOptions, Limits
 from edgesparse.backends.tensorrt.calibrators import from_table, on_gpu
 from edgesparse.backends.tensorrt.command import LIBRARIES
 from edgesparse.backends.tensorrt.network import Session, strongly_typed
 from edgesparse.backends.tensorrt.progress import monitor
 from edgesparse.errors import BackendUnavailable, BuildError, CalibrationError, ModelError
+from edgesparse.progress import Progress
 
 
-def configure(session: Session, options: BuildOptions, out: Path, progress: BuildProgress) -> Any:
+def configure(session: Session, options: BuildOptions, out: Path, progress: Progress) -> Any:
     """A builder config that says all of `options`, as far as this release has words for it."""
     trt = session.trt
     config = session.builder.create_builder_config()
@@ -67,7 +68,7 @@ def set_flag(trt: Any, config: Any, name: str) -> bool:
 
 
 def _set_types(
-    session: Session, config: Any, options: BuildOptions, profile: Any, out: Path, progress: BuildProgress
+    session: Session, config: Any, options: BuildOptions, profile: Any, out: Path, progress: Progress
 ) -> None:
     trt = session.trt
     if strongly_typed(trt):
@@ -85,7 +86,7 @@ def _set_types(
         config.set_calibration_profile(profile)
 
 
-def _calibrator(session: Session, options: BuildOptions, out: Path, progress: BuildProgress) -> Any:
+def _calibrator(session: Session, options: BuildOptions, out: Path, progress: Progress) -> Any:
     if options.table is not None:
         return from_table(session.trt, options.table)
     if options.images is None:

@@ -9,18 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from edgesparse import device
-from edgesparse.backends.base import (
-    Availability,
-    Backend,
-    BuildOptions,
-    BuildProgress,
-    BuildResult,
-    EngineLayer,
-    Runner,
-    quiet,
-)
+from edgesparse.backends.base import Availability, Backend, BuildOptions, BuildResult, EngineLayer, Runner
 from edgesparse.config import Way
 from edgesparse.errors import BackendUnavailable
+from edgesparse.progress import Progress, quiet
 
 LEAST_RELEASE = (8, 5)
 
@@ -65,7 +57,7 @@ class TensorRTBackend(Backend):
 
         return strongly_typed(_import())
 
-    def build(self, onnx: Path, out: Path, options: BuildOptions, progress: BuildProgress = quiet) -> BuildResult:
+    def build(self, onnx: Path, out: Path, options: BuildOptions, progress: Progress = quiet) -> BuildResult:
         """For INT8 by images, the table that comes of them is kept beside `out`, with the ending .calibration."""
         from edgesparse.backends.tensorrt import build
 

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from edgesparse.backends.base import BuildProgress
 from edgesparse.backends.tensorrt.log import BuildLog
+from edgesparse.progress import Progress
 
 _HEARTBEAT_SECONDS, _STEP_SECONDS = 1.0, 0.1
 
 
-def monitor(trt: Any, progress: BuildProgress, log: BuildLog) -> Any:
+def monitor(trt: Any, progress: Progress, log: BuildLog) -> Any:
     """A progress monitor for a builder config; None where the release has none.
 
     Ctrl-C while it is called ends the build: `log.stopped` then holds what to raise.
@@ -49,7 +49,7 @@ def monitor(trt: Any, progress: BuildProgress, log: BuildLog) -> Any:
     return Monitor()
 
 
-def heartbeat(trt: Any, progress: BuildProgress) -> Callable[[int], None] | None:
+def heartbeat(trt: Any, progress: Progress) -> Callable[[int], None] | None:
     """Called with the number of tactics timed; says it once a second. None where there is a progress monitor."""
     if hasattr(trt, "IProgressMonitor"):
         return None

@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgesparse.backends.base import Availability, Backend, BuildOptions, BuildProgress, BuildResult, Runner, quiet
+from edgesparse.backends.base import Availability, Backend, BuildOptions, BuildResult, Runner
 from edgesparse.backends.tensorrt.driver import differs, gpu
 from edgesparse.config import Way
 from edgesparse.errors import BackendUnavailable
+from edgesparse.progress import Progress, quiet
 
 RUNS_ON = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 """Compute capabilities that a plan can be compiled for; a Jetson's 8.7 and an H100's 9.0 are not among them."""
@@ -43,7 +44,7 @@ class TensorRTRTXBackend(Backend):
     def strongly_typed(self) -> bool:
         return True
 
-    def build(self, onnx: Path, out: Path, options: BuildOptions, progress: BuildProgress = quiet) -> BuildResult:
+    def build(self, onnx: Path, out: Path, options: BuildOptions, progress: Progress = quiet) -> BuildResult:
         from edgesparse.backends.tensorrt import build
 
         # A timing cache makes it ask for a GPU, and holds nothing: tactics are chosen on first use.

@@ -21,8 +21,8 @@ from edgesparse.backends import Backend
 from edgesparse.backends.base import LOADED
 from edgesparse.builder.child import worker
 from edgesparse.builder.child.memory import MB, Meter, Spent, Where
-from edgesparse.builder.child.worker import Progress
 from edgesparse.errors import BuildError, EdgeSparseError
+from edgesparse.progress import Progress
 
 INTERVAL = 0.05
 """Seconds between two looks at a child's memory."""

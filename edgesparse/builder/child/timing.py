@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgesparse.backends import Runner
-from edgesparse.backends.base import BuildProgress, quiet
+from edgesparse.progress import Progress, quiet
 
 ROUNDS = 5
 """The least, however short the time."""
@@ -35,7 +35,7 @@ class Timing:
         return f"{self.median_ms:.3f} ms (p10 {self.p10:.3f}, p90 {self.p90:.3f}, {self.count} runs)"
 
 
-def interleaved(runners: Mapping[str, Runner], seconds: float, progress: BuildProgress = quiet) -> dict[str, Timing]:
+def interleaved(runners: Mapping[str, Runner], seconds: float, progress: Progress = quiet) -> dict[str, Timing]:
     """Time each runner's engine alone for about `seconds`, in rounds in which every one has its turn.
 
     Each is warmed up before, and the first run of each turn, which finds the caches full of another's data, does not

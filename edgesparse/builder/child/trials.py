@@ -15,8 +15,9 @@ import numpy as np
 from edgesparse import device
 from edgesparse.backends import Runner, TensorSpec, backend
 from edgesparse.builder.child.timing import interleaved
-from edgesparse.builder.child.worker import Job, Progress
+from edgesparse.builder.child.worker import Job
 from edgesparse.config import DetectorSpec, Run
+from edgesparse.progress import Progress
 from edgesparse.runtime.agree import agreement
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector

@@ -19,10 +19,10 @@ from typing import Any
 
 from edgesparse import device
 from edgesparse.backends import BuildOptions, BuildResult, backend
-from edgesparse.backends.base import BuildProgress, EngineLayer, Limits
+from edgesparse.backends.base import EngineLayer, Limits
 from edgesparse.errors import EdgeSparseError
+from edgesparse.progress import Progress
 
-Progress = BuildProgress
 Job = Mapping[str, Any]
 OUT_OF_MEMORY = 3
 """Exit code of a child that was refused memory."""
