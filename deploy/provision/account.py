@@ -22,7 +22,7 @@ NODES = ("nvmap", "nvhost-*", "nvgpu/*/*", "nvidia[0-9]*", "nvidiactl", "dri/ren
 
 DEVICE = """\
 # This device: its cameras and where detections go. The bundle's recipe is the same on every device; this file is not.
-# docs/service.md has every key. After a change: sudo systemctl reload edgesparse
+# docs/guide/service.md has every key. After a change: sudo systemctl reload edgesparse
 run:
   source: {source}
 """

@@ -112,7 +112,7 @@ def _settings(ort: Any, threads: int) -> Any:
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 4  # what it has to say comes as an exception too
     # Q/DQ as written: its own rewrites round biases too, saturate on CPUs without VNNI (16-bit sums of u8 x s8), and
-    # are slower on symmetric INT8, whose ReLU keeps convolutions from being fused (docs/qdq.md)
+    # are slower on symmetric INT8, whose ReLU keeps convolutions from being fused (docs/reference/qdq.md)
     settings.add_session_config_entry("session.disable_quant_qdq", "1")
     return settings
 

@@ -124,7 +124,7 @@ def require_sparse(chosen: Tried, found: Sequence[Proof]) -> None:
         raise SparsityNotAchieved("no 2:4 candidate could be built and run: 'edgesparse inspect MODEL.onnx' says why")
     raise SparsityNotAchieved(
         f"the fastest is {chosen.plan.name}, without a gain by 2:4 ({'; '.join(map(str, found))}): "
-        "build without --require-sparse, or see docs/sparsity.md"
+        "build without --require-sparse, or see docs/guide/not-faster.md"
     )
 
 

@@ -117,7 +117,7 @@ def _show_prediction(board: Board, predictions: dict[str, Prediction]) -> None:
     click.echo()
     for line in verdict(predictions):
         click.echo(line)
-    click.echo("2:4 times are the least that it could take; docs/predict.md gives the error")
+    click.echo("2:4 times are the least that it could take; docs/guide/predict.md gives the error")
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:

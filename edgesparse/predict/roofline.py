@@ -2,7 +2,7 @@
 
 A layer takes as long as its products at the tensor cores' rate or its bytes at the memory's bandwidth, whichever is
 longer, and a fixed number of GPU clocks besides (Williams, Waterman, Patterson, "Roofline", CACM 52(4), 2009). Three
-constants say what an engine reaches of the datasheet's rates; docs/predict.md says how well that fits.
+constants say what an engine reaches of the datasheet's rates; docs/guide/predict.md says how well that fits.
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ def load_settings(path: Path | None) -> Settings:
     if path is None:
         return Settings("settings", {}, Service())
     where = str(path)
-    remedy = "write one with 'run:' (cameras) and 'service:' (web, mqtt, ...), see docs/service.md"
+    remedy = "write one with 'run:' (cameras) and 'service:' (web, mqtt, ...), see docs/guide/service.md"
     device = typed(_Device, read_mapping(path, "settings", remedy, "'run:' and 'service:'"), where)
     service = typed(Service, _from(path.parent, device.service.model_dump(mode="json")), where)
     try:

@@ -107,7 +107,7 @@ def test_a_name_that_cannot_travel_is_one_line(folder: Path) -> None:
 
 
 def test_the_recipe_in_the_docs_is_one(folder: Path) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "fleet.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "guide" / "fleet.md").read_text()
     said = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])
     assert {*said["deploy"]} == {*Deploy.model_fields}
     (folder / "some" / "images").mkdir(parents=True)

@@ -121,7 +121,7 @@ def _is_section(part: object) -> bool:
 
 
 def test_the_documentation_names_every_key() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "service.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "guide" / "service.md").read_text()
     named = keys(Service)
     assert len(named) > 35 and "events[].conf" in named
     assert [key for key in named if f"`{key}`" not in text] == []

@@ -1,4 +1,4 @@
-"""The code in docs/training.md does what it says, on a toy model."""
+"""The code in docs/guide/training.md does what it says, on a toy model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # the exporter that needs no further package
 ]
 
-DOC = Path(__file__).parents[2] / "docs" / "training.md"
+DOC = Path(__file__).parents[2] / "docs" / "guide" / "training.md"
 
 
 def test_the_snippets_train_resume_export_and_check(toy: Any, tmp_path: Path) -> None:
