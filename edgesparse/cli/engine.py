@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -62,22 +61,18 @@ def inspect_engine(target: Path, html: Path | None, force: bool, as_json: bool) 
 
 def page(found: Inspected) -> str:
     """One self-contained page."""
-    from edgesparse.pages.html import Bar, bars, document, key
+    from edgesparse.pages import html as pages
 
     states = ["sparse" if layer.sparse else "ineligible" for layer in found.layers]
-    drawn = (Bar(layer.name, state, 1) for layer, state in zip(found.layers, states, strict=True))
-    rows = "".join(
-        f'<tr id="l{i}">{"".join(f"<td>{escape(text)}</td>" for text in _row(layer))}</tr>'
-        for i, layer in enumerate(found.layers)
-    )
-    head = "".join(f"<th>{column}" for column in COLUMNS)
-    return document(
+    drawn = (pages.Bar(layer.name, state, 1) for layer, state in zip(found.layers, states, strict=True))
+    rows = (pages.Row(_row(layer), f"l{i}") for i, layer in enumerate(found.layers))
+    return pages.document(
         f"{found.name}: 2:4",
-        f"<h1>{escape(found.name)}</h1><p>{escape(found.summary)}.</p>",
-        "".join(f"<p>{escape(line)}</p>" for line in found.said),
-        key((("sparse", "runs 2:4"), ("ineligible", "runs dense")), "Kernels"),
-        bars("Layers of the engine, in order", drawn),
-        f'<h2>Layers</h2><div class="wide"><table><tr>{head}</tr>{rows}</table></div>',
+        f"<h1>{pages.text(found.name)}</h1>",
+        *map(pages.paragraph, (f"{found.summary}.", *found.said)),
+        pages.key((("sparse", "runs 2:4"), ("ineligible", "runs dense")), "Kernels"),
+        pages.bars("Layers of the engine, in order", drawn),
+        pages.heading("Layers") + pages.table(COLUMNS, rows),
     )
 
 
