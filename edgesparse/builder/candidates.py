@@ -76,9 +76,9 @@ def parse(name: str) -> Plan:
 
 def why_not(one: Plan, recipe: Recipe, engine: Backend, prepared: Prepared) -> str | None:
     """Why a candidate cannot be built, in words; None when it can."""
-    if prepared.quantised and one.way != "int8-qdq":
+    if prepared.quantized and one.way != "int8-qdq":
         return "the model carries Q/DQ, so it is built as it is: name int8-qdq, or give the float model"
-    if one.precision == "int8" and not prepared.quantised and recipe.calibrate.images is None:
+    if one.precision == "int8" and not prepared.quantized and recipe.calibrate.images is None:
         return "INT8 needs images: set calibrate.images"
     if one.way not in engine.ways():
         return f"{engine.name} knows only {', '.join(engine.ways())} here"
@@ -96,7 +96,7 @@ def why_not(one: Plan, recipe: Recipe, engine: Backend, prepared: Prepared) -> s
 def _auto(recipe: Recipe, engine: Backend, prepared: Prepared) -> Iterator[Plan]:
     """All that make sense; on the CPU, where 2:4 gains nothing and INT8 little, the model as it came."""
     if not engine.native_code:
-        yield Plan("int8-qdq" if prepared.quantised else "fp32")
+        yield Plan("int8-qdq" if prepared.quantized else "fp32")
         return
     both = [Plan(way, sparse) for way in WAYS for sparse in (False, True)]
     able = [one for one in both if why_not(one, recipe, engine, prepared) is None]
@@ -109,7 +109,7 @@ def _notes(recipe: Recipe, engine: Backend, prepared: Prepared) -> Iterator[str]
         return
     for one, what in ((Plan("fp16", True), "2:4"), (Plan("int8-qdq"), "INT8")):
         reason = why_not(one, recipe, engine, prepared)
-        if reason and not (prepared.quantised and what == "2:4"):
+        if reason and not (prepared.quantized and what == "2:4"):
             yield f"no {what} candidates: {reason}"
 
 

@@ -49,7 +49,7 @@ class Sources:
 
     def _static(self, plan: Plan) -> Path:
         name, base = "float", self._prepared.simplified
-        if plan.precision == "int8" and not self._prepared.quantised:
+        if plan.precision == "int8" and not self._prepared.quantized:
             name = {"int8-qdq": "fuse", "int8-qdq-sparse": "sparse"}.get(plan.way, "even")
             base = Path(self._quantised()[name])
         if self._engine.takes_bytes:

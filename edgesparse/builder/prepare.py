@@ -1,7 +1,10 @@
-"""From the recipe's model to one that every candidate starts from, and to what it detects and how."""
+"""What a model detects and how, and the static, simplified model that every candidate is built from."""
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import numpy as np
 from edgesparse.backends import BuildOptions, Runner, backend
 from edgesparse.classes import coco_names
 from edgesparse.config import DetectorSpec, Recipe
-from edgesparse.errors import ConfigError, ModelError
+from edgesparse.errors import BuildError, ConfigError, ModelError
 from edgesparse.model import load as models
 from edgesparse.runtime.heads.families import HEADS, Layout
 from edgesparse.runtime.heads.recognise import check, choose, names_in
@@ -19,44 +22,77 @@ from edgesparse.sparsity.inspect import Inspection, inspect
 
 @dataclass(frozen=True)
 class Prepared:
-    """`fixed` has static shapes and is as it came otherwise; the file `simplified` has constants folded too, unless
-    the recipe says no or the model carries Q/DQ. `layers` is what `inspect` says of that one."""
+    """A model ready to be built.
+
+    `fixed` has static shapes and is otherwise unchanged. The file `simplified` also has its constants folded, unless
+    the recipe forbids it or the model carries Q/DQ. `layers` is the 2:4 inspection of `simplified`.
+    """
 
     fixed: models.Model
     simplified: Path
     spec: DetectorSpec
-    quantised: bool
+    quantized: bool
     layers: Inspection
 
     @property
     def sparse(self) -> bool:
-        """Whether a layer is 2:4 and may run so."""
+        """Whether any layer is 2:4 and may run sparse."""
         return any(layer.state == "sparse" for layer in self.layers.layers)
 
 
+def detector_spec(model: models.Model, recipe: Recipe) -> DetectorSpec:
+    """Head, classes and input of `model` under the settings of `recipe`, without building anything.
+
+    The model is loaded by ONNX Runtime; it runs once, on noise, where `head` is `auto`. Raises ModelError, ConfigError.
+    """
+    with open_static(model, recipe) as runner:
+        info, layout = models.info(model), layout_of(runner)
+        return specify(recipe, info, find_head(recipe, info, runner, layout), layout)
+
+
 def prepare(recipe: Recipe, folder: Path) -> Prepared:
-    """Raises ModelError, ConfigError."""
+    """Write the files that candidates start from into `folder`. Raises ModelError, ConfigError."""
     model = models.load(recipe.model)
-    said = models.info(model)
-    fixed = models.fix_shapes(model, recipe.build.batch.opt, recipe.input.size or said.size)
-    quantised = any(node.op_type == "DequantizeLinear" for node in fixed.graph.node)
-    plain, simplified = folder / "prepared.onnx", folder / "model.onnx"
-    models.save(fixed, plain)
+    info = models.info(model)
+    fixed = models.fix_shapes(model, recipe.build.batch.opt, recipe.input.size or info.size)
+    quantized = any(node.op_type == "DequantizeLinear" for node in fixed.graph.node)
+    static, simplified = folder / "prepared.onnx", folder / "model.onnx"
+    models.save(fixed, static)
     cpu = backend("onnxruntime")
-    cpu.build(plain, simplified, BuildOptions(recipe.build.threads, recipe.prepare.simplify))
+    cpu.build(static, simplified, BuildOptions(recipe.build.threads, recipe.prepare.simplify))
     with cpu.load(simplified, recipe.build.threads) as runner:
-        shape = next(spec.shape for spec in runner.inputs if len(spec.shape) == 4)
-        layout = Layout(runner.outputs, (shape[2], shape[3]))
-        spec = specify(recipe, said, find_head(recipe, said, runner, layout), layout)
-    if quantised or not recipe.prepare.simplify:
-        simplified = plain
+        layout = layout_of(runner)
+        spec = specify(recipe, info, find_head(recipe, info, runner, layout), layout)
+    if quantized or not recipe.prepare.simplify:
+        simplified = static
     else:
-        _forget_domains(simplified)
-    return Prepared(fixed, simplified, spec, quantised, inspect(models.load(simplified)))
+        _drop_unused_domains(simplified)
+    return Prepared(fixed, simplified, spec, quantized, inspect(models.load(simplified)))
 
 
-def _forget_domains(path: Path) -> None:
-    """ONNX Runtime names operator sets of its own in what it writes; nothing of it uses them."""
+@contextmanager
+def open_static(model: models.Model, recipe: Recipe) -> Iterator[Runner]:
+    """An ONNX Runtime runner of `model` at the recipe's batch and input size. Raises ModelError."""
+    size = recipe.input.size or models.info(model).size
+    with tempfile.TemporaryDirectory(prefix="edgesparse-") as folder:
+        path = Path(folder, recipe.model.name)
+        models.save(models.fix_shapes(model, recipe.build.batch.opt, size), path)
+        try:
+            runner = backend("onnxruntime").load(path, recipe.build.threads)
+        except BuildError as error:
+            raise ModelError(str(error).removeprefix(f"{folder}/")) from error
+        with runner:
+            yield runner
+
+
+def layout_of(runner: Runner) -> Layout:
+    """The layout that heads are recognized by."""
+    shape = next(spec.shape for spec in runner.inputs if len(spec.shape) == 4)
+    return Layout(runner.outputs, (shape[2], shape[3]))
+
+
+def _drop_unused_domains(path: Path) -> None:
+    """Remove ONNX Runtime's own operator sets, which it lists in every file that it writes."""
     model = models.load(path)
     used = {node.domain for node in model.graph.node}
     kept = [entry for entry in model.opset_import if entry.domain in used | {"", "ai.onnx"}]
@@ -65,23 +101,23 @@ def _forget_domains(path: Path) -> None:
     models.save(model, path)
 
 
-def find_head(recipe: Recipe, said: models.ModelInfo, runner: Runner, layout: Layout) -> str:
-    """The recipe's head if it fits, else the one that the outputs tell of. Raises ModelError."""
+def find_head(recipe: Recipe, info: models.ModelInfo, runner: Runner, layout: Layout) -> str:
+    """The recipe's head if it fits the outputs; with `auto`, the head that they match. Raises ModelError."""
     if recipe.head == "auto":
-        return choose(layout, said.metadata, _sample(runner))
+        return choose(layout, info.metadata, _sample(runner))
     check(recipe.head, layout)
     return recipe.head
 
 
-def specify(recipe: Recipe, said: models.ModelInfo, head: str, layout: Layout) -> DetectorSpec:
-    """Classes and pre-processing: what the recipe says, else what model and convention say."""
+def specify(recipe: Recipe, info: models.ModelInfo, head: str, layout: Layout) -> DetectorSpec:
+    """Class names and input: from the recipe, else from the model's metadata and the head's convention."""
     convention = HEADS[head].convention.model_copy(update={"size": layout.size})
-    classes = _classes(recipe, said, HEADS[head].classes(layout))
+    classes = _classes(recipe, info, HEADS[head].classes(layout))
     return DetectorSpec(head=head, classes=classes, input=recipe.input.resolve(convention))
 
 
 def _sample(runner: Runner) -> list[np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
-    """Outputs for an image of noise: enough to tell decoded boxes from offsets on a grid."""
+    """Outputs for an image of noise, which suffice to tell decoded boxes from offsets on a grid."""
     buffers = runner.allocate()
     noise = np.random.default_rng(0)
     for spec in runner.inputs:
@@ -91,16 +127,16 @@ def _sample(runner: Runner) -> list[np.ndarray[tuple[int, ...], np.dtype[np.gene
     return [buffers[spec.name].copy() for spec in runner.outputs]
 
 
-def _classes(recipe: Recipe, said: models.ModelInfo, count: int | None) -> tuple[str, ...]:
+def _classes(recipe: Recipe, info: models.ModelInfo, count: int | None) -> tuple[str, ...]:
     if isinstance(recipe.classes, tuple):
         names = recipe.classes
     elif recipe.classes == "coco":
         names = coco_names()
     else:
-        found = names_in(said.metadata)
-        if found is None and count is None:
-            raise ModelError("neither the file nor its outputs tell the classes: set 'classes:' in the recipe")
-        names = found or tuple(map(str, range(count or 0)))
+        stored = names_in(info.metadata)
+        if stored is None and count is None:
+            raise ModelError("found class names neither in the file nor in its outputs: set 'classes:' in the recipe")
+        names = stored or tuple(map(str, range(count or 0)))
     if count is not None and len(names) != count:
-        raise ConfigError(f"classes: found {len(names)} names, the network has {count} classes: make them equal")
+        raise ConfigError(f"classes: found {len(names)} names, needed {count}, the network's number of classes")
     return names

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 import yaml
 
-from edgesparse.backends import BuildOptions, backend
-from edgesparse.builder.prepare import find_head, specify
+from edgesparse.builder.prepare import find_head, layout_of, open_static, specify
 from edgesparse.config import DetectorSpec, parse
 from edgesparse.errors import ConfigError
 from edgesparse.model import load as models
-from edgesparse.runtime.heads.families import HEADS, Layout
+from edgesparse.runtime.heads.families import HEADS
 from edgesparse.runtime.heads.recognise import names_in
 
 _TEXT = """\
@@ -106,8 +104,8 @@ def _write(output: Path, text: str) -> None:
 
 
 def _text(path: Path, output: Path, head: str, size: tuple[int, int] | None) -> str:
-    said, spec, outputs = _look(path, head, size)
-    named = names_in(said.metadata)
+    info, spec, outputs = _examine(path, head, size)
+    named = names_in(info.metadata)
     classes, note = "auto", ""
     if named is None:
         classes, note = _yaml(list(spec.classes)), _UNNAMED
@@ -142,21 +140,14 @@ def _yaml(value: str | list[str]) -> str:
     return text.strip()[1:-1]
 
 
-def _look(path: Path, head: str, size: tuple[int, int] | None) -> tuple[models.ModelInfo, DetectorSpec, str]:
-    """What the model says of itself, and what it gives when it is run once on noise: spec and outputs."""
-    recipe = parse({"model": str(path), "head": head}, str(path))
+def _examine(path: Path, head: str, size: tuple[int, int] | None) -> tuple[models.ModelInfo, DetectorSpec, str]:
+    """The model's own description, its spec, and its outputs in words. Classes without any name become COCO's."""
+    recipe = parse({"model": str(path), "head": head, "input": {"size": size} if size else {}}, str(path))
     model = models.load(path)
-    said = models.info(model)
-    engine = backend("onnxruntime")
-    with tempfile.TemporaryDirectory() as folder:
-        fixed = Path(folder) / path.name
-        models.save(models.fix_shapes(model, 1, size), fixed)
-        result = engine.build(fixed, Path(folder) / "model.onnx", BuildOptions())
-        with engine.load(result.path) as runner:
-            shape = next(spec.shape for spec in runner.inputs if len(spec.shape) == 4)
-            layout = Layout(runner.outputs, (shape[2], shape[3]))
-            head = find_head(recipe, said, runner, layout)
-            if names_in(said.metadata) is None and HEADS[head].classes(layout) is None:
-                recipe = recipe.model_copy(update={"classes": "coco"})
-            spec = specify(recipe, said, head, layout)
-            return said, spec, ", ".join(map(str, runner.outputs))
+    info = models.info(model)
+    with open_static(model, recipe) as runner:
+        layout = layout_of(runner)
+        head = find_head(recipe, info, runner, layout)
+        if names_in(info.metadata) is None and HEADS[head].classes(layout) is None:
+            recipe = recipe.model_copy(update={"classes": "coco"})
+        return info, specify(recipe, info, head, layout), ", ".join(map(str, runner.outputs))

@@ -26,7 +26,7 @@ RECONSTRUCTS = ("images", "data", "share", "max_drop", "device", "state", "html"
 
 
 @click.command()
-@click.argument("model", type=PATH)
+@click.argument("target", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="File to write.")
 @click.option("--method", type=click.Choice(["magnitude", "reconstruct"]), default="magnitude", show_default=True)
 @click.option("--layers", multiple=True, help="This layer, may be repeated; auto: see below [default: all eligible].")
@@ -37,15 +37,14 @@ RECONSTRUCTS = ("images", "data", "share", "max_drop", "device", "state", "html"
 @click.option("--max-drop", type=click.FloatRange(0), help="auto: at most so many mAP points of --data lost.")
 @click.option("--device", help="auto: weigh layers by their predicted gain on this board, not by MACs.")
 @click.option("--data", type=PATH, help="COCO JSON, or a folder that holds instances_val.json, to score on.")
-@click.option("--images", type=PATH, help="Folder of its images, if not beside it.")
+@click.option("--annotated-images", type=PATH, help="Folder of the annotated images [default: beside the annotations].")
 @click.option("--classes", help="'coco', or a file with the class names, for a model that names none.")
-@click.option("--store", type=PATH, default="engines", show_default=True)
 @click.option("--state", type=PATH, help="reconstruct: folder to keep work in; repeated, the call goes on from there.")
 @click.option("--html", type=PATH, help="reconstruct: write a report a layer, one self-contained page.")
 @click.option("--force", is_flag=True, help="Overwrite the files.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def prune(model: Path, output: Path, method: str, force: bool, as_json: bool, **options: Any) -> None:
-    """Make MODEL.onnx 2:4: of each four consecutive input channels two stay.
+def prune(target: Path, output: Path, method: str, force: bool, as_json: bool, **options: Any) -> None:
+    """Make the model of MODEL.onnx or RECIPE.yaml 2:4: of each four consecutive input channels two stay.
 
     magnitude keeps the largest, in seconds, and needs training afterwards. reconstruct needs no training but images:
     it refits each layer to what it put out before. With --layers auto, implied by --share, --max-drop and --device, it
@@ -61,32 +60,34 @@ def prune(model: Path, output: Path, method: str, force: bool, as_json: bool, **
     check_free(output, force)
     check_free(options["html"], force)
     with progress() as advance:
-        said, show = (_magnitude if method == "magnitude" else _reconstruct)(model, output, advance, **options)
+        said, show = (_magnitude if method == "magnitude" else _reconstruct)(target, output, advance, **options)
     if as_json:
-        emit_json({"model": str(model), "output": str(output), "method": method, **said})
+        emit_json({"model": str(target), "output": str(output), "method": method, **said})
         return
     show()
     click.echo(f"wrote {output}; next: edgesparse evaluate {output} --data ...")
 
 
-def _magnitude(model: Path, output: Path, advance: Progress, **options: Any) -> Done:
+def _magnitude(target: Path, output: Path, advance: Progress, **options: Any) -> Done:
+    from edgesparse.builder.targets import recipe_of
     from edgesparse.model.load import load, save
     from edgesparse.sparsity.prune import prune as by_magnitude
 
-    advance("reading", 0, 0)
-    loaded = load(model)
+    advance("reading the model", 0, 0)
+    loaded = load(recipe_of(target, options["classes"]).model)
     advance("pruning", 0, 0)
     report = by_magnitude(loaded, options["layers"] or None, options["permute"], advance)
     write(output, partial(save, loaded))
     if report.warning:
         complain(f"warning: {report.warning}")
-    return report.as_dict(), partial(_show_magnitude, model, report)
+    return report.as_dict(), partial(_show_magnitude, target, report)
 
 
-def _reconstruct(model: Path, output: Path, advance: Progress, **options: Any) -> Done:
+def _reconstruct(target: Path, output: Path, advance: Progress, **options: Any) -> Done:
     from edgesparse.builder.objects import found, reader
+    from edgesparse.builder.prepare import detector_spec
     from edgesparse.builder.scoring import points
-    from edgesparse.builder.targets import ready
+    from edgesparse.builder.targets import recipe_of
     from edgesparse.model.load import load, save
     from edgesparse.runtime.evaluate import Labels
     from edgesparse.sparsity import page
@@ -94,10 +95,13 @@ def _reconstruct(model: Path, output: Path, advance: Progress, **options: Any) -
     from edgesparse.stream.images import Batches
 
     layers = _wanted(**options)
-    loaded = load(model)
-    labels = Labels(annotation_file(options["data"]), options["images"]) if options["data"] else None
-    spec = ready(model, options["store"], classes=options["classes"], progress=advance).manifest.detector
+    advance("reading the model", 0, 0)
+    recipe = recipe_of(target, options["classes"])
+    loaded = load(recipe.model)
+    labels = Labels(annotation_file(options["data"]), options["annotated_images"]) if options["data"] else None
+    spec = detector_spec(loaded, recipe)
     images = Batches(options["images"], spec.input, options["count"])
+    gains = _gains(loaded, spec, options["device"]) if options["device"] else None
     made, report = reconstruct(
         loaded,
         images,
@@ -105,7 +109,7 @@ def _reconstruct(model: Path, output: Path, advance: Progress, **options: Any) -
         score=partial(points, spec=spec, labels=labels, progress=partial(advance, "scoring")) if labels else None,
         max_drop=options["max_drop"],
         share=options["share"],
-        gains=_gains(loaded, spec, options["device"]) if options["device"] else None,
+        gains=gains,
         objects=found(loaded, images, spec),
         read=reader(spec),
         progress=advance,
@@ -113,8 +117,8 @@ def _reconstruct(model: Path, output: Path, advance: Progress, **options: Any) -
     )
     write(output, partial(save, made))
     if options["html"]:
-        write(options["html"], lambda path: path.write_text(page.page(model.name, report)))
-    return report.as_dict(), partial(_show_reconstruct, model, report)
+        write(options["html"], lambda path: path.write_text(page.page(target.name, report)))
+    return report.as_dict(), partial(_show_reconstruct, target, report)
 
 
 def _wanted(**options: Any) -> list[str] | Literal["auto"] | None:

@@ -26,7 +26,7 @@ METHODS = ("best", "entropy", "percentile", "mse", "max")
 
 
 @click.command()
-@click.argument("model", type=PATH)
+@click.argument("target", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="File to write.")
 @click.option("--images", required=True, help="Folder, glob or video like what the detector will see.")
 @click.option("--count", type=click.IntRange(1), default=160, show_default=True, help="Use so many of them.")
@@ -34,18 +34,17 @@ METHODS = ("best", "entropy", "percentile", "mse", "max")
 @click.option("--method", type=click.Choice(METHODS), default="mse", show_default=True, help="How ranges are set.")
 @click.option("--max-drop", type=click.FloatRange(0), help="Keep layers float until at most so many points are lost.")
 @click.option("--data", type=PATH, help="COCO JSON, or a folder that holds instances_val.json, to score on.")
-@click.option("--images", type=PATH, help="Folder of its images, if not beside it.")
+@click.option("--annotated-images", type=PATH, help="Folder of the annotated images [default: beside the annotations].")
 @click.option("--keep", multiple=True, help="This layer stays float; may be repeated.")
 @click.option("--calibration", type=PATH, help="Reuse this file where it fits, else write it.")
 @click.option("--from-table", type=PATH, help="Take the ranges from TensorRT's calibration table of this model.")
 @click.option("--table", "cache", type=PATH, help="Write TensorRT's calibration table, and its float model beside it.")
 @click.option("--html", type=PATH, help="Write a report a layer, one self-contained page.")
 @click.option("--classes", help="'coco', or a file with the class names, for a model that names none.")
-@click.option("--store", type=PATH, default="engines", show_default=True)
 @click.option("--force", is_flag=True, help="Overwrite the files.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def quantize(model: Path, output: Path, cache: Path | None, force: bool, as_json: bool, **options: Any) -> None:
-    """Write MODEL.onnx with Q/DQ for INT8, its ranges and biases set by images.
+def quantize(target: Path, output: Path, cache: Path | None, force: bool, as_json: bool, **options: Any) -> None:
+    """Write the model of MODEL.onnx or RECIPE.yaml with Q/DQ for INT8, its ranges and biases set by images.
 
     Placement fuse puts Q/DQ behind the activations; sparse also right behind each layer that is 2:4, where TensorRT's
     sparse INT8 kernels need it. With --max-drop, the layers that cost most for their work stay float, as few as it
@@ -60,36 +59,40 @@ def quantize(model: Path, output: Path, cache: Path | None, force: bool, as_json
     for path in (output, cache, owner, options["html"]):
         check_free(path, force)
     with progress() as advance:
-        done, batches = _recovered(model, cache is not None, advance, **options)
+        done, batches = _recovered(target, cache is not None, advance, **options)
         advance("writing", 0, 0)
         write(output, partial(_save_checked, done.quantised, batches))
         written = [output, *_write_table(done, cache, owner), *_write_calibration(done, options["calibration"], force)]
     if options["html"]:
         from edgesparse.int8 import page
 
-        write(options["html"], lambda path: path.write_text(page.page(model.name, done.report)))
+        write(options["html"], lambda path: path.write_text(page.page(target.name, done.report)))
         written.append(options["html"])
     for warning in done.report.warnings:
         complain(f"warning: {warning}")
     if as_json:
-        emit_json({"model": str(model), "written": [str(path) for path in written], **done.report.as_dict()})
+        emit_json({"model": str(target), "written": [str(path) for path in written], **done.report.as_dict()})
         return
-    _show(model, done.report)
+    _show(target, done.report)
     click.echo(f"wrote {', '.join(map(str, written))}; next: edgesparse evaluate {output} --data ...")
 
 
-def _recovered(model: Path, table: bool, advance: Progress, **options: Any) -> tuple[Recovered, Batches]:
+def _recovered(target: Path, table: bool, advance: Progress, **options: Any) -> tuple[Recovered, Batches]:
+    from edgesparse.builder.prepare import detector_spec
     from edgesparse.builder.scoring import points
-    from edgesparse.builder.targets import ready
+    from edgesparse.builder.targets import recipe_of
     from edgesparse.int8.recover import recover
     from edgesparse.int8.representative import size_warnings
     from edgesparse.model.load import load
     from edgesparse.runtime.evaluate import Labels
     from edgesparse.stream.images import Batches
 
-    loaded = load(model)
-    labels = Labels(annotation_file(options["data"]), options["images"]) if options["data"] else None
-    spec = ready(model, options["store"], classes=options["classes"], progress=advance).manifest.detector
+    advance("reading the model", 0, 0)
+    recipe = recipe_of(target, options["classes"])
+    loaded = load(recipe.model)
+    scales = _scales(options["from_table"])
+    labels = Labels(annotation_file(options["data"]), options["annotated_images"]) if options["data"] else None
+    spec = detector_spec(loaded, recipe)
     images = Batches(options["images"], spec.input, options["count"])
     done = recover(
         loaded,
@@ -99,7 +102,7 @@ def _recovered(model: Path, table: bool, advance: Progress, **options: Any) -> t
         keep=options["keep"],
         score=partial(points, spec=spec, labels=labels, progress=partial(advance, "scoring")) if labels else None,
         max_drop=options["max_drop"],
-        scales=_scales(options["from_table"]),
+        scales=scales,
         table=table,
         spec=spec.input,
         saved=options["calibration"],

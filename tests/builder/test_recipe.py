@@ -13,7 +13,7 @@ import squares
 from edgesparse.builder.build import build
 from edgesparse.builder.recipe import write_recipe
 from edgesparse.builder.targets import open_detector
-from edgesparse.config import load_recipe
+from edgesparse.config import Recipe, load_recipe
 from edgesparse.errors import ConfigError, ModelError
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -31,16 +31,24 @@ def test_what_it_writes_parses_and_builds_a_detector_that_detects(tmp_path: Path
     assert [squares.NAMES[i] for i in found.class_id] == ["red", "green"]
 
 
-def test_every_line_that_is_commented_out_may_be_used(tmp_path: Path) -> None:
-    """The # and the blank before a key removed, nothing else changed."""
+def test_every_commented_line_may_be_used_alone_and_with_the_others(tmp_path: Path) -> None:
+    """Uncommenting removes the # and the blank before a key, nothing else. `cameras` takes the place of `source`."""
     path = tmp_path / "squares.yaml"
     text = write_recipe(squares.detector(tmp_path / "squares.onnx"), path)
-    used = [line.replace("# ", "", 1) if line.startswith("  # ") else line for line in text.splitlines()]
     squares.labelled(tmp_path)
-    text = "\n".join(used).replace("labels/instances.json", "instances_val.json").replace("labels/images", ".")
-    text = text.replace("calibration_images", ".")
-    path.write_text(text)
-    recipe = load_recipe(path)
+    text = text.replace("labels/instances.json", "instances_val.json").replace("labels/images", ".")
+    lines = text.replace("calibration_images", ".").splitlines()
+    optional = [i for i, line in enumerate(lines) if line.startswith("  # ")]
+    assert len(optional) >= 12
+
+    def uncommented(*numbers: int) -> Recipe:
+        used = [line.replace("# ", "", 1) if i in numbers else line for i, line in enumerate(lines)]
+        path.write_text("\n".join(used))
+        return load_recipe(path)
+
+    for number in optional:
+        uncommented(number)
+    recipe = uncommented(*(i for i in optional if "cameras:" not in lines[i]))
     assert recipe.accept.min_map == 40 and recipe.accept.max_map_drop == 1 and recipe.accept.images == tmp_path
     assert recipe.build.memory == 2_000_000_000 and recipe.calibrate.images == tmp_path
     assert recipe.run.source == "0" and recipe.run.classes == ("red",)

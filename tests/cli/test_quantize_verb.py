@@ -146,3 +146,17 @@ def test_a_model_that_is_quantised_already(edgesparse: Command, detector: Path, 
     assert edgesparse("quantize", detector, "-o", "out.onnx", *IMAGES).code == 0
     ended = edgesparse("quantize", "out.onnx", "-o", "again.onnx", *IMAGES)
     assert ended.code == 2 and "carries" in ended.said and not (tmp_path / "again.onnx").exists()
+
+
+def test_a_recipes_input_is_honoured_and_no_package_is_built(
+    edgesparse: Command, detector: Path, images: Path, tmp_path: Path
+) -> None:
+    """Scaled by 1 instead of 1/255, the detector no longer finds anything: the reference shows it."""
+    (tmp_path / "good.yaml").write_text("model: deep.onnx\n")
+    (tmp_path / "bad.yaml").write_text("model: deep.onnx\ninput: {scale: 0.00001}\n")
+    scores = {}
+    for name in ("good", "bad"):
+        ended = edgesparse("quantize", f"{name}.yaml", "-o", f"{name}.onnx", *IMAGES, "--data", images, "--json")
+        scores[name] = ended.json["steps"][0]["score"] if ended.code == 0 else None
+    assert scores["good"] > 50 and (scores["bad"] is None or scores["bad"] < 1)
+    assert not (tmp_path / "engines").exists()

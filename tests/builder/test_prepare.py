@@ -1,0 +1,53 @@
+"""What a model detects and how, without building it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import squares
+
+from edgesparse.builder import build, targets
+from edgesparse.builder.prepare import detector_spec
+from edgesparse.config import load_recipe, parse
+from edgesparse.errors import ConfigError, ModelError
+from edgesparse.model import load as models
+
+
+def test_a_spec_is_what_a_build_would_have(tmp_path: Path) -> None:
+    recipe = parse({"model": str(squares.detector(tmp_path / "squares.onnx"))}, "recipe")
+    spec = detector_spec(models.load(recipe.model), recipe)
+    assert spec == build.build(recipe, tmp_path / "engines").package.manifest.detector
+    assert (spec.head, spec.classes, spec.input.size) == ("yolov8", squares.NAMES, (64, 64))
+
+
+def test_the_recipes_classes_and_input_are_honoured(tmp_path: Path) -> None:
+    squares.detector(tmp_path / "squares.onnx")
+    (tmp_path / "r.yaml").write_text(
+        "model: squares.onnx\nclasses: [a, b]\ninput: {colour: bgr, scale: 1, mean: [1, 2, 3], std: [4, 5, 6]}\n"
+    )
+    recipe = load_recipe(tmp_path / "r.yaml")
+    spec = detector_spec(models.load(recipe.model), recipe)
+    assert spec.classes == ("a", "b") and spec.input.colour == "bgr"
+    assert (spec.input.scale, spec.input.mean, spec.input.std) == (1, (1, 2, 3), (4, 5, 6))
+
+
+def test_a_model_of_open_size_needs_the_recipes(tmp_path: Path) -> None:
+    model = models.load(squares.detector(tmp_path / "m.onnx", size=("h", "w")))
+    with pytest.raises(ModelError, match=r"no fixed height and width: set input.size"):
+        detector_spec(model, targets.recipe_of(tmp_path / "m.onnx"))
+    sized = parse({"model": str(tmp_path / "m.onnx"), "input": {"size": [64, 64]}}, "recipe")
+    assert detector_spec(model, sized).input.size == (64, 64)
+
+
+def test_names_that_do_not_fit_the_network_are_refused(tmp_path: Path) -> None:
+    recipe = parse({"model": str(squares.detector(tmp_path / "m.onnx")), "classes": ["a", "b", "c"]}, "recipe")
+    with pytest.raises(ConfigError, match="found 3 names, needed 2"):
+        detector_spec(models.load(recipe.model), recipe)
+
+
+def test_nothing_is_written_beside_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = targets.recipe_of(squares.detector(tmp_path / "m.onnx"))
+    detector_spec(models.load(recipe.model), recipe)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
