@@ -151,9 +151,9 @@ def test_a_model_that_is_quantised_already(edgesparse: Command, detector: Path, 
 def test_a_recipes_input_is_honoured_and_no_package_is_built(
     edgesparse: Command, detector: Path, images: Path, tmp_path: Path
 ) -> None:
-    """Scaled by 1 instead of 1/255, the detector no longer finds anything: the reference shows it."""
+    """Two units more of blue: the detector finds nothing, which the reference score shows."""
     (tmp_path / "good.yaml").write_text("model: deep.onnx\n")
-    (tmp_path / "bad.yaml").write_text("model: deep.onnx\ninput: {scale: 0.00001}\n")
+    (tmp_path / "bad.yaml").write_text("model: deep.onnx\ninput: {mean: [0, 0, -2]}\n")
     scores = {}
     for name in ("good", "bad"):
         ended = edgesparse("quantize", f"{name}.yaml", "-o", f"{name}.onnx", *IMAGES, "--data", images, "--json")
