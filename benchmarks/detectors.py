@@ -8,7 +8,7 @@ from edgesparse.classes import coco_names
 from edgesparse.config import DetectorSpec, InputSpec
 from edgesparse.demo.scene import CLASSES
 from edgesparse.model.activations import Batches
-from edgesparse.stream import images as stored
+from edgesparse.stream.sources.open import image_batches
 
 YOLOX = DetectorSpec(
     head="yolox",
@@ -22,4 +22,4 @@ PARTS = DetectorSpec(head="yolov8", classes=CLASSES, input=InputSpec(size=(320, 
 
 def images(folder: Path, count: int, spec: DetectorSpec = YOLOX) -> Batches:
     """The first `count` images of `folder`, as the network takes them."""
-    return stored.Batches(str(folder), spec.input, count)
+    return image_batches(str(folder), spec.input, count)

@@ -44,7 +44,7 @@ from edgesparse.config import DetectorSpec
 from edgesparse.errors import EdgeSparseError
 from edgesparse.runtime.agree import compare
 from edgesparse.runtime.detector import Detector
-from edgesparse.runtime.images import Prepared, image_files, read_image
+from edgesparse.runtime.images import ImageBatches, image_files, read_image
 
 Placement = Literal["fuse", "sparse"]
 ROOT = Path(__file__).resolve().parents[1]
@@ -135,7 +135,7 @@ def make_detector(net: Net, placement: Placement, path: Path) -> None:
     from edgesparse.int8.recover import recover
     from edgesparse.model import load as models
 
-    images = Prepared(image_files(net.calibrate, CALIBRATED_ON), net.spec.input, 1)
+    images = ImageBatches.from_files(image_files(net.calibrate, CALIBRATED_ON), net.spec.input)
     made = recover(models.load(net.model), images, placement=placement)
     models.save(made.quantised, path)
     print(f"{path.name}: {100 * made.report.share:.1f} % of the convolutions' MACs in INT8", file=sys.stderr)
@@ -150,7 +150,7 @@ def raw(runner: Runner, net: Net | None) -> list[list[NDArray[Any]]]:
     buffers = runner.allocate()
     runner.bind(buffers)
     entry = buffers[runner.inputs[0].name]
-    given = Prepared(image_files(net.compare, RAW), net.spec.input, 1)() if net else noise(entry.shape)
+    given = ImageBatches.from_files(image_files(net.compare, RAW), net.spec.input)() if net else noise(entry.shape)
     found = []
     for one in given:
         entry[...] = one

@@ -2,6 +2,7 @@
 
 EdgeSparseError
   ConfigError            the recipe or the command line
+    ImageError           an image file that cannot be used
   ModelError             the ONNX file
     SparsityError        a 2:4 pattern that is missing or cannot be made
     CalibrationError     calibration data or tables
@@ -34,6 +35,10 @@ class EdgeSparseError(Exception):
 
 class ConfigError(EdgeSparseError):
     exit_code = WRONG_USE
+
+
+class ImageError(ConfigError):
+    pass
 
 
 class ModelError(EdgeSparseError):

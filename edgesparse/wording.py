@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,11 @@ def nearest(name: str, known: Sequence[str]) -> str:
     """`: did you mean 'x'?`, or the known names when none is near."""
     near = difflib.get_close_matches(name, known, 1, 0.6)
     return f": did you mean '{near[0]}'?" if near else f": known here are {', '.join(known)}"
+
+
+def printable(path: str | os.PathLike[str]) -> str:
+    """The path as text that can be printed: bytes that are not UTF-8 are written as \\xe9."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def redact(url: str) -> str:

@@ -30,7 +30,7 @@ from edgesparse.model import load as models
 from edgesparse.package.manifest import sha256
 from edgesparse.progress import Progress
 from edgesparse.runtime.evaluate import Labels
-from edgesparse.runtime.images import Prepared, image_files
+from edgesparse.runtime.images import ImageBatches, image_files
 from edgesparse.version import VERSION
 
 MADE = 2
@@ -50,7 +50,7 @@ def write_images(path: Path, files: list[Path], spec: InputSpec) -> None:
     """For TensorRT's own calibration: a .npy of N x 3 x H x W float32, an image in memory at a time."""
     create: Any = open_memmap  # typed only in later releases of NumPy
     rows = create(path, "w+", np.float32, (len(files), 3, *spec.size))
-    for row, image in zip(rows, Prepared(files, spec, 1)(), strict=True):
+    for row, image in zip(rows, ImageBatches.from_files(files, spec)(), strict=True):
         row[:] = image[0]
     rows.flush()
 
@@ -103,7 +103,7 @@ def _recovered(job: Job, progress: Progress) -> Found:
     kept = state_folder() / "int8" / digest.hexdigest()[:16]
     if (there := _read(kept)) is not None:
         return there
-    images = Prepared(files, spec, job["batch"])
+    images = ImageBatches.from_files(files, spec, job["batch"])
     made = recover(
         model,
         images,

@@ -92,7 +92,7 @@ def _reconstruct(target: Path, output: Path, advance: Progress, **options: Any) 
     from edgesparse.runtime.evaluate import Labels
     from edgesparse.sparsity import page
     from edgesparse.sparsity.reconstruct import reconstruct
-    from edgesparse.stream.images import Batches
+    from edgesparse.stream.sources.open import image_batches
 
     layers = _wanted(**options)
     advance("reading the model", 0, 0)
@@ -100,7 +100,7 @@ def _reconstruct(target: Path, output: Path, advance: Progress, **options: Any) 
     loaded = load(recipe.model)
     labels = Labels(annotation_file(options["data"]), options["annotated_images"]) if options["data"] else None
     spec = detector_spec(loaded, recipe)
-    images = Batches(options["images"], spec.input, options["count"])
+    images = image_batches(options["images"], spec.input, options["count"])
     gains = _gains(loaded, spec, options["device"]) if options["device"] else None
     made, report = reconstruct(
         loaded,

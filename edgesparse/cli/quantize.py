@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgesparse.int8.recover import Recovered
     from edgesparse.int8.recovery import RecoverReport
     from edgesparse.model.activations import Batches
+    from edgesparse.runtime.images import ImageBatches
 
 PATH = click.Path(path_type=Path)
 METHODS = ("best", "entropy", "percentile", "mse", "max")
@@ -77,7 +78,7 @@ def quantize(target: Path, output: Path, cache: Path | None, force: bool, as_jso
     click.echo(f"wrote {', '.join(map(str, written))}; next: edgesparse evaluate {output} --data ...")
 
 
-def _recovered(target: Path, table: bool, advance: Progress, **options: Any) -> tuple[Recovered, Batches]:
+def _recovered(target: Path, table: bool, advance: Progress, **options: Any) -> tuple[Recovered, ImageBatches]:
     from edgesparse.builder.prepare import detector_spec
     from edgesparse.builder.scoring import points
     from edgesparse.builder.targets import recipe_of
@@ -85,7 +86,7 @@ def _recovered(target: Path, table: bool, advance: Progress, **options: Any) -> 
     from edgesparse.int8.representative import size_warnings
     from edgesparse.model.load import load
     from edgesparse.runtime.evaluate import Labels
-    from edgesparse.stream.images import Batches
+    from edgesparse.stream.sources.open import image_batches
 
     advance("reading the model", 0, 0)
     recipe = recipe_of(target, options["classes"])
@@ -93,7 +94,7 @@ def _recovered(target: Path, table: bool, advance: Progress, **options: Any) -> 
     scales = _scales(options["from_table"])
     labels = Labels(annotation_file(options["data"]), options["annotated_images"]) if options["data"] else None
     spec = detector_spec(loaded, recipe)
-    images = Batches(options["images"], spec.input, options["count"])
+    images = image_batches(options["images"], spec.input, options["count"])
     done = recover(
         loaded,
         images,

@@ -13,7 +13,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +20,7 @@ from edgesparse.config import Run
 from edgesparse.errors import BackendUnavailable, ConfigError
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
+from edgesparse.runtime.images import read_image
 
 SCORING = Run(conf=0.001, iou=0.65, max_det=300, multi_label=True)
 """How COCO is scored by custom: nearly every box and class, so that the whole precision-recall curve is seen."""
@@ -84,10 +84,7 @@ class Labels:
 
         def decoded(image: dict[str, Any]) -> tuple[int, Image]:
             path = self.folder / image["file_name"]
-            pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
-            if pixels is None:
-                raise ConfigError(f"cannot read the image {path} of {self.path}: missing or damaged")
-            return int(image["id"]), np.asarray(pixels, np.uint8)
+            return int(image["id"]), read_image(path)
 
         with ThreadPoolExecutor(1) as pool:
             ahead = iter(self.images)

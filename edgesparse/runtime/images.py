@@ -1,8 +1,11 @@
-"""Folders of images, and images as a network takes them."""
+"""Image files: find them, decode them with every fault named, and prepare them as batches of a network's input."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -10,51 +13,182 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse.config import InputSpec
-from edgesparse.errors import ConfigError
+from edgesparse.errors import ConfigError, ImageError
+from edgesparse.runtime.opencv import prepare_opencv
 from edgesparse.runtime.preprocess import Preprocessor
+from edgesparse.wording import printable
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+Image = NDArray[np.uint8]
+"""BGR uint8 [H, W, 3]."""
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
+SUFFIXES = frozenset(
+    ".avif .bmp .gif .heic .heif .jp2 .jpeg .jpg .pbm .pgm .png .ppm .tif .tiff .webp".split()  # noqa: SIM905
+)
+"""File names that are taken for images. Whether one can be decoded depends on the OpenCV that is installed."""
+
+MAX_PIXELS = 1 << 28
+"""Larger images are refused before they are decoded: as BGR they would take more than 805 MB."""
+
+
+def is_image(path: Path) -> bool:
+    """Whether the name has an image's suffix."""
+    return path.suffix.lower() in SUFFIXES
+
+
+def natural_order(path: Path) -> list[tuple[int, int, str]]:
+    """Sort key that puts frame2.jpg before frame10.jpg."""
+    parts = re.findall(r"(\d+)|(\D+)", str(path))
+    return [(0, int(digits), digits) if digits else (1, 0, text) for digits, text in parts]
 
 
 def image_files(folder: Path, count: int | None = None) -> list[Path]:
-    """The images of a folder, by name; at most `count`, spread evenly over them. Raises ConfigError without any."""
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    if not found:
-        raise ConfigError(f"no images in {folder}: needed files that end in {', '.join(SUFFIXES)}")
-    if count is None or count >= len(found):
-        return found
-    return [found[i * len(found) // count] for i in range(count)]
+    """The images directly in a folder, in natural order; at most `count` of them, evenly spaced.
+
+    Raises ConfigError if the folder cannot be listed or holds no images."""
+    try:
+        files = sorted(filter(is_image, folder.iterdir()), key=natural_order)
+    except OSError as error:
+        raise ConfigError(f"cannot list {printable(folder)}: {error.strerror}") from None
+    if not files:
+        raise ConfigError(f"no images in {printable(folder)}: needed files that end in {' '.join(sorted(SUFFIXES))}")
+    if count is None or count >= len(files):
+        return files
+    return [files[i * len(files) // count] for i in range(count)]
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """BGR uint8 [H, W, 3]. Raises ConfigError for a file that is none."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise ConfigError(f"cannot read the image {path}: missing or damaged; remove it")
+def read_image(path: Path, *, apply_orientation: bool = True) -> Image:
+    """Read and decode an image file. See `decode_image`.
+
+    Raises ImageError, naming the file, if it cannot be read."""
+    try:
+        return decode_image(path.read_bytes(), apply_orientation=apply_orientation)
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except ImageError as error:
+        reason = str(error)
+    raise ImageError(f"cannot read the image {printable(path)}: {reason}; replace or remove it")
+
+
+def decode_image(data: bytes, *, apply_orientation: bool = True) -> Image:
+    """Decode an image in memory to BGR uint8 [H, W, 3].
+
+    16-bit samples are scaled to 8 bits, grey and CMYK are converted, an alpha channel is dropped, and an animation
+    gives its first image. Unless `apply_orientation` is false, the result is turned as its EXIF orientation says.
+
+    Raises ImageError with the reason if the data is empty, truncated, damaged, too large or in a format that this
+    OpenCV cannot decode. Truncated JPEGs are found here: older versions of OpenCV fill the missing part with grey.
+    """
+    fault, size = _inspect(data)
+    if size is not None and size[0] * size[1] > MAX_PIXELS:
+        fault = f"{size[0]}x{size[1]} pixels, more than the limit of {MAX_PIXELS >> 20} million"
+    if fault:
+        raise ImageError(fault)
+    prepare_opencv()
+    flags = cv2.IMREAD_COLOR if apply_orientation else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except (cv2.error, MemoryError) as error:
+        raise ImageError(_decoder_fault(error)) from None
+    if image is None or not image.size:
+        raise ImageError(f"damaged, or not an image that OpenCV {cv2.__version__} can decode")
     return np.asarray(image, np.uint8)
 
 
-class Prepared:
-    """The images as the network takes them, batch x 3 x H x W float32, anew at each call; a last batch that is not
-    full repeats its last image. `sizes`: height and width of each that was read so far. Raises ConfigError for one
-    that cannot be read."""
+def _decoder_fault(error: cv2.error | MemoryError) -> str:
+    text = str(error)
+    if isinstance(error, MemoryError) or "Insufficient memory" in text or "alloc" in text:
+        return "too large: not enough memory to decode it"
+    return "too large for OpenCV" if "IMAGE_PIXELS" in text or "IMAGE_WIDTH" in text else "damaged"
 
-    def __init__(self, files: list[Path], spec: InputSpec, batch: int) -> None:
-        self._files, self._spec, self._batch = files, spec, batch
-        self._sizes: dict[Path, tuple[int, int]] = {}
+
+def _inspect(data: bytes) -> tuple[str, Size | None]:
+    """A fault that the file's structure shows, or an empty string; and the size where the header has it."""
+    if not data:
+        return "the file is empty", None
+    if data.startswith(b"\xff\xd8"):
+        return _inspect_jpeg(data)
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return _inspect_png(data)
+    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypheif"):
+        return "HEIC, which OpenCV cannot decode: convert it to JPEG", None
+    return "", None
+
+
+_NEXT_MARKER = re.compile(rb"\xff[\x01\xc0-\xcf\xd8-\xfe]")
+"""A marker other than fill bytes, stuffed bytes (FF 00) and restart markers (FF D0 to FF D7)."""
+
+
+def _inspect_jpeg(data: bytes) -> tuple[str, Size | None]:
+    """Follow the markers (ITU-T T.81, annex B) to the end-of-image marker."""
+    size, position = None, 2
+    while (match := _NEXT_MARKER.search(data, position)) is not None:
+        marker, position = match.group()[1], match.end()
+        if marker == 0xD9:
+            return ("", size) if size else ("damaged: a JPEG without a frame header", None)
+        if marker in (0x01, 0xD8):
+            continue
+        if position + 2 > len(data):
+            break
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and position + 7 <= len(data):
+            height, width = struct.unpack_from(">HH", data, position + 3)
+            size = width, height
+        position += int.from_bytes(data[position : position + 2], "big")
+    return "truncated: the JPEG has no end marker", size
+
+
+def _inspect_png(data: bytes) -> tuple[str, Size | None]:
+    """Follow the chunks to IEND and check their CRCs (PNG specification, 5.3)."""
+    size, position = None, 8
+    while position + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 12 + length
+        if end > len(data):
+            break
+        if kind == b"IHDR" and length >= 8:
+            width, height = struct.unpack_from(">II", data, position + 8)
+            size = width, height
+        if zlib.crc32(memoryview(data)[position + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+            return f"damaged: wrong checksum in the PNG's {kind.decode('latin-1')} chunk", size
+        if kind == b"IEND":
+            return "", size
+        position = end
+    return "truncated: the PNG has no end chunk", size
+
+
+class ImageBatches:
+    """Batches of images as a network takes them: float32 [batch, 3, H, W], read again at each call.
+
+    `images` yields BGR uint8 images, the same ones in each call. A last batch that is not full repeats its last image.
+    """
+
+    def __init__(self, images: Callable[[], Iterable[Image]], spec: InputSpec, batch: int = 1) -> None:
+        self._images, self._spec, self._batch = images, spec, batch
+        self._sizes: dict[int, Size] = {}
+
+    @classmethod
+    def from_files(cls, files: Sequence[Path], spec: InputSpec, batch: int = 1) -> ImageBatches:
+        """Batches of image files. Iterating raises ImageError for a file that cannot be read."""
+        return cls(lambda: map(read_image, files), spec, batch)
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of each image that was read so far."""
         return list(self._sizes.values())
 
     def __call__(self) -> Iterator[NDArray[np.float32]]:
-        for start in range(0, len(self._files), self._batch):
-            some = self._files[start : start + self._batch]
-            buffer = np.empty((self._batch, 3, *self._spec.size), np.float32)
-            preprocess = Preprocessor(self._spec, buffer)
-            for slot in range(self._batch):
-                path = some[min(slot, len(some) - 1)]
-                image = read_image(path)
-                self._sizes[path] = (image.shape[0], image.shape[1])
-                preprocess(image, slot)
+        slot = 0
+        for number, image in enumerate(self._images()):
+            self._sizes[number] = image.shape[0], image.shape[1]
+            if slot == 0:
+                buffer = np.empty((self._batch, 3, *self._spec.size), np.float32)
+                preprocess = Preprocessor(self._spec, buffer)
+            preprocess(image, slot)
+            slot = (slot + 1) % self._batch
+            if slot == 0:
+                yield buffer
+        if slot:
+            buffer[slot:] = buffer[slot - 1]
             yield buffer

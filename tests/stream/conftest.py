@@ -11,8 +11,8 @@ import pytest
 from hand_camera import Camera
 from rtsp import INSTALL, RtspServer
 
+from edgesparse.runtime.opencv import prepare_opencv
 from edgesparse.stream.sources import captures, live
-from edgesparse.stream.sources.captures import prepare_opencv
 from edgesparse.stream.sources.live import Live
 
 WIDTH, HEIGHT = 64, 48

@@ -1,20 +1,16 @@
-"""Videos and images as sources."""
+"""Video files as sources."""
 
 from __future__ import annotations
 
-import logging
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from edgesparse.errors import SourceError
-from edgesparse.stream.sources.files import VideoFile, natural
+from edgesparse.stream.sources.files import VideoFile
 from edgesparse.stream.sources.open import open_source
 
 MakeVideo = Callable[..., Path]
@@ -141,90 +137,3 @@ def test_a_video_without_one_good_frame_is_an_error(images: list[np.ndarray]) ->
     source = VideoFile("clip", lambda: Scripted(images))
     with pytest.raises(SourceError, match="clip: not one of its frames can be decoded"):
         source.read()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Images whose level is their number, and a file that is none."""
-    images = tmp_path / "images"
-    images.mkdir()
-    for name in ("1.png", "2.PNG", "10.bmp"):
-        level = int(name.partition(".")[0])
-        cv2.imwrite(str(images / name), np.full((8, 8, 3), level, np.uint8))
-    (images / "notes.txt").write_text("no image")
-    return images
-
-
-def test_a_folder_gives_its_images_in_natural_order(folder: Path) -> None:
-    with open_source(folder) as source:
-        assert source.total == 3
-        assert [(frame.index, frame.name, int(frame.image.mean())) for frame in source] == [
-            (0, "1.png", 1),
-            (1, "2.PNG", 2),
-            (2, "10.bmp", 10),
-        ]
-        assert source.read() is None
-        source.reopen()
-        assert len(list(source)) == 3
-
-
-def test_one_image_is_a_source(folder: Path) -> None:
-    with open_source(folder / "10.bmp") as source:
-        assert [(frame.name, int(frame.image.mean())) for frame in source] == [("10.bmp", 10)]
-
-
-def test_a_glob_gives_the_images_that_match(folder: Path) -> None:
-    with open_source(f"{folder}/1*") as source:
-        assert [frame.name for frame in source] == ["1.png", "10.bmp"]
-
-
-def test_a_glob_over_folders_keeps_their_names_apart(folder: Path) -> None:
-    for name in ("left", "right"):
-        (folder / name).mkdir()
-        (folder / name / "1.png").write_bytes((folder / "1.png").read_bytes())
-    with open_source(f"{folder}/*/1.png") as source:
-        assert [frame.name for frame in source] == ["left/1.png", "right/1.png"]
-
-
-def test_a_glob_of_one_video_is_that_video(make_video: MakeVideo) -> None:
-    path = make_video("only.avi", frames=3)
-    with open_source(f"{path.parent}/on*.avi") as source:
-        assert len(list(source)) == source.total == 3
-
-
-def test_a_name_with_signs_of_a_glob_is_a_name_first(folder: Path) -> None:
-    (folder / "1.png").rename(folder / "a[1].png")
-    with open_source(folder / "a[1].png") as source:
-        assert len(list(source)) == 1
-
-
-def test_an_image_that_cannot_be_read_is_said_and_skipped(
-    folder: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
-) -> None:
-    (folder / "2.PNG").write_bytes(b"no image")
-    with open_source(folder) as source:
-        assert [frame.index for frame in source] == [0, 2]
-        assert source.dropped == 1
-    assert caplog.record_tuples == [
-        ("edgesparse.stream", logging.WARNING, f"cannot read image {folder}/2.PNG: skipped")
-    ]
-    assert capfd.readouterr() == ("", "")
-
-
-def test_only_images_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
-    for name in ("a.jpg", "b.jpg"):
-        (tmp_path / name).write_bytes(b"no image")
-    with open_source(tmp_path) as source, pytest.raises(SourceError, match="not one of 2 images can be read"):
-        source.read()
-
-
-@given(st.lists(st.integers(0, 10**6), unique=True))
-def test_numbers_in_names_sort_as_numbers(numbers: list[int]) -> None:
-    names = [Path(f"frame{number}.jpg") for number in numbers]
-    assert sorted(names, key=natural) == [Path(f"frame{number}.jpg") for number in sorted(numbers)]
-
-
-@given(st.lists(st.text("a1-2b", min_size=1), unique=True))
-def test_natural_order_holds_for_any_names(names: list[str]) -> None:
-    paths = [Path(name) for name in names]
-    assert sorted(sorted(paths, key=natural)) == sorted(paths)

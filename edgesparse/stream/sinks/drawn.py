@@ -18,10 +18,10 @@ import numpy as np
 
 from edgesparse.errors import SinkError
 from edgesparse.runtime.detections import Detections
+from edgesparse.runtime.opencv import prepare_opencv
 from edgesparse.stream.frames import Frame, Image, Sink
 from edgesparse.stream.sinks.draw import draw
 from edgesparse.stream.sinks.writing import claim, failing, stem, writable_folder, write_whole
-from edgesparse.stream.sources.captures import prepare_opencv
 
 log = logging.getLogger("edgesparse.stream")
 

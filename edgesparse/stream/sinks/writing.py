@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 
 from edgesparse.errors import SinkError
+from edgesparse.runtime.images import is_image
 from edgesparse.stream.frames import Frame
-from edgesparse.stream.sources.files import is_image
 
 
 def stem(frame: Frame) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import re
@@ -13,6 +12,7 @@ from typing import Protocol
 import cv2
 
 from edgesparse.errors import CameraUnavailable, SourceError
+from edgesparse.runtime.opencv import prepare_opencv
 from edgesparse.stream.frames import Image
 from edgesparse.stream.sources.v4l2 import USUAL_SIZE, Mode, Size, choose, found_cameras, offered
 from edgesparse.wording import redact
@@ -40,20 +40,6 @@ class Capture(Protocol):
 
 
 Opener = Callable[[], Capture]
-
-
-@functools.cache
-def prepare_opencv() -> None:
-    """Keep OpenCV's and FFmpeg's own lines off standard error, and V4L2 from waiting ten seconds for a frame; the
-    environment's own settings win."""
-    os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "2")
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    if "OPENCV_LOG_LEVEL" in os.environ:
-        return
-    logging = getattr(getattr(cv2, "utils", None), "logging", None)
-    set_level = getattr(logging, "setLogLevel", None) or getattr(cv2, "setLogLevel", None)
-    if set_level is not None:
-        set_level(0)
 
 
 def frame_rate(capture: Capture) -> float:

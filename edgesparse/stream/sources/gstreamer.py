@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 
 from edgesparse.errors import CameraUnavailable
+from edgesparse.runtime.opencv import prepare_opencv
 from edgesparse.stream.frames import Image
-from edgesparse.stream.sources.captures import OPEN_SECONDS, Capture, prepare_opencv, read_seconds
+from edgesparse.stream.sources.captures import OPEN_SECONDS, Capture, read_seconds
 from edgesparse.stream.sources.v4l2 import USUAL_FPS, USUAL_SIZE, Size
 from edgesparse.wording import redact
 

@@ -21,8 +21,9 @@ import cv2
 import numpy as np
 
 from edgesparse.errors import SourceError
+from edgesparse.runtime.opencv import prepare_opencv
 from edgesparse.stream.frames import Image
-from edgesparse.stream.sources.captures import Capture, Opener, frame_rate, prepare_opencv
+from edgesparse.stream.sources.captures import Capture, Opener, frame_rate
 
 _IDLE = 0.002
 _DEBUG = 48

@@ -5,24 +5,28 @@ from __future__ import annotations
 import functools
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 import cv2
 
+from edgesparse.config import InputSpec
 from edgesparse.demo.scene import Scene
-from edgesparse.errors import SourceError
+from edgesparse.errors import ConfigError, SourceError
+from edgesparse.runtime.images import ImageBatches, image_files, is_image
 from edgesparse.stream.frames import Frame as Frame
 from edgesparse.stream.frames import Image
 from edgesparse.stream.frames import Source as Source
 from edgesparse.stream.sources.captures import Capture, open_camera, open_url, open_video, read_seconds
-from edgesparse.stream.sources.files import ImageFiles, VideoFile, images_in, is_image, matches
+from edgesparse.stream.sources.files import VideoFile, matches
 from edgesparse.stream.sources.gstreamer import NoGStreamer, has_video_decoder, open_csi, open_rtsp
+from edgesparse.stream.sources.image_files import ImageFiles
 from edgesparse.stream.sources.live import Live
 from edgesparse.stream.sources.process import Apart
 from edgesparse.stream.sources.v4l2 import Size
-from edgesparse.wording import redact
+from edgesparse.wording import printable, redact
 
 SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt")
 DEMO_FPS = 30.0
@@ -57,6 +61,25 @@ def open_source(
     if separator:
         return _stream(text, fps, name, how, patient)
     return _files(text, name)
+
+
+def image_batches(source: str, spec: InputSpec, count: int) -> ImageBatches:
+    """The first `count` images of a folder, glob or video as a network takes them, for calibration.
+
+    Raises SourceError if `source` is a camera or holds no images; iterating raises ImageError for an image that cannot
+    be read, since calibration and labels must not lose images unnoticed."""
+
+    def images() -> Iterator[Image]:
+        with open_source(source) as frames:
+            if isinstance(frames, ImageFiles):
+                frames.strict = True
+            for frame in islice(frames, count):
+                yield frame.image
+
+    with open_source(source) as frames:
+        if frames.live:
+            raise SourceError(f"{frames.name} is a camera: needed a folder, glob or video of images")
+    return ImageBatches(images, spec)
 
 
 def _numbered(number: int) -> Path:
@@ -104,13 +127,20 @@ def _files(text: str, name: str | None) -> Source:
     if not text:
         raise SourceError("no source: name a camera, a video, an image, a folder, an address or demo")
     if path.is_dir():
-        return ImageFiles(name or text, images_in(path))
+        return ImageFiles(name or printable(text), _images_in(path))
     if not path.exists() and any(sign in text for sign in "*?["):
         found = matches(str(path))
         if is_image(found[0]):
-            return ImageFiles(name or text, found)
+            return ImageFiles(name or printable(text), found)
         path = found[0]
     return _file(path, name)
+
+
+def _images_in(folder: Path) -> list[Path]:
+    try:
+        return image_files(folder)
+    except ConfigError as error:
+        raise SourceError(str(error)) from None
 
 
 def _file(path: Path, name: str | None) -> Source:
@@ -119,8 +149,8 @@ def _file(path: Path, name: str | None) -> Source:
     if path.stat().st_size == 0:
         raise SourceError(f"cannot read {path}: the file is empty")
     if is_image(path):
-        return ImageFiles(name or str(path), [path])
-    return VideoFile(name or str(path), functools.partial(open_video, path))
+        return ImageFiles(name or printable(path), [path])
+    return VideoFile(name or printable(path), functools.partial(open_video, path))
 
 
 class DemoCapture:

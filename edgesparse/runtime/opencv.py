@@ -1,0 +1,23 @@
+"""OpenCV's process-wide settings."""
+
+from __future__ import annotations
+
+import functools
+import os
+
+import cv2
+
+
+@functools.cache
+def prepare_opencv() -> None:
+    """Keep messages of OpenCV and FFmpeg off standard error, and limit V4L2's wait for a frame to two seconds.
+
+    Settings that the environment already has take precedence."""
+    os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "2")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    if "OPENCV_LOG_LEVEL" in os.environ:
+        return
+    logging = getattr(getattr(cv2, "utils", None), "logging", None)
+    set_level = getattr(logging, "setLogLevel", None) or getattr(cv2, "setLogLevel", None)
+    if set_level is not None:
+        set_level(0)
