@@ -1,13 +1,18 @@
-"""Objects that keep their number from frame to frame of a camera: SORT (Bewley et al., 2016), by Similari."""
+"""Objects that keep their number from frame to frame of a camera: SORT (Bewley et al., 2016), in NumPy.
+
+Every object has a Kalman filter that predicts where its box is in the next frame; detections go to the objects whose
+predicted boxes they overlap most. The noise of the filter is that of the authors' implementation. Pairs are taken in
+order of overlap, not by the Hungarian method: the two differ only where several objects compete for the same boxes, and
+no further library is needed.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from edgesparse.errors import BackendUnavailable
 from edgesparse.runtime.detections import Detections
 
 LEAST_OVERLAP = 0.2
@@ -17,47 +22,128 @@ MOST_MISSED = 30
 SURE = 2
 """Sightings that make an object of a box."""
 
+# The state of an object is x and y of its centre, area, aspect ratio, then the change per frame of the first three.
+_STATES, _MEASURED = 7, 4
+_STEP = np.eye(_STATES) + np.eye(_STATES, k=_MEASURED)
+_PROCESS_NOISE = np.diag([1, 1, 1, 1, 1e-2, 1e-2, 1e-4])
+_MEASUREMENT_NOISE = np.diag([1.0, 1, 10, 10])
+_FIRST_COVARIANCE = np.diag([10.0, 10, 10, 10, 1e4, 1e4, 1e4])
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
 
 class Tracks:
-    """The objects of one camera. An object keeps its class. Raises BackendUnavailable where Similari is missing."""
+    """The objects of one camera. An object keeps its class."""
 
     def __init__(self) -> None:
-        try:
-            import similari
-        except ImportError as error:
-            raise BackendUnavailable(
-                f"run.tracking needs Similari ({error}): pip install 'edgesparse[tracking]'"
-            ) from None
-        self._box = similari.BoundingBox.new_with_confidence
-        overlap = similari.PositionalMetricType.iou(threshold=LEAST_OVERLAP)
-        self._sort = similari.Sort(shards=1, bbox_history=1, max_idle_epochs=MOST_MISSED, method=overlap)
-        self._numbers: dict[int, int] = {}
-        self._classes: set[int] = set()
+        self._state: Floats = np.empty((0, _STATES))
+        self._covariance: Floats = np.empty((0, _STATES, _STATES))
+        self._class_id: Ints = np.empty(0, np.int64)
+        self._number: Ints = np.empty(0, np.int64)
+        self._sightings: Ints = np.empty(0, np.int64)
+        self._missed: Ints = np.empty(0, np.int64)
         self._next = 1
 
+    def __len__(self) -> int:
+        """Objects that are remembered, those not yet sure and those out of sight included."""
+        return len(self._number)
+
     def follow(self, detections: Detections) -> Detections:
-        """The next frame's detections, with `track_id`."""
-        numbers = np.full(len(detections), -1, np.int64)
-        self._classes.update(detections.class_id.tolist())
-        known: set[int] = set()
-        for class_id in self._classes:  # also those that are not there: what is unseen grows old
-            which = np.flatnonzero(detections.class_id == class_id).tolist()
-            for track in self._sort.predict_with_scene(class_id, [self._observed(detections, n) for n in which]):
-                known.add(track.id)
-                if track.length >= SURE:
-                    numbers[track.custom_object_id] = self._number(track.id)
-            known.update(track.id for track in self._sort.idle_tracks_with_scene(class_id))
-        self._sort.clear_wasted()
-        self._numbers = {track: number for track, number in self._numbers.items() if track in known}
+        """The next frame's detections, with `track_id`: -1 where a box has not been seen often enough."""
+        measured = _measure(detections.xyxy)
+        self._predict()
+        overlap = _overlap(_boxes(self._state), _boxes(measured))
+        overlap[self._class_id[:, None] != detections.class_id] = 0.0
+        tracks, boxes = _pairs(overlap)
+        self._missed += 1
+        self._update(tracks, measured[boxes])
+        new = np.setdiff1d(np.arange(len(detections)), boxes)
+        owner = np.empty(len(detections), np.int64)
+        owner[boxes] = tracks
+        owner[new] = len(self) + np.arange(len(new))
+        self._add(measured[new], detections.class_id[new])
+        self._give_numbers(owner)
+        numbers = self._number[owner]
+        self._keep(self._missed <= MOST_MISSED)
         return replace(detections, track_id=numbers)
 
-    def _observed(self, detections: Detections, number: int) -> tuple[Any, int]:
-        left, top, right, bottom = detections.xyxy[number].tolist()
-        box = self._box(left, top, max(right - left, 1.0), max(bottom - top, 1.0), float(detections.confidence[number]))
-        return box.as_xyaah(), number
+    def _predict(self) -> None:
+        shrinks_to_nothing = self._state[:, 2] + self._state[:, 6] <= 0
+        self._state[shrinks_to_nothing, 6] = 0.0
+        self._state = self._state @ _STEP.T
+        self._covariance = _STEP @ self._covariance @ _STEP.T + _PROCESS_NOISE
 
-    def _number(self, track: int) -> int:
-        if track not in self._numbers:
-            self._numbers[track] = self._next
-            self._next += 1
-        return self._numbers[track]
+    def _update(self, tracks: Ints, measured: Floats) -> None:
+        """Kalman's correction. What is measured are the first four states, so H is a slice."""
+        covariance = self._covariance[tracks]
+        innovation = covariance[:, :_MEASURED, :_MEASURED] + _MEASUREMENT_NOISE
+        gain = covariance[:, :, :_MEASURED] @ np.linalg.inv(innovation)
+        residual = measured - self._state[tracks, :_MEASURED]
+        self._state[tracks] += (gain @ residual[:, :, None])[:, :, 0]
+        self._covariance[tracks] = covariance - gain @ covariance[:, :_MEASURED, :]
+        self._missed[tracks] = 0
+        self._sightings[tracks] += 1
+
+    def _add(self, measured: Floats, class_id: Ints) -> None:
+        count = len(measured)
+        state = np.concatenate([measured, np.zeros((count, _STATES - _MEASURED))], axis=1)
+        self._state = np.concatenate([self._state, state])
+        self._covariance = np.concatenate([self._covariance, np.broadcast_to(_FIRST_COVARIANCE, (count, 7, 7))])
+        self._class_id = np.concatenate([self._class_id, class_id])
+        self._number = np.concatenate([self._number, np.full(count, -1)])
+        self._sightings = np.concatenate([self._sightings, np.ones(count, np.int64)])
+        self._missed = np.concatenate([self._missed, np.zeros(count, np.int64)])
+
+    def _give_numbers(self, tracks: Ints) -> None:
+        """Number those that have become sure, in the order of their boxes."""
+        fresh = tracks[(self._number[tracks] < 0) & (self._sightings[tracks] >= SURE)]
+        self._number[fresh] = self._next + np.arange(len(fresh))
+        self._next += len(fresh)
+
+    def _keep(self, keep: NDArray[np.bool_]) -> None:
+        if not keep.all():
+            self._state, self._covariance = self._state[keep], self._covariance[keep]
+            self._class_id, self._number = self._class_id[keep], self._number[keep]
+            self._sightings, self._missed = self._sightings[keep], self._missed[keep]
+
+
+def _measure(xyxy: NDArray[np.float32]) -> Floats:
+    """Centre, area and aspect ratio [n, 4] of boxes; sides are at least a pixel long."""
+    boxes = xyxy.astype(np.float64)
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1.0)
+    centre = boxes[:, :2] + sides / 2
+    return np.column_stack([centre, sides.prod(axis=1), sides[:, 0] / sides[:, 1]])
+
+
+def _boxes(states: Floats) -> Floats:
+    """Corners [n, 4] of what _measure returns, or of states."""
+    area, ratio = np.maximum(states[:, 2], 1e-6), np.maximum(states[:, 3], 1e-6)
+    width = np.sqrt(area * ratio)
+    half = np.column_stack([width, area / width]) / 2
+    return np.concatenate([states[:, :2] - half, states[:, :2] + half], axis=1)
+
+
+def _overlap(first: Floats, second: Floats) -> Floats:
+    """IoU [n, m] of every box of one list with every box of the other."""
+    corner = np.maximum(first[:, None, :2], second[None, :, :2])
+    sides = np.maximum(np.minimum(first[:, None, 2:], second[None, :, 2:]) - corner, 0.0)
+    shared = sides.prod(axis=2)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (first, second)]
+    iou: Floats = shared / (areas[0][:, None] + areas[1][None, :] - shared)
+    return iou
+
+
+def _pairs(overlap: Floats) -> tuple[Ints, Ints]:
+    """Rows and columns that belong together, the largest overlap first; each is used once."""
+    rows, columns = np.nonzero(overlap >= LEAST_OVERLAP)
+    order = np.argsort(-overlap[rows, columns], kind="stable")
+    used: tuple[set[int], set[int]] = set(), set()
+    pairs = []
+    for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
+        if row not in used[0] and column not in used[1]:
+            used[0].add(row)
+            used[1].add(column)
+            pairs.append((row, column))
+    chosen = np.array(pairs, np.int64).reshape(-1, 2)
+    return chosen[:, 0], chosen[:, 1]

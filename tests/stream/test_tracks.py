@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_pipeline import yolox
 
 from edgesparse.config import Camera, Run
-from edgesparse.errors import BackendUnavailable
 from edgesparse.runtime.detections import Detections
 from edgesparse.stream.cameras import Feed
 from edgesparse.stream.sources.memory import Memory
@@ -73,13 +72,43 @@ def test_what_is_remembered_does_not_grow() -> None:
         )
     for _ in range(40):
         numbers(tracks)
-    assert tracks._numbers == {}
+    assert len(tracks) == 0
 
 
-def test_without_the_library_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "similari", None)
-    with pytest.raises(BackendUnavailable, match=r"tracking needs Similari .*pip install 'edgesparse\[tracking\]'"):
-        Tracks()
+def test_objects_of_one_class_that_cross_keep_their_direction() -> None:
+    """One above the other by half a box: where they overlap, the prediction tells them apart."""
+    tracks = Tracks()
+    for step in range(40):
+        latest = numbers(tracks, (10 + 5 * step, 10, 0), (210 - 5 * step, 40, 0))
+        if step == 5:
+            early = latest
+    assert latest == early == [1, 2]
+
+
+def test_speed_is_learned_so_a_hidden_object_is_expected_further_on() -> None:
+    tracks = Tracks()
+    for step in range(20):
+        numbers(tracks, (10 + 8 * step, 10, 0))
+    for _ in range(10):
+        numbers(tracks)
+    assert numbers(tracks, (10 + 8 * 30, 10, 0)) == [1]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.tuples(st.floats(-1e4, 1e4), st.floats(-1e4, 1e4), st.integers(0, 2)), max_size=8), max_size=20
+    )
+)
+def test_a_number_is_given_once_per_frame_and_belongs_to_one_class(
+    frames: list[list[tuple[float, float, int]]],
+) -> None:
+    tracks, classes = Tracks(), dict[int, int]()
+    for rows in frames:
+        ids = [number for number in numbers(tracks, *rows) if number >= 0]
+        assert len(ids) == len(set(ids))
+        for (_, _, class_id), number in zip(rows, tracks.follow(detections(*rows)).track_id, strict=True):  # type: ignore[arg-type]
+            assert number < 0 or classes.setdefault(int(number), class_id) == class_id
 
 
 def test_cameras_count_for_themselves_and_go_on_counting_when_they_change() -> None:
