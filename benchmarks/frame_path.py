@@ -213,7 +213,7 @@ def measure_ultralytics(python: str, real: Path, rounds: int, ours: dict[str, An
 
 def as_yolov8(raw: NDArray[np.float32]) -> NDArray[np.float32]:
     """YOLOX's raw rows [N, 85] as YOLOv8's [84, N]: decoded, class scores times objectness."""
-    from edgesparse.runtime.heads.families import grid
+    from edgesparse.runtime.heads.grid import grid
 
     corner, stride = grid(SIZE, STRIDES)
     boxes = np.concatenate([(raw[:, :2] + corner) * stride, np.exp(raw[:, 2:4]) * stride], 1)

@@ -7,13 +7,15 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from edgesparse.camera import ONLY as ONLY
 from edgesparse.camera import Camera as Camera
 from edgesparse.camera import Confidences, Source, of_sources
 from edgesparse.classes import named_classes
 from edgesparse.errors import ConfigError
+from edgesparse.head_table import HEAD_ALIASES, HEADS
 from edgesparse.typed import read_mapping, typed
 from edgesparse.values import Batch as Batch
 from edgesparse.values import Batches, Divisors, Memory, Positive, Size, Triple, Unit, Version
@@ -22,18 +24,6 @@ from edgesparse.wording import nearest_file, redact
 
 Letterbox = Literal["centre", "top-left", "stretch"]
 Colour = Literal["rgb", "bgr"]
-HeadName = Literal[
-    "auto",
-    "yolov5",
-    "yolov8",
-    "yolox",
-    "yolox-decoded",
-    "end2end",
-    "yolo-nas",
-    "rtdetr",
-    "rtdetr-end2end",
-    "efficient-nms",
-]
 BackendName = Literal["auto", "onnxruntime", "tensorrt", "tensorrt-rtx", "null"]
 Way = Literal["fp32", "fp16", "int8-table", "int8-qdq", "int8-qdq-sparse", "int8-tensorrt"]
 """How precision is lowered, cheap ways first. INT8 by a calibration table of ours, by Q/DQ behind the activations
@@ -41,13 +31,6 @@ Way = Literal["fp32", "fp16", "int8-table", "int8-qdq", "int8-qdq-sparse", "int8
 WAYS: tuple[Way, ...] = get_args(Way)
 SPARSE = "-2:4"
 """Ending of a candidate's name that may use 2:4 kernels."""
-
-HEAD_ALIASES = {
-    **dict.fromkeys(("yolov6", "yolov7"), "yolov5"),
-    **dict.fromkeys(("yolov9", "yolov11", "yolo11", "yolov12", "yolo12", "yolo26"), "yolov8"),
-    "yolov10": "end2end",
-}
-"""Detectors whose outputs are laid out like another family's."""
 
 
 def _candidate(name: str) -> str:
@@ -57,6 +40,18 @@ def _candidate(name: str) -> str:
 
 
 CandidateName = Annotated[str, AfterValidator(_candidate)]
+
+
+def _head(name: str) -> str:
+    name = HEAD_ALIASES.get(name, name)
+    if name != "auto" and name not in HEADS:
+        known = "' or '".join(("auto", *HEADS))
+        raise PydanticCustomError("literal_error", "Input should be '{known}'", {"known": known})
+    return name
+
+
+HeadName = Annotated[str, AfterValidator(_head)]
+"""`auto`, a name in edgesparse/head_table.py, or one of its aliases, which becomes the name it stands for."""
 
 
 class InputSpec(Section):
@@ -212,7 +207,7 @@ class Deploy(Section):
 
 class Recipe(Section):
     model: Path
-    head: Annotated[HeadName, BeforeValidator(lambda v: HEAD_ALIASES.get(v, v) if isinstance(v, str) else v)] = "auto"
+    head: HeadName = "auto"
     classes: str | tuple[str, ...] = "auto"
     input: Input = Input()
     prepare: Prepare = Prepare()

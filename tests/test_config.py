@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgesparse.config import (
-    HEAD_ALIASES,
     Input,
     InputSpec,
     Recipe,
@@ -22,6 +21,7 @@ from edgesparse.config import (
     parse,
 )
 from edgesparse.errors import ConfigError
+from edgesparse.head_table import HEAD_ALIASES
 
 
 def wrong(said: dict[str, Any]) -> str:

@@ -14,7 +14,8 @@ from edgesparse.config import DetectorSpec
 from edgesparse.model.activations import Batches, stream
 from edgesparse.model.load import Model
 from edgesparse.model.outputs import Read
-from edgesparse.runtime.heads.families import HEADS, Layout
+from edgesparse.runtime.heads.base import Layout
+from edgesparse.runtime.heads.registry import head as head_of
 
 CONFIDENCE = 0.1
 """Doubtful objects too: whether they stay below the others is part of the score."""
@@ -26,7 +27,7 @@ def found(model: Model, batches: Batches, spec: DetectorSpec) -> Iterator[NDArra
     """For each batch [N, height, width] in the input's pixels: 1 where the network finds an object, else 0."""
     for values in stream(model, batches, [output.name for output in model.graph.output]):
         outputs = list(values.values())
-        decode = HEADS[spec.head].decode(_layout(values, spec), CONFIDENCE, False)
+        decode = head_of(spec.head).decode(_layout(values, spec), CONFIDENCE, False)
         yield np.stack([_map(decode(outputs, i)[0], spec.input.size) for i in range(len(outputs[0]))])
 
 
@@ -35,7 +36,7 @@ def reader(spec: DetectorSpec) -> Read | None:
 
     None for heads that list what they found: where something stands in a list tells nothing of what it is.
     """
-    head = HEADS[spec.head]
+    head = head_of(spec.head)
 
     def read(values: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         outputs = list(values.values())

@@ -15,8 +15,9 @@ from edgesparse.classes import coco_names
 from edgesparse.config import DetectorSpec, Recipe
 from edgesparse.errors import BuildError, ConfigError, ModelError
 from edgesparse.model import load as models
-from edgesparse.runtime.heads.families import HEADS, Layout
-from edgesparse.runtime.heads.recognise import check, choose, names_in
+from edgesparse.runtime.heads.base import Layout
+from edgesparse.runtime.heads.recognize import check, choose, names_in
+from edgesparse.runtime.heads.registry import head as head_of
 from edgesparse.sparsity.inspect import Inspection, inspect
 
 
@@ -111,8 +112,8 @@ def find_head(recipe: Recipe, info: models.ModelInfo, runner: Runner, layout: La
 
 def specify(recipe: Recipe, info: models.ModelInfo, head: str, layout: Layout) -> DetectorSpec:
     """Class names and input: from the recipe, else from the model's metadata and the head's convention."""
-    convention = HEADS[head].convention.model_copy(update={"size": layout.size})
-    classes = _classes(recipe, info, HEADS[head].classes(layout))
+    convention = head_of(head).convention.model_copy(update={"size": layout.size})
+    classes = _classes(recipe, info, head_of(head).classes(layout))
     return DetectorSpec(head=head, classes=classes, input=recipe.input.resolve(convention))
 
 

@@ -12,8 +12,8 @@ from edgesparse.builder.prepare import find_head, layout_of, open_static, specif
 from edgesparse.config import DetectorSpec, parse
 from edgesparse.errors import ConfigError
 from edgesparse.model import load as models
-from edgesparse.runtime.heads.families import HEADS
-from edgesparse.runtime.heads.recognise import names_in
+from edgesparse.runtime.heads.recognize import names_in
+from edgesparse.runtime.heads.registry import head as head_of
 
 _TEXT = """\
 # What {model} is, and how edgesparse is to build and run it. Paths count from this file.
@@ -148,6 +148,6 @@ def _examine(path: Path, head: str, size: tuple[int, int] | None) -> tuple[model
     with open_static(model, recipe) as runner:
         layout = layout_of(runner)
         head = find_head(recipe, info, runner, layout)
-        if names_in(info.metadata) is None and HEADS[head].classes(layout) is None:
+        if names_in(info.metadata) is None and head_of(head).classes(layout) is None:
             recipe = recipe.model_copy(update={"classes": "coco"})
         return info, specify(recipe, info, head, layout), ", ".join(map(str, runner.outputs))

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgesparse.cli.show import complain, emit_json, progress, table
-from edgesparse.config import HEAD_ALIASES, HeadName
 from edgesparse.errors import ConfigError
+from edgesparse.head_table import HEAD_ALIASES, HEADS
 
 if TYPE_CHECKING:
     from edgesparse.config import Recipe
     from edgesparse.package.manifest import Candidate, Manifest
 
-HEAD_CHOICES = (*HeadName.__args__, *HEAD_ALIASES)  # type: ignore[attr-defined]
+HEAD_CHOICES = ("auto", *HEADS, *HEAD_ALIASES)
 
 
 @click.command()

@@ -17,8 +17,9 @@ from edgesparse.backends.frames import Found, FramePlan, Pixels, Ring
 from edgesparse.errors import ConfigError, ModelError
 from edgesparse.runtime.cpu_slot import CpuSlot
 from edgesparse.runtime.detections import Detections
-from edgesparse.runtime.heads.families import HEADS, Layout
-from edgesparse.runtime.heads.recognise import check
+from edgesparse.runtime.heads.base import Layout
+from edgesparse.runtime.heads.recognize import check
+from edgesparse.runtime.heads.registry import head as head_of
 from edgesparse.runtime.letterbox import Places
 from edgesparse.runtime.nms import nms
 from edgesparse.runtime.preprocess import Letterbox
@@ -47,7 +48,7 @@ class Detector:
         self.notice = ""
         layout = Layout(runner.outputs, spec.input.size)
         check(spec.head, layout)
-        head = HEADS[spec.head]
+        head = head_of(spec.head)
         classes = head.classes(layout)
         if classes is not None and classes != len(spec.classes):
             raise ModelError(

@@ -24,7 +24,8 @@ from edgesparse.backends.tensorrt.runner import TensorRTRunner
 from edgesparse.config import DetectorSpec, InputSpec, Run
 from edgesparse.errors import BackendUnavailable, BuildError, SourceError
 from edgesparse.runtime.detector import Detector
-from edgesparse.runtime.heads.families import HEADS, cells
+from edgesparse.runtime.heads.grid import cells
+from edgesparse.runtime.heads.registry import head as head_of
 from edgesparse.runtime.preprocess import Preprocessor
 
 SIZE = (64, 96)
@@ -177,7 +178,7 @@ def test_candidates_are_those_of_the_cpus_way(
                     np.testing.assert_allclose(found.confidence, right[1], rtol=1e-6)
                     np.testing.assert_allclose(found.xyxy, right[0], atol=0.01, rtol=1e-5)
                     assert share != 0.2 or len(found.xyxy)
-        assert "compact_float32" in fake.kernels and HEADS[head].strided is not None
+        assert "compact_float32" in fake.kernels and head_of(head).strided is not None
 
 
 def both(detect: Detector, batch: int, fake: Fake) -> tuple[list[Found], list[Candidates]]:

@@ -25,7 +25,9 @@ from edgesparse.backends.cuda.kernels import kernels
 from edgesparse.backends.cuda.slots import CudaSlot, Engine
 from edgesparse.backends.frames import Found, FramePlan, Pixels
 from edgesparse.config import InputSpec
-from edgesparse.runtime.heads.families import HEADS, Layout, cells
+from edgesparse.runtime.heads.base import Layout
+from edgesparse.runtime.heads.grid import cells
+from edgesparse.runtime.heads.registry import head as head_of
 from edgesparse.runtime.letterbox import Places
 from edgesparse.runtime.nms import nms
 from edgesparse.runtime.preprocess import Preprocessor
@@ -44,7 +46,7 @@ class Alone:
         with self.card.doing("stream"):
             stream = self.card.stream()
         engine = Engine("nothing", (image,), layout.outputs, stream, self._nothing)
-        head_ = HEADS[head]
+        head_ = head_of(head)
         enough = np.full(7, conf, np.float32)
         plan = FramePlan("images", spec, head_.decode(layout, conf, every), head_.strided(layout), enough, every)
         self.plan, self.image = plan, image

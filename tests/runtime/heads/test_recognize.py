@@ -1,69 +1,17 @@
-"""Which head: from shapes, metadata and values; and what is said when there is none."""
+"""Which head: from shapes, metadata and values; and what is reported when there is none."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from raw_outputs import Box, batch
+from head_checks import layout
 
-from edgesparse.backends import TensorSpec
 from edgesparse.errors import ModelError
-from edgesparse.runtime.heads.families import Layout
-from edgesparse.runtime.heads.recognise import check, choose, names_in
+from edgesparse.runtime.heads.recognize import check, choose, names_in, raw_maps
 
 Shapes = dict[str, tuple[int, ...]]
-
-
-def layout(outputs: Shapes, size: tuple[int, int] = (640, 640)) -> Layout:
-    return Layout(tuple(TensorSpec(name, shape, "float32") for name, shape in outputs.items()), size)
-
-
 LISTED: Shapes = {"labels": (1, 300), "boxes": (1, 300, 4), "scores": (1, 300)}
 EFFICIENT: Shapes = {"num": (1, 1), "boxes": (1, 100, 4), "scores": (1, 100), "classes": (1, 100)}
-KNOWN: dict[str, tuple[str, Shapes, tuple[int, int]]] = {
-    "YOLOv8n": ("yolov8", {"output0": (1, 84, 8400)}, (640, 640)),
-    "YOLO11, one class, 384x640": ("yolov8", {"output0": (1, 5, 5040)}, (384, 640)),
-    "YOLOv8 with P6": ("yolov8", {"output0": (1, 84, 34000)}, (1280, 1280)),
-    "YOLOv5s": ("yolov5", {"output": (1, 25200, 85)}, (640, 640)),
-    "YOLOv5s6": ("yolov5", {"output": (1, 102000, 85)}, (1280, 1280)),
-    "YOLOv10": ("end2end", {"output0": (1, 300, 6)}, (640, 640)),
-    "YOLO-NAS": ("yolo-nas", {"boxes": (1, 8400, 4), "scores": (1, 8400, 80)}, (640, 640)),
-    "YOLO-NAS, four classes": ("yolo-nas", {"904": (1, 8400, 4), "913": (1, 8400, 4)}, (640, 640)),
-    "RT-DETR of Ultralytics": ("rtdetr", {"output0": (1, 300, 84)}, (640, 640)),
-    "RT-DETR, logits": ("rtdetr", {"logits": (1, 300, 80), "pred_boxes": (1, 300, 4)}, (640, 640)),
-    "RT-DETR, listed": ("rtdetr", LISTED, (640, 640)),
-    "EfficientNMS": ("efficient-nms", EFFICIENT, (640, 640)),
-}
-
-
-@pytest.mark.parametrize(("head", "outputs", "size"), KNOWN.values(), ids=KNOWN.keys())
-def test_the_shapes_tell_the_head(head: str, outputs: Shapes, size: tuple[int, int]) -> None:
-    assert choose(layout(outputs, size), {}) == head
-    check(head, layout(outputs, size))
-
-
-@pytest.mark.parametrize(("written", "head"), [("yolov5", "yolox-decoded"), ("yolox", "yolox")])
-def test_decoded_boxes_and_offsets_are_told_apart_by_a_sample(written: str, head: str) -> None:
-    rows = range(0, 126, 2)
-    boxes = [Box(row, _around(row), 0, 0.9) for row in rows]
-    at, outputs = batch(written, [boxes], 3, "float32")
-    outputs[0][0, 1::2] = outputs[0][0, ::2]
-    assert choose(at, {}, outputs) == head
-
-
-def test_without_a_sample_those_two_are_a_question_with_what_was_seen() -> None:
-    at = layout({"output": (1, 3549, 85)}, (416, 416))
-    with pytest.raises(ModelError, match=r"could be yolov5 or yolox: saw output 1x3549x85 float32.*416x416.*'head:'"):
-        choose(at, {})
-
-
-def _around(row: int) -> tuple[float, float, float, float]:
-    """A box round the middle of a cell of the grid of 64x96."""
-    stride, first = (8, 0) if row < 96 else (16, 96) if row < 120 else (32, 120)
-    columns = 96 // stride
-    x, y = ((row - first) % columns + 0.5) * stride, ((row - first) // columns + 0.5) * stride
-    return (x - 4, y - 4, x + 4, y + 4)
-
 
 NOT_DETECTORS: dict[str, tuple[Shapes, str]] = {
     "segmentation": ({"output0": (1, 116, 8400), "output1": (1, 32, 160, 160)}, "segmentation model"),
@@ -83,12 +31,12 @@ NOT_DETECTORS: dict[str, tuple[Shapes, str]] = {
 def test_what_is_no_detector_is_refused_in_one_line_with_what_was_seen(outputs: Shapes, hint: str) -> None:
     with pytest.raises(ModelError, match=hint) as caught:
         choose(layout(outputs), {}, [np.zeros(shape, np.float32) for shape in outputs.values()])
-    assert f"saw {next(iter(outputs))} " in str(caught.value)
+    assert f"found {next(iter(outputs))} " in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_metadata_of_another_task_is_refused() -> None:
-    with pytest.raises(ModelError, match="task is 'pose': needed a detector"):
+    with pytest.raises(ModelError, match="has the task 'pose': needed a detector"):
         choose(layout({"output0": (1, 56, 8400)}), {"task": "pose"})
 
 
@@ -121,26 +69,18 @@ UNFIT: dict[str, tuple[str, Shapes]] = {
 
 @pytest.mark.parametrize(("head", "outputs"), UNFIT.values(), ids=UNFIT.keys())
 def test_a_named_head_that_cannot_read_the_outputs_is_refused(head: str, outputs: Shapes) -> None:
-    with pytest.raises(ModelError, match=f"head '{head}' cannot read this network: saw .*; needed ") as caught:
+    with pytest.raises(ModelError, match=f"head '{head}' cannot read this network: found .*; needed ") as caught:
         check(head, layout(outputs))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("head", "outputs"),
-    [("yolov8", {"output": (1, 84, 33600)}), ("yolov5", {"output": (1, 5000, 85)})],
-    ids=["strides of 4 too", "anchors of their own"],
-)
-def test_a_named_head_may_have_a_grid_of_its_own(head: str, outputs: Shapes) -> None:
-    check(head, layout(outputs))
-
-
-@pytest.mark.parametrize(
-    ("said", "names"),
+    ("text", "names"),
     [
         ("{0: 'person', 1: 'dog'}", ("person", "dog")),
         ("{1: 'dog', 0: 'person'}", ("person", "dog")),
         ("['person', 'dog']", ("person", "dog")),
+        (str({str(number): f"class-{number}" for number in range(12)}), tuple(f"class-{n}" for n in range(12))),
         ("{0: 'person', 'x': 'dog'}", None),
         ("person, dog", None),
         ("[]", None),
@@ -148,12 +88,45 @@ def test_a_named_head_may_have_a_grid_of_its_own(head: str, outputs: Shapes) -> 
         ("", None),
     ],
 )
-def test_names_in_metadata(said: str, names: tuple[str, ...] | None) -> None:
-    assert names_in({"names": said}) == names
+def test_names_in_metadata(text: str, names: tuple[str, ...] | None) -> None:
+    assert names_in({"names": text}) == names
     assert names_in({}) is None
 
 
-def test_more_predictions_than_columns_are_wanted() -> None:
-    """Six columns are as many as the cells of stride 32 in 64x96: still no YOLOv8 of 122 classes."""
-    with pytest.raises(ModelError, match="yolov5 or yolox"):
-        choose(layout({"output": (1, 126, 6)}, (64, 96)), {})
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{0: 'person', 2: 'dog'}", "no name for class 1: needed keys 0 to 2"),
+        ("{'1': 'person', '3': 'dog'}", "no name for class 0, 2: needed keys 0 to 3"),
+        ("{-1: 'none', 0: 'dog'}", "keys that are no class numbers"),
+        ("{0: 'dog', '0': 'cat'}", "keys that are no class numbers"),
+    ],
+)
+def test_names_that_leave_out_a_class_are_refused_with_what_is_missing(text: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        names_in({"names": text})
+
+
+MAPS: dict[str, Shapes] = {
+    "by anchor": {"raw8": (1, 3, 8, 8, 10), "raw16": (1, 3, 4, 4, 10), "raw32": (1, 3, 2, 2, 10)},
+    "stacked": {"raw8": (1, 30, 8, 8), "raw16": (1, 30, 4, 4), "raw32": (1, 30, 2, 2)},
+}
+
+
+@pytest.mark.parametrize("maps", MAPS.values(), ids=MAPS.keys())
+def test_raw_maps_beside_decoded_boxes_are_found(maps: Shapes) -> None:
+    assert raw_maps(layout({"output": (1, 252, 10), **maps}, (64, 64))) == tuple(maps)
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        {"output0": (1, 116, 8400), "output1": (1, 32, 160, 160)},
+        {"output": (1, 25200, 85)},
+        {"output": (1, 77, 10), "raw8": (1, 3, 8, 8, 9)},
+        MAPS["by anchor"],
+    ],
+    ids=["masks", "boxes alone", "of another width", "maps alone"],
+)
+def test_other_outputs_are_no_raw_maps(outputs: Shapes) -> None:
+    assert raw_maps(layout(outputs)) == ()

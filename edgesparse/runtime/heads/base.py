@@ -1,0 +1,118 @@
+"""The seam for a family of detectors: everything edgesparse needs to know about it, in one class."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+from numpy.typing import NDArray
+
+from edgesparse.backends.base import TensorSpec
+from edgesparse.backends.frames import Decode, Strided
+from edgesparse.config import InputSpec
+
+Sample = Sequence[NDArray[Any]]
+"""The raw outputs for one batch of any images, in the model's order."""
+
+CENTERED = InputSpec(size=(1, 1))
+"""RGB 0..1, letterboxed in the center on gray 114, as most trainers do. The model gives the size."""
+STRETCHED = CENTERED.model_copy(update={"letterbox": "stretch"})
+"""RGB 0..1, resized without keeping the aspect ratio."""
+
+POSSIBLE, SHAPES, VALUES = 1, 2, 3
+"""Strengths of evidence: other families share these shapes; the shapes are unusual enough; the values agree too."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The specs of a network's outputs, in the model's order, and its input's (height, width)."""
+
+    outputs: tuple[TensorSpec, ...]
+    size: tuple[int, int]
+
+    def __str__(self) -> str:
+        return f"{', '.join(map(str, self.outputs))} for an input of {'x'.join(map(str, self.size))}"
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        return [spec.shape for spec in self.outputs]
+
+    @property
+    def table(self) -> tuple[int, int] | None:
+        """(rows, columns) of the only output where it is [B, rows, columns]; else None."""
+        shapes = self.shapes
+        return (shapes[0][1], shapes[0][2]) if len(shapes) == 1 and len(shapes[0]) == 3 else None
+
+    def index(self, *, name: str = "", ndim: int = 0, last: int = 0) -> int:
+        """Index of the first output whose name contains `name`, with `ndim` dimensions and `last` as the last one.
+
+        Zero matches any. Raises LookupError.
+        """
+        for i, spec in enumerate(self.outputs):
+            if name in spec.name and ndim in (0, len(spec.shape)) and last in (0, spec.shape[-1]):
+                return i
+        raise LookupError(f"no output with name={name!r}, ndim={ndim}, last={last}")
+
+    def boxes(self) -> int:
+        """Index of the boxes [B, N, 4]; the name decides where scores have four classes too. Raises LookupError."""
+        fours = [i for i, spec in enumerate(self.outputs) if len(spec.shape) == 3 and spec.shape[-1] == 4]
+        named = [i for i in fours if "box" in self.outputs[i].name.lower()]
+        return (named or fours)[0]
+
+
+class Evidence(NamedTuple):
+    """Why a network may be of a family. The strongest evidence decides; a draw is reported as ambiguous."""
+
+    strength: int
+    text: str
+    """What was seen, in words."""
+
+
+class Head(ABC):
+    """A family of detectors. Stateless: one instance serves every network.
+
+    To add a family, subclass this in a file of its own and name the class in edgesparse/head_table.py.
+    """
+
+    outputs: ClassVar[str]
+    """The layout of the outputs in one sentence; error messages quote it."""
+    export: ClassVar[str]
+    """The command or call that exports such a model."""
+    source: ClassVar[str]
+    """Where the decoding is published."""
+    nms: ClassVar[bool] = True
+    """Whether its boxes still overlap, so that NMS is needed."""
+    convention: ClassVar[InputSpec] = CENTERED
+    """How its trainers prepare images; a recipe's `input:` overrules it."""
+
+    @abstractmethod
+    def fits(self, layout: Layout) -> bool:
+        """Whether `decode` can read these outputs when the user names this head. May raise LookupError for no."""
+
+    @abstractmethod
+    def evidence(self, layout: Layout, sample: Sample | None) -> Evidence | None:
+        """Why the network may be of this family; None if it is not.
+
+        `sample` is None where the network has not been run. Several families share shapes and differ only in values.
+        """
+
+    @abstractmethod
+    def classes(self, layout: Layout) -> int | None:
+        """The number of classes; None where the outputs do not show it. Called only where the head `fits`."""
+
+    @abstractmethod
+    def decode(self, layout: Layout, conf: float, multi_label: bool = False) -> Decode:
+        """A function (raw outputs, index of the image in the batch) -> Candidates with at least `conf`.
+
+        Candidates are boxes xyxy float32 [n, 4] in the input's pixels, confidence float32 [n], class id int64 [n].
+        `multi_label`: a box counts once for each class that reaches `conf`, not only for its best one. With `conf` 0
+        and `multi_label` a head with `nms` returns every box for every class, in the order of the outputs. Buffers are
+        allocated here, once, not by the function. Confidences that are not numbers pass `conf`, so that the
+        detector can count them.
+        """
+
+    def strided(self, layout: Layout) -> Strided | None:
+        """Where a GPU kernel finds boxes and scores in the outputs; None where only `decode` can read them."""
+        return None

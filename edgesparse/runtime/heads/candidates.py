@@ -1,0 +1,63 @@
+"""Steps of decoding that several families share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesparse.backends.frames import Candidates, Decode
+
+
+def at_least(scores: NDArray[Any], conf: float) -> NDArray[np.intp]:
+    """Indices of the scores [n] that are not below `conf`. NaN is not below: the detector drops and counts it."""
+    below = scores < conf
+    return np.flatnonzero(np.logical_not(below, out=below))
+
+
+def corners(center_size: NDArray[Any]) -> NDArray[np.float32]:
+    """Boxes [n, 4] from center x, y, width, height to xyxy, computed in float32."""
+    center, half = center_size[:, :2].astype(np.float32), center_size[:, 2:].astype(np.float32) * 0.5
+    return np.concatenate([center - half, center + half], 1)
+
+
+def sigmoid(logits: NDArray[Any]) -> NDArray[Any]:
+    """By tanh, which cannot overflow."""
+    return np.tanh(logits * 0.5) * 0.5 + 0.5
+
+
+def labeled(boxes: NDArray[np.float32], scores: NDArray[Any], conf: float, multi_label: bool) -> Candidates:
+    """Boxes [n, 4] with scores [n, C]: each with its best class, or once for every class that reaches `conf`."""
+    if multi_label and conf <= 0:  # everything, without a comparison
+        count = scores.shape[1]
+        class_id = np.tile(np.arange(count), len(scores))
+        return np.repeat(boxes, count, axis=0), scores.reshape(-1).astype(np.float32, copy=False), class_id
+    if multi_label:
+        row, class_id = np.nonzero(~(scores < conf))
+        return boxes[row], scores[row, class_id].astype(np.float32), class_id
+    class_id = scores.argmax(axis=1) if len(scores) else np.empty(0, np.int64)
+    best = scores[np.arange(len(scores)), class_id].astype(np.float32, copy=False)
+    low = best < conf
+    if not low.any():
+        return boxes, best, class_id
+    keep = np.logical_not(low, out=low)
+    return boxes[keep], best[keep], class_id[keep]
+
+
+def listed(rows: Callable[[Sequence[NDArray[Any]], int], tuple[NDArray[Any], ...]], conf: float) -> Decode:
+    """Decode a list of final boxes. `rows` gives xyxy [n, 4], confidence [n] and class [n] of one image.
+
+    A class that is not a whole number becomes -1, which is no class.
+    """
+
+    def decode(outputs: Sequence[NDArray[Any]], image: int) -> Candidates:
+        boxes, score, label = rows(outputs, image)
+        keep = at_least(score, conf)
+        label = label[keep]
+        if label.dtype.kind == "f":
+            label = np.where(label == np.rint(label), label, -1)
+        return boxes[keep].astype(np.float32), score[keep].astype(np.float32), label.astype(np.int64)
+
+    return decode

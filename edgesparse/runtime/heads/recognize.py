@@ -1,0 +1,117 @@
+"""Choose a network's head: every head states its evidence, the strongest one is taken."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+
+from edgesparse.errors import ModelError
+from edgesparse.head_table import HEADS
+from edgesparse.runtime.heads.base import Evidence, Layout, Sample
+from edgesparse.runtime.heads.registry import head, heads
+
+
+def choose(layout: Layout, metadata: Mapping[str, str], sample: Sample | None = None) -> str:
+    """The name of the head of a network.
+
+    `metadata` is the ONNX file's (Ultralytics writes `names`, `task`, ...). `sample` holds the outputs for any image:
+    some families share a layout and differ only in their values, as YOLOX (undecoded) and YOLOv6 do. Raises ModelError,
+    with what was seen, for a network that is no detector, of no known family, or of several.
+    """
+    task = metadata.get("task", "detect")
+    if task != "detect":
+        raise ModelError(f"the file's metadata has the task '{task}': needed a detector; export a 'detect' model")
+    found = evidence(layout, sample)
+    strongest = max((seen.strength for seen in found.values()), default=0)
+    names = [name for name, seen in found.items() if seen.strength == strongest]
+    if len(names) == 1:
+        _check_classes(names[0], layout, metadata)
+        return names[0]
+    if names:
+        raise ModelError(f"the head could be {' or '.join(names)}: found {layout}; name one with 'head:'")
+    raise ModelError(f"no known head: found {layout}; {_hint(layout)}")
+
+
+def evidence(layout: Layout, sample: Sample | None = None) -> dict[str, Evidence]:
+    """Heads that may read these outputs, by name, each with what speaks for it."""
+    found = {name: candidate.evidence(layout, sample) for name, candidate in heads().items()}
+    return {name: seen for name, seen in found.items() if seen is not None}
+
+
+def check(name: str, layout: Layout) -> None:
+    """Raise ModelError unless the head `name` can read these outputs."""
+    candidate = head(name)
+    try:
+        fits = candidate.fits(layout)
+        classes = candidate.classes(layout) if fits else 0
+        if fits:
+            candidate.decode(layout, 1.0, False)
+    except LookupError:
+        classes = 0
+    if classes is not None and classes < 1:
+        raise ModelError(f"head '{name}' cannot read this network: found {layout}; needed {candidate.outputs}")
+
+
+def raw_maps(layout: Layout) -> tuple[str, ...]:
+    """Names of outputs that only training needs: the feature maps that YOLOv5 and v7 write beside decoded boxes.
+
+    They are [B, A, H, W, 5 + C] or [B, A * (5 + C), H, W] beside one output [B, N, 5 + C].
+    """
+    rows = [spec for spec in layout.outputs if len(spec.shape) == 3]
+    rest = [spec for spec in layout.outputs if len(spec.shape) != 3]
+    if len(rows) != 1 or not rest or not evidence(Layout((rows[0],), layout.size)):
+        return ()
+    width = rows[0].shape[-1]
+    for spec in rest:
+        by_anchor = len(spec.shape) == 5 and spec.shape[-1] == width
+        stacked = len(spec.shape) == 4 and spec.shape[1] == 3 * width
+        if not by_anchor and not stacked:
+            return ()
+    return tuple(spec.name for spec in rest)
+
+
+def names_in(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
+    """Class names from the file's metadata: "{0: 'person', 1: ...}" as Ultralytics writes them, or a list.
+
+    Keys may be numbers in text. None where there are no names. Raises ModelError for keys that leave classes out.
+    """
+    try:
+        names = ast.literal_eval(metadata.get("names", ""))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+    if isinstance(names, list):
+        return tuple(map(str, names)) or None
+    if not isinstance(names, dict) or not names:
+        return None
+    try:
+        by_number = {int(key): str(name) for key, name in names.items()}
+    except (ValueError, TypeError):
+        return None
+    missing = [str(number) for number in range(max(by_number) + 1) if number not in by_number]
+    if missing or min(by_number) < 0 or len(by_number) < len(names):
+        lacks = f"no name for class {', '.join(missing[:8])}" if missing else "keys that are no class numbers"
+        raise ModelError(
+            f"the file's metadata 'names' has {lacks}: needed keys 0 to {max(by_number)}, each once; "
+            "export it again, or set 'classes:' in the recipe"
+        )
+    return tuple(by_number[number] for number in range(len(by_number)))
+
+
+def _check_classes(name: str, layout: Layout, metadata: Mapping[str, str]) -> None:
+    names, classes = names_in(metadata), head(name).classes(layout)
+    if names and classes is not None and len(names) != classes:
+        raise ModelError(
+            f"the outputs ({layout}) have {classes} classes as {name}, the file's metadata names {len(names)}: "
+            "is it a plain detector? (poses, masks and rotated boxes are not supported)"
+        )
+
+
+def _hint(layout: Layout) -> str:
+    ranks = [len(shape) for shape in layout.shapes]
+    if 4 in ranks and 3 in ranks:
+        return "this looks like a segmentation model: export a 'detect' one"
+    if set(ranks) <= {4, 5}:
+        return "these look like raw feature maps: export with the decoding in (YOLOv5/v7: without --train, with --grid)"
+    if ranks == [2]:
+        return "this looks like a classifier: needed a detector's boxes and scores"
+    return f"name one of {', '.join(HEADS)} with 'head:' if it is one"

@@ -1,0 +1,98 @@
+"""YOLOX, with its boxes decoded in the file or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesparse.backends.frames import Candidates, Decode, Strided
+from edgesparse.runtime.heads.base import CENTERED, POSSIBLE, VALUES, Evidence, Head, Layout, Sample
+from edgesparse.runtime.heads.candidates import at_least, labeled
+from edgesparse.runtime.heads.grid import grid, is_decoded, strides_of
+from edgesparse.runtime.heads.yolov5 import FIRST_CLASS, decode_rows, is_rows, strided_rows
+
+_INPUT = CENTERED.model_copy(update={"letterbox": "top-left", "colour": "bgr", "scale": 1.0})
+_EXPORT = "python tools/export_onnx.py -n yolox-s -c best.pth --output-name yolox_s.onnx --opset 17"
+_SOURCE = "Ge et al., YOLOX: Exceeding YOLO Series in 2021, and https://github.com/Megvii-BaseDetection/YOLOX"
+
+
+class Yolox(Head):
+    """YOLOX without `--decode_in_inference`: xy = (xy + cell) * stride, wh = exp(wh) * stride."""
+
+    outputs = "one output [B, N, 5 + C]: offsets on the grid, objectness, class scores after the sigmoid"
+    export = _EXPORT
+    source = _SOURCE
+    convention = _INPUT
+
+    def fits(self, layout: Layout) -> bool:
+        return layout.table is not None and strides_of(layout.table[0], layout.size) is not None
+
+    def evidence(self, layout: Layout, sample: Sample | None) -> Evidence | None:
+        if not is_rows(layout):
+            return None
+        if sample is None:
+            return Evidence(POSSIBLE, "one row per cell of the grid")
+        raw = sample[0][0]
+        scores = raw[:, 4:]
+        if is_decoded(raw, layout.size) or scores.min() < 0 or scores.max() > 1:
+            return None
+        return Evidence(VALUES, "one row per cell, with centers near 0: offsets on the grid")
+
+    def classes(self, layout: Layout) -> int:
+        return layout.outputs[0].shape[2] - FIRST_CLASS
+
+    def decode(self, layout: Layout, conf: float, multi_label: bool = False) -> Decode:
+        corner, stride = grid(layout.size, strides_of(layout.outputs[0].shape[1], layout.size) or (8, 16, 32))
+        cell = np.concatenate([corner * stride, stride], 1)
+
+        def decode(outputs: Sequence[NDArray[Any]], image: int) -> Candidates:
+            rows = outputs[0][image]
+            keep = at_least(rows[:, 4], conf)
+            rows, origin = rows[keep], cell[keep]
+            step, raw = origin[:, 2:], rows[:, :4].astype(np.float32)
+            center, half = raw[:, :2] * step + origin[:, :2], np.exp(raw[:, 2:]) * (step * 0.5)
+            boxes = np.concatenate([center - half, center + half], 1)
+            return labeled(boxes, rows[:, FIRST_CLASS:] * rows[:, 4:FIRST_CLASS], conf, multi_label)
+
+        return decode
+
+    def strided(self, layout: Layout) -> Strided:
+        strides = strides_of(layout.outputs[0].shape[1], layout.size) or (8, 16, 32)
+        levels = tuple((layout.size[0] // stride, layout.size[1] // stride, stride) for stride in strides)
+        return replace(strided_rows(layout), kind="on-grid", levels=levels)
+
+
+class YoloxDecoded(Head):
+    """YOLOX exported with `--decode_in_inference`."""
+
+    outputs = "one output [B, N, 5 + C]: center and size in pixels, objectness, class scores after the sigmoid"
+    export = f"{_EXPORT} --decode_in_inference"
+    source = _SOURCE
+    convention = _INPUT
+
+    def fits(self, layout: Layout) -> bool:
+        return layout.table is not None and strides_of(layout.table[0], layout.size) is not None
+
+    def evidence(self, layout: Layout, sample: Sample | None) -> Evidence | None:
+        if not is_rows(layout):
+            return None
+        if sample is None:
+            return Evidence(POSSIBLE, "one row per cell of the grid")
+        raw = sample[0][0]
+        scores = raw[:, 4:]
+        if not is_decoded(raw, layout.size) or scores.min() < 0 or scores.max() > 1 or (scores[:, 0] == 1).all():
+            return None
+        return Evidence(VALUES, "one row per cell, with centers at their cells in pixels and an objectness")
+
+    def classes(self, layout: Layout) -> int:
+        return layout.outputs[0].shape[2] - FIRST_CLASS
+
+    def decode(self, layout: Layout, conf: float, multi_label: bool = False) -> Decode:
+        return decode_rows(conf, multi_label)
+
+    def strided(self, layout: Layout) -> Strided:
+        return strided_rows(layout)
