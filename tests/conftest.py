@@ -9,6 +9,12 @@ from pathlib import Path
 
 import pytest
 from own_process import OwnProcess
+from skips import (  # noqa: F401, hooks of pytest
+    pytest_collection_modifyitems,
+    pytest_make_collect_report,
+    pytest_runtest_makereport,
+    pytest_sessionfinish,
+)
 
 REAL = Path(os.environ.get("EDGESPARSE_REAL", Path(__file__).parents[2] / "shared" / "real"))
 

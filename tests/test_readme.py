@@ -66,6 +66,7 @@ def test_your_detector(folder: Path) -> None:
     assert "bottle" in (folder / "boxes.jsonl").read_text()
 
 
+@pytest.mark.no_camera
 def test_detect_on_a_camera(folder: Path) -> None:
     """With a camera it detects until it is stopped; without one it says so in one line and ends with 3."""
     if Path("/dev/video0").exists():

@@ -29,6 +29,7 @@ def compiler(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
 
 
+@pytest.mark.nvcc
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
 def test_they_compile_for_orin_without_spills(tmp_path: Path) -> None:
     _, said = kernels.compiled("8.7", tmp_path / "frames.cubin", ["-Xptxas", "-v"])
@@ -90,6 +91,7 @@ def test_a_compiler_off_the_path_is_found(tmp_path: Path, monkeypatch: pytest.Mo
     assert kernels.nvcc() == str(tmp_path / "cuda" / "bin" / "nvcc")
 
 
+@pytest.mark.compiler
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 def test_threads_of_a_block_wait_where_they_must(tmp_path: Path) -> None:
     """The kernel itself, in 256 threads of the CPU, before ThreadSanitizer; and that it sees a barrier left out."""

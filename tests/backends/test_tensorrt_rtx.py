@@ -104,7 +104,8 @@ def test_a_full_disk_leaves_nothing(variants: dict[str, Path], small_disk: Path)
     assert list(small_disk.iterdir()) == []
 
 
-@pytest.mark.skipif(bool(gpu()[0]), reason="here is a GPU")
+@pytest.mark.no_gpu
+@pytest.mark.skipif(bool(gpu()[0]), reason="there is a GPU")
 def test_it_does_not_run_without_its_gpu(variants: dict[str, Path], tmp_path: Path) -> None:
     built = RTX.build(variants["fp32"], tmp_path / "model.engine", BuildOptions())
     with pytest.raises(BackendUnavailable, match=r"runs on compute capability 7\.5"):

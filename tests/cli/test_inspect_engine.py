@@ -82,6 +82,7 @@ def test_a_backend_that_tells_no_kernels(run: Verb, tmp_path: Path) -> None:
     assert code == 0 and out == "net abc: onnxruntime does not tell which kernels run\n"
 
 
+@pytest.mark.no_gpu
 def test_a_plan_without_tensorrt_ends_with_three(run: Verb, tmp_path: Path) -> None:
     if driver.TensorRTBackend().probe().ok:
         pytest.skip("here is TensorRT")

@@ -50,7 +50,6 @@ def test_every_layer_that_can_be_is_2to4() -> None:
 @pytest.mark.parametrize("name", ["parts_dense.onnx", "parts_2to4.onnx"])
 def test_detects_in_scenes_it_never_saw(name: str, tmp_path: Path) -> None:
     """A few scenes, so with a margin; 1000 of them are scored in benchmarks/results/train_demo.json."""
-    pytest.importorskip("pycocotools")
     export(tmp_path / "scenes", 24, UNSEEN)
     recipe = recipe_of(DEMO).model_copy(update={"model": FOLDER / name})
     package = build(recipe, tmp_path / "engines").package

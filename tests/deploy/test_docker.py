@@ -30,6 +30,7 @@ def instructions(name: str) -> list[tuple[str, str]]:
     return [(word, rest) for line in lines if line and line[0] != "#" for word, _, rest in [line.partition(" ")]]
 
 
+@pytest.mark.hadolint
 @pytest.mark.parametrize("name", DOCKERFILES)
 def test_hadolint_finds_nothing(name: str) -> None:
     hadolint = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin")
@@ -90,6 +91,7 @@ def test_the_compose_file_passes_what_is_needed_and_nothing_more() -> None:
     assert x86["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
 
 
+@pytest.mark.compose
 def test_docker_compose_reads_it(tmp_path: Path) -> None:
     program = shutil.which("docker-compose")
     if program is None:

@@ -65,6 +65,7 @@ def test_it_is_a_tar_that_other_tools_read(folder: Path, tmp_path: Path) -> None
     ]  # fmt: skip
 
 
+@pytest.mark.openssl
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
 def test_openssl_verifies_the_signature(folder: Path, tmp_path: Path) -> None:
     subprocess.run(["tar", "-xf", folder / "good.esb", "-C", tmp_path], check=True)

@@ -37,6 +37,7 @@ def test_a_key_has_a_plain_name(tmp_path: Path, name: str) -> None:
         keys.new(tmp_path / name, None)
 
 
+@pytest.mark.openssl
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
 def test_openssl_reads_both_halves_and_its_own_keys_are_read(tmp_path: Path) -> None:
     keys.new(tmp_path / "ours", 5)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 import textwrap
@@ -29,8 +28,6 @@ from edgesparse.fleet.status import status
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
     """Restarting returns once the new process is ready, as systemctl does; each process ends by itself, at last."""
-    for needed in ("starlette", "uvicorn", "prometheus_client"):
-        pytest.importorskip(needed)
     settings = {
         "run": {"cameras": [{"name": "belt", "source": "demo", "rate": 20}]},
         "service": {"web": {"enabled": False}},
@@ -56,7 +53,6 @@ def service(tmp_path: Path) -> Iterator[Service]:
             os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
 
 
-@pytest.mark.skipif(shutil.which("timeout") is None, reason="needs coreutils")
 def test_a_good_bundle_runs_and_a_sick_one_goes_back(tmp_path: Path, service: Service, quick: None) -> None:
     squares.detector(tmp_path / "squares.onnx")
     (tmp_path / "labels").mkdir()

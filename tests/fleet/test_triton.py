@@ -23,8 +23,7 @@ from edgesparse.package.store import open_package
 def proto() -> Any:
     """model_config_pb2 of tritonclient; by its path, since its package asks for grpc."""
     found = importlib.util.find_spec("tritonclient")
-    if found is None or found.origin is None:
-        pytest.skip("needs tritonclient")
+    assert found is not None and found.origin is not None, "pip install tritonclient"
     path = Path(found.origin).parent / "grpc" / "model_config_pb2.py"
     spec = importlib.util.spec_from_file_location("model_config_pb2", path)
     assert spec is not None and spec.loader is not None

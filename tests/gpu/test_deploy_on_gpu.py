@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-pytest.importorskip("cryptography")
+pytest.importorskip("cryptography", reason="gpu: needs cryptography")
 
 import bundles
 

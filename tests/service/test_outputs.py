@@ -329,7 +329,6 @@ def test_json_lines_are_turned_over_and_go_on_after_a_restart(tmp_path: Path, sn
     assert (tmp_path / "found.jsonl.1").stat().st_size <= 2000
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_lines_that_cannot_be_written_are_counted(snapshots: Snapshots) -> None:
     outputs = Outputs(Service(jsonl=settings.Lines(file=Path("/dev/full"))), NAMES, snapshots)
     outputs.write(frame(), found(0))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def toy() -> nn.Module:
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="torch: needs PyTorch")
     nn = torch.nn
     torch.manual_seed(0)
     return nn.Sequential(

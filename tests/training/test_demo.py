@@ -16,7 +16,7 @@ import onnx
 import onnxruntime
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="torch: needs PyTorch")
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
@@ -184,8 +184,8 @@ def test_the_loss_is_least_for_what_is_true() -> None:
 
 
 def test_map_is_that_of_pycocotools() -> None:
-    coco = pytest.importorskip("pycocotools.coco")
-    cocoeval = pytest.importorskip("pycocotools.cocoeval")
+    from pycocotools import coco, cocoeval
+
     rng = np.random.default_rng(0)
     truth, found = [], []
     for _ in range(30):

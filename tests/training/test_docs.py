@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="torch: needs PyTorch")
 
 from edgesparse.sparsity.mask import violations  # noqa: E402
 
