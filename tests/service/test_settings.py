@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import get_args
 
@@ -118,14 +117,6 @@ def keys(section: type[Section], before: str = "") -> list[str]:
 
 def _is_section(part: object) -> bool:
     return isinstance(part, type) and issubclass(part, Section)
-
-
-def test_the_documentation_names_every_key() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "guide" / "service.md").read_text()
-    named = keys(Service)
-    assert len(named) > 35 and "events[].conf" in named
-    assert [key for key in named if f"`{key}`" not in text] == []
-    assert [key for key in re.findall(r"^\| `([^`]+)`", text, re.MULTILINE) if key[0] != "/" and key not in named] == []
 
 
 def test_every_key_is_text_in_yaml() -> None:
