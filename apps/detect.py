@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Detect in a camera's frames:  python apps/detect.py --camera 0
 
-One JSON object a frame on standard output; Ctrl-C ends with a summary on standard error.
+One JSON object per frame on standard output; Ctrl-C ends the run with a summary on standard error.
 """
 
 from __future__ import annotations
@@ -9,80 +9,79 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import edgesparse
-from edgesparse.errors import ConfigError, EdgeSparseError
 
-if TYPE_CHECKING:
-    from edgesparse.runtime.detector import Detector
+
+class WrongUse(edgesparse.EdgeSparseError):
+    exit_code = 2
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--camera", type=int, action="append", metavar="N", help="camera number; may be repeated")
-    what.add_argument(
-        "--source", action="append", help="/dev/video0, csi://0, rtsp://..., file, folder, demo; may be repeated"
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
+    sources = parser.add_mutually_exclusive_group()
+    sources.add_argument("--camera", type=int, action="append", metavar="N", help="camera number; repeatable")
+    sources.add_argument(
+        "--source", action="append", help="/dev/video0, csi://0, rtsp://..., file, folder, demo; repeatable"
     )
     parser.add_argument(
         "--model", type=Path, default=Path("engines"), help="package, recipe or ONNX file [%(default)s]"
     )
     parser.add_argument("--conf", type=float, help="least confidence [the recipe's, else 0.25]")
     parser.add_argument("--iou", type=float, help="NMS overlap [the recipe's, else 0.7]")
-    parser.add_argument("--max-det", type=int, help="most detections a frame [300]")
-    parser.add_argument("--classes", help="only these, by name or number, comma separated")
-    parser.add_argument("--data", help="class names of an ONNX file: 'coco', a data set's YAML, or a text file")
-    parser.add_argument(
-        "--imgsz", type=int, nargs="+", metavar="N", help="insist on this input size (one side, or H W)"
-    )
-    parser.add_argument("--half", action="store_true", help="insist on an FP16 engine")
-    parser.add_argument("--int8", action="store_true", help="insist on an INT8 engine")
+    parser.add_argument("--max-det", type=int, help="most detections per frame [the recipe's, else 300]")
+    parser.add_argument("--classes", metavar="NAME,...", help="detect only these, by name or number")
+    parser.add_argument("--names", metavar="FILE", help="class names for an ONNX file without: 'coco' or a file")
+    parser.add_argument("--imgsz", type=int, nargs="+", metavar="N", help="require this input size (one side, or H W)")
+    parser.add_argument("--half", action="store_true", help="require an FP16 engine")
+    parser.add_argument("--int8", action="store_true", help="require an INT8 engine")
     parser.add_argument("--frames", type=int, metavar="N", help="stop after N frames")
-    parser.add_argument("--jsonl", default="-", help="where JSON lines go [standard output]")
-    parser.add_argument("--quiet", action="store_true", help="no JSON lines")
-    parser.add_argument("--txt", type=Path, help="folder for YOLO text files")
-    parser.add_argument("--coco", type=Path, help="COCO JSON file")
-    parser.add_argument("--video", type=Path, help="annotated video, .mp4 or .avi")
-    parser.add_argument("--save-images", type=Path, help="folder for annotated images")
-    parser.add_argument("--show", action="store_true", help="a window; q closes it")
-    parser.add_argument("--force", action="store_true", help="overwrite outputs")
+    parser.add_argument("--jsonl", default="-", metavar="FILE", help="write JSON lines [standard output]")
+    parser.add_argument("--quiet", action="store_true", help="write no JSON lines")
+    parser.add_argument("--txt", type=Path, metavar="FOLDER", help="write YOLO text files")
+    parser.add_argument("--coco", type=Path, metavar="FILE", help="write COCO JSON")
+    parser.add_argument("--video", type=Path, metavar="FILE", help="write an annotated video, .mp4 or .avi")
+    parser.add_argument("--save-images", type=Path, metavar="FOLDER", help="write annotated images")
+    parser.add_argument("--show", action="store_true", help="show a window; q closes it")
+    parser.add_argument("--force", action="store_true", help="overwrite files that exist")
     return parser.parse_args()
 
 
-def insist(detector: Detector, said: argparse.Namespace) -> None:
-    """Raise unless the engine is what the flags ask for: they choose among engines, they don't convert one."""
-    size = tuple(said.imgsz * 2 if len(said.imgsz) == 1 else said.imgsz) if said.imgsz else detector.spec.input.size
-    if size != detector.spec.input.size:
-        found = "x".join(map(str, detector.spec.input.size))
-        raise ConfigError(f"--imgsz: found {found}, needed {'x'.join(map(str, size))}: export the model at that size")
-    for wanted, precision in ((said.half, "fp16"), (said.int8, "int8")):
-        if wanted and detector.precision != precision:
-            raise ConfigError(f"found an {detector.precision} engine, needed {precision}: build one from such a model")
+def require(detector: edgesparse.Detector, options: argparse.Namespace) -> None:
+    """Raise WrongUse where the engine is another than the options require: they select, they convert nothing."""
+    size = detector.spec.input.size
+    needed = tuple(options.imgsz * 2 if len(options.imgsz) == 1 else options.imgsz) if options.imgsz else size
+    if needed != size:
+        found, sides = "x".join(map(str, size)), "x".join(map(str, needed))
+        raise WrongUse(f"--imgsz: found {found}, needed {sides}: export the model at that size")
+    for required, precision in ((options.half, "fp16"), (options.int8, "int8")):
+        if required and detector.precision != precision:
+            raise WrongUse(f"found an {detector.precision} engine, needed {precision}: build one from such a model")
 
 
 def main() -> None:
-    said = arguments()
-    settings = {key: getattr(said, key) for key in ("conf", "iou", "max_det", "classes")}
-    settings["source"] = list(map(str, said.source or said.camera or ()))
-    outputs = {key: getattr(said, key) for key in ("txt", "coco", "video", "save_images", "show", "force")}
-    outputs["jsonl"] = None if said.quiet else said.jsonl
-    with edgesparse.load(said.model, classes_file=said.data, **settings) as detector:
-        insist(detector, said)
-        if not detector.run.all_cameras():
-            raise ConfigError("no source: pass --camera 0 or --source, or set run.source in the recipe")
-        with edgesparse.Loop.of(detector.run.all_cameras(), detector) as loop:
+    options = arguments()
+    settings = {key: getattr(options, key) for key in ("conf", "iou", "max_det", "classes")}
+    settings["source"] = list(map(str, options.source or options.camera or ()))
+    outputs = {key: getattr(options, key) for key in ("txt", "coco", "video", "save_images", "show", "force")}
+    outputs["jsonl"] = None if options.quiet else options.jsonl
+    with edgesparse.load(options.model, names=options.names, **settings) as detector:
+        require(detector, options)
+        cameras = detector.run.all_cameras()
+        if not cameras:
+            raise WrongUse("no source: pass --camera 0 or --source, or set run.source in the recipe")
+        with edgesparse.Loop.of(cameras, detector) as loop:
             with edgesparse.open_sinks(detector.spec.classes, fps=loop.rates(), **outputs) as loop.sinks:
-                summary = loop.run(said.frames)
+                summary = loop.run(options.frames)
     print(summary, file=sys.stderr)
 
 
 if __name__ == "__main__":
     try:
         main()
-    except EdgeSparseError as error:
+    except edgesparse.EdgeSparseError as error:
         print(f"detect.py: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:

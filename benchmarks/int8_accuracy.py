@@ -77,7 +77,7 @@ def by_peer(
 def by_verb(model: Path, train: Path, out: Path) -> dict[str, Any]:
     """`edgesparse quantize` as a process: seconds and peak resident megabytes; or its last line as `error`."""
     command = [sys.executable, "-m", "edgesparse", "quantize", str(model), "-o", str(out), "--force"]
-    command += ["--images", str(train), "--classes", "coco", "--store", str(out.parent / "store")]
+    command += ["--images", str(train), "--names", "coco"]
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, cwd=ROOT)

@@ -1,32 +1,60 @@
-"""edgesparse: really sparse, really measured engines for YOLO-style detectors on small devices.
+"""edgesparse: sparse, measured engines for YOLO-style detectors on small devices.
 
 with edgesparse.load("engines/parts") as detector, edgesparse.open_source("0") as source:
     for frame in source:
-        detections = detector(frame.image)
+        for detection in detector(frame.image):
+            print(detection.name, detection.confidence, detection.xyxy)
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from edgesparse.version import VERSION
 
 if TYPE_CHECKING:
-    from edgesparse.api import Detections as Detections
     from edgesparse.api import Loop as Loop
+    from edgesparse.api import build as build
+    from edgesparse.api import evaluate as evaluate
+    from edgesparse.api import inspect as inspect
     from edgesparse.api import load as load
     from edgesparse.api import open_sinks as open_sinks
     from edgesparse.api import open_source as open_source
+    from edgesparse.api import prune as prune
+    from edgesparse.api import quantize as quantize
     from edgesparse.api import run as run
+    from edgesparse.config import Recipe as Recipe
+    from edgesparse.errors import EdgeSparseError as EdgeSparseError
+    from edgesparse.runtime.detections import Detection as Detection
+    from edgesparse.runtime.detections import Detections as Detections
+    from edgesparse.runtime.detector import Detector as Detector
+    from edgesparse.stream.frames import Frame as Frame
+    from edgesparse.stream.frames import Sink as Sink
+    from edgesparse.stream.frames import Source as Source
 
 __version__ = VERSION
-__all__ = ["Detections", "Loop", "load", "open_sinks", "open_source", "run"]
+
+_MODULES = {
+    **dict.fromkeys(
+        ("Loop", "build", "evaluate", "inspect", "load", "open_sinks", "open_source", "prune", "quantize", "run"),
+        "edgesparse.api",
+    ),
+    "Recipe": "edgesparse.config",
+    "EdgeSparseError": "edgesparse.errors",
+    **dict.fromkeys(("Detection", "Detections"), "edgesparse.runtime.detections"),
+    "Detector": "edgesparse.runtime.detector",
+    **dict.fromkeys(("Frame", "Sink", "Source"), "edgesparse.stream.frames"),
+}
+__all__ = sorted(_MODULES)  # pyright: ignore
 
 
 def __getattr__(name: str) -> Any:
-    """The public names are imported when they are first used: `import edgesparse` itself costs nothing."""
-    if name not in __all__:
+    """Import a public name when it is first used: `import edgesparse` itself stays cheap."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'edgesparse' has no attribute {name!r}")
-    from edgesparse import api
+    return getattr(import_module(_MODULES[name]), name)
 
-    return getattr(api, name)
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

@@ -1,36 +1,153 @@
-"""The public names, in one place."""
+"""The public functions: what `import edgesparse` offers, imported when first used.
+
+A target is a package (its folder, or the result of `build`), a recipe (its file, or a `Recipe`), an ONNX file, or
+'demo', the detector that comes with edgesparse. Recipes and ONNX files are built on first use, into `store`, and found
+there afterwards. Every function raises EdgeSparseError, with a message of one line: what was found, what was needed,
+how to fix it. `progress` is called with the step in words, how much is done, and how much there is (0: unknown).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgesparse.builder.build import STORE
+from edgesparse.builder.build import build as build_recipe
 from edgesparse.builder.targets import open_detector, ready
-from edgesparse.config import override
+from edgesparse.config import Recipe, override
+from edgesparse.package.store import Package
 from edgesparse.progress import Progress, quiet
-from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
+from edgesparse.runtime.evaluate import Evaluation
 from edgesparse.stream.pipeline import Loop, run
 from edgesparse.stream.sinks.open import open_sinks
 from edgesparse.stream.sources.open import open_source
+from edgesparse.tasks.evaluate import evaluate_package
+from edgesparse.tasks.inputs import Annotated, Target, as_recipe
+from edgesparse.tasks.inspect import ModelInspection, inspect_file
+from edgesparse.tasks.prune import PruneOptions, PruneResult, prune_file
+from edgesparse.tasks.quantize import QuantizeOptions, QuantizeResult, quantize_file
 
-__all__ = ["Detections", "Loop", "load", "open_sinks", "open_source", "run"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from edgesparse.tasks.keywords import PruneKeywords, QuantizeKeywords
+
+__all__ = [
+    "Loop",
+    "build",
+    "evaluate",
+    "inspect",
+    "load",
+    "open_sinks",
+    "open_source",
+    "prune",
+    "quantize",
+    "run",
+]
 
 
 def load(
-    target: str | Path,
+    target: Target | Package,
     *,
-    store: Path = STORE,
-    classes_file: str | None = None,
+    names: str | None = None,
+    store: str | Path = STORE,
     progress: Progress = quiet,
     **settings: Any,
 ) -> Detector:
-    """A detector of a package's folder, a recipe or an ONNX file; the latter two are built first unless they were.
+    """Load a detector, built first where it was not; a context manager, to close after use.
 
-    `settings` replace the package's `run:` (conf, iou, max_det, classes, agnostic; source, or a list of them);
-    `classes_file` names the classes of an ONNX file that does not. Close it after use. Raises ConfigError, ModelError,
-    BuildError, PackageError.
+    `names` gives class names ('coco' or a file) to an ONNX file without. `settings` replace the recipe's `run:`
+    section: conf, iou, max_det, classes, agnostic, source.
+    Raises ConfigError, ModelError, BuildError, PackageError.
     """
-    package = ready(Path(target), store, classes=classes_file, progress=progress)
+    package = _package(target, names, store, progress)
     return open_detector(package, override(package.manifest.run, settings))
+
+
+def build(
+    target: Target,
+    *,
+    names: str | None = None,
+    store: str | Path = STORE,
+    force: bool = False,
+    keep: str | Path | None = None,
+    progress: Progress = quiet,
+) -> Package:
+    """Build every candidate of a recipe or ONNX file, time and score it, and keep the fastest accepted one.
+
+    Returns the package: `folder`, and `manifest` with every candidate's time, score and outcome. Unless `force`, the
+    package of an earlier build with the same inputs is returned. `keep` is a folder for the files that candidates are
+    built from.
+    Raises ConfigError, ModelError, BuildError (AccuracyGateFailed where no candidate is accurate enough),
+    BackendUnavailable.
+    """
+    folder = None if keep is None else Path(keep)
+    return build_recipe(as_recipe(target, names), Path(store), force=force, progress=progress, keep=folder).package
+
+
+def inspect(
+    model: Target,
+    *,
+    device: str | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    progress: Progress = quiet,
+) -> ModelInspection:
+    """Inspect each layer of a model: whether it is 2:4, could be, or why not.
+
+    `device`, as "orin-nano-8gb:15W", adds predicted times on that board, in milliseconds. `shapes` fixes open input
+    shapes, as {"images": (1, 3, 640, 640)}.
+    Raises ConfigError, ModelError.
+    """
+    return inspect_file(model, device, shapes, progress=progress)
+
+
+def prune(
+    model: Target, output: str | Path, *, progress: Progress = quiet, **options: Unpack[PruneKeywords]
+) -> PruneResult:
+    """Prune a model to 2:4 and write it to `output`.
+
+    `options` are the fields of PruneOptions: method ("magnitude" or "reconstruct"), images, layers, share, max_drop,
+    annotations and more.
+    Raises ConfigError, ModelError, SparsityError, CalibrationError, SourceError.
+    """
+    return prune_file(model, Path(output), PruneOptions(**options), progress)
+
+
+def quantize(
+    model: Target, output: str | Path, *, progress: Progress = quiet, **options: Unpack[QuantizeKeywords]
+) -> QuantizeResult:
+    """Write a model with Q/DQ for INT8 to `output`, calibrated on `images`.
+
+    `options` are the fields of QuantizeOptions: images (needed), max_drop, annotations, placement, keep and more.
+    Raises ConfigError, ModelError, CalibrationError, SourceError.
+    """
+    return quantize_file(model, Path(output), QuantizeOptions(**options), progress)
+
+
+def evaluate(
+    target: Target | Package,
+    annotations: str | Path,
+    *,
+    images: str | Path | None = None,
+    names: str | None = None,
+    store: str | Path = STORE,
+    progress: Progress = quiet,
+) -> Evaluation:
+    """Score a detector on annotated images: COCO mAP in points, 0 to 100, in all and per class.
+
+    `annotations` is a COCO JSON file or its folder, `images` the folder of its images where they are not beside it.
+    Raises ConfigError, ModelError, BuildError, PackageError; BackendUnavailable without pycocotools.
+    """
+    annotated = Annotated(Path(annotations), None if images is None else Path(images))
+    labels = annotated.read()
+    return evaluate_package(_package(target, names, store, progress), labels, progress)
+
+
+def _package(target: Target | Package, names: str | None, store: str | Path, progress: Progress) -> Package:
+    if isinstance(target, Package):
+        return target
+    if isinstance(target, Recipe):
+        return build_recipe(target, Path(store), progress=progress, make_current=False).package
+    return ready(Path(target), Path(store), classes=names, progress=progress)

@@ -206,6 +206,8 @@ class Deploy(Section):
 
 
 class Recipe(Section):
+    """What a detector is, and how it is built, accepted and run: the recipe file, typed."""
+
     model: Path
     head: HeadName = "auto"
     classes: str | tuple[str, ...] = "auto"
@@ -216,6 +218,11 @@ class Recipe(Section):
     accept: Accept = Accept()
     deploy: Deploy = Deploy()
     run: Run = Run()
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recipe:
+        """Read a recipe file; relative paths in it start from its own folder. Raises ConfigError."""
+        return load_recipe(Path(path))
 
     def build_key(self) -> str:
         """sha256 of all that decides what is built: not where the files lie, nor `run` and `deploy`."""

@@ -72,6 +72,18 @@ def detector(
     return write(path, nodes, weights, [("images", (batch, 3, *size))], outputs, names=names, domain=domain)
 
 
+def chained(path: Path, layers: int = 6) -> Path:
+    """The detector with a chain of `layers` layers that can be 2:4 (side1, side2, ...), which adds nothing."""
+    rng = np.random.default_rng(0)
+    weights = {f"w{i}": rng.standard_normal((32, 32 if i else 3, 1, 1)) / 4 for i in range(layers + 1)}
+    nodes, name = [], "mean"
+    for i in range(layers + 1):
+        nodes.append(helper.make_node("Conv", [name, f"w{i}"], [f"c{i}"], f"side{i}"))
+        nodes.append(helper.make_node("Relu", [f"c{i}"], [f"r{i}"]))
+        name = f"r{i}"
+    return detector(path, more=(nodes, {key: value.astype(np.float32) for key, value in weights.items()}, name))
+
+
 def _boxes(shift: float) -> NDArray[np.float32]:
     boxes = np.zeros((1, 4, CELLS), np.float32)
     rows, columns = np.mgrid[:8, :8]

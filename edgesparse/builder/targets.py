@@ -47,7 +47,7 @@ def ready(target: Path, root: Path = STORE, *, classes: str | None = None, progr
     if target == DEMO or target.suffix in (".yaml", ".yml", ".onnx"):
         return build(recipe_of(target, classes), root, progress=progress, make_current=False).package
     if classes:
-        raise ConfigError(f"{target} is a package, which has its classes: leave out --classes")
+        raise ConfigError(f"{target} is a package, which has its classes: leave out --names")
     return open_package(target)
 
 

@@ -11,7 +11,24 @@ from types import FrameType
 
 import click
 
-from edgesparse.cli import build, demo, doctor, export, fleet, graph, keys, prune, quantize, run, score
+from edgesparse.cli import (
+    bench,
+    build,
+    bundle,
+    demo,
+    deploy,
+    doctor,
+    evaluate,
+    export,
+    inspect,
+    keys,
+    prune,
+    quantize,
+    recipe,
+    rollback,
+    run,
+    status,
+)
 from edgesparse.cli.show import complain
 from edgesparse.errors import EdgeSparseError
 from edgesparse.version import VERSION
@@ -33,19 +50,19 @@ def verbs(context: click.Context) -> None:
 
 for verb in (
     doctor.doctor,
-    graph.inspect,
+    inspect.inspect,
     prune.prune,
     quantize.quantize,
-    build.recipe,
+    recipe.recipe,
     build.build,
-    score.evaluate,
-    score.bench,
+    evaluate.evaluate,
+    bench.bench,
     run.run,
     keys.keys,
-    fleet.bundle,
-    fleet.deploy,
-    fleet.rollback,
-    fleet.status,
+    bundle.bundle,
+    deploy.deploy,
+    rollback.rollback,
+    status.status,
     export.export,
     demo.demo,
 ):

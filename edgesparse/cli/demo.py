@@ -1,4 +1,4 @@
-"""`demo`: the scene that draws itself."""
+"""`demo`: the demo scene, drawn and annotated by edgesparse itself."""
 
 from __future__ import annotations
 
@@ -11,18 +11,23 @@ from edgesparse.cli.show import complain, progress
 
 @click.group()
 def demo() -> None:
-    """The scene that draws and labels itself; 'edgesparse run demo' detects in it."""
+    """Write images and annotations of the demo scene."""
 
 
 @demo.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--count", type=click.IntRange(1), default=100, show_default=True, help="How many images.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="What they are drawn from.")
-@click.option("--size", type=(int, int), default=(480, 640), show_default=True, help="Height and width.")
-@click.option("--moving", is_flag=True, help="Frames of one moving belt, not independent scenes.")
+@click.option("--count", type=click.IntRange(1), default=100, show_default=True, help="Write so many images.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the random scenes.")
+@click.option(
+    "--size", type=(int, int), default=(480, 640), show_default=True, metavar="H W", help="Height and width in pixels."
+)
+@click.option("--moving", is_flag=True, help="Write frames of one moving belt, not single scenes.")
 @click.option("--force", is_flag=True, help="Replace the folder.")
 def export(folder: Path, count: int, seed: int, size: tuple[int, int], moving: bool, force: bool) -> None:
-    """Write images of the scene and their labels: FOLDER/images/ and FOLDER/instances.json (COCO)."""
+    """Write images of the demo scene and their annotations.
+
+    FOLDER gets images/ and instances.json (COCO). 'edgesparse run demo' detects in the same scene.
+    """
     from edgesparse.demo.export import export as write
 
     with progress() as advance:

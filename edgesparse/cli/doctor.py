@@ -14,6 +14,7 @@ import click
 from edgesparse import device
 from edgesparse.backends.cuda.kernels import nvcc
 from edgesparse.backends.tensorrt.driver import import_remedy
+from edgesparse.cli import options
 from edgesparse.cli.show import emit_json, table
 from edgesparse.errors import MACHINE_LACKS, BackendUnavailable
 
@@ -29,9 +30,9 @@ class Finding:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.as_json
 def doctor(as_json: bool) -> int:
-    """What this machine has, what is missing, and how to get it."""
+    """Check what this machine has, what is missing, and how to get it."""
     machine, findings = device.probe(), examine()
     if as_json:
         emit_json({"machine": asdict(machine), "findings": [asdict(finding) for finding in findings]})

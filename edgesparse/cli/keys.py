@@ -1,4 +1,4 @@
-"""`keys`: who may send bundles to a device."""
+"""`keys`: the keys that sign bundles."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ from pathlib import Path
 
 import click
 
+from edgesparse.cli import options
 from edgesparse.cli.show import complain, emit_json, table
-
-PATH = click.Path(path_type=Path)
 
 
 @click.group()
 def keys() -> None:
-    """Ed25519 keys that sign bundles: made once, kept where bundles are made, rotated before they expire."""
+    """Create, list and rotate the Ed25519 keys that sign bundles."""
 
 
 @keys.command()
-@click.argument("name", type=PATH)
-@click.option("--days", type=click.IntRange(1), help="Until it expires [default: never].")
+@click.argument("name", type=options.PATH)
+@click.option("--days", type=click.IntRange(1), help="Expire after so many days [default: never].")
 def new(name: Path, days: int | None) -> None:
-    """Make NAME.key, which signs and stays secret (mode 0600), and NAME.pub, which devices trust."""
+    """Create NAME.key, which signs, and NAME.pub, which devices trust.
+
+    NAME.key stays secret (mode 0600), where bundles are signed.
+    """
     from edgesparse.fleet import keys
 
     key = keys.new(name, days)
@@ -28,37 +30,45 @@ def new(name: Path, days: int | None) -> None:
 
 
 @keys.command()
-@click.argument("key", type=PATH)
+@click.argument("key", type=options.PATH)
 def public(key: Path) -> None:
-    """Print the public half of a private KEY."""
+    """Print the public half of a private key."""
     from edgesparse.fleet import keys
 
     click.echo(keys.read_private(key).public.text(), nl=False)
 
 
 @keys.command()
-@click.argument("folder", type=PATH, required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.argument("folder", type=options.PATH, required=False)
+@options.as_json
 def show(folder: Path | None, as_json: bool) -> None:
-    """List the keys that a device trusts: those in FOLDER [default: /etc/edgesparse/trusted]."""
+    """List the keys that a device trusts.
+
+    They are those in FOLDER [default: /etc/edgesparse/trusted].
+    """
     from edgesparse.fleet import keys
 
-    found = keys.trusted(folder or keys.TRUSTED)
+    trusted = keys.trusted(folder or keys.TRUSTED)
     if as_json:
-        rows = [{"name": k.name, "id": k.id, "expires": k.expires and k.expires.isoformat()} for k in found]
+        rows = [{"name": k.name, "id": k.id, "expires": k.expires and k.expires.isoformat()} for k in trusted]
         emit_json({"folder": str(folder or keys.TRUSTED), "keys": rows})
         return
-    table(str(folder or keys.TRUSTED), ("key", "id", ""), [(k.name, k.id, _until(k.expires)) for k in found])
+    table(str(folder or keys.TRUSTED), ("key", "id", ""), [(k.name, k.id, _until(k.expires)) for k in trusted])
 
 
 @keys.command()
-@click.argument("old", type=PATH)
-@click.argument("name", type=PATH)
-@click.option("-o", "--output", type=PATH, required=True, help="A new folder: what devices are to trust from now on.")
-@click.option("--days", type=click.IntRange(1), help="Until the new key expires [default: never].")
-@click.option("--overlap", type=click.IntRange(0), default=90, show_default=True, help="Days that the old one counts.")
+@click.argument("old", type=options.PATH)
+@click.argument("name", type=options.PATH)
+@options.output("New folder of public keys for devices.")
+@click.option("--days", type=click.IntRange(1), help="Expire the new key after so many days [default: never].")
+@click.option(
+    "--overlap", type=click.IntRange(0), default=90, show_default=True, help="Trust the old key so many more days."
+)
 def rotate(old: Path, name: Path, output: Path, days: int | None, overlap: int) -> None:
-    """Make NAME.key, the successor of OLD.key, and a folder with both public keys, of which the old one ends."""
+    """Create NAME.key, which succeeds OLD.key.
+
+    The output folder has both public keys; the old one expires after --overlap days.
+    """
     from edgesparse.fleet import keys
 
     before, after = keys.rotate(old, name, days, overlap, output)
@@ -69,4 +79,4 @@ def rotate(old: Path, name: Path, output: Path, days: int | None, overlap: int) 
 
 
 def _until(expires: object) -> str:
-    return f"counts until {expires}" if expires else "never expires"
+    return f"valid until {expires}" if expires else "never expires"

@@ -1,39 +1,123 @@
-"""What a detector says about one image."""
+"""The detections in one image."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesparse.errors import BackendUnavailable
+
+if TYPE_CHECKING:
+    import supervision
+
+Selection = slice | Sequence[int] | Sequence[bool] | NDArray[np.bool_] | NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """One object. `xyxy`: left, top, right, bottom in pixels of the image; `confidence`: 0..1.
+
+    `name` is empty where the detector's class names are unknown, `zones` where the camera has none. `track_id` is None
+    without tracking, -1 while the tracker is not sure of the object.
+    """
+
+    xyxy: tuple[float, float, float, float]
+    confidence: float
+    class_id: int
+    name: str = ""
+    zones: tuple[str, ...] = ()
+    track_id: int | None = None
+
 
 @dataclass(frozen=True)
 class Detections:
-    """`xyxy` float32 [n, 4], pixels of the frame; `confidence` float32 [n], 0..1, falling; `class_id` int64 [n].
+    """The detections in one image, most confident first; iterating yields one `Detection` each.
 
-    `zones`, where a camera has some: the names of those that each box is in. `track_id` int64 [n], where objects are
-    tracked: the same from frame to frame of a camera, -1 while it is not sure that there is one."""
+    `xyxy`: float32 [n, 4], left, top, right, bottom in pixels of the image. `confidence`: float32 [n], 0..1.
+    `class_id`: int64 [n]. `zones`, for a camera with zones: the names of the zones that each box is in. `track_id`:
+    int64 [n] with tracking, the same from frame to frame of a camera, -1 while the tracker is not sure. `classes`: the
+    names of all classes that the detector knows, by class id.
+    """
 
     xyxy: NDArray[np.float32]
     confidence: NDArray[np.float32]
     class_id: NDArray[np.int64]
     zones: tuple[tuple[str, ...], ...] | None = None
     track_id: NDArray[np.int64] | None = None
+    classes: tuple[str, ...] = ()
 
-    def __getitem__(self, keep: NDArray[np.bool_]) -> Detections:
-        """Those where `keep` bool [n] is true."""
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The class name of each detection; empty texts where the class names are unknown."""
+        return tuple(self._name(class_id) for class_id in self.class_id.tolist())
+
+    def _name(self, class_id: int) -> str:
+        return self.classes[class_id] if 0 <= class_id < len(self.classes) else ""
+
+    @overload
+    def __getitem__(self, key: int | np.integer[Any]) -> Detection: ...
+    @overload
+    def __getitem__(self, key: Selection) -> Detections: ...
+    def __getitem__(self, key: int | np.integer[Any] | Selection) -> Detection | Detections:
+        """A `Detection` by its position; those of a slice, of a mask bool [n], or at several positions.
+
+        Raises IndexError for a position or a mask that does not fit.
+        """
+        if isinstance(key, int | np.integer):
+            return self._detection(int(key))
+        rows = np.arange(len(self))[key if isinstance(key, slice) else _selection(key)]
         return Detections(
-            self.xyxy[keep],
-            self.confidence[keep],
-            self.class_id[keep],
-            None if self.zones is None else tuple(names for names, kept in zip(self.zones, keep, strict=True) if kept),
-            None if self.track_id is None else self.track_id[keep],
+            self.xyxy[rows],
+            self.confidence[rows],
+            self.class_id[rows],
+            None if self.zones is None else tuple(self.zones[row] for row in rows.tolist()),
+            None if self.track_id is None else self.track_id[rows],
+            self.classes,
         )
+
+    def _detection(self, row: int) -> Detection:
+        left, top, right, bottom = self.xyxy[row].tolist()
+        class_id = int(self.class_id[row])
+        zones = () if self.zones is None else self.zones[row]
+        track_id = None if self.track_id is None else int(self.track_id[row])
+        box = (left, top, right, bottom)
+        return Detection(box, float(self.confidence[row]), class_id, self._name(class_id), zones, track_id)
+
+    def __iter__(self) -> Iterator[Detection]:
+        return map(self._detection, range(len(self)))
 
     def __len__(self) -> int:
         return len(self.confidence)
 
     @classmethod
-    def none(cls) -> Detections:
-        return cls(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64))
+    def none(cls, classes: tuple[str, ...] = ()) -> Detections:
+        """No detections."""
+        return cls(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64), classes=classes)
+
+    def to_supervision(self) -> supervision.Detections:
+        """The same as `supervision.Detections`, for its annotators, trackers and zones; `data["class_name"]` has names.
+
+        Raises BackendUnavailable where supervision is not installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise BackendUnavailable(f"to_supervision needs {error.name}: pip install supervision") from None
+        names = np.array(self.names, dtype=np.str_)
+        return supervision.Detections(
+            xyxy=self.xyxy.copy(),
+            confidence=self.confidence.copy(),
+            class_id=self.class_id.copy(),
+            tracker_id=None if self.track_id is None else self.track_id.copy(),
+            data={"class_name": names},
+        )
+
+
+def _selection(key: Sequence[int] | Sequence[bool] | NDArray[Any]) -> NDArray[Any]:
+    """A mask, or positions; an empty list selects nothing."""
+    array = np.asarray(key)
+    return array if array.size or array.dtype == bool else array.astype(np.intp)

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.heads.base import Layout
 from edgesparse.runtime.heads.recognize import check
 from edgesparse.runtime.heads.registry import head as head_of
+from edgesparse.runtime.inputs import ImageInput, as_frame, as_frames, is_batch
 from edgesparse.runtime.letterbox import Places
 from edgesparse.runtime.nms import nms
 from edgesparse.runtime.preprocess import Letterbox
@@ -78,9 +79,23 @@ class Detector:
         self._ring, self._boxes = Ring(slots), deque[list[Letterbox]]()
         self.times = np.zeros(len(STAGES), np.int64)
 
-    def __call__(self, frame: NDArray[np.uint8]) -> Detections:
-        """Detections in one frame."""
-        return self.detect([frame])[0]
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # a text is a sequence of texts
+        self, images: ImageInput
+    ) -> Detections: ...
+    @overload
+    def __call__(self, images: Sequence[ImageInput]) -> list[Detections]: ...
+    def __call__(self, images: ImageInput | Sequence[ImageInput]) -> Detections | list[Detections]:
+        """Detections in an image; for a list of images, or an array [N, H, W, 3], a list of detections.
+
+        An image is a file, a BGR array uint8 [H, W, 3] or a PIL image. Any number of images is run in batches that the
+        network takes. Raises SourceError for anything else, ImageError for a file that cannot be read.
+        """
+        if not is_batch(images):
+            return self.detect([as_frame(images)])[0]
+        frames = as_frames(images)
+        starts = range(0, len(frames), self.batch)
+        return [result for start in starts for result in self.detect(frames[start : start + self.batch])]
 
     def detect(self, frames: Sequence[NDArray[np.uint8]], pixels: Kinds = None) -> list[Detections]:
         """Detections in each of at most `batch` frames.
@@ -138,9 +153,9 @@ class Detector:
         start = time.perf_counter_ns()
         xyxy, confidence, class_id, final = found
         if not len(confidence):
-            return Detections.none()
+            return Detections.none(self.spec.classes)
         if final:
-            return Detections(box.to_frame(xyxy), confidence, class_id)
+            return Detections(box.to_frame(xyxy), confidence, class_id, classes=self.spec.classes)
         if self._filters:
             enough = self._enough(confidence, class_id)
             xyxy, confidence, class_id = xyxy[enough], confidence[enough], class_id[enough]
@@ -148,7 +163,8 @@ class Detector:
             keep = nms(xyxy, confidence, class_id, self.run.iou, self.run.max_det, self.run.agnostic)
         else:
             keep = np.argsort(-confidence, kind="stable")[: self.run.max_det]
-        result = Detections(box.to_frame(xyxy[keep]), confidence[keep], class_id[keep])
+        boxes = box.to_frame(xyxy[keep])
+        result = Detections(boxes, confidence[keep], class_id[keep], classes=self.spec.classes)
         self.times[3] += time.perf_counter_ns() - start
         return result
 

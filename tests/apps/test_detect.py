@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -87,3 +88,17 @@ def test_a_camera_that_is_not_there(folder: Path) -> None:
 def test_an_app_is_short() -> None:
     assert len(APP.read_text().splitlines()) <= 100
     assert os.access(APP, os.X_OK)
+
+
+def test_public_names_are_all_that_users_see_imported() -> None:
+    """Apps and documents use what `import edgesparse` offers, and edgesparse.training."""
+    root = APP.parents[1]
+    texts = [*root.glob("apps/*.py"), *root.glob("examples/**/*"), *root.glob("docs/**/*.md"), root / "README.md"]
+    pattern = re.compile(r"^\s*(?:from edgesparse(?!\.training import)[\w.]* import|import edgesparse\.)", re.MULTILINE)
+    private = [
+        f"{path.relative_to(root)}: {line.strip()}"
+        for path in texts
+        if path.suffix in (".py", ".md")
+        for line in pattern.findall(path.read_text())
+    ]
+    assert private == []

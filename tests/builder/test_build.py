@@ -263,7 +263,7 @@ def test_a_target_is_a_recipe_a_model_or_a_package(tmp_path: Path, model: Path) 
     assert ready(package.folder).manifest.run.conf == 0.5
     with pytest.raises(ConfigError, match=r"needed a recipe \(.yaml\), a model \(.onnx\), a package's"):
         recipe_of(tmp_path / "squares.engine")
-    with pytest.raises(ConfigError, match="is a package, which has its classes: leave out --classes"):
+    with pytest.raises(ConfigError, match="is a package, which has its classes: leave out --names"):
         ready(package.folder, classes="coco")
 
 

@@ -73,7 +73,7 @@ def unknown_key(folder: Path) -> list[str]:
 def labels_that_are_none(folder: Path) -> list[str]:
     squares.detector(folder / "m.onnx")
     (folder / "labels.json").write_text("{}")
-    return ["evaluate", "m.onnx", "--data", "labels.json"]
+    return ["evaluate", "m.onnx", "--annotations", "labels.json"]
 
 
 def not_good_enough(folder: Path) -> list[str]:
@@ -218,16 +218,16 @@ def test_bad_input(
     [
         (["biuld", "m.onnx"], "No such command 'biuld'."),
         (["build", "--fast", "m.onnx"], "No such option '--fast'"),
-        (["build"], "Missing argument 'TARGET'. (see 'edgesparse build --help')"),
+        (["build"], "Missing argument 'RECIPE.yaml|MODEL.onnx'. (see 'edgesparse build --help')"),
         (["run", "m.onnx", "--conf", "2"], "Invalid value for '--conf': 2.0 is not in the range 0<=x<=1."),
-        (["run", "m.onnx", "--settings", "device.yaml"], "--settings is for --service: add that"),
-        (["run", "demo", "--service", "--video", "v.mp4"], "--service has its outputs in the file of --settings"),
+        (["run", "m.onnx", "--settings", "device.yaml"], "--settings needs --service"),
+        (["run", "demo", "--service", "--video", "v.mp4"], "--service takes its outputs from --settings"),
         (["run", "demo", "--service", "--settings", "gone.yaml"], "no settings gone.yaml: write one with 'run:'"),
         (["build", "nowhere.onnx"], "no model nowhere.onnx: give the path of an ONNX file"),
         (["build", "nowhere.yaml"], "no recipe nowhere.yaml: write one with 'edgesparse recipe MODEL.onnx"),
         (["build", "nowhere"], "nowhere: needed a recipe (.yaml), a model (.onnx)"),
-        (["evaluate", "m.onnx"], "Missing option '--data'."),
-        (["evaluate", "m.onnx", "--data", "."], "--data: found 0 annotation files in ., needed one"),
+        (["evaluate", "m.onnx"], "Missing option '--annotations'."),
+        (["evaluate", "m.onnx", "--annotations", "."], "--annotations: found 0 annotation files in ., needed one"),
         (["recipe", "m.onnx", "--size", "640"], "Option '--size' requires 2 arguments."),
     ],
 )

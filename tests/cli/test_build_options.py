@@ -33,7 +33,7 @@ def test_a_table_of_the_candidates_and_the_verdict(edgesparse: Command, recipe: 
     rows = [line.split() for line in ended.out.splitlines()]
     assert ["fp32", "lost"] in [row[:2] for row in rows] and ["fp16", "kept"] in [row[:2] for row in rows]
     assert "no 2:4 candidates: no layer of the model is 2:4: 'edgesparse prune' makes them" in ended.out
-    assert "report.html says more" in ended.out
+    assert "details: report.html" in ended.out
 
 
 def test_options_win_over_the_recipe(edgesparse: Command, recipe: str) -> None:
@@ -75,6 +75,6 @@ def test_what_candidates_are_built_from_is_kept_on_demand(
     assert ended.code == 0 and sorted(path.suffix for path in kept.iterdir()) == [".onnx", ".onnx"]
     assert set[str]().union(*map(squares.held, kept.iterdir())) == {"value"}
     again = edgesparse("build", recipe, "--keep", kept)
-    assert again.code == 2 and again.said == f"--keep {kept} is there already: name another, or an empty folder"
+    assert again.code == 2 and again.said == f"--keep {kept} already exists: name another, or an empty folder"
     found = edgesparse("build", recipe, "--keep", tmp_path / "other")
     assert found.code == 0 and "nothing was built" in found.err and not (tmp_path / "other").exists()

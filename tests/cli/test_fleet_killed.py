@@ -22,7 +22,7 @@ from edgesparse.package.store import open_package
 STEPS = ["building fp32", "self-test", "watching the service"]
 BEFORE = """
 import os, signal
-from edgesparse.cli import fleet
+from edgesparse.cli import device
 from edgesparse.cli.show import progress
 from contextlib import contextmanager
 
@@ -35,7 +35,7 @@ def deadly():
                 os.kill(os.getpid(), signal.SIGKILL)
         yield at
 
-fleet.progress = deadly
+device.progress = deadly
 """
 
 

@@ -68,7 +68,7 @@ def test_from_keys_to_a_device_and_back(edgesparse: Command, recipe: Path, tmp_p
 
 def test_keys_are_made_shown_and_rotated(edgesparse: Command, tmp_path: Path) -> None:
     assert (
-        "wrote factory.key and factory.pub, counts until 20" in edgesparse("keys", "new", "factory", "--days", "9").err
+        "wrote factory.key and factory.pub, valid until 20" in edgesparse("keys", "new", "factory", "--days", "9").err
     )
     assert edgesparse("keys", "public", "factory.key").out == (tmp_path / "factory.pub").read_text()
     assert edgesparse("keys", "new", "factory").said.startswith("factory.key is there already")

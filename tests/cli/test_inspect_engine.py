@@ -79,7 +79,7 @@ def test_as_json_and_as_a_page(run: Verb, tmp_path: Path) -> None:
 
 def test_a_backend_that_tells_no_kernels(run: Verb, tmp_path: Path) -> None:
     code, out, _ = run("inspect", package(tmp_path / "net", backend="onnxruntime"))
-    assert code == 0 and out == "net abc: onnxruntime does not tell which kernels run\n"
+    assert code == 0 and out == "net abc: onnxruntime does not report which kernels run\n"
 
 
 @pytest.mark.no_gpu

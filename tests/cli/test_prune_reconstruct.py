@@ -12,7 +12,7 @@ import onnx
 import pytest
 import squares
 from commands import Command, Started
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from edgesparse.sparsity.inspect import inspect
 from edgesparse.sparsity.prune import prune
@@ -23,16 +23,7 @@ RECONSTRUCT = ("--method", "reconstruct", "--images", "images/*.png")
 
 @pytest.fixture
 def detector(tmp_path: Path) -> Path:
-    """The squares' detector with a chain of layers that can be 2:4, which feeds its output with nought."""
-    rng = np.random.default_rng(0)
-    weights = {f"w{i}": rng.standard_normal((32, 32 if i else 3, 1, 1)) / 4 for i in range(LAYERS + 1)}
-    nodes, name = [], "mean"
-    for i in range(LAYERS + 1):
-        nodes.append(helper.make_node("Conv", [name, f"w{i}"], [f"c{i}"], f"side{i}"))
-        nodes.append(helper.make_node("Relu", [f"c{i}"], [f"r{i}"]))
-        name = f"r{i}"
-    stored = {key: value.astype(np.float32) for key, value in weights.items()}
-    return squares.detector(tmp_path / "side.onnx", more=(nodes, stored, name))
+    return squares.chained(tmp_path / "side.onnx", LAYERS)
 
 
 def states(path: Path) -> list[str]:
@@ -43,7 +34,7 @@ def test_as_much_as_a_point_allows_with_a_page_a_layer(
     edgesparse: Command, detector: Path, images: Path, tmp_path: Path
 ) -> None:
     ended = edgesparse(
-        *("prune", detector, "-o", "out.onnx", *RECONSTRUCT, "--layers", "auto", "--data", images),
+        *("prune", detector, "-o", "out.onnx", *RECONSTRUCT, "--layers", "auto", "--annotations", images),
         *("--html", "page.html", "--json"),
     )
     assert ended.code == 0, ended.err

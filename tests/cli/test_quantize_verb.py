@@ -53,7 +53,7 @@ def test_every_file_and_the_score_after_each_step(
     edgesparse: Command, detector: Path, images: Path, tmp_path: Path
 ) -> None:
     ended = edgesparse(
-        *("quantize", detector, "-o", "out.onnx", *IMAGES, "--data", images, "--max-drop", "1", "--json"),
+        *("quantize", detector, "-o", "out.onnx", *IMAGES, "--annotations", images, "--max-drop", "1", "--json"),
         *("--calibration", "ranges.json", "--table", "deep.cache", "--html", "page.html"),
     )
     assert ended.code == 0, ended.err
@@ -124,11 +124,11 @@ def test_kept_layers_and_warnings_are_shown(edgesparse: Command, detector: Path,
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
-        ((*IMAGES, "--max-drop", "1"), 2, "--max-drop needs --data"),
+        ((*IMAGES, "--max-drop", "1"), 2, "--max-drop needs --annotations"),
         ((), 2, "Missing option '--images'"),
         (("--images", "nowhere"), 2, "nowhere"),
         ((*IMAGES, "--keep", "evn"), 2, "did you mean 'even'?"),
-        ((*IMAGES, "--html", "deep.onnx"), 2, "deep.onnx is there already"),
+        ((*IMAGES, "--html", "deep.onnx"), 2, "cannot write deep.onnx: it is an input"),
         ((*IMAGES, "--table", "no/folder.cache"), 2, "no folder no"),
         ((*IMAGES, "--from-table", "none.cache"), 2, "cannot read none.cache"),
         ((*IMAGES, "--from-table", "deep.onnx"), 2, "not a TensorRT calibration table"),
@@ -156,7 +156,7 @@ def test_a_recipes_input_is_honoured_and_no_package_is_built(
     (tmp_path / "bad.yaml").write_text("model: deep.onnx\ninput: {mean: [0, 0, -2]}\n")
     scores = {}
     for name in ("good", "bad"):
-        ended = edgesparse("quantize", f"{name}.yaml", "-o", f"{name}.onnx", *IMAGES, "--data", images, "--json")
+        ended = edgesparse("quantize", f"{name}.yaml", "-o", f"{name}.onnx", *IMAGES, "--annotations", images, "--json")
         scores[name] = ended.json["steps"][0]["score"] if ended.code == 0 else None
     assert scores["good"] > 50 and (scores["bad"] is None or scores["bad"] < 1)
     assert not (tmp_path / "engines").exists()

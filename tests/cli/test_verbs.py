@@ -24,7 +24,7 @@ def test_the_whole_way_from_a_model_to_detections(edgesparse: Command, model: Pa
     ended = edgesparse("build", "squares.yaml")
     assert ended.code == 0 and "head yolov8, 2 classes, input 64x64" in ended.out and "kept" in ended.out
     assert "next: edgesparse run engines/squares" in ended.out
-    ended = edgesparse("evaluate", "engines/squares", "--data", images)
+    ended = edgesparse("evaluate", "engines/squares", "--annotations", images)
     assert ended.code == 0 and "squares on 4 images" in ended.out and "mAP 100.0  mAP50 100.0" in ended.out
     ended = edgesparse("bench", "engines/squares", "--source", images, "--frames", 3)
     assert ended.code == 0 and "milliseconds" in ended.out and "3 frames" in ended.out
@@ -42,7 +42,7 @@ def test_for_programs_there_is_json(edgesparse: Command, model: Path, images: Pa
     built = edgesparse("build", model, "--json").json
     assert built["reused"] is False and built["detector"]["classes"] == ["red", "green"]
     assert edgesparse("build", model, "--json").json["folder"] == built["folder"]
-    scored = edgesparse("evaluate", model, "--data", images, "--json").json
+    scored = edgesparse("evaluate", model, "--annotations", images, "--json").json
     assert scored["map"] == pytest.approx(100) and scored["images"] == 4
     timed = edgesparse("bench", model, "--source", images, "--frames", 2, "--json").json
     assert timed["frames"] == 2 and timed["latency"]["engine"]["p50"] > 0 and timed["where"] == "the CPU"
@@ -72,7 +72,7 @@ def test_detections_on_standard_output_have_it_to_themselves(edgesparse: Command
 def test_classes_may_be_given_for_a_model_that_names_none(edgesparse: Command, tmp_path: Path, images: Path) -> None:
     squares.detector(tmp_path / "m.onnx", names=None)
     Path("names.txt").write_text("red\ngreen\n")
-    scored = edgesparse("evaluate", "m.onnx", "--data", images, "--classes", "names.txt", "--json").json
+    scored = edgesparse("evaluate", "m.onnx", "--annotations", images, "--names", "names.txt", "--json").json
     assert {found["name"] for found in scored["classes"]} == {"red", "green"}
 
 
@@ -201,8 +201,8 @@ def test_what_engines_carry_is_measured_in_batches_and_streams(edgesparse: Comma
     [
         (("--batch", "0"), 2, "--batch: found 0, needed whole numbers from 1 to 64"),
         (("--streams", "two"), 2, "--streams: found two"),
-        (("--html", "page.html"), 2, "--html and --candidates go with --batch or --streams"),
-        (("--batch", "1", "--html", "squares.onnx"), 2, "squares.onnx is there already: pass --force"),
+        (("--html", "page.html"), 2, "--html and --candidates need --batch or --streams"),
+        (("--batch", "1", "--html", "squares.onnx"), 2, "squares.onnx already exists: pass --force"),
         (("--batch", "1", "--candidates", "fp12"), 2, "'fp12'"),
     ],
 )

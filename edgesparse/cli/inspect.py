@@ -1,72 +1,61 @@
-"""`inspect`: what of a model is 2:4, what could be, and what it would gain; what a built engine really runs."""
+"""`inspect`: the 2:4 layers of a model, what 2:4 could gain, and the kernels of a built engine."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from edgesparse.cli import engine
+from edgesparse.cli import inspect_engine, options
 from edgesparse.cli.show import complain, emit_json, progress, table
-from edgesparse.cli.writing import check_free, write
 
 if TYPE_CHECKING:
     from edgesparse.predict.boards import Board
     from edgesparse.predict.roofline import Prediction
     from edgesparse.sparsity.inspect import Inspection, Layer
 
-PATH = click.Path(path_type=Path)
 PLANS = (".engine", ".plan", ".trt")
 SHOWN_GAINS = 10
 COLUMNS = ("layer", "op", "weights", "state", "notes", "MACs M", "%", "KB", "zeros %", "violations")
 
 
 @click.command()
-@click.argument("model", type=PATH, metavar="MODEL.onnx|PACKAGE|ENGINE")
-@click.option("--device", help="Predict on this board, e.g. orin-nano-8gb or orin-nano-8gb:15W.")
+@click.argument("target", type=options.PATH, metavar="MODEL.onnx|RECIPE.yaml|PACKAGE|ENGINE")
+@options.device
 @click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x640x640", help="Fix an input's open shape.")
-@click.option("--html", type=PATH, help="Write one self-contained page.")
-@click.option("--force", is_flag=True, help="Overwrite the page.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.html
+@options.force
+@options.as_json
 def inspect(
-    model: Path, device: str | None, shapes: tuple[str, ...], html: Path | None, force: bool, as_json: bool
+    target: Path, device: str | None, shapes: tuple[str, ...], html: Path | None, force: bool, as_json: bool
 ) -> None:
-    """2:4 a layer of MODEL.onnx: there, possible, or why not; with --device, what it could gain there.
+    """Show 2:4 per layer of a model, or the kernels of an engine.
 
-    Of a package, or of a TensorRT plan (MODEL.engine), the kernel of each layer, and which run 2:4. Opening a plan runs
-    its code: only open one that was built on this device. A package is only read.
+    Of a model: which layers are 2:4, which could be, why the others cannot, and with --device what 2:4 could gain
+    there. Of a package or a TensorRT plan (MODEL.engine): the kernel of each layer, and which of them run 2:4. Opening
+    a plan runs its code: only open one that was built on this device. A package is only read.
     """
-    if model.is_dir() or model.suffix in PLANS:
+    if target.is_dir() or target.suffix in PLANS:
         if device or shapes:
-            raise click.UsageError("--device and --shape are for an ONNX file: leave them out")
-        engine.inspect_engine(model, html, force, as_json)
+            raise click.UsageError("--device and --shape are for a model: leave them out")
+        inspect_engine.inspect_engine(target, html, force, as_json)
         return
-    from edgesparse.model.load import load
-    from edgesparse.predict import boards, fusion, page, roofline
-    from edgesparse.sparsity.inspect import inspect as look
+    from edgesparse.tasks.inspect import inspect_file
 
-    board = boards.board(device) if device else None
-    check_free(html, force)
     inputs = dict(_shape(text) for text in shapes)
     with progress() as advance:
-        advance("reading", 0, 0)
-        loaded = load(model)
-        report = look(loaded, inputs)
-        predictions = roofline.predict_all(fusion.fused_layers(loaded, inputs), board) if board else {}
-    said = {"model": str(model), **report.as_dict()}
-    if board:
-        said["prediction"] = roofline.as_dict(predictions, board)
+        result = inspect_file(target, device, inputs, html, force, advance)
     if html:
-        write(html, lambda path: path.write_text(page.page(model.name, report, board, predictions)))
         complain(f"wrote {html}")
     if as_json:
-        emit_json(said)
+        emit_json(result.as_dict())
         return
-    _show_layers(model.name, report)
-    if board:
-        _show_prediction(board, predictions)
+    _show_layers(target.name, result.report)
+    if result.board:
+        _show_prediction(result.board, result.predictions)
 
 
 def _show_layers(name: str, report: Inspection) -> None:
@@ -101,7 +90,7 @@ def _marks(layer: Layer, notes: Counter[str]) -> str:
     return " ".join(str(list(notes).index(text) + 1) for text in texts)
 
 
-def _show_prediction(board: Board, predictions: dict[str, Prediction]) -> None:
+def _show_prediction(board: Board, predictions: Mapping[str, Prediction]) -> None:
     from edgesparse.predict.roofline import gains, verdict
 
     base = predictions["FP16"].ms

@@ -1,0 +1,129 @@
+"""`bench`: latency per stage, and what engines carry under load."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgesparse.cli import options
+from edgesparse.cli.show import complain, emit_json, progress, table
+from edgesparse.tasks.writing import check_outputs, write
+
+MOST = 64
+"""Largest batch, and most streams."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """The options of `bench`; `batches` and `streams` empty: per stage."""
+
+    source: str | None
+    frames: int
+    batches: list[int]
+    streams: list[int]
+    candidates: str | None
+    fps: float
+    max_age: float
+    seconds: float
+    html: Path | None
+    force: bool
+    store: Path
+    as_json: bool
+
+
+@click.command()
+@click.argument("target", type=options.PATH)
+@click.option("--source", help="Video, image, folder or glob [default: the demo scene at 1920x1080].")
+@click.option("--frames", type=click.IntRange(1), default=300, show_default=True, help="Time so many frames.")
+@click.option("--batch", metavar="N,...", help="Load: engines of these batch sizes.")
+@click.option("--streams", metavar="N,...", help="Load: so many streams per engine.")
+@click.option("--candidates", metavar="NAME,...", help="Load: build only these, as fp16,fp16-2:4.")
+@click.option("--fps", type=click.FloatRange(0, min_open=True), default=30, show_default=True, help="Load: per camera.")
+@click.option(
+    "--max-age",
+    type=click.FloatRange(0, min_open=True),
+    default=100,
+    show_default=True,
+    help="Load: most milliseconds from a frame to its result.",
+)
+@click.option("--seconds", type=click.FloatRange(0), default=2, show_default=True, help="Load: measure each so long.")
+@options.html
+@options.force
+@options.store
+@options.as_json
+def bench(target: Path, batch: str | None, streams: str | None, **fields: Any) -> None:
+    """Measure latency per stage and peak memory, or throughput.
+
+    Per stage: from frame to detections, one frame after another. With --batch or --streams (load): frames per second,
+    latency, and how many cameras that carries when each sends --fps frames per second and a result may be --max-age
+    milliseconds old. A recipe or a model is built for each batch; of a package, the engine and its fallback run.
+    """
+    chosen = BenchOptions(batches=numbers("--batch", batch), streams=numbers("--streams", streams), **fields)
+    if chosen.batches or chosen.streams:
+        check_outputs((chosen.html,), chosen.force)
+        _load(target, chosen)
+        return
+    if chosen.html or chosen.candidates:
+        raise click.UsageError("--html and --candidates need --batch or --streams")
+    _stages(target, chosen)
+
+
+def _stages(target: Path, chosen: BenchOptions) -> None:
+    from edgesparse.builder.targets import open_detector, ready
+    from edgesparse.stream import pipeline
+    from edgesparse.stream.sinks.text import JsonLines
+    from edgesparse.stream.sources.memory import scene_frames
+    from edgesparse.stream.sources.open import open_source
+
+    with progress() as advance, open_source(chosen.source) if chosen.source else scene_frames() as stream:
+        package = ready(target, chosen.store, progress=advance)
+        advance("timing frames", 0, 0)
+        with open_detector(package) as detector, JsonLines(os.devnull, detector.spec.classes, force=True) as sink:
+            pipeline.run(stream, detector, limit=min(20, stream.total or 20), depth=1)
+            stream.reopen()
+            summary = pipeline.run(stream, detector, [sink], limit=chosen.frames, depth=1)  # stages in sequence
+            where = detector.where
+    if chosen.as_json:
+        emit_json({"package": str(package.folder), "where": where, **asdict(summary)})
+        return
+    click.echo(f"{package.manifest.model} on {stream.name}; from frames to boxes: {where}\n{summary}")
+
+
+def _load(target: Path, chosen: BenchOptions) -> None:
+    from edgesparse import device
+    from edgesparse.bench import throughput
+    from edgesparse.bench.page import COLUMNS, page, row
+
+    demand = throughput.Demand(chosen.fps, chosen.max_age)
+    candidates = chosen.candidates.split(",") if chosen.candidates else None
+    with progress() as advance:
+        name, loads = throughput.of_target(
+            target, chosen.batches, chosen.streams or [1], candidates, demand, chosen.seconds, chosen.store, advance
+        )
+    result, clocks = throughput.summary(loads, demand), str(device.clocks())
+    machine = device.probe()
+    if chosen.html:
+        about = f"{machine.model or machine.gpu or machine.cpu}; {clocks}"
+        text = page(f"{name}: throughput", about, result, loads)
+        write(chosen.html, lambda path: path.write_text(text))
+        complain(f"wrote {chosen.html}")
+    if chosen.as_json:
+        rows = [asdict(load) for load in loads]
+        emit_json({"model": name, "demand": asdict(demand), "loads": rows, "summary": result, "clocks": clocks})
+        return
+    table(name, COLUMNS, map(row, loads), numbers=len(COLUMNS) - 1)
+    click.echo(result)
+
+
+def numbers(option: str, text: str | None) -> list[int]:
+    """The whole numbers of `1,2,4`, without repetition; none where the option was not given."""
+    if text is None:
+        return []
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and 0 < int(part) <= MOST for part in parts):
+        raise click.UsageError(f"{option}: found {text}, needed whole numbers from 1 to {MOST} as in 1,2,4")
+    return list(dict.fromkeys(map(int, parts)))

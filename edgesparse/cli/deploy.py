@@ -1,0 +1,55 @@
+"""`deploy`: bring a bundle onto this device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgesparse.cli import options
+from edgesparse.cli.device import DeviceOptions, on_device, report, restarts
+from edgesparse.progress import Progress
+
+if TYPE_CHECKING:
+    from edgesparse.fleet.deploy import Outcome
+
+
+@click.command()
+@click.argument("source", metavar="FILE|URL", required=False)
+@on_device
+@restarts
+@click.option("--trusted", type=options.PATH, help="Folder of public keys [default: /etc/edgesparse/trusted].")
+@click.option("--allow-downgrade", is_flag=True, help="Accept a version that is not newer.")
+@click.option("--check", is_flag=True, help="Print what would be done, and change nothing.")
+@click.option("--recover", is_flag=True, help="Only finish or undo what a power cut interrupted.")
+def deploy(
+    source: str | None,
+    trusted: Path | None,
+    allow_downgrade: bool,
+    check: bool,
+    recover: bool,
+    as_json: bool,
+    **fields: Any,
+) -> None:
+    """Verify, build, test and switch to a bundle, or roll back.
+
+    The new engine is built beside the running one, tested, switched to and watched; where the service does not stay
+    healthy, the former engine runs again.
+    """
+    from edgesparse.fleet import keys
+    from edgesparse.fleet.fetch import open_source
+
+    if recover == (source is not None):
+        raise click.UsageError("needed a bundle's FILE or URL, or --recover alone")
+    chosen = DeviceOptions(**fields)
+
+    def act(advance: Progress) -> Outcome:
+        if source is None:
+            return replace(chosen, restart=chosen.restart or "").device(advance).recover()
+        device = chosen.device(advance)
+        with open_source(source, keys.trusted(trusted or keys.TRUSTED)) as bundle:
+            return (device.check if check else device.deploy)(bundle, downgrade=allow_downgrade)
+
+    report(act, as_json)

@@ -1,0 +1,44 @@
+"""`evaluate`: COCO mAP on annotated images."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from edgesparse.cli import options
+from edgesparse.cli.show import emit_json, progress, table
+
+
+@click.command()
+@click.argument("target", type=options.PATH)
+@options.labels(required=True)
+@options.annotated_images("--images")
+@options.names
+@options.store
+@options.as_json
+def evaluate(
+    target: Path, annotations: Path, images: Path | None, names: str | None, store: Path, as_json: bool
+) -> None:
+    """Score a package, RECIPE.yaml or MODEL.onnx on annotated images.
+
+    COCO mAP as pycocotools computes it, at confidence 0.001, NMS 0.65 and at most 300 boxes per image.
+    """
+    from edgesparse.builder.targets import ready
+    from edgesparse.tasks.evaluate import evaluate_package
+    from edgesparse.tasks.inputs import Annotated
+
+    labels = Annotated(annotations, images).read()
+    with progress() as advance:
+        package = ready(target, store, classes=names, progress=advance)
+        score = evaluate_package(package, labels, advance)
+    if as_json:
+        emit_json(asdict(score))
+        return
+    rows = [(c.name, c.boxes, c.map, c.map50) for c in sorted(score.classes, key=lambda c: -c.map)]
+    table(f"{package.manifest.model} on {score.images} images", ("class", "boxes", "mAP", "mAP50"), rows, numbers=3)
+    click.echo(
+        f"mAP {score.map:.1f}  mAP50 {score.map50:.1f}  mAP75 {score.map75:.1f}  "
+        f"small {score.small:.1f}  medium {score.medium:.1f}  large {score.large:.1f}"
+    )

@@ -1,0 +1,35 @@
+"""`recipe`: a commented recipe for a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgesparse.cli import options
+from edgesparse.cli.show import complain
+from edgesparse.head_table import HEAD_ALIASES, HEADS
+
+
+@click.command()
+@click.argument("model", type=options.PATH, metavar="MODEL.onnx")
+@options.output("File to write, '-' to print [default: MODEL.yaml].", required=False)
+@click.option(
+    "--head",
+    type=click.Choice(("auto", *HEADS, *HEAD_ALIASES)),
+    default="auto",
+    metavar="HEAD",
+    help="Head, if not recognized.",
+)
+@click.option("--size", type=click.IntRange(1), nargs=2, metavar="H W", help="Input size, if the model's is open.")
+@options.force
+def recipe(model: Path, output: Path | None, head: str, size: tuple[int, int] | None, force: bool) -> None:
+    """Write a commented recipe for a model."""
+    from edgesparse.builder.recipe import write_recipe
+
+    output = output or model.with_suffix(".yaml")
+    text = write_recipe(model, output, head, size, force)
+    if str(output) == "-":
+        click.echo(text, nl=False)
+    else:
+        complain(f"wrote {output}; next: edgesparse build {output}")

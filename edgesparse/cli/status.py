@@ -1,0 +1,54 @@
+"""`status`: what runs on this device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgesparse.cli.device import date, on_device
+from edgesparse.cli.show import emit_json, table
+
+COLUMNS = ("when", "verb", "result", "version", "slot", "why")
+
+
+@click.command()
+@on_device
+@click.option("--history", type=click.IntRange(0), default=5, show_default=True, help="Print so many past events.")
+def status(root: Path | None, status: Path | None, history: int, as_json: bool) -> None:
+    """Show what runs on this device, its health and its history."""
+    from edgesparse.fleet import status as states
+    from edgesparse.fleet.restart import STATUS, Service
+    from edgesparse.fleet.slots import Root, default_root
+
+    slots = Root(root or default_root())
+    state = states.status(slots, Service(status=status or STATUS))
+    events = slots.history()[-history:] if history else []
+    if as_json:
+        emit_json({**state, "history": events})
+        return
+    for name in ("running", "other"):
+        click.echo(f"{name}: {_slot(state[name])}")
+    service = state["service"]
+    click.echo(f"service: {_service(service, state['healthy']) if service else 'no status'}")
+    if state["under_way"]:
+        click.echo(f"under way: {state['under_way']['verb']}, {state['under_way']['step']}")
+    rows = [(date(event["time"]), *(event.get(key, "") for key in COLUMNS[1:])) for event in events]
+    if rows:
+        table("history", COLUMNS, rows)
+
+
+def _slot(slot: dict[str, Any] | None) -> str:
+    if slot is None:
+        return "nothing"
+    state = f"bad: {slot['bad']}" if slot["bad"] else "not committed"
+    if slot["committed"] is not None and not slot["bad"]:
+        state = f"since {date(slot['committed'])}"
+    return f"{slot['name']} {slot['version']} in slot {slot['slot']}, {slot['backend']} {slot['precision']}, {state}"
+
+
+def _service(service: dict[str, Any], healthy: bool | None) -> str:
+    why = f": {service['why']}" if service.get("why") else ""
+    counts = ", ".join(f"{service.get(what, 0)} {what}" for what in ("frames", "errors"))
+    return f"{'healthy' if healthy else 'not healthy'}{why}, {counts}"

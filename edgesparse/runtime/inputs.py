@@ -1,0 +1,81 @@
+"""Whatever a detector is called with, as frames: files, arrays, PIL images, and lists of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesparse.errors import SourceError
+from edgesparse.runtime.images import read_image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
+
+Frame = NDArray[np.uint8]
+ImageInput = Union[str, "os.PathLike[str]", NDArray[np.uint8], "PillowImage"]
+"""An image file, a BGR array uint8 [H, W, 3], or a PIL image."""
+ACCEPTED = "an image file, a BGR array uint8 [H, W, 3], a PIL image, or a list of these"
+
+
+def is_batch(images: object) -> bool:
+    """Whether it stands for several images: a list, a tuple, or an array [N, H, W, 3]."""
+    return isinstance(images, list | tuple) or (isinstance(images, np.ndarray) and images.ndim == 4)
+
+
+def as_frame(image: object) -> Frame:
+    """BGR uint8 [H, W, 3] of one image; an array stays as it is.
+
+    Raises SourceError for what is no image, ImageError for a file that cannot be read.
+    """
+    if isinstance(image, np.ndarray):
+        return image
+    if isinstance(image, str | os.PathLike):
+        return _of_file(os.fspath(image))
+    if _is_pillow(image):
+        return _of_pillow(image)
+    raise SourceError(f"cannot detect in {_described(image)}: needed {ACCEPTED}")
+
+
+def as_frames(images: Any) -> list[Frame]:
+    """Each of several images. Raises SourceError."""
+    return [as_frame(image) for image in images]
+
+
+def _of_file(name: str) -> Frame:
+    path = Path(name)
+    if "://" in name or name.isdecimal():
+        raise SourceError("cannot detect in a stream: open it with edgesparse.open_source, and pass each frame.image")
+    if path.is_dir():
+        raise SourceError(f"{path} is a folder: open it with edgesparse.open_source, and pass each frame.image")
+    if not path.is_file():
+        raise SourceError(f"no image {path}: needed {ACCEPTED}")
+    return read_image(path)
+
+
+def _is_pillow(image: object) -> bool:
+    module = sys.modules.get("PIL.Image")
+    return module is not None and isinstance(image, module.Image)
+
+
+def _of_pillow(image: Any) -> Frame:
+    """Turned as its EXIF orientation says, like a file; without alpha."""
+    from PIL import ImageOps
+
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I;16"):
+        grey = (np.asarray(upright) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    return np.ascontiguousarray(np.asarray(upright.convert("RGB"))[..., ::-1])
+
+
+def _described(value: object) -> str:
+    kind = type(value)
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    hint = " (pass its .image)" if hasattr(value, "image") else ""
+    hint = hint or (" (pass .numpy(), as BGR uint8 [H, W, 3])" if hasattr(value, "numpy") else "")
+    return f"{name}{hint}"

@@ -1,0 +1,14 @@
+"""Score a detector on annotated images."""
+
+from __future__ import annotations
+
+from edgesparse.builder.targets import open_detector
+from edgesparse.package.store import Package
+from edgesparse.progress import Progress, quiet
+from edgesparse.runtime.evaluate import SCORING, Evaluation, Labels, evaluate
+
+
+def evaluate_package(package: Package, labels: Labels, progress: Progress = quiet) -> Evaluation:
+    """COCO mAP of a package. Raises ConfigError, BuildError; BackendUnavailable without pycocotools."""
+    with open_detector(package, SCORING) as detector:
+        return evaluate(detector, labels, lambda done, total: progress("scoring", done, total))

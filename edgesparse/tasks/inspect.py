@@ -1,0 +1,64 @@
+"""Inspect a model file: which layers are 2:4, which could be, and what that could gain on a board."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgesparse.config import Recipe
+from edgesparse.model.load import load
+from edgesparse.predict import boards, fusion, page, roofline
+from edgesparse.predict.boards import Board
+from edgesparse.predict.roofline import Prediction
+from edgesparse.progress import Progress, quiet
+from edgesparse.sparsity.inspect import Inspection, Layer, inspect
+from edgesparse.tasks.inputs import Target, as_recipe
+from edgesparse.tasks.writing import check_outputs, write
+
+
+@dataclass(frozen=True)
+class ModelInspection:
+    """`report` has the layers; `predictions` per engine, as "FP16 2:4", where a `board` was named."""
+
+    model: str
+    report: Inspection
+    board: Board | None = None
+    predictions: Mapping[str, Prediction] = field(default_factory=dict)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Every layer of the model, in the graph's order."""
+        return self.report.layers
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        result = {"model": self.model, **self.report.as_dict()}
+        if self.board is not None:
+            result["prediction"] = roofline.as_dict(dict(self.predictions), self.board)
+        return result
+
+
+def inspect_file(
+    target: Target,
+    device: str | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    html: Path | None = None,
+    force: bool = False,
+    progress: Progress = quiet,
+) -> ModelInspection:
+    """Inspect the model of `target`; with `html` write a page too. Raises ConfigError, ModelError."""
+    board = boards.board(device) if device else None
+    recipe = as_recipe(target)
+    check_outputs((html,), force, [recipe.model, *([] if isinstance(target, Recipe) else [Path(target)])])
+    inputs = {name: tuple(shape) for name, shape in (shapes or {}).items()}
+    progress("reading the model", 0, 0)
+    model = load(recipe.model)
+    report = inspect(model, inputs)
+    predictions = roofline.predict_all(fusion.fused_layers(model, inputs), board) if board else {}
+    if html is not None:
+        text = page.page(recipe.model.name, report, board, predictions)
+        write(html, lambda path: path.write_text(text))
+    name = str(recipe.model if isinstance(target, Recipe) else target)
+    return ModelInspection(name, report, board, predictions)

@@ -1,0 +1,51 @@
+"""The keyword arguments of `edgesparse.prune` and `edgesparse.quantize`, for type checkers.
+
+Each is a field of PruneOptions or QuantizeOptions, where it is documented.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+from edgesparse.int8.placement import Placement
+from edgesparse.tasks.prune import PruneMethod
+from edgesparse.tasks.quantize import RangeMethod
+
+if TYPE_CHECKING:
+    from typing_extensions import Required
+
+
+class PruneKeywords(TypedDict, total=False):
+    method: PruneMethod
+    layers: Sequence[str] | Literal["auto"] | None
+    permute: bool
+    images: str | Path | None
+    count: int
+    share: float | None
+    max_drop: float | None
+    device: str | None
+    annotations: str | Path | None
+    annotated_images: str | Path | None
+    names: str | None
+    state: str | Path | None
+    html: str | Path | None
+    force: bool
+
+
+class QuantizeKeywords(TypedDict, total=False):
+    images: Required[str | Path]
+    count: int
+    placement: Placement
+    method: RangeMethod
+    max_drop: float | None
+    annotations: str | Path | None
+    annotated_images: str | Path | None
+    keep: Sequence[str]
+    calibration: str | Path | None
+    from_table: str | Path | None
+    table: str | Path | None
+    names: str | None
+    html: str | Path | None
+    force: bool

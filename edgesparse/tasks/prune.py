@@ -1,0 +1,177 @@
+"""Prune a model file to 2:4, by magnitude or reconstructed from images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from edgesparse.builder.objects import found, reader
+from edgesparse.builder.prepare import detector_spec
+from edgesparse.builder.scoring import points
+from edgesparse.config import DetectorSpec, Recipe
+from edgesparse.errors import ConfigError
+from edgesparse.model.activations import input_name
+from edgesparse.model.load import Model, load, save
+from edgesparse.predict import boards, fusion, roofline
+from edgesparse.progress import Progress, quiet
+from edgesparse.runtime.evaluate import Labels
+from edgesparse.sparsity import page
+from edgesparse.sparsity.prune import PruneReport
+from edgesparse.sparsity.prune import prune as by_magnitude
+from edgesparse.sparsity.reconstruct import reconstruct
+from edgesparse.sparsity.reconstruction import ReconstructReport
+from edgesparse.stream.sources.open import image_batches
+from edgesparse.tasks.inputs import Annotated, Target, as_recipe, check_images
+from edgesparse.tasks.writing import check_outputs, write
+
+PruneMethod = Literal["magnitude", "reconstruct"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneOptions:
+    """How a model is pruned. All but `method`, `layers`, `permute`, `names` and `force` is for `reconstruct`.
+
+    method: `magnitude` keeps the two largest of four weights and needs training afterwards; `reconstruct` needs no
+        training but images, and refits each layer to its dense output.
+    layers: names, None for every eligible layer, or "auto" for those that change the outputs least for what they save.
+    permute: magnitude only: reorder channels first, so that more magnitude is kept.
+    images: folder, glob or video of images like those that the detector will see; `count` of them are used.
+    share: prune this share (0..1) of the eligible multiply-accumulates; implies layers="auto".
+    max_drop: lose at most this many points of mAP on `annotations`; implies layers="auto".
+    device: weigh layers by their predicted gain on this board, as "orin-nano-8gb"; implies layers="auto".
+    annotations: COCO JSON file or its folder, to score on; annotated_images: the folder of its images, if elsewhere.
+    names: class names, 'coco' or a file, for a model without any.
+    state: folder for intermediate results; the same call continues from there after an interruption.
+    html: write a report per layer to this file.
+    force: overwrite files that exist.
+    """
+
+    method: PruneMethod = "magnitude"
+    layers: Sequence[str] | Literal["auto"] | None = None
+    permute: bool = False
+    images: str | Path | None = None
+    count: int = 256
+    share: float | None = None
+    max_drop: float | None = None
+    device: str | None = None
+    annotations: str | Path | None = None
+    annotated_images: str | Path | None = None
+    names: str | None = None
+    state: str | Path | None = None
+    html: str | Path | None = None
+    force: bool = False
+
+    @property
+    def automatic(self) -> bool:
+        """Whether layers are chosen."""
+        return self.layers == "auto" or any(x is not None for x in (self.share, self.max_drop, self.device))
+
+    def check(self) -> None:
+        """Raise ConfigError where options contradict each other."""
+        if self.method not in PruneMethod.__args__:  # type: ignore[attr-defined]
+            raise ConfigError(f"--method: found {self.method!r}, needed magnitude or reconstruct")
+        if self.method == "magnitude":
+            for name in _RECONSTRUCT:
+                if getattr(self, name) is not None:
+                    raise ConfigError(f"--{name.replace('_', '-')} needs --method reconstruct")
+            if self.layers == "auto":
+                raise ConfigError("--layers auto needs --method reconstruct")
+        elif self.images is None:
+            raise ConfigError("--method reconstruct needs --images: a folder of images like those of the camera")
+        elif self.permute:
+            raise ConfigError("--permute is for --method magnitude: reconstruct always reorders channels")
+        if self.automatic and self.layers not in ("auto", None):
+            first = next(iter(self.layers or ()), "")
+            raise ConfigError(f"--layers {first} names what to prune: leave it out to have layers chosen")
+        if self.annotated_images is not None and self.annotations is None:
+            raise ConfigError("--annotated-images needs --annotations")
+
+
+_RECONSTRUCT = ("images", "annotations", "annotated_images", "share", "max_drop", "device", "state", "html")
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """The pruned model's file, and the report on its layers."""
+
+    model: str
+    output: Path
+    method: PruneMethod
+    report: PruneReport | ReconstructReport
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "model": self.model,
+            "output": str(self.output),
+            "method": self.method,
+            **self.report.as_dict(),
+        }
+
+
+def prune_file(target: Target, output: Path, options: PruneOptions, progress: Progress = quiet) -> PruneResult:
+    """Prune the model of `target` and write it to `output`. Raises ConfigError, ModelError, SourceError."""
+    options.check()
+    recipe = as_recipe(target, options.names)
+    html = None if options.html is None else Path(options.html)
+    check_outputs((output, html), options.force, _inputs(target, recipe))
+    run = _magnitude if options.method == "magnitude" else _reconstruct
+    model, report = run(recipe, options, progress)
+    write(output, partial(save, model))
+    if html is not None and isinstance(report, ReconstructReport):
+        text = page.page(recipe.model.name, report)
+        write(html, lambda path: path.write_text(text))
+    name = str(recipe.model if isinstance(target, Recipe) else target)
+    return PruneResult(name, output, options.method, report)
+
+
+def _inputs(target: Target, recipe: Recipe) -> list[Path]:
+    return [recipe.model, *([] if isinstance(target, Recipe) else [Path(target)])]
+
+
+def _magnitude(recipe: Recipe, options: PruneOptions, progress: Progress) -> tuple[Model, PruneReport]:
+    progress("reading the model", 0, 0)
+    model = load(recipe.model)
+    progress("pruning", 0, 0)
+    layers = None if options.layers is None else list(options.layers)
+    return model, by_magnitude(model, layers, options.permute, progress)
+
+
+def _reconstruct(recipe: Recipe, options: PruneOptions, progress: Progress) -> tuple[Model, ReconstructReport]:
+    source = str(options.images)
+    check_images(source)
+    board = boards.board(options.device) if options.device else None
+    labels = _labels(options)
+    progress("reading the model", 0, 0)
+    model = load(recipe.model)
+    spec = detector_spec(model, recipe)
+    images = image_batches(source, spec.input, options.count)
+    return reconstruct(
+        model,
+        images,
+        layers="auto" if options.automatic else (options.layers or None),
+        score=partial(points, spec=spec, labels=labels, progress=partial(progress, "scoring")) if labels else None,
+        max_drop=options.max_drop,
+        share=options.share,
+        gains=_gains(model, spec, board) if board else None,
+        objects=found(model, images, spec),
+        read=reader(spec),
+        progress=progress,
+        state_dir=None if options.state is None else Path(options.state),
+    )
+
+
+def _labels(options: PruneOptions) -> Labels | None:
+    if options.annotations is None:
+        return None
+    images = None if options.annotated_images is None else Path(options.annotated_images)
+    return Annotated(Path(options.annotations), images).read()
+
+
+def _gains(model: Model, spec: DetectorSpec, board: boards.Board) -> dict[str, float]:
+    """Milliseconds that 2:4 saves at most in each layer on a board, in FP16."""
+    works = fusion.fused_layers(model, {input_name(model): (1, 3, *spec.input.size)})
+    return {gain.name: gain.fp16_ms for gain in roofline.gains(roofline.predict_all(works, board))}

@@ -1,0 +1,186 @@
+"""Write a model file with Q/DQ for INT8, and TensorRT's calibration table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from edgesparse.builder.prepare import detector_spec
+from edgesparse.builder.scoring import points
+from edgesparse.config import Recipe
+from edgesparse.errors import CalibrationError, ConfigError, ModelError
+from edgesparse.int8 import calibration_table, page
+from edgesparse.int8.calibration import Calibration
+from edgesparse.int8.placement import Placement
+from edgesparse.int8.recover import Recovered, recover
+from edgesparse.int8.recovery import RecoverReport
+from edgesparse.int8.representative import size_warnings
+from edgesparse.model.activations import stream
+from edgesparse.model.load import Model, load, save
+from edgesparse.progress import Progress, quiet
+from edgesparse.runtime.images import ImageBatches
+from edgesparse.stream.sources.open import image_batches
+from edgesparse.tasks.inputs import Annotated, Target, as_recipe, check_images
+from edgesparse.tasks.writing import check_outputs, write
+
+RangeMethod = Literal["best", "entropy", "percentile", "mse", "max"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeOptions:
+    """How a model is quantized.
+
+    images: folder, glob or video of images like those that the detector will see; `count` of them calibrate.
+    placement: `fuse` puts Q/DQ behind the activations; `sparse` also right behind each 2:4 layer, where TensorRT's
+        sparse INT8 kernels need it.
+    method: how ranges are set.
+    max_drop: keep layers in float until at most this many points of mAP are lost on `annotations`.
+    annotations: COCO JSON file or its folder, to score on; annotated_images: the folder of its images, if elsewhere.
+    keep: names of layers that stay in float.
+    calibration: file of ranges: reused where it fits this model, these images and settings, else written.
+    from_table: take the ranges from TensorRT's calibration table of this model.
+    table: write TensorRT's calibration table here, and the float model that it belongs to beside it (TABLE.onnx).
+    names: class names, 'coco' or a file, for a model without any.
+    html: write a report per layer to this file.
+    force: overwrite files that exist.
+    """
+
+    images: str | Path
+    count: int = 160
+    placement: Placement = "fuse"
+    method: RangeMethod = "mse"
+    max_drop: float | None = None
+    annotations: str | Path | None = None
+    annotated_images: str | Path | None = None
+    keep: Sequence[str] = ()
+    calibration: str | Path | None = None
+    from_table: str | Path | None = None
+    table: str | Path | None = None
+    names: str | None = None
+    html: str | Path | None = None
+    force: bool = False
+
+    def check(self) -> None:
+        """Raise ConfigError where options contradict each other."""
+        for option, value, choices in (
+            ("--placement", self.placement, get_args(Placement)),
+            ("--method", self.method, get_args(RangeMethod)),
+        ):
+            if value not in choices:
+                raise ConfigError(f"{option}: found {value!r}, needed one of {', '.join(choices)}")
+        if self.max_drop is not None and self.annotations is None:
+            raise ConfigError("--max-drop needs --annotations: annotated images to score on")
+        if self.annotated_images is not None and self.annotations is None:
+            raise ConfigError("--annotated-images needs --annotations")
+        if self.from_table is not None and self.calibration is not None:
+            raise ConfigError("--from-table and --calibration: ranges come from one of them")
+
+
+@dataclass(frozen=True)
+class QuantizeResult:
+    """`output` is the INT8 model with Q/DQ, `written` every file, `output` first; `report` has layers and steps."""
+
+    model: str
+    output: Path
+    written: tuple[Path, ...]
+    report: RecoverReport
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"model": self.model, "written": [str(path) for path in self.written], **self.report.as_dict()}
+
+
+def quantize_file(target: Target, output: Path, options: QuantizeOptions, progress: Progress = quiet) -> QuantizeResult:
+    """Quantize the model of `target` and write it to `output`.
+
+    Raises ConfigError, ModelError, CalibrationError, SourceError.
+    """
+    options.check()
+    recipe = as_recipe(target, options.names)
+    table, html, calibration = map(_path, (options.table, options.html, options.calibration))
+    owner = table.with_name(f"{table.name}.onnx") if table else None
+    inputs = [recipe.model, *([] if isinstance(target, Recipe) else [Path(target)])]
+    check_outputs((output, table, owner, html), options.force, inputs)
+    check_outputs((calibration,), True, [*inputs, output])
+    result, images = _recover(recipe, options, progress)
+    progress("writing", 0, 0)
+    write(output, partial(_save_checked, result.quantised, images))
+    written = [output]
+    if table is not None and owner is not None:
+        write(owner, partial(save, result.model))
+        write(table, lambda path: path.write_bytes(calibration_table.write(result.scales)))
+        written += [table, owner]
+    report = result.report
+    if calibration is not None:
+        if not calibration.exists() or options.force:
+            write(calibration, result.calibration.save)
+            written.append(calibration)
+        elif Calibration.load(calibration).key != result.calibration.key:
+            unused = f"{calibration} is of another model, images or settings: not used, and kept without --force"
+            report = replace(report, warnings=(unused, *report.warnings))
+    if html is not None:
+        text = page.page(recipe.model.name, report)
+        write(html, lambda path: path.write_text(text))
+        written.append(html)
+    name = str(recipe.model if isinstance(target, Recipe) else target)
+    return QuantizeResult(name, output, tuple(written), report)
+
+
+def _path(value: str | Path | None) -> Path | None:
+    return None if value is None else Path(value)
+
+
+def _recover(recipe: Recipe, options: QuantizeOptions, progress: Progress) -> tuple[Recovered, ImageBatches]:
+    source, scales = str(options.images), _scales(_path(options.from_table))
+    check_images(source)
+    labels = None
+    if options.annotations is not None:
+        labels = Annotated(Path(options.annotations), _path(options.annotated_images)).read()
+    progress("reading the model", 0, 0)
+    model = load(recipe.model)
+    spec = detector_spec(model, recipe)
+    images = image_batches(source, spec.input, options.count)
+    result = recover(
+        model,
+        images,
+        method=options.method,
+        placement=options.placement,
+        keep=tuple(options.keep),
+        score=partial(points, spec=spec, labels=labels, progress=partial(progress, "scoring")) if labels else None,
+        max_drop=options.max_drop,
+        scales=scales,
+        table=options.table is not None,
+        spec=spec.input,
+        saved=_path(options.calibration),
+        progress=progress,
+    )
+    warnings = (*size_warnings(images.sizes, spec.input), *result.report.warnings)
+    return replace(result, report=replace(result.report, warnings=warnings)), images
+
+
+def _scales(path: Path | None) -> dict[str, float] | None:
+    """The scales of a TensorRT calibration table. Raises CalibrationError where it cannot be read."""
+    if path is None:
+        return None
+    try:
+        return dict(calibration_table.read(path.read_bytes()).scales)
+    except OSError as error:
+        raise CalibrationError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _save_checked(model: Model, images: ImageBatches, path: Path) -> None:
+    """Save, read back and run on one image.
+
+    Raises ModelError where ONNX Runtime cannot run it, or its outputs are not finite.
+    """
+    save(model, path)
+    outputs = [value.name for value in model.graph.output]
+    for values in stream(load(path), lambda: islice(images(), 1), outputs):
+        if not all(np.isfinite(value).all() for value in values.values()):
+            raise ModelError("the INT8 model's outputs hold NaN or infinity: keep layers in float with --keep")

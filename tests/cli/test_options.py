@@ -1,0 +1,73 @@
+"""Options mean the same in every verb, former names point to the new ones, and help fits a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+import pytest
+from commands import Command
+
+from edgesparse.cli import verbs
+
+OWN_WORDS = {"--force": {"build", "export"}}
+"""Verbs whose option of that name replaces something other than a file."""
+
+
+def commands(group: click.Group, name: str = "") -> Iterator[tuple[str, click.Command]]:
+    for verb, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{name}{verb} ")
+        else:
+            yield f"{name}{verb}", command
+
+
+COMMANDS = dict(commands(verbs))
+
+
+SHARED = {"--json", "--store", "--html", "--annotations", "--annotated-images", "--names", "--device", "--force"}
+
+
+def visible(verb: str) -> list[click.Option]:
+    return [option for option in COMMANDS[verb].params if isinstance(option, click.Option) and not option.hidden]
+
+
+def test_a_shared_option_has_one_help_text() -> None:
+    texts: dict[str, set[str]] = {name: set() for name in SHARED}
+    for verb in COMMANDS:
+        for option in visible(verb):
+            name = option.opts[0]
+            if name in SHARED and not OWN_WORDS.get(name, set()) & set(verb.split()):
+                texts[name].add(option.help or "")
+    assert {name: found for name, found in texts.items() if len(found) != 1} == {}
+
+
+@pytest.mark.parametrize(
+    ("verb", "option", "new"),
+    [
+        ("evaluate", "--data", "--annotations"),
+        ("evaluate", "--classes", "--names"),
+        ("prune", "--pictures", "--images"),
+        ("prune", "--data", "--annotations"),
+        ("quantize", "--pictures", "--images"),
+        ("quantize", "--classes", "--names"),
+        ("bundle", "--pictures", "--images"),
+        ("run", "--pictures", "--save-images"),
+    ],
+)
+def test_a_former_option_names_the_new_one(edgesparse: Command, verb: str, option: str, new: str) -> None:
+    ended = edgesparse(verb, option, "x")
+    assert ended.code == 2 and ended.said == f"{option} is now {new} (see 'edgesparse {verb} --help')"
+    assert option not in edgesparse(verb, "--help").out.split()
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_help_fits_80_columns(edgesparse: Command, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for option in visible(verb):
+        assert (option.help or "").endswith((".", "]")), option.name
+    lines = edgesparse(*verb.split(), "--help").out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not any(line.rstrip().endswith("...") and not line.startswith("Usage") for line in lines)
+    summary = (COMMANDS[verb].help or "").partition("\n")[0]
+    assert summary.endswith(".") and len(summary) + len("  quantize  ") <= 80, summary

@@ -1,0 +1,155 @@
+"""The public Python API: what `import edgesparse` offers, and what it accepts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import squares
+from PIL import Image
+
+import edgesparse
+from edgesparse.errors import ConfigError
+from edgesparse.tasks import keywords
+from edgesparse.tasks.prune import PruneOptions
+from edgesparse.tasks.quantize import QuantizeOptions
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return squares.detector(tmp_path / "squares.onnx")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    squares.labelled(folder)
+    return folder
+
+
+def test_importing_is_cheap() -> None:
+    program = (
+        "import sys, edgesparse; dir(edgesparse); print([m for m in ('numpy', 'cv2', 'onnx') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_every_public_name_exists_and_is_documented() -> None:
+    for name in edgesparse.__all__:
+        value = getattr(edgesparse, name)
+        assert value.__doc__ and name in dir(edgesparse)
+    with pytest.raises(AttributeError, match="has no attribute 'lood'"):
+        edgesparse.lood  # noqa: B018
+
+
+def test_from_a_recipe_object_to_a_score(model: Path, images: Path) -> None:
+    recipe = edgesparse.Recipe(model=model)
+    steps = []
+    package = edgesparse.build(recipe, progress=lambda step, done, total: steps.append(step))
+    assert package.manifest.detector.classes == ("red", "green") and steps
+    assert edgesparse.evaluate(package, images).map == pytest.approx(100)
+    assert edgesparse.evaluate(model, images / "instances_val.json", images=images).map50 == pytest.approx(100)
+    with edgesparse.load(package, conf=0.5) as detector:
+        assert isinstance(detector, edgesparse.Detector) and detector.run.conf == 0.5
+    (model.parent / "squares.yaml").write_text("model: squares.onnx")
+    assert edgesparse.Recipe.load(model.with_suffix(".yaml")).model == model
+
+
+def test_the_frame_loop(model: Path, images: Path) -> None:
+    with edgesparse.load(model) as detector, edgesparse.open_source(images) as source:
+        assert isinstance(source, edgesparse.Source)
+        with edgesparse.open_sinks(detector.spec.classes, coco=Path("boxes.json")) as sinks:
+            assert all(isinstance(sink, edgesparse.Sink) for sink in sinks)
+            assert edgesparse.run(source, detector, sinks).frames == 4
+        source.reopen()
+        assert all(isinstance(frame, edgesparse.Frame) for frame in source)
+
+
+def test_a_file_an_array_a_pillow_image_and_lists_give_the_same(model: Path, images: Path) -> None:
+    path = images / "0.png"
+    array = np.asarray(cv2.imread(str(path)), np.uint8)
+    with edgesparse.load(model) as detector:
+        expected = detector(array)
+        assert len(expected) > 0 and expected.names[0] in ("red", "green")
+        alone: list[Any] = [str(path), path, Image.open(path), Image.open(path).convert("RGBA")]
+        for image in alone:
+            np.testing.assert_array_equal(detector(image).xyxy, expected.xyxy)
+        several: list[Any] = [[str(path), array, Image.open(path)], (path, path), np.stack([array, array, array])]
+        for batch in several:
+            results = detector(batch)
+            assert len(results) == len(batch)
+            for result in results:
+                np.testing.assert_array_equal(result.xyxy, expected.xyxy)
+        assert detector([]) == []
+
+
+def test_pillow_images_are_turned_as_their_exif_says(model: Path, images: Path, tmp_path: Path) -> None:
+    turned = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(images / "0.png").convert("RGB").resize((96, 64)).save(turned, exif=exif, quality=100)
+    with edgesparse.load(model) as detector:
+        np.testing.assert_allclose(detector(Image.open(turned)).xyxy, detector(turned).xyxy, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (7, "cannot detect in int: needed an image file, a BGR array"),
+        (None, "cannot detect in NoneType"),
+        ({"a": 1}, "cannot detect in dict"),
+        (b"bytes", "cannot detect in bytes"),
+        ("nowhere.jpg", "no image nowhere.jpg"),
+        ("0", "cannot detect in a stream: open it with edgesparse.open_source"),
+        ("rtsp://user:secret@host/x", "cannot detect in a stream: open it with"),
+        (".", ". is a folder: open it with edgesparse.open_source"),
+        ("squares.onnx", "cannot read the image squares.onnx: damaged, or not an image"),
+        (np.zeros((8, 8), np.uint8), r"frame is \(8, 8\) uint8: needed H x W x 3 uint8"),
+        (np.zeros((8, 8, 4), np.uint8), r"frame is \(8, 8, 4\) uint8: needed"),
+        (np.zeros((8, 8, 3), np.float32), r"frame is \(8, 8, 3\) float32: needed"),
+        (np.zeros((3, 8, 8), np.uint8), r"frame is \(3, 8, 8\) uint8: needed"),
+        (np.zeros((0, 8, 3), np.uint8), r"frame is \(0, 8, 3\) uint8: needed"),
+        (["nowhere.jpg"], "no image nowhere.jpg"),
+        ([None], "cannot detect in NoneType"),
+    ],
+)
+def test_what_is_no_image_is_refused_in_one_line(model: Path, image: Any, message: str) -> None:
+    with edgesparse.load(model) as detector:
+        with pytest.raises(edgesparse.EdgeSparseError, match=message) as error:
+            detector(image)
+        assert "\n" not in str(error.value) and "secret" not in str(error.value)
+
+
+def test_prune_inspect_and_quantize_return_what_they_did(model: Path, images: Path) -> None:
+    options = {"share": 1.0, "images": images}
+    with pytest.raises(ConfigError, match="--share needs --method reconstruct"):
+        edgesparse.prune(model, "out.onnx", share=1.0)
+    deep = squares.chained(model.parent / "deep.onnx")
+    assert {layer.state for layer in edgesparse.inspect(deep).layers} == {"dense", "ineligible"}
+    pruned = edgesparse.prune(deep, "pruned.onnx", method="reconstruct", **options)  # type: ignore[arg-type]
+    assert pruned.output == Path("pruned.onnx") and pruned.report.as_dict()["share_of_eligible_macs"] == 1
+    assert "sparse" in {layer.state for layer in edgesparse.inspect("pruned.onnx").layers}
+    quantized = edgesparse.quantize(deep, "int8.onnx", images=images, count=4)
+    assert quantized.written == (Path("int8.onnx"),) and quantized.report.share > 0
+    with pytest.raises(edgesparse.EdgeSparseError, match=r"int8.onnx already exists"):
+        edgesparse.quantize(deep, "int8.onnx", images=images)
+    predicted = edgesparse.inspect(deep, device="orin-nano-8gb")
+    assert predicted.predictions and predicted.as_dict()["prediction"]
+
+
+def test_keywords_are_the_fields_of_the_options() -> None:
+    for typed, options in ((keywords.PruneKeywords, PruneOptions), (keywords.QuantizeKeywords, QuantizeOptions)):
+        found = {name: hint.__forward_arg__ for name, hint in typed.__annotations__.items()}
+        needed = {field.name: field.type for field in fields(options)}
+        assert {name: hint.replace("Required[str | Path]", "str | Path") for name, hint in found.items()} == needed
