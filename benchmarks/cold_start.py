@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--save", action="store_true")
     said = parser.parse_args()
-    package = ready(said.real / "models" / "yolox_nano.onnx", HERE / "scratch", classes="coco")
+    package = ready(said.real / "models" / "yolox_nano.onnx", HERE / "scratch", names="coco")
     video = said.real / "video" / "bottle-detection.mp4"
     app = HERE.parent / "apps" / "detect.py"
     command = [sys.executable, str(app), "--model", str(package.folder), "--source", str(video), "--frames", "1"]

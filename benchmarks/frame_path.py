@@ -109,7 +109,7 @@ def timed(action: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
 
 def measure(real: Path, rounds: int) -> dict[str, Any]:
     frames = frames_of(real, 24)
-    package = ready(real / "models" / "yolox_nano.onnx", HERE / "scratch", classes="coco")
+    package = ready(real / "models" / "yolox_nano.onnx", HERE / "scratch", names="coco")
     rows: dict[str, list[float]] = {
         key: [] for key in ("ours_before", "engine", "ours_after", "demo_before", "demo_after")
     }

@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=20_000)
     parser.add_argument("--save", action="store_true")
     said = parser.parse_args()
-    package = ready(said.real / "models" / "yolox_nano.onnx", HERE / "scratch", classes="coco")
+    package = ready(said.real / "models" / "yolox_nano.onnx", HERE / "scratch", names="coco")
     video = said.real / "video" / "bottle-detection.mp4"
     resident = Resident(said.frames)
     with open_detector(package) as detector, open_source(video) as source:

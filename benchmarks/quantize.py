@@ -30,8 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import RESULTS, machine, save
 from benchmarks.detectors import PARTS, YOLOX, images
-from edgesparse.builder.objects import found as objects
-from edgesparse.builder.scoring import points
+from edgesparse.builder.objects import object_masks
 from edgesparse.config import DetectorSpec
 from edgesparse.demo.export import export
 from edgesparse.int8.bias_correction import correct_biases
@@ -42,7 +41,7 @@ from edgesparse.int8.recover import IMAGES, recover
 from edgesparse.int8.thresholds import METHODS
 from edgesparse.model.activations import Batches, spread
 from edgesparse.model.load import load
-from edgesparse.runtime.evaluate import Labels
+from edgesparse.runtime.evaluate import Labels, score_model
 from edgesparse.sparsity.inspect import inspect
 from edgesparse.sparsity.reconstruct import reconstruct
 
@@ -96,7 +95,7 @@ def pruned(model: ModelProto, data: Batches, score: Score, file: Path | None) ->
     made = (
         load(file)
         if file
-        else reconstruct(model, data, share=0.5, objects=objects(model, data, YOLOX), progress=show)[0]
+        else reconstruct(model, data, share=0.5, objects=object_masks(model, data, YOLOX), progress=show)[0]
     )
     layers = inspect(made)
     sparse, dense = layers.share("sparse"), layers.share("dense")
@@ -122,7 +121,7 @@ def parts() -> dict[str, Any]:
 
 
 def scoring(spec: DetectorSpec, labels: Labels) -> Score:
-    return lambda made: points(made, spec, labels, lambda done, total: None)
+    return lambda made: score_model(made, spec, labels, lambda done, total: None)
 
 
 def measure(case: str, real: Path, count: int, file: Path | None) -> dict[str, Any]:

@@ -35,12 +35,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import part_classifier
 from benchmarks.common import RESULTS, machine, save
 from benchmarks.detectors import PARTS, YOLOX, images
-from edgesparse.builder.objects import found, reader
-from edgesparse.builder.scoring import points
+from edgesparse.builder.objects import box_reader, object_masks
 from edgesparse.config import DetectorSpec
 from edgesparse.demo.export import export
 from edgesparse.model.activations import Batches
-from edgesparse.runtime.evaluate import Labels
+from edgesparse.runtime.evaluate import Labels, score_model
 from edgesparse.sparsity.prune import prune
 from edgesparse.sparsity.reconstruct import reconstruct
 
@@ -67,7 +66,7 @@ class Network:
 
 
 def _detector(model: Path, folder: Path, labels: Labels, spec: DetectorSpec, count: int) -> Network:
-    score = partial(points, spec=spec, labels=labels, progress=lambda done, total: None)
+    score = partial(score_model, spec=spec, labels=labels, progress=lambda done, total: None)
     return Network(onnx.load(model), images(folder, count, spec), score, spec)
 
 
@@ -107,8 +106,8 @@ def measure(case: str, real: Path, folder: Path) -> dict[str, Any]:
         network.model,
         network.images,
         score=network.score,
-        objects=found(network.model, network.images, network.spec) if network.spec else None,
-        read=reader(network.spec) if network.spec else None,
+        objects=object_masks(network.model, network.images, network.spec) if network.spec else None,
+        read=box_reader(network.spec) if network.spec else None,
         progress=lambda what, done, total: print(f"\r{what} {done}/{total}   ", end="", file=sys.stderr),
         **CASES[case],
     )

@@ -38,7 +38,7 @@ from benchmarks.common import RESULTS, machine
 from edgesparse import device
 from edgesparse.backends import BuildOptions, BuildResult, backend
 from edgesparse.builder.child.timing import Timing, equal, interleaved
-from edgesparse.builder.child.worker import plain, read_options, read_result
+from edgesparse.builder.child.job import from_json, to_json
 from edgesparse.errors import EdgeSparseError
 from edgesparse.int8 import calibration_table
 from edgesparse.int8.placement import Placement
@@ -176,19 +176,19 @@ def child(folder: Path, task: str, what: str, limit: float) -> str:
 def build(folder: Path, one: str) -> None:
     """A child's task: NAME.engine and NAME.json, the BuildResult."""
     job = json.loads((folder / "jobs.json").read_text())[one]
-    options = read_options(job["options"])
+    options = from_json(BuildOptions, job["options"])
     try:
         result = backend("tensorrt").build(folder / job["onnx"], folder / f"{one}.engine", options)
     except EdgeSparseError as error:
         sys.exit(str(error))
-    (folder / f"{one}.json").write_text(json.dumps(plain(result)))
+    (folder / f"{one}.json").write_text(json.dumps(to_json(result)))
 
 
 def time_all(folder: Path, seconds: float) -> None:
     """A child's task: times.json, what is known of all that were built."""
     names = json.loads((folder / "jobs.json").read_text())
     files = {name: folder / f"{name}.json" for name in names}
-    built = {name: read_result(json.loads(file.read_text())) for name, file in files.items() if file.exists()}
+    built = {name: from_json(BuildResult, json.loads(file.read_text())) for name, file in files.items() if file.exists()}
     with ExitStack() as stack:
         engines = backend("tensorrt")
         runners = {name: stack.enter_context(engines.load(result.path)) for name, result in built.items()}
@@ -210,7 +210,7 @@ def options_of(net: Net, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for sparse in (False, True):
             chosen = BuildOptions(**{**options, "sparse": sparse, "timing_cache": cache})
             file = "float.onnx" if way in ("fp16", "int8-table") else f"{way}.onnx"
-            yield f"{way}{SPARSE if sparse else ''}", {"onnx": file, "options": plain(chosen)}
+            yield f"{way}{SPARSE if sparse else ''}", {"onnx": file, "options": to_json(chosen)}
 
 
 def candidates(net: Net, folder: Path) -> dict[str, dict[str, Any]]:

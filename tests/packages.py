@@ -8,7 +8,7 @@ from typing import Any
 from edgesparse.backends import NAMES
 from edgesparse.config import DetectorSpec, InputSpec, Run
 from edgesparse.package import manifest as manifests
-from edgesparse.package.manifest import Manifest, Tensor, sha256
+from edgesparse.package.manifest import Manifest, TensorRecord, sha256
 from edgesparse.package.store import Store, sealed
 
 
@@ -27,8 +27,8 @@ def manifest(build_id: str = "aaa", **change: Any) -> Manifest:
         engine="model.json",
         fallback="model.json",
         fallback_precision="fp32",
-        inputs=(Tensor(name="images", shape=(1, 3, 64, 64), dtype="float32"),),
-        outputs=(Tensor(name="output0", shape=(1, 6, 84), dtype="float32"),),
+        inputs=(TensorRecord(name="images", shape=(1, 3, 64, 64), dtype="float32"),),
+        outputs=(TensorRecord(name="output0", shape=(1, 6, 84), dtype="float32"),),
         detector=DetectorSpec(head="yolov8", classes=("red", "green"), input=InputSpec(size=(64, 64))),
         threads=1,
         run=Run(),

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from edgesparse import device
 from edgesparse.backends import Backend, Runner, backend
-from edgesparse.builder.build import pick
-from edgesparse.builder.contest import hold
+from edgesparse.builder.build import pick_backend
+from edgesparse.builder.compare import compare_candidates
 from edgesparse.builder.targets import DEMO, ready, recipe_of
 from edgesparse.config import SPARSE, Accept, Batch, Recipe, parse
 from edgesparse.errors import ConfigError
@@ -108,15 +108,15 @@ def of_recipe(
 ) -> list[Load]:
     """Build every candidate of a recipe at every batch, for this alone, and load each. Raises as `build` does."""
     loads: list[Load] = []
-    engine = pick(recipe)
+    engine = pick_backend(recipe)
     for batch in batches:
         changed = recipe.build.model_copy(update={"batch": Batch(min=batch, opt=batch, max=batch)})
         asked = recipe.model_copy(update={"build": changed, "accept": Accept()})
         with tempfile.TemporaryDirectory(prefix="edgesparse-") as folder:
-            contest = hold(asked, engine, Path(folder), min(seconds, 0.2), progress)
+            comparison = compare_candidates(asked, engine, Path(folder), min(seconds, 0.2), progress)
             built = [
                 Engine(one.plan.name, batch, one.result.path, recipe.build.dla)
-                for one in contest.tried
+                for one in comparison.attempts
                 if one.runs and one.result
             ]
             loads += _all(engine, built, streams, recipe.build.threads, demand, seconds, progress)

@@ -1,4 +1,4 @@
-"""From a recipe to a package: prepare, build, time, score, decide, write."""
+"""Builds the package of a recipe: prepare, build, time, score, choose, write."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgesparse.backends import NAMES, Backend, backend
-from edgesparse.builder.contest import hold
-from edgesparse.builder.int8 import hash_of
+from edgesparse import backends
+from edgesparse.backends import Backend
+from edgesparse.builder.compare import compare_candidates
+from edgesparse.builder.int8 import hash_images
 from edgesparse.builder.pack import pack
 from edgesparse.config import Recipe, Run
 from edgesparse.errors import BackendUnavailable, ConfigError
@@ -24,14 +25,31 @@ from edgesparse.version import VERSION
 
 STORE = Path("engines")
 TIMING_SECONDS = 1.0
-BEST_FIRST = ("tensorrt", "onnxruntime")
-"""What `build.backend: auto` is, the first that works."""
+PREFERENCE = ("tensorrt", "onnxruntime")
+"""The backends that `build.backend: auto` tries, best first."""
 
 
 @dataclass(frozen=True)
 class Built:
+    """A package, and whether an earlier build of the same inputs was reused."""
+
     package: Package
     reused: bool
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that decides what is built: the recipe, the backend, and sha256 of the files that they read."""
+
+    recipe: Recipe
+    backend: Backend
+    hashes: Mapping[str, str | None]
+
+    @property
+    def build_id(self) -> str:
+        """Name of the build's folder, 12 hexadecimal digits."""
+        inputs = [self.recipe.build_key(), self.hashes, self.backend.name, self.backend.identity(), VERSION]
+        return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def build(
@@ -43,73 +61,65 @@ def build(
     make_current: bool = True,
     keep: Path | None = None,
 ) -> Built:
-    """The package of a recipe in the store `root`: found if one with the same inputs is there, else built.
+    """Build the package of a recipe in the store `root`, or reuse one that was built from the same inputs.
 
-    It becomes the model's `current` one, with the recipe's `run` in its manifest; without `make_current`, only if
-    there is none, and a package that is there already stays as it is on the disk. `keep`: a folder for the files that
-    candidates are built from, which their trtexec lines name; a build that is found, or refused, leaves none there.
+    It becomes the model's `current` package, with the recipe's `run` in its manifest; without `make_current` only if
+    the model has no current one, and a package that is reused is left unchanged on disk. `keep` is a folder for the
+    files that candidates are built from, which their trtexec commands name; a build that is reused or refused writes
+    nothing there.
 
     Raises ModelError, BuildError (AccuracyGateFailed when it detects worse than `accept` allows), PackageError,
-    BackendUnavailable. Whatever fails, packages that are there stay as they are.
+    BackendUnavailable. Existing packages stay as they are whatever fails.
     """
-    engine = pick(recipe)
-    hashes = _hashes(recipe)
-    build_id = _build_id(recipe, engine, hashes)
+    inputs = Inputs(recipe, pick_backend(recipe), _hashes(recipe))
     store = Store(root, recipe.model.stem)
-    found = None if force else store.find(build_id)
-    if found is not None and not make_current:
-        return Built(_with_run(found, recipe.run), True)
+    existing = None if force else store.find(inputs.build_id)
+    if existing is not None and not make_current:
+        return Built(_with_run(existing, recipe.run), True)
     with store.lock():
-        package = found or _make(store, recipe, engine, build_id, hashes, progress, keep)
+        package = existing or _write(store, inputs, progress, keep)
         if package.manifest.run != recipe.run:
             package = _with_run(package, recipe.run)
             manifests.write(package.folder, sealed(package.manifest))
         if make_current or store.current() is None:
-            store.switch(build_id)
-    return Built(package, found is not None)
+            store.switch(inputs.build_id)
+    return Built(package, existing is not None)
+
+
+def pick_backend(recipe: Recipe) -> Backend:
+    """The recipe's backend; with `auto`, the best that works here. Raises BackendUnavailable with the remedy."""
+    names = PREFERENCE if recipe.build.backend == "auto" else (recipe.build.backend,)
+    for name in names:
+        backend = backends.backend(name)
+        availability = backend.probe()
+        if availability.ok:
+            return backend
+    raise BackendUnavailable(f"backend {name} does not work here ({availability.reason}): {availability.remedy}")
 
 
 def _with_run(package: Package, run: Run) -> Package:
-    """`run` has no part in what is built, so packages are found whatever it says."""
+    """`run` does not decide what is built, so the package of another `run` is reused with this one."""
     return Package(package.folder, package.manifest.model_copy(update={"run": run}))
 
 
-def pick(recipe: Recipe) -> Backend:
-    """The recipe's backend; `auto` is the best that works here. Raises BackendUnavailable with the remedy."""
-    auto = [name for name in BEST_FIRST if name in NAMES]
-    for name in auto if recipe.build.backend == "auto" else [recipe.build.backend]:
-        engine = backend(name)
-        there = engine.probe()
-        if there.ok:
-            return engine
-    raise BackendUnavailable(f"backend {name} does not work here ({there.reason}): {there.remedy}")
-
-
-def _make(
-    store: Store,
-    recipe: Recipe,
-    engine: Backend,
-    build_id: str,
-    hashes: Mapping[str, str | None],
-    progress: Progress,
-    keep: Path | None,
-) -> Package:
-    size = sum(file.stat().st_size for file in models.files(recipe.model) if file.is_file())
-    with store.writing(build_id, 3 * size + 1_000_000) as folder:
-        (folder / "work").mkdir()
-        contest = hold(recipe, engine, folder / "work", TIMING_SECONDS, progress)
-        pack(folder, contest, recipe, engine, build_id, hashes)
+def _write(store: Store, inputs: Inputs, progress: Progress, keep: Path | None) -> Package:
+    size = sum(file.stat().st_size for file in models.files(inputs.recipe.model) if file.is_file())
+    with store.writing(inputs.build_id, 3 * size + 1_000_000) as folder:
+        work = folder / "work"
+        work.mkdir()
+        comparison = compare_candidates(inputs.recipe, inputs.backend, work, TIMING_SECONDS, progress)
+        pack(folder, comparison, inputs.build_id, inputs.hashes)
         if keep is not None:
-            _keep(folder / "work", keep)
-        shutil.rmtree(folder / "work")
-    return Package(store.folder / build_id, manifests.read(store.folder / build_id))
+            _keep(work, keep)
+        shutil.rmtree(work)
+    return Package(store.folder / inputs.build_id, manifests.read(store.folder / inputs.build_id))
 
 
 def _keep(work: Path, folder: Path) -> None:
-    """What was built from, without what came of it. Raises ConfigError where it cannot be written."""
-    made = ("*.engine", "*.part", "job-*", ".*")
+    """Copy the files that candidates were built from, not the results. Raises ConfigError where it cannot."""
+    results = ("*.engine", "*.part", "job-*", ".*")
     try:
-        shutil.copytree(work, folder, ignore=shutil.ignore_patterns(*made), dirs_exist_ok=True)
+        shutil.copytree(work, folder, ignore=shutil.ignore_patterns(*results), dirs_exist_ok=True)
     except OSError as error:
         raise ConfigError(f"cannot write to {folder}: {error}") from None
 
@@ -117,17 +127,12 @@ def _keep(work: Path, folder: Path) -> None:
 def _hashes(recipe: Recipe) -> dict[str, str | None]:
     labels, reference, images = recipe.accept.annotations, recipe.accept.reference, recipe.calibrate.images
     unlabelled = None if labels else recipe.accept.images
-    beside = models.files(recipe.model)[1:]
+    external = models.files(recipe.model)[1:]
     return {
         "model": sha256(recipe.model),
-        "weights": " ".join(sha256(file) for file in beside if file.is_file()) or None,
+        "weights": " ".join(sha256(file) for file in external if file.is_file()) or None,
         "labels": sha256(labels) if labels else None,
         "reference": sha256(reference) if reference else None,
-        "calibration": hash_of(images) if images else None,
-        "images": hash_of(unlabelled) if unlabelled else None,
+        "calibration": hash_images(images) if images else None,
+        "images": hash_images(unlabelled) if unlabelled else None,
     }
-
-
-def _build_id(recipe: Recipe, engine: Backend, hashes: Mapping[str, str | None]) -> str:
-    inputs = [recipe.build_key(), hashes, engine.name, engine.identity(), VERSION]
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,18 +1,18 @@
-"""Whether a candidate detects well enough: by its score on labelled images, or, weaker, by FP32's detections."""
+"""Decides whether a candidate detects well enough: by its score on labels or, weaker, by the reference's detections."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from edgesparse.backends import backend
-from edgesparse.builder.attempts import Tried
-from edgesparse.builder.child.trials import reference
+from edgesparse.builder.attempts import Attempt
+from edgesparse.builder.child.job import Scoring, ScoreTarget
+from edgesparse.builder.child.trials import write_reference
 from edgesparse.builder.prepare import Prepared
-from edgesparse.config import Recipe
+from edgesparse.config import Accept, Recipe
 from edgesparse.errors import AccuracyGateFailed, BackendUnavailable, ConfigError
 from edgesparse.model import load as models
 from edgesparse.package.manifest import Score
@@ -24,56 +24,58 @@ MARGIN = 0.2
 
 
 class Gate:
-    """Judges candidates by the recipe's `accept`. FP32 in ONNX Runtime is what they are held against.
+    """Judges candidates by the recipe's `accept`. The reference is FP32 in ONNX Runtime.
 
-    Raises ConfigError when the recipe asks for a score and has no labels.
+    Raises ConfigError when the recipe requires a score and names no annotations.
     """
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe, self._accept = recipe, recipe.accept
-        self._labels = _labels(recipe)
+        self._labels = _labels(recipe.accept)
         self._base: Score | None = None
-        self._known: Path | None = None
+        self._reference: Path | None = None
 
-    def asks(self) -> dict[str, Any]:
-        """What the trial of a candidate needs to be told."""
+    def scoring(self) -> Scoring:
+        """What the trial of a candidate compares its detections with."""
         if self._labels is not None:
-            return {"labels": [str(self._labels.path.absolute()), str(self._labels.folder.absolute())]}
-        if self._known is not None:
-            return {"images": str(self._known), "run": self._recipe.run.redacted().model_dump_json()}
-        return {}
+            return Scoring(annotations=self._labels.path.absolute(), images=self._labels.folder.absolute())
+        if self._reference is not None:
+            return Scoring(reference=self._reference, run=self._recipe.run.redacted())
+        return Scoring()
 
     def prepare(self, prepared: Prepared, folder: Path, progress: Progress) -> None:
-        """Score the reference, or note what it detects, where the recipe compares with it."""
+        """Score the reference, or write its detections, where the recipe compares with them."""
         accept = self._accept
         if (self._labels is None and accept.images is None) or (self._labels and accept.max_map_drop is None):
             return
         source, path = models.load(accept.reference or self._recipe.model), folder / "reference.onnx"
         models.save(models.fix_shapes(source, self._recipe.build.batch.opt, prepared.spec.input.size), path)
         runner = backend("onnxruntime").load(path, self._recipe.build.threads)
-        run, step = SCORING if self._labels else self._recipe.run, partial(progress, "scoring the reference")
+        run, advance = SCORING if self._labels else self._recipe.run, partial(progress, "scoring the reference")
         with Detector(runner, prepared.spec, run) as detector:
             if self._labels is not None:
-                found = evaluate(detector, self._labels, step)
-                self._base = Score(map=round(found.map, 2), map50=round(found.map50, 2))
+                evaluation = evaluate(detector, self._labels, advance)
+                self._base = Score(map=round(evaluation.map, 2), map50=round(evaluation.map50, 2))
             elif accept.images is not None:
-                self._known = folder / "reference.json"
-                reference(detector, accept.images, self._known, step)
+                self._reference = folder / "reference.json"
+                write_reference(detector, accept.images, self._reference, advance)
 
-    def asks_of_int8(self) -> dict[str, Any]:
-        """What INT8 is to reach when it is prepared: on `labels` the `least` mAP; nothing where no score is asked for.
+    def int8_target(self) -> ScoreTarget | None:
+        """The score that INT8 must reach when it is prepared; None where the recipe requires none.
 
-        It aims higher than the gate by MARGIN of the allowed drop, since TensorRT does not compute just what ONNX
-        Runtime does, which scores it there.
+        It is higher than the gate's by MARGIN of the allowed drop, since ONNX Runtime, which scores INT8 at that point,
+        rounds differently from TensorRT.
         """
-        accept, floors = self._accept, [self._accept.min_map or 0.0]
+        accept, minimums = self._accept, [self._accept.min_map or 0.0]
         if self._base is not None and accept.max_map_drop is not None:
-            floors.append(self._base.map - (1 - MARGIN) * accept.max_map_drop)
-        return {**self.asks(), "least": max(floors)} if self._labels is not None and max(floors) > 0 else {}
+            minimums.append(self._base.map - (1 - MARGIN) * accept.max_map_drop)
+        if self._labels is None or max(minimums) <= 0:
+            return None
+        return ScoreTarget(self._labels.path.absolute(), self._labels.folder.absolute(), max(minimums))
 
-    def refuses(self, tried: Tried) -> str | None:
-        """Why a candidate is out, as 'found, needed'; None when it passes."""
-        accept, score, agreed = self._accept, tried.score, tried.agreement
+    def refusal(self, attempt: Attempt) -> str | None:
+        """Why a candidate is refused, as 'found, needed'; None when it passes."""
+        accept, score, agreed = self._accept, attempt.score, attempt.agreement
         if agreed is not None and min(agreed.recall, agreed.precision) < accept.min_agreement:
             return (
                 f"found {100 * agreed.recall:.0f} % of FP32's {agreed.boxes} boxes, and {100 * agreed.precision:.0f} % "
@@ -94,36 +96,35 @@ class Gate:
             f"allowed accept.max_map_drop {accept.max_map_drop:g}"
         )
 
-    def words(self, tried: Tried) -> str:
-        """How a candidate that passes detects."""
-        if (agreed := tried.agreement) is not None:
-            found = f"{100 * agreed.recall:.0f} % of FP32's {agreed.boxes} boxes on {agreed.images} images"
-            return f"finds {found}, which is weaker than a score on labels"
-        if tried.score is None:
+    def words(self, attempt: Attempt) -> str:
+        """How a candidate that passes detects, for the verdict."""
+        if (agreed := attempt.agreement) is not None:
+            share = f"{100 * agreed.recall:.0f} % of FP32's {agreed.boxes} boxes on {agreed.images} images"
+            return f"finds {share}, which is weaker than a score on labels"
+        if attempt.score is None:
             return "not scored: accept.annotations is not set"
         if self._base is None:
-            return f"{tried.score.map:.1f} mAP"
-        drop = self._base.map - tried.score.map
+            return f"{attempt.score.map:.1f} mAP"
+        drop = self._base.map - attempt.score.map
         return f"{abs(drop):.1f} mAP {'under' if drop > 0 else 'over'} the reference"
 
 
-def all_refused(refused: list[Tried]) -> AccuracyGateFailed:
+def all_refused(refused: Sequence[Attempt]) -> AccuracyGateFailed:
     """The error when no candidate passes."""
     if len(refused) == 1:
-        found, mend = refused[0].reason, "check head, classes and input, or ask for less"
-        if "under the reference" in found:
-            mend = "quantise or prune less, or allow more"
-        return AccuracyGateFailed(f"refused: {found}: {mend}")
-    found = "; ".join(f"{tried.plan.name}: {tried.reason}" for tried in refused)
-    return AccuracyGateFailed(f"every candidate is refused: {found}: quantise or prune less, or allow more")
+        reason, fix = refused[0].reason, "check head, classes and input, or require less"
+        if "under the reference" in reason:
+            fix = "quantize or prune less, or allow more"
+        return AccuracyGateFailed(f"refused: {reason}: {fix}")
+    reasons = "; ".join(f"{attempt.plan.name}: {attempt.reason}" for attempt in refused)
+    return AccuracyGateFailed(f"every candidate is refused: {reasons}: quantize or prune less, or allow more")
 
 
-def _labels(recipe: Recipe) -> Labels | None:
-    accept: Mapping[str, Any] = recipe.accept.model_dump()
-    if accept["annotations"] is not None:
+def _labels(accept: Accept) -> Labels | None:
+    if accept.annotations is not None:
         if find_spec("pycocotools") is None:
             raise BackendUnavailable("scoring needs pycocotools: pip install 'edgesparse[eval]'")
-        return Labels(accept["annotations"], accept["images"])
-    if accept["min_map"] is not None or accept["max_map_drop"] is not None:
-        raise ConfigError("accept: a score is asked for without labelled images: set accept.annotations")
+        return Labels(accept.annotations, accept.images)
+    if accept.min_map is not None or accept.max_map_drop is not None:
+        raise ConfigError("accept: a score needs labelled images: set accept.annotations")
     return None

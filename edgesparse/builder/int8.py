@@ -1,4 +1,4 @@
-"""INT8 from a float model and images: made once, written in every form that a candidate may be built from."""
+"""INT8 from a float model and images: calibrated once and written in every form that candidates are built from."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from edgesparse.builder.child.worker import Job
-from edgesparse.builder.scoring import points
+from edgesparse.builder.child.job import QuantizeJob, QuantizeResult, ScoreTarget
 from edgesparse.config import DetectorSpec, InputSpec
 from edgesparse.device import state_folder
 from edgesparse.errors import ModelError
@@ -29,17 +28,18 @@ from edgesparse.int8.representative import size_warnings
 from edgesparse.model import load as models
 from edgesparse.package.manifest import sha256
 from edgesparse.progress import Progress
-from edgesparse.runtime.evaluate import Labels
+from edgesparse.runtime.evaluate import Labels, score_model
 from edgesparse.runtime.images import ImageBatches, image_files
 from edgesparse.version import VERSION
 
-MADE = 2
-"""Goes into the key of what is kept: raise it when `recover` makes something else of the same."""
+REVISION = 3
+"""Part of the cache key: raise it when `recover` returns something else for the same input."""
 PLACEMENTS: tuple[Placement, ...] = ("fuse", "sparse")
+_CACHED = "calibrated.json"
 
 
-def hash_of(folder: Path) -> str:
-    """sha256 over the images of a folder."""
+def hash_images(folder: Path) -> str:
+    """sha256 over the contents of a folder's images, in the order of their names."""
     digest = hashlib.sha256()
     for path in image_files(folder):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
@@ -47,7 +47,7 @@ def hash_of(folder: Path) -> str:
 
 
 def write_images(path: Path, files: list[Path], spec: InputSpec) -> None:
-    """For TensorRT's own calibration: a .npy of N x 3 x H x W float32, an image in memory at a time."""
+    """Write a .npy of N x 3 x H x W float32 for TensorRT's own calibration, with one image in memory at a time."""
     create: Any = open_memmap  # typed only in later releases of NumPy
     rows = create(path, "w+", np.float32, (len(files), 3, *spec.size))
     for row, image in zip(rows, ImageBatches.from_files(files, spec)(), strict=True):
@@ -55,98 +55,96 @@ def write_images(path: Path, files: list[Path], spec: InputSpec) -> None:
     rows.flush()
 
 
-def quantise(job: Job, progress: Progress) -> dict[str, Any]:
-    """The worker's task: INT8 for `onnx` from the images of `calibrate`, written into `folder`.
-
-    `accept` says on which `labels` it must have the `least` mAP: layers stay float for that; empty, all are INT8.
-    Returns the paths `fuse` and `sparse` (Q/DQ in either placement), `table` and `even`, the float model that the table
-    belongs to, and `notes`.
-    """
-    folder = Path(job["folder"])
-    found = _recovered(job, progress)
-    (folder / "table.calibration").write_bytes(calibration_table.write(found.scales))
-    models.save(found.model, folder / "even.onnx")
-    said: dict[str, Any] = {"even": str(folder / "even.onnx"), "table": str(folder / "table.calibration")}
+def write_int8(job: QuantizeJob, progress: Progress) -> QuantizeResult:
+    """The task of a QuantizeJob. Raises CalibrationError, ConfigError, ModelError."""
+    calibrated = _calibrated(job, progress)
+    table, even = job.folder / "table.calibration", job.folder / "even.onnx"
+    table.write_bytes(calibration_table.write(calibrated.scales))
+    models.save(calibrated.model, even)
+    files: dict[str, Path] = {}
     for placement in PLACEMENTS:
-        written, report = quantize(found.model, found.scales, placement=placement, keep=found.keep)
-        path = folder / f"{placement}.onnx"
-        models.save(written, path)
-        said[placement] = str(path)
+        quantized, report = quantize(
+            calibrated.model, calibrated.scales, placement=placement, keep=calibrated.float_layers
+        )
+        files[placement] = job.folder / f"{placement}.onnx"
+        models.save(quantized, files[placement])
     kept = sum(not layer.int8 for layer in report.layers)
-    share = f"INT8: {found.images} images; {100 * report.share:.0f} % of the convolutions' products"
-    notes = [f"INT8: {warning}" for warning in found.warnings]
-    return {**said, "notes": [f"{share}{f', {kept} layers stay float' if kept else ''}", *notes]}
+    summary = f"INT8: {calibrated.images} images; {100 * report.share:.0f} % of the convolutions' products"
+    notes = (
+        f"{summary}{f', {kept} layers stay float' if kept else ''}",
+        *(f"INT8: {warning}" for warning in calibrated.warnings),
+    )
+    return QuantizeResult(files["fuse"], files["sparse"], even, table, notes)
 
 
 @dataclass(frozen=True)
-class Found:
-    """What `recover` made, as far as every form of INT8 needs it."""
+class Calibrated:
+    """The float model with even channels, the scales of its tensors, and the layers that stay float."""
 
     model: models.Model
     scales: dict[str, float]
-    keep: tuple[str, ...]
+    float_layers: tuple[str, ...]
     images: int
     warnings: tuple[str, ...]
 
 
-def _recovered(job: Job, progress: Progress) -> Found:
-    """Taken from an earlier build on this device where model, images and settings are the same."""
-    wanted, accept = job["calibrate"], job["accept"]
-    detector = DetectorSpec.model_validate_json(job["spec"])
-    spec = detector.input
-    model = models.load(Path(job["onnx"]))
-    files = image_files(Path(wanted["images"]), wanted["count"])
-    digest = hashlib.sha256(model.SerializeToString(deterministic=True))
-    known = [*map(sha256, files), *(sha256(Path(labels)) for labels in accept.get("labels", ())[:1])]
-    for text in (VERSION, str(MADE), detector.model_dump_json(), str(job["batch"]), str(accept.get("least")), *known):
-        digest.update(text.encode())
-    kept = state_folder() / "int8" / digest.hexdigest()[:16]
-    if (there := _read(kept)) is not None:
-        return there
-    images = ImageBatches.from_files(files, spec, job["batch"])
-    made = recover(
+def _calibrated(job: QuantizeJob, progress: Progress) -> Calibrated:
+    """Reused from an earlier build on this device where model, images and settings are the same."""
+    model = models.load(job.onnx)
+    files = image_files(job.images, job.count)
+    cached = state_folder() / "int8" / _key(job, model, files)
+    if (calibrated := _read(cached)) is not None:
+        return calibrated
+    images = ImageBatches.from_files(files, job.spec.input, job.batch)
+    result = recover(
         model,
         images,
-        score=_score(detector, accept["labels"], progress) if accept else None,
-        least=accept.get("least"),
+        score=_scorer(job.spec, job.target, progress) if job.target else None,
+        least=job.target.minimum if job.target else None,
         table=True,
-        spec=spec,
+        spec=job.spec.input,
         progress=progress,
     )
-    warnings = (*size_warnings(images.sizes, spec), *made.report.warnings)
-    found = Found(made.model, dict(made.scales), made.keep, made.report.images, warnings)
-    with suppress(OSError):  # it is only a shortcut
-        _write(kept, found)
-    return found
+    warnings = (*size_warnings(images.sizes, job.spec.input), *result.report.warnings)
+    calibrated = Calibrated(result.model, dict(result.scales), result.keep, result.report.images, warnings)
+    with suppress(OSError):  # the cache only saves time
+        _write(cached, calibrated)
+    return calibrated
 
 
-def _score(detector: DetectorSpec, labels: list[str], progress: Progress) -> Callable[[models.Model], float]:
-    return partial(
-        points,
-        spec=detector,
-        labels=Labels(*map(Path, labels)),
-        progress=partial(progress, "scoring INT8"),
-    )
+def _key(job: QuantizeJob, model: models.Model, files: list[Path]) -> str:
+    digest = hashlib.sha256(model.SerializeToString(deterministic=True))
+    minimum = job.target.minimum if job.target else None
+    contents = [*map(sha256, files), *([sha256(job.target.annotations)] if job.target else [])]
+    for text in (VERSION, str(REVISION), job.spec.model_dump_json(), str(job.batch), str(minimum), *contents):
+        digest.update(text.encode())
+    return digest.hexdigest()[:16]
 
 
-def _read(folder: Path) -> Found | None:
+def _scorer(spec: DetectorSpec, target: ScoreTarget, progress: Progress) -> Callable[[models.Model], float]:
+    labels = Labels(target.annotations, target.images)
+    return partial(score_model, spec=spec, labels=labels, progress=partial(progress, "scoring INT8"))
+
+
+def _read(folder: Path) -> Calibrated | None:
     try:
-        said = json.loads((folder / "found.json").read_text())
+        fields = json.loads((folder / _CACHED).read_text())
         model = models.load(folder / "even.onnx")
-        return Found(model, said["scales"], tuple(said["keep"]), said["images"], tuple(said["warnings"]))
-    except (OSError, ValueError, KeyError, ModelError):
+        layers, warnings = tuple(fields["float_layers"]), tuple(fields["warnings"])
+        return Calibrated(model, fields["scales"], layers, fields["images"], warnings)
+    except (OSError, ValueError, KeyError, TypeError, ModelError):
         return None
 
 
-def _write(folder: Path, found: Found) -> None:
-    """At once: a reader sees the whole of it or nothing."""
+def _write(folder: Path, calibrated: Calibrated) -> None:
+    """Write a folder and rename it: a reader sees the whole of it or nothing."""
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=folder.parent))
     try:
-        models.save(found.model, part / "even.onnx")
-        said: dict[str, Any] = {"scales": found.scales, "keep": found.keep}
-        said |= {"images": found.images, "warnings": found.warnings}
-        (part / "found.json").write_text(json.dumps(said))
+        models.save(calibrated.model, part / "even.onnx")
+        fields: dict[str, Any] = {"scales": calibrated.scales, "float_layers": calibrated.float_layers}
+        fields |= {"images": calibrated.images, "warnings": calibrated.warnings}
+        (part / _CACHED).write_text(json.dumps(fields))
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
     finally:

@@ -1,4 +1,4 @@
-"""What a detector's raw outputs say, for pruning without training: where objects are, and how sure it is of them."""
+"""Objects in a detector's raw outputs, for pruning without training: masks, and boxes with their confidences."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from edgesparse.runtime.heads.base import Layout
 from edgesparse.runtime.heads.registry import head as head_of
 
 CONFIDENCE = 0.1
-"""Doubtful objects too: whether they stay below the others is part of the score."""
+"""Low enough for doubtful objects, whose order among the others is part of the score."""
 MARGIN = 0.15
-"""How far beyond its box an object counts, as a share of its sides: the edges are what a box is found by."""
+"""How far beyond its box an object extends, as a share of its sides: a box is located by its edges."""
 
 
-def found(model: Model, batches: Batches, spec: DetectorSpec) -> Iterator[NDArray[np.float32]]:
-    """For each batch [N, height, width] in the input's pixels: 1 where the network finds an object, else 0."""
+def object_masks(model: Model, batches: Batches, spec: DetectorSpec) -> Iterator[NDArray[np.float32]]:
+    """Yield a mask [N, height, width] per batch, in the input's pixels: 1 where the network detects an object, else 0."""
     for values in stream(model, batches, [output.name for output in model.graph.output]):
         outputs = list(values.values())
         decode = head_of(spec.head).decode(_layout(values, spec), CONFIDENCE, False)
-        yield np.stack([_map(decode(outputs, i)[0], spec.input.size) for i in range(len(outputs[0]))])
+        yield np.stack([_mask(decode(outputs, i)[0], spec.input.size) for i in range(len(outputs[0]))])
 
 
-def reader(spec: DetectorSpec) -> Read | None:
-    """What makes of a batch's outputs [places, 4 + classes]: boxes, xyxy in pixels, and the confidence in each class.
+def box_reader(spec: DetectorSpec) -> Read | None:
+    """A function from a batch's outputs to [places, 4 + classes]: boxes, xyxy in pixels, and each class's confidence.
 
-    None for heads that list what they found: where something stands in a list tells nothing of what it is.
+    None for heads that list detections: the position in a list says nothing about the object.
     """
     head = head_of(spec.head)
 
@@ -56,7 +56,7 @@ def _layout(values: Mapping[str, NDArray[Any]], spec: DetectorSpec) -> Layout:
     return Layout(specs, spec.input.size)
 
 
-def _map(xyxy: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+def _mask(xyxy: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
     sides = np.tile(xyxy[:, 2:] - xyxy[:, :2], 2)
     wide = xyxy + sides * np.float32(MARGIN) * np.array([-1, -1, 1, 1], np.float32)
     limits = np.array([size[1], size[0]] * 2)

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgesparse.backends import BuildOptions, Runner, backend
+from edgesparse.backends import Backend, BuildOptions, Runner, backend
+from edgesparse.builder.child.memory import Budget
+from edgesparse.builder.child.process import Workers
 from edgesparse.classes import coco_names
 from edgesparse.config import DetectorSpec, Recipe
 from edgesparse.errors import BuildError, ConfigError, ModelError
@@ -39,6 +41,21 @@ class Prepared:
     def sparse(self) -> bool:
         """Whether any layer is 2:4 and may run sparse."""
         return any(layer.state == "sparse" for layer in self.layers.layers)
+
+
+@dataclass(frozen=True)
+class Build:
+    """A build in progress: the prepared model, what builds it, and the limits that it keeps.
+
+    `folder` holds the files that candidates are built from and the engines.
+    """
+
+    recipe: Recipe
+    backend: Backend
+    folder: Path
+    prepared: Prepared
+    workers: Workers
+    budget: Budget
 
 
 def detector_spec(model: models.Model, recipe: Recipe) -> DetectorSpec:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from edgesparse.package.manifest import Candidate, Layer, LayerVerdict, Manifest
+from edgesparse.package.manifest import Candidate, LayerRecord, LayerVerdict, Manifest
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1c2430;--soft:#66707f;--line:#dfe4ea;--ground:#fff;--panel:#f5f7f9;--good:#1a7f4b;
@@ -169,7 +169,7 @@ def _engine(manifest: Manifest) -> str:
     )
 
 
-def _engine_layer(layer: Layer) -> str:
+def _engine_layer(layer: LayerRecord) -> str:
     cells = (layer.name, layer.kernel, layer.precision, layer.device, "2:4" if layer.sparse else "")
     return f'<tr class="{"chosen" if layer.sparse else "lost"}">{_cells("td", cells)}</tr>'
 

@@ -1,4 +1,4 @@
-"""From whatever a user names (package, recipe, ONNX file) to a detector that is ready to run."""
+"""Turns what a user names (a package, a recipe, an ONNX file, or `demo`) into a detector that is ready to run."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from edgesparse.runtime.detector import Detector
 _log = logging.getLogger(__name__)
 
 DEMO = Path("demo")
-"""The target that names the detector which comes with edgesparse."""
+"""The target that names the default detector."""
 
 
-def recipe_of(target: Path, classes: str | None = None) -> Recipe:
-    """The recipe in a YAML file, the plainest one of an ONNX file, or the default detector's when the target is `demo`.
+def recipe_of(target: Path, names: str | None = None) -> Recipe:
+    """The recipe in a YAML file, the plainest recipe of an ONNX file, or the default detector's for `demo`.
 
-    `classes` replaces what it says.
+    `names` ('coco' or a file) replaces the recipe's class names. Raises ConfigError.
     """
     if target == DEMO:
         recipe = load_recipe(Path(str(resources.files("edgesparse").joinpath("demo/parts.yaml"))))
@@ -36,26 +36,26 @@ def recipe_of(target: Path, classes: str | None = None) -> Recipe:
         recipe = parse({"model": str(target)}, str(target))
     else:
         raise ConfigError(f"{target}: needed a recipe (.yaml), a model (.onnx), a package's folder, or 'demo'")
-    return recipe.model_copy(update={"classes": named_classes(classes, Path())}) if classes else recipe
+    return recipe.model_copy(update={"classes": named_classes(names, Path())}) if names else recipe
 
 
-def ready(target: Path, root: Path = STORE, *, classes: str | None = None, progress: Progress = quiet) -> Package:
-    """The verified package of a target; a recipe or an ONNX file is built first, in the store `root`, unless it was.
+def ready(target: Path, root: Path = STORE, *, names: str | None = None, progress: Progress = quiet) -> Package:
+    """The verified package of a target. A recipe or an ONNX file is built in the store `root` unless it has been.
 
     Raises ConfigError, ModelError, BuildError, PackageError.
     """
     if target == DEMO or target.suffix in (".yaml", ".yml", ".onnx"):
-        return build(recipe_of(target, classes), root, progress=progress, make_current=False).package
-    if classes:
-        raise ConfigError(f"{target} is a package, which has its classes: leave out --names")
+        return build(recipe_of(target, names), root, progress=progress, make_current=False).package
+    if names:
+        raise ConfigError(f"{target} is a package and has its class names: leave out --names")
     return open_package(target)
 
 
 def open_detector(package: Package, run: Run | None = None) -> Detector:
-    """A detector of a verified package, with its own `run` settings unless others are given; close it after use.
+    """A detector of a verified package, with the settings `run` or else the package's own. Close it after use.
 
-    When its engine cannot be loaded, the fallback runs in its place: that is logged as a warning, and stands in the
-    detector's `notice`. Raises BuildError when neither can.
+    When the engine cannot be loaded the fallback runs in its place: a warning is logged, and the detector's `notice`
+    says why. Raises BuildError when neither can be loaded.
     """
     manifest = package.manifest
     try:
@@ -68,12 +68,12 @@ def open_detector(package: Package, run: Run | None = None) -> Detector:
 
 
 def open_fallback(package: Package, run: Run | None = None, because: str = "the chosen engine failed") -> Detector:
-    """A detector of a verified package with its most precise engine, and a `notice` that says so. Raises BuildError."""
+    """A detector of a verified package with its most precise engine, and a `notice` about it. Raises BuildError."""
     manifest = package.manifest
     runner = backend(manifest.backend).load(package.fallback, manifest.threads, manifest.dla)
     detector = _detector(runner, manifest, run, manifest.fallback_precision)
-    named = f"the fallback {manifest.fallback} ({manifest.fallback_precision})"
-    detector.notice = f"{named} runs, since {because}: 'edgesparse build --force' mends"
+    fallback = f"the fallback {manifest.fallback} ({manifest.fallback_precision})"
+    detector.notice = f"{fallback} runs, since {because}: rebuild with 'edgesparse build --force'"
     _log.warning("%s", detector.notice)
     return detector
 

@@ -1,6 +1,6 @@
 """Builds a slot's package and tests it, in a process of its own, at low priority, while the old engine goes on serving.
 
-`python -m edgesparse.fleet.making JOB.json` speaks as build/worker.py does.
+`python -m edgesparse.fleet.making JOB.json` speaks as builder/child/worker.py does.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 from edgesparse import device
 from edgesparse.builder.build import build
 from edgesparse.builder.child import worker
+from edgesparse.builder.child.job import Job, from_json, write_job
 from edgesparse.config import load_recipe
 from edgesparse.errors import DeployError
 from edgesparse.fleet import contents, expected
@@ -45,6 +46,14 @@ class Made:
     selftest: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class DeployJob(Job[Made]):
+    """Build and test the bundle of a slot's folder."""
+
+    returns = Made
+    slot: Path
+
+
 Make = Callable[[Slot, Progress], Made]
 """Fills `engines` and `package` of a slot from its `bundle`, tests that, and reports; raises DeployError."""
 
@@ -52,7 +61,7 @@ Make = Callable[[Slot, Progress], Made]
 def make(slot: Slot, progress: Progress) -> Made:
     """The way it is done on a device."""
     job = slot.folder / "job.json"
-    job.write_text(json.dumps({"task": "deploy", "parent": os.getpid(), "slot": str(slot.folder.absolute())}))
+    write_job(DeployJob(slot.folder.absolute()), job)
     sources = str(Path(device.__file__).resolve().parents[1])
     paths = os.pathsep.join(filter(None, (sources, os.environ.get("PYTHONPATH"))))
     command = [word for prefix in LOW if shutil.which(prefix[0]) for word in prefix]
@@ -81,7 +90,8 @@ def make(slot: Slot, progress: Progress) -> Made:
     if "result" not in said:
         words = log.read_text(errors="replace").strip().splitlines()[-1:]
         raise DeployError(": ".join([f"the build ended without a word (code {code})", *words]))
-    return Made(**said["result"])
+    made: Made = from_json(Made, said["result"])
+    return made
 
 
 def _listen(child: subprocess.Popen[bytes], progress: Progress) -> dict[str, Any]:
@@ -106,8 +116,8 @@ def _listen(child: subprocess.Popen[bytes], progress: Progress) -> dict[str, Any
     raise DeployError(f"the self-test took longer than {SELFTEST_SECONDS:.0f} s: the engine hangs")
 
 
-def _task(job: worker.Job, progress: Progress) -> dict[str, Any]:
-    slot = Slot(Path(job["slot"]))
+def _task(job: DeployJob, progress: Progress) -> Made:
+    slot = Slot(job.slot)
     recipe = load_recipe(slot.bundle / contents.RECIPE)
     built = build(recipe, slot.engines, progress=progress)
     slot.package.unlink(missing_ok=True)
@@ -117,13 +127,8 @@ def _task(job: worker.Job, progress: Progress) -> dict[str, Any]:
     if why := tested.why_not(recipe.deploy):
         raise DeployError(why)
     manifest = built.package.manifest
-    return {
-        "build_id": manifest.build_id,
-        "backend": manifest.backend,
-        "precision": manifest.precision,
-        "selftest": tested.as_dict(),
-    }
+    return Made(manifest.build_id, manifest.backend, manifest.precision, tested.as_dict())
 
 
 if __name__ == "__main__":
-    worker.main({"deploy": _task})
+    worker.main({DeployJob: _task})

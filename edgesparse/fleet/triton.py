@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgesparse.errors import ConfigError, DeployError
-from edgesparse.package.manifest import Manifest, Tensor
+from edgesparse.package.manifest import Manifest, TensorRecord
 from edgesparse.package.store import Package
 
 PLATFORMS = {"onnxruntime": ("onnxruntime_onnx", "model.onnx"), "tensorrt": ("tensorrt_plan", "model.plan")}
@@ -77,7 +77,7 @@ def config(manifest: Manifest) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _tensors(what: str, tensors: tuple[Tensor, ...], batched: bool) -> Iterator[str]:
+def _tensors(what: str, tensors: tuple[TensorRecord, ...], batched: bool) -> Iterator[str]:
     for tensor in tensors:
         kind = TYPES.get(tensor.dtype, tensor.dtype.upper())
         shape = ", ".join(map(str, tensor.shape[1:] if batched else tensor.shape))

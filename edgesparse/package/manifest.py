@@ -23,7 +23,7 @@ ADDRESSES = "cameras.json"
 log = logging.getLogger(__name__)
 
 
-class Tensor(Section):
+class TensorRecord(Section):
     name: str
     shape: tuple[int, ...]
     dtype: str
@@ -36,7 +36,7 @@ class Score(Section):
     map50: float
 
 
-class Layer(Section):
+class LayerRecord(Section):
     """One layer of a built engine, as it says of itself: `kernel` is what runs, `sparse` whether that is a 2:4 one."""
 
     name: str
@@ -56,7 +56,7 @@ class LayerVerdict(Section):
     why: str
 
 
-class Agreement(Section):
+class AgreementRecord(Section):
     """Detections against FP32's on images without labels, 0..1 each: FP32's boxes that were found, and found boxes
     that FP32 has too, of the same class."""
 
@@ -98,10 +98,10 @@ class Candidate(Section):
     context_mb: float = 0.0
     """What running it takes on the GPU beside the weights."""
     score: Score | None = None
-    agreement: Agreement | None = None
+    agreement: AgreementRecord | None = None
     eligible: tuple[str, ...] = ()
     picked: tuple[str, ...] = ()
-    layers: tuple[Layer, ...] = ()
+    layers: tuple[LayerRecord, ...] = ()
     degraded: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     rung: int = 0
@@ -136,8 +136,8 @@ class Manifest(Section):
     fallback: str
     """The most precise engine: what runs when the chosen one cannot be loaded. May be the same file."""
     fallback_precision: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
+    inputs: tuple[TensorRecord, ...]
+    outputs: tuple[TensorRecord, ...]
     detector: DetectorSpec
     threads: int
     dla: int | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesparse.config import Run
+from edgesparse.backends import backend
+from edgesparse.config import DetectorSpec, Run
 from edgesparse.errors import BackendUnavailable, ConfigError
+from edgesparse.model.load import Model, save
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.images import read_image
@@ -130,6 +133,15 @@ def evaluate(
             batch.clear()
             progress(done, total)
     return _score(labels, rows, detector.spec.classes, ids)
+
+
+def score_model(model: Model, spec: DetectorSpec, labels: Labels, progress: Callable[[int, int], None]) -> float:
+    """COCO mAP, 0..100, of a float or Q/DQ model in memory, run by ONNX Runtime. Raises as `Detector`, `evaluate`."""
+    with tempfile.TemporaryDirectory(prefix="edgesparse-") as folder:
+        path = Path(folder, "model.onnx")
+        save(model, path)
+        with Detector(backend("onnxruntime").load(path), spec, SCORING) as detector:
+            return evaluate(detector, labels, progress).map
 
 
 def _rows(image: int, found: Detections, ids: Sequence[int]) -> list[list[float]]:

@@ -14,14 +14,14 @@ from edgesparse.backends.tensorrt import driver
 from edgesparse.cli import main
 from edgesparse.config import DetectorSpec, InputSpec, Run
 from edgesparse.package import manifest as manifests
-from edgesparse.package.manifest import Candidate, Layer, Manifest, Tensor
+from edgesparse.package.manifest import Candidate, LayerRecord, Manifest, TensorRecord
 
 Verb = Callable[..., tuple[int, str, str]]
 LAYERS = (
-    Layer(
+    LayerRecord(
         name="/a/Conv + /r/Relu", kernel="sm80_sparse_conv_sptensor", sparse=True, onnx=("/a/Conv",), precision="int8"
     ),
-    Layer(name="/b/Conv <1>", kernel="sm80_implicit_gemm", sparse=False, precision="fp16", device="dla"),
+    LayerRecord(name="/b/Conv <1>", kernel="sm80_implicit_gemm", sparse=False, precision="fp16", device="dla"),
 )
 
 
@@ -36,7 +36,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Verb:
     return run
 
 
-def package(folder: Path, *layers: Layer, backend: str = "tensorrt") -> Path:
+def package(folder: Path, *layers: LayerRecord, backend: str = "tensorrt") -> Path:
     """A package that was built on another machine: only its manifest can be read here."""
     won = Candidate(
         name="int8-table-2:4", precision="int8", sparse=True, outcome="chosen", reason="", layers=layers,
@@ -49,7 +49,7 @@ def package(folder: Path, *layers: Layer, backend: str = "tensorrt") -> Path:
             edgesparse="0.1.0", build_id="abc", created="", model="net", source_sha256="", recipe_sha256="",
             labels_sha256=None, backend=backend, identity={"tensorrt": "8.5.2.2"}, machine={}, engine="model.engine",
             fallback="model.engine", fallback_precision="fp16",
-            inputs=(Tensor(name="images", shape=(1, 3, 64, 64), dtype="float32"),), outputs=(),
+            inputs=(TensorRecord(name="images", shape=(1, 3, 64, 64), dtype="float32"),), outputs=(),
             detector=DetectorSpec(head="yolov8", classes=("red",), input=InputSpec(size=(64, 64))),
             threads=1, run=Run(), candidates=(won,), verdict=("1 of 2 eligible layers run sparse; 1.09x",), files={},
         ),

@@ -15,7 +15,7 @@ from edgesparse.builder.build import build
 from edgesparse.config import parse
 from edgesparse.errors import ConfigError, DeployError
 from edgesparse.fleet import triton
-from edgesparse.package.manifest import Candidate, Tensor
+from edgesparse.package.manifest import Candidate, TensorRecord
 from edgesparse.package.store import open_package
 
 
@@ -42,8 +42,8 @@ CHOSEN = Candidate(name="fp16", precision="fp16", outcome="chosen", reason="")
 
 
 def plan(**said: Any) -> Any:
-    inputs = (Tensor(name="images", shape=(4, 3, 640, 480), dtype="uint8"),)
-    outputs = tuple(Tensor(name=name, shape=(4, 100), dtype=kind) for name, kind in (("s", "float16"), ("n", "int64")))
+    inputs = (TensorRecord(name="images", shape=(4, 3, 640, 480), dtype="uint8"),)
+    outputs = tuple(TensorRecord(name=name, shape=(4, 100), dtype=kind) for name, kind in (("s", "float16"), ("n", "int64")))
     identity = {"tensorrt": "10.3.0", "gpu": "Orin (nvgpu)"}
     return packages.manifest(
         backend="tensorrt", identity=identity, inputs=inputs, outputs=outputs, candidates=(CHOSEN,), **said

@@ -16,7 +16,7 @@ from packages import manifest
 
 from edgesparse.config import Run
 from edgesparse.errors import PackageError
-from edgesparse.package.manifest import ADDRESSES, FILE, Candidate, Layer, Manifest, Score, read, sha256, write
+from edgesparse.package.manifest import ADDRESSES, FILE, Candidate, LayerRecord, Manifest, Score, read, sha256, write
 
 text = st.text(string.ascii_letters + " äß\"'<\\\n", max_size=8)
 number = st.floats(0, 1e6)
@@ -33,7 +33,7 @@ candidates = st.builds(
     device_mb=st.none() | number,
     score=scores,
     picked=st.lists(text, max_size=2).map(tuple),
-    layers=st.lists(st.builds(Layer, name=text, kernel=text, sparse=st.booleans()), max_size=2).map(tuple),
+    layers=st.lists(st.builds(LayerRecord, name=text, kernel=text, sparse=st.booleans()), max_size=2).map(tuple),
 )
 runs = st.builds(
     Run,

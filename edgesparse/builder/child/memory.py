@@ -1,7 +1,7 @@
-"""The memory that a build may take: how much there is, what it took, and the rungs on which it is made to take less.
+"""The memory budget of a build, what was used of it, and the rungs of limits that make a build use less.
 
-Where CPU and GPU share memory (Jetson) the budget bounds what both take together; with a GPU of its own, what is taken
-there; without any, what the process takes.
+Where CPU and GPU share memory (Jetson) the budget bounds what both use together; with a discrete GPU, what is used
+there; without a GPU, what the process uses.
 """
 
 from __future__ import annotations
@@ -20,67 +20,68 @@ from edgesparse.backends.base import Limits
 
 MB = 1_000_000
 RESERVE = 0.1
-"""Share of all memory that is left to the system."""
+"""Share of the total memory that is left to the system."""
 
 Where = Literal["shared", "gpu", "host"]
 
 
 @dataclass(frozen=True)
 class Budget:
-    """`size` in bytes; None where nobody knows what is free."""
+    """`size` in bytes, or None where free memory is unknown; `explicit` when the recipe sets it."""
 
     size: int | None
     where: Where
-    said: bool = False
-    """Whether the recipe says so."""
+    explicit: bool = False
 
     def __str__(self) -> str:
         size = "of unknown size" if self.size is None else f"of {self.size / MB:,.0f} MB"
-        return f"a budget {size} ({'build.memory' if self.said else 'what was free, less a reserve'})"
+        return f"a budget {size} ({'build.memory' if self.explicit else 'what was free, less a reserve'})"
 
 
 @dataclass(frozen=True)
 class Spent:
-    """Peaks in bytes: of the child's own memory, and on the device (None where that could not be measured)."""
+    """Peaks in bytes: of the child's own memory, and on the device (None where that cannot be measured)."""
 
     host: int = 0
     device: int | None = None
     loaded: int | None = None
-    """What counted against the budget when the library was loaded (with CUDA's context) and nothing was built yet."""
+    """What counted against the budget once the library and CUDA's context were loaded, before building."""
 
     def under(self, where: Where) -> int:
-        """What counts against a budget."""
+        """The bytes that count against a budget."""
         return self.host if where == "host" else max(self.device or 0, self.host if where == "shared" else 0)
 
     def __or__(self, other: Spent) -> Spent:
-        return Spent(max(self.host, other.host), _most(self.device, other.device), _most(self.loaded, other.loaded))
+        return Spent(max(self.host, other.host), _maximum(self.device, other.device), _maximum(self.loaded, other.loaded))
 
 
-def _most(a: int | None, b: int | None) -> int | None:
+def _maximum(a: int | None, b: int | None) -> int | None:
     return max((size for size in (a, b) if size is not None), default=None)
 
 
-def budget(engine: Backend, said: int | None) -> Budget:
-    """The recipe's budget, or what is free less a reserve."""
-    where = _where(engine)
-    if said is not None:
-        return Budget(said, where, True)
+def budget(backend: Backend, size: int | None) -> Budget:
+    """The recipe's budget of `size` bytes, or what is free less a reserve."""
+    where = _where(backend)
+    if size is not None:
+        return Budget(size, where, True)
     if where == "gpu":
-        found = gpu_memory()
-        return Budget(int(found[0] - RESERVE * found[1]) if found else None, where)
+        memory = gpu_memory()
+        return Budget(int(memory[0] - RESERVE * memory[1]) if memory else None, where)
     return Budget(max(int(device.available_memory() - RESERVE * device.probe().memory), 0), where)
 
 
-def _where(engine: Backend) -> Where:
-    if not engine.name.startswith("tensorrt"):
+def _where(backend: Backend) -> Where:
+    if not backend.name.startswith("tensorrt"):
         return "host"
     return "shared" if device.probe().l4t else "gpu"
 
 
 def rungs(size: int | None, level: int | None = None) -> tuple[Limits, ...]:
-    """From plenty to little: each rung takes the next lever in the order of what it gains for what it costs. None of
-    them loads cuDNN and cuBLAS, which take the most. `level`: the highest optimisation level that any has. A backend
-    ignores the levers that its release lacks."""
+    """Limits from generous to tight; each rung adds the lever that saves the most memory for the speed it costs.
+
+    No rung loads cuDNN and cuBLAS, which use the most. `level` is the highest optimization level of any rung. A backend
+    ignores the levers that its release lacks.
+    """
     if size is None:
         return (Limits(level=level), *rungs(4096 * MB, level)[1:])
     lower = 2 if level is None else min(level, 2)
@@ -101,46 +102,46 @@ def rungs(size: int | None, level: int | None = None) -> tuple[Limits, ...]:
 
 
 def words(limits: Limits) -> str:
-    """Which levers a rung takes."""
-    said = [f"workspace {limits.workspace / MB:,.0f} MB"] if limits.workspace is not None else ["nothing limited"]
-    said += ["no auxiliary streams"] if limits.aux_streams == 0 else []
-    said += [f"optimisation level {limits.level}"] if limits.level is not None else []
-    said += [f"{limits.tactics} tactics a layer"] if limits.tactics is not None else []
-    said += [] if limits.edge_masks else ["no edge-mask convolutions"]
-    return ", ".join(said)
+    """The levers of a rung, for messages."""
+    levers = [f"workspace {limits.workspace / MB:,.0f} MB"] if limits.workspace is not None else ["nothing limited"]
+    levers += ["no auxiliary streams"] if limits.aux_streams == 0 else []
+    levers += [f"optimization level {limits.level}"] if limits.level is not None else []
+    levers += [f"{limits.tactics} tactics per layer"] if limits.tactics is not None else []
+    levers += [] if limits.edge_masks else ["no edge-mask convolutions"]
+    return ", ".join(levers)
 
 
 class Meter:
-    """Samples what a child takes; what was taken before it began does not count."""
+    """Samples the memory that a child uses; what was in use before it started does not count."""
 
     def __init__(self, where: Where, pid: int) -> None:
         self._where, self._pid = where, pid
-        self._before = self._taken()
+        self._before = self._used()
         self.spent = Spent()
 
     def sample(self) -> None:
-        now = self._taken()
-        taken = None if now is None or self._before is None else max(now - self._before, 0)
-        self.spent |= Spent(_peak(self._pid), taken)
+        now = self._used()
+        used = None if now is None or self._before is None else max(now - self._before, 0)
+        self.spent |= Spent(_peak(self._pid), used)
 
     def loaded(self) -> None:
-        """The library is there, and nothing is built yet."""
+        """Note the use at the moment when the library is loaded and nothing is built yet."""
         self.sample()
         self.spent |= Spent(loaded=self.spent.under(self._where))
 
-    def _taken(self) -> int | None:
+    def _used(self) -> int | None:
         if self._where == "gpu":
-            found = gpu_memory()
-            return found[1] - found[0] if found else None
+            memory = gpu_memory()
+            return memory[1] - memory[0] if memory else None
         return -device.available_memory() if self._where == "shared" else None
 
 
 def _peak(pid: int) -> int:
     try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+        match = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     except OSError:
         return 0
-    return int(found[1]) * 1024 if found else 0
+    return int(match[1]) * 1024 if match else 0
 
 
 class _Memory(ctypes.Structure):
@@ -148,11 +149,11 @@ class _Memory(ctypes.Structure):
 
 
 def gpu_memory() -> tuple[int, int] | None:
-    """Bytes that are free on the GPU, and all of them, from NVML, which makes no CUDA context; None without it."""
-    found = _nvml()
-    if found is None:
+    """Free and total bytes of the GPU, from NVML, which creates no CUDA context; None without NVML."""
+    opened = _nvml()
+    if opened is None:
         return None
-    nvml, gpu = found
+    nvml, gpu = opened
     memory = _Memory()
     if nvml.nvmlDeviceGetMemoryInfo(gpu, ctypes.byref(memory)):
         return None

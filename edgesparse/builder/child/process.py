@@ -1,4 +1,4 @@
-"""Runs a worker's task in a process of its own, watches its memory and its time, and outlives whatever it does."""
+"""Runs jobs in child processes, watches their memory and time, and survives whatever they do."""
 
 from __future__ import annotations
 
@@ -10,165 +10,150 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from edgesparse import device, errors
 from edgesparse.backends import Backend
 from edgesparse.backends.base import LOADED
 from edgesparse.builder.child import worker
+from edgesparse.builder.child.job import How, Job, JobResult, R, from_json, write_job
 from edgesparse.builder.child.memory import MB, Meter, Spent, Where
 from edgesparse.errors import BuildError, EdgeSparseError
 from edgesparse.progress import Progress
 
 INTERVAL = 0.05
-"""Seconds between two looks at a child's memory."""
+"""Seconds between two samples of a child's memory."""
 CRITICAL = 150 * MB
-"""Where less than this is left of the machine's memory, a child is killed before the system chooses whom."""
+"""A child is killed when less than this is left of the machine's memory, before the kernel chooses a process."""
 
 STUCK = 300.0
-"""Seconds after which a child is ended that has neither said a word nor used SOME_CPU."""
+"""Seconds after which a child is killed that has neither reported progress nor used SOME_CPU."""
 SOME_CPU = 1.0
 """Seconds of CPU time; threads of CUDA's driver that only wait use less."""
 
-How = Literal["done", "error", "memory", "crash", "time", "hang"]
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a task ended: `memory`, when it was killed or refused memory; `time`, when the limit was reached; `hang`,
-    when it did nothing any more."""
-
-    how: How
-    spent: Spent
-    result: Mapping[str, Any] | None = None
-    error: EdgeSparseError | None = None
-
-    def get(self) -> Mapping[str, Any]:
-        """The result. Raises what went wrong."""
-        if self.result is not None:
-            return self.result
-        raise self.error or BuildError("it ended without a word")
-
 
 class Workers:
-    """Runs tasks until `deadline` (on the monotonic clock): in this process where the backend holds no native code,
-    else in a child each, with `folder` for its files."""
+    """Runs jobs until `deadline` (on the monotonic clock), which may be moved.
 
-    def __init__(self, engine: Backend, folder: Path, where: Where, deadline: float, progress: Progress) -> None:
-        self._isolated, self._folder, self._where = engine.native_code, folder, where
-        self._backend = engine.name
+    Where the backend holds native code each job runs in a child process, with its files in `folder`; otherwise it runs
+    in this process.
+    """
+
+    def __init__(self, backend: Backend, folder: Path, where: Where, deadline: float, progress: Progress) -> None:
+        self._isolated, self._folder, self._where = backend.native_code, folder, where
         self.deadline, self.progress = deadline, progress
         self._count = 0
 
-    def run(self, task: str, **job: Any) -> Ended:
-        """Raises KeyboardInterrupt after the child has been ended, and nothing else."""
-        said = {"task": task, "backend": self._backend, "parent": os.getpid(), **job}
+    def run(self, job: Job[R]) -> JobResult[R]:
+        """Run a job to its end. Raises only KeyboardInterrupt, after the child has been killed."""
         if not self._isolated:
-            return self._run_here(said)
+            return self._run_here(job)
         self._count += 1
         path = self._folder / f"job-{self._count}.json"
-        path.write_text(json.dumps(said, default=str))
+        write_job(job, path)
         with path.with_suffix(".log").open("w+b") as log:
-            return _Child(path, log.fileno(), self._where).watch(self.deadline, self.progress)
+            return _Child(path, log.fileno(), self._where, job.returns).watch(self.deadline, self.progress)
 
-    def _run_here(self, job: Mapping[str, Any]) -> Ended:
-        job = json.loads(json.dumps(job, default=str))
+    def _run_here(self, job: Job[R]) -> JobResult[R]:
         try:
-            result, error = worker.TASKS[job["task"]](job, self.progress), None
-        except EdgeSparseError as raised:
-            result, error = None, raised
-        return Ended("error" if error else "done", Spent(device.peak_memory()), result, error)
+            value: R = worker.TASKS[type(job)](job, self.progress)
+        except EdgeSparseError as error:
+            return JobResult("error", Spent(device.peak_memory()), error=error)
+        return JobResult("done", Spent(device.peak_memory()), value)
 
 
 class _Child:
-    def __init__(self, job: Path, log: int, where: Where) -> None:
+    def __init__(self, job: Path, log: int, where: Where, returns: Any) -> None:
         root = str(Path(device.__file__).resolve().parents[1])
         paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-        self._log = log
+        self._log, self._returns = log, returns
         self._process = subprocess.Popen(
             [sys.executable, "-m", "edgesparse.builder.child.worker", str(job.absolute())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
-            cwd=job.parent,  # else modules in the user's folder could stand before the library's
+            cwd=job.parent,  # otherwise modules in the user's folder could shadow the library's
             env={**os.environ, "PYTHONPATH": paths},
             start_new_session=True,
         )
         assert self._process.stdout is not None
         self._out = self._process.stdout
         self._meter = Meter(where, self._process.pid)
-        self._said: dict[str, Any] = {}
+        self._messages: dict[str, Any] = {}
         self._rest = b""
-        self._moved = (time.monotonic(), 0.0)  # when it last did something, and its CPU time then
+        self._active = (time.monotonic(), 0.0)  # when it last did something, and its CPU time then
 
-    def watch(self, deadline: float, progress: Progress) -> Ended:
+    def watch(self, deadline: float, progress: Progress) -> JobResult[Any]:
         killed: How | None = None
         try:
             with selectors.DefaultSelector() as selector:
                 selector.register(self._out, selectors.EVENT_READ)
                 while self._listen(selector, progress):
                     self._meter.sample()
-                    if killed is None and (killed := self._must_go(deadline)):
+                    if killed is None and (killed := self._reason_to_kill(deadline)):
                         self._kill()
         finally:
             self._kill()
             code = self._process.wait()
             self._out.close()
-        return self._ended(code, killed)
+        return self._result(code, killed)
 
     def _listen(self, selector: selectors.BaseSelector, progress: Progress) -> bool:
-        """Wait for the child's next words, or a moment; returns whether there may be more."""
+        """Wait up to INTERVAL for the child's next messages; returns whether more may follow."""
         if not selector.select(INTERVAL):
             return True
         data = os.read(self._out.fileno(), 1 << 16)
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
-            self._said |= (said := json.loads(line))
-            self._moved = (time.monotonic(), self._moved[1])
-            if "progress" in said:
-                if said["progress"][0] == LOADED:
+            message = json.loads(line)
+            self._messages |= message
+            self._active = (time.monotonic(), self._active[1])
+            if "progress" in message:
+                if message["progress"][0] == LOADED:
                     self._meter.loaded()
-                progress(*said["progress"])
+                progress(*message["progress"])
         return bool(data)
 
-    def _must_go(self, deadline: float) -> How | None:
+    def _reason_to_kill(self, deadline: float) -> How | None:
         if time.monotonic() > deadline:
             return "time"
         if 0 < device.available_memory() < CRITICAL:
             return "memory"
         now, used = time.monotonic(), _cpu_seconds(self._process.pid)
-        if used > self._moved[1] + SOME_CPU:
-            self._moved = (now, used)
-        return "hang" if now > self._moved[0] + STUCK else None
+        if used > self._active[1] + SOME_CPU:
+            self._active = (now, used)
+        return "hang" if now > self._active[0] + STUCK else None
 
     def _kill(self) -> None:
-        """The child and all that it has started; it cannot be gone and its number another's before wait()."""
+        """Kill the child and everything it started. Its number cannot be reused before wait() is called."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
-    def _ended(self, code: int, killed: How | None) -> Ended:
-        spent = self._meter.spent | Spent(self._said.get("peak", 0))
-        if "result" in self._said:
-            return Ended("done", spent, self._said["result"])
-        if "error" in self._said:
-            name, message = self._said["error"]
+    def _result(self, code: int, killed: How | None) -> JobResult[Any]:
+        spent = self._meter.spent | Spent(self._messages.get("peak", 0))
+        if "result" in self._messages:
+            return JobResult("done", spent, from_json(self._returns, self._messages["result"]))
+        if "error" in self._messages:
+            name, message = self._messages["error"]
             kind = getattr(errors, name, BuildError)
-            return Ended("memory" if _SHORT.search(message) else "error", spent, error=kind(message))
+            return JobResult("memory" if _SHORT.search(message) else "error", spent, error=kind(message))
+        how, reason = self._death(code, killed, spent)
+        return JobResult(how, spent, error=BuildError(reason))
+
+    def _death(self, code: int, killed: How | None, spent: Spent) -> tuple[How, str]:
+        """How a child ended that sent no result, and a sentence about it."""
         words = self._last_words()
         if killed == "time":
-            return Ended("time", spent, error=BuildError("stopped at the time limit"))
+            return "time", "stopped at the time limit"
         if killed == "hang":
-            why = f"stopped after {STUCK:.0f} s in which it neither made progress nor used the CPU{words}"
-            return Ended("hang", spent, error=BuildError(why))
+            return "hang", f"stopped after {STUCK:.0f} s in which it neither made progress nor used the CPU{words}"
         if killed == "memory" or code in (-signal.SIGKILL, worker.OUT_OF_MEMORY) or _SHORT.search(words):
             how = "was refused memory" if code == worker.OUT_OF_MEMORY else "was killed, as if for memory"
-            return Ended("memory", spent, error=BuildError(f"{how} at {spent.host / MB:,.0f} MB{words}"))
+            return "memory", f"{how} at {spent.host / MB:,.0f} MB{words}"
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return Ended("crash", spent, error=BuildError(f"crashed ({name}){words}"))
+        return "crash", f"crashed ({name}){words}"
 
     def _last_words(self) -> str:
         os.lseek(self._log, max(os.fstat(self._log).st_size - 2000, 0), os.SEEK_SET)
@@ -177,12 +162,12 @@ class _Child:
 
 
 def _cpu_seconds(pid: int) -> float:
-    """CPU time of all its threads, and of its children that have ended."""
+    """CPU time of all threads of a process and of its children that have ended."""
     try:
-        said = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return 0.0
-    return sum(map(int, said[11:15])) / os.sysconf("SC_CLK_TCK")
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 _SHORT = re.compile(r"out of memory|OutOfMemory|bad_alloc|cannot allocate memory|std::length_error|MemoryError", re.I)

@@ -1,4 +1,4 @@
-"""Timing of candidates beside each other, so that what disturbs one disturbs all."""
+"""Interleaved timing of candidates, so that a disturbance affects all of them alike."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from edgesparse.backends import Runner
 from edgesparse.progress import Progress, quiet
 
 ROUNDS = 5
-"""The least, however short the time."""
+"""At least so many, however short the time."""
 BURST = 0.02
-"""Seconds of one candidate in a round: long against the switch from one to the next, short against clock drift."""
+"""Seconds per candidate and round: long compared with the switch between candidates, short compared with clock
+drift."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of one run of an engine, and `count`, how many were timed.
+    """Milliseconds per run of an engine over `count` timed runs.
 
-    `p10` and `p90` are of single runs. `spread` is how far the rounds' own medians lie apart (10 to 90 %): what the
-    median may differ by when it is measured again.
+    `p10` and `p90` are percentiles of single runs. `spread` is the distance between the 10th and 90th percentile of the
+    rounds' medians: how far the median may move when it is measured again.
     """
 
     median_ms: float
@@ -36,10 +37,10 @@ class Timing:
 
 
 def interleaved(runners: Mapping[str, Runner], seconds: float, progress: Progress = quiet) -> dict[str, Timing]:
-    """Time each runner's engine alone for about `seconds`, in rounds in which every one has its turn.
+    """Time each runner's engine alone for about `seconds`, in rounds in which every runner has its turn.
 
-    Each is warmed up before, and the first run of each turn, which finds the caches full of another's data, does not
-    count. Every runner has its buffers bound. Raises BuildError when one fails.
+    Runners are warmed up first. The first run of each turn, which finds another's data in the caches, does not count.
+    Every runner has its buffers bound. Raises BuildError when one fails.
     """
     for runner in runners.values():
         _warm_up(runner, min(0.5, seconds / 4))
@@ -50,16 +51,16 @@ def interleaved(runners: Mapping[str, Runner], seconds: float, progress: Progres
         for name, runner in runners.items():
             rounds[name].append(_burst(runner, min(BURST, seconds)))
         done += 1
-    return {name: summary(times) for name, times in rounds.items()}
+    return {name: summarize(times) for name, times in rounds.items()}
 
 
 def equal(a: Timing, b: Timing) -> bool:
-    """Whether two were too close to each other to say which is faster: closer than the wider spread of the two."""
+    """Whether two are too close to tell which is faster: closer than the wider of their spreads."""
     return abs(a.median_ms - b.median_ms) <= max(a.spread, b.spread)
 
 
-def summary(rounds: list[list[float]]) -> Timing:
-    """The Timing of milliseconds, a list a round."""
+def summarize(rounds: list[list[float]]) -> Timing:
+    """The Timing of milliseconds, one list per round."""
     single = np.concatenate(rounds)
     p10, median, p90 = np.percentile(single, (10, 50, 90))
     low, high = np.percentile([np.median(turn) for turn in rounds], (10, 90))
