@@ -37,8 +37,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.common import RESULTS, machine
 from edgesparse import device
 from edgesparse.backends import BuildOptions, BuildResult, backend
-from edgesparse.builder.child.timing import Timing, equal, interleaved
 from edgesparse.builder.child.job import from_json, to_json
+from edgesparse.builder.child.timing import Timing, equal, interleaved
 from edgesparse.errors import EdgeSparseError
 from edgesparse.int8 import calibration_table
 from edgesparse.int8.placement import Placement
@@ -188,7 +188,9 @@ def time_all(folder: Path, seconds: float) -> None:
     """A child's task: times.json, what is known of all that were built."""
     names = json.loads((folder / "jobs.json").read_text())
     files = {name: folder / f"{name}.json" for name in names}
-    built = {name: from_json(BuildResult, json.loads(file.read_text())) for name, file in files.items() if file.exists()}
+    built = {
+        name: from_json(BuildResult, json.loads(file.read_text())) for name, file in files.items() if file.exists()
+    }
     with ExitStack() as stack:
         engines = backend("tensorrt")
         runners = {name: stack.enter_context(engines.load(result.path)) for name, result in built.items()}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgesparse.backends import backend
 from edgesparse.builder.attempts import Attempt
-from edgesparse.builder.child.job import Scoring, ScoreTarget
+from edgesparse.builder.child.job import ScoreTarget, Scoring
 from edgesparse.builder.child.trials import write_reference
 from edgesparse.builder.prepare import Prepared
 from edgesparse.config import Accept, Recipe

@@ -24,7 +24,7 @@ MARGIN = 0.15
 
 
 def object_masks(model: Model, batches: Batches, spec: DetectorSpec) -> Iterator[NDArray[np.float32]]:
-    """Yield a mask [N, height, width] per batch, in the input's pixels: 1 where the network detects an object, else 0."""
+    """Yield a mask [N, height, width] per batch, in the input's pixels: 1 inside detected objects, else 0."""
     for values in stream(model, batches, [output.name for output in model.graph.output]):
         outputs = list(values.values())
         decode = head_of(spec.head).decode(_layout(values, spec), CONFIDENCE, False)

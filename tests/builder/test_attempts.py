@@ -1,4 +1,4 @@
-"""Which rungs of a memory budget are tried, and what is said when none fits."""
+"""Which rungs of a memory budget are tried, and the message when none fits."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import Any
 
 import pytest
 
-from edgesparse.backends import backend
-from edgesparse.builder.attempts import Attempts, Tried
+from edgesparse.backends import BuildResult, backend
+from edgesparse.builder.attempts import Attempt, CandidateBuilder
 from edgesparse.builder.candidates import Plan
+from edgesparse.builder.child.job import BuildJob, JobResult, Scoring
 from edgesparse.builder.child.memory import MB, Budget, Spent
-from edgesparse.builder.child.process import Ended
-from edgesparse.builder.contest import _none_left
+from edgesparse.builder.compare import none_left
+from edgesparse.builder.prepare import Build
 from edgesparse.config import parse
 
 
 class Measured:
-    """Stands for Workers and Sources: every build succeeds and takes the next of `peaks`, in megabytes."""
+    """Stands for Workers and OnnxFiles: every build succeeds and uses the next of `peaks`, in megabytes."""
 
     def __init__(self, peaks: Sequence[int], loaded: int) -> None:
         self.deadline, self.peaks, self.loaded = inf, iter([*peaks, *repeat(peaks[-1], 20)]), loaded
@@ -31,15 +32,18 @@ class Measured:
     def onnx(self, plan: Plan) -> Path:
         return Path("model.onnx")
 
-    def run(self, task: str, out: str, **job: Any) -> Ended:
-        self.outs.append(Path(out).stem)
-        return Ended("done", Spent(0, next(self.peaks) * MB, self.loaded * MB), {"not": "read"})
+    def run(self, job: BuildJob) -> JobResult[BuildResult]:
+        self.outs.append(job.out.stem)
+        spent = Spent(0, next(self.peaks) * MB, self.loaded * MB)
+        return JobResult("done", spent, BuildResult(job.out, "fp32", 0.0))
 
 
-def tried(measured: Measured, budget: Budget) -> list[Tried]:
+def attempts(measured: Measured, budget: Budget) -> list[Attempt]:
     double: Any = measured
-    attempts = Attempts(parse({"model": "m.onnx"}, "recipe"), backend("null"), double, double, double, budget)
-    return [attempts.attempt(plan, None, {}) for plan in (Plan("fp32"), Plan("fp16"))]
+    recipe = parse({"model": "m.onnx"}, "recipe")
+    build = Build(recipe, backend("null"), Path(), double, double, budget)
+    builder = CandidateBuilder(build, double, 0.0, Scoring())
+    return [builder.attempt(plan, None) for plan in (Plan("fp32"), Plan("fp16"))]
 
 
 @pytest.mark.parametrize(
@@ -51,22 +55,22 @@ def tried(measured: Measured, budget: Budget) -> list[Tried]:
         (200, [1600, 1300], 1000, ["fp32-0", "fp32-4", "fp16-4"]),  # too much even without its workspace
     ],
 )
-def test_rungs_that_cannot_help_are_left_out(loaded: int, peaks: list[int], size: int, rungs: list[str]) -> None:
+def test_rungs_that_cannot_help_are_skipped(loaded: int, peaks: list[int], size: int, rungs: list[str]) -> None:
     measured = Measured(peaks, loaded)
-    found = tried(measured, Budget(size * MB, "gpu", True))
+    outcomes = attempts(measured, Budget(size * MB, "gpu", True))
     assert measured.outs == rungs
-    assert all(one.outcome == "failed" and one.short for one in found)
+    assert all(attempt.outcome == "failed" and attempt.short for attempt in outcomes)
 
 
-def test_the_error_says_what_the_library_takes_by_itself() -> None:
+def test_the_error_names_the_memory_of_the_library_itself() -> None:
     limit = Budget(1000 * MB, "gpu", True)
-    found = tried(Measured([1047], 1038), limit)
-    assert found[0].reason == (
+    first, second = attempts(Measured([1047], 1038), limit)
+    assert first.reason == (
         "did not fit into a budget of 1,000 MB (build.memory): took 1,047 MB, CUDA and null take 1,038 MB before "
         "anything is built"
     )
-    assert found[1].reason.startswith("does not fit into a budget of 1,000 MB (build.memory): CUDA and null take 1,038")
-    assert str(_none_left(found, limit)) == (
+    assert second.reason.startswith("does not fit into a budget of 1,000 MB (build.memory): CUDA and null take 1,038")
+    assert str(none_left([first, second], limit)) == (
         "no candidate fits into a budget of 1,000 MB (build.memory): fp32 took 1,047 MB, 1,038 MB of it CUDA and the "
         "library before anything is built: end other programs on the GPU, or raise build.memory"
     )

@@ -195,7 +195,7 @@ def test_too_far_under_the_reference_is_refused_and_the_old_package_stays(tmp_pa
 @pytest.mark.parametrize("said", [{"min_map": 50}, {"max_map_drop": 1}])
 def test_a_score_without_labelled_images_is_refused_before_anything_is_built(model: Path, said: Any) -> None:
     steps: list[str] = []
-    with pytest.raises(ConfigError, match=r"a score is asked for without labelled images: set accept.annotations"):
+    with pytest.raises(ConfigError, match=r"a score needs labelled images: set accept.annotations"):
         build(recipe(model, accept=said), model.parent / "engines", progress=lambda step, *_: steps.append(step))
     assert steps == [] and left(model.parent) == []
 
@@ -233,7 +233,7 @@ def test_a_batch_is_built_and_detects(model: Path) -> None:
 def test_a_range_of_batches_is_built_for_the_usual_one_where_no_batch_can_be_open(model: Path) -> None:
     said = make(model, build={"batch": {"opt": 2, "max": 3}}).package.manifest
     assert said.inputs[0].shape == (2, 3, 64, 64) and said.batch is None
-    assert "onnxruntime takes one batch: built for build.batch.opt, 2" in said.verdict
+    assert "onnxruntime takes a single batch size: built for build.batch.opt, 2" in said.verdict
 
 
 def test_a_backend_that_does_not_work_here_says_how_to_get_it(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,8 +263,8 @@ def test_a_target_is_a_recipe_a_model_or_a_package(tmp_path: Path, model: Path) 
     assert ready(package.folder).manifest.run.conf == 0.5
     with pytest.raises(ConfigError, match=r"needed a recipe \(.yaml\), a model \(.onnx\), a package's"):
         recipe_of(tmp_path / "squares.engine")
-    with pytest.raises(ConfigError, match="is a package, which has its classes: leave out --names"):
-        ready(package.folder, classes="coco")
+    with pytest.raises(ConfigError, match="is a package and has its class names: leave out --names"):
+        ready(package.folder, names="coco")
 
 
 def test_the_manifest_is_json_for_others_too(model: Path) -> None:

@@ -12,7 +12,7 @@ from null_plans import Plan as Planned
 from edgesparse import device
 from edgesparse.backends import backend
 from edgesparse.builder import candidates
-from edgesparse.builder.candidates import Plan, least_ms, parse, plan
+from edgesparse.builder.candidates import Plan, least_ms, parse_plan, plan_candidates
 from edgesparse.builder.prepare import Prepared, prepare
 from edgesparse.config import SPARSE, WAYS, Recipe
 from edgesparse.config import parse as recipe_of
@@ -31,14 +31,14 @@ def prepared(model: Path) -> Prepared:
 
 
 def names(said: Recipe, model: Path, engine: str = "null") -> list[str]:
-    return [one.name for one in plan(said, backend(engine), prepared(model)).wanted]
+    return [one.name for one in plan_candidates(said, backend(engine), prepared(model)).possible]
 
 
 def test_names_and_plans_are_the_same_thing() -> None:
     for way in WAYS:
         for sparse in (False, True):
             one = Plan(way, sparse)
-            assert parse(one.name) == one and one.name.endswith(SPARSE) == sparse
+            assert parse_plan(one.name) == one and one.name.endswith(SPARSE) == sparse
     precisions = {way: Plan(way).precision for way in WAYS}
     assert set(precisions.values()) == {"fp32", "fp16", "int8"}
     some = (Plan("int8-qdq", True), Plan("int8-table"), Plan("fp16", True), Plan("fp32"))
@@ -54,17 +54,17 @@ def test_on_the_cpu_the_model_is_built_as_it_came_and_int8_when_asked(sparse_mod
     said = recipe(sparse_model, calibrate={"images": "somewhere"})
     assert names(said, sparse_model, "onnxruntime") == ["fp32"]
     asked = recipe(sparse_model, ["int8-qdq", "fp32", "int8-qdq", "fp16"], calibrate={"images": "somewhere"})
-    found = plan(asked, backend("onnxruntime"), prepared(sparse_model))
-    assert [one.name for one in found.wanted] == ["fp32", "int8-qdq"]
+    found = plan_candidates(asked, backend("onnxruntime"), prepared(sparse_model))
+    assert [one.name for one in found.possible] == ["fp32", "int8-qdq"]
     ((impossible, reason),) = found.impossible
-    assert impossible.name == "fp16" and reason == "onnxruntime knows only fp32, int8-qdq here"
+    assert impossible.name == "fp16" and reason == "onnxruntime builds only fp32, int8-qdq here"
 
 
 def test_a_backend_without_a_table_or_2to4_is_not_asked_for_them(sparse_model: Path, planned: Planned) -> None:
     planned(ways=["fp32", "fp16", "int8-qdq", "int8-qdq-sparse"], dense_because="SM 7.2 is before Ampere")
     said = recipe(sparse_model, calibrate={"images": "somewhere"})
     assert names(said, sparse_model) == ["fp32", "fp16", "int8-qdq"]
-    notes = plan(said, backend("null"), prepared(sparse_model)).notes
+    notes = plan_candidates(said, backend("null"), prepared(sparse_model)).notes
     assert notes == ("no 2:4 candidates: no 2:4 kernels: SM 7.2 is before Ampere",)
 
 
@@ -76,8 +76,8 @@ def test_the_placement_for_2to4_is_built_dense_only_as_a_twin(sparse_model: Path
 
 def test_no_candidate_at_all_is_one_line_with_every_reason(sparse_model: Path, planned: Planned) -> None:
     planned()
-    with pytest.raises(BuildError, match=r"fp32-2:4: there are no 2:4 kernels in FP32; int8-table: INT8 needs"):
-        plan(recipe(sparse_model, ["int8-table", "fp32-2:4"]), backend("null"), prepared(sparse_model))
+    with pytest.raises(BuildError, match=r"fp32-2:4: no 2:4 kernels exist in FP32; int8-table: INT8 needs"):
+        plan_candidates(recipe(sparse_model, ["int8-table", "fp32-2:4"]), backend("null"), prepared(sparse_model))
 
 
 @pytest.fixture
@@ -90,7 +90,9 @@ def board(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_on_a_known_board_no_engine_is_faster_than_its_products(sparse_model: Path, board: None) -> None:
     found = prepared(sparse_model)
-    times = {name: least_ms(parse(name), found) for name in ("fp32", "fp16", "fp16-2:4", "int8-qdq", "int8-qdq-2:4")}
+    times = {
+        name: least_ms(parse_plan(name), found) for name in ("fp32", "fp16", "fp16-2:4", "int8-qdq", "int8-qdq-2:4")
+    }
     least = [time for time in times.values() if time is not None]
     assert len(least) == 5 and least == sorted(least, reverse=True) and min(least) > 0
     assert least[0] < 1

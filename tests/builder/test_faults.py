@@ -17,10 +17,11 @@ import pytest
 import squares
 from null_plans import Plan
 
-from edgesparse.backends import backend
+from edgesparse.backends import BuildOptions, BuildResult, backend
 from edgesparse.builder.build import build
 from edgesparse.builder.child import process
-from edgesparse.builder.child.process import Ended, Workers
+from edgesparse.builder.child.job import BuildJob, JobResult
+from edgesparse.builder.child.process import Workers
 from edgesparse.builder.targets import open_detector
 from edgesparse.config import Recipe, parse
 from edgesparse.errors import ManifestMismatch, PackageError
@@ -118,30 +119,30 @@ def test_two_builds_at_once_are_told_of_each_other(model: Path, planned: Plan) -
 
 # A child alone
 
+Run = Callable[..., JobResult[BuildResult]]
+
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ended]:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Builds with the null backend in a child, started after `before`."""
     folder = tmp_path / "work"
     folder.mkdir()
 
-    def build_one(limit: int | None = None, deadline: float = float("inf")) -> Ended:
+    def build_one(limit: int | None = None, deadline: float = float("inf")) -> JobResult[BuildResult]:
         workers = Workers(backend("null"), folder, "host", deadline, lambda *_: None)
-        options = {"threads": 0, "simplify": True, "precision": "fp16", "sparse": False, "table": None}
-        options |= {"images": None, "profile": None, "dla": None, "timing_cache": None, "detailed": True}
-        said = {**options, "limits": {}}
+        job = BuildJob("null", Path("model.onnx"), folder / "out.json", BuildOptions(precision="fp16"))
         before = resource.getrlimit(resource.RLIMIT_AS)
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
         try:
-            return workers.run("build", onnx="model.onnx", out=str(folder / "out.json"), options=said)
+            return workers.run(job)
         finally:
             resource.setrlimit(resource.RLIMIT_AS, before)
 
     return build_one
 
 
-def test_memory_that_is_refused_is_told_from_a_crash(planned: Plan, run: Callable[..., Ended]) -> None:
+def test_memory_that_is_refused_is_told_from_a_crash(planned: Plan, run: Run) -> None:
     """The limit is inherited: the parent takes nothing more while it holds."""
     planned(megabytes=30_000)
     ended = run(limit=20_000_000_000)
@@ -149,14 +150,14 @@ def test_memory_that_is_refused_is_told_from_a_crash(planned: Plan, run: Callabl
     assert "MemoryError" in str(ended.error)
 
 
-def test_a_child_that_says_nothing_is_ended_at_the_deadline(planned: Plan, run: Callable[..., Ended]) -> None:
+def test_a_child_that_says_nothing_is_ended_at_the_deadline(planned: Plan, run: Run) -> None:
     planned(hang=600)
     ended = run(deadline=time.monotonic() + 1)
     assert ended.how == "time" and str(ended.error) == "stopped at the time limit"
 
 
 def test_a_child_that_does_nothing_any_more_is_ended_without_a_deadline_too(
-    planned: Plan, run: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+    planned: Plan, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "STUCK", 3.0)
     monkeypatch.setattr(process, "SOME_CPU", 0.02)
@@ -174,14 +175,14 @@ def test_cpu_time_is_that_of_the_process() -> None:
     assert process._cpu_seconds(2**22 + 1) == 0
 
 
-def test_a_crash_is_told_with_its_signal_and_last_words(planned: Plan, run: Callable[..., Ended]) -> None:
+def test_a_crash_is_told_with_its_signal_and_last_words(planned: Plan, run: Run) -> None:
     planned(crash=int(signal.SIGSEGV))
     ended = run()
     assert ended.how == "crash" and "crashed (SIGSEGV)" in str(ended.error)
 
 
 def test_a_module_in_the_users_folder_does_not_stand_before_the_librarys(
-    planned: Plan, run: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    planned: Plan, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "numpy.py").write_text("raise SystemExit(9)")
     monkeypatch.chdir(tmp_path)

@@ -35,7 +35,7 @@ def test_the_recipes_budget_wins_and_else_it_is_what_is_free() -> None:
     null = backend("null")
     assert budget(null, 5 * MB) == Budget(5 * MB, "host", True)
     found = budget(null, None)
-    assert found.size is not None and found.size > 0 and not found.said
+    assert found.size is not None and found.size > 0 and not found.explicit
     assert str(Budget(5 * MB, "host", True)) == "a budget of 5 MB (build.memory)"
     assert str(Budget(None, "gpu")) == "a budget of unknown size (what was free, less a reserve)"
 

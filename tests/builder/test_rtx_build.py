@@ -1,4 +1,4 @@
-"""The whole of a build on TensorRT-RTX, without a GPU: only running, and so timing, is left out."""
+"""A whole build on TensorRT-RTX without a GPU: only running, and therefore timing, is left out."""
 
 from __future__ import annotations
 
@@ -9,87 +9,88 @@ from pathlib import Path
 import pytest
 
 from edgesparse.backends import backend
-from edgesparse.builder.attempts import Attempts, Tried
-from edgesparse.builder.candidates import parse as parse_plan
-from edgesparse.builder.candidates import plan
+from edgesparse.builder.attempts import CandidateBuilder
+from edgesparse.builder.candidates import parse_plan, plan_candidates
+from edgesparse.builder.child.job import Scoring
 from edgesparse.builder.child.memory import Budget
 from edgesparse.builder.child.process import Workers
-from edgesparse.builder.contest import Contest
-from edgesparse.builder.onnx_files import Sources
+from edgesparse.builder.compare import Comparison
+from edgesparse.builder.onnx_files import OnnxFiles
 from edgesparse.builder.pack import pack
-from edgesparse.builder.prepare import prepare
-from edgesparse.config import parse
+from edgesparse.builder.prepare import Build, prepare
+from edgesparse.config import Recipe, parse
 from edgesparse.errors import SignatureError
 from edgesparse.package import manifest as manifests
 from edgesparse.package.manifest import sha256
 from edgesparse.package.store import Store, open_package
+from edgesparse.progress import Progress, quiet
 
-THERE = importlib.util.find_spec("tensorrt_rtx_bindings") or importlib.util.find_spec("tensorrt_rtx")
+INSTALLED = importlib.util.find_spec("tensorrt_rtx_bindings") or importlib.util.find_spec("tensorrt_rtx")
 pytestmark = [
     pytest.mark.rtx,
-    pytest.mark.skipif(THERE is None, reason="no TensorRT-RTX: pip install 'edgesparse[rtx]'"),
+    pytest.mark.skipif(INSTALLED is None, reason="needs TensorRT-RTX: pip install 'edgesparse[rtx]'"),
 ]
 
 
-def test_every_candidate_is_built_in_a_child_and_packed(sparse_model: Path, labels: Path, tmp_path: Path) -> None:
-    said = {"backend": "tensorrt-rtx", "memory": "3 GB"}
-    recipe = parse({"model": str(sparse_model), "build": said, "calibrate": {"images": str(labels.parent)}}, "recipe")
-    engine, folder, steps = backend("tensorrt-rtx"), tmp_path / "work", set[str]()
+def started(recipe: Recipe, folder: Path, progress: Progress) -> tuple[Build, CandidateBuilder]:
     folder.mkdir()
-    prepared = prepare(recipe, folder)
-    budget = Budget(3_000_000_000, "host", True)
-    workers = Workers(engine, folder, "host", inf, lambda step, *_: steps.add(step))
-    sources = Sources(recipe, engine, prepared, folder, workers)
-    attempts = Attempts(recipe, engine, prepared, sources, workers, budget)
-    tried: dict[str, Tried] = {}
-    for one in plan(recipe, engine, prepared).wanted:
-        tried[one.name] = attempts.attempt(one, None, {"spec": prepared.spec.model_dump_json(), "seconds": 0.0})
-    ways = ["fp32", "fp16", "fp16-2:4", "int8-qdq", "int8-qdq-2:4", "int8-qdq-sparse", "int8-qdq-sparse-2:4"]
-    assert list(tried) == ways
-    for name, one in tried.items():
-        assert one.result is not None, one.reason
-        assert one.result.path.stat().st_size > 1000 and one.result.precision == one.plan.precision
-        assert ("sparsity" in one.result.command) == name.endswith("2:4")
-        assert one.spent.host > 50_000_000
-        if not _runs_here():
-            assert "was built and cannot run: TensorRT-RTX runs on compute capability" in one.reason
-    assert {f"building {name}" for name in ways} <= steps
-    package(
-        tmp_path, Contest(prepared, budget, tuple(tried.values()), tried["fp16"], tried["fp32"], (), (), ""), recipe
+    target, memory = backend("tensorrt-rtx"), Budget(3_000_000_000, "host", True)
+    workers = Workers(target, folder, "host", inf, progress)
+    build = Build(recipe, target, folder, prepare(recipe, folder), workers, memory)
+    return build, CandidateBuilder(build, OnnxFiles(build), 0.0, Scoring())
+
+
+def test_every_candidate_is_built_in_a_child_and_packed(sparse_model: Path, labels: Path, tmp_path: Path) -> None:
+    settings = {"backend": "tensorrt-rtx", "memory": "3 GB"}
+    recipe = parse(
+        {"model": str(sparse_model), "build": settings, "calibrate": {"images": str(labels.parent)}}, "recipe"
     )
+    steps = set[str]()
+    build, builder = started(recipe, tmp_path / "work", lambda step, *_: steps.add(step))
+    plans = plan_candidates(recipe, build.backend, build.prepared).possible
+    attempts = {plan.name: builder.attempt(plan, None) for plan in plans}
+    ways = ["fp32", "fp16", "fp16-2:4", "int8-qdq", "int8-qdq-2:4", "int8-qdq-sparse", "int8-qdq-sparse-2:4"]
+    assert list(attempts) == ways
+    for name, attempt in attempts.items():
+        assert attempt.result is not None, attempt.reason
+        assert attempt.result.path.stat().st_size > 1000 and attempt.result.precision == attempt.plan.precision
+        assert ("sparsity" in attempt.result.command) == name.endswith("2:4")
+        assert attempt.spent.host > 50_000_000
+        if not _runs_here():
+            assert "was built and cannot run: TensorRT-RTX runs on compute capability" in attempt.reason
+    assert {f"building {name}" for name in ways} <= steps
+    check_package(tmp_path, Comparison(build, tuple(attempts.values()), attempts["fp16"], attempts["fp32"], (), (), ""))
 
 
 def test_a_range_of_batches_becomes_one_profile(sparse_model: Path, labels: Path, tmp_path: Path) -> None:
-    said = {"backend": "tensorrt-rtx", "batch": {"min": 1, "opt": 2, "max": 4}, "memory": "3 GB"}
-    recipe = parse({"model": str(sparse_model), "build": said, "calibrate": {"images": str(labels.parent)}}, "recipe")
-    engine, folder = backend("tensorrt-rtx"), tmp_path / "work"
-    folder.mkdir()
-    prepared = prepare(recipe, folder)
-    workers = Workers(engine, folder, "host", inf, lambda *_: None)
-    sources = Sources(recipe, engine, prepared, folder, workers)
-    attempts = Attempts(recipe, engine, prepared, sources, workers, Budget(3_000_000_000, "host", True))
+    settings = {"backend": "tensorrt-rtx", "batch": {"min": 1, "opt": 2, "max": 4}, "memory": "3 GB"}
+    recipe = parse(
+        {"model": str(sparse_model), "build": settings, "calibrate": {"images": str(labels.parent)}}, "recipe"
+    )
+    _, builder = started(recipe, tmp_path / "work", quiet)
     for name in ("fp16", "int8-qdq-sparse-2:4"):
-        one = attempts.attempt(parse_plan(name), None, {"spec": prepared.spec.model_dump_json(), "seconds": 0.0})
-        assert one.result is not None, one.reason
-        assert "--minShapes=images:1x3x64x64 --optShapes=images:2x3x64x64" in one.result.command
-        assert "--maxShapes=images:4x3x64x64" in one.result.command
+        attempt = builder.attempt(parse_plan(name), None)
+        assert attempt.result is not None
+        assert "--minShapes=images:1x3x64x64 --optShapes=images:2x3x64x64" in attempt.result.command
+        assert "--maxShapes=images:4x3x64x64" in attempt.result.command
 
 
-def package(root: Path, contest: Contest, recipe: object) -> None:
-    """It carries this device's mark, and is refused without it before anything is loaded."""
+def check_package(root: Path, comparison: Comparison) -> None:
+    """It carries this device's keyed hash, and is refused without it before anything is loaded."""
     store = Store(root, "squares")
     hashes = {"model": "0" * 64, "labels": None, "calibration": None}
     with store.lock(), store.writing("aaa", 0) as folder:
-        pack(folder, contest, recipe, backend("tensorrt-rtx"), "aaa", hashes)  # type: ignore[arg-type]
-    found = open_package(root / "squares/aaa")
-    assert found.engine.stat().st_mode & 0o777 == 0o600 and found.fallback.name == "fallback.engine"
-    assert found.manifest.files["model.engine"] == sha256(found.engine)
-    manifests.write(found.folder, found.manifest.model_copy(update={"model": "another"}))
+        pack(folder, comparison, "aaa", hashes)
+    package = open_package(root / "squares/aaa")
+    assert package.engine.stat().st_mode & 0o777 == 0o600 and package.fallback.name == "fallback.engine"
+    assert package.manifest.files["model.engine"] == sha256(package.engine)
+    manifests.write(package.folder, package.manifest.model_copy(update={"model": "another"}))
     with pytest.raises(SignatureError, match="found the keyed hash"):
         open_package(root / "squares/aaa")
 
 
 def _runs_here() -> bool:
-    from edgesparse.backends.tensorrt.rtx import RUNS_ON, gpu
+    from edgesparse.backends.tensorrt.driver import gpu
+    from edgesparse.backends.tensorrt.rtx import RUNS_ON
 
     return gpu()[1] in RUNS_ON

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgesparse.backends import Runner
-from edgesparse.builder.child.timing import ROUNDS, Timing, equal, interleaved, summary
+from edgesparse.builder.child.timing import ROUNDS, Timing, equal, interleaved, summarize
 from edgesparse.errors import BuildError
 
 
@@ -61,14 +61,14 @@ def test_what_fails_is_said() -> None:
 
 @given(st.lists(st.floats(0.1, 100), min_size=2, max_size=6), st.integers(2, 8))
 def test_noise_within_a_round_is_no_spread_between_rounds(turn: list[float], rounds: int) -> None:
-    found = summary([turn] * rounds)
+    found = summarize([turn] * rounds)
     assert found.spread == pytest.approx(0, abs=1e-9)
     assert found.p10 <= found.median_ms <= found.p90 and found.count == rounds * len(turn)
     assert found.median_ms == pytest.approx(float(np.median(turn)))
 
 
 def test_a_clock_that_drifts_is_spread() -> None:
-    assert summary([[1.0, 1.0], [1.1, 1.1], [1.2, 1.2]]).spread == pytest.approx(0.16)
+    assert summarize([[1.0, 1.0], [1.1, 1.1], [1.2, 1.2]]).spread == pytest.approx(0.16)
 
 
 @given(st.floats(1, 2), st.floats(1, 2), st.floats(0, 1), st.floats(0, 1))

@@ -43,7 +43,9 @@ CHOSEN = Candidate(name="fp16", precision="fp16", outcome="chosen", reason="")
 
 def plan(**said: Any) -> Any:
     inputs = (TensorRecord(name="images", shape=(4, 3, 640, 480), dtype="uint8"),)
-    outputs = tuple(TensorRecord(name=name, shape=(4, 100), dtype=kind) for name, kind in (("s", "float16"), ("n", "int64")))
+    outputs = tuple(
+        TensorRecord(name=name, shape=(4, 100), dtype=kind) for name, kind in (("s", "float16"), ("n", "int64"))
+    )
     identity = {"tensorrt": "10.3.0", "gpu": "Orin (nvgpu)"}
     return packages.manifest(
         backend="tensorrt", identity=identity, inputs=inputs, outputs=outputs, candidates=(CHOSEN,), **said

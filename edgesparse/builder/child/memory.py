@@ -52,7 +52,9 @@ class Spent:
         return self.host if where == "host" else max(self.device or 0, self.host if where == "shared" else 0)
 
     def __or__(self, other: Spent) -> Spent:
-        return Spent(max(self.host, other.host), _maximum(self.device, other.device), _maximum(self.loaded, other.loaded))
+        return Spent(
+            max(self.host, other.host), _maximum(self.device, other.device), _maximum(self.loaded, other.loaded)
+        )
 
 
 def _maximum(a: int | None, b: int | None) -> int | None:

@@ -110,7 +110,7 @@ def test_a_model_without_2to4_layers_has_no_2to4_candidates(model: Path, planned
     planned()
     manifest = make(model)
     assert list(by_name(manifest)) == ["fp32", "fp16"]
-    assert any("no layer of the model is 2:4: 'edgesparse prune'" in line for line in manifest.verdict)
+    assert any("no layer of the model is 2:4: run 'edgesparse prune'" in line for line in manifest.verdict)
     with pytest.raises(BuildError, match="none of the candidates can be built: fp16-2:4: no layer of the model is 2:4"):
         make(model, ["fp16-2:4"])
 
