@@ -150,4 +150,4 @@ def _package(target: Target | Package, names: str | None, store: str | Path, pro
         return target
     if isinstance(target, Recipe):
         return build_recipe(target, Path(store), progress=progress, make_current=False).package
-    return ready(Path(target), Path(store), classes=names, progress=progress)
+    return ready(Path(target), Path(store), names=names, progress=progress)

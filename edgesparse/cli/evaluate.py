@@ -31,7 +31,7 @@ def evaluate(
 
     labels = Annotated(annotations, images).read()
     with progress() as advance:
-        package = ready(target, store, classes=names, progress=advance)
+        package = ready(target, store, names=names, progress=advance)
         score = evaluate_package(package, labels, advance)
     if as_json:
         emit_json(asdict(score))

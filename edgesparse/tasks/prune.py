@@ -8,16 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from edgesparse.builder.objects import found, reader
+from edgesparse.builder.objects import box_reader, object_masks
 from edgesparse.builder.prepare import detector_spec
-from edgesparse.builder.scoring import points
 from edgesparse.config import DetectorSpec, Recipe
 from edgesparse.errors import ConfigError
 from edgesparse.model.activations import input_name
 from edgesparse.model.load import Model, load, save
 from edgesparse.predict import boards, fusion, roofline
 from edgesparse.progress import Progress, quiet
-from edgesparse.runtime.evaluate import Labels
+from edgesparse.runtime.evaluate import Labels, score_model
 from edgesparse.sparsity import page
 from edgesparse.sparsity.prune import PruneReport
 from edgesparse.sparsity.prune import prune as by_magnitude
@@ -153,12 +152,12 @@ def _reconstruct(recipe: Recipe, options: PruneOptions, progress: Progress) -> t
         model,
         images,
         layers="auto" if options.automatic else (options.layers or None),
-        score=partial(points, spec=spec, labels=labels, progress=partial(progress, "scoring")) if labels else None,
+        score=partial(score_model, spec=spec, labels=labels, progress=partial(progress, "scoring")) if labels else None,
         max_drop=options.max_drop,
         share=options.share,
         gains=_gains(model, spec, board) if board else None,
-        objects=found(model, images, spec),
-        read=reader(spec),
+        objects=object_masks(model, images, spec),
+        read=box_reader(spec),
         progress=progress,
         state_dir=None if options.state is None else Path(options.state),
     )

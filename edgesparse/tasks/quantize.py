@@ -12,7 +12,6 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from edgesparse.builder.prepare import detector_spec
-from edgesparse.builder.scoring import points
 from edgesparse.config import Recipe
 from edgesparse.errors import CalibrationError, ConfigError, ModelError
 from edgesparse.int8 import calibration_table, page
@@ -24,6 +23,7 @@ from edgesparse.int8.representative import size_warnings
 from edgesparse.model.activations import stream
 from edgesparse.model.load import Model, load, save
 from edgesparse.progress import Progress, quiet
+from edgesparse.runtime.evaluate import score_model
 from edgesparse.runtime.images import ImageBatches
 from edgesparse.stream.sources.open import image_batches
 from edgesparse.tasks.inputs import Annotated, Target, as_recipe, check_images
@@ -152,7 +152,7 @@ def _recover(recipe: Recipe, options: QuantizeOptions, progress: Progress) -> tu
         method=options.method,
         placement=options.placement,
         keep=tuple(options.keep),
-        score=partial(points, spec=spec, labels=labels, progress=partial(progress, "scoring")) if labels else None,
+        score=partial(score_model, spec=spec, labels=labels, progress=partial(progress, "scoring")) if labels else None,
         max_drop=options.max_drop,
         scales=scales,
         table=options.table is not None,
