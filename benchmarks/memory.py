@@ -20,8 +20,10 @@ from benchmarks.common import machine, save
 from edgesparse.builder.targets import open_detector, ready
 from edgesparse.runtime.detections import Detections
 from edgesparse.stream import pipeline
-from edgesparse.stream.frames import Frame, Sink, Source
-from edgesparse.stream.sinks.text import JsonLines
+from edgesparse.stream.frames import Frame
+from edgesparse.stream.sinks.base import Sink
+from edgesparse.stream.sinks.json_lines import JsonLines
+from edgesparse.stream.sources.base import Source
 from edgesparse.stream.sources.open import open_source
 
 HERE = Path(__file__).resolve().parent

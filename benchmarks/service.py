@@ -34,8 +34,9 @@ from edgesparse.service.notify import Notify
 from edgesparse.service.parts import Parts
 from edgesparse.service.settings import Service, Web
 from edgesparse.stream.cameras import Feed
-from edgesparse.stream.frames import Frame, Sink
+from edgesparse.stream.frames import Frame
 from edgesparse.stream.pipeline import Loop
+from edgesparse.stream.sinks.base import Sink
 from edgesparse.stream.sources.memory import scene_frames
 
 PORT = 18080

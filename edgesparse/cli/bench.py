@@ -75,7 +75,7 @@ def bench(target: Path, batch: str | None, streams: str | None, **fields: Any) -
 def _stages(target: Path, chosen: BenchOptions) -> None:
     from edgesparse.builder.targets import open_detector, ready
     from edgesparse.stream import pipeline
-    from edgesparse.stream.sinks.text import JsonLines
+    from edgesparse.stream.sinks.json_lines import JsonLines
     from edgesparse.stream.sources.memory import scene_frames
     from edgesparse.stream.sources.open import open_source
 

@@ -44,7 +44,7 @@ class RunOptions:
 @click.option("--jsonl", type=click.Path(), metavar="FILE", help="Write JSON lines; '-' is standard output.")
 @click.option("--txt", type=options.PATH, metavar="FOLDER", help="Write YOLO text files.")
 @click.option("--coco", type=options.PATH, metavar="FILE", help="Write COCO JSON.")
-@click.option("--video", type=options.PATH, metavar="FILE", help="Write an annotated video, .mp4 or .avi.")
+@click.option("--video", type=options.PATH, metavar="FILE", help="Write an annotated video, .mp4, .webm or .avi.")
 @click.option("--save-images", type=options.PATH, metavar="FOLDER", help="Write annotated images.")
 @options.renamed("--pictures", "--save-images")
 @click.option("--show", is_flag=True, help="Show a window; q closes it.")

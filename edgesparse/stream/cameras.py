@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from edgesparse.config import ONLY, Camera, Run
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import thresholds
-from edgesparse.stream.frames import Frame, Source, State
+from edgesparse.stream.frames import Frame
+from edgesparse.stream.sources.base import Source, State
 from edgesparse.stream.sources.open import open_source
 from edgesparse.stream.tracks import Tracks
 from edgesparse.stream.zones import Zones

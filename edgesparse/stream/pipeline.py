@@ -14,8 +14,10 @@ from edgesparse.errors import SourceError
 from edgesparse.runtime.detector import Detector
 from edgesparse.stream.cameras import Feed, Observer, close_sources, open_feeds
 from edgesparse.stream.flights import Batch, Flights, Taken
-from edgesparse.stream.frames import Frame, Sink, Source
+from edgesparse.stream.frames import Frame
 from edgesparse.stream.interrupts import Interrupts
+from edgesparse.stream.sinks.base import Sink
+from edgesparse.stream.sources.base import Source
 from edgesparse.stream.summary import ALL_STAGES as ALL_STAGES
 from edgesparse.stream.summary import CameraCounts, Record
 from edgesparse.stream.summary import Summary as Summary

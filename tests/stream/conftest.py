@@ -76,3 +76,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fifth of a second after a frame without the next is a stall."""
     monkeypatch.setattr(captures, "READ_SECONDS", 0.1)
     monkeypatch.setattr(live, "FRAME_SLACK", 0.1)
+
+
+@pytest.fixture
+def nearly_full_disk(mount_disk: Callable[[int], Path]) -> Path:
+    """A disk with little more space than a video keeps free."""
+    return mount_disk(17)

@@ -18,8 +18,10 @@ from edgesparse.errors import BuildError, CameraUnavailable, ConfigError
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
 from edgesparse.stream.cameras import CameraStatus, Feed
-from edgesparse.stream.frames import Frame, Sink, Source
+from edgesparse.stream.frames import Frame
 from edgesparse.stream.pipeline import Loop
+from edgesparse.stream.sinks.base import Sink
+from edgesparse.stream.sources.base import Source
 from edgesparse.stream.sources.live import Live
 from edgesparse.stream.sources.process import Apart
 

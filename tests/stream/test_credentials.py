@@ -18,7 +18,7 @@ from test_cameras import Told, make_detector
 from edgesparse.config import Camera
 from edgesparse.errors import SourceError
 from edgesparse.stream.pipeline import Loop
-from edgesparse.stream.sinks.text import JsonLines
+from edgesparse.stream.sinks.json_lines import JsonLines
 from edgesparse.stream.sources.open import open_source
 
 USER, PASSWORD = "admin-7f3", "p4ss-e91"

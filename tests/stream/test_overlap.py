@@ -24,8 +24,9 @@ from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
 from edgesparse.stream.cameras import CameraStatus, Feed
 from edgesparse.stream.flights import Flights
-from edgesparse.stream.frames import Frame, Image, Sink
+from edgesparse.stream.frames import Frame, Image
 from edgesparse.stream.pipeline import Loop, run
+from edgesparse.stream.sinks.base import Sink
 from edgesparse.stream.sources.live import Live
 from edgesparse.stream.sources.memory import Memory
 from edgesparse.stream.sources.open import open_source

@@ -19,9 +19,10 @@ from edgesparse.config import DetectorSpec, InputSpec, Run
 from edgesparse.errors import BuildError, SinkError, SourceError
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
-from edgesparse.stream.frames import Frame, Image, Sink
+from edgesparse.stream.frames import Frame, Image
 from edgesparse.stream.pipeline import Summary, run
-from edgesparse.stream.sinks.text import JsonLines
+from edgesparse.stream.sinks.base import Sink
+from edgesparse.stream.sinks.json_lines import JsonLines
 from edgesparse.stream.sources.memory import Memory, scene_frames
 from edgesparse.stream.sources.open import open_source
 from edgesparse.stream.summary import Latencies

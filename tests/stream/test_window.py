@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from edgesparse.errors import SinkError
-from edgesparse.stream.sinks import drawn
-from edgesparse.stream.sinks.text import Window
+from edgesparse.stream.sinks import window
+from edgesparse.stream.sinks.window import Window
 
 PROGRAM = """
 import cv2, numpy as np
 from edgesparse.runtime.detections import Detections
 from edgesparse.stream.frames import Frame
-from edgesparse.stream.sinks.text import Window
+from edgesparse.stream.sinks.window import Window
 frame = Frame(np.full((120, 160, 3), 90, np.uint8), 0, 0, "x")
 with Window("edgesparse", []) as window:
     for _ in range(5):
@@ -94,6 +94,6 @@ def test_a_display_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.Mo
     (tmp_path / "cv2.py").write_text("import time; time.sleep(600)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("DISPLAY", ":4711")
-    monkeypatch.setattr(drawn, "TRIAL_SECONDS", 0.2)
+    monkeypatch.setattr(window, "TRIAL_SECONDS", 0.2)
     with pytest.raises(SinkError, match=r"^no window: display :4711 can't be used from here"):
         Window("edgesparse", [])

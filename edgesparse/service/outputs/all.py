@@ -22,8 +22,9 @@ from edgesparse.service.outputs.webhook import Webhook
 from edgesparse.service.settings import Lines as LinesSaid
 from edgesparse.service.settings import Service
 from edgesparse.service.snapshots import Snapshots
-from edgesparse.stream.frames import Frame, Sink
-from edgesparse.stream.sinks.text import record
+from edgesparse.stream.frames import Frame
+from edgesparse.stream.sinks.base import Sink
+from edgesparse.stream.sinks.json_lines import frame_record
 from edgesparse.stream.sinks.writing import failing
 
 log = logging.getLogger("edgesparse.service")
@@ -131,7 +132,7 @@ class Outputs(Sink):
         lines, mqtt = self._lines, self._mqtt
         tell = mqtt is not None and (self._said.mqtt is None or self._said.mqtt.empty or len(detections) > 0)
         if lines is not None or tell:
-            said = record(frame, detections, self._names)
+            said = frame_record(frame, detections, self._names)
             if lines is not None:
                 lines.put(said)
             if mqtt is not None and tell:

@@ -12,7 +12,7 @@ from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import class_index
 from edgesparse.service.settings import Event
 from edgesparse.stream.frames import Frame
-from edgesparse.stream.sinks.text import record
+from edgesparse.stream.sinks.json_lines import frame_record
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class _Rule:
         if frames < event.frames or frame.time_ns < self._quiet_until.get(camera, 0):
             return None
         self._quiet_until[camera] = frame.time_ns + int(event.pause * 1e9)
-        said = record(frame, detections[match], self._names)
+        said = frame_record(frame, detections[match], self._names)
         return Happening(event.name, camera, frame.time_ns, {"event": event.name, **said})
 
     def _match(self, detections: Detections) -> NDArray[np.bool_]:

@@ -1,68 +1,112 @@
-"""Several sinks at once, as the command line names them."""
+"""Opens sinks by the names that the command line and the API have for them. A new sink is one line in SINKS."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from edgesparse.config import ONLY
+from edgesparse.errors import SinkError
 from edgesparse.runtime.detections import Detections
-from edgesparse.stream.frames import Frame, Sink
-from edgesparse.stream.sinks.text import CocoJson, Images, JsonLines, Video, Window, YoloTxt
+from edgesparse.stream.frames import Frame
+from edgesparse.stream.sinks.base import Sink
+from edgesparse.stream.sinks.coco_json import CocoJson
+from edgesparse.stream.sinks.images import Images
+from edgesparse.stream.sinks.json_lines import JsonLines
+from edgesparse.stream.sinks.video import Video
+from edgesparse.stream.sinks.window import Window
+from edgesparse.stream.sinks.yolo_txt import YoloTxt
+
+
+@dataclass(frozen=True)
+class SinkOptions:
+    """What every sink may use."""
+
+    names: Sequence[str]
+    """Class names."""
+    fps: float = 0.0
+    """Nominal frames per second; 0 if unknown."""
+    force: bool = False
+    """Whether existing files may be overwritten."""
+    camera: str = ""
+    """Of a sink per camera, if there are several cameras."""
+
+    def path(self, target: str | Path) -> Path:
+        """The target, or out-CAMERA.mp4 for out.mp4 if there are several cameras."""
+        path = Path(target)
+        return path.with_stem(f"{path.stem}-{self.camera}") if self.camera else path
+
+
+@dataclass(frozen=True)
+class SinkKind:
+    open: Callable[[Any, SinkOptions], Sink]
+    """Opens the sink on a target: a path, or true."""
+    per_camera: bool = False
+    """Whether each camera has a sink of its own."""
+
+
+SINKS: dict[str, SinkKind] = {
+    "jsonl": SinkKind(lambda path, o: JsonLines(path, o.names, force=o.force)),
+    "txt": SinkKind(lambda folder, o: YoloTxt(folder, force=o.force)),
+    "coco": SinkKind(lambda path, o: CocoJson(path, force=o.force)),
+    "video": SinkKind(lambda path, o: Video(o.path(path), o.names, o.fps, force=o.force), per_camera=True),
+    "save_images": SinkKind(lambda folder, o: Images(folder, o.names, force=o.force)),
+    "show": SinkKind(lambda _, o: Window(o.camera or "edgesparse", o.names), per_camera=True),
+}
 
 
 @contextmanager
 def open_sinks(
     names: Sequence[str],
     *,
-    jsonl: str | None = None,
-    txt: Path | None = None,
-    coco: Path | None = None,
-    video: Path | None = None,
-    save_images: Path | None = None,
-    show: bool = False,
     fps: float | Mapping[str, float] = 0.0,
     force: bool = False,
+    **targets: str | Path | bool | None,
 ) -> Iterator[list[Sink]]:
-    """The sinks that were asked for, all closed at the end. `names`: class names; `fps`: of the video; of several
-    cameras by name, which have a video (out-NAME.mp4) and a window each. Raises SinkError."""
+    """Open sinks, and close them all at the end of the context.
+
+    `names`: class names. `fps`: nominal frames per second, or those of each camera by its name. `force`: overwrite
+    existing files. `targets`: what to open, by the names in SINKS: `jsonl`, `coco` and `video` take a file ("-" is
+    standard output for `jsonl`), `txt` and `save_images` a folder, `show` true. Several cameras have a video
+    (out-NAME.mp4) and a window each. Raises SinkError.
+    """
     rates = fps if isinstance(fps, Mapping) else {ONLY: fps}
-    several = len(rates) > 1
-
-    def film(camera: str) -> Sink:
-        path = Path(str(video))
-        path = path.with_stem(f"{path.stem}-{camera}") if several else path
-        return Video(path, names, rates.get(camera) or 30.0, force=force)
-
-    def window(camera: str) -> Sink:
-        return Window(camera, names)
-
     with ExitStack() as stack:
         sinks: list[Sink] = []
-        asked: tuple[tuple[object, Callable[[], Sink]], ...] = (
-            (jsonl, lambda: JsonLines(str(jsonl), names, force=force)),
-            (txt, lambda: YoloTxt(Path(str(txt)), names, force=force)),
-            (coco, lambda: CocoJson(Path(str(coco)), names, force=force)),
-            (video, lambda: EachCamera(film, rates) if several else film(*rates)),
-            (save_images, lambda: Images(Path(str(save_images)), names, force=force)),
-            (show, lambda: EachCamera(window, rates) if several else window("edgesparse")),
-        )
-        for wanted, make in asked:
-            if wanted:
-                sinks.append(stack.enter_context(make()))
+        for name in targets:
+            if name not in SINKS:
+                raise SinkError(f"no sink '{name}': needed one of {', '.join(SINKS)}")
+        for name, kind in SINKS.items():
+            if target := targets.get(name):
+                sinks.append(stack.enter_context(_open(kind, target, SinkOptions(names, force=force), rates)))
         yield sinks
 
 
-class EachCamera(Sink):
-    """A sink of its own for each camera; `make` makes it from the camera's name, at once or when a new one comes."""
+def _open(kind: SinkKind, target: str | Path | bool, options: SinkOptions, rates: Mapping[str, float]) -> Sink:
+    if not kind.per_camera:
+        return kind.open(target, options)
+    if len(rates) == 1:
+        return kind.open(target, replace(options, fps=next(iter(rates.values()))))
 
-    def __init__(self, make: Callable[[str], Sink], cameras: Iterable[str]) -> None:
-        self._make = make
+    def open_for(camera: str) -> Sink:
+        return kind.open(target, replace(options, camera=camera, fps=rates.get(camera, 0.0)))
+
+    return PerCamera(open_for, rates)
+
+
+class PerCamera(Sink):
+    """A sink of its own for each camera. `open_for` opens it by the camera's name, now for `cameras` and later for a
+    camera that is added."""
+
+    def __init__(self, open_for: Callable[[str], Sink], cameras: Iterable[str]) -> None:
+        self._open_for = open_for
         self._sinks: dict[str, Sink] = {}
         try:
             for camera in cameras:
-                self._sinks[camera] = make(camera)
+                self._sinks[camera] = open_for(camera)
         except BaseException:
             self.close()
             raise
@@ -70,7 +114,7 @@ class EachCamera(Sink):
     def write(self, frame: Frame, detections: Detections) -> None:
         sink = self._sinks.get(frame.source)
         if sink is None:
-            sink = self._sinks[frame.source] = self._make(frame.source)
+            sink = self._sinks[frame.source] = self._open_for(frame.source)
         sink.write(frame, detections)
         self.wants_stop = sink.wants_stop
 

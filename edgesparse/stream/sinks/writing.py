@@ -1,4 +1,4 @@
-"""Writing files so that nobody sees half of one, nothing is overwritten unasked, and failures are one line."""
+"""Writing files: never half a file, never over an existing one unless forced, one line for each failure."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from pathlib import Path, PurePath
 from edgesparse.errors import SinkError
 from edgesparse.runtime.images import is_image
 from edgesparse.stream.frames import Frame
+from edgesparse.wording import printable
 
 
-def stem(frame: Frame) -> str:
-    """What a frame's own file is called, without its ending: the image's name, or the source's and a number."""
+def file_stem(frame: Frame) -> str:
+    """The name, without suffix, of a file about one frame: the image's name, or the source's name and the index."""
     if is_image(Path(frame.name)):
         return str(PurePath(frame.name).with_suffix(""))
     source = frame.name if "://" in frame.name else PurePath(frame.name).stem
@@ -23,26 +24,26 @@ def stem(frame: Frame) -> str:
 
 @contextmanager
 def failing(path: str | Path) -> Iterator[None]:
-    """Turn what the system says into one line."""
+    """Turn an OSError into a SinkError of one line."""
     try:
         yield
     except OSError as error:
-        raise SinkError(f"cannot write {path}: {error.strerror or error}") from error
+        raise SinkError(f"cannot write {printable(path)}: {error.strerror or error}") from error
 
 
 def refuse_existing(path: Path, force: bool) -> None:
-    """Refuse folders, and files that are there; pipes and devices may be written to."""
+    """Raise SinkError for a folder and, unless forced, for an existing file. Pipes and devices may be written to."""
     if path.is_dir():
-        raise SinkError(f"cannot write {path}: it is a folder; name a file")
+        raise SinkError(f"cannot write {printable(path)}: it is a folder; name a file")
     if path.is_file() and not force:
-        raise SinkError(f"{path} is there already: pass --force to overwrite it")
+        raise SinkError(f"{printable(path)} exists already: pass --force to overwrite it")
 
 
-def claim(path: Path, force: bool) -> Path:
-    """Make an empty file beside `path`, to write to and then rename; its ending is the same."""
+def create_part(path: Path, force: bool) -> Path:
+    """Create an empty, hidden file beside `path`, to be written and renamed to it. Raises SinkError."""
     refuse_existing(path, force)
     if path.exists() and not path.is_file():
-        raise SinkError(f"cannot write {path}: it is a pipe or a device; name a file")
+        raise SinkError(f"cannot write {printable(path)}: it is a pipe or a device; name a file")
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     with failing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,8 +51,13 @@ def claim(path: Path, force: bool) -> Path:
     return part
 
 
+def check_writable(path: Path, force: bool) -> None:
+    """Check that a file can be created at `path`; creates its folder. Raises SinkError."""
+    create_part(path, force).unlink()
+
+
 def writable_folder(folder: str | Path) -> Path:
-    """The folder, made where it isn't there; a file was made in it, so it can be written to."""
+    """Create the folder if it does not exist, and check that files can be created in it. Raises SinkError."""
     path = Path(folder)
     with failing(folder):
         path.mkdir(parents=True, exist_ok=True)
@@ -62,8 +68,8 @@ def writable_folder(folder: str | Path) -> Path:
 
 
 def write_whole(path: Path, data: bytes, force: bool) -> None:
-    """Write a small file so that nobody sees half of it."""
-    part = claim(path, force)
+    """Write a small file atomically. Raises SinkError."""
+    part = create_part(path, force)
     try:
         with failing(path):
             part.write_bytes(data)

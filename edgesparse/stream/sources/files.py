@@ -12,7 +12,8 @@ import cv2
 
 from edgesparse.errors import SourceError
 from edgesparse.runtime.images import is_image, natural_order
-from edgesparse.stream.frames import Frame, Image, Memory, Source
+from edgesparse.stream.frames import Frame, Image, Memory
+from edgesparse.stream.sources.base import Source
 from edgesparse.stream.sources.captures import Capture, Opener, frame_rate
 from edgesparse.stream.sources.slots import kept, pageable
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from edgesparse.errors import ImageError, SourceError
 from edgesparse.runtime.images import read_image
-from edgesparse.stream.frames import Frame, Memory, Source
+from edgesparse.stream.frames import Frame, Memory
+from edgesparse.stream.sources.base import Source
 from edgesparse.wording import printable
 
 log = logging.getLogger("edgesparse.stream")

@@ -12,7 +12,8 @@ import weakref
 import cv2
 
 from edgesparse.errors import SourceError
-from edgesparse.stream.frames import Frame, Image, Memory, Source
+from edgesparse.stream.frames import Frame, Image, Memory
+from edgesparse.stream.sources.base import Source
 from edgesparse.stream.sources.captures import OPEN_SECONDS, Capture, Opener, frame_rate, read_seconds
 from edgesparse.stream.sources.process import Apart
 from edgesparse.stream.sources.slots import Slots, kept, pageable

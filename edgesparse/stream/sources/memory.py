@@ -6,8 +6,9 @@ import time
 from collections.abc import Sequence
 
 from edgesparse.demo.scene import Scene
-from edgesparse.stream.frames import Frame, Image, Source
+from edgesparse.stream.frames import Frame, Image
 from edgesparse.stream.frames import Memory as Room
+from edgesparse.stream.sources.base import Source
 from edgesparse.stream.sources.slots import kept
 
 

@@ -16,9 +16,8 @@ from edgesparse.config import InputSpec
 from edgesparse.demo.scene import Scene
 from edgesparse.errors import ConfigError, SourceError
 from edgesparse.runtime.images import ImageBatches, image_files, is_image
-from edgesparse.stream.frames import Frame as Frame
 from edgesparse.stream.frames import Image
-from edgesparse.stream.frames import Source as Source
+from edgesparse.stream.sources.base import Source
 from edgesparse.stream.sources.captures import Capture, open_camera, open_url, open_video, read_seconds
 from edgesparse.stream.sources.files import VideoFile, matches
 from edgesparse.stream.sources.gstreamer import NoGStreamer, has_video_decoder, open_csi, open_rtsp

@@ -1,0 +1,48 @@
+"""What recordings are made of: encoded images, and the files that they are put into."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+
+@dataclass(frozen=True)
+class Packet:
+    """One encoded image. Times are in nanoseconds from the start of the recording."""
+
+    data: bytes = field(repr=False)
+    time_ns: int
+    is_key: bool
+    """Whether it can be decoded without the ones before it."""
+
+
+@dataclass(frozen=True)
+class Track:
+    """How the packets of a recording are to be decoded."""
+
+    width: int
+    height: int
+    setup: bytes = b""
+    """The decoder's configuration: the MPEG-4 headers up to the video object layer; empty for other codecs."""
+
+
+class Muxer(ABC):
+    """Writes packets into a file that can be played whatever ends the process.
+
+    Everything that `append` was given is readable from then on. `close` makes the file seekable; it does not close the
+    file object. The methods raise OSError.
+    """
+
+    def __init__(self, file: BinaryIO, track: Track, period_ns: int) -> None:
+        """`period_ns`: how long the last image is shown."""
+        self._file, self._track, self._period_ns = file, track, period_ns
+
+    @abstractmethod
+    def append(self, packets: Sequence[Packet]) -> None:
+        """Write the next packets, at least one; the first of them is a key image."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Write what players need in order to seek."""

@@ -1,0 +1,36 @@
+"""The seam between the frame loop and everything that takes its results."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+
+from edgesparse.runtime.detections import Detections
+from edgesparse.stream.frames import Frame
+
+
+class Sink(ABC):
+    """Takes frames together with the objects detected in them.
+
+    A context manager that closes itself. Used from one thread. The constructor checks whatever can be checked early:
+    names, permissions, existing files. Every method may raise SinkError.
+    """
+
+    wants_stop: bool = False
+    """Whether nobody wants more: the window was closed, or the reader of a pipe has gone."""
+
+    @abstractmethod
+    def write(self, frame: Frame, detections: Detections) -> None:
+        """Take one frame and its detections, whose boxes are in the frame's pixels. Must not keep `frame.image`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Complete what was written. May be called more than once."""
+
+    def __enter__(self) -> Sink:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,113 @@
+"""A sink that writes a line of JSON per frame."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import IO
+
+from edgesparse.runtime.detections import Detections
+from edgesparse.stream.frames import Frame
+from edgesparse.stream.sinks.base import Sink
+from edgesparse.stream.sinks.draw import class_name
+from edgesparse.stream.sinks.writing import failing, refuse_existing
+
+
+class JsonLines(Sink):
+    """One JSON object per frame and line, flushed immediately; "-" is standard output. See `frame_record`."""
+
+    def __init__(self, path: str | Path, names: Sequence[str], *, force: bool = False) -> None:
+        self._names = names
+        self._path = str(path)
+        self._complete = 0
+        """Bytes of the lines that were written completely."""
+        self._file: IO[str] | None = sys.stdout
+        if self._path != "-":
+            with failing(path):
+                refuse_existing(Path(path), force)
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                self._file = Path(path).open("w", encoding="utf-8")  # noqa: SIM115 - closed in close
+
+    def write(self, frame: Frame, detections: Detections) -> None:
+        if self._file is None:
+            return
+        line = json.dumps(frame_record(frame, detections, self._names)) + "\n"
+        with failing(self._path):
+            try:
+                self._file.write(line)
+                self._file.flush()
+                self._complete += len(line)
+            except BrokenPipeError:
+                self.wants_stop = True
+                self._give_up()
+            except OSError:
+                self._give_up()
+                raise
+
+    def _give_up(self) -> None:
+        """Leave only complete lines, and nothing buffered that Python would fail to flush at exit."""
+        file, self._file = self._file, None
+        if file is None:
+            return
+        with suppress(OSError):
+            if file is sys.stdout:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+            else:
+                with suppress(OSError):
+                    file.close()
+                os.truncate(self._path, self._complete)
+
+    def close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None and file is not sys.stdout:
+            with failing(self._path):
+                file.close()
+
+
+def frame_record(frame: Frame, detections: Detections, names: Sequence[str]) -> dict[str, object]:
+    """A frame and its detections as JSON-compatible values.
+
+    `time` is the wall clock's time of the capture (UTC), `video_time` the seconds from the start of a video file,
+    `box` x1 y1 x2 y2 in pixels."""
+    wall_ns = time.time_ns() - time.monotonic_ns() + frame.time_ns
+    stamp = datetime.fromtimestamp(wall_ns / 1e9, timezone.utc)
+    height, width = frame.image.shape[:2]
+    return {
+        **({"camera": frame.source} if frame.source else {}),
+        "source": frame.name,
+        "frame": frame.index,
+        "time": stamp.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        **({} if frame.position_ns is None else {"video_time": round(frame.position_ns / 1e9, 3)}),
+        "monotonic_ns": frame.time_ns,
+        "width": width,
+        "height": height,
+        "detections": [
+            {
+                "box": [round(float(value), 1) for value in box],
+                "confidence": round(float(confidence), 4),
+                "class_id": int(class_id),
+                "class": class_name(names, int(class_id)),
+                **_zones_and_track(detections, number),
+            }
+            for number, (box, confidence, class_id) in enumerate(
+                zip(detections.xyxy, detections.confidence, detections.class_id, strict=True)
+            )
+        ],
+    }
+
+
+def _zones_and_track(detections: Detections, number: int) -> dict[str, object]:
+    """What is known of a detection only if its camera has zones or objects are tracked."""
+    values: dict[str, object] = {}
+    if detections.zones is not None:
+        values["zones"] = list(detections.zones[number])
+    if detections.track_id is not None:
+        track = int(detections.track_id[number])
+        values["track"] = track if track >= 0 else None
+    return values

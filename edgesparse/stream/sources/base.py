@@ -1,0 +1,88 @@
+"""The seam between the frame loop and everything that delivers frames."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Literal
+
+from edgesparse.stream.frames import Frame, Memory
+
+State = Literal["live", "opening", "waiting", "away"]
+"""`opening`: not yet connected; `waiting`: connected, waiting for a key frame; `live`: frames arrive; `away`: they do
+not, and the source is opened again until they do."""
+
+
+class Source(ABC):
+    """Frames of one camera, video or folder of images.
+
+    A context manager that closes itself, and an iterable over its frames. Used from one thread.
+
+    `read` and `reopen` raise SourceError for what cannot be opened or decoded, and CameraUnavailable, a SourceError,
+    for a camera that does not answer. Messages never contain credentials.
+    """
+
+    name: str
+    """What messages and outputs call it. Contains no credentials."""
+    live: bool = False
+    """Whether the newest frame replaces older ones. Otherwise every frame is delivered."""
+    fps: float = 0.0
+    """Nominal frames per second; 0 if unknown."""
+    total: int | None = None
+    """Number of frames; None if unknown or endless."""
+    dropped: int = 0
+    """Frames that were captured but not delivered, so far."""
+    reopened: int = 0
+    """How often a live source was opened again, so far."""
+    state: State = "live"
+    why: str = ""
+    """Why it is not live, without credentials."""
+    since_ns: int = 0
+    """When the state began, on the clock of `time.monotonic_ns`."""
+    newest_ns: int = 0
+    """When the newest frame was captured, delivered or not; 0 before the first."""
+    awake: threading.Event | None = None
+    """Set by a live source whenever it has a new frame."""
+    lends: int = 1
+    """How many of the frames delivered last remain valid at the same time."""
+
+    @abstractmethod
+    def read(self) -> Frame | None:
+        """Return the next frame, the newest one if live, or None at the end. Blocks until a frame is available."""
+
+    def poll(self) -> Frame | None:
+        """Return a live source's newest frame without blocking, or None if it was already delivered. Other sources
+        return their next frame, or None at the end."""
+        return self.read()
+
+    def lend(self, most: int, memory: Memory) -> None:  # noqa: B027 - optional
+        """Keep up to `most` delivered frames valid at the same time, in images that `memory` allocates, for a detector
+        with several batches in flight. Updates `lends`. Frames that were delivered before remain valid."""
+
+    def watch(self) -> None:  # noqa: B027 - files need no watching
+        """Detect a stall. Call it at least twice per second on a live source that nobody blocks on in `read`."""
+
+    @abstractmethod
+    def reopen(self) -> None:
+        """Start over: a file at its first frame, a camera with a new connection."""
+
+    def leave(self) -> None:  # noqa: B027 - optional
+        """Begin to close without waiting for it to complete."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free everything within about a second. May be called more than once."""
+
+    def __iter__(self) -> Iterator[Frame]:
+        while (frame := self.read()) is not None:
+            yield frame
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
