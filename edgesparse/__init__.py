@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from edgesparse.runtime.detections import Detections as Detections
     from edgesparse.runtime.detector import Detector as Detector
     from edgesparse.stream.frames import Frame as Frame
-    from edgesparse.stream.frames import Sink as Sink
-    from edgesparse.stream.frames import Source as Source
+    from edgesparse.stream.sinks.base import Sink as Sink
+    from edgesparse.stream.sources.base import Source as Source
 
 __version__ = VERSION
 
