@@ -29,18 +29,21 @@ from edgesparse.cli import (
     run,
     status,
 )
+from edgesparse.cli.groups import Workflow
 from edgesparse.cli.show import complain
 from edgesparse.errors import EdgeSparseError
 from edgesparse.version import VERSION
 
 
 @click.group(
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, invoke_without_command=True
+    cls=Workflow,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    invoke_without_command=True,
 )
 @click.version_option(VERSION, prog_name="edgesparse")
 @click.pass_context
 def verbs(context: click.Context) -> None:
-    """Really sparse, really measured engines for YOLO-style detectors on small devices.
+    """Build and run fast, 2:4-sparse YOLO-style detectors on small devices.
 
     Exit codes: 0 done, 1 refused or not met, 2 wrong use, 3 the machine lacks something.
     """
@@ -70,7 +73,7 @@ for verb in (
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a verb and exit with its code; what goes wrong on purpose is one line on standard error."""
+    """Run a verb and exit with its code; an expected error is one line on standard error."""
     logging.basicConfig(format="edgesparse: %(message)s", level=logging.WARNING, stream=sys.stderr)
     signal.signal(signal.SIGTERM, _interrupt)
     try:

@@ -37,20 +37,37 @@ class BenchOptions:
 
 @click.command()
 @click.argument("target", type=options.PATH)
-@click.option("--source", help="Video, image, folder or glob [default: the demo scene at 1920x1080].")
-@click.option("--frames", type=click.IntRange(1), default=300, show_default=True, help="Time so many frames.")
-@click.option("--batch", metavar="N,...", help="Load: engines of these batch sizes.")
-@click.option("--streams", metavar="N,...", help="Load: so many streams per engine.")
+@click.option("--source", metavar="SOURCE", help="Read frames here [default: the demo scene].")
+@click.option(
+    "--frames", type=click.IntRange(1), default=300, show_default=True, metavar="N", help="Time so many frames."
+)
+@click.option("--batch", metavar="N,...", help="Load: build engines of these batch sizes.")
+@click.option("--streams", metavar="N,...", help="Load: run so many streams per engine.")
 @click.option("--candidates", metavar="NAME,...", help="Load: build only these, as fp16,fp16-2:4.")
-@click.option("--fps", type=click.FloatRange(0, min_open=True), default=30, show_default=True, help="Load: per camera.")
+@click.option(
+    "--fps",
+    type=click.FloatRange(0, min_open=True),
+    default=30,
+    show_default=True,
+    metavar="F",
+    help="Load: frames per second of a camera.",
+)
 @click.option(
     "--max-age",
     type=click.FloatRange(0, min_open=True),
     default=100,
     show_default=True,
-    help="Load: most milliseconds from a frame to its result.",
+    metavar="MS",
+    help="Load: most milliseconds to a result.",
 )
-@click.option("--seconds", type=click.FloatRange(0), default=2, show_default=True, help="Load: measure each so long.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0),
+    default=2,
+    show_default=True,
+    metavar="S",
+    help="Load: measure each engine so long.",
+)
 @options.html
 @options.force
 @options.store

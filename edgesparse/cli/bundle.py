@@ -13,9 +13,11 @@ from edgesparse.tasks.writing import check_outputs
 
 @click.command()
 @click.argument("target", type=options.PATH, metavar="RECIPE.yaml|MODEL.onnx")
-@options.output("File to write, as parts.esb.")
-@click.option("--key", type=options.PATH, required=True, help="Sign with this NAME.key ('edgesparse keys new').")
-@click.option("--version", metavar="N.N", help="Version, which counts up [default: time of the newest file in it].")
+@options.output("Write this file, as parts.esb.")
+@click.option(
+    "--key", type=options.PATH, required=True, metavar="FILE", help="Sign with this key ('edgesparse keys new')."
+)
+@click.option("--version", metavar="N.N", help="Set the version [default: date of its files].")
 @options.test_images
 @options.force
 @options.as_json

@@ -16,12 +16,21 @@ def demo() -> None:
 
 @demo.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--count", type=click.IntRange(1), default=100, show_default=True, help="Write so many images.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the random scenes.")
 @click.option(
-    "--size", type=(int, int), default=(480, 640), show_default=True, metavar="H W", help="Height and width in pixels."
+    "--count", type=click.IntRange(1), default=100, show_default=True, metavar="N", help="Write so many images."
 )
-@click.option("--moving", is_flag=True, help="Write frames of one moving belt, not single scenes.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Draw the scenes of this seed."
+)
+@click.option(
+    "--size",
+    type=(int, int),
+    default=(480, 640),
+    show_default=True,
+    metavar="H W",
+    help="Draw at this height and width.",
+)
+@click.option("--moving", is_flag=True, help="Write frames of one moving belt.")
 @click.option("--force", is_flag=True, help="Replace the folder.")
 def export(folder: Path, count: int, seed: int, size: tuple[int, int], moving: bool, force: bool) -> None:
     """Write images of the demo scene and their annotations.

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 @click.argument("source", metavar="FILE|URL", required=False)
 @on_device
 @restarts
-@click.option("--trusted", type=options.PATH, help="Folder of public keys [default: /etc/edgesparse/trusted].")
+@click.option("--trusted", type=options.PATH, metavar="FOLDER", help="Trust the public keys in this folder.")
 @click.option("--allow-downgrade", is_flag=True, help="Accept a version that is not newer.")
-@click.option("--check", is_flag=True, help="Print what would be done, and change nothing.")
-@click.option("--recover", is_flag=True, help="Only finish or undo what a power cut interrupted.")
+@click.option("--check", is_flag=True, help="Print what would be done, change nothing.")
+@click.option("--recover", is_flag=True, help="Finish or undo what a power cut interrupted.")
 def deploy(
     source: str | None,
     trusted: Path | None,
@@ -37,6 +37,9 @@ def deploy(
 
     The new engine is built beside the running one, tested, switched to and watched; where the service does not stay
     healthy, the former engine runs again.
+
+    Defaults: slots in /var/lib/edgesparse or EDGESPARSE_STATE, public keys in /etc/edgesparse/trusted, the service's
+    status in /run/edgesparse/status.json, restarted by systemctl restart edgesparse.
     """
     from edgesparse.fleet import keys
     from edgesparse.fleet.fetch import open_source

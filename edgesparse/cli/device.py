@@ -46,21 +46,23 @@ class DeviceOptions:
 
 def on_device(function: Verb) -> Verb:
     """The options of every verb that reads a device's state."""
-    state = "Folder of the slots [default: /var/lib/edgesparse, or EDGESPARSE_STATE]."
-    root = click.option("--root", type=options.PATH, help=state)
-    status = click.option(
-        "--status", type=options.PATH, help="Service's status [default: /run/edgesparse/status.json]."
-    )
+    root = click.option("--root", type=options.PATH, metavar="FOLDER", help="Use the slots in this folder.")
+    status = click.option("--status", type=options.PATH, metavar="FILE", help="Read the service's status here.")
     return root(status(options.as_json(function)))
 
 
 def restarts(function: Verb) -> Verb:
     """The options of every verb that restarts the service."""
-    text = "Restart the service with this; '' for not at all [default: systemctl restart edgesparse]."
+    text = "Restart the service with this, '' for not."
     restart = click.option("--restart", metavar="COMMAND", help=text)
     positive = click.FloatRange(0, min_open=True)
     health = click.option(
-        "--health-seconds", type=positive, default=60, show_default=True, help="Watch the restarted service so long."
+        "--health-seconds",
+        type=positive,
+        default=60,
+        show_default=True,
+        metavar="S",
+        help="Watch the restarted service so long.",
     )
     return restart(health(function))
 

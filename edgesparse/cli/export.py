@@ -17,7 +17,7 @@ def export() -> None:
 
 @export.command()
 @click.argument("target", type=options.PATH)
-@options.output("Folder of the repository.")
+@options.output("Write the repository into this folder.")
 @options.store
 @click.option("--force", is_flag=True, help="Replace the model if it exists.")
 @options.as_json

@@ -17,7 +17,7 @@ def keys() -> None:
 
 @keys.command()
 @click.argument("name", type=options.PATH)
-@click.option("--days", type=click.IntRange(1), help="Expire after so many days [default: never].")
+@click.option("--days", type=click.IntRange(1), metavar="N", help="Expire after so many days [default: never].")
 def new(name: Path, days: int | None) -> None:
     """Create NAME.key, which signs, and NAME.pub, which devices trust.
 
@@ -59,10 +59,15 @@ def show(folder: Path | None, as_json: bool) -> None:
 @keys.command()
 @click.argument("old", type=options.PATH)
 @click.argument("name", type=options.PATH)
-@options.output("New folder of public keys for devices.")
-@click.option("--days", type=click.IntRange(1), help="Expire the new key after so many days [default: never].")
+@options.output("Write both public keys into this new folder.")
+@click.option("--days", type=click.IntRange(1), metavar="N", help="Expire the new key after so many days.")
 @click.option(
-    "--overlap", type=click.IntRange(0), default=90, show_default=True, help="Trust the old key so many more days."
+    "--overlap",
+    type=click.IntRange(0),
+    default=90,
+    show_default=True,
+    metavar="N",
+    help="Trust the old key so many more days.",
 )
 def rotate(old: Path, name: Path, output: Path, days: int | None, overlap: int) -> None:
     """Create NAME.key, which succeeds OLD.key.

@@ -11,44 +11,55 @@ import click
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=Path)
+COUNT = click.IntRange(1)
+POSITIVE = click.FloatRange(0, min_open=True)
 DROP = click.FloatRange(0)
 
 
 def output(help_text: str, *, required: bool = True) -> Callable[[Verb], Verb]:
     """-o, --output."""
-    return click.option("-o", "--output", type=PATH, required=required, help=help_text)
+    return click.option("-o", "--output", type=PATH, required=required, metavar="PATH", help=help_text)
 
 
 def force(function: Verb) -> Verb:
+    """--force, for the verbs that write files."""
     return click.option("--force", is_flag=True, help="Overwrite files that exist.")(function)
 
 
 def as_json(function: Verb) -> Verb:
+    """--json."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
 
 
 def store(function: Verb) -> Verb:
-    return click.option("--store", type=PATH, default="engines", show_default=True, help="Folder of the packages.")(
-        function
+    """--store."""
+    option = click.option(
+        "--store", type=PATH, default="engines", show_default=True, metavar="FOLDER", help="Keep packages here."
     )
+    return option(function)
 
 
 def html(function: Verb) -> Verb:
-    return click.option("--html", type=PATH, help="Write the report as one self-contained page.")(function)
+    """--html."""
+    return click.option("--html", type=PATH, metavar="FILE", help="Write the report as one HTML page.")(function)
 
 
 def device(function: Verb) -> Verb:
-    return click.option("--device", metavar="BOARD", help="Predict on this board, as orin-nano-8gb:15W.")(function)
+    """--device: a board, with an optional power mode."""
+    return click.option("--device", metavar="BOARD", help="Predict gains there, as orin-nano-8gb:15W.")(function)
 
 
 def names(function: Verb) -> Verb:
-    text = "Class names, for a model without: 'coco' or a file."
-    return renamed("--classes", "--names")(click.option("--names", metavar="FILE", help=text)(function))
+    """--names."""
+    option = click.option("--names", metavar="FILE", help="Read class names here, or 'coco' for COCO's.")
+    return renamed("--classes", "--names")(option(function))
 
 
 def labels(*, required: bool = False) -> Callable[[Verb], Verb]:
+    """--annotations: what is scored on."""
+
     def decorate(function: Verb) -> Verb:
-        text = "COCO JSON to score on, or its folder."
+        text = "Score on this COCO JSON, or its folder."
         option = click.option("--annotations", type=PATH, required=required, metavar="PATH", help=text)
         return renamed("--data", "--annotations")(option(function))
 
@@ -57,18 +68,18 @@ def labels(*, required: bool = False) -> Callable[[Verb], Verb]:
 
 def annotated_images(name: str) -> Callable[[Verb], Verb]:
     """The folder of the annotated images, under `name`."""
-    text = "Folder of the annotated images, if not beside them."
+    text = "Find the annotated images in this folder."
     return click.option(name, type=PATH, metavar="FOLDER", help=text)
 
 
 def calibration_images(*, required: bool, count: int) -> Callable[[Verb], Verb]:
-    """--images and --count: what ranges are set, or layers refitted, on."""
+    """--images and --count: what ranges are calibrated, or layers refitted, on."""
 
     def decorate(function: Verb) -> Verb:
         number = click.option(
-            "--count", type=click.IntRange(1), default=count, show_default=True, help="Use at most so many images."
+            "--count", type=COUNT, default=count, show_default=True, metavar="N", help="Use at most so many images."
         )
-        text = "Folder, glob or video like what the camera sees."
+        text = "Use this folder, glob or video of images."
         option = click.option("--images", required=required, metavar="SOURCE", help=text)
         return renamed("--pictures", "--images")(option(number(function)))
 
@@ -76,8 +87,8 @@ def calibration_images(*, required: bool, count: int) -> Callable[[Verb], Verb]:
 
 
 def test_images(function: Verb) -> Verb:
-    text = "Images for the self-test [default: the recipe's]."
-    option = click.option("--images", type=PATH, metavar="FOLDER", help=text)
+    """--images of a bundle."""
+    option = click.option("--images", type=PATH, metavar="FOLDER", help="Self-test on these [default: the recipe's].")
     return renamed("--pictures", "--images")(option(function))
 
 

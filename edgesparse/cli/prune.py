@@ -17,24 +17,26 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("target", type=options.PATH, metavar="MODEL.onnx|RECIPE.yaml")
-@options.output("File to write.")
+@options.output("Write this file.")
 @click.option(
     "--method",
     type=click.Choice(["magnitude", "reconstruct"]),
     default="magnitude",
     show_default=True,
-    help="How weights are chosen; see above.",
+    help="Choose weights like this; see above.",
 )
 @click.option("--layers", multiple=True, metavar="NAME", help="Prune only this layer, or auto; repeatable.")
-@click.option("--permute", is_flag=True, help="magnitude: reorder channels first to keep more.")
+@click.option("--permute", is_flag=True, help="magnitude: reorder channels to keep more.")
 @options.calibration_images(required=False, count=256)
-@click.option("--share", type=click.FloatRange(0, 1, min_open=True), help="auto: prune this share of eligible MACs.")
+@click.option(
+    "--share", type=click.FloatRange(0, 1, min_open=True), metavar="F", help="auto: prune this share of eligible MACs."
+)
 @click.option("--max-drop", type=options.DROP, metavar="POINTS", help="auto: lose at most so many points of mAP.")
 @options.device
 @options.labels()
 @options.annotated_images("--annotated-images")
 @options.names
-@click.option("--state", type=options.PATH, metavar="FOLDER", help="reconstruct: resume from the work saved here.")
+@click.option("--state", type=options.PATH, metavar="FOLDER", help="reconstruct: save work here and resume it.")
 @options.html
 @options.force
 @options.as_json

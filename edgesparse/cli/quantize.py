@@ -18,25 +18,23 @@ METHODS = ("best", "entropy", "percentile", "mse", "max")
 
 @click.command()
 @click.argument("target", type=options.PATH, metavar="MODEL.onnx|RECIPE.yaml")
-@options.output("File to write.")
+@options.output("Write this file.")
 @options.calibration_images(required=True, count=160)
 @click.option(
     "--placement",
     type=click.Choice(["fuse", "sparse"]),
     default="fuse",
     show_default=True,
-    help="Where Q/DQ goes; see above.",
+    help="Place Q/DQ like this; see above.",
 )
-@click.option("--method", type=click.Choice(METHODS), default="mse", show_default=True, help="How ranges are set.")
-@click.option("--max-drop", type=options.DROP, metavar="POINTS", help="Keep layers in float to lose at most this.")
+@click.option("--method", type=click.Choice(METHODS), default="mse", show_default=True, help="Set ranges like this.")
+@click.option("--max-drop", type=options.DROP, metavar="POINTS", help="Keep layers in float to lose no more.")
 @options.labels()
 @options.annotated_images("--annotated-images")
 @click.option("--keep", multiple=True, metavar="LAYER", help="Keep this layer in float; repeatable.")
-@click.option(
-    "--calibration", type=options.PATH, metavar="FILE", help="Reuse these ranges if they fit, else write them."
-)
-@click.option("--from-table", type=options.PATH, metavar="FILE", help="Take ranges from a TensorRT calibration table.")
-@click.option("--table", type=options.PATH, metavar="FILE", help="Write TensorRT's calibration table and its model.")
+@click.option("--calibration", type=options.PATH, metavar="FILE", help="Reuse these ranges if they fit, or write them.")
+@click.option("--from-table", type=options.PATH, metavar="FILE", help="Take ranges from TensorRT's table.")
+@click.option("--table", type=options.PATH, metavar="FILE", help="Write TensorRT's table and its model.")
 @options.names
 @options.html
 @options.force

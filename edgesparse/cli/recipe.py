@@ -13,15 +13,15 @@ from edgesparse.head_table import HEAD_ALIASES, HEADS
 
 @click.command()
 @click.argument("model", type=options.PATH, metavar="MODEL.onnx")
-@options.output("File to write, '-' to print [default: MODEL.yaml].", required=False)
+@options.output("Write this file, or '-' to print.", required=False)
 @click.option(
     "--head",
     type=click.Choice(("auto", *HEADS, *HEAD_ALIASES)),
     default="auto",
     metavar="HEAD",
-    help="Head, if not recognized.",
+    help="Name the head, if it is not recognized.",
 )
-@click.option("--size", type=click.IntRange(1), nargs=2, metavar="H W", help="Input size, if the model's is open.")
+@click.option("--size", type=click.IntRange(1), nargs=2, metavar="H W", help="Set the input size, if it is open.")
 @options.force
 def recipe(model: Path, output: Path | None, head: str, size: tuple[int, int] | None, force: bool) -> None:
     """Write a commented recipe for a model."""

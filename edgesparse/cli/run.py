@@ -34,13 +34,13 @@ class RunOptions:
 
 @click.command()
 @click.argument("target", type=options.PATH)
-@click.option("--source", "sources", multiple=True, metavar="SOURCE", help="See above; repeat for several cameras.")
+@click.option("--source", "sources", multiple=True, metavar="SOURCE", help="Read this; repeat for several cameras.")
 @click.option("--tracking", is_flag=True, default=None, help="Number objects from frame to frame.")
-@click.option("--conf", type=click.FloatRange(0, 1), help="Least confidence [default: the recipe's, else 0.25].")
-@click.option("--iou", type=click.FloatRange(0, 1), help="NMS overlap [default: the recipe's, else 0.7].")
-@click.option("--max-det", type=click.IntRange(1), help="Most detections per frame [default: the recipe's, else 300].")
+@click.option("--conf", type=click.FloatRange(0, 1), metavar="F", help="Drop boxes below this confidence.")
+@click.option("--iou", type=click.FloatRange(0, 1), metavar="F", help="Merge boxes that overlap by more.")
+@click.option("--max-det", type=click.IntRange(1), metavar="N", help="Keep at most so many boxes per frame.")
 @click.option("--classes", metavar="NAME,...", help="Detect only these classes, by name or number.")
-@click.option("--frames", type=click.IntRange(1), help="Stop after so many frames.")
+@click.option("--frames", type=click.IntRange(1), metavar="N", help="Stop after so many frames.")
 @click.option("--jsonl", type=click.Path(), metavar="FILE", help="Write JSON lines; '-' is standard output.")
 @click.option("--txt", type=options.PATH, metavar="FOLDER", help="Write YOLO text files.")
 @click.option("--coco", type=options.PATH, metavar="FILE", help="Write COCO JSON.")
@@ -48,8 +48,8 @@ class RunOptions:
 @click.option("--save-images", type=options.PATH, metavar="FOLDER", help="Write annotated images.")
 @options.renamed("--pictures", "--save-images")
 @click.option("--show", is_flag=True, help="Show a window; q closes it.")
-@click.option("--service", is_flag=True, help="Run as a service: systemd, web page, metrics, MQTT.")
-@click.option("--settings", type=options.PATH, metavar="FILE", help="Service: cameras and outputs of this device.")
+@click.option("--service", is_flag=True, help="Run as a service, with outputs of --settings.")
+@click.option("--settings", type=options.PATH, metavar="FILE", help="Read the service's cameras and outputs here.")
 @options.store
 @options.force
 @options.as_json
@@ -59,8 +59,8 @@ def run(
     """Detect in the frames of cameras, videos or images.
 
     TARGET is a package, RECIPE.yaml or MODEL.onnx. A SOURCE is a camera number, /dev/video0, csi://0, rtsp://..., a
-    video, an image, a folder, a glob, or demo [default: the recipe's]. Ctrl-C ends a run with a summary. A service
-    reloads its settings on SIGHUP.
+    video, an image, a folder, a glob, or demo. What is left out comes from the recipe. Ctrl-C ends a run with a
+    summary. A service has systemd notifications, a web page, metrics and MQTT; SIGHUP reloads its settings.
     """
     overrides = {key: fields[key] for key in _OVERRIDES if fields[key] is not None}
     overrides |= {"source": sources} if sources else {}

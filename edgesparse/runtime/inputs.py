@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse.errors import SourceError
-from edgesparse.runtime.images import read_image
+from edgesparse.runtime.images import Image, read_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
-Frame = NDArray[np.uint8]
 ImageInput = Union[str, "os.PathLike[str]", NDArray[np.uint8], "PillowImage"]
 """An image file, a BGR array uint8 [H, W, 3], or a PIL image."""
 ACCEPTED = "an image file, a BGR array uint8 [H, W, 3], a PIL image, or a list of these"
@@ -27,7 +26,7 @@ def is_batch(images: object) -> bool:
     return isinstance(images, list | tuple) or (isinstance(images, np.ndarray) and images.ndim == 4)
 
 
-def as_frame(image: object) -> Frame:
+def as_frame(image: object) -> Image:
     """BGR uint8 [H, W, 3] of one image; an array stays as it is.
 
     Raises SourceError for what is no image, ImageError for a file that cannot be read.
@@ -41,12 +40,12 @@ def as_frame(image: object) -> Frame:
     raise SourceError(f"cannot detect in {_described(image)}: needed {ACCEPTED}")
 
 
-def as_frames(images: Any) -> list[Frame]:
+def as_frames(images: Any) -> list[Image]:
     """Each of several images. Raises SourceError."""
     return [as_frame(image) for image in images]
 
 
-def _of_file(name: str) -> Frame:
+def _of_file(name: str) -> Image:
     path = Path(name)
     if "://" in name or name.isdecimal():
         raise SourceError("cannot detect in a stream: open it with edgesparse.open_source, and pass each frame.image")
@@ -62,7 +61,7 @@ def _is_pillow(image: object) -> bool:
     return module is not None and isinstance(image, module.Image)
 
 
-def _of_pillow(image: Any) -> Frame:
+def _of_pillow(image: Any) -> Image:
     """Turned as its EXIF orientation says, like a file; without alpha."""
     from PIL import ImageOps
 

@@ -171,7 +171,7 @@ Make = Callable[[Path], list[str]]
 BAD: dict[Make, tuple[int, str]] = {
     text_file: (2, r"text.onnx is not a whole ONNX file \(not ONNX, or truncated\): export or copy it again"),
     truncated: (2, r"cut.onnx is not a whole ONNX file"),
-    classifier: (2, r"no known head: saw logits 1x1000 float32 .*: needed a detector's boxes and scores"),
+    classifier: (2, r"no known head: found logits 1x1000 float32 .*: needed a detector's boxes and scores"),
     unknown_operator: (2, r"op.onnx: operator Sharpen is not in ONNX opset 17: export with plain ONNX operators"),
     custom_domain: (2, r"ONNX Runtime refuses it: .*com.acme"),
     dynamic: (2, r"the input images 1x3x\?x\? has no fixed height and width: set input.size .*--size H W"),
@@ -180,7 +180,7 @@ BAD: dict[Make, tuple[int, str]] = {
     unknown_key: (2, r"m.yaml: unknown key 'runs': did you mean 'run'\?"),
     labels_that_are_none: (2, r"labels.json is not COCO JSON"),
     not_good_enough: (1, r"refused: found 30.\d mAP, needed accept.min_map 90"),
-    damaged_image: (2, r"bad.png: not one of 1 images can be read"),
+    damaged_image: (2, r"bad.png: none of its 1 images can be read"),
     no_such_source: (2, r"no source nowhere.mp4: no such file, folder or camera"),
     no_source: (2, r"no source: pass --source, or set run.source in the recipe"),
     no_such_camera: (3, r"no camera 77: /dev/video77 does not exist; found: "),

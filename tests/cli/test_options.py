@@ -9,6 +9,7 @@ import pytest
 from commands import Command
 
 from edgesparse.cli import verbs
+from edgesparse.cli.groups import WORKFLOW
 
 OWN_WORDS = {"--force": {"build", "export"}}
 """Verbs whose option of that name replaces something other than a file."""
@@ -65,9 +66,22 @@ def test_a_former_option_names_the_new_one(edgesparse: Command, verb: str, optio
 def test_help_fits_80_columns(edgesparse: Command, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     for option in visible(verb):
-        assert (option.help or "").endswith((".", "]")), option.name
+        text = option.help or ""
+        assert text.endswith(".") and len(text) <= 46, text
     lines = edgesparse(*verb.split(), "--help").out.splitlines()
     assert max(map(len, lines)) <= 80
     assert not any(line.rstrip().endswith("...") and not line.startswith("Usage") for line in lines)
     summary = (COMMANDS[verb].help or "").partition("\n")[0]
     assert summary.endswith(".") and len(summary) + len("  quantize  ") <= 80, summary
+
+
+def test_the_verbs_are_listed_by_workflow_in_whole_lines(edgesparse: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = edgesparse("--help").out.splitlines()
+    headings = [line.rstrip(":") for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert headings == ["Options", *WORKFLOW], "a verb is in no workflow, or a heading has none"
+    listed = [line.split()[0] for line in lines[lines.index("Look:") :] if line.startswith("  ")]
+    assert listed == [verb for verbs_of in WORKFLOW.values() for verb in verbs_of]
+    assert set(listed) == set(verbs.commands)
+    assert all(len(line) <= 80 and not line.endswith("...") for line in lines[1:])
+    assert edgesparse().out == edgesparse("--help").out

@@ -1,0 +1,32 @@
+"""The verbs in the order of the work: `edgesparse --help` lists them by workflow, one whole line each."""
+
+from __future__ import annotations
+
+import click
+
+WORKFLOW = {
+    "Look": ("doctor", "inspect"),
+    "Make faster": ("prune", "quantize"),
+    "Build": ("recipe", "build", "evaluate", "bench"),
+    "Run": ("run", "demo"),
+    "Fleet": ("keys", "bundle", "deploy", "rollback", "status", "export"),
+}
+
+
+class Workflow(click.Group):
+    """A group whose help lists its commands under the headings of WORKFLOW; those in none of them come last."""
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        grouped = {verb for verbs in WORKFLOW.values() for verb in verbs}
+        others = tuple(verb for verb in self.list_commands(context) if verb not in grouped)
+        width = max(map(len, self.commands))
+        for heading, verbs in {**WORKFLOW, "Other": others}.items():
+            known = [self.commands[verb] for verb in verbs if verb in self.commands]
+            if known:
+                with formatter.section(heading):
+                    formatter.write_dl([((command.name or "").ljust(width), summary(command)) for command in known])
+
+
+def summary(command: click.Command) -> str:
+    """The first line of a command's help."""
+    return (command.help or "").partition("\n")[0]
