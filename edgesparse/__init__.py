@@ -44,7 +44,9 @@ _MODULES = {
     "EdgeSparseError": "edgesparse.errors",
     **dict.fromkeys(("Detection", "Detections"), "edgesparse.runtime.detections"),
     "Detector": "edgesparse.runtime.detector",
-    **dict.fromkeys(("Frame", "Sink", "Source"), "edgesparse.stream.frames"),
+    "Frame": "edgesparse.stream.frames",
+    "Sink": "edgesparse.stream.sinks.base",
+    "Source": "edgesparse.stream.sources.base",
 }
 __all__ = sorted(_MODULES)  # pyright: ignore
 
