@@ -1,16 +1,19 @@
-"""How results look: tables and a progress bar for people, JSON for programs."""
+"""How results look: tables and progress for people, JSON for programs."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from edgesparse.progress import Progress
 from edgesparse.wording import shown
+
+INTERVAL = 10.0
+"""Seconds between two lines of one step, where there is no terminal."""
 
 
 def complain(message: str) -> None:
@@ -19,7 +22,7 @@ def complain(message: str) -> None:
 
 
 def emit_json(value: Mapping[str, Any]) -> None:
-    """For programs; addresses without what may hold credentials."""
+    """JSON on standard output, for programs; addresses without what may hold credentials."""
     print(json.dumps(shown(value), indent=2))
 
 
@@ -40,12 +43,20 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """A callable for long work. On a terminal a bar; elsewhere a line on standard error a step and each ten seconds."""
+    """Show the progress of long work on standard error: on a terminal a bar with the time left, else lines."""
     if not sys.stderr.isatty():
-        yield _Lines()
+        yield ProgressLines()
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         SpinnerColumn(),
@@ -53,22 +64,51 @@ def progress() -> Iterator[Progress]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task("starting", total=None)
+        current = ""
 
         def advance(step: str, done: int, total: int) -> None:
+            nonlocal current
+            if step != current:
+                bars.reset(task)  # the time left is that of this step
+                current = step
             bars.update(task, description=step, completed=done, total=total or None)
 
         yield advance
 
 
-class _Lines:
-    def __init__(self) -> None:
-        self._step, self._said = "", 0.0
+class ProgressLines:
+    """Progress without a terminal: a line per step, and one every ten seconds with the time that the step has left."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._step, self._started, self._printed, self._first = "", 0.0, 0.0, 0
 
     def __call__(self, step: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if step != self._step or now - self._said > 10:
-            print(f"{step} {done}/{total}" if total else step, file=sys.stderr, flush=True)
-            self._step, self._said = step, now
+        now = self._clock()
+        if step != self._step:
+            self._step, self._started, self._first = step, now, done
+        elif now - self._printed <= INTERVAL:
+            return
+        self._printed = now
+        print(f"{step}{self._count(now, done, total)}", file=sys.stderr, flush=True)
+
+    def _count(self, now: float, done: int, total: int) -> str:
+        if not total:
+            return ""
+        advanced = done - self._first
+        if advanced <= 0 or done >= total:
+            return f" {done}/{total}"
+        return f" {done}/{total}, {duration((total - done) * (now - self._started) / advanced)} left"
+
+
+def duration(seconds: float) -> str:
+    """As people say it: 40 s, 3 min, 2 h 5 min."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{max(1, round(seconds))} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
