@@ -54,8 +54,8 @@ def require(detector: edgesparse.Detector, options: argparse.Namespace) -> None:
     size = detector.spec.input.size
     needed = tuple(options.imgsz * 2 if len(options.imgsz) == 1 else options.imgsz) if options.imgsz else size
     if needed != size:
-        found, sides = "x".join(map(str, size)), "x".join(map(str, needed))
-        raise WrongUse(f"--imgsz: found {found}, needed {sides}: export the model at that size")
+        sides = ["x".join(map(str, pair)) for pair in (size, needed)]
+        raise WrongUse(f"--imgsz: found {sides[0]}, needed {sides[1]}: export the model at that size")
     for required, precision in ((options.half, "fp16"), (options.int8, "int8")):
         if required and detector.precision != precision:
             raise WrongUse(f"found an {detector.precision} engine, needed {precision}: build one from such a model")

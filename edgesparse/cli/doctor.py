@@ -1,4 +1,4 @@
-"""`doctor`: what this machine has, what is missing, how to get it."""
+"""`doctor`: what this machine has, what is missing, and how to get it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,22 @@ from edgesparse.cli import options
 from edgesparse.cli.show import emit_json, table
 from edgesparse.errors import MACHINE_LACKS, BackendUnavailable
 
+ENOUGH = 1e9
+"""Bytes of memory and of disk below which nothing can be built."""
+
 
 @dataclass(frozen=True)
 class Finding:
-    """`state` is `ok`, `missing` (something optional) or `needed` (edgesparse does not work without)."""
+    """One part of the machine. `state`: `ok`, `missing` (optional) or `needed` (edgesparse does not work without)."""
 
-    what: str
+    part: str
     state: str
-    found: str
+    detail: str
     remedy: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        """For JSON."""
+        return {"what": self.part, "state": self.state, "found": self.detail, "remedy": self.remedy}
 
 
 @click.command()
@@ -35,21 +42,22 @@ def doctor(as_json: bool) -> int:
     """Check what this machine has, what is missing, and how to get it."""
     machine, findings = device.probe(), examine()
     if as_json:
-        emit_json({"machine": asdict(machine), "findings": [asdict(finding) for finding in findings]})
+        emit_json({"machine": asdict(machine), "findings": [finding.as_dict() for finding in findings]})
     else:
         table("machine", ("", ""), machine.named().items())
         click.echo()
-        table("parts", ("part", "state", "found", "remedy"), ((f.what, f.state, f.found, f.remedy) for f in findings))
+        table("parts", ("part", "state", "found", "remedy"), ((f.part, f.state, f.detail, f.remedy) for f in findings))
     return MACHINE_LACKS if any(finding.state == "needed" for finding in findings) else 0
 
 
 def examine() -> list[Finding]:
-    needed = [_module(name, package) for name, package in REQUIRED.items()]
+    """Every part of this machine."""
+    required = [_module(name, package) for name, package in REQUIRED.items()]
     extras = (
         _extra("eval", "pycocotools"),
         _extra("service", "prometheus_client", "paho.mqtt", "starlette", "uvicorn"),
     )
-    return [*needed, _gstreamer(), *extras, *_gpu(), _cameras(), *_container(), _display(), _memory(), _disk()]
+    return [*required, _gstreamer(), *extras, *_gpu(), _cameras(), *_container(), _display(), _memory(), _disk()]
 
 
 REQUIRED = {
@@ -67,37 +75,39 @@ def _module(name: str, package: str) -> Finding:
         module = importlib.import_module(name)
     except ImportError as error:
         return Finding(package, "needed", str(error), f"pip install {package}")
-    return Finding(package, "ok", str(getattr(module, "__version__", "there")))
+    return Finding(package, "ok", str(getattr(module, "__version__", "installed")))
 
 
 def _extra(extra: str, *modules: str) -> Finding:
-    """What `extra` adds, by the modules that it needs; the first that is missing is named."""
+    """An extra by the modules that it installs; the first missing one is named."""
     findings = [_module(name, extra) for name in modules]
-    bad = next((finding for finding in findings if finding.state != "ok"), None)
-    if bad is None:
+    missing = next((finding for finding in findings if finding.state != "ok"), None)
+    if missing is None:
         return Finding(f"[{extra}]", "ok", ", ".join(modules))
-    return Finding(f"[{extra}]", "missing", bad.found, f"pip install 'edgesparse[{extra}]'")
+    return Finding(f"[{extra}]", "missing", missing.detail, f"pip install 'edgesparse[{extra}]'")
 
 
 def _gstreamer() -> Finding:
+    part = "OpenCV's GStreamer"
     try:
         import cv2
     except ImportError:
-        return Finding("OpenCV's GStreamer", "missing", "no OpenCV", "pip install opencv-python")
+        return Finding(part, "missing", "no OpenCV", "pip install opencv-python")
     if re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()):
-        return Finding("OpenCV's GStreamer", "ok", "for CSI cameras")
+        return Finding(part, "ok", "for CSI cameras")
     remedy = "on a Jetson use JetPack's own OpenCV: a venv with --system-site-packages and no opencv-python from pip"
-    return Finding("OpenCV's GStreamer", "missing", "this OpenCV was built without", f"CSI cameras only: {remedy}")
+    return Finding(part, "missing", "this OpenCV was built without it", f"CSI cameras only: {remedy}")
 
 
 def _gpu() -> list[Finding]:
     machine = device.probe()
     if not machine.gpu:
-        return [Finding("GPU", "missing", "none", "none needed: ONNX Runtime works on the CPU")]
+        return [Finding("GPU", "missing", "none", "none needed: ONNX Runtime runs on the CPU")]
     findings = [Finding("GPU", "ok", f"{machine.gpu}, compute capability {machine.sm or 'unknown'}")]
     tensorrt, pycuda = _module("tensorrt", "tensorrt"), _module("pycuda.driver", "pycuda")
-    for found, remedy in ((tensorrt, import_remedy(tensorrt.found)), (pycuda, "pip install 'edgesparse[jetson]'")):
-        findings.append(found if found.state == "ok" else Finding(found.what, "missing", found.found, remedy))
+    for finding, remedy in ((tensorrt, import_remedy(tensorrt.detail)), (pycuda, "pip install 'edgesparse[jetson]'")):
+        missing = Finding(finding.part, "missing", finding.detail, remedy)
+        findings.append(finding if finding.state == "ok" else missing)
     return [*findings, _compiler()]
 
 
@@ -105,55 +115,56 @@ def _compiler() -> Finding:
     try:
         return Finding("nvcc", "ok", nvcc())
     except BackendUnavailable as error:
-        found, _, remedy = str(error).partition(": ")
-        return Finding("nvcc", "missing", f"{found}: the CPU prepares frames and finds boxes", remedy)
+        reason, _, remedy = str(error).partition(": ")
+        return Finding("nvcc", "missing", f"{reason}: the CPU prepares frames and decodes boxes", remedy)
 
 
 def _cameras() -> Finding:
-    found = sorted(str(path) for path in Path("/dev").glob("video*"))
-    if not found:
+    nodes = sorted(str(path) for path in Path("/dev").glob("video*"))
+    if not nodes:
         return Finding("cameras", "missing", "no /dev/video*", "plug one in, or use a file, rtsp:// or demo as source")
-    closed = [path for path in found if not os.access(path, os.R_OK | os.W_OK)]
+    closed = [path for path in nodes if not os.access(path, os.R_OK | os.W_OK)]
     if closed:
-        return Finding("cameras", "missing", f"no right to open {', '.join(closed)}", "usermod -aG video $USER")
-    return Finding("cameras", "ok", ", ".join(found))
+        return Finding("cameras", "missing", f"no permission to open {', '.join(closed)}", "usermod -aG video $USER")
+    return Finding("cameras", "ok", ", ".join(nodes))
 
 
 def _container() -> list[Finding]:
-    """In a container: what the host did not pass through, as far as it can be told from inside."""
+    """In a container: what the host did not pass through, as far as it shows from inside."""
     if not device.container():
         return []
     return passed_through(Path("/"), device.tegra_kernel())
 
 
 def passed_through(root: Path, jetson: bool) -> list[Finding]:
-    """The findings of a container whose files are in `root`, on a kernel of a Jetson or another."""
+    """The findings of a container whose files are in `root`, on the kernel of a Jetson or of another machine."""
     group = "--group-add of the host's group that owns it: its number is {}"
     toolkit = "with NVIDIA's container toolkit on the host: --runtime nvidia" if jetson else "--gpus all"
     patterns = ("nvhost-gpu", "nvhost-ctrl-gpu", "nvgpu/*/*") if jetson else ("nvidia[0-9]*",)
     cameras = sorted(path.name for path in (root / "sys/class/video4linux").glob("video*"))
-    found = [_nodes("container: GPU", root / "dev", patterns, toolkit, group)]
+    findings = [_nodes("container: GPU", root / "dev", patterns, toolkit, group)]
     if jetson:
-        found.append(_nodes("container: /dev/nvmap", root / "dev", ("nvmap",), toolkit, group))
+        findings.append(_nodes("container: /dev/nvmap", root / "dev", ("nvmap",), toolkit, group))
     if cameras:
         device_options = " ".join(f"--device /dev/{name}" for name in cameras)
-        found.append(_nodes("container: cameras", root / "dev", tuple(cameras), device_options, group))
+        findings.append(_nodes("container: cameras", root / "dev", tuple(cameras), device_options, group))
     if jetson:
-        found += [_argus(root / "tmp/argus_socket"), _release(root / "etc/nv_tegra_release")]
-    return [*found, _state()]
+        findings += [_argus(root / "tmp/argus_socket"), _release(root / "etc/nv_tegra_release")]
+    return [*findings, _state()]
 
 
-def _nodes(what: str, dev: Path, patterns: tuple[str, ...], pass_through: str, group: str) -> Finding:
-    """Whether device nodes of each pattern, or for the GPU of any, are here and may be opened."""
+def _nodes(part: str, dev: Path, patterns: tuple[str, ...], pass_through: str, group: str) -> Finding:
+    """Whether device nodes are present and may be opened: of each pattern for cameras, of any for the GPU."""
     nodes = {pattern: sorted(dev.glob(pattern)) for pattern in patterns}
-    absent = [pattern for pattern, found in nodes.items() if not found]
-    every = what.endswith("cameras")
-    if len(absent) == len(patterns) or (every and absent):
-        return Finding(what, "missing", f"no /dev/{', /dev/'.join(absent)} in here", pass_through)
-    closed = [node for found in nodes.values() for node in found if not os.access(node, os.R_OK | os.W_OK)]
+    absent = [pattern for pattern, paths in nodes.items() if not paths]
+    if len(absent) == len(patterns) or (part.endswith("cameras") and absent):
+        return Finding(part, "missing", f"no /dev/{', /dev/'.join(absent)} in the container", pass_through)
+    present = [node for paths in nodes.values() for node in paths]
+    closed = [node for node in present if not os.access(node, os.R_OK | os.W_OK)]
     if closed:
-        return Finding(what, "missing", f"no right to open {closed[0]}", group.format(closed[0].stat().st_gid))
-    return Finding(what, "ok", ", ".join(str(node) for found in nodes.values() for node in found))
+        owner = group.format(closed[0].stat().st_gid)
+        return Finding(part, "missing", f"no permission to open {closed[0]}", owner)
+    return Finding(part, "ok", ", ".join(map(str, present)))
 
 
 def _argus(socket: Path) -> Finding:
@@ -166,7 +177,7 @@ def _argus(socket: Path) -> Finding:
 def _release(file: Path) -> Finding:
     if file.is_file():
         return Finding("container: L4T", "ok", str(file))
-    return Finding("container: L4T", "missing", f"no {file}: engines hold its release", f"-v {file}:{file}:ro")
+    return Finding("container: L4T", "missing", f"no {file}, which engines depend on", f"-v {file}:{file}:ro")
 
 
 def _state() -> Finding:
@@ -177,21 +188,20 @@ def _state() -> Finding:
 
 
 def _display() -> Finding:
-    there = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    return (
-        Finding("display", "ok", there)
-        if there
-        else Finding("display", "missing", "none", "none needed but for --show")
-    )
+    display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if display:
+        return Finding("display", "ok", display)
+    return Finding("display", "missing", "none", "needed for --show only")
 
 
 def _memory() -> Finding:
-    free = device.available_memory()
-    text = f"{free / 1e9:.1f} GB available"
-    return Finding("memory", "ok", text) if free > 1e9 else Finding("memory", "missing", text, "stop other programs")
+    return _space("memory", device.available_memory(), "available", "stop other programs")
 
 
 def _disk() -> Finding:
-    free = shutil.disk_usage(Path.cwd()).free
-    text = f"{free / 1e9:.1f} GB free here"
-    return Finding("disk", "ok", text) if free > 1e9 else Finding("disk", "missing", text, "free some")
+    return _space("disk", shutil.disk_usage(Path.cwd()).free, "free here", "delete files")
+
+
+def _space(part: str, free: float, where: str, remedy: str) -> Finding:
+    text = f"{free / 1e9:.1f} GB {where}"
+    return Finding(part, "ok", text) if free > ENOUGH else Finding(part, "missing", text, remedy)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PLANS = (".engine", ".plan", ".trt")
 SHOWN_GAINS = 10
+MOST = 1 << 20
+"""Longest side of an input."""
 COLUMNS = ("layer", "op", "weights", "state", "notes", "MACs M", "%", "KB", "zeros %", "violations")
 
 
@@ -83,9 +85,9 @@ def _row(layer: Layer, total: int | None, notes: str) -> tuple[object, ...]:
 
 
 def _marks(layer: Layer, notes: Counter[str]) -> str:
-    """The layer's reason and doubts as numbers into `notes`, where those that say the same share one."""
-    found = [text for text in (layer.reason, *layer.doubts) if text]
-    texts = [text.split(": ", 1)[-1] if text[0].isdigit() else text for text in found]
+    """The layer's reason and doubts, as numbers of `notes`: equal ones share a number."""
+    remarks = [text for text in (layer.reason, *layer.doubts) if text]
+    texts = [text.split(": ", 1)[-1] if text[0].isdigit() else text for text in remarks]
     notes.update(texts)
     return " ".join(str(list(notes).index(text) + 1) for text in texts)
 
@@ -94,23 +96,23 @@ def _show_prediction(board: Board, predictions: Mapping[str, Prediction]) -> Non
     from edgesparse.predict.roofline import gains, verdict
 
     base = predictions["FP16"].ms
-    rows = [(p.name, p.ms, p.bound, f"{base / p.ms:.2f}x") for p in predictions.values()]
+    engines = [(p.name, p.ms, p.bound, f"{base / p.ms:.2f}x") for p in predictions.values()]
     click.echo()
-    table(f"predicted on {board}", ("engine", "ms", "bound by", "to FP16"), rows)
-    found = gains(predictions)
-    shown = [(g.name, g.bound, *(1e3 * ms for ms in (g.fp16_ms, g.int8_ms, g.relu_ms))) for g in found[:SHOWN_GAINS]]
-    if shown:
+    table(f"predicted on {board}", ("engine", "ms", "bound by", "to FP16"), engines)
+    ranked = gains(predictions)
+    rows = [(g.name, g.bound, *(1e3 * ms for ms in (g.fp16_ms, g.int8_ms, g.relu_ms))) for g in ranked[:SHOWN_GAINS]]
+    if rows:
         click.echo()
         columns = ("layer", "bound by", "FP16 us", "INT8 us", "INT8 with ReLU us")
-        table(f"layers where 2:4 saves most, {len(shown)} of {len(found)}", columns, shown, numbers=3)
+        table(f"layers where 2:4 saves most, {len(rows)} of {len(ranked)}", columns, rows, numbers=3)
     click.echo()
     for line in verdict(predictions):
         click.echo(line)
-    click.echo("2:4 times are the least that it could take; docs/guide/predict.md gives the error")
+    click.echo("Times for 2:4 are lower bounds; docs/guide/predict.md gives the error")
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:
     name, _, sizes = text.rpartition("=")
-    if not name or not all(size.isdigit() and int(size) for size in sizes.split("x")):
+    if not name or not all(size.isdecimal() and 0 < int(size) <= MOST for size in sizes.split("x")):
         raise click.UsageError(f"--shape {text}: needed NAME=SIZES, e.g. images=1x3x640x640")
     return name, tuple(int(size) for size in sizes.split("x"))
