@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from tests.deploy import roots
+import roots
 
 BOOKS = Path(__file__).parents[2] / "deploy" / "ansible"
 

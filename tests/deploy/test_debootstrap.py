@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from tests.deploy import roots
+import roots
 
 ROOT = Path(__file__).parents[2]
 HERE = "/opt/wheelhouse"

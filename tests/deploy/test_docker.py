@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import roots
 import yaml
 
 from deploy.provision.board import JETPACKS
-from tests.deploy import roots
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "deploy" / "docker"

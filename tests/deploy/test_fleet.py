@@ -14,10 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hosts
 import pytest
-
-from tests.deploy import hosts
-from tests.deploy.playing import play, recap
+from playing import play, recap
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-
-from tests.deploy.playing import BOOKS, play, recap
+from playing import BOOKS, play, recap
 
 STAND_IN = """#!{python}
 import json, pathlib, sys
