@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from own_process import OwnProcess
@@ -47,7 +48,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if pyfuncitem.get_closest_marker("own_process") is None:
         return None
     names = pyfuncitem._fixtureinfo.argnames
-    process: OwnProcess = pyfuncitem.funcargs["own_process"]
+    process = cast(OwnProcess, pyfuncitem.funcargs["own_process"])
     process.run(pyfuncitem.obj, {name: pyfuncitem.funcargs[name] for name in names})
     return True
 

@@ -70,7 +70,7 @@ def serve(seconds: float) -> None:
             function, arguments = theirs.recv()
         except EOFError:
             return
-        faulthandler.dump_traceback_later(0.95 * seconds, file=sys.__stderr__)
+        faulthandler.dump_traceback_later(0.95 * seconds, file=sys.__stderr__ or sys.stderr)
         try:
             function(**arguments)
             theirs.send(("passed", ""))

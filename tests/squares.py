@@ -7,8 +7,9 @@ convolution that compares the colours, and the cells as boxes, laid out like YOL
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -33,12 +34,12 @@ def detector(
     size: tuple[int | str, int | str] = (SIZE, SIZE),
     shift: float = 0.0,
     domain: str = "",
-    more: tuple[Sequence[onnx.NodeProto], dict[str, NDArray[np.generic]], str] | None = None,
+    more: tuple[Sequence[onnx.NodeProto], Mapping[str, NDArray[Any]], str] | None = None,
 ) -> Path:
     """Write the detector. `shift` moves its boxes, in pixels; `domain` is that of one operator. `more` are nodes that
     read `mean`, their weights, and the name of what they make, which is added to the scores times nothing."""
     colours = np.array([[1, -1, -1], [-1, 1, -1]], np.float32).reshape(2, 3, 1, 1)
-    weights = {
+    weights: dict[str, NDArray[Any]] = {
         "colours": colours,
         "rows": np.array([batch if isinstance(batch, int) else 0, 2, 64], np.int64),
         "padding": np.array([0, 0, 0, 0, 0, CELLS - 64], np.int64),
@@ -96,7 +97,7 @@ def _boxes(shift: float) -> NDArray[np.float32]:
 def write(
     path: Path,
     nodes: Sequence[onnx.NodeProto],
-    weights: dict[str, NDArray[np.generic]],
+    weights: Mapping[str, NDArray[Any]],
     inputs: Sequence[tuple[str, Sequence[int | str]]],
     outputs: Sequence[tuple[str, Sequence[int | str]]],
     *,
@@ -154,7 +155,8 @@ def image(squares: Sequence[Square], height: int = SIZE, width: int = SIZE) -> N
 def labelled(folder: Path, count: int = 4) -> Path:
     """Write `count` images of squares and their COCO annotations; returns the annotations' path."""
     noise = np.random.default_rng(0)
-    images, boxes = [], []
+    images: list[dict[str, Any]] = []
+    boxes: list[dict[str, Any]] = []
     for i in range(count):
         cells = noise.choice(64, 6, replace=False)
         squares = [(int(cell % 8), int(cell // 8), int(noise.integers(2))) for cell in cells]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from edgesparse.backends.frames import FramePlan, Slot
 from edgesparse.config import Way
 from edgesparse.errors import BuildError
 from edgesparse.progress import Progress, quiet
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,7 @@ class Runner(ABC):
     def close(self) -> None:
         """Free everything; calling it again does nothing."""
 
-    def __enter__(self) -> Runner:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

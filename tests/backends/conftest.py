@@ -20,7 +20,7 @@ def fake(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     package = ModuleType("pycuda")
     package.driver = fake.driver  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pycuda", package)
-    monkeypatch.setitem(sys.modules, "pycuda.driver", fake.driver)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "pycuda.driver", fake.driver)
     monkeypatch.setattr(gpu, "_found", [])
     monkeypatch.setattr(graph, "libcuda", lambda: fake.libcuda)
     monkeypatch.setattr("edgesparse.device.available_memory", lambda: fake.room)

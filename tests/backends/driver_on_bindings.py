@@ -394,7 +394,7 @@ def fake_gpu() -> Iterator[list[Any]]:
         memory=lambda size: 4321,
     )
     real = calibrators.gpu
-    calibrators.gpu = lambda: gpu  # type: ignore[assignment]
+    calibrators.gpu = lambda: gpu  # type: ignore[assignment, return-value]
     try:
         yield copied
     finally:

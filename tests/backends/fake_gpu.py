@@ -425,7 +425,7 @@ class Context:
         dtype, shape = np.dtype(DTYPES[self.engine.tensors[name][2]]), self.shapes[name]
         size = int(np.prod(shape)) * dtype.itemsize
         memory = (ctypes.c_uint8 * size).from_address(addresses[name])
-        return np.frombuffer(memory, dtype).reshape(shape)
+        return np.frombuffer(memoryview(memory), dtype).reshape(shape)
 
 
 def tensorrt(fake: Fake) -> Any:

@@ -25,10 +25,10 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Fake:
         if version is not None:
             flags = SimpleNamespace(**({} if version.startswith("11") else {"FP16": 0}))
             there = SimpleNamespace(__version__=version, BuilderFlag=flags)
-            monkeypatch.setitem(sys.modules, "tensorrt", there)  # type: ignore[arg-type]
+            monkeypatch.setitem(sys.modules, "tensorrt", there)
         monkeypatch.setattr(driver, "gpu", lambda: gpu)
         for name in ("pycuda", "pycuda.driver"):
-            monkeypatch.setitem(sys.modules, name, SimpleNamespace() if pycuda else None)  # type: ignore[arg-type]
+            monkeypatch.setitem(sys.modules, name, SimpleNamespace() if pycuda else None)
 
     return make
 
@@ -64,7 +64,7 @@ def test_what_is_missing_is_said_with_what_mends_it(
 
 def test_a_library_that_a_thin_system_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = "libnvdla_compiler.so: cannot open shared object file: No such file or directory"
-    (tmp_path / "driver.py").write_text(f"raise ImportError({missing!r})\n")
+    (tmp_path / "tensorrt.py").write_text(f"raise ImportError({missing!r})\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
     found = TensorRTBackend().probe()

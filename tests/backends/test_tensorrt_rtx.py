@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgesparse.backends import BuildOptions, backend
-from edgesparse.backends.base import Limits
+from edgesparse.backends.base import Limits, Precision
 from edgesparse.backends.tensorrt.driver import gpu
 from edgesparse.errors import BackendUnavailable, BuildError, ModelError
 from edgesparse.int8.quantize import quantised_tensors, quantize
@@ -32,8 +32,8 @@ def variants(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
     made = {"fp32": models.load(DETECTOR)}
     for placement in ("fuse", "sparse"):
-        scales = dict.fromkeys(quantised_tensors(made["fp32"], placement), 0.03)  # type: ignore[arg-type]
-        made[placement], _ = quantize(made["fp32"], scales, placement=placement)  # type: ignore[arg-type]
+        scales = dict.fromkeys(quantised_tensors(made["fp32"], placement), 0.03)
+        made[placement], _ = quantize(made["fp32"], scales, placement=placement)
     made |= {f"{name}-half": to_half(model) for name, model in made.items()}
     for name, model in made.items():
         models.save(model, folder / f"{name}.onnx")
@@ -43,10 +43,10 @@ def variants(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize(
     ("name", "precision"), [("fp32", "fp32"), ("fp32-half", "fp16"), ("fuse-half", "int8"), ("sparse-half", "int8")]
 )
-def test_it_builds_each_precision(name: str, precision: str, variants: dict[str, Path], tmp_path: Path) -> None:
+def test_it_builds_each_precision(name: str, precision: Precision, variants: dict[str, Path], tmp_path: Path) -> None:
     steps: list[tuple[str, int, int]] = []
     out = tmp_path / "model.engine"
-    options = BuildOptions(precision=precision, sparse=True)  # type: ignore[arg-type]
+    options = BuildOptions(precision=precision, sparse=True)
     built = RTX.build(variants[name], out, options, lambda *step: steps.append(step))
     assert built.precision == precision and built.path == out and built.seconds > 0
     assert stat.S_IMODE(out.stat().st_mode) == 0o600 and [path.name for path in tmp_path.iterdir()] == [out.name]

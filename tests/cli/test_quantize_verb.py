@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -154,7 +155,7 @@ def test_a_recipes_input_is_honoured_and_no_package_is_built(
     """Two units more of blue: the detector finds nothing, which the reference score shows."""
     (tmp_path / "good.yaml").write_text("model: deep.onnx\n")
     (tmp_path / "bad.yaml").write_text("model: deep.onnx\ninput: {mean: [0, 0, -2]}\n")
-    scores = {}
+    scores: dict[str, Any] = {}
     for name in ("good", "bad"):
         ended = edgesparse("quantize", f"{name}.yaml", "-o", f"{name}.onnx", *IMAGES, "--annotations", images, "--json")
         scores[name] = ended.json["steps"][0]["score"] if ended.code == 0 else None

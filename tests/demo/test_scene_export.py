@@ -21,7 +21,8 @@ def test_what_is_exported_is_what_was_drawn(tmp_path: Path) -> None:
     for number, image in enumerate(said["images"]):
         frame, labels = still(11 + number, height=240, width=320)
         assert (image["height"], image["width"]) == (240, 320)
-        assert np.array_equal(cv2.imread(str(tmp_path / "set" / "images" / image["file_name"])), frame)
+        drawn = cv2.imread(str(tmp_path / "set" / "images" / image["file_name"]))
+        assert drawn is not None and np.array_equal(drawn, frame)
         boxes = [a for a in said["annotations"] if a["image_id"] == image["id"]]
         assert [a["category_id"] for a in boxes] == labels.class_id.tolist()
         for box, (left, top, right, bottom) in zip(boxes, labels.xyxy.tolist(), strict=True):
@@ -35,7 +36,7 @@ def test_what_is_exported_is_what_was_drawn(tmp_path: Path) -> None:
 def test_a_jpeg_looks_like_its_frame(tmp_path: Path) -> None:
     export(tmp_path / "set", 1, 2)
     seen = cv2.imread(str(tmp_path / "set" / "images" / "000000.jpg"))
-    assert np.abs(seen.astype(int) - still(2)[0]).mean() < 3
+    assert seen is not None and np.abs(seen.astype(int) - still(2)[0]).mean() < 3
 
 
 def test_a_folder_with_something_in_it_is_refused_unless_forced(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def ansible() -> Path:
 
 
 def play(inventory: Path, book: str, *options: str, **said: Any) -> subprocess.CompletedProcess[str]:
-    command = [ansible(), "-i", inventory, BOOKS / f"{book}.yml", "-e", json.dumps(said), *options]
+    command = [str(ansible()), "-i", str(inventory), str(BOOKS / f"{book}.yml"), "-e", json.dumps(said), *options]
     environment = {**os.environ, "ANSIBLE_CONFIG": str(BOOKS / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
     return subprocess.run(command, cwd=BOOKS, env=environment, capture_output=True, text=True, check=False)
 

@@ -32,7 +32,7 @@ def arch(request: pytest.FixtureRequest) -> str:
 def wheelhouse(arch: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What scripts/wheelhouse fetches for Debian's Python; for arm64 exactly as for a Jetson, but for the version."""
     out = roots.CACHE / f"wheelhouse-{arch}"
-    command = [sys.executable, ROOT / "scripts" / "wheelhouse", out, "--arch", arch, "--python", "3.11"]
+    command = [sys.executable, str(ROOT / "scripts" / "wheelhouse"), str(out), "--arch", arch, "--python", "3.11"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return out

@@ -69,9 +69,12 @@ class Fleet:
 
 def status(host: hosts.Host) -> dict[str, Any]:
     """What edgesparse says on a host, asked without SSH."""
-    command = [sys.executable, "-m", "edgesparse", "status", "--json", "--root", host.file("/var/lib/edgesparse")]
+    command = [sys.executable, "-m", "edgesparse", "status", "--json", "--root", str(host.file("/var/lib/edgesparse"))]
     done = subprocess.run(
-        [*command, "--status", host.file("/run/edgesparse/status.json")], capture_output=True, text=True, check=False
+        [*command, "--status", str(host.file("/run/edgesparse/status.json"))],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     said: dict[str, Any] = json.loads(done.stdout)
     return said

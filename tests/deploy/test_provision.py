@@ -475,6 +475,6 @@ def test_the_program_runs_by_the_systems_python_with_nothing_installed() -> None
         names += [str(n.module) for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level == 0]
         assert {name.split(".")[0] for name in names} <= set(sys.stdlib_module_names), file
     system_python = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
-    command = [system_python, "-B", ROOT / "scripts" / "provision", "--check", "--json"]
+    command = [system_python, "-B", str(ROOT / "scripts" / "provision"), "--check", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert json.loads(done.stdout)["steps"][0]["step"] == "board"

@@ -59,7 +59,9 @@ def watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watch:
     def go(say: Say, before: dict[str, Any] | None = None) -> str | None:
         clock = Clock(tmp_path / "status.json", say)
         monkeypatch.setattr("edgesparse.fleet.health.time", clock)
-        found = Window(tmp_path / "status.json", SECONDS, "new", Deploy(), before and understood(before)).watch(quiet)
+        found = Window(
+            tmp_path / "status.json", SECONDS, "new", Deploy(), understood(before) if before else None
+        ).watch(quiet)
         assert clock.now - 500 <= SECONDS
         return found
 
@@ -161,7 +163,14 @@ def test_a_status_that_is_garbage_is_a_sick_service(watch: Watch, tmp_path: Path
 
 def test_the_service_writes_what_is_read_here() -> None:
     """As the service's own report has it, with all that a deploy does not look at."""
-    more = {"model": "m", "backend": "tensorrt", "words": "", "temperature_c": None, "outputs": [], "watts": 7.5}
+    more: dict[str, Any] = {
+        "model": "m",
+        "backend": "tensorrt",
+        "words": "",
+        "temperature_c": None,
+        "outputs": [],
+        "watts": 7.5,
+    }
     camera = {"name": "a", "state": "opening", "why": "", "fps": 0.0, "age_ms": None, "dropped": 0, "reopened": 0}
     found = understood({**WELL, **more, "cameras": [camera]})
     assert found is not None and not found.cameras[0].live and found.life == (2, 1000.0)

@@ -46,7 +46,8 @@ def children() -> set[int]:
 
 
 def test_a_good_one_is_built_at_low_priority(slot: Slot) -> None:
-    nice, before = [], children()
+    nice: list[int] = []
+    before = children()
 
     def look(step: str, done: int, total: int) -> None:
         nice.extend(os.getpriority(os.PRIO_PROCESS, pid) for pid in children() - before)

@@ -24,7 +24,7 @@ from edgesparse.backends.cuda.gpu import gpu
 from edgesparse.backends.cuda.kernels import kernels
 from edgesparse.backends.cuda.slots import CudaSlot, Engine
 from edgesparse.backends.frames import Found, FramePlan, Pixels
-from edgesparse.config import InputSpec
+from edgesparse.config import Colour, InputSpec, Letterbox
 from edgesparse.runtime.heads.base import Layout
 from edgesparse.runtime.heads.grid import cells
 from edgesparse.runtime.heads.registry import head as head_of
@@ -33,7 +33,12 @@ from edgesparse.runtime.nms import nms
 from edgesparse.runtime.preprocess import Preprocessor
 
 SIZE = (320, 416)
-CODES = {"bgr": None, "rgb": cv2.COLOR_RGB2BGR, "nv12": cv2.COLOR_YUV2BGR_NV12, "yuyv": cv2.COLOR_YUV2BGR_YUYV}
+CODES: dict[Pixels, int | None] = {
+    "bgr": None,
+    "rgb": cv2.COLOR_RGB2BGR,
+    "nv12": cv2.COLOR_YUV2BGR_NV12,
+    "yuyv": cv2.COLOR_YUV2BGR_YUYV,
+}
 Frames = list[NDArray[np.uint8]]
 
 
@@ -127,11 +132,14 @@ SIZES = [
 ]
 
 
+LOOKS: list[tuple[Letterbox, Colour]] = [("centre", "rgb"), ("top-left", "bgr"), ("stretch", "rgb")]
+
+
 def letterbox() -> dict[str, float]:
     """Greatest difference from OpenCV, in steps of 1/255, a kind of pixels, over all sizes, letterboxes and colours."""
     worst: dict[str, float] = {}
     for kind, dtype in itertools.product(CODES, ("float32", "float16", "uint8", "int8")):
-        for fit, colour in (("centre", "rgb"), ("top-left", "bgr"), ("stretch", "rgb")):
+        for fit, colour in LOOKS:
             spec = InputSpec(size=SIZE, letterbox=fit, colour=colour, scale=0.5 if dtype == "int8" else 1 / 255)
             with alone(spec=spec, dtype=dtype) as made:
                 for height, width in SIZES if dtype == "float32" else SIZES[:4]:
@@ -153,17 +161,18 @@ def batches() -> float:
             for turn in range(3):
                 chosen = [kinds[(i + turn) % 4] for i in range(max(1, batch - turn))]
                 frames = [
-                    still(*[side + side % 2 for side in SIZES[(i + 2 * turn) % len(SIZES)]], kind, seed=i)
+                    still(height + height % 2, width + width % 2, kind, seed=i)
                     for i, kind in enumerate(chosen)
+                    for height, width in [SIZES[(i + 2 * turn) % len(SIZES)]]
                 ]
                 for i, frame in enumerate(frames[::2]):
                     with made.card.doing("a frame"):
                         frames[2 * i] = made.card.host(frame.shape, "uint8")
                     frames[2 * i][...] = frame
-                made.run(frames, chosen)  # type: ignore[arg-type]
+                made.run(frames, chosen)
                 found = made.input
                 for i, (frame, kind) in enumerate(zip(frames, chosen, strict=True)):
-                    error = np.abs(found[i] - expected(frame, kind, spec)).max() * 255  # type: ignore[arg-type]
+                    error = np.abs(found[i] - expected(frame, kind, spec)).max() * 255
                     worst = max(worst, float(error))
     return worst
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -223,7 +223,11 @@ def test_a_damaged_or_foreign_file_is_one_clear_error(tmp_path: Path, damage: ob
     path = tmp_path / "calibration.json"
     calibrate(net(), images(), method="max").save(path)
     path.write_text(damage(path.read_text()))  # type: ignore[operator]
-    for attempt in (lambda: Calibration.load(path), lambda: calibrate(net(), images(), saved=path)):
+    attempts: list[Callable[[], object]] = [
+        lambda: Calibration.load(path),
+        lambda: calibrate(net(), images(), saved=path),
+    ]
+    for attempt in attempts:
         with pytest.raises(CalibrationError, match=says) as refused:
             attempt()
         assert "\n" not in str(refused.value) and "again" in str(refused.value)

@@ -30,7 +30,7 @@ def network(between: str, multiplier: int = 1, readers: int = 1, beside: bool = 
     tensors: dict[str, Array] = {**weights("first"), **weights("last", C * multiplier), **weights("head")}
     tensors["first.w"] = tensors["first.w"] * SPREAD[:, None, None, None]
     tensors["first.b"] = tensors["first.b"] * SPREAD
-    tensors |= {"slope": random(C, 1, 1, seed=9) ** 2, "low": np.float32(0), "high": np.float32(6)}
+    tensors |= {"slope": random(C, 1, 1, seed=9) ** 2, "low": np.array(0, np.float32), "high": np.array(6, np.float32)}
     activation = {
         "silu": silu("a", "b"),
         "relu": [relu("a", "b")],

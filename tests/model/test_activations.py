@@ -92,7 +92,7 @@ def test_values_too_large_for_half_precision_are_kept_whole(tmp_path: Path) -> N
         ([np.zeros((1, 3, 6, 6), np.float32)], "cannot run the model on x [1, 3, 6, 6]"),
     ],
 )
-def test_bad_batches_are_refused_in_one_line(given: list[np.ndarray], said: str) -> None:  # type: ignore[type-arg]
+def test_bad_batches_are_refused_in_one_line(given: list[np.ndarray], said: str) -> None:
     with pytest.raises(CalibrationError) as error:
         list(stream(net(), lambda: given, ["y"]))
     assert said in str(error.value) and "\n" not in str(error.value)

@@ -119,11 +119,11 @@ def test_one_weight_read_in_both_types() -> None:
 def test_scales_of_resize_stay_float_and_constant_nodes_become_half() -> None:
     model = network(
         conv("x", "a", "v"),
-        helper.make_node("Constant", [], ["c"], "c", value=numpy_helper.from_array(np.float32(0.5))),
+        helper.make_node("Constant", [], ["c"], "c", value=numpy_helper.from_array(np.array(0.5, np.float32))),
         helper.make_node("Mul", ["a", "c"], ["s"], "s"),
         helper.make_node("Resize", ["s", "", "scales"], ["u"], "u", mode="nearest"),
         conv("u", "y", "w"),
-        v=weights(), w=weights(4, 8), scales=np.float32([1, 1, 2, 2]),
+        v=weights(), w=weights(4, 8), scales=np.array([1, 1, 2, 2], np.float32),
     )  # fmt: skip
     half = to_half(model)
     assert computed_in(half) == {"a": HALF, "s": HALF, "u": HALF, "y": HALF} and kinds(half)["scales"] == FLOAT

@@ -22,7 +22,7 @@ def old_style() -> onnx.ModelProto:
         node("Clip", ["sum", "low", "high"], ["c"]),
         node("Softmax", ["c"], ["y"], axis=3),
     ]
-    return model(nodes, {"low": np.float32(-1), "high": np.float32(1)}, (1, 64, 8, 8), opset=11)
+    return model(nodes, {"low": np.array(-1, np.float32), "high": np.array(1, np.float32)}, (1, 64, 8, 8), opset=11)
 
 
 def test_the_same_is_computed_under_the_same_names() -> None:

@@ -51,7 +51,7 @@ def test_shape_changes_and_q_dq_cost_nothing_and_shape_arithmetic_is_no_layer() 
         node("DequantizeLinear", ["q", "one"], ["d"]),
         node("Softmax", ["d"], ["y"], "softmax", axis=1),
     ]
-    tensors = {"zero": np.array([0]), "rest": np.array([-1]), "one": np.float32(1)}
+    tensors = {"zero": np.array([0]), "rest": np.array([-1]), "one": np.array(1, np.float32)}
     assert [work.name for work in fused_layers(network(nodes, **tensors))] == ["conv", "softmax"]
 
 

@@ -24,8 +24,8 @@ def test_a_file_name_that_is_not_utf8_is_read(tmp_path: Path) -> None:
     path = os.fsencode(tmp_path) + b"/caf\xe9.jpg"
     with open(path, "wb") as file:  # noqa: PTH123 - the name is bytes
         file.write(JPEG)
-    (file,) = image_files(tmp_path)
-    assert read_image(file).shape == IMAGE.shape
+    (found,) = image_files(tmp_path)
+    assert read_image(found).shape == IMAGE.shape
 
 
 def test_a_file_name_that_is_not_utf8_can_be_printed(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_an_animation_gives_its_first_image() -> None:
         pytest.skip("this OpenCV writes no animations")
     animation = cv2.Animation()
     animation.frames = [np.full((16, 16, 4), level, np.uint8) for level in (200, 40)]
-    animation.durations = np.array([100, 100])
+    animation.durations = np.array([100, 100])  # type: ignore[assignment]
     for suffix in (".gif", ".webp", ".png"):
         encoded, data = write(suffix, animation)
         assert encoded

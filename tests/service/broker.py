@@ -61,7 +61,7 @@ class Subscriber:
         self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id=f"test-{port}", clean_session=False)
         if login:
             self._client.username_pw_set(**login)
-        self._client.reconnect_delay_set(0.1, 0.2)
+        self._client.reconnect_delay_set(1, 1)
         self._client.on_connect = lambda client, *_: client.subscribe(topic, qos=1)
         self._client.on_message = self._message
         self._ready = threading.Event()
@@ -72,7 +72,7 @@ class Subscriber:
 
     def _message(self, client: paho.Client, data: object, message: paho.MQTTMessage) -> None:
         with self._changed:
-            self.heard.append((message.topic, message.payload, message.retain))
+            self.heard.append((message.topic, bytes(message.payload), message.retain))
             self._changed.notify_all()
 
     def records(self, ending: str) -> list[Any]:

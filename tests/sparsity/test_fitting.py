@@ -91,7 +91,7 @@ def test_wide_layers_are_done_in_blocks_and_come_out_no_worse(monkeypatch: pytes
 
 def test_a_fit_tells_the_error_that_is_left() -> None:
     x = random(400, 16) @ random(16, 16, seed=1)
-    y = x @ random(6, 16, seed=2).T + 3
+    y = (x @ random(6, 16, seed=2).T + 3).astype(np.float32)
     moments = Moments(1, 16, 6)
     moments.add(Sums.of(1, x, y))
     dense = random(6, 16, seed=2).astype(np.float64)

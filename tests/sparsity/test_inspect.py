@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -88,7 +89,11 @@ def test_the_pattern_is_seen_through_what_stands_before_the_layer(kind: str) -> 
 
 def test_quantised_weights_need_zero_point_zero() -> None:
     nodes = [node("DequantizeLinear", ["w", "s", "z"], ["b"]), node("MatMul", ["x", "b"], ["y"])]
-    tensors = {"w": np.full((64, 32), 7, np.int8), "s": np.float32(1), "z": np.int8(7)}
+    tensors: dict[str, Any] = {
+        "w": np.full((64, 32), 7, np.int8),
+        "s": np.array(1, np.float32),
+        "z": np.array(7, np.int8),
+    }
     layer = one(model(nodes, tensors, (8, 64)))
     assert layer.zeros == 64 * 32 and "zero point" in str(layer.reason)
 
@@ -113,7 +118,7 @@ def quantised(after: list[onnx.NodeProto]) -> Layer:
         *after,
     ]
     weight = np.random.default_rng(0).integers(-127, 128, (256, 256, 1, 1), np.int8)
-    return one(model(nodes, {"w": weight, "s": np.float32(0.1), "z": np.int8(0)}, (1, 256, 4, 4)))
+    return one(model(nodes, {"w": weight, "s": np.array(0.1, np.float32), "z": np.array(0, np.int8)}, (1, 256, 4, 4)))
 
 
 def test_int8_doubts_what_stands_between_layer_and_q() -> None:

@@ -8,12 +8,15 @@ ends that; `video NAME VIDEO.mp4` goes on with another video. FILE is int64 [cam
 camera's video was handed over last, in nanoseconds of the monotonic clock, by its number in the video.
 """
 
+from __future__ import annotations
+
 import mmap
 import os
 import random
 import struct
 import sys
 import time
+from typing import Any
 
 import gi
 
@@ -29,14 +32,15 @@ LAUNCH = "( appsrc name=src is-live=true format=time do-timestamp=true max-bytes
 class Video:
     """The coded images of a file, each with whether it can be decoded alone."""
 
-    def __init__(self, path):
+    def __init__(self, path: str) -> None:
         pipeline = Gst.parse_launch(
             f'filesrc location="{path}" ! qtdemux ! h264parse config-interval=-1 ! '
             "video/x-h264,stream-format=byte-stream,alignment=au ! appsink name=sink sync=false"
         )
         pipeline.set_state(Gst.State.PLAYING)
         sink = pipeline.get_by_name("sink")
-        self.images, self.caps = [], None
+        self.images: list[tuple[bytes, bool]] = []
+        self.caps: Any = None
         while len(self.images) < MOST:
             sample = sink.emit("pull-sample")
             if sample is None:
@@ -50,40 +54,41 @@ class Video:
         self.period = below / above if found and above else 1 / 30
 
 
-class Camera(GstRtspServer.RTSPMediaFactory):
-    def __init__(self, video, number, times):
+class Camera(GstRtspServer.RTSPMediaFactory):  # type: ignore[misc]
+    def __init__(self, video: Video, number: int, times: mmap.mmap | None) -> None:
         super().__init__()
         self.video, self.state = video, "play"
         self._number, self._times = number, times
-        self._source, self._next = None, 0
+        self._source: Any = None
+        self._next = 0
         self._due, self._frozen = 0.0, b""
         self.set_launch(LAUNCH)
         self.set_shared(True)
         self.connect("media-configure", self._configure)
 
-    def _configure(self, _factory, media):
+    def _configure(self, _factory: Any, media: Any) -> None:
         self._source, self._next, self._due = media.get_element().get_by_name("src"), 0, time.monotonic()
         self._source.set_property("caps", self.video.caps)
         source = self._source
         media.connect("unprepared", lambda *_: self._forget(source))
         self._tick(source)
 
-    def _forget(self, source):
+    def _forget(self, source: Any) -> None:
         if self._source is source:
             self._source = None
 
-    def enter(self, state):
+    def enter(self, state: str) -> None:
         """From now on; frozen is the last image that can be decoded alone."""
         images = self.video.images
         self._frozen = images[next(i for i in range(self._next - 1, -len(images), -1) if images[i][1])][0]
         self.state = state
 
-    def show(self, video):
+    def show(self, video: Video) -> None:
         self.video, self._next = video, 0
         if self._source is not None:
             self._source.set_property("caps", video.caps)
 
-    def _tick(self, source):
+    def _tick(self, source: Any) -> bool:
         if self._source is not source:
             return False
         if self.state != "stall":
@@ -92,7 +97,7 @@ class Camera(GstRtspServer.RTSPMediaFactory):
         GLib.timeout_add(max(0, round(1000 * (self._due - time.monotonic()))), self._tick, source)
         return False
 
-    def _image(self):
+    def _image(self) -> bytes:
         images = self.video.images
         if self.state == "garbage":
             return b"\0\0\0\1" + random.randbytes(2000)
@@ -104,7 +109,7 @@ class Camera(GstRtspServer.RTSPMediaFactory):
         return images[number][0]
 
 
-def main():
+def main() -> None:
     arguments = sys.argv[1:]
     times = None
     if "--times" in arguments:
@@ -116,7 +121,8 @@ def main():
     server = GstRtspServer.RTSPServer()
     server.set_address("127.0.0.1")
     server.set_service(arguments[0])
-    cameras, videos = {}, {}
+    cameras: dict[str, Camera] = {}
+    videos: dict[str, Video] = {}
     for number, argument in enumerate(arguments[1:]):
         name, _, path = argument.partition("=")
         videos[path] = videos.get(path) or Video(path)
@@ -126,7 +132,7 @@ def main():
     print(server.get_bound_port(), flush=True)
     loop = GLib.MainLoop()
 
-    def told(_channel, condition):
+    def told(_channel: Any, condition: Any) -> bool:
         line = sys.stdin.readline().split()
         if not line:
             loop.quit()

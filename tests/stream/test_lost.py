@@ -58,7 +58,7 @@ class Frozen(Camera):
         return self.show
 
     def put(self, value: object) -> None:
-        self.show = False  # type: ignore[assignment]
+        self.show = False
 
 
 def test_an_old_image_again_and_again_is_noticed_and_is_no_frame(caplog: pytest.LogCaptureFixture) -> None:
@@ -75,7 +75,7 @@ def test_an_old_image_again_and_again_is_noticed_and_is_no_frame(caplog: pytest.
         until(lambda: source.state == "live")
         frame = source.read()
         assert frame is not None and (frame.image == 9).all()
-        camera.show = False  # type: ignore[assignment]
+        camera.show = False
 
 
 def test_an_image_may_stand_still_where_nobody_minds() -> None:
@@ -83,7 +83,7 @@ def test_an_image_may_stand_still_where_nobody_minds() -> None:
     with Live("camera", camera.open) as source:
         time.sleep(0.5)
         assert source.state == "live" and camera.openings == 1
-        camera.show = False  # type: ignore[assignment]
+        camera.show = False
 
 
 def test_a_change_of_size_is_said(camera: Camera, source: Live, caplog: pytest.LogCaptureFixture) -> None:

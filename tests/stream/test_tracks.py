@@ -28,7 +28,7 @@ def detections(*rows: tuple[float, float, int]) -> Detections:
 def numbers(tracks: Tracks, *rows: tuple[float, float, int]) -> list[int]:
     found = tracks.follow(detections(*rows)).track_id
     assert found is not None and found.dtype == np.int64 and len(found) == len(rows)
-    return found.tolist()  # type: ignore[no-any-return]
+    return found.tolist()
 
 
 def test_objects_that_move_keep_their_number() -> None:

@@ -8,6 +8,7 @@ import os
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import given
@@ -62,7 +63,7 @@ class Kernel:
         rate = rates[index] if index < len(rates) else self._end()
         return struct.pack("=IIIII2I24x", index, rest[0], width, height, 1, 1, rate)
 
-    def _end(self) -> object:
+    def _end(self) -> NoReturn:
         raise OSError(errno.EINVAL, "Invalid argument")
 
 

@@ -47,7 +47,8 @@ def padded(*boxes: tuple[float, ...]) -> Any:
 
 
 def test_the_whole_script_on_a_few_scenes(tmp_path: Path) -> None:
-    command = [sys.executable, ROOT / "scripts" / "train_demo_model", "--tiny", "--device", "cpu", "--out", tmp_path]
+    script = str(ROOT / "scripts" / "train_demo_model")
+    command = [sys.executable, script, "--tiny", "--device", "cpu", "--out", str(tmp_path)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
     assert sorted(path.name for path in tmp_path.iterdir()) == [

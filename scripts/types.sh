@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# mypy over everything. Uses the mypy on the PATH.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+mypy edgesparse apps benchmarks deploy/provision
+
+# Tests import helpers by their bare names, from every folder, and replace what modules import.
+MYPYPATH=$(find tests -type d -not -name __pycache__ | tr '\n' ':')scripts
+export MYPYPATH
+mypy_tests() {
+  mypy --cache-dir .mypy_cache/tests --scripts-are-modules --implicit-reexport --no-warn-return-any \
+    --disable-error-code func-returns-value "$@"
+}
+programs=$(grep -lE '^#!.*python' $(find scripts -maxdepth 1 -type f -not -name '*.*'))
+# shellcheck disable=SC2086 # words
+mypy_tests --exclude '/conftest\.py$' scripts $programs tests
+# In every folder that has one, conftest.py is the module `conftest`: each is checked by itself.
+find tests -name conftest.py | while read -r file; do mypy_tests "$file"; done
