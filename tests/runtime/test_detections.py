@@ -29,7 +29,7 @@ def three() -> Detections:
 
 def test_iterating_yields_one_object_each(three: Detections) -> None:
     first, second, third = three
-    assert first == Detection((0, 1, 10, 11), pytest.approx(0.9), 2, "blue", ("door",), 7)
+    assert first == Detection((0, 1, 10, 11), float(np.float32(0.9)), 2, "blue", ("door",), 7)
     assert second.name == "red" and second.zones == () and second.track_id == -1
     assert third == three[2] == three[-1] == three[np.int64(2)]
     assert [type(value) for value in (first.confidence, first.class_id, first.xyxy[0])] == [float, int, float]
@@ -75,7 +75,7 @@ def test_no_detections() -> None:
 
 def test_supervisions_annotators_draw_them(three: Detections) -> None:
     converted = three.to_supervision()
-    assert converted.data["class_name"].tolist() == ["blue", "red", "blue"]
+    assert list(converted.data["class_name"]) == ["blue", "red", "blue"]
     np.testing.assert_array_equal(converted.xyxy, three.xyxy)
     assert converted.tracker_id is not None and converted.tracker_id.tolist() == [7, -1, 8]
     scene = np.zeros((64, 64, 3), np.uint8)

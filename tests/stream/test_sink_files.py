@@ -101,10 +101,11 @@ def test_a_disk_that_fills_up_leaves_no_partial_files(nearly_full_disk: Path, na
 def test_json_lines_on_a_full_disk_are_complete(nearly_full_disk: Path) -> None:
     (nearly_full_disk / "filler").write_bytes(bytes(16 << 20))
     path = nearly_full_disk / "a.jsonl"
-    parts = (DETECTIONS.xyxy, DETECTIONS.confidence, DETECTIONS.class_id)
+    n = np.tile(np.arange(len(DETECTIONS)), 200)
+    many = Detections(DETECTIONS.xyxy[n], DETECTIONS.confidence[n], DETECTIONS.class_id[n])
     with JsonLines(path, NAMES) as sink, pytest.raises(SinkError, match="No space left on device"):
         while True:
-            sink.write(gray_frame(), Detections(*(np.repeat(part, 200, 0) for part in parts)))
+            sink.write(gray_frame(), many)
     lines = path.read_text().splitlines()
     assert len(lines) > 10
     assert all(len(json.loads(line)["detections"]) == 400 for line in lines)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from edgesparse.runtime.detections import Detections
 from edgesparse.stream.frames import Frame
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Sink(ABC):
@@ -27,7 +31,7 @@ class Sink(ABC):
     def close(self) -> None:
         """Complete what was written. May be called more than once."""
 
-    def __enter__(self) -> Sink:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -6,9 +6,12 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from edgesparse.stream.frames import Frame, Memory
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 State = Literal["live", "opening", "waiting", "away"]
 """`opening`: not yet connected; `waiting`: connected, waiting for a key frame; `live`: frames arrive; `away`: they do
@@ -79,7 +82,7 @@ class Source(ABC):
         while (frame := self.read()) is not None:
             yield frame
 
-    def __enter__(self) -> Source:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
