@@ -32,7 +32,7 @@ from edgesparse.runtime.detections import Detections
 from edgesparse.service import engine as engines
 from edgesparse.service.notify import Notify
 from edgesparse.service.parts import Parts
-from edgesparse.service.settings import Service, Web
+from edgesparse.service.settings import ServiceSettings, WebSettings
 from edgesparse.stream.cameras import Feed
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.pipeline import Loop
@@ -131,7 +131,7 @@ def measure(loaded: engines.Engine, frames: int, rounds: int) -> dict[str, Any]:
     detector, source = loaded.detector, scene_frames()
     feed = Feed(Camera(name=ONLY, source="demo"), source, loaded.run, detector.spec.classes)
     alone = Loop([feed], detector)
-    parts = Parts(Service(web=Web(port=PORT)), loaded, Notify({}))
+    parts = Parts(ServiceSettings(web=WebSettings(port=PORT)), loaded, Notify({}))
     served = Loop([feed], detector, [parts.outputs], observer=parts.watch)
     conditions = {
         "the loop alone": (alone, None),

@@ -1,4 +1,4 @@
-"""What runs: a package's engine, or its fallback, with its identity and why it was chosen."""
+"""The engine that runs: a package's chosen one or its fallback, with its identity and why it was chosen."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from edgesparse.package.manifest import Manifest
 from edgesparse.package.store import Package
 from edgesparse.progress import Progress, quiet
 from edgesparse.runtime.detector import Detector
-from edgesparse.service.settings import Settings, check_names
+from edgesparse.service.settings import Settings, check_cameras
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What metrics, the state and the page say of the engine."""
+    """The engine as metrics, status.json and the web page describe it."""
 
     package: str
     model: str
@@ -35,13 +35,13 @@ class Identity:
     layers: int
     classes: tuple[str, ...]
     why: tuple[str, ...]
-    """Why it was chosen, in lines."""
+    """Lines that explain why it was chosen."""
     machine: str
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A detector that has given a result, with the settings that it runs with. Whoever has it closes the detector."""
+    """A detector that has returned a result, with the settings that it runs with. Its owner closes the detector."""
 
     package: Package
     detector: Detector
@@ -50,8 +50,10 @@ class Engine:
 
 
 def find(target: Path, store: Path, settings: Settings, progress: Progress = quiet) -> tuple[Package, Run]:
-    """The package of a target, built first where it must be, and the settings that it is to run with. Raises what
-    `ready` raises, and ConfigError where there is no camera."""
+    """Return a target's package, built first if necessary, and the settings to run it with.
+
+    Raises what `ready` raises, and ConfigError where no camera is configured.
+    """
     package = ready(target, store, progress=progress)
     run = settings.run(package.manifest.run)
     cameras = [camera.name for camera in run.all_cameras()]
@@ -59,13 +61,16 @@ def find(target: Path, store: Path, settings: Settings, progress: Progress = qui
         raise ConfigError(
             f"{settings.where}: no camera: needed run.source or run.cameras in the settings or in the recipe"
         )
-    check_names(settings.service, cameras, settings.where)
+    check_cameras(settings.service, cameras, settings.where)
     return package, run
 
 
 def load(package: Package, run: Run, fallback_because: str | None = None) -> Engine:
-    """The package's engine, warmed up by one inference; its fallback where there is a reason for that, or where the
-    chosen one cannot be loaded. Raises what `open_detector` raises."""
+    """Load the package's engine and warm it up with one inference.
+
+    The fallback is loaded where `fallback_because` gives a reason, or where the chosen engine cannot be loaded. Raises
+    what `open_detector` raises.
+    """
     if fallback_because is None:
         detector = open_detector(package, run)
     else:
@@ -80,12 +85,13 @@ def load(package: Package, run: Run, fallback_because: str | None = None) -> Eng
 
 
 def has_fallback(engine: Engine) -> bool:
-    """Whether there is another one to give way to."""
+    """Whether the package has another engine that can take over."""
     manifest = engine.package.manifest
     return not engine.identity.fallback and manifest.fallback != manifest.engine
 
 
 def identify(manifest: Manifest, detector: Detector) -> Identity:
+    """Return the identity of the engine that a detector runs."""
     fallback = bool(detector.notice)
     file = manifest.fallback if fallback else manifest.engine
     chosen = next((candidate for candidate in manifest.candidates if candidate.chosen), None)

@@ -1,4 +1,4 @@
-"""Which builds' chosen engines failed while they ran, remembered over restarts of the service, not of the device."""
+"""Builds whose chosen engine failed while running, remembered across restarts of the service, not of the device."""
 
 from __future__ import annotations
 
@@ -9,33 +9,37 @@ from pathlib import Path
 
 log = logging.getLogger("edgesparse.service")
 
+MAX_BYTES = 1 << 20
 
-class Failed:
-    """In RUNTIME_DIRECTORY, which systemd empties when the device starts; in memory where that is not set."""
+
+class FailedEngines:
+    """Stored in RUNTIME_DIRECTORY, which systemd empties when the device boots; in memory where that is not set."""
 
     def __init__(self) -> None:
         folder = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
         self._path = Path(folder) / "failed-engines.json" if folder else None
-        self._found: dict[str, str] = self._read()
+        self._reasons: dict[str, str] = self._read()
 
     def _read(self) -> dict[str, str]:
         try:
-            said = json.loads(self._path.read_text()) if self._path else {}
-        except (OSError, ValueError):
+            if self._path is None or not self._path.is_file() or self._path.stat().st_size > MAX_BYTES:
+                return {}
+            reasons = json.loads(self._path.read_text())
+        except (OSError, ValueError, RecursionError):
             return {}
-        return {str(key): str(value) for key, value in said.items()} if isinstance(said, dict) else {}
+        return {str(key): str(value) for key, value in reasons.items()} if isinstance(reasons, dict) else {}
 
-    def why(self, build_id: str) -> str | None:
-        """Why it failed; None when it did not."""
-        return self._found.get(build_id)
+    def reason(self, build_id: str) -> str | None:
+        """Return why a build's engine failed; None when it did not."""
+        return self._reasons.get(build_id)
 
-    def add(self, build_id: str, why: str) -> None:
-        self._found[build_id] = why
+    def add(self, build_id: str, reason: str) -> None:
+        self._reasons[build_id] = reason
         self._write()
 
     def clear(self) -> None:
-        """Let all be tried again."""
-        self._found = {}
+        """Forget all failures, so that every engine is tried again."""
+        self._reasons = {}
         self._write()
 
     def _write(self) -> None:
@@ -43,7 +47,7 @@ class Failed:
             return
         part = self._path.with_name(f".{self._path.name}")
         try:
-            part.write_text(json.dumps(self._found) + "\n")
+            part.write_text(json.dumps(self._reasons) + "\n")
             part.replace(self._path)
         except OSError as error:
             log.warning("cannot write %s: %s", self._path, error.strerror)

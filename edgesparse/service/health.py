@@ -1,4 +1,4 @@
-"""Whether the service does its work: what the frame loop leaves behind, judged by others."""
+"""Whether the service works, judged from what the frame loop records."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from edgesparse.stream.cameras import CameraStatus
 
 PATIENCE = 5.0
-"""Seconds without a turn of the frame loop, or without a detected frame of a live camera, that are still all right."""
+"""Seconds without a turn of the frame loop, or without a detected frame of a live camera, that are acceptable."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """`alive`: frames are being processed, or cameras retried. `detecting`: results come. `why` not, in words."""
+    """`alive`: frames are processed, or cameras are retried. `detecting`: results arrive. `why`: the reason where
+    either is false, or what else is wrong."""
 
     alive: bool
     detecting: bool
@@ -22,25 +23,25 @@ class Judgement:
 
 
 class Health:
-    """Times are of the monotonic clock, in seconds; 0 is never."""
+    """Written by the frame loop's thread. Times are of the monotonic clock, in seconds; 0 means never."""
 
     def __init__(self) -> None:
         self.slowest = PATIENCE
-        """Seconds between two detected frames that are all right: more where a camera's rate is low."""
+        """Acceptable seconds between two detected frames: more where the cameras' rates are low."""
         self.up = False
-        """Whether systemd was told that the service is up: its engine has given a result."""
-        self.turned = self.framed = 0.0
+        """Whether systemd has been notified that the service is up: its engine has returned a result."""
+        self.turn_at = self.frame_at = 0.0
         self.failing = self.errors = 0
-        """Inferences that failed: in a row, and in all."""
+        """Failed inferences: consecutive ones, and all."""
         self.cameras: Sequence[CameraStatus] = ()
         self.loading = "starting"
-        """What keeps the loop from running, in words; empty when nothing does."""
+        """What keeps the frame loop from running; empty when nothing does."""
 
     def turn(self, cameras: Sequence[CameraStatus]) -> None:
-        self.turned, self.cameras, self.loading = time.monotonic(), cameras, ""
+        self.turn_at, self.cameras, self.loading = time.monotonic(), cameras, ""
 
     def frame(self) -> None:
-        self.framed, self.failing = time.monotonic(), 0
+        self.frame_at, self.failing = time.monotonic(), 0
 
     def failed(self) -> None:
         self.failing += 1
@@ -50,18 +51,18 @@ class Health:
         now = time.monotonic() if now is None else now
         if self.loading:
             return Judgement(False, False, self.loading)
-        if now - self.turned > PATIENCE:
-            return Judgement(False, False, f"the frame loop has hung for {now - self.turned:.0f} s")
+        if now - self.turn_at > PATIENCE:
+            return Judgement(False, False, f"the frame loop has hung for {now - self.turn_at:.0f} s")
         if self.failing:
             return Judgement(False, False, f"inference failed {self.failing} times in a row")
         live = [camera for camera in self.cameras if camera.state == "live"]
         away = [camera for camera in self.cameras if camera.state != "live"]
-        since = max([self.framed, *(camera.since_ns / 1e9 for camera in live)])
+        since = max([self.frame_at, *(camera.since_ns / 1e9 for camera in live)])
         if live and now - since > self.slowest:
-            return Judgement(False, False, f"no frame was detected for {now - since:.0f} s, though cameras are live")
+            return Judgement(False, False, f"no result for {now - since:.0f} s, though cameras are live")
         if not live:
-            return Judgement(True, False, f"no camera gives frames: {_listed(away)}")
-        if not self.framed:
+            return Judgement(True, False, f"no camera delivers frames: {_listed(away)}")
+        if not self.frame_at:
             return Judgement(True, False, "waiting for the first inference")
         return Judgement(
             True, True, f"{len(away)} of {len(self.cameras)} cameras away: {_listed(away)}" if away else ""
@@ -71,4 +72,4 @@ class Health:
 def _listed(cameras: Sequence[CameraStatus]) -> str:
     named = [f"{camera.name} ({camera.why or camera.state})" for camera in cameras[:4]]
     more = f" and {len(cameras) - 4} more" if len(cameras) > 4 else ""
-    return ", ".join(named) + more or "there is none"
+    return ", ".join(named) + more or "none is configured"

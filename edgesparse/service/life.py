@@ -1,4 +1,4 @@
-"""The service's life: load, run, reload, give way to the fallback, end."""
+"""The service's life cycle: load, run, reload, switch to the fallback, end."""
 
 from __future__ import annotations
 
@@ -17,66 +17,68 @@ from edgesparse.package.store import Package
 from edgesparse.progress import Progress, quiet
 from edgesparse.service import engine as engines
 from edgesparse.service.engine import Engine
-from edgesparse.service.failed import Failed
+from edgesparse.service.failed import FailedEngines
 from edgesparse.service.health import PATIENCE
 from edgesparse.service.notify import Notify
-from edgesparse.service.outputs.events import Rules
+from edgesparse.service.outputs.events import EventRules
 from edgesparse.service.parts import Parts
 from edgesparse.service.settings import Settings, load_settings, status_path
-from edgesparse.service.signals import Signals
+from edgesparse.service.signals import Signals, hold_reload, reload_requested
 from edgesparse.stream.pipeline import Loop
 
 log = logging.getLogger("edgesparse.service")
 
 LOAD_SECONDS = 600.0
-"""What systemd is asked to grant for loading, which on first use of a recipe means building."""
+"""Time requested from systemd for loading, which on first use of a recipe includes building."""
 DRAIN_SECONDS = 4.7
 RETRY_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class Target:
-    """What the command line names; read anew at each reload."""
+    """What the command line names. It is read again by each reload."""
 
     path: Path
     store: Path
     settings: Path | None
-    said: Mapping[str, Any]
-    """What the command line says of `run:`, over the settings."""
+    overrides: Mapping[str, Any]
+    """Values of `run:` from the command line, laid over the settings."""
 
     def read(self) -> Settings:
-        """Raises ConfigError."""
+        """Read the settings. Raises ConfigError."""
         settings = load_settings(self.settings)
-        return replace(settings, said={**settings.said, **self.said})
+        return replace(settings, overrides={**settings.overrides, **self.overrides})
 
 
 class Service:
-    """Made once a process and run once. SIGTERM and SIGINT end it, SIGHUP reloads it."""
+    """Created once per process and run once. SIGTERM and SIGINT end it, SIGHUP reloads it."""
 
     def __init__(self, target: Target, progress: Progress = quiet) -> None:
-        """Loads the settings and the engine. Raises EdgeSparseError."""
-        self._target, self._notify, self._failed = target, Notify(), Failed()
-        self._stop, self._reload = threading.Event(), threading.Event()
+        """Load the settings and the engine. Raises EdgeSparseError."""
+        hold_reload()
+        self._target, self._notify, self._failed = target, Notify(), FailedEngines()
+        self._stop = threading.Event()
         self._changing = threading.Lock()
         self._settings = target.read()
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can be heard: left alone, it would end the process
         if (state := status_path(self._settings.service)) is not None:
-            state.unlink(missing_ok=True)  # the state of a process that is no more
+            state.unlink(missing_ok=True)  # the state of a previous process
         self._notify.status("loading the engine")
         self._notify.longer(LOAD_SECONDS)
         package, run = engines.find(target.path, target.store, self._settings, progress)
         self._engine = self._load(package, run)
 
     def _load(self, package: Package, run: Run) -> Engine:
-        return engines.load(package, run, self._failed.why(package.manifest.build_id))
+        return engines.load(package, run, self._failed.reason(package.manifest.build_id))
 
     def run(self) -> str:
-        """Until SIGTERM, or until all sources have ended; why it ended. Raises EdgeSparseError when neither the engine
-        nor its fallback can go on."""
+        """Run until SIGTERM, or until all sources have ended. Returns why it ended.
+
+        Raises EdgeSparseError when neither the engine nor its fallback works.
+        """
         handlers: dict[int, Callable[[], None]] = {
             signal.SIGTERM: self._end,
             signal.SIGINT: self._end,
-            signal.SIGHUP: self._reload.set,
+            signal.SIGHUP: reload_requested.set,
         }
         with Signals(handlers):
             try:
@@ -98,17 +100,17 @@ class Service:
             cameras, self._engine.detector, [parts.outputs], observer=parts.watch, stop=self._stop, patient=True
         )
         parts.closing.append(self._loop.close)
-        threading.Thread(target=self._reloads, name="reload", daemon=True).start()
+        threading.Thread(target=self._reload_loop, name="reload", daemon=True).start()
         while (ended := self._detect()) is None:
             pass
         return ended
 
     def _detect(self) -> str | None:
-        """Run the loop; why it ended, None when an inference failed."""
+        """Run the frame loop. Returns why it ended, None when an inference failed."""
         try:
             return self._loop.run().ended
         except StreamError as error:
-            error.exit_code = REFUSED  # it did work: starting again may mend it
+            error.exit_code = REFUSED  # it did work: a restart may help
             raise
         except Exception as error:  # whatever an engine may raise
             self._inference_failed(error)
@@ -117,14 +119,14 @@ class Service:
     def _end(self) -> None:
         if not self._stop.is_set():
             self._stop.set()
-            late = threading.Timer(DRAIN_SECONDS, _leave_undone)
-            late.daemon = True
-            late.start()
+            timer = threading.Timer(DRAIN_SECONDS, _exit_undrained)
+            timer.daemon = True
+            timer.start()
 
-    # What follows changes the engine.
+    # The rest changes the engine.
 
     def _inference_failed(self, error: Exception) -> None:
-        """Try again; after so many in a row, go on with the fallback. In the loop's thread, while it does not run."""
+        """Retry; switch to the fallback after too many failures in a row. Called in the loop's thread, between runs."""
         health, limit = self._parts.health, self._settings.service.limits.failures
         health.failed()
         log.error("inference failed (%d in a row): %s: %s", health.failing, type(error).__name__, error)
@@ -132,9 +134,9 @@ class Service:
             self._stop.wait(RETRY_SECONDS)
             return
         with self._changing:
-            self._give_way(f"{health.failing} inferences in a row failed: {' '.join(str(error).split())[:300]}")
+            self._fall_back(f"{health.failing} inferences in a row failed: {' '.join(str(error).split())[:300]}")
 
-    def _give_way(self, why: str) -> None:
+    def _fall_back(self, why: str) -> None:
         engine = self._engine
         if not engines.has_fallback(engine):
             raise BuildError(f"{why}; {engine.identity.candidate} has no fallback that could take its place")
@@ -143,7 +145,7 @@ class Service:
         self._take(engines.load(engine.package, engine.run, why))
 
     def _take(self, engine: Engine) -> None:
-        """Go on with this engine. Raises SourceError and ConfigError, and nothing has changed then."""
+        """Continue with this engine. Raises SourceError and ConfigError, and then nothing has changed."""
         cameras, old = engine.run.all_cameras(), self._engine
         if engine.identity.classes != old.identity.classes:
             self._parts.between_engines()
@@ -152,44 +154,56 @@ class Service:
         self._parts.health.slowest, self._parts.health.failing = _slowest(cameras), 0
         self._parts.engine(engine, [camera.name for camera in cameras])
 
-    def _reloads(self) -> None:
+    def _reload_loop(self) -> None:
         while True:
-            self._reload.wait()
-            self._reload.clear()
+            reload_requested.wait()
+            reload_requested.clear()
             if self._stop.is_set():
                 return
-            self._notify.reloading()
+            # Before the service is up, systemd waits for the first READY=1, which is not this thread's to send.
+            announced = self._parts.health.up
+            if announced:
+                self._notify.reloading()
+            try:
+                self._parts.report.reloaded(self._reload())
+            finally:
+                if announced:
+                    self._notify.ready()
+
+    def _reload(self) -> str:
+        """Take what has changed of settings, recipe and engine. Returns why it was refused, empty when it was not."""
+        try:
             with self._changing:
-                said = self._change()
-            self._parts.report.reloaded(said)
-            self._notify.ready()
+                return self._change()
+        except Exception as error:  # the thread must outlive it, or no later reload would be heard
+            log.exception("the reload failed")
+            return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
     def _change(self) -> str:
-        """Take what has changed of settings, recipe and engine; why not, in words, where it is refused."""
-        said = ""
+        prefix = ""
         try:
             settings = self._target.read()
             self._failed.clear()
             package, run = engines.find(self._target.path, self._target.store, settings)
             changed = self._change_engine(package, run, settings)
-            said = "only the engine was taken: " if changed else ""
+            prefix = "only the engine was taken: " if changed else ""
             self._parts.change(settings.service)
             self._settings = settings
         except EdgeSparseError as error:
-            log.error("the reload is refused: %s%s", said, error)
-            return f"{said}{error}"
+            log.error("the reload is refused: %s%s", prefix, error)
+            return f"{prefix}{error}"
         log.warning("reloaded: %s", self._engine.identity.package)
         return ""
 
     def _change_engine(self, package: Package, run: Run, settings: Settings) -> bool:
-        """Whether another one runs now, or the same with other cameras."""
+        """Take the package's engine. Returns whether another one runs now, or the same with other cameras."""
         old = self._engine
         if package.manifest == old.package.manifest and run == old.run and not old.identity.fallback:
-            Rules(settings.service.events, old.identity.classes)  # before anything has changed
+            EventRules(settings.service.events, old.identity.classes)  # before anything has changed
             return False
         engine = self._load(package, run)
         try:
-            Rules(settings.service.events, engine.identity.classes)
+            EventRules(settings.service.events, engine.identity.classes)
             self._take(engine)
         except BaseException:
             engine.detector.close()
@@ -199,14 +213,14 @@ class Service:
 
 
 def _slowest(cameras: Sequence[Camera]) -> float:
-    """How long no frame at all may be detected: longer where every camera's rate is low."""
+    """Return for how many seconds no result at all is acceptable: longer where every camera's rate is low."""
     rates = [camera.rate for camera in cameras]
     known = [rate for rate in rates if rate is not None]
     return max(PATIENCE, 3 / max(known)) if len(known) == len(rates) and known else PATIENCE
 
 
-def _leave_undone() -> None:
+def _exit_undrained() -> None:
     busy = ", ".join(thread.name for thread in threading.enumerate() if thread is not threading.current_thread())
-    log.error("not drained after %.1f s, leaving all the same; busy: %s", DRAIN_SECONDS, busy)
+    log.error("not drained after %.1f s, exiting anyway; busy: %s", DRAIN_SECONDS, busy)
     logging.shutdown()
     os._exit(1)

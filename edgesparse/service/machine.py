@@ -1,4 +1,4 @@
-"""How the board is: memory, temperature, power; from /proc and /sys, and from jetson-stats where that is installed."""
+"""The board's memory, temperature and power, from /proc and /sys, and from jetson-stats where that is installed."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ log = logging.getLogger("edgesparse.service")
 
 ROOT = Path("/")
 PLAUSIBLE = range(-40, 151)
-"""Degrees that a working sensor gives; zones that are switched off read -256 on Orin."""
+"""Degrees Celsius that a working sensor reports; zones that are switched off report -256 on Orin."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Bytes, degrees Celsius, watts; None where the machine does not tell."""
+    """In bytes, degrees Celsius and watts; None where the machine does not report it."""
 
     available: int | None = None
-    """Memory that can be had without swapping."""
+    """Memory available without swapping (MemAvailable)."""
     resident: int | None = None
     """Memory of this process."""
     temperatures: tuple[tuple[str, float], ...] = ()
-    """Of each zone."""
+    """Name and temperature of each thermal zone."""
     watts: float | None = None
-    """What the whole board takes."""
+    """Power of the whole board."""
 
     @property
     def hottest(self) -> tuple[str, float] | None:
         return max(self.temperatures, key=lambda zone: zone[1], default=None)
 
 
-class Board:
-    """Reads the machine again and again, with few system calls. `root` stands for / in tests."""
+class Sensors:
+    """Reads the machine periodically, with few system calls. `root` replaces / in tests."""
 
     def __init__(self, root: Path = ROOT) -> None:
         self._root = root
@@ -55,11 +55,12 @@ class Board:
 
     def _temperatures(self) -> list[tuple[str, float]]:
         read = ((name, _number(path)) for name, path in self._zones)
-        return [(name, value / 1000) for name, value in read if value is not None and int(value / 1000) in PLAUSIBLE]
+        degrees = [(name, value / 1000) for name, value in read if value is not None]
+        return [(name, value) for name, value in degrees if int(value) in PLAUSIBLE]
 
     def _watts(self) -> float | None:
-        found = [_rail_watts(*rail) for rail in self._rails]
-        known = [watts for watts in found if watts is not None]
+        readings = [_rail_watts(*rail) for rail in self._rails]
+        known = [watts for watts in readings if watts is not None]
         return round(sum(known), 3) if known else None
 
     def _jtop_watts(self) -> float | None:
@@ -79,8 +80,11 @@ def _sorted(root: Path, kind: str, pattern: str) -> list[Path]:
 
 
 def _rails(root: Path) -> list[tuple[Path, Path]]:
-    """Voltage and current of the board's input: VDD_IN on Orin's modules, the sum of the GPU's, CPU's and carrier's
-    rails on AGX Orin, which has no such sensor (INA3221, hwmon: millivolts and milliamperes)."""
+    """Return the files with voltage and current of the board's input (INA3221 in hwmon: millivolts, milliamperes).
+
+    That is VDD_IN on most Orin modules. AGX Orin has no such sensor: its power is the sum of the GPU's, CPU's and
+    carrier's rails.
+    """
     rails = {}
     for monitor in _sorted(root, "hwmon", "hwmon*"):
         if _text(monitor / "name") == "ina3221":
@@ -93,12 +97,12 @@ def _rails(root: Path) -> list[tuple[Path, Path]]:
 
 
 def _rail_watts(volts: Path, amperes: Path) -> float | None:
-    found = _number(volts), _number(amperes)
-    return None if found[0] is None or found[1] is None else found[0] * found[1] / 1e6
+    millivolts, milliamperes = _number(volts), _number(amperes)
+    return None if millivolts is None or milliamperes is None else millivolts * milliamperes / 1e6
 
 
 def _jtop() -> Any:
-    """jetson-stats' client, where it is installed and its daemon answers."""
+    """Return the client of jetson-stats, where it is installed and its daemon answers."""
     try:
         import jtop
     except ImportError:
@@ -106,15 +110,15 @@ def _jtop() -> Any:
     try:
         client = jtop.jtop()
         client.start()
-    except Exception as error:  # jetson-stats raises its own kinds, which differ from release to release
-        log.info("jetson-stats is installed and does not answer (%s): reading /sys", error)
+    except Exception as error:  # jetson-stats raises other types in each release
+        log.info("jetson-stats is installed but does not answer (%s): reading /sys", error)
         return None
     return client
 
 
 def _kilobytes(text: str, key: str) -> int | None:
-    found = re.search(rf"^{key}:\s+(\d+) kB", text, re.MULTILINE)
-    return int(found[1]) * 1024 if found else None
+    match = re.search(rf"^{key}:\s+(\d+) kB", text, re.MULTILINE)
+    return int(match[1]) * 1024 if match else None
 
 
 def _number(path: Path) -> float | None:

@@ -1,4 +1,4 @@
-"""What systemd is told, by sd_notify(3)'s protocol: datagrams of `KEY=value` lines to the socket NOTIFY_SOCKET."""
+"""Notifications to systemd, by the protocol of sd_notify(3): datagrams of `KEY=value` lines to NOTIFY_SOCKET."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ log = logging.getLogger("edgesparse.service")
 
 
 class Notify:
-    """Tells nothing where nobody listens. The socket never blocks: what systemd cannot take at once is lost."""
+    """Does nothing where NOTIFY_SOCKET is not set. The socket never blocks: what systemd cannot take is lost."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         name = environ.get("NOTIFY_SOCKET", "")
@@ -22,8 +22,8 @@ class Notify:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             self._socket.setblocking(False)
         self.watchdog_seconds = _watchdog(environ)
-        """How long systemd waits for a sign of life; 0 where it waits for none."""
-        self._fed = self._said = 0.0
+        """Systemd's watchdog interval; 0 where there is no watchdog."""
+        self._fed_at = self._status_at = 0.0
         self._status = ""
 
     def send(self, *lines: str) -> None:
@@ -35,24 +35,24 @@ class Notify:
             log.debug("cannot notify %s: %s", self._address, error)
 
     def status(self, text: str) -> None:
-        """One line for `systemctl status`; the same one again is told at most each half minute."""
+        """Set the line of `systemctl status`; an unchanged one is sent again at most every half minute."""
         now = time.monotonic()
-        if text != self._status or now - self._said > 30:
-            self._status, self._said = text, now
+        if text != self._status or now - self._status_at > 30:
+            self._status, self._status_at = text, now
             self.send(f"STATUS={' '.join(text.split())}")
 
     def alive(self) -> None:
-        """A sign of life; sent a few times in each of systemd's intervals, however often it is called."""
+        """Feed the watchdog: sent four times per interval, however often this is called."""
         now = time.monotonic()
-        if self.watchdog_seconds and now - self._fed >= self.watchdog_seconds / 4:
-            self._fed = now
+        if self.watchdog_seconds and now - self._fed_at >= self.watchdog_seconds / 4:
+            self._fed_at = now
             self.send("WATCHDOG=1")
 
     def ready(self) -> None:
         self.send("READY=1")
 
     def longer(self, seconds: float) -> None:
-        """Ask for so many seconds more, from now, to start, reload or stop."""
+        """Request more time, counted from now, to start, reload or stop."""
         self.send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}")
 
     def reloading(self) -> None:

@@ -1,17 +1,19 @@
-"""What stands around the frame loop: opened together, changed at a reload, closed together."""
+"""Everything around the frame loop: opened together, changed by a reload, closed together."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from edgesparse.service.credentials import fingerprint
 from edgesparse.service.engine import Engine
 from edgesparse.service.health import Health
 from edgesparse.service.limits import Governor
 from edgesparse.service.notify import Notify
 from edgesparse.service.outputs.all import Outputs
 from edgesparse.service.report import Report, Reporter
-from edgesparse.service.settings import Service, status_path
+from edgesparse.service.settings import ServiceSettings, status_path
 from edgesparse.service.snapshots import Snapshots
 from edgesparse.service.tally import Tally
 from edgesparse.service.watch import Watch
@@ -21,64 +23,66 @@ CLOSE_SECONDS = 4.2
 
 
 class Parts:
-    """Raises ConfigError and SinkError when made; nothing is left open then."""
+    """Opening them raises ConfigError and SinkError and then leaves nothing open."""
 
-    def __init__(self, said: Service, engine: Engine, notify: Notify) -> None:
-        self._said, self._engine = said, engine
+    def __init__(self, settings: ServiceSettings, engine: Engine, notify: Notify) -> None:
+        self._settings, self._engine = settings, engine
         names = engine.identity.classes
         self.health = Health()
-        self.snapshots = Snapshots(said.snapshots, names)
+        self.snapshots = Snapshots(settings.snapshots, names)
         self.closing: list[Callable[[], None]] = [self.snapshots.close]
         self._web: Web | None = None
+        self._web_fingerprint: tuple[Any, ...] = ()
         try:
-            self.outputs = Outputs(said, names, self.snapshots)
+            self.outputs = Outputs(settings, names, self.snapshots)
             self.closing.append(self.outputs.close)
-            self.governor, self.tally = Governor(said.limits), Tally(len(names))
+            self.governor, self.tally = Governor(settings.limits), Tally(len(names))
             self.report = Report(
                 engine.identity, self.health, self.tally, self.governor, self.snapshots, self.outputs, notify
             )
             self.watch = Watch(notify, self.health, self.tally, self.governor, self.snapshots)
-            self._open_web(said)
+            self._open_web(settings)
         except BaseException:
             self._close_all()
             raise
-        self._reporter = Reporter(self.report, status_path(said))
+        self._reporter = Reporter(self.report, status_path(settings))
         self._reporter.start()
 
-    def _open_web(self, said: Service) -> None:
-        self._web = Web(said.web, self.report, lambda: self._engine.package.folder) if said.web.enabled else None
+    def _open_web(self, settings: ServiceSettings) -> None:
+        web, self._web_fingerprint = settings.web, fingerprint(settings.web)
+        self._web = Web(web, self.report, lambda: self._engine.package.folder) if web.enabled else None
 
     def between_engines(self) -> None:
-        """Another engine with other classes is about to run; `change` is called when it does."""
+        """Prepare for an engine with other classes; `change` is called when it runs."""
         self.outputs.between_engines()
         self.snapshots.names = ()
 
     def engine(self, engine: Engine, cameras: Sequence[str]) -> None:
-        """Another engine runs."""
+        """Take the engine that runs now."""
         names = engine.identity.classes
         if names != self._engine.identity.classes:
-            self.tally.rename(len(names))
+            self.tally.restart_classes(len(names))
         self._engine, self.report.identity = engine, engine.identity
-        self.snapshots.forget(cameras)
+        self.snapshots.keep(cameras)
 
-    def change(self, said: Service) -> None:
-        """Other settings. Raises ConfigError and SinkError."""
+    def change(self, settings: ServiceSettings) -> None:
+        """Take other settings. Raises ConfigError and SinkError."""
         names = self._engine.identity.classes
-        self.governor.limits, self._reporter.path = said.limits, status_path(said)
-        self.snapshots.change(said.snapshots, names)
-        self.outputs.change(said, names)
-        if said.web != self._said.web:
+        self.governor.limits, self._reporter.path = settings.limits, status_path(settings)
+        self.snapshots.change(settings.snapshots, names)
+        self.outputs.change(settings, names)
+        if fingerprint(settings.web) != self._web_fingerprint:
             if self._web is not None:
                 self._web.close()
             try:
-                self._open_web(said)
+                self._open_web(settings)
             except BaseException:
-                self._open_web(self._said)
+                self._open_web(self._settings)
                 raise
-        self._said = said
+        self._settings = settings
 
     def close(self) -> None:
-        """All at the same time, within CLOSE_SECONDS; the state is written last."""
+        """Close all in parallel, within CLOSE_SECONDS; the state is written last."""
         if self._web is not None:
             self.closing.append(self._web.close)
         self._close_all()

@@ -1,4 +1,4 @@
-"""Once a second, in a thread of its own: the board is read, the rate governed, the state written and told."""
+"""Once per second, in a thread of its own: reads the board, governs the rate, writes and reports the state."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 from edgesparse.service.engine import Identity
 from edgesparse.service.health import Health
 from edgesparse.service.limits import Governor
-from edgesparse.service.machine import Board, Reading
+from edgesparse.service.machine import Reading, Sensors
 from edgesparse.service.notify import Notify
 from edgesparse.service.outputs.all import Outputs
 from edgesparse.service.snapshots import Snapshots
@@ -26,13 +26,13 @@ from edgesparse.stream.cameras import CameraStatus
 log = logging.getLogger("edgesparse.service")
 
 HISTORY = 180
-"""Seconds that the page's plots show."""
-LATELY = 5
-"""Seconds that rates are of."""
+"""Seconds that the web page's plots cover."""
+RATE_SECONDS = 5
+"""Seconds over which rates are averaged."""
 
 
 class Report:
-    """What is known of the service; read from any thread. `identity` changes when another engine runs."""
+    """The state of the service, read from any thread. `identity` changes with the engine."""
 
     def __init__(
         self,
@@ -49,27 +49,27 @@ class Report:
         self.reloads = {"done": 0, "refused": 0}
         self.reading = Reading()
         self.started = time.time()
-        self.said = ""
-        """What the last reload came to, where it was refused."""
+        self.refusal = ""
+        """Why the last reload was refused; empty where it was not."""
         self.history: deque[dict[str, Any]] = deque(maxlen=HISTORY)
-        self._counts: deque[tuple[float, dict[str, int]]] = deque(maxlen=LATELY + 1)
+        self._counts: deque[tuple[float, dict[str, int]]] = deque(maxlen=RATE_SECONDS + 1)
         self._seen = 0
 
-    def reloaded(self, refused: str) -> None:
-        """What a reload came to: empty when it was done, else why it was refused."""
-        self.said = f"reload refused: {refused}" if refused else ""
-        self.reloads["refused" if refused else "done"] += 1
+    def reloaded(self, refusal: str) -> None:
+        """Record a reload. `refusal`: why it was refused, empty when it was done."""
+        self.refusal = f"reload refused: {refusal}" if refusal else ""
+        self.reloads["refused" if refusal else "done"] += 1
 
     def rates(self) -> dict[str, float]:
-        """Detected frames a second of each camera, over the last seconds."""
+        """Return each camera's detected frames per second, over the last RATE_SECONDS."""
         if len(self._counts) < 2:
             return {}
         (then, before), (now, after) = self._counts[0], self._counts[-1]
         return {name: round(max(0, count - before.get(name, 0)) / (now - then), 1) for name, count in after.items()}
 
-    def second(self, board: Board) -> None:
-        """What is to be done each second."""
-        self.reading = board.read()
+    def update(self, sensors: Sensors) -> None:
+        """Do what is due each second."""
+        self.reading = sensors.read()
         cameras = self.health.cameras
         self._counts.append((time.monotonic(), {camera.name: camera.frames for camera in cameras}))
         self.governor.read(self.reading, sum(self.rates().values()))
@@ -82,34 +82,36 @@ class Report:
         self._notify.status(self.words())
 
     def _point(self, cameras: Sequence[CameraStatus]) -> dict[str, Any]:
-        """Milliseconds of the frames since the last point: the detector's, and each camera's age."""
+        """Return the plots' newest point, in milliseconds: latency of the detector, age of each camera's frames."""
         recent = self.tally.recent(self._seen)
         self._seen = self.tally.frames
         names = self.tally.cameras
         ages = {}
         for camera in cameras:
             if camera.name in names:
-                found = milliseconds(recent.age[recent.camera == names.index(camera.name)], 99)
-                ages[camera.name] = found[0] if found else None
-        both = milliseconds(recent.latency, 50, 99)
-        return {"t": round(time.time(), 1), "latency": list(both) or [None, None], "age": ages}
+                percentiles = milliseconds(recent.age[recent.camera == names.index(camera.name)], 99)
+                ages[camera.name] = percentiles[0] if percentiles else None
+        latency = milliseconds(recent.latency, 50, 99)
+        return {"t": round(time.time(), 1), "latency": list(latency) or [None, None], "age": ages}
 
     def words(self) -> str:
-        """The state in one line, for `systemctl status`."""
-        judged, rates = self.health.judge(), self.rates()
+        """Return the state in one line, for `systemctl status`."""
+        judgement, rates = self.health.judge(), self.rates()
         live = sum(camera.state == "live" for camera in self.health.cameras)
-        said = [judged.why] if judged.why else []
-        said += [f"fallback {self.identity.precision} runs"] if self.identity.fallback else []
-        said += [f"slowed to {100 * self.governor.share:.0f} %: {self.governor.why}"] if self.governor.share < 1 else []
-        said += [self.said] if self.said else []
+        parts = [judgement.why] if judgement.why else []
+        parts += [f"fallback {self.identity.precision} runs"] if self.identity.fallback else []
+        parts += (
+            [f"slowed to {100 * self.governor.share:.0f} %: {self.governor.why}"] if self.governor.share < 1 else []
+        )
+        parts += [self.refusal] if self.refusal else []
         if self.health.loading:
-            return "; ".join(said)
+            return "; ".join(parts)
         counts = f"{sum(rates.values()):.0f} frames/s from {live} of {len(self.health.cameras)} cameras"
-        return "; ".join((f"{counts}, {self.identity.candidate} on {self.identity.backend}", *said))
+        return "; ".join((f"{counts}, {self.identity.candidate} on {self.identity.backend}", *parts))
 
     def status(self) -> dict[str, Any]:
-        """What stands in status.json."""
-        judged, rates, reading, hottest = self.health.judge(), self.rates(), self.reading, self.reading.hottest
+        """Return the contents of status.json."""
+        judgement, rates, reading, hottest = self.health.judge(), self.rates(), self.reading, self.reading.hottest
         latency = milliseconds(self.tally.recent().latency, 50, 99)
         return {
             **{key: getattr(self.identity, key) for key in ("package", "model", "backend", "precision")},
@@ -117,9 +119,9 @@ class Report:
             "started": round(self.started, 3),
             "time": round(time.time(), 3),
             "ready": self.health.up,
-            "healthy": judged.alive,
-            "detecting": judged.detecting,
-            "why": judged.why or (self.identity.notice if self.identity.fallback else ""),
+            "healthy": judgement.alive,
+            "detecting": judgement.detecting,
+            "why": judgement.why or (self.identity.notice if self.identity.fallback else ""),
             "words": self.words(),
             "frames": self.tally.frames,
             "errors": self.health.errors,
@@ -135,13 +137,13 @@ class Report:
         }
 
     def live(self) -> dict[str, Any]:
-        """What the page shows."""
+        """Return what the web page shows."""
         engine = {key: value for key, value in asdict(self.identity).items() if key != "classes"}
         return {
             **self.status(),
             "engine": engine,
             "limit": self.governor.why,
-            "refused": self.said,
+            "refused": self.refusal,
             "history": list(self.history),
         }
 
@@ -158,43 +160,43 @@ def _camera(camera: CameraStatus, rates: Mapping[str, float]) -> dict[str, Any]:
 
 
 class Reporter(threading.Thread):
-    """Calls the report each second and writes the state file, until `stop` is called."""
+    """Updates the report each second and writes the state file, until `stop` is called."""
 
     def __init__(self, report: Report, path: Path | None) -> None:
         super().__init__(name="report", daemon=True)
         self._report, self.path = report, path
-        self._left = threading.Event()
-        self._said = ""
-        self._board = Board()
+        self._stopped = threading.Event()
+        self._error = ""
+        self._sensors = Sensors()
 
     def run(self) -> None:
         due = time.monotonic()
         while True:
             try:
-                self._report.second(self._board)
+                self._report.update(self._sensors)
             except Exception:
                 log.exception("the report failed")
             self.write()
             due = max(due + 1.0, time.monotonic())
-            if self._left.wait(due - time.monotonic()):
+            if self._stopped.wait(due - time.monotonic()):
                 return
 
     def write(self) -> None:
-        """A reader of the file sees the old state or the new one."""
+        """Replace the state file: a reader sees the old state or the new one."""
         if self.path is None:
             return
         part = self.path.with_name(f".{self.path.name}")
         try:
             part.write_text(json.dumps(self._report.status()) + "\n")
             part.replace(self.path)
-            self._said = ""
+            self._error = ""
         except OSError as error:
-            if str(error) != self._said:
-                self._said = str(error)
+            if str(error) != self._error:
+                self._error = str(error)
                 log.warning("cannot write the state: %s", error)
 
     def stop(self) -> None:
-        self._left.set()
+        self._stopped.set()
         self.join(1.0)
         self.write()
-        self._board.close()
+        self._sensors.close()

@@ -1,4 +1,4 @@
-"""Signals as calls in a thread of their own: nothing is interrupted, no lock can be held by whoever they interrupt."""
+"""Signals as calls in a thread of their own, so that a handler never runs while the main thread holds a lock."""
 
 from __future__ import annotations
 
@@ -8,19 +8,27 @@ import threading
 from collections.abc import Callable, Mapping
 from types import FrameType, TracebackType
 
+reload_requested = threading.Event()
+"""Set by SIGHUP from `hold_reload` on; the service reloads when it sees it."""
+
+
+def hold_reload() -> None:
+    """Remember SIGHUP until the service can act on it. Left alone, the signal would end the process."""
+    signal.signal(signal.SIGHUP, lambda *_: reload_requested.set())
+
 
 class Signals:
-    """Calls `handlers` while it is entered; made in the main thread, where Python has its signals."""
+    """Calls `handlers` while entered. Used in the main thread, the only one that may set signal handlers."""
 
     def __init__(self, handlers: Mapping[int, Callable[[], None]]) -> None:
         self._handlers = handlers
-        self._before: dict[int, object] = {}
+        self._previous: dict[int, object] = {}
         self._read, self._write = socket.socketpair()
         self._write.setblocking(False)
         self._wakeup = -1
 
     def __enter__(self) -> Signals:
-        self._before = {number: signal.signal(number, _nothing) for number in self._handlers}
+        self._previous = {number: signal.signal(number, _nothing) for number in self._handlers}
         self._wakeup = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._run, name="signals", daemon=True)
         self._thread.start()
@@ -36,7 +44,7 @@ class Signals:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         signal.set_wakeup_fd(self._wakeup)
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         self._write.close()
         self._thread.join(1.0)
@@ -44,4 +52,4 @@ class Signals:
 
 
 def _nothing(number: int, frame: FrameType | None) -> None:
-    """Python needs a handler, to have the number written to the wakeup socket."""
+    """Python writes the number to the wakeup socket only where a handler is set."""

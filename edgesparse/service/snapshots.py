@@ -1,6 +1,7 @@
-"""Frames with boxes as JPEG, for those who look and for clips; made in a thread of their own, and only when wanted.
+"""JPEG snapshots of frames with boxes, for the web page and for clips.
 
-The frame loop's thread copies a frame into memory that is there already, and only for a camera that somebody looks at.
+They are drawn and encoded in a thread of their own, and only while somebody wants them. The frame loop's thread copies
+a frame into preallocated memory, and only for a camera that is viewed or recorded.
 """
 
 from __future__ import annotations
@@ -11,167 +12,185 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import cv2
 import numpy as np
+from pydantic import Field
 
 from edgesparse.runtime.detections import Detections
-from edgesparse.service import settings
 from edgesparse.stream.frames import Frame, Image
 from edgesparse.stream.sinks.draw import draw
+from edgesparse.values import Section
 
 log = logging.getLogger("edgesparse.service")
 
-LOOKED_SECONDS = 3.0
-"""How long after the last request a camera's snapshots are still made."""
+VIEW_SECONDS = 3.0
+"""How long snapshots of a camera are encoded after the last request for one."""
 NICE = 10
-MOST_PIXELS = 64_000_000
+MAX_PIXELS = 64_000_000
+
+
+class SnapshotSettings(Section):
+    """How snapshots are encoded, for the web page and for clips."""
+
+    fps: Annotated[float, Field(gt=0, le=30)] = 8.0
+    """Snapshots per second of each camera, at most."""
+    width: Annotated[int, Field(ge=64, le=3840)] = 960
+    """Wider frames are scaled down to this."""
+    quality: Annotated[int, Field(ge=10, le=100)] = 80
+    """JPEG quality."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """`jpeg` with boxes drawn; `time_ns`: its frame's, on the monotonic clock; `number` grows with each of a camera."""
+    """`jpeg`: the frame with boxes drawn. `time_ns`: the frame's, on the monotonic clock. `number`: counts each
+    camera's snapshots. `detections`: boxes in it."""
 
     jpeg: bytes
     time_ns: int
     number: int
-    found: int
+    detections: int
 
 
 Listener = Callable[[str, Snapshot], None]
-"""Called with the camera's name, in the thread that makes the snapshots."""
+"""Called with the camera's name, in the thread that encodes."""
 
 
-class _Held:
-    """One camera's frame on its way: copied in by the frame loop, taken out by the thread that encodes."""
+class _Buffer:
+    """One camera's frame between the frame loop, which copies it in, and the encoder."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.image: Image = np.empty((0, 0, 3), np.uint8)
         self.shape: tuple[int, ...] = ()
-        """Of the last frame that was offered."""
+        """Of the last frame offered: what `image` has to be allocated for."""
         self.detections = Detections.none()
         self.time_ns = 0
         self.fresh = False
+        """Whether `image` holds a frame that is not encoded yet."""
         self.due_ns = 0
-        self.looked = 0.0
+        self.viewed_at = 0.0
         self.snapshot: Snapshot | None = None
+
+    def viewed(self, now: float) -> bool:
+        return now - self.viewed_at < VIEW_SECONDS
 
 
 class Snapshots:
-    """`offer` is called in the frame loop's thread, everything else in others. Closed by `close`."""
+    """`offer` is called in the frame loop's thread, everything else in others. Release it with `close`."""
 
-    def __init__(self, said: settings.Snapshots, names: Sequence[str]) -> None:
+    def __init__(self, settings: SnapshotSettings, names: Sequence[str]) -> None:
         self.names = names
         self.paused = False
-        """Whether none are made, for want of memory."""
+        """Whether none are encoded, since memory is short."""
         self.listeners: tuple[Listener, ...] = ()
-        self._said = said
-        self._held: dict[str, _Held] = {}
+        self._settings = settings
+        self._buffers: dict[str, _Buffer] = {}
         self._offered = threading.Event()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="snapshots", daemon=True)
         self._thread.start()
 
     def offer(self, camera: str, frame: Frame, detections: Detections) -> None:
-        """Copy the frame, if somebody wants it and the last one has been taken; never waits, never allocates."""
-        held = self._held.get(camera)
-        if held is None:
-            held = self._held.setdefault(camera, _Held())
-        if self.paused or not self._wanted(held) or frame.time_ns < held.due_ns:
+        """Copy the frame if somebody wants it and the previous one has been encoded. Never waits, never allocates."""
+        buffer = self._buffers.get(camera)
+        if buffer is None:
+            buffer = self._buffers.setdefault(camera, _Buffer())
+        if self.paused or not self._wanted(buffer) or frame.time_ns < buffer.due_ns:
             return
-        if not held.lock.acquire(blocking=False):
+        if not buffer.lock.acquire(blocking=False):
             return
-        interval_ns = int(1e9 / self._said.fps)
+        interval_ns = int(1e9 / self._settings.fps)
         try:
-            held.shape = frame.image.shape
-            if held.image.shape == held.shape:
-                np.copyto(held.image, frame.image)
-                held.detections, held.time_ns, held.fresh = detections, frame.time_ns, True
-                # Counted on from when it was due, so that the average comes out right with any camera's rate.
-                held.due_ns = max(held.due_ns + interval_ns, frame.time_ns - interval_ns)
+            buffer.shape = frame.image.shape
+            if buffer.image.shape == buffer.shape:
+                np.copyto(buffer.image, frame.image)
+                buffer.detections, buffer.time_ns, buffer.fresh = detections, frame.time_ns, True
+                # Counted from when it was due, so that the average rate is right at any frame rate of the camera.
+                buffer.due_ns = max(buffer.due_ns + interval_ns, frame.time_ns - interval_ns)
         finally:
-            held.lock.release()
+            buffer.lock.release()
         self._offered.set()
 
-    def _wanted(self, held: _Held) -> bool:
-        return bool(self.listeners) or time.monotonic() - held.looked < LOOKED_SECONDS
+    def _wanted(self, buffer: _Buffer) -> bool:
+        return bool(self.listeners) or buffer.viewed(time.monotonic())
 
     @property
     def viewed(self) -> int:
-        """How many cameras somebody looks at."""
+        """The number of cameras that somebody views."""
         now = time.monotonic()
-        return sum(now - held.looked < LOOKED_SECONDS for held in list(self._held.values()))
+        return sum(buffer.viewed(now) for buffer in list(self._buffers.values()))
 
-    def look(self, camera: str) -> Snapshot | None:
-        """Want this camera's snapshots for some seconds; the newest, if there is one."""
-        held = self._held.get(camera)
-        if held is None:
+    def view(self, camera: str) -> Snapshot | None:
+        """Return the camera's newest snapshot, if there is one, and have more encoded for VIEW_SECONDS."""
+        buffer = self._buffers.get(camera)
+        if buffer is None:
             return None
-        held.looked = time.monotonic()
-        return held.snapshot
+        buffer.viewed_at = time.monotonic()
+        return buffer.snapshot
 
-    def forget(self, cameras: Sequence[str]) -> None:
-        """Free the memory of cameras that are not among these."""
-        for name in set(self._held) - set(cameras):
-            self._held.pop(name, None)
+    def keep(self, cameras: Sequence[str]) -> None:
+        """Free the memory of all other cameras."""
+        for name in set(self._buffers) - set(cameras):
+            self._buffers.pop(name, None)
 
-    def change(self, said: settings.Snapshots, names: Sequence[str]) -> None:
-        """Other settings, or another engine's classes."""
-        self._said, self.names = said, names
+    def change(self, settings: SnapshotSettings, names: Sequence[str]) -> None:
+        """Take other settings, or another engine's class names."""
+        self._settings, self.names = settings, names
 
     def free(self) -> None:
-        """Give back what is held; it is made anew when somebody looks."""
-        for held in list(self._held.values()):
-            with held.lock:
-                held.image, held.shape, held.fresh = np.empty((0, 0, 3), np.uint8), (), False
-                held.snapshot = None
+        """Free all images; they are allocated again when somebody views a camera."""
+        for buffer in list(self._buffers.values()):
+            with buffer.lock:
+                buffer.image, buffer.shape, buffer.fresh = np.empty((0, 0, 3), np.uint8), (), False
+                buffer.snapshot = None
 
     def close(self) -> None:
         self._closed = True
         self._offered.set()
         self._thread.join(2.0)
 
-    # What follows runs in the thread that makes the snapshots.
+    # The rest runs in the encoder's thread.
 
     def _run(self) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         while not self._closed:
             self._offered.wait()
             self._offered.clear()
-            for camera, held in list(self._held.items()):
-                self._try(camera, held)
+            for camera, buffer in list(self._buffers.items()):
+                self._try(camera, buffer)
 
-    def _try(self, camera: str, held: _Held) -> None:
+    def _try(self, camera: str, buffer: _Buffer) -> None:
         try:
-            self._make(camera, held)
+            self._encode(camera, buffer)
         except Exception:
             log.exception("no snapshot of %s", camera)
 
-    def _make(self, camera: str, held: _Held) -> None:
-        with held.lock:
-            if held.image.shape != held.shape and held.shape and np.prod(held.shape) < 3 * MOST_PIXELS:
-                held.image = np.zeros(held.shape, np.uint8)
-            if not held.fresh:
+    def _encode(self, camera: str, buffer: _Buffer) -> None:
+        with buffer.lock:
+            if buffer.image.shape != buffer.shape and buffer.shape and np.prod(buffer.shape) < 3 * MAX_PIXELS:
+                buffer.image = np.zeros(buffer.shape, np.uint8)
+            if not buffer.fresh:
                 return
-            held.fresh = False
-            image, detections, time_ns = self._smaller(held.image), held.detections, held.time_ns
-            scale = image.shape[1] / held.image.shape[1]
+            buffer.fresh = False
+            image, detections, time_ns = self._scaled(buffer.image), buffer.detections, buffer.time_ns
+            scale = image.shape[1] / buffer.image.shape[1]
         detections = replace(detections, xyxy=detections.xyxy * np.float32(scale))
         draw(image, detections, self.names)
-        ok, jpeg = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, self._said.quality))
+        ok, jpeg = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, self._settings.quality))
         if not ok:
             return
-        number = held.snapshot.number + 1 if held.snapshot else 1
+        number = buffer.snapshot.number + 1 if buffer.snapshot else 1
         snapshot = Snapshot(jpeg.tobytes(), time_ns, number, len(detections))
         for listener in self.listeners:
             listener(camera, snapshot)
-        held.snapshot = snapshot
+        buffer.snapshot = snapshot
 
-    def _smaller(self, image: Image) -> Image:
-        """A copy, no wider than is said."""
+    def _scaled(self, image: Image) -> Image:
+        """Return a copy, at most `width` pixels wide."""
         height, width = image.shape[:2]
-        if width <= self._said.width:
+        if width <= self._settings.width:
             return image.copy()
-        size = self._said.width, max(1, round(height * self._said.width / width))
+        size = self._settings.width, max(1, round(height * self._settings.width / width))
         return cv2.resize(image, size, interpolation=cv2.INTER_AREA)

@@ -1,4 +1,4 @@
-"""What the frame loop counts of itself: in arrays that are there already, a few microseconds a frame."""
+"""Counters and histograms of the frame loop, in preallocated arrays: a few microseconds per frame."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgesparse.stream.pipeline import ALL_STAGES
 
 BOUNDS_MS = (0.2, 0.5, 1, 2, 5, 10, 15, 20, 30, 40, 50, 75, 100, 150, 200, 350, 500, 1000, 2000, 5000)
 COLUMNS = (*ALL_STAGES, "total", "age")
-"""Of the row of durations that comes with each frame."""
+"""Columns of the row of durations that comes with each frame."""
 _KEPT = 4096
 _BOUNDS_NS = np.array([bound * 1e6 for bound in BOUNDS_MS], np.int64)
 _EACH = np.arange(len(COLUMNS))
@@ -22,7 +22,7 @@ _DETECTOR = slice(1, len(ALL_STAGES) - 1)
 
 @dataclass(frozen=True)
 class Histogram:
-    """Frames at most as long as each of BOUNDS_MS, and in all; the sum in seconds."""
+    """`below`: frames that took at most each of BOUNDS_MS. `count`: all frames. `seconds`: their sum."""
 
     below: tuple[int, ...]
     count: int
@@ -31,7 +31,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Recent:
-    """Of some newest frames: nanoseconds in the detector, nanoseconds of age, and each one's camera."""
+    """The newest frames: nanoseconds in the detector, nanoseconds of age, index of the camera. Shape [frames] each."""
 
     latency: NDArray[np.int64]
     age: NDArray[np.int64]
@@ -39,12 +39,12 @@ class Recent:
 
 
 class Tally:
-    """Written by the frame loop's thread alone; read by others, who may miss the newest frame."""
+    """Written by the frame loop's thread only; readers in other threads may miss the newest frame."""
 
     def __init__(self, classes: int) -> None:
         self.frames = 0
         self.classes = np.zeros(classes, np.int64)
-        """Detections of each class."""
+        """Detections per class."""
         self.cameras: list[str] = []
         self._stages = np.zeros((len(COLUMNS), len(BOUNDS_MS) + 1), np.int64)
         self._stage_sums = np.zeros(len(COLUMNS), np.int64)
@@ -54,11 +54,11 @@ class Tally:
 
     def add(self, camera: str, row: NDArray[np.int64], detections: Detections) -> None:
         number = self._number(camera)
-        places = np.searchsorted(_BOUNDS_NS, row)
-        self._stages[_EACH, places] += 1
+        bins = np.searchsorted(_BOUNDS_NS, row)
+        self._stages[_EACH, bins] += 1
         self._stage_sums += row
         age = int(row[_AGE])
-        self._ages[number][places[_AGE]] += 1
+        self._ages[number][bins[_AGE]] += 1
         self._age_sums[number] += age
         known = detections.class_id < len(self.classes)  # for a moment after a reload there may be more
         np.add.at(self.classes, detections.class_id[known], 1)
@@ -74,23 +74,23 @@ class Tally:
             self.cameras.append(camera)
             return len(self.cameras) - 1
 
-    def rename(self, classes: int) -> None:
-        """Another engine runs: its classes are counted anew."""
+    def restart_classes(self, classes: int) -> None:
+        """Restart the count per class, for another engine."""
         self.classes = np.zeros(classes, np.int64)
 
     def stages(self) -> dict[str, Histogram]:
-        """A histogram for each of COLUMNS but age."""
+        """Return a histogram of each of COLUMNS but age."""
         return {
             name: _histogram(self._stages[i], int(self._stage_sums[i])) for i, name in enumerate(COLUMNS) if i != _AGE
         }
 
     def ages(self) -> dict[str, Histogram]:
-        """A histogram for each camera."""
-        both = zip(self.cameras, self._ages, self._age_sums, strict=False)
-        return {name: _histogram(counts, total) for name, counts, total in both}
+        """Return a histogram of the age of each camera's frames."""
+        rows = zip(self.cameras, self._ages, self._age_sums, strict=False)
+        return {name: _histogram(counts, total) for name, counts, total in rows}
 
     def recent(self, since: int = 0) -> Recent:
-        """Of the frames after the first `since`, as far as they are kept."""
+        """Return the frames after the first `since`, as far as they are kept."""
         newest = self.frames
         rows = self._recent[np.arange(max(since, newest - _KEPT), newest) % _KEPT]
         return Recent(rows[:, 0], rows[:, 1], rows[:, 2])
@@ -102,7 +102,7 @@ def _histogram(counts: NDArray[np.int64], total_ns: int) -> Histogram:
 
 
 def milliseconds(values: NDArray[np.int64], *percents: float) -> tuple[float, ...]:
-    """Percentiles of nanoseconds, in milliseconds; none of nothing."""
+    """Return percentiles of nanoseconds, in milliseconds; an empty tuple for no values."""
     if not len(values):
         return ()
     return tuple(round(float(value), 2) for value in np.percentile(values, percents) / 1e6)

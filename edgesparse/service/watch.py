@@ -1,4 +1,4 @@
-"""The service's ear in the frame loop: counts, tells systemd that it lives, slows down where the board must rest."""
+"""The service's observer in the frame loop: counts, feeds systemd's watchdog, slows down beyond a limit."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from edgesparse.stream.cameras import CameraStatus
 from edgesparse.stream.frames import Frame
 
 WAIT_FOR_CAMERAS = 10.0
-"""Seconds after which the service is up though no camera has given a frame: its engine has inferred all the same."""
+"""Seconds after which the service is up although no camera has delivered a frame: its engine has run already."""
 
 
 class Watch:
-    """An Observer. Everything here is called in the frame loop's thread, so a loop that hangs tells systemd nothing."""
+    """An Observer. It is called in the frame loop's thread, so a loop that hangs does not feed the watchdog."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Watch:
     ) -> None:
         self._notify, self._health, self._tally = notify, health, tally
         self._governor, self._snapshots = governor, snapshots
-        self._begun = time.monotonic()
+        self._started = time.monotonic()
 
     def frame(self, camera: CameraStatus, frame: Frame, detections: Detections, row: NDArray[np.int64]) -> float:
         self._tally.add(camera.name, row, detections)
@@ -47,6 +47,6 @@ class Watch:
         now = time.monotonic()
         if self._health.judge(now).alive:
             self._notify.alive()
-        if not self._health.up and (self._tally.frames or now - self._begun > WAIT_FOR_CAMERAS):
+        if not self._health.up and (self._tally.frames or now - self._started > WAIT_FOR_CAMERAS):
             self._health.up = True
             self._notify.ready()

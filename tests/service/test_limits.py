@@ -1,4 +1,4 @@
-"""The board: read from files as a Jetson has them; over a limit the rate goes down, and comes back."""
+"""The board's sensors, read from files as a Jetson has them; beyond a limit the frame rate goes down and comes back."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from types import SimpleNamespace
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from edgesparse.service.limits import LEAST, LONGEST_PAUSE, Governor
-from edgesparse.service.machine import Board, Reading
+from edgesparse.service.limits import LONGEST_PAUSE, MIN_SHARE, Governor
+from edgesparse.service.machine import Reading, Sensors
 from edgesparse.service.settings import Limits
 
 MB = 1_000_000
 
 
 def jetson(root: Path) -> Path:
-    """The files of an Orin NX: a zone that is switched off reads -256, VDD_IN is what the board takes."""
+    """The files of an Orin NX: a zone that is switched off reports -256, VDD_IN is the board's input."""
 
     def write(path: str, text: str) -> None:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -38,37 +38,37 @@ def jetson(root: Path) -> Path:
     return root
 
 
-def test_a_jetson_is_read(tmp_path: Path) -> None:
-    reading = Board(jetson(tmp_path)).read()
+def test_the_sensors_of_a_jetson(tmp_path: Path) -> None:
+    reading = Sensors(jetson(tmp_path)).read()
     assert reading.temperatures == (("cpu-thermal", 51.25), ("tj-thermal", 53.5))
     assert reading.hottest == ("tj-thermal", 53.5)
     assert (reading.available, reading.resident, reading.watts) == (3000000 * 1024, 500000 * 1024, 7.5)
 
 
-def test_an_agx_orin_has_no_rail_of_its_own_for_the_board(tmp_path: Path) -> None:
+def test_power_of_an_agx_orin_is_the_sum_of_its_rails(tmp_path: Path) -> None:
     root = jetson(tmp_path)
     (root / "sys/class/hwmon/hwmon1/in1_label").write_text("VDD_GPU_SOC\n")
-    assert Board(root).read().watts == 9.5
+    assert Sensors(root).read().watts == 9.5
 
 
-def test_jetson_stats_wins_where_it_answers(tmp_path: Path) -> None:
-    """As its documentation has it, in milliwatts; jetson-stats itself runs on a Jetson alone and was not tried."""
-    board = Board(jetson(tmp_path))
+def test_jetson_stats_is_preferred_where_it_answers(tmp_path: Path) -> None:
+    """In milliwatts, as documented. jetson-stats itself runs on a Jetson only and was not tried."""
+    sensors = Sensors(jetson(tmp_path))
     closed: list[bool] = []
-    board._jtop = SimpleNamespace(power={"tot": {"power": 8123}}, close=lambda: closed.append(True))
-    assert board.read().watts == 8.123
-    board._jtop.power = {}
-    assert board.read().watts == 7.5, "of /sys, where it does not tell"
-    board.close()
+    sensors._jtop = SimpleNamespace(power={"tot": {"power": 8123}}, close=lambda: closed.append(True))
+    assert sensors.read().watts == 8.123
+    sensors._jtop.power = {}
+    assert sensors.read().watts == 7.5, "from /sys, where jetson-stats does not report it"
+    sensors.close()
     assert closed == [True]
 
 
-def test_a_machine_that_tells_nothing(tmp_path: Path) -> None:
-    assert Board(tmp_path).read() == Reading()
+def test_a_machine_without_sensors(tmp_path: Path) -> None:
+    assert Sensors(tmp_path).read() == Reading()
 
 
-def test_this_machine_is_read() -> None:
-    reading = Board().read()
+def test_the_sensors_of_this_machine() -> None:
+    reading = Sensors().read()
     assert reading.available is not None and reading.resident is not None and reading.resident > 10 * MB
 
 
@@ -76,7 +76,7 @@ def hot(degrees: float, free: int = 2000 * MB) -> Reading:
     return Reading(available=free, temperatures=(("tj", degrees),))
 
 
-def test_heat_halves_the_rate_until_it_is_cool_again() -> None:
+def test_heat_halves_the_rate_until_the_board_has_cooled_down() -> None:
     governor = Governor(Limits(temperature=90))
     for second in range(5):
         governor.read(hot(80), 30.0, second)
@@ -84,7 +84,7 @@ def test_heat_halves_the_rate_until_it_is_cool_again() -> None:
     for second in range(5, 12):
         governor.read(hot(92), 30.0, second)
     assert 1 / 16 <= governor.share <= 1 / 4
-    assert governor.why == "tj has 92 °C, limit 90"
+    assert governor.why == "tj is at 92 °C, limit 90"
     low = governor.share
     for second in range(12, 20):
         governor.read(hot(88), 5.0, second)
@@ -94,16 +94,16 @@ def test_heat_halves_the_rate_until_it_is_cool_again() -> None:
     assert governor.share == 1 and governor.why == ""
 
 
-def test_far_beyond_it_goes_down_at_once() -> None:
+def test_far_beyond_a_limit_the_rate_drops_to_its_minimum() -> None:
     governor = Governor(Limits(temperature=90, memory=400 * MB))
     governor.read(hot(96), 30.0, 0.0)
-    assert governor.share == LEAST
+    assert governor.share == MIN_SHARE
     governor = Governor(Limits(memory=400 * MB))
     governor.read(hot(50, 150 * MB), 30.0, 0.0)
-    assert governor.share == LEAST and "150 MB of memory are free, limit 400" in governor.why
+    assert governor.share == MIN_SHARE and "150 MB of memory free, limit 400" in governor.why
 
 
-def test_the_rate_is_really_the_share_of_the_whole_one() -> None:
+def test_the_resulting_rate_is_the_share_of_the_full_rate() -> None:
     governor = Governor(Limits(temperature=90))
     governor.read(hot(80), 30.0, 0.0)
     governor.read(hot(92), 30.0, 1.0)
@@ -116,11 +116,11 @@ def test_the_rate_is_really_the_share_of_the_whole_one() -> None:
     assert 70 <= frames <= 80
 
 
-def test_a_rate_that_is_low_anyway_is_not_held_up_for_ever() -> None:
+def test_a_low_rate_is_delayed_by_a_bounded_pause() -> None:
     governor = Governor(Limits(temperature=90))
     governor.read(hot(80), 5.0, 0.0)
     governor.read(hot(99), 5.0, 1.0)
-    assert governor.share == LEAST
+    assert governor.share == MIN_SHARE
     now, frames = 100.0, 0
     while now < 120.0:
         now += 0.01 + governor.pause(now)
@@ -137,6 +137,6 @@ def test_the_share_stays_within_its_bounds(readings: list[tuple[float, int, floa
     governor = Governor(Limits())
     for second, (degrees, megabytes, rate) in enumerate(readings):
         governor.read(hot(degrees, megabytes * MB), rate, float(second))
-        assert LEAST <= governor.share <= 1
+        assert MIN_SHARE <= governor.share <= 1
         assert 0 <= governor.pause(float(second)) <= LONGEST_PAUSE
         assert bool(governor.why) == (governor.share < 1)

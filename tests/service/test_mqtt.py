@@ -1,4 +1,4 @@
-"""MQTT against a real mosquitto that is stopped and started again. Last run here on Debian 12's mosquitto 2.0.11."""
+"""MQTT against a real mosquitto that is stopped and started again. Last run with mosquitto 2.0.11 of Debian 12."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from broker import MOSQUITTO, Broker, Subscriber
 from browser import free_port
+from samples import output_context, wait_until
 
-from edgesparse.service.outputs.mqtt import Mqtt
-from edgesparse.service.settings import Mqtt as Said
+from edgesparse.errors import ConfigError
+from edgesparse.service.outputs.mqtt import Mqtt, MqttSettings
 
 pytestmark = [
     pytest.mark.mosquitto,
@@ -42,14 +43,14 @@ def subscriber(broker: Broker) -> Iterator[Subscriber]:
 @pytest.fixture
 def publisher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Publish]:
     monkeypatch.setattr("edgesparse.service.outputs.mqtt.LONGEST_PAUSE", 0.5)
-    made: list[Mqtt] = []
+    opened: list[Mqtt] = []
 
-    def make(port: int, **said: Any) -> Mqtt:
-        made.append(Mqtt(Said(host="127.0.0.1", port=port, **said), tmp_path / "spool" / "mqtt.sqlite", "test"))
-        return made[-1]
+    def publish(port: int, **changes: Any) -> Mqtt:
+        opened.append(Mqtt(MqttSettings(host="127.0.0.1", port=port, **changes), output_context(tmp_path)))
+        return opened[-1]
 
-    yield make
-    for mqtt in made:
+    yield publish
+    for mqtt in opened:
         mqtt.close()
 
 
@@ -63,17 +64,17 @@ def counted(records: list[Any]) -> list[int]:
     return [record["n"] for record in records]
 
 
-def test_nothing_is_lost_and_order_is_kept_over_restarts(
+def test_nothing_is_lost_and_the_order_is_kept_across_restarts(
     broker: Broker, subscriber: Subscriber, publisher: Publish
 ) -> None:
-    """Stopped twice while messages go on coming: each arrives, its first time in order."""
+    """The broker is stopped twice while messages are published: each arrives, the first time in order."""
     mqtt = publisher(broker.port)
     feeding = threading.Thread(target=numbers, args=(mqtt, 0, 1500, 0.002))
     feeding.start()
     subscriber.until(100, "door/detections")
     broker.off()
     time.sleep(0.8)
-    assert mqtt.output.state == "away"
+    assert mqtt.state.state.startswith("away: ")
     broker.on()
     subscriber.until(500, "door/detections")
     broker.off()
@@ -82,11 +83,11 @@ def test_nothing_is_lost_and_order_is_kept_over_restarts(
     feeding.join()
     found = counted(subscriber.until(1500, "door/detections"))
     assert found == list(range(1500))
-    _until(lambda: mqtt.output.waiting == 0)
-    assert mqtt.output.dropped == 0 and mqtt.output.sent >= 1500
+    wait_until(lambda: mqtt.state.waiting == 0)
+    assert mqtt.state.dropped == 0 and mqtt.state.sent >= 1500
 
 
-def test_a_broker_that_is_not_there_at_first(tmp_path: Path, publisher: Publish) -> None:
+def test_a_broker_that_starts_later(tmp_path: Path, publisher: Publish) -> None:
     broker = Broker(tmp_path)
     broker.off()
     mqtt = publisher(broker.port)
@@ -100,7 +101,7 @@ def test_a_broker_that_is_not_there_at_first(tmp_path: Path, publisher: Publish)
     broker.off()
 
 
-def test_the_oldest_are_dropped_beyond_the_bound_and_counted(
+def test_the_oldest_messages_beyond_the_bound_are_dropped_and_counted(
     broker: Broker, subscriber: Subscriber, publisher: Publish
 ) -> None:
     mqtt = publisher(broker.port, spool=1_000_000)
@@ -108,14 +109,14 @@ def test_the_oldest_are_dropped_beyond_the_bound_and_counted(
     filling = "x" * 2000
     for number in range(1000):
         mqtt.put("door/detections", {"n": number, "filling": filling})
-    _until(lambda: mqtt.output.dropped + mqtt.output.waiting == 1000 and mqtt.output.waiting < 500, 20)
+    wait_until(lambda: mqtt.state.dropped + mqtt.state.waiting == 1000 and mqtt.state.waiting < 500, 20)
     broker.on()
-    kept = 1000 - mqtt.output.dropped
+    kept = 1000 - mqtt.state.dropped
     assert 400 < kept < 500
     assert counted(subscriber.until(kept, "door/detections")) == list(range(1000 - kept, 1000))
 
 
-def test_what_was_not_delivered_is_delivered_by_the_next_process(
+def test_undelivered_messages_are_delivered_by_the_next_process(
     broker: Broker, subscriber: Subscriber, publisher: Publish
 ) -> None:
     broker.off()
@@ -130,19 +131,21 @@ def test_what_was_not_delivered_is_delivered_by_the_next_process(
     assert counted(subscriber.until(60, "door/detections")) == list(range(60))
 
 
-def test_a_process_that_is_killed_loses_nothing_that_was_on_disk(
+def test_a_killed_process_loses_nothing_that_was_on_disk(
     tmp_path: Path, broker: Broker, subscriber: Subscriber, publisher: Publish
 ) -> None:
     broker.off()
     program = (
-        "import sys, time; from pathlib import Path; from edgesparse.service.outputs.mqtt import Mqtt; "
-        "from edgesparse.service.settings import Mqtt as Said\n"
-        "mqtt = Mqtt(Said(host='127.0.0.1', port=int(sys.argv[1])), Path(sys.argv[2]), 'test')\n"
+        "import sys, time; from pathlib import Path; from edgesparse.service.outputs.base import OutputContext\n"
+        "from edgesparse.service.outputs.mqtt import Mqtt, MqttSettings\n"
+        "from edgesparse.service.snapshots import SnapshotSettings\n"
+        "context = OutputContext(Path(sys.argv[2]), 'test', SnapshotSettings())\n"
+        "mqtt = Mqtt(MqttSettings(host='127.0.0.1', port=int(sys.argv[1])), context)\n"
         "for n in range(100): mqtt.put('door/detections', {'n': n})\n"
-        "while mqtt._spool.count < 100 or mqtt._incoming: time.sleep(0.01)\n"
+        "while mqtt._spool.count < 100 or mqtt._backlog.in_memory: time.sleep(0.01)\n"
         "print('kept', flush=True); time.sleep(60)\n"
     )
-    command = [sys.executable, "-c", program, str(broker.port), str(tmp_path / "spool" / "mqtt.sqlite")]
+    command = [sys.executable, "-c", program, str(broker.port), str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "kept\n"
         process.kill()
@@ -151,32 +154,34 @@ def test_a_process_that_is_killed_loses_nothing_that_was_on_disk(
     assert counted(subscriber.until(100, "door/detections")) == list(range(100))
 
 
-def test_its_state_is_known_to_the_broker(broker: Broker, publisher: Publish) -> None:
-    """Retained, and by its last will where it could not say so itself."""
+def test_the_broker_knows_whether_the_service_is_online(broker: Broker, publisher: Publish) -> None:
+    """By a retained message, and by the last will where the service cannot send it."""
     mqtt = publisher(broker.port, topic="plant/line-1")
     subscriber = Subscriber(broker.port, "plant/line-1/#")
-    _until(lambda: ("plant/line-1/status", b"online", True) in subscriber.heard or _said(subscriber) == [b"online"])
+    wait_until(
+        lambda: ("plant/line-1/status", b"online", True) in subscriber.heard or _statuses(subscriber) == [b"online"]
+    )
     mqtt.close()
-    _until(lambda: _said(subscriber)[-1:] == [b"offline"])
+    wait_until(lambda: _statuses(subscriber)[-1:] == [b"offline"])
     subscriber.close()
 
 
-def test_a_wrong_password_is_said(tmp_path: Path, publisher: Publish) -> None:
+def test_a_wrong_password_is_reported(tmp_path: Path, publisher: Publish) -> None:
     passwords, mine = tmp_path / "passwords", tmp_path / "mine"
     mine.write_text("wrong\n")
     mine.chmod(0o600)
     subprocess.run(["mosquitto_passwd", "-c", "-b", str(passwords), "cam", "right"], check=True)
     broker = Broker(tmp_path, f"allow_anonymous false\npassword_file {passwords}")
     mqtt = publisher(broker.port, username="cam", password_file=mine)
-    _until(lambda: "authori" in mqtt.output.state)
+    wait_until(lambda: "authori" in mqtt.state.state)
     mqtt.put("door/detections", {"n": 0})
-    _until(lambda: mqtt.output.waiting == 1)
+    wait_until(lambda: mqtt.state.waiting == 1)
     broker.off()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # paho leaves a refused one to Python
 def test_over_tls(tmp_path: Path, publisher: Publish) -> None:
-    """With a certificate that was made here; one that nobody knows is refused."""
+    """With a certificate made here; without it the broker is refused, and the reason is in the state."""
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(certificate)]
     named = ["-days", "2", "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
@@ -192,7 +197,8 @@ def test_over_tls(tmp_path: Path, publisher: Publish) -> None:
     mqtt.close()
     stranger = publisher(broker.port, tls=True)
     numbers(stranger, 0, 5)
-    _until(lambda: stranger.output.waiting == 5 and stranger.output.state == "away")
+    wait_until(lambda: stranger.state.waiting == 5 and stranger.state.state.startswith("away: "))
+    assert "certificate" in stranger.state.state
     subscriber.close()
     broker.off()
 
@@ -205,15 +211,34 @@ def test_closing_does_not_wait_for_a_broker_that_never_answers(publisher: Publis
         begun = time.monotonic()
         mqtt.close()
         assert time.monotonic() - begun < 4
-        assert mqtt.output.waiting == 10
+        assert mqtt.state.waiting == 10
 
 
-def _said(subscriber: Subscriber) -> list[bytes]:
+def _statuses(subscriber: Subscriber) -> list[bytes]:
     return [payload for topic, payload, _ in subscriber.heard if topic.endswith("/status")]
 
 
-def _until(true: Callable[[], bool], seconds: float = 15.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+def test_a_bad_ca_file_is_refused_before_anything_is_opened(tmp_path: Path, publisher: Publish) -> None:
+    bad = tmp_path / "ca.pem"
+    bad.write_text("no certificate")
+    with pytest.raises(ConfigError, match=r"service.mqtt.ca_file: .*ca.pem holds no certificates in PEM format"):
+        publisher(free_port(), tls=True, ca_file=bad)
+    assert not (tmp_path / "spool").exists()
+
+
+def test_any_exception_leaves_a_state_and_the_thread_alive(
+    broker: Broker, subscriber: Subscriber, publisher: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mqtt = publisher(free_port())
+    wait_until(lambda: mqtt.state.state.startswith("away"))
+
+    def fail() -> None:
+        raise RuntimeError("as a library may")
+
+    monkeypatch.setattr(mqtt, "_client", fail)
+    wait_until(lambda: mqtt.state.state == "failed: RuntimeError: as a library may")
+    numbers(mqtt, 0, 10)
+    monkeypatch.undo()
+    mqtt._settings = mqtt._settings.model_copy(update={"port": broker.port})
+    assert counted(subscriber.until(10, "door/detections")) == list(range(10))
+    assert mqtt._thread.is_alive()

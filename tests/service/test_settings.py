@@ -1,4 +1,4 @@
-"""A device's settings: what makes no sense is one line that says what was found and what mends it."""
+"""A device's settings: an error is one line that says what was found and how to fix it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 
 from edgesparse.config import Run
 from edgesparse.errors import ConfigError
-from edgesparse.service.settings import Service, check_names, load_settings, loopback, status_path
+from edgesparse.service.settings import check_cameras, load_settings, loopback, settings_type, status_path
 from edgesparse.values import Section
 
 CAMERAS = "run: {cameras: [{name: door, source: demo}]}\n"
@@ -21,13 +21,13 @@ def refused(tmp_path: Path, text: str) -> str:
     path.write_text(text)
     with pytest.raises(ConfigError) as error:
         settings = load_settings(path)
-        check_names(settings.service, [c.name for c in settings.run(Run()).all_cameras()], settings.where)
+        check_cameras(settings.service, [c.name for c in settings.run(Run()).all_cameras()], settings.where)
     assert "\n" not in str(error.value) and str(error.value).startswith(str(path))
     return str(error.value).removeprefix(f"{path}: ")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (
             "service: {web: {port: 99999}}",
@@ -58,29 +58,31 @@ def refused(tmp_path: Path, text: str) -> str:
         ("[]", "found a list, needed a mapping with 'run:' and 'service:'"),
     ],
 )
-def test_one_line_each(tmp_path: Path, text: str, said: str) -> None:
-    assert refused(tmp_path, text if text == "[]" else CAMERAS + text).startswith(said)
+def test_an_error_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    assert refused(tmp_path, text if text == "[]" else CAMERAS + text).startswith(message)
 
 
-def test_a_camera_that_makes_no_sense(tmp_path: Path) -> None:
+def test_an_invalid_camera_is_refused(tmp_path: Path) -> None:
     assert "run.cameras.0.name" in refused(tmp_path, "run: {cameras: [{name: Door 1, source: demo}]}")
 
 
-def test_no_file(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no settings .*device.yaml: write one with 'run:'"):
         load_settings(tmp_path / "device.yaml")
 
 
-@pytest.mark.parametrize(("mode", "text", "said"), [(0o644, "x" * 32, "mode 644, needed one that others can't read"),
+@pytest.mark.parametrize(("mode", "text", "message"), [(0o644, "x" * 32, "mode 644, needed one that others can't read"),
                                                     (0o600, "short", "found 5 characters in ")])  # fmt: skip
-def test_a_token_that_is_none(tmp_path: Path, mode: int, text: str, said: str) -> None:
+def test_an_unusable_token_is_refused(tmp_path: Path, mode: int, text: str, message: str) -> None:
     token = tmp_path / "web.token"
     token.write_text(text)
     token.chmod(mode)
-    assert said in refused(tmp_path, "service: {web: {host: 0.0.0.0, token_file: web.token}}")
+    assert message in refused(tmp_path, "service: {web: {host: 0.0.0.0, token_file: web.token}}")
 
 
-def test_paths_count_from_the_file_and_the_device_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_relative_to_the_file_and_the_device_overrides_the_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
     (tmp_path / "web.token").write_text("x" * 32)
     (tmp_path / "web.token").chmod(0o640)
@@ -92,14 +94,14 @@ def test_paths_count_from_the_file_and_the_device_wins(tmp_path: Path, monkeypat
     )
     settings = load_settings(path)
     assert settings.service.web.token_file == tmp_path / "web.token"
-    assert settings.service.clips is not None and settings.service.clips.folder == tmp_path / "c"
+    assert settings.service.outputs["clips"].folder == tmp_path / "c"  # type: ignore[attr-defined]
     assert status_path(settings.service) == tmp_path / "run" / "s.json"
     run = settings.run(Run(source="0", iou=0.6))
     assert [camera.name for camera in run.all_cameras()] == ["door"]
     assert (run.conf, run.iou) == (0.5, 0.6)
 
 
-def test_the_state_goes_where_systemd_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_state_file_is_in_the_runtime_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/edgesparse:/run/other")
     assert status_path(load_settings(None).service) == Path("/run/edgesparse/status.json")
 
@@ -120,8 +122,8 @@ def _is_section(part: object) -> bool:
 
 
 def test_every_key_is_text_in_yaml() -> None:
-    """A bare `on` or `no` is a boolean there, and could not be written."""
-    words = [word.removesuffix("[]") for key in keys(Service) for word in key.split(".")]
+    """A bare `on` or `no` would be a boolean."""
+    words = [word.removesuffix("[]") for key in keys(settings_type()) for word in key.split(".")]
     assert all(isinstance(yaml.safe_load(word), str) for word in words)
 
 
@@ -129,5 +131,5 @@ def test_every_key_is_text_in_yaml() -> None:
     ("host", "own"),
     [("127.0.0.1", True), ("127.1.2.3", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("x", False)],
 )
-def test_which_addresses_are_this_machine_only(host: str, own: bool) -> None:
+def test_loopback_addresses(host: str, own: bool) -> None:
     assert loopback(host) == own

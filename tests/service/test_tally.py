@@ -1,4 +1,4 @@
-"""What the frame loop counts, and what is judged from it."""
+"""What the frame loop counts, and how its health is judged."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def test_histograms_hold_every_frame_once(rows: list[list[int]]) -> None:
     for number, row in enumerate(rows):
         tally.add(f"camera-{number % 3}", np.array(row, np.int64), Detections.none())
     assert tally.frames == len(rows)
-    for column, found in tally.stages().items():
+    for column, histogram in tally.stages().items():
         values = [row[COLUMNS.index(column)] for row in rows]
-        assert found.count == len(rows) and abs(found.seconds - sum(values) / 1e9) < 1e-6
-        assert found.below == tuple(sum(value <= bound * 1e6 for value in values) for bound in BOUNDS_MS)
-    assert sum(found.count for found in tally.ages().values()) == len(rows)
+        assert histogram.count == len(rows) and abs(histogram.seconds - sum(values) / 1e9) < 1e-6
+        assert histogram.below == tuple(sum(value <= bound * 1e6 for value in values) for bound in BOUNDS_MS)
+    assert sum(histogram.count for histogram in tally.ages().values()) == len(rows)
 
 
-def test_what_is_recent_is_of_the_newest_frames_only() -> None:
+def test_recent_frames_are_the_newest() -> None:
     tally = Tally(1)
     row = np.zeros(len(COLUMNS), np.int64)
     for number in range(5000):
@@ -48,13 +48,13 @@ def camera(state: str, since: float = 0.0) -> Any:
     return SimpleNamespace(name="door", state=state, why="no route", since_ns=int(since * 1e9))
 
 
-def judged(*cameras: Any, turned: float = 0.0, framed: float | None = 0.0, failing: int = 0) -> tuple[bool, bool, str]:
-    """Of a loop that turned and detected so many seconds ago."""
+def judged(*cameras: Any, turn: float = 0.0, frame: float | None = 0.0, failing: int = 0) -> tuple[bool, bool, str]:
+    """The judgement of a loop whose last turn and frame were so many seconds ago."""
     health, now = Health(), time.monotonic() + 100
     health.turn(cameras)
-    health.turned, health.framed, health.failing = now - turned, 0.0 if framed is None else now - framed, failing
-    found = health.judge(now)
-    return found.alive, found.detecting, found.why
+    health.turn_at, health.frame_at, health.failing = now - turn, 0.0 if frame is None else now - frame, failing
+    judgement = health.judge(now)
+    return judgement.alive, judgement.detecting, judgement.why
 
 
 def test_judgements() -> None:
@@ -62,10 +62,10 @@ def test_judgements() -> None:
     live = camera("live")
     assert judged(live) == (True, True, "")
     assert judged(live, camera("away")) == (True, True, "1 of 2 cameras away: door (no route)")
-    assert judged(camera("away")) == (True, False, "no camera gives frames: door (no route)")
-    assert judged(live, turned=PATIENCE + 1)[:2] == (False, False), "the loop hangs"
-    assert judged(live, framed=PATIENCE + 1)[:2] == (False, False), "it turns, and detects nothing"
-    assert judged(camera("live", now - 1), framed=PATIENCE + 1)[:2] == (True, True), "it came back a second ago"
+    assert judged(camera("away")) == (True, False, "no camera delivers frames: door (no route)")
+    assert judged(live, turn=PATIENCE + 1)[:2] == (False, False), "the loop hangs"
+    assert judged(live, frame=PATIENCE + 1)[:2] == (False, False), "it turns without results"
+    assert judged(camera("live", now - 1), frame=PATIENCE + 1)[:2] == (True, True), "it came back a second ago"
     assert judged(live, failing=2) == (False, False, "inference failed 2 times in a row")
-    assert judged(camera("live", now - 1), framed=None) == (True, False, "waiting for the first inference")
+    assert judged(camera("live", now - 1), frame=None) == (True, False, "waiting for the first inference")
     assert Health().judge() == Health().judge(0.0) and not Health().judge().alive

@@ -1,14 +1,61 @@
-"""How an output of the service fares."""
+"""The seam for outputs: where the service sends detections and events.
+
+A new output is one file in this folder with a settings section and an Output, plus one line in table.py.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from edgesparse.runtime.detections import Detections
+from edgesparse.service.outputs.events import Event
+from edgesparse.service.snapshots import Snapshot, SnapshotSettings
+from edgesparse.stream.frames import Frame
+from edgesparse.stream.sinks.json_lines import frame_record
+from edgesparse.values import Section
+
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class OutputSettings(Section):
+    """The section of an output in the service's settings.
+
+    Paths are relative to the settings file. A key that ends in `_file` names a file whose contents count: when they
+    change, a reload opens the output again.
+    """
+
+    needs_events: ClassVar[bool] = False
+    """Whether the output is useless without a rule in `service.events`."""
+
+    def check(self, key: str) -> None:
+        """Check what can be checked without opening the output. `key` is the section's, as `service.mqtt`.
+
+        Raises ConfigError.
+        """
+
+
+@dataclass(frozen=True)
+class OutputContext:
+    """What an output may use beside its own settings."""
+
+    folder: Path
+    """For state that survives a restart."""
+    device: str
+    """Host name, in letters, digits, dots and hyphens."""
+    snapshots: SnapshotSettings
 
 
 @dataclass
-class Output:
-    """`waiting`: messages that are not delivered yet; `dropped`: given up; `failed`: attempts that did not succeed;
-    `state`: in words, empty when all is well."""
+class OutputState:
+    """Counters and condition of an output. `waiting`: messages not delivered yet; `dropped`: messages given up;
+    `failed`: attempts that failed; `state`: what is wrong, empty when nothing is."""
 
     name: str
     sent: int = 0
@@ -16,3 +63,49 @@ class Output:
     failed: int = 0
     waiting: int = 0
     state: str = ""
+
+
+class FrameResult:
+    """One frame with its detections, as all outputs get it."""
+
+    def __init__(self, frame: Frame, detections: Detections, names: Sequence[str]) -> None:
+        self.frame, self.detections, self.names = frame, detections, names
+
+    @cached_property
+    def record(self) -> dict[str, object]:
+        """The frame's JSON object, built once for all outputs. Not to be changed."""
+        return frame_record(self.frame, self.detections, self.names)
+
+
+class Output(ABC):
+    """A destination of detections, events or both.
+
+    `detections` and `event` are called in the frame loop's thread: they never wait and never raise for a destination
+    that is away. Opening one raises ConfigError or SinkError and then leaves nothing open.
+    """
+
+    settings_type: ClassVar[type[OutputSettings]]
+    uses_snapshots: ClassVar[bool] = False
+    """Whether snapshots of all cameras are encoded continuously and passed to `snapshot`."""
+
+    state: OutputState
+
+    @abstractmethod
+    def __init__(self, settings: Any, context: OutputContext) -> None:
+        """Open it with its section of `settings_type`."""
+
+    def detections(self, result: FrameResult) -> None:  # noqa: B027 - an output may want events only
+        """Take one frame's detections."""
+
+    def event(self, event: Event) -> None:  # noqa: B027 - an output may want detections only
+        """Take one event."""
+
+    def snapshot(self, camera: str, snapshot: Snapshot) -> None:  # noqa: B027 - few outputs want them
+        """Take one encoded snapshot, in the thread that encodes them."""
+
+    def free(self) -> None:  # noqa: B027 - few outputs hold much
+        """Release memory that can be rebuilt, since the board is short of it."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Deliver what is pending within two seconds, then release everything."""

@@ -1,4 +1,4 @@
-"""A short video around each event, from a ring of the snapshots before it; bounded in number and on disk."""
+"""A short video around each event, encoded from a ring of snapshots; bounded in number and in bytes."""
 
 from __future__ import annotations
 
@@ -13,128 +13,155 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Annotated, ClassVar
 
 import cv2
 import numpy as np
+from pydantic import Field
 
 from edgesparse.errors import SinkError
-from edgesparse.service.outputs.base import Output
-from edgesparse.service.outputs.events import Happening
-from edgesparse.service.settings import Clips as Said
+from edgesparse.service.outputs.base import Count, Output, OutputContext, OutputSettings, OutputState
+from edgesparse.service.outputs.events import Event
 from edgesparse.service.snapshots import Snapshot
 from edgesparse.stream.frames import Image
 from edgesparse.stream.sinks.writing import writable_folder
+from edgesparse.values import Memory
 
 log = logging.getLogger("edgesparse.service")
 
-LONGEST_SECONDS = 60.0
-"""Of one clip, however often its event comes again."""
+MAX_SECONDS = 60.0
+"""Of one clip, however often its event is repeated."""
 SPARE_BYTES = 64 << 20
 """What must stay free on the disk."""
-MOST_WAITING = 4
-_NAME = re.compile(r"\d{8}T\d{6}\d{3}Z_.+\.mp4")
+MAX_WAITING = 4
+_NAME = re.compile(r"(?:(?P<number>\d{6,12})_)?\d{8}T\d{6}\d{3}Z_.+\.mp4")
+
+
+class ClipsSettings(OutputSettings):
+    """A short video around each event."""
+
+    needs_events: ClassVar[bool] = True
+
+    folder: Path | None = None
+    """Default: `clips` in the state folder."""
+    before: Annotated[float, Field(ge=0, le=60)] = 4.0
+    """Seconds before the event."""
+    after: Annotated[float, Field(ge=0, le=60)] = 4.0
+    """Seconds after the event."""
+    most: Count = 200
+    """Clips to keep; the oldest are removed."""
+    disk: Memory = 2_000_000_000
+    """Bytes of all clips to keep; the oldest are removed."""
 
 
 class _Ring:
-    """One camera's newest snapshots, and the clip that is being gathered."""
+    """One camera's newest snapshots, and the clip that is being collected."""
 
     def __init__(self) -> None:
         self.snapshots: deque[Snapshot] = deque()
         self.name = ""
-        self.begun_ns = self.until_ns = 0
+        self.begin_ns = self.end_ns = 0
 
 
-class Clips:
-    """`happened` is called in the frame loop's thread, `snapshot` in the one that makes snapshots; videos are written
-    in a third. Raises SinkError when the folder cannot be written to."""
+class Clips(Output):
+    """`event` is called in the frame loop's thread, `snapshot` in the encoder's; videos are written in a third one.
 
-    def __init__(self, said: Said, folder: Path, fps: float) -> None:
-        self.output = Output("clips")
-        self.folder = writable_folder(folder)
-        self._said, self._fps = said, fps
-        self._before, self._after = int(said.before * 1e9), int(said.after * 1e9)
+    Files are named NUMBER_TIME_CAMERA_EVENT.mp4. The number only grows, so the order of clips does not depend on the
+    clock, which many boards start in 1970. Raises SinkError when the folder is not writable.
+    """
+
+    settings_type = ClipsSettings
+    uses_snapshots = True
+
+    def __init__(self, settings: ClipsSettings, context: OutputContext) -> None:
+        self.state = OutputState("clips")
+        self.folder = writable_folder(settings.folder or context.folder / "clips")
+        self._settings, self._fps = settings, context.snapshots.fps
+        self._before_ns, self._after_ns = int(settings.before * 1e9), int(settings.after * 1e9)
         self._rings: dict[str, _Ring] = {}
         self._lock = threading.Lock()
-        self._ready: queue.Queue[tuple[str, Sequence[Snapshot]] | None] = queue.Queue(MOST_WAITING)
+        self._ready: queue.Queue[tuple[str, Sequence[Snapshot]] | None] = queue.Queue(MAX_WAITING)
         self._thread = threading.Thread(target=self._run, name="clips", daemon=True)
         self._thread.start()
 
-    def happened(self, happening: Happening) -> None:
-        """Begin a clip, or let the one that is being gathered go on."""
+    def event(self, event: Event) -> None:
+        """Start a clip, or extend the one that is being collected."""
         with self._lock:
-            ring = self._rings.setdefault(happening.camera, _Ring())
+            ring = self._rings.setdefault(event.camera, _Ring())
             if not ring.name:
-                ring.name = f"{_stamp(happening.time_ns)}_{happening.camera}_{happening.event}.mp4"
-                ring.begun_ns = happening.time_ns - self._before
-            longest = ring.begun_ns + int(LONGEST_SECONDS * 1e9)
-            ring.until_ns = min(happening.time_ns + self._after, longest)
+                ring.name = f"{_timestamp(event.time_ns)}_{event.camera}_{event.name}.mp4"
+                ring.begin_ns = event.time_ns - self._before_ns
+            ring.end_ns = min(event.time_ns + self._after_ns, ring.begin_ns + int(MAX_SECONDS * 1e9))
 
     def snapshot(self, camera: str, snapshot: Snapshot) -> None:
-        """One more snapshot of a camera."""
         with self._lock:
             ring = self._rings.setdefault(camera, _Ring())
-            whole = ring.name and snapshot.time_ns > ring.until_ns
-            if whole:
-                self._hand_over(ring)
+            if ring.name and snapshot.time_ns > ring.end_ns:
+                self._finish(ring)
             ring.snapshots.append(snapshot)
-            oldest = min(snapshot.time_ns - self._before, ring.begun_ns if ring.name else snapshot.time_ns)
+            oldest = min(snapshot.time_ns - self._before_ns, ring.begin_ns if ring.name else snapshot.time_ns)
             while ring.snapshots[0].time_ns < oldest:
                 ring.snapshots.popleft()
 
     def free(self) -> None:
-        """Let go of all snapshots, for want of memory."""
         with self._lock:
             self._rings.clear()
 
-    def _hand_over(self, ring: _Ring) -> None:
-        snapshots = [p for p in ring.snapshots if ring.begun_ns <= p.time_ns <= ring.until_ns]
+    def _finish(self, ring: _Ring) -> None:
+        """Pass the collected clip to the thread that writes."""
+        snapshots = [snapshot for snapshot in ring.snapshots if ring.begin_ns <= snapshot.time_ns <= ring.end_ns]
         name, ring.name = ring.name, ""
         try:
             self._ready.put_nowait((name, snapshots))
-            self.output.waiting = self._ready.qsize()
+            self.state.waiting = self._ready.qsize()
         except queue.Full:
-            self.output.dropped += 1
-            log.warning("clips: %s is left out: the disk is too slow", name)
+            self.state.dropped += 1
+            log.warning("clips: %s is dropped: the disk is too slow", name)
 
     def close(self) -> None:
-        """Write what is being gathered."""
+        """Write the clips that are being collected."""
         with self._lock:
             for ring in self._rings.values():
                 if ring.name and ring.snapshots:
-                    self._hand_over(ring)
+                    self._finish(ring)
         with suppress(queue.Full):
             self._ready.put(None, timeout=1.0)
         self._thread.join(2.5)
 
-    # What follows runs in the thread that writes.
+    # The rest runs in the thread that writes.
 
     def _run(self) -> None:
-        while (found := self._ready.get()) is not None:
-            name, snapshots = found
+        while (clip := self._ready.get()) is not None:
+            name, snapshots = clip
             try:
-                self._make_room()
-                self._write(self.folder / name, snapshots)
-                self.output.sent += 1
-                self.output.state = ""
-            except (OSError, SinkError, cv2.error) as error:
-                self.output.failed += 1
-                self.output.state = str(error)
-                log.warning("clips: cannot write %s: %s", name, error)
-            self.output.waiting = self._ready.qsize()
+                self._write(self.folder / f"{self._make_room():06d}_{name}", snapshots)
+                self.state.sent += 1
+                self.state.state = ""
+            except Exception as error:  # the thread must outlive whatever a disk or an encoder raises
+                self.state.failed += 1
+                self.state.state = str(error) or type(error).__name__
+                log.warning("clips: cannot write %s: %s", name, self.state.state)
+            self.state.waiting = self._ready.qsize()
 
-    def _make_room(self) -> None:
-        clips = [(path, path.stat().st_size) for path in sorted(self.folder.iterdir()) if _NAME.fullmatch(path.name)]
-        size, count = sum(size for _, size in clips), len(clips)
-        for path, bytes_ in clips:
-            if count < self._said.most and size < self._said.disk:
+    def _make_room(self) -> int:
+        """Remove the oldest clips beyond the limits. Returns the next clip's number; raises SinkError on a full
+        disk."""
+        clips = sorted(
+            (_number(path.name), path.name, path.stat().st_size, path)
+            for path in self.folder.iterdir()
+            if _NAME.fullmatch(path.name) and path.is_file()
+        )
+        size, count = sum(clip[2] for clip in clips), len(clips)
+        for _, _, clip_bytes, path in clips:
+            if count < self._settings.most and size < self._settings.disk:
                 break
             path.unlink(missing_ok=True)
-            size, count = size - bytes_, count - 1
+            size, count = size - clip_bytes, count - 1
         if shutil.disk_usage(self.folder).free < SPARE_BYTES:
             raise SinkError(f"less than {SPARE_BYTES >> 20} MB are free")
+        return clips[-1][0] + 1 if clips else 1
 
     def _write(self, path: Path, snapshots: Sequence[Snapshot]) -> None:
-        """In the pace that they came in: a snapshot is written again where the next came late."""
         if not snapshots:
             raise SinkError("no snapshot of that time")
         part = path.with_name(f".{path.stem}.part.mp4")
@@ -145,22 +172,29 @@ class Clips:
             part.unlink(missing_ok=True)
 
     def _encode(self, part: Path, snapshots: Sequence[Snapshot]) -> None:
+        """Write the snapshots at the pace at which they were taken: one is repeated where the next came late."""
         height, width = _decoded(snapshots[0]).shape[:2]
         writer = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*"mp4v"), self._fps, (width, height))
         if not writer.isOpened():
             raise SinkError(f"OpenCV has no encoder for {width}x{height} here")
         try:
-            written, begun = 0, snapshots[0].time_ns
+            written, begin_ns = 0, snapshots[0].time_ns
             for snapshot in snapshots:
                 image = _decoded(snapshot)
                 if image.shape[:2] != (height, width):
                     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-                due = round((snapshot.time_ns - begun) / 1e9 * self._fps) + 1
+                due = round((snapshot.time_ns - begin_ns) / 1e9 * self._fps) + 1
                 while written < due:
                     writer.write(image)
                     written += 1
         finally:
             writer.release()
+
+
+def _number(name: str) -> int:
+    """The clip's number; 0 for clips of older releases, whose names begin with the time."""
+    match = _NAME.fullmatch(name)
+    return int(match["number"] or 0) if match else 0
 
 
 def _decoded(snapshot: Snapshot) -> Image:
@@ -169,7 +203,7 @@ def _decoded(snapshot: Snapshot) -> Image:
     return image
 
 
-def _stamp(time_ns: int) -> str:
-    """The wall clock's time of a monotonic one, in UTC, to the millisecond; sorts as text."""
+def _timestamp(time_ns: int) -> str:
+    """The wall-clock time of a monotonic one, in UTC, in milliseconds."""
     wall = datetime.fromtimestamp((time.time_ns() - time.monotonic_ns() + time_ns) / 1e9, timezone.utc)
     return wall.strftime("%Y%m%dT%H%M%S") + f"{wall.microsecond // 1000:03d}Z"

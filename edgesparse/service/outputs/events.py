@@ -1,68 +1,95 @@
-"""When something counts as having happened: the rules of `service.events`, looked at frame by frame."""
+"""Rules that turn detections into events: `service.events`, evaluated frame by frame."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import class_index
-from edgesparse.service.settings import Event
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.sinks.json_lines import frame_record
+from edgesparse.values import Section, Unit
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)]
+
+
+class EventRule(Section):
+    """When detections count as an event, which MQTT, the webhook and clips then report."""
+
+    name: Name
+    classes: tuple[str, ...] | None = None
+    """Names or numbers of classes; default: any."""
+    conf: Unit = 0.0
+    cameras: tuple[str, ...] | None = None
+    zones: tuple[str, ...] | None = None
+    """Zones of the camera of which the detection must be in one."""
+    count: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    """Detections needed in one frame."""
+    frames: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Consecutive frames needed."""
+    pause: Annotated[float, Field(ge=0, le=3600)] = 10.0
+    """Seconds after an event in which the same camera reports no other one of this rule."""
 
 
 @dataclass(frozen=True)
-class Happening:
-    """`record` is what JSON tells of it: the frame's, with only the detections that matched, and the event's name."""
+class Event:
+    """`time_ns` is the frame's, on the monotonic clock. `record` is the frame's JSON object with only the detections
+    that matched, and the event's name."""
 
-    event: str
+    name: str
     camera: str
     time_ns: int
     record: dict[str, object]
 
 
-class Rules:
-    """Raises ConfigError where a rule names a class that the detector does not have."""
+class EventRules:
+    """Evaluates all rules. Raises ConfigError where a rule names a class that the detector does not have."""
 
-    def __init__(self, events: Sequence[Event], names: Sequence[str]) -> None:
-        self._rules = [_Rule(event, names) for event in events]
+    def __init__(self, rules: Sequence[EventRule], names: Sequence[str]) -> None:
+        self._rules = [_Evaluator(rule, names) for rule in rules]
 
-    def __call__(self, frame: Frame, detections: Detections) -> list[Happening]:
-        """What happened in this frame; used from one thread."""
-        return [found for rule in self._rules if (found := rule(frame, detections)) is not None]
+    def __call__(self, frame: Frame, detections: Detections) -> list[Event]:
+        """Return the events of this frame. Called from one thread."""
+        return [event for rule in self._rules if (event := rule(frame, detections)) is not None]
 
 
-class _Rule:
-    def __init__(self, event: Event, names: Sequence[str]) -> None:
-        self._event, self._names = event, names
-        where = f"service.events: {event.name}: classes"
-        wanted = None if event.classes is None else [class_index(name, names, where) for name in event.classes]
-        self._wanted: NDArray[np.int64] | None = None if wanted is None else np.array(wanted, np.int64)
-        self._in_a_row: dict[str, int] = {}
-        self._quiet_until: dict[str, int] = {}
+class _Evaluator:
+    """One rule, with each camera's run of matching frames and the end of its pause."""
 
-    def __call__(self, frame: Frame, detections: Detections) -> Happening | None:
-        event, camera = self._event, frame.source
-        if event.cameras is not None and camera not in event.cameras:
+    def __init__(self, rule: EventRule, names: Sequence[str]) -> None:
+        self._rule, self._names = rule, names
+        where = f"service.events: {rule.name}: classes"
+        self._classes: NDArray[np.int64] | None = None
+        if rule.classes is not None:
+            self._classes = np.array([class_index(name, names, where) for name in rule.classes], np.int64)
+        self._consecutive: dict[str, int] = {}
+        self._pause_until: dict[str, int] = {}
+
+    def __call__(self, frame: Frame, detections: Detections) -> Event | None:
+        rule, camera = self._rule, frame.source
+        if rule.cameras is not None and camera not in rule.cameras:
             return None
         match = self._match(detections)
-        frames = self._in_a_row[camera] = self._in_a_row.get(camera, 0) + 1 if int(match.sum()) >= event.count else 0
-        if frames < event.frames or frame.time_ns < self._quiet_until.get(camera, 0):
+        enough = int(match.sum()) >= rule.count
+        frames = self._consecutive[camera] = self._consecutive.get(camera, 0) + 1 if enough else 0
+        if frames < rule.frames or frame.time_ns < self._pause_until.get(camera, 0):
             return None
-        self._quiet_until[camera] = frame.time_ns + int(event.pause * 1e9)
-        said = frame_record(frame, detections[match], self._names)
-        return Happening(event.name, camera, frame.time_ns, {"event": event.name, **said})
+        self._pause_until[camera] = frame.time_ns + int(rule.pause * 1e9)
+        matched = frame_record(frame, detections[match], self._names)
+        return Event(rule.name, camera, frame.time_ns, {"event": rule.name, **matched})
 
     def _match(self, detections: Detections) -> NDArray[np.bool_]:
-        event = self._event
-        match: NDArray[np.bool_] = detections.confidence >= event.conf
-        if self._wanted is not None:
-            match &= np.isin(detections.class_id, self._wanted)
-        if event.zones is not None:
+        rule = self._rule
+        match: NDArray[np.bool_] = detections.confidence >= rule.conf
+        if self._classes is not None:
+            match &= np.isin(detections.class_id, self._classes)
+        if rule.zones is not None:
             inside = detections.zones or ((),) * len(detections)
-            match &= np.array([any(zone in event.zones for zone in zones) for zones in inside], bool)
+            match &= np.array([any(zone in rule.zones for zone in zones) for zones in inside], bool)
         return match

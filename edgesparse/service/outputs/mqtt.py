@@ -1,12 +1,11 @@
 """Detections and events to an MQTT broker: at least once, in order, kept on disk while it is away.
 
-While the broker answers, a message is in memory until it is acknowledged; when it goes away, those that were not, and
-all that come then, go to the spool. From there they are sent before anything newer.
+While the broker answers, a message is in memory until it is acknowledged. When the broker goes away, messages that were
+not acknowledged, and all that follow, go to the spool. They are sent from there before anything newer.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import select
 import socket
@@ -14,49 +13,93 @@ import sqlite3
 import ssl
 import threading
 import time
-from collections import deque
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
+from pydantic import AfterValidator, Field
 
-from edgesparse.service.outputs.base import Output
-from edgesparse.service.outputs.spool import Message, Spool
-from edgesparse.service.settings import Mqtt as Said
-from edgesparse.service.settings import secret
+from edgesparse.errors import ConfigError
+from edgesparse.service.credentials import read_secret
+from edgesparse.service.outputs.backlog import Backlog
+from edgesparse.service.outputs.base import FrameResult, Output, OutputContext, OutputSettings, OutputState
+from edgesparse.service.outputs.events import Event
+from edgesparse.service.outputs.spool import Message
+from edgesparse.values import Memory
+from edgesparse.wording import nearest_file
 
 log = logging.getLogger("edgesparse.service")
 
 WINDOW = 64
-"""Messages that are on their way at once."""
-SLOW, MOST_IN_MEMORY = 2000, 20_000
-"""Messages that wait in memory before they go to the disk, since the broker is slow; and while an attempt to connect
-takes its time."""
+"""Messages in flight at most."""
+SLOW = 2000
+"""Messages that wait in memory before they go to the disk, since the broker is slow."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
-CONNECT_SECONDS = 4.0
-ANSWER_SECONDS = 10.0
-FLUSH_SECONDS = 1.5
+CONNECT_SECONDS, ANSWER_SECONDS, FLUSH_SECONDS = 4.0, 10.0, 1.5
 
 
-class Mqtt:
-    """`put` is called in the frame loop's thread and never waits. Raises ConfigError and SinkError when made."""
+def _topic(topic: str) -> str:
+    if not topic or set(topic) & set("+#\0") or topic.startswith(("/", "$")) or topic.endswith("/"):
+        raise ValueError("a topic without +, #, and a slash or $ at its ends")
+    return topic
 
-    def __init__(self, said: Said, spool: Path, device: str) -> None:
-        self.output = Output("mqtt", state="connecting")
-        self._said, self._device = said, device
-        self._password = secret(said.password_file, "service.mqtt.password_file") if said.password_file else None
-        self._spool = Spool(spool, said.spool)
-        self._incoming: deque[tuple[str, dict[str, Any]]] = deque()
-        self._number = self._spool.last
-        self._flying: dict[int, Message] = {}
-        """What was sent and not acknowledged, by paho's number, in order."""
-        self._lost = 0
-        self._sent = 0
-        """Number of the last message that was sent over this connection."""
+
+class MqttSettings(OutputSettings):
+    """Detections and events to a broker: at least once, in order, kept on disk while it is away."""
+
+    host: str
+    port: Annotated[int, Field(ge=1, le=65535)] = 1883
+    topic: Annotated[str, AfterValidator(_topic)] = "edgesparse"
+    username: str | None = None
+    password_file: Path | None = None
+    tls: bool = False
+    ca_file: Path | None = None
+    """Certificates that the broker's is verified with; default: the system's."""
+    client_id: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    empty: bool = False
+    """Whether frames without detections are sent too."""
+    spool: Memory = 64_000_000
+    """Bytes on disk at most; beyond it the oldest messages are dropped and counted."""
+
+    def check(self, key: str) -> None:
+        self.password(key)
+        self.tls_context(key)
+
+    def password(self, key: str) -> str | None:
+        """Return the password, None where there is none. Raises ConfigError."""
+        return read_secret(self.password_file, f"{key}.password_file") if self.password_file else None
+
+    def tls_context(self, key: str) -> ssl.SSLContext | None:
+        """Return the TLS context, None without TLS. Raises ConfigError."""
+        if self.ca_file is not None and not self.ca_file.is_file():
+            raise ConfigError(f"{key}.ca_file: no file {self.ca_file}{nearest_file(self.ca_file)}")
+        if not self.tls:
+            return None
+        try:
+            return ssl.create_default_context(cafile=str(self.ca_file) if self.ca_file else None)
+        except (OSError, ValueError):
+            raise ConfigError(f"{key}.ca_file: {self.ca_file} holds no certificates in PEM format") from None
+
+
+class Mqtt(Output):
+    """Raises ConfigError for unusable credentials, SinkError where the spool is not writable."""
+
+    settings_type = MqttSettings
+
+    def __init__(self, settings: MqttSettings, context: OutputContext) -> None:
+        self.state = OutputState("mqtt", state="connecting")
+        self._settings, self._device = settings, context.device
+        self._password = settings.password("service.mqtt")
+        self._tls = settings.tls_context("service.mqtt")
+        self._backlog = Backlog(context.folder / "spool" / "mqtt.sqlite", settings.spool, settings.topic)
+        self._spool = self._backlog.spool
+        self._in_flight: dict[int, Message] = {}  # sent and not acknowledged, by paho's number, in order
+        self._sent = 0  # number of the last message that was sent over this connection
         self._leave = False
         self._ended = False
+        self._reason = ""  # why the last connection ended or failed
         self._connecting, self._dialling = threading.Lock(), False
         self._wake, self._waker = socket.socketpair()
         self._wake.setblocking(False)
@@ -64,12 +107,16 @@ class Mqtt:
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
         self._thread.start()
 
+    def detections(self, result: FrameResult) -> None:
+        if self._settings.empty or len(result.detections):
+            self.put(f"{result.frame.source}/detections", result.record)
+
+    def event(self, event: Event) -> None:
+        self.put(f"{event.camera}/events", event.record)
+
     def put(self, topic: str, record: dict[str, Any]) -> None:
-        """Send `record` as JSON to TOPIC/`topic`."""
-        self._incoming.append((topic, record))
-        if len(self._incoming) > MOST_IN_MEMORY:
-            self._incoming.popleft()
-            self._lost += 1
+        """Queue `record` as JSON for TOPIC/`topic`."""
+        self._backlog.put(topic, record)
         self._nudge()
 
     def _nudge(self) -> None:
@@ -77,34 +124,39 @@ class Mqtt:
             self._waker.send(b"\0")
 
     def close(self) -> None:
-        """Deliver what can be delivered in a second or so, keep the rest on disk."""
+        """Deliver what can be delivered within FLUSH_SECONDS, keep the rest on disk."""
         self._leave = True
         self._nudge()
         self._thread.join(FLUSH_SECONDS + 0.5)
         with self._connecting:
-            if self._dialling and self._thread.is_alive():  # it does not touch the spool, and will find that it is over
+            if self._dialling and self._thread.is_alive():  # while connecting, the thread does not touch the spool
                 self._end()
         if not self._thread.is_alive():
             self._wake.close()
             self._waker.close()
 
-    # What follows runs in the thread that talks to the broker.
+    # The rest runs in the thread that talks to the broker.
 
     def _run(self) -> None:
         pause = FIRST_PAUSE
-        try:
-            while not self._leave:
+        while not self._leave:
+            try:
                 if self._connected():
                     pause = FIRST_PAUSE
                 if not self._leave:
                     self._rest(pause)
-                    pause = min(2 * pause, LONGEST_PAUSE)
-        except Exception:
-            log.exception("mqtt: given up")
-            self.output.state = "failed"
-        finally:
-            if not self._ended:
-                self._end()
+            except Exception as error:  # the thread must outlive it: messages would pile up unseen
+                self._failed(error)
+                time.sleep(FIRST_PAUSE)
+            pause = min(2 * pause, LONGEST_PAUSE)
+        if not self._ended:
+            self._end()
+
+    def _failed(self, error: Exception) -> None:
+        state = f"failed: {type(error).__name__}: {error}"
+        if state != self.state.state:
+            self.state.state = state
+            log.error("mqtt: %s; trying again", state, exc_info=error)
 
     def _end(self) -> None:
         self._ended = True
@@ -112,7 +164,7 @@ class Mqtt:
         self._spool.close()
 
     def _rest(self, seconds: float) -> None:
-        """Keep what comes, until it is time to try again."""
+        """Keep incoming messages on disk until it is time to try again."""
         until = time.monotonic() + seconds
         self._keep()
         while not self._leave and (left := until - time.monotonic()) > 0:
@@ -121,108 +173,100 @@ class Mqtt:
             self._keep()
 
     def _keep(self) -> None:
-        """Move all that is in memory to the disk."""
-        flying, self._flying = [message for message in self._flying.values() if not message.kept], {}
-        self._spool.append([*flying, *self._take(len(self._incoming))])
+        """Move all messages from memory to the disk."""
+        in_flight, self._in_flight = [message for message in self._in_flight.values() if not message.kept], {}
+        self._backlog.spill(in_flight)
         self._count()
 
-    def _take(self, most: int) -> list[Message]:
-        found = []
-        for _ in range(min(most, len(self._incoming))):
-            topic, record = self._incoming.popleft()
-            self._number += 1
-            payload = json.dumps(record, separators=(",", ":")).encode()
-            found.append(Message(self._number, f"{self._said.topic}/{topic}", payload))
-        return found
-
     def _count(self) -> None:
-        memory = sum(not message.kept for message in self._flying.values())
-        self.output.waiting = self._spool.count + len(self._incoming) + memory
-        self.output.dropped = self._spool.dropped + self._lost
+        self.state.waiting = len(self._backlog) + sum(not message.kept for message in self._in_flight.values())
+        self.state.dropped = self._backlog.dropped
 
     def _client(self) -> paho.Client:
-        said = self._said
-        client = paho.Client(CallbackAPIVersion.VERSION2, client_id=said.client_id or f"edgesparse-{self._device}")
+        settings = self._settings
+        name = settings.client_id or f"edgesparse-{self._device}"
+        client = paho.Client(CallbackAPIVersion.VERSION2, client_id=name)
         client.connect_timeout = CONNECT_SECONDS
         client.max_inflight_messages_set(WINDOW)
-        if said.username is not None:
-            client.username_pw_set(said.username, self._password)
-        if said.tls:
-            client.tls_set(ca_certs=str(said.ca_file) if said.ca_file else None)
-        client.will_set(f"{said.topic}/status", "offline", qos=1, retain=True)
+        if settings.username is not None:
+            client.username_pw_set(settings.username, self._password)
+        if self._tls is not None:
+            client.tls_set_context(self._tls)
+        client.will_set(f"{settings.topic}/status", "offline", qos=1, retain=True)
         client.on_connect = self._answered
         client.on_publish = self._acknowledged
         return client
 
     def _answered(self, client: paho.Client, data: Any, flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:
-            self.output.state = f"refused: {reason}"
-            log.warning("mqtt: %s refuses: %s", self._said.host, reason)
+            self.state.state = f"refused: {reason}"
+            log.warning("mqtt: %s refuses: %s", self._settings.host, reason)
             return
-        self.output.state = "connected"
-        log.info("mqtt: connected to %s", self._said.host)
-        client.publish(f"{self._said.topic}/status", "online", qos=1, retain=True)
+        self.state.state = "connected"
+        log.info("mqtt: connected to %s", self._settings.host)
+        client.publish(f"{self._settings.topic}/status", "online", qos=1, retain=True)
 
     def _acknowledged(self, client: paho.Client, data: Any, number: int, reason: Any, properties: Any) -> None:
-        message = self._flying.pop(number, None)
+        message = self._in_flight.pop(number, None)
         if message is not None:
-            self.output.sent += 1
+            self.state.sent += 1
             if message.kept:
                 self._delivered.append(message)
 
     def _connected(self) -> bool:
-        """One connection, from its beginning to its end; whether there was one."""
+        """Connect and serve until the connection ends. Returns whether the broker accepted it."""
         client = self._client()
-        self._sent, self._delivered = 0, list[Message]()
-        self.output.state = "connecting"
+        self._sent, self._delivered, reason = 0, list[Message](), "the broker closed the connection"
+        self.state.state = "connecting"
         try:
             if not self._dial(client):
                 return False
             self._serve(client)
         except (OSError, ValueError, sqlite3.Error) as error:
-            log.debug("mqtt: %s: %s", self._said.host, error)
-        was = self.output.state == "connected"
-        if was and not self._leave:
-            log.warning("mqtt: %s has gone; messages are kept on disk", self._said.host)
-        if not self.output.state.startswith("refused"):
-            self.output.state = "away"
+            reason = getattr(error, "verify_message", "") or getattr(error, "strerror", "") or str(error)
+        accepted = self.state.state == "connected"
+        if not self.state.state.startswith("refused"):
+            self.state.state = f"away: {reason}"
+            if not self._leave and (accepted or reason != self._reason):
+                log.warning("mqtt: %s is away: %s; messages are kept on disk", self._settings.host, reason)
+            self._reason = reason
         self._spool.remove(self._delivered)
         client.disconnect()
-        return was
+        return accepted
 
     def _dial(self, client: paho.Client) -> bool:
-        """Connect, which a resolver may hold up for long; whether that still matters."""
+        """Connect, which takes long where the resolver does. Returns False when the output was closed meanwhile."""
         self._dialling = True
         try:
-            client.connect(self._said.host, self._said.port, keepalive=15)
+            client.connect(self._settings.host, self._settings.port, keepalive=15)
         finally:
             with self._connecting:
                 self._dialling = False
         return not self._ended
 
     def _serve(self, client: paho.Client) -> None:
-        """Until the connection ends, the broker does not answer, or it is time to leave."""
+        """Exchange messages until the connection ends, the broker does not answer, or the output is closed."""
         begun, until = time.monotonic(), float("inf")
         while time.monotonic() < until and self._turn(client):
-            if self.output.state == "connected":
+            if self.state.state == "connected":
                 self._send(client)
             elif time.monotonic() - begun > ANSWER_SECONDS:
                 return
             if self._leave:
                 until = min(until, time.monotonic() + FLUSH_SECONDS)
-                if self.output.state != "connected" or not (self._flying or self._incoming or self._spool.count):
+                if self.state.state != "connected" or not (self._in_flight or len(self._backlog)):
                     break
-        if self._leave and self.output.state == "connected":
-            client.publish(f"{self._said.topic}/status", "offline", qos=0, retain=True)
+        if self._leave and self.state.state == "connected":
+            client.publish(f"{self._settings.topic}/status", "offline", qos=0, retain=True)
 
     def _turn(self, client: paho.Client) -> bool:
-        """Wait for the wire or for a message, and let paho read and write; whether the connection still stands."""
+        """Wait for the socket or a message, and let paho read and write. Returns whether the connection lives."""
         if (wire := client.socket()) is None:
             return False
-        # What TLS has decrypted already, select does not see.
+        # select does not see what TLS has decrypted already.
         pending = isinstance(wire, ssl.SSLSocket) and wire.pending() > 0
-        wanting = [wire] if client.want_write() else []
-        readable, writable, _ = select.select([wire, self._wake], wanting, [], 0 if pending else 0.5)
+        writing = [wire] if client.want_write() else []
+        readable, writable, _ = select.select([wire, self._wake], writing, [], 0 if pending else 0.5)
         if self._wake in readable:
             self._drain_wake()
         failed = (pending or wire in readable) and client.loop_read()
@@ -231,29 +275,25 @@ class Mqtt:
     def _send(self, client: paho.Client) -> None:
         self._spool.remove(self._delivered)
         self._delivered.clear()
-        room = WINDOW - len(self._flying)
+        room = WINDOW - len(self._in_flight)
         kept = self._spool.after(self._sent, room) if self._spool.count and room else ()
         for message in kept:
             self._publish(client, message)
-        if not kept and self._incoming:
-            if self._unsent() == 0:
-                for message in self._take(room):
+        if not kept and self._backlog.in_memory:
+            if not self._unsent():
+                for message in self._backlog.take(room):
                     self._publish(client, message)
-            if len(self._incoming) > SLOW or self._unsent():
-                self._spill()
+            if self._backlog.in_memory > SLOW or self._unsent():  # the broker is slow
+                self._backlog.spill()
         self._count()
 
-    def _unsent(self) -> int:
-        """Messages on disk that were not sent over this connection."""
-        return len(self._spool.after(self._sent, 1)) if self._spool.count else 0
-
-    def _spill(self) -> None:
-        """The broker is slow: what waits goes to the disk, behind what is there."""
-        self._spool.append(self._take(len(self._incoming)))
+    def _unsent(self) -> bool:
+        """Whether the disk holds a message that was not sent over this connection."""
+        return bool(self._spool.count and self._spool.after(self._sent, 1))
 
     def _publish(self, client: paho.Client, message: Message) -> None:
         self._sent = message.number
-        self._flying[client.publish(message.topic, message.payload, qos=1).mid] = message
+        self._in_flight[client.publish(message.topic, message.payload, qos=1).mid] = message
 
     def _drain_wake(self) -> None:
         with suppress(BlockingIOError):

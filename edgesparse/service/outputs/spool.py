@@ -1,4 +1,4 @@
-"""Messages on disk, in order, bounded: the oldest are dropped for the newest, and counted."""
+"""Messages on disk, in order and bounded: the oldest are dropped for the newest, and counted."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from edgesparse.errors import SinkError
 log = logging.getLogger("edgesparse.service")
 
 ROW_BYTES = 40
-"""What a row takes beside topic and payload, about."""
+"""Size of a row beside topic and payload, approximately."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """`number` rises with each message, over restarts too."""
+    """`number` rises with each message, across restarts too."""
 
     number: int
     topic: str
     payload: bytes
     kept: bool = False
-    """Whether it is on disk."""
+    """Whether the message is on disk."""
 
     @property
     def size(self) -> int:
@@ -32,12 +32,13 @@ class Message:
 
 
 class Spool:
-    """An SQLite file in WAL mode: survives the end of the process at any moment; when the power fails, the last
-    seconds may be missing. Used from one thread. Raises SinkError when it cannot be opened."""
+    """An SQLite file in WAL mode. It survives a process killed at any moment; after a power cut the last seconds may be
+    missing. Used from one thread. Raises SinkError when it cannot be opened."""
 
     def __init__(self, path: Path, most: int) -> None:
         self._path, self._most = path, most
         self.dropped = 0
+        self._error = ""
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._db = self._open()
@@ -51,21 +52,21 @@ class Spool:
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise
-            broken = self._path.with_suffix(".damaged")
-            log.warning("%s is damaged (%s): it is now %s, its messages are lost", self._path, error, broken)
-            self._path.replace(broken)
+            damaged = self._path.with_suffix(".damaged")
+            log.warning("%s is damaged (%s): it is renamed to %s, its messages are lost", self._path, error, damaged)
+            self._path.replace(damaged)
             for ending in ("-wal", "-shm"):
                 self._path.with_name(self._path.name + ending).unlink(missing_ok=True)
             return _connect(self._path)
 
     def _totals(self) -> tuple[int, int, int]:
-        # MAX alone would begin again at 1 when the last message has been delivered: sqlite_sequence remembers.
+        # MAX(number) would start again at 1 once all messages are delivered; sqlite_sequence does not.
         (count, size), *_ = self._db.execute("SELECT COUNT(*), COALESCE(SUM(size), 0) FROM messages")
         rows = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'messages'").fetchall()
         return int(count), int(size), int(rows[0][0]) if rows else 0
 
     def append(self, messages: Iterable[Message]) -> None:
-        """Keep them; what does not fit, on the disk or within the bound, is dropped, the oldest first."""
+        """Store messages. What does not fit, on the disk or within the bound, is dropped, the oldest first."""
         rows = [(m.number, m.topic, m.payload, m.size) for m in messages]
         if not rows:
             return
@@ -75,10 +76,18 @@ class Spool:
                 self.count += len(rows)
                 self._bytes += sum(row[3] for row in rows)
                 self._shrink()
+            self._error = ""
         except sqlite3.Error as error:
-            log.warning("cannot write %s: %s; %d messages are lost", self._path, error, len(rows))
+            self._report(error, "new messages are lost")
             self.dropped += len(rows)
             self.count, self._bytes, _ = self._totals()
+
+    def _report(self, error: sqlite3.Error, consequence: str) -> None:
+        """Log an error once until a write succeeds: a full disk must not fill the journal."""
+        text = f"{error}; {consequence}"
+        if text != self._error:
+            self._error = text
+            log.warning("cannot write %s: %s", self._path, text)
 
     def _shrink(self) -> None:
         while self._bytes > self._most and self.count:
@@ -94,27 +103,28 @@ class Spool:
             self.dropped += len(numbers)
 
     def after(self, number: int, most: int) -> Sequence[Message]:
-        """The oldest of those that came after `number`."""
+        """Return the oldest `most` messages with a higher number."""
         rows = self._db.execute(
             "SELECT number, topic, payload FROM messages WHERE number > ? ORDER BY number LIMIT ?", (number, most)
         )
         return [Message(number, topic, payload, True) for number, topic, payload in rows]
 
     def remove(self, messages: Sequence[Message]) -> None:
-        """They were delivered. What cannot be removed, for want of disk, is there again for the next connection."""
+        """Remove delivered messages. One that cannot be removed, on a full disk, is sent again over the next
+        connection."""
         if not messages:
             return
-        gone = []
+        removed = []
         try:
             with self._db:
                 for message in messages:
-                    found = self._db.execute("DELETE FROM messages WHERE number = ?", (message.number,)).rowcount
-                    gone += [message.size] if found else []
+                    rows = self._db.execute("DELETE FROM messages WHERE number = ?", (message.number,)).rowcount
+                    removed += [message.size] if rows else []
         except sqlite3.Error as error:
-            log.warning("cannot write %s: %s; delivered messages stay", self._path, error)
+            self._report(error, "delivered messages stay")
             return
-        self.count -= len(gone)
-        self._bytes -= sum(gone)
+        self.count -= len(removed)
+        self._bytes -= sum(removed)
 
     def close(self) -> None:
         self._db.close()

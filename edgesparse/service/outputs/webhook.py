@@ -1,4 +1,4 @@
-"""Each event as a POST of JSON, tried until it is taken, in order, bounded."""
+"""Each event as an HTTP POST of JSON: retried until it is accepted, in order, in a bounded queue."""
 
 from __future__ import annotations
 
@@ -10,11 +10,17 @@ import urllib.error
 import urllib.request
 from collections import deque
 from http.client import HTTPException
+from pathlib import Path
+from typing import Annotated, ClassVar
+from urllib.parse import urlsplit
 
-from edgesparse.service.outputs.base import Output
-from edgesparse.service.outputs.events import Happening
-from edgesparse.service.settings import Webhook as Said
-from edgesparse.service.settings import secret
+from pydantic import AfterValidator, Field
+
+from edgesparse.deadline import Deadline, build_opener
+from edgesparse.service.credentials import read_secret
+from edgesparse.service.outputs.base import Count, Output, OutputContext, OutputSettings, OutputState
+from edgesparse.service.outputs.events import Event
+from edgesparse.values import Positive
 from edgesparse.version import VERSION
 from edgesparse.wording import redact
 
@@ -22,48 +28,83 @@ log = logging.getLogger("edgesparse.service")
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 FLUSH_SECONDS = 1.5
-LATER = {408, 425, 429}
-"""Answers of the 400s that mean: not now. The others mean: never."""
+RETRY_CODES = {408, 425, 429}
+"""Client errors (4xx) that are temporary; the others are final."""
 
 
-class _Stay(urllib.request.HTTPRedirectHandler):
-    """A token is not carried to where an answer points: redirects count as refusals."""
+def _http_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("an address that starts with http:// or https://")
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError("an address without blanks and in ASCII: write other characters as %20 and so on")
+    _ = parts.port  # raises ValueError, in words, for what is no port
+    return url
+
+
+class WebhookSettings(OutputSettings):
+    """Each event as a POST of JSON."""
+
+    needs_events: ClassVar[bool] = True
+
+    url: Annotated[str, AfterValidator(_http_url)]
+    token_file: Path | None = None
+    """Holds the token that is sent as `Authorization: Bearer ...`."""
+    timeout: Annotated[float, Field(gt=0, le=60)] = 5.0
+    """Seconds for a whole request, from connecting to the end of the answer's header."""
+    queue: Count = 1000
+    """Events that wait at most; beyond it the oldest are dropped and counted."""
+    give_up: Positive = 3600.0
+    """Seconds after which an event that was not accepted is dropped."""
+
+    def check(self, key: str) -> None:
+        self.token(key)
+
+    def token(self, key: str) -> str | None:
+        """Return the token, None where there is none. Raises ConfigError."""
+        return read_secret(self.token_file, f"{key}.token_file") if self.token_file else None
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """The token is never sent to another address: a redirect counts as a refusal."""
 
     def redirect_request(self, *_: object, **__: object) -> None:
         return None
 
 
-class Webhook:
-    """`put` is called in the frame loop's thread and never waits. Raises ConfigError when made."""
+class Webhook(Output):
+    """`event` is called in the frame loop's thread and never waits. Raises ConfigError for an unusable token."""
 
-    def __init__(self, said: Said) -> None:
-        self.output = Output("webhook")
-        self._said, self._name = said, redact(said.url)
-        self._token = secret(said.token_file, "service.webhook.token_file") if said.token_file else None
-        self._opener = urllib.request.build_opener(_Stay)
-        self._waiting: deque[tuple[float, Happening]] = deque()
+    settings_type = WebhookSettings
+
+    def __init__(self, settings: WebhookSettings, context: OutputContext) -> None:
+        self.state = OutputState("webhook")
+        self._settings, self._name = settings, redact(settings.url)
+        self._token = settings.token("service.webhook")
+        self._opener = build_opener(_NoRedirect)
+        self._waiting: deque[tuple[float, Event]] = deque()
         self._changed = threading.Condition()
         self._leave_by: float | None = None
         self._thread = threading.Thread(target=self._run, name="webhook", daemon=True)
         self._thread.start()
 
-    def put(self, happening: Happening) -> None:
+    def event(self, event: Event) -> None:
         with self._changed:
-            self._waiting.append((time.monotonic(), happening))
-            if len(self._waiting) > self._said.queue:
+            self._waiting.append((time.monotonic(), event))
+            if len(self._waiting) > self._settings.queue:
                 self._waiting.popleft()
-                self.output.dropped += 1
-            self.output.waiting = len(self._waiting)
+                self.state.dropped += 1
+            self.state.waiting = len(self._waiting)
             self._changed.notify()
 
     def close(self) -> None:
-        """Deliver what can be delivered in a second or so; what is left is dropped, and counted."""
+        """Deliver what can be delivered within FLUSH_SECONDS; the rest is dropped and counted."""
         with self._changed:
             self._leave_by = time.monotonic() + FLUSH_SECONDS
             self._changed.notify()
         self._thread.join(FLUSH_SECONDS + 0.5)
         with self._changed:
-            self.output.dropped += len(self._waiting)
+            self.state.dropped += len(self._waiting)
             if self._waiting:
                 log.warning("webhook: %d events were not delivered to %s", len(self._waiting), self._name)
             self._waiting.clear()
@@ -71,23 +112,23 @@ class Webhook:
     def _run(self) -> None:
         pause = FIRST_PAUSE
         while (first := self._first()) is not None:
-            since, happening = first
-            outcome = self._post(happening)
-            if outcome == "later" and time.monotonic() - since < self._said.give_up:
-                self.output.failed += 1
+            since, event = first
+            outcome = self._deliver(event)
+            if outcome == "later" and time.monotonic() - since < self._settings.give_up:
+                self.state.failed += 1
                 self._rest(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
                 continue
             pause = FIRST_PAUSE
             with self._changed:
-                self.output.sent += outcome == "taken"
-                self.output.dropped += outcome != "taken"
+                self.state.sent += outcome == "accepted"
+                self.state.dropped += outcome != "accepted"
                 if self._waiting and self._waiting[0] is first:
                     self._waiting.popleft()
-                self.output.waiting = len(self._waiting)
+                self.state.waiting = len(self._waiting)
 
-    def _first(self) -> tuple[float, Happening] | None:
-        """The oldest event that waits; None when it is time to leave."""
+    def _first(self) -> tuple[float, Event] | None:
+        """Return the oldest event that waits; None when it is time to leave."""
         with self._changed:
             while not self._waiting and self._leave_by is None:
                 self._changed.wait()
@@ -101,30 +142,43 @@ class Webhook:
             else:
                 self._changed.wait(min(0.2, seconds))
 
-    def _post(self, happening: Happening) -> str:
-        """`taken`, `later` or `never`."""
+    def _deliver(self, event: Event) -> str:
+        """`accepted`, `later` or `never`. The texts of errors are not used: some quote the address or the token."""
+        try:
+            return self._post(event)
+        except urllib.error.HTTPError as error:
+            with error:
+                self._report(f"answers {error.code}")
+                return "later" if error.code >= 500 or error.code in RETRY_CODES else "never"
+        except (OSError, HTTPException) as error:
+            self._report(f"does not answer: {_reason(error)}")
+            return "later"
+        except Exception as error:  # the thread must outlive whatever an address or an event makes of it
+            self._report(f"cannot be called: {type(error).__name__}")
+            return "later"
+
+    def _post(self, event: Event) -> str:
         headers = {"Content-Type": "application/json", "User-Agent": f"edgesparse/{VERSION}"}
         if self._token is not None:
             headers["Authorization"] = f"Bearer {self._token}"
-        body = json.dumps(happening.record).encode()
-        request = urllib.request.Request(self._said.url, body, headers, method="POST")
-        timeout = self._said.timeout if self._leave_by is None else min(self._said.timeout, 1.0)
-        try:
-            with self._opener.open(request, timeout=timeout):
-                self.output.state = ""
-                return "taken"
-        except urllib.error.HTTPError as error:
-            with error:
-                return self._refused(error.code)
-        except (OSError, HTTPException) as error:
-            self._say(f"does not answer: {getattr(error, 'reason', error)}")
-            return "later"
+        body = json.dumps(event.record).encode()
+        request = urllib.request.Request(self._settings.url, body, headers, method="POST")
+        timeout = self._settings.timeout if self._leave_by is None else min(self._settings.timeout, 1.0)
+        with Deadline(timeout), self._opener.open(request, timeout=timeout):
+            self.state.state = ""
+            return "accepted"
 
-    def _refused(self, code: int) -> str:
-        self._say(f"answers {code}")
-        return "later" if code >= 500 or code in LATER else "never"
-
-    def _say(self, state: str) -> None:
-        if state != self.output.state:
-            self.output.state = state
+    def _report(self, state: str) -> None:
+        if state != self.state.state:
+            self.state.state = state
             log.warning("webhook: %s %s", self._name, state)
+
+
+def _reason(error: OSError | HTTPException) -> str:
+    """Why, in words that hold nothing of the request."""
+    reason = getattr(error, "reason", error)
+    if isinstance(reason, TimeoutError):
+        return str(reason) or "timed out"
+    if isinstance(reason, OSError):
+        return reason.strerror or type(reason).__name__
+    return type(reason).__name__

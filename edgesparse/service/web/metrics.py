@@ -1,4 +1,4 @@
-"""Prometheus' metrics, put together when they are asked for."""
+"""Metrics for Prometheus, collected on request."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ class _Collector(Collector):
         yield from _cameras(report)
         yield _histogram("stage_seconds", "Time in each stage of the frame loop.", "stage", report.tally.stages())
         yield _histogram("frame_age_seconds", "From capture to detections.", "camera", report.tally.ages())
-        yield _each("detections", "Detections a class.", "class", _classes(report))
+        yield _each("detections", "Detections per class.", "class", _classes(report))
         yield from _engine(report)
         yield from _board(report)
         yield from _outputs(report)
-        judged = report.health.judge()
-        yield _gauge("healthy", "1 while frames are processed or cameras retried.", judged.alive)
-        yield _gauge("detecting", "1 while results come.", judged.detecting)
-        yield _gauge("watched_cameras", "Cameras that somebody looks at.", report.snapshots.viewed)
-        yield _each("reloads", "Reloads, by what they came to.", "outcome", report.reloads.items())
+        judgement = report.health.judge()
+        yield _gauge("healthy", "1 while frames are processed or cameras are retried.", judgement.alive)
+        yield _gauge("detecting", "1 while results arrive.", judgement.detecting)
+        yield _gauge("watched_cameras", "Cameras that somebody views on the web page.", report.snapshots.viewed)
+        yield _each("reloads", "Reloads by outcome.", "outcome", report.reloads.items())
         yield _gauge("start_time_seconds", "When the service started, in seconds since 1970.", report.started)
 
 
 def exposition(report: Report) -> bytes:
-    """The text that Prometheus reads."""
+    """Return the metrics in Prometheus' text format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(report))
     return bytes(generate_latest(registry))
@@ -53,13 +53,13 @@ def exposition(report: Report) -> bytes:
 def _cameras(report: Report) -> Iterator[Metric]:
     cameras = report.health.cameras
     counters = (
-        ("frames", "Frames that were detected in.", "frames"),
-        ("dropped_frames", "Frames that were captured and left out for newer ones.", "dropped"),
-        ("reconnects", "How often a camera was opened again.", "reopened"),
+        ("frames", "Frames with a result.", "frames"),
+        ("dropped_frames", "Captured frames that were skipped for newer ones.", "dropped"),
+        ("reconnects", "How often a camera was reopened.", "reopened"),
     )
     for name, about, key in counters:
         yield _each(name, about, "camera", [(camera.name, getattr(camera, key)) for camera in cameras])
-    up = GaugeMetricFamily("edgesparse_camera_up", "1 while the camera gives frames.", labels=["camera"])
+    up = GaugeMetricFamily("edgesparse_camera_up", "1 while the camera delivers frames.", labels=["camera"])
     for camera in cameras:
         up.add_metric([camera.name], float(camera.state == "live"))
     yield up
@@ -72,41 +72,43 @@ def _classes(report: Report) -> Iterator[tuple[str, int]]:
 
 def _engine(report: Report) -> Iterator[Metric]:
     engine = report.identity
-    info = InfoMetricFamily("edgesparse_engine", "What runs.")
-    said = {
+    info = InfoMetricFamily("edgesparse_engine", "The engine that runs.")
+    labels = {
         key: str(getattr(engine, key))
         for key in ("package", "model", "backend", "version", "precision", "candidate", "fallback", "sha256")
     }
-    info.add_metric([], {**said, "edgesparse": VERSION})
+    info.add_metric([], {**labels, "edgesparse": VERSION})
     yield info
     yield _gauge("sparse_layers", "Layers of the engine that run 2:4 kernels.", engine.sparse_layers)
-    yield _gauge("layers", "Layers of the model that could.", engine.layers)
+    yield _gauge("layers", "Layers of the model that could run them.", engine.layers)
     yield _gauge("fallback", "1 while the fallback runs in place of the chosen engine.", engine.fallback)
-    yield _counter("inference_errors", "Inferences that failed.", report.health.errors)
+    yield _counter("inference_errors", "Failed inferences.", report.health.errors)
 
 
 def _board(report: Report) -> Iterator[Metric]:
     reading = report.reading
     known = (
         ("memory_resident_bytes", "Memory of this process.", reading.resident),
-        ("memory_available_bytes", "Memory that can be had without swapping.", reading.available),
-        ("power_watts", "What the board takes.", reading.watts),
+        ("memory_available_bytes", "Memory available without swapping.", reading.available),
+        ("power_watts", "Power of the board.", reading.watts),
     )
     for name, about, value in known:
         if value is not None:
             yield _gauge(name, about, value)
-    zones = GaugeMetricFamily("edgesparse_temperature_celsius", "Of each zone.", labels=["zone"])
+    zones = GaugeMetricFamily("edgesparse_temperature_celsius", "Temperature of each thermal zone.", labels=["zone"])
     for zone, degrees in reading.temperatures:
         zones.add_metric([zone], degrees)
     yield zones
     yield _gauge(
-        "rate_share", "Of the whole rate, while memory or temperature is beyond its limit.", report.governor.share
+        "rate_share",
+        "Part of the full frame rate: below 1 while a limit of memory or temperature is exceeded.",
+        report.governor.share,
     )
 
 
 def _outputs(report: Report) -> Iterator[Metric]:
     counts = CounterMetricFamily(
-        "edgesparse_output_messages", "Messages of an output, by what became of them.", labels=["output", "outcome"]
+        "edgesparse_output_messages", "Messages of an output by outcome.", labels=["output", "outcome"]
     )
     waiting = GaugeMetricFamily("edgesparse_output_waiting", "Messages not delivered yet.", labels=["output"])
     for output in report.outputs.states():
@@ -132,9 +134,9 @@ def _each(name: str, about: str, label: str, values: Iterable[tuple[str, float]]
     return family
 
 
-def _histogram(name: str, about: str, label: str, found: dict[str, Histogram]) -> Metric:
+def _histogram(name: str, about: str, label: str, histograms: dict[str, Histogram]) -> Metric:
     family = HistogramMetricFamily(f"edgesparse_{name}", about, labels=[label])
-    for key, histogram in found.items():
+    for key, histogram in histograms.items():
         below: list[Any] = [*zip(_LE, histogram.below, strict=True), ("+Inf", histogram.count)]
         family.add_metric([key], buckets=below, sum_value=histogram.seconds)
     return family

@@ -1,0 +1,111 @@
+"""HTTP requests with a deadline for the whole exchange.
+
+The timeouts of sockets apply to each receive: a server that sends a byte now and then holds a request forever.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from contextlib import suppress
+from contextvars import ContextVar, Token
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from types import TracebackType
+from typing import Any
+from urllib.request import BaseHandler, HTTPHandler, HTTPSHandler, OpenerDirector, Request
+from urllib.request import build_opener as _build_opener
+
+
+class Deadline:
+    """While entered, ends the connections that `opener` opens in this thread when `seconds` have passed.
+
+    What was cut off leaves as TimeoutError. Resolving a host's name is not interrupted.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._sockets: list[socket.socket] = []
+        self._expired = self._over = False
+        self._timer = threading.Timer(seconds, self._expire)
+        self._timer.daemon = True
+        self._token: Token[Deadline | None] | None = None
+
+    def __enter__(self) -> Deadline:
+        self._timer.start()
+        self._token = _current.set(self)
+        return self
+
+    def watch(self, connection: socket.socket) -> None:
+        """Have the connection ended at the deadline."""
+        with self._lock:
+            # A duplicate: TLS moves the descriptor into another object.
+            self._sockets.append(connection.dup())
+        if self._expired:
+            self._expire()
+
+    def lift(self) -> None:
+        """Let the connections live on."""
+        self._timer.cancel()
+
+    def _expire(self) -> None:
+        with self._lock:
+            if self._over:
+                return
+            self._expired = True
+            for connection in self._sockets:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        if self._token is not None:
+            _current.reset(self._token)
+        with self._lock:
+            self._over = True
+            for connection in self._sockets:
+                connection.close()
+        # Without an error too: a header that is cut off counts as complete for http.client.
+        if self._expired and (error is None or isinstance(error, OSError | HTTPException)):
+            raise TimeoutError(f"no complete answer within {self._seconds:g} s") from None
+
+
+_current: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
+
+
+def _connect(*args: Any, **options: Any) -> socket.socket:
+    connection = socket.create_connection(*args, **options)
+    deadline = _current.get()
+    if deadline is not None:
+        deadline.watch(connection)
+    return connection
+
+
+class _Connection(HTTPConnection):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._create_connection = _connect
+
+
+class _SecureConnection(HTTPSConnection):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._create_connection = _connect
+
+
+class _Http(HTTPHandler):
+    def http_open(self, req: Request) -> HTTPResponse:
+        return self.do_open(_Connection, req)
+
+
+class _Https(HTTPSHandler):
+    def https_open(self, req: Request) -> HTTPResponse:
+        return self.do_open(_SecureConnection, req, context=ssl.create_default_context())
+
+
+def build_opener(*handlers: BaseHandler | type[BaseHandler]) -> OpenerDirector:
+    """Return an opener of http and https addresses that obeys the Deadline of the calling thread."""
+    return _build_opener(_Http, _Https, *handlers)

@@ -1,0 +1,57 @@
+"""Messages that wait to be sent: the newest in memory, older ones in the spool."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from edgesparse.service.outputs.spool import Message, Spool
+
+MAX_IN_MEMORY = 20_000
+"""Messages in memory, during an attempt to connect; beyond it the oldest are dropped."""
+
+
+class Backlog:
+    """`put` is called in any one thread, everything else in the one that sends. Raises SinkError where the spool's
+    file is not writable."""
+
+    def __init__(self, path: Path, most: int, topic: str) -> None:
+        self.spool = Spool(path, most)
+        self._topic = topic
+        self._incoming: deque[tuple[str, dict[str, Any]]] = deque()
+        self._number = self.spool.last
+        self._lost = 0
+
+    def put(self, topic: str, record: dict[str, Any]) -> None:
+        self._incoming.append((topic, record))
+        if len(self._incoming) > MAX_IN_MEMORY:
+            self._incoming.popleft()
+            self._lost += 1
+
+    @property
+    def in_memory(self) -> int:
+        return len(self._incoming)
+
+    def __len__(self) -> int:
+        return self.spool.count + len(self._incoming)
+
+    @property
+    def dropped(self) -> int:
+        return self.spool.dropped + self._lost
+
+    def take(self, most: int) -> list[Message]:
+        """Remove the oldest messages from memory and return them."""
+        messages = []
+        for _ in range(min(most, len(self._incoming))):
+            topic, record = self._incoming.popleft()
+            self._number += 1
+            payload = json.dumps(record, separators=(",", ":")).encode()
+            messages.append(Message(self._number, f"{self._topic}/{topic}", payload))
+        return messages
+
+    def spill(self, before: Iterable[Message] = ()) -> None:
+        """Move all messages from memory to the disk, behind those of `before`."""
+        self.spool.append([*before, *self.take(len(self._incoming))])

@@ -1,0 +1,39 @@
+"""Rules that turn detections into events."""
+
+from __future__ import annotations
+
+import pytest
+from samples import NAMES, sample_detections, sample_frame
+
+from edgesparse.errors import ConfigError
+from edgesparse.service.outputs.events import EventRule, EventRules
+
+
+def test_a_rule_checks_class_confidence_count_frames_and_camera() -> None:
+    rule = EventRule(name="two", classes=("person",), conf=0.5, cameras=("door",), count=2, frames=2, pause=5)
+    rules = EventRules([rule], NAMES)
+    assert rules(sample_frame(0), sample_detections(0, 0)) == [], "only one frame so far"
+    assert rules(sample_frame(1), sample_detections(0, 1)) == [], "one person: the count of frames restarts"
+    assert rules(sample_frame(2), sample_detections(0, 0)) == []
+    assert [event.camera for event in rules(sample_frame(3), sample_detections(0, 1, 0))] == ["door"]
+    assert rules(sample_frame(4), sample_detections(0, 0)) == [], "within the pause"
+    assert [event.name for event in rules(sample_frame(9), sample_detections(0, 0))] == ["two"]
+    for second in (20, 21):
+        assert rules(sample_frame(second, "yard"), sample_detections(0, 0)) == []
+    for second in (30, 31):
+        assert rules(sample_frame(second), sample_detections(0, 0, conf=0.4)) == []
+
+
+def test_a_rule_in_a_zone_reports_only_what_matched() -> None:
+    rules = EventRules([EventRule(name="gate", zones=("gate",))], NAMES)
+    assert rules(sample_frame(0), sample_detections(0)) == []
+    (event,) = rules(sample_frame(1), sample_detections(0, 1, zones=((), ("gate",))))
+    assert (event.name, event.camera) == ("gate", "door")
+    assert event.record["event"] == "gate" and event.record["camera"] == "door"
+    (detection,) = event.record["detections"]  # type: ignore[misc]
+    assert detection["class"] == "dog"
+
+
+def test_a_rule_with_an_unknown_class_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"service.events: x: classes: no class 'persn': did you mean 'person'\?"):
+        EventRules([EventRule(name="x", classes=("persn",))], NAMES)

@@ -1,0 +1,56 @@
+"""The spool of MQTT messages: ordered, bounded, and usable after damage and on a full disk."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from edgesparse.service.outputs.spool import Message, Spool
+
+
+def test_a_damaged_spool_is_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "mqtt.sqlite"
+    path.write_bytes(os.urandom(20_000))
+    spool = Spool(path, 1_000_000)
+    spool.append([Message(1, "t", b"{}")])
+    assert spool.count == 1 and (tmp_path / "mqtt.damaged").exists()
+    spool.close()
+
+
+@pytest.mark.root
+def test_a_spool_on_a_full_disk_counts_what_is_lost_and_logs_it_once(
+    small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = Spool(small_disk / "x.sqlite", 64_000_000)
+    for number in range(1, 100):
+        spool.append([Message(number, "t", bytes(100_000))])
+    assert spool.dropped > 50 and spool.count == 99 - spool.dropped
+    assert 1 <= len([line for line in caplog.records if "messages are lost" in line.message]) <= 3
+    kept = spool.after(0, 1000)
+    assert [message.number for message in kept] == list(range(1, len(kept) + 1)), "those that fitted, in order"
+    spool.remove(kept)
+    assert spool.after(0, 1) == [] or spool.count > 0
+    spool.close()
+
+
+@hypothesis.settings(max_examples=25, deadline=None)
+@given(sizes=some.lists(some.integers(0, 3000), max_size=60), most=some.integers(2000, 20_000))
+def test_a_spool_keeps_the_newest_messages_in_order_within_its_bound(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], most: int
+) -> None:
+    spool = Spool(tmp_path_factory.mktemp("spool") / "x.sqlite", most)
+    messages = [Message(number, "t", b"x" * size) for number, size in enumerate(sizes, 1)]
+    for message in messages:
+        spool.append([message])
+    kept = spool.after(0, 1000)
+    assert [m.number for m in kept] == [m.number for m in messages[len(messages) - len(kept) :]]
+    assert sum(m.size for m in kept) <= most
+    assert spool.dropped == len(messages) - len(kept) and spool.count == len(kept)
+    spool.remove(kept[:3])
+    assert spool.count == max(0, len(kept) - 3)
+    spool.close()
