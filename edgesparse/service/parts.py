@@ -37,15 +37,13 @@ class Parts:
             self.outputs = Outputs(settings, names, self.snapshots)
             self.closing.append(self.outputs.close)
             self.governor, self.tally = Governor(settings.limits), Tally(len(names))
-            self.report = Report(
-                engine.identity, self.health, self.tally, self.governor, self.snapshots, self.outputs, notify
-            )
+            self.report = Report(engine.identity, self.health, self.tally, self.governor, self.snapshots, self.outputs)
             self.watch = Watch(notify, self.health, self.tally, self.governor, self.snapshots)
             self._open_web(settings)
         except BaseException:
             self._close_all()
             raise
-        self._reporter = Reporter(self.report, status_path(settings))
+        self._reporter = Reporter(self.report, notify, status_path(settings))
         self._reporter.start()
 
     def _open_web(self, settings: ServiceSettings) -> None:

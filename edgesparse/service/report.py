@@ -42,10 +42,9 @@ class Report:
         governor: Governor,
         snapshots: Snapshots,
         outputs: Outputs,
-        notify: Notify,
     ) -> None:
         self.identity, self.health, self.tally, self.governor = identity, health, tally, governor
-        self.snapshots, self.outputs, self._notify = snapshots, outputs, notify
+        self.snapshots, self.outputs = snapshots, outputs
         self.reloads = {"done": 0, "refused": 0}
         self.reading = Reading()
         self.started = time.time()
@@ -79,7 +78,6 @@ class Report:
             self.snapshots.free()
             self.outputs.free()
         self.history.append(self._point(cameras))
-        self._notify.status(self.words())
 
     def _point(self, cameras: Sequence[CameraStatus]) -> dict[str, Any]:
         """Return the plots' newest point, in milliseconds: latency of the detector, age of each camera's frames."""
@@ -162,9 +160,9 @@ def _camera(camera: CameraStatus, rates: Mapping[str, float]) -> dict[str, Any]:
 class Reporter(threading.Thread):
     """Updates the report each second and writes the state file, until `stop` is called."""
 
-    def __init__(self, report: Report, path: Path | None) -> None:
+    def __init__(self, report: Report, notify: Notify, path: Path | None) -> None:
         super().__init__(name="report", daemon=True)
-        self._report, self.path = report, path
+        self._report, self._notify, self.path = report, notify, path
         self._stopped = threading.Event()
         self._error = ""
         self._sensors = Sensors()
@@ -174,6 +172,7 @@ class Reporter(threading.Thread):
         while True:
             try:
                 self._report.update(self._sensors)
+                self._notify.status(self._report.words())
             except Exception:
                 log.exception("the report failed")
             self.write()

@@ -97,13 +97,12 @@ class Mqtt(Output):
         self._spool = self._backlog.spool
         self._in_flight: dict[int, Message] = {}  # sent and not acknowledged, by paho's number, in order
         self._sent = 0  # number of the last message that was sent over this connection
-        self._leave = False
-        self._ended = False
+        self._leave = self._ended = False
         self._reason = ""  # why the last connection ended or failed
         self._connecting, self._dialling = threading.Lock(), False
         self._wake, self._waker = socket.socketpair()
-        self._wake.setblocking(False)
-        self._waker.setblocking(False)
+        for end in (self._wake, self._waker):
+            end.setblocking(False)
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
         self._thread.start()
 
@@ -174,8 +173,8 @@ class Mqtt(Output):
 
     def _keep(self) -> None:
         """Move all messages from memory to the disk."""
-        in_flight, self._in_flight = [message for message in self._in_flight.values() if not message.kept], {}
-        self._backlog.spill(in_flight)
+        self._backlog.spill([message for message in self._in_flight.values() if not message.kept])
+        self._in_flight = {}
         self._count()
 
     def _count(self) -> None:
@@ -184,8 +183,7 @@ class Mqtt(Output):
 
     def _client(self) -> paho.Client:
         settings = self._settings
-        name = settings.client_id or f"edgesparse-{self._device}"
-        client = paho.Client(CallbackAPIVersion.VERSION2, client_id=name)
+        client = paho.Client(CallbackAPIVersion.VERSION2, settings.client_id or f"edgesparse-{self._device}")
         client.connect_timeout = CONNECT_SECONDS
         client.max_inflight_messages_set(WINDOW)
         if settings.username is not None:
