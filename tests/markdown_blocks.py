@@ -20,7 +20,7 @@ from pathlib import Path
 import yaml
 
 from edgesparse.config import parse
-from edgesparse.service.settings import Service
+from edgesparse.service.settings import settings_type
 from edgesparse.typed import typed
 
 ROOT = Path(__file__).parents[1]
@@ -95,6 +95,6 @@ def check_yaml(block: Block) -> None:
     """A block with `service:` is settings, any other a recipe or a part of one."""
     content = yaml.safe_load(block.text)
     if "service" in content:
-        typed(Service, content.pop("service"), block.where)
+        typed(settings_type(), content.pop("service"), block.where)
     if content:
         parse({"model": "detector.onnx", **content}, block.where)
