@@ -1,9 +1,9 @@
-"""How many cameras the default detector's engines carry: batches, streams, dense against 2:4.
+"""How many cameras the default detector's engines carry: batch sizes, streams, dense against 2:4.
 
     python benchmarks/streams.py [--batch 1,4,8] [--streams 1,2,4] [--candidates fp16,fp16-2:4] [--save]
 
-What `edgesparse bench --batch --streams` measures, with INT8 calibrated on calib_data/. A claim to set it against: a
-board that carries 16 cameras with the dense engine carries 25 with the 2:4 one. With --save, results/streams.json and
+The measurement of `edgesparse bench --batch --streams`, with INT8 calibrated on calib_data/. It tests the claim that a
+board which carries 16 cameras with the dense engine carries 25 with the 2:4 one. --save writes results/streams.json and
 the page results/streams.html.
 """
 
@@ -21,8 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import RESULTS, machine
 from edgesparse import device
+from edgesparse.bench.cameras import Demand
 from edgesparse.bench.page import page, row
-from edgesparse.bench.throughput import Demand, of_recipe, summary
+from edgesparse.bench.throughput import Workload, of_recipe, summary
 from edgesparse.builder.targets import DEMO, recipe_of
 from edgesparse.config import parse
 
@@ -38,24 +39,24 @@ def main() -> None:
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--fps", type=float, default=30)
     parser.add_argument("--max-age", type=float, default=100, help="Milliseconds.")
-    parser.add_argument("--seconds", type=float, default=1, help="An engine is kept busy for.")
+    parser.add_argument("--seconds", type=float, default=1, help="Per engine and number of streams.")
     parser.add_argument("--save", action="store_true")
-    said = parser.parse_args()
-    told = recipe_of(DEMO).model_dump(mode="json")
-    told["build"] |= {"backend": said.backend, "candidates": said.candidates.split(",")}
-    told["calibrate"] |= {"images": str(CALIBRATION)}
-    recipe, demand = parse(told, "streams"), Demand(said.fps, said.max_age)
-    streams, loads = [int(n) for n in said.streams.split(",")], []
-    for batch in (int(n) for n in said.batch.split(",")):
-        loads += of_recipe(recipe, [batch], streams, demand, said.seconds, quiet)
+    arguments = parser.parse_args()
+    fields = recipe_of(DEMO).model_dump(mode="json")
+    fields["build"] |= {"backend": arguments.backend, "candidates": arguments.candidates.split(",")}
+    fields["calibrate"] |= {"images": str(CALIBRATION)}
+    recipe, demand = parse(fields, "streams"), Demand(arguments.fps, arguments.max_age)
+    streams, loads = [int(n) for n in arguments.streams.split(",")], []
+    for batch in (int(n) for n in arguments.batch.split(",")):
+        loads += of_recipe(recipe, Workload([batch], streams, demand, arguments.seconds), quiet)
         print("\n".join("  ".join(row(load)) for load in loads if load.batch == batch), file=sys.stderr, flush=True)
         words, clocks = summary(loads, demand), str(device.clocks())
         result = {**machine(), "clocks": clocks, "demand": asdict(demand), "summary": words}
         result["loads"] = [asdict(load) for load in loads]
-        if said.save:  # after each batch, so that a run that is cut short leaves what it found
+        if arguments.save:  # after each batch size, so that an interrupted run keeps its results
             (RESULTS / "streams.json").write_text(json.dumps(result, indent=2) + "\n")
             about = f"{result['device'].get('gpu') or result['device'].get('cpu')}; {clocks}"
-            (RESULTS / "streams.html").write_text(page("The default detector: what it carries", about, words, loads))
+            (RESULTS / "streams.html").write_text(page("The default detector: throughput", about, words, loads))
     print(words)
 
 

@@ -96,7 +96,7 @@ class Prepare(Section):
     simplify: bool = True
 
 
-class Build(Section):
+class BuildSettings(Section):
     backend: BackendName = "auto"
     batch: Batches = Batch(opt=1, max=1)
     """One number, or a range as {min: 1, opt: 4, max: 8}."""
@@ -213,7 +213,7 @@ class Recipe(Section):
     classes: str | tuple[str, ...] = "auto"
     input: Input = Input()
     prepare: Prepare = Prepare()
-    build: Build = Build()
+    build: BuildSettings = BuildSettings()
     calibrate: Calibrate = Calibrate()
     accept: Accept = Accept()
     deploy: Deploy = Deploy()

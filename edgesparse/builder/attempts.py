@@ -12,7 +12,7 @@ from pathlib import Path
 from edgesparse import device
 from edgesparse.backends import Backend, BuildOptions, BuildResult, TensorSpec
 from edgesparse.backends.base import Limits
-from edgesparse.builder.candidates import Plan, least_ms
+from edgesparse.builder.candidates import CandidatePlan, least_ms
 from edgesparse.builder.child.job import BuildJob, JobResult, Scoring, TrialJob
 from edgesparse.builder.child.memory import MB, Budget, Spent, rungs, words
 from edgesparse.builder.child.timing import Timing
@@ -30,7 +30,7 @@ NEGLIGIBLE = 0.1
 class Attempt:
     """The outcome of a plan. `outcome` is `lost` while the candidate may still be chosen."""
 
-    plan: Plan
+    plan: CandidatePlan
     outcome: Outcome = "lost"
     reason: str = ""
     spent: Spent = field(default_factory=Spent)
@@ -64,7 +64,7 @@ class CandidateBuilder:
         self._first = 0
         self._no_room = ""
 
-    def attempt(self, plan: Plan, best: Attempt | None) -> Attempt:
+    def attempt(self, plan: CandidatePlan, best: Attempt | None) -> Attempt:
         """Build and try a plan; `best` is the fastest attempt so far."""
         attempt = Attempt(plan)
         if time.monotonic() > self._build.workers.deadline:
@@ -87,7 +87,7 @@ class CandidateBuilder:
             self._try(attempt, attempt.result)
         return attempt
 
-    def _options(self, plan: Plan) -> BuildOptions:
+    def _options(self, plan: CandidatePlan) -> BuildOptions:
         recipe, backend = self._build.recipe, self._build.backend
         batch = recipe.build.batch
         return BuildOptions(
@@ -154,7 +154,7 @@ class CandidateBuilder:
         self._no_room = f"{subject} {spent.loaded / MB:,.0f} MB before anything is built"
         return True
 
-    def _compile(self, plan: Plan, onnx: Path, options: BuildOptions, rung: int) -> JobResult[BuildResult]:
+    def _compile(self, plan: CandidatePlan, onnx: Path, options: BuildOptions, rung: int) -> JobResult[BuildResult]:
         backend, workers = self._build.backend, self._build.workers
         out = onnx.parent / f"{plan.name.replace(':', 'to')}-{rung}{backend.suffix}"
         workers.progress(f"building {plan.name}", 0, 0)

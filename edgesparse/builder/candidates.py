@@ -23,7 +23,7 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True)
-class Plan:
+class CandidatePlan:
     """A candidate before it is built: how precision is lowered, and whether 2:4 kernels are allowed."""
 
     way: Way
@@ -44,19 +44,19 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Plans:
+class CandidatePlans:
     """`possible` in the order in which they are built, cheap ones first; `impossible` are those that the recipe names
     and that cannot be built, with the reason; `notes` name what else could be built and what is missing for it."""
 
-    possible: tuple[Plan, ...]
-    impossible: tuple[tuple[Plan, str], ...] = ()
+    possible: tuple[CandidatePlan, ...]
+    impossible: tuple[tuple[CandidatePlan, str], ...] = ()
     notes: tuple[str, ...] = ()
 
 
-def plan_candidates(recipe: Recipe, backend: Backend, prepared: Prepared) -> Plans:
+def plan_candidates(recipe: Recipe, backend: Backend, prepared: Prepared) -> CandidatePlans:
     """The candidates of a recipe. Raises BuildError when none can be built."""
     if recipe.build.candidates == "auto":
-        return Plans(tuple(_auto(recipe, backend, prepared)), notes=tuple(_notes(recipe, backend, prepared)))
+        return CandidatePlans(tuple(_auto(recipe, backend, prepared)), notes=tuple(_notes(recipe, backend, prepared)))
     requested = sorted((parse_plan(name) for name in dict.fromkeys(recipe.build.candidates)), key=_order)
     obstacles = {plan: obstacle(plan, recipe, backend, prepared) for plan in requested}
     impossible = tuple((plan, reason) for plan, reason in obstacles.items() if reason)
@@ -64,16 +64,16 @@ def plan_candidates(recipe: Recipe, backend: Backend, prepared: Prepared) -> Pla
     if not possible:
         reasons = "; ".join(f"{plan.name}: {reason}" for plan, reason in impossible)
         raise BuildError(f"none of the candidates can be built: {reasons}")
-    return Plans(possible, impossible)
+    return CandidatePlans(possible, impossible)
 
 
-def parse_plan(name: str) -> Plan:
+def parse_plan(name: str) -> CandidatePlan:
     """The plan of a candidate's name."""
     way = next(way for way in WAYS if way == name.removesuffix(SPARSE))
-    return Plan(way, name.endswith(SPARSE))
+    return CandidatePlan(way, name.endswith(SPARSE))
 
 
-def obstacle(plan: Plan, recipe: Recipe, backend: Backend, prepared: Prepared) -> str | None:
+def obstacle(plan: CandidatePlan, recipe: Recipe, backend: Backend, prepared: Prepared) -> str | None:
     """Why a candidate cannot be built, in words; None when it can."""
     if prepared.quantized and plan.way != "int8-qdq":
         return "the model carries Q/DQ and is built as it is: name int8-qdq, or pass the float model"
@@ -92,31 +92,31 @@ def obstacle(plan: Plan, recipe: Recipe, backend: Backend, prepared: Prepared) -
     return None
 
 
-def _auto(recipe: Recipe, backend: Backend, prepared: Prepared) -> Iterator[Plan]:
+def _auto(recipe: Recipe, backend: Backend, prepared: Prepared) -> Iterator[CandidatePlan]:
     """All that make sense; on the CPU, where 2:4 gains nothing and INT8 little, only the unchanged model."""
     if not backend.native_code:
-        yield Plan("int8-qdq" if prepared.quantized else "fp32")
+        yield CandidatePlan("int8-qdq" if prepared.quantized else "fp32")
         return
-    both = [Plan(way, sparse) for way in WAYS for sparse in (False, True)]
+    both = [CandidatePlan(way, sparse) for way in WAYS for sparse in (False, True)]
     possible = [plan for plan in both if obstacle(plan, recipe, backend, prepared) is None]
     # Dense, this placement only costs time: it is built as the twin that the 2:4 engine is measured against.
-    yield from (plan for plan in possible if plan.way != "int8-qdq-sparse" or Plan(plan.way, True) in possible)
+    yield from (plan for plan in possible if plan.way != "int8-qdq-sparse" or CandidatePlan(plan.way, True) in possible)
 
 
 def _notes(recipe: Recipe, backend: Backend, prepared: Prepared) -> Iterator[str]:
     if not backend.native_code:
         return
-    for plan, what in ((Plan("fp16", True), "2:4"), (Plan("int8-qdq"), "INT8")):
+    for plan, what in ((CandidatePlan("fp16", True), "2:4"), (CandidatePlan("int8-qdq"), "INT8")):
         reason = obstacle(plan, recipe, backend, prepared)
         if reason and not (prepared.quantized and what == "2:4"):
             yield f"no {what} candidates: {reason}"
 
 
-def _order(plan: Plan) -> tuple[int, bool]:
+def _order(plan: CandidatePlan) -> tuple[int, bool]:
     return WAYS.index(plan.way), plan.sparse
 
 
-def least_ms(plan: Plan, prepared: Prepared) -> float | None:
+def least_ms(plan: CandidatePlan, prepared: Prepared) -> float | None:
     """A lower bound of the candidate's milliseconds on this board; None on machines without a data sheet.
 
     It counts the products at the full rate of the data sheet, and neither memory traffic nor kernel launches.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from edgesparse.backends import BuildResult
 from edgesparse.builder.attempts import Attempt
-from edgesparse.builder.candidates import Plan
+from edgesparse.builder.candidates import CandidatePlan
 from edgesparse.builder.child.timing import equal
 from edgesparse.errors import SparsityNotAchieved
 from edgesparse.sparsity.inspect import Inspection, Layer
@@ -112,7 +112,7 @@ def proofs(attempts: Sequence[Attempt], layers: Inspection) -> tuple[Proof, ...]
     """One proof per 2:4 candidate that runs."""
     by_plan = {attempt.plan: attempt for attempt in attempts if attempt.runs}
     return tuple(
-        Proof(attempt, by_plan.get(Plan(plan.way)), tuple(_reasons(attempt, layers)))
+        Proof(attempt, by_plan.get(CandidatePlan(plan.way)), tuple(_reasons(attempt, layers)))
         for plan, attempt in by_plan.items()
         if plan.sparse
     )

@@ -12,7 +12,7 @@ from edgesparse import device
 from edgesparse.backends import Backend
 from edgesparse.builder import choose
 from edgesparse.builder.attempts import Attempt, CandidateBuilder
-from edgesparse.builder.candidates import Plans, plan_candidates
+from edgesparse.builder.candidates import CandidatePlans, plan_candidates
 from edgesparse.builder.child.job import RaceJob
 from edgesparse.builder.child.memory import MB, Budget, Spent, budget
 from edgesparse.builder.child.process import Workers
@@ -82,7 +82,7 @@ def compare_candidates(
     return Comparison(build, (*attempts, *impossible), chosen, fallback, proofs, notes, clocks)
 
 
-def _attempts(builder: CandidateBuilder, plans: Plans, gate: Gate) -> list[Attempt]:
+def _attempts(builder: CandidateBuilder, plans: CandidatePlans, gate: Gate) -> list[Attempt]:
     attempts: list[Attempt] = []
     for plan in plans.possible:
         best = min((a for a in attempts if a.outcome == "lost"), key=choose.milliseconds, default=None)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from edgesparse.builder.child.job import QuantizeJob, QuantizeResult, ScoreTarget
+from edgesparse.builder.child.job import Int8Files, QuantizeJob, ScoreTarget
 from edgesparse.config import DetectorSpec, InputSpec
 from edgesparse.device import state_folder
 from edgesparse.errors import ModelError
@@ -55,7 +55,7 @@ def write_images(path: Path, files: list[Path], spec: InputSpec) -> None:
     rows.flush()
 
 
-def write_int8(job: QuantizeJob, progress: Progress) -> QuantizeResult:
+def write_int8(job: QuantizeJob, progress: Progress) -> Int8Files:
     """The task of a QuantizeJob. Raises CalibrationError, ConfigError, ModelError."""
     calibrated = _calibrated(job, progress)
     table, even = job.folder / "table.calibration", job.folder / "even.onnx"
@@ -74,7 +74,7 @@ def write_int8(job: QuantizeJob, progress: Progress) -> QuantizeResult:
         f"{summary}{f', {kept} layers stay float' if kept else ''}",
         *(f"INT8: {warning}" for warning in calibrated.warnings),
     )
-    return QuantizeResult(files["fuse"], files["sparse"], even, table, notes)
+    return Int8Files(files["fuse"], files["sparse"], even, table, notes)
 
 
 @dataclass(frozen=True)

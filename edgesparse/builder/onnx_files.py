@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from edgesparse.builder.candidates import Plan
-from edgesparse.builder.child.job import QuantizeJob, QuantizeResult, ScoreTarget
+from edgesparse.builder.candidates import CandidatePlan
+from edgesparse.builder.child.job import Int8Files, QuantizeJob, ScoreTarget
 from edgesparse.builder.int8 import write_images
 from edgesparse.builder.prepare import Build
 from edgesparse.errors import CalibrationError, EdgeSparseError
@@ -25,16 +25,16 @@ class OnnxFiles:
     def __init__(self, build: Build, target: ScoreTarget | None = None) -> None:
         self._build, self._target = build, target
         self._written: dict[str, Path] = {}
-        self._int8: QuantizeResult | EdgeSparseError | None = None
+        self._int8: Int8Files | EdgeSparseError | None = None
 
-    def onnx(self, plan: Plan) -> Path:
+    def onnx(self, plan: CandidatePlan) -> Path:
         """The file of a plan. Raises ModelError where the recipe's range of batches cannot be had."""
         path, batch = self._static(plan), self._build.recipe.build.batch
         if not (batch.open and self._build.backend.open_batch):
             return path
         return self._cached(f"{path.stem}-open", path, lambda base: open_batch(models.load(base), batch.min, batch.max))
 
-    def _static(self, plan: Plan) -> Path:
+    def _static(self, plan: CandidatePlan) -> Path:
         prepared, backend = self._build.prepared, self._build.backend
         name, base = "float", prepared.simplified
         if plan.precision == "int8" and not prepared.quantized:
@@ -66,9 +66,9 @@ class OnnxFiles:
         batch, backend = self._build.recipe.build.batch, self._build.backend
         static = batch.open and not backend.open_batch
         note = (f"{backend.name} takes a single batch size: built for build.batch.opt, {batch.opt}",) if static else ()
-        return (*note, *(self._int8.notes if isinstance(self._int8, QuantizeResult) else ()))
+        return (*note, *(self._int8.notes if isinstance(self._int8, Int8Files) else ()))
 
-    def _quantized(self) -> QuantizeResult:
+    def _quantized(self) -> Int8Files:
         """The files that the quantize job wrote; a second call fails as the first did."""
         if self._int8 is None:
             recipe = self._build.recipe

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -90,50 +89,45 @@ def bench(target: Path, batch: str | None, streams: str | None, **fields: Any) -
 
 
 def _stages(target: Path, chosen: BenchOptions) -> None:
-    from edgesparse.builder.targets import open_detector, ready
-    from edgesparse.stream import pipeline
-    from edgesparse.stream.sinks.json_lines import JsonLines
+    from edgesparse.bench.stages import measure_stages
+    from edgesparse.builder.targets import ready
     from edgesparse.stream.sources.memory import scene_frames
     from edgesparse.stream.sources.open import open_source
 
-    with progress() as advance, open_source(chosen.source) if chosen.source else scene_frames() as stream:
+    with progress() as advance, open_source(chosen.source) if chosen.source else scene_frames() as source:
         package = ready(target, chosen.store, progress=advance)
         advance("timing frames", 0, 0)
-        with open_detector(package) as detector, JsonLines(os.devnull, detector.spec.classes, force=True) as sink:
-            pipeline.run(stream, detector, limit=min(20, stream.total or 20), depth=1)
-            stream.reopen()
-            summary = pipeline.run(stream, detector, [sink], limit=chosen.frames, depth=1)  # stages in sequence
-            where = detector.where
+        times = measure_stages(package, source, chosen.frames)
     if chosen.as_json:
-        emit_json({"package": str(package.folder), "where": where, **asdict(summary)})
+        emit_json({"package": str(package.folder), "where": times.where, **asdict(times.summary)})
         return
-    click.echo(f"{package.manifest.model} on {stream.name}; from frames to boxes: {where}\n{summary}")
+    click.echo(f"{package.manifest.model} on {source.name}; from frames to boxes: {times.where}\n{times.summary}")
 
 
 def _load(target: Path, chosen: BenchOptions) -> None:
     from edgesparse import device
     from edgesparse.bench import throughput
+    from edgesparse.bench.cameras import Demand
     from edgesparse.bench.page import COLUMNS, page, row
 
-    demand = throughput.Demand(chosen.fps, chosen.max_age)
+    demand = Demand(chosen.fps, chosen.max_age)
+    workload = throughput.Workload(chosen.batches, chosen.streams or [1], demand, chosen.seconds)
     candidates = chosen.candidates.split(",") if chosen.candidates else None
     with progress() as advance:
-        name, loads = throughput.of_target(
-            target, chosen.batches, chosen.streams or [1], candidates, demand, chosen.seconds, chosen.store, advance
-        )
-    result, clocks = throughput.summary(loads, demand), str(device.clocks())
+        name, loads = throughput.of_target(target, workload, candidates, chosen.store, advance)
+    summary, clocks = throughput.summary(loads, demand), str(device.clocks())
     machine = device.probe()
     if chosen.html:
         about = f"{machine.model or machine.gpu or machine.cpu}; {clocks}"
-        text = page(f"{name}: throughput", about, result, loads)
+        text = page(f"{name}: throughput", about, summary, loads)
         write(chosen.html, lambda path: path.write_text(text))
         complain(f"wrote {chosen.html}")
     if chosen.as_json:
         rows = [asdict(load) for load in loads]
-        emit_json({"model": name, "demand": asdict(demand), "loads": rows, "summary": result, "clocks": clocks})
+        emit_json({"model": name, "demand": asdict(demand), "loads": rows, "summary": summary, "clocks": clocks})
         return
     table(name, COLUMNS, map(row, loads), numbers=len(COLUMNS) - 1)
-    click.echo(result)
+    click.echo(summary)
 
 
 def numbers(option: str, text: str | None) -> list[int]:

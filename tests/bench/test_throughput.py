@@ -1,4 +1,4 @@
-"""What a board carries: streams at once, and the cameras that come of measured times."""
+"""What a board carries: parallel streams, and the cameras that measured times allow."""
 
 from __future__ import annotations
 
@@ -13,39 +13,40 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgesparse.backends import backend
+from edgesparse.bench.cameras import Demand, carries, most_cameras
 from edgesparse.bench.page import _step, page
-from edgesparse.bench.throughput import Demand, Load, busy, cameras, carries, summary
+from edgesparse.bench.throughput import Load, run_busy, summary
 from edgesparse.errors import BuildError
 
 PLAN = {"inputs": [["images", [1, 3, 8, 8], "float32"]], "outputs": [["boxes", [1, 4], "float32"]]}
 LONG = Demand(fps=30, max_age_ms=10_000)
 
 
-def null(folder: Path, **said: float) -> Path:
+def null(folder: Path, **plan: float) -> Path:
     path = folder / "model.json"
-    path.write_text(json.dumps({**PLAN, **said}))
+    path.write_text(json.dumps({**PLAN, **plan}))
     return path
 
 
-def test_streams_are_busy_at_once(tmp_path: Path) -> None:
-    engine, plan = backend("null"), null(tmp_path, seconds=0.01)
-    times, rate = busy([engine.load(plan) for _ in range(4)], 0.1)
+def test_streams_run_in_parallel(tmp_path: Path) -> None:
+    target, plan = backend("null"), null(tmp_path, seconds=0.01)
+    times, rate = run_busy([target.load(plan) for _ in range(4)], 0.1)
     assert len(times) >= 4 * 5 and times.min() >= 0.01
-    assert rate > 1.5 / times.mean(), "four that sleep beside each other do more than one"
+    assert rate > 1.5 / times.mean(), "four that sleep in parallel do more than one"
 
 
 def test_an_engine_that_fails_ends_all_streams(tmp_path: Path) -> None:
-    engine = backend("null")
-    good, bad = engine.load(null(tmp_path)), engine.load(null(tmp_path, fail_at=1))
+    target = backend("null")
+    good, bad = target.load(null(tmp_path)), target.load(null(tmp_path, fail_at=1))
     with pytest.raises(BuildError, match="inference 1 failed"):
-        busy([good, bad], 5)
+        run_busy([good, bad], 5)
 
 
 @settings(deadline=None)
 @given(st.floats(0.0005, 0.03))
-def test_one_stream_carries_as_many_as_fit_into_a_frames_time(seconds: float) -> None:
+def test_one_stream_carries_as_many_as_fit_into_a_period(seconds: float) -> None:
     most = int((1 - 1e-9) / 30 / seconds)
-    assert cameras(np.array([seconds]), 1, 1, LONG, most) == most
+    assert most_cameras(np.array([seconds]), 1, 1, LONG, most) == most
     assert not carries(np.array([seconds]), 1, 1, LONG, int(1.2 * most) + 2)
 
 
@@ -63,25 +64,29 @@ def test_more_streams_a_larger_batch_or_more_patience_never_carry_less(
 
 def test_the_age_counts_as_much_as_the_rate() -> None:
     slow = np.array([0.09])
-    assert cameras(slow, 8, 4, Demand(30, 100), 100) > 0 == cameras(slow, 8, 4, Demand(30, 80), 100)
-    now_and_then = np.r_[np.full(96, 0.005), np.full(4, 0.3)]
-    assert cameras(now_and_then, 1, 1, Demand(1, 100), 100) == 0 < cameras(now_and_then[:96], 1, 1, Demand(1, 100), 100)
+    assert most_cameras(slow, 8, 4, Demand(30, 100), 100) > 0 == most_cameras(slow, 8, 4, Demand(30, 80), 100)
+    sometimes_slow = np.r_[np.full(96, 0.005), np.full(4, 0.3)]
+    assert (
+        most_cameras(sometimes_slow, 1, 1, Demand(1, 100), 100)
+        == 0
+        < most_cameras(sometimes_slow[:96], 1, 1, Demand(1, 100), 100)
+    )
 
 
 def load(candidate: str, fps: float, carried: int) -> Load:
     return Load(candidate, 4, 2, fps, 1.0, 2.0, 3.0, carried)
 
 
-def test_dense_and_sparse_are_set_beside_each_other() -> None:
+def test_the_summary_compares_dense_with_sparse() -> None:
     loads = [load("fp16", 480, 16), load("fp16-2:4", 750, 25), load("int8-qdq", 470, 15)]
     assert summary(loads, Demand()) == (
-        "At 30 frames a second and an age of at most 100 ms: 16 cameras dense (fp16, batch 4, 2 at once: 480 frames a "
-        "second), 25 cameras 2:4 (fp16-2:4, batch 4, 2 at once: 750 frames a second), 1.56 times the frames"
+        "At 30 frames per second and an age of at most 100 ms: 16 cameras dense (fp16, batch 4, 2 streams: 480 frames "
+        "per second), 25 cameras 2:4 (fp16-2:4, batch 4, 2 streams: 750 frames per second), 1.56 times the frames"
     )
     assert "2:4" not in summary(loads[:1], Demand())
 
 
-def test_the_page_holds_every_engine_and_nothing_from_elsewhere() -> None:
+def test_the_page_has_every_engine_and_no_external_content() -> None:
     text = page("a <b> & c", "a board", "in words", [load("fp16", 480, 16), load("fp16-2:4", 750, 25)])
     assert "a &lt;b&gt; &amp; c" in text and text.count("<circle") == 2 and text.count("<polyline") == 2
     assert 'class="sparse"' in text and "http" not in text and "750.0" in text
@@ -96,5 +101,5 @@ def test_names_beside_the_plot_do_not_cover_each_other(rates: list[float]) -> No
 
 
 @given(st.floats(1e-6, 1e9))
-def test_the_axis_ends_a_little_above_what_is_drawn(most: float) -> None:
+def test_the_axis_ends_slightly_above_the_largest_value(most: float) -> None:
     assert most < 5 * _step(most) < 3 * most

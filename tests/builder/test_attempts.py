@@ -12,7 +12,7 @@ import pytest
 
 from edgesparse.backends import BuildResult, backend
 from edgesparse.builder.attempts import Attempt, CandidateBuilder
-from edgesparse.builder.candidates import Plan
+from edgesparse.builder.candidates import CandidatePlan
 from edgesparse.builder.child.job import BuildJob, JobResult, Scoring
 from edgesparse.builder.child.memory import MB, Budget, Spent
 from edgesparse.builder.compare import none_left
@@ -29,7 +29,7 @@ class Measured:
 
     def progress(self, step: str, done: int, total: int) -> None: ...
 
-    def onnx(self, plan: Plan) -> Path:
+    def onnx(self, plan: CandidatePlan) -> Path:
         return Path("model.onnx")
 
     def run(self, job: BuildJob) -> JobResult[BuildResult]:
@@ -43,7 +43,7 @@ def attempts(measured: Measured, budget: Budget) -> list[Attempt]:
     recipe = parse({"model": "m.onnx"}, "recipe")
     build = Build(recipe, backend("null"), Path(), double, double, budget)
     builder = CandidateBuilder(build, double, 0.0, Scoring())
-    return [builder.attempt(plan, None) for plan in (Plan("fp32"), Plan("fp16"))]
+    return [builder.attempt(plan, None) for plan in (CandidatePlan("fp32"), CandidatePlan("fp16"))]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from null_plans import Plan as Planned
 from edgesparse import device
 from edgesparse.backends import backend
 from edgesparse.builder import candidates
-from edgesparse.builder.candidates import Plan, least_ms, parse_plan, plan_candidates
+from edgesparse.builder.candidates import CandidatePlan, least_ms, parse_plan, plan_candidates
 from edgesparse.builder.prepare import Prepared, prepare
 from edgesparse.config import SPARSE, WAYS, Recipe
 from edgesparse.config import parse as recipe_of
@@ -34,20 +34,17 @@ def names(said: Recipe, model: Path, engine: str = "null") -> list[str]:
     return [one.name for one in plan_candidates(said, backend(engine), prepared(model)).possible]
 
 
-def test_names_and_plans_are_the_same_thing() -> None:
+def test_a_plan_and_its_name_convert_into_each_other() -> None:
     for way in WAYS:
         for sparse in (False, True):
-            one = Plan(way, sparse)
-            assert parse_plan(one.name) == one and one.name.endswith(SPARSE) == sparse
-    precisions = {way: Plan(way).precision for way in WAYS}
-    assert set(precisions.values()) == {"fp32", "fp16", "int8"}
-    some = (Plan("int8-qdq", True), Plan("int8-table"), Plan("fp16", True), Plan("fp32"))
-    assert [one.name for one in sorted(some, key=lambda one: one.caution)] == [
-        "fp32",
-        "fp16-2:4",
-        "int8-table",
-        "int8-qdq-2:4",
-    ]
+            plan = CandidatePlan(way, sparse)
+            assert parse_plan(plan.name) == plan and plan.name.endswith(SPARSE) == sparse
+    assert {CandidatePlan(way).precision for way in WAYS} == {"fp32", "fp16", "int8"}
+
+
+def test_more_precise_is_safer_and_dense_before_2to4() -> None:
+    plans = sorted(map(parse_plan, ("int8-qdq-2:4", "int8-table", "fp16-2:4", "fp32")), key=lambda plan: plan.caution)
+    assert [plan.name for plan in plans] == ["fp32", "fp16-2:4", "int8-table", "int8-qdq-2:4"]
 
 
 def test_on_the_cpu_the_model_is_built_as_it_came_and_int8_when_asked(sparse_model: Path) -> None:
@@ -118,4 +115,4 @@ def test_boards_are_known_by_their_name_and_memory(
 
 
 def test_elsewhere_nothing_is_known(sparse_model: Path) -> None:
-    assert least_ms(Plan("fp32"), prepared(sparse_model)) is None
+    assert least_ms(CandidatePlan("fp32"), prepared(sparse_model)) is None

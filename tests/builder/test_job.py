@@ -13,9 +13,9 @@ from edgesparse.backends.base import EngineLayer, Limits
 from edgesparse.builder.child import job as jobs
 from edgesparse.builder.child.job import (
     BuildJob,
+    Int8Files,
     Job,
     QuantizeJob,
-    QuantizeResult,
     RaceJob,
     RaceResult,
     ScoreTarget,
@@ -51,7 +51,7 @@ RESULTS: list[Any] = [
     TrialResult((TensorSpec("i", (1, 3), "uint8"),), (), TIMING, Score(map=1.5, map50=2.0)),
     TrialResult((), (), TIMING, None, AgreementRecord(recall=1, precision=0.5, iou=1, score_mean=0, boxes=3, images=2)),
     RaceResult({"fp32": TIMING}, "1 GHz"),
-    QuantizeResult(Path("a"), Path("b"), Path("c"), Path("d"), ("note",)),
+    Int8Files(Path("a"), Path("b"), Path("c"), Path("d"), ("note",)),
 ]
 
 

@@ -41,4 +41,4 @@ def test_what_cannot_be_measured_is_refused(
 def test_a_package_is_measured_at_its_own_batch(edgesparse: Command, model: Path) -> None:
     edgesparse("build", model)
     ended = edgesparse("bench", "engines/squares", "--batch", "2")
-    assert ended.code == 2 and "the package has batch 1, asked for 2: give its recipe" in ended.said
+    assert ended.code == 2 and "--batch: found 2, needed 1, the package's batch" in ended.said

@@ -32,7 +32,7 @@ def test_a_table_of_the_candidates_and_the_verdict(edgesparse: Command, recipe: 
     assert ended.code == 0
     rows = [line.split() for line in ended.out.splitlines()]
     assert ["fp32", "lost"] in [row[:2] for row in rows] and ["fp16", "kept"] in [row[:2] for row in rows]
-    assert "no 2:4 candidates: no layer of the model is 2:4: 'edgesparse prune' makes them" in ended.out
+    assert "no 2:4 candidates: no layer of the model is 2:4: run 'edgesparse prune'" in ended.out
     assert "details: report.html" in ended.out
 
 

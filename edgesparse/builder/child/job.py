@@ -121,7 +121,7 @@ class ScoreTarget:
 
 
 @dataclass(frozen=True)
-class QuantizeResult:
+class Int8Files:
     """The files that INT8 candidates are built from, and notes for the report.
 
     `fuse` and `sparse` carry Q/DQ in either placement; `table` is TensorRT's calibration table of the float model
@@ -136,13 +136,13 @@ class QuantizeResult:
 
 
 @dataclass(frozen=True)
-class QuantizeJob(Job[QuantizeResult]):
+class QuantizeJob(Job[Int8Files]):
     """Calibrate `onnx` on at most `count` images of a folder and write INT8 in every form into `folder`.
 
     With a `target`, layers stay float until it is reached; without one, every layer that can be INT8 is.
     """
 
-    returns = QuantizeResult
+    returns = Int8Files
     onnx: Path
     folder: Path
     spec: DetectorSpec

@@ -20,9 +20,9 @@ from edgesparse import device
 from edgesparse.backends import BuildResult, backend
 from edgesparse.builder.child.job import (
     BuildJob,
+    Int8Files,
     Job,
     QuantizeJob,
-    QuantizeResult,
     RaceJob,
     RaceResult,
     TrialJob,
@@ -61,7 +61,7 @@ def race(job: RaceJob, progress: Progress) -> RaceResult:
     return trials.race(job, progress)
 
 
-def quantize(job: QuantizeJob, progress: Progress) -> QuantizeResult:
+def quantize(job: QuantizeJob, progress: Progress) -> Int8Files:
     """Calibrate, and write the files that INT8 candidates are built from."""
     from edgesparse.builder import int8
 
