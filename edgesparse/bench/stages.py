@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from edgesparse.builder.targets import open_detector
 from edgesparse.package.store import Package
 from edgesparse.stream import pipeline
-from edgesparse.stream.frames import Source
 from edgesparse.stream.sinks.json_lines import JsonLines
+from edgesparse.stream.sources.base import Source
 from edgesparse.stream.summary import Summary
 
 WARM_UP = 20
