@@ -36,16 +36,14 @@ class BenchOptions:
 
 @click.command()
 @click.argument("target", type=options.PATH)
-@click.option("--source", metavar="SOURCE", help="Read frames here [default: the demo scene].")
-@click.option(
-    "--frames", type=click.IntRange(1), default=300, show_default=True, metavar="N", help="Time so many frames."
-)
+@click.option("--source", type=options.TEXT, metavar="SOURCE", help="Read frames here [default: the demo scene].")
+@click.option("--frames", type=options.COUNT, default=300, show_default=True, metavar="N", help="Time so many frames.")
 @click.option("--batch", metavar="N,...", help="Load: build engines of these batch sizes.")
 @click.option("--streams", metavar="N,...", help="Load: run so many streams per engine.")
 @click.option("--candidates", metavar="NAME,...", help="Load: build only these, as fp16,fp16-2:4.")
 @click.option(
     "--fps",
-    type=click.FloatRange(0, min_open=True),
+    type=options.POSITIVE,
     default=30,
     show_default=True,
     metavar="F",
@@ -53,7 +51,7 @@ class BenchOptions:
 )
 @click.option(
     "--max-age",
-    type=click.FloatRange(0, min_open=True),
+    type=options.POSITIVE,
     default=100,
     show_default=True,
     metavar="MS",
@@ -61,7 +59,7 @@ class BenchOptions:
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(0),
+    type=options.NOT_NEGATIVE,
     default=2,
     show_default=True,
     metavar="S",
@@ -94,7 +92,7 @@ def _stages(target: Path, chosen: BenchOptions) -> None:
     from edgesparse.stream.sources.memory import scene_frames
     from edgesparse.stream.sources.open import open_source
 
-    with progress() as advance, open_source(chosen.source) if chosen.source else scene_frames() as source:
+    with progress() as advance, open_source(chosen.source) if chosen.source is not None else scene_frames() as source:
         package = ready(target, chosen.store, progress=advance)
         advance("timing frames", 0, 0)
         times = measure_stages(package, source, chosen.frames)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.argument("target", type=options.PATH, metavar="RECIPE.yaml|MODEL.onnx")
 @click.option("--only", multiple=True, metavar="CANDIDATE", help="Build only this, as fp16-2:4; repeatable.")
 @click.option("--memory", metavar="SIZE", help="Build within this much memory, as '2 GB'.")
-@click.option("--time-limit", type=float, metavar="SECONDS", help="Leave out what is not built by then.")
+@click.option("--time-limit", type=options.POSITIVE, metavar="SECONDS", help="Leave out what is not built by then.")
 @click.option("--require-sparse", is_flag=True, help="Refuse an engine that gains nothing from 2:4.")
 @click.option("--keep", type=options.PATH, metavar="FOLDER", help="Keep the files that engines are built from.")
 @options.names

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from edgesparse.cli import options
 from edgesparse.cli.show import complain, progress
 
 
@@ -15,23 +16,22 @@ def demo() -> None:
 
 
 @demo.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=options.PATH)
+@click.option("--count", type=options.COUNT, default=100, show_default=True, metavar="N", help="Write so many images.")
 @click.option(
-    "--count", type=click.IntRange(1), default=100, show_default=True, metavar="N", help="Write so many images."
-)
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Draw the scenes of this seed."
+    "--seed", type=options.Count(0), default=0, show_default=True, metavar="N", help="Draw the scenes of this seed."
 )
 @click.option(
     "--size",
-    type=(int, int),
+    type=click.IntRange(16, 8192),
+    nargs=2,
     default=(480, 640),
     show_default=True,
     metavar="H W",
     help="Draw at this height and width.",
 )
 @click.option("--moving", is_flag=True, help="Write frames of one moving belt.")
-@click.option("--force", is_flag=True, help="Replace the folder.")
+@click.option("--force", is_flag=True, help="Replace an earlier export.")
 def export(folder: Path, count: int, seed: int, size: tuple[int, int], moving: bool, force: bool) -> None:
     """Write images of the demo scene and their annotations.
 

@@ -55,7 +55,7 @@ def restarts(function: Verb) -> Verb:
     """The options of every verb that restarts the service."""
     text = "Restart the service with this, '' for not."
     restart = click.option("--restart", metavar="COMMAND", help=text)
-    positive = click.FloatRange(0, min_open=True)
+    positive = options.POSITIVE
     health = click.option(
         "--health-seconds",
         type=positive,

@@ -9,6 +9,9 @@ import click
 from edgesparse.cli import options
 from edgesparse.cli.show import complain, emit_json, table
 
+CENTURY = 36_525
+"""Days: later dates are a mistake."""
+
 
 @click.group()
 def keys() -> None:
@@ -17,7 +20,9 @@ def keys() -> None:
 
 @keys.command()
 @click.argument("name", type=options.PATH)
-@click.option("--days", type=click.IntRange(1), metavar="N", help="Expire after so many days [default: never].")
+@click.option(
+    "--days", type=click.IntRange(1, CENTURY), metavar="N", help="Expire after so many days [default: never]."
+)
 def new(name: Path, days: int | None) -> None:
     """Create NAME.key, which signs, and NAME.pub, which devices trust.
 
@@ -60,10 +65,10 @@ def show(folder: Path | None, as_json: bool) -> None:
 @click.argument("old", type=options.PATH)
 @click.argument("name", type=options.PATH)
 @options.output("Write both public keys into this new folder.")
-@click.option("--days", type=click.IntRange(1), metavar="N", help="Expire the new key after so many days.")
+@click.option("--days", type=click.IntRange(1, CENTURY), metavar="N", help="Expire the new key after so many days.")
 @click.option(
     "--overlap",
-    type=click.IntRange(0),
+    type=click.IntRange(0, CENTURY),
     default=90,
     show_default=True,
     metavar="N",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,10 +12,52 @@ import click
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
-PATH = click.Path(path_type=Path)
-COUNT = click.IntRange(1)
-POSITIVE = click.FloatRange(0, min_open=True)
-DROP = click.FloatRange(0)
+
+def path(value: str) -> Path:
+    """A file or folder that may be missing: what is wrong with it, each verb says in its own words."""
+    if not value or "\0" in value:
+        raise click.BadParameter("needed a path, found " + ("a NUL character" if value else "nothing"))
+    try:
+        Path(value).stat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise click.BadParameter("the name is too long for a file") from None
+    return Path(value)
+
+
+def text(value: str) -> str:
+    """Not empty."""
+    if not value.strip() or "\0" in value:
+        raise click.BadParameter("needed a text, found " + ("a NUL character" if value.strip() else "nothing"))
+    return value
+
+
+class Count(click.IntRange):
+    """A whole number that fits 32 bits."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if abs(number) > MOST:
+            self.fail(f"{value} is more than {MOST}", param, ctx)
+        return number
+
+
+class Number(click.FloatRange):
+    """A finite number."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
+
+
+MOST = (1 << 31) - 1
+PATH, TEXT = path, text
+COUNT = Count(1)
+SHARE = Number(0, 1)
+POSITIVE = Number(0, min_open=True)
+NOT_NEGATIVE = Number(0)
 
 
 def output(help_text: str, *, required: bool = True) -> Callable[[Verb], Verb]:
@@ -46,12 +90,14 @@ def html(function: Verb) -> Verb:
 
 def device(function: Verb) -> Verb:
     """--device: a board, with an optional power mode."""
-    return click.option("--device", metavar="BOARD", help="Predict gains there, as orin-nano-8gb:15W.")(function)
+    return click.option("--device", type=TEXT, metavar="BOARD", help="Predict gains there, as orin-nano-8gb:15W.")(
+        function
+    )
 
 
 def names(function: Verb) -> Verb:
     """--names."""
-    option = click.option("--names", metavar="FILE", help="Read class names here, or 'coco' for COCO's.")
+    option = click.option("--names", type=TEXT, metavar="FILE", help="Read class names here, or 'coco' for COCO's.")
     return renamed("--classes", "--names")(option(function))
 
 
@@ -80,7 +126,7 @@ def calibration_images(*, required: bool, count: int) -> Callable[[Verb], Verb]:
             "--count", type=COUNT, default=count, show_default=True, metavar="N", help="Use at most so many images."
         )
         text = "Use this folder, glob or video of images."
-        option = click.option("--images", required=required, metavar="SOURCE", help=text)
+        option = click.option("--images", type=TEXT, required=required, metavar="SOURCE", help=text)
         return renamed("--pictures", "--images")(option(number(function)))
 
     return decorate

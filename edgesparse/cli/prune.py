@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 @click.option("--permute", is_flag=True, help="magnitude: reorder channels to keep more.")
 @options.calibration_images(required=False, count=256)
 @click.option(
-    "--share", type=click.FloatRange(0, 1, min_open=True), metavar="F", help="auto: prune this share of eligible MACs."
+    "--share", type=options.Number(0, 1, min_open=True), metavar="F", help="auto: prune this share of eligible MACs."
 )
-@click.option("--max-drop", type=options.DROP, metavar="POINTS", help="auto: lose at most so many points of mAP.")
+@click.option(
+    "--max-drop", type=options.NOT_NEGATIVE, metavar="POINTS", help="auto: lose at most so many points of mAP."
+)
 @options.device
 @options.labels()
 @options.annotated_images("--annotated-images")

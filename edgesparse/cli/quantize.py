@@ -28,7 +28,7 @@ METHODS = ("best", "entropy", "percentile", "mse", "max")
     help="Place Q/DQ like this; see above.",
 )
 @click.option("--method", type=click.Choice(METHODS), default="mse", show_default=True, help="Set ranges like this.")
-@click.option("--max-drop", type=options.DROP, metavar="POINTS", help="Keep layers in float to lose no more.")
+@click.option("--max-drop", type=options.NOT_NEGATIVE, metavar="POINTS", help="Keep layers in float to lose no more.")
 @options.labels()
 @options.annotated_images("--annotated-images")
 @click.option("--keep", multiple=True, metavar="LAYER", help="Keep this layer in float; repeatable.")

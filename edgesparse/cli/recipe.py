@@ -9,6 +9,7 @@ import click
 from edgesparse.cli import options
 from edgesparse.cli.show import complain
 from edgesparse.head_table import HEAD_ALIASES, HEADS
+from edgesparse.tasks.writing import check_outputs
 
 
 @click.command()
@@ -21,13 +22,15 @@ from edgesparse.head_table import HEAD_ALIASES, HEADS
     metavar="HEAD",
     help="Name the head, if it is not recognized.",
 )
-@click.option("--size", type=click.IntRange(1), nargs=2, metavar="H W", help="Set the input size, if it is open.")
+@click.option("--size", type=options.COUNT, nargs=2, metavar="H W", help="Set the input size, if it is open.")
 @options.force
 def recipe(model: Path, output: Path | None, head: str, size: tuple[int, int] | None, force: bool) -> None:
     """Write a commented recipe for a model."""
     from edgesparse.builder.recipe import write_recipe
 
     output = output or model.with_suffix(".yaml")
+    if str(output) != "-":
+        check_outputs((output,), force, (model,))
     text = write_recipe(model, output, head, size, force)
     if str(output) == "-":
         click.echo(text, nl=False)

@@ -15,7 +15,7 @@ import click
 
 from edgesparse.cli import options
 from edgesparse.cli.show import emit_json, progress
-from edgesparse.errors import BackendUnavailable
+from edgesparse.errors import BackendUnavailable, ConfigError
 
 _OVERRIDES = ("conf", "iou", "max_det", "classes", "tracking")
 _OUTPUTS = ("jsonl", "txt", "coco", "video", "save_images", "show", "force")
@@ -34,14 +34,21 @@ class RunOptions:
 
 @click.command()
 @click.argument("target", type=options.PATH)
-@click.option("--source", "sources", multiple=True, metavar="SOURCE", help="Read this; repeat for several cameras.")
+@click.option(
+    "--source",
+    "sources",
+    type=options.TEXT,
+    multiple=True,
+    metavar="SOURCE",
+    help="Read this; repeat for several cameras.",
+)
 @click.option("--tracking", is_flag=True, default=None, help="Number objects from frame to frame.")
-@click.option("--conf", type=click.FloatRange(0, 1), metavar="F", help="Drop boxes below this confidence.")
-@click.option("--iou", type=click.FloatRange(0, 1), metavar="F", help="Merge boxes that overlap by more.")
-@click.option("--max-det", type=click.IntRange(1), metavar="N", help="Keep at most so many boxes per frame.")
-@click.option("--classes", metavar="NAME,...", help="Detect only these classes, by name or number.")
-@click.option("--frames", type=click.IntRange(1), metavar="N", help="Stop after so many frames.")
-@click.option("--jsonl", type=click.Path(), metavar="FILE", help="Write JSON lines; '-' is standard output.")
+@click.option("--conf", type=options.SHARE, metavar="F", help="Drop boxes below this confidence.")
+@click.option("--iou", type=options.SHARE, metavar="F", help="Merge boxes that overlap by more.")
+@click.option("--max-det", type=options.COUNT, metavar="N", help="Keep at most so many boxes per frame.")
+@click.option("--classes", type=options.TEXT, metavar="NAME,...", help="Detect only these classes, by name or number.")
+@click.option("--frames", type=options.COUNT, metavar="N", help="Stop after so many frames.")
+@click.option("--jsonl", type=options.PATH, metavar="FILE", help="Write JSON lines; '-' is standard output.")
 @click.option("--txt", type=options.PATH, metavar="FOLDER", help="Write YOLO text files.")
 @click.option("--coco", type=options.PATH, metavar="FILE", help="Write COCO JSON.")
 @click.option("--video", type=options.PATH, metavar="FILE", help="Write an annotated video, .mp4, .webm or .avi.")
@@ -65,6 +72,7 @@ def run(
     overrides = {key: fields[key] for key in _OVERRIDES if fields[key] is not None}
     overrides |= {"source": sources} if sources else {}
     outputs = {key: fields[key] for key in _OUTPUTS}
+    outputs["jsonl"] = None if fields["jsonl"] is None else str(fields["jsonl"])
     chosen = RunOptions(
         store=fields["store"], overrides=overrides, outputs=outputs, frames=frames, as_json=fields["as_json"]
     )
@@ -78,12 +86,24 @@ def run(
         _run(target, chosen)
 
 
+def _check_outputs(chosen: RunOptions) -> None:
+    """Refuse what would be overwritten before anything is built; the sinks check the rest when they open."""
+    outputs = [chosen.outputs[name] for name in ("jsonl", "coco", "video") if chosen.outputs[name] is not None]
+    files = [Path(output) for output in outputs if str(output) != "-"]
+    for path in files:
+        if path.is_file() and not chosen.outputs["force"]:
+            raise ConfigError(f"{path} already exists: pass --force to overwrite it, or name another file")
+    if len({os.path.realpath(path) for path in files}) < len(files):
+        raise ConfigError(f"{files[-1]} is named for two outputs: name another file")
+
+
 def _run(target: Path, chosen: RunOptions) -> None:
     from edgesparse.builder.targets import open_detector, ready
     from edgesparse.config import override
     from edgesparse.stream.pipeline import Loop
     from edgesparse.stream.sinks.open import open_sinks
 
+    _check_outputs(chosen)
     with progress() as advance:
         package = ready(target, chosen.store, progress=advance)
     settings = override(package.manifest.run, dict(chosen.overrides))

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from edgesparse.cli import options
 from edgesparse.cli.device import date, on_device
 from edgesparse.cli.show import emit_json, table
 
@@ -16,7 +17,7 @@ COLUMNS = ("when", "verb", "result", "version", "slot", "why")
 @click.command()
 @on_device
 @click.option(
-    "--history", type=click.IntRange(0), default=5, show_default=True, metavar="N", help="Print so many past events."
+    "--history", type=options.Count(0), default=5, show_default=True, metavar="N", help="Print so many past events."
 )
 def status(root: Path | None, status: Path | None, history: int, as_json: bool) -> None:
     """Show what runs on this device, its health and its history."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from itertools import count as count_from
@@ -40,15 +41,18 @@ def export(
 
     `kind`: "jpg" (quality 95) or "png". `progress(done, count)` is called after each image. The folder appears
     whole or not at all. Raises ConfigError for a count below one, another kind of image, or a folder that is not
-    empty unless `force` lets it be replaced; SinkError where a file cannot be written.
+    empty: with `force` an earlier export is replaced, and nothing else. SinkError where a file cannot be written.
     """
     if count < 1:
         raise ConfigError(f"{count} images asked for; ask for at least 1")
     if kind not in ("jpg", "png"):
         raise ConfigError(f"images of kind {kind!r} asked for; choose jpg or png")
-    folder = Path(folder).resolve()
-    if folder.exists() and not force and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ConfigError(f"{folder} is there and not empty; name another folder, or pass --force to replace it")
+    folder = Path(os.path.realpath(folder))
+    if folder.exists() and not _is_empty(folder):
+        if not _is_export(folder):
+            raise ConfigError(f"{folder} exists and is no demo export: name another folder")
+        if not force:
+            raise ConfigError(f"{folder} exists: pass --force to replace it, or name another folder")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
@@ -63,6 +67,20 @@ def export(
         raise SinkError(
             f"{folder} cannot be written: {error.strerror or error}; free the place or name another"
         ) from error
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether the folder holds nothing but an earlier export: only then may it be replaced."""
+    if not folder.is_dir() or {path.name for path in folder.iterdir()} != {"images", "instances.json"}:
+        return False
+    try:
+        return "seed" in json.loads((folder / "instances.json").read_text())["info"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _write_images(

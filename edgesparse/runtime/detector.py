@@ -212,7 +212,7 @@ def class_index(name: str, names: Sequence[str], where: str) -> int:
     """The class's id from its name, or from its id as text."""
     if name in names:
         return list(names).index(name)
-    if name.isdigit() and int(name) < len(names):
+    if name.isdecimal() and int(name) < len(names):
         return int(name)
     raise ConfigError(f"{where}: no class '{name}'{nearest(name, names)}")
 

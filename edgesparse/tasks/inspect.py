@@ -49,7 +49,7 @@ def inspect_file(
     progress: Progress = quiet,
 ) -> ModelInspection:
     """Inspect the model of `target`; with `html` write a page too. Raises ConfigError, ModelError."""
-    board = boards.board(device) if device else None
+    board = boards.board(device) if device is not None else None
     recipe = as_recipe(target)
     check_outputs((html,), force, [recipe.model, *([] if isinstance(target, Recipe) else [Path(target)])])
     inputs = {name: tuple(shape) for name, shape in (shapes or {}).items()}

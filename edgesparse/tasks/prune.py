@@ -143,6 +143,9 @@ def _reconstruct(recipe: Recipe, options: PruneOptions, progress: Progress) -> t
     source = str(options.images)
     check_images(source)
     board = boards.board(options.device) if options.device else None
+    state = None if options.state is None else Path(options.state)
+    if state is not None and state.exists() and not state.is_dir():
+        raise ConfigError(f"--state {state} is a file: name a folder")
     labels = _labels(options)
     progress("reading the model", 0, 0)
     model = load(recipe.model)
@@ -159,7 +162,7 @@ def _reconstruct(recipe: Recipe, options: PruneOptions, progress: Progress) -> t
         objects=object_masks(model, images, spec),
         read=box_reader(spec),
         progress=progress,
-        state_dir=None if options.state is None else Path(options.state),
+        state_dir=state,
     )
 
 

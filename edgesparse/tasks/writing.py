@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,19 +16,19 @@ def check_outputs(outputs: Iterable[Path | None], force: bool, inputs: Iterable[
     Raises ConfigError where one exists without `force`, is a folder or an input, is named twice, or its folder is
     missing.
     """
-    taken = {path.resolve(): "is an input" for path in inputs}
+    taken = {os.path.realpath(path): "is an input" for path in inputs}
     for path in outputs:
         if path is None:
             continue
         if path.is_dir():
             raise ConfigError(f"{path} is a folder: name a file")
-        if (reason := taken.get(path.resolve())) is not None:
+        if (reason := taken.get(os.path.realpath(path))) is not None:
             raise ConfigError(f"cannot write {path}: it {reason}; name another file")
         if path.exists() and not force:
             raise ConfigError(f"{path} already exists: pass --force to overwrite it, or name another file")
         if not path.parent.is_dir():
             raise ConfigError(f"no folder {path.parent}: create it, or name another")
-        taken[path.resolve()] = "is named for two outputs"
+        taken[os.path.realpath(path)] = "is named for two outputs"
 
 
 def write(output: Path, save: Callable[[Path], object]) -> None:

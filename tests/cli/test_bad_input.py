@@ -194,7 +194,7 @@ BAD: dict[Make, tuple[int, str]] = {
     class_of_a_camera: (2, r"run.cameras.gate.classes: no class 'gren': did you mean 'green'\?"),
     unknown_class: (2, r"run.classes: no class 'gren': did you mean 'green'\?"),
     output_in_a_file: (2, r"cannot write m.onnx/out.json: (Not a directory|File exists)"),
-    output_that_is_there: (2, r"instances_val.json exists already: pass --force to overwrite it"),
+    output_that_is_there: (2, r"instances_val.json already exists: pass --force to overwrite it"),
     store_in_a_file: (1, r"cannot write to m.onnx/m: Not a directory: choose another with --store"),
 }
 

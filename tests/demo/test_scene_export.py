@@ -39,14 +39,20 @@ def test_a_jpeg_looks_like_its_frame(tmp_path: Path) -> None:
     assert seen is not None and np.abs(seen.astype(int) - still(2)[0]).mean() < 3
 
 
-def test_a_folder_with_something_in_it_is_refused_unless_forced(tmp_path: Path) -> None:
-    mine = tmp_path / "set" / "mine.txt"
-    mine.parent.mkdir()
-    export(tmp_path / "set", 1, 0, height=96, width=128)  # an empty one is no loss
-    mine.write_text("mine")
-    with pytest.raises(ConfigError, match=r"not empty; .*--force"):
+def test_only_an_earlier_export_is_replaced_and_only_with_force(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    export(tmp_path / "set", 1, 0, height=96, width=128)  # an empty folder is no loss
+    with pytest.raises(ConfigError, match=r"set exists: pass --force"):
         export(tmp_path / "set", 1, 0, height=96, width=128)
+    mine = tmp_path / "set" / "mine.txt"
+    mine.write_text("mine")
+    for force in (False, True):
+        with pytest.raises(ConfigError, match="set exists and is no demo export"):
+            export(tmp_path / "set", 1, 0, height=96, width=128, force=force)
+        with pytest.raises(ConfigError, match=r"mine.txt exists and is no demo export"):
+            export(mine, 1, 0, height=96, width=128, force=force)
     assert mine.read_text() == "mine"
+    mine.unlink()
     export(tmp_path / "set", 2, 0, height=96, width=128, force=True)
     assert sorted(p.name for p in (tmp_path / "set").iterdir()) == ["images", "instances.json"]
     assert [p.name for p in tmp_path.iterdir()] == ["set"]

@@ -1,0 +1,124 @@
+"""Arguments that no verb can use: each ends in one line, before any work, and nothing is written or overwritten."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import squares
+from commands import Command
+
+FILES = ("empty.onnx", "empty.yaml", "binary.onnx", "binary.yaml", "binary.json", "binary.key", "list.yaml")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path) -> Path:
+    """A model, images, and files of every wrong kind."""
+    squares.chained(tmp_path / "deep.onnx")
+    (tmp_path / "images").mkdir()
+    squares.labelled(tmp_path / "images")
+    for name in FILES:
+        (tmp_path / name).write_bytes(b"" if name.startswith("empty") else bytes(range(256)) * 8)
+    (tmp_path / "list.yaml").write_text("- a\n- b\n")
+    (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    return tmp_path
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    paths = [path for path in folder.rglob("*") if "engines" not in path.parts]
+    return {str(path): path.read_bytes() if path.is_file() else None for path in paths}
+
+
+MODELS = (*FILES[:4], "list.yaml", "folder.onnx", "images", "loop", "nowhere.onnx", "deep.onnx/x", "x" * 300, "")
+VERBS = (
+    ("inspect",),
+    ("recipe", "-o", "-"),
+    ("prune", "-o", "out.onnx"),
+    ("quantize", "-o", "out.onnx", "--images", "images"),
+    ("build",),
+    ("evaluate", "--annotations", "images"),
+    ("bench", "--source", "images"),
+    ("run", "--source", "images"),
+    ("bundle", "-o", "out.esb", "--key", "binary.key"),
+    ("keys public",),
+)
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=[verb[0] for verb in VERBS])
+def test_a_target_that_is_none(edgesparse: Command, tmp_path: Path, verb: tuple[str, ...]) -> None:
+    before = contents(tmp_path)
+    for target in MODELS:
+        ended = edgesparse(*verb[0].split(), target, *verb[1:])
+        assert ended.code in (1, 2) and ended.said, target
+        assert "report" not in ended.said, ended.said
+    assert contents(tmp_path) == before
+
+
+OVERWRITE = [
+    (("prune", "deep.onnx", "-o", "deep.onnx"), "cannot write deep.onnx: it is an input"),
+    (("prune", "deep.onnx", "-o", "images/../deep.onnx"), "it is an input"),
+    (("quantize", "deep.onnx", "-o", "deep.onnx", "--images", "images"), "it is an input"),
+    (("quantize", "deep.onnx", "-o", "o.onnx", "--images", "images", "--html", "o.onnx"), "named for two outputs"),
+    (("quantize", "deep.onnx", "-o", "t.onnx", "--images", "images", "--table", "t"), "named for two outputs"),
+    (("recipe", "deep.onnx", "-o", "deep.onnx"), "it is an input"),
+    (("recipe", "deep.onnx", "-o", "images"), "images is a folder: name a file"),
+    (("inspect", "deep.onnx", "--html", "deep.onnx"), "it is an input"),
+    (("bundle", "deep.onnx", "-o", "binary.key", "--key", "binary.key"), "it is an input"),
+    (("bundle", "deep.onnx", "-o", "nowhere/x.esb", "--key", "binary.key"), "no folder nowhere: create it"),
+    (("demo", "export", "images", "--count", "1"), "images exists and is no demo export"),
+    (("demo", "export", "deep.onnx", "--count", "1"), "deep.onnx exists and is no demo export"),
+    (("run", "deep.onnx", "--source", "images", "--jsonl", "x", "--coco", "x"), "x is named for two outputs"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), OVERWRITE, ids=[" ".join(case[0]) for case in OVERWRITE])
+def test_no_verb_overwrites_what_it_reads(
+    edgesparse: Command, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    before = contents(tmp_path)
+    ended = edgesparse(*arguments, "--force")
+    assert ended.code == 2 and message in ended.said
+    assert contents(tmp_path) == before
+
+
+NUMBERS = [
+    (("run", "deep.onnx", "--source", "images"), ("--conf", "--iou", "--max-det", "--frames"), ("nan", "-1", "")),
+    (("bench", "deep.onnx", "--batch", "1"), ("--fps", "--max-age", "--seconds"), ("nan", "inf", "-1", "x")),
+    (("build", "deep.onnx"), ("--time-limit",), ("nan", "inf", "-1", "0")),
+    (("demo", "export", "out"), ("--count", "--seed"), ("-1", "1.5", "99999999999999999999")),
+    (("demo", "export", "out", "--count", "1", "--size", "99"), ("--size 99",), ("0", "15", "99999999")),
+    (("keys", "new", "out"), ("--days",), ("0", "-1", "99999999999")),
+    (("rollback", "--root", "root"), ("--health-seconds",), ("nan", "inf", "0")),
+    (("prune", "deep.onnx", "-o", "o.onnx", "--method", "reconstruct", "--images", "images"), ("--share",), ("nan",)),
+    (("quantize", "deep.onnx", "-o", "o.onnx", "--images", "images"), ("--count", "--max-drop"), ("nan", "-1")),
+    (("inspect", "deep.onnx"), ("--shape",), ("images=²", "images=0x3", "=1", "images=", "images=1x9999999999999")),
+    (("inspect", "deep.onnx"), ("--device",), ("", " ", "nano")),
+]
+
+
+@pytest.mark.parametrize(("verb", "names", "values"), NUMBERS, ids=[f"{' '.join(n[0])} {n[1][0]}" for n in NUMBERS])
+def test_numbers_that_make_no_sense(
+    edgesparse: Command, tmp_path: Path, verb: tuple[str, ...], names: tuple[str, ...], values: tuple[str, ...]
+) -> None:
+    before = contents(tmp_path)
+    for name in names:
+        for value in values:
+            ended = edgesparse(*verb, *name.split(), value)
+            assert ended.code == 2 and re.search(r"Invalid value|needed|no board|unknown", ended.said), ended
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["--state", "--annotations", "--annotated-images"])
+def test_prunes_inputs_are_checked_before_the_model_is_read(edgesparse: Command, tmp_path: Path, name: str) -> None:
+    options = ("prune", "deep.onnx", "-o", "o.onnx", "--method", "reconstruct", "--images", "images")
+    ended = edgesparse(*options, name, "binary.json")
+    assert ended.code == 2 and ended.err.startswith("edgesparse: ")
+
+
+@pytest.mark.parametrize("name", ["--jsonl", "--coco", "--video"])
+def test_existing_outputs_of_run_are_refused_before_a_build(edgesparse: Command, tmp_path: Path, name: str) -> None:
+    ended = edgesparse("run", "deep.onnx", "--source", "images", name, "binary.json")
+    assert ended.err == "edgesparse: binary.json already exists: pass --force to overwrite it, or name another file\n"
+    assert ended.code == 2 and not (tmp_path / "engines").exists()
