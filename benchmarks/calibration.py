@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import machine, save
 from benchmarks.detectors import YOLOX, images
-from edgesparse.int8.calibration import calibrate
+from edgesparse.int8.calibration import CalibrationOptions, calibrate
 from edgesparse.int8.observe import activations
 
 CASES = (("layers", "entropy"), ("layers", "best"), ("all", "best"))
@@ -34,7 +34,7 @@ def measure(tensors: str, method: str, real: Path, count: int) -> dict[str, Any]
     model = onnx.load(real / "models" / "yolox_nano.onnx")
     batches = images(real / "coco_mini" / "train", count)
     names = activations(model) if tensors == "all" else None
-    made = calibrate(model, batches, method=method, tensors=names, spec=YOLOX.input)
+    made = calibrate(model, batches, CalibrationOptions(method, spec=YOLOX.input), tensors=names)
     return {
         "tensors": len(made.ranges),
         "seconds": round(time.perf_counter() - started, 1),

@@ -32,7 +32,7 @@ from benchmarks.common import RESULTS, machine, save
 from benchmarks.detectors import YOLOX, images
 from edgesparse.backends.onnxruntime import OnnxRuntimeBackend
 from edgesparse.int8.calibration import calibrate
-from edgesparse.int8.quantize import QuantizeReport, quantised_tensors, quantize
+from edgesparse.int8.quantize import QuantizeReport, quantize, quantized_tensors
 from edgesparse.model.wiring import Wiring
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.evaluate import SCORING, Labels, evaluate
@@ -101,24 +101,24 @@ def int8_share(model: ModelProto) -> float:
     wiring = Wiring(model.graph)
     macs = {layer.name: layer.macs or 0 for layer in inspect(model).layers if layer.op == "Conv"}
 
-    def quantised(name: str) -> bool:
+    def quantized(name: str) -> bool:
         made = wiring.producer.get(name)
         return made is not None and made.op_type == "DequantizeLinear"
 
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
-    inside = [macs[node.name] for node in convolutions if all(map(quantised, node.input[:2]))]
+    inside = [macs[node.name] for node in convolutions if all(map(quantized, node.input[:2]))]
     return sum(inside) / sum(macs.values())
 
 
 def report_of(model: ModelProto) -> QuantizeReport:
-    """Which layers edgesparse would quantise."""
-    return quantize(model, dict.fromkeys(quantised_tensors(model), 1.0))[1]
+    """Which layers edgesparse would quantize."""
+    return quantize(model, dict.fromkeys(quantized_tensors(model), 1.0))[1]
 
 
 def by_ranges(model: ModelProto, data: Path, out: Path) -> None:
     """Ours by calibration alone: the best range a tensor, every layer but the head's outputs in INT8."""
     made = calibrate(
-        model, lambda: (image[None] for image in np.load(data, mmap_mode="r")), tensors=quantised_tensors(model)
+        model, lambda: (image[None] for image in np.load(data, mmap_mode="r")), tensors=quantized_tensors(model)
     )
     onnx.save(quantize(model, made.scales)[0], str(out))
 

@@ -1,4 +1,4 @@
-"""The peers' side of int8_accuracy.py: quantise one model with one tool, in an environment that has it.
+"""The peers' side of int8_accuracy.py: quantize one model with one tool, in an environment that has it.
 
     python int8_peers.py modelopt|onnxruntime METHOD MODEL.onnx IMAGES.npy OUT.onnx [NODE ...]
 

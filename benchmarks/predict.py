@@ -14,7 +14,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ import numpy.typing as npt
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import machine, save
-from edgesparse.predict.boards import board, fitted
+from edgesparse.predict.boards import Fitted, board, fitted
 from edgesparse.predict.fusion import Work, fused_layers
 from edgesparse.predict.roofline import predict
 
@@ -84,7 +84,7 @@ def write_shapes(paths: list[Path]) -> None:
 def log_errors(
     rows: list[Published], works: dict[str, list[Work]], constants: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    values = dict(zip(CONSTANTS, map(float, constants), strict=True))
+    values = Fitted(*map(float, constants))
     times = [predict(works[p.model], board(p.board), p.precision, constants=values).ms / p.ms for p in rows]
     errors: npt.NDArray[np.float64] = np.log(times)
     return errors
@@ -121,14 +121,14 @@ def main() -> None:
         return
     rows, works = list(published()), networks()
     constants = fit([row for row in rows if row.use == "fit"], works)
-    used = np.array([fitted()[name] for name in CONSTANTS])
+    used = np.array(astuple(fitted()))
     errors = np.expm1(log_errors(rows, works, used))
     held_out = np.array([row.use == "test" for row in rows])
     groups = sorted({(row.board, row.source, row.use) for row in rows})
     result = {
         "machine": machine(),
         "fitted_now": {name: round(float(v), 4) for name, v in zip(CONSTANTS, constants, strict=True)},
-        "in_datasheets_yaml": fitted(),
+        "in_datasheets_yaml": asdict(fitted()),
         "held_out": summary(errors[held_out]),
         "held_out_boards": summary(errors[held_out & ["agx-orin-64gb" not in r.board for r in rows]]),
         "by_precision": {

@@ -118,8 +118,8 @@ def make_patterns(files: Path) -> None:
     sys.path.insert(0, str(ROOT / "tests" / "graph"))
     from patterns import PATTERNS
 
-    from edgesparse.int8.calibration import calibrate
-    from edgesparse.int8.quantize import quantised_tensors, quantize
+    from edgesparse.int8.calibration import CalibrationOptions, calibrate
+    from edgesparse.int8.quantize import quantize, quantized_tensors
     from edgesparse.model import load as models
 
     for name, pattern in PATTERNS.items():
@@ -127,17 +127,17 @@ def make_patterns(files: Path) -> None:
         models.save(pattern(), path)
         model = models.load(path)  # as the verb has it
         shape = [axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim]
-        ranges = calibrate(model, partial(noise, shape), method="max", tensors=quantised_tensors(model))
+        ranges = calibrate(model, partial(noise, shape), CalibrationOptions("max"), tensors=quantized_tensors(model))
         models.save(quantize(model, ranges.scales)[0], path)
 
 
 def make_detector(net: Net, placement: Placement, path: Path) -> None:
-    from edgesparse.int8.recover import recover
+    from edgesparse.int8.recover import RecoverOptions, recover
     from edgesparse.model import load as models
 
     images = ImageBatches.from_files(image_files(net.calibrate, CALIBRATED_ON), net.spec.input)
-    made = recover(models.load(net.model), images, placement=placement)
-    models.save(made.quantised, path)
+    made = recover(models.load(net.model), images, RecoverOptions(placement=placement))
+    models.save(made.quantized, path)
     print(f"{path.name}: {100 * made.report.share:.1f} % of the convolutions' MACs in INT8", file=sys.stderr)
 
 

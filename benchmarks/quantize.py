@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from onnx import ModelProto
 
@@ -34,16 +34,17 @@ from edgesparse.builder.objects import object_masks
 from edgesparse.config import DetectorSpec
 from edgesparse.demo.export import export
 from edgesparse.int8.bias_correction import correct_biases
-from edgesparse.int8.calibration import BEST, calibrate
-from edgesparse.int8.equalise import equalise
-from edgesparse.int8.quantize import quantised_tensors, quantize
-from edgesparse.int8.recover import IMAGES, recover
+from edgesparse.int8.calibration import BEST, CalibrationOptions, calibrate
+from edgesparse.int8.equalize import equalize
+from edgesparse.int8.placement import Placement
+from edgesparse.int8.quantize import quantize, quantized_tensors
+from edgesparse.int8.recover import IMAGES, RecoverOptions, recover
 from edgesparse.int8.thresholds import METHODS
 from edgesparse.model.activations import Batches, spread
 from edgesparse.model.load import load
 from edgesparse.runtime.evaluate import Labels, score_model
 from edgesparse.sparsity.inspect import inspect
-from edgesparse.sparsity.reconstruct import reconstruct
+from edgesparse.sparsity.reconstruct import ReconstructOptions, Task, reconstruct
 
 ROOT = Path(__file__).resolve().parents[1]
 METHOD = "mse"
@@ -57,31 +58,37 @@ def show(what: str, done: int, total: int) -> None:
 
 
 def methods(model: ModelProto, data: Batches, score: Score) -> dict[str, Any]:
-    even, _ = equalise(model, data, (), show)
+    even, _ = equalize(model, data, (), show)
     found = {}
     for method in (*METHODS, BEST):
-        ranges = calibrate(even, data, method=method, tensors=quantised_tensors(even), progress=show)
+        ranges = calibrate(even, data, CalibrationOptions(method), tensors=quantized_tensors(even), progress=show)
         found[method] = round(score(quantize(even, ranges.scales)[0]), 2)
     return found
 
 
 def steps(model: ModelProto, data: Batches, score: Score) -> dict[str, Any]:
-    even, _ = equalise(model, data, (), show)
+    even, _ = equalize(model, data, (), show)
     found, scales = {"fp32": score(model)}, {}
     for name, made in (("ranges", model), ("even_channels", even)):
-        scales = calibrate(made, data, method=METHOD, tensors=quantised_tensors(made), progress=show).scales
+        scales = calibrate(
+            made, data, CalibrationOptions(METHOD), tensors=quantized_tensors(made), progress=show
+        ).scales
         found[name] = score(quantize(made, scales)[0])
     done = correct_biases(even, scales, spread(data, IMAGES), (), show)
     found["biases"] = score(quantize(done.model, scales)[0])
     return {name: round(value, 2) for name, value in found.items()}
 
 
-def recovered(model: ModelProto, data: Batches, score: Score, **options: Any) -> dict[str, Any]:
+def _options(placement: Placement, saved: Path) -> RecoverOptions:
+    return RecoverOptions(CalibrationOptions(METHOD, saved=saved), placement)
+
+
+def recovered(model: ModelProto, data: Batches, score: Score, options: RecoverOptions) -> dict[str, Any]:
     started = time.perf_counter()
-    done = recover(model, data, method=METHOD, score=score, progress=show, **options)
+    done = recover(model, data, options, score=score, progress=show)
     report = done.report
-    if options.get("saved"):
-        done.calibration.save(options["saved"])
+    if options.calibration.saved:
+        done.calibration.save(options.calibration.saved)
     return {
         "steps": {step.what: round(step.score or 0.0, 2) for step in report.steps},
         "drop": round(report.drop or 0.0, 2),
@@ -95,14 +102,16 @@ def pruned(model: ModelProto, data: Batches, score: Score, file: Path | None) ->
     made = (
         load(file)
         if file
-        else reconstruct(model, data, share=0.5, objects=object_masks(model, data, YOLOX), progress=show)[0]
+        else reconstruct(
+            model, data, ReconstructOptions(share=0.5), Task(objects=object_masks(model, data, YOLOX)), show
+        )[0]
     )
     layers = inspect(made)
     sparse, dense = layers.share("sparse"), layers.share("dense")
     found: dict[str, Any] = {"share_of_eligible_macs": round(sparse / (sparse + dense), 4)}
     with tempfile.TemporaryDirectory() as folder:
-        for placement in ("fuse", "sparse"):
-            found[placement] = recovered(made, data, score, placement=placement, saved=Path(folder, "ranges.json"))
+        for placement in get_args(Placement):
+            found[placement] = recovered(made, data, score, _options(placement, Path(folder, "ranges.json")))
     return found
 
 
@@ -114,9 +123,9 @@ def parts() -> dict[str, Any]:
         models = {name: load(ROOT / "edgesparse" / "demo" / f"{name}.onnx") for name in ("parts_dense", "parts_2to4")}
         found: dict[str, Any] = {"scenes": SCENES, "seed": SEED}
         for name, model in models.items():
-            for placement in ("fuse", "sparse") if name == "parts_2to4" else ("fuse",):
+            for placement in get_args(Placement) if name == "parts_2to4" else ("fuse",):
                 score, saved = scoring(PARTS, labels), Path(folder, f"{name}.json")
-                found[f"{name} {placement}"] = recovered(model, data, score, placement=placement, saved=saved)
+                found[f"{name} {placement}"] = recovered(model, data, score, _options(placement, saved))
     return found
 
 
@@ -135,7 +144,7 @@ def measure(case: str, real: Path, count: int, file: Path | None) -> dict[str, A
         by: dict[str, Callable[[], dict[str, Any]]] = {
             "methods": lambda: methods(model, data, score),
             "steps": lambda: steps(model, data, score),
-            "drop": lambda: recovered(model, data, score, max_drop=1.0),
+            "drop": lambda: recovered(model, data, score, RecoverOptions(CalibrationOptions(METHOD), max_drop=1.0)),
             "pruned": lambda: pruned(model, data, score, file),
         }
         found = by[case]()

@@ -41,14 +41,14 @@ from edgesparse.demo.export import export
 from edgesparse.model.activations import Batches
 from edgesparse.runtime.evaluate import Labels, score_model
 from edgesparse.sparsity.prune import prune
-from edgesparse.sparsity.reconstruct import reconstruct
+from edgesparse.sparsity.reconstruct import ReconstructOptions, Task, reconstruct
 
-CASES: dict[str, dict[str, Any]] = {
-    "all": {},
-    "share": {"share": 0.5},
-    "drop": {"max_drop": 1.0},
-    "parts": {},
-    "crops": {},
+CASES = {
+    "all": ReconstructOptions(),
+    "share": ReconstructOptions(share=0.5),
+    "drop": ReconstructOptions(max_drop=1.0),
+    "parts": ReconstructOptions(),
+    "crops": ReconstructOptions(),
 }
 PARTS_MODEL = Path(str(resources.files("edgesparse").joinpath("demo/parts_dense.onnx")))
 SCENES, TEST_SCENES, FIRST, FIRST_TEST = 160, 200, 3_000_000, 1_000_000
@@ -102,15 +102,11 @@ def measure(case: str, real: Path, folder: Path) -> dict[str, Any]:
     prune(one_shot)
     magnitude = network.score(one_shot) if case not in ("share", "drop") else None
     started, worked = time.perf_counter(), time.process_time()
-    _, report = reconstruct(
-        network.model,
-        network.images,
-        score=network.score,
-        objects=object_masks(network.model, network.images, network.spec) if network.spec else None,
-        read=box_reader(network.spec) if network.spec else None,
-        progress=lambda what, done, total: print(f"\r{what} {done}/{total}   ", end="", file=sys.stderr),
-        **CASES[case],
-    )
+    task = Task(score=network.score)
+    if network.spec:
+        objects = object_masks(network.model, network.images, network.spec)
+        task = Task(network.score, box_reader(network.spec), objects)
+    _, report = reconstruct(network.model, network.images, CASES[case], task, _show)
     return {
         "dense_score": report.dense_score,
         **({} if magnitude is None else {"magnitude_score": magnitude}),
@@ -121,6 +117,10 @@ def measure(case: str, real: Path, folder: Path) -> dict[str, Any]:
         "cpu_seconds": round(time.process_time() - worked, 1),
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
+
+
+def _show(what: str, done: int, total: int) -> None:
+    print(f"\r{what} {done}/{total}   ", end="", file=sys.stderr)
 
 
 def main() -> None:

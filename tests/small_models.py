@@ -58,7 +58,7 @@ def run(made: ModelProto, x: Array | None = None) -> list[npt.NDArray[np.float32
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
-    # as the graph is written: fused, some releases also quantise the activations
+    # as the graph is written: fused, some releases also quantize the activations
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])
     entry = session.get_inputs()[0]

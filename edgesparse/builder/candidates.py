@@ -124,7 +124,7 @@ def least_ms(plan: CandidatePlan, prepared: Prepared) -> float | None:
     name = _board()
     if name is None:
         return None
-    ideal = {"math": 1.0, "memory": math.inf, "layer_clocks": 0.0}
+    ideal = boards.Fitted(math=1.0, memory=math.inf, layer_clocks=0.0)
     fused = fused_layers(models.load(prepared.simplified))
     return predict(fused, boards.board(name), plan.precision, plan.sparse, relu=True, constants=ideal).ms
 

@@ -11,7 +11,7 @@ from edgesparse.builder.attempts import Attempt
 from edgesparse.builder.candidates import CandidatePlan
 from edgesparse.builder.child.timing import equal
 from edgesparse.errors import SparsityNotAchieved
-from edgesparse.sparsity.inspect import Inspection, Layer
+from edgesparse.sparsity.inspect import InspectedLayer, Inspection
 
 NAMED = 2
 """Layers that a verdict names per reason; the report lists all."""
@@ -26,7 +26,7 @@ class Proof:
 
     attempt: Attempt
     twin: Attempt | None
-    layers: tuple[tuple[Layer, str], ...]
+    layers: tuple[tuple[InspectedLayer, str], ...]
 
     @property
     def picked(self) -> tuple[str, ...]:
@@ -60,7 +60,7 @@ class Proof:
         return "; ".join((text, *_grouped(self.layers)))
 
 
-def _grouped(layers: Sequence[tuple[Layer, str]]) -> Iterator[str]:
+def _grouped(layers: Sequence[tuple[InspectedLayer, str]]) -> Iterator[str]:
     """The reasons with their layers, the most common first, without the details in brackets."""
     groups: dict[str, list[str]] = {}
     for layer, reason in layers:
@@ -131,7 +131,7 @@ def require_sparse(chosen: Attempt, proofs: Sequence[Proof]) -> None:
     )
 
 
-def _reasons(attempt: Attempt, layers: Inspection) -> Iterator[tuple[Layer, str]]:
+def _reasons(attempt: Attempt, layers: Inspection) -> Iterator[tuple[InspectedLayer, str]]:
     """Each 2:4 layer of the model, with the reason why it does not run sparse."""
     result = attempt.result
     assert result is not None

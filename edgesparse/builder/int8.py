@@ -21,9 +21,10 @@ from edgesparse.config import DetectorSpec, InputSpec
 from edgesparse.device import state_folder
 from edgesparse.errors import ModelError
 from edgesparse.int8 import calibration_table
+from edgesparse.int8.calibration import CalibrationOptions
 from edgesparse.int8.placement import Placement
 from edgesparse.int8.quantize import quantize
-from edgesparse.int8.recover import recover
+from edgesparse.int8.recover import RecoverOptions, recover
 from edgesparse.int8.representative import size_warnings
 from edgesparse.model import load as models
 from edgesparse.package.manifest import sha256
@@ -99,10 +100,10 @@ def _calibrated(job: QuantizeJob, progress: Progress) -> Calibrated:
     result = recover(
         model,
         images,
+        RecoverOptions(
+            CalibrationOptions("mse", job.spec.input), least=job.target.minimum if job.target else None, table=True
+        ),
         score=_scorer(job.spec, job.target, progress) if job.target else None,
-        least=job.target.minimum if job.target else None,
-        table=True,
-        spec=job.spec.input,
         progress=progress,
     )
     warnings = (*size_warnings(images.sizes, job.spec.input), *result.report.warnings)

@@ -15,7 +15,7 @@ from edgesparse.cli.show import complain, emit_json, progress, table
 if TYPE_CHECKING:
     from edgesparse.predict.boards import Board
     from edgesparse.predict.roofline import Prediction
-    from edgesparse.sparsity.inspect import Inspection, Layer
+    from edgesparse.sparsity.inspect import InspectedLayer, Inspection
 
 PLANS = (".engine", ".plan", ".trt")
 SHOWN_GAINS = 10
@@ -74,7 +74,7 @@ def _show_layers(name: str, report: Inspection) -> None:
     click.echo(f"{len(report.layers)} layers, {macs}: {shares}")
 
 
-def _row(layer: Layer, total: int | None, notes: str) -> tuple[object, ...]:
+def _row(layer: InspectedLayer, total: int | None, notes: str) -> tuple[object, ...]:
     shape = "x".join(map(str, layer.shape)) if layer.shape else "-"
     held = f"{shape} {layer.dtype}" if layer.dtype else "-"
     macs = "-" if layer.macs is None else f"{layer.macs / 1e6:.1f}"
@@ -84,7 +84,7 @@ def _row(layer: Layer, total: int | None, notes: str) -> tuple[object, ...]:
     return layer.name, layer.op, held, layer.state, notes, macs, share, size, zeros, missed
 
 
-def _marks(layer: Layer, notes: Counter[str]) -> str:
+def _marks(layer: InspectedLayer, notes: Counter[str]) -> str:
     """The layer's reason and doubts, as numbers of `notes`: equal ones share a number."""
     remarks = [text for text in (layer.reason, *layer.doubts) if text]
     texts = [text.split(": ", 1)[-1] if text[0].isdigit() else text for text in remarks]

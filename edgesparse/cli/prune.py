@@ -12,7 +12,7 @@ from edgesparse.cli.show import complain, emit_json, progress, table
 
 if TYPE_CHECKING:
     from edgesparse.sparsity.prune import PruneReport
-    from edgesparse.sparsity.reconstruction import ReconstructReport
+    from edgesparse.sparsity.reconstruct_report import ReconstructReport
 
 
 @click.command()

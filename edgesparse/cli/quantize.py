@@ -11,7 +11,7 @@ from edgesparse.cli import options
 from edgesparse.cli.show import complain, emit_json, progress, table
 
 if TYPE_CHECKING:
-    from edgesparse.int8.recovery import RecoverReport
+    from edgesparse.int8.recover_report import RecoverReport
 
 METHODS = ("best", "entropy", "percentile", "mse", "max")
 

@@ -1,9 +1,9 @@
-"""Biases that take up the mean error of INT8: layer by layer, on what the INT8 network really feeds each one.
+"""Biases that compensate for the mean error of INT8: layer by layer, on what the INT8 network feeds each layer.
 
-Bias correction (Nagel et al., 2019, arXiv:1906.04721), measured rather than derived: in the order of execution, each
-layer's bias is set so that its outputs have the mean that they have in the float network, with the activations before
-it and its weights rounded, and all earlier biases set already. Layers that stay float keep theirs: a head's boxes and
-scores are read at a few places only, and their means are those of the background.
+Bias correction (Nagel et al., 2019, arXiv:1906.04721), measured rather than derived: in order of execution, each
+layer's bias is set so that its outputs have the same mean as in the float network, with its inputs and weights rounded
+and all earlier biases set. Layers that stay float keep their biases: a head's boxes and scores are read at a few places
+only, and their means are those of the background.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from edgesparse.model.wiring import Array, Wiring
 from edgesparse.progress import Progress
 
 POSITIONS = 4096
-"""Positions of a layer's output that count, of each batch, spread over all: more hardly change the means."""
+"""The most positions of a layer's output that are used per batch: more hardly change the means."""
 
 
 @dataclass(frozen=True)
 class Corrected:
-    """`model` is float, with biases for INT8. `errors`: what each INT8 layer's output loses all the same, by its own
-    rounding and by all before it, as a share of its variance."""
+    """`model` is float, with biases for INT8. `errors`: what each INT8 layer's output still loses, by its own rounding
+    and by all before it, as a share of its variance."""
 
     model: ModelProto
     errors: Mapping[str, float]
@@ -52,53 +52,52 @@ def correct_biases(
 ) -> Corrected:
     """A copy of `model` with new biases in its INT8 layers, for `quantize` with the same arguments.
 
-    `scales` are those of the activations. Layers without a place for a bias, transposed convolutions and layers that
-    share their weights stay as they are. Raises as `quantize`, and CalibrationError where the batches change between
-    two calls.
+    `scales`: of the activations. Layers that cannot have a bias, transposed convolutions and layers that share their
+    weights stay as they are. Raises as `quantize`, and CalibrationError where the batches change between two calls.
     """
-    made = ModelProto()
-    made.CopyFrom(model)
-    wiring, errors = Wiring(made.graph), dict[str, float]()
+    corrected = ModelProto()
+    corrected.CopyFrom(model)
+    wiring, errors = Wiring(corrected.graph), dict[str, float]()
     with TemporaryDirectory(prefix="edgesparse-") as folder:
         dense = _tape(model, Path(folder, "float"), batches)
-        small = _tape(_rounded(model, scales, keep, placement), Path(folder, "int8"), batches)
-        if dense.count != small.count:
-            raise CalibrationError("the calibration images changed between two passes: give the same ones each time")
+        rounded = _tape(_rounded(model, scales, keep, placement), Path(folder, "int8"), batches)
+        if dense.count != rounded.count:
+            raise CalibrationError("the calibration images changed between two passes: pass the same images each time")
         inner = {kernel.node.output[0] for kernel in int8_layers(model, Wiring(model.graph), keep)[0]}
-        nodes = [node for node in small.nodes if node.output[0] in inner]
-        todo = [work for node in nodes if (work := _work(small.wiring, node)) is not None]
+        nodes = [node for node in rounded.nodes if node.output[0] in inner]
+        todo = [work for node in nodes if (work := _work(rounded.wiring, node)) is not None]
         for done, work in enumerate(todo):
             progress("correcting biases", done, len(todo))
-            bias, errors[layer_name(work.node)] = _missing(dense, small, work)
-            for place in (small.wiring, wiring):
-                set_bias(place, product(place, place.producer[work.node.output[0]]), bias)
+            bias, errors[layer_name(work.node)] = _missing_bias(dense, rounded, work)
+            for graph in (rounded.wiring, wiring):
+                set_bias(graph, product(graph, graph.producer[work.node.output[0]]), bias)
         progress("correcting biases", len(todo), len(todo))
-    return Corrected(made, errors)
+    return Corrected(corrected, errors)
 
 
 def _tape(model: ModelProto, folder: Path, batches: Batches) -> Tape:
-    own = ModelProto()
-    own.CopyFrom(model)
+    copy = ModelProto()
+    copy.CopyFrom(model)
     folder.mkdir()
-    tape = Tape(own, folder)
+    tape = Tape(copy, folder)
     tape.load(batches)
     return tape
 
 
 def _rounded(model: ModelProto, scales: Mapping[str, float], keep: Collection[str], placement: Placement) -> ModelProto:
-    """`model` with Q/DQ on its activations, and the weights of its INT8 layers rounded where they are stored."""
-    made, _ = quantize(model, scales, keep=keep, placement=placement)
-    wiring = Wiring(made.graph)
+    """`model` with Q/DQ on its activations, and the stored weights of its INT8 layers rounded."""
+    rounded, _ = quantize(model, scales, keep=keep, placement=placement)
+    wiring = Wiring(rounded.graph)
     for kernel in int8_layers(model, Wiring(model.graph), keep)[0]:
         node = wiring.producer[kernel.node.output[0]]
         weight = weight_of(wiring, node)
         wiring.store(weight.source, weight.values)
         node.input[kernel.at] = weight.source
-    return made
+    return rounded
 
 
 def _work(wiring: Wiring, node: NodeProto) -> Product | None:
-    """The layer as a product, where its bias can be set."""
+    """The layer as a product; None where its bias cannot be set."""
     if node.op_type not in ("Conv", "Gemm", "MatMul"):
         return None
     try:
@@ -108,35 +107,35 @@ def _work(wiring: Wiring, node: NodeProto) -> Product | None:
         return None
 
 
-def _missing(dense: Tape, small: Tape, work: Product) -> tuple[npt.NDArray[np.float64], float]:
+def _missing_bias(dense: Tape, rounded: Tape, work: Product) -> tuple[npt.NDArray[np.float64], float]:
     """The bias [outputs] that the layer needs, and what its output then loses, as a share of its variance."""
     out = work.node.output[0]
-    small.run_to(_place(small, out))
-    dense.run_to(_place(dense, out) + 1, keep=[out])
-    wanted, missing, random = _Spread(), _Spread(), np.random.default_rng(0)
-    for x, y in zip(small.read(work.reads), dense.read(out), strict=True):
+    rounded.run_to(_index(rounded, out))
+    dense.run_to(_index(dense, out) + 1, keep=[out])
+    target, missing, random = _Spread(), _Spread(), np.random.default_rng(0)
+    for x, y in zip(rounded.read(work.reads), dense.read(out), strict=True):
         inputs, targets = work.inputs(x), work.outputs(y)
         if len(inputs) > POSITIONS:
             some = random.choice(len(inputs), POSITIONS, replace=False)
             inputs, targets = inputs[some], targets[some]
-        wanted.add(targets)
+        target.add(targets)
         missing.add(targets - _products(work, inputs))
-    return missing.mean, float(missing.variance.sum() / max(wanted.variance.sum(), 1e-30))
+    return missing.mean, float(missing.variance.sum() / max(target.variance.sum(), 1e-30))
 
 
 def _products(work: Product, inputs: npt.NDArray[np.float32]) -> Array:
-    """[positions, outputs], without a bias."""
+    """The layer's outputs [positions, outputs], without a bias."""
     weight = (work.matrix * work.scale).astype(np.float32)
     parts = inputs.reshape(len(inputs), work.parts, -1).transpose(1, 2, 0)
     return (weight.reshape(work.parts, -1, weight.shape[1]) @ parts).reshape(len(weight), -1).T
 
 
-def _place(tape: Tape, out: str) -> int:
+def _index(tape: Tape, out: str) -> int:
     return next(i for i, node in enumerate(tape.nodes) if node.output[0] == out)
 
 
 class _Spread:
-    """Mean and variance of each column, over rows that come a batch at a time."""
+    """Mean and variance of each column, over rows that arrive in batches."""
 
     def __init__(self) -> None:
         self._count, self._sum, self._squares = 0, np.zeros(1), np.zeros(1)

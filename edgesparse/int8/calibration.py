@@ -1,8 +1,8 @@
-"""Calibration: the range of each activation that symmetric INT8 is to hold, from images.
+"""Calibration: the range of each activation for symmetric INT8, from images.
 
-Images stream through ONNX Runtime; of each tensor a histogram stays. From it a method sets the threshold `amax`;
-`best` takes of all methods' the one with the least measured error (`output_error`). The scale is amax / 127, for
-tensors of either sign and of one.
+Images stream through ONNX Runtime, which leaves a histogram per tensor. A method sets the threshold `amax` from it;
+`best` takes the threshold with the least measured error of all methods (`output_error`). The scale is amax / 127,
+whether a tensor has one sign or both.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from edgesparse.progress import Progress, quiet
 FORMAT, VERSION = "edgesparse calibration", 1
 BEST = "best"
 FLOOR = 127 * 2.0**-126
-"""The least amax: its scale is the smallest normal float32."""
+"""The smallest amax: its scale is the smallest normal float32."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """What a tensor's values were and what was made of it. `error`: as `output_error.best` has it, where measured."""
+    """A tensor's smallest and largest value, and the threshold chosen. `error`: of `output_error.best`, if measured."""
 
     low: float
     high: float
@@ -46,7 +46,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Calibration:
-    """`ranges`: tensor -> Range. `key`: hash of model, data and settings. `warnings`: what speaks against the data."""
+    """`ranges`: tensor -> Range. `key`: hash of model, data and settings. `warnings`: doubts about the data."""
 
     ranges: Mapping[str, Range]
     key: str
@@ -55,8 +55,8 @@ class Calibration:
 
     @property
     def amax(self) -> dict[str, float]:
-        """Largest magnitude that INT8 holds, a float32 above 0, by tensor."""
-        return {name: found.amax for name, found in self.ranges.items()}
+        """The largest magnitude that INT8 holds, a float32 above 0, by tensor."""
+        return {name: limits.amax for name, limits in self.ranges.items()}
 
     @property
     def scales(self) -> dict[str, float]:
@@ -69,7 +69,7 @@ class Calibration:
             "key": self.key,
             "images": self.images,
             "warnings": list(self.warnings),
-            "tensors": {name: vars(found) for name, found in self.ranges.items()},
+            "tensors": {name: vars(limits) for name, limits in self.ranges.items()},
         }
 
     def save(self, path: Path) -> None:
@@ -88,53 +88,61 @@ class Calibration:
         """Read what `save` wrote. Raises CalibrationError for a missing, damaged or foreign file."""
         try:
             content = json.loads(path.read_text())
-            found = content.pop("format"), content.pop("version")
+            kind = content.pop("format"), content.pop("version")
         except FileNotFoundError:
             raise CalibrationError(f"no calibration {path}: calibrate first") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            raise CalibrationError(f"{path} is no calibration of edgesparse: calibrate again") from None
-        if found != (FORMAT, VERSION):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise CalibrationError(f"{path} is not a calibration of edgesparse: calibrate again") from None
+        if kind != (FORMAT, VERSION):
             raise CalibrationError(
-                f"{path} is {found[0]!r} version {found[1]}: needed {FORMAT!r} {VERSION}; calibrate again"
+                f"{path} is {kind[0]!r} version {kind[1]}: needed {FORMAT!r} {VERSION}; calibrate again"
             )
         if content.pop("sha256", None) != _sum(content):
             raise CalibrationError(f"{path} is damaged (its checksum differs): calibrate again")
-        ranges = {name: Range(**found) for name, found in content["tensors"].items()}
+        ranges = {name: Range(**limits) for name, limits in content["tensors"].items()}
         return cls(ranges, content["key"], content["images"], tuple(content["warnings"]))
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """`method`: one of METHODS, or "best". `spec`: how pixels became inputs, so that dark images are noticed. `saved`:
+    a file of an earlier calibration, which is reused if its model, data and settings are the same."""
+
+    method: str = BEST
+    spec: InputSpec | None = None
+    saved: Path | None = None
 
 
 def calibrate(
     model: ModelProto,
     batches: Batches,
+    options: CalibrationOptions | None = None,
     *,
-    method: str = BEST,
     tensors: Collection[str] | None = None,
-    spec: InputSpec | None = None,
-    saved: Path | None = None,
     progress: Progress = quiet,
 ) -> Calibration:
     """The ranges of `tensors` (None: of `layer_inputs`) of `model` over the images of `batches`.
 
-    `method`: one of METHODS, or "best". `spec` tells how pixels became inputs, so that dark images are noticed. The
-    file `saved` is returned instead where it is there and its key is that of this model, data and settings.
-    Raises CalibrationError: no or bad images, an unknown method or tensor, NaN or infinity in a tensor; and for a
-    damaged `saved`.
+    Raises CalibrationError: no or bad images, an unknown method or tensor, NaN or infinity in a tensor, a damaged
+    `saved`.
     """
+    options = options or CalibrationOptions()
+    method, spec, saved = options.method, options.spec, options.saved
     if method not in (BEST, *METHODS):
-        raise CalibrationError(f"no calibration method {method!r}: there are {', '.join((*METHODS, BEST))}")
+        raise CalibrationError(f"no calibration method {method!r}: known are {', '.join((*METHODS, BEST))}")
     names = resolve(model, tensors)
     settings = f"{VERSION} {method} {sorted(names)} {spec}"
     if saved is not None and saved.exists():
-        kept = Calibration.load(saved)
-        if kept.key == _key(model, _data_hash(batches), settings):
-            return kept
+        earlier = Calibration.load(saved)
+        if earlier.key == _key(model, _data_hash(batches), settings):
+            return earlier
     seen = observe(model, batches, names, spec, progress)
     ranges = choose(model, batches, seen, method, progress)
     return Calibration(ranges, _key(model, seen.data, settings), seen.images.count, tuple(_warnings(seen, ranges)))
 
 
-def given(scales: Mapping[str, float]) -> Calibration:
-    """Ranges from elsewhere, by their scales: a TensorRT table's, say."""
+def from_scales(scales: Mapping[str, float]) -> Calibration:
+    """Ranges from elsewhere, by their scales: from a TensorRT table, for example."""
     ranges = {name: 127 * float(np.float32(scale)) for name, scale in scales.items()}
     return Calibration({name: Range(-amax, amax, amax, "given") for name, amax in ranges.items()}, "", 0)
 
@@ -146,30 +154,31 @@ def choose(
     method: str,
     progress: Progress = quiet,
 ) -> dict[str, Range]:
-    """The range of each observed tensor by `method`; "best" runs some of the images once more."""
-    found = {
+    """The range of each observed tensor by `method`; "best" runs some of the images again."""
+    thresholds = {
         name: {m: usable(METHODS[m](h)) for m in METHODS if method in (m, BEST)} for name, h in seen.histograms.items()
     }
-    picked: Mapping[str, tuple[str, float | None]] = dict.fromkeys(found, (method, None))
+    picks: Mapping[str, tuple[str, float | None]] = dict.fromkeys(thresholds, (method, None))
     if method == BEST:
-        picked = best(model, batches, seen.batches, found, progress)
+        picks = best(model, batches, seen.batches, thresholds, progress)
     return {
-        name: Range(h.low, h.high, found[name][picked[name][0]], *picked[name]) for name, h in seen.histograms.items()
+        name: Range(h.low, h.high, thresholds[name][picks[name][0]], *picks[name])
+        for name, h in seen.histograms.items()
     }
 
 
 def usable(threshold: float) -> float:
-    """As a float32 that a scale can be made of: 1 for a tensor of zeros, and never so small that 1 / scale is none."""
+    """As a float32 whose scale is usable: 1 for a tensor of zeros, and never so small that 1 / scale overflows."""
     return float(np.float32(max(threshold, FLOOR))) if threshold else 1.0
 
 
 def _warnings(seen: Observations, ranges: Mapping[str, Range]) -> Iterator[str]:
     yield from seen.images.warnings()
     yield from unsettled(seen.earlier, seen.histograms, seen.earlier_count)
-    nought = [name for name, found in ranges.items() if found.low == found.high == 0]
-    if nought:
-        more = f" and {len(nought) - 1} more" if len(nought) > 1 else ""
-        yield f"{nought[0]}{more} held only zeros: its range is set to 1; add images that it reacts to"
+    zeros = [name for name, limits in ranges.items() if limits.low == limits.high == 0]
+    if zeros:
+        more = f" and {len(zeros) - 1} more" if len(zeros) > 1 else ""
+        yield f"{zeros[0]}{more} held only zeros: its range is set to 1; add images that it reacts to"
 
 
 def _key(model: ModelProto, data: str, settings: str) -> str:

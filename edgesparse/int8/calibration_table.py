@@ -1,7 +1,7 @@
 """TensorRT's calibration table: the text file that its INT8 calibrators read and write.
 
-The first line is `TRT-<version>-<algorithm>`; each other line `<tensor>: <scale>`, the scale being a float32 in
-big-endian hex without leading zeros, and the largest magnitude divided by 127. Tensor names are the ONNX file's.
+The first line is `TRT-<version>-<algorithm>`, each other line `<tensor>: <scale>`. The scale, the largest magnitude
+divided by 127, is a float32 in big-endian hex without leading zeros. Tensor names are those of the ONNX file.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from edgesparse.errors import CalibrationError
 
 ALGORITHMS = ("EntropyCalibration2", "EntropyCalibration", "MinMaxCalibration", "LegacyCalibration")
 UNNAMED = "(Unnamed Layer*"
-"""TensorRT's names for constants of its own; no tensor of the ONNX file has one."""
+"""Prefix of TensorRT's names for its own constants; no tensor of the ONNX file has it."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """`scales`: tensor name -> float32 scale. `version`: major, minor, patch of the TensorRT that wrote it."""
+    """`scales`: tensor name -> float32 scale. `version`: (major, minor, patch) of the TensorRT that wrote it."""
 
     version: tuple[int, int, int]
     algorithm: str
@@ -33,9 +33,9 @@ def write(
     version: tuple[int, int, int] = (8, 5, 3),
     algorithm: str = "EntropyCalibration2",
 ) -> bytes:
-    """The table as TensorRT of this version writes it. Raises CalibrationError for scales or names it cannot hold.
+    """The table as this version of TensorRT writes it. Raises CalibrationError for scales or names it cannot hold.
 
-    TensorRT takes a table only for the calibrator whose `algorithm` it names.
+    TensorRT accepts a table only for the calibrator whose `algorithm` it names.
     """
     if algorithm not in ALGORITHMS:
         raise CalibrationError(f"no calibration algorithm {algorithm!r}: TensorRT knows {', '.join(ALGORITHMS)}")
@@ -50,16 +50,17 @@ def write(
 def read(data: bytes) -> Table:
     """The table in `data`, without TensorRT's unnamed constants and without tensors of scale 0, which have no range.
 
-    Raises CalibrationError where it is none or damaged, with the line.
+    Raises CalibrationError, with the line, where it is not a table or is damaged.
     """
     lines = [line.rstrip("\r") for line in _text(data).split("\n")]
-    head = re.fullmatch(r"TRT-(\d+)-(\w+)", lines[0])
+    head = re.fullmatch(r"TRT-(\d{1,9})-(\w+)", lines[0], re.ASCII)
     if head is None:
         raise CalibrationError(
-            "not a TensorRT calibration table (no TRT-VERSION-ALGORITHM in line 1): give one that a calibrator wrote"
+            "not a TensorRT calibration table (no TRT-VERSION-ALGORITHM in line 1): pass one that a calibrator wrote"
         )
     if head[2] not in ALGORITHMS:
-        raise CalibrationError(f"calibration table of algorithm {head[2]!r}: TensorRT knows {', '.join(ALGORITHMS)}")
+        name = head[2][:40]
+        raise CalibrationError(f"calibration table of algorithm {name!r}: TensorRT knows {', '.join(ALGORITHMS)}")
     scales: dict[str, float] = {}
     for number, line in enumerate(lines[1:], 2):
         name, _, digits = line.rpartition(": ")
@@ -78,11 +79,13 @@ def _text(data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError:
-        raise CalibrationError("not a TensorRT calibration table (no text): give one that a calibrator wrote") from None
+        raise CalibrationError(
+            "not a TensorRT calibration table (not text): pass one that a calibrator wrote"
+        ) from None
 
 
 def _number(version: tuple[int, int, int]) -> int:
-    """8.5.3 is 8503, 10.3.0 is 100300."""
+    """The version as a table writes it: 8.5.3 is 8503, 10.3.0 is 100300."""
     major, minor, patch = version
     return major * (10000 if major >= 10 else 1000) + minor * 100 + patch
 
@@ -98,12 +101,12 @@ def _hex(name: str, scale: float) -> str:
     except OverflowError:
         digits = "7f800000"
     if not 0 < int(digits, 16) < 0x7F800000:
-        raise CalibrationError(f"{name}: the scale {scale} is no float32 above 0: calibrate again")
+        raise CalibrationError(f"{name}: the scale {scale} is not a float32 above 0: calibrate again")
     return digits
 
 
 def _scale(digits: str, line: int) -> float:
     value = float(struct.unpack("!f", bytes.fromhex(digits.zfill(8)))[0])
     if not (math.isfinite(value) and value >= 0):
-        raise CalibrationError(f"calibration table, line {line}: the scale {value} is no range; calibrate again")
+        raise CalibrationError(f"calibration table, line {line}: the scale {value} is not a range; calibrate again")
     return value

@@ -1,4 +1,4 @@
-"""How often a tensor takes which magnitude, over any number of images, in memory that does not grow."""
+"""Histograms of a tensor's magnitudes over any number of images, in constant memory."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from edgesparse.model.wiring import Array
 
 BINS = 4096
 SMALLEST = -110
-"""Exponent of the smallest range: below it a float32 could not count bins."""
+"""Exponent of the smallest range: below it a float32 cannot express the bins."""
 CHUNK = 1 << 20
-"""Values counted at a time: all that counting needs beside the tensor itself."""
+"""Values counted at a time: the only memory that counting needs besides the tensor itself."""
 
 
 @dataclass
-class Histogram:
+class MagnitudeHistogram:
     """Magnitudes of a tensor in BINS equal bins over [0, 2**exponent).
 
-    The range is the first power of two above every magnitude seen, so that it grows by merging neighbours: which
-    counts come out does not depend on the order of the values. Half the bins or more lie below `amax`. Exact zeros,
-    which every scale holds exactly, are counted apart.
+    The range is the first power of two above every magnitude seen, so that it grows by merging neighboring bins: the
+    counts do not depend on the order of the values. At least half of the bins are below `amax`. Exact zeros, which
+    every scale represents exactly, are counted separately.
     """
 
     counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
@@ -34,17 +34,17 @@ class Histogram:
 
     @property
     def amax(self) -> float:
-        """The largest magnitude; 0 where nothing but zeros was seen."""
+        """The largest magnitude; 0 where all values were zero."""
         return abs(max(-self.low, self.high, 0.0))
 
     @property
     def width(self) -> float:
-        """Of one bin."""
+        """Width of one bin."""
         return math.ldexp(1.0, self.exponent) / BINS
 
     @property
     def total(self) -> int:
-        """Values counted, zeros among them."""
+        """Number of values counted, zeros included."""
         return int(self.counts.sum()) + self.zeros
 
     def add(self, values: Array) -> None:
@@ -66,8 +66,8 @@ class Histogram:
             self.counts[0] -= zeros
             self.zeros += zeros
 
-    def merge(self, other: Histogram) -> None:
-        """Count all that `other` has counted."""
+    def merge(self, other: MagnitudeHistogram) -> None:
+        """Add the counts of `other`."""
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         copy = other.copy()
         copy._widen(self.exponent)
@@ -75,8 +75,8 @@ class Histogram:
         self.counts += copy.counts
         self.zeros += other.zeros
 
-    def copy(self) -> Histogram:
-        return Histogram(self.counts.copy(), self.exponent, self.zeros, self.low, self.high)
+    def copy(self) -> MagnitudeHistogram:
+        return MagnitudeHistogram(self.counts.copy(), self.exponent, self.zeros, self.low, self.high)
 
     def _widen(self, exponent: int) -> None:
         steps = exponent - self.exponent

@@ -1,4 +1,4 @@
-"""Which layers of a detector run in INT8, and in words why the others stay float."""
+"""Which layers of a detector run in INT8, and why the others stay float."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ COMMUTE = frozenset(
     """MaxPool GlobalMaxPool Resize Upsample Slice Split Reshape Flatten Transpose Squeeze Unsqueeze Identity Dropout
     DepthToSpace SpaceToDepth""".split()  # noqa: SIM905
 )
-"""What they write lies within the range of what they read, and mostly on the same grid."""
+"""Their outputs are within the range of their inputs, and mostly on the same grid."""
 SIZES = ("Shape", "Size", "NonZero")
-HEAD = "makes the model's output: a rounded box or score would be final"
-_NEEDS_FP32 = "quantise the FP32 export; the build makes FP16 of what stays float"
-DECODES = "decodes boxes (behind a Softmax): too few products to gain, too exact to round"
+HEAD = "computes the model's output: a rounded box or score would be final"
+_NEEDS_FP32 = "quantize the FP32 export; the build converts the rest to FP16"
+DECODES = "decodes boxes (behind a Softmax): too few products to gain, too sensitive to rounding"
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A layer that runs in INT8: its weight, which input it multiplies with it, and what it reads."""
+    """A layer that runs in INT8 and its weight."""
 
     node: NodeProto
     weight: Weight
     at: int
-    """Position of the weight among the node's inputs; the activation has the other one of 0 and 1."""
+    """Position of the weight among the node's inputs, 0 or 1; the activation is at the other."""
 
     @property
     def reads(self) -> str:
@@ -42,10 +42,10 @@ class Kernel:
 
 
 def int8_layers(model: ModelProto, wiring: Wiring, keep: Collection[str]) -> tuple[list[Kernel], dict[str, str]]:
-    """The layers that run in INT8, in the graph's order, and of each other layer, by name, why it stays float.
+    """The layers that run in INT8, in the graph's order, and for each other layer, by name, why it stays float.
 
     Raises ModelError where `model` has Q/DQ already, is FP16 or has no layer that can be INT8, and CalibrationError
-    where a name of `keep` fits no layer.
+    where a name in `keep` matches no layer.
     """
     refuse_unfit(model)
     _check_names(keep, [layer_name(node) for node in layer_nodes(wiring)])
@@ -53,11 +53,11 @@ def int8_layers(model: ModelProto, wiring: Wiring, keep: Collection[str]) -> tup
     kernels: list[Kernel] = []
     float_because: dict[str, str] = {}
     for node in layer_nodes(wiring):
-        found = _kernel(wiring, node, heads, keep)
-        if isinstance(found, Kernel):
-            kernels.append(found)
+        kernel = _kernel(wiring, node, heads, keep)
+        if isinstance(kernel, Kernel):
+            kernels.append(kernel)
         else:
-            float_because[layer_name(node)] = found
+            float_because[layer_name(node)] = kernel
     if not kernels:
         why = next((f": {name} {why}" for name, why in float_because.items()), "")
         raise ModelError(f"none of the model's {len(float_because)} layers can be INT8{why}")
@@ -65,18 +65,18 @@ def int8_layers(model: ModelProto, wiring: Wiring, keep: Collection[str]) -> tup
 
 
 def refuse_unfit(model: ModelProto) -> None:
-    """Raise ModelError, with what to do, where `model` is quantised already or not in FP32."""
+    """Raise ModelError, with the remedy, where `model` is quantized already or not in FP32."""
     count = sum(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node)
     if count:
         raise ModelError(
-            f"the model carries {count} Q/DQ operators already: build it as it is, or quantise the float model it "
+            f"the model has {count} Q/DQ operators already: build it as it is, or quantize the float model it "
             "was made from"
         )
     others = [n.op_type for n in model.graph.node if n.op_type.startswith("QLinear") or n.op_type.endswith("Integer")]
     if others:
         raise ModelError(
-            f"the model is quantised in the operator form ({others[0]}), which TensorRT does not read: "
-            "quantise the float model it was made from"
+            f"the model is quantized in the operator form ({others[0]}), which TensorRT does not read: "
+            "quantize the float model it was made from"
         )
     stored = {tensor.name for tensor in model.graph.initializer}
     for value in model.graph.input:
@@ -103,10 +103,10 @@ def _check_names(names: Collection[str], known: list[str]) -> None:
 
 
 def _kernel(wiring: Wiring, node: NodeProto, heads: dict[str, str], keep: Collection[str]) -> Kernel | str:
-    """The layer as an INT8 one, or in words why it stays float."""
+    """The layer as an INT8 kernel, or why it stays float."""
     name = layer_name(node)
     if name in keep:
-        return "kept in float, as asked"
+        return "kept in float, as requested"
     if node.output[0] in heads:
         return heads[node.output[0]]
     at = 1 if node.op_type in ("Conv", "ConvTranspose") or wiring.is_constant(node.input[1]) else 0
@@ -122,8 +122,8 @@ def _kernel(wiring: Wiring, node: NodeProto, heads: dict[str, str], keep: Collec
 
 
 def _heads(wiring: Wiring) -> dict[str, str]:
-    """Why layers near the outputs stay float: no other layer stands between, or they decode."""
-    found: dict[str, str] = {}
+    """Why layers near the outputs stay float: no other layer is between, or they decode."""
+    reasons: dict[str, str] = {}
     todo, seen = list(wiring.outputs), set[str]()
     while todo:
         name = todo.pop()
@@ -133,15 +133,15 @@ def _heads(wiring: Wiring) -> dict[str, str]:
         seen.add(name)
         if node.op_type in LAYERS:
             decodes = _behind_softmax(wiring, node)
-            found[node.output[0]] = DECODES if decodes else HEAD
+            reasons[node.output[0]] = DECODES if decodes else HEAD
             if not decodes and any(map(wiring.is_constant, node.input[:2])):
                 continue
         todo.extend(reads(node))
-    return found
+    return reasons
 
 
 def _behind_softmax(wiring: Wiring, node: NodeProto) -> bool:
-    """Whether `node` reads a Softmax, through nothing but moves: Distribution Focal Loss's expected value."""
+    """Whether `node` reads a Softmax through data movement only: the expected value of Distribution Focal Loss."""
     at = wiring.producer.get(node.input[0])
     while at is not None and at.op_type in COMMUTE:
         at = wiring.producer.get(at.input[0])

@@ -1,4 +1,4 @@
-"""The images streamed through a model once: of each tensor a histogram stays, whatever their number."""
+"""Streams images through a model once and keeps a histogram per tensor, whatever the number of images."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from onnx import ModelProto, TensorProto
 
 from edgesparse.config import InputSpec
 from edgesparse.errors import CalibrationError
-from edgesparse.int8.histograms import Histogram
-from edgesparse.int8.representative import Images
+from edgesparse.int8.histograms import MagnitudeHistogram
+from edgesparse.int8.representative import ImageStatistics
 from edgesparse.model.activations import Batches, input_name, stream
 from edgesparse.model.weights import LAYERS
 from edgesparse.model.wiring import Array, Wiring
@@ -26,20 +26,20 @@ FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 
 @dataclass
 class Observations:
-    """What streaming the images leaves: a histogram a tensor, the images' own statistics, a hash of the data."""
+    """What remains of the images: a histogram per tensor, statistics of the images, a hash of the data."""
 
-    histograms: dict[str, Histogram]
-    images: Images
+    histograms: dict[str, MagnitudeHistogram]
+    images: ImageStatistics
     data: str = ""
     batches: int = 0
-    earlier: dict[str, Histogram] = field(default_factory=dict)
-    """The histograms as they were after `earlier_count` images, between a quarter and a half of all."""
+    earlier: dict[str, MagnitudeHistogram] = field(default_factory=dict)
+    """The histograms after `earlier_count` images, which are between a quarter and half of all."""
     earlier_count: int = 0
-    _next: dict[str, Histogram] = field(default_factory=dict)
+    _next: dict[str, MagnitudeHistogram] = field(default_factory=dict)
     _next_count: int = 0
 
     def add(self, batch: npt.NDArray[np.float32], values: Mapping[str, Array]) -> None:
-        """Count what one batch gave. Raises CalibrationError for what has no range."""
+        """Count the tensors of one batch. Raises CalibrationError for a tensor that has no range."""
         self.batches += 1
         self.images.add(batch)
         count = self.images.count
@@ -58,8 +58,11 @@ def observe(
     spec: InputSpec | None = None,
     progress: Progress = quiet,
 ) -> Observations:
-    """Stream every image once and count each tensor's magnitudes; `spec` is for Images. Raises as `calibrate`."""
-    seen = Observations({name: Histogram() for name in names}, Images(spec))
+    """Stream every image once and count each tensor's magnitudes. Raises as `calibrate`.
+
+    `spec`: how pixels became inputs, for the statistics of the images.
+    """
+    seen = Observations({name: MagnitudeHistogram() for name in names}, ImageStatistics(spec))
     entry, digest = input_name(model), hashlib.sha256()
     for values in stream(model, batches, [*names, entry]):
         feed(digest, values[entry])
@@ -70,27 +73,28 @@ def observe(
 
 
 def activations(model: ModelProto) -> list[str]:
-    """Every float tensor that depends on the image, in the order of execution: all that TensorRT's table may hold."""
+    """Every float tensor that depends on the image, in order of execution: all that TensorRT's table may list."""
     wiring, types = Wiring(model.graph), element_types(model)
-    made = [input_name(model), *(name for node in model.graph.node for name in node.output if name)]
-    return [name for name in made if types.get(name) in FLOATS and not wiring.is_constant(name)]
+    names = [input_name(model), *(name for node in model.graph.node for name in node.output if name)]
+    return [name for name in names if types.get(name) in FLOATS and not wiring.is_constant(name)]
 
 
 def layer_inputs(model: ModelProto) -> list[str]:
-    """The tensors that convolutions and matrix products read, constants excluded, in the order of execution."""
+    """The tensors that convolutions and matrix products read, without constants, in order of execution."""
     wiring = Wiring(model.graph)
     names = (name for node in model.graph.node if node.op_type in LAYERS for name in node.input[:2] if name)
     return list(dict.fromkeys(name for name in names if not wiring.is_constant(name)))
 
 
 def element_types(model: ModelProto) -> dict[str, int]:
-    """TensorProto's type of each tensor, as far as ONNX can infer it."""
+    """The TensorProto type of each tensor, as far as ONNX can infer it."""
     inferred = onnx.shape_inference.infer_shapes(model).graph
     values = (*inferred.value_info, *inferred.input, *inferred.output)
     return {value.name: value.type.tensor_type.elem_type for value in values}
 
 
 def resolve(model: ModelProto, tensors: Collection[str] | None) -> list[str]:
+    """`tensors`, or `layer_inputs` for None, checked. Raises CalibrationError for a name that is no activation."""
     wiring = Wiring(model.graph)
     known = {value.name for value in model.graph.input if value.name not in wiring.stored} | set(wiring.producer)
     names = list(dict.fromkeys(layer_inputs(model) if tensors is None else tensors))
@@ -104,7 +108,7 @@ def resolve(model: ModelProto, tensors: Collection[str] | None) -> list[str]:
     return names
 
 
-def _count(histogram: Histogram, name: str, value: Array, image: int) -> None:
+def _count(histogram: MagnitudeHistogram, name: str, value: Array, image: int) -> None:
     if value.dtype not in (np.float32, np.float16):
         raise CalibrationError(
             f"the tensor {name} is {value.dtype}: only float32 and float16 have a range; leave it out"
@@ -118,5 +122,6 @@ def _count(histogram: Histogram, name: str, value: Array, image: int) -> None:
 
 
 def feed(digest: hashlib._Hash, batch: npt.NDArray[np.float32]) -> None:
+    """Add a batch, its shape included, to the hash of the data."""
     digest.update(repr(batch.shape).encode())
     digest.update(np.ascontiguousarray(batch).data)

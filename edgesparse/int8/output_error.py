@@ -1,8 +1,8 @@
-"""What a threshold costs: the error that rounding and clipping one tensor leaves in the outputs of the layers behind.
+"""What a threshold costs: the error that rounding and clipping one tensor causes in the outputs of its readers.
 
-The model runs in ONNX Runtime with more nodes: for each tensor and each threshold that is tried, the tensor on its INT8
-grid, copies of the layers that read it, and the difference from what they put out. Everything else stays float, so
-each error is that of one tensor's range alone, as the layer's own weights weigh it.
+The model runs in ONNX Runtime with additional nodes: for each tensor and candidate threshold, the tensor rounded to its
+INT8 grid, copies of the layers that read it, and the difference from their outputs. Everything else stays float, so
+each error is due to one tensor's range alone, weighted by the layer's own weights.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from edgesparse.model.wiring import Wiring
 from edgesparse.progress import Progress
 
 IMAGES = 16
-"""How many batches, spread over all, are run again to measure."""
+"""How many batches, spread over all, are run again for the measurement."""
 
 
 def best(
@@ -37,8 +37,8 @@ def best(
     """For each tensor the method of `thresholds` (tensor -> method -> amax) with the least error, and that error.
 
     Measured on up to IMAGES of the `count` batches. The error is the squared difference in the outputs of the layers
-    that read the tensor, as a share of their squares, summed over these layers; where no layer reads it, that of the
-    tensor itself. Methods that agree go to the first.
+    that read the tensor, as a share of their squares, summed over these layers; of the tensor itself where no layer
+    reads it. Of methods with equal errors the first is taken.
     """
     probe = _probe(model, thresholds)
     step = max(1, -(-count // IMAGES))
@@ -51,12 +51,12 @@ def best(
         for name, value in values.items():
             sums[name] += float(value)
         progress("measuring thresholds", done, -(-count // step))
-    return {name: probe.least(name, list(tried), sums) for name, tried in thresholds.items()}
+    return {name: probe.least(name, list(methods), sums) for name, methods in thresholds.items()}
 
 
 @dataclass
 class _Probe:
-    """`errors`: (tensor, threshold) -> pairs of outputs, the squared error and the squares it is a share of."""
+    """`errors`: (tensor, threshold) -> pairs of outputs: the squared error, and the squares that it is a share of."""
 
     model: ModelProto
     errors: dict[tuple[str, float], list[tuple[str, str]]] = field(default_factory=dict)
@@ -69,37 +69,39 @@ class _Probe:
     def least(self, name: str, methods: list[str], sums: Mapping[str, float]) -> tuple[str, float]:
         def error(method: str) -> float:
             pairs = self.errors[name, self.thresholds[name][method]]
-            return sum(sums[wrong] / sums[right] for wrong, right in pairs if sums[right] > 0)
+            return sum(sums[difference] / sums[exact] for difference, exact in pairs if sums[exact] > 0)
 
-        found = min(methods, key=error)
-        return found, error(found)
+        method = min(methods, key=error)
+        return method, error(method)
 
 
 def _probe(model: ModelProto, thresholds: Mapping[str, Mapping[str, float]]) -> _Probe:
-    made = ModelProto()
-    made.CopyFrom(model)
-    probe = _Probe(made, thresholds=thresholds)
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    probe = _Probe(copy, thresholds=thresholds)
     wiring, types = Wiring(model.graph), element_types(model)
-    for name, tried in thresholds.items():
-        writer = _Writer(made, types.get(name, TensorProto.FLOAT))
+    for name, methods in thresholds.items():
+        writer = _ProbeWriter(copy, types.get(name, TensorProto.FLOAT))
         layers = [node for node in wiring.consumers[name] if node.op_type in LAYERS]
-        for threshold in dict.fromkeys(tried.values()):
+        for threshold in dict.fromkeys(methods.values()):
             rounded = writer.rounded(name, threshold)
-            again = [(writer.copy(node, name, rounded), node.output[0]) for node in layers] or [(rounded, name)]
-            pairs = [(writer.squares(writer.add("Sub", wrong, right)), writer.squares(right)) for wrong, right in again]
+            outputs = [(writer.copy(node, name, rounded), node.output[0]) for node in layers] or [(rounded, name)]
+            pairs = [
+                (writer.squares(writer.add("Sub", wrong, exact)), writer.squares(exact)) for wrong, exact in outputs
+            ]
             probe.errors[name, threshold] = pairs
     return probe
 
 
-class _Writer:
-    """Adds nodes to a model, under names of their own, for a tensor of the element type `kind`."""
+class _ProbeWriter:
+    """Adds nodes with unique names to a model, for a tensor of the element type `kind`."""
 
     def __init__(self, model: ModelProto, kind: int) -> None:
         self._graph, self._kind = model.graph, kind
 
     def rounded(self, name: str, threshold: float) -> str:
-        """`name` as INT8 with this range holds it."""
-        # in plain operators: pairs of Q and DQ ONNX Runtime would fuse into the layers around them
+        """`name` rounded and clipped to INT8 with this range."""
+        # plain operators: ONNX Runtime would fuse Q/DQ pairs into the layers around them
         scale = self._constant(threshold / 127)
         steps = self.add("Div", self.add("Cast", name, to=TensorProto.FLOAT), scale)
         nearest = self.add("Floor", self.add("Add", steps, self._constant(0.5)))
@@ -107,7 +109,7 @@ class _Writer:
         return self.add("Cast", self.add("Mul", clipped, scale), to=self._kind)
 
     def copy(self, layer: NodeProto, name: str, instead: str) -> str:
-        """The output of `layer` where it reads `instead` for `name`."""
+        """The output of a copy of `layer` that reads `instead` in place of `name`."""
         name_of_copy = self._name()
         node = self._graph.node.add()
         node.CopyFrom(layer)
@@ -116,7 +118,7 @@ class _Writer:
         return node.output[0]
 
     def squares(self, name: str) -> str:
-        """The sum of the squares, a float32 scalar."""
+        """The sum of squares of `name`, a float32 scalar."""
         return self.add("ReduceSumSquare", self.add("Cast", name, to=TensorProto.FLOAT), keepdims=0)
 
     def add(self, operator: str, *inputs: str, **attributes: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgesparse.int8.recovery import RecoverReport
+from edgesparse.int8.recover_report import RecoverReport
 from edgesparse.pages.html import Html, heading, number, paragraph, table
 from edgesparse.pages.layers import ChangedLayer, LayersPage
 
@@ -36,11 +36,11 @@ def _steps(report: RecoverReport) -> str:
 
 
 def _equalized(report: RecoverReport) -> str:
-    if not report.equalised:
+    if not report.equalized:
         return ""
     rows = (
         (e.tensor, ", ".join(e.layers), "in the layer before" if e.folded else "a product behind", number(e.spread))
-        for e in report.equalised
+        for e in report.equalized
     )
     spread = paragraph("Spread: the largest channel over the median channel, before.")
     return heading("Equalized channels") + spread + table(("tensor", "read by", "how", "spread"), rows, (3,))

@@ -1,9 +1,9 @@
-"""Where Q/DQ pairs stand in a detector so that TensorRT runs it in INT8: on which tensors, read by which nodes.
+"""Where to insert Q/DQ pairs in a detector so that TensorRT runs it in INT8: on which tensors, for which readers.
 
-TensorRT's developer guide, "Q/DQ Layer-Placement Recommendations": quantise the inputs of weighted operations and leave
-their outputs alone, so that what follows fuses with them; of a residual addition quantise only the shortcut. Operations
-that merely move values commute with Q/DQ: what they read and write shares one scale, so that TensorRT can cancel the
-pairs between them, and a concatenation becomes a copy of bytes.
+TensorRT's developer guide, "Q/DQ Layer-Placement Recommendations": quantize the inputs of weighted operations and leave
+their outputs alone, so that what follows fuses with them; of a residual addition quantize only the shortcut. Operations
+that only move values commute with Q/DQ: their inputs and outputs share one scale, so that TensorRT can cancel the pairs
+between them, and a concatenation becomes a copy of bytes.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ Placement = Literal["fuse", "sparse"]
 
 
 @dataclass(frozen=True)
-class Plan:
+class QdqPlan:
     """`kernels`: the INT8 layers in the graph's order. `float_because`: why each other layer stays float, by name.
 
-    `readers`: for each quantised tensor the nodes, by their first output, that read it through its Q/DQ pair, and at
-    which inputs. `scales_of`: each quantised tensor's representative; those with the same one share a scale.
+    `readers`: for each quantized tensor the nodes, by their first output, that read it through its Q/DQ pair, and at
+    which inputs. `scales_of`: the representative of each quantized tensor; tensors with the same one share a scale.
     """
 
     kernels: list[Kernel]
@@ -37,8 +37,8 @@ class Plan:
     scales_of: dict[str, str]
 
 
-def plan(model: ModelProto, placement: Placement = "fuse", keep: Collection[str] = ()) -> Plan:
-    """Decide for every layer and tensor of `model`. Raises as `int8_layers`."""
+def plan(model: ModelProto, placement: Placement = "fuse", keep: Collection[str] = ()) -> QdqPlan:
+    """Decide for every layer and tensor of `model` whether it is INT8. Raises as `int8_layers`."""
     wiring = Wiring(model.graph)
     kernels, float_because = int8_layers(model, wiring, keep)
     edges = _Edges(wiring, kernels)
@@ -48,11 +48,11 @@ def plan(model: ModelProto, placement: Placement = "fuse", keep: Collection[str]
             if runs_sparse(wiring, kernel):
                 edges.behind(kernel.node)
     readers = {name: edges.readers[name] for name in edges.in_order()}
-    return Plan(kernels, float_because, readers, {name: edges.find(name) for name in readers})
+    return QdqPlan(kernels, float_because, readers, {name: edges.find(name) for name in readers})
 
 
 class _Edges:
-    """Which nodes read which tensors through Q/DQ, and which tensors share a scale."""
+    """Which nodes read which tensors through Q/DQ, and which tensors share one scale."""
 
     def __init__(self, wiring: Wiring, kernels: list[Kernel]) -> None:
         self.wiring = wiring
@@ -74,7 +74,7 @@ class _Edges:
         self._drop_single_moves()
 
     def behind(self, node: NodeProto) -> None:
-        """Q/DQ right behind a layer and its ReLU, for all that reads it: the layer itself writes INT8."""
+        """Insert Q/DQ directly behind a layer and its ReLU for all readers, so that the layer itself writes INT8."""
         out = self._after_relu(node.output[0])
         if out in self.wiring.outputs:
             return
@@ -88,18 +88,18 @@ class _Edges:
         return name
 
     def in_order(self) -> Iterator[str]:
-        """The quantised tensors: the model's inputs first, then as they are made."""
-        made = [name for node in self.wiring.graph.node for name in node.output]
-        known = set(made)
+        """The quantized tensors: the model's inputs first, then in order of execution."""
+        computed = [name for node in self.wiring.graph.node for name in node.output]
+        known = set(computed)
         yield from (name for name in self.readers if name not in known)
-        yield from (name for name in made if name in self.readers)
+        yield from (name for name in computed if name in self.readers)
 
     def _read(self, name: str, reader: NodeProto, places: set[int]) -> None:
         if places:
             self.readers[name].setdefault(reader.output[0], set()).update(places)
 
-    def _join(self, one: str, other: str) -> None:
-        self._parent[self.find(one)] = self.find(other)
+    def _join(self, first: str, second: str) -> None:
+        self._parent[self.find(first)] = self.find(second)
 
     def _after_relu(self, name: str) -> str:
         after = self.wiring.consumers[name]
@@ -109,7 +109,7 @@ class _Edges:
         return name
 
     def _pass_back(self, node: NodeProto) -> None:
-        """Have a node that moves values towards INT8 readers read INT8 itself, at the same scale."""
+        """Make a node that moves values to INT8 readers read INT8 itself, at the same scale."""
         outs = [name for name in node.output if name in self.readers]
         if node.op_type == "Concat" and outs and self.moving.issuperset(node.input):
             for i, name in enumerate(node.input):
@@ -121,19 +121,19 @@ class _Edges:
                 self._join(name, node.input[0])
 
     def _drop_single_moves(self) -> None:
-        """No pair in front of a node that moves one tensor to one place: the pair behind it is enough."""
-        wanted = set(self.readers)
+        """Drop the pair in front of a node that moves one tensor to one reader: the pair behind it is enough."""
+        quantized = set(self.readers)
         for name, by in list(self.readers.items()):
             nodes = [node for node in self.wiring.consumers[name] if node.output[0] in by]
-            if len(nodes) == 1 and nodes[0].op_type in COMMUTE and len(wanted.intersection(nodes[0].output)) == 1:
+            if len(nodes) == 1 and nodes[0].op_type in COMMUTE and len(quantized.intersection(nodes[0].output)) == 1:
                 del self.readers[name]
 
     def _shortcut(self, node: NodeProto) -> None:
-        """Of a residual addition, what does not come straight from an INT8 layer: the other input fuses with the Add.
+        """Quantize the input of a residual addition that does not come directly from an INT8 layer: the other fuses.
 
-        Where both come from layers, the later one fuses, and rather one that nothing else reads.
+        If both do, the later one fuses, preferably one without other readers.
         """
-        if len(set(node.input)) < 2 or not self.moving.issuperset(node.input) or not self._leads_on(node):
+        if len(set(node.input)) < 2 or not self.moving.issuperset(node.input) or not self._leads_to_int8(node):
             return
         own = [i for i, name in enumerate(node.input) if self.origin.get(name) in self.kernels]
         if own:
@@ -141,8 +141,8 @@ class _Edges:
             main = max(own, key=lambda i: (alone[i], self.order[node.input[i]]))
             self._read(node.input[1 - main], node, {1 - main})
 
-    def _leads_on(self, node: NodeProto) -> bool:
-        """Whether an INT8 layer follows somewhere behind `node`."""
+    def _leads_to_int8(self, node: NodeProto) -> bool:
+        """Whether an INT8 layer follows anywhere behind `node`."""
         todo, seen = list(node.output), set[str]()
         while todo:
             name = todo.pop()
@@ -163,23 +163,23 @@ def _commutes(node: NodeProto) -> bool:
 
 
 def _activations(wiring: Wiring) -> set[str]:
-    """The tensors that change from image to image."""
-    found = {value.name for value in wiring.graph.input} - wiring.stored.keys()
+    """The tensors that depend on the image."""
+    names = {value.name for value in wiring.graph.input} - wiring.stored.keys()
     for node in wiring.graph.node:
-        if not found.isdisjoint(reads(node)):
-            found.update(node.output)
-    return found
+        if not names.isdisjoint(reads(node)):
+            names.update(node.output)
+    return names
 
 
 def _origins(wiring: Wiring, moving: Set[str]) -> dict[str, str]:
-    """Tensors that a layer makes with nothing but pointwise operations behind it, and that layer's first output."""
-    found: dict[str, str] = {}
+    """Tensors that follow a layer through pointwise operations only -> that layer's first output."""
+    origin: dict[str, str] = {}
     for node in wiring.graph.node:
         if node.op_type in LAYERS:
-            found[node.output[0]] = node.output[0]
+            origin[node.output[0]] = node.output[0]
         elif node.op_type in POINTWISE:
-            origins = {found.get(name) for name in node.input if name in moving}
-            first = origins.pop() if len(origins) == 1 else None
-            if first is not None:
-                found[node.output[0]] = first
-    return found
+            origins = {origin.get(name) for name in node.input if name in moving}
+            layer = origins.pop() if len(origins) == 1 else None
+            if layer is not None:
+                origin[node.output[0]] = layer
+    return origin

@@ -1,4 +1,4 @@
-"""Writing Q/DQ pairs into a graph."""
+"""Writes Q/DQ pairs into a graph."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from edgesparse.int8.layers import Kernel
-from edgesparse.int8.placement import Plan
+from edgesparse.int8.placement import QdqPlan
 from edgesparse.model.layers import layer_name
 from edgesparse.model.wiring import Array, attribute, reads
 
 
 def channel_axis(kernel: Kernel) -> int | None:
-    """The axis of the layer's weights along which each output channel has a scale; None where all share one.
+    """The axis of the layer's weights along which each output channel has its own scale; None: one scale for all.
 
-    0 of a convolution, 1 of a transposed one, the output's of a matrix. Grouped transposed convolutions share one:
-    their axis 1 holds a group's channels, where TensorRT looks for all of them.
+    0 for a convolution, 1 for a transposed one, the output's axis for a matrix. Grouped transposed convolutions have
+    one scale: their axis 1 holds the channels of one group, where TensorRT expects all.
     """
     if kernel.node.op_type == "ConvTranspose" and attribute(kernel.node, "group", 1) > 1:
         return None
     return 1 - kernel.weight.axis
 
 
-def write(model: ModelProto, plan: Plan, scales: Mapping[str, float], weights: Mapping[str, Array]) -> None:
-    """Put the pairs of `plan` into `model`: `scales` by tensor, `weights` (one scale an output channel) by layer.
+def write(model: ModelProto, plan: QdqPlan, scales: Mapping[str, float], weights: Mapping[str, Array]) -> None:
+    """Write the pairs of `plan` into `model`: `scales` by tensor, `weights` (one scale per output channel) by layer.
 
-    `model` has the nodes that `plan` was made of, found by their first outputs; it may be in another opset.
+    `model` is the one that was planned, possibly in another opset: its nodes are matched by their first outputs.
     """
-    writer = _Writer(model, plan, scales)
+    writer = _QdqWriter(model, plan, scales)
     kernels = {kernel.node.output[0]: kernel for kernel in plan.kernels}
     writer.pairs_behind(value.name for value in model.graph.input)
     for node in model.graph.node:
@@ -37,45 +37,45 @@ def write(model: ModelProto, plan: Plan, scales: Mapping[str, float], weights: M
         if kernel is not None:
             name, source = layer_name(kernel.node), writer.weight(kernel)
             node.input[kernel.at] = writer.pair(f"{name}.weight", source, weights[name], channel_axis(kernel))
-            _say_kernel_shape(node, kernel.weight.values.shape)
-        writer.take(node)
+            _set_kernel_shape(node, kernel.weight.values.shape)
+        writer.append(node)
         writer.pairs_behind(node.output)
     writer.finish()
 
 
-def _say_kernel_shape(node: NodeProto, shape: tuple[int, ...]) -> None:
-    """A convolution's optional attribute: TensorRT 8.5 needs it where weights are no longer an initializer."""
+def _set_kernel_shape(node: NodeProto, shape: tuple[int, ...]) -> None:
+    """Set a convolution's optional attribute: TensorRT 8.5 needs it where the weights are not an initializer."""
     if node.op_type in ("Conv", "ConvTranspose") and attribute(node, "kernel_shape", None) is None:
         node.attribute.append(helper.make_attribute("kernel_shape", shape[2:]))
 
 
-class _Writer:
-    """Builds a graph's list of nodes anew, with pairs in it."""
+class _QdqWriter:
+    """Rebuilds a graph's list of nodes with pairs in it."""
 
-    def __init__(self, model: ModelProto, plan: Plan, scales: Mapping[str, float]) -> None:
+    def __init__(self, model: ModelProto, plan: QdqPlan, scales: Mapping[str, float]) -> None:
         self.graph, self.plan, self.scales = model.graph, plan, scales
         self.nodes: list[NodeProto] = []
         self._read_as: dict[tuple[str, int], str] = {}
-        """What a node, by its first output, reads at an input, where that is not what the model says."""
+        """(first output of a node, input) -> the tensor that it reads instead of the model's."""
         self._taken = {name for node in self.graph.node for name in (node.name, *node.input, *node.output)}
         for values in (self.graph.input, self.graph.output, self.graph.initializer):
             self._taken.update(value.name for value in values)
 
     def pairs_behind(self, names: Iterable[str]) -> None:
-        """One pair behind each of these tensors that the plan quantises, for all the readers that it names."""
+        """Add one pair behind each of these tensors that the plan quantizes, for all its readers in the plan."""
         for name in names:
             if name in self.plan.readers:
                 pair = self.pair(name, name, np.array(self.scales[name], np.float32), None)
                 readers = self.plan.readers[name].items()
                 self._read_as.update({(reader, place): pair for reader, places in readers for place in places})
 
-    def take(self, node: NodeProto) -> None:
+    def append(self, node: NodeProto) -> None:
         for i, name in enumerate(node.input):
             node.input[i] = self._read_as.get((node.output[0], i), name)
         self.nodes.append(node)
 
     def pair(self, name: str, source: str, scale: Array, axis: int | None) -> str:
-        """Q and DQ behind the tensor `source`, called after `name`; returns what DQ makes."""
+        """Add Q and DQ behind the tensor `source`, named after `name`; returns the output of DQ."""
         parameters = [
             self.store(f"{name}_scale", np.asarray(scale, np.float32)),
             self.store(f"{name}_zero", np.zeros(np.shape(scale), np.int8)),
@@ -90,7 +90,7 @@ class _Writer:
         return source
 
     def weight(self, kernel: Kernel) -> str:
-        """The stored tensor of the layer's float weights, as the layer itself reads them."""
+        """The stored tensor of the layer's float weights, in the layout that the layer reads."""
         if kernel.weight.steps:
             return self.store(f"{layer_name(kernel.node)}.weight", kernel.weight.values)
         return kernel.weight.source
@@ -101,7 +101,7 @@ class _Writer:
         return str(tensor.name)
 
     def finish(self) -> None:
-        """Put the nodes into the graph, without constants that nothing reads any more."""
+        """Write the nodes to the graph, without constants that are no longer read."""
         read = {out.name for out in self.graph.output}
         nodes = []
         for node in reversed(self.nodes):

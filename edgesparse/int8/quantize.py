@@ -1,8 +1,8 @@
-"""Explicit Q/DQ written into a float detector, in the form that every TensorRT from 8.5 on parses.
+"""Explicit Q/DQ written into a float detector, in the form that TensorRT 8.5 and later parse.
 
-Symmetric INT8 with zero point 0: one scale a tensor for activations, one an output channel for weights; biases stay
+Symmetric INT8 with zero point 0: one scale per tensor for activations, one per output channel for weights; biases stay
 float. Weights stay stored as float with Q and DQ behind them: TensorRT 8's parser takes no INT8 weights. `placement`
-decides where the pairs stand.
+decides where the pairs are inserted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from onnx import ModelProto
 
 from edgesparse.errors import CalibrationError, ModelError, SparsityError
 from edgesparse.int8.layers import Kernel, runs_sparse
-from edgesparse.int8.placement import Placement, Plan, plan
+from edgesparse.int8.placement import Placement, QdqPlan, plan
 from edgesparse.int8.qdq import channel_axis, write
 from edgesparse.model.layers import NOT_FINITE, layer_name, layer_nodes, multiplies
 from edgesparse.model.opset import opset_of, upgraded
@@ -28,16 +28,16 @@ from edgesparse.model.wiring import Array, Wiring
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 TOP = 127
-"""Weights and activations lie on -127..127: symmetric, so that nought is exact."""
+"""Weights and activations map to -127..127: symmetric, so that zero is exact."""
 TINY = float(np.finfo(np.float32).tiny)
-"""GPUs flush what is smaller to nought, and TensorRT refuses a scale of nought."""
+"""GPUs flush smaller numbers to zero, and TensorRT refuses a scale of zero."""
 
 Scales = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class QuantisedLayer:
-    """One layer: `int8` or float, and `why` in words. `macs` are None where shapes are open."""
+class QuantizedLayer:
+    """One layer: `int8` or float, and `why` in words. `macs`: None where shapes are open."""
 
     name: str
     op: str
@@ -48,10 +48,10 @@ class QuantisedLayer:
 
 @dataclass(frozen=True)
 class QuantizeReport:
-    """What `quantize` did. `scales`: of each tensor that has a Q/DQ pair now. `opset`: (the model's, the result's)."""
+    """What `quantize` did. `scales`: of each tensor with a Q/DQ pair. `opset`: (the model's, the result's)."""
 
     placement: Placement
-    layers: tuple[QuantisedLayer, ...]
+    layers: tuple[QuantizedLayer, ...]
     scales: Mapping[str, float]
     opset: tuple[int, int]
 
@@ -73,8 +73,8 @@ class QuantizeReport:
         }
 
 
-def quantised_tensors(model: ModelProto, placement: Placement = "fuse", keep: Collection[str] = ()) -> list[str]:
-    """The tensors that `quantize` needs a scale for, in the graph's order. Raises as it does."""
+def quantized_tensors(model: ModelProto, placement: Placement = "fuse", keep: Collection[str] = ()) -> list[str]:
+    """The tensors that `quantize` needs a scale for, in the graph's order. Raises as `quantize`."""
     return list(plan(model, placement, keep).readers)
 
 
@@ -85,23 +85,23 @@ def quantize(
     placement: Placement = "fuse",
     keep: Collection[str] = (),
 ) -> tuple[ModelProto, QuantizeReport]:
-    """A copy of `model` with Q/DQ for INT8, in opset 13 or the model's own where that is higher; and what was done.
+    """A copy of `model` with Q/DQ for INT8, in opset 13 or the model's own if that is higher; and a report.
 
-    `scales` gives each tensor's scale (its range over 127; see `quantised_tensors`); tensors that share one get the
-    largest, and a tensor that was always nought (scale 0) gets 1. Layers named in `keep` stay float. The scale of
-    weights is, for each output channel, their largest magnitude over 127.
+    `scales`: each tensor's scale (its range over 127; see `quantized_tensors`). Tensors that share a scale get the
+    largest; a tensor that was always zero (scale 0) gets 1. Layers named in `keep` stay float. The scale of weights is,
+    per output channel, their largest magnitude over 127.
 
-    Raises ModelError where the model is quantised already, is FP16, or has no layer to quantise; CalibrationError where
-    a scale is missing or not finite, or a name of `keep` fits no layer; SparsityError where 2:4 weights would not stay
-    2:4.
+    Raises ModelError where the model is quantized already, is FP16, or has no layer to quantize; CalibrationError where
+    a scale is missing or not finite, or a name in `keep` matches no layer; SparsityError where 2:4 weights would not
+    stay 2:4.
     """
-    made = plan(model, placement, keep)
-    shared = _shared_scales(made, scales)
-    weights = {layer_name(kernel.node): weight_scale(kernel) for kernel in made.kernels}
+    qdq = plan(model, placement, keep)
+    shared = _shared_scales(qdq, scales)
+    weights = {layer_name(kernel.node): weight_scale(kernel) for kernel in qdq.kernels}
     written = upgraded(model)
-    write(written, made, shared, weights)
-    _check_zeros(made, written)
-    return written, QuantizeReport(placement, _layers(model, made), shared, (opset_of(model), opset_of(written)))
+    write(written, qdq, shared, weights)
+    _check_zeros(qdq, written)
+    return written, QuantizeReport(placement, _layers(model, qdq), shared, (opset_of(model), opset_of(written)))
 
 
 def weight_scale(kernel: Kernel) -> Scales:
@@ -114,44 +114,44 @@ def weight_scale(kernel: Kernel) -> Scales:
         raise ModelError(f"{layer_name(kernel.node)}: {NOT_FINITE}")
     others = tuple(i for i in range(magnitude.ndim) if i != axis)
     scale = magnitude.max(axis=others) / TOP
-    # a channel of noughts: any scale above 0 will do
+    # for a channel of zeros any scale above 0 will do
     return _positive(np.where(scale > 0, scale, scale.max()))
 
 
 def _positive(scale: Array) -> Scales:
-    """At least the smallest scale that works on a GPU; 1 where it is nought, since all that it scales is."""
+    """At least the smallest scale that works on a GPU; 1 for a tensor of zeros."""
     return np.where(scale > 0, np.maximum(scale, TINY), 1).astype(np.float32)
 
 
-def _shared_scales(made: Plan, scales: Mapping[str, float]) -> dict[str, float]:
-    """The scale of each quantised tensor: the largest of all that share it. Raises CalibrationError."""
+def _shared_scales(qdq: QdqPlan, scales: Mapping[str, float]) -> dict[str, float]:
+    """The scale of each quantized tensor: the largest of all that share it. Raises CalibrationError."""
     largest: defaultdict[str, float] = defaultdict(float)
-    for name, group in made.scales_of.items():
+    for name, group in qdq.scales_of.items():
         if name not in scales:
-            raise CalibrationError(f"no scale for the tensor {name}: calibrate this model, with these options, again")
+            raise CalibrationError(f"no scale for the tensor {name}: calibrate this model again, with these options")
         scale = float(np.float32(scales[name]))
         if not np.isfinite(scale) or scale < 0:
-            raise CalibrationError(f"the scale of the tensor {name} is {scale}: needed a finite one above 0")
+            raise CalibrationError(f"the scale of the tensor {name} is {scale}: needed a finite number above 0")
         largest[group] = max(largest[group], scale)
-    return {name: float(_positive(np.array(largest[group]))) for name, group in made.scales_of.items()}
+    return {name: float(_positive(np.array(largest[group]))) for name, group in qdq.scales_of.items()}
 
 
-def _layers(model: ModelProto, made: Plan) -> tuple[QuantisedLayer, ...]:
+def _layers(model: ModelProto, qdq: QdqPlan) -> tuple[QuantizedLayer, ...]:
     wiring, known = Wiring(model.graph), shapes(model)
-    sparse = {layer_name(kernel.node) for kernel in made.kernels if runs_sparse(wiring, kernel)}
+    sparse = {layer_name(kernel.node) for kernel in qdq.kernels if runs_sparse(wiring, kernel)}
     rows = []
     for node in layer_nodes(wiring):
         name = layer_name(node)
-        why = made.float_because.get(name)
-        said = why or ("INT8, weights 2:4" if name in sparse else "INT8")
-        rows.append(QuantisedLayer(name, node.op_type, why is None, said, multiplies(node, known)))
+        reason = qdq.float_because.get(name)
+        why = reason or ("INT8, weights 2:4" if name in sparse else "INT8")
+        rows.append(QuantizedLayer(name, node.op_type, reason is None, why, multiplies(node, known)))
     return tuple(rows)
 
 
-def _check_zeros(made: Plan, written: ModelProto) -> None:
-    """Raise SparsityError where a weight that was nought is no longer, as every engine reads the file."""
+def _check_zeros(qdq: QdqPlan, written: ModelProto) -> None:
+    """Raise SparsityError where a zero weight is no longer zero when an engine dequantizes it."""
     wiring = Wiring(written.graph)
-    for kernel in made.kernels:
-        found = weight_of(wiring, wiring.producer[kernel.node.output[0]])
-        if (found.values[kernel.weight.values == 0] != 0).any() or not np.isfinite(found.values).all():
-            raise SparsityError(f"{layer_name(kernel.node)}: weights that were nought are not after rounding to INT8")
+    for kernel in qdq.kernels:
+        weight = weight_of(wiring, wiring.producer[kernel.node.output[0]])
+        if (weight.values[kernel.weight.values == 0] != 0).any() or not np.isfinite(weight.values).all():
+            raise SparsityError(f"{layer_name(kernel.node)}: zero weights are not zero after rounding to INT8")

@@ -1,49 +1,69 @@
-"""INT8 that keeps its accuracy, without training: a float model made ready for INT8, and all that goes with it.
+"""INT8 that keeps its accuracy, without training: a float model prepared for INT8, its scales and its Q/DQ form.
 
-Simplest first. Channels of what depthwise layers read are made even (`equalise`), ranges are calibrated, biases are set
-layer by layer on what the INT8 network really feeds them (`bias_correction`). Where that is not enough for `max_drop`,
-the layers that cost most for their work stay float, as few as the score allows (`sensitivity`).
+Cheapest steps first. Channels that depthwise layers read are equalized (`equalize`), ranges are calibrated, and biases
+are set layer by layer on what the INT8 network feeds each layer (`bias_correction`). Where that is not enough for the
+allowed drop, the layers that cost most for their work stay float, as few as the score allows (`sensitivity`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from onnx import ModelProto
 
-from edgesparse.config import InputSpec
 from edgesparse.errors import CalibrationError
 from edgesparse.int8.bias_correction import Corrected, correct_biases
-from edgesparse.int8.calibration import Calibration, calibrate, given
-from edgesparse.int8.equalise import Equalised, equalise
+from edgesparse.int8.calibration import Calibration, CalibrationOptions, calibrate, from_scales
+from edgesparse.int8.equalize import EqualizedTensor, equalize
 from edgesparse.int8.placement import Placement
-from edgesparse.int8.quantize import QuantizeReport, quantised_tensors, quantize
-from edgesparse.int8.recovery import RecoveredLayer, RecoverReport, Step
+from edgesparse.int8.quantize import QuantizeReport, quantize, quantized_tensors
+from edgesparse.int8.recover_report import RecoveredLayer, RecoverReport, RecoveryStep
 from edgesparse.int8.sensitivity import Sensitivity, sensitivities
 from edgesparse.model.activations import Batches, spread
-from edgesparse.model.outputs import Outputs
+from edgesparse.model.outputs import ReferenceOutputs
 from edgesparse.model.wiring import Wiring
 from edgesparse.progress import Progress, quiet
 
 Score = Callable[[ModelProto], float]
-"""Points, 0..100: what a model scores on labelled data."""
+"""The points, 0 to 100, that a model scores on labeled data."""
 IMAGES = 32
-"""Batches that biases are set on, spread over all; on half as many the change of the outputs is measured."""
+"""Batches, spread over all, that biases are set on; the change of the outputs is measured on half as many."""
+
+
+@dataclass(frozen=True)
+class RecoverOptions:
+    """How to quantize.
+
+    `keep`: layers that stay float. Further layers stay float until at most `max_drop` points are lost, or `least`
+    points are reached. `scales`: take these instead of calibrating; channels are not equalized then. `table`:
+    calibrate also the tensors that only TensorRT's calibration table lists.
+    """
+
+    calibration: CalibrationOptions = field(default_factory=lambda: CalibrationOptions("mse"))
+    placement: Placement = "fuse"
+    keep: Collection[str] = ()
+    max_drop: float | None = None
+    least: float | None = None
+    scales: Mapping[str, float] | None = None
+    table: bool = False
+
+    @property
+    def limited(self) -> bool:
+        return self.max_drop is not None or self.least is not None
 
 
 @dataclass(frozen=True)
 class Recovered:
-    """`model` is float, its channels even and its biases set for INT8; TensorRT's table belongs to it.
+    """`model` is float, its channels equalized and its biases set for INT8; TensorRT's table belongs to it.
 
-    `quantised` is `quantize(model, scales, placement, keep)`, which gives the other placement as well.
+    `quantized` is `quantize(model, scales, placement, keep)`, which can write the other placement as well.
     """
 
     model: ModelProto
     scales: Mapping[str, float]
     keep: tuple[str, ...]
-    quantised: ModelProto
+    quantized: ModelProto
     calibration: Calibration
     report: RecoverReport
 
@@ -51,150 +71,152 @@ class Recovered:
 def recover(
     model: ModelProto,
     batches: Batches,
+    options: RecoverOptions | None = None,
     *,
-    method: str = "mse",
-    placement: Placement = "fuse",
-    keep: Collection[str] = (),
     score: Score | None = None,
-    max_drop: float | None = None,
-    least: float | None = None,
-    scales: Mapping[str, float] | None = None,
-    table: bool = False,
-    spec: InputSpec | None = None,
-    saved: Path | None = None,
     progress: Progress = quiet,
 ) -> Recovered:
-    """INT8 for `model` from the images of `batches`; `model` stays as it is.
+    """INT8 for `model`, calibrated on `batches`; `model` stays as it is.
 
-    `method`, `spec` and `saved` as `calibrate` has them; where `scales` are given they are taken instead, and channels
-    stay as they are. `table` calibrates also what only TensorRT's table holds. The layers `keep` stay float, and as
-    many more as it takes to lose at most `max_drop` points by `score`, or to have `least`.
-    Raises as `quantize` and `calibrate`; CalibrationError for a limit without `score`, or one that allows no INT8.
+    Raises as `quantize` and `calibrate`; CalibrationError for a limit on points without `score`, or one that leaves no
+    layer in INT8.
     """
-    if score is None and (max_drop is not None or least is not None):
-        raise CalibrationError("a limit on the lost points needs labelled data to score on: give some")
-    job = _Job(model, batches, placement, tuple(keep), score, progress)
-    follow = least is None  # else only what decides is scored: scoring may take minutes
-    first = job.note("float (FP32)", model, follow)
-    allowed = first - max_drop if max_drop is not None else least
-    if scales is None:
-        even, equalised = equalise(model, batches, keep, progress)
-        names = _tensors(even, keep, table)
-        found = calibrate(even, batches, method=method, tensors=names, spec=spec, saved=saved, progress=progress)
-    else:
-        even, equalised, found = model, (), given(scales)
-    job.scales.update(found.scales)
-    job.note("ranges, even channels" if scales is None else "ranges as given", job.quantised(even)[0], follow)
-    done, points = job.correct(even, "biases corrected")
+    options = options or RecoverOptions()
+    if score is None and options.limited:
+        raise CalibrationError("a limit on the points lost needs labeled data to score on: pass some")
+    run = _Recovery(model, batches, options, score, progress)
+    every_step = options.least is None  # scoring may take minutes: with `least`, score only what decides
+    reference = run.record("float (FP32)", model, every_step)
+    allowed = options.least if options.max_drop is None else reference - options.max_drop
+    equalized_model, equalized, calibration = run.calibrate()
+    step = "ranges, even channels" if options.scales is None else "ranges as given"
+    run.record(step, run.quantized(equalized_model)[0], every_step)
+    corrected, points = run.correct(equalized_model, "biases corrected")
     if allowed is not None and points < allowed:
-        done = job.mix(even, done, allowed)
-    quantised, written = job.quantised(done.model)
-    report = job.report(written, done, equalised, found)
-    return Recovered(done.model, job.scales, job.keep, quantised, found, report)
+        corrected = run.keep_float(equalized_model, corrected, allowed)
+    quantized, written = run.quantized(corrected.model)
+    report = run.report(written, corrected, equalized, calibration)
+    return Recovered(corrected.model, run.scales, run.keep, quantized, calibration, report)
 
 
 def _tensors(model: ModelProto, keep: Collection[str], table: bool) -> list[str]:
-    """What either placement quantises, and for TensorRT's table all that leads there.
+    """The tensors that either placement quantizes, and for TensorRT's table all that lead to them.
 
-    Behind that stand the head's outputs and the decoding, which lose most in INT8: without a range they stay float.
+    What follows them are the head's outputs and the decoding, which lose most in INT8: without a range they stay float.
     """
-    names = {name for placement in ("fuse", "sparse") for name in quantised_tensors(model, placement, keep)}
+    names = {name for placement in ("fuse", "sparse") for name in quantized_tensors(model, placement, keep)}
     # which input of an addition is the shortcut depends on which layers are INT8
     names.update(name for node in model.graph.node if node.op_type == "Add" for name in node.input)
     wiring = Wiring(model.graph)
-    todo, found = list(names), set[str]()
+    todo, reached = list(names), set[str]()
     while todo:
         name = todo.pop()
-        if name and name not in found and not wiring.is_constant(name):
-            found.add(name)
+        if name and name not in reached and not wiring.is_constant(name):
+            reached.add(name)
             todo.extend(wiring.producer[name].input if table and name in wiring.producer else ())
-    made = [value.name for value in model.graph.input] + [out for node in model.graph.node for out in node.output]
-    return [name for name in made if name in found]
+    tensors = [value.name for value in model.graph.input] + [out for node in model.graph.node for out in node.output]
+    return [name for name in tensors if name in reached]
 
 
 @dataclass
-class _Job:
+class _Recovery:
     """One call of `recover`: what stays the same, the steps so far, and which layers stay float."""
 
     model: ModelProto
     batches: Batches
-    placement: Placement
-    keep: tuple[str, ...]
+    options: RecoverOptions
     score: Score | None
     progress: Progress
-    steps: list[Step] = field(default_factory=list)
+    steps: list[RecoveryStep] = field(default_factory=list)
     scales: dict[str, float] = field(default_factory=dict)
     ranked: Sequence[Sensitivity] = ()
-    chosen: tuple[str, ...] = ()
-    """The first of `ranked`, which are in `keep` too."""
+    costly: tuple[str, ...] = ()
+    """The first of `ranked`: layers that stay float because they cost most. They are in `keep` too."""
 
     def __post_init__(self) -> None:
-        self.outputs = Outputs(self.model, spread(self.batches, IMAGES // 2))
+        self.keep = tuple(self.options.keep)
+        self.outputs = ReferenceOutputs(self.model, spread(self.batches, IMAGES // 2))
 
-    def quantised(self, model: ModelProto, more: Sequence[str] = ()) -> tuple[ModelProto, QuantizeReport]:
-        return quantize(model, self.scales, placement=self.placement, keep=(*self.keep, *more))
+    def calibrate(self) -> tuple[ModelProto, tuple[EqualizedTensor, ...], Calibration]:
+        """The model with equalized channels, the tensors that were, and the ranges; sets `scales`."""
+        if self.options.scales is not None:
+            calibration = from_scales(self.options.scales)
+            self.scales.update(calibration.scales)
+            return self.model, (), calibration
+        model, equalized = equalize(self.model, self.batches, self.keep, self.progress)
+        tensors = _tensors(model, self.keep, self.options.table)
+        calibration = calibrate(model, self.batches, self.options.calibration, tensors=tensors, progress=self.progress)
+        self.scales.update(calibration.scales)
+        return model, equalized, calibration
 
-    def note(self, what: str, model: ModelProto, scored: bool = True) -> float:
-        """Measure `model` as it is after the step `what`; returns its points, or nought where there is no score."""
+    def quantized(self, model: ModelProto, more: Sequence[str] = ()) -> tuple[ModelProto, QuantizeReport]:
+        return quantize(model, self.scales, placement=self.options.placement, keep=(*self.keep, *more))
+
+    def record(self, what: str, model: ModelProto, scored: bool = True) -> float:
+        """Measure `model` after the step `what`; returns its points, or 0 without a score."""
         self.progress("scoring", 0, 0)
         points = self.score(model) if self.score and scored else None
-        self.steps.append(Step(what, self.outputs.change(model), points))
+        self.steps.append(RecoveryStep(what, self.outputs.change(model), points))
         return points or 0.0
 
-    def correct(self, even: ModelProto, what: str) -> tuple[Corrected, float]:
-        """`even` with its biases set for the layers that are INT8 now, and its points."""
+    def correct(self, model: ModelProto, what: str) -> tuple[Corrected, float]:
+        """`model` with its biases set for the layers that are INT8 now, and its points."""
         some = spread(self.batches, IMAGES)
-        done = correct_biases(even, self.scales, some, self.keep, self.progress, self.placement)
-        return done, self.note(what, self.quantised(done.model)[0])
+        corrected = correct_biases(model, self.scales, some, self.keep, self.progress, self.options.placement)
+        return corrected, self.record(what, self.quantized(corrected.model)[0])
 
-    def mix(self, even: ModelProto, done: Corrected, allowed: float) -> Corrected:
-        """Keep the layers that cost most in float, as few as `allowed` points take, and set the biases anew.
+    def keep_float(self, model: ModelProto, corrected: Corrected, allowed: float) -> Corrected:
+        """Keep the costliest layers float, as few as `allowed` points take, and set the biases again.
 
-        Raises CalibrationError where that leaves none in INT8.
+        Raises CalibrationError where that leaves no layer in INT8.
         """
-        rounded = self.quantised(even)[0]
-        self.ranked = sensitivities(even, rounded, self.keep, self.outputs, self.progress)
+        rounded = self.quantized(model)[0]
+        self.ranked = sensitivities(model, rounded, self.keep, self.outputs, self.progress)
         names = [layer.name for layer in self.ranked]
-        count = self._fewest(done, names, allowed)
+        count = self._fewest(corrected, names, allowed)
         if count == len(names):
             raise CalibrationError(f"no layer can be INT8 and leave {allowed:.1f} points: allow more")
-        self.chosen, what = tuple(names[:count]), f"kept in float: {count} of {len(names)}"
-        self.keep = (*self.keep, *self.chosen)
-        again, points = self.correct(even, what)
+        self.costly, what = tuple(names[:count]), f"kept in float: {count} of {len(names)}"
+        self.keep = (*self.keep, *self.costly)
+        again, points = self.correct(model, what)
         if points >= allowed:
             return again
-        self.steps.pop()  # with the biases for fewer layers in float it did better
-        self.note(what, self.quantised(done.model)[0])
-        return done
+        self.steps.pop()  # the biases that were set with fewer layers in float did better
+        self.record(what, self.quantized(corrected.model)[0])
+        return corrected
 
-    def _fewest(self, done: Corrected, names: Sequence[str], allowed: float) -> int:
+    def _fewest(self, corrected: Corrected, names: Sequence[str], allowed: float) -> int:
         """How many of the first of `names` must be float, by bisection; all of them are never tried."""
         assert self.score is not None
         low, high = 0, len(names)
         while high - low > 1:
             middle = (low + high) // 2
             self.progress("choosing layers to keep in float", 0, 0)
-            points = self.score(self.quantised(done.model, names[:middle])[0])
+            points = self.score(self.quantized(corrected.model, names[:middle])[0])
             low, high = (low, middle) if points >= allowed else (middle, high)
         return high
 
     def report(
-        self, written: QuantizeReport, done: Corrected, equalised: tuple[Equalised, ...], found: Calibration
+        self,
+        written: QuantizeReport,
+        corrected: Corrected,
+        equalized: tuple[EqualizedTensor, ...],
+        calibration: Calibration,
     ) -> RecoverReport:
         return RecoverReport(
-            self.placement,
+            self.options.placement,
             written.share,
             tuple(self.steps),
-            tuple(self._layers(written, done.errors)),
-            equalised,
-            {name: found.ranges[name] for name in written.scales},
-            found.images,
-            found.warnings,
+            tuple(self._layers(written, corrected.errors)),
+            equalized,
+            {name: calibration.ranges[name] for name in written.scales},
+            calibration.images,
+            calibration.warnings,
         )
 
     def _layers(self, written: QuantizeReport, errors: Mapping[str, float]) -> Iterator[RecoveredLayer]:
         alone = {layer.name: layer.change for layer in self.ranked}
         for layer in written.layers:
-            why = "kept in float: costs most for its work" if layer.name in self.chosen else layer.why
+            why = "kept in float: costs most for its work" if layer.name in self.costly else layer.why
             measured = errors.get(layer.name), alone.get(layer.name)
             yield RecoveredLayer(layer.name, layer.int8, why, layer.macs, *measured)

@@ -1,6 +1,6 @@
 """Where to cut a tensor's range for symmetric INT8: magnitudes above the threshold are clipped to it.
 
-Each method takes a Histogram and returns a threshold above 0 and at most the largest magnitude.
+Each method takes a MagnitudeHistogram and returns a threshold above 0 and at most the largest magnitude.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from edgesparse.int8.histograms import BINS, Histogram
+from edgesparse.int8.histograms import BINS, MagnitudeHistogram
 
 LEVELS = 128
-"""Magnitudes that INT8 can tell apart."""
+"""Magnitudes that INT8 can represent."""
 PERCENT = 99.99
 CANDIDATES = 128
-"""Thresholds that the search for the least squared error tries."""
+"""How many thresholds the search for the least squared error tries."""
 
 Counts = npt.NDArray[np.float64]
 
 
-def entropy(histogram: Histogram) -> float:
-    """The threshold after which INT8's distribution diverges least from the tensor's, by Kullback and Leibler.
+def entropy(histogram: MagnitudeHistogram) -> float:
+    """The threshold with the least Kullback-Leibler divergence of the INT8 distribution from the tensor's.
 
-    Migacz, "8-bit inference with TensorRT", GTC 2017: for each threshold, the bins below it, with all that is clipped
-    added to the last, against the same bins averaged in LEVELS groups over those that are not empty. Zeros count
-    nowhere, as in NVIDIA's own calibrators: any scale holds them.
+    Migacz, "8-bit inference with TensorRT", GTC 2017: for each threshold, the bins below it, with everything clipped
+    added to the last, against the same bins averaged in LEVELS groups over those that are not empty. Zeros are not
+    counted, as in NVIDIA's calibrators: any scale represents them.
     """
     counts = _used(histogram)
     stops = np.arange(LEVELS, len(counts) + 1)
@@ -37,35 +37,35 @@ def entropy(histogram: Histogram) -> float:
     return min(float(stops[best]) * histogram.width, histogram.amax)
 
 
-def percentile(histogram: Histogram, percent: float = PERCENT) -> float:
+def percentile(histogram: MagnitudeHistogram, percent: float = PERCENT) -> float:
     """The magnitude that `percent` of all values, zeros included, do not exceed."""
     counts = _used(histogram)
-    wanted = histogram.total * percent / 100 - histogram.zeros
+    target = histogram.total * percent / 100 - histogram.zeros
     below = np.cumsum(counts)
-    at = min(int(np.searchsorted(below, wanted)), len(counts) - 1)
+    at = min(int(np.searchsorted(below, target)), len(counts) - 1)
     before = below[at] - counts[at]
-    inside = np.clip((wanted - before) / counts[at], 0, 1) if counts[at] else 1.0
-    # a tensor that is nearly all zeros keeps a range
+    inside = np.clip((target - before) / counts[at], 0, 1) if counts[at] else 1.0
+    # at least half a bin, so that a tensor that is nearly all zeros keeps a range
     return min((at + max(float(inside), 0.5)) * histogram.width, histogram.amax)
 
 
-def mse(histogram: Histogram) -> float:
+def mse(histogram: MagnitudeHistogram) -> float:
     """The threshold with the least mean squared error, rounding and clipping together."""
     if not histogram.amax:
         return 0.0
     counts = _used(histogram)
     middles: Counts = (np.arange(len(counts), dtype=np.float64) + 0.5) * histogram.width
-    tried = histogram.amax * np.arange(1, CANDIDATES + 1)[::-1] / CANDIDATES
-    errors = [_squared_error(counts, middles, threshold) for threshold in tried]
-    return float(tried[int(np.argmin(errors))])
+    candidates = histogram.amax * np.arange(1, CANDIDATES + 1)[::-1] / CANDIDATES
+    errors = [_squared_error(counts, middles, threshold) for threshold in candidates]
+    return float(candidates[int(np.argmin(errors))])
 
 
-def largest(histogram: Histogram) -> float:
+def largest(histogram: MagnitudeHistogram) -> float:
     """The largest magnitude: nothing is clipped."""
     return histogram.amax
 
 
-METHODS: Mapping[str, Callable[[Histogram], float]] = {
+METHODS: Mapping[str, Callable[[MagnitudeHistogram], float]] = {
     "entropy": entropy,
     "percentile": percentile,
     "mse": mse,
@@ -73,16 +73,16 @@ METHODS: Mapping[str, Callable[[Histogram], float]] = {
 }
 
 
-def _used(histogram: Histogram) -> Counts:
-    """The bins up to that of the largest magnitude."""
+def _used(histogram: MagnitudeHistogram) -> Counts:
+    """The bins up to and including that of the largest magnitude."""
     last = min(int(histogram.amax / histogram.width), BINS - 1)
     return histogram.counts[: last + 1].astype(np.float64)
 
 
 def _divergence(counts: Counts, stops: npt.NDArray[np.int64]) -> Counts:
-    """Of each threshold, a count of bins in `stops`; infinite where clipped values fall on a group with none.
+    """The divergence for each threshold, a count of bins in `stops`; infinite where clipped values hit an empty group.
 
-    All that a threshold's sums need are sums over its groups, so running totals give every one without a loop.
+    A threshold's sums are sums over its groups, so running totals give all of them without a loop.
     """
     total, filled, information = (_running(values) for values in (counts, counts > 0, _xlogx(counts)))
     edges = stops[:, None] * np.arange(LEVELS + 1) // LEVELS

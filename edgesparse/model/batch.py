@@ -1,4 +1,4 @@
-"""A model whose batch is open, made from one whose shapes are static."""
+"""Opens the batch dimension of a model with static shapes."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from edgesparse.errors import ModelError
 from edgesparse.model.load import Model, constant_tensors, fix_shapes, info
 
 OPEN = "batch"
-"""Name of the open dimension."""
+"""Name of the dynamic dimension."""
 
 
 def open_batch(model: Model, least: int, most: int) -> Model:
-    """The same model with an open batch in front of every input that has the image's.
+    """A copy of `model` with a dynamic batch in every input whose first dimension is the image's batch.
 
-    What keeps a batch in a graph are the constant shapes of Reshape: where they hold it in front, the input's own
-    dimension (0) or whatever is left (-1) takes its place. Whether that is enough is found by inferring all shapes at
-    `least` and at `most`. Raises ModelError where something keeps the batch all the same.
+    The batch is fixed by the constant shapes of Reshape: where it is their first entry, 0 (copy the input's dimension)
+    or -1 (whatever remains) takes its place. Inferring all shapes at `least` and at `most` shows whether that is
+    enough. Raises ModelError where an operator still fixes the batch.
     """
-    said = info(model)
-    batch = said.inputs[said.image][0] or 1
+    described = info(model)
+    batch = described.inputs[described.image][0] or 1
     opened = onnx.ModelProto()
     opened.CopyFrom(model)
     for value in opened.graph.input:
-        if said.inputs.get(value.name, ())[:1] == (batch,):
+        if described.inputs.get(value.name, ())[:1] == (batch,):
             value.type.tensor_type.shape.dim[0].dim_param = OPEN
     _open_reshapes(opened, batch, _first_dimensions(model))
     for count in (least, most):
         _check(opened, model, batch, count)
     del opened.graph.value_info[:]
     for value in opened.graph.output:
-        if info(model).outputs[value.name][:1] == (batch,):
+        if described.outputs[value.name][:1] == (batch,):
             value.type.tensor_type.shape.dim[0].dim_param = OPEN
     return opened
 
@@ -58,7 +58,7 @@ def _open_reshapes(model: Model, batch: int, first: dict[str, int]) -> None:
 
 
 def _computed(model: Model) -> Iterator[onnx.NodeProto]:
-    """Nodes whose results depend on an input, in order."""
+    """Nodes whose outputs depend on an input, in order."""
     known = {*info(model).inputs}
     for node in model.graph.node:
         if known.intersection(node.input):
@@ -73,12 +73,12 @@ def _first_dimensions(model: Model) -> dict[str, int]:
 
 
 def _check(opened: Model, model: Model, batch: int, count: int) -> None:
-    """Every output has `count` where it had `batch`, and is as it was otherwise."""
-    found = info(fix_shapes(opened, count, None)).outputs
+    """Check that every output has `count` in place of `batch` and is otherwise unchanged. Raises ModelError."""
+    shapes = info(fix_shapes(opened, count, None)).outputs
     for name, shape in info(model).outputs.items():
         needed = (count, *shape[1:]) if shape[:1] == (batch,) else shape
-        if found[name] != needed:
+        if shapes[name] != needed:
             raise ModelError(
-                f"output {name} of the network is {found[name]} at batch {count}, needed {needed}: "
-                "an operator keeps the batch; give build.batch one number"
+                f"output {name} of the network is {shapes[name]} at batch {count}, needed {needed}: "
+                "an operator fixes the batch; set build.batch to one number"
             )

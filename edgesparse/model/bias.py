@@ -12,9 +12,9 @@ from edgesparse.model.wiring import Array, Wiring, attribute
 
 
 def has_bias(wiring: Wiring, product: Product) -> bool:
-    """Whether the layer's outputs can be shifted: always for Conv and Gemm, for MatMul where a constant is added.
+    """Whether the layer's outputs can be shifted: always for Conv and Gemm, for MatMul if a constant is added.
 
-    Not where the weights are the left factor. Raises SparsityError where a Gemm adds what is no bias.
+    False where the weights are the left factor. Raises SparsityError where a Gemm adds a matrix rather than a bias.
     """
     if product.node.op_type == "MatMul":
         return _addition(wiring, product) is not None
@@ -27,40 +27,40 @@ def has_bias(wiring: Wiring, product: Product) -> bool:
 
 
 def set_bias(wiring: Wiring, product: Product, bias: npt.NDArray[np.float64]) -> None:
-    """Make `bias` [outputs] the layer's; behind a MatMul it is added to the constant there.
+    """Set the layer's bias to `bias` [outputs]; behind a MatMul, add it to the constant added there.
 
     Other readers of the stored bias keep the old one.
     """
     node, place = product.node, 2
     if node.op_type == "MatMul":
-        found = _addition(wiring, product)
-        if found is None:
+        addition = _addition(wiring, product)
+        if addition is None:
             return
-        node, place, added = found
-        bias = bias + added
+        node, place, constant = addition
+        bias = bias + constant
     elif node.op_type == "Gemm":
         bias = bias / float(attribute(node, "beta", 1.0) or 1.0)
     _write(wiring.graph, node, place, bias.astype(product.weight.values.dtype))
 
 
 def _stored(wiring: Wiring, name: str) -> Array | None:
-    made = next((tensor for tensor in wiring.graph.initializer if tensor.name == name), None)
-    return numpy_helper.to_array(made) if made is not None else wiring.constant(name)
+    tensor = next((tensor for tensor in wiring.graph.initializer if tensor.name == name), None)
+    return numpy_helper.to_array(tensor) if tensor is not None else wiring.constant(name)
 
 
 def _write(graph: GraphProto, node: NodeProto, place: int, value: Array) -> None:
-    """Store `value` under a name of its own and have `node` read it at input `place`."""
+    """Store `value` under the node's own name for it and make `node` read it at input `place`."""
     name = f"{node.output[0]}.bias"
-    mine = next((tensor for tensor in graph.initializer if tensor.name == name), None)
-    made = numpy_helper.from_array(np.ascontiguousarray(value), name)
-    mine.CopyFrom(made) if mine is not None else graph.initializer.append(made)
+    existing = next((tensor for tensor in graph.initializer if tensor.name == name), None)
+    tensor = numpy_helper.from_array(np.ascontiguousarray(value), name)
+    existing.CopyFrom(tensor) if existing is not None else graph.initializer.append(tensor)
     while len(node.input) <= place:
         node.input.append("")
     node.input[place] = name
 
 
 def _addition(wiring: Wiring, product: Product) -> tuple[NodeProto, int, Array] | None:
-    """The Add behind a MatMul that gives each output a constant of its own: which of its inputs, and the constant."""
+    """The Add behind a MatMul that adds one constant per output: the node, which of its inputs, and the constant."""
     out, size = product.node.output[0], product.weight.outputs_inputs[0]
     after = wiring.consumers[out]
     if product.left or out in wiring.outputs or len(after) != 1 or after[0].op_type != "Add":

@@ -1,8 +1,8 @@
-"""FP16 written into an ONNX model, for engines that take types from the model alone (TensorRT 11, TensorRT-RTX).
+"""Converts an ONNX model to FP16, for engines that take types from the model alone (TensorRT 11, TensorRT-RTX).
 
 Inputs and outputs of the network stay FP32. So do nodes that lose too much in FP16: sums and powers, sorting, constants
-that FP16 cannot hold, and what stands behind the last large products, where boxes are decoded: FP16 knows coordinates
-from 1024 on only to a whole pixel.
+that FP16 cannot represent, and everything behind the last large products, where boxes are decoded: from 1024 on, FP16
+resolves coordinates only to whole pixels.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from edgesparse.model.wiring import Array, Wiring, attribute, reads
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 PAIRS = ("QuantizeLinear", "DequantizeLinear")
 PAIRS_OPSET = 19
-"""From here on Q/DQ take FP16."""
+"""The first opset in which Q/DQ take FP16."""
 LARGEST = float(np.finfo(np.float16).max)
 SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
 LEAST_SCALE = 1e-5
-"""Scales of activations under this would be off by more than 0.3 % in FP16."""
+"""In FP16, smaller scales of activations would be wrong by more than 0.3 %."""
 SMALL_WEIGHT = 64
-"""A product with no more weights than this only decodes: YOLOv8 adds up its distances with 16."""
+"""A product with no more weights than this only decodes: YOLOv8 sums its distances with 16."""
 _SUMS = (
     "CumSum",
     "Exp",
@@ -59,13 +59,13 @@ HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
 
 
 def to_half(model: ModelProto, keep: Collection[str] = ()) -> ModelProto:
-    """A copy of `model` that computes in FP16, with Casts where FP32 begins and ends. Names of nodes stay.
+    """A copy of `model` that computes in FP16, with Casts where FP32 begins and ends. Node names stay.
 
-    `keep`: names of nodes that stay FP32 too. A model with Q/DQ nodes comes back in opset 19 at least. Raises
+    `keep`: names of further nodes that stay FP32. A model with Q/DQ nodes is returned in opset 19 or later. Raises
     ModelError where types cannot be inferred.
     """
-    quantised = any(node.op_type in PAIRS for node in model.graph.node)
-    copy = upgraded(model, PAIRS_OPSET if quantised else opset_of(model))
+    quantized = any(node.op_type in PAIRS for node in model.graph.node)
+    copy = upgraded(model, PAIRS_OPSET if quantized else opset_of(model))
     _constants_to_initializers(copy)
     kinds = _kinds(copy)
     wiring = Wiring(copy.graph)
@@ -75,18 +75,19 @@ def to_half(model: ModelProto, keep: Collection[str] = ()) -> ModelProto:
         onnx.checker.check_model(copy)
         return onnx.shape_inference.infer_shapes(copy, strict_mode=True)
     except Exception as error:
-        raise ModelError(f"the model cannot be written in FP16: {' '.join(str(error).split())[:200]}") from None
+        raise ModelError(f"the model cannot be converted to FP16: {' '.join(str(error).split())[:200]}") from None
 
 
 class _Converter:
-    """Rewrites the nodes: each reads its float tensors in its own type, through one Cast a tensor and type."""
+    """Rewrites the nodes: each reads its float tensors in its own type, through one Cast per tensor and type."""
 
     def __init__(self, model: ModelProto, wiring: Wiring, kinds: dict[str, int], stay: set[int]) -> None:
         self.graph, self.wiring, self.kinds, self.stay = model.graph, wiring, kinds, stay
         self.opset = opset_of(model)
-        self.now = dict(kinds)
+        self.current = dict(kinds)
         """The type of each tensor in the new graph."""
-        self.made: dict[tuple[str, int], str] = {}
+        self.casts: dict[tuple[str, int], str] = {}
+        """(tensor, type) -> the tensor cast to that type."""
         self.nodes: list[NodeProto] = []
         self.names = set(kinds) | {value.name for value in self.graph.initializer}
 
@@ -118,22 +119,21 @@ class _Converter:
             if self.kinds.get(name) == FLOAT:
                 if name in outputs:
                     ends[name] = node.output[i] = self._fresh(f"{name}_half")
-                self.now[node.output[i]] = HALF
+                self.current[node.output[i]] = HALF
 
     def _as(self, name: str, kind: int) -> str:
-        """The name under which a tensor is there in this type."""
-        if self.now[name] == kind:
+        """The name of the tensor in this type; adds a Cast or a converted constant where it does not exist yet."""
+        if self.current[name] == kind:
             return name
-        if (name, kind) not in self.made:
-            self.made[name, kind] = self._fresh(f"{name}_{'half' if kind == HALF else 'float'}")
-            made = self.made[name, kind]
-            self.now[made] = kind
+        if (name, kind) not in self.casts:
+            cast = self.casts[name, kind] = self._fresh(f"{name}_{'half' if kind == HALF else 'float'}")
+            self.current[cast] = kind
             if name in self.wiring.stored:
                 values = numpy_helper.to_array(self.wiring.stored[name])
-                self.graph.initializer.append(numpy_helper.from_array(_half(values, self._is_scale(name)), made))
+                self.graph.initializer.append(numpy_helper.from_array(_half(values, self._is_scale(name)), cast))
             else:
-                self.nodes.append(helper.make_node("Cast", [name], [made], made, to=kind))
-        return self.made[name, kind]
+                self.nodes.append(helper.make_node("Cast", [name], [cast], cast, to=kind))
+        return self.casts[name, kind]
 
     def _is_scale(self, name: str) -> bool:
         return any(node.op_type in PAIRS and node.input[1] == name for node in self.wiring.consumers[name])
@@ -152,14 +152,14 @@ class _Converter:
 
 
 def _half(values: Array, scale: bool = False) -> Array:
-    """In FP16. A scale of a channel that is as good as dead does not become nought, which engines refuse."""
+    """As FP16. The scale of a nearly dead channel does not become zero, which engines refuse."""
     return (np.maximum(values, SMALLEST) if scale else values).astype(np.float16)
 
 
 def _stay(model: ModelProto, wiring: Wiring, kinds: dict[str, int]) -> set[int]:
-    """Nodes, by id, that stay FP32."""
+    """The nodes, by id, that stay FP32."""
     inside = {name for node in model.graph.node if node.op_type in ("If", "Loop", "Scan") for name in reads(node)}
-    found = _tail(model, wiring)
+    stay = _tail(model, wiring)
     for node in model.graph.node:
         if (
             node.op_type in NEVER
@@ -169,20 +169,20 @@ def _stay(model: ModelProto, wiring: Wiring, kinds: dict[str, int]) -> set[int]:
             or inside.intersection(node.output)
             or any(not _holds(node, i, wiring) for i in range(len(node.input)))
         ):
-            found.add(id(node))
-    return found
+            stay.add(id(node))
+    return stay
 
 
 def _tail(model: ModelProto, wiring: Wiring) -> set[int]:
-    """Nodes between the network's outputs and the last products with more than a few weights."""
-    todo, found = [value.name for value in model.graph.output], set[int]()
+    """The nodes between the last products with more than a few weights and the network's outputs."""
+    todo, tail = [value.name for value in model.graph.output], set[int]()
     while todo:
         node = wiring.producer.get(todo.pop())
-        if node is None or id(node) in found or node.op_type in PAIRS or _is_large_product(node, wiring):
+        if node is None or id(node) in tail or node.op_type in PAIRS or _is_large_product(node, wiring):
             continue
-        found.add(id(node))
+        tail.add(id(node))
         todo.extend(node.input)
-    return found
+    return tail
 
 
 def _is_large_product(node: NodeProto, wiring: Wiring) -> bool:
@@ -193,7 +193,7 @@ def _is_large_product(node: NodeProto, wiring: Wiring) -> bool:
 
 
 def _holds(node: NodeProto, place: int, wiring: Wiring) -> bool:
-    """Whether FP16 holds the constant that a node reads there; what is no constant, it does."""
+    """Whether FP16 can represent the constant that the node reads at input `place`; True where it reads none."""
     stored = wiring.stored.get(node.input[place])
     if stored is None or stored.data_type != FLOAT:
         return True
@@ -211,30 +211,31 @@ def _schema(node: NodeProto, opset: int) -> onnx.defs.OpSchema:
 
 
 def _allows_half(schema: onnx.defs.OpSchema, kind: str) -> bool:
-    allowed = next((said.allowed_type_strs for said in schema.type_constraints if said.type_param_str == kind), [kind])
+    allowed = next((rule.allowed_type_strs for rule in schema.type_constraints if rule.type_param_str == kind), [kind])
     return "tensor(float16)" in allowed
 
 
 def _half_inputs(node: NodeProto, opset: int) -> set[int]:
-    """Places of the inputs that the operator takes in FP16."""
+    """Positions of the inputs that the operator takes in FP16."""
     schema = _schema(node, opset)
-    formal = [schema.inputs[min(i, len(schema.inputs) - 1)] for i in range(len(node.input))]
-    return {i for i, said in enumerate(formal) if _allows_half(schema, said.type_str)}
+    parameters = [schema.inputs[min(i, len(schema.inputs) - 1)] for i in range(len(node.input))]
+    return {i for i, parameter in enumerate(parameters) if _allows_half(schema, parameter.type_str)}
 
 
 def _output_may_be_half(node: NodeProto, opset: int) -> bool:
-    """Whether its float inputs and outputs of one type may be FP16; Q of an old opset may not."""
+    """Whether the node's first input and output may be FP16; those of Q/DQ in an old opset may not."""
     try:
         schema = _schema(node, opset)
     except onnx.defs.SchemaError:
         return False
-    return all(_allows_half(schema, said.type_str) for said in (*schema.outputs[:1], *schema.inputs[:1])) or (
+    ends = (*schema.outputs[:1], *schema.inputs[:1])
+    return all(_allows_half(schema, parameter.type_str) for parameter in ends) or (
         node.op_type in ("Cast", *PAIRS) and opset >= PAIRS_OPSET
     )
 
 
 def _kinds(model: ModelProto) -> dict[str, int]:
-    """Element type of every tensor. Raises ModelError where ONNX cannot infer them."""
+    """The element type of every tensor. Raises ModelError where ONNX cannot infer the types."""
     try:
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
     except Exception as error:
@@ -245,7 +246,7 @@ def _kinds(model: ModelProto) -> dict[str, int]:
 
 
 def _constants_to_initializers(model: ModelProto) -> None:
-    """Constant nodes that hold a tensor become initializers, so that each reader can have it in its own type."""
+    """Turn Constant nodes into initializers, so that each reader can have the tensor in its own type."""
     kept = []
     for node in model.graph.node:
         value = attribute(node, "value") if node.op_type == "Constant" else None

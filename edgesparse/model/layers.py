@@ -1,4 +1,4 @@
-"""The layers of a graph that multiply: which nodes they are, what they are called, and what they cost."""
+"""The layers of a graph that multiply: which nodes they are, their names, and their cost."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from math import prod
 
 from onnx import NodeProto
 
-from edgesparse.model.load import Shape
 from edgesparse.model.weights import LAYERS, Weight, readers
-from edgesparse.model.wiring import Wiring, attribute
+from edgesparse.model.wiring import Shape, Wiring, attribute
 
 RELU = ("Relu", "Clip")
 SMOOTH = {"SiLU", "Sigmoid", "HardSigmoid", "HardSwish", "Softplus", "Tanh", "Erf", "Gelu", "Elu", "LeakyRelu"}
@@ -17,26 +16,26 @@ POINTWISE = frozenset(
     """Add Sub Mul Div Pow Min Max Abs Neg Reciprocal Sqrt Exp Log Floor Ceil Round Where Clip Relu LeakyRelu PRelu Elu
     Selu Sigmoid HardSigmoid HardSwish Tanh Softplus Erf Gelu Mish BatchNormalization""".split()  # noqa: SIM905
 )
-NOT_FINITE = "weights hold NaN or infinity: export the model again from sound weights"
+NOT_FINITE = "weights hold NaN or infinity: export the model again from a sound checkpoint"
 
 
 def layer_nodes(wiring: Wiring) -> Iterator[NodeProto]:
-    """Each node that multiplies with weights or with another activation."""
+    """Each node that multiplies an activation with weights or with another activation."""
     return (node for node in wiring.graph.node if node.op_type in LAYERS and not _folds_away(wiring, node))
 
 
 def layer_name(node: NodeProto) -> str:
-    """The node's name, or its first output's where it has none."""
+    """The node's name, or that of its first output if it has none."""
     return node.name or node.output[0]
 
 
 def sharers(wiring: Wiring, node: NodeProto, weight: Weight) -> list[NodeProto]:
-    """The other nodes that read the same stored weights as `node`: the values, not only the Shape."""
+    """The other nodes that read the values of the same stored weights as `node`; a Shape does not."""
     return [reader for reader in readers(wiring, weight.source) if reader is not node and reader.op_type != "Shape"]
 
 
 def multiplies(node: NodeProto, known: Mapping[str, Shape]) -> int | None:
-    """Multiply-accumulates of one run of `node`, from the shapes of what it reads and writes."""
+    """Multiply-accumulates per run of `node`, from the shapes of its inputs and outputs; None where they are open."""
     first, second = (known.get(name, (None,)) for name in node.input[:2])
     out = known.get(node.output[0], (None,))
     if node.op_type == "Conv":
@@ -50,5 +49,5 @@ def multiplies(node: NodeProto, known: Mapping[str, Shape]) -> int | None:
 
 
 def _folds_away(wiring: Wiring, node: NodeProto) -> bool:
-    """Whether all that `node` reads is constant, so that no engine ever runs it."""
+    """Whether all inputs of `node` are constant, so that no engine runs it."""
     return all(wiring.is_constant(name) for name in node.input if name)

@@ -7,23 +7,23 @@ from onnx import ModelProto, checker, version_converter
 from edgesparse.errors import ModelError
 
 LEAST = 13
-"""QuantizeLinear has an axis, and so scales per channel, from here on. TensorRT 8.5 parses this opset up to 17."""
+"""The first opset in which QuantizeLinear has an axis, and so scales per channel. TensorRT 8.5 parses 13 to 17."""
 
 
 def opset_of(model: ModelProto) -> int:
-    """The version of ONNX's own operators that `model` is written in."""
-    return next((said.version for said in model.opset_import if said.domain in ("", "ai.onnx")), 1)
+    """The version of ONNX's own operators in `model`."""
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
 
 
 def upgraded(model: ModelProto, least: int = LEAST) -> ModelProto:
-    """A copy of `model` in opset `least`, or in its own where that is higher. Names of tensors and nodes stay.
+    """A copy of `model` in opset `least`, or in its own if that is higher. Names of tensors and nodes stay.
 
-    By ONNX's version converter. Raises ModelError where that cannot convert the model.
+    Uses ONNX's version converter. Raises ModelError where that cannot convert the model.
     """
     copy = ModelProto()
     copy.CopyFrom(model)
-    found = opset_of(model)
-    if found >= least:
+    opset = opset_of(model)
+    if opset >= least:
         return copy
     hint = f"export it in opset {least} to 17"
     try:
@@ -31,11 +31,11 @@ def upgraded(model: ModelProto, least: int = LEAST) -> ModelProto:
         checker.check_model(raised)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"cannot raise the model from opset {found} to {least} ({reason}): {hint}") from None
-    made = {name for node in raised.graph.node for name in node.output}
+        raise ModelError(f"cannot raise the model from opset {opset} to {least} ({reason}): {hint}") from None
+    present = {name for node in raised.graph.node for name in node.output}
     named = [name for node in model.graph.node if node.op_type != "Constant" for name in node.output if name]
-    lost = [name for name in named if name not in made]
+    lost = [name for name in named if name not in present]
     if lost:
-        raise ModelError(f"raising the model from opset {found} to {least} lost the tensor {lost[0]}: {hint}")
+        raise ModelError(f"raising the model from opset {opset} to {least} lost the tensor {lost[0]}: {hint}")
     raised.ir_version = max(raised.ir_version, 7)
     return raised

@@ -1,4 +1,4 @@
-"""The shape of every tensor in a model, from ONNX's own inference, without copying the weights."""
+"""The shape of every tensor in a model, by ONNX's shape inference, without copying the weights."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from edgesparse.errors import ModelError
-from edgesparse.model.load import Shape
+from edgesparse.model.wiring import Shape
 
 SMALL = 1024
-"""Tensors up to this many values go into the inference as they are: they may be a Reshape's target."""
+"""Tensors with up to this many values take part in the inference: they may be the target of a Reshape."""
 
 
 def shapes(model: ModelProto, inputs: Mapping[str, Sequence[int]] | None = None) -> dict[str, Shape]:
-    """Shape of each tensor of `model` by name; a dimension that cannot be known is None.
+    """The shape of each tensor of `model` by name; an unknown dimension is None.
 
-    `inputs` fixes inputs' shapes by name; a first dimension that stays open counts as batch 1.
-    Raises ModelError where `inputs` names no input, or does not have its rank.
+    `inputs` fixes the shapes of inputs by name; a first dimension that stays open counts as batch 1.
+    Raises ModelError where `inputs` names no input of the model, or has another rank.
     """
     skeleton = _skeleton(model)
     known = {value.name for value in skeleton.graph.input}
@@ -29,12 +29,12 @@ def shapes(model: ModelProto, inputs: Mapping[str, Sequence[int]] | None = None)
         _fix(value, (inputs or {}).get(value.name))
     inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
     every = (*inferred.value_info, *inferred.input, *inferred.output)
-    found = {value.name: _shape(value) for value in every if value.type.tensor_type.HasField("shape")}
-    return {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer} | found
+    known_shapes = {value.name: _shape(value) for value in every if value.type.tensor_type.HasField("shape")}
+    return {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer} | known_shapes
 
 
 def _skeleton(model: ModelProto) -> ModelProto:
-    """`model` with its large tensors declared as inputs, so that no weight is copied and no 2 GB limit is met."""
+    """`model` with its large tensors declared as inputs, so that no weight is copied and no 2 GB limit is reached."""
     skeleton = ModelProto(ir_version=max(model.ir_version, 4), opset_import=model.opset_import)
     graph = skeleton.graph
     graph.name = "shapes"

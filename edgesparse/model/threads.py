@@ -1,7 +1,7 @@
-"""Several cores at work on many small matrices: independent parts in threads of our own, BLAS on one core in each.
+"""Several cores for many small matrices: independent parts in our own threads, BLAS on one core in each.
 
-OpenBLAS shares every product and every system of equations between the cores, however small, and its threads spin while
-they wait for each other: for matrices of some hundred rows that takes several times the CPU, for little or no time won.
+OpenBLAS splits every product and every system of equations between the cores, however small, and its threads spin while
+they wait for each other: for matrices of a few hundred rows that costs several times the CPU and saves little time.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from typing import TypeVar
 from threadpoolctl import threadpool_limits
 
 THREADS = min(4, os.cpu_count() or 1)
-"""No more than four: each holds what it works on, and memory is what boards with many cores lack first."""
+"""No more than four: each thread holds its own data, and memory is what boards with many cores run out of first."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def blas_on_one_core() -> AbstractContextManager[object]:
-    """BLAS works on one core while this is open, in the whole process."""
+    """A context in which BLAS uses one core, in the whole process."""
     limits: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
     return limits
 
 
 def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """`function` of each of `items`, in their order, worked out in THREADS threads.
+    """`function` of each of `items`, in order, computed in THREADS threads.
 
-    `items` is read only a little ahead: memory holds one more than there are threads, whatever their number.
+    `items` is read only a little ahead: memory holds at most one item more than there are threads.
     """
     with ThreadPoolExecutor(THREADS) as pool:
         waiting: deque[Future[Result]] = deque()

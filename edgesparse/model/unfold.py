@@ -20,9 +20,9 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Product:
-    """The matrix product that `node`, a Conv, a Gemm or a MatMul, does with `weight`.
+    """The matrix product that `node`, a Conv, a Gemm or a MatMul, computes with `weight`.
 
-    `left` tells that the weights are the left factor, `parts` into how many groups a convolution falls.
+    `left`: the weights are the left factor. `parts`: the number of groups of a convolution.
     """
 
     node: NodeProto
@@ -41,34 +41,34 @@ class Product:
         return self.as_matrix(self.weight.values.astype(np.float64))
 
     def as_matrix(self, values: Array) -> Array:
-        """`values`, one for each weight in the layer's own layout, laid out as W."""
+        """`values`, one per weight in the layer's own layout, in the layout of W."""
         return (values.T if self.weight.axis == 0 else values).reshape(self.weight.outputs_inputs[0], -1)
 
     @property
     def groups(self) -> npt.NDArray[np.intp]:
-        """[n, 4]: the columns of W that make up each group of four input channels at one kernel position."""
+        """[n, 4]: the columns of W of each group of four input channels at one kernel position."""
         inputs = self.weight.outputs_inputs[1]
         columns = np.arange(self.matrix.shape[1]).reshape(inputs // 4, 4, -1)
         groups: npt.NDArray[np.intp] = columns.transpose(0, 2, 1).reshape(-1, 4)
         return groups
 
     def stored(self, matrix: npt.NDArray[np.float64]) -> Array:
-        """W, changed, as the model stores it."""
+        """`matrix`, in the layout of W, as the model stores it."""
         out, inp = self.weight.outputs_inputs
         shape = (inp, out) if self.weight.axis == 0 else self.weight.values.shape
         values = (matrix.T if self.weight.axis == 0 else matrix).reshape(shape)
         return self.weight.in_storage(values).astype(self.weight.stored.dtype)
 
     def inputs(self, x: Array) -> Floats:
-        """What is multiplied, [positions, inputs x kernel positions], of one batch of the tensor `reads`."""
+        """The factors of W, [positions, inputs x kernel positions], from one batch of the tensor `reads`."""
         x = x.astype(np.float32, copy=False)
         if self.node.op_type == "Conv":
             return _patches(x, self.node, self.weight.values.shape[2:])
-        turned = self.left != bool(attribute(self.node, "transB" if self.left else "transA", 0))
-        return (np.swapaxes(x, -1, -2) if turned else x).reshape(-1, x.shape[-2 if turned else -1])
+        transposed = self.left != bool(attribute(self.node, "transB" if self.left else "transA", 0))
+        return (np.swapaxes(x, -1, -2) if transposed else x).reshape(-1, x.shape[-2 if transposed else -1])
 
     def outputs(self, y: Array) -> Floats:
-        """The targets, [positions, outputs], of one batch of the node's output, in the same order as `inputs`."""
+        """The targets, [positions, outputs], from one batch of the node's output, in the same order as `inputs`."""
         y = y.astype(np.float32, copy=False)
         y = np.moveaxis(y, 1, -1) if self.node.op_type == "Conv" else np.swapaxes(y, -1, -2) if self.left else y
         return y.reshape(-1, y.shape[-1])
@@ -80,7 +80,7 @@ class Product:
 
 
 def product(wiring: Wiring, node: NodeProto) -> Product:
-    """How `node` multiplies with its weights. Raises SparsityError, in words, where it has none of its own."""
+    """How `node` multiplies with its weights. Raises SparsityError, with the reason, where it cannot be refitted."""
     if node.op_type == "ConvTranspose":
         raise SparsityError("transposed convolution: it stays as it is")
     weight = weight_of(wiring, node)
@@ -91,7 +91,7 @@ def product(wiring: Wiring, node: NodeProto) -> Product:
             "export with separate weights, or name the layers to prune without these"
         )
     if any(step.node.op_type in ("QuantizeLinear", "DequantizeLinear") for step in weight.steps):
-        raise SparsityError("weights are quantised: prune the float model, then quantise")
+        raise SparsityError("weights are quantized: prune the float model, then quantize")
     left = node.op_type != "Conv" and not wiring.is_constant(node.input[1])
     return Product(node, weight, left, attribute(node, "group", 1) if node.op_type == "Conv" else 1)
 
@@ -106,7 +106,7 @@ def _patches(x: Floats, node: NodeProto, kernel: Sequence[int]) -> Floats:
     view: Any = np.lib.stride_tricks.sliding_window_view  # older releases of NumPy type it for one axis only
     windows = view(x, reach, tuple(range(2, x.ndim)))
     every = [slice(None, None, n) for n in (1, 1, *strides, *dilations)]
-    # columns first, so that whole lines are copied, and for a kernel of one nothing
+    # columns first, so that whole rows are copied, and nothing for a 1x1 kernel
     fields = np.moveaxis(windows[tuple(every)], [1, *range(-len(kernel), 0)], range(len(kernel) + 1))
     columns: Floats = fields.reshape(x.shape[1] * int(np.prod(kernel)), -1)
     return columns.T

@@ -1,9 +1,9 @@
-"""Where a layer's weights are stored, and how they look from the layer.
+"""Where a layer's weights are stored, and how the layer sees them.
 
-Between a stored tensor (an initializer or a Constant node) and the layer that multiplies with it may stand nodes that
-only move values (Identity, Reshape, Transpose, Squeeze, Unsqueeze, Flatten) or change how they are held (Cast,
-QuantizeLinear, DequantizeLinear). `trace` follows them, so that a mask made in the layer's own layout can be written
-back to the stored tensor, whatever stands in between.
+Between a stored tensor (an initializer or a Constant node) and the layer that multiplies with it there may be nodes
+that only move values (Identity, Reshape, Transpose, Squeeze, Unsqueeze, Flatten) or change their representation (Cast,
+QuantizeLinear, DequantizeLinear). `trace` follows them, so that a mask in the layer's own layout can be written back to
+the stored tensor.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ DTYPES = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorPr
 
 
 @dataclass(frozen=True)
-class Step:
-    """One node between the stored tensor and the layer: values go `forward`, masks come `back`."""
+class WeightStep:
+    """One node between the stored tensor and the layer: `forward` maps values to the layer, `back` maps masks back."""
 
     node: NodeProto
     forward: Callable[[Array], Array]
@@ -37,30 +37,30 @@ class Step:
 class Weight:
     """The weight of one layer.
 
-    `source` names the stored tensor, `stored` holds it as it is in the file, `values` as the layer multiplies with it
-    (dequantised, in the layer's own layout), and `steps` lead from the one to the other. `axis` is that of the input
-    channels (K of a matrix product) in `values`: 2:4 runs along it.
+    `source`: the name of the stored tensor. `stored`: its values in the file. `values`: those that the layer multiplies
+    with (dequantized, in the layer's own layout). `steps`: the nodes between. `axis`: that of the input channels (K of
+    a matrix product) in `values`, along which the 2:4 pattern runs.
     """
 
     source: str
     stored: Array
     values: Array
-    steps: tuple[Step, ...]
+    steps: tuple[WeightStep, ...]
     axis: int
 
     @property
     def outputs_inputs(self) -> tuple[int, int]:
-        """Output and input channels, as a convolution's [K, C, ...] has them."""
+        """(output channels, input channels), as in a convolution's [K, C, ...]."""
         return self.values.shape[1 - self.axis], self.values.shape[self.axis]
 
     def in_storage(self, mask: Array) -> Array:
-        """`mask`, given in the layer's layout, in the layout of the stored tensor."""
+        """`mask`, in the layer's layout, converted to the layout of the stored tensor."""
         for step in reversed(self.steps):
             mask = step.back(mask)
         return mask
 
     def in_layer(self, stored: Array) -> Array:
-        """An array in the layout of the stored tensor, moved to the layer's; its values stay as they are."""
+        """An array in the layout of the stored tensor, converted to the layer's layout with unchanged values."""
         for step in self.steps:
             if step.node.op_type in MOVES:
                 stored = step.forward(stored)
@@ -68,12 +68,12 @@ class Weight:
 
     @property
     def rescaled(self) -> bool:
-        """Whether scales or zero points differ along the stored tensor, so that it cannot be reordered alone."""
+        """Whether scales or zero points vary along the stored tensor, so that it cannot be reordered alone."""
         return any(step.per_channel for step in self.steps)
 
     @property
     def zero(self) -> Array:
-        """What is stored for a weight of nought: 0, or quantised weights' zero point. Broadcasts to `stored`."""
+        """The stored value of a zero weight: 0, or the zero point of quantized weights. Broadcasts to `stored`."""
         for i, step in enumerate(self.steps):
             if step.zero_point is not None and step.zero_point.any():
                 zero = step.zero_point
@@ -83,7 +83,7 @@ class Weight:
         return np.zeros((), self.stored.dtype)
 
     @property
-    def quantised(self) -> bool:
+    def quantized(self) -> bool:
         """Whether the layer reads its weights through a DequantizeLinear."""
         return any(step.node.op_type == "DequantizeLinear" for step in self.steps)
 
@@ -91,7 +91,7 @@ class Weight:
 def weight_of(wiring: Wiring, node: NodeProto) -> Weight:
     """The weight of `node`, a Conv, ConvTranspose, Gemm or MatMul.
 
-    Raises SparsityError with the reason, in words, where it has none that can be followed to where it is stored.
+    Raises SparsityError, with the reason, where the weight cannot be followed to a stored tensor.
     """
     position = 1 if node.op_type in ("Conv", "ConvTranspose") or wiring.is_constant(node.input[1]) else 0
     if node.op_type == "Conv":
@@ -107,7 +107,7 @@ def weight_of(wiring: Wiring, node: NodeProto) -> Weight:
 
 
 def trace(wiring: Wiring, name: str, axis: int) -> Weight:
-    """Follow the tensor `name`, a layer's weight input, to where it is stored. Raises SparsityError as `weight_of`."""
+    """Follow the tensor `name`, a layer's weight input, to the stored tensor. Raises SparsityError as `weight_of`."""
     path: list[NodeProto] = []
     at = name
     while at not in wiring.stored:
@@ -115,12 +115,12 @@ def trace(wiring: Wiring, name: str, axis: int) -> Weight:
             raise SparsityError("multiplies two activations: no weights to prune")
         node = wiring.producer[at]
         if node.op_type not in _STEPS or not all(wiring.is_constant(i) for i in node.input):
-            raise SparsityError(f"weights come out of {node.op_type}: fold the model's constants first")
+            raise SparsityError(f"weights are computed by {node.op_type}: fold the model's constants first")
         path.append(node)
         at = node.input[0]
     if wiring.stored[at].data_type not in DTYPES:
-        held = TensorProto.DataType.Name(wiring.stored[at].data_type).lower()
-        raise SparsityError(f"weights are {held}: 2:4 needs FP32, FP16, BF16 or INT8")
+        kind = TensorProto.DataType.Name(wiring.stored[at].data_type).lower()
+        raise SparsityError(f"weights are {kind}: 2:4 needs FP32, FP16, BF16 or INT8")
     stored = values = numpy_helper.to_array(wiring.stored[at])
     steps = []
     for node in reversed(path):
@@ -133,20 +133,20 @@ def trace(wiring: Wiring, name: str, axis: int) -> Weight:
 
 
 def readers(wiring: Wiring, source: str) -> list[NodeProto]:
-    """Every node that reads the stored tensor `source`, seen through the steps that `trace` follows."""
-    found, todo = [], [source]
+    """Every node that reads the stored tensor `source`, directly or through the steps that `trace` follows."""
+    nodes, todo = [], [source]
     while todo:
         name = todo.pop()
         for node in wiring.consumers[name]:
             if node.op_type in _STEPS and node.input[0] == name:
                 todo.append(node.output[0])
             else:
-                found.append(node)
-    return found
+                nodes.append(node)
+    return nodes
 
 
-def _move(node: NodeProto, shape: tuple[int, ...], parameters: list[Array]) -> Step:
-    """A step that only gives the same values, in the same order, another shape."""
+def _move(node: NodeProto, shape: tuple[int, ...], parameters: list[Array]) -> WeightStep:
+    """A step that changes the shape but neither the values nor their order."""
     target: tuple[int, ...]
     if node.op_type == "Reshape":
         target = tuple(int(n) for n in parameters[0])
@@ -162,31 +162,31 @@ def _move(node: NodeProto, shape: tuple[int, ...], parameters: list[Array]) -> S
             target = np.expand_dims(blank, tuple(listed)).shape
         else:
             target = np.squeeze(blank, None if listed is None else tuple(listed)).shape
-    return Step(node, lambda values: values.reshape(target), lambda mask: mask.reshape(shape))
+    return WeightStep(node, lambda values: values.reshape(target), lambda mask: mask.reshape(shape))
 
 
-def _transpose(node: NodeProto, shape: tuple[int, ...], parameters: list[Array]) -> Step:
+def _transpose(node: NodeProto, shape: tuple[int, ...], parameters: list[Array]) -> WeightStep:
     order = tuple(attribute(node, "perm") or reversed(range(len(shape))))
     inverse = tuple(int(i) for i in np.argsort(order))
-    return Step(node, lambda values: values.transpose(order), lambda mask: mask.transpose(inverse))
+    return WeightStep(node, lambda values: values.transpose(order), lambda mask: mask.transpose(inverse))
 
 
-def _quantise(node: NodeProto, shape: tuple[int, ...], parameters: list[Array]) -> Step:
+def _quantize(node: NodeProto, shape: tuple[int, ...], parameters: list[Array]) -> WeightStep:
     """ONNX QuantizeLinear: saturate(round_half_even(x / scale) + zero_point)."""
     point = parameters[1] if len(parameters) > 1 else np.zeros((), np.uint8)
     scale, point = _along(node, shape, parameters[0]), _along(node, shape, point)
     if not np.issubdtype(point.dtype, np.integer):
-        raise SparsityError(f"weights are quantised to {point.dtype}: 2:4 needs FP32, FP16, BF16 or INT8")
+        raise SparsityError(f"weights are quantized to {point.dtype}: 2:4 needs FP32, FP16, BF16 or INT8")
     low, high = np.iinfo(point.dtype).min, np.iinfo(point.dtype).max
 
     def forward(values: Array) -> Array:
         rounded: Array = np.clip(np.rint(values / scale) + point, low, high)
         return rounded.astype(point.dtype)
 
-    return Step(node, forward, per_channel=scale.ndim > 0)
+    return WeightStep(node, forward, per_channel=scale.ndim > 0)
 
 
-def _dequantise(node: NodeProto, shape: tuple[int, ...], parameters: list[Array]) -> Step:
+def _dequantize(node: NodeProto, shape: tuple[int, ...], parameters: list[Array]) -> WeightStep:
     """ONNX DequantizeLinear: (x - zero_point) * scale."""
     scale = _along(node, shape, parameters[0])
     point = _along(node, shape, parameters[1]) if len(parameters) > 1 else np.zeros((), np.int8)
@@ -195,7 +195,7 @@ def _dequantise(node: NodeProto, shape: tuple[int, ...], parameters: list[Array]
         offset: Array = values.astype(np.int32) - point.astype(np.int32)
         return (offset * scale).astype(scale.dtype)
 
-    return Step(node, forward, zero_point=np.broadcast_to(point, shape), per_channel=scale.ndim > 0)
+    return WeightStep(node, forward, zero_point=np.broadcast_to(point, shape), per_channel=scale.ndim > 0)
 
 
 def _along(node: NodeProto, shape: tuple[int, ...], parameter: Array) -> Array:
@@ -210,14 +210,14 @@ def _along(node: NodeProto, shape: tuple[int, ...], parameter: Array) -> Array:
     return repeated
 
 
-_STEPS: dict[str, Callable[[NodeProto, tuple[int, ...], list[Array]], Step]] = {
-    "Identity": lambda node, shape, parameters: Step(node, lambda values: values),
-    "Cast": lambda node, shape, parameters: Step(node, cast(node)),
+_STEPS: dict[str, Callable[[NodeProto, tuple[int, ...], list[Array]], WeightStep]] = {
+    "Identity": lambda node, shape, parameters: WeightStep(node, lambda values: values),
+    "Cast": lambda node, shape, parameters: WeightStep(node, cast(node)),
     "Reshape": _move,
     "Flatten": _move,
     "Squeeze": _move,
     "Unsqueeze": _move,
     "Transpose": _transpose,
-    "QuantizeLinear": _quantise,
-    "DequantizeLinear": _dequantise,
+    "QuantizeLinear": _quantize,
+    "DequantizeLinear": _dequantize,
 }

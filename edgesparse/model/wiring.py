@@ -1,4 +1,4 @@
-"""How a graph hangs together: who makes and who reads each tensor, and what is stored."""
+"""How a graph is connected: which node writes each tensor, which nodes read it, and which tensors are stored."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 from edgesparse.errors import SparsityError
 
 Array = npt.NDArray[Any]
+Shape = tuple[int | None, ...]
+"""A dynamic dimension is None."""
 
 
 def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
-    """Value of the attribute `name` of `node`, or `default` where it is not set."""
+    """The value of the attribute `name` of `node`, or `default` if it is not set."""
     for a in node.attribute:
         if a.name == name:
             return onnx.helper.get_attribute_value(a)
@@ -25,7 +27,7 @@ def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
 
 
 def reads(node: NodeProto) -> list[str]:
-    """The tensors that `node` reads, those inside its subgraphs (an If's branches, a Loop's body) too, each once."""
+    """The tensors that `node` reads, including those inside its subgraphs (branches of If, body of Loop), each once."""
     names = dict.fromkeys(node.input)
     for a in node.attribute:
         for graph in (*a.graphs, *([a.g] if a.HasField("g") else ())):
@@ -35,9 +37,9 @@ def reads(node: NodeProto) -> list[str]:
 
 
 class Wiring:
-    """Who makes and who reads each tensor of `graph`, and which tensors are stored.
+    """The producer and the consumers of each tensor of `graph`, and the stored tensors.
 
-    A view that is right until nodes or initializers are added or removed; values may be rewritten with `store`.
+    Valid until nodes or initializers are added or removed; values may be rewritten with `store`.
     """
 
     def __init__(self, graph: GraphProto) -> None:
@@ -55,29 +57,35 @@ class Wiring:
         self._constant: dict[str, bool] = {}
 
     def constant(self, name: str) -> Array | None:
-        """The value of tensor `name` where it is stored (seen through Identity and Cast), else None."""
-        if name in self.stored:
-            return numpy_helper.to_array(self.stored[name])
-        node = self.producer.get(name)
-        if node is None:
-            return None
-        if node.op_type == "Constant":
-            return np.asarray(onnx.helper.get_attribute_value(node.attribute[0]))
-        if node.op_type in ("Identity", "Cast"):
-            value = self.constant(node.input[0])
-            return value if value is None or node.op_type == "Identity" else cast(node)(value)
-        return None
+        """The value of tensor `name` if it is stored, directly or behind Identity and Cast, else None."""
+        casts: list[NodeProto] = []
+        while name not in self.stored:
+            node = self.producer.get(name)
+            if node is None or node.op_type not in ("Constant", "Identity", "Cast"):
+                return None
+            if node.op_type == "Constant":
+                value = np.asarray(onnx.helper.get_attribute_value(node.attribute[0]))
+                break
+            casts += [node] if node.op_type == "Cast" else []
+            name = node.input[0]
+        else:
+            value = numpy_helper.to_array(self.stored[name])
+        for node in reversed(casts):
+            value = cast(node)(value)
+        return value
 
     def store(self, name: str, values: Array) -> None:
-        """Write `values` to the stored tensor `name`, an initializer or a Constant node. Its dtype and shape stay."""
+        """Write `values` to the stored tensor `name`, an initializer or a Constant, of the same dtype and shape."""
         tensor = self.stored[name]
-        kept = numpy_helper.from_array(np.ascontiguousarray(values), tensor.name)
-        if (kept.data_type, list(kept.dims)) != (tensor.data_type, list(tensor.dims)):
-            raise SparsityError(f"{name}: cannot store {values.dtype}{list(values.shape)} as the model has it")
-        tensor.CopyFrom(kept)
+        changed = numpy_helper.from_array(np.ascontiguousarray(values), tensor.name)
+        if (changed.data_type, list(changed.dims)) != (tensor.data_type, list(tensor.dims)):
+            raise SparsityError(
+                f"{name}: cannot store {values.dtype}{list(values.shape)} in place of the model's tensor"
+            )
+        tensor.CopyFrom(changed)
 
     def is_constant(self, name: str) -> bool:
-        """Whether the tensor `name` follows from stored tensors alone, through whatever nodes."""
+        """Whether the tensor `name` depends on stored tensors only, through any nodes."""
         if name not in self._constant:
             self._constant[name] = self._follows(name)
         return self._constant[name]
@@ -96,7 +104,7 @@ class Wiring:
 
 
 def cast(node: NodeProto) -> Callable[[Array], Array]:
-    """What the Cast node `node` does, in numpy."""
+    """The NumPy function that the Cast node `node` computes."""
     dtype = onnx.helper.tensor_dtype_to_np_dtype(attribute(node, "to"))
 
     def to_dtype(values: Array) -> Array:

@@ -1,7 +1,8 @@
-"""Jetson Orin boards and what their GPU can do, from boards.yaml."""
+"""Jetson boards and what their GPU can do, from boards.yaml."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -14,11 +15,30 @@ from edgesparse.errors import ConfigError
 
 
 @dataclass(frozen=True)
+class GpuClass:
+    """One generation of GPU.
+
+    `compute_capability`: as "8.7". `macs_per_sm_clock`: multiply-accumulates per SM and clock on the tensor cores, by
+    precision. `cuda_cores`: per SM. `sparse_speedup`: how many times as fast 2:4 is at most; 1: no sparse tensor cores.
+    """
+
+    name: str
+    compute_capability: str
+    macs_per_sm_clock: Mapping[str, int]
+    cuda_cores: int
+    sparse_speedup: float
+
+
+@dataclass(frozen=True)
 class Board:
-    """One board in one power mode. `memory_gb` in GB, clocks in MHz, `bus_bits` the width of its memory."""
+    """One board in one power mode. `memory_gb` in GB, clocks in MHz, `bus_bits` the width of its memory bus.
+
+    `sure`: whether the clocks were checked against their source.
+    """
 
     name: str
     mode: str
+    gpu: GpuClass
     memory_gb: int
     bus_bits: int
     sms: int
@@ -28,45 +48,57 @@ class Board:
 
     @property
     def bandwidth(self) -> float:
-        """Bytes a second that the memory moves at most."""
+        """Peak memory bandwidth in bytes per second."""
         return self.bus_bits / 8 * 2 * self.emc_mhz * 1e6
 
     def rate(self, precision: str, sparse: bool = False) -> float:
-        """Multiply-accumulates a second of the tensor cores in `fp32` (as TF32), `fp16` or `int8`."""
-        per_clock: int = _sheet()["macs_per_sm_clock"][precision]
-        return per_clock * self.sms * self.gpu_mhz * 1e6 * (2 if sparse else 1)
+        """Peak multiply-accumulates per second of the tensor cores in `fp32` (as TF32), `fp16` or `int8`."""
+        speedup = self.gpu.sparse_speedup if sparse else 1
+        return self.gpu.macs_per_sm_clock[precision] * self.sms * self.gpu_mhz * 1e6 * speedup
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {name: value for name, value in vars(self).items() if name != "gpu"}
 
     def __str__(self) -> str:
         unsure = "" if self.sure else ", clocks not certain"
         return f"{self.name} in {self.mode} ({self.gpu_mhz:g} MHz, {self.bandwidth / 1e9:.0f} GB/s{unsure})"
 
 
-def board(name: str) -> Board:
-    """The board called `name`, as `orin-nano-8gb` (its fastest mode) or `orin-nano-8gb:15W`.
+@dataclass(frozen=True)
+class Fitted:
+    """What an engine reaches of the peak rates: shares of `math` and `memory`, and GPU clocks per fused layer."""
 
-    Raises ConfigError naming the boards or modes there are.
+    math: float
+    memory: float
+    layer_clocks: float
+
+
+def board(name: str) -> Board:
+    """The board called `name`: `orin-nano-8gb` (its fastest mode) or `orin-nano-8gb:15W`.
+
+    Raises ConfigError, which lists the boards or modes.
     """
-    known = _sheet()["boards"]
-    wanted, _, mode = name.partition(":")
-    if wanted not in known:
-        near = get_close_matches(wanted, known, 1)
+    known: dict[str, dict[str, Any]] = _sheet()["boards"]
+    kind, _, mode = name.partition(":")
+    if kind not in known:
+        near = get_close_matches(kind, known, 1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-        raise ConfigError(f"no board {wanted!r} in boards.yaml: {hint}")
-    sheet = dict(known[wanted])
-    modes = sheet.pop("modes")
+        raise ConfigError(f"no board {kind!r} in boards.yaml: {hint}")
+    row = dict(known[kind])
+    modes, gpu = row.pop("modes"), row.pop("gpu")
     mode = mode or next(iter(modes))
     if mode not in modes:
-        raise ConfigError(f"{wanted} has no mode {mode!r}: {', '.join(modes)}")
-    return Board(wanted, mode, **sheet, **modes[mode])
+        raise ConfigError(f"{kind} has no mode {mode!r}: {', '.join(modes)}")
+    return Board(kind, mode, GpuClass(gpu, **_sheet()["gpus"][gpu]), **row, **modes[mode])
 
 
 def board_names() -> tuple[str, ...]:
     return tuple(_sheet()["boards"])
 
 
-def fitted() -> dict[str, float]:
-    """What an engine reaches of the rates on paper: `math` and `memory` as shares, `layer_clocks` a fused layer."""
-    return dict(_sheet()["fitted"])
+def fitted() -> Fitted:
+    return Fitted(**_sheet()["fitted"])
 
 
 @lru_cache(1)

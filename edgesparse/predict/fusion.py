@@ -1,7 +1,7 @@
 """A graph as the layers that an engine runs: a convolution with its bias, activation and addition counts as one.
 
-The rules follow what TensorRT's developer guide says it fuses ("Types of Fusions"): convolution or matrix product with
-the pointwise operations behind it, chains of pointwise operations with each other; shape changes cost nothing.
+The rules follow TensorRT's developer guide ("Types of Fusions"): a convolution or matrix product is fused with the
+pointwise operations behind it, and chains of pointwise operations with each other; shape changes cost nothing.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from onnx import ModelProto, NodeProto
 
 from edgesparse.errors import ModelError
 from edgesparse.model.layers import POINTWISE, layer_name, multiplies
-from edgesparse.model.load import Shape
 from edgesparse.model.shapes import shapes
 from edgesparse.model.weights import LAYERS
-from edgesparse.model.wiring import Wiring, attribute
-from edgesparse.sparsity.inspect import Layer, inspect
+from edgesparse.model.wiring import Shape, Wiring, attribute
+from edgesparse.sparsity.inspect import InspectedLayer, inspect
 
 FREE = frozenset(
     ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout", "Cast", "QuantizeLinear", "DequantizeLinear")
@@ -27,11 +26,11 @@ FREE = frozenset(
 
 @dataclass(frozen=True)
 class Work:
-    """What one fused layer does in one run.
+    """The work of one fused layer per run.
 
-    `kind` is `tensor` (tensor cores can do it), `cuda` (depthwise and other narrow products), or `move` (no products).
-    `rows` x `columns` is the output as a matrix (positions x channels), `depth` what is summed for each. `weights`,
-    `reads` and `writes` count values, not bytes. `sparse` tells whether 2:4 is open to it, `sparse_int8` to its INT8.
+    `kind`: `tensor` (runs on tensor cores), `cuda` (depthwise and other narrow products), or `move` (no products).
+    `rows` x `columns`: the output as a matrix (positions x channels); `depth`: products summed for each value of it.
+    `weights`, `reads` and `writes` count values, not bytes. `sparse`: whether it may run 2:4; `sparse_int8`: in INT8.
     """
 
     name: str
@@ -52,7 +51,7 @@ class Work:
 
 @dataclass
 class _Group:
-    """Nodes that run as one layer; `main` is the one that multiplies or moves, if any."""
+    """Nodes that run as one layer; `main` is the node that multiplies or moves, if any."""
 
     nodes: list[NodeProto] = field(default_factory=list)
     main: NodeProto | None = None
@@ -65,7 +64,7 @@ class _Group:
 def fused_layers(model: ModelProto, inputs: Mapping[str, Sequence[int]] | None = None) -> tuple[Work, ...]:
     """The layers of `model` as an engine runs them, in order; `inputs` fixes open input shapes by name.
 
-    Raises ModelError where a shape that decides the work stays open.
+    Raises ModelError where a shape that determines the work stays open.
     """
     wiring, known = Wiring(model.graph), shapes(model, inputs)
     layers = {layer.name: layer for layer in inspect(model, inputs).layers}
@@ -75,7 +74,7 @@ def fused_layers(model: ModelProto, inputs: Mapping[str, Sequence[int]] | None =
 def _groups(wiring: Wiring) -> list[_Group]:
     """Every node that costs time, in the layer that it becomes part of."""
     groups: list[_Group] = []
-    made_by: dict[str, int] = {}
+    group_of: dict[str, int] = {}
     host: set[str] = set()
     for node in wiring.graph.node:
         sources = [name for name in node.input if name and not wiring.is_constant(name) and name not in host]
@@ -83,27 +82,27 @@ def _groups(wiring: Wiring) -> list[_Group]:
             host.update(node.output)
             continue
         if node.op_type in FREE:
-            made_by.update((out, made_by[sources[0]]) for out in node.output if sources[0] in made_by)
+            group_of.update((out, group_of[sources[0]]) for out in node.output if sources[0] in group_of)
             continue
-        place = max((made_by[name] for name in sources if name in made_by), default=-1)
-        if node.op_type not in POINTWISE or place < 0 or not _joins(groups[place], sources, made_by, place, wiring):
+        place = max((group_of[name] for name in sources if name in group_of), default=-1)
+        if node.op_type not in POINTWISE or place < 0 or not _joins(groups[place], sources, group_of, place, wiring):
             groups.append(_Group())
             place = len(groups) - 1
         groups[place].nodes.append(node)
         if node.op_type not in POINTWISE:
             groups[place].main = node
-        made_by.update((out, place) for out in node.output)
+        group_of.update((out, place) for out in node.output)
     return groups
 
 
-def _joins(group: _Group, sources: list[str], made_by: dict[str, int], place: int, wiring: Wiring) -> bool:
-    """Whether a pointwise node with these `sources` runs inside `group`: nothing else needs what lies between them."""
-    between = [name for name in sources if made_by.get(name) == place]
+def _joins(group: _Group, sources: list[str], group_of: dict[str, int], place: int, wiring: Wiring) -> bool:
+    """Whether a pointwise node with these `sources` runs inside `group`: no other kind of node reads them."""
+    between = [name for name in sources if group_of.get(name) == place]
     readers = (reader.op_type for name in between for reader in wiring.consumers[name])
     return group.takes_pointwise and all(op in POINTWISE for op in readers)
 
 
-def _work(group: _Group, wiring: Wiring, known: Mapping[str, Shape], layers: Mapping[str, Layer]) -> Work:
+def _work(group: _Group, wiring: Wiring, known: Mapping[str, Shape], layers: Mapping[str, InspectedLayer]) -> Work:
     inside = {out for node in group.nodes for out in node.output}
     read = {name for node in group.nodes for name in node.input if name and name not in inside}
     read = {name for name in read if not wiring.is_constant(name)}
@@ -120,7 +119,7 @@ def _work(group: _Group, wiring: Wiring, known: Mapping[str, Shape], layers: Map
     layer = layers[layer_name(main)]
     macs = multiplies(main, known)
     if macs is None:
-        raise ModelError(f"{layer.name} has an open shape: give the inputs' shapes, e.g. --shape images=1x3x640x640")
+        raise ModelError(f"{layer.name} has an open shape: set the inputs' shapes, e.g. --shape images=1x3x640x640")
     out, columns = _size(wiring, known, main.output[0]), _columns(main, known)
     wide = main.op_type not in ("Conv", "ConvTranspose") or attribute(main, "group", 1) == 1
     return Work(
@@ -138,16 +137,21 @@ def _work(group: _Group, wiring: Wiring, known: Mapping[str, Shape], layers: Map
 
 
 def _columns(node: NodeProto, known: Mapping[str, Shape]) -> int:
-    """Output channels: axis 1 of a convolution's result, the last of a product's."""
+    """Output channels: axis 1 for a convolution, the last axis for a matrix product."""
     shape = known[node.output[0]]
     return (shape[1] if node.op_type in ("Conv", "ConvTranspose") else shape[-1]) or 1
 
 
 def _size(wiring: Wiring, known: Mapping[str, Shape], name: str) -> int:
-    """Values in a tensor; where its shape stays open, as many as in the largest that it is made from."""
-    shape = known.get(name, (None,))
-    counts = [n for n in shape if n is not None]
-    if len(counts) == len(shape):
-        return prod(counts)
-    node = wiring.producer.get(name)
-    return max((_size(wiring, known, i) for i in node.input if i), default=0) if node else 0
+    """Number of values in a tensor; if its shape is open, that of the largest tensor that it is computed from."""
+    sizes, todo, visited = [0], [name], set[str]()
+    while todo:
+        at = todo.pop()
+        shape = known.get(at, (None,))
+        counts = [n for n in shape if n is not None]
+        if len(counts) == len(shape):
+            sizes.append(prod(counts))
+        elif at in wiring.producer and at not in visited:
+            visited.add(at)
+            todo.extend(i for i in wiring.producer[at].input if i)
+    return max(sizes)

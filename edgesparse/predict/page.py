@@ -23,7 +23,7 @@ from edgesparse.pages.html import (
 )
 from edgesparse.predict.boards import Board
 from edgesparse.predict.roofline import BOUNDS, LayerTime, Prediction, gains, verdict
-from edgesparse.sparsity.inspect import Inspection, Layer
+from edgesparse.sparsity.inspect import InspectedLayer, Inspection
 
 SHOWN_GAINS = 20
 STATES = {"sparse": "2:4", "dense": "could be 2:4", "ineligible": "cannot be 2:4"}
@@ -48,7 +48,7 @@ def page(
     )
 
 
-def _title(layer: Layer) -> str:
+def _title(layer: InspectedLayer) -> str:
     size = "unknown size" if layer.macs is None else f"{millions(layer.macs)} M MACs"
     return f"{layer.name}: {size}, {STATES[layer.state]}"
 
@@ -83,7 +83,7 @@ def _layers(report: Inspection, times: Mapping[str, LayerTime]) -> str:
     return heading("Layers") + table((*columns, "state", "why"), rows, range(3, 8 if times else 7))
 
 
-def _cells(layer: Layer, times: Mapping[str, LayerTime]) -> Iterator[str]:
+def _cells(layer: InspectedLayer, times: Mapping[str, LayerTime]) -> Iterator[str]:
     shape = "x".join(map(str, layer.shape or ())) or "-"
     yield from (layer.name, layer.op, f"{shape} {layer.dtype or ''}", millions(layer.macs), number(layer.bytes / 1e3))
     yield number(100 * layer.zero_share, 0)

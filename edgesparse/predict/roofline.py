@@ -1,8 +1,8 @@
-"""What FP16, INT8 and 2:4 could gain on a board, before anything is built: a roofline a fused layer.
+"""What FP16, INT8 and 2:4 could gain on a board, before anything is built: a roofline per fused layer.
 
-A layer takes as long as its products at the tensor cores' rate or its bytes at the memory's bandwidth, whichever is
-longer, and a fixed number of GPU clocks besides (Williams, Waterman, Patterson, "Roofline", CACM 52(4), 2009). Three
-constants say what an engine reaches of the datasheet's rates; docs/guide/predict.md says how well that fits.
+A layer takes as long as its products at the tensor cores' rate or its bytes at the memory bandwidth, whichever is
+longer, plus a fixed number of GPU clocks (Williams, Waterman, Patterson, "Roofline", CACM 52(4), 2009). Three fitted
+constants give what an engine reaches of the datasheet's rates; docs/guide/predict.md gives the error.
 """
 
 from __future__ import annotations
@@ -11,21 +11,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from edgesparse.predict.boards import Board, fitted
+from edgesparse.predict.boards import Board, Fitted, fitted
 from edgesparse.predict.fusion import Work
 
 BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 CHANNEL_BLOCK, DEPTH_BLOCK = 8, 32
-"""Tensor cores work on whole blocks: output channels are padded to 8, products to sums of 32."""
-CUDA_CORES = 128
+"""Tensor cores process whole blocks: output channels are padded to 8, sums of products to 32."""
 BOUNDS = {"math": "arithmetic", "memory": "memory traffic", "launch": "starting each layer"}
 WORTH = 0.05
-"""A saving at most as large as this share of the latency is not worth pruning for: the prediction's error is larger."""
+"""A smaller saving, as a share of the latency, is not worth pruning for: the error of the prediction is larger."""
 
 
 @dataclass(frozen=True)
 class LayerTime:
-    """One fused layer in one precision: `ms` in all, and what sets it: `math`, `memory` or `launch`."""
+    """One fused layer in one precision: its time in `ms`, and what limits it: `math`, `memory` or `launch`."""
 
     name: str
     ms: float
@@ -34,7 +33,7 @@ class LayerTime:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One way to run a network on one board, called `name`. `bound` names what takes most of its time."""
+    """One way to run a network on one board, called `name`. `bound`: what takes most of its time."""
 
     name: str
     layers: tuple[LayerTime, ...]
@@ -51,9 +50,9 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Gain:
-    """Milliseconds that 2:4 saves at most in one layer; `relu_ms`: in INT8 with ReLU in place of SiLU.
+    """The most milliseconds that 2:4 saves in one layer; `relu_ms`: in INT8 with ReLU in place of SiLU.
 
-    `bound` is what sets the layer's time in dense FP16.
+    `bound`: what limits the layer in dense FP16.
     """
 
     name: str
@@ -70,15 +69,15 @@ def predict(
     sparse: bool = False,
     *,
     relu: bool = False,
-    constants: Mapping[str, float] | None = None,
+    constants: Fitted | None = None,
 ) -> Prediction:
-    """Latency of the fused layers `works` on `board` in `fp32`, `fp16` or `int8`, batch as in the shapes.
+    """Latency of the fused layers `works` on `board` in `fp32`, `fp16` or `int8`, with the batch of the shapes.
 
-    With `sparse`, every layer that may run a 2:4 kernel does, at twice the rate: the most that could be gained, since
-    TensorRT picks the dense kernel wherever that is faster. In INT8 a layer may only where ReLU or nothing stands
-    between it and the next Q, or anywhere with `relu`. `constants` replace those fitted.
+    With `sparse`, every layer that may run a 2:4 kernel does, at the GPU's sparse rate: the most that could be gained,
+    since TensorRT picks the dense kernel wherever that is faster. In INT8 a layer may only if ReLU or nothing is
+    between it and the next Q, or anywhere with `relu`. `constants`: used in place of the fitted ones.
     """
-    reached = {**fitted(), **(constants or {})}
+    reached = constants or fitted()
 
     def is_sparse(work: Work) -> bool:
         return sparse and (work.sparse_int8 if precision == "int8" and not relu else work.sparse)
@@ -89,14 +88,14 @@ def predict(
 
 def predict_all(works: Sequence[Work], board: Board) -> dict[str, Prediction]:
     """FP16 and INT8, each dense and 2:4, and INT8 2:4 with ReLU, by name."""
-    made = (
+    predictions = (
         predict(works, board, "fp16"),
         predict(works, board, "fp16", True),
         predict(works, board, "int8"),
         predict(works, board, "int8", True),
         predict(works, board, "int8", True, relu=True),
     )
-    return {prediction.name: prediction for prediction in made}
+    return {prediction.name: prediction for prediction in predictions}
 
 
 def gains(predictions: Mapping[str, Prediction]) -> list[Gain]:
@@ -104,12 +103,12 @@ def gains(predictions: Mapping[str, Prediction]) -> list[Gain]:
     layers = [(layer.name, layer.bound) for layer in predictions["FP16"].layers]
     half, sparse_half, byte, sparse_byte, relu = ([layer.ms for layer in p.layers] for p in predictions.values())
     rows = zip(layers, half, sparse_half, byte, sparse_byte, relu, strict=True)
-    found = [Gain(name, bound, f - fs, i - s, i - r) for (name, bound), f, fs, i, s, r in rows]
-    return sorted((gain for gain in found if gain.fp16_ms or gain.relu_ms), key=lambda gain: -gain.fp16_ms)
+    saved = [Gain(name, bound, f - fs, i - s, i - r) for (name, bound), f, fs, i, s, r in rows]
+    return sorted((gain for gain in saved if gain.fp16_ms or gain.relu_ms), key=lambda gain: -gain.fp16_ms)
 
 
 def verdict(predictions: Mapping[str, Prediction]) -> list[str]:
-    """What 2:4 could save and whether that is worth the pruning, a line each, from what `predict_all` returns."""
+    """What 2:4 could save, one line per engine, and whether pruning is worth it, from what `predict_all` returns."""
     lines, worth = [], []
     for dense, sparse in (("FP16", "FP16 2:4"), ("INT8", "INT8 2:4"), ("INT8", "INT8 2:4 with ReLU")):
         ms = predictions[dense].ms
@@ -117,9 +116,9 @@ def verdict(predictions: Mapping[str, Prediction]) -> list[str]:
         lines.append(f"{sparse}: saves at most {share * ms:.2f} of {ms:.2f} ms, {100 * share:.1f} %")
         worth += [sparse] if share > WORTH else []
     if worth:
-        return [*lines, f"2:4 may pay in {', '.join(worth)}: only a build on the board tells"]
+        return [*lines, f"2:4 may pay off in {', '.join(worth)}: only a build on the board shows"]
     most = BOUNDS[predictions["FP16"].bound]
-    return [*lines, f"2:4 does not pay here: most of the time goes to {most}, and 2:4 takes little of that away"]
+    return [*lines, f"2:4 does not pay off here: most of the time goes to {most}, of which 2:4 saves little"]
 
 
 def as_dict(predictions: Mapping[str, Prediction], board: Board) -> dict[str, Any]:
@@ -128,15 +127,15 @@ def as_dict(predictions: Mapping[str, Prediction], board: Board) -> dict[str, An
         name: {"ms": round(p.ms, 4), "bound": p.bound, "layers": [asdict(layer) for layer in p.layers]}
         for name, p in predictions.items()
     }
-    found = [asdict(gain) for gain in gains(predictions)]
-    return {"board": asdict(board), "predicted": times, "gains": found, "verdict": verdict(predictions)}
+    saved = [asdict(gain) for gain in gains(predictions)]
+    return {"board": board.as_dict(), "predicted": times, "gains": saved, "verdict": verdict(predictions)}
 
 
-def _layer(work: Work, board: Board, precision: str, sparse: bool, reached: Mapping[str, float]) -> LayerTime:
-    weights = work.weights * (_kept(precision) if sparse else 1)
-    math = _math_seconds(work, board, precision, sparse) / reached["math"]
-    memory = (weights + work.reads + work.writes) * BYTES[precision] / (board.bandwidth * reached["memory"])
-    launch = reached["layer_clocks"] / (board.gpu_mhz * 1e6)
+def _layer(work: Work, board: Board, precision: str, sparse: bool, reached: Fitted) -> LayerTime:
+    weights = work.weights * (_sparse_size(precision) if sparse else 1)
+    math = _math_seconds(work, board, precision, sparse) / reached.math
+    memory = (weights + work.reads + work.writes) * BYTES[precision] / (board.bandwidth * reached.memory)
+    launch = reached.layer_clocks / (board.gpu_mhz * 1e6)
     bound = "launch" if launch > max(math, memory) else "math" if math > memory else "memory"
     return LayerTime(work.name, (max(math, memory) + launch) * 1e3, bound)
 
@@ -144,13 +143,13 @@ def _layer(work: Work, board: Board, precision: str, sparse: bool, reached: Mapp
 def _math_seconds(work: Work, board: Board, precision: str, sparse: bool) -> float:
     if work.kind == "cuda":
         vector = 1 if precision == "fp32" else 2
-        return work.macs / (CUDA_CORES * vector * board.sms * board.gpu_mhz * 1e6)
+        return work.macs / (board.gpu.cuda_cores * vector * board.sms * board.gpu_mhz * 1e6)
     padded = work.rows * _up(work.columns, CHANNEL_BLOCK) * _up(work.depth, DEPTH_BLOCK)
     return padded / board.rate(precision, sparse)
 
 
-def _kept(precision: str) -> float:
-    """Size of 2:4 weights over dense ones: half of the values, and two bits each to say which."""
+def _sparse_size(precision: str) -> float:
+    """Size of 2:4 weights relative to dense ones: half of the values, and a two-bit index for each."""
     bits = 8 * BYTES[precision]
     return 0.5 * (bits + 2) / bits
 

@@ -1,8 +1,8 @@
-"""Which channels of a graph must move together, and which may change places, so that its outputs stay the same.
+"""Which channels of a graph must move together, and which may swap places, so that its outputs stay the same.
 
 Each output channel of a convolution is followed through activations, pooling, residual additions, concatenations and
-splits. Channels that are added to each other become one; a channel that meets anything else (a reshape, the graph's
-output, ...) stays where it is. Two channels may change places when the same convolutions make them and read them.
+splits. Channels that are added to each other are joined; a channel that meets anything else (a reshape, the graph's
+output, ...) stays in place. Two channels may swap places if the same convolutions write them and read them.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ MIX = frozenset(("Add", "Sub", "Mul", "Div", "Min", "Max", "Pow"))
 
 @dataclass(frozen=True)
 class Channels:
-    """The channels of one tensor: `ids` names them, `made` which operation computed their values."""
+    """The channels of one tensor: `ids` identifies them, `versions` the operation that computed their values."""
 
     ids: Index
-    made: Index
+    versions: Index
 
     def __getitem__(self, part: slice) -> Channels:
-        return Channels(self.ids[part], self.made[part])
+        return Channels(self.ids[part], self.versions[part])
 
     def pairs(self, find: Index) -> list[tuple[int, int]]:
-        return list(zip(find[self.ids].tolist(), self.made.tolist(), strict=True))
+        return list(zip(find[self.ids].tolist(), self.versions.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
 class Use:
-    """Something stored that has one entry a channel: input `position` of `node`, along `axis`."""
+    """A stored tensor with one entry per channel: input `position` of `node`, along `axis`."""
 
     node: NodeProto
     position: int
@@ -54,10 +54,10 @@ class Use:
 
 @dataclass
 class Flow:
-    """How channels run through a graph.
+    """How channels pass through a graph.
 
-    `weights` are those of convolutions, with the channels along their input (axis 1) or output axis (axis 0); `stored`
-    are biases and other constants with one value a channel. `find` gives the representative of each channel.
+    `weights`: of convolutions, with the channels along their input (axis 1) or output axis (axis 0). `stored`: biases
+    and other constants with one value per channel. `find`: the representative of each channel.
     """
 
     wiring: Wiring
@@ -65,7 +65,7 @@ class Flow:
     stored: list[Use] = field(default_factory=list)
     frozen: set[int] = field(default_factory=set)
     _parent: list[int] = field(default_factory=list)
-    _made: int = 0
+    _version: int = 0
 
     def fresh(self, count: int) -> Channels:
         start = len(self._parent)
@@ -74,14 +74,14 @@ class Flow:
 
     def changed(self, ids: Index) -> Channels:
         """The same channels with new values."""
-        self._made += 1
-        return Channels(ids, np.full(len(ids), self._made))
+        self._version += 1
+        return Channels(ids, np.full(len(ids), self._version))
 
     def freeze(self, channels: Channels) -> None:
         self.frozen.update(channels.ids.tolist())
 
-    def join(self, one: Channels, other: Channels) -> None:
-        for a, b in zip(one.ids.tolist(), other.ids.tolist(), strict=True):
+    def join(self, first: Channels, second: Channels) -> None:
+        for a, b in zip(first.ids.tolist(), second.ids.tolist(), strict=True):
             self._parent[self._root(a)] = self._root(b)
 
     @property
@@ -95,7 +95,7 @@ class Flow:
         return i
 
     def blocks(self) -> list[list[int]]:
-        """Channels that may change places with each other, a list a set, in the order in which they are made."""
+        """Lists of channels that may swap places with each other, in the order in which they are written."""
         find = self.find
         met: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
         frozen = {int(find[i]) for i in self.frozen}
@@ -103,8 +103,8 @@ class Flow:
             pairs = use.channels.pairs(find)
             if len(set(pairs)) < len(pairs):
                 frozen.update(channel for channel, _ in pairs)
-            for channel, made in pairs:
-                met[channel].append((place, made))
+            for channel, version in pairs:
+                met[channel].append((place, version))
         alike: defaultdict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
         for channel in sorted(met):
             if channel not in frozen:
@@ -118,18 +118,18 @@ def follow(wiring: Wiring) -> Flow:
     at: dict[str, Channels] = {}
     for node in wiring.graph.node:
         inputs = [at[name] for name in reads(node) if name in at]
-        made = _through(flow, node, at)
-        if made is None:
+        outputs = _through(flow, node, at)
+        if outputs is None:
             for channels in inputs:
                 flow.freeze(channels)
-        at.update(made or {})
+        at.update(outputs or {})
     for name in wiring.outputs & at.keys():
         flow.freeze(at[name])
     return flow
 
 
 def _through(flow: Flow, node: NodeProto, at: dict[str, Channels]) -> dict[str, Channels] | None:
-    """Channels of what `node` makes; None where it cannot be followed."""
+    """The channels of the outputs of `node`; None where they cannot be followed."""
     if node.op_type == "Conv":
         return _conv(flow, node, at)
     if node.op_type == "Shape":
@@ -142,8 +142,8 @@ def _through(flow: Flow, node: NodeProto, at: dict[str, Channels]) -> dict[str, 
         if attribute(node, "axis") != 1 or any(part is None for part in parts):
             return None
         known = [part for part in parts if part is not None]
-        ids, made = (np.concatenate([getattr(part, name) for part in known]) for name in ("ids", "made"))
-        return {node.output[0]: Channels(ids, made)}
+        ids, versions = (np.concatenate([getattr(part, name) for part in known]) for name in ("ids", "versions"))
+        return {node.output[0]: Channels(ids, versions)}
     if first is None:
         return None
     if node.op_type == "Split":
@@ -164,26 +164,26 @@ def _conv(flow: Flow, node: NodeProto, at: dict[str, Channels]) -> dict[str, Cha
     outputs, inputs = weight.outputs_inputs
     movable = not weight.rescaled and not sharers(flow.wiring, node, weight)
     if group == 1:
-        made = flow.fresh(outputs)
+        written = flow.fresh(outputs)
         if movable and first is not None:
             flow.weights.append((Use(node, 1, 1, first), weight))
         elif first is not None:
             flow.freeze(first)
     elif first is not None and group == outputs == len(first.ids) and inputs == 1:
-        made = flow.changed(first.ids)
+        written = flow.changed(first.ids)
     else:
         return None
     if movable:
-        flow.weights.append((Use(node, 1, 0, made), weight))
+        flow.weights.append((Use(node, 1, 0, written), weight))
     else:
-        flow.freeze(made)
-    if len(node.input) > 2 and node.input[2] and not _per_channel(flow, node, 2, 0, made):
-        flow.freeze(made)
-    return {node.output[0]: made}
+        flow.freeze(written)
+    if len(node.input) > 2 and node.input[2] and not _per_channel(flow, node, 2, 0, written):
+        flow.freeze(written)
+    return {node.output[0]: written}
 
 
 def _mix(flow: Flow, node: NodeProto, at: dict[str, Channels]) -> dict[str, Channels] | None:
-    """Channels of an operation on two tensors, value by value: channels that meet become one."""
+    """The channels of an elementwise operation: channels that meet are joined."""
     known = [at[name] for name in node.input if name in at]
     if not known or any(len(channels.ids) != len(known[0].ids) for channels in known):
         return None
@@ -196,7 +196,7 @@ def _mix(flow: Flow, node: NodeProto, at: dict[str, Channels]) -> dict[str, Chan
 
 
 def _parameters(flow: Flow, node: NodeProto, channels: Channels) -> bool:
-    """Note the constants of a PRelu, BatchNormalization or Q/DQ; False where one cannot move along."""
+    """Record the constants of a PRelu, BatchNormalization or Q/DQ; False where one cannot be reordered."""
     if node.op_type == "BatchNormalization":
         return all(_per_channel(flow, node, i, 0, channels) for i in range(1, 5))
     if node.op_type == "PRelu":
@@ -208,7 +208,7 @@ def _parameters(flow: Flow, node: NodeProto, channels: Channels) -> bool:
 
 
 def _per_channel(flow: Flow, node: NodeProto, position: int, axis: int, channels: Channels) -> bool:
-    """Note a constant with one value a channel along `axis`; True too for one that is alike for all channels."""
+    """Record a constant with one value per channel along `axis`; True also for one that all channels share."""
     value = flow.wiring.constant(node.input[position])
     if value is None:
         return False

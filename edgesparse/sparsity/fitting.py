@@ -1,9 +1,9 @@
-"""Least squares under 2:4: which two of each four weights stay, and the values that serve best then.
+"""Least squares under 2:4: which two of each four weights stay, and their best values.
 
-A layer is y = W x + b. From the sums over all positions of x x' and y x' the squared error of any W is known without
-the data. `fit` looks for the mask by exchanging one kept weight for one dropped weight of a group while that lowers the
-error, all other kept weights refitted each time: the second-order cost of optimal brain surgeon (Hassibi and Stork,
-1993), as SparseGPT (Frantar and Alistarh, 2023, arXiv:2301.00774) uses it for 2:4, but free to take a choice back.
+A layer is y = W x + b. The sums over all positions of x x' and y x' give the squared error of any W without the data.
+`fit` searches the mask by exchanging one kept weight for one dropped weight of a group while that lowers the error,
+refitting all other kept weights each time: the second-order cost of Optimal Brain Surgeon (Hassibi and Stork, 1993),
+as SparseGPT (Frantar and Alistarh, 2023, arXiv:2301.00774) uses it for 2:4, except that a choice can be reverted.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ Matrix = npt.NDArray[np.float64]
 Single = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 RIDGE = 1e-3
-"""How much the refit holds on to the dense weights, as a share of the inputs' mean square."""
+"""How strongly the refit is pulled towards the dense weights, as a share of the inputs' mean square."""
 BLOCK = 256
-"""The most columns whose mask is decided at once; time grows with its square, memory too."""
+"""The most columns whose mask is decided at once; time and memory grow with its square."""
 CACHE = 1 << 21
-"""Bytes of tableaux worked on at a time: about what a processor's cache holds."""
+"""Bytes of tableaux processed at a time: about the size of a processor's cache."""
 ROUNDS = 4
-"""At most so many exchanges for each group of four; less than one is the rule."""
+"""The most exchanges per group of four; less than one is usual."""
 TOLERANCE = 1e-7
-"""The least share of what the weights explain that an exchange must gain: less is lost in float32."""
+"""The least that an exchange must gain, as a share of what the weights explain: less is lost in float32."""
 
 
 class Sums(NamedTuple):
-    """Over positions: how many, of x, y and y y, x x' and y x', of each of the groups of a convolution.
+    """Sums over positions: their number, x, y, y y, x x' and y x', for each group of a convolution.
 
     Inputs x [groups, d], targets y [groups, r].
     """
@@ -48,10 +48,10 @@ class Sums(NamedTuple):
     def of(cls, groups: int, x: Single, y: Single, weight: Single | None = None) -> Sums:
         """Of one batch, in float32: `x` [positions, groups x d], `y` [positions, groups x r].
 
-        `weight` [positions] says how often each position counts, once each without.
+        `weight` [positions]: how often each position counts; once by default.
         """
         root = np.ones(len(x), np.float32) if weight is None else np.sqrt(weight)
-        # weighed on both sides alike, so that BLAS works out half of the symmetric x x'
+        # both sides are weighted alike, so that BLAS computes only half of the symmetric x x'
         wx, wy = (x, y) if weight is None else (x * root[:, None], y * root[:, None])
         count = float(np.square(root, dtype=np.float64).sum())
         sum_x, sum_y, sum_yy = (v.reshape(groups, -1) for v in (root @ wx, root @ wy, np.square(wy).sum(0)))
@@ -59,7 +59,7 @@ class Sums(NamedTuple):
 
 
 class Moments:
-    """The sums of all batches that were added, in float64."""
+    """The sums over all batches added, in float64."""
 
     def __init__(self, groups: int, inputs: int, outputs: int) -> None:
         self.count = 0.0
@@ -68,11 +68,11 @@ class Moments:
 
     def add(self, sums: Sums) -> None:
         self.count += sums.positions
-        for mine, more in zip((self.x, self.y, self.yy, self.xx, self.yx), sums[1:], strict=True):
-            mine += more
+        for total, part in zip((self.x, self.y, self.yy, self.xx, self.yx), sums[1:], strict=True):
+            total += part
 
     def normal(self, group: int, intercept: bool) -> Normal:
-        """About the means of x and y where the layer has a bias to take these up, else about nought."""
+        """About the means of x and y where the layer has a bias that absorbs them, else about zero."""
         x, y = (sums[group] / self.count * intercept for sums in (self.x, self.y))
         xx, yx = self.xx[group] / self.count - np.outer(x, x), self.yx[group] / self.count - np.outer(y, x)
         return Normal(xx, yx, self.yy[group] / self.count - y * y, x, y)
@@ -82,8 +82,8 @@ def _products(a: Single, b: Single, groups: int) -> Single:
     """a' b of each group, [groups, columns of a, columns of b]."""
     if groups == 1:
         return (a.T @ b)[None]
-    one, other = (values.reshape(len(values), groups, -1) for values in (a, b))
-    products: Single = np.matmul(one.transpose(1, 2, 0), other.transpose(1, 0, 2))
+    left, right = (values.reshape(len(values), groups, -1) for values in (a, b))
+    products: Single = np.matmul(left.transpose(1, 2, 0), right.transpose(1, 0, 2))
     return products
 
 
@@ -99,7 +99,7 @@ class Normal(NamedTuple):
 
 @dataclass(frozen=True)
 class Fit:
-    """`weight` and `mask` [r, d], `bias` [r] (nought without one), and the squared error as a share of y's variance."""
+    """`weight` and `mask` [r, d], `bias` [r] (zero without intercept), squared error as a share of y's variance."""
 
     weight: Matrix
     mask: Mask
@@ -108,10 +108,10 @@ class Fit:
 
 
 def fit(normal: Normal, dense: Matrix, groups: npt.NDArray[np.intp], mask: Mask) -> Fit:
-    """The weights under 2:4 that come closest to the targets, and their bias.
+    """The 2:4 weights that come closest to the targets, and their bias.
 
-    `dense` [r, d] are the weights to hold on to, `groups` [n, 4] the columns that make up each group of four, and
-    `mask` [r, d] the start: True where a weight stays, two a group. Without groups the mask stays as it is.
+    `dense` [r, d]: the weights that the fit is pulled towards. `groups` [n, 4]: the columns of each group of four.
+    `mask` [r, d]: the start, True where a weight stays, two per group. Without groups the mask stays as it is.
     """
     h, g, yy = normal.xx.copy(), normal.yx.copy(), normal.yy
     ridge = RIDGE * max(float(np.trace(h)) / len(h), 1e-12)
@@ -124,17 +124,17 @@ def fit(normal: Normal, dense: Matrix, groups: npt.NDArray[np.intp], mask: Mask)
 
 
 def solve(h: Matrix, g: Matrix, mask: Mask) -> Matrix:
-    """For each row r the weights that minimise w h w' - 2 g[r] w', with nought where `mask` is False.
+    """For each row r the weights that minimize w h w' - 2 g[r] w', zero where `mask` is False.
 
-    `h` [d, d] positive definite, `g` and `mask` [r, d], as many True in each row.
+    `h` [d, d] positive definite, `g` and `mask` [r, d], with equally many True in each row.
     """
     if mask.all():
         return np.linalg.solve(h, g.T).T.astype(np.float64, copy=False)
     kept = np.nonzero(mask)[1].reshape(len(mask), -1)
     weight = np.zeros_like(g)
-    at_once = max(1, 8 * CACHE // (8 * kept.shape[1] ** 2))
-    for first in range(0, len(g), at_once):
-        rows = slice(first, first + at_once)
+    count = max(1, 8 * CACHE // (8 * kept.shape[1] ** 2))
+    for first in range(0, len(g), count):
+        rows = slice(first, first + count)
         columns = kept[rows]
         part = h[columns[:, :, None], columns[:, None, :]]
         right = np.take_along_axis(g[rows], columns, 1)
@@ -145,7 +145,7 @@ def solve(h: Matrix, g: Matrix, mask: Mask) -> Matrix:
 def exchange(h: Matrix, g: Matrix, mask: Mask, groups: npt.NDArray[np.intp]) -> Mask:
     """`mask` after exchanging kept for dropped weights, within groups, while that lowers w h w' - 2 g w'.
 
-    Wide layers are done in blocks of columns, each with the weights of the others as they are.
+    Wide layers are processed in blocks of columns, each with the other blocks' weights fixed.
     """
     mask = mask.copy()
     blocks = np.array_split(groups, -(-groups.size // BLOCK))
@@ -162,23 +162,23 @@ def exchange(h: Matrix, g: Matrix, mask: Mask, groups: npt.NDArray[np.intp]) -> 
 
 
 def _exchange_block(h: Matrix, g: Matrix, mask: Mask, groups: npt.NDArray[np.intp]) -> Mask:
-    """In float32, columns brought to one scale first: the same masks as in float64, in two thirds of the time."""
+    """In float32, with columns scaled alike first: the same masks as in float64, in two thirds of the time."""
     scale = 1 / np.sqrt(np.diag(h))
     scaled = (h * scale * scale[:, None]).astype(np.float32)
     target = (g * scale).astype(np.float32)
-    at_once = max(1, CACHE // scaled.nbytes)
+    count = max(1, CACHE // scaled.nbytes)
 
     def part(first: int) -> Mask:
-        rows = slice(first, first + at_once)
+        rows = slice(first, first + count)
         return _exchange_rows(_Tableau(scaled, target[rows], mask[rows]), groups)
 
-    return np.concatenate(list(in_threads(part, range(0, len(g), at_once))))
+    return np.concatenate(list(in_threads(part, range(0, len(g), count))))
 
 
 def _exchange_rows(table: _Tableau, groups: npt.NDArray[np.intp]) -> Mask:
-    """In each row, always the exchange that lowers the error most, until none does or rounding leads in circles."""
-    done = table.mask.copy()
-    rows = np.arange(len(done))
+    """Per row, repeat the exchange that lowers the error most, until none does or rounding makes it cycle."""
+    result = table.mask.copy()
+    rows = np.arange(len(result))
     least = TOLERANCE * np.maximum(1e-30, np.abs(table.explained()))
     for _ in range(ROUNDS * len(groups)):
         order = np.argsort(~table.mask[:, groups], axis=2, kind="stable")
@@ -186,24 +186,24 @@ def _exchange_rows(table: _Tableau, groups: npt.NDArray[np.intp]) -> Mask:
         change = table.changes(sides[:, :, :2], sides[:, :, 2:]).reshape(len(rows), -1)
         best = change.argmin(1)
         better = change[np.arange(len(rows)), best] < -least
-        done[rows[~better]] = table.mask[~better]
+        result[rows[~better]] = table.mask[~better]
         rows, least, best, sides = rows[better], least[better], best[better], sides[better]
         if not len(rows):
-            return done
+            return result
         table.keep_rows(better)
         group, pair = np.divmod(best, 4)
         each = np.arange(len(rows))
         table.exchange(sides[each, group, pair // 2], sides[each, group, 2 + pair % 2])
-    done[rows] = table.mask
-    return done
+    result[rows] = table.mask
+    return result
 
 
 class _Tableau:
-    """For each row the normal equations, swept on the weights that are kept (the sweep operator: Goodnight, 1979).
+    """The normal equations of each row, swept on the kept weights (the sweep operator: Goodnight, 1979).
 
-    Between kept columns `a` holds minus the inverse of h there, between dropped ones what h is once the kept are
-    fitted, and across them the regression of the one on the other; `v` holds the kept weights, and for dropped ones
-    the gradient. So the cost of any exchange can be read off, and a pivot brings all up to date in d * d steps.
+    Between kept columns `a` holds minus the inverse of h, between dropped columns h after the kept weights are fitted,
+    and across them the regression of dropped on kept; `v` holds the kept weights, and for dropped ones the gradient.
+    The cost of any exchange can be read off, and a pivot updates everything in d * d steps.
     """
 
     def __init__(self, h: Single, g: Single, mask: Mask) -> None:
@@ -223,12 +223,12 @@ class _Tableau:
         self._g = g
 
     def explained(self) -> Single:
-        """By how much the kept weights lower w h w' - 2 g w' from what it is at nought."""
+        """By how much the kept weights lower w h w' - 2 g w' from its value at zero."""
         lowered: Single = np.einsum("ri,ri->r", self.v * self.mask, self._g)
         return lowered
 
     def changes(self, kept: npt.NDArray[np.intp], dropped: npt.NDArray[np.intp]) -> Single:
-        """What each exchange of one of two `kept` for one of two `dropped` [rows, groups, 2] does to the error."""
+        """How each exchange of one of two `kept` for one of two `dropped` [rows, groups, 2] changes the error."""
         row = np.arange(len(kept))[:, None, None]
         out, gain = self.a[row, kept, kept], self.v[row, kept] ** 2
         across = self.a[row[..., None], kept[..., None], dropped[:, :, None, :]]
@@ -243,7 +243,7 @@ class _Tableau:
             self.a, self.v, self.mask = self.a[rows], self.v[rows], self.mask[rows]
 
     def exchange(self, out: npt.NDArray[np.intp], into: npt.NDArray[np.intp]) -> None:
-        """In each row take the weight of one column out and bring that of another in: two sweeps, in one pass."""
+        """In each row replace the weight of column `out` by that of column `into`: two sweeps in one pass."""
         row = np.arange(len(out))
         leaving = self.a[row, out]
         leaves = leaving / leaving[row, out, None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgesparse.pages.html import Html, paragraph
 from edgesparse.pages.layers import ChangedLayer, LayersPage
-from edgesparse.sparsity.reconstruction import ReconstructReport
+from edgesparse.sparsity.reconstruct_report import ReconstructReport
 
 STATES = {"sparse": "2:4", "dense": "dense", "ineligible": "cannot be 2:4"}
 

@@ -1,9 +1,9 @@
 """Reorder channels before pruning to 2:4, so that more magnitude is kept; the network's outputs stay the same.
 
 The search is that of Pool and Yu, "Channel Permutations for N:M Sparsity", NeurIPS 2021: swap the two input channels
-whose swap raises the magnitude kept most, until none does, and leave that optimum by random swaps a few times. Here
-all swaps are weighed at once, and those that share no group of four are made together. Where a channel goes, the
-convolutions that make it and read it follow.
+whose swap raises the kept magnitude most, until none does, and escape that optimum by random swaps a few times. Here
+all swaps are evaluated at once, and those that share no group of four are applied together. The convolutions that
+write and read a channel are reordered with it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from edgesparse.sparsity.mask import GROUP, mask_2to4
 
 Matrix = npt.NDArray[np.float32]
 SWEEPS = 100
-"""At most so many rounds of swaps; a few dozen are the rule."""
+"""The most rounds of swaps; a few dozen are usual."""
 KICKS, WORK = 40, 4e9
-"""How often the search leaves a local optimum, and a bound on columns squared times rows over all of them."""
+"""How often the search escapes a local optimum, and a limit on columns squared times rows over all escapes."""
 
 
 @dataclass(frozen=True)
 class Permutation:
-    """Share of the magnitude that 2:4 keeps in the convolutions to prune, before and after; channels `moved`."""
+    """Share of the magnitude that 2:4 keeps in the convolutions to prune, before and after; how many channels moved."""
 
     before: float
     after: float
@@ -40,8 +40,8 @@ class Permutation:
 def permute(model: ModelProto, layers: Collection[str], progress: Progress = quiet) -> Permutation:
     """Reorder channels of `model`, in place, so that 2:4 keeps more of the weights of the convolutions `layers`.
 
-    Outputs stay the same but for rounding. Channels that reach a reshape, a product of activations or the graph's
-    output stay in place, and so do those of weights that are shared or quantised a channel.
+    Outputs stay the same except for rounding. Channels that reach a reshape, a product of activations or the graph's
+    output stay in place, as do those of weights that are shared or quantized per channel.
     """
     flow = follow(Wiring(model.graph))
     find, users = flow.find, [(use, w) for use, w in flow.weights if use.axis == 1 and _name(use) in layers]
@@ -66,10 +66,10 @@ def permute(model: ModelProto, layers: Collection[str], progress: Progress = qui
 
 
 def search(weights: Matrix) -> Index:
-    """The order of the columns of `weights` [rows, n], n a multiple of four, found by swaps from the given one.
+    """An order of the columns of `weights` [rows, n], n a multiple of four, reached by swaps from the present one.
 
-    Raises the sum over rows and groups of four columns of the two largest magnitudes. From each local optimum a few
-    random swaps lead on, and stay where what follows is better; the same input always gives the same order.
+    It increases the sum, over rows and groups of four columns, of the two largest magnitudes. A few random swaps lead
+    out of each local optimum and are kept where the result is better. Deterministic.
     """
     columns = np.ascontiguousarray(np.abs(weights, dtype=np.float32).T)
     n = len(columns)
@@ -86,11 +86,11 @@ def search(weights: Matrix) -> Index:
 
 @dataclass
 class _Descent:
-    """The columns of a matrix (rows here) in an `order`, and what it is worth.
+    """The columns of a matrix (stored as rows) in an `order`, and its value.
 
-    `kept` is what each group of four keeps, a sum over rows. For each place, `top` is the largest of the other three
-    in its group, summed, and `joined` what is kept besides with each column there: the larger of that column and the
-    second of the three, summed.
+    `kept`: what each group of four keeps, summed over rows. For each place, `top` is the largest of the other three in
+    its group, summed, and `joined` what is kept in addition with each column there: the larger of that column and the
+    second largest of the three, summed.
     """
 
     columns: Matrix
@@ -103,7 +103,7 @@ class _Descent:
         return _Descent(self.columns, self.order.copy(), self.kept.copy(), self.top.copy(), self.joined.copy())
 
     def descend(self, stale: Iterable[int]) -> None:
-        """Swap until no swap gains; the groups `stale` are new."""
+        """Swap until no swap gains; `stale` are the groups that have changed."""
         scratch = np.empty_like(self.columns)
         for _ in range(SWEEPS):
             for group in stale:
@@ -113,26 +113,26 @@ class _Descent:
                 break
 
     def kick(self, random: np.random.Generator) -> set[int]:
-        """Swap a few places at random; gives the groups that changed."""
+        """Swap a few places at random; returns the groups that changed."""
         swaps = max(2, len(self.order) // 16)
         places = random.permutation(len(self.order))[: 2 * swaps]
-        one, other = places[: len(places) // 2], places[len(places) // 2 : len(places) // 2 * 2]
-        self.order[one], self.order[other] = self.order[other], self.order[one]
+        first, second = places[: len(places) // 2], places[len(places) // 2 : len(places) // 2 * 2]
+        self.order[first], self.order[second] = self.order[second], self.order[first]
         return set((places // GROUP).tolist())
 
     def _weigh(self, group: int, scratch: Matrix) -> None:
         members = slice(GROUP * group, GROUP * group + GROUP)
         four = self.columns[self.order[members]]
         for place in range(GROUP):
-            one, two, three = (four[other] for other in range(GROUP) if other != place)
-            low, high = np.minimum(one, two), np.maximum(one, two)
-            self.top[members.start + place] = np.maximum(high, three).sum()
-            second = np.maximum(low, np.minimum(high, three))
+            a, b, c = (four[other] for other in range(GROUP) if other != place)
+            low, high = np.minimum(a, b), np.maximum(a, b)
+            self.top[members.start + place] = np.maximum(high, c).sum()
+            second = np.maximum(low, np.minimum(high, c))
             self.joined[members.start + place] = np.maximum(self.columns, second, out=scratch).sum(axis=1)
         self.kept[group] = self.top[members.start] + self.joined[members.start, self.order[members.start]]
 
     def _swap(self) -> set[int]:
-        """Make the best swaps that share no group; gives the groups that changed."""
+        """Apply the best swaps that share no group; returns the groups that changed."""
         group = np.arange(len(self.order)) // GROUP
         entering = self.top[:, None] + self.joined[:, self.order]
         gain = entering + entering.T - self.kept[group][:, None] - self.kept[group][None, :]
@@ -150,11 +150,11 @@ class _Descent:
 
 
 def _view(use: Use, weight: Weight, block: list[int], find: Index) -> Matrix | None:
-    """The weights that read `block`'s channels, [rows, channels]; None where its fours are not fours there."""
+    """The weights that read `block`'s channels, [rows, channels]; None where its fours are not aligned there."""
     place = {pair: i for i, pair in enumerate(use.channels.pairs(find))}
     rows = []
-    for made in dict.fromkeys(use.channels.made.tolist()):
-        at = np.array([place.get((channel, made), -1) for channel in block])
+    for version in dict.fromkeys(use.channels.versions.tolist()):
+        at = np.array([place.get((channel, version), -1) for channel in block])
         fours = at[: len(at) // GROUP * GROUP].reshape(-1, GROUP)
         if (at >= 0).all() and (fours % GROUP == np.arange(GROUP)).all() and (np.diff(fours) == 1).all():
             taken = np.moveaxis(weight.values, weight.axis, -1)[..., at]
@@ -167,17 +167,17 @@ def _uses(flow: Flow) -> list[Use]:
 
 
 def _order(use: Use, find: Index, target: Index) -> Index | None:
-    """Old places of the channels in their new order; None where none moves."""
+    """The old places of the channels in their new order; None where no channel moves."""
     pairs = use.channels.pairs(find)
     if all(target[channel] == channel for channel, _ in pairs):
         return None
     place = {pair: i for i, pair in enumerate(pairs)}
-    came_from = [(channel, int(target[channel]), made) for channel, made in pairs]
-    return np.array([i if new == old else place[(new, made)] for i, (old, new, made) in enumerate(came_from)])
+    moves = [(channel, int(target[channel]), version) for channel, version in pairs]
+    return np.array([i if new == old else place[(new, version)] for i, (old, new, version) in enumerate(moves)])
 
 
 def _kept(users: list[tuple[Use, Weight]], order_of: Callable[[Use], Index | None]) -> tuple[float, float]:
-    """Magnitude that 2:4 keeps in the weights of `users` with their input channels in order, and all there is."""
+    """The magnitude that 2:4 keeps in the weights of `users` with their input channels in order, and the total."""
     kept = total = 0.0
     for use, weight in users:
         order, values = order_of(use), np.abs(weight.values, dtype=np.float32)
@@ -200,7 +200,7 @@ def _apply(flow: Flow, model: ModelProto, orders: dict[int, Index | None]) -> No
         order = orders[id(use)]
         value = flow.wiring.constant(use.node.input[use.position])
         if order is not None and value is not None and (value != value.flat[0]).any():
-            # biases and scales may be shared with layers whose channels stay, so each gets its own
+            # biases and scales may be shared with layers whose channels stay, so each user gets a copy
             name = f"{use.node.output[0]}.permuted.{use.position}"
             model.graph.initializer.append(numpy_helper.from_array(value.take(order, use.axis), name))
             use.node.input[use.position] = name

@@ -1,7 +1,7 @@
 """Prune a model to 2:4 by magnitude: of each four consecutive input channels the two largest weights stay.
 
 Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021, arXiv:2104.08378. One-shot magnitude pruning needs
-training afterwards; `reconstruct` prunes without.
+training afterwards; `reconstruct` does not.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from edgesparse.sparsity.permute import permute as reorder
 
 WARNING = (
     "one-shot magnitude pruning usually destroys a trained detector (YOLOX-nano falls from 29.5 to 0 mAP): "
-    "score it before it is deployed, and prune with --method reconstruct or train with 2:4 masks instead"
+    "score it before deploying it; prune with --method reconstruct or train with 2:4 masks instead"
 )
 
 
 @dataclass(frozen=True)
 class PrunedLayer:
-    """One layer that is now 2:4: `zeroed` weights became nought, `kept` is the share of magnitude left, 0 to 1."""
+    """One layer that is 2:4 now: `zeroed` weights were set to zero, `kept` is the share of magnitude left, 0 to 1."""
 
     name: str
     zeroed: int
@@ -41,9 +41,9 @@ class PrunedLayer:
 
 @dataclass(frozen=True)
 class PruneReport:
-    """What `prune` did; `permutation` where channels were reordered before.
+    """What `prune` did; `permutation` where channels were reordered first.
 
-    `warning` is what a user must know before deploying the result.
+    `warning`: what a user must know before deploying the result.
     """
 
     layers: tuple[PrunedLayer, ...]
@@ -70,10 +70,10 @@ def prune(
 ) -> PruneReport:
     """Make `layers` of `model` 2:4, in place: by default all that `inspect` calls eligible.
 
-    With `permute`, channels change places first, so that more magnitude is kept; `progress` tells of that search.
-    Layers that share weights are pruned once, and all or none of them. A layer that is 2:4 already stays as it is.
-    Raises SparsityError, with the model unchanged, where a name fits no layer, a named layer cannot be 2:4, weights
-    hold NaN, or nothing is eligible.
+    With `permute`, channels are reordered first, so that more magnitude is kept; `progress` reports that search.
+    Layers that share weights are pruned once, all of them or none. A layer that is 2:4 already stays as it is.
+    Raises SparsityError, with the model unchanged, where a name matches no layer, a named layer cannot be 2:4, weights
+    are not finite, or no layer is eligible.
     """
     wiring = Wiring(model.graph)
     permutation = None
@@ -81,22 +81,22 @@ def prune(
         permutation = reorder(model, [layer_name(node) for node, _ in chosen(wiring, layers)], progress)
         wiring = Wiring(model.graph)
     masked: dict[str, Array] = {}
-    pruned = []
+    pruned: list[PrunedLayer] = []
     for node, weight in chosen(wiring, layers):
         keep = mask_2to4(weight.values, weight.axis)
         if weight.source not in masked:
             masked[weight.source] = np.where(weight.in_storage(keep), weight.stored, weight.zero)
-        pruned.append(_account(layer_name(node), weight, keep))
+        pruned.append(_pruned_layer(layer_name(node), weight, keep))
     for source, values in masked.items():
         wiring.store(source, values)
     return PruneReport(tuple(pruned), permutation)
 
 
 def chosen(wiring: Wiring, names: Collection[str] | None = None) -> Iterator[tuple[NodeProto, Weight]]:
-    """The layers to prune with their weights: those of `names`, or all eligible ones. Raises as `prune`."""
+    """The layers to prune with their weights: those of `names`, or all eligible layers. Raises as `prune`."""
     nodes = list(layer_nodes(wiring))
     _check_names(names or (), [layer_name(node) for node in nodes])
-    found = False
+    count = 0
     for node in nodes:
         if names is not None and layer_name(node) not in names:
             continue
@@ -104,17 +104,17 @@ def chosen(wiring: Wiring, names: Collection[str] | None = None) -> Iterator[tup
         if reason and (names is not None or reason == NOT_FINITE):
             raise SparsityError(f"{layer_name(node)}: {reason}")
         if weight is not None and reason is None:
-            _all_sharers(wiring, node, weight, names)
-            found = True
+            _check_sharers(wiring, node, weight, names)
+            count += 1
             yield node, weight
-    if not found:
+    if not count:
         raise SparsityError(
-            f"none of this model's {len(nodes)} layers can be 2:4: edgesparse inspect gives each layer's reason"
+            f"none of this model's {len(nodes)} layers can be 2:4: edgesparse inspect lists each layer's reason"
         )
 
 
 def _weight(wiring: Wiring, node: NodeProto) -> tuple[str | None, Weight | None]:
-    """Why the layer cannot be 2:4 (None: it can), and its weight where it has one."""
+    """Why the layer cannot be 2:4 (None: it can), and its weight (None: it has none)."""
     try:
         weight = weight_of(wiring, node)
     except SparsityError as error:
@@ -129,15 +129,15 @@ def _check_names(names: Collection[str], known: Sequence[str]) -> None:
             raise SparsityError(f"no layer {name!r} in this model" + (f": did you mean {near[0]!r}?" if near else ""))
 
 
-def _all_sharers(wiring: Wiring, node: NodeProto, weight: Weight, names: Collection[str] | None) -> None:
-    """Raise SparsityError where `node`'s weights are also those of a layer that is not to be pruned."""
+def _check_sharers(wiring: Wiring, node: NodeProto, weight: Weight, names: Collection[str] | None) -> None:
+    """Raise SparsityError where a layer that is not to be pruned shares the weights of `node`."""
     others = [layer_name(other) for other in sharers(wiring, node, weight)]
     left_out = [other for other in others if names is not None and other not in names]
     if left_out:
         raise SparsityError(f"{layer_name(node)} shares its weights with {left_out[0]}: name both, or neither")
 
 
-def _account(name: str, weight: Weight, keep: Array) -> PrunedLayer:
+def _pruned_layer(name: str, weight: Weight, keep: Array) -> PrunedLayer:
     magnitude = np.abs(weight.values, dtype=np.float32)
     total, kept = float(magnitude.sum()), float((magnitude * keep).sum())
     zeroed = int(np.count_nonzero((weight.values != 0) & ~keep))

@@ -1,7 +1,7 @@
-"""One pass over a network: layer by layer, in the order of execution, to 2:4 and refitted to the dense network.
+"""One pass over a network: layer by layer, in order of execution, pruned to 2:4 and refitted to the dense network.
 
-Each layer is fitted on what the pruned network really feeds it, to what the dense one puts out there, so a layer also
-makes good, as far as it can, what earlier ones lost. Layers that stay dense are refitted for the same reason.
+Each layer is fitted on the inputs that the pruned network feeds it, to the outputs of the dense network, so it also
+compensates, as far as it can, for what earlier layers lost. Layers that stay dense are refitted for the same reason.
 """
 
 from __future__ import annotations
@@ -30,12 +30,20 @@ from edgesparse.progress import Progress
 from edgesparse.sparsity.fitting import Mask, Moments, Sums, fit
 from edgesparse.sparsity.mask import GROUP, mask_2to4, violations
 from edgesparse.sparsity.permute import drop_unread
-from edgesparse.sparsity.places import Places
+from edgesparse.sparsity.position_weights import PositionWeights
+
+
+@dataclass(frozen=True)
+class FitData:
+    """What layers are fitted on: the calibration batches, and how much each of their positions counts (None: alike)."""
+
+    batches: Batches
+    weights: PositionWeights | None = None
 
 
 @dataclass(frozen=True)
 class LayerFit:
-    """`error` is what the layer's output lost, as a share of its variance; `mask` is None where it stayed dense."""
+    """`error`: what the layer's output lost, as a share of its variance; `mask`: None where the layer stayed dense."""
 
     name: str
     error: float
@@ -45,7 +53,7 @@ class LayerFit:
 class State:
     """Named sets of arrays in a folder, each written whole or not at all; without a folder nothing is kept.
 
-    One call at a time works in a folder.
+    A folder serves one call at a time.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -55,17 +63,17 @@ class State:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A folder for the time of the call, on the same disk; what a killed call left there goes."""
-        for left in self.folder.glob("tape-*") if self.folder is not None else ():
-            shutil.rmtree(left, ignore_errors=True)
+        """A temporary folder on the same disk; leftovers of a killed call are removed first."""
+        for leftover in self.folder.glob("tape-*") if self.folder is not None else ():
+            shutil.rmtree(leftover, ignore_errors=True)
         with TemporaryDirectory(dir=self.folder, prefix="tape-") as folder:
             yield Path(folder)
 
     def get(self, name: str) -> dict[str, Array] | None:
         if self.folder is None or not (self.folder / f"{name}.npz").is_file():
             return None
-        with np.load(self.folder / f"{name}.npz", allow_pickle=False) as held:
-            return dict(held)
+        with np.load(self.folder / f"{name}.npz", allow_pickle=False) as arrays:
+            return dict(arrays)
 
     def put(self, name: str, arrays: Mapping[str, Any]) -> None:
         if self.folder is None:
@@ -79,42 +87,35 @@ class State:
 
 
 def rebuild(
-    model: ModelProto,
-    names: Collection[str],
-    batches: Batches,
-    state: State,
-    progress: Progress,
-    places: Places | None = None,
+    model: ModelProto, names: Collection[str], data: FitData, state: State, progress: Progress
 ) -> tuple[ModelProto, list[LayerFit]]:
-    """A copy of `model` whose layers `names` are 2:4, and how each layer came out; `places` weighs where it is fitted.
+    """A copy of `model` whose layers `names` are 2:4, and the fit of each layer.
 
     Layers that `state` holds are taken from there.
     """
-    fits: list[LayerFit] = []
     if not names:
-        return model, fits
+        return model, []
     with state.scratch() as folder:
-        whole = state.get("whole") is not None
-        dense, pruned = _tapes(model, folder, batches if not whole else None)
+        complete = state.get("whole") is not None
+        dense, pruned = _tapes(model, folder, None if complete else data.batches)
         layers = [i for i, node in enumerate(dense.nodes) if node.op_type in LAYERS]
         first = min((i for i in layers if layer_name(dense.nodes[i]) in names), default=len(dense.nodes))
         todo = [i for i in layers if i >= first]
+        fits: list[LayerFit] = []
         for done, at in enumerate(todo):
-            node = pruned.nodes[at]
             progress("reconstructing", done, len(todo))
-            wanted = layer_name(node) in names
-            work = refittable(pruned, node, wanted)
+            prune = layer_name(pruned.nodes[at]) in names
+            work = refittable(pruned, pruned.nodes[at], prune)
             if work is None:
                 continue
-            # the stretches end at the same places after an interruption too: what lies between is rounded
-            if not whole:
+            # segments must end at the same nodes after an interruption: tensors between them are rounded to FP16
+            if not complete:
                 advance(dense, pruned, at, work)
-            key = f"layer-{at}"
-            held = state.get(key)
-            if held is None:
-                held = fit_layer(dense, pruned, work, wanted, places)
-                state.put(key, held)
-            fits.append(_apply(pruned, work, held, wanted))
+            arrays = state.get(f"layer-{at}")
+            if arrays is None:
+                arrays = fit_layer(dense, pruned, work, prune, data.weights)
+                state.put(f"layer-{at}", arrays)
+            fits.append(_apply(pruned, work, arrays, prune))
         progress("reconstructing", len(todo), len(todo))
     state.put("whole", {})
     drop_unread(pruned.model)
@@ -124,47 +125,47 @@ def rebuild(
 def _tapes(model: ModelProto, folder: Path, batches: Batches | None) -> tuple[Tape, Tape]:
     tapes = []
     for part in ("dense", "pruned"):
-        own = ModelProto()
-        own.CopyFrom(model)
+        copy = ModelProto()
+        copy.CopyFrom(model)
         (folder / part).mkdir()
-        tapes.append(Tape(own, folder / part))
+        tapes.append(Tape(copy, folder / part))
         if batches is not None:
             tapes[-1].load(batches)
     if tapes[0].count != tapes[1].count:
-        raise CalibrationError("the calibration images changed between two passes: give the same ones each time")
+        raise CalibrationError("the calibration images changed between two passes: pass the same images each time")
     return tapes[0], tapes[1]
 
 
-def refittable(tape: Tape, node: NodeProto, wanted: bool) -> Product | None:
-    """The layer as a product, or None where it cannot be refitted; raises SparsityError where it was to be pruned."""
+def refittable(tape: Tape, node: NodeProto, prune: bool) -> Product | None:
+    """The layer as a product, or None where it cannot be refitted; raises SparsityError where it is to be pruned."""
     try:
-        found = product(tape.wiring, node)
-        has_bias(tape.wiring, found)
+        work = product(tape.wiring, node)
+        has_bias(tape.wiring, work)
     except SparsityError as error:
-        if wanted:
+        if prune:
             raise SparsityError(f"{layer_name(node)}: {error}") from None
         return None
-    return found if np.isfinite(found.weight.values).all() else None
+    return work if np.isfinite(work.weight.values).all() else None
 
 
 def advance(dense: Tape, pruned: Tape, at: int, work: Product) -> None:
-    """Have the inputs of the layer at node `at` ready to read, and the dense network's outputs there."""
+    """Run both tapes until the inputs of the layer at node `at`, and the dense network's outputs, can be read."""
     pruned.run_to(at)
     dense.run_to(at + 1, keep=[work.node.output[0], work.reads])
 
 
 def fit_layer(
-    dense: Tape, pruned: Tape, work: Product, wanted: bool, places: Places | None, search: bool = True
+    dense: Tape, pruned: Tape, work: Product, prune: bool, weights: PositionWeights | None, search: bool = True
 ) -> dict[str, Array]:
-    """Weight, bias, mask and error of one layer, as `State` holds them; without `search` the mask is magnitude's.
+    """Weight, bias, mask and error of one layer, as `State` holds them; without `search` the mask is by magnitude.
 
-    A layer that is not `wanted` but 2:4 already keeps its mask.
+    A layer that is 2:4 already and not to be pruned keeps its mask.
     """
     matrix, intercept = work.matrix * work.scale, has_bias(pruned.wiring, work)
-    groups = work.groups if wanted and search else np.empty((0, 4), np.intp)
-    start = work.as_matrix(_start(work.weight, wanted))
+    groups = work.groups if prune and search else np.empty((0, 4), np.intp)
+    start = work.as_matrix(_start(work.weight, prune))
     rows = np.split(np.arange(len(matrix)), work.parts)
-    moments = _moments(dense, pruned, work, places)
+    moments = _moments(dense, pruned, work, weights)
     fits = [fit(moments.normal(i, intercept), matrix[r], groups, start[r]) for i, r in enumerate(rows)]
     return {
         "weight": np.concatenate([part.weight for part in fits]) / work.scale,
@@ -174,19 +175,19 @@ def fit_layer(
     }
 
 
-def _start(weight: Weight, wanted: bool) -> Array:
+def _start(weight: Weight, prune: bool) -> Array:
     sparse = weight.values.shape[weight.axis] % GROUP == 0 and violations(weight.values != 0, weight.axis)[0] == 0
-    return mask_2to4(weight.values, weight.axis) if wanted or sparse else np.ones(weight.values.shape, np.bool_)
+    return mask_2to4(weight.values, weight.axis) if prune or sparse else np.ones(weight.values.shape, np.bool_)
 
 
-def _moments(dense: Tape, pruned: Tape, work: Product, places: Places | None) -> Moments:
-    """What the pruned network feeds the layer, and what the dense one makes of that place."""
+def _moments(dense: Tape, pruned: Tape, work: Product, weights: PositionWeights | None) -> Moments:
+    """Of the layer's inputs in the pruned network, and its outputs in the dense one."""
     outputs, columns = work.matrix.shape
     moments = Moments(work.parts, columns, outputs // work.parts)
 
     def sums(pair: tuple[int, tuple[Array, Array]]) -> Sums:
         batch, (x, y) = pair
-        weight = None if places is None or y.ndim != 4 else places.weights(batch, *y.shape[2:])
+        weight = None if weights is None or y.ndim != 4 else weights.weights(batch, *y.shape[2:])
         return Sums.of(work.parts, work.inputs(x), work.outputs(y), weight)
 
     pairs = zip(pruned.read(work.reads), dense.read(work.node.output[0]), strict=True)
@@ -195,8 +196,8 @@ def _moments(dense: Tape, pruned: Tape, work: Product, places: Places | None) ->
     return moments
 
 
-def _apply(pruned: Tape, work: Product, held: Mapping[str, Array], wanted: bool) -> LayerFit:
-    pruned.wiring.store(work.weight.source, work.stored(held["weight"]))
-    if held["bias"].size:
-        set_bias(pruned.wiring, work, held["bias"])
-    return LayerFit(layer_name(work.node), float(held["error"]), held["mask"] if wanted else None)
+def _apply(pruned: Tape, work: Product, arrays: Mapping[str, Array], prune: bool) -> LayerFit:
+    pruned.wiring.store(work.weight.source, work.stored(arrays["weight"]))
+    if arrays["bias"].size:
+        set_bias(pruned.wiring, work, arrays["bias"])
+    return LayerFit(layer_name(work.node), float(arrays["error"]), arrays["mask"] if prune else None)

@@ -13,7 +13,7 @@ from edgesparse.predict import boards, fusion, page, roofline
 from edgesparse.predict.boards import Board
 from edgesparse.predict.roofline import Prediction
 from edgesparse.progress import Progress, quiet
-from edgesparse.sparsity.inspect import Inspection, Layer, inspect
+from edgesparse.sparsity.inspect import InspectedLayer, Inspection, inspect
 from edgesparse.tasks.inputs import Target, as_recipe
 from edgesparse.tasks.writing import check_outputs, write
 
@@ -28,7 +28,7 @@ class ModelInspection:
     predictions: Mapping[str, Prediction] = field(default_factory=dict)
 
     @property
-    def layers(self) -> tuple[Layer, ...]:
+    def layers(self) -> tuple[InspectedLayer, ...]:
         """Every layer of the model, in the graph's order."""
         return self.report.layers
 

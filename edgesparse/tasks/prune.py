@@ -20,8 +20,8 @@ from edgesparse.runtime.evaluate import Labels, score_model
 from edgesparse.sparsity import page
 from edgesparse.sparsity.prune import PruneReport
 from edgesparse.sparsity.prune import prune as by_magnitude
-from edgesparse.sparsity.reconstruct import reconstruct
-from edgesparse.sparsity.reconstruction import ReconstructReport
+from edgesparse.sparsity.reconstruct import ReconstructOptions, Task, reconstruct
+from edgesparse.sparsity.reconstruct_report import ReconstructReport
 from edgesparse.stream.sources.open import image_batches
 from edgesparse.tasks.inputs import Annotated, Target, as_recipe, check_images
 from edgesparse.tasks.writing import check_outputs, write
@@ -151,19 +151,19 @@ def _reconstruct(recipe: Recipe, options: PruneOptions, progress: Progress) -> t
     model = load(recipe.model)
     spec = detector_spec(model, recipe)
     images = image_batches(source, spec.input, options.count)
-    return reconstruct(
-        model,
-        images,
+    selection = ReconstructOptions(
         layers="auto" if options.automatic else (options.layers or None),
-        score=partial(score_model, spec=spec, labels=labels, progress=partial(progress, "scoring")) if labels else None,
         max_drop=options.max_drop,
         share=options.share,
         gains=_gains(model, spec, board) if board else None,
-        objects=object_masks(model, images, spec),
-        read=box_reader(spec),
-        progress=progress,
         state_dir=state,
     )
+    task = Task(
+        score=partial(score_model, spec=spec, labels=labels, progress=partial(progress, "scoring")) if labels else None,
+        read=box_reader(spec),
+        objects=object_masks(model, images, spec),
+    )
+    return reconstruct(model, images, selection, task, progress)
 
 
 def _labels(options: PruneOptions) -> Labels | None:

@@ -15,10 +15,10 @@ from edgesparse.builder.prepare import detector_spec
 from edgesparse.config import Recipe
 from edgesparse.errors import CalibrationError, ConfigError, ModelError
 from edgesparse.int8 import calibration_table, page
-from edgesparse.int8.calibration import Calibration
+from edgesparse.int8.calibration import Calibration, CalibrationOptions
 from edgesparse.int8.placement import Placement
-from edgesparse.int8.recover import Recovered, recover
-from edgesparse.int8.recovery import RecoverReport
+from edgesparse.int8.recover import Recovered, RecoverOptions, recover
+from edgesparse.int8.recover_report import RecoverReport
 from edgesparse.int8.representative import size_warnings
 from edgesparse.model.activations import stream
 from edgesparse.model.load import Model, load, save
@@ -110,7 +110,7 @@ def quantize_file(target: Target, output: Path, options: QuantizeOptions, progre
     check_outputs((calibration,), True, [*inputs, output])
     result, images = _recover(recipe, options, progress)
     progress("writing", 0, 0)
-    write(output, partial(_save_checked, result.quantised, images))
+    write(output, partial(_save_checked, result.quantized, images))
     written = [output]
     if table is not None and owner is not None:
         write(owner, partial(save, result.model))
@@ -149,15 +149,15 @@ def _recover(recipe: Recipe, options: QuantizeOptions, progress: Progress) -> tu
     result = recover(
         model,
         images,
-        method=options.method,
-        placement=options.placement,
-        keep=tuple(options.keep),
+        RecoverOptions(
+            CalibrationOptions(options.method, spec.input, _path(options.calibration)),
+            placement=options.placement,
+            keep=tuple(options.keep),
+            max_drop=options.max_drop,
+            scales=scales,
+            table=options.table is not None,
+        ),
         score=partial(score_model, spec=spec, labels=labels, progress=partial(progress, "scoring")) if labels else None,
-        max_drop=options.max_drop,
-        scales=scales,
-        table=options.table is not None,
-        spec=spec.input,
-        saved=_path(options.calibration),
         progress=progress,
     )
     warnings = (*size_warnings(images.sizes, spec.input), *result.report.warnings)

@@ -12,7 +12,7 @@ from edgesparse.backends import BuildOptions, backend
 from edgesparse.backends.base import Limits, Precision
 from edgesparse.backends.tensorrt.driver import gpu
 from edgesparse.errors import BackendUnavailable, BuildError, ModelError
-from edgesparse.int8.quantize import quantised_tensors, quantize
+from edgesparse.int8.quantize import quantize, quantized_tensors
 from edgesparse.model import load as models
 from edgesparse.model.half import to_half
 
@@ -32,7 +32,7 @@ def variants(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
     made = {"fp32": models.load(DETECTOR)}
     for placement in ("fuse", "sparse"):
-        scales = dict.fromkeys(quantised_tensors(made["fp32"], placement), 0.03)
+        scales = dict.fromkeys(quantized_tensors(made["fp32"], placement), 0.03)
         made[placement], _ = quantize(made["fp32"], scales, placement=placement)
     made |= {f"{name}-half": to_half(model) for name, model in made.items()}
     for name, model in made.items():

@@ -210,7 +210,7 @@ def test_the_recipes_own_head_classes_and_input_win(model: Path) -> None:
         make(model, classes=["a", "b", "c"])
     with pytest.raises(ModelError, match="head 'yolox' cannot read this network"):
         make(model, head="yolox")
-    with pytest.raises(ModelError, match="asked for 96x96: export the model at 96x96"):
+    with pytest.raises(ModelError, match="needed 96x96: export the model at 96x96"):
         make(model, input={"size": 96})
 
 

@@ -169,13 +169,13 @@ def store_in_a_file(folder: Path) -> list[str]:
 
 Make = Callable[[Path], list[str]]
 BAD: dict[Make, tuple[int, str]] = {
-    text_file: (2, r"text.onnx is not a whole ONNX file \(not ONNX, or truncated\): export or copy it again"),
-    truncated: (2, r"cut.onnx is not a whole ONNX file"),
+    text_file: (2, r"text.onnx is not a complete ONNX file \(not ONNX, or truncated\): export or copy it again"),
+    truncated: (2, r"cut.onnx is not a complete ONNX file"),
     classifier: (2, r"no known head: found logits 1x1000 float32 .*: needed a detector's boxes and scores"),
     unknown_operator: (2, r"op.onnx: operator Sharpen is not in ONNX opset 17: export with plain ONNX operators"),
     custom_domain: (2, r"ONNX Runtime refuses it: .*com.acme"),
     dynamic: (2, r"the input images 1x3x\?x\? has no fixed height and width: set input.size .*--size H W"),
-    wrong_size: (2, r"the input is images 1x3x64x64, asked for 96x96: export the model at 96x96"),
+    wrong_size: (2, r"the input is images 1x3x64x64, needed 96x96: export the model at 96x96"),
     size_that_the_graph_does_not_take: (1, r"ONNX Runtime cannot run model.onnx: "),
     unknown_key: (2, r"m.yaml: unknown key 'runs': did you mean 'run'\?"),
     labels_that_are_none: (2, r"labels.json is not COCO JSON"),
@@ -273,4 +273,4 @@ def test_run_as_a_program_it_is_the_same(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "edgesparse", "build", "text.onnx"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("edgesparse: text.onnx is not a whole ONNX file")
+    assert done.stderr.splitlines()[-1].startswith("edgesparse: text.onnx is not a complete ONNX file")

@@ -79,9 +79,9 @@ def test_killed_half_way_it_goes_on_to_the_same_file(
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        (["--layers", "auto"], 2, "needs labelled data to score on"),
-        (["--max-drop", "1"], 2, "needs labelled data to score on"),
-        (["--device", "orin-nano-8gb"], 2, "needs labelled data to score on"),
+        (["--layers", "auto"], 2, "needs labeled data to score on"),
+        (["--max-drop", "1"], 2, "needs labeled data to score on"),
+        (["--device", "orin-nano-8gb"], 2, "needs labeled data to score on"),
         (["--layers", "side1", "--share", "0.5"], 2, "--layers side1 names what to prune"),
         (["--device", "orin-nan-8gb", "--share", "0.5"], 2, "did you mean orin-nano-8gb"),
         (["--html", "none/page.html"], 2, "no folder none"),

@@ -15,7 +15,7 @@ from small_models import model, node, random, run
 
 from edgesparse.config import InputSpec
 from edgesparse.errors import CalibrationError
-from edgesparse.int8.calibration import Calibration, calibrate
+from edgesparse.int8.calibration import Calibration, CalibrationOptions, calibrate
 from edgesparse.int8.observe import activations, layer_inputs, observe
 from edgesparse.int8.thresholds import METHODS
 from edgesparse.model.activations import Batches
@@ -42,8 +42,8 @@ def test_the_tensors_are_the_inputs_of_every_layer_unless_named() -> None:
     made = net()
     assert layer_inputs(made) == ["x", "b"]
     assert activations(made) == ["x", "a", "b", "y"]
-    assert list(calibrate(made, images(), method="max").amax) == ["x", "b"]
-    assert list(calibrate(made, images(), method="max", tensors=["y"]).amax) == ["y"]
+    assert list(calibrate(made, images(), CalibrationOptions("max")).amax) == ["x", "b"]
+    assert list(calibrate(made, images(), CalibrationOptions("max"), tensors=["y"]).amax) == ["y"]
 
 
 def test_both_factors_of_a_product_of_activations_count() -> None:
@@ -56,7 +56,7 @@ def test_max_is_the_largest_magnitude_over_all_images(batch: int) -> None:
     made = net()
     made.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
     data = [random(batch, 3, 12, 12, seed=i) for i in range(3)]
-    found = calibrate(made, lambda: data, method="max", tensors=["x", "y"])
+    found = calibrate(made, lambda: data, CalibrationOptions("max"), tensors=["x", "y"])
     assert found.images == 3 * batch
     assert found.amax["x"] == max(float(np.abs(x).max()) for x in data)
     assert found.amax["y"] == pytest.approx(max(float(np.abs(run(made, x)[0]).max()) for x in data), rel=1e-5)
@@ -67,7 +67,7 @@ def test_max_is_the_largest_magnitude_over_all_images(batch: int) -> None:
 def test_each_method_sets_the_threshold_of_the_histogram(method: str) -> None:
     made = net()
     seen = observe(made, images(), ["x", "b"])
-    found = calibrate(made, images(), method=method)
+    found = calibrate(made, images(), CalibrationOptions(method))
     for name, histogram in seen.histograms.items():
         assert found.amax[name] == np.float32(METHODS[method](histogram))
         assert found.ranges[name].method == method
@@ -81,14 +81,14 @@ def test_best_takes_the_least_error_in_the_outputs_of_the_layers_behind() -> Non
     made = net(w1, w2)
     found = calibrate(made, images(), tensors=["b"])
     assert found.ranges["b"].method != "mse"
-    others = {m: calibrate(made, images(), method=m, tensors=["b"]).amax["b"] for m in METHODS}
+    others = {m: calibrate(made, images(), CalibrationOptions(m), tensors=["b"]).amax["b"] for m in METHODS}
     errors = {m: _output_error(made, amax) for m, amax in others.items()}
     assert found.ranges["b"].method == min(errors, key=errors.__getitem__)
     assert found.ranges["b"].error == pytest.approx(min(errors.values()), rel=1e-3)
 
 
 def _output_error(made: ModelProto, amax: float) -> float:
-    """As `best` defines it, of the tensor b, worked out apart from it."""
+    """As `best` defines it, of the tensor b, worked out variety from it."""
     wrong = right = 0.0
     w2 = next(np.frombuffer(t.raw_data, np.float32).reshape(4, 8) for t in made.graph.initializer if t.name == "w2")
     inner = ModelProto()
@@ -134,7 +134,7 @@ def test_constant_zero_and_tiny_tensors_have_usable_ranges(method: str) -> None:
         "w": random(4, 3, 1, 1),
     }
     made = model(nodes, tensors, (1, 3, 12, 12), outputs=("y", "t2"))
-    found = calibrate(made, images(), method=method)
+    found = calibrate(made, images(), CalibrationOptions(method))
     assert found.amax["n"] == 1
     assert found.amax["c"] == pytest.approx(2.5, rel=1e-3)
     assert all(np.isfinite(np.float32(1) / np.float32(scale)) for scale in found.scales.values())
@@ -166,8 +166,8 @@ def test_tensors_without_a_range_are_refused(tensors: Sequence[str], says: str) 
 
 
 def test_an_unknown_method_names_the_known_ones() -> None:
-    with pytest.raises(CalibrationError, match="'kl': there are entropy, percentile, mse, max, best"):
-        calibrate(net(), images(), method="kl")
+    with pytest.raises(CalibrationError, match="'kl': known are entropy, percentile, mse, max, best"):
+        calibrate(net(), images(), CalibrationOptions("kl"))
 
 
 def test_the_file_holds_all_and_is_whole(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_the_file_holds_all_and_is_whole(tmp_path: Path) -> None:
 
 def test_a_file_is_reused_only_for_its_model_data_and_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "calibration.json"
-    kept = calibrate(net(), images(), spec=SPEC)
+    kept = calibrate(net(), images(), CalibrationOptions(spec=SPEC))
     kept.save(path)
     fresh: list[str] = []
 
@@ -189,13 +189,13 @@ def test_a_file_is_reused_only_for_its_model_data_and_settings(tmp_path: Path, m
         return observe(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr("edgesparse.int8.calibration.observe", counting)
-    assert calibrate(net(), images(), spec=SPEC, saved=path) == kept and not fresh
+    assert calibrate(net(), images(), CalibrationOptions(spec=SPEC, saved=path)) == kept and not fresh
     others = [
-        calibrate(net(w2=W2 * 2), images(), spec=SPEC, saved=path),
-        calibrate(net(), images(5), spec=SPEC, saved=path),
-        calibrate(net(), images(factor=1.01), spec=SPEC, saved=path),
-        calibrate(net(), images(), method="max", spec=SPEC, saved=path),
-        calibrate(net(), images(), tensors=["x"], spec=SPEC, saved=path),
+        calibrate(net(w2=W2 * 2), images(), CalibrationOptions(spec=SPEC, saved=path)),
+        calibrate(net(), images(5), CalibrationOptions(spec=SPEC, saved=path)),
+        calibrate(net(), images(factor=1.01), CalibrationOptions(spec=SPEC, saved=path)),
+        calibrate(net(), images(), CalibrationOptions("max", spec=SPEC, saved=path)),
+        calibrate(net(), images(), CalibrationOptions(spec=SPEC, saved=path), tensors=["x"]),
     ]
     assert len(fresh) == len(others)
     assert len({kept.key, *(other.key for other in others)}) == 1 + len(others)
@@ -211,9 +211,9 @@ def _changed(text: str) -> str:
 @pytest.mark.parametrize(
     "damage, says",
     [
-        (lambda text: text[: len(text) // 2], "no calibration of edgesparse"),
-        (lambda text: "[1, 2]", "no calibration of edgesparse"),
-        (lambda text: "{}", "no calibration of edgesparse"),
+        (lambda text: text[: len(text) // 2], "not a calibration of edgesparse"),
+        (lambda text: "[1, 2]", "not a calibration of edgesparse"),
+        (lambda text: "{}", "not a calibration of edgesparse"),
         (lambda text: '{"format": "other", "version": 1}', "'other' version 1: needed"),
         (lambda text: text.replace('"version": 1', '"version": 9'), "version 9: needed"),
         (_changed, "damaged"),
@@ -221,11 +221,11 @@ def _changed(text: str) -> str:
 )
 def test_a_damaged_or_foreign_file_is_one_clear_error(tmp_path: Path, damage: object, says: str) -> None:
     path = tmp_path / "calibration.json"
-    calibrate(net(), images(), method="max").save(path)
+    calibrate(net(), images(), CalibrationOptions("max")).save(path)
     path.write_text(damage(path.read_text()))  # type: ignore[operator]
     attempts: list[Callable[[], object]] = [
         lambda: Calibration.load(path),
-        lambda: calibrate(net(), images(), saved=path),
+        lambda: calibrate(net(), images(), CalibrationOptions(saved=path)),
     ]
     for attempt in attempts:
         with pytest.raises(CalibrationError, match=says) as refused:
@@ -250,13 +250,13 @@ def test_one_batch_is_held_at_a_time() -> None:
             yield image
             del image
 
-    calibrate(net(), watched, method="max")
+    calibrate(net(), watched, CalibrationOptions("max"))
     assert len(given) == 8
 
 
 def test_a_full_disk_leaves_the_file_as_it_was(small_disk: Path) -> None:
     path = small_disk / "calibration.json"
-    kept = calibrate(net(), images(), method="max")
+    kept = calibrate(net(), images(), CalibrationOptions("max"))
     kept.save(path)
     (small_disk / "filler").write_bytes(b"0" * (3 * 2**20 - 16384))
     large = Calibration({f"{i:05}": kept.ranges["x"] for i in range(5000)}, kept.key, kept.images)

@@ -72,7 +72,7 @@ def test_a_table_that_came_through_windows_or_lost_its_last_line_end_is_read() -
     [
         (b"", "TRT-VERSION-ALGORITHM"),
         (b"images: 3c010a14\n", "TRT-VERSION-ALGORITHM"),
-        (b"\x89PNG\xff\xfe", "no text"),
+        (b"\x89PNG\xff\xfe", "not text"),
         (b"TRT-8503-MagicCalibration\nx: 3c010a14\n", "MagicCalibration.*EntropyCalibration2"),
         (b"TRT-8503-EntropyCalibration2\nimages 3c010a14\n", "line 2.*TENSOR: HEX"),
         (b"TRT-8503-EntropyCalibration2\nimages: 3c010a1\nb: 3c010a14f\n", "line 3"),

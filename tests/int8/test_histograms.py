@@ -11,20 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from edgesparse.int8.histograms import BINS, Histogram
+from edgesparse.int8.histograms import BINS, MagnitudeHistogram
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 BATCHES = st.lists(hnp.arrays(np.float32, st.integers(1, 40), elements=FINITE), min_size=1, max_size=6)
 
 
-def counted(*batches: npt.NDArray[np.float32]) -> Histogram:
-    histogram = Histogram()
+def counted(*batches: npt.NDArray[np.float32]) -> MagnitudeHistogram:
+    histogram = MagnitudeHistogram()
     for batch in batches:
         histogram.add(batch)
     return histogram
 
 
-def same(one: Histogram, other: Histogram) -> bool:
+def same(one: MagnitudeHistogram, other: MagnitudeHistogram) -> bool:
     ends = (one.exponent, one.zeros, one.low, one.high) == (other.exponent, other.zeros, other.low, other.high)
     return ends and bool((one.counts == other.counts).all())
 
@@ -81,7 +81,7 @@ def test_half_precision_counts_as_single() -> None:
 
 
 def test_what_stays_is_the_bins_whatever_the_number_of_values() -> None:
-    histogram = Histogram()
+    histogram = MagnitudeHistogram()
     values = np.random.default_rng(0).standard_normal(100_000).astype(np.float32)
     histogram.add(values)
     tracemalloc.start()

@@ -20,7 +20,7 @@ X = (1, WIDTH, 4, 4)
 
 
 def pairs(made: ModelProto, placement: Placement = "fuse", keep: Collection[str] = ()) -> dict[str, set[str]]:
-    """Each quantised tensor, and the nodes that read it through its pair."""
+    """Each quantized tensor, and the nodes that read it through its pair."""
     named = {each.output[0]: each.name or each.op_type for each in made.graph.node}
     return {name: {named[reader] for reader in by} for name, by in plan(made, placement, keep).readers.items()}
 
@@ -62,7 +62,7 @@ def test_one_pair_serves_all_that_read_a_tensor() -> None:
     assert pairs(patterns.shared()) == {"x": {"a"}, "ar": {"b", "c"}, "product": {"next"}}
 
 
-def test_depthwise_and_transposed_convolutions_are_quantised() -> None:
+def test_depthwise_and_transposed_convolutions_are_quantized() -> None:
     assert pairs(patterns.depthwise()) == {"x": {"a"}, "ar": {"d"}, "dr": {"next"}}
     assert pairs(patterns.transposed()) == {"x": {"a"}, "ar": {"t"}, "tr": {"next"}}
 
@@ -84,18 +84,18 @@ def test_a_resize_has_a_pair_behind_it_alone_and_the_concatenations_scale() -> N
     assert groups(patterns.neck()) == {frozenset({"ar", "up", "cat"})}
 
 
-def test_what_is_split_is_quantised_once_in_front_of_the_split() -> None:
+def test_what_is_split_is_quantized_once_in_front_of_the_split() -> None:
     found = pairs(patterns.split())
     assert found["as"] == {"split"} and found["s1"] == {"b", "add", "cat"} and found["sum"] == {"cat"}
     assert groups(patterns.split()) == {frozenset({"as", "s0", "s1", "sum", "cat"})}
 
 
-def test_the_image_is_quantised_in_front_of_its_slices() -> None:
+def test_the_image_is_quantized_in_front_of_its_slices() -> None:
     assert pairs(patterns.focus())["x"] == {f"slice{i}" for i in range(4)}
     assert len(groups(patterns.focus())) == 1
 
 
-def test_matrix_products_are_quantised() -> None:
+def test_matrix_products_are_quantized() -> None:
     assert pairs(patterns.gemm()) == {"x": {"a"}, "ar": {"b"}, "br": {"c"}}
 
 
@@ -116,7 +116,7 @@ def test_shapes_that_are_computed_make_no_head_of_the_backbone() -> None:
 def test_layers_that_are_kept_read_float_and_cost_nothing_elsewhere() -> None:
     assert pairs(patterns.shared(), keep=["b"]) == {"x": {"a"}, "ar": {"c"}, "product": {"next"}}
     assert pairs(patterns.silu_chain(), keep=["next"]) == {"x": {"a"}}
-    assert plan(patterns.shared(), keep=["b"]).float_because["b"] == "kept in float, as asked"
+    assert plan(patterns.shared(), keep=["b"]).float_because["b"] == "kept in float, as requested"
     with pytest.raises(CalibrationError, match="'nxet' in float: no such layer; did you mean 'next'"):
         plan(patterns.shared(), keep=["nxet"])
 
@@ -147,16 +147,16 @@ def test_in_the_sparse_placement_all_that_reads_a_sparse_layer_reads_int8() -> N
     assert pairs(made)["p"] == {"b"} and pairs(made, "sparse")["p"] == {"b", "head"}
 
 
-def test_what_cannot_be_quantised_is_refused_in_one_line() -> None:
-    with pytest.raises(ModelError, match="carries 2 Q/DQ operators already: build it as it is"):
+def test_what_cannot_be_quantized_is_refused_in_one_line() -> None:
+    with pytest.raises(ModelError, match="has 2 Q/DQ operators already: build it as it is"):
         tail = [node("QuantizeLinear", ["y0", "s"], ["q"]), node("DequantizeLinear", ["q", "s"], ["y"])]
         plan(model([conv("a", "x", "y0"), *tail], weights("a") | {"s": np.float32(1)}, X))
-    with pytest.raises(ModelError, match=r"operator form.*quantise the float model"):
+    with pytest.raises(ModelError, match=r"operator form.*quantize the float model"):
         plan(operator_form())
     half = {name: value.astype(np.float16) for name, value in (weights("a") | weights("b")).items()}
-    with pytest.raises(ModelError, match="takes FLOAT16: quantise the FP32 export"):
+    with pytest.raises(ModelError, match="takes FLOAT16: quantize the FP32 export"):
         plan(model([conv("a", "x", "a"), conv("b", "a", "y")], half, X, dtype=TensorProto.FLOAT16))
-    with pytest.raises(ModelError, match="none of the model's 1 layers can be INT8: a makes the model's output"):
+    with pytest.raises(ModelError, match="none of the model's 1 layers can be INT8: a computes the model's output"):
         plan(model([conv("a", "x", "y")], weights("a"), X))
 
 
@@ -172,4 +172,4 @@ def test_products_of_activations_and_computed_weights_stay_float_with_a_reason()
     made = graph(nodes, last="b", **weights("b"))
     reasons = plan(made).float_because
     assert reasons["product"] == "multiplies two activations"
-    assert "come out of Mul: fold" in reasons["computed"]
+    assert "are computed by Mul: fold" in reasons["computed"]

@@ -20,7 +20,7 @@ from small_models import Array, model, node, random, run
 
 from edgesparse.errors import CalibrationError, ModelError
 from edgesparse.int8.placement import Placement, plan
-from edgesparse.int8.quantize import quantised_tensors, quantize
+from edgesparse.int8.quantize import quantize, quantized_tensors
 from edgesparse.model.layers import layer_name
 from edgesparse.model.weights import weight_of
 from edgesparse.model.wiring import Wiring, attribute
@@ -36,7 +36,7 @@ def entry(made: ModelProto) -> Floats:
 
 def values(made: ModelProto, x: Floats) -> dict[str, Floats]:
     """Every tensor of `made`, by ONNX's own NumPy evaluator, node by node, with nothing rounded."""
-    return fake_quantised(made, x, {}, {}, {})
+    return fake_quantized(made, x, {}, {}, {})
 
 
 def fake(x: Floats, scale: Floats | float) -> Floats:
@@ -44,7 +44,7 @@ def fake(x: Floats, scale: Floats | float) -> Floats:
     return (np.clip(np.rint(x / np.float32(scale)), -128, 127) * np.float32(scale)).astype(np.float32)
 
 
-def fake_quantised(
+def fake_quantized(
     made: ModelProto,
     x: Floats,
     readers: Mapping[str, Mapping[str, set[int]]],
@@ -76,9 +76,9 @@ def _run_alone(each: onnx.NodeProto, inputs: Mapping[str, Floats | None]) -> lis
 
 
 def scales_of(made: ModelProto, x: Floats, placement: Placement = "fuse") -> dict[str, float]:
-    """Each quantised tensor's largest magnitude for `x`, a little of it cut off, over 127."""
+    """Each quantized tensor's largest magnitude for `x`, a little of it cut off, over 127."""
     at = values(made, x)
-    return {name: 0.9 * float(np.abs(at[name]).max()) / 127 for name in quantised_tensors(made, placement)}
+    return {name: 0.9 * float(np.abs(at[name]).max()) / 127 for name in quantized_tensors(made, placement)}
 
 
 def rounded_weights(made: ModelProto) -> dict[str, Floats]:
@@ -100,7 +100,7 @@ def test_the_result_computes_what_numpy_says(pattern: str) -> None:
     scales = scales_of(made, x)
     result, report = quantize(made, scales)
     onnx.checker.check_model(result, full_check=True)
-    expected = fake_quantised(made, x, plan(made).readers, report.scales, rounded_weights(made))["y"]
+    expected = fake_quantized(made, x, plan(made).readers, report.scales, rounded_weights(made))["y"]
     found, plain = run(result, x)[0], values(made, x)["y"]
     step = np.abs(expected - plain).max()
     assert 0 < step < 0.2 * np.abs(plain).max()
@@ -112,7 +112,7 @@ def test_the_sparse_placement_computes_what_numpy_says() -> None:
     made = sparse_and_dense()
     x = entry(made)
     result, report = quantize(made, scales_of(made, x, "sparse"), placement="sparse")
-    expected = fake_quantised(made, x, plan(made, "sparse").readers, report.scales, rounded_weights(made))["y"]
+    expected = fake_quantized(made, x, plan(made, "sparse").readers, report.scales, rounded_weights(made))["y"]
     found = run(result, x)[0]
     assert set(report.scales) == {"x", "a", "p"} and report.layers[0].why == "INT8, weights 2:4"
     assert np.mean(np.isclose(found, expected, atol=1e-4)) > 0.97
@@ -128,7 +128,7 @@ def sparse_and_dense() -> ModelProto:
 
 def test_tensors_that_share_a_scale_get_the_largest() -> None:
     made = patterns.sppf()
-    scales = {name: 0.01 * i for i, name in enumerate(quantised_tensors(made), 1)}
+    scales = {name: 0.01 * i for i, name in enumerate(quantized_tensors(made), 1)}
     _, report = quantize(made, scales)
     assert {report.scales[name] for name in ("r", "p1", "p2", "p3", "cat")} == {np.float32(max(scales.values()))}
     assert report.scales["x"] == np.float32(scales["x"])
@@ -175,7 +175,7 @@ def test_noughts_stay_noughts_and_weights_move_half_a_step_at_most(weight: Float
     weight[3] = 0 if dead else weight[3]
     made = sparse_and_dense()
     made.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight, "a.w"))
-    result, _ = quantize(made, dict.fromkeys(quantised_tensors(made), 0.1))
+    result, _ = quantize(made, dict.fromkeys(quantized_tensors(made), 0.1))
     found = layer_values(result, "a")
     assert violations(found)[0] == 0 and not found[weight == 0].any() and np.isfinite(found).all()
     step = np.abs(weight).max(axis=(1, 2, 3), keepdims=True) / 127
@@ -199,7 +199,7 @@ def scale_and_axis(made: ModelProto, layer: str) -> tuple[tuple[int, ...], int |
 
 def test_scales_lie_along_the_output_channels() -> None:
     def of(made: ModelProto, layer: str) -> tuple[tuple[int, ...], int | None]:
-        return scale_and_axis(quantize(made, dict.fromkeys(quantised_tensors(made), 1.0))[0], layer)
+        return scale_and_axis(quantize(made, dict.fromkeys(quantized_tensors(made), 1.0))[0], layer)
 
     assert of(patterns.depthwise(), "d") == ((WIDTH,), 0) and of(patterns.depthwise(), "a") == ((WIDTH,), 0)
     assert of(patterns.transposed(), "t") == ((WIDTH,), 1)
@@ -238,9 +238,9 @@ def test_names_that_are_taken_are_left_to_their_owners() -> None:
 def test_the_model_itself_stays_and_quantising_twice_is_refused() -> None:
     made = patterns.residual()
     before = made.SerializeToString()
-    result, _ = quantize(made, dict.fromkeys(quantised_tensors(made), 0.1))
+    result, _ = quantize(made, dict.fromkeys(quantized_tensors(made), 0.1))
     assert made.SerializeToString() == before
-    with pytest.raises(ModelError, match="carries 16 Q/DQ operators already"):
+    with pytest.raises(ModelError, match="has 16 Q/DQ operators already"):
         quantize(result, {})
 
 
@@ -262,7 +262,7 @@ def test_the_report_says_what_is_int8_and_why_not() -> None:
 @pytest.mark.parametrize("placement", ["fuse", "sparse"])
 def test_inspect_reads_what_was_written(placement: Placement) -> None:
     made = sparse_and_dense()
-    result, _ = quantize(made, dict.fromkeys(quantised_tensors(made, placement), 0.1), placement=placement)
+    result, _ = quantize(made, dict.fromkeys(quantized_tensors(made, placement), 0.1), placement=placement)
     layer, dense, head = inspect(result).layers
     assert [layer.state, dense.state, head.state] == ["sparse", "dense", "dense"]
     assert layer.macs == dense.macs == 32 * 32 * 16
@@ -273,7 +273,7 @@ def test_inspect_reads_what_was_written(placement: Placement) -> None:
 
 def test_the_real_network(real: object) -> None:
     made = onnx.load(f"{real}/models/yolox_nano.onnx")
-    names = quantised_tensors(made)
+    names = quantized_tensors(made)
     result, report = quantize(made, dict.fromkeys(names, 0.5))
     onnx.checker.check_model(result, full_check=True)
     assert report.opset == (11, 13) and report.share > 0.95
@@ -288,7 +288,7 @@ def test_the_real_network(real: object) -> None:
 def test_the_default_detectors(name: str) -> None:
     made = onnx.load(f"edgesparse/demo/{name}.onnx")
     for placement in ("fuse", "sparse"):
-        result, report = quantize(made, dict.fromkeys(quantised_tensors(made, placement), 0.1), placement=placement)
+        result, report = quantize(made, dict.fromkeys(quantized_tensors(made, placement), 0.1), placement=placement)
         sparse = {layer.name for layer in inspect(made).layers if layer.state == "sparse"}
         after = {layer.name: layer for layer in inspect(result).layers}
         assert all(after[layer].state == "sparse" for layer in sparse) and report.share > 0.99
@@ -298,13 +298,13 @@ def test_the_default_detectors(name: str) -> None:
 
 
 def test_convolutions_say_their_kernels_shape() -> None:
-    """TensorRT 8.5 cannot read one of quantised weights that leaves it out, as ONNX allows."""
+    """TensorRT 8.5 cannot read one of quantized weights that leaves it out, as ONNX allows."""
     made = PATTERNS["residual"]()
     for each in made.graph.node:
         kept = [a for a in each.attribute if a.name != "kernel_shape"]
         del each.attribute[:]
         each.attribute.extend(kept)
-    written, _ = quantize(made, dict.fromkeys(quantised_tensors(made), 0.1))
+    written, _ = quantize(made, dict.fromkeys(quantized_tensors(made), 0.1))
     said = {n.output[0]: attribute(n, "kernel_shape") for n in written.graph.node}
     needed = {k.node.output[0]: list(k.weight.values.shape[2:]) for k in plan(made).kernels}
     assert needed and {name: said[name] for name in needed} == needed

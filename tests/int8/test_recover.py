@@ -12,15 +12,17 @@ from patterns import conv, relu, silu, weights
 from small_models import Array, model, random, run
 
 from edgesparse.errors import CalibrationError, ModelError
-from edgesparse.int8.equalise import equalise
+from edgesparse.int8.calibration import CalibrationOptions, calibrate
+from edgesparse.int8.equalize import equalize
 from edgesparse.int8.page import page
 from edgesparse.int8.quantize import quantize
-from edgesparse.int8.recover import recover
+from edgesparse.int8.recover import RecoverOptions, recover
 from edgesparse.model.activations import Batches, spread, stream
 from edgesparse.progress import quiet
 from edgesparse.sparsity.mask import mask_2to4
 
 C = 8
+MAX = CalibrationOptions("max")
 
 
 def batches(count: int = 8) -> Batches:
@@ -68,33 +70,31 @@ def test_each_step_comes_closer_and_the_parts_make_the_whole() -> None:
     before = network()
     copy = ModelProto()
     copy.CopyFrom(before)
-    done = recover(before, batches(), method="max")
+    done = recover(before, batches(), RecoverOptions(MAX))
     assert before == copy
     changes = [step.change for step in done.report.steps]
     assert changes[0] == 0 and 0 < changes[2] < 1.1 * changes[1]
-    assert [e.tensor for e in done.report.equalised] == ["as"]
+    assert [e.tensor for e in done.report.equalized] == ["as"]
     assert [layer.name for layer in done.report.layers if layer.int8] == ["a", "b", "c"]
     assert all((layer.error is not None) == layer.int8 for layer in done.report.layers)
     again, _ = quantize(done.model, done.scales, keep=done.keep)
-    assert again == done.quantised
+    assert again == done.quantized
     other, _ = quantize(done.model, done.scales, placement="sparse")
     assert lost(before, other) < 0.1
-    assert lost(before, done.quantised) < 0.7 * lost(before, plainly(before))
+    assert lost(before, done.quantized) < 0.7 * lost(before, plainly(before))
 
 
 def plainly(made: ModelProto) -> ModelProto:
     """Ranges and the nearest grid points alone."""
-    from edgesparse.int8.calibration import calibrate
-
-    return quantize(made, calibrate(made, batches(), method="max").scales)[0]
+    return quantize(made, calibrate(made, batches(), CalibrationOptions("max")).scales)[0]
 
 
 def test_every_layer_has_the_mean_that_it_has_in_float() -> None:
-    even, _ = equalise(network(), batches(), (), quiet)
-    done = recover(network(), batches(), method="max")
+    even, _ = equalize(network(), batches(), (), quiet)
+    done = recover(network(), batches(), RecoverOptions(MAX))
     plain, _ = quantize(even, done.scales)
     for name in ("b", "c"):
-        wanted, rounded, corrected = (means(made, name) for made in (even, plain, done.quantised))
+        wanted, rounded, corrected = (means(made, name) for made in (even, plain, done.quantized))
         assert np.abs(corrected - wanted).sum() < 0.6 * np.abs(rounded - wanted).sum()
 
 
@@ -104,17 +104,17 @@ def means(made: ModelProto, name: str) -> Array:
 
 
 def test_weights_and_the_head_stay_as_they_are_but_for_what_was_made_even() -> None:
-    done = recover(network(sparse=True), batches(), method="max")
-    even, _ = equalise(network(sparse=True), batches(), (), quiet)
+    done = recover(network(sparse=True), batches(), RecoverOptions(MAX))
+    even, _ = equalize(network(sparse=True), batches(), (), quiet)
     for name in ("a.w", "b.w", "c.w", "head.w", "head.b"):  # and the head keeps its bias
         assert (stored(done.model, name) == stored(even, name)).all()
 
 
 def test_errors_are_what_is_left() -> None:
     before = network()
-    done = recover(before, batches(), method="max")
+    done = recover(before, batches(), RecoverOptions(MAX))
     for layer in [layer for layer in done.report.layers if layer.int8]:
-        made = (before, done.quantised)
+        made = (before, done.quantized)
         old, new = (np.stack([v[layer.name] for v in stream(m, batches(), [layer.name])]) for m in made)
         left = (old - new).var((0, 1, 3, 4)).sum() / old.var((0, 1, 3, 4)).sum()
         assert layer.error == pytest.approx(left, rel=0.1)
@@ -130,7 +130,7 @@ def test_errors_are_what_is_left() -> None:
 def test_every_way_in_which_layers_join(pattern: Callable[[], ModelProto]) -> None:
     made = pattern()
     shape = [axis.dim_value for axis in made.graph.input[0].type.tensor_type.shape.dim]
-    done = recover(made, lambda: (random(*shape, seed=i) for i in range(6)), method="max", table=True)
+    done = recover(made, lambda: (random(*shape, seed=i) for i in range(6)), RecoverOptions(MAX, table=True))
     first, nearest, corrected = (step.change for step in done.report.steps)
     assert first == 0 and corrected < 1.1 * nearest < 0.01
 
@@ -138,9 +138,9 @@ def test_every_way_in_which_layers_join(pattern: Callable[[], ModelProto]) -> No
 def test_layers_are_kept_float_until_the_drop_holds_and_no_more() -> None:
     before = network(large=300)
     score_of = lambda int8: 100 - 100 * lost(before, int8)  # noqa: E731
-    free = recover(before, batches(), method="max", score=score_of)
+    free = recover(before, batches(), RecoverOptions(MAX), score=score_of)
     assert free.report.drop is not None and free.report.drop > 0.03 and free.keep == ()
-    done = recover(before, batches(), method="max", score=score_of, max_drop=free.report.drop / 3)
+    done = recover(before, batches(), RecoverOptions(MAX, max_drop=free.report.drop / 3), score=score_of)
     assert done.report.drop is not None and done.report.drop <= free.report.drop / 3
     assert done.keep == ("c",)
     kept = next(layer for layer in done.report.layers if layer.name == "c")
@@ -152,40 +152,40 @@ def test_layers_are_kept_float_until_the_drop_holds_and_no_more() -> None:
 
 def test_a_limit_may_be_the_score_itself() -> None:
     scores = iter([70.0, 80.0, 80.0])  # only what decides is scored
-    done = recover(network(), batches(), method="max", score=lambda made: next(scores), least=75)
+    done = recover(network(), batches(), RecoverOptions(MAX, least=75), score=lambda made: next(scores))
     assert len(done.keep) == 1 and [step.score for step in done.report.steps] == [None, None, 70, 80]
 
 
 def test_where_biases_set_anew_do_worse_the_old_ones_stay() -> None:
     scores = iter([100.0, 90.0, 90.0, 99.5, 98.0, 99.5])  # two for one kept: biases anew, and old
-    done = recover(network(), batches(), method="max", score=lambda made: next(scores), max_drop=1)
+    done = recover(network(), batches(), RecoverOptions(MAX, max_drop=1), score=lambda made: next(scores))
     assert done.report.drop == 0.5 and len(done.keep) == 1
     assert done.report.steps[-1].what == "kept in float: 1 of 3"
 
 
 def test_named_layers_stay_float_with_their_weights() -> None:
     before = network()
-    done = recover(before, batches(), method="max", keep=("c",))
+    done = recover(before, batches(), RecoverOptions(MAX, keep=("c",)))
     assert done.keep == ("c",)
     assert (stored(done.model, "c.w") == stored(before, "c.w")).all()
 
 
 def test_the_table_holds_all_that_leads_to_the_int8_layers() -> None:
-    narrow = recover(network(), batches(), method="max")
-    wide = recover(network(), batches(), method="max", table=True)
+    narrow = recover(network(), batches(), RecoverOptions(MAX))
+    wide = recover(network(), batches(), RecoverOptions(MAX, table=True))
     assert set(narrow.scales) < set(wide.scales) and {"a", "as.s", "b", "x"} <= set(wide.scales)
     assert "y" not in wide.scales and "c" not in wide.scales
 
 
 def test_refused() -> None:
-    with pytest.raises(CalibrationError, match="labelled data"):
-        recover(network(), batches(), max_drop=1)
+    with pytest.raises(CalibrationError, match="labeled data"):
+        recover(network(), batches(), RecoverOptions(max_drop=1))
     with pytest.raises(ModelError, match="none of the model's 1 layers can be INT8"):
         head = model([conv("head", "x", "y")], weights("head"), (1, C, 4, 4))
         recover(head, batches())
     scores = iter([100.0] + [50.0] * 10)
     with pytest.raises(CalibrationError, match="no layer can be INT8 and leave 99"):
-        recover(network(), batches(), method="max", score=lambda made: next(scores), max_drop=1)
+        recover(network(), batches(), RecoverOptions(MAX, max_drop=1), score=lambda made: next(scores))
     with pytest.raises(CalibrationError, match="no calibration images"):
         recover(network(), batches(0))
 

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pytest
 
 from edgesparse.config import InputSpec
-from edgesparse.int8.histograms import Histogram
-from edgesparse.int8.representative import Images, size_warnings, unsettled
+from edgesparse.int8.histograms import MagnitudeHistogram
+from edgesparse.int8.representative import ImageStatistics, size_warnings, unsettled
 
 SPEC = InputSpec(size=(48, 64))
 
@@ -22,7 +22,7 @@ def scenes(count: int, low: float = 0, high: float = 1, seed: int = 0) -> npt.ND
 
 
 def said(images: npt.NDArray[np.float32], spec: InputSpec | None = SPEC, batch: int = 4) -> list[str]:
-    seen = Images(spec)
+    seen = ImageStatistics(spec)
     for start in range(0, len(images), batch):
         seen.add(images[start : start + batch])
     return seen.warnings()
@@ -75,8 +75,8 @@ def test_the_figures_don_t_depend_on_the_batches(batch: int) -> None:
     assert said(images, batch=batch) == said(images, batch=4) != []
 
 
-def counted(values: npt.NDArray[np.float32]) -> Histogram:
-    histogram = Histogram()
+def counted(values: npt.NDArray[np.float32]) -> MagnitudeHistogram:
+    histogram = MagnitudeHistogram()
     histogram.add(values)
     return histogram
 

@@ -12,7 +12,7 @@ from patterns import PATTERNS
 
 from edgesparse.backends import BuildOptions, backend
 from edgesparse.int8.placement import Placement
-from edgesparse.int8.quantize import quantised_tensors, quantize
+from edgesparse.int8.quantize import quantize, quantized_tensors
 from edgesparse.model.half import to_half
 
 THERE = importlib.util.find_spec("tensorrt_rtx_bindings") or importlib.util.find_spec("tensorrt_rtx")
@@ -25,7 +25,7 @@ pytestmark = [
 
 def built(made: onnx.ModelProto, folder: Path, placement: Placement = "fuse") -> str:
     """The precision of the plan that comes of `made` in INT8."""
-    scales = dict.fromkeys(quantised_tensors(made, placement), 0.05)
+    scales = dict.fromkeys(quantized_tensors(made, placement), 0.05)
     result, _ = quantize(made, scales, placement=placement)
     onnx.save(to_half(result), folder / "model.onnx")
     options = BuildOptions(precision="int8", sparse=True)

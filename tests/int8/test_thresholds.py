@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edgesparse.int8 import thresholds
-from edgesparse.int8.histograms import Histogram
+from edgesparse.int8.histograms import MagnitudeHistogram
 from edgesparse.int8.thresholds import LEVELS, METHODS
 
 RNG = np.random.default_rng(0)
@@ -18,8 +18,8 @@ GAUSS = RNG.standard_normal(1_000_000).astype(np.float32)
 LAPLACE = RNG.laplace(size=1_000_000).astype(np.float32)
 
 
-def of(values: npt.ArrayLike) -> Histogram:
-    histogram = Histogram()
+def of(values: npt.ArrayLike) -> MagnitudeHistogram:
+    histogram = MagnitudeHistogram()
     histogram.add(np.asarray(values, np.float32))
     return histogram
 
@@ -29,18 +29,18 @@ def squared_error(values: npt.NDArray[np.float32], threshold: float) -> float:
     return float(np.square(np.clip(np.rint(values / scale), -127, 127) * scale - values).mean())
 
 
-def divergence(histogram: Histogram, bins: int) -> float:
+def divergence(histogram: MagnitudeHistogram, bins: int) -> float:
     """Kullback and Leibler's, of one threshold, written out as the method is published."""
     counts = histogram.counts[: int(histogram.amax / histogram.width) + 1].astype(float)
     reference = counts[:bins].copy()
     reference[-1] += counts[bins:].sum()
-    quantised = np.zeros(bins)
+    quantized = np.zeros(bins)
     for level in range(LEVELS):
         part = slice(bins * level // LEVELS, bins * (level + 1) // LEVELS)
         filled = reference[part] > 0
         if filled.any():
-            quantised[part] = counts[part].sum() / filled.sum() * filled
-    p, q = reference / reference.sum(), quantised / quantised.sum()
+            quantized[part] = counts[part].sum() / filled.sum() * filled
+    p, q = reference / reference.sum(), quantized / quantized.sum()
     with np.errstate(divide="ignore"):
         return float(np.sum(p[p > 0] * np.log(p[p > 0] / q[p > 0])))
 

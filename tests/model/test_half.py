@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from edgesparse.errors import ModelError
-from edgesparse.int8.quantize import quantised_tensors, quantize
+from edgesparse.int8.quantize import quantize, quantized_tensors
 from edgesparse.model import load as models
 from edgesparse.model.half import to_half
 
@@ -149,11 +149,11 @@ def test_named_nodes_stay_float() -> None:
 
 
 @pytest.mark.parametrize("placement", ["fuse", "sparse"])
-def test_a_quantised_detector_is_half_between_its_pairs(placement: str) -> None:
+def test_a_quantized_detector_is_half_between_its_pairs(placement: str) -> None:
     model = models.load(DETECTOR)
-    scales = dict.fromkeys(quantised_tensors(model, placement), 0.03)  # type: ignore[arg-type]
-    quantised, _ = quantize(model, scales, placement=placement)  # type: ignore[arg-type]
-    half = to_half(quantised)
+    scales = dict.fromkeys(quantized_tensors(model, placement), 0.03)  # type: ignore[arg-type]
+    quantized, _ = quantize(model, scales, placement=placement)  # type: ignore[arg-type]
+    half = to_half(quantized)
     assert half.opset_import[0].version >= 19
     found = kinds(half)
     pairs = [node for node in half.graph.node if node.op_type == "DequantizeLinear"]

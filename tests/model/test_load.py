@@ -80,7 +80,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("data", [b"", b"\0\0", b"this is no model", b"\x89PNG\r\n\x1a\n", b"{}"])
 def test_what_is_no_onnx_whatever_its_name(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data)
-    assert "not a whole ONNX file" in refused(tmp_path / name)
+    assert "not a complete ONNX file" in refused(tmp_path / name)
 
 
 @pytest.fixture(scope="module")
@@ -142,9 +142,9 @@ def test_weights_that_are_missing_or_cut_off(tmp_path: Path) -> None:
     path = with_weights_beside(tmp_path)
     weights = tmp_path / "weights.bin"
     weights.write_bytes(weights.read_bytes()[:100])
-    assert "weights.bin" in refused(path) or "must come along" in refused(path)
+    assert "weights.bin" in refused(path) or "must be copied too" in refused(path)
     weights.unlink()
-    assert "weights.bin" in refused(path) and "must come along" in refused(path)
+    assert "weights.bin" in refused(path) and "must be copied too" in refused(path)
 
 
 def kinds(graph: onnx.GraphProto) -> set[str]:
@@ -212,8 +212,8 @@ def test_the_size_of_the_metadata_is_taken_when_none_is_given(tmp_path: Path) ->
     ("shape", "size", "message"),
     [
         (("h", "w"), None, r"images 1x3x\?x\? has no fixed height and width: set input.size"),
-        ((64, 64), (64, 96), r"the input is images 1x3x64x64, asked for 64x96: export the model at 64x96"),
-        (("h", 64), (64, 96), r"asked for 64x96"),
+        ((64, 64), (64, 96), r"the input is images 1x3x64x64, needed 64x96: export the model at 64x96"),
+        (("h", 64), (64, 96), r"needed 64x96"),
     ],
 )
 def test_a_size_that_is_missing_or_wrong(tmp_path: Path, shape: Any, size: Any, message: str) -> None:

@@ -83,10 +83,10 @@ def test_the_bound_of_a_layer_is_named_and_of_the_whole() -> None:
 def test_the_time_of_a_layer_is_its_roofline_and_the_launch() -> None:
     nano, reached = board("orin-nano-8gb:15W"), fitted()
     (layer,) = predict([MATH], nano, "int8").layers
-    seconds = MATH.macs / (2048 * 8 * 625e6 * reached["math"]) + reached["layer_clocks"] / 625e6
+    seconds = MATH.macs / (2048 * 8 * 625e6 * reached.math) + reached.layer_clocks / 625e6
     assert layer.ms == pytest.approx(seconds * 1e3)
     (layer,) = predict([MEMORY], nano, "fp16").layers
-    seconds = 160e6 / (128 / 8 * 2 * 2133e6 * reached["memory"]) + reached["layer_clocks"] / 625e6
+    seconds = 160e6 / (128 / 8 * 2 * 2133e6 * reached.memory) + reached.layer_clocks / 625e6
     assert layer.ms == pytest.approx(seconds * 1e3)
 
 

@@ -13,11 +13,11 @@ from onnx import ModelProto
 from small_models import HELD, Array, conv, held, model, node, random
 
 from edgesparse.errors import ModelError
-from edgesparse.sparsity.inspect import Layer, inspect
+from edgesparse.sparsity.inspect import InspectedLayer, inspect
 from edgesparse.sparsity.mask import mask_2to4
 
 
-def one(made: ModelProto) -> Layer:
+def one(made: ModelProto) -> InspectedLayer:
     (layer,) = inspect(made).layers
     return layer
 
@@ -87,7 +87,7 @@ def test_the_pattern_is_seen_through_what_stands_before_the_layer(kind: str) -> 
     assert one(held(kind, weight)).violations == 1
 
 
-def test_quantised_weights_need_zero_point_zero() -> None:
+def test_quantized_weights_need_zero_point_zero() -> None:
     nodes = [node("DequantizeLinear", ["w", "s", "z"], ["b"]), node("MatMul", ["x", "b"], ["y"])]
     tensors: dict[str, Any] = {
         "w": np.full((64, 32), 7, np.int8),
@@ -100,7 +100,7 @@ def test_quantised_weights_need_zero_point_zero() -> None:
 
 def test_computed_weights_ask_for_folded_constants() -> None:
     nodes = [node("Mul", ["w", "w"], ["b"]), node("MatMul", ["x", "b"], ["y"])]
-    assert "come out of Mul: fold" in str(one(model(nodes, {"w": random(64, 32)}, (8, 64))).reason)
+    assert "are computed by Mul: fold" in str(one(model(nodes, {"w": random(64, 32)}, (8, 64))).reason)
 
 
 def test_a_product_of_constants_alone_is_no_layer() -> None:
@@ -108,7 +108,7 @@ def test_a_product_of_constants_alone_is_no_layer() -> None:
     assert inspect(model(nodes, {"w": random(64, 64)}, (64, 64))).layers == ()
 
 
-def quantised(after: list[onnx.NodeProto]) -> Layer:
+def quantized(after: list[onnx.NodeProto]) -> InspectedLayer:
     """The layer of x, Q, DQ, conv with Q/DQ weights, then `after` from c to y."""
     nodes = [
         node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
@@ -123,10 +123,10 @@ def quantised(after: list[onnx.NodeProto]) -> Layer:
 
 def test_int8_doubts_what_stands_between_layer_and_q() -> None:
     q = [node("QuantizeLinear", ["r", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["y"])]
-    assert quantised([node("Relu", ["c"], ["r"]), *q]).doubts == ()
+    assert quantized([node("Relu", ["c"], ["r"]), *q]).doubts == ()
     silu = [node("Sigmoid", ["c"], ["g"]), node("Mul", ["c", "g"], ["r"])]
-    assert "SiLU follows" in quantised([*silu, *q]).doubts[0]
-    assert "MaxPool follows" in quantised([node("MaxPool", ["c"], ["y"], kernel_shape=[2, 2])]).doubts[0]
+    assert "SiLU follows" in quantized([*silu, *q]).doubts[0]
+    assert "MaxPool follows" in quantized([node("MaxPool", ["c"], ["y"], kernel_shape=[2, 2])]).doubts[0]
 
 
 def test_open_shapes_leave_macs_unknown_until_they_are_given() -> None:

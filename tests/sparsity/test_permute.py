@@ -120,7 +120,7 @@ FIXED: dict[str, ModelProto] = {
     ),
     "taken twice": between([node("Concat", ["a", "a"], ["b"], axis=1)], 128),
     "added to the input": between([node("Add", ["a", "x"], ["b"])], 64),
-    "quantised a channel": between(
+    "quantized a channel": between(
         [node("DequantizeLinear", ["q", "scale"], ["w3"], axis=0), node("Conv", ["a", "w3"], ["b"], "inner")],
         64,
         q=np.arange(64 * 64, dtype=np.int64).reshape(64, 64, 1, 1).astype(np.int8),

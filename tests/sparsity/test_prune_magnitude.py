@@ -124,7 +124,7 @@ def test_a_name_that_fits_no_layer_is_refused(layers: list[str], words: str) -> 
 
 def test_what_cannot_be_2to4_is_refused_with_the_reason() -> None:
     made = conv(random(64, 1, 3, 3), group=64)
-    with pytest.raises(SparsityError, match="inspect gives each layer's reason"):
+    with pytest.raises(SparsityError, match="inspect lists each layer's reason"):
         prune(made)
     with pytest.raises(SparsityError, match="conv: depthwise"):
         prune(made, ["conv"])

@@ -19,7 +19,7 @@ from edgesparse.sparsity import rebuild
 from edgesparse.sparsity.inspect import inspect
 from edgesparse.sparsity.page import page
 from edgesparse.sparsity.prune import prune
-from edgesparse.sparsity.reconstruct import reconstruct
+from edgesparse.sparsity.reconstruct import ReconstructOptions, Task, reconstruct
 
 C = 32
 
@@ -129,7 +129,7 @@ def test_every_kind_of_layer_comes_out_2to4_and_far_closer_than_by_magnitude(cas
 def test_the_mean_of_the_first_layers_output_stays(case: str) -> None:
     make, shape = CASES[case]
     dense, batches = make(), correlated(*shape)
-    done, _ = reconstruct(dense, batches, layers=["first"], reorder=False)
+    done, _ = reconstruct(dense, batches, ReconstructOptions(layers=["first"], reorder=False))
     for made in (dense, done):
         made.graph.output[0].name = "a"
     axes = (0, *range(2, len(shape)))
@@ -139,9 +139,12 @@ def test_the_mean_of_the_first_layers_output_stays(case: str) -> None:
 
 def test_layers_behind_a_pruned_one_are_refitted_dense_those_before_it_stay() -> None:
     dense, batches = convs(), correlated(1, C, 12, 12)
-    old, new = weights(dense), weights(reconstruct(dense, batches, layers=["last"], reorder=False)[0])
+    old, new = (
+        weights(dense),
+        weights(reconstruct(dense, batches, ReconstructOptions(layers=["last"], reorder=False))[0]),
+    )
     assert all(np.array_equal(old[name], new[name]) for name in ("w1", "b1", "w2"))
-    done, report = reconstruct(dense, batches, layers=["first"], reorder=False)
+    done, report = reconstruct(dense, batches, ReconstructOptions(layers=["first"], reorder=False))
     assert [(layer.name, layer.pruned) for layer in report.layers] == [
         ("first", True),
         ("depthwise", False),
@@ -166,21 +169,24 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_result(tmp_path: Path, mon
 
     monkeypatch.setattr(rebuild, "fit_layer", counted)
     with pytest.raises(KeyboardInterrupt):
-        reconstruct(dense, batches, state_dir=tmp_path)
+        reconstruct(dense, batches, ReconstructOptions(state_dir=tmp_path))
     stop_after = 9
-    again, _ = reconstruct(dense, batches, state_dir=tmp_path)
+    again, _ = reconstruct(dense, batches, ReconstructOptions(state_dir=tmp_path))
     assert len(fitted) == 3 and len(set(fitted)) == 3
     assert again.SerializeToString() == whole.SerializeToString()
-    assert reconstruct(dense, batches, state_dir=tmp_path)[0].SerializeToString() == whole.SerializeToString()
+    assert (
+        reconstruct(dense, batches, ReconstructOptions(state_dir=tmp_path))[0].SerializeToString()
+        == whole.SerializeToString()
+    )
     assert len(fitted) == 3
     assert not list(tmp_path.rglob("*.npy")) and not list(tmp_path.rglob("*.part"))
 
 
 def test_a_saved_state_of_other_images_is_not_taken_up(tmp_path: Path) -> None:
     dense = convs()
-    reconstruct(dense, correlated(1, C, 12, 12), state_dir=tmp_path)
+    reconstruct(dense, correlated(1, C, 12, 12), ReconstructOptions(state_dir=tmp_path))
     other = correlated(1, C, 12, 12, count=4)
-    done, _ = reconstruct(dense, other, state_dir=tmp_path)
+    done, _ = reconstruct(dense, other, ReconstructOptions(state_dir=tmp_path))
     assert done.SerializeToString() == reconstruct(dense, other)[0].SerializeToString()
 
 
@@ -194,7 +200,7 @@ def chain(layers: int = 4) -> ModelProto:
 
 
 def test_a_share_takes_the_least_sensitive_layers() -> None:
-    done, report = reconstruct(chain(), correlated(1, C, 8, 8), share=0.25)
+    done, report = reconstruct(chain(), correlated(1, C, 8, 8), ReconstructOptions(share=0.25))
     assert report.share == pytest.approx(0.25)
     assert [layer.name for layer in report.layers if layer.pruned] == ["conv1"]
     assert [layer.name for layer in inspect(done).layers if layer.sparse] == ["conv1"]
@@ -205,7 +211,9 @@ def test_a_limit_on_the_drop_takes_as_many_layers_as_it_allows(max_drop: float, 
     def score(made: ModelProto) -> float:
         return 90 - 10 * sum(layer.sparse for layer in inspect(made).layers)
 
-    done, report = reconstruct(chain(), correlated(1, C, 8, 8), score=score, max_drop=max_drop)
+    done, report = reconstruct(
+        chain(), correlated(1, C, 8, 8), ReconstructOptions(max_drop=max_drop), Task(score=score)
+    )
     assert sum(layer.sparse for layer in inspect(done).layers) == count
     assert report.share == count / 4
     assert report.dense_score == 90 and report.score == 90 - 10 * count
@@ -216,28 +224,28 @@ def test_a_share_that_costs_too_much_is_refused() -> None:
         return 90 - 10 * sum(layer.sparse for layer in inspect(made).layers)
 
     with pytest.raises(SparsityError, match=r"50% of the eligible MACs at 2:4 costs 20\.0 points, 5 are allowed"):
-        reconstruct(chain(), correlated(1, C, 8, 8), score=score, max_drop=5, share=0.5)
+        reconstruct(chain(), correlated(1, C, 8, 8), ReconstructOptions(max_drop=5, share=0.5), Task(score=score))
 
 
 def test_what_a_layer_changes_is_weighed_against_what_it_gains() -> None:
     gains = {"conv0": 0.0, "conv1": 1e-9, "conv2": 1.0, "conv3": 1.0}
-    _, report = reconstruct(chain(), correlated(1, C, 8, 8), share=0.5, gains=gains)
+    _, report = reconstruct(chain(), correlated(1, C, 8, 8), ReconstructOptions(share=0.5, gains=gains))
     assert [layer.name for layer in report.layers if layer.pruned] == ["conv2", "conv3"]
     assert [layer.why for layer in report.layers[:2]] == [
         "2:4 gains nothing here",
         "changes the outputs too much for what it saves",
     ]
     with pytest.raises(SparsityError, match="layers that gain by 2:4 make up 75% of the eligible MACs"):
-        reconstruct(chain(), correlated(1, C, 8, 8), share=0.8, gains=gains)
+        reconstruct(chain(), correlated(1, C, 8, 8), ReconstructOptions(share=0.8, gains=gains))
     with pytest.raises(SparsityError, match="layers that gain by 2:4 make up 0% of the eligible MACs"):
-        reconstruct(chain(), correlated(1, C, 8, 8), share=0.8, gains={})
+        reconstruct(chain(), correlated(1, C, 8, 8), ReconstructOptions(share=0.8, gains={}))
 
 
 def test_places_with_objects_come_out_closer() -> None:
     dense, batches = convs(pads=[1, 1, 1, 1]), correlated(1, C, 12, 12)
     corner = np.zeros((1, 12, 12), np.float32)
     corner[:, :4, :4] = 1
-    plain, weighed = (reconstruct(dense, batches, objects=objects)[0] for objects in (None, [corner] * 8))
+    plain, weighed = (reconstruct(dense, batches, task=Task(objects=objects))[0] for objects in (None, [corner] * 8))
 
     def error(made: ModelProto) -> float:
         return sum(float(((run(dense, x)[0] - run(made, x)[0])[..., 1:3, 1:3] ** 2).sum()) for x in batches())
@@ -248,10 +256,10 @@ def test_places_with_objects_come_out_closer() -> None:
 def test_the_report_holds_every_layer_and_why_it_is_what_it_is() -> None:
     dense, batches = convs(), correlated(1, C, 12, 12)
     prune(dense, ["last"])
-    _, report = reconstruct(dense, batches, layers=["first"])
+    _, report = reconstruct(dense, batches, ReconstructOptions(layers=["first"]))
     said = [(layer.name, layer.state, layer.why.split(": ")[0]) for layer in report.layers]
     assert said == [
-        ("first", "sparse", "asked for"),
+        ("first", "sparse", "requested"),
         ("depthwise", "ineligible", "depthwise convolution"),
         ("last", "sparse", "2:4 before"),
     ]
@@ -263,7 +271,9 @@ def test_the_report_holds_every_layer_and_why_it_is_what_it_is() -> None:
 
 def test_progress_ends_at_the_total() -> None:
     told: list[tuple[str, int, int]] = []
-    reconstruct(chain(), correlated(1, C, 8, 8), share=0.5, progress=lambda *said: told.append(said))
+    reconstruct(
+        chain(), correlated(1, C, 8, 8), ReconstructOptions(share=0.5), progress=lambda *said: told.append(said)
+    )
     assert list(dict.fromkeys(what for what, _, _ in told)) == [
         "measuring sensitivity",
         "reordering channels",
@@ -275,7 +285,7 @@ def test_progress_ends_at_the_total() -> None:
 
 def test_reordered_channels_make_it_closer_still() -> None:
     dense, batches = convs(), correlated(1, C, 12, 12)
-    without, reordered = (reconstruct(dense, batches, reorder=way)[0] for way in (False, True))
+    without, reordered = (reconstruct(dense, batches, ReconstructOptions(reorder=way))[0] for way in (False, True))
     assert loss(dense, reordered, batches) < loss(dense, without, batches)
 
 
@@ -292,7 +302,7 @@ def test_layers_that_cannot_be_refitted_stay_as_they_are(kind: str) -> None:
         nodes += [node("Reshape", ["a", "s"], ["m"]), node("Gemm", ["m", "v", "c"], ["y"])]
         tensors["s"] = np.array([C, C])
     dense, batches = model(nodes, tensors, (1, C, 4, C // 4)), correlated(1, C, 4, C // 4)
-    done, report = reconstruct(dense, batches, layers=["first"], reorder=False)
+    done, report = reconstruct(dense, batches, ReconstructOptions(layers=["first"], reorder=False))
     assert [layer.name for layer in report.layers if layer.error is not None] == ["first"]
     old, new = weights(dense), weights(done)
     assert {"v"} <= old.keys() & new.keys()
@@ -313,7 +323,7 @@ def test_a_matrix_product_with_its_weights_on_the_left_is_pruned() -> None:
 def test_layers_that_are_2to4_already_stay_so(before: str, now: str) -> None:
     dense, batches = convs(), correlated(1, C, 12, 12)
     prune(dense, [before])
-    done, _ = reconstruct(dense, batches, layers=[now])
+    done, _ = reconstruct(dense, batches, ReconstructOptions(layers=[now]))
     assert [layer.state for layer in inspect(done).eligible] == ["sparse", "sparse"]
 
 
@@ -343,17 +353,17 @@ def sparse() -> ModelProto:
         (spoilt, {}, SparsityError, "last: weights hold NaN or infinity"),
         (sparse, {}, SparsityError, "all 2 layers to prune are 2:4 already"),
         (convs, {"layers": ["frist"]}, SparsityError, "did you mean 'first'"),
-        (convs, {"max_drop": 1}, CalibrationError, "needs labelled data"),
-        (convs, {"layers": "auto"}, CalibrationError, "needs labelled data"),
+        (convs, {"max_drop": 1}, CalibrationError, "needs labeled data"),
+        (convs, {"layers": "auto"}, CalibrationError, "needs labeled data"),
         (convs, {"share": 1.5}, SparsityError, "share 1.5"),
-        (convs, {"max_drop": -1.0, "score": lambda made: 1.0}, SparsityError, "max drop -1"),
+        (convs, {"max_drop": -1.0}, SparsityError, "max drop -1"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_one_line(
     make: Callable[[], ModelProto], options: dict[str, Any], kind: type[EdgeSparseError], said: str
 ) -> None:
     with pytest.raises(kind) as error:
-        reconstruct(make(), correlated(1, C, 12, 12), **options)
+        reconstruct(make(), correlated(1, C, 12, 12), ReconstructOptions(**options))
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
@@ -374,6 +384,6 @@ def test_the_real_network_keeps_most_of_its_first_outputs(real: Path) -> None:
     dense = onnx.load(str(real / "models" / "yolox_nano.onnx"))
     names = [layer.name for layer in inspect(dense).eligible][:4]
     batches = lambda: [128 + 50 * random(1, 3, 416, 416, seed=i) for i in range(2)]  # noqa: E731
-    done, report = reconstruct(dense, batches, layers=names)
+    done, report = reconstruct(dense, batches, ReconstructOptions(layers=names))
     assert [layer.name for layer in inspect(done).layers if layer.state == "sparse"] == names
     assert all((layer.error or 0) < 0.2 for layer in report.layers if layer.pruned)

@@ -6,13 +6,13 @@ import cv2
 import numpy as np
 import pytest
 
-from edgesparse.sparsity.places import OBJECTS, Places, resized
+from edgesparse.sparsity.position_weights import OBJECTS, PositionWeights, resize
 
 
 @pytest.mark.parametrize("size", [(13, 13), (52, 26), (5, 7), (104, 208), (1, 1)])
 def test_resized_is_the_mean_over_the_area(size: tuple[int, int]) -> None:
     maps = np.random.default_rng(0).random((2, 52, 52), np.float32)
-    made = resized(maps, *size)
+    made = resize(maps, *size)
     assert made.shape == (2, *size) and made.mean() == pytest.approx(maps.mean(), rel=1e-5)
     if 52 % size[0] == 0 and 52 % size[1] == 0:
         for one, small in zip(maps, made, strict=True):
@@ -25,7 +25,7 @@ def test_resized_is_the_mean_over_the_area(size: tuple[int, int]) -> None:
 def test_objects_and_all_places_share_the_weight() -> None:
     maps = np.zeros((4, 1, 64, 64), np.float32)
     maps[1, :, :16, :16] = 1
-    places = Places.of(maps)
+    places = PositionWeights.of(maps)
     weights = np.stack([places.weights(i, 8, 8).reshape(8, 8) for i in range(4)])
     assert weights.mean() == pytest.approx(1)
     assert (weights[[0, 2, 3]] == np.float32(1 - OBJECTS)).all()
@@ -33,4 +33,4 @@ def test_objects_and_all_places_share_the_weight() -> None:
 
 
 def test_without_any_object_all_places_count_the_same() -> None:
-    assert (Places.of(np.zeros((1, 2, 64, 32), np.float32)).weights(0, 4, 4) == np.ones(32)).all()
+    assert (PositionWeights.of(np.zeros((1, 2, 64, 32), np.float32)).weights(0, 4, 4) == np.ones(32)).all()

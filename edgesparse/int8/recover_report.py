@@ -1,4 +1,4 @@
-"""What `recover` did, step by step and layer by layer."""
+"""What `recover` did, step by step and layer by layer. `page` renders it as HTML."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from edgesparse.int8.calibration import Range
-from edgesparse.int8.equalise import Equalised
+from edgesparse.int8.equalize import EqualizedTensor
 from edgesparse.int8.placement import Placement
 
 
 @dataclass(frozen=True)
-class Step:
-    """What had been done, and how the INT8 model did then: `change` of its outputs on a few images, as a share of
-    their variance; `score` on labelled data, where asked for."""
+class RecoveryStep:
+    """The INT8 model after one step. `change`: of its outputs on a few images, as a share of their variance.
+    `score`: on labeled data; None: not scored."""
 
     what: str
     change: float
@@ -23,9 +23,9 @@ class Step:
 
 @dataclass(frozen=True)
 class RecoveredLayer:
-    """One layer. `why` it is INT8 or float; `macs` as QuantisedLayer has them. `error`: what its output lost, by its
-    own rounding and by all before it, as a share of its variance. `alone`: what this layer alone in INT8 changes in the
-    model's outputs, where that was measured."""
+    """One layer. `why`: the reason why it is INT8 or float. `macs`: None where shapes are open. `error`: what its
+    output lost, by its own rounding and by all before it, as a share of its variance. `alone`: how this layer alone in
+    INT8 changes the model's outputs; None: not measured."""
 
     name: str
     int8: bool
@@ -37,21 +37,21 @@ class RecoveredLayer:
 
 @dataclass(frozen=True)
 class RecoverReport:
-    """What `recover` did. `share` of the convolutions' multiply-accumulates is INT8; `steps` begins with the float
-    model; `ranges` are those of the quantised tensors."""
+    """What `recover` did. `share`: of the convolutions' multiply-accumulates that is INT8. `steps`: the float model
+    first. `ranges`: of the quantized tensors."""
 
     placement: Placement
     share: float
-    steps: tuple[Step, ...]
+    steps: tuple[RecoveryStep, ...]
     layers: tuple[RecoveredLayer, ...]
-    equalised: tuple[Equalised, ...]
+    equalized: tuple[EqualizedTensor, ...]
     ranges: Mapping[str, Range]
     images: int
     warnings: tuple[str, ...]
 
     @property
     def drop(self) -> float | None:
-        """Points lost from the float model; None where nothing was scored."""
+        """Points lost from the float model; None: not scored."""
         first, last = self.steps[0].score, self.steps[-1].score
         return None if first is None or last is None else first - last
 
@@ -70,6 +70,6 @@ class RecoverReport:
             "warnings": list(self.warnings),
             "steps": [asdict(step) for step in self.steps],
             "layers": [asdict(layer) for layer in self.layers],
-            "equalised": [asdict(tensor) for tensor in self.equalised],
-            "ranges": {name: asdict(found) for name, found in self.ranges.items()},
+            "equalised": [asdict(tensor) for tensor in self.equalized],
+            "ranges": {name: asdict(limits) for name, limits in self.ranges.items()},
         }

@@ -1,10 +1,10 @@
-"""Spread between the channels of an activation moved into the weights behind it, so that one INT8 scale fits them all.
+"""Moves the spread between an activation's channels into the weights behind it, so that one INT8 scale fits them all.
 
-Cross-layer equalisation (Nagel et al., 2019, arXiv:1906.04721): what a depthwise convolution reads is divided by a
-factor a channel, and its weights for that channel multiplied by it. The outputs stay the same, every channel fills the
-range, and the weights lose nothing, since each of their channels has a scale of its own. The division goes into the
-layer before where nothing but a ReLU stands between. Through SiLU, which knows no factors, it becomes a product behind
-it, which an engine computes in the same pass.
+Cross-layer equalization (Nagel et al., 2019, arXiv:1906.04721): the input of a depthwise convolution is divided by one
+factor per channel, and the weights for that channel are multiplied by it. The outputs stay the same, every channel
+fills the range, and the weights lose nothing, since each of their channels has its own scale. The division is folded
+into the layer before if only a ReLU stands between. SiLU does not commute with factors: there a product is inserted
+behind it, which an engine computes in the same pass.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ Factors = npt.NDArray[np.float64]
 HOMOGENEOUS = ("Relu", "LeakyRelu", "PRelu")
 """f(x / s) = f(x) / s for s above 0."""
 LEAST = 2.0**-10
-"""The least factor: a channel that is smaller still does not come to fill the range."""
+"""The smallest factor: a channel that would need a smaller one does not fill the range."""
 WORTH = 2.0
-"""The least ratio of the largest channel to the median one that is worth a product of its own."""
+"""The smallest ratio of the largest channel to the median one that is worth a product."""
 
 
 @dataclass(frozen=True)
-class Equalised:
-    """One tensor: `spread` was its largest channel over its median one, `layers` read it; `folded`: without a new
-    operator, since the layer before took the factors."""
+class EqualizedTensor:
+    """`spread`: the largest channel over the median one, before. `layers`: those that read the tensor. `folded`: the
+    factors went into the layer before, without a new operator."""
 
     tensor: str
     layers: tuple[str, ...]
@@ -45,46 +45,47 @@ class Equalised:
     folded: bool
 
 
-def equalise(
+def equalize(
     model: ModelProto, batches: Batches, keep: Collection[str], progress: Progress
-) -> tuple[ModelProto, tuple[Equalised, ...]]:
-    """A copy of `model`, with the same outputs but for rounding, in which depthwise INT8 layers read even channels.
+) -> tuple[ModelProto, tuple[EqualizedTensor, ...]]:
+    """A copy of `model`, with the same outputs except for rounding, in which depthwise INT8 layers read even channels.
 
-    `keep` names layers that stay float. A tensor that anything but depthwise convolutions reads stays as it is.
+    `keep`: names of layers that stay float. A tensor that any other operator reads stays as it is.
     Raises as `int8_layers`, and CalibrationError for bad batches.
     """
-    made = ModelProto()
-    made.CopyFrom(model)
-    wiring = Wiring(made.graph)
-    found = _candidates(made, wiring, keep)
-    done = []
-    for name, largest in _largest(made, batches, list(found), progress).items():
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    wiring = Wiring(copy.graph)
+    candidates = _candidates(copy, wiring, keep)
+    equalized = []
+    for name, largest in _largest(copy, batches, list(candidates), progress).items():
         alive = largest > 0
         spread = float(largest.max() / np.median(largest[alive])) if alive.any() else 1.0
         if spread < WORTH:
             continue
         factors = np.where(alive, np.maximum(largest / largest.max(), LEAST), 1)
         before = _layer_before(wiring, name)
-        for work in found[name]:
+        for work in candidates[name]:
             _scale_inputs(wiring, work, factors)
         if before is not None:
             _scale_outputs(wiring, before, 1 / factors)
         else:
-            _divide(made, name, found[name], factors)
-        done.append(Equalised(name, tuple(layer_name(w.node) for w in found[name]), spread, before is not None))
-    return made, tuple(done)
+            _divide(copy, name, candidates[name], factors)
+        readers = tuple(layer_name(work.node) for work in candidates[name])
+        equalized.append(EqualizedTensor(name, readers, spread, before is not None))
+    return copy, tuple(equalized)
 
 
 def _candidates(model: ModelProto, wiring: Wiring, keep: Collection[str]) -> dict[str, list[Product]]:
-    """Tensors that depthwise convolutions alone read, one of them in INT8, and these layers."""
+    """Tensors that only depthwise convolutions read, at least one of them in INT8, and these layers."""
     int8 = {kernel.reads for kernel in int8_layers(model, wiring, keep)[0]}
-    found = {}
+    candidates = {}
     for name in [out for node in wiring.graph.node for out in node.output if out in int8]:
         readers = [_depthwise(wiring, node, name) for node in wiring.consumers[name]]
         works = [work for work in readers if work is not None]
         if len(works) == len(readers) and name not in wiring.outputs:
-            found[name] = works
-    return found
+            candidates[name] = works
+    return candidates
 
 
 def _depthwise(wiring: Wiring, node: NodeProto, name: str) -> Product | None:
@@ -99,17 +100,17 @@ def _depthwise(wiring: Wiring, node: NodeProto, name: str) -> Product | None:
 
 def _largest(model: ModelProto, batches: Batches, names: list[str], progress: Progress) -> dict[str, Factors]:
     """The largest magnitude of each channel of each tensor."""
-    found: dict[str, Factors] = {name: np.zeros(1) for name in names}
+    largest: dict[str, Factors] = {name: np.zeros(1) for name in names}
     for done, values in enumerate(stream(model, batches, names) if names else (), 1):
         progress("measuring channels", done, 0)
         for name, value in values.items():
             spatial = (0, *range(2, value.ndim))
-            found[name] = np.maximum(found[name], np.abs(value).max(spatial).astype(np.float64))
-    return found
+            largest[name] = np.maximum(largest[name], np.abs(value).max(spatial).astype(np.float64))
+    return largest
 
 
 def _layer_before(wiring: Wiring, name: str) -> Product | None:
-    """The convolution that makes tensor `name`, with nothing but a ReLU between, and for these readers alone."""
+    """The convolution that writes `name`, with at most a ReLU between and no other readers, or None."""
     node = wiring.producer[name]
     if node.op_type in HOMOGENEOUS:
         name = node.input[0]
@@ -137,12 +138,12 @@ def _scale_outputs(wiring: Wiring, work: Product, factors: Factors) -> None:
 
 
 def _scale_rows(wiring: Wiring, work: Product, factors: Factors) -> None:
-    now = product(wiring, work.node)  # an earlier step may have written its weights
-    wiring.store(now.weight.source, now.stored(now.matrix * factors[:, None]))
+    current = product(wiring, work.node)  # an earlier step may have changed its weights
+    wiring.store(current.weight.source, current.stored(current.matrix * factors[:, None]))
 
 
 def _divide(model: ModelProto, name: str, readers: list[Product], factors: Factors) -> None:
-    """A product behind tensor `name` that `readers` read in its place."""
+    """Insert a product behind tensor `name`, which `readers` read instead."""
     even, by = f"{name}_even", f"{name}_even_by"
     shape = (-1, *[1] * (readers[0].weight.values.ndim - 2))
     model.graph.initializer.append(numpy_helper.from_array((1 / factors).astype(np.float32).reshape(shape), by))

@@ -10,7 +10,7 @@ from onnx import ModelProto
 from patterns import conv, relu, silu, weights
 from small_models import Array, model, node, random, run
 
-from edgesparse.int8.equalise import equalise
+from edgesparse.int8.equalize import equalize
 from edgesparse.model.activations import Batches, stream
 
 C = 8
@@ -69,7 +69,7 @@ def read_by(made: ModelProto, layer: str) -> str:
 @pytest.mark.parametrize("readers", [1, 2])
 def test_outputs_stay_and_channels_come_to_fill_the_range(between: str, multiplier: int, readers: int) -> None:
     before = network(between, multiplier, readers)
-    after, done = equalise(before, batches(), (), lambda *step: None)
+    after, done = equalize(before, batches(), (), lambda *step: None)
     if between == "relu6":  # clipped at 6: no spread to move
         assert not done
         return
@@ -83,13 +83,13 @@ def test_outputs_stay_and_channels_come_to_fill_the_range(between: str, multipli
 @pytest.mark.parametrize("between", ["relu", "prelu", "nothing"])
 def test_through_a_relu_it_needs_no_new_operator(between: str) -> None:
     before = network(between)
-    after, done = equalise(before, batches(), (), lambda *step: None)
+    after, done = equalize(before, batches(), (), lambda *step: None)
     assert done[0].folded and len(after.graph.node) == len(before.graph.node)
 
 
 def test_through_silu_it_is_one_product_behind_it() -> None:
     before = network("silu")
-    after, done = equalise(before, batches(), (), lambda *step: None)
+    after, done = equalize(before, batches(), (), lambda *step: None)
     assert not done[0].folded and len(after.graph.node) == len(before.graph.node) + 1
     made = next(n for n in after.graph.node if n.output[0] == read_by(after, "d0"))
     assert made.op_type == "Mul" and made.input[0] == "b"
@@ -97,20 +97,20 @@ def test_through_silu_it_is_one_product_behind_it() -> None:
 
 def test_a_tensor_that_others_read_too_stays() -> None:
     before = network("silu", beside=True)
-    after, done = equalise(before, batches(), (), lambda *step: None)
+    after, done = equalize(before, batches(), (), lambda *step: None)
     assert not done and after == before
 
 
 def test_layers_kept_in_float_are_left_alone() -> None:
     before = network("silu")
-    assert equalise(before, batches(), ("d0",), lambda *step: None)[1] == ()
+    assert equalize(before, batches(), ("d0",), lambda *step: None)[1] == ()
 
 
 def test_shared_weights_are_left_alone() -> None:
     before = network("silu", readers=2)
     second = next(n for n in before.graph.node if n.name == "d1")
     second.input[1] = "d0.w"
-    assert equalise(before, batches(), (), lambda *step: None)[1] == ()
+    assert equalize(before, batches(), (), lambda *step: None)[1] == ()
 
 
 def test_a_channel_of_zeros_stays_one() -> None:
@@ -120,12 +120,12 @@ def test_a_channel_of_zeros_stays_one() -> None:
             values = np.frombuffer(tensor.raw_data, np.float32).reshape(tuple(tensor.dims)).copy()
             values[2] = 0
             tensor.raw_data = values.tobytes()
-    after, done = equalise(before, batches(), (), lambda *step: None)
+    after, done = equalize(before, batches(), (), lambda *step: None)
     assert done
     check_same(before, after)
 
 
 def test_even_channels_need_nothing() -> None:
-    even, _ = equalise(network("silu"), batches(), (), lambda *step: None)
-    again, done = equalise(even, batches(), (), lambda *step: None)
+    even, _ = equalize(network("silu"), batches(), (), lambda *step: None)
+    again, done = equalize(even, batches(), (), lambda *step: None)
     assert not done and again == even

@@ -1,4 +1,4 @@
-"""What pruning without training did: each layer, and the scores; the page about it is in `reconstructed_html`."""
+"""What pruning without training did to each layer, and the scores before and after. `page` renders it as HTML."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from edgesparse.sparsity.inspect import Layer
+from edgesparse.sparsity.inspect import InspectedLayer
 from edgesparse.sparsity.ranking import Choice
 from edgesparse.sparsity.rebuild import LayerFit
 
@@ -15,9 +15,9 @@ from edgesparse.sparsity.rebuild import LayerFit
 class ReconstructedLayer:
     """One layer of the network.
 
-    `state`: sparse (2:4 now), dense (it could be) or ineligible, and `why` in words. `error` is what its output lost
-    to pruning, its own and earlier layers', as a share of its variance; None where the layer is as it was. `change` is
-    what pruning it alone does to the network's outputs, as a share of their variance, where that was measured.
+    `state`: sparse (2:4 now), dense (eligible) or ineligible; `why`: the reason in words. `error`: what its output lost
+    to pruning, its own and earlier layers', as a share of its variance; None where the layer was not refitted.
+    `change`: what pruning it alone does to the network's outputs, as a share of their variance; None: not measured.
     """
 
     name: str
@@ -34,7 +34,7 @@ class ReconstructedLayer:
 
 @dataclass(frozen=True)
 class ReconstructReport:
-    """What `reconstruct` did, every layer of the network in order; scores None: not asked for."""
+    """What `reconstruct` did: every layer of the network in order, and the scores; None: not scored."""
 
     layers: tuple[ReconstructedLayer, ...]
     dense_score: float | None
@@ -42,7 +42,7 @@ class ReconstructReport:
 
     @property
     def share(self) -> float:
-        """How much of the multiply-accumulates that could be 2:4 is so now, 0 to 1."""
+        """Share of the eligible multiply-accumulates that are 2:4 now, 0 to 1."""
         macs = {
             state: sum(layer.macs for layer in self.layers if layer.state == state) for state in ("sparse", "dense")
         }
@@ -50,7 +50,7 @@ class ReconstructReport:
 
     @property
     def drop(self) -> float | None:
-        """Points lost."""
+        """Points lost; None: not scored."""
         return None if self.score is None or self.dense_score is None else self.dense_score - self.score
 
     def as_dict(self) -> dict[str, Any]:
@@ -64,22 +64,22 @@ class ReconstructReport:
         }
 
 
-def described(
-    layers: Sequence[Layer], fits: Sequence[LayerFit], choices: Sequence[Choice] | None
+def describe(
+    layers: Sequence[InspectedLayer], fits: Sequence[LayerFit], choices: Sequence[Choice] | None
 ) -> tuple[ReconstructedLayer, ...]:
-    """Each of `layers` with what became of it. `choices` are the layers among which was chosen, None where given."""
+    """What became of each of `layers`. `choices`: the candidates with their sensitivity; None: named by the caller."""
     fitted = {fit.name: fit for fit in fits}
     changes = None if choices is None else {choice.name: choice.change for choice in choices}
-    return tuple(_described(layer, fitted.get(layer.name), changes) for layer in layers)
+    return tuple(_describe(layer, fitted.get(layer.name), changes) for layer in layers)
 
 
-def _described(layer: Layer, fit: LayerFit | None, changes: Mapping[str, float] | None) -> ReconstructedLayer:
+def _describe(layer: InspectedLayer, fit: LayerFit | None, changes: Mapping[str, float] | None) -> ReconstructedLayer:
     pruned = fit is not None and fit.mask is not None
     change = None if changes is None else changes.get(layer.name)
     if layer.reason or (layer.sparse and not pruned):
         why = layer.reason or "2:4 before"
     elif changes is None:
-        why = "asked for" if pruned else "not asked for"
+        why = "requested" if pruned else "not requested"
     elif change is None:
         why = "2:4 gains nothing here"
     else:
