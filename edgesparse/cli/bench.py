@@ -43,7 +43,7 @@ class BenchOptions:
 @click.option("--candidates", metavar="NAME,...", help="Load: build only these, as fp16,fp16-2:4.")
 @click.option(
     "--fps",
-    type=options.POSITIVE,
+    type=options.Number(0.001),
     default=30,
     show_default=True,
     metavar="F",

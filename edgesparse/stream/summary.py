@@ -90,7 +90,7 @@ class Summary:
                 f"{'milliseconds':<12}{'p50':>9}{'p90':>9}{'p99':>9}",
                 *rows,
                 *(str(counts) for counts in self.cameras.values() if len(self.cameras) > 1),
-                f"{self.frames} frames, {self.fps:.1f} a second, {self.dropped} dropped, {self.reopened} reopened, "
+                f"{self.frames} frames, {self.fps:.1f} per second, {self.dropped} dropped, {self.reopened} reopened, "
                 f"peak memory {self.peak_memory_mb:.0f} MB; {self.ended}",
                 f"{self.detections} detections{': ' if found else ''}{found}",
                 *((self.notice,) if self.notice else ()),

@@ -22,18 +22,18 @@ def detect(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With the default detector built, so that each test starts in a second."""
+    """A folder with the default detector, built once."""
     folder = tmp_path_factory.mktemp("app")
     assert detect(folder, "--model", "demo", "--source", "demo", "--frames", "1", "--quiet").returncode == 0
     return folder
 
 
-def test_one_json_object_a_frame_and_a_summary(folder: Path) -> None:
+def test_one_json_object_per_frame_and_a_summary(folder: Path) -> None:
     done = detect(folder, "--model", "demo", "--source", "demo:7", "--frames", "5", "--conf", "0.5", "--max-det", "3")
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(lines) == 5
     assert all(len(line["detections"]) <= 3 for line in lines)
-    assert all(found["confidence"] >= 0.5 for line in lines for found in line["detections"])
+    assert all(detection["confidence"] >= 0.5 for line in lines for detection in line["detections"])
     for word in ("preprocess", "engine", "decode", "nms", "age", "5 frames", "dropped"):
         assert word in done.stderr
 
@@ -56,9 +56,9 @@ def test_ctrl_c_ends_with_the_summary(folder: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("{")
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, summary = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert "interrupted" in said and "a second" in said
+    assert "interrupted" in summary and "per second" in summary
 
 
 @pytest.mark.parametrize(
@@ -72,14 +72,14 @@ def test_ctrl_c_ends_with_the_summary(folder: Path) -> None:
         (("--model", "nothing.onnx"), 2, "no model nothing.onnx"),
     ],
 )
-def test_what_cannot_be_had_is_one_line(folder: Path, arguments: tuple[str, ...], code: int, line: str) -> None:
+def test_a_refusal_is_one_line(folder: Path, arguments: tuple[str, ...], code: int, line: str) -> None:
     model = () if "--model" in arguments else ("--model", "demo")
     done = detect(folder, *model, "--source", "demo", *arguments)
     assert done.returncode == code
     assert len(done.stderr.splitlines()) == 1 and line in done.stderr
 
 
-def test_a_camera_that_is_not_there(folder: Path) -> None:
+def test_a_missing_camera(folder: Path) -> None:
     done = detect(folder, "--model", "demo", "--camera", "200")
     assert done.returncode == 3
     assert len(done.stderr.splitlines()) == 1 and "no camera 200" in done.stderr
@@ -90,7 +90,7 @@ def test_an_app_is_short() -> None:
     assert os.access(APP, os.X_OK)
 
 
-def test_public_names_are_all_that_users_see_imported() -> None:
+def test_apps_and_documents_import_only_public_names() -> None:
     """Apps and documents use what `import edgesparse` offers, and edgesparse.training."""
     root = APP.parents[1]
     texts = [*root.glob("apps/*.py"), *root.glob("examples/**/*"), *root.glob("docs/**/*.md"), root / "README.md"]

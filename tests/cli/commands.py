@@ -1,4 +1,4 @@
-"""What a command came to."""
+"""A command's result, and the types of the fixtures that run one."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Ended:
-    """What a command came to."""
+    """A command's exit code and what it printed."""
 
     code: int
     out: str
     err: str
 
     @property
-    def said(self) -> str:
-        """The line with which it was refused: the last on standard error, after those that tell of progress."""
+    def message(self) -> str:
+        """The line that says why it was refused: the last on standard error, after those of progress."""
         lines = self.err.splitlines()
         assert "Traceback" not in self.err and lines, self.err
         assert [line.startswith("edgesparse: ") for line in lines].count(True) == 1, self.err

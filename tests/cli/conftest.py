@@ -1,4 +1,4 @@
-"""The command line, in this process and in one of its own."""
+"""The command line, in this process and in its own."""
 
 from __future__ import annotations
 
@@ -38,8 +38,7 @@ def edgesparse(
 
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[Started]:
-    """Start a command as a process of its own in the test's folder, where `before` is run first; killed at the end if
-    it still runs."""
+    """Start a command in its own process, after the program `before`; killed when the test ends."""
     running: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str | Path, before: str = "", **options: Any) -> subprocess.Popen[str]:

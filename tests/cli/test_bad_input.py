@@ -1,4 +1,4 @@
-"""Whatever is wrong ends in one clear line and the code of its kind, and leaves nothing behind."""
+"""Every wrong input ends in one clear line and the exit code of its kind, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def wrong_size(folder: Path) -> list[str]:
     return ["build", "m.yaml"]
 
 
-def size_that_the_graph_does_not_take(folder: Path) -> list[str]:
+def size_that_the_graph_refuses(folder: Path) -> list[str]:
     squares.detector(folder / "m.onnx", size=("h", "w"))
     (folder / "m.yaml").write_text("model: m.onnx\ninput: {size: 96}\nhead: yolov8")
     return ["build", "m.yaml"]
@@ -70,7 +70,7 @@ def unknown_key(folder: Path) -> list[str]:
     return ["build", "m.yaml"]
 
 
-def labels_that_are_none(folder: Path) -> list[str]:
+def labels_without_content(folder: Path) -> list[str]:
     squares.detector(folder / "m.onnx")
     (folder / "labels.json").write_text("{}")
     return ["evaluate", "m.onnx", "--annotations", "labels.json"]
@@ -114,7 +114,7 @@ def no_such_scheme(folder: Path) -> list[str]:
     return ["run", "m.onnx", "--source", "rstp://user:secret@host/x"]
 
 
-def nobody_there(folder: Path) -> list[str]:
+def no_answer(folder: Path) -> list[str]:
     squares.detector(folder / "m.onnx")
     return ["run", "m.onnx", "--source", "rtsp://user:secret@127.0.0.1:9/x?key=secret"]
 
@@ -156,7 +156,7 @@ def output_in_a_file(folder: Path) -> list[str]:
     return ["run", "m.onnx", "--source", "0.png", "--coco", "m.onnx/out.json"]
 
 
-def output_that_is_there(folder: Path) -> list[str]:
+def output_that_exists(folder: Path) -> list[str]:
     squares.detector(folder / "m.onnx")
     squares.labelled(folder)
     return ["run", "m.onnx", "--source", "0.png", "--jsonl", "instances_val.json"]
@@ -176,9 +176,9 @@ BAD: dict[Make, tuple[int, str]] = {
     custom_domain: (2, r"ONNX Runtime refuses it: .*com.acme"),
     dynamic: (2, r"the input images 1x3x\?x\? has no fixed height and width: set input.size .*--size H W"),
     wrong_size: (2, r"the input is images 1x3x64x64, needed 96x96: export the model at 96x96"),
-    size_that_the_graph_does_not_take: (1, r"ONNX Runtime cannot run model.onnx: "),
+    size_that_the_graph_refuses: (1, r"ONNX Runtime cannot run model.onnx: "),
     unknown_key: (2, r"m.yaml: unknown key 'runs': did you mean 'run'\?"),
-    labels_that_are_none: (2, r"labels.json is not COCO JSON"),
+    labels_without_content: (2, r"labels.json is not COCO JSON"),
     not_good_enough: (1, r"refused: found 30.\d mAP, needed accept.min_map 90"),
     damaged_image: (2, r"bad.png: none of its 1 images can be read"),
     no_such_source: (2, r"no source nowhere.mp4: no such file, folder or camera"),
@@ -186,7 +186,7 @@ BAD: dict[Make, tuple[int, str]] = {
     no_such_camera: (3, r"no camera 77: /dev/video77 does not exist; found: "),
     no_camera_at_all: (2, r"no camera -1: cameras are numbered from 0"),
     no_such_scheme: (2, r"cannot open rstp://host/x: an address starts with one of rtsp, "),
-    nobody_there: (3, r"cannot open rtsp://127.0.0.1:9/x: is the address right and the camera on\?"),
+    no_answer: (3, r"cannot open rtsp://127.0.0.1:9/x: is the address right and the camera on\?"),
     size_of_a_camera: (2, r"run.cameras.0.size.0: found 0 \(a whole number\), needed greater than or equal to 16"),
     zone_that_crosses_itself: (2, r"run.cameras.0.zones.door: found .* needed a polygon whose sides do not cross"),
     zone_outside_the_frame: (2, r"run.cameras.0.zones.door.1.0: found 640 .* needed less than or equal to 1"),
@@ -194,7 +194,7 @@ BAD: dict[Make, tuple[int, str]] = {
     class_of_a_camera: (2, r"run.cameras.gate.classes: no class 'gren': did you mean 'green'\?"),
     unknown_class: (2, r"run.classes: no class 'gren': did you mean 'green'\?"),
     output_in_a_file: (2, r"cannot write m.onnx/out.json: (Not a directory|File exists)"),
-    output_that_is_there: (2, r"instances_val.json already exists: pass --force to overwrite it"),
+    output_that_exists: (2, r"instances_val.json already exists: pass --force to overwrite it"),
     store_in_a_file: (1, r"cannot write to m.onnx/m: Not a directory: choose another with --store"),
 }
 
@@ -206,7 +206,7 @@ def test_bad_input(
     arguments = make(tmp_path)
     before = {path for path in tmp_path.rglob("*") if "engines" not in path.parts}
     ended = edgesparse(*arguments)
-    assert re.search(ends[1], ended.said) and ended.code == ends[0], ended
+    assert re.search(ends[1], ended.message) and ended.code == ends[0], ended
     assert "secret" not in ended.err
     after = {path for path in tmp_path.rglob("*") if "engines" not in path.parts}
     assert after == before
@@ -214,7 +214,7 @@ def test_bad_input(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["biuld", "m.onnx"], "No such command 'biuld'."),
         (["build", "--fast", "m.onnx"], "No such option '--fast'"),
@@ -231,44 +231,44 @@ def test_bad_input(
         (["recipe", "m.onnx", "--size", "640"], "Option '--size' requires 2 arguments."),
     ],
 )
-def test_wrong_use(edgesparse: Command, arguments: list[str], said: str) -> None:
+def test_wrong_use(edgesparse: Command, arguments: list[str], message: str) -> None:
     ended = edgesparse(*arguments)
-    assert ended.code == 2 and said in ended.said
+    assert ended.code == 2 and message in ended.message
 
 
-def test_a_package_for_something_else_is_refused(edgesparse: Command, model: Path, images: Path) -> None:
+def test_a_package_for_another_version_is_refused(edgesparse: Command, model: Path, images: Path) -> None:
     edgesparse("build", model)
     manifest = next(Path("engines/squares").glob("*/manifest.json"))
     manifest.write_text(re.sub(r'"onnxruntime": "[\d.]+"', '"onnxruntime": "99.0"', manifest.read_text()))
     ended = edgesparse("run", "engines/squares", "--source", images)
     assert ended.code == 1
-    assert re.search(r"found ONNX Runtime [\d.]+, needed 99.0 or newer: build it here with", ended.said)
+    assert re.search(r"found ONNX Runtime [\d.]+, needed 99.0 or newer: build it here with", ended.message)
 
 
-def test_a_package_that_another_process_builds_is_refused(edgesparse: Command, model: Path) -> None:
+def test_a_build_in_another_process_is_refused(edgesparse: Command, model: Path) -> None:
     with Store(Path("engines"), "squares").lock():
         ended = edgesparse("build", model)
-    assert ended.code == 1 and f"process {os.getpid()} is building squares already" in ended.said
+    assert ended.code == 1 and f"process {os.getpid()} is building squares already" in ended.message
 
 
 @pytest.mark.root
-def test_a_full_disk_is_refused_and_nothing_is_left(edgesparse: Command, small_disk: Path, model: Path) -> None:
+def test_a_full_disk_is_refused_without_leftovers(edgesparse: Command, small_disk: Path, model: Path) -> None:
     (small_disk / "filler").write_bytes(bytes(2_500_000))
     ended = edgesparse("build", model, "--store", small_disk)
-    assert ended.code == 1 and re.search(r"no space left in .*: needed .* MB, free .* MB", ended.said)
+    assert ended.code == 1 and re.search(r"no space left in .*: needed .* MB, free .* MB", ended.message)
     assert [path.name for path in (small_disk / "squares").iterdir()] == [".lock"]
 
 
 @pytest.mark.root
-def test_a_disk_that_fills_up_while_running_ends_it(edgesparse: Command, small_disk: Path, model: Path) -> None:
+def test_a_disk_that_fills_up_ends_the_run(edgesparse: Command, small_disk: Path, model: Path) -> None:
     edgesparse("build", model)
     with pytest.raises(OSError, match="No space"):
         (small_disk / "filler").write_bytes(bytes(4_000_000))
     ended = edgesparse("run", model, "--source", "demo", "--jsonl", small_disk / "out.jsonl")
-    assert ended.code == 2 and re.search(r"cannot write .*out.jsonl: No space left on device", ended.said)
+    assert ended.code == 2 and re.search(r"cannot write .*out.jsonl: No space left on device", ended.message)
 
 
-def test_run_as_a_program_it_is_the_same(tmp_path: Path) -> None:
+def test_as_a_program_it_behaves_the_same(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("this is no model")
     command = [sys.executable, "-m", "edgesparse", "build", "text.onnx"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

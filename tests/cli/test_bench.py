@@ -35,10 +35,10 @@ def test_what_cannot_be_measured_is_refused(
     edgesparse: Command, model: Path, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
     ended = edgesparse("bench", model, *arguments)
-    assert ended.code == code and message in ended.said
+    assert ended.code == code and message in ended.message
 
 
 def test_a_package_is_measured_at_its_own_batch(edgesparse: Command, model: Path) -> None:
     edgesparse("build", model)
     ended = edgesparse("bench", "engines/squares", "--batch", "2")
-    assert ended.code == 2 and "--batch: found 2, needed 1, the package's batch" in ended.said
+    assert ended.code == 2 and "--batch: found 2, needed 1, the package's batch" in ended.message

@@ -1,6 +1,6 @@
-"""A deploy as a process of its own, with the real build and ONNX Runtime, killed in its long steps.
+"""A deploy in its own process, with the real build on ONNX Runtime, killed in its long steps.
 
-tests/fleet/test_power_cuts.py kills one before each of its operations on the disk.
+tests/fleet/test_power_cuts.py kills one before each of its disk operations.
 """
 
 from __future__ import annotations
@@ -44,30 +44,34 @@ def recipe(tmp_path: Path) -> Path:
     squares.detector(tmp_path / "squares.onnx")
     (tmp_path / "labels").mkdir()
     squares.labelled(tmp_path / "labels")
-    said = {"model": "squares.onnx", "build": {"backend": "onnxruntime"}, "deploy": {"images": "labels", "count": 2}}
-    (tmp_path / "squares.yaml").write_text(yaml.safe_dump(said))
+    settings = {
+        "model": "squares.onnx",
+        "build": {"backend": "onnxruntime"},
+        "deploy": {"images": "labels", "count": 2},
+    }
+    (tmp_path / "squares.yaml").write_text(yaml.safe_dump(settings))
     return tmp_path / "squares.yaml"
 
 
 def children_of(folder: Path) -> list[str]:
-    """Processes that work on a slot."""
-    found = []
+    """The command lines of processes that work on a slot."""
+    commands = []
     for line in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             command = line.read_bytes().decode(errors="replace")
         except OSError:
             continue
         if "edgesparse.fleet.making" in command and str(folder) in command:
-            found.append(command)
-    return found
+            commands.append(command)
+    return commands
 
 
 def test_killed_at_each_step(edgesparse: Command, started: Started, recipe: Path, tmp_path: Path) -> None:
     private = keys.read_private(bundles.key(tmp_path))
     for version, threads in (("1.0", 1), ("2.0", 2), ("3.0", 2)):
-        said = yaml.safe_load(recipe.read_text())
-        said["build"]["threads"] = threads  # another build
-        recipe.write_text(yaml.safe_dump(said))
+        settings = yaml.safe_load(recipe.read_text())
+        settings["build"]["threads"] = threads  # changes the build
+        recipe.write_text(yaml.safe_dump(settings))
         contents.make(recipe, tmp_path / f"{version}.esb", private, version=version)
     common = ("--root", tmp_path / "device", "--trusted", tmp_path / "trusted", "--json")
     assert edgesparse("deploy", "1.0.esb", "--restart", "", *common).code == 0

@@ -1,4 +1,4 @@
-"""From keys to a device that runs a bundle, by the verbs and with ONNX Runtime: all of it for real but the service."""
+"""From keys to a device that runs a bundle, on ONNX Runtime: everything is real except the service."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def recipe(tmp_path: Path) -> Path:
     labels = tmp_path / "labels"
     labels.mkdir()
     squares.labelled(labels)
-    said = {
+    settings = {
         "model": "squares.onnx",
         "head": "yolov8",
         "build": {"backend": "onnxruntime"},
@@ -31,7 +31,7 @@ def recipe(tmp_path: Path) -> Path:
         "deploy": {"count": 3, "max_latency_ms": 10_000},
     }
     path = tmp_path / "squares.yaml"
-    path.write_text(yaml.safe_dump(said))
+    path.write_text(yaml.safe_dump(settings))
     return path
 
 
@@ -40,8 +40,8 @@ def test_from_keys_to_a_device_and_back(edgesparse: Command, recipe: Path, tmp_p
     assert edgesparse("keys", "new", "factory", "--days", "10").code == 0
     (tmp_path / "factory.pub").rename(tmp_path / "trusted" / "factory.pub")
     for version in ("1.0", "1.1"):
-        made = edgesparse("bundle", recipe, "-o", f"{version}.esb", "--key", "factory.key", "--version", version)
-        assert made.code == 0 and f"squares {version}" in made.out, made.err
+        bundle = edgesparse("bundle", recipe, "-o", f"{version}.esb", "--key", "factory.key", "--version", version)
+        assert bundle.code == 0 and f"squares {version}" in bundle.out, bundle.err
 
     device = ("--root", "device", "--restart", "", "--json")
     deploy = ("--trusted", "trusted", *device)
@@ -66,12 +66,12 @@ def test_from_keys_to_a_device_and_back(edgesparse: Command, recipe: Path, tmp_p
         assert len(detector(squares.image([(1, 2, 0), (5, 5, 1)]))) == 2
 
 
-def test_keys_are_made_shown_and_rotated(edgesparse: Command, tmp_path: Path) -> None:
+def test_keys_are_created_listed_and_rotated(edgesparse: Command, tmp_path: Path) -> None:
     assert (
         "wrote factory.key and factory.pub, valid until 20" in edgesparse("keys", "new", "factory", "--days", "9").err
     )
     assert edgesparse("keys", "public", "factory.key").out == (tmp_path / "factory.pub").read_text()
-    assert edgesparse("keys", "new", "factory").said.startswith("factory.key is there already")
+    assert edgesparse("keys", "new", "factory").message.startswith("factory.key is there already")
     done = edgesparse("keys", "rotate", "factory.key", "next", "-o", "both", "--overlap", "3")
     assert done.code == 0 and "next: put both into /etc/edgesparse/trusted" in done.err
     shown = edgesparse("keys", "show", "both", "--json").json["keys"]
@@ -79,36 +79,37 @@ def test_keys_are_made_shown_and_rotated(edgesparse: Command, tmp_path: Path) ->
     assert "never expires" in edgesparse("keys", "show", "both").out
     (tmp_path / "factory.key").chmod(0o644)
     refused = edgesparse("keys", "public", "factory.key")
-    assert refused.code == 1 and refused.said.endswith("needed 600: run 'chmod 600 factory.key'")
+    assert refused.code == 1 and refused.message.endswith("needed 600: run 'chmod 600 factory.key'")
 
 
-def test_wrong_use_is_told_and_writes_nothing(edgesparse: Command, recipe: Path, tmp_path: Path) -> None:
+def test_wrong_use_is_refused_and_writes_nothing(edgesparse: Command, recipe: Path, tmp_path: Path) -> None:
     edgesparse("keys", "new", "factory")
     for arguments in (("deploy",), ("deploy", "x.esb", "--recover"), ("bundle", recipe), ("rollback", "now")):
         assert edgesparse(*arguments).code == 2
     before = sorted(tmp_path.iterdir())
-    assert "cannot read the key other.key" in edgesparse("bundle", recipe, "-o", "x.esb", "--key", "other.key").said
+    assert "cannot read the key other.key" in edgesparse("bundle", recipe, "-o", "x.esb", "--key", "other.key").message
     (tmp_path / "taken.esb").write_text("mine")
     taken = edgesparse("bundle", recipe, "-o", "taken.esb", "--key", "factory.key")
-    assert taken.code == 2 and "pass --force" in taken.said and (tmp_path / "taken.esb").read_text() == "mine"
+    assert taken.code == 2 and "pass --force" in taken.message and (tmp_path / "taken.esb").read_text() == "mine"
     (tmp_path / "taken.esb").unlink()
     (tmp_path / "trusted").mkdir()
     (tmp_path / "trusted" / "factory.pub").write_bytes((tmp_path / "factory.pub").read_bytes())
     device = ("--trusted", "trusted", "--root", "device", "--restart", "")
     assert (
-        edgesparse("deploy", "none.esb", *device).said == "cannot read the bundle none.esb: No such file or directory"
+        edgesparse("deploy", "none.esb", *device).message
+        == "cannot read the bundle none.esb: No such file or directory"
     )
-    assert edgesparse("deploy", recipe, *device).said.endswith("is no bundle: make one with 'edgesparse bundle'")
+    assert edgesparse("deploy", recipe, *device).message.endswith("is no bundle: make one with 'edgesparse bundle'")
     good = bundles.signed(tmp_path / "good.esb", tmp_path / "factory.key")
     bad = good.with_name("bad.esb")
     bad.write_bytes(good.read_bytes().replace(b"xxxx", b"yyyy"))
-    assert "model/model.onnx is not what was signed" in edgesparse("deploy", bad, *device).said
+    assert "model/model.onnx is not what was signed" in edgesparse("deploy", bad, *device).message
     assert bundles.tree(tmp_path / "device") == {}
     for path in (good, bad, tmp_path / "device"):
         path.rmdir() if path.is_dir() else path.unlink()
     shutil.rmtree(tmp_path / "good.contents")
     lacking = edgesparse("deploy", recipe, "--trusted", "trusted", "--root", "device", "--restart", "none-such now")
-    assert lacking.code == 3 and "no command 'none-such' here" in lacking.said
+    assert lacking.code == 3 and "no command 'none-such' here" in lacking.message
     assert edgesparse("deploy", "--recover", "--root", "device", "--json").json["result"] == "nothing to do"
     (tmp_path / "trusted" / "factory.pub").unlink()
     (tmp_path / "trusted").rmdir()
@@ -119,4 +120,4 @@ def test_a_repository_for_triton(edgesparse: Command, recipe: Path, tmp_path: Pa
     done = edgesparse("export", "triton", tmp_path / "squares.onnx", "-o", "repository")
     assert done.code == 0 and "next: tritonserver --model-repository=" in done.out
     assert (tmp_path / "repository" / "squares" / "config.pbtxt").is_file()
-    assert "is there already" in edgesparse("export", "triton", tmp_path / "squares.onnx", "-o", "repository").said
+    assert "is there already" in edgesparse("export", "triton", tmp_path / "squares.onnx", "-o", "repository").message

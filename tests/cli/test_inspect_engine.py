@@ -1,39 +1,25 @@
-"""`edgesparse inspect` of what was built: a package, or a TensorRT plan."""
+"""`edgesparse inspect` of a package or a TensorRT plan."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from commands import Command
 
 from edgesparse.backends.base import EngineLayer
 from edgesparse.backends.tensorrt import driver
-from edgesparse.cli import main
 from edgesparse.config import DetectorSpec, InputSpec, Run
 from edgesparse.package import manifest as manifests
 from edgesparse.package.manifest import Candidate, LayerRecord, Manifest, TensorRecord
 
-Verb = Callable[..., tuple[int, str, str]]
 LAYERS = (
     LayerRecord(
         name="/a/Conv + /r/Relu", kernel="sm80_sparse_conv_sptensor", sparse=True, onnx=("/a/Conv",), precision="int8"
     ),
     LayerRecord(name="/b/Conv <1>", kernel="sm80_implicit_gemm", sparse=False, precision="fp16", device="dla"),
 )
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Verb:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return run
 
 
 def package(folder: Path, *layers: LayerRecord, backend: str = "tensorrt") -> Path:
@@ -57,54 +43,57 @@ def package(folder: Path, *layers: LayerRecord, backend: str = "tensorrt") -> Pa
     return folder
 
 
-def test_a_package_is_read_wherever_it_was_built(run: Verb, tmp_path: Path) -> None:
-    code, out, _ = run("inspect", package(tmp_path / "net", *LAYERS))
-    assert code == 0
-    assert "sm80_sparse_conv_sptensor" in out and "1 of 2 layers run a 2:4 kernel; 2 were eligible" in out
-    assert "1 of 2 eligible layers run sparse; 1.09x" in out
+def test_a_package_is_read_wherever_it_was_built(edgesparse: Command, tmp_path: Path) -> None:
+    ended = edgesparse("inspect", package(tmp_path / "net", *LAYERS))
+    assert ended.code == 0
+    assert "sm80_sparse_conv_sptensor" in ended.out and "1 of 2 layers run a 2:4 kernel; 2 were eligible" in ended.out
+    assert "1 of 2 eligible layers run sparse; 1.09x" in ended.out
 
 
-def test_as_json_and_as_a_page(run: Verb, tmp_path: Path) -> None:
+def test_as_json_and_as_a_page(edgesparse: Command, tmp_path: Path) -> None:
     built = package(tmp_path / "net", *LAYERS)
-    code, out, err = run("inspect", built, "--json", "--html", tmp_path / "page.html")
-    said = json.loads(out)
-    assert code == 0 and "wrote" in err
-    assert [layer["sparse"] for layer in said["layers"]] == [True, False]
-    assert said["layers"][1]["device"] == "dla" and said["eligible"] == [layer.name for layer in LAYERS]
+    ended = edgesparse("inspect", built, "--json", "--html", tmp_path / "page.html")
+    report = ended.json
+    assert ended.code == 0 and "wrote" in ended.err
+    assert [layer["sparse"] for layer in report["layers"]] == [True, False]
+    assert report["layers"][1]["device"] == "dla" and report["eligible"] == [layer.name for layer in LAYERS]
     text = (tmp_path / "page.html").read_text()
     assert "/b/Conv &lt;1&gt;" in text and "http" not in text
     HTMLParser().feed(text)
-    assert run("inspect", built, "--html", tmp_path / "page.html")[0] == 2
+    assert edgesparse("inspect", built, "--html", tmp_path / "page.html").code == 2
 
 
-def test_a_backend_that_tells_no_kernels(run: Verb, tmp_path: Path) -> None:
-    code, out, _ = run("inspect", package(tmp_path / "net", backend="onnxruntime"))
-    assert code == 0 and out == "net abc: onnxruntime does not report which kernels run\n"
+def test_a_backend_that_reports_no_kernels(edgesparse: Command, tmp_path: Path) -> None:
+    ended = edgesparse("inspect", package(tmp_path / "net", backend="onnxruntime"))
+    assert ended.code == 0 and ended.out == "net abc: onnxruntime does not report which kernels run\n"
 
 
 @pytest.mark.no_gpu
-def test_a_plan_without_tensorrt_ends_with_three(run: Verb, tmp_path: Path) -> None:
+def test_a_plan_without_tensorrt_is_refused(edgesparse: Command, tmp_path: Path) -> None:
     if driver.TensorRTBackend().probe().ok:
         pytest.skip("here is TensorRT")
     (tmp_path / "model.engine").write_bytes(b"plan")
-    code, out, err = run("inspect", tmp_path / "model.engine")
-    assert code == 3 and out == ""
-    assert "edgesparse: TensorRT does not work here (No module named 'tensorrt'): apt install python3-libnvinfer" in err
+    ended = edgesparse("inspect", tmp_path / "model.engine")
+    assert ended.code == 3 and ended.out == ""
+    assert (
+        "edgesparse: TensorRT does not work here (No module named 'tensorrt'): apt install python3-libnvinfer"
+        in ended.err
+    )
 
 
-def test_a_plan_is_opened_where_tensorrt_is(run: Verb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_is_opened_with_tensorrt(edgesparse: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layers = (EngineLayer("a + b", "x_spmma_y", True), EngineLayer("c", "dense", False))
     monkeypatch.setattr(driver.TensorRTBackend, "layers", lambda self, path: layers)
     (tmp_path / "model.plan").write_bytes(b"plan")
-    code, out, _ = run("inspect", tmp_path / "model.plan")
-    assert code == 0 and "1 of 2 layers run a 2:4 kernel" in out
+    ended = edgesparse("inspect", tmp_path / "model.plan")
+    assert ended.code == 0 and "1 of 2 layers run a 2:4 kernel" in ended.out
 
 
 @pytest.mark.parametrize("more", [("--device", "orin-nano-8gb"), ("--shape", "x=1x3x8x8")])
-def test_options_of_a_model_are_refused(run: Verb, tmp_path: Path, more: tuple[str, str]) -> None:
-    assert run("inspect", package(tmp_path / "net", *LAYERS), *more)[0] == 2
+def test_options_of_a_model_are_refused(edgesparse: Command, tmp_path: Path, more: tuple[str, str]) -> None:
+    assert edgesparse("inspect", package(tmp_path / "net", *LAYERS), *more).code == 2
 
 
-def test_a_folder_without_a_package(run: Verb, tmp_path: Path) -> None:
-    code, _, err = run("inspect", tmp_path)
-    assert code == 1 and "needed one package" in err
+def test_a_folder_without_a_package(edgesparse: Command, tmp_path: Path) -> None:
+    ended = edgesparse("inspect", tmp_path)
+    assert ended.code == 1 and "needed one package" in ended.err

@@ -1,34 +1,17 @@
-"""`edgesparse inspect` and `edgesparse prune` as a user runs them."""
+"""`edgesparse inspect` of a model, and `edgesparse prune` by magnitude."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from commands import Command
 from onnx import TensorProto, helper, numpy_helper
 
-from edgesparse.cli import main
 from edgesparse.sparsity.inspect import inspect
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command line; gives exit code, standard output and standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return run
 
 
 @pytest.fixture
@@ -51,23 +34,23 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
-def test_inspect_prints_a_table_with_the_reasons(run: Run, model: Path) -> None:
-    code, out, _ = run("inspect", model)
-    assert code == 0
-    assert "first layer (3 input channels): stays dense (1 layer)" in out
-    assert "2 layers, an open input shape (--shape)" in out
-    row = next(line.split() for line in out.splitlines() if line.startswith("second"))
+def test_inspect_prints_a_table_with_the_reasons(edgesparse: Command, model: Path) -> None:
+    ended = edgesparse("inspect", model)
+    assert ended.code == 0
+    assert "first layer (3 input channels): stays dense (1 layer)" in ended.out
+    assert "2 layers, an open input shape (--shape)" in ended.out
+    row = next(line.split() for line in ended.out.splitlines() if line.startswith("second"))
     assert row == ["second", "Conv", "64x64x3x3", "float32", "dense", "2", "-", "-", "147.5", "0", "9216/9216"]
 
 
-def test_inspect_says_as_json_what_it_says_in_the_table(run: Run, model: Path) -> None:
-    code, out, _ = run("inspect", model, "--shape", "x=1x3x32x32", "--device", "orin-nano-8gb", "--json")
-    said = json.loads(out)
-    assert code == 0 and said["macs"] == 32 * 32 * 64 * 9 * (3 + 64)
-    assert [layer["state"] for layer in said["layers"]] == ["ineligible", "dense"]
-    times = {name: entry["ms"] for name, entry in said["prediction"]["predicted"].items()}
-    assert times["FP16 2:4"] < times["FP16"] and [gain["name"] for gain in said["prediction"]["gains"]] == ["second"]
-    layers = said["prediction"]["predicted"]["FP16"]["layers"]
+def test_json_of_inspect_has_layers_and_predictions(edgesparse: Command, model: Path) -> None:
+    ended = edgesparse("inspect", model, "--shape", "x=1x3x32x32", "--device", "orin-nano-8gb", "--json")
+    report = ended.json
+    assert ended.code == 0 and report["macs"] == 32 * 32 * 64 * 9 * (3 + 64)
+    assert [layer["state"] for layer in report["layers"]] == ["ineligible", "dense"]
+    times = {name: entry["ms"] for name, entry in report["prediction"]["predicted"].items()}
+    assert times["FP16 2:4"] < times["FP16"] and [gain["name"] for gain in report["prediction"]["gains"]] == ["second"]
+    layers = report["prediction"]["predicted"]["FP16"]["layers"]
     assert [layer["name"] for layer in layers] == ["first <1>", "second"]
     assert sum(layer["ms"] for layer in layers) == pytest.approx(times["FP16"], abs=1e-4)
     assert {layer["bound"] for layer in layers} <= {"math", "memory", "launch"}
@@ -80,11 +63,11 @@ def test_inspect_says_as_json_what_it_says_in_the_table(run: Run, model: Path) -
         ("1080x1920", "2:4 may pay off in FP16 2:4, INT8 2:4, INT8 2:4 with ReLU: only a build on the board shows"),
     ],
 )
-def test_inspect_says_before_training_whether_sparsity_can_pay(run: Run, model: Path, size: str, words: str) -> None:
-    code, out, _ = run("inspect", model, "--shape", f"x=1x3x{size}", "--device", "orin-nano-4gb:10W")
-    assert code == 0 and words in out
+def test_inspect_predicts_whether_sparsity_can_pay(edgesparse: Command, model: Path, size: str, words: str) -> None:
+    ended = edgesparse("inspect", model, "--shape", f"x=1x3x{size}", "--device", "orin-nano-4gb:10W")
+    assert ended.code == 0 and words in ended.out
     for name in ("FP16", "FP16 2:4", "INT8", "INT8 2:4"):
-        assert any(line.startswith(f"{name}  ") for line in out.splitlines())
+        assert any(line.startswith(f"{name}  ") for line in ended.out.splitlines())
 
 
 class Tags(HTMLParser):
@@ -93,36 +76,36 @@ class Tags(HTMLParser):
         self.bars, self.links, self.text = 0, 0, ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        said = dict(attrs)
-        self.bars += tag == "a" and "height" in (said.get("style") or "")
-        self.links += any((said.get(name) or "").startswith("http") for name in ("src", "href"))
+        attributes = dict(attrs)
+        self.bars += tag == "a" and "height" in (attributes.get("style") or "")
+        self.links += any((attributes.get(name) or "").startswith("http") for name in ("src", "href"))
 
     def handle_data(self, data: str) -> None:
         self.text += data
 
 
-def test_inspect_writes_one_page_that_needs_nothing_else(run: Run, model: Path, tmp_path: Path) -> None:
+def test_the_page_of_inspect_is_self_contained(edgesparse: Command, model: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     options = ("--html", page, "--shape", "x=1x3x32x32", "--device", "orin-nx-16gb:MAXN")
-    assert run("inspect", model, *options)[0] == 0
+    assert edgesparse("inspect", model, *options).code == 0
     tags = Tags()
     tags.feed(page.read_text())
     assert tags.bars == 2 and tags.links == 0
     assert "first <1>" in tags.text and "stays dense" in tags.text and "orin-nx-16gb in MAXN" in tags.text
     assert "2:4 does not pay off here" in tags.text or "2:4 may pay" in tags.text
-    code, _, err = run("inspect", model, *options)
-    assert code == 2 and "pass --force" in err
+    ended = edgesparse("inspect", model, *options)
+    assert ended.code == 2 and "pass --force" in ended.err
 
 
-def test_prune_writes_a_2to4_model_and_warns_before_it_is_deployed(run: Run, model: Path, tmp_path: Path) -> None:
+def test_prune_writes_a_2to4_model_and_warns(edgesparse: Command, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
-    code, said, err = run("prune", model, "-o", out, "--json")
-    assert code == 0 and "usually destroys a trained detector" in err
-    assert json.loads(said)["layers"][0]["name"] == "second"
+    ended = edgesparse("prune", model, "-o", out, "--json")
+    assert ended.code == 0 and "usually destroys a trained detector" in ended.err
+    assert ended.json["layers"][0]["name"] == "second"
     assert [layer.state for layer in inspect(onnx.load(out)).layers] == ["ineligible", "sparse"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "out.onnx"]
-    code, said, err = run("prune", out, "-o", tmp_path / "again.onnx")
-    assert code == 0 and "already 2:4" in said and "warning" not in err
+    ended = edgesparse("prune", out, "-o", tmp_path / "again.onnx")
+    assert ended.code == 0 and "already 2:4" in ended.out and "warning" not in ended.err
 
 
 @pytest.mark.parametrize(
@@ -141,11 +124,10 @@ def test_prune_writes_a_2to4_model_and_warns_before_it_is_deployed(run: Run, mod
         (["prune", "{model}", "-o", "out.onnx", "--layers", "first <1>"], 1, "first layer"),
     ],
 )
-def test_what_cannot_be_done_ends_in_one_line_and_writes_nothing(
-    run: Run, model: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, words: str
+def test_refusals_are_one_line_and_write_nothing(
+    edgesparse: Command, model: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, words: str
 ) -> None:
     monkeypatch.chdir(model.parent)
-    ended, _, err = run(*(argument.format(model=model.name) for argument in arguments))
-    complaints = [line for line in err.splitlines() if line.startswith("edgesparse:")]
-    assert ended == code and len(complaints) == 1 and words in complaints[0]
+    ended = edgesparse(*(argument.format(model=model.name) for argument in arguments))
+    assert ended.code == code and words in ended.message
     assert [path.name for path in model.parent.iterdir()] == ["m.onnx"]

@@ -51,8 +51,8 @@ def test_a_target_that_is_none(edgesparse: Command, tmp_path: Path, verb: tuple[
     before = contents(tmp_path)
     for target in MODELS:
         ended = edgesparse(*verb[0].split(), target, *verb[1:])
-        assert ended.code in (1, 2) and ended.said, target
-        assert "report" not in ended.said, ended.said
+        assert ended.code in (1, 2) and ended.message, target
+        assert "report" not in ended.message, ended.message
     assert contents(tmp_path) == before
 
 
@@ -79,7 +79,7 @@ def test_no_verb_overwrites_what_it_reads(
 ) -> None:
     before = contents(tmp_path)
     ended = edgesparse(*arguments, "--force")
-    assert ended.code == 2 and message in ended.said
+    assert ended.code == 2 and message in ended.message
     assert contents(tmp_path) == before
 
 
@@ -106,7 +106,7 @@ def test_numbers_that_make_no_sense(
     for name in names:
         for value in values:
             ended = edgesparse(*verb, *name.split(), value)
-            assert ended.code == 2 and re.search(r"Invalid value|needed|no board|unknown", ended.said), ended
+            assert ended.code == 2 and re.search(r"Invalid value|needed|no board|unknown", ended.message), ended
     assert contents(tmp_path) == before
 
 

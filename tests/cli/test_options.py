@@ -58,7 +58,7 @@ def test_a_shared_option_has_one_help_text() -> None:
 )
 def test_a_former_option_names_the_new_one(edgesparse: Command, verb: str, option: str, new: str) -> None:
     ended = edgesparse(verb, option, "x")
-    assert ended.code == 2 and ended.said == f"{option} is now {new} (see 'edgesparse {verb} --help')"
+    assert ended.code == 2 and ended.message == f"{option} is now {new} (see 'edgesparse {verb} --help')"
     assert option not in edgesparse(verb, "--help").out.split()
 
 

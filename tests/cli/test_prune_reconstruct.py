@@ -1,4 +1,4 @@
-"""`edgesparse prune --method reconstruct` as a user runs it: chosen layers, the page, killed and resumed, refused."""
+"""`edgesparse prune --method reconstruct`: chosen layers, page, resuming after a kill, refusals."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def states(path: Path) -> list[str]:
     return [layer.state for layer in inspect(onnx.load(path)).eligible]
 
 
-def test_as_much_as_a_point_allows_with_a_page_a_layer(
+def test_as_many_layers_as_one_point_allows_and_a_page(
     edgesparse: Command, detector: Path, images: Path, tmp_path: Path
 ) -> None:
     ended = edgesparse(
@@ -52,7 +52,7 @@ def test_a_share_by_predicted_gain_on_a_board_needs_no_labels(
     assert states(tmp_path / "out.onnx").count("sparse") == 2
 
 
-def test_killed_half_way_it_goes_on_to_the_same_file(
+def test_resumed_after_a_kill_it_writes_the_same_file(
     edgesparse: Command, started: Started, detector: Path, images: Path, tmp_path: Path
 ) -> None:
     options = ("prune", detector, *RECONSTRUCT, "--state", "state", "-o")
@@ -67,10 +67,10 @@ def test_killed_half_way_it_goes_on_to_the_same_file(
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    held = {path: path.stat().st_mtime_ns for path in (tmp_path / "state").rglob("layer-*.npz")}
-    assert 2 <= len(held) < LAYERS and not (tmp_path / "killed.onnx").exists()
+    saved = {path: path.stat().st_mtime_ns for path in (tmp_path / "state").rglob("layer-*.npz")}
+    assert 2 <= len(saved) < LAYERS and not (tmp_path / "killed.onnx").exists()
     assert edgesparse(*options, "resumed.onnx").code == 0
-    assert all(path.stat().st_mtime_ns == when for path, when in held.items())
+    assert all(path.stat().st_mtime_ns == when for path, when in saved.items())
     assert not list((tmp_path / "state").rglob("tape-*"))
     assert edgesparse("prune", detector, *RECONSTRUCT, "-o", "whole.onnx").code == 0
     assert (tmp_path / "resumed.onnx").read_bytes() == (tmp_path / "whole.onnx").read_bytes()
@@ -88,18 +88,18 @@ def test_killed_half_way_it_goes_on_to_the_same_file(
         (["--layers", "sde1"], 1, "did you mean 'side1'"),
     ],
 )
-def test_what_cannot_be_done_ends_in_one_line(
+def test_refusals_are_one_line(
     edgesparse: Command, detector: Path, images: Path, tmp_path: Path, options: list[str], code: int, words: str
 ) -> None:
     ended = edgesparse("prune", detector, "-o", "out.onnx", *RECONSTRUCT, *options)
-    assert (ended.code, words in ended.said) == (code, True), ended.err
+    assert (ended.code, words in ended.message) == (code, True), ended.err
     assert not (tmp_path / "out.onnx").exists()
 
 
 def test_an_empty_image_is_refused_by_name(edgesparse: Command, detector: Path, images: Path, tmp_path: Path) -> None:
     (images / "2.png").write_bytes(b"")
     ended = edgesparse("prune", detector, "-o", "out.onnx", *RECONSTRUCT)
-    assert ended.code == 2 and "cannot read the image images/2.png: the file is empty" in ended.said
+    assert ended.code == 2 and "cannot read the image images/2.png: the file is empty" in ended.message
     assert not (tmp_path / "out.onnx").exists()
 
 
@@ -126,5 +126,5 @@ def test_weights_that_cannot_be_refitted_end_in_one_line(
         stored.CopyFrom(numpy_helper.from_array(value, "w2"))
     onnx.save(model, detector)
     ended = edgesparse("prune", detector, "-o", "out.onnx", *RECONSTRUCT)
-    assert (ended.code, words in ended.said) == (1, True), ended.err
+    assert (ended.code, words in ended.message) == (1, True), ended.err
     assert not (tmp_path / "out.onnx").exists()

@@ -1,4 +1,4 @@
-"""`edgesparse quantize` as a user runs it: the files, the page, the score after each step, and what it refuses."""
+"""`edgesparse quantize`: files, page, the score after each step, refusals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IMAGES = ("--images", "images/*.png")
 
 @pytest.fixture
 def detector(tmp_path: Path) -> Path:
-    """The squares' detector with three layers before its own that pass the colours on: uneven, even again, averaged."""
+    """The squares' detector behind three layers that pass the colors on: scaled unevenly, back again, averaged."""
     model = onnx.load(squares.detector(tmp_path / "deep.onnx"))
     twice = np.concatenate([np.eye(3)] * 2).astype(np.float32)
     stored = {
@@ -74,7 +74,7 @@ def test_every_file_and_the_score_after_each_step(
     assert sorted(ended.json["written"]) == ["deep.cache", "deep.cache.onnx", "out.onnx", "page.html", "ranges.json"]
 
 
-def test_a_calibration_is_reused_where_it_fits_and_left_alone_where_not(
+def test_a_calibration_is_reused_only_where_it_fits(
     edgesparse: Command, detector: Path, images: Path, tmp_path: Path
 ) -> None:
     options = ("quantize", detector, *IMAGES, "--calibration", "ranges.json")
@@ -90,8 +90,8 @@ def test_a_calibration_is_reused_where_it_fits_and_left_alone_where_not(
     assert Calibration.load(tmp_path / "ranges.json").images == 2
 
 
-def test_ranges_from_a_table_of_tensorrt(edgesparse: Command, detector: Path, images: Path, tmp_path: Path) -> None:
-    """Also from one that another program wrote: for all that is quantised here, and a constant of its own."""
+def test_ranges_from_a_tensorrt_table(edgesparse: Command, detector: Path, images: Path, tmp_path: Path) -> None:
+    """Also from another program's, which holds every quantized tensor here and a constant of its own."""
     lines = ["images: 3c010a14", "mean: 3c010a14", "r1: 3e000000", "c1: 3e000000", "r2: 3c010a14", "colour: 3c010a14"]
     text = "\n".join(["TRT-100300-EntropyCalibration2", "(Unnamed Layer* 3) [Constant]_output: 3c010a14", *lines])
     (tmp_path / "theirs.cache").write_text(text)
@@ -102,13 +102,11 @@ def test_ranges_from_a_table_of_tensorrt(edgesparse: Command, detector: Path, im
     assert ended.json["ranges"]["r1"]["amax"] == 127 * 0.125 and not ended.json["equalised"]
     (tmp_path / "theirs.cache").write_text("\n".join([text.splitlines()[0], *lines[:2]]))
     ended = edgesparse(*options, "--force")
-    assert ended.code == 2 and "no scale for the tensor r1" in ended.said
+    assert ended.code == 2 and "no scale for the tensor r1" in ended.message
 
 
-def test_integers_without_a_tensor_become_one(
-    edgesparse: Command, detector: Path, images: Path, tmp_path: Path
-) -> None:
-    """TensorRT 8.5 takes them for nothing."""
+def test_integer_attributes_become_tensors(edgesparse: Command, detector: Path, images: Path, tmp_path: Path) -> None:
+    """TensorRT 8.5 reads `value_ints` as empty."""
     squares.hold_integers(detector)
     assert squares.held(detector) == {"value_ints"}
     ended = edgesparse("quantize", detector, "-o", "out.onnx", *IMAGES, "--table", "deep.cache")
@@ -116,14 +114,14 @@ def test_integers_without_a_tensor_become_one(
     assert squares.held(tmp_path / "out.onnx") == squares.held(tmp_path / "deep.cache.onnx") == {"value"}
 
 
-def test_kept_layers_and_warnings_are_shown(edgesparse: Command, detector: Path, images: Path) -> None:
+def test_kept_layers_and_warnings_are_printed(edgesparse: Command, detector: Path, images: Path) -> None:
     ended = edgesparse("quantize", detector, "-o", "out.onnx", *IMAGES, "--keep", "even")
     assert ended.code == 0 and "kept in float, as requested" in ended.out and "warning: " in ended.err
     assert "step by step" in ended.out and "wrote out.onnx; next: edgesparse evaluate out.onnx" in ended.out
 
 
 @pytest.mark.parametrize(
-    ("options", "code", "said"),
+    ("options", "code", "message"),
     [
         ((*IMAGES, "--max-drop", "1"), 2, "--max-drop needs --annotations"),
         ((), 2, "Missing option '--images'"),
@@ -135,21 +133,21 @@ def test_kept_layers_and_warnings_are_shown(edgesparse: Command, detector: Path,
         ((*IMAGES, "--from-table", "deep.onnx"), 2, "not a TensorRT calibration table"),
     ],
 )
-def test_what_it_refuses(
-    edgesparse: Command, detector: Path, images: Path, tmp_path: Path, options: tuple[str, ...], code: int, said: str
+def test_refusals(
+    edgesparse: Command, detector: Path, images: Path, tmp_path: Path, options: tuple[str, ...], code: int, message: str
 ) -> None:
     ended = edgesparse("quantize", detector, "-o", "out.onnx", *options)
-    assert ended.code == code and said in ended.said
+    assert ended.code == code and message in ended.message
     assert not (tmp_path / "out.onnx").exists()
 
 
-def test_a_model_that_is_quantised_already(edgesparse: Command, detector: Path, images: Path, tmp_path: Path) -> None:
+def test_a_model_that_is_already_quantized(edgesparse: Command, detector: Path, images: Path, tmp_path: Path) -> None:
     assert edgesparse("quantize", detector, "-o", "out.onnx", *IMAGES).code == 0
     ended = edgesparse("quantize", "out.onnx", "-o", "again.onnx", *IMAGES)
-    assert ended.code == 2 and "Q/DQ operators already" in ended.said and not (tmp_path / "again.onnx").exists()
+    assert ended.code == 2 and "Q/DQ operators already" in ended.message and not (tmp_path / "again.onnx").exists()
 
 
-def test_a_recipes_input_is_honoured_and_no_package_is_built(
+def test_a_recipes_input_is_used_and_no_package_is_built(
     edgesparse: Command, detector: Path, images: Path, tmp_path: Path
 ) -> None:
     """Two units more of blue: the detector finds nothing, which the reference score shows."""
