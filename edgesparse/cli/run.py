@@ -124,9 +124,6 @@ def _run(target: Path, chosen: RunOptions) -> None:
 def _serve(target: Path, settings: Path | None, chosen: RunOptions) -> NoReturn:
     import faulthandler
 
-    from edgesparse.service.signals import hold_reload
-
-    hold_reload()  # before the slow imports: SIGHUP would end the process
     try:
         from edgesparse.service.life import Service, Target
     except ImportError as error:

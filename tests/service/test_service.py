@@ -1,4 +1,4 @@
-"""The service as a process: reload, fallback, limits, draining; with an engine on a plan."""
+"""The service as a process: reload, fallback, limits, draining; its engine follows a plan."""
 
 from __future__ import annotations
 
@@ -23,10 +23,8 @@ def ready(service: Running) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("slots", [0, 2])
-def test_a_fallback_takes_over_an_engine_that_fails_in_a_row(
-    planned_package: Planned, start: Start, slots: int
-) -> None:
-    """Visibly: in the state, the metrics, systemd's status and the log; and it stays so over a restart."""
+def test_the_fallback_takes_over_after_consecutive_failures(planned_package: Planned, start: Start, slots: int) -> None:
+    """It shows in the state, the metrics, systemd's status and the log, and stays so across a restart."""
     package = planned_package({"fail_at": 20, "slots": slots})
     service = start(package, door(limits={"failures": 3}))
     said = service.until(lambda said: said["fallback"] and said["detecting"])
@@ -44,14 +42,14 @@ def test_a_fallback_takes_over_an_engine_that_fails_in_a_row(
     assert ready(again)["fallback"]
 
 
-def test_one_failure_is_no_reason(planned_package: Planned, start: Start) -> None:
+def test_failures_below_the_limit_keep_the_engine(planned_package: Planned, start: Start) -> None:
     service = start(planned_package({"fail_at": 20}, name="a"), door(limits={"failures": 1000}))
     said = service.until(lambda said: said["errors"] > 2)
     assert not said["fallback"] and not said["healthy"] and "inference failed" in said["why"]
 
 
-def test_without_a_fallback_it_ends(planned_package: Planned, start: Start) -> None:
-    """systemd starts it again; what failed is said in one line."""
+def test_a_service_without_a_working_fallback_ends(planned_package: Planned, start: Start) -> None:
+    """systemd restarts it; the last line says what failed."""
     service = start(planned_package({"fail_at": 20}, {"fail_at": 1}), door(limits={"failures": 2}))
     service.process.wait(60)
     assert service.process.returncode == 1
@@ -59,13 +57,13 @@ def test_without_a_fallback_it_ends(planned_package: Planned, start: Start) -> N
     assert last.startswith("edgesparse: 2 inferences in a row failed") and last.endswith("could take its place")
 
 
-def test_an_engine_that_cannot_be_loaded_gives_way(planned_package: Planned, start: Start) -> None:
+def test_the_fallback_replaces_an_engine_that_cannot_be_loaded(planned_package: Planned, start: Start) -> None:
     service = start(planned_package({"inputs": "damaged"}), door())
     said = ready(service)
     assert said["fallback"] and said["precision"] == "fp32" and "fallback fp32 runs" in said["words"]
 
 
-def test_sighup_takes_changed_settings_and_keeps_the_camera(planned_package: Planned, start: Start) -> None:
+def test_sighup_takes_changed_settings_and_keeps_cameras_open(planned_package: Planned, start: Start) -> None:
     service = start(planned_package({}), door())
     before = ready(service)
     settings = door()
@@ -78,7 +76,7 @@ def test_sighup_takes_changed_settings_and_keeps_the_camera(planned_package: Pla
     service.notify.until("MONOTONIC_USEC=")
     service.notify.until("READY=1")
     after = service.until(lambda said: len(said["cameras"]) == 2 and said["cameras"][1]["state"] == "live")
-    assert after["cameras"][0]["frames"] > before["cameras"][0]["frames"], "one that is opened anew counts from 0"
+    assert after["cameras"][0]["frames"] > before["cameras"][0]["frames"], "a reopened camera would count from 0"
     assert 'edgesparse_reloads_total{outcome="done"} 1.0' in service.get("/metrics")[1].decode()
     assert service.stop() < 5
 
@@ -87,12 +85,12 @@ def test_sighup_takes_changed_settings_and_keeps_the_camera(planned_package: Pla
 def test_sighup_takes_another_engine_without_losing_a_frame_of_the_camera(
     tmp_path: Path, planned_package: Planned, start: Start, slots: int
 ) -> None:
-    """`current` points elsewhere, with other classes: their names are never mixed up."""
+    """`current` points to another package with other classes: their names are never mixed up."""
     one = planned_package({"slots": slots}, name="one")
     two = planned_package({}, name="two", classes=("blue", "white"), build_id="0123456789ab", model="other")
     link = tmp_path / "current"
     link.symlink_to(one)
-    lines = tmp_path / "found.jsonl"
+    lines = tmp_path / "records.jsonl"
     service = start(link, door(jsonl={"file": str(lines)}))
     before = ready(service)
     link.unlink()
@@ -102,14 +100,14 @@ def test_sighup_takes_another_engine_without_losing_a_frame_of_the_camera(
     assert after["model"] == "other" and after["cameras"][0]["frames"] > before["cameras"][0]["frames"]
     time.sleep(0.5)
     assert service.stop() < 5
-    found = [json.loads(line) for line in lines.read_text().splitlines()]
-    classes = [frame["detections"][0]["class"] for frame in found]
-    assert len(found) > 10 and list(dict.fromkeys(classes)) in (["red", "blue"], ["red", "0", "blue"])
-    gaps = [(b["monotonic_ns"] - a["monotonic_ns"]) / 1e9 for a, b in pairwise(found)]
+    records = [json.loads(line) for line in lines.read_text().splitlines()]
+    classes = [record["detections"][0]["class"] for record in records]
+    assert len(records) > 10 and list(dict.fromkeys(classes)) in (["red", "blue"], ["red", "0", "blue"])
+    gaps = [(b["monotonic_ns"] - a["monotonic_ns"]) / 1e9 for a, b in pairwise(records)]
     assert max(gaps) < 5
 
 
-def test_a_reload_that_makes_no_sense_changes_nothing(planned_package: Planned, start: Start) -> None:
+def test_an_invalid_reload_changes_nothing(planned_package: Planned, start: Start) -> None:
     service = start(planned_package({}), door())
     ready(service)
     service.settings.write_text("run: {cameras: [{name: door, surce: demo}]}\n")
@@ -122,14 +120,14 @@ def test_a_reload_that_makes_no_sense_changes_nothing(planned_package: Planned, 
     assert service.stop() < 5
 
 
-def test_wrong_settings_end_it_with_2(planned_package: Planned, start: Start) -> None:
+def test_invalid_settings_exit_with_2(planned_package: Planned, start: Start) -> None:
     service = start(planned_package({}), {"run": {}})
     service.process.wait(60)
     assert service.process.returncode == 2
     assert "no camera: needed run.source or run.cameras" in service.ended().splitlines()[-1]
 
 
-def test_a_port_that_is_taken(planned_package: Planned, start: Start) -> None:
+def test_a_port_in_use_is_refused(planned_package: Planned, start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         service = start(planned_package({}), door(web={"port": port}))
@@ -138,8 +136,8 @@ def test_a_port_that_is_taken(planned_package: Planned, start: Start) -> None:
     assert service.process.returncode == 2 and "choose another service.web.port" in last and str(port) in last
 
 
-def test_over_a_limit_the_rate_goes_down(planned_package: Planned, start: Start) -> None:
-    """More free memory is asked for than any machine has; when it no longer is, the rate comes back up."""
+def test_beyond_a_limit_the_frame_rate_goes_down(planned_package: Planned, start: Start) -> None:
+    """The limit is more free memory than any machine has; without it the rate comes back up."""
     service = start(planned_package({}), door())
     ready(service)
     service.write(door(limits={"memory": "900000 GB"}))
