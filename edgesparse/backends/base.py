@@ -7,19 +7,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse.backends.frames import FramePlan, Slot
+from edgesparse.closing import Closing
 from edgesparse.config import Way
 from edgesparse.errors import BuildError
 from edgesparse.progress import Progress, quiet
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -129,7 +126,7 @@ LOADED = "library loaded"
 """What a build says once its library is there and nothing is built yet: what it takes by itself is measured then."""
 
 
-class Runner(ABC):
+class Runner(Closing):
     """A loaded network with its buffers. `bind` checks once; `infer` checks nothing and allocates nothing.
 
     A runner is used from one thread at a time and is a context manager.
@@ -180,14 +177,6 @@ class Runner(ABC):
     @abstractmethod
     def close(self) -> None:
         """Free everything; calling it again does nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Backend(ABC):

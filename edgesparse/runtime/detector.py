@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any, overload
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from edgesparse import config
 from edgesparse.backends.base import Runner, TensorSpec
 from edgesparse.backends.frames import Found, FramePlan, Pixels, Ring
+from edgesparse.closing import Closing
 from edgesparse.errors import ConfigError, ModelError
 from edgesparse.runtime.cpu_slot import CpuSlot
 from edgesparse.runtime.detections import Detections
@@ -31,7 +31,7 @@ Kinds = Pixels | Sequence[Pixels] | None
 STAGES = ("preprocess", "engine", "decode", "nms")
 
 
-class Detector:
+class Detector(Closing):
     """A runner with what stands before and behind it. A context manager; owns the runner.
 
     `detect` waits for its result. For overlap, `submit` up to `depth` batches and `collect` them in order. Frames are
@@ -180,14 +180,6 @@ class Detector:
         """What is in flight is waited for and dropped."""
         self._ring.close()
         self.runner.close()
-
-    def __enter__(self) -> Detector:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def thresholds(run: config.Run, names: Sequence[str], where: str = "run") -> NDArray[np.float32]:

@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from types import TracebackType
 
+from edgesparse.closing import Closing
 from edgesparse.config import ONLY, Camera
 from edgesparse.errors import SourceError
 from edgesparse.runtime.detector import Detector
@@ -45,7 +45,7 @@ def run(
         loop.drop()
 
 
-class Loop:
+class Loop(Closing):
     """Cameras on one engine: as many as its batch holds at once, those first that have waited longest, each with its
     newest frame. So every camera gets an equal share of an engine that is too slow for all, and none grows old.
 
@@ -276,14 +276,6 @@ class Loop:
         """Close the cameras, and drop what is on its way; calling it again does nothing."""
         close_sources([feed.source for feed in self.feeds])
         self.drop()
-
-    def __enter__(self) -> Loop:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 @dataclass

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from types import TracebackType
-from typing import TYPE_CHECKING
+from abc import abstractmethod
 
+from edgesparse.closing import Closing
 from edgesparse.runtime.detections import Detections
 from edgesparse.stream.frames import Frame
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
-
-class Sink(ABC):
+class Sink(Closing):
     """Takes frames together with the objects detected in them.
 
     A context manager that closes itself. Used from one thread. The constructor checks whatever can be checked early:
@@ -30,11 +26,3 @@ class Sink(ABC):
     @abstractmethod
     def close(self) -> None:
         """Complete what was written. May be called more than once."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
-from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from edgesparse.closing import Closing
 from edgesparse.stream.frames import Frame, Memory
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 State = Literal["live", "opening", "waiting", "away"]
 """`opening`: not yet connected; `waiting`: connected, waiting for a key frame; `live`: frames arrive; `away`: they do
 not, and the source is opened again until they do."""
 
 
-class Source(ABC):
+class Source(Closing):
     """Frames of one camera, video or folder of images.
 
     A context manager that closes itself, and an iterable over its frames. Used from one thread.
@@ -60,18 +57,18 @@ class Source(ABC):
         return their next frame, or None at the end."""
         return self.read()
 
-    def lend(self, most: int, memory: Memory) -> None:  # noqa: B027 - optional
+    def lend(self, most: int, memory: Memory) -> None:
         """Keep up to `most` delivered frames valid at the same time, in images that `memory` allocates, for a detector
         with several batches in flight. Updates `lends`. Frames that were delivered before remain valid."""
 
-    def watch(self) -> None:  # noqa: B027 - files need no watching
+    def watch(self) -> None:
         """Detect a stall. Call it at least twice per second on a live source that nobody blocks on in `read`."""
 
     @abstractmethod
     def reopen(self) -> None:
         """Start over: a file at its first frame, a camera with a new connection."""
 
-    def leave(self) -> None:  # noqa: B027 - optional
+    def leave(self) -> None:
         """Begin to close without waiting for it to complete."""
 
     @abstractmethod
@@ -81,11 +78,3 @@ class Source(ABC):
     def __iter__(self) -> Iterator[Frame]:
         while (frame := self.read()) is not None:
             yield frame
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
