@@ -14,12 +14,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import edgesparse
 
+FORMER = {"--data": "--names", "--pictures": "--save-images"}
+
 
 class WrongUse(edgesparse.EdgeSparseError):
     exit_code = 2
 
 
 def arguments() -> argparse.Namespace:
+    for option in (argument.partition("=")[0] for argument in sys.argv[1:]):
+        if option in FORMER:
+            raise WrongUse(f"{option} is now {FORMER[option]}")
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
     sources = parser.add_mutually_exclusive_group()
     sources.add_argument("--camera", type=int, action="append", metavar="N", help="camera number; repeatable")

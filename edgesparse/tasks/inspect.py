@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from edgesparse.config import Recipe
-from edgesparse.model.load import load
+from edgesparse.errors import ModelError
+from edgesparse.model.load import Model, info, load
 from edgesparse.predict import boards, fusion, page, roofline
 from edgesparse.predict.boards import Board
 from edgesparse.predict.roofline import Prediction
@@ -40,6 +41,19 @@ class ModelInspection:
         return result
 
 
+def _input_of(recipe: Recipe, model: Model) -> dict[str, tuple[int, ...]]:
+    """The shape of an open image input by the recipe's size. Raises ModelError where a fixed one differs."""
+    size = recipe.input.size
+    if size is None:
+        return {}
+    described = info(model)
+    for needed, actual in zip(size, described.inputs[described.image][2:], strict=True):
+        if actual not in (needed, None):
+            found = "x".join(map(str, described.inputs[described.image][2:]))
+            raise ModelError(f"the input is {found}, input.size is {size[0]}x{size[1]}: make them equal")
+    return {described.image: (recipe.build.batch.opt, 3, *size)}
+
+
 def inspect_file(
     target: Target,
     device: str | None = None,
@@ -52,9 +66,9 @@ def inspect_file(
     board = boards.board(device) if device is not None else None
     recipe = as_recipe(target)
     check_outputs((html,), force, [recipe.model, *([] if isinstance(target, Recipe) else [Path(target)])])
-    inputs = {name: tuple(shape) for name, shape in (shapes or {}).items()}
     progress("reading the model", 0, 0)
     model = load(recipe.model)
+    inputs = _input_of(recipe, model) | {name: tuple(shape) for name, shape in (shapes or {}).items()}
     report = inspect(model, inputs)
     predictions = roofline.predict_all(fusion.fused_layers(model, inputs), board) if board else {}
     if html is not None:

@@ -69,6 +69,9 @@ def test_ctrl_c_ends_with_the_summary(folder: Path) -> None:
         (("--imgsz", "640"), 2, "--imgsz: found 320x320, needed 640x640"),
         (("--classes", "screw"), 2, "no class 'screw'"),
         (("--conf", "2"), 2, "run.conf: found 2.0"),
+        (("--conf", "nan"), 2, "run.conf: found nan"),
+        (("--data", "coco"), 2, "--data is now --names"),
+        (("--pictures=out",), 2, "--pictures is now --save-images"),
         (("--model", "nothing.onnx"), 2, "no model nothing.onnx"),
     ],
 )

@@ -223,7 +223,7 @@ def test_bad_input(
         (["run", "m.onnx", "--settings", "device.yaml"], "--settings needs --service"),
         (["run", "demo", "--service", "--video", "v.mp4"], "--service takes its outputs from --settings"),
         (["run", "demo", "--service", "--settings", "gone.yaml"], "no settings gone.yaml: write one with 'run:'"),
-        (["build", "nowhere.onnx"], "no model nowhere.onnx: give the path of an ONNX file"),
+        (["build", "nowhere.onnx"], "no model nowhere.onnx: pass the path of an ONNX file"),
         (["build", "nowhere.yaml"], "no recipe nowhere.yaml: write one with 'edgesparse recipe MODEL.onnx"),
         (["build", "nowhere"], "nowhere: needed a recipe (.yaml), a model (.onnx)"),
         (["evaluate", "m.onnx"], "Missing option '--annotations'."),

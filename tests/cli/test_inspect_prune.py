@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import squares
 from commands import Command
 from onnx import TensorProto, helper, numpy_helper
 
@@ -54,6 +55,16 @@ def test_json_of_inspect_has_layers_and_predictions(edgesparse: Command, model: 
     assert [layer["name"] for layer in layers] == ["first <1>", "second"]
     assert sum(layer["ms"] for layer in layers) == pytest.approx(times["FP16"], abs=1e-4)
     assert {layer["bound"] for layer in layers} <= {"math", "memory", "launch"}
+
+
+def test_inspect_takes_the_input_size_of_a_recipe(edgesparse: Command, model: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "m.yaml"
+    recipe.write_text("model: m.onnx\ninput: {size: [32, 64]}\n")
+    assert edgesparse("inspect", recipe, "--json").json["macs"] == 32 * 64 * 64 * 9 * (3 + 64)
+    assert edgesparse("inspect", recipe, "--shape", "x=1x3x8x8", "--json").json["macs"] == 64 * 64 * 9 * (3 + 64)
+    squares.detector(model)
+    ended = edgesparse("inspect", recipe)
+    assert ended.code == 2 and "the input is 64x64, input.size is 32x64: make them equal" in ended.message
 
 
 @pytest.mark.parametrize(

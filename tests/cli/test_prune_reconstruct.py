@@ -88,8 +88,9 @@ def test_resumed_after_a_kill_it_writes_the_same_file(
         (["--layers", "sde1"], 1, "did you mean 'side1'"),
     ],
 )
+@pytest.mark.usefixtures("images")
 def test_refusals_are_one_line(
-    edgesparse: Command, detector: Path, images: Path, tmp_path: Path, options: list[str], code: int, words: str
+    edgesparse: Command, detector: Path, tmp_path: Path, options: list[str], code: int, words: str
 ) -> None:
     ended = edgesparse("prune", detector, "-o", "out.onnx", *RECONSTRUCT, *options)
     assert (ended.code, words in ended.message) == (code, True), ended.err

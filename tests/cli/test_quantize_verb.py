@@ -133,8 +133,9 @@ def test_kept_layers_and_warnings_are_printed(edgesparse: Command, detector: Pat
         ((*IMAGES, "--from-table", "deep.onnx"), 2, "not a TensorRT calibration table"),
     ],
 )
+@pytest.mark.usefixtures("images")
 def test_refusals(
-    edgesparse: Command, detector: Path, images: Path, tmp_path: Path, options: tuple[str, ...], code: int, message: str
+    edgesparse: Command, detector: Path, tmp_path: Path, options: tuple[str, ...], code: int, message: str
 ) -> None:
     ended = edgesparse("quantize", detector, "-o", "out.onnx", *options)
     assert ended.code == code and message in ended.message
