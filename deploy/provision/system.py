@@ -55,9 +55,6 @@ class System:
         """Whether systemd runs here: not in a container, nor in a root that is being made."""
         return self.path("/run/systemd/system").is_dir()
 
-    def has(self, program: str) -> bool:
-        return shutil.which(program) is not None
-
     def ask(self, *command: str) -> str | None:
         """What a program prints; None where there is none or it fails."""
         try:

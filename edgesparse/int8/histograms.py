@@ -66,15 +66,6 @@ class MagnitudeHistogram:
             self.counts[0] -= zeros
             self.zeros += zeros
 
-    def merge(self, other: MagnitudeHistogram) -> None:
-        """Add the counts of `other`."""
-        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
-        copy = other.copy()
-        copy._widen(self.exponent)
-        self._widen(copy.exponent)
-        self.counts += copy.counts
-        self.zeros += other.zeros
-
     def copy(self) -> MagnitudeHistogram:
         return MagnitudeHistogram(self.counts.copy(), self.exponent, self.zeros, self.low, self.high)
 

@@ -116,7 +116,7 @@ class World:
         monitor = getattr(config, "progress_monitor", None)
         if monitor is not None:
             monitor.phase_start("Building Engine", None, 2)
-            self.went_on = monitor.step_complete("Building Engine", 0)
+            monitor.step_complete("Building Engine", 0)
             monitor.phase_finish("Building Engine")
         calibrator = getattr(config, "int8_calibrator", None)
         if calibrator is not None:

@@ -40,16 +40,6 @@ def test_the_order_of_the_batches_changes_no_count(batches: list[npt.NDArray[np.
 
 
 @settings(max_examples=50)
-@given(BATCHES, BATCHES)
-def test_merging_two_histograms_counts_what_both_have_seen(
-    some: list[npt.NDArray[np.float32]], others: list[npt.NDArray[np.float32]]
-) -> None:
-    merged = counted(*some)
-    merged.merge(counted(*others))
-    assert same(merged, counted(*some, *others))
-
-
-@settings(max_examples=50)
 @given(BATCHES)
 def test_every_value_lies_in_the_bin_of_its_magnitude(batches: list[npt.NDArray[np.float32]]) -> None:
     histogram = counted(*batches)

@@ -60,7 +60,6 @@ class Gpu:
             self.integrated = bool(found.get_attribute(attribute.INTEGRATED))
             self.name, self.total = str(found.name()), int(found.total_memory())
             self.sm = ".".join(map(str, found.compute_capability()))
-            self.driver_version = int(driver.get_driver_version())
             self._context = found.retain_primary_context()
         except driver.Error as error:
             raise BackendUnavailable(f"CUDA does not start ({one_line(error)}): {_REMEDY}") from None
@@ -74,7 +73,7 @@ class Gpu:
         self._context.push()
         return self
 
-    def __exit__(self, *ignored: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self._context.pop()
 
     def doing(self, what: str) -> Doing:

@@ -50,9 +50,7 @@ def has_video_decoder() -> bool:
     return any(Path("/usr/lib").glob("*/gstreamer-1.0/libgstnvvideo4linux2.so"))
 
 
-def open_rtsp(
-    url: str, fps: float | None, decoder: str = f"nvv4l2decoder enable-max-performance=1 ! {_TO_BGR}"
-) -> Capture:
+def open_rtsp(url: str, fps: float | None, decoder: str = DECODER) -> Capture:
     """An RTSP stream over TCP, H.264 or H.265, decoded by a Jetson's decoder. That has not yet run; with a decoder of
     this machine's GStreamer in its place the same way has."""
     try:
