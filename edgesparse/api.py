@@ -149,5 +149,6 @@ def _package(target: Target | Package, names: str | None, store: str | Path, pro
     if isinstance(target, Package):
         return target
     if isinstance(target, Recipe):
-        return build_recipe(target, Path(store), progress=progress, make_current=False).package
+        recipe = as_recipe(target, names)
+        return build_recipe(recipe, Path(store), progress=progress, make_current=False).package
     return ready(Path(target), Path(store), names=names, progress=progress)

@@ -153,3 +153,15 @@ def test_keywords_are_the_fields_of_the_options() -> None:
         found = {name: hint.__forward_arg__ for name, hint in typed.__annotations__.items()}
         needed = {field.name: field.type for field in fields(options)}
         assert {name: hint.replace("Required[str | Path]", "str | Path") for name, hint in found.items()} == needed
+
+
+def test_names_for_a_recipe_object_and_a_folder_called_demo(model: Path, tmp_path: Path) -> None:
+    unnamed = squares.detector(tmp_path / "unnamed.onnx", names=None)
+    (tmp_path / "names.txt").write_text("a\nb\n")
+    package = edgesparse.build(edgesparse.Recipe(model=unnamed), names="names.txt")
+    assert package.manifest.detector.classes == ("a", "b")
+    (tmp_path / "demo").mkdir()
+    assert len(edgesparse.inspect("demo").layers) > 10
+    with pytest.raises(edgesparse.EdgeSparseError, match=r"unnamed is a folder: needed a recipe"):
+        (tmp_path / "unnamed").mkdir()
+        edgesparse.build("unnamed")

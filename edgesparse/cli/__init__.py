@@ -83,8 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
         complain(str(error))
         code = error.exit_code
     except click.ClickException as error:
-        hint = f" (see 'edgesparse {' '.join(_verb(error))}--help')"
-        complain(" ".join(error.format_message().split()) + hint)
+        complain(f"{' '.join(error.format_message().split())} (see '{_command(error)} --help')")
         code = 2
     except (KeyboardInterrupt, click.Abort):
         complain("interrupted")
@@ -108,6 +107,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _verb(error: click.ClickException) -> list[str]:
-    context = getattr(error, "ctx", None)
-    return [f"{context.command.name} "] if context is not None and context.parent is not None else []
+def _command(error: click.ClickException) -> str:
+    """The command that was used wrongly, as `edgesparse keys new`."""
+    context: click.Context | None = getattr(error, "ctx", None)
+    return "edgesparse" if context is None else context.command_path

@@ -80,6 +80,8 @@ def run(
         if frames is not None or chosen.as_json or any(outputs.values()):
             raise click.UsageError("--service takes its outputs from --settings: leave the other options out")
         _serve(target, settings, chosen)
+    elif chosen.as_json and outputs["jsonl"] == "-":
+        raise click.UsageError("--json and --jsonl -: only one of them can have standard output")
     elif settings is not None:
         raise click.UsageError("--settings needs --service")
     else:
@@ -102,14 +104,16 @@ def _run(target: Path, chosen: RunOptions) -> None:
     from edgesparse.config import override
     from edgesparse.stream.pipeline import Loop
     from edgesparse.stream.sinks.open import open_sinks
+    from edgesparse.tasks.inputs import NO_SOURCE, check_sources
 
     _check_outputs(chosen)
+    check_sources(target, chosen.overrides)
     with progress() as advance:
         package = ready(target, chosen.store, progress=advance)
     settings = override(package.manifest.run, dict(chosen.overrides))
     cameras = settings.all_cameras()
     if not cameras:
-        raise click.UsageError("no source: pass --source, or set run.source in the recipe")
+        raise ConfigError(NO_SOURCE)
     names = package.manifest.detector.classes
     with open_detector(package, settings) as detector, Loop.of(cameras, detector) as loop:
         with open_sinks(names, fps=loop.rates(), **chosen.outputs) as loop.sinks:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from edgesparse.builder.targets import recipe_of
-from edgesparse.config import Recipe
+from edgesparse.builder.targets import DEMO, recipe_of
+from edgesparse.classes import named_classes
+from edgesparse.config import Recipe, override
 from edgesparse.errors import ConfigError
 from edgesparse.runtime.evaluate import Labels
 from edgesparse.stream.sources.open import open_source
 
+NO_SOURCE = "no source: pass --source, or set run.source in the recipe"
 Target = str | Path | Recipe
 """A recipe, its file, an ONNX file, or 'demo'."""
 
@@ -44,9 +49,9 @@ def annotation_file(path: Path) -> Path:
 def as_recipe(target: Target, names: str | None = None) -> Recipe:
     """The recipe of a target, with the class names of `names` ('coco' or a file). Raises ConfigError."""
     if isinstance(target, Recipe):
-        return target
+        return target.model_copy(update={"classes": named_classes(names, Path())}) if names else target
     path = Path(target)
-    if path.is_dir():
+    if path != DEMO and path.is_dir():
         raise ConfigError(f"{path} is a folder: needed a recipe (.yaml) or a model (.onnx)")
     return recipe_of(path, names)
 
@@ -54,3 +59,19 @@ def as_recipe(target: Target, names: str | None = None) -> Recipe:
 def check_images(source: str) -> None:
     """Raise SourceError where `source` (a folder, glob or video) holds no images."""
     open_source(source).close()
+
+
+def check_sources(target: Path, overrides: Mapping[str, Any]) -> None:
+    """Check the sources of a recipe or ONNX file before it is built, cameras and streams excepted.
+
+    `overrides` replace the recipe's `run:` section. Raises ConfigError, SourceError.
+    """
+    if target != DEMO and target.is_dir():
+        return  # a package: nothing is built
+    cameras = override(recipe_of(target).run, dict(overrides)).all_cameras()
+    if not cameras:
+        raise ConfigError(NO_SOURCE)
+    for camera in cameras:
+        source = str(camera.source)
+        if not re.match(r"-?\d+$|/dev/|demo(:\d+)?$|\w+://", source):
+            check_images(source)

@@ -122,3 +122,19 @@ def test_existing_outputs_of_run_are_refused_before_a_build(edgesparse: Command,
     ended = edgesparse("run", "deep.onnx", "--source", "images", name, "binary.json")
     assert ended.err == "edgesparse: binary.json already exists: pass --force to overwrite it, or name another file\n"
     assert ended.code == 2 and not (tmp_path / "engines").exists()
+
+
+@pytest.mark.parametrize("source", ["nowhere.mp4", "binary.json", "folder.onnx", "images/*.gif", "empty.yaml"])
+def test_sources_of_run_are_checked_before_a_build(edgesparse: Command, tmp_path: Path, source: str) -> None:
+    ended = edgesparse("run", "deep.onnx", "--source", "images", "--source", source)
+    assert ended.code == 2 and ended.err.startswith("edgesparse: ") and not (tmp_path / "engines").exists()
+
+
+def test_only_one_output_has_standard_output(edgesparse: Command) -> None:
+    ended = edgesparse("run", "deep.onnx", "--source", "images", "--jsonl", "-", "--json")
+    assert ended.code == 2 and ended.message.startswith("--json and --jsonl -: only one of them")
+
+
+def test_the_hint_names_the_whole_command(edgesparse: Command) -> None:
+    assert edgesparse("demo", "export", "x", "--count", "x").message.endswith("(see 'edgesparse demo export --help')")
+    assert edgesparse("biuld").message.endswith("(see 'edgesparse --help')")
