@@ -222,12 +222,24 @@ def _tree(kind: type[errors.EdgeSparseError], depth: int) -> Iterator[tuple[type
             yield from _tree(below, depth + 1)
 
 
+RESULTS = (
+    "tasks.prune.PruneOptions",
+    "tasks.prune.PruneResult",
+    "tasks.quantize.QuantizeOptions",
+    "tasks.quantize.QuantizeResult",
+    "tasks.inspect.ModelInspection",
+    "runtime.evaluate.Evaluation",
+    "package.store.Package",
+)
+"""What public functions take and return beside public classes."""
+
+
 def api_page() -> str:
     """One entry per public name; mkdocstrings fills in signatures and docstrings when the site is built."""
     functions = [name for name in edgesparse.__all__ if name[0].islower()]
     classes = [name for name in edgesparse.__all__ if name[0].isupper()]
     lines = [f"{MARK}# Python API\n\nSource: `edgesparse/api.py`. Everything else is private and may change.\n"]
-    for title, names in (("Functions", functions), ("Classes", classes)):
+    for title, names in (("Functions", functions), ("Classes", classes), ("Options and results", RESULTS)):
         lines.append(f"## {title}\n")
         lines += [f"::: edgesparse.{name}\n" for name in names]
     return "\n".join(lines)

@@ -26,6 +26,8 @@ _ALMOST_FULL = 64 * 1024
 
 @dataclass(frozen=True)
 class Package:
+    """A built detector: its `folder`, and its `manifest` with the time, score and outcome of every candidate."""
+
     folder: Path
     manifest: Manifest
 

@@ -31,21 +31,26 @@ PruneMethod = Literal["magnitude", "reconstruct"]
 
 @dataclass(frozen=True, kw_only=True)
 class PruneOptions:
-    """How a model is pruned. All but `method`, `layers`, `permute`, `names` and `force` is for `reconstruct`.
+    """How a model is pruned.
 
-    method: `magnitude` keeps the two largest of four weights and needs training afterwards; `reconstruct` needs no
-        training but images, and refits each layer to its dense output.
-    layers: names, None for every eligible layer, or "auto" for those that change the outputs least for what they save.
-    permute: magnitude only: reorder channels first, so that more magnitude is kept.
-    images: folder, glob or video of images like those that the detector will see; `count` of them are used.
-    share: prune this share (0..1) of the eligible multiply-accumulates; implies layers="auto".
-    max_drop: lose at most this many points of mAP on `annotations`; implies layers="auto".
-    device: weigh layers by their predicted gain on this board, as "orin-nano-8gb"; implies layers="auto".
-    annotations: COCO JSON file or its folder, to score on; annotated_images: the folder of its images, if elsewhere.
-    names: class names, 'coco' or a file, for a model without any.
-    state: folder for intermediate results; the same call continues from there after an interruption.
-    html: write a report per layer to this file.
-    force: overwrite files that exist.
+    - `method`: `magnitude` keeps the two largest of four weights, and needs training afterwards. `reconstruct` refits
+      each layer to its dense output on images, and needs no training.
+    - `layers`: names, None for every eligible layer, or "auto" for those that change the outputs least for what they
+      save.
+    - `permute`: magnitude: reorder channels first, so that more magnitude is kept.
+    - `names`: class names, 'coco' or a file, for a model without any.
+    - `force`: overwrite files that exist.
+
+    For `reconstruct` only:
+
+    - `images`: folder, glob or video of images like those of the camera; the first `count` are used.
+    - `share`: prune this share (0 to 1) of the eligible multiply-accumulates; implies `layers="auto"`.
+    - `max_drop`: lose at most so many points of mAP (0 to 100) on `annotations`; implies `layers="auto"`.
+    - `device`: weigh layers by their predicted gain on this board, as "orin-nano-8gb"; implies `layers="auto"`.
+    - `annotations`: COCO JSON file or its folder, to score on; `annotated_images`: the folder of its images, if it is
+      not beside them.
+    - `state`: folder for intermediate results: after an interruption the same call continues from there.
+    - `html`: file for a report per layer.
     """
 
     method: PruneMethod = "magnitude"

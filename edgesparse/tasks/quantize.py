@@ -36,19 +36,21 @@ RangeMethod = Literal["best", "entropy", "percentile", "mse", "max"]
 class QuantizeOptions:
     """How a model is quantized.
 
-    images: folder, glob or video of images like those that the detector will see; `count` of them calibrate.
-    placement: `fuse` puts Q/DQ behind the activations; `sparse` also right behind each 2:4 layer, where TensorRT's
-        sparse INT8 kernels need it.
-    method: how ranges are set.
-    max_drop: keep layers in float until at most this many points of mAP are lost on `annotations`.
-    annotations: COCO JSON file or its folder, to score on; annotated_images: the folder of its images, if elsewhere.
-    keep: names of layers that stay in float.
-    calibration: file of ranges: reused where it fits this model, these images and settings, else written.
-    from_table: take the ranges from TensorRT's calibration table of this model.
-    table: write TensorRT's calibration table here, and the float model that it belongs to beside it (TABLE.onnx).
-    names: class names, 'coco' or a file, for a model without any.
-    html: write a report per layer to this file.
-    force: overwrite files that exist.
+    - `images`: folder, glob or video of images like those of the camera; the first `count` calibrate.
+    - `placement`: `fuse` puts Q/DQ behind the activations; `sparse` also right behind each 2:4 layer, where TensorRT's
+      sparse INT8 kernels need it.
+    - `method`: how ranges are set: best, entropy, percentile, mse or max.
+    - `max_drop`: keep layers in float until at most so many points of mAP (0 to 100) are lost on `annotations`.
+    - `annotations`: COCO JSON file or its folder, to score on; `annotated_images`: the folder of its images, if it is
+      not beside them.
+    - `keep`: names of layers that stay in float.
+    - `calibration`: file of ranges: reused where it fits this model, these images and settings, else written.
+    - `from_table`: take the ranges from TensorRT's calibration table of this model.
+    - `table`: file for TensorRT's calibration table; the float model that it belongs to is written beside it, as
+      TABLE.onnx.
+    - `names`: class names, 'coco' or a file, for a model without any.
+    - `html`: file for a report per layer.
+    - `force`: overwrite files that exist.
     """
 
     images: str | Path
