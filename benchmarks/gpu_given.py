@@ -69,6 +69,6 @@ def confident(of: Net) -> Net:
         for seed in range(SHOTS):
             detector.submit([image(seed)])
             scores.append(detector._ring.collect()[0][0][1])
-            detector._boxes.clear()
+            detector._letterboxes.clear()
     best = np.sort(np.concatenate(scores))[::-1]
     return replace(of, conf=float(best[min(40 * len(scores), len(best) - 1)]))

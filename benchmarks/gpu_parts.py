@@ -126,11 +126,11 @@ def path(name: str, work: Path, frames: int = 10_000, seconds: float = 45.0) -> 
 @contextmanager
 def nms_on_the_cpu() -> Iterator[None]:
     """For detectors that are made meanwhile."""
-    before, slots.SUPPRESSED = slots.SUPPRESSED, 0
+    before, slots.NMS_LIMIT = slots.NMS_LIMIT, 0
     try:
         yield
     finally:
-        slots.SUPPRESSED = before
+        slots.NMS_LIMIT = before
 
 
 def graph_alone(detector: Detector) -> float:

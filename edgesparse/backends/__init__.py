@@ -1,4 +1,4 @@
-"""Backends by name. Nothing here imports an inference library before it is used."""
+"""Backends by name. No inference library is imported before it is used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES = ("tensorrt", "tensorrt-rtx", "onnxruntime", "null")
 
 
 def backend(name: str) -> Backend:
-    """The backend of that name. Raises ConfigError for one that does not exist."""
+    """The backend of that name. Raises ConfigError for an unknown one."""
     if name == "tensorrt":
         from edgesparse.backends.tensorrt.driver import TensorRTBackend
 

@@ -1,4 +1,4 @@
-"""The seam between edgesparse and whatever executes a network: a Backend builds and loads, a Runner runs."""
+"""The seam between edgesparse and the libraries that execute networks: a Backend builds and loads, a Runner runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether a backend works on this machine; if not, why and what would mend it."""
+    """Whether a backend works on this machine; if not, the reason and the fix."""
 
     ok: bool
     version: str = ""
@@ -46,32 +46,33 @@ Precision = Literal["fp32", "fp16", "int8"]
 
 @dataclass(frozen=True)
 class Limits:
-    """What a build may spend. Sizes in bytes; None leaves it to the backend; one without such a lever ignores it."""
+    """What a build may use. Sizes in bytes. None: the backend decides. Unknown limits are ignored."""
 
     workspace: int | None = None
-    """Scratch memory that a tactic may ask for."""
+    """Scratch memory that a tactic may use."""
     tactic_memory: int | None = None
-    """Device memory that trying tactics may take."""
+    """Device memory for timing tactics."""
     level: int | None = None
-    """How long to optimise, 0 (least) to 5."""
+    """Effort of the optimization, 0 (least) to 5."""
     tactics: int | None = None
-    """Most tactics that are tried a layer."""
+    """Maximum number of tactics to time per layer."""
     libraries: bool = False
-    """Tactics of cuDNN and cuBLAS, whose loading alone takes hundreds of megabytes."""
+    """Whether to try tactics of cuDNN and cuBLAS. Loading these libraries alone takes hundreds of megabytes."""
     edge_masks: bool = True
-    """Tactics of the edge-mask convolutions."""
+    """Whether to try the edge-mask convolutions."""
     aux_streams: int | None = None
-    """Most streams beside the main one, each of which has its own activations."""
+    """Maximum number of streams beside the main one. Each has its own activations."""
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """`threads`: CPU threads, 0 for every core. `simplify`: fold constants and drop what computes nothing.
+    """How to build an engine.
 
-    `precision` is the lowest that layers may run in. INT8 comes from the Q/DQ nodes of the model, or, where it has
-    none, from the calibration table `table`, or from TensorRT's own calibration on `images` (a .npy of N x 3 x H x W
-    float32). `sparse` allows 2:4 kernels. `profile`: least, usual and largest batch of a model with an open batch.
-    `dla`: the DLA core to build for. `timing_cache`: read, and added to. `detailed`: names every kernel in the plan.
+    `threads`: CPU threads, 0 for every core. `simplify`: fold constants and remove nodes without effect. `precision`:
+    the lowest that layers may run in. INT8 uses the Q/DQ nodes of the model; without any, the calibration table
+    `table`, or TensorRT's own calibration on `images` (a .npy of N x 3 x H x W float32). `sparse`: allow 2:4 kernels.
+    `profile`: smallest, usual and largest batch of a model with an open batch. `dla`: the DLA core to build for.
+    `timing_cache`: a file that is read and extended. `detailed`: record the name of every kernel in the engine.
     """
 
     threads: int = 0
@@ -89,25 +90,26 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class EngineLayer:
-    """One layer of a built engine: `kernel` is what really runs; `sparse`, whether that kernel is a 2:4 one."""
+    """One layer of a built engine. `kernel`: the kernel that runs; `sparse`: whether it is a 2:4 kernel."""
 
     name: str
     kernel: str
     sparse: bool
     onnx: tuple[str, ...] = ()
-    """The ONNX nodes it was made of, where that is known."""
+    """The ONNX nodes that were fused into it, where known."""
     device: str = "gpu"
     precision: str = ""
 
 
 @dataclass(frozen=True)
 class BuildResult:
-    """`path`: the file that `load` takes. `precision`: the lowest in it. `seconds`: how long it took.
+    """A built engine.
 
-    `eligible` and `picked`: layers that the builder considered for 2:4 and that it gave a 2:4 kernel, as its log says.
-    `layers`: what the built engine says of itself. `degraded`: why the engine may be slower than it could be (tactics
-    that were skipped for want of memory, in the builder's words). `command`: the trtexec line that does the same.
-    `device_memory`: bytes that an execution context needs beside the weights.
+    `path`: the file for `load`. `precision`: the lowest in it. `seconds`: duration of the build. `eligible`, `picked`:
+    layers that the builder's log names as candidates for 2:4 kernels, and as running one. `layers`: the layers of the
+    engine, as its inspector reports them. `degraded`: messages of the builder about tactics that it skipped because
+    memory ran out, so that the engine may be slower than possible. `command`: the equivalent trtexec command.
+    `device_memory`: bytes that an execution context needs in addition to the weights.
     """
 
     path: Path
@@ -123,24 +125,27 @@ class BuildResult:
 
 
 LOADED = "library loaded"
-"""What a build says once its library is there and nothing is built yet: what it takes by itself is measured then."""
+"""Progress step of a build whose library is loaded but has not built anything: the time to measure its own memory."""
 
 
 class Runner(Closing):
-    """A loaded network with its buffers. `bind` checks once; `infer` checks nothing and allocates nothing.
+    """A loaded engine with its buffers. `bind` checks them once; `infer` checks and allocates nothing.
 
-    A runner is used from one thread at a time and is a context manager.
+    Use it from one thread at a time. It is a context manager.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
     def allocate(self) -> dict[str, NDArray[Any]]:
-        """Buffers for every input and output, in the memory that suits this runner; zeroed, so pages are there."""
+        """Allocate zeroed buffers for every input and output in the kind of memory that suits this runner."""
         return {spec.name: np.zeros(spec.shape, spec.dtype) for spec in (*self.inputs, *self.outputs)}
 
     def bind(self, buffers: Mapping[str, NDArray[Any]]) -> None:
-        """Use these buffers from now on. Each is C-contiguous, of its tensor's shape and dtype; else BuildError."""
+        """Use these buffers from now on.
+
+        Raises BuildError unless each is C-contiguous and has the shape and dtype of its tensor.
+        """
         for spec in (*self.inputs, *self.outputs):
             buffer = buffers.get(spec.name)
             if buffer is None:
@@ -156,72 +161,71 @@ class Runner(Closing):
     def _bind(self, buffers: Mapping[str, NDArray[Any]]) -> None: ...
 
     def frames(self, plan: FramePlan) -> list[Slot]:
-        """Slots that take whole batches from frames to candidates by this runner's own means; none where it has no
-        such means. Close them before the runner. Raises BuildError."""
+        """Slots that process whole batches from frames to candidates, if this runner has its own frame path.
+
+        The list is empty if it has none. Close the slots before the runner. Raises BuildError.
+        """
         return []
 
     def frame_buffer(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        """Memory for a frame to be captured into, from where this runner need not copy it within the machine."""
+        """Memory to capture a frame into, which this runner reads without a copy by the CPU."""
         return np.zeros(shape, np.uint8)
 
     @abstractmethod
     def infer(self) -> None:
-        """Run once, from the bound inputs into the bound outputs; returns when the outputs are there."""
+        """Run once, from the bound inputs into the bound outputs. Returns when the outputs are complete."""
 
     def latency(self) -> float:
-        """Milliseconds of one run of the engine alone, without copies where it has memory of its own."""
+        """Milliseconds of one run of the engine alone, without copies to and from device memory."""
         start = time.perf_counter()
         self.infer()
         return 1e3 * (time.perf_counter() - start)
 
-    @abstractmethod
-    def close(self) -> None:
-        """Free everything; calling it again does nothing."""
-
 
 class Backend(ABC):
-    """One way to execute networks. Stateless: what it makes are files and runners."""
+    """A library that builds and runs engines. Stateless: it produces files and runners."""
 
     name: str
     suffix: str
-    """Ending of the files that `build` writes."""
+    """Suffix of the files that `build` writes."""
     takes_bytes: bool = False
-    """Whether images are best handed over as uint8, scaled by the graph itself."""
+    """Whether images are best passed as uint8 and scaled by the graph."""
     open_batch: bool = False
-    """Whether it builds for a range of batches: a model with an open one, and `profile`."""
+    """Whether it builds models with an open batch for a range of batches (`profile`)."""
     native_code: bool = False
-    """Whether its files hold code that runs on loading: such packages are loaded only with this device's own mark."""
+    """Whether loading its files runs code in them. Such packages are loaded only with this device's own signature."""
 
     @abstractmethod
-    def probe(self) -> Availability: ...
+    def probe(self) -> Availability:
+        """Whether it works on this machine."""
 
     def ways(self) -> tuple[Way, ...]:
-        """The ways of lowering precision that it can build on this machine."""
+        """The kinds of precision that it can build on this machine."""
         return ("fp32", "int8-qdq")
 
     def dense_because(self) -> str | None:
-        """Why it has no 2:4 kernels on this machine; None when it has."""
+        """Why it has no 2:4 kernels on this machine; None if it has them."""
         return f"{self.name} has none"
 
     def strongly_typed(self) -> bool:
-        """Whether types come from the ONNX alone: FP16, and what INT8 leaves in float, are handed over as FP16."""
+        """Whether types come from the ONNX file alone, so that FP16 must be in the model."""
         return False
 
     @abstractmethod
     def build(self, onnx: Path, out: Path, options: BuildOptions, progress: Progress = quiet) -> BuildResult:
-        """Compile an ONNX file with static shapes into `out`. Raises ModelError, BuildError, BackendUnavailable."""
+        """Build an ONNX file with static shapes into `out`. Raises ModelError, BuildError, BackendUnavailable."""
 
     @abstractmethod
     def load(self, path: Path, threads: int = 0, dla: int | None = None) -> Runner:
-        """A runner of a file that `build` wrote, with fresh buffers bound; of an open batch, the usual one.
+        """Load a file that `build` wrote, with new buffers bound. An open batch is set to its usual size.
 
         `dla`: the DLA core that it was built for. Raises BuildError.
         """
 
     @abstractmethod
     def identity(self) -> dict[str, str]:
-        """What a file built here depends on: versions and hardware. Goes into the manifest."""
+        """Versions and hardware that a file built here depends on. Stored in the manifest."""
 
     @abstractmethod
     def refuses(self, built: Mapping[str, str]) -> str | None:
-        """Why a file that was built under that identity must not be loaded here, as 'found, needed'; else None."""
+        """Why a file built with that identity must not be loaded here, as 'found, needed'; None if it may be."""

@@ -1,6 +1,6 @@
-"""The frame path: frames go in, candidates come out, several batches in flight. What a runner's own path is made of.
+"""The frame path: frames go in, candidates come out, several batches are in flight.
 
-A Slot holds all that one batch needs on its way; a Ring hands slots out and collects them in order.
+A Slot holds everything that one batch needs; a Ring uses slots in turn and collects results in order.
 """
 
 from __future__ import annotations
@@ -20,31 +20,36 @@ from edgesparse.errors import EdgeSparseError
 
 Pixels = Literal["bgr", "rgb", "nv12", "yuyv"]
 PIXELS: tuple[Pixels, ...] = ("bgr", "rgb", "nv12", "yuyv")
-"""In the order in which the kernels number them."""
+"""In the order of their numbers in the kernels."""
 
 Candidates = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
 """xyxy [n, 4] in the input's pixels, confidence [n], class_id [n]."""
 
 
-class Found(NamedTuple):
-    """Candidates of an image; `final`: only those that reach their class's confidence, after NMS, the best first."""
+class FrameBoxes(NamedTuple):
+    """Candidates of one frame.
+
+    `final`: they are boxes (boxes.py), reach their class's threshold, and NMS is done; most confident first.
+    `dropped`: candidates that reached the threshold but are no boxes, where `final`.
+    """
 
     xyxy: NDArray[np.float32]
     confidence: NDArray[np.float32]
     class_id: NDArray[np.int64]
     final: bool = False
+    dropped: int = 0
 
 
-NOTHING = Found(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64), True)
+NO_BOXES = FrameBoxes(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64), True)
 
 
 Decode = Callable[[Sequence[NDArray[Any]], int], Candidates]
-"""(raw outputs in the model's order, which image of the batch) -> Candidates with at least the wanted confidence."""
+"""(raw outputs in the model's order, index of the image in the batch) -> Candidates that reach the threshold."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """What a frame is, and which rectangle of the network's input it fills. All but `pixels` in pixels."""
+    """The kind and size of a frame, and the rectangle of the network's input that it fills. Sizes in pixels."""
 
     pixels: Pixels
     frame_height: int
@@ -61,11 +66,11 @@ Frame = tuple[NDArray[np.uint8], Place]
 
 @dataclass(frozen=True)
 class Strided:
-    """Where candidate r of an image has value k of its box and its score for class c, counted in values:
-    `boxes` + r * box_row + k * box_step, `scores` + r * score_row + c * score_step, each in an output.
+    """Where a kernel finds boxes and scores in the outputs, counted in values.
 
-    `kind`: what the four values are: centre and size, corners, or offsets on the grids `levels`, (rows, columns,
-    stride) each. `objectness`: its k among the box's values, where there is one.
+    Candidate r of an image has value k of its box at `boxes` + r * box_row + k * box_step, and its score for class c
+    at `scores` + r * score_row + c * score_step. `kind`: whether the four values are center and size, corners, or
+    offsets on the grids `levels`, each (rows, columns, stride). `objectness`: its k among the box's values, if any.
     """
 
     candidates: int
@@ -78,17 +83,17 @@ class Strided:
     box_output: int = 0
     score_output: int = 0
     objectness: int | None = None
-    kind: Literal["centre-size", "corners", "on-grid"] = "centre-size"
+    kind: Literal["center-size", "corners", "on-grid"] = "center-size"
     levels: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True)
 class FramePlan:
-    """What a path must do: fill the input `image` as `spec` says, run, and give the candidates that reach `enough`.
+    """What a frame path does: fill the input `image` according to `spec`, run, and return candidates.
 
-    `enough`: the least confidence of each class. `decode` gives those that reach the least of them, from whole outputs;
-    `strided` says where a GPU could find them instead, None where the outputs are small anyway: then also what NMS
-    needs. `fixed`: values of the network's other inputs. `every`: a box counts once for each class that it reaches.
+    `thresholds` [C]: the least confidence per class. `decode` returns candidates that reach the lowest of them, from
+    whole outputs. `strided`: how a GPU finds them instead, with the settings of NMS; None if only `decode` can.
+    `multi_label`: a box counts once for each class that it reaches. `fixed`: values of the network's other inputs.
     `depth`: batches in flight.
     """
 
@@ -96,38 +101,48 @@ class FramePlan:
     spec: InputSpec
     decode: Decode
     strided: Strided | None
-    enough: NDArray[np.float32]
-    every: bool = False
+    thresholds: NDArray[np.float32]
+    multi_label: bool = False
     iou: float = 0.7
     max_det: int = 300
     agnostic: bool = False
     fixed: tuple[tuple[str, NDArray[Any]], ...] = ()
     depth: int = 2
 
+    def decoded(self, outputs: Sequence[NDArray[Any]], image: int) -> FrameBoxes:
+        """Candidates of one image. Values that overflow are dropped later and cause no warning here."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return FrameBoxes(*self.decode(outputs, image))
+
 
 class Slot(ABC):
-    """What one batch needs on its way. `times`: nanoseconds of preparing, running and decoding the last one, as the CPU
-    saw them. `where`: in words, what does it."""
+    """What one batch needs while it is processed.
+
+    `times`: nanoseconds of preparing, running and decoding the last batch, as measured by the CPU. `where`: what does
+    the work, in words.
+    """
 
     times: NDArray[np.int64]
     where: str
 
     @abstractmethod
     def start(self, frames: Sequence[Frame]) -> None:
-        """Begin with at least one frame and at most a batch, which must not change before `finish`. A frame that is
-        refused raises and leaves the slot as it was."""
+        """Start with 1 to a batch of frames, which must not change before `finish`.
+
+        A frame that is refused raises and leaves the slot unchanged.
+        """
 
     @abstractmethod
-    def finish(self) -> list[Found]:
-        """Wait; what was found in each frame, in memory of its own."""
+    def finish(self) -> list[FrameBoxes]:
+        """Wait, and return the candidates of each frame, in memory of their own."""
 
     @abstractmethod
     def close(self) -> None:
-        """Wait for what is on its way and free everything; calling it again does nothing."""
+        """Wait for the batch in flight and free everything. Calling it again does nothing."""
 
 
 class Ring:
-    """Slots in turn: results come in the order in which the frames went in. For one thread at a time."""
+    """Slots in turn: results come in the order in which frames went in. For one thread at a time."""
 
     def __init__(self, slots: Sequence[Slot]) -> None:
         self._slots, self._free, self._busy = tuple(slots), deque(slots), deque[Slot]()
@@ -145,15 +160,17 @@ class Ring:
         return len(self._busy)
 
     def submit(self, frames: Sequence[Frame]) -> None:
-        """Raises RuntimeError when every slot is busy: who submits collects."""
+        """Start a batch. Raises RuntimeError when every slot is busy."""
         if not self._free:
             raise RuntimeError(f"{len(self._busy)} batches are in flight, as many as there are slots: collect() first")
         self._free[0].start(frames)
         self._busy.append(self._free.popleft())
 
-    def collect(self) -> tuple[list[Found], NDArray[np.int64]]:
-        """What was found in the oldest batch that is in flight, and its slot's times. Its slot is free again, also
-        where it raises."""
+    def collect(self) -> tuple[list[FrameBoxes], NDArray[np.int64]]:
+        """Candidates of the oldest batch in flight, and its slot's times. The slot is free again even if this raises.
+
+        Raises RuntimeError when nothing is in flight.
+        """
         if not self._busy:
             raise RuntimeError("nothing is in flight: submit() first")
         slot = self._busy.popleft()
@@ -163,7 +180,7 @@ class Ring:
             self._free.append(slot)
 
     def close(self) -> None:
-        """What is in flight is waited for and dropped."""
+        """Wait for the batches in flight and drop their results."""
         while self._busy:
             with suppress(EdgeSparseError):
                 self.collect()

@@ -1,4 +1,4 @@
-"""A backend without hardware, for tests: it answers with outputs that the test wrote down."""
+"""A backend without hardware, for tests: it returns outputs that the test wrote down."""
 
 from __future__ import annotations
 
@@ -25,27 +25,28 @@ from edgesparse.backends.base import (
     Runner,
     TensorSpec,
 )
-from edgesparse.backends.frames import Found, Frame, FramePlan, Slot
+from edgesparse.backends.frames import Frame, FrameBoxes, FramePlan, Slot
 from edgesparse.config import SPARSE, WAYS, Way
 from edgesparse.errors import BuildError
 from edgesparse.progress import Progress, quiet
 
 PLAN = "EDGESPARSE_NULL"
-"""Environment variable that names the JSON file which says how builds go."""
+"""Environment variable with the path of the JSON file that describes builds."""
 
 
 class NullBackend(Backend):
-    """Its files are JSON: `inputs` and `outputs` ([name, shape, dtype] each), `values` (a number or nested lists
-    an output), `seconds` (how long one inference takes), `fail_at` (the inference from
-    which on all raise), `hang_at` (the one that never comes back), `slots` (how many batches it takes at once; they are
-    run when they are collected, and fail where a frame was written into before that).
+    """Engines are JSON files: `inputs` and `outputs` (a list of [name, shape, dtype] each) and, optionally:
 
-    It builds what the file in the environment variable EDGESPARSE_NULL says: such a file with `ways` (those it knows),
-    `dense_because`, and `builds`, a mapping for a candidate's name, as `fp16-2:4`, that goes into the engine's file.
-    There, `eligible` and `picked` name layers as a log does, `kernels` those that really run sparse; `megabytes` is
-    the memory that the build takes, less when the limit on the workspace is lower (it is then degraded), and
-    `most_megabytes` how much of it there is before it is killed; `crash` is a signal that ends it, `hang` how many
-    seconds it takes, `error` what it raises.
+    `values`: per output, a number or nested lists. `seconds`: duration of one inference. `fail_at`: the first inference
+    that raises, as do all later ones. `hang_at`: the inference that never returns. `slots`: batches in flight; these
+    run when they are collected, and fail if a frame has been overwritten before that.
+
+    Builds follow the JSON file in the environment variable EDGESPARSE_NULL: such an engine with `ways` (the kinds of
+    precision it has), `dense_because`, and `builds`, a mapping by candidate (`fp16-2:4`) whose entries override the
+    engine's. `eligible` and `picked` are the layers in the build's log, `kernels` those that run sparse. `megabytes`
+    is the memory that a build takes, or less under a smaller workspace limit, which marks it degraded;
+    `most_megabytes` is the amount at which it is killed. `crash` is a signal that ends the build, `hang` its duration
+    in seconds, `error` what it raises.
     """
 
     name = "null"
@@ -64,23 +65,23 @@ class NullBackend(Backend):
         return None if reason is None else str(reason)
 
     def build(self, onnx: Path, out: Path, options: BuildOptions, progress: Progress = quiet) -> BuildResult:
-        begun, plan = time.perf_counter(), _plan()
+        started, plan = time.perf_counter(), _plan()
         if not plan:
             raise BuildError(f"the null backend has no plan: name its JSON file in {PLAN}")
-        said = {**plan, **plan.get("builds", {}).get(_way(options), {})}
+        engine = {**plan, **plan.get("builds", {}).get(_candidate(options), {})}
         progress(LOADED, 0, 0)
         progress("trying tactics", 1, 2)
-        degraded = _spend(said, options.limits.workspace)
-        if "error" in said:
-            raise BuildError(str(said["error"]))
-        out.write_text(json.dumps(said))
+        degraded = _spend(engine, options.limits.workspace)
+        if "error" in engine:
+            raise BuildError(str(engine["error"]))
+        out.write_text(json.dumps(engine))
         progress("trying tactics", 2, 2)
-        eligible = tuple(said.get("eligible", ())) if options.sparse else ()
-        picked = tuple(said.get("picked", ())) if options.sparse else ()
-        names, run = said.get("eligible", ()), said.get("kernels", picked) if options.sparse else ()
-        layers = tuple(EngineLayer(n, f"{'sparse' if n in run else 'dense'}_{n}", n in run) for n in names)
-        seconds = time.perf_counter() - begun
-        command = f"null --onnx={onnx.name} {_way(options)}"
+        eligible = tuple(engine.get("eligible", ())) if options.sparse else ()
+        picked = tuple(engine.get("picked", ())) if options.sparse else ()
+        names, sparse = engine.get("eligible", ()), engine.get("kernels", picked) if options.sparse else ()
+        layers = tuple(EngineLayer(n, f"{'sparse' if n in sparse else 'dense'}_{n}", n in sparse) for n in names)
+        seconds = time.perf_counter() - started
+        command = f"null --onnx={onnx.name} {_candidate(options)}"
         return BuildResult(out, options.precision, seconds, layers, eligible, picked, degraded, (), command, 1_000_000)
 
     def load(self, path: Path, threads: int = 0, dla: int | None = None) -> Runner:
@@ -98,29 +99,29 @@ class NullBackend(Backend):
 
 def _plan() -> dict[str, Any]:
     path = os.environ.get(PLAN)
-    said: dict[str, Any] = json.loads(Path(path).read_text()) if path else {}
-    return said
+    plan: dict[str, Any] = json.loads(Path(path).read_text()) if path else {}
+    return plan
 
 
-def _way(options: BuildOptions) -> str:
-    """The candidate's name, as far as the options tell."""
-    way: str = options.precision
-    if way == "int8":
-        way = "int8-table" if options.table else "int8-tensorrt" if options.images else "int8-qdq"
-    return way + (SPARSE if options.sparse else "")
+def _candidate(options: BuildOptions) -> str:
+    """The candidate's name, as far as the options determine it."""
+    name: str = options.precision
+    if name == "int8":
+        name = "int8-table" if options.table else "int8-tensorrt" if options.images else "int8-qdq"
+    return name + (SPARSE if options.sparse else "")
 
 
-def _spend(said: Mapping[str, Any], workspace: int | None) -> tuple[str, ...]:
-    """Take the memory and the time that the plan says; returns why the build is degraded."""
-    wanted = int(said.get("megabytes", 0) * 1e6)
-    taken = min(wanted, workspace or wanted)
-    memory = b"1" * taken
-    if taken > 1e6 * said.get("most_megabytes", np.inf):
+def _spend(engine: Mapping[str, Any], workspace: int | None) -> tuple[str, ...]:
+    """Use the memory and the time of this build; returns why it is degraded."""
+    needed = int(engine.get("megabytes", 0) * 1e6)
+    used = min(needed, workspace or needed)
+    memory = b"1" * used
+    if used > 1e6 * engine.get("most_megabytes", np.inf):
         os.kill(os.getpid(), signal.SIGKILL)
-    if "crash" in said:
-        os.kill(os.getpid(), said["crash"])
-    time.sleep(said.get("hang", 0.3 if memory else 0))
-    return (f"Skipping tactic: needed {wanted} bytes, found {taken}",) if taken < wanted else ()
+    if "crash" in engine:
+        os.kill(os.getpid(), engine["crash"])
+    time.sleep(engine.get("hang", 0.3 if memory else 0))
+    return (f"Skipping tactic: needed {needed} bytes, found {used}",) if used < needed else ()
 
 
 class NullRunner(Runner):
@@ -148,7 +149,7 @@ class NullRunner(Runner):
             time.sleep(self._seconds)
 
     def latency(self) -> float:
-        """What the plan says, so that no test depends on how busy the machine is."""
+        """The plan's duration, so that no test depends on the load of the machine."""
         self._answer()
         return 1e3 * self._seconds or 0.001
 
@@ -156,7 +157,7 @@ class NullRunner(Runner):
         if self._count == self._hang_at:
             threading.Event().wait()
         if self._count == self._fail_at:
-            raise BuildError(f"inference {self._count} failed, as the plan said")
+            raise BuildError(f"inference {self._count} failed, as planned")
         self._count += 1
         for name, value in self._values.items():
             self.buffers[name][...] = value
@@ -166,7 +167,7 @@ class NullRunner(Runner):
 
 
 class NullSlot(Slot):
-    """A slot of a runner whose answers are written down: only what a batch's way is like is real."""
+    """A slot of a runner with fixed outputs: only the order of events is real."""
 
     where = "nowhere"
 
@@ -175,20 +176,20 @@ class NullSlot(Slot):
         self._frames: list[tuple[NDArray[np.uint8], int]] = []
 
     def start(self, frames: Sequence[Frame]) -> None:
-        self._frames = [(frame, _sum(frame)) for frame, _ in frames]
+        self._frames = [(frame, _checksum(frame)) for frame, _ in frames]
 
-    def finish(self) -> list[Found]:
+    def finish(self) -> list[FrameBoxes]:
         self._runner.infer()
-        if any(_sum(frame) != before for frame, before in self._frames):
-            raise BuildError("a frame has changed on its way")
+        if any(_checksum(frame) != checksum for frame, checksum in self._frames):
+            raise BuildError("a frame has changed while its batch was in flight")
         outputs = [self._runner.buffers[spec.name] for spec in self._runner.outputs]
-        return [Found(*self._plan.decode(outputs, image)) for image in range(len(self._frames))]
+        return [self._plan.decoded(outputs, image) for image in range(len(self._frames))]
 
     def close(self) -> None:
         self._frames = []
 
 
-def _sum(frame: NDArray[np.uint8]) -> int:
+def _checksum(frame: NDArray[np.uint8]) -> int:
     return zlib.crc32(np.ascontiguousarray(frame).data)
 
 

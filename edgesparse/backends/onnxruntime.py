@@ -32,8 +32,10 @@ class OnnxRuntimeBackend(Backend):
         return Availability(True, onnxruntime.__version__)
 
     def build(self, onnx: Path, out: Path, options: BuildOptions, progress: Progress = quiet) -> BuildResult:
-        """Simplify by ONNX Runtime's own basic rewrites (constants folded, batch norm into convolutions, identities
-        and dead nodes dropped: the result is plain ONNX) and save."""
+        """Apply ONNX Runtime's basic optimizations and save.
+
+        They fold constants and batch norms and remove identities and unused nodes; the result is plain ONNX.
+        """
         start = time.perf_counter()
         ort = _import()
         settings = _settings(ort, options.threads)
@@ -49,8 +51,8 @@ class OnnxRuntimeBackend(Backend):
             raise ModelError(f"{onnx.name}: ONNX Runtime refuses it: {_one_line(error)}") from error
         del session
         with OnnxRuntimeRunner(out, options.threads) as runner:
-            runner.infer()  # some shapes are found wrong only then
-        precision: Precision = "int8" if _has_quantised_layers(out) else "fp32"
+            runner.infer()  # some wrong shapes show only then
+        precision: Precision = "int8" if _has_quantized_layers(out) else "fp32"
         return BuildResult(out, precision, time.perf_counter() - start)
 
     def load(self, path: Path, threads: int = 0, dla: int | None = None) -> Runner:
@@ -60,11 +62,11 @@ class OnnxRuntimeBackend(Backend):
         return {"onnxruntime": self.probe().version}
 
     def refuses(self, built: Mapping[str, str]) -> str | None:
-        """The files are plain ONNX, so any release from the one that wrote it on will do."""
-        found, needed = self.probe().version, built.get("onnxruntime", "0")
-        if _release(found) >= _release(needed):
+        """The files are plain ONNX: any release from the one that wrote them on loads them."""
+        installed, needed = self.probe().version, built.get("onnxruntime", "0")
+        if _release(installed) >= _release(needed):
             return None
-        return f"found ONNX Runtime {found}, needed {needed} or newer"
+        return f"found ONNX Runtime {installed}, needed {needed} or newer"
 
 
 class OnnxRuntimeRunner(Runner):
@@ -102,7 +104,7 @@ def _import() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise BackendUnavailable(f"onnxruntime is not there ({error}): {_REMEDY}") from error
+        raise BackendUnavailable(f"onnxruntime does not import ({error}): {_REMEDY}") from error
     return onnxruntime
 
 
@@ -110,9 +112,10 @@ def _settings(ort: Any, threads: int) -> Any:
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
     settings.inter_op_num_threads = 1
-    settings.log_severity_level = 4  # what it has to say comes as an exception too
-    # Q/DQ as written: its own rewrites round biases too, saturate on CPUs without VNNI (16-bit sums of u8 x s8), and
-    # are slower on symmetric INT8, whose ReLU keeps convolutions from being fused (docs/reference/qdq.md)
+    settings.log_severity_level = 4  # errors come as exceptions too
+    # Run Q/DQ as written. ONNX Runtime's fusions round biases too, saturate on CPUs without VNNI (16-bit sums of
+    # u8 x s8), and are slower on symmetric INT8, where ReLU keeps convolutions from being fused
+    # (docs/reference/qdq.md).
     settings.add_session_config_entry("session.disable_quant_qdq", "1")
     return settings
 
@@ -132,8 +135,8 @@ def _spec(node: Any) -> TensorSpec:
     return TensorSpec(node.name, shape, _DTYPES.get(dtype[1], dtype[1]))
 
 
-def _has_quantised_layers(path: Path) -> bool:
-    """By the operators' types in the saved graph, a string of protobuf's field 4: reading it needs no second parser."""
+def _has_quantized_layers(path: Path) -> bool:
+    """Search the saved file for operator types, strings in protobuf's field 4, without a parser."""
     data = path.read_bytes()
     return any(bytes([4 << 3 | 2, len(name)]) + name in data for name in (b"DequantizeLinear", b"QLinearConv"))
 

@@ -1,4 +1,4 @@
-"""The frame path of runners that have none of their own: OpenCV before the engine, NumPy behind it."""
+"""The frame path of runners without one of their own: OpenCV before the engine, NumPy after it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse.backends.base import Runner
-from edgesparse.backends.frames import Found, Frame, FramePlan, Pixels, Slot
+from edgesparse.backends.frames import Frame, FrameBoxes, FramePlan, Pixels, Slot
 from edgesparse.runtime.preprocess import Preprocessor
 
 _TO_BGR: dict[Pixels, int] = {
@@ -21,7 +21,7 @@ _TO_BGR: dict[Pixels, int] = {
 
 
 class CpuSlot(Slot):
-    """Does all the work but decoding in `start`: nothing overlaps."""
+    """Does everything but decoding in `start`: nothing overlaps."""
 
     where = "the CPU"
 
@@ -30,22 +30,23 @@ class CpuSlot(Slot):
         runner.bind(buffers)
         for name, values in plan.fixed:
             buffers[name][...] = values
-        self._runner, self._decode = runner, plan.decode
+        self._runner, self._plan = runner, plan
         self._preprocess = Preprocessor(plan.spec, buffers[plan.image])
         self._outputs = [buffers[output.name] for output in runner.outputs]
         self._converted: dict[int, NDArray[np.uint8]] = {}
         self._count, self.times = 0, np.zeros(3, np.int64)
 
     def start(self, frames: Sequence[Frame]) -> None:
-        begun = time.perf_counter_ns()
+        started = time.perf_counter_ns()
         for slot, frame in enumerate(frames):
             self._preprocess(self._bgr(frame, slot), slot)
         prepared = time.perf_counter_ns()
         self._runner.infer()
-        self.times[0], self.times[1] = prepared - begun, time.perf_counter_ns() - prepared
+        self.times[0], self.times[1] = prepared - started, time.perf_counter_ns() - prepared
         self._count = len(frames)
 
     def _bgr(self, frame: Frame, slot: int) -> NDArray[np.uint8]:
+        """The frame itself, or converted into a buffer that is reused while the size stays the same."""
         image, place = frame
         if place.pixels == "bgr":
             return image
@@ -55,11 +56,11 @@ class CpuSlot(Slot):
         cv2.cvtColor(image, _TO_BGR[place.pixels], dst=out)
         return out
 
-    def finish(self) -> list[Found]:
-        begun = time.perf_counter_ns()
-        found = [Found(*self._decode(self._outputs, image)) for image in range(self._count)]
-        self.times[2] = time.perf_counter_ns() - begun
-        return found
+    def finish(self) -> list[FrameBoxes]:
+        started = time.perf_counter_ns()
+        boxes = [self._plan.decoded(self._outputs, image) for image in range(self._count)]
+        self.times[2] = time.perf_counter_ns() - started
+        return boxes
 
     def close(self) -> None:
         self._count = 0

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from edgesparse import config
 from edgesparse.backends.base import Runner, TensorSpec
-from edgesparse.backends.frames import Found, FramePlan, Pixels, Ring
+from edgesparse.backends.frames import FrameBoxes, FramePlan, Pixels, Ring
 from edgesparse.closing import Closing
 from edgesparse.errors import ConfigError, ModelError
+from edgesparse.runtime.boxes import valid_boxes
 from edgesparse.runtime.cpu_slot import CpuSlot
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.heads.base import Layout
@@ -27,18 +28,21 @@ from edgesparse.runtime.preprocess import Letterbox
 from edgesparse.wording import nearest
 
 Kinds = Pixels | Sequence[Pixels] | None
-"""Of all frames of a batch, of each, or as their shapes tell."""
+"""The pixel format of all frames of a batch, of each of them, or as their shapes suggest."""
 STAGES = ("preprocess", "engine", "decode", "nms")
 
 
 class Detector(Closing):
-    """A runner with what stands before and behind it. A context manager; owns the runner.
+    """From frames to detections. A context manager; it owns the runner.
 
-    `detect` waits for its result. For overlap, `submit` up to `depth` batches and `collect` them in order. Frames are
-    uint8: [H, W, 3] in BGR or RGB, [H * 3 / 2, W] in NV12, [H, W, 2] in YUYV, in one batch of any sizes and kinds. What
-    is neither BGR nor YUYV must be said: `pixels`, of all frames or of each. `times` holds the nanoseconds of the last
-    result's STAGES; `notice` says what whoever runs it should know. Raises ModelError when head, input or classes do
-    not fit the network, and ConfigError when `run` names a class that there is not.
+    `detect` waits for its result. To overlap work, `submit` up to `depth` batches and `collect` them in order. Frames
+    are uint8: [H, W, 3] in BGR or RGB, [H * 3 / 2, W] in NV12, [H, W, 2] in YUYV; one batch may mix sizes and formats.
+    Formats other than BGR and YUYV must be named with `pixels`. `times`: nanoseconds per stage (STAGES) of the last
+    result. `dropped`: candidates so far that reached their threshold but are no boxes (boxes.py). `notice`: what the
+    user of this detector should know, in words.
+
+    Raises ModelError when head, input or classes do not fit the network, and ConfigError when `run` names an unknown
+    class.
     """
 
     def __init__(
@@ -55,28 +59,28 @@ class Detector(Closing):
             raise ModelError(
                 f"the network has {classes} classes, 'classes:' names {len(spec.classes)}: make them equal"
             )
-        asked = [thresholds(run.seen_by(c), spec.classes, f"run.cameras.{c.name}") for c in run.cameras]
-        self._thresholds: NDArray[np.float32] = np.stack(asked or [thresholds(run, spec.classes)]).min(0)
-        least = float(np.min(self._thresholds))
-        # Heads hold the least threshold themselves; and those that know their classes cannot give another.
-        self._filters = classes is None or bool((self._thresholds != least).any())
-        self._nms = head.nms
+        per_camera = [thresholds(run.seen_by(c), spec.classes, f"run.cameras.{c.name}") for c in run.cameras]
+        self._thresholds: NDArray[np.float32] = np.stack(per_camera or [thresholds(run, spec.classes)]).min(0)
+        lowest = float(np.min(self._thresholds))
+        # Heads apply the lowest threshold themselves.
+        self._filters = bool((self._thresholds != lowest).any())
+        self._nms, self.dropped = head.nms, 0
         image = _image_input(runner)
         self.batch, self._places = image.shape[0], Places(spec.input, image)
         plan = FramePlan(
             image.name,
             spec.input,
-            head.decode(layout, least, run.multi_label),
+            head.decode(layout, lowest, run.multi_label),
             head.strided(layout),
             self._thresholds,
             run.multi_label,
             run.iou,
             run.max_det,
             run.agnostic,
-            _sizes(runner, image),
+            _fixed_inputs(runner, image),
         )
         slots = runner.frames(plan) or [CpuSlot(runner, plan)]
-        self._ring, self._boxes = Ring(slots), deque[list[Letterbox]]()
+        self._ring, self._letterboxes = Ring(slots), deque[list[Letterbox]]()
         self.times = np.zeros(len(STAGES), np.int64)
 
     @overload
@@ -100,7 +104,7 @@ class Detector(Closing):
     def detect(self, frames: Sequence[NDArray[np.uint8]], pixels: Kinds = None) -> list[Detections]:
         """Detections in each of at most `batch` frames.
 
-        Raises SourceError for a frame that is none, RuntimeError while batches are in flight.
+        Raises SourceError for a frame of the wrong shape or type, RuntimeError while batches are in flight.
         """
         if self._ring.in_flight:
             raise RuntimeError(f"{self._ring.in_flight} batches are in flight: collect() them first")
@@ -111,12 +115,12 @@ class Detector(Closing):
 
     @property
     def depth(self) -> int:
-        """Batches that can be in flight; 1 where nothing overlaps and `submit` does the work."""
+        """Batches that can be in flight; 1 if nothing overlaps and `submit` does the work."""
         return self._ring.depth
 
     @property
     def where(self) -> str:
-        """In words, what prepares frames, runs the network and finds the candidates."""
+        """What prepares frames, runs the network and finds the candidates, in words."""
         return self._ring.where
 
     @property
@@ -124,67 +128,87 @@ class Detector(Closing):
         return self._ring.in_flight
 
     def submit(self, frames: Sequence[NDArray[np.uint8]], pixels: Kinds = None) -> None:
-        """Begin with 1 to `batch` frames, which must not change until they are collected.
+        """Start 1 to `batch` frames, which must not change until they are collected.
 
-        Raises as `detect`, and RuntimeError when `depth` batches are in flight. What raises is not in flight.
+        Raises as `detect` does, and RuntimeError when `depth` batches are in flight. A batch that raises is not
+        started.
         """
         if not 0 < len(frames) <= self.batch:
             raise ModelError(f"found {len(frames)} frames, needed 1 to {self.batch}: the network's batch")
-        kinds = [pixels] * len(frames) if pixels is None or isinstance(pixels, str) else pixels
-        placed = [self._places.of(frame, kind) for frame, kind in zip(frames, kinds, strict=True)]
+        formats = [pixels] * len(frames) if pixels is None or isinstance(pixels, str) else pixels
+        placed = [self._places.of(frame, kind) for frame, kind in zip(frames, formats, strict=True)]
         self._ring.submit([(frame, place) for frame, (place, _) in zip(frames, placed, strict=True)])
-        self._boxes.append([box for _, box in placed])
+        self._letterboxes.append([letterbox for _, letterbox in placed])
 
     def collect(self) -> list[Detections]:
-        """Wait for the oldest batch in flight: detections in each of its frames. RuntimeError when there is none."""
-        boxes = self._boxes.popleft() if self._boxes else []
-        found, times = self._ring.collect()
+        """Wait for the oldest batch in flight and return detections per frame. RuntimeError when there is none."""
+        letterboxes = self._letterboxes.popleft() if self._letterboxes else []
+        results, times = self._ring.collect()
         self.times[:3], self.times[3] = times, 0
-        return [self._detections(one, box) for one, box in zip(found, boxes, strict=True)]
+        return [self._detections(boxes, letterbox) for boxes, letterbox in zip(results, letterboxes, strict=True)]
 
     def frame_buffer(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        """Memory for frames of this shape: what is captured into it goes to the network without a copy by the CPU.
+        """Memory for frames of this shape, which the network reads without a copy by the CPU.
 
-        Reuse it, and not before the frame in it was collected. It outlives the detector.
+        Reuse it once the frame in it has been collected. It outlives the detector.
         """
         return self.runner.frame_buffer(shape)
 
-    def _detections(self, found: Found, box: Letterbox) -> Detections:
+    def _detections(self, boxes: FrameBoxes, letterbox: Letterbox) -> Detections:
         start = time.perf_counter_ns()
-        xyxy, confidence, class_id, final = found
+        xyxy, confidence, class_id, final, dropped = boxes
+        self.dropped += dropped
         if not len(confidence):
             return Detections.none(self.spec.classes)
         if final:
-            return Detections(box.to_frame(xyxy), confidence, class_id, classes=self.spec.classes)
+            return self._in_frame(letterbox, xyxy, confidence, class_id)
+        keep = valid_boxes(xyxy, confidence, class_id, len(self.spec.classes))
+        valid = int(np.count_nonzero(keep))
+        if valid < len(keep):
+            self.dropped += self._reached(confidence, class_id, ~keep)
+            xyxy, confidence, class_id = xyxy[keep], confidence[keep], class_id[keep]
         if self._filters:
-            enough = self._enough(confidence, class_id)
+            enough = confidence >= self._thresholds[class_id]
             xyxy, confidence, class_id = xyxy[enough], confidence[enough], class_id[enough]
         if self._nms:
-            keep = nms(xyxy, confidence, class_id, self.run.iou, self.run.max_det, self.run.agnostic)
+            order = nms(xyxy, confidence, class_id, self.run.iou, self.run.max_det, self.run.agnostic)
         else:
-            keep = np.argsort(-confidence, kind="stable")[: self.run.max_det]
-        boxes = box.to_frame(xyxy[keep])
-        result = Detections(boxes, confidence[keep], class_id[keep], classes=self.spec.classes)
+            order = np.argsort(-confidence, kind="stable")[: self.run.max_det]
+        result = self._in_frame(letterbox, xyxy[order], confidence[order], class_id[order])
         self.times[3] += time.perf_counter_ns() - start
         return result
 
-    def _enough(self, confidence: NDArray[np.float32], class_id: NDArray[np.int64]) -> NDArray[np.bool_]:
-        try:
-            enough: NDArray[np.bool_] = confidence >= self._thresholds[class_id]
-        except IndexError:
-            found, named = int(np.max(class_id)), len(self.spec.classes)
-            raise ModelError(f"the network found class {found}, 'classes:' names {named}: name them all") from None
-        return enough
+    def _in_frame(
+        self,
+        letterbox: Letterbox,
+        xyxy: NDArray[np.float32],
+        confidence: NDArray[np.float32],
+        class_id: NDArray[np.int64],
+    ) -> Detections:
+        """Detections in the frame's pixels, without those that are in the padding altogether."""
+        xyxy = letterbox.to_frame(xyxy)
+        result = Detections(xyxy, np.minimum(confidence, 1), class_id, classes=self.spec.classes)
+        inside: NDArray[np.bool_] = np.all(xyxy[:, :2] < xyxy[:, 2:], axis=1)
+        return result if inside.all() else result[inside]
+
+    def _reached(self, confidence: NDArray[np.float32], class_id: NDArray[np.int64], among: NDArray[np.bool_]) -> int:
+        """How many of these candidates reach the threshold of their class; those without a class reach any."""
+        confidence, class_id = confidence[among], class_id[among]
+        unknown = (class_id < 0) | (class_id >= len(self._thresholds))
+        below = confidence < self._thresholds[np.where(unknown, 0, class_id)]
+        return int(np.count_nonzero(unknown | ~below))
 
     def close(self) -> None:
-        """What is in flight is waited for and dropped."""
+        """Wait for the batches in flight, drop their results, and free everything."""
         self._ring.close()
         self.runner.close()
 
 
 def thresholds(run: config.Run, names: Sequence[str], where: str = "run") -> NDArray[np.float32]:
-    """Least confidence a class [C]; above 1, so never met, for classes that `run.classes` leaves out. ConfigError,
-    which begins with `where`, for a class that there is not."""
+    """The least confidence per class [C]; infinite for classes that `run.classes` leaves out.
+
+    Raises ConfigError, which starts with `where`, for an unknown class.
+    """
     default, single = 0.25, {}
     if isinstance(run.conf, dict):
         single = {key: value for key, value in run.conf.items() if key != "default"}
@@ -195,13 +219,13 @@ def thresholds(run: config.Run, names: Sequence[str], where: str = "run") -> NDA
     for name, value in single.items():
         least[class_index(name, names, f"{where}.conf")] = value
     if run.classes is not None:
-        wanted = [class_index(name, names, f"{where}.classes") for name in run.classes]
-        least[np.setdiff1d(np.arange(len(names)), wanted)] = np.inf
+        selected = [class_index(name, names, f"{where}.classes") for name in run.classes]
+        least[np.setdiff1d(np.arange(len(names)), selected)] = np.inf
     return least
 
 
 def class_index(name: str, names: Sequence[str], where: str) -> int:
-    """The class's id from its name, or from its id as text."""
+    """The id of a class from its name, or from its id as text. Raises ConfigError, which starts with `where`."""
     if name in names:
         return list(names).index(name)
     if name.isdecimal() and int(name) < len(names):
@@ -216,13 +240,24 @@ def _image_input(runner: Runner) -> TensorSpec:
     return images[0]
 
 
-def _sizes(runner: Runner, image: TensorSpec) -> tuple[tuple[str, NDArray[Any]], ...]:
-    """RT-DETR's own exports ask for the images' (width, height): with the input's, boxes come in its pixels."""
-    found = []
+def _fixed_inputs(runner: Runner, image: TensorSpec) -> tuple[tuple[str, NDArray[Any]], ...]:
+    """Values of inputs beside the image, so that boxes come out in the input's pixels.
+
+    RT-DETR's exports take the images' (width, height) as integers; PaddleDetection's take `im_shape`, (height, width),
+    and `scale_factor`, both as floats.
+    """
+    height, width = image.shape[2:]
+    fixed = []
     for spec in runner.inputs:
         if spec is image:
             continue
-        if spec.shape[-1:] != (2,) or not spec.dtype.startswith("int"):
+        if spec.shape[-1:] == (2,) and spec.dtype.startswith("int"):
+            values = (width, height)
+        elif spec.shape[-1:] == (2,) and spec.name == "im_shape":
+            values = (height, width)
+        elif spec.shape[-1:] == (2,) and spec.name == "scale_factor":
+            values = (1, 1)
+        else:
             raise ModelError(f"cannot fill the input {spec}: needed an image, or the images' sizes N x 2 in int64")
-        found.append((spec.name, np.broadcast_to(np.array(image.shape[:1:-1], spec.dtype), spec.shape)))
-    return tuple(found)
+        fixed.append((spec.name, np.broadcast_to(np.array(values, spec.dtype), spec.shape)))
+    return tuple(fixed)

@@ -1,4 +1,4 @@
-"""Which kind of frame one is, and where it goes in the network's input: worked out once a size."""
+"""The kind of a frame and its place in the network's input, computed once per size."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from edgesparse.errors import ModelError, SourceError
 from edgesparse.runtime.preprocess import Letterbox
 
 _KEPT = 64
-"""Sizes that are remembered: more than there are cameras."""
+"""Number of sizes to remember: more than there are cameras."""
 
 
 class Places:
-    """The Place and the Letterbox of each frame. Raises ModelError for an input that is not the recipe's."""
+    """The Place and the Letterbox of frames. Raises ModelError if the network's input is not the recipe's."""
 
     def __init__(self, spec: InputSpec, image: TensorSpec) -> None:
         if image.shape[2:] != spec.size:
-            found, needed = "x".join(map(str, image.shape[2:])), "x".join(map(str, spec.size))
-            raise ModelError(f"the network's input is {found}, the recipe's input.size is {needed}: make them equal")
+            actual, expected = "x".join(map(str, image.shape[2:])), "x".join(map(str, spec.size))
+            raise ModelError(f"the network's input is {actual}, the recipe's input.size is {expected}: make them equal")
         self._spec = spec
         self._known: dict[Any, tuple[Place, Letterbox]] = {}
 
     def of(self, frame: NDArray[np.uint8], pixels: Pixels | None) -> tuple[Place, Letterbox]:
-        """Raises SourceError for a frame that is none."""
+        """Raises SourceError for a frame of the wrong shape or type."""
         key = (frame.shape, frame.dtype, pixels)
-        found = self._known.get(key)
-        if found is None:
+        place = self._known.get(key)
+        if place is None:
             if len(self._known) >= _KEPT:
                 self._known.clear()
-            found = self._known[key] = self._work_out(frame, pixels)
-        return found
+            place = self._known[key] = self._compute(frame, pixels)
+        return place
 
-    def _work_out(self, frame: NDArray[np.uint8], pixels: Pixels | None) -> tuple[Place, Letterbox]:
+    def _compute(self, frame: NDArray[np.uint8], pixels: Pixels | None) -> tuple[Place, Letterbox]:
         kind = pixels or _kind(frame)
         size = _size(frame, kind) if frame.dtype == np.uint8 and frame.size else None
         if size is None:
@@ -51,12 +51,12 @@ class Places:
 
 
 def _kind(frame: NDArray[np.uint8]) -> Pixels:
-    """What the shape tells: a frame of two dimensions may be grey as well as NV12."""
+    """The format that the shape suggests. Two dimensions may be gray as well as NV12, so NV12 must be named."""
     return "yuyv" if frame.ndim == 3 and frame.shape[2] == 2 else "bgr"
 
 
 def _size(frame: NDArray[np.uint8], kind: Pixels) -> tuple[int, int] | None:
-    """Height and width of the image; None where it cannot be of this kind."""
+    """Height and width of the image; None if the frame cannot have this format."""
     shape = frame.shape
     if kind == "nv12":
         fits = len(shape) == 2 and shape[0] % 3 == 0 and shape[1] % 2 == 0

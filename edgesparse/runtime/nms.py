@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_CANDIDATES = 30_000
-"""Only the best so many boxes take part, as in the detectors' own code; no camera's frame comes near."""
+"""Only this many of the best boxes take part, as in the detectors' own code. Frames of cameras have far fewer."""
 FEW = 12
-"""So many boxes are compared sooner than they are handed to OpenCV (benchmarks/nms.py)."""
+"""Up to this many boxes, comparing them here is faster than a call of OpenCV (benchmarks/nms.py)."""
 EMPTY = float(np.finfo(np.float64).eps)
-"""Area of two boxes up to which they count as having none, as in OpenCV."""
+"""Area of two boxes up to which it counts as zero, as in OpenCV."""
 
 
 def nms(
@@ -22,10 +22,10 @@ def nms(
     max_det: int,
     agnostic: bool = False,
 ) -> NDArray[np.intp]:
-    """Greedy suppression: indices of the boxes that stay, most confident first, at most `max_det`.
+    """Suppress greedily: indices of the boxes to keep, most confident first, at most `max_det`.
 
-    A box goes when a better one of its class (of any class if `agnostic`) overlaps it by more than `iou` (intersection
-    over union). Boxes [n, 4], confidence [n], class_id [n].
+    A box is suppressed when a more confident one of its class (of any class if `agnostic`) overlaps it by more than
+    `iou` (intersection over union). Boxes [n, 4], confidence [n], class_id [n]; all must be boxes (boxes.py).
     """
     if len(confidence) < 2:
         return np.arange(len(confidence))[:max_det]
@@ -34,9 +34,9 @@ def nms(
     boxes = xyxy.astype(np.float64)
     boxes[:, 2:] -= boxes[:, :2]
     if not agnostic:
-        # Classes are moved apart so that they cannot overlap; float64 keeps the boxes exact.
+        # Classes are shifted apart so that they cannot overlap; float64 keeps the boxes exact.
         boxes[:, :2] += class_id[:, None] * (2.0 * float(np.abs(xyxy).max()) + 1.0)
-    # OpenCV takes lists apart sooner than arrays.
+    # OpenCV converts lists faster than arrays.
     kept = cv2.dnn.NMSBoxes(boxes.tolist(), confidence, 0.0, iou, top_k=MAX_CANDIDATES)  # type: ignore[arg-type]
     return np.asarray(kept, np.intp).ravel()[:max_det]
 
@@ -48,7 +48,7 @@ def _few(
     iou: float,
     agnostic: bool,
 ) -> list[int]:
-    """The same without OpenCV, box by box."""
+    """The same, box by box without OpenCV."""
     boxes, classes, scores = xyxy.tolist(), class_id.tolist(), confidence.tolist()
     kept: list[int] = []
     for i in sorted(range(len(scores)), key=lambda i: -scores[i])[:MAX_CANDIDATES]:
@@ -62,7 +62,7 @@ def _few(
             height = (bottom if bottom < y2 else y2) - (top if top > y1 else y1)
             shared = width * height if width > 0 and height > 0 else 0.0
             both = area + (x2 - x1) * (y2 - y1)
-            # Of two without an area either covers the other.
+            # Two boxes without an area cover each other.
             if (shared / (both - shared) if both > EMPTY else 1.0) > iou:
                 break
         else:

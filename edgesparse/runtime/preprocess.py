@@ -1,4 +1,4 @@
-"""From a camera's frame to the network's input: resize, pad, reorder and scale, into a buffer that is there already."""
+"""From a camera's frame to the network's input: resize, pad, reorder and scale into a preallocated buffer."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from edgesparse.errors import ModelError, SourceError
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Where a frame lies in the network's input, in pixels; the mapping of coordinates both ways.
+    """The rectangle of the network's input that a frame fills, in pixels, and the mapping of coordinates both ways.
 
-    Coordinates count from the corner of the first pixel, so a frame of width 640 spans 0..640.
+    Coordinates start at the corner of the first pixel, so a frame of width 640 spans 0..640.
     """
 
     frame_height: int
@@ -32,16 +32,16 @@ class Letterbox:
     def fit(cls, frame: tuple[int, int], size: tuple[int, int], kind: config.Letterbox) -> Letterbox:
         """Fit a frame of (height, width) into an input of (height, width).
 
-        As the trainers do: `centre` rounds the resized sides (Ultralytics), `top-left` cuts them (YOLOX), `stretch`
-        ignores the frame's ratio (RT-DETR).
+        As the trainers do: `centre` rounds the resized sides (Ultralytics), `top-left` truncates them (YOLOX),
+        `stretch` ignores the frame's aspect ratio (RT-DETR).
         """
         if kind == "stretch":
             return cls(*frame, 0, 0, *size)
         ratio = min(size[0] / frame[0], size[1] / frame[1])
-        whole = int if kind == "top-left" else round
-        # A ratio of 1/3 times 1248 may come out as 415.99: the limit's side is set, not computed.
+        to_whole = int if kind == "top-left" else round
+        # 1248 times a ratio of 1/3 may come out as 415.99: the side at the limit is set, not computed.
         height, width = (
-            limit if side * ratio > limit - 0.01 else max(1, whole(side * ratio))
+            limit if side * ratio > limit - 0.01 else max(1, to_whole(side * ratio))
             for side, limit in zip(frame, size, strict=True)
         )
         if kind == "top-left":
@@ -49,11 +49,11 @@ class Letterbox:
         return cls(*frame, (size[0] - height) // 2, (size[1] - width) // 2, height, width)
 
     def to_input(self, xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Boxes [n, 4] in the frame's pixels to the input's."""
+        """Boxes [n, 4] from the frame's pixels to the input's."""
         return xyxy * self._scale + self._offset
 
     def to_frame(self, xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Boxes [n, 4] in the input's pixels to the frame's, clipped to the frame."""
+        """Boxes [n, 4] from the input's pixels to the frame's, clipped to the frame."""
         boxes = xyxy - self._offset
         boxes /= self._scale
         np.maximum(boxes, 0, out=boxes)
@@ -75,29 +75,29 @@ class Letterbox:
 
 
 @dataclass(frozen=True)
-class _Way:
-    """All that the way of frames of one size into one slot needs, made when the size is first seen."""
+class _Path:
+    """Views and settings for frames of one size in one slot, created when the size is first seen."""
 
     shape: tuple[int, ...]
     box: Letterbox
     resized: NDArray[np.uint8]
     """[h, w, 3]"""
     split: list[NDArray[np.uint8]]
-    """Where blue, green and red go: the planes below in the frame's order."""
+    """Destinations of blue, green and red: the planes below in the frame's order."""
     planes: NDArray[np.uint8]
     """[3, h, w] in the network's order"""
     out: NDArray[Any]
-    """[3, h, w], a part of the network's input"""
+    """[3, h, w], a view of the network's input"""
 
 
 class Preprocessor:
-    """Writes frames (BGR uint8 [H, W, 3]) into `buffer` (NCHW float32, float16, int8 or uint8), a slot an image.
+    """Writes frames (BGR uint8 [H, W, 3]) into `buffer` (NCHW float32, float16, int8 or uint8), one slot per image.
 
-    A network that takes bytes scales by itself: it gets the pixels as they are; one that takes int8 gets scaled values,
-    rounded and clipped. What depends on the frame's size is
-    worked out when the size changes; a frame of a known size costs one resize, one split and, unless bytes are wanted,
-    one table look-up a channel, with no temporary. Raises ModelError for a buffer that cannot hold
-    images, and SourceError, when called, for a frame that is none.
+    A uint8 network scales by itself and gets the pixels unchanged; an int8 network gets scaled values, rounded and
+    clipped. Everything that depends on the frame's size is computed when the size changes. A frame of a known size
+    costs one resize, one split and, unless the network takes uint8, one table lookup per channel, without temporaries.
+    Raises ModelError for a buffer that cannot hold images and, when called, SourceError for a frame of the wrong shape
+    or type.
     """
 
     def __init__(self, spec: config.InputSpec, buffer: NDArray[Any]) -> None:
@@ -106,13 +106,13 @@ class Preprocessor:
                 f"input is {buffer.shape} {buffer.dtype}: needed N x 3 x H x W float32, float16, int8 or uint8"
             )
         if tuple(buffer.shape[2:]) != spec.size:
-            found, needed = "x".join(map(str, buffer.shape[2:])), "x".join(map(str, spec.size))
-            raise ModelError(f"the network's input is {found}, the recipe's input.size is {needed}: make them equal")
+            actual, expected = "x".join(map(str, buffer.shape[2:])), "x".join(map(str, spec.size))
+            raise ModelError(f"the network's input is {actual}, the recipe's input.size is {expected}: make them equal")
         self._spec, self._buffer = spec, buffer
         self._resized = np.empty((*spec.size, 3), np.uint8)
         self._planes = np.empty((3, *spec.size), np.uint8)
         self._scratch = np.empty(spec.size, np.float32)
-        # The look-up tables are in the order of the network's channels.
+        # The lookup tables are in the order of the network's channels.
         pixel = np.arange(256, dtype=np.float64)[None] * spec.scale
         table = (pixel - np.array(spec.mean)[:, None]) / np.array(spec.std)[:, None]
         self._tables = table.astype(np.float32)
@@ -120,30 +120,30 @@ class Preprocessor:
             self._tables = np.rint(self._tables).clip(-128, 127).astype(np.int8)
         self._copies = np.array_equal(table, np.tile(np.arange(256.0), (3, 1)))
         self._bytes = buffer.dtype == np.uint8
-        self._ways: list[_Way | None] = [None] * len(buffer)
+        self._paths: list[_Path | None] = [None] * len(buffer)
 
     def __call__(self, frame: NDArray[np.uint8], slot: int = 0) -> Letterbox:
-        way = self._ways[slot]
-        # OpenCV would write a frame of another kind into a new array and leave the last image in the buffer.
-        if way is None or frame.shape != way.shape or frame.dtype != np.uint8:
-            way = self._fit(frame, slot)
-        cv2.resize(frame, (way.box.width, way.box.height), dst=way.resized, interpolation=cv2.INTER_LINEAR)
-        cv2.split(way.resized, way.split)
+        path = self._paths[slot]
+        # OpenCV would write a frame of another type into a new array and leave the last image in the buffer.
+        if path is None or frame.shape != path.shape or frame.dtype != np.uint8:
+            path = self._fit(frame, slot)
+        cv2.resize(frame, (path.box.width, path.box.height), dst=path.resized, interpolation=cv2.INTER_LINEAR)
+        cv2.split(path.resized, path.split)
         if self._bytes:
-            return way.box
+            return path.box
         if self._copies:
-            np.copyto(way.out, way.planes)
-        elif way.out.dtype == self._tables.dtype:
+            np.copyto(path.out, path.planes)
+        elif path.out.dtype == self._tables.dtype:
             for channel in range(3):
-                cv2.LUT(way.planes[channel], self._tables[channel], way.out[channel])
+                cv2.LUT(path.planes[channel], self._tables[channel], path.out[channel])
         else:
-            wide = self._scratch[: way.box.height, : way.box.width]
+            wide = self._scratch[: path.box.height, : path.box.width]
             for channel in range(3):
-                cv2.LUT(way.planes[channel], self._tables[channel], wide)
-                np.copyto(way.out[channel], wide, casting="same_kind")
-        return way.box
+                cv2.LUT(path.planes[channel], self._tables[channel], wide)
+                np.copyto(path.out[channel], wide, casting="same_kind")
+        return path.box
 
-    def _fit(self, frame: NDArray[np.uint8], slot: int) -> _Way:
+    def _fit(self, frame: NDArray[np.uint8], slot: int) -> _Path:
         if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or not frame.size:
             raise SourceError(f"frame is {frame.shape} {frame.dtype}: needed H x W x 3 uint8 (BGR)")
         box = Letterbox.fit((frame.shape[0], frame.shape[1]), self._spec.size, self._spec.letterbox)
@@ -154,6 +154,6 @@ class Preprocessor:
         planes = out if self._bytes else self._planes[:, : box.height, : box.width]
         order = (0, 1, 2) if self._spec.colour == "bgr" else (2, 1, 0)
         resized = self._resized[: box.height, : box.width]
-        way = _Way(frame.shape, box, resized, [planes[channel] for channel in order], planes, out)
-        self._ways[slot] = way
-        return way
+        path = _Path(frame.shape, box, resized, [planes[channel] for channel in order], planes, out)
+        self._paths[slot] = path
+        return path

@@ -1,29 +1,41 @@
-"""A GPU of our own making, for the tests that want one."""
+"""A fake GPU for the tests that need one."""
 
 from __future__ import annotations
 
 import gc
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import pytest
-from fake_gpu import Fake
+from fake_gpu import Fake, host_kernels
 
-from edgesparse.backends.cuda import gpu, graph
+from edgesparse.backends.cuda import gpu, graph, kernels
 
 
 @pytest.fixture(params=[False, True], ids=["discrete", "integrated"])
 def fake(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
-    """A GPU that pycuda and the driver's library tell of."""
+    """A GPU that pycuda and the driver's library report."""
     fake = Fake(integrated=request.param)
     package = ModuleType("pycuda")
     package.driver = fake.driver  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pycuda", package)
     monkeypatch.setitem(sys.modules, "pycuda.driver", fake.driver)
-    monkeypatch.setattr(gpu, "_found", [])
+    monkeypatch.setattr(gpu, "_gpus", [])
     monkeypatch.setattr(graph, "libcuda", lambda: fake.libcuda)
     monkeypatch.setattr("edgesparse.device.available_memory", lambda: fake.room)
     yield fake
     gc.collect()
     assert getattr(fake.threads, "depth", 0) == 0, "a context was left behind"
+
+
+@pytest.fixture
+def host_built_kernels(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The kernels, built for the CPU. Everything that a test allocates on the GPU must be free at its end."""
+    host_kernels()
+    (tmp_path / "frames.cubin").write_bytes(b"kernels")
+    monkeypatch.setattr(kernels, "cubin", lambda sm: tmp_path / "frames.cubin")
+    yield
+    gc.collect()
+    assert not fake.memory and not fake.made and fake.streams == 0, "memory was not freed"

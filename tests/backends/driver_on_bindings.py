@@ -389,7 +389,7 @@ def fake_gpu() -> Iterator[list[Any]]:
     driver = SimpleNamespace(memcpy_htod=lambda memory, host: copied.append(host.copy()))
     gpu = SimpleNamespace(
         driver=driver,
-        doing=lambda what: contextlib.nullcontext(),
+        errors_of=lambda action: contextlib.nullcontext(),
         host=lambda shape, dtype: np.zeros(shape, dtype),
         memory=lambda size: 4321,
     )

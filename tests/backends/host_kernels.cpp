@@ -102,7 +102,7 @@ extern "C" int launch(const char* name, const int* grid, void** given) {
         alone(grid, [&] { letterbox_uint8(input, images, taps, at<uint8_t>(given, 3)); });
     else if (!strcmp(name, "compact_float32"))
         in_step(grid, [=] {
-            compact_float32(at<Outputs>(given, 0), at<Count>(given, 1), at<Record>(given, 2), at<Told>(given, 3),
+            compact_float32(at<Outputs>(given, 0), at<Count>(given, 1), at<Record>(given, 2), at<Summary>(given, 3),
                             at<Record>(given, 4));
         });
     else
@@ -115,24 +115,24 @@ int main() {
     const int candidates = 150, classes = 11, images = 2, capacity = 200;
     std::mt19937 any(0);
     std::uniform_real_distribution<float> unit(0, 1);
-    std::vector<float> boxes(images * candidates * 4), scores(images * candidates * classes), enough(classes, 0.5f);
+    std::vector<float> boxes(images * candidates * 4), scores(images * candidates * classes), thresholds(classes, 0.5f);
     for (float least : {0.9f, 0.99f}) {
         for (float& value : boxes) value = 50 * unit(any);
         for (float& value : scores) value = unit(any) > least ? unit(any) : 0;
         std::vector<Count> counts(images);
         std::vector<Record> records(images * capacity), out(images * capacity);
-        std::vector<Told> told(images);
+        std::vector<Summary> summaries(images);
         Outputs o = {};
-        o.boxes = boxes.data(), o.scores = scores.data(), o.enough = enough.data();
+        o.boxes = boxes.data(), o.scores = scores.data(), o.thresholds = thresholds.data();
         o.candidates = candidates, o.classes = classes, o.capacity = capacity, o.objectness = -1;
         o.box_image = 4 * candidates, o.box_row = 4, o.box_step = 1;
         o.score_image = classes * candidates, o.score_row = classes, o.score_step = 1;
-        o.iou = 0.05f, o.max_det = 30, o.most = MOST;
-        for (int every = 0; every < 2; every++) {
-            o.every = every;
+        o.iou = 0.05f, o.max_det = 30, o.nms_limit = MOST;
+        for (int multi_label = 0; multi_label < 2; multi_label++) {
+            o.multi_label = multi_label;
             const int grid[3] = {(candidates + ACROSS - 1) / ACROSS, images, 1};
-            in_step(grid, [&] { compact_float32(&o, counts.data(), records.data(), told.data(), out.data()); });
-            for (const Told& one : told)
+            in_step(grid, [&] { compact_float32(&o, counts.data(), records.data(), summaries.data(), out.data()); });
+            for (const Summary& one : summaries)
                 if (one.found <= 0 || one.kept <= 0 || one.kept > one.found || counts[0].done) return 1;
         }
     }

@@ -70,7 +70,7 @@ def test_other_sources_are_other_kernels(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_without_a_compiler_the_remedy_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
-    with pytest.raises(BackendUnavailable, match=r"no nvcc on the PATH, .*: install CUDA's compiler"):
+    with pytest.raises(BackendUnavailable, match=r"no nvcc in PATH, .*: install CUDA's compiler"):
         kernels.cubin("8.7")
 
 
@@ -111,7 +111,7 @@ def test_threads_of_a_block_wait_where_they_must(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     copied = shutil.copytree(kernels.SOURCES, tmp_path / "kernels")
     text = (copied / "frames.cu").read_text()
-    step = "    sort_own(s, own, found, thread);\n    __syncthreads();\n"
+    step = "    sort_boxes(s, mine, found, thread);\n    __syncthreads();\n"
     assert step in text
     (copied / "frames.cu").write_text(text.replace(step, step.splitlines()[0] + "\n"))
     compiled(copied)

@@ -134,7 +134,7 @@ def test_without_capture_it_runs_step_by_step_and_says_why(
         buffers["images"][...] = 5
         runner.infer()
         assert (buffers["boxes"] == 10).all() and runner.latency() == 0 and fake.launches == 0
-        assert "cannot be captured in a CUDA graph: CUDA says: CUDA_ERROR_901" in runner.plain
+        assert "cannot be captured in a CUDA graph: CUDA reports: CUDA_ERROR_901" in runner.plain
         assert runner.plain in caplog.text
 
 
@@ -204,14 +204,14 @@ def test_what_it_needs_is_known_before_it_is_loaded(fake: Fake, tmp_path: Path) 
 
 def test_memory_that_runs_out_all_the_same_is_said(fake: Fake) -> None:
     card = gpu.gpu()
-    with pytest.raises(MemoryBudgetExceeded, match="buffers: the GPU has no memory left"), card.doing("buffers"):
+    with pytest.raises(MemoryBudgetExceeded, match="buffers: the GPU has no memory left"), card.errors_of("buffers"):
         card.memory(1 << 40)
 
 
 def test_an_error_inside_the_gpu_ends_the_runner_with_one_line(fake: Fake, tmp_path: Path) -> None:
     runner = load(fake, tmp_path)
     fake.broken = "an illegal memory access was encountered"
-    with pytest.raises(BuildError, match=r"running model.plan: CUDA says: .*illegal memory.*start it again$"):
+    with pytest.raises(BuildError, match=r"running model.plan: CUDA reports: .*illegal memory.*start it again$"):
         runner.infer()
     runner.close()
     assert not fake.memory and not fake.made
@@ -238,7 +238,7 @@ def test_after_a_fork_the_gpu_is_refused(fake: Fake, monkeypatch: pytest.MonkeyP
     card = gpu.gpu()
     assert (card.sm, card.name, card.integrated) == ("8.7", "Fake GPU", fake.integrated)
     monkeypatch.setattr("os.getpid", lambda: -1)
-    with pytest.raises(BackendUnavailable, match="does not outlive a fork"):
+    with pytest.raises(BackendUnavailable, match="does not survive a fork"):
         gpu.gpu()
 
 

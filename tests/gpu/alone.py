@@ -23,7 +23,7 @@ from edgesparse.backends.cuda import slots
 from edgesparse.backends.cuda.gpu import gpu
 from edgesparse.backends.cuda.kernels import kernels
 from edgesparse.backends.cuda.slots import CudaSlot, Engine
-from edgesparse.backends.frames import Found, FramePlan, Pixels
+from edgesparse.backends.frames import FrameBoxes, FramePlan, Pixels
 from edgesparse.config import Colour, InputSpec, Letterbox
 from edgesparse.runtime.heads.base import Layout
 from edgesparse.runtime.heads.grid import cells
@@ -48,7 +48,7 @@ class Alone:
     def __init__(self, batch: int, head: str, spec: InputSpec, dtype: str, conf: float, every: bool) -> None:
         self.card, self.places = gpu(), Places(spec, image := TensorSpec("images", (batch, 3, *spec.size), dtype))
         layout = Layout(outputs_of(head, batch, "float32", spec.size), spec.size)
-        with self.card.doing("stream"):
+        with self.card.errors_of("stream"):
             stream = self.card.stream()
         engine = Engine("nothing", (image,), layout.outputs, stream, self._nothing)
         head_ = head_of(head)
@@ -60,19 +60,19 @@ class Alone:
     def _nothing(self, addresses: Mapping[str, int]) -> None:
         pass
 
-    def run(self, frames: Frames, kinds: list[Pixels]) -> list[Found]:
+    def run(self, frames: Frames, kinds: list[Pixels]) -> list[FrameBoxes]:
         self.slot.start([(f, self.places.of(f, k)[0]) for f, k in zip(frames, kinds, strict=True)])
         return self.slot.finish()
 
     @property
     def input(self) -> NDArray[Any]:
         out = np.empty(self.image.shape, self.image.dtype)
-        with self.card.doing("reading"):
+        with self.card.errors_of("reading"):
             self.card.driver.memcpy_dtoh(out, self.slot._tensors["images"])
         return out
 
     def write(self, name: str, values: NDArray[Any]) -> None:
-        with self.card.doing("writing"):
+        with self.card.errors_of("writing"):
             stream = self.slot._engine.stream
             self.card.driver.memcpy_htod_async(self.slot._tensors[name], np.ascontiguousarray(values), stream)
             stream.synchronize()
@@ -166,7 +166,7 @@ def batches() -> float:
                     for height, width in [SIZES[(i + 2 * turn) % len(SIZES)]]
                 ]
                 for i, frame in enumerate(frames[::2]):
-                    with made.card.doing("a frame"):
+                    with made.card.errors_of("a frame"):
                         frames[2 * i] = made.card.host(frame.shape, "uint8")
                     frames[2 * i][...] = frame
                 made.run(frames, chosen)
@@ -205,7 +205,7 @@ def compaction() -> float:
                     found = made.run([still(30, 40)] * batch, ["bgr"] * batch)
                     for i, one in enumerate(found):
                         right = made.plan.decode([values[s.name] for s in made.slot._engine.outputs], i)
-                        assert one.final == (len(right[1]) <= slots.SUPPRESSED), (
+                        assert one.final == (len(right[1]) <= slots.NMS_LIMIT), (
                             head,
                             every,
                             share,

@@ -219,14 +219,14 @@ def test_too_little_memory_is_told_before_it_is_taken(tmp_path: Path) -> None:
     with backend("tensorrt").load(plan) as runner:
         runner.infer()
     card = gpu()
-    with card.doing("filling the memory"):
+    with card.errors_of("filling the memory"):
         filling = card.memory(card.free() - (150 << 20))
     try:
         with pytest.raises(MemoryBudgetExceeded, match=r"needed .* MB of activations .*, free \d+") as raised:
             backend("tensorrt").load(plan)
         print(raised.value)
     finally:
-        with card.doing("freeing"):
+        with card.errors_of("freeing"):
             filling.free()
     with backend("tensorrt").load(plan) as runner:
         runner.infer()

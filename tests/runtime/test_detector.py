@@ -133,11 +133,41 @@ def test_other_inputs_are_refused(tmp_path: Path, extra: list[Any], message: str
         detector(answers(tmp_path, [[]], [extra]))
 
 
-def test_a_class_beyond_the_names_is_one_line(tmp_path: Path) -> None:
-    """Outputs of this family don't tell how many classes there are: it shows when one turns up."""
-    with detector(answers(tmp_path, [ONE_EACH]), names=("person", "dog")) as detect:
-        with pytest.raises(ModelError, match="found class 2, 'classes:' names 2"):
-            detect(FRAME)
+BROKEN: dict[str, list[Any]] = {
+    "no width": [9, 0, 9, 9, 0.9, 1],
+    "a negative width": [9, 0, 5, 9, 0.9, 1],
+    "a negative height": [0, 9, 9, 0, 0.9, 1],
+    "a corner that is no number": [0, "nan", 9, 9, 0.9, 1],
+    "an infinite corner": [0, 0, "inf", 9, 0.9, 1],
+    "a confidence above 1": [0, 0, 9, 9, 72.2, 1],
+    "a confidence that is no number": [0, 0, 9, 9, "nan", 1],
+    "a class beyond the names": [0, 0, 9, 9, 0.9, 3],
+    "a negative class": [0, 0, 9, 9, 0.9, -1],
+    "a class that is no whole number": [0, 0, 9, 9, 0.9, 1.5],
+}
+
+
+@pytest.mark.parametrize("row", BROKEN.values(), ids=BROKEN.keys())
+def test_what_is_no_box_is_dropped_and_counted(tmp_path: Path, row: list[Any]) -> None:
+    with detector(answers(tmp_path, [[*ONE_EACH, tuple(map(float, row))]])) as detect:  # type: ignore[list-item]
+        assert len(detect(FRAME)) == 3 and detect.dropped == 1
+        assert len(detect(FRAME)) == 3 and detect.dropped == 2
+
+
+def test_what_stays_below_its_threshold_is_not_counted(tmp_path: Path) -> None:
+    with detector(answers(tmp_path, [[(9, 0, 5, 9, 0.3, 0)]]), Run(conf={"default": 0.1, "person": 0.5})) as detect:
+        assert len(detect(FRAME)) == 0 and detect.dropped == 0
+
+
+def test_a_confidence_that_was_rounded_above_1_is_1(tmp_path: Path) -> None:
+    with detector(answers(tmp_path, [[(0, 0, 9, 9, 1.0005, 0)]])) as detect:
+        assert detect(FRAME).confidence.tolist() == [1.0] and detect.dropped == 0
+
+
+def test_a_box_in_the_padding_alone_is_no_detection(tmp_path: Path) -> None:
+    """A frame twice as wide as high fills the middle half of the input."""
+    with detector(answers(tmp_path, [[(0, 0, 9, 9, 0.9, 0), (0, 20, 9, 29, 0.9, 0)]])) as detect:
+        assert detect(np.zeros((32, 64, 3), np.uint8)).xyxy.tolist() == [[0, 4, 9, 13]]
 
 
 def test_as_many_names_as_the_network_has_classes_are_needed(tmp_path: Path) -> None:

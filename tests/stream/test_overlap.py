@@ -150,7 +150,7 @@ def test_a_frame_that_is_overwritten_in_flight_is_noticed(tmp_path: Path) -> Non
             frame.image[:] = frame.index
             return frame
 
-    with pytest.raises(BuildError, match="a frame has changed on its way"):
+    with pytest.raises(BuildError, match="a frame has changed while its batch was in flight"):
         run(Careless([np.zeros((48, 64, 3), np.uint8)], "careless"), detector(tmp_path, slots=2), limit=3)
 
 

@@ -1,36 +1,37 @@
-// After the engine: the candidates that reach the least score, as boxes in the input's pixels, and how many they are.
-// Where they are few the block that is through last suppresses those that others cover (suppress.cuh); only what is
-// left leaves the GPU. Which layouts there are, and what their numbers mean: edgesparse/runtime/heads/families.py.
+// After the engine: the candidates that reach their threshold, as boxes in the input's pixels, and their number.
+// If they are few, the block that finishes last runs NMS (suppress.cuh), and only the boxes it keeps leave the GPU.
+// The layouts are those of Head.strided (edgesparse/runtime/heads).
 #pragma once
 #include "shared.cuh"
 
-enum Kind { CENTRE_SIZE = 0, CORNERS = 1, ON_GRID = 2 };
-enum { ACROSS = 32, GROUPS = 8 };  // candidates of a block; groups of threads that share the classes of each
+enum Kind { CENTER_SIZE = 0, CORNERS = 1, ON_GRID = 2 };
+enum { ACROSS = 32, GROUPS = 8 };  // candidates per block; groups of threads that share the classes of each
+#define ROUNDING 1e-3f  // how far a score may exceed 1
 
-struct Outputs {  // where candidate r of image p has its box (value k) and its score for class c, counted in values:
-    const void *boxes, *scores;  // boxes[p * box_image + r * box_row + k * box_step], scores likewise with c
+struct Outputs {  // The box of candidate r of image p has value k at boxes[p * box_image + r * box_row + k * box_step];
+    const void *boxes, *scores;  // its score for class c is at scores[p * score_image + r * score_row + c * score_step].
     int32_t candidates, classes;
     int32_t box_image, box_row, box_step, score_image, score_row, score_step;
-    int32_t objectness;  // its k among the box's values; -1: there is none
-    int32_t kind, every, capacity;  // every: a box counts once for each class that reaches its score
-    float least;  // of `enough`, the score that each class must reach
-    const float* enough;
+    int32_t objectness;  // its k among the box's values; -1 for none
+    int32_t kind, multi_label, capacity;  // multi_label: a box counts once for each class that reaches its threshold
+    float lowest;  // of the thresholds
+    const float* thresholds;  // one per class
     float iou;
-    int32_t max_det, agnostic, most;  // most: candidates up to which they are suppressed here
-    int32_t levels, columns[4], rows[4], stride[4];  // ON_GRID: the grids, one after the other
+    int32_t max_det, agnostic, nms_limit;  // nms_limit: up to this many candidates, NMS runs here
+    int32_t levels, columns[4], rows[4], stride[4];  // ON_GRID: the grids in their order
 };
 
 struct Record {
     float box[4], score;
-    int32_t key;  // candidate * classes + class: what orders them, as their order of arrival is any
+    int32_t key;  // candidate * classes + class: sorts them, as they arrive in any order
 };
 
 struct Count {
-    uint32_t found, done;  // candidates of an image; blocks that are through with it
+    uint32_t found, dropped, done;  // boxes of an image; candidates that are no boxes; blocks that have finished it
 };
 
-struct Told {
-    int32_t found, kept;  // kept: how many are left; -1: nothing was suppressed, all of them come
+struct Summary {
+    int32_t found, kept, dropped;  // kept: boxes after NMS; -1: NMS did not run, all boxes are returned
 };
 
 struct Best {
@@ -66,38 +67,51 @@ template <class T> DEVICE void box_of(const Outputs& o, const T* at, int candida
     box[3] = o.kind == CORNERS ? d : b + half_height;
 }
 
+// The rule of edgesparse/runtime/boxes.py. Comparisons with NaN are false.
+DEVICE bool is_box(const float* box, float score) {
+    for (int k = 0; k < 4; k++)
+        if (!(fabsf(box[k]) <= FLT_MAX)) return false;
+    return box[0] < box[2] && box[1] < box[3] && score >= 0.0f && score <= 1.0f + ROUNDING;
+}
+
 template <class T>
 DEVICE void emit(const Outputs& o, Count* count, Record* records, int image, int candidate, Best best) {
-    const uint32_t place = atomicAdd(&count[image].found, 1u);
-    if (place >= (uint32_t)o.capacity) return;
-    Record& record = records[(size_t)image * o.capacity + place];
     const T* at = (const T*)o.boxes + (size_t)image * o.box_image + (size_t)candidate * o.box_row;
     float box[4];
     box_of(o, at, candidate, box);
+    if (!is_box(box, best.score)) {
+        atomicAdd(&count[image].dropped, 1u);
+        return;
+    }
+    const uint32_t place = atomicAdd(&count[image].found, 1u);
+    if (place >= (uint32_t)o.capacity) return;
+    Record& record = records[(size_t)image * o.capacity + place];
     for (int k = 0; k < 4; k++) record.box[k] = box[k];
     record.score = best.score;
     record.key = candidate * o.classes + best.label;
 }
 
-// The best of the classes group, group + GROUPS, ...; with `every`, each that is enough is handed over at once.
+// The best of the classes group, group + GROUPS, ...; with multi_label, each that reaches its threshold is emitted.
+// A score that is no number counts as infinite, so that it is emitted, and dropped there.
 template <class T>
 DEVICE Best best_of_group(const Outputs& o, Count* count, Record* records, int image, int candidate, int group) {
     Best best = {-1.0f, 0};
     if (candidate >= o.candidates) return best;
-    float sure = 1.0f;
+    float object = 1.0f;
     if (o.objectness >= 0) {
         const T* box = (const T*)o.boxes + (size_t)image * o.box_image + (size_t)candidate * o.box_row;
-        sure = value(box, o.objectness * o.box_step);
-        if (!(sure >= o.least)) return best;  // a score is objectness times class, never more
+        object = value(box, o.objectness * o.box_step);
+        if (object < o.lowest) return best;  // a score is objectness times class, so never more
     }
     const T* scores = (const T*)o.scores + (size_t)image * o.score_image + (size_t)candidate * o.score_row;
 #pragma unroll 4
     for (int label = group; label < o.classes; label += GROUPS) {
-        const Best found = {sure * value(scores, label * o.score_step), label};
-        if (o.every) {
-            if (found.score >= o.enough[label]) emit<T>(o, count, records, image, candidate, found);
-        } else if (better(found, best)) {
-            best = found;
+        Best next = {object * value(scores, label * o.score_step), label};
+        if (next.score != next.score) next.score = INFINITY;
+        if (o.multi_label) {
+            if (next.score >= o.thresholds[label]) emit<T>(o, count, records, image, candidate, next);
+        } else if (better(next, best)) {
+            best = next;
         }
     }
     return best;
@@ -105,26 +119,27 @@ DEVICE Best best_of_group(const Outputs& o, Count* count, Record* records, int i
 
 template <class T>
 DEVICE void best_of_all(const Outputs& o, Count* count, Record* records, int image, int candidate,
-                        const Best (*found)[ACROSS], int lane) {
-    if (o.every || candidate >= o.candidates) return;
-    Best best = found[0][lane];
+                        const Best (*bests)[ACROSS], int lane) {
+    if (o.multi_label || candidate >= o.candidates) return;
+    Best best = bests[0][lane];
     for (int group = 1; group < GROUPS; group++)
-        if (better(found[group][lane], best)) best = found[group][lane];
-    if (best.score >= o.enough[best.label]) emit<T>(o, count, records, image, candidate, best);
+        if (better(bests[group][lane], best)) best = bests[group][lane];
+    if (best.score >= o.thresholds[best.label]) emit<T>(o, count, records, image, candidate, best);
 }
 
-// How many were found, by the last block that is through with an image, which tells it and sets the count to nothing
-// for the next run; -1 by all others. By one thread.
-DEVICE int found_by_last(Count* count, Told* told, int image, uint32_t blocks) {
+// The number of boxes, in the last block that finishes an image, which also writes the summary and resets the count for
+// the next run; -1 in all other blocks. Called by one thread.
+DEVICE int found_by_last(Count* count, Summary* summary, int image, uint32_t blocks) {
     if (atomicAdd(&count[image].done, 1u) + 1 < blocks) return -1;
     const int found = (int)atomicAdd(&count[image].found, 0u);
-    told[image].found = found;
-    told[image].kept = found ? -1 : 0;
-    count[image].found = count[image].done = 0;
+    summary[image].found = found;
+    summary[image].kept = found ? -1 : 0;
+    summary[image].dropped = (int)atomicAdd(&count[image].dropped, 0u);
+    count[image].found = count[image].dropped = count[image].done = 0;
     return found;
 }
 
-// All candidates for which there is room, as they came: for the CPU to suppress. Each thread every 256th.
-DEVICE void hand_over_all(const Record* records, Record* out, int count, int thread) {
+// Return all boxes within the capacity, in their order of arrival, for NMS on the CPU. Each thread copies every 256th.
+DEVICE void return_all(const Record* records, Record* out, int count, int thread) {
     for (int i = thread; i < count; i += ACROSS * GROUPS) out[i] = records[i];
 }

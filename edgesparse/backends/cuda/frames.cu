@@ -1,4 +1,4 @@
-// The kernels of the frame path. Compiled for the GPU that is there, at first use: backends/cuda_kernels.py.
+// The kernels of the frame path, compiled for the present GPU at first use (kernels.py).
 #include "compact.cuh"
 #include "letterbox.cuh"
 #include "suppress.cuh"
@@ -7,8 +7,8 @@
 #define ROWS 2
 #endif
 
-// Blocks of 32 x 8 threads; the grid covers the input, ROWS rows of pixels a thread, an image a layer. Images come as
-// an argument, which a graph's node takes anew, and not from memory: theirs is the host's, and each block would wait.
+// Blocks of 32 x 8 threads; the grid covers the input with ROWS rows of pixels per thread and one layer per image.
+// Images are passed by value, which a graph's node can update. Reading them from host memory would stall every block.
 #define LETTERBOX(NAME, T)                                                                                      \
     extern "C" __global__ void __launch_bounds__(256) NAME(const Input* __restrict__ input,                      \
                                                            const Images images,                              \
@@ -23,7 +23,7 @@ LETTERBOX(letterbox_int8, int8_t)
 LETTERBOX(letterbox_uint8, uint8_t)
 
 template <class T>
-DEVICE void compact(const Outputs& o, Count* counts, Record* records, Told* told, Record* out) {
+DEVICE void compact(const Outputs& o, Count* counts, Record* records, Summary* summaries, Record* out) {
     __shared__ Best best[GROUPS][ACROSS];
     __shared__ Suppression s;
     __shared__ int found;
@@ -35,33 +35,34 @@ DEVICE void compact(const Outputs& o, Count* counts, Record* records, Told* told
     __threadfence();
     __syncthreads();
     if (thread == 0) {
-        found = least(found_by_last(counts, told, image, gridDim.x), o.capacity);
+        found = least(found_by_last(counts, summaries, image, gridDim.x), o.capacity);
         __threadfence();
     }
     __syncthreads();
     if (found <= 0) return;
-    const Record* own = records + (size_t)image * o.capacity;
+    const Record* mine = records + (size_t)image * o.capacity;
     Record* to = out + (size_t)image * o.capacity;
-    if (found > o.most) {
-        hand_over_all(own, to, found, thread);
+    if (found > o.nms_limit) {
+        return_all(mine, to, found, thread);
         return;
     }
-    read_own(s, own, found, thread);
+    read_boxes(s, mine, found, thread);
     __syncthreads();
-    sort_own(s, own, found, thread);
+    sort_boxes(s, mine, found, thread);
     __syncthreads();
-    cover_own(s, o, found, thread);
+    find_covered(s, o, found, thread);
     __syncthreads();
-    if (thread == 0) choose(s, o, found);
+    if (thread == 0) select_kept(s, o, found);
     __syncthreads();
-    hand_over_own(s, told + image, to, thread);
+    return_kept(s, summaries + image, to, thread);
 }
 
-// Blocks of ACROSS x GROUPS threads; the grid covers the candidates, an image a row. `told` and `out` are the host's.
+// Blocks of ACROSS x GROUPS threads; the grid covers the candidates with one row per image. `summaries` and `out` are
+// in host memory.
 #define COMPACT(NAME, T)                                                                                           \
     extern "C" __global__ void __launch_bounds__(256)                                                              \
-        NAME(const Outputs* __restrict__ outputs, Count* counts, Record* records, Told* told, Record* out) {       \
-        compact<T>(*outputs, counts, records, told, out);                                                          \
+        NAME(const Outputs* __restrict__ outputs, Count* counts, Record* records, Summary* summaries, Record* out) {       \
+        compact<T>(*outputs, counts, records, summaries, out);                                                          \
     }
 
 COMPACT(compact_float32, float)

@@ -1,8 +1,8 @@
 """The GPU of this process: its primary context, its memory, streams and events, through pycuda.
 
-There is one context a process, the device's primary one, which TensorRT uses too. It is retained once and made current
-only for as long as it is used, in whichever thread that is: pycuda ends a process that leaves one behind. A context
-does not outlive a fork: start processes that use the GPU anew (spawn).
+Each process has one context, the device's primary one, which TensorRT uses too. It is retained once and is current in a
+thread only while it is used there: pycuda aborts a process that leaves one behind. A context does not survive a fork:
+start processes that use the GPU with spawn.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from edgesparse.errors import BackendUnavailable, BuildError, MemoryBudgetExceed
 _REMEDY = "pip install pycuda (with CUDA's compiler on the PATH), and look at nvidia-smi or, on a Jetson, tegrastats"
 _NON_BLOCKING = 1
 _WORD = 4
-"""Bytes that kernels read at once: the end of a frame lies in a word that is there."""
+"""Kernels read words of this many bytes: memory is rounded up so that a frame's last word is complete."""
 _DEAD = re.compile(r"illegal|launch fail|assert|hardware stack|misaligned|invalid program counter|ECC", re.I)
-"""Errors after which a context is of no use any more."""
+"""Errors after which the context is unusable."""
 
 _log = logging.getLogger(__name__)
 _lock = threading.Lock()
-_found: list[Gpu] = []
+_gpus: list[Gpu] = []
 
 
 def gpu() -> Gpu:
-    """The first GPU that this process sees. Raises BackendUnavailable with the remedy."""
+    """The first GPU visible to this process. Raises BackendUnavailable with the remedy."""
     with _lock:
-        if not _found:
-            _found.append(Gpu())
-    if _found[0].process != os.getpid():
-        raise BackendUnavailable("CUDA does not outlive a fork: start the process that uses the GPU anew (spawn)")
-    return _found[0]
+        if not _gpus:
+            _gpus.append(Gpu())
+    if _gpus[0].process != os.getpid():
+        raise BackendUnavailable("CUDA does not survive a fork: start the process that uses the GPU with spawn")
+    return _gpus[0]
 
 
 class Gpu:
-    """One GPU. `sm`: compute capability, as '8.7'. `total`: bytes. `integrated`: it shares the CPU's memory."""
+    """One GPU. `sm`: compute capability such as '8.7'. `total`: bytes. `integrated`: it shares the CPU's memory."""
 
     def __init__(self) -> None:
         try:
@@ -55,36 +55,36 @@ class Gpu:
             driver.init()
             if driver.Device.count() == 0:
                 raise BackendUnavailable(f"CUDA finds no GPU: {_REMEDY}")
-            found = driver.Device(0)
+            first = driver.Device(0)
             attribute = driver.device_attribute
-            self.integrated = bool(found.get_attribute(attribute.INTEGRATED))
-            self.name, self.total = str(found.name()), int(found.total_memory())
-            self.sm = ".".join(map(str, found.compute_capability()))
-            self._context = found.retain_primary_context()
+            self.integrated = bool(first.get_attribute(attribute.INTEGRATED))
+            self.name, self.total = str(first.name()), int(first.total_memory())
+            self.sm = ".".join(map(str, first.compute_capability()))
+            self._context = first.retain_primary_context()
         except driver.Error as error:
             raise BackendUnavailable(f"CUDA does not start ({one_line(error)}): {_REMEDY}") from None
         self.driver, self.process = driver, os.getpid()
-        weakref.finalize(self, self._context.detach)  # at the process's end, after all that was made later
+        weakref.finalize(self, self._context.detach)  # at the process's end, after everything created later
         self._pinned: weakref.WeakValueDictionary[int, Pinned] = weakref.WeakValueDictionary()
         self.kernels: Any = None
 
     def __enter__(self) -> Gpu:
-        """Its context is current in this thread; may be nested."""
+        """Make its context current in this thread; may be nested."""
         self._context.push()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._context.pop()
 
-    def doing(self, what: str) -> Doing:
-        """Its context is current; what CUDA refuses in it is one line that begins with `what`.
+    def errors_of(self, action: str) -> CudaErrors:
+        """A context manager: its context is current, and CUDA's errors become one line that starts with `action`.
 
-        Raises MemoryBudgetExceeded when memory runs out, BuildError for all else. It may be entered again and again.
+        Raises MemoryBudgetExceeded when memory runs out and BuildError otherwise. It may be entered repeatedly.
         """
-        return Doing(self, what)
+        return CudaErrors(self, action)
 
     def free(self) -> int:
-        """Bytes that can be had now: of its own memory, or, where it shares the CPU's, without swapping."""
+        """Bytes available now: of its own memory or, if it shares the CPU's, without swapping."""
         if self.integrated:
             return device.available_memory()
         try:
@@ -94,71 +94,71 @@ class Gpu:
             return 0
 
     def host(self, shape: Sequence[int], dtype: Any, combined: bool = False) -> NDArray[Any]:
-        """Zeroed page-locked memory, which the GPU reaches by itself: over the bus, or, sharing the CPU's, as its own.
+        """Zeroed page-locked memory, which the GPU reads directly, over the bus if it has its own memory.
 
-        The memory lives as long as the array and its views do. Call it with the context current (`doing`). `combined`:
-        the CPU only writes it: on an integrated GPU its caches are left out then (write-combined).
+        The memory lives as long as the array and its views. Call it with the context current (`errors_of`).
+        `combined`: the CPU only writes it, so that an integrated GPU may bypass the caches (write-combined).
         """
         size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         pinned = Pinned(self, -(-max(size, 1) // _WORD) * _WORD, combined and self.integrated)
         array = np.asarray(pinned)
         array[...] = 0
         self._pinned[pinned.host] = pinned
-        found: NDArray[Any] = array[:size].view(dtype).reshape(tuple(shape))
-        return found
+        view: NDArray[Any] = array[:size].view(dtype).reshape(tuple(shape))
+        return view
 
     def pinned(self, array: NDArray[Any]) -> Pinned | None:
-        """The page-locked memory that an array of `host` begins with; None for any other array.
+        """The page-locked memory that an array of `host` starts at; None for any other array.
 
-        Whoever uses its address keeps the array.
+        Keep the array while its address is in use.
         """
-        found = self._pinned.get(address(array))
-        return found if found is not None and array.nbytes <= found.size else None
+        memory = self._pinned.get(address(array))
+        return memory if memory is not None and array.nbytes <= memory.size else None
 
     def memory(self, size: int) -> Any:
-        """Device memory of so many bytes: `int` of it is its address, `free` gives it back."""
+        """Device memory of `size` bytes: `int` of it is the address, `free` frees it."""
         return self.driver.mem_alloc(-(-max(size, 1) // _WORD) * _WORD)
 
     def free_all(self, steps: Iterable[Callable[[], object]]) -> None:
-        """Each of them, in this order; what an error of the GPU keeps from being freed is said."""
+        """Run each step in this order. An error of the GPU is logged and does not keep the others from running."""
         for step in steps:
             try:
                 with self:
                     step()
-            except self.driver.Error as error:  # noqa: PERF203, the rest must be freed all the same
-                _log.warning("memory of the GPU may not be free again: %s", one_line(error))
+            except self.driver.Error as error:  # noqa: PERF203, the others must run all the same
+                _log.warning("memory of the GPU may not have been freed: %s", one_line(error))
 
     def stream(self) -> Any:
-        """A stream that does not wait for the default one; `handle` is what CUDA calls it."""
+        """A stream that does not wait for the default one; `handle` is CUDA's handle of it."""
         return self.driver.Stream(_NON_BLOCKING)
 
     def event(self) -> Any:
         return self.driver.Event()
 
 
-class Doing:
-    """`Gpu.doing`: a class, for the frame loop enters it twice a frame."""
+class CudaErrors:
+    """`Gpu.errors_of`. A class rather than a generator, as the frame loop enters it twice per batch."""
 
-    def __init__(self, card: Gpu, what: str) -> None:
-        self._card, self._what = card, what
+    def __init__(self, gpu: Gpu, action: str) -> None:
+        self._gpu, self._action = gpu, action
 
     def __enter__(self) -> None:
-        self._card._context.push()
+        self._gpu._context.push()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self._card._context.pop()
-        driver = self._card.driver
+        self._gpu._context.pop()
+        driver = self._gpu.driver
         if isinstance(error, driver.MemoryError):
             raise MemoryBudgetExceeded(
-                f"{self._what}: the GPU has no memory left ({self._card.free() / 1e6:.0f} MB free): end other "
+                f"{self._action}: the GPU has no memory left ({self._gpu.free() / 1e6:.0f} MB free): end other "
                 "programs, or build with a smaller batch or input"
             ) from None
         if isinstance(error, driver.Error):
-            raise BuildError(cuda_says(self._what, one_line(error))) from None
+            raise BuildError(cuda_error(self._action, one_line(error))) from None
 
 
 class Pinned:
-    """Page-locked host memory: what numpy.asarray makes of it holds it. `host`, `address`: how CPU and GPU call it."""
+    """Page-locked host memory, kept alive by its arrays. `host`, `address`: its address for the CPU and the GPU."""
 
     def __init__(self, owner: Gpu, size: int, combined: bool) -> None:
         driver = owner.driver
@@ -171,16 +171,16 @@ class Pinned:
 
     def __del__(self) -> None:
         try:
-            with self._owner:  # whichever thread this is
+            with self._owner:  # this may be any thread
                 del self._memory
-        except Exception:  # at the process's end nothing is left to free it with
+        except Exception:  # at the process's end the driver may be gone
             pass
 
 
-def cuda_says(what: str, text: str) -> str:
-    """One line of what failed, in CUDA's words, and whether this process can go on."""
-    over = ": this process cannot use the GPU any more, start it again" if _DEAD.search(text) else ""
-    return f"{what}: CUDA says: {text}{over}"
+def cuda_error(action: str, message: str) -> str:
+    """What failed, CUDA's message, and whether the process must be restarted, in one line."""
+    restart = ": this process cannot use the GPU any more, start it again" if _DEAD.search(message) else ""
+    return f"{action}: CUDA reports: {message}{restart}"
 
 
 def one_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""CUDA graphs through the driver's own library, for pycuda has none; and the library itself."""
+"""CUDA graphs through the driver's library, as pycuda has none; and the library itself."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, ClassVar
 
-from edgesparse.backends.cuda.gpu import cuda_says
+from edgesparse.backends.cuda.gpu import cuda_error
 from edgesparse.errors import BackendUnavailable, BuildError
 
 LIBRARY = "libcuda.so.1"
 _THREAD_LOCAL = 1
-"""CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: what other threads do meanwhile does not end the capture."""
+"""CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: calls in other threads do not end the capture."""
 _KERNEL = 0
 """CU_GRAPH_NODE_TYPE_KERNEL"""
 _POINTER, _REFERENCE, _UNSIGNED = ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p), ctypes.c_uint
 
 
 class KernelParams(ctypes.Structure):
-    """CUDA_KERNEL_NODE_PARAMS: a function, grid and block, bytes of dynamic shared memory, where its arguments lie."""
+    """CUDA_KERNEL_NODE_PARAMS: function, grid, block, bytes of dynamic shared memory, addresses of the arguments."""
 
     _fields_: ClassVar[Any] = [
         ("func", ctypes.c_void_p),
-        *((f"{what}Dim{axis}", ctypes.c_uint) for what in ("grid", "block") for axis in "XYZ"),
+        *((f"{part}Dim{axis}", ctypes.c_uint) for part in ("grid", "block") for axis in "XYZ"),
         ("sharedMemBytes", ctypes.c_uint),
         ("kernelParams", _REFERENCE),
         ("extra", _REFERENCE),
@@ -48,23 +48,23 @@ _FUNCTIONS: dict[str, list[Any]] = {
     "cuGetErrorName": [ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)],
     "cuGetErrorString": [ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)],
 }
-"""All are in every driver from CUDA 11.4 (JetPack 5) to 13, under these names."""
+"""Every driver from CUDA 11.4 (JetPack 5) to 13 has them under these names."""
 
 
 class Graph:
-    """What `record` enqueues on a stream, captured: nothing of it runs until `launch` runs it all.
+    """The work that `record` enqueues on a stream, captured. None of it runs before `launch` runs all of it.
 
-    The context is current in each call. Raises BuildError where something in it cannot be captured; the stream can be
-    used as before then.
+    The context must be current in each call. Raises BuildError if something cannot be captured; the stream stays
+    usable.
     """
 
     def __init__(self, stream: int, record: Callable[[], None]) -> None:
         cuda = libcuda()
-        self._graph, self._made = ctypes.c_void_p(), ctypes.c_void_p()
+        self._graph, self._executable = ctypes.c_void_p(), ctypes.c_void_p()
         self._stream, self._launch = ctypes.c_void_p(stream), cuda.cuGraphLaunch
-        check(cuda.cuStreamBeginCapture_v2(stream, _THREAD_LOCAL), "a CUDA graph cannot be begun")
+        check(cuda.cuStreamBeginCapture_v2(stream, _THREAD_LOCAL), "a CUDA graph cannot be started")
         collecting = gc.isenabled()
-        gc.disable()  # what it frees page-locked memory of would end the capture
+        gc.disable()  # freeing page-locked memory would end the capture
         try:
             record()
         except BaseException:
@@ -75,46 +75,48 @@ class Graph:
             if collecting:
                 gc.enable()
         check(cuda.cuStreamEndCapture(stream, ctypes.byref(self._graph)), "this cannot be captured in a CUDA graph")
-        code = cuda.cuGraphInstantiateWithFlags(ctypes.byref(self._made), self._graph, 0)
+        code = cuda.cuGraphInstantiateWithFlags(ctypes.byref(self._executable), self._graph, 0)
         if code:
             self.close()
-            check(code, "the CUDA graph cannot be made")
+            check(code, "the CUDA graph cannot be instantiated")
 
     def launch(self) -> None:
-        """Enqueue it all on the stream that it was captured on; returns at once."""
-        code = self._launch(self._made, self._stream)
+        """Enqueue all of it on the stream that it was captured on; returns immediately."""
+        code = self._launch(self._executable, self._stream)
         if code:
             check(code, "the CUDA graph cannot be launched")
 
-    def kernel(self, said: KernelParams) -> Callable[[], None]:
-        """What gives the one launch of that function in it the arguments that `said` points to then, from the next
-        launch of the graph on; launches that are on their way are not affected. Raises BuildError where the driver does
-        not tell which launch that is."""
+    def kernel_update(self, params: KernelParams) -> Callable[[], None]:
+        """A function that updates the arguments of the one launch of this kernel in the graph.
+
+        It reads the arguments that `params` points to at that time. They apply to later launches of the graph, not to
+        those in flight. Raises BuildError if the driver does not reveal which node launches the kernel.
+        """
         cuda, count, kind = libcuda(), ctypes.c_size_t(), ctypes.c_int()
         check(cuda.cuGraphGetNodes(self._graph, None, ctypes.byref(count)), "a CUDA graph's nodes")
         nodes = (ctypes.c_void_p * count.value)()
         check(cuda.cuGraphGetNodes(self._graph, nodes, ctypes.byref(count)), "a CUDA graph's nodes")
         for node in nodes:
-            found = KernelParams()
+            launched = KernelParams()
             check(cuda.cuGraphNodeGetType(node, ctypes.byref(kind)), "a CUDA graph's node")
-            if kind.value != _KERNEL or cuda.cuGraphKernelNodeGetParams(node, ctypes.byref(found)):
-                continue  # what other libraries launched may have no parameters of this kind
-            if found.func == said.func:
-                return partial(self._renew, ctypes.c_void_p(node), ctypes.byref(said))
-        raise BuildError("a CUDA graph's nodes: the driver does not tell which of them launches our kernel")
+            if kind.value != _KERNEL or cuda.cuGraphKernelNodeGetParams(node, ctypes.byref(launched)):
+                continue  # launches by other libraries may have no such parameters
+            if launched.func == params.func:
+                return partial(self._update, ctypes.c_void_p(node), ctypes.byref(params))
+        raise BuildError("a CUDA graph's nodes: the driver does not reveal which of them launches our kernel")
 
-    def _renew(self, node: ctypes.c_void_p, said: Any) -> None:
-        code = libcuda().cuGraphExecKernelNodeSetParams(self._made, node, said)
+    def _update(self, node: ctypes.c_void_p, params: Any) -> None:
+        code = libcuda().cuGraphExecKernelNodeSetParams(self._executable, node, params)
         if code:
-            check(code, "a kernel in a CUDA graph takes no other arguments")
+            check(code, "the arguments of a kernel in a CUDA graph cannot be updated")
 
     def close(self) -> None:
-        """Give it back; calling it again does nothing."""
-        if self._made:
-            libcuda().cuGraphExecDestroy(self._made)
+        """Free it. Calling it again does nothing."""
+        if self._executable:
+            libcuda().cuGraphExecDestroy(self._executable)
         if self._graph:
             libcuda().cuGraphDestroy(self._graph)
-        self._made, self._graph = ctypes.c_void_p(), ctypes.c_void_p()
+        self._executable, self._graph = ctypes.c_void_p(), ctypes.c_void_p()
 
 
 @lru_cache(1)
@@ -130,12 +132,12 @@ def libcuda() -> Any:
     return cuda
 
 
-def check(code: int, what: str) -> None:
-    """Raises BuildError with the driver's own words unless `code` is success."""
+def check(code: int, action: str) -> None:
+    """Raise BuildError with the driver's message unless `code` is success."""
     if code == 0:
         return
     cuda, name, text = libcuda(), ctypes.c_char_p(), ctypes.c_char_p()
     cuda.cuGetErrorName(code, ctypes.byref(name))
     cuda.cuGetErrorString(code, ctypes.byref(text))
-    said = " ".join(part.value.decode() for part in (name, text) if part.value) or f"error {code}"
-    raise BuildError(cuda_says(what, said))
+    message = " ".join(part.value.decode() for part in (name, text) if part.value) or f"error {code}"
+    raise BuildError(cuda_error(action, message))

@@ -1,4 +1,4 @@
-"""Where the images of a batch lie while they are on their way."""
+"""Page-locked memory for the images of a batch while it is processed."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from edgesparse.backends.frames import Frame, Place
 
 
 class Image:
-    """One image of a batch, in page-locked memory, where the kernel reads it: over the bus if the GPU has memory of
-    its own. Frames that lie elsewhere are copied into such memory of this one's own first.
+    """One image of a batch in page-locked memory, which the kernel reads, over the bus if the GPU has its own memory.
 
-    `source`: what is read behind our back, until the batch is done. `data`: where the GPU finds it.
+    Frames in other memory are copied into a staging buffer first. `source`: the frame that the GPU reads until the
+    batch is done. `data`: its address on the GPU.
     """
 
     source: NDArray[np.uint8]
 
-    def __init__(self, card: Gpu) -> None:
-        self._gpu, self.data = card, 0
+    def __init__(self, gpu: Gpu) -> None:
+        self._gpu, self.data = gpu, 0
         self._staging: NDArray[np.uint8] | None = None
 
     def take(self, frame: Frame) -> None:
@@ -34,13 +34,13 @@ class Image:
             self._staging = self._gpu.host((frame.nbytes,), "uint8", combined=True)
         staged, pinned = self._staging[: frame.nbytes], self._gpu.pinned(self._staging)
         assert pinned is not None
-        np.copyto(read(staged.reshape(frame.shape), place), read(frame, place))
+        np.copyto(rows_read(staged.reshape(frame.shape), place), rows_read(frame, place))
         return staged, pinned
 
 
-def read(frame: NDArray[np.uint8], place: Place) -> NDArray[np.uint8]:
-    """The rows that the letterbox reads, where they are a pattern: of 1080 lines made 360 every third, of 2160 two of
-    six. All of them otherwise; of NV12, whose colours lie behind its rows, always."""
+def rows_read(frame: NDArray[np.uint8], place: Place) -> NDArray[np.uint8]:
+    """The rows that the letterbox reads, if they form a pattern: every third when 1080 lines become 360, two of six
+    when 2160 do. Otherwise, and for NV12 with its color planes behind the rows, all of them."""
     times, rest = divmod(place.frame_height, place.height)
     if rest or place.pixels == "nv12":
         return frame

@@ -1,4 +1,4 @@
-"""The kernels of the frame path: compiled by nvcc for the GPU that is there at first use, kept, loaded, launched."""
+"""The kernels of the frame path: compiled by nvcc for the present GPU at first use, stored, loaded, launched."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 class Kernels:
-    """Compiled kernels in the memory of a GPU, for as long as the process lives; make it with the context current.
+    """Compiled kernels, loaded onto the GPU until the process ends. Create it with the context current.
 
     Raises BackendUnavailable when they cannot be loaded.
     """
@@ -45,51 +45,54 @@ class Kernels:
 
     def function(self, name: str) -> ctypes.c_void_p:
         if name not in self._functions:
-            found = ctypes.c_void_p()
-            code = graph.libcuda().cuModuleGetFunction(ctypes.byref(found), self._module, name.encode())
+            function = ctypes.c_void_p()
+            code = graph.libcuda().cuModuleGetFunction(ctypes.byref(function), self._module, name.encode())
             graph.check(code, f"no kernel {name}")
-            self._functions[name] = found
+            self._functions[name] = function
         return self._functions[name]
 
 
 class Launch:
-    """A kernel with grid, block and arguments: addresses on the GPU, and structures, which it takes by value
-    as they are when it is enqueued. `params`: the same, as a graph's node takes it (`Graph.kernel`)."""
+    """A kernel with its grid, block and arguments.
+
+    Arguments are addresses on the GPU, or structures, which are passed by value when the kernel is enqueued. `params`:
+    the same for a node of a graph (`Graph.kernel_update`).
+    """
 
     def __init__(
         self,
-        use: Kernels,
+        kernels: Kernels,
         name: str,
         grid: tuple[int, int, int],
         block: tuple[int, int, int],
         arguments: Sequence[int | NDArray[Any]],
     ) -> None:
-        self._name, function = name, use.function(name)
+        self._name, function = name, kernels.function(name)
         self._shape = (function, *grid, *block, 0)
-        self._held = [ctypes.c_uint64(given) if isinstance(given, int) else given for given in arguments]
-        lie = (given.ctypes.data if isinstance(given, np.ndarray) else ctypes.addressof(given) for given in self._held)
-        self._given = (ctypes.c_void_p * len(arguments))(*lie)
-        self.params = graph.KernelParams(*self._shape, self._given, None)
+        self._held = [ctypes.c_uint64(value) if isinstance(value, int) else value for value in arguments]
+        addresses = (a.ctypes.data if isinstance(a, np.ndarray) else ctypes.addressof(a) for a in self._held)
+        self._arguments = (ctypes.c_void_p * len(arguments))(*addresses)
+        self.params = graph.KernelParams(*self._shape, self._arguments, None)
 
     def __call__(self, stream: int) -> None:
-        code = graph.libcuda().cuLaunchKernel(*self._shape, stream, self._given, None)
+        code = graph.libcuda().cuLaunchKernel(*self._shape, stream, self._arguments, None)
         graph.check(code, f"kernel {self._name}")
 
 
-def kernels(card: Gpu) -> Kernels:
-    """Those of this process's GPU, made at the first call. Raises as `cubin` and Kernels."""
-    found: Kernels | None = getattr(card, "kernels", None)
-    if found is None:
-        with card:
-            found = Kernels(cubin(card.sm))
-        card.kernels = found
-    return found
+def kernels(gpu: Gpu) -> Kernels:
+    """The kernels of this process's GPU, loaded at the first call. Raises as `cubin` and Kernels do."""
+    loaded: Kernels | None = getattr(gpu, "kernels", None)
+    if loaded is None:
+        with gpu:
+            loaded = Kernels(cubin(gpu.sm))
+        gpu.kernels = loaded
+    return loaded
 
 
 def cubin(sm: str) -> Path:
-    """The kernels compiled for a compute capability ('8.7'), from the state folder or made now (a few seconds).
+    """The kernels compiled for a compute capability ('8.7'): from the state folder, or compiled now in a few seconds.
 
-    The name holds a hash of the sources, so another version of edgesparse makes its own. Raises BackendUnavailable.
+    The name contains a hash of the sources, so each version of edgesparse has its own. Raises BackendUnavailable.
     """
     folder = device.state_folder() / "kernels"
     path = folder / f"sm_{sm.replace('.', '')}-{_digest()}.cubin"
@@ -98,20 +101,20 @@ def cubin(sm: str) -> Path:
     _log.info("compiling the frame path's kernels for compute capability %s, once", sm)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as place:
-            made = compiled(sm, Path(place) / "frames.cubin")[0]
-            made.chmod(0o600)
-            made.replace(path)
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            new = compiled(sm, Path(temporary) / "frames.cubin")[0]
+            new.chmod(0o600)
+            new.replace(path)
     except OSError as error:
         raise BackendUnavailable(
-            f"cannot keep the frame path's kernels in {folder} ({one_line(error)}): name another folder in "
+            f"cannot store the frame path's kernels in {folder} ({one_line(error)}): name another folder in "
             f"{device.STATE}"
         ) from None
     return path
 
 
 def compiled(sm: str, out: Path, more: Sequence[str] = ()) -> tuple[Path, str]:
-    """Run nvcc; the file and what it said (with `-Xptxas -v`, registers and spills). Raises BackendUnavailable."""
+    """Run nvcc. Returns the file and nvcc's output, with `-Xptxas -v` registers and spills. BackendUnavailable."""
     command = [nvcc(), "-cubin", f"-arch=sm_{sm.replace('.', '')}", "-std=c++17", "-O3", *more]
     try:
         done = subprocess.run(
@@ -124,8 +127,8 @@ def compiled(sm: str, out: Path, more: Sequence[str] = ()) -> tuple[Path, str]:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BackendUnavailable(f"{command[0]} does not run ({one_line(error)}): {_REMEDY}") from None
     if done.returncode:
-        said = one_line(Exception((done.stderr or done.stdout).strip()))
-        raise BackendUnavailable(f"{command[0]} cannot compile the frame path's kernels ({said}): {_REMEDY}")
+        message = one_line(Exception((done.stderr or done.stdout).strip()))
+        raise BackendUnavailable(f"{command[0]} cannot compile the frame path's kernels ({message}): {_REMEDY}")
     return out, done.stdout + done.stderr
 
 
@@ -133,14 +136,14 @@ _REMEDY = "install CUDA's compiler (on a Jetson: apt install cuda-nvcc-12-6 or y
 
 
 def nvcc() -> str:
-    """Where CUDA's compiler is; a Jetson does not have it on the PATH. Raises BackendUnavailable."""
+    """The path of CUDA's compiler, which is not in PATH on a Jetson. Raises BackendUnavailable."""
     roots = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
-    found = shutil.which("nvcc") or next(
-        (found for root in (*roots, "/usr/local/cuda") if (found := shutil.which("nvcc", path=f"{root}/bin"))), None
-    )
-    if found is None:
-        raise BackendUnavailable(f"no nvcc on the PATH, in CUDA_HOME or in /usr/local/cuda: {_REMEDY}")
-    return found
+    compiler = shutil.which("nvcc")
+    for root in (*roots, "/usr/local/cuda"):
+        compiler = compiler or shutil.which("nvcc", path=f"{root}/bin")
+    if compiler is None:
+        raise BackendUnavailable(f"no nvcc in PATH, in CUDA_HOME or in /usr/local/cuda: {_REMEDY}")
+    return compiler
 
 
 def _digest() -> str:

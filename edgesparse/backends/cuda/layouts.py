@@ -1,4 +1,4 @@
-"""The kernels' structures as NumPy writes them, and what they are filled with. See the .cuh files here."""
+"""The kernels' structures as NumPy dtypes, and their values. See the .cuh files in this folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Row = NDArray[Any]
 
 
 def _struct(text: str) -> np.dtype[Any]:
-    """'u8 data, i4 pixels, 4i4 rows' -> such a dtype, packed as C packs it here."""
+    """A dtype from text such as 'u8 data, i4 pixels, 4i4 rows', in the layout of the C structure."""
     fields = [part.split() for part in text.split(",")]
     return np.dtype([(name, kind) for kind, name in fields])
 
@@ -30,24 +30,24 @@ TAP = _struct("i4 at, i2 near, i2 far")
 INPUT = _struct("i4 height, i4 width, i4 swap, i4 pad, 3f4 scale, 3f4 shift")
 OUTPUTS = _struct(
     "u8 boxes, u8 scores, i4 candidates, i4 classes, i4 box_image, i4 box_row, i4 box_step, i4 score_image, "
-    "i4 score_row, i4 score_step, i4 objectness, i4 kind, i4 every, i4 capacity, f4 least, i4 gap, "
-    "u8 enough, f4 iou, i4 max_det, i4 agnostic, i4 most, i4 levels, 4i4 columns, 4i4 rows, 4i4 stride"
+    "i4 score_row, i4 score_step, i4 objectness, i4 kind, i4 multi_label, i4 capacity, f4 lowest, i4 gap, "
+    "u8 thresholds, f4 iou, i4 max_det, i4 agnostic, i4 nms_limit, i4 levels, 4i4 columns, 4i4 rows, 4i4 stride"
 )
 RECORD = _struct("4f4 box, f4 score, i4 key")
-COUNT = _struct("u4 found, u4 done")
-TOLD = _struct("i4 found, i4 kept")
-KINDS = ("centre-size", "corners", "on-grid")
+COUNT = _struct("u4 found, u4 dropped, u4 done")
+SUMMARY = _struct("i4 found, i4 kept, i4 dropped")
+KINDS = ("center-size", "corners", "on-grid")
 _WHOLE = 2048
 IMAGES = 64
-"""Of one launch, as in letterbox.cuh."""
+"""Most images per launch, as in letterbox.cuh."""
 
 
 @lru_cache(64)
 def taps(source: int, target: int, columns: bool) -> NDArray[Any]:
-    """Which two neighbours a pixel of a side resized from `source` to `target` is made of, and their weights.
+    """The two neighbors, and their weights, of each pixel of a side resized from `source` to `target` pixels.
 
-    As OpenCV's resize (INTER_LINEAR) of 8 bits: positions in float32, weights of 11 bits. It clamps columns here and
-    rows where they are read; a column at the end becomes the second of a pair, so that nothing beyond is read.
+    Like OpenCV's resize (INTER_LINEAR) of 8 bits: positions in float32, weights of 11 bits. Columns are clamped here,
+    rows where they are read. The last column becomes the second of a pair, so that nothing beyond it is read.
     """
     scale = 1.0 / (target / source)
     at = ((np.arange(target) + 0.5) * scale - 0.5).astype(np.float32)
@@ -56,18 +56,18 @@ def taps(source: int, target: int, columns: bool) -> NDArray[Any]:
     if columns:
         far[(first < 0) | (first >= source - 1)] = 0
         first = np.clip(first, 0, source - 1)
-    found = np.zeros(target, TAP)
-    found["near"] = np.rint((np.float32(1) - far) * np.float32(_WHOLE))
-    found["far"] = np.rint(far * np.float32(_WHOLE))
+    pairs = np.zeros(target, TAP)
+    pairs["near"] = np.rint((np.float32(1) - far) * np.float32(_WHOLE))
+    pairs["far"] = np.rint(far * np.float32(_WHOLE))
     if columns and source > 1:
         last = first == source - 1
-        first[last], found["near"][last], found["far"][last] = source - 2, 0, _WHOLE
-    found["at"] = first
-    return found
+        first[last], pairs["near"][last], pairs["far"][last] = source - 2, 0, _WHOLE
+    pairs["at"] = first
+    return pairs
 
 
 def input_of(spec: InputSpec) -> Row:
-    """(pixel * scale - mean) / std as one product and one sum."""
+    """The input's structure: (pixel * scale - mean) / std as one product and one sum."""
     row = np.zeros(1, INPUT)
     row["height"], row["width"] = spec.size
     row["swap"], row["pad"] = spec.colour == "rgb", spec.pad
@@ -77,9 +77,9 @@ def input_of(spec: InputSpec) -> Row:
 
 
 def image_of(place: Place, row: Any, first_tap: int, out: NDArray[Any]) -> int:
-    """Fill `row` (but for its data) and the taps from `first_tap` on; returns where they end."""
-    wide = {"bgr": 3, "rgb": 3, "nv12": 1, "yuyv": 2}[place.pixels]
-    row["pixels"], row["pitch"] = PIXELS.index(place.pixels), wide * place.frame_width
+    """Fill `row`, except its data, and the taps from `first_tap` on. Returns the index behind the last tap."""
+    bytes_per_pixel = {"bgr": 3, "rgb": 3, "nv12": 1, "yuyv": 2}[place.pixels]
+    row["pixels"], row["pitch"] = PIXELS.index(place.pixels), bytes_per_pixel * place.frame_width
     row["width"], row["height"] = place.frame_width, place.frame_height
     row["top"], row["left"], row["rows"], row["columns"] = place.top, place.left, place.height, place.width
     row["taps"], middle, end = first_tap, first_tap + place.width, first_tap + place.width + place.height
@@ -89,8 +89,10 @@ def image_of(place: Place, row: Any, first_tap: int, out: NDArray[Any]) -> int:
 
 
 def outputs_of(plan: FramePlan, specs: Sequence[TensorSpec], addresses: Sequence[int]) -> Row:
-    """`addresses`: of the outputs on the GPU, in the model's order. `capacity`, `most` and where `enough` lies are left
-    to be filled in."""
+    """The outputs' structure, except `capacity`, `nms_limit` and `thresholds`.
+
+    `addresses`: of the outputs on the GPU, in the model's order.
+    """
     row, at = np.zeros(1, OUTPUTS), plan.strided
     assert at is not None
     size = np.dtype(specs[at.score_output].dtype).itemsize
@@ -100,7 +102,8 @@ def outputs_of(plan: FramePlan, specs: Sequence[TensorSpec], addresses: Sequence
     for name in ("candidates", "classes", "box_row", "box_step", "score_row", "score_step"):
         row[name] = getattr(at, name)
     row["objectness"] = -1 if at.objectness is None else at.objectness
-    row["kind"], row["every"], row["least"] = KINDS.index(at.kind), plan.every, plan.enough.min()
+    row["kind"], row["multi_label"] = KINDS.index(at.kind), plan.multi_label
+    row["lowest"] = plan.thresholds.min()
     row["iou"], row["max_det"], row["agnostic"] = plan.iou, plan.max_det, plan.agnostic
     row["levels"] = len(at.levels)
     for i, (rows, columns, stride) in enumerate(at.levels):

@@ -1,8 +1,8 @@
-// From camera frames to the network's input: resize, pad, colour, scale, in one pass, a batch of any sizes at once.
+// From camera frames to the network's input: resize, pad, convert colors and scale a batch of any sizes in one pass.
 //
 // Bilinear with half-pixel centres in the fixed point of OpenCV's resize (INTER_LINEAR, 8 bit: weights of 11 bits, rows
 // blended in 16, modules/imgproc/src/resize.cpp), and its conversion of NV12 and YUYV (BT.601, 20 bits, chroma not
-// interpolated, color_yuv.simd.hpp), so that the CPU's way gives the same bytes.
+// interpolated, color_yuv.simd.hpp), so that the CPU's path gives the same bytes.
 #pragma once
 #include "shared.cuh"
 
@@ -12,16 +12,16 @@ struct Image {  // one frame, and the rectangle of the input that it fills
     const uint8_t* data;
     int32_t pixels, pitch, width, height;  // pitch: bytes from one row to the next
     int32_t top, left, rows, columns;
-    int32_t taps, unused;  // where its taps begin: one a column, then one a row
+    int32_t taps, unused;  // index of its first tap: one per column, then one per row
 };
 
-enum { IMAGES = 64 };  // of a launch: as many as a kernel's arguments have room for, which are 4096 bytes
+enum { IMAGES = 64 };  // per launch: the arguments of a kernel are limited to 4096 bytes
 
 struct Images {
     Image of[IMAGES];
 };
 
-struct Tap {  // two neighbours, at and at + 1, and what each weighs, of 2048; columns are never outside, rows are clamped
+struct Tap {  // two neighbors, at and at + 1, and their weights of 2048; columns are always inside, rows are clamped
     int32_t at;
     int16_t near, far;
 };
@@ -45,7 +45,7 @@ DEVICE uint32_t words_at(uint32_t low, uint32_t high, int bytes) {
 #endif
 }
 
-// Six bytes from `at` on by aligned words: no word that none of them is in is read.
+// Six bytes from `at` on by aligned words. Only words that hold one of them are read.
 DEVICE void two_of_three_bytes(const uint8_t* at, Pixel& one, Pixel& other) {
     const int off = (uintptr_t)at & 3;
     const uint32_t* words = (const uint32_t*)(at - off);
@@ -92,7 +92,7 @@ template <int PIXELS> DEVICE Pixel sample(const Image& p, Tap across, Tap down) 
     Pixel a, b, c, d;
     two<PIXELS>(p, across.at, most(down.at, 0), a, b);
     if (down.far) two<PIXELS>(p, across.at, least(down.at + 1, p.height - 1), c, d);
-    else c = a, d = b;  // as for every row of 1080 lines in 360
+    else c = a, d = b;  // for example in every row when 1080 lines become 360
     Pixel found = {blend(a.blue, b.blue, c.blue, d.blue, across, down),
                    blend(a.green, b.green, c.green, d.green, across, down),
                    blend(a.red, b.red, c.red, d.red, across, down)};
@@ -110,7 +110,7 @@ DEVICE Pixel pixel_at(const Image& p, const Tap* __restrict__ taps, int row, int
     }
 }
 
-// A value 0..255 as the network takes it: bytes as they are, all else scaled; INT8 is rounded and clipped.
+// A value 0..255 in the network's type: bytes unchanged, all others scaled; INT8 is rounded and clipped.
 DEVICE void put(uint8_t* at, int value, float, float) { *at = (uint8_t)value; }
 DEVICE void put(float* at, int value, float scale, float shift) { *at = __fmaf_rn((float)value, scale, shift); }
 DEVICE void put(int8_t* at, int value, float scale, float shift) {

@@ -1,5 +1,7 @@
-// What both kernels share, and what stands for CUDA's words where a C++ compiler reads this (tests do so).
+// Shared by both kernels, with replacements for CUDA's keywords where a C++ compiler builds this, as tests do.
 #pragma once
+#include <float.h>
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -7,10 +9,9 @@
 #include <cuda_fp16.h>
 #define DEVICE __device__ __forceinline__
 #else
-#include <math.h>
 #define DEVICE static inline
 #define __global__
-#define __shared__ static  // one block at a time
+#define __shared__ static  // one block runs at a time
 #define __restrict__
 #define __launch_bounds__(threads)
 struct Index {

@@ -1,17 +1,17 @@
-// Greedy non-maximum suppression of one image's candidates by one block, as OpenCV's NMSBoxes does it: best score
-// first, of equal ones the lower key; a box goes when a better one of its class overlaps it by more than `iou`.
-// A step is done by every thread before the next begins.
+// Greedy non-maximum suppression of one image's boxes by one block, like OpenCV's NMSBoxes: highest score first, lower
+// key first among equal scores. A box is suppressed when a better one of its class overlaps it by more than `iou`.
+// All threads finish a step before the next one starts.
 #pragma once
 #include "compact.cuh"
 
-enum { MOST = ACROSS * GROUPS, WORDS = MOST / 32 };  // candidates that a block suppresses: one a thread
+enum { MOST = ACROSS * GROUPS, WORDS = MOST / 32 };  // boxes per block: one per thread
 
 struct Suppression {
     float score[MOST];
     int32_t key[MOST];
     Record sorted[MOST];
-    uint32_t covers[MOST][WORDS];  // which later ones each covers
-    uint32_t gone[WORDS];
+    uint32_t covers[MOST][WORDS];  // the later boxes that each covers, as bits
+    uint32_t suppressed[WORDS];
     int32_t kept[MOST], count;
 };
 
@@ -22,16 +22,16 @@ DEVICE float overlap(const float* a, const float* b) {
     return all > 1e-12f ? shared / all : 1;
 }
 
-DEVICE void read_own(Suppression& s, const Record* records, int count, int thread) {
+DEVICE void read_boxes(Suppression& s, const Record* records, int count, int thread) {
     if (thread < count) {
         s.score[thread] = records[thread].score;
         s.key[thread] = records[thread].key;
     }
     for (int word = 0; word < WORDS; word++) s.covers[thread][word] = 0;
-    if (thread < WORDS) s.gone[thread] = 0;
+    if (thread < WORDS) s.suppressed[thread] = 0;
 }
 
-DEVICE void sort_own(Suppression& s, const Record* records, int count, int thread) {
+DEVICE void sort_boxes(Suppression& s, const Record* records, int count, int thread) {
     if (thread >= count) return;
     const float score = s.score[thread];
     const int key = s.key[thread];
@@ -41,7 +41,7 @@ DEVICE void sort_own(Suppression& s, const Record* records, int count, int threa
     s.sorted[rank] = records[thread];
 }
 
-DEVICE void cover_own(Suppression& s, const Outputs& o, int count, int thread) {
+DEVICE void find_covered(Suppression& s, const Outputs& o, int count, int thread) {
     if (thread >= count) return;
     const Record own = s.sorted[thread];
     const int label = own.key % o.classes;
@@ -50,17 +50,17 @@ DEVICE void cover_own(Suppression& s, const Outputs& o, int count, int thread) {
             s.covers[thread][other / 32] |= 1u << (other % 32);
 }
 
-// By one thread.
-DEVICE void choose(Suppression& s, const Outputs& o, int count) {
+// Called by one thread.
+DEVICE void select_kept(Suppression& s, const Outputs& o, int count) {
     s.count = 0;
     for (int i = 0; i < count && s.count < o.max_det; i++) {
-        if (s.gone[i / 32] >> (i % 32) & 1) continue;
+        if (s.suppressed[i / 32] >> (i % 32) & 1) continue;
         s.kept[s.count++] = i;
-        for (int word = i / 32; word < WORDS; word++) s.gone[word] |= s.covers[i][word];
+        for (int word = i / 32; word < WORDS; word++) s.suppressed[word] |= s.covers[i][word];
     }
 }
 
-DEVICE void hand_over_own(const Suppression& s, Told* told, Record* out, int thread) {
+DEVICE void return_kept(const Suppression& s, Summary* summary, Record* out, int thread) {
     if (thread < s.count) out[thread] = s.sorted[s.kept[thread]];
-    if (thread == 0) told->kept = s.count;
+    if (thread == 0) summary->kept = s.count;
 }

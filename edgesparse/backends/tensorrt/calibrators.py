@@ -127,7 +127,7 @@ class _Batches:
         self._stored, self._log, self._advance = stored, log, advance
         self._size, self._total, self._done = shape[0], len(stored) // shape[0] * shape[0], 0
         self._gpu = gpu()
-        with self._gpu.doing("buffers of the calibration"):
+        with self._gpu.errors_of("buffers of the calibration"):
             self._host = self._gpu.host(shape, "float32")
             self._memory = self._gpu.memory(self._host.nbytes)
 
@@ -137,7 +137,7 @@ class _Batches:
             return None
         try:
             np.copyto(self._host, self._stored[self._done : self._done + self._size])
-            with self._gpu.doing("calibrating"):
+            with self._gpu.errors_of("calibrating"):
                 self._gpu.driver.memcpy_htod(self._memory, self._host)
             self._done += self._size
             self._advance(self._done, self._total)

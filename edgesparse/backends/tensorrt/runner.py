@@ -53,7 +53,7 @@ class TensorRTRunner(Runner):
         self._run: Callable[[], None] = self._run_anew
         self._alone: Callable[[], None] | None = None
         try:
-            with self._gpu.doing(f"loading {path}"):
+            with self._gpu.errors_of(f"loading {path}"):
                 self._load(path, batch, dla)
                 self.bind(self.allocate())
         except BaseException:
@@ -112,7 +112,7 @@ class TensorRTRunner(Runner):
         except BackendUnavailable as error:
             _log.warning("%s: the CPU prepares frames and finds boxes: %s", self._name, str(error))
             return []
-        with self._gpu.doing(f"freeing buffers of {self._name}"):
+        with self._gpu.errors_of(f"freeing buffers of {self._name}"):
             self._unbind()
         slots: list[Slot] = []
         while len(slots) < plan.depth:
@@ -131,7 +131,7 @@ class TensorRTRunner(Runner):
         is_open = any(-1 in tuple(engine.get_tensor_shape(name)) for name in self._shapes)
         which, stream = 0, held["stream"]
         if slot and not (card.integrated or self._scratch or is_open):
-            with card.doing(f"loading {self._name}"):
+            with card.errors_of(f"loading {self._name}"):
                 fits(self._name, {"activations": held["plan"].device_memory}, card.free())
                 self._context()
                 which, stream = len(held["contexts"]) - 1, card.stream()
@@ -149,15 +149,15 @@ class TensorRTRunner(Runner):
                 raise BuildError(f"{self._name}: TensorRT does not take the address of {name}: {self._reason()}")
 
     def allocate(self) -> dict[str, NDArray[Any]]:
-        with self._gpu.doing(f"buffers of {self._name}"):
+        with self._gpu.errors_of(f"buffers of {self._name}"):
             return {spec.name: self._gpu.host(spec.shape, spec.dtype) for spec in (*self.inputs, *self.outputs)}
 
     def frame_buffer(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        with self._gpu.doing(f"a frame for {self._name}"):
+        with self._gpu.errors_of(f"a frame for {self._name}"):
             return self._gpu.host(shape, "uint8")
 
     def _bind(self, buffers: Mapping[str, NDArray[Any]]) -> None:
-        with self._gpu.doing(f"binding buffers of {self._name}"):
+        with self._gpu.errors_of(f"binding buffers of {self._name}"):
             self._unbind()
             specs, card = (*self.inputs, *self.outputs), self._gpu
             near = {spec.name: self._near(buffers[spec.name]) for spec in specs}
@@ -185,7 +185,7 @@ class TensorRTRunner(Runner):
     def infer(self) -> None:
         for near, given in self._before:
             np.copyto(near, given)
-        with self._gpu.doing(f"running {self._name}"):
+        with self._gpu.errors_of(f"running {self._name}"):
             self._run()
             self._held["stream"].synchronize()
         for given, near in self._after:
@@ -199,7 +199,7 @@ class TensorRTRunner(Runner):
         if not self.buffers:
             self.bind(self.allocate())
         stream, (start, end) = self._held["stream"], self._held["events"]
-        with self._gpu.doing(f"timing {self._name}"):
+        with self._gpu.errors_of(f"timing {self._name}"):
             run = self._alone = self._alone or self._graph(self._engine)
             run()
             start.record(stream)
@@ -215,7 +215,7 @@ class TensorRTRunner(Runner):
     def _graph(self, record: Callable[[], None]) -> Callable[[], None]:
         """A launch of what `record` enqueues; `record` itself where that cannot be captured."""
         try:
-            with self._gpu.doing("capturing"):
+            with self._gpu.errors_of("capturing"):
                 graph = Graph(self._held["stream"].handle, record)
         except BuildError as error:
             self.plain = str(error)

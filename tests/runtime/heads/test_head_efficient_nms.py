@@ -14,7 +14,6 @@ from edgesparse.runtime.heads.recognize import choose
 
 class TestEfficientNms(HeadChecks):
     name = "efficient-nms"
-    per_class = False
     whole: ClassVar[Mapping[str, str]] = {"num_dets": "int32", "det_classes": "int32"}
 
     def encode(self, boxes: Sequence[Box], classes: int) -> Outputs:

@@ -14,7 +14,6 @@ from edgesparse.runtime.heads.registry import head
 
 class TestEndToEnd(HeadChecks):
     name = "end2end"
-    per_class = False
     by_shapes = False
 
     def encode(self, boxes: Sequence[Box], classes: int) -> Outputs:

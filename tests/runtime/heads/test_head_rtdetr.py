@@ -7,14 +7,14 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from head_checks import Box, HeadChecks, Outputs, assert_found, layout, relative, scores_of, xyxy_of
+from head_checks import Box, HeadChecks, Outputs, PerClassChecks, assert_found, layout, relative, scores_of, xyxy_of
 from numpy.typing import NDArray
 
 from edgesparse.runtime.heads.recognize import check, choose
 from edgesparse.runtime.heads.registry import head
 
 
-class TestRtDetr(HeadChecks):
+class TestRtDetr(PerClassChecks):
     name = "rtdetr"
     by_shapes = False
 
@@ -22,7 +22,7 @@ class TestRtDetr(HeadChecks):
         return {"output0": np.concatenate([relative(boxes), scores_of(boxes, classes)], 1)}
 
 
-class TestRtDetrLogits(HeadChecks):
+class TestRtDetrLogits(PerClassChecks):
     name = "rtdetr"
     exact = False
 
@@ -38,7 +38,6 @@ class TestRtDetrLogits(HeadChecks):
 
 class TestRtDetrListed(HeadChecks):
     name = "rtdetr"
-    per_class = False
     whole: ClassVar[Mapping[str, str]] = {"labels": "int64"}
 
     def encode(self, boxes: Sequence[Box], classes: int) -> Outputs:
@@ -48,7 +47,6 @@ class TestRtDetrListed(HeadChecks):
 
 class TestRtDetrEndToEnd(HeadChecks):
     name = "rtdetr-end2end"
-    per_class = False
     by_shapes = False
 
     def encode(self, boxes: Sequence[Box], classes: int) -> Outputs:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from head_checks import SIZE, Box, HeadChecks, Outputs, assert_found, layout, scores_of, xyxy_of
+from head_checks import SIZE, Box, Outputs, PerClassChecks, assert_found, layout, scores_of, xyxy_of
 
 from edgesparse.runtime.heads.base import Layout
 from edgesparse.runtime.heads.recognize import choose
 
 
-class TestYoloNas(HeadChecks):
+class TestYoloNas(PerClassChecks):
     name = "yolo-nas"
 
     def encode(self, boxes: Sequence[Box], classes: int) -> Outputs:

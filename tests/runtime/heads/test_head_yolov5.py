@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from head_checks import SIZE, Box, HeadChecks, Outputs, centered, layout, scores_of
+from head_checks import SIZE, Box, Outputs, PerClassChecks, centered, layout, scores_of
 
 from edgesparse.runtime.heads.grid import grid
 from edgesparse.runtime.heads.recognize import check, choose
@@ -20,7 +20,7 @@ def rows_of(boxes: Sequence[Box], classes: int) -> Outputs:
     return {"output": np.concatenate([centered(boxes), objectness, shares], 1)}
 
 
-class TestYoloV5(HeadChecks):
+class TestYoloV5(PerClassChecks):
     name = "yolov5"
     by_shapes = False
 

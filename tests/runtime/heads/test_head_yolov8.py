@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from head_checks import Box, HeadChecks, Outputs, centered, layout, scores_of
+from head_checks import Box, Outputs, PerClassChecks, centered, layout, scores_of
 
 from edgesparse.runtime.heads.recognize import check, choose
 
 
-class TestYoloV8(HeadChecks):
+class TestYoloV8(PerClassChecks):
     name = "yolov8"
     counts = (1, 2, 4, 80)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from head_checks import ROWS, SIZE, Box, HeadChecks, Outputs, layout
+from head_checks import ROWS, SIZE, Box, Outputs, PerClassChecks, layout
 from test_head_yolov5 import rows_of
 
 from edgesparse.errors import ModelError
@@ -34,7 +34,7 @@ def around(row: int) -> tuple[float, float, float, float]:
 FULL = [Box(row, around(row), 0, 0.9) for row in range(ROWS)]
 
 
-class TestYolox(HeadChecks):
+class TestYolox(PerClassChecks):
     name = "yolox"
     by_shapes = False
 
@@ -46,7 +46,7 @@ class TestYolox(HeadChecks):
         assert self.recognized(outputs, at) == self.name
 
 
-class TestYoloxDecoded(HeadChecks):
+class TestYoloxDecoded(PerClassChecks):
     name = "yolox-decoded"
     by_shapes = False
 

@@ -1,0 +1,146 @@
+"""The kernel that selects boxes, built for the CPU, against NumPy's decoding and OpenCV's NMS."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_gpu import Fake
+from gpu_detector import CLASSES, SIZE, answers, detector, still
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from edgesparse.backends.frames import Candidates, FrameBoxes
+from edgesparse.runtime.boxes import valid_boxes
+from edgesparse.runtime.detector import Detector
+from edgesparse.runtime.heads.grid import cells
+from edgesparse.runtime.heads.registry import head as head_of
+
+pytestmark = pytest.mark.usefixtures("host_built_kernels")
+
+
+HEADED = ["yolov8", "yolov5", "yolox", "yolox-decoded", "yolo-nas"]
+
+
+@pytest.mark.parametrize("head", HEADED)
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_boxes_are_those_of_the_cpu(
+    fake: Fake, tmp_path: Path, head: str, multi_label: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Boxes, scores and classes in the same order, also where they exceed the capacity."""
+    monkeypatch.setattr("edgesparse.backends.cuda.slots.NMS_LIMIT", 0)
+    for batch, share, capacity in ((1, 0.2, 1024), (3, 0.0, 1024), (3, 0.3, 1024), (2, 0.9, 8)):
+        monkeypatch.setattr("edgesparse.backends.cuda.slots.CAPACITY", capacity)
+        fake.answers = answers(head, batch, seed=batch, share=share)
+        with detector(fake, tmp_path, batch=batch, head=head, conf=0.5, multi_label=multi_label) as detect:
+            for _ in range(3):
+                for boxes, (xyxy, confidence, class_id) in zip(*both(detect, batch, fake), strict=True):
+                    assert boxes.class_id.tolist() == class_id.tolist()
+                    assert boxes.final == (len(boxes.xyxy) == 0)
+                    np.testing.assert_allclose(boxes.confidence, confidence, rtol=1e-6)
+                    np.testing.assert_allclose(boxes.xyxy, xyxy, atol=0.01, rtol=1e-5)
+                    assert share != 0.2 or len(boxes.xyxy)
+        assert "compact_float32" in fake.kernels and head_of(head).strided is not None
+
+
+def both(detect: Detector, batch: int, fake: Fake) -> tuple[list[FrameBoxes], list[Candidates]]:
+    """What the slot returns, and the boxes that NumPy decodes from the same outputs."""
+    frames = [still(*SIZE, seed=i) for i in range(batch)]
+    detect._ring.submit([(frame, detect._places.of(frame, None)[0]) for frame in frames])
+    results, _ = detect._ring.collect()
+    plan, outputs = detect._ring._slots[0]._plan, [fake.answers[spec.name] for spec in detect.runner.outputs]  # type: ignore[attr-defined]
+    decoded = [plan.decoded(outputs, i)[:3] for i in range(batch)]
+    keep = [valid_boxes(*candidates, len(CLASSES)) for candidates in decoded]
+    return results, [tuple(part[k] for part in c) for c, k in zip(decoded, keep, strict=True)]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("head", HEADED)
+@pytest.mark.parametrize(
+    "run",
+    [
+        {"conf": 0.5},
+        {"conf": 0.5, "multi_label": True, "iou": 0.3},
+        {"conf": {"default": 0.6, "a": 0.9}, "agnostic": True, "iou": 0.45},
+        {"conf": 0.4, "classes": ("b", "c"), "max_det": 5},
+        {"conf": 0.5, "iou": 0.0},
+    ],
+)
+def test_nms_keeps_the_boxes_that_opencv_keeps(fake: Fake, tmp_path: Path, head: str, run: dict[str, Any]) -> None:
+    """Up to 256 boxes it runs on the GPU: the same boxes in the same order."""
+    total = 0
+    for seed, share in ((1, 0.3), (2, 0.7), (3, 0.05), (4, 0.0)):
+        fake.answers = answers(head, 2, seed=seed, share=share)
+        with detector(fake, tmp_path, batch=2, head=head, **run) as detect:
+            frames = [still(*SIZE, seed=i) for i in range(2)]
+            detections = detect.detect(frames)
+            for boxes, decoded, ours in zip(*both(detect, 2, fake), detections, strict=True):
+                assert boxes.final == (count_of(detect, decoded) <= 256)
+                theirs = detect._detections(FrameBoxes(*decoded), detect._places.of(frames[0], None)[1])
+                assert ours.class_id.tolist() == theirs.class_id.tolist()
+                np.testing.assert_allclose(ours.confidence, theirs.confidence, rtol=1e-6)
+                np.testing.assert_allclose(ours.xyxy, theirs.xyxy, atol=0.01, rtol=1e-5)
+                total += len(ours)
+    assert total > 10
+
+
+placed = st.tuples(
+    st.integers(0, 40),
+    st.integers(0, 40),
+    st.sampled_from([0, 2, 4, 10, 20]),
+    st.sampled_from([0, 2, 4, 10, 20]),
+    st.lists(st.sampled_from([0.0, 0.5, 0.5, 0.75, 0.9]), min_size=3, max_size=3),
+)
+"""Center, width, height and scores of a candidate: often equal, so that many tie, and some without an area."""
+
+
+@pytest.mark.parametrize("fake", [False], indirect=True, ids=["discrete"])
+@given(
+    st.lists(st.lists(placed, max_size=126), min_size=2, max_size=2),
+    st.sampled_from([0.0, 0.25, 0.45, 0.5, 0.7, 1.0]),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([1, 3, 300]),
+)
+@example([[(20, 20, 10, 10, [0.5, 0.5, 0.5])] * 126, []], 0.7, False, True, 300)
+@example([[(i % 40, i % 37, 4, 2, [0.5, 0.9, 0.75])] * 1 for i in range(2)], 0.7, True, True, 300)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_nms_of_equal_scores(
+    fake: Fake, tmp_path: Path, images: Any, iou: float, agnostic: bool, multi_label: bool, max_det: int
+) -> None:
+    run = {"iou": iou, "agnostic": agnostic, "multi_label": multi_label, "max_det": max_det}
+    same_as_opencv(fake, tmp_path, images, conf=0.5, **run)
+
+
+@pytest.mark.parametrize("fake", [False], indirect=True, ids=["discrete"])
+@pytest.mark.parametrize("count", [255, 256, 257, 300])
+def test_nms_up_to_the_number_of_threads(fake: Fake, tmp_path: Path, count: int) -> None:
+    random = np.random.default_rng(count)
+    scores = np.zeros((126, 3))
+    scores.reshape(-1)[:count] = random.choice([0.5, 0.6, 0.9], count)
+    rows = [(*random.integers(0, 60, 2), *random.integers(1, 9, 2) * 2, list(row)) for row in scores]
+    same_as_opencv(fake, tmp_path, [rows[::-1], rows], multi_label=True, conf=0.5, iou=0.45)
+
+
+def same_as_opencv(fake: Fake, folder: Path, images: Any, **run: Any) -> None:
+    """The kernel and the CPU keep the same of these candidates of two images."""
+    output = np.zeros((2, 7, cells(SIZE)), np.float32)
+    for image_output, rows in zip(output, images, strict=True):
+        for i, (*box, scores) in enumerate(rows):
+            image_output[:, i] = (*box, *scores)
+    fake.answers = {"output0": output}
+    with detector(fake, folder, batch=2, **run) as detect, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgesparse.runtime.nms.FEW", 0)
+        letterbox = detect._places.of(still(*SIZE), None)[1]
+        for boxes, decoded in zip(*both(detect, 2, fake), strict=True):
+            assert boxes.final == (count_of(detect, decoded) <= 256)
+            ours, theirs = (detect._detections(each, letterbox) for each in (boxes, FrameBoxes(*decoded)))
+            assert ours.class_id.tolist() == theirs.class_id.tolist()
+            assert ours.confidence.tolist() == theirs.confidence.tolist()
+            np.testing.assert_allclose(ours.xyxy, theirs.xyxy, atol=1e-3)
+
+
+def count_of(detect: Detector, boxes: Candidates) -> int:
+    """How many boxes reach the threshold of their class."""
+    return int((boxes[1] >= detect._thresholds[boxes[2]]).sum())
