@@ -1,0 +1,29 @@
+// A CUDA context that owns only some of the GPU's multiprocessors: as many as an Orin has.
+//
+//   gcc -shared -fPIC green_context.c -I$CUDA_HOME/include -o libgreen.so -lcuda
+//
+// Needs driver 550 or newer. On a Hopper, counts go in steps of eight: 8 as on an Orin Nano 8GB or NX, 16 as on an AGX
+// Orin 64GB. The device still reports all of its multiprocessors, and its memory is far faster than an Orin's.
+#include <cuda.h>
+
+// Creates a context on the first `sms` multiprocessors of device 0. Returns how many it has, or a negative error:
+// -1000 * step - the driver's error code.
+int green_make(int sms, CUcontext *out) {
+  CUdevice device;
+  CUcontext primary;
+  CUdevResource all, part, rest;
+  CUdevResourceDesc description;
+  CUgreenCtx green;
+  unsigned count = 1;
+  CUresult r;
+  if ((r = cuInit(0)) || (r = cuDeviceGet(&device, 0)) || (r = cuDevicePrimaryCtxRetain(&primary, device)))
+    return -1000 - (int)r;
+  if ((r = cuDeviceGetDevResource(device, &all, CU_DEV_RESOURCE_TYPE_SM))) return -2000 - (int)r;
+  if ((r = cuDevSmResourceSplitByCount(&part, &count, &all, &rest, 0, sms))) return -3000 - (int)r;
+  if ((r = cuDevResourceGenerateDesc(&description, &part, 1))) return -4000 - (int)r;
+  if ((r = cuGreenCtxCreate(&green, description, device, CU_GREEN_CTX_DEFAULT_STREAM))) return -5000 - (int)r;
+  if ((r = cuCtxFromGreenCtx(out, green))) return -6000 - (int)r;
+  return (int)part.sm.smCount;
+}
+
+int green_push(CUcontext context) { return cuCtxPushCurrent(context); }

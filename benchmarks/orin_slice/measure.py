@@ -1,0 +1,257 @@
+"""What 2:4 and INT8 gain on an Orin-sized slice of a larger GPU, with kernels that an Orin has.
+
+    python benchmarks/orin_slice/measure.py --sms 8 --case chains --case yolo:n:relu [--way ampere] [--out FILE]
+
+A stand-in, not an Orin: the multiprocessors are as many as an Orin's and their kernels are Ampere's, but clocks and
+memory bandwidth are those of the GPU that it runs on. Times of work that waits for arithmetic scale by the clocks.
+Written for TensorRT 8.5.3 on a GPU of compute capability 9.0.
+
+For each network all engines are built in one process with one timing cache (dense before 2:4, INT8 before FP16), then
+timed in rounds with each other, each as one CUDA graph. A result is appended to FILE as soon as it is there, one JSON
+object per line, and is not measured again. Each build has a time limit: what exceeds it is noted and skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from onnx import ModelProto
+
+from benchmarks.orin_slice import networks
+from benchmarks.orin_slice.engines import Builder, Options, Tactics
+from benchmarks.orin_slice.slice import AMPERE, Slice, Timed, clocks, compiled, interleaved
+
+WAYS = ("ampere", "selector", "any")
+ROUNDS = 25
+LEARNED_FROM = (
+    networks.Chain(3, 64, 40, depth=1),
+    networks.Chain(1, 128, 40, depth=1),
+    networks.Chain(3, 256, 20, depth=1),
+    networks.Chain(3, 16, 160, depth=1),
+)
+"""Small networks whose builds tell the names of kernels, and which of them ever win."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One engine of a network: `name` as in `int8 2:4`, the model that it is built from, and how."""
+
+    name: str
+    model: ModelProto
+    options: Options
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network: which engines of it are built."""
+
+    name: str
+    source: ModelProto
+    ways: tuple[str, ...]
+    heuristic: bool = False
+    jit: bool = True
+
+    def variants(self) -> Iterator[Variant]:
+        """Dense before 2:4, INT8 before FP16: later ones find most tactics timed."""
+        sparse = networks.pruned(self.source) if any("2:4" in way for way in self.ways) else None
+        for way in self.ways:
+            pruned = way.endswith("2:4")
+            base = way.removesuffix(" 2:4")
+            model = sparse if pruned and sparse is not None else self.source
+            qdq = base.startswith("int8-qdq")
+            if qdq:
+                model = networks.with_qdq(model, "sparse" if base.endswith("sparse") else "fuse")
+            precision = "int8" if base.startswith("int8") else base
+            yield Variant(way, model, Options(precision, pruned, qdq, self.heuristic, self.jit))
+
+
+PAIRS = ("int8", "int8 2:4", "fp16", "fp16 2:4")
+QDQ = ("int8-qdq-fuse", "int8-qdq-fuse 2:4", "int8-qdq-sparse", "int8-qdq-sparse 2:4")
+
+
+def cases(wanted: list[str]) -> Iterator[Case]:
+    """`chains[:TEXT]`, `qdq[:TEXT]`, `yolo:WIDTH:ACTIVATION[:way+way][:fast]`, `onnx:FILE[:way+way]`.
+
+    Raises ValueError for any other word.
+    """
+    for text in wanted:
+        kind, *rest = text.split(":")
+        if kind in ("chains", "qdq"):
+            for chain in networks.CHAINS:
+                if not rest or rest[0] in chain.name:
+                    ways = PAIRS if kind == "chains" else QDQ
+                    yield Case(chain.name + (" Q/DQ" if kind == "qdq" else ""), chain.model(), ways)
+        elif kind == "yolo":
+            chosen = _ways(rest[2:]) or PAIRS
+            model = networks.yolov8(rest[0], rest[1])
+            name = f"YOLOv8{rest[0]}-shaped {rest[1]} {'+'.join(chosen)}" + (" fast" if "fast" in rest else "")
+            yield Case(name, model, chosen, "fast" in rest, "nojit" not in rest)
+        elif kind == "onnx":
+            import onnx
+
+            chosen = _ways(rest[1:]) or PAIRS
+            yield Case(f"{Path(rest[0]).stem} {'+'.join(chosen)}", onnx.load(rest[0]), chosen, "fast" in rest)
+        else:
+            raise ValueError(f"no case {text!r}")
+
+
+def _ways(words: list[str]) -> tuple[str, ...]:
+    found = next((word for word in words if word not in ("fast", "nojit")), "")
+    return tuple(way.replace("_", " ").replace("24", "2:4") for way in found.split("+")) if found else ()
+
+
+def child(arguments: argparse.Namespace) -> None:
+    """Build and time all cases that FILE does not have yet; each step is one JSON line on standard output."""
+    import tensorrt as trt
+
+    place = Slice(arguments.sms)
+    tactics = Tactics(arguments.shortlist) if arguments.way == "selector" else None
+    builder = Builder(trt, arguments.folder, f"{arguments.way}-{arguments.sms}", tactics)
+    skip = {(case, way) for case, way in json.loads(arguments.skip)}
+    if tactics is not None:
+        _learn(builder, tactics, arguments.folder)
+    for case in cases(arguments.case):
+        done = [row for row in _rows(arguments.out) if row["network"] == case.name and row["sms"] == arguments.sms]
+        if not done:
+            _measure(case, place, trt, builder, arguments, skip)
+
+
+def _learn(builder: Builder, tactics: Tactics, folder: Path) -> None:
+    """Kernel names for the selector: kept in a file, and from builds of a few small networks at first."""
+    known = folder / "tactics.json"
+    if known.exists():
+        content = json.loads(known.read_text())
+        tactics.names = {int(key): name for key, name in content["names"].items()}
+        tactics.good = set(content["good"])
+        return
+    shortlist, tactics.shortlist = tactics.shortlist, False
+    for chain in LEARNED_FROM:
+        for precision in ("int8", "fp16"):
+            builder.build(networks.pruned(chain.model()).SerializeToString(), Options(precision, True))
+    tactics.shortlist = shortlist
+    known.write_text(json.dumps({"names": tactics.names, "good": sorted(tactics.good)}))
+
+
+def _measure(
+    case: Case, place: Slice, trt: Any, builder: Builder, arguments: argparse.Namespace, skip: set[tuple[str, str]]
+) -> None:
+    engines: dict[str, Timed] = {}
+    row: dict[str, Any] = {"network": case.name, "sms": arguments.sms, "way": arguments.way, "engines": {}}
+    row |= {"heuristic": case.heuristic, "jit": case.jit, "shortlist": arguments.shortlist}
+    for variant in case.variants():
+        if (case.name, variant.name) in skip:
+            row["engines"][variant.name] = {"failed": "took longer than the limit, or crashed"}
+            continue
+        _say({"building": [case.name, variant.name]})
+        try:
+            built = builder.build(variant.model.SerializeToString(), variant.options)
+            engines[variant.name] = Timed(place, trt, built.engine)
+            row["engines"][variant.name] = built.as_dict()
+        except RuntimeError as error:
+            row["engines"][variant.name] = {"failed": str(error)}
+    for name, timing in interleaved(engines, ROUNDS).items():
+        row["engines"][name] |= timing
+    row["clocks"] = clocks()
+    _say({"row": row})
+
+
+def _say(message: dict[str, Any]) -> None:
+    print(json.dumps(message), flush=True)
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def parent(arguments: argparse.Namespace) -> None:
+    """Run the child until every case is measured, skipping builds that exceed the limit, within the whole budget."""
+    compiled("green_context.c")
+    environment = dict(os.environ)
+    if arguments.way == "ampere":
+        environment |= {"LD_PRELOAD": str(compiled("as_ampere.c", "-ldl")), AMPERE: str(arguments.sms or 132)}
+    end, skip = time.monotonic() + arguments.budget, list[list[str]]()
+    while time.monotonic() < end:
+        command = [sys.executable, __file__, "--child", "--skip", json.dumps(skip), *sys.argv[1:]]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
+        building = _follow(process, arguments, end)
+        if building is None:
+            return
+        skip.append(building)
+        print(f"skipped: {building}", file=sys.stderr, flush=True)
+
+
+def _follow(process: subprocess.Popen[str], arguments: argparse.Namespace, end: float) -> list[str] | None:
+    """Write what the child reports; returns the build that it did not survive, None where it ended by itself."""
+    lines: queue.Queue[str | None] = queue.Queue()
+
+    def read() -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.put(line)
+        lines.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    building: list[str] | None = None
+    while True:
+        limit = min(arguments.limit if building else 120.0, max(end - time.monotonic(), 0.1))
+        try:
+            line = lines.get(timeout=limit)
+        except queue.Empty:
+            process.kill()
+            return building or ["start", ""]
+        if line is None:
+            return None if process.wait() == 0 else building or ["start", ""]
+        if not line.startswith("{"):
+            print(line, end="", file=sys.stderr, flush=True)
+            continue
+        message = json.loads(line)
+        building = message.get("building", building)
+        if "row" in message:
+            with arguments.out.open("a") as file:
+                file.write(json.dumps(message["row"]) + "\n")
+            _show(message["row"])
+
+
+def _show(row: dict[str, Any]) -> None:
+    parts = []
+    for name, engine in row["engines"].items():
+        if "us" in engine:
+            kernels = f"{engine['sparse_kernels']}/{engine['layers']} 2:4, {engine['sm90_kernels']} sm90"
+            parts.append(f"{name} {engine['us']} us ({kernels}, {engine['build_s']} s)")
+        else:
+            parts.append(f"{name}: {engine.get('failed', '')[:80]}")
+    print(f"[{row['sms']} SMs] {row['network']}: " + "; ".join(parts), file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", action="append", required=True, help="What to measure; may be repeated.")
+    parser.add_argument("--sms", type=int, default=8, help="Multiprocessors of the slice; 0 is the whole GPU.")
+    parser.add_argument("--way", choices=WAYS, default="ampere", help="How Hopper's own kernels are kept out.")
+    parser.add_argument("--out", type=Path, default=Path("orin_slice.jsonl"))
+    parser.add_argument("--folder", type=Path, default=Path("/tmp/orin_slice"), help="For caches and logs.")
+    parser.add_argument("--limit", type=float, default=240.0, help="Seconds that one build may take.")
+    parser.add_argument("--budget", type=float, default=500.0, help="Seconds for everything.")
+    parser.add_argument("--shortlist", action="store_true", help="With selector: leave out what lost before.")
+    parser.add_argument("--skip", default="[]", help=argparse.SUPPRESS)
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    (child if arguments.child else parent)(arguments)
+
+
+if __name__ == "__main__":
+    main()
