@@ -1,9 +1,9 @@
 """Engines of TensorRT 8.5 built in the current context, held to kernels that an Orin has.
 
 Kernel names begin with the GPU generation that they were written for. An Orin (8.7) runs sm80 and sm86 kernels and no
-sm90 one. Two ways to keep Hopper's own kernels out: `ampere`, where TensorRT takes the device for an Ampere
-(as_ampere.c, set by the parent process), and `selector`, an IAlgorithmSelector that removes the tactics that a verbose
-build named as sm90.
+sm90 one. An IAlgorithmSelector keeps Hopper's own kernels out: it removes the tactics that verbose builds named sm90.
+(Reporting compute capability 8.0 to TensorRT does not work: it then loads code for that GPU, which a Hopper cannot
+run.)
 """
 
 from __future__ import annotations

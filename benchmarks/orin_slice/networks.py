@@ -13,7 +13,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from edgesparse.int8.quantize import quantised_tensors, quantize
+from edgesparse.int8.placement import Placement
+from edgesparse.int8.quantize import quantize, quantized_tensors
 from edgesparse.sparsity.prune import prune
 
 SCALES = {"n": (1 / 3, 0.25, 1024), "s": (1 / 3, 0.5, 1024), "m": (2 / 3, 0.75, 768)}
@@ -71,10 +72,10 @@ def pruned(model: ModelProto) -> ModelProto:
     return copy
 
 
-def with_qdq(model: ModelProto, placement: str) -> ModelProto:
+def with_qdq(model: ModelProto, placement: Placement) -> ModelProto:
     """A copy with Q/DQ in the `fuse` or the `sparse` placement."""
-    scales = dict.fromkeys(quantised_tensors(model, placement), SCALE)  # type: ignore[arg-type]
-    return quantize(model, scales, placement=placement)[0]  # type: ignore[arg-type]
+    scales = dict.fromkeys(quantized_tensors(model, placement), SCALE)
+    return quantize(model, scales, placement=placement)[0]
 
 
 class Graph:

@@ -15,11 +15,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from edgesparse.backends.cuda.graph import Graph, check, libcuda
+from edgesparse.backends.cuda.graph import Graph, check
 
 HERE = Path(__file__).resolve().parent
-AMPERE = "AS_AMPERE_SMS"
-"""Environment variable of as_ampere.c: the number of multiprocessors that the device is said to have."""
 TIMED_US = 3_000.0
 """Microseconds that an engine runs between two events, so that the events themselves do not count."""
 
@@ -129,6 +127,3 @@ def clocks(call: Callable[..., bytes] = subprocess.check_output) -> dict[str, st
     environment = {key: value for key, value in os.environ.items() if key not in ("LD_PRELOAD", "LD_LIBRARY_PATH")}
     text = call(command, env=environment, timeout=20).decode()
     return dict(zip(names, (part.strip() for part in text.split(",")), strict=False))
-
-
-__all__ = ["AMPERE", "Slice", "Timed", "clocks", "compiled", "interleaved", "libcuda"]
