@@ -35,7 +35,8 @@ from edgesparse.int8.calibration import calibrate
 from edgesparse.int8.quantize import QuantizeReport, quantize, quantized_tensors
 from edgesparse.model.wiring import Wiring
 from edgesparse.runtime.detector import Detector
-from edgesparse.runtime.evaluate import SCORING, Labels, evaluate
+from edgesparse.runtime.evaluate import SCORING, evaluate
+from edgesparse.runtime.labels.read import Labels
 from edgesparse.sparsity.inspect import inspect
 
 PACKAGES = ("nvidia-modelopt[onnx]==0.47.0",)

@@ -42,7 +42,8 @@ from edgesparse.int8.recover import IMAGES, RecoverOptions, recover
 from edgesparse.int8.thresholds import METHODS
 from edgesparse.model.activations import Batches, spread
 from edgesparse.model.load import load
-from edgesparse.runtime.evaluate import Labels, score_model
+from edgesparse.runtime.evaluate import ModelScorer
+from edgesparse.runtime.labels.read import Labels
 from edgesparse.sparsity.inspect import inspect
 from edgesparse.sparsity.reconstruct import ReconstructOptions, Task, reconstruct
 
@@ -130,7 +131,7 @@ def parts() -> dict[str, Any]:
 
 
 def scoring(spec: DetectorSpec, labels: Labels) -> Score:
-    return lambda made: score_model(made, spec, labels, lambda done, total: None)
+    return ModelScorer(spec, labels, lambda done, total: None)
 
 
 def measure(case: str, real: Path, count: int, file: Path | None) -> dict[str, Any]:

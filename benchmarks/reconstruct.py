@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,8 @@ from edgesparse.builder.objects import box_reader, object_masks
 from edgesparse.config import DetectorSpec
 from edgesparse.demo.export import export
 from edgesparse.model.activations import Batches
-from edgesparse.runtime.evaluate import Labels, score_model
+from edgesparse.runtime.evaluate import ModelScorer
+from edgesparse.runtime.labels.read import Labels
 from edgesparse.sparsity.prune import prune
 from edgesparse.sparsity.reconstruct import ReconstructOptions, Task, reconstruct
 
@@ -66,7 +66,7 @@ class Network:
 
 
 def _detector(model: Path, folder: Path, labels: Labels, spec: DetectorSpec, count: int) -> Network:
-    score = partial(score_model, spec=spec, labels=labels, progress=lambda done, total: None)
+    score = ModelScorer(spec, labels, lambda done, total: None)
     return Network(onnx.load(model), images(folder, count, spec), score, spec)
 
 

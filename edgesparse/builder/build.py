@@ -21,6 +21,7 @@ from edgesparse.package import manifest as manifests
 from edgesparse.package.manifest import sha256
 from edgesparse.package.store import Package, Store, sealed
 from edgesparse.progress import Progress, quiet
+from edgesparse.runtime.labels.read import files_of
 from edgesparse.version import VERSION
 
 STORE = Path("engines")
@@ -124,6 +125,14 @@ def _keep(work: Path, folder: Path) -> None:
         raise ConfigError(f"cannot write to {folder}: {error}") from None
 
 
+def _hash_labels(annotations: Path) -> str:
+    """sha256 of the annotation file; of a YOLO data set, over its text files too."""
+    files = files_of(annotations)
+    if len(files) == 1:
+        return sha256(files[0])
+    return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
+
+
 def _hashes(recipe: Recipe) -> dict[str, str | None]:
     labels, reference, images = recipe.accept.annotations, recipe.accept.reference, recipe.calibrate.images
     unlabelled = None if labels else recipe.accept.images
@@ -131,7 +140,7 @@ def _hashes(recipe: Recipe) -> dict[str, str | None]:
     return {
         "model": sha256(recipe.model),
         "weights": " ".join(sha256(file) for file in external if file.is_file()) or None,
-        "labels": sha256(labels) if labels else None,
+        "labels": _hash_labels(labels) if labels else None,
         "reference": sha256(reference) if reference else None,
         "calibration": hash_images(images) if images else None,
         "images": hash_images(unlabelled) if unlabelled else None,

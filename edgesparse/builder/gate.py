@@ -18,7 +18,8 @@ from edgesparse.model import load as models
 from edgesparse.package.manifest import Score
 from edgesparse.progress import Progress
 from edgesparse.runtime.detector import Detector
-from edgesparse.runtime.evaluate import SCORING, Labels, evaluate
+from edgesparse.runtime.evaluate import SCORING, detect, require_reference, score
+from edgesparse.runtime.labels.read import Labels
 
 MARGIN = 0.2
 
@@ -38,13 +39,16 @@ class Gate:
     def scoring(self) -> Scoring:
         """What the trial of a candidate compares its detections with."""
         if self._labels is not None:
-            return Scoring(annotations=self._labels.path.absolute(), images=self._labels.folder.absolute())
+            return Scoring(annotations=self._labels.path.absolute(), images=_absolute(self._accept.images))
         if self._reference is not None:
             return Scoring(reference=self._reference, run=self._recipe.run.redacted())
         return Scoring()
 
     def prepare(self, prepared: Prepared, folder: Path, progress: Progress) -> None:
-        """Score the reference, or write its detections, where the recipe compares with them."""
+        """Score the reference, or write its detections, where the recipe compares with them.
+
+        Raises AccuracyGateFailed where the reference itself does not score.
+        """
         accept = self._accept
         if (self._labels is None and accept.images is None) or (self._labels and accept.max_map_drop is None):
             return
@@ -54,7 +58,10 @@ class Gate:
         run, advance = SCORING if self._labels else self._recipe.run, partial(progress, "scoring the reference")
         with Detector(runner, prepared.spec, run) as detector:
             if self._labels is not None:
-                evaluation = evaluate(detector, self._labels, advance)
+                mapping = self._labels.match(prepared.spec.classes)
+                answers = detect(detector, self._labels, advance)
+                evaluation = score(self._labels, answers, prepared.spec.classes, mapping)
+                require_reference(evaluation, self._labels, answers)
                 self._base = Score(map=round(evaluation.map, 2), map50=round(evaluation.map50, 2))
             elif accept.images is not None:
                 self._reference = folder / "reference.json"
@@ -71,7 +78,7 @@ class Gate:
             minimums.append(self._base.map - (1 - MARGIN) * accept.max_map_drop)
         if self._labels is None or max(minimums) <= 0:
             return None
-        return ScoreTarget(self._labels.path.absolute(), self._labels.folder.absolute(), max(minimums))
+        return ScoreTarget(self._labels.path.absolute(), _absolute(accept.images), max(minimums))
 
     def refusal(self, attempt: Attempt) -> str | None:
         """Why a candidate is refused, as 'found, needed'; None when it passes."""
@@ -118,6 +125,10 @@ def all_refused(refused: Sequence[Attempt]) -> AccuracyGateFailed:
         return AccuracyGateFailed(f"refused: {reason}: {fix}")
     reasons = "; ".join(f"{attempt.plan.name}: {attempt.reason}" for attempt in refused)
     return AccuracyGateFailed(f"every candidate is refused: {reasons}: quantize or prune less, or allow more")
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.absolute()
 
 
 def _labels(accept: Accept) -> Labels | None:

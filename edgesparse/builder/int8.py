@@ -29,8 +29,9 @@ from edgesparse.int8.representative import size_warnings
 from edgesparse.model import load as models
 from edgesparse.package.manifest import sha256
 from edgesparse.progress import Progress
-from edgesparse.runtime.evaluate import Labels, score_model
+from edgesparse.runtime.evaluate import ModelScorer
 from edgesparse.runtime.images import ImageBatches, image_files
+from edgesparse.runtime.labels.read import Labels, files_of
 from edgesparse.version import VERSION
 
 REVISION = 3
@@ -116,7 +117,7 @@ def _calibrated(job: QuantizeJob, progress: Progress) -> Calibrated:
 def _key(job: QuantizeJob, model: models.Model, files: list[Path]) -> str:
     digest = hashlib.sha256(model.SerializeToString(deterministic=True))
     minimum = job.target.minimum if job.target else None
-    contents = [*map(sha256, files), *([sha256(job.target.annotations)] if job.target else [])]
+    contents = [*map(sha256, files), *(map(sha256, files_of(job.target.annotations)) if job.target else [])]
     for text in (VERSION, str(REVISION), job.spec.model_dump_json(), str(job.batch), str(minimum), *contents):
         digest.update(text.encode())
     return digest.hexdigest()[:16]
@@ -124,7 +125,7 @@ def _key(job: QuantizeJob, model: models.Model, files: list[Path]) -> str:
 
 def _scorer(spec: DetectorSpec, target: ScoreTarget, progress: Progress) -> Callable[[models.Model], float]:
     labels = Labels(target.annotations, target.images)
-    return partial(score_model, spec=spec, labels=labels, progress=partial(progress, "scoring INT8"))
+    return ModelScorer(spec, labels, partial(progress, "scoring INT8"))
 
 
 def _read(folder: Path) -> Calibrated | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
@@ -25,8 +26,8 @@ from edgesparse.model import load as models
 from edgesparse.package.manifest import sha256
 from edgesparse.progress import Progress, quiet
 from edgesparse.runtime.detector import Detector
-from edgesparse.runtime.evaluate import Labels
 from edgesparse.runtime.images import image_files
+from edgesparse.runtime.labels.read import Labels
 from edgesparse.version import VERSION
 from edgesparse.wording import redact
 
@@ -140,9 +141,11 @@ class _Contents:
         accept, said = recipe.accept, {}
         if accept.annotations is not None:
             labels = Labels(accept.annotations, accept.images)
-            self._add("labels/annotations.json", accept.annotations)
-            for image in labels.images:
-                self._add(f"labels/images/{image['file_name']}", labels.folder / image["file_name"])
+            content = labels.as_coco(labels.sizes())
+            for image, entry in zip(labels.images, content["images"], strict=True):
+                entry["file_name"] = f"{image.number:05d}{image.path.suffix.lower()}"
+                self._add(f"labels/images/{entry['file_name']}", image.path)
+            self._made("labels/annotations.json").write_text(json.dumps(content))
             said = {"annotations": "labels/annotations.json", "images": "labels/images"}
         if accept.reference is not None:
             said["reference"] = self._model(accept.reference, "reference")
@@ -185,8 +188,8 @@ def _for_selftest(recipe: Recipe, said: Path | None) -> list[Path]:
     folder = said or deploy.images
     if folder is None and accept.annotations is not None:
         labels = Labels(accept.annotations, accept.images)
-        labelled = {box["image_id"] for box in labels.boxes}
-        found = [labels.folder / image["file_name"] for image in labels.images if image["id"] in labelled]
+        labelled = {box.image for box in labels.boxes}
+        found = [image.path for image in labels.images if image.number in labelled]
         count = min(deploy.count, len(found))
         return [found[i * len(found) // count] for i in range(count)]
     folder = folder or accept.images or recipe.calibrate.images

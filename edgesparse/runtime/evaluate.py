@@ -1,16 +1,13 @@
-"""COCO mAP of a detector on labelled images, by pycocotools."""
+"""COCO mAP of a detector on labelled images, computed by pycocotools."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +16,29 @@ from numpy.typing import NDArray
 
 from edgesparse.backends import backend
 from edgesparse.config import DetectorSpec, Run
-from edgesparse.errors import BackendUnavailable, ConfigError
-from edgesparse.model.load import Model, save
+from edgesparse.errors import AccuracyGateFailed, BackendUnavailable
+from edgesparse.model.load import Model, fix_shapes, info, save
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
-from edgesparse.runtime.images import read_image
+from edgesparse.runtime.labels.base import LabelledImage, Size
+from edgesparse.runtime.labels.matching import Mapping as ClassMapping
+from edgesparse.runtime.labels.read import Labels
 
 SCORING = Run(conf=0.001, iou=0.65, max_det=300, multi_label=True)
-"""How COCO is scored by custom: nearly every box and class, so that the whole precision-recall curve is seen."""
+"""The settings that COCO mAP is customarily computed with: almost every box and class counts, so that the whole
+precision-recall curve is covered."""
+FLOOR = 1.0
+"""Points of mAP. A reference below it detects nothing, so that comparing with it means nothing."""
 
 Image = NDArray[np.uint8]
+Advance = Callable[[int, int], None]
+"""Called with the number of images that are done, and their total."""
 
 
 @dataclass(frozen=True)
 class ClassScore:
+    """Points of one class, 0..100, and its number of labelled boxes."""
+
     name: str
     map: float
     map50: float
@@ -41,7 +47,7 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Points, 0..100. `map` is over IoU 0.50 to 0.95; small, medium, large by COCO's areas; -1 where nothing is."""
+    """Points, 0..100. `map` is over IoU 0.50 to 0.95; small, medium, large by COCO's areas, -1 without such boxes."""
 
     map: float
     map50: float
@@ -53,140 +59,175 @@ class Evaluation:
     images: int
 
 
-class Labels:
-    """COCO annotations and where their images lie. Raises ConfigError when they cannot be read or name no image."""
+@dataclass
+class Answers:
+    """What a detector finds on labelled images: rows of image, x, y, width, height, score, class, and image sizes."""
 
-    def __init__(self, annotations: Path, images: Path | None = None) -> None:
-        self.path = annotations
-        try:
-            said = json.loads(annotations.read_text())
-            self.images = [{**i, "id": int(i["id"]), "file_name": str(i["file_name"])} for i in said["images"]]
-            self.boxes = [_box(number, box) for number, box in enumerate(said["annotations"], 1)]
-            self.categories: list[dict[str, Any]] = sorted(said["categories"], key=lambda c: int(c["id"]))
-        except FileNotFoundError:
-            raise ConfigError(f"no annotations {annotations}: give a COCO JSON file") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f"{annotations} is not COCO JSON ({error!r}): needed images, annotations, categories"
-            ) from None
-        if not self.images or not self.boxes:
-            raise ConfigError(f"{annotations} holds {len(self.images)} images and {len(self.boxes)} boxes: needed some")
-        self.folder = images or self._folder()
-
-    def _folder(self) -> Path:
-        """Beside the annotations: that folder, or one of its folders, that holds the first image."""
-        first = self.images[0]["file_name"]
-        around = [self.path.parent, *sorted(p for p in self.path.parent.iterdir() if p.is_dir())]
-        for folder in around:
-            if (folder / first).is_file():
-                return folder
-        raise ConfigError(f"cannot find {first} of {self.path} in {self.path.parent}: give the folder with --images")
-
-    def read(self) -> Iterator[tuple[int, Image]]:
-        """(image id, BGR uint8 [H, W, 3]); the next ones are decoded while this one is used."""
-
-        def decoded(image: dict[str, Any]) -> tuple[int, Image]:
-            path = self.folder / image["file_name"]
-            return int(image["id"]), read_image(path)
-
-        with ThreadPoolExecutor(1) as pool:
-            ahead = iter(self.images)
-            waiting = [pool.submit(decoded, image) for image in islice(ahead, 4)]
-            while waiting:
-                yield waiting.pop(0).result()
-                waiting += [pool.submit(decoded, image) for image in islice(ahead, 1)]
-
-    def category_ids(self, names: Sequence[str]) -> list[int]:
-        """Category id of each class: by name where every category has one, else in the order of the ids."""
-        by_name = {category.get("name"): int(category["id"]) for category in self.categories}
-        if all(name in names for name in by_name):
-            return [by_name.get(name, -1) for name in names]
-        if len(names) == len(self.categories):
-            return [int(category["id"]) for category in self.categories]
-        raise ConfigError(
-            f"{self.path} has {len(self.categories)} categories, the detector {len(names)} classes, and their names "
-            "differ: set 'classes:' in the recipe to the data set's names"
-        )
+    rows: list[list[float]] = field(default_factory=list)
+    sizes: dict[int, Size] = field(default_factory=dict)
 
 
-def _box(number: int, box: Mapping[str, Any]) -> dict[str, Any]:
-    """One annotation, numbered anew from 1: pycocotools takes the box of id 0 for none."""
-    x, y, width, height = map(float, box["bbox"])
-    ids = {"id": number, "image_id": int(box["image_id"]), "category_id": int(box["category_id"])}
-    return {"iscrowd": 0, "area": width * height, **box, **ids, "bbox": [x, y, width, height]}
+def evaluate(detector: Detector, labels: Labels, progress: Advance = lambda done, total: None) -> Evaluation:
+    """Score a detector, opened with SCORING, on labelled images.
 
-
-def evaluate(
-    detector: Detector, labels: Labels, progress: Callable[[int, int], None] = lambda done, total: None
-) -> Evaluation:
-    """Score a detector (made with SCORING) on labelled images. Raises BackendUnavailable without pycocotools."""
+    Raises ConfigError where categories match no class or boxes do not fit their images, ImageError for an image that
+    cannot be read, BackendUnavailable without pycocotools.
+    """
     _import()
-    ids = labels.category_ids(detector.spec.classes)
-    rows: list[list[float]] = []
-    batch: list[tuple[int, Image]] = []
+    mapping = labels.match(detector.spec.classes)
+    return score(labels, detect(detector, labels, progress), detector.spec.classes, mapping)
+
+
+def detect(detector: Detector, labels: Labels, progress: Advance = lambda done, total: None) -> Answers:
+    """Run a detector on every labelled image. Raises as `evaluate`."""
+    answers = Answers()
+    batch: list[tuple[LabelledImage, Image]] = []
     total = len(labels.images)
     for done, item in enumerate(labels.read(), 1):
         batch.append(item)
         if len(batch) == detector.batch or done == total:
-            for (image, _), found in zip(batch, detector.detect([p for _, p in batch]), strict=True):
-                rows += _rows(image, found, ids)
+            for (image, pixels), found in zip(batch, detector.detect([p for _, p in batch]), strict=True):
+                answers.rows += _rows(image.number, found)
+                answers.sizes[image.number] = pixels.shape[1], pixels.shape[0]
             batch.clear()
             progress(done, total)
-    return _score(labels, rows, detector.spec.classes, ids)
+    labels.check_sizes(answers.sizes)
+    return answers
 
 
-def score_model(model: Model, spec: DetectorSpec, labels: Labels, progress: Callable[[int, int], None]) -> float:
-    """COCO mAP, 0..100, of a float or Q/DQ model in memory, run by ONNX Runtime. Raises as `Detector`, `evaluate`."""
-    with tempfile.TemporaryDirectory(prefix="edgesparse-") as folder:
-        path = Path(folder, "model.onnx")
-        save(model, path)
-        with Detector(backend("onnxruntime").load(path), spec, SCORING) as detector:
-            return evaluate(detector, labels, progress).map
+def score(labels: Labels, answers: Answers, names: Sequence[str], mapping: ClassMapping) -> Evaluation:
+    """The score of a detector's answers when its classes are these categories."""
+    rows = [[*row[:6], category + 1] for row in answers.rows if (category := mapping[int(row[6])]) is not None]
+    run = _pycocotools(labels.as_coco(answers.sizes), rows)
+    if run is None:
+        return Evaluation(0, 0, 0, 0, 0, 0, (), len(labels.images))
+    points = [100 * float(value) if value >= 0 else -1.0 for value in run.stats[:6]]
+    total, half, strict, small, medium, large = points
+    return Evaluation(
+        total, half, strict, small, medium, large, _by_class(run, labels, names, mapping), len(labels.images)
+    )
 
 
-def _rows(image: int, found: Detections, ids: Sequence[int]) -> list[list[float]]:
-    """As pycocotools takes them: image, x, y, width, height, score, category."""
+def diagnose(labels: Labels, answers: Answers) -> str:
+    """Why a detector does not score on these labels, in words: its input, the class names, or sizes."""
+    confident = [row for row in answers.rows if row[5] >= 0.25]
+    if not confident:
+        best = max((row[5] for row in answers.rows), default=0.0)
+        return (
+            f"it finds nothing on {len(labels.images)} images (highest confidence {best:.2f}): check the recipe's head "
+            "and input (colour, scale, mean, std), or the model's weights"
+        )
+    truth = labels.as_coco(answers.sizes)
+    for box in truth["annotations"]:
+        box["category_id"] = 1
+    truth["categories"] = [{"id": 1, "name": "any"}]
+    run = _pycocotools(truth, [[*row[:6], 1] for row in answers.rows])
+    any_class = 100 * float(run.stats[1]) if run is not None else 0.0
+    if any_class >= 10 * FLOOR:
+        return (
+            f"its boxes match the labels' when classes are ignored (mAP50 {any_class:.0f}), its classes do not: check "
+            f"the order of the names; 'edgesparse check-labels {labels.path} DETECTOR' scores every guess"
+        )
+    return (
+        f"none of its {len(confident)} confident boxes is where the labels have one: check that the labels belong to "
+        "these images, and the recipe's input.letterbox and size"
+    )
+
+
+def require_reference(evaluation: Evaluation, labels: Labels, answers: Answers) -> None:
+    """Raise AccuracyGateFailed, with the reason, where a reference scores so little that nothing compares with it."""
+    if evaluation.map < FLOOR:
+        raise AccuracyGateFailed(
+            f"the reference itself scores {max(evaluation.map, 0):.1f} mAP on {labels.path}, needed {FLOOR:g} to "
+            f"compare with: {diagnose(labels, answers)}"
+        )
+
+
+class ModelScorer:
+    """Scores models in memory with ONNX Runtime: called with a float or Q/DQ model, it returns COCO mAP, 0..100."""
+
+    def __init__(self, spec: DetectorSpec, labels: Labels, progress: Advance) -> None:
+        self._spec, self._labels, self._progress = spec, labels, progress
+        self._reference: tuple[bytes, float] | None = None
+
+    def reference(self, model: Model) -> float:
+        """The score of what others are compared with. Raises AccuracyGateFailed where it does not score."""
+        evaluation, answers = self._evaluate(model)
+        require_reference(evaluation, self._labels, answers)
+        self._reference = model.SerializeToString(deterministic=True), evaluation.map
+        return evaluation.map
+
+    def __call__(self, model: Model) -> float:
+        """Raises as `Detector` and `evaluate`."""
+        if self._reference is not None and model.SerializeToString(deterministic=True) == self._reference[0]:
+            return self._reference[1]
+        return self._evaluate(model)[0].map
+
+    def _evaluate(self, model: Model) -> tuple[Evaluation, Answers]:
+        _import()
+        names = self._spec.classes
+        mapping = self._labels.match(names)
+        with tempfile.TemporaryDirectory(prefix="edgesparse-") as folder:
+            path = Path(folder, "model.onnx")
+            save(_static(model, self._spec), path)
+            with Detector(backend("onnxruntime").load(path), self._spec, SCORING) as detector:
+                answers = detect(detector, self._labels, self._progress)
+        return score(self._labels, answers, names, mapping), answers
+
+
+def _static(model: Model, spec: DetectorSpec) -> Model:
+    """The model at batch 1 and its input's size, where its shapes are open."""
+    description = info(model)
+    return fix_shapes(model, 1, spec.input.size) if None in description.inputs[description.image] else model
+
+
+def _rows(image: int, found: Detections) -> list[list[float]]:
+    """One row per detection: image, x, y, width, height, score, class."""
     return [
-        [image, x1, y1, x2 - x1, y2 - y1, float(score), ids[label]]
-        for (x1, y1, x2, y2), score, label in zip(
+        [image, x1, y1, x2 - x1, y2 - y1, float(confidence), label]
+        for (x1, y1, x2, y2), confidence, label in zip(
             found.xyxy.tolist(), found.confidence, found.class_id.tolist(), strict=True
         )
     ]
 
 
-def _score(labels: Labels, rows: list[list[float]], names: Sequence[str], ids: Sequence[int]) -> Evaluation:
+def _pycocotools(truth: dict[str, list[dict[str, Any]]], rows: list[list[float]]) -> Any:
+    """A COCOeval that has run, or None without any detection."""
     coco, coco_eval = _import()
+    if not rows:
+        return None
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = coco()
-        truth.dataset = {"images": labels.images, "annotations": labels.boxes, "categories": labels.categories}
-        truth.createIndex()
-        found = truth.loadRes(np.array(rows, np.float64).reshape(-1, 7)) if rows else None
-        if found is None:
-            return Evaluation(0, 0, 0, 0, 0, 0, (), len(labels.images))
-        run = coco_eval(truth, found, "bbox")
+        labelled = coco()
+        labelled.dataset = truth
+        labelled.createIndex()
+        run = coco_eval(labelled, labelled.loadRes(np.array(rows, np.float64).reshape(-1, 7)), "bbox")
         run.evaluate()
         run.accumulate()
         run.summarize()
-    total, half, strict, small, medium, large = (100 * float(v) if v >= 0 else -1.0 for v in run.stats[:6])
-    classes = _by_class(run, labels, dict(zip(ids, names, strict=True)))
-    return Evaluation(total, half, strict, small, medium, large, classes, len(labels.images))
+    return run
 
 
-def _by_class(run: Any, labels: Labels, names: Mapping[int, str]) -> tuple[ClassScore, ...]:
-    """Of the classes that have boxes: precision is [IoU, recall, class, area, detections]; every area, most boxes."""
+def _by_class(run: Any, labels: Labels, names: Sequence[str], mapping: ClassMapping) -> tuple[ClassScore, ...]:
+    """Of the classes with boxes: precision is [IoU, recall, class, area, detections], of which all areas and most
+    detections count."""
     precision = run.eval["precision"][:, :, :, 0, 2]
-    boxes = Counter(int(box["category_id"]) for box in labels.boxes)
     columns = {int(category): precision[:, :, i] for i, category in enumerate(run.params.catIds)}
+    known = {category: name for name, category in zip(names, mapping, strict=True) if category is not None}
     return tuple(
-        ClassScore(names.get(category, str(category)), _mean(columns[category]), _mean(columns[category][0]), count)
-        for category, count in sorted(boxes.items())
+        ClassScore(
+            known.get(category, labels.categories[category].name),
+            _mean(columns[category + 1]),
+            _mean(columns[category + 1][0]),
+            count,
+        )
+        for category, count in sorted(Counter(box.category for box in labels.boxes).items())
     )
 
 
 def _mean(precision: NDArray[np.float64]) -> float:
-    """In points; -1, COCO's mark for 'nothing there', does not count."""
-    seen = precision[precision > -1]
-    return 100 * float(seen.mean()) if seen.size else 0.0
+    """In points; -1, which is COCO's mark for no value, does not count."""
+    valid = precision[precision > -1]
+    return 100 * float(valid.mean()) if valid.size else 0.0
 
 
 def _import() -> tuple[Any, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from edgesparse.builder.targets import open_detector
 from edgesparse.package.store import Package
 from edgesparse.progress import Progress, quiet
-from edgesparse.runtime.evaluate import SCORING, Evaluation, Labels, evaluate
+from edgesparse.runtime.evaluate import SCORING, Evaluation, evaluate
+from edgesparse.runtime.labels.read import Labels
 
 
 def evaluate_package(package: Package, labels: Labels, progress: Progress = quiet) -> Evaluation:

@@ -12,7 +12,7 @@ from edgesparse.builder.targets import DEMO, recipe_of
 from edgesparse.classes import named_classes
 from edgesparse.config import Recipe, override
 from edgesparse.errors import ConfigError
-from edgesparse.runtime.evaluate import Labels
+from edgesparse.runtime.labels.read import Labels
 from edgesparse.stream.sources.open import open_source
 
 NO_SOURCE = "no source: pass --source, or set run.source in the recipe"
@@ -24,8 +24,8 @@ Target = str | Path | Recipe
 class Annotated:
     """Annotated images to score on.
 
-    `annotations`: a COCO JSON file, or a folder that holds `instances_val*.json` or `instances.json`. `images`: the
-    folder of its images where they are not beside it.
+    `annotations`: a COCO JSON file, a YOLO data.yaml, or a folder that holds one of them. `images`: the folder of the
+    images where they are not beside it.
     """
 
     annotations: Path
@@ -33,17 +33,7 @@ class Annotated:
 
     def read(self) -> Labels:
         """Raises ConfigError where they cannot be read or name no image."""
-        return Labels(annotation_file(self.annotations), self.images)
-
-
-def annotation_file(path: Path) -> Path:
-    """The annotation file that `path` names, or the only one in that folder. Raises ConfigError."""
-    if not path.is_dir():
-        return path
-    files = sorted({*path.glob("instances_val*.json"), *path.glob("instances.json")})
-    if len(files) != 1:
-        raise ConfigError(f"--annotations: found {len(files)} annotation files in {path}, needed one: give its path")
-    return files[0]
+        return Labels(self.annotations, self.images)
 
 
 def as_recipe(target: Target, names: str | None = None) -> Recipe:

@@ -16,7 +16,8 @@ from edgesparse.model.activations import input_name
 from edgesparse.model.load import Model, load, save
 from edgesparse.predict import boards, fusion, roofline
 from edgesparse.progress import Progress, quiet
-from edgesparse.runtime.evaluate import Labels, score_model
+from edgesparse.runtime.evaluate import ModelScorer
+from edgesparse.runtime.labels.read import Labels
 from edgesparse.sparsity import page
 from edgesparse.sparsity.prune import PruneReport
 from edgesparse.sparsity.prune import prune as by_magnitude
@@ -156,6 +157,9 @@ def _reconstruct(recipe: Recipe, options: PruneOptions, progress: Progress) -> t
     model = load(recipe.model)
     spec = detector_spec(model, recipe)
     images = image_batches(source, spec.input, options.count)
+    scorer = ModelScorer(spec, labels, partial(progress, "scoring")) if labels else None
+    if scorer is not None:
+        scorer.reference(model)
     selection = ReconstructOptions(
         layers="auto" if options.automatic else (options.layers or None),
         max_drop=options.max_drop,
@@ -164,7 +168,7 @@ def _reconstruct(recipe: Recipe, options: PruneOptions, progress: Progress) -> t
         state_dir=state,
     )
     task = Task(
-        score=partial(score_model, spec=spec, labels=labels, progress=partial(progress, "scoring")) if labels else None,
+        score=scorer,
         read=box_reader(spec),
         objects=object_masks(model, images, spec),
     )

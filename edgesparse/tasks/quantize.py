@@ -23,7 +23,7 @@ from edgesparse.int8.representative import size_warnings
 from edgesparse.model.activations import stream
 from edgesparse.model.load import Model, load, save
 from edgesparse.progress import Progress, quiet
-from edgesparse.runtime.evaluate import score_model
+from edgesparse.runtime.evaluate import ModelScorer
 from edgesparse.runtime.images import ImageBatches
 from edgesparse.stream.sources.open import image_batches
 from edgesparse.tasks.inputs import Annotated, Target, as_recipe, check_images
@@ -148,6 +148,9 @@ def _recover(recipe: Recipe, options: QuantizeOptions, progress: Progress) -> tu
     model = load(recipe.model)
     spec = detector_spec(model, recipe)
     images = image_batches(source, spec.input, options.count)
+    scorer = ModelScorer(spec, labels, partial(progress, "scoring")) if labels else None
+    if scorer is not None:
+        scorer.reference(model)
     result = recover(
         model,
         images,
@@ -159,7 +162,7 @@ def _recover(recipe: Recipe, options: QuantizeOptions, progress: Progress) -> tu
             scales=scales,
             table=options.table is not None,
         ),
-        score=partial(score_model, spec=spec, labels=labels, progress=partial(progress, "scoring")) if labels else None,
+        score=scorer,
         progress=progress,
     )
     warnings = (*size_warnings(images.sizes, spec.input), *result.report.warnings)

@@ -17,7 +17,8 @@ from edgesparse.demo.export import export
 from edgesparse.demo.scene import CLASSES
 from edgesparse.model import load as models
 from edgesparse.runtime.detector import Detector
-from edgesparse.runtime.evaluate import SCORING, Labels, evaluate
+from edgesparse.runtime.evaluate import SCORING, evaluate
+from edgesparse.runtime.labels.read import Labels
 from edgesparse.sparsity.inspect import inspect
 
 ROOT = Path(__file__).parents[2]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ from edgesparse.classes import coco_names
 from edgesparse.config import DetectorSpec, InputSpec
 from edgesparse.errors import ConfigError
 from edgesparse.runtime.detector import Detector
-from edgesparse.runtime.evaluate import SCORING, Evaluation, Labels, evaluate
-
-Edit = Callable[[dict[str, Any]], object]
+from edgesparse.runtime.evaluate import SCORING, Evaluation, evaluate
+from edgesparse.runtime.labels.read import Labels
 
 
 def score(folder: Path, labels: Labels, names: tuple[str, ...] = squares.NAMES, **model: Any) -> Evaluation:
@@ -41,7 +39,7 @@ def test_boxes_beside_the_mark_cost_points_at_the_higher_overlaps(tmp_path: Path
     assert found.map == pytest.approx(30, abs=1)  # 0.50, 0.55 and 0.60 of ten; more at the frame's edge
 
 
-def test_nothing_found_is_nought(tmp_path: Path) -> None:
+def test_no_detections_score_zero(tmp_path: Path) -> None:
     found = score(tmp_path, Labels(squares.labelled(tmp_path)), shift=1000.0)
     assert (found.map, found.map50, found.images) == (0, 0, 4)
 
@@ -60,7 +58,7 @@ def test_progress_counts_the_images(tmp_path: Path) -> None:
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_a_box_of_id_nought_counts_as_the_others(tmp_path: Path) -> None:
+def test_a_box_of_id_zero_counts_like_the_others(tmp_path: Path) -> None:
     path = squares.labelled(tmp_path)
     said = json.loads(path.read_text())
     for box in said["annotations"]:
@@ -69,63 +67,11 @@ def test_a_box_of_id_nought_counts_as_the_others(tmp_path: Path) -> None:
     assert score(tmp_path, Labels(path)).map == pytest.approx(100)
 
 
-def test_classes_are_matched_by_name_else_by_order(tmp_path: Path) -> None:
-    path = squares.labelled(tmp_path)
-    assert Labels(path).category_ids(["green", "blue", "red"]) == [1, -1, 0]
-    assert Labels(path).category_ids(["rouge", "vert"]) == [0, 1]
-    with pytest.raises(ConfigError, match=r"2 categories, the detector 3 classes.*set 'classes:'"):
-        Labels(path).category_ids(["rouge", "vert", "bleu"])
-
-
-def test_images_are_found_beside_the_annotations_or_in_a_folder_there(tmp_path: Path) -> None:
-    path = squares.labelled(tmp_path)
-    assert Labels(path).folder == tmp_path
-    inside = tmp_path / "val"
-    inside.mkdir()
-    for image in tmp_path.glob("*.png"):
-        image.rename(inside / image.name)
-    assert Labels(path).folder == inside
-    (inside / "0.png").unlink()
-    with pytest.raises(ConfigError, match=r"cannot find 0.png of .*--images"):
-        Labels(path)
-
-
 def test_a_damaged_image_is_one_line(tmp_path: Path) -> None:
     labels = Labels(squares.labelled(tmp_path))
     (tmp_path / "2.png").write_bytes(b"no image")
     with pytest.raises(ConfigError, match=r"cannot read the image .*2.png"):
         score(tmp_path, labels)
-
-
-DAMAGES: dict[str, tuple[Edit, str]] = {
-    "no images": (lambda said: said.pop("images"), "is not COCO JSON .*images"),
-    "an empty list of images": (lambda said: said["images"].clear(), "holds 0 images"),
-    "no boxes": (lambda said: said["annotations"].clear(), "0 boxes: needed some"),
-    "categories without id": (lambda said: said["categories"][0].pop("id"), "is not COCO JSON .*id"),
-    "an image without a name": (lambda said: said["images"][1].pop("file_name"), "is not COCO JSON .*file_name"),
-    "a box without a place": (lambda said: said["annotations"][3].pop("bbox"), "is not COCO JSON .*bbox"),
-    "a box that is text": (lambda said: said["annotations"].append("box"), "is not COCO JSON"),
-    "a list of images": (lambda said: said.update(images={"a": 1}), "is not COCO JSON"),
-}
-
-
-@pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES.keys())
-def test_labels_that_are_none_are_refused_when_they_are_read(tmp_path: Path, damage: Edit, message: str) -> None:
-    path = squares.labelled(tmp_path)
-    said = json.loads(path.read_text())
-    damage(said)
-    path.write_text(json.dumps(said))
-    with pytest.raises(ConfigError, match=message):
-        Labels(path)
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "7", "\xff"])
-def test_what_is_no_json_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "labels.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(ConfigError, match=r"labels.json is not COCO JSON"):
-        Labels(tmp_path / "labels.json")
-    with pytest.raises(ConfigError, match=r"no annotations .*nowhere.json"):
-        Labels(tmp_path / "nowhere.json")
 
 
 def test_yolox_nano_has_its_known_score_on_real_images(real: Path, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ class ScoreTarget:
     """The mAP, 0..100, that INT8 must reach on labelled images."""
 
     annotations: Path
-    images: Path
+    images: Path | None
     minimum: float
 
 

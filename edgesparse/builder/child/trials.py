@@ -19,8 +19,9 @@ from edgesparse.progress import Progress
 from edgesparse.runtime.agree import agreement
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
-from edgesparse.runtime.evaluate import SCORING, Labels, evaluate
+from edgesparse.runtime.evaluate import SCORING, evaluate
 from edgesparse.runtime.images import image_files, read_image
+from edgesparse.runtime.labels.read import Labels
 
 
 def trial(job: TrialJob, progress: Progress) -> TrialResult:

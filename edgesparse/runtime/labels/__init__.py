@@ -1,0 +1,1 @@
+"""Labels of data sets: read, checked once, and matched with a detector's classes."""

@@ -1,0 +1,95 @@
+"""What every label format becomes, and the faults that are collected while one is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
+Xywh = tuple[float, float, float, float]
+"""Left, top, width and height: in pixels, or 0..1 where labels are relative to the image's size."""
+EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """One image. `number` counts from 1; `size` is the labels' own statement, None where they have none."""
+
+    number: int
+    name: str
+    path: Path
+    size: Size | None = None
+
+
+@dataclass(frozen=True)
+class LabelledBox:
+    """One box of the image `image`, in the category at the index `category`. `area` is None where it is the box's."""
+
+    image: int
+    category: int
+    xywh: Xywh
+    area: float | None = None
+    crowd: bool = False
+    source: str = ""
+    """Where it is in the file, for messages."""
+
+
+@dataclass(frozen=True)
+class Category:
+    """A class of the data set: its own id, and its name, which is the id's text where it has none."""
+
+    id: int | str
+    name: str
+
+
+@dataclass
+class Fault:
+    """One kind of fault. `fatal` faults make labels unusable; others are only reported."""
+
+    problem: str
+    fix: str
+    fatal: bool
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        more = ", ..." if self.count > len(self.examples) else ""
+        shown = f" ({', '.join(self.examples)}{more})" if self.examples else ""
+        return f"{self.count} {self.problem}{shown}: {self.fix}"
+
+
+class Faults:
+    """Collects faults by kind, with counts and a few examples."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, Fault] = {}
+
+    def add(self, problem: str, fix: str, example: str = "", *, fatal: bool = True) -> None:
+        fault = self._kinds.setdefault(problem, Fault(problem, fix, fatal))
+        fault.count += 1
+        if example and len(fault.examples) < EXAMPLES and example not in fault.examples:
+            fault.examples.append(example)
+
+    def add_all(self, problem: str, fix: str, examples: Sequence[str], *, fatal: bool = True) -> None:
+        for example in examples:
+            self.add(problem, fix, example, fatal=fatal)
+
+    def __iter__(self) -> Iterator[Fault]:
+        return iter(self._kinds.values())
+
+    @property
+    def fatal(self) -> list[Fault]:
+        return [fault for fault in self._kinds.values() if fault.fatal]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a reader of one format found. `relative`: boxes count in shares of their image's size."""
+
+    images: tuple[LabelledImage, ...]
+    boxes: tuple[LabelledBox, ...]
+    categories: tuple[Category, ...]
+    folder: Path
+    relative: bool = False

@@ -1,0 +1,223 @@
+"""Reads COCO JSON, as COCO, Roboflow, CVAT, Label Studio and others write it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from edgesparse.errors import ConfigError
+from edgesparse.runtime.labels.base import Category, Content, Faults, LabelledBox, LabelledImage, Size, Xywh
+
+PARTS = ("images", "annotations", "categories")
+NEEDED = "needed images, annotations and categories"
+
+
+def read_coco(path: Path, folder: Path | None, faults: Faults) -> Content:
+    """Read a file; `folder` holds its images, else they are searched beside it. Raises ConfigError for no COCO JSON."""
+    content = _load(path)
+    categories = _categories(content["categories"], faults)
+    images, numbers, base = _images(content["images"], path, folder, faults)
+    boxes = tuple(_boxes(content["annotations"], numbers, categories, faults))
+    return Content(images, boxes, tuple(categories.values()), base)
+
+
+def _load(path: Path) -> dict[str, list[dict[str, Any]]]:
+    try:
+        content = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError:
+        raise ConfigError(f"no annotations {path}: pass a COCO JSON file or a YOLO data.yaml") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not COCO JSON ({error}): {NEEDED}") from None
+    if not isinstance(content, dict):
+        found = "a list, as COCO results are" if isinstance(content, list) else type(content).__name__
+        raise ConfigError(f"{path} is not COCO JSON: found {found}: {NEEDED}")
+    for part in PARTS:
+        _check_part(content, part, path)
+    return content
+
+
+def _check_part(content: dict[str, Any], part: str, path: Path) -> None:
+    entries = content.get(part)
+    if not isinstance(entries, list):
+        found = type(entries).__name__ if part in content else "nothing"
+        raise ConfigError(f"{path} is not COCO JSON: found {found} in place of the list '{part}': {NEEDED}")
+    if not entries:
+        raise ConfigError(f"{path} has no {part}: {NEEDED}")
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise ConfigError(f"{path} is not COCO JSON: '{part}' holds entries that are no mappings: {NEEDED}")
+
+
+def key_of(value: object) -> str | None:
+    """An id as text, so that 7, 7.0, "7" and "007" are one id; None for what is no id."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else None
+    text = str(value).strip()
+    return str(int(text)) if text.isascii() and text.isdigit() and len(text) < 4000 else text or None
+
+
+def number_of(value: object) -> float | None:
+    """A finite number, also one in text; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _categories(entries: list[dict[str, Any]], faults: Faults) -> dict[str, Category]:
+    categories: dict[str, Category] = {}
+    names: set[str] = set()
+    for entry in entries:
+        key = key_of(entry.get("id"))
+        if key is None:
+            faults.add("categories without an id", "give each a number", str(entry.get("name")))
+            continue
+        name = str(entry.get("name") if entry.get("name") is not None else key)
+        if key in categories:
+            faults.add("categories with the id of another", "give each its own id", f"{key}: {name}")
+            continue
+        if name in names:
+            faults.add("categories with the name of another", "merge them, or rename one", name)
+        names.add(name)
+        categories[key] = Category(int(key) if key.isdecimal() else key, name)
+    return dict(sorted(categories.items(), key=lambda item: (isinstance(item[1].id, str), item[1].id)))
+
+
+def _images(
+    entries: list[dict[str, Any]], path: Path, folder: Path | None, faults: Faults
+) -> tuple[tuple[LabelledImage, ...], dict[str, int], Path]:
+    names = [str(entry.get("file_name") or "") for entry in entries]
+    base = folder or _folder(path, names)
+    index = _Index(base)
+    images: list[LabelledImage] = []
+    numbers: dict[str, int] = {}
+    seen: set[Path] = set()
+    for entry, name in zip(entries, names, strict=True):
+        key = key_of(entry.get("id"))
+        if key is None or not name:
+            faults.add("images without an id or a file_name", "give each both", name or str(entry.get("id")))
+            continue
+        if key in numbers:
+            faults.add("images with the id of another", "give each its own id", f"{key}: {name}")
+            continue
+        file = index.find(name)
+        if file is None:
+            faults.add(f"images that are not in {base}", "pass their folder with --images", name)
+            file = base / PurePosixPath(name.replace("\\", "/")).name
+        elif file in seen:
+            faults.add("images that are listed twice", "list each once", name)
+        seen.add(file)
+        numbers[key] = len(images) + 1
+        images.append(LabelledImage(numbers[key], name, file, _size(entry)))
+    return tuple(images), numbers, base
+
+
+def _size(entry: Mapping[str, Any]) -> Size | None:
+    width, height = number_of(entry.get("width")), number_of(entry.get("height"))
+    return (int(width), int(height)) if width and height and width > 0 and height > 0 else None
+
+
+def _folder(path: Path, names: list[str]) -> Path:
+    """The folder of the annotations, or one of its folders, in which the first image is found."""
+    first = next((name for name in names if name), "")
+    for base in (path.parent, *sorted(p for p in path.parent.iterdir() if p.is_dir())):
+        if _Index(base).find(first, deep=False):
+            return base
+    return path.parent
+
+
+class _Index:
+    """Finds images by the names that labels give them: other separators, and folders of another machine."""
+
+    def __init__(self, base: Path) -> None:
+        self._base = base
+        self._names: dict[str, list[Path]] | None = None
+
+    def find(self, name: str, *, deep: bool = True) -> Path | None:
+        """The file, by its path or, `deep`, by the only file of its name below the folder."""
+        plain = PurePosixPath(name.replace("\\", "/"))
+        for candidate in (Path(name), plain, Path(plain.name)):
+            file = self._base / candidate
+            if _is_file(file):
+                return file
+        if not deep:
+            return None
+        if self._names is None:
+            self._names = {}
+            for file in sorted(self._base.rglob("*")):
+                self._names.setdefault(file.name, []).append(file)
+        files = self._names.get(plain.name, [])
+        return files[0] if len(files) == 1 and _is_file(files[0]) else None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file system can hold
+        return False
+
+
+def _boxes(
+    entries: list[dict[str, Any]], images: Mapping[str, int], categories: Mapping[str, Category], faults: Faults
+) -> Iterator[LabelledBox]:
+    order = {key: index for index, key in enumerate(categories)}
+    for position, entry in enumerate(entries, 1):
+        source = f"annotation {entry.get('id', f'at position {position}')}"
+        image, category = images.get(key_of(entry.get("image_id")) or ""), key_of(entry.get("category_id"))
+        if image is None:
+            example = f"{source}: image {entry.get('image_id')}"
+            faults.add("boxes of images that are not listed", "they are left out", example, fatal=False)
+            continue
+        if category is None or category not in order:
+            example = f"{source}: category {entry.get('category_id')}"
+            faults.add("boxes of categories that are not listed", "add the categories, or remove the boxes", example)
+            continue
+        xywh = _xywh(entry, source, faults)
+        if xywh is None:
+            continue
+        area = number_of(entry.get("area"))
+        crowd = entry.get("iscrowd") in (1, True, "1")
+        yield LabelledBox(image, order[category], xywh, area if area and area > 0 else None, crowd, source)
+
+
+def _xywh(entry: Mapping[str, Any], source: str, faults: Faults) -> Xywh | None:
+    values = entry.get("bbox") or _around(entry.get("segmentation"))
+    if not isinstance(values, list | tuple) or len(values) != 4:
+        faults.add("annotations without a box or a polygon", "give each a bbox of x, y, width, height", source)
+        return None
+    numbers = [number_of(value) for value in values]
+    x, y, width, height = numbers
+    if x is None or y is None or width is None or height is None:
+        faults.add("boxes that are not four finite numbers", "correct or remove them", f"{source}: {values}")
+        return None
+    if width < 0 or height < 0:
+        faults.add("boxes of negative size", "write x, y, width, height", f"{source}: {values}")
+        return None
+    if width == 0 or height == 0:
+        faults.add("boxes without area", "they are left out", source, fatal=False)
+        return None
+    return x, y, width, height
+
+
+def _around(segmentation: object) -> list[float] | None:
+    """The box around polygons, each a list of x, y, x, y, ...; None for anything else, such as run lengths."""
+    if not isinstance(segmentation, list):
+        return None
+    polygons = segmentation if all(isinstance(polygon, list) for polygon in segmentation) else [segmentation]
+    numbers = [[number_of(value) for value in polygon] for polygon in polygons]
+    xs = [value for polygon in numbers for value in polygon[0::2]]
+    ys = [value for polygon in numbers for value in polygon[1::2]]
+    if not xs or len(xs) != len(ys) or None in xs or None in ys:
+        return None
+    left, top = min(x for x in xs if x is not None), min(y for y in ys if y is not None)
+    right, bottom = max(x for x in xs if x is not None), max(y for y in ys if y is not None)
+    return [left, top, right - left, bottom - top]

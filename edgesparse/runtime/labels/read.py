@@ -1,0 +1,148 @@
+"""The one reader of labels: COCO JSON or a YOLO data set, checked before anything uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesparse.errors import ConfigError
+from edgesparse.runtime.images import read_image
+from edgesparse.runtime.labels import matching
+from edgesparse.runtime.labels.base import Content, Fault, Faults, LabelledImage, Size
+from edgesparse.runtime.labels.coco import read_coco
+from edgesparse.runtime.labels.geometry import check_geometry
+from edgesparse.runtime.labels.yolo import label_file, read_yolo
+
+Image = NDArray[np.uint8]
+AHEAD = 4
+"""Images that are decoded while one is used."""
+YAML = (".yaml", ".yml")
+COCO_FILES = ("instances_val*.json", "instances.json", "_annotations.coco.json")
+
+
+class Labels:
+    """Labelled images, boxes and categories of a data set.
+
+    `annotations` is a COCO JSON file, a YOLO data.yaml, or a folder that holds one of them. `images` is the folder of
+    the images where they are not beside the annotations. Raises ConfigError, with the number of faults and examples,
+    where the labels cannot be trusted.
+    """
+
+    def __init__(self, annotations: Path, images: Path | None = None) -> None:
+        self.path = annotation_file(annotations)
+        content, faults = inspect_labels(self.path, images)
+        _raise(faults, self.path)
+        self.images, self.boxes, self.categories = content.images, content.boxes, content.categories
+        self.folder, self.relative = content.folder, content.relative
+        self.notes = tuple(str(fault) for fault in faults if not fault.fatal)
+
+    @property
+    def used(self) -> list[int]:
+        """Indices of the categories that have boxes."""
+        return sorted({box.category for box in self.boxes})
+
+    def match(self, names: Sequence[str]) -> matching.Mapping:
+        """For each class of a detector the index of its category, or None. Raises ConfigError, naming the others."""
+        return matching.match(names, self.categories, self.used, str(self.path))
+
+    def read(self) -> Iterator[tuple[LabelledImage, Image]]:
+        """Each image with its pixels, BGR uint8 [H, W, 3], in the orientation that the labels' size fits.
+
+        Raises ImageError for one that cannot be read, ConfigError for one of another size.
+        """
+        with ThreadPoolExecutor(1) as pool:
+            ahead = iter(self.images)
+            waiting = [pool.submit(_decode, image, self.path) for image in islice(ahead, AHEAD)]
+            while waiting:
+                yield waiting.pop(0).result()
+                waiting += [pool.submit(_decode, image, self.path) for image in islice(ahead, 1)]
+
+    def sizes(self) -> dict[int, Size]:
+        """The images' sizes by their numbers: the labels' own, or read from the images where boxes count in shares."""
+        if self.relative:
+            return {image.number: _size(pixels) for image, pixels in self.read()}
+        return {image.number: image.size for image in self.images if image.size is not None}
+
+    def check_sizes(self, sizes: Mapping[int, Size]) -> None:
+        """Raise ConfigError where boxes do not fit the images' real sizes, by image number."""
+        faults = Faults()
+        check_geometry(self.boxes, sizes, self.relative, faults)
+        _raise(faults, self.path)
+
+    def as_coco(self, sizes: Mapping[int, Size]) -> dict[str, list[dict[str, Any]]]:
+        """As pycocotools reads it: ids from 1, since it takes the box of id 0 for none; boxes in pixels."""
+        boxes = []
+        for number, box in enumerate(self.boxes, 1):
+            wide, high = sizes[box.image] if self.relative else (1, 1)
+            x, y, width, height = box.xywh
+            xywh = [x * wide, y * high, width * wide, height * high]
+            area = xywh[2] * xywh[3] if box.area is None else box.area
+            ids = {"id": number, "image_id": box.image, "category_id": box.category + 1}
+            boxes.append({**ids, "bbox": xywh, "area": area, "iscrowd": int(box.crowd)})
+        images = [{"id": image.number, "file_name": image.name} for image in self.images]
+        categories = [{"id": index, "name": category.name} for index, category in enumerate(self.categories, 1)]
+        return {"images": images, "annotations": boxes, "categories": categories}
+
+
+def inspect_labels(annotations: Path, images: Path | None = None) -> tuple[Content, Faults]:
+    """The content of an annotation file, and every fault in it, fatal or not. Raises ConfigError for no labels."""
+    faults = Faults()
+    reader = read_yolo if annotations.suffix.lower() in YAML else read_coco
+    if images is not None and not images.is_dir():
+        raise ConfigError(f"no folder {images}: needed the annotated images")
+    content = reader(annotations, images, faults)
+    sizes = {image.number: image.size for image in content.images if image.size is not None}
+    check_geometry(content.boxes, sizes, content.relative, faults)
+    if not content.boxes and not faults.fatal:
+        raise ConfigError(f"{annotations} has {len(content.images)} images and no box: needed some")
+    return content, faults
+
+
+def annotation_file(path: Path) -> Path:
+    """The annotation file that `path` names, or the only one in that folder. Raises ConfigError."""
+    if not path.is_dir():
+        return path
+    files = sorted({file for pattern in COCO_FILES for file in path.glob(pattern)})
+    files = files or sorted(file for name in ("data.yaml", "dataset.yaml") if (file := path / name).is_file())
+    if len(files) != 1:
+        raise ConfigError(f"--annotations: found {len(files)} annotation files in {path}, needed one: give its path")
+    return files[0]
+
+
+def files_of(annotations: Path) -> list[Path]:
+    """Every file that labels are read from: the annotation file, and the text files of a YOLO data set."""
+    path = annotation_file(annotations)
+    if path.suffix.lower() not in YAML:
+        return [path]
+    content, _ = inspect_labels(path)
+    return [path, *(file for image in content.images if (file := label_file(image.path)).is_file())]
+
+
+def _decode(image: LabelledImage, labels: Path) -> tuple[LabelledImage, Image]:
+    pixels = read_image(image.path)
+    if image.size is None or _size(pixels) == image.size:
+        return image, pixels
+    stored = read_image(image.path, apply_orientation=False)
+    if _size(stored) == image.size:
+        return image, stored
+    found, needed = "x".join(map(str, _size(pixels))), "x".join(map(str, image.size))
+    raise ConfigError(
+        f"{image.path} is {found}, {labels} says {needed}: the labels belong to images of another size; use those"
+    )
+
+
+def _size(image: Image) -> Size:
+    return image.shape[1], image.shape[0]
+
+
+def _raise(faults: Faults, path: Path) -> None:
+    fatal: list[Fault] = faults.fatal
+    if fatal:
+        more = f" (and {len(fatal) - 1} more kinds of faults)" if len(fatal) > 1 else ""
+        raise ConfigError(f"{path}: {fatal[0]}{more}; 'edgesparse check-labels {path}' lists every fault")

@@ -1,0 +1,150 @@
+"""Reads YOLO data sets: data.yaml, folders or lists of images, and a text file of boxes per image.
+
+https://docs.ultralytics.com/datasets/detect/ describes the format; Roboflow writes paths relative to a folder that is
+not there, which are found too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from edgesparse.errors import ConfigError
+from edgesparse.runtime.images import SUFFIXES, is_image, natural_order
+from edgesparse.runtime.labels.base import Category, Content, Faults, LabelledBox, LabelledImage, Xywh
+from edgesparse.runtime.labels.coco import number_of
+from edgesparse.typed import read_mapping
+
+SPLITS = ("val", "valid", "test", "train")
+EDGE = 0.01
+"""How far a coordinate may leave 0..1 by rounding."""
+
+
+def read_yolo(path: Path, folder: Path | None, faults: Faults) -> Content:
+    """Read a data.yaml; `folder` holds the images, else those of its `val` are used. Raises ConfigError."""
+    content = read_mapping(path, "data set", "pass a YOLO data.yaml or a COCO JSON file", "'names:' and 'val:'")
+    categories = tuple(Category(number, name) for number, name in enumerate(_names(content, path, faults)))
+    files = sorted({*_images_in(folder)}, key=natural_order) if folder else _split(content, path)
+    if not files:
+        raise ConfigError(f"{path}: no images in {folder or 'its folders'}: needed {' '.join(sorted(SUFFIXES))}")
+    images = tuple(LabelledImage(number, file.name, file) for number, file in enumerate(files, 1))
+    labels = {image.number: label_file(image.path) for image in images}
+    missing = [image.name for image in images if not labels[image.number].is_file()]
+    if len(missing) == len(images):
+        raise ConfigError(f"{path}: no label files for {len(images)} images: needed {labels[1]} and the like")
+    faults.add_all("images have no label file", "they count as images without objects", missing, fatal=False)
+    boxes = tuple(
+        box
+        for image in images
+        if labels[image.number].is_file()
+        for box in _boxes(labels[image.number], image.number, len(categories), faults)
+    )
+    return Content(images, boxes, categories, folder or files[0].parent, relative=True)
+
+
+def label_file(image: Path) -> Path:
+    """The text file of an image: in `labels/` in place of the last `images/`, else beside it."""
+    parts = list(image.parts)
+    for position in range(len(parts) - 2, -1, -1):
+        if parts[position] == "images":
+            file = Path(*parts[:position], "labels", *parts[position + 1 :]).with_suffix(".txt")
+            if file.is_file() or not image.with_suffix(".txt").is_file():
+                return file
+            break
+    return image.with_suffix(".txt")
+
+
+def _names(content: dict[str, Any], path: Path, faults: Faults) -> list[str]:
+    names = content.get("names")
+    if isinstance(names, dict):
+        keys = [key if isinstance(key, int) else int(key) if str(key).isdecimal() else -1 for key in names]
+        if sorted(keys) != list(range(len(names))):
+            raise ConfigError(f"{path}: names: found the keys {', '.join(map(str, names))}, needed 0, 1, 2 ...")
+        names = [name for _, name in sorted(zip(keys, names.values(), strict=True))]
+    if not isinstance(names, list) or not names:
+        raise ConfigError(f"{path}: found no 'names:' with a list of classes, or a mapping from 0, 1, 2 ...")
+    if isinstance(count := content.get("nc"), int) and count != len(names):
+        faults.add(f"names, and nc: {count}", "make them equal", str(len(names)))
+    repeated = sorted({str(name) for name in names if names.count(name) > 1})
+    faults.add_all("names of several classes", "give each class its own", repeated)
+    return [str(name) for name in names]
+
+
+def _split(content: dict[str, Any], path: Path) -> list[Path]:
+    """The images of the first split that the file names: validation before test before training."""
+    split = next((name for name in SPLITS if content.get(name)), None)
+    if split is None:
+        raise ConfigError(f"{path}: found no 'val:', 'test:' or 'train:': needed a folder or list of images")
+    root = path.parent / str(content.get("path") or "")
+    roots = [root, path.parent] if root.is_dir() else [path.parent]
+    entries = content[split] if isinstance(content[split], list) else [content[split]]
+    files = [file for entry in entries for file in _files(str(entry), roots, f"{path}: {split}")]
+    return sorted({*files}, key=natural_order)
+
+
+def _files(entry: str, roots: list[Path], where: str) -> list[Path]:
+    for root in roots:
+        for name in (entry, entry.lstrip("./")):
+            place = root / name
+            if place.is_dir():
+                return list(_images_in(place))
+            if place.is_file():
+                return [
+                    _listed(line.strip(), place, root) for line in place.read_text("utf-8-sig").splitlines() if line
+                ]
+    raise ConfigError(f"{where}: no folder or list {entry} in {' or '.join(map(str, roots))}: correct the path")
+
+
+def _images_in(folder: Path) -> Iterator[Path]:
+    return (file for file in folder.rglob("*") if is_image(file))
+
+
+def _listed(line: str, place: Path, root: Path) -> Path:
+    """A line of a list: relative to the list with './', else to the data set's root."""
+    return place.parent / line[2:] if line.startswith("./") else root / line
+
+
+def _boxes(file: Path, image: int, classes: int, faults: Faults) -> Iterator[LabelledBox]:
+    try:
+        lines = file.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        faults.add("label files that cannot be read", "replace them", f"{file.name}: {error}")
+        return
+    seen: set[str] = set()
+    for number, line in enumerate(lines, 1):
+        fields = line.split()
+        source = f"{file.name} line {number}"
+        if not fields:
+            continue
+        if line.strip() in seen:
+            faults.add("lines are repeated", "each counts once", source, fatal=False)
+            continue
+        seen.add(line.strip())
+        values = [number_of(field) for field in fields]
+        category = values[0]
+        if len(values) < 5 or len(values) % 2 == 0 or any(value is None for value in values):
+            faults.add("lines that are no box", "write class, center x, center y, width, height", f"{source}: {line}")
+        elif category is None or category != int(category) or not 0 <= category < classes:
+            problem = f"lines with a class that is not a whole number below {classes}"
+            faults.add(problem, "correct the class, or add it to 'names:'", f"{source}: {fields[0]}")
+        elif (xywh := _xywh([value for value in values[1:] if value is not None], source, faults)) is not None:
+            yield LabelledBox(image, int(category), xywh, source=source)
+
+
+def _xywh(values: list[float], source: str, faults: Faults) -> Xywh | None:
+    """From center, width and height, or from the corners of a polygon, in shares of the image."""
+    if max(values) > 1 + EDGE or min(values) < -EDGE:
+        shown = " ".join(f"{value:g}" for value in values[:4])
+        faults.add("lines with values outside 0..1", "divide pixels by the image's size", f"{source}: {shown}")
+        return None
+    if len(values) == 4:
+        x, y, width, height = values
+        left, top = x - width / 2, y - height / 2
+    else:
+        left, top = min(values[0::2]), min(values[1::2])
+        width, height = max(values[0::2]) - left, max(values[1::2]) - top
+    if width <= 0 or height <= 0:
+        faults.add("boxes without area", "they are left out", source, fatal=False)
+        return None
+    return left, top, width, height
