@@ -165,3 +165,25 @@ def test_names_for_a_recipe_object_and_a_folder_called_demo(model: Path, tmp_pat
     with pytest.raises(edgesparse.EdgeSparseError, match=r"unnamed is a folder: needed a recipe"):
         (tmp_path / "unnamed").mkdir()
         edgesparse.build("unnamed")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"count": 0}, "--count: found 0, needed 1 or more"),
+        ({"max_drop": float("nan")}, "--max-drop: found nan, needed 0 to 100 points"),
+        ({"share": 1.5}, "--share: found 1.5, needed more than 0 and at most 1"),
+        ({"method": "random"}, "--method: found 'random'"),
+        ({"layers": "side1"}, "--layers: found 'side1', needed a list of names, or 'auto'"),
+        ({"layers": ["auto", "side1"]}, "--layers auto chooses layers: leave out the names"),
+        ({"layers": ["side1"], "share": 0.5}, "--layers side1 names what to prune"),
+        ({"annotated_images": "images"}, "--annotated-images needs --annotations"),
+        ({"images": "nowhere"}, "no source nowhere"),
+        ({"device": "nano"}, "nano"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(images: Path, model: Path, options: Any, message: str) -> None:
+    squares.chained(model)
+    with pytest.raises(edgesparse.EdgeSparseError, match=message):
+        edgesparse.prune(model, "out.onnx", **{"method": "reconstruct", "images": images, **options})
+    assert not Path("out.onnx").exists()

@@ -46,6 +46,16 @@ def as_recipe(target: Target, names: str | None = None) -> Recipe:
     return recipe_of(path, names)
 
 
+def check_numbers(count: int, max_drop: float | None, share: float | None = None) -> None:
+    """Raise ConfigError for numbers of images, points or shares that make no sense."""
+    if count < 1:
+        raise ConfigError(f"--count: found {count}, needed 1 or more")
+    if max_drop is not None and not 0 <= max_drop <= 100:
+        raise ConfigError(f"--max-drop: found {max_drop:g}, needed 0 to 100 points")
+    if share is not None and not 0 < share <= 1:
+        raise ConfigError(f"--share: found {share:g}, needed more than 0 and at most 1")
+
+
 def check_images(source: str) -> None:
     """Raise SourceError where `source` (a folder, glob or video) holds no images."""
     open_source(source).close()

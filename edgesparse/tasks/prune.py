@@ -24,7 +24,7 @@ from edgesparse.sparsity.prune import prune as by_magnitude
 from edgesparse.sparsity.reconstruct import ReconstructOptions, Task, reconstruct
 from edgesparse.sparsity.reconstruct_report import ReconstructReport
 from edgesparse.stream.sources.open import image_batches
-from edgesparse.tasks.inputs import Annotated, Target, as_recipe, check_images
+from edgesparse.tasks.inputs import Annotated, Target, as_recipe, check_images, check_numbers
 from edgesparse.tasks.writing import check_outputs, write
 
 PruneMethod = Literal["magnitude", "reconstruct"]
@@ -78,6 +78,11 @@ class PruneOptions:
         """Raise ConfigError where options contradict each other."""
         if self.method not in PruneMethod.__args__:  # type: ignore[attr-defined]
             raise ConfigError(f"--method: found {self.method!r}, needed magnitude or reconstruct")
+        check_numbers(self.count, self.max_drop, self.share)
+        if isinstance(self.layers, str) and self.layers != "auto":
+            raise ConfigError(f"--layers: found {self.layers!r}, needed a list of names, or 'auto'")
+        if self.layers is not None and self.layers != "auto" and "auto" in self.layers:
+            raise ConfigError("--layers auto chooses layers: leave out the names")
         if self.method == "magnitude":
             for name in _RECONSTRUCT:
                 if getattr(self, name) is not None:

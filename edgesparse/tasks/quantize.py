@@ -26,7 +26,7 @@ from edgesparse.progress import Progress, quiet
 from edgesparse.runtime.evaluate import ModelScorer
 from edgesparse.runtime.images import ImageBatches
 from edgesparse.stream.sources.open import image_batches
-from edgesparse.tasks.inputs import Annotated, Target, as_recipe, check_images
+from edgesparse.tasks.inputs import Annotated, Target, as_recipe, check_images, check_numbers
 from edgesparse.tasks.writing import check_outputs, write
 
 RangeMethod = Literal["best", "entropy", "percentile", "mse", "max"]
@@ -76,6 +76,7 @@ class QuantizeOptions:
         ):
             if value not in choices:
                 raise ConfigError(f"{option}: found {value!r}, needed one of {', '.join(choices)}")
+        check_numbers(self.count, self.max_drop)
         if self.max_drop is not None and self.annotations is None:
             raise ConfigError("--max-drop needs --annotations: annotated images to score on")
         if self.annotated_images is not None and self.annotations is None:
