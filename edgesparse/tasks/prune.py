@@ -79,25 +79,28 @@ class PruneOptions:
         if self.method not in PruneMethod.__args__:  # type: ignore[attr-defined]
             raise ConfigError(f"--method: found {self.method!r}, needed magnitude or reconstruct")
         check_numbers(self.count, self.max_drop, self.share)
-        if isinstance(self.layers, str) and self.layers != "auto":
-            raise ConfigError(f"--layers: found {self.layers!r}, needed a list of names, or 'auto'")
-        if self.layers is not None and self.layers != "auto" and "auto" in self.layers:
-            raise ConfigError("--layers auto chooses layers: leave out the names")
+        self._check_layers()
         if self.method == "magnitude":
             for name in _RECONSTRUCT:
                 if getattr(self, name) is not None:
                     raise ConfigError(f"--{name.replace('_', '-')} needs --method reconstruct")
-            if self.layers == "auto":
-                raise ConfigError("--layers auto needs --method reconstruct")
         elif self.images is None:
             raise ConfigError("--method reconstruct needs --images: a folder of images like those of the camera")
         elif self.permute:
             raise ConfigError("--permute is for --method magnitude: reconstruct always reorders channels")
-        if self.automatic and self.layers not in ("auto", None):
-            first = next(iter(self.layers or ()), "")
-            raise ConfigError(f"--layers {first} names what to prune: leave it out to have layers chosen")
         if self.annotated_images is not None and self.annotations is None:
             raise ConfigError("--annotated-images needs --annotations")
+
+    def _check_layers(self) -> None:
+        if self.layers == "auto":
+            if self.method == "magnitude":
+                raise ConfigError("--layers auto needs --method reconstruct")
+        elif isinstance(self.layers, str):
+            raise ConfigError(f"--layers: found {self.layers!r}, needed a list of names, or 'auto'")
+        elif self.layers is not None and "auto" in self.layers:
+            raise ConfigError("--layers auto chooses layers: leave out the names")
+        elif self.layers and self.automatic and self.method == "reconstruct":
+            raise ConfigError(f"--layers {self.layers[0]} names what to prune: leave it out to have layers chosen")
 
 
 _RECONSTRUCT = ("images", "annotations", "annotated_images", "share", "max_drop", "device", "state", "html")
