@@ -65,7 +65,11 @@ class Gate:
                 self._base = Score(map=round(evaluation.map, 2), map50=round(evaluation.map50, 2))
             elif accept.images is not None:
                 self._reference = folder / "reference.json"
-                write_reference(detector, accept.images, self._reference, advance)
+                if not write_reference(detector, accept.images, self._reference, advance):
+                    raise AccuracyGateFailed(
+                        f"the reference itself detects nothing on the images in {accept.images}: check the recipe's "
+                        "head and input, or choose images with objects"
+                    )
 
     def int8_target(self) -> ScoreTarget | None:
         """The score that INT8 must reach when it is prepared; None where the recipe requires none.

@@ -39,7 +39,7 @@ class Finding:
 @click.command()
 @options.as_json
 def doctor(as_json: bool) -> int:
-    """Check what this machine has, what is missing, and how to get it."""
+    """Check what this machine has, lacks, and how to get it."""
     machine, findings = device.probe(), examine()
     if as_json:
         emit_json({"machine": asdict(machine), "findings": [finding.as_dict() for finding in findings]})

@@ -21,7 +21,7 @@ from edgesparse.cli.show import emit_json, progress, table
 def evaluate(
     target: Path, annotations: Path, images: Path | None, names: str | None, store: Path, as_json: bool
 ) -> None:
-    """Score a package, RECIPE.yaml or MODEL.onnx on annotated images.
+    """Score a package, recipe or ONNX model on annotated images.
 
     COCO mAP as pycocotools computes it, at confidence 0.001, NMS 0.65 and at most 300 boxes per image.
     """

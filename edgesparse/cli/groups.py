@@ -7,7 +7,7 @@ import click
 WORKFLOW = {
     "Look": ("doctor", "inspect"),
     "Make faster": ("prune", "quantize"),
-    "Build": ("recipe", "build", "evaluate", "bench"),
+    "Build": ("recipe", "build", "check-labels", "evaluate", "bench"),
     "Run": ("run", "demo"),
     "Fleet": ("keys", "bundle", "deploy", "rollback", "status", "export"),
 }

@@ -72,7 +72,7 @@ def test_help_fits_80_columns(edgesparse: Command, monkeypatch: pytest.MonkeyPat
     assert max(map(len, lines)) <= 80
     assert not any(line.rstrip().endswith("...") and not line.startswith("Usage") for line in lines)
     summary = (COMMANDS[verb].help or "").partition("\n")[0]
-    assert summary.endswith(".") and len(summary) + len("  quantize  ") <= 80, summary
+    assert summary.endswith(".") and len(summary) + len("  check-labels  ") <= 80, summary
 
 
 def test_the_verbs_are_listed_by_workflow_in_whole_lines(edgesparse: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,8 +48,8 @@ def race(job: RaceJob, progress: Progress) -> RaceResult:
         return RaceResult(timings, str(device.clocks()))
 
 
-def write_reference(detector: Detector, folder: Path, out: Path, progress: Callable[[int, int], None]) -> None:
-    """Write a detector's detections on the images of a folder, for engines to be compared with."""
+def write_reference(detector: Detector, folder: Path, out: Path, progress: Callable[[int, int], None]) -> int:
+    """Write a detector's detections on a folder's images, for engines to be compared with; returns their number."""
     files = image_files(folder)
     rows = []
     for done, path in enumerate(files, 1):
@@ -58,6 +58,7 @@ def write_reference(detector: Detector, folder: Path, out: Path, progress: Calla
         rows.append([str(path.absolute()), *boxes])
         progress(done, len(files))
     out.write_text(json.dumps(rows))
+    return sum(len(confidence) for _, _, confidence, _ in rows)
 
 
 def _score(detector: Detector, scoring: Scoring, progress: Callable[[int, int], None]) -> Score | None:

@@ -58,10 +58,10 @@ class Labels:
         """
         with ThreadPoolExecutor(1) as pool:
             ahead = iter(self.images)
-            waiting = [pool.submit(_decode, image, self.path) for image in islice(ahead, AHEAD)]
+            waiting = [pool.submit(open_image, image, self.path) for image in islice(ahead, AHEAD)]
             while waiting:
                 yield waiting.pop(0).result()
-                waiting += [pool.submit(_decode, image, self.path) for image in islice(ahead, 1)]
+                waiting += [pool.submit(open_image, image, self.path) for image in islice(ahead, 1)]
 
     def sizes(self) -> dict[int, Size]:
         """The images' sizes by their numbers: the labels' own, or read from the images where boxes count in shares."""
@@ -124,7 +124,8 @@ def files_of(annotations: Path) -> list[Path]:
     return [path, *(file for image in content.images if (file := label_file(image.path)).is_file())]
 
 
-def _decode(image: LabelledImage, labels: Path) -> tuple[LabelledImage, Image]:
+def open_image(image: LabelledImage, labels: Path) -> tuple[LabelledImage, Image]:
+    """An image with its pixels, in the orientation that its size fits. Raises ImageError, ConfigError."""
     pixels = read_image(image.path)
     if image.size is None or _size(pixels) == image.size:
         return image, pixels
