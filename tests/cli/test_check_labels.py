@@ -41,10 +41,10 @@ def test_every_fault_is_listed_with_its_count_and_examples(edgesparse: Command, 
     ended = edgesparse("check-labels", labels.name)
     assert ended.code == 1 and "the labels cannot be used as they are" in ended.out
     for line in (
-        "fault: 2 boxes of categories that are not listed (annotation 9: category 7, annotation 10: category 7)",
-        "fault: 1 images of another size than the labels say (0.png is 64x64, instances_val.json says 128x128",
-        "fault: 1 images that cannot be read (cannot read the image 3.png",
-        "note: 1 boxes of images that are not listed (annotation 99: image 50): they are left out",
+        "fault: boxes of unknown categories: 2 (annotation 9: category 7, annotation 10: category 7)",
+        "fault: images of another size than the labels say: 1 (0.png is 64x64, instances_val.json says 128x128",
+        "fault: images that cannot be read: 1 (cannot read the image 3.png",
+        "note: boxes of unknown images: 1 (annotation 99: image 50); they are left out",
     ):
         assert line in ended.out
 

@@ -153,7 +153,7 @@ def test_images_are_found_in_a_folder_beside_or_where_they_are_said_to_be(path: 
     with pytest.raises(ConfigError, match=r"no folder .*nowhere"):
         Labels(path, tmp_path / "nowhere")
     (inside / "0.png").unlink()
-    with pytest.raises(ConfigError, match=r"images that are not in .*\(0.png.*--images"):
+    with pytest.raises(ConfigError, match=r"images missing in .*: 1 \(0.png.*--images"):
         Labels(path)
 
 
@@ -177,46 +177,51 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     ),
     "normalized": (
         boxes(lambda *xywh: [v / 64 for v in xywh]),
-        r"24 boxes are normalized to 0\.\.1 \(largest value 0.8",
+        r"boxes normalized to 0\.\.1 \(the largest value is 0.8\d*\): 24; multiply",
     ),
     "corners": (
         boxes(lambda x, y, w, h: [x, y, x + w, y + h]),
-        r"of 24 boxes leave their image as x, y, width, height, and all fit as x1, y1, x2, y2 \(annotation .*of 64x64",
+        r"boxes that leave their image as x, y, width, height, and all fit as x1, y1, x2, y2: \d+ of 24 "
+        r"\(annotation .*of 64x64",
     ),
     "of larger images": (double, r"0.png is 64x64, .* says 128x128: the labels belong to images of another size"),
     "of larger images, without their sizes": (
         double_without_sizes,
-        r"\d+ of 24 boxes leave their image \(annotation ",
+        r"boxes that leave their image: \d+ of 24 \(annotation ",
     ),
     "an image listed twice": (
         lambda content: content["images"].append({**content["images"][0], "id": 99}),
-        r"1 images that are listed twice \(0.png\): list each once",
+        r"images listed twice: 1 \(0.png\); list each once",
+    ),
+    "an entry that is repeated": (
+        lambda content: content["images"].append(content["images"][0]),
+        r"images listed twice: 1 \(0.png\)",
     ),
     "two images of one id": (
         lambda content: content["images"][1].update(id=0),
-        r"1 images with the id of another \(0: 1.png\)",
+        r"images with the id of another: 1 \(0: 1.png\)",
     ),
     "two categories of one name": (
         lambda content: content["categories"].append({"id": 9, "name": "red"}),
-        r"1 categories with the name of another \(red\)",
+        r"categories with the name of another: 1 \(red\)",
     ),
     "two categories of one id": (
         lambda content: content["categories"].append({"id": "1", "name": "blue"}),
-        r"1 categories with the id of another \(1: blue\)",
+        r"categories with the id of another: 1 \(1: blue\)",
     ),
     "a category that is not listed": (
         lambda content: content["annotations"][2].update(category_id=77),
-        r"1 boxes of categories that are not listed \(annotation 3: category 77\)",
+        r"boxes of unknown categories: 1 \(annotation 3: category 77\)",
     ),
     "no box": (
         lambda content: content["annotations"][3].update(bbox=[]),
-        r"1 annotations without a box or a polygon \(annotation 4\)",
+        r"annotations without a box or a polygon: 1 \(annotation 4\)",
     ),
     "not a number": (
         lambda content: content["annotations"][0]["bbox"].__setitem__(0, float("nan")),
-        r"1 boxes that are not four finite numbers \(annotation 1: \[nan, ",
+        r"boxes that are not four finite numbers: 1 \(annotation 1: \[nan, ",
     ),
-    "negative": (boxes(lambda x, y, w, h: [x, y, -w, h]), r"24 boxes of negative size \(annotation 1: "),
+    "negative": (boxes(lambda x, y, w, h: [x, y, -w, h]), r"boxes of negative size: 24 \(annotation 1: "),
     "results": (lambda content: content.update(images={"a": 1}), "found dict in place of the list 'images'"),
     "no images": (lambda content: content.pop("images"), "found nothing in place of the list 'images'"),
     "an empty list of images": (lambda content: content["images"].clear(), "has no images"),

@@ -75,7 +75,7 @@ def test_polygons_repetitions_and_images_without_a_file_are_read(data: Path) -> 
     squares_free.write_bytes((data.parent / "images/val/0.png").read_bytes())
     labels = Labels(data)
     assert len(labels.images) == 5 and len(labels.boxes) == 24
-    assert [note.partition(" (")[0] for note in labels.notes] == ["1 images have no label file", "1 lines are repeated"]
+    assert [note.partition(" (")[0] for note in labels.notes] == ["images without a label file: 1", "repeated lines: 1"]
     squares_free.unlink()
     assert points(data) == pytest.approx(100)
 
@@ -89,14 +89,14 @@ def test_labels_may_be_beside_their_images(data: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("2 0.5 0.5 0.1 0.1", r"1 lines with a class that is not a whole number below 2 \(0.txt line 1: 2\)"),
+        ("2 0.5 0.5 0.1 0.1", r"lines with a class that is not a whole number below 2: 1 \(0.txt line 1: 2\)"),
         ("0.5 0.5 0.5 0.1 0.1", "not a whole number below 2"),
         ("-1 0.5 0.5 0.1 0.1", "not a whole number below 2"),
-        ("0 32 32 8 8", r"1 lines with values outside 0\.\.1 \(0.txt line 1: 32 32 8 8\): divide pixels"),
-        ("0 0.5 0.5 0.1", r"1 lines that are no box \(0.txt line 1: 0 0.5 0.5 0.1\)"),
-        ("0 0.5 0.5 0.1 0.1 0.9", "lines that are no box"),
-        ("red 0.5 0.5 0.1 0.1", "lines that are no box"),
-        ("0 nan 0.5 0.1 0.1", "lines that are no box"),
+        ("0 32 32 8 8", r"lines with values outside 0\.\.1: 1 \(0.txt line 1: 32 32 8 8\); divide pixels"),
+        ("0 0.5 0.5 0.1", r"lines that hold no box: 1 \(0.txt line 1: 0 0.5 0.5 0.1\)"),
+        ("0 0.5 0.5 0.1 0.1 0.9", "lines that hold no box"),
+        ("red 0.5 0.5 0.1 0.1", "lines that hold no box"),
+        ("0 nan 0.5 0.1 0.1", "lines that hold no box"),
     ],
 )
 def test_lines_that_are_no_box_are_refused_with_their_place(data: Path, line: str, message: str) -> None:
@@ -112,7 +112,7 @@ def test_corners_in_place_of_centers_are_refused(data: Path) -> None:
             (n, float(x) - 1 / 16, float(y) - 1 / 16, float(x) + 1 / 16, float(y) + 1 / 16) for n, x, y, *_ in lines
         ]
         file.write_text("\n".join(" ".join(map(str, row)) for row in corners))
-    with pytest.raises(ConfigError, match=r"of 24 boxes leave their image \(\d.txt line \d"):
+    with pytest.raises(ConfigError, match=r"boxes that leave their image: \d+ of 24 \(\d.txt line \d"):
         Labels(data)
 
 
@@ -124,8 +124,8 @@ def test_corners_in_place_of_centers_are_refused(data: Path) -> None:
         ("val: images/val\nnames: {0: red, 2: green}", r"names: found the keys 0, 2, needed 0, 1, 2"),
         ("val: nowhere\nnames: [red, green]", r"val: no folder or list nowhere in "),
         ("val: labels\nnames: [red, green]", "no images in its folders"),
-        ("val: images/val\nnames: [red, green]\nnc: 3", r"names, and nc: 3 \(2\): make them equal"),
-        ("val: images/val\nnames: [red, red]", r"names of several classes \(red\)"),
+        ("val: images/val\nnames: [red, green]\nnc: 3", r"names and nc differ \(2 and 3\): 1; make them equal"),
+        ("val: images/val\nnames: [red, red]", r"names of more than one class: 1 \(red\)"),
         ("- 1", "found a list, needed a mapping"),
     ],
 )

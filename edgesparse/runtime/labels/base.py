@@ -53,11 +53,14 @@ class Fault:
     fatal: bool
     count: int = 0
     examples: list[str] = field(default_factory=list)
+    total: int = 0
+    """How many there are in all, where that is part of the evidence."""
 
     def __str__(self) -> str:
         more = ", ..." if self.count > len(self.examples) else ""
         shown = f" ({', '.join(self.examples)}{more})" if self.examples else ""
-        return f"{self.count} {self.problem}{shown}: {self.fix}"
+        of = f" of {self.total}" if self.total else ""
+        return f"{self.problem}: {self.count}{of}{shown}; {self.fix}"
 
 
 class Faults:
@@ -72,9 +75,10 @@ class Faults:
         if example and len(fault.examples) < EXAMPLES and example not in fault.examples:
             fault.examples.append(example)
 
-    def add_all(self, problem: str, fix: str, examples: Sequence[str], *, fatal: bool = True) -> None:
+    def add_all(self, problem: str, fix: str, examples: Sequence[str], *, fatal: bool = True, total: int = 0) -> None:
         for example in examples:
             self.add(problem, fix, example, fatal=fatal)
+            self._kinds[problem].total = total
 
     def __iter__(self) -> Iterator[Fault]:
         return iter(self._kinds.values())

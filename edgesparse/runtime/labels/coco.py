@@ -107,14 +107,17 @@ def _images(
             faults.add("images without an id or a file_name", "give each both", name or str(entry.get("id")))
             continue
         if key in numbers:
-            faults.add("images with the id of another", "give each its own id", f"{key}: {name}")
+            if images[numbers[key] - 1].name == name:
+                faults.add("images listed twice", "list each once", name)
+            else:
+                faults.add("images with the id of another", "give each its own id", f"{key}: {name}")
             continue
         file = index.find(name)
         if file is None:
-            faults.add(f"images that are not in {base}", "pass their folder with --images", name)
+            faults.add(f"images missing in {base}", "pass their folder with --images", name)
             file = base / PurePosixPath(name.replace("\\", "/")).name
         elif file in seen:
-            faults.add("images that are listed twice", "list each once", name)
+            faults.add("images listed twice", "list each once", name)
         seen.add(file)
         numbers[key] = len(images) + 1
         images.append(LabelledImage(numbers[key], name, file, _size(entry)))
@@ -175,11 +178,11 @@ def _boxes(
         image, category = images.get(key_of(entry.get("image_id")) or ""), key_of(entry.get("category_id"))
         if image is None:
             example = f"{source}: image {entry.get('image_id')}"
-            faults.add("boxes of images that are not listed", "they are left out", example, fatal=False)
+            faults.add("boxes of unknown images", "they are left out", example, fatal=False)
             continue
         if category is None or category not in order:
             example = f"{source}: category {entry.get('category_id')}"
-            faults.add("boxes of categories that are not listed", "add the categories, or remove the boxes", example)
+            faults.add("boxes of unknown categories", "add the categories, or remove the boxes", example)
             continue
         xywh = _xywh(entry, source, faults)
         if xywh is None:

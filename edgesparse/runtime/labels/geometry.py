@@ -27,8 +27,8 @@ def check_geometry(boxes: Sequence[LabelledBox], sizes: Mapping[int, Size], rela
         return
     xywh = np.array([box.xywh for box in boxes], np.float64)
     if not relative and xywh.max() <= 1.5 and all(min(size) > 2 for size in sizes.values()):
-        reason = f"largest value {xywh.max():.3g}"
-        faults.add_all("boxes are normalized to 0..1", "multiply them by the image's size", [reason] * len(boxes))
+        problem = f"boxes normalized to 0..1 (the largest value is {xywh.max():.3g})"
+        faults.add_all(problem, "multiply them by the image's size", [""] * len(boxes))
         return
     if not known:
         return
@@ -39,13 +39,15 @@ def check_geometry(boxes: Sequence[LabelledBox], sizes: Mapping[int, Size], rela
         return
     examples = [_example(known[i], None if relative else sizes[known[i].image]) for i in np.flatnonzero(outside)]
     if _fit_as_corners(xywh, size):
-        problem = f"of {len(known)} boxes leave their image as x, y, width, height, and all fit as x1, y1, x2, y2"
-        faults.add_all(problem, "write x, y, width, height", examples)
+        problem = "boxes that leave their image as x, y, width, height, and all fit as x1, y1, x2, y2"
+        faults.add_all(problem, "write x, y, width, height", examples, total=len(known))
     elif outside.mean() > OUTSIDE:
-        problem = f"of {len(known)} boxes leave their image"
-        faults.add_all(problem, "the labels belong to images of another size, or are in another format", examples)
+        reason = "the labels belong to images of another size, or are in another format"
+        faults.add_all("boxes that leave their image", reason, examples, total=len(known))
     else:
-        faults.add_all("boxes leave their image", "they are used as they are", examples, fatal=False)
+        faults.add_all(
+            "boxes that leave their image", "they are used as they are", examples, fatal=False, total=len(known)
+        )
 
 
 def _leaves(high: NDArray[np.float64], low: NDArray[np.float64], size: NDArray[np.float64]) -> NDArray[np.bool_]:

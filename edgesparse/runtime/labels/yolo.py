@@ -33,7 +33,7 @@ def read_yolo(path: Path, folder: Path | None, faults: Faults) -> Content:
     missing = [image.name for image in images if not labels[image.number].is_file()]
     if len(missing) == len(images):
         raise ConfigError(f"{path}: no label files for {len(images)} images: needed {labels[1]} and the like")
-    faults.add_all("images have no label file", "they count as images without objects", missing, fatal=False)
+    faults.add_all("images without a label file", "they count as images without objects", missing, fatal=False)
     boxes = tuple(
         box
         for image in images
@@ -65,9 +65,9 @@ def _names(content: dict[str, Any], path: Path, faults: Faults) -> list[str]:
     if not isinstance(names, list) or not names:
         raise ConfigError(f"{path}: found no 'names:' with a list of classes, or a mapping from 0, 1, 2 ...")
     if isinstance(count := content.get("nc"), int) and count != len(names):
-        faults.add(f"names, and nc: {count}", "make them equal", str(len(names)))
+        faults.add(f"names and nc differ ({len(names)} and {count})", "make them equal")
     repeated = sorted({str(name) for name in names if names.count(name) > 1})
-    faults.add_all("names of several classes", "give each class its own", repeated)
+    faults.add_all("names of more than one class", "give each class its own", repeated)
     return [str(name) for name in names]
 
 
@@ -118,13 +118,13 @@ def _boxes(file: Path, image: int, classes: int, faults: Faults) -> Iterator[Lab
         if not fields:
             continue
         if line.strip() in seen:
-            faults.add("lines are repeated", "each counts once", source, fatal=False)
+            faults.add("repeated lines", "each counts once", source, fatal=False)
             continue
         seen.add(line.strip())
         values = [number_of(field) for field in fields]
         category = values[0]
         if len(values) < 5 or len(values) % 2 == 0 or any(value is None for value in values):
-            faults.add("lines that are no box", "write class, center x, center y, width, height", f"{source}: {line}")
+            faults.add("lines that hold no box", "write class, center x, center y, width, height", f"{source}: {line}")
         elif category is None or category != int(category) or not 0 <= category < classes:
             problem = f"lines with a class that is not a whole number below {classes}"
             faults.add(problem, "correct the class, or add it to 'names:'", f"{source}: {fields[0]}")
