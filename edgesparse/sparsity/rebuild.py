@@ -91,7 +91,7 @@ def rebuild(
 ) -> tuple[ModelProto, list[LayerFit]]:
     """A copy of `model` whose layers `names` are 2:4, and the fit of each layer.
 
-    Layers that `state` holds are taken from there.
+    Layers that `state` holds are not fitted again.
     """
     if not names:
         return model, []

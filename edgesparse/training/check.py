@@ -1,4 +1,4 @@
-"""Whether an exported ONNX still has the 2:4 pattern that was trained into it. Needs no PyTorch."""
+"""Checks that an exported ONNX file still has the 2:4 pattern of the training. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ LISTED = 5
 
 
 def check_onnx(path: str | Path, *, require: bool = False, skip: Sequence[str] = ()) -> Inspection:
-    """Look at every layer of the ONNX file at `path`: is it eligible, is it 2:4, how many groups break the pattern.
+    """Inspect every layer of the ONNX file at `path`: eligible or not, 2:4 or not, groups that violate the pattern.
 
-    With `require`, every eligible layer must be 2:4, but those whose node name fits a pattern (`*`, `?`) in
-    `skip`: an exporter writes the module `head.out` as the node `/head/out/Conv`.
-    Raises ModelError for a file that is no ONNX, SparsityError naming the layers that break the pattern.
+    With `require`, every eligible layer must be 2:4, except those whose node name matches a pattern (`*`, `?`) in
+    `skip`: exporters write the module `head.out` as the node `/head/out/Conv`.
+    Raises ModelError for a file that is not ONNX, SparsityError naming the layers that are not 2:4.
     """
     report = inspect(load(Path(path)))
     if require:

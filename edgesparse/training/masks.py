@@ -1,8 +1,8 @@
-"""2:4 masks that live in a user's own PyTorch training loop.
+"""2:4 masks for a user's own PyTorch training loop.
 
-The recipe is Mishra et al.'s ("Accelerating Sparse Deep Neural Networks", 2021, arXiv:2104.08378): take a trained
-dense model, keep the two largest of each four weights along the input channels, and train on with those zeros
-held. Each mask is a bool buffer `mask_2to4` of its layer, so it travels with `.to()`, `state_dict()` and deepcopy.
+The procedure is that of Mishra et al. ("Accelerating Sparse Deep Neural Networks", 2021, arXiv:2104.08378): take a
+trained dense model, keep the two largest of each four weights along the input channels, and continue training with the
+zeros fixed. Each mask is a bool buffer `mask_2to4` of its layer, so it follows `.to()`, `state_dict()` and deepcopy.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from edgesparse.errors import ConfigError, SparsityError
 from edgesparse.sparsity.mask import ineligible, mask_2to4
 
 Schedule = Callable[[float], float]
-"""From the progress of the training (0 to 1) to the share of the layers that is 2:4 by then."""
+"""Maps the progress of the training (0 to 1) to the share of the layers that is 2:4 by then."""
 
 BUFFER = "mask_2to4"
 
 
-def at_once(progress: float) -> float:
-    """Every layer from the start."""
+def immediate(progress: float) -> float:
+    """A schedule: every layer from the start."""
     return 1.0
 
 
 def stepwise(steps: int, until: float = 0.5) -> Schedule:
-    """A schedule of `steps` equal shares: the first at progress 0, the last before progress `until`."""
+    """A schedule in `steps` equal shares: the first at progress 0, the last before progress `until`."""
     if steps < 1 or not 0 < until <= 1:
-        raise ConfigError(f"stepwise({steps}, until={until}): needs at least 1 step and 0 < until <= 1")
+        raise ConfigError(f"stepwise({steps}, until={until}): needed at least 1 step and 0 < until <= 1")
     return lambda progress: min(1.0, (math.floor(progress / until * steps) + 1) / steps)
 
 
@@ -42,17 +42,17 @@ def sparsify(
     optimizer: torch.optim.Optimizer,
     *,
     skip: Sequence[str] = (),
-    schedule: Schedule = at_once,
+    schedule: Schedule = immediate,
 ) -> Masks:
-    """Put 2:4 masks on every eligible Conv2d and Linear of `model` and hold them through `optimizer.step()`.
+    """Put 2:4 masks on every eligible Conv2d and Linear of `model` and apply them after each `optimizer.step()`.
 
-    Call it on a trained dense model. `skip` names modules that stay dense, as `named_modules()` names them, with
-    `*` and `?` (a name includes what is inside it): name the layers that write the outputs there. The first layer
-    stays dense by itself, as does whatever `edgesparse.sparsity.mask.ineligible` rules out.
-    Raises ConfigError when a name in `skip` fits no layer, SparsityError when no layer is left.
+    Call it on a trained dense model. `skip`: names of modules that stay dense, as in `named_modules()`, with `*` and
+    `?`; a name includes its submodules. List the layers that compute the outputs there. The first layer stays dense by
+    itself, as do all layers that `edgesparse.sparsity.mask.ineligible` rules out.
+    Raises ConfigError where a name in `skip` matches no layer, SparsityError where no layer is left.
     """
     if any(hasattr(module, BUFFER) for module in model.modules()):
-        raise SparsityError("this model has 2:4 masks already: fold() them before sparsify() is called again")
+        raise SparsityError("this model has 2:4 masks already: fold() them before calling sparsify() again")
     candidates: dict[str, nn.Module] = {
         _unwrapped(name): module for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
     }
@@ -60,7 +60,7 @@ def sparsify(
         if not any(_names(pattern, name) for name in candidates):
             near = difflib.get_close_matches(pattern, candidates, 1, 0)
             hint = f"; the nearest is {near[0]!r}" if near else ""
-            raise ConfigError(f"skip={pattern!r} fits no Conv2d or Linear of the model{hint}")
+            raise ConfigError(f"skip={pattern!r} matches no Conv2d or Linear of the model{hint}")
     reasons = {name: _dense_because(name, module, skip) for name, module in candidates.items()}
     layers = {name: candidates[name] for name, reason in reasons.items() if reason is None}
     if not layers:
@@ -70,9 +70,9 @@ def sparsify(
 
 
 class Masks:
-    """The masks of one model. Made by `sparsify`.
+    """The masks of one model, created by `sparsify`.
 
-    `layers`: names of the layers that are, or by the schedule will be, 2:4. `dense`: name -> why it stays dense.
+    `layers`: names of the layers that are 2:4, or will be by the schedule. `dense`: name -> why it stays dense.
     """
 
     def __init__(
@@ -106,12 +106,12 @@ class Masks:
         return f"Masks({len(self.active)} of {len(self.layers)} layers 2:4, {len(self.dense)} dense)"
 
     def step(self, progress: float) -> None:
-        """Bring the share of 2:4 layers to what the schedule says at `progress` (0 to 1); never takes one back.
+        """Raise the share of 2:4 layers to the schedule's value at `progress` (0 to 1); it never decreases.
 
         The layers that lose the least of their magnitude come first.
         """
         if not 0 <= progress <= 1:
-            raise ConfigError(f"masks.step({progress}): progress runs from 0 to 1")
+            raise ConfigError(f"masks.step({progress}): needed a progress from 0 to 1")
         due = math.ceil(self._schedule(progress) * len(self._order) - 1e-9)
         active = set(self.active)
         for name in self._order[:due]:
@@ -119,23 +119,23 @@ class Masks:
                 self._remask(name)
 
     def refresh(self) -> None:
-        """Choose the masks of the active layers anew by magnitude; does nothing after `freeze()`.
+        """Choose the masks of the active layers again by magnitude; does nothing after `freeze()`.
 
-        A pruned weight competes with the value it had when it was pruned, so it returns once those that were
-        kept instead have become smaller. These values are not in checkpoints: after a resume masks start fixed.
+        A pruned weight competes with the value that it had when it was pruned, so it returns once the weights kept in
+        its place have become smaller. These values are not in checkpoints: a resumed training starts with fixed masks.
         """
         if not self._frozen:
             for name in self.active:
                 self._remask(name)
 
     def freeze(self) -> None:
-        """Fix the masks of the active layers for good, and let go of the pruned values."""
+        """Fix the masks of the active layers permanently, and release the pruned values."""
         self._frozen = True
         self._dropped.clear()
 
     @torch.no_grad()
     def apply_to(self, model: nn.Module) -> None:
-        """Mask a copy of the model, such as an EMA model: its weights, and its own masks where it has them.
+        """Mask a copy of the model, such as an EMA model: its weights, and its own masks if it has any.
 
         The copy may be wrapped (AveragedModel, DistributedDataParallel, torch.compile).
         """
@@ -146,9 +146,9 @@ class Masks:
                 _mask(module).copy_(mask)
 
     def fold(self, model: nn.Module) -> nn.Module:
-        """Write the zeros into the weights of `model` (the trained one or a copy) and take the masks out of it.
+        """Write the zeros into the weights of `model` (the trained model or a copy) and remove its masks.
 
-        What is left is a plain model: no buffers, no hooks. Folding the trained model ends the masking of its
+        The result is a plain model without buffers and hooks. Folding the trained model ends the masking by its
         optimizer. Returns `model`.
         """
         self.apply_to(model)
@@ -175,7 +175,7 @@ class Masks:
             self._dropped[name] = whole * ~mask
 
     def _remembered(self, name: str) -> torch.Tensor | float:
-        """The values pruned from this layer; nothing where a checkpoint has brought other masks since."""
+        """The values pruned from this layer; 0 where a checkpoint has replaced the masks since."""
         module = self._modules[name]
         dropped = self._dropped.get(name)
         if dropped is None or bool(dropped.to(_mask(module).device)[_mask(module)].any()):
@@ -191,14 +191,14 @@ class Masks:
 
     @torch.no_grad()
     def _mask_weights(self, *_: object) -> None:
-        """After a step: the weights, and whatever the optimizer keeps of their shape (momentum, variances)."""
+        """After a step, mask the weights and all optimizer state of their shape (momentum, variances)."""
         for module in self._modules.values():
             weight, mask = _weight(module), _mask(module)
             weight.mul_(mask)
             state: dict[str, Any] = self._optimizer.state.get(weight, {})
-            for kept in state.values():
-                if isinstance(kept, torch.Tensor) and kept.shape == mask.shape:
-                    kept.mul_(mask)
+            for value in state.values():
+                if isinstance(value, torch.Tensor) and value.shape == mask.shape:
+                    value.mul_(mask)
 
 
 def _dense_because(name: str, module: nn.Module, skip: Sequence[str]) -> str | None:
@@ -212,7 +212,7 @@ def _dense_because(name: str, module: nn.Module, skip: Sequence[str]) -> str | N
 
 
 def _names(pattern: str, name: str) -> bool:
-    """Whether `pattern` names this module or one that holds it."""
+    """Whether `pattern` matches this module or one that contains it."""
     parts = name.split(".")
     return any(fnmatchcase(".".join(parts[: n + 1]), pattern) for n in range(len(parts)))
 
@@ -221,19 +221,19 @@ def _counted(reasons: dict[str, str | None]) -> str:
     first = next(iter(reasons.items()), None)
     if first is None:
         return "it has none"
-    return f"{len(reasons)} looked at, for example {first[0]}: {first[1]}"
+    return f"{len(reasons)} examined, for example {first[0]}: {first[1]}"
 
 
 def _same_layers(model: nn.Module, names: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
     modules = {_unwrapped(name): module for name, module in model.named_modules()}
     missing = [name for name in names if name not in modules]
     if missing:
-        raise SparsityError(f"this model is no copy of the masked one: it has no layer {missing[0]!r}")
+        raise SparsityError(f"this model is not a copy of the masked one: it has no layer {missing[0]!r}")
     return ((name, modules[name]) for name in names)
 
 
 def _unwrapped(name: str) -> str:
-    """`name` without what AveragedModel, DistributedDataParallel and torch.compile put before it."""
+    """`name` without the prefixes of AveragedModel, DistributedDataParallel and torch.compile."""
     while name.startswith(("module.", "_orig_mod.")):
         name = name.split(".", 1)[1]
     return name
@@ -257,6 +257,6 @@ def _two_of_four(weight: torch.Tensor) -> torch.Tensor:
 
 
 def _lost(weight: torch.Tensor) -> float:
-    """The share of a layer's magnitude that 2:4 takes away."""
+    """The share of a layer's magnitude that 2:4 removes."""
     magnitude = weight.detach().abs().float()
     return float((magnitude * ~_two_of_four(weight)).sum() / magnitude.sum().clamp_min(1e-12))
