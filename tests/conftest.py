@@ -28,6 +28,15 @@ def real() -> Path:
     return REAL
 
 
+@pytest.fixture(scope="session")
+def cases() -> Path:
+    """The folder of inputs as people really have them; tests that need it skip where it is absent."""
+    folder = REAL.parent / "cases"
+    if not folder.is_dir():
+        pytest.skip(f"no cases in {folder}")
+    return folder
+
+
 @pytest.fixture(scope="session", autouse=True)
 def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What belongs to this device, keys above all, is not the one of whoever runs the tests."""

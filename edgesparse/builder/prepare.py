@@ -17,6 +17,7 @@ from edgesparse.classes import coco_names
 from edgesparse.config import DetectorSpec, Recipe
 from edgesparse.errors import BuildError, ConfigError, ModelError
 from edgesparse.model import load as models
+from edgesparse.model.check import require_finite
 from edgesparse.runtime.heads.base import Layout
 from edgesparse.runtime.heads.recognize import check, choose, names_in
 from edgesparse.runtime.heads.registry import head as head_of
@@ -71,6 +72,7 @@ def detector_spec(model: models.Model, recipe: Recipe) -> DetectorSpec:
 def prepare(recipe: Recipe, folder: Path) -> Prepared:
     """Write the files that candidates start from into `folder`. Raises ModelError, ConfigError."""
     model = models.load(recipe.model)
+    require_finite(model)
     info = models.info(model)
     fixed = models.fix_shapes(model, recipe.build.batch.opt, recipe.input.size or info.size)
     quantized = any(node.op_type == "DequantizeLinear" for node in fixed.graph.node)

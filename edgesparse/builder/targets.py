@@ -12,6 +12,7 @@ from edgesparse.builder.build import STORE, build
 from edgesparse.classes import named_classes
 from edgesparse.config import Recipe, Run, load_recipe, parse
 from edgesparse.errors import BuildError, ConfigError
+from edgesparse.model.check import refuse_foreign
 from edgesparse.package.manifest import Manifest
 from edgesparse.package.store import Package, open_package
 from edgesparse.progress import Progress, quiet
@@ -26,15 +27,16 @@ DEMO = Path("demo")
 def recipe_of(target: Path, names: str | None = None) -> Recipe:
     """The recipe in a YAML file, the plainest recipe of an ONNX file, or the default detector's for `demo`.
 
-    `names` ('coco' or a file) replaces the recipe's class names. Raises ConfigError.
+    `names` ('coco' or a file) replaces the recipe's class names. Raises ConfigError, ModelError.
     """
     if target == DEMO:
         recipe = load_recipe(Path(str(resources.files("edgesparse").joinpath("demo/parts.yaml"))))
-    elif target.suffix in (".yaml", ".yml"):
+    elif target.suffix.lower() in (".yaml", ".yml"):
         recipe = load_recipe(target)
-    elif target.suffix == ".onnx":
+    elif target.suffix.lower() == ".onnx":
         recipe = parse({"model": str(target)}, str(target))
     else:
+        refuse_foreign(target)
         raise ConfigError(f"{target}: needed a recipe (.yaml), a model (.onnx), a package's folder, or 'demo'")
     return recipe.model_copy(update={"classes": named_classes(names, Path())}) if names else recipe
 
@@ -44,10 +46,11 @@ def ready(target: Path, root: Path = STORE, *, names: str | None = None, progres
 
     Raises ConfigError, ModelError, BuildError, PackageError.
     """
-    if target == DEMO or target.suffix in (".yaml", ".yml", ".onnx"):
+    if target == DEMO or target.suffix.lower() in (".yaml", ".yml", ".onnx"):
         return build(recipe_of(target, names), root, progress=progress, make_current=False).package
     if names:
         raise ConfigError(f"{target} is a package and has its class names: leave out --names")
+    refuse_foreign(target)
     return open_package(target)
 
 

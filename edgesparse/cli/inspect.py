@@ -50,6 +50,8 @@ def inspect(
     inputs = dict(_shape(text) for text in shapes)
     with progress() as advance:
         result = inspect_file(target, device, inputs, html, force, advance)
+    for note in result.report.notes:
+        complain(note)
     if html:
         complain(f"wrote {html}")
     if as_json:

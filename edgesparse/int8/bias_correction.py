@@ -65,7 +65,7 @@ def correct_biases(
             raise CalibrationError("the calibration images changed between two passes: pass the same images each time")
         inner = {kernel.node.output[0] for kernel in int8_layers(model, Wiring(model.graph), keep)[0]}
         nodes = [node for node in rounded.nodes if node.output[0] in inner]
-        todo = [work for node in nodes if (work := _work(rounded.wiring, node)) is not None]
+        todo = [work for node in nodes if (work := _work(rounded, node)) is not None]
         for done, work in enumerate(todo):
             progress("correcting biases", done, len(todo))
             bias, errors[layer_name(work.node)] = _missing_bias(dense, rounded, work)
@@ -96,13 +96,13 @@ def _rounded(model: ModelProto, scales: Mapping[str, float], keep: Collection[st
     return rounded
 
 
-def _work(wiring: Wiring, node: NodeProto) -> Product | None:
-    """The layer as a product; None where its bias cannot be set."""
-    if node.op_type not in ("Conv", "Gemm", "MatMul"):
+def _work(tape: Tape, node: NodeProto) -> Product | None:
+    """The layer as a product; None where its bias cannot be set, or its rows are not those of the float network."""
+    if node.op_type not in ("Conv", "Gemm", "MatMul") or not tape.behind_selection.keys().isdisjoint(node.input):
         return None
     try:
-        work = product(wiring, node)
-        return work if has_bias(wiring, work) else None
+        work = product(tape.wiring, node)
+        return work if has_bias(tape.wiring, work) else None
     except SparsityError:
         return None
 

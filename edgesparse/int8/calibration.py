@@ -99,8 +99,11 @@ class Calibration:
             )
         if content.pop("sha256", None) != _sum(content):
             raise CalibrationError(f"{path} is damaged (its checksum differs): calibrate again")
-        ranges = {name: Range(**limits) for name, limits in content["tensors"].items()}
-        return cls(ranges, content["key"], content["images"], tuple(content["warnings"]))
+        try:
+            ranges = {name: Range(**limits) for name, limits in content["tensors"].items()}
+            return cls(ranges, content["key"], content["images"], tuple(content["warnings"]))
+        except (KeyError, TypeError, AttributeError):
+            raise CalibrationError(f"{path} lacks fields of a calibration: calibrate again") from None
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,13 @@ from edgesparse.errors import CalibrationError
 from edgesparse.int8.bias_correction import Corrected, correct_biases
 from edgesparse.int8.calibration import Calibration, CalibrationOptions, calibrate, from_scales
 from edgesparse.int8.equalize import EqualizedTensor, equalize
+from edgesparse.int8.observe import activations
 from edgesparse.int8.placement import Placement
 from edgesparse.int8.quantize import QuantizeReport, quantize, quantized_tensors
 from edgesparse.int8.recover_report import RecoveredLayer, RecoverReport, RecoveryStep
 from edgesparse.int8.sensitivity import Sensitivity, sensitivities
 from edgesparse.model.activations import Batches, spread
+from edgesparse.model.check import require_finite
 from edgesparse.model.outputs import ReferenceOutputs
 from edgesparse.model.wiring import Wiring
 from edgesparse.progress import Progress, quiet
@@ -84,6 +86,7 @@ def recover(
     options = options or RecoverOptions()
     if score is None and options.limited:
         raise CalibrationError("a limit on the points lost needs labeled data to score on: pass some")
+    require_finite(model)
     run = _Recovery(model, batches, options, score, progress)
     every_step = options.least is None  # scoring may take minutes: with `least`, score only what decides
     reference = run.record("float (FP32)", model, every_step)
@@ -114,8 +117,7 @@ def _tensors(model: ModelProto, keep: Collection[str], table: bool) -> list[str]
         if name and name not in reached and not wiring.is_constant(name):
             reached.add(name)
             todo.extend(wiring.producer[name].input if table and name in wiring.producer else ())
-    tensors = [value.name for value in model.graph.input] + [out for node in model.graph.node for out in node.output]
-    return [name for name in tensors if name in reached]
+    return [name for name in activations(model) if name in reached]
 
 
 @dataclass

@@ -17,6 +17,7 @@ import onnxruntime as ort
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from edgesparse.errors import CalibrationError, ModelError
+from edgesparse.model.layers import behind_selection
 from edgesparse.model.wiring import Array, Wiring
 
 Batches = Callable[[], Iterable[npt.NDArray[np.float32]]]
@@ -31,28 +32,54 @@ def stream(model: ModelProto, batches: Batches, names: Sequence[str]) -> Iterato
     observed.CopyFrom(model)
     observed.graph.output.extend(ValueInfoProto(name=name) for name in computed if name not in wiring.outputs)
     session = _session(observed)
-    entry, kind = input_name(model), _input_type(model)
+    entry, inputs = input_name(model), Inputs(model)
     for batch in checked(batches):
         # to ONNX Runtime an empty list of names means all outputs
-        values = _run(session, computed, {entry: batch.astype(kind, copy=False)}) if computed else []
+        values = _run(session, computed, inputs.fill(batch)) if computed else []
         yield dict(zip(computed, values, strict=True)) | ({entry: batch} if entry in names else {})
 
 
 def input_name(model: ModelProto) -> str:
-    """The model's only input. Raises ModelError where it has another number of them."""
-    stored = {tensor.name for tensor in model.graph.initializer}
-    names = [value.name for value in model.graph.input if value.name not in stored]
-    if len(names) != 1:
-        raise ModelError(
-            f"the model has {len(names)} inputs ({', '.join(names)}): calibration needs one with one input"
-        )
-    return names[0]
+    """The input that takes the images. Raises ModelError where there is none, or another input cannot be filled."""
+    return Inputs(model).image
 
 
-def _input_type(model: ModelProto) -> np.dtype[Any]:
-    name = input_name(model)
-    kind = next(value.type.tensor_type.elem_type for value in model.graph.input if value.name == name)
-    return np.dtype(helper.tensor_dtype_to_np_dtype(kind))
+class Inputs:
+    """The inputs of a model: `image`, and those that are filled with the image's size, as RT-DETR's exports need."""
+
+    def __init__(self, model: ModelProto) -> None:
+        stored = {tensor.name for tensor in model.graph.initializer}
+        values = [value for value in model.graph.input if value.name not in stored]
+        images = [v for v in values if len(values) == 1 or len(v.type.tensor_type.shape.dim) == 4]
+        others = [value for value in values if value not in images]
+        unknown = next((value.name for value in others if not _takes_sizes(value)), None)
+        if len(images) != 1 or unknown is not None:
+            reason = "one image input" if len(images) != 1 else f"{unknown} to be the images' sizes, N x 2 in int64"
+            raise ModelError(
+                f"the model has {len(values)} inputs ({', '.join(v.name for v in values)}): needed {reason}; "
+                "export it with the image as its only input"
+            )
+        self.image: str = images[0].name
+        self._types = {v.name: np.dtype(helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type)) for v in values}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._types)
+
+    def fill(self, batch: npt.NDArray[np.float32]) -> dict[str, Array]:
+        """All inputs, by name, for a batch of images; sizes are (width, height) of the input."""
+        feeds: dict[str, Array] = {}
+        for name, kind in self._types.items():
+            if name == self.image:
+                feeds[name] = batch.astype(kind, copy=False)
+            else:
+                feeds[name] = np.tile(np.array(batch.shape[:1:-1], kind), (len(batch), 1))
+        return feeds
+
+
+def _takes_sizes(value: ValueInfoProto) -> bool:
+    dims, kind = value.type.tensor_type.shape.dim, value.type.tensor_type.elem_type
+    return len(dims) == 2 and dims[1].dim_value == 2 and kind in (TensorProto.INT64, TensorProto.INT32)
 
 
 def checked(batches: Batches) -> Iterator[npt.NDArray[np.float32]]:
@@ -89,6 +116,7 @@ class Tape:
         self.model = model
         self.wiring = wiring = Wiring(model.graph)
         self.nodes = [node for node in model.graph.node if not all(wiring.is_constant(o) for o in node.output if o)]
+        self.behind_selection = behind_selection(wiring)
         self._folder = folder
         self._types: dict[str, np.dtype[Any]] = {}
         self._written: dict[str, list[tuple[tuple[int, ...], np.dtype[Any]]]] = {}
@@ -99,11 +127,13 @@ class Tape:
 
     def load(self, batches: Batches) -> str:
         """Write the batches as the network's input; returns their sha256."""
-        digest, entry, kind = hashlib.sha256(), input_name(self.model), _input_type(self.model)
-        with self._open(entry) as file:
+        digest, inputs = hashlib.sha256(), Inputs(self.model)
+        with ExitStack() as stack:
+            files = {name: stack.enter_context(self._open(name)) for name in inputs.names}
             for batch in checked(batches):
                 digest.update(repr(batch.shape).encode() + np.ascontiguousarray(batch).tobytes())
-                self._write(file, entry, batch.astype(kind, copy=False))
+                for name, value in inputs.fill(batch).items():
+                    self._write(files[name], name, value)
                 self.count += 1
         return digest.hexdigest()
 

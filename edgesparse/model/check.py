@@ -22,6 +22,14 @@ ONNX_RUNTIME = ("com.microsoft", "com.ms.")
 MOST = 2**31
 """Values that an input may have: protobuf, TensorRT and 32-bit indices end here."""
 
+FOREIGN = {
+    (".pt", ".pth", ".torchscript", ".safetensors", ".ckpt"): "a PyTorch file",
+    (".engine", ".plan", ".trt"): "a TensorRT engine, which cannot be converted back",
+    (".tflite",): "a TensorFlow Lite file",
+    (".pb", ".h5", ".keras"): "a TensorFlow file",
+}
+"""What is often passed in place of ONNX, by the file name's suffix."""
+
 
 def check(model: ModelProto, path: Path) -> None:
     """Raise ModelError where `model`, read from `path`, is not valid ONNX, damaged, or needs a runtime of its own."""
@@ -40,6 +48,17 @@ def check(model: ModelProto, path: Path) -> None:
     damaged = next((tensor.name for tensor in model.graph.initializer if not _readable(tensor)), None)
     if damaged is not None:
         raise ModelError(f"{path}: the weight {damaged} is damaged: export or copy it again")
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raise ModelError, with the export command, where the file name is that of another format than ONNX."""
+    for suffixes, kind in FOREIGN.items():
+        if path.suffix.lower() in suffixes:
+            source = path.with_suffix(".pt").name
+            raise ModelError(
+                f"{path} is {kind}, not ONNX: export the detector to ONNX first, "
+                f"for example 'yolo export model={source} format=onnx opset=17'"
+            )
 
 
 def require_finite(model: ModelProto) -> None:

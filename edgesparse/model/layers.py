@@ -8,7 +8,7 @@ from math import prod
 from onnx import NodeProto
 
 from edgesparse.model.weights import LAYERS, Weight, readers
-from edgesparse.model.wiring import Shape, Wiring, attribute
+from edgesparse.model.wiring import Shape, Wiring, attribute, reads
 
 RELU = ("Relu", "Clip")
 SMOOTH = {"SiLU", "Sigmoid", "HardSigmoid", "HardSwish", "Softplus", "Tanh", "Erf", "Gelu", "Elu", "LeakyRelu"}
@@ -17,6 +17,21 @@ POINTWISE = frozenset(
     Selu Sigmoid HardSigmoid HardSwish Tanh Softplus Erf Gelu Mish BatchNormalization""".split()  # noqa: SIM905
 )
 NOT_FINITE = "weights hold NaN or infinity: export the model again from a sound checkpoint"
+
+
+SELECTS = ("TopK", "NonMaxSuppression", "NonZero", "ArgMax", "ArgMin", "Unique", "Compress")
+"""Operators whose output decides which rows are read on: other weights, other rows."""
+
+
+def behind_selection(wiring: Wiring) -> dict[str, str]:
+    """Tensors that depend on which rows an operator of SELECTS picked -> that operator."""
+    behind: dict[str, str] = {}
+    for node in wiring.graph.node:
+        selects = node.op_type in SELECTS and not all(wiring.is_constant(name) for name in node.input if name)
+        cause = node.op_type if selects else next((behind[name] for name in reads(node) if name in behind), None)
+        if cause is not None:
+            behind.update(dict.fromkeys(node.output, cause))
+    return behind
 
 
 def layer_nodes(wiring: Wiring) -> Iterator[NodeProto]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,18 +14,11 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgesparse.errors import ModelError
-from edgesparse.model.check import check, one_line
+from edgesparse.model.check import check, one_line, refuse_foreign
 from edgesparse.model.normalize import nodes_of, normalize, numbers_to_tensors
 from edgesparse.model.wiring import Shape
 
 Model = onnx.ModelProto
-FOREIGN = {
-    (".pt", ".pth", ".torchscript", ".safetensors", ".ckpt"): "a PyTorch file",
-    (".engine", ".plan", ".trt"): "a TensorRT engine, which cannot be converted back",
-    (".tflite",): "a TensorFlow Lite file",
-    (".pb", ".h5", ".keras"): "a TensorFlow file",
-}
-"""What is often passed in place of ONNX, by the file name's suffix."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +43,14 @@ class ModelInfo:
     def size(self) -> tuple[int, int] | None:
         """(height, width) of the input: from its shape, else from Ultralytics' `imgsz`, else None."""
         height, width = self.inputs[self.image][2:]
-        if height and width:
-            return height, width
-        sides = re.findall(r"\d{1,5}(?!\d)", self.metadata.get("imgsz", ""), re.ASCII)
-        return (int(sides[0]), int(sides[1])) if len(sides) == 2 and all(map(int, sides)) else None
+        return (height, width) if height and width else metadata_size(self.metadata)
+
+
+def metadata_size(metadata: Mapping[str, str]) -> tuple[int, int] | None:
+    """(height, width) from Ultralytics' `imgsz`, as "[640, 640]"; None where it is missing or not a size."""
+    sides = re.findall(r"\d+", metadata.get("imgsz", ""), re.ASCII)
+    usable = len(sides) == 2 and all(len(side) <= 5 and int(side) for side in sides)
+    return (int(sides[0]), int(sides[1])) if usable else None
 
 
 def load(path: Path) -> onnx.ModelProto:
@@ -174,7 +171,7 @@ def describe(tensors: dict[str, Shape]) -> str:
 def _parse(path: Path, weights_beside: bool) -> onnx.ModelProto:
     if not path.is_file():
         raise ModelError(f"no model {path}: pass the path of an ONNX file")
-    _refuse_foreign(path)
+    refuse_foreign(path)
     try:
         return onnx.load(str(path), format="protobuf", load_external_data=weights_beside)
     except DecodeError:
@@ -185,16 +182,6 @@ def _parse(path: Path, weights_beside: bool) -> onnx.ModelProto:
         raise ModelError(
             f"cannot read {path}: {one_line(error)}; files beside it that hold weights must be copied too"
         ) from None
-
-
-def _refuse_foreign(path: Path) -> None:
-    for suffixes, kind in FOREIGN.items():
-        if path.suffix.lower() in suffixes:
-            source = path.with_suffix(".pt").name
-            raise ModelError(
-                f"{path} is {kind}, not ONNX: export the detector to ONNX first, "
-                f"for example 'yolo export model={source} format=onnx opset=17'"
-            )
 
 
 def _rebatch_reshapes(model: onnx.ModelProto, old: int, batch: int) -> None:

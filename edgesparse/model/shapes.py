@@ -8,10 +8,13 @@ import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from edgesparse.errors import ModelError
+from edgesparse.model.load import info, metadata_size
 from edgesparse.model.wiring import Shape
 
 SMALL = 1024
 """Tensors with up to this many values take part in the inference: they may be the target of a Reshape."""
+ASSUMED_SIDE = 640
+"""Pixels per side of an image input that leaves them open: what YOLO detectors are mostly exported at."""
 
 
 def shapes(model: ModelProto, inputs: Mapping[str, Sequence[int]] | None = None) -> dict[str, Shape]:
@@ -31,6 +34,21 @@ def shapes(model: ModelProto, inputs: Mapping[str, Sequence[int]] | None = None)
     every = (*inferred.value_info, *inferred.input, *inferred.output)
     known_shapes = {value.name: _shape(value) for value in every if value.type.tensor_type.HasField("shape")}
     return {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer} | known_shapes
+
+
+def assumed_shapes(model: ModelProto, inputs: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """Shapes to assume for image inputs whose height or width is open and that `inputs` does not fix, by name.
+
+    (height, width) is that of the metadata (Ultralytics' `imgsz`), else ASSUMED_SIDE. Batch is 1.
+    """
+    described = info(model)
+    assumed: dict[str, tuple[int, ...]] = {}
+    for name, shape in described.inputs.items():
+        is_image = len(shape) == 4 and shape[1] in (3, None)
+        if is_image and name not in inputs and None in shape[2:]:
+            height, width = metadata_size(described.metadata) or (ASSUMED_SIDE, ASSUMED_SIDE)
+            assumed[name] = (shape[0] or 1, 3, shape[2] or height, shape[3] or width)
+    return assumed
 
 
 def _skeleton(model: ModelProto) -> ModelProto:

@@ -41,6 +41,7 @@ def page(
         f"{name}: 2:4",
         f"<h1>{text(name)}</h1>",
         paragraph(f"{len(report.layers)} layers, {macs}."),
+        *(paragraph(f"{note}.") for note in report.notes),
         key(words, "Share of the multiply-accumulates"),
         bars("Multiply-accumulates per layer, in order", drawn),
         _prediction(board, predictions) if board and predictions else "",

@@ -7,7 +7,7 @@ sparse kernel for it; only a measurement on the device shows whether that kernel
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import prod
 from typing import Any
 
@@ -70,9 +70,10 @@ class InspectedLayer:
 
 @dataclass(frozen=True)
 class Inspection:
-    """Every layer of a model, in the graph's order."""
+    """Every layer of a model, in the graph's order. `assumed`: shapes of open inputs that were assumed, by name."""
 
     layers: tuple[InspectedLayer, ...]
+    assumed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def eligible(self) -> tuple[InspectedLayer, ...]:
@@ -90,10 +91,22 @@ class Inspection:
         return sum(layer.macs or 0 for layer in self.layers if layer.state == state) / total if total else 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: totals, then each layer and its state."""
+        """For JSON: totals, then each layer and its state; `assumed_shapes` only where shapes were assumed."""
         layers = [asdict(layer) | {"state": layer.state, "sparse": layer.sparse} for layer in self.layers]
         states = {state: round(self.share(state), 4) for state in ("sparse", "dense", "ineligible")}
-        return {"macs": self.macs, "share_of_macs": states, "layers": layers}
+        assumed = (
+            {"assumed_shapes": {name: list(shape) for name, shape in self.assumed.items()}} if self.assumed else {}
+        )
+        return {"macs": self.macs, "share_of_macs": states, **assumed, "layers": layers}
+
+    @property
+    def notes(self) -> list[str]:
+        """What was assumed, one line per input."""
+        shapes = {name: "x".join(map(str, shape)) for name, shape in self.assumed.items()}
+        return [
+            f"input {name} has an open shape: assumed {shape}; --shape {name}={shape} sets another"
+            for name, shape in shapes.items()
+        ]
 
 
 def inspect(model: ModelProto, inputs: Mapping[str, Sequence[int]] | None = None) -> Inspection:

@@ -15,6 +15,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto
 
 from edgesparse.errors import SparsityError
+from edgesparse.model.check import require_finite
 from edgesparse.model.layers import NOT_FINITE, layer_name, layer_nodes, sharers
 from edgesparse.model.weights import Weight, weight_of
 from edgesparse.model.wiring import Array, Wiring
@@ -75,6 +76,7 @@ def prune(
     Raises SparsityError, with the model unchanged, where a name matches no layer, a named layer cannot be 2:4, weights
     are not finite, or no layer is eligible.
     """
+    require_finite(model)
     wiring = Wiring(model.graph)
     permutation = None
     if permute:

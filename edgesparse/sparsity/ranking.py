@@ -62,7 +62,7 @@ def rank(
 
 def _alone(tape: Tape, at: int, outputs: ReferenceOutputs, state: State, weights: PositionWeights | None) -> float:
     """What pruning the layer at node `at` alone changes: only the nodes behind it run again."""
-    work = refittable(tape, tape.nodes[at], True)
+    work = refittable(tape, tape.nodes[at])
     assert work is not None
     advance(tape, tape, at, work)
     saved = state.get(f"alone-{at}")

@@ -25,7 +25,7 @@ from edgesparse.model.layers import layer_name
 from edgesparse.model.threads import in_threads
 from edgesparse.model.unfold import Product, product
 from edgesparse.model.weights import LAYERS, Weight
-from edgesparse.model.wiring import Array
+from edgesparse.model.wiring import Array, Wiring
 from edgesparse.progress import Progress
 from edgesparse.sparsity.fitting import Mask, Moments, Sums, fit
 from edgesparse.sparsity.mask import GROUP, mask_2to4, violations
@@ -105,7 +105,7 @@ def rebuild(
         for done, at in enumerate(todo):
             progress("reconstructing", done, len(todo))
             prune = layer_name(pruned.nodes[at]) in names
-            work = refittable(pruned, pruned.nodes[at], prune)
+            work = refittable(pruned, pruned.nodes[at])
             if work is None:
                 continue
             # segments must end at the same nodes after an interruption: tensors between them are rounded to FP16
@@ -136,15 +136,23 @@ def _tapes(model: ModelProto, folder: Path, batches: Batches | None) -> tuple[Ta
     return tapes[0], tapes[1]
 
 
-def refittable(tape: Tape, node: NodeProto, prune: bool) -> Product | None:
-    """The layer as a product, or None where it cannot be refitted; raises SparsityError where it is to be pruned."""
+def refit_obstacle(wiring: Wiring, node: NodeProto, behind: Mapping[str, str]) -> str | None:
+    """Why the layer cannot be refitted; None where it can. `behind` is what `behind_selection` returned."""
+    selection = next((behind[name] for name in node.input if name in behind), None)
+    if selection is not None:
+        return f"behind a {selection}: the pruned network selects different rows there, so it cannot be refitted"
     try:
-        work = product(tape.wiring, node)
-        has_bias(tape.wiring, work)
+        has_bias(wiring, product(wiring, node))
     except SparsityError as error:
-        if prune:
-            raise SparsityError(f"{layer_name(node)}: {error}") from None
+        return str(error)
+    return None
+
+
+def refittable(tape: Tape, node: NodeProto) -> Product | None:
+    """The layer as a product, or None where it cannot be refitted."""
+    if refit_obstacle(tape.wiring, node, tape.behind_selection) is not None:
         return None
+    work = product(tape.wiring, node)
     return work if np.isfinite(work.weight.values).all() else None
 
 

@@ -18,14 +18,14 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto
 
 from edgesparse.errors import CalibrationError, SparsityError
 from edgesparse.model.activations import Batches, checked, input_name
-from edgesparse.model.layers import layer_name
+from edgesparse.model.check import require_finite
+from edgesparse.model.layers import behind_selection, layer_name
 from edgesparse.model.outputs import Read
 from edgesparse.model.threads import blas_on_one_core
-from edgesparse.model.unfold import product
 from edgesparse.model.wiring import Wiring
 from edgesparse.progress import Progress, quiet
 from edgesparse.sparsity import fitting
@@ -34,7 +34,7 @@ from edgesparse.sparsity.permute import permute
 from edgesparse.sparsity.position_weights import PositionWeights
 from edgesparse.sparsity.prune import chosen
 from edgesparse.sparsity.ranking import Choice, rank
-from edgesparse.sparsity.rebuild import FitData, State, rebuild
+from edgesparse.sparsity.rebuild import FitData, State, rebuild, refit_obstacle
 from edgesparse.sparsity.reconstruct_report import ReconstructReport, describe
 
 Score = Callable[[ModelProto], float]
@@ -117,35 +117,34 @@ def reconstruct(
     """
     options, task = options or ReconstructOptions(), task or Task()
     options.check(task.score)
-    layers, eligible = _layers(model, batches, options.names)
+    require_finite(model)
+    layers, eligible, skipped = _layers(model, batches, options.names)
     weights = None if task.objects is None else PositionWeights.of(task.objects)
     reorder = options.reorder and not any(layer.sparse for layer in layers)
-    run = _Reconstruction(model, FitData(batches, weights), options, task, progress, layers, eligible, reorder)
+    data = FitData(batches, weights)
+    run = _Reconstruction(model, data, options, task, progress, layers, eligible, skipped, reorder)
     with blas_on_one_core():
         return run.choose() if options.auto else run.result([layer.name for layer in eligible])
 
 
 def _layers(
     model: ModelProto, batches: Batches, names: Collection[str] | None
-) -> tuple[list[InspectedLayer], list[InspectedLayer]]:
-    """All layers, and those that may be pruned. Raises as `reconstruct`."""
+) -> tuple[list[InspectedLayer], list[InspectedLayer], dict[str, str]]:
+    """All layers, those that may be pruned, and why others that are eligible may not. Raises as `reconstruct`."""
     wiring = Wiring(model.graph)
+    behind = behind_selection(wiring)
     nodes = {layer_name(node): node for node, _ in chosen(wiring, names)}
-    for node in nodes.values():
-        _check_product(wiring, node)
+    obstacles = {name: refit_obstacle(wiring, node, behind) for name, node in nodes.items()}
+    skipped = {name: reason for name, reason in obstacles.items() if reason is not None}
+    if skipped and (names is not None or len(skipped) == len(nodes)):
+        name, reason = next(iter(skipped.items()))
+        raise SparsityError(f"{name}: {reason}")
     first = next(iter(checked(lambda: islice(batches(), 1))))
     layers = list(inspect(model, {input_name(model): first.shape}).layers)
-    eligible = [layer for layer in layers if layer.name in nodes]
+    eligible = [layer for layer in layers if layer.name in nodes and layer.name not in skipped]
     if all(layer.sparse for layer in eligible):
         raise SparsityError(f"all {len(eligible)} layers to prune are 2:4 already: nothing to do")
-    return layers, eligible
-
-
-def _check_product(wiring: Wiring, node: NodeProto) -> None:
-    try:
-        product(wiring, node)
-    except SparsityError as error:
-        raise SparsityError(f"{layer_name(node)}: {error}") from None
+    return layers, eligible, skipped
 
 
 @dataclass(frozen=True)
@@ -159,6 +158,7 @@ class _Reconstruction:
     progress: Progress
     layers: Sequence[InspectedLayer]
     eligible: Sequence[InspectedLayer]
+    skipped: Mapping[str, str]
     reorder: bool
 
     def choose(self) -> Result:
@@ -207,7 +207,7 @@ class _Reconstruction:
             permute(model, names, self.progress)
         state = self.state(f"{self.reorder} {','.join(sorted(names))}")
         model, fits = rebuild(model, names, self.data, state, self.progress)
-        layers = describe(self.layers, fits, ranked)
+        layers = describe(self.layers, fits, ranked, self.skipped)
         score = self._points(model) if names else self._dense_score
         return model, ReconstructReport(layers, self._dense_score, score)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from edgesparse.sparsity.inspect import InspectedLayer
@@ -65,12 +65,19 @@ class ReconstructReport:
 
 
 def describe(
-    layers: Sequence[InspectedLayer], fits: Sequence[LayerFit], choices: Sequence[Choice] | None
+    layers: Sequence[InspectedLayer],
+    fits: Sequence[LayerFit],
+    choices: Sequence[Choice] | None,
+    skipped: Mapping[str, str],
 ) -> tuple[ReconstructedLayer, ...]:
-    """What became of each of `layers`. `choices`: the candidates with their sensitivity; None: named by the caller."""
+    """What became of each of `layers`. `choices`: the candidates with their sensitivity; None: named by the caller.
+
+    `skipped`: why layers that are eligible could not be refitted, by name.
+    """
     fitted = {fit.name: fit for fit in fits}
     changes = None if choices is None else {choice.name: choice.change for choice in choices}
-    return tuple(_describe(layer, fitted.get(layer.name), changes) for layer in layers)
+    described = (_describe(layer, fitted.get(layer.name), changes) for layer in layers)
+    return tuple(replace(row, why=skipped[row.name]) if row.name in skipped else row for row in described)
 
 
 def _describe(layer: InspectedLayer, fit: LayerFit | None, changes: Mapping[str, float] | None) -> ReconstructedLayer:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from edgesparse.config import Recipe
 from edgesparse.errors import ModelError
 from edgesparse.model.load import Model, info, load
+from edgesparse.model.shapes import assumed_shapes
 from edgesparse.predict import boards, fusion, page, roofline
 from edgesparse.predict.boards import Board
 from edgesparse.predict.roofline import Prediction
@@ -69,7 +70,9 @@ def inspect_file(
     progress("reading the model", 0, 0)
     model = load(recipe.model)
     inputs = _input_of(recipe, model) | {name: tuple(shape) for name, shape in (shapes or {}).items()}
-    report = inspect(model, inputs)
+    assumed = assumed_shapes(model, inputs)
+    inputs |= assumed
+    report = replace(inspect(model, inputs), assumed=assumed)
     predictions = roofline.predict_all(fusion.fused_layers(model, inputs), board) if board else {}
     if html is not None:
         text = page.page(recipe.model.name, report, board, predictions)

@@ -105,20 +105,17 @@ def test_an_empty_image_is_refused_by_name(edgesparse: Command, detector: Path, 
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("spoil", "code", "words"),
     [
-        ("shared", "side2: shares its weights with side3"),
-        ("sparse", f"all {LAYERS} layers to prune are 2:4 already: nothing to do"),
-        ("NaN", "side2: weights hold NaN or infinity: export the model again"),
+        ("sparse", 1, f"all {LAYERS} layers to prune are 2:4 already: nothing to do"),
+        ("NaN", 2, "side2: weights hold NaN or infinity: export the model again"),
     ],
 )
 def test_weights_that_cannot_be_refitted_end_in_one_line(
-    edgesparse: Command, detector: Path, images: Path, tmp_path: Path, spoil: str, words: str
+    edgesparse: Command, detector: Path, images: Path, tmp_path: Path, spoil: str, code: int, words: str
 ) -> None:
     model = onnx.load(detector)
-    if spoil == "shared":
-        next(node for node in model.graph.node if node.name == "side3").input[1] = "w2"
-    elif spoil == "sparse":
+    if spoil == "sparse":
         prune(model)
     else:
         stored = next(tensor for tensor in model.graph.initializer if tensor.name == "w2")
@@ -127,5 +124,15 @@ def test_weights_that_cannot_be_refitted_end_in_one_line(
         stored.CopyFrom(numpy_helper.from_array(value, "w2"))
     onnx.save(model, detector)
     ended = edgesparse("prune", detector, "-o", "out.onnx", *RECONSTRUCT)
-    assert (ended.code, words in ended.message) == (1, True), ended.err
+    assert (ended.code, words in ended.message) == (code, True), ended.err
     assert not (tmp_path / "out.onnx").exists()
+
+
+def test_layers_that_share_weights_are_named_and_stay_dense(edgesparse: Command, detector: Path, images: Path) -> None:
+    model = onnx.load(detector)
+    next(node for node in model.graph.node if node.name == "side3").input[1] = "w2"
+    onnx.save(model, detector)
+    ended = edgesparse("prune", detector, "-o", "out.onnx", *RECONSTRUCT, "--json")
+    layers = {layer["name"]: layer for layer in ended.json["layers"]}
+    assert ended.code == 0 and layers["side2"]["state"] == "dense"
+    assert layers["side2"]["why"].startswith("shares its weights with side3")

@@ -214,6 +214,8 @@ def _changed(text: str) -> str:
         (lambda text: text[: len(text) // 2], "not a calibration of edgesparse"),
         (lambda text: "[1, 2]", "not a calibration of edgesparse"),
         (lambda text: "{}", "not a calibration of edgesparse"),
+        (lambda text: "[" * 100_000, "not a calibration of edgesparse"),
+        (lambda text: '{"version": ' + "9" * 5000 + "}", "not a calibration of edgesparse"),
         (lambda text: '{"format": "other", "version": 1}', "'other' version 1: needed"),
         (lambda text: text.replace('"version": 1', '"version": 9'), "version 9: needed"),
         (_changed, "damaged"),

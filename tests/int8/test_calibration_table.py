@@ -79,6 +79,8 @@ def test_a_table_that_came_through_windows_or_lost_its_last_line_end_is_read() -
         (b"TRT-8503-EntropyCalibration2\nimages: 0.5\n", "line 2"),
         (b"TRT-8503-EntropyCalibration2\nimages: 7f800000\n", "line 2.*inf"),
         (b"TRT-8503-EntropyCalibration2\nimages: bf800000\n", "line 2.*-1.0"),
+        (b"TRT-" + b"9" * 5000 + b"-EntropyCalibration2\n", "TRT-VERSION-ALGORITHM"),
+        ("TRT-\u0661-EntropyCalibration2\n".encode(), "TRT-VERSION-ALGORITHM"),
     ],
 )
 def test_what_is_no_table_is_refused_in_one_line(data: bytes, says: str) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import ModelProto, helper, numpy_helper
 from small_models import HELD, Array, conv, held, model, node, random, run
 
-from edgesparse.errors import SparsityError
+from edgesparse.errors import ModelError, SparsityError
 from edgesparse.model.load import load, save
 from edgesparse.model.weights import weight_of
 from edgesparse.model.wiring import Wiring
@@ -133,7 +133,7 @@ def test_what_cannot_be_2to4_is_refused_with_the_reason() -> None:
 def test_nan_weights_are_refused() -> None:
     dense = random(32, 64, 1, 1)
     dense[3, 5] = np.nan
-    with pytest.raises(SparsityError, match="conv: weights hold NaN"):
+    with pytest.raises(ModelError, match="conv: weights hold NaN"):
         prune(conv(dense))
 
 

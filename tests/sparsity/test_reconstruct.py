@@ -13,7 +13,7 @@ import pytest
 from onnx import ModelProto, numpy_helper
 from small_models import model, node, random, run
 
-from edgesparse.errors import CalibrationError, EdgeSparseError, SparsityError
+from edgesparse.errors import CalibrationError, EdgeSparseError, ModelError, SparsityError
 from edgesparse.model.activations import Batches
 from edgesparse.sparsity import rebuild
 from edgesparse.sparsity.inspect import inspect
@@ -350,7 +350,7 @@ def sparse() -> ModelProto:
     ("make", "options", "kind", "said"),
     [
         (shared, {}, SparsityError, "one: shares its weights with two"),
-        (spoilt, {}, SparsityError, "last: weights hold NaN or infinity"),
+        (spoilt, {}, ModelError, "last: weights hold NaN or infinity"),
         (sparse, {}, SparsityError, "all 2 layers to prune are 2:4 already"),
         (convs, {"layers": ["frist"]}, SparsityError, "did you mean 'first'"),
         (convs, {"max_drop": 1}, CalibrationError, "needs labeled data"),
