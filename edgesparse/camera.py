@@ -1,4 +1,4 @@
-"""What a recipe says of a camera: where its frames come from, what is asked of it, what counts in them and where."""
+"""A camera in a recipe: where its frames come from, its mode, and which detections count where."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def _name(name: str) -> str:
 
 
 def _frame_size(value: object) -> object:
-    """Width and height of `1280x720`; a list stays as it is."""
-    found = re.fullmatch(r"\s*(\d+)\s*[xX]\s*(\d+)\s*", value) if isinstance(value, str) else None
-    if found is None and not isinstance(value, list | tuple):
+    """Convert `1280x720` to width and height; return a list unchanged."""
+    match = re.fullmatch(r"\s*(\d{1,6})\s*[xX]\s*(\d{1,6})\s*", value) if isinstance(value, str) else None
+    if match is None and not isinstance(value, list | tuple):
         raise ValueError("width and height, as 1280x720")
-    return [int(found[1]), int(found[2])] if found else value
+    return [int(match[1]), int(match[2])] if match else value
 
 
 _Side = Annotated[int, Field(ge=16, le=16384)]
@@ -31,7 +31,7 @@ FrameSize = Annotated[tuple[_Side, _Side], Strict(False), BeforeValidator(_frame
 """Width and height in pixels, as `1280x720` or [1280, 720]."""
 
 Rate = Annotated[float, Field(gt=0, le=1000)]
-"""Frames a second."""
+"""Frames per second."""
 
 Point = tuple[float, float]
 
@@ -40,7 +40,7 @@ def _polygon(corners: tuple[Point, ...]) -> tuple[Point, ...]:
     if len(corners) < 3:
         raise ValueError("at least three corners, as [[0, 0.5], [1, 0.5], [1, 1]]")
     sides = list(zip(corners, corners[1:] + corners[:1], strict=True))
-    if any(_cross(*one, *other) for one, other in combinations(sides, 2)):
+    if any(_cross(*first, *second) for first, second in combinations(sides, 2)):
         raise ValueError("a polygon whose sides do not cross")
     if abs(sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in sides)) < 1e-6:
         raise ValueError("a polygon with an area")
@@ -48,7 +48,7 @@ def _polygon(corners: tuple[Point, ...]) -> tuple[Point, ...]:
 
 
 def _cross(a: Point, b: Point, c: Point, d: Point) -> bool:
-    """Whether the segments ab and cd cross in a point inside both."""
+    """Return whether the segments ab and cd cross at a point inside both."""
 
     def turn(p: Point, q: Point, r: Point) -> float:
         return (q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0])
@@ -58,45 +58,52 @@ def _cross(a: Point, b: Point, c: Point, d: Point) -> bool:
 
 _Corner = Annotated[tuple[Unit, Unit], Strict(False)]
 Zone = Annotated[tuple[_Corner, ...], Strict(False), AfterValidator(_polygon)]
-"""A polygon; each corner x, y in shares of the frame's width and height, from its top left."""
+"""A polygon; the corners are x, y as shares (0..1) of the frame's width and height, from its top left."""
 
-Source = Annotated[str, BeforeValidator(lambda v: str(v) if isinstance(v, int) and not isinstance(v, bool) else v)]
+_NumberAsText = BeforeValidator(lambda v: str(v) if isinstance(v, int) and not isinstance(v, bool) else v)
+Source = Annotated[str, _NumberAsText]
 """What open_source takes; a whole number is a camera."""
 
+ClassFilter = tuple[Annotated[str, _NumberAsText], ...]
+"""Classes by name or by number."""
+
 Confidences = Unit | dict[str, Unit]
-"""Least confidence; or one a class by name, `default` for the others."""
+"""Minimum confidence (0..1); or one per class, by name or number, with `default` for the others."""
 
 
 class Camera(Section):
     name: Annotated[str, AfterValidator(_name)]
     source: Source
     size: FrameSize | None = None
-    """Asked of a camera."""
+    """Width and height that the camera is set to."""
     fps: Rate | None = None
-    """Asked of a camera."""
+    """Frames per second that the camera is set to."""
     rate: Rate | None = None
-    """Most frames a second that are detected in; left out: as many as come."""
+    """Maximum frames per second to run the detector on; default: no limit."""
     conf: Confidences | None = None
-    """Left out: the run's."""
-    classes: tuple[str, ...] | None = None
-    """Left out: the run's."""
+    """Default: that of `run`."""
+    classes: ClassFilter | None = None
+    """Default: those of `run`."""
     zones: dict[Annotated[str, AfterValidator(_name)], Zone] = Field(default_factory=dict)
-    """Where a box's foot, the middle of its lower edge, must be to count; left out: anywhere."""
+    """Where the middle of a box's lower edge must be for the box to count; default: anywhere."""
     frozen: Annotated[float, Field(ge=0, le=3600)] = 1.5
-    """Seconds after which an image that did not change by a single bit is an old one; 0: never."""
+    """Seconds without a single changed bit after which the camera counts as frozen; 0: never."""
 
     def opens_like(self, other: Camera) -> bool:
-        """Whether the same open source serves both."""
+        """Return whether both can share one open source."""
         return all(getattr(self, key) == getattr(other, key) for key in ("name", "source", "size", "fps", "frozen"))
 
 
 ONLY = "camera"
-"""The name of a camera that has none of its own."""
+"""The name of a camera that is given without a name."""
 
 
 def of_sources(sources: Sequence[str]) -> dict[str, object]:
-    """What a recipe's `run:` would say for these: nothing, a source, or cameras named camera-0 after their numbers,
-    else camera-1, camera-2 ... in order."""
+    """Return the keys of `run:` for these sources: none, `source`, or `cameras`.
+
+    Cameras are named after their numbers, as camera-0, if all sources are different numbers; else camera-1, camera-2
+    ... in order.
+    """
     if len(sources) < 2:
         return {"source": sources[0]} if sources else {}
     by_number = all(map(str.isdecimal, sources)) and len(set(sources)) == len(sources)

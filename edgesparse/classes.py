@@ -1,43 +1,73 @@
-"""Names of classes: from a list of the recipe, a file, or COCO."""
+"""Class names: from a list in the recipe, a file, or COCO."""
 
 from __future__ import annotations
 
+import unicodedata
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
-import yaml
-
+from edgesparse import strict_yaml
 from edgesparse.errors import ConfigError
 
+_NEEDED = "needed a list, 'auto', 'coco' or a file"
+MOST_BYTES = 1_000_000
 
-def named_classes(said: str | tuple[str, ...], base: Path) -> str | tuple[str, ...]:
-    """What `classes:` says, with the names in place of a file's path."""
-    return class_names(base / said) if isinstance(said, str) and said not in ("auto", "coco") else said
+
+def named_classes(classes: str | tuple[str, ...], base: Path) -> str | tuple[str, ...]:
+    """Return the value of `classes:`; a file's path, relative to `base`, becomes the names in that file."""
+    return class_names(base / classes) if isinstance(classes, str) and classes not in ("auto", "coco") else classes
 
 
 def class_names(path: Path) -> tuple[str, ...]:
-    """Class names from a text file, one a line, or from `names:` of a data set's YAML (a list or {0: name})."""
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"classes: cannot read {path}: {error}; needed a list, 'auto', 'coco' or a file") from None
+    """Read class names from a text file, one per line, or from `names:` in the YAML of a dataset.
+
+    There, `names` is a list or a mapping from 0, 1, 2 ... Names are text exactly as written, whatever YAML would take
+    them for: `no`, `010` and `2024-01-01` are names. Raises ConfigError.
+    """
     if path.suffix not in (".yaml", ".yml"):
-        lines = tuple(line.strip() for line in text.splitlines() if line.strip())
-        if not lines:
-            raise ConfigError(f"{path} holds no class: needed a name a line")
-        return lines
+        return _lines(path)
+    value = strict_yaml.read(path, "classes", _NEEDED, all_text=True)
+    names = value.get("names") if isinstance(value, dict) else None
+    if isinstance(names, dict):
+        names = _by_number(path, names)
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{path}: needed 'names:' with a list of classes, or a mapping from 0, 1, 2 ...")
+    return _checked(path, names)
+
+
+def _lines(path: Path) -> tuple[str, ...]:
     try:
-        said = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    names = said.get("names") if isinstance(said, dict) else None
-    if isinstance(names, dict) and all(isinstance(key, int) for key in names):
-        names = [names[key] for key in sorted(names)]
-    if not isinstance(names, list) or not names:
-        raise ConfigError(f"{path}: found no 'names:' with a list of classes, or a mapping from 0, 1, 2 ...")
-    return tuple(map(str, names))
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        text = data.decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"classes: cannot read {str(path)!r}: {error}; {_NEEDED}") from None
+    if len(data) > MOST_BYTES:
+        raise ConfigError(f"classes: {path} has more than {MOST_BYTES} bytes: {_NEEDED}")
+    return _checked(path, [line for line in map(str.strip, text.splitlines()) if line])
+
+
+def _by_number(path: Path, names: dict[str, Any]) -> list[Any]:
+    """The names in order; numbers are 0, 1, 2 ... without a gap."""
+    numbers = {int(key): name for key, name in names.items() if key.isdecimal() and len(key) < 10}
+    if len(numbers) < len(names):
+        raise ConfigError(f"{path}: names: found keys that are no class ids, needed 0, 1, 2 ...")
+    missing = sorted(set(range(len(numbers))) - numbers.keys())
+    if missing:
+        raise ConfigError(f"{path}: names: found {len(numbers)} names, but none for class {missing[0]}")
+    return [numbers[number] for number in sorted(numbers)]
+
+
+def _checked(path: Path, names: list[str]) -> tuple[str, ...]:
+    if not names:
+        raise ConfigError(f"{path} has no class names: needed one per line")
+    for number, name in enumerate(names):
+        if not name.strip() or any(unicodedata.category(character) == "Cc" for character in name):
+            raise ConfigError(f"{path}: the name of class {number} is empty or has control characters: needed text")
+    return tuple(names)
 
 
 def coco_names() -> tuple[str, ...]:
-    """The 80 classes of COCO in the order of their category ids."""
+    """Return the 80 class names of COCO in the order of their category ids."""
     return tuple(resources.files("edgesparse").joinpath("coco.txt").read_text().splitlines())

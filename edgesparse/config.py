@@ -1,9 +1,10 @@
-"""The recipe: one YAML file that says what a detector is and how it is to be built, accepted and run."""
+"""The recipe: one YAML file that describes a detector and how to build, accept and run it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -12,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from edgesparse.camera import ONLY as ONLY
 from edgesparse.camera import Camera as Camera
-from edgesparse.camera import Confidences, Source, of_sources
+from edgesparse.camera import ClassFilter, Confidences, Source, of_sources
 from edgesparse.classes import named_classes
 from edgesparse.errors import ConfigError
 from edgesparse.head_table import HEAD_ALIASES, HEADS
@@ -26,11 +27,12 @@ Letterbox = Literal["centre", "top-left", "stretch"]
 Colour = Literal["rgb", "bgr"]
 BackendName = Literal["auto", "onnxruntime", "tensorrt", "tensorrt-rtx", "null"]
 Way = Literal["fp32", "fp16", "int8-table", "int8-qdq", "int8-qdq-sparse", "int8-tensorrt"]
-"""How precision is lowered, cheap ways first. INT8 by a calibration table of ours, by Q/DQ behind the activations
-(`int8-qdq`), by Q/DQ right behind the convolutions that may run 2:4 (`int8-qdq-sparse`), by TensorRT's calibration."""
+"""Ways to a lower precision, the cheap ones first. INT8 comes from our calibration table (`int8-table`), from Q/DQ
+after the activations (`int8-qdq`), from Q/DQ directly after convolutions that may run 2:4 (`int8-qdq-sparse`), or from
+TensorRT's own calibration (`int8-tensorrt`)."""
 WAYS: tuple[Way, ...] = get_args(Way)
 SPARSE = "-2:4"
-"""Ending of a candidate's name that may use 2:4 kernels."""
+"""Suffix of a candidate that may use 2:4 kernels."""
 
 
 def _candidate(name: str) -> str:
@@ -55,7 +57,7 @@ HeadName = Annotated[str, AfterValidator(_head)]
 
 
 class InputSpec(Section):
-    """How a frame becomes the network's input: `(pixel * scale - mean) / std`, a channel at a time, after resizing."""
+    """How a frame becomes the network's input: `(pixel * scale - mean) / std` per channel, after resizing."""
 
     size: Size
     """Height and width in pixels."""
@@ -68,7 +70,7 @@ class InputSpec(Section):
 
 
 class Input(Section):
-    """What the recipe says of InputSpec; what it leaves out comes from the model and from the head's convention."""
+    """The recipe's part of InputSpec. Keys that it leaves out come from the model and from the head's convention."""
 
     size: Size | None = None
     letterbox: Letterbox | None = None
@@ -83,7 +85,7 @@ class Input(Section):
 
 
 class DetectorSpec(Section):
-    """All that is needed to turn frames into inputs and raw outputs into detections."""
+    """What turns frames into inputs and raw outputs into detections."""
 
     head: str
     classes: tuple[str, ...]
@@ -91,7 +93,7 @@ class DetectorSpec(Section):
 
 
 class Prepare(Section):
-    """What is done to the ONNX graph before it is built."""
+    """Changes to the ONNX graph before the build."""
 
     simplify: bool = True
 
@@ -103,61 +105,63 @@ class BuildSettings(Section):
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0 is every core."""
     candidates: Literal["auto"] | tuple[CandidateName, ...] = "auto"
-    """What is built and compared; `auto` is all that make sense."""
+    """Candidates to build and compare; `auto`: all that make sense on this machine."""
     memory: Memory | None = None
-    """Bytes that a build may take; left out: what is free, less a reserve."""
+    """Bytes that a build may use; default: the free memory less a reserve."""
     time_limit: Positive | None = None
-    """Seconds for the whole build; what has not been built by then is left out."""
+    """Seconds for the whole build; candidates that are not built by then are left out."""
     level: Annotated[int, Field(ge=0, le=5)] | None = None
-    """How long TensorRT tries to find faster kernels, 0 to 5; left out: as long as it does by itself."""
+    """TensorRT's optimization level, 0 to 5: how long it searches for faster kernels; default: its own."""
     dla: Annotated[int, Field(ge=0, le=1)] | None = None
-    """The DLA core to build for, with the GPU for what it cannot do."""
+    """The DLA core to build for; layers that it cannot run stay on the GPU."""
 
 
 class Calibrate(Section):
-    """Images that INT8 ranges are measured on. Without any, INT8 is built only from a model that carries Q/DQ."""
+    """Images on which INT8 ranges are measured. Without images, INT8 is built only from a model that contains Q/DQ."""
 
     images: Path | None = None
     """A folder of images."""
     count: Annotated[int, Field(ge=1)] = 160
-    """Most images that are used, spread evenly over the folder."""
+    """Maximum number of images to use, spread evenly over the folder."""
 
 
 class Accept(Section):
-    """A build is refused unless it detects this well on labelled images."""
+    """The gate: a build that detects worse than this is refused."""
 
     annotations: Path | None = None
     """COCO JSON."""
     images: Path | None = None
-    """Folder of the labelled images; left out: the folder of the annotations. Without `annotations`: images without
-    labels, on which detections are compared with FP32's, which is weaker than a score."""
+    """Folder of the images that `annotations` label; default: the folder of the annotations. Without `annotations`,
+    detections on these images are compared with those of FP32, which is weaker than a score."""
     reference: Path | None = None
-    """ONNX that `max_map_drop` is measured against; left out: the recipe's model as it came."""
+    """ONNX file that `max_map_drop` is measured against; default: the recipe's model, unchanged."""
     max_map_drop: Annotated[float, Field(ge=0)] | None = None
-    """Points of mAP 50-95 (0..100) that the build may lose against the reference."""
+    """Points of mAP 50-95 (0..100) that the build may lose relative to the reference."""
     min_map: Annotated[float, Field(ge=0, le=100)] | None = None
     """Points of mAP 50-95 that the build must reach."""
     min_agreement: Unit = 0.9
-    """Share of FP32's boxes on images without labels that the build must find too."""
+    """Share (0..1) of FP32's boxes on images without labels that the build must find too."""
     require_sparse: bool = False
-    """Refuse a build whose engine runs no 2:4 kernel, or gains nothing by it."""
+    """Refuse a build whose engine runs no 2:4 kernel or is no faster for it."""
 
 
 class Run(Section):
+    """How frames are read and detections filtered."""
+
     source: Source | None = None
-    """The short form of one camera."""
+    """A single camera; short for `cameras` with one entry."""
     cameras: tuple[Camera, ...] = ()
-    """Several cameras on one engine."""
+    """Several cameras that share one engine."""
     conf: Confidences = 0.25
     iou: Unit = 0.7
     max_det: Annotated[int, Field(gt=0)] = 300
-    classes: tuple[str, ...] | None = None
+    classes: ClassFilter | None = None
     agnostic: bool = False
     """Whether boxes of different classes suppress each other."""
     multi_label: bool = False
-    """Whether a box counts once for every class that reaches `conf`, not only for its best."""
+    """Whether a box is reported once for every class that reaches `conf`, not only for its best class."""
     tracking: bool = False
-    """Whether an object keeps its number from frame to frame, a camera."""
+    """Whether objects keep their number from frame to frame, per camera."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Run:
@@ -169,16 +173,16 @@ class Run(Section):
         return self
 
     def all_cameras(self) -> tuple[Camera, ...]:
-        """`cameras`, or the one of `source`; none where neither is said."""
+        """Return `cameras`, or the one camera of `source`, or nothing."""
         return self.cameras or (() if self.source is None else (Camera(name=ONLY, source=self.source),))
 
     def redacted(self) -> Run:
-        """With addresses as they may be shown: without credentials."""
+        """Return a copy whose addresses have no credentials."""
         cameras = tuple(camera.model_copy(update={"source": redact(camera.source)}) for camera in self.cameras)
         return self.model_copy(update={"source": self.source and redact(self.source), "cameras": cameras})
 
     def seen_by(self, camera: Camera) -> Run:
-        """With what that camera has of its own."""
+        """Return a copy with the settings that this camera overrides."""
         own = {key: getattr(camera, key) for key in ("conf", "classes") if getattr(camera, key) is not None}
         return self.model_copy(update=own)
 
@@ -187,22 +191,22 @@ Need = Literal["edgesparse", "l4t", "onnxruntime", "tensorrt", "tensorrt-rtx"]
 
 
 class Deploy(Section):
-    """What a device holds a bundle of this recipe to, before it switches and after."""
+    """What a device checks of a bundle of this recipe, before it switches to it and afterwards."""
 
     images: Path | None = None
-    """A folder of images for the self-test; left out: those of `accept`, or of `calibrate`."""
+    """Folder of images for the self-test; default: those of `accept`, or of `calibrate`."""
     count: Annotated[int, Field(ge=1, le=64)] = 8
-    """How many of them travel."""
+    """Number of images to put into the bundle."""
     min_agreement: Unit = 0.7
-    """Share of the expected boxes that the engine must find on them, and of its own that must be expected."""
+    """Share (0..1) of the expected boxes that the engine must find, and of its own boxes that must be expected."""
     max_latency_ms: Positive | None = None
-    """Median from frame to detections; left out: any."""
+    """Limit for the median time from frame to detections, in milliseconds; default: none."""
     max_age_ms: Positive = 2000
-    """How old a camera's newest frame may be in the health window."""
+    """Limit for the age of a camera's newest frame in the health window, in milliseconds."""
     max_error_share: Unit = 0.01
-    """Errors that are allowed there, as a share of the frames."""
+    """Errors that are allowed in the health window, as a share (0..1) of the frames."""
     needs: dict[Need, Version] = Field(default_factory=dict)
-    """Least versions."""
+    """Minimum versions."""
 
 
 class Recipe(Section):
@@ -225,7 +229,7 @@ class Recipe(Section):
         return load_recipe(Path(path))
 
     def build_key(self) -> str:
-        """sha256 of all that decides what is built: not where the files lie, nor `run` and `deploy`."""
+        """Return the sha256 of all that decides what is built: without paths, `run` and `deploy`."""
         paths = {"annotations", "images", "reference"}
         elsewhere: dict[str, Any] = {
             "run": True,
@@ -234,15 +238,14 @@ class Recipe(Section):
             "accept": paths,
             "calibrate": {"images"},
         }
-        said = self.model_dump(mode="json", exclude=elsewhere)
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        values = self.model_dump(mode="json", exclude=elsewhere)
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe; its paths count from its own folder. Raises ConfigError in one line."""
+    """Read a recipe file; relative paths in it start from its own folder. Raises ConfigError."""
     remedy = f"write one with 'edgesparse recipe MODEL.onnx -o {path}'"
-    said = read_mapping(path, "recipe", remedy, "at least 'model:'")
-    recipe = parse(said, str(path))
+    recipe = parse(read_mapping(path, "recipe", remedy, "at least 'model:'"), str(path))
     base = path.parent
     recipe = recipe.model_copy(update={"model": base / recipe.model, "classes": named_classes(recipe.classes, base)})
     for section, name in _PATHS:
@@ -252,8 +255,8 @@ def load_recipe(path: Path) -> Recipe:
             recipe = recipe.model_copy(update={section: part})
     files = {"model": recipe.model, **{f"{s}.{name}": getattr(getattr(recipe, s), name) for s, name in _PATHS}}
     for name, file in files.items():
-        what, there = ("folder", Path.is_dir) if name in _FOLDERS else ("file", Path.is_file)
-        if file is not None and not there(file):
+        what, exists = ("folder", os.path.isdir) if name in _FOLDERS else ("file", os.path.isfile)
+        if file is not None and not exists(file):
             raise ConfigError(f"{path}: {name}: no {what} {file}{nearest_file(file)}")
     return recipe
 
@@ -268,16 +271,17 @@ _PATHS = (
 _FOLDERS = ("accept.images", "calibrate.images", "deploy.images")
 
 
-def parse(said: dict[str, Any], where: str) -> Recipe:
-    """The typed recipe of a mapping; a section that is there and empty has its defaults. `where` begins the message of
-    the ConfigError."""
-    return typed(Recipe, said, where, {"head": [*HEAD_ALIASES]})
+def parse(values: dict[str, Any], where: str) -> Recipe:
+    """Validate a mapping as a recipe. Raises ConfigError, whose message begins with `where`."""
+    return typed(Recipe, values, where, {"head": [*HEAD_ALIASES]})
 
 
-def override(run: Run, said: dict[str, Any], where: str = "command line") -> Run:
-    """`run` with what the command line or a device's settings say, None meaning nothing; `classes` may be a comma
-    separated text, `source` a list. Sources take the place of cameras, and the other way round."""
-    values = {key: value for key, value in said.items() if value is not None}
+def override(run: Run, changes: dict[str, Any], where: str = "command line") -> Run:
+    """Return `run` with the values of the command line or of a device's settings; None leaves a value as it is.
+
+    `classes` may be comma-separated text, `source` a list. A source replaces the cameras, and cameras the source.
+    """
+    values = {key: value for key, value in changes.items() if value is not None}
     if isinstance(values.get("classes"), str):
         values["classes"] = [part.strip() for part in values["classes"].split(",")]
     if isinstance(values.get("source"), list | tuple):

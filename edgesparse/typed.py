@@ -1,4 +1,4 @@
-"""From a YAML file to typed sections; what is wrong with it is one line."""
+"""Turn a YAML file into typed sections. Whatever is wrong with it becomes one line."""
 
 from __future__ import annotations
 
@@ -7,66 +7,62 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import ValidationError
 
+from edgesparse import strict_yaml
 from edgesparse.errors import ConfigError
 from edgesparse.values import Section
-from edgesparse.wording import kind, place, sentence
+from edgesparse.wording import explain, key_path, kind
 
 S = TypeVar("S", bound=Section)
 
 
-def read_mapping(path: Path, what: str, remedy: str, needs: str) -> dict[str, Any]:
-    """The mapping in a YAML file. `what` it is, and the `remedy` where there is none, are for the ConfigError."""
-    try:
-        said = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"no {what} {path}: {remedy}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {what} {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(said, dict):
-        raise ConfigError(f"{path}: found {kind(said)}, needed a mapping with {needs}")
-    return said
+def read_mapping(path: Path, what: str, missing: str, needs: str) -> dict[str, Any]:
+    """Return the mapping in a YAML file. `needs` says what it must contain; the rest is that of `strict_yaml.read`."""
+    value = strict_yaml.read(path, what, missing)
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: found {kind(value)}, needed a mapping with {needs}")
+    return value
 
 
-def typed(section: type[S], said: dict[str, Any], where: str, more: Mapping[str, Sequence[str]] | None = None) -> S:
-    """The typed section of a mapping; a section in it that is there and empty has its defaults. `where` begins the
-    message of the ConfigError; `more`, by path, is what is allowed beside what pydantic knows."""
-    inner = [key for key, field in section.model_fields.items() if isinstance(field.default, Section)]
-    said = {key: value for key, value in said.items() if value is not None or key not in inner}
+def typed(section: type[S], values: dict[str, Any], where: str, more: Mapping[str, Sequence[str]] | None = None) -> S:
+    """Validate a mapping as a section. A nested section that is present but empty gets its defaults.
+
+    `where` begins the message of the ConfigError. `more` lists, by key path, values that are allowed in addition to
+    those that pydantic knows of.
+    """
+    nested = [key for key, field in section.model_fields.items() if isinstance(field.default, Section)]
+    values = {key: value for key, value in values.items() if value is not None or key not in nested}
     try:
-        text = json.dumps(said, default=str)
+        text = json.dumps(values, default=str)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{where}: {error}: needed plain keys, and no value inside itself") from None
+        raise ConfigError(f"{where}: {error}: needed plain keys, and no value that contains itself") from None
     try:
         return section.model_validate_json(text)
     except ValidationError as error:
         problems: dict[tuple[str, ...], Any] = {}
         for problem in error.errors():
-            problems.setdefault(place(problem), problem)
-        first = min(problems.values(), key=lambda e: (e["type"] != "extra_forbidden", -len(place(e))))
+            problems.setdefault(key_path(problem), problem)
+        first = min(problems.values(), key=lambda e: (e["type"] != "extra_forbidden", -len(key_path(e))))
         rest = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        words = sentence(first, lambda at: _keys(section, at), more or {})
-        raise ConfigError(f"{where}: {' '.join(words.split())}{rest}") from None
+        message = explain(first, lambda path: _keys(section, path), more or {})
+        raise ConfigError(f"{where}: {' '.join(message.split())}{rest}") from None
 
 
-def _keys(section: type[Section], place: Sequence[str]) -> list[str]:
-    """The keys of the section at `place`, whether it is there alone, may be left out, or is one of a list."""
-    for part in place:
+def _keys(section: type[Section], path: Sequence[str]) -> list[str]:
+    """The keys of the nested section at `path`, which may be optional or an item of a list."""
+    for part in path:
         if part.isdecimal():
             continue
         field = section.model_fields.get(part)
-        found = _section(field.annotation) if field is not None else None
-        if found is None:
+        nested = _section(field.annotation) if field is not None else None
+        if nested is None:
             return []
-        section = found
+        section = nested
     return list(section.model_fields)
 
 
 def _section(annotation: Any) -> type[Section] | None:
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
-    return next((found for part in get_args(annotation) if (found := _section(part))), None)
+    return next((section for part in get_args(annotation) if (section := _section(part))), None)

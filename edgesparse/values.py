@@ -1,4 +1,4 @@
-"""What a recipe's values are: numbers within bounds, sizes, memory, batches."""
+"""Types of a recipe's values: bounded numbers, sizes, memory, batches."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 
 class Section(BaseModel):
+    """A mapping in a recipe or in settings: unknown keys and values of the wrong type are refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
@@ -25,13 +27,14 @@ Size = Annotated[
 
 
 def _bytes(value: object) -> object:
-    """A size as `4 GB`, `512 MB`, or a number of bytes."""
-    found = re.fullmatch(r"\s*([\d.]+)\s*([KMGkmg])i?[Bb]?\s*", value) if isinstance(value, str) else None
-    return int(float(found[1]) * 1000 ** ("KMG".index(found[2].upper()) + 1)) if found else value
+    """Convert `4 GB` or `512 MB` to bytes; return anything else unchanged."""
+    pattern = r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*([KMGkmg])i?[Bb]?\s*"
+    match = re.fullmatch(pattern, value) if isinstance(value, str) else None
+    return int(float(match[1]) * 1000 ** ("KMG".index(match[2].upper()) + 1)) if match else value
 
 
 def version(value: str) -> str:
-    """Raises ValueError for what is none."""
+    """Return the version unchanged. Raises ValueError for text that is none."""
     if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9}){0,5}", value):
         raise ValueError("numbers with dots between them, as 1.4.2")
     return value
@@ -43,8 +46,11 @@ MOST_IMAGES = 64
 
 
 class Batch(Section):
-    """Images at once. With a range, TensorRT's engine takes any size of it and is fastest at `opt`; what can't keep a
-    batch open is built for `opt`."""
+    """Images per inference.
+
+    With a range, TensorRT's engine takes any batch size in it and is fastest at `opt`. A model whose batch cannot be
+    made dynamic is built for `opt`.
+    """
 
     min: Annotated[int, Field(ge=1)] = 1
     opt: Annotated[int, Field(ge=1)]
@@ -62,7 +68,7 @@ class Batch(Section):
 
 
 def _range(value: object) -> object:
-    """A whole number is a range of one size."""
+    """Convert a whole number to a range of one size."""
     if isinstance(value, dict | Batch):
         return value
     if not isinstance(value, int) or isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""What is wrong in a recipe, in words: one line that says what was found and what is needed."""
+"""Parts of messages: what is wrong in a recipe, near misses of a name, and addresses without their credentials."""
 
 from __future__ import annotations
 
@@ -9,23 +9,28 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+LONGEST_VALUE = 80
+"""Characters of a value that a message quotes."""
+_SECRET = re.compile(r"pass|secret|token|credential|auth", re.IGNORECASE)
+
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """`: did you mean 'x'?`, or the known names when none is near."""
-    near = difflib.get_close_matches(name, known, 1, 0.6)
+    """Return `: did you mean 'x'?`, or the known names if none is similar."""
+    near = difflib.get_close_matches(name[:200], known, 1, 0.6)
     return f": did you mean '{near[0]}'?" if near else f": known here are {', '.join(known)}"
 
 
 def printable(path: str | os.PathLike[str]) -> str:
-    """The path as text that can be printed: bytes that are not UTF-8 are written as \\xe9."""
+    """Return the path as text that can be printed: bytes that are not UTF-8 are written as \\xe9."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def redact(url: str) -> str:
-    """The address without what may hold credentials: user, password, query, and parts of the path that set something.
+    """Return the address without what may hold credentials: user, password, query, and path parts that set something.
 
-    A password may hold any sign: where an @ stands elsewhere than before the host, all but the scheme is left out.
-    What is no address stays as it is."""
+    A password may contain any character: if an @ occurs elsewhere than before the host, everything but the scheme is
+    left out. Text that is no address is returned as it is.
+    """
     scheme, separator, rest = url.partition("://")
     if not separator:
         return url
@@ -37,42 +42,48 @@ def redact(url: str) -> str:
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{kept}"
 
 
-def shown(value: Any) -> Any:
-    """A value as JSON takes it, with each address that it holds redacted."""
+def redact_all(value: Any) -> Any:
+    """Return a value of JSON's types with every address in it redacted."""
     if isinstance(value, Mapping):
-        return {key: shown(inner) for key, inner in value.items()}
+        return {key: redact_all(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [shown(inner) for inner in value]
+        return [redact_all(item) for item in value]
     return redact(value) if isinstance(value, str) and re.match(r"\s*\w+://", value) else value
 
 
-def sentence(problem: Any, keys: Callable[[Sequence[str]], list[str]], more: Mapping[str, Sequence[str]]) -> str:
-    """One of pydantic's problems as 'key.path: what was found, what was needed'.
+def explain(problem: Any, keys: Callable[[Sequence[str]], list[str]], more: Mapping[str, Sequence[str]]) -> str:
+    """Put one of pydantic's problems into words: 'key.path: found this, needed that'.
 
-    `keys` gives those of a section by its path; `more`, by path, what is allowed beside what pydantic knows.
+    `keys` returns the keys of the section at a path. `more` lists, by path, values that are allowed in addition to
+    those that pydantic knows of.
     """
-    at = place(problem)
-    path = ".".join(at)
+    path = key_path(problem)
+    dotted = ".".join(path)
     if problem["type"] == "extra_forbidden":
-        return f"unknown key '{path}'{nearest(at[-1], keys(at[:-1]))}"
+        return f"unknown key '{dotted}'{nearest(path[-1], keys(path[:-1]))}"
     if problem["type"] == "missing":
-        return f"'{path}' is missing"
-    found = problem["input"]
+        return f"'{dotted}' is missing"
+    value = problem["input"]
     needed = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     needed = re.sub(
         r"Tuple should have at (most|least) (\d+) items? after validation, not \d+", r"at \1 \2 of them", needed
     )
     needed = _PLAIN.get(needed, needed)
-    if isinstance(found, str) and problem["type"] == "literal_error":
-        return f"{path}: found '{_without_addresses(found)}'{nearest(found, [*_literals(needed), *more.get(path, ())])}"
-    return f"{path}: found {_without_addresses(found)!r} ({kind(found)}), needed {needed}"
+    quoted = _quoted(path, value)
+    if isinstance(value, str) and problem["type"] == "literal_error":
+        return f"{dotted}: found {quoted}{nearest(value, [*_literals(needed), *more.get(dotted, ())])}"
+    return f"{dotted}: found {quoted} ({kind(value)}), needed {needed}"
 
 
-def _without_addresses(value: Any) -> Any:
-    """The value itself, unless it holds an address, which may hold credentials."""
+def _quoted(path: Sequence[str], value: Any) -> str:
+    """The value for a message: short, without addresses, and nothing of what may be a secret."""
+    if any(_SECRET.search(part) for part in path):
+        return "..."
     if isinstance(value, str):
-        return redact(value) if "://" in value else value
-    return "..." if "://" in repr(value) else value
+        text = repr(redact(value) if "://" in value else value)
+    else:
+        text = "'...'" if "://" in repr(value) else repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 
 _PLAIN = {
@@ -86,8 +97,8 @@ _PLAIN = {
 }
 
 
-def place(problem: Any) -> tuple[str, ...]:
-    """The key's path, less the names that pydantic gives to the branches of a union."""
+def key_path(problem: Any) -> tuple[str, ...]:
+    """Return the path of the key, without the names that pydantic gives to the branches of a union."""
     parts = map(str, problem["loc"])
     branches = ("str", "float", "constrained-float")
     return tuple(part for part in parts if not part.endswith("]") and part not in branches)
@@ -98,6 +109,7 @@ def _literals(message: str) -> list[str]:
 
 
 def kind(value: Any) -> str:
+    """Return the type of a value in words."""
     names = {str: "text", int: "a whole number", float: "a number", bool: "true/false", list: "a list"}
     if value is None:
         return "nothing"
@@ -105,7 +117,11 @@ def kind(value: Any) -> str:
 
 
 def nearest_file(file: Path) -> str:
-    if not file.parent.is_dir():
-        return f" (there is no folder {file.parent})"
-    near = difflib.get_close_matches(file.name, [p.name for p in file.parent.iterdir()], 1, 0.6)
+    """Return `: did you mean 'x'?` if the folder has a file of a similar name."""
+    try:
+        if not file.parent.is_dir():
+            return f" (there is no folder {file.parent})"
+        near = difflib.get_close_matches(file.name, [path.name for path in file.parent.iterdir()], 1, 0.6)
+    except (OSError, ValueError):  # no permission; a NUL or too long a name
+        return ""
     return f": did you mean '{near[0]}'?" if near else ""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edgesparse.config import Run, override, parse
 from edgesparse.errors import ConfigError
-from edgesparse.wording import redact, shown
+from edgesparse.wording import redact, redact_all
 
 
 def recipe(**run: Any) -> Run:
@@ -159,7 +159,7 @@ def test_no_password_whatever_its_signs_is_left(user: str, password: str) -> Non
 
 def test_what_programs_are_told_holds_no_credentials() -> None:
     said = {"run": {"cameras": [{"source": URL, "name": "a"}], "conf": 0.5}, "why": f"no {redact(URL)}: is it on?"}
-    assert shown(said) == {
+    assert redact_all(said) == {
         "run": {"cameras": [{"source": "rtsp://host/x", "name": "a"}], "conf": 0.5},
         "why": "no rtsp://host/x: is it on?",
     }

@@ -167,15 +167,15 @@ def test_paths_count_from_the_recipes_folder(tmp_path: Path) -> None:
         ("model: m.onnx\naccept: {images: images}", "accept.images: no folder images"),
         ("model: m.onnx\naccept: {images: m.onnx}", "accept.images: no folder m.onnx"),
         ("model: m.onnx\naccept: {reference: r.onnx}", "accept.reference: no file r.onnx"),
-        ("model: m.onnx\nclasses: names.txt", "cannot read names.txt: "),
-        ("model: m.onnx\nclasses: labels.json", "labels.json holds no class"),
+        ("model: m.onnx\nclasses: names.txt", "cannot read 'names.txt': "),
+        ("model: m.onnx\nclasses: labels.json", "labels.json has no class names"),
         ("model: m.onnx\nclases: auto", "unknown key 'clases'"),
         ("", "found nothing, needed a mapping with at least 'model:'"),
         ("- m.onnx", "found a list, needed a mapping"),
-        ("model: m.onnx\nmodel: [", "recipe.yaml is not YAML: "),
-        ("model: m.onnx\nrun: &a {conf: *a}", "recipe.yaml: "),
+        ("model: m.onnx\nmodel: [", "recipe.yaml is not valid YAML: "),
+        ("model: m.onnx\nrun: &a {conf: *a}", "recipe.yaml is not valid YAML: line 2, column 16: an alias"),
         ("model: m.onnx\n? [1, 2]\n: 3", "recipe.yaml"),
-        ("\0", "recipe.yaml is not YAML: "),
+        ("\0", "recipe.yaml is not valid YAML: "),
     ],
 )
 def test_a_recipe_that_cannot_be_used_is_one_line(tmp_path: Path, text: str, message: str) -> None:
@@ -186,7 +186,50 @@ def test_a_recipe_that_is_not_there_or_no_text(tmp_path: Path) -> None:
     assert refused(tmp_path / "r.yaml") == "no recipe r.yaml: write one with 'edgesparse recipe MODEL.onnx -o r.yaml'"
     assert "cannot read recipe" in refused(tmp_path)
     (tmp_path / "r.yaml").write_bytes(b"model: \xff\xfe")
-    assert "cannot read recipe" in refused(tmp_path / "r.yaml")
+    assert refused(tmp_path / "r.yaml") == "r.yaml is not valid YAML: line 1 is not UTF-8 text"
+
+
+@pytest.mark.parametrize("names", ["[no, on, 12:30]", "['0', 1e3x, 2024-01-01]"])
+def test_classes_that_yaml_1_1_would_take_for_something_else_are_text(tmp_path: Path, names: str) -> None:
+    recipe = load_recipe(
+        written(tmp_path, f"model: m.onnx\nclasses: {names}\nrun: {{conf: {{no: 0.5, default: 0.4}}}}")
+    )
+    assert recipe.classes == tuple(name.strip(" '") for name in names.strip("[]").split(","))
+    assert recipe.run.conf == {"no": 0.5, "default": 0.4}
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("[true]", "classes.0: found True (true/false), needed text"),
+        ("[null]", "classes.0: found None (nothing), needed text"),
+        ("[1.5]", "classes.0: found 1.5 (a number), needed text"),
+        ("[[a]]", "classes.0: found ['a'] (a list), needed text"),
+        ("[0, 1]", "classes.0: found 0 (a whole number), needed text"),
+    ],
+)
+def test_classes_that_are_no_text_are_refused(tmp_path: Path, names: str, message: str) -> None:
+    assert message in refused(written(tmp_path, f"model: m.onnx\nclasses: {names}"))
+
+
+def test_a_filter_takes_class_ids(tmp_path: Path) -> None:
+    cameras = "cameras: [{name: a, source: 0, classes: [2, dog]}]"
+    recipe = load_recipe(written(tmp_path, f"model: m.onnx\nrun: {{classes: [0, 2, person], {cameras}}}"))
+    assert recipe.run.classes == ("0", "2", "person")
+    assert recipe.run.cameras[0].classes == ("2", "dog")
+    for names in ("[true]", "[1.5]", "[-1.0]", "[null]", "0"):
+        assert "run.classes" in refused(written(tmp_path, f"model: m.onnx\nrun: {{classes: {names}}}"))
+
+
+@pytest.mark.parametrize("size", ["9" * 400 + " GB", "1.2.3 GB", "-1 GB", ". GB", "1e3 GB"])
+def test_sizes_of_memory_that_are_none_are_refused(tmp_path: Path, size: str) -> None:
+    message = refused(written(tmp_path, f"model: m.onnx\nbuild: {{memory: {size}}}"))
+    assert "build.memory: found" in message and len(message) < 250
+
+
+@pytest.mark.parametrize("value", ['"a\\0b.onnx"', "x" * 5000])
+def test_file_names_that_cannot_be_are_refused(tmp_path: Path, value: str) -> None:
+    assert "model: no file" in refused(written(tmp_path, f"model: {value}"))
 
 
 # On the command line

@@ -6,8 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-import yaml
-
+from edgesparse import strict_yaml
 from edgesparse.builder.prepare import find_head, layout_of, open_static, specify
 from edgesparse.config import DetectorSpec, parse
 from edgesparse.errors import ConfigError
@@ -136,7 +135,7 @@ _AS_COCO = "\n# The file names none: COCO's 80 are a guess."
 
 def _yaml(value: str | list[str]) -> str:
     """On one line, quoted where it must be."""
-    text = yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=1 << 20)
+    text = strict_yaml.dump([value], default_flow_style=True, width=1 << 20)
     return text.strip()[1:-1]
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from edgesparse.progress import Progress
-from edgesparse.wording import shown
+from edgesparse.wording import redact_all
 
 INTERVAL = 10.0
 """Seconds between two lines of one step, where there is no terminal."""
@@ -23,7 +23,7 @@ def complain(message: str) -> None:
 
 def emit_json(value: Mapping[str, Any]) -> None:
     """JSON on standard output, for programs; addresses without what may hold credentials."""
-    print(json.dumps(shown(value), indent=2))
+    print(json.dumps(redact_all(value), indent=2))
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: int = 0) -> None:

@@ -11,9 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from edgesparse import values
+from edgesparse import strict_yaml, values
 from edgesparse.backends import backend
 from edgesparse.builder.prepare import prepare
 from edgesparse.builder.targets import recipe_of
@@ -123,7 +121,7 @@ class _Contents:
         said["deploy"].pop("images", None)
         progress("finding what the self-test expects", 0, 0)
         self._selftest(recipe, _for_selftest(recipe, images))
-        text = yaml.safe_dump(said, sort_keys=True, allow_unicode=True)
+        text = strict_yaml.dump(said, sort_keys=True)
         self._made(RECIPE).write_text(text)
 
     def _model(self, path: Path, folder: str) -> str:

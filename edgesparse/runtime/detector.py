@@ -228,7 +228,7 @@ def class_index(name: str, names: Sequence[str], where: str) -> int:
     """The id of a class from its name, or from its id as text. Raises ConfigError, which starts with `where`."""
     if name in names:
         return list(names).index(name)
-    if name.isdecimal() and int(name) < len(names):
+    if name.isdecimal() and len(name) < 10 and int(name) < len(names):
         return int(name)
     raise ConfigError(f"{where}: no class '{name}'{nearest(name, names)}")
 

@@ -128,6 +128,6 @@ def test_on_standard_output_nothing_is_written(tmp_path: Path, monkeypatch: pyte
 def test_what_is_no_detector_gets_no_recipe(tmp_path: Path, outputs: dict[str, Any]) -> None:
     squares.constant(tmp_path / "m.onnx", outputs)
     assert onnx.load(tmp_path / "m.onnx").graph.node
-    with pytest.raises(ModelError, match="no known head: saw a "):
+    with pytest.raises(ModelError, match="no known head: found a "):
         write_recipe(tmp_path / "m.onnx", tmp_path / "m.yaml")
     assert not (tmp_path / "m.yaml").exists()
