@@ -18,7 +18,7 @@ from edgesparse.cli.show import emit_json, progress
 from edgesparse.errors import BackendUnavailable, ConfigError
 
 _OVERRIDES = ("conf", "iou", "max_det", "classes", "tracking")
-_OUTPUTS = ("jsonl", "txt", "coco", "video", "save_images", "show", "force")
+_OUTPUTS = ("jsonl", "txt", "coco", "video", "save_images", "show", "categories", "force")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,8 @@ class RunOptions:
 @click.option("--frames", type=options.COUNT, metavar="N", help="Stop after so many frames.")
 @click.option("--jsonl", type=options.PATH, metavar="FILE", help="Write JSON lines; '-' is standard output.")
 @click.option("--txt", type=options.PATH, metavar="FOLDER", help="Write YOLO text files.")
-@click.option("--coco", type=options.PATH, metavar="FILE", help="Write COCO JSON.")
+@click.option("--coco", type=options.PATH, metavar="FILE", help="Write COCO results.")
+@click.option("--categories", type=options.PATH, metavar="FILE", help="Give --coco the ids of this COCO JSON.")
 @click.option("--video", type=options.PATH, metavar="FILE", help="Write an annotated video, .mp4, .webm or .avi.")
 @click.option("--save-images", type=options.PATH, metavar="FOLDER", help="Write annotated images.")
 @options.renamed("--pictures", "--save-images")
@@ -82,6 +83,8 @@ def run(
         _serve(target, settings, chosen)
     elif chosen.as_json and outputs["jsonl"] == "-":
         raise click.UsageError("--json and --jsonl -: only one of them can have standard output")
+    elif fields["categories"] is not None and outputs["coco"] is None:
+        raise click.UsageError("--categories needs --coco")
     elif settings is not None:
         raise click.UsageError("--settings needs --service")
     else:

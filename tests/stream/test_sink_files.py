@@ -23,7 +23,7 @@ from edgesparse.stream.sinks.yolo_txt import YoloTxt
 Open = Callable[[Path, bool], Sink]
 FILES: dict[str, Open] = {
     "a.jsonl": lambda path, force: JsonLines(path, NAMES, force=force),
-    "a.json": lambda path, force: CocoJson(path, force=force),
+    "a.json": lambda path, force: CocoJson(path, NAMES, force=force),
     "a.mp4": lambda path, force: Video(path, NAMES, force=force),
 }
 FOLDERS: dict[str, Open] = {

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from sink_data import DETECTIONS, NAMES, gray_frame
 
-from edgesparse.errors import SinkError
+from edgesparse.errors import ConfigError, SinkError
 from edgesparse.runtime.detections import Detections
 from edgesparse.stream.sinks.coco_json import CocoJson
 from edgesparse.stream.sinks.json_lines import JsonLines, frame_record
@@ -125,7 +125,7 @@ def test_yolo_boxes_are_relative_to_the_frame(tmp_path: Path) -> None:
 
 def test_coco_results_have_the_form_that_pycocotools_reads(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
-    with CocoJson(path) as sink:
+    with CocoJson(path, NAMES) as sink:
         sink.write(gray_frame(0, "000000139.jpg"), DETECTIONS)
         sink.write(gray_frame(1, "000000285.jpg"), Detections.none())
         sink.write(gray_frame(2, "street.jpg"), DETECTIONS)
@@ -135,6 +135,7 @@ def test_coco_results_have_the_form_that_pycocotools_reads(tmp_path: Path) -> No
         "image_id": 139,
         "file_name": "000000139.jpg",
         "category_id": 1,
+        "category": NAMES[1],
         "bbox": [10.04, 20.06, 29.96, 39.94],
         "score": 0.87654,
     }
@@ -143,13 +144,13 @@ def test_coco_results_have_the_form_that_pycocotools_reads(tmp_path: Path) -> No
 
 
 def test_coco_results_without_detections_are_an_empty_list(tmp_path: Path) -> None:
-    with CocoJson(tmp_path / "results.json"):
+    with CocoJson(tmp_path / "results.json", NAMES):
         pass
     assert json.loads((tmp_path / "results.json").read_text()) == []
 
 
 def test_an_interrupted_run_leaves_complete_results(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), CocoJson(tmp_path / "results.json") as sink:
+    with pytest.raises(KeyboardInterrupt), CocoJson(tmp_path / "results.json", NAMES) as sink:
         sink.write(gray_frame(0, "1.jpg"), DETECTIONS)
         raise KeyboardInterrupt
     assert len(json.loads((tmp_path / "results.json").read_text())) == 2
@@ -158,4 +159,26 @@ def test_an_interrupted_run_leaves_complete_results(tmp_path: Path) -> None:
 def test_coco_results_do_not_replace_a_device(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.json")
     with pytest.raises(SinkError, match="it is a pipe or a device; name a file"):
-        CocoJson(tmp_path / "pipe.json", force=True)
+        CocoJson(tmp_path / "pipe.json", NAMES, force=True)
+
+
+def test_coco_results_take_the_ids_of_a_data_set(tmp_path: Path) -> None:
+    data_set = tmp_path / "instances.json"
+    images = [{"id": 900, "file_name": "val/a.jpg"}, {"id": "b-1", "file_name": "b.jpg"}]
+    categories = [{"id": 90 - i, "name": name.upper()} for i, name in enumerate(NAMES)]
+    data_set.write_text(json.dumps({"images": images, "annotations": [{"category_id": 89}], "categories": categories}))
+    path = tmp_path / "results.json"
+    with CocoJson(path, NAMES, categories=data_set) as sink:
+        for number, name in enumerate(("a.jpg", "b.jpg", "c.jpg")):
+            sink.write(gray_frame(number, name), DETECTIONS)
+    results = json.loads(path.read_text())
+    assert [(result["image_id"], result["category_id"]) for result in results] == [(900, 89), ("b-1", 89)]
+
+
+def test_a_data_set_of_other_categories_is_refused(tmp_path: Path) -> None:
+    data_set = tmp_path / "instances.json"
+    content = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"category_id": 7}]}
+    data_set.write_text(json.dumps({**content, "categories": [{"id": 7, "name": "unicorn"}]}))
+    with pytest.raises(ConfigError, match="1 of 1 categories are no class of the detector: found 'unicorn'"):
+        CocoJson(tmp_path / "results.json", NAMES, categories=data_set)
+    assert not (tmp_path / "results.json").exists()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edgesparse.errors import ConfigError
 from edgesparse.runtime.labels.base import Category, Content, Faults, LabelledBox, LabelledImage, Size, Xywh
+from edgesparse.runtime.labels.matching import match
 
 PARTS = ("images", "annotations", "categories")
 NEEDED = "needed images, annotations and categories"
@@ -22,6 +24,35 @@ def read_coco(path: Path, folder: Path | None, faults: Faults) -> Content:
     images, numbers, base = _images(content["images"], path, folder, faults)
     boxes = tuple(_boxes(content["annotations"], numbers, categories, faults))
     return Content(images, boxes, tuple(categories.values()), base)
+
+
+@dataclass(frozen=True)
+class DataSetIds:
+    """A COCO file's own ids: of its categories, and of its images by their file names without suffix."""
+
+    path: Path
+    categories: tuple[Category, ...]
+    images: dict[str, int | str]
+    used: tuple[int, ...]
+    """Indices of the categories that have boxes."""
+
+    def class_ids(self, names: Sequence[str]) -> tuple[int | str | None, ...]:
+        """The category id of each class. Raises ConfigError where a category is no class."""
+        mapping = match(names, self.categories, self.used, str(self.path))
+        return tuple(None if index is None else self.categories[index].id for index in mapping)
+
+
+def read_ids(path: Path) -> DataSetIds:
+    """The ids of a COCO JSON file. Raises ConfigError."""
+    content, faults = _load(path), Faults()
+    categories = _categories(content["categories"], faults)
+    if faults.fatal:
+        raise ConfigError(f"{path}: {faults.fatal[0]}")
+    names = ((PurePosixPath(str(image.get("file_name")).replace("\\", "/")).stem, image) for image in content["images"])
+    images = {name: image["id"] for name, image in names if isinstance(image.get("id"), int | str)}
+    boxed = {key_of(box.get("category_id")) for box in content["annotations"]}
+    used = tuple(index for index, key in enumerate(categories) if key in boxed)
+    return DataSetIds(path, tuple(categories.values()), images, used)
 
 
 def _load(path: Path) -> dict[str, list[dict[str, Any]]]:

@@ -4,23 +4,38 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from edgesparse.errors import SinkError
 from edgesparse.runtime.detections import Detections
+from edgesparse.runtime.labels.coco import read_ids
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.sinks.base import Sink
+from edgesparse.stream.sinks.draw import class_name
 from edgesparse.stream.sinks.writing import create_part, failing, file_stem
 
 
 class CocoJson(Sink):
-    """A list of COCO results: `image_id` (a number if the image's name is one), `file_name`, `category_id` (the class
-    id), `bbox` (x y w h in pixels) and `score`. The file appears under its name when it is complete, on close."""
+    """A list of COCO results: `image_id`, `file_name`, `category_id`, `category` (the class's name), `bbox` (x y w h in
+    pixels) and `score`. The file appears under its name when it is complete, on close.
 
-    def __init__(self, path: str | Path, *, force: bool = False) -> None:
-        self._path = Path(path)
+    With `categories`, the COCO JSON file of a data set, ids are the data set's own; what it does not list is left out.
+    Otherwise `category_id` is the class id, and `image_id` a number where the image's name is one. Raises ConfigError
+    where the data set's categories are no classes of `names`.
+    """
+
+    def __init__(
+        self, path: str | Path, names: Sequence[str], *, categories: str | Path | None = None, force: bool = False
+    ) -> None:
+        self._path, self._names = Path(path), names
+        self._ids: Sequence[int | str | None] | None = None
+        self._images: dict[str, int | str] | None = None
+        if categories is not None:
+            data_set = read_ids(Path(categories))
+            self._ids, self._images = data_set.class_ids(names), data_set.images
         self._part = create_part(self._path, force)
         self._file: IO[str] | None = None
         with failing(path):
@@ -30,16 +45,21 @@ class CocoJson(Sink):
     def write(self, frame: Frame, detections: Detections) -> None:
         if self._file is None:
             return
-        name = file_stem(frame)
-        image_id = int(name) if name.isdecimal() else name
+        image_id = self._image_id(frame)
+        if image_id is None:
+            return
         try:
             for (x1, y1, x2, y2), score, class_id in zip(
                 detections.xyxy.tolist(), detections.confidence, detections.class_id, strict=True
             ):
+                category_id = self._category_id(int(class_id))
+                if category_id is None:
+                    continue
                 result = {
                     "image_id": image_id,
                     "file_name": frame.name,
-                    "category_id": int(class_id),
+                    "category_id": category_id,
+                    "category": class_name(self._names, int(class_id)),
                     "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)],
                     "score": round(float(score), 5),
                 }
@@ -47,6 +67,17 @@ class CocoJson(Sink):
                 self._separator = ",\n"
         except OSError as error:
             self._give_up(error)
+
+    def _category_id(self, class_id: int) -> int | str | None:
+        if self._ids is None:
+            return class_id
+        return self._ids[class_id] if class_id < len(self._ids) else None
+
+    def _image_id(self, frame: Frame) -> int | str | None:
+        name = file_stem(frame)
+        if self._images is None:
+            return int(name) if name.isdecimal() else name
+        return self._images.get(name)
 
     def _give_up(self, error: OSError) -> None:
         file, self._file = self._file, None

@@ -31,6 +31,8 @@ class SinkOptions:
     """Nominal frames per second; 0 if unknown."""
     force: bool = False
     """Whether existing files may be overwritten."""
+    categories: str | Path | None = None
+    """A COCO JSON file whose ids `coco` takes."""
     camera: str = ""
     """Of a sink per camera, if there are several cameras."""
 
@@ -51,7 +53,7 @@ class SinkKind:
 SINKS: dict[str, SinkKind] = {
     "jsonl": SinkKind(lambda path, o: JsonLines(path, o.names, force=o.force)),
     "txt": SinkKind(lambda folder, o: YoloTxt(folder, force=o.force)),
-    "coco": SinkKind(lambda path, o: CocoJson(path, force=o.force)),
+    "coco": SinkKind(lambda path, o: CocoJson(path, o.names, categories=o.categories, force=o.force)),
     "video": SinkKind(lambda path, o: Video(o.path(path), o.names, o.fps, force=o.force), per_camera=True),
     "save_images": SinkKind(lambda folder, o: Images(folder, o.names, force=o.force)),
     "show": SinkKind(lambda _, o: Window(o.camera or "edgesparse", o.names), per_camera=True),
@@ -64,14 +66,16 @@ def open_sinks(
     *,
     fps: float | Mapping[str, float] = 0.0,
     force: bool = False,
+    categories: str | Path | None = None,
     **targets: str | Path | bool | None,
 ) -> Iterator[list[Sink]]:
     """Open sinks, and close them all at the end of the context.
 
     `names`: class names. `fps`: nominal frames per second, or those of each camera by its name. `force`: overwrite
-    existing files. `targets`: what to open, by the names in SINKS: `jsonl`, `coco` and `video` take a file ("-" is
-    standard output for `jsonl`), `txt` and `save_images` a folder, `show` true. Several cameras have a video
-    (out-NAME.mp4) and a window each. Raises SinkError.
+    existing files. `categories`: a COCO JSON file whose category and image ids `coco` takes. `targets`: what to open,
+    by the names in SINKS: `jsonl`, `coco` and `video` take a file ("-" is standard output for `jsonl`), `txt` and
+    `save_images` a folder, `show` true. Several cameras have a video (out-NAME.mp4) and a window each. Raises
+    SinkError, ConfigError.
     """
     rates = fps if isinstance(fps, Mapping) else {ONLY: fps}
     with ExitStack() as stack:
@@ -81,7 +85,11 @@ def open_sinks(
                 raise SinkError(f"no sink '{name}': needed one of {', '.join(SINKS)}")
         for name, kind in SINKS.items():
             if target := targets.get(name):
-                sinks.append(stack.enter_context(_open(kind, target, SinkOptions(names, force=force), rates)))
+                sinks.append(
+                    stack.enter_context(
+                        _open(kind, target, SinkOptions(names, force=force, categories=categories), rates)
+                    )
+                )
         yield sinks
 
 
