@@ -137,7 +137,8 @@ def evaluate(
 ) -> Evaluation:
     """Score a detector on annotated images: COCO mAP in points, 0 to 100, in all and per class.
 
-    `annotations` is a COCO JSON file or its folder, `images` the folder of its images where they are not beside it.
+    `annotations` is a COCO JSON file, a YOLO data.yaml, or a folder with one of them; `images` is the folder of the
+    images where they are not beside it.
     Raises ConfigError, ModelError, BuildError, PackageError; BackendUnavailable without pycocotools.
     """
     annotated = Annotated(Path(annotations), None if images is None else Path(images))

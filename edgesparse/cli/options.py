@@ -105,7 +105,7 @@ def labels(*, required: bool = False) -> Callable[[Verb], Verb]:
     """--annotations: what is scored on."""
 
     def decorate(function: Verb) -> Verb:
-        text = "Score on this COCO JSON, or its folder."
+        text = "Score on this COCO JSON, data.yaml or folder."
         option = click.option("--annotations", type=PATH, required=required, metavar="PATH", help=text)
         return renamed("--data", "--annotations")(option(function))
 

@@ -48,8 +48,8 @@ class PruneOptions:
     - `share`: prune this share (0 to 1) of the eligible multiply-accumulates; implies `layers="auto"`.
     - `max_drop`: lose at most so many points of mAP (0 to 100) on `annotations`; implies `layers="auto"`.
     - `device`: weigh layers by their predicted gain on this board, as "orin-nano-8gb"; implies `layers="auto"`.
-    - `annotations`: COCO JSON file or its folder, to score on; `annotated_images`: the folder of its images, if it is
-      not beside them.
+    - `annotations`: COCO JSON file, YOLO data.yaml, or a folder with one of them, to score on; `annotated_images`: the
+      folder of the images, if they are not beside it.
     - `state`: folder for intermediate results: after an interruption the same call continues from there.
     - `html`: file for a report per layer.
     """

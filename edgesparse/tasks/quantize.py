@@ -41,8 +41,8 @@ class QuantizeOptions:
       sparse INT8 kernels need it.
     - `method`: how ranges are set: best, entropy, percentile, mse or max.
     - `max_drop`: keep layers in float until at most so many points of mAP (0 to 100) are lost on `annotations`.
-    - `annotations`: COCO JSON file or its folder, to score on; `annotated_images`: the folder of its images, if it is
-      not beside them.
+    - `annotations`: COCO JSON file, YOLO data.yaml, or a folder with one of them, to score on; `annotated_images`: the
+      folder of the images, if they are not beside it.
     - `keep`: names of layers that stay in float.
     - `calibration`: file of ranges: reused where it fits this model, these images and settings, else written.
     - `from_table`: take the ranges from TensorRT's calibration table of this model.
