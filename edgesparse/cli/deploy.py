@@ -42,7 +42,7 @@ def deploy(
     status in /run/edgesparse/status.json, restarted by systemctl restart edgesparse.
     """
     from edgesparse.fleet import keys
-    from edgesparse.fleet.fetch import open_source
+    from edgesparse.fleet.fetch import open_bundle
 
     if recover == (source is not None):
         raise click.UsageError("needed a bundle's FILE or URL, or --recover alone")
@@ -52,7 +52,7 @@ def deploy(
         if source is None:
             return replace(chosen, restart=chosen.restart or "").device(advance).recover()
         device = chosen.device(advance)
-        with open_source(source, keys.trusted(trusted or keys.TRUSTED)) as bundle:
+        with open_bundle(source, keys.trusted(trusted or keys.TRUSTED)) as bundle:
             return (device.check if check else device.deploy)(bundle, downgrade=allow_downgrade)
 
     report(act, as_json)

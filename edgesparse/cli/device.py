@@ -34,13 +34,13 @@ class DeviceOptions:
         """The device on which this process runs."""
         from edgesparse.device import STATE
         from edgesparse.fleet.deploy import Device
-        from edgesparse.fleet.restart import RESTART, STATUS, service
+        from edgesparse.fleet.restart import RESTART, STATUS, service_control
         from edgesparse.fleet.slots import Root, default_root
 
         root = self.root or default_root()
         os.environ.setdefault(STATE, str(root))  # the engines in the slots are signed with the key in there
         restart = RESTART if self.restart is None else self.restart
-        served = service(restart, self.status or STATUS, self.health_seconds)
+        served = service_control(restart, self.status or STATUS, self.health_seconds)
         return Device(Root(root), served, progress=advance)
 
 

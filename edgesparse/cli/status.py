@@ -22,11 +22,11 @@ COLUMNS = ("when", "verb", "result", "version", "slot", "why")
 def status(root: Path | None, status: Path | None, history: int, as_json: bool) -> None:
     """Show what runs on this device, its health and its history."""
     from edgesparse.fleet import status as states
-    from edgesparse.fleet.restart import STATUS, Service
+    from edgesparse.fleet.restart import STATUS, ServiceControl
     from edgesparse.fleet.slots import Root, default_root
 
     slots = Root(root or default_root())
-    state = states.status(slots, Service(status=status or STATUS))
+    state = states.status(slots, ServiceControl(status=status or STATUS))
     events = slots.history()[-history:] if history else []
     if as_json:
         emit_json({**state, "history": events})
@@ -37,7 +37,7 @@ def status(root: Path | None, status: Path | None, history: int, as_json: bool) 
     click.echo(f"service: {_service(service, state['healthy']) if service else 'no status'}")
     if state["under_way"]:
         click.echo(f"under way: {state['under_way']['verb']}, {state['under_way']['step']}")
-    rows = [(date(event["time"]), *(event.get(key, "") for key in COLUMNS[1:])) for event in events]
+    rows = [(date(event.get("time", 0)), *(event.get(key, "") for key in COLUMNS[1:])) for event in events]
     if rows:
         table("history", COLUMNS, rows)
 

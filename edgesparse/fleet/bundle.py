@@ -1,11 +1,10 @@
-"""The bundle: one signed file with what an engine is made from. It holds no native code.
+"""The bundle: one signed file with everything that an engine is built from. It contains no native code.
 
-A bundle is an uncompressed POSIX tar (ustar) with one layout and no freedom in it: `manifest.json`, `manifest.sig`
-(Ed25519 over the manifest's bytes), then the files in the manifest's order. Every header is a function of a file's name
-and size, so a reader parses none: it makes the header that must be there and compares. Links, devices, paths that
-climb, a file too many or too long are therefore no cases to be found; and as nothing is compressed, nothing grows when
-it is unpacked. The signature is checked before the manifest is parsed, the hash of every file before anything is
-written.
+A bundle is an uncompressed POSIX tar (ustar) with exactly one valid layout: `manifest.json`, `manifest.sig` (Ed25519
+over the manifest's bytes), then the files in the manifest's order. Every header is a function of a file's name and
+size, so a reader parses none: it computes the expected header and compares. Links, devices, paths with `..`, extra or
+longer files need no checks of their own, and as nothing is compressed, nothing grows when unpacked. The signature is
+verified before the manifest is parsed, the hash of every file before anything is written.
 """
 
 from __future__ import annotations
@@ -44,27 +43,27 @@ def _name(value: str) -> str:
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class File(Section):
+class BundleFile(Section):
     name: Annotated[str, AfterValidator(_name)]
     size: Annotated[int, Field(ge=0, le=MOST_FILE)]
     sha256: Sha256
 
 
-class Manifest(Section):
+class BundleManifest(Section):
     format: Literal["edgesparse bundle 1"] = "edgesparse bundle 1"
     name: str
-    """The model's."""
+    """The model's name."""
     version: Version
     time: Annotated[int, Field(ge=0)]
-    """Seconds since 1970, UTC, of the newest thing in it."""
+    """Modification time of the newest file in it, in seconds since 1970."""
     key: str
-    """The id of the key that signs it, so that a message can name it."""
+    """The id of the signing key, for messages."""
     deploy: Deploy = Deploy()
-    """What a device holds it to."""
-    files: tuple[File, ...]
+    """Limits that a device checks."""
+    files: tuple[BundleFile, ...]
 
     @model_validator(mode="after")
-    def _apart(self) -> Manifest:
+    def _apart(self) -> BundleManifest:
         names = {file.name for file in self.files}
         folders = {str(parent) for name in names for parent in Path(name).parents}
         if len(names) != len(self.files) or names & (folders | {MANIFEST, SIGNATURE}):
@@ -73,7 +72,7 @@ class Manifest(Section):
 
     @property
     def size(self) -> int:
-        """Bytes of what it unpacks to."""
+        """Bytes of the unpacked files."""
         return sum(file.size for file in self.files)
 
     def newer_than(self, version: str) -> bool:
@@ -81,7 +80,7 @@ class Manifest(Section):
 
 
 def order(version: str) -> tuple[int, ...]:
-    """What versions are compared by: 1.10 is after 1.9, and 1.0 is 1."""
+    """Return a version's sort key: 1.10 is newer than 1.9, and 1.0 equals 1."""
     numbers = [*map(int, version.split("."))]
     while numbers and not numbers[-1]:
         numbers.pop()
@@ -93,7 +92,7 @@ class Head:
     """What stands in front of the files, with its signature verified: `signed` and `signature` as they came, the
     `key` that made it; `start` and `end`: bytes at which the files begin and the bundle ends."""
 
-    manifest: Manifest
+    manifest: BundleManifest
     key: PublicKey
     signed: bytes
     signature: bytes
@@ -112,9 +111,9 @@ class Head:
         return self.start + sum(BLOCK + _padded(file.size) for file in self.manifest.files) + len(END)
 
 
-def write(out: BinaryIO, manifest: Manifest, key: PrivateKey, files: Mapping[str, Path]) -> None:
-    """Write a bundle of the `files` that the manifest names. Raises SignatureError for a key that has expired,
-    ConfigError where a file is not as the manifest says."""
+def write(out: BinaryIO, manifest: BundleManifest, key: PrivateKey, files: Mapping[str, Path]) -> None:
+    """Write a bundle of the `files` in the manifest. Raises SignatureError for an expired key, ConfigError where a file
+    differs from the manifest."""
     signed = manifest.model_dump_json(indent=1).encode()
     if len(signed) > MOST_MANIFEST:
         raise ConfigError(f"{len(manifest.files)} files are too many for a bundle: calibrate and score on fewer images")
@@ -134,27 +133,27 @@ def write(out: BinaryIO, manifest: Manifest, key: PrivateKey, files: Mapping[str
 
 
 def read_head(source: BinaryIO, trusted: Sequence[PublicKey], where: object) -> Head:
-    """Read and verify what stands in front, from the beginning of `source`, and nothing behind it.
+    """Read and verify manifest and signature at the beginning of `source`, and nothing behind them.
 
-    `where` begins the message of the SignatureError. Whether the key has expired is for the caller to judge.
+    `where` begins the message of the SignatureError. The caller checks whether the key has expired.
     """
     header = source.read(BLOCK)
     digits = re.fullmatch(rb"[0-7]{11}\0", header[124:136])
     size = int(digits[0][:11], 8) if digits else -1
     if not 0 < size <= MOST_MANIFEST or header != _header(MANIFEST, size):
-        raise SignatureError(f"{where} is no bundle: make one with 'edgesparse bundle'")
+        raise SignatureError(f"{where} is no bundle: create one with 'edgesparse bundle'")
     signed = source.read(size)
     between = source.read(-size % BLOCK + BLOCK)
     signature = source.read(64)
     rest = source.read(BLOCK - 64)
     if between != bytes(-size % BLOCK) + _header(SIGNATURE, 64) or rest != bytes(BLOCK - 64):
-        raise SignatureError(f"{where} is damaged or was tampered with in front of its files: fetch it again")
+        raise SignatureError(f"{where} is damaged or was tampered with before its first file: fetch it again")
     key = who_signed(trusted, signature, signed)
     if key is None:
         known = ", ".join(map(str, trusted))
         raise SignatureError(f"{where} is not signed by a key that this device trusts, or was tampered with: {known}")
     try:
-        manifest = Manifest.model_validate_json(signed)
+        manifest = BundleManifest.model_validate_json(signed)
     except ValidationError as error:
         first = error.errors()[0]
         at = ".".join(map(str, first["loc"]))
@@ -165,7 +164,7 @@ def read_head(source: BinaryIO, trusted: Sequence[PublicKey], where: object) -> 
 
 
 def verify(source: BinaryIO, head: Head, where: object) -> None:
-    """Compare every byte behind the head with what the manifest says, to the end. Raises SignatureError."""
+    """Compare every byte behind the head with the manifest, to the end. Raises SignatureError."""
     source.seek(head.start)
     for file in head.manifest.files:
         for _ in _content(source, file, where):
@@ -175,7 +174,7 @@ def verify(source: BinaryIO, head: Head, where: object) -> None:
 
 
 def unpack(source: BinaryIO, head: Head, folder: Path, where: object) -> None:
-    """Write the files, and manifest and signature, into the empty `folder`, verified once more on the way.
+    """Write the files, manifest and signature into the empty `folder`, verifying them again.
 
     Raises SignatureError, OSError.
     """
@@ -195,8 +194,9 @@ def _store(path: Path, chunks: Iterator[bytes] | list[bytes]) -> None:
             out.write(chunk)
 
 
-def _content(source: BinaryIO, file: File, where: object) -> Iterator[bytes]:
-    """A file's bytes; raises SignatureError at their end where they, or what is around them, are not as signed."""
+def _content(source: BinaryIO, file: BundleFile, where: object) -> Iterator[bytes]:
+    """Yield a file's bytes. Raises SignatureError at their end where they, or the bytes around them, differ from what
+    was signed."""
     if source.read(BLOCK) != _header(file.name, file.size):
         raise _tampered(where, file.name)
     digest = hashlib.sha256()
@@ -225,7 +225,7 @@ def _padded(size: int) -> int:
 
 
 def _header(name: str, size: int) -> bytes:
-    """A plain file's ustar header: mode 0644, owner 0, time 0 (POSIX.1-1988, as in pax(1))."""
+    """Return the ustar header of a regular file: mode 0644, owner 0, time 0 (POSIX.1-1988, as in pax(1))."""
     fields = (
         name.encode().ljust(100, b"\0"),
         b"0000644\0" + 2 * b"0000000\0",

@@ -1,4 +1,4 @@
-"""From a recipe to what travels in its bundle: every file that it names, and a recipe that finds them there."""
+"""From a recipe to its bundle: every file that it names, and a recipe with their names in the bundle."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from edgesparse.builder.prepare import prepare
 from edgesparse.builder.targets import recipe_of
 from edgesparse.config import Recipe
 from edgesparse.errors import ConfigError
-from edgesparse.fleet import bundle, expected
-from edgesparse.fleet.bundle import File, Manifest
+from edgesparse.fleet import bundle, selftest
+from edgesparse.fleet.bundle import BundleFile, BundleManifest
 from edgesparse.fleet.keys import PrivateKey
 from edgesparse.model import load as models
 from edgesparse.package.manifest import sha256
@@ -31,7 +31,7 @@ from edgesparse.wording import redact
 
 RECIPE, SELFTEST = "recipe.yaml", "selftest"
 _SECRET = re.compile(r"@|(?i:pass|pwd|secret|token|auth|key|user|login)\w*=")
-"""What of an address redact() leaves out is a secret; a channel's number, say, is none."""
+"""Which parts that redact() removes are secrets; a channel's number, for example, is none."""
 
 
 def make(
@@ -42,15 +42,14 @@ def make(
     version: str | None = None,
     images: Path | None = None,
     progress: Progress = quiet,
-) -> Manifest:
+) -> BundleManifest:
     """Write the bundle of a recipe or model: the same bytes for the same contents, key and version.
 
-    `version` counts up; left out, it is the time of the newest file that goes in (or SOURCE_DATE_EPOCH). `images`
-    replaces the recipe's `deploy.images`. Raises ConfigError, ModelError, SignatureError; `out` is written whole or
-    not at all.
+    `version` must increase; the default is the time of the newest file in it, or SOURCE_DATE_EPOCH. `images` replaces
+    the recipe's `deploy.images`. `out` is written atomically. Raises ConfigError, ModelError, SignatureError.
     """
     recipe = recipe_of(target)
-    _hold_secrets(recipe, target)
+    _refuse_secrets(recipe, target)
     with tempfile.TemporaryDirectory(prefix="edgesparse-bundle-") as folder:
         files = _Contents(recipe, Path(folder), images, progress).files
         used = [path for path in files.values() if Path(folder) not in path.parents]
@@ -60,19 +59,19 @@ def make(
     return manifest
 
 
-def _hold_secrets(recipe: Recipe, target: Path) -> None:
-    """Everybody who has a bundle can read it."""
+def _refuse_secrets(recipe: Recipe, target: Path) -> None:
+    """Refuse cameras with passwords: everybody who has a bundle can read it."""
     for camera in recipe.run.all_cameras():
         if redact(camera.source) != camera.source and _SECRET.search(camera.source):
             raise ConfigError(
-                f"{target}: run: {redact(camera.source)} comes with a password, and a bundle is no secret: cameras "
-                "belong into each device's own settings"
+                f"{target}: run: {redact(camera.source)} contains a password, and a bundle is not secret: cameras "
+                "belong in each device's own settings"
             )
 
 
 def _manifest(
     recipe: Recipe, files: dict[str, Path], used: Sequence[Path], key: PrivateKey, version: str | None
-) -> Manifest:
+) -> BundleManifest:
     newest = int(os.environ.get("SOURCE_DATE_EPOCH") or max(path.stat().st_mtime for path in used))
     version = version or f"{datetime.fromtimestamp(newest, timezone.utc):%Y.%m.%d.%H%M%S}"
     try:
@@ -80,19 +79,19 @@ def _manifest(
     except ValueError as error:
         raise ConfigError(f"--version: found '{version}', needed {error}") from None
     deploy = recipe.deploy.model_copy(update={"images": None, "needs": {"edgesparse": VERSION, **recipe.deploy.needs}})
-    return Manifest(
+    return BundleManifest(
         name=recipe.model.stem,
         version=version,
         time=newest,
         key=key.public.id,
         deploy=deploy,
         files=tuple(
-            File(name=name, size=path.stat().st_size, sha256=sha256(path)) for name, path in sorted(files.items())
+            BundleFile(name=name, size=path.stat().st_size, sha256=sha256(path)) for name, path in sorted(files.items())
         ),
     )
 
 
-def _write(out: Path, manifest: Manifest, key: PrivateKey, files: dict[str, Path]) -> None:
+def _write(out: Path, manifest: BundleManifest, key: PrivateKey, files: dict[str, Path]) -> None:
     part = out.with_name(f".{out.name}-{os.getpid()}")
     try:
         with part.open("wb") as file:
@@ -107,25 +106,25 @@ def _write(out: Path, manifest: Manifest, key: PrivateKey, files: dict[str, Path
 
 
 class _Contents:
-    """`files`: where each file of a bundle lies now, by its name in there. What is made for it is made in `folder`."""
+    """`files`: the path of each file of a bundle, by its name there. Files that are created for it are in `folder`."""
 
     def __init__(self, recipe: Recipe, folder: Path, images: Path | None, progress: Progress) -> None:
         self.files: dict[str, Path] = {}
         self._folder = folder
-        said = recipe.model_dump(mode="json", exclude_none=True)
-        said["model"] = self._model(recipe.model, "model")
+        values = recipe.model_dump(mode="json", exclude_none=True)
+        values["model"] = self._model(recipe.model, "model")
         if recipe.calibrate.images is not None:
             chosen = image_files(recipe.calibrate.images, recipe.calibrate.count)
-            said["calibrate"]["images"] = self._images("calibration", chosen)
-        said["accept"] |= self._accept(recipe)
-        said["deploy"].pop("images", None)
-        progress("finding what the self-test expects", 0, 0)
+            values["calibrate"]["images"] = self._images("calibration", chosen)
+        values["accept"] |= self._accept(recipe)
+        values["deploy"].pop("images", None)
+        progress("computing what the self-test expects", 0, 0)
         self._selftest(recipe, _for_selftest(recipe, images))
-        text = strict_yaml.dump(said, sort_keys=True)
-        self._made(RECIPE).write_text(text)
+        text = strict_yaml.dump(values, sort_keys=True)
+        self._created(RECIPE).write_text(text)
 
     def _model(self, path: Path, folder: str) -> str:
-        """The ONNX file and what holds its weights, which it names by their place beside it."""
+        """Add the ONNX file and its external weights, which it names relative to itself."""
         for file in models.files(path):
             self._add(f"{folder}/{file.relative_to(path.parent)}", file)
         return f"{folder}/{path.name}"
@@ -136,23 +135,23 @@ class _Contents:
         return folder
 
     def _accept(self, recipe: Recipe) -> dict[str, Any]:
-        accept, said = recipe.accept, {}
+        accept, values = recipe.accept, {}
         if accept.annotations is not None:
             labels = Labels(accept.annotations, accept.images)
             content = labels.as_coco(labels.sizes())
             for image, entry in zip(labels.images, content["images"], strict=True):
                 entry["file_name"] = f"{image.number:05d}{image.path.suffix.lower()}"
                 self._add(f"labels/images/{entry['file_name']}", image.path)
-            self._made("labels/annotations.json").write_text(json.dumps(content))
-            said = {"annotations": "labels/annotations.json", "images": "labels/images"}
+            self._created("labels/annotations.json").write_text(json.dumps(content))
+            values = {"annotations": "labels/annotations.json", "images": "labels/images"}
         if accept.reference is not None:
-            said["reference"] = self._model(accept.reference, "reference")
+            values["reference"] = self._model(accept.reference, "reference")
         if accept.annotations is None and accept.images is not None:
-            said["images"] = self._images("accept", image_files(accept.images))
-        return said
+            values["images"] = self._images("accept", image_files(accept.images))
+        return values
 
     def _selftest(self, recipe: Recipe, images: Sequence[Path]) -> None:
-        """What the model as it came finds with ONNX Runtime on these images is what a device is held against."""
+        """Store the original model's detections with ONNX Runtime on these images, which a device compares with."""
         self._images(SELFTEST, images)
         names = [name.rpartition("/")[2] for name in self.files if name.startswith(f"{SELFTEST}/")]
         work = self._folder / "work"
@@ -160,36 +159,36 @@ class _Contents:
         prepared = prepare(recipe, work)
         runner = backend("onnxruntime").load(prepared.simplified, recipe.build.threads)
         with Detector(runner, prepared.spec, recipe.run) as detector:
-            expected.write(self._made(f"{SELFTEST}/{expected.FILE}"), detector, images, names)
+            selftest.write(self._created(f"{SELFTEST}/{selftest.FILE}"), detector, images, names)
 
     def _add(self, name: str, path: Path) -> None:
         try:
-            File(name=name, size=path.stat().st_size, sha256="0" * 64)
+            BundleFile(name=name, size=path.stat().st_size, sha256="0" * 64)
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}") from None
         except ValueError:
             raise ConfigError(
-                f"{path} cannot travel as '{name}': needed a name of letters, digits, '.', '_', '+' and '-', at most "
-                "100 long: rename it"
+                f"{path} cannot be stored as '{name}': needed a name of letters, digits, '.', '_', '+' and '-', at "
+                "most 100 long: rename it"
             ) from None
         self.files[name] = path
 
-    def _made(self, name: str) -> Path:
+    def _created(self, name: str) -> Path:
         self.files[name] = path = self._folder / name
         path.parent.mkdir(exist_ok=True)
         return path
 
 
-def _for_selftest(recipe: Recipe, said: Path | None) -> list[Path]:
-    """Some images from the best source that the recipe has. Raises ConfigError where there is none."""
+def _for_selftest(recipe: Recipe, images: Path | None) -> list[Path]:
+    """Return images from the best source in the recipe. Raises ConfigError where there is none."""
     accept, deploy = recipe.accept, recipe.deploy
-    folder = said or deploy.images
+    folder = images or deploy.images
     if folder is None and accept.annotations is not None:
         labels = Labels(accept.annotations, accept.images)
         labelled = {box.image for box in labels.boxes}
-        found = [image.path for image in labels.images if image.number in labelled]
-        count = min(deploy.count, len(found))
-        return [found[i * len(found) // count] for i in range(count)]
+        files = [image.path for image in labels.images if image.number in labelled]
+        count = min(deploy.count, len(files))
+        return [files[i * len(files) // count] for i in range(count)]
     folder = folder or accept.images or recipe.calibrate.images
     if folder is None:
         raise ConfigError("no images for the self-test: pass --images FOLDER, or set deploy.images in the recipe")

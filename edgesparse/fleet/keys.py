@@ -1,7 +1,7 @@
-"""Ed25519 keys (RFC 8032): who may send bundles to a device, and until when.
+"""Ed25519 keys (RFC 8032): who may sign bundles for a device, and until when.
 
-A key is two PEM files, NAME.key and NAME.pub, each with two lines before its PEM block that OpenSSL skips: its name and
-the last day (UTC) on which it counts. A device trusts the NAME.pub files in one folder and nothing else.
+A key is two PEM files, NAME.key and NAME.pub. Each begins with two lines that OpenSSL skips: the key's name, and the
+last day (UTC) on which it is valid. A device trusts the NAME.pub files in one folder and nothing else.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True)
 class PublicKey:
-    """`id`: the first 16 hexadecimal digits of the raw key's sha256. `expires`: the last day, None for never."""
+    """`id`: the first 16 hexadecimal digits of the raw key's sha256. `expires`: the last valid day, None for never."""
 
     name: str
     expires: date | None
@@ -55,7 +55,7 @@ class PublicKey:
         return True
 
     def text(self) -> str:
-        """What NAME.pub holds."""
+        """Return the contents of NAME.pub."""
         key = Ed25519PublicKey.from_public_bytes(self.raw)
         pem = key.public_bytes(forms.Encoding.PEM, forms.PublicFormat.SubjectPublicKeyInfo)
         return _head(self) + pem.decode()
@@ -67,36 +67,36 @@ class PrivateKey:
     key: Ed25519PrivateKey
 
     def sign(self, data: bytes) -> bytes:
-        """64 bytes; the same for the same data. Raises SignatureError when the key has expired."""
+        """Return the signature, 64 bytes, the same for the same data. Raises SignatureError for an expired key."""
         if self.public.expired(datetime.now(timezone.utc)):
             raise SignatureError(
-                f"key {self.public} expired on {self.public.expires}: sign with its successor, or make one with "
+                f"key {self.public} expired on {self.public.expires}: sign with its successor, or create one with "
                 "'edgesparse keys rotate'"
             )
         return self.key.sign(data)
 
 
 def new(path: Path, days: int | None) -> PublicKey:
-    """Make PATH.key (mode 0600) and PATH.pub; `days` until it expires, None for never.
+    """Create PATH.key (mode 0600) and PATH.pub, which expire after `days`, or never for None.
 
-    Raises ConfigError when either is there already, or cannot be written.
+    Raises ConfigError when either exists or cannot be written.
     """
     private, public = _files(path)
     for file in (private, public):
         if file.exists():
-            raise ConfigError(f"{file} is there already: keys are never overwritten; choose another name")
+            raise ConfigError(f"{file} exists: keys are never overwritten; choose another name")
     key = Ed25519PrivateKey.generate()
     raw = key.public_key().public_bytes(forms.Encoding.Raw, forms.PublicFormat.Raw)
-    said = PublicKey(path.name, None if days is None else _today() + timedelta(days), raw)
+    public_key = PublicKey(path.name, None if days is None else _today() + timedelta(days), raw)
     pem = key.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.PKCS8, forms.NoEncryption())
-    _write(private, _head(said) + pem.decode(), 0o600)
-    _write(public, said.text(), 0o644)
-    return said
+    _write(private, _head(public_key) + pem.decode(), 0o600)
+    _write(public, public_key.text(), 0o644)
+    return public_key
 
 
 def rotate(old: Path, path: Path, days: int | None, overlap: int, folder: Path) -> tuple[PublicKey, PublicKey]:
-    """Make the successor of OLD.key, and in `folder` what devices are to trust meanwhile: the successor's public key,
-    and the old one's with its end in `overlap` days. Raises ConfigError, SignatureError."""
+    """Create the successor of OLD.key, and in `folder` both public keys for the devices; the old one's expires after
+    `overlap` days. Raises ConfigError, SignatureError."""
     before = read_private(old).public
     last = _today() + timedelta(overlap)
     before = replace(before, expires=min(before.expires or last, last))
@@ -110,13 +110,13 @@ def rotate(old: Path, path: Path, days: int | None, overlap: int, folder: Path) 
 
 
 def read_private(path: Path) -> PrivateKey:
-    """Raises SignatureError for a file that others may read, or that is no Ed25519 key."""
+    """Read NAME.key. Raises SignatureError for a file that others can read, or that is no Ed25519 key."""
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
         data = path.read_bytes()
     except OSError as error:
         raise SignatureError(
-            f"cannot read the key {path}: {error.strerror}: make one with 'edgesparse keys new'"
+            f"cannot read the key {path}: {error.strerror}: create one with 'edgesparse keys new'"
         ) from None
     if mode & 0o077:
         raise SignatureError(f"{path}: found mode {mode:o}, needed 600: run 'chmod 600 {path}'")
@@ -125,13 +125,13 @@ def read_private(path: Path) -> PrivateKey:
     except (ValueError, TypeError):
         key = None
     if not isinstance(key, Ed25519PrivateKey):
-        raise SignatureError(f"{path} is no private Ed25519 key: make one with 'edgesparse keys new'")
+        raise SignatureError(f"{path} is no private Ed25519 key: create one with 'edgesparse keys new'")
     raw = key.public_key().public_bytes(forms.Encoding.Raw, forms.PublicFormat.Raw)
-    return PrivateKey(PublicKey(*_said(path, data), raw), key)
+    return PrivateKey(PublicKey(*_read_head(path, data), raw), key)
 
 
 def read_public(path: Path) -> PublicKey:
-    """Raises SignatureError for what is no public Ed25519 key."""
+    """Read NAME.pub. Raises SignatureError for what is no public Ed25519 key."""
     try:
         data = path.read_bytes()
         key = forms.load_pem_public_key(_pem(data))
@@ -141,29 +141,39 @@ def read_public(path: Path) -> PublicKey:
         key = None
     if not isinstance(key, Ed25519PublicKey):
         raise SignatureError(f"{path} is no public Ed25519 key: remove it, or put the right one there")
-    return PublicKey(*_said(path, data), key.public_bytes(forms.Encoding.Raw, forms.PublicFormat.Raw))
+    return PublicKey(*_read_head(path, data), key.public_bytes(forms.Encoding.Raw, forms.PublicFormat.Raw))
 
 
 def trusted(folder: Path) -> list[PublicKey]:
-    """The keys that this device trusts, by name. Raises SignatureError when there is none, or others may add some."""
-    found = sorted(folder.glob("*.pub"))
-    if not found:
+    """Return the keys that this device trusts, sorted by name.
+
+    Raises SignatureError where there is none, or where another user than root and this one could add or change one.
+    """
+    files = sorted(folder.glob("*.pub"))
+    if not files:
         raise SignatureError(f"no trusted key in {folder}: put the public key (NAME.pub) of who signs bundles there")
-    for path in (folder, *found):
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & 0o022:
-            raise SignatureError(f"{path}: found mode {mode:o}, which lets others add keys: run 'chmod go-w {path}'")
-    return [read_public(path) for path in found]
+    for path in (folder, *files):
+        _check_owner(path)
+    return [read_public(path) for path in files]
+
+
+def _check_owner(path: Path) -> None:
+    status = path.stat()
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o022:
+        raise SignatureError(f"{path}: found mode {mode:o}, which lets others add keys: run 'chmod go-w {path}'")
+    if status.st_uid not in (0, os.geteuid()):
+        raise SignatureError(f"{path}: found user {status.st_uid} as its owner, needed root: run 'chown root {path}'")
 
 
 def who_signed(keys: Iterable[PublicKey], signature: bytes, data: bytes) -> PublicKey | None:
-    """The one of `keys` that made the signature."""
+    """Return the key that made the signature; None where it is none of them."""
     return next((key for key in keys if key.signed(signature, data)), None)
 
 
 def _files(path: Path) -> tuple[Path, Path]:
     if not _NAME.fullmatch(path.name):
-        raise ConfigError(f"found the key's name {path.name!r}, needed letters, digits, '.', '_' and '-'")
+        raise ConfigError(f"found the key name {path.name!r}, needed letters, digits, '.', '_' and '-'")
     return path.with_name(f"{path.name}.key"), path.with_name(f"{path.name}.pub")
 
 
@@ -171,8 +181,8 @@ def _head(key: PublicKey) -> str:
     return f"edgesparse key: {key.name}\nexpires: {key.expires or 'never'}\n"
 
 
-def _said(path: Path, data: bytes) -> tuple[str, date | None]:
-    """Name and last day; the file's name and never, where the PEM block stands alone."""
+def _read_head(path: Path, data: bytes) -> tuple[str, date | None]:
+    """Return name and last day; the file's name and never where the PEM block has no head."""
     head = dict(
         re.findall(r"^(edgesparse key|expires): *(\S+)\s*$", data.partition(b"-----")[0].decode(errors="replace"), re.M)
     )
@@ -188,7 +198,7 @@ def _pem(data: bytes) -> bytes:
 
 
 def _write(path: Path, text: str, mode: int) -> None:
-    """Whole or not at all, and never over a file that is there."""
+    """Create a file atomically; never overwrite one."""
     part = path.with_name(f".{path.name}-{os.getpid()}")
     try:
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:

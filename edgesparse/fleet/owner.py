@@ -1,7 +1,7 @@
-"""Root's part in a deploy is to restart the service; the files are the service's.
+"""User switching of a deploy: root only restarts the service, the files belong to the service's user.
 
-A deploy that root starts, on a folder that belongs to another user, works there as that user: what it builds can be
-read by the service, and a service that was taken over cannot lead root's hand by a link.
+A deploy that root starts in another user's folder works there as that user. The service can read what it builds, and a
+service that was taken over cannot make root follow a link.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from typing import Any
 
 @contextmanager
 def as_owner(folder: Path) -> Iterator[None]:
-    """Root is the folder's owner in here; who is not root stays who it is."""
-    found = folder.stat()
-    if os.geteuid() != 0 or found.st_uid == 0:
+    """Become the folder's owner, where this process is root."""
+    status = folder.stat()
+    if os.geteuid() != 0 or status.st_uid == 0:
         yield
         return
     try:
-        name = pwd.getpwuid(found.st_uid).pw_name
-        groups = os.getgrouplist(name, found.st_gid)
+        name = pwd.getpwuid(status.st_uid).pw_name
+        groups = os.getgrouplist(name, status.st_gid)
     except KeyError:
-        groups = [found.st_gid]
-    with _effective(found.st_uid, found.st_gid, groups):
+        groups = [status.st_gid]
+    with _effective(status.st_uid, status.st_gid, groups):
         yield
 
 
 @contextmanager
 def as_root() -> Iterator[None]:
-    """Root again, where `as_owner` made somebody else of it."""
+    """Become root again inside `as_owner`."""
     if os.getuid() != 0 or os.geteuid() == 0:
         yield
         return
@@ -41,7 +41,7 @@ def as_root() -> Iterator[None]:
 
 
 def for_good() -> dict[str, Any]:
-    """Arguments for a Popen whose process can never be root again."""
+    """Return arguments for a Popen whose process can never become root again."""
     return {} if os.geteuid() == os.getuid() else {"user": os.geteuid(), "group": os.getegid()}
 
 

@@ -1,4 +1,4 @@
-"""The service on a device, as a deploy sees it: a command that restarts it, and the status that it writes."""
+"""The service on a device, as a deploy controls it: a command that restarts it, and the status that it writes."""
 
 from __future__ import annotations
 
@@ -21,41 +21,39 @@ HEALTH_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Service:
-    """`restart`: the command's words; without any the service is left alone and not watched. `status`: the file that it
-    writes. `seconds`: how long it is watched."""
+class ServiceControl:
+    """`restart`: the command's words; without any the service is neither restarted nor watched. `status`: the file that
+    the service writes. `seconds`: how long it is watched."""
 
     restart: tuple[str, ...] = ()
     status: Path = STATUS
     seconds: float = HEALTH_SECONDS
     interval: float = health.INTERVAL
 
-    def says(self) -> health.Status | None:
-        found = health.read(self.status)
-        return health.understood(found[1]) if found else None
+    def current_status(self) -> health.ServiceStatus | None:
+        """Return the service's status; None where there is none that can be read."""
+        snapshot = health.read(self.status)
+        return health.parse(snapshot[1]) if snapshot else None
 
     def start(self) -> str | None:
-        """Restart it. Returns why that failed."""
+        """Restart the service. Returns why that failed."""
         try:
             with as_root():
-                if self.restart[:2] == (
-                    "systemctl",
-                    "restart",
-                ):  # else starts of the last minutes count against this one
-                    forget = ("systemctl", "reset-failed", *self.restart[2:])
-                    subprocess.run(forget, stdin=subprocess.DEVNULL, capture_output=True, timeout=RESTART_SECONDS)
-                done = subprocess.run(
-                    self.restart, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=RESTART_SECONDS
-                )
+                if self.restart[:2] == ("systemctl", "restart"):
+                    # Otherwise recent starts would count against systemd's limit of starts.
+                    _run("systemctl", "reset-failed", *self.restart[2:])
+                done = _run(*self.restart)
         except (OSError, subprocess.TimeoutExpired) as error:
             return f"'{shlex.join(self.restart)}' failed: {error}"
         if done.returncode:
-            words = (done.stderr or done.stdout).strip().splitlines()[-1:]
-            return ": ".join([f"'{shlex.join(self.restart)}' failed with code {done.returncode}", *words])
+            last = (done.stderr or done.stdout).strip().splitlines()[-1:]
+            return ": ".join([f"'{shlex.join(self.restart)}' failed with code {done.returncode}", *last])
         return None
 
-    def try_out(self, build_id: str, limits: Deploy, before: health.Status | None, progress: Progress) -> str | None:
-        """Restart it and watch whether `build_id` runs in good health. Returns why not."""
+    def try_out(
+        self, build_id: str, limits: Deploy, before: health.ServiceStatus | None, progress: Progress
+    ) -> str | None:
+        """Restart the service and watch whether `build_id` runs and is healthy. Returns why not."""
         if not self.restart:
             return None
         progress("restarting the service", 0, 0)
@@ -63,12 +61,18 @@ class Service:
         return self.start() or window.watch(progress)
 
 
-def service(command: str, status: Path, seconds: float) -> Service:
-    """Raises BackendUnavailable when there is no such command."""
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=RESTART_SECONDS
+    )
+
+
+def service_control(command: str, status: Path, seconds: float) -> ServiceControl:
+    """Return the control of the service that `command` restarts. Raises BackendUnavailable for an unknown command."""
     words = tuple(shlex.split(command))
     if words and shutil.which(words[0]) is None:
         raise BackendUnavailable(
             f"cannot restart the service: no command '{words[0]}' here: pass --restart COMMAND, or --restart '' to "
-            "leave the service alone"
+            "leave it running"
         )
-    return Service(words, status, seconds)
+    return ServiceControl(words, status, seconds)

@@ -1,10 +1,10 @@
-"""What lies on a device: two slots, the link `current` to the one that runs, a journal, and a history.
+"""The folder of a device's deploys: two slots, a link to the one that runs, a journal, and a history.
 
     ROOT/slots/a, slots/b   each: bundle/ (unpacked), engines/ (built from it), package (link), slot.json
     ROOT/current            link to one of them, changed by one rename
-    ROOT/deploy.json        the journal: there while a deploy is under way, or was when the power went
-    ROOT/history.jsonl      what was done, the last KEPT lines
-    ROOT/fetch/             what has come of a download
+    ROOT/deploy.json        the journal: exists while a deploy is in progress, or after a power cut in one
+    ROOT/history.jsonl      what was done
+    ROOT/fetch/             partial downloads
 
 Every change is synced before the next one that relies on it.
 """
@@ -12,72 +12,31 @@ Every change is synced before the next one that relies on it.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from edgesparse.device import STATE
 from edgesparse.errors import DeployError
+from edgesparse.files import sync, sync_folder
+from edgesparse.fleet.history import append_history, read_history
 from edgesparse.fleet.owner import as_owner
+from edgesparse.fleet.state import DamagedState, Journal, SlotRecord, read_state, set_aside, usable_state, write_state
 
 SLOTS = ("a", "b")
 FETCHED = "fetch"
-KEPT = 200
-"""Lines of history; up to a quarter more between two times that it is cut."""
-
 SYSTEM = Path("/var/lib/edgesparse")
 
 
 def default_root() -> Path:
-    """The service's folder, whoever asks: unlike `state_folder`, never one of the user's own."""
+    """Return the service's folder, for every user: unlike `state_folder`, never one of the user's own."""
     return Path(os.environ.get(STATE) or SYSTEM).absolute()
-
-
-Step = Literal["building", "switching", "undoing"]
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a slot holds. `bundle`: the bundle's sha256. `committed`: when it was last found healthy, seconds
-    since 1970; None until then. `bad`: why it must not run again."""
-
-    bundle: str
-    name: str
-    version: str
-    time: int
-    build_id: str = ""
-    backend: str = ""
-    precision: str = ""
-    selftest: dict[str, Any] = field(default_factory=dict)
-    built: float = 0.0
-    committed: float | None = None
-    bad: str = ""
-
-    @property
-    def healthy(self) -> bool:
-        return self.committed is not None and not self.bad
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Journal:
-    """A deploy under way: `slot` is filled, or runs on trial; `old` is the slot that ran before (empty: none did)."""
-
-    id: str
-    verb: str
-    step: Step
-    slot: str
-    old: str
-    pid: int
-    why: str = ""
-    """While undoing: what went wrong."""
 
 
 class UnderWay(DeployError):
@@ -85,6 +44,8 @@ class UnderWay(DeployError):
 
 
 class Slot:
+    """One of the two folders that a bundle is unpacked and built in."""
+
     def __init__(self, folder: Path) -> None:
         self.folder, self.name = folder, folder.name
 
@@ -100,53 +61,55 @@ class Slot:
     def package(self) -> Path:
         return self.folder / "package"
 
-    def record(self) -> Record | None:
-        """None for a slot that is empty, or was not finished."""
-        said = read_json(self.folder / "slot.json")
-        with suppress(TypeError):
-            return None if said is None else Record(**said)
-        return None
+    @property
+    def state_file(self) -> Path:
+        return self.folder / "slot.json"
 
-    def write(self, record: Record) -> None:
-        write_json(self.folder / "slot.json", record.as_dict())
+    def record(self) -> SlotRecord | None:
+        """Return the slot's record; None for a slot that is empty, was not finished, or has a damaged record."""
+        return usable_state(self.state_file, SlotRecord)
 
-    def change(self, **said: Any) -> None:
+    def write(self, record: SlotRecord) -> None:
+        write_state(self.state_file, record.as_dict())
+
+    def change(self, **changes: Any) -> None:
+        """Replace fields of the record, where there is one."""
         if (record := self.record()) is not None:
-            self.write(replace(record, **said))
+            self.write(replace(record, **changes))
 
     def copy_package(self, other: Slot) -> None:
-        """What another slot runs, into the engines here: a build of the same inputs finds it there."""
-        if other.package.exists():
-            built = other.package.resolve()
+        """Copy another slot's package into the engines of this one: a build of the same inputs finds it there."""
+        built = other.package.resolve()
+        if built.is_dir() and built.parent.parent == other.engines.resolve():
             shutil.copytree(built, self.engines / built.parent.name / built.name)
 
     def drop_others(self) -> None:
-        """Remove every build but the one that is its package."""
+        """Remove every build but the slot's package."""
         for folder in self.engines.glob("*/*"):
             if folder.is_dir() and not folder.is_symlink() and folder.resolve() != self.package.resolve():
                 shutil.rmtree(folder)
 
     def clear(self) -> None:
-        """Empty it. What is killed on the way leaves no record, so nothing that counts."""
-        (self.folder / "slot.json").unlink(missing_ok=True)
+        """Empty the slot. Its record goes first, so a kill on the way leaves an empty slot."""
+        self.state_file.unlink(missing_ok=True)
         if self.folder.exists():
             sync_folder(self.folder)
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True)
 
     def sync(self) -> None:
-        """All of it onto the disk."""
+        """Write everything in the slot to the disk."""
         for folder, _, files in os.walk(self.folder):
             for file in files:
                 path = Path(folder) / file
                 if not path.is_symlink():
-                    _sync(path, os.O_RDONLY)
+                    sync(path)
             sync_folder(Path(folder))
         sync_folder(self.folder.parent)
 
 
 class Root:
-    """The folder on a device that holds its slots. Raises DeployError where it cannot be written."""
+    """The folder on a device that holds its slots. Raises DeployError where it is not writable."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -154,7 +117,10 @@ class Root:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """One deploy at a time, which works as the folder's owner. Raises UnderWay while another goes on."""
+        """Hold the folder, as its owner, for one deploy. Raises UnderWay while another process holds it.
+
+        Damaged state files are set aside first, and the history says so.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
@@ -168,27 +134,47 @@ class Root:
             raise UnderWay(f"{what} is under way in {self.path}: wait for it, then run this again") from None
         else:
             with as_owner(self.path):
+                self._set_aside_damage()
                 yield
         finally:
             os.close(descriptor)
+
+    def damage(self) -> dict[Path, str]:
+        """Return the state files that cannot be used, and why."""
+        checks: dict[Path, Callable[[], object]] = {
+            slot.state_file: partial(read_state, slot.state_file, SlotRecord) for slot in map(self.slot, SLOTS)
+        }
+        checks[self._journal] = partial(read_state, self._journal, Journal)
+        checks[self._history] = partial(read_history, self._history)
+        reasons = {path: _damage(check) for path, check in checks.items()}
+        return {path: reason for path, reason in reasons.items() if reason}
+
+    def _set_aside_damage(self) -> None:
+        for path, why in self.damage().items():
+            try:
+                aside = set_aside(path)
+            except OSError as error:
+                raise DeployError(f"{why}; it cannot be renamed ({error.strerror}): remove it") from None
+            with suppress(OSError, DamagedState):
+                self.note(time=round(time.time()), verb="check", result="set aside", why=f"{why}; it is now {aside}")
 
     def slot(self, name: str) -> Slot:
         return Slot(self.path / "slots" / name)
 
     def current(self) -> Slot | None:
-        """The slot that runs; None before the first deploy."""
+        """Return the slot that runs; None before the first deploy."""
         if not self._link.is_symlink():
             return None
         name = self._link.readlink().name
         return self.slot(name) if name in SLOTS else None
 
     def other(self) -> Slot:
-        """The slot that does not run."""
+        """Return the slot that does not run."""
         current = self.current()
         return self.slot(SLOTS[1] if current is not None and current.name == SLOTS[0] else SLOTS[0])
 
     def point(self, slot: Slot | None) -> None:
-        """Make a slot `current` by one rename; None takes the link away."""
+        """Make a slot `current` by one rename; None removes the link."""
         if slot is None:
             self._link.unlink(missing_ok=True)
         else:
@@ -199,83 +185,35 @@ class Root:
         sync_folder(self.path)
 
     def clear_fetched(self) -> None:
-        """Remove what downloads have left."""
+        """Remove partial downloads."""
         shutil.rmtree(self.path / FETCHED, ignore_errors=True)
 
     def journal(self) -> Journal | None:
-        """None when no deploy is under way; a journal that cannot be read was never finished, so counts as none."""
-        said = read_json(self._journal)
-        with suppress(TypeError):
-            return None if said is None else Journal(**said)
-        return None
+        """Return the journal; None when no deploy is in progress, or where the journal is damaged."""
+        return usable_state(self._journal, Journal)
 
     def write_journal(self, journal: Journal) -> None:
-        write_json(self._journal, asdict(journal))
+        write_state(self._journal, asdict(journal))
 
     def end_journal(self) -> None:
         self._journal.unlink(missing_ok=True)
         sync_folder(self.path)
 
     def history(self) -> list[dict[str, Any]]:
-        """Oldest first. A line that a power cut has torn is left out."""
-        return self._lines()[-KEPT:]
+        """Return the newest events, oldest first; none where the file is damaged."""
+        with suppress(DamagedState):
+            return read_history(self._history)
+        return []
 
-    def note(self, **said: Any) -> None:
-        """Add to the history; once it has grown by a quarter, keep the last KEPT lines."""
-        lines = self._lines()
-        if len(lines) >= KEPT + KEPT // 4:
-            write_text(self._history, "".join(json.dumps(line) + "\n" for line in [*lines[1 - KEPT :], said]))
-            return
-        with self._history.open("ab+") as file:
-            torn = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
-            file.write(b"\n" * bool(torn) + json.dumps(said).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        sync_folder(self.path)
-
-    def _lines(self) -> list[dict[str, Any]]:
-        try:
-            text = self._history.read_text(errors="replace")
-        except FileNotFoundError:
-            return []
-        found = []
-        for line in text.splitlines():
-            with suppress(ValueError):
-                found.append(json.loads(line))
-        return [line for line in found if isinstance(line, dict)]
+    def note(self, **event: Any) -> None:
+        """Add an event to the history. Raises OSError, DamagedState."""
+        append_history(self._history, event)
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A mapping; None for what is not there or cannot be read."""
+def _damage(check: Callable[[], object]) -> str:
+    """Return why a file cannot be used; empty where it can."""
     try:
-        said = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return said if isinstance(said, dict) else None
-
-
-def write_json(path: Path, said: dict[str, Any]) -> None:
-    write_text(path, json.dumps(said, indent=1) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """At once and onto the disk: after a power cut the old one is there, or this one."""
-    part = path.with_name(f".{path.name}")
-    with part.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
-
-
-def _sync(path: Path, flags: int) -> None:
-    descriptor = os.open(path, flags)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        check()
+    except DamagedState as error:
+        return str(error)
+    return ""

@@ -1,4 +1,4 @@
-"""What runs on a device, since when, how it is, and what happened last."""
+"""What runs on a device, since when, whether it is healthy, and what happened last."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from typing import Any
 from edgesparse import device
 from edgesparse.errors import DeployError
 from edgesparse.fleet import health
-from edgesparse.fleet.restart import Service
+from edgesparse.fleet.restart import ServiceControl
 from edgesparse.fleet.slots import Root, Slot
 from edgesparse.version import VERSION
 
 OLD = 10.0
-"""Seconds after which a status that the service writes each second is no longer true."""
+"""Seconds after which a status is outdated; the service writes one each second."""
 
 
-def status(root: Root, service: Service) -> dict[str, Any]:
-    """`running` and `other`: the two slots' records; `service`: what it says of itself, lately; `healthy`: whether
-    that is good, and of the package that is to run; `last`: the end of the history; `under_way`: the journal of a
-    deploy that goes on or was interrupted. What there is none of is None.
+def status(root: Root, service: ServiceControl) -> dict[str, Any]:
+    """Return the device's state, with None for what does not exist.
+
+    `running` and `other`: the two slots' records. `service`: its newest status, if recent. `healthy`: whether that is
+    good, and of the package that should run. `last`: the newest event of the history. `under_way`: the journal of a
+    deploy that is in progress or was interrupted. `damaged`: why state files cannot be used.
 
     Raises DeployError where the folder cannot be read.
     """
@@ -29,15 +31,16 @@ def status(root: Root, service: Service) -> dict[str, Any]:
         raise DeployError(f"cannot read {root.path}: it belongs to another user: run this with sudo")
     current, journal, history = root.current(), root.journal(), root.history()
     running = _slot(current)
-    found = health.read(service.status)
-    says = found[1] if found and abs(time.time() - found[0] / 1e9) < OLD else None
+    snapshot = health.read(service.status)
+    recent = snapshot[1] if snapshot and abs(time.time() - snapshot[0] / 1e9) < OLD else None
     return {
         "running": running,
         "other": _slot(root.other()),
-        "service": says,
-        "healthy": _healthy(running, says) if found else None,
+        "service": recent,
+        "healthy": _healthy(running, recent) if snapshot else None,
         "last": history[-1] if history else None,
         "under_way": asdict(journal) if journal else None,
+        "damaged": list(root.damage().values()),
         "edgesparse": VERSION,
         "machine": device.probe().named(),
     }
@@ -48,7 +51,7 @@ def _slot(slot: Slot | None) -> dict[str, Any] | None:
     return None if slot is None or record is None else {"slot": slot.name, **record.as_dict()}
 
 
-def _healthy(running: dict[str, Any] | None, says: dict[str, Any] | None) -> bool:
-    if says is None or running is None:
+def _healthy(running: dict[str, Any] | None, service: dict[str, Any] | None) -> bool:
+    if service is None or running is None:
         return False
-    return bool(says.get("healthy")) and says.get("package") == running["build_id"]
+    return bool(service.get("healthy")) and service.get("package") == running["build_id"]

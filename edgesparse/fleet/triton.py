@@ -1,11 +1,11 @@
-"""A model repository for NVIDIA's Triton inference server, out of a package.
+"""A package as a model repository for NVIDIA's Triton inference server.
 
     DIR/MODEL/config.pbtxt          Triton's ModelConfig (model_config.proto, as protobuf text)
     DIR/MODEL/1/model.onnx|.plan    the engine
-    DIR/MODEL/labels.txt            the classes, a line each
-    DIR/MODEL/detector.json         what stands before and behind the engine: input, head, thresholds
+    DIR/MODEL/labels.txt            one class name per line
+    DIR/MODEL/detector.json         what pre- and postprocessing need: input, head, thresholds
 
-Triton runs the engine alone; letterbox, decoding and NMS stay with its client.
+Triton runs the engine only; letterbox, decoding and NMS are left to its client.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ TYPES = {"bool": "BOOL", "float16": "FP16", "float32": "FP32", "float64": "FP64"
 
 
 def export(package: Package, folder: Path, force: bool = False) -> Path:
-    """Write the repository of a verified package; returns the model's folder, which appears whole or not at all.
+    """Write the repository of a verified package. Returns the model's folder, which is created atomically.
 
-    Raises DeployError for a backend that Triton does not have, ConfigError when the model is there already and `force`
-    does not let it be replaced.
+    Raises DeployError for a backend that Triton does not have, ConfigError when the model exists and `force` is not
+    set.
     """
     manifest = package.manifest
     if manifest.backend not in PLATFORMS:
         known = ", ".join(PLATFORMS)
-        raise DeployError(f"Triton runs no engine of {manifest.backend}, only of {known}: build with one of these")
+        raise DeployError(f"Triton cannot run engines of {manifest.backend}, only of {known}: build with one of these")
     model = folder / manifest.model
     if model.exists() and not force:
-        raise ConfigError(f"{model} is there already: pass --force to replace it, or name another folder")
+        raise ConfigError(f"{model} exists: pass --force to replace it, or name another folder")
     _, name = PLATFORMS[manifest.backend]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -56,14 +56,14 @@ def export(package: Package, folder: Path, force: bool = False) -> Path:
 
 
 def config(manifest: Manifest) -> str:
-    """The package's config.pbtxt. An open batch is Triton's to fill; a fixed one is the first of the dimensions."""
+    """Return the package's config.pbtxt. Triton fills an open batch; a fixed one is the first dimension."""
     platform, name = PLATFORMS[manifest.backend]
     identity = ", ".join(f"{key} {value}" for key, value in manifest.identity.items())
-    made = (
+    origin = (
         f"{manifest.build_id} by edgesparse {manifest.edgesparse}: {manifest.backend} {manifest.precision}, {identity}"
     )
     lines = [
-        f"# {' '.join(made.split())}",
+        f"# {' '.join(origin.split())}",
         f"name: {_text(manifest.model)}",
         f"platform: {_text(platform)}",
         f"default_model_filename: {_text(name)}",
@@ -85,7 +85,8 @@ def _tensors(what: str, tensors: tuple[TensorRecord, ...], batched: bool) -> Ite
 
 
 def _instances(manifest: Manifest) -> Iterator[str]:
-    """A plan runs on the GPU that built it, or on a DLA core; ONNX Runtime where Triton finds best."""
+    """Yield where the engine runs: a plan on the GPU that built it, or on a DLA core; ONNX Runtime wherever Triton
+    chooses."""
     if manifest.backend != "tensorrt":
         return
     dla = f" secondary_devices [ {{ kind: KIND_NVDLA device_id: {manifest.dla} }} ]" if manifest.dla is not None else ""
@@ -93,10 +94,10 @@ def _instances(manifest: Manifest) -> Iterator[str]:
 
 
 def _detector(manifest: Manifest) -> str:
-    said = {**manifest.detector.model_dump(mode="json"), "run": manifest.run.redacted().model_dump(mode="json")}
-    return json.dumps(said, indent=1) + "\n"
+    description = {**manifest.detector.model_dump(mode="json"), "run": manifest.run.redacted().model_dump(mode="json")}
+    return json.dumps(description, indent=1) + "\n"
 
 
 def _text(value: str) -> str:
-    """As protobuf's text format quotes it: like JSON, with other letters as they are."""
+    """Quote a text for protobuf's text format: as JSON does, without escaping other letters."""
     return json.dumps(value, ensure_ascii=False)

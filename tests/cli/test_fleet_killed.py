@@ -61,7 +61,7 @@ def children_of(folder: Path) -> list[str]:
             command = line.read_bytes().decode(errors="replace")
         except OSError:
             continue
-        if "edgesparse.fleet.making" in command and str(folder) in command:
+        if "edgesparse.fleet.slot_build" in command and str(folder) in command:
             commands.append(command)
     return commands
 

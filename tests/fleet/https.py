@@ -1,4 +1,4 @@
-"""A real HTTPS server on loopback that keeps to the protocol or lies, as a test asks."""
+"""A real HTTPS server on loopback that follows the protocol or violates it, as a test chooses."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from cryptography.x509.oid import NameOID
 @dataclass
 class Site:
     """What is served, and how. `cut`: bytes after which a connection ends. `answers`: status codes of the first
-    requests. `pace`: seconds between two times that 100 bytes are sent. `asked`: the Range of each request, `who`: its
-    Authorization."""
+    requests. `pace`: seconds between chunks of 100 bytes. `header_pace`: seconds between single bytes of the header.
+    `ranges_requested`: the Range of each request; `authorization`: the last one's."""
 
     data: bytes = b""
     cut: int | None = None
@@ -36,23 +36,27 @@ class Site:
     location: str = ""
     pace: float = 0.0
     url: str = ""
-    asked: list[str] = field(default_factory=list)
-    who: str = ""
+    header_pace: float = 0.0
+    ranges_requested: list[str] = field(default_factory=list)
+    authorization: str = ""
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
-        said = request.headers.get("Range", "")
-        self.asked.append(said)
-        self.who = request.headers.get("Authorization", "")
+        requested = request.headers.get("Range", "")
+        self.ranges_requested.append(requested)
+        self.authorization = request.headers.get("Authorization", "")
         if self.answers:
             request.send_response(self.answers.pop(0))
             request.send_header("Location", self.location)
             request.send_header("Content-Length", "0")
             request.end_headers()
             return
-        found = re.fullmatch(r"bytes=(\d+)-", said) if self.ranges else None
-        start = int(found[1]) if found else 0
-        request.send_response(206 if found else 200)
-        if found:
+        if self.header_pace:
+            self._trickle(request)
+            return
+        match = re.fullmatch(r"bytes=(\d+)-", requested) if self.ranges else None
+        start = int(match[1]) if match else 0
+        request.send_response(206 if match else 200)
+        if match:
             request.send_header("Content-Range", f"bytes {start + self.shifted}-{len(self.data) - 1}/{len(self.data)}")
         body = self.data[start:]
         request.send_header("Content-Length", str(len(body) if self.length is None else self.length))
@@ -65,10 +69,17 @@ class Site:
             request.wfile.write(body[: self.cut])
         request.close_connection = True
 
+    def _trickle(self, request: BaseHTTPRequestHandler) -> None:
+        request.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+        with suppress(OSError):
+            for _ in range(200):
+                request.wfile.write(b"a")
+                time.sleep(self.header_pace)
+
 
 @contextmanager
 def serving(folder: Path, since: int = -1) -> Iterator[Site]:
-    """A site, and in `folder`/ca.pem the certificate that vouches for it, valid for three days from `since` days on."""
+    """Serve a site; `folder`/ca.pem is its certificate, valid for three days from `since` days on."""
     site = Site()
 
     class Handler(BaseHTTPRequestHandler):
@@ -99,7 +110,7 @@ def _certificate(folder: Path, since: int) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "loopback")])
     now = datetime.now(timezone.utc)
-    made = (
+    certificate = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(now + timedelta(since))
         .not_valid_after(now + timedelta(since + 3))
@@ -107,7 +118,7 @@ def _certificate(folder: Path, since: int) -> None:
         .add_extension(x509.BasicConstraints(True, None), True)
         .sign(key, hashes.SHA256())
     )
-    (folder / "ca.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (folder / "ca.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     form = serialization.PrivateFormat.PKCS8
     pem = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
     (folder / "ca.key").write_bytes(pem)

@@ -1,8 +1,8 @@
-"""Kills a deploy with SIGKILL before each of its operations on the file system, one after the other.
+"""Kill a deploy with SIGKILL before each of its operations on the file system, one after the other.
 
-`python killed.py FOLDER SCENARIO` prints a JSON object: how many kills there were, and, where a device was left without
-a working engine, what was wrong. It is a process of its own, because an audit hook cannot be taken off again; each kill
-hits a fork of it.
+`python killed.py FOLDER SCENARIO` prints a JSON object with the number of kills, and what was wrong where a device was
+left without a working engine. It is a process of its own, because an audit hook cannot be removed; each kill hits a
+fork of it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any
 import bundles
 
 from edgesparse.errors import DeployError
-from edgesparse.fleet.restart import Service
+from edgesparse.fleet.restart import ServiceControl
 
 EVENTS = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.link", "os.truncate")
 
 
 def kill_before(number: int, since: str) -> None:
-    """Die before the operation of this number that changes something, counted from one on a file of that name."""
+    """Die before the operation of this number that writes, counted from the first on a file whose name ends so."""
     count, counts = 0, not since
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -57,9 +57,9 @@ def survives(do: Callable[[], object], number: int, since: str) -> bool:
     return os.WIFEXITED(status)
 
 
-def sick(folder: Path) -> Service:
-    """A service that never says a word."""
-    return Service(("true",), folder / "status.json", 0.02, 0.01)
+def sick(folder: Path) -> ServiceControl:
+    """A service that never writes a status."""
+    return ServiceControl(("true",), folder / "status.json", 0.02, 0.01)
 
 
 def main(folder: Path, scenario: str) -> None:
@@ -80,8 +80,8 @@ def main(folder: Path, scenario: str) -> None:
         "rollback": lambda: bundles.device(root).rollback(),
         "recover": lambda: bundles.device(root).recover(),
     }
-    if scenario == "recover":  # killed while it was watched, and then again while that was undone
-        watched = Service(("true",), folder / "status.json", 60, 60)
+    if scenario == "recover":  # killed during the window, and then again during the rollback
+        watched = ServiceControl(("true",), folder / "status.json", 60, 60)
         child = os.fork()
         if child == 0:
             die = lambda step, *_: step == "watching the service" and os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
@@ -90,7 +90,7 @@ def main(folder: Path, scenario: str) -> None:
         shutil.rmtree(start)
         shutil.copytree(root, start, symlinks=True)
     number, wrong = 1, []
-    since = ".slot.json" if scenario in ("first", "sick") else ""  # up to there it is as in an update
+    since = ".slot.json" if scenario in ("first", "sick") else ""  # until then it is as in an update
     while not survives(do[scenario], number, since):
         try:
             check(root, next_one, first=scenario == "first")
@@ -103,15 +103,15 @@ def main(folder: Path, scenario: str) -> None:
 
 
 def check(root: Path, next_one: Path, first: bool) -> None:
-    """The old or the new one serves, at once, after a recovery, and the next deploy succeeds."""
-    there = (root / "current").is_symlink()
-    assert there or first, "nothing serves"
-    if there:
+    """The old or the new version serves, before and after a recovery, and the next deploy succeeds."""
+    exists = (root / "current").is_symlink()
+    assert exists or first, "nothing serves"
+    if exists:
         assert bundles.serving(root) in ("1.0", "2.0")
     device = bundles.device(root)
     device.recover()
-    assert not (root / "deploy.json").exists(), "the journal is still there"
-    if there:
+    assert not (root / "deploy.json").exists(), "the journal still exists"
+    if exists:
         assert bundles.serving(root) in ("1.0", "2.0")
     assert device.deploy(bundles.opened(next_one)).result == "deployed"
     assert bundles.serving(root) == "3.0"

@@ -1,4 +1,4 @@
-"""A bundle is one file of fixed bytes, and whatever is changed in it is refused in one line with nothing written."""
+"""A bundle is one file of fixed bytes; any change in it is refused in one line and nothing is written."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from pydantic import ValidationError
 from edgesparse.config import Deploy, parse
 from edgesparse.errors import ConfigError, DeployError, EdgeSparseError, SignatureError
 from edgesparse.fleet import bundle, keys
-from edgesparse.fleet.bundle import File, Manifest, order
+from edgesparse.fleet.bundle import BundleFile, BundleManifest, order
 from edgesparse.fleet.fetch import LocalFile
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds a key, `good.esb` of version 2.0, and a device that runs 1.0."""
+    """A key, `good.esb` of version 2.0, and a device that runs 1.0."""
     folder = tmp_path_factory.mktemp("bundles")
     private = bundles.key(folder)
     bundles.device(folder / "device").deploy(bundles.opened(bundles.signed(folder / "old.esb", private, "1.0")))
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refused(path: Path, folder: Path, kind: type[EdgeSparseError] = SignatureError) -> str:
-    """Deploy it; the line with which it is refused, after which the device is as it was."""
+    """Deploy a bundle that is refused, which leaves the device unchanged. Returns the message."""
     before = bundles.tree(folder / "device")
     with pytest.raises(kind) as error:
         with LocalFile(path, keys.trusted(folder / "trusted")) as source:
@@ -57,7 +57,7 @@ def places(path: Path) -> dict[str, tarfile.TarInfo]:
         return {member.name: member for member in archive}
 
 
-def test_it_is_a_tar_that_other_tools_read(folder: Path, tmp_path: Path) -> None:
+def test_a_bundle_is_a_tar_file(folder: Path, tmp_path: Path) -> None:
     done = subprocess.run(["tar", "-xf", folder / "good.esb", "-C", tmp_path], capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == ""
     assert sorted(bundles.tree(tmp_path)) == [
@@ -81,7 +81,7 @@ def test_the_same_contents_are_the_same_bytes(folder: Path, tmp_path: Path) -> N
     assert again.read_bytes() == (folder / "good.esb").read_bytes()
 
 
-def test_each_file_manifest_and_signature_is_held(folder: Path) -> None:
+def test_each_part_of_a_bundle_is_protected(folder: Path) -> None:
     for name, member in places(folder / "good.esb").items():
         for at in {
             member.offset,
@@ -90,8 +90,8 @@ def test_each_file_manifest_and_signature_is_held(folder: Path) -> None:
             member.offset_data + max(member.size - 1, 0),
         }:
             byte = (folder / "good.esb").read_bytes()[at]
-            said = refused(changed(folder, at, bytes([byte ^ 1])), folder)
-            assert name in said or "tampered" in said or "no bundle" in said, (name, at, said)
+            message = refused(changed(folder, at, bytes([byte ^ 1])), folder)
+            assert name in message or "tampered" in message or "no bundle" in message, (name, at, message)
 
 
 @settings(max_examples=150, deadline=None)
@@ -107,12 +107,12 @@ def test_no_byte_can_be_changed(folder: Path, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 1, 511, 700, 2000, -1, -1024, -1025])
-def test_a_part_of_one_is_none(folder: Path, cut: int) -> None:
+def test_a_truncated_bundle_is_refused(folder: Path, cut: int) -> None:
     (folder / "part.esb").write_bytes((folder / "good.esb").read_bytes()[:cut])
     refused(folder / "part.esb", folder)
 
 
-def test_what_is_added_at_the_end_is_refused(folder: Path) -> None:
+def test_extra_bytes_at_the_end_are_refused(folder: Path) -> None:
     (folder / "long.esb").write_bytes((folder / "good.esb").read_bytes() + b"\0")
     assert "its end is not what was signed" in refused(folder / "long.esb", folder)
 
@@ -120,7 +120,7 @@ def test_what_is_added_at_the_end_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        ("a path that climbs", {"name": "../../escaped"}),
+        ("a path with ..", {"name": "../../escaped"}),
         ("an absolute path", {"name": "/tmp/escaped"}),
         ("a link", {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}),
         ("a hard link", {"type": tarfile.LNKTYPE, "linkname": "recipe.yaml"}),
@@ -133,22 +133,22 @@ def test_a_header_that_was_not_signed_is_refused(folder: Path, name: str, change
     member = places(folder / "good.esb")["nothing"]
     for key, value in change.items():
         setattr(member, key, value)
-    said = refused(changed(folder, member.offset, member.tobuf(tarfile.USTAR_FORMAT)), folder)
-    assert "nothing is not what was signed" in said, name
+    message = refused(changed(folder, member.offset, member.tobuf(tarfile.USTAR_FORMAT)), folder)
+    assert "nothing is not what was signed" in message, name
     assert not Path("/tmp/escaped").exists()
 
 
 @pytest.mark.parametrize("name", ["../a", "/a", "a/../b", "a//b", ".a", "a/.b", "", "a\0b", "ä", "a" * 101, "a\nb"])
-def test_a_manifest_cannot_name_what_lies_elsewhere(name: str) -> None:
+def test_a_manifest_cannot_name_files_outside_the_bundle(name: str) -> None:
     with pytest.raises(ValidationError):
-        File(name=name, size=0, sha256="0" * 64)
+        BundleFile(name=name, size=0, sha256="0" * 64)
 
 
 @pytest.mark.parametrize("names", [("a", "a"), ("a", "a/b"), ("manifest.json",)])
-def test_files_do_not_lie_on_each_other(names: tuple[str, ...]) -> None:
-    files = tuple(File(name=name, size=0, sha256="0" * 64) for name in names)
+def test_names_of_files_must_differ(names: tuple[str, ...]) -> None:
+    files = tuple(BundleFile(name=name, size=0, sha256="0" * 64) for name in names)
     with pytest.raises(ValidationError):
-        Manifest(name="m", version="1", time=0, key="", files=files)
+        BundleManifest(name="m", version="1", time=0, key="", files=files)
 
 
 def test_a_manifest_that_is_too_long_is_not_read(folder: Path) -> None:
@@ -156,7 +156,7 @@ def test_a_manifest_that_is_too_long_is_not_read(folder: Path) -> None:
     assert "is no bundle" in refused(folder / "changed.esb", folder)
 
 
-def test_a_file_that_swaps_after_it_was_verified_is_found_while_it_is_unpacked(folder: Path, tmp_path: Path) -> None:
+def test_a_file_that_changes_after_verification_is_detected_during_unpacking(folder: Path, tmp_path: Path) -> None:
     trusted, good = keys.trusted(folder / "trusted"), (folder / "good.esb").read_bytes()
     head = bundle.read_head(io.BytesIO(good), trusted, "it")
     with pytest.raises(SignatureError, match=r"model/model\.onnx is not what was signed"):
@@ -172,48 +172,48 @@ def test_an_expired_key_is_refused(folder: Path, tmp_path: Path) -> None:
     private = bundles.key(tmp_path, "short", days=3)
     path = bundles.signed(tmp_path / "late.esb", private, "3.0", time=bundles.TIME + 900 * 86400)
     shutil.copytree(folder / "device", tmp_path / "device", symlinks=True)
-    said = refused(path, tmp_path)
-    assert "short (" in said and "expired on" in said and "sign it with its successor" in said
+    message = refused(path, tmp_path)
+    assert "short (" in message and "expired on" in message and "sign it with its successor" in message
 
 
-def test_an_older_version_is_refused_unless_it_may(folder: Path, tmp_path: Path) -> None:
+def test_an_older_version_is_refused_unless_allowed(folder: Path, tmp_path: Path) -> None:
     for version in ("1.0", "0.9", "1.0.0", "0.10"):
         path = bundles.signed(tmp_path / f"v{version}.esb", folder / "factory.key", version, filler=2000)
-        assert "needed one after 1.0" in refused(path, folder, DeployError)
+        assert "needed one newer than 1.0" in refused(path, folder, DeployError)
     shutil.copytree(folder / "device", tmp_path / "device", symlinks=True)
     with LocalFile(path, keys.trusted(folder / "trusted")) as source:
         assert bundles.device(tmp_path / "device").deploy(source, downgrade=True).version == "0.10"
     assert bundles.serving(tmp_path / "device") == "0.10"
 
 
-def test_versions_count_as_numbers() -> None:
+def test_versions_are_compared_as_numbers() -> None:
     assert order("1.10") > order("1.9") and order("1.0") == order("1") and order("2026.11.25.093000") > order("2026.2")
 
 
 @pytest.mark.parametrize(
-    ("needs", "said"),
+    ("needs", "message"),
     [
         ({"edgesparse": "99.0"}, "found edgesparse .*, needed 99.0 or newer: update edgesparse"),
         ({"l4t": "36.4"}, "found l4t none, needed 36.4"),
         ({"onnxruntime": "99"}, "found onnxruntime .*, needed 99"),
     ],
 )
-def test_least_versions_are_held(folder: Path, tmp_path: Path, needs: Any, said: str) -> None:
+def test_minimum_versions_are_checked(folder: Path, tmp_path: Path, needs: Any, message: str) -> None:
     path = bundles.signed(tmp_path / "needs.esb", folder / "factory.key", "3.0", deploy=Deploy(needs=needs))
-    found = refused(path, folder, EdgeSparseError)
-    assert re.search(said, found), found
+    refusal = refused(path, folder, EdgeSparseError)
+    assert re.search(message, refusal), refusal
 
 
 @pytest.mark.parametrize("needs", [{"warp-drive": "1"}, {"tensorrt": "ten"}, {"tensorrt": ""}, {"tensorrt": 10.3}])
-def test_a_least_version_that_nobody_could_hold_is_no_recipe(needs: dict[str, Any]) -> None:
+def test_an_invalid_minimum_version_is_refused(needs: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"deploy\.needs"):
         parse({"model": "m.onnx", "deploy": {"needs": needs}}, "recipe")
 
 
-def test_a_file_that_changes_while_it_is_bundled_is_noticed(folder: Path, tmp_path: Path) -> None:
+def test_a_file_that_changes_while_it_is_bundled_is_detected(folder: Path, tmp_path: Path) -> None:
     private = keys.read_private(folder / "factory.key")
     (tmp_path / "a").write_bytes(b"abc")
-    listed = (File(name="a", size=3, sha256="0" * 64),)
-    manifest = Manifest(name="m", version="1", time=0, key="", files=listed)
+    listed = (BundleFile(name="a", size=3, sha256="0" * 64),)
+    manifest = BundleManifest(name="m", version="1", time=0, key="", files=listed)
     with pytest.raises(ConfigError, match="changed while it was read"):
         bundle.write(io.BytesIO(), manifest, private, {"a": tmp_path / "a"})

@@ -1,4 +1,4 @@
-"""What travels: every file of the recipe, and one that finds them again wherever it is unpacked."""
+"""Contents of a bundle: every file of the recipe, and a recipe that finds them wherever it is unpacked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import yaml
 from edgesparse.config import Deploy, load_recipe
 from edgesparse.errors import ConfigError
 from edgesparse.fleet import bundle, contents, keys
-from edgesparse.fleet.bundle import Manifest
+from edgesparse.fleet.bundle import BundleManifest
 from edgesparse.version import VERSION
 
 
@@ -31,10 +31,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def make(folder: Path, said: dict[str, Any] | None = None, **options: Any) -> Manifest:
-    recipe = folder / "squares.yaml"
-    recipe.write_text(yaml.safe_dump({"model": "squares.onnx", **(said or {})}))
-    return contents.make(recipe, folder / "x.esb", keys.read_private(folder / "factory.key"), **options)
+def make(folder: Path, recipe: dict[str, Any] | None = None, **options: Any) -> BundleManifest:
+    path = folder / "squares.yaml"
+    path.write_text(yaml.safe_dump({"model": "squares.onnx", **(recipe or {})}))
+    return contents.make(path, folder / "x.esb", keys.read_private(folder / "factory.key"), **options)
 
 
 def unpacked(folder: Path) -> Path:
@@ -55,20 +55,20 @@ WHOLE: dict[str, Any] = {
 }
 
 
-def test_a_recipe_with_all_that_it_names(folder: Path) -> None:
-    made = make(folder, WHOLE, version="1.4")
+def test_a_recipe_with_all_its_files(folder: Path) -> None:
+    manifest = make(folder, WHOLE, version="1.4")
     out = unpacked(folder)
     before, after = load_recipe(folder / "squares.yaml"), load_recipe(out / "recipe.yaml")
     assert before.build_key() == after.build_key() and before.run == after.run
     assert after.accept.annotations == out / "labels" / "annotations.json"
     assert [path.name for path in sorted((out / "calibration").iterdir())] == ["00000.png", "00001.png"]
-    assert made.version == "1.4" and made.name == "squares"
-    assert made.deploy.needs == {"edgesparse": VERSION, "tensorrt": "10.3"}
+    assert manifest.version == "1.4" and manifest.name == "squares"
+    assert manifest.deploy.needs == {"edgesparse": VERSION, "tensorrt": "10.3"}
     expected = json.loads((out / "selftest" / "expected.json").read_text())
     assert len(expected) == 3 and {box[5] for boxes in expected.values() for box in boxes} == {0}
 
 
-def test_twice_the_same_bytes_and_a_version_that_counts_up(folder: Path) -> None:
+def test_same_files_same_bytes_and_newer_files_newer_version(folder: Path) -> None:
     first, data = make(folder, WHOLE), (folder / "x.esb").read_bytes()
     os.utime(folder / "squares.yaml", (first.time, first.time))
     second = contents.make(folder / "squares.yaml", folder / "x.esb", keys.read_private(folder / "factory.key"))
@@ -83,35 +83,35 @@ def test_source_date_epoch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert make(folder, images=folder / "labels").version == "2026.09.21.141320"
 
 
-def test_weights_beside_the_model_travel(folder: Path) -> None:
+def test_external_weights_are_included(folder: Path) -> None:
     model = onnx.load(folder / "squares.onnx")
     onnx.save(model, folder / "squares.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
     names = {file.name for file in make(folder, images=folder / "labels").files}
     assert {"model/squares.onnx", "model/weights.bin"} <= names
 
 
-def test_no_images_or_none_with_objects(folder: Path) -> None:
+def test_missing_images_or_images_without_objects_are_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"no images for the self-test: pass --images FOLDER"):
         make(folder)
     (folder / "black").mkdir()
     cv2.imwrite(str(folder / "black" / "0.png"), np.zeros((64, 64, 3), np.uint8))
-    with pytest.raises(ConfigError, match="finds nothing on the 1 images of the self-test"):
+    with pytest.raises(ConfigError, match="detects nothing on the 1 images of the self-test"):
         make(folder, images=folder / "black")
     assert not (folder / "x.esb").exists()
 
 
-def test_a_name_that_cannot_travel_is_one_line(folder: Path) -> None:
+def test_an_unsupported_file_name_is_one_line(folder: Path) -> None:
     (folder / "squares.onnx").rename(folder / "my squares.onnx")
-    with pytest.raises(ConfigError, match=r"my squares\.onnx cannot travel as 'model/my squares\.onnx'"):
+    with pytest.raises(ConfigError, match=r"my squares\.onnx cannot be stored as 'model/my squares\.onnx'"):
         make(folder, {"model": "my squares.onnx"}, images=folder / "labels")
 
 
-def test_the_recipe_in_the_docs_is_one(folder: Path) -> None:
+def test_the_recipe_in_the_docs_is_valid(folder: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "guide" / "fleet.md").read_text()
-    said = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])
-    assert {*said["deploy"]} == {*Deploy.model_fields}
+    recipe = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])
+    assert {*recipe["deploy"]} == {*Deploy.model_fields}
     (folder / "some" / "images").mkdir(parents=True)
-    (folder / "docs.yaml").write_text(yaml.safe_dump({"model": "squares.onnx", **said}))
+    (folder / "docs.yaml").write_text(yaml.safe_dump({"model": "squares.onnx", **recipe}))
     assert load_recipe(folder / "docs.yaml").deploy.needs == {"tensorrt": "10.3", "l4t": "36.4"}
 
 
@@ -125,13 +125,13 @@ SECRETS = (
 
 
 @pytest.mark.parametrize("source", SECRETS)
-def test_passwords_do_not_travel(folder: Path, source: str) -> None:
-    with pytest.raises(ConfigError, match="comes with a password, and a bundle is no secret") as error:
+def test_passwords_are_refused(folder: Path, source: str) -> None:
+    with pytest.raises(ConfigError, match="contains a password, and a bundle is not secret") as error:
         make(folder, {"run": {"cameras": [{"name": "a", "source": source}]}}, images=folder / "labels")
     assert "secret@" not in str(error.value) and "=secret" not in str(error.value)
 
 
-def test_what_else_an_address_says_may_travel(folder: Path) -> None:
+def test_other_parts_of_an_address_are_allowed(folder: Path) -> None:
     camera = {"name": "a", "source": "rtsp://10.0.0.7/cam/realmonitor?channel=1&subtype=0"}
     make(folder, {"run": {"cameras": [camera]}}, images=folder / "labels")
 

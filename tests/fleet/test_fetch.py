@@ -1,7 +1,8 @@
-"""Bundles over HTTPS, from a real server on loopback: resumed, and refused where it sends too much or lies."""
+"""Bundles over HTTPS from a real server on loopback: resumed, and refused where the server misbehaves."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ import pytest
 
 from edgesparse.errors import DeployError, SignatureError
 from edgesparse.fleet import fetch, keys
-from edgesparse.fleet.fetch import MOST_HEAD, open_source
+from edgesparse.fleet.fetch import MOST_HEAD, open_bundle
 
 SIZE = 3_000_000
-"""Of the model: more than is read for the head."""
+"""Of the model: larger than what is read for the head."""
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[https.Site
 
 
 def deploy(site: https.Site, folder: Path) -> Any:
-    with open_source(site.url, keys.trusted(folder / "trusted")) as source:
+    with open_bundle(site.url, keys.trusted(folder / "trusted")) as source:
         return bundles.device(folder / "device").deploy(source)
 
 
@@ -41,26 +42,26 @@ def refused(site: https.Site, folder: Path, kind: type[Exception] = DeployError)
     return str(error.value)
 
 
-def test_it_is_fetched_and_runs_and_nothing_of_it_is_kept(site: https.Site, tmp_path: Path) -> None:
+def test_a_bundle_is_fetched_and_deployed_and_no_download_is_kept(site: https.Site, tmp_path: Path) -> None:
     assert deploy(site, tmp_path).result == "deployed"
     assert bundles.serving(tmp_path / "device") == "1.0"
     assert not (tmp_path / "device" / "fetch").exists()
-    site.asked.clear()
+    site.ranges_requested.clear()
     assert deploy(site, tmp_path).result == "nothing to do"
-    assert site.asked == [""]  # its head tells
+    assert site.ranges_requested == [""]  # the head is enough
 
 
-def test_a_connection_that_breaks_is_taken_up_again(site: https.Site, tmp_path: Path) -> None:
+def test_a_broken_connection_is_resumed(site: https.Site, tmp_path: Path) -> None:
     site.cut = 1_200_000
     assert deploy(site, tmp_path).result == "deployed"
-    starts = [int(said[6:-1]) for said in site.asked[1:]]
+    starts = [int(requested[6:-1]) for requested in site.ranges_requested[1:]]
     assert starts[0] >= MOST_HEAD and starts == sorted(starts) and len(starts) >= 2
 
 
-def test_a_download_goes_on_in_another_process(site: https.Site, tmp_path: Path) -> None:
-    """As after a power cut: what has come is there, and the rest is asked for."""
+def test_a_download_continues_in_another_process(site: https.Site, tmp_path: Path) -> None:
+    """As after a power cut: only the missing part is requested."""
     site.cut = 1_200_000
-    with open_source(site.url, keys.trusted(tmp_path / "trusted")) as source:
+    with open_bundle(site.url, keys.trusted(tmp_path / "trusted")) as source:
 
         def breaks(step: str, done: int, total: int) -> None:
             raise KeyboardInterrupt
@@ -69,33 +70,33 @@ def test_a_download_goes_on_in_another_process(site: https.Site, tmp_path: Path)
             bundles.device(tmp_path / "device", progress=breaks).deploy(source)
     kept = next((tmp_path / "device" / "fetch").iterdir()).stat().st_size
     assert 0 < kept < SIZE
-    site.cut, site.asked = None, []
+    site.cut, site.ranges_requested = None, []
     assert deploy(site, tmp_path).result == "deployed"
-    assert site.asked[1:] == [f"bytes={kept}-"]
+    assert site.ranges_requested[1:] == [f"bytes={kept}-"]
 
 
-def test_a_server_without_ranges_is_read_past_what_is_there(site: https.Site, tmp_path: Path) -> None:
+def test_a_server_without_ranges_sends_everything_again(site: https.Site, tmp_path: Path) -> None:
     site.ranges = False
     assert deploy(site, tmp_path).result == "deployed"
 
 
-def test_one_that_is_too_long_is_refused(site: https.Site, tmp_path: Path) -> None:
+def test_a_bundle_that_is_too_long_is_refused(site: https.Site, tmp_path: Path) -> None:
     site.data += bytes(50_000_000)
-    assert "is longer than its manifest says" in refused(site, tmp_path)
+    assert "of its manifest: refused" in refused(site, tmp_path)
     assert sum(path.stat().st_size for path in (tmp_path / "device").rglob("*")) < 2 * SIZE
 
 
-def test_a_short_one_that_is_too_long_is_refused_too(site: https.Site, tmp_path: Path) -> None:
+def test_a_short_bundle_with_extra_bytes_is_refused(site: https.Site, tmp_path: Path) -> None:
     site.data = (bundles.signed(tmp_path / "short.esb", tmp_path / "factory.key", "1.0")).read_bytes() + b"more"
-    assert "is longer than its manifest says" in refused(site, tmp_path)
+    assert "of its manifest: refused" in refused(site, tmp_path)
 
 
-def test_a_length_that_is_a_lie_is_found(site: https.Site, tmp_path: Path) -> None:
+def test_a_wrong_content_length_does_not_matter(site: https.Site, tmp_path: Path) -> None:
     site.length = 10**12
     assert deploy(site, tmp_path).result == "deployed"  # the manifest's length counts
 
 
-def test_other_bytes_are_refused_and_not_kept(site: https.Site, tmp_path: Path) -> None:
+def test_tampered_bytes_are_refused_and_not_kept(site: https.Site, tmp_path: Path) -> None:
     good, middle = site.data, len(site.data) - 10_000
     site.data = good[:middle] + b"y" + good[middle + 1 :]
     assert "model/model.onnx is not what was signed" in refused(site, tmp_path, SignatureError)
@@ -103,60 +104,58 @@ def test_other_bytes_are_refused_and_not_kept(site: https.Site, tmp_path: Path) 
     assert deploy(site, tmp_path).result == "deployed"
 
 
-def test_a_range_that_is_another_is_refused(site: https.Site, tmp_path: Path) -> None:
+def test_a_wrong_range_is_refused(site: https.Site, tmp_path: Path) -> None:
     site.shifted = True
-    assert "asked from byte" in refused(site, tmp_path)
+    assert "requested from byte" in refused(site, tmp_path)
 
 
-def test_a_server_that_stops_in_the_middle_is_given_up(site: https.Site, tmp_path: Path) -> None:
+def test_a_truncated_bundle_is_given_up(site: https.Site, tmp_path: Path) -> None:
     site.data = site.data[:-100_000]
-    said = refused(site, tmp_path)
-    assert "cannot fetch" in said and "bytes are kept" in said
-    assert len(site.asked) <= 2 + fetch.TRIES
+    message = refused(site, tmp_path)
+    assert "cannot fetch" in message and "bytes are kept" in message
+    assert len(site.ranges_requested) <= 2 + fetch.TRIES
 
 
-def test_a_server_that_sends_a_few_bytes_each_time_is_given_up(site: https.Site, tmp_path: Path) -> None:
-    with open_source(site.url, keys.trusted(tmp_path / "trusted")) as source:
-        site.cut, site.asked = 10, []
+def test_a_server_that_sends_a_few_bytes_per_connection_is_given_up(site: https.Site, tmp_path: Path) -> None:
+    with open_bundle(site.url, keys.trusted(tmp_path / "trusted")) as source:
+        site.cut, site.ranges_requested = 10, []
         with pytest.raises(DeployError, match="the connection ended too early"):
             bundles.device(tmp_path / "device").deploy(source)
-    assert len(site.asked) == fetch.TRIES
+    assert len(site.ranges_requested) == fetch.TRIES
 
 
-def test_answers_that_are_no_bundle(site: https.Site, tmp_path: Path) -> None:
+def test_answers_other_than_a_bundle_are_refused(site: https.Site, tmp_path: Path) -> None:
     site.answers = [404]
-    assert "the server says 404" in refused(site, tmp_path)
+    assert "the server answers 404" in refused(site, tmp_path)
     site.answers = [503]
-    assert "the server says 503" in refused(site, tmp_path)
+    assert "the server answers 503" in refused(site, tmp_path)
     site.data = b"<html>" * 1000
     assert "is no bundle" in refused(site, tmp_path, SignatureError)
     site.data = b""
     assert "is no bundle" in refused(site, tmp_path, SignatureError)
 
 
-def test_a_server_that_is_busy_for_a_moment(site: https.Site, tmp_path: Path) -> None:
-    with open_source(site.url, keys.trusted(tmp_path / "trusted")) as source:
+def test_a_busy_server_is_asked_again(site: https.Site, tmp_path: Path) -> None:
+    with open_bundle(site.url, keys.trusted(tmp_path / "trusted")) as source:
         site.answers = [503, 502]
         assert bundles.device(tmp_path / "device").deploy(source).result == "deployed"
 
 
-def test_only_https(site: https.Site, tmp_path: Path) -> None:
+def test_only_https_is_accepted(site: https.Site, tmp_path: Path) -> None:
     site.answers, site.location = [302], "http://127.0.0.1:9/model.esb"
-    assert "sends on to http://127.0.0.1:9/model.esb: needed https" in refused(site, tmp_path)
+    assert "redirects to http://127.0.0.1:9/model.esb: needed https" in refused(site, tmp_path)
     for where in ("http://127.0.0.1/model.esb", "ftp://127.0.0.1/model.esb"):
         with pytest.raises(DeployError, match="needed a file or an https:// address"):
-            open_source(where, [])
+            open_bundle(where, [])
 
 
-def test_a_certificate_that_nobody_vouches_for(
-    site: https.Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unknown_certificate_is_refused(site: https.Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SSL_CERT_FILE")
     assert "CERTIFICATE_VERIFY_FAILED" in refused(site, tmp_path)
 
 
 @pytest.mark.parametrize(("since", "words"), [(300, "not yet valid"), (-300, "expired")])
-def test_a_clock_that_is_wrong_is_told_where_a_certificate_fails(
+def test_a_refused_certificate_reports_the_clock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, since: int, words: str
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
@@ -164,26 +163,42 @@ def test_a_clock_that_is_wrong_is_told_where_a_certificate_fails(
         https.serving(tmp_path, since) as site,
         pytest.raises(DeployError, match=rf"{words}.*\(the clock here says 20"),
     ):
-        open_source(site.url, [])
+        open_bundle(site.url, [])
 
 
-def test_a_server_that_is_not_there(tmp_path: Path) -> None:
+def test_no_server(tmp_path: Path) -> None:
     with pytest.raises(DeployError, match=r"^cannot fetch https://127\.0\.0\.1:9/x: .*refused$"):
-        open_source("https://127.0.0.1:9/x?secret=1", [])
+        open_bundle("https://127.0.0.1:9/x?secret=1", [])
 
 
-def test_secrets_of_an_address_are_used_and_not_told(site: https.Site, tmp_path: Path) -> None:
+def test_credentials_in_an_address_are_used_and_not_shown(site: https.Site, tmp_path: Path) -> None:
     url = site.url.replace("https://", "https://user:secret@") + "?token=secret"
-    with open_source(url, keys.trusted(tmp_path / "trusted")) as source:
-        assert source.where == site.url and site.who == "Basic dXNlcjpzZWNyZXQ="
-    site.answers, site.location, site.who = [302], site.url + "?elsewhere", ""
-    with open_source(url, keys.trusted(tmp_path / "trusted")):
-        assert site.who == ""
+    with open_bundle(url, keys.trusted(tmp_path / "trusted")) as source:
+        assert source.where == site.url and site.authorization == "Basic dXNlcjpzZWNyZXQ="
+    site.answers, site.location, site.authorization = [302], site.url + "?elsewhere", ""
+    with open_bundle(url, keys.trusted(tmp_path / "trusted")):
+        assert site.authorization == ""
 
 
-def test_a_connection_that_trickles_is_given_up(
-    site: https.Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_slow_connection_is_given_up(site: https.Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "TIMEOUT", 0.5)
     site.pace = 0.2
-    assert "bytes a second came" in refused(site, tmp_path)
+    assert "bytes per second arrived" in refused(site, tmp_path)
+
+
+def test_a_header_that_never_ends_is_given_up(
+    site: https.Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that sends one byte now and then: no receive ever times out."""
+    monkeypatch.setattr(fetch, "TIMEOUT", 1.0)
+    site.header_pace = 0.1
+    begin = time.monotonic()
+    assert "no complete answer within 1 s" in refused(site, tmp_path)
+    assert time.monotonic() - begin < 5
+
+
+@pytest.mark.parametrize("where", ["https://host:port/x", "https://[::1/x", "https://host/a b?token=secret", "a\0b"])
+def test_an_invalid_address_is_one_line_without_its_secrets(where: str) -> None:
+    with pytest.raises(DeployError) as error:
+        open_bundle(where, [])
+    assert "secret" not in str(error.value) and "\n" not in str(error.value)

@@ -1,7 +1,8 @@
-"""Keys: made, read, expired, rotated; a device trusts what lies in one folder that only its owner may change."""
+"""Keys: created, read, expired, rotated; a device trusts one folder that only root and its user can change."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import stat
 import subprocess
@@ -18,22 +19,22 @@ from edgesparse.fleet.fetch import LocalFile
 TODAY = datetime.now(timezone.utc)
 
 
-def test_a_new_key_is_its_owners_alone_and_never_replaced(tmp_path: Path) -> None:
-    made = keys.new(tmp_path / "factory", 10)
+def test_a_new_key_is_private_and_never_overwritten(tmp_path: Path) -> None:
+    key = keys.new(tmp_path / "factory", 10)
     assert stat.S_IMODE((tmp_path / "factory.key").stat().st_mode) == 0o600
-    assert keys.read_private(tmp_path / "factory.key").public == made == keys.read_public(tmp_path / "factory.pub")
-    assert made.name == "factory" and made.expires == TODAY.date() + timedelta(10)
-    with pytest.raises(ConfigError, match=r"factory\.key is there already: keys are never overwritten"):
+    assert keys.read_private(tmp_path / "factory.key").public == key == keys.read_public(tmp_path / "factory.pub")
+    assert key.name == "factory" and key.expires == TODAY.date() + timedelta(10)
+    with pytest.raises(ConfigError, match=r"factory\.key exists: keys are never overwritten"):
         keys.new(tmp_path / "factory", None)
     (tmp_path / "factory.key").unlink()
-    with pytest.raises(ConfigError, match=r"factory\.pub is there already"):
+    with pytest.raises(ConfigError, match=r"factory\.pub exists"):
         keys.new(tmp_path / "factory", None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["factory.pub"]
 
 
 @pytest.mark.parametrize("name", [".hidden", "a b", "ä"])
-def test_a_key_has_a_plain_name(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match="found the key's name"):
+def test_an_unsupported_key_name_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="found the key name"):
         keys.new(tmp_path / name, None)
 
 
@@ -55,7 +56,7 @@ def test_openssl_reads_both_halves_and_its_own_keys_are_read(tmp_path: Path) -> 
         keys.read_private(tmp_path / "rsa.key")
 
 
-def test_a_private_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
+def test_a_private_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
     keys.new(tmp_path / "factory", None)
     (tmp_path / "factory.key").chmod(0o640)
     with pytest.raises(SignatureError, match=r"found mode 640, needed 600: run 'chmod 600"):
@@ -63,7 +64,7 @@ def test_a_private_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", b"\xff\x00"])
-def test_what_is_no_key_is_one_line(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_key_is_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.pub"
     path.write_bytes(content)
     with pytest.raises(SignatureError, match="is no public Ed25519 key"):
@@ -75,14 +76,14 @@ def test_what_is_no_key_is_one_line(tmp_path: Path, content: bytes) -> None:
         keys.read_public(tmp_path / "none.pub")
 
 
-def test_a_day_that_is_none_is_one_line(tmp_path: Path) -> None:
+def test_an_invalid_date_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "factory.pub"
     path.write_text(keys.new(tmp_path / "other", 5).text().replace("expires: ", "expires: next"))
     with pytest.raises(SignatureError, match="needed a day as 2027-12-31, or never"):
         keys.read_public(path)
 
 
-def test_a_key_counts_to_the_end_of_its_last_day(tmp_path: Path) -> None:
+def test_a_key_is_valid_to_the_end_of_its_last_day(tmp_path: Path) -> None:
     key = keys.new(tmp_path / "factory", 0)
     assert key.expires is not None
     assert not key.expired(datetime(key.expires.year, key.expires.month, key.expires.day, 23, 59, tzinfo=timezone.utc))
@@ -97,7 +98,7 @@ def test_an_expired_key_signs_nothing(tmp_path: Path) -> None:
         keys.read_private(path).sign(b"")
 
 
-def test_only_the_owner_may_add_trusted_keys(tmp_path: Path) -> None:
+def test_only_the_owner_can_add_trusted_keys(tmp_path: Path) -> None:
     bundles.key(tmp_path)
     folder = tmp_path / "trusted"
     for path in (folder, folder / "factory.pub"):
@@ -111,7 +112,7 @@ def test_only_the_owner_may_add_trusted_keys(tmp_path: Path) -> None:
         keys.trusted(folder)
 
 
-def test_during_a_rotation_both_keys_count_and_then_the_new_one(tmp_path: Path) -> None:
+def test_during_a_rotation_both_keys_are_valid_then_only_the_new_one(tmp_path: Path) -> None:
     old = bundles.key(tmp_path, "y2026")
     before, after = keys.rotate(old, tmp_path / "y2027", 700, 30, tmp_path / "next")
     assert before.expires == TODAY.date() + timedelta(30) and after.expires == TODAY.date() + timedelta(700)
@@ -125,3 +126,18 @@ def test_during_a_rotation_both_keys_count_and_then_the_new_one(tmp_path: Path) 
     with pytest.raises(ConfigError, match="is not empty"):
         keys.rotate(old, tmp_path / "y2028", None, 30, tmp_path / "next")
     assert not (tmp_path / "y2028.key").exists()
+
+
+@pytest.mark.root
+def test_trusted_keys_of_another_user_are_refused(tmp_path: Path) -> None:
+    """Whoever owns a file can change it, whatever its mode."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to give files away")
+    bundles.key(tmp_path)
+    folder = tmp_path / "trusted"
+    for path in (folder, folder / "factory.pub"):
+        os.chown(path, 65534, 65534)
+        with pytest.raises(SignatureError, match=rf"{path}: found user 65534 as its owner, needed root: run 'chown"):
+            keys.trusted(folder)
+        os.chown(path, 0, 0)
+    assert [key.name for key in keys.trusted(folder)] == ["factory"]

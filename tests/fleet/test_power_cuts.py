@@ -1,4 +1,4 @@
-"""A deploy that is killed at any moment leaves the old or the new engine in service, and the next deploy succeeds."""
+"""A deploy killed at any moment leaves the old or the new engine in service, and the next deploy succeeds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
     ("scenario", "least"), [("update", 30), ("first", 8), ("sick", 12), ("rollback", 8), ("recover", 5)]
 )
 def test_killed_before_each_operation_on_the_disk(scenario: str, least: int) -> None:
-    memory = Path("/dev/shm")  # hundreds of deploys, each synced: a disk takes minutes
+    memory = Path("/dev/shm")  # hundreds of deploys, each synced: minutes on a disk
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
         done = subprocess.run(
             [sys.executable, str(HERE / "killed.py"), folder, scenario],
@@ -30,12 +30,12 @@ def test_killed_before_each_operation_on_the_disk(scenario: str, least: int) -> 
             timeout=250,
         )
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
-    assert said["wrong"] == [] and said["kills"] >= least, said
+    result = json.loads(done.stdout)
+    assert result["wrong"] == [] and result["kills"] >= least, result
 
 
-def test_what_is_switched_to_lies_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kill leaves what the kernel has not written yet, a power cut does not: all is synced before it is relied on."""
+def test_a_slot_is_on_the_disk_before_the_switch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unlike a kill, a power cut loses what the kernel has not written: everything is synced before it is relied on."""
     synced: dict[int, int] = {}
     seen: list[str] = []
     fsync, replace = os.fsync, Path.replace
@@ -48,8 +48,8 @@ def test_what_is_switched_to_lies_on_the_disk(tmp_path: Path, monkeypatch: pytes
         if new.parent == tmp_path / "device":
             seen.append(new.name)
             for path in [old.resolve(), *old.resolve().rglob("*"), *[tmp_path / "device" / "slots"] * old.is_symlink()]:
-                found = path.lstat()
-                assert path.is_symlink() or synced.get(found.st_ino, 0) >= found.st_mtime_ns, f"{path} is not synced"
+                status = path.lstat()
+                assert path.is_symlink() or synced.get(status.st_ino, 0) >= status.st_mtime_ns, f"{path} is not synced"
         return replace(old, new)
 
     bundles.device(tmp_path / "device").deploy(

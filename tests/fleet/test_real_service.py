@@ -1,4 +1,4 @@
-"""Deploys with the real service: `edgesparse run --service`, started anew by a script as systemd would."""
+"""Deploys with the real service: `edgesparse run --service`, restarted by a script as systemd would."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ import yaml
 from edgesparse.errors import RolledBack
 from edgesparse.fleet import contents, keys
 from edgesparse.fleet.deploy import Device
-from edgesparse.fleet.restart import Service
+from edgesparse.fleet.restart import ServiceControl
 from edgesparse.fleet.slots import Root
 from edgesparse.fleet.status import status
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    """Restarting returns once the new process is ready, as systemctl does; each process ends by itself, at last."""
+def service(tmp_path: Path) -> Iterator[ServiceControl]:
+    """Its restart returns once the new process is ready, as systemctl does; each process ends by itself eventually."""
     settings = {
         "run": {"cameras": [{"name": "belt", "source": "demo", "rate": 20}]},
         "service": {"web": {"enabled": False}},
@@ -47,13 +47,15 @@ def service(tmp_path: Path) -> Iterator[Service]:
         exit 1
         """)
     )
-    yield Service(("sh", str(script)), tmp_path / "status.json", 5.0, 0.5)
+    yield ServiceControl(("sh", str(script)), tmp_path / "status.json", 5.0, 0.5)
     if (tmp_path / "pid").exists():
         with suppress(ProcessLookupError):
             os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
 
 
-def test_a_good_bundle_runs_and_a_sick_one_goes_back(tmp_path: Path, service: Service, quick: None) -> None:
+def test_a_good_bundle_runs_and_an_unhealthy_one_is_rolled_back(
+    tmp_path: Path, service: ServiceControl, quick: None
+) -> None:
     squares.detector(tmp_path / "squares.onnx")
     (tmp_path / "labels").mkdir()
     squares.labelled(tmp_path / "labels")
@@ -61,20 +63,22 @@ def test_a_good_bundle_runs_and_a_sick_one_goes_back(tmp_path: Path, service: Se
     frames: dict[str, int] = {}
 
     def count(step: str, done: int, total: int) -> None:
-        said = service.says()
-        # It tells once a second, and what is built anew is small: before the switch it has time for a word.
+        current = service.current_status()
+        # The status is written once per second, and this build takes less: before the switch, wait for the next one.
         until = time.monotonic() + 10
-        while step == "switching" and said and said.frames <= frames.get("unpacking", 0) and time.monotonic() < until:
+        while step == "switching" and current and time.monotonic() < until:
+            if current.frames > frames.get("unpacking", 0):
+                break
             time.sleep(0.1)
-            said = service.says()
-        frames.setdefault(step, said.frames if said else 0)
+            current = service.current_status()
+        frames.setdefault(step, current.frames if current else 0)
 
     device = Device(Root(tmp_path / "device"), service, progress=count)
 
     def deploy(version: str, **limits: Any) -> str:
-        said = {"model": "squares.onnx", "build": {"backend": "onnxruntime", "threads": 1}}
-        said["deploy"] = {"images": "labels", **limits}
-        (tmp_path / "squares.yaml").write_text(yaml.safe_dump(said))
+        recipe = {"model": "squares.onnx", "build": {"backend": "onnxruntime", "threads": 1}}
+        recipe["deploy"] = {"images": "labels", **limits}
+        (tmp_path / "squares.yaml").write_text(yaml.safe_dump(recipe))
         contents.make(tmp_path / "squares.yaml", tmp_path / f"{version}.esb", private, version=version)
         with bundles.opened(tmp_path / f"{version}.esb") as source:
             return device.deploy(source).result

@@ -21,10 +21,10 @@ from edgesparse.package.store import open_package
 
 @pytest.fixture(scope="module")
 def proto() -> Any:
-    """model_config_pb2 of tritonclient; by its path, since its package asks for grpc."""
-    found = importlib.util.find_spec("tritonclient")
-    assert found is not None and found.origin is not None, "pip install tritonclient"
-    path = Path(found.origin).parent / "grpc" / "model_config_pb2.py"
+    """model_config_pb2 of tritonclient, loaded by its path, since the package needs grpc."""
+    package = importlib.util.find_spec("tritonclient")
+    assert package is not None and package.origin is not None, "pip install tritonclient"
+    path = Path(package.origin).parent / "grpc" / "model_config_pb2.py"
     spec = importlib.util.spec_from_file_location("model_config_pb2", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -41,14 +41,14 @@ def read(proto: Any, text: str) -> Any:
 CHOSEN = Candidate(name="fp16", precision="fp16", outcome="chosen", reason="")
 
 
-def plan(**said: Any) -> Any:
+def plan(**fields: Any) -> Any:
     inputs = (TensorRecord(name="images", shape=(4, 3, 640, 480), dtype="uint8"),)
     outputs = tuple(
         TensorRecord(name=name, shape=(4, 100), dtype=kind) for name, kind in (("s", "float16"), ("n", "int64"))
     )
     identity = {"tensorrt": "10.3.0", "gpu": "Orin (nvgpu)"}
     return packages.manifest(
-        backend="tensorrt", identity=identity, inputs=inputs, outputs=outputs, candidates=(CHOSEN,), **said
+        backend="tensorrt", identity=identity, inputs=inputs, outputs=outputs, candidates=(CHOSEN,), **fields
     )
 
 
@@ -60,34 +60,38 @@ def test_a_real_package_becomes_a_repository(proto: Any, tmp_path: Path, quick: 
     package = build(recipe, tmp_path / "engines").package
     model = triton.export(package, tmp_path / "repository")
     assert model == tmp_path / "repository" / "squares"
-    said = read(proto, (model / "config.pbtxt").read_text())
-    assert said.name == "squares" and said.platform == "onnxruntime_onnx" and said.max_batch_size == 0
-    assert [(i.name, proto.DataType.Name(i.data_type), [*i.dims]) for i in said.input] == [
+    config = read(proto, (model / "config.pbtxt").read_text())
+    assert config.name == "squares" and config.platform == "onnxruntime_onnx" and config.max_batch_size == 0
+    assert [(i.name, proto.DataType.Name(i.data_type), [*i.dims]) for i in config.input] == [
         ("images", "TYPE_UINT8", [1, 3, 64, 64])
     ]
-    assert [(o.name, [*o.dims]) for o in said.output] == [("output0", [1, 6, squares.CELLS])]
-    assert not said.instance_group and text_format.MessageToString(said)
-    assert (model / "1" / said.default_model_filename).read_bytes() == package.engine.read_bytes()
+    assert [(o.name, [*o.dims]) for o in config.output] == [("output0", [1, 6, squares.CELLS])]
+    assert not config.instance_group and text_format.MessageToString(config)
+    assert (model / "1" / config.default_model_filename).read_bytes() == package.engine.read_bytes()
     assert (model / "labels.txt").read_text() == "red\ngreen\n"
     assert json.loads((model / "detector.json").read_text())["input"]["size"] == [64, 64]
     assert [path.name for path in (tmp_path / "repository").iterdir()] == ["squares"]
-    with pytest.raises(ConfigError, match="is there already: pass --force"):
+    with pytest.raises(ConfigError, match="exists: pass --force"):
         triton.export(package, tmp_path / "repository")
     triton.export(package, tmp_path / "repository", force=True)
 
 
 def test_a_plan_of_a_fixed_batch(proto: Any) -> None:
-    said = read(proto, triton.config(plan()))
-    assert said.platform == "tensorrt_plan" and said.default_model_filename == "model.plan" and said.max_batch_size == 0
-    assert [*said.input[0].dims] == [4, 3, 640, 480]
-    assert [proto.DataType.Name(output.data_type) for output in said.output] == ["TYPE_FP16", "TYPE_INT64"]
-    assert proto.ModelInstanceGroup.Kind.Name(said.instance_group[0].kind) == "KIND_GPU"
+    config = read(proto, triton.config(plan()))
+    assert (
+        config.platform == "tensorrt_plan"
+        and config.default_model_filename == "model.plan"
+        and config.max_batch_size == 0
+    )
+    assert [*config.input[0].dims] == [4, 3, 640, 480]
+    assert [proto.DataType.Name(output.data_type) for output in config.output] == ["TYPE_FP16", "TYPE_INT64"]
+    assert proto.ModelInstanceGroup.Kind.Name(config.instance_group[0].kind) == "KIND_GPU"
 
 
 def test_a_plan_of_an_open_batch_is_filled_by_triton(proto: Any) -> None:
-    said = read(proto, triton.config(plan(batch=(1, 4, 8))))
-    assert said.max_batch_size == 8 and [*said.input[0].dims] == [3, 640, 480] and [*said.output[0].dims] == [100]
-    assert [*said.dynamic_batching.preferred_batch_size] == [4]
+    config = read(proto, triton.config(plan(batch=(1, 4, 8))))
+    assert config.max_batch_size == 8 and [*config.input[0].dims] == [3, 640, 480] and [*config.output[0].dims] == [100]
+    assert [*config.dynamic_batching.preferred_batch_size] == [4]
 
 
 def test_a_plan_for_a_dla_core(proto: Any) -> None:
@@ -100,8 +104,8 @@ def test_names_are_quoted(proto: Any, name: str) -> None:
     assert read(proto, triton.config(plan(model=name))).name == name
 
 
-def test_what_triton_does_not_run_is_refused(tmp_path: Path) -> None:
+def test_a_backend_that_triton_does_not_have_is_refused(tmp_path: Path) -> None:
     packages.stored(tmp_path / "engines")
-    with pytest.raises(DeployError, match="Triton runs no engine of null, only of onnxruntime, tensorrt"):
+    with pytest.raises(DeployError, match="Triton cannot run engines of null, only of onnxruntime, tensorrt"):
         triton.export(open_package(tmp_path / "engines"), tmp_path / "repository")
     assert not (tmp_path / "repository").exists()

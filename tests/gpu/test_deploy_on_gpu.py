@@ -17,7 +17,7 @@ from edgesparse.builder.targets import open_detector
 from edgesparse.demo.scene import still
 from edgesparse.fleet import contents, keys
 from edgesparse.fleet.deploy import Device
-from edgesparse.fleet.restart import Service
+from edgesparse.fleet.restart import ServiceControl
 from edgesparse.fleet.slots import Root
 from edgesparse.package.store import open_package
 
@@ -37,7 +37,7 @@ def bundle(folder: Path, version: str, candidate: str) -> Path:
 
 def test_an_update_beside_an_engine_that_serves(tmp_path: Path) -> None:
     bundles.key(tmp_path)
-    device = Device(Root(tmp_path / "device"), Service())
+    device = Device(Root(tmp_path / "device"), ServiceControl())
     with bundles.opened(bundle(tmp_path, "1.0", "fp32")) as source:
         assert device.deploy(source).result == "deployed"
     current = tmp_path / "device" / "current" / "package"

@@ -1,4 +1,4 @@
-"""The self-test: what the reference finds on a few images travels in the bundle; the engine is held against it."""
+"""The self-test: the reference's detections on a few images travel in the bundle; the engine is compared with them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.images import read_image
 
 FILE = "expected.json"
-TIMED = 20
-"""Least number of frames that the latency is the median of."""
+TIMED_FRAMES = 20
+"""Frames, at least, that the latency is the median of."""
 
 
 @dataclass(frozen=True)
 class SelfTest:
-    """What an engine came to: shares 0..1 as Agreement has them, median milliseconds from frame to detections."""
+    """An engine's result. `recall` and `precision`: 0..1, as in Agreement; `latency_ms`: median from frame to
+    detections."""
 
     images: int
     boxes: int
@@ -36,7 +37,7 @@ class SelfTest:
     latency_ms: float
 
     def why_not(self, limits: Deploy) -> str | None:
-        """Why it fails, as 'found, needed'; None when it passes."""
+        """Return why it fails, as 'found, needed'; None when it passes."""
         if min(self.recall, self.precision) < limits.min_agreement:
             return (
                 f"the self-test found {100 * self.recall:.0f} % of {self.boxes} expected boxes, and "
@@ -44,8 +45,8 @@ class SelfTest:
                 f"{100 * limits.min_agreement:.0f} % of each"
             )
         if limits.max_latency_ms is not None and self.latency_ms > limits.max_latency_ms:
-            found = f"the self-test took {self.latency_ms:.1f} ms a frame"
-            return f"{found}, needed deploy.max_latency_ms {limits.max_latency_ms:g}"
+            took = f"the self-test took {self.latency_ms:.1f} ms per frame"
+            return f"{took}, needed deploy.max_latency_ms {limits.max_latency_ms:g}"
         return None
 
     def as_dict(self) -> dict[str, Any]:
@@ -53,44 +54,51 @@ class SelfTest:
 
 
 def write(path: Path, detector: Detector, images: Sequence[Path], names: Sequence[str]) -> int:
-    """Write what `detector` finds on `images`, which travel as `names`; returns how many boxes that is.
+    """Write the detections of `detector` on `images`, which travel as `names`. Returns the number of boxes.
 
-    Raises ConfigError when it finds nothing: a self-test on that could not fail.
+    Raises ConfigError when there are none: a self-test on that could not fail.
     """
-    found = {name: detector(read_image(image)) for name, image in zip(names, images, strict=True)}
-    boxes = sum(map(len, found.values()))
+    results = {name: detector(read_image(image)) for name, image in zip(names, images, strict=True)}
+    boxes = sum(map(len, results.values()))
     if not boxes:
         raise ConfigError(
-            f"the model finds nothing on the {len(found)} images of the self-test: set deploy.images to a folder "
+            f"the model detects nothing on the {len(results)} images of the self-test: set deploy.images to a folder "
             "with objects in them"
         )
-    path.write_text(json.dumps({name: _rows(one) for name, one in found.items()}, indent=1))
+    path.write_text(json.dumps({name: _rows(detections) for name, detections in results.items()}, indent=1))
     return boxes
 
 
 def run(folder: Path, package: Package, recipe: Recipe) -> SelfTest:
-    """Run a verified package on the images beside `folder`/expected.json. Raises BuildError when it cannot run,
-    DeployError when it runs only as its fallback."""
+    """Run a verified package on the images beside `folder`/expected.json.
+
+    Raises BuildError when it cannot run, DeployError when only its fallback can.
+    """
     expected = json.loads((folder / FILE).read_text())
     images = {name: read_image(folder / name) for name in expected}
     with open_detector(package, recipe.run) as detector:
         if detector.notice:
             raise DeployError(f"the engine cannot be loaded: {detector.notice}")
-        found = [(_detections(rows), detector(images[name])) for name, rows in expected.items()]
-        times = []
-        for i in range(max(TIMED, len(images))):
-            begun = time.perf_counter()
-            detector(images[list(images)[i % len(images)]])
-            times.append(1e3 * (time.perf_counter() - begun))
-    agreed = agreement(found)
-    return SelfTest(agreed.images, agreed.boxes, agreed.recall, agreed.precision, float(np.median(times)))
+        pairs = [(_detections(rows), detector(images[name])) for name, rows in expected.items()]
+        latency = _median_ms(detector, list(images.values()))
+    result = agreement(pairs)
+    return SelfTest(result.images, result.boxes, result.recall, result.precision, latency)
 
 
-def _rows(found: Detections) -> list[list[float]]:
-    """Rounded to what matters, so that two machines write the same."""
+def _median_ms(detector: Detector, images: Sequence[Any]) -> float:
+    times = []
+    for i in range(max(TIMED_FRAMES, len(images))):
+        begin = time.perf_counter()
+        detector(images[i % len(images)])
+        times.append(1e3 * (time.perf_counter() - begin))
+    return float(np.median(times))
+
+
+def _rows(detections: Detections) -> list[list[float]]:
+    """Return boxes, scores and classes, rounded so that two machines write the same."""
     return [
         [*(round(float(v), 1) for v in box), round(float(score), 2), int(label)]
-        for box, score, label in zip(found.xyxy, found.confidence, found.class_id, strict=True)
+        for box, score, label in zip(detections.xyxy, detections.confidence, detections.class_id, strict=True)
     ]
 
 

@@ -1,0 +1,59 @@
+"""What was done on a device: JSON lines, bounded."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from edgesparse.files import read_regular, sync_folder, write_synced
+from edgesparse.fleet.state import DamagedState
+
+KEPT = 200
+"""Lines that are kept; up to a quarter more between two cuts."""
+MAX_BYTES = 16 << 20
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Return the last KEPT events, oldest first, without lines that are no event, such as one torn by a power cut.
+
+    Raises DamagedState for what is no readable file, or too large.
+    """
+    return _events(path)[-KEPT:]
+
+
+def _events(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = read_regular(path, MAX_BYTES).decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise DamagedState(str(error)) from None
+    return [event for line in lines if (event := _event(line)) is not None]
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(event, dict):
+        return None
+    time = event.get("time", 0)
+    return event if isinstance(time, int | float) and 0 <= time < 1 << 40 else None
+
+
+def append_history(path: Path, event: dict[str, Any]) -> None:
+    """Add an event, on the disk; once the file has grown by a quarter, keep its last KEPT lines. Raises DamagedState,
+    OSError."""
+    events = _events(path)
+    if len(events) >= KEPT + KEPT // 4:
+        write_synced(path, "".join(json.dumps(line) + "\n" for line in [*events[1 - KEPT :], event]))
+        return
+    with path.open("ab+") as file:
+        torn = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
+        file.write(b"\n" * bool(torn) + json.dumps(event).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(path.parent)
