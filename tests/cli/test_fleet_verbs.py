@@ -71,7 +71,7 @@ def test_keys_are_created_listed_and_rotated(edgesparse: Command, tmp_path: Path
         "wrote factory.key and factory.pub, valid until 20" in edgesparse("keys", "new", "factory", "--days", "9").err
     )
     assert edgesparse("keys", "public", "factory.key").out == (tmp_path / "factory.pub").read_text()
-    assert edgesparse("keys", "new", "factory").message.startswith("factory.key is there already")
+    assert edgesparse("keys", "new", "factory").message.startswith("factory.key exists")
     done = edgesparse("keys", "rotate", "factory.key", "next", "-o", "both", "--overlap", "3")
     assert done.code == 0 and "next: put both into /etc/edgesparse/trusted" in done.err
     shown = edgesparse("keys", "show", "both", "--json").json["keys"]
@@ -99,7 +99,7 @@ def test_wrong_use_is_refused_and_writes_nothing(edgesparse: Command, recipe: Pa
         edgesparse("deploy", "none.esb", *device).message
         == "cannot read the bundle none.esb: No such file or directory"
     )
-    assert edgesparse("deploy", recipe, *device).message.endswith("is no bundle: make one with 'edgesparse bundle'")
+    assert edgesparse("deploy", recipe, *device).message.endswith("is no bundle: create one with 'edgesparse bundle'")
     good = bundles.signed(tmp_path / "good.esb", tmp_path / "factory.key")
     bad = good.with_name("bad.esb")
     bad.write_bytes(good.read_bytes().replace(b"xxxx", b"yyyy"))
@@ -120,4 +120,4 @@ def test_a_repository_for_triton(edgesparse: Command, recipe: Path, tmp_path: Pa
     done = edgesparse("export", "triton", tmp_path / "squares.onnx", "-o", "repository")
     assert done.code == 0 and "next: tritonserver --model-repository=" in done.out
     assert (tmp_path / "repository" / "squares" / "config.pbtxt").is_file()
-    assert "is there already" in edgesparse("export", "triton", tmp_path / "squares.onnx", "-o", "repository").message
+    assert "exists" in edgesparse("export", "triton", tmp_path / "squares.onnx", "-o", "repository").message
