@@ -20,6 +20,7 @@ def test_the_readme_has_its_commands() -> None:
     assert re.findall(r"^edgesparse (\w+)", COMMANDS, re.MULTILINE) == ["doctor", "recipe", "build", "run"]
 
 
+@pytest.mark.no_camera
 def test_detect_on_a_camera(tmp_path: Path) -> None:
     """Without a camera it says so in one line and exits with 3."""
     if Path("/dev/video0").exists():
