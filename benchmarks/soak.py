@@ -70,7 +70,7 @@ class Watch:
         self.count += 1
         return 0.0
 
-    def turn(self, cameras: Sequence[CameraStatus]) -> None:
+    def update(self, cameras: Sequence[CameraStatus]) -> None:
         for camera in cameras:
             if camera.state == "away" and self._states.get(camera.name) != "away":
                 self.lost.append((camera.name, camera.since_ns / 1e9, camera.why))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict
 
@@ -86,12 +86,15 @@ class Camera(Section):
     """Default: those of `run`."""
     zones: dict[Annotated[str, AfterValidator(_name)], Zone] = Field(default_factory=dict)
     """Where the middle of a box's lower edge must be for the box to count; default: anywhere."""
+    transport: Literal["tcp", "udp"] = "tcp"
+    """Transport of an RTSP stream."""
     frozen: Annotated[float, Field(ge=0, le=3600)] = 1.5
     """Seconds without a single changed bit after which the camera counts as frozen; 0: never."""
 
     def opens_like(self, other: Camera) -> bool:
         """Return whether both can share one open source."""
-        return all(getattr(self, key) == getattr(other, key) for key in ("name", "source", "size", "fps", "frozen"))
+        keys = ("name", "source", "size", "fps", "transport", "frozen")
+        return all(getattr(self, key) == getattr(other, key) for key in keys)
 
 
 ONLY = "camera"

@@ -17,6 +17,7 @@ EdgeSparseError
   StreamError
     SourceError          cameras, files
       CameraUnavailable
+        AuthenticationFailed   it does not accept the user
     SinkError            where detections go
   DeployError            bringing a bundle onto a device
     RolledBack           it ran, turned sick, and the old one is back
@@ -95,6 +96,10 @@ class SourceError(StreamError):
 
 class CameraUnavailable(SourceError):
     exit_code = MACHINE_LACKS
+
+
+class AuthenticationFailed(CameraUnavailable):
+    pass
 
 
 class SinkError(StreamError):

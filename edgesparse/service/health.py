@@ -37,7 +37,7 @@ class Health:
         self.loading = "starting"
         """What keeps the frame loop from running; empty when nothing does."""
 
-    def turn(self, cameras: Sequence[CameraStatus]) -> None:
+    def update(self, cameras: Sequence[CameraStatus]) -> None:
         self.turn_at, self.cameras, self.loading = time.monotonic(), cameras, ""
 
     def frame(self) -> None:

@@ -42,8 +42,8 @@ class Watch:
         self._snapshots.offer(camera.name, frame, detections)
         return self._governor.pause(time.monotonic())
 
-    def turn(self, cameras: Sequence[CameraStatus]) -> None:
-        self._health.turn(cameras)
+    def update(self, cameras: Sequence[CameraStatus]) -> None:
+        self._health.update(cameras)
         now = time.monotonic()
         if self._health.judge(now).alive:
             self._notify.alive()

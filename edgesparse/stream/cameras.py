@@ -1,4 +1,4 @@
-"""A camera of the loop: its source, what of the detections counts, how it fares, and who wants to know."""
+"""A camera in the loop: its source, which detections count, its status, and the observer of all cameras."""
 
 from __future__ import annotations
 
@@ -23,42 +23,42 @@ from edgesparse.wording import redact
 
 @dataclass
 class CameraStatus:
-    """How a camera fares; the loop brings it up to date. `source` is without credentials, times are monotonic."""
+    """A camera's status, which the loop keeps up to date. `source` has no credentials; times are monotonic."""
 
     name: str
     source: str
     state: State = "opening"
     why: str = ""
-    """Why it is not live, in words."""
+    """Why it is not live."""
     since_ns: int = 0
     """When the state began."""
     frames: int = 0
-    """Frames that were detected in."""
+    """Frames that went through the detector."""
     dropped: int = 0
     reopened: int = 0
     width: int = 0
     height: int = 0
     age_ns: int = 0
-    """Of the newest frame that was captured, when this was brought up to date."""
+    """Age of the newest captured frame at the last update."""
 
 
 class Observer(Protocol):
-    """Told what happens, in the loop's thread."""
+    """Notified by the loop, in its thread."""
 
     def frame(self, camera: CameraStatus, frame: Frame, detections: Detections, row: NDArray[np.int64]) -> float:
-        """After each frame that was detected in; for how many seconds no more are to be taken, mostly 0.
+        """Called after each frame. Returns for how many seconds to pause, usually 0.
 
-        `row`: nanoseconds, as ALL_STAGES, then total, then age."""
+        `row`: durations in nanoseconds in the order of ALL_STAGES, then the total, then the frame's age."""
 
-    def turn(self, cameras: Sequence[CameraStatus]) -> None:
-        """At least twice a second while the engine answers, whatever the cameras do."""
+    def update(self, cameras: Sequence[CameraStatus]) -> None:
+        """Called at least twice per second as long as the engine answers, whatever the cameras do."""
 
 
 class Feed:
-    """One camera in the loop. `like`: the feed in whose place it comes, with the same source.
+    """One camera in the loop. `like`: the feed that it replaces, with the same source.
 
-    `run` has the thresholds of all cameras, `settings` what this one has of its own. The detector found everything
-    that any camera wants: what this one does not want is left out here, behind NMS. That is the same as before it: a
+    `run` has the thresholds of all cameras, `settings` this one's own. The detector returns whatever any camera counts;
+    detections that do not count for this one are removed here, after NMS. That is equivalent to removing them before: a
     box below the threshold suppresses none above it.
     """
 
@@ -80,7 +80,7 @@ class Feed:
         """When the next frame may be taken."""
 
     def take(self, now_ns: int) -> Frame | None:
-        """A new frame, where there is one and `rate` allows it."""
+        """A new frame, if there is one and `rate` allows it."""
         if self.ended or now_ns < self.due_ns:
             return None
         frame = self.source.poll()
@@ -94,7 +94,7 @@ class Feed:
         return frame
 
     def select(self, frame: Frame, detections: Detections) -> Detections:
-        """What of the detections in one of its frames counts. In the order in which they were taken."""
+        """The detections of a frame that count. To be called in the order in which frames were taken."""
         self.status.frames += 1
         if self._thresholds is not None and len(detections):
             detections = detections[detections.confidence >= self._thresholds[detections.class_id]]
@@ -103,7 +103,7 @@ class Feed:
         return detections if self._tracks is None else self._tracks.follow(detections)
 
     def update(self) -> None:
-        """Bring the status up to date, and let the source notice what has stopped."""
+        """Update the status, and let the source detect a stall."""
         source, status = self.source, self.status
         source.watch()
         status.state, status.why, status.since_ns = source.state, source.why, source.since_ns
@@ -111,36 +111,42 @@ class Feed:
         status.age_ns = time.monotonic_ns() - source.newest_ns if source.newest_ns else 0
 
 
-def open_camera(settings: Camera, *, patient: bool) -> Source:
-    """The source of a camera; messages call it by its name. `patient`: see open_source."""
-    name = None if settings.name == ONLY else settings.name
+def open_camera_source(settings: Camera, *, patient: bool) -> Source:
+    """Open the source of a camera. `patient` and errors: see open_source."""
     return open_source(
-        settings.source, size=settings.size, fps=settings.fps, name=name, patient=patient, frozen=settings.frozen
+        settings.source,
+        size=settings.size,
+        fps=settings.fps,
+        transport=settings.transport,
+        name=None if settings.name == ONLY else settings.name,
+        patient=patient,
+        frozen=settings.frozen,
     )
 
 
 def open_feeds(
     cameras: Sequence[Camera], run: Run, names: Sequence[str], *, patient: bool, old: Sequence[Feed] = ()
 ) -> list[Feed]:
-    """A feed a camera, on the source and with the counts of an old one where that opens like it. `patient`: see
-    open_source. Raises SourceError and ConfigError, and nothing stays open then."""
+    """A feed per camera, with the source and counts of an old one if the camera opens like that.
+
+    `patient`: see open_source. Raises SourceError and ConfigError; nothing stays open then."""
     feeds: list[Feed] = []
-    made: list[Source] = []
+    opened: list[Source] = []
     try:
         for camera in cameras:
             like = next((feed for feed in old if camera.opens_like(feed.settings)), None)
             if like is None:
-                made.append(open_camera(camera, patient=patient))
-            source = made[-1] if like is None else like.source
+                opened.append(open_camera_source(camera, patient=patient))
+            source = opened[-1] if like is None else like.source
             feeds.append(Feed(camera, source, run, names, like))
     except BaseException:
-        close_sources(made)
+        close_sources(opened)
         raise
     return feeds
 
 
 def close_sources(sources: Sequence[Source]) -> None:
-    """All at once: each may take a second."""
+    """Close all at the same time, since each may take a second."""
     for source in sources:
         source.leave()
     for source in sources:

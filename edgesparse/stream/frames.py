@@ -11,7 +11,7 @@ import numpy.typing as npt
 Image = npt.NDArray[Any]
 """BGR uint8 [H, W, 3]."""
 
-Memory = Callable[[tuple[int, ...]], Image]
+Allocator = Callable[[tuple[int, ...]], Image]
 """Allocates an uninitialized image of the given shape. Called from any thread."""
 
 

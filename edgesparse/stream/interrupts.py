@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM between frames, never inside one."""
+"""Ctrl-C, SIGTERM and SIGHUP between frames, never within one."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupts:
-    """Keeps signals back while a frame is on its way, so that every sink gets it; a second one comes through at once.
+    """Holds a signal back while frames are being processed, so that every sink gets them. A second one passes.
 
-    Then the handlers that were there before are called; a signal that has none keeps its default. Does nothing
-    outside the main thread, where Python handles no signals. A context manager.
+    Then the previous handler is called; a signal without a handler keeps its default action. Does nothing outside the
+    main thread, where Python handles no signals. A context manager.
     """
 
     def __init__(self) -> None:
         self._handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
         self._busy = False
-        self._kept = 0
+        self._held_back = 0
 
     @property
     def waiting(self) -> bool:
-        """Whether one was kept back: what is on its way is to be done, and no more."""
-        return bool(self._kept)
+        """Whether a signal is held back: finish what is in flight, and start nothing new."""
+        return bool(self._held_back)
 
     def begin(self) -> None:
-        """Frames are on their way."""
+        """Frames are being processed."""
         self._busy = True
 
     def end(self) -> None:
-        """None is any more: handle what was kept back, which mostly raises KeyboardInterrupt."""
+        """No more frames are being processed: handle what was held back, which usually raises KeyboardInterrupt."""
         self._busy = False
-        number, self._kept = self._kept, 0
+        number, self._held_back = self._held_back, 0
         if number:
             self._handlers[number](number, None)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._busy and not self._kept:
-            self._kept = number
+        if self._busy and not self._held_back:
+            self._held_back = number
         else:
             self._handlers[number](number, frame)
 

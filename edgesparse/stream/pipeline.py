@@ -1,4 +1,4 @@
-"""The frame loop: newest frames of the cameras -> detector -> sinks, timed a stage."""
+"""The frame loop: newest frames of the cameras -> detector -> sinks, with the time of each stage."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from edgesparse.config import ONLY, Camera
 from edgesparse.errors import SourceError
 from edgesparse.runtime.detector import Detector
 from edgesparse.stream.cameras import Feed, Observer, close_sources, open_feeds
-from edgesparse.stream.flights import Batch, Flights, Taken
 from edgesparse.stream.frames import Frame
+from edgesparse.stream.in_flight import Batch, InFlight, Taken
 from edgesparse.stream.interrupts import Interrupts
 from edgesparse.stream.sinks.base import Sink
 from edgesparse.stream.sources.base import Source
@@ -22,8 +22,8 @@ from edgesparse.stream.summary import ALL_STAGES as ALL_STAGES
 from edgesparse.stream.summary import CameraCounts, Record
 from edgesparse.stream.summary import Summary as Summary
 
-TURN_NS = 250_000_000
-"""How often cameras are watched and the observer is told, at the least."""
+UPDATE_NS = 250_000_000
+"""Longest time between two updates of the cameras' status and the observer."""
 
 
 def run(
@@ -34,8 +34,10 @@ def run(
     limit: int | None = None,
     depth: int | None = None,
 ) -> Summary:
-    """Feed an open source's frames through the detector into the sinks: a Loop with one camera. Raises what source and
-    sinks raise; does not close the source."""
+    """Send the frames of an open source through the detector into the sinks: a Loop with one camera.
+
+    `limit`: most frames; `depth`: most batches in flight. Does not close the source. Raises what source, detector and
+    sinks raise."""
     settings = Camera(name=ONLY, source=source.name)
     feed = Feed(settings, source, detector.run, detector.spec.classes)
     loop = Loop([feed], detector, sinks, depth=depth)
@@ -46,15 +48,17 @@ def run(
 
 
 class Loop(Closing):
-    """Cameras on one engine: as many as its batch holds at once, those first that have waited longest, each with its
-    newest frame. So every camera gets an equal share of an engine that is too slow for all, and none grows old.
+    """Several cameras on one engine.
 
-    While a batch is on its way the next is taken where new frames are there already, up to `depth` batches (left out:
-    as many as the detector takes); else one waits for that batch. What came meanwhile goes into the engine before the
-    sinks get the results. Results come in the order of the frames.
+    Each batch takes as many cameras' newest frames as the engine holds, from those first that have waited longest. So
+    an engine that is too slow for all is shared evenly, and no frame grows old.
 
-    A context manager that closes the cameras, not the detector nor the sinks. Allocates nothing of a frame's size after
-    the first frames. What cameras are there may be read and changed from any thread.
+    While a batch is in flight, the next one is submitted if new frames are available, up to `depth` batches (by
+    default, as many as the detector accepts); otherwise the loop waits for the batch. What has arrived meanwhile is
+    submitted before the sinks get the results. Results are delivered in the order of the frames.
+
+    A context manager that closes the cameras, but neither the detector nor the sinks. After the first frames it
+    allocates nothing of a frame's size. The cameras may be read and replaced from any thread.
     """
 
     def __init__(
@@ -70,15 +74,16 @@ class Loop(Closing):
         self._detector, self.sinks, self._observer, self._depth = detector, sinks, observer, depth
         self._stop, self._interruptible = stop or threading.Event(), stop is None
         self.feeds = list(feeds)
-        """In the order of the recipe."""
+        """In the recipe's order."""
         self._waiting = list(feeds)
+        """Those first that have waited longest."""
         self._awake = threading.Event()
         for feed in feeds:
             feed.source.awake = self._awake
-        self._flights, self._rest = Flights(detector, feeds, depth), 0.0
-        self._record, self._turned_ns = Record(detector.spec.classes), 0
+        self._in_flight, self._pause = InFlight(detector, feeds, depth), 0.0
+        self._record, self._updated_ns = Record(detector.spec.classes), 0
         self._replacing, self._changing = threading.Lock(), threading.Lock()
-        self._wanted: _Change | None = None
+        self._change: _Change | None = None
         self._running = False
 
     @classmethod
@@ -92,24 +97,21 @@ class Loop(Closing):
         stop: threading.Event | None = None,
         patient: bool | None = None,
     ) -> Loop:
-        """A loop over the cameras, opened. One that is not there is an error if `patient` is false, else waited for; it
-        is, unless said otherwise, where there are several. Raises SourceError."""
+        """Open the cameras and make a loop of them.
+
+        A camera that is not available is waited for if `patient`, otherwise it raises CameraUnavailable; by default it
+        is waited for if there are several. Raises SourceError and ConfigError."""
         patient = len(cameras) > 1 if patient is None else patient
-        return cls(
-            open_feeds(cameras, detector.run, detector.spec.classes, patient=patient),
-            detector,
-            sinks,
-            observer=observer,
-            stop=stop,
-        )
+        feeds = open_feeds(cameras, detector.run, detector.spec.classes, patient=patient)
+        return cls(feeds, detector, sinks, observer=observer, stop=stop)
 
     def run(self, limit: int | None = None) -> Summary:
-        """Until all sources have ended, `limit` frames are done, a sink wants no more, `stop` is set, or, where there
-        is no `stop`, Ctrl-C. What is on its way then still reaches the sinks, unless they want no more. The summary is
-        of all there was so far.
+        """Run until all sources have ended, `limit` frames are done, a sink wants no more, `stop` is set or, without a
+        `stop`, Ctrl-C. Frames in flight are still delivered, unless a sink wants no more. Returns the summary of
+        everything so far.
 
-        Raises what sources, sinks and detector raise. The cameras stay open, and it may be called again: it goes on
-        with what was on its way behind the frames that failed."""
+        Raises what sources, sinks and detector raise. The cameras stay open, and it may be called again: it continues
+        with what was in flight behind the frames that failed."""
         started, before = time.monotonic(), self._record.frames
         with self._changing:
             self._running = True
@@ -119,31 +121,32 @@ class Loop(Closing):
         except KeyboardInterrupt:
             ended = "interrupted"
         except SourceError:
-            while self._flights:  # frames from before that
-                self._advance(True)
+            while self._in_flight:  # frames from before the error
+                self._advance(idle=True)
             raise
         finally:
             self._record.seconds += time.monotonic() - started
             with self._changing:
                 self._running = False
-                self._apply()
+                self._apply_change()
         if self._record.frames == 0 and ended == "end of source":
             names = ", ".join(feed.source.name for feed in self.feeds)
-            raise SourceError(f"{names} gave no frame: it is empty or damaged")
+            raise SourceError(f"{names} delivered no frame: it is empty or damaged")
         return self._summary(ended)
 
     def _run(self, limit: int | None, interrupts: Interrupts | None) -> str:
+        """Returns why it ended."""
         while limit is None or self._record.frames < limit:
-            begun, taken = time.perf_counter_ns(), self._next(limit, interrupts)
+            started, taken = time.perf_counter_ns(), self._next_frames(limit, interrupts)
             if taken:
                 if interrupts:
                     interrupts.begin()
-                self._flights.submit(taken, begun)
-            self._advance(not taken)
+                self._in_flight.submit(taken, started)
+            self._advance(idle=not taken)
             if any(sink.wants_stop for sink in self.sinks):
                 self.drop()
                 return "closed"
-            if self._flights:
+            if self._in_flight:
                 continue
             if interrupts:
                 interrupts.end()
@@ -151,31 +154,32 @@ class Loop(Closing):
                 return "stopped"
             if not taken and all(feed.ended for feed in self.feeds) and self.feeds:
                 return "end of source"
-            self._between()
+            self._pause_and_change()
         return "limit"
 
-    def _next(self, limit: int | None, interrupts: Interrupts | None) -> Taken:
-        """New frames; none where what is on its way is to be done first."""
-        self._turn()
+    def _next_frames(self, limit: int | None, interrupts: Interrupts | None) -> Taken:
+        """New frames; none if what is in flight is to be finished first."""
+        self._update()
         ending = self._stop.is_set() or (interrupts is not None and interrupts.waiting)
-        if ending or self._flights.full or self._wanted is not None or self._rest > 0:
+        if ending or self._in_flight.full or self._change is not None or self._pause > 0:
             return ()
         return self._take(limit)
 
-    def _between(self) -> None:
-        """Rest, and take another detector, where that is wanted: nothing is on its way."""
-        rest, self._rest = self._rest, 0.0
-        if rest > 0:
-            self._stop.wait(rest)
-        if self._wanted is not None:
+    def _pause_and_change(self) -> None:
+        """Pause if the observer requested it, and change to other cameras and another detector. Nothing is in flight
+        then."""
+        pause, self._pause = self._pause, 0.0
+        if pause > 0:
+            self._stop.wait(pause)
+        if self._change is not None:
             with self._changing:
-                self._apply()
+                self._apply_change()
 
     def _take(self, limit: int | None) -> list[tuple[Feed, Frame]]:
-        """New frames, as many as fit into the engine at once; waits a while where there is none, nor any on its way."""
+        """New frames, as many as the engine holds. Waits a while if there are none and nothing is in flight."""
         self._awake.clear()
         most = self._detector.batch
-        if limit is not None and (most := min(most, limit - self._record.frames - self._flights.frames)) < 1:
+        if limit is not None and (most := min(most, limit - self._record.frames - self._in_flight.frames)) < 1:
             return []
         now, taken = time.monotonic_ns(), []
         for feed in self._waiting:
@@ -186,78 +190,80 @@ class Loop(Closing):
         if taken:
             served = [feed for feed, _ in taken]
             self._waiting = [feed for feed in self._waiting if feed not in served] + served
-        elif not self._flights and not all(feed.ended for feed in self.feeds):
-            due = min((feed.due_ns - now for feed in self.feeds if feed.due_ns > now), default=TURN_NS)
-            self._awake.wait(min(due, TURN_NS) / 1e9)
+        elif not self._in_flight and not all(feed.ended for feed in self.feeds):
+            due = min((feed.due_ns - now for feed in self.feeds if feed.due_ns > now), default=UPDATE_NS)
+            self._awake.wait(min(due, UPDATE_NS) / 1e9)
         return taken
 
     def _advance(self, idle: bool) -> None:
-        """Hand on what was collected, else collect, and hand it on at once where no new frame could be taken before
-        that: so new ones are in the engine meanwhile. `idle`: none came."""
-        batch = self._flights.collected()
-        if batch is None and self._flights and (idle or self._flights.full):
-            self._flights.collect()
-            batch = self._flights.collected() if self._flights.full else None
+        """Deliver the collected batch. Without one, collect a batch, and deliver it immediately if no new frame could
+        be submitted before. So new frames are in the engine while results are delivered. `idle`: no new frames."""
+        batch = self._in_flight.collected()
+        if batch is None and self._in_flight and (idle or self._in_flight.full):
+            self._in_flight.collect()
+            batch = self._in_flight.collected() if self._in_flight.full else None
         if batch is not None:
-            self._hand_on(batch)
+            self._deliver(batch)
 
-    def _hand_on(self, batch: Batch) -> None:
+    def _deliver(self, batch: Batch) -> None:
         """To observer and sinks."""
         times = self._detector.times
-        for (feed, frame), detections in zip(batch.taken, batch.found, strict=True):
-            age = batch.found_ns - frame.time_ns
+        for (feed, frame), detections in zip(batch.taken, batch.detections, strict=True):
+            age = batch.detected_ns - frame.time_ns
             detected = time.perf_counter_ns()
             detections = feed.select(frame, detections)
             for sink in self.sinks:
                 sink.write(frame, detections)
             end = time.perf_counter_ns()
             row = self._record.frame(detections.class_id)
-            row[0], row[1:5], row[5] = batch.captured - batch.begun, times, end - detected
-            row[6], row[7] = end - batch.begun, age
+            row[0], row[1:5], row[5] = batch.captured - batch.started, times, end - detected
+            row[6], row[7] = end - batch.started, age
             if self._observer is not None:
-                self._rest = self._observer.frame(feed.status, frame, detections, row)
+                self._pause = self._observer.frame(feed.status, frame, detections, row)
 
-    def _turn(self) -> None:
+    def _update(self) -> None:
         now = time.monotonic_ns()
-        if now - self._turned_ns < TURN_NS:
+        if now - self._updated_ns < UPDATE_NS:
             return
-        self._turned_ns = now
+        self._updated_ns = now
         for feed in self.feeds:
             feed.update()
         if self._observer is not None:
-            self._observer.turn([feed.status for feed in self.feeds])
+            self._observer.update([feed.status for feed in self.feeds])
 
     def rates(self) -> dict[str, float]:
-        """Nominal frames a second a camera, 0 where that is not known (yet)."""
+        """Nominal frames per second of each camera; 0 if unknown (yet)."""
         return {feed.settings.name: feed.settings.rate or feed.source.fps for feed in self.feeds}
 
     def replace(self, cameras: Sequence[Camera], detector: Detector) -> None:
-        """Go on with other cameras and another detector, between two frames. A camera whose source is the same stays
-        open; a new one that is not there is waited for. From any thread but the loop's own while it runs; returns when
-        the old detector is no longer used. Raises SourceError and ConfigError, and nothing has changed then."""
+        """Continue with other cameras and another detector, between two frames. A camera that opens like an old one
+        stays open; a new one that is not available is waited for.
+
+        May be called from any thread but the one in `run`; returns when the old detector is no longer in use. Raises
+        SourceError and ConfigError; nothing has changed then."""
         with self._replacing:
             feeds = open_feeds(cameras, detector.run, detector.spec.classes, patient=True, old=self.feeds)
             kept = {id(feed.source) for feed in feeds}
             old = [feed.source for feed in self.feeds if id(feed.source) not in kept]
             change = _Change(feeds, detector)
             with self._changing:
-                self._wanted = change
+                self._change = change
                 if not self._running:
-                    self._apply()
+                    self._apply_change()
             self._awake.set()
             change.done.wait()
             close_sources(old)
 
-    def _apply(self) -> None:
-        change, self._wanted = self._wanted, None
+    def _apply_change(self) -> None:
+        change, self._change = self._change, None
         if change is None:
             return
         for feed in change.feeds:
             feed.source.awake = self._awake
         self.feeds, self._waiting = list(change.feeds), list(change.feeds)
         self.drop()
-        self._flights = Flights(change.detector, change.feeds, self._depth)
-        self._detector, self._turned_ns = change.detector, 0
+        self._in_flight = InFlight(change.detector, change.feeds, self._depth)
+        self._detector, self._updated_ns = change.detector, 0
         self._record.name_classes(change.detector.spec.classes)
         change.done.set()
 
@@ -269,17 +275,19 @@ class Loop(Closing):
         return self._record.summary(cameras, live, ended, self._detector.notice)
 
     def drop(self) -> None:
-        """Wait for what is on its way, and want nothing of it: the detector is free. Not while it runs."""
-        self._flights.drop()
+        """Wait for what is in flight and discard it, so that the detector is free. Not to be called while it runs."""
+        self._in_flight.drop()
 
     def close(self) -> None:
-        """Close the cameras, and drop what is on its way; calling it again does nothing."""
+        """Close the cameras and discard what is in flight. May be called more than once."""
         close_sources([feed.source for feed in self.feeds])
         self.drop()
 
 
 @dataclass
 class _Change:
+    """Cameras and a detector to continue with."""
+
     feeds: Sequence[Feed]
     detector: Detector
     done: threading.Event = field(default_factory=threading.Event)

@@ -1,4 +1,4 @@
-"""What a run comes to: durations a stage, counts, a table for people."""
+"""The summary of a run: durations per stage, counts, and a table for people."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Latencies:
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
         self.count = 0
-        # Written to at once, so that the pages are there: zeros() would take them one by one over the first hour.
+        # Written to immediately, so that the pages are mapped: zeros() would map them over the first hour.
         self._rows = np.full((_KEPT, len(names)), 0, np.int64)
 
     def row(self) -> NDArray[np.int64]:
-        """Where the next frame's durations are to be written."""
+        """The row to write the next frame's durations into."""
         row: NDArray[np.int64] = self._rows[self.count % _KEPT]
         self.count += 1
         return row
@@ -52,7 +52,7 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class CameraCounts:
-    """One camera's part."""
+    """One camera's share of a run."""
 
     name: str
     frames: int
@@ -65,7 +65,8 @@ class CameraCounts:
 
 @dataclass
 class Summary:
-    """What a run came to. `latency`: milliseconds a stage; `age` is from a live camera's capture to its detections."""
+    """The result of a run. `latency`: milliseconds per stage; `age` is the time from a live camera's capture to the
+    detections."""
 
     frames: int = 0
     detections: int = 0
@@ -78,13 +79,13 @@ class Summary:
     classes: dict[str, int] = field(default_factory=dict)
     cameras: dict[str, CameraCounts] = field(default_factory=dict)
     ended: str = ""
-    """Why: `end of source`, `interrupted`, `limit`, or `closed` by a sink."""
+    """Why it ended: `end of source`, `interrupted`, `limit`, `stopped`, or `closed` by a sink."""
     notice: str = ""
-    """The detector's, as that its fallback ran."""
+    """The detector's, such as that its fallback ran."""
 
     def __str__(self) -> str:
         rows = [f"{name:<12}{p.p50:9.2f}{p.p90:9.2f}{p.p99:9.2f}" for name, p in self.latency.items()]
-        found = ", ".join(f"{n} {name}" for name, n in sorted(self.classes.items(), key=lambda item: -item[1])[:8])
+        classes = ", ".join(f"{n} {name}" for name, n in sorted(self.classes.items(), key=lambda item: -item[1])[:8])
         return "\n".join(
             (
                 f"{'milliseconds':<12}{'p50':>9}{'p90':>9}{'p99':>9}",
@@ -92,14 +93,14 @@ class Summary:
                 *(str(counts) for counts in self.cameras.values() if len(self.cameras) > 1),
                 f"{self.frames} frames, {self.fps:.1f} per second, {self.dropped} dropped, {self.reopened} reopened, "
                 f"peak memory {self.peak_memory_mb:.0f} MB; {self.ended}",
-                f"{self.detections} detections{': ' if found else ''}{found}",
+                f"{self.detections} detections{': ' if classes else ''}{classes}",
                 *((self.notice,) if self.notice else ()),
             )
         )
 
 
 class Record:
-    """What a run has come to so far. Nothing is allocated a frame."""
+    """The counts and durations of a run so far. Allocates nothing per frame."""
 
     def __init__(self, classes: Sequence[str]) -> None:
         self.frames, self.seconds = 0, 0.0
@@ -108,18 +109,18 @@ class Record:
         self.name_classes(classes)
 
     def name_classes(self, classes: Sequence[str]) -> None:
-        """What numbers of classes mean from now on."""
+        """Set the class names that class ids stand for from now on."""
         self._fold()
-        self._classes, self._found = classes, np.zeros(len(classes), np.int64)
+        self._classes, self._per_class = classes, np.zeros(len(classes), np.int64)
 
     def frame(self, class_id: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Count a frame with these detections; where its durations are to be written, in nanoseconds."""
+        """Count a frame with these detections. Returns the row to write its durations into, in nanoseconds."""
         self.frames += 1
-        np.add.at(self._found, class_id, 1)
+        np.add.at(self._per_class, class_id, 1)
         return self._latencies.row()
 
     def summary(self, cameras: Sequence[CameraCounts], live: bool, ended: str, notice: str) -> Summary:
-        """`live`: whether there was a camera among the sources; the rest as in Summary."""
+        """The summary so far. `live`: whether any source is a camera; the rest as in Summary."""
         self._fold()
         latency = self._latencies.percentiles()
         if not live:
@@ -141,6 +142,6 @@ class Record:
 
     def _fold(self) -> None:
         for number, name in enumerate(self._classes):
-            if self._found[number]:
-                self._counts[name] += int(self._found[number])
-                self._found[number] = 0
+            if self._per_class[number]:
+                self._counts[name] += int(self._per_class[number])
+                self._per_class[number] = 0

@@ -51,7 +51,7 @@ def camera(state: str, since: float = 0.0) -> Any:
 def judged(*cameras: Any, turn: float = 0.0, frame: float | None = 0.0, failing: int = 0) -> tuple[bool, bool, str]:
     """The judgement of a loop whose last turn and frame were so many seconds ago."""
     health, now = Health(), time.monotonic() + 100
-    health.turn(cameras)
+    health.update(cameras)
     health.turn_at, health.frame_at, health.failing = now - turn, 0.0 if frame is None else now - frame, failing
     judgement = health.judge(now)
     return judgement.alive, judgement.detecting, judgement.why

@@ -12,8 +12,8 @@ from hand_camera import Camera
 from rtsp import INSTALL, RtspServer
 
 from edgesparse.runtime.opencv import prepare_opencv
-from edgesparse.stream.sources import captures, live
-from edgesparse.stream.sources.live import Live
+from edgesparse.stream.sources import capture, live
+from edgesparse.stream.sources.live import LiveSource
 
 WIDTH, HEIGHT = 64, 48
 
@@ -23,13 +23,13 @@ def quiet_opencv() -> None:
     prepare_opencv()
 
 
-def grey(level: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
+def gray(level: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
     return np.full((height, width, 3), level, np.uint8)
 
 
 @pytest.fixture
 def make_video(tmp_path: Path) -> Callable[..., Path]:
-    """Write a video whose frame n is grey, of level 5 n; noise makes its frames long."""
+    """Write a video whose frame n is gray, of level 5 n; noise makes its frames large."""
 
     def make(name: str = "clip.avi", frames: int = 20, fps: float = 25.0, *, noise: bool = False) -> Path:
         path = tmp_path / name
@@ -37,7 +37,7 @@ def make_video(tmp_path: Path) -> Callable[..., Path]:
         writer = cv2.VideoWriter(str(path), codec, fps, (WIDTH, HEIGHT))
         random = np.random.default_rng(0)
         for number in range(frames):
-            image = random.integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8) if noise else grey(5 * number)
+            image = random.integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8) if noise else gray(5 * number)
             writer.write(image)
         writer.release()
         return path
@@ -63,18 +63,18 @@ def camera() -> Iterator[Camera]:
 
 
 @pytest.fixture
-def source(camera: Camera, monkeypatch: pytest.MonkeyPatch) -> Iterator[Live]:
+def source(camera: Camera, monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveSource]:
     monkeypatch.setattr(live, "PAUSE_FIRST", 0.01)
     monkeypatch.setattr(live, "PAUSE_LONGEST", 0.02)
     monkeypatch.setattr(live, "CLOSE_SECONDS", 0.1)
-    with Live("camera", camera.open) as source:
+    with LiveSource("camera", camera.open) as source:
         yield source
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fifth of a second after a frame without the next is a stall."""
-    monkeypatch.setattr(captures, "READ_SECONDS", 0.1)
+    """A fifth of a second without a frame is a stall."""
+    monkeypatch.setattr(capture, "READ_SECONDS", 0.1)
     monkeypatch.setattr(live, "FRAME_SLACK", 0.1)
 
 

@@ -1,4 +1,4 @@
-"""A camera in the test's hands."""
+"""A camera that a test controls."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def still(level: int, size: int = SIZE) -> np.ndarray:
 
 
 class Camera:
-    """A camera in the test's hands: a read waits for what `frames` has next, which is a level or an image, False for
-    a read that fails, an error to raise, or an event: a stall until it is set, and then level 7."""
+    """A camera that a test controls. A read waits for the next item of `frames`: a level or an image, False for a read
+    that fails, an exception to raise, or an event: a stall until it is set, and then level 7."""
 
     def __init__(self) -> None:
         self.frames: queue.Queue[object] = queue.Queue()

@@ -23,8 +23,8 @@ from edgesparse.stream.frames import Frame
 from edgesparse.stream.pipeline import Loop
 from edgesparse.stream.sinks.base import Sink
 from edgesparse.stream.sources.base import Source
-from edgesparse.stream.sources.live import Live
-from edgesparse.stream.sources.process import Apart
+from edgesparse.stream.sources.isolated import IsolatedOpener
+from edgesparse.stream.sources.live import LiveSource
 
 CLASSES = ("person", "cat", "dog")
 
@@ -90,7 +90,7 @@ class Told:
         self.frames.append((camera.name, frame.index, row.copy()))
         return 0.0
 
-    def turn(self, cameras: Sequence[CameraStatus]) -> None:
+    def update(self, cameras: Sequence[CameraStatus]) -> None:
         self.turns.append((time.monotonic(), [dataclasses.replace(camera) for camera in cameras]))
 
 
@@ -272,7 +272,7 @@ def hang() -> object:
 
 def test_cameras_that_hang_while_they_are_opened_do_not_hold_up_the_end(detector: Detector) -> None:
     stop, run = threading.Event(), Run()
-    sources = [Live(f"cam-{n}", Apart(hang, f"cam-{n}"), patient=True) for n in range(8)]  # type: ignore[arg-type]
+    sources = [LiveSource(f"cam-{n}", IsolatedOpener(hang, f"cam-{n}"), patient=True) for n in range(8)]  # type: ignore[arg-type]
     feeds = [Feed(Camera(name=f"cam-{n}", source="0"), source, run, CLASSES) for n, source in enumerate(sources)]
     threading.Timer(0.5, stop.set).start()
     with Loop(feeds, detector, stop=stop) as loop:

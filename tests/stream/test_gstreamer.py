@@ -1,5 +1,5 @@
-"""Captures through GStreamer by PyGObject, with its test image in a camera's place and a decoder of this machine's in
-that of a Jetson's. nvarguscamerasrc and nvv4l2decoder themselves have not run."""
+"""Captures through GStreamer by PyGObject: its test source in place of a CSI camera, a software decoder in place of a
+Jetson's. nvarguscamerasrc and nvv4l2decoder themselves have not been run."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from functools import partial
 import numpy as np
 import pytest
 from rtsp import SYSTEM_PYTHON, RtspServer
+from rtsp_responder import RtspResponder
 
-from edgesparse.errors import CameraUnavailable
+from edgesparse.errors import AuthenticationFailed, CameraUnavailable
 from edgesparse.stream.sources import gstreamer
 from edgesparse.stream.sources.gstreamer import SINK, NoGStreamer, csi_pipeline, open_csi, open_pipeline, open_rtsp
-from edgesparse.stream.sources.live import Live
-from edgesparse.stream.sources.process import Apart
+from edgesparse.stream.sources.isolated import IsolatedOpener
+from edgesparse.stream.sources.live import LiveSource
 
 
 def has_bindings() -> bool:
-    """Whether the system's PyGObject fits this Python."""
+    """Whether the system's PyGObject is for this version of Python."""
     program = "import sys, gi; gi.require_version('GstApp', '1.0'); print('%d.%d' % sys.version_info[:2])"
     done = subprocess.run([SYSTEM_PYTHON, "-c", program], capture_output=True, text=True, check=False)
     return done.stdout.strip() == "{}.{}".format(*sys.version_info[:2])
@@ -33,10 +34,10 @@ def bindings() -> None:
 
 @pytest.mark.gstreamer
 @pytest.mark.parametrize("width", [320, 322, 321])
-def test_a_pipelines_frames(bindings: None, width: int) -> None:
-    """Green on every row, also where GStreamer's rows are longer than the image."""
+def test_the_frames_of_a_pipeline(bindings: None, width: int) -> None:
+    """Green in every row, also if GStreamer's rows are longer than the image's."""
     image = f"videotestsrc is-live=true pattern=green ! video/x-raw,width={width},height=240,framerate=50/1"
-    with Live("test", Apart(partial(open_pipeline, f"{image} ! {SINK}"), "test")) as source:
+    with LiveSource("test", IsolatedOpener(partial(open_pipeline, f"{image} ! {SINK}"), "test")) as source:
         frames = [source.read() for _ in range(10)]
     assert source.fps == 50
     for frame in frames:
@@ -46,26 +47,26 @@ def test_a_pipelines_frames(bindings: None, width: int) -> None:
 
 
 @pytest.mark.gstreamer
-def test_a_pipeline_that_ends_is_opened_again(bindings: None) -> None:
+def test_a_pipeline_that_ends_is_reopened(bindings: None) -> None:
     image = "videotestsrc is-live=true num-buffers=5 ! video/x-raw,width=64,height=48"
-    with Live("test", Apart(partial(open_pipeline, f"{image} ! {SINK}"), "test")) as source:
+    with LiveSource("test", IsolatedOpener(partial(open_pipeline, f"{image} ! {SINK}"), "test")) as source:
         while source.reopened < 2:
             assert source.read() is not None
 
 
 @pytest.mark.gstreamer
-def test_csi_without_a_jetson_says_what_is_missing(bindings: None) -> None:
+def test_csi_without_a_jetson_names_what_is_missing(bindings: None) -> None:
     with pytest.raises(CameraUnavailable, match=r'^cannot open csi://0 \(no element "nvarguscamerasrc"\): .*nvargus'):
-        Apart(partial(open_csi, 0, None, None), "csi://0")()
+        IsolatedOpener(partial(open_csi, 0, None, None), "csi://0")()
 
 
 @pytest.mark.gstreamer
 @pytest.mark.rtsp
 def test_rtsp_through_gstreamer(bindings: None, rtsp_server: RtspServer) -> None:
-    """The way of a Jetson's decoder, with a decoder in software."""
+    """As with a Jetson's decoder, but in software."""
     url = rtsp_server.url.replace("://", '://user:sec"ret\\@')
-    opener = partial(open_rtsp, url, None, "openh264dec")
-    with Live("camera", Apart(opener, "camera")) as source:
+    opener = partial(open_rtsp, url, None, "tcp", "openh264dec")
+    with LiveSource("camera", IsolatedOpener(opener, "camera")) as source:
         frames = [source.read() for _ in range(20)]
         assert all(frame is not None and frame.image.shape == (360, 640, 3) for frame in frames)
         rtsp_server.kill()
@@ -77,11 +78,33 @@ def test_rtsp_through_gstreamer(bindings: None, rtsp_server: RtspServer) -> None
 @pytest.mark.gstreamer
 def test_rtsp_through_gstreamer_hides_the_password(bindings: None) -> None:
     with pytest.raises(CameraUnavailable) as caught:
-        Apart(partial(open_rtsp, "rtsp://user:secret@127.0.0.1:9/x", None, "openh264dec"), "camera")()
+        IsolatedOpener(partial(open_rtsp, "rtsp://user:secret@127.0.0.1:9/x", None, "tcp", "openh264dec"), "camera")()
     assert str(caught.value) == "cannot open rtsp://127.0.0.1:9/x: is the address right and the camera on?"
 
 
-def test_without_any_gstreamer_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.gstreamer
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (401, "401, wrong user name or password"),
+        (403, "403, this user may not view it"),
+        (404, "404, the camera has no stream at this path"),
+        (453, "453, no bandwidth left for another viewer"),
+        (461, "461, the camera does not offer TCP: set 'transport: udp'"),
+        (503, "503, the camera is busy or still starting"),
+    ],
+)
+def test_each_status_has_its_own_words_through_gstreamer_too(bindings: None, status: int, words: str) -> None:
+    camera = RtspResponder(status)
+    try:
+        with pytest.raises(CameraUnavailable, match=words) as caught:
+            IsolatedOpener(partial(open_rtsp, camera.url(), None, "tcp", "openh264dec"), "camera")()
+    finally:
+        camera.close()
+    assert isinstance(caught.value, AuthenticationFailed) == (status in (401, 403))
+
+
+def test_without_gstreamer_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gstreamer, "_SYSTEM_PACKAGES", "/nowhere")
     monkeypatch.setitem(sys.modules, "gi", None)
     with pytest.raises(NoGStreamer, match="sudo apt-get install python3-gi"):
@@ -90,7 +113,7 @@ def test_without_any_gstreamer_the_remedy_is_named(monkeypatch: pytest.MonkeyPat
         open_csi(0, None, None)
 
 
-def test_opencvs_own_gstreamer_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opencv_s_own_gstreamer_takes_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
 
     class Refuses:
@@ -107,7 +130,7 @@ def test_opencvs_own_gstreamer_is_taken_where_there_is_one(monkeypatch: pytest.M
     assert opened == [(csi_pipeline(1, (1920, 1080), 29.97), gstreamer.cv2.CAP_GSTREAMER)]
 
 
-def test_the_pipeline_of_a_csi_camera_asks_for_size_and_rate() -> None:
+def test_the_pipeline_of_a_csi_camera_requests_size_and_rate() -> None:
     pipeline = csi_pipeline(1, (1920, 1080), 29.97)
     assert "nvarguscamerasrc sensor-id=1 ! " in pipeline
     assert "width=1920,height=1080,framerate=30/1" in pipeline

@@ -1,4 +1,4 @@
-"""Live sources, on cameras that fail as cameras do."""
+"""Live sources, with cameras that fail in the ways of real ones."""
 
 from __future__ import annotations
 
@@ -22,42 +22,42 @@ from hypothesis import strategies as st
 from edgesparse.errors import CameraUnavailable, SourceError
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.sources import live
-from edgesparse.stream.sources.live import Live
-from edgesparse.stream.sources.slots import Slots
+from edgesparse.stream.sources.frame_buffers import FrameBuffers
+from edgesparse.stream.sources.live import LiveSource
 
 
 @given(st.lists(st.booleans()))
-def test_slots_give_the_newest_and_leave_what_is_read_alone(steps: list[bool]) -> None:
-    """True publishes an image of the next level, False takes one, where there is one."""
-    slots, published, taken, dropped = Slots(), 0, 0, 0
+def test_buffers_give_the_newest_frame_and_leave_the_one_being_read_alone(steps: list[bool]) -> None:
+    """True publishes an image of the next level, False takes one if there is one."""
+    buffers, published, taken, dropped = FrameBuffers(), 0, 0, 0
     held: Frame | None = None
     for publish in steps:
         if publish:
-            image = slots.spare if slots.spare is not None else still(0)
+            image = buffers.spare if buffers.spare is not None else still(0)
             image[:] = published % 256
-            dropped += slots.publish(image, published, published)
+            dropped += buffers.publish(image, published, published)
             published += 1
-        elif slots.fresh:
-            held = slots.take("camera")
+        elif buffers.fresh:
+            held = buffers.take("camera")
             taken += 1
             assert held.index == published - 1
         if held is not None:
             assert (held.image == held.index % 256).all()
-    assert published == taken + dropped + slots.fresh
+    assert published == taken + dropped + buffers.fresh
 
 
-def test_slots_are_three_images_however_many_frames() -> None:
-    slots, seen = Slots(), set()
+def test_three_buffers_serve_any_number_of_frames() -> None:
+    buffers, seen = FrameBuffers(), set()
     for index in range(50):
-        spare = slots.spare if slots.spare is not None else still(0)
+        spare = buffers.spare if buffers.spare is not None else still(0)
         seen.add(id(spare))
-        slots.publish(spare, 0, index)
+        buffers.publish(spare, 0, index)
         if index % 3 == 0:
-            slots.take("camera")
+            buffers.take("camera")
     assert len(seen) == 3
 
 
-def test_the_newest_frame_wins(camera: Camera, source: Live) -> None:
+def test_the_newest_frame_wins(camera: Camera, source: LiveSource) -> None:
     for level in range(5):
         camera.frames.put(level)
     until(lambda: source.dropped == 4)
@@ -72,7 +72,7 @@ def test_the_newest_frame_wins(camera: Camera, source: Live) -> None:
     assert after.time_ns > frame.time_ns
 
 
-def test_a_frame_stays_as_it_is_until_the_next_read(camera: Camera, source: Live) -> None:
+def test_a_frame_does_not_change_before_the_next_read(camera: Camera, source: LiveSource) -> None:
     camera.frames.put(1)
     frame = source.read()
     assert frame is not None
@@ -82,24 +82,24 @@ def test_a_frame_stays_as_it_is_until_the_next_read(camera: Camera, source: Live
     assert (frame.image == 1).all()
 
 
-def test_frames_are_captured_into_slots_that_are_used_again(camera: Camera, source: Live) -> None:
-    def one(level: int) -> Frame:
+def test_frames_are_captured_into_reused_images(camera: Camera, source: LiveSource) -> None:
+    def captured(level: int) -> Frame:
         camera.frames.put(level)
         frame = source.read()
         assert frame is not None
         return frame
 
-    seen = {id(one(level).image) for level in range(8)}
+    seen = {id(captured(level).image) for level in range(8)}
     assert len(seen) <= 3
     tracemalloc.start()
     try:
-        assert {id(one(level).image) for level in range(200)} == seen
+        assert {id(captured(level).image) for level in range(200)} == seen
         assert tracemalloc.get_traced_memory()[1] < SIZE * SIZE * 3
     finally:
         tracemalloc.stop()
 
 
-def test_frames_may_change_their_size(camera: Camera, source: Live) -> None:
+def test_frames_may_change_size(camera: Camera, source: LiveSource) -> None:
     for image in (still(1), still(2, 16), still(3, 16), still(4, 4)):
         camera.frames.put(image)
         frame = source.read()
@@ -107,15 +107,15 @@ def test_frames_may_change_their_size(camera: Camera, source: Live) -> None:
         assert (frame.image == image).all()
 
 
-def test_a_camera_that_is_not_there_is_an_error_at_once(camera: Camera) -> None:
+def test_a_missing_camera_is_an_error_immediately(camera: Camera) -> None:
     camera.absent = True
     with pytest.raises(CameraUnavailable):
-        Live("camera", camera.open)
+        LiveSource("camera", camera.open)
     assert camera.openings == 1
 
 
-def test_a_camera_that_vanishes_is_opened_again_until_it_is_back(
-    camera: Camera, source: Live, caplog: pytest.LogCaptureFixture
+def test_a_camera_that_disappears_is_reopened_until_it_is_back(
+    camera: Camera, source: LiveSource, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "edgesparse.stream")
     camera.frames.put(1)
@@ -123,7 +123,7 @@ def test_a_camera_that_vanishes_is_opened_again_until_it_is_back(
     camera.absent = True
     camera.frames.put(False)
     until(lambda: camera.openings >= 5)
-    assert caplog.messages == ["camera gives no frames (the stream ended); opening it again until it does"]
+    assert caplog.messages == ["camera delivers no frames (the stream ended); reopening it until it does"]
     assert source.reopened == 0
     camera.absent = False
     camera.frames.put(2)
@@ -133,16 +133,16 @@ def test_a_camera_that_vanishes_is_opened_again_until_it_is_back(
     assert [message.partition(" after ")[0] for message in caplog.messages[1:]] == ["camera is back"]
 
 
-def test_pauses_between_openings_grow(camera: Camera, source: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pauses_between_attempts_grow(camera: Camera, source: LiveSource, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "PAUSE_LONGEST", 0.08)
     pauses = []
     wait_for = source._changed.wait_for
 
-    def note(condition: Callable[[], bool], timeout: float) -> bool:
+    def record(condition: Callable[[], bool], timeout: float) -> bool:
         pauses.append(timeout)
         return wait_for(condition, timeout)
 
-    monkeypatch.setattr(source._changed, "wait_for", note)
+    monkeypatch.setattr(source._changed, "wait_for", record)
     camera.absent = True
     camera.frames.put(False)
     until(lambda: len(pauses) >= 6)
@@ -156,9 +156,11 @@ def test_pauses_between_openings_grow(camera: Camera, source: Live, monkeypatch:
     assert pauses[0] == 0.01
 
 
-def test_a_camera_that_stalls_is_left_to_itself_and_opened_again(camera: Camera, impatient: None, source: Live) -> None:
+def test_a_camera_that_stalls_is_left_to_itself_and_opened_again(
+    camera: Camera, impatient: None, source: LiveSource
+) -> None:
     stall = threading.Event()
-    for _ in range(6):  # until there are three slots
+    for _ in range(6):  # until there are three images
         camera.frames.put(1)
         source.read()
     camera.frames.put(stall)
@@ -174,8 +176,8 @@ def test_a_camera_that_stalls_is_left_to_itself_and_opened_again(camera: Camera,
     assert frame is not None and (frame.index, int(frame.image[0, 0, 0])) == (7, 9)
 
 
-def test_a_driver_that_never_comes_back_does_not_use_up_threads(
-    camera: Camera, impatient: None, source: Live, monkeypatch: pytest.MonkeyPatch
+def test_a_driver_that_never_returns_does_not_use_up_threads(
+    camera: Camera, impatient: None, source: LiveSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     camera.frames.put(1)
     source.read()
@@ -190,14 +192,16 @@ def test_a_driver_that_never_comes_back_does_not_use_up_threads(
     assert not reader.is_alive()
 
 
-def test_frames_without_pixels_are_skipped_and_counted(camera: Camera, source: Live) -> None:
+def test_frames_without_pixels_are_skipped_and_counted(camera: Camera, source: LiveSource) -> None:
     camera.frames.put(np.empty((0, 0, 3), np.uint8))
     camera.frames.put(3)
     frame = source.read()
     assert frame is not None and (frame.index, source.dropped) == (1, 1)
 
 
-def test_a_stream_of_nothing_but_empty_frames_is_opened_again(camera: Camera, impatient: None, source: Live) -> None:
+def test_a_stream_of_nothing_but_empty_frames_is_opened_again(
+    camera: Camera, impatient: None, source: LiveSource
+) -> None:
     camera.frames.put(1)
     source.read()
     while camera.openings == 1:
@@ -206,24 +210,24 @@ def test_a_stream_of_nothing_but_empty_frames_is_opened_again(camera: Camera, im
     assert source.dropped > 0
 
 
-def test_an_error_of_our_own_is_not_hidden(camera: Camera, source: Live) -> None:
+def test_an_unexpected_exception_is_not_hidden(camera: Camera, source: LiveSource) -> None:
     camera.frames.put(ZeroDivisionError("a bug"))
     with pytest.raises(SourceError, match="camera: capture failed: a bug"):
         source.read()
 
 
-def test_reopen_connects_anew(camera: Camera, source: Live) -> None:
+def test_reopen_makes_a_new_connection(camera: Camera, source: LiveSource) -> None:
     camera.frames.put(1)
     source.read()
     source.reopen()
     until(lambda: camera.openings == 2)
-    for _ in range(2):  # the first thread may still take one, and drop it
+    for _ in range(2):  # the first thread may still take one and drop it
         camera.frames.put(5)
     frame = source.read()
     assert frame is not None and (int(frame.image[0, 0, 0]), source.reopened) == (5, 1)
 
 
-def test_close_ends_a_read_that_waits(camera: Camera, source: Live) -> None:
+def test_close_ends_a_waiting_read(camera: Camera, source: LiveSource) -> None:
     frames: queue.Queue[Frame | None] = queue.Queue()
     reader = threading.Thread(target=lambda: frames.put(source.read()))
     reader.start()
@@ -234,13 +238,13 @@ def test_close_ends_a_read_that_waits(camera: Camera, source: Live) -> None:
     assert source.read() is None
 
 
-def test_ctrl_c_ends_a_read_that_waits(camera: Camera, source: Live) -> None:
+def test_ctrl_c_ends_a_waiting_read(camera: Camera, source: LiveSource) -> None:
     threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGINT]).start()
     with pytest.raises(KeyboardInterrupt):
         source.read()
 
 
-def test_everything_is_released(camera: Camera, source: Live) -> None:
+def test_everything_is_released(camera: Camera, source: LiveSource) -> None:
     camera.frames.put(1)
     source.read()
     camera.frames.put(False)

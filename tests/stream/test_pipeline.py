@@ -23,7 +23,7 @@ from edgesparse.stream.frames import Frame, Image
 from edgesparse.stream.pipeline import Summary, run
 from edgesparse.stream.sinks.base import Sink
 from edgesparse.stream.sinks.json_lines import JsonLines
-from edgesparse.stream.sources.memory import Memory, scene_frames
+from edgesparse.stream.sources.memory import MemorySource, scene_frames
 from edgesparse.stream.sources.open import open_source
 from edgesparse.stream.summary import Latencies
 
@@ -48,8 +48,8 @@ def images(folder: Path, count: int) -> Path:
     return folder
 
 
-def frames(count: int = 1, height: int = 48, width: int = 64) -> Memory:
-    return Memory([np.zeros((height, width, 3), np.uint8)] * count, "memory")
+def frames(count: int = 1, height: int = 48, width: int = 64) -> MemorySource:
+    return MemorySource([np.zeros((height, width, 3), np.uint8)] * count, "memory")
 
 
 class Seen(Sink):
@@ -122,11 +122,11 @@ def test_ctrl_c_inside_a_frame_waits_until_every_sink_has_it(tmp_path: Path) -> 
 
 
 def test_a_source_without_a_frame_is_an_error(tmp_path: Path) -> None:
-    class Empty(Memory):
+    class Empty(MemorySource):
         def read(self) -> Frame | None:  # type: ignore[override]
             return None
 
-    with pytest.raises(SourceError, match="nothing gave no frame: it is empty or damaged"):
+    with pytest.raises(SourceError, match="nothing delivered no frame: it is empty or damaged"):
         run(Empty([], "nothing"), detector(tmp_path))
 
 
@@ -136,11 +136,11 @@ def test_what_source_engine_and_sinks_raise_comes_through(tmp_path: Path) -> Non
     with pytest.raises(BuildError, match="inference 1 failed"):
         run(frames(), detector(tmp_path, fail_at=1))
     with pytest.raises(SourceError, match="needed H x W x 3"):
-        run(Memory([np.zeros((48, 64), np.uint8)], "grey"), detector(tmp_path))
+        run(MemorySource([np.zeros((48, 64), np.uint8)], "grey"), detector(tmp_path))
 
 
 def test_only_a_live_sources_frames_have_an_age(tmp_path: Path) -> None:
-    class Camera(Memory):
+    class Camera(MemorySource):
         live = True
 
         def read(self) -> Frame:
@@ -191,7 +191,7 @@ def test_a_thousand_frames_allocate_nothing_of_a_frames_size(tmp_path: Path) -> 
     """A frame is 691 kB here, the input 1.2 MB, one channel of it in bytes 102 kB."""
     images: list[Image] = [np.zeros((360, 640, 3), np.uint8)] * 2
     with JsonLines(tmp_path / "out.jsonl", ("person", "cat", "dog")) as sink, Memories() as memories:
-        run(Memory(images, "memory"), detector(tmp_path, 320), [sink, memories], limit=1000)
+        run(MemorySource(images, "memory"), detector(tmp_path, 320), [sink, memories], limit=1000)
     assert 0 < memories.most < 100_000
 
 

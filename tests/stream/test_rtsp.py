@@ -58,15 +58,15 @@ def test_a_server_that_goes_and_comes_back(rtsp_server: RtspServer, caplog: pyte
         back.join()
         assert frame is not None and frame.image.shape == (360, 640, 3)
     assert [message.split(" after ")[0] for message in caplog.messages] == [
-        f"{rtsp_server.url} gives no frames (the stream ended); opening it again until it does",
+        f"{rtsp_server.url} delivers no frames (the stream ended); reopening it until it does",
         f"{rtsp_server.url} is back",
     ]
 
 
-def test_another_size_in_mid_stream(rtsp_server: RtspServer, real: Path, tmp_path: Path) -> None:
+def test_a_change_of_size_in_mid_stream(rtsp_server: RtspServer, real: Path, tmp_path: Path) -> None:
     small = tmp_path / "small.mp4"
-    film = real / "video" / "bottle-detection.mp4"
-    scaled = f"filesrc location={film} ! decodebin ! videoconvert ! videoscale ! video/x-raw,width=320,height=240"
+    original = real / "video" / "bottle-detection.mp4"
+    scaled = f"filesrc location={original} ! decodebin ! videoconvert ! videoscale ! video/x-raw,width=320,height=240"
     coding = f"gst-launch-1.0 -q {scaled} ! openh264enc ! h264parse ! mp4mux ! filesink location={small}"
     if subprocess.run(coding.split(), capture_output=True, check=False).returncode or not small.stat().st_size:
         pytest.skip(f"no openh264enc: {INSTALL}")
@@ -86,7 +86,7 @@ with open_source("{rtsp_server.url}") as source:
     source.read()
     os.kill({rtsp_server.process.pid}, {signal.SIGSTOP})
     time.sleep(0.5)  # until the capture thread waits for the network
-os.kill({rtsp_server.process.pid}, {signal.SIGKILL})  # which ends its wait as Python ends
+os.kill({rtsp_server.process.pid}, {signal.SIGKILL})  # which ends that wait while Python ends
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")

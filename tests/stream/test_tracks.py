@@ -14,7 +14,7 @@ from test_pipeline import yolox
 from edgesparse.config import Camera, Run
 from edgesparse.runtime.detections import Detections
 from edgesparse.stream.cameras import Feed
-from edgesparse.stream.sources.memory import Memory
+from edgesparse.stream.sources.memory import MemorySource
 from edgesparse.stream.sources.open import open_source
 from edgesparse.stream.tracks import Tracks
 
@@ -113,7 +113,7 @@ def test_a_number_is_given_once_per_frame_and_belongs_to_one_class(
 
 def test_cameras_count_for_themselves_and_go_on_counting_when_they_change() -> None:
     run = Run(cameras=(Camera(name="a", source="0"), Camera(name="b", source="1")), tracking=True)
-    images = Memory([np.zeros((480, 640, 3), np.uint8)], "memory")
+    images = MemorySource([np.zeros((480, 640, 3), np.uint8)], "memory")
     frame = images.read()
     feeds = [Feed(camera, images, run, ("thing",)) for camera in run.cameras]
     for _ in range(2):

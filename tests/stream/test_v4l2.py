@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesparse.errors import CameraUnavailable
-from edgesparse.stream.sources import captures, v4l2
-from edgesparse.stream.sources.v4l2 import Mode, choose, offered
+from edgesparse.stream.sources import v4l2
+from edgesparse.stream.sources.v4l2 import Mode, choose, modes_of
 
 # As linux/videodev2.h has them on a 64-bit machine, from the C preprocessor.
 VIDIOC_QUERYCAP, VIDIOC_ENUM_FMT = 0x80685600, 0xC0405602
@@ -27,15 +27,15 @@ Rates = tuple[int, ...]
 
 @dataclass
 class Kernel:
-    """A driver's answers: by format, either sizes with their rates, or a range (from, to, step) of both sides."""
+    """A driver's answers: by format, either sizes with their rates, or a range (least, most, step) of both sides."""
 
     formats: dict[str, dict[tuple[int, int], Rates] | tuple[int, int, int]]
     capabilities: int = 0x84A00001
     device_capabilities: int = 0x04200001
-    asked: list[int] = field(default_factory=list)
+    requests: list[int] = field(default_factory=list)
 
     def ioctl(self, file: int, request: int, argument: bytes) -> bytes:
-        self.asked.append(request)
+        self.requests.append(request)
         if request == VIDIOC_QUERYCAP:
             assert len(argument) == 104
             names = (b"uvcvideo", b"HD Webcam", b"usb-1")
@@ -55,7 +55,7 @@ class Kernel:
             return struct.pack("=III2I24x", index, rest[0], 1, *size)
         assert request == VIDIOC_ENUM_FRAMEINTERVALS and len(argument) == 52
         _, _, width, height = struct.unpack_from("=4I", argument)
-        if isinstance(offers, tuple):  # from a sixtieth of a second to a whole one
+        if isinstance(offers, tuple):  # from a sixtieth of a second to a second
             if index:
                 self._end()
             return struct.pack("=IIIII6I8x", index, rest[0], width, height, 3, 1, 60, 1, 1, 1, 1)
@@ -67,7 +67,7 @@ class Kernel:
         raise OSError(errno.EINVAL, "Invalid argument")
 
 
-# A usual USB 2 camera: raw images only up to what the bus carries.
+# A common USB 2 camera: raw images only as fast as the bus allows.
 WEBCAM: dict[str, object] = {
     "MJPG": {(1920, 1080): (30, 15), (1280, 720): (30,), (640, 480): (60, 30)},
     "YUYV": {(1920, 1080): (5,), (1280, 720): (10,), (640, 480): (30, 15)},
@@ -82,19 +82,19 @@ def device(tmp_path: Path) -> Path:
     return path
 
 
-def play(monkeypatch: pytest.MonkeyPatch, kernel: Kernel) -> Kernel:
+def install(monkeypatch: pytest.MonkeyPatch, kernel: Kernel) -> Kernel:
     monkeypatch.setattr(v4l2.fcntl, "ioctl", kernel.ioctl)
     return kernel
 
 
-def test_the_numbers_are_those_of_the_kernels_header() -> None:
+def test_requests_have_the_numbers_of_the_kernel_s_header() -> None:
     assert (v4l2.QUERYCAP, v4l2.ENUM_FMT) == (VIDIOC_QUERYCAP, VIDIOC_ENUM_FMT)
     assert (v4l2.ENUM_FRAMESIZES, v4l2.ENUM_FRAMEINTERVALS) == (VIDIOC_ENUM_FRAMESIZES, VIDIOC_ENUM_FRAMEINTERVALS)
 
 
-def test_what_a_camera_offers(monkeypatch: pytest.MonkeyPatch, device: Path) -> None:
-    play(monkeypatch, Kernel(WEBCAM))  # type: ignore[arg-type]
-    assert offered(device) == [
+def test_the_modes_of_a_camera(monkeypatch: pytest.MonkeyPatch, device: Path) -> None:
+    install(monkeypatch, Kernel(WEBCAM))  # type: ignore[arg-type]
+    assert modes_of(device) == [
         Mode("MJPG", 1920, 1080, 30),
         Mode("MJPG", 1280, 720, 30),
         Mode("MJPG", 640, 480, 60),
@@ -104,9 +104,9 @@ def test_what_a_camera_offers(monkeypatch: pytest.MonkeyPatch, device: Path) -> 
     ]
 
 
-def test_of_a_range_of_sizes_the_one_next_to_what_is_wanted(monkeypatch: pytest.MonkeyPatch, device: Path) -> None:
-    play(monkeypatch, Kernel({"NV12": (32, 1024, 16)}))
-    assert offered(device, (650, 4000)) == [Mode("NV12", 640, 1024, 60)]
+def test_the_closest_size_of_a_range_is_listed(monkeypatch: pytest.MonkeyPatch, device: Path) -> None:
+    install(monkeypatch, Kernel({"NV12": (32, 1024, 16)}))
+    assert modes_of(device, (650, 4000)) == [Mode("NV12", 640, 1024, 60)]
 
 
 @pytest.mark.parametrize(
@@ -122,11 +122,11 @@ def test_of_a_range_of_sizes_the_one_next_to_what_is_wanted(monkeypatch: pytest.
         ((3840, 2160), 30, "1920x1080 MJPG at 30"),
     ],
 )
-def test_the_mode_that_is_taken(
+def test_the_mode_that_is_chosen(
     monkeypatch: pytest.MonkeyPatch, device: Path, size: tuple[int, int] | None, fps: float | None, mode: str
 ) -> None:
-    play(monkeypatch, Kernel(WEBCAM))  # type: ignore[arg-type]
-    assert str(choose(offered(device), size, fps)) == mode
+    install(monkeypatch, Kernel(WEBCAM))  # type: ignore[arg-type]
+    assert str(choose(modes_of(device), size, fps)) == mode
 
 
 modes = st.builds(
@@ -135,84 +135,84 @@ modes = st.builds(
 
 
 @given(st.lists(modes, min_size=1), st.tuples(st.integers(16, 4000), st.integers(16, 4000)), st.floats(1, 120))
-def test_no_mode_is_taken_while_another_holds_the_size_in_less(
+def test_the_smallest_mode_that_contains_the_size_is_chosen(
     offers: list[Mode], size: tuple[int, int], fps: float
 ) -> None:
-    taken = choose(offers, size, fps)
-    assert taken in offers
-    holding = [mode for mode in offers if mode.width >= size[0] and mode.height >= size[1]]
-    if holding:
-        assert taken in holding
-        assert taken.width * taken.height == min(mode.width * mode.height for mode in holding)
+    chosen = choose(offers, size, fps)
+    assert chosen is not None and chosen in offers
+    containing = [mode for mode in offers if mode.width >= size[0] and mode.height >= size[1]]
+    if containing:
+        assert chosen in containing
+        assert chosen.width * chosen.height == min(mode.width * mode.height for mode in containing)
 
 
-def test_a_device_that_sends_no_images(monkeypatch: pytest.MonkeyPatch, device: Path) -> None:
-    """The second device of a USB camera has the camera's capabilities, and its own: metadata."""
-    play(monkeypatch, Kernel({}, device_capabilities=0x04A00000))
+def test_a_device_that_sends_no_images_is_refused(monkeypatch: pytest.MonkeyPatch, device: Path) -> None:
+    """The metadata device of a USB camera has the camera's capabilities as well as its own."""
+    install(monkeypatch, Kernel({}, device_capabilities=0x04A00000))
     with pytest.raises(CameraUnavailable, match="video0 sends no images; found: "):
-        offered(device)
+        modes_of(device)
 
 
-def test_something_else_is_no_camera() -> None:
-    with pytest.raises(CameraUnavailable, match="cannot open /dev/null: it is no camera; found: "):
-        offered(Path("/dev/null"))
+def test_another_device_is_refused() -> None:
+    with pytest.raises(CameraUnavailable, match="cannot open /dev/null: it is not a camera; found: "):
+        modes_of(Path("/dev/null"))
 
 
-def test_a_camera_that_goes_while_it_is_asked(monkeypatch: pytest.MonkeyPatch, device: Path) -> None:
+def test_a_camera_that_disappears_is_named(monkeypatch: pytest.MonkeyPatch, device: Path) -> None:
     def gone(file: int, request: int, argument: bytes) -> bytes:
         raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
 
     monkeypatch.setattr(v4l2.fcntl, "ioctl", gone)
     with pytest.raises(CameraUnavailable, match=r"cannot open .*video0: No such device"):
-        offered(device)
+        modes_of(device)
 
 
 class Opened:
-    """What OpenCV would have opened: keeps what it is set to, within what it can."""
+    """A capture that keeps the properties it is set to, as far as it can."""
 
     def __init__(self, most: float = 30.0) -> None:
-        self.said: dict[int, float] = {}
+        self.properties: dict[int, float] = {}
         self._most = most
 
     def isOpened(self) -> bool:
         return True
 
     def set(self, prop: int, value: float) -> None:
-        self.said[prop] = min(value, self._most) if prop == captures.cv2.CAP_PROP_FPS else value
+        self.properties[prop] = min(value, self._most) if prop == v4l2.cv2.CAP_PROP_FPS else value
 
     def get(self, prop: int) -> float:
-        return self.said.get(prop, 0.0)
+        return self.properties.get(prop, 0.0)
 
 
 @pytest.mark.parametrize(
-    ("size", "fps", "said"),
+    ("size", "fps", "message"),
     [
-        ((640, 480), 30, ["gives 640x480 YUYV at 30"]),
-        ((800, 600), 60, ["gives 1280x720 MJPG at 30, asked for 800x600 and 60 frames a second"]),
-        (None, None, ["gives 1280x720 MJPG at 30"]),
+        ((640, 480), 30, "delivers 640x480 YUYV at 30"),
+        ((800, 600), 60, "delivers 1280x720 MJPG at 30, requested 800x600 and 60 frames per second"),
+        (None, None, "delivers 1280x720 MJPG at 30"),
     ],
 )
-def test_what_is_given_instead_is_said(
+def test_another_mode_than_requested_is_a_warning(
     monkeypatch: pytest.MonkeyPatch,
     device: Path,
     caplog: pytest.LogCaptureFixture,
     size: tuple[int, int] | None,
     fps: float | None,
-    said: list[str],
+    message: str,
 ) -> None:
     caplog.set_level(logging.INFO, "edgesparse.stream")
-    play(monkeypatch, Kernel(WEBCAM))  # type: ignore[arg-type]
-    monkeypatch.setattr(captures.cv2, "VideoCapture", lambda *_: Opened())
-    captures.open_camera(device, size, fps)
-    assert [message.removeprefix(f"{device} ") for message in caplog.messages] == said
-    assert [record.levelname for record in caplog.records] == ["WARNING" if "asked" in said[0] else "INFO"]
+    install(monkeypatch, Kernel(WEBCAM))  # type: ignore[arg-type]
+    monkeypatch.setattr(v4l2.cv2, "VideoCapture", lambda *_: Opened())
+    v4l2.open_camera(device, size, fps)
+    assert caplog.messages == [f"{device} {message}"]
+    assert [record.levelname for record in caplog.records] == ["WARNING" if "requested" in message else "INFO"]
 
 
-def test_a_camera_by_its_stable_id(monkeypatch: pytest.MonkeyPatch, device: Path) -> None:
+def test_a_camera_is_opened_by_its_stable_id(monkeypatch: pytest.MonkeyPatch, device: Path) -> None:
     link = device.with_name("usb-HD_Webcam-video-index0")
     link.symlink_to(device)
-    play(monkeypatch, Kernel(WEBCAM))  # type: ignore[arg-type]
+    install(monkeypatch, Kernel(WEBCAM))  # type: ignore[arg-type]
     opened = []
-    monkeypatch.setattr(captures.cv2, "VideoCapture", lambda name, *_: opened.append(name) or Opened())
-    captures.open_camera(link, None, None)
+    monkeypatch.setattr(v4l2.cv2, "VideoCapture", lambda name, *_: opened.append(name) or Opened())
+    v4l2.open_camera(link, None, None)
     assert opened == [str(link)]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from edgesparse.closing import Closing
-from edgesparse.stream.frames import Frame, Memory
+from edgesparse.stream.frames import Allocator, Frame
 
 State = Literal["live", "opening", "waiting", "away"]
 """`opening`: not yet connected; `waiting`: connected, waiting for a key frame; `live`: frames arrive; `away`: they do
@@ -57,8 +57,8 @@ class Source(Closing):
         return their next frame, or None at the end."""
         return self.read()
 
-    def lend(self, most: int, memory: Memory) -> None:
-        """Keep up to `most` delivered frames valid at the same time, in images that `memory` allocates, for a detector
+    def lend(self, most: int, memory: Allocator) -> None:
+        """Keep up to `most` delivered frames valid at the same time, in images from `memory`, for a detector
         with several batches in flight. Updates `lends`. Frames that were delivered before remain valid."""
 
     def watch(self) -> None:

@@ -1,4 +1,4 @@
-"""Captures through GStreamer: what only a Jetson's own plugins can do, its CSI cameras and its video decoder."""
+"""Captures through GStreamer, for what only a Jetson's own plugins can do: CSI cameras and the video decoder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import numpy as np
 from edgesparse.errors import CameraUnavailable
 from edgesparse.runtime.opencv import prepare_opencv
 from edgesparse.stream.frames import Image
-from edgesparse.stream.sources.captures import OPEN_SECONDS, Capture, read_seconds
+from edgesparse.stream.sources.capture import OPEN_SECONDS, Capture, read_seconds
+from edgesparse.stream.sources.refusals import refusal
 from edgesparse.stream.sources.v4l2 import USUAL_FPS, USUAL_SIZE, Size
 from edgesparse.wording import redact
 
@@ -27,8 +28,15 @@ class NoGStreamer(CameraUnavailable):
     """Neither OpenCV nor Python has GStreamer."""
 
 
+class PipelineFailed(CameraUnavailable):
+    """A pipeline does not start. `details` are GStreamer's own, and may contain addresses."""
+
+    details = ""
+
+
 def open_csi(sensor: int, size: Size | None, fps: float | None) -> Capture:
-    """A camera on a Jetson's CSI port, through NVIDIA's camera daemon. Written from its documentation; not yet run."""
+    """Open a camera on a Jetson's CSI port through NVIDIA's camera daemon. Written from its documentation; not run on
+    a Jetson yet. Raises CameraUnavailable."""
     try:
         return open_pipeline(csi_pipeline(sensor, size or USUAL_SIZE, fps or USUAL_FPS), fps)
     except NoGStreamer as error:
@@ -41,45 +49,54 @@ def open_csi(sensor: int, size: Size | None, fps: float | None) -> Capture:
 
 
 def csi_pipeline(sensor: int, size: Size, fps: float) -> str:
-    wanted = f"width={size[0]},height={size[1]},framerate={round(fps)}/1,format=NV12"
-    return f"nvarguscamerasrc sensor-id={sensor} ! video/x-raw(memory:NVMM),{wanted} ! {_TO_BGR} ! {SINK}"
+    """GStreamer's description of the pipeline of a CSI camera."""
+    caps = f"width={size[0]},height={size[1]},framerate={round(fps)}/1,format=NV12"
+    return f"nvarguscamerasrc sensor-id={sensor} ! video/x-raw(memory:NVMM),{caps} ! {_TO_BGR} ! {SINK}"
 
 
 def has_video_decoder() -> bool:
-    """Whether GStreamer can use a Jetson's video decoder here."""
+    """Whether GStreamer can use a Jetson's video decoder on this machine."""
     return any(Path("/usr/lib").glob("*/gstreamer-1.0/libgstnvvideo4linux2.so"))
 
 
-def open_rtsp(url: str, fps: float | None, decoder: str = DECODER) -> Capture:
-    """An RTSP stream over TCP, H.264 or H.265, decoded by a Jetson's decoder. That has not yet run; with a decoder of
-    this machine's GStreamer in its place the same way has."""
+def open_rtsp(url: str, fps: float | None, transport: str = "tcp", decoder: str = DECODER) -> Capture:
+    """Open an RTSP stream of H.264 or H.265, decoded by a Jetson's decoder. Not run with that yet; with another decoder
+    in its place it has. Raises CameraUnavailable and AuthenticationFailed."""
     try:
-        return open_pipeline(f"{_rtsp_source(url)} ! {decoder} ! {SINK}", fps)
-    except NoGStreamer:
-        raise
-    except CameraUnavailable as error:
-        raise CameraUnavailable(f"cannot open {redact(url)}: is the address right and the camera on?") from error
+        return open_pipeline(f"{_rtsp_source(url, transport)} ! {decoder} ! {SINK}", fps)
+    except PipelineFailed as error:
+        raise refusal(url, _as_ffmpeg_says(error.details), transport) from error
 
 
-def _rtsp_source(url: str) -> str:
+def _as_ffmpeg_says(details: str) -> str:
+    """GStreamer's reason for a failure in the words that `refusal` knows."""
+    if status := re.search(r"\((\d{3})\)", details):
+        return f"method ANY failed: {status[1]} ()"
+    if "No supported stream was found" in details:
+        return "method SETUP failed: 461 ()"
+    return details
+
+
+def _rtsp_source(url: str, transport: str) -> str:
     quoted = url.replace("\\", "\\\\").replace('"', '\\"')
-    return f'rtspsrc location="{quoted}" protocols=tcp latency=0 ! application/x-rtp,media=video ! parsebin'
+    return f'rtspsrc location="{quoted}" protocols={transport} latency=0 ! application/x-rtp,media=video ! parsebin'
 
 
 def open_pipeline(pipeline: str, fps: float | None = None) -> Capture:
-    """What the sink named `sink` of a pipeline gives, by OpenCV's GStreamer or PyGObject's. Raises CameraUnavailable,
-    and NoGStreamer with the remedy where there is neither."""
+    """Open a pipeline whose last element is an appsink named `sink`, by OpenCV's GStreamer or PyGObject's.
+
+    Raises PipelineFailed, and NoGStreamer with the remedy if there is neither."""
     prepare_opencv()
     if re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()):
         capture = cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
         if not capture.isOpened():
-            raise CameraUnavailable("the pipeline does not start")
+            raise PipelineFailed("the pipeline does not start")
         return capture
     return AppSink(pipeline, read_seconds(fps))
 
 
 def _bindings() -> Any:
-    """PyGObject's Gst; also the system's, from an environment that does not see it."""
+    """PyGObject's Gst, also the system's from a virtual environment that does not see it."""
     if _SYSTEM_PACKAGES not in sys.path:
         sys.path.append(_SYSTEM_PACKAGES)
     try:
@@ -101,7 +118,7 @@ def _bindings() -> Any:
 
 
 class AppSink:
-    """A pipeline's frames by PyGObject; the last element is an appsink named `sink` that takes BGR."""
+    """A Capture of a pipeline by PyGObject; the pipeline's last element is an appsink named `sink` that takes BGR."""
 
     def __init__(self, pipeline: str, read_seconds: float) -> None:
         self._gst = gst = _bindings()
@@ -109,24 +126,29 @@ class AppSink:
         try:
             self._pipeline = gst.parse_launch(pipeline)
         except Exception as error:  # GLib's, whose class only PyGObject knows; it names a missing element
-            raise CameraUnavailable(_words(getattr(error, "message", str(error)))) from None
+            raise PipelineFailed(_one_line(getattr(error, "message", str(error)))) from None
         self._sink = self._pipeline.get_by_name("sink")
         self._pipeline.set_state(gst.State.PLAYING)
         self._sample = self._sink.try_pull_sample(OPEN_SECONDS * gst.SECOND)
         if self._sample is None:
-            why = self._why()
+            failure = self._failure()
             self.release()
-            raise CameraUnavailable(why)
-        self._first = True
+            raise failure
+        self._is_first = True
 
-    def _why(self) -> str:
+    def _failure(self) -> PipelineFailed:
         message = self._pipeline.get_bus().pop_filtered(self._gst.MessageType.ERROR)
-        return "no frame in time" if message is None else _words(message.parse_error()[0].message)
+        if message is None:
+            return PipelineFailed("no frame in time")
+        reason, details = message.parse_error()
+        failure = PipelineFailed(_one_line(reason.message))
+        failure.details = f"{reason.message} {details}"
+        return failure
 
     def grab(self) -> bool:
-        if not self._first:
+        if not self._is_first:
             self._sample = self._sink.try_pull_sample(self._wait)
-        self._first = False
+        self._is_first = False
         return self._sample is not None
 
     def retrieve(self, image: Image | None = None) -> tuple[bool, Image]:
@@ -135,8 +157,8 @@ class AppSink:
         if image is None or image.shape != (height, width, 3):
             image = np.empty((height, width, 3), np.uint8)
         buffer = self._sample.get_buffer()
-        ok, mapped = buffer.map(self._gst.MapFlags.READ)
-        if not ok:
+        is_mapped, mapped = buffer.map(self._gst.MapFlags.READ)
+        if not is_mapped:
             return False, image
         try:
             row = (3 * width + 3) // 4 * 4  # GStreamer's rows begin at multiples of four bytes
@@ -149,13 +171,14 @@ class AppSink:
     def get(self, propId: int, /) -> float:
         if propId != cv2.CAP_PROP_FPS:
             return 0.0
-        found, above, below = self._sample.get_caps().get_structure(0).get_fraction("framerate")
-        return above / below if found and below else 0.0
+        is_known, frames, seconds = self._sample.get_caps().get_structure(0).get_fraction("framerate")
+        return frames / seconds if is_known and seconds else 0.0
 
     def release(self) -> None:
         self._pipeline.set_state(self._gst.State.NULL)
 
 
-def _words(text: str) -> str:
-    """One line without addresses."""
-    return redact(" ".join(text.split())) if "://" in text else " ".join(text.split())
+def _one_line(text: str) -> str:
+    """One line without credentials."""
+    line = " ".join(text.split())
+    return redact(line) if "://" in line else line

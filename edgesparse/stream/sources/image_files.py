@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgesparse.errors import ImageError, SourceError
 from edgesparse.runtime.images import read_image
-from edgesparse.stream.frames import Frame, Memory
+from edgesparse.stream.frames import Allocator, Frame
 from edgesparse.stream.sources.base import Source
 from edgesparse.wording import printable
 
@@ -54,7 +54,7 @@ class ImageFiles(Source):
             raise SourceError(f"{self.name}: none of its {self.dropped} images can be read")
         log.warning("%s: %d of %d images were skipped", self.name, self.dropped, len(self._paths))
 
-    def lend(self, most: int, memory: Memory) -> None:
+    def lend(self, most: int, memory: Allocator) -> None:
         self.lends = most  # each image has memory of its own
 
     def reopen(self) -> None:

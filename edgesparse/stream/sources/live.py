@@ -1,4 +1,4 @@
-"""Live sources: a thread captures into slots that are used again, and the newest frame wins."""
+"""Live sources: a thread captures into reused images, and the newest frame wins."""
 
 from __future__ import annotations
 
@@ -11,19 +11,30 @@ import weakref
 
 import cv2
 
-from edgesparse.errors import SourceError
-from edgesparse.stream.frames import Frame, Image, Memory
+from edgesparse.errors import AuthenticationFailed, SourceError
+from edgesparse.stream.frames import Allocator, Frame, Image
 from edgesparse.stream.sources.base import Source
-from edgesparse.stream.sources.captures import OPEN_SECONDS, Capture, Opener, frame_rate, read_seconds
-from edgesparse.stream.sources.process import Apart
-from edgesparse.stream.sources.slots import Slots, kept, pageable
-from edgesparse.stream.sources.still import Stillness
+from edgesparse.stream.sources.capture import (
+    KEY_FRAME_SECONDS,
+    OPEN_SECONDS,
+    Capture,
+    Opener,
+    WaitingForKeyFrame,
+    frame_rate,
+    read_seconds,
+)
+from edgesparse.stream.sources.frame_buffers import FrameBuffers, allocate_pageable, stored
+from edgesparse.stream.sources.frozen import FreezeDetector
+from edgesparse.stream.sources.isolated import IsolatedOpener
 from edgesparse.wording import redact
 
 log = logging.getLogger("edgesparse.stream")
 
 PAUSE_FIRST, PAUSE_LONGEST = 0.1, 0.5
-# The drivers' own limits come first (opening has two steps, each with its limit); these are the net below them.
+"""Seconds between attempts to open, doubled each time."""
+REFUSED_PAUSE_FIRST, REFUSED_PAUSE_LONGEST = 60.0, 600.0
+"""The same if the camera does not accept the user: it may lock the user out after a few wrong passwords."""
+# The drivers' own limits come first; opening has two steps, each with its limit. These catch what exceeds them.
 OPEN_LIMIT = 2 * OPEN_SECONDS + 1.0
 FIRST_FRAME_LIMIT = 5.0
 FRAME_SLACK = 0.3
@@ -32,13 +43,13 @@ EXIT_SECONDS = OPEN_SECONDS + 1.0
 MOST_STUCK = 3
 
 
-class Live(Source):
-    """The newest frame of something that never ends.
+class LiveSource(Source):
+    """The newest frame of a source that never ends.
 
-    `opener` opens it, raising CameraUnavailable when it isn't there: at once here, unless `patient`; later, a source
-    that fails, gives no frame for two seconds, or the same image for `frozen` seconds (0: as long as it likes), is
-    opened again, with growing pauses, for as long as it takes; so is a patient one after an error of our own, which
-    `read` raises else. `capture`: what `opener` gave, where that was called already.
+    `opener` opens it. A source that is not available at the start raises CameraUnavailable, unless `patient`. Later, a
+    source that fails, delivers no frame for two seconds, or the same image for `frozen` seconds (0: no limit) is opened
+    again, with growing pauses, for as long as it takes. A patient source is also opened again after an unexpected
+    exception, which `read` raises otherwise. `capture` is the result of `opener` if it was called already.
     """
 
     live = True
@@ -52,12 +63,14 @@ class Live(Source):
         self.fps = 0.0 if capture is None else frame_rate(capture)
         self.state, self.since_ns = "opening", time.monotonic_ns()
         self._opener, self._patient, self._frozen = opener, patient, frozen
-        self._still = Stillness()
-        self._slots = Slots()
-        self._memory: Memory = pageable
+        self._freezes = FreezeDetector()
+        self._buffers = FrameBuffers()
+        self._allocate: Allocator = allocate_pageable
         self._changed = threading.Condition()
         self._captured = 0
         self._shape: tuple[int, ...] = ()
+        self._lost_ns = 0
+        """Since when it is away; 0 if it is not."""
         self._failure: Exception | None = None
         self._closed = False
         self._closes_by = 0.0
@@ -80,18 +93,18 @@ class Live(Source):
             return self._take()
 
     def _take(self) -> Frame | None:
-        if self._slots.fresh and not self._closed:
-            return self._slots.take(self.name)
+        if self._buffers.fresh and not self._closed:
+            return self._buffers.take(self.name)
         if self._failure is not None:
             raise SourceError(f"{self.name}: capture failed: {self._failure}") from self._failure
         return None
 
-    def lend(self, most: int, memory: Memory) -> None:
+    def lend(self, most: int, memory: Allocator) -> None:
         with self._changed:
-            if (most, memory) != (self.lends, self._memory):
-                self.lends, self._memory = most, memory
-                self._slots.move(most, memory)
-                self._worker.spare = None  # what is being written there is copied when it is whole
+            if (most, memory) != (self.lends, self._allocate):
+                self.lends, self._allocate = most, memory
+                self._buffers.move(most, memory)
+                self._worker.spare = None  # what is being written there is copied when it is complete
 
     def watch(self) -> None:
         with self._changed:
@@ -101,7 +114,7 @@ class Live(Source):
     def reopen(self) -> None:
         with self._changed:
             if not self._closed:
-                self._replace_worker("opened again on demand")
+                self._replace_worker("reopened on request")
 
     def leave(self) -> None:
         with self._changed:
@@ -118,7 +131,7 @@ class Live(Source):
         return "no frame in time" if self.state == "live" else "no answer in time"
 
     def _replace_worker(self, why: str) -> None:
-        """Leave the capture thread alone with a driver that doesn't come back, and start another."""
+        """Leave the capture thread to a driver that does not return, and start another."""
         self._note_lost(why)
         self._stuck = [worker for worker in self._stuck if worker.is_alive()]
         if len(self._stuck) == MOST_STUCK:
@@ -126,35 +139,32 @@ class Live(Source):
             return
         self._stuck.append(self._worker)
         self._worker.leave = True
-        self._slots.renew()
+        self._buffers.abandon_spare()
         self._changed.notify_all()
         self._worker = _Worker(self, None)
         self._worker.start()
 
-    # What follows runs in the capture thread.
+    # The following runs in the capture thread.
 
     def _capture_frames(self, worker: _Worker) -> None:
         """The life of a capture thread: open, capture, and again."""
-        pause = PAUSE_FIRST
         try:
             while not worker.leave:
-                why = self._once(worker)
-                pause = PAUSE_FIRST if worker.any_frame else pause
+                why = self._open_and_capture(worker)
                 with self._changed:
                     if not worker.leave:
                         self._note_lost(why)
                         worker.deadline = math.inf
-                        self._changed.wait_for(lambda: worker.leave, pause)
-                pause = min(2 * pause, PAUSE_LONGEST)
+                        self._changed.wait_for(lambda: worker.leave, worker.next_pause())
         except Exception as error:
             with self._changed:
                 self._failure = error
                 self._changed.notify_all()
                 self._wake()
 
-    def _once(self, worker: _Worker) -> str:
-        """Open and capture until that ends; why it did."""
-        worker.any_frame = False
+    def _open_and_capture(self, worker: _Worker) -> str:
+        """Returns why that ended."""
+        worker.any_frame = worker.refused = False
         try:
             return self._open(worker) or self._pump(worker)
         except Exception as error:
@@ -165,13 +175,14 @@ class Live(Source):
             worker.release()
 
     def _open(self, worker: _Worker) -> str:
-        """Why it could not be opened; empty when it could."""
+        """Returns why it could not be opened; an empty string if it could."""
         if worker.capture is None:
             self._allow(worker, OPEN_LIMIT)
             try:
                 worker.capture = self._opener()
             except (SourceError, cv2.error) as error:
-                return str(error)
+                worker.refused = isinstance(error, AuthenticationFailed)
+                return f"{error}; tried again in minutes" if worker.refused else str(error)
             self.fps = frame_rate(worker.capture)
         self._allow(worker, FIRST_FRAME_LIMIT)
         return ""
@@ -182,18 +193,24 @@ class Live(Source):
             self._changed.notify_all()
 
     def _pump(self, worker: _Worker) -> str:
-        """Capture until that ends; why it does."""
+        """Capture until that ends; returns why it does."""
         capture, patience = worker.capture, read_seconds(self.fps)
         assert capture is not None
         worker.opened_ns = time.monotonic_ns()
         try:
             while not worker.leave:
-                asked_ns = time.monotonic_ns()
-                there, time_ns = capture.grab(), time.monotonic_ns()
-                # A decoder that has waited in vain gives what it had held back, an image a wait.
-                if time_ns - asked_ns >= 1e9 * patience and (worker.any_frame or not there):
+                requested_ns = time.monotonic_ns()
+                try:
+                    grabbed, time_ns = capture.grab(), time.monotonic_ns()
+                except WaitingForKeyFrame:
+                    if time.monotonic_ns() - worker.opened_ns > 1e9 * KEY_FRAME_SECONDS:
+                        return f"no key frame for {KEY_FRAME_SECONDS:.0f} s"
+                    self._note_waiting(worker)
+                    continue
+                # A decoder that has waited in vain releases the images that it had held back, one for each wait.
+                if time_ns - requested_ns >= 1e9 * patience and (worker.any_frame or not grabbed):
                     return f"no frame for {patience:.1f} s"
-                if not there:
+                if not grabbed:
                     return "the stream ended"
                 if why := self._take_in(worker, capture, time_ns, patience):
                     return why
@@ -202,34 +219,31 @@ class Live(Source):
         return ""
 
     def _take_in(self, worker: _Worker, capture: Capture, time_ns: int, patience: float) -> str:
-        """Make what was grabbed the newest frame; why there is to be no more, empty where there is."""
-        ok, image = capture.retrieve(worker.spare)
-        ok = ok and image.size > 0
-        if ok and self._is_old(image, time_ns):
-            if time_ns - worker.opened_ns < 1e9 * self._frozen:  # opened again, it may yet move
+        """Make the grabbed image the newest frame. Returns why no more are to be captured, or an empty string."""
+        decoded, image = capture.retrieve(worker.spare)
+        decoded = decoded and image.size > 0
+        if decoded and self._frozen > 0 and self._freezes.is_frozen(image, time_ns, self._frozen):
+            if time_ns - worker.opened_ns < 1e9 * self._frozen:  # after reopening, it may still start to move
                 return ""
-            return f"the same image for {self._still.seconds(time_ns):.1f} s"
+            return f"the same image for {self._freezes.seconds(time_ns):.1f} s"
         with self._changed:
             if worker.leave:
                 return ""
-            if ok:
+            if decoded:
                 worker.any_frame = True
-                self._store(kept(image, worker.spare, self._memory), time_ns)
+                self._store(stored(image, worker.spare, self._allocate), time_ns)
                 worker.deadline = time.monotonic() + patience + FRAME_SLACK
             elif not self._skip(worker):
                 return "frames without an image"
-            worker.spare = self._slots.spare
+            worker.spare = self._buffers.spare
         return ""
 
-    def _is_old(self, image: Image, time_ns: int) -> bool:
-        return self._frozen > 0 and self._still.see(image, time_ns, self._frozen)
-
     def _store(self, image: Image, time_ns: int) -> None:
-        self.dropped += self._slots.publish(image, time_ns, self._captured)
+        self.dropped += self._buffers.publish(image, time_ns, self._captured)
         self._captured += 1
         self.newest_ns = time_ns
         if self.state != "live":
-            self._note_back(time_ns)
+            self._note_live(time_ns)
         if image.shape != self._shape:
             if self._shape:
                 log.info("%s: frames are now %dx%d", self.name, image.shape[1], image.shape[0])
@@ -242,38 +256,60 @@ class Live(Source):
             self.awake.set()
 
     def _skip(self, worker: _Worker) -> bool:
-        """Count a frame without pixels; whether to wait for a better one."""
+        """Count a frame without pixels. Returns whether to wait for a better one."""
         self._captured += 1
         self.dropped += 1
         return time.monotonic() < worker.deadline
 
     def _note_lost(self, why: str) -> None:
+        if not self._lost_ns:
+            log.warning("%s delivers no frames (%s); reopening it until it does", self.name, why)
+            self._lost_ns = time.monotonic_ns()
         if self.state != "away":
-            log.warning("%s gives no frames (%s); opening it again until it does", self.name, why)
             self.state, self.since_ns = "away", time.monotonic_ns()
         self.why = why
 
-    def _note_back(self, time_ns: int) -> None:
-        if self.state == "away":
-            log.info("%s is back after %.1f s", self.name, (time_ns - self.since_ns) / 1e9)
+    def _note_waiting(self, worker: _Worker) -> None:
+        with self._changed:
+            worker.deadline = time.monotonic() + FIRST_FRAME_LIMIT
+            if self.state != "waiting" and not worker.leave:
+                log.info("%s is waiting for a key frame", self.name)
+                self.state, self.since_ns, self.why = "waiting", time.monotonic_ns(), "waiting for a key frame"
+            self._changed.notify_all()
+
+    def _note_live(self, time_ns: int) -> None:
+        if self._lost_ns:
+            log.info("%s is back after %.1f s", self.name, (time_ns - self._lost_ns) / 1e9)
             self.reopened += 1
+        self._lost_ns = 0
         self.state, self.since_ns, self.why = "live", time_ns, ""
 
 
 class _Worker(threading.Thread):
-    """One capture thread. It captures until `leave`; a driver may keep it from noticing for long."""
+    """A capture thread. It captures until `leave`; a driver may keep it from noticing that for long."""
 
-    def __init__(self, source: Live, capture: Capture | None) -> None:
+    def __init__(self, source: LiveSource, capture: Capture | None) -> None:
         super().__init__(name=f"capture {source.name}", target=source._capture_frames, args=(self,), daemon=True)
         self.capture = capture
-        self.leave = self.any_frame = False
-        self.spare = source._slots.spare
+        self.leave = self.any_frame = self.refused = False
+        self._pause, self._refused_pause = PAUSE_FIRST, REFUSED_PAUSE_FIRST
+        self.spare = source._buffers.spare
         """The image to write into."""
         self.opened_ns = 0
-        self.apart = isinstance(source._opener, Apart)
+        self.isolated = isinstance(source._opener, IsolatedOpener)
         _workers.add(self)
         self.deadline = time.monotonic() + FIRST_FRAME_LIMIT
         """When its present wait has taken too long, on the monotonic clock."""
+
+    def next_pause(self) -> float:
+        """Seconds before the next attempt to open."""
+        if self.any_frame:
+            self._pause, self._refused_pause = PAUSE_FIRST, REFUSED_PAUSE_FIRST
+        if self.refused:
+            pause, self._refused_pause = self._refused_pause, min(2 * self._refused_pause, REFUSED_PAUSE_LONGEST)
+            return pause
+        pause, self._pause = self._pause, min(2 * self._pause, PAUSE_LONGEST)
+        return pause
 
     def release(self) -> None:
         if self.capture is not None:
@@ -286,10 +322,10 @@ _workers: weakref.WeakSet[_Worker] = weakref.WeakSet()
 
 @atexit.register
 def _wait_for_workers() -> None:
-    """Python that ends under a thread inside OpenCV ends with an abort: give each as long as its driver may take. Those
-    whose OpenCV is in another process only wait for that."""
+    """If Python ends while a thread is inside OpenCV, the process aborts: give each as long as its driver may take.
+    Threads whose OpenCV is in another process only wait for that."""
     until = time.monotonic() + EXIT_SECONDS
-    workers = [worker for worker in _workers if worker.is_alive() and not worker.apart]
+    workers = [worker for worker in _workers if worker.is_alive() and not worker.isolated]
     for worker in workers:
         worker.leave = True
     for worker in workers:

@@ -1,4 +1,4 @@
-"""Frames that are in memory already: to time everything but a camera."""
+"""A source of frames that are in memory already, for timing everything but a camera."""
 
 from __future__ import annotations
 
@@ -6,26 +6,25 @@ import time
 from collections.abc import Sequence
 
 from edgesparse.demo.scene import Scene
-from edgesparse.stream.frames import Frame, Image
-from edgesparse.stream.frames import Memory as Room
+from edgesparse.stream.frames import Allocator, Frame, Image
 from edgesparse.stream.sources.base import Source
-from edgesparse.stream.sources.slots import kept
+from edgesparse.stream.sources.frame_buffers import stored
 
 
-class Memory(Source):
-    """Endless: the same frames over and over, as fast as they are taken."""
+class MemorySource(Source):
+    """Endless: delivers the same images in turn, as fast as they are taken."""
 
-    def __init__(self, frames: Sequence[Image], name: str) -> None:
-        self.name, self._frames, self._index = name, frames, 0
-        self._room: Room | None = None
+    def __init__(self, images: Sequence[Image], name: str) -> None:
+        self.name, self._images, self._index = name, images, 0
+        self._allocate: Allocator | None = None
 
-    def lend(self, most: int, memory: Room) -> None:
+    def lend(self, most: int, memory: Allocator) -> None:
         self.lends = most
-        if memory != self._room:
-            self._room, self._frames = memory, [kept(frame, None, memory) for frame in self._frames]
+        if memory != self._allocate:
+            self._allocate, self._images = memory, [stored(image, None, memory) for image in self._images]
 
     def read(self) -> Frame:
-        image = self._frames[self._index % len(self._frames)]
+        image = self._images[self._index % len(self._images)]
         frame = Frame(image, time.monotonic_ns(), self._index, self.name)
         self._index += 1
         return frame
@@ -34,10 +33,10 @@ class Memory(Source):
         self._index = 0
 
     def close(self) -> None:
-        self._frames = ()
+        self._images = ()
 
 
-def scene_frames(count: int = 8, height: int = 1080, width: int = 1920) -> Memory:
-    """Frames of the demo scene."""
+def scene_frames(count: int = 8, height: int = 1080, width: int = 1920) -> MemorySource:
+    """A source of `count` frames of the demo scene."""
     scene = Scene(0, height=height, width=width)
-    return Memory([scene.render()[0].copy() for _ in range(count)], f"the demo scene at {width}x{height}")
+    return MemorySource([scene.render()[0].copy() for _ in range(count)], f"the demo scene at {width}x{height}")

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sink_data import read_video
 
 from edgesparse.errors import SourceError
-from edgesparse.stream.sources.files import VideoFile
+from edgesparse.runtime.detections import Detections
+from edgesparse.stream.sinks.video import Video
 from edgesparse.stream.sources.open import open_source
+from edgesparse.stream.sources.video_file import VideoFile
 
 MakeVideo = Callable[..., Path]
 
@@ -28,12 +31,12 @@ def test_a_video_gives_every_frame_in_order(make_video: MakeVideo, name: str) ->
     assert [stamp for *_, stamp in seen] == sorted(stamp for *_, stamp in seen)
 
 
-def test_the_real_video_has_all_its_frames(real: Path) -> None:
+def test_a_real_video_delivers_all_of_its_frames(real: Path) -> None:
     with open_source(real / "video" / "bottle-detection.mp4") as source:
         assert sum(frame.image.shape == (360, 640, 3) for frame in source) == 1189 == source.total
 
 
-def test_a_video_is_decoded_into_one_buffer(make_video: MakeVideo) -> None:
+def test_a_video_is_decoded_into_a_single_image(make_video: MakeVideo) -> None:
     with open_source(make_video(frames=30)) as source:
         frames = iter(source)
         first, size = next(frames).image, next(frames).image.nbytes
@@ -61,32 +64,32 @@ def test_a_closed_source_has_no_frames(make_video: MakeVideo) -> None:
     assert source.read() is None
 
 
-def test_a_video_that_ends_early_says_so(make_video: MakeVideo, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_video_that_ends_early_is_reported(make_video: MakeVideo, caplog: pytest.LogCaptureFixture) -> None:
     path = make_video("cut.avi", frames=40, noise=True)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     with open_source(path) as source:
-        found = len(list(source))
-    assert 0 < found < 40
-    assert caplog.messages == [f"{path} ends early: found {found} frames of 40 promised"]
+        frames = len(list(source))
+    assert 0 < frames < 40
+    assert caplog.messages == [f"{path} ends early: found {frames} frames of 40"]
 
 
-def test_a_whole_video_says_nothing(make_video: MakeVideo, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_complete_video_logs_nothing(make_video: MakeVideo, caplog: pytest.LogCaptureFixture) -> None:
     with open_source(make_video()) as source:
         list(source)
     assert caplog.messages == []
 
 
-def no_video(path: Path) -> None:
+def noise(path: Path) -> None:
     path.write_bytes(np.random.default_rng(0).bytes(5000))
 
 
-def headless_mp4(path: Path) -> None:
+def without_end(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:2000])
 
 
-@pytest.mark.parametrize("damage", [no_video, headless_mp4])
-def test_what_is_no_video_is_one_line(
+@pytest.mark.parametrize("damage", [noise, without_end])
+def test_a_file_that_is_not_a_video_is_reported_in_one_line(
     make_video: MakeVideo, capfd: pytest.CaptureFixture[str], damage: Callable[[Path], None]
 ) -> None:
     path = make_video("bad.mp4", noise=True)
@@ -97,16 +100,16 @@ def test_what_is_no_video_is_one_line(
     assert capfd.readouterr() == ("", "")
 
 
-def test_an_empty_file_is_named_as_such(tmp_path: Path) -> None:
+def test_an_empty_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").touch()
     with pytest.raises(SourceError, match=r"empty\.mp4: the file is empty"):
         open_source(tmp_path / "empty.mp4")
 
 
 class Scripted:
-    """An opened video whose frames are these; one without pixels stands for a broken frame."""
+    """A capture with these images; one without pixels is a broken frame, None a grab that fails."""
 
-    def __init__(self, images: list[np.ndarray]) -> None:
+    def __init__(self, images: list[np.ndarray | None]) -> None:
         self._images, self._next = images, -1
 
     def get(self, propId: int) -> float:
@@ -114,10 +117,12 @@ class Scripted:
 
     def grab(self) -> bool:
         self._next += 1
-        return self._next < len(self._images)
+        return self._next < len(self._images) and self._images[self._next] is not None
 
     def retrieve(self, *args: object) -> tuple[bool, np.ndarray]:
-        return True, self._images[self._next]
+        image = self._images[self._next]
+        assert image is not None
+        return True, image
 
     def release(self) -> None:
         pass
@@ -133,7 +138,46 @@ def test_frames_without_pixels_are_skipped_and_counted() -> None:
 
 
 @pytest.mark.parametrize("images", [[], [EMPTY, EMPTY]])
-def test_a_video_without_one_good_frame_is_an_error(images: list[np.ndarray]) -> None:
+def test_a_video_without_a_good_frame_is_an_error(images: list[np.ndarray]) -> None:
     source = VideoFile("clip", lambda: Scripted(images))
-    with pytest.raises(SourceError, match="clip: not one of its frames can be decoded"):
+    with pytest.raises(SourceError, match="clip: none of its frames can be decoded"):
         source.read()
+
+
+def test_frames_after_damage_are_delivered_with_their_numbers(caplog: pytest.LogCaptureFixture) -> None:
+    source = VideoFile("clip", lambda: Scripted([GOOD, *[None] * 3, GOOD, GOOD]))
+    assert [frame.index for frame in source] == [0, 4, 5]
+    assert source.dropped == 3
+    assert caplog.messages == ["clip is damaged between 0.0 s and 0.0 s: frames 1 to 3 cannot be decoded"]
+
+
+def test_a_video_that_is_damaged_in_the_middle(cases: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = cases / "damaged_middle.mp4"
+    with open_source(path) as source:
+        frames = [(frame.index, frame.position_ns) for frame in source]
+    assert len(frames) == 50 and source.dropped == 10
+    assert frames[17:19] == [(17, 1_700_000_000), (28, 2_800_000_000)]
+    assert caplog.messages == [f"{path} is damaged between 1.7 s and 2.8 s: frames 18 to 27 cannot be decoded"]
+
+
+def test_frames_have_their_times_in_the_video(cases: Path) -> None:
+    with open_source(cases / "irregular_times.mp4") as source:
+        times = [frame.position_ns / 1e9 for frame in source if frame.position_ns is not None]
+    assert len(times) == 60
+    assert times[:3] == pytest.approx([0, 0.033, 0.067]) and times[-3:] == pytest.approx([28, 29, 30])
+
+
+def test_a_recording_of_a_video_with_irregular_times_is_as_long(cases: Path, tmp_path: Path) -> None:
+    for suffix in (".mp4", ".webm", ".avi"):
+        path = tmp_path / f"out{suffix}"
+        with open_source(cases / "irregular_times.mp4") as source, Video(path, [], source.fps) as sink:
+            for frame in source:
+                sink.write(frame, Detections.none())
+        assert len(read_video(path)[0]) == 60
+        assert read_video(path)[1][-1] == pytest.approx(30, abs=0.6)
+
+
+def test_times_continue_at_the_nominal_rate_if_the_container_has_none() -> None:
+    source = VideoFile("clip", lambda: Scripted([GOOD] * 3))
+    source.fps = 10
+    assert [frame.position_ns for frame in source] == [0, 100_000_000, 200_000_000]

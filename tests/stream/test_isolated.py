@@ -1,4 +1,4 @@
-"""Captures in processes of their own: what they give, and that nothing is left of them, whatever they hang in."""
+"""Captures in processes of their own: their frames, and that none is left over, whatever they hang in."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ import numpy as np
 import pytest
 
 from edgesparse.errors import CameraUnavailable, SourceError
-from edgesparse.stream.sources import process
-from edgesparse.stream.sources.live import Live
-from edgesparse.stream.sources.process import Apart
+from edgesparse.stream.sources import isolated
+from edgesparse.stream.sources.isolated import IsolatedOpener
+from edgesparse.stream.sources.live import LiveSource
 
 TESTS = str(Path(__file__).parent)
 
 
 class Numbered:
-    """A camera of 200 frames a second whose level is the frame's number; `sizes` by turns, ten frames each."""
+    """A camera of 200 frames per second whose level is the frame's number; ten frames of each of `sizes` in turn."""
 
     def __init__(self, sizes: tuple[int, ...] = (32,), frames: int = 10**9, then: str = "end") -> None:
         self._sizes, self._frames, self._then = sizes, frames, then
@@ -69,13 +69,13 @@ def crash() -> Numbered:
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other side imports what is opened from here."""
+    """The other process imports the openers from here."""
     assert TESTS in sys.path
 
 
 def children() -> list[str]:
-    """Of the process that forks."""
-    pid = process._nursery()._process.pid
+    """Process ids of the fork server's children."""
+    pid = isolated._fork_server().process.pid
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
@@ -86,17 +86,17 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_frames_come_over_and_the_process_ends_with_the_capture() -> None:
-    capture = Apart(Numbered, "camera")()
-    assert capture.get(process.cv2.CAP_PROP_FPS) == 200
+def test_frames_arrive_and_the_process_ends_with_the_capture() -> None:
+    capture = IsolatedOpener(Numbered, "camera")()
+    assert capture.get(isolated.cv2.CAP_PROP_FPS) == 200
     image, levels = None, []
     for _ in range(20):
         assert capture.grab()
-        ok, found = capture.retrieve(image)
-        assert ok and found.shape == (32, 64, 3) and (image is None or found is image)
-        assert (found == found[0, 0, 0]).all()
-        image = found
-        levels.append(int(found[0, 0, 0]))
+        decoded, result = capture.retrieve(image)
+        assert decoded and result.shape == (32, 64, 3) and (image is None or result is image)
+        assert (result == result[0, 0, 0]).all()
+        image = result
+        levels.append(int(result[0, 0, 0]))
     assert levels == sorted(set(levels))
     assert len(children()) == 1
     capture.release()
@@ -104,7 +104,7 @@ def test_frames_come_over_and_the_process_ends_with_the_capture() -> None:
 
 
 def test_the_newest_frame_wins() -> None:
-    capture = Apart(Numbered, "camera")()
+    capture = IsolatedOpener(Numbered, "camera")()
     assert capture.grab()
     first = int(capture.retrieve()[1][0, 0, 0])
     time.sleep(0.3)
@@ -114,7 +114,7 @@ def test_the_newest_frame_wins() -> None:
 
 
 def test_sizes_may_change() -> None:
-    capture = Apart(partial(Numbered, (32, 48, 8)), "camera")()
+    capture = IsolatedOpener(partial(Numbered, (32, 48, 8)), "camera")()
     sizes = set()
     for _ in range(60):
         assert capture.grab()
@@ -123,10 +123,10 @@ def test_sizes_may_change() -> None:
     assert sizes == {(32, 64, 3), (48, 96, 3), (8, 16, 3)}
 
 
-def test_nothing_of_a_frame_stays_open() -> None:
+def test_no_file_descriptors_are_left_open() -> None:
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     for _ in range(5):
-        capture = Apart(partial(Numbered, (32, 48)), "camera")()
+        capture = IsolatedOpener(partial(Numbered, (32, 48)), "camera")()
         for _ in range(30):
             assert capture.grab()
             capture.retrieve()
@@ -135,86 +135,86 @@ def test_nothing_of_a_frame_stays_open() -> None:
 
 
 @pytest.mark.parametrize(
-    ("opener", "said"), [(refuse, "^no camera here$"), (crash, "^camera: what opens it has crashed$")]
+    ("opener", "message"), [(refuse, "^no camera here$"), (crash, "^camera: the process that opens it has crashed$")]
 )
-def test_what_cannot_be_opened(opener: Callable[[], Numbered], said: str) -> None:
-    with pytest.raises(CameraUnavailable, match=said):
-        Apart(opener, "camera")()
+def test_what_cannot_be_opened_is_named(opener: Callable[[], Numbered], message: str) -> None:
+    with pytest.raises(CameraUnavailable, match=message):
+        IsolatedOpener(opener, "camera")()
     until(lambda: not children())
 
 
-def test_who_does_not_answer_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "OPEN_SECONDS", 0.1)
+def test_an_opener_without_an_answer_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolated, "OPEN_SECONDS", 0.1)
     with pytest.raises(CameraUnavailable, match=r"^camera gives no answer for 0\.2 s$"):
-        Apart(hang, "camera")()
+        IsolatedOpener(hang, "camera")()
     until(lambda: not children())
 
 
 class Answers:
-    """A camera that opens after so many seconds each time: `folder` counts how often it was asked. -1: never."""
+    """A camera that opens after the given seconds in each attempt, which `folder` counts. -1: never."""
 
     def __init__(self, folder: Path, *seconds: float) -> None:
         self._folder, self._seconds = folder, seconds
 
     def __call__(self) -> Numbered:
-        asked = self.asked
-        (self._folder / str(asked)).touch(exist_ok=False)
-        wait = self._seconds[min(asked, len(self._seconds) - 1)]
+        number = self.attempts
+        (self._folder / str(number)).touch(exist_ok=False)
+        wait = self._seconds[min(number, len(self._seconds) - 1)]
         time.sleep(wait if wait >= 0 else 3600)
         return Numbered()
 
     @property
-    def asked(self) -> int:
+    def attempts(self) -> int:
         return len(list(self._folder.iterdir()))
 
 
-def test_once_opened_it_is_asked_again_beside_what_gives_no_answer(tmp_path: Path) -> None:
+def test_after_a_first_success_attempts_without_an_answer_are_repeated_in_parallel(tmp_path: Path) -> None:
     camera = Answers(tmp_path, 0, -1, -1, 0)
-    open_it = Apart(camera, "camera")
-    open_it().release()
-    begun = time.monotonic()
-    capture = open_it()
-    assert capture.grab() and camera.asked == 4
-    assert 2 * process.SOONEST_AGAIN <= time.monotonic() - begun < process.LONGEST_OPEN
+    opener = IsolatedOpener(camera, "camera")
+    opener().release()
+    started = time.monotonic()
+    capture = opener()
+    assert capture.grab() and camera.attempts == 4
+    assert 2 * isolated.SOONEST_RETRY <= time.monotonic() - started < isolated.LONGEST_OPEN
     until(lambda: len(children()) == 1)
     capture.release()
 
 
-def test_who_is_slow_is_not_cut_off(tmp_path: Path) -> None:
-    """Slower than the time after which it is asked again; the others that were asked are left."""
-    camera = Answers(tmp_path, 0, 1.5 * process.SOONEST_AGAIN, -1)
-    open_it = Apart(camera, "camera")
-    open_it().release()
-    capture = open_it()
-    assert capture.grab() and camera.asked == 3
+def test_a_slow_answer_is_not_cut_off(tmp_path: Path) -> None:
+    """Slower than the time after which another attempt is made; the other attempts are abandoned."""
+    camera = Answers(tmp_path, 0, 1.5 * isolated.SOONEST_RETRY, -1)
+    opener = IsolatedOpener(camera, "camera")
+    opener().release()
+    capture = opener()
+    assert capture.grab() and camera.attempts == 3
     until(lambda: len(children()) == 1)
     capture.release()
 
 
-def test_only_so_many_are_asked_at_once_and_then_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "SOONEST_AGAIN", 0.4)
-    monkeypatch.setattr(process, "LONGEST_OPEN", 2.2)
+def test_attempts_are_limited_and_become_rarer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolated, "SOONEST_RETRY", 0.4)
+    monkeypatch.setattr(isolated, "LONGEST_OPEN", 2.2)
     camera = Answers(tmp_path, 0, -1)
-    open_it = Apart(camera, "camera")
-    open_it().release()
+    opener = IsolatedOpener(camera, "camera")
+    opener().release()
     most, ended = 0, threading.Event()
 
-    def ask() -> None:
+    def open_twice() -> None:
         for _ in range(2):
             with pytest.raises(CameraUnavailable, match=r"^camera gives no answer for 2\.2 s$"):
-                open_it()
+                opener()
         ended.set()
 
-    threading.Thread(target=ask, daemon=True).start()
+    threading.Thread(target=open_twice, daemon=True).start()
     while not ended.wait(0.02):
         most = max(most, len(children()))
-    assert 2 <= most <= process.AT_ONCE + 1  # one may be on its way out
-    assert 6 <= camera.asked <= 1 + 6 + 5
+    assert 2 <= most <= isolated.MOST_ATTEMPTS + 1  # one may be ending
+    assert 6 <= camera.attempts <= 1 + 6 + 5
     until(lambda: not children())
 
 
 class Late(Numbered):
-    """Ten frames, then some that come after `seconds` each, and none after that."""
+    """Ten frames, then some that take `seconds` each, and none after that."""
 
     def __init__(self, *seconds: float) -> None:
         super().__init__()
@@ -227,25 +227,25 @@ class Late(Numbered):
 
 
 @pytest.mark.parametrize(
-    ("late", "said", "least"), [((0.05,), r"no frame for 1\.0 s", 0.9), ((0.6, 0.6), r"3 frames in 1\.[4-6] s", 0.1)]
+    ("late", "message", "least"), [((0.05,), r"no frame for 1\.0 s", 0.9), ((0.6, 0.6), r"3 frames in 1\.[4-6] s", 0.1)]
 )
-def test_frames_that_come_late_do_not_buy_a_whole_wait_more(late: tuple[float, ...], said: str, least: float) -> None:
-    capture = Apart(partial(Late, *late), "camera", read_seconds=1.0)()
+def test_late_frames_do_not_restart_the_whole_wait(late: tuple[float, ...], message: str, least: float) -> None:
+    capture = IsolatedOpener(partial(Late, *late), "camera", read_seconds=1.0)()
     assert all(capture.grab() for _ in range(10 + len(late)))
-    begun = time.monotonic()
-    with pytest.raises(SourceError, match=f"^{said}$"):
+    started = time.monotonic()
+    with pytest.raises(SourceError, match=f"^{message}$"):
         capture.grab()
-    assert least <= time.monotonic() - begun < 0.9 + least
+    assert least <= time.monotonic() - started < 0.9 + least
     capture.release()
 
 
-def test_a_camera_of_few_frames_is_given_its_time() -> None:
-    capture = Apart(partial(Late, *[0.3] * 12), "camera", read_seconds=0.5)()
+def test_a_camera_with_few_frames_per_second_gets_more_time() -> None:
+    capture = IsolatedOpener(partial(Late, *[0.3] * 12), "camera", read_seconds=0.5)()
     assert all(capture.grab() for _ in range(10))
-    with pytest.raises(SourceError, match=r"^3 frames in 0\.\d s$"):  # it is not known yet
+    with pytest.raises(SourceError, match=r"^3 frames in 0\.\d s$"):  # its rate is not known yet
         all(capture.grab() for _ in range(12))
     capture.release()
-    capture = Apart(partial(Slow, 0.3), "camera", read_seconds=0.5)()
+    capture = IsolatedOpener(partial(Slow, 0.3), "camera", read_seconds=0.5)()
     assert all(capture.grab() for _ in range(12))
     capture.release()
 
@@ -262,44 +262,44 @@ class Slow(Numbered):
         return super().grab()
 
 
-def test_one_that_fails_leaves_the_others_asked(tmp_path: Path) -> None:
-    left, right = _ask(hang), _ask(refuse)
-    asked = [left, right]
-    assert process._first(asked, time.monotonic() + 1.0) is None and asked == [left]
-    left.release()
-    asked = [_ask(refuse), _ask(crash)]
+def test_an_attempt_that_fails_leaves_the_others_running(tmp_path: Path) -> None:
+    hanging, refused = _attempt(hang), _attempt(refuse)
+    attempts = [hanging, refused]
+    assert isolated._first_answer(attempts, time.monotonic() + 1.0) is None and attempts == [hanging]
+    hanging.release()
+    attempts = [_attempt(refuse), _attempt(crash)]
     with pytest.raises(CameraUnavailable):
-        process._first(asked, time.monotonic() + 20)
-    assert asked == []
+        isolated._first_answer(attempts, time.monotonic() + 20)
+    assert attempts == []
 
 
-def _ask(opener: Callable[[], Numbered]) -> process.Remote:
-    return process.Remote(opener, "camera", 1.0)
+def _attempt(opener: Callable[[], Numbered]) -> isolated.IsolatedCapture:
+    return isolated.IsolatedCapture(opener, "camera", 1.0)
 
 
 @pytest.mark.parametrize("then", ["end", "crash", "hang"])
 def test_a_capture_that_ends_crashes_or_hangs_is_opened_again(then: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    opener = Apart(partial(Numbered, frames=5, then=then), "camera", read_seconds=0.3)
-    with Live("camera", opener) as source:
+    opener = IsolatedOpener(partial(Numbered, frames=5, then=then), "camera", read_seconds=0.3)
+    with LiveSource("camera", opener) as source:
         while source.reopened < 2:
             assert source.read() is not None
     until(lambda: not children())
 
 
-def test_one_that_hangs_does_not_hold_up_another() -> None:
+def test_a_capture_that_hangs_does_not_delay_another() -> None:
     def wait() -> None:
         with suppress(SourceError):
-            Apart(hang, "hangs")()
+            IsolatedOpener(hang, "hangs")()
 
     waiting = threading.Thread(target=wait, daemon=True)
     waiting.start()
-    begun = time.monotonic()
-    capture = Apart(Numbered, "camera")()
-    assert capture.grab() and time.monotonic() - begun < 5
+    started = time.monotonic()
+    capture = IsolatedOpener(Numbered, "camera")()
+    assert capture.grab() and time.monotonic() - started < 5
     capture.release()
 
 
-def test_many_opened_at_once_start_one_process_that_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_opened_at_the_same_time_start_one_fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
 
     def start() -> object:
@@ -307,8 +307,8 @@ def test_many_opened_at_once_start_one_process_that_forks(monkeypatch: pytest.Mo
         started.append(object())
         return started[-1]
 
-    monkeypatch.setattr(process, "_started", cache(start))
-    threads = [threading.Thread(target=process._nursery) for _ in range(8)]
+    monkeypatch.setattr(isolated, "_started", cache(start))
+    threads = [threading.Thread(target=isolated._fork_server) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -316,24 +316,24 @@ def test_many_opened_at_once_start_one_process_that_forks(monkeypatch: pytest.Mo
     assert len(started) == 1
 
 
-def test_the_process_that_forks_may_die() -> None:
-    nursery = process._nursery()
-    os.kill(nursery._process.pid, signal.SIGKILL)
-    nursery._process.wait()
-    capture = Apart(Numbered, "camera")()
+def test_the_fork_server_is_restarted_when_it_dies() -> None:
+    server = isolated._fork_server()
+    os.kill(server.process.pid, signal.SIGKILL)
+    server.process.wait()
+    capture = IsolatedOpener(Numbered, "camera")()
     assert capture.grab()
     capture.release()
 
 
 @pytest.mark.parametrize("ends", ["", "os.kill(os.getpid(), signal.SIGKILL)"])
-def test_nothing_stays_when_python_ends(ends: str) -> None:
+def test_nothing_is_left_when_python_ends(ends: str) -> None:
     program = f"""
 import os, signal, sys
 sys.path.insert(0, {TESTS!r})
-from test_process import Numbered, process
-capture = process.Apart(Numbered, "camera")()
+from test_isolated import Numbered, isolated
+capture = isolated.IsolatedOpener(Numbered, "camera")()
 assert capture.grab()
-print(process._nursery()._process.pid, flush=True)
+print(isolated._fork_server().process.pid, flush=True)
 {ends}
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)

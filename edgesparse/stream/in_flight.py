@@ -14,7 +14,7 @@ from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
 from edgesparse.stream.cameras import Feed
 from edgesparse.stream.frames import Frame, Image
-from edgesparse.stream.sources.slots import pageable
+from edgesparse.stream.sources.frame_buffers import allocate_pageable
 
 log = logging.getLogger("edgesparse.stream")
 
@@ -23,38 +23,39 @@ Taken = Sequence[tuple[Feed, Frame]]
 
 @dataclass
 class Batch:
-    """Frames, and when one began to take them and had them, on `time.perf_counter_ns`'s clock."""
+    """Frames that go through the engine together. `started` and `captured`: when the loop began to take them and had
+    them, on the clock of `time.perf_counter_ns`."""
 
     taken: Taken
-    begun: int
+    started: int
     captured: int
-    found: Sequence[Detections] = ()
-    """In each frame, once they were collected."""
-    found_ns: int = 0
-    """When that was, on `time.monotonic_ns`'s clock."""
+    detections: Sequence[Detections] = ()
+    """Of each frame, after they were collected."""
+    detected_ns: int = 0
+    """When that was, on the clock of `time.monotonic_ns`."""
 
 
-class Flights:
-    """Batches that were submitted, and one that was collected but not handed on, in order: as many as the detector
-    takes and every source lends frames for, `depth` at the most.
+class InFlight:
+    """Submitted batches, and one that was collected but not delivered yet, in order: as many as the detector accepts
+    and every source lends frames for, at most `depth`.
 
-    Frames are taken only where it is not full: so what a source has lent is left alone until it was handed on.
+    New frames are taken only if it is not full, so frames that a source has lent stay valid until they are delivered.
     """
 
     def __init__(self, detector: Detector, feeds: Sequence[Feed], depth: int | None = None) -> None:
         self._detector, self._batches = detector, deque[Batch]()
         self._collected: Batch | None = None
-        wanted = detector.depth if depth is None else min(depth, detector.depth)
+        most = detector.depth if depth is None else min(depth, detector.depth)
         for feed in feeds:
-            feed.source.lend(wanted, self._memory)
-        self._most = min([wanted, *(feed.source.lends for feed in feeds)])
+            feed.source.lend(most, self._allocate)
+        self._most = min([most, *(feed.source.lends for feed in feeds)])
 
-    def _memory(self, shape: tuple[int, ...]) -> Image:
+    def _allocate(self, shape: tuple[int, ...]) -> Image:
         try:
             return self._detector.frame_buffer(shape)
         except EdgeSparseError as error:
             log.warning("frames are copied by the CPU: %s", error)
-            return pageable(shape)
+            return allocate_pageable(shape)
 
     def __len__(self) -> int:
         return len(self._batches) + (self._collected is not None)
@@ -65,28 +66,29 @@ class Flights:
 
     @property
     def frames(self) -> int:
+        """Frames in all batches."""
         collected = () if self._collected is None else self._collected.taken
         return len(collected) + sum(len(batch.taken) for batch in self._batches)
 
-    def submit(self, taken: Taken, begun: int) -> None:
-        """Begin with new frames. Raises as the detector does; they are lost then."""
-        batch = Batch(taken, begun, time.perf_counter_ns())
+    def submit(self, taken: Taken, started: int) -> None:
+        """Submit new frames. Raises what the detector raises; the frames are lost then."""
+        batch = Batch(taken, started, time.perf_counter_ns())
         self._detector.submit([frame.image for _, frame in taken])
         self._batches.append(batch)
 
     def collect(self) -> None:
-        """Wait for the oldest. Raises as the detector does; that batch is lost then, those behind it are not."""
+        """Wait for the oldest batch. Raises what the detector raises; that batch is lost then, later ones are not."""
         batch = self._batches.popleft()
-        batch.found, batch.found_ns = self._detector.collect(), time.monotonic_ns()
+        batch.detections, batch.detected_ns = self._detector.collect(), time.monotonic_ns()
         self._collected = batch
 
     def collected(self) -> Batch | None:
-        """The batch that is to be handed on now: its frames are free again when the next one is taken."""
+        """Take the collected batch, to be delivered now: its frames become invalid when the next are taken."""
         batch, self._collected = self._collected, None
         return batch
 
     def drop(self) -> None:
-        """Wait for all, and want nothing of them; the detector may be closed."""
+        """Wait for all batches and discard them, so that the detector may be closed."""
         while self._batches:
             with suppress(EdgeSparseError, RuntimeError):
                 self.collect()

@@ -23,14 +23,14 @@ from edgesparse.errors import BuildError, MemoryBudgetExceeded, SinkError, Sourc
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
 from edgesparse.stream.cameras import CameraStatus, Feed
-from edgesparse.stream.flights import Flights
 from edgesparse.stream.frames import Frame, Image
+from edgesparse.stream.in_flight import InFlight
 from edgesparse.stream.pipeline import Loop, run
 from edgesparse.stream.sinks.base import Sink
-from edgesparse.stream.sources.live import Live
-from edgesparse.stream.sources.memory import Memory
+from edgesparse.stream.sources.frame_buffers import FrameBuffers
+from edgesparse.stream.sources.live import LiveSource
+from edgesparse.stream.sources.memory import MemorySource
 from edgesparse.stream.sources.open import open_source
-from edgesparse.stream.sources.slots import Slots
 
 
 def noted(detect: Detector) -> list[str]:
@@ -81,7 +81,7 @@ def test_a_frame_that_waits_goes_in_before_the_oldest_comes_out(tmp_path: Path, 
 
 
 def test_one_batch_at_a_time_where_that_is_asked_or_the_source_lends_no_more(tmp_path: Path) -> None:
-    class Plain(Memory):
+    class Plain(MemorySource):
         def lend(self, most: int, memory: Any) -> None:
             pass
 
@@ -92,7 +92,9 @@ def test_one_batch_at_a_time_where_that_is_asked_or_the_source_lends_no_more(tmp
     assert " ".join(said) == "S0 C0 S1 C1 S2 C2 S3 C3"
 
 
-def test_where_no_frame_waits_the_one_in_flight_comes_out_at_once(tmp_path: Path, camera: Camera, source: Live) -> None:
+def test_where_no_frame_waits_the_one_in_flight_comes_out_at_once(
+    tmp_path: Path, camera: Camera, source: LiveSource
+) -> None:
     detect, stop, levels = detector(tmp_path, slots=2), threading.Event(), Levels()
     loop = loop_of(source, detect, [levels], stop=stop)
     runs = threading.Thread(target=loop.run)
@@ -108,7 +110,7 @@ def test_where_no_frame_waits_the_one_in_flight_comes_out_at_once(tmp_path: Path
 @given(st.lists(st.booleans(), max_size=60), st.integers(1, 4))
 def test_slots_leave_the_newest_frames_that_were_read_alone(steps: list[bool], lends: int) -> None:
     """True publishes an image of the next level, False takes one, where there is one."""
-    slots, published, made = Slots(), 0, set()
+    slots, published, made = FrameBuffers(), 0, set()
     slots.move(lends, lambda shape: still(0))
     held: list[Frame] = []
     for publish in steps:
@@ -126,7 +128,9 @@ def test_slots_leave_the_newest_frames_that_were_read_alone(steps: list[bool], l
 
 
 @pytest.mark.parametrize("slots", [2, 3])
-def test_a_camera_never_writes_into_a_frame_in_flight(tmp_path: Path, camera: Camera, source: Live, slots: int) -> None:
+def test_a_camera_never_writes_into_a_frame_in_flight(
+    tmp_path: Path, camera: Camera, source: LiveSource, slots: int
+) -> None:
     """The null backend notices, as a GPU would not."""
     detect, stop = detector(tmp_path, slots=slots, seconds=0.002), threading.Event()
     levels = Levels(detect)
@@ -144,7 +148,7 @@ def test_a_camera_never_writes_into_a_frame_in_flight(tmp_path: Path, camera: Ca
 
 
 def test_a_frame_that_is_overwritten_in_flight_is_noticed(tmp_path: Path) -> None:
-    class Careless(Memory):
+    class Careless(MemorySource):
         def read(self) -> Frame:
             frame = super().read()
             frame.image[:] = frame.index
@@ -154,7 +158,7 @@ def test_a_frame_that_is_overwritten_in_flight_is_noticed(tmp_path: Path) -> Non
         run(Careless([np.zeros((48, 64, 3), np.uint8)], "careless"), detector(tmp_path, slots=2), limit=3)
 
 
-def test_frames_lie_in_the_detectors_memory(tmp_path: Path, camera: Camera, source: Live) -> None:
+def test_frames_lie_in_the_detectors_memory(tmp_path: Path, camera: Camera, source: LiveSource) -> None:
     class Kept(Sink):
         def write(self, frame: Frame, detections: Detections) -> None:
             addresses.append(frame.image.ctypes.data)
@@ -180,7 +184,7 @@ def test_frames_lie_in_the_detectors_memory(tmp_path: Path, camera: Camera, sour
 
 
 def test_without_page_locked_memory_it_goes_on(
-    tmp_path: Path, camera: Camera, source: Live, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, camera: Camera, source: LiveSource, caplog: pytest.LogCaptureFixture
 ) -> None:
     def none(shape: tuple[int, ...]) -> Image:
         raise MemoryBudgetExceeded("a frame for model.plan: the GPU has no memory left")
@@ -230,7 +234,7 @@ def test_each_frame_gets_its_own_detections(tmp_path: Path) -> None:
     detect, own = detector(tmp_path, slots=2), Own()
     sizes = [(48, 64), (480, 640), (96, 128)]
     images: list[Image] = [np.zeros((*size, 3), np.uint8) for size in sizes]
-    run(Memory(images, "memory"), detect, [own], limit=6)
+    run(MemorySource(images, "memory"), detect, [own], limit=6)
     alone = [detect(image).xyxy[0].tolist() for image in images]
     assert own.found == [(i, alone[i % 3]) for i in range(6)]
 
@@ -243,7 +247,7 @@ def test_nothing_of_a_frames_size_is_allocated_in_flight(tmp_path: Path) -> None
     assert 0 < memories.most < 100_000
 
 
-def test_a_cameras_frames_are_not_allocated_in_flight(tmp_path: Path, camera: Camera, source: Live) -> None:
+def test_a_cameras_frames_are_not_allocated_in_flight(tmp_path: Path, camera: Camera, source: LiveSource) -> None:
     detect = detector(tmp_path, slots=2)
     with Memories() as memories:
         loop = loop_of(source, detect, [memories])
@@ -295,7 +299,7 @@ def test_ctrl_c_hands_over_what_is_in_flight(tmp_path: Path) -> None:
 
 
 def test_frames_from_before_an_error_of_the_source_reach_the_sinks(tmp_path: Path) -> None:
-    class Breaks(Memory):
+    class Breaks(MemorySource):
         def read(self) -> Frame:
             frame = super().read()
             if frame.index == 3:
@@ -377,10 +381,10 @@ def test_nothing_is_in_flight_while_the_observer_wants_rest(tmp_path: Path) -> N
             ages.append(int(row[7]) / 1e9)
             return 0.1
 
-        def turn(self, cameras: Any) -> None:
+        def update(self, cameras: Any) -> None:
             pass
 
-    class Now(Memory):
+    class Now(MemorySource):
         live = True
 
     ages: list[float] = []
@@ -393,17 +397,17 @@ def test_nothing_is_in_flight_while_the_observer_wants_rest(tmp_path: Path) -> N
 def test_no_batch_is_submitted_that_has_no_room(tmp_path: Path) -> None:
     detect, source = detector(tmp_path, slots=2), frames()
     feed = Feed(config.Camera(name="belt", source="0"), source, detect.run, detect.spec.classes)
-    flights = Flights(detect, [feed])
+    in_flight = InFlight(detect, [feed])
     for number in range(2):
-        assert not flights.full and len(flights) == flights.frames == number
-        flights.submit([(feed, source.read())], 0)
-    assert flights.full and flights.collected() is None
+        assert not in_flight.full and len(in_flight) == in_flight.frames == number
+        in_flight.submit([(feed, source.read())], 0)
+    assert in_flight.full and in_flight.collected() is None
     with pytest.raises(RuntimeError, match="2 batches are in flight"):
-        flights.submit([(feed, source.read())], 0)
-    assert len(flights) == 2
-    flights.collect()
-    assert flights.full and flights.frames == 2
-    batch = flights.collected()
-    assert batch is not None and [len(found) for found in batch.found] == [3] and not flights.full
-    flights.drop()
-    assert not flights and detect.in_flight == 0
+        in_flight.submit([(feed, source.read())], 0)
+    assert len(in_flight) == 2
+    in_flight.collect()
+    assert in_flight.full and in_flight.frames == 2
+    batch = in_flight.collected()
+    assert batch is not None and [len(detections) for detections in batch.detections] == [3] and not in_flight.full
+    in_flight.drop()
+    assert not in_flight and detect.in_flight == 0

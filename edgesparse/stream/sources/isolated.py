@@ -1,0 +1,221 @@
+"""Captures in processes of their own, seen from this side. fork_server.py is the other side."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import mmap
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+
+import cv2
+import numpy as np
+
+from edgesparse.errors import AuthenticationFailed, CameraUnavailable, SourceError
+from edgesparse.stream.frames import Image
+from edgesparse.stream.sources.capture import OPEN_SECONDS, READ_SECONDS, Opener, WaitingForKeyFrame
+
+SOONEST_RETRY, LONGEST_OPEN = 0.75, 3.0
+"""Seconds after which an address that was open before is tried again in parallel; and that it may take to reopen."""
+MOST_ATTEMPTS = 3
+"""Most attempts at the same time."""
+_FEW = 4
+"""Frames that may take one and a half waits together."""
+
+
+class IsolatedOpener:
+    """Opens what `opener` opens, which must be picklable, in a process of its own for each call.
+
+    It waits at first as long as OpenCV does. Once it knows how long opening takes, it makes another attempt in parallel
+    to one without an answer, and the first answer counts: an attempt that got a garbled answer waits in vain, one that
+    is only slow is not cut off. Calls in vain let more time pass between attempts. Raises CameraUnavailable.
+    """
+
+    def __init__(self, opener: Opener, name: str, read_seconds: float = READ_SECONDS) -> None:
+        self._opener, self._name, self._read_seconds = opener, name, read_seconds
+        self._retry = self._longest = 2.0 * OPEN_SECONDS
+
+    def __call__(self) -> IsolatedCapture:
+        end = time.monotonic() + self._longest
+        attempts: list[IsolatedCapture] = []
+        try:
+            while (now := time.monotonic()) < end:
+                if len(attempts) == MOST_ATTEMPTS:
+                    attempts.pop(0).release()
+                attempts.append(IsolatedCapture(self._opener, self._name, self._read_seconds))
+                if capture := _first_answer(attempts, min(now + self._retry, end)):
+                    self._learn(time.monotonic() - capture.started)
+                    return capture
+        finally:
+            for attempt in attempts:
+                attempt.release()
+        self._retry = min(1.25 * self._retry, self._longest)
+        raise CameraUnavailable(f"{self._name} gives no answer for {self._longest:.1f} s")
+
+    def _learn(self, seconds: float) -> None:
+        longest = 2.0 * OPEN_SECONDS
+        self._retry = min(max(SOONEST_RETRY, 2 * seconds), longest)
+        self._longest = min(max(LONGEST_OPEN, 4 * seconds), longest)
+
+
+def _first_answer(attempts: list[IsolatedCapture], until: float) -> IsolatedCapture | None:
+    """Take the first that opens out of `attempts`; None if none has `until` then. Those that fail are taken out too;
+    raises the CameraUnavailable of the last, and AuthenticationFailed immediately."""
+    while (left := until - time.monotonic()) > 0:
+        ready = wait([attempt.child for attempt in attempts], left)
+        for attempt in [attempt for attempt in attempts if attempt.child in ready]:
+            attempts.remove(attempt)
+            try:
+                attempt.wait_for_answer()
+            except AuthenticationFailed:
+                raise
+            except CameraUnavailable:
+                if not attempts:
+                    raise
+            else:
+                return attempt
+    return None
+
+
+class IsolatedCapture:
+    """A Capture in another process, after `wait_for_answer`. `release` ends that process, whatever it hangs in."""
+
+    def __init__(self, opener: Opener, name: str, read_seconds: float) -> None:
+        self._name, self._read_seconds = name, read_seconds
+        self._waits = deque[float](maxlen=32)
+        """Seconds that the last frames took."""
+        self._shape: tuple[int, ...] | None = None
+        self._shared: Image = np.empty((0, 0, 3), np.uint8)
+        self._properties: dict[int, float] = {}
+        self.started = time.monotonic()
+        self.child = _fork_server().connect()
+        with suppress(OSError):  # `wait_for_answer` reports that it has gone
+            self.child.send(opener)
+
+    def wait_for_answer(self) -> None:
+        """Wait until it is open. Raises CameraUnavailable or SourceError, and is released then."""
+        try:
+            answer = self.child.recv()
+        except (EOFError, OSError):
+            answer = CameraUnavailable(f"{self._name}: the process that opens it has crashed")
+        if isinstance(answer, Exception):
+            self.release()
+            raise answer
+        self._properties = {cv2.CAP_PROP_FPS: answer[0], cv2.CAP_PROP_FRAME_COUNT: answer[1]}
+
+    def grab(self) -> bool:
+        """False when the capture has ended. Raises SourceError with the reason why there are no more frames, and
+        WaitingForKeyFrame."""
+        started, allowed = time.monotonic(), self._allowed()
+        try:
+            self.child.send_bytes(b"n")
+            while self.child.poll(allowed):
+                message = self.child.recv()
+                if isinstance(message, SourceError):
+                    raise message
+                if message is None:
+                    return False
+                if message[0] == "data":
+                    raise WaitingForKeyFrame
+                if isinstance(message[-1], int):
+                    self._map(message)
+                    continue
+                self._shape = message[1]
+                self._waits.append(time.monotonic() - started)
+                return True
+        except (EOFError, OSError):
+            return False
+        if allowed < self._read_seconds:
+            raise SourceError(f"{_FEW - 1} frames in {self._waited + allowed:.1f} s")
+        raise SourceError(f"no frame for {allowed:.1f} s")
+
+    def _allowed(self) -> float:
+        """Seconds to wait for the next frame.
+
+        Four in a row take one and a half times `read_seconds` at most, unless this camera's frames are that rare:
+        garbage pushes the last good image out of the decoder late, and some of it looks like images.
+        """
+        if len(self._waits) < 2 * _FEW:
+            return self._read_seconds
+        usual = sorted(self._waits)[len(self._waits) // 2]
+        return max(0.0, min(self._read_seconds, max(1.5 * self._read_seconds, 6 * usual) - self._waited))
+
+    @property
+    def _waited(self) -> float:
+        """Seconds that the last frames before the next of _FEW took."""
+        return sum(list(self._waits)[1 - _FEW :])
+
+    def _map(self, shape: tuple[int, ...]) -> None:
+        """Receive and map the file with the shared image, which comes next."""
+        with socket.socket(fileno=os.dup(self.child.fileno())) as channel:
+            _, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
+        self._shared = np.frombuffer(mmap.mmap(descriptors[0], 0, prot=mmap.PROT_READ), np.uint8)[: np.prod(shape)]
+        self._shared = self._shared.reshape(shape)
+        os.close(descriptors[0])
+
+    def retrieve(self, image: Image | None = None) -> tuple[bool, Image]:
+        if self._shape is None:
+            return False, self._shared
+        if image is None or image.shape != self._shape:
+            return True, self._shared.copy()
+        np.copyto(image, self._shared)
+        return True, image
+
+    def get(self, propId: int, /) -> float:
+        return self._properties.get(propId, 0.0)
+
+    def release(self) -> None:
+        self.child.close()
+
+
+class _ForkServer:
+    """The process that forks captures; started again if it has gone."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._start()
+        atexit.register(self.close)
+
+    def _start(self) -> None:
+        self._orders, theirs = socket.socketpair()
+        # No threads of BLAS there, since it forks; the same modules as here, wherever they are.
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        module = "edgesparse.stream.sources.fork_server"
+        program = f"import sys; sys.path[:] = {sys.path!r}; from {module} import main; main()"
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-I", "-c", program], stdin=theirs.fileno(), stdout=subprocess.DEVNULL, env=environment
+            )
+
+    def connect(self) -> Connection:
+        """A connection to a new child."""
+        ours, theirs = socket.socketpair()
+        with self._lock, theirs:
+            try:
+                socket.send_fds(self._orders, [b"c"], [theirs.fileno()])
+            except OSError:
+                self.close()
+                self._start()
+                socket.send_fds(self._orders, [b"c"], [theirs.fileno()])
+        return Connection(ours.detach())
+
+    def close(self) -> None:
+        self._orders.close()
+        self.process.wait()
+
+
+_starting = threading.Lock()
+_started = functools.cache(_ForkServer)
+
+
+def _fork_server() -> _ForkServer:
+    """The only one, even if cameras are opened in many threads at the same time."""
+    with _starting:
+        return _started()

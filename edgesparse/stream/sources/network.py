@@ -1,0 +1,108 @@
+"""Network streams: RTSP, HTTP and others, through FFmpeg or a Jetson's GStreamer."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+
+from edgesparse.errors import CameraUnavailable, SourceError
+from edgesparse.runtime.opencv import prepare_opencv
+from edgesparse.stream.sources import ffmpeg_log
+from edgesparse.stream.sources.capture import KEY_FRAME_SECONDS, OPEN_SECONDS, Capture
+from edgesparse.stream.sources.gstreamer import NoGStreamer, has_video_decoder, open_rtsp
+from edgesparse.stream.sources.refusals import refusal
+from edgesparse.stream.sources.snapshots import check_answer, is_snapshot, open_snapshots
+from edgesparse.wording import redact
+
+SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt")
+OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+_PROBES = ("analyzeduration;100000", "fpsprobesize;0")
+"""FFmpeg's options for RTSP: look at a tenth of a second, enough if the camera describes its stream beforehand; if that
+was too short, at as much as it takes to learn the image's size."""
+
+_REFUSED = re.compile(r"method \w+ failed|Connection to \S+ failed|Failed to resolve")
+
+Transport = Literal["tcp", "udp"]
+
+
+@dataclass(frozen=True)
+class Address:
+    """A network stream. Calling it opens it in this process; may be pickled. Raises CameraUnavailable."""
+
+    url: str
+    fps: float | None = None
+    """Frames per second that it is known to send, or at which snapshots are requested."""
+    transport: Transport = "tcp"
+    """Of RTSP."""
+
+    def __call__(self) -> Capture:
+        if self.url.lower().startswith("rtsp") and has_video_decoder():
+            with suppress(NoGStreamer):
+                return open_rtsp(self.url, self.fps, self.transport)
+        if is_snapshot(self.url):
+            return open_snapshots(self.url, self.fps)
+        return open_url(self.url, self.transport)
+
+
+def check_url(url: str) -> None:
+    """Raise SourceError for an address that FFmpeg would misread."""
+    scheme, _, rest = url.partition("://")
+    if scheme.lower() not in SCHEMES:
+        raise SourceError(f"cannot open {redact(url)}: an address starts with one of {', '.join(SCHEMES)} or csi")
+    end = re.search(r"[/?#]", rest)
+    if end is None or "@" in rest[: end.start()] or "@" not in rest[end.start() :]:
+        return
+    _, colon, password = rest[: end.start()].partition(":")
+    if colon and (end[0] == "#" or not password.isdecimal()):  # else it is a host with a port
+        raise SourceError(
+            f"cannot open {redact(url)}: the password contains '{end[0]}', which has another meaning in an address; "
+            f"write it as %{ord(end[0]):02X}"
+        )
+
+
+def open_url(url: str, transport: Transport = "tcp") -> cv2.VideoCapture:
+    """Open an address through FFmpeg. The environment's OPENCV_FFMPEG_CAPTURE_OPTIONS take precedence over ours.
+
+    Raises CameraUnavailable with the reason if this process keeps FFmpeg's log, and AuthenticationFailed."""
+    prepare_opencv()
+    ffmpeg_log.taken_so_far()
+    if OPTIONS in os.environ or not url.lower().startswith("rtsp"):
+        capture = _through_ffmpeg(url)
+        if not capture.isOpened():
+            log = ffmpeg_log.taken_so_far()
+            if url.lower().startswith("http") and "HTTP error" not in log:
+                check_answer(url)  # FFmpeg does not log a 401
+            raise refusal(url, log, transport)
+        return capture
+    return _over_rtsp(url, transport)
+
+
+def _over_rtsp(url: str, transport: Transport) -> cv2.VideoCapture:
+    log = ""
+    try:
+        for probe in _PROBES:
+            os.environ[OPTIONS] = f"rtsp_transport;{transport}|{probe}"
+            capture = _through_ffmpeg(url)
+            if capture.isOpened():
+                return capture
+            log = ffmpeg_log.taken_so_far()
+            if _REFUSED.search(log):
+                break  # it was refused: asking again at once would count as another wrong password
+    finally:
+        del os.environ[OPTIONS]
+    if "nal_unit_type" in log:
+        raise CameraUnavailable(f"cannot open {redact(url)}: it sends no key frame in {OPEN_SECONDS} s")
+    raise refusal(url, log, transport)
+
+
+def _through_ffmpeg(url: str) -> cv2.VideoCapture:
+    """Whoever reads frames has time limits of their own; this one only ends a process that nobody ends."""
+    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_SECONDS * 1000]
+    limits += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(KEY_FRAME_SECONDS * 1000)]
+    # Each further thread of FFmpeg's holds a frame back.
+    return cv2.VideoCapture(url, cv2.CAP_FFMPEG, [*limits, cv2.CAP_PROP_N_THREADS, 1])

@@ -1,0 +1,56 @@
+"""Why a network camera cannot be opened, in words that say what to do about it."""
+
+from __future__ import annotations
+
+import re
+
+from edgesparse.errors import AuthenticationFailed, CameraUnavailable
+from edgesparse.wording import redact
+
+_STATUS = re.compile(r"method \w+ failed: (\d{3}) \((.*?)\)|HTTP error (\d{3}) (.*)")
+"""FFmpeg's words for RTSP and HTTP."""
+_CONNECTION = re.compile(r"Connection to \S+ failed: (.*)")
+_HOST = re.compile(r"Failed to resolve hostname (\S+?):")
+_TIMEOUT = re.compile(r"Stream timeout triggered|Immediate exit requested|timed out", re.IGNORECASE)
+
+
+def refusal(url: str, log: str, transport: str = "tcp") -> CameraUnavailable:
+    """The error for an address that could not be opened, from what FFmpeg or GStreamer logged meanwhile.
+
+    AuthenticationFailed if the camera does not accept the user, since it may lock a user out after some attempts."""
+    shown = f"cannot open {redact(url)}"
+    if match := _STATUS.search(log):
+        code = int(match[1] or match[3])
+        return status_refusal(url, code, (match[2] or match[4] or "").strip(), transport)
+    if match := _HOST.search(log):
+        return CameraUnavailable(f"{shown}: unknown host {match[1]}")
+    if match := _CONNECTION.search(log):
+        reason = match[1].strip()
+        remedy = ": is the port right, and does the camera have RTSP switched on?" if "refused" in reason else ""
+        return CameraUnavailable(f"{shown}: {reason[:1].lower()}{reason[1:]}{remedy}")
+    if _TIMEOUT.search(log):
+        return CameraUnavailable(f"{shown}: it gives no answer")
+    return CameraUnavailable(f"{shown}: is the address right and the camera on?")
+
+
+def status_refusal(url: str, code: int, reason: str, transport: str = "tcp") -> CameraUnavailable:
+    """The error for an RTSP or HTTP status."""
+    shown = f"cannot open {redact(url)}: {code}"
+    if code in (401, 403):
+        return AuthenticationFailed(f"{shown}, {_user(url) if code == 401 else 'this user may not view it'}")
+    if code == 404:
+        return CameraUnavailable(f"{shown}, the camera has no stream at this path")
+    if code == 453:
+        return CameraUnavailable(f"{shown}, no bandwidth left for another viewer: close one, or take a smaller stream")
+    if code == 461:
+        other = "udp" if transport == "tcp" else "tcp"
+        return CameraUnavailable(f"{shown}, the camera does not offer {transport.upper()}: set 'transport: {other}'")
+    if code == 503:
+        return CameraUnavailable(f"{shown}, the camera is busy or still starting")
+    return CameraUnavailable(f"{shown}{' ' if reason else ''}{reason}")
+
+
+def _user(url: str) -> str:
+    if "@" in url.partition("://")[2].partition("/")[0]:
+        return "wrong user name or password"
+    return "it requires a user name and a password, as in rtsp://USER:PASSWORD@HOST/PATH"
