@@ -107,7 +107,7 @@ def proportional_mb(process: str) -> float:
 
 def captures_apart() -> list[str]:
     """The process that forks captures, and those."""
-    found = [p for p in children("self") if b"nursery" in Path(f"/proc/{p}/cmdline").read_bytes()]
+    found = [p for p in children("self") if b"fork_server" in Path(f"/proc/{p}/cmdline").read_bytes()]
     return found + [child for process in found for child in children(process)]
 
 

@@ -12,7 +12,7 @@ from hand_camera import Camera
 from rtsp import INSTALL, RtspServer
 
 from edgesparse.runtime.opencv import prepare_opencv
-from edgesparse.stream.sources import capture, live
+from edgesparse.stream.sources import capture, capture_worker, live
 from edgesparse.stream.sources.live import LiveSource
 
 WIDTH, HEIGHT = 64, 48
@@ -64,8 +64,8 @@ def camera() -> Iterator[Camera]:
 
 @pytest.fixture
 def source(camera: Camera, monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveSource]:
-    monkeypatch.setattr(live, "PAUSE_FIRST", 0.01)
-    monkeypatch.setattr(live, "PAUSE_LONGEST", 0.02)
+    monkeypatch.setattr(capture_worker, "PAUSE_FIRST", 0.01)
+    monkeypatch.setattr(capture_worker, "PAUSE_LONGEST", 0.02)
     monkeypatch.setattr(live, "CLOSE_SECONDS", 0.1)
     with LiveSource("camera", camera.open) as source:
         yield source

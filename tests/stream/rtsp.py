@@ -12,10 +12,10 @@ INSTALL = f"apt-get install python3-gi gir1.2-gst-rtsp-server-1.0 {PLUGINS}"
 
 
 class RtspServer:
-    """GStreamer's RTSP server, in a process of its own, that can go and come back at the same address."""
+    """GStreamer's RTSP server in a process of its own, that can stop and start again at the same address."""
 
     def __init__(self, videos: Path | Mapping[str, Path], times: Path | None = None) -> None:
-        """One video as /video, or each under its name. `times`: see rtsp_server.py."""
+        """A single video as /video, or each under its name. `times`: see rtsp_server.py."""
         self.port, self._times = 0, times
         self._videos = videos if isinstance(videos, Mapping) else {"video": videos}
         self.start()
@@ -40,7 +40,7 @@ class RtspServer:
         self.port = int(self.process.stdout.readline())
 
     def tell(self, *words: object) -> None:
-        """Make a camera fail; the words are in rtsp_server.py. Returns when it does."""
+        """Send a command of rtsp_server.py. Returns when it takes effect."""
         assert self.process.stdin is not None and self.process.stdout is not None
         print(*words, file=self.process.stdin, flush=True)
         assert self.process.stdout.readline() == "done\n"

@@ -1,11 +1,11 @@
-"""Cameras on the loopback for tests: each video as an H.264 RTSP stream at its own pace, over and over, at
-rtsp://127.0.0.1:PORT/NAME, from its start whenever nobody watched before.
+"""Cameras on the loopback interface for tests: each video as an H.264 RTSP stream in real time, repeated, at
+rtsp://127.0.0.1:PORT/NAME, from its start whenever there was no viewer before.
 
 Run by the system's Python, which has GStreamer's bindings: rtsp_server.py PORT NAME=VIDEO.mp4 ... [--times FILE].
-Prints its port when it listens; ends when standard input does. Lines on standard input make a camera fail: `freeze
-NAME` sends one image again and again, `stall NAME` nothing, `garbage NAME` bytes that are no images, `play NAME`
-ends that; `video NAME VIDEO.mp4` goes on with another video. FILE is int64 [cameras, MOST]: when each image of a
-camera's video was handed over last, in nanoseconds of the monotonic clock, by its number in the video.
+Prints its port when it listens; ends with standard input. Commands on standard input make a camera fail: `freeze NAME`
+repeats one image, `stall NAME` sends nothing, `garbage NAME` sends bytes that are no images, `play NAME` ends that;
+`video NAME VIDEO.mp4` continues with another video, `delta NAME` leaves out key frames. FILE is int64 [cameras, MOST]:
+when each image of a camera's video was sent last, in nanoseconds of the monotonic clock, by its number in the video.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LAUNCH = "( appsrc name=src is-live=true format=time do-timestamp=true max-bytes
 
 
 class Video:
-    """The coded images of a file, each with whether it can be decoded alone."""
+    """The encoded images of a file, each with whether it is a key frame."""
 
     def __init__(self, path: str) -> None:
         pipeline = Gst.parse_launch(
@@ -47,11 +47,11 @@ class Video:
                 break
             self.caps = sample.get_caps()
             buffer = sample.get_buffer()
-            alone = not buffer.get_flags() & Gst.BufferFlags.DELTA_UNIT
-            self.images.append((buffer.extract_dup(0, buffer.get_size()), alone))
+            is_key = not buffer.get_flags() & Gst.BufferFlags.DELTA_UNIT
+            self.images.append((buffer.extract_dup(0, buffer.get_size()), is_key))
         pipeline.set_state(Gst.State.NULL)
-        found, above, below = self.caps.get_structure(0).get_fraction("framerate")
-        self.period = below / above if found and above else 1 / 30
+        is_known, frames, seconds = self.caps.get_structure(0).get_fraction("framerate")
+        self.period = seconds / frames if is_known and frames else 1 / 30
 
 
 class Camera(GstRtspServer.RTSPMediaFactory):  # type: ignore[misc]
@@ -78,7 +78,7 @@ class Camera(GstRtspServer.RTSPMediaFactory):  # type: ignore[misc]
             self._source = None
 
     def enter(self, state: str) -> None:
-        """From now on; frozen is the last image that can be decoded alone."""
+        """From now on. The frozen image is the last key frame."""
         images = self.video.images
         self._frozen = images[next(i for i in range(self._next - 1, -len(images), -1) if images[i][1])][0]
         self.state = state
@@ -104,6 +104,8 @@ class Camera(GstRtspServer.RTSPMediaFactory):  # type: ignore[misc]
         if self.state == "freeze":
             return self._frozen
         number, self._next = self._next, (self._next + 1) % len(images)
+        while self.state == "delta" and images[number][1]:
+            number, self._next = self._next, (self._next + 1) % len(images)
         if self._times is not None:
             struct.pack_into("q", self._times, 8 * (self._number * MOST + number), time.monotonic_ns())
         return images[number][0]
@@ -132,7 +134,7 @@ def main() -> None:
     print(server.get_bound_port(), flush=True)
     loop = GLib.MainLoop()
 
-    def told(_channel: Any, condition: Any) -> bool:
+    def obey(_channel: Any, condition: Any) -> bool:
         line = sys.stdin.readline().split()
         if not line:
             loop.quit()
@@ -146,7 +148,7 @@ def main() -> None:
         print("done", flush=True)
         return True
 
-    GLib.io_add_watch(sys.stdin.fileno(), GLib.IO_HUP | GLib.IO_IN, told)
+    GLib.io_add_watch(sys.stdin.fileno(), GLib.IO_HUP | GLib.IO_IN, obey)
     loop.run()
 
 

@@ -9,7 +9,7 @@ import time
 import pytest
 from hand_camera import Camera, still, until
 
-from edgesparse.stream.sources import live
+from edgesparse.stream.sources import capture_worker, live
 from edgesparse.stream.sources.capture import WaitingForKeyFrame
 from edgesparse.stream.sources.live import LiveSource
 
@@ -109,7 +109,7 @@ def test_an_unexpected_exception_does_not_end_a_patient_source(camera: Camera) -
 def test_waiting_for_a_key_frame_is_a_state(
     camera: Camera, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "FIRST_FRAME_LIMIT", 0.2)
+    monkeypatch.setattr(capture_worker, "FIRST_FRAME_LIMIT", 0.2)
     caplog.set_level(logging.INFO, "edgesparse.stream")
     with LiveSource("camera", camera.open, patient=True) as source:
         for _ in range(10):  # longer than a first frame may take, as data arrives

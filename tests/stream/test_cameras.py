@@ -30,7 +30,7 @@ CLASSES = ("person", "cat", "dog")
 
 
 class Steady(Source):
-    """A camera of `fps` frames a second, by the clock, without a thread."""
+    """A camera of `fps` frames per second, by the clock, without a thread."""
 
     live = True
 
@@ -62,7 +62,7 @@ class Steady(Source):
         self.closed += 1
 
 
-class Seen(Sink):
+class ByCamera(Sink):
     def __init__(self) -> None:
         self.by_camera: dict[str, list[Detections]] = {}
         self.ages: list[float] = []
@@ -75,14 +75,14 @@ class Seen(Sink):
         pass
 
     def frames(self) -> dict[str, int]:
-        return {name: len(found) for name, found in self.by_camera.items()}
+        return {name: len(detections) for name, detections in self.by_camera.items()}
 
 
-class Told:
-    """An observer that keeps what it is told."""
+class Recorder:
+    """An observer that keeps its arguments."""
 
     def __init__(self) -> None:
-        self.turns: list[tuple[float, list[CameraStatus]]] = []
+        self.updates: list[tuple[float, list[CameraStatus]]] = []
         self.frames: list[tuple[str, int, np.ndarray]] = []
 
     def frame(self, camera: CameraStatus, frame: Frame, detections: Detections, row: np.ndarray) -> float:
@@ -91,7 +91,7 @@ class Told:
         return 0.0
 
     def update(self, cameras: Sequence[CameraStatus]) -> None:
-        self.turns.append((time.monotonic(), [dataclasses.replace(camera) for camera in cameras]))
+        self.updates.append((time.monotonic(), [dataclasses.replace(camera) for camera in cameras]))
 
 
 @pytest.fixture
@@ -100,16 +100,16 @@ def detector(tmp_path: Path) -> Iterator[Detector]:
 
 
 def make_detector(folder: Path, run: Run | None = None, batch: int = 1, **plan: object) -> Detector:
-    """Finds two people and a dog in every frame, 64 x 48: their feet at x 5, 25 and 45, y 10, 20 and 40."""
+    """Detects two people and a dog in every frame of 64 x 48: their feet are at x 5, 25 and 45, y 18, 28 and 48."""
     boxes = [[0, 8, 10, 18, 0.9, 0], [20, 8, 30, 28, 0.8, 0], [40, 8, 50, 48, 0.7, 2], [0] * 6]
-    said = {
+    contents = {
         "inputs": [["images", [batch, 3, 64, 64], "float32"]],
         "outputs": [["output0", [batch, 4, 6], "float32"]],
         "values": {"output0": [boxes] * batch},
         **plan,
     }
     path = folder / f"plan-{len(list(folder.iterdir()))}.json"
-    path.write_text(json.dumps(said))
+    path.write_text(json.dumps(contents))
     spec = DetectorSpec(head="end2end", classes=CLASSES, input=InputSpec(size=(64, 64)))
     return Detector(backend("null").load(path), spec, run)
 
@@ -122,10 +122,10 @@ def feed(detector: Detector, source: Source, name: str, **settings: object) -> F
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_an_engine_that_is_too_slow_is_shared_evenly_and_no_frame_grows_old(tmp_path: Path, batch: int) -> None:
-    """Four cameras of 100 frames a second and one of 5 on an engine that takes 100 a second, or 3 at once 33 times."""
+    """Four cameras of 100 frames per second and one of 5, on an engine for 100 frames per second."""
     slow = make_detector(tmp_path, batch=batch, seconds=0.01 * batch)
     feeds = [feed(slow, Steady(fps=100), f"fast-{n}") for n in range(4)] + [feed(slow, Steady(fps=5), "slow")]
-    seen = Seen()
+    seen = ByCamera()
     Loop(feeds, slow, [seen]).run(limit=120)
     shares = seen.frames()
     assert shares["slow"] >= 4, "each of its frames"
@@ -134,7 +134,7 @@ def test_an_engine_that_is_too_slow_is_shared_evenly_and_no_frame_grows_old(tmp_
     assert np.median(seen.ages) < 0.2
 
 
-def test_frames_of_several_cameras_go_through_the_engine_at_once(tmp_path: Path) -> None:
+def test_frames_of_several_cameras_make_a_batch(tmp_path: Path) -> None:
     both = make_detector(tmp_path, batch=2)
     calls: list[int] = []
     submit = both.submit
@@ -148,8 +148,8 @@ def test_frames_of_several_cameras_go_through_the_engine_at_once(tmp_path: Path)
     assert calls == [2, 2, 2, 2, 1]
 
 
-def test_a_rate_is_held(detector: Detector) -> None:
-    seen, stop = Seen(), threading.Event()
+def test_a_rate_is_kept(detector: Detector) -> None:
+    seen, stop = ByCamera(), threading.Event()
     feeds = [feed(detector, Steady(), "all"), feed(detector, Steady(), "some", rate=20)]
     threading.Timer(1.0, stop.set).start()
     summary = Loop(feeds, detector, [seen], stop=stop).run()
@@ -168,55 +168,55 @@ def test_each_camera_has_its_own_thresholds_classes_and_zones(tmp_path: Path) ->
         {"name": "zoned", "source": "0", "zones": zones},
     ]
     run = Run.model_validate_json(json.dumps({"cameras": cameras}))
-    detect, seen = make_detector(tmp_path, run), Seen()
+    detect, seen = make_detector(tmp_path, run), ByCamera()
     Loop([Feed(camera, Steady(fps=1e9), run, CLASSES) for camera in run.cameras], detect, [seen]).run(limit=5)
-    found = {name: detections[0] for name, detections in seen.by_camera.items()}
-    assert {name: list(d.class_id) for name, d in found.items()} == {
+    first = {name: detections[0] for name, detections in seen.by_camera.items()}
+    assert {name: list(d.class_id) for name, d in first.items()} == {
         "plain": [0, 0, 2],
         "sure": [0],
         "each": [0, 0],
         "dogs": [2],
         "zoned": [0, 0],
     }
-    assert found["zoned"].zones == (("left",), ("left",)) and found["plain"].zones is None
+    assert first["zoned"].zones == (("left",), ("left",)) and first["plain"].zones is None
 
 
-def test_a_class_that_there_is_not_names_the_camera(detector: Detector) -> None:
+def test_an_unknown_class_is_refused_with_the_camera_s_name(detector: Detector) -> None:
     with pytest.raises(ConfigError, match=r"^run\.cameras\.gate\.classes: no class 'dogs': did you mean 'dog'\?$"):
         feed(detector, Steady(), "gate", classes=["dogs"])
 
 
-def test_the_observer_is_told_of_each_frame_and_of_each_turn(detector: Detector) -> None:
-    told, stop = Told(), threading.Event()
+def test_the_observer_is_called_for_each_frame_and_each_update(detector: Detector) -> None:
+    observer, stop = Recorder(), threading.Event()
     source = Steady(fps=20)
     threading.Timer(1.0, stop.set).start()
-    Loop([feed(detector, source, "only")], detector, observer=told, stop=stop).run()
-    assert {name for name, _, _ in told.frames} == {"only"}
-    row = told.frames[-1][2]
+    Loop([feed(detector, source, "only")], detector, observer=observer, stop=stop).run()
+    assert {name for name, _, _ in observer.frames} == {"only"}
+    row = observer.frames[-1][2]
     assert row.shape == (8,) and row[6] >= row[1:6].sum() and row[7] >= 0
-    status = told.turns[-1][1][0]
+    status = observer.updates[-1][1][0]
     assert (status.name, status.source, status.width, status.height) == ("only", "0", 64, 48)
     assert status.frames > 5 and status.age_ns < 2e9
-    gaps = np.diff([at for at, _ in told.turns])
+    gaps = np.diff([at for at, _ in observer.updates])
     assert len(gaps) >= 2 and np.median(gaps) < 0.5
-    assert source.watched >= len(told.turns)
+    assert source.watched >= len(observer.updates)
 
 
-def test_the_observer_is_told_while_all_cameras_are_away(detector: Detector) -> None:
-    told, stop = Told(), threading.Event()
+def test_the_observer_is_called_while_all_cameras_are_away(detector: Detector) -> None:
+    observer, stop = Recorder(), threading.Event()
     cameras = [Camera(name="gone", source="/dev/video77"), Camera(name="lost", source="78")]
     threading.Timer(1.2, stop.set).start()
-    with Loop.of(cameras, detector, observer=told, stop=stop) as loop:
+    with Loop.of(cameras, detector, observer=observer, stop=stop) as loop:
         assert loop.run().frames == 0
-    assert len(told.turns) >= 3
-    assert [(s.name, s.source, s.state) for s in told.turns[-1][1]] == [
+    assert len(observer.updates) >= 3
+    assert [(s.name, s.source, s.state) for s in observer.updates[-1][1]] == [
         ("gone", "/dev/video77", "away"),
         ("lost", "78", "away"),
     ]
-    assert "no camera 77: /dev/video77 does not exist" in told.turns[-1][1][0].why
+    assert "no camera 77: /dev/video77 does not exist" in observer.updates[-1][1][0].why
 
 
-def test_one_camera_that_is_not_there_is_an_error_and_one_of_several_is_not(detector: Detector) -> None:
+def test_a_missing_camera_is_an_error_unless_there_are_several(detector: Detector) -> None:
     with pytest.raises(CameraUnavailable, match="no camera 77"):
         Loop.of([Camera(name="gone", source="77")], detector)
     with Loop.of([Camera(name="gone", source="77"), Camera(name="demo", source="demo")], detector) as loop:
@@ -224,7 +224,7 @@ def test_one_camera_that_is_not_there_is_an_error_and_one_of_several_is_not(dete
     assert summary.cameras["demo"].frames == 3 and summary.cameras["gone"].frames == 0
 
 
-def test_after_a_failure_of_the_engine_it_goes_on_with_another_and_the_same_cameras(tmp_path: Path) -> None:
+def test_after_a_failure_another_engine_continues_with_the_same_cameras(tmp_path: Path) -> None:
     fails, works = make_detector(tmp_path, fail_at=2), make_detector(tmp_path)
     cameras = [Camera(name="belt", source="demo")]
     with Loop.of(cameras, fails) as loop:
@@ -237,8 +237,8 @@ def test_after_a_failure_of_the_engine_it_goes_on_with_another_and_the_same_came
     assert summary.frames == 4
 
 
-def test_cameras_and_detector_change_while_it_runs(tmp_path: Path, detector: Detector) -> None:
-    seen, stop = Seen(), threading.Event()
+def test_cameras_and_detector_are_replaced_while_it_runs(tmp_path: Path, detector: Detector) -> None:
+    seen, stop = ByCamera(), threading.Event()
     before = [Camera(name="kept", source="demo:1"), Camera(name="leaves", source="demo:2")]
     other = make_detector(tmp_path)
     with Loop.of(before, detector, [seen], stop=stop) as loop:
@@ -247,7 +247,7 @@ def test_cameras_and_detector_change_while_it_runs(tmp_path: Path, detector: Det
         runs.start()
         until(lambda: len(seen.frames()) == 2)
         loop.replace([Camera(name="comes", source="demo:3"), Camera(name="kept", source="demo:1", conf=0.85)], other)
-        detector.close()  # nobody uses it any more
+        detector.close()  # no longer in use
         assert leaves.poll() is None and loop.feeds[1].source is kept
         until(lambda: "comes" in seen.frames() and len(seen.by_camera["kept"][-1]) == 1)
         stop.set()
@@ -256,7 +256,7 @@ def test_cameras_and_detector_change_while_it_runs(tmp_path: Path, detector: Det
     assert len(seen.by_camera["kept"][0]) == 3 and len(seen.by_camera["kept"][-1]) == 1
 
 
-def test_a_change_that_makes_no_sense_changes_nothing(detector: Detector) -> None:
+def test_an_invalid_change_changes_nothing(detector: Detector) -> None:
     with Loop.of([Camera(name="kept", source="demo")], detector) as loop:
         feeds = list(loop.feeds)
         with pytest.raises(ConfigError, match="no class 'gate'"):
@@ -270,15 +270,15 @@ def hang() -> object:
     raise AssertionError
 
 
-def test_cameras_that_hang_while_they_are_opened_do_not_hold_up_the_end(detector: Detector) -> None:
+def test_cameras_that_hang_while_opening_do_not_delay_the_end(detector: Detector) -> None:
     stop, run = threading.Event(), Run()
     sources = [LiveSource(f"cam-{n}", IsolatedOpener(hang, f"cam-{n}"), patient=True) for n in range(8)]  # type: ignore[arg-type]
     feeds = [Feed(Camera(name=f"cam-{n}", source="0"), source, run, CLASSES) for n, source in enumerate(sources)]
     threading.Timer(0.5, stop.set).start()
     with Loop(feeds, detector, stop=stop) as loop:
         assert loop.run().frames == 0
-        begun = time.monotonic()
-    assert time.monotonic() - begun < 4
+        started = time.monotonic()
+    assert time.monotonic() - started < 4
 
 
 def until(condition: object) -> None:

@@ -1,4 +1,4 @@
-"""A camera's password is seen nowhere: not in a log, a status, a summary, a line of output, whatever fails."""
+"""A camera's password appears nowhere: not in a log, a status, a summary or an output, whatever fails."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from rtsp import RtspServer
-from test_cameras import Told, make_detector
+from test_cameras import Recorder, make_detector
 
 from edgesparse.config import Camera
 from edgesparse.errors import SourceError
@@ -34,27 +34,27 @@ def test_through_every_failure_of_a_camera(
     rtsp_server: RtspServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    told, stop, out = Told(), threading.Event(), io.StringIO()
+    observer, stop, out = Recorder(), threading.Event(), io.StringIO()
     url = with_credentials(rtsp_server.url)
     cameras = [Camera(name="hall", source=url), Camera(name="nowhere", source=with_credentials("rtsp://127.0.0.1:9/x"))]
     with redirect_stdout(out), JsonLines("-", ("person", "cat", "dog")) as sink:
-        with Loop.of(cameras, make_detector(tmp_path), [sink], observer=told, stop=stop) as loop:
+        with Loop.of(cameras, make_detector(tmp_path), [sink], observer=observer, stop=stop) as loop:
             reports: list[object] = []
             runs = threading.Thread(target=lambda: reports.append(loop.run()), daemon=True)
             runs.start()
-            for fail, mend in failures(rtsp_server):
-                wait_for(told, "live")
+            for fail, repair in failures(rtsp_server):
+                wait_for(observer, "live")
                 fail()
-                wait_for(told, "away")
-                mend()
-            wait_for(told, "live")
+                wait_for(observer, "away")
+                repair()
+            wait_for(observer, "live")
             stop.set()
             runs.join()
-    statuses = [repr(status) for _, turn in told.turns for status in turn]
-    said = [*caplog.messages, *statuses, out.getvalue(), str(reports), *capfd.readouterr()]
-    whys = {status.why for _, turn in told.turns for status in turn}
+    statuses = [repr(status) for _, turn in observer.updates for status in turn]
+    texts = [*caplog.messages, *statuses, out.getvalue(), str(reports), *capfd.readouterr()]
+    whys = {status.why for _, turn in observer.updates for status in turn}
     assert len(caplog.messages) >= 8 and len(whys) >= 4 and json.loads(out.getvalue().splitlines()[0])
-    assert not [text for text in said if any(secret in text for secret in SECRETS)]
+    assert not [text for text in texts if any(secret in text for secret in SECRETS)]
 
 
 def failures(server: RtspServer) -> list[tuple[Callable[[], None], Callable[[], None]]]:
@@ -64,9 +64,9 @@ def failures(server: RtspServer) -> list[tuple[Callable[[], None], Callable[[], 
     return [(server.kill, server.start), ways("stall"), ways("garbage"), ways("freeze")]
 
 
-def wait_for(told: Told, state: str) -> None:
+def wait_for(observer: Recorder, state: str) -> None:
     end = time.monotonic() + 30
-    while not told.turns or told.turns[-1][1][0].state != state:
+    while not observer.updates or observer.updates[-1][1][0].state != state:
         assert time.monotonic() < end, f"not {state} in thirty seconds"
         time.sleep(0.05)
 
@@ -86,8 +86,8 @@ def wait_for(told: Told, state: str) -> None:
         "foo://{}:{}@host",
     ],
 )
-def test_in_what_is_said_of_an_address_that_fails(url: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_in_messages_about_an_address_that_fails(url: str, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SourceError) as caught:
         open_source(url.format(USER, PASSWORD, PASSWORD))
-    said = [str(caught.value), *capfd.readouterr()]
-    assert not [text for text in said if any(secret in text for secret in SECRETS)]
+    texts = [str(caught.value), *capfd.readouterr()]
+    assert not [text for text in texts if any(secret in text for secret in SECRETS)]

@@ -1,4 +1,4 @@
-"""Signals wait for the frame that is on its way; the second one does not."""
+"""Signals wait until the frames being processed are delivered; a second one does not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgesparse.stream.interrupts import Interrupts
 
 @pytest.fixture
 def handled() -> Iterator[list[int]]:
-    """The signals that came through to the program's own handler of SIGTERM."""
+    """The signals that reached the program's own handler of SIGTERM."""
     seen: list[int] = []
 
     def handler(number: int, frame: FrameType | None) -> None:
@@ -26,7 +26,7 @@ def handled() -> Iterator[list[int]]:
     signal.signal(signal.SIGTERM, before)
 
 
-def test_one_that_comes_inside_a_frame_is_handled_after_it(handled: list[int]) -> None:
+def test_a_signal_within_a_frame_is_handled_after_it(handled: list[int]) -> None:
     with Interrupts() as interrupts:
         interrupts.begin()
         signal.raise_signal(signal.SIGTERM)
@@ -37,13 +37,13 @@ def test_one_that_comes_inside_a_frame_is_handled_after_it(handled: list[int]) -
         assert handled == [signal.SIGTERM]
 
 
-def test_one_that_comes_between_frames_is_handled_at_once(handled: list[int]) -> None:
+def test_a_signal_between_frames_is_handled_immediately(handled: list[int]) -> None:
     with Interrupts():
         signal.raise_signal(signal.SIGTERM)
         assert handled == [signal.SIGTERM]
 
 
-def test_the_second_comes_through_at_once(handled: list[int]) -> None:
+def test_the_second_signal_is_handled_immediately(handled: list[int]) -> None:
     with Interrupts() as interrupts:
         interrupts.begin()
         signal.raise_signal(signal.SIGTERM)
@@ -59,7 +59,21 @@ def test_ctrl_c_is_a_keyboard_interrupt_after_the_frame() -> None:
             interrupts.end()
 
 
-def test_a_signal_without_a_handler_keeps_its_default() -> None:
+def test_sighup_waits_for_the_frame_too() -> None:
+    received: list[int] = []
+    before = signal.signal(signal.SIGHUP, lambda number, frame: received.append(number))
+    try:
+        with Interrupts() as interrupts:
+            interrupts.begin()
+            signal.raise_signal(signal.SIGHUP)
+            assert interrupts.waiting and received == []
+            interrupts.end()
+            assert received == [signal.SIGHUP]
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_without_a_handler_keeps_its_default_action() -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with Interrupts():
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

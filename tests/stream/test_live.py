@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from edgesparse.errors import CameraUnavailable, SourceError
 from edgesparse.stream.frames import Frame
-from edgesparse.stream.sources import live
+from edgesparse.stream.sources import capture_worker, live
 from edgesparse.stream.sources.frame_buffers import FrameBuffers
 from edgesparse.stream.sources.live import LiveSource
 
@@ -134,7 +134,7 @@ def test_a_camera_that_disappears_is_reopened_until_it_is_back(
 
 
 def test_pauses_between_attempts_grow(camera: Camera, source: LiveSource, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "PAUSE_LONGEST", 0.08)
+    monkeypatch.setattr(capture_worker, "PAUSE_LONGEST", 0.08)
     pauses = []
     wait_for = source._changed.wait_for
 
@@ -181,7 +181,7 @@ def test_a_driver_that_never_returns_does_not_use_up_threads(
 ) -> None:
     camera.frames.put(1)
     source.read()
-    monkeypatch.setattr(live, "FIRST_FRAME_LIMIT", 0.2)
+    monkeypatch.setattr(capture_worker, "FIRST_FRAME_LIMIT", 0.2)
     reader = threading.Thread(target=source.read)
     reader.start()
     until(lambda: camera.openings == 1 + live.MOST_STUCK)

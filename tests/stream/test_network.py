@@ -18,7 +18,7 @@ from rtsp_responder import RtspResponder
 from edgesparse import config
 from edgesparse.errors import AuthenticationFailed, CameraUnavailable, SourceError
 from edgesparse.stream.cameras import open_feeds
-from edgesparse.stream.sources import live
+from edgesparse.stream.sources import capture_worker
 from edgesparse.stream.sources.live import LiveSource
 from edgesparse.stream.sources.network import check_url
 from edgesparse.stream.sources.open import open_source
@@ -152,7 +152,7 @@ def test_pauses_after_a_refusal_are_minutes_and_end_with_a_success(monkeypatch: 
         camera.frames.put(1)
         until(lambda: source.state == "live")
         camera.frames.put(False)
-    assert pauses[:7] == [60, 120, 240, 480, 600, 600, live.PAUSE_FIRST]
+    assert pauses[:7] == [60, 120, 240, 480, 600, 600, capture_worker.PAUSE_FIRST]
 
 
 def test_changed_settings_are_tried_immediately(responder: Callable[[int], RtspResponder]) -> None:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from hand_camera import until
 from rtsp import INSTALL, RtspServer
 
 from edgesparse.stream.sources.open import open_source
@@ -90,3 +91,26 @@ os.kill({rtsp_server.process.pid}, {signal.SIGKILL})  # which ends that wait whi
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_waiting_for_a_key_frame_is_a_state(rtsp_server: RtspServer, caplog: pytest.LogCaptureFixture) -> None:
+    """A second viewer joins in the middle of a group of images; the first one keeps the stream going."""
+    caplog.set_level(logging.INFO, "edgesparse.stream")
+    with open_source(rtsp_server.url) as first:
+        assert first.read() is not None
+        rtsp_server.tell("delta", "video")
+        with open_source(rtsp_server.url, patient=True, name="late") as source:
+            until(lambda: source.watch() or source.state == "waiting")
+            assert source.why == "waiting for a key frame"
+            until(lambda: source.watch() or time.monotonic_ns() - source.since_ns > 3e9)
+            assert source.state == "waiting" and source.reopened == 0, "longer than a stall"
+            rtsp_server.tell("play", "video")
+            until(lambda: source.state == "live")
+    assert "late is waiting for a key frame" in caplog.messages
+
+
+def test_a_stream_over_udp(rtsp_server: RtspServer) -> None:
+    with open_source(rtsp_server.url, transport="udp") as source:
+        for _ in range(10):
+            frame = source.read()
+            assert frame is not None and frame.image.shape == (360, 640, 3)

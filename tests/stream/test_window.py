@@ -1,4 +1,4 @@
-"""The window, on a display of its own. Each program is a process: Qt ends one that loses its display."""
+"""The window, on a display of its own. Each program is a process, since Qt ends one that loses its display."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ with Window("edgesparse", []) as window:
 def display() -> Iterator[str]:
     xvfb = shutil.which("Xvfb")
     if xvfb is None:
-        pytest.skip("no X display to make: apt-get install xvfb")
+        pytest.skip("no X display: apt-get install xvfb")
     command = [xvfb, "-displayfd", "1", "-screen", "0", "640x480x24", "-nolisten", "tcp"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
         assert server.stdout is not None
@@ -67,7 +67,7 @@ def test_a_window_shows_frames_until_it_is_closed(display: str, act: str, stops:
     assert (done.returncode, done.stdout, done.stderr) == (0, f"False\n{stops}\n", "")
 
 
-def test_without_a_display_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_display_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     with pytest.raises(SinkError, match=r"^no window: there is no display here") as caught:
@@ -75,14 +75,14 @@ def test_without_a_display_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.exit_code == 2
 
 
-def test_a_display_that_is_gone_is_one_line_and_not_an_abort(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_display_that_is_gone_is_reported_without_an_abort(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISPLAY", ":4711")
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     with pytest.raises(SinkError, match=r"^no window: display :4711 can't be used from here"):
         Window("edgesparse", [])
 
 
-def test_an_opencv_without_windows_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_opencv_without_windows_is_reported_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISPLAY", ":0")
     (tmp_path / "cv2.py").write_text("def namedWindow(name): raise RuntimeError('The function is not implemented.')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -90,7 +90,7 @@ def test_an_opencv_without_windows_says_what_to_install(tmp_path: Path, monkeypa
         Window("edgesparse", [])
 
 
-def test_a_display_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_display_that_does_not_answer_is_not_awaited(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "cv2.py").write_text("import time; time.sleep(600)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("DISPLAY", ":4711")

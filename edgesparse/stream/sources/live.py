@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import math
 import threading
 import time
-import weakref
 
 import cv2
 
 from edgesparse.errors import AuthenticationFailed, SourceError
 from edgesparse.stream.frames import Allocator, Frame, Image
+from edgesparse.stream.sources import capture_worker
 from edgesparse.stream.sources.base import Source
 from edgesparse.stream.sources.capture import (
     KEY_FRAME_SECONDS,
@@ -23,6 +22,7 @@ from edgesparse.stream.sources.capture import (
     frame_rate,
     read_seconds,
 )
+from edgesparse.stream.sources.capture_worker import CaptureWorker
 from edgesparse.stream.sources.frame_buffers import FrameBuffers, allocate_pageable, stored
 from edgesparse.stream.sources.frozen import FreezeDetector
 from edgesparse.stream.sources.isolated import IsolatedOpener
@@ -30,16 +30,10 @@ from edgesparse.wording import redact
 
 log = logging.getLogger("edgesparse.stream")
 
-PAUSE_FIRST, PAUSE_LONGEST = 0.1, 0.5
-"""Seconds between attempts to open, doubled each time."""
-REFUSED_PAUSE_FIRST, REFUSED_PAUSE_LONGEST = 60.0, 600.0
-"""The same if the camera does not accept the user: it may lock the user out after a few wrong passwords."""
 # The drivers' own limits come first; opening has two steps, each with its limit. These catch what exceeds them.
 OPEN_LIMIT = 2 * OPEN_SECONDS + 1.0
-FIRST_FRAME_LIMIT = 5.0
 FRAME_SLACK = 0.3
 CLOSE_SECONDS = 1.0
-EXIT_SECONDS = OPEN_SECONDS + 1.0
 MOST_STUCK = 3
 
 
@@ -74,9 +68,14 @@ class LiveSource(Source):
         self._failure: Exception | None = None
         self._closed = False
         self._closes_by = 0.0
-        self._stuck: list[_Worker] = []
-        self._worker = _Worker(self, capture)
-        self._worker.start()
+        self._stuck: list[CaptureWorker] = []
+        self._worker = self._start_worker(capture)
+
+    def _start_worker(self, capture: Capture | None) -> CaptureWorker:
+        isolated = isinstance(self._opener, IsolatedOpener)
+        worker = CaptureWorker(self.name, self._capture_frames, capture, self._buffers.spare, isolated)
+        worker.start()
+        return worker
 
     def read(self) -> Frame | None:
         with self._changed:
@@ -141,12 +140,11 @@ class LiveSource(Source):
         self._worker.leave = True
         self._buffers.abandon_spare()
         self._changed.notify_all()
-        self._worker = _Worker(self, None)
-        self._worker.start()
+        self._worker = self._start_worker(None)
 
     # The following runs in the capture thread.
 
-    def _capture_frames(self, worker: _Worker) -> None:
+    def _capture_frames(self, worker: CaptureWorker) -> None:
         """The life of a capture thread: open, capture, and again."""
         try:
             while not worker.leave:
@@ -162,7 +160,7 @@ class LiveSource(Source):
                 self._changed.notify_all()
                 self._wake()
 
-    def _open_and_capture(self, worker: _Worker) -> str:
+    def _open_and_capture(self, worker: CaptureWorker) -> str:
         """Returns why that ended."""
         worker.any_frame = worker.refused = False
         try:
@@ -174,7 +172,7 @@ class LiveSource(Source):
         finally:
             worker.release()
 
-    def _open(self, worker: _Worker) -> str:
+    def _open(self, worker: CaptureWorker) -> str:
         """Returns why it could not be opened; an empty string if it could."""
         if worker.capture is None:
             self._allow(worker, OPEN_LIMIT)
@@ -184,15 +182,15 @@ class LiveSource(Source):
                 worker.refused = isinstance(error, AuthenticationFailed)
                 return f"{error}; tried again in minutes" if worker.refused else str(error)
             self.fps = frame_rate(worker.capture)
-        self._allow(worker, FIRST_FRAME_LIMIT)
+        self._allow(worker, capture_worker.FIRST_FRAME_LIMIT)
         return ""
 
-    def _allow(self, worker: _Worker, seconds: float) -> None:
+    def _allow(self, worker: CaptureWorker, seconds: float) -> None:
         with self._changed:
             worker.deadline = time.monotonic() + seconds
             self._changed.notify_all()
 
-    def _pump(self, worker: _Worker) -> str:
+    def _pump(self, worker: CaptureWorker) -> str:
         """Capture until that ends; returns why it does."""
         capture, patience = worker.capture, read_seconds(self.fps)
         assert capture is not None
@@ -218,7 +216,7 @@ class LiveSource(Source):
             return " ".join(str(error).split())
         return ""
 
-    def _take_in(self, worker: _Worker, capture: Capture, time_ns: int, patience: float) -> str:
+    def _take_in(self, worker: CaptureWorker, capture: Capture, time_ns: int, patience: float) -> str:
         """Make the grabbed image the newest frame. Returns why no more are to be captured, or an empty string."""
         decoded, image = capture.retrieve(worker.spare)
         decoded = decoded and image.size > 0
@@ -255,7 +253,7 @@ class LiveSource(Source):
         if self.awake is not None:
             self.awake.set()
 
-    def _skip(self, worker: _Worker) -> bool:
+    def _skip(self, worker: CaptureWorker) -> bool:
         """Count a frame without pixels. Returns whether to wait for a better one."""
         self._captured += 1
         self.dropped += 1
@@ -269,9 +267,9 @@ class LiveSource(Source):
             self.state, self.since_ns = "away", time.monotonic_ns()
         self.why = why
 
-    def _note_waiting(self, worker: _Worker) -> None:
+    def _note_waiting(self, worker: CaptureWorker) -> None:
         with self._changed:
-            worker.deadline = time.monotonic() + FIRST_FRAME_LIMIT
+            worker.deadline = time.monotonic() + capture_worker.FIRST_FRAME_LIMIT
             if self.state != "waiting" and not worker.leave:
                 log.info("%s is waiting for a key frame", self.name)
                 self.state, self.since_ns, self.why = "waiting", time.monotonic_ns(), "waiting for a key frame"
@@ -283,50 +281,3 @@ class LiveSource(Source):
             self.reopened += 1
         self._lost_ns = 0
         self.state, self.since_ns, self.why = "live", time_ns, ""
-
-
-class _Worker(threading.Thread):
-    """A capture thread. It captures until `leave`; a driver may keep it from noticing that for long."""
-
-    def __init__(self, source: LiveSource, capture: Capture | None) -> None:
-        super().__init__(name=f"capture {source.name}", target=source._capture_frames, args=(self,), daemon=True)
-        self.capture = capture
-        self.leave = self.any_frame = self.refused = False
-        self._pause, self._refused_pause = PAUSE_FIRST, REFUSED_PAUSE_FIRST
-        self.spare = source._buffers.spare
-        """The image to write into."""
-        self.opened_ns = 0
-        self.isolated = isinstance(source._opener, IsolatedOpener)
-        _workers.add(self)
-        self.deadline = time.monotonic() + FIRST_FRAME_LIMIT
-        """When its present wait has taken too long, on the monotonic clock."""
-
-    def next_pause(self) -> float:
-        """Seconds before the next attempt to open."""
-        if self.any_frame:
-            self._pause, self._refused_pause = PAUSE_FIRST, REFUSED_PAUSE_FIRST
-        if self.refused:
-            pause, self._refused_pause = self._refused_pause, min(2 * self._refused_pause, REFUSED_PAUSE_LONGEST)
-            return pause
-        pause, self._pause = self._pause, min(2 * self._pause, PAUSE_LONGEST)
-        return pause
-
-    def release(self) -> None:
-        if self.capture is not None:
-            self.capture.release()
-            self.capture = None
-
-
-_workers: weakref.WeakSet[_Worker] = weakref.WeakSet()
-
-
-@atexit.register
-def _wait_for_workers() -> None:
-    """If Python ends while a thread is inside OpenCV, the process aborts: give each as long as its driver may take.
-    Threads whose OpenCV is in another process only wait for that."""
-    until = time.monotonic() + EXIT_SECONDS
-    workers = [worker for worker in _workers if worker.is_alive() and not worker.isolated]
-    for worker in workers:
-        worker.leave = True
-    for worker in workers:
-        worker.join(max(0.0, until - time.monotonic()))

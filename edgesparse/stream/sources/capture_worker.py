@@ -1,0 +1,73 @@
+"""The thread that a live source captures in."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import time
+import weakref
+from collections.abc import Callable
+
+from edgesparse.stream.frames import Image
+from edgesparse.stream.sources.capture import OPEN_SECONDS, Capture
+
+PAUSE_FIRST, PAUSE_LONGEST = 0.1, 0.5
+"""Seconds between attempts to open, doubled each time."""
+REFUSED_PAUSE_FIRST, REFUSED_PAUSE_LONGEST = 60.0, 600.0
+"""The same if the camera does not accept the user: it may lock the user out after a few wrong passwords."""
+FIRST_FRAME_LIMIT = 5.0
+EXIT_SECONDS = OPEN_SECONDS + 1.0
+
+
+class CaptureWorker(threading.Thread):
+    """A capture thread that runs `capture_frames` until `leave`. A driver may keep it from noticing
+    that for long. `isolated`: whether its captures are in other processes."""
+
+    def __init__(
+        self,
+        name: str,
+        capture_frames: Callable[[CaptureWorker], None],
+        capture: Capture | None,
+        spare: Image | None,
+        isolated: bool,
+    ) -> None:
+        super().__init__(name=f"capture {name}", target=capture_frames, args=(self,), daemon=True)
+        self.capture, self.isolated = capture, isolated
+        self.leave = self.any_frame = self.refused = False
+        self.spare = spare
+        """The image to write into."""
+        self.opened_ns = 0
+        self.deadline = time.monotonic() + FIRST_FRAME_LIMIT
+        """When its present wait has taken too long, on the monotonic clock."""
+        self._pause, self._refused_pause = PAUSE_FIRST, REFUSED_PAUSE_FIRST
+        _workers.add(self)
+
+    def next_pause(self) -> float:
+        """Seconds before the next attempt to open."""
+        if self.any_frame:
+            self._pause, self._refused_pause = PAUSE_FIRST, REFUSED_PAUSE_FIRST
+        if self.refused:
+            pause, self._refused_pause = self._refused_pause, min(2 * self._refused_pause, REFUSED_PAUSE_LONGEST)
+            return pause
+        pause, self._pause = self._pause, min(2 * self._pause, PAUSE_LONGEST)
+        return pause
+
+    def release(self) -> None:
+        if self.capture is not None:
+            self.capture.release()
+            self.capture = None
+
+
+_workers: weakref.WeakSet[CaptureWorker] = weakref.WeakSet()
+
+
+@atexit.register
+def _wait_for_workers() -> None:
+    """If Python ends while a thread is inside OpenCV, the process aborts: give each as long as its driver may take.
+    Threads whose OpenCV is in another process only wait for that."""
+    until = time.monotonic() + EXIT_SECONDS
+    workers = [worker for worker in _workers if worker.is_alive() and not worker.isolated]
+    for worker in workers:
+        worker.leave = True
+    for worker in workers:
+        worker.join(max(0.0, until - time.monotonic()))
