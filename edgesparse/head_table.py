@@ -16,6 +16,11 @@ HEADS = {
     "rtdetr": "edgesparse.runtime.heads.rtdetr:RtDetr",
     "rtdetr-end2end": "edgesparse.runtime.heads.rtdetr:RtDetrEndToEnd",
     "efficient-nms": "edgesparse.runtime.heads.efficient_nms:EfficientNms",
+    "deepstream-yolo": "edgesparse.runtime.heads.deepstream_yolo:DeepStreamYolo",
+    "pp-yoloe": "edgesparse.runtime.heads.pp_yoloe:PPYoloE",
+    "nanodet": "edgesparse.runtime.heads.nanodet:NanoDet",
+    "fastestdet": "edgesparse.runtime.heads.fastestdet:FastestDet",
+    "ultraface": "edgesparse.runtime.heads.ultraface:UltraFace",
 }
 
 HEAD_ALIASES = {

@@ -11,7 +11,7 @@ from edgesparse.backends import backend
 from edgesparse.builder.attempts import Attempt
 from edgesparse.builder.child.job import ScoreTarget, Scoring
 from edgesparse.builder.child.trials import write_reference
-from edgesparse.builder.prepare import Prepared
+from edgesparse.builder.prepare import Prepared, static_model
 from edgesparse.config import Accept, Recipe
 from edgesparse.errors import AccuracyGateFailed, BackendUnavailable, ConfigError
 from edgesparse.model import load as models
@@ -53,7 +53,7 @@ class Gate:
         if (self._labels is None and accept.images is None) or (self._labels and accept.max_map_drop is None):
             return
         source, path = models.load(accept.reference or self._recipe.model), folder / "reference.onnx"
-        models.save(models.fix_shapes(source, self._recipe.build.batch.opt, prepared.spec.input.size), path)
+        models.save(static_model(source, self._recipe.build.batch.opt, prepared.spec.input.size), path)
         runner = backend("onnxruntime").load(path, self._recipe.build.threads)
         run, advance = SCORING if self._labels else self._recipe.run, partial(progress, "scoring the reference")
         with Detector(runner, prepared.spec, run) as detector:

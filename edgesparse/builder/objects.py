@@ -43,7 +43,7 @@ def box_reader(spec: DetectorSpec) -> Read | None:
         decode = head.decode(_layout(values, spec), 0.0, True)
         return np.concatenate([_answers(decode(outputs, i), len(spec.classes)) for i in range(len(outputs[0]))])
 
-    return read if head.nms else None
+    return read if head.per_class else None
 
 
 def _answers(candidates: Candidates, classes: int) -> NDArray[np.float32]:

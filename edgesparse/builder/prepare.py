@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgesparse.backends import Backend, BuildOptions, Runner, backend
+from edgesparse.backends import Backend, BuildOptions, Runner, TensorSpec, backend
 from edgesparse.builder.child.memory import Budget
 from edgesparse.builder.child.process import Workers
 from edgesparse.classes import coco_names
@@ -19,9 +20,11 @@ from edgesparse.errors import BuildError, ConfigError, ModelError
 from edgesparse.model import load as models
 from edgesparse.model.check import require_finite
 from edgesparse.runtime.heads.base import Layout
-from edgesparse.runtime.heads.recognize import check, choose, names_in
+from edgesparse.runtime.heads.recognize import check, choose, names_in, raw_maps
 from edgesparse.runtime.heads.registry import head as head_of
 from edgesparse.sparsity.inspect import Inspection, inspect
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def prepare(recipe: Recipe, folder: Path) -> Prepared:
     model = models.load(recipe.model)
     require_finite(model)
     info = models.info(model)
-    fixed = models.fix_shapes(model, recipe.build.batch.opt, recipe.input.size or info.size)
+    fixed = static_model(model, recipe.build.batch.opt, recipe.input.size or info.size)
     quantized = any(node.op_type == "DequantizeLinear" for node in fixed.graph.node)
     static, simplified = folder / "prepared.onnx", folder / "model.onnx"
     models.save(fixed, static)
@@ -90,13 +93,29 @@ def prepare(recipe: Recipe, folder: Path) -> Prepared:
     return Prepared(fixed, simplified, spec, quantized, inspect(models.load(simplified)))
 
 
+def static_model(model: models.Model, batch: int, size: tuple[int, int] | None) -> models.Model:
+    """A copy with static shapes, and without feature maps beside decoded boxes. Raises ModelError."""
+    fixed = models.fix_shapes(model, batch, size)
+    info = models.info(fixed)
+    if info.size is None or any(None in shape for shape in info.outputs.values()):
+        return fixed
+    specs = tuple(TensorSpec(name, tuple(map(int, shape)), "") for name, shape in info.outputs.items())  # type: ignore[arg-type]
+    dropped = raw_maps(Layout(specs, info.size))
+    if dropped:
+        kept = [value for value in fixed.graph.output if value.name not in dropped]
+        del fixed.graph.output[:]
+        fixed.graph.output.extend(kept)
+        _log.warning("the outputs %s are feature maps for training: left out", ", ".join(dropped))
+    return fixed
+
+
 @contextmanager
 def open_static(model: models.Model, recipe: Recipe) -> Iterator[Runner]:
     """An ONNX Runtime runner of `model` at the recipe's batch and input size. Raises ModelError."""
     size = recipe.input.size or models.info(model).size
     with tempfile.TemporaryDirectory(prefix="edgesparse-") as folder:
         path = Path(folder, recipe.model.name)
-        models.save(models.fix_shapes(model, recipe.build.batch.opt, size), path)
+        models.save(static_model(model, recipe.build.batch.opt, size), path)
         try:
             runner = backend("onnxruntime").load(path, recipe.build.threads)
         except BuildError as error:

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 ROUNDING = 1e-3
 """How far a confidence may exceed 1: softmax and half precision round."""
+COUNTED = 0.1
+"""Faults below this confidence are dropped without being counted: thresholds near zero let noise through."""
 
 
 def valid_boxes(
@@ -28,11 +30,14 @@ def valid_boxes(
 def faults(
     xyxy: NDArray[np.float32], confidence: NDArray[np.float32], class_id: NDArray[np.int64], classes: int
 ) -> dict[str, int]:
-    """How many candidates break each part of the rule, in words; each candidate counts once."""
-    rest = np.ones(len(confidence), np.bool_)
+    """How many candidates break each part of the rule, in words; each candidate counts once.
+
+    Those with a confidence below COUNTED are left out.
+    """
+    rest = ~(confidence < COUNTED)
     counts: dict[str, int] = {}
     for text, broken in (
-        ("not a finite number", ~(np.isfinite(xyxy).all(axis=1) & np.isfinite(confidence))),
+        ("values that are not finite numbers", ~(np.isfinite(xyxy).all(axis=1) & np.isfinite(confidence))),
         ("no width or height", ~(xyxy[:, :2] < xyxy[:, 2:]).all(axis=1)),
         ("a confidence outside 0..1", (confidence < 0) | (confidence > 1 + ROUNDING)),
         (f"a class that is not one of the {classes} named", (class_id < 0) | (class_id >= classes)),

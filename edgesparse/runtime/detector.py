@@ -15,7 +15,7 @@ from edgesparse.backends.base import Runner, TensorSpec
 from edgesparse.backends.frames import FrameBoxes, FramePlan, Pixels, Ring
 from edgesparse.closing import Closing
 from edgesparse.errors import ConfigError, ModelError
-from edgesparse.runtime.boxes import valid_boxes
+from edgesparse.runtime.boxes import faults, valid_boxes
 from edgesparse.runtime.cpu_slot import CpuSlot
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.heads.base import Layout
@@ -29,6 +29,8 @@ from edgesparse.wording import nearest
 
 Kinds = Pixels | Sequence[Pixels] | None
 """The pixel format of all frames of a batch, of each of them, or as their shapes suggest."""
+UNKNOWN = "faults that the GPU found"
+"""The fault of candidates that the GPU dropped."""
 STAGES = ("preprocess", "engine", "decode", "nms")
 
 
@@ -38,8 +40,8 @@ class Detector(Closing):
     `detect` waits for its result. To overlap work, `submit` up to `depth` batches and `collect` them in order. Frames
     are uint8: [H, W, 3] in BGR or RGB, [H * 3 / 2, W] in NV12, [H, W, 2] in YUYV; one batch may mix sizes and formats.
     Formats other than BGR and YUYV must be named with `pixels`. `times`: nanoseconds per stage (STAGES) of the last
-    result. `dropped`: candidates so far that reached their threshold but are no boxes (boxes.py). `notice`: what the
-    user of this detector should know, in words.
+    result. `faults`: how many candidates reached their threshold but are no boxes (boxes.py), by fault in words.
+    `notice`: what the user of this detector should know, in words.
 
     Raises ModelError when head, input or classes do not fit the network, and ConfigError when `run` names an unknown
     class.
@@ -64,7 +66,7 @@ class Detector(Closing):
         lowest = float(np.min(self._thresholds))
         # Heads apply the lowest threshold themselves.
         self._filters = bool((self._thresholds != lowest).any())
-        self._nms, self.dropped = head.nms, 0
+        self._nms, self.faults = head.nms, dict[str, int]()
         image = _image_input(runner)
         self.batch, self._places = image.shape[0], Places(spec.input, image)
         plan = FramePlan(
@@ -100,6 +102,11 @@ class Detector(Closing):
         frames = as_frames(images)
         starts = range(0, len(frames), self.batch)
         return [result for start in starts for result in self.detect(frames[start : start + self.batch])]
+
+    @property
+    def dropped(self) -> int:
+        """Candidates so far that reached their threshold but are no boxes."""
+        return sum(self.faults.values())
 
     def detect(self, frames: Sequence[NDArray[np.uint8]], pixels: Kinds = None) -> list[Detections]:
         """Detections in each of at most `batch` frames.
@@ -157,15 +164,15 @@ class Detector(Closing):
     def _detections(self, boxes: FrameBoxes, letterbox: Letterbox) -> Detections:
         start = time.perf_counter_ns()
         xyxy, confidence, class_id, final, dropped = boxes
-        self.dropped += dropped
+        if dropped:
+            self.faults[UNKNOWN] = self.faults.get(UNKNOWN, 0) + dropped
         if not len(confidence):
             return Detections.none(self.spec.classes)
         if final:
             return self._in_frame(letterbox, xyxy, confidence, class_id)
         keep = valid_boxes(xyxy, confidence, class_id, len(self.spec.classes))
-        valid = int(np.count_nonzero(keep))
-        if valid < len(keep):
-            self.dropped += self._reached(confidence, class_id, ~keep)
+        if not keep.all():
+            self._count_faults(xyxy[~keep], confidence[~keep], class_id[~keep])
             xyxy, confidence, class_id = xyxy[keep], confidence[keep], class_id[keep]
         if self._filters:
             enough = confidence >= self._thresholds[class_id]
@@ -191,12 +198,15 @@ class Detector(Closing):
         inside: NDArray[np.bool_] = np.all(xyxy[:, :2] < xyxy[:, 2:], axis=1)
         return result if inside.all() else result[inside]
 
-    def _reached(self, confidence: NDArray[np.float32], class_id: NDArray[np.int64], among: NDArray[np.bool_]) -> int:
-        """How many of these candidates reach the threshold of their class; those without a class reach any."""
-        confidence, class_id = confidence[among], class_id[among]
+    def _count_faults(
+        self, xyxy: NDArray[np.float32], confidence: NDArray[np.float32], class_id: NDArray[np.int64]
+    ) -> None:
+        """Count those that reach the threshold of their class; those without a class reach any."""
         unknown = (class_id < 0) | (class_id >= len(self._thresholds))
-        below = confidence < self._thresholds[np.where(unknown, 0, class_id)]
-        return int(np.count_nonzero(unknown | ~below))
+        reached = unknown | ~(confidence < self._thresholds[np.where(unknown, 0, class_id)])
+        counts = faults(xyxy[reached], confidence[reached], class_id[reached], len(self.spec.classes))
+        for text, count in counts.items():
+            self.faults[text] = self.faults.get(text, 0) + count
 
     def close(self) -> None:
         """Wait for the batches in flight, drop their results, and free everything."""

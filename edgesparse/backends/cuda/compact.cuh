@@ -7,6 +7,7 @@
 enum Kind { CENTER_SIZE = 0, CORNERS = 1, ON_GRID = 2 };
 enum { ACROSS = 32, GROUPS = 8 };  // candidates per block; groups of threads that share the classes of each
 #define ROUNDING 1e-3f  // how far a score may exceed 1
+#define COUNTED 0.1f    // what is dropped below this score is noise and not counted
 
 struct Outputs {  // The box of candidate r of image p has value k at boxes[p * box_image + r * box_row + k * box_step];
     const void *boxes, *scores;  // its score for class c is at scores[p * score_image + r * score_row + c * score_step].
@@ -80,7 +81,7 @@ DEVICE void emit(const Outputs& o, Count* count, Record* records, int image, int
     float box[4];
     box_of(o, at, candidate, box);
     if (!is_box(box, best.score)) {
-        atomicAdd(&count[image].dropped, 1u);
+        if (!(best.score < COUNTED)) atomicAdd(&count[image].dropped, 1u);
         return;
     }
     const uint32_t place = atomicAdd(&count[image].found, 1u);

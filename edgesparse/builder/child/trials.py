@@ -14,6 +14,7 @@ from edgesparse import device
 from edgesparse.backends import backend
 from edgesparse.builder.child.job import RaceJob, RaceResult, Scoring, TrialJob, TrialResult
 from edgesparse.builder.child.timing import interleaved
+from edgesparse.errors import BuildError
 from edgesparse.package.manifest import AgreementRecord, Score
 from edgesparse.progress import Progress
 from edgesparse.runtime.agree import agreement
@@ -33,7 +34,20 @@ def trial(job: TrialJob, progress: Progress) -> TrialResult:
         timing = interleaved({job.name: runner}, job.seconds)[job.name]
         score = _score(detector, job.scoring, partial(progress, f"scoring {job.name}"))
         agreed = _agreement(detector, job.scoring, partial(progress, f"comparing {job.name}"))
+        require_boxes(detector)
         return TrialResult(runner.inputs, runner.outputs, timing, score, agreed)
+
+
+def require_boxes(detector: Detector) -> None:
+    """Raise BuildError if any candidate so far was no box: what the engine computes cannot be trusted."""
+    if detector.faults:
+        counts = ", ".join(
+            f"{count} {'have' if count > 1 else 'has'} {text}" for text, count in detector.faults.items()
+        )
+        raise BuildError(
+            f"{detector.dropped} of its candidates on the test images are no boxes: {counts}; check the weights, "
+            "the 'head:' and the class names"
+        )
 
 
 def race(job: RaceJob, progress: Progress) -> RaceResult:

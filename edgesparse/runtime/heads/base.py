@@ -87,6 +87,14 @@ class Head(ABC):
     convention: ClassVar[InputSpec] = CENTERED
     """How its trainers prepare images; a recipe's `input:` overrules it."""
 
+    @property
+    def per_class(self) -> bool:
+        """Whether the outputs hold every box with a score per class, in a fixed order.
+
+        Pruning without training compares such outputs place by place.
+        """
+        return self.nms
+
     @abstractmethod
     def fits(self, layout: Layout) -> bool:
         """Whether `decode` can read these outputs when the user names this head. May raise LookupError for no."""
@@ -108,8 +116,8 @@ class Head(ABC):
 
         Candidates are boxes xyxy float32 [n, 4] in the input's pixels, confidence float32 [n], class id int64 [n].
         `multi_label`: a box counts once for each class that reaches `conf`, not only for its best one. With `conf` 0
-        and `multi_label` a head with `nms` returns every box for every class, in the order of the outputs. Buffers are
-        allocated here, once, not by the function. Confidences that are not numbers pass `conf`, so that the
+        and `multi_label` a head that is `per_class` returns every box for every class, in the order of the outputs.
+        Buffers are allocated here, once, not by the function. Confidences that are not numbers pass `conf`, so that the
         detector can count them.
         """
 

@@ -12,12 +12,19 @@ from numpy.typing import NDArray
 from edgesparse.backends.frames import Candidates, Decode, Strided
 from edgesparse.runtime.heads.base import CENTERED, POSSIBLE, VALUES, Evidence, Head, Layout, Sample
 from edgesparse.runtime.heads.candidates import at_least, labeled
+from edgesparse.runtime.heads.deepstream_yolo import is_corners_and_class
 from edgesparse.runtime.heads.grid import grid, is_decoded, strides_of
 from edgesparse.runtime.heads.yolov5 import FIRST_CLASS, decode_rows, is_rows, strided_rows
 
 _INPUT = CENTERED.model_copy(update={"letterbox": "top-left", "colour": "bgr", "scale": 1.0})
 _EXPORT = "python tools/export_onnx.py -n yolox-s -c best.pth --output-name yolox_s.onnx --opset 17"
 _SOURCE = "Ge et al., YOLOX: Exceeding YOLO Series in 2021, and https://github.com/Megvii-BaseDetection/YOLOX"
+
+
+def _are_scores(raw: NDArray[Any]) -> bool:
+    """Whether objectness and classes of rows [n, 5 + C] are 0..1, and the last is a score rather than a class id."""
+    scores = raw[:, 4:]
+    return bool(scores.min() >= 0 and scores.max() <= 1) and not (raw.shape[1] == 6 and is_corners_and_class(raw))
 
 
 class Yolox(Head):
@@ -37,8 +44,7 @@ class Yolox(Head):
         if sample is None:
             return Evidence(POSSIBLE, "one row per cell of the grid")
         raw = sample[0][0]
-        scores = raw[:, 4:]
-        if is_decoded(raw, layout.size) or scores.min() < 0 or scores.max() > 1:
+        if is_decoded(raw, layout.size) or not _are_scores(raw):
             return None
         return Evidence(VALUES, "one row per cell, with centers near 0: offsets on the grid")
 
@@ -83,8 +89,7 @@ class YoloxDecoded(Head):
         if sample is None:
             return Evidence(POSSIBLE, "one row per cell of the grid")
         raw = sample[0][0]
-        scores = raw[:, 4:]
-        if not is_decoded(raw, layout.size) or scores.min() < 0 or scores.max() > 1 or (scores[:, 0] == 1).all():
+        if not is_decoded(raw, layout.size) or not _are_scores(raw) or (raw[:, 4] == 1).all():
             return None
         return Evidence(VALUES, "one row per cell, with centers at their cells in pixels and an objectness")
 
