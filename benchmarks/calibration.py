@@ -34,13 +34,13 @@ def measure(tensors: str, method: str, real: Path, count: int) -> dict[str, Any]
     model = onnx.load(real / "models" / "yolox_nano.onnx")
     batches = images(real / "coco_mini" / "train", count)
     names = activations(model) if tensors == "all" else None
-    made = calibrate(model, batches, CalibrationOptions(method, spec=YOLOX.input), tensors=names)
+    source = calibrate(model, batches, CalibrationOptions(method, spec=YOLOX.input), tensors=names)
     return {
-        "tensors": len(made.ranges),
+        "tensors": len(source.ranges),
         "seconds": round(time.perf_counter() - started, 1),
         "cpu_seconds": round(time.process_time(), 1),
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "warnings": list(made.warnings),
+        "warnings": list(source.warnings),
     }
 
 
@@ -50,18 +50,27 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[20, 160])
     parser.add_argument("--save", action="store_true", help="Write results/calibration.json.")
     parser.add_argument("--inner", nargs=2, help=argparse.SUPPRESS)
-    said = parser.parse_args()
-    if said.inner:
-        tensors, method = said.inner
-        print(json.dumps(measure(tensors, method, said.real, said.images[0])))
+    arguments = parser.parse_args()
+    if arguments.inner:
+        tensors, method = arguments.inner
+        print(json.dumps(measure(tensors, method, arguments.real, arguments.images[0])))
         return
     results = {}
-    for count in said.images:
+    for count in arguments.images:
         for case in CASES:
-            command = [sys.executable, __file__, "--real", str(said.real), "--images", str(count), "--inner", *case]
+            command = [
+                sys.executable,
+                __file__,
+                "--real",
+                str(arguments.real),
+                "--images",
+                str(count),
+                "--inner",
+                *case,
+            ]
             ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             results[f"{count} images, {', '.join(case)}"] = json.loads(ran.stdout.splitlines()[-1])
-    save("calibration", {**machine(), **results}, said.save)
+    save("calibration", {**machine(), **results}, arguments.save)
 
 
 if __name__ == "__main__":

@@ -80,21 +80,25 @@ def by_verb(model: Path, train: Path, out: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "edgesparse", "quantize", str(model), "-o", str(out), "--force"]
     command += ["--images", str(train), "--names", "coco"]
     started = time.perf_counter()
-    with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, cwd=ROOT)
+    with tempfile.TemporaryFile("w+") as arguments:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=arguments, cwd=ROOT)
         _, status, used = os.wait4(process.pid, 0)
-        said.seek(0)
+        arguments.seek(0)
         if status:
-            return {"error": (said.read().strip().splitlines() or [f"ended with {status}"])[-1]}
+            return {"error": (arguments.read().strip().splitlines() or [f"ended with {status}"])[-1]}
     return {"seconds": round(time.perf_counter() - started, 1), "peak_rss_mb": used.ru_maxrss // 1024}
 
 
 def score(path: Path, labels: Labels) -> dict[str, Any]:
     """COCO mAP and mAP 50 of a file, and the share of the convolutions' MACs that reads INT8."""
     with Detector(OnnxRuntimeBackend().load(path), YOLOX, SCORING) as detector:
-        found = evaluate(detector, labels)
+        results = evaluate(detector, labels)
     share = int8_share(onnx.load(path))
-    return {"map": round(found.map, 2), "map50": round(found.map50, 2), "int8_conv_macs_percent": round(100 * share, 1)}
+    return {
+        "map": round(results.map, 2),
+        "map50": round(results.map50, 2),
+        "int8_conv_macs_percent": round(100 * share, 1),
+    }
 
 
 def int8_share(model: ModelProto) -> float:
@@ -103,8 +107,8 @@ def int8_share(model: ModelProto) -> float:
     macs = {layer.name: layer.macs or 0 for layer in inspect(model).layers if layer.op == "Conv"}
 
     def quantized(name: str) -> bool:
-        made = wiring.producer.get(name)
-        return made is not None and made.op_type == "DequantizeLinear"
+        network_model = wiring.producer.get(name)
+        return network_model is not None and network_model.op_type == "DequantizeLinear"
 
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     inside = [macs[node.name] for node in convolutions if all(map(quantized, node.input[:2]))]
@@ -118,10 +122,10 @@ def report_of(model: ModelProto) -> QuantizeReport:
 
 def by_ranges(model: ModelProto, data: Path, out: Path) -> None:
     """Ours by calibration alone: the best range a tensor, every layer but the head's outputs in INT8."""
-    made = calibrate(
+    network_model = calibrate(
         model, lambda: (image[None] for image in np.load(data, mmap_mode="r")), tensors=quantized_tensors(model)
     )
-    onnx.save(quantize(model, made.scales)[0], str(out))
+    onnx.save(quantize(model, network_model.scales)[0], str(out))
 
 
 def known_peers() -> dict[str, Any]:
@@ -155,35 +159,35 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=160)
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--save", action="store_true", help="Write results/int8_accuracy.json.")
-    said = parser.parse_args()
-    labels = Labels(said.real / "coco_mini" / "instances_val.json", said.real / "coco_mini" / "val")
-    source = said.real / "models" / "yolox_nano.onnx"
-    rows: dict[str, dict[str, Any]] = {"FP32": score(source, labels), **(known_peers() if said.no_peers else {})}
+    arguments = parser.parse_args()
+    labels = Labels(arguments.real / "coco_mini" / "instances_val.json", arguments.real / "coco_mini" / "val")
+    source = arguments.real / "models" / "yolox_nano.onnx"
+    rows: dict[str, dict[str, Any]] = {"FP32": score(source, labels), **(known_peers() if arguments.no_peers else {})}
     head = [layer.name for layer in report_of(onnx.load(source)).layers if not layer.int8]
     with tempfile.TemporaryDirectory() as folder:
         data, out = Path(folder, "images.npy"), Path(folder, "out.onnx")
-        np.save(data, np.concatenate(list(images(said.real / "coco_mini" / "train", said.images)())))
-        python = Path() if said.no_peers else environment(said.environment or Path(folder, "environment"))
-        for tool, method, kept in () if said.no_peers else PEERS:
+        np.save(data, np.concatenate(list(images(arguments.real / "coco_mini" / "train", arguments.images)())))
+        python = Path() if arguments.no_peers else environment(arguments.environment or Path(folder, "environment"))
+        for tool, method, kept in () if arguments.no_peers else PEERS:
             row = by_peer(python, tool, method, head if kept else (), source, data, out)
             name = f"{TITLES[tool]}, {method.lower()}{', head float' if kept else ''}"
             rows[name] = row if "error" in row else {**row, **score(out, labels)}
             table(list(rows.items())[-1:])
         by_ranges(onnx.load(source), data, out)
         rows["edgesparse, ranges alone"] = score(out, labels)
-        row = by_verb(source, said.real / "coco_mini" / "train", out)
+        row = by_verb(source, arguments.real / "coco_mini" / "train", out)
         rows["edgesparse quantize"] = row if "error" in row else {**row, **score(out, labels)}
-    for ours in said.ours:
+    for ours in arguments.ours:
         name, _, path = ours.partition("=")
         rows[f"edgesparse, {name}"] = score(Path(path), labels)
     table(rows.items())
-    result = {**machine(), "images": said.images}
+    result = {**machine(), "images": arguments.images}
     result["rows"] = {name: {"date": result["date"], **row} for name, row in rows.items()}
     # where the environment and files that were handed in lie is this machine's own affair
-    handed = "".join(f" --ours {ours.partition('=')[0]}=..." for ours in said.ours)
-    peers = " --no-peers" if said.no_peers else ""
+    handed = "".join(f" --ours {ours.partition('=')[0]}=..." for ours in arguments.ours)
+    peers = " --no-peers" if arguments.no_peers else ""
     result["command"] = f"python benchmarks/int8_accuracy.py{peers}{handed} --save"
-    save("int8_accuracy", result, said.save)
+    save("int8_accuracy", result, arguments.save)
 
 
 if __name__ == "__main__":

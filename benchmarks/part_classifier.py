@@ -18,14 +18,14 @@ SIDE, WIDTHS, EPOCHS, BATCH, RATE = 12, (64, 64), 30, 64, 2e-3
 
 def crops(first_seed: int, scenes: int) -> tuple[Floats, NDArray[np.int64]]:
     """Every labelled part of `scenes` stills from `first_seed` on: [n, SIDE * SIDE * 3] in -0.5..0.5, and its class."""
-    found, classes = [], []
+    result, classes = [], []
     for seed in range(first_seed, first_seed + scenes):
         image, labels = still(seed, height=480, width=640)
         for (x, y, right, bottom), label in zip(labels.xyxy.astype(int), labels.class_id, strict=True):
             part = image[max(y, 0) : bottom + 1, max(x, 0) : right + 1]
-            found.append(cv2.resize(part, (SIDE, SIDE), interpolation=cv2.INTER_AREA).reshape(-1))
+            result.append(cv2.resize(part, (SIDE, SIDE), interpolation=cv2.INTER_AREA).reshape(-1))
             classes.append(label)
-    return np.stack(found).astype(np.float32) / np.float32(255) - np.float32(0.5), np.array(classes, np.int64)
+    return np.stack(result).astype(np.float32) / np.float32(255) - np.float32(0.5), np.array(classes, np.int64)
 
 
 def train(x: Floats, labels: NDArray[np.int64]) -> list[tuple[Floats, Floats]]:
@@ -51,17 +51,17 @@ def train(x: Floats, labels: NDArray[np.int64]) -> list[tuple[Floats, Floats]]:
 
 
 def _slopes(layers: list[tuple[Floats, Floats]], x: Floats, labels: NDArray[np.int64]) -> list[tuple[Floats, Floats]]:
-    seen = [x]
+    captured = [x]
     for weight, bias in layers:
-        seen.append(
-            np.maximum(seen[-1] @ weight + bias, 0) if weight is not layers[-1][0] else seen[-1] @ weight + bias
+        captured.append(
+            np.maximum(captured[-1] @ weight + bias, 0) if weight is not layers[-1][0] else captured[-1] @ weight + bias
         )
-    back = np.exp(seen[-1] - seen[-1].max(1, keepdims=True))
+    back = np.exp(captured[-1] - captured[-1].max(1, keepdims=True))
     back /= back.sum(1, keepdims=True)
     back[np.arange(len(labels)), labels] -= 1
     back /= len(labels)
     slopes = []
-    for (weight, _), inputs in zip(layers[::-1], seen[-2::-1], strict=True):
+    for (weight, _), inputs in zip(layers[::-1], captured[-2::-1], strict=True):
         slopes.append((inputs.T @ back, back.sum(0)))
         back = (back @ weight.T) * (inputs > 0)
     return slopes[::-1]

@@ -69,13 +69,13 @@ def networks() -> dict[str, list[Work]]:
 def write_shapes(paths: list[Path]) -> None:
     import onnx
 
-    found = {}
+    results = {}
     for path in sorted(paths):
         rows = Counter(astuple(work)[1:] for work in fused_layers(onnx.load(path)))
-        found[path.stem] = [[n, *row[:-2], row[-2] + 2 * row[-1]] for row, n in rows.items()]
+        results[path.stem] = [[n, *row[:-2], row[-2] + 2 * row[-1]] for row, n in rows.items()]
     fields = "count, kind, rows, columns, depth, weights, reads, writes, 1 if 2:4 is open + 2 if INT8's is"
     lines = ",\n".join(
-        f" {json.dumps(name)}: {json.dumps(rows, separators=(',', ':'))}" for name, rows in found.items()
+        f" {json.dumps(name)}: {json.dumps(rows, separators=(',', ':'))}" for name, rows in results.items()
     )
     text = f'{{"about": "fused layers at 640x640, batch 1; a row is [{fields}]",\n"networks": {{\n{lines}\n}}}}\n'
     (DATA / "layer_shapes.json").write_text(text)

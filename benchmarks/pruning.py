@@ -89,8 +89,8 @@ def whole_commands(path: Path, folder: Path, polygraphy: str) -> dict[str, Any]:
     started = time.perf_counter()
     prune(loaded)
     inside = time.perf_counter() - started
-    found = {name: {"seconds": spread(seconds[name]), **state(path, folder / f"{name[0]}.onnx")} for name in commands}
-    return found | {"edgesparse_prune_alone_seconds": round(inside, 3)}
+    results = {name: {"seconds": spread(seconds[name]), **state(path, folder / f"{name[0]}.onnx")} for name in commands}
+    return results | {"edgesparse_prune_alone_seconds": round(inside, 3)}
 
 
 def spread(seconds: list[float]) -> dict[str, float]:
@@ -123,13 +123,13 @@ def searches(path: Path) -> dict[str, Any]:
         "asp_greedy": asp_greedy.search,
     }
     total = sum(float(matrix.sum()) for matrix in matrices)
-    found: dict[str, Any] = {"matrices": len(matrices), "largest": list(max((m.shape for m in matrices), key=prod))}
+    results: dict[str, Any] = {"matrices": len(matrices), "largest": list(max((m.shape for m in matrices), key=prod))}
     for name, search in peers.items():
         started = time.perf_counter()
         kept = sum(asp_greedy.kept(matrix[:, search(matrix)]) for matrix in matrices)
         seconds = time.perf_counter() - started
-        found[name] = {"magnitude_kept": round(kept / total, 5), "seconds": round(seconds, 2)}
-    return found
+        results[name] = {"magnitude_kept": round(kept / total, 5), "seconds": round(seconds, 2)}
+    return results
 
 
 def main() -> None:
@@ -140,9 +140,9 @@ def main() -> None:
     arguments = parser.parse_args()
     nano = arguments.real / "models" / "yolox_nano.onnx"
     version = subprocess.run([arguments.polygraphy, "--version"], check=True, capture_output=True, text=True).stdout
-    said = machine() | {"load_before": os.getloadavg()[0]}
-    said["command"] = said["command"].replace(arguments.polygraphy, "polygraphy")
-    result: dict[str, Any] = {"machine": said, "polygraphy": version.split("|")[1].strip()}
+    message = machine() | {"load_before": os.getloadavg()[0]}
+    message["command"] = message["command"].replace(arguments.polygraphy, "polygraphy")
+    result: dict[str, Any] = {"machine": message, "polygraphy": version.split("|")[1].strip()}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         onnx.save(large(), folder / "large.onnx")

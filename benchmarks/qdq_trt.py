@@ -136,9 +136,9 @@ def make_detector(net: Net, placement: Placement, path: Path) -> None:
     from edgesparse.model import load as models
 
     images = ImageBatches.from_files(image_files(net.calibrate, CALIBRATED_ON), net.spec.input)
-    made = recover(models.load(net.model), images, RecoverOptions(placement=placement))
-    models.save(made.quantized, path)
-    print(f"{path.name}: {100 * made.report.share:.1f} % of the convolutions' MACs in INT8", file=sys.stderr)
+    source = recover(models.load(net.model), images, RecoverOptions(placement=placement))
+    models.save(source.quantized, path)
+    print(f"{path.name}: {100 * source.report.share:.1f} % of the convolutions' MACs in INT8", file=sys.stderr)
 
 
 def noise(shape: Sequence[int]) -> list[NDArray[np.float32]]:
@@ -150,46 +150,46 @@ def raw(runner: Runner, net: Net | None) -> list[list[NDArray[Any]]]:
     buffers = runner.allocate()
     runner.bind(buffers)
     entry = buffers[runner.inputs[0].name]
-    given = ImageBatches.from_files(image_files(net.compare, RAW), net.spec.input)() if net else noise(entry.shape)
-    found = []
-    for one in given:
+    passed = ImageBatches.from_files(image_files(net.compare, RAW), net.spec.input)() if net else noise(entry.shape)
+    result = []
+    for one in passed:
         entry[...] = one
         runner.infer()
-        found.append([buffers[output.name].astype(np.float32) for output in runner.outputs])
-    return found
+        result.append([buffers[output.name].astype(np.float32) for output in runner.outputs])
+    return result
 
 
 def apart(ours: list[list[NDArray[Any]]], theirs: list[list[NDArray[Any]]]) -> list[dict[str, float]]:
     """Of each output over all inputs: relative root mean square and greatest difference."""
-    said = []
+    arguments = []
     for own, other in zip(zip(*ours, strict=True), zip(*theirs, strict=True), strict=True):
         a, b = np.stack(own), np.stack(other)
         rms = float(np.sqrt(np.mean((a - b) ** 2) / max(float(np.mean(b**2)), 1e-30)))
-        said.append({"rms": round(rms, 5), "max": round(float(np.abs(a - b).max()), 4)})
-    return said
+        arguments.append({"rms": round(rms, 5), "max": round(float(np.abs(a - b).max()), 4)})
+    return arguments
 
 
-def measure(case: Case, said: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def measure(case: Case, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Build the file and compare it with ONNX Runtime on the same file."""
-    ours, theirs = backend(said.engine), backend("onnxruntime")
+    ours, theirs = backend(arguments.engine), backend("onnxruntime")
     options = BuildOptions(
         precision=case.precision,
         sparse=case.precision == "int8",
-        limits=Limits(level=said.level),
+        limits=Limits(level=arguments.level),
         timing_cache=folder / "timing.cache" if case.net else None,  # release 8.5 cannot read SiLU's back
     )
     built = ours.build(case.file, folder / f"engine{ours.suffix}", options)
     runner, reference = ours.load(built.path), theirs.load(case.file)
-    found = {**summary(built), "outputs": apart(raw(runner, case.net), raw(reference, case.net))}
+    result = {**summary(built), "outputs": apart(raw(runner, case.net), raw(reference, case.net))}
     times = sorted(runner.latency() for _ in range(TIMED))
-    found["median_ms"] = round(times[TIMED // 2], 4)
+    result["median_ms"] = round(times[TIMED // 2], 4)
     if case.net is None:
         runner.close()
         reference.close()
-        return found
-    files = image_files(case.net.compare, said.count)
+        return result
+    files = image_files(case.net.compare, arguments.count)
     with Detector(runner, case.net.spec) as candidate, Detector(reference, case.net.spec) as judge:
-        return {**found, "agreement": compare(judge, candidate, map(read_image, files)).as_dict()}
+        return {**result, "agreement": compare(judge, candidate, map(read_image, files)).as_dict()}
 
 
 def summary(built: BuildResult) -> dict[str, Any]:
@@ -208,50 +208,50 @@ def rows(path: Path) -> dict[str, Any]:
     return known
 
 
-def add(path: Path, about: dict[str, Any], name: str, found: dict[str, Any] | None) -> None:
+def add(path: Path, about: dict[str, Any], name: str, result: dict[str, Any] | None) -> None:
     """Write a row into the file, or take it out."""
-    kept = {row: value for row, value in {**rows(path), name: found}.items() if value is not None}
+    kept = {row: value for row, value in {**rows(path), name: result}.items() if value is not None}
     part = path.with_suffix(".part")
     part.write_text(json.dumps({**about, "rows": kept}, indent=2) + "\n")
     part.replace(path)
 
 
-def child(said: argparse.Namespace) -> None:
+def child(arguments: argparse.Namespace) -> None:
     """Measure a group's rows that the file has not got yet."""
-    level = f" --level {said.level}" if said.level is not None else ""
-    only = f" --only {' '.join(said.only)}" if said.only else ""
-    command = f"python benchmarks/qdq_trt.py --files FOLDER{level}{only} --count {said.count}"
-    command += f" --limit {said.limit:g} --row-limit {said.row_limit}"
+    level = f" --level {arguments.level}" if arguments.level is not None else ""
+    only = f" --only {' '.join(arguments.only)}" if arguments.only else ""
+    command = f"python benchmarks/qdq_trt.py --files FOLDER{level}{only} --count {arguments.count}"
+    command += f" --limit {arguments.limit:g} --row-limit {arguments.row_limit}"
     about = {**machine(), "command": command}
-    for case in cases(said.child, said.files, said.real):
-        if case.name in rows(said.out):
+    for case in cases(arguments.child, arguments.files, arguments.real):
+        if case.name in rows(arguments.out):
             continue
-        add(said.out, about, case.name, STARTED)  # what ends the process leaves this behind
-        signal.alarm(said.row_limit)
+        add(arguments.out, about, case.name, STARTED)  # what ends the process leaves this behind
+        signal.alarm(arguments.row_limit)
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             try:
-                found = measure(case, said, Path(folder))
+                result = measure(case, arguments, Path(folder))
             except EdgeSparseError as error:
-                found = {"error": str(error)}
+                result = {"error": str(error)}
         signal.alarm(0)
-        add(said.out, about, case.name, {**found, "seconds": round(time.perf_counter() - start, 1)})
-        print(json.dumps({case.name: rows(said.out)[case.name]}), flush=True)
+        add(arguments.out, about, case.name, {**result, "seconds": round(time.perf_counter() - start, 1)})
+        print(json.dumps({case.name: rows(arguments.out)[case.name]}), flush=True)
 
 
-def parent(said: argparse.Namespace) -> None:
-    for name in [name for name, found in rows(said.out).items() if "error" in found]:
-        add(said.out, json.loads(said.out.read_text()), name, None)  # that one is tried again
-    deadline = time.monotonic() + said.limit
-    for group in said.only or [MICRO, *nets(said.real)]:
+def parent(arguments: argparse.Namespace) -> None:
+    for name in [name for name, result in rows(arguments.out).items() if "error" in result]:
+        add(arguments.out, json.loads(arguments.out.read_text()), name, None)  # that one is tried again
+    deadline = time.monotonic() + arguments.limit
+    for group in arguments.only or [MICRO, *nets(arguments.real)]:
         code, before = 1, -1
-        while code and len(rows(said.out)) > before and time.monotonic() < deadline:
-            before = len(rows(said.out))
-            command = [sys.executable, __file__, *sys.argv[1:], "--child", group, "--out", str(said.out)]
+        while code and len(rows(arguments.out)) > before and time.monotonic() < deadline:
+            before = len(rows(arguments.out))
+            command = [sys.executable, __file__, *sys.argv[1:], "--child", group, "--out", str(arguments.out)]
             try:
                 code = subprocess.run(command, timeout=deadline - time.monotonic(), check=False).returncode
             except subprocess.TimeoutExpired:
-                print(f"{group}: the limit of {said.limit:g} s was reached", flush=True)
+                print(f"{group}: the limit of {arguments.limit:g} s was reached", flush=True)
                 return
 
 
@@ -268,13 +268,13 @@ def main() -> None:
     parser.add_argument("--engine", default="tensorrt", help="Another backend, to try the script.")
     parser.add_argument("--out", type=Path, default=RESULTS / "qdq_trt.json")
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    said = parser.parse_args()
-    if said.make:
-        make(said.files, said.real)
-    elif said.child:
-        child(said)
+    arguments = parser.parse_args()
+    if arguments.make:
+        make(arguments.files, arguments.real)
+    elif arguments.child:
+        child(arguments)
     else:
-        parent(said)
+        parent(arguments)
 
 
 if __name__ == "__main__":

@@ -54,30 +54,30 @@ SCENES, SEED = 200, 1_000_000
 Score = Callable[[ModelProto], float]
 
 
-def show(what: str, done: int, total: int) -> None:
-    print(f"\r{what} {done}/{total}   ", end="", file=sys.stderr)
+def show(what: str, result: int, total: int) -> None:
+    print(f"\r{what} {result}/{total}   ", end="", file=sys.stderr)
 
 
 def methods(model: ModelProto, data: Batches, score: Score) -> dict[str, Any]:
     even, _ = equalize(model, data, (), show)
-    found = {}
+    result = {}
     for method in (*METHODS, BEST):
         ranges = calibrate(even, data, CalibrationOptions(method), tensors=quantized_tensors(even), progress=show)
-        found[method] = round(score(quantize(even, ranges.scales)[0]), 2)
-    return found
+        result[method] = round(score(quantize(even, ranges.scales)[0]), 2)
+    return result
 
 
 def steps(model: ModelProto, data: Batches, score: Score) -> dict[str, Any]:
     even, _ = equalize(model, data, (), show)
-    found, scales = {"fp32": score(model)}, {}
-    for name, made in (("ranges", model), ("even_channels", even)):
+    result, scales = {"fp32": score(model)}, {}
+    for name, source in (("ranges", model), ("even_channels", even)):
         scales = calibrate(
-            made, data, CalibrationOptions(METHOD), tensors=quantized_tensors(made), progress=show
+            source, data, CalibrationOptions(METHOD), tensors=quantized_tensors(source), progress=show
         ).scales
-        found[name] = score(quantize(made, scales)[0])
-    done = correct_biases(even, scales, spread(data, IMAGES), (), show)
-    found["biases"] = score(quantize(done.model, scales)[0])
-    return {name: round(value, 2) for name, value in found.items()}
+        result[name] = score(quantize(source, scales)[0])
+    corrected = correct_biases(even, scales, spread(data, IMAGES), (), show)
+    result["biases"] = score(quantize(corrected.model, scales)[0])
+    return {name: round(value, 2) for name, value in result.items()}
 
 
 def _options(placement: Placement, saved: Path) -> RecoverOptions:
@@ -86,10 +86,10 @@ def _options(placement: Placement, saved: Path) -> RecoverOptions:
 
 def recovered(model: ModelProto, data: Batches, score: Score, options: RecoverOptions) -> dict[str, Any]:
     started = time.perf_counter()
-    done = recover(model, data, options, score=score, progress=show)
-    report = done.report
+    result = recover(model, data, options, score=score, progress=show)
+    report = result.report
     if options.calibration.saved:
-        done.calibration.save(options.calibration.saved)
+        result.calibration.save(options.calibration.saved)
     return {
         "steps": {step.what: round(step.score or 0.0, 2) for step in report.steps},
         "drop": round(report.drop or 0.0, 2),
@@ -100,20 +100,20 @@ def recovered(model: ModelProto, data: Batches, score: Score, options: RecoverOp
 
 
 def pruned(model: ModelProto, data: Batches, score: Score, file: Path | None) -> dict[str, Any]:
-    made = (
+    source = (
         load(file)
         if file
         else reconstruct(
             model, data, ReconstructOptions(share=0.5), Task(objects=object_masks(model, data, YOLOX)), show
         )[0]
     )
-    layers = inspect(made)
+    layers = inspect(source)
     sparse, dense = layers.share("sparse"), layers.share("dense")
-    found: dict[str, Any] = {"share_of_eligible_macs": round(sparse / (sparse + dense), 4)}
+    result: dict[str, Any] = {"share_of_eligible_macs": round(sparse / (sparse + dense), 4)}
     with tempfile.TemporaryDirectory() as folder:
         for placement in get_args(Placement):
-            found[placement] = recovered(made, data, score, _options(placement, Path(folder, "ranges.json")))
-    return found
+            result[placement] = recovered(source, data, score, _options(placement, Path(folder, "ranges.json")))
+    return result
 
 
 def parts() -> dict[str, Any]:
@@ -122,22 +122,22 @@ def parts() -> dict[str, Any]:
         export(Path(folder, "scenes"), SCENES, SEED)
         labels = Labels(Path(folder, "scenes", "instances.json"))
         models = {name: load(ROOT / "edgesparse" / "demo" / f"{name}.onnx") for name in ("parts_dense", "parts_2to4")}
-        found: dict[str, Any] = {"scenes": SCENES, "seed": SEED}
+        result: dict[str, Any] = {"scenes": SCENES, "seed": SEED}
         for name, model in models.items():
             for placement in get_args(Placement) if name == "parts_2to4" else ("fuse",):
                 score, saved = scoring(PARTS, labels), Path(folder, f"{name}.json")
-                found[f"{name} {placement}"] = recovered(model, data, score, _options(placement, saved))
-    return found
+                result[f"{name} {placement}"] = recovered(model, data, score, _options(placement, saved))
+    return result
 
 
 def scoring(spec: DetectorSpec, labels: Labels) -> Score:
-    return ModelScorer(spec, labels, lambda done, total: None)
+    return ModelScorer(spec, labels, lambda result, total: None)
 
 
 def measure(case: str, real: Path, count: int, file: Path | None) -> dict[str, Any]:
     started = time.perf_counter()
     if case == "parts":
-        found = parts()
+        result = parts()
     else:
         model = load(real / "models" / "yolox_nano.onnx")
         score = scoring(YOLOX, Labels(real / "coco_mini" / "instances_val.json", real / "coco_mini" / "val"))
@@ -148,9 +148,9 @@ def measure(case: str, real: Path, count: int, file: Path | None) -> dict[str, A
             "drop": lambda: recovered(model, data, score, RecoverOptions(CalibrationOptions(METHOD), max_drop=1.0)),
             "pruned": lambda: pruned(model, data, score, file),
         }
-        found = by[case]()
+        result = by[case]()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    return {**found, "seconds": round(time.perf_counter() - started, 1), "peak_rss_mb": peak}
+    return {**result, "seconds": round(time.perf_counter() - started, 1), "peak_rss_mb": peak}
 
 
 def main() -> None:
@@ -162,22 +162,30 @@ def main() -> None:
     parser.add_argument("--pruned", type=Path, help="YOLOX-nano with half of the eligible MACs 2:4.")
     parser.add_argument("--save", action="store_true", help="Write results/quantize.json.")
     parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
-    said = parser.parse_args()
-    if said.inner:
-        print(json.dumps(measure(said.case[0], said.real, said.images, said.pruned)))
+    arguments = parser.parse_args()
+    if arguments.inner:
+        print(json.dumps(measure(arguments.case[0], arguments.real, arguments.images, arguments.pruned)))
         return
     path, results = RESULTS / "quantize.json", {}
-    for case in said.case:
-        command = [sys.executable, __file__, "--inner", "--images", str(said.images), "--real", str(said.real)]
-        command += ["--pruned", str(said.pruned)] if said.pruned else []
+    for case in arguments.case:
+        command = [
+            sys.executable,
+            __file__,
+            "--inner",
+            "--images",
+            str(arguments.images),
+            "--real",
+            str(arguments.real),
+        ]
+        command += ["--pruned", str(arguments.pruned)] if arguments.pruned else []
         ran = subprocess.run([*command, "--case", case], check=True, stdout=subprocess.PIPE, text=True)
         results[case] = {
             **machine(),
             "command": f"python benchmarks/quantize.py --case {case} --save",
-            "images": said.images,
+            "images": arguments.images,
             **json.loads(ran.stdout.splitlines()[-1]),
         }
-    save("quantize", {**(json.loads(path.read_text()) if path.exists() else {}), **results}, said.save)
+    save("quantize", {**(json.loads(path.read_text()) if path.exists() else {}), **results}, arguments.save)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class Network:
 
 
 def _detector(model: Path, folder: Path, labels: Labels, spec: DetectorSpec, count: int) -> Network:
-    score = ModelScorer(spec, labels, lambda done, total: None)
+    score = ModelScorer(spec, labels, lambda result, total: None)
     return Network(onnx.load(model), images(folder, count, spec), score, spec)
 
 
@@ -119,8 +119,8 @@ def measure(case: str, real: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-def _show(what: str, done: int, total: int) -> None:
-    print(f"\r{what} {done}/{total}   ", end="", file=sys.stderr)
+def _show(what: str, result: int, total: int) -> None:
+    print(f"\r{what} {result}/{total}   ", end="", file=sys.stderr)
 
 
 def main() -> None:
@@ -129,21 +129,21 @@ def main() -> None:
     parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--save", action="store_true", help="Write results/reconstruct.json.")
     parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
-    said = parser.parse_args()
-    if said.inner:
+    arguments = parser.parse_args()
+    if arguments.inner:
         with tempfile.TemporaryDirectory() as folder:
-            print(json.dumps(measure(said.case[0], said.real, Path(folder))))
+            print(json.dumps(measure(arguments.case[0], arguments.real, Path(folder))))
         return
     results = {}
-    for case in said.case:
-        command = [sys.executable, __file__, "--inner", "--real", str(said.real), "--case", case]
+    for case in arguments.case:
+        command = [sys.executable, __file__, "--inner", "--real", str(arguments.real), "--case", case]
         ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         results[case] = json.loads(ran.stdout.splitlines()[-1])
         print(case, results[case], file=sys.stderr)
     file = RESULTS / "reconstruct.json"
-    before = json.loads(file.read_text()) if said.save and file.exists() else {}
+    before = json.loads(file.read_text()) if arguments.save and file.exists() else {}
     kept = {case: before[case] for case in CASES if case in before}  # other cases' rows stay
-    save("reconstruct", {**machine(), **kept, **results}, said.save)
+    save("reconstruct", {**machine(), **kept, **results}, arguments.save)
 
 
 if __name__ == "__main__":

@@ -90,9 +90,9 @@ class Net:
         result = helper.make_tensor_value_info(at, TensorProto.FLOAT, [batch, 16, self.size, self.size])
         stored = [numpy_helper.from_array(value, name) for name, value in tensors.items()]
         graph = helper.make_graph(nodes, "net", [entry], [result], stored)
-        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-        prune(made, [f"conv{i}" for i in range(self.depth)])
-        return onnx.shape_inference.infer_shapes(made)
+        source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        prune(source, [f"conv{i}" for i in range(self.depth)])
+        return onnx.shape_inference.infer_shapes(source)
 
 
 NETS = (
@@ -115,26 +115,26 @@ def main() -> None:
     parser.add_argument("--together", type=int, default=1, help="Builds at once; they disturb each other's timing.")
     parser.add_argument("--limit", type=float, default=LIMIT, help="Seconds for each build [%(default)s].")
     parser.add_argument("--child", nargs=3, metavar=("FOLDER", "TASK", "WHAT"), help=argparse.SUPPRESS)
-    said = parser.parse_args()
-    if said.child is not None:
-        folder, task, what = said.child
+    arguments = parser.parse_args()
+    if arguments.child is not None:
+        folder, task, what = arguments.child
         build(Path(folder), what) if task == "build" else time_all(Path(folder), float(what))
         return
     for net in NETS:
-        if said.only in net.name:
-            found = measure(net, said.seconds, said.together, said.limit)
-            tell(net.name, found)
-            if said.save:  # after each, so that a run that is cut short leaves what it found
-                add(RESULTS / "sparse_layers.json", net.name, found)
+        if arguments.only in net.name:
+            results = measure(net, arguments.seconds, arguments.together, arguments.limit)
+            tell(net.name, results)
+            if arguments.save:  # after each, so that a run that is cut short leaves what it found
+                add(RESULTS / "sparse_layers.json", net.name, results)
 
 
-def add(path: Path, name: str, found: dict[str, Any]) -> None:
-    """Into the file: `found` in place of what was known of the network, or, where it failed, beside it."""
+def add(path: Path, name: str, results: dict[str, Any]) -> None:
+    """Into the file: `results` in place of what was known of the network, or, where it failed, beside it."""
     whole, about = json.loads(path.read_text()) if path.exists() else {}, machine()
     when = {"date": about.pop("date"), "command": about.pop("command")}
     known = whole.get("networks", {})
     before = known.get(name, {})
-    kept = {**before, **found} if "failed" in found and "candidates" in before else {**when, **found}
+    kept = {**before, **results} if "failed" in results and "candidates" in before else {**when, **results}
     order = [net.name for net in NETS]
     networks = sorted({**known, name: kept}.items(), key=lambda item: order.index(item[0]))
     path.write_text(json.dumps({**whole, **about, "networks": dict(networks)}, indent=2) + "\n")
@@ -148,12 +148,14 @@ def measure(net: Net, seconds: float, together: int, limit: float) -> dict[str, 
         jobs = dict(options_of(net, folder))
         (folder / "jobs.json").write_text(json.dumps(jobs))
         dense, sparse = ([one for one in jobs if one.endswith(SPARSE) is kind] for kind in (False, True))
-        said: dict[str, str] = {}
+        arguments: dict[str, str] = {}
         for some in (dense, sparse):  # dense ones first: what they timed need not be timed again
             with ThreadPoolExecutor(together) as pool:
-                said |= dict(zip(some, pool.map(lambda one: child(folder, "build", one, limit), some), strict=True))
+                arguments |= dict(
+                    zip(some, pool.map(lambda one: child(folder, "build", one, limit), some), strict=True)
+                )
         built = {one: folder / f"{one}.json" for one in jobs if (folder / f"{one}.json").exists()}
-        failed = {one: said[one] for one in jobs if one not in built}
+        failed = {one: arguments[one] for one in jobs if one not in built}
         if not built:
             return {"failed": "; ".join(f"{one}: {why}" for one, why in failed.items())}
         why = child(folder, "time", str(seconds), limit)
@@ -167,10 +169,10 @@ def child(folder: Path, task: str, what: str, limit: float) -> str:
     what it said."""
     command = [sys.executable, __file__, "--child", str(folder), task, what]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
+        outcome = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
     except subprocess.TimeoutExpired:
         return f"not done after {limit:.0f} s"
-    return f"exit code {done.returncode}: {done.stderr[-600:]}"
+    return f"exit code {outcome.returncode}: {outcome.stderr[-600:]}"
 
 
 def build(folder: Path, one: str) -> None:
@@ -196,12 +198,12 @@ def time_all(folder: Path, seconds: float) -> None:
         runners = {name: stack.enter_context(engines.load(result.path)) for name, result in built.items()}
         times = interleaved(runners, seconds)
         clocks = str(device.clocks())
-    found = {
+    results = {
         "candidates": {name: described(result, times[name]) for name, result in built.items()},
         "against_dense": compared(built, times),
         "clocks": clocks,
     }
-    (folder / "times.json").write_text(json.dumps(found))
+    (folder / "times.json").write_text(json.dumps(results))
 
 
 def options_of(net: Net, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -220,9 +222,9 @@ def candidates(net: Net, folder: Path) -> dict[str, dict[str, Any]]:
     images = np.random.default_rng(1).standard_normal((2, net.channels, net.size, net.size)).astype(np.float32)
     single = net.model(1)
     tensors = ["x", *(name for node in single.graph.node[:-1] for name in node.output)]
-    seen = stream(single, lambda: iter((images[:1], images[1:])), tensors)
-    ranges = [{name: float(np.abs(values[name]).max()) for name in tensors} for values in seen]
-    scales = {name: max(found[name] for found in ranges) / 127 for name in tensors}
+    captured = stream(single, lambda: iter((images[:1], images[1:])), tensors)
+    ranges = [{name: float(np.abs(values[name]).max()) for name in tensors} for values in captured]
+    scales = {name: max(results[name] for results in ranges) / 127 for name in tensors}
     model = net.model(net.batch)
     onnx.save(model, str(folder / "float.onnx"))
     (folder / "table").write_bytes(calibration_table.write(scales))
@@ -248,7 +250,7 @@ def described(result: BuildResult, time: Timing) -> dict[str, Any]:
 
 def compared(built: dict[str, BuildResult], times: dict[str, Timing]) -> dict[str, dict[str, Any]]:
     """Of each 2:4 engine: how many times faster than its dense twin, and which of the two is kept."""
-    found = {}
+    results = {}
     for name in (name for name in built if name.endswith(SPARSE)):
         dense = times.get(name.removesuffix(SPARSE))
         if dense is None:
@@ -256,22 +258,24 @@ def compared(built: dict[str, BuildResult], times: dict[str, Timing]) -> dict[st
         same, faster = equal(times[name], dense), times[name].median_ms < dense.median_ms
         kernels = sum(layer.sparse for layer in built[name].layers)
         verdict = "dense: too close to tell" if same else "2:4" if faster and kernels else "dense"
-        found[name] = {
+        results[name] = {
             "ratio": round(dense.median_ms / times[name].median_ms, 4),
             "sparse_kernels": kernels,
             "verdict": verdict,
         }
-    return found
+    return results
 
 
-def tell(name: str, found: dict[str, Any]) -> None:
+def tell(name: str, results: dict[str, Any]) -> None:
     """A short table on standard error, as the results come."""
-    lines = [name, *([found["failed"]] if "failed" in found else [])]
-    for candidate, said in found.get("candidates", {}).items():
-        pair = found["against_dense"].get(candidate)
+    lines = [name, *([results["failed"]] if "failed" in results else [])]
+    for candidate, arguments in results.get("candidates", {}).items():
+        pair = results["against_dense"].get(candidate)
         beside = f"  {pair['ratio']:.3f}x, {pair['sparse_kernels']} sparse kernels: {pair['verdict']}" if pair else ""
-        lines.append(f"  {candidate:22} {1e3 * said['median_ms']:8.1f} us +- {1e3 * said['spread']:.1f}{beside}")
-    print("\n".join([*lines, *map(str, found.get("not_built", {}).items())]), file=sys.stderr, flush=True)
+        lines.append(
+            f"  {candidate:22} {1e3 * arguments['median_ms']:8.1f} us +- {1e3 * arguments['spread']:.1f}{beside}"
+        )
+    print("\n".join([*lines, *map(str, results.get("not_built", {}).items())]), file=sys.stderr, flush=True)
 
 
 def _activation(kind: str, at: str, out: str) -> list[NodeProto]:

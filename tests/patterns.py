@@ -59,7 +59,7 @@ def residual_silu() -> ModelProto:
 
 
 def projected() -> ModelProto:
-    """Both branches come from convolutions, as where a residual block changes its width."""
+    """Both branches come from convolutions, as in a residual block that changes its width."""
     nodes = [conv("a", "x", "a"), relu("a", "ar"), conv("short", "ar", "s"), conv("b", "ar", "b")]
     return graph([*nodes, node("Add", ["s", "b"], ["sum"], "add"), relu("sum", "sr")], last="sr")
 
@@ -109,7 +109,7 @@ def sppf() -> ModelProto:
 
 
 def neck() -> ModelProto:
-    """Enlarged, and joined to what was there at that size."""
+    """Upsampled, and concatenated with the features of that size."""
     nodes = [conv("a", "x", "a"), relu("a", "ar"), conv("b", "ar", "b", strides=[2, 2]), relu("b", "br")]
     nodes += [node("Resize", ["br", "", "scales"], ["up"], "resize", mode="nearest")]
     nodes += [node("Concat", ["up", "ar"], ["cat"], "cat", axis=1)]
@@ -118,7 +118,7 @@ def neck() -> ModelProto:
 
 
 def split() -> ModelProto:
-    """YOLOv8's C2f: a half goes on through a bottleneck, and all parts are joined."""
+    """YOLOv8's C2f: one half passes through a bottleneck, and all parts are concatenated."""
     half = WIDTH // 2
     nodes = [conv("a", "x", "a"), *silu("a", "as"), node("Split", ["as", "sizes"], ["s0", "s1"], "split", axis=1)]
     nodes += [conv("b", "s1", "b"), *silu("b", "bs"), node("Add", ["s1", "bs"], ["sum"], "add")]
@@ -169,8 +169,8 @@ def distances() -> ModelProto:
 
 
 PATTERNS: dict[str, Callable[[], ModelProto]] = {
-    made.__name__: made
-    for made in (
+    network_model.__name__: network_model
+    for network_model in (
         *(residual, residual_silu, projected, concat, concat_of_concat, silu_chain, hard_swish, shared, depthwise),
         *(transposed, sppf, neck, split, focus, gemm, distances),
     )

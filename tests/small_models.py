@@ -1,4 +1,4 @@
-"""Small ONNX models for the tests in this folder: a graph from its nodes and initializers, and weights made ready."""
+"""Small ONNX models for the tests: a graph from its nodes and initializers, and weights in many forms."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def model(
             for name, value in tensors.items()
         ],
     )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-    made = onnx.shape_inference.infer_shapes(made)
-    onnx.checker.check_model(made)
-    return made
+    source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    source = onnx.shape_inference.infer_shapes(source)
+    onnx.checker.check_model(source)
+    return source
 
 
 def conv(weight: Array, **attributes: Any) -> ModelProto:
@@ -52,15 +52,15 @@ def conv(weight: Array, **attributes: Any) -> ModelProto:
     )
 
 
-def run(made: ModelProto, x: Array | None = None) -> list[npt.NDArray[np.float32]]:
-    """All outputs of `made` in ONNX Runtime, for `x` or for fixed noise."""
+def run(source: ModelProto, x: Array | None = None) -> list[npt.NDArray[np.float32]]:
+    """All outputs of `source` in ONNX Runtime, for `x` or for fixed noise."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
-    # as the graph is written: fused, some releases also quantize the activations
+    # unfused, as the graph is written: with fusions, some releases also quantize the activations
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(source.SerializeToString(), options, providers=["CPUExecutionProvider"])
     entry = session.get_inputs()[0]
     if x is None:
         kind = np.float16 if "float16" in entry.type else np.float32
@@ -114,8 +114,8 @@ HELD: dict[str, Callable[[npt.NDArray[np.float32]], ModelProto]] = {
         z=np.zeros(48, np.int8),
     ),
 }
-"""How the [64, 48] weight of one matrix product (64 in, 48 out) may be held in a model."""
+"""How the [64, 48] weight of one matrix product (64 in, 48 out) may be stored in a model."""
 
 
-def held(kind: str, weight: npt.NDArray[np.float32]) -> ModelProto:
+def stored_as(kind: str, weight: npt.NDArray[np.float32]) -> ModelProto:
     return HELD[kind](weight)

@@ -1,4 +1,4 @@
-"""Ranges from images: which tensors, which method, what is noticed, and the file they are kept in."""
+"""Ranges from images: which tensors, which method, which warnings, and the file that stores them."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def images(count: int = 4, factor: float = 1.0, start: int = 0) -> Batches:
 
 
 def test_the_tensors_are_the_inputs_of_every_layer_unless_named() -> None:
-    made = net()
-    assert layer_inputs(made) == ["x", "b"]
-    assert activations(made) == ["x", "a", "b", "y"]
-    assert list(calibrate(made, images(), CalibrationOptions("max")).amax) == ["x", "b"]
-    assert list(calibrate(made, images(), CalibrationOptions("max"), tensors=["y"]).amax) == ["y"]
+    source = net()
+    assert layer_inputs(source) == ["x", "b"]
+    assert activations(source) == ["x", "a", "b", "y"]
+    assert list(calibrate(source, images(), CalibrationOptions("max")).amax) == ["x", "b"]
+    assert list(calibrate(source, images(), CalibrationOptions("max"), tensors=["y"]).amax) == ["y"]
 
 
 def test_both_factors_of_a_product_of_activations_count() -> None:
@@ -53,46 +53,46 @@ def test_both_factors_of_a_product_of_activations_count() -> None:
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_max_is_the_largest_magnitude_over_all_images(batch: int) -> None:
-    made = net()
-    made.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
+    source = net()
+    source.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
     data = [random(batch, 3, 12, 12, seed=i) for i in range(3)]
-    found = calibrate(made, lambda: data, CalibrationOptions("max"), tensors=["x", "y"])
-    assert found.images == 3 * batch
-    assert found.amax["x"] == max(float(np.abs(x).max()) for x in data)
-    assert found.amax["y"] == pytest.approx(max(float(np.abs(run(made, x)[0]).max()) for x in data), rel=1e-5)
-    assert found.scales["x"] == float(np.float32(found.amax["x"]) / np.float32(127))
+    result = calibrate(source, lambda: data, CalibrationOptions("max"), tensors=["x", "y"])
+    assert result.images == 3 * batch
+    assert result.amax["x"] == max(float(np.abs(x).max()) for x in data)
+    assert result.amax["y"] == pytest.approx(max(float(np.abs(run(source, x)[0]).max()) for x in data), rel=1e-5)
+    assert result.scales["x"] == float(np.float32(result.amax["x"]) / np.float32(127))
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_each_method_sets_the_threshold_of_the_histogram(method: str) -> None:
-    made = net()
-    seen = observe(made, images(), ["x", "b"])
-    found = calibrate(made, images(), CalibrationOptions(method))
-    for name, histogram in seen.histograms.items():
-        assert found.amax[name] == np.float32(METHODS[method](histogram))
-        assert found.ranges[name].method == method
+    source = net()
+    captured = observe(source, images(), ["x", "b"])
+    result = calibrate(source, images(), CalibrationOptions(method))
+    for name, histogram in captured.histograms.items():
+        assert result.amax[name] == np.float32(METHODS[method](histogram))
+        assert result.ranges[name].method == method
 
 
-def test_best_takes_the_least_error_in_the_outputs_of_the_layers_behind() -> None:
-    """A channel of large values that the layer ignores: by the tensor's own squared error clipping it looks dear."""
+def test_best_takes_the_least_error_in_the_outputs_of_the_readers() -> None:
+    """A channel of large values that the layer ignores: its own squared error makes clipping seem expensive."""
     w1, w2 = W1.copy(), W2.copy()
     w1[0] *= 60
     w2[:, 0] = 0
-    made = net(w1, w2)
-    found = calibrate(made, images(), tensors=["b"])
-    assert found.ranges["b"].method != "mse"
-    others = {m: calibrate(made, images(), CalibrationOptions(m), tensors=["b"]).amax["b"] for m in METHODS}
-    errors = {m: _output_error(made, amax) for m, amax in others.items()}
-    assert found.ranges["b"].method == min(errors, key=errors.__getitem__)
-    assert found.ranges["b"].error == pytest.approx(min(errors.values()), rel=1e-3)
+    source = net(w1, w2)
+    result = calibrate(source, images(), tensors=["b"])
+    assert result.ranges["b"].method != "mse"
+    others = {m: calibrate(source, images(), CalibrationOptions(m), tensors=["b"]).amax["b"] for m in METHODS}
+    errors = {m: _output_error(source, amax) for m, amax in others.items()}
+    assert result.ranges["b"].method == min(errors, key=errors.__getitem__)
+    assert result.ranges["b"].error == pytest.approx(min(errors.values()), rel=1e-3)
 
 
-def _output_error(made: ModelProto, amax: float) -> float:
-    """As `best` defines it, of the tensor b, worked out variety from it."""
+def _output_error(source: ModelProto, amax: float) -> float:
+    """The error of tensor b as `best` defines it, computed independently."""
     wrong = right = 0.0
-    w2 = next(np.frombuffer(t.raw_data, np.float32).reshape(4, 8) for t in made.graph.initializer if t.name == "w2")
+    w2 = next(np.frombuffer(t.raw_data, np.float32).reshape(4, 8) for t in source.graph.initializer if t.name == "w2")
     inner = ModelProto()
-    inner.CopyFrom(made)
+    inner.CopyFrom(source)
     inner.graph.output[0].name = "b"
     del inner.graph.node[2:]
     for x in images()():
@@ -104,16 +104,16 @@ def _output_error(made: ModelProto, amax: float) -> float:
     return wrong / right
 
 
-def test_best_without_a_layer_behind_measures_the_tensor_itself() -> None:
-    found = calibrate(net(), images(), tensors=["y"]).ranges["y"]
-    assert found.method in METHODS and found.error is not None and 0 < found.error < 1e-3
+def test_best_without_readers_measures_the_tensor_itself() -> None:
+    result = calibrate(net(), images(), tensors=["y"]).ranges["y"]
+    assert result.method in METHODS and result.error is not None and 0 < result.error < 1e-3
 
 
 def test_half_precision_models_calibrate() -> None:
     nodes = [node("Conv", ["x", "w"], ["y"], "first")]
-    made = model(nodes, {"w": W1.astype(np.float16)}, (1, 3, 12, 12), dtype=TensorProto.FLOAT16)
-    found = calibrate(made, images(), tensors=["x", "y"])
-    assert found.amax["x"] == pytest.approx(max(np.abs(x).max() for x in images()()), rel=0.2)
+    source = model(nodes, {"w": W1.astype(np.float16)}, (1, 3, 12, 12), dtype=TensorProto.FLOAT16)
+    result = calibrate(source, images(), tensors=["x", "y"])
+    assert result.amax["x"] == pytest.approx(max(np.abs(x).max() for x in images()()), rel=0.2)
 
 
 @pytest.mark.parametrize("method", ["best", *METHODS])
@@ -133,20 +133,20 @@ def test_constant_zero_and_tiny_tensors_have_usable_ranges(method: str) -> None:
         "tiny": np.array(1e-44, np.float32),
         "w": random(4, 3, 1, 1),
     }
-    made = model(nodes, tensors, (1, 3, 12, 12), outputs=("y", "t2"))
-    found = calibrate(made, images(), CalibrationOptions(method))
-    assert found.amax["n"] == 1
-    assert found.amax["c"] == pytest.approx(2.5, rel=1e-3)
-    assert all(np.isfinite(np.float32(1) / np.float32(scale)) for scale in found.scales.values())
-    assert any("n held only zeros" in warning for warning in found.warnings)
+    source = model(nodes, tensors, (1, 3, 12, 12), outputs=("y", "t2"))
+    result = calibrate(source, images(), CalibrationOptions(method))
+    assert result.amax["n"] == 1
+    assert result.amax["c"] == pytest.approx(2.5, rel=1e-3)
+    assert all(np.isfinite(np.float32(1) / np.float32(scale)) for scale in result.scales.values())
+    assert any("n held only zeros" in warning for warning in result.warnings)
 
 
 @pytest.mark.parametrize("divisor, says", [(0.0, "NaN|infinity"), (1e-38, "infinity")])
-def test_what_is_not_finite_names_the_tensor_and_the_image(divisor: float, says: str) -> None:
+def test_a_non_finite_value_names_the_tensor_and_the_image(divisor: float, says: str) -> None:
     nodes = [node("Conv", ["x", "w1"], ["a"]), node("Div", ["a", "d"], ["b"]), node("Conv", ["b", "w2"], ["y"])]
-    made = model(nodes, {"w1": W1 * 1000, "w2": W2, "d": np.array(divisor, np.float32)}, (1, 3, 12, 12))
+    source = model(nodes, {"w1": W1 * 1000, "w2": W2, "d": np.array(divisor, np.float32)}, (1, 3, 12, 12))
     with pytest.raises(CalibrationError, match=rf"tensor b holds ({says}) at calibration image 1"):
-        calibrate(made, images())
+        calibrate(source, images())
 
 
 @pytest.mark.parametrize(
@@ -159,22 +159,22 @@ def test_what_is_not_finite_names_the_tensor_and_the_image(divisor: float, says:
     ],
 )
 def test_tensors_without_a_range_are_refused(tensors: Sequence[str], says: str) -> None:
-    made = net()
-    made.graph.node.append(node("Cast", ["y"], ["i"], to=TensorProto.INT64))
+    source = net()
+    source.graph.node.append(node("Cast", ["y"], ["i"], to=TensorProto.INT64))
     with pytest.raises(CalibrationError, match=says):
-        calibrate(made, images(), tensors=tensors)
+        calibrate(source, images(), tensors=tensors)
 
 
-def test_an_unknown_method_names_the_known_ones() -> None:
+def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
     with pytest.raises(CalibrationError, match="'kl': known are entropy, percentile, mse, max, best"):
         calibrate(net(), images(), CalibrationOptions("kl"))
 
 
-def test_the_file_holds_all_and_is_whole(tmp_path: Path) -> None:
+def test_the_file_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "calibration.json"
-    found = calibrate(net(), images())
-    found.save(path)
-    assert Calibration.load(path) == found
+    result = calibrate(net(), images())
+    result.save(path)
+    assert Calibration.load(path) == result
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -235,25 +235,25 @@ def test_a_damaged_or_foreign_file_is_one_clear_error(tmp_path: Path, damage: ob
         assert "\n" not in str(refused.value) and "again" in str(refused.value)
 
 
-def test_a_missing_file_says_so(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match=r"no calibration .*: calibrate first"):
         Calibration.load(tmp_path / "none.json")
 
 
-def test_one_batch_is_held_at_a_time() -> None:
-    """An image is gone by the time the one after the next is asked for."""
-    given: list[weakref.ref[npt.NDArray[np.float32]]] = []
+def test_memory_holds_a_batch_at_a_time() -> None:
+    """An image is released before the second one after it is requested."""
+    passed: list[weakref.ref[npt.NDArray[np.float32]]] = []
 
     def watched() -> Iterator[npt.NDArray[np.float32]]:
         for i in range(8):
-            assert sum(ref() is not None for ref in given) <= 1
+            assert sum(ref() is not None for ref in passed) <= 1
             image = random(1, 3, 12, 12, seed=i)
-            given.append(weakref.ref(image))
+            passed.append(weakref.ref(image))
             yield image
             del image
 
     calibrate(net(), watched, CalibrationOptions("max"))
-    assert len(given) == 8
+    assert len(passed) == 8
 
 
 def test_a_full_disk_leaves_the_file_as_it_was(small_disk: Path) -> None:

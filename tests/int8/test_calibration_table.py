@@ -56,13 +56,13 @@ def test_both_numberings_of_releases(version: tuple[int, int, int], number: int)
 @given(st.dictionaries(NAMES, SCALES), st.sampled_from([(8, 5, 3), (10, 3, 0)]), st.sampled_from(ALGORITHMS))
 def test_scales_return_byte_for_byte(scales: dict[str, float], version: tuple[int, int, int], algorithm: str) -> None:
     written = write(scales, version, algorithm)
-    found = read(written)
-    assert found == Table(version, algorithm, scales)
-    assert list(found.scales) == list(scales)
-    assert write(found.scales, found.version, found.algorithm) == written
+    result = read(written)
+    assert result == Table(version, algorithm, scales)
+    assert list(result.scales) == list(scales)
+    assert write(result.scales, result.version, result.algorithm) == written
 
 
-def test_a_table_that_came_through_windows_or_lost_its_last_line_end_is_read() -> None:
+def test_windows_line_ends_and_a_missing_last_one_are_read() -> None:
     assert read(WRITTEN_BY_TENSORRT.replace(b"\n", b"\r\n")) == read(WRITTEN_BY_TENSORRT)
     assert read(WRITTEN_BY_TENSORRT.rstrip()) == read(WRITTEN_BY_TENSORRT)
 
@@ -83,14 +83,14 @@ def test_a_table_that_came_through_windows_or_lost_its_last_line_end_is_read() -
         ("TRT-\u0661-EntropyCalibration2\n".encode(), "TRT-VERSION-ALGORITHM"),
     ],
 )
-def test_what_is_no_table_is_refused_in_one_line(data: bytes, says: str) -> None:
+def test_files_that_are_not_tables_are_refused_in_one_line(data: bytes, says: str) -> None:
     with pytest.raises(CalibrationError, match=says) as refused:
         read(data)
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf"), 1e39, 1e-60])
-def test_a_scale_that_is_none_is_not_written(scale: float) -> None:
+def test_an_invalid_scale_is_not_written(scale: float) -> None:
     with pytest.raises(CalibrationError, match="conv1"):
         write({"conv1": scale})
 

@@ -18,11 +18,11 @@ SPREAD = np.geomspace(1, 200, C).astype(np.float32)
 
 
 def batches(count: int = 4) -> Batches:
-    def anew() -> Iterator[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+    def restart() -> Iterator[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
         for i in range(count):
             yield random(1, C, 9, 9, seed=300 + i)
 
-    return anew
+    return restart
 
 
 def network(between: str, multiplier: int = 1, readers: int = 1, beside: bool = False) -> ModelProto:
@@ -60,20 +60,20 @@ def check_same(before: ModelProto, after: ModelProto) -> None:
         assert np.abs(old - new).max() <= 1e-4 * np.abs(old).max()
 
 
-def read_by(made: ModelProto, layer: str) -> str:
-    return next(str(n.input[0]) for n in made.graph.node if n.name == layer)
+def read_by(source: ModelProto, layer: str) -> str:
+    return next(str(n.input[0]) for n in source.graph.node if n.name == layer)
 
 
 @pytest.mark.parametrize("between", ["silu", "relu", "prelu", "relu6", "nothing"])
 @pytest.mark.parametrize("multiplier", [1, 2])
 @pytest.mark.parametrize("readers", [1, 2])
-def test_outputs_stay_and_channels_come_to_fill_the_range(between: str, multiplier: int, readers: int) -> None:
+def test_outputs_stay_and_channels_fill_the_range(between: str, multiplier: int, readers: int) -> None:
     before = network(between, multiplier, readers)
-    after, done = equalize(before, batches(), (), lambda *step: None)
-    if between == "relu6":  # clipped at 6: no spread to move
-        assert not done
+    after, result = equalize(before, batches(), (), lambda *step: None)
+    if between == "relu6":  # clipped at 6, so there is no spread to move
+        assert not result
         return
-    assert len(done) == 1 and done[0].spread > 5 and done[0].layers == tuple(f"d{i}" for i in range(readers))
+    assert len(result) == 1 and result[0].spread > 5 and result[0].layers == tuple(f"d{i}" for i in range(readers))
     check_same(before, after)
     name = read_by(after, "d0")
     largest = np.max([np.abs(v[name]).max((0, 2, 3)) for v in stream(after, batches(), [name])], axis=0)
@@ -81,51 +81,51 @@ def test_outputs_stay_and_channels_come_to_fill_the_range(between: str, multipli
 
 
 @pytest.mark.parametrize("between", ["relu", "prelu", "nothing"])
-def test_through_a_relu_it_needs_no_new_operator(between: str) -> None:
+def test_through_a_relu_no_operator_is_added(between: str) -> None:
     before = network(between)
-    after, done = equalize(before, batches(), (), lambda *step: None)
-    assert done[0].folded and len(after.graph.node) == len(before.graph.node)
+    after, result = equalize(before, batches(), (), lambda *step: None)
+    assert result[0].folded and len(after.graph.node) == len(before.graph.node)
 
 
-def test_through_silu_it_is_one_product_behind_it() -> None:
+def test_through_silu_a_product_is_added_behind_it() -> None:
     before = network("silu")
-    after, done = equalize(before, batches(), (), lambda *step: None)
-    assert not done[0].folded and len(after.graph.node) == len(before.graph.node) + 1
-    made = next(n for n in after.graph.node if n.output[0] == read_by(after, "d0"))
-    assert made.op_type == "Mul" and made.input[0] == "b"
+    after, result = equalize(before, batches(), (), lambda *step: None)
+    assert not result[0].folded and len(after.graph.node) == len(before.graph.node) + 1
+    source = next(n for n in after.graph.node if n.output[0] == read_by(after, "d0"))
+    assert source.op_type == "Mul" and source.input[0] == "b"
 
 
-def test_a_tensor_that_others_read_too_stays() -> None:
+def test_a_tensor_with_other_readers_stays() -> None:
     before = network("silu", beside=True)
-    after, done = equalize(before, batches(), (), lambda *step: None)
-    assert not done and after == before
+    after, result = equalize(before, batches(), (), lambda *step: None)
+    assert not result and after == before
 
 
-def test_layers_kept_in_float_are_left_alone() -> None:
+def test_layers_kept_in_float_stay_unchanged() -> None:
     before = network("silu")
     assert equalize(before, batches(), ("d0",), lambda *step: None)[1] == ()
 
 
-def test_shared_weights_are_left_alone() -> None:
+def test_shared_weights_stay_unchanged() -> None:
     before = network("silu", readers=2)
     second = next(n for n in before.graph.node if n.name == "d1")
     second.input[1] = "d0.w"
     assert equalize(before, batches(), (), lambda *step: None)[1] == ()
 
 
-def test_a_channel_of_zeros_stays_one() -> None:
+def test_a_channel_of_zeros_stays_zero() -> None:
     before = network("relu")
     for tensor in before.graph.initializer:
         if tensor.name in ("first.w", "first.b"):
             values = np.frombuffer(tensor.raw_data, np.float32).reshape(tuple(tensor.dims)).copy()
             values[2] = 0
             tensor.raw_data = values.tobytes()
-    after, done = equalize(before, batches(), (), lambda *step: None)
-    assert done
+    after, result = equalize(before, batches(), (), lambda *step: None)
+    assert result
     check_same(before, after)
 
 
-def test_even_channels_need_nothing() -> None:
+def test_even_channels_stay_unchanged() -> None:
     even, _ = equalize(network("silu"), batches(), (), lambda *step: None)
-    again, done = equalize(even, batches(), (), lambda *step: None)
-    assert not done and again == even
+    again, result = equalize(even, batches(), (), lambda *step: None)
+    assert not result and again == even

@@ -1,4 +1,4 @@
-"""Counting magnitudes in memory that does not grow."""
+"""Counting magnitudes in constant memory."""
 
 from __future__ import annotations
 
@@ -24,9 +24,14 @@ def counted(*batches: npt.NDArray[np.float32]) -> MagnitudeHistogram:
     return histogram
 
 
-def same(one: MagnitudeHistogram, other: MagnitudeHistogram) -> bool:
-    ends = (one.exponent, one.zeros, one.low, one.high) == (other.exponent, other.zeros, other.low, other.high)
-    return ends and bool((one.counts == other.counts).all())
+def same(first: MagnitudeHistogram, second: MagnitudeHistogram) -> bool:
+    ends = (first.exponent, first.zeros, first.low, first.high) == (
+        second.exponent,
+        second.zeros,
+        second.low,
+        second.high,
+    )
+    return ends and bool((first.counts == second.counts).all())
 
 
 @settings(max_examples=50)
@@ -41,7 +46,7 @@ def test_the_order_of_the_batches_changes_no_count(batches: list[npt.NDArray[np.
 
 @settings(max_examples=50)
 @given(BATCHES)
-def test_every_value_lies_in_the_bin_of_its_magnitude(batches: list[npt.NDArray[np.float32]]) -> None:
+def test_every_value_is_counted_in_the_bin_of_its_magnitude(batches: list[npt.NDArray[np.float32]]) -> None:
     histogram = counted(*batches)
     values = np.abs(np.concatenate(batches).astype(np.float64))
     assert histogram.total == len(values)
@@ -51,14 +56,14 @@ def test_every_value_lies_in_the_bin_of_its_magnitude(batches: list[npt.NDArray[
     np.testing.assert_array_equal(histogram.counts, expected)
 
 
-def test_at_least_half_the_bins_lie_below_the_largest_magnitude() -> None:
+def test_at_least_half_the_bins_are_below_the_largest_magnitude() -> None:
     for largest in (1.0, 1.999, 2.0, 3e-7, 5e20):
         used = np.flatnonzero(counted(np.linspace(0, largest, 100_000, dtype=np.float32)).counts)[-1]
         assert BINS // 2 <= used < BINS
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_refused_and_nothing_counted(bad: float) -> None:
+def test_non_finite_values_are_refused_and_not_counted(bad: float) -> None:
     histogram = counted(np.ones(3, np.float32))
     with pytest.raises(ValueError, match="NaN" if np.isnan(bad) else "infinity"):
         histogram.add(np.array([1, bad, 2], np.float32))
@@ -70,7 +75,7 @@ def test_half_precision_counts_as_single() -> None:
     assert same(counted(values.astype(np.float32)), counted(values))  # type: ignore[arg-type]
 
 
-def test_what_stays_is_the_bins_whatever_the_number_of_values() -> None:
+def test_memory_does_not_depend_on_the_number_of_values() -> None:
     histogram = MagnitudeHistogram()
     values = np.random.default_rng(0).standard_normal(100_000).astype(np.float32)
     histogram.add(values)

@@ -1,4 +1,4 @@
-"""Where Q/DQ pairs stand, pattern by pattern."""
+"""Where Q/DQ pairs are inserted, pattern by pattern."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from edgesparse.sparsity.mask import mask_2to4
 X = (1, WIDTH, 4, 4)
 
 
-def pairs(made: ModelProto, placement: Placement = "fuse", keep: Collection[str] = ()) -> dict[str, set[str]]:
+def pairs(network_model: ModelProto, placement: Placement = "fuse", keep: Collection[str] = ()) -> dict[str, set[str]]:
     """Each quantized tensor, and the nodes that read it through its pair."""
-    named = {each.output[0]: each.name or each.op_type for each in made.graph.node}
-    return {name: {named[reader] for reader in by} for name, by in plan(made, placement, keep).readers.items()}
+    named = {each.output[0]: each.name or each.op_type for each in network_model.graph.node}
+    return {name: {named[reader] for reader in by} for name, by in plan(network_model, placement, keep).readers.items()}
 
 
-def groups(made: ModelProto) -> set[frozenset[str]]:
-    """Tensors that share a scale, where there are several."""
-    said = plan(made).scales_of
-    found = {frozenset(name for name in said if said[name] == group) for group in said.values()}
-    return {group for group in found if len(group) > 1}
+def groups(network_model: ModelProto) -> set[frozenset[str]]:
+    """Groups of several tensors that share a scale."""
+    message = plan(network_model).scales_of
+    result = {frozenset(name for name in message if message[name] == group) for group in message.values()}
+    return {group for group in result if len(group) > 1}
 
 
 def test_a_residual_addition_reads_its_shortcut_in_int8_and_the_convolution_in_float() -> None:
@@ -38,27 +38,27 @@ def test_a_residual_addition_reads_its_shortcut_in_int8_and_the_convolution_in_f
     assert pairs(patterns.residual_silu()) == {"x": {"a"}, "as": {"b", "add"}, "sum": {"next"}}
 
 
-def test_of_two_convolutions_that_are_added_the_later_stays_bare() -> None:
+def test_of_two_added_convolutions_the_later_has_no_pair() -> None:
     assert pairs(patterns.projected()) == {"x": {"a"}, "ar": {"short", "b"}, "s": {"add"}, "sr": {"next"}}
 
 
-def test_an_addition_that_no_int8_layer_is_behind_is_left_alone() -> None:
+def test_an_addition_without_an_int8_layer_behind_stays_float() -> None:
     assert pairs(patterns.residual(), keep=["next"]) == {"x": {"a"}, "ar": {"b"}, "br": {"c"}}
 
 
-def test_a_concatenation_and_what_it_joins_share_one_scale() -> None:
+def test_a_concatenation_and_its_inputs_share_a_scale() -> None:
     assert pairs(patterns.concat()) == {"x": {"a"}, "ar": {"b", "cat"}, "br": {"cat"}, "cat": {"next"}}
     assert groups(patterns.concat()) == {frozenset({"ar", "br", "cat"})}
     assert groups(patterns.concat_of_concat()) == {frozenset({"ar", "br", "cr", "inner", "outer"})}
     assert pairs(patterns.concat_of_concat())["inner"] == {"outer"}
 
 
-def test_nothing_stands_between_a_convolution_and_its_silu() -> None:
+def test_no_pair_is_between_a_convolution_and_its_silu() -> None:
     assert pairs(patterns.silu_chain()) == {"x": {"a"}, "as": {"next"}}
     assert pairs(patterns.hard_swish()) == {"x": {"a"}, "ah": {"next"}}
 
 
-def test_one_pair_serves_all_that_read_a_tensor() -> None:
+def test_a_single_pair_serves_all_readers() -> None:
     assert pairs(patterns.shared()) == {"x": {"a"}, "ar": {"b", "c"}, "product": {"next"}}
 
 
@@ -67,9 +67,9 @@ def test_depthwise_and_transposed_convolutions_are_quantized() -> None:
     assert pairs(patterns.transposed()) == {"x": {"a"}, "ar": {"t"}, "tr": {"next"}}
 
 
-def test_pools_share_the_scale_of_what_they_read() -> None:
-    found = pairs(patterns.sppf())
-    assert found == {"x": {"a"}, "r": {"pool1", "cat"}} | {
+def test_pools_share_the_scale_of_their_input() -> None:
+    result = pairs(patterns.sppf())
+    assert result == {"x": {"a"}, "r": {"pool1", "cat"}} | {
         "p1": {"pool2", "cat"},
         "p2": {"pool3", "cat"},
         "p3": {"cat"},
@@ -78,15 +78,15 @@ def test_pools_share_the_scale_of_what_they_read() -> None:
     assert groups(patterns.sppf()) == {frozenset({"r", "p1", "p2", "p3", "cat"})}
 
 
-def test_a_resize_has_a_pair_behind_it_alone_and_the_concatenations_scale() -> None:
-    found = pairs(patterns.neck())
-    assert found == {"x": {"a"}, "ar": {"b", "cat"}, "up": {"cat"}, "cat": {"next"}}
+def test_a_resize_has_only_a_pair_behind_it_with_the_concatenations_scale() -> None:
+    result = pairs(patterns.neck())
+    assert result == {"x": {"a"}, "ar": {"b", "cat"}, "up": {"cat"}, "cat": {"next"}}
     assert groups(patterns.neck()) == {frozenset({"ar", "up", "cat"})}
 
 
-def test_what_is_split_is_quantized_once_in_front_of_the_split() -> None:
-    found = pairs(patterns.split())
-    assert found["as"] == {"split"} and found["s1"] == {"b", "add", "cat"} and found["sum"] == {"cat"}
+def test_a_split_tensor_is_quantized_once_in_front_of_the_split() -> None:
+    result = pairs(patterns.split())
+    assert result["as"] == {"split"} and result["s1"] == {"b", "add", "cat"} and result["sum"] == {"cat"}
     assert groups(patterns.split()) == {frozenset({"as", "s0", "s1", "sum", "cat"})}
 
 
@@ -100,20 +100,23 @@ def test_matrix_products_are_quantized() -> None:
 
 
 def test_heads_and_box_decoding_stay_float() -> None:
-    made = plan(patterns.distances())
-    assert [kernel.node.name for kernel in made.kernels] == ["a", "next"]
-    assert "model's output" in made.float_because["box"] and "model's output" in made.float_because["class"]
-    assert "decodes" in made.float_because["dfl"] and set(made.readers) == {"x", "ar"}
+    network_model = plan(patterns.distances())
+    assert [kernel.node.name for kernel in network_model.kernels] == ["a", "next"]
+    assert (
+        "model's output" in network_model.float_because["box"]
+        and "model's output" in network_model.float_because["class"]
+    )
+    assert "decodes" in network_model.float_because["dfl"] and set(network_model.readers) == {"x", "ar"}
 
 
-def test_shapes_that_are_computed_make_no_head_of_the_backbone() -> None:
+def test_computed_shapes_do_not_turn_the_backbone_into_a_head() -> None:
     nodes = [conv("a", "x", "a"), relu("a", "ar"), conv("b", "ar", "b"), relu("b", "br"), conv("c", "br", "c")]
     nodes += [node("Shape", ["a"], ["shape"]), node("Reshape", ["c", "shape"], ["y"])]
-    made = model(nodes, {k: v for name in "abc" for k, v in weights(name).items()}, X)
-    assert set(plan(made).float_because) == {"c"}
+    network_model = model(nodes, {k: v for name in "abc" for k, v in weights(name).items()}, X)
+    assert set(plan(network_model).float_because) == {"c"}
 
 
-def test_layers_that_are_kept_read_float_and_cost_nothing_elsewhere() -> None:
+def test_layers_kept_in_float_read_float_and_cost_nothing_elsewhere() -> None:
     assert pairs(patterns.shared(), keep=["b"]) == {"x": {"a"}, "ar": {"c"}, "product": {"next"}}
     assert pairs(patterns.silu_chain(), keep=["next"]) == {"x": {"a"}}
     assert plan(patterns.shared(), keep=["b"]).float_because["b"] == "kept in float, as requested"
@@ -133,21 +136,21 @@ def sparse_chain(activation: str) -> ModelProto:
     return model([*nodes, conv("c", "q", "y")], wide | biases, (1, 32, 4, 4))
 
 
-def test_the_sparse_placement_writes_int8_right_behind_a_sparse_layer() -> None:
-    made = sparse_chain("silu")
-    assert pairs(made, "fuse") == {"x": {"a"}, "p": {"b"}}
-    assert pairs(made, "sparse") == {"x": {"a"}, "a": {"Sigmoid", "silu p"}, "p": {"b"}}
+def test_the_sparse_placement_writes_int8_directly_behind_a_sparse_layer() -> None:
+    network_model = sparse_chain("silu")
+    assert pairs(network_model, "fuse") == {"x": {"a"}, "p": {"b"}}
+    assert pairs(network_model, "sparse") == {"x": {"a"}, "a": {"Sigmoid", "silu p"}, "p": {"b"}}
     assert pairs(sparse_chain("relu"), "sparse") == pairs(sparse_chain("relu"), "fuse") == {"x": {"a"}, "p": {"b"}}
 
 
-def test_in_the_sparse_placement_all_that_reads_a_sparse_layer_reads_int8() -> None:
-    made = sparse_chain("relu")
-    made.graph.node.append(node("Conv", ["p", "c.w"], ["z"], "head"))
-    made.graph.output.append(onnx.ValueInfoProto(name="z"))
-    assert pairs(made)["p"] == {"b"} and pairs(made, "sparse")["p"] == {"b", "head"}
+def test_in_the_sparse_placement_all_readers_of_a_sparse_layer_read_int8() -> None:
+    network_model = sparse_chain("relu")
+    network_model.graph.node.append(node("Conv", ["p", "c.w"], ["z"], "head"))
+    network_model.graph.output.append(onnx.ValueInfoProto(name="z"))
+    assert pairs(network_model)["p"] == {"b"} and pairs(network_model, "sparse")["p"] == {"b", "head"}
 
 
-def test_what_cannot_be_quantized_is_refused_in_one_line() -> None:
+def test_unsuitable_models_are_refused_in_one_line() -> None:
     with pytest.raises(ModelError, match="has 2 Q/DQ operators already: build it as it is"):
         tail = [node("QuantizeLinear", ["y0", "s"], ["q"]), node("DequantizeLinear", ["q", "s"], ["y"])]
         plan(model([conv("a", "x", "y0"), *tail], weights("a") | {"s": np.float32(1)}, X))
@@ -169,7 +172,7 @@ def operator_form() -> ModelProto:
 def test_products_of_activations_and_computed_weights_stay_float_with_a_reason() -> None:
     nodes = [conv("a", "x", "a"), node("MatMul", ["a", "x"], ["m"], "product"), node("Mul", ["b.w", "b.w"], ["w"])]
     nodes += [node("Conv", ["m", "w"], ["b"], "computed")]
-    made = graph(nodes, last="b", **weights("b"))
-    reasons = plan(made).float_because
+    network_model = graph(nodes, last="b", **weights("b"))
+    reasons = plan(network_model).float_because
     assert reasons["product"] == "multiplies two activations"
     assert "are computed by Mul: fold" in reasons["computed"]

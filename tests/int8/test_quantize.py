@@ -30,13 +30,13 @@ from edgesparse.sparsity.mask import mask_2to4, violations
 Floats = npt.NDArray[np.float32]
 
 
-def entry(made: ModelProto) -> Floats:
-    return random(*(dim.dim_value for dim in made.graph.input[0].type.tensor_type.shape.dim), seed=7)
+def entry(network_model: ModelProto) -> Floats:
+    return random(*(dim.dim_value for dim in network_model.graph.input[0].type.tensor_type.shape.dim), seed=7)
 
 
-def values(made: ModelProto, x: Floats) -> dict[str, Floats]:
-    """Every tensor of `made`, by ONNX's own NumPy evaluator, node by node, with nothing rounded."""
-    return fake_quantized(made, x, {}, {}, {})
+def values(network_model: ModelProto, x: Floats) -> dict[str, Floats]:
+    """Every tensor of `network_model`, by ONNX's own NumPy evaluator, node by node, without rounding."""
+    return fake_quantized(network_model, x, {}, {}, {})
 
 
 def fake(x: Floats, scale: Floats | float) -> Floats:
@@ -45,15 +45,19 @@ def fake(x: Floats, scale: Floats | float) -> Floats:
 
 
 def fake_quantized(
-    made: ModelProto,
+    network_model: ModelProto,
     x: Floats,
     readers: Mapping[str, Mapping[str, set[int]]],
     scales: Mapping[str, float],
     rounded: Mapping[str, Floats],
 ) -> dict[str, Floats]:
-    """Every tensor of the float model `made` where `readers` read rounded values, and stored ones are `rounded`."""
-    at = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer} | {"x": x} | dict(rounded)
-    for each in made.graph.node:
+    """Every tensor of the float model where `readers` read rounded values and stored tensors are `rounded`."""
+    at = (
+        {tensor.name: numpy_helper.to_array(tensor) for tensor in network_model.graph.initializer}
+        | {"x": x}
+        | dict(rounded)
+    )
+    for each in network_model.graph.node:
         inputs = {}
         for i, name in enumerate(each.input):
             by = readers.get(name, {}).get(each.output[0], set())
@@ -71,51 +75,55 @@ def _run_alone(each: onnx.NodeProto, inputs: Mapping[str, Floats | None]) -> lis
     entries = [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()]
     graph = helper.make_graph([each], "one", entries, [onnx.ValueInfoProto(name=name) for name in each.output])
     alone = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    made: list[Floats] = ReferenceEvaluator(alone).run(None, fed)  # type: ignore[assignment]
-    return made
+    network_model: list[Floats] = ReferenceEvaluator(alone).run(None, fed)  # type: ignore[assignment]
+    return network_model
 
 
-def scales_of(made: ModelProto, x: Floats, placement: Placement = "fuse") -> dict[str, float]:
-    """Each quantized tensor's largest magnitude for `x`, a little of it cut off, over 127."""
-    at = values(made, x)
-    return {name: 0.9 * float(np.abs(at[name]).max()) / 127 for name in quantized_tensors(made, placement)}
+def scales_of(network_model: ModelProto, x: Floats, placement: Placement = "fuse") -> dict[str, float]:
+    """Each quantized tensor's largest magnitude for `x`, slightly clipped, over 127."""
+    at = values(network_model, x)
+    return {name: 0.9 * float(np.abs(at[name]).max()) / 127 for name in quantized_tensors(network_model, placement)}
 
 
-def rounded_weights(made: ModelProto) -> dict[str, Floats]:
-    """The INT8 layers' weights on their grids: symmetric, one scale an output channel."""
-    found = {}
-    for kernel in plan(made).kernels:
+def rounded_weights(network_model: ModelProto) -> dict[str, Floats]:
+    """The INT8 layers' weights on their grids: symmetric, one scale per output channel."""
+    results = {}
+    for kernel in plan(network_model).kernels:
         weight, axis = kernel.weight.values, 1 if kernel.node.op_type in ("ConvTranspose", "MatMul") else 0
         axis = 1 - kernel.weight.axis if kernel.node.op_type == "Gemm" else axis
         others = tuple(i for i in range(weight.ndim) if i != axis)
         scale = np.abs(weight).max(axis=others, keepdims=True) / np.float32(127)
-        found[kernel.weight.source] = fake(weight, scale)
-    return found
+        results[kernel.weight.source] = fake(weight, scale)
+    return results
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_the_result_computes_what_numpy_says(pattern: str) -> None:
-    made = PATTERNS[pattern]()
-    x = entry(made)
-    scales = scales_of(made, x)
-    result, report = quantize(made, scales)
+def test_the_result_matches_numpy(pattern: str) -> None:
+    network_model = PATTERNS[pattern]()
+    x = entry(network_model)
+    scales = scales_of(network_model, x)
+    result, report = quantize(network_model, scales)
     onnx.checker.check_model(result, full_check=True)
-    expected = fake_quantized(made, x, plan(made).readers, report.scales, rounded_weights(made))["y"]
-    found, plain = run(result, x)[0], values(made, x)["y"]
+    expected = fake_quantized(
+        network_model, x, plan(network_model).readers, report.scales, rounded_weights(network_model)
+    )["y"]
+    results, plain = run(result, x)[0], values(network_model, x)["y"]
     step = np.abs(expected - plain).max()
     assert 0 < step < 0.2 * np.abs(plain).max()
-    # a sum that lies half way between two steps may be rounded either way
-    assert np.mean(np.isclose(found, expected, atol=1e-4)) > 0.97 and np.abs(found - expected).max() < step
+    # a sum halfway between two steps may be rounded either way
+    assert np.mean(np.isclose(results, expected, atol=1e-4)) > 0.97 and np.abs(results - expected).max() < step
 
 
-def test_the_sparse_placement_computes_what_numpy_says() -> None:
-    made = sparse_and_dense()
-    x = entry(made)
-    result, report = quantize(made, scales_of(made, x, "sparse"), placement="sparse")
-    expected = fake_quantized(made, x, plan(made, "sparse").readers, report.scales, rounded_weights(made))["y"]
-    found = run(result, x)[0]
+def test_the_sparse_placement_matches_numpy() -> None:
+    network_model = sparse_and_dense()
+    x = entry(network_model)
+    result, report = quantize(network_model, scales_of(network_model, x, "sparse"), placement="sparse")
+    expected = fake_quantized(
+        network_model, x, plan(network_model, "sparse").readers, report.scales, rounded_weights(network_model)
+    )["y"]
+    results = run(result, x)[0]
     assert set(report.scales) == {"x", "a", "p"} and report.layers[0].why == "INT8, weights 2:4"
-    assert np.mean(np.isclose(found, expected, atol=1e-4)) > 0.97
+    assert np.mean(np.isclose(results, expected, atol=1e-4)) > 0.97
 
 
 def sparse_and_dense() -> ModelProto:
@@ -127,38 +135,38 @@ def sparse_and_dense() -> ModelProto:
 
 
 def test_tensors_that_share_a_scale_get_the_largest() -> None:
-    made = patterns.sppf()
-    scales = {name: 0.01 * i for i, name in enumerate(quantized_tensors(made), 1)}
-    _, report = quantize(made, scales)
+    network_model = patterns.sppf()
+    scales = {name: 0.01 * i for i, name in enumerate(quantized_tensors(network_model), 1)}
+    _, report = quantize(network_model, scales)
     assert {report.scales[name] for name in ("r", "p1", "p2", "p3", "cat")} == {np.float32(max(scales.values()))}
     assert report.scales["x"] == np.float32(scales["x"])
 
 
 def test_scales_are_checked_and_a_dead_tensor_gets_one() -> None:
-    made = patterns.silu_chain()
+    network_model = patterns.silu_chain()
     with pytest.raises(CalibrationError, match="no scale for the tensor as: calibrate"):
-        quantize(made, {"x": 1.0})
+        quantize(network_model, {"x": 1.0})
     for wrong in (np.nan, np.inf, -0.5):
         with pytest.raises(CalibrationError, match="the scale of the tensor as is"):
-            quantize(made, {"x": 1.0, "as": wrong})
-    _, report = quantize(made, {"x": 0.0, "as": 1e-41})
+            quantize(network_model, {"x": 1.0, "as": wrong})
+    _, report = quantize(network_model, {"x": 0.0, "as": 1e-41})
     assert report.scales == {"x": 1.0, "as": float(np.finfo(np.float32).tiny)}
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_weights_must_be_finite(value: float) -> None:
-    made = patterns.silu_chain()
-    at = next(tensor for tensor in made.graph.initializer if tensor.name == "a.w")
+    network_model = patterns.silu_chain()
+    at = next(tensor for tensor in network_model.graph.initializer if tensor.name == "a.w")
     broken = numpy_helper.to_array(at).copy()
     broken[0, 0] = value
     at.CopyFrom(numpy_helper.from_array(broken, "a.w"))
     with pytest.raises(ModelError, match="a: weights hold NaN or infinity"):
-        quantize(made, {"x": 1.0, "as": 1.0})
+        quantize(network_model, {"x": 1.0, "as": 1.0})
 
 
-def layer_values(made: ModelProto, name: str) -> Array:
-    wiring = Wiring(made.graph)
-    return weight_of(wiring, next(each for each in made.graph.node if each.name == name)).values
+def layer_values(network_model: ModelProto, name: str) -> Array:
+    wiring = Wiring(network_model.graph)
+    return weight_of(wiring, next(each for each in network_model.graph.node if each.name == name)).values
 
 
 WEIGHTS = hnp.arrays(
@@ -170,36 +178,36 @@ WEIGHTS = hnp.arrays(
 
 @settings(max_examples=30, deadline=None)
 @given(WEIGHTS, st.booleans())
-def test_noughts_stay_noughts_and_weights_move_half_a_step_at_most(weight: Floats, dead: bool) -> None:
+def test_zeros_stay_zero_and_weights_move_half_a_step_at_most(weight: Floats, dead: bool) -> None:
     weight = np.where(mask_2to4(weight), weight, np.float32(0))
     weight[3] = 0 if dead else weight[3]
-    made = sparse_and_dense()
-    made.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight, "a.w"))
-    result, _ = quantize(made, dict.fromkeys(quantized_tensors(made), 0.1))
-    found = layer_values(result, "a")
-    assert violations(found)[0] == 0 and not found[weight == 0].any() and np.isfinite(found).all()
+    network_model = sparse_and_dense()
+    network_model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight, "a.w"))
+    result, _ = quantize(network_model, dict.fromkeys(quantized_tensors(network_model), 0.1))
+    results = layer_values(result, "a")
+    assert violations(results)[0] == 0 and not results[weight == 0].any() and np.isfinite(results).all()
     step = np.abs(weight).max(axis=(1, 2, 3), keepdims=True) / 127
-    assert (np.abs(found - weight) <= 0.5001 * step + np.finfo(np.float32).tiny).all()
+    assert (np.abs(results - weight) <= 0.5001 * step + np.finfo(np.float32).tiny).all()
     scales = stored(result, "a.weight_scale")
     assert (scales >= np.finfo(np.float32).tiny).all() and np.isfinite(scales).all()
 
 
-def stored(made: ModelProto, name: str) -> Array:
-    return next(numpy_helper.to_array(tensor) for tensor in made.graph.initializer if tensor.name == name)
+def stored(network_model: ModelProto, name: str) -> Array:
+    return next(numpy_helper.to_array(tensor) for tensor in network_model.graph.initializer if tensor.name == name)
 
 
-def scale_and_axis(made: ModelProto, layer: str) -> tuple[tuple[int, ...], int | None]:
+def scale_and_axis(network_model: ModelProto, layer: str) -> tuple[tuple[int, ...], int | None]:
     """Shape of a layer's weight scales, and the axis that its DequantizeLinear names."""
-    wiring = Wiring(made.graph)
-    wanted = next(each for each in made.graph.node if each.name == layer)
+    wiring = Wiring(network_model.graph)
+    wanted = next(each for each in network_model.graph.node if each.name == layer)
     last = next(wiring.producer[name] for name in wanted.input[:2] if "weight" in name)
     axis = [attribute.i for attribute in last.attribute if attribute.name == "axis"]
-    return stored(made, last.input[1]).shape, axis[0] if axis else None
+    return stored(network_model, last.input[1]).shape, axis[0] if axis else None
 
 
-def test_scales_lie_along_the_output_channels() -> None:
-    def of(made: ModelProto, layer: str) -> tuple[tuple[int, ...], int | None]:
-        return scale_and_axis(quantize(made, dict.fromkeys(quantized_tensors(made), 1.0))[0], layer)
+def test_scales_are_along_the_output_channels() -> None:
+    def of(network_model: ModelProto, layer: str) -> tuple[tuple[int, ...], int | None]:
+        return scale_and_axis(quantize(network_model, dict.fromkeys(quantized_tensors(network_model), 1.0))[0], layer)
 
     assert of(patterns.depthwise(), "d") == ((WIDTH,), 0) and of(patterns.depthwise(), "a") == ((WIDTH,), 0)
     assert of(patterns.transposed(), "t") == ((WIDTH,), 1)
@@ -208,45 +216,47 @@ def test_scales_lie_along_the_output_channels() -> None:
     assert of(patterns.gemm(), "c") == ((16,), 1)
 
 
-def test_weights_that_are_moved_on_the_way_are_stored_as_the_layer_reads_them() -> None:
+def test_weights_behind_moves_are_stored_as_the_layer_reads_them() -> None:
     nodes = [node("Transpose", ["w"], ["t"], perm=[1, 0]), node("MatMul", ["x", "t"], ["a"], "a")]
     weight = random(24, 16)
-    made = model([*nodes, node("MatMul", ["a", "h"], ["y"], "head")], {"w": weight, "h": random(24, 4)}, (4, 16))
-    result, _ = quantize(made, {"x": 0.02})
+    network_model = model(
+        [*nodes, node("MatMul", ["a", "h"], ["y"], "head")], {"w": weight, "h": random(24, 4)}, (4, 16)
+    )
+    result, _ = quantize(network_model, {"x": 0.02})
     assert {each.op_type for each in result.graph.node} == {"QuantizeLinear", "DequantizeLinear", "MatMul"}
     assert "w" not in {tensor.name for tensor in result.graph.initializer}
     assert np.allclose(layer_values(result, "a"), weight.T, atol=0.02)
 
 
-def test_one_stored_weight_may_serve_an_int8_and_a_float_layer() -> None:
+def test_a_stored_weight_may_serve_an_int8_and_a_float_layer() -> None:
     nodes = [node("Conv", ["x", "w"], ["a"], "a"), node("Conv", ["a", "w"], ["b"], "b")]
-    made = model([*nodes, node("Conv", ["b", "w"], ["y"], "head")], {"w": random(8, 8, 1, 1)}, (1, 8, 4, 4))
-    result, report = quantize(made, {"x": 0.02, "a": 0.1})
+    network_model = model([*nodes, node("Conv", ["b", "w"], ["y"], "head")], {"w": random(8, 8, 1, 1)}, (1, 8, 4, 4))
+    result, report = quantize(network_model, {"x": 0.02, "a": 0.1})
     assert [layer.int8 for layer in report.layers] == [True, True, False]
     head = next(each for each in result.graph.node if each.name == "head")
     assert head.input[1] == "w" and np.isfinite(run(result)[0]).all()
 
 
-def test_names_that_are_taken_are_left_to_their_owners() -> None:
-    made = patterns.silu_chain()
-    made.graph.node[0].output[0] = "x_q"
-    made.graph.node[1].input[0] = made.graph.node[2].input[0] = "x_q"
-    result, _ = quantize(made, {"x": 0.02, "as": 0.02})
+def test_existing_names_are_not_reused() -> None:
+    network_model = patterns.silu_chain()
+    network_model.graph.node[0].output[0] = "x_q"
+    network_model.graph.node[1].input[0] = network_model.graph.node[2].input[0] = "x_q"
+    result, _ = quantize(network_model, {"x": 0.02, "as": 0.02})
     onnx.checker.check_model(result, full_check=True)
 
 
-def test_the_model_itself_stays_and_quantising_twice_is_refused() -> None:
-    made = patterns.residual()
-    before = made.SerializeToString()
-    result, _ = quantize(made, dict.fromkeys(quantized_tensors(made), 0.1))
-    assert made.SerializeToString() == before
+def test_the_model_itself_stays_and_quantizing_twice_is_refused() -> None:
+    network_model = patterns.residual()
+    before = network_model.SerializeToString()
+    result, _ = quantize(network_model, dict.fromkeys(quantized_tensors(network_model), 0.1))
+    assert network_model.SerializeToString() == before
     with pytest.raises(ModelError, match="has 16 Q/DQ operators already"):
         quantize(result, {})
 
 
-def test_the_report_says_what_is_int8_and_why_not() -> None:
-    made = patterns.distances()
-    _, report = quantize(made, {"x": 0.1, "ar": 0.1})
+def test_the_report_lists_int8_layers_and_reasons() -> None:
+    network_model = patterns.distances()
+    _, report = quantize(network_model, {"x": 0.1, "ar": 0.1})
     assert [(layer.name, layer.int8) for layer in report.layers] == [
         ("a", True),
         ("next", True),
@@ -260,9 +270,11 @@ def test_the_report_says_what_is_int8_and_why_not() -> None:
 
 
 @pytest.mark.parametrize("placement", ["fuse", "sparse"])
-def test_inspect_reads_what_was_written(placement: Placement) -> None:
-    made = sparse_and_dense()
-    result, _ = quantize(made, dict.fromkeys(quantized_tensors(made, placement), 0.1), placement=placement)
+def test_inspect_reads_the_written_model(placement: Placement) -> None:
+    network_model = sparse_and_dense()
+    result, _ = quantize(
+        network_model, dict.fromkeys(quantized_tensors(network_model, placement), 0.1), placement=placement
+    )
     layer, dense, head = inspect(result).layers
     assert [layer.state, dense.state, head.state] == ["sparse", "dense", "dense"]
     assert layer.macs == dense.macs == 32 * 32 * 16
@@ -272,24 +284,26 @@ def test_inspect_reads_what_was_written(placement: Placement) -> None:
 
 
 def test_the_real_network(real: object) -> None:
-    made = onnx.load(f"{real}/models/yolox_nano.onnx")
-    names = quantized_tensors(made)
-    result, report = quantize(made, dict.fromkeys(names, 0.5))
+    network_model = onnx.load(f"{real}/models/yolox_nano.onnx")
+    names = quantized_tensors(network_model)
+    result, report = quantize(network_model, dict.fromkeys(names, 0.5))
     onnx.checker.check_model(result, full_check=True)
     assert report.opset == (11, 13) and report.share > 0.95
     outside = {layer.name for layer in report.layers if not layer.int8}
-    assert outside == {layer_name(n) for n in made.graph.node if n.op_type == "Conv" and "preds" in n.input[1]}
-    assert [layer.macs for layer in inspect(result).layers] == [layer.macs for layer in inspect(made).layers]
+    assert outside == {layer_name(n) for n in network_model.graph.node if n.op_type == "Conv" and "preds" in n.input[1]}
+    assert [layer.macs for layer in inspect(result).layers] == [layer.macs for layer in inspect(network_model).layers]
     sums = [each for each in result.graph.node if each.op_type == "Add"]
     assert all([name.endswith("_dq") for name in each.input].count(True) == 1 for each in sums)
 
 
 @pytest.mark.parametrize("name", ["parts_dense", "parts_2to4"])
 def test_the_default_detectors(name: str) -> None:
-    made = onnx.load(f"edgesparse/demo/{name}.onnx")
+    network_model = onnx.load(f"edgesparse/demo/{name}.onnx")
     for placement in ("fuse", "sparse"):
-        result, report = quantize(made, dict.fromkeys(quantized_tensors(made, placement), 0.1), placement=placement)
-        sparse = {layer.name for layer in inspect(made).layers if layer.state == "sparse"}
+        result, report = quantize(
+            network_model, dict.fromkeys(quantized_tensors(network_model, placement), 0.1), placement=placement
+        )
+        sparse = {layer.name for layer in inspect(network_model).layers if layer.state == "sparse"}
         after = {layer.name: layer for layer in inspect(result).layers}
         assert all(after[layer].state == "sparse" for layer in sparse) and report.share > 0.99
         heads = {layer.name for layer in report.layers if not layer.int8}
@@ -297,14 +311,14 @@ def test_the_default_detectors(name: str) -> None:
         assert blocked <= heads or placement == "fuse"
 
 
-def test_convolutions_say_their_kernels_shape() -> None:
-    """TensorRT 8.5 cannot read one of quantized weights that leaves it out, as ONNX allows."""
-    made = PATTERNS["residual"]()
-    for each in made.graph.node:
+def test_convolutions_have_their_kernel_shape() -> None:
+    """TensorRT 8.5 cannot parse a convolution with quantized weights that omits it, as ONNX allows."""
+    network_model = PATTERNS["residual"]()
+    for each in network_model.graph.node:
         kept = [a for a in each.attribute if a.name != "kernel_shape"]
         del each.attribute[:]
         each.attribute.extend(kept)
-    written, _ = quantize(made, dict.fromkeys(quantized_tensors(made), 0.1))
-    said = {n.output[0]: attribute(n, "kernel_shape") for n in written.graph.node}
-    needed = {k.node.output[0]: list(k.weight.values.shape[2:]) for k in plan(made).kernels}
-    assert needed and {name: said[name] for name in needed} == needed
+    written, _ = quantize(network_model, dict.fromkeys(quantized_tensors(network_model), 0.1))
+    message = {n.output[0]: attribute(n, "kernel_shape") for n in written.graph.node}
+    needed = {k.node.output[0]: list(k.weight.values.shape[2:]) for k in plan(network_model).kernels}
+    assert needed and {name: message[name] for name in needed} == needed

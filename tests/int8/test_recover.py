@@ -1,4 +1,4 @@
-"""INT8 step by step: what is rounded, fitted and kept, on networks whose answers are known."""
+"""INT8 step by step: what is rounded, fitted and kept, on networks with known answers."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ MAX = CalibrationOptions("max")
 def batches(count: int = 8) -> Batches:
     mix = random(C, 3, seed=70)
 
-    def anew() -> Iterator[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+    def restart() -> Iterator[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
         for i in range(count):
             yield np.einsum("cs,nshw->nchw", mix, random(1, 3, 4, 4, seed=400 + i)).astype(np.float32) + 0.3
 
-    return anew
+    return restart
 
 
 def network(sparse: bool = False, large: float = 1.0) -> ModelProto:
-    """Three convolutions, one of them depthwise, SiLU and ReLU between, and the head. `large` spoils one channel that
-    a dense convolution reads, which nothing but float mends."""
+    """Three convolutions, one of them depthwise, SiLU and ReLU between, and the head. `large` scales one channel that
+    a dense convolution reads, for which only float helps."""
     tensors: dict[str, Array] = {}
     for name in ("a", "c", "head"):
         tensors |= weights(name)
@@ -62,60 +62,60 @@ def lost(float_model: ModelProto, int8: ModelProto) -> float:
     return float(((old - new) ** 2).sum() / ((old - old.mean()) ** 2).sum())
 
 
-def stored(made: ModelProto, name: str) -> Array:
-    return numpy_helper.to_array(next(tensor for tensor in made.graph.initializer if tensor.name == name))
+def stored(source: ModelProto, name: str) -> Array:
+    return numpy_helper.to_array(next(tensor for tensor in source.graph.initializer if tensor.name == name))
 
 
-def test_each_step_comes_closer_and_the_parts_make_the_whole() -> None:
+def test_each_step_comes_closer_and_the_parts_equal_the_whole() -> None:
     before = network()
     copy = ModelProto()
     copy.CopyFrom(before)
-    done = recover(before, batches(), RecoverOptions(MAX))
+    result = recover(before, batches(), RecoverOptions(MAX))
     assert before == copy
-    changes = [step.change for step in done.report.steps]
+    changes = [step.change for step in result.report.steps]
     assert changes[0] == 0 and 0 < changes[2] < 1.1 * changes[1]
-    assert [e.tensor for e in done.report.equalized] == ["as"]
-    assert [layer.name for layer in done.report.layers if layer.int8] == ["a", "b", "c"]
-    assert all((layer.error is not None) == layer.int8 for layer in done.report.layers)
-    again, _ = quantize(done.model, done.scales, keep=done.keep)
-    assert again == done.quantized
-    other, _ = quantize(done.model, done.scales, placement="sparse")
+    assert [e.tensor for e in result.report.equalized] == ["as"]
+    assert [layer.name for layer in result.report.layers if layer.int8] == ["a", "b", "c"]
+    assert all((layer.error is not None) == layer.int8 for layer in result.report.layers)
+    again, _ = quantize(result.model, result.scales, keep=result.keep)
+    assert again == result.quantized
+    other, _ = quantize(result.model, result.scales, placement="sparse")
     assert lost(before, other) < 0.1
-    assert lost(before, done.quantized) < 0.7 * lost(before, plainly(before))
+    assert lost(before, result.quantized) < 0.7 * lost(before, plainly(before))
 
 
-def plainly(made: ModelProto) -> ModelProto:
+def plainly(source: ModelProto) -> ModelProto:
     """Ranges and the nearest grid points alone."""
-    return quantize(made, calibrate(made, batches(), CalibrationOptions("max")).scales)[0]
+    return quantize(source, calibrate(source, batches(), CalibrationOptions("max")).scales)[0]
 
 
-def test_every_layer_has_the_mean_that_it_has_in_float() -> None:
+def test_every_layer_has_the_same_mean_as_in_float() -> None:
     even, _ = equalize(network(), batches(), (), quiet)
-    done = recover(network(), batches(), RecoverOptions(MAX))
-    plain, _ = quantize(even, done.scales)
+    result = recover(network(), batches(), RecoverOptions(MAX))
+    plain, _ = quantize(even, result.scales)
     for name in ("b", "c"):
-        wanted, rounded, corrected = (means(made, name) for made in (even, plain, done.quantized))
-        assert np.abs(corrected - wanted).sum() < 0.6 * np.abs(rounded - wanted).sum()
+        expected, rounded, corrected = (means(source, name) for source in (even, plain, result.quantized))
+        assert np.abs(corrected - expected).sum() < 0.6 * np.abs(rounded - expected).sum()
 
 
-def means(made: ModelProto, name: str) -> Array:
-    """Of each channel of a tensor."""
-    return np.stack([values[name] for values in stream(made, batches(), [name])]).mean((0, 1, 3, 4))
+def means(source: ModelProto, name: str) -> Array:
+    """The mean of each channel of a tensor."""
+    return np.stack([values[name] for values in stream(source, batches(), [name])]).mean((0, 1, 3, 4))
 
 
-def test_weights_and_the_head_stay_as_they_are_but_for_what_was_made_even() -> None:
-    done = recover(network(sparse=True), batches(), RecoverOptions(MAX))
+def test_weights_and_the_head_stay_except_for_equalized_channels() -> None:
+    result = recover(network(sparse=True), batches(), RecoverOptions(MAX))
     even, _ = equalize(network(sparse=True), batches(), (), quiet)
     for name in ("a.w", "b.w", "c.w", "head.w", "head.b"):  # and the head keeps its bias
-        assert (stored(done.model, name) == stored(even, name)).all()
+        assert (stored(result.model, name) == stored(even, name)).all()
 
 
-def test_errors_are_what_is_left() -> None:
+def test_errors_are_the_remaining_ones() -> None:
     before = network()
-    done = recover(before, batches(), RecoverOptions(MAX))
-    for layer in [layer for layer in done.report.layers if layer.int8]:
-        made = (before, done.quantized)
-        old, new = (np.stack([v[layer.name] for v in stream(m, batches(), [layer.name])]) for m in made)
+    result = recover(before, batches(), RecoverOptions(MAX))
+    for layer in [layer for layer in result.report.layers if layer.int8]:
+        source = (before, result.quantized)
+        old, new = (np.stack([v[layer.name] for v in stream(m, batches(), [layer.name])]) for m in source)
         left = (old - new).var((0, 1, 3, 4)).sum() / old.var((0, 1, 3, 4)).sum()
         assert layer.error == pytest.approx(left, rel=0.1)
 
@@ -127,11 +127,11 @@ def test_errors_are_what_is_left() -> None:
         *(patterns.sppf, patterns.neck, patterns.split, patterns.focus, patterns.gemm, patterns.distances),
     ],
 )
-def test_every_way_in_which_layers_join(pattern: Callable[[], ModelProto]) -> None:
-    made = pattern()
-    shape = [axis.dim_value for axis in made.graph.input[0].type.tensor_type.shape.dim]
-    done = recover(made, lambda: (random(*shape, seed=i) for i in range(6)), RecoverOptions(MAX, table=True))
-    first, nearest, corrected = (step.change for step in done.report.steps)
+def test_every_pattern_of_layers(pattern: Callable[[], ModelProto]) -> None:
+    source = pattern()
+    shape = [axis.dim_value for axis in source.graph.input[0].type.tensor_type.shape.dim]
+    result = recover(source, lambda: (random(*shape, seed=i) for i in range(6)), RecoverOptions(MAX, table=True))
+    first, nearest, corrected = (step.change for step in result.report.steps)
     assert first == 0 and corrected < 1.1 * nearest < 0.01
 
 
@@ -140,37 +140,39 @@ def test_layers_are_kept_float_until_the_drop_holds_and_no_more() -> None:
     score_of = lambda int8: 100 - 100 * lost(before, int8)  # noqa: E731
     free = recover(before, batches(), RecoverOptions(MAX), score=score_of)
     assert free.report.drop is not None and free.report.drop > 0.03 and free.keep == ()
-    done = recover(before, batches(), RecoverOptions(MAX, max_drop=free.report.drop / 3), score=score_of)
-    assert done.report.drop is not None and done.report.drop <= free.report.drop / 3
-    assert done.keep == ("c",)
-    kept = next(layer for layer in done.report.layers if layer.name == "c")
+    result = recover(before, batches(), RecoverOptions(MAX, max_drop=free.report.drop / 3), score=score_of)
+    assert result.report.drop is not None and result.report.drop <= free.report.drop / 3
+    assert result.keep == ("c",)
+    kept = next(layer for layer in result.report.layers if layer.name == "c")
     assert not kept.int8 and kept.why.startswith("kept in float") and kept.alone is not None
-    assert kept.alone == max(layer.alone or 0 for layer in done.report.layers)
-    text = page("net", done.report)
+    assert kept.alone == max(layer.alone or 0 for layer in result.report.layers)
+    text = page("net", result.report)
     assert kept.why in text and "kept in float: 1 of 3" in text
 
 
 def test_a_limit_may_be_the_score_itself() -> None:
-    scores = iter([70.0, 80.0, 80.0])  # only what decides is scored
-    done = recover(network(), batches(), RecoverOptions(MAX, least=75), score=lambda made: next(scores))
-    assert len(done.keep) == 1 and [step.score for step in done.report.steps] == [None, None, 70, 80]
+    scores = iter([70.0, 80.0, 80.0])  # only the deciding steps are scored
+    result = recover(network(), batches(), RecoverOptions(MAX, least=75), score=lambda source: next(scores))
+    assert len(result.keep) == 1 and [step.score for step in result.report.steps] == [None, None, 70, 80]
 
 
-def test_where_biases_set_anew_do_worse_the_old_ones_stay() -> None:
-    scores = iter([100.0, 90.0, 90.0, 99.5, 98.0, 99.5])  # two for one kept: biases anew, and old
-    done = recover(network(), batches(), RecoverOptions(MAX, max_drop=1), score=lambda made: next(scores))
-    assert done.report.drop == 0.5 and len(done.keep) == 1
-    assert done.report.steps[-1].what == "kept in float: 1 of 3"
+def test_old_biases_stay_where_new_ones_do_worse() -> None:
+    scores = iter(
+        [100.0, 90.0, 90.0, 99.5, 98.0, 99.5]
+    )  # two for one layer kept in float: with new biases and with the old ones
+    result = recover(network(), batches(), RecoverOptions(MAX, max_drop=1), score=lambda source: next(scores))
+    assert result.report.drop == 0.5 and len(result.keep) == 1
+    assert result.report.steps[-1].what == "kept in float: 1 of 3"
 
 
 def test_named_layers_stay_float_with_their_weights() -> None:
     before = network()
-    done = recover(before, batches(), RecoverOptions(MAX, keep=("c",)))
-    assert done.keep == ("c",)
-    assert (stored(done.model, "c.w") == stored(before, "c.w")).all()
+    result = recover(before, batches(), RecoverOptions(MAX, keep=("c",)))
+    assert result.keep == ("c",)
+    assert (stored(result.model, "c.w") == stored(before, "c.w")).all()
 
 
-def test_the_table_holds_all_that_leads_to_the_int8_layers() -> None:
+def test_the_table_lists_all_tensors_that_lead_to_int8_layers() -> None:
     narrow = recover(network(), batches(), RecoverOptions(MAX))
     wide = recover(network(), batches(), RecoverOptions(MAX, table=True))
     assert set(narrow.scales) < set(wide.scales) and {"a", "as.s", "b", "x"} <= set(wide.scales)
@@ -185,12 +187,12 @@ def test_refused() -> None:
         recover(head, batches())
     scores = iter([100.0] + [50.0] * 10)
     with pytest.raises(CalibrationError, match="no layer can be INT8 and leave 99"):
-        recover(network(), batches(), RecoverOptions(MAX, max_drop=1), score=lambda made: next(scores))
+        recover(network(), batches(), RecoverOptions(MAX, max_drop=1), score=lambda source: next(scores))
     with pytest.raises(CalibrationError, match="no calibration images"):
         recover(network(), batches(0))
 
 
 def test_images_are_spread_over_all() -> None:
-    seen = [float(batch[0, 0, 0, 0]) for batch in spread(batches(8), 3)()]
+    captured = [float(batch[0, 0, 0, 0]) for batch in spread(batches(8), 3)()]
     every = [float(batch[0, 0, 0, 0]) for batch in batches(8)()]
-    assert seen == every[::3]
+    assert captured == every[::3]

@@ -1,4 +1,4 @@
-"""What is said of calibration images that don't stand for what the detector will see."""
+"""Warnings about calibration images that do not represent what the detector will see."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ SPEC = InputSpec(size=(48, 64))
 
 
 def scenes(count: int, low: float = 0, high: float = 1, seed: int = 0) -> npt.NDArray[np.float32]:
-    """Different scenes: coarse random fields, as the network takes them under SPEC."""
+    """Different scenes: coarse random fields, as the network receives them under SPEC."""
     coarse = np.random.default_rng(seed).uniform(low, high, (count, 3, 6, 8))
     return coarse.repeat(8, 2).repeat(8, 3).astype(np.float32)
 
 
-def said(images: npt.NDArray[np.float32], spec: InputSpec | None = SPEC, batch: int = 4) -> list[str]:
-    seen = ImageStatistics(spec)
+def message(images: npt.NDArray[np.float32], spec: InputSpec | None = SPEC, batch: int = 4) -> list[str]:
+    captured = ImageStatistics(spec)
     for start in range(0, len(images), batch):
-        seen.add(images[start : start + batch])
-    return seen.warnings()
+        captured.add(images[start : start + batch])
+    return captured.warnings()
 
 
-def test_many_bright_different_images_are_fine() -> None:
-    assert said(scenes(120)) == []
+def test_many_bright_varied_images_raise_no_warning() -> None:
+    assert message(scenes(120)) == []
 
 
 def test_too_few_are_counted() -> None:
-    (warning,) = said(scenes(7))
+    (warning,) = message(scenes(7))
     assert "only 7 calibration images" in warning
 
 
@@ -45,34 +45,34 @@ def test_too_few_are_counted() -> None:
         SPEC.model_copy(update={"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.25)}),
     ],
 )
-def test_dark_ones_are_measured_in_the_recipe_s_scale(spec: InputSpec) -> None:
+def test_dark_images_are_measured_in_the_recipe_s_scale(spec: InputSpec) -> None:
     def fed(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         mean, std = (np.array(values).reshape(1, 3, 1, 1) for values in (spec.mean, spec.std))
         return ((images * 255 * spec.scale - mean) / std).astype(np.float32)
 
-    (warning,) = said(fed(scenes(120, 0, 0.12)), spec)
+    (warning,) = message(fed(scenes(120, 0, 0.12)), spec)
     assert "dark (6% of white" in warning
-    assert said(fed(scenes(120)), spec) == []
+    assert message(fed(scenes(120)), spec) == []
 
 
-def test_padding_makes_dark_images_no_brighter() -> None:
+def test_padding_does_not_brighten_dark_images() -> None:
     dark = scenes(120, 0, 0.12)
     dark[:, :, 24:] = SPEC.pad / 255
-    (warning,) = said(dark)
+    (warning,) = message(dark)
     assert "dark (6% of white" in warning
 
 
-def test_alike_ones_are_measured() -> None:
+def test_similar_images_are_measured() -> None:
     same = scenes(1).repeat(120, 0) + 0.02 * scenes(120, seed=1)
-    (warning,) = said(same)
+    (warning,) = message(same)
     assert "alike (they differ by" in warning
-    assert said(np.full((120, 3, 48, 64), 0.5, np.float32))  # nothing to see in any
+    assert message(np.full((120, 3, 48, 64), 0.5, np.float32))  # all images are blank
 
 
 @pytest.mark.parametrize("batch", [1, 7, 120])
-def test_the_figures_don_t_depend_on_the_batches(batch: int) -> None:
+def test_the_figures_do_not_depend_on_the_batches(batch: int) -> None:
     images = scenes(120, 0, 0.2) * 0.6
-    assert said(images, batch=batch) == said(images, batch=4) != []
+    assert message(images, batch=batch) == message(images, batch=4) != []
 
 
 def counted(values: npt.NDArray[np.float32]) -> MagnitudeHistogram:
@@ -91,8 +91,8 @@ def test_ranges_that_keep_growing_are_named_with_figures() -> None:
     }
     (warning,) = unsettled(earlier, grown, 64)
     assert "4 of 10 tensors grew by more than 10% (most: t0 by 50%) after the first 64 images" in warning
-    one = {**settled, "t9": grown["t0"]}
-    assert unsettled(earlier, one, 64) == []
+    few = {**settled, "t9": grown["t0"]}
+    assert unsettled(earlier, few, 64) == []
 
 
 @pytest.mark.parametrize(
@@ -105,12 +105,12 @@ def test_ranges_that_keep_growing_are_named_with_figures() -> None:
         ([(48, 300)] * 20, ["20 of 20", "padding"]),
     ],
 )
-def test_sizes_unlike_the_recipe_s(frames: Sequence[tuple[int, int]], says: Sequence[str]) -> None:
+def test_sizes_that_differ_from_the_recipe_s(frames: Sequence[tuple[int, int]], says: Sequence[str]) -> None:
     import re
 
-    found = size_warnings(frames, SPEC.model_copy(update={"size": (480, 640)}))
-    assert len(found) == len(says)
-    for warning, expected in zip(found, says, strict=True):
+    result = size_warnings(frames, SPEC.model_copy(update={"size": (480, 640)}))
+    assert len(result) == len(says)
+    for warning, expected in zip(result, says, strict=True):
         assert re.search(expected, warning)
 
 

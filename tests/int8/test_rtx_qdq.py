@@ -1,4 +1,4 @@
-"""Q/DQ of every pattern goes through a parser and builder of TensorRT's, without a GPU; CI installs it."""
+"""Q/DQ of every pattern passes TensorRT-RTX's parser and builder, without a GPU; CI installs it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ pytestmark = [
 ]
 
 
-def built(made: onnx.ModelProto, folder: Path, placement: Placement = "fuse") -> str:
-    """The precision of the plan that comes of `made` in INT8."""
-    scales = dict.fromkeys(quantized_tensors(made, placement), 0.05)
-    result, _ = quantize(made, scales, placement=placement)
+def built(source: onnx.ModelProto, folder: Path, placement: Placement = "fuse") -> str:
+    """The precision of the plan that is built from `source` in INT8."""
+    scales = dict.fromkeys(quantized_tensors(source, placement), 0.05)
+    result, _ = quantize(source, scales, placement=placement)
     onnx.save(to_half(result), folder / "model.onnx")
     options = BuildOptions(precision="int8", sparse=True)
     return backend("tensorrt-rtx").build(folder / "model.onnx", folder / "model.engine", options).precision

@@ -1,4 +1,4 @@
-"""Thresholds on distributions whose right answer is known, and what holds for every one."""
+"""Thresholds on distributions with a known answer, and properties that hold for all."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def squared_error(values: npt.NDArray[np.float32], threshold: float) -> float:
 
 
 def divergence(histogram: MagnitudeHistogram, bins: int) -> float:
-    """Kullback and Leibler's, of one threshold, written out as the method is published."""
+    """The Kullback-Leibler divergence of one threshold, written out as published."""
     counts = histogram.counts[: int(histogram.amax / histogram.width) + 1].astype(float)
     reference = counts[:bins].copy()
     reference[-1] += counts[bins:].sum()
@@ -49,29 +49,29 @@ def divergence(histogram: MagnitudeHistogram, bins: int) -> float:
 def test_entropy_is_the_least_divergence_of_all_thresholds(values: npt.NDArray[np.float32]) -> None:
     histogram = of(values[:50_000])
     used = int(histogram.amax / histogram.width) + 1
-    tried = np.arange(LEVELS, used + 1, 7)
-    least = min(divergence(histogram, int(bins)) for bins in tried)
-    found = divergence(histogram, min(round(thresholds.entropy(histogram) / histogram.width), used))
-    assert found <= least + 1e-12
+    trial = np.arange(LEVELS, used + 1, 7)
+    least = min(divergence(histogram, int(bins)) for bins in trial)
+    result = divergence(histogram, min(round(thresholds.entropy(histogram) / histogram.width), used))
+    assert result <= least + 1e-12
 
 
-def test_entropy_of_a_gaussian_clips_its_tail_alone() -> None:
-    found = thresholds.entropy(of(GAUSS))
-    assert 2.5 < found < 4.8
-    assert (np.abs(GAUSS) > found).mean() < 0.01
+def test_entropy_of_a_gaussian_clips_only_its_tail() -> None:
+    result = thresholds.entropy(of(GAUSS))
+    assert 2.5 < result < 4.8
+    assert (np.abs(GAUSS) > result).mean() < 0.01
 
 
 def test_entropy_of_a_laplacian_clips_more_of_a_longer_tail() -> None:
     histogram = of(LAPLACE)
-    found = thresholds.entropy(histogram)
-    assert 4 < found < 0.9 * histogram.amax
+    result = thresholds.entropy(histogram)
+    assert 4 < result < 0.9 * histogram.amax
 
 
 @pytest.mark.parametrize("method", ["entropy", "mse", "percentile"])
-def test_a_few_outliers_don_t_set_the_range(method: str) -> None:
+def test_a_few_outliers_do_not_set_the_range(method: str) -> None:
     plain = METHODS[method](of(GAUSS))
-    found = METHODS[method](of(np.concatenate([GAUSS, [40, -35, 38]])))
-    assert found < (20 if method == "mse" else 1.6 * plain)
+    result = METHODS[method](of(np.concatenate([GAUSS, [40, -35, 38]])))
+    assert result < (20 if method == "mse" else 1.6 * plain)
 
 
 def test_entropy_of_a_uniform_distribution_clips_nothing() -> None:
@@ -102,11 +102,11 @@ VALUES = hnp.arrays(np.float32, st.integers(1, 60), elements=st.floats(-1e6, 1e6
 
 @settings(max_examples=60)
 @given(VALUES, st.sampled_from(sorted(METHODS)))
-def test_a_threshold_lies_within_the_range(values: npt.NDArray[np.float32], method: str) -> None:
+def test_a_threshold_is_within_the_range(values: npt.NDArray[np.float32], method: str) -> None:
     histogram = of(values)
-    found = METHODS[method](histogram)
-    assert 0 <= found <= histogram.amax
-    assert found > 0 or histogram.amax == 0
+    result = METHODS[method](histogram)
+    assert 0 <= result <= histogram.amax
+    assert result > 0 or histogram.amax == 0
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -117,13 +117,13 @@ def test_a_constant_tensor_keeps_its_value(method: str, value: float) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_tensor_of_one_sign_has_the_range_of_its_mirror_image(method: str) -> None:
-    one = np.abs(LAPLACE)
-    assert METHODS[method](of(-one)) == METHODS[method](of(one)) == METHODS[method](of(LAPLACE))
+    positive = np.abs(LAPLACE)
+    assert METHODS[method](of(-positive)) == METHODS[method](of(positive)) == METHODS[method](of(LAPLACE))
 
 
 @pytest.mark.parametrize("method", ["entropy", "mse", "max"])
-def test_zeros_change_no_threshold(method: str) -> None:
-    """ReLU's, which every scale holds exactly."""
+def test_zeros_do_not_change_the_threshold(method: str) -> None:
+    """Zeros behind a ReLU, which every scale represents exactly."""
     with_zeros = np.concatenate([np.abs(GAUSS), np.zeros(3_000_000)])
     assert METHODS[method](of(with_zeros)) == METHODS[method](of(np.abs(GAUSS)))
 

@@ -1,4 +1,4 @@
-"""Streaming tensors out of a network, whole and stretch by stretch."""
+"""Streaming tensors out of a network, as a whole and segment by segment."""
 
 from __future__ import annotations
 
@@ -34,28 +34,28 @@ def batches(count: int = 3) -> Batches:
 
 
 def test_stream_gives_inner_tensors_inputs_and_outputs_of_each_batch() -> None:
-    made = net()
-    found = list(stream(made, batches(), ["x", "a", "y"]))
-    assert len(found) == 3
-    for x, values in zip(batches()(), found, strict=True):
+    source = net()
+    result = list(stream(source, batches(), ["x", "a", "y"]))
+    assert len(result) == 3
+    for x, values in zip(batches()(), result, strict=True):
         np.testing.assert_array_equal(values["x"], x)
-        np.testing.assert_allclose(values["y"], run(made, x)[0], atol=1e-5)
+        np.testing.assert_allclose(values["y"], run(source, x)[0], atol=1e-5)
         assert values["a"].shape == (1, 8, 6, 6)
 
 
 @pytest.mark.parametrize("stops", [(5,), (1, 2, 3), (2, 3), (0, 1)])
-def test_a_network_run_in_stretches_gives_what_it_gives_whole(tmp_path: Path, stops: tuple[int, ...]) -> None:
-    made = net()
-    tape = Tape(made, tmp_path)
+def test_a_network_run_in_segments_computes_the_same_as_a_whole(tmp_path: Path, stops: tuple[int, ...]) -> None:
+    source = net()
+    tape = Tape(source, tmp_path)
     tape.load(batches())
     assert [n.op_type for n in tape.nodes] == ["Conv", "Relu", "Conv", "Add"]
     for stop in (*stops, 4):
         tape.run_to(stop)
     for x, y in zip(batches()(), tape.read("y"), strict=True):
-        np.testing.assert_allclose(y, run(made, x)[0], rtol=2e-3, atol=2e-2)
+        np.testing.assert_allclose(y, run(source, x)[0], rtol=2e-3, atol=2e-2)
 
 
-def test_what_no_later_node_reads_is_gone_from_the_disk(tmp_path: Path) -> None:
+def test_tensors_that_no_later_node_reads_are_deleted(tmp_path: Path) -> None:
     tape = Tape(net(), tmp_path)
     tape.load(batches())
     tape.run_to(2)
@@ -64,7 +64,7 @@ def test_what_no_later_node_reads_is_gone_from_the_disk(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_weights_changed_between_stretches_count_from_there_on(tmp_path: Path) -> None:
+def test_weights_changed_between_segments_take_effect_from_there_on(tmp_path: Path) -> None:
     tape = Tape(net(), tmp_path)
     tape.load(batches())
     tape.run_to(2)
@@ -76,7 +76,7 @@ def test_weights_changed_between_stretches_count_from_there_on(tmp_path: Path) -
         np.testing.assert_array_equal(b, y)
 
 
-def test_values_too_large_for_half_precision_are_kept_whole(tmp_path: Path) -> None:
+def test_values_too_large_for_half_precision_stay_float(tmp_path: Path) -> None:
     tape = Tape(net(), tmp_path)
     large = np.full((1, 4, 6, 6), 1e6 + 1, np.float32)
     tape.load(lambda: [large])
@@ -84,7 +84,7 @@ def test_values_too_large_for_half_precision_are_kept_whole(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("passed", "message"),
     [
         ([], "no calibration images"),
         ([np.zeros((0, 4, 6, 6), np.float32)], "batch 1 is empty"),
@@ -92,14 +92,14 @@ def test_values_too_large_for_half_precision_are_kept_whole(tmp_path: Path) -> N
         ([np.zeros((1, 3, 6, 6), np.float32)], "cannot run the model on x [1, 3, 6, 6]"),
     ],
 )
-def test_bad_batches_are_refused_in_one_line(given: list[np.ndarray], said: str) -> None:
+def test_bad_batches_are_refused_in_one_line(passed: list[np.ndarray], message: str) -> None:
     with pytest.raises(CalibrationError) as error:
-        list(stream(net(), lambda: given, ["y"]))
-    assert said in str(error.value) and "\n" not in str(error.value)
+        list(stream(net(), lambda: passed, ["y"]))
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_model_with_two_inputs_is_refused() -> None:
-    made = net()
-    made.graph.input.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [1]))
+    source = net()
+    source.graph.input.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [1]))
     with pytest.raises(ModelError, match="2 inputs"):
-        list(stream(made, batches(), ["y"]))
+        list(stream(source, batches(), ["y"]))

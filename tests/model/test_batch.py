@@ -1,4 +1,4 @@
-"""A static batch opened: the same numbers at any batch, or a line that says what keeps it."""
+"""Opening a static batch: the same numbers at any batch, or a line that names the obstacle."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ PARTS = Path(edgesparse.demo.__file__).parent / "parts_2to4.onnx"
 
 def run(model: Model, images: NDArray[np.float32]) -> NDArray[np.float32]:
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    found: NDArray[np.float32] = session.run(None, {session.get_inputs()[0].name: images})[0]
-    return found
+    results: NDArray[np.float32] = session.run(None, {session.get_inputs()[0].name: images})[0]
+    return results
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -43,7 +43,7 @@ def test_the_same_numbers_at_any_batch(tmp_path: Path, what: str, batch: int) ->
 
 
 def reshaping(first: int, *, batch: int = 2, allow_zero: int = 0) -> Model:
-    """Batch x 3 x 4 x 4 to `first` x -1 or, where that is no batch, folded into the channels and back."""
+    """Batch x 3 x 4 x 4 to `first` x -1 or, where that is not the batch, folded into the channels and back."""
     inner = [first, -1] if first == batch else [first, 16]
     constants = {"one": np.array(inner, np.int64), "back": np.array([batch, 3, 16], np.int64)}
     nodes = [
@@ -54,18 +54,18 @@ def reshaping(first: int, *, batch: int = 2, allow_zero: int = 0) -> Model:
     entry = helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, 4, 4])
     result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 3, 16])
     stored = [numpy_helper.from_array(value, name) for name, value in constants.items()]
-    made = helper.make_graph(nodes, "g", [entry], [result], stored)
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    source = helper.make_graph(nodes, "g", [entry], [result], stored)
+    return helper.make_model(source, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 @pytest.mark.parametrize("first", [2, 6])
-def test_a_batch_that_is_kept_or_folded_into_another_dimension(first: int) -> None:
+def test_a_fixed_batch_and_one_folded_into_another_dimension(first: int) -> None:
     opened = open_batch(reshaping(first), 1, 8)
     images = np.random.default_rng(0).random((5, 3, 4, 4), np.float32)
     np.testing.assert_array_equal(run(opened, images), images.reshape(5, 3, 16))
 
 
-def test_what_keeps_the_batch_is_refused() -> None:
+def test_a_batch_that_cannot_be_opened_is_refused() -> None:
     with pytest.raises(ModelError, match=r"output y of the network is \(2, .*batch 1.*one number"):
         open_batch(reshaping(2, allow_zero=1), 1, 4)
     model = reshaping(2)

@@ -27,7 +27,7 @@ def constants(model: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:
 
 
 def refused(path: Path) -> str:
-    """The message with which a file is refused: one line."""
+    """The one-line message with which a file is refused."""
     with pytest.raises(ModelError) as caught:
         load(path)
     message = str(caught.value)
@@ -45,11 +45,11 @@ def images(count: int) -> NDArray[np.float32]:
 
 
 def test_a_file_is_described(tmp_path: Path) -> None:
-    said = info(load(squares.detector(tmp_path / "model.onnx", batch="n", size=("h", 64))))
-    assert said.inputs == {"images": (None, 3, None, 64)} and said.outputs == {"output0": (None, 6, 84)}
-    assert (said.opset, said.image, said.size) == (17, "images", None)
-    assert said.metadata["names"] == "{0: 'red', 1: 'green'}"
-    assert describe(said.inputs) == "images ?x3x?x64"
+    description = info(load(squares.detector(tmp_path / "model.onnx", batch="n", size=("h", 64))))
+    assert description.inputs == {"images": (None, 3, None, 64)} and description.outputs == {"output0": (None, 6, 84)}
+    assert (description.opset, description.image, description.size) == (17, "images", None)
+    assert description.metadata["names"] == "{0: 'red', 1: 'green'}"
+    assert describe(description.inputs) == "images ?x3x?x64"
 
 
 @pytest.mark.parametrize(
@@ -61,24 +61,24 @@ def test_a_file_is_described(tmp_path: Path) -> None:
         ((1, 3, None, None), {}, None),
     ],
 )
-def test_the_size_is_the_inputs_or_else_what_the_metadata_says(shape: Any, metadata: Any, size: Any) -> None:
+def test_the_size_comes_from_the_input_or_else_from_the_metadata(shape: Any, metadata: Any, size: Any) -> None:
     assert ModelInfo({"images": shape}, {}, metadata, 17, "").size == size
 
 
 @pytest.mark.parametrize("inputs", [{}, {"a": (1, 3, 8, 8), "b": (1, 3, 8, 8)}, {"a": (1, 1, 8, 8)}, {"a": ()}])
-def test_one_image_is_needed(inputs: Any) -> None:
+def test_a_single_image_input_is_needed(inputs: Any) -> None:
     with pytest.raises(ModelError, match="needed one image input N x 3 x H x W"):
         _ = ModelInfo(inputs, {}, {}, 17, "").image
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file(tmp_path: Path) -> None:
     assert "no model" in refused(tmp_path / "model.onnx")
     assert "no model" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.json", "model.textproto"])
 @pytest.mark.parametrize("data", [b"", b"\0\0", b"this is no model", b"\x89PNG\r\n\x1a\n", b"{}"])
-def test_what_is_no_onnx_whatever_its_name(tmp_path: Path, name: str, data: bytes) -> None:
+def test_files_that_are_not_onnx_under_any_name(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data)
     assert "not a complete ONNX file" in refused(tmp_path / name)
 
@@ -90,8 +90,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
 @given(cut=st.floats(0, 1))
-def test_a_truncated_file_is_refused_or_whole_enough_to_be_described(tmp_path: Path, whole: Path, cut: float) -> None:
-    """Where the cut falls between two of protobuf's fields the rest is a file of its own, if not a detector."""
+def test_a_truncated_file_is_refused_or_can_still_be_described(tmp_path: Path, whole: Path, cut: float) -> None:
+    """A file cut between two protobuf fields is a valid file, though not a detector."""
     data, path = whole.read_bytes(), tmp_path / "cut.onnx"
     path.write_bytes(data[: int(cut * len(data))])
     try:
@@ -118,7 +118,7 @@ def test_an_operator_that_onnx_does_not_know(tmp_path: Path) -> None:
     )
 
 
-def test_a_graph_that_reads_what_nobody_writes(tmp_path: Path) -> None:
+def test_a_graph_that_reads_a_tensor_nothing_writes(tmp_path: Path) -> None:
     shape = (1, 3, 8, 8)
     squares.write(tmp_path / "model.onnx", [node("Relu", ["z"], ["y"])], {}, [("images", shape)], [("y", shape)])
     assert "not valid ONNX" in refused(tmp_path / "model.onnx")
@@ -130,7 +130,7 @@ def with_weights_beside(folder: Path, location: str = "weights.bin") -> Path:
     return folder / "model.onnx"
 
 
-def test_weights_in_a_file_beside_it_come_along(tmp_path: Path) -> None:
+def test_weights_in_a_file_beside_the_model_are_read(tmp_path: Path) -> None:
     path = with_weights_beside(tmp_path)
     assert (tmp_path / "weights.bin").stat().st_size > 0
     assert constants(load(path))["boxes"].shape == (1, 4, 84)
@@ -138,7 +138,7 @@ def test_weights_in_a_file_beside_it_come_along(tmp_path: Path) -> None:
     assert files(squares.detector(tmp_path / "plain.onnx")) == [tmp_path / "plain.onnx"]
 
 
-def test_weights_that_are_missing_or_cut_off(tmp_path: Path) -> None:
+def test_weights_that_are_missing_or_truncated(tmp_path: Path) -> None:
     path = with_weights_beside(tmp_path)
     weights = tmp_path / "weights.bin"
     weights.write_bytes(weights.read_bytes()[:100])
@@ -148,13 +148,13 @@ def test_weights_that_are_missing_or_cut_off(tmp_path: Path) -> None:
 
 
 def kinds(graph: onnx.GraphProto) -> set[str]:
-    """In which attributes the Constants of a graph, and of those inside its nodes, hold what they are."""
-    found = {each.name for n in graph.node for each in n.attribute if n.op_type == "Constant"}
-    return found.union(*(kinds(each.g) for n in graph.node for each in n.attribute if each.HasField("g")))
+    """The attributes in which the Constants of a graph and its subgraphs store their values."""
+    result = {each.name for n in graph.node for each in n.attribute if n.op_type == "Constant"}
+    return result.union(*(kinds(each.g) for n in graph.node for each in n.attribute if each.HasField("g")))
 
 
-def test_what_constants_hold_becomes_tensors_and_the_answers_stay(tmp_path: Path) -> None:
-    """TensorRT 8.5 takes integers that are no tensor for nothing."""
+def test_values_of_constants_become_tensors_and_the_results_stay(tmp_path: Path) -> None:
+    """TensorRT 8.5 ignores integers that are not stored as a tensor."""
     value = helper.make_tensor_value_info("b", onnx.TensorProto.FLOAT, None)
     inner = [node("Constant", [], ["k"], value_floats=[0.1, -2.0, 3.5]), node("Mul", ["e", "k"], ["b"])]
     branch = helper.make_graph(inner, "branch", [], [value])
@@ -191,18 +191,18 @@ def test_a_saved_model_is_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [("n", 3, "h", "w"), (1, 3, "h", "w"), ("n", 3, 64, 64), ("n", "c", "h", "w")])
-def test_dynamic_dimensions_become_what_is_asked_for(tmp_path: Path, shape: Any) -> None:
+def test_dynamic_dimensions_become_the_requested_ones(tmp_path: Path, shape: Any) -> None:
     path = squares.detector(tmp_path / "model.onnx", batch=shape[0], size=shape[2:])
     model = onnx.load(path)
     if shape[1] == "c":
         model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "c"
     fixed = fix_shapes(model, 1, (64, 64))
-    said = info(fixed)
-    assert said.inputs == {"images": (1, 3, 64, 64)} and said.outputs == {"output0": (1, 6, 84)}
+    description = info(fixed)
+    assert description.inputs == {"images": (1, 3, 64, 64)} and description.outputs == {"output0": (1, 6, 84)}
     np.testing.assert_array_equal(answers(fixed, images(1)), answers(model, images(1)))
 
 
-def test_the_size_of_the_metadata_is_taken_when_none_is_given(tmp_path: Path) -> None:
+def test_the_size_of_the_metadata_is_used_by_default(tmp_path: Path) -> None:
     model = onnx.load(squares.detector(tmp_path / "model.onnx", size=("h", "w"), names=None))
     helper.set_model_props(model, {"imgsz": "[64, 64]"})
     assert info(fix_shapes(model, 1, None)).size == (64, 64)
@@ -223,7 +223,7 @@ def test_a_size_that_is_missing_or_wrong(tmp_path: Path, shape: Any, size: Any, 
     assert "\n" not in str(caught.value)
 
 
-def test_the_model_that_is_given_stays_as_it_is(tmp_path: Path) -> None:
+def test_the_original_model_stays_unchanged(tmp_path: Path) -> None:
     model = onnx.load(squares.detector(tmp_path / "model.onnx"))
     before = model.SerializeToString()
     fix_shapes(model, 4, None)
@@ -232,8 +232,8 @@ def test_the_model_that_is_given_stays_as_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("old", [1, 2, 3])
 @pytest.mark.parametrize("new", [1, 2, 5])
-def test_each_image_has_the_answer_it_had_in_another_batch(tmp_path: Path, old: int, new: int) -> None:
-    """The batch also stands in a constant shape of a Reshape."""
+def test_each_image_has_the_same_result_in_any_batch(tmp_path: Path, old: int, new: int) -> None:
+    """A model whose batch is also part of a Reshape's constant shape."""
     model = load(squares.detector(tmp_path / "model.onnx", batch=old))
     rebatched = answers(fix_shapes(model, new, None), images(new))
     for image in range(new):
@@ -242,7 +242,7 @@ def test_each_image_has_the_answer_it_had_in_another_batch(tmp_path: Path, old: 
 
 
 def reshaping(folder: Path, batch: int, to: list[int], **shape: Any) -> onnx.ModelProto:
-    """A model whose Reshape has its shape, `to`, from a Constant node that holds it as `shape`."""
+    """A model whose Reshape has its shape, `to`, from a Constant node that stores it as `shape`."""
     nodes = [node("Constant", [], ["s"], **shape)]
     nodes += [node("Reshape", ["images", "s"], ["r"]), node("Relu", ["r"], ["y"])]
     out = [("y", tuple(n if n > 0 else batch * 3 * 64 * 64 for n in to))]
@@ -265,7 +265,7 @@ def test_a_reshape_to_one_dimension_keeps_its_length_free(tmp_path: Path) -> Non
     assert answers(model, images(2)).shape == (2 * 3 * 64 * 64,)
 
 
-def test_a_batch_that_cannot_be_changed_is_one_line(tmp_path: Path) -> None:
+def test_a_batch_that_cannot_be_changed_is_refused_in_one_line(tmp_path: Path) -> None:
     weights = {"w": np.zeros((2, 3, 64, 64), np.float32)}
     shape = (2, 3, 64, 64)
     nodes = [node("Add", ["images", "w"], ["y"])]
@@ -274,15 +274,15 @@ def test_a_batch_that_cannot_be_changed_is_one_line(tmp_path: Path) -> None:
         fix_shapes(model, 3, None)
 
 
-def test_other_inputs_get_the_batch_and_scalars_stay(tmp_path: Path) -> None:
+def test_other_inputs_get_the_batch_and_scalars_stay_unchanged(tmp_path: Path) -> None:
     inputs: list[tuple[str, Any]] = [("images", ("n", 3, 64, 64)), ("sizes", ("n", 2)), ("least", ())]
     nodes = [node("ReduceMean", ["images"], ["m"], axes=[2, 3], keepdims=0), node("Add", ["m", "least"], ["y"])]
     nodes += [node("Relu", ["sizes"], ["z"])]
     outputs: list[tuple[str, Any]] = [("y", ("n", 3)), ("z", ("n", 2))]
     model = load(squares.write(tmp_path / "model.onnx", nodes, {}, inputs, outputs))
-    said = info(fix_shapes(model, 4, None))
-    assert said.inputs == {"images": (4, 3, 64, 64), "sizes": (4, 2), "least": ()}
-    assert said.outputs == {"y": (4, 3), "z": (4, 2)}
+    description = info(fix_shapes(model, 4, None))
+    assert description.inputs == {"images": (4, 3, 64, 64), "sizes": (4, 2), "least": ()}
+    assert description.outputs == {"y": (4, 3), "z": (4, 2)}
 
 
 @pytest.mark.parametrize("dtype", [onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16])
@@ -290,7 +290,7 @@ def test_other_inputs_get_the_batch_and_scalars_stay(tmp_path: Path) -> None:
     ("scale", "mean", "std"),
     [(1.0, (0, 0, 0), (1, 1, 1)), (1 / 255, (0, 0, 0), (1, 1, 1)), (1 / 255, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))],
 )
-def test_an_image_in_bytes_is_scaled_by_the_graph(
+def test_an_image_of_bytes_is_scaled_by_the_graph(
     dtype: int, scale: float, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> None:
     shape = [1, 3, 4, 6]
@@ -301,7 +301,7 @@ def test_an_image_in_bytes_is_scaled_by_the_graph(
     onnx.checker.check_model(changed, full_check=True)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     session = ort.InferenceSession(changed.SerializeToString(), providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {"images": pixels})
-    wanted = (pixels * scale - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
-    np.testing.assert_allclose(found, wanted, rtol=1e-5 if dtype == onnx.TensorProto.FLOAT else 4e-3, atol=4e-3)
-    assert byte_input(changed, scale, mean, std) == changed  # it takes bytes already
+    (result,) = session.run(None, {"images": pixels})
+    expected = (pixels * scale - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
+    np.testing.assert_allclose(result, expected, rtol=1e-5 if dtype == onnx.TensorProto.FLOAT else 4e-3, atol=4e-3)
+    assert byte_input(changed, scale, mean, std) == changed  # the model takes bytes already

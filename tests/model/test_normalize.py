@@ -19,8 +19,8 @@ WEIGHT = random(32, 3, 3, 3)
 EXPORTED = ["best.pt", "best.pth", "BEST.PT", "best.torchscript", "best.engine", "best.plan", "best.tflite", "best.h5"]
 
 
-def saved(made: ModelProto, folder: Path) -> Path:
-    onnx.save(made, folder / "model.onnx")
+def saved(source: ModelProto, folder: Path) -> Path:
+    onnx.save(source, folder / "model.onnx")
     return folder / "model.onnx"
 
 
@@ -32,10 +32,10 @@ def refused(path: Path) -> str:
 
 
 def test_initializers_listed_as_inputs_are_constants(tmp_path: Path) -> None:
-    made = conv(WEIGHT)
-    made.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, WEIGHT.shape))
-    made.ir_version = 3
-    loaded = load(saved(made, tmp_path))
+    source = conv(WEIGHT)
+    source.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, WEIGHT.shape))
+    source.ir_version = 3
+    loaded = load(saved(source, tmp_path))
     assert [value.name for value in loaded.graph.input] == ["x"]
     np.testing.assert_array_equal(run(loaded)[0], run(conv(WEIGHT))[0])
 
@@ -46,10 +46,10 @@ def test_initializers_listed_as_inputs_of_a_real_detector(real: Path) -> None:
 
 
 def test_the_domain_ai_onnx_is_the_empty_one(tmp_path: Path) -> None:
-    made = conv(WEIGHT)
-    made.graph.node[0].domain = made.opset_import[0].domain = "ai.onnx"
-    made.opset_import.append(helper.make_opsetid("", 13))
-    loaded = load(saved(made, tmp_path))
+    source = conv(WEIGHT)
+    source.graph.node[0].domain = source.opset_import[0].domain = "ai.onnx"
+    source.opset_import.append(helper.make_opsetid("", 13))
+    loaded = load(saved(source, tmp_path))
     assert {entry.domain: entry.version for entry in loaded.opset_import} == {"": 17}
     np.testing.assert_array_equal(run(loaded)[0], run(conv(WEIGHT))[0])
 
@@ -89,10 +89,10 @@ def test_a_branch_that_reads_the_image_in_a_file(cases: Path) -> None:
 
 
 def test_an_operator_of_onnx_runtime_is_named_with_its_origin(tmp_path: Path, cases: Path) -> None:
-    made = conv(WEIGHT)
-    made.graph.node[0].op_type, made.graph.node[0].domain = "FusedConv", "com.microsoft"
-    made.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    for path in (saved(made, tmp_path), cases / "fused_by_onnxruntime.onnx"):
+    source = conv(WEIGHT)
+    source.graph.node[0].op_type, source.graph.node[0].domain = "FusedConv", "com.microsoft"
+    source.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    for path in (saved(source, tmp_path), cases / "fused_by_onnxruntime.onnx"):
         assert "operator FusedConv" in refused(path) and "its optimizer" in refused(path)
 
 
@@ -103,15 +103,15 @@ def test_other_formats_get_the_export_command(tmp_path: Path, name: str) -> None
 
 
 def test_an_input_of_absurd_size(tmp_path: Path) -> None:
-    made = conv(WEIGHT)
-    made.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 2**31
-    assert "x is 1x3x2147483648x8: too large" in refused(saved(made, tmp_path))
+    source = conv(WEIGHT)
+    source.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 2**31
+    assert "x is 1x3x2147483648x8: too large" in refused(saved(source, tmp_path))
 
 
 def test_metadata_of_absurd_size(tmp_path: Path) -> None:
-    made = model([node("Conv", ["x", "w"], ["y"])], {"w": WEIGHT}, (1, 3, "h", "w"))
-    helper.set_model_props(made, {"imgsz": f"[{'9' * 5000}, 640]"})
-    assert info(load(saved(made, tmp_path))).size is None
+    source = model([node("Conv", ["x", "w"], ["y"])], {"w": WEIGHT}, (1, 3, "h", "w"))
+    helper.set_model_props(source, {"imgsz": f"[{'9' * 5000}, 640]"})
+    assert info(load(saved(source, tmp_path))).size is None
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -120,9 +120,9 @@ def test_weights_that_are_not_finite_are_refused_by_layer(value: float, place: i
     bias = random(32)
     tensors = {"w": WEIGHT.copy(), "b": bias}
     tensors["wb"[place]].reshape(-1)[5] = value
-    made = model([node("Conv", ["x", "w", "b"], ["y"], "stem")], tensors, (1, 3, 8, 8))
+    source = model([node("Conv", ["x", "w", "b"], ["y"], "stem")], tensors, (1, 3, 8, 8))
     with pytest.raises(ModelError, match="stem: weights hold NaN or infinity"):
-        require_finite(made)
+        require_finite(source)
 
 
 def limited(limit: float) -> ModelProto:
@@ -137,18 +137,18 @@ def test_infinity_is_allowed_where_no_layer_reads_it_but_nan_is_not() -> None:
 
 
 def test_the_input_of_sizes_is_filled_with_those_of_the_input() -> None:
-    made = model([node("Conv", ["x", "w"], ["c"], "conv")], {"w": WEIGHT}, (2, 3, 8, 16), outputs=("c",))
-    made.graph.node.append(node("Cast", ["sizes"], ["y"], to=TensorProto.FLOAT))
-    made.graph.input.append(helper.make_tensor_value_info("sizes", TensorProto.INT64, ["n", 2]))
-    made.graph.output.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, None))
+    source = model([node("Conv", ["x", "w"], ["c"], "conv")], {"w": WEIGHT}, (2, 3, 8, 16), outputs=("c",))
+    source.graph.node.append(node("Cast", ["sizes"], ["y"], to=TensorProto.FLOAT))
+    source.graph.input.append(helper.make_tensor_value_info("sizes", TensorProto.INT64, ["n", 2]))
+    source.graph.output.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, None))
     batch = random(2, 3, 8, 16)
-    (values,) = stream(made, lambda: [batch], ["c", "y"])
+    (values,) = stream(source, lambda: [batch], ["c", "y"])
     np.testing.assert_array_equal(values["y"], [[16, 8], [16, 8]])
 
 
 @pytest.mark.parametrize(("kind", "shape"), [(TensorProto.FLOAT, [1, 2]), (TensorProto.INT64, [1, 3])])
 def test_an_input_that_cannot_be_filled_is_named(kind: int, shape: list[int]) -> None:
-    made = conv(WEIGHT)
-    made.graph.input.append(helper.make_tensor_value_info("mask", kind, shape))
+    source = conv(WEIGHT)
+    source.graph.input.append(helper.make_tensor_value_info("mask", kind, shape))
     with pytest.raises(ModelError, match="needed mask to be the images' sizes"):
-        Inputs(made)
+        Inputs(source)

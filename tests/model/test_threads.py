@@ -1,4 +1,4 @@
-"""Independent parts in threads: in order, a little ahead, and BLAS back to what it was."""
+"""Independent parts in threads: in order, read a little ahead, and BLAS threads restored."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def test_items_are_read_only_a_little_ahead() -> None:
     results.close()  # type: ignore[attr-defined]
 
 
-def test_what_a_part_raises_reaches_the_caller() -> None:
+def test_an_exception_in_a_part_reaches_the_caller() -> None:
     with pytest.raises(ZeroDivisionError):
         list(in_threads(lambda i: 1 // i, [1, 0, 1]))
 
 
-def test_blas_has_its_threads_back_afterwards() -> None:
+def test_blas_threads_are_restored_afterwards() -> None:
     np.linalg.inv(np.eye(2))  # BLAS is loaded
 
     def threads() -> list[int]:

@@ -1,4 +1,4 @@
-"""Fused layers and the roofline over them: what counts as one layer, what bounds it, what 2:4 can and cannot gain."""
+"""Fused layers and the roofline over them: what counts as one layer, what limits it, and what 2:4 can gain."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_convolution_with_its_silu_is_one_layer() -> None:
     assert work == Work("conv", "tensor", 64, 64, 576, 64 * 576, 64 * 64, 64 * 64, True, False)
 
 
-def test_a_residual_addition_is_read_by_the_layer_that_adds_it() -> None:
+def test_a_residual_addition_is_fused_into_the_layer_before() -> None:
     (work,) = fused_layers(network([node("Add", ["c", "x"], ["a"]), node("Relu", ["a"], ["y"])]))
     assert (work.name, work.reads, work.writes) == ("conv", 64 * 64, 64 * 64)
 
@@ -41,7 +41,7 @@ def test_nothing_fuses_past_a_tensor_that_something_else_reads() -> None:
     assert [work.name for work in fused_layers(network(nodes))] == ["conv", "relu", "concat"]
 
 
-def test_shape_changes_and_q_dq_cost_nothing_and_shape_arithmetic_is_no_layer() -> None:
+def test_shape_changes_q_dq_and_shape_arithmetic_cost_nothing() -> None:
     nodes = [
         node("Shape", ["c"], ["shape"]),
         node("Gather", ["shape", "zero"], ["batch"]),
@@ -60,11 +60,11 @@ def test_depthwise_convolutions_run_on_cuda_cores() -> None:
     assert (work.kind, work.depth, work.sparse) == ("cuda", 1, False)
 
 
-def test_an_open_shape_is_refused_with_what_mends_it() -> None:
-    made = model([node("Conv", ["x", "w"], ["y"], "conv")], {"w": random(32, 64, 1, 1)}, ("n", 64, "h", "w"))
+def test_an_open_shape_is_refused_with_the_remedy() -> None:
+    source = model([node("Conv", ["x", "w"], ["y"], "conv")], {"w": random(32, 64, 1, 1)}, ("n", 64, "h", "w"))
     with pytest.raises(ModelError, match="conv has an open shape"):
-        fused_layers(made)
-    assert fused_layers(made, {"x": (1, 64, 4, 4)})[0].rows == 16
+        fused_layers(source)
+    assert fused_layers(source, {"x": (1, 64, 4, 4)})[0].rows == 16
 
 
 MATH = Work("math", "tensor", 6400, 512, 4608, 512 * 4608, 6400 * 512, 6400 * 512, True, True)
@@ -73,7 +73,7 @@ LAUNCH = Work("launch", "tensor", 16, 32, 32, 1024, 512, 512, True, True)
 SMOOTH = Work("smooth", "tensor", 6400, 512, 4608, 512 * 4608, 6400 * 512, 6400 * 512, True, False)
 
 
-def test_the_bound_of_a_layer_is_named_and_of_the_whole() -> None:
+def test_the_bound_is_named_per_layer_and_for_the_whole() -> None:
     prediction = predict([MATH, MEMORY, LAUNCH], board("orin-nano-8gb"), "fp16")
     assert [layer.bound for layer in prediction.layers] == ["math", "memory", "launch"]
     assert prediction.bound == max(prediction.layers, key=lambda layer: layer.ms).bound
@@ -97,8 +97,8 @@ def test_sparsity_gains_at_most_two_and_nothing_where_no_kernel_fits() -> None:
     assert by_name["math"].int8_ms > 0 and by_name["smooth"].int8_ms == 0 < by_name["smooth"].relu_ms
     assert predictions["INT8 2:4"].ms > predictions["INT8 2:4 with ReLU"].ms
     assert predictions["FP16 2:4"].ms > predictions["FP16"].ms / 2
-    said = json.loads(json.dumps(as_dict(predictions, board("agx-orin-64gb"))))
-    assert said["predicted"]["FP16"]["bound"] == "math" and said["board"]["mode"] == "MAXN"
+    message = json.loads(json.dumps(as_dict(predictions, board("agx-orin-64gb"))))
+    assert message["predicted"]["FP16"]["bound"] == "math" and message["board"]["mode"] == "MAXN"
 
 
 works = st.builds(
@@ -140,6 +140,6 @@ def test_boards_have_the_rates_of_their_datasheets() -> None:
         ("orin-nano-8gb:99W", "MAXN_SUPER, 25W"),
     ],
 )
-def test_an_unknown_board_or_mode_is_refused_with_those_there_are(name: str, words: str) -> None:
+def test_an_unknown_board_or_mode_is_refused_with_the_known_ones(name: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         board(name)

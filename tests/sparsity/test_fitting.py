@@ -1,4 +1,4 @@
-"""Least squares under 2:4: sums, exchanges and masks held to what they are by definition."""
+"""Least squares under 2:4: sums, exchanges and masks against their definitions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgesparse.sparsity.mask import mask_2to4
 
 @pytest.mark.parametrize("weighed", [False, True])
 @pytest.mark.parametrize("groups", [1, 3])
-def test_sums_are_those_over_all_positions(groups: int, weighed: bool) -> None:
+def test_sums_are_taken_over_all_positions(groups: int, weighed: bool) -> None:
     x, y = random(50, groups * 4), random(50, groups * 2, seed=1)
     weight = random(50, seed=2) ** 2 if weighed else None
     moments = Moments(groups, 4, 2)
@@ -25,14 +25,14 @@ def test_sums_are_those_over_all_positions(groups: int, weighed: bool) -> None:
     assert moments.count == pytest.approx(each.sum())
     for i in range(groups):
         a, b = x[:, 4 * i : 4 * i + 4], y[:, 2 * i : 2 * i + 2]
-        for made, right in (
+        for source, right in (
             (moments.x[i], each @ a),
             (moments.y[i], each @ b),
             (moments.yy[i], each @ b**2),
             (moments.xx[i], (a * each[:, None]).T @ a),
             (moments.yx[i], (b * each[:, None]).T @ a),
         ):
-            np.testing.assert_allclose(made, right, rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(source, right, rtol=1e-4, atol=1e-4)
 
 
 def problem(rows: int, fours: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -46,11 +46,11 @@ def problem(rows: int, fours: int, seed: int) -> tuple[np.ndarray, np.ndarray, n
 def error(h: np.ndarray, g: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """w h w' - 2 g w' of each row, its kept weights fitted."""
     weight = solve(h, g, mask)
-    made: np.ndarray = np.einsum("ri,ri->r", weight @ h - 2 * g, weight)
-    return made
+    source: np.ndarray = np.einsum("ri,ri->r", weight @ h - 2 * g, weight)
+    return source
 
 
-def test_an_exchange_leaves_what_a_new_start_from_its_mask_would_give() -> None:
+def test_an_exchange_leaves_the_same_tableau_as_a_new_start_from_its_mask() -> None:
     h, g, mask, groups = problem(rows=5, fours=4, seed=0)
     table = fitting._Tableau(h.astype(np.float32), g.astype(np.float32), mask)
     out = np.array([groups[i % 4][mask[i, groups[i % 4]]][0] for i in range(5)])
@@ -64,22 +64,22 @@ def test_an_exchange_leaves_what_a_new_start_from_its_mask_would_give() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(rows=st.integers(1, 6), fours=st.integers(1, 4), seed=st.integers(0, 1000))
-def test_no_single_exchange_is_left_that_would_come_closer(rows: int, fours: int, seed: int) -> None:
+def test_no_single_exchange_could_lower_the_error_further(rows: int, fours: int, seed: int) -> None:
     h, g, mask, groups = problem(rows, fours, seed)
-    found = exchange(h, g, mask, groups)
-    assert (found.reshape(rows, fours, 4).sum(2) == 2).all()
-    least = error(h, g, found)
+    result = exchange(h, g, mask, groups)
+    assert (result.reshape(rows, fours, 4).sum(2) == 2).all()
+    least = error(h, g, result)
     assert (least <= error(h, g, mask) + 1e-6 * np.abs(least)).all()
     for group in groups:
         for row in range(rows):
-            for out in group[found[row, group]]:
-                for into in group[~found[row, group]]:
-                    other = found[row : row + 1].copy()
+            for out in group[result[row, group]]:
+                for into in group[~result[row, group]]:
+                    other = result[row : row + 1].copy()
                     other[0, out], other[0, into] = False, True
                     assert error(h, g[row : row + 1], other)[0] >= least[row] - 1e-4 * abs(least[row])
 
 
-def test_wide_layers_are_done_in_blocks_and_come_out_no_worse(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wide_layers_are_fitted_in_blocks_and_no_worse(monkeypatch: pytest.MonkeyPatch) -> None:
     h, g, mask, groups = problem(rows=8, fours=16, seed=7)
     whole = error(h, g, exchange(h, g, mask, groups)).sum()
     monkeypatch.setattr(fitting, "BLOCK", 32)
@@ -89,13 +89,13 @@ def test_wide_layers_are_done_in_blocks_and_come_out_no_worse(monkeypatch: pytes
     assert parts < start and (start - parts) > 0.5 * (start - whole)
 
 
-def test_a_fit_tells_the_error_that_is_left() -> None:
+def test_a_fit_reports_the_remaining_error() -> None:
     x = random(400, 16) @ random(16, 16, seed=1)
     y = (x @ random(6, 16, seed=2).T + 3).astype(np.float32)
     moments = Moments(1, 16, 6)
     moments.add(Sums.of(1, x, y))
     dense = random(6, 16, seed=2).astype(np.float64)
-    made = fit(moments.normal(0, True), dense, np.arange(16).reshape(4, 4), mask_2to4(dense))
-    left = ((x @ made.weight.T + made.bias - y) ** 2).sum() / ((y - y.mean(0)) ** 2).sum()
-    assert made.error == pytest.approx(left, rel=0.05) and 0 < made.error < 0.5
-    assert (made.weight[~made.mask] == 0).all()
+    source = fit(moments.normal(0, True), dense, np.arange(16).reshape(4, 4), mask_2to4(dense))
+    left = ((x @ source.weight.T + source.bias - y) ** 2).sum() / ((y - y.mean(0)) ** 2).sum()
+    assert source.error == pytest.approx(left, rel=0.05) and 0 < source.error < 0.5
+    assert (source.weight[~source.mask] == 0).all()

@@ -1,4 +1,4 @@
-"""What inspect says of a layer: its pattern, whatever stands between stored weights and layer, and reasons in words."""
+"""Inspection of a layer: its pattern, through any nodes before its weights, and the reasons in words."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto
-from small_models import HELD, Array, conv, held, model, node, random
+from small_models import HELD, Array, conv, model, node, random, stored_as
 
 from edgesparse.errors import ModelError
 from edgesparse.sparsity.inspect import InspectedLayer, inspect
 from edgesparse.sparsity.mask import mask_2to4
 
 
-def one(made: ModelProto) -> InspectedLayer:
-    (layer,) = inspect(made).layers
+def only_layer(source: ModelProto) -> InspectedLayer:
+    (layer,) = inspect(source).layers
     return layer
 
 
@@ -27,23 +27,23 @@ def sparse(weight: Array, axis: int = 1) -> Array:
 
 
 def test_a_dense_convolution_is_eligible_and_counted() -> None:
-    layer = one(conv(random(32, 64, 3, 3), pads=[1, 1, 1, 1]))
+    layer = only_layer(conv(random(32, 64, 3, 3), pads=[1, 1, 1, 1]))
     assert (layer.name, layer.op, layer.shape, layer.dtype) == ("conv", "Conv", (32, 64, 3, 3), "float32")
     assert layer.macs == 8 * 8 * 32 * 64 * 9
     assert (layer.bytes, layer.zeros) == (32 * 64 * 9 * 4, 0)
     assert (layer.groups, layer.violations, layer.state) == (32 * 16 * 9, 32 * 16 * 9, "dense")
 
 
-def test_one_weight_too_many_is_one_violation() -> None:
+def test_an_extra_weight_is_a_violation() -> None:
     weight = sparse(random(32, 64, 3, 3))
-    assert one(conv(weight)).state == "sparse"
+    assert only_layer(conv(weight)).state == "sparse"
     weight[5, 8:11, 1, 2] = 1
-    layer = one(conv(weight))
+    layer = only_layer(conv(weight))
     assert (layer.violations, layer.state) == (1, "dense")
 
 
 def test_fp16_is_read_too() -> None:
-    layer = one(conv(sparse(random(32, 64, 1, 1)).astype(np.float16)))
+    layer = only_layer(conv(sparse(random(32, 64, 1, 1)).astype(np.float16)))
     assert (layer.dtype, layer.bytes, layer.sparse) == ("float16", 32 * 64 * 2, True)
 
 
@@ -58,33 +58,33 @@ def test_fp16_is_read_too() -> None:
         (np.full((64, 64, 1, 1), np.nan, np.float32), {}, "NaN"),
     ],
 )
-def test_what_tensorrt_cannot_use_says_why(weight: Array, attributes: dict[str, int], words: str) -> None:
-    layer = one(conv(weight, **attributes))
+def test_layers_that_tensorrt_cannot_use_have_a_reason(weight: Array, attributes: dict[str, int], words: str) -> None:
+    layer = only_layer(conv(weight, **attributes))
     assert layer.state == "ineligible" and words in str(layer.reason)
 
 
 def test_a_transposed_convolution_is_listed_and_not_eligible() -> None:
-    made = model([node("ConvTranspose", ["x", "w"], ["y"])], {"w": random(64, 32, 2, 2)})
-    layer = one(made)
+    source = model([node("ConvTranspose", ["x", "w"], ["y"])], {"w": random(64, 32, 2, 2)})
+    layer = only_layer(source)
     assert layer.name == "y" and "transposed" in str(layer.reason)
     assert layer.macs == 64 * 8 * 8 * 32 * 4
 
 
 def test_a_product_of_two_activations_is_listed_as_not_prunable() -> None:
     nodes = [node("Transpose", ["x"], ["t"], perm=[1, 0]), node("MatMul", ["x", "t"], ["y"], "attention")]
-    layer = one(model(nodes, {}, (8, 64)))
+    layer = only_layer(model(nodes, {}, (8, 64)))
     assert (layer.name, layer.shape, layer.macs) == ("attention", None, 8 * 8 * 64)
     assert "two activations" in str(layer.reason)
 
 
 @pytest.mark.parametrize("kind", HELD)
-def test_the_pattern_is_seen_through_what_stands_before_the_layer(kind: str) -> None:
+def test_the_pattern_is_recognized_through_nodes_before_the_layer(kind: str) -> None:
     weight = sparse(random(64, 48), 0)
-    layer = one(held(kind, weight))
+    layer = only_layer(stored_as(kind, weight))
     assert layer.state == "sparse", layer
     assert (layer.macs, layer.groups) == (8 * 64 * 48, 16 * 48)
     weight[8:11, 5] = 1
-    assert one(held(kind, weight)).violations == 1
+    assert only_layer(stored_as(kind, weight)).violations == 1
 
 
 def test_quantized_weights_need_zero_point_zero() -> None:
@@ -94,16 +94,16 @@ def test_quantized_weights_need_zero_point_zero() -> None:
         "s": np.array(1, np.float32),
         "z": np.array(7, np.int8),
     }
-    layer = one(model(nodes, tensors, (8, 64)))
+    layer = only_layer(model(nodes, tensors, (8, 64)))
     assert layer.zeros == 64 * 32 and "zero point" in str(layer.reason)
 
 
 def test_computed_weights_ask_for_folded_constants() -> None:
     nodes = [node("Mul", ["w", "w"], ["b"]), node("MatMul", ["x", "b"], ["y"])]
-    assert "are computed by Mul: fold" in str(one(model(nodes, {"w": random(64, 32)}, (8, 64))).reason)
+    assert "are computed by Mul: fold" in str(only_layer(model(nodes, {"w": random(64, 32)}, (8, 64))).reason)
 
 
-def test_a_product_of_constants_alone_is_no_layer() -> None:
+def test_a_product_of_constants_is_not_a_layer() -> None:
     nodes = [node("MatMul", ["w", "w"], ["b"]), node("Add", ["x", "b"], ["y"])]
     assert inspect(model(nodes, {"w": random(64, 64)}, (64, 64))).layers == ()
 
@@ -118,10 +118,12 @@ def quantized(after: list[onnx.NodeProto]) -> InspectedLayer:
         *after,
     ]
     weight = np.random.default_rng(0).integers(-127, 128, (256, 256, 1, 1), np.int8)
-    return one(model(nodes, {"w": weight, "s": np.array(0.1, np.float32), "z": np.array(0, np.int8)}, (1, 256, 4, 4)))
+    return only_layer(
+        model(nodes, {"w": weight, "s": np.array(0.1, np.float32), "z": np.array(0, np.int8)}, (1, 256, 4, 4))
+    )
 
 
-def test_int8_doubts_what_stands_between_layer_and_q() -> None:
+def test_int8_doubts_operators_between_layer_and_q() -> None:
     q = [node("QuantizeLinear", ["r", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["y"])]
     assert quantized([node("Relu", ["c"], ["r"]), *q]).doubts == ()
     silu = [node("Sigmoid", ["c"], ["g"]), node("Mul", ["c", "g"], ["r"])]
@@ -129,25 +131,25 @@ def test_int8_doubts_what_stands_between_layer_and_q() -> None:
     assert "MaxPool follows" in quantized([node("MaxPool", ["c"], ["y"], kernel_shape=[2, 2])]).doubts[0]
 
 
-def test_open_shapes_leave_macs_unknown_until_they_are_given() -> None:
-    made = model([node("Conv", ["x", "w"], ["y"])], {"w": random(32, 64, 1, 1)}, ("n", 64, "h", "w"))
-    assert inspect(made).macs is None
-    assert inspect(made, {"x": (2, 64, 10, 20)}).macs == 2 * 64 * 32 * 200
+def test_open_shapes_leave_macs_unknown_until_they_are_set() -> None:
+    source = model([node("Conv", ["x", "w"], ["y"])], {"w": random(32, 64, 1, 1)}, ("n", 64, "h", "w"))
+    assert inspect(source).macs is None
+    assert inspect(source, {"x": (2, 64, 10, 20)}).macs == 2 * 64 * 32 * 200
     with pytest.raises(ModelError, match="no input 'images'"):
-        inspect(made, {"images": (1, 64, 8, 8)})
+        inspect(source, {"images": (1, 64, 8, 8)})
     with pytest.raises(ModelError, match="4 dimensions"):
-        inspect(made, {"x": (64, 8, 8)})
+        inspect(source, {"x": (64, 8, 8)})
 
 
 def test_external_data_is_read(tmp_path: Path) -> None:
     onnx.save(conv(sparse(random(32, 64, 3, 3))), tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0)
-    assert one(onnx.load(tmp_path / "m.onnx")).state == "sparse"
+    assert only_layer(onnx.load(tmp_path / "m.onnx")).state == "sparse"
 
 
 def test_the_real_network(real: Path) -> None:
     report = inspect(onnx.load(real / "models" / "yolox_nano.onnx"))
     assert len(report.layers) == 113
-    # YOLOX's authors publish 1.08 GFLOPs at 416 (two a multiply-accumulate), activations and resizing included
+    # YOLOX's authors publish 1.08 GFLOPs at 416 (two per multiply-accumulate), activations and resizing included
     assert report.macs is not None and report.macs == pytest.approx(1.08e9 / 2, rel=0.05)
     assert report.share("dense") > 0.7 and report.share("sparse") == 0
     reasons = {layer.reason.split(":")[0] for layer in report.layers if layer.reason}

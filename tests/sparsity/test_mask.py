@@ -1,4 +1,4 @@
-"""The 2:4 pattern: what stays, what breaks it, which layers can have it."""
+"""The 2:4 pattern: which weights stay, what violates it, which layers can have it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_masking_twice_changes_nothing(weight: np.ndarray) -> None:
 
 
 @given(weights)
-def test_another_axis_gives_the_same_mask_moved(weight: np.ndarray) -> None:
+def test_another_axis_gives_the_same_mask_transposed(weight: np.ndarray) -> None:
     moved = np.moveaxis(weight, 1, 0)
     np.testing.assert_array_equal(np.moveaxis(mask_2to4(moved, axis=0), 0, 1), mask_2to4(weight))
 
@@ -57,7 +57,7 @@ def test_violations_counts_groups_of_the_right_axis() -> None:
     assert violations(weight) == (0, 36)
 
 
-def test_a_width_that_four_does_not_divide_is_refused() -> None:
+def test_a_width_that_is_not_a_multiple_of_four_is_refused() -> None:
     for act in (mask_2to4, violations):
         with pytest.raises(SparsityError, match="found 6"):
             act(np.ones((4, 6), np.float32))
@@ -76,6 +76,6 @@ def test_a_width_that_four_does_not_divide_is_refused() -> None:
         ((MIN_CHANNELS, MIN_CHANNELS), 1, None),
     ],
 )
-def test_ineligible_says_why(shape: tuple[int, ...], group: int, word: str | None) -> None:
+def test_ineligible_layers_have_a_reason(shape: tuple[int, ...], group: int, word: str | None) -> None:
     reason = ineligible(shape, group)
     assert reason is None if word is None else (reason is not None and word in reason)

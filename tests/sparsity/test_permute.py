@@ -100,14 +100,14 @@ CASES: dict[str, ModelProto] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_outputs_stay_the_same_and_more_is_kept(case: str) -> None:
-    made = ModelProto()
-    made.CopyFrom(CASES[case])
-    before = run(made)[0]
-    report = permute(made, [layer.name for layer in inspect(made).eligible])
-    onnx.checker.check_model(made)
-    np.testing.assert_allclose(run(made)[0], before, rtol=1e-3, atol=1e-3)
+    source = ModelProto()
+    source.CopyFrom(CASES[case])
+    before = run(source)[0]
+    report = permute(source, [layer.name for layer in inspect(source).eligible])
+    onnx.checker.check_model(source)
+    np.testing.assert_allclose(run(source)[0], before, rtol=1e-3, atol=1e-3)
     assert report.moved > 0 and report.after > report.before
-    assert prune(made).layers[0].kept >= 0.5
+    assert prune(source).layers[0].kept >= 0.5
 
 
 FIXED: dict[str, ModelProto] = {
@@ -151,17 +151,17 @@ FIXED["read inside a branch"] = branching()
 
 
 @pytest.mark.parametrize("case", FIXED)
-def test_channels_that_cannot_move_stay(case: str) -> None:
-    made = FIXED[case]
-    before = made.SerializeToString()
-    report = permute(made, [layer.name for layer in inspect(made).eligible])
+def test_channels_that_cannot_move_stay_in_place(case: str) -> None:
+    source = FIXED[case]
+    before = source.SerializeToString()
+    report = permute(source, [layer.name for layer in inspect(source).eligible])
     assert report.moved == 0 and report.after == report.before
-    assert made.SerializeToString() == before
+    assert source.SerializeToString() == before
 
 
 @settings(deadline=None, max_examples=25)
 @given(rows=st.integers(1, 20), fours=st.integers(1, 8), seed=st.integers(0, 1000))
-def test_the_search_gives_an_order_that_keeps_no_less(rows: int, fours: int, seed: int) -> None:
+def test_the_search_never_keeps_less(rows: int, fours: int, seed: int) -> None:
     weights = random(rows, 4 * fours, seed=seed)
     order = search(weights)
     assert sorted(order.tolist()) == list(range(4 * fours))
@@ -174,39 +174,39 @@ def test_the_search_gives_an_order_that_keeps_no_less(rows: int, fours: int, see
 
 def test_the_search_spreads_large_columns_over_the_groups() -> None:
     weights = np.repeat([[9.0, 0.0]], 5, axis=0).repeat(16, axis=1).astype(np.float32)
-    found = weights[:, search(weights)].reshape(5, -1, 4)
-    assert ((found > 0).sum(axis=2) == 2).all()
+    result = weights[:, search(weights)].reshape(5, -1, 4)
+    assert ((result > 0).sum(axis=2) == 2).all()
 
 
-def test_a_bias_shared_by_two_layers_moves_for_one_alone() -> None:
-    made = CASES["silu"]
-    nodes = [*made.graph.node, node("Conv", ["x", "w1", "shared"], ["z"], "third")]
-    tensors = {t.name: numpy_helper.to_array(t) for t in made.graph.initializer} | {"shared": ramp(64)}
+def test_a_bias_shared_by_two_layers_is_reordered_for_only_one() -> None:
+    source = CASES["silu"]
+    nodes = [*source.graph.node, node("Conv", ["x", "w1", "shared"], ["z"], "third")]
+    tensors = {t.name: numpy_helper.to_array(t) for t in source.graph.initializer} | {"shared": ramp(64)}
     shared = model(nodes, tensors, outputs=("y", "z"))
     shared.graph.node[0].input[2] = "shared"
     shared.graph.node[-1].input[1] = "w4"
     shared.graph.initializer.append(numpy_helper.from_array(random(64, 64, 1, 1, seed=4), "w4"))
     before = run(shared)
     assert permute(shared, ["two"]).moved > 0
-    for one, other in zip(run(shared), before, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
+    for after, expected in zip(run(shared), before, strict=True):
+        np.testing.assert_allclose(after, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_the_real_network_computes_the_same_and_keeps_more(real: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(permutation, "KICKS", 0)
-    made = onnx.load(real / "models" / "yolox_nano.onnx")
-    assert sum(map(len, follow(Wiring(made.graph)).blocks())) > 5000
+    source = onnx.load(real / "models" / "yolox_nano.onnx")
+    assert sum(map(len, follow(Wiring(source.graph)).blocks())) > 5000
     image = np.random.default_rng(0).integers(0, 256, (1, 3, 416, 416)).astype(np.float32)
-    before = run(made, image)[0]
-    report = permute(made, [layer.name for layer in inspect(made).eligible])
+    before = run(source, image)[0]
+    report = permute(source, [layer.name for layer in inspect(source).eligible])
     assert report.after > report.before + 0.01
-    np.testing.assert_allclose(run(made, image)[0], before, rtol=1e-3, atol=1e-2)
+    np.testing.assert_allclose(run(source, image)[0], before, rtol=1e-3, atol=1e-2)
 
 
-def test_pruning_reorders_first_where_asked() -> None:
-    made = ModelProto()
-    made.CopyFrom(CASES["residual"])
-    report = prune(made, ["two"], permute=True)
+def test_pruning_reorders_first_on_request() -> None:
+    source = ModelProto()
+    source.CopyFrom(CASES["residual"])
+    report = prune(source, ["two"], permute=True)
     assert report.permutation is not None
     assert report.layers[0].kept == pytest.approx(report.permutation.after, rel=1e-5)
-    assert inspect(made).layers[-1].state == "sparse"
+    assert inspect(source).layers[-1].state == "sparse"

@@ -1,4 +1,4 @@
-"""Pruning without training: closer than magnitude, exactly 2:4, resumable, and clear about what it refuses."""
+"""Pruning without training: closer than by magnitude, exactly 2:4, resumable, with clear refusals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ C = 32
 
 
 def correlated(*shape: int, count: int = 8) -> Batches:
-    """Batches whose channels (axis 1) are mixtures of fewer sources and have means of their own."""
+    """Batches whose channels (axis 1) are mixtures of fewer sources, each with its own mean."""
     mix = random(shape[1], shape[1] // 4, seed=50)
 
     def batches() -> Iterator[np.ndarray[Any, np.dtype[np.float32]]]:
@@ -84,16 +84,16 @@ CASES: dict[str, tuple[Callable[[], ModelProto], tuple[int, ...]]] = {
 
 
 class Page(HTMLParser):
-    """Bars, links to other places, and text of a page."""
+    """The bars, external links and text of a page."""
 
     def __init__(self) -> None:
         super().__init__()
         self.bars, self.outside, self.text = 0, 0, ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        said = dict(attrs)
-        self.bars += tag == "a" and "height" in (said.get("style") or "")
-        self.outside += any((said.get(name) or "").startswith("http") for name in ("src", "href"))
+        message = dict(attrs)
+        self.bars += tag == "a" and "height" in (message.get("style") or "")
+        self.outside += any((message.get(name) or "").startswith("http") for name in ("src", "href"))
 
     def handle_data(self, data: str) -> None:
         self.text += data
@@ -104,58 +104,58 @@ def loss(dense: ModelProto, other: ModelProto, batches: Batches) -> float:
     return float(sum(((a - b) ** 2).sum() for a, b in pairs) / sum(((a - a.mean()) ** 2).sum() for a, _ in pairs))
 
 
-def weights(made: ModelProto) -> dict[str, np.ndarray[Any, Any]]:
-    return {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
+def weights(source: ModelProto) -> dict[str, np.ndarray[Any, Any]]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in source.graph.initializer}
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_kind_of_layer_comes_out_2to4_and_far_closer_than_by_magnitude(case: str) -> None:
+def test_every_kind_of_layer_is_2to4_and_far_closer_than_by_magnitude(case: str) -> None:
     make, shape = CASES[case]
     dense, batches = make(), correlated(*shape)
     before = dense.SerializeToString()
-    done, report = reconstruct(dense, batches)
+    result, report = reconstruct(dense, batches)
     assert dense.SerializeToString() == before
-    onnx.checker.check_model(done)
-    assert [layer.state for layer in inspect(done).eligible] == ["sparse", "sparse"]
+    onnx.checker.check_model(result)
+    assert [layer.state for layer in inspect(result).eligible] == ["sparse", "sparse"]
     assert {layer.name for layer in report.layers if layer.pruned} == {"first", "last"}
     assert report.share == 1
     magnitude = make()
     prune(magnitude)
-    assert loss(dense, done, batches) < 0.5 * loss(dense, magnitude, batches)
-    assert loss(dense, done, batches) == pytest.approx(report.layers[-1].error, rel=0.5, abs=1e-3)
+    assert loss(dense, result, batches) < 0.5 * loss(dense, magnitude, batches)
+    assert loss(dense, result, batches) == pytest.approx(report.layers[-1].error, rel=0.5, abs=1e-3)
 
 
 @pytest.mark.parametrize("case", ["conv", "gemm", "matmul, add"])
 def test_the_mean_of_the_first_layers_output_stays(case: str) -> None:
     make, shape = CASES[case]
     dense, batches = make(), correlated(*shape)
-    done, _ = reconstruct(dense, batches, ReconstructOptions(layers=["first"], reorder=False))
-    for made in (dense, done):
-        made.graph.output[0].name = "a"
+    result, _ = reconstruct(dense, batches, ReconstructOptions(layers=["first"], reorder=False))
+    for source in (dense, result):
+        source.graph.output[0].name = "a"
     axes = (0, *range(2, len(shape)))
-    means = [np.mean([run(made, x)[0].mean(axes) for x in batches()], 0) for made in (dense, done)]
+    means = [np.mean([run(source, x)[0].mean(axes) for x in batches()], 0) for source in (dense, result)]
     np.testing.assert_allclose(means[0], means[1], atol=5e-3)
 
 
-def test_layers_behind_a_pruned_one_are_refitted_dense_those_before_it_stay() -> None:
+def test_layers_behind_a_pruned_layer_are_refitted_and_those_before_it_stay() -> None:
     dense, batches = convs(), correlated(1, C, 12, 12)
     old, new = (
         weights(dense),
         weights(reconstruct(dense, batches, ReconstructOptions(layers=["last"], reorder=False))[0]),
     )
     assert all(np.array_equal(old[name], new[name]) for name in ("w1", "b1", "w2"))
-    done, report = reconstruct(dense, batches, ReconstructOptions(layers=["first"], reorder=False))
+    result, report = reconstruct(dense, batches, ReconstructOptions(layers=["first"], reorder=False))
     assert [(layer.name, layer.pruned) for layer in report.layers] == [
         ("first", True),
         ("depthwise", False),
         ("last", False),
     ]
     assert report.share == 0.9  # nine kernel positions of ten
-    assert np.count_nonzero(weights(done)["w3"]) == C * C
-    assert not np.array_equal(weights(done)["w2"], old["w2"])
+    assert np.count_nonzero(weights(result)["w3"]) == C * C
+    assert not np.array_equal(weights(result)["w2"], old["w2"])
 
 
-def test_a_run_that_was_cut_short_goes_on_to_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_continues_to_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dense, batches = convs(), correlated(1, C, 12, 12)
     whole, _ = reconstruct(dense, batches)
     fitted: list[str] = []
@@ -182,16 +182,16 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_result(tmp_path: Path, mon
     assert not list(tmp_path.rglob("*.npy")) and not list(tmp_path.rglob("*.part"))
 
 
-def test_a_saved_state_of_other_images_is_not_taken_up(tmp_path: Path) -> None:
+def test_a_saved_state_of_other_images_is_not_continued(tmp_path: Path) -> None:
     dense = convs()
     reconstruct(dense, correlated(1, C, 12, 12), ReconstructOptions(state_dir=tmp_path))
     other = correlated(1, C, 12, 12, count=4)
-    done, _ = reconstruct(dense, other, ReconstructOptions(state_dir=tmp_path))
-    assert done.SerializeToString() == reconstruct(dense, other)[0].SerializeToString()
+    result, _ = reconstruct(dense, other, ReconstructOptions(state_dir=tmp_path))
+    assert result.SerializeToString() == reconstruct(dense, other)[0].SerializeToString()
 
 
 def chain(layers: int = 4) -> ModelProto:
-    """Convolutions in a row; the second reads hardly anything that matters, so it is the least sensitive."""
+    """Convolutions in a row; the second has little influence, so it is the least sensitive."""
     tensors = {f"w{i}": random(C, C, 1, 1, seed=i) / 5 for i in range(layers)}
     names = ["x", *(f"t{i}" for i in range(layers - 1)), "y"]
     nodes = [node("Conv", [names[i], f"w{i}"], [names[i + 1]], f"conv{i}") for i in range(layers)]
@@ -200,34 +200,34 @@ def chain(layers: int = 4) -> ModelProto:
 
 
 def test_a_share_takes_the_least_sensitive_layers() -> None:
-    done, report = reconstruct(chain(), correlated(1, C, 8, 8), ReconstructOptions(share=0.25))
+    result, report = reconstruct(chain(), correlated(1, C, 8, 8), ReconstructOptions(share=0.25))
     assert report.share == pytest.approx(0.25)
     assert [layer.name for layer in report.layers if layer.pruned] == ["conv1"]
-    assert [layer.name for layer in inspect(done).layers if layer.sparse] == ["conv1"]
+    assert [layer.name for layer in inspect(result).layers if layer.sparse] == ["conv1"]
 
 
 @pytest.mark.parametrize(("max_drop", "count"), [(0, 0), (15, 1), (25, 2), (100, 4)])
 def test_a_limit_on_the_drop_takes_as_many_layers_as_it_allows(max_drop: float, count: int) -> None:
-    def score(made: ModelProto) -> float:
-        return 90 - 10 * sum(layer.sparse for layer in inspect(made).layers)
+    def score(source: ModelProto) -> float:
+        return 90 - 10 * sum(layer.sparse for layer in inspect(source).layers)
 
-    done, report = reconstruct(
+    result, report = reconstruct(
         chain(), correlated(1, C, 8, 8), ReconstructOptions(max_drop=max_drop), Task(score=score)
     )
-    assert sum(layer.sparse for layer in inspect(done).layers) == count
+    assert sum(layer.sparse for layer in inspect(result).layers) == count
     assert report.share == count / 4
     assert report.dense_score == 90 and report.score == 90 - 10 * count
 
 
 def test_a_share_that_costs_too_much_is_refused() -> None:
-    def score(made: ModelProto) -> float:
-        return 90 - 10 * sum(layer.sparse for layer in inspect(made).layers)
+    def score(source: ModelProto) -> float:
+        return 90 - 10 * sum(layer.sparse for layer in inspect(source).layers)
 
     with pytest.raises(SparsityError, match=r"50% of the eligible MACs at 2:4 costs 20\.0 points, 5 are allowed"):
         reconstruct(chain(), correlated(1, C, 8, 8), ReconstructOptions(max_drop=5, share=0.5), Task(score=score))
 
 
-def test_what_a_layer_changes_is_weighed_against_what_it_gains() -> None:
+def test_sensitivity_is_weighed_against_the_gain() -> None:
     gains = {"conv0": 0.0, "conv1": 1e-9, "conv2": 1.0, "conv3": 1.0}
     _, report = reconstruct(chain(), correlated(1, C, 8, 8), ReconstructOptions(share=0.5, gains=gains))
     assert [layer.name for layer in report.layers if layer.pruned] == ["conv2", "conv3"]
@@ -241,24 +241,24 @@ def test_what_a_layer_changes_is_weighed_against_what_it_gains() -> None:
         reconstruct(chain(), correlated(1, C, 8, 8), ReconstructOptions(share=0.8, gains={}))
 
 
-def test_places_with_objects_come_out_closer() -> None:
+def test_positions_with_objects_are_closer() -> None:
     dense, batches = convs(pads=[1, 1, 1, 1]), correlated(1, C, 12, 12)
     corner = np.zeros((1, 12, 12), np.float32)
     corner[:, :4, :4] = 1
     plain, weighed = (reconstruct(dense, batches, task=Task(objects=objects))[0] for objects in (None, [corner] * 8))
 
-    def error(made: ModelProto) -> float:
-        return sum(float(((run(dense, x)[0] - run(made, x)[0])[..., 1:3, 1:3] ** 2).sum()) for x in batches())
+    def error(source: ModelProto) -> float:
+        return sum(float(((run(dense, x)[0] - run(source, x)[0])[..., 1:3, 1:3] ** 2).sum()) for x in batches())
 
     assert error(weighed) < 0.95 * error(plain)
 
 
-def test_the_report_holds_every_layer_and_why_it_is_what_it_is() -> None:
+def test_the_report_lists_every_layer_with_its_reason() -> None:
     dense, batches = convs(), correlated(1, C, 12, 12)
     prune(dense, ["last"])
     _, report = reconstruct(dense, batches, ReconstructOptions(layers=["first"]))
-    said = [(layer.name, layer.state, layer.why.split(": ")[0]) for layer in report.layers]
-    assert said == [
+    message = [(layer.name, layer.state, layer.why.split(": ")[0]) for layer in report.layers]
+    assert message == [
         ("first", "sparse", "requested"),
         ("depthwise", "ineligible", "depthwise convolution"),
         ("last", "sparse", "2:4 before"),
@@ -270,20 +270,20 @@ def test_the_report_holds_every_layer_and_why_it_is_what_it_is() -> None:
 
 
 def test_progress_ends_at_the_total() -> None:
-    told: list[tuple[str, int, int]] = []
+    events: list[tuple[str, int, int]] = []
     reconstruct(
-        chain(), correlated(1, C, 8, 8), ReconstructOptions(share=0.5), progress=lambda *said: told.append(said)
+        chain(), correlated(1, C, 8, 8), ReconstructOptions(share=0.5), progress=lambda *message: events.append(message)
     )
-    assert list(dict.fromkeys(what for what, _, _ in told)) == [
+    assert list(dict.fromkeys(what for what, _, _ in events)) == [
         "measuring sensitivity",
         "reordering channels",
         "reconstructing",
     ]
-    done = [(at, total) for what, at, total in told if what == "reconstructing"]
-    assert done == [(i, done[0][1]) for i in range(done[0][1] + 1)]
+    result = [(at, total) for what, at, total in events if what == "reconstructing"]
+    assert result == [(i, result[0][1]) for i in range(result[0][1] + 1)]
 
 
-def test_reordered_channels_make_it_closer_still() -> None:
+def test_reordered_channels_are_closer_still() -> None:
     dense, batches = convs(), correlated(1, C, 12, 12)
     without, reordered = (reconstruct(dense, batches, ReconstructOptions(reorder=way))[0] for way in (False, True))
     assert loss(dense, reordered, batches) < loss(dense, without, batches)
@@ -302,9 +302,9 @@ def test_layers_that_cannot_be_refitted_stay_as_they_are(kind: str) -> None:
         nodes += [node("Reshape", ["a", "s"], ["m"]), node("Gemm", ["m", "v", "c"], ["y"])]
         tensors["s"] = np.array([C, C])
     dense, batches = model(nodes, tensors, (1, C, 4, C // 4)), correlated(1, C, 4, C // 4)
-    done, report = reconstruct(dense, batches, ReconstructOptions(layers=["first"], reorder=False))
+    result, report = reconstruct(dense, batches, ReconstructOptions(layers=["first"], reorder=False))
     assert [layer.name for layer in report.layers if layer.error is not None] == ["first"]
-    old, new = weights(dense), weights(done)
+    old, new = weights(dense), weights(result)
     assert {"v"} <= old.keys() & new.keys()
     assert all(np.array_equal(old[name], new[name]) for name in old.keys() & new.keys() if name != "w")
 
@@ -312,19 +312,19 @@ def test_layers_that_cannot_be_refitted_stay_as_they_are(kind: str) -> None:
 def test_a_matrix_product_with_its_weights_on_the_left_is_pruned() -> None:
     nodes = [node("Gemm", ["w", "x"], ["y"], "left", transB=1)]
     dense, batches = model(nodes, {"w": random(48, C)}, (64, C)), correlated(64, C)
-    done, _ = reconstruct(dense, batches)
-    assert inspect(done).layers[0].state == "sparse"
+    result, _ = reconstruct(dense, batches)
+    assert inspect(result).layers[0].state == "sparse"
     magnitude = model(nodes, {"w": random(48, C)}, (64, C))
     prune(magnitude)
-    assert loss(dense, done, batches) < 0.5 * loss(dense, magnitude, batches)
+    assert loss(dense, result, batches) < 0.5 * loss(dense, magnitude, batches)
 
 
 @pytest.mark.parametrize(("before", "now"), [("first", "last"), ("last", "first")])
-def test_layers_that_are_2to4_already_stay_so(before: str, now: str) -> None:
+def test_layers_that_are_2to4_already_stay_2to4(before: str, now: str) -> None:
     dense, batches = convs(), correlated(1, C, 12, 12)
     prune(dense, [before])
-    done, _ = reconstruct(dense, batches, ReconstructOptions(layers=[now]))
-    assert [layer.state for layer in inspect(done).eligible] == ["sparse", "sparse"]
+    result, _ = reconstruct(dense, batches, ReconstructOptions(layers=[now]))
+    assert [layer.state for layer in inspect(result).eligible] == ["sparse", "sparse"]
 
 
 def shared() -> ModelProto:
@@ -332,25 +332,25 @@ def shared() -> ModelProto:
     return model(nodes, {"w": random(C, C, 1, 1)}, (1, C, 8, 8))
 
 
-def spoilt() -> ModelProto:
-    made = convs()
-    weight = weights(made)["w3"].copy()
+def non_finite() -> ModelProto:
+    source = convs()
+    weight = weights(source)["w3"].copy()
     weight[3, 4] = np.nan
-    made.graph.initializer[3].CopyFrom(numpy_helper.from_array(weight, "w3"))
-    return made
+    source.graph.initializer[3].CopyFrom(numpy_helper.from_array(weight, "w3"))
+    return source
 
 
 def sparse() -> ModelProto:
-    made = convs()
-    prune(made)
-    return made
+    source = convs()
+    prune(source)
+    return source
 
 
 @pytest.mark.parametrize(
-    ("make", "options", "kind", "said"),
+    ("make", "options", "kind", "message"),
     [
         (shared, {}, SparsityError, "one: shares its weights with two"),
-        (spoilt, {}, ModelError, "last: weights hold NaN or infinity"),
+        (non_finite, {}, ModelError, "last: weights hold NaN or infinity"),
         (sparse, {}, SparsityError, "all 2 layers to prune are 2:4 already"),
         (convs, {"layers": ["frist"]}, SparsityError, "did you mean 'first'"),
         (convs, {"max_drop": 1}, CalibrationError, "needs labeled data"),
@@ -359,12 +359,12 @@ def sparse() -> ModelProto:
         (convs, {"max_drop": -1.0}, SparsityError, "max drop -1"),
     ],
 )
-def test_what_cannot_be_done_is_refused_in_one_line(
-    make: Callable[[], ModelProto], options: dict[str, Any], kind: type[EdgeSparseError], said: str
+def test_impossible_requests_are_refused_in_one_line(
+    make: Callable[[], ModelProto], options: dict[str, Any], kind: type[EdgeSparseError], message: str
 ) -> None:
     with pytest.raises(kind) as error:
         reconstruct(make(), correlated(1, C, 12, 12), ReconstructOptions(**options))
-    assert said in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_no_images_are_refused() -> None:
@@ -375,15 +375,15 @@ def test_no_images_are_refused() -> None:
 def test_half_precision_weights_stay_half_precision() -> None:
     tensors = {"w": random(C, C, 1, 1).astype(np.float16), "b": random(C).astype(np.float16)}
     dense = model([node("Conv", ["x", "w", "b"], ["y"], "conv")], tensors, (1, C, 8, 8), dtype=onnx.TensorProto.FLOAT16)
-    done, _ = reconstruct(dense, correlated(1, C, 8, 8))
-    assert all(value.dtype == np.float16 for value in weights(done).values())
-    assert inspect(done).layers[0].sparse
+    result, _ = reconstruct(dense, correlated(1, C, 8, 8))
+    assert all(value.dtype == np.float16 for value in weights(result).values())
+    assert inspect(result).layers[0].sparse
 
 
 def test_the_real_network_keeps_most_of_its_first_outputs(real: Path) -> None:
     dense = onnx.load(str(real / "models" / "yolox_nano.onnx"))
     names = [layer.name for layer in inspect(dense).eligible][:4]
     batches = lambda: [128 + 50 * random(1, 3, 416, 416, seed=i) for i in range(2)]  # noqa: E731
-    done, report = reconstruct(dense, batches, ReconstructOptions(layers=names))
-    assert [layer.name for layer in inspect(done).layers if layer.state == "sparse"] == names
+    result, report = reconstruct(dense, batches, ReconstructOptions(layers=names))
+    assert [layer.name for layer in inspect(result).layers if layer.state == "sparse"] == names
     assert all((layer.error or 0) < 0.2 for layer in report.layers if layer.pruned)

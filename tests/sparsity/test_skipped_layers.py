@@ -111,9 +111,9 @@ def test_a_detection_transformer_is_pruned_up_to_its_selection(real: Path) -> No
     ("imgsz", "assumed"), [(None, (1, 3, 640, 640)), ("[320, 256]", (1, 3, 320, 256)), ("[0, 0]", (1, 3, 640, 640))]
 )
 def test_open_shapes_are_assumed_and_stated(tmp_path: Path, imgsz: str | None, assumed: tuple[int, ...]) -> None:
-    made = model([node("Conv", ["x", "w"], ["y"], "stem")], {"w": random(64, 3, 1, 1)}, ("n", 3, "h", "w"))
-    helper.set_model_props(made, {"imgsz": imgsz} if imgsz else {})
-    onnx.save(made, tmp_path / "open.onnx")
+    source = model([node("Conv", ["x", "w"], ["y"], "stem")], {"w": random(64, 3, 1, 1)}, ("n", 3, "h", "w"))
+    helper.set_model_props(source, {"imgsz": imgsz} if imgsz else {})
+    onnx.save(source, tmp_path / "open.onnx")
     result = inspect_file(tmp_path / "open.onnx")
     assert result.report.macs == 64 * 3 * assumed[2] * assumed[3]
     assert result.as_dict()["assumed_shapes"] == {"x": list(assumed)}

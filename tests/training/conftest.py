@@ -1,4 +1,4 @@
-"""A toy detector: enough layers of each kind that masks treat differently."""
+"""A toy detector: layers of each kind that masks treat differently."""
 
 from __future__ import annotations
 

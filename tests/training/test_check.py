@@ -1,4 +1,4 @@
-"""What check_onnx sees in an exported file."""
+"""check_onnx on exported files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgesparse.training.check import check_onnx
 
 
 def two_layers(path: Path, *, transposed: bool = False) -> Path:
-    """A 2:4 convolution `/body/Conv` and one `/head/out/Conv`; transposed: the mask lies along the wrong axis."""
+    """A 2:4 convolution `/body/Conv` and one `/head/out/Conv`; transposed: the mask is along the wrong axis."""
     rng = np.random.default_rng(0)
     body, out = (rng.standard_normal((32, 32, 3, 3)).astype(np.float32) for _ in range(2))
     body *= mask_2to4(body, axis=0 if transposed else 1)
@@ -35,13 +35,13 @@ def two_layers(path: Path, *, transposed: bool = False) -> Path:
     return path
 
 
-def test_the_report_tells_each_layer(onnx_path: Path) -> None:
+def test_the_report_lists_each_layer(onnx_path: Path) -> None:
     body, out = check_onnx(two_layers(onnx_path)).layers
     assert body.eligible and body.sparse and body.violations == 0
     assert out.eligible and not out.sparse and out.violations > 0
 
 
-def test_require_names_the_layers_that_break_the_pattern(onnx_path: Path) -> None:
+def test_require_names_the_layers_that_violate_the_pattern(onnx_path: Path) -> None:
     two_layers(onnx_path)
     with pytest.raises(SparsityError, match=r"1 of 2 layers are not 2:4: /head/out/Conv \(\d+ of 2304 groups\)"):
         check_onnx(onnx_path, require=True)
@@ -49,9 +49,9 @@ def test_require_names_the_layers_that_break_the_pattern(onnx_path: Path) -> Non
 
 
 def test_require_catches_a_pattern_along_the_wrong_axis(onnx_path: Path) -> None:
-    with pytest.raises(SparsityError, match="/body/Conv") as caught:
+    with pytest.raises(SparsityError, match="/body/Conv") as error:
         check_onnx(two_layers(onnx_path, transposed=True), require=True, skip=("/head/*",))
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
 
 
 def test_require_with_nothing_left_to_check_is_refused(onnx_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_require_with_nothing_left_to_check_is_refused(onnx_path: Path) -> None:
         check_onnx(two_layers(onnx_path), require=True, skip=("*",))
 
 
-def test_a_file_that_is_no_onnx_is_refused(onnx_path: Path) -> None:
+def test_a_file_that_is_not_onnx_is_refused(onnx_path: Path) -> None:
     onnx_path.write_bytes(b"\xff no model")
     for path in (onnx_path, onnx_path.with_name("absent.onnx")):
         with pytest.raises(ModelError, match=path.name):

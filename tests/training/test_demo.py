@@ -83,13 +83,13 @@ def looks_like_yolov8(path: Path) -> None:
     assert output[:, 4:].min() >= 0 and output[:, 4:].max() <= 1
 
 
-def test_the_seeds_of_the_judging_scenes_are_never_trained_on(tmp_path: Path) -> None:
+def test_the_seeds_of_the_test_scenes_are_never_trained_on(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as refused:
         main(["--out", str(tmp_path), "--scenes", str(data.TEST - data.TRAIN + 1)])
     assert refused.value.code == 2
 
 
-def test_scenes_reach_the_detector_as_the_runtime_will_give_them() -> None:
+def test_scenes_reach_the_detector_as_in_the_runtime() -> None:
     stills = data.draw(data.TEST, 2)
     frame, labels = still(data.TEST + 1)
     buffer = np.empty((1, 3, data.SIZE, data.SIZE), np.float32)
@@ -110,8 +110,8 @@ def test_boxes_move_with_their_pixels() -> None:
     out = moved(Batch(images, boxes, classes), random(), 1.0)
     for image, box in zip(out.images, out.boxes[:, 0], strict=True):
         bright = (image[0] > 0.7).nonzero()
-        seen = torch.cat([bright.amin(0).flip(0), bright.amax(0).flip(0) + 1])
-        assert (seen - box).abs().max() < 1.5
+        captured = torch.cat([bright.amin(0).flip(0), bright.amax(0).flip(0) + 1])
+        assert (captured - box).abs().max() < 1.5
     assert len({tuple(box.tolist()) for box in out.boxes[:, 0]}) == 64
 
 
@@ -129,10 +129,10 @@ def test_tinting_stays_in_range_and_differs() -> None:
     assert out.min() >= 0 and out.max() <= 1 and not torch.allclose(out[0], out[1])
 
 
-def test_a_phase_goes_on_from_where_it_was_saved(tmp_path: Path) -> None:
-    done: Future[data.Stills] = Future()
-    done.set_result(data.draw(0, 2))
-    album = Album(data.Order(deque([done])), 2, torch.device("cpu"))
+def test_a_phase_continues_from_where_it_was_saved(tmp_path: Path) -> None:
+    result: Future[data.Stills] = Future()
+    result.set_result(data.draw(0, 2))
+    album = Album(data.Order(deque([result])), 2, torch.device("cpu"))
     album.fill(2)
     phase = Phase(Plan("dense", 60, 1e-3, 2, steps=2), Detector(5), seed=0)
     phase.run(album, lambda text: None)
@@ -188,7 +188,7 @@ def test_map_is_that_of_pycocotools() -> None:
     from pycocotools import coco, cocoeval
 
     rng = np.random.default_rng(0)
-    truth, found = [], []
+    truth, result = [], []
     for _ in range(30):
         low = rng.uniform(0, 200, (8, 2))
         boxes = np.concatenate([low, low + rng.uniform(30, 80, (8, 2))], 1).astype(np.float32)
@@ -198,12 +198,12 @@ def test_map_is_that_of_pycocotools() -> None:
         )
         labels = np.where(rng.random(16) < 0.9, np.tile(truth[-1].class_id, 2), 0)
         confidence = np.sort(rng.random(16).astype(np.float32))[::-1]
-        found.append(Found(guess, confidence, labels))
-    score = evaluate(found, truth, 3)
+        result.append(Found(guess, confidence, labels))
+    score = evaluate(result, truth, 3)
     reference = coco.COCO()
     reference.dataset = coco_truth(truth)
     reference.createIndex()
-    judge = cocoeval.COCOeval(reference, reference.loadRes(coco_found(found)), "bbox")
+    judge = cocoeval.COCOeval(reference, reference.loadRes(coco_found(result)), "bbox")
     judge.evaluate()
     judge.accumulate()
     judge.summarize()
@@ -221,10 +221,10 @@ def coco_truth(truth: list[Truth]) -> dict[str, Any]:
     return {"info": {}, "images": images, "categories": categories, "annotations": annotations}
 
 
-def coco_found(found: list[Found]) -> list[dict[str, Any]]:
+def coco_found(result: list[Found]) -> list[dict[str, Any]]:
     return [
         {"image_id": image, "category_id": int(c), "bbox": xywh(box), "score": float(s)}
-        for image, f in enumerate(found)
+        for image, f in enumerate(result)
         for box, s, c in zip(f.xyxy, f.confidence, f.class_id, strict=True)
     ]
 

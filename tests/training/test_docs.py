@@ -1,4 +1,4 @@
-"""The code in docs/guide/training.md does what it says, on a toy model."""
+"""The code in docs/guide/training.md runs on a toy model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgesparse.sparsity.mask import violations  # noqa: E402
 
 pytestmark = [
     pytest.mark.torch,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # the exporter that needs no further package
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # the exporter that needs no other package
 ]
 
 DOC = Path(__file__).parents[2] / "docs" / "guide" / "training.md"

@@ -1,4 +1,4 @@
-"""2:4 masks through what a training loop does to a model."""
+"""2:4 masks through everything that a training loop does to a model."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def masked(model: nn.Module, kind: str = "sgd", **options: Any) -> tuple[Any, Ma
     return optimizer, sparsify(model, optimizer, skip=("12",), **options)
 
 
-def test_eligible_layers_are_masked_at_once_and_the_rest_say_why_not(toy: nn.Module) -> None:
+def test_eligible_layers_are_masked_immediately_and_others_have_a_reason(toy: nn.Module) -> None:
     _, masks = masked(toy)
     assert masks.layers == masks.active == SPARSE
     assert all(broken(toy, name) == 0 for name in SPARSE)
@@ -61,9 +61,9 @@ def test_eligible_layers_are_masked_at_once_and_the_rest_say_why_not(toy: nn.Mod
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_masks_hold_through_steps_with_momentum_and_weight_decay(toy: nn.Module, kind: str) -> None:
+def test_masks_persist_through_steps_with_momentum_and_weight_decay(toy: nn.Module, kind: str) -> None:
     optimizer = OPTIMIZERS[kind](toy.parameters())
-    train(toy, optimizer, 2)  # momentum of the dense training is there already
+    train(toy, optimizer, 2)  # momentum of the dense training exists already
     sparsify(toy, optimizer, skip=("12",))
     zeros = {name: weight(toy, name) == 0 for name in SPARSE}
     before = weight(toy, "3").copy()
@@ -76,7 +76,7 @@ def test_masks_hold_through_steps_with_momentum_and_weight_decay(toy: nn.Module,
             assert not kept.numpy()[zeros["3"]].any()
 
 
-def test_masks_hold_under_autocast(toy: nn.Module) -> None:
+def test_masks_persist_under_autocast(toy: nn.Module) -> None:
     optimizer, _ = masked(toy, "adamw")
     with torch.autocast("cpu", torch.bfloat16):
         train(toy, optimizer)
@@ -117,20 +117,20 @@ def test_an_averaged_copy_is_masked_exactly(toy: nn.Module) -> None:
         np.testing.assert_array_equal(weight(average.module, name) == 0, weight(toy, name) == 0)
 
 
-def test_a_model_that_is_no_copy_is_refused(toy: nn.Module) -> None:
+def test_a_model_that_is_not_a_copy_is_refused(toy: nn.Module) -> None:
     _, masks = masked(toy)
     with pytest.raises(SparsityError, match="no layer '3'"):
         masks.apply_to(nn.Sequential(nn.ReLU()))
 
 
-def test_the_schedule_brings_layers_in_by_share_and_never_takes_one_back(toy: nn.Module) -> None:
+def test_the_schedule_adds_layers_by_share_and_never_removes_any(toy: nn.Module) -> None:
     _, masks = masked(toy, schedule=stepwise(3, until=0.6))
-    seen = []
+    captured = []
     for progress in (0.0, 0.1, 0.2, 0.45, 1.0, 0.0):
         masks.step(progress)
-        seen.append(len(masks.active))
+        captured.append(len(masks.active))
         assert [broken(toy, name) == 0 for name in SPARSE] == [name in masks.active for name in SPARSE]
-    assert seen == [1, 1, 2, 3, 3, 3]
+    assert captured == [1, 1, 2, 3, 3, 3]
 
 
 def test_refresh_brings_a_pruned_weight_back_until_frozen(toy: nn.Module) -> None:
@@ -181,13 +181,13 @@ def test_skip_takes_patterns_and_whole_branches() -> None:
     assert sparsify(model, optimizer, skip=("he*",)).layers == ("body",)
 
 
-def test_a_skip_that_fits_nothing_is_refused_with_the_nearest_name(toy: nn.Module) -> None:
+def test_a_skip_that_matches_nothing_is_refused_with_the_nearest_name(toy: nn.Module) -> None:
     optimizer = torch.optim.SGD(toy.parameters(), lr=0.1)
     with pytest.raises(ConfigError, match=r"skip='13' .* nearest is '3'"):
         sparsify(toy, optimizer, skip=("13",))
 
 
-def test_a_weight_that_is_computed_stays_dense() -> None:
+def test_a_computed_weight_stays_dense() -> None:
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(32, 32, 1)), nn.Conv2d(32, 32, 1))
     masks = sparsify(model, torch.optim.SGD(model.parameters(), lr=0.1))
     assert masks.layers == ("1",) and "weight_norm" in masks.dense["0"]
