@@ -25,12 +25,18 @@ def printable(path: str | os.PathLike[str]) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+_MISTYPED = re.compile(r"\s*(rtsps?|rtmps?|https?|srt|udp|rtp|tcp|ftp|mqtts?)\s*(?::(?!//)|//|\\)", re.IGNORECASE)
+"""An address whose scheme is not followed by `://`, as `rtsp:/user:password@host`."""
+
+
 def redact(url: str) -> str:
     """Return the address without what may hold credentials: user, password, query, and path parts that set something.
 
     A password may contain any character: if an @ occurs elsewhere than before the host, everything but the scheme is
-    left out. Text that is no address is returned as it is.
+    left out, and so it is where an address has a slash too few. Text that is no address is returned as it is.
     """
+    if (mistyped := _MISTYPED.match(url)) and "@" in url:
+        return f"{mistyped[1]}:..."
     scheme, separator, rest = url.partition("://")
     if not separator:
         return url
@@ -48,7 +54,9 @@ def redact_all(value: Any) -> Any:
         return {key: redact_all(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [redact_all(item) for item in value]
-    return redact(value) if isinstance(value, str) and re.match(r"\s*\w+://", value) else value
+    return (
+        redact(value) if isinstance(value, str) and (re.match(r"\s*\w+://", value) or _MISTYPED.match(value)) else value
+    )
 
 
 def explain(problem: Any, keys: Callable[[Sequence[str]], list[str]], more: Mapping[str, Sequence[str]]) -> str:
@@ -80,9 +88,9 @@ def _quoted(path: Sequence[str], value: Any) -> str:
     if any(_SECRET.search(part) for part in path):
         return "..."
     if isinstance(value, str):
-        text = repr(redact(value) if "://" in value else value)
+        text = repr(redact(value) if "://" in value or _MISTYPED.match(value) else value)
     else:
-        text = "'...'" if "://" in repr(value) else repr(value)
+        text = "'...'" if re.search(r":/|//", repr(value)) else repr(value)
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesparse.config import Run, override, parse
-from edgesparse.errors import ConfigError
+from edgesparse.errors import ConfigError, SourceError
+from edgesparse.stream.sources.open import open_source
 from edgesparse.wording import redact, redact_all
 
 
@@ -143,8 +144,16 @@ def test_a_wrong_recipe_does_not_tell_its_passwords(run: dict[str, Any]) -> None
         ("rtsp://user:pa[ss@host/x", "rtsp://host/x"),
         ("rtsp://host/user=admin_password=x/stream", "rtsp://host/.../stream"),
         ("rtsp://host/cam/realmonitor?channel=1", "rtsp://host/cam/realmonitor"),
+        ("rtsp:/user:secret@host/x", "rtsp:..."),
+        ("rtsp:user:secret@host/x", "rtsp:..."),
+        ("RTSP//user:secret@host/x", "RTSP:..."),
+        ("http:\\\\user:secret@host", "http:..."),
+        ("rtsp : //user:secret@host", "rtsp:..."),
+        ("rtsp:/host/x", "rtsp:/host/x"),
         ("0", "0"),
         ("demo", "demo"),
+        ("demo:1", "demo:1"),
+        ("udp@noon.mp4", "udp@noon.mp4"),
     ],
 )
 def test_names_hold_no_credentials(url: str, name: str) -> None:
@@ -163,3 +172,8 @@ def test_what_programs_are_told_holds_no_credentials() -> None:
         "run": {"cameras": [{"source": "rtsp://host/x", "name": "a"}], "conf": 0.5},
         "why": "no rtsp://host/x: is it on?",
     }
+
+
+def test_a_mistyped_address_is_refused_without_its_credentials() -> None:
+    with pytest.raises(SourceError, match=r"^no source rtsp:\.\.\.: no such file, folder or camera$"):
+        open_source("rtsp:/admin:secret@10.0.0.7/x")
