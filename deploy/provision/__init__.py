@@ -1,5 +1,5 @@
-"""Provisioning of one device, by the system's own Python with nothing installed. scripts/provision starts it.
+"""Provisioning of one device with the system's Python, with nothing installed. scripts/provision starts it.
 
-`steps.py` is the table of what is done; `system.py` is all that touches the machine. It runs wherever a Jetson's system
-Python does: only the standard library, and only what Python 3.8 understands, so that JetPack 5 is refused in words.
+`steps.py` is the table of steps; only `system.py` touches the machine. It uses the standard library only, in the syntax
+of Python 3.8, so that JetPack 5 is refused with a message and not a syntax error.
 """

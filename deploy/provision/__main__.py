@@ -1,4 +1,4 @@
-"""The command line of scripts/provision: arguments in, steps walked, a report out."""
+"""The command line of scripts/provision: parses arguments, runs the steps, prints a report."""
 
 from __future__ import annotations
 
@@ -9,68 +9,73 @@ import sys
 import time
 from pathlib import Path
 
-from .steps import Wanted, walk
+from .steps import Options, run_steps
 from .system import MACHINE_LACKS, WRONG_USE, System
 
 REPORT = "/var/lib/edgesparse/provision.json"
 
 
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(
-        prog="provision", description="Makes this Jetson run edgesparse as a service. Run again, it changes nothing."
+    """Return the parser of the command line."""
+    result = argparse.ArgumentParser(
+        prog="provision", description="Set this Jetson up to run edgesparse as a service. A second run changes nothing."
     )
-    found.add_argument("--check", action="store_true", help="say what would change, and change nothing")
-    found.add_argument("--offline", type=Path, metavar="FOLDER", help="install from what scripts/wheelhouse filled")
-    found.add_argument(
-        "--key", type=Path, action="append", default=[], metavar="NAME.pub", help="trust this key's bundles"
+    result.add_argument("--check", action="store_true", help="print what would change, change nothing")
+    result.add_argument("--offline", type=Path, metavar="FOLDER", help="install from a folder of scripts/wheelhouse")
+    result.add_argument(
+        "--key", type=Path, action="append", default=[], metavar="NAME.pub", help="trust bundles signed with this key"
     )
-    found.add_argument("--settings", type=Path, metavar="FILE.yaml", help="this device's cameras and outputs")
-    found.add_argument("--bundle", default="", metavar="FILE|https://", help="the first bundle to deploy")
-    found.add_argument("--power-mode", default="", metavar="NAME", help="set nvpmodel's mode, as MAXN")
-    found.add_argument("--any-machine", action="store_true", help="no Jetson: work through ONNX Runtime")
-    found.add_argument("--force", action="store_true", help="overwrite settings and keys of the same name")
-    found.add_argument("--json", action="store_true", help="print the report as JSON")
-    found.add_argument("--report", metavar="FILE", help=f"where the report is kept ({REPORT}; none with --check)")
-    return found
+    result.add_argument("--settings", type=Path, metavar="FILE.yaml", help="install this device's settings")
+    result.add_argument("--bundle", default="", metavar="FILE|https://", help="deploy this bundle")
+    result.add_argument("--power-mode", default="", metavar="NAME", help="set nvpmodel's mode, as MAXN")
+    result.add_argument(
+        "--any-machine", action="store_true", help="accept a machine that is no Jetson, for ONNX Runtime"
+    )
+    result.add_argument("--force", action="store_true", help="overwrite settings and keys")
+    result.add_argument("--json", action="store_true", help="print the report as JSON")
+    result.add_argument(
+        "--report", metavar="FILE", help=f"write the report here [default: {REPORT}; none with --check]"
+    )
+    return result
 
 
 def main(arguments: list[str] | None = None, system: System | None = None) -> int:
-    """Returns 0 done, 1 refused, 2 wrong use, 3 the machine lacks something."""
-    options = parser().parse_args(arguments)
+    """Run the steps. Returns 0 done, 1 refused, 2 wrong use, 3 the machine lacks something."""
+    parsed = parser().parse_args(arguments)
     system = system or System()
-    if not options.check and os.geteuid() != 0:
+    if not parsed.check and os.geteuid() != 0:
         print("provision: changes need root: sudo scripts/provision, or --check to see them", file=sys.stderr)
         return WRONG_USE
-    wanted = Wanted(
-        any_machine=options.any_machine,
-        offline=options.offline and options.offline.resolve(),
-        power_mode=options.power_mode,
-        keys=options.key,
-        settings=options.settings,
-        bundle=options.bundle,
-        force=options.force,
+    options = Options(
+        any_machine=parsed.any_machine,
+        offline=parsed.offline and parsed.offline.resolve(),
+        power_mode=parsed.power_mode,
+        keys=parsed.key,
+        settings=parsed.settings,
+        bundle=parsed.bundle,
+        force=parsed.force,
     )
     try:
-        report = provision(system, wanted, options.check)
+        report = provision(system, options, parsed.check)
     except KeyboardInterrupt:
-        print("provision: stopped; run it again, it goes on where it was", file=sys.stderr)
+        print("provision: interrupted; run it again to continue", file=sys.stderr)
         return 130
     text = json.dumps(report, indent=1)
-    file = options.report or ("" if options.check else REPORT)
+    file = parsed.report or ("" if parsed.check else REPORT)
     if file:
         try:
             system.write(file, text + "\n")
         except OSError as error:
             print(f"provision: cannot write the report: {error}; pass --report FILE", file=sys.stderr)
             return MACHINE_LACKS
-    print(text if options.json else summary(report))
+    print(text if parsed.json else summary(report))
     return int(str(report["code"]))
 
 
-def provision(system: System, wanted: Wanted, check: bool) -> dict[str, object]:
-    """Walks the steps and gives the report: `ok`, `changed`, `code`, what the machine is, and an entry a step."""
+def provision(system: System, options: Options, check: bool) -> dict[str, object]:
+    """Run the steps and return the report: `ok`, `changed`, `code`, facts about the machine, and an entry per step."""
     began = time.time()
-    steps = list(walk(system, wanted, check, lambda line: None if check else print(line, file=sys.stderr)))
+    steps = list(run_steps(system, options, check, lambda line: None if check else print(line, file=sys.stderr)))
     failed = [step for step in steps if step["state"] == "failed"]
     return {
         "ok": not failed,
@@ -78,19 +83,19 @@ def provision(system: System, wanted: Wanted, check: bool) -> dict[str, object]:
         "changed": any(step["changes"] for step in steps),
         "code": failed[0]["code"] if failed else 0,
         "time": int(began),
-        "machine": dict(system.found),
+        "machine": dict(system.facts),
         "steps": steps,
     }
 
 
 def summary(report: dict[str, object]) -> str:
-    """The report for people: a row a step, and what failed with what mends it."""
+    """Return the report for people: a row per step, and the remedy of a failed one."""
     steps: list[dict[str, object]] = report["steps"]  # type: ignore[assignment]
     rows = []
     for step in steps:
-        said = step.get("why") or "; ".join(map(str, step["changes"])) or ""  # type: ignore[call-overload]
-        rows.append(f"{step['step']:<13} {step['state']:<12} {said}".rstrip())
+        detail = step.get("why") or "; ".join(map(str, step["changes"])) or ""  # type: ignore[call-overload]
+        rows.append(f"{step['step']:<13} {step['state']:<12} {detail}".rstrip())
         rows += [
-            f"{'':<13} {label}: {step[key]}" for key, label in (("note", "note"), ("remedy", "mend it")) if key in step
+            f"{'':<13} {label}: {step[key]}" for key, label in (("note", "note"), ("remedy", "fix")) if key in step
         ]
     return "\n".join(rows)

@@ -1,4 +1,4 @@
-"""Which Jetson this is: release, board, Python and power mode, and whether edgesparse runs there."""
+"""The board: JetPack release, Python and power mode, and whether edgesparse supports them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .system import Change, Failed, System
+from .system import Change, StepFailed, System
 
 
 @dataclass(frozen=True)
 class JetPack:
-    """A release: the L4T it starts with, its system Python, its TensorRT, and the image that containers start from."""
+    """A release: its name, system Python, TensorRT, and base image of containers (empty where Orin is unsupported)."""
 
     name: str
     python: tuple[int, int]
@@ -35,76 +35,76 @@ FASTEST = ("MAXN", "MAXN_SUPER")
 
 
 def release(system: System) -> str:
-    """`36.4.3` from /etc/nv_tegra_release, or from the package where that file was lost; empty: no Jetson."""
-    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", system.read("/etc/nv_tegra_release"))
-    if found:
-        return f"{found[1]}.{found[2]}"
-    version = system.ask("dpkg-query", "--show", "--showformat=${Version}", "nvidia-l4t-core") or ""
+    """Return the L4T release, as 36.4.3, from /etc/nv_tegra_release or the package; empty where this is no Jetson."""
+    match = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", system.read("/etc/nv_tegra_release"))
+    if match:
+        return f"{match[1]}.{match[2]}"
+    version = system.output("dpkg-query", "--show", "--showformat=${Version}", "nvidia-l4t-core") or ""
     return version.partition("-")[0]
 
 
 def jetpack(l4t: str) -> JetPack | None:
-    """The release that an L4T belongs to; None where it is none that edgesparse knows."""
-    fitting = [key for key in JETPACKS if l4t == key or l4t.startswith(f"{key}.")]
-    return JETPACKS[max(fitting, key=len)] if fitting else None
+    """Return the JetPack of an L4T release; None where it is unknown."""
+    matching = [key for key in JETPACKS if l4t == key or l4t.startswith(f"{key}.")]
+    return JETPACKS[max(matching, key=len)] if matching else None
 
 
-def recognise(system: System, any_machine: bool) -> Iterator[Change]:
-    """JetPack, board and Python; nothing is changed. Refuses what edgesparse does not run on."""
+def recognize(system: System, any_machine: bool) -> Iterator[Change]:
+    """Check JetPack, board and Python. Changes nothing; raises StepFailed for what edgesparse does not support."""
     l4t, python = release(system), sys.version_info[:2]
-    system.found.update(
+    system.facts.update(
         l4t=l4t,
         board=system.read("/proc/device-tree/model").strip("\0\n "),
         python="{}.{}".format(*python),
-        package=system.ask("dpkg-query", "--show", "--showformat=${Version}", "nvidia-l4t-core") or "",
+        package=system.output("dpkg-query", "--show", "--showformat=${Version}", "nvidia-l4t-core") or "",
     )
     if l4t:
         _supported(system, l4t, python)
     elif not any_machine:
-        raise Failed(
-            "no Jetson: neither /etc/nv_tegra_release nor the package nvidia-l4t-core is there",
-            "run this on the Jetson, or pass --any-machine for a machine that works through ONNX Runtime",
+        raise StepFailed(
+            "no Jetson: neither /etc/nv_tegra_release nor the package nvidia-l4t-core exists",
+            "run this on the Jetson, or pass --any-machine to use ONNX Runtime on another machine",
         )
     elif python < (3, 10):
-        raise Failed("needed Python 3.10 or newer, found {}.{}".format(*python), "upgrade the system")
+        raise StepFailed("needed Python 3.10 or newer, found {}.{}".format(*python), "upgrade the system")
     return iter(())
 
 
 def _supported(system: System, l4t: str, python: tuple[int, int]) -> None:
     known = jetpack(l4t)
     if known is None:
-        raise Failed(f"L4T {l4t} is of no JetPack that edgesparse knows", "flash JetPack 6.2 or 7.2")
-    system.found.update(jetpack=known.name, tensorrt_expected=known.tensorrt)
+        raise StepFailed(f"L4T {l4t} belongs to no JetPack that edgesparse supports", "flash JetPack 6.2 or 7.2")
+    system.facts.update(jetpack=known.name, tensorrt_expected=known.tensorrt)
     if known.python < (3, 10):
-        raise Failed(
-            f"JetPack {known.name} has Python 3.8 and TensorRT's bindings for it alone; edgesparse needs 3.10",
+        raise StepFailed(
+            f"JetPack {known.name} has Python 3.8, and TensorRT's bindings for that only; edgesparse needs 3.10",
             "flash JetPack 6.2 (SDK Manager, or NVIDIA's apt upgrade), then run this again",
         )
     if not known.image:
-        raise Failed(f"JetPack {known.name} (L4T {l4t}) is not made for Orin", "flash JetPack 6.2 or 7.2")
+        raise StepFailed(f"JetPack {known.name} (L4T {l4t}) does not support Orin", "flash JetPack 6.2 or 7.2")
     if known.python != python:
-        raise Failed(
-            "JetPack {} has Python {}.{}, and this runs on {}.{}".format(known.name, *known.python, *python),
-            "run it with /usr/bin/python3: TensorRT's bindings are built for that one alone",
+        raise StepFailed(
+            "JetPack {} has Python {}.{}, and this is {}.{}".format(known.name, *known.python, *python),
+            "run it with /usr/bin/python3: TensorRT's bindings are built for that only",
         )
 
 
 def power(system: System, mode: str) -> Iterator[Change]:
-    """The power mode: reported, and set where `mode` names one (as in /etc/nvpmodel.conf, or its number)."""
-    said = system.ask("nvpmodel", "-q") or ""
-    now = re.search(r"NV Power Mode:\s*(\S+)", said)
-    system.found["power_mode"] = now[1] if now else ""
+    """Report the power mode, and set it where `mode` gives its name or number, as in /etc/nvpmodel.conf."""
+    output = system.output("nvpmodel", "-q") or ""
+    now = re.search(r"NV Power Mode:\s*(\S+)", output)
+    system.facts["power_mode"] = now[1] if now else ""
     if now and not mode and now[1] not in FASTEST:
-        system.found["note"] = f"power mode {now[1]} is not the fastest: --power-mode MAXN (see /etc/nvpmodel.conf)"
+        system.facts["note"] = f"power mode {now[1]} is not the fastest: --power-mode MAXN (see /etc/nvpmodel.conf)"
     if not mode:
         return
     modes = dict(re.findall(r"<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>", system.read("/etc/nvpmodel.conf")))
     number = mode if mode in modes else next((key for key, name in modes.items() if name == mode), "")
     if not number:
-        there = ", ".join(modes.values()) or "none: this machine has no nvpmodel"
-        raise Failed(f"no power mode {mode}; there are {there}", "name one of these with --power-mode")
+        known = ", ".join(modes.values()) or "none: this machine has no nvpmodel"
+        raise StepFailed(f"no power mode {mode}; known here are {known}", "name one of these with --power-mode")
     if not now or now[1] != modes[number]:
-        # Between some modes nvpmodel asks whether to restart now, and gets no answer: the step then does not hold.
+        # Between some modes nvpmodel asks whether to restart now, and gets no answer: the mode then stays.
         yield Change(
             f"power mode {modes[number]}, now {now[1] if now else 'unknown'}",
             lambda: system.run(

@@ -1,4 +1,4 @@
-"""What is installed: Debian packages, the virtual environment, edgesparse in it, pycuda, and whether TensorRT loads."""
+"""Software: Debian packages, the virtual environment, edgesparse in it, pycuda, and whether TensorRT loads."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from .system import Change, Failed, System, sha256
+from .system import Change, StepFailed, System, sha256
 
 HERE = Path(__file__).resolve().parents[2]
-"""The checkout, or the folder that scripts/wheelhouse filled: both have the same places."""
+"""The checkout, or a folder of scripts/wheelhouse, which has the same layout."""
 
 VENV = "/opt/edgesparse"
 STAMP = f"{VENV}/provisioned.json"
@@ -24,27 +24,27 @@ PYTHON = "/usr/bin/python3"
 
 APT = ("python3-venv",)
 COMPILER = ("python3-dev", "g++")
-"""Debian packages, and those that pycuda is compiled with, until it is."""
+"""Debian packages: those that are always needed, and those that compiling pycuda needs."""
 
 JETPACK_PARTS = {
     "python3-libnvinfer": "/usr/lib/python3*/dist-packages/tensorrt/__init__.py",
     "nvidia-cuda-dev": f"{CUDA}/bin/nvcc",
 }
-"""JetPack's own packages, and the file that tells that one is there: a thin image has neither."""
+"""JetPack's packages and a file of each, which shows that it is installed: a minimal image has neither."""
 
 
 def apt(system: System, offline: Path | None) -> Iterator[Change]:
-    """Debian packages. Offline they come from DEBS in the folder, or are there already."""
-    jetson = bool(system.found.get("l4t"))
-    wanted = list(APT)
+    """Install Debian packages; offline from the folder's debs/, unless they are installed already."""
+    jetson = bool(system.facts.get("l4t"))
+    names = list(APT)
     if jetson:
-        wanted += COMPILER if _pycuda(system) is None else ()
-        wanted += [name for name in JETPACK_PARTS if not _there(system, name)]
-    absent = [name for name in wanted if not _installed(system, name)]
+        names += COMPILER if _pycuda(system) is None else ()
+        names += [name for name in JETPACK_PARTS if not _present(system, name)]
+    absent = [name for name in names if not _installed(system, name)]
     if not absent:
         return
     if offline is None:
-        remedy = "look at what apt said above; sudo apt-get update, and sudo apt --fix-broken install"
+        remedy = "see apt's output above; try sudo apt-get update and sudo apt --fix-broken install"
         yield Change(f"install {', '.join(absent)} by apt", lambda: _apt_get(system, absent, remedy))
         return
     files = sorted(str(file) for file in (offline / "debs").glob("*.deb"))
@@ -52,23 +52,23 @@ def apt(system: System, offline: Path | None) -> Iterator[Change]:
         f"with a network: apt-get install --download-only {' '.join(absent)}; copy the .deb files into {offline}/debs"
     )
     if not files:
-        raise Failed(f"not installed, and not in {offline}/debs: {', '.join(absent)}", remedy)
+        raise StepFailed(f"not installed, and not in {offline}/debs: {', '.join(absent)}", remedy)
     yield Change(
         f"install {', '.join(absent)} from {len(files)} files", lambda: _apt_get(system, files, remedy, "--no-download")
     )
 
 
-def _there(system: System, part: str) -> bool:
+def _present(system: System, part: str) -> bool:
     return any(system.root.glob(JETPACK_PARTS[part].lstrip("/")))
 
 
-def _comes(system: System, part: str) -> bool:
-    """Whether a part of JetPack is what the step before installs: only a check comes here without it."""
-    return not _there(system, part) and not _installed(system, part)
+def _pending(system: System, part: str) -> bool:
+    """Whether an earlier step would install a part of JetPack: true only during a check."""
+    return not _present(system, part) and not _installed(system, part)
 
 
 def _installed(system: System, name: str) -> bool:
-    return (system.ask("dpkg-query", "--show", "--showformat=${db:Status-Status}", name) or "") == "installed"
+    return (system.output("dpkg-query", "--show", "--showformat=${db:Status-Status}", name) or "") == "installed"
 
 
 def _apt_get(system: System, names: list[str], remedy: str, *options: str) -> None:
@@ -79,7 +79,7 @@ def _apt_get(system: System, names: list[str], remedy: str, *options: str) -> No
 
 
 def venv(system: System) -> Iterator[Change]:
-    """A virtual environment of the system's Python that sees the system's packages, TensorRT's bindings among them."""
+    """Create a virtual environment of the system's Python that sees its packages, such as TensorRT's bindings."""
     folder = system.path(VENV)
     settings = system.read(f"{VENV}/pyvenv.cfg")
     version = re.search(r"^version\s*=\s*(\d+\.\d+)", settings, re.M)
@@ -87,22 +87,24 @@ def venv(system: System) -> Iterator[Change]:
     remedy = f"sudo rm -r {folder}, then run this again"
     if not settings:
         if folder.exists() and any(folder.iterdir()):
-            raise Failed(f"{folder} holds something that is no virtual environment", remedy)
+            raise StepFailed(f"{folder} is not empty and no virtual environment", remedy)
         yield Change(
-            f"make {VENV} with Python {here}",
+            f"create {VENV} with Python {here}",
             lambda: system.run(PYTHON, "-m", "venv", "--system-site-packages", str(folder), remedy=remedy),
         )
     elif version is None or version[1] != here:
-        raise Failed(f"{folder} is of Python {version[1] if version else 'unknown'}, the system's is {here}", remedy)
+        raise StepFailed(
+            f"{folder} is of Python {version[1] if version else 'unknown'}, the system's is {here}", remedy
+        )
     elif not re.search(r"^include-system-site-packages\s*=\s*true", settings, re.M):
-        raise Failed(f"{folder} does not see the system's packages, so neither TensorRT", remedy)
+        raise StepFailed(f"{folder} does not see the system's packages, which TensorRT needs", remedy)
 
 
 def packages(system: System, offline: Path | None) -> Iterator[Change]:
-    """edgesparse and what it needs, in the environment; again only when the source or a requirement changed."""
+    """Install edgesparse and its requirements, again only when the source or a requirement has changed."""
     own_opencv = _jetpack_opencv(system)
-    system.found["opencv"] = "JetPack's, with GStreamer" if own_opencv else "pip's"
-    stamp = json.dumps({"source": _source(offline), "opencv": system.found["opencv"], "extras": EXTRAS})
+    system.facts["opencv"] = "JetPack's, with GStreamer" if own_opencv else "pip's"
+    stamp = json.dumps({"source": _source(offline), "opencv": system.facts["opencv"], "extras": EXTRAS})
     if system.read(STAMP) == stamp:
         return
     yield Change(
@@ -111,36 +113,38 @@ def packages(system: System, offline: Path | None) -> Iterator[Change]:
 
 
 def _jetpack_opencv(system: System) -> bool:
-    """Whether the system has an OpenCV that opens CSI cameras, which pip's does not."""
-    said = system.ask(PYTHON, "-c", "import cv2; print(cv2.getBuildInformation())") or ""
-    return re.search(r"GStreamer:\s+YES", said) is not None
+    """Whether the system's OpenCV can open CSI cameras, which pip's cannot."""
+    output = system.output(PYTHON, "-c", "import cv2; print(cv2.getBuildInformation())") or ""
+    return re.search(r"GStreamer:\s+YES", output) is not None
 
 
 def _wheel(offline: Path) -> Path:
-    """edgesparse's own wheel in the folder, which must hold what scripts/wheelhouse wrote down, byte for byte."""
-    remedy = "run scripts/wheelhouse again where there is a network, and copy the whole folder"
+    """Return edgesparse's wheel in the folder, whose files must match the hashes of scripts/wheelhouse."""
+    remedy = "run scripts/wheelhouse again on a machine with a network, and copy the whole folder"
     try:
-        listed = json.loads((offline / "wheelhouse.json").read_text())
+        listing = json.loads((offline / "wheelhouse.json").read_text())
     except (OSError, ValueError) as error:
-        raise Failed(f"{offline} is no folder of scripts/wheelhouse: {error}", remedy, 2) from None
-    for name, digest in listed["sha256"].items():
+        raise StepFailed(f"{offline} is no folder of scripts/wheelhouse: {error}", remedy, 2) from None
+    for name, digest in listing["sha256"].items():
         file = offline / "wheels" / name
         if not file.is_file() or sha256(file) != digest:
-            raise Failed(f"{file} is {'damaged' if file.is_file() else 'missing'}", remedy)
+            raise StepFailed(f"{file} is {'damaged' if file.is_file() else 'missing'}", remedy)
     here = "{}.{}".format(*sys.version_info[:2])
-    if here not in listed["python"]:
-        raise Failed(f"{offline} has wheels for Python {', '.join(listed['python'])}, this machine has {here}", remedy)
-    return offline / "wheels" / str(listed["edgesparse"])
+    if here not in listing["python"]:
+        raise StepFailed(
+            f"{offline} has wheels for Python {', '.join(listing['python'])}, this machine has {here}", remedy
+        )
+    return offline / "wheels" / str(listing["edgesparse"])
 
 
 def _source(offline: Path | None) -> str:
-    """What would be installed, as a hash."""
+    """Return a hash of what would be installed."""
     if offline is not None:
         return sha256(_wheel(offline))
     files = [HERE / "setup.cfg", *sorted(path for path in (HERE / "edgesparse").rglob("*") if path.is_file())]
     if not files[0].is_file():
-        raise Failed(
-            f"{HERE} is no checkout of edgesparse", f"pass --offline {HERE} where scripts/wheelhouse filled it", 2
+        raise StepFailed(
+            f"{HERE} is no checkout of edgesparse", f"pass --offline {HERE} if it is a folder of scripts/wheelhouse", 2
         )
     parts = (f"{path.relative_to(HERE)} {sha256(path)}\n" for path in files if "__pycache__" not in path.parts)
     return hashlib.sha256("".join(parts).encode()).hexdigest()
@@ -149,12 +153,12 @@ def _source(offline: Path | None) -> str:
 def _version(offline: Path | None) -> str:
     if offline is not None:
         return _wheel(offline).name.split("-")[1]
-    found = re.search(r'VERSION = "([^"]+)"', (HERE / "edgesparse" / "version.py").read_text())
-    return found[1] if found else ""
+    match = re.search(r'VERSION = "([^"]+)"', (HERE / "edgesparse" / "version.py").read_text())
+    return match[1] if match else ""
 
 
 def _install(system: System, offline: Path | None, own_opencv: bool, stamp: str) -> None:
-    """The wheel without its requirements, then those, of which OpenCV may be JetPack's: pip's would hide that."""
+    """Install the requirements, then the wheel without them. OpenCV may be JetPack's, which pip's would hide."""
     if offline is not None:
         wheel = _wheel(offline)
     else:
@@ -170,44 +174,47 @@ def _install(system: System, offline: Path | None, own_opencv: bool, stamp: str)
 
 
 def requirements(wheel: Path, own_opencv: bool) -> list[str]:
-    """What a wheel of edgesparse needs with EXTRAS. OpenCV: the one without windows, or none beside the system's."""
+    """Return the requirements of a wheel with EXTRAS. OpenCV: the headless one, or none where the system's is used."""
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
         metadata = archive.read(name).decode()
-    found = []
+    names = []
     for line in re.findall(r"^Requires-Dist: (.+)$", metadata, re.M):
         requirement, _, marker = line.partition(";")
         extra = re.search(r"extra == ['\"](\w+)['\"]", marker)
         if extra is None or extra[1] in EXTRAS:
-            found.append(requirement.strip().replace("opencv-python", "opencv-python-headless"))
+            names.append(requirement.strip().replace("opencv-python", "opencv-python-headless"))
     if own_opencv:
         # JetPack 6 built its OpenCV against NumPy 1.
-        found = [name for name in found if not name.startswith("opencv")] + ["numpy<2"]
-    return found
+        names = [name for name in names if not name.startswith("opencv")] + ["numpy<2"]
+    return names
 
 
 def pip(system: System, verb: str, *arguments: str, offline: Path | None, **environment: str) -> None:
-    """The environment's pip, offline from the folder's wheels alone."""
+    """Run the environment's pip; offline with the folder's wheels only."""
     if offline is None:
-        where, remedy = [], "is there a network? Without one: scripts/wheelhouse elsewhere, then --offline FOLDER here"
+        where, remedy = (
+            [],
+            "check the network; without one, run scripts/wheelhouse elsewhere, then pass --offline FOLDER here",
+        )
     else:
         where = ["--no-index", "--find-links", str(offline / "wheels")]
-        remedy = "run scripts/wheelhouse again where there is a network, and copy the whole folder"
+        remedy = "run scripts/wheelhouse again on a machine with a network, and copy the whole folder"
     program = str(system.path(f"{VENV}/bin/python"))
     options = ("--disable-pip-version-check", "--no-input")
     system.run(program, "-m", "pip", verb, *options, *where, *arguments, remedy=remedy, **environment)
 
 
 def pycuda(system: System, offline: Path | None) -> Iterator[Change]:
-    """pycuda, which has no wheels: compiled here by CUDA's nvcc, which takes some minutes."""
-    if not system.found.get("l4t"):
+    """Install pycuda, which has no wheels: CUDA's nvcc compiles it here, which takes some minutes."""
+    if not system.facts.get("l4t"):
         return
     version = _pycuda(system)
     if version is not None:
-        system.found["pycuda"] = version
+        system.facts["pycuda"] = version
         return
-    if not _there(system, "nvidia-cuda-dev") and not _comes(system, "nvidia-cuda-dev"):
-        raise Failed(f"no {CUDA}/bin/nvcc to compile pycuda with", "sudo apt install nvidia-jetpack")
+    if not _present(system, "nvidia-cuda-dev") and not _pending(system, "nvidia-cuda-dev"):
+        raise StepFailed(f"no {CUDA}/bin/nvcc to compile pycuda with", "sudo apt install nvidia-jetpack")
     path = {"PATH": f"{CUDA}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "CUDA_ROOT": CUDA}
     yield Change("compile pycuda (some minutes)", lambda: pip(system, "install", "pycuda", offline=offline, **path))
 
@@ -217,27 +224,29 @@ def _pycuda(system: System) -> str | None:
 
 
 def tensorrt(system: System) -> Iterator[Change]:
-    """Whether JetPack's TensorRT loads in the environment; nothing is changed."""
-    if not system.found.get("l4t") or _comes(system, "python3-libnvinfer"):
+    """Check whether JetPack's TensorRT loads in the environment. Changes nothing."""
+    if not system.facts.get("l4t") or _pending(system, "python3-libnvinfer"):
         return iter(())
     version = _in_venv(system, "import tensorrt; print(tensorrt.__version__)")
     if version is None:
-        said = _in_venv(system, "try:\n import tensorrt\nexcept BaseException as error:\n print(error)") or "it crashed"
-        remedy = (
-            "sudo apt install nvidia-l4t-dla-compiler" if "nvdla" in said else "sudo apt install python3-libnvinfer"
+        error = (
+            _in_venv(system, "try:\n import tensorrt\nexcept BaseException as error:\n print(error)") or "it crashes"
         )
-        raise Failed(f"TensorRT does not load in {VENV}: {said}", remedy)
-    system.found["tensorrt"] = version
-    expected = system.found.get("tensorrt_expected", "")
+        remedy = (
+            "sudo apt install nvidia-l4t-dla-compiler" if "nvdla" in error else "sudo apt install python3-libnvinfer"
+        )
+        raise StepFailed(f"TensorRT does not load in {VENV}: {error}", remedy)
+    system.facts["tensorrt"] = version
+    expected = system.facts.get("tensorrt_expected", "")
     if not version.startswith(expected):
-        system.found["note"] = (
-            f"TensorRT {version} is not JetPack's {expected}: engines are built for the one that is here"
+        system.facts["note"] = (
+            f"TensorRT {version} is not JetPack's {expected}: engines are built for the installed one"
         )
     return iter(())
 
 
 def _in_venv(system: System, code: str) -> str | None:
-    """What the environment's Python prints, or the system's while there is none; None where it fails."""
+    """Return the output of the environment's Python, or of the system's before that exists; None where it fails."""
     python = system.path(f"{VENV}/bin/python")
-    said = system.ask(str(python) if python.exists() else PYTHON, "-c", code)
-    return said.strip() if said is not None else None
+    output = system.output(str(python) if python.exists() else PYTHON, "-c", code)
+    return output.strip() if output is not None else None

@@ -1,4 +1,4 @@
-"""All that touches the machine: files, programs, and how a step says what it would change or why it cannot."""
+"""Access to the machine: files and programs, and how a step reports a change or a failure."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from pathlib import Path
 REFUSED, WRONG_USE, MACHINE_LACKS = 1, 2, 3
 
 
-class Failed(Exception):
-    """A step that cannot be done: why, and what mends it."""
+class StepFailed(Exception):
+    """A step that failed: why, and how to fix it."""
 
     def __init__(self, why: str, remedy: str, code: int = MACHINE_LACKS) -> None:
         super().__init__(why)
@@ -27,7 +27,7 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Change:
-    """Something that a step would change, in words, and what changes it."""
+    """A change that a step would make: its description, and the function that makes it."""
 
     what: str
     make: Callable[[], object]
@@ -35,16 +35,16 @@ class Change:
 
 @dataclass
 class System:
-    """The machine. `root`: where its files are, another folder than / only in tests. `found`: what steps learned."""
+    """The machine. `root`: its file system, another folder than / only in tests. `facts`: what steps have found out."""
 
     root: Path = Path("/")
-    found: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
 
     def path(self, name: str) -> Path:
         return self.root / name.lstrip("/")
 
     def read(self, name: str) -> str:
-        """A file's text, empty where there is none."""
+        """Return a file's text, empty where it does not exist."""
         try:
             return self.path(name).read_text(errors="replace")
         except OSError:
@@ -52,11 +52,11 @@ class System:
 
     @property
     def booted(self) -> bool:
-        """Whether systemd runs here: not in a container, nor in a root that is being made."""
+        """Whether systemd runs here, unlike in a container or in a root file system that is being built."""
         return self.path("/run/systemd/system").is_dir()
 
-    def ask(self, *command: str) -> str | None:
-        """What a program prints; None where there is none or it fails."""
+    def output(self, *command: str) -> str | None:
+        """Return what a program prints; None where it does not exist or fails."""
         try:
             done = subprocess.run(
                 command,
@@ -70,7 +70,7 @@ class System:
         return done.stdout.decode(errors="replace") if done.returncode == 0 else None
 
     def run(self, *command: str, remedy: str, **environment: str) -> str:
-        """Runs a program, its last line shown on a terminal meanwhile; Failed with its last words and the remedy."""
+        """Run a program and return its output, whose last line a terminal shows meanwhile. Raises StepFailed."""
         try:
             child = subprocess.Popen(
                 command,
@@ -80,7 +80,7 @@ class System:
                 env={**os.environ, **environment},
             )
         except OSError as error:
-            raise Failed(f"{command[0]}: {error.strerror}", remedy) from None
+            raise StepFailed(f"{command[0]}: {error.strerror}", remedy) from None
         lines = []
         with child:
             for raw in child.stdout or ():
@@ -88,24 +88,45 @@ class System:
                 _show(lines[-1])
         _show("")
         if child.returncode:
-            raise Failed(f"`{' '.join(command)}` ended with {child.returncode}: {_last_words(lines)}", remedy)
+            raise StepFailed(f"`{' '.join(command)}` ended with {child.returncode}: {_error_line(lines)}", remedy)
         return "\n".join(lines)
 
-    def write(self, name: str, text: str, mode: int = 0o644) -> None:
-        """A file whole or not at all."""
+    def write(self, name: str, text: str, mode: int = 0o644, group: str = "") -> None:
+        """Write a file atomically.
+
+        Mode and group are set through the open file: some folders belong to the service's user, who could replace the
+        temporary file by a link while root works on it.
+        """
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name_of_part = tempfile.mkstemp(dir=str(path.parent), prefix=f".{path.name}.")
+        temporary = Path(name_of_part)
         try:
             with os.fdopen(handle, "w") as file:
+                self._set_mode(handle, mode, group)
                 file.write(text)
                 file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).chmod(mode)
-            Path(temporary).replace(path)
+                os.fsync(handle)
+                temporary.replace(path)
+                if not os.path.samestat(os.fstat(handle), os.lstat(path)):
+                    path.unlink()
+                    raise StepFailed(f"{path} was replaced while it was written", "look for who writes there", REFUSED)
         except BaseException:
-            Path(temporary).unlink()
+            temporary.unlink(missing_ok=True)
             raise
+
+    def _set_mode(self, handle: int, mode: int, group: str) -> None:
+        if group and self.has_group(group):
+            os.fchown(handle, -1, grp.getgrnam(group).gr_gid)
+        os.fchmod(handle, mode)
+
+    def protect(self, name: str, mode: int, group: str) -> None:
+        """Set mode and group of a file, never of what a link in its place leads to."""
+        handle = os.open(self.path(name), os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            self._set_mode(handle, mode, group)
+        finally:
+            os.close(handle)
 
     def owner(self, path: Path) -> str:
         return path.owner()
@@ -130,10 +151,10 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _last_words(lines: list[str]) -> str:
-    """The line that tells what went wrong: the last with `error` in it, else the last."""
-    said = [line.strip() for line in lines if line.strip()]
-    return next((line for line in reversed(said) if "error" in line.lower()), said[-1] if said else "it said nothing")
+def _error_line(lines: list[str]) -> str:
+    """Return the line that names the error: the last with `error` in it, else the last."""
+    texts = [line.strip() for line in lines if line.strip()]
+    return next((line for line in reversed(texts) if "error" in line.lower()), texts[-1] if texts else "no output")
 
 
 def _show(line: str) -> None:

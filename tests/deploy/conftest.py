@@ -1,15 +1,59 @@
-"""Tests that take many minutes run when they are asked for by their marker, and not with the rest."""
+"""Devices to provision; and tests that take many minutes, which run only when their marker is requested."""
 
 from __future__ import annotations
 
-import pytest
+import json
+import shutil
+from pathlib import Path
 
-ASKED_FOR = ("debootstrap", "fleet")
+import pytest
+from fake_jetson import RELEASE, ROOT, UNIT, FakeJetson, Version, make_wheel
+
+from deploy.provision import board, software, system
+
+REQUESTED = ("debootstrap", "fleet")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    asked = str(config.getoption("-m"))
+    markers = str(config.getoption("-m"))
     for item in items:
-        for name in ASKED_FOR:
-            if item.get_closest_marker(name) and name not in asked:
+        for name in REQUESTED:
+            if item.get_closest_marker(name) and name not in markers:
                 item.add_marker(pytest.mark.skip(f"takes minutes: pytest -m {name}"))
+
+
+@pytest.fixture
+def jetson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeJetson:
+    """An Orin with JetPack 6.2 and this Python, without edgesparse."""
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(board.sys, "version_info", Version(3, 10))
+    checkout = tmp_path / "checkout"
+    shutil.copytree(ROOT / "edgesparse" / "demo", checkout / "edgesparse" / "demo")
+    shutil.copy(ROOT / "edgesparse" / "version.py", checkout / "edgesparse")
+    shutil.copy(ROOT / "setup.cfg", checkout)
+    (checkout / "deploy").mkdir()
+    (checkout / "deploy" / "edgesparse.service").write_text(UNIT)
+    monkeypatch.setattr(software, "HERE", checkout)
+    monkeypatch.setattr("deploy.provision.account.HERE", checkout)
+    machine = FakeJetson(tmp_path / "root")
+    machine.write("/etc/nv_tegra_release", RELEASE)
+    machine.write("/proc/device-tree/model", "NVIDIA Jetson Orin Nano Developer Kit\0")
+    machine.write("/usr/local/cuda/bin/nvcc", "")
+    machine.write("/usr/lib/python3.10/dist-packages/tensorrt/__init__.py", "")
+    return machine
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    file = tmp_path / "fleet.pub"
+    file.write_text("-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA\n-----END PUBLIC KEY-----\n")
+    return file
+
+
+@pytest.fixture
+def wheelhouse(tmp_path: Path) -> Path:
+    folder = tmp_path / "wheelhouse"
+    wheel = make_wheel(folder / "wheels")
+    listing = {"edgesparse": wheel.name, "python": ["3.10"], "sha256": {wheel.name: system.sha256(wheel)}}
+    (folder / "wheelhouse.json").write_text(json.dumps(listing))
+    return folder

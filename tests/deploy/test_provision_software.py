@@ -1,0 +1,97 @@
+"""Provisioning, the software: packages online and offline, OpenCV, TensorRT, the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fake_jetson import FakeJetson, failure, provision
+
+
+def test_a_check_of_a_minimal_image_lists_what_would_be_installed(
+    jetson: FakeJetson, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """TensorRT and nvcc are in packages of JetPack, which a run installs before it needs them."""
+    jetson.path("/usr/local/cuda/bin/nvcc").unlink()
+    jetson.path("/usr/lib/python3.10/dist-packages/tensorrt/__init__.py").unlink()
+    jetson.outputs.update({"import pycuda": None, "import tensorrt": None})
+    jetson.outputs["dpkg-query --show --showformat=${db:Status-Status}"] = "not-installed"
+    report = provision(jetson, capsys, "--check")
+    assert report["ok"], report
+    changes = {step["step"]: step["changes"] for step in report["steps"]}
+    assert "python3-libnvinfer, nvidia-cuda-dev" in changes["apt packages"][0]
+    assert changes["pycuda"] == ["compile pycuda (some minutes)"]
+
+
+def test_offline_uses_no_index(jetson: FakeJetson, wheelhouse: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jetson.outputs["import pycuda"] = None
+    assert failure(provision(jetson, capsys, "--offline", wheelhouse))[0] == "pycuda"  # nothing is compiled here
+    pips = [command for command in jetson.ran if " -m pip " in command]
+    assert len(pips) == 3 and all("--no-index --find-links" in command for command in pips)
+    assert pips[2].endswith("pycuda")
+
+
+@pytest.mark.parametrize("harm", ["damage", "remove", "another Python", "no list"])
+def test_an_incomplete_wheelhouse_is_refused(
+    jetson: FakeJetson, wheelhouse: Path, capsys: pytest.CaptureFixture[str], harm: str
+) -> None:
+    (wheel,) = (wheelhouse / "wheels").iterdir()
+    if harm == "damage":
+        wheel.write_bytes(wheel.read_bytes()[:-1])
+    elif harm == "remove":
+        wheel.unlink()
+    elif harm == "another Python":
+        text = (wheelhouse / "wheelhouse.json").read_text()
+        (wheelhouse / "wheelhouse.json").write_text(text.replace("3.10", "3.12"))
+    else:
+        (wheelhouse / "wheelhouse.json").unlink()
+    report = provision(jetson, capsys, "--offline", wheelhouse)
+    assert failure(report)[0] == "edgesparse" and "scripts/wheelhouse" in failure(report)[2]
+    assert not jetson.path("/opt/edgesparse/provisioned.json").exists()
+
+
+def test_missing_packages_are_listed_offline(
+    jetson: FakeJetson, wheelhouse: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jetson.outputs["import pycuda"] = None
+    jetson.outputs["dpkg-query --show --showformat=${db:Status-Status}"] = "not-installed"
+    step, why, remedy = failure(provision(jetson, capsys, "--offline", wheelhouse))
+    assert step == "apt packages" and "python3-venv, python3-dev, g++" in why and "download-only" in remedy
+    (wheelhouse / "debs").mkdir()
+    (wheelhouse / "debs" / "g++_12_arm64.deb").touch()
+    provision(jetson, capsys, "--offline", wheelhouse)
+    assert any(command.startswith("apt-get install") and "--no-download" in command for command in jetson.ran)
+
+
+def test_jetpacks_opencv_is_kept_where_it_opens_csi_cameras(
+    jetson: FakeJetson, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jetson.outputs["import cv2"] = "  GStreamer:                   YES (1.20.3)"
+    assert "with GStreamer" in provision(jetson, capsys)["machine"]["opencv"]
+    (installed,) = [command for command in jetson.ran if "cryptography" in command]
+    assert "opencv-python" not in installed and "numpy<2" in installed
+    assert any(" -m pip uninstall " in command for command in jetson.ran)
+
+
+@pytest.mark.parametrize(
+    ("message", "remedy"),
+    [
+        ("libnvdla_compiler.so: cannot open shared object file", "nvidia-l4t-dla-compiler"),
+        ("No module named 'tensorrt'", "python3-libnvinfer"),
+    ],
+)
+def test_a_tensorrt_that_does_not_load_is_refused(
+    jetson: FakeJetson, capsys: pytest.CaptureFixture[str], message: str, remedy: str
+) -> None:
+    jetson.outputs["import tensorrt; print"] = None
+    jetson.outputs["import tensorrt\n"] = message
+    step, why, fix = failure(provision(jetson, capsys))
+    assert step == "tensorrt" and message in why and remedy in fix
+
+
+def test_an_environment_of_another_python_is_not_used(jetson: FakeJetson, capsys: pytest.CaptureFixture[str]) -> None:
+    jetson.write("/opt/edgesparse/pyvenv.cfg", "include-system-site-packages = true\nversion = 3.9.2\n")
+    step, why, remedy = failure(provision(jetson, capsys))
+    assert step == "environment" and "is of Python 3.9, the system's is 3.10" in why and "rm -r" in remedy
+    jetson.write("/opt/edgesparse/pyvenv.cfg", "include-system-site-packages = false\nversion = 3.10.2\n")
+    assert "does not see the system's packages" in failure(provision(jetson, capsys))[1]

@@ -1,0 +1,62 @@
+"""Provisioning, access to the machine: programs that fail, and files that are written safely."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from deploy.provision import system
+
+
+def test_a_failed_program_is_reported_by_its_error_line() -> None:
+    with pytest.raises(system.StepFailed, match="ended with 3: E: error: no such package") as error:
+        system.System().run("sh", "-c", "echo hello; echo 'E: error: no such package'; echo bye; exit 3", remedy="fix")
+    assert error.value.remedy == "fix"
+    with pytest.raises(system.StepFailed, match="no-such-program: No such file"):
+        system.System().run("no-such-program", remedy="install it")
+
+
+def test_a_file_is_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = system.System(tmp_path)
+    machine.write("/a", "old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError):
+        machine.write("/a", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"] and machine.read("/a") == "old"
+
+
+def test_the_mode_is_never_set_through_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder's owner replaces the temporary file by a link to a secret while root writes."""
+    secret = tmp_path / "secret"
+    secret.write_text("precious")
+    secret.chmod(0o600)
+    folder = tmp_path / "state"
+    folder.mkdir()
+    synced = os.fsync
+
+    def replace(handle: int) -> None:
+        synced(handle)
+        (part,) = folder.iterdir()
+        part.unlink()
+        part.symlink_to(secret)
+
+    monkeypatch.setattr("os.fsync", replace)
+    with pytest.raises(system.StepFailed, match="was replaced while it was written"):
+        system.System(tmp_path).write("/state/report.json", "{}")
+    assert secret.stat().st_mode & 0o777 == 0o600 and secret.read_text() == "precious"
+    assert list(folder.iterdir()) == []
+
+
+def test_a_link_is_not_protected_instead_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("")
+    (tmp_path / "secret").chmod(0o600)
+    (tmp_path / "link").symlink_to(tmp_path / "secret")
+    with pytest.raises(OSError):
+        system.System(tmp_path).protect("/link", 0o644, "")
+    assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
