@@ -78,6 +78,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a verb and exit with its code; an expected error is one line on standard error."""
     logging.basicConfig(format="edgesparse: %(message)s", level=logging.WARNING, stream=sys.stderr)
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup, nor for a service
+        signal.signal(signal.SIGHUP, _interrupt)
     try:
         code = verbs.main(arguments, prog_name="edgesparse", standalone_mode=False)
         sys.stdout.flush()
@@ -105,7 +107,7 @@ def _let_go_of_output() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """SIGTERM ends a run as Ctrl-C does: outputs are finished, the summary printed."""
+    """SIGTERM and SIGHUP end a run as Ctrl-C does: outputs are completed, the summary is printed."""
     raise KeyboardInterrupt
 
 

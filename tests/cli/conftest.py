@@ -22,7 +22,7 @@ def edgesparse(
 ) -> Iterator[Command]:
     """Run a command in the test's folder."""
     monkeypatch.chdir(tmp_path)
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
 
     def call(*arguments: str | Path) -> Ended:
         capsys.readouterr()
@@ -33,7 +33,8 @@ def edgesparse(
         return Ended(ended.value.code or 0, captured.out, captured.err)
 
     yield call
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

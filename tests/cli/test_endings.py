@@ -11,7 +11,7 @@ import pytest
 from commands import Started
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["Ctrl-C", "SIGTERM", "SIGHUP"])
 def test_a_signal_ends_a_run_with_complete_outputs_and_a_summary(
     started: Started, model: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

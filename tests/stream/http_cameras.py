@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 
 import cv2
@@ -80,17 +81,23 @@ class Camera:
                 self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
                 self.end_headers()
                 with suppress(OSError):
-                    for number in range(10**6):
-                        data = jpeg(number % 250, camera.shape)
-                        head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
-                        self.wfile.write(head.encode() + data + b"\r\n")
-                        time.sleep(0.02)
+                    for part in camera.parts():
+                        self.wfile.write(part)
 
             def log_message(self, *args: object) -> None:
                 pass
 
         with serving(Handler) as address:
             yield f"http://{credentials}{address}"
+
+    def parts(self) -> Iterator[bytes]:
+        """Of a multipart stream, 50 per second."""
+        for number in count():
+            data = jpeg(number % 250, self.shape)
+            yield (
+                f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data + b"\r\n"
+            )
+            time.sleep(0.02)
 
     def accepts(self, login: str) -> bool:
         if self.digest:
