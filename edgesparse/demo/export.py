@@ -95,8 +95,10 @@ def _write_images(
     for index, (frame, labels) in enumerate(frames):
         name = f"{index:06d}.{kind}"
         settings = [cv2.IMWRITE_JPEG_QUALITY, QUALITY] if kind == "jpg" else []
-        if not cv2.imwrite(str(folder / "images" / name), frame, settings):
-            raise OSError("OpenCV could not write an image")
+        encoded, data = cv2.imencode(f".{kind}", frame, settings)
+        if not encoded:
+            raise OSError("OpenCV could not encode an image")
+        (folder / "images" / name).write_bytes(data.tobytes())
         images.append({"id": index, "file_name": name, "height": frame.shape[0], "width": frame.shape[1]})
         annotations += _annotations(labels, index, len(annotations))
         if progress is not None:

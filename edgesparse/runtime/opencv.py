@@ -1,9 +1,12 @@
-"""OpenCV's process-wide settings."""
+"""OpenCV's process-wide settings, and names that it can open."""
 
 from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import cv2
 
@@ -21,3 +24,17 @@ def prepare_opencv() -> None:
     set_level = getattr(logging, "setLogLevel", None) or getattr(cv2, "setLogLevel", None)
     if set_level is not None:
         set_level(0)
+
+
+@contextmanager
+def openable(path: Path) -> Iterator[str]:
+    """A name under which OpenCV can open an existing file: its bindings crash on one that is not UTF-8.
+
+    Raises OSError if such a file cannot be opened."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with path.open("rb") as file:
+            yield f"/proc/self/fd/{file.fileno()}"
+    else:
+        yield str(path)

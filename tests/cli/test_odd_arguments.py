@@ -124,7 +124,9 @@ def test_existing_outputs_of_run_are_refused_before_a_build(edgesparse: Command,
     assert ended.code == 2 and not (tmp_path / "engines").exists()
 
 
-@pytest.mark.parametrize("source", ["nowhere.mp4", "binary.json", "folder.onnx", "images/*.gif", "empty.yaml"])
+@pytest.mark.parametrize(
+    "source", ["nowhere.mp4", "binary.json", "folder.onnx", "images/*.gif", "empty.yaml", "x" * 300, "~no-user/a"]
+)
 def test_sources_of_run_are_checked_before_a_build(edgesparse: Command, tmp_path: Path, source: str) -> None:
     ended = edgesparse("run", "deep.onnx", "--source", "images", "--source", source)
     assert ended.code == 2 and ended.err.startswith("edgesparse: ") and not (tmp_path / "engines").exists()

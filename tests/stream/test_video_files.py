@@ -31,6 +31,20 @@ def test_a_video_gives_every_frame_in_order(make_video: MakeVideo, name: str) ->
     assert [stamp for *_, stamp in seen] == sorted(stamp for *_, stamp in seen)
 
 
+def test_a_video_whose_name_is_not_utf8(make_video: MakeVideo) -> None:
+    """OpenCV's bindings crash on such a name."""
+    path = make_video("clip.mp4", frames=5, fps=25)
+    named = path.rename(path.with_name("caf\udce9.mp4"))
+    with open_source(named) as source:
+        assert len(list(source)) == 5
+    named.write_bytes(bytes(range(256)))
+    with pytest.raises(SourceError, match=r"cannot read .*caf\\xe9.mp4: neither"):
+        open_source(named)
+    for address in ("rtsp://host/\udce9", "/dev/\udce9"):
+        with pytest.raises(SourceError, match=r"\\xe9: an address or device is UTF-8 text"):
+            open_source(address)
+
+
 def test_a_real_video_delivers_all_of_its_frames(real: Path) -> None:
     with open_source(real / "video" / "bottle-detection.mp4") as source:
         assert sum(frame.image.shape == (360, 640, 3) for frame in source) == 1189 == source.total

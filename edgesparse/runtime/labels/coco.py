@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -169,6 +171,10 @@ def _folder(path: Path, names: list[str]) -> Path:
     return path.parent
 
 
+MOST_FILES = 200_000
+"""Files below a folder that are searched for an image; more mean that the wrong folder was named."""
+
+
 class _Index:
     """Finds images by the names that labels give them: other separators, and folders of another machine."""
 
@@ -187,10 +193,11 @@ class _Index:
             return None
         if self._names is None:
             self._names = {}
-            for file in sorted(self._base.rglob("*")):
+            files = (Path(folder, file) for folder, _, names in os.walk(self._base) for file in sorted(names))
+            for file in islice(files, MOST_FILES):
                 self._names.setdefault(file.name, []).append(file)
-        files = self._names.get(plain.name, [])
-        return files[0] if len(files) == 1 and _is_file(files[0]) else None
+        same = self._names.get(plain.name, [])
+        return same[0] if len(same) == 1 and _is_file(same[0]) else None
 
 
 def _is_file(path: Path) -> bool:

@@ -83,6 +83,8 @@ def open_source(spec: str | int | Path, **arguments: Unpack[SourceArguments]) ->
         raise SourceError("no source: its name contains a NUL byte")
     for pattern, open_kind in KINDS:
         if match := re.fullmatch(pattern, text, re.DOTALL):
+            if printable(text) != text:
+                raise SourceError(f"cannot open {printable(redact(text))}: an address or device is UTF-8 text")
             return open_kind(match, options)
     return _open_files(text, options)
 
@@ -141,7 +143,14 @@ KINDS: list[tuple[str, Callable[[re.Match[str], SourceOptions], Source]]] = [
 def _open_files(text: str, options: SourceOptions) -> Source:
     if not text:
         raise SourceError("no source: name a camera, a video, an image, a folder, an address or demo")
-    path = Path(text).expanduser()
+    try:
+        path = Path(text).expanduser()
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, RuntimeError) as error:  # a name that is too long, a user that does not exist
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SourceError(f"no source {printable(text[:99])}: {reason}") from None
     if path.is_dir():
         return ImageFiles(options.name or printable(text), _images_in(path))
     if not path.exists() and any(sign in text for sign in "*?["):

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 
 from edgesparse.errors import SourceError
-from edgesparse.runtime.opencv import prepare_opencv
+from edgesparse.runtime.opencv import openable, prepare_opencv
 from edgesparse.stream.frames import Allocator, Frame, Image
 from edgesparse.stream.sources.base import Source
 from edgesparse.stream.sources.capture import Capture, Opener, frame_rate
@@ -26,7 +26,11 @@ LEAST_ATTEMPTS = 100
 def open_video(path: Path) -> cv2.VideoCapture:
     """Open a video file through FFmpeg. Raises SourceError."""
     prepare_opencv()
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    try:
+        with openable(path) as name:
+            capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
+    except OSError as error:
+        raise SourceError(f"cannot read {printable(path)}: {error.strerror}") from None
     if not capture.isOpened():
         raise SourceError(
             f"cannot read {printable(path)}: neither an image nor a video that OpenCV can decode, or its end is missing"
