@@ -6,4 +6,4 @@ from collections.abc import Callable
 from pathlib import Path
 
 Plan = Callable[..., Path]
-"""Writes down how builds of the null backend go."""
+"""Writes the plan that builds of the null backend follow."""

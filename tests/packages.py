@@ -1,4 +1,4 @@
-"""Packages of the null backend, made without building anything."""
+"""Packages of the null backend, written without a build."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgesparse.package.store import Store, sealed
 
 
 def manifest(build_id: str = "aaa", **change: Any) -> Manifest:
-    said = Manifest(
+    result = Manifest(
         edgesparse="0.1.0",
         build_id=build_id,
         created="2026-01-01T00:00:00+00:00",
@@ -35,19 +35,19 @@ def manifest(build_id: str = "aaa", **change: Any) -> Manifest:
         candidates=(),
         files={},
     )
-    return said.model_copy(update=change)
+    return result.model_copy(update=change)
 
 
 def fill(folder: Path, build_id: str, text: str = "{}", **change: Any) -> None:
-    """What a build leaves: an engine and its manifest."""
+    """Write what a build leaves: an engine and its manifest."""
     (folder / "model.json").write_text(text)
     files = {"model.json": sha256(folder / "model.json")}
-    said = manifest(build_id, **{"files": files, **change})
-    manifests.write(folder, sealed(said) if said.backend in NAMES else said)
+    result = manifest(build_id, **{"files": files, **change})
+    manifests.write(folder, sealed(result) if result.backend in NAMES else result)
 
 
 def stored(root: Path, build_id: str = "aaa", text: str = "{}", **change: Any) -> Path:
-    """A package in the store, made current; returns its folder."""
+    """Write a package into the store and make it current; returns its folder."""
     store = Store(root, "model")
     with store.lock():
         with store.writing(build_id, 0) as folder:

@@ -15,72 +15,72 @@ from edgesparse.runtime.heads.recognize import names_in
 from edgesparse.runtime.heads.registry import head as head_of
 
 _TEXT = """\
-# What {model} is, and how edgesparse is to build and run it. Paths count from this file.
+# Describes {model} and how edgesparse builds and runs it. Paths are relative to this file.
 model: {model}
 
-# How the outputs become boxes. Seen: {outputs}.
+# How the outputs are decoded. Found: {outputs}.
 head: {head}
 
-# Names in the order of the network's class ids: a list, a file with one a line, a data set's YAML, 'coco', or 'auto'
+# Class names in the order of the class ids: a list, a file with one per line, a data set's YAML, 'coco', or 'auto'
 # (the names in the ONNX file).{classes_note}
 classes: {classes}
 
-# How a frame becomes the input: (pixel * scale - mean) / std, a channel at a time. Conventions of this family; check
-# them against the way the network was trained, for a wrong one costs accuracy and raises no error.
+# How a frame becomes the input: (pixel * scale - mean) / std per channel. These are the conventions of this family.
+# Compare them with the network's training: a wrong one costs accuracy and raises no error.
 input:
   size: [{height}, {width}]      # height, width
-  letterbox: {letterbox}   # centre, top-left, or stretch (the frame's ratio is lost)
-  pad: {pad}               # grey around the frame, 0..255
+  letterbox: {letterbox}   # centre, top-left, or stretch (changes the aspect ratio)
+  pad: {pad}               # gray value around the frame, 0..255
   colour: {colour}            # rgb or bgr
   scale: {scale}      # 0.00392156862745098 is 1/255
   mean: [{mean}]
   std: [{std}]
 
 prepare:
-  simplify: true         # fold constants, drop what computes nothing
+  simplify: true         # fold constants, remove nodes without effect
 
 build:
   backend: auto          # auto (TensorRT where it works), tensorrt, tensorrt-rtx, onnxruntime
-  batch: 1               # images at once; with TensorRT also a range: {{min: 1, opt: 4, max: 8}}
+  batch: 1               # images per inference; with TensorRT also a range: {{min: 1, opt: 4, max: 8}}
   threads: 0             # CPU threads; 0 is every core
-  candidates: auto       # all that make sense, or some: [fp32, fp16, fp16-2:4, int8-table, int8-qdq-sparse-2:4]
-  # memory: 2 GB         # what building may take; left out: what is free, less a reserve
-  # time_limit: 1800     # seconds for all of it; what is not built by then is left out
-  # level: 3             # how long TensorRT looks for faster kernels, 0 to 5
+  candidates: auto       # all that make sense, or a list: [fp32, fp16, fp16-2:4, int8-table, int8-qdq-sparse-2:4]
+  # memory: 2 GB         # limit for building [default: what is free, less a reserve]
+  # time_limit: 1800     # seconds for the whole build; later candidates are skipped
+  # level: 3             # how long TensorRT searches for faster kernels, 0 to 5
 
-# INT8 needs images like those that the camera will see; a hundred or more.
+# INT8 needs a hundred or more images like those of the camera.
 calibrate:
   # images: calibration_images
-  count: 160             # most that are used, spread over the folder
+  count: 160             # at most so many, evenly spaced in the folder
 
 # Refuse a build that detects worse than this on labelled images.
 accept:
-  # annotations: labels/instances.json   # COCO JSON
-  # images: labels/images                # the folder of the images, if not beside the annotations; without
-                                         # annotations, detections are compared with FP32's, which is weaker
-  # max_map_drop: 1.0                    # points of mAP 50-95 under the model as it came (or under `reference:`)
+  # annotations: labels/instances.json   # COCO JSON or a YOLO data.yaml
+  # images: labels/images                # their folder, if not beside the annotations; without annotations,
+                                         # detections are compared with FP32's, which is weaker
+  # max_map_drop: 1.0                    # points of mAP 50-95 below the original model (or below `reference:`)
   # min_map: 40.0                        # points of mAP 50-95
-  # min_agreement: 0.9                   # share of boxes that both must find
-  # require_sparse: true                 # refuse an engine that gains nothing by 2:4
+  # min_agreement: 0.9                   # share of boxes that both must detect
+  # require_sparse: true                 # refuse an engine that gains nothing from 2:4
 
 run:
-  # source: 0            # camera, file, folder, 'pics/*.jpg', rtsp://...; --source on the command line wins
-  # cameras: [{{name: gate, source: 0, rate: 10}}, {{name: hall, source: 'rtsp://...'}}]   # several, in place of source
-  conf: 0.25             # or one a class: {{default: 0.25, {first}: 0.5}}
-  iou: 0.7               # NMS: boxes of a class that overlap by more are one
+  # source: 0            # camera, file, folder, 'pics/*.jpg', rtsp://...; --source overrides it
+  # cameras: [{{name: gate, source: 0, rate: 10}}, {{name: hall, source: 'rtsp://...'}}]   # in place of source
+  conf: 0.25             # or per class: {{default: 0.25, {first}: 0.5}}
+  iou: 0.7               # NMS merges boxes of a class that overlap by more
   max_det: 300
-  # classes: [{first}]   # only these
-  agnostic: false        # whether boxes of different classes suppress each other
+  # classes: [{first}]   # only detect these
+  agnostic: false        # whether NMS ignores classes
 """
 
 
 def write_recipe(
     path: Path, output: Path, head: str = "auto", size: tuple[int, int] | None = None, force: bool = False
 ) -> str:
-    """Write the recipe for an ONNX file (nothing when `output` is '-') and return its text.
+    """Write the recipe for an ONNX file (no file when `output` is '-') and return its text.
 
-    `head` and `size` (height, width) are for models that do not tell. Raises ModelError for what is no detector,
-    ConfigError when `output` is there already.
+    `head` and `size` (height, width) are for models that leave them open. Raises ModelError for a model that is no
+    detector, ConfigError when `output` exists.
     """
     if str(output) != "-" and output.exists() and not force:
         raise ConfigError(f"{output} is there already: pass --force to overwrite it, or -o another")
@@ -129,12 +129,12 @@ def _text(path: Path, output: Path, head: str, size: tuple[int, int] | None) -> 
     )
 
 
-_UNNAMED = "\n# The file names none: put the real names here."
-_AS_COCO = "\n# The file names none: COCO's 80 are a guess."
+_UNNAMED = "\n# The file has no names: put the real names here."
+_AS_COCO = "\n# The file has no names: COCO's 80 are a guess."
 
 
 def _yaml(value: str | list[str]) -> str:
-    """On one line, quoted where it must be."""
+    """On one line, quoted where necessary."""
     text = strict_yaml.dump([value], default_flow_style=True, width=1 << 20)
     return text.strip()[1:-1]
 

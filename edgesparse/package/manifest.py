@@ -1,4 +1,4 @@
-"""The manifest: what a package is, what it was made from, what it runs on, and why it was chosen."""
+"""The manifest of a package: its contents, what it was built from, where it runs, and why it was chosen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edgesparse.wording import redact
 FORMAT = 2
 FILE = "manifest.json"
 ADDRESSES = "cameras.json"
-"""Beside it, for its owner alone: by camera, the addresses that the manifest shows without credentials."""
+"""Beside it, readable only by its owner: the cameras' addresses, which the manifest has without credentials."""
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Score(Section):
 
 
 class LayerRecord(Section):
-    """One layer of a built engine, as it says of itself: `kernel` is what runs, `sparse` whether that is a 2:4 one."""
+    """One layer of a built engine, as the engine reports it: the `kernel` that runs, and whether it is a 2:4 one."""
 
     name: str
     kernel: str
@@ -48,7 +48,7 @@ class LayerRecord(Section):
 
 
 class LayerVerdict(Section):
-    """One layer of the model: `state` as `edgesparse inspect` says it, whether it runs `sparse`, and if not, why."""
+    """One layer of the model: its `state` by `edgesparse inspect`, whether it runs `sparse`, and if not, why."""
 
     name: str
     state: str
@@ -57,15 +57,15 @@ class LayerVerdict(Section):
 
 
 class AgreementRecord(Section):
-    """Detections against FP32's on images without labels, 0..1 each: FP32's boxes that were found, and found boxes
-    that FP32 has too, of the same class."""
+    """Detections compared with FP32's on images without labels, 0..1 each: the share of FP32's boxes that the candidate
+    detects, and the share of its own that FP32 has too, of the same class."""
 
     recall: float
     precision: float
     iou: float
     """Mean overlap of the boxes that both have."""
     score_mean: float
-    """Mean difference of their confidence."""
+    """Mean difference of their confidences."""
     boxes: int
     images: int
 
@@ -74,8 +74,8 @@ Outcome = Literal["chosen", "lost", "refused", "failed", "skipped"]
 
 
 class Candidate(Section):
-    """One way to build it: `lost` may be used and is not the best, `refused` detects too badly, `failed` cannot be
-    built or run, `skipped` was not tried. Sizes in megabytes, on the machine that built it."""
+    """One way to build the model. `lost`: usable but not the best; `refused`: not accurate enough; `failed`: cannot be
+    built or run; `skipped`: not tried. Sizes are in megabytes, on the machine that built it."""
 
     name: str
     precision: str
@@ -87,16 +87,16 @@ class Candidate(Section):
     latency_ms: float | None = None
     """Median of the engine alone."""
     spread_ms: float = 0.0
-    """Half of the middle half of the measurements: what is closer than that counts as equal."""
+    """How far the median may move when it is measured again: candidates closer than that count as equal."""
     file_mb: float = 0.0
     host_mb: float = 0.0
-    """Peak of the process that built it."""
+    """Peak memory of the process that built it."""
     device_mb: float | None = None
-    """Peak on the GPU while it was built, where that was measured."""
+    """Peak use of the GPU's memory while it was built, where that can be measured."""
     loaded_mb: float | None = None
-    """What of the budget was taken when the library was loaded, with CUDA's context, and nothing was built yet."""
+    """Use of the budget by the library and CUDA's context, before anything was built."""
     context_mb: float = 0.0
-    """What running it takes on the GPU beside the weights."""
+    """GPU memory that running it needs beside the weights."""
     score: Score | None = None
     agreement: AgreementRecord | None = None
     eligible: tuple[str, ...] = ()
@@ -105,9 +105,9 @@ class Candidate(Section):
     degraded: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     rung: int = 0
-    """How far memory was limited, 0 the least."""
+    """How far memory was limited; 0 is the least."""
     command: str = ""
-    """The trtexec line that does the same."""
+    """The equivalent trtexec command."""
 
     @property
     def chosen(self) -> bool:
@@ -124,17 +124,17 @@ class Manifest(Section):
     source_sha256: str
     recipe_sha256: str
     labels_sha256: str | None
-    """Of the annotations that the build was accepted on."""
+    """Of the annotations that the build was scored on."""
     calibration_sha256: str | None = None
     """Of the images that INT8 was calibrated on."""
     backend: str
     identity: dict[str, str]
-    """What the engine depends on: versions and hardware, as the backend says."""
+    """Versions and hardware that the engine depends on, as the backend reports them."""
     machine: dict[str, str]
-    """Where it was built, for people to read."""
+    """The machine that built it, for people to read."""
     engine: str
     fallback: str
-    """The most precise engine: what runs when the chosen one cannot be loaded. May be the same file."""
+    """The most precise engine, which runs when the chosen one cannot be loaded. May be the same file."""
     fallback_precision: str
     inputs: tuple[TensorRecord, ...]
     outputs: tuple[TensorRecord, ...]
@@ -143,52 +143,52 @@ class Manifest(Section):
     dla: int | None = None
     """The DLA core that the engine is loaded on."""
     batch: tuple[int, int, int] | None = None
-    """Least, usual and largest batch, where it is open."""
+    """Minimum, optimum and maximum batch, where it is open."""
     run: Run
-    """As JSON without the credentials of addresses."""
+    """Written to JSON without the credentials in addresses."""
     candidates: tuple[Candidate, ...]
     verdict: tuple[str, ...] = ()
-    """What was found out, in words: a line for the choice, one for each pair of dense and 2:4."""
+    """The result in words: a line for each 2:4 engine and its dense twin, and notes."""
     sparsity: tuple[LayerVerdict, ...] = ()
-    """Of the chosen engine, or, when that is dense, of the fastest 2:4 one."""
+    """Of the chosen engine or, when it is dense, of the fastest 2:4 one."""
     budget_mb: float | None = None
     budget_of: str = "host"
-    """Which memory was bounded: `host`, `gpu`, or both at once, `shared`."""
+    """Which memory the budget bounds: `host`, `gpu`, or `shared` by both."""
     clocks: str = ""
-    """Clocks and power mode while it was timed."""
+    """Clocks and power mode during the timing."""
     files: dict[str, str]
     """sha256 of every other file in the package."""
     mac: str = ""
-    """Keyed hash of all the rest, where the files hold native code."""
+    """Keyed hash of everything else, where the files hold native code."""
 
     @field_serializer("run")
     def _without_credentials(self, run: Run) -> dict[str, Any]:
         return run.redacted().model_dump(mode="json")
 
     def signed_part(self) -> bytes:
-        """What `mac` is the hash of."""
+        """The data that `mac` is the keyed hash of."""
         return json.dumps(self.model_dump(mode="json", exclude={"mac"}), sort_keys=True).encode()
 
     @property
     def precision(self) -> str:
-        """Of the candidate that was chosen."""
+        """Of the chosen candidate."""
         return next((candidate.precision for candidate in self.candidates if candidate.chosen), "")
 
 
 def read(folder: Path) -> Manifest:
-    """Raises PackageError when there is none, or none that this release understands."""
+    """Read a package's manifest. Raises PackageError when it is missing, damaged or of another format."""
     path = folder / FILE
     try:
-        said: Any = json.loads(path.read_text())
+        content: Any = json.loads(path.read_text())
     except FileNotFoundError:
         raise PackageError(f"no package in {folder}: build one with 'edgesparse build RECIPE.yaml'") from None
     except (OSError, ValueError) as error:
         raise PackageError(f"{path} is damaged ({error}): build it again with 'edgesparse build --force'") from None
-    found = said.get("format") if isinstance(said, dict) else None
-    if found != FORMAT:
-        raise PackageError(f"{path}: found format {found}, needed {FORMAT}: build it again with 'edgesparse build'")
+    version = content.get("format") if isinstance(content, dict) else None
+    if version != FORMAT:
+        raise PackageError(f"{path}: found format {version}, needed {FORMAT}: build it again with 'edgesparse build'")
     try:
-        manifest = Manifest.model_validate_json(json.dumps(said))
+        manifest = Manifest.model_validate_json(json.dumps(content))
         return manifest.model_copy(update={"run": _with_addresses(folder / ADDRESSES, manifest.run)})
     except ValidationError as error:
         first = error.errors()[0]
@@ -197,7 +197,7 @@ def read(folder: Path) -> Manifest:
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    """Write it at once: a reader sees the old one or this one."""
+    """Write the manifest atomically: a reader sees the old one or this one."""
     _write_addresses(folder / ADDRESSES, manifest.run)
     part = folder / f".{FILE}"
     part.write_text(json.dumps(manifest.model_dump(mode="json"), indent=2, sort_keys=True) + "\n")
@@ -218,25 +218,26 @@ def _write_addresses(path: Path, run: Run) -> None:
 
 
 def _with_addresses(path: Path, run: Run) -> Run:
-    """`run` with whole addresses, of which only what the manifest leaves out comes from there."""
+    """`run` with complete addresses: the file adds only the credentials that the manifest leaves out."""
     try:
-        known: Any = json.loads(path.read_text())
+        addresses: Any = json.loads(path.read_text())
     except FileNotFoundError:
         return run
     except (OSError, ValueError) as error:
-        log.warning("cannot read %s (%s): cameras are opened without user and password", path, error)
+        log.warning("cannot read %s (%s): cameras are opened without credentials", path, error)
         return run
 
-    def whole(camera: str, source: str) -> str:
-        found = known.get(camera) if isinstance(known, dict) else None
-        return found if isinstance(found, str) and redact(found) == source else source
+    def complete(camera: str, source: str) -> str:
+        address = addresses.get(camera) if isinstance(addresses, dict) else None
+        return address if isinstance(address, str) and redact(address) == source else source
 
-    cameras = tuple(one.model_copy(update={"source": whole(one.name, one.source)}) for one in run.cameras)
-    source = None if run.source is None else whole(ONLY, run.source)
+    cameras = tuple(c.model_copy(update={"source": complete(c.name, c.source)}) for c in run.cameras)
+    source = None if run.source is None else complete(ONLY, run.source)
     return run.model_copy(update={"source": source, "cameras": cameras})
 
 
 def sha256(path: Path) -> str:
+    """Of a file's contents, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):

@@ -1,8 +1,8 @@
-"""A keyed hash that says a package was built on this device, by someone who may read its key.
+"""A keyed hash that proves a package was built on this device, by a user who may read its key.
 
-An engine of TensorRT is code that runs when it is loaded, so one that was made or changed elsewhere must not be. The
-hash is HMAC-SHA256 (RFC 2104) over the manifest, which holds the hashes of all other files. The key is made on the
-device at the first build, is readable by its owner alone, and never leaves it.
+A TensorRT engine is code that runs when it is loaded, so an engine that was built or changed elsewhere must not be. The
+hash is HMAC-SHA256 (RFC 2104) over the manifest, which holds the hashes of all other files. The key is created on the
+device at the first build, is readable only by its owner, and never leaves the device.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from edgesparse.errors import SignatureError
 
 
 def mac(data: bytes) -> str:
-    """The keyed hash of `data`, in hexadecimal. Raises SignatureError when there can be no key."""
-    return _mac(make_key(), data)
+    """The keyed hash of `data`, in hexadecimal. Raises SignatureError when no key can be created."""
+    return _mac(create_key(), data)
 
 
-def why_not(found: str, data: bytes) -> str | None:
-    """Why `found` is not the keyed hash of `data` on this device, as 'found, needed'; None when it is."""
-    needed = f"needed that of this device's key {_path()}"
+def mismatch(signature: str, data: bytes) -> str | None:
+    """Why `signature` is not the keyed hash of `data` on this device, as 'found, needed'; None when it is."""
+    needed = f"needed one by this device's key {_path()}"
     key = _read()
     if key is None:
         return f"found no key of this device, {needed}"
-    if not found:
+    if not signature:
         return f"found no keyed hash, {needed}"
-    if hmac.compare_digest(found.encode(), _mac(key, data).encode()):
+    if hmac.compare_digest(signature.encode(), _mac(key, data).encode()):
         return None
-    return f"found the keyed hash {found[:12]}, {needed}: it was changed, or built elsewhere"
+    return f"found the keyed hash {signature[:12]}, {needed}: it was changed, or built elsewhere"
 
 
-def make_key() -> bytes:
-    """This device's key, made unless it is there. Two processes at once end with the same one."""
+def create_key() -> bytes:
+    """This device's key, created if it does not exist. Two processes that do so in parallel end with the same one."""
     if (key := _read()) is not None:
         return key
     path = _path()
@@ -48,14 +48,14 @@ def make_key() -> bytes:
             file.write(secrets.token_bytes(32))
             os.fsync(file.fileno())
         try:
-            os.link(part, path)  # unlike a rename, it leaves a key that another process made meanwhile
+            os.link(part, path)  # unlike a rename, it keeps a key that another process created meanwhile
         except FileExistsError:
             pass
         finally:
             part.unlink()
     except OSError as error:
         raise SignatureError(
-            f"cannot make this device's key {path}: {error.strerror}: name another folder in {STATE}"
+            f"cannot create this device's key {path}: {error.strerror}: name another folder in {STATE}"
         ) from None
     return _read() or b""
 

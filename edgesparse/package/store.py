@@ -1,6 +1,6 @@
 """The store of built packages: `ROOT/MODEL/BUILD_ID/`, with the links `current` and `previous` beside the builds.
 
-A package is written into a folder of its own, synced, and renamed: a reader sees the whole of it or nothing.
+A package is written to a temporary folder, synced and renamed, so that readers see all of it or nothing.
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ class Package:
         return self.folder / self.manifest.fallback
 
     def verify(self) -> None:
-        """Raises ManifestMismatch unless every file is as it was built and may be loaded on this machine, and
-        SignatureError for native code that was not built here."""
+        """Raise ManifestMismatch unless every file is unchanged and may be loaded on this machine.
+
+        Raises SignatureError for native code that was not built here.
+        """
         manifest = self.manifest
         for name in {manifest.engine: None, manifest.fallback: None, **manifest.files}:
             path, needed = self.folder / name, manifest.files.get(name, "none")
@@ -52,27 +54,28 @@ class Package:
         reason = f"found backends {', '.join(NAMES)}, needed {manifest.backend}"
         if manifest.backend not in NAMES or (reason := backend(manifest.backend).refuses(manifest.identity) or ""):
             raise ManifestMismatch(f"{self.folder}: {reason}: build it here with 'edgesparse build RECIPE.yaml'")
-        if backend(manifest.backend).native_code and (wrong := sign.why_not(manifest.mac, manifest.signed_part())):
+        if backend(manifest.backend).native_code and (wrong := sign.mismatch(manifest.mac, manifest.signed_part())):
             raise SignatureError(f"{self.folder}: {wrong}: build it here with 'edgesparse build RECIPE.yaml'")
 
 
 def sealed(manifest: Manifest) -> Manifest:
-    """The manifest with this device's keyed hash, where its files hold native code. Raises SignatureError."""
+    """The manifest with this device's keyed hash, if its files hold native code. Raises SignatureError."""
     if not backend(manifest.backend).native_code:
         return manifest
     return manifest.model_copy(update={"mac": sign.mac(manifest.signed_part())})
 
 
 def open_package(path: Path) -> Package:
-    """`find_package`, verified: it may be loaded here. Raises PackageError or ManifestMismatch."""
+    """Find a package and verify that it may be loaded here. Raises PackageError, ManifestMismatch, SignatureError."""
     package = find_package(path)
     package.verify()
     return package
 
 
 def find_package(path: Path) -> Package:
-    """The package in a build's folder, a model's folder (its `current`), or a store that holds one model: to be read,
-    wherever it was built. Raises PackageError.
+    """The package in a build's folder, a model's folder (its `current`), or a store with a single model.
+
+    It may have been built anywhere: only `verify` permits loading it. Raises PackageError.
     """
     if not path.is_dir():
         raise PackageError(f"no package {path}: build one with 'edgesparse build RECIPE.yaml'")
@@ -81,8 +84,8 @@ def find_package(path: Path) -> Package:
         if not (folder / "current").exists():
             models = sorted(p.parent for p in folder.glob("*/current"))
             if len(models) != 1:
-                found = ", ".join(p.name for p in models) or "none"
-                raise PackageError(f"{path}: found {found}, needed one package: give the folder of the one you want")
+                names = ", ".join(p.name for p in models) or "none"
+                raise PackageError(f"{path}: found {names}, needed one package: name the folder of one")
             folder = models[0]
         folder = (folder / "current").resolve()
     return Package(folder, manifests.read(folder))
@@ -95,7 +98,7 @@ class Store:
         self.folder = root / model
 
     def find(self, build_id: str) -> Package | None:
-        """The package of this build if it is there and whole; a damaged one counts as not there."""
+        """The package of this build, or None where it is missing or damaged."""
         folder = self.folder / build_id
         try:
             package = Package(folder, manifests.read(folder))
@@ -106,7 +109,7 @@ class Store:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """One process at a time builds a model's packages. Raises PackageError when another does."""
+        """Let one process at a time build a model's packages. Raises PackageError when another one does."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             file = (self.folder / ".lock").open("a+b", buffering=0)
@@ -124,13 +127,13 @@ class Store:
                     f"process {pid} is building {self.folder.name} already: wait for it, then run this again"
                 ) from None
             file.truncate(0)
-            with suppress(OSError):  # on a full disk others are told no number
+            with suppress(OSError):  # on a full disk the number stays unknown
                 file.write(str(os.getpid()).encode())
             self._clean()
             yield
 
     def _clean(self) -> None:
-        """Mend what a build that was killed has left."""
+        """Clean up after a build that was killed."""
         for leftover in self.folder.glob(_UNFINISHED + "*"):
             shutil.rmtree(leftover, ignore_errors=True)
         for old in self.folder.glob(_REPLACED + "*"):
@@ -142,9 +145,9 @@ class Store:
 
     @contextmanager
     def writing(self, build_id: str, needed: int) -> Iterator[Path]:
-        """A folder to fill, `needed` bytes at most; synced and renamed at the end, removed when anything fails.
+        """A folder to fill with at most `needed` bytes: synced and renamed at the end, removed when anything fails.
 
-        An older folder of the same build is replaced. Raises PackageError when the disk is full.
+        It replaces an older folder of the same build. Raises PackageError when the disk is full.
         """
         free = shutil.disk_usage(self.folder).free
         if free < needed:
@@ -164,7 +167,7 @@ class Store:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _replace(self, build: Path, new: Path) -> None:
-        """Two renames where an older one is there: killed between them, `_clean` puts the older one back."""
+        """Two renames where an older one exists: if the process is killed between them, `_clean` restores the older."""
         old = self.folder / f"{_REPLACED}{build.name}"
         if build.exists():
             build.rename(old)
@@ -173,12 +176,12 @@ class Store:
         shutil.rmtree(old, ignore_errors=True)
 
     def current(self) -> Path | None:
-        """The build that `current` points to, relative to the model's folder."""
+        """The build that `current` points to, relative to the model's folder; None without one."""
         link = self.folder / "current"
         return link.readlink() if link.is_symlink() else None
 
     def switch(self, build_id: str) -> None:
-        """Make a build `current`, and what was current `previous`; each link changes at once."""
+        """Make a build `current`, and the former one `previous`; each link changes atomically."""
         old = self.current()
         if old is not None and old.name == build_id:
             return
@@ -214,5 +217,5 @@ def _sync_folder(folder: Path) -> None:
 def _full(folder: Path, needed: int, free: int) -> str:
     return (
         f"no space left in {folder}: needed {needed / 1e6:.1f} MB, free {free / 1e6:.1f} MB: "
-        "free some or choose another disk with --store"
+        "free some space, or choose another disk with --store"
     )

@@ -1,8 +1,8 @@
-"""Two detectors on the same images: how far one finds what the other finds. Needs no labels.
+"""How far two detectors agree on the same images. Needs no labels.
 
-Boxes of one class are paired one to one, those that overlap most first, where intersection over union reaches a
-threshold: as PASCAL VOC matches detections to labels, with the reference's boxes in the labels' place (Everingham et
-al., "The PASCAL Visual Object Classes Challenge", IJCV 88, 2010).
+Boxes of a class are paired one to one, those that overlap most first, where intersection over union reaches a
+threshold. PASCAL VOC matches detections to labels in this way (Everingham et al., "The PASCAL
+Visual Object Classes Challenge", IJCV 88, 2010); here the reference's boxes take the labels' place.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from edgesparse.runtime.detections import Detections
 IOU = 0.5
 Pair = tuple[Detections, Detections]
 Detect = Callable[[NDArray[np.uint8]], Detections]
-"""A Detector, or anything else that is called with a frame."""
+"""A Detector, or any other function of a frame."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """`recall`: share of the reference's `boxes` that the candidate finds; `precision`: share of the candidate's that
-    the reference has. `extra`: how many it has not. `iou`, `score_mean` and `score_max`: of the pairs, mean overlap,
-    mean and greatest difference of confidence; with no pair `iou` is 0. All but the counts are 0..1.
+    """`recall`: share of the reference's `boxes` that the candidate detects; `precision`: share of the candidate's
+    boxes that the reference has; `extra`: the number of others. Of the pairs, `iou` is the mean overlap (0 without
+    any), `score_mean` and `score_max` are the mean and largest difference of confidence. All but the counts are 0..1.
     """
 
     images: int
@@ -43,15 +43,15 @@ class Agreement:
     def verdict(self) -> str:
         """One sentence for people."""
         return (
-            f"{100 * self.recall:.1f} % of the reference's {self.boxes} boxes on {self.images} images are found and "
-            f"{self.extra} others, mean overlap {self.iou:.3f}, scores {self.score_mean:.3f} apart (at most "
-            f"{self.score_max:.2f}); weaker than a score on labels: what the reference gets wrong counts as right"
+            f"{100 * self.recall:.1f} % of the reference's {self.boxes} boxes on {self.images} images are detected and "
+            f"{self.extra} others, mean overlap {self.iou:.3f}, confidences differ by {self.score_mean:.3f} (at most "
+            f"{self.score_max:.2f}); weaker than a score on labels, since the reference's errors count as correct"
         )
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, with the verdict."""
-        said = {name: round(value, 4) for name, value in asdict(self).items()}
-        return {**said, "verdict": self.verdict}
+        values = {name: round(value, 4) for name, value in asdict(self).items()}
+        return {**values, "verdict": self.verdict}
 
 
 def compare(
@@ -72,43 +72,46 @@ def compare(
 
 
 def agreement(pairs: Iterable[Pair], iou: float = IOU) -> Agreement:
-    """Compare what was found: (the reference's, the candidate's) detections of each image, in any order.
+    """Compare detections: (the reference's, the candidate's) of each image, in any order.
 
-    Raises ConfigError where there are no images, or the reference finds nothing on any of them.
+    Raises ConfigError without images, or where the reference detects nothing on any of them.
     """
-    images, boxes, found = 0, 0, 0
+    images, boxes, detected = 0, 0, 0
     overlaps: list[NDArray[np.float64]] = []
     differences: list[NDArray[np.float64]] = []
     for reference, candidate in pairs:
-        images, boxes, found = images + 1, boxes + len(reference), found + len(candidate)
-        overlap, difference = _matched(reference, candidate, iou)
+        images, boxes, detected = images + 1, boxes + len(reference), detected + len(candidate)
+        overlap, difference = _match(reference, candidate, iou)
         overlaps.append(overlap)
         differences.append(difference)
     if not boxes:
-        raise ConfigError(f"the reference finds nothing on {images} images: give images with objects on them")
+        raise ConfigError(f"the reference detects nothing on {images} images: choose images with objects")
     overlap, difference = np.concatenate(overlaps), np.concatenate(differences)
-    both = len(overlap)
+    pairs_count = len(overlap)
     return Agreement(
         images=images,
         boxes=boxes,
-        extra=found - both,
-        recall=both / boxes,
-        precision=both / found if found else 0.0,
-        iou=float(overlap.mean()) if both else 0.0,
-        score_mean=float(difference.mean()) if both else 0.0,
-        score_max=float(difference.max()) if both else 0.0,
+        extra=detected - pairs_count,
+        recall=pairs_count / boxes,
+        precision=pairs_count / detected if detected else 0.0,
+        iou=float(overlap.mean()) if pairs_count else 0.0,
+        score_mean=float(difference.mean()) if pairs_count else 0.0,
+        score_max=float(difference.max()) if pairs_count else 0.0,
     )
 
 
-def _matched(one: Detections, other: Detections, least: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Of each pair: overlap, and difference of confidence. Neither the boxes' order nor the side decides who pairs."""
-    overlap = np.where(one.class_id[:, None] == other.class_id, _overlap(one.xyxy, other.xyxy), 0.0)
-    apart = np.abs(one.confidence[:, None].astype(np.float64) - other.confidence)
-    rows, columns = np.nonzero(overlap >= least)
-    # the greatest overlap first, then the likest score; what is still equal goes by where the two boxes lie
-    low, high = np.minimum(one.xyxy[rows], other.xyxy[columns]).T, np.maximum(one.xyxy[rows], other.xyxy[columns]).T
+def _match(
+    reference: Detections, candidate: Detections, threshold: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Overlap and difference of confidence per pair, whatever the order of the boxes and of the two sides."""
+    overlap = np.where(reference.class_id[:, None] == candidate.class_id, _overlap(reference.xyxy, candidate.xyxy), 0.0)
+    apart = np.abs(reference.confidence[:, None].astype(np.float64) - candidate.confidence)
+    rows, columns = np.nonzero(overlap >= threshold)
+    # the largest overlap first, then the most similar confidence; ties are broken by the boxes' positions
+    boxes = reference.xyxy[rows], candidate.xyxy[columns]
+    low, high = np.minimum(*boxes).T, np.maximum(*boxes).T
     order = np.lexsort((*low, *high, apart[rows, columns], -overlap[rows, columns]))
-    free_rows, free_columns = np.ones(len(one), np.bool_), np.ones(len(other), np.bool_)
+    free_rows, free_columns = np.ones(len(reference), np.bool_), np.ones(len(candidate), np.bool_)
     pairs = []
     for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
         if free_rows[row] and free_columns[column]:
@@ -118,9 +121,9 @@ def _matched(one: Detections, other: Detections, least: float) -> tuple[NDArray[
     return overlap[at[0], at[1]], apart[at[0], at[1]]
 
 
-def _overlap(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Intersection over union of each box with each, [n, 4] and [m, 4] to [n, m]; 1 for the same box without area."""
-    a, b = one.astype(np.float64)[:, None], other.astype(np.float64)[None]
+def _overlap(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Intersection over union of all pairs, [n, 4] and [m, 4] to [n, m]; 1 for identical boxes without area."""
+    a, b = left.astype(np.float64)[:, None], right.astype(np.float64)[None]
     sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
     inside = sides.clip(0).prod(-1)
     union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - inside

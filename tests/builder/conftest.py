@@ -1,4 +1,4 @@
-"""Builds with the null backend: how each candidate goes is written down by the test."""
+"""Builds with the null backend, whose outcome per candidate the test decides."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def labels(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def sparse_model(tmp_path: Path) -> Path:
-    """A detector of squares with three more convolutions whose results count for nothing: two are 2:4."""
+    """A detector of squares with three more convolutions, two of them 2:4, whose results are multiplied by zero."""
     noise = np.random.default_rng(0)
     weights, nodes, before = {}, [], "wide0"
     weights["conv0.w"] = noise.normal(size=(64, 3, 1, 1)).astype(np.float32)
@@ -44,16 +44,16 @@ def sparse_model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
-    """Writes down how builds go: what holds for all, and for a candidate by its name."""
+    """Writes the plan of builds: settings for all candidates, and for single ones by name."""
 
-    def write(builds: dict[str, dict[str, Any]] | None = None, **said: Any) -> Path:
+    def write(builds: dict[str, dict[str, Any]] | None = None, **settings: Any) -> Path:
         path = tmp_path / "null-plan.json"
         size = [1, 3, squares.SIZE, squares.SIZE]
         shapes = {
             "inputs": [["images", size, "float32"]],
             "outputs": [["output0", [1, 6, squares.CELLS], "float32"]],
         }
-        path.write_text(json.dumps({**shapes, **said, "builds": builds or {}}))
+        path.write_text(json.dumps({**shapes, **settings, "builds": builds or {}}))
         monkeypatch.setenv(null.PLAN, str(path))
         return path
 

@@ -1,4 +1,4 @@
-"""Which candidates make sense for a backend and a model, and when one cannot win any more."""
+"""Which candidates make sense for a backend and a model, and when one can no longer win."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from edgesparse.config import parse as recipe_of
 from edgesparse.errors import BuildError
 
 
-def recipe(model: Path, names: Any = "auto", **said: Any) -> Recipe:
+def recipe(model: Path, names: Any = "auto", **settings: Any) -> Recipe:
     build = {"backend": "null", "candidates": names}
-    return recipe_of({"model": str(model), "classes": ["red", "green"], "build": build, **said}, "recipe")
+    return recipe_of({"model": str(model), "classes": ["red", "green"], "build": build, **settings}, "recipe")
 
 
 def prepared(model: Path) -> Prepared:
@@ -30,8 +30,8 @@ def prepared(model: Path) -> Prepared:
     return prepare(recipe(model), folder)
 
 
-def names(said: Recipe, model: Path, engine: str = "null") -> list[str]:
-    return [one.name for one in plan_candidates(said, backend(engine), prepared(model)).possible]
+def names(settings: Recipe, model: Path, engine: str = "null") -> list[str]:
+    return [plan.name for plan in plan_candidates(settings, backend(engine), prepared(model)).possible]
 
 
 def test_a_plan_and_its_name_convert_into_each_other() -> None:
@@ -47,31 +47,31 @@ def test_more_precise_is_safer_and_dense_before_2to4() -> None:
     assert [plan.name for plan in plans] == ["fp32", "fp16-2:4", "int8-table", "int8-qdq-2:4"]
 
 
-def test_on_the_cpu_the_model_is_built_as_it_came_and_int8_when_asked(sparse_model: Path) -> None:
-    said = recipe(sparse_model, calibrate={"images": "somewhere"})
-    assert names(said, sparse_model, "onnxruntime") == ["fp32"]
-    asked = recipe(sparse_model, ["int8-qdq", "fp32", "int8-qdq", "fp16"], calibrate={"images": "somewhere"})
-    found = plan_candidates(asked, backend("onnxruntime"), prepared(sparse_model))
-    assert [one.name for one in found.possible] == ["fp32", "int8-qdq"]
-    ((impossible, reason),) = found.impossible
+def test_on_the_cpu_the_unchanged_model_is_built_and_int8_on_request(sparse_model: Path) -> None:
+    settings = recipe(sparse_model, calibrate={"images": "somewhere"})
+    assert names(settings, sparse_model, "onnxruntime") == ["fp32"]
+    requested = recipe(sparse_model, ["int8-qdq", "fp32", "int8-qdq", "fp16"], calibrate={"images": "somewhere"})
+    plans = plan_candidates(requested, backend("onnxruntime"), prepared(sparse_model))
+    assert [plan.name for plan in plans.possible] == ["fp32", "int8-qdq"]
+    ((impossible, reason),) = plans.impossible
     assert impossible.name == "fp16" and reason == "onnxruntime builds only fp32, int8-qdq here"
 
 
-def test_a_backend_without_a_table_or_2to4_is_not_asked_for_them(sparse_model: Path, planned: Planned) -> None:
+def test_a_backend_without_tables_or_2to4_has_no_such_candidates(sparse_model: Path, planned: Planned) -> None:
     planned(ways=["fp32", "fp16", "int8-qdq", "int8-qdq-sparse"], dense_because="SM 7.2 is before Ampere")
-    said = recipe(sparse_model, calibrate={"images": "somewhere"})
-    assert names(said, sparse_model) == ["fp32", "fp16", "int8-qdq"]
-    notes = plan_candidates(said, backend("null"), prepared(sparse_model)).notes
+    settings = recipe(sparse_model, calibrate={"images": "somewhere"})
+    assert names(settings, sparse_model) == ["fp32", "fp16", "int8-qdq"]
+    notes = plan_candidates(settings, backend("null"), prepared(sparse_model)).notes
     assert notes == ("no 2:4 candidates: no 2:4 kernels: SM 7.2 is before Ampere",)
 
 
 def test_the_placement_for_2to4_is_built_dense_only_as_a_twin(sparse_model: Path, planned: Planned) -> None:
     planned()
-    said = recipe(sparse_model, calibrate={"images": "somewhere"})
-    assert {"int8-qdq-sparse", "int8-qdq-sparse-2:4"} <= set(names(said, sparse_model))
+    settings = recipe(sparse_model, calibrate={"images": "somewhere"})
+    assert {"int8-qdq-sparse", "int8-qdq-sparse-2:4"} <= set(names(settings, sparse_model))
 
 
-def test_no_candidate_at_all_is_one_line_with_every_reason(sparse_model: Path, planned: Planned) -> None:
+def test_no_possible_candidate_is_one_line_with_every_reason(sparse_model: Path, planned: Planned) -> None:
     planned()
     with pytest.raises(BuildError, match=r"fp32-2:4: no 2:4 kernels exist in FP32; int8-table: INT8 needs"):
         plan_candidates(recipe(sparse_model, ["int8-table", "fp32-2:4"]), backend("null"), prepared(sparse_model))
@@ -80,15 +80,15 @@ def test_no_candidate_at_all_is_one_line_with_every_reason(sparse_model: Path, p
 @pytest.fixture
 def board(monkeypatch: pytest.MonkeyPatch) -> None:
     """This machine is an Orin Nano with 8 GB."""
-    there = device.probe()
-    orin = replace(there, model="NVIDIA Jetson Orin Nano Developer Kit", memory=7_990_000_000)
+    machine = device.probe()
+    orin = replace(machine, model="NVIDIA Jetson Orin Nano Developer Kit", memory=7_990_000_000)
     monkeypatch.setattr(device, "probe", lambda: orin)
 
 
 def test_on_a_known_board_no_engine_is_faster_than_its_products(sparse_model: Path, board: None) -> None:
-    found = prepared(sparse_model)
+    model = prepared(sparse_model)
     times = {
-        name: least_ms(parse_plan(name), found) for name in ("fp32", "fp16", "fp16-2:4", "int8-qdq", "int8-qdq-2:4")
+        name: least_ms(parse_plan(name), model) for name in ("fp32", "fp16", "fp16-2:4", "int8-qdq", "int8-qdq-2:4")
     }
     least = [time for time in times.values() if time is not None]
     assert len(least) == 5 and least == sorted(least, reverse=True) and min(least) > 0
@@ -109,10 +109,10 @@ def test_on_a_known_board_no_engine_is_faster_than_its_products(sparse_model: Pa
 def test_boards_are_known_by_their_name_and_memory(
     monkeypatch: pytest.MonkeyPatch, model: str, gigabytes: float, name: str | None
 ) -> None:
-    there = replace(device.probe(), model=model, memory=int(gigabytes * 1e9))
-    monkeypatch.setattr(device, "probe", lambda: there)
+    machine = replace(device.probe(), model=model, memory=int(gigabytes * 1e9))
+    monkeypatch.setattr(device, "probe", lambda: machine)
     assert candidates._board() == name
 
 
-def test_elsewhere_nothing_is_known(sparse_model: Path) -> None:
+def test_other_machines_have_no_lower_bound(sparse_model: Path) -> None:
     assert least_ms(CandidatePlan("fp32"), prepared(sparse_model)) is None

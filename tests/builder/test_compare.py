@@ -1,4 +1,4 @@
-"""All candidates against each other, on a backend that does as the test says, each in a process of its own."""
+"""Candidates compared on a backend that follows the test's plan, each in its own process."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from edgesparse.package.store import open_package
 pytestmark = pytest.mark.usefixtures("quick")
 
 
-def recipe(model: Path, candidates: list[str] | str = "auto", **said: Any) -> Recipe:
-    said["build"] = {"backend": "null", "candidates": candidates, **said.get("build", {})}
-    return parse({"model": str(model), "classes": list(squares.NAMES), **said}, "recipe")
+def recipe(model: Path, candidates: list[str] | str = "auto", **settings: Any) -> Recipe:
+    settings["build"] = {"backend": "null", "candidates": candidates, **settings.get("build", {})}
+    return parse({"model": str(model), "classes": list(squares.NAMES), **settings}, "recipe")
 
 
-def make(model: Path, candidates: list[str] | str = "auto", **said: Any) -> Manifest:
-    return build(recipe(model, candidates, **said), model.parent / "engines").package.manifest
+def make(model: Path, candidates: list[str] | str = "auto", **settings: Any) -> Manifest:
+    return build(recipe(model, candidates, **settings), model.parent / "engines").package.manifest
 
 
 def by_name(manifest: Manifest) -> dict[str, Candidate]:
@@ -41,26 +41,24 @@ def left(folder: Path) -> list[str]:
 def test_the_fastest_is_chosen_and_the_most_precise_stays_as_fallback(sparse_model: Path, planned: Plan) -> None:
     planned({"fp32": {"seconds": 0.009}, "fp16": {"seconds": 0.003}, "fp16-2:4": {"seconds": 0.006}})
     manifest = make(sparse_model)
-    found = by_name(manifest)
-    assert list(found) == ["fp32", "fp16", "fp16-2:4"]
-    assert {name: c.outcome for name, c in found.items()} == {"fp32": "lost", "fp16": "chosen", "fp16-2:4": "lost"}
-    assert found["fp16"].reason.startswith("the fastest that passes")
-    assert "times as long as fp16" in found["fp32"].reason
+    candidates = by_name(manifest)
+    assert list(candidates) == ["fp32", "fp16", "fp16-2:4"]
+    assert {name: c.outcome for name, c in candidates.items()} == {"fp32": "lost", "fp16": "chosen", "fp16-2:4": "lost"}
+    assert candidates["fp16"].reason.startswith("the fastest that passes")
+    assert "times as long as fp16" in candidates["fp32"].reason
     assert (manifest.engine, manifest.fallback, manifest.fallback_precision) == ("model.json", "fallback.json", "fp32")
-    assert all(c.latency_ms and c.file_mb and c.host_mb and c.command for c in found.values())
+    assert all(c.latency_ms and c.file_mb and c.host_mb and c.command for c in candidates.values())
     assert any("INT8 needs images: set calibrate.images" in line for line in manifest.verdict)
 
 
-def test_candidates_that_are_equally_fast_go_to_the_safer(sparse_model: Path, planned: Plan) -> None:
+def test_of_equally_fast_candidates_the_safer_is_chosen(sparse_model: Path, planned: Plan) -> None:
     planned({"fp16": {"seconds": 0.003}, "fp16-2:4": {"seconds": 0.003, "picked": ["conv1"]}}, seconds=0.003)
-    found = by_name(make(sparse_model, ["fp16", "fp16-2:4"]))
-    assert found["fp16"].outcome == "chosen"
-    assert found["fp16-2:4"].reason == "as fast as fp16 within the spread, which is safer"
+    candidates = by_name(make(sparse_model, ["fp16", "fp16-2:4"]))
+    assert candidates["fp16"].outcome == "chosen"
+    assert candidates["fp16-2:4"].reason == "as fast as fp16 within the spread, which is safer"
 
 
-def test_the_verdict_says_what_ran_sparse_what_it_gained_and_why_the_rest_is_dense(
-    sparse_model: Path, planned: Plan
-) -> None:
+def test_the_verdict_has_sparse_layers_their_gain_and_reasons_for_dense_ones(sparse_model: Path, planned: Plan) -> None:
     eligible = ["conv1 + relu", "conv2"]
     planned({"fp16": {"seconds": 0.008}, "fp16-2:4": {"seconds": 0.004, "eligible": eligible, "picked": eligible[:1]}})
     manifest = make(sparse_model, ["fp16", "fp16-2:4"])
@@ -76,7 +74,7 @@ def test_the_verdict_says_what_ran_sparse_what_it_gained_and_why_the_rest_is_den
 
 
 def test_a_layer_counts_as_sparse_only_when_its_kernel_is(sparse_model: Path, planned: Plan) -> None:
-    """The log says that both were picked, the engine says what runs."""
+    """The log names both as picked, the engine reports which runs."""
     layers = ["conv1", "conv2"]
     planned({"fp16-2:4": {"eligible": layers, "picked": layers, "kernels": ["conv1"]}}, seconds=0.002)
     manifest = make(sparse_model, ["fp16", "fp16-2:4"])
@@ -91,7 +89,7 @@ def test_a_layer_counts_as_sparse_only_when_its_kernel_is(sparse_model: Path, pl
     ],
     ids=["none picked", "no gain"],
 )
-def test_require_sparse_refuses_what_gains_nothing(
+def test_require_sparse_refuses_an_engine_without_gain(
     sparse_model: Path, planned: Plan, sparse: dict[str, Any], message: str
 ) -> None:
     planned({"fp16": {"seconds": 0.006}, "fp16-2:4": sparse})
@@ -100,7 +98,7 @@ def test_require_sparse_refuses_what_gains_nothing(
     assert left(sparse_model.parent) == []
 
 
-def test_require_sparse_takes_what_gains(sparse_model: Path, planned: Plan) -> None:
+def test_require_sparse_accepts_an_engine_with_a_gain(sparse_model: Path, planned: Plan) -> None:
     planned({"fp16": {"seconds": 0.01}, "fp16-2:4": {"seconds": 0.003, "eligible": ["conv1"], "picked": ["conv1"]}})
     manifest = make(sparse_model, ["fp16", "fp16-2:4"], accept={"require_sparse": True})
     assert by_name(manifest)["fp16-2:4"].outcome == "chosen"
@@ -128,7 +126,7 @@ def test_int8_is_built_from_the_recipes_images(sparse_model: Path, labels: Path,
     }
 
 
-# What goes wrong with one candidate does not end the build
+# A candidate that fails does not end the build
 
 
 @pytest.mark.parametrize(
@@ -141,16 +139,16 @@ def test_int8_is_built_from_the_recipes_images(sparse_model: Path, labels: Path,
     ],
     ids=["refused", "crash", "damaged plan", "fails while it is timed"],
 )
-def test_what_fails_is_said_and_the_others_go_on(
+def test_a_failure_is_recorded_and_the_others_continue(
     model: Path, planned: Plan, fault: dict[str, Any], reason: str
 ) -> None:
     planned({"fp16": fault})
-    found = by_name(make(model))
-    assert found["fp16"].outcome == "failed" and reason in found["fp16"].reason
-    assert found["fp32"].outcome == "chosen"
+    candidates = by_name(make(model))
+    assert candidates["fp16"].outcome == "failed" and reason in candidates["fp16"].reason
+    assert candidates["fp32"].outcome == "chosen"
 
 
-def test_nothing_left_is_one_error_and_the_old_package_still_runs(model: Path, planned: Plan) -> None:
+def test_no_candidate_left_is_one_error_and_the_old_package_still_runs(model: Path, planned: Plan) -> None:
     planned()
     old = make(model)
     planned({"fp32": {"error": "no tactic"}, "fp16": {"crash": 6}})
@@ -160,12 +158,13 @@ def test_nothing_left_is_one_error_and_the_old_package_still_runs(model: Path, p
     assert open_package(model.parent / "engines").manifest == old
 
 
-def test_one_that_hangs_is_ended_at_the_time_limit(model: Path, planned: Plan) -> None:
+def test_a_hanging_candidate_is_stopped_at_the_time_limit(model: Path, planned: Plan) -> None:
     planned({"fp16": {"hang": 600}})
-    found = by_name(make(model, ["fp32", "fp16", "int8-qdq"], build={"time_limit": 3}, calibrate=images(model)))
-    assert found["fp32"].outcome == "chosen"
-    assert found["fp16"].reason == "stopped at the time limit"
-    assert (found["int8-qdq"].outcome, found["int8-qdq"].reason) == ("skipped", "the time limit was reached before")
+    candidates = by_name(make(model, ["fp32", "fp16", "int8-qdq"], build={"time_limit": 3}, calibrate=images(model)))
+    assert candidates["fp32"].outcome == "chosen"
+    assert candidates["fp16"].reason == "stopped at the time limit"
+    last = candidates["int8-qdq"]
+    assert (last.outcome, last.reason) == ("skipped", "the time limit was reached before")
 
 
 def images(model: Path) -> dict[str, Any]:
@@ -176,17 +175,15 @@ def images(model: Path) -> dict[str, Any]:
 # Memory
 
 
-def test_a_child_that_is_killed_is_built_again_on_the_next_rung_and_the_rest_begins_there(
-    model: Path, planned: Plan
-) -> None:
+def test_a_killed_child_is_built_again_on_the_next_rung_where_the_others_begin(model: Path, planned: Plan) -> None:
     """16 MB of workspace are allowed at the third rung of 128 MB."""
     planned(megabytes=60, most_megabytes=40)
-    found = by_name(make(model, ["fp32"], build={"memory": "600 MB"}))
-    assert [c.rung for c in found.values()] == [3]
-    assert all("needed 60000000 bytes" in c.degraded[0] for c in found.values())
+    candidates = by_name(make(model, ["fp32"], build={"memory": "600 MB"}))
+    assert [c.rung for c in candidates.values()] == [3]
+    assert all("needed 60000000 bytes" in c.degraded[0] for c in candidates.values())
 
 
-def test_no_rung_that_fits_is_one_error_with_what_was_needed(model: Path, planned: Plan) -> None:
+def test_no_fitting_rung_is_one_error_with_the_memory_needed(model: Path, planned: Plan) -> None:
     planned()
     with pytest.raises(MemoryBudgetExceeded) as caught:
         make(model, build={"memory": "5 MB"})
@@ -195,27 +192,29 @@ def test_no_rung_that_fits_is_one_error_with_what_was_needed(model: Path, planne
     assert left(model.parent) == []
 
 
-def test_a_degraded_engine_is_tried_once_more_and_the_better_one_kept(model: Path, planned: Plan) -> None:
+def test_a_degraded_engine_is_built_once_more_and_the_better_one_kept(model: Path, planned: Plan) -> None:
     planned(megabytes=200)
-    found = by_name(make(model, ["fp32"], build={"memory": "300 MB"}))
-    assert found["fp32"].rung == 0 and len(found["fp32"].degraded) == 1
+    candidates = by_name(make(model, ["fp32"], build={"memory": "300 MB"}))
+    assert candidates["fp32"].rung == 0 and len(candidates["fp32"].degraded) == 1
 
 
 def test_peaks_are_measured(model: Path, planned: Plan) -> None:
     planned({"fp16": {"megabytes": 150}})
-    found = by_name(make(model))
-    assert 100 < found["fp16"].host_mb - found["fp32"].host_mb < 200
+    candidates = by_name(make(model))
+    assert 100 < candidates["fp16"].host_mb - candidates["fp32"].host_mb < 200
 
 
 # Acceptance
 
 
-def test_what_detects_too_badly_is_refused_and_the_next_fastest_wins(model: Path, labels: Path, planned: Plan) -> None:
+def test_an_inaccurate_candidate_is_refused_and_the_next_fastest_chosen(
+    model: Path, labels: Path, planned: Plan
+) -> None:
     good = squares.answer(labels)
     planned({"fp32": {"seconds": 0.01, "values": good}, "fp16": {"values": {"output0": 0}}})
-    found = by_name(make(model, accept={"annotations": str(labels), "max_map_drop": 90}))
-    assert found["fp16"].outcome == "refused" and "allowed accept.max_map_drop 90" in found["fp16"].reason
-    assert found["fp32"].outcome == "chosen" and found["fp32"].score is not None
+    candidates = by_name(make(model, accept={"annotations": str(labels), "max_map_drop": 90}))
+    assert candidates["fp16"].outcome == "refused" and "allowed accept.max_map_drop 90" in candidates["fp16"].reason
+    assert candidates["fp32"].outcome == "chosen" and candidates["fp32"].score is not None
     planned(values={"output0": 0})
     with pytest.raises(AccuracyGateFailed, match=r"every candidate is refused: fp32: found 0.0 mAP, .*; fp16: "):
         make(model, accept={"annotations": str(labels), "max_map_drop": 10})
@@ -226,21 +225,21 @@ def test_without_labels_detections_are_compared_with_fp32s(model: Path, labels: 
     for path in labels.parent.glob("[1-9].png"):
         path.unlink()
     planned({"fp32": {"values": good}, "fp16": {"values": {"output0": 0}}})
-    found = by_name(make(model, accept={"images": str(labels.parent)}))
-    assert found["fp32"].agreement is not None and found["fp32"].agreement.recall == 1.0
-    assert "finds 100 % of FP32's 6 boxes on 1 images, which is weaker than a score" in found["fp32"].reason
-    assert found["fp16"].outcome == "refused"
-    assert "found 0 % of FP32's 6 boxes, and 0 % of its own are FP32's too" in found["fp16"].reason
+    candidates = by_name(make(model, accept={"images": str(labels.parent)}))
+    assert candidates["fp32"].agreement is not None and candidates["fp32"].agreement.recall == 1.0
+    assert "finds 100 % of FP32's 6 boxes on 1 images, which is weaker than a score" in candidates["fp32"].reason
+    assert candidates["fp16"].outcome == "refused"
+    assert "found 0 % of FP32's 6 boxes, and 0 % of its own are FP32's too" in candidates["fp16"].reason
 
 
-def test_a_range_of_batches_and_a_dla_core_go_into_what_is_built_and_loaded(model: Path, planned: Plan) -> None:
+def test_a_range_of_batches_and_a_dla_core_reach_build_and_load(model: Path, planned: Plan) -> None:
     planned(seconds=0.001)
     manifest = make(model, ["fp16"], build={"batch": {"min": 1, "opt": 1, "max": 4}, "dla": 1})
     assert (manifest.batch, manifest.dla) == ((1, 1, 4), 1)
     assert by_name(manifest)["fp16"].command == "null --onnx=model-open.onnx fp16"
 
 
-def test_a_batch_that_cannot_be_open_is_a_candidate_that_failed(model: Path, planned: Plan) -> None:
+def test_a_batch_that_cannot_be_open_fails_the_candidate(model: Path, planned: Plan) -> None:
     planned(seconds=0.001)
     network = onnx.load(str(model))
     network.graph.output[0].name = "all"

@@ -1,4 +1,4 @@
-"""Whatever happens to a build from outside: one line, nothing half-written, and the old package still runs."""
+"""Faults from outside a build: one line, nothing half-written, and the old package still runs."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ main(["build", "recipe.yaml"])
 """
 
 
-def recipe(model: Path, only: str = "fp16", **said: object) -> Recipe:
-    return parse({"model": str(model), "build": {"backend": "null", "candidates": [only]}, **said}, "recipe")
+def recipe(model: Path, only: str = "fp16", **settings: object) -> Recipe:
+    return parse({"model": str(model), "build": {"backend": "null", "candidates": [only]}, **settings}, "recipe")
 
 
 def packed(model: Path) -> Package:
@@ -50,7 +50,7 @@ def left(folder: Path) -> list[str]:
 
 
 def started(folder: Path) -> subprocess.Popen[str]:
-    """A build in a process of its own, in the middle of its first candidate."""
+    """A build in its own process, while it builds its first candidate."""
     (folder / "recipe.yaml").write_text("model: squares.onnx\nbuild: {backend: null, candidates: [fp16]}\n")
     text = (folder / "recipe.yaml").read_text().replace("null", "'null'")
     (folder / "recipe.yaml").write_text(text)
@@ -80,7 +80,7 @@ def gone(pid: int) -> bool:
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["Ctrl-C", "SIGTERM", "SIGKILL"]
 )
-def test_a_build_that_is_ended_takes_its_child_with_it(model: Path, planned: Plan, number: int) -> None:
+def test_a_terminated_build_ends_its_child(model: Path, planned: Plan, number: int) -> None:
     planned()
     old = packed(model)
     planned({"fp16": {"hang": 600}})
@@ -97,7 +97,7 @@ def test_a_build_that_is_ended_takes_its_child_with_it(model: Path, planned: Pla
     assert left(model.parent) == sorted([old.folder.name, "current"])
 
 
-def test_a_child_that_is_killed_from_outside_is_built_again(model: Path, planned: Plan) -> None:
+def test_a_child_killed_from_outside_is_built_again(model: Path, planned: Plan) -> None:
     planned({"fp16": {"hang": 2}})
     process = started(model.parent)
     (child,) = children(process.pid)
@@ -108,7 +108,7 @@ def test_a_child_that_is_killed_from_outside_is_built_again(model: Path, planned
     assert candidate.outcome == "chosen" and candidate.rung == 1
 
 
-def test_two_builds_at_once_are_told_of_each_other(model: Path, planned: Plan) -> None:
+def test_a_second_build_is_refused_with_the_process_of_the_first(model: Path, planned: Plan) -> None:
     planned({"fp16": {"hang": 600}})
     process = started(model.parent)
     with pytest.raises(PackageError, match=f"process {process.pid} is building squares already"):
@@ -124,7 +124,7 @@ Run = Callable[..., JobResult[BuildResult]]
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Builds with the null backend in a child, started after `before`."""
+    """Builds with the null backend in a child."""
     folder = tmp_path / "work"
     folder.mkdir()
 
@@ -142,21 +142,21 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return build_one
 
 
-def test_memory_that_is_refused_is_told_from_a_crash(planned: Plan, run: Run) -> None:
-    """The limit is inherited: the parent takes nothing more while it holds."""
+def test_refused_memory_is_distinguished_from_a_crash(planned: Plan, run: Run) -> None:
+    """The limit is inherited: the parent allocates nothing while it applies."""
     planned(megabytes=30_000)
     ended = run(limit=20_000_000_000)
     assert ended.how == "memory" and "was refused memory" in str(ended.error)
     assert "MemoryError" in str(ended.error)
 
 
-def test_a_child_that_says_nothing_is_ended_at_the_deadline(planned: Plan, run: Run) -> None:
+def test_a_silent_child_is_stopped_at_the_deadline(planned: Plan, run: Run) -> None:
     planned(hang=600)
     ended = run(deadline=time.monotonic() + 1)
     assert ended.how == "time" and str(ended.error) == "stopped at the time limit"
 
 
-def test_a_child_that_does_nothing_any_more_is_ended_without_a_deadline_too(
+def test_a_hanging_child_is_stopped_without_a_deadline(
     planned: Plan, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "STUCK", 3.0)
@@ -175,13 +175,13 @@ def test_cpu_time_is_that_of_the_process() -> None:
     assert process._cpu_seconds(2**22 + 1) == 0
 
 
-def test_a_crash_is_told_with_its_signal_and_last_words(planned: Plan, run: Run) -> None:
+def test_a_crash_is_reported_with_its_signal(planned: Plan, run: Run) -> None:
     planned(crash=int(signal.SIGSEGV))
     ended = run()
     assert ended.how == "crash" and "crashed (SIGSEGV)" in str(ended.error)
 
 
-def test_a_module_in_the_users_folder_does_not_stand_before_the_librarys(
+def test_a_module_in_the_users_folder_does_not_shadow_the_librarys(
     planned: Plan, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "numpy.py").write_text("raise SystemExit(9)")
@@ -204,7 +204,7 @@ def test_a_disk_that_fills_up_while_an_engine_is_written(model: Path, planned: P
     assert not list((small_disk / "squares").glob(".unfinished*"))
 
 
-def test_an_engine_that_cannot_be_loaded_gives_way_to_the_fallback(
+def test_the_fallback_runs_where_the_engine_cannot_be_loaded(
     model: Path, planned: Plan, caplog: pytest.LogCaptureFixture
 ) -> None:
     planned({"fp32": {"seconds": 0.01}})
@@ -222,11 +222,11 @@ def test_an_engine_that_cannot_be_loaded_gives_way_to_the_fallback(
         open_package(package.folder)
 
 
-def test_a_plan_of_another_release_is_refused_with_found_and_needed(model: Path, planned: Plan) -> None:
+def test_an_engine_of_another_release_is_refused_with_found_and_needed(model: Path, planned: Plan) -> None:
     planned()
     package = packed(model)
-    said = json.loads((package.folder / "manifest.json").read_text())
-    said["identity"] = {"null": "0.9"}
-    (package.folder / "manifest.json").write_text(json.dumps(said))
+    content = json.loads((package.folder / "manifest.json").read_text())
+    content["identity"] = {"null": "0.9"}
+    (package.folder / "manifest.json").write_text(json.dumps(content))
     with pytest.raises(ManifestMismatch, match=r"found .*1.0.*, needed .*0.9.*: build it here with 'edgesparse build"):
         open_package(package.folder)

@@ -72,11 +72,11 @@ def test_it_is_calibrated_once_per_device_unless_something_changes(
 
 
 @pytest.fixture
-def spoilt(tmp_path: Path) -> Path:
-    """A detector whose colours go past a channel ten thousand times as large, which `back` reads and drops."""
-    model = load(squares.detector(tmp_path / "spoilt.onnx"))
-    there = np.concatenate([np.eye(3), np.zeros((1, 3))]).astype(np.float32)[..., None, None]
-    stored = {"w1": there, "b1": np.array([0, 0, 0, 1e4], np.float32), "w2": there.transpose(1, 0, 2, 3).copy()}
+def uneven(tmp_path: Path) -> Path:
+    """A detector with a channel ten thousand times as large as the colors, which `back` reads and ignores."""
+    model = load(squares.detector(tmp_path / "uneven.onnx"))
+    weights = np.concatenate([np.eye(3), np.zeros((1, 3))]).astype(np.float32)[..., None, None]
+    stored = {"w1": weights, "b1": np.array([0, 0, 0, 1e4], np.float32), "w2": weights.transpose(1, 0, 2, 3).copy()}
     nodes = [
         helper.make_node("Conv", ["mean", "w1", "b1"], ["c1"], "there"),
         helper.make_node("Conv", ["c1", "w2"], ["colour"], "back"),
@@ -87,12 +87,12 @@ def spoilt(tmp_path: Path) -> Path:
     del model.graph.node[:]
     model.graph.node.extend(kept)
     model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in stored.items())
-    save(model, tmp_path / "spoilt.onnx")
-    return tmp_path / "spoilt.onnx"
+    save(model, tmp_path / "uneven.onnx")
+    return tmp_path / "uneven.onnx"
 
 
-def test_layers_stay_float_until_the_labels_are_met(job: QuantizeJob, spoilt: Path, labels: Path) -> None:
-    job = replace(job, onnx=spoilt)
+def test_layers_stay_float_until_the_labels_are_met(job: QuantizeJob, uneven: Path, labels: Path) -> None:
+    job = replace(job, onnx=uneven)
     assert write_int8(job, quiet).notes[0].endswith(", 1 layers stay float")  # the head
     target = ScoreTarget(labels, labels.parent, 90)
     result = write_int8(replace(job, target=target), quiet)
@@ -104,30 +104,34 @@ def test_layers_stay_float_until_the_labels_are_met(job: QuantizeJob, spoilt: Pa
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_build_with_labels_has_int8_that_passes(spoilt: Path, labels: Path) -> None:
-    said = {"model": str(spoilt), "classes": list(squares.NAMES), "calibrate": {"images": str(labels.parent)}}
-    said |= {"build": {"backend": "onnxruntime", "candidates": ["int8-qdq"]}}
+def test_a_build_with_labels_has_int8_that_passes(uneven: Path, labels: Path) -> None:
+    settings = {"model": str(uneven), "classes": list(squares.NAMES), "calibrate": {"images": str(labels.parent)}}
+    settings |= {"build": {"backend": "onnxruntime", "candidates": ["int8-qdq"]}}
     accept = {"annotations": str(labels), "max_map_drop": 5}
     with pytest.raises(AccuracyGateFailed, match="min_agreement"):
-        build(parse({**said, "accept": {"images": str(labels.parent)}}, "recipe"), labels.parent / "engines")
-    made = build(parse({**said, "accept": accept}, "recipe"), labels.parent / "engines").package.manifest
-    assert made.precision == "int8" and any("2 layers stay float" in line for line in made.verdict)
+        build(parse({**settings, "accept": {"images": str(labels.parent)}}, "recipe"), labels.parent / "engines")
+    manifest = build(parse({**settings, "accept": accept}, "recipe"), labels.parent / "engines").package.manifest
+    assert manifest.precision == "int8" and any("2 layers stay float" in line for line in manifest.verdict)
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_model_that_carries_pairs_is_built_as_it_is(job: QuantizeJob, labels: Path) -> None:
+def test_a_model_with_qdq_is_built_unchanged(job: QuantizeJob, labels: Path) -> None:
     """Images change nothing, and other candidates are refused."""
-    said: dict[str, Any] = {"model": str(write_int8(job, quiet).fuse), "classes": list(squares.NAMES)}
-    said |= {"build": {"backend": "onnxruntime"}, "calibrate": {"images": str(labels.parent)}}
-    package = build(parse(said, "recipe"), labels.parent / "engines").package
-    assert package.manifest.precision == "int8" and [one.name for one in package.manifest.candidates] == ["int8-qdq"]
-    given, kept = (load(path) for path in (Path(said["model"]), package.folder / package.manifest.engine))
-    stored = {tensor.name for tensor in given.graph.initializer}
-    pairs = [{n.input[0] for n in made.graph.node if n.op_type == "QuantizeLinear"} - stored for made in (given, kept)]
+    settings: dict[str, Any] = {"model": str(write_int8(job, quiet).fuse), "classes": list(squares.NAMES)}
+    settings |= {"build": {"backend": "onnxruntime"}, "calibrate": {"images": str(labels.parent)}}
+    package = build(parse(settings, "recipe"), labels.parent / "engines").package
+    (candidate,) = package.manifest.candidates
+    assert package.manifest.precision == "int8" and candidate.name == "int8-qdq"
+    source, built = (load(path) for path in (Path(settings["model"]), package.folder / package.manifest.engine))
+    stored = {tensor.name for tensor in source.graph.initializer}
+    pairs = [
+        {node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"} - stored
+        for model in (source, built)
+    ]
     assert pairs[0] == pairs[1] and pairs[0]  # ONNX Runtime folds those of weights
-    said["build"]["candidates"] = ["fp32"]
+    settings["build"]["candidates"] = ["fp32"]
     with pytest.raises(BuildError, match="the model carries Q/DQ and is built as it is"):
-        build(parse(said, "recipe"), labels.parent / "engines")
+        build(parse(settings, "recipe"), labels.parent / "engines")
 
 
 def test_images_unlike_the_input_are_noted(job: QuantizeJob, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Jobs and results survive the way through JSON unchanged."""
+"""Jobs and results are unchanged by their way through JSON."""
 
 from __future__ import annotations
 

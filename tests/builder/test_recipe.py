@@ -1,4 +1,4 @@
-"""Recipes that are written for a model: they parse, they build, and they say what they guess."""
+"""Recipes written for a model: they parse, build, and mark guesses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edgesparse.errors import ConfigError, ModelError
 pytestmark = pytest.mark.usefixtures("quick")
 
 
-def test_what_it_writes_parses_and_builds_a_detector_that_detects(tmp_path: Path) -> None:
+def test_a_written_recipe_builds_a_working_detector(tmp_path: Path) -> None:
     path = tmp_path / "squares.yaml"
     text = write_recipe(squares.detector(tmp_path / "squares.onnx"), path)
     assert path.read_text() == text
@@ -27,8 +27,8 @@ def test_what_it_writes_parses_and_builds_a_detector_that_detects(tmp_path: Path
     assert (recipe.head, recipe.classes, recipe.input.size) == ("yolov8", "auto", (64, 64))
     package = build(recipe, tmp_path / "engines").package
     with open_detector(package) as detector:
-        found = detector(squares.image([(1, 2, 0), (5, 5, 1)]))
-    assert [squares.NAMES[i] for i in found.class_id] == ["red", "green"]
+        detections = detector(squares.image([(1, 2, 0), (5, 5, 1)]))
+    assert [squares.NAMES[i] for i in detections.class_id] == ["red", "green"]
 
 
 def test_every_commented_line_may_be_used_alone_and_with_the_others(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_every_commented_line_may_be_used_alone_and_with_the_others(tmp_path: Pa
     ("model", "recipe"),
     [("m.onnx", "m.yaml"), ("models/m.onnx", "recipes/m.yaml"), ("m.onnx", "deep/er/m.yaml"), ("a: #1, [b].onnx", "m")],
 )
-def test_it_finds_its_model_from_where_it_lies(
+def test_the_models_path_is_relative_to_the_recipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, recipe: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -70,19 +70,19 @@ def test_it_finds_its_model_from_where_it_lies(
 
 
 @pytest.mark.parametrize("names", [["traffic light", "a: b, c"], ["'", '"'], ["yes", "1"], ["é", "#2"]])
-def test_names_that_yaml_would_read_otherwise_are_quoted(tmp_path: Path, names: list[str]) -> None:
+def test_names_with_a_meaning_in_yaml_are_quoted(tmp_path: Path, names: list[str]) -> None:
     write_recipe(squares.detector(tmp_path / "m.onnx", names=names), tmp_path / "m.yaml")
     assert load_recipe(tmp_path / "m.yaml").classes == "auto"
     assert build(load_recipe(tmp_path / "m.yaml"), tmp_path).package.manifest.detector.classes == tuple(names)
 
 
-def test_a_model_that_names_no_classes_gets_numbers_and_a_note(tmp_path: Path) -> None:
+def test_a_model_without_names_gets_numbers_and_a_note(tmp_path: Path) -> None:
     text = write_recipe(squares.detector(tmp_path / "m.onnx", names=None), tmp_path / "m.yaml")
     assert "put the real names here" in text
     assert load_recipe(tmp_path / "m.yaml").classes == ("0", "1")
 
 
-def test_a_model_that_does_not_tell_how_many_gets_cocos_as_a_guess(tmp_path: Path) -> None:
+def test_an_unknown_number_of_classes_gets_cocos_names_as_a_guess(tmp_path: Path) -> None:
     squares.constant(tmp_path / "m.onnx", {"output0": np.zeros((1, 300, 6), np.float32)})
     text = write_recipe(tmp_path / "m.onnx", tmp_path / "m.yaml")
     assert "COCO's 80 are a guess" in text
@@ -90,7 +90,7 @@ def test_a_model_that_does_not_tell_how_many_gets_cocos_as_a_guess(tmp_path: Pat
     assert (recipe.head, recipe.classes) == ("end2end", "coco")
 
 
-def test_head_and_size_may_be_given_where_the_model_does_not_tell(tmp_path: Path) -> None:
+def test_head_and_size_can_be_passed_for_a_model_that_leaves_them_open(tmp_path: Path) -> None:
     path = squares.detector(tmp_path / "m.onnx", size=("h", "w"))
     with pytest.raises(ModelError, match=r"no fixed height and width: set input.size in a recipe, which .*--size H W"):
         write_recipe(path, tmp_path / "m.yaml")
@@ -98,7 +98,7 @@ def test_head_and_size_may_be_given_where_the_model_does_not_tell(tmp_path: Path
     assert load_recipe(tmp_path / "m.yaml").input.size == (64, 64)
 
 
-def test_a_file_that_is_there_stays_unless_told_otherwise(tmp_path: Path) -> None:
+def test_an_existing_file_is_kept_without_force(tmp_path: Path) -> None:
     model = squares.detector(tmp_path / "m.onnx")
     (tmp_path / "m.yaml").write_text("mine")
     with pytest.raises(ConfigError, match="is there already: pass --force"):
@@ -108,7 +108,7 @@ def test_a_file_that_is_there_stays_unless_told_otherwise(tmp_path: Path) -> Non
     load_recipe(tmp_path / "m.yaml")
 
 
-def test_where_it_cannot_be_written_nothing_is_left(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     model = squares.detector(tmp_path / "m.onnx")
     with pytest.raises(ConfigError, match=r"cannot write .*m.yaml: No such file or directory"):
         write_recipe(model, tmp_path / "nowhere/m.yaml")
@@ -125,7 +125,7 @@ def test_on_standard_output_nothing_is_written(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("outputs", [{"a": np.zeros((1, 1000), np.float32)}, {"a": np.zeros((1, 3, 8, 8), np.float32)}])
-def test_what_is_no_detector_gets_no_recipe(tmp_path: Path, outputs: dict[str, Any]) -> None:
+def test_other_models_get_no_recipe(tmp_path: Path, outputs: dict[str, Any]) -> None:
     squares.constant(tmp_path / "m.onnx", outputs)
     assert onnx.load(tmp_path / "m.onnx").graph.node
     with pytest.raises(ModelError, match="no known head: found a "):

@@ -1,4 +1,4 @@
-"""Manifests come back as they were written; others are refused with the command that mends it."""
+"""Manifests are read as they were written; others are refused with the command that fixes it."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ changes = st.fixed_dictionaries(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes)
-def test_it_comes_back_as_it_was_written(tmp_path: Path, change: dict[str, Any]) -> None:
-    said = manifest(**change)
-    write(tmp_path, said)
-    assert read(tmp_path) == said
+def test_a_manifest_is_read_as_it_was_written(tmp_path: Path, change: dict[str, Any]) -> None:
+    written = manifest(**change)
+    write(tmp_path, written)
+    assert read(tmp_path) == written
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 
@@ -66,12 +66,12 @@ SECRET = "rtsp://admin:p4ss-e91@10.0.0.7:554/stream1?token=t0k-44"
 SHOWN = "rtsp://10.0.0.7:554/stream1"
 
 
-@pytest.mark.parametrize("said", [{"source": SECRET}, {"cameras": [{"name": "gate", "source": SECRET}]}])
-def test_credentials_of_cameras_are_kept_apart_for_the_owner_alone(tmp_path: Path, said: dict[str, Any]) -> None:
-    whole = manifest(run=Run.model_validate_json(json.dumps(said)))
-    write(tmp_path, whole)
-    assert read(tmp_path) == whole and read(tmp_path).signed_part() == whole.signed_part()
-    for text in ((tmp_path / FILE).read_text(), whole.model_dump_json(), whole.signed_part().decode()):
+@pytest.mark.parametrize("run", [{"source": SECRET}, {"cameras": [{"name": "gate", "source": SECRET}]}])
+def test_credentials_of_cameras_are_in_a_separate_file_for_the_owner(tmp_path: Path, run: dict[str, Any]) -> None:
+    complete = manifest(run=Run.model_validate_json(json.dumps(run)))
+    write(tmp_path, complete)
+    assert read(tmp_path) == complete and read(tmp_path).signed_part() == complete.signed_part()
+    for text in ((tmp_path / FILE).read_text(), complete.model_dump_json(), complete.signed_part().decode()):
         assert SHOWN in text and "p4ss" not in text and "t0k" not in text
     assert stat.S_IMODE((tmp_path / ADDRESSES).stat().st_mode) == 0o600
     write(tmp_path, manifest())
@@ -79,22 +79,22 @@ def test_credentials_of_cameras_are_kept_apart_for_the_owner_alone(tmp_path: Pat
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"camera": 5}', '{"camera": "rtsp://a:b@elsewhere/stream1"}'])
-def test_addresses_that_are_damaged_or_anothers_change_nothing(
+def test_damaged_or_foreign_addresses_change_nothing(
     tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(tmp_path, manifest(run=Run(source=SECRET)))
     (tmp_path / ADDRESSES).write_text(text)
     assert read(tmp_path).run.source == SHOWN
-    assert ("cameras are opened without user and password" in caplog.text) == (text == "")
+    assert ("cameras are opened without credentials" in caplog.text) == (text == "")
     (tmp_path / ADDRESSES).unlink()
     assert read(tmp_path).run.source == SHOWN
 
 
 def damaged(folder: Path, damage: Callable[[dict[str, Any]], object]) -> str:
     write(folder, manifest())
-    said = json.loads((folder / FILE).read_text())
-    damage(said)
-    (folder / FILE).write_text(json.dumps(said))
+    content = json.loads((folder / FILE).read_text())
+    damage(content)
+    (folder / FILE).write_text(json.dumps(content))
     return refused(folder)
 
 
@@ -108,27 +108,27 @@ def refused(folder: Path) -> str:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda said: said.pop("engine"), "is damaged at engine"),
-        (lambda said: said.update(surplus=1), "is damaged at surplus"),
-        (lambda said: said["inputs"][0].update(shape="1x3"), "is damaged at inputs.0.shape"),
-        (lambda said: said["detector"]["input"].update(letterbox="round"), "is damaged at detector.input.letterbox"),
-        (lambda said: said.update(format=1), "found format 1, needed 2"),
-        (lambda said: said.clear(), "found format None, needed 2"),
+        (lambda content: content.pop("engine"), "is damaged at engine"),
+        (lambda content: content.update(surplus=1), "is damaged at surplus"),
+        (lambda content: content["inputs"][0].update(shape="1x3"), "is damaged at inputs.0.shape"),
+        (lambda content: content["detector"]["input"].update(pad="round"), "is damaged at detector.input.pad"),
+        (lambda content: content.update(format=1), "found format 1, needed 2"),
+        (lambda content: content.clear(), "found format None, needed 2"),
     ],
 )
-def test_a_damaged_one_names_the_place(
+def test_a_damaged_manifest_is_refused_with_the_key(
     tmp_path: Path, damage: Callable[[dict[str, Any]], object], message: str
 ) -> None:
     assert message in damaged(tmp_path, damage)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[]", b"null", b"7"])
-def test_what_is_no_manifest_is_refused(tmp_path: Path, data: bytes) -> None:
+def test_other_files_are_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / FILE).write_bytes(data)
     refused(tmp_path)
 
 
-def test_a_folder_without_one_says_how_to_build(tmp_path: Path) -> None:
+def test_a_folder_without_a_manifest_is_refused_with_the_command_that_builds(tmp_path: Path) -> None:
     assert "no package in" in refused(tmp_path)
     assert "no package in" in refused(tmp_path / "nowhere")
 
@@ -137,11 +137,11 @@ def test_the_precision_is_that_of_the_chosen_candidate() -> None:
     def candidate(precision: str, chosen: bool) -> Candidate:
         return Candidate(name="", precision=precision, outcome="chosen" if chosen else "lost", reason="")
 
-    said: Manifest = manifest(candidates=(candidate("fp32", False), candidate("int8", True)))
-    assert said.precision == "int8"
+    mixed: Manifest = manifest(candidates=(candidate("fp32", False), candidate("int8", True)))
+    assert mixed.precision == "int8"
     assert manifest().precision == ""
 
 
-def test_a_files_hash(tmp_path: Path) -> None:
+def test_sha256_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc")
     assert sha256(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

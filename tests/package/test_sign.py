@@ -1,4 +1,4 @@
-"""This device's mark on packages of native code: without it, nothing is loaded."""
+"""The keyed hash on packages of native code: without it, nothing is loaded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgesparse.package.store import Store, open_package, sealed
 
 @pytest.fixture
 def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The state folder of a device of its own."""
+    """The state folder of a new device."""
     folder = tmp_path / "device"
     monkeypatch.setenv(sign.STATE, str(folder))
     return folder
@@ -39,36 +39,36 @@ def test_a_package_that_was_built_here_is_opened(tmp_path: Path, device: Path) -
     assert (device / "key").stat().st_mode & 0o777 == 0o600 and len((device / "key").read_bytes()) == 32
 
 
-def test_one_that_was_changed_is_refused(tmp_path: Path, device: Path) -> None:
+def test_a_changed_package_is_refused(tmp_path: Path, device: Path) -> None:
     """An engine that was swapped together with its hash."""
     folder = stored(tmp_path)
     (folder / "model.json").write_text('"evil"')
-    said = json.loads((folder / "manifest.json").read_text())
-    said["files"]["model.json"] = subprocess.run(
+    content = json.loads((folder / "manifest.json").read_text())
+    content["files"]["model.json"] = subprocess.run(
         ["sha256sum", folder / "model.json"], capture_output=True, text=True, check=True
     ).stdout.split()[0]
-    (folder / "manifest.json").write_text(json.dumps(said))
-    found = refused(tmp_path)
-    assert "found the keyed hash" in found and f"needed that of this device's key {device / 'key'}" in found
+    (folder / "manifest.json").write_text(json.dumps(content))
+    message = refused(tmp_path)
+    assert "found the keyed hash" in message and f"needed one by this device's key {device / 'key'}" in message
 
 
-def test_one_that_was_built_on_another_device_is_refused(tmp_path: Path, device: Path) -> None:
+def test_a_package_of_another_device_is_refused(tmp_path: Path, device: Path) -> None:
     stored(tmp_path)
     shutil.move(device, tmp_path / "another")
     assert "found no key of this device" in refused(tmp_path)
-    sign.make_key()
+    sign.create_key()
     assert "it was changed, or built elsewhere" in refused(tmp_path)
 
 
-def test_one_without_a_mark_is_refused(tmp_path: Path, device: Path) -> None:
+def test_a_package_without_a_keyed_hash_is_refused(tmp_path: Path, device: Path) -> None:
     folder = stored(tmp_path)
-    said = json.loads((folder / "manifest.json").read_text())
-    del said["mac"]
-    (folder / "manifest.json").write_text(json.dumps(said))
+    content = json.loads((folder / "manifest.json").read_text())
+    del content["mac"]
+    (folder / "manifest.json").write_text(json.dumps(content))
     assert "found no keyed hash" in refused(tmp_path)
 
 
-def test_what_holds_no_native_code_needs_no_key(device: Path) -> None:
+def test_packages_without_native_code_need_no_key(device: Path) -> None:
     plain = manifest(backend="onnxruntime")
     assert sealed(plain) == plain and not device.exists()
 
@@ -84,22 +84,24 @@ def test_a_key_that_others_can_read_is_refused(tmp_path: Path, device: Path) -> 
         open_package(tmp_path / "model/aaa")
 
 
-def test_a_folder_that_can_hold_no_key_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv(sign.STATE, str(tmp_path / "file"))
     with pytest.raises(SignatureError, match="Not a directory"):
         sealed(manifest())
 
 
-def test_processes_that_make_the_key_at_once_agree(device: Path) -> None:
-    program = "from edgesparse.package.sign import make_key; print(make_key().hex())"
+def test_processes_that_create_the_key_in_parallel_agree(device: Path) -> None:
+    program = "from edgesparse.package.sign import create_key; print(create_key().hex())"
     running = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(4)]
     keys = {process.communicate()[0] for process in running}
     assert keys == {(device / "key").read_bytes().hex() + "\n"}
     assert [path.name for path in device.iterdir()] == ["key"]
 
 
-def test_the_folder_is_the_systems_for_root_and_the_users_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_state_folder_is_the_systems_for_root_and_the_users_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(sign.STATE, raising=False)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert state_folder() == Path("/var/lib/edgesparse")

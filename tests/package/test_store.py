@@ -1,4 +1,4 @@
-"""The store: whole packages or none, whatever happens on the way; one builder at a time; links that switch at once."""
+"""The store: complete packages or none, one builder at a time, links that change atomically."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def text(folder: Path) -> str:
 
 def test_a_package_is_found_again_by_its_build(tmp_path: Path) -> None:
     folder = stored(tmp_path)
-    found = Store(tmp_path, "model").find("aaa")
-    assert found is not None and found.folder == folder and found.engine == folder / "model.json"
+    package = Store(tmp_path, "model").find("aaa")
+    assert package is not None and package.folder == folder and package.engine == folder / "model.json"
     assert Store(tmp_path, "model").find("bbb") is None
     assert names(folder.parent) == ["aaa", "current"]
 
 
 @pytest.mark.parametrize("error", [ValueError(), KeyboardInterrupt(), SystemExit()], ids=["error", "Ctrl-C", "exit"])
-def test_what_fails_in_the_middle_leaves_nothing_and_the_old_one_stays(tmp_path: Path, error: BaseException) -> None:
+def test_a_failure_leaves_nothing_and_keeps_the_old_package(tmp_path: Path, error: BaseException) -> None:
     folder = stored(tmp_path, text='"old"')
     store = Store(tmp_path, "model")
     for build_id in ("aaa", "bbb"):
@@ -44,8 +44,8 @@ def test_what_fails_in_the_middle_leaves_nothing_and_the_old_one_stays(tmp_path:
     assert names(store.folder) == ["aaa", "current"] and text(folder) == '"old"'
 
 
-def test_it_is_not_there_before_it_is_whole_and_then_at_once(tmp_path: Path) -> None:
-    """The folder that was filled is renamed, never copied."""
+def test_a_package_appears_only_when_it_is_complete(tmp_path: Path) -> None:
+    """The filled folder is renamed, never copied."""
     store = Store(tmp_path, "model")
     with store.lock():
         with store.writing("aaa", 0) as new:
@@ -91,14 +91,14 @@ def test_a_package_is_named_by_its_folder_its_models_or_the_store_of_one_model(t
         open_package(tmp_path)
 
 
-def test_where_no_package_is(tmp_path: Path) -> None:
+def test_a_path_without_a_package_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PackageError, match=r"no package .*: build one with 'edgesparse build RECIPE.yaml'"):
         open_package(tmp_path / "nowhere")
     with pytest.raises(PackageError, match="found none, needed one package"):
         open_package(tmp_path)
 
 
-def test_a_file_that_has_changed_or_gone_is_found_before_it_is_loaded(tmp_path: Path) -> None:
+def test_a_changed_or_missing_file_is_detected_before_loading(tmp_path: Path) -> None:
     folder = stored(tmp_path)
     (folder / "model.json").write_text("[]")
     with pytest.raises(
@@ -113,7 +113,7 @@ def test_a_file_that_has_changed_or_gone_is_found_before_it_is_loaded(tmp_path: 
     assert Store(tmp_path, "model").find("aaa") is None
 
 
-def test_another_backend_is_refused_with_what_was_found_and_the_command(tmp_path: Path) -> None:
+def test_another_backend_is_refused_with_the_command_that_builds_here(tmp_path: Path) -> None:
     folder = stored(tmp_path, identity={"null": "2.0"})
     with pytest.raises(ManifestMismatch, match=r"found .*1.0.*, needed .*2.0.*: build it here with 'edgesparse build"):
         open_package(folder)
@@ -124,7 +124,7 @@ def test_another_backend_is_refused_with_what_was_found_and_the_command(tmp_path
     assert Store(tmp_path, "model").find("bbb") is None
 
 
-def test_an_engine_that_the_manifest_does_not_vouch_for_is_refused(tmp_path: Path) -> None:
+def test_an_engine_without_a_hash_in_the_manifest_is_refused(tmp_path: Path) -> None:
     folder = stored(tmp_path, engine="../../other.json")
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(ManifestMismatch, match=r"other.json is changed .*, needed none"):
@@ -156,7 +156,7 @@ BUILDER = """
 
 @pytest.fixture
 def builder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process in the middle of building."""
+    """Another process that is building."""
     command = [sys.executable, "-c", textwrap.dedent(BUILDER), str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -165,7 +165,9 @@ def builder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_a_second_process_is_refused_and_told_who_builds(tmp_path: Path, builder: subprocess.Popen[str]) -> None:
+def test_a_second_process_is_refused_with_the_number_of_the_first(
+    tmp_path: Path, builder: subprocess.Popen[str]
+) -> None:
     with pytest.raises(PackageError, match=f"process {builder.pid} is building model already: wait for it"):
         with Store(tmp_path, "model").lock():
             pass
@@ -175,7 +177,7 @@ def test_a_second_process_is_refused_and_told_who_builds(tmp_path: Path, builder
         pass
 
 
-def test_a_builder_that_is_killed_leaves_a_store_that_works(tmp_path: Path, builder: subprocess.Popen[str]) -> None:
+def test_a_killed_builder_leaves_a_working_store(tmp_path: Path, builder: subprocess.Popen[str]) -> None:
     store = Store(tmp_path, "model")
     assert names(store.folder) == [f".unfinished-bbb-{builder.pid}"]
     builder.send_signal(signal.SIGKILL)
@@ -185,7 +187,7 @@ def test_a_builder_that_is_killed_leaves_a_store_that_works(tmp_path: Path, buil
     assert names(store.folder) == ["bbb", "current"]
 
 
-def test_killed_between_the_two_renames_the_old_one_is_put_back(tmp_path: Path) -> None:
+def test_the_old_package_is_restored_after_a_kill_between_two_renames(tmp_path: Path) -> None:
     folder = stored(tmp_path, text='"old"')
     folder.rename(folder.with_name(".replaced-aaa"))
     store = Store(tmp_path, "model")
@@ -200,7 +202,7 @@ def test_killed_between_the_two_renames_the_old_one_is_put_back(tmp_path: Path) 
 
 
 @pytest.mark.root
-def test_a_disk_that_fills_up_on_the_way_is_one_line_and_leaves_nothing(small_disk: Path) -> None:
+def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(small_disk: Path) -> None:
     folder = stored(small_disk)
     store = Store(small_disk, "model")
     with pytest.raises(PackageError, match=r"no space left in .*: needed 0.0 MB, free .* MB: .*--store"):
@@ -211,7 +213,7 @@ def test_a_disk_that_fills_up_on_the_way_is_one_line_and_leaves_nothing(small_di
 
 
 @pytest.mark.root
-def test_a_disk_that_is_too_full_is_found_before_building(small_disk: Path) -> None:
+def test_a_full_disk_is_detected_before_building(small_disk: Path) -> None:
     store = Store(small_disk, "model")
     with pytest.raises(PackageError, match=r"needed 10.0 MB, free [23].\d MB"):
         with store.lock(), store.writing("bbb", 10_000_000):
@@ -223,7 +225,7 @@ def test_a_disk_that_is_too_full_is_found_before_building(small_disk: Path) -> N
             pytest.fail("there was room")
 
 
-def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_to_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(
         PackageError, match=r"cannot write to .*file/model: Not a directory: choose another with --store"
