@@ -1,21 +1,26 @@
-"""How well edgesparse predicts latencies on Orin boards, against published ones; and the fit of its three constants.
+"""How well edgesparse predicts latencies on Orin boards, against measured ones; and the fit of its constants.
 
-    python benchmarks/predict.py [--save]             fit on the AGX Orin 64 GB, report the error everywhere
-    python benchmarks/predict.py --shapes *.onnx      write data/layer_shapes.json anew from exported models
+    python benchmarks/predict.py [--orin ../shared/data/orin] [--save]     the fit, and the error everywhere
+    python benchmarks/predict.py --shapes *.onnx                           write data/layer_shapes.json from exports
 
-data/orin_latencies.json holds the published latencies with their sources, data/layer_shapes.json each network's fused
-layers as shapes alone. Prints JSON.
+`--orin` is a folder with trtutils' benchmark data (github.com/justincdavis/trtutils at 471d1e9, MIT): the bare engine's
+latency of fifteen YOLOs at eight sizes on four boards, FP16. The constants are fitted to FIT alone: two families and
+half of a third, at three sizes, on three boards. One board and two families are in no part of the fit.
+data/orin_latencies.json holds latencies published elsewhere, none of which is fitted; data/layer_shapes.json each
+network's fused layers as shapes alone (benchmarks/yolo_shapes.py makes what Ultralytics does not export). Prints JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, astuple, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,76 +32,125 @@ from edgesparse.predict.boards import Fitted, board, fitted
 from edgesparse.predict.fusion import Work, fused_layers
 from edgesparse.predict.roofline import predict
 
-DATA = Path(__file__).resolve().parent / "data"
-CONSTANTS = ("math", "memory", "layer_clocks")
-START = (0.5, 0.5, 10_000.0)
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / "benchmarks" / "data"
+START = (0.6, 0.1, 0.6, 9_000.0)
+SIZE = 640
+"""Pixels per side of the shapes that are stored."""
+BOARDS = {
+    "OrinAGX-64GB": "agx-orin-64gb:MAXN",
+    "OrinAGX-32GB": "agx-orin-64gb:MAXN",
+    "OrinNX-16GB": "orin-nx-16gb:MAXN",
+    "OrinNano-8GB": "orin-nano-8gb:15W",
+}
+"""By trtutils' name. Its data state no power mode: those here are the fastest of JetPack 6.1 and earlier. The AGX Orin
+developer kit with 32 GB has the 64 GB module's GPU, as its times show: 1.06 times those of the 64 GB, where the 32 GB
+production module would take 1.6 times."""
+FIT_BOARDS = ("OrinAGX-64GB", "OrinNX-16GB", "OrinNano-8GB")
+FIT_NETWORKS = re.compile(r"yolov8[nsm]|yolox[tsm]|yolov10[ns]")
+FIT_SIZES = (160, 640, 1280)
 
 
 @dataclass(frozen=True)
-class Published:
-    """One published latency in milliseconds; `use` is fit, test or show."""
+class Measured:
+    """One measured latency in milliseconds; `use` is fit, test or show."""
 
     source: str
     board: str
     model: str
+    size: int
     precision: str
     ms: float
     use: str
 
 
-def published() -> Iterator[Published]:
+def published() -> Iterator[Measured]:
+    """From data/orin_latencies.json, where no row is fitted."""
     for row in json.loads((DATA / "orin_latencies.json").read_text())["rows"]:
         for model, times in row["ms"].items():
             for precision, ms in zip(("fp32", "fp16", "int8"), times, strict=True):
                 if ms is not None:
                     name = f"{row['board']}:{row['mode']}"
-                    yield Published(row["source"], name, model, precision, ms, row["use"])
+                    yield Measured(row["source"], name, model, SIZE, precision, ms, row["use"])
+
+
+def trtutils(folder: Path) -> Iterator[Measured]:
+    """The bare engines of trtutils' data; nothing where the folder is absent."""
+    for name, mode in BOARDS.items():
+        path = folder / f"trtutils_{name}.json"
+        content = json.loads(path.read_text())["tensorrt"] if path.exists() else {}
+        for model, sizes in content.items():
+            for size, times in sizes.items():
+                chosen = name in FIT_BOARDS and FIT_NETWORKS.fullmatch(model) and int(size) in FIT_SIZES
+                use = "fit" if chosen else "test"
+                yield Measured(f"trtutils {name}", mode, model, int(size), "fp16", times["median"], use)
 
 
 def networks() -> dict[str, list[Work]]:
-    """Fused layers of each network; a row of the file is a count and what Work holds but its name."""
+    """Fused layers of each network at 640x640; a row of the file is a count and what Work holds but its name."""
     stored = json.loads((DATA / "layer_shapes.json").read_text())["networks"]
     return {
         name: [
-            Work("", kind, positions, channels, depth, weights, reads, writes, bool(flags & 1), bool(flags & 2))
-            for n, kind, positions, channels, depth, weights, reads, writes, flags in rows
-            for _ in range(n)
+            Work("", kind, *counts, sparse=bool(flags & 1), sparse_int8=bool(flags & 2), taps=taps)
+            for count, kind, *counts, flags, taps in rows
+            for _ in range(count)
         ]
         for name, rows in stored.items()
     }
 
 
+def resized(works: Sequence[Work], size: int) -> list[Work]:
+    """The layers for an input of `size` pixels per side: weights stay, activations grow with the area."""
+    area = (size / SIZE) ** 2
+    return [
+        replace(
+            work,
+            rows=round(work.rows * area),
+            reads=round(work.reads * area),
+            writes=round(work.writes * area),
+        )
+        for work in works
+    ]
+
+
 def write_shapes(paths: list[Path]) -> None:
     import onnx
 
-    results = {}
+    shapes = {}
     for path in sorted(paths):
-        rows = Counter(astuple(work)[1:] for work in fused_layers(onnx.load(path)))
-        results[path.stem] = [[n, *row[:-2], row[-2] + 2 * row[-1]] for row, n in rows.items()]
-    fields = "count, kind, rows, columns, depth, weights, reads, writes, 1 if 2:4 is open + 2 if INT8's is"
-    lines = ",\n".join(
-        f" {json.dumps(name)}: {json.dumps(rows, separators=(',', ':'))}" for name, rows in results.items()
-    )
+        model = onnx.load(path)
+        side = model.graph.input[0].type.tensor_type.shape.dim[2].dim_value
+        works = resized(fused_layers(model), round(SIZE * SIZE / side))
+        rows = Counter((*astuple(work)[1:8], work.sparse + 2 * work.sparse_int8, work.taps) for work in works)
+        shapes[path.stem] = [[count, *row] for row, count in rows.items()]
+    fields = "count, kind, rows, columns, depth, weights, reads, writes, 1 if 2:4 is open + 2 if INT8's is, taps"
+    compact = {name: json.dumps(rows, separators=(",", ":")) for name, rows in shapes.items()}
+    lines = ",\n".join(f" {json.dumps(name)}: {rows}" for name, rows in compact.items())
     text = f'{{"about": "fused layers at 640x640, batch 1; a row is [{fields}]",\n"networks": {{\n{lines}\n}}}}\n'
     (DATA / "layer_shapes.json").write_text(text)
 
 
 def log_errors(
-    rows: list[Published], works: dict[str, list[Work]], constants: npt.NDArray[np.float64]
+    rows: Sequence[Measured], works: dict[str, list[Work]], constants: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
     values = Fitted(*map(float, constants))
-    times = [predict(works[p.model], board(p.board), p.precision, constants=values).ms / p.ms for p in rows]
+    times = [
+        predict(resized(works[row.model], row.size), board(row.board), row.precision, constants=values).ms / row.ms
+        for row in rows
+    ]
     errors: npt.NDArray[np.float64] = np.log(times)
     return errors
 
 
-def fit(rows: list[Published], works: dict[str, list[Work]]) -> npt.NDArray[np.float64]:
-    """Gauss-Newton on the logarithms of the constants; the squared logarithm of the error is least."""
+def fit(rows: Sequence[Measured], works: dict[str, list[Work]]) -> npt.NDArray[np.float64]:
+    """Gauss-Newton on the logarithms of the constants, with weights that bound what an outlier counts (Huber)."""
     at = np.log(START)
     for _ in range(20):
         errors = log_errors(rows, works, np.exp(at))
+        weights = np.sqrt(np.minimum(1.0, 0.05 / np.maximum(np.abs(errors), 1e-9)))
         slopes = [(log_errors(rows, works, np.exp(at + step)) - errors) / 0.01 for step in np.eye(len(at)) * 0.01]
-        at = at - np.linalg.lstsq(np.array(slopes).T, errors, rcond=None)[0].clip(-0.5, 0.5)
+        step = np.linalg.lstsq(np.array(slopes).T * weights[:, None], errors * weights, rcond=None)[0]
+        at = at - step.clip(-0.5, 0.5)
     constants: npt.NDArray[np.float64] = np.exp(at)
     return constants
 
@@ -111,45 +165,58 @@ def summary(errors: npt.NDArray[np.float64]) -> dict[str, float | int]:
     }
 
 
+def family(model: str) -> str:
+    """`yolov8n` is of `yolov8`, `yoloxs_leaky` of `yolox`."""
+    return re.sub(r"(?<=\d)[a-z]$|(?<=yolox)[a-z](_leaky)?$", "", model)
+
+
+def result(rows: list[Measured], works: dict[str, list[Work]], refit: bool) -> dict[str, Any]:
+    errors = np.expm1(log_errors(rows, works, np.array(astuple(fitted()))))
+    test = np.array([row.use == "test" for row in rows])
+
+    def where(chosen: Sequence[bool]) -> dict[str, float | int]:
+        return summary(errors[test & np.array(chosen)])
+
+    ours = [row.source.startswith("trtutils ") for row in rows]
+    fit_rows = [row for row in rows if row.use == "fit"]
+    constants = fit(fit_rows, works) if refit and fit_rows else np.array([])
+    sources, families = sorted(set(map(_key, rows))), sorted({family(row.model) for row in rows})
+    return {
+        "fitted_now": dict(zip(asdict(fitted()), (round(float(value), 4) for value in constants), strict=False)),
+        "in_boards_yaml": asdict(fitted()),
+        "fit": summary(errors[~test & np.array([row.use == "fit" for row in rows])]) if fit_rows else None,
+        "held_out_trtutils": where(ours) if any(ours) else None,
+        "held_out_published": where([not one for one in ours]),
+        "by_precision": {p: where([row.precision == p for row in rows]) for p in ("fp32", "fp16", "int8")},
+        "by_family": {name: where([family(row.model) == name for row in rows]) for name in families},
+        "by_source": [
+            dict(zip(("source", "board", "use"), key, strict=True))
+            | summary(errors[np.array([_key(row) == key for row in rows])])
+            for key in sources
+        ],
+        "published_rows": [
+            {**asdict(row), "predicted_ms": round(row.ms * (1 + float(error)), 2)}
+            for row, error, one in zip(rows, errors, ours, strict=True)
+            if not one
+        ],
+    }
+
+
+def _key(row: Measured) -> tuple[str, str, str]:
+    return row.source, row.board, row.use
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", type=Path, nargs="+", metavar="ONNX")
+    parser.add_argument("--orin", type=Path, default=ROOT.parent / "shared" / "data" / "orin")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/predict.json")
     arguments = parser.parse_args()
     if arguments.shapes:
         write_shapes(arguments.shapes)
         return
-    rows, works = list(published()), networks()
-    constants = fit([row for row in rows if row.use == "fit"], works)
-    used = np.array(astuple(fitted()))
-    errors = np.expm1(log_errors(rows, works, used))
-    held_out = np.array([row.use == "test" for row in rows])
-    groups = sorted({(row.board, row.source, row.use) for row in rows})
-    result = {
-        "machine": machine(),
-        "fitted_now": {name: round(float(v), 4) for name, v in zip(CONSTANTS, constants, strict=True)},
-        "in_datasheets_yaml": asdict(fitted()),
-        "held_out": summary(errors[held_out]),
-        "held_out_boards": summary(errors[held_out & ["agx-orin-64gb" not in r.board for r in rows]]),
-        "by_precision": {
-            p: summary(errors[held_out & [r.precision == p for r in rows]]) for p in ("fp32", "fp16", "int8")
-        },
-        "by_source": [
-            {"board": b, "source": s, "use": f, **summary(errors[[(r.board, r.source) == (b, s) for r in rows]])}
-            for b, s, f in groups
-        ],
-        "rows": [
-            {
-                "board": r.board,
-                "model": r.model,
-                "precision": r.precision,
-                "published_ms": r.ms,
-                "predicted_ms": round(r.ms * (1 + float(e)), 2),
-            }
-            for r, e in zip(rows, errors, strict=True)
-        ],
-    }
-    save("predict", result, arguments.save)
+    rows = [*published(), *trtutils(arguments.orin)]
+    save("predict", {"machine": machine(), **result(rows, networks(), refit=True)}, arguments.save)
 
 
 if __name__ == "__main__":

@@ -114,7 +114,9 @@ class Graph:
         x = self.op("Conv", [x, weight, bias], **spatial)
         if not activate:
             return x
-        return self.op("Relu", [x]) if self.activation == "relu" else self.op("Mul", [x, self.op("Sigmoid", [x])])
+        if self.activation == "silu":
+            return self.op("Mul", [x, self.op("Sigmoid", [x])])
+        return self.op({"relu": "Relu", "leaky": "LeakyRelu"}[self.activation], [x])
 
     def c2f(self, x: str, before: int, after: int, depth: int, shortcut: bool) -> str:
         half = after // 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,9 +13,8 @@ from edgesparse.builder.prepare import Prepared
 from edgesparse.config import SPARSE, WAYS, Recipe, Way
 from edgesparse.errors import BuildError
 from edgesparse.model import load as models
-from edgesparse.predict import boards
+from edgesparse.predict import boards, roofline
 from edgesparse.predict.fusion import fused_layers
-from edgesparse.predict.roofline import predict
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 """The safest first."""
@@ -124,9 +122,8 @@ def least_ms(plan: CandidatePlan, prepared: Prepared) -> float | None:
     name = _board()
     if name is None:
         return None
-    ideal = boards.Fitted(math=1.0, memory=math.inf, layer_clocks=0.0)
     fused = fused_layers(models.load(prepared.simplified))
-    return predict(fused, boards.board(name), plan.precision, plan.sparse, relu=True, constants=ideal).ms
+    return roofline.least_ms(fused, boards.board(name), plan.precision, plan.sparse)
 
 
 def _board() -> str | None:

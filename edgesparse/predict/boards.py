@@ -67,9 +67,14 @@ class Board:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What an engine reaches of the peak rates: shares of `math` and `memory`, and GPU clocks per fused layer."""
+    """What an engine reaches of the peak rates.
+
+    Shares of the tensor cores' rate (`math`), of the CUDA cores' in depthwise convolutions (`depthwise`) and of the
+    memory bandwidth (`memory`); and GPU clocks that each fused layer costs whatever its size (`layer_clocks`).
+    """
 
     math: float
+    depthwise: float
     memory: float
     layer_clocks: float
 

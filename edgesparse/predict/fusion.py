@@ -29,7 +29,8 @@ class Work:
     """The work of one fused layer per run.
 
     `kind`: `tensor` (runs on tensor cores), `cuda` (depthwise and other narrow products), or `move` (no products).
-    `rows` x `columns`: the output as a matrix (positions x channels); `depth`: products summed for each value of it.
+    `rows` x `columns`: the output as a matrix (positions x channels); `depth`: products summed for each value of it,
+    over `taps` positions of the convolution's kernel.
     `weights`, `reads` and `writes` count values, not bytes. `sparse`: whether it may run 2:4; `sparse_int8`: in INT8.
     """
 
@@ -43,6 +44,7 @@ class Work:
     writes: int = 0
     sparse: bool = False
     sparse_int8: bool = False
+    taps: int = 1
 
     @property
     def macs(self) -> int:
@@ -133,6 +135,7 @@ def _work(group: _Group, wiring: Wiring, known: Mapping[str, Shape], layers: Map
         writes=writes,
         sparse=layer.eligible,
         sparse_int8=layer.eligible and not any(doubt.startswith("INT8") for doubt in layer.doubts),
+        taps=prod(layer.shape[2:]) if layer.shape and main.op_type == "Conv" else 1,
     )
 
 

@@ -1,8 +1,10 @@
 """What FP16, INT8 and 2:4 could gain on a board, before anything is built: a roofline per fused layer.
 
 A layer takes as long as its products at the tensor cores' rate or its bytes at the memory bandwidth, whichever is
-longer, plus a fixed number of GPU clocks (Williams, Waterman, Patterson, "Roofline", CACM 52(4), 2009). Three fitted
-constants give what an engine reaches of the datasheet's rates; docs/guide/predict.md gives the error.
+longer, plus a fixed number of GPU clocks (Williams, Waterman, Patterson, "Roofline", CACM 52(4), 2009). Products come
+in whole tiles, and tiles in whole waves over the multiprocessors, so narrow and small layers cost more than their
+products. Four fitted constants give what an engine reaches of the data sheet's rates; docs/results/prediction.md gives
+the error.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ from edgesparse.predict.boards import Board, Fitted, fitted
 from edgesparse.predict.fusion import Work
 
 BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
-CHANNEL_BLOCK, DEPTH_BLOCK = 8, 32
-"""Tensor cores process whole blocks: output channels are padded to 8, sums of products to 32."""
+TILE_ROWS, TILE_COLUMNS, TILE_DEPTH = 128, 64, 128
+"""What one multiprocessor works on at a time: output positions, output channels, and bytes of input channels, for each
+position of the kernel. Most names of TensorRT's convolution kernels have tiles of this size."""
 BOUNDS = {"math": "arithmetic", "memory": "memory traffic", "launch": "starting each layer"}
 WORTH = 0.05
 """A smaller saving, as a share of the latency, is not worth pruning for: the error of the prediction is larger."""
@@ -98,6 +101,17 @@ def predict_all(works: Sequence[Work], board: Board) -> dict[str, Prediction]:
     return {prediction.name: prediction for prediction in predictions}
 
 
+def least_ms(works: Sequence[Work], board: Board, precision: str, sparse: bool = False) -> float:
+    """Milliseconds that the products alone take at the data sheet's rates, 2:4 wherever a layer may run it."""
+    seconds = 0.0
+    for work in works:
+        if work.kind == "cuda":
+            seconds += work.macs / _cuda_rate(board, precision)
+        else:
+            seconds += work.macs / board.rate(precision, sparse and work.sparse)
+    return seconds * 1e3
+
+
 def gains(predictions: Mapping[str, Prediction]) -> list[Gain]:
     """The layers that 2:4 makes faster, the greatest gain first, from what `predict_all` returns."""
     layers = [(layer.name, layer.bound) for layer in predictions["FP16"].layers]
@@ -133,19 +147,27 @@ def as_dict(predictions: Mapping[str, Prediction], board: Board) -> dict[str, An
 
 def _layer(work: Work, board: Board, precision: str, sparse: bool, reached: Fitted) -> LayerTime:
     weights = work.weights * (_sparse_size(precision) if sparse else 1)
-    math = _math_seconds(work, board, precision, sparse) / reached.math
+    math = _math_seconds(work, board, precision, sparse, reached)
     memory = (weights + work.reads + work.writes) * BYTES[precision] / (board.bandwidth * reached.memory)
     launch = reached.layer_clocks / (board.gpu_mhz * 1e6)
     bound = "launch" if launch > max(math, memory) else "math" if math > memory else "memory"
     return LayerTime(work.name, (max(math, memory) + launch) * 1e3, bound)
 
 
-def _math_seconds(work: Work, board: Board, precision: str, sparse: bool) -> float:
+def _math_seconds(work: Work, board: Board, precision: str, sparse: bool, reached: Fitted) -> float:
     if work.kind == "cuda":
-        vector = 1 if precision == "fp32" else 2
-        return work.macs / (board.gpu.cuda_cores * vector * board.sms * board.gpu_mhz * 1e6)
-    padded = work.rows * _up(work.columns, CHANNEL_BLOCK) * _up(work.depth, DEPTH_BLOCK)
-    return padded / board.rate(precision, sparse)
+        return work.macs / (_cuda_rate(board, precision) * reached.depthwise)
+    tiles = _blocks(work.rows, TILE_ROWS) * _blocks(work.columns, TILE_COLUMNS)
+    channels, block = -(-work.depth // work.taps), TILE_DEPTH // BYTES[precision]
+    depth = work.taps * _blocks(channels, block) * block
+    products = _blocks(tiles, board.sms) * board.sms * TILE_ROWS * TILE_COLUMNS * depth
+    return products / (board.rate(precision, sparse) * reached.math)
+
+
+def _cuda_rate(board: Board, precision: str) -> float:
+    """Peak multiply-accumulates per second of the CUDA cores; FP16 and INT8 go in pairs."""
+    vector = 1 if precision == "fp32" else 2
+    return board.gpu.cuda_cores * vector * board.sms * board.gpu_mhz * 1e6
 
 
 def _sparse_size(precision: str) -> float:
@@ -154,5 +176,5 @@ def _sparse_size(precision: str) -> float:
     return 0.5 * (bits + 2) / bits
 
 
-def _up(count: int, block: int) -> int:
-    return -(-count // block) * block
+def _blocks(count: int, size: int) -> int:
+    return -(-count // size)
