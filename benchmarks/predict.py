@@ -18,7 +18,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.common import machine, save
 from edgesparse.predict.boards import Fitted, board, fitted
 from edgesparse.predict.fusion import Work, fused_layers
-from edgesparse.predict.roofline import predict
+from edgesparse.predict.roofline import predict, shrunk
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "benchmarks" / "data"
@@ -100,17 +100,8 @@ def networks() -> dict[str, list[Work]]:
 
 
 def resized(works: Sequence[Work], size: int) -> list[Work]:
-    """The layers for an input of `size` pixels per side: weights stay, activations grow with the area."""
-    area = (size / SIZE) ** 2
-    return [
-        replace(
-            work,
-            rows=round(work.rows * area),
-            reads=round(work.reads * area),
-            writes=round(work.writes * area),
-        )
-        for work in works
-    ]
+    """The layers for an input of `size` pixels per side."""
+    return shrunk(works, size / SIZE)
 
 
 def write_shapes(paths: list[Path]) -> None:

@@ -50,6 +50,11 @@ class Work:
     def macs(self) -> int:
         return self.rows * self.columns * self.depth
 
+    @property
+    def channels(self) -> int:
+        """Input channels that are summed over, for each of the `taps`."""
+        return -(-self.depth // self.taps)
+
 
 @dataclass
 class _Group:

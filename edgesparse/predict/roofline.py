@@ -10,7 +10,8 @@ the error.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from math import ceil
 from typing import Any
 
 from edgesparse.predict.boards import Board, Fitted, fitted
@@ -20,7 +21,12 @@ BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 TILE_ROWS, TILE_COLUMNS, TILE_DEPTH = 128, 64, 128
 """What one multiprocessor works on at a time: output positions, output channels, and bytes of input channels, for each
 position of the kernel. Most names of TensorRT's convolution kernels have tiles of this size."""
+LIKELY, SMALL = " where likely", "INT8 of a smaller input"
 BOUNDS = {"math": "arithmetic", "memory": "memory traffic", "launch": "starting each layer"}
+LIKELY_CHANNELS = 128
+"""Input and output channels from which TensorRT picks 2:4 kernels in FP16 (docs/results/orin-slice.md)."""
+SHORTER = 0.8
+"""Of the input's sides, for the comparison with a smaller input."""
 WORTH = 0.05
 """A smaller saving, as a share of the latency, is not worth pruning for: the error of the prediction is larger."""
 
@@ -32,6 +38,8 @@ class LayerTime:
     name: str
     ms: float
     bound: str
+    start_ms: float = 0.0
+    """Of `ms`, what the layer costs whatever its size."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,7 @@ def predict(
     precision: str,
     sparse: bool = False,
     *,
+    likely: bool = False,
     relu: bool = False,
     constants: Fitted | None = None,
 ) -> Prediction:
@@ -78,25 +87,51 @@ def predict(
 
     With `sparse`, every layer that may run a 2:4 kernel does, at the GPU's sparse rate: the most that could be gained,
     since TensorRT picks the dense kernel wherever that is faster. In INT8 a layer may only if ReLU or nothing is
-    between it and the next Q, or anywhere with `relu`. `constants`: used in place of the fitted ones.
+    between it and the next Q, or anywhere with `relu`. With `likely`, only those layers run 2:4 for which TensorRT was
+    seen to pick a sparse kernel (`likely_sparse`). `constants`: used in place of the fitted ones.
     """
     reached = constants or fitted()
 
     def is_sparse(work: Work) -> bool:
+        if likely and not likely_sparse(work, precision):
+            return False
         return sparse and (work.sparse_int8 if precision == "int8" and not relu else work.sparse)
 
-    name = f"{precision.upper()}{' 2:4' if sparse else ''}{' with ReLU' if relu else ''}"
+    name = f"{precision.upper()}{' 2:4' if sparse else ''}{' with ReLU' if relu else ''}{LIKELY if likely else ''}"
     return Prediction(name, tuple(_layer(work, board, precision, is_sparse(work), reached) for work in works))
 
 
+def likely_sparse(work: Work, precision: str) -> bool:
+    """Whether TensorRT is likely to pick a 2:4 kernel for a layer with 2:4 weights.
+
+    Nothing smooth, such as SiLU, may follow, in either precision. In INT8 every such layer of an Orin-sized slice got
+    one, in FP16 those of at least 128 channels; an Orin ran none of YOLOv5s's 39 layers, all with SiLU, 2:4 in FP16.
+    """
+    wide = min(work.channels, work.columns) >= LIKELY_CHANNELS
+    return work.sparse and work.sparse_int8 and (precision == "int8" or wide)
+
+
+def shrunk(works: Sequence[Work], side: float) -> list[Work]:
+    """The layers for an input whose sides are `side` times as long: activations shrink, weights stay."""
+    area = side * side
+    return [
+        replace(work, rows=ceil(work.rows * area), reads=ceil(work.reads * area), writes=ceil(work.writes * area))
+        for work in works
+    ]
+
+
 def predict_all(works: Sequence[Work], board: Board) -> dict[str, Prediction]:
-    """FP16 and INT8, each dense and 2:4, and INT8 2:4 with ReLU, by name."""
+    """FP16 and INT8, each dense, 2:4 and 2:4 in likely layers; INT8 2:4 with ReLU; INT8 of a smaller input; by name."""
+    small = replace(predict(shrunk(works, SHORTER), board, "int8"), name=SMALL)
     predictions = (
         predict(works, board, "fp16"),
         predict(works, board, "fp16", True),
         predict(works, board, "int8"),
         predict(works, board, "int8", True),
         predict(works, board, "int8", True, relu=True),
+        predict(works, board, "fp16", True, likely=True),
+        predict(works, board, "int8", True, likely=True),
+        small,
     )
     return {prediction.name: prediction for prediction in predictions}
 
@@ -115,24 +150,41 @@ def least_ms(works: Sequence[Work], board: Board, precision: str, sparse: bool =
 def gains(predictions: Mapping[str, Prediction]) -> list[Gain]:
     """The layers that 2:4 makes faster, the greatest gain first, from what `predict_all` returns."""
     layers = [(layer.name, layer.bound) for layer in predictions["FP16"].layers]
-    half, sparse_half, byte, sparse_byte, relu = ([layer.ms for layer in p.layers] for p in predictions.values())
+    names = ("FP16", "FP16 2:4", "INT8", "INT8 2:4", "INT8 2:4 with ReLU")
+    half, sparse_half, byte, sparse_byte, relu = ([layer.ms for layer in predictions[name].layers] for name in names)
     rows = zip(layers, half, sparse_half, byte, sparse_byte, relu, strict=True)
     saved = [Gain(name, bound, f - fs, i - s, i - r) for (name, bound), f, fs, i, s, r in rows]
     return sorted((gain for gain in saved if gain.fp16_ms or gain.relu_ms), key=lambda gain: -gain.fp16_ms)
 
 
 def verdict(predictions: Mapping[str, Prediction]) -> list[str]:
-    """What 2:4 could save, one line per engine, and whether pruning is worth it, from what `predict_all` returns."""
+    """What 2:4 could save, one line per engine, what else would, and whether pruning is worth it.
+
+    `predictions`: what `predict_all` returns. The last line is the conclusion.
+    """
     lines, worth = [], []
     for dense, sparse in (("FP16", "FP16 2:4"), ("INT8", "INT8 2:4"), ("INT8", "INT8 2:4 with ReLU")):
         ms = predictions[dense].ms
         share = (ms - predictions[sparse].ms) / ms
-        lines.append(f"{sparse}: saves at most {share * ms:.2f} of {ms:.2f} ms, {100 * share:.1f} %")
+        likely = predictions.get(sparse + LIKELY)
+        saves = f"{ms - likely.ms:.2f} to" if likely is not None else "at most"
+        lines.append(f"{sparse}: saves {saves} {share * ms:.2f} of {ms:.2f} ms, at most {100 * share:.1f} %")
         worth += [sparse] if share > WORTH else []
+    lines += _alternatives(predictions)
     if worth:
         return [*lines, f"2:4 may pay off in {', '.join(worth)}: only a build on the board shows"]
     most = BOUNDS[predictions["FP16"].bound]
     return [*lines, f"2:4 does not pay off here: most of the time goes to {most}, of which 2:4 saves little"]
+
+
+def _alternatives(predictions: Mapping[str, Prediction]) -> list[str]:
+    """What takes time that 2:4 does not touch, and what a smaller input saves."""
+    dense, small = predictions["INT8"], predictions[SMALL]
+    started = sum(layer.start_ms for layer in dense.layers)
+    return [
+        f"INT8 with an input of {SHORTER:g} times the sides: saves {dense.ms - small.ms:.2f} of {dense.ms:.2f} ms",
+        f"starting {len(dense.layers)} layers takes {started:.2f} ms of it: only fewer layers save that",
+    ]
 
 
 def as_dict(predictions: Mapping[str, Prediction], board: Board) -> dict[str, Any]:
@@ -151,15 +203,15 @@ def _layer(work: Work, board: Board, precision: str, sparse: bool, reached: Fitt
     memory = (weights + work.reads + work.writes) * BYTES[precision] / (board.bandwidth * reached.memory)
     launch = reached.layer_clocks / (board.gpu_mhz * 1e6)
     bound = "launch" if launch > max(math, memory) else "math" if math > memory else "memory"
-    return LayerTime(work.name, (max(math, memory) + launch) * 1e3, bound)
+    return LayerTime(work.name, (max(math, memory) + launch) * 1e3, bound, launch * 1e3)
 
 
 def _math_seconds(work: Work, board: Board, precision: str, sparse: bool, reached: Fitted) -> float:
     if work.kind == "cuda":
         return work.macs / (_cuda_rate(board, precision) * reached.depthwise)
     tiles = _blocks(work.rows, TILE_ROWS) * _blocks(work.columns, TILE_COLUMNS)
-    channels, block = -(-work.depth // work.taps), TILE_DEPTH // BYTES[precision]
-    depth = work.taps * _blocks(channels, block) * block
+    block = TILE_DEPTH // BYTES[precision]
+    depth = work.taps * _blocks(work.channels, block) * block
     products = _blocks(tiles, board.sms) * board.sms * TILE_ROWS * TILE_COLUMNS * depth
     return products / (board.rate(precision, sparse) * reached.math)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from small_models import model, node, random
 from edgesparse.errors import ConfigError, ModelError
 from edgesparse.predict.boards import board, board_names, fitted
 from edgesparse.predict.fusion import Work, fused_layers
-from edgesparse.predict.roofline import as_dict, gains, predict, predict_all
+from edgesparse.predict.roofline import as_dict, gains, least_ms, likely_sparse, predict, predict_all, verdict
 
 
 def network(after: list[NodeProto], **tensors: np.ndarray) -> ModelProto:
@@ -28,7 +29,7 @@ SILU = [node("Sigmoid", ["c"], ["s"], "sigmoid"), node("Mul", ["c", "s"], ["y"],
 
 def test_a_convolution_with_its_silu_is_one_layer() -> None:
     (work,) = fused_layers(network(SILU))
-    assert work == Work("conv", "tensor", 64, 64, 576, 64 * 576, 64 * 64, 64 * 64, True, False)
+    assert work == Work("conv", "tensor", 64, 64, 576, 64 * 576, 64 * 64, 64 * 64, True, False, 9)
 
 
 def test_a_residual_addition_is_fused_into_the_layer_before() -> None:
@@ -99,6 +100,36 @@ def test_sparsity_gains_at_most_two_and_nothing_where_no_kernel_fits() -> None:
     assert predictions["FP16 2:4"].ms > predictions["FP16"].ms / 2
     message = json.loads(json.dumps(as_dict(predictions, board("agx-orin-64gb"))))
     assert message["predicted"]["FP16"]["bound"] == "math" and message["board"]["mode"] == "MAXN"
+
+
+def test_a_layer_fills_whole_tiles_and_waves() -> None:
+    nano, reached = board("orin-nano-8gb:15W"), fitted()
+    narrow = Work("narrow", "tensor", 128 * 9, 16, 9 * 16, taps=9)
+    (layer,) = predict([narrow], nano, "fp16").layers
+    products = 16 * 128 * 64 * 9 * 64  # nine tiles are two waves over eight SMs; 16 channels fill tiles of 64
+    seconds = products / (1024 * 8 * 625e6 * reached.math) + reached.layer_clocks / 625e6
+    assert layer.ms == pytest.approx(seconds * 1e3)
+    assert least_ms([narrow], nano, "fp16") == pytest.approx(narrow.macs / (1024 * 8 * 625e6) * 1e3)
+
+
+def test_the_verdict_has_a_likely_gain_a_greatest_one_and_what_else_saves() -> None:
+    predictions = predict_all([MATH, MEMORY, SMOOTH, LAUNCH], board("orin-nano-8gb"))
+    fp16, int8, relu, smaller, starting, conclusion = verdict(predictions)
+    half, likely, most = (predictions[name].ms for name in ("FP16", "FP16 2:4 where likely", "FP16 2:4"))
+    assert fp16.startswith(f"FP16 2:4: saves {half - likely:.2f} to {half - most:.2f} of {half:.2f} ms")
+    assert most < likely < half, "SiLU follows one of the two large layers"
+    assert "INT8 2:4" in int8 and "at most" in relu and "0.8 times the sides" in smaller
+    assert starting.startswith("starting 4 layers takes") and "2:4 may pay off" in conclusion
+    assert predictions["INT8 of a smaller input"].ms < predictions["INT8"].ms
+
+
+def test_where_sparse_kernels_are_likely() -> None:
+    """What an Orin-sized slice picked with ReLU, and an Orin with SiLU (docs/results/orin-slice.md)."""
+    sizes = {64: False, 128: True, 256: True}
+    for channels, picked in sizes.items():
+        layer = Work("conv", "tensor", 1600, channels, 9 * channels, sparse=True, sparse_int8=True, taps=9)
+        assert likely_sparse(layer, "fp16") == picked and likely_sparse(layer, "int8")
+        assert not likely_sparse(replace(layer, sparse_int8=False), "fp16"), "SiLU"
 
 
 works = st.builds(
