@@ -37,17 +37,9 @@ def export(folder: Path, count: int, seed: int, size: tuple[int, int], moving: b
 
     FOLDER gets images/ and instances.json (COCO). 'edgesparse run demo' detects in the same scene.
     """
+    from edgesparse.demo.export import SceneFormat
     from edgesparse.demo.export import export as write
 
     with progress() as advance:
-        write(
-            folder,
-            count,
-            seed,
-            height=size[0],
-            width=size[1],
-            moving=moving,
-            force=force,
-            progress=lambda done, total: advance("drawing", done, total),
-        )
+        write(folder, count, seed, scene=SceneFormat(*size, moving=moving), force=force, progress=advance)
     complain(f"wrote {count} images and instances.json into {folder}")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import count as count_from
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -17,9 +18,20 @@ from numpy.typing import NDArray
 
 from edgesparse.demo.scene import CLASSES, Labels, Scene, still
 from edgesparse.errors import ConfigError, SinkError
+from edgesparse.progress import Progress, quiet
 
 Image = NDArray[np.uint8]
 QUALITY = 95  # of a JPEG
+
+
+@dataclass(frozen=True)
+class SceneFormat:
+    """`height` and `width` in pixels; `kind`: "jpg" (quality 95) or "png"; `moving`: frames of one belt, not stills."""
+
+    height: int = 480
+    width: int = 640
+    kind: Literal["jpg", "png"] = "jpg"
+    moving: bool = False
 
 
 def export(
@@ -27,26 +39,22 @@ def export(
     count: int,
     seed: int,
     *,
-    height: int = 480,
-    width: int = 640,
-    kind: str = "jpg",
-    moving: bool = False,
+    scene: SceneFormat = SceneFormat(),
     force: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = quiet,
 ) -> None:
-    """Write `count` stills, of seeds `seed`, `seed` + 1 and so on, or frames of one `moving` scene.
+    """Write `count` stills, of seeds `seed`, `seed` + 1 and so on, or frames of one moving scene.
 
     They go to `folder`/images/000000.jpg ... and their labels to `folder`/instances.json: COCO boxes (x, y, width,
-    height in pixels; area: the box's), category ids in the order of CLASSES, file names as they are in images/.
-
-    `kind`: "jpg" (quality 95) or "png". `progress(done, count)` is called after each image. The folder appears
-    whole or not at all. Raises ConfigError for a count below one, another kind of image, or a folder that is not
-    empty: with `force` an earlier export is replaced, and nothing else. SinkError where a file cannot be written.
+    height in pixels; area: the box's), category ids in the order of CLASSES, file names as they are in images/. The
+    folder appears complete or not at all. Raises ConfigError for a count below one, another kind of image, or a folder
+    that is not empty: with `force` an earlier export is replaced, and nothing else. SinkError where a file cannot be
+    written.
     """
     if count < 1:
-        raise ConfigError(f"{count} images asked for; ask for at least 1")
-    if kind not in ("jpg", "png"):
-        raise ConfigError(f"images of kind {kind!r} asked for; choose jpg or png")
+        raise ConfigError(f"found {count} images, needed at least 1")
+    if scene.kind not in ("jpg", "png"):
+        raise ConfigError(f"found images of kind {scene.kind!r}, needed jpg or png")
     folder = Path(os.path.realpath(folder))
     if folder.exists() and not _is_empty(folder):
         if not _is_export(folder):
@@ -58,15 +66,13 @@ def export(
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
             whole = Path(temporary) / "new"
             (whole / "images").mkdir(parents=True)
-            frames = _moving(seed, (height, width)) if moving else _stills(seed, (height, width))
-            dataset = _write_images(whole, islice(frames, count), count, kind, progress)
-            dataset["info"] = {"seed": seed, "moving": moving}
+            frames = (_moving if scene.moving else _stills)(seed, (scene.height, scene.width))
+            dataset = _write_images(whole, islice(frames, count), count, scene.kind, progress)
+            dataset["info"] = {"seed": seed, "moving": scene.moving}
             (whole / "instances.json").write_text(json.dumps(dataset) + "\n", encoding="utf-8")
             _swap(whole, folder, Path(temporary) / "old")
     except OSError as error:
-        raise SinkError(
-            f"{folder} cannot be written: {error.strerror or error}; free the place or name another"
-        ) from error
+        raise SinkError(f"cannot write {folder}: {error.strerror or error}: name another folder") from error
 
 
 def _is_empty(folder: Path) -> bool:
@@ -88,7 +94,7 @@ def _write_images(
     frames: Iterator[tuple[Image, Labels]],
     count: int,
     kind: str,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress,
 ) -> dict[str, Any]:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -101,8 +107,7 @@ def _write_images(
         (folder / "images" / name).write_bytes(data.tobytes())
         images.append({"id": index, "file_name": name, "height": frame.shape[0], "width": frame.shape[1]})
         annotations += _annotations(labels, index, len(annotations))
-        if progress is not None:
-            progress(index + 1, count)
+        progress("drawing", index + 1, count)
     categories = [{"id": number, "name": name} for number, name in enumerate(CLASSES)]
     return {"images": images, "annotations": annotations, "categories": categories}
 
@@ -119,17 +124,17 @@ def _moving(seed: int, size: tuple[int, int]) -> Iterator[tuple[Image, Labels]]:
 
 
 def _annotations(labels: Labels, image: int, first: int) -> list[dict[str, Any]]:
-    """COCO counts annotations from 1: its scoring takes 0 for "no match"."""
-    found: list[dict[str, Any]] = []
+    """Annotations count from 1, since COCO's scoring reads id 0 as "no match"."""
+    annotations: list[dict[str, Any]] = []
     for (x, y, right, bottom), class_id in zip(labels.xyxy.tolist(), labels.class_id.tolist(), strict=True):
         box = [x, y, right - x, bottom - y]
-        which = {"id": first + len(found) + 1, "image_id": image, "category_id": class_id}
-        found.append({**which, "bbox": box, "area": box[2] * box[3], "iscrowd": 0})
-    return found
+        which = {"id": first + len(annotations) + 1, "image_id": image, "category_id": class_id}
+        annotations.append({**which, "bbox": box, "area": box[2] * box[3], "iscrowd": 0})
+    return annotations
 
 
 def _swap(new: Path, folder: Path, old: Path) -> None:
-    """Put `new` at `folder`; what was there goes with the temporary folder, or back where that fails."""
+    """Put `new` at `folder`; the former content goes to `old`, and back where that fails."""
     if not folder.exists():
         new.rename(folder)
         return
