@@ -144,3 +144,35 @@ def same_as_opencv(fake: Fake, folder: Path, images: Any, **run: Any) -> None:
 def count_of(detect: Detector, boxes: Candidates) -> int:
     """How many boxes reach the threshold of their class."""
     return int((boxes[1] >= detect._thresholds[boxes[2]]).sum())
+
+
+@pytest.mark.parametrize("head", HEADED)
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("limit", [0, 256], ids=["NMS on the CPU", "NMS on the GPU"])
+def test_what_is_no_box_is_dropped_and_counted_as_on_the_cpu(
+    fake: Fake, tmp_path: Path, head: str, multi_label: bool, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values that are no numbers, infinite, negative and above 1, anywhere in the outputs."""
+    monkeypatch.setattr("edgesparse.backends.cuda.slots.NMS_LIMIT", limit)
+    counted = 0
+    for seed in range(4):
+        fake.answers = answers(head, 2, seed=seed, share=0.2)
+        rng = np.random.default_rng(seed)
+        for output in fake.answers.values():
+            chosen = rng.random(output.shape) < 0.02
+            output[chosen] = rng.choice([np.nan, np.inf, -np.inf, -20.0, 1.5], int(chosen.sum()))
+        with detector(fake, tmp_path, batch=2, head=head, conf=0.5, multi_label=multi_label) as detect:
+            frames = [still(*SIZE, seed=i) for i in range(2)]
+            ours = detect.detect(frames)
+            dropped = detect.dropped
+            detect.faults.clear()
+            plan, outputs = detect._ring._slots[0]._plan, [fake.answers[s.name] for s in detect.runner.outputs]  # type: ignore[attr-defined]
+            letterbox = detect._places.of(frames[0], None)[1]
+            theirs = [detect._detections(plan.decoded(outputs, i), letterbox) for i in range(2)]
+            assert dropped == detect.dropped
+            counted += dropped
+            for one, other in zip(ours, theirs, strict=True):
+                assert one.class_id.tolist() == other.class_id.tolist()
+                np.testing.assert_allclose(one.confidence, other.confidence, rtol=1e-6)
+                np.testing.assert_allclose(one.xyxy, other.xyxy, atol=0.01, rtol=1e-5)
+    assert counted > 20
