@@ -1,11 +1,11 @@
-"""How old frames are when the engine is slower than the camera: edgesparse beside OpenCV's plain loop.
+"""Age of frames when the engine is slower than the camera: edgesparse against OpenCV's plain loop.
 
     python benchmarks/freshness.py [--minutes 10] [--real ../shared/real] [--save]
 
-The plain loop is what most scripts do: `while True: ok, frame = capture.read(); detect(frame)`. Both watch the same
-RTSP camera on the loopback (10 frames a second) at the same time, each in a process of its own, with an engine that
-sleeps one and a half frame periods. Every image carries its number, so that its age counts from when the camera
-handed it over. Prints JSON: the median age in each minute's last ten seconds.
+The plain loop is what most scripts do: `while True: ok, frame = capture.read(); detect(frame)`. Both read the same RTSP
+camera on the loopback interface (10 frames per second) at the same time, each in a process of its own, with an engine
+that sleeps for one and a half frame periods. Every image contains its number, so its age is measured from when the
+camera sent it. Prints JSON: the median age in the last ten seconds of each minute.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ LAST_SECONDS = 10.0
 
 
 def plain(url: str) -> Iterator[NDArray[np.uint8]]:
-    """OpenCV as most scripts use it; opened again when it ends."""
+    """OpenCV as most scripts use it; reopened when it ends."""
     capture = cv2.VideoCapture(url)
     while True:
-        ok, frame = capture.read()
-        if not ok:
+        has_frame, frame = capture.read()
+        if not has_frame:
             capture = cv2.VideoCapture(url)
             continue
         yield np.asarray(frame, np.uint8)
@@ -51,58 +51,58 @@ def edgesparse(url: str) -> Iterator[NDArray[np.uint8]]:
             yield frame.image
 
 
-def watch(who: str, url: str, table: Path, seconds: float) -> None:
-    """One of the two processes: prints its ages, seconds since the start and age in milliseconds a frame."""
+def watch(reader: str, url: str, table: Path, seconds: float) -> None:
+    """One of the two processes: prints, per frame, the seconds since its start and the frame's age in milliseconds."""
     sent = np.memmap(table, np.int64, "r", shape=(1, MOST))
-    begun, rows = time.monotonic(), []
-    for frame in (plain if who == "plain" else edgesparse)(url):
+    started, rows = time.monotonic(), []
+    for frame in (plain if reader == "plain" else edgesparse)(url):
         time.sleep(ENGINE_SECONDS)
         now = time.monotonic_ns()
-        rows.append((now / 1e9 - begun, (now - int(sent[0, read_number(frame)])) / 1e6))
+        rows.append((now / 1e9 - started, (now - int(sent[0, read_number(frame)])) / 1e6))
         if rows[-1][0] > seconds:
             break
     print(json.dumps(rows))
 
 
 def by_minute(rows: NDArray[np.float64], minutes: float) -> list[float | None]:
-    """Median age in milliseconds in the last ten seconds of each minute; None where there was no frame."""
+    """Median age in milliseconds in the last ten seconds of each minute; None if there was no frame."""
     ends = [60.0 * (n + 1) for n in range(int(minutes))] or [60 * minutes]
-    near = [rows[(rows[:, 0] > end - LAST_SECONDS) & (rows[:, 0] <= end), 1] for end in ends]
-    return [round(float(np.median(ages)), 1) if len(ages) else None for ages in near]
+    last = [rows[(rows[:, 0] > end - LAST_SECONDS) & (rows[:, 0] <= end), 1] for end in ends]
+    return [round(float(np.median(ages)), 1) if len(ages) else None for ages in last]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--real", type=Path, default=HERE.parents[1] / "shared" / "real")
-    parser.add_argument("--videos", type=Path, default=HERE / "scratch", help="where the coded video is kept")
+    parser.add_argument("--videos", type=Path, default=HERE / "scratch", help="where the encoded video is kept")
     parser.add_argument("--save", action="store_true")
     parser.add_argument("--watch", nargs=4, help=argparse.SUPPRESS)
-    said = parser.parse_args()
-    if said.watch:
-        who, url, table, seconds = said.watch
-        watch(who, url, Path(table), float(seconds))
+    options = parser.parse_args()
+    if options.watch:
+        reader, url, table, seconds = options.watch
+        watch(reader, url, Path(table), float(seconds))
         return
-    said.videos.mkdir(exist_ok=True)
-    film = said.real / "video" / "one-by-one-person-detection.mp4"
-    video = numbered_video(film, said.videos / "long.mp4", (640, 360), MOST)
+    options.videos.mkdir(exist_ok=True)
+    original = options.real / "video" / "one-by-one-person-detection.mp4"
+    video = numbered_video(original, options.videos / "long.mp4", (640, 360), MOST)
     with tempfile.TemporaryDirectory() as folder, Rig({"cam-0": video}, Path(folder)) as rig:
         command = [sys.executable, __file__, "--watch"]
-        rest = [rig.server.url_of("cam-0"), str(Path(folder) / "times.bin"), str(60 * said.minutes)]
-        both = {
-            who: subprocess.Popen([*command, who, *rest], stdout=subprocess.PIPE, text=True)
-            for who in ("plain", "edgesparse")
+        arguments = [rig.server.url_of("cam-0"), str(Path(folder) / "times.bin"), str(60 * options.minutes)]
+        readers = {
+            reader: subprocess.Popen([*command, reader, *arguments], stdout=subprocess.PIPE, text=True)
+            for reader in ("plain", "edgesparse")
         }
-        ages = {who: np.array(json.loads(process.communicate()[0])) for who, process in both.items()}
+        ages = {reader: np.array(json.loads(process.communicate()[0])) for reader, process in readers.items()}
     result = {
         **machine(),
         "camera_fps": FPS,
         "engine_ms": 1e3 * ENGINE_SECONDS,
         "opencv": cv2.__version__,
-        "age_ms_by_minute": {who: by_minute(rows, said.minutes) for who, rows in ages.items()},
-        "frames": {who: len(rows) for who, rows in ages.items()},
+        "age_ms_by_minute": {reader: by_minute(rows, options.minutes) for reader, rows in ages.items()},
+        "frames": {reader: len(rows) for reader, rows in ages.items()},
     }
-    save("freshness", result, said.save)
+    save("freshness", result, options.save)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""How fast is the scene that draws itself? Frames a second of Scene.render, and stills a second.
+"""Speed of the demo scene: frames per second of Scene.render, and stills per second.
 
     python benchmarks/scene.py [--save] [--seconds 5] [--height 480] [--width 640] [--threads N]
 
-Peer: none; the demand is 60 frames a second at 640x480 on two cores, so that a demo never waits for its images.
+No peer; the requirement is 60 frames per second at 640x480 on two cores, so that a demo never waits for its images.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ RESULT = Path(__file__).parent / "results" / "scene.json"
 
 
 def rate(draw: Callable[[], object], seconds: float) -> dict[str, float]:
-    """Calls a second over at least `seconds`, percentiles of one call in milliseconds, and the processor's time for one
-    (of all threads), which tells on a machine that does other things too."""
+    """Calls per second over at least `seconds`, percentiles of a call in milliseconds, and the CPU time per call in all
+    threads, which is meaningful on a busy machine too."""
     times: list[float] = []
     used = time.process_time()
     end = time.perf_counter() + seconds
@@ -53,7 +53,7 @@ def cpu() -> str:
 
 
 def measure(seconds: float, height: int, width: int) -> dict[str, object]:
-    for seed in range(40):  # every shape is made once
+    for seed in range(40):  # each shape is drawn once and cached
         still(seed, height=height, width=width)
     scene, out = Scene(0, height=height, width=width), np.empty((height, width, 3), np.uint8)
     seeds = iter(range(10**9))
@@ -75,10 +75,10 @@ def measure(seconds: float, height: int, width: int) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--save", action="store_true", help=f"also write {RESULT.parent.name}/{RESULT.name}")
-    parser.add_argument("--seconds", type=float, default=5.0, help="how long each is timed")
+    parser.add_argument("--seconds", type=float, default=5.0, help="how long to time each")
     parser.add_argument("--height", type=int, default=480)
     parser.add_argument("--width", type=int, default=640)
-    parser.add_argument("--threads", type=int, help="OpenCV threads; its default where left out")
+    parser.add_argument("--threads", type=int, help="OpenCV threads [default: OpenCV's]")
     args = parser.parse_args()
     if args.threads is not None:
         cv2.setNumThreads(args.threads)

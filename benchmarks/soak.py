@@ -2,12 +2,12 @@
 
     python benchmarks/soak.py [--minutes 30] [--cameras 8] [--real ../shared/real] [--out FOLDER] [--save]
 
-Real video over GStreamer's RTSP server on the loopback, 640x360 at 10 frames a second, every image with its number in
-it, so that its age counts from when the camera handed it over. One after another the server is killed, cameras freeze,
-fall silent, send garbage, change their size, the network holds packets back, garbles them, cuts connections. In the
-last fifth nothing fails, and the engine is twice too slow for all. The engine is the null backend's: it answers at once
-and sleeps. What must hold is judged at the end; exit code 1 where it does not. Prints JSON; OUT gets soak.json and the
-plot soak.svg; with --save, results/.
+Real video over GStreamer's RTSP server on the loopback interface, 640x360 at 10 frames per second. Every image contains
+its number, so its age is measured from when the camera sent it. One after another, the server is killed, cameras
+freeze, go silent, send garbage or change size, and the network delays or corrupts packets or drops connections. In the
+last fifth of the time nothing fails, but the engine is twice too slow for all cameras. The engine is the null backend,
+which only sleeps. Prints JSON with the requirements that are met; exit code 1 if one is not. soak.json and the plot
+soak.svg are written to OUT and, with --save, to results/.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import RESULTS, machine
 from benchmarks.rig import FPS, Rig, numbered_video
-from benchmarks.soak_judge import ENGINE_SECONDS, FAILURES, Failure, Lost, judge
+from benchmarks.soak_judge import ENGINE_SECONDS, FAILURES, Failure, Lost, Measured, judge
 from benchmarks.soak_plot import plot
 from edgesparse.backends import backend
 from edgesparse.config import Camera, DetectorSpec, InputSpec
@@ -52,11 +52,11 @@ GAP = 2.5
 
 
 class Watch:
-    """The observer: notes every frame's age."""
+    """The observer: records the age of every frame."""
 
     def __init__(self, rig: Rig, frames: int) -> None:
         self._rig = rig
-        # Written to at once, so that noting takes no memory.
+        # Written to immediately, so that recording allocates no memory.
         self.frames: NDArray[np.float64] = np.full((frames, 4), 0.0)
         self.count = 0
         self.lost: list[Lost] = []
@@ -78,7 +78,7 @@ class Watch:
 
 
 class Sampler(threading.Thread):
-    """Notes memory, descriptors and threads each second; the memory of the captures' processes too."""
+    """Records memory, descriptors and threads each second, and the memory of the capture processes."""
 
     def __init__(self, seconds: int) -> None:
         super().__init__(daemon=True)
@@ -88,8 +88,9 @@ class Sampler(threading.Thread):
 
     def run(self) -> None:
         while not self.stop.wait(1.0) and self.count < len(self.rows):
-            apart = sum(map(proportional_mb, captures_apart())) if self.count % 5 == 0 else self.rows[self.count - 1, 4]
-            self.rows[self.count] = time.monotonic(), resident_mb(), descriptors(), threads(), apart
+            previous = self.rows[self.count - 1, 4]
+            isolated = sum(map(proportional_mb, capture_processes())) if self.count % 5 == 0 else previous
+            self.rows[self.count] = time.monotonic(), resident_mb(), descriptors(), threads(), isolated
             self.count += 1
 
 
@@ -98,17 +99,17 @@ def resident_mb() -> float:
 
 
 def proportional_mb(process: str) -> float:
-    """Pages that several share count once."""
+    """Pages shared by several processes count once."""
     with suppress(OSError):
-        found = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{process}/smaps_rollup").read_text(), re.MULTILINE)
-        return int(found[1]) / 1000 if found else 0.0
+        match = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{process}/smaps_rollup").read_text(), re.MULTILINE)
+        return int(match[1]) / 1000 if match else 0.0
     return 0.0
 
 
-def captures_apart() -> list[str]:
-    """The process that forks captures, and those."""
-    found = [p for p in children("self") if b"fork_server" in Path(f"/proc/{p}/cmdline").read_bytes()]
-    return found + [child for process in found for child in children(process)]
+def capture_processes() -> list[str]:
+    """The fork server and the captures."""
+    servers = [p for p in children("self") if b"fork_server" in Path(f"/proc/{p}/cmdline").read_bytes()]
+    return servers + [child for process in servers for child in children(process)]
 
 
 def children(process: str) -> list[str]:
@@ -126,7 +127,7 @@ def threads() -> int:
 
 
 def engine(folder: Path, seconds: float) -> Detector:
-    """The null backend's, with two boxes in each frame."""
+    """A detector on the null backend, with two boxes in each frame."""
     boxes = [[40, 40, 120, 200, 0.9, 0], [150, 60, 220, 180, 0.8, 0]]
     plan = {
         "inputs": [["images", [1, 3, 320, 320], "float32"]],
@@ -141,11 +142,11 @@ def engine(folder: Path, seconds: float) -> Detector:
 
 
 class Failures(threading.Thread):
-    """Makes one camera, or all, fail after another, until `stop`."""
+    """Makes the cameras fail, one after another or all, until `stop`."""
 
-    def __init__(self, rig: Rig, cameras: int, small: dict[int, Path], whole: dict[int, Path]) -> None:
+    def __init__(self, rig: Rig, cameras: int, small: dict[int, Path], large: dict[int, Path]) -> None:
         super().__init__(daemon=True)
-        self._rig, self._cameras, self._videos = rig, cameras, (whole, small)
+        self._rig, self._cameras, self._videos = rig, cameras, (large, small)
         self.stop = threading.Event()
         self.done: list[Failure] = []
         self.error: BaseException | None = None
@@ -193,16 +194,16 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--cameras", type=int, default=8)
     parser.add_argument("--real", type=Path, default=HERE.parents[1] / "shared" / "real")
-    parser.add_argument("--videos", type=Path, default=HERE / "scratch", help="where the coded videos are kept")
+    parser.add_argument("--videos", type=Path, default=HERE / "scratch", help="where the encoded videos are kept")
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--save", action="store_true")
-    said = parser.parse_args()
+    options = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
-        result, images = soak(said.minutes * 60, said.cameras, said.real, said.videos, Path(folder))
+        result, images = soak(options.minutes * 60, options.cameras, options.real, options.videos, Path(folder))
     text = json.dumps(result, indent=2)
     print(text)
-    for place in (said.out, RESULTS if said.save else None):
+    for place in (options.out, RESULTS if options.save else None):
         if place is not None:
             place.mkdir(parents=True, exist_ok=True)
             (place / "soak.json").write_text(text + "\n")
@@ -213,42 +214,49 @@ def main() -> None:
 def soak(seconds: float, cameras: int, real: Path, scratch: Path, folder: Path) -> tuple[dict[str, Any], str]:
     scratch.mkdir(exist_ok=True)
     films = sorted((real / "video").glob("*.mp4"))
-    whole, small = (
-        {n: numbered_video(films[n % 2], scratch / f"{n % 2}-{w}x{h}.mp4", (w, h), 30 * FPS) for n in range(cameras)}
+    large, small = (
+        {
+            n: numbered_video(originals[n % 2], scratch / f"{n % 2}-{w}x{h}.mp4", (w, h), 30 * FPS)
+            for n in range(cameras)
+        }
         for w, h in (SIZE, SMALL)
     )
     quick, slow = engine(folder, ENGINE_SECONDS), engine(folder, 2 / (cameras * FPS))
     frames = int(2 * seconds * cameras * FPS) + 1000
-    with Rig({f"cam-{n}": whole[n] for n in range(cameras)}, folder) as rig:
+    with Rig({f"cam-{n}": large[n] for n in range(cameras)}, folder) as rig:
         settings = [Camera(name=f"cam-{n}", source=rig.url(n)) for n in range(cameras)]
         warm_up(settings[0], quick)
         before = descriptors(), threads()
         watch, sampler, stop = Watch(rig, frames), Sampler(int(seconds) + 60), threading.Event()
-        failures = Failures(rig, cameras, small, whole)
-        begun = time.monotonic()
+        failures = Failures(rig, cameras, small, large)
+        started = time.monotonic()
         sampler.start()
         with Loop.of(settings, quick, observer=watch, stop=stop) as loop:
-            acts = threading.Thread(target=direct, args=(loop, failures, stop, seconds, settings, slow), daemon=True)
-            acts.start()
+            script = threading.Thread(target=direct, args=(loop, failures, stop, seconds, settings, slow), daemon=True)
+            script.start()
             summary = loop.run()
-            acts.join()
+            script.join()
             sampler.stop.set()
             sampler.join()
         left = settled(before)
     if failures.error is not None:
         raise failures.error
-    switched = begun + 0.8 * seconds
-    noted, samples = watch.frames[: watch.count], sampler.rows[: sampler.count]
-    result = judge(noted, samples, watch.lost, failures.done, (begun, switched), cameras, left)
-    return {**machine(), **result, "frames": summary.frames, "dropped": summary.dropped}, plot(
-        noted, samples, failures.done, begun, switched
+    measured = Measured(
+        frames=watch.frames[: watch.count],
+        samples=sampler.rows[: sampler.count],
+        lost=watch.lost,
+        failures=failures.done,
+        started=started,
+        switched=started + 0.8 * seconds,
     )
+    result = judge(measured, cameras, left)
+    return {**machine(), **result, "frames": summary.frames, "dropped": summary.dropped}, plot(measured)
 
 
 def direct(
     loop: Loop, failures: Failures, stop: threading.Event, seconds: float, settings: Sequence[Camera], slow: Detector
 ) -> None:
-    """Four fifths of the time failures, then the slow engine."""
+    """Failures for four fifths of the time, then the slow engine."""
     failures.start()
     time.sleep(0.8 * seconds - GAP)
     failures.stop.set()
@@ -260,13 +268,13 @@ def direct(
 
 
 def warm_up(camera: Camera, detector: Detector) -> None:
-    """What libraries start once, and keep, does not count as left over."""
+    """Let libraries start what they keep, so that it does not count as left over."""
     with Loop.of([camera], detector) as loop:
         loop.run(limit=20)
 
 
 def settled(before: tuple[int, int]) -> dict[str, int]:
-    """Descriptors and threads more than before, once drivers had their time to come back."""
+    """Additional descriptors and threads, after drivers had time to return."""
     gc.collect()
     for _ in range(100):
         if descriptors() <= before[0] and threads() <= before[1]:

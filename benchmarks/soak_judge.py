@@ -1,4 +1,4 @@
-"""What a soak came to: how soon cameras were back, how old frames were, and whether what must hold held."""
+"""Judges a soak: how soon cameras were back, how old frames were, and whether the requirements are met."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ FAILURES = {
     "garble": 2.0,
     "cut": 0.0,
 }
-"""How many seconds each lasts."""
+"""Seconds that each failure lasts."""
 BACK = 2.0
-"""Seconds within which a camera must be back."""
+"""Seconds within which a camera has to be back."""
 
 
 @dataclass
@@ -34,35 +34,43 @@ class Failure:
 
     kind: str
     cameras: tuple[int, ...]
-    begun: float
+    started: float
     over: float = 0.0
 
 
 Lost = tuple[str, float, str]
-"""A camera that went away: its name, when, why."""
+"""A camera that was lost: its name, when, and why."""
 
 
-def judge(
-    frames: NDArray[np.float64],
-    samples: NDArray[np.float64],
-    lost: Sequence[Lost],
-    failures: Sequence[Failure],
-    times: tuple[float, float],
-    cameras: int,
-    left: dict[str, int],
-) -> dict[str, Any]:
-    begun, switched = times
+@dataclass(frozen=True)
+class Measured:
+    """The measurements of a soak; all times in seconds on one clock."""
+
+    frames: NDArray[np.float64]
+    """[n, 4]: camera, time, age since the capture, age since it was sent."""
+    samples: NDArray[np.float64]
+    """[n, 5]: time, resident megabytes, descriptors, threads, megabytes of the capture processes."""
+    lost: Sequence[Lost]
+    failures: Sequence[Failure]
+    started: float
+    switched: float
+    """When the slow engine took over."""
+
+
+def judge(measured: Measured, cameras: int, left: dict[str, int]) -> dict[str, Any]:
+    """The result of a soak. `left`: descriptors and threads that were left over."""
+    frames, samples, started, switched = measured.frames, measured.samples, measured.started, measured.switched
     healthy, loaded = frames[frames[:, 1] < switched], frames[frames[:, 1] > switched + 5]
-    calm = healthy[undisturbed(healthy, failures)]
-    backs = {kind: recovery(kind, failures, healthy, lost) for kind in FAILURES}
-    steady = samples[(samples[:, 0] > begun + min(120.0, 0.4 * (switched - begun))) & (samples[:, 0] < switched)]
+    calm = healthy[undisturbed(healthy, measured.failures)]
+    backs = {kind: recovery(kind, measured, healthy) for kind in FAILURES}
+    steady = samples[(samples[:, 0] > started + min(120.0, 0.4 * (switched - started))) & (samples[:, 0] < switched)]
     shares = [int((loaded[:, 0] == n).sum()) for n in range(cameras)]
     overload = {"frames": shares, "least_to_most": round(min(shares) / max(1, *shares), 3), "age": ages(loaded)}
     memory = {"least": round(float(steady[:, 1].min()), 1), "most": round(float(steady[:, 1].max()), 1)}
-    # Captures end with their cameras, so theirs is compared at its highest.
+    # Capture processes end with their cameras' connections, so their highest memory is compared.
     early, late = (round(float(part[:, 4].max()), 1) for part in np.array_split(steady, 2))
     result = {
-        "minutes": round((samples[-1, 0] - begun) / 60, 2),
+        "minutes": round((samples[-1, 0] - started) / 60, 2),
         "cameras": cameras,
         "engine_ms": 1e3 * ENGINE_SECONDS,
         "failures": backs,
@@ -78,7 +86,7 @@ def judge(
 
 
 def holds(result: dict[str, Any]) -> dict[str, bool]:
-    """What must hold, and whether it does."""
+    """The requirements, and whether each is met."""
     memory, captures, slow = result["resident_mb"], result["captures_mb"], result["twice_too_many"]
     growth = captures["most_in_second_half"] - captures["most_in_first_half"]
     oldest = 1e3 * (3 * PERIOD + 2 / (result["cameras"] * FPS))
@@ -95,23 +103,21 @@ def holds(result: dict[str, Any]) -> dict[str, bool]:
 
 
 def undisturbed(frames: NDArray[np.float64], failures: Sequence[Failure]) -> NDArray[np.bool_]:
-    """Which frames came while their camera neither failed nor was just back."""
+    """Which frames arrived while their camera neither failed nor had just come back."""
     calm = np.ones(len(frames), bool)
     for failure in failures:
-        near = (frames[:, 1] > failure.begun) & (frames[:, 1] < failure.over + BACK)
+        near = (frames[:, 1] > failure.started) & (frames[:, 1] < failure.over + BACK)
         calm &= ~(near & np.isin(frames[:, 0], failure.cameras))
     return calm
 
 
-def recovery(
-    kind: str, failures: Sequence[Failure], frames: NDArray[np.float64], lost: Sequence[Lost]
-) -> dict[str, Any]:
-    """For one kind of failure: how often, how long until it was noticed (what did no harm is not), and from its end
-    until there were detections in an image that the camera sent since."""
+def recovery(kind: str, measured: Measured, frames: NDArray[np.float64]) -> dict[str, Any]:
+    """For one kind of failure: how often it happened, how long until it was noticed (if it did harm), and how long from
+    its end until there were detections in an image that the camera sent afterwards."""
     noticed: list[float] = []
     back: list[float] = []
     count = 0
-    for failure in failures:
+    for failure in measured.failures:
         if failure.kind != kind:
             continue
         count += 1
@@ -119,8 +125,12 @@ def recovery(
             sent = frames[:, 1] - frames[:, 3]
             own = frames[(frames[:, 0] == number) & (sent > failure.over), 1]
             back.append(float(own[0]) - failure.over if len(own) else float("inf"))
-            away = [at for name, at, _ in lost if name == f"cam-{number}" and failure.begun < at < failure.over + BACK]
-            noticed += [away[0] - failure.begun] if away else []
+            away = [
+                at
+                for name, at, _ in measured.lost
+                if name == f"cam-{number}" and failure.started < at < failure.over + BACK
+            ]
+            noticed += [away[0] - failure.started] if away else []
     return {"count": count, "seconds": FAILURES[kind], "noticed_s": spread(noticed), "back_s": spread(back)}
 
 
@@ -130,7 +140,7 @@ def spread(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def ages(frames: NDArray[np.float64]) -> dict[str, float]:
-    """Milliseconds from when the camera handed the image over to its detections, and from when it was captured."""
+    """Milliseconds from when the camera sent the image to its detections, and from when it was captured."""
     if not len(frames):
         return {"p50_ms": 0.0, "p99_ms": 0.0, "most_ms": 0.0, "captured_p99_ms": 0.0}
     p50, p99 = 1e3 * np.percentile(frames[:, 3], (50, 99))

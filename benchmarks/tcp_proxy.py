@@ -1,10 +1,10 @@
-"""A network that fails on command: forwards TCP on the loopback, for soak.py.
+"""A network that fails on command: forwards TCP on the loopback interface, for soak.py.
 
     python benchmarks/tcp_proxy.py PORT COUNT
 
-Listens on COUNT free ports, prints them in a line, and forwards each to PORT. Lines on standard input change what comes
-from the server: `hold N` keeps it back, `garble N` changes bytes, `pass N` ends that and hands over what was kept,
-`cut N` drops the connections of port N. Ends when standard input does.
+Listens on COUNT free ports, prints them in a line, and forwards each to PORT. Commands on standard input change what
+arrives from the server at port N: `hold N` delays it, `garble N` changes bytes, `pass N` ends that and delivers what
+was delayed, `cut N` drops the connections. Ends with standard input.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ def _garbled(data: bytes) -> bytes:
 
 
 async def main() -> None:
-    server, count = int(sys.argv[1]), int(sys.argv[2])
-    ports = [Port(server) for _ in range(count)]
+    target, count = int(sys.argv[1]), int(sys.argv[2])
+    ports = [Port(target) for _ in range(count)]
     listening = [await asyncio.start_server(port.serve, "127.0.0.1", 0) for port in ports]
-    print(*(one.sockets[0].getsockname()[1] for one in listening), flush=True)
+    print(*(server.sockets[0].getsockname()[1] for server in listening), flush=True)
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         state, number = line.split()
