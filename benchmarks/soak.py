@@ -215,10 +215,7 @@ def soak(seconds: float, cameras: int, real: Path, scratch: Path, folder: Path) 
     scratch.mkdir(exist_ok=True)
     films = sorted((real / "video").glob("*.mp4"))
     large, small = (
-        {
-            n: numbered_video(originals[n % 2], scratch / f"{n % 2}-{w}x{h}.mp4", (w, h), 30 * FPS)
-            for n in range(cameras)
-        }
+        {n: numbered_video(films[n % 2], scratch / f"{n % 2}-{w}x{h}.mp4", (w, h), 30 * FPS) for n in range(cameras)}
         for w, h in (SIZE, SMALL)
     )
     quick, slow = engine(folder, ENGINE_SECONDS), engine(folder, 2 / (cameras * FPS))
