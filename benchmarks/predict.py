@@ -89,14 +89,13 @@ def trtutils(folder: Path) -> Iterator[Measured]:
 def networks() -> dict[str, list[Work]]:
     """Fused layers of each network at 640x640; a row of the file is a count and what Work holds but its name."""
     stored = json.loads((DATA / "layer_shapes.json").read_text())["networks"]
-    return {
-        name: [
-            Work("", kind, *counts, sparse=bool(flags & 1), sparse_int8=bool(flags & 2), taps=taps)
-            for count, kind, *counts, flags, taps in rows
-            for _ in range(count)
-        ]
-        for name, rows in stored.items()
-    }
+    return {name: [work for row in rows for work in _works(*row)] for name, rows in stored.items()}
+
+
+def _works(count: int, kind: str, *values: int) -> list[Work]:
+    rows, columns, depth, weights, reads, writes, flags, taps = values
+    work = Work("", kind, rows, columns, depth, weights, reads, writes, bool(flags & 1), bool(flags & 2), taps)
+    return [work] * count
 
 
 def resized(works: Sequence[Work], size: int) -> list[Work]:

@@ -36,8 +36,9 @@ from edgesparse.config import DetectorSpec, Run
 from edgesparse.runtime.agree import compare
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
-from edgesparse.runtime.evaluate import SCORING, Labels, evaluate
+from edgesparse.runtime.evaluate import SCORING, evaluate
 from edgesparse.runtime.images import image_files, read_image
+from edgesparse.runtime.labels import Labels
 
 COMPARED = 60
 """Images whose boxes are compared one by one."""
