@@ -38,7 +38,7 @@ from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.evaluate import SCORING, evaluate
 from edgesparse.runtime.images import image_files, read_image
-from edgesparse.runtime.labels import Labels
+from edgesparse.runtime.labels.read import Labels
 
 COMPARED = 60
 """Images whose boxes are compared one by one."""
