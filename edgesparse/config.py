@@ -129,7 +129,7 @@ class Accept(Section):
     """The gate: a build that detects worse than this is refused."""
 
     annotations: Path | None = None
-    """COCO JSON."""
+    """COCO JSON, or the data.yaml of a YOLO data set."""
     images: Path | None = None
     """Folder of the images that `annotations` label; default: the folder of the annotations. Without `annotations`,
     detections on these images are compared with those of FP32, which is weaker than a score."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from edgesparse.cli import options
-from edgesparse.cli.show import emit_json, progress, table
+from edgesparse.cli.show import complain, emit_json, progress, table
 
 
 @click.command()
@@ -30,9 +30,13 @@ def evaluate(
     from edgesparse.tasks.inputs import Annotated
 
     labels = Annotated(annotations, images).read()
+    for note in labels.notes:
+        complain(f"note: {note}")
     with progress() as advance:
         package = ready(target, store, names=names, progress=advance)
         score = evaluate_package(package, labels, advance)
+    if score.note:
+        complain(f"warning: the detector does not score on these labels: {score.note}")
     if as_json:
         emit_json(asdict(score))
         return

@@ -7,7 +7,7 @@ import io
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,8 @@ class Evaluation:
     large: float
     classes: tuple[ClassScore, ...]
     images: int
+    note: str = ""
+    """Why it does not score, in words: names, sizes or input; empty from FLOOR points on."""
 
 
 @dataclass
@@ -75,7 +77,9 @@ def evaluate(detector: Detector, labels: Labels, progress: Advance = lambda done
     """
     _import()
     mapping = labels.match(detector.spec.classes)
-    return score(labels, detect(detector, labels, progress), detector.spec.classes, mapping)
+    answers = detect(detector, labels, progress)
+    result = score(labels, answers, detector.spec.classes, mapping)
+    return result if result.map >= FLOOR else replace(result, note=diagnose(labels, answers))
 
 
 def detect(detector: Detector, labels: Labels, progress: Advance = lambda done, total: None) -> Answers:

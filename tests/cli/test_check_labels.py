@@ -84,3 +84,17 @@ def test_quantize_and_prune_refuse_a_reference_that_does_not_score(
     )
     assert ended.code == 1 and "the reference itself scores 0.0 mAP" in ended.err and "it finds nothing" in ended.err
     assert not (tmp_path / "out.onnx").exists()
+
+
+def test_evaluate_notes_what_it_left_out_and_warns_of_a_detector_that_does_not_score(
+    edgesparse: Command, labels: Path, tmp_path: Path
+) -> None:
+    squares.detector(tmp_path / "squares.onnx")
+    (tmp_path / "hidden.yaml").write_text("model: squares.onnx\ninput: {mean: [0, 0, -2]}\n")
+    content = json.loads(labels.read_text())
+    content["annotations"].append({"id": 99, "image_id": 50, "category_id": 0, "bbox": [0, 0, 9, 9]})
+    labels.write_text(json.dumps(content))
+    ended = edgesparse("evaluate", "hidden.yaml", "--annotations", labels.name)
+    assert "mAP 0.0" in ended.out
+    assert "note: boxes of unknown images: 1 (annotation 99: image 50); they are left out" in ended.err
+    assert "warning: the detector does not score on these labels: it finds nothing on 4 images" in ended.err

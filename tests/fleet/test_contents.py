@@ -19,6 +19,7 @@ from edgesparse.config import Deploy, load_recipe
 from edgesparse.errors import ConfigError
 from edgesparse.fleet import bundle, contents, keys
 from edgesparse.fleet.bundle import BundleManifest
+from edgesparse.runtime.labels.read import Labels
 from edgesparse.version import VERSION
 
 
@@ -66,6 +67,23 @@ def test_a_recipe_with_all_its_files(folder: Path) -> None:
     assert manifest.deploy.needs == {"edgesparse": VERSION, "tensorrt": "10.3"}
     expected = json.loads((out / "selftest" / "expected.json").read_text())
     assert len(expected) == 3 and {box[5] for boxes in expected.values() for box in boxes} == {0}
+
+
+def test_labels_of_any_format_travel_as_coco_json_in_pixels(folder: Path) -> None:
+    """Of a YOLO data set: a device needs neither its folders nor its text files."""
+    original = json.loads((folder / "labels/instances_val.json").read_text())
+    for image in original["images"]:
+        boxes = [box for box in original["annotations"] if box["image_id"] == image["id"]]
+        lines = [f"{b['category_id']} {(b['bbox'][0] + 4) / 64} {(b['bbox'][1] + 4) / 64} .125 .125" for b in boxes]
+        (folder / "labels" / image["file_name"]).with_suffix(".txt").write_text("\n".join(lines))
+    (folder / "labels/data.yaml").write_text("val: .\nnames: [red, green]\n")
+    make(folder, {**WHOLE, "accept": {"annotations": "labels/data.yaml", "max_map_drop": 1}})
+    accept = load_recipe(unpacked(folder) / "recipe.yaml").accept
+    assert accept.annotations is not None
+    labels = Labels(accept.annotations, accept.images)
+    boxes = sorted((box.image, *box.xywh) for box in labels.boxes)
+    assert boxes == sorted((box["image_id"] + 1, *map(float, box["bbox"])) for box in original["annotations"])
+    assert {image.size for image in labels.images} == {(64, 64)}
 
 
 def test_same_files_same_bytes_and_newer_files_newer_version(folder: Path) -> None:

@@ -41,7 +41,7 @@ def test_boxes_beside_the_mark_cost_points_at_the_higher_overlaps(tmp_path: Path
 
 def test_no_detections_score_zero(tmp_path: Path) -> None:
     found = score(tmp_path, Labels(squares.labelled(tmp_path)), shift=1000.0)
-    assert (found.map, found.map50, found.images) == (0, 0, 4)
+    assert (found.map, found.map50, found.images) == (0, 0, 4) and "finds nothing on 4 images" in found.note
 
 
 def test_batches_and_the_rest_of_the_last_one_count_once(tmp_path: Path) -> None:

@@ -85,7 +85,11 @@ class Labels:
             area = xywh[2] * xywh[3] if box.area is None else box.area
             ids = {"id": number, "image_id": box.image, "category_id": box.category + 1}
             boxes.append({**ids, "bbox": xywh, "area": area, "iscrowd": int(box.crowd)})
-        images = [{"id": image.number, "file_name": image.name} for image in self.images]
+        images: list[dict[str, Any]] = []
+        for image in self.images:
+            size = image.size or sizes.get(image.number)
+            known = {} if size is None else {"width": size[0], "height": size[1]}
+            images.append({"id": image.number, "file_name": image.name, **known})
         categories = [{"id": index, "name": category.name} for index, category in enumerate(self.categories, 1)]
         return {"images": images, "annotations": boxes, "categories": categories}
 
