@@ -79,7 +79,7 @@ def decode_image(data: bytes, *, apply_orientation: bool = True) -> Image:
     gives its first image. Unless `apply_orientation` is false, the result is turned as its EXIF orientation says.
 
     Raises ImageError with the reason if the data is empty, truncated, damaged, too large or in a format that this
-    OpenCV cannot decode. Truncated JPEGs are found here: older versions of OpenCV fill the missing part with grey.
+    OpenCV cannot decode. Truncated JPEGs are found here: older versions of OpenCV fill the missing part with gray.
     """
     fault, size = _inspect(data)
     if size is not None and size[0] * size[1] > MAX_PIXELS:

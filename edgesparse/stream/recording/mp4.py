@@ -19,7 +19,7 @@ _KEY, _DELTA = 0x02000000, 0x01010000
 
 @dataclass
 class _Samples:
-    """What the index at the end is made of."""
+    """The contents of the index at the end."""
 
     sizes: list[int] = field(default_factory=list)
     ticks: list[int] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What recordings are made of: encoded images, and the files that they are put into."""
+"""Encoded images, and the seam to the files that they are put into."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Track:
 class Muxer(ABC):
     """Writes packets into a file that can be played whatever ends the process.
 
-    Everything that `append` was given is readable from then on. `close` makes the file seekable; it does not close the
+    Packets can be read as soon as `append` returns. `close` makes the file seekable; it does not close the
     file object. The methods raise OSError.
     """
 

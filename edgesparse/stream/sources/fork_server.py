@@ -29,7 +29,7 @@ from edgesparse.stream.sources.ffmpeg_log import FfmpegLog
 
 IDLE_SECONDS = 0.002
 DATA_SECONDS = 0.3
-"""How often the parent is told that data arrives, before there is a frame."""
+"""How often to notify the parent that data arrives before the first frame."""
 
 
 def main() -> None:
@@ -98,7 +98,7 @@ def _send_frames(parent: Connection, capture: Capture, requested: threading.Even
 
 
 class _DataMonitor:
-    """Tells the parent while the decoder gets data, but can decode nothing before the next key frame."""
+    """Notifies the parent while the decoder gets data but can decode nothing before the next key frame."""
 
     def __init__(self, parent: Connection, log: FfmpegLog) -> None:
         self._parent, self._log, self._stopped = parent, log, threading.Event()

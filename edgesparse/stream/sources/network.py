@@ -92,7 +92,7 @@ def _over_rtsp(url: str, transport: Transport) -> cv2.VideoCapture:
                 return capture
             log = ffmpeg_log.taken_so_far()
             if _REFUSED.search(log):
-                break  # it was refused: asking again at once would count as another wrong password
+                break  # it was refused: trying again immediately would count as another wrong password
     finally:
         del os.environ[OPTIONS]
     if "nal_unit_type" in log:

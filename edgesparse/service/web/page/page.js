@@ -59,7 +59,8 @@ class Camera {
       : `${number(camera.frames)} frames so far${lost}`;
     this.words.hidden = camera.state === "live" && !this.snapshot.hidden;
     const title = element("b", camera.state === "live" ? "waiting for a snapshot"
-      : camera.state === "away" ? `away for ${span(camera.since_s)}` : "opening");
+      : camera.state === "away" ? `away for ${span(camera.since_s)}`
+      : camera.state === "waiting" ? "connected" : "opening");
     fill(this.words, [title, camera.state === "live" ? "" : camera.why]);
   }
 
