@@ -1,4 +1,4 @@
-"""What every benchmark says beside its figures: where it ran, with what, by which command."""
+"""The facts that accompany the figures of every benchmark: machine, versions, date and command."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ RESULTS = Path(__file__).resolve().parent / "results"
 def machine() -> dict[str, Any]:
     """Device, versions, date and command."""
     packages = ("numpy", "opencv-python", "opencv-python-headless", "onnx", "onnxruntime", "pycuda")
-    found = {name: _version(name) for name in packages} | {"tensorrt": backend("tensorrt").probe().version}
+    versions = {name: _version(name) for name in packages} | {"tensorrt": backend("tensorrt").probe().version}
     return {
         "device": device.probe().named(),
-        "versions": {"edgesparse": VERSION, **{name: version for name, version in found.items() if version}},
+        "versions": {"edgesparse": VERSION, **{name: version for name, version in versions.items() if version}},
         "date": datetime.now(timezone.utc).date().isoformat(),
         "command": "python " + " ".join([f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
     }
@@ -36,7 +36,7 @@ def _version(package: str) -> str:
 
 
 def save(name: str, result: dict[str, Any], to_file: bool) -> None:
-    """Print a result; with `to_file`, write it to benchmarks/results/NAME.json too."""
+    """Print a result; with `to_file`, also write it to benchmarks/results/NAME.json."""
     text = json.dumps(result, indent=2)
     print(text)
     if to_file:

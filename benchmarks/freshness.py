@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import machine, save
-from benchmarks.rig import FPS, MOST, Rig, numbered_video, read_number
+from benchmarks.rig import FPS, NUMBERS, Rig, numbered_video, read_number
 from edgesparse.stream.sources.open import open_source
 
 HERE = Path(__file__).resolve().parent
@@ -53,7 +53,7 @@ def edgesparse(url: str) -> Iterator[NDArray[np.uint8]]:
 
 def watch(reader: str, url: str, table: Path, seconds: float) -> None:
     """One of the two processes: prints, per frame, the seconds since its start and the frame's age in milliseconds."""
-    sent = np.memmap(table, np.int64, "r", shape=(1, MOST))
+    sent = np.memmap(table, np.int64, "r", shape=(1, NUMBERS))
     started, rows = time.monotonic(), []
     for frame in (plain if reader == "plain" else edgesparse)(url):
         time.sleep(ENGINE_SECONDS)
@@ -85,7 +85,7 @@ def main() -> None:
         return
     options.videos.mkdir(exist_ok=True)
     original = options.real / "video" / "one-by-one-person-detection.mp4"
-    video = numbered_video(original, options.videos / "long.mp4", (640, 360), MOST)
+    video = numbered_video(original, options.videos / "long.mp4", (640, 360), NUMBERS)
     with tempfile.TemporaryDirectory() as folder, Rig({"cam-0": video}, Path(folder)) as rig:
         command = [sys.executable, __file__, "--watch"]
         arguments = [rig.server.url_of("cam-0"), str(Path(folder) / "times.bin"), str(60 * options.minutes)]

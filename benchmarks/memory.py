@@ -1,8 +1,8 @@
-"""Whether the frame loop keeps its memory flat: YOLOX-nano over real video, again and again.
+"""Whether the memory of the frame loop stays constant: YOLOX-nano on a real video, repeated.
 
     python benchmarks/memory.py [--real ../shared/real] [--frames 20000] [--save]
 
-Resident memory is read every hundred frames; the first 500 warm up. Prints JSON.
+Reads the resident memory every hundred frames, after 500 to warm up. Prints JSON.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ EVERY = 100
 
 
 class Repeated(Source):
-    """A file from its start again and again."""
+    """A file, repeated from its start."""
 
     def __init__(self, source: Source) -> None:
         self.name, self._source = source.name, source
@@ -52,7 +52,7 @@ class Repeated(Source):
 
 
 class Resident(Sink):
-    """Notes this process's resident memory in bytes."""
+    """Records this process's resident memory in bytes."""
 
     def __init__(self, frames: int) -> None:
         self.seen, self.bytes = 0, np.zeros(frames // EVERY + 1, np.int64)
@@ -72,13 +72,13 @@ def main() -> None:
     parser.add_argument("--real", type=Path, default=HERE.parents[1] / "shared" / "real")
     parser.add_argument("--frames", type=int, default=20_000)
     parser.add_argument("--save", action="store_true")
-    said = parser.parse_args()
-    package = ready(said.real / "models" / "yolox_nano.onnx", HERE / "scratch", names="coco")
-    video = said.real / "video" / "bottle-detection.mp4"
-    resident = Resident(said.frames)
+    arguments = parser.parse_args()
+    package = ready(arguments.real / "models" / "yolox_nano.onnx", HERE / "scratch", names="coco")
+    video = arguments.real / "video" / "bottle-detection.mp4"
+    resident = Resident(arguments.frames)
     with open_detector(package) as detector, open_source(video) as source:
         with JsonLines(os.devnull, detector.spec.classes, force=True) as lines:
-            summary = pipeline.run(Repeated(source), detector, [lines, resident], limit=said.frames)
+            summary = pipeline.run(Repeated(source), detector, [lines, resident], limit=arguments.frames)
     warm = resident.bytes[WARM // EVERY :] / 1e6
     result = {
         **machine(),
@@ -89,7 +89,7 @@ def main() -> None:
         "resident_mb_least_and_most": [round(float(warm.min()), 2), round(float(warm.max()), 2)],
         "spread_mb": round(float(warm.max() - warm.min()), 2),
     }
-    save("memory", result, said.save)
+    save("memory", result, arguments.save)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Cameras that can be made to fail: real video over a real RTSP server, whose images carry their number."""
+"""Cameras that fail on request: real video from a real RTSP server, with each frame's number in its pixels."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ sys.path.insert(0, str(ROOT / "tests" / "stream"))
 from rtsp import RtspServer  # noqa: E402
 
 BITS = 12
-MOST = 1 << BITS
+NUMBERS = 1 << BITS
 STRIP = 0.08
 FPS = 10
 
 
 def numbered_video(source: Path, out: Path, size: tuple[int, int], frames: int) -> Path:
-    """The first frames of a real video, over and over, H.264 at FPS with a key frame a second; each with its number in
-    a strip of black and white squares below. Width and height in pixels. Made once."""
+    """Encode the first frames of a real video, repeated, as H.264 at FPS with a key frame per second.
+
+    Each frame has its number in a strip of black and white squares at the bottom. `size` is width and height in pixels.
+    An existing file is reused.
+    """
     if out.exists():
         return out
     width, height = size
@@ -63,7 +66,7 @@ def _write_number(image: NDArray[np.uint8], number: int) -> None:
 
 
 def read_number(image: NDArray[np.uint8]) -> int:
-    """The number that an image carries, BGR uint8 [H, W, 3]."""
+    """The number in an image, BGR uint8 [H, W, 3]."""
     number = 0
     for bit, square in enumerate(_squares(image)):
         height, width = square.shape[:2]
@@ -73,12 +76,12 @@ def read_number(image: NDArray[np.uint8]) -> int:
 
 
 class Rig:
-    """An RTSP server with cameras cam-0, cam-1 ..., and a network between it and whoever watches that can fail."""
+    """An RTSP server with the cameras cam-0, cam-1 ..., behind a network that can fail."""
 
     def __init__(self, videos: Mapping[str, Path], folder: Path) -> None:
         table = folder / "times.bin"
-        table.write_bytes(bytes(8 * len(videos) * MOST))
-        self._sent: NDArray[np.int64] = np.memmap(table, np.int64, "r", shape=(len(videos), MOST))
+        table.write_bytes(bytes(8 * len(videos) * NUMBERS))
+        self._sent: NDArray[np.int64] = np.memmap(table, np.int64, "r", shape=(len(videos), NUMBERS))
         self.server = RtspServer(videos, table)
         command = [sys.executable, str(ROOT / "benchmarks" / "tcp_proxy.py"), str(self.server.port), str(len(videos))]
         pipe = subprocess.PIPE
@@ -87,16 +90,16 @@ class Rig:
         self._ports = [int(port) for port in self._proxy.stdout.readline().split()]
 
     def url(self, number: int) -> str:
-        """Of a camera, with a password that nobody asks for: it must not be seen anywhere."""
+        """A camera's address, with a password that the server ignores and that must not appear anywhere."""
         return f"rtsp://user:secret@127.0.0.1:{self._ports[number]}/cam-{number}"
 
     def network(self, state: str, number: int) -> None:
-        """See tcp_proxy.py."""
+        """Set the state of a camera's connection; see tcp_proxy.py."""
         assert self._proxy.stdin is not None
         print(state, number, file=self._proxy.stdin, flush=True)
 
     def sent_ns(self, number: int, image: NDArray[np.uint8]) -> int:
-        """When a camera handed this image over, on the monotonic clock."""
+        """When a camera sent this image, in nanoseconds on the monotonic clock."""
         return int(self._sent[number, read_number(image)])
 
     def __enter__(self) -> Rig:
