@@ -114,14 +114,14 @@ def _candidate(attempt: Attempt) -> Candidate:
 
 
 def _sparsity(comparison: Comparison) -> tuple[LayerVerdict, ...]:
-    """Of the chosen engine; when that is dense, of the fastest 2:4 one; without any, what the model has."""
+    """Of the chosen engine; when it is dense, of the fastest 2:4 one; without any, the states of the model's layers."""
     proofs = {proof.attempt: proof for proof in comparison.proofs}
     proof = proofs.get(comparison.chosen) or min(
         comparison.proofs, key=lambda p: p.attempt.timing.median_ms if p.attempt.timing else 0, default=None
     )
     dense = "no candidate with 2:4 kernels was built"
     words = {layer.name: reason for layer, reason in proof.layers} if proof else {}
-    states = {"dense": "could be 2:4: 'edgesparse prune' makes it", "sparse": dense}
+    states = {"dense": "could be 2:4: run 'edgesparse prune'", "sparse": dense}
     return tuple(
         LayerVerdict(
             name=layer.name,

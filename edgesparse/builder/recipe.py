@@ -83,7 +83,7 @@ def write_recipe(
     detector, ConfigError when `output` exists.
     """
     if str(output) != "-" and output.exists() and not force:
-        raise ConfigError(f"{output} is there already: pass --force to overwrite it, or -o another")
+        raise ConfigError(f"{output} already exists: pass --force to overwrite it, or another path with -o")
     text = _text(path, output, head, size)
     if str(output) != "-":
         _write(output, text)

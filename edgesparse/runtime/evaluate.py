@@ -21,7 +21,7 @@ from edgesparse.model.load import Model, fix_shapes, info, save
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.labels.base import LabelledImage, Size
-from edgesparse.runtime.labels.matching import Mapping as ClassMapping
+from edgesparse.runtime.labels.matching import ClassMapping
 from edgesparse.runtime.labels.read import Labels
 
 SCORING = Run(conf=0.001, iou=0.65, max_det=300, multi_label=True)

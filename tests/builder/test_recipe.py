@@ -101,7 +101,7 @@ def test_head_and_size_can_be_passed_for_a_model_that_leaves_them_open(tmp_path:
 def test_an_existing_file_is_kept_without_force(tmp_path: Path) -> None:
     model = squares.detector(tmp_path / "m.onnx")
     (tmp_path / "m.yaml").write_text("mine")
-    with pytest.raises(ConfigError, match="is there already: pass --force"):
+    with pytest.raises(ConfigError, match="already exists: pass --force"):
         write_recipe(model, tmp_path / "m.yaml")
     assert (tmp_path / "m.yaml").read_text() == "mine"
     write_recipe(model, tmp_path / "m.yaml", force=True)

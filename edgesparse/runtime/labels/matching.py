@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from edgesparse.errors import ConfigError
 from edgesparse.runtime.labels.base import Category
 
-Mapping = tuple[int | None, ...]
+ClassMapping = tuple[int | None, ...]
 """For each class of the detector the index of its category, or None."""
 
 
-def match(names: Sequence[str], categories: Sequence[Category], used: Sequence[int], where: str) -> Mapping:
+def match(names: Sequence[str], categories: Sequence[Category], used: Sequence[int], where: str) -> ClassMapping:
     """By name, without regard to case and outer blanks; by order where the detector's classes are only numbered.
 
     `used` are the indices of the categories that have boxes: the others need no class. Raises ConfigError, naming what
@@ -22,9 +22,9 @@ def match(names: Sequence[str], categories: Sequence[Category], used: Sequence[i
     if not unmatched:
         return by_name
     if _numbered(names) or _numbered([category.name for category in categories]):
-        wanted = by_order(names, categories, used)
-        if wanted is not None:
-            return wanted
+        ordered = by_order(names, categories, used)
+        if ordered is not None:
+            return ordered
     missing = ", ".join(repr(categories[index].name) for index in unmatched[:5]) + (", ..." * (len(unmatched) > 5))
     free = [name for name, index in zip(names, by_name, strict=True) if index is None]
     having = f"'{', '.join(free[:5])}{', ...' * (len(free) > 5)}'" if free else "none left"
@@ -34,7 +34,7 @@ def match(names: Sequence[str], categories: Sequence[Category], used: Sequence[i
     )
 
 
-def by_order(names: Sequence[str], categories: Sequence[Category], used: Sequence[int]) -> Mapping | None:
+def by_order(names: Sequence[str], categories: Sequence[Category], used: Sequence[int]) -> ClassMapping | None:
     """The categories in the order of their ids; those without boxes do not count where there are too many."""
     if len(names) == len(categories):
         return tuple(range(len(names)))
@@ -44,11 +44,11 @@ def by_order(names: Sequence[str], categories: Sequence[Category], used: Sequenc
     return None
 
 
-def guesses(names: Sequence[str], categories: Sequence[Category], used: Sequence[int]) -> dict[str, Mapping]:
+def guesses(names: Sequence[str], categories: Sequence[Category], used: Sequence[int]) -> dict[str, ClassMapping]:
     """Mappings that data sets are known to need, by name: for `check-labels` to score each."""
     count, total = len(names), len(categories)
     ids = {category.id: index for index, category in enumerate(categories)}
-    found: dict[str, Mapping] = {"by name": _by_name(names, categories)}
+    found: dict[str, ClassMapping] = {"by name": _by_name(names, categories)}
     if (ordered := by_order(names, categories, used)) is not None:
         found["in the order of the category ids"] = ordered
     for offset, words in ((0, "category id = class"), (1, "category id = class + 1")):
@@ -58,7 +58,7 @@ def guesses(names: Sequence[str], categories: Sequence[Category], used: Sequence
     return {words: mapping for words, mapping in found.items() if any(index is not None for index in mapping)}
 
 
-def _by_name(names: Sequence[str], categories: Sequence[Category]) -> Mapping:
+def _by_name(names: Sequence[str], categories: Sequence[Category]) -> ClassMapping:
     exact = {category.name: index for index, category in enumerate(categories)}
     alike: dict[str, list[int]] = {}
     for index, category in enumerate(categories):

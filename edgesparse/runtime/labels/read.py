@@ -47,7 +47,7 @@ class Labels:
         """Indices of the categories that have boxes."""
         return sorted({box.category for box in self.boxes})
 
-    def match(self, names: Sequence[str]) -> matching.Mapping:
+    def match(self, names: Sequence[str]) -> matching.ClassMapping:
         """For each class of a detector the index of its category, or None. Raises ConfigError, naming the others."""
         return matching.match(names, self.categories, self.used, str(self.path))
 

@@ -1,7 +1,7 @@
 """Reads YOLO data sets: data.yaml, folders or lists of images, and a text file of boxes per image.
 
-https://docs.ultralytics.com/datasets/detect/ describes the format; Roboflow writes paths relative to a folder that is
-not there, which are found too.
+https://docs.ultralytics.com/datasets/detect/ describes the format; Roboflow writes paths relative to a folder
+that does not exist, which are resolved too.
 """
 
 from __future__ import annotations
