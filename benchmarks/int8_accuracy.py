@@ -55,7 +55,7 @@ TITLES = {"modelopt": "ModelOpt", "onnxruntime": "ONNX Runtime"}
 
 
 def environment(folder: Path) -> Path:
-    """The Python of an environment in `folder` that has the peers; made where there is none."""
+    """The Python of an environment in `folder` with the peers; created if missing."""
     python = folder / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
@@ -64,12 +64,14 @@ def environment(folder: Path) -> Path:
 
 
 def by_peer(
-    python: Path, tool: str, method: str, keep: Sequence[str], model: Path, data: Path, out: Path
+    python: Path, tool: str, method: str, keep: Sequence[str], paths: tuple[Path, Path, Path]
 ) -> dict[str, Any]:
-    """What int8_peers.py says; or, where the tool fails, its last line as `error`."""
-    paths = [str(path) for path in (model, data, out)]
-    command = [str(python), str(Path(__file__).with_name("int8_peers.py")), tool, method, *paths, *keep]
-    ran = subprocess.run(command, capture_output=True, text=True, cwd=out.parent, env={**os.environ, "PYTHONPATH": ""})
+    """The result of int8_peers.py for `paths` (model, data, output); if the tool fails, its last line as `error`."""
+    script = Path(__file__).with_name("int8_peers.py")
+    command = [str(python), str(script), tool, method, *map(str, paths), *keep]
+    ran = subprocess.run(
+        command, capture_output=True, text=True, cwd=paths[2].parent, env={**os.environ, "PYTHONPATH": ""}
+    )
     if ran.returncode:
         return {"error": (ran.stderr.strip().splitlines() or [f"ended with {ran.returncode}"])[-1]}
     return dict(json.loads(ran.stdout.strip().splitlines()[-1]))
@@ -80,12 +82,12 @@ def by_verb(model: Path, train: Path, out: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "edgesparse", "quantize", str(model), "-o", str(out), "--force"]
     command += ["--images", str(train), "--names", "coco"]
     started = time.perf_counter()
-    with tempfile.TemporaryFile("w+") as arguments:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=arguments, cwd=ROOT)
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, cwd=ROOT)
         _, status, used = os.wait4(process.pid, 0)
-        arguments.seek(0)
+        errors.seek(0)
         if status:
-            return {"error": (arguments.read().strip().splitlines() or [f"ended with {status}"])[-1]}
+            return {"error": (errors.read().strip().splitlines() or [f"ended with {status}"])[-1]}
     return {"seconds": round(time.perf_counter() - started, 1), "peak_rss_mb": used.ru_maxrss // 1024}
 
 
@@ -169,7 +171,7 @@ def main() -> None:
         np.save(data, np.concatenate(list(images(arguments.real / "coco_mini" / "train", arguments.images)())))
         python = Path() if arguments.no_peers else environment(arguments.environment or Path(folder, "environment"))
         for tool, method, kept in () if arguments.no_peers else PEERS:
-            row = by_peer(python, tool, method, head if kept else (), source, data, out)
+            row = by_peer(python, tool, method, head if kept else (), (source, data, out))
             name = f"{TITLES[tool]}, {method.lower()}{', head float' if kept else ''}"
             rows[name] = row if "error" in row else {**row, **score(out, labels)}
             table(list(rows.items())[-1:])

@@ -152,6 +152,9 @@ def _check_zeros(qdq: QdqPlan, written: ModelProto) -> None:
     """Raise SparsityError where a zero weight is no longer zero when an engine dequantizes it."""
     wiring = Wiring(written.graph)
     for kernel in qdq.kernels:
-        weight = weight_of(wiring, wiring.producer[kernel.node.output[0]])
+        node = wiring.producer.get(kernel.node.output[0])
+        if node is None:
+            continue  # nothing that leads to an output read it, so it was not written
+        weight = weight_of(wiring, node)
         if (weight.values[kernel.weight.values == 0] != 0).any() or not np.isfinite(weight.values).all():
             raise SparsityError(f"{layer_name(kernel.node)}: zero weights are not zero after rounding to INT8")

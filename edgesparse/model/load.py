@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgesparse.errors import ModelError
-from edgesparse.model.check import check, one_line, refuse_foreign
+from edgesparse.model.check import check, one_line, refuse_foreign, require_text
 from edgesparse.model.normalize import nodes_of, normalize, numbers_to_tensors
 from edgesparse.model.wiring import Shape
 
@@ -61,6 +61,7 @@ def load(path: Path) -> onnx.ModelProto:
     model = _parse(path, True)
     if not model.graph.node:
         raise ModelError(f"{path} is not a complete ONNX file: it holds no operators; export or copy it again")
+    require_text(model, path)
     normalize(model)
     check(model, path)
     numbers_to_tensors(model.graph)

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
+from edgesparse.errors import ModelError
 from edgesparse.model.wiring import reads
 
 NUMBERS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
@@ -16,9 +17,12 @@ NUMBERS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.floa
 
 
 def normalize(model: ModelProto) -> None:
-    """Rewrite `model` in place; its results stay the same."""
+    """Rewrite `model` in place; its results stay the same. Raises ModelError where functions cannot be expanded."""
+    _expand_functions(model)
     _fold_domain(model)
     _drop_stored_inputs(model)
+    _open_empty_dimensions(model.graph)
+    _make_names_unique(model.graph)
     _sort(model.graph)
 
 
@@ -43,6 +47,40 @@ def nodes_of(graph: GraphProto) -> Iterator[NodeProto]:
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
                 yield from nodes_of(inner)
+
+
+def _expand_functions(model: ModelProto) -> None:
+    """Replace calls of functions that the model defines itself, as PyTorch's exporter writes, by their nodes."""
+    if not model.functions:
+        return
+    try:
+        from onnx.inliner import inline_local_functions
+    except ImportError:
+        raise ModelError("the model defines functions of its own: install onnx 1.15 or later to read it") from None
+    try:
+        model.CopyFrom(inline_local_functions(model))
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"the model's own functions cannot be expanded ({reason}): export it without them") from None
+
+
+def _open_empty_dimensions(graph: GraphProto) -> None:
+    """Dimensions of inputs that are 0 or negative are open: ONNX's shape inference ends the process over them."""
+    for value in graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.HasField("dim_value") and dim.dim_value < 1:
+                dim.ClearField("dim_value")
+
+
+def _make_names_unique(graph: GraphProto) -> None:
+    """Rename nodes whose name is taken: layers are looked up by their names."""
+    taken = {node.output[0] for node in graph.node if node.output and not node.name}
+    for node in graph.node:
+        name, count = node.name, 1
+        while node.name and node.name in taken:
+            node.name = f"{name}_{count}"
+            count += 1
+        taken.add(node.name)
 
 
 def _fold_domain(model: ModelProto) -> None:

@@ -52,7 +52,7 @@ class Wiring:
         self.outputs = {out.name for out in graph.output}
         self.stored: dict[str, TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
         for node in graph.node:
-            if node.op_type == "Constant" and node.attribute[0].name == "value":
+            if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
                 self.stored[node.output[0]] = node.attribute[0].t
         self._constant: dict[str, bool] = {}
 
@@ -62,6 +62,8 @@ class Wiring:
         while name not in self.stored:
             node = self.producer.get(name)
             if node is None or node.op_type not in ("Constant", "Identity", "Cast"):
+                return None
+            if node.op_type == "Constant" and not node.attribute:
                 return None
             if node.op_type == "Constant":
                 value = np.asarray(onnx.helper.get_attribute_value(node.attribute[0]))

@@ -322,3 +322,17 @@ def test_convolutions_have_their_kernel_shape() -> None:
     message = {n.output[0]: attribute(n, "kernel_shape") for n in written.graph.node}
     needed = {k.node.output[0]: list(k.weight.values.shape[2:]) for k in plan(network_model).kernels}
     assert needed and {name: message[name] for name in needed} == needed
+
+
+def test_a_layer_that_nothing_reads_is_not_written() -> None:
+    nodes = [
+        patterns.conv("a", "x", "a"),
+        patterns.conv("unread", "a", "unread"),
+        patterns.relu("a", "ar"),
+        patterns.conv("head", "ar", "y"),
+    ]
+    source = model(
+        nodes, patterns.weights("a") | patterns.weights("unread") | patterns.weights("head"), (1, WIDTH, 4, 4)
+    )
+    result, _ = quantize(source, dict.fromkeys(quantized_tensors(source), 0.1))
+    assert "unread" not in {entry.name for entry in result.graph.node}

@@ -14,6 +14,7 @@ from edgesparse.errors import ModelError
 from edgesparse.model.activations import Inputs, stream
 from edgesparse.model.check import require_finite
 from edgesparse.model.load import byte_input, info, load
+from edgesparse.model.shapes import shapes
 
 WEIGHT = random(32, 3, 3, 3)
 EXPORTED = ["best.pt", "best.pth", "BEST.PT", "best.torchscript", "best.engine", "best.plan", "best.tflite", "best.h5"]
@@ -152,3 +153,42 @@ def test_an_input_that_cannot_be_filled_is_named(kind: int, shape: list[int]) ->
     source.graph.input.append(helper.make_tensor_value_info("mask", kind, shape))
     with pytest.raises(ModelError, match="needed mask to be the images' sizes"):
         Inputs(source)
+
+
+def test_functions_of_the_model_itself_are_expanded(tmp_path: Path) -> None:
+    block = helper.make_function(
+        "own", "Block", ["a", "w"], ["b"], [node("Conv", ["a", "w"], ["c"], "inner"), node("Relu", ["c"], ["b"])],
+        [helper.make_opsetid("", 17)],
+    )  # fmt: skip
+    source = model([node("Conv", ["x", "w"], ["y"])], {"w": WEIGHT}, (1, 3, 8, 8))
+    source.graph.node[0].CopyFrom(node("Block", ["x", "w"], ["y"], "stem", domain="own"))
+    source.functions.append(block)
+    source.opset_import.append(helper.make_opsetid("own", 1))
+    loaded = load(saved(source, tmp_path))
+    assert [entry.op_type for entry in loaded.graph.node] == ["Conv", "Relu"] and not loaded.functions
+    np.testing.assert_array_equal(run(loaded)[0], np.maximum(run(conv(WEIGHT))[0], 0))
+
+
+def test_layers_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    nodes = [node("Conv", ["x", "w"], ["a"], "conv"), node("Relu", ["a"], ["conv_1"]), node("Neg", ["conv_1"], ["b"])]
+    source = model(
+        [*nodes, node("Conv", ["b", "v"], ["y"], "conv")], {"w": WEIGHT, "v": random(8, 32, 1, 1)}, (1, 3, 8, 8)
+    )
+    loaded = load(saved(source, tmp_path))
+    assert [entry.name for entry in loaded.graph.node] == ["conv", "", "", "conv_2"]
+    source.graph.node[3].name = "other"
+    np.testing.assert_array_equal(run(loaded)[0], run(source)[0])
+
+
+def test_a_name_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(conv(WEIGHT).SerializeToString().replace(b"conv", b"co\xff\xfe"))
+    assert "a name is not UTF-8" in refused(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("side", [0, -1])
+def test_a_dimension_without_extent_is_open(tmp_path: Path, side: int) -> None:
+    nodes = [node("Slice", ["x", "start", "end", "axes", "steps"], ["y"])]
+    tensors = {"start": np.array([-1]), "end": np.array([-9]), "axes": np.array([3]), "steps": np.array([-1])}
+    source = model(nodes, tensors, (1, 3, 8, 8))
+    source.graph.input[0].type.tensor_type.shape.dim[3].dim_value = side
+    assert shapes(load(saved(source, tmp_path)))["x"] == (1, 3, 8, None)
