@@ -193,7 +193,7 @@ class Device:
             if old_record is not None:
                 problem = self.service.try_out(old_record.build_id, _limits(old), before, self.progress)
                 also = f"the old one is not healthy either: {problem}" if problem else ""
-        result = "rolled back" if journal.old else "sick"
+        result = "rolled back" if journal.old else "unhealthy"
         reasons = "; ".join(filter(None, (why, also)))
         self._end(journal, result, record.name if record else "", record.version if record else "", reasons)
         return also

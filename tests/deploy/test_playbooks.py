@@ -19,7 +19,9 @@ folder, verb = pathlib.Path(__file__).parent, sys.argv[1]
 with (folder.parent / "log").open("a") as log:
     log.write(f"{{folder.name}} {{verb}}\\n")
 runs = (folder / "runs").read_text() if (folder / "runs").exists() else ""
-if verb == "status":
+if verb == "status" and (folder / "status.json").exists():
+    print((folder / "status.json").read_text())
+elif verb == "status":
     running = {{"name": "parts", "version": runs}}
     print(json.dumps({{"running": running, "healthy": True, "service": {{}}, "last": None}}))
 elif verb == "rollback":
@@ -120,6 +122,56 @@ def test_one_that_does_not_answer_is_a_failure_and_a_row(hosts: Folders) -> None
     assert "no answer" in (hosts.folder / "fleet.html").read_text()
 
 
+HOSTILE = {
+    "running": {
+        "name": "<b>n</b>",
+        "version": "{{ 7 * 7 }}",
+        "committed": 1e300,
+        "backend": ["x"],
+        "precision": {"a": 1},
+    },
+    "healthy": True,
+    "edgesparse": "<script>alert(1)</script>",
+    "service": {
+        "why": "<img src=x onerror=alert(2)>" + "w" * 5000,
+        "cameras": [{"name": "a", "state": "live", "fps": "x"}, {"fps": 5}, "no camera", 3, None],
+        "latency_ms": {"p99": "<script>alert(3)</script>"},
+        "temperature_c": "<script>alert(4)</script>",
+        "errors": "<script>alert(5)</script>",
+        "frames": [1],
+    },
+    "last": {"result": "<script>alert(6)</script>", "why": '"><script>alert(7)</script>'},
+}
+
+
+@pytest.mark.parametrize(
+    ("report", "state"),
+    [
+        (json.dumps(HOSTILE), "healthy"),
+        (json.dumps({**HOSTILE, "service": "x", "last": [1], "healthy": "yes"}), "no service"),
+        (json.dumps({**HOSTILE, "service": {"cameras": 5, "latency_ms": 3}, "healthy": False}), "unhealthy"),
+        ('{"running": {"committed": NaN, "name": 1e999}, "healthy": true, "service": {"errors": NaN}}', "healthy"),
+        ("[1, 2]", "no edgesparse"),
+        ("this is no JSON", "bad report"),
+        ("[" * 100_000, "bad report"),
+    ],
+)
+def test_a_device_that_reports_anything_costs_its_own_row_and_is_escaped(
+    hosts: Folders, report: str, state: str
+) -> None:
+    for name in "abcd":
+        (hosts.folder / name / "runs").write_text("1")
+    (hosts.folder / "b" / "status.json").write_text(report)
+    done = play(hosts.folder / "inventory.yml", "status")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = {row["host"]: row for row in json.loads((hosts.folder / "fleet.json").read_text())["devices"]}
+    assert rows["b"]["state"] == state
+    assert [rows[name]["state"] for name in "acd"] == ["healthy"] * 3
+    page = (hosts.folder / "fleet.html").read_text()
+    assert page.count("<tr>") == 5 and "<script" not in page and "<img" not in page and "<b>" not in page
+    assert "49" not in rows["b"]["version"] and len(rows["b"]["why"]) <= 300
+
+
 @pytest.mark.fleet
 def test_devices_may_fetch_the_bundle_themselves(hosts: Folders) -> None:
     done = play(hosts.folder / "inventory.yml", "rollout", bundle="https://releases.local/parts.esb", batches=["100%"])
@@ -151,7 +203,7 @@ def test_provisioning_goes_out_with_key_and_settings(hosts: Folders) -> None:
     (hosts.folder / "d" / "fails").touch()
     said = {"wheelhouse": str(hosts.folder / "wheelhouse"), "key": str(hosts.folder / "fleet.pub"), "max_fail": 50}
     done = play(hosts.folder / "inventory.yml", "provision", **said)
-    assert done.returncode == 2 and "board: no Jetson; mend it: take another" in done.stdout, done.stdout
+    assert done.returncode == 2 and "board: no Jetson; fix: take another" in done.stdout, done.stdout
     given = [(hosts.folder / name / "provisioned").read_text() for name in "ab"]
     assert given[0] == f"--json --key {hosts.folder}/a/incoming/fleet.pub"
     assert given[1].endswith(f"--settings {hosts.folder}/b/incoming/device.yaml")

@@ -1,5 +1,5 @@
-"""The page in a real headless Chromium. Last run here with Debian 12's Chromium 156; CI has none (it takes 60 MB and
-a minute to install)."""
+"""The web page in a real headless Chromium. Last run with Chromium 156 of Debian 12; CI has none (it takes 60 MB and a
+minute to install)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs a browser: apt install chromium chromium-driver"),
 ]
 
-SUM = """const shown = document.querySelector('[data-camera="%s"] canvas');
+READ_PIXELS = """const shown = document.querySelector('[data-camera="%s"] canvas');
 if (!shown || shown.hidden) return null;
 const bytes = shown.getContext("2d").getImageData(0, 0, shown.width, shown.height).data;"""
 
@@ -29,10 +29,10 @@ def chromium() -> Iterator[Browser]:
         yield opened
 
 
-def colours(page: Browser, camera: str) -> list[int]:
-    """How many pixels of the shown snapshot are nearly of the camera's red, and how many nearly of a box's blue."""
-    found = page.run(
-        SUM % camera
+def count_colors(page: Browser, camera: str) -> list[int]:
+    """Return how many pixels of the snapshot have about the camera's red, and how many about a box's blue."""
+    counts = page.run(
+        READ_PIXELS % camera
         + """let red = 0, box = 0;
 for (let i = 0; i < bytes.length; i += 4) {
   const [r, g, b] = [bytes[i], bytes[i + 1], bytes[i + 2]];
@@ -41,55 +41,73 @@ for (let i = 0; i < bytes.length; i += 4) {
 }
 return [red, box];"""
     )
-    return list(found or [0, 0])
+    return list(counts or [0, 0])
 
 
-def test_snapshots_move_boxes_are_there_and_a_dead_camera_is_shown_as_such(
-    squares_package: Path, start: Start, chromium: Browser, camera: NetworkCamera
-) -> None:
-    dying = NetworkCamera()
-    cameras = [{"name": "door", "source": camera.url}, {"name": "yard", "source": dying.url}]
-    service: Running = start(squares_package, {"run": {"cameras": cameras}})
-    service.until(lambda said: all(camera["state"] == "live" for camera in said["cameras"]))
+NUMBER = "return Number(document.querySelector('[data-camera=\"%s\"]').dataset.snapshot || 0)"
+
+
+def open_page(chromium: Browser, service: Running, cameras: int) -> None:
+    """Open the page and wait for a snapshot of each camera."""
+    service.until(lambda status: all(camera["state"] == "live" for camera in status["cameras"]))
     chromium.log()
     chromium.open(f"http://127.0.0.1:{service.port}/")
-    number = "return Number(document.querySelector('[data-camera=\"%s\"]').dataset.snapshot || 0)"
-    chromium.until("return document.querySelectorAll('.camera.live canvas:not([hidden])').length === 2")
-    first = chromium.until(number % "door")
-    chromium.until(f"{number % 'door'} > {first + 5}")
-    chromium.until("return document.querySelector('[data-camera=door]').dataset.found === '1'")
-    red, box = colours(chromium, "door")
-    assert red > 1000, "the square that the camera shows"
-    assert box > 200, "the box that was drawn round it"
+    chromium.until(f"return document.querySelectorAll('.camera.live canvas:not([hidden])').length === {cameras}")
+
+
+def errors(chromium: Browser) -> list[str]:
+    """Errors, and what the page's policy has blocked. Tests read pixels back, which Chromium warns of."""
+    return [line for line in chromium.log() if "Canvas2D" not in line]
+
+
+def test_snapshots_move_and_show_boxes(
+    squares_package: Path, start: Start, chromium: Browser, camera: NetworkCamera
+) -> None:
+    service = start(squares_package, {"run": {"cameras": [{"name": "door", "source": camera.url}]}})
+    open_page(chromium, service, 1)
+    first = chromium.until(NUMBER % "door")
+    chromium.until(f"{NUMBER % 'door'} > {first + 5}")
+    chromium.until("return document.querySelector('[data-camera=door]').dataset.detections === '1'")
+    red, box = count_colors(chromium, "door")
+    assert red > 1000, "the square in front of the camera"
+    assert box > 200, "the box around it"
+    checksum = READ_PIXELS % "door" + "return bytes.reduce((sum, byte, i) => (sum * 31 + byte) % 65521, 0)"
     sums = set()
     for _ in range(6):
-        chromium.until(f"{number % 'door'} > {chromium.run(number % 'door')}")
-        sums.add(chromium.run(SUM % "door" + "return bytes.reduce((sum, byte, i) => (sum * 31 + byte) % 65521, 0)"))
+        chromium.until(f"{NUMBER % 'door'} > {chromium.run(NUMBER % 'door')}")
+        sums.add(chromium.run(checksum))
     assert len(sums) > 2, "snapshots move"
     assert chromium.run("return document.querySelectorAll('#latency path')[0].getAttribute('d').length") > 0
     assert chromium.run("return document.getElementById('state').textContent") == "detecting"
     text = chromium.run("return document.body.innerText")
     assert "fp32: the only candidate" in text and "onnxruntime" in text and "squares" in text
+    assert errors(chromium) == []
 
+
+def test_a_camera_that_is_away_and_a_service_that_has_ended_are_shown(
+    squares_package: Path, start: Start, chromium: Browser, camera: NetworkCamera
+) -> None:
+    dying = NetworkCamera()
+    cameras = [{"name": "door", "source": camera.url}, {"name": "yard", "source": dying.url}]
+    service = start(squares_package, {"run": {"cameras": cameras}})
+    open_page(chromium, service, 2)
     dying.off()
     chromium.until("return document.querySelector('[data-camera=yard]').classList.contains('away')")
     words = chromium.run("return document.querySelector('[data-camera=yard] .view p').innerText")
     assert words.startswith("away for")
     assert chromium.run("return getComputedStyle(document.querySelector('.away canvas')).filter") != "none"
     assert "1 of 2 cameras away: yard" in chromium.run("return document.getElementById('notice').textContent")
-    before = chromium.run(number % "door")
-    chromium.until(f"{number % 'door'} > {before}")
+    before = chromium.run(NUMBER % "door")
+    chromium.until(f"{NUMBER % 'door'} > {before}")
     dying.on()
     chromium.until("return document.querySelector('[data-camera=yard]').classList.contains('live')")
-    said = [line for line in chromium.log() if "Canvas2D" not in line]  # this test reads pixels back
-    assert said == [], "no error, and nothing that the page's policy kept out"
-
+    assert errors(chromium) == []
     assert service.stop() < 5
     chromium.until("return document.getElementById('state').textContent === 'the service does not answer'")
     dying.off()
 
 
-def test_it_fits_narrow_and_wide_screens_light_and_dark(
+def test_the_page_fits_narrow_and_wide_screens_light_and_dark(
     squares_package: Path, start: Start, chromium: Browser, camera: NetworkCamera
 ) -> None:
     service = start(squares_package, {"run": {"cameras": [{"name": "door", "source": camera.url}]}})
@@ -101,7 +119,7 @@ def test_it_fits_narrow_and_wide_screens_light_and_dark(
         chromium.until("return document.querySelector('.camera.live canvas:not([hidden])')")
         page = "document.documentElement"
         wide, inside = chromium.run(f"return [{page}.scrollWidth, {page}.clientWidth]")
-        assert wide <= inside, f"something is cut off at the right of {width} pixels"
+        assert wide <= inside, f"the page is wider than {width} pixels"
         snapshot = cv2.imdecode(np.frombuffer(chromium.screenshot(), np.uint8), cv2.IMREAD_COLOR)
         assert snapshot is not None
         assert (float(np.median(snapshot)) < 90) == dark

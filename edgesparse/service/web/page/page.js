@@ -1,19 +1,19 @@
 "use strict";
-// The state once a second, and each camera's snapshots one after another: only while the page is seen.
+// Fetches the state once per second and each camera's snapshots one after another, while the page is visible.
 
 const byId = id => document.getElementById(id);
 const cameras = new Map();
 const SNAPSHOT_PAUSE = 100, TROUBLE_PAUSE = 1000, GAP = 6;
 const sleep = ms => new Promise(done => setTimeout(done, ms));
-const seen = () => document.hidden
-  ? new Promise(done => document.addEventListener("visibilitychange", done, {once: true})).then(seen)
+const visible = () => document.hidden
+  ? new Promise(done => document.addEventListener("visibilitychange", done, {once: true})).then(visible)
   : Promise.resolve();
 
 function element(tag, text, kind) {
-  const made = document.createElement(tag);
-  if (text !== undefined) made.textContent = text;
-  if (kind) made.className = kind;
-  return made;
+  const node = document.createElement(tag);
+  if (text !== undefined) node.textContent = text;
+  if (kind) node.className = kind;
+  return node;
 }
 
 function fill(parent, children) { parent.replaceChildren(...children); }
@@ -55,7 +55,7 @@ class Camera {
     const size = camera.width ? `${camera.width}×${camera.height} · ` : "";
     const lost = camera.reopened ? ` · reopened ${camera.reopened}×` : "";
     this.figures.textContent = camera.state === "live"
-      ? `${size}${number(camera.fps, 1)} fps · ${number(camera.age_ms)} ms old · ${number(camera.dropped)} dropped${lost}`
+      ? `${size}${number(camera.fps, 1)} fps · ${number(camera.age_ms)} ms old · ${number(camera.dropped)} skipped${lost}`
       : `${number(camera.frames)} frames so far${lost}`;
     this.words.hidden = camera.state === "live" && !this.snapshot.hidden;
     const title = element("b", camera.state === "live" ? "waiting for a snapshot"
@@ -66,7 +66,7 @@ class Camera {
 
   async follow() {
     while (!this.gone) {
-      await seen();
+      await visible();
       await sleep(await this.next() ? SNAPSHOT_PAUSE : TROUBLE_PAUSE);
     }
   }
@@ -76,14 +76,14 @@ class Camera {
     try {
       const answer = await fetch(`/camera/${this.name}.jpg?after=${this.number}`);
       if (answer.status !== 200) return false;
-      const found = await createImageBitmap(await answer.blob());
+      const bitmap = await createImageBitmap(await answer.blob());
       this.number = Number(answer.headers.get("X-Snapshot"));
       this.root.dataset.snapshot = this.number;
-      this.root.dataset.found = answer.headers.get("X-Detections");
-      if (this.snapshot.width !== found.width) this.snapshot.width = found.width;
-      if (this.snapshot.height !== found.height) this.snapshot.height = found.height;
-      this.snapshot.getContext("2d").drawImage(found, 0, 0);
-      found.close();
+      this.root.dataset.detections = answer.headers.get("X-Detections");
+      if (this.snapshot.width !== bitmap.width) this.snapshot.width = bitmap.width;
+      if (this.snapshot.height !== bitmap.height) this.snapshot.height = bitmap.height;
+      this.snapshot.getContext("2d").drawImage(bitmap, 0, 0);
+      bitmap.close();
       this.snapshot.hidden = false;
       if (this.state === "live") this.words.hidden = true;
       return true;
@@ -112,11 +112,11 @@ function plot(svg, lines, times) {
     let path = "", last = -Infinity;
     line.values.forEach((value, i) => {
       if (value === null || value === undefined || now - times[i] > 180) return;
-      // A point alone is a dot; what is missing for longer is a gap.
+      // A single point is drawn as a dot; a longer interruption is a gap.
       path += `${times[i] - last < GAP ? "L" : "M"}${x(times[i]).toFixed(1)} ${y(value).toFixed(1)}h0`;
       last = times[i];
     });
-    parts.push(shape("path", {d: path, class: `c${line.colour % 8}`}));
+    parts.push(shape("path", {d: path, class: `c${line.color % 8}`}));
   }
   fill(svg, parts);
 }
@@ -127,26 +127,26 @@ function nice(value) {
 }
 
 function shape(tag, attributes, text) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  if (text !== undefined) made.textContent = text;
-  return made;
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  if (text !== undefined) node.textContent = text;
+  return node;
 }
 
-function tiles(said) {
-  const fps = said.cameras.reduce((sum, camera) => sum + camera.fps, 0);
-  const live = said.cameras.filter(camera => camera.state === "live").length;
+function tiles(status) {
+  const fps = status.cameras.reduce((sum, camera) => sum + camera.fps, 0);
+  const live = status.cameras.filter(camera => camera.state === "live").length;
   const shown = [
-    [number(fps, 1), "frames a second"],
-    [`${live} of ${said.cameras.length}`, "cameras live"],
-    [`${number(said.latency_ms.p50, 1)} ms`, "detector, median"],
-    [`${number(said.latency_ms.p99, 1)} ms`, "detector, 99 %"],
-    [`${number(said.memory_mb)} MB`, "memory of the service"],
-    [said.memory_free_mb === null ? null : `${number(said.memory_free_mb / 1000, 1)} GB`, "memory free"],
-    [said.temperature_c === null ? null : `${number(said.temperature_c)} °C`, "hottest zone"],
-    [said.watts === null ? null : `${number(said.watts, 1)} W`, "the board takes"],
-    [said.rate_share < 1 ? `${number(100 * said.rate_share)} %` : null, "of the whole rate"],
-    [said.errors ? number(said.errors) : null, "inferences failed"],
+    [number(fps, 1), "frames per second"],
+    [`${live} of ${status.cameras.length}`, "cameras live"],
+    [`${number(status.latency_ms.p50, 1)} ms`, "detector, median"],
+    [`${number(status.latency_ms.p99, 1)} ms`, "detector, 99 %"],
+    [`${number(status.memory_mb)} MB`, "memory of the service"],
+    [status.memory_free_mb === null ? null : `${number(status.memory_free_mb / 1000, 1)} GB`, "memory free"],
+    [status.temperature_c === null ? null : `${number(status.temperature_c)} °C`, "hottest zone"],
+    [status.watts === null ? null : `${number(status.watts, 1)} W`, "power of the board"],
+    [status.rate_share < 1 ? `${number(100 * status.rate_share)} %` : null, "of the full frame rate"],
+    [status.errors ? number(status.errors) : null, "failed inferences"],
   ];
   fill(byId("tiles"), shown.filter(([value]) => value !== null).map(([value, about]) => {
     const tile = element("div", undefined, "tile");
@@ -159,8 +159,8 @@ function pairs(list, values) {
   fill(list, values.filter(([, value]) => value).flatMap(([key, value]) => [element("dt", key), element("dd", value)]));
 }
 
-function facts(said) {
-  const engine = said.engine;
+function facts(status) {
+  const engine = status.engine;
   byId("model").textContent = engine.model;
   document.title = `${engine.model} · edgesparse`;
   const sparse = engine.sparse_layers ? `, ${engine.sparse_layers} layers run 2:4` : "";
@@ -169,50 +169,50 @@ function facts(said) {
   pairs(byId("engine"), [
     ["Package", engine.package], ["Precision", engine.precision], ["Backend", `${engine.backend} (${engine.version})`],
     ["2:4", engine.layers ? `${engine.sparse_layers} of ${engine.layers} layers run sparse` : "no layer runs sparse"],
-    ["Built", engine.created], ["Running for", span(said.time - said.started)], ["Frames", number(said.frames)],
+    ["Built", engine.created], ["Running for", span(status.time - status.started)], ["Frames", number(status.frames)],
   ]);
-  byId("outputs-box").hidden = said.outputs.length === 0;
-  pairs(byId("outputs"), said.outputs.map(output => [output.name, [
-    `${number(output.sent)} delivered`, output.waiting && `${number(output.waiting)} wait`,
-    output.dropped && `${number(output.dropped)} dropped`, output.failed && `${number(output.failed)} attempts failed`,
+  byId("outputs-box").hidden = status.outputs.length === 0;
+  pairs(byId("outputs"), status.outputs.map(output => [output.name, [
+    `${number(output.sent)} delivered`, output.waiting && `${number(output.waiting)} waiting`,
+    output.dropped && `${number(output.dropped)} dropped`, output.failed && `${number(output.failed)} failed attempts`,
     output.state].filter(Boolean).join(", ")]));
 }
 
-function state(said) {
+function state(status) {
   const shown = byId("state");
-  shown.textContent = said.detecting ? "detecting" : said.healthy ? "not detecting" : "not working";
-  shown.className = `state ${said.detecting ? "good" : said.healthy ? "wait" : "bad"}`;
-  const words = [said.why, said.limit && `Slowed down: ${said.limit}.`, said.refused];
+  shown.textContent = status.detecting ? "detecting" : status.healthy ? "not detecting" : "not working";
+  shown.className = `state ${status.detecting ? "good" : status.healthy ? "wait" : "bad"}`;
+  const words = [status.why, status.limit && `Slowed down: ${status.limit}.`, status.refused];
   byId("notice").textContent = words.filter(Boolean).join(" · ");
   byId("notice").hidden = !byId("notice").textContent;
 }
 
-function show(said) {
-  state(said);
-  tiles(said);
-  facts(said);
-  for (const camera of said.cameras) {
+function show(status) {
+  state(status);
+  tiles(status);
+  facts(status);
+  for (const camera of status.cameras) {
     if (!cameras.has(camera.name)) cameras.set(camera.name, new Camera(camera.name));
     cameras.get(camera.name).show(camera);
   }
   for (const [name, camera] of cameras) {
-    if (!said.cameras.some(other => other.name === name)) {
+    if (!status.cameras.some(other => other.name === name)) {
       camera.gone = true;
       cameras.delete(name);
     }
   }
-  const wanted = said.cameras.map(camera => cameras.get(camera.name).root), box = byId("cameras");
+  const wanted = status.cameras.map(camera => cameras.get(camera.name).root), box = byId("cameras");
   if (wanted.some((root, i) => box.children[i] !== root) || box.children.length !== wanted.length) fill(box, wanted);
-  const times = said.history.map(point => point.t);
-  plot(byId("latency"), [0, 1].map(i => ({colour: i, values: said.history.map(point => point.latency[i])})), times);
-  plot(byId("age"), said.cameras.map((camera, i) => (
-    {colour: i, values: said.history.map(point => point.age[camera.name])})), times);
-  fill(byId("age-key"), said.cameras.flatMap((camera, i) => [element("i", undefined, `c${i % 8}`), camera.name]));
+  const times = status.history.map(point => point.t);
+  plot(byId("latency"), [0, 1].map(i => ({color: i, values: status.history.map(point => point.latency[i])})), times);
+  plot(byId("age"), status.cameras.map((camera, i) => (
+    {color: i, values: status.history.map(point => point.age[camera.name])})), times);
+  fill(byId("age-key"), status.cameras.flatMap((camera, i) => [element("i", undefined, `c${i % 8}`), camera.name]));
 }
 
 async function follow() {
   for (;;) {
-    await seen();
+    await visible();
     try {
       const answer = await fetch("/live.json");
       if (!answer.ok) throw new Error(answer.status);
