@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgesparse.stream.cameras import CameraStatus
 
 PATIENCE = 5.0
 """Seconds without a turn of the frame loop, or without a detected frame of a live camera, that are acceptable."""
+
+
+OUTPUT_SECONDS = 5
+"""Seconds over which invalid outputs of the network are counted."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,10 @@ class Health:
         self.failing = self.errors = 0
         """Failed inferences: consecutive ones, and all."""
         self.cameras: Sequence[CameraStatus] = ()
+        self.invalid = ""
+        """How many outputs of the network were invalid lately, and why; empty when none was."""
+        self._mostly_invalid = False
+        self._outputs: deque[tuple[int, int]] = deque(maxlen=OUTPUT_SECONDS + 1)
         self.loading = "starting"
         """What keeps the frame loop from running; empty when nothing does."""
 
@@ -46,6 +55,17 @@ class Health:
     def failed(self) -> None:
         self.failing += 1
         self.errors += 1
+
+    def outputs(self, kept: int, faults: Mapping[str, int]) -> None:
+        """Take the counts of detections and, by fault, of invalid boxes so far. Called once per second."""
+        dropped = sum(faults.values())
+        if self._outputs and (kept < self._outputs[-1][0] or dropped < self._outputs[-1][1]):
+            self._outputs.clear()  # another engine counts from zero
+        self._outputs.append((kept, dropped))
+        kept, dropped = kept - self._outputs[0][0], dropped - self._outputs[0][1]
+        self._mostly_invalid = dropped > kept
+        worst = max(faults, key=lambda fault: faults[fault], default="")
+        self.invalid = f"{dropped} outputs of the network are no boxes: {worst}" if dropped else ""
 
     def judge(self, now: float | None = None) -> Judgement:
         now = time.monotonic() if now is None else now
@@ -64,9 +84,10 @@ class Health:
             return Judgement(True, False, f"no camera delivers frames: {_listed(away)}")
         if not self.frame_at:
             return Judgement(True, False, "waiting for the first inference")
-        return Judgement(
-            True, True, f"{len(away)} of {len(self.cameras)} cameras away: {_listed(away)}" if away else ""
-        )
+        if self._mostly_invalid:
+            return Judgement(True, False, self.invalid)
+        missing = f"{len(away)} of {len(self.cameras)} cameras away: {_listed(away)}" if away else ""
+        return Judgement(True, True, "; ".join(filter(None, (missing, self.invalid))))
 
 
 def _listed(cameras: Sequence[CameraStatus]) -> str:

@@ -37,7 +37,7 @@ class Parts:
             self.outputs = Outputs(settings, names, self.snapshots)
             self.closing.append(self.outputs.close)
             self.governor, self.tally = Governor(settings.limits), Tally(len(names))
-            self.report = Report(engine.identity, self.health, self.tally, self.governor, self.snapshots, self.outputs)
+            self.report = Report(engine, self.health, self.tally, self.governor, self.snapshots, self.outputs)
             self.watch = Watch(notify, self.health, self.tally, self.governor, self.snapshots)
             self._open_web(settings)
         except BaseException:
@@ -60,7 +60,7 @@ class Parts:
         names = engine.identity.classes
         if names != self._engine.identity.classes:
             self.tally.restart_classes(len(names))
-        self._engine, self.report.identity = engine, engine.identity
+        self._engine = self.report.engine = engine
         self.snapshots.keep(cameras)
 
     def change(self, settings: ServiceSettings) -> None:

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgesparse.service.engine import Identity
+from edgesparse.service.engine import Engine, Identity
 from edgesparse.service.health import Health
 from edgesparse.service.limits import Governor
 from edgesparse.service.machine import Reading, Sensors
@@ -32,18 +32,18 @@ RATE_SECONDS = 5
 
 
 class Report:
-    """The state of the service, read from any thread. `identity` changes with the engine."""
+    """The state of the service, read from any thread. `engine` changes with a reload."""
 
     def __init__(
         self,
-        identity: Identity,
+        engine: Engine,
         health: Health,
         tally: Tally,
         governor: Governor,
         snapshots: Snapshots,
         outputs: Outputs,
     ) -> None:
-        self.identity, self.health, self.tally, self.governor = identity, health, tally, governor
+        self.engine, self.health, self.tally, self.governor = engine, health, tally, governor
         self.snapshots, self.outputs = snapshots, outputs
         self.reloads = {"done": 0, "refused": 0}
         self.reading = Reading()
@@ -53,6 +53,10 @@ class Report:
         self.history: deque[dict[str, Any]] = deque(maxlen=HISTORY)
         self._counts: deque[tuple[float, dict[str, int]]] = deque(maxlen=RATE_SECONDS + 1)
         self._seen = 0
+
+    @property
+    def identity(self) -> Identity:
+        return self.engine.identity
 
     def reloaded(self, refusal: str) -> None:
         """Record a reload. `refusal`: why it was refused, empty when it was done."""
@@ -71,6 +75,7 @@ class Report:
         self.reading = sensors.read()
         cameras = self.health.cameras
         self._counts.append((time.monotonic(), {camera.name: camera.frames for camera in cameras}))
+        self.health.outputs(int(self.tally.classes.sum()), dict(self.engine.detector.faults))
         self.governor.read(self.reading, sum(self.rates().values()))
         free = self.reading.available
         self.snapshots.paused = free is not None and free < self.governor.limits.memory
@@ -123,6 +128,7 @@ class Report:
             "words": self.words(),
             "frames": self.tally.frames,
             "errors": self.health.errors,
+            "invalid_boxes": self.engine.detector.dropped,
             "fallback": self.identity.fallback,
             "cameras": [_camera(camera, rates) for camera in self.health.cameras],
             "latency_ms": dict(zip(("p50", "p99"), latency, strict=False)),

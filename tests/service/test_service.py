@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import squares
 from running import Planned, Running, Start
 
 
@@ -148,4 +149,21 @@ def test_beyond_a_limit_the_frame_rate_goes_down(planned_package: Planned, start
     service.write(door())
     service.signal(signal.SIGHUP)
     service.until(lambda said: said["rate_share"] > 0.03125, 20)
+    assert service.stop() < 5
+
+
+def test_outputs_that_are_not_finite_are_counted_and_health_reports_them(
+    planned_package: Planned, start: Start
+) -> None:
+    """As those of a network with NaN weights: no box leaves the service, and it is not ready."""
+    row = [float("nan")] * squares.CELLS
+    package = planned_package(
+        {"values": {"output0": [[row, row, row, row, [0.9] * squares.CELLS, [0.0] * squares.CELLS]]}}
+    )
+    service = start(package, door())
+    status = service.until(lambda status: status["invalid_boxes"] > 100 and "no boxes" in status["why"])
+    assert status["healthy"] and not status["detecting"] and "not finite" in status["why"]
+    assert service.get("/readyz")[0] == 503
+    metrics = service.get("/metrics")[1].decode()
+    assert 'edgesparse_invalid_boxes_total{fault="values that are not finite numbers"}' in metrics
     assert service.stop() < 5

@@ -69,3 +69,24 @@ def test_judgements() -> None:
     assert judged(live, failing=2) == (False, False, "inference failed 2 times in a row")
     assert judged(camera("live", now - 1), frame=None) == (True, False, "waiting for the first inference")
     assert Health().judge() == Health().judge(0.0) and not Health().judge().alive
+
+
+FAULT = "values that are not finite numbers"
+
+
+def test_invalid_outputs_are_reported_and_mostly_invalid_ones_are_no_detections() -> None:
+    health, now = Health(), time.monotonic()
+    health.update([camera("live")])
+    health.frame()
+    health.outputs(10, {})
+    assert health.judge(now).why == ""
+    health.outputs(20, {FAULT: 3})
+    assert health.judge(now).detecting and health.judge(now).why == f"3 outputs of the network are no boxes: {FAULT}"
+    health.outputs(21, {FAULT: 90})
+    assert (health.judge(now).alive, health.judge(now).detecting) == (True, False)
+    assert health.judge(now).why == f"90 outputs of the network are no boxes: {FAULT}"
+    for kept in range(30, 40):
+        health.outputs(kept, {FAULT: 90})
+    assert health.judge(now).detecting and health.judge(now).why == "", "only the last seconds count"
+    health.outputs(0, {})
+    assert health.judge(now).why == "", "another engine counts from zero"

@@ -83,6 +83,8 @@ def _engine(report: Report) -> Iterator[Metric]:
     yield _gauge("layers", "Layers of the model that could run them.", engine.layers)
     yield _gauge("fallback", "1 while the fallback runs in place of the chosen engine.", engine.fallback)
     yield _counter("inference_errors", "Failed inferences.", report.health.errors)
+    faults = dict(report.engine.detector.faults)
+    yield _each("invalid_boxes", "Outputs of the network that are no boxes, by fault.", "fault", faults.items())
 
 
 def _board(report: Report) -> Iterator[Metric]:
