@@ -77,7 +77,10 @@ _current: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
 
 
 def _connect(*args: Any, **options: Any) -> socket.socket:
-    connection = socket.create_connection(*args, **options)
+    try:
+        connection = socket.create_connection(*args, **options)
+    except UnicodeError as error:  # a label of the host's name is empty or longer than 63 characters
+        raise OSError(f"no host of that name: {error}") from None
     deadline = _current.get()
     if deadline is not None:
         deadline.watch(connection)

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from edgesparse.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -50,7 +52,10 @@ def state_folder() -> Path:
         return Path(said).absolute()
     if os.geteuid() == 0:
         return Path("/var/lib/edgesparse")
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "edgesparse"
+    try:
+        return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "edgesparse"
+    except RuntimeError:
+        raise ConfigError(f"user {os.geteuid()} has no home folder: set {STATE} to a folder") from None
 
 
 @lru_cache(1)

@@ -40,6 +40,15 @@ def version(value: str) -> str:
     return value
 
 
+def host(name: str) -> str:
+    """Return the host name or address unchanged. Raises ValueError for text that no resolver takes."""
+    labels = name.removesuffix(".").split(".")
+    if len(name) > 253 or not all(0 < len(label) <= 63 for label in labels) or re.search(r"[\s\0/@]", name):
+        raise ValueError("the name or address of a host: parts of 1 to 63 characters with dots between them")
+    return name
+
+
+Host = Annotated[str, AfterValidator(host)]
 Version = Annotated[str, AfterValidator(version)]
 Memory = Annotated[int, Field(ge=1_000_000), BeforeValidator(_bytes)]
 MOST_IMAGES = 64

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
-import os
-import signal
 import sys
-from contextlib import suppress
-from types import FrameType
 
 import click
 
@@ -23,6 +20,7 @@ from edgesparse.cli import (
     export,
     inspect,
     keys,
+    process,
     prune,
     quantize,
     recipe,
@@ -32,7 +30,7 @@ from edgesparse.cli import (
 )
 from edgesparse.cli.groups import Workflow
 from edgesparse.cli.show import complain
-from edgesparse.errors import EdgeSparseError
+from edgesparse.errors import MACHINE_LACKS, REFUSED, WRONG_USE, EdgeSparseError
 from edgesparse.version import VERSION
 
 
@@ -75,40 +73,48 @@ for verb in (
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a verb and exit with its code; an expected error is one line on standard error."""
+    """Run a verb and exit with its code. Whatever goes wrong is one line on standard error."""
+    process.prepare_streams()
+    process.prepare_signals(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="edgesparse: %(message)s", level=logging.WARNING, stream=sys.stderr)
-    signal.signal(signal.SIGTERM, _interrupt)
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup, nor for a service
-        signal.signal(signal.SIGHUP, _interrupt)
     try:
         code = verbs.main(arguments, prog_name="edgesparse", standalone_mode=False)
         sys.stdout.flush()
-    except EdgeSparseError as error:
-        complain(str(error))
-        code = error.exit_code
-    except click.ClickException as error:
-        complain(f"{' '.join(error.format_message().split())} (see '{_command(error)} --help')")
-        code = 2
-    except (KeyboardInterrupt, click.Abort):
+    except Exception as error:
+        code = _failed(error, sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:
         complain("interrupted")
         code = 130
-    except OSError as error:
-        _let_go_of_output()
-        if not isinstance(error, BrokenPipeError):
-            complain(f"cannot go on: {error}")
-        code = 1
+    except SystemExit as end:
+        # No verb ends so with 1: it is how click and rich end when standard output is a broken pipe.
+        code = _failed(BrokenPipeError(errno.EPIPE, "Broken pipe"), []) if end.code == REFUSED else end.code
     sys.exit(code)
 
 
-def _let_go_of_output() -> None:
-    """What standard output still holds cannot be written: leave Python nothing to complain of when it ends."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """SIGTERM and SIGHUP end a run as Ctrl-C does: outputs are completed, the summary is printed."""
-    raise KeyboardInterrupt
+def _failed(error: Exception, arguments: list[str]) -> int:
+    """Say in one line what went wrong. Returns the exit code."""
+    if isinstance(error, EdgeSparseError):
+        complain(str(error))
+        return error.exit_code
+    if isinstance(error, click.Abort):
+        complain("interrupted")
+        return 130
+    if isinstance(error, click.ClickException):
+        complain(f"{error.format_message()} (see '{_command(error)} --help')")
+        return WRONG_USE
+    if isinstance(error, MemoryError):
+        complain("out of memory: close other programs, or use a smaller model or batch")
+        return MACHINE_LACKS
+    if isinstance(error, BrokenPipeError) and process.reader_has_gone():
+        process.discard_output()
+        return 0
+    if isinstance(error, OSError):
+        process.discard_output()
+        closed = error.errno == errno.EBADF and error.filename is None
+        complain("standard output is closed" if closed else f"cannot continue: {error}")
+        return REFUSED
+    complain(process.report(error, arguments))
+    return REFUSED
 
 
 def _command(error: click.ClickException) -> str:

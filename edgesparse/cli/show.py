@@ -6,19 +6,20 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from edgesparse.progress import Progress
-from edgesparse.wording import redact_all
+from edgesparse.wording import printable, redact_all
 
 INTERVAL = 10.0
 """Seconds between two lines of one step, where there is no terminal."""
 
 
 def complain(message: str) -> None:
-    """One line on standard error."""
-    print(f"edgesparse: {' '.join(message.split())}", file=sys.stderr)
+    """Print one line on standard error; where that is gone, as with a closed terminal, nothing can be said."""
+    with suppress(OSError, ValueError):
+        print(f"edgesparse: {printable(' '.join(message.split()))}", file=sys.stderr, flush=True)
 
 
 def emit_json(value: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from edgesparse.service.outputs.events import EventRule
 from edgesparse.service.outputs.table import OUTPUTS
 from edgesparse.service.snapshots import SnapshotSettings
 from edgesparse.typed import S, read_mapping, typed
-from edgesparse.values import Memory, Section
+from edgesparse.values import Host, Memory, Section
 from edgesparse.wording import nearest
 
 
@@ -27,7 +27,7 @@ class WebSettings(Section):
     """The web page, /metrics, /healthz, /readyz, /status.json."""
 
     enabled: bool = True
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8080
     token_file: Path | None = None
     """Holds the token that visitors must present; required unless the host is this machine's own."""

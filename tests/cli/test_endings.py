@@ -61,4 +61,4 @@ def test_a_full_standard_output_is_one_line(started: Started, arguments: list[st
     with Path("/dev/full").open("w") as full:
         process = started(*arguments, stdout=full)
         _, err = process.communicate(timeout=60)
-    assert process.returncode == 1 and err == "edgesparse: cannot go on: [Errno 28] No space left on device\n"
+    assert process.returncode == 1 and err == "edgesparse: cannot continue: [Errno 28] No space left on device\n"

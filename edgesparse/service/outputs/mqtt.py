@@ -27,7 +27,7 @@ from edgesparse.service.outputs.backlog import Backlog
 from edgesparse.service.outputs.base import FrameResult, Output, OutputContext, OutputSettings, OutputState
 from edgesparse.service.outputs.events import Event
 from edgesparse.service.outputs.spool import Message
-from edgesparse.values import Memory
+from edgesparse.values import Host, Memory
 from edgesparse.wording import nearest_file
 
 log = logging.getLogger("edgesparse.service")
@@ -49,7 +49,7 @@ def _topic(topic: str) -> str:
 class MqttSettings(OutputSettings):
     """Detections and events to a broker: at least once, in order, kept on disk while it is away."""
 
-    host: str
+    host: Host
     port: Annotated[int, Field(ge=1, le=65535)] = 1883
     topic: Annotated[str, AfterValidator(_topic)] = "edgesparse"
     username: str | None = None

@@ -20,7 +20,7 @@ from edgesparse.deadline import Deadline, build_opener
 from edgesparse.service.credentials import read_secret
 from edgesparse.service.outputs.base import Count, Output, OutputContext, OutputSettings, OutputState
 from edgesparse.service.outputs.events import Event
-from edgesparse.values import Positive
+from edgesparse.values import Positive, host
 from edgesparse.version import VERSION
 from edgesparse.wording import redact
 
@@ -38,6 +38,7 @@ def _http_url(url: str) -> str:
         raise ValueError("an address that starts with http:// or https://")
     if not url.isascii() or not url.isprintable() or " " in url:
         raise ValueError("an address without blanks and in ASCII: write other characters as %20 and so on")
+    host(parts.hostname)
     _ = parts.port  # raises ValueError, in words, for what is no port
     return url
 

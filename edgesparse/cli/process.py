@@ -1,0 +1,110 @@
+"""What a command needs of its process: standard streams, signals, and a report of an error that nobody expected."""
+
+from __future__ import annotations
+
+import io
+import os
+import platform
+import re
+import select
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+from edgesparse import device
+from edgesparse.errors import EdgeSparseError
+from edgesparse.service.signals import hold_reload
+from edgesparse.version import VERSION
+from edgesparse.wording import redact
+
+REPORTS = 20
+"""Reports that are kept; the oldest are deleted."""
+
+
+def prepare_streams() -> None:
+    """Make standard streams usable: closed ones fail in words when something is written, any text can be printed."""
+    while (number := os.open(os.devnull, os.O_RDONLY)) <= 2:
+        pass  # it was closed; left so, the next file that is opened would be a standard stream
+    os.close(number)
+    if sys.stdout is None:
+        sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8")
+    if sys.stderr is None:
+        sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), encoding="utf-8")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def prepare_signals(arguments: Sequence[str]) -> None:
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does, with outputs finished. A service keeps SIGHUP for later."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
+        return
+    if "--service" in arguments:
+        hold_reload()
+    else:
+        signal.signal(signal.SIGHUP, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def reader_has_gone() -> bool:
+    """Return whether standard output is a pipe that nobody reads any more, as behind `| head`.
+
+    rich has put /dev/null in its place then.
+    """
+    if os.fstat(1).st_rdev == Path(os.devnull).stat().st_rdev:
+        return True
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(state & select.POLLERR for _, state in poll.poll(0))
+
+
+def discard_output() -> None:
+    """Point standard output at /dev/null: Python would complain of what it still holds when it ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def report(error: BaseException, arguments: Sequence[str]) -> str:
+    """Write the traceback of an unexpected error to a file. Returns the line to print, which names the file."""
+    kind = type(error).__name__
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    head = f"edgesparse {VERSION}, Python {platform.python_version()}, {platform.platform()}\n{' '.join(arguments)}\n\n"
+    path = _write(_without_credentials(head + text))
+    where = f"send us {path}" if path else "no file could be written for the report"
+    return f"unexpected {kind} ({_without_credentials(str(error))[:200]}): this is a defect, please report it; {where}"
+
+
+def _without_credentials(text: str) -> str:
+    return re.sub(r"\w+://[^\s'\"]+", lambda address: redact(address[0]), text)
+
+
+def _write(text: str) -> Path | None:
+    """Write a report into the state folder, or the folder for temporary files, readable for its owner alone."""
+    for folder in _folders():
+        with suppress(OSError, EdgeSparseError):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for old in sorted(folder.glob("error-*.txt"))[: -REPORTS + 1]:
+                old.unlink()
+            path = folder / f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+            path.touch(0o600, exist_ok=False)
+            path.write_text(text, errors="backslashreplace")
+            return path
+    return None
+
+
+def _folders() -> list[Path]:
+    temporary = Path(tempfile.gettempdir()) / f"edgesparse-{os.geteuid()}"
+    try:
+        return [device.state_folder() / "reports", temporary]
+    except EdgeSparseError:
+        return [temporary]
