@@ -18,8 +18,8 @@ from edgesparse.classes import named_classes
 from edgesparse.errors import ConfigError
 from edgesparse.head_table import HEAD_ALIASES, HEADS
 from edgesparse.typed import read_mapping, typed
+from edgesparse.values import AnyPath, Batches, Divisors, Memory, Positive, Size, Triple, Unit, Version
 from edgesparse.values import Batch as Batch
-from edgesparse.values import Batches, Divisors, Memory, Positive, Size, Triple, Unit, Version
 from edgesparse.values import Section as Section
 from edgesparse.wording import nearest_file, redact
 
@@ -212,7 +212,7 @@ class Deploy(Section):
 class Recipe(Section):
     """What a detector is, and how it is built, accepted and run: the recipe file, typed."""
 
-    model: Path
+    model: AnyPath
     head: HeadName = "auto"
     classes: str | tuple[str, ...] = "auto"
     input: Input = Input()

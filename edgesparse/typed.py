@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from edgesparse import strict_yaml
 from edgesparse.errors import ConfigError
-from edgesparse.values import Section
+from edgesparse.values import Section, escape_bytes
 from edgesparse.wording import explain, key_path, kind
 
 S = TypeVar("S", bound=Section)
@@ -34,7 +34,7 @@ def typed(section: type[S], values: dict[str, Any], where: str, more: Mapping[st
     nested = [key for key, field in section.model_fields.items() if isinstance(field.default, Section)]
     values = {key: value for key, value in values.items() if value is not None or key not in nested}
     try:
-        text = json.dumps(values, default=str)
+        text = json.dumps(escape_bytes(values), default=str)
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: {error}: needed plain keys, and no value that contains itself") from None
     try:

@@ -3,9 +3,34 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
+
+_ESCAPES = {0xDC80 + byte: 0x10FF80 + byte for byte in range(128)}
+_SURROGATES = {escape: surrogate for surrogate, escape in _ESCAPES.items()}
+
+
+def escape_bytes(value: Any) -> Any:
+    """Return a value that JSON can hold.
+
+    Bytes of file names that are not UTF-8, which Python represents as lone surrogates, become private-use characters.
+    """
+    if isinstance(value, str):
+        return value if value.isascii() else value.translate(_ESCAPES)
+    if isinstance(value, dict):
+        return {escape_bytes(key): escape_bytes(item) for key, item in value.items()}
+    return [escape_bytes(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _restore_path(path: Path) -> Path:
+    return Path(restore_bytes(str(path)))
+
+
+def restore_bytes(text: str) -> str:
+    """Return the text that `escape_bytes` was given."""
+    return text if text.isascii() else text.translate(_SURROGATES)
 
 
 class Section(BaseModel):
@@ -14,6 +39,8 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+AnyPath = Annotated[Path, AfterValidator(_restore_path)]
+"""A path whose name may be anything that the file system allows."""
 Unit = Annotated[float, Field(ge=0, le=1)]
 _SAME_FOR_ALL = BeforeValidator(lambda v: [v] * 3 if isinstance(v, int | float) else v)
 Triple = Annotated[tuple[float, float, float], Strict(False), _SAME_FOR_ALL]

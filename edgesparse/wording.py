@@ -22,7 +22,7 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 def printable(path: str | os.PathLike[str]) -> str:
     """Return the path as text that can be printed: bytes that are not UTF-8 are written as \\xe9."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    return os.fspath(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 _MISTYPED = re.compile(r"\s*(rtsps?|rtmps?|https?|srt|udp|rtp|tcp|ftp|mqtts?)\s*(?::(?!//)|//|\\)", re.IGNORECASE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import sys
 
 import click
@@ -100,7 +101,7 @@ def _failed(error: Exception, arguments: list[str]) -> int:
         complain("interrupted")
         return 130
     if isinstance(error, click.ClickException):
-        complain(f"{error.format_message()} (see '{_command(error)} --help')")
+        complain(f"{_quoted_bytes(error.format_message())} (see '{_command(error)} --help')")
         return WRONG_USE
     if isinstance(error, MemoryError):
         complain("out of memory: close other programs, or use a smaller model or batch")
@@ -115,6 +116,11 @@ def _failed(error: Exception, arguments: list[str]) -> int:
         return REFUSED
     complain(process.report(error, arguments))
     return REFUSED
+
+
+def _quoted_bytes(message: str) -> str:
+    """click quotes with repr, which writes a byte that is not UTF-8 as \\udce9."""
+    return re.sub(r"\\udc([89a-f][0-9a-f])", r"\\x\1", message)
 
 
 def _command(error: click.ClickException) -> str:

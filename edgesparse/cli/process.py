@@ -28,9 +28,15 @@ REPORTS = 20
 
 
 def prepare_streams() -> None:
-    """Make standard streams usable: closed ones fail in words when something is written, any text can be printed."""
+    """Make standard streams usable, in which any text can be printed.
+
+    A closed one would be taken by the next file that is opened. Writing to a closed standard output fails; what goes to
+    a closed standard error is dropped.
+    """
     while (number := os.open(os.devnull, os.O_RDONLY)) <= 2:
-        pass  # it was closed; left so, the next file that is opened would be a standard stream
+        if number == 2:
+            os.dup2(null := os.open(os.devnull, os.O_WRONLY), number)
+            os.close(null)
     os.close(number)
     if sys.stdout is None:
         sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8")
@@ -93,9 +99,9 @@ def _write(text: str) -> Path | None:
     for folder in _folders():
         with suppress(OSError, EdgeSparseError):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for old in sorted(folder.glob("error-*.txt"))[: -REPORTS + 1]:
+            for old in sorted(folder.glob("error-*.txt"))[: 1 - REPORTS]:
                 old.unlink()
-            path = folder / f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+            path = folder / f"error-{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**9:09d}.txt"
             path.touch(0o600, exist_ok=False)
             path.write_text(text, errors="backslashreplace")
             return path
