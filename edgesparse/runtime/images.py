@@ -109,7 +109,7 @@ def _inspect(data: bytes) -> tuple[str, Size | None]:
     if not data:
         return "the file is empty", None
     if data.startswith(b"\xff\xd8"):
-        return _inspect_jpeg(data)
+        return inspect_jpeg(data)
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return _inspect_png(data)
     if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypheif"):
@@ -121,7 +121,7 @@ _NEXT_MARKER = re.compile(rb"\xff[\x01\xc0-\xcf\xd8-\xfe]")
 """A marker other than fill bytes, stuffed bytes (FF 00) and restart markers (FF D0 to FF D7)."""
 
 
-def _inspect_jpeg(data: bytes) -> tuple[str, Size | None]:
+def inspect_jpeg(data: bytes) -> tuple[str, Size | None]:
     """Follow the markers (ITU-T T.81, annex B) to the end-of-image marker."""
     size, position = None, 2
     while (match := _NEXT_MARKER.search(data, position)) is not None:

@@ -14,6 +14,7 @@ from edgesparse.runtime.opencv import openable, prepare_opencv
 from edgesparse.stream.frames import Allocator, Frame, Image
 from edgesparse.stream.sources.base import Source
 from edgesparse.stream.sources.capture import Capture, Opener, frame_rate
+from edgesparse.stream.sources.coded_size import CHANGEABLE, TrueSizeVideo
 from edgesparse.stream.sources.frame_buffers import allocate_pageable, stored
 from edgesparse.wording import printable
 
@@ -23,12 +24,14 @@ LEAST_ATTEMPTS = 100
 """Frames in a row that cannot be decoded before the end is assumed, if the container promises fewer."""
 
 
-def open_video(path: Path) -> cv2.VideoCapture:
+def open_video(path: Path) -> Capture:
     """Open a video file through FFmpeg. Raises SourceError."""
     prepare_opencv()
     try:
         with openable(path) as name:
             capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
+            if capture.isOpened() and path.suffix.lower() in CHANGEABLE:
+                return TrueSizeVideo(capture, name)
     except OSError as error:
         raise SourceError(f"cannot read {printable(path)}: {error.strerror}") from None
     if not capture.isOpened():
@@ -52,6 +55,7 @@ class VideoFile(Source):
         self._allocate: Allocator = allocate_pageable
         self._next = 0
         self._position_ns = -1
+        self._shape: tuple[int, ...] = ()
         self._over = False
         self._capture = capture or opener()
         self.fps = frame_rate(self._capture)
@@ -66,7 +70,9 @@ class VideoFile(Source):
             if decoded and image.size:
                 image = stored(image, self._images.popleft(), self._allocate)
                 self._images.append(image)
-                return Frame(image, time_ns, index, self.name, position_ns=self._position())
+                frame = Frame(image, time_ns, index, self.name, position_ns=self._position())
+                self._note_size(image)
+                return frame
             self.dropped += 1
         if not self._over:
             self._end()
@@ -99,6 +105,12 @@ class VideoFile(Source):
         self._position_ns = max(0, position)
         return self._position_ns
 
+    def _note_size(self, image: Image) -> None:
+        if self._shape and image.shape != self._shape:
+            size = f"{image.shape[1]}x{image.shape[0]}"
+            log.warning("%s: images are %s from %.1f s on", self.name, size, self._position_ns / 1e9)
+        self._shape = image.shape
+
     def lend(self, most: int, memory: Allocator) -> None:
         if (most, memory) != (self.lends, self._allocate):
             self.lends, self._allocate, self._images = most, memory, deque([None] * most)
@@ -115,7 +127,7 @@ class VideoFile(Source):
         self.close()
         self._capture = self._opener()
         self._next = self.dropped = 0
-        self._position_ns = -1
+        self._position_ns, self._shape = -1, ()
         self._over = False
 
     def close(self) -> None:
