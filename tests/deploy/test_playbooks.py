@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -133,7 +134,7 @@ HOSTILE = {
     "healthy": True,
     "edgesparse": "<script>alert(1)</script>",
     "service": {
-        "why": "<img src=x onerror=alert(2)>" + "w" * 5000,
+        "why": "\x1b[2J<img src=x onerror=alert(2)>" + "w" * 5000,
         "cameras": [{"name": "a", "state": "live", "fps": "x"}, {"fps": 5}, "no camera", 3, None],
         "latency_ms": {"p99": "<script>alert(3)</script>"},
         "temperature_c": "<script>alert(4)</script>",
@@ -169,7 +170,14 @@ def test_a_device_that_reports_anything_costs_its_own_row_and_is_escaped(
     assert [rows[name]["state"] for name in "acd"] == ["healthy"] * 3
     page = (hosts.folder / "fleet.html").read_text()
     assert page.count("<tr>") == 5 and "<script" not in page and "<img" not in page and "<b>" not in page
-    assert "49" not in rows["b"]["version"] and len(rows["b"]["why"]) <= 300
+    assert "49" not in rows["b"]["version"] and len(rows["b"]["why"]) <= 300 and "\x1b" not in done.stdout
+
+
+def test_every_expression_of_the_page_is_escaped() -> None:
+    """Ansible's templates do not escape by themselves, whatever {% autoescape %} says."""
+    page = (BOOKS / "roles" / "edgesparse" / "templates" / "fleet.html.j2").read_text()
+    expressions = re.findall(r"\{\{(.*?)\}\}", page)
+    assert len(expressions) > 15 and [text for text in expressions if not text.endswith("| e ")] == []
 
 
 @pytest.mark.fleet
