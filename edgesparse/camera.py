@@ -72,8 +72,12 @@ Confidences = Unit | dict[str, Unit]
 
 
 class Camera(Section):
+    """One of several cameras on an engine."""
+
     name: Annotated[str, AfterValidator(_name)]
+    """Name in outputs, log and web page: a-z, 0-9 and -."""
     source: Source
+    """Camera number, device, address, file, folder, glob or `demo`."""
     size: FrameSize | None = None
     """Width and height that the camera is set to."""
     fps: Rate | None = None

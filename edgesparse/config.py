@@ -17,14 +17,17 @@ from edgesparse.camera import ClassFilter, Confidences, Source, of_sources
 from edgesparse.classes import named_classes
 from edgesparse.errors import ConfigError
 from edgesparse.head_table import HEAD_ALIASES, HEADS
+from edgesparse.input_spec import Colour as Colour
+from edgesparse.input_spec import DetectorSpec as DetectorSpec
+from edgesparse.input_spec import Input as Input
+from edgesparse.input_spec import InputSpec as InputSpec
+from edgesparse.input_spec import Letterbox as Letterbox
 from edgesparse.typed import read_mapping, typed
-from edgesparse.values import AnyPath, Batches, Divisors, Memory, Positive, Size, Triple, Unit, Version
+from edgesparse.values import AnyPath, Batches, Memory, Positive, Unit, Version
 from edgesparse.values import Batch as Batch
 from edgesparse.values import Section as Section
 from edgesparse.wording import nearest_file, redact
 
-Letterbox = Literal["centre", "top-left", "stretch"]
-Colour = Literal["rgb", "bgr"]
 BackendName = Literal["auto", "onnxruntime", "tensorrt", "tensorrt-rtx", "null"]
 Way = Literal["fp32", "fp16", "int8-table", "int8-qdq", "int8-qdq-sparse", "int8-tensorrt"]
 """Ways to a lower precision, the cheap ones first. INT8 comes from our calibration table (`int8-table`), from Q/DQ
@@ -56,50 +59,18 @@ HeadName = Annotated[str, AfterValidator(_head)]
 """`auto`, a name in edgesparse/head_table.py, or one of its aliases, which becomes the name it stands for."""
 
 
-class InputSpec(Section):
-    """How a frame becomes the network's input: `(pixel * scale - mean) / std` per channel, after resizing."""
-
-    size: Size
-    """Height and width in pixels."""
-    letterbox: Letterbox = "centre"
-    pad: Annotated[int, Field(ge=0, le=255)] = 114
-    colour: Colour = "rgb"
-    scale: float = 1 / 255
-    mean: Triple = (0.0, 0.0, 0.0)
-    std: Divisors = (1.0, 1.0, 1.0)
-
-
-class Input(Section):
-    """The recipe's part of InputSpec. Keys that it leaves out come from the model and from the head's convention."""
-
-    size: Size | None = None
-    letterbox: Letterbox | None = None
-    pad: Annotated[int, Field(ge=0, le=255)] | None = None
-    colour: Colour | None = None
-    scale: float | None = None
-    mean: Triple | None = None
-    std: Divisors | None = None
-
-    def resolve(self, convention: InputSpec) -> InputSpec:
-        return convention.model_copy(update=self.model_dump(exclude_none=True))
-
-
-class DetectorSpec(Section):
-    """What turns frames into inputs and raw outputs into detections."""
-
-    head: str
-    classes: tuple[str, ...]
-    input: InputSpec
-
-
 class Prepare(Section):
     """Changes to the ONNX graph before the build."""
 
     simplify: bool = True
+    """Fold constants and drop nodes that compute nothing."""
 
 
 class BuildSettings(Section):
+    """What is built, and what the build may use."""
+
     backend: BackendName = "auto"
+    """What builds and runs the engine; `auto`: TensorRT where it works, else ONNX Runtime."""
     batch: Batches = Batch(opt=1, max=1)
     """One number, or a range as {min: 1, opt: 4, max: 8}."""
     threads: Annotated[int, Field(ge=0)] = 0
@@ -153,9 +124,13 @@ class Run(Section):
     cameras: tuple[Camera, ...] = ()
     """Several cameras that share one engine."""
     conf: Confidences = 0.25
+    """Minimum confidence; or one per class, as {default: 0.25, person: 0.5}."""
     iou: Unit = 0.7
+    """NMS: of two boxes of a class that overlap by more, the less confident one is dropped."""
     max_det: Annotated[int, Field(gt=0)] = 300
+    """Maximum number of detections per frame."""
     classes: ClassFilter | None = None
+    """Classes to report, by name or number; default: all."""
     agnostic: bool = False
     """Whether boxes of different classes suppress each other."""
     multi_label: bool = False
@@ -213,8 +188,11 @@ class Recipe(Section):
     """What a detector is, and how it is built, accepted and run: the recipe file, typed."""
 
     model: AnyPath
+    """ONNX file, relative to the recipe."""
     head: HeadName = "auto"
+    """How raw outputs become boxes; `auto`: recognized from the model."""
     classes: str | tuple[str, ...] = "auto"
+    """Class names in the order of the class ids: a list, a file, `coco`, or `auto` for those in the model."""
     input: Input = Input()
     prepare: Prepare = Prepare()
     build: BuildSettings = BuildSettings()

@@ -1,26 +1,26 @@
-"""Every error that edgesparse raises on purpose. Each message is one line: found, needed, and what mends it.
+"""Every error that edgesparse raises on purpose. Each message is one line: what was found, what was needed, the fix.
 
 EdgeSparseError
-  ConfigError            the recipe or the command line
-    ImageError           an image file that cannot be used
-  ModelError             the ONNX file
-    SparsityError        a 2:4 pattern that is missing or cannot be made
-    CalibrationError     calibration data or tables
-  BuildError             making a package
-    MemoryBudgetExceeded
-    AccuracyGateFailed
-    SparsityNotAchieved
-  PackageError           the store of built packages
-    ManifestMismatch     a package that was made for something else
-    SignatureError
-  BackendUnavailable     this machine lacks something
-  StreamError
-    SourceError          cameras, files
-      CameraUnavailable
-        AuthenticationFailed   it does not accept the user
-    SinkError            where detections go
-  DeployError            bringing a bundle onto a device
-    RolledBack           it ran, turned sick, and the old one is back
+  ConfigError            a recipe, settings or the command line are wrong
+    ImageError           an image cannot be read
+  ModelError             the ONNX file cannot be used
+    SparsityError        a 2:4 pattern is missing or cannot be made
+    CalibrationError     calibration data or a table cannot be used
+  BuildError             no package could be built
+    MemoryBudgetExceeded no candidate fits into the memory budget
+    AccuracyGateFailed   no candidate detects well enough
+    SparsityNotAchieved  2:4 was required, and no engine gains by it
+  PackageError           the store has no such package, or it is damaged
+    ManifestMismatch     the package was built for something else
+    SignatureError       a signature is missing or wrong
+  BackendUnavailable     this machine lacks a library or device
+  StreamError            frames could not be read or results not written
+    SourceError          a camera, file or address cannot be read
+      CameraUnavailable  a camera does not answer
+        AuthenticationFailed a camera refuses the user or password
+    SinkError            an output cannot be written
+  DeployError            a bundle was not deployed
+    RolledBack           it ran, became unhealthy, and the former engine is back
 """
 
 from __future__ import annotations

@@ -89,8 +89,11 @@ class Batch(Section):
     """
 
     min: Annotated[int, Field(ge=1)] = 1
+    """Smallest batch."""
     opt: Annotated[int, Field(ge=1)]
+    """Batch that the engine is fastest at, and that packages run."""
     max: Annotated[int, Field(le=MOST_IMAGES)]
+    """Largest batch."""
 
     @model_validator(mode="after")
     def _rises(self) -> Batch:

@@ -27,8 +27,11 @@ class WebSettings(Section):
     """The web page, /metrics, /healthz, /readyz, /status.json."""
 
     enabled: bool = True
+    """Whether there is a web server at all."""
     host: Host = "127.0.0.1"
+    """Address to listen on."""
     port: Annotated[int, Field(ge=1, le=65535)] = 8080
+    """TCP port to listen on."""
     token_file: Path | None = None
     """Holds the token that visitors must present; required unless the host is this machine's own."""
 

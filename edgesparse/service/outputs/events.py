@@ -23,10 +23,13 @@ class EventRule(Section):
     """When detections count as an event, which MQTT, the webhook and clips then report."""
 
     name: Name
+    """Name of the event: a-z, 0-9 and -; each once."""
     classes: tuple[str, ...] | None = None
     """Names or numbers of classes; default: any."""
     conf: Unit = 0.0
+    """Minimum confidence (0..1)."""
     cameras: tuple[str, ...] | None = None
+    """Names of cameras; default: any."""
     zones: tuple[str, ...] | None = None
     """Zones of the camera of which the detection must be in one."""
     count: Annotated[int, Field(ge=1, le=1_000_000)] = 1

@@ -20,6 +20,7 @@ class JsonLinesSettings(OutputSettings):
     """JSON lines in a rotated file."""
 
     file: Path
+    """File to append to."""
     most: Memory = 100_000_000
     """Bytes at which the file is renamed to FILE.1 and started again."""
 

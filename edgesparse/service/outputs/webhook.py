@@ -49,6 +49,7 @@ class WebhookSettings(OutputSettings):
     needs_events: ClassVar[bool] = True
 
     url: Annotated[str, AfterValidator(_http_url)]
+    """Address that events are posted to."""
     token_file: Path | None = None
     """Holds the token that is sent as `Authorization: Bearer ...`."""
     timeout: Annotated[float, Field(gt=0, le=60)] = 5.0

@@ -1,0 +1,54 @@
+"""How a detector's input is made from a frame, and what describes a detector apart from its engine."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from edgesparse.values import Divisors, Section, Size, Triple
+
+Letterbox = Literal["centre", "top-left", "stretch"]
+Colour = Literal["rgb", "bgr"]
+
+
+class InputSpec(Section):
+    """How a frame becomes the network's input: `(pixel * scale - mean) / std` per channel, after resizing."""
+
+    size: Size
+    """Height and width in pixels."""
+    letterbox: Letterbox = "centre"
+    """Where the resized frame is placed; `stretch` does not keep the aspect ratio."""
+    pad: Annotated[int, Field(ge=0, le=255)] = 114
+    """Gray level around the frame."""
+    colour: Colour = "rgb"
+    """Order of the channels."""
+    scale: float = 1 / 255
+    """Factor of pixel values 0..255."""
+    mean: Triple = (0.0, 0.0, 0.0)
+    """Subtracted after scaling: one number, or one per channel in the order of `colour`."""
+    std: Divisors = (1.0, 1.0, 1.0)
+    """Divisor after that: one number, or one per channel."""
+
+
+class Input(Section):
+    """The recipe's part of InputSpec. Keys that it leaves out come from the model and from the head's convention."""
+
+    size: Size | None = None
+    letterbox: Letterbox | None = None
+    pad: Annotated[int, Field(ge=0, le=255)] | None = None
+    colour: Colour | None = None
+    scale: float | None = None
+    mean: Triple | None = None
+    std: Divisors | None = None
+
+    def resolve(self, convention: InputSpec) -> InputSpec:
+        return convention.model_copy(update=self.model_dump(exclude_none=True))
+
+
+class DetectorSpec(Section):
+    """What turns frames into inputs and raw outputs into detections."""
+
+    head: str
+    classes: tuple[str, ...]
+    input: InputSpec
