@@ -10,6 +10,8 @@ MAX_CANDIDATES = 30_000
 """Only this many of the best boxes take part, as in the detectors' own code. Frames of cameras have far fewer."""
 FEW = 12
 """Up to this many boxes, comparing them here is faster than a call of OpenCV (benchmarks/nms.py)."""
+MANY = 128
+"""With more boxes, each class is suppressed by itself, as the cost grows with the square of their number."""
 EMPTY = float(np.finfo(np.float64).eps)
 """Area of two boxes up to which it counts as zero, as in OpenCV."""
 
@@ -31,14 +33,24 @@ def nms(
         return np.arange(len(confidence))[:max_det]
     if len(confidence) <= FEW:
         return np.array(_few(xyxy, confidence, class_id, iou, agnostic)[:max_det], np.intp)
-    boxes = xyxy.astype(np.float64)
-    boxes[:, 2:] -= boxes[:, :2]
-    if not agnostic:
-        # Classes are shifted apart so that they cannot overlap; float64 keeps the boxes exact.
-        boxes[:, :2] += class_id[:, None] * (2.0 * float(np.abs(xyxy).max()) + 1.0)
+    if len(confidence) <= MANY:
+        boxes = xyxy.astype(np.float64)
+        if not agnostic:
+            # Classes are shifted apart so that they cannot overlap; float64 keeps the boxes exact.
+            boxes += class_id[:, None] * (2.0 * float(np.abs(xyxy).max()) + 1.0)
+        return _opencv(boxes, confidence, iou)[:max_det]
+    rank = np.argsort(-confidence, kind="stable")[:MAX_CANDIDATES]
+    groups = [rank] if agnostic else [rank[class_id[rank] == label] for label in np.unique(class_id[rank])]
+    keep = np.concatenate([each[_opencv(xyxy[each].astype(np.float64), confidence[each], iou)] for each in groups])
+    return keep[np.lexsort((keep, -confidence[keep]))][:max_det]
+
+
+def _opencv(xyxy: NDArray[np.float64], confidence: NDArray[np.float32], iou: float) -> NDArray[np.intp]:
+    """Indices of the boxes that stay, whatever their class; changes `xyxy`."""
+    xyxy[:, 2:] -= xyxy[:, :2]
     # OpenCV converts lists faster than arrays.
-    kept = cv2.dnn.NMSBoxes(boxes.tolist(), confidence, 0.0, iou, top_k=MAX_CANDIDATES)  # type: ignore[arg-type]
-    return np.asarray(kept, np.intp).ravel()[:max_det]
+    kept = cv2.dnn.NMSBoxes(xyxy.tolist(), confidence, 0.0, iou)  # type: ignore[arg-type]
+    return np.asarray(kept, np.intp).ravel()
 
 
 def _few(

@@ -209,7 +209,7 @@ def check_a_table_is_served_under_this_release(folder: Path) -> None:
     world = World(folder)
     options = BuildOptions(precision="int8", table=folder / "table")
     if not WEAK:
-        refused(BuildError, "Q/DQ nodes alone", world.build, options)
+        refused(BuildError, "needs Q/DQ nodes for INT8", world.build, options)
         return
     assert world.build(options).precision == "int8" and world.flags == {"FP16", "INT8"}
     number = {8: "8503" if MINOR == 5 else "8601", 10: "100300" if MINOR == 3 else "101303"}[MAJOR]
@@ -311,7 +311,7 @@ def check_failures_are_one_line(folder: Path) -> None:
 def check_types_that_the_model_must_bring(folder: Path) -> None:
     if WEAK:
         return
-    refused(BuildError, "takes FP16 from the ONNX alone", World(folder).build, BuildOptions(precision="fp16"))
+    refused(BuildError, "takes FP16 from the ONNX file alone", World(folder).build, BuildOptions(precision="fp16"))
 
 
 def check_the_timing_cache(folder: Path) -> None:

@@ -78,7 +78,7 @@ def test_bindings_of_the_systems_python(tmp_path: Path) -> None:
     )
     (tmp_path / "python3.8/dist-packages/tensorrt").mkdir(parents=True)
     assert import_remedy("No module named 'tensorrt'", tmp_path) == (
-        f"it is there for python3.8, this is Python 3.{sys.version_info.minor}: use /usr/bin/python3.8"
+        f"it is installed for python3.8, this is Python 3.{sys.version_info.minor}: use /usr/bin/python3.8"
     )
     (tmp_path / "python3.8").rename(tmp_path / f"python3.{sys.version_info.minor}")
     assert "--system-site-packages" in import_remedy("No module named 'tensorrt'", tmp_path)

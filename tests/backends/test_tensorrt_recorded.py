@@ -75,7 +75,7 @@ def test_warnings_of_a_detector_in_a_few_lines() -> None:
         "16 tensors without a scale stay float: /head/class_out.2/Conv_output_0, /head/Reshape_5_output_0, "
         "/head/class_out.1/Conv_output_0 and 13 more",
         "INT64 constants are read as INT32",
-        "19 weights lose something in a lower type: detected subnormal FP16 values",
+        "19 weights lose precision in a lower type: detected subnormal FP16 values",
     )
     assert readable(["Missing scale and zero-point for tensor a, b, expect fall back to"]) == (
         "1 tensor without a scale stays float: a, b",

@@ -14,7 +14,7 @@ import pytest
 from fake_gpu import SMALL, Fake, plan, tensorrt
 
 from edgesparse.backends.cuda import gpu
-from edgesparse.backends.tensorrt.context import Scratch, wanted_shape
+from edgesparse.backends.tensorrt.context import Scratch, static_shape
 from edgesparse.backends.tensorrt.driver import TensorRTBackend
 from edgesparse.backends.tensorrt.runner import TensorRTRunner
 from edgesparse.errors import BackendUnavailable, BuildError, MemoryBudgetExceeded
@@ -64,7 +64,7 @@ def test_a_plan_is_loaded_on_the_dla_core_that_it_was_built_for(
 ) -> None:
     (tmp_path / "model.plan").write_bytes(plan(tensors=SMALL))
     monkeypatch.setattr("edgesparse.backends.tensorrt.driver._import", lambda: tensorrt(fake))
-    monkeypatch.setattr(TensorRTBackend, "_needed", lambda self: None)
+    monkeypatch.setattr(TensorRTBackend, "_require", lambda self: None)
     for core in (None, 0, 1):
         with TensorRTBackend().load(tmp_path / "model.plan", dla=core):
             assert fake.dla == core
@@ -162,9 +162,9 @@ PROFILE = {"profile": [[1, 3], [4, 3], [8, 3]]}
         (OPEN | PROFILE | {"unknown": True}, None, "boxes has the shape .* known only after a run"),
         (OPEN | PROFILE | {"refuses_shape": True}, None, "does not take"),
         ({"tensors": {"images": ["INPUT", [2], "BF16"]}}, None, "images is BF16: needed one of FLOAT, HALF"),
-        ({"format": "CHW32"}, None, "laid out as CHW32: needed LINEAR"),
+        ({"format": "CHW32"}, None, "has the layout CHW32: needed LINEAR"),
         ({"location": "HOST"}, None, "a shape that the CPU sets"),
-        ({"refuses_address": True}, None, "does not take the address of images"),
+        ({"refuses_address": True}, None, "refuses the address of images"),
         ({"refuses_run": True}, None, "TensorRT does not run it"),
     ],
 )
@@ -197,7 +197,7 @@ def test_what_it_needs_is_known_before_it_is_loaded(fake: Fake, tmp_path: Path) 
         MemoryBudgetExceeded, match=r"needed 5.0 MB of activations \+ 0.0 MB of inputs and outputs, free 1.0 MB"
     ):
         load(fake, tmp_path, activations=5_000_000)
-    with pytest.raises(MemoryBudgetExceeded, match="TensorRT makes no context"):
+    with pytest.raises(MemoryBudgetExceeded, match="TensorRT creates no context"):
         load(fake, tmp_path, no_context=True)
     assert not fake.memory
 
@@ -244,7 +244,7 @@ def test_after_a_fork_the_gpu_is_refused(fake: Fake, monkeypatch: pytest.MonkeyP
 
 def test_an_output_with_an_open_batch_counts_as_the_batch_asked_for(fake: Fake) -> None:
     engine = fake_gpu.Engine(fake, OPEN | PROFILE)
-    assert wanted_shape(engine, "boxes", 8) == (8, 3) and wanted_shape(engine, "boxes", None) == (1, 3)
+    assert static_shape(engine, "boxes", 8) == (8, 3) and static_shape(engine, "boxes", None) == (1, 3)
 
 
 def test_runners_that_take_turns_share_scratch_memory(fake: Fake, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""ONNX to a plan, on TensorRT 8.5 to 11 and TensorRT-RTX."""
+"""Build an ONNX file into a plan with TensorRT 8.5 to 11 or TensorRT-RTX."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from edgesparse.progress import Progress
 
 
 def build(trt: Any, onnx: Path, out: Path, options: BuildOptions, sm: str, progress: Progress) -> BuildResult:
-    """Build `out`, mode 0600, at once or not at all, then open it to see what its layers run.
+    """Build `out` with mode 0600, then open it to inspect its layers. `out` is written atomically.
 
-    `sm`: the GPU's compute capability, `8.7`; empty where there is none, and then the plan is not opened. With
-    `options.images` the table of TensorRT's calibration is kept beside it, with the ending .calibration.
+    `sm`: the GPU's compute capability such as `8.7`; empty without a GPU, and then the plan is not opened. With
+    `options.images`, TensorRT's calibration table is stored beside `out` with the suffix .calibration.
     Raises ModelError, CalibrationError, BuildError, BackendUnavailable.
     """
     start = time.perf_counter()
@@ -34,33 +34,33 @@ def build(trt: Any, onnx: Path, out: Path, options: BuildOptions, sm: str, progr
         raise BuildError(f"{reason}: build it dense")
     log = BuildLog(heartbeat(trt, progress), log_file())
     try:
-        plan, cache, said = _compile(trt, onnx, out, options, log, progress)
+        plan, cache, parsed = _compile(trt, onnx, out, options, log, progress)
         write(plan, out)
         del plan
-        found: tuple[EngineLayer, ...] = ()
+        engine_layers: tuple[EngineLayer, ...] = ()
         memory = 0
         if sm:
             opened = read_plan(trt, out, options.dla)
-            found, memory = layers(trt, opened.engine, log.placed), opened.device_memory
+            engine_layers, memory = layers(trt, opened.engine, log.placed), opened.device_memory
     finally:
         log.close()
     return BuildResult(
         path=out,
-        precision=said.precision,
+        precision=parsed.precision,
         seconds=time.perf_counter() - start,
-        layers=found,
+        layers=engine_layers,
         eligible=tuple(log.eligible),
         picked=tuple(log.picked),
         degraded=tuple(log.skipped),
         warnings=(*cache.warnings, *readable(log.warnings)),
-        command=said.command,
+        command=parsed.command,
         device_memory=memory,
     )
 
 
 @dataclass(frozen=True)
-class Said:
-    """What is known of a network once it is parsed."""
+class ParsedNetwork:
+    """What is known about a network once it is parsed."""
 
     precision: Precision
     command: str
@@ -68,13 +68,15 @@ class Said:
 
 def _compile(
     trt: Any, onnx: Path, out: Path, options: BuildOptions, log: BuildLog, progress: Progress
-) -> tuple[Any, TimingCache, Said]:
-    """The serialised plan. TensorRT's objects, and the memory they hold, are gone when this returns."""
+) -> tuple[Any, TimingCache, ParsedNetwork]:
+    """The serialized plan. TensorRT's objects and their memory are released when this returns."""
     session = start_session(trt, log)
     progress(LOADED, 0, 0)
     parse(session, onnx)
-    said = Said(lowest(session, options), command(trt, onnx, out, options, session.inputs, session.quantised))
-    log.take("VERBOSE", f"edgesparse builds {said.command}")
+    parsed = ParsedNetwork(
+        lowest(session, options), command(trt, onnx, out, options, session.inputs, session.quantised)
+    )
+    log.take("VERBOSE", f"edgesparse builds {parsed.command}")
     cache = TimingCache(options.timing_cache)
     plan = _attempt(session, options, out, cache, progress, True)
     if plan is None and cache.loaded and not log.skipped:
@@ -85,11 +87,11 @@ def _compile(
             cache.give_up()
     if plan is None:
         raise BuildError(f"{onnx.name}: TensorRT {trt.__version__} cannot build it: {log.reason()}")
-    return plan, cache, said
+    return plan, cache, parsed
 
 
 def write(plan: Any, out: Path) -> None:
-    """Write a plan for its owner's eyes alone: on disk whole, or not at all. Raises BuildError."""
+    """Write a plan atomically, readable by its owner only. Raises BuildError."""
     part = out.with_name(f".{out.name}.part")
     try:
         part.unlink(missing_ok=True)
@@ -107,7 +109,7 @@ def write(plan: Any, out: Path) -> None:
 def _attempt(
     session: Session, options: BuildOptions, out: Path, cache: TimingCache, progress: Progress, read_cache: bool
 ) -> Any:
-    """The plan, or None where TensorRT gives none."""
+    """The plan; None if TensorRT returns none."""
     config = configure(session, options, out, progress)
     cache.attach(config, read_cache)
     progress(f"building with TensorRT {session.trt.__version__}", 0, 0)

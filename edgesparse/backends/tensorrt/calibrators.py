@@ -1,6 +1,6 @@
-"""INT8 ranges for TensorRT 8.5 to 10: served from a table, or measured by TensorRT itself on the GPU.
+"""INT8 ranges for TensorRT 8.5 to 10: from a table, or measured by TensorRT on the GPU.
 
-Releases from 11 on have no calibrators: there INT8 comes from Q/DQ nodes alone.
+Releases from 11 on have no calibrators; INT8 needs Q/DQ nodes there.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Images = NDArray[np.float32]
 
 
 def from_table(trt: Any, path: Path) -> Any:
-    """A calibrator that serves the scales of a table and never runs the network.
+    """A calibrator that returns the scales of a table and never runs the network.
 
-    Tensors that the table leaves out stay in higher precision. Raises CalibrationError for what is no table.
+    Tensors missing from the table stay in higher precision. Raises CalibrationError for a file that is no table.
     """
     table = for_release(_read(path), trt.__version__)
 
@@ -48,11 +48,11 @@ def from_table(trt: Any, path: Path) -> Any:
 def on_gpu(
     trt: Any, images: Path, shape: tuple[int, ...], keep: Path, log: BuildLog, advance: Callable[[int, int], None]
 ) -> Any:
-    """TensorRT's own entropy calibration over images, from one device buffer that is allocated here.
+    """TensorRT's own entropy calibration on images, through one device buffer that is allocated here.
 
-    `images`: a .npy of N x 3 x H x W float32, read a batch at a time; `shape`: the network's input, B x 3 x H x W;
-    a last batch that is not full is left out. `keep`: where the table that comes of it is written.
-    `advance(done, total)` counts images. Raises CalibrationError for images that don't fit.
+    `images`: a .npy of N x 3 x H x W float32, read batch by batch; `shape`: the network's input, B x 3 x H x W. An
+    incomplete last batch is left out. `keep`: the path for the resulting table. `advance(done, total)` counts images.
+    Raises CalibrationError for images that do not fit.
     """
     batches = _Batches(_images(images, shape), shape, log, advance)
 
@@ -73,15 +73,15 @@ def on_gpu(
             try:
                 keep.write_bytes(bytes(cache))
             except OSError as error:
-                log.take("WARNING", f"cannot keep the calibration table {keep}: {error.strerror}")
+                log.take("WARNING", f"cannot write the calibration table {keep}: {error.strerror}")
 
     return OnGpu()
 
 
 def for_release(table: bytes, version: str) -> bytes:
-    """The table under the header that this release writes itself: `TRT-8503-EntropyCalibration2` for 8.5.3.
+    """The table with this release's own header: `TRT-8503-EntropyCalibration2` for 8.5.3.
 
-    Scales mean the same in every release and algorithm; what does not match the header is not read.
+    Scales mean the same in every release and algorithm, but TensorRT reads only tables with its own header.
     """
     numbers = [int(part) for part in version.split(".")[:3]]
     major, minor, patch = (*numbers, 0, 0, 0)[:3]
@@ -110,16 +110,16 @@ def _images(path: Path, shape: tuple[int, ...]) -> Images:
     except (OSError, ValueError) as error:
         raise CalibrationError(f"cannot read the calibration images {path}: {error}") from None
     if stored.dtype != np.float32 or stored.shape[1:] != shape[1:] or len(stored) < shape[0]:
-        found = "x".join(map(str, stored.shape))
-        needed = "x".join(map(str, shape[1:]))
+        actual = "x".join(map(str, stored.shape))
+        expected = "x".join(map(str, shape[1:]))
         raise CalibrationError(
-            f"{path}: found {found} {stored.dtype}, needed Nx{needed} float32 with at least {shape[0]} images"
+            f"{path}: found {actual} {stored.dtype}, needed Nx{expected} float32 with at least {shape[0]} images"
         )
     return stored
 
 
 class _Batches:
-    """Images on the device, a batch at a time: one in page-locked memory, one in the device's own."""
+    """Images on the device, batch by batch: one buffer in page-locked memory, one in device memory."""
 
     def __init__(
         self, stored: Images, shape: tuple[int, ...], log: BuildLog, advance: Callable[[int, int], None]
@@ -127,12 +127,12 @@ class _Batches:
         self._stored, self._log, self._advance = stored, log, advance
         self._size, self._total, self._done = shape[0], len(stored) // shape[0] * shape[0], 0
         self._gpu = gpu()
-        with self._gpu.errors_of("buffers of the calibration"):
+        with self._gpu.errors_of("allocating buffers for the calibration"):
             self._host = self._gpu.host(shape, "float32")
             self._memory = self._gpu.memory(self._host.nbytes)
 
     def next(self) -> list[int] | None:
-        """Where the next batch lies on the device; None when there is none, or something went wrong."""
+        """The device address of the next batch; None after the last one or an error."""
         if self._done >= self._total or self._log.stopped is not None:
             return None
         try:
@@ -141,7 +141,7 @@ class _Batches:
                 self._gpu.driver.memcpy_htod(self._memory, self._host)
             self._done += self._size
             self._advance(self._done, self._total)
-        except BaseException as error:  # one that reached the library would end the process
+        except BaseException as error:  # an exception in the library would end the process
             self._log.stopped = error
             return None
         return [int(self._memory)]

@@ -1,4 +1,4 @@
-"""The trtexec line that builds the same engine, so that anyone can check a build."""
+"""The trtexec command that builds the same engine, to check a build independently."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ LIBRARIES = ("CUBLAS", "CUBLAS_LT", "CUDNN")
 def command(
     trt: Any, onnx: Path, out: Path, options: BuildOptions, inputs: dict[str, tuple[int, ...]], quantised: bool
 ) -> str:
-    """For this release: options that its trtexec does not know are left out, as the build leaves them out.
+    """The command for this release. Options unknown to its trtexec are left out, as they are in the build.
 
-    `inputs`: name -> shape of each input, -1 where open. Files are named without their folders. trtexec has no option
-    for the pool of tactics that are tried, and none for calibration on images.
+    `inputs`: name -> shape of each input, -1 where open. Files are named without their folders. trtexec has no options
+    for the memory for timing tactics and for calibration on images.
     """
     parts = ["tensorrt_rtx" if "rtx" in trt.__name__ else "trtexec", f"--onnx={onnx.name}", f"--saveEngine={out.name}"]
     parts += _types(trt, options, quantised)
@@ -37,7 +37,7 @@ def command(
 
 def _types(trt: Any, options: BuildOptions, quantised: bool) -> Iterator[str]:
     if not hasattr(trt.BuilderFlag, "FP16"):
-        return  # from 11 on types come from the ONNX alone
+        return  # from 11 on, types come from the ONNX file alone
     if options.precision != "fp32":
         yield "--fp16"
     if options.precision == "int8" or quantised:

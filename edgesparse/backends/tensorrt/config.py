@@ -1,4 +1,4 @@
-"""BuildOptions in TensorRT's words, as far as the release has words for them."""
+"""BuildOptions as a TensorRT builder config, as far as the release supports them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgesparse.progress import Progress
 
 
 def configure(session: Session, options: BuildOptions, out: Path, progress: Progress) -> Any:
-    """A builder config that says all of `options`, as far as this release has words for it."""
+    """A builder config with all of `options` that this release supports."""
     trt = session.trt
     config = session.builder.create_builder_config()
     profile = _profile(session, options)
@@ -23,21 +23,21 @@ def configure(session: Session, options: BuildOptions, out: Path, progress: Prog
         raise BuildError(f"TensorRT refuses the batch range {options.profile}: {session.log.reason()}")
     _set_types(session, config, options, profile, out, progress)
     if options.sparse:
-        set_flag(trt, config, "SPARSE_WEIGHTS")  # STRICT_NANS stays unset: it takes 2:4 kernels away
+        set_flag(trt, config, "SPARSE_WEIGHTS")  # STRICT_NANS stays unset: it disables 2:4 kernels
     if options.detailed:
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     limit(trt, config, options.limits)
     if options.dla is not None:
         _place_on_dla(session, config, options)
-    watching = monitor(trt, progress, session.log)
-    if watching is not None:
-        config.progress_monitor = watching
-        session.kept.append(watching)
+    progress_monitor = monitor(trt, progress, session.log)
+    if progress_monitor is not None:
+        config.progress_monitor = progress_monitor
+        session.kept.append(progress_monitor)
     return config
 
 
 def limit(trt: Any, config: Any, limits: Limits) -> None:
-    """Set what a build may spend. A lever that this release lacks is left."""
+    """Set the limits of a build. Limits that this release lacks are skipped."""
     for pool, size in (("WORKSPACE", limits.workspace), ("TACTIC_DRAM", limits.tactic_memory)):
         if size is not None and hasattr(trt.MemoryPoolType, pool):
             config.set_memory_pool_limit(getattr(trt.MemoryPoolType, pool), int(size))
@@ -56,11 +56,11 @@ def limit(trt: Any, config: Any, limits: Limits) -> None:
         if value is not None and hasattr(config, name):
             setattr(config, name, value)
     if limits.level is not None and limits.level < 3 and not hasattr(config, "builder_optimization_level"):
-        set_flag(trt, config, "ENABLE_TACTIC_HEURISTIC")  # all that release 8.5 has of it
+        set_flag(trt, config, "ENABLE_TACTIC_HEURISTIC")  # the closest equivalent in release 8.5
 
 
 def set_flag(trt: Any, config: Any, name: str) -> bool:
-    """Set a builder flag by its name; False where this release has none of that name."""
+    """Set a builder flag by its name; False if this release has none of that name."""
     flag = getattr(trt.BuilderFlag, name, None)
     if flag is not None:
         config.set_flag(flag)
@@ -91,7 +91,7 @@ def _calibrator(session: Session, options: BuildOptions, out: Path, progress: Pr
         return from_table(session.trt, options.table)
     if options.images is None:
         raise CalibrationError(
-            "INT8 needs Q/DQ nodes in the model, a calibration table, or images: 'edgesparse quantize' makes them"
+            "INT8 needs Q/DQ nodes in the model, a calibration table, or images: 'edgesparse quantize' writes them"
         )
     shapes = list(session.inputs.values())
     if len(shapes) != 1 or len(shapes[0]) != 4:
@@ -109,13 +109,13 @@ def _calibrator(session: Session, options: BuildOptions, out: Path, progress: Pr
 
 
 def _profile(session: Session, options: BuildOptions) -> Any:
-    """One optimisation profile over the open batch; None for a static model."""
+    """One optimization profile for the open batch; None for a static model."""
     opened = {name: shape for name, shape in session.inputs.items() if -1 in shape}
     if not opened:
         return None
     if options.profile is None or any(-1 in shape[1:] for shape in opened.values()):
-        said = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in opened.items())
-        raise ModelError(f"the model has the open input {said}: fix its shape, or give the batch a range")
+        described = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in opened.items())
+        raise ModelError(f"the model has the open input {described}: fix its shape, or set a range for the batch")
     profile = session.builder.create_optimization_profile()
     for name, shape in opened.items():
         profile.set_shape(name, *((batch, *shape[1:]) for batch in options.profile))

@@ -1,4 +1,4 @@
-"""TensorRT's execution contexts: what they need, which shapes their tensors have, scratch memory that several share."""
+"""TensorRT's execution contexts: their memory, the shapes of their tensors, scratch memory that several share."""
 
 from __future__ import annotations
 
@@ -21,30 +21,32 @@ DTYPES = {
     "INT64": "int64",
     "BOOL": "bool",
 }
-"""NumPy's name of TensorRT's types, by name: their numbers, and TensorRT's own table, differ between releases."""
+"""NumPy's names of TensorRT's types, by name: their numbers, and TensorRT's own table, differ between releases."""
 
 
 class Scratch:
-    """Activations' memory of contexts that never run at once: as much as the largest of them needs, not the sum.
+    """Memory for activations of contexts that never run at the same time: as much as the largest needs, not the sum.
 
-    What it holds is given back when the last runner that uses it is closed. Load the largest engine first: one that
-    needs more than there is gets a block of its own, which those that come later share.
+    It is freed when the last runner that uses it is closed. Load the largest engine first: one that needs more than the
+    present blocks gets another block, which later ones share.
     """
 
     def __init__(self) -> None:
-        self._blocks: list[_Block] = []
+        self._blocks: list[ScratchBlock] = []
 
-    def take(self, card: Gpu, size: int) -> _Block:
-        """A block of at least so many bytes; `leave` it after use."""
+    def take(self, gpu: Gpu, size: int) -> ScratchBlock:
+        """A block of at least `size` bytes; `release` it after use."""
         block = next((block for block in self._blocks if block.size >= size), None)
         if block is None:
-            block = _Block(self._blocks, card.memory(size), size)
+            block = ScratchBlock(self._blocks, gpu.memory(size), size)
         block.users += 1
         return block
 
 
-class _Block:
-    def __init__(self, among: list[_Block], memory: Any, size: int) -> None:
+class ScratchBlock:
+    """Device memory that several contexts use in turn."""
+
+    def __init__(self, among: list[ScratchBlock], memory: Any, size: int) -> None:
         self._among, self._memory, self.size, self.users = among, memory, size, 0
         among.append(self)
 
@@ -52,16 +54,16 @@ class _Block:
     def address(self) -> int:
         return int(self._memory)
 
-    def leave(self) -> None:
-        """With the context of the GPU current."""
+    def release(self) -> None:
+        """End one use; the last one frees the memory. Call it with the GPU's context current."""
         self.users -= 1
         if self.users == 0:
             self._among.remove(self)
             self._memory.free()
 
 
-def make_context(trt: Any, plan: Plan, name: str, block: _Block | None = None) -> Any:
-    """A context of a plan, with memory of its own unless it works in `block`. Raises MemoryBudgetExceeded."""
+def make_context(trt: Any, plan: Plan, name: str, block: ScratchBlock | None = None) -> Any:
+    """A context of a plan with its own memory, or working in `block`. Raises MemoryBudgetExceeded."""
     engine, strategies = plan.engine, getattr(trt, "ExecutionContextAllocationStrategy", None)
     if block is None:
         context = engine.create_execution_context()
@@ -72,7 +74,7 @@ def make_context(trt: Any, plan: Plan, name: str, block: _Block | None = None) -
     if context is None:
         free = gpu().free()
         raise MemoryBudgetExceeded(
-            f"{name}: TensorRT makes no context ({plan.log.reason()}): needed {plan.device_memory / 1e6:.0f} MB, "
+            f"{name}: TensorRT creates no context ({plan.log.reason()}): needed {plan.device_memory / 1e6:.0f} MB, "
             f"free {free / 1e6:.0f} MB: end other programs, or build with a smaller batch or input"
         )
     if block is not None and hasattr(context, "set_device_memory"):
@@ -82,30 +84,30 @@ def make_context(trt: Any, plan: Plan, name: str, block: _Block | None = None) -
     return context
 
 
-def fits(what: str, needed: Mapping[str, int], free: int) -> None:
-    """Raises MemoryBudgetExceeded, with the figures, unless so many bytes of each are free together."""
+def require_memory(name: str, needed: Mapping[str, int], free: int) -> None:
+    """Raise MemoryBudgetExceeded, with the figures, unless the sum of the `needed` bytes is free."""
     if sum(needed.values()) > free:
-        parts = " + ".join(f"{size / 1e6:.1f} MB of {name}" for name, size in needed.items())
+        parts = " + ".join(f"{size / 1e6:.1f} MB of {part}" for part, size in needed.items())
         raise MemoryBudgetExceeded(
-            f"{what}: needed {parts}, free {free / 1e6:.1f} MB: end other programs, or build with a smaller batch or "
+            f"{name}: needed {parts}, free {free / 1e6:.1f} MB: end other programs, or build with a smaller batch or "
             "input, or in INT8"
         )
 
 
 def dtype_of(engine: Any, name: str) -> str:
-    """NumPy's name of a tensor's type. Raises BuildError for types and layouts that arrays don't have."""
-    found, layout = engine.get_tensor_dtype(name).name, engine.get_tensor_format(name).name
-    if found not in DTYPES:
-        raise BuildError(f"{name} is {found}: needed one of {', '.join(DTYPES)}: convert it in the model")
+    """NumPy's name of a tensor's type. Raises BuildError for types and layouts that NumPy lacks."""
+    dtype, layout = engine.get_tensor_dtype(name).name, engine.get_tensor_format(name).name
+    if dtype not in DTYPES:
+        raise BuildError(f"{name} is {dtype}: needed one of {', '.join(DTYPES)}: convert it in the model")
     if layout != "LINEAR":
-        raise BuildError(f"{name} is laid out as {layout}: needed LINEAR: build it without formats of its own")
+        raise BuildError(f"{name} has the layout {layout}: needed LINEAR: build it without custom formats")
     if engine.get_tensor_location(name).name != "DEVICE":
         raise BuildError(f"{name} is a shape that the CPU sets: make it a constant in the model")
-    return DTYPES[found]
+    return DTYPES[dtype]
 
 
-def wanted_shape(engine: Any, name: str, batch: int | None) -> tuple[int, ...]:
-    """A tensor's shape; where it is open, an input's usual one of the first profile, or that with this batch.
+def static_shape(engine: Any, name: str, batch: int | None) -> tuple[int, ...]:
+    """A tensor's shape. An open input gets the usual shape of the first profile, with `batch` if that is not None.
 
     An open batch of an output is `batch`, or 1 until it is known. Raises BuildError when the batch does not fit.
     """
@@ -118,14 +120,14 @@ def wanted_shape(engine: Any, name: str, batch: int | None) -> tuple[int, ...]:
             if not low[0] <= batch <= high[0]:
                 raise BuildError(f"{name}: found a batch of {batch}, needed {low[0]} to {high[0]}: build it for more")
             usual = (batch, *usual[1:])
-        shape = tuple(took if size == -1 else size for size, took in zip(shape, usual, strict=True))
+        shape = tuple(profile if size == -1 else size for size, profile in zip(shape, usual, strict=True))
     if batch is not None and shape and shape[0] != batch:
         raise BuildError(f"{name}: found a batch of {batch}, needed {shape[0]}: build it with batch {batch}")
     return shape
 
 
 def run_shape(context: Any, name: str) -> tuple[int, ...]:
-    """A tensor's shape in this context. Raises BuildError when only a run tells it."""
+    """A tensor's shape in this context. Raises BuildError when it is unknown before a run."""
     shape = tuple(context.get_tensor_shape(name))
     if any(size < 0 for size in shape):
         raise BuildError(f"{name} has the shape {shape}, known only after a run: export the model without NMS")
@@ -134,7 +136,7 @@ def run_shape(context: Any, name: str) -> tuple[int, ...]:
 
 @contextmanager
 def mapped(path: Path) -> Iterator[mmap.mmap]:
-    """A file's bytes without a second copy in memory. Raises BuildError when it cannot be read."""
+    """A file's bytes, mapped rather than copied. Raises BuildError when it cannot be read."""
     try:
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -143,5 +145,5 @@ def mapped(path: Path) -> Iterator[mmap.mmap]:
     try:
         yield data
     finally:
-        with suppress(BufferError):  # whoever still looks at it closes it
+        with suppress(BufferError):  # closed with the last view
             data.close()

@@ -1,4 +1,4 @@
-"""TensorRT 8.5 to 11: JetPack's, or a PC's. Plans are built on the device that runs them and hold native code."""
+"""TensorRT 8.5 to 11 of JetPack or a PC. Plans are built on the device that runs them and contain native code."""
 
 from __future__ import annotations
 
@@ -58,54 +58,54 @@ class TensorRTBackend(Backend):
         return strongly_typed(_import())
 
     def build(self, onnx: Path, out: Path, options: BuildOptions, progress: Progress = quiet) -> BuildResult:
-        """For INT8 by images, the table that comes of them is kept beside `out`, with the ending .calibration."""
+        """For INT8 from images, the calibration table is stored beside `out` with the suffix .calibration."""
         from edgesparse.backends.tensorrt import build
 
-        self._needed()
+        self._require()
         return build.build(_import(), onnx, out, options, gpu()[1], progress)
 
     def load(self, path: Path, threads: int = 0, dla: int | None = None) -> Runner:
         from edgesparse.backends.tensorrt.runner import TensorRTRunner
 
-        self._needed()
+        self._require()
         return TensorRTRunner(_import(), path, dla=dla)
 
     def layers(self, path: Path) -> tuple[EngineLayer, ...]:
-        """What each layer of a plan runs. Opening a plan runs its code: only of one that was built on this device.
+        """The kernels of a plan's layers. Opening a plan runs its code: open only plans built on this device.
 
-        Raises BuildError for one that cannot be opened, BackendUnavailable.
+        Raises BuildError for a plan that cannot be opened, BackendUnavailable.
         """
         from edgesparse.backends.tensorrt import inspect
 
-        self._needed()
+        self._require()
         trt = _import()
         return inspect.layers(trt, inspect.read_plan(trt, path).engine)
 
     def identity(self) -> dict[str, str]:
-        """A plan runs on the GPU it was built for, with the release that built it."""
+        """A plan runs only on the GPU it was built for, with the release that built it."""
         machine = device.probe()
         name, sm = gpu()
-        found = {
+        identity = {
             "tensorrt": self.probe().version,
             "compute capability": sm,
             "GPU": name,
             "L4T": machine.l4t,
             "driver": machine.driver,
         }
-        return {key: value for key, value in found.items() if value}
+        return {key: value for key, value in identity.items() if value}
 
     def refuses(self, built: Mapping[str, str]) -> str | None:
         return differs(self.identity(), built)
 
-    def _needed(self) -> None:
-        there = self.probe()
-        if not there.ok:
-            raise BackendUnavailable(f"TensorRT does not work here ({there.reason}): {there.remedy}")
+    def _require(self) -> None:
+        available = self.probe()
+        if not available.ok:
+            raise BackendUnavailable(f"TensorRT does not work here ({available.reason}): {available.remedy}")
 
 
 @lru_cache(1)
 def gpu() -> tuple[str, str]:
-    """Name and compute capability of the first GPU, without a context; empty where there is none."""
+    """Name and compute capability of the first GPU, without creating a context; empty without a GPU."""
     machine = device.probe()
     if machine.gpu and machine.sm:
         return machine.gpu, machine.sm
@@ -113,23 +113,23 @@ def gpu() -> tuple[str, str]:
         import pycuda.driver as cuda
 
         cuda.init()
-        found = cuda.Device(0)
-    except Exception:  # no driver, no GPU, or no pycuda: `probe` says which
+        first = cuda.Device(0)
+    except Exception:  # no driver, no GPU, or no pycuda: `probe` reports which
         return machine.gpu, machine.sm
-    return str(found.name()), ".".join(map(str, found.compute_capability()))
+    return str(first.name()), ".".join(map(str, first.compute_capability()))
 
 
 def differs(found: Mapping[str, str], needed: Mapping[str, str]) -> str | None:
-    """'found X, needed Y' of what differs between two identities; None when nothing does."""
+    """The differences between two identities as 'found X, needed Y'; None if there are none."""
     keys = [key for key in {**needed, **found} if found.get(key) != needed.get(key)]
     if not keys:
         return None
-    here, there = (", ".join(f"{key} {said.get(key) or 'none'}" for key in keys) for said in (found, needed))
-    return f"found {here}, needed {there}"
+    here, expected = (", ".join(f"{key} {of.get(key) or 'none'}" for key in keys) for of in (found, needed))
+    return f"found {here}, needed {expected}"
 
 
 def import_remedy(error: str, system: Path = Path("/usr/lib")) -> str:
-    """What makes `import tensorrt` work: JetPack's bindings are for the system's Python of one minor version."""
+    """How to make `import tensorrt` work: JetPack's bindings are for the system's Python of one minor version."""
     if "libnvdla_compiler" in error:
         return "apt install nvidia-l4t-dla-compiler"
     if "libnvinfer" in error or "libnvonnxparser" in error:
@@ -137,8 +137,8 @@ def import_remedy(error: str, system: Path = Path("/usr/lib")) -> str:
     for folder in sorted(system.glob("python3*/dist-packages/tensorrt")):
         minor = folder.parent.parent.name
         if minor in ("python3", f"python3.{sys.version_info.minor}"):
-            return "it is there: make the venv with /usr/bin/python3 -m venv --system-site-packages"
-        return f"it is there for {minor}, this is Python 3.{sys.version_info.minor}: use /usr/bin/{minor}"
+            return "it is installed: create the venv with /usr/bin/python3 -m venv --system-site-packages"
+        return f"it is installed for {minor}, this is Python 3.{sys.version_info.minor}: use /usr/bin/{minor}"
     return "apt install python3-libnvinfer (part of nvidia-jetpack)"
 
 

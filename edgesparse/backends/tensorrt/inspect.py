@@ -1,4 +1,4 @@
-"""A built plan: how it is opened, and what its layers really run, as TensorRT's engine inspector tells."""
+"""Open a built plan, and read from TensorRT's engine inspector which kernels its layers run."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from edgesparse.backends.tensorrt.log import BuildLog, listener, log_file
 from edgesparse.errors import BackendUnavailable, BuildError
 
 SPARSE_KERNEL = re.compile(r"spars|sptensor|sp_?gemm|spmma", re.I)
-"""Kernels that skip the zeros of 2:4 weights, in the names of releases 8.5 to 11. `HasSparseWeights` says less: only
-that the weights are 2:4, whatever runs."""
+"""Names of kernels that skip the zeros of 2:4 weights, in releases 8.5 to 11. `HasSparseWeights` only states that the
+weights are 2:4, whatever kernel runs."""
 
 
 @dataclass
 class Plan:
-    """An engine with what must live as long as it does."""
+    """An engine with the objects that must live as long as it does."""
 
     engine: Any
     runtime: Any
@@ -30,20 +30,20 @@ class Plan:
 
     @property
     def device_memory(self) -> int:
-        """Bytes that an execution context needs beside the weights."""
+        """Bytes that an execution context needs in addition to the weights."""
         return device_memory(self.engine)
 
 
 def open_plan(trt: Any, data: Any, name: str, dla: int | None = None) -> Plan:
-    """Deserialise a plan, bytes or any buffer. A plan is code: hand over only what this device built.
+    """Deserialize a plan from bytes or any buffer. A plan contains code: open only plans that this device built.
 
-    Raises BuildError for one that is damaged or of another release, BackendUnavailable without a GPU.
+    Raises BuildError for a plan that is damaged or of another release, BackendUnavailable without a GPU.
     """
     log = BuildLog(copy_to=log_file())
     logger = listener(trt, log)
     try:
         runtime = trt.Runtime(logger)
-    except TypeError:  # what the binding makes of a null pointer
+    except TypeError:  # the binding's error for a null pointer
         raise BackendUnavailable(f"TensorRT {trt.__version__} does not start: {log.reason()}: run nvidia-smi") from None
     if dla is not None:
         runtime.DLA_core = dla
@@ -57,7 +57,7 @@ def open_plan(trt: Any, data: Any, name: str, dla: int | None = None) -> Plan:
 
 
 def read_plan(trt: Any, path: Path, dla: int | None = None) -> Plan:
-    """`open_plan` of a file, which is mapped, not copied."""
+    """`open_plan` for a file, which is mapped rather than copied."""
     try:
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -67,36 +67,35 @@ def read_plan(trt: Any, path: Path, dla: int | None = None) -> Plan:
 
 
 def device_memory(engine: Any) -> int:
-    """Bytes of device memory that one execution context needs; releases name it differently."""
-    found = getattr(engine, "device_memory_size_v2", None)
-    return int(engine.device_memory_size if found is None else found)
+    """Bytes of device memory that one execution context needs; its name differs between releases."""
+    size = getattr(engine, "device_memory_size_v2", None)
+    return int(engine.device_memory_size if size is None else size)
 
 
 def layers(trt: Any, engine: Any, placed: Mapping[str, str] | None = None) -> tuple[EngineLayer, ...]:
-    """What each layer of an engine runs. Kernels have names only in a plan that was built with detail."""
+    """The layers of an engine. Kernels have names only in plans that were built with details."""
     inspector = engine.create_engine_inspector()
     return parse(inspector.get_engine_information(trt.LayerInformationFormat.JSON), placed or {})
 
 
 def parse(text: str, placed: Mapping[str, str] | None = None) -> tuple[EngineLayer, ...]:
-    """The inspector's JSON. `placed`: `dla` or `gpu` by layer name, as the build's log said.
+    """Parse the inspector's JSON. `placed`: `dla` or `gpu` by layer name, from the build's log.
 
-    Raises BuildError when it is no such JSON.
+    Raises BuildError for other text.
     """
     try:
-        said = json.loads(text, strict=False)
-        found = said["Layers"]
+        rows = json.loads(text, strict=False)["Layers"]
     except (ValueError, KeyError, TypeError):
         raise BuildError(f"the engine inspector's answer is no list of layers: {text[:80]!r}") from None
-    return tuple(_layer(row, placed or {}) for row in found)
+    return tuple(_layer(row, placed or {}) for row in rows)
 
 
 def onnx_names(name: str, metadata: str = "") -> tuple[str, ...]:
-    """ONNX nodes that a layer was made of: from its metadata, else from its name (`a + b`, `PWN(a, b)`, `a || b`,
+    """ONNX nodes that were fused into a layer: from its metadata, else from its name (`a + b`, `PWN(a, b)`, `a || b`,
     `{ForeignNode[a...b]}`)."""
-    told = re.findall(r"\[ONNX Layer: ([^\]]*)\]", metadata)
-    if told:
-        return tuple(dict.fromkeys(told))
+    names = re.findall(r"\[ONNX Layer: ([^\]]*)\]", metadata)
+    if names:
+        return tuple(dict.fromkeys(names))
     if name.startswith(("Reformatting CopyNode", "Reformat")):
         return ()
     foreign = re.search(r"ForeignNode\[(.*?)\.\.\.(.*?)\]", name)
@@ -107,7 +106,7 @@ def onnx_names(name: str, metadata: str = "") -> tuple[str, ...]:
 
 
 def _layer(row: Any, placed: Mapping[str, str]) -> EngineLayer:
-    if not isinstance(row, dict):  # only its name, in a plan built without detail
+    if not isinstance(row, dict):  # a plan built without details has only names
         name = str(row)
         return EngineLayer(name, "", False, onnx_names(name), placed.get(name, "gpu"))
     name, kind = str(row.get("Name", "")), str(row.get("LayerType", ""))
@@ -127,9 +126,9 @@ _TYPES = (("int8", "int8"), ("fp8", "fp8"), ("bf16|bfloat16", "bf16"), ("fp16|ha
 
 
 def _precision(row: Mapping[str, Any]) -> str:
-    """Type of what it multiplies by: of its weights, else of its first input; empty where it is not told."""
+    """The type of its weights, else of its first input; empty if neither is reported."""
     weights, inputs = row.get("Weights"), row.get("Inputs")
-    said = str(weights.get("Type", "")) if isinstance(weights, dict) else ""
-    if not said and isinstance(inputs, list) and inputs and isinstance(inputs[0], dict):
-        said = str(inputs[0].get("Format/Datatype") or inputs[0].get("Datatype") or "")
-    return next((name for pattern, name in _TYPES if re.search(pattern, said, re.I)), "")
+    dtype = str(weights.get("Type", "")) if isinstance(weights, dict) else ""
+    if not dtype and isinstance(inputs, list) and inputs and isinstance(inputs[0], dict):
+        dtype = str(inputs[0].get("Format/Datatype") or inputs[0].get("Datatype") or "")
+    return next((name for pattern, name in _TYPES if re.search(pattern, dtype, re.I)), "")

@@ -1,4 +1,4 @@
-"""What TensorRT says while it builds: which layers it gave 2:4 kernels, what it skipped, why it gave up."""
+"""TensorRT's log of a build: which layers got 2:4 kernels, what was skipped, why a build failed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 LOG_FILE = "EDGESPARSE_TRT_LOG"
-"""Environment variable: a file that everything TensorRT says is appended to."""
+"""Environment variable with the path of a file that TensorRT's whole log is appended to."""
 
 _ELIGIBLE = re.compile(
     r"\(Sparsity\) (?:Layers eligible for sparse math:|Found (\d+) layer\S* eligible to use sparse tactics:?)\s*(.*)",
@@ -29,11 +29,11 @@ _listeners: list[Any] = []
 
 
 class BuildLog:
-    """Collects from the log what a build came to; lines come in through `take`.
+    """Collects the results of a build from its log. Lines come in through `take`.
 
-    A build has several passes, each with its own pair of lines about sparsity: what is eligible or picked in any of
-    them counts. `heartbeat` is called with the number of tactics timed so far, where the release has no progress
-    monitor. Nothing here raises into the library: what `heartbeat` raises is kept in `stopped`.
+    A build has several passes, each with its own lines about sparsity. A layer counts if any of them names it.
+    `heartbeat` is called with the number of tactics timed so far, for releases without a progress monitor. Nothing here
+    raises into the library: an exception of `heartbeat` is stored in `stopped`.
     """
 
     def __init__(self, heartbeat: Callable[[int], None] | None = None, copy_to: Path | None = None) -> None:
@@ -47,12 +47,12 @@ class BuildLog:
         self.timed = 0
         """Tactics timed so far."""
         self.stopped: BaseException | None = None
-        """What Ctrl-C or a heartbeat raised while the library was running."""
+        """The exception of Ctrl-C or a heartbeat while the library was running."""
         self._heartbeat = heartbeat
         self._copy = _open(copy_to)
 
     def take(self, severity: str, text: str) -> None:
-        """One line, `severity` as TensorRT names it: INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE."""
+        """Add a line. `severity` is TensorRT's name: INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE."""
         if self._copy is not None:
             self._copy.write(f"[{severity[0]}] {text}\n")
         if severity in ("ERROR", "INTERNAL_ERROR"):
@@ -65,13 +65,13 @@ class BuildLog:
             self._sparsity(text)
         elif _TIMED.match(text):
             self._beat()
-        elif found := _PLACED.match(text):
-            self.placed[found[2].strip()] = found[1].lower()
+        elif placed := _PLACED.match(text):
+            self.placed[placed[2].strip()] = placed[1].lower()
 
     def reason(self) -> str:
-        """The last thing that went wrong, in TensorRT's words, less the assertions that only follow from it."""
-        told = [text for text in self.errors if not re.search(r"Assertion \w+ != nullptr failed", text)]
-        return (told or list(self.errors) or list(self.warnings) or ["it gave no reason"])[-1]
+        """TensorRT's last error message, without assertions that only follow from an earlier error."""
+        causes = [text for text in self.errors if not re.search(r"Assertion \w+ != nullptr failed", text)]
+        return (causes or list(self.errors) or list(self.warnings) or ["it gave no reason"])[-1]
 
     def close(self) -> None:
         if self._copy is not None:
@@ -80,8 +80,8 @@ class BuildLog:
 
     def _sparsity(self, text: str) -> None:
         for pattern, names in ((_ELIGIBLE, self.eligible), (_PICKED, self.picked)):
-            if found := pattern.search(text):
-                names.update(dict.fromkeys(split_names(found[2])))
+            if match := pattern.search(text):
+                names.update(dict.fromkeys(split_names(match[2])))
 
     def _beat(self) -> None:
         self.timed += 1
@@ -90,9 +90,9 @@ class BuildLog:
 
 
 def listener(trt: Any, log: BuildLog) -> Any:
-    """TensorRT's logger that hands each line, down to VERBOSE, to `log`. It lives as long as the process.
+    """A TensorRT logger that passes each line, down to VERBOSE, to `log`. It lives as long as the process.
 
-    TensorRT keeps a bare pointer to the first one it is given, for as long as anything that it made is alive.
+    TensorRT keeps a bare pointer to its first logger for as long as any of its objects is alive.
     """
 
     class Listener(trt.ILogger):  # type: ignore[misc]
@@ -102,7 +102,7 @@ def listener(trt: Any, log: BuildLog) -> Any:
         def log(self, severity: Any, text: str) -> None:
             try:
                 log.take(getattr(severity, "name", str(severity)).rpartition(".")[2], text)
-            except BaseException as error:  # one that left this frame would end the process
+            except BaseException as error:  # an exception in the library would end the process
                 log.stopped = log.stopped or error
 
     _listeners.append(Listener())
@@ -110,13 +110,13 @@ def listener(trt: Any, log: BuildLog) -> Any:
 
 
 def log_file() -> Path | None:
-    """The file that the environment asks the whole log to be kept in."""
-    said = os.environ.get(LOG_FILE)
-    return Path(said) if said else None
+    """The file for the whole log, from the environment."""
+    path = os.environ.get(LOG_FILE)
+    return Path(path) if path else None
 
 
 def split_names(text: str) -> list[str]:
-    """Layer names from a list that commas part; those inside brackets belong to a name, as in `PWN(a, b)`."""
+    """Split layer names at commas, except those in brackets, which belong to a name such as `PWN(a, b)`."""
     names, depth, start = [], 0, 0
     for i, letter in enumerate(text):
         depth += (letter in "([{") - (letter in ")]}")
@@ -128,7 +128,7 @@ def split_names(text: str) -> list[str]:
 
 
 def one_line(text: str) -> str:
-    """Without source places such as `[builder.cpp::build::120]`, white space joined, at most 300 characters."""
+    """Remove source locations such as `[builder.cpp::build::120]`, join white space, cut at 300 characters."""
     return re.sub(r"\s+", " ", re.sub(r"^\d*:? ?\[[\w./]+(::[^\]]*)?\]\s*", "", text)).strip()[:300]
 
 

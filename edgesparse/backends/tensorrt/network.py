@@ -1,7 +1,7 @@
-"""A network as TensorRT has parsed it, and what is known of the release: everything by name, nothing by number.
+"""A parsed network, and the properties of a TensorRT release.
 
-`trt` is the module of any release from 8.5 to 11, or of TensorRT-RTX. What one lacks is found with hasattr; enums are
-renumbered between releases.
+`trt` is the module of any release from 8.5 to 11, or of TensorRT-RTX. Missing features are detected with hasattr. Enums
+are used by name, as their numbers change between releases.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from edgesparse.backends.tensorrt.log import BuildLog, listener
 from edgesparse.errors import BackendUnavailable, BuildError, ModelError
 
 LEAST_SPARSE_SM = (8, 0)
-"""Compute capability from which on tensor cores know 2:4 (Ampere)."""
+"""The least compute capability with 2:4 tensor cores (Ampere)."""
 
 
 def strongly_typed(trt: Any) -> bool:
-    """Whether this release takes types from the ONNX alone: it has no flag for FP16."""
+    """Whether this release takes types from the ONNX file alone: it has no flag for FP16."""
     return not hasattr(trt.BuilderFlag, "FP16")
 
 
 def dense_because(sm: str) -> str | None:
-    """Why a GPU of that compute capability has no 2:4 kernels; None when it has, or is not known."""
-    found = tuple(int(part) for part in sm.split(".")) if sm else LEAST_SPARSE_SM
+    """Why a GPU of that compute capability has no 2:4 kernels; None if it has them or is unknown."""
+    version = tuple(int(part) for part in sm.split(".")) if sm else LEAST_SPARSE_SM
     least = ".".join(map(str, LEAST_SPARSE_SM))
-    return None if found >= LEAST_SPARSE_SM else f"2:4 kernels need compute capability {least} or later, found {sm}"
+    return None if version >= LEAST_SPARSE_SM else f"2:4 kernels need compute capability {least} or later, found {sm}"
 
 
 @dataclass
 class Session:
-    """One build: TensorRT's objects, kept as long as they need each other."""
+    """The TensorRT objects of one build, which depend on each other."""
 
     trt: Any
     log: BuildLog
@@ -46,7 +46,7 @@ class Session:
 
     @property
     def inputs(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each input, -1 where open."""
+        """The shape of each input, -1 where open."""
         tensors = (self.network.get_input(i) for i in range(self.network.num_inputs))
         return {tensor.name: tuple(tensor.shape) for tensor in tensors}
 
@@ -55,23 +55,23 @@ class Session:
 
     @property
     def quantised(self) -> bool:
-        """Whether the model has Q/DQ nodes, which then say what is INT8."""
+        """Whether the model has Q/DQ nodes, which determine what is INT8."""
         kinds = (self.trt.LayerType.QUANTIZE, self.trt.LayerType.DEQUANTIZE)
         return any(layer.type in kinds for layer in self.layers())
 
     @property
     def half(self) -> bool:
-        """Whether anything in the network is FP16 as it was parsed."""
+        """Whether any tensor of the parsed network is FP16."""
         outputs = (layer.get_output(0) for layer in self.layers() if layer.num_outputs)
         return any(output is not None and output.dtype == self.trt.DataType.HALF for output in outputs)
 
 
 def start_session(trt: Any, log: BuildLog) -> Session:
-    """A builder and an empty network. Raises BackendUnavailable where TensorRT does not start."""
+    """Create a builder and an empty network. Raises BackendUnavailable if TensorRT does not start."""
     logger = listener(trt, log)
     try:
         builder = trt.Builder(logger)
-    except TypeError:  # what the binding makes of a null pointer
+    except TypeError:  # the binding's error for a null pointer
         raise BackendUnavailable(
             f"TensorRT {trt.__version__} does not start: {log.reason()}: 'nvidia-smi' must show a GPU and a driver "
             "of that release's CUDA"
@@ -81,31 +81,33 @@ def start_session(trt: Any, log: BuildLog) -> Session:
 
 
 def parse(session: Session, onnx: Path) -> None:
-    """Read the ONNX file, and weights beside it, into the network. Raises ModelError in the parser's words."""
+    """Parse the ONNX file and its external data into the network. Raises ModelError with the parser's message."""
     if session.parser.parse_from_file(str(onnx)):
         return
     errors = [session.parser.get_error(i) for i in range(session.parser.num_errors)]
-    told = " ".join(errors[0].desc().split())[:300] if errors else session.log.reason()
-    raise ModelError(f"{onnx.name}: TensorRT {session.trt.__version__} cannot read it: {told}")
+    message = " ".join(errors[0].desc().split())[:300] if errors else session.log.reason()
+    raise ModelError(f"{onnx.name}: TensorRT {session.trt.__version__} cannot read it: {message}")
 
 
 def lowest(session: Session, options: BuildOptions) -> Precision:
-    """The lowest precision that the plan will hold. Raises BuildError for one that the model must bring and lacks."""
+    """The lowest precision in the plan. Raises BuildError for one that must be in the model and is not."""
     if session.quantised:
         return "int8"
     if not strongly_typed(session.trt):
         return options.precision
     if options.precision == "int8":
         raise BuildError(
-            f"TensorRT {session.trt.__version__} takes INT8 from Q/DQ nodes alone and the model has none: "
-            "quantise it with 'edgesparse quantize'"
+            f"TensorRT {session.trt.__version__} needs Q/DQ nodes for INT8 and the model has none: "
+            "quantize it with 'edgesparse quantize'"
         )
     if options.precision == "fp16" and not session.half:
-        raise BuildError(f"TensorRT {session.trt.__version__} takes FP16 from the ONNX alone: convert the model first")
+        raise BuildError(
+            f"TensorRT {session.trt.__version__} takes FP16 from the ONNX file alone: convert the model first"
+        )
     return "fp16" if session.half else "fp32"
 
 
 def _creation_flags(trt: Any) -> int:
-    """Explicit batch where it must be asked for. Weak typing where there is a choice."""
+    """Explicit batch where it is not the default. Weak typing where there is a choice."""
     flag = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)
     return 0 if flag is None else 1 << int(flag)

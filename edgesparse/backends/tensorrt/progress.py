@@ -1,4 +1,4 @@
-"""How far a build is: from TensorRT's progress monitor where it has one (10 and later), else from its log."""
+"""The progress of a build: from TensorRT's progress monitor (release 10 and later), else from its log."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _HEARTBEAT_SECONDS, _STEP_SECONDS = 1.0, 0.1
 
 
 def monitor(trt: Any, progress: Progress, log: BuildLog) -> Any:
-    """A progress monitor for a builder config; None where the release has none.
+    """A progress monitor for a builder config; None if the release has none.
 
-    Ctrl-C while it is called ends the build: `log.stopped` then holds what to raise.
+    Ctrl-C in a call ends the build; `log.stopped` then holds the exception to raise.
     """
     if not hasattr(trt, "IProgressMonitor"):
         return None
@@ -24,42 +24,42 @@ def monitor(trt: Any, progress: Progress, log: BuildLog) -> Any:
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.steps: dict[str, int] = {}
-            self.said = 0.0
+            self.reported = 0.0
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
             self.steps[phase] = steps
-            self._say(phase, 0)
+            self._report(phase, 0)
 
         def step_complete(self, phase: str, step: int) -> bool:
-            if time.monotonic() - self.said >= _STEP_SECONDS:
-                self._say(phase, step + 1)
+            if time.monotonic() - self.reported >= _STEP_SECONDS:
+                self._report(phase, step + 1)
             return log.stopped is None
 
         def phase_finish(self, phase: str) -> None:
             self.steps.pop(phase, None)
 
-        def _say(self, phase: str, done: int) -> None:
-            self.said = time.monotonic()
+        def _report(self, phase: str, done: int) -> None:
+            self.reported = time.monotonic()
             try:
                 if log.stopped is None:
                     progress(f"TensorRT: {phase.lower()}", done, self.steps.get(phase, 0))
-            except BaseException as error:  # one that left this frame would end the process
+            except BaseException as error:  # an exception in the library would end the process
                 log.stopped = log.stopped or error
 
     return Monitor()
 
 
 def heartbeat(trt: Any, progress: Progress) -> Callable[[int], None] | None:
-    """Called with the number of tactics timed; says it once a second. None where there is a progress monitor."""
+    """A callback for the number of tactics timed, reported once per second; None with a progress monitor."""
     if hasattr(trt, "IProgressMonitor"):
         return None
-    said = 0.0
+    reported = 0.0
 
     def beat(timed: int) -> None:
-        nonlocal said
+        nonlocal reported
         now = time.monotonic()
-        if now - said >= _HEARTBEAT_SECONDS:
-            said = now
+        if now - reported >= _HEARTBEAT_SECONDS:
+            reported = now
             progress(f"building with TensorRT {trt.__version__}: tactics timed", timed, 0)
 
     return beat

@@ -1,4 +1,4 @@
-"""TensorRT-RTX: builds ahead of time without any GPU, runs on GeForce and RTX cards, takes types from the ONNX."""
+"""TensorRT-RTX: builds ahead of time without a GPU, runs on GeForce and RTX GPUs, takes types from the ONNX file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgesparse.errors import BackendUnavailable
 from edgesparse.progress import Progress, quiet
 
 RUNS_ON = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
-"""Compute capabilities that a plan can be compiled for; a Jetson's 8.7 and an H100's 9.0 are not among them."""
+"""Compute capabilities that plans can be compiled for, which exclude 8.7 (Jetson Orin) and 9.0 (H100)."""
 _REMEDY = "pip install 'edgesparse[rtx]'"
 _MODULES = ("tensorrt_rtx", "tensorrt_rtx_bindings")
 
@@ -27,7 +27,7 @@ class TensorRTRTXBackend(Backend):
     native_code = True
 
     def probe(self) -> Availability:
-        """It builds wherever it imports; `load` says where it does not run."""
+        """It builds wherever it can be imported; `load` refuses GPUs that it does not run on."""
         try:
             return Availability(True, str(_import().__version__))
         except ImportError as error:
@@ -47,8 +47,8 @@ class TensorRTRTXBackend(Backend):
     def build(self, onnx: Path, out: Path, options: BuildOptions, progress: Progress = quiet) -> BuildResult:
         from edgesparse.backends.tensorrt import build
 
-        # A timing cache makes it ask for a GPU, and holds nothing: tactics are chosen on first use.
-        return build.build(_needed(), onnx, out, replace(options, timing_cache=None), "", progress)
+        # With a timing cache it requires a GPU. The cache would be empty: tactics are chosen at first use.
+        return build.build(_require(), onnx, out, replace(options, timing_cache=None), "", progress)
 
     def load(self, path: Path, threads: int = 0, dla: int | None = None) -> Runner:
         sm = gpu()[1]
@@ -59,10 +59,10 @@ class TensorRTRTXBackend(Backend):
             )
         from edgesparse.backends.tensorrt.runner import TensorRTRunner
 
-        return TensorRTRunner(_needed(), path, dla=dla)
+        return TensorRTRunner(_require(), path, dla=dla)
 
     def identity(self) -> dict[str, str]:
-        """Its plans are compiled for the card when they are first used, so they depend on the release alone."""
+        """Plans are compiled for the GPU at first use, so they depend on the release alone."""
         return {"tensorrt-rtx": self.probe().version}
 
     def refuses(self, built: Mapping[str, str]) -> str | None:
@@ -70,11 +70,11 @@ class TensorRTRTXBackend(Backend):
 
 
 def _import() -> Any:
-    there = [name for name in _MODULES if importlib.util.find_spec(name) is not None]
-    return importlib.import_module((there or _MODULES)[0])
+    installed = [name for name in _MODULES if importlib.util.find_spec(name) is not None]
+    return importlib.import_module((installed or _MODULES)[0])
 
 
-def _needed() -> Any:
+def _require() -> Any:
     try:
         return _import()
     except ImportError as error:

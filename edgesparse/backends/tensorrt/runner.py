@@ -1,4 +1,4 @@
-"""Runs a TensorRT plan: buffers sized once, copies and engine in one CUDA graph. One path for releases 8.5 to 11."""
+"""Run a TensorRT plan of releases 8.5 to 11: fixed buffers, copies and engine in one CUDA graph."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ from edgesparse.backends.cuda.kernels import kernels
 from edgesparse.backends.cuda.layouts import IMAGES
 from edgesparse.backends.cuda.slots import CudaSlot, Engine
 from edgesparse.backends.frames import FramePlan, Slot
-from edgesparse.backends.tensorrt.context import Scratch, dtype_of, fits, make_context, mapped, run_shape, wanted_shape
+from edgesparse.backends.tensorrt.context import (
+    Scratch,
+    dtype_of,
+    make_context,
+    mapped,
+    require_memory,
+    run_shape,
+    static_shape,
+)
 from edgesparse.backends.tensorrt.inspect import open_plan
 from edgesparse.errors import BackendUnavailable, BuildError, MemoryBudgetExceeded
 
@@ -27,12 +35,12 @@ _log = logging.getLogger(__name__)
 
 
 class TensorRTRunner(Runner):
-    """A plan on the GPU. `trt` is the module; `batch` sets an open batch (else the profile's usual one is taken).
+    """A plan on the GPU. `trt`: the module. `batch`: the size of an open batch; None for the profile's usual one.
 
-    `infer` is one graph launch: inputs copied, engine, outputs copied. Buffers of `allocate` are page-locked; others
-    are copied through such. On an integrated GPU the engine works in them, and nothing is copied. `plain`: why there
-    is no graph, where capture is not possible; the same is enqueued step by step then. `scratch`: activations' memory
-    shared with other runners, none of which may run at the same time.
+    `infer` is one graph launch: copy inputs, run the engine, copy outputs. Buffers of `allocate` are page-locked; other
+    buffers are copied through page-locked ones. On an integrated GPU the engine works in them without copies. `plain`:
+    why there is no graph, if capture is impossible; then the steps are enqueued one by one. `scratch`: memory for
+    activations shared with other runners, none of which may run at the same time.
 
     Raises BuildError for a plan that cannot be loaded, MemoryBudgetExceeded when it needs more than is free,
     BackendUnavailable without a GPU.
@@ -50,7 +58,7 @@ class TensorRTRunner(Runner):
         self._trt, self._gpu, self._name, self.plain, self._scratch = trt, gpu(), path.name, "", scratch
         self._held: dict[str, Any] = {"graphs": [], "memory": {}, "contexts": [], "blocks": []}
         self._close = weakref.finalize(self, _free, self._gpu, self._held)
-        self._run: Callable[[], None] = self._run_anew
+        self._run: Callable[[], None] = self._bind_and_run
         self._alone: Callable[[], None] | None = None
         try:
             with self._gpu.errors_of(f"loading {path}"):
@@ -61,24 +69,24 @@ class TensorRTRunner(Runner):
             raise
 
     def _load(self, path: Path, batch: int | None, dla: int | None) -> None:
-        held, card = self._held, self._gpu
+        held, gpu = self._held, self._gpu
         with mapped(path) as data:
-            fits(str(path), {"weights": len(data)}, card.free())
+            require_memory(str(path), {"weights": len(data)}, gpu.free())
             held["plan"] = plan = open_plan(self._trt, data, str(path), dla)
         engine = plan.engine
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        self._shapes = {name: wanted_shape(engine, name, batch) for name in names}
+        self._shapes = {name: static_shape(engine, name, batch) for name in names}
         needed = sum(_bytes(TensorSpec(name, self._shapes[name], dtype_of(engine, name))) for name in names)
-        fits(str(path), {"activations": plan.device_memory, "inputs and outputs": needed}, card.free())
+        require_memory(str(path), {"activations": plan.device_memory, "inputs and outputs": needed}, gpu.free())
         context = self._context()
         specs = [TensorSpec(name, run_shape(context, name), dtype_of(engine, name)) for name in names]
         inputs = [name for name in names if engine.get_tensor_mode(name).name == "INPUT"]
         self.inputs = tuple(spec for spec in specs if spec.name in inputs)
         self.outputs = tuple(spec for spec in specs if spec.name not in inputs)
-        held["stream"], held["events"] = card.stream(), (card.event(), card.event())
+        held["stream"], held["events"] = gpu.stream(), (gpu.event(), gpu.event())
 
     def _context(self) -> Any:
-        """One more context, with the wanted shapes."""
+        """Create another context with the static shapes set."""
         plan = self._held["plan"]
         block = self._scratch.take(self._gpu, plan.device_memory) if self._scratch else None
         if block is not None:
@@ -93,14 +101,14 @@ class TensorRTRunner(Runner):
         return context
 
     def frames(self, plan: FramePlan) -> list[Slot]:
-        """Slots that do it all on the GPU; this runner's own buffers are freed, and made anew should it run again.
+        """Slots that do all the work on the GPU. This runner's own buffers are freed until it runs itself.
 
-        None, with a warning, where the kernels can be neither found nor compiled, or do not take the input, for its
-        type or because a batch is more than 64 frames.
+        The list is empty, with a warning, if the kernels cannot be compiled or do not support the type of the input or
+        a batch of more than 64 frames.
 
-        On a GPU with memory of its own each has a context, so that one batch's frames come over the bus while another's
-        engine runs. An integrated GPU reads them as it reads all else: there, and where shapes are open or scratch
-        memory is shared, slots share context and stream, and what overlaps is the CPU's part.
+        On a GPU with its own memory each slot has a context, so that frames of one batch come over the bus while the
+        engine runs another. On an integrated GPU, with open shapes or with shared scratch memory, slots share context
+        and stream, and only the CPU's work overlaps.
         """
         image = next(spec for spec in self.inputs if spec.name == plan.image)
         try:
@@ -108,7 +116,7 @@ class TensorRTRunner(Runner):
                 raise BackendUnavailable(f"its input is {image.dtype}")
             if image.shape[0] > IMAGES:
                 raise BackendUnavailable(f"its batch is {image.shape[0]}, more than {IMAGES}")
-            found = kernels(self._gpu)
+            loaded = kernels(self._gpu)
         except BackendUnavailable as error:
             _log.warning("%s: the CPU prepares frames and finds boxes: %s", self._name, str(error))
             return []
@@ -117,7 +125,7 @@ class TensorRTRunner(Runner):
         slots: list[Slot] = []
         while len(slots) < plan.depth:
             try:
-                slots.append(CudaSlot(self._gpu, found, self._engine_of(len(slots)), plan))
+                slots.append(CudaSlot(self._gpu, loaded, self._engine_of(len(slots)), plan))
             except MemoryBudgetExceeded as error:  # noqa: PERF203, a loop of two
                 if not slots:
                     raise
@@ -126,55 +134,58 @@ class TensorRTRunner(Runner):
         return slots
 
     def _engine_of(self, slot: int) -> Engine:
-        card, held = self._gpu, self._held
+        gpu, held = self._gpu, self._held
         engine = held["plan"].engine
         is_open = any(-1 in tuple(engine.get_tensor_shape(name)) for name in self._shapes)
-        which, stream = 0, held["stream"]
-        if slot and not (card.integrated or self._scratch or is_open):
-            with card.errors_of(f"loading {self._name}"):
-                fits(self._name, {"activations": held["plan"].device_memory}, card.free())
+        index, stream = 0, held["stream"]
+        if slot and not (gpu.integrated or self._scratch or is_open):
+            with gpu.errors_of(f"loading {self._name}"):
+                require_memory(self._name, {"activations": held["plan"].device_memory}, gpu.free())
                 self._context()
-                which, stream = len(held["contexts"]) - 1, card.stream()
+                index, stream = len(held["contexts"]) - 1, gpu.stream()
 
         def enqueue(addresses: Mapping[str, int]) -> None:
-            context = held["contexts"][which]
-            self._place(context, addresses)
+            context = held["contexts"][index]
+            self._set_addresses(context, addresses)
             self._execute(context, stream)
 
         return Engine(self._name, self.inputs, self.outputs, stream, enqueue, self.plain)
 
-    def _place(self, context: Any, addresses: Mapping[str, int]) -> None:
-        for name, at in addresses.items():
-            if not context.set_tensor_address(name, at):
-                raise BuildError(f"{self._name}: TensorRT does not take the address of {name}: {self._reason()}")
+    def _set_addresses(self, context: Any, addresses: Mapping[str, int]) -> None:
+        for name, address in addresses.items():
+            if not context.set_tensor_address(name, address):
+                raise BuildError(f"{self._name}: TensorRT refuses the address of {name}: {self._reason()}")
 
     def allocate(self) -> dict[str, NDArray[Any]]:
-        with self._gpu.errors_of(f"buffers of {self._name}"):
+        with self._gpu.errors_of(f"allocating buffers of {self._name}"):
             return {spec.name: self._gpu.host(spec.shape, spec.dtype) for spec in (*self.inputs, *self.outputs)}
 
     def frame_buffer(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        with self._gpu.errors_of(f"a frame for {self._name}"):
+        with self._gpu.errors_of(f"allocating a frame for {self._name}"):
             return self._gpu.host(shape, "uint8")
 
     def _bind(self, buffers: Mapping[str, NDArray[Any]]) -> None:
         with self._gpu.errors_of(f"binding buffers of {self._name}"):
             self._unbind()
-            specs, card = (*self.inputs, *self.outputs), self._gpu
-            near = {spec.name: self._near(buffers[spec.name]) for spec in specs}
-            memory = self._held["memory"] = {} if card.integrated else {s.name: card.memory(_bytes(s)) for s in specs}
-            self._at = {name: int(memory[name]) if memory else self._mapped(array) for name, array in near.items()}
-            copied = [(memory[name], array) for name, array in near.items()] if memory else []
+            specs, gpu = (*self.inputs, *self.outputs), self._gpu
+            pinned = {spec.name: self._pinned(buffers[spec.name]) for spec in specs}
+            memory = self._held["memory"] = {} if gpu.integrated else {s.name: gpu.memory(_bytes(s)) for s in specs}
+            self._addresses = {
+                name: int(memory[name]) if memory else self._mapped(array) for name, array in pinned.items()
+            }
+            copied = [(memory[name], array) for name, array in pinned.items()] if memory else []
             self._to_gpu, self._from_gpu = copied[: len(self.inputs)], copied[len(self.inputs) :]
-            moved = [(array, buffers[name]) for name, array in near.items() if array is not buffers[name]]
-            names = {id(near[spec.name]) for spec in self.inputs}
-            self._before = [(array, given) for array, given in moved if id(array) in names]
-            self._after = [(given, array) for array, given in moved if id(array) not in names]
+            staged = [spec.name for spec in specs if pinned[spec.name] is not buffers[spec.name]]
+            inputs = {spec.name for spec in self.inputs}
+            self._before = [(pinned[name], buffers[name]) for name in staged if name in inputs]
+            self._after = [(buffers[name], pinned[name]) for name in staged if name not in inputs]
             self.buffers = dict(buffers)
-            self._everything()  # what TensorRT does only the first time can't be captured
+            self._steps()  # TensorRT's work on the first run cannot be captured
             self._held["stream"].synchronize()
-            self._run = self._graph(self._everything)
+            self._run = self._graph(self._steps)
 
-    def _near(self, array: NDArray[Any]) -> NDArray[Any]:
+    def _pinned(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The array itself if it is page-locked, else page-locked memory to copy it through."""
         return array if self._gpu.pinned(array) is not None else self._gpu.host(array.shape, array.dtype.name)
 
     def _mapped(self, array: NDArray[Any]) -> int:
@@ -183,18 +194,18 @@ class TensorRTRunner(Runner):
         return pinned.address
 
     def infer(self) -> None:
-        for near, given in self._before:
-            np.copyto(near, given)
+        for pinned, buffer in self._before:
+            np.copyto(pinned, buffer)
         with self._gpu.errors_of(f"running {self._name}"):
             self._run()
             self._held["stream"].synchronize()
-        for given, near in self._after:
-            np.copyto(given, near)
+        for buffer, pinned in self._after:
+            np.copyto(buffer, pinned)
 
     def latency(self) -> float:
-        """Milliseconds between two events of the GPU, one before the engine's graph and one behind it.
+        """Milliseconds between two events of the GPU, before and after the engine's graph.
 
-        A run that is not timed goes before, so that the GPU is not waiting for the launch when the clock starts.
+        A run that is not timed comes first, so that the GPU does not wait for the launch when the clock starts.
         """
         if not self.buffers:
             self.bind(self.allocate())
@@ -213,7 +224,7 @@ class TensorRTRunner(Runner):
         self.buffers, self._to_gpu, self._from_gpu, self._before, self._after = {}, [], [], [], []
 
     def _graph(self, record: Callable[[], None]) -> Callable[[], None]:
-        """A launch of what `record` enqueues; `record` itself where that cannot be captured."""
+        """A launch of the work that `record` enqueues; `record` itself if it cannot be captured."""
         try:
             with self._gpu.errors_of("capturing"):
                 graph = Graph(self._held["stream"].handle, record)
@@ -224,7 +235,7 @@ class TensorRTRunner(Runner):
         self._held["graphs"].append(graph)
         return graph.launch
 
-    def _everything(self) -> None:
+    def _steps(self) -> None:
         driver, stream = self._gpu.driver, self._held["stream"]
         for memory, host in self._to_gpu:
             driver.memcpy_htod_async(memory, host, stream)
@@ -234,7 +245,7 @@ class TensorRTRunner(Runner):
 
     def _engine(self) -> None:
         context = self._held["contexts"][0]
-        self._place(context, self._at)
+        self._set_addresses(context, self._addresses)
         self._execute(context, self._held["stream"])
 
     def _execute(self, context: Any, stream: Any) -> None:
@@ -244,7 +255,7 @@ class TensorRTRunner(Runner):
     def _reason(self) -> str:
         return str(self._held["plan"].log.reason())
 
-    def _run_anew(self) -> None:
+    def _bind_and_run(self) -> None:
         self.bind(self.allocate())
         self._run()
 
@@ -254,7 +265,7 @@ class TensorRTRunner(Runner):
         for block in self._held.pop("memory").values():
             block.free()
         self._held["memory"] = {}
-        self._run, self._alone = self._run_anew, None
+        self._run, self._alone = self._bind_and_run, None
         self.buffers, self._to_gpu, self._from_gpu, self._before, self._after = {}, [], [], [], []
 
 
@@ -262,11 +273,11 @@ def _bytes(spec: TensorSpec) -> int:
     return int(np.prod(spec.shape, dtype=np.int64)) * np.dtype(spec.dtype).itemsize
 
 
-def _free(card: Gpu, held: dict[str, Any]) -> None:
-    """In the order in which one needs the other."""
+def _free(gpu: Gpu, held: dict[str, Any]) -> None:
+    """Free everything, users before what they use."""
     memory = held.pop("memory", {})
     steps: list[Callable[[], object]] = [held["stream"].synchronize] if "stream" in held else []
     steps += [graph.close for graph in held["graphs"]]
     steps += [partial(held.pop, name, None) for name in ("contexts", "plan")]
-    steps += [block.free for block in memory.values()] + [block.leave for block in held["blocks"]]
-    card.free_all([*steps, held.clear])
+    steps += [block.free for block in memory.values()] + [block.release for block in held["blocks"]]
+    gpu.free_all([*steps, held.clear])
