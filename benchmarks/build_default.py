@@ -73,7 +73,7 @@ def build_once(arguments: argparse.Namespace, scene: Path | None, store: Path, m
     """One build: its result, or its error."""
     begun, steps = time.monotonic(), Steps()
     try:
-        built = build(recipe(arguments, scene, memory), store, force=True, progress=steps)
+        built = build(recipe(arguments, scene, memory), store, reuse="nothing", progress=steps)
     except EdgeSparseError as error:
         return {"error": f"{type(error).__name__}: {error}", "seconds": round(time.monotonic() - begun, 1)}
     manifest = built.package.manifest

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgesparse.builder.build import STORE
+from edgesparse.builder.build import STORE, Reuse
 from edgesparse.builder.build import build as build_recipe
 from edgesparse.builder.targets import open_detector, ready
 from edgesparse.config import Recipe, override
@@ -71,20 +71,20 @@ def build(
     *,
     names: str | None = None,
     store: str | Path = STORE,
-    force: bool = False,
+    reuse: Reuse = "package",
     keep: str | Path | None = None,
     progress: Progress = quiet,
 ) -> Package:
     """Build every candidate of a recipe or ONNX file, time and score it, and keep the fastest accepted one.
 
-    Returns the package: `folder`, and `manifest` with every candidate's time, score and outcome. Unless `force`, the
-    package of an earlier build with the same inputs is returned. `keep` is a folder for the files that candidates are
-    built from.
+    Returns the package: `folder`, and `manifest` with every candidate's time, score and outcome. `reuse`: the whole
+    "package" of an earlier build with the same inputs; or the "candidates" that an interrupted build finished; or
+    "nothing". `keep` is a folder for the files that candidates are built from.
     Raises ConfigError, ModelError, BuildError (AccuracyGateFailed where no candidate is accurate enough),
     BackendUnavailable.
     """
     folder = None if keep is None else Path(keep)
-    return build_recipe(as_recipe(target, names), Path(store), force=force, progress=progress, keep=folder).package
+    return build_recipe(as_recipe(target, names), Path(store), reuse=reuse, progress=progress, keep=folder).package
 
 
 def inspect(

@@ -13,15 +13,17 @@ from edgesparse import device
 from edgesparse.backends import Backend, BuildOptions, BuildResult, TensorSpec
 from edgesparse.backends.base import Limits
 from edgesparse.builder.candidates import CandidatePlan, least_ms
-from edgesparse.builder.child.job import BuildJob, JobResult, Scoring, TrialJob
+from edgesparse.builder.child.job import BuildJob, JobResult, Scoring, TrialJob, TrialResult
 from edgesparse.builder.child.memory import MB, Budget, Spent, rungs, words
 from edgesparse.builder.child.timing import Timing
 from edgesparse.builder.onnx_files import OnnxFiles
 from edgesparse.builder.prepare import Build
+from edgesparse.builder.resume import Finished, FinishedCandidates
 from edgesparse.device import state_folder
 from edgesparse.errors import EdgeSparseError
 from edgesparse.package.manifest import AgreementRecord, Outcome, Score
 
+TIME_IS_UP = "the time limit was reached before"
 NEGLIGIBLE = 0.1
 """A rung that saves less than this share of the excess has no lever that matters for the model."""
 
@@ -48,6 +50,10 @@ class Attempt:
         self.outcome, self.reason = outcome, reason
         return self
 
+    def take(self, trial: TrialResult) -> None:
+        self.inputs, self.outputs, self.timing = trial.inputs, trial.outputs, trial.timing
+        self.score, self.agreement = trial.score, trial.agreement
+
     @property
     def runs(self) -> bool:
         return self.timing is not None
@@ -56,8 +62,16 @@ class Attempt:
 class CandidateBuilder:
     """Builds and tries candidates. The rung on which memory sufficed is where the next candidate begins."""
 
-    def __init__(self, build: Build, files: OnnxFiles, seconds: float, scoring: Scoring) -> None:
+    def __init__(
+        self,
+        build: Build,
+        files: OnnxFiles,
+        seconds: float,
+        scoring: Scoring,
+        finished: FinishedCandidates | None = None,
+    ) -> None:
         self._build, self._files, self._seconds, self._scoring = build, files, seconds, scoring
+        self._finished = finished
         # Only backends that compile native code have levers.
         limits = rungs(build.budget.size, build.recipe.build.level)
         self._rungs = limits if build.backend.native_code else (Limits(),)
@@ -68,7 +82,7 @@ class CandidateBuilder:
         """Build and try a plan; `best` is the fastest attempt so far."""
         attempt = Attempt(plan)
         if time.monotonic() > self._build.workers.deadline:
-            return attempt.end("skipped", "the time limit was reached before")
+            return attempt.end("skipped", TIME_IS_UP)
         if self._no_room:
             attempt.short = True
             return attempt.end("failed", f"does not fit into {self._build.budget}: {self._no_room}")
@@ -82,10 +96,28 @@ class CandidateBuilder:
             options = self._options(plan)
         except EdgeSparseError as error:
             return attempt.end("failed", str(error))
+        key = self._finished.key(plan.name, onnx, options) if self._finished is not None else ""
+        if self._resume(attempt, key, onnx):
+            return attempt
         self._build_down(attempt, onnx, options)
-        if attempt.result is not None:
-            self._try(attempt, attempt.result)
+        if attempt.result is not None and (trial := self._try(attempt, attempt.result)) is not None:
+            attempt.take(trial)
+            if self._finished is not None:
+                self._finished.save(key, Finished(attempt.rung, attempt.spent, attempt.result, trial))
         return attempt
+
+    def _resume(self, attempt: Attempt, key: str, onnx: Path) -> bool:
+        """Whether an interrupted build finished this candidate, within the memory of this one."""
+        if self._finished is None:
+            return False
+        out = onnx.parent / f"{attempt.plan.name.replace(':', 'to')}-resumed{self._build.backend.suffix}"
+        entry = self._finished.load(key, out)
+        if entry is None or not self._fits(entry.spent):
+            return False
+        self._build.workers.progress(f"{attempt.plan.name}: taken from an interrupted build", 0, 0)
+        attempt.rung, attempt.spent, attempt.result = entry.rung, entry.spent, entry.built
+        attempt.take(entry.trial)
+        return True
 
     def _options(self, plan: CandidatePlan) -> BuildOptions:
         recipe, backend = self._build.recipe, self._build.backend
@@ -168,7 +200,7 @@ class CandidateBuilder:
         budget = self._build.budget
         return not self._build.backend.native_code or budget.size is None or spent.under(budget.where) <= budget.size
 
-    def _try(self, attempt: Attempt, result: BuildResult) -> None:
+    def _try(self, attempt: Attempt, result: BuildResult) -> TrialResult | None:
         settings = self._build.recipe.build
         ended = self._build.workers.run(
             TrialJob(
@@ -184,10 +216,7 @@ class CandidateBuilder:
         )
         if ended.value is None:
             attempt.end("failed", f"was built and cannot run: {ended.error}")
-            return
-        trial = ended.value
-        attempt.inputs, attempt.outputs, attempt.timing = trial.inputs, trial.outputs, trial.timing
-        attempt.score, attempt.agreement = trial.score, trial.agreement
+        return ended.value
 
 
 def _keep(attempt: Attempt, result: BuildResult, spent: Spent, rung: int) -> bool:

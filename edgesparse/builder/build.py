@@ -8,9 +8,11 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from edgesparse import backends
 from edgesparse.backends import Backend
+from edgesparse.builder.attempts import TIME_IS_UP
 from edgesparse.builder.compare import compare_candidates
 from edgesparse.builder.int8 import hash_images
 from edgesparse.builder.pack import pack
@@ -26,6 +28,7 @@ from edgesparse.version import VERSION
 
 STORE = Path("engines")
 TIMING_SECONDS = 1.0
+Reuse = Literal["package", "candidates", "nothing"]
 PREFERENCE = ("tensorrt", "onnxruntime")
 """The backends that `build.backend: auto` tries, best first."""
 
@@ -57,7 +60,7 @@ def build(
     recipe: Recipe,
     root: Path = STORE,
     *,
-    force: bool = False,
+    reuse: Reuse = "package",
     progress: Progress = quiet,
     make_current: bool = True,
     keep: Path | None = None,
@@ -67,18 +70,21 @@ def build(
     It becomes the model's `current` package, with the recipe's `run` in its manifest; without `make_current` only if
     the model has no current one, and a package that is reused is left unchanged on disk. `keep` is a folder for the
     files that candidates are built from, which their trtexec commands name; a build that is reused or refused writes
-    nothing there.
+    nothing there. `reuse`: a whole "package"; or the "candidates" that an interrupted build finished, for a package
+    that does not exist or that the time limit left incomplete; or "nothing".
 
     Raises ModelError, BuildError (AccuracyGateFailed when it detects worse than `accept` allows), PackageError,
     BackendUnavailable. Existing packages stay as they are whatever fails.
     """
     inputs = Inputs(recipe, pick_backend(recipe), _hashes(recipe))
     store = Store(root, recipe.model.stem)
-    existing = None if force else store.find(inputs.build_id)
+    existing = None if reuse == "nothing" else store.find(inputs.build_id)
+    if reuse == "candidates" and existing is not None and _cut_short(existing):
+        existing = None
     if existing is not None and not make_current:
         return Built(_with_run(existing, recipe.run), True)
     with store.lock():
-        package = existing or _write(store, inputs, progress, keep)
+        package = existing or _write(store, inputs, progress, keep, reuse == "candidates")
         if package.manifest.run != recipe.run:
             package = _with_run(package, recipe.run)
             manifests.write(package.folder, sealed(package.manifest))
@@ -103,12 +109,17 @@ def _with_run(package: Package, run: Run) -> Package:
     return Package(package.folder, package.manifest.model_copy(update={"run": run}))
 
 
-def _write(store: Store, inputs: Inputs, progress: Progress, keep: Path | None) -> Package:
+def _cut_short(package: Package) -> bool:
+    """Whether the time limit kept a candidate from being built."""
+    return any(candidate.reason == TIME_IS_UP for candidate in package.manifest.candidates)
+
+
+def _write(store: Store, inputs: Inputs, progress: Progress, keep: Path | None, resume: bool) -> Package:
     size = sum(file.stat().st_size for file in models.files(inputs.recipe.model) if file.is_file())
     with store.writing(inputs.build_id, 3 * size + 1_000_000) as folder:
         work = folder / "work"
         work.mkdir()
-        comparison = compare_candidates(inputs.recipe, inputs.backend, work, TIMING_SECONDS, progress)
+        comparison = compare_candidates(inputs.recipe, inputs.backend, work, TIMING_SECONDS, progress, resume=resume)
         pack(folder, comparison, inputs.build_id, inputs.hashes)
         if keep is not None:
             _keep(work, keep)

@@ -11,7 +11,7 @@ from pathlib import Path
 from edgesparse import device
 from edgesparse.backends import Backend
 from edgesparse.builder import choose
-from edgesparse.builder.attempts import Attempt, CandidateBuilder
+from edgesparse.builder.attempts import TIME_IS_UP, Attempt, CandidateBuilder
 from edgesparse.builder.candidates import CandidatePlans, plan_candidates
 from edgesparse.builder.child.job import RaceJob
 from edgesparse.builder.child.memory import MB, Budget, Spent, budget
@@ -20,6 +20,7 @@ from edgesparse.builder.choose import Proof
 from edgesparse.builder.gate import Gate, all_refused
 from edgesparse.builder.onnx_files import OnnxFiles
 from edgesparse.builder.prepare import Build, prepare
+from edgesparse.builder.resume import FinishedCandidates
 from edgesparse.config import Recipe
 from edgesparse.errors import BuildError, MemoryBudgetExceeded
 from edgesparse.progress import Progress
@@ -47,9 +48,12 @@ class Comparison:
 
 
 def compare_candidates(
-    recipe: Recipe, backend: Backend, folder: Path, seconds: float, progress: Progress
+    recipe: Recipe, backend: Backend, folder: Path, seconds: float, progress: Progress, *, resume: bool | None = None
 ) -> Comparison:
     """Build and compare the candidates of a recipe in `folder`, each timed for `seconds`.
+
+    Each that is finished is kept on this device until all are, so that with `resume` a later call takes it from there;
+    with None nothing is kept.
 
     Raises ModelError, ConfigError, and BuildError when no candidate is left: MemoryBudgetExceeded, AccuracyGateFailed,
     SparsityNotAchieved where that is the reason.
@@ -65,7 +69,10 @@ def compare_candidates(
     build = Build(recipe, backend, folder, prepared, workers, memory)
     gate.prepare(prepared, folder, progress)
     files = OnnxFiles(build, gate.int8_target())
-    attempts = _attempts(CandidateBuilder(build, files, seconds, gate.scoring()), plans, gate)
+    finished = FinishedCandidates(build, gate.scoring(), resume) if resume is not None else None
+    attempts = _attempts(CandidateBuilder(build, files, seconds, gate.scoring(), finished), plans, gate)
+    if finished is not None and not any(attempt.reason == TIME_IS_UP for attempt in attempts):
+        finished.forget()
     passed = [attempt for attempt in attempts if attempt.outcome == "lost"]
     if not passed:
         raise none_left(attempts, memory)

@@ -12,6 +12,7 @@ from edgesparse.cli.show import complain, emit_json, progress, table
 from edgesparse.errors import ConfigError
 
 if TYPE_CHECKING:
+    from edgesparse.builder.build import Reuse
     from edgesparse.config import Recipe
     from edgesparse.package.manifest import Candidate, Manifest
 
@@ -25,11 +26,10 @@ if TYPE_CHECKING:
 @click.option("--keep", type=options.PATH, metavar="FOLDER", help="Keep the files that engines are built from.")
 @options.names
 @options.store
+@click.option("--resume", is_flag=True, help="Continue a build that was killed, or cut short by its limit.")
 @click.option("--force", is_flag=True, help="Build again, even if nothing has changed.")
 @options.as_json
-def build(
-    target: Path, names: str | None, store: Path, force: bool, as_json: bool, keep: Path | None, **overrides: Any
-) -> None:
+def build(target: Path, names: str | None, store: Path, as_json: bool, keep: Path | None, **overrides: Any) -> None:
     """Build every candidate, time and score it, keep the fastest.
 
     Each candidate's trtexec command is printed too; it works in the folder that --keep fills.
@@ -37,11 +37,14 @@ def build(
     from edgesparse.builder.build import build as build_package
     from edgesparse.builder.targets import recipe_of
 
+    force, resume = (bool(overrides.pop(name)) for name in ("force", "resume"))
+    if force and resume:
+        raise click.UsageError("--force builds everything again, --resume what is missing: choose one")
     if keep is not None and keep.exists() and not (keep.is_dir() and (force or not any(keep.iterdir()))):
         raise ConfigError(f"--keep {keep} already exists: name another, or an empty folder")
     recipe = _with_overrides(recipe_of(target, names), **overrides)
     with progress() as advance:
-        result = build_package(recipe, store, force=force, progress=advance, keep=keep)
+        result = build_package(recipe, store, reuse=_reuse(force, resume), progress=advance, keep=keep)
     if keep is not None and result.reused:
         complain(f"nothing was built, so {keep} is not filled: pass --force to build again")
     manifest = result.package.manifest
@@ -51,6 +54,10 @@ def build(
     _show(manifest)
     click.echo(f"{'reused' if result.reused else 'wrote'} {result.package.folder} (details: report.html)")
     click.echo(f"next: edgesparse run {result.package.folder.parent} --source 0")
+
+
+def _reuse(force: bool, resume: bool) -> Reuse:
+    return "nothing" if force else "candidates" if resume else "package"
 
 
 def _with_overrides(

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import ceil
-from typing import Any
+from typing import Any, Literal
 
 from edgesparse.predict.boards import Board, Fitted, fitted
 from edgesparse.predict.fusion import Work
@@ -77,9 +77,8 @@ def predict(
     works: Sequence[Work],
     board: Board,
     precision: str,
-    sparse: bool = False,
+    sparse: bool | Literal["likely"] = False,
     *,
-    likely: bool = False,
     relu: bool = False,
     constants: Fitted | None = None,
 ) -> Prediction:
@@ -87,17 +86,18 @@ def predict(
 
     With `sparse`, every layer that may run a 2:4 kernel does, at the GPU's sparse rate: the most that could be gained,
     since TensorRT picks the dense kernel wherever that is faster. In INT8 a layer may only if ReLU or nothing is
-    between it and the next Q, or anywhere with `relu`. With `likely`, only those layers run 2:4 for which TensorRT was
+    between it and the next Q, or anywhere with `relu`. "likely": only those layers run 2:4 for which TensorRT was
     seen to pick a sparse kernel (`likely_sparse`). `constants`: used in place of the fitted ones.
     """
     reached = constants or fitted()
 
     def is_sparse(work: Work) -> bool:
-        if likely and not likely_sparse(work, precision):
-            return False
-        return sparse and (work.sparse_int8 if precision == "int8" and not relu else work.sparse)
+        if sparse == "likely":
+            return likely_sparse(work, precision)
+        return bool(sparse) and (work.sparse_int8 if precision == "int8" and not relu else work.sparse)
 
-    name = f"{precision.upper()}{' 2:4' if sparse else ''}{' with ReLU' if relu else ''}{LIKELY if likely else ''}"
+    name = f"{precision.upper()}{' 2:4' if sparse else ''}{' with ReLU' if relu else ''}"
+    name += LIKELY if sparse == "likely" else ""
     return Prediction(name, tuple(_layer(work, board, precision, is_sparse(work), reached) for work in works))
 
 
@@ -129,8 +129,8 @@ def predict_all(works: Sequence[Work], board: Board) -> dict[str, Prediction]:
         predict(works, board, "int8"),
         predict(works, board, "int8", True),
         predict(works, board, "int8", True, relu=True),
-        predict(works, board, "fp16", True, likely=True),
-        predict(works, board, "int8", True, likely=True),
+        predict(works, board, "fp16", "likely"),
+        predict(works, board, "int8", "likely"),
         small,
     )
     return {prediction.name: prediction for prediction in predictions}

@@ -37,7 +37,7 @@ def recipe(model: Path, **settings: Any) -> Recipe:
 
 
 def make(model: Path, force: bool = False, **settings: Any) -> Built:
-    return build(recipe(model, **settings), model.parent / "engines", force=force)
+    return build(recipe(model, **settings), model.parent / "engines", reuse="nothing" if force else "package")
 
 
 def left(folder: Path) -> list[str]:

@@ -1,0 +1,124 @@
+"""A build that was interrupted continues with the candidates that it had finished."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import squares
+from null_plans import Plan
+
+from edgesparse.builder.attempts import TIME_IS_UP
+from edgesparse.builder.build import Reuse, build
+from edgesparse.config import Recipe, parse
+from edgesparse.device import state_folder
+from edgesparse.package.manifest import Manifest
+
+pytestmark = pytest.mark.usefixtures("quick")
+CANDIDATES = ["fp32", "fp16", "fp16-2:4"]
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+class Steps:
+    """Progress that kills the build when a step begins with `at`."""
+
+    def __init__(self, at: str = "never") -> None:
+        self.at, self.names = at, list[str]()
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        self.names.append(step)
+        if step.startswith(self.at):
+            raise Killed
+
+    @property
+    def built(self) -> list[str]:
+        return list(dict.fromkeys(step.split()[1] for step in self.names if step.startswith("building ")))
+
+    @property
+    def resumed(self) -> list[str]:
+        return [step.split(":")[0] for step in self.names if step.endswith("taken from an interrupted build")]
+
+
+def recipe(model: Path, **settings: Any) -> Recipe:
+    settings["build"] = {"backend": "null", "candidates": CANDIDATES, **settings.get("build", {})}
+    return parse({"model": str(model), "classes": list(squares.NAMES), **settings}, "recipe")
+
+
+def run(wanted: Recipe, steps: Steps, reuse: Reuse = "candidates") -> Manifest:
+    return build(wanted, wanted.model.parent / "engines", reuse=reuse, progress=steps).package.manifest
+
+
+def entries() -> list[Path]:
+    return sorted((state_folder() / "unfinished").glob("[!.]*"))
+
+
+@pytest.fixture
+def killed(sparse_model: Path, planned: Plan) -> Recipe:
+    """A recipe whose build was killed when it came to its third candidate."""
+    planned({"fp32": {"seconds": 0.009}, "fp16": {"seconds": 0.003}, "fp16-2:4": {"seconds": 0.006}})
+    wanted, steps = recipe(sparse_model), Steps("building fp16-2:4")
+    with pytest.raises(Killed):
+        run(wanted, steps)
+    assert len(entries()) == 2
+    return wanted
+
+
+def test_it_continues_with_what_is_missing(killed: Recipe) -> None:
+    steps = Steps()
+    manifest = run(killed, steps)
+    assert steps.resumed == ["fp32", "fp16"] and steps.built == ["fp16-2:4"]
+    outcomes = {candidate.name: candidate.outcome for candidate in manifest.candidates}
+    assert outcomes == {"fp32": "lost", "fp16": "chosen", "fp16-2:4": "lost"}
+    assert entries() == [], "nothing is left once a build has ended"
+
+
+def test_without_the_option_everything_is_built_again(killed: Recipe) -> None:
+    steps = Steps()
+    run(killed, steps, "package")
+    assert steps.resumed == [] and steps.built == CANDIDATES
+
+
+def test_other_inputs_are_other_candidates(killed: Recipe, tmp_path: Path) -> None:
+    steps = Steps()
+    other = squares.detector(tmp_path / "other.onnx")
+    run(recipe(other, build={"candidates": ["fp32"]}), steps)
+    assert steps.resumed == []
+
+
+@pytest.mark.parametrize("damage", ["engine", "record", "cut", "text"])
+def test_a_damaged_entry_is_built_again(killed: Recipe, damage: str) -> None:
+    for entry in entries():
+        record = entry / "record.json"
+        if damage == "engine":
+            (entry / "engine").write_bytes(b"other")
+        elif damage == "record":
+            content = json.loads(record.read_text())
+            record.write_text(json.dumps({**content, "finished": {}}))
+        else:
+            record.write_text(record.read_text()[:40] if damage == "cut" else "[]")
+    steps = Steps()
+    manifest = run(killed, steps)
+    assert steps.resumed == [] and steps.built == CANDIDATES
+    assert next(c for c in manifest.candidates if c.name == "fp16").outcome == "chosen"
+
+
+def test_what_the_time_limit_left_out_is_built_later(sparse_model: Path, planned: Plan) -> None:
+    planned({"fp32": {"seconds": 0.004}, "fp16": {"sleep": 0.0}})
+    wanted = recipe(sparse_model, build={"time_limit": 1e-6})
+    with pytest.raises(Exception, match=TIME_IS_UP):
+        run(wanted, Steps())
+    assert run(recipe(sparse_model), Steps()).candidates
+
+
+def test_a_state_folder_that_cannot_be_written_costs_no_build(
+    sparse_model: Path, planned: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned({"fp32": {"seconds": 0.004}})
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("edgesparse.builder.resume.state_folder", lambda: tmp_path / "file")
+    assert run(recipe(sparse_model), Steps()).engine
