@@ -11,6 +11,7 @@ and --count 1. Prints figures per target; exit code 1 if there are findings.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import gc
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -76,6 +78,7 @@ def read_damaged(target: str, seed: int, sound: Path, folder: Path) -> Outcome:
 
 
 def _child(wire: Connection, sound: Path, folder: Path) -> None:
+    faulthandler.disable()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     null = os.open(os.devnull, os.O_WRONLY)
@@ -99,7 +102,9 @@ class Child:
         context = multiprocessing.get_context("fork")
         self._wire, theirs = context.Pipe()
         self._process: Any = context.Process(target=_child, args=(theirs, *self._arguments), daemon=True)
-        self._process.start()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads: the child uses none of them
+            self._process.start()
         theirs.close()
 
     def begin(self, target: str, seed: int) -> None:

@@ -58,7 +58,7 @@ def mutate_value(rng: random.Random, value: Any) -> Any:
         elif kind == 2 and isinstance(holder, dict):
             holder[rng.choice(STRANGE_TEXT)] = holder[key]
         elif kind == 3 and isinstance(holder[key], int | float):
-            holder[key] = holder[key] * rng.choice([-1, 0, 1.5, 1e9, 10**9])
+            holder[key] = holder[key] * rng.choice([-1, 0, 2, 10**9])
         else:
             holder[key] = copy.deepcopy(rng.choice(STRANGE))
     return value
