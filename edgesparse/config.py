@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from edgesparse.backend_table import BACKENDS
 from edgesparse.camera import ONLY as ONLY
 from edgesparse.camera import Camera as Camera
 from edgesparse.camera import ClassFilter, Confidences, Source, of_sources
@@ -28,7 +29,6 @@ from edgesparse.values import Batch as Batch
 from edgesparse.values import Section as Section
 from edgesparse.wording import nearest_file, redact
 
-BackendName = Literal["auto", "onnxruntime", "tensorrt", "tensorrt-rtx", "null"]
 Way = Literal["fp32", "fp16", "int8-table", "int8-qdq", "int8-qdq-sparse", "int8-tensorrt"]
 """Ways to a lower precision, the cheap ones first. INT8 comes from our calibration table (`int8-table`), from Q/DQ
 after the activations (`int8-qdq`), from Q/DQ directly after convolutions that may run 2:4 (`int8-qdq-sparse`), or from
@@ -47,13 +47,23 @@ def _candidate(name: str) -> str:
 CandidateName = Annotated[str, AfterValidator(_candidate)]
 
 
-def _head(name: str) -> str:
-    name = HEAD_ALIASES.get(name, name)
-    if name != "auto" and name not in HEADS:
-        known = "' or '".join(("auto", *HEADS))
+def _known(name: str, table: dict[str, str]) -> str:
+    if name != "auto" and name not in table:
+        known = "' or '".join(("auto", *table))
         raise PydanticCustomError("literal_error", "Input should be '{known}'", {"known": known})
     return name
 
+
+def _backend(name: str) -> str:
+    return _known(name, BACKENDS)
+
+
+def _head(name: str) -> str:
+    return _known(HEAD_ALIASES.get(name, name), HEADS)
+
+
+BackendName = Annotated[str, AfterValidator(_backend)]
+"""`auto`, or a name in edgesparse/backend_table.py."""
 
 HeadName = Annotated[str, AfterValidator(_head)]
 """`auto`, a name in edgesparse/head_table.py, or one of its aliases, which becomes the name it stands for."""
@@ -70,7 +80,7 @@ class BuildSettings(Section):
     """What is built, and what the build may use."""
 
     backend: BackendName = "auto"
-    """What builds and runs the engine; `auto`: TensorRT where it works, else ONNX Runtime."""
+    """What builds and runs the engine: `tensorrt`, `tensorrt-rtx`, `onnxruntime`; `auto`: TensorRT where it works."""
     batch: Batches = Batch(opt=1, max=1)
     """One number, or a range as {min: 1, opt: 4, max: 8}."""
     threads: Annotated[int, Field(ge=0)] = 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
+from edgesparse.backend_table import BACKENDS
 from edgesparse.backends.base import Availability, Backend, BuildOptions, BuildResult, Runner, TensorSpec
 from edgesparse.errors import ConfigError
 
@@ -16,25 +19,13 @@ __all__ = [
     "backend",
 ]
 
-NAMES = ("tensorrt", "tensorrt-rtx", "onnxruntime", "null")
+NAMES = tuple(BACKENDS)
 
 
 def backend(name: str) -> Backend:
     """The backend of that name. Raises ConfigError for an unknown one."""
-    if name == "tensorrt":
-        from edgesparse.backends.tensorrt.driver import TensorRTBackend
-
-        return TensorRTBackend()
-    if name == "tensorrt-rtx":
-        from edgesparse.backends.tensorrt.rtx import TensorRTRTXBackend
-
-        return TensorRTRTXBackend()
-    if name == "onnxruntime":
-        from edgesparse.backends.onnxruntime import OnnxRuntimeBackend
-
-        return OnnxRuntimeBackend()
-    if name == "null":
-        from edgesparse.backends.null import NullBackend
-
-        return NullBackend()
-    raise ConfigError(f"unknown backend {name!r}: use one of {', '.join(NAMES)}")
+    if name not in BACKENDS:
+        raise ConfigError(f"unknown backend {name!r}: use one of {', '.join(NAMES)}")
+    module, _, kind = BACKENDS[name].partition(":")
+    instance: Backend = getattr(import_module(module), kind)()
+    return instance

@@ -1,0 +1,14 @@
+"""What builds and runs engines, by name. A new backend is one file, and one line here.
+
+The table is apart from the classes so that a recipe can be checked without importing any of them. Values are written as
+entry points are, `module:Class`; the class is a `Backend` (edgesparse/backends/base.py).
+"""
+
+from __future__ import annotations
+
+BACKENDS = {
+    "tensorrt": "edgesparse.backends.tensorrt.driver:TensorRTBackend",
+    "tensorrt-rtx": "edgesparse.backends.tensorrt.rtx:TensorRTRTXBackend",
+    "onnxruntime": "edgesparse.backends.onnxruntime:OnnxRuntimeBackend",
+    "null": "edgesparse.backends.null:NullBackend",
+}
