@@ -186,7 +186,7 @@ BAD: dict[Make, tuple[int, str]] = {
     no_such_camera: (3, r"no camera 77: /dev/video77 does not exist; found: "),
     no_camera_at_all: (2, r"no camera -1: cameras are numbered from 0"),
     no_such_scheme: (2, r"cannot open rstp://host/x: an address starts with one of rtsp, "),
-    no_answer: (3, r"cannot open rtsp://127.0.0.1:9/x: is the address right and the camera on\?"),
+    no_answer: (3, r"cannot open rtsp://127.0.0.1:9/x: connection refused: is the port right, "),
     size_of_a_camera: (2, r"run.cameras.0.size.0: found 0 \(a whole number\), needed greater than or equal to 16"),
     zone_that_crosses_itself: (2, r"run.cameras.0.zones.door: found .* needed a polygon whose sides do not cross"),
     zone_outside_the_frame: (2, r"run.cameras.0.zones.door.1.0: found 640 .* needed less than or equal to 1"),

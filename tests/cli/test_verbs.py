@@ -35,7 +35,7 @@ def test_from_a_model_to_detections(edgesparse: Command, model: Path, images: Pa
 
 def test_a_printed_recipe_is_all_of_the_output(edgesparse: Command, model: Path) -> None:
     ended = edgesparse("recipe", model, "-o", "-")
-    assert ended.out.startswith("# What squares.onnx is") and ended.err == ""
+    assert ended.out.startswith("# Describes squares.onnx ") and ended.err == ""
 
 
 def test_json_for_programs(edgesparse: Command, model: Path, images: Path) -> None:
