@@ -66,7 +66,7 @@ def explain(problem: Any, keys: Callable[[Sequence[str]], list[str]], more: Mapp
     those that pydantic knows of.
     """
     path = key_path(problem)
-    dotted = ".".join(path)
+    dotted = _short(".".join(path))
     if problem["type"] == "extra_forbidden":
         return f"unknown key '{dotted}'{nearest(path[-1], keys(path[:-1]))}"
     if problem["type"] == "missing":
@@ -83,6 +83,12 @@ def explain(problem: Any, keys: Callable[[Sequence[str]], list[str]], more: Mapp
     return f"{dotted}: found {quoted} ({kind(value)}), needed {needed}"
 
 
+def _short(text: str) -> str:
+    """The text on one line, of a length that fits into a message."""
+    line = "".join(filter(str.isprintable, " ".join(text.split())))
+    return line if len(line) <= LONGEST_VALUE else f"{line[:LONGEST_VALUE]}..."
+
+
 def _quoted(path: Sequence[str], value: Any) -> str:
     """The value for a message: short, without addresses, and nothing of what may be a secret."""
     if any(_SECRET.search(part) for part in path):
@@ -91,7 +97,7 @@ def _quoted(path: Sequence[str], value: Any) -> str:
         text = repr(redact(value) if "://" in value or _MISTYPED.match(value) else value)
     else:
         text = "'...'" if re.search(r":/|//", repr(value)) else repr(value)
-    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
+    return _short(text)
 
 
 _PLAIN = {
@@ -107,9 +113,12 @@ _PLAIN = {
 
 def key_path(problem: Any) -> tuple[str, ...]:
     """Return the path of the key, without the names that pydantic gives to the branches of a union."""
-    parts = map(str, problem["loc"])
-    branches = ("str", "float", "constrained-float")
-    return tuple(part for part in parts if not part.endswith("]") and part not in branches)
+    parts = tuple(map(str, problem["loc"]))
+    branch = re.compile(r"str|float|constrained-float|[\w-]+\[.*\]", re.DOTALL)
+    path = tuple(part for part in parts if not branch.fullmatch(part))
+    if problem["type"] == "extra_forbidden" and path[-1:] != parts[-1:]:  # a user's key may look like a branch
+        path += parts[-1:]
+    return path or parts
 
 
 def _literals(message: str) -> list[str]:

@@ -221,6 +221,13 @@ def test_a_filter_takes_class_ids(tmp_path: Path) -> None:
         assert "run.classes" in refused(written(tmp_path, f"model: m.onnx\nrun: {{classes: {names}}}"))
 
 
+@pytest.mark.parametrize("key", ["x]", "function-plain[y]", "str", "float", "", "\\x1b[2J", "é" * 500])
+def test_unknown_keys_are_named_whatever_they_are(tmp_path: Path, key: str) -> None:
+    for text in (f'model: m.onnx\n"{key}": 1', f'model: m.onnx\nrun: {{"{key}": 1}}'):
+        message = refused(written(tmp_path, text))
+        assert "unknown key '" in message and message.isprintable() and len(message) < 400
+
+
 @pytest.mark.parametrize("size", ["9" * 400 + " GB", "1.2.3 GB", "-1 GB", ". GB", "1e3 GB"])
 def test_sizes_of_memory_that_are_none_are_refused(tmp_path: Path, size: str) -> None:
     message = refused(written(tmp_path, f"model: m.onnx\nbuild: {{memory: {size}}}"))

@@ -182,18 +182,22 @@ def read(folder: Path) -> Manifest:
         content: Any = json.loads(path.read_text())
     except FileNotFoundError:
         raise PackageError(f"no package in {folder}: build one with 'edgesparse build RECIPE.yaml'") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PackageError(f"{path} is damaged ({error}): build it again with 'edgesparse build --force'") from None
     version = content.get("format") if isinstance(content, dict) else None
     if version != FORMAT:
-        raise PackageError(f"{path}: found format {version}, needed {FORMAT}: build it again with 'edgesparse build'")
+        raise PackageError(
+            f"{path}: found format {str(version)[:20]}, needed {FORMAT}: build it again with 'edgesparse build'"
+        )
     try:
         manifest = Manifest.model_validate_json(json.dumps(content))
         return manifest.model_copy(update={"run": _with_addresses(folder / ADDRESSES, manifest.run)})
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise PackageError(f"{path} is damaged at {place}: build it again with 'edgesparse build --force'") from None
+        place = "".join(filter(str.isprintable, ".".join(map(str, first["loc"]))))
+        raise PackageError(
+            f"{path} is damaged at {place[:80]}: build it again with 'edgesparse build --force'"
+        ) from None
 
 
 def write(folder: Path, manifest: Manifest) -> None:
@@ -223,7 +227,7 @@ def _with_addresses(path: Path, run: Run) -> Run:
         addresses: Any = json.loads(path.read_text())
     except FileNotFoundError:
         return run
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         log.warning("cannot read %s (%s): cameras are opened without credentials", path, error)
         return run
 

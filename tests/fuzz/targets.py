@@ -114,16 +114,6 @@ def _read_names(folder: Path) -> None:
     class_names(folder / "data.yaml")
 
 
-LABELS = {
-    "images": [{"id": n, "file_name": f"{n}.png", "width": 64, "height": 64} for n in range(3)],
-    "categories": [{"id": 1, "name": "red"}, {"id": 2, "name": "green"}],
-    "annotations": [
-        {"id": 9 + n, "image_id": n, "category_id": 1 + n % 2, "bbox": [8, 8, 8, 8], "area": 64, "iscrowd": 0}
-        for n in range(3)
-    ],
-}
-
-
 def _write_labels(folder: Path) -> None:
     squares.labelled(folder, 3)
 
