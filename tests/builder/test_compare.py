@@ -160,7 +160,7 @@ def test_no_candidate_left_is_one_error_and_the_old_package_still_runs(model: Pa
 
 def test_a_hanging_candidate_is_stopped_at_the_time_limit(model: Path, planned: Plan) -> None:
     planned({"fp16": {"hang": 600}})
-    candidates = by_name(make(model, ["fp32", "fp16", "int8-qdq"], build={"time_limit": 3}, calibrate=images(model)))
+    candidates = by_name(make(model, ["fp32", "fp16", "int8-qdq"], build={"time_limit": 8}, calibrate=images(model)))
     assert candidates["fp32"].outcome == "chosen"
     assert candidates["fp16"].reason == "stopped at the time limit"
     last = candidates["int8-qdq"]
