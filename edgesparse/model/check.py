@@ -63,8 +63,8 @@ def refuse_foreign(path: Path) -> None:
 
 def require_text(model: ModelProto, path: Path) -> None:
     """Raise ModelError where a name is not UTF-8, as in damaged files: protobuf then returns bytes."""
-    named = (*model.graph.input, *model.graph.output, *model.graph.initializer)
-    texts = [value.name for value in named] + [entry.domain for entry in model.opset_import]
+    texts = [value.name for value in (*model.graph.input, *model.graph.output)]
+    texts += [tensor.name for tensor in model.graph.initializer] + [entry.domain for entry in model.opset_import]
     for node in nodes_of(model.graph):
         texts += [node.name, node.op_type, node.domain, *node.input, *node.output]
     if not all(isinstance(text, str) for text in texts):

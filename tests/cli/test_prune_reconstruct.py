@@ -104,6 +104,7 @@ def test_an_empty_image_is_refused_by_name(edgesparse: Command, detector: Path, 
     assert not (tmp_path / "out.onnx").exists()
 
 
+@pytest.mark.usefixtures("images")
 @pytest.mark.parametrize(
     ("spoil", "code", "words"),
     [
@@ -112,7 +113,7 @@ def test_an_empty_image_is_refused_by_name(edgesparse: Command, detector: Path, 
     ],
 )
 def test_weights_that_cannot_be_refitted_end_in_one_line(
-    edgesparse: Command, detector: Path, images: Path, tmp_path: Path, spoil: str, code: int, words: str
+    edgesparse: Command, detector: Path, tmp_path: Path, spoil: str, code: int, words: str
 ) -> None:
     model = onnx.load(detector)
     if spoil == "sparse":
