@@ -34,6 +34,18 @@ def behind_selection(wiring: Wiring) -> dict[str, str]:
     return behind
 
 
+def before_selection(wiring: Wiring) -> list[str]:
+    """What nodes behind a selection read from before it, and outputs not behind one; empty without a selection."""
+    behind = behind_selection(wiring)
+    if not behind:
+        return []
+    names = dict.fromkeys(name for name in wiring.outputs if name not in behind)
+    for node in wiring.graph.node:
+        if node.output and not behind.keys().isdisjoint(node.output):
+            names.update(dict.fromkeys(name for name in node.input if name and name not in behind))
+    return [name for name in names if name in wiring.producer and not wiring.is_constant(name)]
+
+
 def layer_nodes(wiring: Wiring) -> Iterator[NodeProto]:
     """Each node that multiplies an activation with weights or with another activation."""
     return (node for node in wiring.graph.node if node.op_type in LAYERS and not _folds_away(wiring, node))

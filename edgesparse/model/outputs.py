@@ -10,10 +10,13 @@ import numpy.typing as npt
 from onnx import ModelProto
 
 from edgesparse.model.activations import Batches, stream
+from edgesparse.model.layers import before_selection
 from edgesparse.model.threads import in_threads
-from edgesparse.model.wiring import Array
+from edgesparse.model.wiring import Array, Wiring
 
 Floats = npt.NDArray[np.float32]
+PLACES = 512
+"""The most places per batch that are compared of a tensor before a selection."""
 Read = Callable[[Mapping[str, Array]], Floats]
 """Turns a batch's outputs, by name, into [places, fields]: boxes, say, and the confidence of each class, 0 to 1."""
 
@@ -21,12 +24,16 @@ Read = Callable[[Mapping[str, Array]], Floats]
 class ReferenceOutputs:
     """A network's outputs for some batches, which stay in memory, to compare those of changed networks with.
 
-    The results of `read` are compared; without it, each output separately.
+    The results of `read` are compared; without it, each output separately. Where a network selects rows (TopK), its
+    outputs are compared as they are before the selection: a changed network lists other rows, in another order.
     """
 
     def __init__(self, model: ModelProto, batches: Batches, read: Read | None = None) -> None:
         self._read = read
-        self.names = [output.name for output in model.graph.output]
+        outputs = [output.name for output in model.graph.output]
+        before = [] if read is not None else before_selection(Wiring(model.graph))
+        self._most = PLACES if before else None
+        self.names = before or outputs
         self._batches = list(batches())
         reference = self._joined(stream(model, lambda: self._batches, self.names))
         self._parts = [part for i, output in enumerate(reference) for part in _split(i, output)]
@@ -45,7 +52,12 @@ class ReferenceOutputs:
         if self._read is not None:
             return [np.concatenate(list(in_threads(self._read, values)))]
         listed = list(values)
-        return [np.concatenate([_fields(value[name]) for value in listed]) for name in self.names]
+        return [np.concatenate([self._thinned(_fields(value[name])) for value in listed]) for name in self.names]
+
+    def _thinned(self, fields: Floats) -> Floats:
+        """Evenly spaced places of a batch: features before a selection have many."""
+        step = 1 if self._most is None else max(1, -(-len(fields) // self._most))
+        return fields[::step]
 
 
 @dataclass(frozen=True)
