@@ -1,11 +1,10 @@
-"""What the path round the engine costs: YOLOX-nano at 416 on 1080p frames, side by side with the common ways.
+"""The cost of pre- and post-processing: YOLOX-nano at 416 on 1080p frames, side by side with common implementations.
 
     python benchmarks/frame_path.py [--real ../shared/real] [--ultralytics PYTHON] [--save]
 
-Three ways over the same frames: edgesparse; interleaved with it frame by frame in one run, the plain OpenCV and NumPy
-way of YOLOX's ONNX demo, written out below, with its thresholds and a session of its own; and, with
---ultralytics (the interpreter of an environment that has it), Ultralytics' own pre- and post-processing, in a process
-of its own. Prints JSON; --save writes it to benchmarks/results/frame_path.json.
+On the same frames: edgesparse; interleaved with it frame by frame, the plain OpenCV and NumPy code of YOLOX's ONNX demo,
+written out below, with its thresholds and its own session; and, with --ultralytics (the interpreter of an environment
+that has it), Ultralytics' own pre- and post-processing in a separate process. Prints JSON; --save writes it to benchmarks/results/frame_path.json.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from edgesparse.config import Run
 HERE = Path(__file__).resolve().parent
 SIZE = (416, 416)
 CONF, IOU = 0.1, 0.45
-"""The demo's own thresholds, for both ways."""
+"""The demo's own thresholds, used for both."""
 STRIDES = (8, 16, 32)
 
 
@@ -107,6 +106,13 @@ def timed(action: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
     return result, 1e3 * (time.perf_counter() - start)
 
 
+def demo_session(model: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    # Otherwise its idle threads spin on the cores that the other session works on.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(str(model), options)
+
+
 def measure(real: Path, rounds: int) -> dict[str, Any]:
     frames = frames_of(real, 24)
     package = ready(real / "models" / "yolox_nano.onnx", HERE / "scratch", names="coco")
@@ -115,25 +121,22 @@ def measure(real: Path, rounds: int) -> dict[str, Any]:
     }
     agree: list[bool] = []
     captured = np.empty_like(frames[0])
-    options = onnxruntime.SessionOptions()
-    # Or its idle threads would spin on the cores that the other session works on.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(str(real / "models" / "yolox_nano.onnx"), options)
+    session = demo_session(real / "models" / "yolox_nano.onnx")
     with open_detector(package, Run(conf=CONF, iou=IOU)) as detector:
         for number in range(rounds + 1):
             counts: dict[int, list[int]] = {index: [] for index in range(len(frames))}
             for index, frame in enumerate(frames):
-                # Each way gets a frame that was just captured into one buffer, as a camera's is, and an output that
-                # the other has not just pulled into the cache.
+                # Each gets a frame that was just captured into one buffer, as from a camera, and an output that the other
+                # has not just pulled into the cache.
                 np.copyto(captured, frame)
-                found = detector(captured)
+                detections = detector(captured)
                 before, engine, *after = detector.times / 1e6
                 other = (index + len(frames) // 2) % len(frames)
                 np.copyto(captured, frames[other])
                 (tensor, ratio), demo_before = timed(demo_preprocess, captured)
                 output = session.run(None, {"images": tensor})[0]
                 theirs, demo_after = timed(demo_postprocess, output, ratio)
-                counts[index].append(len(found))
+                counts[index].append(len(detections))
                 counts[other].append(0 if theirs is None else len(theirs))
                 if number:  # the first round warms up
                     for key, value in zip(rows, (before, engine, sum(after), demo_before, demo_after), strict=True):

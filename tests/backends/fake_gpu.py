@@ -1,24 +1,20 @@
-"""pycuda, the driver's library and TensorRT's runtime as far as a Runner calls them, on the CPU's memory.
+"""pycuda and the driver's library as far as a Runner calls them, in the CPU's memory.
 
-Kernels run too: the CPU's compiler makes a library of the same sources (host_kernels.cpp).
-
-Addresses are real ones, so what is copied to a wrong place is seen; what is freed twice, used after it was freed, or
-called without the context being current in the thread raises, as CUDA would. An enqueue in a capture runs only when
-its graph is launched.
+Kernels run too: the CPU's compiler builds the same sources (host_kernels.cpp). Addresses are real, so copies to a wrong
+place show. Freeing twice, use after free, and calls without a current context raise, as they do in CUDA. Work enqueued
+in a capture runs when its graph is launched.
 """
 
 from __future__ import annotations
 
 import atexit
 import ctypes
-import json
 import shutil
 import subprocess
 import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from enum import Enum
 from functools import lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,23 +26,22 @@ from numpy.typing import NDArray
 
 from edgesparse.backends.cuda.kernels import SOURCES
 from edgesparse.backends.cuda.layouts import IMAGE, IMAGES
-from edgesparse.backends.tensorrt.context import DTYPES
 
 Operation = Callable[[], None]
 
 
 @dataclass
 class Launched:
-    """A kernel's launch: what a graph tells of it, and lets be changed. `given`: its arguments, as bytes."""
+    """A kernel's launch, which a graph shows and updates. `arguments`: as bytes."""
 
     fake: Fake
     function: int
     grid: list[int]
-    given: list[bytes]
+    arguments: list[bytes]
 
     def __call__(self) -> None:
-        name, lie = KERNELS[self.function - 1], [ctypes.create_string_buffer(one, len(one)) for one in self.given]
-        pointers = (ctypes.c_void_p * len(lie))(*map(ctypes.addressof, lie))
+        name, copies = KERNELS[self.function - 1], [ctypes.create_string_buffer(a, len(a)) for a in self.arguments]
+        pointers = (ctypes.c_void_p * len(copies))(*map(ctypes.addressof, copies))
         assert host_kernels().launch(name, (ctypes.c_int * 3)(*self.grid), pointers) == 0
         self.fake.kernels.append(name.decode())
 
@@ -74,7 +69,7 @@ class OutOfMemory(Error):
 
 
 class Fake:
-    """The state of one GPU: what is allocated, what is being captured; `driver` and `library` are its two faces."""
+    """The state of one GPU: allocations, captures. `driver` and `libcuda` are its two interfaces."""
 
     def __init__(self, integrated: bool = False, free: int = 1 << 30) -> None:
         self.integrated, self.room, self.count = integrated, free, 1
@@ -83,7 +78,7 @@ class Fake:
         self.threads = threading.local()
         self.captured: list[Operation] | None = None
         self.uncapturable = self.opaque = False
-        self.broken, self.told = "", False  # once the error was told, every launch fails
+        self.broken, self.reported = "", False  # once the error is reported, every launch fails
         self.dla: int | None = None
         self.made: dict[int, list[Operation]] = {}
         self.kernels: list[str] = []
@@ -124,7 +119,7 @@ class Allocation:
 
 
 class Host:
-    """Page-locked memory, given back when the last array on it goes; that must be with the context current."""
+    """Page-locked memory, freed with its last array, which needs a current context."""
 
     def __init__(self, fake: Fake, size: int) -> None:
         fake.require()
@@ -143,14 +138,14 @@ class Host:
 class Stream:
     def __init__(self, fake: Fake, flags: int) -> None:
         fake.require()
-        assert flags == 1, "a stream that waits for the default one can't be captured beside other threads"
+        assert flags == 1, "a stream that waits for the default one cannot be captured while other threads work"
         self.fake, self.handle = fake, 77
         fake.streams += 1
 
     def synchronize(self) -> None:
         self.fake.require()
         if self.fake.broken:
-            self.fake.told = True
+            self.fake.reported = True
             raise Error(f"cuStreamSynchronize failed: {self.fake.broken}")
 
     def __del__(self) -> None:
@@ -169,7 +164,7 @@ class Event:
     def synchronize(self) -> Event:
         self.fake.require()
         if self.fake.broken:
-            self.fake.told = True
+            self.fake.reported = True
             raise Error(f"cuEventSynchronize failed: {self.fake.broken}")
         return self
 
@@ -177,12 +172,27 @@ class Event:
         return 0.25 * (end.at - self.at)
 
 
-def _driver(fake: Fake) -> SimpleNamespace:
+def _device(fake: Fake) -> Any:
+    """The class pycuda.driver.Device, with one device."""
+
     def push() -> None:
         fake.threads.depth = getattr(fake.threads, "depth", 0) + 1
 
     def pop() -> None:
         fake.threads.depth -= 1
+
+    device = SimpleNamespace(
+        get_attribute=lambda name: int(fake.integrated and name == "integrated"),
+        name=lambda: "Fake GPU",
+        total_memory=lambda: 1 << 33,
+        compute_capability=lambda: (8, 7),
+        retain_primary_context=lambda: SimpleNamespace(push=push, pop=pop, detach=lambda: None),
+    )
+    return type("Device", (), {"count": lambda: fake.count, "__new__": lambda cls, index: device})
+
+
+def _driver(fake: Fake) -> SimpleNamespace:
+    """The module pycuda.driver."""
 
     def copy(to: int, source: int, size: int) -> None:
         fake.copies += 1
@@ -196,21 +206,12 @@ def _driver(fake: Fake) -> SimpleNamespace:
         assert int(memory) in fake.memory
         fake.enqueue(partial(copy, host.ctypes.data, int(memory), host.nbytes))
 
-    found = SimpleNamespace(
-        get_attribute=lambda name: int(fake.integrated and name == "integrated"),
-        name=lambda: "Fake GPU",
-        total_memory=lambda: 1 << 33,
-        compute_capability=lambda: (8, 7),
-        retain_primary_context=lambda: SimpleNamespace(push=push, pop=pop, detach=lambda: None),
-    )
-    device = SimpleNamespace(count=lambda: fake.count)
     return SimpleNamespace(
         Error=Error,
         MemoryError=OutOfMemory,
         init=lambda: None,
-        Device=type("Device", (), {"count": device.count, "__new__": lambda cls, index: found}),
+        Device=_device(fake),
         device_attribute=SimpleNamespace(INTEGRATED="integrated"),
-        get_driver_version=lambda: 12060,
         host_alloc_flags=SimpleNamespace(DEVICEMAP=2, WRITECOMBINED=4),
         mem_get_info=lambda: (fake.require(), (fake.room, 1 << 33))[1],
         mem_alloc=lambda size: Allocation(fake, size),
@@ -223,7 +224,7 @@ def _driver(fake: Fake) -> SimpleNamespace:
 
 
 class _Library:
-    """The functions of libcuda that graphs need; pointers are ctypes' as the real ones take them."""
+    """The functions of libcuda that graphs need, with ctypes pointers like the real ones."""
 
     def __init__(self, fake: Fake) -> None:
         self.fake = fake
@@ -256,17 +257,17 @@ class _Library:
         kind._obj.value = 0 if isinstance(self._node(node), Launched) else 2
         return 0
 
-    def cuGraphKernelNodeGetParams(self, node: int, said: Any) -> int:
-        found = self._node(node)
-        assert isinstance(found, Launched)
-        said._obj.func = found.function
+    def cuGraphKernelNodeGetParams(self, node: int, params: Any) -> int:
+        launched = self._node(node)
+        assert isinstance(launched, Launched)
+        params._obj.func = launched.function
         return 1 if self.fake.opaque else 0
 
-    def cuGraphExecKernelNodeSetParams(self, made: Any, node: ctypes.c_void_p, said: Any) -> int:
-        found, new = self.fake.made[made.value][(node.value or 0) % 1000], said._obj
-        assert isinstance(found, Launched) and new.func == found.function
-        assert found.grid == [new.gridDimX, new.gridDimY, new.gridDimZ]
-        found.given = _given(found.function, new.kernelParams)
+    def cuGraphExecKernelNodeSetParams(self, graph: Any, node: ctypes.c_void_p, params: Any) -> int:
+        launched, new = self.fake.made[graph.value][(node.value or 0) % 1000], params._obj
+        assert isinstance(launched, Launched) and new.func == launched.function
+        assert launched.grid == [new.gridDimX, new.gridDimY, new.gridDimZ]
+        launched.arguments = _arguments(launched.function, new.kernelParams)
         self.fake.renewed += 1
         return 0
 
@@ -281,11 +282,11 @@ class _Library:
         function._obj.value = KERNELS.index(name) + 1
         return 0
 
-    def cuLaunchKernel(self, function: Any, *said: Any) -> int:
-        *grid, _, _, _, _, stream, given, _ = said
+    def cuLaunchKernel(self, function: Any, *launch: Any) -> int:
+        *grid, _, _, _, _, stream, arguments, _ = launch
         assert stream == 77
         number = function.value or 0
-        self.fake.enqueue(Launched(self.fake, number, list(map(int, grid)), _given(number, given)))
+        self.fake.enqueue(Launched(self.fake, number, list(map(int, grid)), _arguments(number, arguments)))
         return 0
 
     def _keep(self, reference: Any, operations: list[Operation]) -> int:
@@ -297,7 +298,7 @@ class _Library:
 
     def cuGraphLaunch(self, made: ctypes.c_void_p, stream: Any) -> int:
         self.fake.require()
-        if self.fake.told:
+        if self.fake.reported:
             return 700
         if made.value not in self.fake.made:
             return 1
@@ -322,128 +323,10 @@ class _Library:
         return 0
 
 
-def _given(function: int, given: Any) -> list[bytes]:
-    """A kernel's arguments: pointers, but for the letterbox's images."""
+def _arguments(function: int, pointers: Any) -> list[bytes]:
+    """A kernel's arguments: pointers, except the letterbox's images."""
     sizes = [8, IMAGES * IMAGE.itemsize, 8, 8] if KERNELS[function - 1].startswith(b"letterbox") else [8] * 5
-    return [ctypes.string_at(given[i], size) for i, size in enumerate(sizes)]
+    return [ctypes.string_at(pointers[i], size) for i, size in enumerate(sizes)]
 
 
 KERNELS = [b"letterbox_float32", b"letterbox_int8", b"letterbox_uint8", b"compact_float32"]
-
-
-class TensorIOMode(Enum):
-    INPUT, OUTPUT = 1, 2
-
-
-def plan(**said: Any) -> bytes:
-    """A plan of the fake: `tensors` (name -> [mode, shape, type]), and what else Engine reads."""
-    return json.dumps(said).encode()
-
-
-SMALL = {"images": ["INPUT", [2, 3], "FLOAT"], "boxes": ["OUTPUT", [2, 3], "HALF"], "count": ["OUTPUT", [], "INT32"]}
-"""Its engine gives boxes = 2 * images and count = the number of runs."""
-
-
-class Engine:
-    def __init__(self, fake: Fake, said: dict[str, Any]) -> None:
-        self.fake, self.said, self.tensors = fake, said, said["tensors"]
-        self.num_io_tensors = len(self.tensors)
-        self.device_memory_size = said.get("activations", 1000)
-        self.released = False
-        self.create_execution_context_without_device_memory = self._bare_context  # until release 11
-
-    def get_tensor_name(self, index: int) -> str:
-        return list(self.tensors)[index]
-
-    def get_tensor_mode(self, name: str) -> TensorIOMode:
-        return TensorIOMode[self.tensors[name][0]]
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self.tensors[name][1])
-
-    def get_tensor_dtype(self, name: str) -> SimpleNamespace:
-        return SimpleNamespace(name=self.tensors[name][2])
-
-    def get_tensor_format(self, name: str) -> SimpleNamespace:
-        return SimpleNamespace(name=self.said.get("format", "LINEAR"))
-
-    def get_tensor_location(self, name: str) -> SimpleNamespace:
-        return SimpleNamespace(name=self.said.get("location", "DEVICE"))
-
-    def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
-        return [tuple(dims) for dims in self.said["profile"]]
-
-    def create_execution_context(self) -> Context | None:
-        return None if self.said.get("no_context") else Context(self)
-
-    def _bare_context(self) -> Context:
-        found = Context(self)
-        found.device_memory = 0
-        return found
-
-
-class Context:
-    def __init__(self, engine: Engine) -> None:
-        self.engine, self.addresses, self.runs = engine, dict[str, int](), 0
-        self.device_memory: int | None = None
-        self.shapes = {name: engine.get_tensor_shape(name) for name in engine.tensors}
-
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        self.shapes[name] = shape
-        for other, (mode, old, _) in self.engine.tensors.items():
-            if mode == "OUTPUT" and old[:1] == [-1] and not self.engine.said.get("unknown"):
-                self.shapes[other] = (shape[0], *old[1:])
-        return not self.engine.said.get("refuses_shape", False)
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return self.shapes[name]
-
-    def set_tensor_address(self, name: str, address: int) -> bool:
-        self.addresses[name] = address
-        return not self.engine.said.get("refuses_address", False)
-
-    def execute_async_v3(self, stream: int) -> bool:
-        assert stream == 77 and set(self.addresses) == set(self.engine.tensors)
-        if self.engine.said.get("refuses_run"):
-            return False
-        addresses = dict(self.addresses)  # those of now: a graph keeps them
-        self.engine.fake.enqueue(lambda: self._run(addresses))
-        return True
-
-    def _run(self, addresses: dict[str, int]) -> None:
-        assert self.device_memory is None or self.device_memory in self.engine.fake.memory
-        self.runs += 1
-        images = self._view("images", addresses)
-        self.engine.fake.seen = images.copy()
-        for name, answer in self.engine.fake.answers.items():
-            self._view(name, addresses)[...] = answer
-        for name, (mode, *_) in self.engine.tensors.items():
-            if mode == "OUTPUT" and name not in self.engine.fake.answers:
-                self._view(name, addresses)[...] = self.runs if name == "count" else 2 * images
-
-    def _view(self, name: str, addresses: dict[str, int]) -> NDArray[Any]:
-        dtype, shape = np.dtype(DTYPES[self.engine.tensors[name][2]]), self.shapes[name]
-        size = int(np.prod(shape)) * dtype.itemsize
-        memory = (ctypes.c_uint8 * size).from_address(addresses[name])
-        return np.frombuffer(memoryview(memory), dtype).reshape(shape)
-
-
-def tensorrt(fake: Fake) -> Any:
-    """A module whose Runtime takes the plans of `plan` and refuses all else."""
-
-    class ILogger:
-        pass
-
-    class Runtime:
-        def __init__(self, logger: Any) -> None:
-            self.logger = logger
-
-        def deserialize_cuda_engine(self, data: Any) -> Engine | None:
-            fake.dla = getattr(self, "DLA_core", None)
-            try:
-                return Engine(fake, json.loads(bytes(data)))
-            except ValueError:
-                self.logger.log(SimpleNamespace(name="ERROR"), "1: [stdArchiveReader.cpp::x::31] Magic tag is wrong")
-                return None
-
-    return SimpleNamespace(ILogger=ILogger, Runtime=Runtime, __version__="8.5.3")

@@ -7,7 +7,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-from fake_gpu import Fake, plan, tensorrt
+from fake_gpu import Fake
+from fake_tensorrt import plan, tensorrt
 from numpy.typing import NDArray
 
 from edgesparse.backends.frames import Pixels

@@ -95,21 +95,22 @@ placed = st.tuples(
 """Center, width, height and scores of a candidate: often equal, so that many tie, and some without an area."""
 
 
-@pytest.mark.parametrize("fake", [False], indirect=True, ids=["discrete"])
-@given(
-    st.lists(st.lists(placed, max_size=126), min_size=2, max_size=2),
-    st.sampled_from([0.0, 0.25, 0.45, 0.5, 0.7, 1.0]),
-    st.booleans(),
-    st.booleans(),
-    st.sampled_from([1, 3, 300]),
+runs = st.fixed_dictionaries(
+    {
+        "iou": st.sampled_from([0.0, 0.25, 0.45, 0.5, 0.7, 1.0]),
+        "agnostic": st.booleans(),
+        "multi_label": st.booleans(),
+        "max_det": st.sampled_from([1, 3, 300]),
+    }
 )
-@example([[(20, 20, 10, 10, [0.5, 0.5, 0.5])] * 126, []], 0.7, False, True, 300)
-@example([[(i % 40, i % 37, 4, 2, [0.5, 0.9, 0.75])] * 1 for i in range(2)], 0.7, True, True, 300)
+
+
+@pytest.mark.parametrize("fake", [False], indirect=True, ids=["discrete"])
+@given(st.lists(st.lists(placed, max_size=126), min_size=2, max_size=2), runs)
+@example([[(20, 20, 10, 10, [0.5, 0.5, 0.5])] * 126, []], {"multi_label": True})
+@example([[(i % 40, i % 37, 4, 2, [0.5, 0.9, 0.75])] * 1 for i in range(2)], {"agnostic": True, "multi_label": True})
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_nms_of_equal_scores(
-    fake: Fake, tmp_path: Path, images: Any, iou: float, agnostic: bool, multi_label: bool, max_det: int
-) -> None:
-    run = {"iou": iou, "agnostic": agnostic, "multi_label": multi_label, "max_det": max_det}
+def test_nms_of_equal_scores(fake: Fake, tmp_path: Path, images: Any, run: dict[str, Any]) -> None:
     same_as_opencv(fake, tmp_path, images, conf=0.5, **run)
 
 

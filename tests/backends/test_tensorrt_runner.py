@@ -11,7 +11,8 @@ from typing import Any
 import fake_gpu
 import numpy as np
 import pytest
-from fake_gpu import SMALL, Fake, plan, tensorrt
+from fake_gpu import Fake
+from fake_tensorrt import SMALL, Engine, plan, tensorrt
 
 from edgesparse.backends.cuda import gpu
 from edgesparse.backends.tensorrt.context import Scratch, static_shape
@@ -243,7 +244,7 @@ def test_after_a_fork_the_gpu_is_refused(fake: Fake, monkeypatch: pytest.MonkeyP
 
 
 def test_an_output_with_an_open_batch_counts_as_the_batch_asked_for(fake: Fake) -> None:
-    engine = fake_gpu.Engine(fake, OPEN | PROFILE)
+    engine = Engine(fake, OPEN | PROFILE)
     assert static_shape(engine, "boxes", 8) == (8, 3) and static_shape(engine, "boxes", None) == (1, 3)
 
 
