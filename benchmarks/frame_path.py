@@ -2,9 +2,10 @@
 
     python benchmarks/frame_path.py [--real ../shared/real] [--ultralytics PYTHON] [--save]
 
-On the same frames: edgesparse; interleaved with it frame by frame, the plain OpenCV and NumPy code of YOLOX's ONNX demo,
-written out below, with its thresholds and its own session; and, with --ultralytics (the interpreter of an environment
-that has it), Ultralytics' own pre- and post-processing in a separate process. Prints JSON; --save writes it to benchmarks/results/frame_path.json.
+On the same frames: edgesparse; interleaved with it frame by frame, the plain OpenCV and NumPy code of YOLOX's ONNX
+demo, written out below, with its thresholds and its own session; and, with --ultralytics (the interpreter of an
+environment that has it), Ultralytics' own pre- and post-processing in a separate process. Prints JSON; --save writes it
+to benchmarks/results/frame_path.json.
 """
 
 from __future__ import annotations
@@ -126,8 +127,8 @@ def measure(real: Path, rounds: int) -> dict[str, Any]:
         for number in range(rounds + 1):
             counts: dict[int, list[int]] = {index: [] for index in range(len(frames))}
             for index, frame in enumerate(frames):
-                # Each gets a frame that was just captured into one buffer, as from a camera, and an output that the other
-                # has not just pulled into the cache.
+                # Each gets a frame that was just captured into one buffer, as from a camera, and an output that the
+                # other has not just pulled into the cache.
                 np.copyto(captured, frame)
                 detections = detector(captured)
                 before, engine, *after = detector.times / 1e6
