@@ -2,46 +2,76 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import cv2
+import numpy as np
 
-from edgesparse.runtime.images import inspect_jpeg
+from edgesparse.errors import ImageError
+from edgesparse.runtime.images import decode_image, inspect_jpeg
 from edgesparse.stream.frames import Image
 from edgesparse.stream.sources.v4l2 import Size
+
+log = logging.getLogger("edgesparse.stream")
+
+SCALES = int(cv2.__version__.partition(".")[0]) >= 5
+"""Whether OpenCV scales images to the first size; older versions mix them with the image before."""
+_NO_IMAGE: Image = np.empty((0, 0, 3), np.uint8)
 
 CHANGEABLE = frozenset(".264 .avi .flv .h264 .m2ts .mjpeg .mjpg .mkv .mpeg .mpg .mts .ts .vob".split())  # noqa: SIM905
 """Suffixes of containers whose images may change size; others have the size in their header."""
 
 
 class TrueSizeVideo:
-    """A Capture of a video file that restores the size in which each image is encoded.
+    """A Capture of a video file that delivers each image in the size in which it is encoded.
 
-    A second capture reads the packets without decoding them. Where frames get lost at a change of size, as many images
-    behind it may still have the old size."""
+    A second capture reads the packets without decoding them. Once the size has changed, JPEGs are decoded from those.
+    Images of other codecs are scaled back; OpenCV 4 does not decode them correctly, so they are dropped there. Where
+    frames get lost at a change of size, as many images behind it may still have the old size."""
 
     def __init__(self, video: cv2.VideoCapture, name: str) -> None:
-        self._video = video
+        self._video, self._name = video, name
         self._packets = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
         self._size_of = SIZE_OF.get(int(video.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little").lower(), _unknown)
+        self._packet = b""
         self._decoded: Image | None = None
         self._first: Size | None = None
         self._size: Size | None = None
+        self._warned = False
 
     def grab(self) -> bool:
         if self._packets.grab():
-            self._size = self._size_of(self._packets.retrieve()[1].tobytes()) or self._size
+            self._packet = self._packets.retrieve()[1].tobytes()
+            self._size = self._size_of(self._packet) or self._size
             self._first = self._first or self._size
         return self._video.grab()
 
     def retrieve(self, image: Image | None = None) -> tuple[bool, Image]:
         if self._size is None or self._size == self._first:
             return self._video.retrieve(image)
+        if self._size_of is jpeg_size:
+            return self._decode_jpeg()
+        if not SCALES:
+            return self._drop()
         decoded, self._decoded = self._video.retrieve(self._decoded)
         if not decoded:
             return False, self._decoded
         fits = image is not None and image.shape[1::-1] == self._size
         return True, cv2.resize(self._decoded, self._size, dst=image if fits else None)
+
+    def _decode_jpeg(self) -> tuple[bool, Image]:
+        try:
+            return True, decode_image(self._packet)
+        except ImageError:
+            return False, _NO_IMAGE
+
+    def _drop(self) -> tuple[bool, Image]:
+        if not self._warned and self._size is not None:
+            self._warned = True
+            size, version = "{}x{}".format(*self._size), cv2.__version__
+            log.warning("%s: OpenCV %s cannot decode the change to %s: dropped", self._name, version, size)
+        return False, _NO_IMAGE
 
     def get(self, propId: int, /) -> float:
         return self._video.get(propId)

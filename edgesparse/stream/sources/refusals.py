@@ -7,8 +7,8 @@ import re
 from edgesparse.errors import AuthenticationFailed, CameraUnavailable
 from edgesparse.wording import redact
 
-_STATUS = re.compile(r"method \w+ failed: (\d{3}) \((.*?)\)|HTTP error (\d{3}) (.*)")
-"""FFmpeg's words for RTSP and HTTP."""
+_STATUS = re.compile(r"(?:method \w+ failed:|HTTP error) (\d{3}) (.*)")
+"""FFmpeg's words for RTSP and HTTP. The reason is in brackets since FFmpeg 7."""
 _CONNECTION = re.compile(r"Connection to \S+ failed: (.*)")
 _HOST = re.compile(r"Failed to resolve hostname (\S+?):")
 _TIMEOUT = re.compile(r"Stream timeout triggered|Immediate exit requested|timed out", re.IGNORECASE)
@@ -20,8 +20,7 @@ def refusal(url: str, log: str, transport: str = "tcp") -> CameraUnavailable:
     AuthenticationFailed if the camera does not accept the user, since it may lock a user out after some attempts."""
     shown = f"cannot open {redact(url)}"
     if match := _STATUS.search(log):
-        code = int(match[1] or match[3])
-        return status_refusal(url, code, (match[2] or match[4] or "").strip(), transport)
+        return status_refusal(url, int(match[1]), match[2].strip(" ()"), transport)
     if match := _HOST.search(log):
         return CameraUnavailable(f"{shown}: unknown host {match[1]}")
     if match := _CONNECTION.search(log):
