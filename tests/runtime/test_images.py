@@ -83,7 +83,7 @@ def test_cmyk_becomes_bgr(ink: tuple[int, int, int, int], bgr: tuple[int, int, i
 def test_an_animation_gives_its_first_image_or_is_refused() -> None:
     write = getattr(cv2, "imencodeanimation", None)
     if write is None:  # OpenCV before 5 writes none, and before 4.11 reads no GIF
-        with pytest.raises(ImageError, match="^damaged, or not an image that OpenCV"):
+        with pytest.raises(ImageError, match=r"^damaged, or not an image that OpenCV"):
             decode_image(b"GIF89a" + bytes(100))
         return
     animation = cv2.Animation()
