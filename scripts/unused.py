@@ -24,11 +24,12 @@ ALLOWED = {
     "click, logging, urllib and paho-mqtt call it": "format_commands handleError http_open https_open",
     "TensorRT and ONNX Runtime call it": (
         "get_batch_size get_batch read_calibration_cache write_calibration_cache phase_start step_complete "
-        "phase_finish get_next"
+        "phase_finish get_next select_algorithms report_algorithms"
     ),
     "set on an object of another library, which reads it": (
         "graph_optimization_level optimized_model_filepath intra_op_num_threads inter_op_num_threads "
-        "log_severity_level profiling_verbosity progress_monitor int8_calibrator default_device_type DLA_core "
+        "log_severity_level profiling_verbosity int8_calibrator default_device_type DLA_core "
+        "avg_timing_iterations min_timing_iterations algorithm_selector dynamic_range "
         "dim_param connect_timeout on_connect on_publish force_exit should_exit benchmark _create_connection"
     ),
     "a field that is written to a file or handed over as a whole": (
@@ -45,6 +46,7 @@ IN_TESTS = {
         "do_GET do_POST log_message handle_* daemon_threads close_connection maxBytes on_message on_subscribe"
     ),
     "the other half of an enumeration": "OUTPUT",
+    "a key of settings": "key_file",
     "as in the source": " ".join(ALLOWED.values()),
 }
 

@@ -33,11 +33,10 @@ def detector(
     batch: int | str = 1,
     size: tuple[int | str, int | str] = (SIZE, SIZE),
     shift: float = 0.0,
-    domain: str = "",
     more: tuple[Sequence[onnx.NodeProto], Mapping[str, NDArray[Any]], str] | None = None,
 ) -> Path:
-    """Write the detector. `shift` moves its boxes, in pixels; `domain` is that of one operator. `more` are nodes that
-    read `mean`, their weights, and the name of what they make, which is added to the scores times nothing."""
+    """Write the detector. `shift` moves its boxes, in pixels. `more` are nodes that read `mean`, their weights, and the
+    name of their output, which is added to the scores times zero."""
     colours = np.array([[1, -1, -1], [-1, 1, -1]], np.float32).reshape(2, 3, 1, 1)
     weights: dict[str, NDArray[Any]] = {
         "colours": colours,
@@ -49,17 +48,7 @@ def detector(
         "second": np.array([1], np.int64),
         "boxes": _boxes(shift),
     }
-    nodes = [
-        node("AveragePool", ["images"], ["mean"], kernel_shape=[8, 8], strides=[8, 8]),
-        node("Conv", ["mean", "colours"], ["compared"], "compare", domain=domain),
-        node("Reshape", ["compared", "rows"], ["flat"]),
-        node("Clip", ["flat", "nothing_", "one_"], ["clipped"]),
-        node("Pad", ["clipped", "padding"], ["scores"]),
-        node("Slice", ["scores", "first", "second", "second"], ["some"]),
-        node("Mul", ["some", "nothing"], ["zeros"]),
-        node("Add", ["zeros", "boxes"], ["cells"]),
-        node("Concat", ["cells", "scores"], ["output0"], axis=1),
-    ]
+    nodes = _nodes()
     weights |= {"nothing_": np.array(0, np.float32), "one_": np.array(1, np.float32)}
     if more is not None:
         extra = [
@@ -70,7 +59,30 @@ def detector(
         nodes[1:1], nodes[-1:] = more[0], [*extra, node("Concat", ["cells", "all_scores"], ["output0"], axis=1)]
         weights |= more[1]
     outputs = [("output0", (batch, 4 + len(colours), CELLS))]
-    return write(path, nodes, weights, [("images", (batch, 3, *size))], outputs, names=names, domain=domain)
+    return write(path, nodes, weights, [("images", (batch, 3, *size))], outputs, names=names)
+
+
+def _nodes() -> list[onnx.NodeProto]:
+    return [
+        node("AveragePool", ["images"], ["mean"], kernel_shape=[8, 8], strides=[8, 8]),
+        node("Conv", ["mean", "colours"], ["compared"], "compare"),
+        node("Reshape", ["compared", "rows"], ["flat"]),
+        node("Clip", ["flat", "nothing_", "one_"], ["clipped"]),
+        node("Pad", ["clipped", "padding"], ["scores"]),
+        node("Slice", ["scores", "first", "second", "second"], ["some"]),
+        node("Mul", ["some", "nothing"], ["zeros"]),
+        node("Add", ["zeros", "boxes"], ["cells"]),
+        node("Concat", ["cells", "scores"], ["output0"], axis=1),
+    ]
+
+
+def set_domain(path: Path, domain: str) -> Path:
+    """In a detector's file: put the convolution into another domain."""
+    model = onnx.load(str(path))
+    next(node for node in model.graph.node if node.op_type == "Conv").domain = domain
+    model.opset_import.append(helper.make_opsetid(domain, 1))
+    onnx.save(model, str(path))
+    return path
 
 
 def chained(path: Path, layers: int = 6) -> Path:
@@ -102,7 +114,6 @@ def write(
     outputs: Sequence[tuple[str, Sequence[int | str]]],
     *,
     names: Sequence[str] | None = None,
-    domain: str = "",
 ) -> Path:
     """Write an ONNX file of these parts; inputs and outputs are float32."""
     graph = helper.make_graph(
@@ -112,8 +123,7 @@ def write(
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
-    opsets = [helper.make_opsetid("", 17)] + ([helper.make_opsetid(domain, 1)] if domain else [])
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     if names is not None:
         helper.set_model_props(model, {"names": repr(dict(enumerate(names))), "task": "detect"})
     onnx.save(model, str(path))

@@ -51,9 +51,9 @@ def both(detect: Detector, batch: int, fake: Fake) -> tuple[list[FrameBoxes], li
     detect._ring.submit([(frame, detect._places.of(frame, None)[0]) for frame in frames])
     results, _ = detect._ring.collect()
     plan, outputs = detect._ring._slots[0]._plan, [fake.answers[spec.name] for spec in detect.runner.outputs]  # type: ignore[attr-defined]
-    decoded = [plan.decoded(outputs, i)[:3] for i in range(batch)]
+    decoded: list[Any] = [plan.decoded(outputs, i)[:3] for i in range(batch)]
     keep = [valid_boxes(*candidates, len(CLASSES)) for candidates in decoded]
-    return results, [tuple(part[k] for part in c) for c, k in zip(decoded, keep, strict=True)]  # type: ignore[misc]
+    return results, [tuple(part[k] for part in c) for c, k in zip(decoded, keep, strict=True)]
 
 
 @pytest.mark.parametrize("head", HEADED)

@@ -142,7 +142,7 @@ def test_a_dynamic_shape_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_operator_of_a_domain_of_its_own_is_refused_in_one_line(tmp_path: Path) -> None:
-    path = squares.detector(tmp_path / "model.onnx", domain="com.acme")
+    path = squares.set_domain(squares.detector(tmp_path / "model.onnx"), "com.acme")
     with pytest.raises(ModelError, match=r"model.onnx: ONNX Runtime refuses it: .*com.acme") as caught:
         ONNXRUNTIME.build(path, tmp_path / "out.onnx", BuildOptions())
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400

@@ -43,7 +43,7 @@ def unknown_operator(folder: Path) -> list[str]:
 
 
 def custom_domain(folder: Path) -> list[str]:
-    squares.detector(folder / "domain.onnx", domain="com.acme")
+    squares.set_domain(squares.detector(folder / "domain.onnx"), "com.acme")
     return ["build", "domain.onnx"]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +123,7 @@ def test_an_empty_file_is_named(tmp_path: Path) -> None:
 class Scripted:
     """A capture with these images; one without pixels is a broken frame, None a grab that fails."""
 
-    def __init__(self, images: list[np.ndarray | None]) -> None:
+    def __init__(self, images: Sequence[np.ndarray | None]) -> None:
         self._images, self._next = images, -1
 
     def get(self, propId: int) -> float:
