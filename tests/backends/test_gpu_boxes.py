@@ -52,7 +52,7 @@ def both(detect: Detector, batch: int, fake: Fake) -> tuple[list[FrameBoxes], li
     results, _ = detect._ring.collect()
     plan, outputs = detect._ring._slots[0]._plan, [fake.answers[spec.name] for spec in detect.runner.outputs]  # type: ignore[attr-defined]
     decoded: list[Any] = [plan.decoded(outputs, i)[:3] for i in range(batch)]
-    keep = [valid_boxes(*candidates, len(CLASSES)) for candidates in decoded]
+    keep = [valid_boxes(c[0], c[1], c[2], len(CLASSES)) for c in decoded]
     return results, [tuple(part[k] for part in c) for c, k in zip(decoded, keep, strict=True)]
 
 
