@@ -1,4 +1,4 @@
-"""One probe of the machine."""
+"""What this machine is: hardware, software, memory, clocks and power mode."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgesparse.errors import ConfigError
 
 @dataclass(frozen=True)
 class Machine:
-    """What this machine is; empty where there is nothing to say. Memory in bytes."""
+    """Properties of this machine; empty where unknown. `memory` is in bytes."""
 
     model: str
     arch: str
@@ -31,25 +31,28 @@ class Machine:
     python: str
 
     def named(self) -> dict[str, str]:
-        """What is known, as text, for a manifest or a table."""
+        """Return the known properties as text, for a manifest or a table."""
         return {key: str(value) for key, value in asdict(self).items() if value}
 
 
 JETPACKS = {"35": "5.1", "36.3": "6.0", "36.4": "6.1 or 6.2", "36.5": "6.2.2", "38": "7.0 or 7.1", "39": "7.2"}
-"""JetPack of an L4T release, by the longest prefix."""
+"""JetPack release by the longest matching prefix of the L4T release."""
 
 JETSON_GPUS = {"Orin": "8.7", "Xavier": "7.2", "Thor": "11.0"}
-"""Compute capability by a word of the board's name: nvidia-smi on older Jetsons does not tell."""
+"""Compute capability by a word in the board's name: nvidia-smi on older Jetsons does not report it."""
 
 
 STATE = "EDGESPARSE_STATE"
-"""Environment variable that names the folder of what belongs to this device: key, timing caches."""
+"""Environment variable with the folder for the device's own data: its key, timing caches, reports."""
 
 
 def state_folder() -> Path:
-    """What EDGESPARSE_STATE names; else /var/lib/edgesparse for root, and XDG's state folder for others."""
-    if said := os.environ.get(STATE):
-        return Path(said).absolute()
+    """Return EDGESPARSE_STATE; by default /var/lib/edgesparse for root, and XDG's state folder for other users.
+
+    Raises ConfigError for a user without a home folder.
+    """
+    if folder := os.environ.get(STATE):
+        return Path(folder).absolute()
     if os.geteuid() == 0:
         return Path("/var/lib/edgesparse")
     try:
@@ -60,10 +63,10 @@ def state_folder() -> Path:
 
 @lru_cache(1)
 def probe() -> Machine:
-    """Asks the system once; nvidia-smi, where there is one, takes some tenths of a second."""
+    """Query the system; the result is cached. nvidia-smi, if present, takes some tenths of a second."""
     l4t = parse_l4t(_read("/etc/nv_tegra_release"))
     gpu, sm, driver = _nvidia_smi()
-    # The device tree is hidden from containers, the SoC's own word for the board is not.
+    # The device tree is hidden from containers; the SoC's name for the board is not.
     model = (_read("/proc/device-tree/model") or _read("/sys/devices/soc0/machine")).strip("\0\n ")
     if l4t and not sm:
         gpu, sm = next(((name, sm) for name, sm in JETSON_GPUS.items() if name in model), ("", ""))
@@ -83,38 +86,38 @@ def probe() -> Machine:
 
 
 def container() -> str:
-    """What keeps this process in a container, as `docker`; empty where nothing does."""
+    """Return the container runtime that this process runs in, as `docker`; empty outside a container."""
     if Path("/.dockerenv").exists():
         return "docker"
     if Path("/run/.containerenv").exists():
         return "podman"
-    found = re.search(r"(?:^|\0)container=(\w+)", _read("/proc/1/environ"))
-    return found[1] if found else ""
+    match = re.search(r"(?:^|\0)container=(\w+)", _read("/proc/1/environ"))
+    return match[1] if match else ""
 
 
 def tegra_kernel() -> bool:
-    """Whether the kernel is a Jetson's: it tells so in a container too, where nothing else may."""
+    """Return whether the kernel is a Jetson's. This works in containers too, where other signs may be missing."""
     return "tegra" in platform.release()
 
 
 def available_memory() -> int:
-    """Bytes that can be had without swapping (MemAvailable), which on Tegra is the GPU's memory too."""
-    found = re.search(r"MemAvailable:\s+(\d+) kB", _read("/proc/meminfo"))
-    return int(found[1]) * 1024 if found else 0
+    """Return the bytes that can be allocated without swapping (MemAvailable). On Tegra the GPU shares them."""
+    match = re.search(r"MemAvailable:\s+(\d+) kB", _read("/proc/meminfo"))
+    return int(match[1]) * 1024 if match else 0
 
 
 def peak_memory() -> int:
-    """Bytes of RAM that this process has had at most (VmHWM)."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", _read("/proc/self/status"))
-    return int(found[1]) * 1024 if found else 0
+    """Return the peak resident memory of this process in bytes (VmHWM)."""
+    match = re.search(r"VmHWM:\s+(\d+) kB", _read("/proc/self/status"))
+    return int(match[1]) * 1024 if match else 0
 
 
 @dataclass(frozen=True)
 class Clocks:
-    """How fast the machine was set to run when it was asked. MHz and watts; 0 or empty where it does not tell.
+    """Clocks in MHz and power in watts at one moment; 0 or empty where unknown.
 
-    `mode`: nvpmodel's power mode. `locked`: whether the clocks stand at their highest (jetson_clocks). `held`: what
-    held the GPU's clock down, as nvidia-smi says it ("power", "heat", ...).
+    `mode`: nvpmodel's power mode. `locked`: whether the clocks are fixed at their maximum (jetson_clocks). `held`: what
+    throttles the GPU, as reported by nvidia-smi ("power", "heat", ...).
     """
 
     mode: str = ""
@@ -128,23 +131,23 @@ class Clocks:
     held: str = ""
 
     def __str__(self) -> str:
-        said = [f"power mode {self.mode}"] if self.mode else []
-        said += [f"GPU at {self.gpu} of {self.gpu_max} MHz"] if self.gpu else []
-        said += [f"memory at {self.memory} of {self.memory_max} MHz"] if self.memory else []
-        said += ["clocks locked"] if self.locked else []
-        said += [f"{self.watts:.0f} of {self.watts_limit:.0f} W"] if self.watts_limit else []
-        said += [f"held down by {self.held}"] if self.held else []
-        return ", ".join(said) or "unknown"
+        parts = [f"power mode {self.mode}"] if self.mode else []
+        parts += [f"GPU at {self.gpu} of {self.gpu_max} MHz"] if self.gpu else []
+        parts += [f"memory at {self.memory} of {self.memory_max} MHz"] if self.memory else []
+        parts += ["clocks locked"] if self.locked else []
+        parts += [f"{self.watts:.0f} of {self.watts_limit:.0f} W"] if self.watts_limit else []
+        parts += [f"held down by {self.held}"] if self.held else []
+        return ", ".join(parts) or "unknown"
 
 
 def clocks() -> Clocks:
-    """Power mode and clocks as they are now; asked while the GPU works, they are those that a measurement ran at."""
+    """Return the current power mode and clocks. Called while the GPU works, they are those of the measurement."""
     if shutil.which("nvpmodel"):
-        said = parse_jetson_clocks(_output("jetson_clocks", "--show"))  # prints only for root on most releases
-        said = said if said.gpu else _devfreq()
-        return replace(said, mode=parse_nvpmodel(_output("nvpmodel", "-q")))
-    ask = f"--query-gpu={','.join(_SMI_CLOCKS)}"
-    return parse_smi_clocks(_output("nvidia-smi", ask, "--format=csv,noheader,nounits"))
+        current = parse_jetson_clocks(_output("jetson_clocks", "--show"))  # prints only for root on most releases
+        current = current if current.gpu else _devfreq()
+        return replace(current, mode=parse_nvpmodel(_output("nvpmodel", "-q")))
+    query = f"--query-gpu={','.join(_SMI_CLOCKS)}"
+    return parse_smi_clocks(_output("nvidia-smi", query, "--format=csv,noheader,nounits"))
 
 
 _SMI_CLOCKS = (
@@ -157,17 +160,17 @@ _SMI_CLOCKS = (
     "clocks_throttle_reasons.active",
 )
 _HELD = {"power": 0x4 | 0x80, "heat": 0x20 | 0x40, "hardware": 0x8, "a set limit": 0x2}
-"""NVML's throttle reasons; that the GPU is idle (0x1) is none."""
+"""Bits of NVML's throttle reasons; an idle GPU (0x1) is not throttled."""
 
 
 def parse_nvpmodel(text: str) -> str:
-    """`MAXN_SUPER` from `NV Power Mode: MAXN_SUPER`, with or without warnings around it."""
-    found = re.search(r"NV Power Mode:\s*(\S+)", text)
-    return found[1] if found else ""
+    """Return `MAXN_SUPER` for `NV Power Mode: MAXN_SUPER`, with or without warnings around it."""
+    match = re.search(r"NV Power Mode:\s*(\S+)", text)
+    return match[1] if match else ""
 
 
 def parse_jetson_clocks(text: str) -> Clocks:
-    """GPU and memory from `jetson_clocks --show`, which gives them in Hz."""
+    """Return the clocks of GPU and memory from the output of `jetson_clocks --show`, which is in Hz."""
     row = r"^\s*{}\s+MinFreq=(\d+)\s+MaxFreq=(\d+)\s+CurrentFreq=(\d+)(?:\s+FreqOverride=(\d))?"
     gpu = re.search(row.format("GPU"), text, re.M)
     memory = re.search(row.format("EMC"), text, re.M)
@@ -183,7 +186,7 @@ def parse_jetson_clocks(text: str) -> Clocks:
 
 
 def parse_smi_clocks(text: str) -> Clocks:
-    """From one line of nvidia-smi's CSV without units; what it does not tell it writes in brackets."""
+    """Return clocks and power from one line of nvidia-smi's CSV without units. Unknown values are in brackets there."""
     fields = [field.strip() for field in text.partition("\n")[0].split(",")]
     if len(fields) != len(_SMI_CLOCKS):
         return Clocks()
@@ -194,7 +197,7 @@ def parse_smi_clocks(text: str) -> Clocks:
 
 
 def _devfreq() -> Clocks:
-    """The GPU's clock of a Jetson from where every user may read it: 17000000.gpu, or .ga10b on JetPack 5."""
+    """The GPU clock of a Jetson from a file that every user may read: 17000000.gpu, or .ga10b on JetPack 5."""
     for folder in sorted(Path("/sys/class/devfreq").glob("*.g[pa]*")):
         low, high, now = (int(_number(_read(str(folder / f"{name}_freq")))) for name in ("min", "max", "cur"))
         if now:
@@ -210,7 +213,7 @@ def _number(text: str) -> float:
 
 
 def _output(*command: str) -> str:
-    """What a program prints, empty where there is none or it fails."""
+    """The output of a program; empty if it does not exist or fails."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
@@ -218,19 +221,20 @@ def _output(*command: str) -> str:
 
 
 def parse_l4t(text: str) -> str:
-    """`36.4.3` from `# R36 (release), REVISION: 4.3, ...`; empty when this is no Jetson."""
-    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", text)
-    return f"{found[1]}.{found[2]}" if found else ""
+    """Return `36.4.3` for `# R36 (release), REVISION: 4.3, ...`; empty if this is no Jetson."""
+    match = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", text)
+    return f"{match[1]}.{match[2]}" if match else ""
 
 
 def parse_cpu(text: str) -> str:
-    found = re.search(r"model name\s*:\s*(.+)", text) or re.search(r"CPU part\s*:\s*(.+)", text)
-    return found[1].strip() if found else ""
+    """Return the CPU's name from /proc/cpuinfo."""
+    match = re.search(r"model name\s*:\s*(.+)", text) or re.search(r"CPU part\s*:\s*(.+)", text)
+    return match[1].strip() if match else ""
 
 
 def _nvidia_smi() -> tuple[str, str, str]:
     rows = _output("nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader").splitlines()
-    # What it cannot tell it writes in brackets, as [N/A].
+    # Unknown values are in brackets, as [N/A].
     fields = [re.sub(r"^\[.*\]$", "", field.strip()) for field in rows[0].split(",")] if rows else []
     return (fields[0], fields[1], fields[2]) if len(fields) == 3 else ("", "", "")
 

@@ -1,5 +1,5 @@
-# Sourced by the other scripts: makes .venv/<version> with edgesparse and what it needs in it, and sets $python.
-# PYTHON chooses the interpreter; whatever is there of 3.10 or newer will do.
+# Sourced by the other scripts: creates .venv/<version> with edgesparse and its dependencies, and sets $python.
+# PYTHON chooses the interpreter; by default the first of 3.10 or newer is used.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -19,7 +19,7 @@ make_venv() {
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     apt-get update -qq && apt-get install -qq -y python3-venv >/dev/null && "$base" -m venv "$1" && return
   fi
-  echo "this Python cannot make virtual environments: apt install python3-venv" >&2
+  echo "this Python cannot create virtual environments: apt install python3-venv" >&2
   return 3
 }
 

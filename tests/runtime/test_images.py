@@ -88,7 +88,7 @@ def test_an_animation_gives_its_first_image_or_is_refused() -> None:
         return
     animation = cv2.Animation()
     animation.frames = [np.full((16, 16, 4), level, np.uint8) for level in (200, 40)]
-    animation.durations = np.array([100, 100])
+    animation.durations = np.array([100, 100])  # type: ignore[assignment]
     for suffix in (".gif", ".webp", ".png"):
         encoded, data = write(suffix, animation)
         assert encoded
