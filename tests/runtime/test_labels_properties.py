@@ -91,6 +91,18 @@ def test_any_text_in_a_yolo_file_is_read_or_refused(text: str) -> None:
         check(folder / "data.yaml")
 
 
+@settings(deadline=None, max_examples=200)
+@given(st.sampled_from(["names", "val", "path", "nc", "train"]), json_values)
+def test_any_value_in_a_data_yaml_is_read_or_refused(key: str, value: Any) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        squares.labelled(folder, 2)
+        (folder / "0.txt").write_text("0 0.5 0.5 0.25 0.25\n")
+        content = {"val": ".", "names": ["red", "green"], key: value}
+        (folder / "data.yaml").write_text(json.dumps(content))
+        check(folder / "data.yaml")
+
+
 inside = st.tuples(st.floats(0, 600), st.floats(0, 440), st.floats(2, 40), st.floats(2, 40))
 
 

@@ -55,6 +55,7 @@ def points(path: Path) -> float:
         "path: ../datasets/elsewhere\nval: images/val\nnames: [red, green]\n",
         "val: ../images/val\nnames: ['red', 'green']\n",  # as Roboflow writes it
         "val: list.txt\nnames: [red, green]\n",
+        "val: [images/val/0.png, images/val/1.png, images/val/2.png, images/val/3.png]\nnames: [red, green]\n",
         "test: images/val\nnames: [red, green]\n",
         "\ufeffval: images/val\nnames: [red, green]\n",
     ],
@@ -126,10 +127,15 @@ def test_corners_in_place_of_centers_are_refused(data: Path) -> None:
         ("val: labels\nnames: [red, green]", "no images in its folders"),
         ("val: images/val\nnames: [red, green]\nnc: 3", r"names and nc differ \(2 and 3\): 1; make them equal"),
         ("val: images/val\nnames: [red, red]", r"names of more than one class: 1 \(red\)"),
+        ("val: images/val/0.txt\nnames: [red, green]", r"val: no folder or list images/val/0.txt"),
+        ("val: binary.txt\nnames: [red, green]", r"cannot read the list .*binary.txt"),
+        ("val: list.txt\nnames: [red, green]", r"images that do not exist: 1 \(gone.png\); correct the list"),
         ("- 1", "found a list, needed a mapping"),
     ],
 )
 def test_a_description_that_fits_nothing_is_refused(data: Path, text: str, message: str) -> None:
+    (data.parent / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    (data.parent / "list.txt").write_text("images/val/0.png\nimages/val/gone.png\n")
     with pytest.raises(ConfigError, match=message):
         Labels(described(data.parent, text))
 

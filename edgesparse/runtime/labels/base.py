@@ -11,6 +11,8 @@ Size = tuple[int, int]
 Xywh = tuple[float, float, float, float]
 """Left, top, width and height: in pixels, or 0..1 where labels are relative to the image's size."""
 EXAMPLES = 3
+LONGEST = 120
+"""Characters of an example in a message."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,13 @@ class Fault:
         return f"{self.problem}: {self.count}{of}{shown}; {self.fix}"
 
 
+def one_line(text: str) -> str:
+    """Text of a file as it can be printed in a message: on one line, short, and valid Unicode."""
+    printable = text.encode("utf-8", "backslashreplace").decode()
+    shown = "".join(c if c.isprintable() else " " for c in printable)
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}..."
+
+
 class Faults:
     """Collects faults by kind, with counts and a few examples."""
 
@@ -72,6 +81,7 @@ class Faults:
     def add(self, problem: str, fix: str, example: str = "", *, fatal: bool = True) -> None:
         fault = self._kinds.setdefault(problem, Fault(problem, fix, fatal))
         fault.count += 1
+        example = one_line(example)
         if example and len(fault.examples) < EXAMPLES and example not in fault.examples:
             fault.examples.append(example)
 

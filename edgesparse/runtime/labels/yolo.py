@@ -6,13 +6,13 @@ that does not exist, which are resolved too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from edgesparse.errors import ConfigError
 from edgesparse.runtime.images import SUFFIXES, is_image, natural_order
-from edgesparse.runtime.labels.base import Category, Content, Faults, LabelledBox, LabelledImage, Xywh
+from edgesparse.runtime.labels.base import Category, Content, Faults, LabelledBox, LabelledImage, Xywh, one_line
 from edgesparse.runtime.labels.coco import number_of
 from edgesparse.typed import read_mapping
 
@@ -29,15 +29,17 @@ def read_yolo(path: Path, folder: Path | None, faults: Faults) -> Content:
     if not files:
         raise ConfigError(f"{path}: no images in {folder or 'its folders'}: needed {' '.join(sorted(SUFFIXES))}")
     images = tuple(LabelledImage(number, file.name, file) for number, file in enumerate(files, 1))
+    absent = [image.name for image in images if not _is(image.path, Path.is_file)]
+    faults.add_all("images that do not exist", "correct the list, or add them", absent)
     labels = {image.number: label_file(image.path) for image in images}
-    missing = [image.name for image in images if not labels[image.number].is_file()]
+    missing = [image.name for image in images if not _is(labels[image.number], Path.is_file)]
     if len(missing) == len(images):
         raise ConfigError(f"{path}: no label files for {len(images)} images: needed {labels[1]} and the like")
     faults.add_all("images without a label file", "they count as images without objects", missing, fatal=False)
     boxes = tuple(
         box
         for image in images
-        if labels[image.number].is_file()
+        if _is(labels[image.number], Path.is_file)
         for box in _boxes(labels[image.number], image.number, len(categories), faults)
     )
     return Content(images, boxes, categories, folder or files[0].parent, relative=True)
@@ -49,7 +51,7 @@ def label_file(image: Path) -> Path:
     for position in range(len(parts) - 2, -1, -1):
         if parts[position] == "images":
             file = Path(*parts[:position], "labels", *parts[position + 1 :]).with_suffix(".txt")
-            if file.is_file() or not image.with_suffix(".txt").is_file():
+            if _is(file, Path.is_file) or not _is(image.with_suffix(".txt"), Path.is_file):
                 return file
             break
     return image.with_suffix(".txt")
@@ -60,7 +62,9 @@ def _names(content: dict[str, Any], path: Path, faults: Faults) -> list[str]:
     if isinstance(names, dict):
         keys = [key if isinstance(key, int) else int(key) if str(key).isdecimal() else -1 for key in names]
         if sorted(keys) != list(range(len(names))):
-            raise ConfigError(f"{path}: names: found the keys {', '.join(map(str, names))}, needed 0, 1, 2 ...")
+            raise ConfigError(
+                f"{path}: names: found the keys {one_line(', '.join(map(str, names)))}, needed 0, 1, 2 ..."
+            )
         names = [name for _, name in sorted(zip(keys, names.values(), strict=True))]
     if not isinstance(names, list) or not names:
         raise ConfigError(f"{path}: found no 'names:' with a list of classes, or a mapping from 0, 1, 2 ...")
@@ -76,10 +80,12 @@ def _split(content: dict[str, Any], path: Path) -> list[Path]:
     split = next((name for name in SPLITS if content.get(name)), None)
     if split is None:
         raise ConfigError(f"{path}: found no 'val:', 'test:' or 'train:': needed a folder or list of images")
-    root = path.parent / str(content.get("path") or "")
-    roots = [root, path.parent] if root.is_dir() else [path.parent]
+    root = path.parent / content["path"] if isinstance(content.get("path"), str) else path.parent
+    roots = [root, path.parent] if _is(root, Path.is_dir) else [path.parent]
     entries = content[split] if isinstance(content[split], list) else [content[split]]
-    files = [file for entry in entries for file in _files(str(entry), roots, f"{path}: {split}")]
+    if not all(isinstance(entry, str) for entry in entries):
+        raise ConfigError(f"{path}: {split}: needed a folder or list of images, or several, as text")
+    files = [file for entry in entries for file in _files(entry, roots, f"{path}: {split}")]
     return sorted({*files}, key=natural_order)
 
 
@@ -87,22 +93,33 @@ def _files(entry: str, roots: list[Path], where: str) -> list[Path]:
     for root in roots:
         for name in (entry, entry.lstrip("./")):
             place = root / name
-            if place.is_dir():
+            if _is(place, Path.is_dir):
                 return list(_images_in(place))
-            if place.is_file():
-                return [
-                    _listed(line.strip(), place, root) for line in place.read_text("utf-8-sig").splitlines() if line
-                ]
-    raise ConfigError(f"{where}: no folder or list {entry} in {' or '.join(map(str, roots))}: correct the path")
+            if _is(place, Path.is_file):
+                return [place] if is_image(place) else _listed(place, root)
+    places = one_line(" or ".join(map(str, roots)))
+    raise ConfigError(f"{where}: no folder or list {one_line(entry)} in {places}: correct the path")
+
+
+def _is(path: Path, check: Callable[[Path], bool]) -> bool:
+    """Whether a path is one of that kind; no for a name that no file system can hold."""
+    try:
+        return check(path)
+    except (OSError, ValueError):
+        return False
 
 
 def _images_in(folder: Path) -> Iterator[Path]:
     return (file for file in folder.rglob("*") if is_image(file))
 
 
-def _listed(line: str, place: Path, root: Path) -> Path:
-    """A line of a list: relative to the list with './', else to the data set's root."""
-    return place.parent / line[2:] if line.startswith("./") else root / line
+def _listed(place: Path, root: Path) -> list[Path]:
+    """The images of a list: relative to the list with './', else to the data set's root."""
+    try:
+        lines = [line.strip() for line in place.read_text("utf-8-sig").splitlines() if Path(line.strip()).name]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the list {place}: {error}; needed a text file with an image per line") from None
+    return [place.parent / line[2:] if line.startswith("./") else root / line for line in lines]
 
 
 def _boxes(file: Path, image: int, classes: int, faults: Faults) -> Iterator[LabelledBox]:
