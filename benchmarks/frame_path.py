@@ -38,7 +38,7 @@ STRIDES = (8, 16, 32)
 
 
 def demo_preprocess(image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], float]:
-    """As YOLOX's ONNX demo does: a fresh grey canvas, resize, paste, transpose, contiguous float32."""
+    """As YOLOX's ONNX demo does: a fresh gray canvas, resize, paste, transpose, contiguous float32."""
     canvas = np.ones((*SIZE, 3), np.uint8) * 114
     ratio = min(SIZE[0] / image.shape[0], SIZE[1] / image.shape[1])
     new = (int(image.shape[1] * ratio), int(image.shape[0] * ratio))
@@ -48,7 +48,7 @@ def demo_preprocess(image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], floa
 
 
 def demo_postprocess(raw: NDArray[np.float32], ratio: float) -> NDArray[Any] | None:
-    """As YOLOX's ONNX demo does: grids made anew, every box decoded, then NMS a class in NumPy."""
+    """As YOLOX's ONNX demo does: grids built again, every box decoded, then NMS per class in NumPy."""
     grids, strides = [], []
     for stride in STRIDES:
         xs, ys = np.meshgrid(np.arange(SIZE[1] // stride), np.arange(SIZE[0] // stride))

@@ -17,7 +17,7 @@ SETUPS = ((1, 1), (4, 1), (4, 4), (16, 1), (16, 4), (16, 16))
 
 
 def cameras(work: Path, seconds: float = 2.0) -> dict[str, Any]:
-    """1, 4 and 16 cameras of 1080p, at 30 frames a second, the newest of each, and with always a new one at hand."""
+    """1, 4 and 16 cameras of 1080p, at 30 frames per second, the newest of each, and with a new one always ready."""
     found: dict[str, Any] = {"offered_a_second_and_camera": 30}
     for count, batch in SETUPS:
         with opened(confident(net("small", work, batch))) as detector:

@@ -23,7 +23,7 @@ billion products an image; `small` next to nothing, and a few seconds to build."
 def relu_blocks(path: Path, name: str, batch: int) -> Path:
     """3x3 convolutions with ReLU, and a head at the last three stages with YOLOv8's output [B, 4 + 80, 8400].
 
-    Weights are random (He's initialisation), and so is what it finds. Boxes and scores are what the last convolutions
+    Weights are random (He's initialization), and so is what it finds. Boxes and scores are what the last convolutions
     give: what TensorRT 8.5 does not fuse with convolutions, as Slice and Sigmoid, it takes minutes to build.
     """
     net = _Net(batch)

@@ -43,7 +43,7 @@ def wall(action: Callable[[], object], count: int, into: list[int]) -> None:
 
 
 def path(name: str, work: Path, frames: int = 10_000, seconds: float = 45.0) -> dict[str, Any]:
-    """The whole path beside the bare engine, the copy alone and the common way, by turns, in one process.
+    """The whole path beside the bare engine, the copy alone and the common way, interleaved in one process.
 
     After so many seconds it ends with the frames that there are.
     """
@@ -150,7 +150,7 @@ def graph_alone(detector: Detector) -> float:
 
 
 def in_flight(detector: Detector, near: Sequence[NDArray[np.uint8]], seconds: float) -> dict[str, float]:
-    """Frames a second with every slot busy, one frame a batch."""
+    """Frames per second with every slot busy, one frame per batch."""
     count, begun = 0, time.perf_counter()
     while (now := time.perf_counter()) - begun < seconds:
         if detector.in_flight == detector.depth:

@@ -6,7 +6,7 @@
 Smallest first: every pattern in which layers join (tests/patterns.py) on noise; then the default detector, 2:4
 and dense, on calib_data; then YOLOX-nano on coco_mini/val, where --real has both. Q/DQ files become INT8 engines, 2:4
 kernels allowed; a float file becomes an FP16 engine, which tells how far TensorRT is from ONNX Runtime without INT8.
-Files are taken as they lie in FOLDER, and what is not there is left out.
+Files in FOLDER are used as they are; missing ones are left out.
 
 Each network has a process, and what ends it, or takes longer than --row-limit, costs one row. A row is printed, and
 written to FILE, as soon as it is there; one that FILE has already is not measured again, unless it failed. --limit:

@@ -2,9 +2,9 @@
 
     python benchmarks/service.py [--frames 150] [--rounds 3] [--save]
 
-Frames of the demo scene at 1920x1080 that are in memory already, the default detector on one thread. Conditions take
-turns; visitors are processes of their own, on loopback. Milliseconds a frame, and the ratio to the loop alone; the
-observer's own microseconds a frame beside it. Prints JSON.
+Frames of the demo scene at 1920x1080 that are in memory already, the default detector on one thread. Conditions are
+interleaved; visitors are separate processes, on loopback. Prints JSON: milliseconds per frame, the ratio to the loop
+alone, and the observer's own microseconds per frame.
 """
 
 from __future__ import annotations

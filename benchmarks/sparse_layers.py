@@ -2,8 +2,8 @@
 
     python benchmarks/sparse_layers.py [--only 'conv1x1'] [--seconds 0.5] [--together 1] [--limit 120] [--save]
 
-Tells the times on standard error; with --save, adds what it found to benchmarks/results/sparse_layers.json: a network
-that is there already is replaced, unless nothing of it could be measured now.
+Prints times to standard error; with --save, adds results to benchmarks/results/sparse_layers.json: those of a network
+that was measured before are replaced, unless nothing of it could be measured now.
 
 Four convolutions with ReLU in a chain, in several sizes, and two with SiLU; then a 1x1 convolution to 16 channels,
 which is the output and stays float. Built in FP16, in INT8 by calibration table, and in INT8 by Q/DQ in both

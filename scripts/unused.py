@@ -68,9 +68,9 @@ def named_in_text() -> set[str]:
     return {name for text in texts for name in re.findall(r'"edgesparse[\w.]*:(\w+)"', text)}
 
 
-def complaints(found: list[tuple[str, str]], allowed: Iterable[str]) -> list[str]:
+def complaints(definitions: list[tuple[str, str]], allowed: Iterable[str]) -> list[str]:
     patterns = list(allowed)
-    return [line for name, line in found if not any(fnmatch(name, pattern) for pattern in patterns)]
+    return [line for name, line in definitions if not any(fnmatch(name, pattern) for pattern in patterns)]
 
 
 def main() -> int:
@@ -81,7 +81,7 @@ def main() -> int:
     problems += [
         f"{Path(__file__).name}: {name!r} is used: remove it from ALLOWED" for name in allowed if name not in names
     ]
-    in_tests = [found for found in unused([*SOURCE, "tests"]) if found[1].startswith("tests/")]
+    in_tests = [definition for definition in unused([*SOURCE, "tests"]) if definition[1].startswith("tests/")]
     problems += complaints(in_tests, " ".join(IN_TESTS.values()).split())
     print("\n".join(problems), file=sys.stderr, end="\n" if problems else "")
     return bool(problems)

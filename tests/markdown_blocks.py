@@ -50,7 +50,7 @@ class Block:
 
 def blocks(page: Path) -> list[Block]:
     """Every fenced block of a page. Raises ValueError for a marker that means nothing."""
-    found = []
+    sequence = []
     text = page.read_text()
     for match in _BLOCK.finditer(text):
         line = text.count("\n", 0, match.start("indent")) + 1
@@ -60,8 +60,8 @@ def blocks(page: Path) -> list[Block]:
             if known is None:
                 raise ValueError(f"{page.name}:{line}: found the marker '{match['marker']}', needed one of {__doc__}")
             marker, value = known[1], known[2]
-        found.append(Block(page, line, match["language"], textwrap.dedent(match["text"]), marker, value))
-    return found
+        sequence.append(Block(page, line, match["language"], textwrap.dedent(match["text"]), marker, value))
+    return sequence
 
 
 def run_block(block: Block, folder: Path) -> None:

@@ -39,7 +39,7 @@ def mark_by_fixtures(items: list[pytest.Item]) -> None:
 
 
 def judge(item: pytest.Item, report: pytest.TestReport) -> pytest.TestReport:
-    """A skip without a marker becomes a failure; one with a marker tells of the last run."""
+    """A skip without a marker becomes a failure; the reason of one with a marker says when it last ran."""
     if report.skipped and isinstance(report.longrepr, tuple):
         path, line, reason = report.longrepr
         names = markers(item)

@@ -1,7 +1,7 @@
 """A detector small enough for a test, images it knows, and their labels.
 
-It finds squares of 8x8 pixels, red ones and green ones, where they lie on a grid of 8: an average over each cell, one
-convolution that compares the colours, and the cells as boxes, laid out like YOLOv8's output: [batch, 4 + 2, 84].
+It finds squares of 8x8 pixels, red ones and green ones, on a grid of 8: an average over each cell, one
+convolution that compares the colors, and the cells as boxes, laid out like YOLOv8's output: [batch, 4 + 2, 84].
 """
 
 from __future__ import annotations

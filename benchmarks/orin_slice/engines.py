@@ -36,7 +36,7 @@ WIDE_RANGE = 4.0
 class Tactics:
     """What verbose builds print of TensorRT's tactics, and a selector that removes some of them by it.
 
-    An algorithm selector costs the timing cache: TensorRT 8.5 then times every tactic of every layer anew. With
+    An algorithm selector costs the timing cache: TensorRT 8.5 then times every tactic of every layer again. With
     `shortlist`, what lost everywhere so far is therefore not timed again, and copies between formats are not timed at
     all. An engine may then miss the best kernel of a layer by SLACK.
     """

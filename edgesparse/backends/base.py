@@ -151,8 +151,8 @@ class Runner(Closing):
             if buffer is None:
                 raise BuildError(f"no buffer for {spec}: found {', '.join(buffers) or 'none'}")
             if buffer.shape != spec.shape or buffer.dtype != np.dtype(spec.dtype):
-                found = "x".join(map(str, buffer.shape))
-                raise BuildError(f"buffer for {spec}: found {found} {buffer.dtype}")
+                shape = "x".join(map(str, buffer.shape))
+                raise BuildError(f"buffer for {spec}: found {shape} {buffer.dtype}")
             if not buffer.flags.c_contiguous:
                 raise BuildError(f"buffer for {spec} is not C-contiguous: pass numpy.ascontiguousarray of it")
         self._bind(buffers)

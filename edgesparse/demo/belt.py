@@ -17,7 +17,7 @@ BLOCK = 12  # a belt's length is a multiple of this many units, so that its patt
 @dataclass(frozen=True)
 class Belt:
     """`colour`: mean BGR 0..255. `weave`: "none", "cloth", "ribs" or "diamond", `period` units (8 pixels at 640x480)
-    apart and `depth` grey levels deep. `wear`: 0..1."""
+    apart and `depth` gray levels deep. `wear`: 0..1."""
 
     colour: tuple[float, float, float]
     weave: str
@@ -29,7 +29,7 @@ class Belt:
 
 _COLOURS = (
     (52, 52, 50),  # black rubber
-    (84, 82, 78),  # grey rubber
+    (84, 82, 78),  # gray rubber
     (80, 104, 62),  # green PVC
     (116, 86, 44),  # blue polyurethane
     (140, 146, 148),  # pale, for food
@@ -97,7 +97,7 @@ def _streaks(rng: np.random.Generator, height: int, unit: int) -> Signed:
 
 
 def _weave(belt: Belt, height: int, width: int, unit: int) -> Signed:
-    """The belt's surface pattern, grey levels round zero; a whole number of periods fits the width."""
+    """The belt's surface pattern, gray levels round zero; a whole number of periods fits the width."""
     if belt.weave == "none":
         return np.zeros((1, 1), np.float32)
     count = max(round(width / (belt.period * unit)), 1)
@@ -114,7 +114,7 @@ def _weave(belt: Belt, height: int, width: int, unit: int) -> Signed:
 
 
 def _mark(tile: Bytes, rng: np.random.Generator, belt: Belt, unit: int) -> None:
-    """Scratches light and dark, drops, swarf, specks and perhaps the seam, each as a grey layer."""
+    """Scratches light and dark, drops, swarf, specks and perhaps the seam, each as a gray layer."""
     bright, dark = np.zeros(tile.shape[:2], np.uint8), np.zeros(tile.shape[:2], np.uint8)
     _scratch(bright, rng, int(6 + 50 * belt.wear), unit)
     _scratch(dark, rng, int(6 + 50 * belt.wear), unit)

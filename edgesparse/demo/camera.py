@@ -20,7 +20,7 @@ _SLACK = 61  # how far the noise can be shifted
 @dataclass
 class Camera:
     """`gain` uint8 [H,W,3], _ONE is neutral. `shutter`: share of a frame's time that it is open. `noise`: 1 to 5, the
-    deviation in grey levels. `rails`: uint8 [r,W,3] at the top and the bottom of the image, r may be 0."""
+    deviation in gray levels. `rails`: uint8 [r,W,3] at the top and the bottom of the image, r may be 0."""
 
     gain: Bytes
     exposure: float
@@ -64,9 +64,9 @@ def draw_camera(rng: np.random.Generator, azimuth: float, height: int, width: in
         gain *= np.where(
             inner < 0, 1, np.float32(0.45) + np.float32(0.55) * np.minimum(np.abs(inner) / (0.7 * rail), 1)
         )
-    grey = np.clip(gain, 0, 255).astype(np.uint8)
+    gray = np.clip(gain, 0, 255).astype(np.uint8)
     return Camera(
-        np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR), np.uint8),
+        np.asarray(cv2.cvtColor(gray, cv2.COLOR_GRAY2BGR), np.uint8),
         exposure=float(rng.uniform(0.85, 1.35)),
         shutter=float(rng.uniform(0.05, 0.45)),
         noise=int(rng.integers(1, 6)),
@@ -79,7 +79,7 @@ def _noise(height: int, width: int, level: int) -> tuple[Bytes, Bytes]:
     """What noise adds and what it takes away; most of it is the same in all channels."""
     rng = np.random.Generator(np.random.PCG64(level))
     shape = (height + _SLACK, width + _SLACK)
-    grey = rng.integers(-127, 128, (3, *shape), np.int8).sum(axis=0, dtype=np.int32)
-    both = np.stack([rng.integers(-127, 128, shape, np.int8) + grey for _ in range(3)], axis=-1)
+    gray = rng.integers(-127, 128, (3, *shape), np.int8).sum(axis=0, dtype=np.int32)
+    both = np.stack([rng.integers(-127, 128, shape, np.int8) + gray for _ in range(3)], axis=-1)
     scaled = both * np.float32(level / 147)
     return np.clip(scaled, 0, 255).astype(np.uint8), np.clip(-scaled, 0, 255).astype(np.uint8)

@@ -244,7 +244,7 @@ def _spring(variant: int, rng: np.random.Generator) -> _Solid:
     turns = (6, 8, 10, 12, 7, 9, 11, 14)[variant]
     coil = _REACH * (0.42, 0.34, 0.3, 0.26, 0.3, 0.4, 0.24, 0.28)[variant]
     wire = _REACH / turns * float(rng.uniform(0.26, 0.4))
-    closed = 1.2  # turns at each end that touch their neighbour
+    closed = 1.2  # turns at each end that touch their neighbor
     height = np.zeros((_GRID, _GRID))
     mask = np.zeros((_GRID, _GRID), bool)
     reach = int(wire) + 1

@@ -5,7 +5,7 @@ with the camera's own marks (motion blur, vignette, exposure, noise). All that d
 or float arithmetic that IEEE 754 rounds exactly, so neither threads nor SIMD change a bit.
 
 A label's box is the tight box of the part's whole silhouette (pixels at least half covered) inside the frame, whether
-or not another part lies on it. A part has no label where less than a quarter of its silhouette can be seen, be it
+or not another part covers it. A part has no label where less than a quarter of its silhouette can be seen, be it
 hidden or outside the frame.
 """
 
@@ -146,8 +146,8 @@ class Scene:
         return out, labels
 
     def _labels(self) -> Labels:
-        found = [(part.box(self._offset, self._width), part.class_id) for part in self._parts]
-        seen = [(box, class_id) for box, class_id in found if box is not None]
+        boxes = [(part.box(self._offset, self._width), part.class_id) for part in self._parts]
+        seen = [(box, class_id) for box, class_id in boxes if box is not None]
         xyxy = np.array([box for box, _ in seen], np.float32).reshape(-1, 4)
         return Labels(xyxy, np.array([class_id for _, class_id in seen], np.int64))
 

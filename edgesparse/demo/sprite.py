@@ -1,4 +1,4 @@
-"""One part as it lies on the belt: turned, lit, scaled, with its shadow; and how it is laid onto an image."""
+"""One part on the belt: rotated, lit, scaled, with its shadow; and how it is drawn onto an image."""
 
 from __future__ import annotations
 

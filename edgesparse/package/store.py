@@ -47,9 +47,9 @@ class Package:
         manifest = self.manifest
         for name in {manifest.engine: None, manifest.fallback: None, **manifest.files}:
             path, needed = self.folder / name, manifest.files.get(name, "none")
-            found = sha256(path) if os.path.isfile(path) else None  # noqa: PTH113, False for names that cannot be
-            if found != needed:
-                what = "missing" if found is None else f"changed (found sha256 {found[:12]}, needed {needed[:12]})"
+            actual = sha256(path) if os.path.isfile(path) else None  # noqa: PTH113, False for names that cannot be
+            if actual != needed:
+                what = "missing" if actual is None else f"changed (found sha256 {actual[:12]}, needed {needed[:12]})"
                 short = "".join(filter(str.isprintable, str(path)))[:300]
                 raise ManifestMismatch(f"{short} is {what}: build it again with 'edgesparse build --force'")
         reason = f"found backends {', '.join(NAMES)}, needed {manifest.backend}"

@@ -90,8 +90,8 @@ def detect(detector: Detector, labels: Labels, progress: Advance = lambda done, 
     for done, item in enumerate(labels.read(), 1):
         batch.append(item)
         if len(batch) == detector.batch or done == total:
-            for (image, pixels), found in zip(batch, detector.detect([p for _, p in batch]), strict=True):
-                answers.rows += _rows(image.number, found)
+            for (image, pixels), detections in zip(batch, detector.detect([p for _, p in batch]), strict=True):
+                answers.rows += _rows(image.number, detections)
                 answers.sizes[image.number] = pixels.shape[1], pixels.shape[0]
             batch.clear()
             progress(done, total)
@@ -185,12 +185,12 @@ def _static(model: Model, spec: DetectorSpec) -> Model:
     return fix_shapes(model, 1, spec.input.size) if None in description.inputs[description.image] else model
 
 
-def _rows(image: int, found: Detections) -> list[list[float]]:
+def _rows(image: int, detections: Detections) -> list[list[float]]:
     """One row per detection: image, x, y, width, height, score, class."""
     return [
         [image, x1, y1, x2 - x1, y2 - y1, float(confidence), label]
         for (x1, y1, x2, y2), confidence, label in zip(
-            found.xyxy.tolist(), found.confidence, found.class_id.tolist(), strict=True
+            detections.xyxy.tolist(), detections.confidence, detections.class_id.tolist(), strict=True
         )
     ]
 

@@ -75,7 +75,7 @@ def read_image(path: Path, *, apply_orientation: bool = True) -> Image:
 def decode_image(data: bytes, *, apply_orientation: bool = True) -> Image:
     """Decode an image in memory to BGR uint8 [H, W, 3].
 
-    16-bit samples are scaled to 8 bits, grey and CMYK are converted, an alpha channel is dropped, and an animation
+    16-bit samples are scaled to 8 bits, gray and CMYK are converted, an alpha channel is dropped, and an animation
     gives its first image. Unless `apply_orientation` is false, the result is turned as its EXIF orientation says.
 
     Raises ImageError with the reason if the data is empty, truncated, damaged, too large or in a format that this

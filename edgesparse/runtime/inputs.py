@@ -67,8 +67,8 @@ def _of_pillow(image: Any) -> Image:
 
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I;16"):
-        grey = (np.asarray(upright) >> 8).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
+        gray = (np.asarray(upright) >> 8).astype(np.uint8)
+        return np.repeat(gray[..., None], 3, axis=2)
     return np.ascontiguousarray(np.asarray(upright.convert("RGB"))[..., ::-1])
 
 

@@ -97,7 +97,7 @@ class Snapshots:
         buffer = self._buffers.get(camera)
         if buffer is None:
             buffer = self._buffers.setdefault(camera, _Buffer())
-        if self.paused or not self._wanted(buffer) or frame.time_ns < buffer.due_ns:
+        if self.paused or not self._is_watched(buffer) or frame.time_ns < buffer.due_ns:
             return
         if not buffer.lock.acquire(blocking=False):
             return
@@ -113,7 +113,7 @@ class Snapshots:
             buffer.lock.release()
         self._offered.set()
 
-    def _wanted(self, buffer: _Buffer) -> bool:
+    def _is_watched(self, buffer: _Buffer) -> bool:
         return bool(self.listeners) or buffer.viewed(time.monotonic())
 
     @property

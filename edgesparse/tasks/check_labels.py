@@ -63,10 +63,10 @@ def check_labels(
     path = annotation_file(annotations)
     content, faults = inspect_labels(path, images)
     _check_images(path, content, faults, progress)
-    found: tuple[Guess, ...] = ()
+    guesses: tuple[Guess, ...] = ()
     diagnosis = ""
     if package is not None and not faults.fatal:
-        found, diagnosis = _score(Labels(path, images), package, progress)
+        guesses, diagnosis = _score(Labels(path, images), package, progress)
     counts = Counter(box.category for box in content.boxes)
     return LabelsReport(
         path=str(path),
@@ -74,7 +74,7 @@ def check_labels(
         boxes=len(content.boxes),
         categories={category.name: counts[index] for index, category in enumerate(content.categories)},
         faults=tuple(faults),
-        guesses=found,
+        guesses=guesses,
         diagnosis=diagnosis,
     )
 
@@ -106,9 +106,9 @@ def _score(labels: Labels, package: Package, progress: Progress) -> tuple[tuple[
         words: score(labels, answers, names, mapping)
         for words, mapping in guesses(names, labels.categories, labels.used).items()
     }
-    found = sorted((Guess(words, r.map, r.map50) for words, r in results.items()), key=lambda guess: -guess.map)
+    ranked = sorted((Guess(words, r.map, r.map50) for words, r in results.items()), key=lambda guess: -guess.map)
     try:
         evaluation = score(labels, answers, names, labels.match(names))
     except ConfigError as error:
-        return tuple(found), str(error)
-    return tuple(found), diagnose(labels, answers) if evaluation.map < FLOOR else ""
+        return tuple(ranked), str(error)
+    return tuple(ranked), diagnose(labels, answers) if evaluation.map < FLOOR else ""

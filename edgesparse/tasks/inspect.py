@@ -50,8 +50,8 @@ def _input_of(recipe: Recipe, model: Model) -> dict[str, tuple[int, ...]]:
     described = info(model)
     for needed, actual in zip(size, described.inputs[described.image][2:], strict=True):
         if actual not in (needed, None):
-            found = "x".join(map(str, described.inputs[described.image][2:]))
-            raise ModelError(f"the input is {found}, input.size is {size[0]}x{size[1]}: make them equal")
+            dimensions = "x".join(map(str, described.inputs[described.image][2:]))
+            raise ModelError(f"the input is {dimensions}, input.size is {size[0]}x{size[1]}: make them equal")
     return {described.image: (recipe.build.batch.opt, 3, *size)}
 
 

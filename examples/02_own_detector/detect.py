@@ -13,4 +13,4 @@ with edgesparse.load("detector.yaml") as detector:
 
     image = cv2.imread("parts/images/000001.jpg")
     batch = detector([image, "parts/images/000002.jpg"])
-    print("detections in two images:", [len(one) for one in batch])
+    print("detections in two images:", [len(detections) for detections in batch])

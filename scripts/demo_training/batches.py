@@ -75,8 +75,8 @@ def moved(batch: Batch, random: torch.Generator, share: float) -> Batch:
     theta[:, 0, 0], theta[:, 1, 1] = (1 / gain).unbind(1)
     theta[:, :, 2] = -2 * shift.T / gain
     places = functional.affine_grid(theta, list(batch.images.shape), align_corners=False)
-    grey = PAD / 255
-    images = functional.grid_sample(batch.images - grey, places, align_corners=False) + grey
+    gray = PAD / 255
+    images = functional.grid_sample(batch.images - gray, places, align_corners=False) + gray
     middle = SIZE / 2
     corners = (batch.boxes.view(count, MOST, 2, 2) - middle) * gain[:, None, None]
     corners = corners + middle + shift.T[:, None, None] * SIZE
@@ -91,8 +91,8 @@ def tinted(images: Tensor, random: torch.Generator) -> Tensor:
     count = len(images)
     uniform = torch.rand(count, 6, 1, 1, generator=random, device=images.device) * 2 - 1
     light, contrast, colour = 1 + 0.2 * uniform[:, :1], 1 + 0.2 * uniform[:, 1:2], 1 + 0.3 * uniform[:, 2:3]
-    grey = images.mean(1, keepdim=True)
-    mean = grey.mean((2, 3), keepdim=True)
-    images = grey + (images - grey) * colour
+    gray = images.mean(1, keepdim=True)
+    mean = gray.mean((2, 3), keepdim=True)
+    images = gray + (images - gray) * colour
     images = ((images - mean) * contrast + mean * light) * (1 + 0.06 * uniform[:, 3:])
     return images.clamp_(0, 1)

@@ -42,7 +42,7 @@ def empty(count: int) -> Stills:
 
 
 def letterbox(frame: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float, tuple[int, int]]:
-    """BGR [H, W, 3] to RGB [3, SIZE, SIZE] in the middle of grey, with the ratio and the (left, top) of the frame."""
+    """BGR [H, W, 3] to RGB [3, SIZE, SIZE] in the middle of gray, with the ratio and the (left, top) of the frame."""
     height, width = frame.shape[:2]
     ratio = min(SIZE / height, SIZE / width)
     resized = cv2.resize(frame, (round(width * ratio), round(height * ratio)), interpolation=cv2.INTER_LINEAR)

@@ -46,12 +46,12 @@ def export(detector: Detector, path: Path, classes: Sequence[str], stills: Still
 def score_onnx(path: Path, stills: Stills, classes: int, say: Say) -> Score:
     """COCO mAP of the file on stills in its own format, on the CPU."""
     session = _session(path.read_bytes())
-    found = []
+    results = []
     for i, image in enumerate(stills.images):
-        found.append(decode(_run(session, image)))
+        results.append(decode(_run(session, image)))
         if i % 200 == 199:
             say(f"{path.name}: {i + 1} of {len(stills)} scenes scored")
-    return evaluate(found, truth_of(stills), classes)
+    return evaluate(results, truth_of(stills), classes)
 
 
 def _to_onnx(detector: Detector) -> onnx.ModelProto:
@@ -75,8 +75,8 @@ def _compare(detector: Detector, model: onnx.ModelProto, stills: Stills) -> None
     session = _session(model.SerializeToString())
     for image in stills.images[:4]:
         with torch.no_grad():
-            wanted = detector(torch.from_numpy(image)[None].float().div(255))[0].numpy()
-        apart = float(np.abs(_run(session, image) - wanted).max())
+            expected = detector(torch.from_numpy(image)[None].float().div(255))[0].numpy()
+        apart = float(np.abs(_run(session, image) - expected).max())
         if apart > DIFFERENCE:
             raise SystemExit(f"the exported ONNX differs from the trained detector by {apart:.3f}")
 

@@ -30,9 +30,9 @@ def detection_loss(detector: Detector, outputs: tuple[Tensor, Tensor], boxes: Te
     index, weight = assign(scores.detach().sigmoid(), predicted.detach(), boxes, classes, detector.points[0].T)
     total = weight.sum().clamp_min(1)
     truth = boxes.gather(1, index[..., None].expand(-1, -1, 4))
-    wanted = functional.one_hot(classes.clamp_min(0).gather(1, index), scores.shape[2]) * weight[..., None]
+    targets = functional.one_hot(classes.clamp_min(0).gather(1, index), scores.shape[2]) * weight[..., None]
     overlap = ((1 - complete_iou(predicted, truth)) * weight).sum() / total
-    label = functional.binary_cross_entropy_with_logits(scores, wanted, reduction="sum") / total
+    label = functional.binary_cross_entropy_with_logits(scores, targets, reduction="sum") / total
     sides = _sides(truth, detector.points) / detector.strides
     spread = (_distribution_loss(logits, sides) * weight).sum() / total
     return torch.stack([BOX * overlap, CLASS * label, DISTRIBUTION * spread])

@@ -164,11 +164,11 @@ def _finish(run: Run, detectors: dict[str, Detector], validation: data.Stills, t
     for name, detector in detectors.items():
         path = run.out / f"{name}.onnx"
         export(detector, path, CLASSES, validation)
-        found = check_onnx(path, require=name == "parts_2to4")
-        sparse = [layer for layer in found.eligible if layer.sparse]
-        run.say(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB, {len(sparse)} of {len(found.layers)} layers 2:4")
+        report = check_onnx(path, require=name == "parts_2to4")
+        sparse = [layer for layer in report.eligible if layer.sparse]
+        run.say(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB, {len(sparse)} of {len(report.layers)} layers 2:4")
         score = score_onnx(path, test, len(CLASSES), run.say)
-        run.scores[name] = asdict(score) | {"layers_2to4": len(sparse), "layers": len(found.layers)}
+        run.scores[name] = asdict(score) | {"layers_2to4": len(sparse), "layers": len(report.layers)}
         run.say(f"{path.name}: test mAP50-95 {score.map:.2f}, mAP50 {score.map50:.2f}")
     run.took("export and score", start)
     optimizer_path(run.out / "dense.pt").unlink(missing_ok=True)

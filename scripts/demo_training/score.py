@@ -48,9 +48,9 @@ def decode(output: Floats) -> Found:
     return Found(xyxy[keep], scores[order][keep], class_id[keep])
 
 
-def evaluate(found: list[Found], truth: list[Truth], classes: int) -> Score:
+def evaluate(results: list[Found], truth: list[Truth], classes: int) -> Score:
     """Score the detections of each image against its truth. A class without truth does not count."""
-    precision = np.array([_class_precision(found, truth, c) for c in range(classes)])
+    precision = np.array([_class_precision(results, truth, c) for c in range(classes)])
     by_class = precision.mean(1) * 100
     return Score(float(np.nanmean(by_class)), float(np.nanmean(precision[:, 0]) * 100), tuple(by_class.tolist()))
 
@@ -66,19 +66,19 @@ def overlaps(a: Floats, b: Floats) -> Floats:
 
 def _suppress(xyxy: Floats, class_id: NDArray[np.int64]) -> list[int]:
     clash = (overlaps(xyxy, xyxy) > OVERLAP) & (class_id[:, None] == class_id[None])
-    gone = np.zeros(len(xyxy), bool)
+    suppressed = np.zeros(len(xyxy), bool)
     keep = []
     for i in range(len(xyxy)):
-        if not gone[i]:
+        if not suppressed[i]:
             keep.append(i)
-            gone |= clash[i]
+            suppressed |= clash[i]
     return keep[:MOST]
 
 
-def _class_precision(found: list[Found], truth: list[Truth], class_id: int) -> NDArray[np.float64]:
+def _class_precision(results: list[Found], truth: list[Truth], class_id: int) -> NDArray[np.float64]:
     """Average precision at each threshold, [10]; NaN where the class has no truth."""
     confidence, matched, total = [], [], 0
-    for a, b in zip(found, truth, strict=True):
+    for a, b in zip(results, truth, strict=True):
         mine, real = a.class_id == class_id, b.xyxy[b.class_id == class_id]
         confidence.append(a.confidence[mine])
         matched.append(_match(a.xyxy[mine], real))

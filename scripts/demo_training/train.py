@@ -69,7 +69,7 @@ class Phase:
     def run(self, album: Album, say: Say, each_minute: Callable[[], None] = lambda: None) -> None:
         """Train to the end of the plan; calls `each_minute` about that often."""
         before, clock, losses = self.seconds, time.monotonic(), []
-        told = saved = clock
+        logged = saved = clock
         self.detector.train()
         while self.progress < 1:
             losses.append(self._learn(album))
@@ -77,8 +77,8 @@ class Phase:
                 losses[-1].cpu()  # waits for the device, so that the clock tells the truth
             now = time.monotonic()
             self.seconds = before + now - clock
-            if now - told > 10 or self.progress == 1:
-                told = now
+            if now - logged > 10 or self.progress == 1:
+                logged = now
                 album.fill()
                 self._tell(losses, len(album), say)
                 losses.clear()
@@ -151,11 +151,11 @@ def optimizer_path(path: Path) -> Path:
 def validate(detector: Detector, stills: Stills, batch: int = 64) -> Score:
     """Score the detector, in evaluation mode, on stills in its own format."""
     device = next(detector.parameters()).device
-    found = []
+    results = []
     for low in range(0, len(stills), batch):
         images = torch.from_numpy(stills.images[low : low + batch]).to(device).float().div_(255)
-        found += [decode(output) for output in detector(images).cpu().numpy()]
-    return evaluate(found, truth_of(stills), detector.classes)
+        results += [decode(output) for output in detector(images).cpu().numpy()]
+    return evaluate(results, truth_of(stills), detector.classes)
 
 
 def truth_of(stills: Stills) -> list[Truth]:

@@ -51,7 +51,7 @@ class Double:
 
 
 class Plan(bytes):
-    """Serialised bytes that pass for IHostMemory."""
+    """Serialized bytes that pass for IHostMemory."""
 
     nbytes = property(len)
 

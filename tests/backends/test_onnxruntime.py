@@ -33,7 +33,7 @@ def noise(seed: int = 0) -> NDArray[np.float32]:
     return np.random.default_rng(seed).random((1, 3, 64, 64), np.float32)
 
 
-def quantised(path: Path) -> Path:
+def quantized(path: Path) -> Path:
     """One convolution in int8, by QuantizeLinear and DequantizeLinear before it and on its weight."""
     weight = np.random.default_rng(1).integers(-127, 128, (8, 3, 3, 3)).astype(np.int8)
     weights: dict[str, NDArray[Any]] = {
@@ -53,7 +53,7 @@ def quantised(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("simplify", [True, False])
-@pytest.mark.parametrize(("model", "precision"), [(squares.detector, "fp32"), (quantised, "int8")])
+@pytest.mark.parametrize(("model", "precision"), [(squares.detector, "fp32"), (quantized, "int8")])
 def test_what_it_builds_answers_as_the_file_did(tmp_path: Path, model: Any, precision: str, simplify: bool) -> None:
     source = model(tmp_path / "source.onnx")
     result = ONNXRUNTIME.build(source, tmp_path / "model.onnx", BuildOptions(threads=1, simplify=simplify))

@@ -45,7 +45,7 @@ def test_layers_as_the_inspector_tells_them(name: str, sparse: int, precision: s
     text = (DATA / f"trt-8.5.3-{name}.json").read_text()
     layers = parse(text)
     convolutions = [layer for layer in layers if layer.name.startswith("conv")]
-    assert text.count('"HasSparseWeights": 1') == len(convolutions) > sparse, "it tells of weights, not of kernels"
+    assert text.count('"HasSparseWeights": 1') == len(convolutions) > sparse, "it is about weights, not kernels"
     assert [layer.sparse for layer in convolutions] == [i < sparse for i in range(len(convolutions))]
     assert all(layer.kernel.startswith("sm80_xmma_fprop") for layer in convolutions)
     assert {layer.precision for layer in convolutions} == {precision}

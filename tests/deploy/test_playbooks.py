@@ -221,7 +221,7 @@ def test_provisioning_goes_out_with_key_and_settings(hosts: Folders) -> None:
 
 @pytest.mark.fleet
 def test_what_was_not_copied_is_not_deployed(hosts: Folders) -> None:
-    """An older bundle that lies on the device must not pass for the new one."""
+    """An older bundle on the device must not pass for the new one."""
     assert hosts.roll_out("1")[0] == 0
     (hosts.folder / "a" / "incoming" / "bundle.esb").unlink()
     (hosts.folder / "a" / "incoming").rmdir()

@@ -92,7 +92,7 @@ def _child(wire: Connection, sound: Path, folder: Path) -> None:
 
 
 class Child:
-    """A process that reads inputs one after another; started anew after it has ended or was killed."""
+    """A process that reads inputs one after another; restarted after it has ended or was killed."""
 
     def __init__(self, sound: Path, folder: Path) -> None:
         self._arguments = sound, folder

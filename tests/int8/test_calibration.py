@@ -119,16 +119,16 @@ def test_half_precision_models_calibrate() -> None:
 @pytest.mark.parametrize("method", ["best", *METHODS])
 def test_constant_zero_and_tiny_tensors_have_usable_ranges(method: str) -> None:
     nodes = [
-        node("Conv", ["x", "nought"], ["n"]),
-        node("Conv", ["x", "nought", "bias"], ["c"]),
+        node("Conv", ["x", "zero"], ["n"]),
+        node("Conv", ["x", "zero", "bias"], ["c"]),
         node("Mul", ["x", "tiny"], ["t"]),
         node("Conv", ["n", "w"], ["n2"]),
         node("Conv", ["c", "w"], ["c2"]),
-        node("Conv", ["t", "nought"], ["t2"]),
+        node("Conv", ["t", "zero"], ["t2"]),
         node("Sum", ["n2", "c2"], ["y"]),
     ]
     tensors = {
-        "nought": np.zeros((3, 3, 1, 1), np.float32),
+        "zero": np.zeros((3, 3, 1, 1), np.float32),
         "bias": np.full(3, -2.5, np.float32),
         "tiny": np.array(1e-44, np.float32),
         "w": random(4, 3, 1, 1),

@@ -23,7 +23,7 @@ model.0/act: out: 3d8e24b1
 (Unnamed Layer* 12) [Constant]_output: 3c010a14
 (Unnamed Layer* 13) [Shuffle]: weird: 0
 model.1/tiny: 2a
-model.2/nought: 0
+model.2/zero: 0
 output0: 40a00000
 """
 

@@ -260,17 +260,17 @@ def test_closing_while_busy_drops_what_is_in_flight(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pixels", ["rgb", "nv12", "yuyv"])
 def test_frames_in_other_pixels_are_the_same_image(tmp_path: Path, pixels: Any) -> None:
-    """Of grey, which all of them hold alike: the network's input is that of the BGR frame."""
-    grey = np.full((48, 64, 3), 126, np.uint8)  # luma 16 + 126 * 219 / 255 is whole enough
+    """Of gray, which all of them hold alike: the network's input is that of the BGR frame."""
+    gray = np.full((48, 64, 3), 126, np.uint8)  # luma 16 + 126 * 219 / 255 is whole enough
     luma = 16 + round(126 * 219 / 255)
-    frame = grey
+    frame = gray
     if pixels == "nv12":
         frame = np.concatenate([np.full((48, 64), luma), np.full((24, 64), 128)]).astype(np.uint8)
     if pixels == "yuyv":
         frame = np.stack([np.full((48, 64), luma), np.full((48, 64), 128)], -1).astype(np.uint8)
     with detector(answers(tmp_path, [[]])) as detect:
         images = detect.runner.buffers["images"]  # type: ignore[attr-defined]
-        detect(grey)
+        detect(gray)
         right = images.copy()
         detect.detect([frame], pixels)
         assert np.abs(images - right).max() <= 2.01 / 255

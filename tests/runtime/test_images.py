@@ -63,11 +63,11 @@ def test_16_bit_samples_are_scaled_to_8(suffix: str) -> None:
     np.testing.assert_array_equal(decode_image(data), IMAGE)
 
 
-def test_alpha_is_dropped_and_grey_becomes_bgr() -> None:
+def test_alpha_is_dropped_and_gray_becomes_bgr() -> None:
     alpha = np.dstack([IMAGE, np.zeros(IMAGE.shape[:2], np.uint8)])
     np.testing.assert_array_equal(decode_image(encode(".png", alpha)), IMAGE)
-    grey = decode_image(encode(".png", IMAGE[..., 0]))
-    np.testing.assert_array_equal(grey, np.repeat(IMAGE[..., :1], 3, axis=2))
+    gray = decode_image(encode(".png", IMAGE[..., 0]))
+    np.testing.assert_array_equal(gray, np.repeat(IMAGE[..., :1], 3, axis=2))
 
 
 @pytest.mark.parametrize(

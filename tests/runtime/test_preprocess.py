@@ -168,7 +168,7 @@ def test_a_frame_of_a_known_size_allocates_no_image(dtype: str) -> None:
 
 
 BAD_FRAMES = {
-    "grey": np.zeros((48, 64), np.uint8),
+    "gray": np.zeros((48, 64), np.uint8),
     "one channel": np.zeros((48, 64, 1), np.uint8),
     "with alpha": np.zeros((48, 64, 4), np.uint8),
     "float": np.zeros((48, 64, 3), np.float32),

@@ -247,7 +247,7 @@ def test_hostile_rates_leave_the_frames_alone(service: Running) -> None:
     for thread in threads:
         thread.join()
     assert sum(counts) < 8 * 120, "requests are paced"
-    assert busy > quiet / 3, f"found {busy:.1f} frames a second, {quiet:.1f} before"
+    assert busy > quiet / 3, f"found {busy:.1f} frames per second, {quiet:.1f} before"
     assert service.until(lambda said: said["healthy"] and said["detecting"], 10)
 
 

@@ -36,7 +36,7 @@ def ramp(*shape: int) -> np.ndarray:
 NORM = {name: ramp(64) for name in ("gamma", "beta", "mean", "var")}
 CASES: dict[str, ModelProto] = {
     "silu": between([node("Sigmoid", ["a"], ["s"]), node("Mul", ["a", "s"], ["b"])], 64),
-    "normalised": between([node("BatchNormalization", ["a", "gamma", "beta", "mean", "var"], ["b"])], 64, **NORM),
+    "normalized": between([node("BatchNormalization", ["a", "gamma", "beta", "mean", "var"], ["b"])], 64, **NORM),
     "scaled": between(
         [node("Mul", ["a", "k"], ["m"]), node("PRelu", ["m", "p"], ["b"])], 64, k=ramp(1, 64, 1, 1), p=ramp(64, 1, 1)
     ),

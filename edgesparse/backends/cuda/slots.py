@@ -182,7 +182,7 @@ class CudaSlot(Slot):
             self._done.synchronize()  # not the stream, which may already hold the next batch
         complete = time.perf_counter_ns()
         summaries = self._summaries[: self._count].tolist() if self._compact else [(CAPACITY + 1, -1, 0)] * self._count
-        if self._compact and any(found > CAPACITY for found, _, _ in summaries):
+        if self._compact and any(candidates > CAPACITY for candidates, _, _ in summaries):
             self._overflow()
         boxes = [self._boxes(index, *counts) for index, counts in enumerate(summaries)]
         self.times[1], self.times[2] = complete - self._submitted, time.perf_counter_ns() - complete
@@ -196,14 +196,14 @@ class CudaSlot(Slot):
             self._fetch()
             self._engine.stream.synchronize()
 
-    def _boxes(self, index: int, found: int, kept: int, dropped: int) -> FrameBoxes:
+    def _boxes(self, index: int, candidates: int, kept: int, dropped: int) -> FrameBoxes:
         """`kept`: how many boxes NMS on the GPU kept; -1 if it did not run."""
-        if found == 0:
+        if candidates == 0:
             return NO_BOXES if dropped == 0 else NO_BOXES._replace(dropped=dropped)
-        if found > CAPACITY:
+        if candidates > CAPACITY:
             return self._plan.decoded(self._whole, index)
         assert self._plan.strided is not None
-        keys, final = self._keys[index, : found if kept < 0 else kept], kept >= 0
+        keys, final = self._keys[index, : candidates if kept < 0 else kept], kept >= 0
         rows = self._rows[index, : len(keys)]
         if final:
             rows, keys = rows.copy(), keys.astype(np.int64)

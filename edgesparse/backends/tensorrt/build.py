@@ -74,7 +74,7 @@ def _compile(
     progress(LOADED, 0, 0)
     parse(session, onnx)
     parsed = ParsedNetwork(
-        lowest(session, options), command(trt, onnx, out, options, session.inputs, session.quantised)
+        lowest(session, options), command(trt, onnx, out, options, session.inputs, session.quantized)
     )
     log.take("VERBOSE", f"edgesparse builds {parsed.command}")
     cache = TimingCache(options.timing_cache)

@@ -13,7 +13,7 @@ LIBRARIES = ("CUBLAS", "CUBLAS_LT", "CUDNN")
 
 
 def command(
-    trt: Any, onnx: Path, out: Path, options: BuildOptions, inputs: dict[str, tuple[int, ...]], quantised: bool
+    trt: Any, onnx: Path, out: Path, options: BuildOptions, inputs: dict[str, tuple[int, ...]], quantized: bool
 ) -> str:
     """The command for this release. Options unknown to its trtexec are left out, as they are in the build.
 
@@ -21,7 +21,7 @@ def command(
     for the memory for timing tactics and for calibration on images.
     """
     parts = ["tensorrt_rtx" if "rtx" in trt.__name__ else "trtexec", f"--onnx={onnx.name}", f"--saveEngine={out.name}"]
-    parts += _types(trt, options, quantised)
+    parts += _types(trt, options, quantized)
     parts += ["--sparsity=enable"] if options.sparse else []
     parts += _limits(trt, options.limits)
     if options.dla is not None:
@@ -35,14 +35,14 @@ def command(
     return shlex.join([*parts, "--useCudaGraph", "--noDataTransfers"])
 
 
-def _types(trt: Any, options: BuildOptions, quantised: bool) -> Iterator[str]:
+def _types(trt: Any, options: BuildOptions, quantized: bool) -> Iterator[str]:
     if not hasattr(trt.BuilderFlag, "FP16"):
         return  # from 11 on, types come from the ONNX file alone
     if options.precision != "fp32":
         yield "--fp16"
-    if options.precision == "int8" or quantised:
+    if options.precision == "int8" or quantized:
         yield "--int8"
-    if options.precision == "int8" and not quantised and options.table is not None:
+    if options.precision == "int8" and not quantized and options.table is not None:
         yield f"--calib={options.table.name}"
 
 

@@ -74,10 +74,10 @@ def _set_types(
     if strongly_typed(trt):
         return
     if options.precision != "fp32":
-        set_flag(trt, config, "FP16")  # with INT8 too: what is not quantised would run FP32
-    if options.precision == "int8" or session.quantised:
+        set_flag(trt, config, "FP16")  # with INT8 too: what is not quantized would run FP32
+    if options.precision == "int8" or session.quantized:
         set_flag(trt, config, "INT8")
-    if options.precision != "int8" or session.quantised:
+    if options.precision != "int8" or session.quantized:
         return
     calibrator = _calibrator(session, options, out, progress)
     config.int8_calibrator = calibrator

@@ -119,12 +119,12 @@ def gpu() -> tuple[str, str]:
     return str(first.name()), ".".join(map(str, first.compute_capability()))
 
 
-def differs(found: Mapping[str, str], needed: Mapping[str, str]) -> str | None:
+def differs(actual: Mapping[str, str], needed: Mapping[str, str]) -> str | None:
     """The differences between two identities as 'found X, needed Y'; None if there are none."""
-    keys = [key for key in {**needed, **found} if found.get(key) != needed.get(key)]
+    keys = [key for key in {**needed, **actual} if actual.get(key) != needed.get(key)]
     if not keys:
         return None
-    here, expected = (", ".join(f"{key} {of.get(key) or 'none'}" for key in keys) for of in (found, needed))
+    here, expected = (", ".join(f"{key} {of.get(key) or 'none'}" for key in keys) for of in (actual, needed))
     return f"found {here}, needed {expected}"
 
 

@@ -54,7 +54,7 @@ class Session:
         return (self.network.get_layer(i) for i in range(self.network.num_layers))
 
     @property
-    def quantised(self) -> bool:
+    def quantized(self) -> bool:
         """Whether the model has Q/DQ nodes, which determine what is INT8."""
         kinds = (self.trt.LayerType.QUANTIZE, self.trt.LayerType.DEQUANTIZE)
         return any(layer.type in kinds for layer in self.layers())
@@ -91,7 +91,7 @@ def parse(session: Session, onnx: Path) -> None:
 
 def lowest(session: Session, options: BuildOptions) -> Precision:
     """The lowest precision in the plan. Raises BuildError for one that must be in the model and is not."""
-    if session.quantised:
+    if session.quantized:
         return "int8"
     if not strongly_typed(session.trt):
         return options.precision

@@ -21,9 +21,9 @@ def choose(layout: Layout, metadata: Mapping[str, str], sample: Sample | None = 
     task = metadata.get("task", "detect")
     if task != "detect":
         raise ModelError(f"the file's metadata has the task '{task}': needed a detector; export a 'detect' model")
-    found = evidence(layout, sample)
-    strongest = max((seen.strength for seen in found.values()), default=0)
-    names = [name for name, seen in found.items() if seen.strength == strongest]
+    fitting = evidence(layout, sample)
+    strongest = max((seen.strength for seen in fitting.values()), default=0)
+    names = [name for name, seen in fitting.items() if seen.strength == strongest]
     if len(names) == 1:
         _check_classes(names[0], layout, metadata)
         return names[0]
@@ -34,8 +34,8 @@ def choose(layout: Layout, metadata: Mapping[str, str], sample: Sample | None = 
 
 def evidence(layout: Layout, sample: Sample | None = None) -> dict[str, Evidence]:
     """Heads that may read these outputs, by name, each with what speaks for it."""
-    found = {name: candidate.evidence(layout, sample) for name, candidate in heads().items()}
-    return {name: seen for name, seen in found.items() if seen is not None}
+    fitting = {name: candidate.evidence(layout, sample) for name, candidate in heads().items()}
+    return {name: seen for name, seen in fitting.items() if seen is not None}
 
 
 def check(name: str, layout: Layout) -> None:

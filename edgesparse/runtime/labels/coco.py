@@ -67,8 +67,8 @@ def _load(path: Path) -> dict[str, list[dict[str, Any]]]:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not COCO JSON ({error}): {NEEDED}") from None
     if not isinstance(content, dict):
-        found = "a list, as COCO results are" if isinstance(content, list) else type(content).__name__
-        raise ConfigError(f"{path} is not COCO JSON: found {found}: {NEEDED}")
+        kind = "a list, as COCO results are" if isinstance(content, list) else type(content).__name__
+        raise ConfigError(f"{path} is not COCO JSON: found {kind}: {NEEDED}")
     for part in PARTS:
         _check_part(content, part, path)
     return content
@@ -77,8 +77,8 @@ def _load(path: Path) -> dict[str, list[dict[str, Any]]]:
 def _check_part(content: dict[str, Any], part: str, path: Path) -> None:
     entries = content.get(part)
     if not isinstance(entries, list):
-        found = type(entries).__name__ if part in content else "nothing"
-        raise ConfigError(f"{path} is not COCO JSON: found {found} in place of the list '{part}': {NEEDED}")
+        kind = type(entries).__name__ if part in content else "nothing"
+        raise ConfigError(f"{path} is not COCO JSON: found {kind} in place of the list '{part}': {NEEDED}")
     if not entries:
         raise ConfigError(f"{path} has no {part}: {NEEDED}")
     if not all(isinstance(entry, dict) for entry in entries):

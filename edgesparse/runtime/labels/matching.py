@@ -48,14 +48,14 @@ def guesses(names: Sequence[str], categories: Sequence[Category], used: Sequence
     """Mappings that data sets are known to need, by name: for `check-labels` to score each."""
     count, total = len(names), len(categories)
     ids = {category.id: index for index, category in enumerate(categories)}
-    found: dict[str, ClassMapping] = {"by name": _by_name(names, categories)}
+    mappings: dict[str, ClassMapping] = {"by name": _by_name(names, categories)}
     if (ordered := by_order(names, categories, used)) is not None:
-        found["in the order of the category ids"] = ordered
+        mappings["in the order of the category ids"] = ordered
     for offset, words in ((0, "category id = class"), (1, "category id = class + 1")):
-        found[words] = tuple(ids.get(number + offset) for number in range(count))
+        mappings[words] = tuple(ids.get(number + offset) for number in range(count))
     alphabetical = sorted(range(total), key=lambda index: categories[index].name.casefold())
-    found["categories in alphabetical order"] = tuple(alphabetical[i] if i < total else None for i in range(count))
-    return {words: mapping for words, mapping in found.items() if any(index is not None for index in mapping)}
+    mappings["categories in alphabetical order"] = tuple(alphabetical[i] if i < total else None for i in range(count))
+    return {words: mapping for words, mapping in mappings.items() if any(index is not None for index in mapping)}
 
 
 def _by_name(names: Sequence[str], categories: Sequence[Category]) -> ClassMapping:

@@ -136,9 +136,9 @@ def open_image(image: LabelledImage, labels: Path) -> tuple[LabelledImage, Image
     stored = read_image(image.path, apply_orientation=False)
     if _size(stored) == image.size:
         return image, stored
-    found, needed = "x".join(map(str, _size(pixels))), "x".join(map(str, image.size))
+    actual, stated = "x".join(map(str, _size(pixels))), "x".join(map(str, image.size))
     raise ConfigError(
-        f"{image.path} is {found}, {labels} says {needed}: the labels belong to images of another size; use those"
+        f"{image.path} is {actual}, {labels} says {stated}: the labels belong to images of another size; use those"
     )
 
 

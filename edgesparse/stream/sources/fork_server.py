@@ -142,7 +142,7 @@ class _SharedImage:
         self.image: Image | None = None
 
     def share(self, image: Image) -> tuple[int, ...]:
-        """Put `image` into the shared memory, which is allocated anew for another size. Returns its shape."""
+        """Put `image` into the shared memory, which is reallocated for another size. Returns its shape."""
         if self.image is None or image.shape != self.image.shape:
             file = os.memfd_create("frame")
             os.ftruncate(file, image.nbytes)
