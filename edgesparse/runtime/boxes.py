@@ -27,6 +27,22 @@ def valid_boxes(
     return valid
 
 
+def all_valid(
+    xyxy: NDArray[np.float32], confidence: NDArray[np.float32], class_id: NDArray[np.int64], classes: int | None
+) -> bool:
+    """Whether all of n > 0 candidates are boxes, none with a confidence above 1: the usual case, checked fast.
+
+    Confidences are taken to have reached a threshold of at least 0. `classes`: None where ids are known to be below it.
+    False does not mean that there is a fault: sums of squares overflow before numbers do.
+    """
+    return bool(
+        (xyxy[:, 2:] > xyxy[:, :2]).all()
+        and np.vdot(xyxy, xyxy) < np.inf
+        and confidence.max() <= 1  # false for NaN
+        and (classes is None or class_id.view(np.uint64).max() < classes)
+    )
+
+
 def faults(
     xyxy: NDArray[np.float32], confidence: NDArray[np.float32], class_id: NDArray[np.int64], classes: int
 ) -> dict[str, int]:

@@ -15,7 +15,7 @@ from edgesparse.backends.base import Runner, TensorSpec
 from edgesparse.backends.frames import FrameBoxes, FramePlan, Pixels, Ring
 from edgesparse.closing import Closing
 from edgesparse.errors import ConfigError, ModelError
-from edgesparse.runtime.boxes import faults, valid_boxes
+from edgesparse.runtime.boxes import all_valid, faults, valid_boxes
 from edgesparse.runtime.cpu_slot import CpuSlot
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.heads.base import Layout
@@ -61,6 +61,7 @@ class Detector(Closing):
             raise ModelError(
                 f"the network has {classes} classes, 'classes:' names {len(spec.classes)}: make them equal"
             )
+        self._classes = len(spec.classes) if classes is None else None
         per_camera = [thresholds(run.seen_by(c), spec.classes, f"run.cameras.{c.name}") for c in run.cameras]
         self._thresholds: NDArray[np.float32] = np.stack(per_camera or [thresholds(run, spec.classes)]).min(0)
         lowest = float(np.min(self._thresholds))
@@ -170,10 +171,10 @@ class Detector(Closing):
             return Detections.none(self.spec.classes)
         if final:
             return self._in_frame(letterbox, xyxy, confidence, class_id)
-        keep = valid_boxes(xyxy, confidence, class_id, len(self.spec.classes))
-        if not keep.all():
+        if not all_valid(xyxy, confidence, class_id, self._classes):
+            keep = valid_boxes(xyxy, confidence, class_id, len(self.spec.classes))
             self._count_faults(xyxy[~keep], confidence[~keep], class_id[~keep])
-            xyxy, confidence, class_id = xyxy[keep], confidence[keep], class_id[keep]
+            xyxy, confidence, class_id = xyxy[keep], np.minimum(confidence[keep], 1), class_id[keep]
         if self._filters:
             enough = confidence >= self._thresholds[class_id]
             xyxy, confidence, class_id = xyxy[enough], confidence[enough], class_id[enough]
@@ -194,9 +195,9 @@ class Detector(Closing):
     ) -> Detections:
         """Detections in the frame's pixels, without those that are in the padding altogether."""
         xyxy = letterbox.to_frame(xyxy)
-        result = Detections(xyxy, np.minimum(confidence, 1), class_id, classes=self.spec.classes)
-        inside: NDArray[np.bool_] = np.all(xyxy[:, :2] < xyxy[:, 2:], axis=1)
-        return result if inside.all() else result[inside]
+        result = Detections(xyxy, confidence, class_id, classes=self.spec.classes)
+        inside = xyxy[:, :2] < xyxy[:, 2:]
+        return result if inside.all() else result[np.logical_and(inside[:, 0], inside[:, 1])]
 
     def _count_faults(
         self, xyxy: NDArray[np.float32], confidence: NDArray[np.float32], class_id: NDArray[np.int64]

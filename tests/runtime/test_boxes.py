@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from edgesparse.backends import backend
 from edgesparse.config import DetectorSpec, InputSpec, Run
-from edgesparse.runtime.boxes import COUNTED, ROUNDING, faults, valid_boxes
+from edgesparse.runtime.boxes import COUNTED, ROUNDING, all_valid, faults, valid_boxes
 from edgesparse.runtime.detector import Detector
 
 CLASSES = ("a", "b", "c")
@@ -72,6 +72,9 @@ def test_faults_count_each_candidate_that_is_no_box_once(rows: list[Row]) -> Non
     xyxy, confidence = table[:, :4], table[:, 4]
     class_id = np.where(table[:, 5] == np.rint(table[:, 5]), table[:, 5], -1).astype(np.int64)
     valid = valid_boxes(xyxy, confidence, class_id, 3)
+    usual = bool(valid.all() and (confidence <= 1).all())
+    with np.errstate(invalid="ignore"):
+        assert not rows or all_valid(xyxy, confidence, class_id, 3) == usual
     assert sum(faults(xyxy, confidence, class_id, 3).values()) == int((~valid).sum())
 
 

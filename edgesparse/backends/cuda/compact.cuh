@@ -88,7 +88,7 @@ DEVICE void emit(const Outputs& o, Count* count, Record* records, int image, int
     if (place >= (uint32_t)o.capacity) return;
     Record& record = records[(size_t)image * o.capacity + place];
     for (int k = 0; k < 4; k++) record.box[k] = box[k];
-    record.score = best.score;
+    record.score = fminf(best.score, 1.0f);
     record.key = candidate * o.classes + best.label;
 }
 

@@ -14,7 +14,8 @@ from edgesparse.backends.frames import Candidates, Decode
 def at_least(scores: NDArray[Any], conf: float) -> NDArray[np.intp]:
     """Indices of the scores [n] that are not below `conf`. NaN is not below: the detector drops and counts it."""
     below = scores < conf
-    return np.flatnonzero(np.logical_not(below, out=below))
+    kept: NDArray[np.intp] = np.logical_not(below, out=below).nonzero()[0]
+    return kept
 
 
 def corners(center_size: NDArray[Any]) -> NDArray[np.float32]:

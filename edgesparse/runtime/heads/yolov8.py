@@ -46,7 +46,7 @@ class YoloV8(Head):
             raw = outputs[0][image]
             np.max(raw[4:], axis=0, out=best)
             np.less(best, conf, out=below)
-            keep = np.flatnonzero(np.logical_not(below, out=below))
+            keep = np.logical_not(below, out=below).nonzero()[0]
             return labeled(corners(raw[:4, keep].T), raw[4:, keep].T, conf, multi_label)
 
         return decode
