@@ -16,6 +16,7 @@ from onnx import ModelProto, NodeProto
 
 from edgesparse.errors import SparsityError
 from edgesparse.model.layers import NOT_FINITE, RELU, SMOOTH, layer_name, layer_nodes, multiplies, sharers
+from edgesparse.model.normalize import nodes_of
 from edgesparse.model.shapes import shapes
 from edgesparse.model.weights import LAYERS, Weight, weight_of
 from edgesparse.model.wiring import Shape, Wiring, attribute
@@ -70,10 +71,14 @@ class InspectedLayer:
 
 @dataclass(frozen=True)
 class Inspection:
-    """Every layer of a model, in the graph's order. `assumed`: shapes of open inputs that were assumed, by name."""
+    """Every layer of a model, in the graph's order. `assumed`: shapes of open inputs that were assumed, by name.
+
+    `unlisted`: how many layers are inside the branches of an If or the body of a Loop, which are not in `layers`.
+    """
 
     layers: tuple[InspectedLayer, ...]
     assumed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    unlisted: int = 0
 
     @property
     def eligible(self) -> tuple[InspectedLayer, ...]:
@@ -101,12 +106,15 @@ class Inspection:
 
     @property
     def notes(self) -> list[str]:
-        """What was assumed, one line per input."""
+        """What was assumed or left out, one line each."""
         shapes = {name: "x".join(map(str, shape)) for name, shape in self.assumed.items()}
-        return [
+        lines = [
             f"input {name} has an open shape: assumed {shape}; --shape {name}={shape} sets another"
             for name, shape in shapes.items()
         ]
+        if self.unlisted:
+            lines.append(f"{self.unlisted} layers inside If or Loop are not listed: they stay as they are")
+        return lines
 
 
 def inspect(model: ModelProto, inputs: Mapping[str, Sequence[int]] | None = None) -> Inspection:
@@ -116,7 +124,10 @@ def inspect(model: ModelProto, inputs: Mapping[str, Sequence[int]] | None = None
     """
     known = shapes(model, inputs)
     wiring = Wiring(model.graph)
-    return Inspection(tuple(_layer(wiring, node, known) for node in layer_nodes(wiring)))
+    layers = tuple(_layer(wiring, node, known) for node in layer_nodes(wiring))
+    inside = sum(node.op_type in LAYERS for node in nodes_of(model.graph))
+    outside = sum(node.op_type in LAYERS for node in model.graph.node)
+    return Inspection(layers, unlisted=inside - outside)
 
 
 def why_not(wiring: Wiring, node: NodeProto, weight: Weight) -> str | None:

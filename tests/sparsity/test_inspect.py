@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, helper
 from small_models import HELD, Array, conv, model, node, random, stored_as
 
 from edgesparse.errors import ModelError
@@ -155,3 +155,19 @@ def test_the_real_network(real: Path) -> None:
     reasons = {layer.reason.split(":")[0] for layer in report.layers if layer.reason}
     assert "depthwise convolution" in reasons
     assert json.loads(json.dumps(report.as_dict()))["layers"][0]["op"] == "Conv"
+
+
+def test_layers_inside_a_branch_are_counted_and_stated() -> None:
+    branches = {
+        name: helper.make_graph(
+            [node("Conv", ["x", "w"], [name])], name, [], [helper.make_empty_tensor_value_info(name)]
+        )
+        for name in ("then", "else")
+    }
+    nodes = [
+        node("ReduceMax", ["x"], ["top"], keepdims=0),
+        node("Greater", ["top", "zero"], ["condition"]),
+        node("If", ["condition"], ["y"], then_branch=branches["then"], else_branch=branches["else"]),
+    ]
+    report = inspect(model(nodes, {"zero": np.array(0, np.float32), "w": random(32, 64, 1, 1)}, (1, 64, 4, 4)))
+    assert report.layers == () and report.notes == ["2 layers inside If or Loop are not listed: they stay as they are"]
