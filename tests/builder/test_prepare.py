@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import squares
+from onnx import numpy_helper
 
 from edgesparse.builder import build, targets
-from edgesparse.builder.prepare import detector_spec
+from edgesparse.builder.prepare import detector_spec, prepare
 from edgesparse.config import load_recipe, parse
 from edgesparse.errors import ConfigError, ModelError
 from edgesparse.model import load as models
@@ -51,3 +53,21 @@ def test_nothing_is_written_beside_the_model(tmp_path: Path, monkeypatch: pytest
     recipe = targets.recipe_of(squares.detector(tmp_path / "m.onnx"))
     detector_spec(models.load(recipe.model), recipe)
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_weights_that_are_not_finite_are_refused_by_layer(tmp_path: Path) -> None:
+    path = squares.detector(tmp_path / "squares.onnx")
+    model = models.load(path)
+    weight = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 4)
+    values = numpy_helper.to_array(weight).copy()
+    values.flat[3] = np.nan
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    models.save(model, path)
+    with pytest.raises(ModelError, match="weights hold NaN or infinity"):
+        prepare(parse({"model": str(path)}, ""), tmp_path)
+
+
+def test_a_branch_that_reads_the_image_and_the_domain_ai_onnx_are_prepared(cases: Path, tmp_path: Path) -> None:
+    for name in ("if_reads_image", "domain_ai_onnx"):
+        prepared = prepare(parse({"model": str(cases / f"{name}.onnx")}, ""), tmp_path)
+        assert prepared.spec.input.size == (64, 64)
