@@ -94,8 +94,9 @@ class Calibration:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise CalibrationError(f"{path} is not a calibration of edgesparse: calibrate again") from None
         if kind != (FORMAT, VERSION):
+            name, version = ("".join(filter(str.isprintable, str(part)))[:40] for part in kind)
             raise CalibrationError(
-                f"{path} is {kind[0]!r} version {kind[1]}: needed {FORMAT!r} {VERSION}; calibrate again"
+                f"{path} is '{name}' version {version}: needed '{FORMAT}' {VERSION}; calibrate again"
             )
         if content.pop("sha256", None) != _sum(content):
             raise CalibrationError(f"{path} is damaged (its checksum differs): calibrate again")

@@ -15,6 +15,7 @@ from onnx import numpy_helper
 
 from edgesparse.errors import ModelError
 from edgesparse.model.check import check, one_line, refuse_foreign, require_text
+from edgesparse.model.infer import infer_shapes
 from edgesparse.model.normalize import nodes_of, normalize, numbers_to_tensors
 from edgesparse.model.wiring import Shape
 
@@ -212,8 +213,8 @@ def _infer(model: onnx.ModelProto) -> onnx.ModelProto:
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
     try:
-        return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-    except Exception as error:
+        return infer_shapes(model)
+    except ModelError as error:
         raise ModelError(f"the network does not take this batch and size: {one_line(error)}") from None
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from edgesparse.errors import ModelError
+from edgesparse.model.infer import infer_shapes
 from edgesparse.model.load import info, metadata_size
 from edgesparse.model.wiring import Shape
 
@@ -30,7 +30,7 @@ def shapes(model: ModelProto, inputs: Mapping[str, Sequence[int]] | None = None)
             raise ModelError(f"no input {name!r} in this model: it has {', '.join(sorted(known))}")
     for value in skeleton.graph.input:
         _fix(value, (inputs or {}).get(value.name))
-    inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
+    inferred = infer_shapes(skeleton, strict=False).graph
     every = (*inferred.value_info, *inferred.input, *inferred.output)
     known_shapes = {value.name: _shape(value) for value in every if value.type.tensor_type.HasField("shape")}
     return {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer} | known_shapes

@@ -186,9 +186,8 @@ def read(folder: Path) -> Manifest:
         raise PackageError(f"{path} is damaged ({error}): build it again with 'edgesparse build --force'") from None
     version = content.get("format") if isinstance(content, dict) else None
     if version != FORMAT:
-        raise PackageError(
-            f"{path}: found format {str(version)[:20]}, needed {FORMAT}: build it again with 'edgesparse build'"
-        )
+        short = "".join(filter(str.isprintable, str(version)))[:20]
+        raise PackageError(f"{path}: found format {short}, needed {FORMAT}: build it again with 'edgesparse build'")
     try:
         manifest = Manifest.model_validate_json(json.dumps(content))
         return manifest.model_copy(update={"run": _with_addresses(folder / ADDRESSES, manifest.run)})

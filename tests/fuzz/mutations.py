@@ -140,7 +140,10 @@ def _change_tensor(rng: random.Random, graph: Any) -> None:
 
 
 def _change_edges(rng: random.Random, graph: Any) -> None:
-    edge = rng.choice([*graph.input, *graph.output])
+    edges = [*graph.input, *graph.output]
+    if not edges:
+        return
+    edge = rng.choice(edges)
     tensor = edge.type.tensor_type
     if rng.random() < 0.3:
         tensor.elem_type = rng.choice([0, 2, 7, 10, 99])
