@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("--keep", type=options.PATH, metavar="FOLDER", help="Keep the files that engines are built from.")
 @options.names
 @options.store
-@click.option("--resume", is_flag=True, help="Continue a build that was killed, or cut short by its limit.")
+@click.option("--resume", is_flag=True, help="Continue a build that was interrupted.")
 @click.option("--force", is_flag=True, help="Build again, even if nothing has changed.")
 @options.as_json
 def build(target: Path, names: str | None, store: Path, as_json: bool, keep: Path | None, **overrides: Any) -> None:
