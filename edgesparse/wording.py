@@ -66,7 +66,7 @@ def explain(problem: Any, keys: Callable[[Sequence[str]], list[str]], more: Mapp
     those that pydantic knows of.
     """
     path = key_path(problem)
-    dotted = _short(".".join(path))
+    dotted = short(".".join(path))
     if problem["type"] == "extra_forbidden":
         return f"unknown key '{dotted}'{nearest(path[-1], keys(path[:-1]))}"
     if problem["type"] == "missing":
@@ -83,10 +83,10 @@ def explain(problem: Any, keys: Callable[[Sequence[str]], list[str]], more: Mapp
     return f"{dotted}: found {quoted} ({kind(value)}), needed {needed}"
 
 
-def _short(text: str) -> str:
-    """The text on one line, of a length that fits into a message."""
+def short(text: str, longest: int = LONGEST_VALUE) -> str:
+    """Return text from a file on one line, printable and of a length that fits into a message."""
     line = "".join(filter(str.isprintable, " ".join(text.split())))
-    return line if len(line) <= LONGEST_VALUE else f"{line[:LONGEST_VALUE]}..."
+    return line if len(line) <= longest else f"{line[:longest]}..."
 
 
 def _quoted(path: Sequence[str], value: Any) -> str:
@@ -97,7 +97,7 @@ def _quoted(path: Sequence[str], value: Any) -> str:
         text = repr(redact(value) if "://" in value or _MISTYPED.match(value) else value)
     else:
         text = "'...'" if re.search(r":/|//", repr(value)) else repr(value)
-    return _short(text)
+    return short(text)
 
 
 _PLAIN = {

@@ -13,7 +13,7 @@ from pydantic import ValidationError, field_serializer
 
 from edgesparse.config import ONLY, DetectorSpec, Run, Section
 from edgesparse.errors import PackageError
-from edgesparse.wording import redact
+from edgesparse.wording import redact, short
 
 FORMAT = 2
 FILE = "manifest.json"
@@ -186,8 +186,9 @@ def read(folder: Path) -> Manifest:
         raise PackageError(f"{path} is damaged ({error}): build it again with 'edgesparse build --force'") from None
     version = content.get("format") if isinstance(content, dict) else None
     if version != FORMAT:
-        short = "".join(filter(str.isprintable, str(version)))[:20]
-        raise PackageError(f"{path}: found format {short}, needed {FORMAT}: build it again with 'edgesparse build'")
+        raise PackageError(
+            f"{path}: found format {short(str(version))}, needed {FORMAT}: build it again with 'edgesparse build'"
+        )
     try:
         manifest = Manifest.model_validate_json(json.dumps(content))
         return manifest.model_copy(update={"run": _with_addresses(folder / ADDRESSES, manifest.run)})

@@ -19,6 +19,7 @@ from edgesparse.errors import ManifestMismatch, PackageError, SignatureError
 from edgesparse.package import manifest as manifests
 from edgesparse.package import sign
 from edgesparse.package.manifest import Manifest, sha256
+from edgesparse.wording import short
 
 _UNFINISHED, _REPLACED = ".unfinished-", ".replaced-"
 _ALMOST_FULL = 64 * 1024
@@ -50,9 +51,10 @@ class Package:
             actual = sha256(path) if os.path.isfile(path) else None  # noqa: PTH113, False for names that cannot be
             if actual != needed:
                 what = "missing" if actual is None else f"changed (found sha256 {actual[:12]}, needed {needed[:12]})"
-                short = "".join(filter(str.isprintable, str(path)))[:300]
-                raise ManifestMismatch(f"{short} is {what}: build it again with 'edgesparse build --force'")
-        reason = f"found backends {', '.join(NAMES)}, needed {manifest.backend}"
+                raise ManifestMismatch(
+                    f"{short(str(path), 300)} is {what}: build it again with 'edgesparse build --force'"
+                )
+        reason = f"found backends {', '.join(NAMES)}, needed {short(manifest.backend)}"
         if manifest.backend not in NAMES or (reason := backend(manifest.backend).refuses(manifest.identity) or ""):
             raise ManifestMismatch(f"{self.folder}: {reason}: build it here with 'edgesparse build RECIPE.yaml'")
         if backend(manifest.backend).native_code and (wrong := sign.mismatch(manifest.mac, manifest.signed_part())):
