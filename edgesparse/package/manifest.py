@@ -194,10 +194,8 @@ def read(folder: Path) -> Manifest:
         return manifest.model_copy(update={"run": _with_addresses(folder / ADDRESSES, manifest.run)})
     except ValidationError as error:
         first = error.errors()[0]
-        place = "".join(filter(str.isprintable, ".".join(map(str, first["loc"]))))
-        raise PackageError(
-            f"{path} is damaged at {place[:80]}: build it again with 'edgesparse build --force'"
-        ) from None
+        place = short(".".join(map(str, first["loc"])))
+        raise PackageError(f"{path} is damaged at {place}: build it again with 'edgesparse build --force'") from None
 
 
 def write(folder: Path, manifest: Manifest) -> None:
