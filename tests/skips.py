@@ -17,7 +17,14 @@ from pathlib import Path
 import pytest
 
 LAST_RUNS = Path(__file__).with_name("last_runs.json")
-OF_FIXTURES = {"real": "real", "mount_disk": "root", "rtsp_server": "rtsp", "toy": "torch", "fake": "compiler"}
+OF_FIXTURES = {
+    "real": "real",
+    "cases": "real",
+    "mount_disk": "root",
+    "rtsp_server": "rtsp",
+    "toy": "torch",
+    "fake": "compiler",
+}
 """Fixtures that may skip, and the marker of the tests that use them."""
 
 

@@ -113,3 +113,29 @@ class _Quiet(SimpleHTTPRequestHandler):
 def serving_files(folder: Path) -> object:
     """A context with `host:port` of a server of files."""
     return serving(partial(_Quiet, directory=str(folder)))
+
+
+@contextmanager
+def serving_half(data: bytes) -> Iterator[str]:
+    """`host:port` of a server that sends the first half of a file, and then nothing more."""
+    stopped = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "video/x-msvideo")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            with suppress(OSError):
+                self.wfile.write(data[: len(data) // 2])
+                self.wfile.flush()
+            stopped.wait(60)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with serving(Handler) as address:
+        try:
+            yield address
+        finally:
+            stopped.set()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hand_camera import Camera as HandCamera
 from hand_camera import until
-from http_cameras import Camera, serving_files
+from http_cameras import Camera, serving_files, serving_half
 from rtsp_responder import RtspResponder
 
 from edgesparse import config
@@ -245,6 +245,19 @@ def test_a_video_over_http_is_a_file_with_an_end(tmp_path: Path, make_video: Cal
         with open_source(f"http://{address}/clip.mp4") as source:
             assert not source.live
             assert len(list(source)) == source.total == 12
+
+
+def test_a_video_over_http_whose_server_stops_ends(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make_video: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("edgesparse.stream.sources.network.OPEN_SECONDS", 1)
+    monkeypatch.setattr("edgesparse.stream.sources.video_file.LONGEST_SKIP_SECONDS", 0.5)
+    data = make_video("clip.avi", frames=200, noise=True).read_bytes()
+    with serving_half(data) as address, open_source(f"http://{address}/clip.avi") as source:
+        started = time.monotonic()
+        frames = len(list(source))
+    assert 10 < frames < 200 and time.monotonic() - started < 20
+    assert f"ends early: found {frames} frames of 200" in caplog.text
 
 
 @pytest.mark.parametrize("patient", [False, True])

@@ -101,8 +101,9 @@ def _over_rtsp(url: str, transport: Transport) -> cv2.VideoCapture:
 
 
 def _through_ffmpeg(url: str) -> cv2.VideoCapture:
-    """Whoever reads frames has time limits of their own; this one only ends a process that nobody ends."""
+    """Whoever reads live frames has shorter time limits; over HTTP there may be a file, read without any."""
+    seconds = OPEN_SECONDS if url.lower().startswith("http") else KEY_FRAME_SECONDS
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_SECONDS * 1000]
-    limits += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(KEY_FRAME_SECONDS * 1000)]
+    limits += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(seconds * 1000)]
     # Each further thread of FFmpeg's holds a frame back.
     return cv2.VideoCapture(url, cv2.CAP_FFMPEG, [*limits, cv2.CAP_PROP_N_THREADS, 1])

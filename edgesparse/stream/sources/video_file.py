@@ -22,6 +22,8 @@ log = logging.getLogger("edgesparse.stream")
 
 LEAST_ATTEMPTS = 100
 """Frames in a row that cannot be decoded before the end is assumed, if the container promises fewer."""
+LONGEST_SKIP_SECONDS = 5.0
+"""The end is also assumed after that long without a frame: a server that delivers a file may have stopped."""
 
 
 def open_video(path: Path) -> Capture:
@@ -80,12 +82,14 @@ class VideoFile(Source):
 
     def _grab(self) -> bool:
         """Go to the next frame that can be decoded; False at the end."""
-        limit = max(LEAST_ATTEMPTS, (self.total or 0) - self._next)
+        limit, started = max(LEAST_ATTEMPTS, (self.total or 0) - self._next), time.monotonic()
         for missing in range(limit):
             if self._capture.grab():
                 if missing:
                     self._report_damage(missing)
                 return True
+            if time.monotonic() - started > LONGEST_SKIP_SECONDS:
+                break
         return False
 
     def _report_damage(self, missing: int) -> None:
