@@ -1,10 +1,10 @@
-"""What the service costs the frame loop: side by side with the loop alone, with a viewer, and with visitors who hammer.
+"""Cost of the service in the frame loop: compared with the loop alone, with a viewer, and under a flood of requests.
 
     python benchmarks/service.py [--frames 150] [--rounds 3] [--save]
 
-Frames of the demo scene at 1920x1080 that are in memory already, the default detector on one thread. Conditions are
-interleaved; visitors are separate processes, on loopback. Prints JSON: milliseconds per frame, the ratio to the loop
-alone, and the observer's own microseconds per frame.
+Frames of the demo scene at 1920x1080 in memory, the default detector on one thread. Conditions are interleaved;
+visitors are processes of their own, on loopback. Prints milliseconds per frame, the ratio to the loop alone, and the
+observer's microseconds per frame, as JSON.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ while True:
         number = int(answer.headers.get("X-Snapshot") or number)
     time.sleep(0.1)
 """
-HAMMER = """
+FLOOD = """
 import socket, sys, threading
 def ask():
     while True:
@@ -64,7 +64,7 @@ threads = [threading.Thread(target=ask) for _ in range(16)]
 
 
 class Stamps(Sink):
-    """When each frame was done."""
+    """Records when each frame was done."""
 
     def __init__(self) -> None:
         self.at: list[float] = []
@@ -100,14 +100,14 @@ def milliseconds(loop: Loop, frames: int) -> list[float]:
     return [1e3 * float(gap) for gap in np.diff(stamps.at)]
 
 
-def observer_microseconds(parts: Parts, frame: Frame, found: Detections, count: int = 2000) -> float:
-    """Of Watch.frame, while nobody looks."""
+def observer_microseconds(parts: Parts, frame: Frame, detections: Detections, count: int = 2000) -> float:
+    """Return the microseconds of Watch.frame while nobody views a camera."""
     feed_status = parts.health.cameras[0]
     row = np.full(8, 1_000_000, np.int64)
-    begun = time.perf_counter()
+    begin = time.perf_counter()
     for _ in range(count):
-        parts.watch.frame(feed_status, frame, found, row)
-    return 1e6 * (time.perf_counter() - begun) / count
+        parts.watch.frame(feed_status, frame, detections, row)
+    return 1e6 * (time.perf_counter() - begin) / count
 
 
 def main() -> None:
@@ -115,19 +115,19 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=150)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--save", action="store_true")
-    said = parser.parse_args()
+    options = parser.parse_args()
     recipe = recipe_of(DEMO)
     recipe = recipe.model_copy(update={"build": recipe.build.model_copy(update={"threads": 1})})
     with tempfile.TemporaryDirectory() as store:
         package = build(recipe, Path(store), make_current=False).package
         run = package.manifest.run.model_copy(update={"source": "demo"})
         loaded = engines.load(package, run)
-        result = measure(loaded, said.frames, said.rounds)
+        result = measure(loaded, options.frames, options.rounds)
         loaded.detector.close()
-    save("service", {**machine(), **result}, said.save)
+    save("service", {**machine(), **result}, options.save)
 
 
-def measure(loaded: engines.Engine, frames: int, rounds: int) -> dict[str, Any]:
+def measure(loaded: engines.LoadedEngine, frames: int, rounds: int) -> dict[str, Any]:
     detector, source = loaded.detector, scene_frames()
     feed = Feed(Camera(name=ONLY, source="demo"), source, loaded.run, detector.spec.classes)
     alone = Loop([feed], detector)
@@ -135,9 +135,9 @@ def measure(loaded: engines.Engine, frames: int, rounds: int) -> dict[str, Any]:
     served = Loop([feed], detector, [parts.outputs], observer=parts.watch)
     conditions = {
         "the loop alone": (alone, None),
-        "the service, nobody looks": (served, None),
+        "the service, no viewer": (served, None),
         "one viewer": (served, VIEWER),
-        "16 visitors ask for /metrics as fast as they can": (served, HAMMER),
+        "16 visitors request /metrics as fast as they can": (served, FLOOD),
     }
     milliseconds(served, 30)
     times: dict[str, list[float]] = {name: [] for name in conditions}
@@ -147,8 +147,7 @@ def measure(loaded: engines.Engine, frames: int, rounds: int) -> dict[str, Any]:
                 times[name] += milliseconds(loop, frames)
     frame = source.read()
     frame.source = ONLY
-    found = detector(frame.image)
-    observer = observer_microseconds(parts, frame, found)
+    observer = observer_microseconds(parts, frame, detector(frame.image))
     parts.close()
     base = float(np.median(times["the loop alone"]))
     return {
@@ -156,13 +155,13 @@ def measure(loaded: engines.Engine, frames: int, rounds: int) -> dict[str, Any]:
         "size": "1920x1080",
         "cores": len(os.sched_getaffinity(0)),
         "observer_us": round(observer, 1),
-        "ms_a_frame": {
+        "ms_per_frame": {
             name: {
-                "median": round(float(np.median(found)), 2),
-                "p99": round(float(np.percentile(found, 99)), 2),
-                "ratio": round(float(np.median(found)) / base, 3),
+                "median": round(float(np.median(values)), 2),
+                "p99": round(float(np.percentile(values, 99)), 2),
+                "ratio": round(float(np.median(values)) / base, 3),
             }
-            for name, found in times.items()
+            for name, values in times.items()
         },
     }
 

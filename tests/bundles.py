@@ -15,7 +15,7 @@ from edgesparse.fleet.deploy import Device
 from edgesparse.fleet.fetch import LocalFile
 from edgesparse.fleet.restart import ServiceControl
 from edgesparse.fleet.slot_build import SlotBuild
-from edgesparse.fleet.slots import Root, Slot
+from edgesparse.fleet.slots import DeploySlot, Root
 from edgesparse.package.manifest import sha256
 from edgesparse.package.store import open_package
 from edgesparse.progress import Progress
@@ -54,7 +54,7 @@ def signed(out: Path, private: Path, version: str = "1.0", filler: int = 1000, *
     return out
 
 
-def quick_build(slot: Slot, progress: Progress) -> SlotBuild:
+def quick_build(slot: DeploySlot, progress: Progress) -> SlotBuild:
     """Replace build and self-test: store a package of the null backend that holds the model's first word."""
     progress("building", 0, 0)
     word = (slot.bundle / "model" / "model.onnx").read_bytes().partition(b"x")[0].decode()

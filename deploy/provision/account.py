@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -101,7 +102,7 @@ def keys(system: System, files: list[Path], force: bool) -> Iterator[Change]:
         if "-----BEGIN PUBLIC KEY-----" not in text:
             raise StepFailed(f"{file} is no public key", "print it with edgesparse keys public", WRONG_USE)
         name = f"{SETTINGS}/trusted/{file.stem}.pub"
-        yield from _place(system, text, name, force, f"trust {file.name}")
+        yield from _place(system, UserFile(name, text), force, f"trust {file.name}")
     if not any(system.path(f"{SETTINGS}/trusted").glob("*.pub")) and not files:
         system.facts["note"] = "no key is trusted yet, so no bundle will be accepted: pass --key NAME.pub"
 
@@ -114,8 +115,8 @@ def settings(system: System, file: Path | None, force: bool) -> Iterator[Change]
     name = f"{SETTINGS}/device.yaml"
     path = system.path(name)
     if file is not None:
-        text = _text(file, "--settings")
-        yield from _place(system, text, name, force, f"install the settings of {file.name}", PRIVATE, USER)
+        settings_file = UserFile(name, _text(file, "--settings"), PRIVATE, USER)
+        yield from _place(system, settings_file, force, f"install the settings of {file.name}")
     elif not path.exists():
         source = "csi://0" if system.facts.get("l4t") and not _usb_camera(system) else "/dev/video0"
         text = DEVICE.format(source=source)
@@ -174,13 +175,21 @@ def _text(file: Path, option: str) -> str:
         raise StepFailed(f"cannot read {file} ({option}): {error}", "name an existing file", WRONG_USE) from None
 
 
-def _place(
-    system: System, text: str, name: str, force: bool, what: str, mode: int = 0o644, group: str = ""
-) -> Iterator[Change]:
+@dataclass(frozen=True)
+class UserFile:
+    """A file to install from one of the user's: its name, contents, mode and group."""
+
+    name: str
+    text: str
+    mode: int = 0o644
+    group: str = ""
+
+
+def _place(system: System, file: UserFile, force: bool, what: str) -> Iterator[Change]:
     """Install a file of the user's; a different one of that name is not overwritten without --force."""
-    existing = system.read(name)
-    if existing == text:
+    existing = system.read(file.name)
+    if existing == file.text:
         return
     if existing and not force:
-        raise StepFailed(f"{name} exists and differs", "--force overwrites it", REFUSED)
-    yield Change(what, lambda: system.write(name, text, mode, group))
+        raise StepFailed(f"{file.name} exists and differs", "--force overwrites it", REFUSED)
+    yield Change(what, lambda: system.write(file.name, file.text, file.mode, file.group))

@@ -20,7 +20,7 @@ from edgesparse.fleet.admit import admit
 from edgesparse.fleet.fetch import BundleSource
 from edgesparse.fleet.restart import ServiceControl
 from edgesparse.fleet.slot_build import BuildSlot, build_slot
-from edgesparse.fleet.slots import Root, Slot, UnderWay
+from edgesparse.fleet.slots import DeploySlot, Root, UnderWay
 from edgesparse.fleet.state import DamagedState, Journal, SlotRecord, Step
 from edgesparse.package.store import open_package
 from edgesparse.progress import Progress, quiet
@@ -78,7 +78,7 @@ class Device:
                 self._verify(file, source)
         return _outcome("would deploy", self.root.other(), source, note)
 
-    def _running(self, source: BundleSource) -> Slot | None:
+    def _running(self, source: BundleSource) -> DeploySlot | None:
         """Return the slot that runs this very bundle and was found healthy."""
         current = self.root.current()
         record = current.record() if current else None
@@ -227,18 +227,18 @@ class Device:
         self.root.end_journal()
 
 
-def _outcome(result: str, slot: Slot, source: BundleSource, note: str = "") -> Outcome:
+def _outcome(result: str, slot: DeploySlot, source: BundleSource, note: str = "") -> Outcome:
     manifest = source.head.manifest
     return Outcome(result, result != "nothing to do", slot.name, manifest.name, manifest.version, note)
 
 
-def _journal(verb: str, step: Step, slot: Slot, current: Slot | None) -> Journal:
+def _journal(verb: str, step: Step, slot: DeploySlot, current: DeploySlot | None) -> Journal:
     old: Any = current.name if current else ""
     new: Any = slot.name
     return Journal(uuid.uuid4().hex[:12], verb, step, new, old, os.getpid())
 
 
-def _limits(slot: Slot) -> Deploy:
+def _limits(slot: DeploySlot) -> Deploy:
     """Return the limits that the bundle in a slot sets for its device."""
     return load_recipe(slot.bundle / contents.RECIPE).deploy
 

@@ -81,7 +81,7 @@ def parse(values: dict[str, Any]) -> ServiceStatus | None:
 
 
 @dataclass
-class Window:
+class HealthWindow:
     """Watches the status in `path` for `seconds`, until the service runs `build_id` and is healthy.
 
     `before`: the status before the restart; a camera that was away then is not the new engine's fault.

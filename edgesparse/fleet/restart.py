@@ -57,7 +57,7 @@ class ServiceControl:
         if not self.restart:
             return None
         progress("restarting the service", 0, 0)
-        window = health.Window(self.status, self.seconds, build_id, limits, before, self.interval)
+        window = health.HealthWindow(self.status, self.seconds, build_id, limits, before, self.interval)
         return self.start() or window.watch(progress)
 
 

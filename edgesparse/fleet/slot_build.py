@@ -27,7 +27,7 @@ from edgesparse.config import load_recipe
 from edgesparse.errors import DeployError
 from edgesparse.fleet import contents, selftest
 from edgesparse.fleet.owner import for_good
-from edgesparse.fleet.slots import Slot
+from edgesparse.fleet.slots import DeploySlot
 from edgesparse.package.store import open_package
 from edgesparse.progress import Progress
 
@@ -56,11 +56,11 @@ class SlotBuildJob(Job[SlotBuild]):
     slot: Path
 
 
-BuildSlot = Callable[[Slot, Progress], SlotBuild]
+BuildSlot = Callable[[DeploySlot, Progress], SlotBuild]
 """Fills `engines` and `package` of a slot from its `bundle` and tests the engine; raises DeployError."""
 
 
-def build_slot(slot: Slot, progress: Progress) -> SlotBuild:
+def build_slot(slot: DeploySlot, progress: Progress) -> SlotBuild:
     """Build and test a slot in a child process. Raises DeployError."""
     job, log = slot.folder / "job.json", slot.folder / "job.log"
     write_job(SlotBuildJob(slot.folder.absolute()), job)
@@ -122,7 +122,7 @@ def _listen(child: subprocess.Popen[bytes], progress: Progress) -> dict[str, Any
 
 
 def _task(job: SlotBuildJob, progress: Progress) -> SlotBuild:
-    slot = Slot(job.slot)
+    slot = DeploySlot(job.slot)
     recipe = load_recipe(slot.bundle / contents.RECIPE)
     built = build(recipe, slot.engines, progress=progress)
     slot.package.unlink(missing_ok=True)

@@ -43,7 +43,7 @@ class UnderWay(DeployError):
     """Another process deploys."""
 
 
-class Slot:
+class DeploySlot:
     """One of the two folders that a bundle is unpacked and built in."""
 
     def __init__(self, folder: Path) -> None:
@@ -77,7 +77,7 @@ class Slot:
         if (record := self.record()) is not None:
             self.write(replace(record, **changes))
 
-    def copy_package(self, other: Slot) -> None:
+    def copy_package(self, other: DeploySlot) -> None:
         """Copy another slot's package into the engines of this one: a build of the same inputs finds it there."""
         built = other.package.resolve()
         if built.is_dir() and built.parent.parent == other.engines.resolve():
@@ -158,22 +158,22 @@ class Root:
             with suppress(OSError, DamagedState):
                 self.note(time=round(time.time()), verb="check", result="set aside", why=f"{why}; it is now {aside}")
 
-    def slot(self, name: str) -> Slot:
-        return Slot(self.path / "slots" / name)
+    def slot(self, name: str) -> DeploySlot:
+        return DeploySlot(self.path / "slots" / name)
 
-    def current(self) -> Slot | None:
+    def current(self) -> DeploySlot | None:
         """Return the slot that runs; None before the first deploy."""
         if not self._link.is_symlink():
             return None
         name = self._link.readlink().name
         return self.slot(name) if name in SLOTS else None
 
-    def other(self) -> Slot:
+    def other(self) -> DeploySlot:
         """Return the slot that does not run."""
         current = self.current()
         return self.slot(SLOTS[1] if current is not None and current.name == SLOTS[0] else SLOTS[0])
 
-    def point(self, slot: Slot | None) -> None:
+    def point(self, slot: DeploySlot | None) -> None:
         """Make a slot `current` by one rename; None removes the link."""
         if slot is None:
             self._link.unlink(missing_ok=True)

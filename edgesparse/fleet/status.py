@@ -11,7 +11,7 @@ from edgesparse import device
 from edgesparse.errors import DeployError
 from edgesparse.fleet import health
 from edgesparse.fleet.restart import ServiceControl
-from edgesparse.fleet.slots import Root, Slot
+from edgesparse.fleet.slots import DeploySlot, Root
 from edgesparse.version import VERSION
 
 OLD = 10.0
@@ -46,7 +46,7 @@ def status(root: Root, service: ServiceControl) -> dict[str, Any]:
     }
 
 
-def _slot(slot: Slot | None) -> dict[str, Any] | None:
+def _slot(slot: DeploySlot | None) -> dict[str, Any] | None:
     record = slot.record() if slot is not None else None
     return None if slot is None or record is None else {"slot": slot.name, **record.as_dict()}
 

@@ -40,7 +40,7 @@ class Identity:
 
 
 @dataclass(frozen=True)
-class Engine:
+class LoadedEngine:
     """A detector that has returned a result, with the settings that it runs with. Its owner closes the detector."""
 
     package: Package
@@ -65,7 +65,7 @@ def find(target: Path, store: Path, settings: Settings, progress: Progress = qui
     return package, run
 
 
-def load(package: Package, run: Run, fallback_because: str | None = None) -> Engine:
+def load(package: Package, run: Run, fallback_because: str | None = None) -> LoadedEngine:
     """Load the package's engine and warm it up with one inference.
 
     The fallback is loaded where `fallback_because` gives a reason, or where the chosen engine cannot be loaded. Raises
@@ -81,10 +81,10 @@ def load(package: Package, run: Run, fallback_because: str | None = None) -> Eng
     except BaseException:
         detector.close()
         raise
-    return Engine(package, detector, run, identify(package.manifest, detector))
+    return LoadedEngine(package, detector, run, identify(package.manifest, detector))
 
 
-def has_fallback(engine: Engine) -> bool:
+def has_fallback(engine: LoadedEngine) -> bool:
     """Whether the package has another engine that can take over."""
     manifest = engine.package.manifest
     return not engine.identity.fallback and manifest.fallback != manifest.engine

@@ -16,7 +16,7 @@ from edgesparse.errors import REFUSED, BuildError, EdgeSparseError, StreamError
 from edgesparse.package.store import Package
 from edgesparse.progress import Progress, quiet
 from edgesparse.service import engine as engines
-from edgesparse.service.engine import Engine
+from edgesparse.service.engine import LoadedEngine
 from edgesparse.service.failed import FailedEngines
 from edgesparse.service.health import PATIENCE
 from edgesparse.service.notify import Notify
@@ -67,7 +67,7 @@ class Service:
         package, run = engines.find(target.path, target.store, self._settings, progress)
         self._engine = self._load(package, run)
 
-    def _load(self, package: Package, run: Run) -> Engine:
+    def _load(self, package: Package, run: Run) -> LoadedEngine:
         return engines.load(package, run, self._failed.reason(package.manifest.build_id))
 
     def run(self) -> str:
@@ -144,7 +144,7 @@ class Service:
         engine.detector.close()  # first: the board may not hold both
         self._take(engines.load(engine.package, engine.run, why))
 
-    def _take(self, engine: Engine) -> None:
+    def _take(self, engine: LoadedEngine) -> None:
         """Continue with this engine. Raises SourceError and ConfigError, and then nothing has changed."""
         cameras, old = engine.run.all_cameras(), self._engine
         if engine.identity.classes != old.identity.classes:

@@ -7,7 +7,7 @@ import math
 import time
 
 from edgesparse.service.machine import Reading
-from edgesparse.service.settings import Limits
+from edgesparse.service.settings import LimitSettings
 
 log = logging.getLogger("edgesparse.service")
 
@@ -30,7 +30,7 @@ class Governor:
     `read` is called in any one thread about once per second, `pause` in the frame loop's.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: LimitSettings) -> None:
         self.limits = limits
         self.share = 1.0
         self.why = ""

@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from edgesparse.service.credentials import fingerprint
-from edgesparse.service.engine import Engine
+from edgesparse.service.engine import LoadedEngine
 from edgesparse.service.health import Health
 from edgesparse.service.limits import Governor
 from edgesparse.service.notify import Notify
 from edgesparse.service.outputs.all import Outputs
 from edgesparse.service.report import Report, Reporter
 from edgesparse.service.settings import ServiceSettings, status_path
-from edgesparse.service.snapshots import Snapshots
+from edgesparse.service.snapshots import SnapshotEncoder
 from edgesparse.service.tally import Tally
 from edgesparse.service.watch import Watch
 from edgesparse.service.web.server import Web
@@ -25,11 +25,11 @@ CLOSE_SECONDS = 4.2
 class Parts:
     """Opening them raises ConfigError and SinkError and then leaves nothing open."""
 
-    def __init__(self, settings: ServiceSettings, engine: Engine, notify: Notify) -> None:
+    def __init__(self, settings: ServiceSettings, engine: LoadedEngine, notify: Notify) -> None:
         self._settings, self._engine = settings, engine
         names = engine.identity.classes
         self.health = Health()
-        self.snapshots = Snapshots(settings.snapshots, names)
+        self.snapshots = SnapshotEncoder(settings.snapshots, names)
         self.closing: list[Callable[[], None]] = [self.snapshots.close]
         self._web: Web | None = None
         self._web_fingerprint: tuple[Any, ...] = ()
@@ -55,7 +55,7 @@ class Parts:
         self.outputs.between_engines()
         self.snapshots.names = ()
 
-    def engine(self, engine: Engine, cameras: Sequence[str]) -> None:
+    def engine(self, engine: LoadedEngine, cameras: Sequence[str]) -> None:
         """Take the engine that runs now."""
         names = engine.identity.classes
         if names != self._engine.identity.classes:

@@ -13,13 +13,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgesparse.service.engine import Engine, Identity
+from edgesparse.service.engine import Identity, LoadedEngine
 from edgesparse.service.health import Health
 from edgesparse.service.limits import Governor
 from edgesparse.service.machine import Reading, Sensors
 from edgesparse.service.notify import Notify
 from edgesparse.service.outputs.all import Outputs
-from edgesparse.service.snapshots import Snapshots
+from edgesparse.service.snapshots import SnapshotEncoder
 from edgesparse.service.tally import Tally, milliseconds
 from edgesparse.stream.cameras import CameraStatus
 
@@ -36,11 +36,11 @@ class Report:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: LoadedEngine,
         health: Health,
         tally: Tally,
         governor: Governor,
-        snapshots: Snapshots,
+        snapshots: SnapshotEncoder,
         outputs: Outputs,
     ) -> None:
         self.engine, self.health, self.tally, self.governor = engine, health, tally, governor

@@ -42,7 +42,7 @@ class WebSettings(Section):
         return read_secret(self.token_file, "service.web.token_file", SHORTEST_TOKEN)
 
 
-class Limits(Section):
+class LimitSettings(Section):
     """Beyond these the frame rate is reduced until they are met again."""
 
     memory: Memory = 300_000_000
@@ -59,7 +59,7 @@ class ServiceSettings(Section):
     web: WebSettings = WebSettings()
     snapshots: SnapshotSettings = SnapshotSettings()
     events: tuple[EventRule, ...] = ()
-    limits: Limits = Limits()
+    limits: LimitSettings = LimitSettings()
     status: Path | None = None
     """File to which the state is written each second; default: status.json in RUNTIME_DIRECTORY, where that is set."""
 

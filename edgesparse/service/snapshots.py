@@ -77,7 +77,7 @@ class _Buffer:
         return now - self.viewed_at < VIEW_SECONDS
 
 
-class Snapshots:
+class SnapshotEncoder:
     """`offer` is called in the frame loop's thread, everything else in others. Release it with `close`."""
 
     def __init__(self, settings: SnapshotSettings, names: Sequence[str]) -> None:

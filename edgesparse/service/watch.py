@@ -12,7 +12,7 @@ from edgesparse.runtime.detections import Detections
 from edgesparse.service.health import Health
 from edgesparse.service.limits import Governor
 from edgesparse.service.notify import Notify
-from edgesparse.service.snapshots import Snapshots
+from edgesparse.service.snapshots import SnapshotEncoder
 from edgesparse.service.tally import Tally
 from edgesparse.stream.cameras import CameraStatus
 from edgesparse.stream.frames import Frame
@@ -30,7 +30,7 @@ class Watch:
         health: Health,
         tally: Tally,
         governor: Governor,
-        snapshots: Snapshots,
+        snapshots: SnapshotEncoder,
     ) -> None:
         self._notify, self._health, self._tally = notify, health, tally
         self._governor, self._snapshots = governor, snapshots

@@ -1,10 +1,10 @@
 """Hosts on this machine: each a network namespace with an SSH server, and files of its own where a device has them.
 
-    python tests/deploy/hosts.py FOLDER [COUNT]     # makes them, writes FOLDER/inventory.yml, and waits for Ctrl-C
+    python tests/deploy/hosts.py FOLDER [COUNT]     # starts them, writes FOLDER/inventory.yml, waits for Ctrl-C
 
 A host has its own address, host name, /etc/edgesparse, /var/lib/edgesparse, /run/edgesparse and /var/cache/edgesparse
-(bound over the machine's in a mount namespace), and shares everything else, so /opt/edgesparse too, which is this
-checkout's environment. systemd does not run in it: `SYSTEMCTL` stands in for `systemctl restart edgesparse`.
+(bound over the machine's in a mount namespace). It shares everything else, also /opt/edgesparse, which is this
+checkout's environment. systemd does not run in it: `SYSTEMCTL` replaces `systemctl restart edgesparse`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BRIDGE, NETWORK = "esfleet", "10.213.0"
 
 SYSTEMCTL = """\
 #!/bin/sh
-# Stands in for systemctl where systemd does not run: `restart edgesparse` alone.
+# Replaces systemctl where systemd does not run: supports `restart edgesparse` only.
 [ "$*" = "restart edgesparse" ] || exit 1
 if [ -e /etc/edgesparse/die ]; then
   rm /etc/edgesparse/die
@@ -36,8 +36,8 @@ setsid /opt/edgesparse/bin/edgesparse run --service --settings /etc/edgesparse/d
   /var/lib/edgesparse/current/package >{folder}/service.log 2>&1 </dev/null &
 echo $! > /run/edgesparse/pid
 """
-"""What the unit runs, started again. A host with a file /etc/edgesparse/die dies there, in the middle of a deploy: SSH
-server and all that runs on it."""
+"""Restarts the unit's command. On a host with a file /etc/edgesparse/die it kills everything, the SSH server included,
+in the middle of a deploy."""
 
 DEVICE = """\
 run:
@@ -47,7 +47,7 @@ run:
 
 
 class Host:
-    """One of them. `kill` and `start` are a power cut and the power's return; `unplug` takes its network away."""
+    """One host. `kill` is a power cut, `start` the power's return; `unplug` disconnects its network."""
 
     def __init__(self, folder: Path, number: int) -> None:
         self.name, self.address = f"esf{number}", f"{NETWORK}.{number + 10}"
@@ -76,11 +76,11 @@ class Host:
         )
 
     def file(self, name: str) -> Path:
-        """A file of this host's own, as seen from outside."""
+        """Return the path, outside the host, of one of its own files."""
         return self.folder / name.lstrip("/")
 
     def camera(self, source: str) -> None:
-        """What the service's only camera is from its next start on."""
+        """Set the service's only camera, from its next start on."""
         self.file("/etc/edgesparse/device.yaml").write_text(DEVICE.format(source=source))
 
     def start(self) -> None:
@@ -96,9 +96,9 @@ class Host:
             time.sleep(0.05)
 
     def kill(self) -> None:
-        """Whatever runs on it ends at once."""
-        said = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True, check=False)
-        for pid in said.stdout.split():
+        """Kill everything that runs on the host."""
+        output = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True, check=False)
+        for pid in output.stdout.split():
             with suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
 
@@ -112,14 +112,14 @@ class Host:
 
 
 class Hosts:
-    """`count` of them on one bridge, with a key that may log in as root, and an inventory of two sites and a canary."""
+    """`count` hosts on one bridge, with a key for root, and an inventory of two sites and a canary."""
 
     def __init__(self, folder: Path, count: int = 4) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key"))
         Path("/run/sshd").mkdir(exist_ok=True)
-        self.made = [path for name in OWN if make(path := Path(name))]
+        self.created = [path for name in OWN if create(path := Path(name))]
         self._environment = environment()
         run("ip", "link", "add", BRIDGE, "type", "bridge")
         run("ip", "addr", "add", f"{NETWORK}.1/24", "dev", BRIDGE)
@@ -135,7 +135,7 @@ class Hosts:
         (folder / "inventory.yml").write_text(self.inventory())
 
     def inventory(self) -> str:
-        """Sites north and south; the first host of north is the canary."""
+        """Return an inventory of the sites north and south; the first host of north is the canary."""
         north, south = self.hosts[: len(self.hosts) // 2], self.hosts[len(self.hosts) // 2 :]
         options = f"-o UserKnownHostsFile={self.folder}/known_hosts -o ConnectTimeout=5"
         lines = ["all:", "  vars:", "    ansible_user: root", f"    ansible_ssh_private_key_file: {self.folder}/key"]
@@ -151,12 +151,12 @@ class Hosts:
         subprocess.run(["ip", "link", "del", BRIDGE], check=False)
         if self._environment:
             Path("/opt/edgesparse").unlink()
-        for path in reversed(self.made):
+        for path in reversed(self.created):
             path.rmdir()
 
 
 def environment() -> bool:
-    """/opt/edgesparse is this environment where there is none. Returns whether it was made."""
+    """Link /opt/edgesparse to this environment. Returns False where it exists."""
     place = Path("/opt/edgesparse")
     if place.exists():
         return False
@@ -164,11 +164,11 @@ def environment() -> bool:
     return True
 
 
-def make(path: Path) -> bool:
-    """A mount point, where the machine has none. Returns whether it was made."""
-    there = path.exists()
+def create(path: Path) -> bool:
+    """Create a mount point. Returns False where it exists."""
+    exists = path.exists()
     path.mkdir(parents=True, exist_ok=True)
-    return not there
+    return not exists
 
 
 def run(*command: str) -> None:
@@ -178,7 +178,7 @@ def run(*command: str) -> None:
 
 
 def possible() -> str:
-    """Why no hosts can be made here; empty where they can."""
+    """Return why no hosts can be created here; empty where they can."""
     if os.geteuid() != 0:
         return "needs root, for network namespaces"
     absent = [name for name in ("ip", "/usr/sbin/sshd", "ssh", "unshare") if shutil.which(name) is None]
@@ -188,9 +188,9 @@ def possible() -> str:
 if __name__ == "__main__":
     if why := possible():
         sys.exit(f"hosts: {why}")
-    made = Hosts(Path(sys.argv[1]).absolute(), int(sys.argv[2]) if len(sys.argv) > 2 else 4)
-    print(f"ansible-playbook -i {made.folder}/inventory.yml ...; Ctrl-C ends them", file=sys.stderr)
+    hosts = Hosts(Path(sys.argv[1]).absolute(), int(sys.argv[2]) if len(sys.argv) > 2 else 4)
+    print(f"ansible-playbook -i {hosts.folder}/inventory.yml ...; Ctrl-C stops them", file=sys.stderr)
     try:
         signal.pause()
     except KeyboardInterrupt:
-        made.close()
+        hosts.close()

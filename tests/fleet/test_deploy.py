@@ -20,7 +20,7 @@ from edgesparse.fleet import history, restart
 from edgesparse.fleet.deploy import Device
 from edgesparse.fleet.restart import ServiceControl
 from edgesparse.fleet.slot_build import SlotBuild
-from edgesparse.fleet.slots import Root, Slot
+from edgesparse.fleet.slots import DeploySlot, Root
 from edgesparse.fleet.status import status
 
 YEAR = 365 * 86400
@@ -105,7 +105,7 @@ def test_an_unhealthy_service_is_rolled_back_within_the_window(
 def test_a_bundle_that_fails_its_self_test_never_runs(deploy: Callable[..., Any], tmp_path: Path) -> None:
     deploy("1.0")
 
-    def fails(slot: Slot, progress: Any) -> SlotBuild:
+    def fails(slot: DeploySlot, progress: Any) -> SlotBuild:
         bundles.quick_build(slot, progress)
         raise DeployError("the self-test found 3 % of 40 expected boxes")
 
@@ -168,7 +168,7 @@ def test_a_changed_engine_is_no_target_of_a_rollback(deploy: Callable[..., Any],
 def test_concurrent_deploys_are_refused(deploy: Callable[..., Any], tmp_path: Path) -> None:
     messages: list[str] = []
 
-    def second(slot: Slot, progress: Any) -> SlotBuild:
+    def second(slot: DeploySlot, progress: Any) -> SlotBuild:
         for version in ("2.0", "3.0"):
             with pytest.raises(DeployError) as error:
                 deploy(version)
@@ -240,7 +240,7 @@ def test_a_disk_that_fills_up_during_a_deploy_leaves_the_old_slot(
     monkeypatch.setattr("edgesparse.fleet.admit.BUILD", 0)
     root = small_disk / "device"
 
-    def fills(slot: Slot, progress: Any) -> SlotBuild:
+    def fills(slot: DeploySlot, progress: Any) -> SlotBuild:
         (slot.folder / "filler").write_bytes(bytes(10_000_000))
         return bundles.quick_build(slot, progress)
 
@@ -338,7 +338,7 @@ def test_root_works_as_the_folders_owner(key: Path, tmp_path: Path) -> None:
         os.chown(root, 65534, 65534)
         users: list[int] = []
 
-        def build(slot: Slot, progress: Any) -> SlotBuild:
+        def build(slot: DeploySlot, progress: Any) -> SlotBuild:
             users.append(os.geteuid())
             os.environ["EDGESPARSE_STATE"], before = str(root), os.environ["EDGESPARSE_STATE"]
             try:

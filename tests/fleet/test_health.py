@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from edgesparse.config import Deploy
-from edgesparse.fleet.health import Window, parse, read
+from edgesparse.fleet.health import HealthWindow, parse, read
 from edgesparse.progress import quiet
 
 LIVE = {"name": "door", "state": "live", "why": "", "age_ms": 20.0}
@@ -59,9 +59,8 @@ def watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watch:
     def go(script: Script, before: dict[str, Any] | None = None) -> str | None:
         clock = Clock(tmp_path / "status.json", script)
         monkeypatch.setattr("edgesparse.fleet.health.time", clock)
-        reason = Window(tmp_path / "status.json", SECONDS, "new", Deploy(), parse(before) if before else None).watch(
-            quiet
-        )
+        status = parse(before) if before else None
+        reason = HealthWindow(tmp_path / "status.json", SECONDS, "new", Deploy(), status).watch(quiet)
         assert clock.now - 500 <= SECONDS
         return reason
 

@@ -53,6 +53,25 @@ def service(tmp_path: Path) -> Iterator[ServiceControl]:
             os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
 
 
+class FrameCounter:
+    """A Progress: the service's frames when each step of a deploy began."""
+
+    def __init__(self, service: ServiceControl) -> None:
+        self._service = service
+        self.frames: dict[str, int] = {}
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        current = self._service.current_status()
+        # The status is written once per second, and this build takes less: before the switch, wait for the next one.
+        until = time.monotonic() + 10
+        while step == "switching" and current and time.monotonic() < until:
+            if current.frames > self.frames.get("unpacking", 0):
+                break
+            time.sleep(0.1)
+            current = self._service.current_status()
+        self.frames.setdefault(step, current.frames if current else 0)
+
+
 def test_a_good_bundle_runs_and_an_unhealthy_one_is_rolled_back(
     tmp_path: Path, service: ServiceControl, quick: None
 ) -> None:
@@ -60,19 +79,7 @@ def test_a_good_bundle_runs_and_an_unhealthy_one_is_rolled_back(
     (tmp_path / "labels").mkdir()
     squares.labelled(tmp_path / "labels")
     private = keys.read_private(bundles.key(tmp_path))
-    frames: dict[str, int] = {}
-
-    def count(step: str, done: int, total: int) -> None:
-        current = service.current_status()
-        # The status is written once per second, and this build takes less: before the switch, wait for the next one.
-        until = time.monotonic() + 10
-        while step == "switching" and current and time.monotonic() < until:
-            if current.frames > frames.get("unpacking", 0):
-                break
-            time.sleep(0.1)
-            current = service.current_status()
-        frames.setdefault(step, current.frames if current else 0)
-
+    count = FrameCounter(service)
     device = Device(Root(tmp_path / "device"), service, progress=count)
 
     def deploy(version: str, **limits: Any) -> str:
@@ -85,11 +92,13 @@ def test_a_good_bundle_runs_and_an_unhealthy_one_is_rolled_back(
 
     assert deploy("1.0") == "deployed"
     first = status(device.root, service)
-    frames.clear()
+    count.frames.clear()
     assert first["healthy"] and first["service"]["frames"] > 0
     with pytest.raises(RolledBack, match=r"camera belt: found a frame .* ms old, needed deploy\.max_age_ms 0\.0001"):
         deploy("2.0", max_age_ms=0.0001)
-    assert frames["switching"] > frames["unpacking"] > 0  # the old engine served while the new one was built
+    assert (
+        count.frames["switching"] > count.frames["unpacking"] > 0
+    )  # the old engine served while the new one was built
     after = status(device.root, service)
     assert after["running"]["version"] == "1.0" and after["healthy"]
     assert after["service"]["pid"] != first["service"]["pid"] and after["service"]["frames"] > 0

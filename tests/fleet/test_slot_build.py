@@ -15,15 +15,15 @@ from edgesparse.builder.targets import open_detector, ready
 from edgesparse.errors import DeployError
 from edgesparse.fleet import selftest
 from edgesparse.fleet.slot_build import build_slot
-from edgesparse.fleet.slots import Slot
+from edgesparse.fleet.slots import DeploySlot
 from edgesparse.package.store import open_package
 from edgesparse.progress import quiet
 
 
 @pytest.fixture
-def slot(tmp_path: Path, quick: None) -> Slot:
+def slot(tmp_path: Path, quick: None) -> DeploySlot:
     """A slot whose bundle expects the detections of the detector of squares."""
-    slot = Slot(tmp_path / "a")
+    slot = DeploySlot(tmp_path / "a")
     for folder in (slot.bundle / "model", slot.bundle / "selftest"):
         folder.mkdir(parents=True)
     detector = squares.detector(slot.bundle / "model" / "squares.onnx")
@@ -35,7 +35,7 @@ def slot(tmp_path: Path, quick: None) -> Slot:
     return slot
 
 
-def recipe(slot: Slot, **deploy: Any) -> None:
+def recipe(slot: DeploySlot, **deploy: Any) -> None:
     content = {"model": "model/squares.onnx", "build": {"backend": "onnxruntime"}, "deploy": deploy}
     (slot.bundle / "recipe.yaml").write_text(yaml.safe_dump(content))
 
@@ -45,7 +45,7 @@ def children() -> set[int]:
     return {int(pid) for task in Path("/proc/self/task").glob("*/children") for pid in task.read_text().split()}
 
 
-def test_a_slot_is_built_at_low_priority(slot: Slot) -> None:
+def test_a_slot_is_built_at_low_priority(slot: DeploySlot) -> None:
     nice: list[int] = []
     before = children()
 
@@ -59,25 +59,25 @@ def test_a_slot_is_built_at_low_priority(slot: Slot) -> None:
     assert max(nice) >= os.getpriority(os.PRIO_PROCESS, 0) + min(10, 19 - os.getpriority(os.PRIO_PROCESS, 0))
 
 
-def test_an_engine_with_other_detections_fails(slot: Slot) -> None:
+def test_an_engine_with_other_detections_fails(slot: DeploySlot) -> None:
     squares.detector(slot.bundle / "model" / "squares.onnx", shift=7)
     with pytest.raises(DeployError, match=r"^the self-test found 0 % of 2 expected boxes.*min_agreement 70 % of each$"):
         build_slot(slot, quiet)
 
 
-def test_an_engine_that_is_too_slow_fails(slot: Slot) -> None:
+def test_an_engine_that_is_too_slow_fails(slot: DeploySlot) -> None:
     recipe(slot, max_latency_ms=0.001)
     with pytest.raises(DeployError, match=r"took .* ms per frame, needed deploy.max_latency_ms 0.001"):
         build_slot(slot, quiet)
 
 
-def test_a_file_that_is_no_model_fails_in_one_line(slot: Slot) -> None:
+def test_a_file_that_is_no_model_fails_in_one_line(slot: DeploySlot) -> None:
     (slot.bundle / "model" / "squares.onnx").write_bytes(b"no model")
     with pytest.raises(DeployError, match=r"squares\.onnx"):
         build_slot(slot, quiet)
 
 
-def test_a_killed_build_is_reported(slot: Slot) -> None:
+def test_a_killed_build_is_reported(slot: DeploySlot) -> None:
     before = children()
 
     def kill(step: str, done: int, total: int) -> None:

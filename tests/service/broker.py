@@ -1,4 +1,4 @@
-"""A real mosquitto, that a test may stop and start again, and a real subscriber."""
+"""A real mosquitto, which tests stop and start again, and a real subscriber."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sb
 
 
 class Broker:
-    """Keeps its subscribers' sessions over restarts, as a broker in the field does."""
+    """A broker that keeps its subscribers' sessions across restarts."""
 
     def __init__(self, folder: Path, more: str = "") -> None:
         self.port = free_port()
@@ -53,10 +53,10 @@ class Broker:
 
 
 class Subscriber:
-    """Everything below a topic, with a session that the broker keeps: what it misses comes later."""
+    """Receives everything below a topic, in a persistent session: missed messages arrive later."""
 
     def __init__(self, port: int, topic: str = "edgesparse/#", **login: str) -> None:
-        self.heard: list[tuple[str, bytes, bool]] = []
+        self.received: list[tuple[str, bytes, bool]] = []
         self._changed = threading.Condition()
         self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id=f"test-{port}", clean_session=False)
         if login:
@@ -72,27 +72,27 @@ class Subscriber:
 
     def _message(self, client: paho.Client, data: object, message: paho.MQTTMessage) -> None:
         with self._changed:
-            self.heard.append((message.topic, bytes(message.payload), message.retain))
+            self.received.append((message.topic, bytes(message.payload), message.retain))
             self._changed.notify_all()
 
     def records(self, ending: str) -> list[Any]:
         with self._changed:
-            return [json.loads(payload) for topic, payload, _ in self.heard if topic.endswith(ending)]
+            return [json.loads(payload) for topic, payload, _ in self.received if topic.endswith(ending)]
 
     def until(self, count: int, ending: str, seconds: float = 30.0) -> list[Any]:
-        """The first so many different records, in the order in which each came first."""
+        """Wait for so many different records and return them, in the order of their first arrival."""
         with self._changed:
-            self._changed.wait_for(lambda: len(first(self.records_held(ending))) >= count, seconds)
-        return first(self.records(ending))
+            self._changed.wait_for(lambda: len(distinct(self.locked_records(ending))) >= count, seconds)
+        return distinct(self.records(ending))
 
-    def records_held(self, ending: str) -> list[Any]:
-        return [json.loads(payload) for topic, payload, _ in self.heard if topic.endswith(ending)]
+    def locked_records(self, ending: str) -> list[Any]:
+        return [json.loads(payload) for topic, payload, _ in self.received if topic.endswith(ending)]
 
     def close(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()
 
 
-def first(records: list[Any]) -> list[Any]:
-    """Without those that came again: at least once is what was promised."""
+def distinct(records: list[Any]) -> list[Any]:
+    """Remove repeated records: delivery is at least once."""
     return [json.loads(text) for text in dict.fromkeys(json.dumps(record) for record in records)]

@@ -52,24 +52,24 @@ class Browser:
         return _call("POST", f"{self._at}/execute/sync", {"script": script, "args": []})
 
     def until(self, script: str, seconds: float = 30.0) -> Any:
-        """The first true value of it."""
+        """Wait until the script returns a true value, and return it."""
         end = time.monotonic() + seconds
-        while not (found := self.run(script)):
-            assert time.monotonic() < end, f"never came true: {script}\n{self.run('return document.body.innerText')}"
+        while not (value := self.run(script)):
+            assert time.monotonic() < end, f"never became true: {script}\n{self.run('return document.body.innerText')}"
             time.sleep(0.2)
-        return found
+        return value
 
     def screenshot(self) -> bytes:
         return base64.b64decode(_call("GET", f"{self._at}/screenshot"))
 
     def dark(self, dark: bool) -> None:
-        said = {"features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]}
-        _call("POST", f"{self._at}/goog/cdp/execute", {"cmd": "Emulation.setEmulatedMedia", "params": said})
+        params = {"features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]}
+        _call("POST", f"{self._at}/goog/cdp/execute", {"cmd": "Emulation.setEmulatedMedia", "params": params})
 
     def log(self) -> list[str]:
-        """What the console said: errors of scripts, and what the page's policy kept out."""
-        found = _call("POST", f"{self._at}/se/log", {"type": "browser"})
-        return [entry["message"] for entry in found]
+        """Return the console's messages: errors of scripts, and what the page's policy has blocked."""
+        entries = _call("POST", f"{self._at}/se/log", {"type": "browser"})
+        return [entry["message"] for entry in entries]
 
 
 @contextmanager
@@ -110,8 +110,8 @@ def _wait(at: str) -> None:
         time.sleep(0.1)
 
 
-def _call(method: str, url: str, said: Any = None) -> Any:
-    body = None if said is None else json.dumps(said).encode()
+def _call(method: str, url: str, content: Any = None) -> Any:
+    body = None if content is None else json.dumps(content).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"}, method=method)
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:

@@ -1,4 +1,4 @@
-"""Packages to run, and services that run them."""
+"""Packages, and services that run them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def build(recipe: Path, store: Path, **environ: str) -> Package:
 
 @pytest.fixture(scope="session")
 def squares_package(tmp_path_factory: pytest.TempPathFactory, state: Path) -> Path:
-    """A package that really finds the squares of NetworkCamera."""
+    """A package that detects the squares of NetworkCamera."""
     folder = tmp_path_factory.mktemp("squares")
     model = squares.detector(folder / "squares.onnx")
     recipe = folder / "recipe.yaml"
@@ -40,7 +40,7 @@ def squares_package(tmp_path_factory: pytest.TempPathFactory, state: Path) -> Pa
 
 @pytest.fixture(scope="session")
 def null_package(tmp_path_factory: pytest.TempPathFactory, state: Path) -> Path:
-    """A package of the null backend: FP16 was chosen, FP32 is the fallback; both find one red square."""
+    """A package of the null backend: FP16 is chosen, FP32 is the fallback; both detect one red square."""
     folder = tmp_path_factory.mktemp("null")
     values = [[[float(v)] * squares.CELLS for v in (32, 32, 16, 16, 0.9, 0.0)]]
     plan = {
@@ -51,9 +51,9 @@ def null_package(tmp_path_factory: pytest.TempPathFactory, state: Path) -> Path:
     }
     (folder / "plan.json").write_text(json.dumps(plan))
     recipe = folder / "recipe.yaml"
-    wanted = {"backend": "null", "candidates": ["fp32", "fp16"]}
+    options = {"backend": "null", "candidates": ["fp32", "fp16"]}
     model = squares.detector(folder / "planned.onnx")
-    recipe.write_text(json.dumps({"model": model.name, "classes": list(squares.NAMES), "build": wanted}))
+    recipe.write_text(json.dumps({"model": model.name, "classes": list(squares.NAMES), "build": options}))
     package = build(recipe, folder / "engines", **{null.PLAN: str(folder / "plan.json")})
     assert package.manifest.precision == "fp16" and package.manifest.fallback_precision == "fp32"
     return package.folder
@@ -61,7 +61,7 @@ def null_package(tmp_path_factory: pytest.TempPathFactory, state: Path) -> Path:
 
 @pytest.fixture
 def planned_package(null_package: Path, tmp_path: Path) -> Planned:
-    """That package, with how the chosen engine and the fallback run as the test says; `changes` are the manifest's."""
+    """That package with other plans of the chosen engine and the fallback; `changes` are the manifest's."""
 
     def make(
         chosen: dict[str, Any],
@@ -72,8 +72,8 @@ def planned_package(null_package: Path, tmp_path: Path) -> Planned:
     ) -> Path:
         package = find_package(Path(shutil.copytree(null_package, tmp_path / name, dirs_exist_ok=True)))
         files = dict(package.manifest.files)
-        for path, said in ((package.engine, chosen), (package.fallback, fallback or {})):
-            path.write_text(json.dumps({**json.loads(path.read_text()), **said}))
+        for path, plan in ((package.engine, chosen), (package.fallback, fallback or {})):
+            path.write_text(json.dumps({**json.loads(path.read_text()), **plan}))
             files[path.name] = manifests.sha256(path)
         changes["detector"] = package.manifest.detector.model_copy(update={"classes": classes})
         manifests.write(package.folder, sealed(package.manifest.model_copy(update={"files": files, **changes})))
@@ -84,7 +84,7 @@ def planned_package(null_package: Path, tmp_path: Path) -> Planned:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start a service; killed at the end if it still runs."""
+    """Start a service, which is killed at the end of the test if it still runs."""
     services: list[Running] = []
 
     def make(target: Path, settings: dict[str, Any], folder: Path | None = None, **environ: str) -> Running:

@@ -1,4 +1,4 @@
-"""A service in a process of its own, with a NOTIFY_SOCKET as systemd would listen on."""
+"""A service in a process of its own, and a NOTIFY_SOCKET in place of systemd's."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from browser import free_port
 
 
 class Listener:
-    """What systemd hears: a datagram socket, in the abstract name space or in a folder."""
+    """Receives what systemd would: a datagram socket, in the abstract name space or in a folder."""
 
     def __init__(self, address: str) -> None:
         self.address = address
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind("\0" + address[1:] if address.startswith("@") else address)
-        self.heard: list[tuple[float, str]] = []
+        self.received: list[tuple[float, str]] = []
 
     def until(self, line: str, seconds: float = 90.0) -> str:
-        """The first line, heard already or not, that begins so."""
+        """Wait for a line that begins so, unless it was received already, and return it."""
         end = time.monotonic() + seconds
-        while (found := self.find(line)) is None:
+        while (match := self.find(line)) is None:
             left = end - time.monotonic()
-            assert left > 0, f"never heard {line}, but {self.lines()}"
-            self._hear(left)
-        return found
+            assert left > 0, f"never received {line}, but {self.lines()}"
+            self._receive(left)
+        return match
 
     def find(self, line: str) -> str | None:
-        return next((said for _, said in self.heard if said.startswith(line)), None)
+        return next((text for _, text in self.received if text.startswith(line)), None)
 
     def listen(self, seconds: float) -> list[str]:
-        """What is heard in so many seconds."""
-        before, end = len(self.heard), time.monotonic() + seconds
+        """Return the lines of the next seconds."""
+        before, end = len(self.received), time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
-            self._hear(left)
-        return [line for _, line in self.heard[before:]]
+            self._receive(left)
+        return [line for _, line in self.received[before:]]
 
     def forget(self) -> None:
         self._socket.settimeout(0)
@@ -52,25 +52,25 @@ class Listener:
             while True:
                 self._socket.recv(65536)
         except BlockingIOError:
-            self.heard.clear()
+            self.received.clear()
 
     def lines(self) -> list[str]:
-        return [line for _, line in self.heard]
+        return [line for _, line in self.received]
 
-    def _hear(self, seconds: float) -> None:
+    def _receive(self, seconds: float) -> None:
         self._socket.settimeout(max(seconds, 0.01))
         try:
             text = self._socket.recv(65536).decode()
         except TimeoutError:
             return
-        self.heard += [(time.monotonic(), line) for line in text.splitlines()]
+        self.received += [(time.monotonic(), line) for line in text.splitlines()]
 
     def close(self) -> None:
         self._socket.close()
 
 
 class Running:
-    """`edgesparse run TARGET --service`, with a settings file that may be changed."""
+    """`edgesparse run TARGET --service`, with a settings file that tests change."""
 
     def __init__(self, folder: Path, target: Path, settings: dict[str, Any], **environ: str) -> None:
         self.folder = folder
@@ -90,15 +90,15 @@ class Running:
             "--settings",
             str(self.settings),
         ]
-        heard = {"NOTIFY_SOCKET": self.notify.address, "RUNTIME_DIRECTORY": str(runtime), "WATCHDOG_USEC": "2000000"}
+        systemd = {"NOTIFY_SOCKET": self.notify.address, "RUNTIME_DIRECTORY": str(runtime), "WATCHDOG_USEC": "2000000"}
         self._log = folder / f"log-{self.port}"
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
-                command, cwd=folder, stderr=log, stdout=subprocess.DEVNULL, env={**os.environ, **heard, **environ}
+                command, cwd=folder, stderr=log, stdout=subprocess.DEVNULL, env={**os.environ, **systemd, **environ}
             )
 
     def write(self, settings: dict[str, Any]) -> None:
-        """JSON is YAML. The web's port is one that is free."""
+        """Write the settings, as JSON, which is YAML, with a free port for the web page."""
         service = dict(settings.get("service", {}))
         service["web"] = {"port": self.port, **service.get("web", {})}
         self.settings.write_text(json.dumps({**settings, "service": service}))
@@ -113,34 +113,34 @@ class Running:
                 return error.code, error.read()
 
     def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.folder / "runtime" / "status.json").read_text())
-        return found
+        status: dict[str, Any] = json.loads((self.folder / "runtime" / "status.json").read_text())
+        return status
 
-    def until(self, true: Callable[[dict[str, Any]], object], seconds: float = 90.0) -> dict[str, Any]:
-        """The first state for which it is true."""
+    def until(self, condition: Callable[[dict[str, Any]], object], seconds: float = 90.0) -> dict[str, Any]:
+        """Wait for a status that meets the condition, and return it."""
         end = time.monotonic() + seconds
         while True:
             try:
-                if true(said := self.status()):
-                    return said
+                if condition(status := self.status()):
+                    return status
             except (FileNotFoundError, KeyError, IndexError):
-                said = {}
+                status = {}
             assert self.process.poll() is None, self.ended()
-            assert time.monotonic() < end, f"never came true: {said}"
+            assert time.monotonic() < end, f"never became true: {status}"
             time.sleep(0.1)
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 
     def stop(self) -> float:
-        """Seconds that it took to drain."""
-        begun = time.monotonic()
+        """Stop the service. Returns the seconds that draining took."""
+        begin = time.monotonic()
         self.signal(signal.SIGTERM)
         self.process.wait(15)
-        return time.monotonic() - begun
+        return time.monotonic() - begin
 
     def ended(self) -> str:
-        """What it wrote, once it has ended."""
+        """Wait until the service has ended and return its log."""
         self.process.wait(60)
         return self._log.read_text()
 

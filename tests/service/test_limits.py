@@ -10,7 +10,7 @@ from hypothesis import strategies as some
 
 from edgesparse.service.limits import LONGEST_PAUSE, MIN_SHARE, Governor
 from edgesparse.service.machine import Reading, Sensors
-from edgesparse.service.settings import Limits
+from edgesparse.service.settings import LimitSettings
 
 MB = 1_000_000
 
@@ -77,7 +77,7 @@ def hot(degrees: float, free: int = 2000 * MB) -> Reading:
 
 
 def test_heat_halves_the_rate_until_the_board_has_cooled_down() -> None:
-    governor = Governor(Limits(temperature=90))
+    governor = Governor(LimitSettings(temperature=90))
     for second in range(5):
         governor.read(hot(80), 30.0, second)
     assert governor.share == 1 and governor.pause(0.0) == 0
@@ -95,16 +95,16 @@ def test_heat_halves_the_rate_until_the_board_has_cooled_down() -> None:
 
 
 def test_far_beyond_a_limit_the_rate_drops_to_its_minimum() -> None:
-    governor = Governor(Limits(temperature=90, memory=400 * MB))
+    governor = Governor(LimitSettings(temperature=90, memory=400 * MB))
     governor.read(hot(96), 30.0, 0.0)
     assert governor.share == MIN_SHARE
-    governor = Governor(Limits(memory=400 * MB))
+    governor = Governor(LimitSettings(memory=400 * MB))
     governor.read(hot(50, 150 * MB), 30.0, 0.0)
     assert governor.share == MIN_SHARE and "150 MB of memory free, limit 400" in governor.why
 
 
 def test_the_resulting_rate_is_the_share_of_the_full_rate() -> None:
-    governor = Governor(Limits(temperature=90))
+    governor = Governor(LimitSettings(temperature=90))
     governor.read(hot(80), 30.0, 0.0)
     governor.read(hot(92), 30.0, 1.0)
     governor.read(hot(92), 30.0, 3.5)
@@ -117,7 +117,7 @@ def test_the_resulting_rate_is_the_share_of_the_full_rate() -> None:
 
 
 def test_a_low_rate_is_delayed_by_a_bounded_pause() -> None:
-    governor = Governor(Limits(temperature=90))
+    governor = Governor(LimitSettings(temperature=90))
     governor.read(hot(80), 5.0, 0.0)
     governor.read(hot(99), 5.0, 1.0)
     assert governor.share == MIN_SHARE
@@ -134,7 +134,7 @@ def test_a_low_rate_is_delayed_by_a_bounded_pause() -> None:
 @settings(deadline=None)
 @given(some.lists(some.tuples(some.floats(20, 120), some.integers(0, 4000), some.floats(0, 60)), max_size=60))
 def test_the_share_stays_within_its_bounds(readings: list[tuple[float, int, float]]) -> None:
-    governor = Governor(Limits())
+    governor = Governor(LimitSettings())
     for second, (degrees, megabytes, rate) in enumerate(readings):
         governor.read(hot(degrees, megabytes * MB), rate, float(second))
         assert MIN_SHARE <= governor.share <= 1

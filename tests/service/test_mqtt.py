@@ -81,8 +81,8 @@ def test_nothing_is_lost_and_the_order_is_kept_across_restarts(
     time.sleep(0.5)
     broker.on()
     feeding.join()
-    found = counted(subscriber.until(1500, "door/detections"))
-    assert found == list(range(1500))
+    records = counted(subscriber.until(1500, "door/detections"))
+    assert records == list(range(1500))
     wait_until(lambda: mqtt.state.waiting == 0)
     assert mqtt.state.dropped == 0 and mqtt.state.sent >= 1500
 
@@ -122,9 +122,9 @@ def test_undelivered_messages_are_delivered_by_the_next_process(
     broker.off()
     mqtt = publisher(broker.port)
     numbers(mqtt, 0, 50)
-    begun = time.monotonic()
+    begin = time.monotonic()
     mqtt.close()
-    assert time.monotonic() - begun < 4
+    assert time.monotonic() - begin < 4
     broker.on()
     again = publisher(broker.port)
     numbers(again, 50, 60)
@@ -159,7 +159,7 @@ def test_the_broker_knows_whether_the_service_is_online(broker: Broker, publishe
     mqtt = publisher(broker.port, topic="plant/line-1")
     subscriber = Subscriber(broker.port, "plant/line-1/#")
     wait_until(
-        lambda: ("plant/line-1/status", b"online", True) in subscriber.heard or _statuses(subscriber) == [b"online"]
+        lambda: ("plant/line-1/status", b"online", True) in subscriber.received or _statuses(subscriber) == [b"online"]
     )
     mqtt.close()
     wait_until(lambda: _statuses(subscriber)[-1:] == [b"offline"])
@@ -183,9 +183,20 @@ def test_a_wrong_password_is_reported(tmp_path: Path, publisher: Publish) -> Non
 def test_over_tls(tmp_path: Path, publisher: Publish) -> None:
     """With a certificate made here; without it the broker is refused, and the reason is in the state."""
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(certificate)]
-    named = ["-days", "2", "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run([*made, *named], check=True, capture_output=True)
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-keyout",
+        str(key),
+        "-out",
+        str(certificate),
+    ]
+    names = ["-days", "2", "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*command, *names], check=True, capture_output=True)
     plain = free_port()
     broker = Broker(
         tmp_path, f"allow_anonymous true\ncertfile {certificate}\nkeyfile {key}\nlistener {plain} 127.0.0.1"
@@ -208,14 +219,14 @@ def test_closing_does_not_wait_for_a_broker_that_never_answers(publisher: Publis
         mqtt = publisher(silent.getsockname()[1])
         numbers(mqtt, 0, 10)
         time.sleep(0.3)
-        begun = time.monotonic()
+        begin = time.monotonic()
         mqtt.close()
-        assert time.monotonic() - begun < 4
+        assert time.monotonic() - begin < 4
         assert mqtt.state.waiting == 10
 
 
 def _statuses(subscriber: Subscriber) -> list[bytes]:
-    return [payload for topic, payload, _ in subscriber.heard if topic.endswith("/status")]
+    return [payload for topic, payload, _ in subscriber.received if topic.endswith("/status")]
 
 
 def test_a_bad_ca_file_is_refused_before_anything_is_opened(tmp_path: Path, publisher: Publish) -> None:

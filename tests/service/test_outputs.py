@@ -19,17 +19,17 @@ from edgesparse.service.outputs.json_lines import JsonLinesSettings
 from edgesparse.service.outputs.table import OUTPUTS
 from edgesparse.service.outputs.webhook import WebhookSettings
 from edgesparse.service.settings import load_settings
-from edgesparse.service.snapshots import Snapshots, SnapshotSettings
+from edgesparse.service.snapshots import SnapshotEncoder, SnapshotSettings
 
 
 @pytest.fixture
-def snapshots() -> Iterator[Snapshots]:
-    snapshots = Snapshots(SnapshotSettings(fps=10), NAMES)
+def snapshots() -> Iterator[SnapshotEncoder]:
+    snapshots = SnapshotEncoder(SnapshotSettings(fps=10), NAMES)
     yield snapshots
     snapshots.close()
 
 
-def test_json_lines_are_rotated_and_continued_after_a_restart(tmp_path: Path, snapshots: Snapshots) -> None:
+def test_json_lines_are_rotated_and_continued_after_a_restart(tmp_path: Path, snapshots: SnapshotEncoder) -> None:
     file = tmp_path / "frames.jsonl"
     settings = service_settings(jsonl=JsonLinesSettings(file=file, most=1_000_000))
     for run in range(2):
@@ -48,7 +48,7 @@ def test_json_lines_are_rotated_and_continued_after_a_restart(tmp_path: Path, sn
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_lines_that_cannot_be_written_are_counted_and_leave_a_state(
-    snapshots: Snapshots, caplog: pytest.LogCaptureFixture
+    snapshots: SnapshotEncoder, caplog: pytest.LogCaptureFixture
 ) -> None:
     outputs = Outputs(service_settings(jsonl=JsonLinesSettings(file=Path("/dev/full"))), NAMES, snapshots)
     for _ in range(20):
@@ -60,7 +60,7 @@ def test_lines_that_cannot_be_written_are_counted_and_leave_a_state(
 
 
 def test_outputs_that_cannot_be_opened_are_one_line_and_leave_nothing_open(
-    tmp_path: Path, snapshots: Snapshots
+    tmp_path: Path, snapshots: SnapshotEncoder
 ) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
@@ -75,7 +75,7 @@ def test_outputs_that_cannot_be_opened_are_one_line_and_leave_nothing_open(
     wait_until(lambda: threading.active_count() <= before)
 
 
-def test_a_refused_change_leaves_the_previous_outputs_open(tmp_path: Path, snapshots: Snapshots) -> None:
+def test_a_refused_change_leaves_the_previous_outputs_open(tmp_path: Path, snapshots: SnapshotEncoder) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
     before = service_settings(jsonl=JsonLinesSettings(file=tmp_path / "a.jsonl"))
@@ -87,7 +87,7 @@ def test_a_refused_change_leaves_the_previous_outputs_open(tmp_path: Path, snaps
     outputs.close()
 
 
-def test_a_rotated_token_opens_the_output_again_and_nothing_else_does(tmp_path: Path, snapshots: Snapshots) -> None:
+def test_a_rotated_token_reopens_its_output_and_no_other(tmp_path: Path, snapshots: SnapshotEncoder) -> None:
     token = secret_file(tmp_path / "token", "first")
     settings = service_settings(
         events=(EventRule(name="e"),),
@@ -125,7 +125,7 @@ class BulletinBoard(Output):
         self.state = OutputState("board", state=f"to {settings.broker} from {context.device != ''}")
         self.frames: list[FrameResult] = []
         self.events: list[Event] = []
-        self.closed = False
+        self.closed, self.key = False, settings.key_file
 
     def detections(self, result: FrameResult) -> None:
         self.frames.append(result)
@@ -138,7 +138,7 @@ class BulletinBoard(Output):
 
 
 def test_an_output_of_ones_own_is_one_class_and_one_line_in_the_table(
-    tmp_path: Path, snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, snapshots: SnapshotEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(OUTPUTS, "board", BulletinBoard)
     file = tmp_path / "device.yaml"
@@ -149,7 +149,7 @@ def test_an_output_of_ones_own_is_one_class_and_one_line_in_the_table(
     outputs.write(sample_frame(), sample_detections(1))
     board = outputs._open["board"]
     assert isinstance(board, BulletinBoard)
-    assert board.frames[0].record["detections"] and board.events[0].name == "e"
+    assert board.frames[0].record["detections"] and board.events[0].name == "e" and board.key == tmp_path / "key"
     outputs.close()
     assert board.closed
     for text, message in (
@@ -162,7 +162,7 @@ def test_an_output_of_ones_own_is_one_class_and_one_line_in_the_table(
 
 
 def test_an_output_that_raises_does_not_reach_the_others(
-    tmp_path: Path, snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, snapshots: SnapshotEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Raising(BulletinBoard):
         def detections(self, result: FrameResult) -> None:

@@ -111,7 +111,7 @@ def test_the_page_fits_narrow_and_wide_screens_light_and_dark(
     squares_package: Path, start: Start, chromium: Browser, camera: NetworkCamera
 ) -> None:
     service = start(squares_package, {"run": {"cameras": [{"name": "door", "source": camera.url}]}})
-    service.until(lambda said: said["detecting"])
+    service.until(lambda status: status["detecting"])
     for width, dark in ((500, False), (500, True), (820, False), (1600, True)):
         chromium.size(width, 1000)
         chromium.dark(dark)

@@ -20,7 +20,7 @@ def door(**service: Any) -> dict[str, Any]:
 
 
 def ready(service: Running) -> dict[str, Any]:
-    return service.until(lambda said: said["detecting"])
+    return service.until(lambda status: status["detecting"])
 
 
 @pytest.mark.parametrize("slots", [0, 2])
@@ -28,16 +28,16 @@ def test_the_fallback_takes_over_after_consecutive_failures(planned_package: Pla
     """It shows in the state, the metrics, systemd's status and the log, and stays so across a restart."""
     package = planned_package({"fail_at": 20, "slots": slots})
     service = start(package, door(limits={"failures": 3}))
-    said = service.until(lambda said: said["fallback"] and said["detecting"])
-    assert (said["precision"], said["errors"]) == ("fp32", 3)
+    status = service.until(lambda status: status["fallback"] and status["detecting"])
+    assert (status["precision"], status["errors"]) == ("fp32", 3)
     metrics = service.get("/metrics")[1].decode()
     assert "edgesparse_fallback 1.0" in metrics and "edgesparse_inference_errors_total 3.0" in metrics
     assert "3 inferences in a row failed" in json.loads(service.get("/live.json")[1])["engine"]["notice"]
     service.notify.listen(1.5)
     assert any("fallback fp32 runs" in line for line in service.notify.lines())
     assert service.stop() < 5
-    said = service.status()
-    assert (said["healthy"], said["why"]) == (False, "stopped")
+    status = service.status()
+    assert (status["healthy"], status["why"]) == (False, "stopped")
     assert "inference failed (3 in a row): BuildError: inference 20 failed" in service.ended()
     again = start(package, door())
     assert ready(again)["fallback"]
@@ -45,8 +45,8 @@ def test_the_fallback_takes_over_after_consecutive_failures(planned_package: Pla
 
 def test_failures_below_the_limit_keep_the_engine(planned_package: Planned, start: Start) -> None:
     service = start(planned_package({"fail_at": 20}, name="a"), door(limits={"failures": 1000}))
-    said = service.until(lambda said: said["errors"] > 2)
-    assert not said["fallback"] and not said["healthy"] and "inference failed" in said["why"]
+    status = service.until(lambda status: status["errors"] > 2)
+    assert not status["fallback"] and not status["healthy"] and "inference failed" in status["why"]
 
 
 def test_a_service_without_a_working_fallback_ends(planned_package: Planned, start: Start) -> None:
@@ -60,8 +60,8 @@ def test_a_service_without_a_working_fallback_ends(planned_package: Planned, sta
 
 def test_the_fallback_replaces_an_engine_that_cannot_be_loaded(planned_package: Planned, start: Start) -> None:
     service = start(planned_package({"inputs": "damaged"}), door())
-    said = ready(service)
-    assert said["fallback"] and said["precision"] == "fp32" and "fallback fp32 runs" in said["words"]
+    status = ready(service)
+    assert status["fallback"] and status["precision"] == "fp32" and "fallback fp32 runs" in status["words"]
 
 
 def test_sighup_takes_changed_settings_and_keeps_cameras_open(planned_package: Planned, start: Start) -> None:
@@ -76,7 +76,7 @@ def test_sighup_takes_changed_settings_and_keeps_cameras_open(planned_package: P
     service.notify.until("RELOADING=1")
     service.notify.until("MONOTONIC_USEC=")
     service.notify.until("READY=1")
-    after = service.until(lambda said: len(said["cameras"]) == 2 and said["cameras"][1]["state"] == "live")
+    after = service.until(lambda status: len(status["cameras"]) == 2 and status["cameras"][1]["state"] == "live")
     assert after["cameras"][0]["frames"] > before["cameras"][0]["frames"], "a reopened camera would count from 0"
     assert 'edgesparse_reloads_total{outcome="done"} 1.0' in service.get("/metrics")[1].decode()
     assert service.stop() < 5
@@ -97,7 +97,7 @@ def test_sighup_takes_another_engine_without_losing_a_frame_of_the_camera(
     link.unlink()
     link.symlink_to(two)
     service.signal(signal.SIGHUP)
-    after = service.until(lambda said: said["package"] == "0123456789ab" and said["detecting"])
+    after = service.until(lambda status: status["package"] == "0123456789ab" and status["detecting"])
     assert after["model"] == "other" and after["cameras"][0]["frames"] > before["cameras"][0]["frames"]
     time.sleep(0.5)
     assert service.stop() < 5
@@ -115,8 +115,8 @@ def test_an_invalid_reload_changes_nothing(planned_package: Planned, start: Star
     service.notify.forget()
     service.signal(signal.SIGHUP)
     service.notify.until("READY=1")
-    said = service.until(lambda said: "reload refused" in said["words"])
-    assert "did you mean 'source'?" in said["words"] and said["detecting"]
+    status = service.until(lambda status: "reload refused" in status["words"])
+    assert "did you mean 'source'?" in status["words"] and status["detecting"]
     assert 'edgesparse_reloads_total{outcome="refused"} 1.0' in service.get("/metrics")[1].decode()
     assert service.stop() < 5
 
@@ -143,12 +143,12 @@ def test_beyond_a_limit_the_frame_rate_goes_down(planned_package: Planned, start
     ready(service)
     service.write(door(limits={"memory": "900000 GB"}))
     service.signal(signal.SIGHUP)
-    said = service.until(lambda said: said["rate_share"] < 0.1 and said["cameras"][0]["fps"] < 3)
-    assert said["healthy"] and "slowed to 3 %" in said["words"]
+    status = service.until(lambda status: status["rate_share"] < 0.1 and status["cameras"][0]["fps"] < 3)
+    assert status["healthy"] and "slowed to 3 %" in status["words"]
     assert service.get("/camera/door.jpg")[0] == 204, "no snapshots while memory is short"
     service.write(door())
     service.signal(signal.SIGHUP)
-    service.until(lambda said: said["rate_share"] > 0.03125, 20)
+    service.until(lambda status: status["rate_share"] > 0.03125, 20)
     assert service.stop() < 5
 
 

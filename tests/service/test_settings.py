@@ -107,14 +107,14 @@ def test_the_state_file_is_in_the_runtime_directory(monkeypatch: pytest.MonkeyPa
 
 
 def keys(section: type[Section], before: str = "") -> list[str]:
-    found = []
+    names = []
     for name, field in section.model_fields.items():
         inner = [part for part in (field.annotation, *get_args(field.annotation)) if _is_section(part)]
         if inner:
-            found += keys(inner[0], f"{before}{name}{'[]' if get_args(field.annotation)[1:] == (...,) else ''}.")
+            names += keys(inner[0], f"{before}{name}{'[]' if get_args(field.annotation)[1:] == (...,) else ''}.")
         else:
-            found.append(before + name)
-    return found
+            names.append(before + name)
+    return names
 
 
 def _is_section(part: object) -> bool:

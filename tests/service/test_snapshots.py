@@ -11,24 +11,24 @@ import numpy as np
 import pytest
 from samples import NAMES, SECOND, sample_detections, sample_frame, wait_until
 
-from edgesparse.service.snapshots import Snapshots, SnapshotSettings
+from edgesparse.service.snapshots import SnapshotEncoder, SnapshotSettings
 
 
 @pytest.fixture
-def snapshots() -> Iterator[Snapshots]:
-    snapshots = Snapshots(SnapshotSettings(fps=10), NAMES)
+def snapshots() -> Iterator[SnapshotEncoder]:
+    snapshots = SnapshotEncoder(SnapshotSettings(fps=10), NAMES)
     yield snapshots
     snapshots.close()
 
 
-def test_nothing_is_copied_while_nobody_views_a_camera(snapshots: Snapshots) -> None:
+def test_nothing_is_copied_while_nobody_views_a_camera(snapshots: SnapshotEncoder) -> None:
     for step in range(20):
         snapshots.offer("door", sample_frame(step / 10), sample_detections(0))
     assert snapshots._buffers["door"].image.size == 0 and snapshots.viewed == 0
     assert snapshots.view("door") is None and snapshots.viewed == 1
 
 
-def test_boxes_are_drawn_on_a_scaled_snapshot(snapshots: Snapshots) -> None:
+def test_boxes_are_drawn_on_a_scaled_snapshot(snapshots: SnapshotEncoder) -> None:
     snapshots.change(SnapshotSettings(width=64), NAMES)
     snapshots.offer("door", sample_frame(0), sample_detections(0))
     snapshots.view("door")
@@ -43,14 +43,14 @@ def test_boxes_are_drawn_on_a_scaled_snapshot(snapshots: Snapshots) -> None:
     assert np.abs(image[30].astype(int) - 90).max() > 60, "the sides of a box"
 
 
-def test_a_frame_of_another_size_gets_a_new_buffer(snapshots: Snapshots) -> None:
+def test_a_frame_of_another_size_gets_a_new_buffer(snapshots: SnapshotEncoder) -> None:
     snapshots.offer("door", sample_frame(0), sample_detections())
     snapshots.view("door")
     for shape in ((96, 128), (48, 64), (200, 300)):
         wait_until(lambda shape=shape: encoded(snapshots, shape))  # type: ignore[misc]
 
 
-def encoded(snapshots: Snapshots, shape: tuple[int, int]) -> bool:
+def encoded(snapshots: SnapshotEncoder, shape: tuple[int, int]) -> bool:
     """Offer a frame of this shape. Returns whether the newest snapshot has it."""
     snapshots.offer("door", sample_frame(time.monotonic(), shape=shape), sample_detections())
     snapshot = snapshots.view("door")
@@ -60,7 +60,7 @@ def encoded(snapshots: Snapshots, shape: tuple[int, int]) -> bool:
     return image is not None and image.shape[:2] == shape
 
 
-def test_the_frame_loop_never_waits_for_the_encoder(snapshots: Snapshots) -> None:
+def test_the_frame_loop_never_waits_for_the_encoder(snapshots: SnapshotEncoder) -> None:
     snapshots.offer("door", sample_frame(0), sample_detections())
     snapshots.view("door")
     buffer = snapshots._buffers["door"]
@@ -71,7 +71,7 @@ def test_the_frame_loop_never_waits_for_the_encoder(snapshots: Snapshots) -> Non
 
 def test_viewing_allocates_nothing_in_the_frame_loop() -> None:
     """Except one buffer when viewing begins; the encoder's thread is stopped here."""
-    snapshots = Snapshots(SnapshotSettings(fps=10), NAMES)
+    snapshots = SnapshotEncoder(SnapshotSettings(fps=10), NAMES)
     snapshots.offer("door", sample_frame(0, shape=(540, 960)), sample_detections(0))
     snapshots.view("door")
     wait_until(lambda: encoded(snapshots, (540, 960)))

@@ -1,4 +1,4 @@
-"""The systemd unit, judged by systemd's own tools. Last run here with systemd 252."""
+"""The systemd unit, checked by systemd's own tools. Last run with systemd 252."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def unit(tmp_path: Path) -> Path:
-    """The unit with a program that is there: systemd looks for it."""
+    """The unit with a program that exists, which systemd checks."""
     program = Path(sys.executable).parent / "edgesparse"
     path = tmp_path / UNIT.name
     path.write_text(UNIT.read_text().replace("/opt/edgesparse/bin/edgesparse", str(program)))
     return path
 
 
-def test_verify_finds_nothing(unit: Path) -> None:
+def test_verify_reports_nothing(unit: Path) -> None:
     done = analyze("verify", str(unit))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_verify_would_find_something(unit: Path) -> None:
+def test_verify_reports_a_wrong_key(unit: Path) -> None:
     unit.write_text(unit.read_text().replace("WatchdogSec=", "WatchdogSeconds="))
     assert "WatchdogSeconds" in analyze("verify", str(unit)).stderr
 
 
-def test_little_is_exposed(unit: Path) -> None:
+def test_the_exposure_level_is_low(unit: Path) -> None:
     done = analyze("security", "--offline=true", "--threshold=35", "--no-pager", str(unit))
-    found = re.search(r"exposure level for edgesparse.service: ([\d.]+)", done.stdout)
-    assert found is not None and float(found[1]) <= 3.5, done.stdout
+    match = re.search(r"exposure level for edgesparse.service: ([\d.]+)", done.stdout)
+    assert match is not None and float(match[1]) <= 3.5, done.stdout
     assert done.returncode == 0
 
 
-def test_devices_are_named_and_not_hidden() -> None:
+def test_the_unit_allows_cameras_and_the_gpu() -> None:
     text = UNIT.read_text()
     assert "DeviceAllow=char-video4linux rw" in text and "DevicePolicy=closed" in text
     assert "\nPrivateDevices" not in text

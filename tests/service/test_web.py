@@ -1,4 +1,4 @@
-"""Who may look, and what visitors of every kind can do to the service: nothing."""
+"""Who may see the web page, and that no visitor can harm the service."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ PATHS = ("/", "/page.js", "/page.css", "/status.json", "/live.json", "/metrics",
 
 @pytest.fixture(scope="module")
 def service(squares_package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """One service for all visitors of this file: what one does must not harm the next."""
+    """One service for all visitors of this file: none may harm the next."""
     camera = NetworkCamera()
     running = Running(
         tmp_path_factory.mktemp("open"),
         squares_package,
         {"run": {"cameras": [{"name": "door", "source": camera.url.replace("//", "//user:secret@") + "?key=secret"}]}},
     )
-    running.until(lambda said: said["detecting"])
+    running.until(lambda status: status["detecting"])
     yield running
     assert running.stop() < 5
     running.close()
@@ -43,63 +43,63 @@ def service(squares_package: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def guarded(squares_package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """For everybody who has the token."""
+    """A service with a token."""
     folder = tmp_path_factory.mktemp("guarded")
     token = folder / "web.token"
     token.write_text(TOKEN + "\n")
     token.chmod(0o600)
     web = {"host": "0.0.0.0", "token_file": "web.token"}
     running = Running(folder, squares_package, {"run": SMALL, "service": {"web": web}})
-    running.until(lambda said: said["detecting"])
+    running.until(lambda status: status["detecting"])
     yield running
     running.close()
 
 
-def test_what_each_address_answers(service: Running) -> None:
+def test_the_answers_to_all_paths(service: Running) -> None:
     assert b"<canvas" not in service.get("/")[1] and b"page.js" in service.get("/")[1]
     assert json.loads(service.get("/healthz")[1]) == {"healthy": True, "why": ""}
     assert json.loads(service.get("/readyz")[1]) == {"ready": True, "why": ""}
-    said = json.loads(service.get("/status.json")[1])
-    assert said["cameras"][0]["state"] == "live" and said["model"] == "squares"
+    status = json.loads(service.get("/status.json")[1])
+    assert status["cameras"][0]["state"] == "live" and status["model"] == "squares"
     live = json.loads(service.get("/live.json")[1])
     assert live["engine"]["why"] and live["history"]
     assert b"squares" in service.get("/report")[1]
     assert [service.get(path)[0] for path in PATHS] == [200] * len(PATHS)
 
 
-def test_snapshots_are_made_for_whoever_looks(service: Running) -> None:
+def test_snapshots_are_encoded_while_somebody_views_them(service: Running) -> None:
     first = snapshot(service, 0)
-    assert first >= 1 and snapshot(service, first) > first, "after=N is one that is newer"
+    assert first >= 1 and snapshot(service, first) > first, "after=N returns a newer one"
     assert "edgesparse_watched_cameras 1.0" in service.get("/metrics")[1].decode()
     time.sleep(4)
     assert "edgesparse_watched_cameras 0.0" in service.get("/metrics")[1].decode()
 
 
 def snapshot(service: Running, after: int) -> int:
-    """The number of the first snapshot that comes; 204 means: not yet."""
+    """Return the number of the next snapshot; 204 means that there is none yet."""
     end = time.monotonic() + 60
-    while not (found := raw(service, request(f"/camera/door.jpg?after={after}"))).startswith(b"HTTP/1.1 200 "):
-        assert found.startswith(b"HTTP/1.1 204 ") and time.monotonic() < end, found[:100]
-    assert b"\xff\xd8" in found
-    return int(re.findall(rb"x-snapshot: (\d+)", found)[0])
+    while not (answer := raw(service, request(f"/camera/door.jpg?after={after}"))).startswith(b"HTTP/1.1 200 "):
+        assert answer.startswith(b"HTTP/1.1 204 ") and time.monotonic() < end, answer[:100]
+    assert b"\xff\xd8" in answer
+    return int(re.findall(rb"x-snapshot: (\d+)", answer)[0])
 
 
-def test_metrics_are_what_prometheus_reads(service: Running) -> None:
+def test_metrics_can_be_read_by_prometheus(service: Running) -> None:
     families = {family.name: family for family in text_string_to_metric_families(service.get("/metrics")[1].decode())}
-    wanted = {
+    names = {
         "frames", "dropped_frames", "reconnects", "camera_up", "stage_seconds", "frame_age_seconds", "detections",
         "engine_info", "sparse_layers", "fallback", "inference_errors", "memory_resident_bytes",
         "memory_available_bytes",
         "temperature_celsius", "rate_share", "output_messages", "healthy", "detecting", "reloads",
     }  # fmt: skip
-    assert {f"edgesparse_{name}" for name in wanted} <= families.keys() | {f"{name}_info" for name in families}
+    assert {f"edgesparse_{name}" for name in names} <= families.keys() | {f"{name}_info" for name in families}
     stages = {s.labels["stage"] for s in families["edgesparse_stage_seconds"].samples}
     assert stages == {"capture", "preprocess", "engine", "decode", "nms", "sinks", "total"}
     ages = [s for s in families["edgesparse_frame_age_seconds"].samples if s.name.endswith("_bucket")]
     assert [s.value for s in ages] == sorted(s.value for s in ages) and ages[-1].value > 0
 
 
-def test_credentials_reach_nobody(service: Running) -> None:
+def test_credentials_are_shown_nowhere(service: Running) -> None:
     for path in PATHS:
         assert b"secret" not in service.get(path)[1], path
     assert "secret" not in "\n".join(service.notify.lines())
@@ -107,28 +107,28 @@ def test_credentials_reach_nobody(service: Running) -> None:
     assert b"secret" not in (service.folder / "runtime" / "status.json").read_bytes()
 
 
-def test_a_stranger_gets_nothing(guarded: Running) -> None:
+def test_without_the_token_every_path_is_refused(guarded: Running) -> None:
     for path in (*PATHS, "/camera/camera.jpg", "/nothing"):
         assert guarded.get(path) == (401, b""), path
     wrong = base64.b64encode(b"me:wrong").decode()
-    for shown in ("Bearer", "Bearer wrong", f"Bearer {TOKEN}x", f"Basic {wrong}", "Basic !", f"Digest {TOKEN}", TOKEN):
-        assert guarded.get("/status.json", Authorization=shown) == (401, b""), shown
+    for header in ("Bearer", "Bearer wrong", f"Bearer {TOKEN}x", f"Basic {wrong}", "Basic !", f"Digest {TOKEN}", TOKEN):
+        assert guarded.get("/status.json", Authorization=header) == (401, b""), header
 
 
-def test_who_has_the_token_gets_all(guarded: Running) -> None:
+def test_the_token_as_bearer_or_password_is_accepted(guarded: Running) -> None:
     basic = base64.b64encode(f"anybody:{TOKEN}".encode()).decode()
-    for shown in (f"Bearer {TOKEN}", f"Basic {basic}", f"basic {basic}"):
-        assert guarded.get("/status.json", Authorization=shown)[0] == 200
+    for header in (f"Bearer {TOKEN}", f"Basic {basic}", f"basic {basic}"):
+        assert guarded.get("/status.json", Authorization=header)[0] == 200
 
 
 def test_another_site_cannot_point_a_browser_here(service: Running) -> None:
-    """DNS rebinding: a name of theirs with this machine's address."""
+    """DNS rebinding: a host name of theirs that resolves to this machine."""
     assert service.get("/status.json", Host="evil.example") == (403, b"")
     assert service.get("/status.json", Host=f"localhost:{service.port}")[0] == 200
 
 
 def raw(service: Running, data: bytes, seconds: float = 3.0) -> bytes:
-    """What comes back when these bytes are sent."""
+    """Send bytes and return the answer."""
     with socket.create_connection(("127.0.0.1", service.port), timeout=seconds) as wire:
         answer = b""
         try:
@@ -170,7 +170,7 @@ def test_hostile_numbers(service: Running, after: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH", "X" * 20])
-def test_nothing_but_reading(service: Running, method: str) -> None:
+def test_only_get_and_head_are_allowed(service: Running, method: str) -> None:
     assert raw(service, request("/", method)).startswith(b"HTTP/1.1 405 ")
 
 
@@ -200,8 +200,8 @@ def test_any_bytes(service: Running, data: bytes) -> None:
     assert service.process.poll() is None
 
 
-def test_slow_visitors_are_let_go(service: Running) -> None:
-    """A hundred connections that say nothing: those beyond the most are closed at once, the others after seconds."""
+def test_idle_connections_are_closed(service: Running) -> None:
+    """A hundred connections without a request: those beyond the limit are closed immediately, the others in seconds."""
     idle = [socket.create_connection(("127.0.0.1", service.port), timeout=15) for _ in range(100)]
     time.sleep(3)
     before = service.status()["frames"]
@@ -218,13 +218,13 @@ def test_slow_visitors_are_let_go(service: Running) -> None:
     assert service.get("/healthz")[0] == 200
 
 
-def test_hostile_rates_leave_the_frames_alone(service: Running) -> None:
-    """Eight visitors who ask as fast as they can: the camera's every frame is still detected in."""
+def test_hostile_rates_do_not_slow_the_frame_loop(service: Running) -> None:
+    """Eight visitors request as fast as they can: the camera's frames are still processed."""
 
     def rate(seconds: float) -> float:
-        first, begun = service.status()["frames"], time.monotonic()
+        first, begin = service.status()["frames"], time.monotonic()
         time.sleep(seconds)
-        return float((service.status()["frames"] - first) / (time.monotonic() - begun))
+        return float((service.status()["frames"] - first) / (time.monotonic() - begin))
 
     quiet = rate(3)
     over = threading.Event()
@@ -246,12 +246,12 @@ def test_hostile_rates_leave_the_frames_alone(service: Running) -> None:
     over.set()
     for thread in threads:
         thread.join()
-    assert sum(counts) < 8 * 120, "requests are paced"
+    assert sum(counts) < 8 * 120, "requests are rate-limited"
     assert busy > quiet / 3, f"found {busy:.1f} frames per second, {quiet:.1f} before"
-    assert service.until(lambda said: said["healthy"] and said["detecting"], 10)
+    assert service.until(lambda status: status["healthy"] and status["detecting"], 10)
 
 
 def test_memory_stays_bounded(service: Running) -> None:
-    """After everything that this file did."""
-    said: dict[str, Any] = service.status()
-    assert said["memory_mb"] < 400
+    """After all other tests of this file."""
+    status: dict[str, Any] = service.status()
+    assert status["memory_mb"] < 400

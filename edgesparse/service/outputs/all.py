@@ -18,7 +18,7 @@ from edgesparse.service.outputs.base import FrameResult, Output, OutputContext, 
 from edgesparse.service.outputs.events import Event, EventRules
 from edgesparse.service.outputs.table import OUTPUTS
 from edgesparse.service.settings import ServiceSettings
-from edgesparse.service.snapshots import Snapshots
+from edgesparse.service.snapshots import SnapshotEncoder
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.sinks.base import Sink
 
@@ -34,7 +34,7 @@ class Outputs(Sink):
     nothing open.
     """
 
-    def __init__(self, settings: ServiceSettings, names: Sequence[str], snapshots: Snapshots) -> None:
+    def __init__(self, settings: ServiceSettings, names: Sequence[str], snapshots: SnapshotEncoder) -> None:
         self._snapshots = snapshots
         self._settings = ServiceSettings()
         self._names: Sequence[str] = ()
