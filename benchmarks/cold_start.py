@@ -38,14 +38,19 @@ def main() -> None:
     parser.add_argument("--real", type=Path, default=HERE.parents[1] / "shared" / "real")
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--save", action="store_true")
-    said = parser.parse_args()
-    package = ready(said.real / "models" / "yolox_nano.onnx", HERE / "scratch", names="coco")
-    video = said.real / "video" / "bottle-detection.mp4"
+    options = parser.parse_args()
+    package = ready(options.real / "models" / "yolox_nano.onnx", HERE / "scratch", names="coco")
+    video = options.real / "video" / "bottle-detection.mp4"
     app = HERE.parent / "apps" / "detect.py"
     command = [sys.executable, str(app), "--model", str(package.folder), "--source", str(video), "--frames", "1"]
-    seconds = sorted(first_line(command) for _ in range(said.runs))
-    result = {**machine(), "runs": said.runs, "seconds": [round(value, 3) for value in seconds], "worst": seconds[-1]}
-    save("cold_start", result, said.save)
+    seconds = sorted(first_line(command) for _ in range(options.runs))
+    result = {
+        **machine(),
+        "runs": options.runs,
+        "seconds": [round(value, 3) for value in seconds],
+        "worst": seconds[-1],
+    }
+    save("cold_start", result, options.save)
 
 
 if __name__ == "__main__":

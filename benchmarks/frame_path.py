@@ -65,14 +65,14 @@ def demo_postprocess(raw: NDArray[np.float32], ratio: float) -> NDArray[Any] | N
     corners[:, 2] = boxes[:, 0] + boxes[:, 2] / 2.0
     corners[:, 3] = boxes[:, 1] + boxes[:, 3] / 2.0
     corners /= ratio
-    found = []
+    frames = []
     for label in range(scores.shape[1]):
         mask = scores[:, label] > CONF
         if mask.any():
             kept = demo_nms(corners[mask], scores[mask, label])
             rows = np.concatenate([corners[mask][kept], scores[mask, label][kept, None]], 1)
-            found.append(np.concatenate([rows, np.full((len(kept), 1), label)], 1))
-    return np.concatenate(found, 0) if found else None
+            frames.append(np.concatenate([rows, np.full((len(kept), 1), label)], 1))
+    return np.concatenate(frames, 0) if frames else None
 
 
 def demo_nms(boxes: NDArray[np.float32], scores: NDArray[np.float32]) -> list[int]:
@@ -208,8 +208,8 @@ def measure_ultralytics(python: str, real: Path, rounds: int, ours: dict[str, An
         str(IOU),
         str(rounds),
     ]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
-    peer: dict[str, Any] = json.loads(said)
+    report = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+    peer: dict[str, Any] = json.loads(report)
     mine = ours["milliseconds_p50"]
     peer["over_edgesparse"] = sum(peer["milliseconds_p50"].values()) / (mine["ours_before"] + mine["ours_after"])
     return peer
@@ -230,11 +230,11 @@ def main() -> None:
     parser.add_argument("--ultralytics", metavar="PYTHON", help="an interpreter that has Ultralytics")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--save", action="store_true")
-    said = parser.parse_args()
-    result = {"question": __doc__, **machine(), **measure(said.real, said.rounds)}
-    if said.ultralytics:
-        result["ultralytics"] = measure_ultralytics(said.ultralytics, said.real, said.rounds, result)
-    save("frame_path", result, said.save)
+    options = parser.parse_args()
+    result = {"question": __doc__, **machine(), **measure(options.real, options.rounds)}
+    if options.ultralytics:
+        result["ultralytics"] = measure_ultralytics(options.ultralytics, options.real, options.rounds, result)
+    save("frame_path", result, options.save)
 
 
 if __name__ == "__main__":

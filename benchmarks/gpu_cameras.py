@@ -18,7 +18,7 @@ SETUPS = ((1, 1), (4, 1), (4, 4), (16, 1), (16, 4), (16, 16))
 
 def cameras(work: Path, seconds: float = 2.0) -> dict[str, Any]:
     """1, 4 and 16 cameras of 1080p, at 30 frames per second, the newest of each, and with a new one always ready."""
-    found: dict[str, Any] = {"offered_a_second_and_camera": 30}
+    report: dict[str, Any] = {"offered_a_second_and_camera": 30}
     for count, batch in SETUPS:
         with opened(confident(net("small", work, batch))) as detector:
             rings = [[detector.frame_buffer(HD) for _ in range(2)] for _ in range(count)]
@@ -28,8 +28,8 @@ def cameras(work: Path, seconds: float = 2.0) -> dict[str, Any]:
             for rate in (30.0, 0.0):
                 Watched(detector, rings, rate).run(0.3)
                 key = f"{count} cameras, batch {batch}, {'30 a second' if rate else 'as many as go'}"
-                found[key] = Watched(detector, rings, rate).run(seconds)
-    return found
+                report[key] = Watched(detector, rings, rate).run(seconds)
+    return report
 
 
 class Watched:
@@ -63,9 +63,9 @@ class Watched:
 
     def _fresh(self, now: float) -> list[tuple[int, float]]:
         """Up to a batch of cameras with a frame that was not taken yet, in turn, and when it was captured."""
-        found: list[tuple[int, float]] = []
+        samples: list[tuple[int, float]] = []
         if self._detector.in_flight == self._detector.depth:
-            return found
+            return samples
         for step in range(len(self._rings)):
             i = (self._next + step) % len(self._rings)
             phase = self._period * i / len(self._rings)
@@ -73,12 +73,12 @@ class Watched:
             if index > self._last[i] and (index >= 0):
                 self.dropped += max(0, index - self._last[i] - 1)
                 self._last[i] = index
-                found.append((i, phase + index * self._period if self._period else now))
-            if len(found) == self._detector.batch:
+                samples.append((i, phase + index * self._period if self._period else now))
+            if len(samples) == self._detector.batch:
                 break
-        if found:
-            self._next = (found[-1][0] + 1) % len(self._rings)
-        return found
+        if samples:
+            self._next = (samples[-1][0] + 1) % len(self._rings)
+        return samples
 
     def _collect(self) -> None:
         self._detector.collect()

@@ -42,15 +42,15 @@ def bandwidth(card: Gpu) -> float:
 
 def timed(card: Gpu, graph: Graph, stream: Any) -> float:
     """Seconds of a launch between two events of the GPU, the median of 15."""
-    start, end, found = card.event(), card.event(), []
+    start, end, elapsed = card.event(), card.event(), []
     for _ in range(18):
         graph.launch()  # so that the GPU is busy when the clock starts
         start.record(stream)
         graph.launch()
         end.record(stream)
         end.synchronize()
-        found.append(start.time_till(end) / 1e3)
-    return float(np.median(found[3:]))
+        elapsed.append(start.time_till(end) / 1e3)
+    return float(np.median(elapsed[3:]))
 
 
 def place_of(size: tuple[int, int], kind: Pixels, target: tuple[int, int] = SIZE) -> Place:
@@ -78,9 +78,9 @@ def rows_read(place: Place) -> NDArray[Any]:
     return used(taps(place.frame_height, place.height, False), place.frame_height)
 
 
-def used(found: NDArray[Any], limit: int) -> NDArray[Any]:
+def used(values: NDArray[Any], limit: int) -> NDArray[Any]:
     """Positions that weigh anything."""
-    first, second = found["at"][found["near"] > 0], found["at"][found["far"] > 0] + 1
+    first, second = values["at"][values["near"] > 0], values["at"][values["far"] > 0] + 1
     positions: NDArray[Any] = np.unique(np.clip(np.concatenate([first, second]), 0, limit - 1))
     return positions
 
@@ -110,10 +110,10 @@ class Case:
         self._outs = [self._memory(moved(self.place, dtype)["written"] * BATCH) for _ in range(SETS)]
 
     def seconds(self) -> float:
-        found = timed(self._card, Graph(self._stream.handle, self._record), self._stream) / REPEATS
+        elapsed = timed(self._card, Graph(self._stream.handle, self._record), self._stream) / REPEATS
         for block in self._blocks:
             block.free()
-        return found
+        return elapsed
 
     def _record(self) -> None:
         grid = (-(-SIZE[1] // 32), -(-SIZE[0] // (8 * self._rows)), BATCH)
@@ -134,7 +134,7 @@ class Case:
 
 def kernel(work: Path) -> dict[str, Any]:
     """Microseconds and the share of the copy bandwidth, for sizes, kinds, outputs; and rows of pixels a thread."""
-    card, found = gpu(), {}
+    card, report = gpu(), {}
     peak = bandwidth(card)
     cases: list[tuple[tuple[int, int], Pixels, str, int]] = [
         ((2160, 3840), "bgr", dtype, ROWS) for dtype in ("float32", "float16", "uint8")
@@ -143,21 +143,21 @@ def kernel(work: Path) -> dict[str, Any]:
     cases += [((2160, 3840), "yuyv", "float16", ROWS), ((640, 640), "bgr", "float16", ROWS)]
     cases += [((2160, 3840), "bgr", "float16", rows) for rows in {1, 2, 4} - {ROWS}]
     with card:
-        made = {ROWS: kernels(card)}
+        variants = {ROWS: kernels(card)}
         for rows in {1, 2, 4} - {ROWS}:
             cubin, _ = compiled(card.sm, work / f"rows{rows}.cubin", [f"-DROWS={rows}"])
-            made[rows] = Kernels(cubin)
+            variants[rows] = Kernels(cubin)
         for size, kind, dtype, rows in cases:
-            case = Case(card, made[rows], size, kind, dtype, rows)
+            case = Case(card, variants[rows], size, kind, dtype, rows)
             seconds = case.seconds()
             each = moved(case.place, dtype)
             total = BATCH * (each["read"] + each["written"])
             name = f"8 x {size[1]}x{size[0]} {kind} to {dtype}" + (f", {rows} rows a thread" if rows != ROWS else "")
-            found[name] = {
+            report[name] = {
                 "microseconds": round(1e6 * seconds, 2),
                 "bytes_read": BATCH * each["read"],
                 "bytes_written": BATCH * each["written"],
                 "gb_a_second": round(total / seconds / 1e9, 1),
                 "of_copy_bandwidth": round(total / seconds / 1e9 / peak, 3),
             }
-    return {"copy_gb_a_second": round(peak, 1), "cases": found}
+    return {"copy_gb_a_second": round(peak, 1), "cases": report}

@@ -99,17 +99,17 @@ def path(name: str, work: Path, frames: int = 10_000, seconds: float = 45.0) -> 
         flow = in_flight(detector, near, 2.0)
         on_gpu = {"path": graph_alone(detector), "engine": round(bare.latency(), 4)}
         where, depth = detector.where, detector.depth
-    found = {key: milliseconds(values) for key, values in taken.items()}
-    floor = found["bare"]["p50"] + found["copy"]["p50"]
-    lower = found["bare"]["p50"] + found[ROWS]["p50"]
+    report = {key: milliseconds(values) for key, values in taken.items()}
+    floor = report["bare"]["p50"] + report["copy"]["p50"]
+    lower = report["bare"]["p50"] + report[ROWS]["p50"]
     return {
-        "milliseconds": found,
-        "path_over_engine_and_copy": round(found["path"]["p50"] / floor, 3),
-        "path_over_engine_and_copy_of_the_rows": round(found["path"]["p50"] / lower, 3),
+        "milliseconds": report,
+        "path_over_engine_and_copy": round(report["path"]["p50"] / floor, 3),
+        "path_over_engine_and_copy_of_the_rows": round(report["path"]["p50"] / lower, 3),
         "rows_read": f"{rows} of {HD[0]}",
-        "common_over_path": round(found["common"]["p50"] / found["path"]["p50"], 2),
-        "common_over_pageable": round(found["common"]["p50"] / found["pageable"]["p50"], 2),
-        "p99_over_p50": round(found["path"]["p99"] / found["path"]["p50"], 3),
+        "common_over_path": round(report["common"]["p50"] / report["path"]["p50"], 2),
+        "common_over_pageable": round(report["common"]["p50"] / report["pageable"]["p50"], 2),
+        "p99_over_p50": round(report["path"]["p99"] / report["path"]["p50"], 3),
         "frames": len(taken["path"]),
         "stages_ms_p50": dict(zip(STAGES, np.median(stages, axis=0) / 1e6, strict=True)),
         "boxes": {"path": boxes, "nms on the cpu": on_cpu, "common": theirs},
@@ -136,7 +136,7 @@ def nms_on_the_cpu() -> Iterator[None]:
 def graph_alone(detector: Detector) -> float:
     """Milliseconds of one batch's graph between two events of the GPU."""
     slot = detector._ring._slots[0]
-    launch, stream, found = slot._held["graphs"][1], slot._engine.stream, []  # type: ignore[attr-defined]
+    launch, stream, samples = slot._held["graphs"][1], slot._engine.stream, []  # type: ignore[attr-defined]
     with gpu() as card:
         start, end = card.event(), card.event()
         for _ in range(200):
@@ -145,8 +145,8 @@ def graph_alone(detector: Detector) -> float:
             launch()
             end.record(stream)
             end.synchronize()
-            found.append(start.time_till(end))
-    return round(float(np.median(found)), 4)
+            samples.append(start.time_till(end))
+    return round(float(np.median(samples)), 4)
 
 
 def in_flight(detector: Detector, near: Sequence[NDArray[np.uint8]], seconds: float) -> dict[str, float]:
@@ -163,8 +163,8 @@ def in_flight(detector: Detector, near: Sequence[NDArray[np.uint8]], seconds: fl
 
 
 def resident() -> int:
-    found = re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(found[1]) * 1024 if found else 0
+    match = re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(match[1]) * 1024 if match else 0
 
 
 def allocations(name: str, work: Path) -> dict[str, Any]:

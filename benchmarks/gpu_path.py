@@ -54,37 +54,37 @@ def build(name: str, batch: int, work: Path) -> dict[str, Any]:
     else:
         model = relu_blocks(work / f"{name}-{batch}.onnx", name, batch)
     options = BuildOptions(precision="fp16", limits=Limits(level=1), detailed=False)
-    made = backend("tensorrt").build(model, work / f"{name}-{batch}.part", options)
-    made.path.rename(path)
-    return {"seconds": round(made.seconds, 1), "device_memory": made.device_memory}
+    result = backend("tensorrt").build(model, work / f"{name}-{batch}.part", options)
+    result.path.rename(path)
+    return {"seconds": round(result.seconds, 1), "device_memory": result.device_memory}
 
 
-def part(said: argparse.Namespace) -> dict[str, Any]:
+def part(options: argparse.Namespace) -> dict[str, Any]:
     from benchmarks import gpu_cameras, gpu_parts
     from benchmarks.gpu_kernel import kernel
 
-    name, *more = said.part.split()
-    work = said.work
+    name, *more = options.part.split()
+    work = options.work
     doing: dict[str, Callable[[], dict[str, Any]]] = {
         "build": lambda: build(more[0], int(more[1]), work),
         "kernel": lambda: kernel(work),
-        "path": lambda: gpu_parts.path(more[0], work, said.frames),
+        "path": lambda: gpu_parts.path(more[0], work, options.frames),
         "allocations": lambda: gpu_parts.allocations("relu", work),
         "cameras": lambda: gpu_cameras.cameras(work),
     }
     return doing[name]()
 
 
-def once(said: argparse.Namespace, name: str, wait: bool = True) -> subprocess.Popen[bytes]:
-    command = [sys.executable, str(Path(__file__).resolve()), "--part", name, "--work", str(said.work)]
-    command += ["--frames", str(said.frames), "--out", str(said.out)]
+def once(options: argparse.Namespace, name: str, wait: bool = True) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(Path(__file__).resolve()), "--part", name, "--work", str(options.work)]
+    command += ["--frames", str(options.frames), "--out", str(options.out)]
     begun, process = time.monotonic(), subprocess.Popen(command)
     if wait:
-        finish(said, name, process, min(LIMITS[name.split()[0]], max(1.0, said.until - begun)))
+        finish(options, name, process, min(LIMITS[name.split()[0]], max(1.0, options.until - begun)))
     return process
 
 
-def finish(said: argparse.Namespace, name: str, process: subprocess.Popen[bytes], limit: float) -> None:
+def finish(options: argparse.Namespace, name: str, process: subprocess.Popen[bytes], limit: float) -> None:
     try:
         code: int | str = process.wait(limit)
     except subprocess.TimeoutExpired:
@@ -92,13 +92,13 @@ def finish(said: argparse.Namespace, name: str, process: subprocess.Popen[bytes]
         process.wait()
         code = f"took longer than {limit:.0f} s"
     if code:
-        keep(said, name, {"error": f"the part ended with {code}"})
+        keep(options, name, {"error": f"the part ended with {code}"})
 
 
-def keep(said: argparse.Namespace, name: str, result: dict[str, Any]) -> None:
+def keep(options: argparse.Namespace, name: str, result: dict[str, Any]) -> None:
     """Print a result and add it to the file at once: what comes later may be cut off. An error replaces nothing."""
     print(json.dumps({name: result}, indent=1), flush=True)
-    path = said.out / "gpu_path.json"
+    path = options.out / "gpu_path.json"
     whole = json.loads(path.read_text()) if path.exists() else {}
     parts = whole.get("parts", {})
     if "error" in result and "error" not in parts.get(name, {"error": ""}):
@@ -121,30 +121,30 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=10_000, help="that the whole path is timed on [%(default)s]")
     parser.add_argument("--save", action="store_true", help="results go to benchmarks/results")
     parser.add_argument("--part", help=argparse.SUPPRESS)
-    said = parser.parse_args()
-    said.out = RESULTS if said.save else said.out or Path(tempfile.mkdtemp())
-    said.work = said.work or Path(tempfile.mkdtemp())
-    for folder in (said.out, said.work):
+    options = parser.parse_args()
+    options.out = RESULTS if options.save else options.out or Path(tempfile.mkdtemp())
+    options.work = options.work or Path(tempfile.mkdtemp())
+    for folder in (options.out, options.work):
         folder.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("EDGESPARSE_STATE", str((said.work / "state").absolute()))
-    if said.part:
-        faulthandler.dump_traceback_later(LIMITS[said.part.split()[0]] - 5)  # where it is when it is ended
+    os.environ.setdefault("EDGESPARSE_STATE", str((options.work / "state").absolute()))
+    if options.part:
+        faulthandler.dump_traceback_later(LIMITS[options.part.split()[0]] - 5)  # where it is when it is ended
         try:
-            keep(said, said.part, part(said))
+            keep(options, options.part, part(options))
         except Exception:
             traceback.print_exc()
-            keep(said, said.part, {"error": traceback.format_exc(limit=-3).strip()[-700:]})
+            keep(options, options.part, {"error": traceback.format_exc(limit=-3).strip()[-700:]})
         return 0
-    said.until = time.monotonic() + said.budget
-    wanted = said.only or PARTS
+    options.until = time.monotonic() + options.budget
+    parts = options.only or PARTS
     # Builds run beside each other, as they are the CPU's work mostly; nothing is timed meanwhile.
-    builds = [name for name in wanted if name.startswith("build") and not built(said.work, name)]
-    running = {name: once(said, name, wait=False) for name in builds}
+    builds = [name for name in parts if name.startswith("build") and not built(options.work, name)]
+    running = {name: once(options, name, wait=False) for name in builds}
     for name, process in running.items():
-        finish(said, name, process, min(LIMITS["build"], max(1.0, said.until - time.monotonic())))
-    for name in wanted:
-        if not name.startswith("build") and time.monotonic() < said.until:
-            once(said, name)
+        finish(options, name, process, min(LIMITS["build"], max(1.0, options.until - time.monotonic())))
+    for name in parts:
+        if not name.startswith("build") and time.monotonic() < options.until:
+            once(options, name)
     return 0
 
 

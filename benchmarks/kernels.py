@@ -28,27 +28,27 @@ THREADS, REGISTERS, MOST = 256, 65536, {"8.7": 1536, "9.0": 2048}
 
 def measured(sm: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        _, said = compiled(sm, Path(folder) / "frames.cubin", ["-Xptxas", "-v"])
-    found = {}
-    for name, stack, stores, loads, registers, shared in ENTRY.findall(said):
+        _, output = compiled(sm, Path(folder) / "frames.cubin", ["-Xptxas", "-v"])
+    report = {}
+    for name, stack, stores, loads, registers, shared in ENTRY.findall(output):
         blocks = min(MOST.get(sm, 1536) // THREADS, REGISTERS // (-(-int(registers) // 8) * 8 * THREADS))
-        found[name] = {
+        report[name] = {
             "registers": int(registers),
             "stack_bytes": int(stack),
             "spill_bytes": int(stores) + int(loads),
             "shared_bytes": int(shared or 0),
             "threads_a_multiprocessor": blocks * THREADS,
         }
-    return found
+    return report
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--sm", action="append", help="compute capability [8.7 and 9.0]")
     parser.add_argument("--save", action="store_true")
-    said = parser.parse_args()
-    result = {"question": __doc__, **machine(), "kernels": {sm: measured(sm) for sm in said.sm or ["8.7", "9.0"]}}
-    save("kernels", result, said.save)
+    options = parser.parse_args()
+    result = {"question": __doc__, **machine(), "kernels": {sm: measured(sm) for sm in options.sm or ["8.7", "9.0"]}}
+    save("kernels", result, options.save)
 
 
 if __name__ == "__main__":

@@ -48,30 +48,30 @@ def warm(action: Callable[[], object]) -> float:
 
 
 def cold(action: Callable[[], object], other: NDArray[np.uint8]) -> float:
-    found = []
+    report = []
     for _ in range(200):
         np.add(other, 1, out=other)
         begun = time.perf_counter()
         action()
-        found.append(time.perf_counter() - begun)
-    return round(1e6 * float(np.median(found)), 1)
+        report.append(time.perf_counter() - begun)
+    return round(1e6 * float(np.median(report)), 1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--save", action="store_true")
-    said = parser.parse_args()
+    options = parser.parse_args()
     other = np.zeros(16 << 20, np.uint8)
     result: dict[str, Any] = {}
     for count in COUNTS:
         for kind, objects in (("in heaps of four", max(1, count // 4)), ("apart", count)):
-            given = boxes(count, objects)
+            candidates = boxes(count, objects)
             row = result[f"{count} boxes, {kind}"] = {}
             for name, few in (("one by one", count), ("opencv", 0)):
                 nms.FEW = few
-                action = partial(nms.nms, *given, 0.7, 300)
+                action = partial(nms.nms, *candidates, 0.7, 300)
                 row[name] = {"warm": warm(action), "cold": cold(action, other)}
-    save("nms", {**machine(), "microseconds": result}, said.save)
+    save("nms", {**machine(), "microseconds": result}, options.save)
 
 
 if __name__ == "__main__":

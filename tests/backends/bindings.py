@@ -69,22 +69,22 @@ def environment(release: str) -> dict[str, str]:
 
 
 def fetch(release: str, folder: Path) -> None:
-    said = HOME / f"{release}.last"
-    last = f"last checked here on {said.read_text()}" if said.exists() else "never checked here"
+    stamp = HOME / f"{release}.last"
+    last = f"last checked here on {stamp.read_text()}" if stamp.exists() else "never checked here"
     if not WHEELS[release]:
         raise Unavailable(f"TensorRT {release} is not unpacked in {folder}, {last}")
     HOME.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=HOME) as made:
-        ask = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", made]
+    with tempfile.TemporaryDirectory(dir=HOME) as temporary:
+        ask = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", temporary]
         try:
             subprocess.run([*ask, WHEELS[release]], check=True, capture_output=True, timeout=120)
         except (OSError, subprocess.SubprocessError):
             raise Unavailable(f"no wheel of TensorRT {release} for this Python can be fetched, {last}") from None
-        with zipfile.ZipFile(next(Path(made).glob("*.whl"))) as wheel:
-            wheel.extractall(made)
+        with zipfile.ZipFile(next(Path(temporary).glob("*.whl"))) as wheel:
+            wheel.extractall(temporary)
         folder.mkdir(exist_ok=True)
         if not (folder / "tensorrt").exists():
-            (Path(made) / "tensorrt_bindings").replace(folder / "tensorrt")
+            (Path(temporary) / "tensorrt_bindings").replace(folder / "tensorrt")
 
 
 def stubs(major: str) -> Path:
@@ -96,15 +96,15 @@ def stubs(major: str) -> Path:
     if compiler is None:
         raise Unavailable("no C compiler, to make empty libraries for the bindings")
     HOME.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=HOME) as made:
-        source = Path(made) / "stub.c"
+    with tempfile.TemporaryDirectory(dir=HOME) as temporary:
+        source = Path(temporary) / "stub.c"
         source.write_text(STUB)
         for name in LIBRARIES:
             so = f"lib{name}.so.{major}"
-            out = ["-o", str(Path(made) / so), str(source)]
+            out = ["-o", str(Path(temporary) / so), str(source)]
             subprocess.run([compiler, "-shared", "-fPIC", "-w", f"-Wl,-soname,{so}", *out], check=True)
         if not folder.exists():
-            shutil.copytree(made, folder)
+            shutil.copytree(temporary, folder)
     return folder
 
 

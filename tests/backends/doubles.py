@@ -79,10 +79,10 @@ def _parameters(text: str) -> list[tuple[str, str, bool]]:
 def _takes(parameters: list[tuple[str, str, bool]], values: tuple[Any, ...], named: dict[str, Any]) -> bool:
     if len(values) > len(parameters):
         return False
-    given = {**{name: value for (name, _, _), value in zip(parameters, values, strict=False)}, **named}
-    if set(given) - {name for name, _, _ in parameters}:
+    arguments = {**{name: value for (name, _, _), value in zip(parameters, values, strict=False)}, **named}
+    if set(arguments) - {name for name, _, _ in parameters}:
         return False
-    return all(_fits(kind, given[name]) if name in given else optional for name, kind, optional in parameters)
+    return all(_fits(kind, arguments[name]) if name in arguments else optional for name, kind, optional in parameters)
 
 
 def _fits(kind: str, value: Any) -> bool:

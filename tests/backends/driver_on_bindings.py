@@ -38,12 +38,12 @@ def check_the_runner_calls_what_there_is(folder: Path) -> None:
         for name, function in vars(fake).items():
             if name.startswith("_"):
                 continue
-            said = re.findall(rf"{name}\(self: [^,)]*,? ?(.*)\) ->", getattr(real, name).__doc__)
-            given = function.__code__.co_argcount - 1
-            each = [one.split(", ") if one else [] for one in said]  # one an overload
-            least = [sum("=" not in argument for argument in one) for one in each]
-            fits = [low <= given <= len(one) for low, one in zip(least, each, strict=True)]
-            assert any(fits), (name, given, said)
+            signatures = re.findall(rf"{name}\(self: [^,)]*,? ?(.*)\) ->", getattr(real, name).__doc__)
+            count = function.__code__.co_argcount - 1
+            each = [variant.split(", ") if variant else [] for variant in signatures]  # one an overload
+            least = [sum("=" not in argument for argument in variant) for variant in each]
+            fits = [low <= count <= len(variant) for low, variant in zip(least, each, strict=True)]
+            assert any(fits), (name, count, signatures)
     engine = vars(tensorrt.ICudaEngine)
     assert "num_io_tensors" in engine and {"device_memory_size", "device_memory_size_v2"} & set(engine)
     assert tensorrt.TensorIOMode.INPUT.name == "INPUT" and tensorrt.TensorLocation.DEVICE.name == "DEVICE"
@@ -228,10 +228,10 @@ def check_a_timing_cache_that_fails_when_read_back(folder: Path) -> None:
 def check_ctrl_c_ends_a_build(folder: Path) -> None:
     world = World(folder)
 
-    def interrupt(*said: object) -> None:
-        if len(world.seen) and said[1:] != (0, 0):
+    def interrupt(*step: object) -> None:
+        if len(world.seen) and step[1:] != (0, 0):
             raise KeyboardInterrupt
-        world.seen.append(said)  # type: ignore[arg-type]
+        world.seen.append(step)  # type: ignore[arg-type]
 
     world.lines = [("VERBOSE", "Tactic: 0x1 Time: 0.1")]
     out = folder / "model.engine"

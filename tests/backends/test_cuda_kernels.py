@@ -32,15 +32,15 @@ def compiler(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None
 @pytest.mark.nvcc
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
 def test_they_compile_for_orin_without_spills(tmp_path: Path) -> None:
-    _, said = kernels.compiled("8.7", tmp_path / "frames.cubin", ["-Xptxas", "-v"])
-    names = re.findall(r"Compiling entry function '(\w+)' for 'sm_87'", said)
+    _, output = kernels.compiled("8.7", tmp_path / "frames.cubin", ["-Xptxas", "-v"])
+    names = re.findall(r"Compiling entry function '(\w+)' for 'sm_87'", output)
     assert sorted(names) == sorted(
         f"{kernel}_{dtype}"
         for kernel, dtypes in {"letterbox": "float32 float16 int8 uint8", "compact": "float32 float16"}.items()
         for dtype in dtypes.split()
     )
-    assert re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", said) == [("0", "0")] * 6
-    assert max(map(int, re.findall(r"Used (\d+) registers", said))) <= 48
+    assert re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", output) == [("0", "0")] * 6
+    assert max(map(int, re.findall(r"Used (\d+) registers", output))) <= 48
 
 
 def test_they_are_compiled_once_and_kept_for_their_owner(

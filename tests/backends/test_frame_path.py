@@ -23,8 +23,8 @@ def test_small_outputs_come_back_whole(fake: Fake, tmp_path: Path) -> None:
     rows[1, 3] = (10, 10, 20, 20, 0.9, 2)
     fake.answers = {"output0": rows}
     with detector(fake, tmp_path, batch=2, head="end2end") as detect:
-        found = detect.detect([still(*SIZE), still(*SIZE)])
-    assert [len(f) for f in found] == [0, 1] and found[1].class_id.tolist() == [2]
+        detections = detect.detect([still(*SIZE), still(*SIZE)])
+    assert [len(f) for f in detections] == [0, 1] and detections[1].class_id.tolist() == [2]
     assert set(fake.kernels) == {"letterbox_float32"}
 
 
@@ -104,10 +104,10 @@ def test_without_nvcc_the_cpu_does_the_same(
     monkeypatch.setattr("edgesparse.backends.cuda.gpu._gpus", [])
     with detector(fake, tmp_path, conf=0.5) as detect:
         assert detect.where == "the CPU" and detect.depth == 1
-        found = detect(frame)
+        detections = detect(frame)
     assert "no nvcc in PATH: install it" in caplog.text
-    np.testing.assert_allclose(found.xyxy, right.xyxy, atol=0.5)
-    assert len(found) == len(right) > 0 and found.class_id.tolist() == right.class_id.tolist()
+    np.testing.assert_allclose(detections.xyxy, right.xyxy, atol=0.5)
+    assert len(detections) == len(right) > 0 and detections.class_id.tolist() == right.class_id.tolist()
 
 
 @pytest.mark.parametrize("missing", ["uncapturable", "opaque"])

@@ -172,8 +172,8 @@ def test_what_is_no_box_is_dropped_and_counted_as_on_the_cpu(
             theirs = [detect._detections(plan.decoded(outputs, i), letterbox) for i in range(2)]
             assert dropped == detect.dropped
             counted += dropped
-            for one, other in zip(ours, theirs, strict=True):
-                assert one.class_id.tolist() == other.class_id.tolist()
-                np.testing.assert_allclose(one.confidence, other.confidence, rtol=1e-6)
-                np.testing.assert_allclose(one.xyxy, other.xyxy, atol=0.01, rtol=1e-5)
+            for mine, other in zip(ours, theirs, strict=True):
+                assert mine.class_id.tolist() == other.class_id.tolist()
+                np.testing.assert_allclose(mine.confidence, other.confidence, rtol=1e-6)
+                np.testing.assert_allclose(mine.xyxy, other.xyxy, atol=0.01, rtol=1e-5)
     assert counted > 20

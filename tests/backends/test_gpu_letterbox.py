@@ -91,8 +91,8 @@ def test_the_rows_that_are_copied_hold_all_that_weigh_anything(times: int, heigh
     place = Place("bgr", lines, 5, 0, 0, height, 5)
     copied = np.zeros((lines, 5, 3), np.uint8)
     rows_read(copied, place)[...] = 1
-    found = taps(lines, height, False)
-    weigh = np.concatenate([found["at"][found["near"] > 0], found["at"][found["far"] > 0] + 1])
+    pairs = taps(lines, height, False)
+    weigh = np.concatenate([pairs["at"][pairs["near"] > 0], pairs["at"][pairs["far"] > 0] + 1])
     assert copied[np.clip(weigh, 0, lines - 1)].all()
     if not more and times > 2:
         assert copied.sum() == 15 * height * (1 if times % 2 else 2), "and no others"

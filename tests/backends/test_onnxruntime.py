@@ -193,8 +193,8 @@ def test_files_of_this_release_and_older_ones_may_be_loaded() -> None:
 
 def test_without_onnxruntime_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    there = ONNXRUNTIME.probe()
-    assert not there.ok and there.remedy == "pip install onnxruntime"
+    available = ONNXRUNTIME.probe()
+    assert not available.ok and available.remedy == "pip install onnxruntime"
     with pytest.raises(BackendUnavailable, match="pip install onnxruntime"):
         ONNXRUNTIME.load(tmp_path / "model.onnx")
 

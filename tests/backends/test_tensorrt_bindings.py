@@ -28,14 +28,14 @@ def outcomes(release: str) -> dict[str, str]:
     command = [sys.executable, "-W", "error", str(SCRIPT)]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 0, ended.stderr
-    found: dict[str, str] = json.loads(ended.stdout)
-    return found
+    results: dict[str, str] = json.loads(ended.stdout)
+    return results
 
 
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("release", bindings.WHEELS)
 def test_on_the_bindings_of(release: str, check: str) -> None:
-    found = outcomes(release)
-    if "unavailable" in found:
-        pytest.skip(found["unavailable"])
-    assert found[check] == ""
+    results = outcomes(release)
+    if "unavailable" in results:
+        pytest.skip(results["unavailable"])
+    assert results[check] == ""

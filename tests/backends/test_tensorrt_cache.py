@@ -48,10 +48,10 @@ def timed(path: Path, *entries: bytes) -> set[bytes]:
     """A build that times these; returns what it was given of others."""
     cache, config = TimingCache(path), Config()
     cache.attach(config)
-    given = set(config.cache.entries)
+    passed = set(config.cache.entries)
     config.cache.entries |= set(entries)
     cache.keep(config)
-    return given
+    return passed
 
 
 def test_builds_give_each_other_what_they_timed(tmp_path: Path) -> None:

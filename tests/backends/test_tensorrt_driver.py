@@ -24,8 +24,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Fake:
     def make(version: str | None, gpu: tuple[str, str] = ("Orin", "8.7"), pycuda: bool = True) -> None:
         if version is not None:
             flags = SimpleNamespace(**({} if version.startswith("11") else {"FP16": 0}))
-            there = SimpleNamespace(__version__=version, BuilderFlag=flags)
-            monkeypatch.setitem(sys.modules, "tensorrt", there)
+            module = SimpleNamespace(__version__=version, BuilderFlag=flags)
+            monkeypatch.setitem(sys.modules, "tensorrt", module)
         monkeypatch.setattr(driver, "gpu", lambda: gpu)
         for name in ("pycuda", "pycuda.driver"):
             monkeypatch.setitem(sys.modules, name, SimpleNamespace() if pycuda else None)
@@ -35,8 +35,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Fake:
 
 def test_it_is_there(machine: Fake) -> None:
     machine("8.5.2.2")
-    found = TensorRTBackend().probe()
-    assert found.ok and found.version == "8.5.2.2"
+    available = TensorRTBackend().probe()
+    assert available.ok and available.version == "8.5.2.2"
     assert TensorRTBackend().identity().items() >= {"tensorrt": "8.5.2.2", "compute capability": "8.7"}.items()
     assert TensorRTBackend().dense_because() is None and not TensorRTBackend().strongly_typed()
 
@@ -53,11 +53,11 @@ def test_what_is_missing_is_said_with_what_mends_it(
     machine: Fake, here: dict[str, object], reason: str, remedy: str, tmp_path: Path
 ) -> None:
     machine(**here)
-    found = TensorRTBackend().probe()
-    assert not found.ok and reason in found.reason
-    with pytest.raises(BackendUnavailable, match=remedy) as said:
+    available = TensorRTBackend().probe()
+    assert not available.ok and reason in available.reason
+    with pytest.raises(BackendUnavailable, match=remedy) as caught:
         TensorRTBackend().build(tmp_path / "m.onnx", tmp_path / "m.engine", BuildOptions())
-    assert said.value.exit_code == 3
+    assert caught.value.exit_code == 3
     with pytest.raises(BackendUnavailable, match=remedy):
         TensorRTBackend().load(tmp_path / "m.engine")
 
@@ -67,8 +67,8 @@ def test_a_library_that_a_thin_system_lacks(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "tensorrt.py").write_text(f"raise ImportError({missing!r})\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
-    found = TensorRTBackend().probe()
-    assert found.reason == missing and found.remedy == "apt install nvidia-l4t-dla-compiler"
+    available = TensorRTBackend().probe()
+    assert available.reason == missing and available.remedy == "apt install nvidia-l4t-dla-compiler"
     assert "LD_LIBRARY_PATH" in import_remedy("libnvinfer.so.10: cannot open shared object file")
 
 
@@ -98,5 +98,5 @@ def test_a_plan_of_another_release_or_gpu_is_refused(machine: Fake) -> None:
     engine = TensorRTBackend()
     here = engine.identity()
     assert engine.refuses(here) is None
-    said = engine.refuses(here | {"tensorrt": "8.5.2.1", "L4T": "35.4.1"})
-    assert said == "found tensorrt 8.5.2.2, L4T none, needed tensorrt 8.5.2.1, L4T 35.4.1"
+    reason = engine.refuses(here | {"tensorrt": "8.5.2.1", "L4T": "35.4.1"})
+    assert reason == "found tensorrt 8.5.2.2, L4T none, needed tensorrt 8.5.2.1, L4T 35.4.1"

@@ -117,12 +117,12 @@ def test_a_layer_is_sparse_only_when_its_kernel_is() -> None:
         {"Name": "d", "LayerType": "DLA", "Inputs": [{"Format/Datatype": "Thirty-two wide channel Int8 format"}]},
         "e + f",
     ]
-    found = parse(json.dumps({"Layers": rows, "Bindings": []}), {"c": "dla"})
-    assert [layer.sparse for layer in found] == [False, True, False, False, False]
-    assert [layer.kernel for layer in found] == [dense, sparse, "Myelin", "DLA", ""]
-    assert [layer.precision for layer in found] == ["", "fp16", "", "int8", ""]
-    assert [layer.device for layer in found] == ["gpu", "gpu", "dla", "dla", "gpu"]
-    assert found[-1].onnx == ("e", "f")
+    engine_layers = parse(json.dumps({"Layers": rows, "Bindings": []}), {"c": "dla"})
+    assert [layer.sparse for layer in engine_layers] == [False, True, False, False, False]
+    assert [layer.kernel for layer in engine_layers] == [dense, sparse, "Myelin", "DLA", ""]
+    assert [layer.precision for layer in engine_layers] == ["", "fp16", "", "int8", ""]
+    assert [layer.device for layer in engine_layers] == ["gpu", "gpu", "dla", "dla", "gpu"]
+    assert engine_layers[-1].onnx == ("e", "f")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "not json", '{"Bindings": []}'])

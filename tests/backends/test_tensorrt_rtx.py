@@ -30,14 +30,14 @@ RTX = backend("tensorrt-rtx")
 def variants(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The default detector as FP32, as FP16, and with Q/DQ in both placements, FP32 or FP16 between."""
     folder = tmp_path_factory.mktemp("models")
-    made = {"fp32": models.load(DETECTOR)}
+    versions = {"fp32": models.load(DETECTOR)}
     for placement in ("fuse", "sparse"):
-        scales = dict.fromkeys(quantized_tensors(made["fp32"], placement), 0.03)
-        made[placement], _ = quantize(made["fp32"], scales, placement=placement)
-    made |= {f"{name}-half": to_half(model) for name, model in made.items()}
-    for name, model in made.items():
+        scales = dict.fromkeys(quantized_tensors(versions["fp32"], placement), 0.03)
+        versions[placement], _ = quantize(versions["fp32"], scales, placement=placement)
+    versions |= {f"{name}-half": to_half(model) for name, model in versions.items()}
+    for name, model in versions.items():
         models.save(model, folder / f"{name}.onnx")
-    return {name: folder / f"{name}.onnx" for name in made}
+    return {name: folder / f"{name}.onnx" for name in versions}
 
 
 @pytest.mark.parametrize(
@@ -82,9 +82,9 @@ def test_a_damaged_model_is_one_line(content: bytes | None, variants: dict[str, 
     damaged = tmp_path / "damaged.onnx"
     whole = variants["fp32"].read_bytes()
     damaged.write_bytes(whole[: len(whole) // 2] if content is None else content)
-    with pytest.raises((ModelError, BuildError), match=r"damaged\.onnx: TensorRT") as said:
+    with pytest.raises((ModelError, BuildError), match=r"damaged\.onnx: TensorRT") as caught:
         RTX.build(damaged, tmp_path / "model.engine", BuildOptions())
-    assert "\n" not in str(said.value)
+    assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["damaged.onnx"]
 
 

@@ -21,9 +21,9 @@ from edgesparse.backends.tensorrt.runner import TensorRTRunner
 from edgesparse.errors import BackendUnavailable, BuildError, MemoryBudgetExceeded
 
 
-def load(fake: Fake, folder: Path, batch: int | None = None, **said: Any) -> TensorRTRunner:
+def load(fake: Fake, folder: Path, batch: int | None = None, **settings: Any) -> TensorRTRunner:
     path = folder / "model.plan"
-    path.write_bytes(plan(**{"tensors": SMALL, **said}))
+    path.write_bytes(plan(**{"tensors": SMALL, **settings}))
     return TensorRTRunner(tensorrt(fake), path, batch=batch)
 
 
@@ -156,7 +156,7 @@ PROFILE = {"profile": [[1, 3], [4, 3], [8, 3]]}
 
 
 @pytest.mark.parametrize(
-    ("said", "batch", "message"),
+    ("settings", "batch", "message"),
     [
         (OPEN | PROFILE, 9, "images: found a batch of 9, needed 1 to 8: build it for more"),
         ({}, 4, "images: found a batch of 4, needed 2: build it with batch 4"),
@@ -170,10 +170,10 @@ PROFILE = {"profile": [[1, 3], [4, 3], [8, 3]]}
     ],
 )
 def test_what_cannot_run_is_refused_in_one_line_and_leaves_nothing(
-    fake: Fake, tmp_path: Path, said: dict[str, Any], batch: int | None, message: str
+    fake: Fake, tmp_path: Path, settings: dict[str, Any], batch: int | None, message: str
 ) -> None:
     with pytest.raises(BuildError, match=message) as raised:
-        load(fake, tmp_path, batch, **said)
+        load(fake, tmp_path, batch, **settings)
     assert "\n" not in str(raised.value)
     del raised
     gc.collect()
@@ -254,18 +254,20 @@ def test_runners_that_take_turns_share_scratch_memory(fake: Fake, tmp_path: Path
     (tmp_path / "model.plan").write_bytes(plan(tensors=SMALL, activations=5000))
     (tmp_path / "small.plan").write_bytes(plan(tensors=SMALL, activations=100))
     (tmp_path / "large.plan").write_bytes(plan(tensors=SMALL, activations=9000))
-    made = [TensorRTRunner(tensorrt(fake), tmp_path / f"{name}.plan", scratch=scratch) for name in ("model", "small")]
+    runners = [
+        TensorRTRunner(tensorrt(fake), tmp_path / f"{name}.plan", scratch=scratch) for name in ("model", "small")
+    ]
     sizes = [block.nbytes for block in fake.memory.values() if block.nbytes >= 1000]
     assert sizes == [5000]
-    made.append(TensorRTRunner(tensorrt(fake), tmp_path / "large.plan", scratch=scratch))
+    runners.append(TensorRTRunner(tensorrt(fake), tmp_path / "large.plan", scratch=scratch))
     assert sorted(block.nbytes for block in fake.memory.values() if block.nbytes >= 1000) == [5000, 9000]
-    for value, runner in enumerate(made):
+    for value, runner in enumerate(runners):
         runner.buffers["images"][...] = value
         runner.infer()
         assert (runner.buffers["boxes"] == 2 * value).all()
-    made[0].close()
-    made[1].infer()
-    made[1].close()
-    made[2].infer()
-    made[2].close()
+    runners[0].close()
+    runners[1].infer()
+    runners[1].close()
+    runners[2].infer()
+    runners[2].close()
     assert not fake.memory

@@ -87,11 +87,11 @@ def alone(
     conf: float = 0.5,
     every: bool = False,
 ) -> Iterator[Alone]:
-    made = Alone(batch, head, spec or InputSpec(size=SIZE), dtype, conf, every)
+    lone = Alone(batch, head, spec or InputSpec(size=SIZE), dtype, conf, every)
     try:
-        yield made
+        yield lone
     finally:
-        made.slot.close()
+        lone.slot.close()
 
 
 def outputs_of(head: str, batch: int, dtype: str, size: tuple[int, int], classes: int = 7) -> tuple[TensorSpec, ...]:
@@ -141,13 +141,13 @@ def letterbox() -> dict[str, float]:
     for kind, dtype in itertools.product(CODES, ("float32", "float16", "uint8", "int8")):
         for fit, colour in LOOKS:
             spec = InputSpec(size=SIZE, letterbox=fit, colour=colour, scale=0.5 if dtype == "int8" else 1 / 255)
-            with alone(spec=spec, dtype=dtype) as made:
+            with alone(spec=spec, dtype=dtype) as lone:
                 for height, width in SIZES if dtype == "float32" else SIZES[:4]:
                     even = (height + height % 2, width + width % 2) if kind in ("nv12", "yuyv") else (height, width)
                     frame = still(*even, kind)
-                    made.run([frame], [kind])
+                    lone.run([frame], [kind])
                     steps = 255 if dtype.startswith("float") else 1
-                    error = np.abs(made.input[0].astype(float) - expected(frame, kind, spec, dtype)).max() * steps
+                    error = np.abs(lone.input[0].astype(float) - expected(frame, kind, spec, dtype)).max() * steps
                     worst[kind] = max(worst.get(kind, 0.0), float(error))
     return worst
 
@@ -157,7 +157,7 @@ def batches() -> float:
     worst, kinds = 0.0, list(CODES)
     spec = InputSpec(size=SIZE)
     for batch in range(1, 9):
-        with alone(batch, spec=spec) as made:
+        with alone(batch, spec=spec) as lone:
             for turn in range(3):
                 chosen = [kinds[(i + turn) % 4] for i in range(max(1, batch - turn))]
                 frames = [
@@ -166,13 +166,13 @@ def batches() -> float:
                     for height, width in [SIZES[(i + 2 * turn) % len(SIZES)]]
                 ]
                 for i, frame in enumerate(frames[::2]):
-                    with made.card.errors_of("a frame"):
-                        frames[2 * i] = made.card.host(frame.shape, "uint8")
+                    with lone.card.errors_of("a frame"):
+                        frames[2 * i] = lone.card.host(frame.shape, "uint8")
                     frames[2 * i][...] = frame
-                made.run(frames, chosen)
-                found = made.input
+                lone.run(frames, chosen)
+                written = lone.input
                 for i, (frame, kind) in enumerate(zip(frames, chosen, strict=True)):
-                    error = np.abs(found[i] - expected(frame, kind, spec)).max() * 255
+                    error = np.abs(written[i] - expected(frame, kind, spec)).max() * 255
                     worst = max(worst, float(error))
     return worst
 
@@ -184,12 +184,12 @@ def answers(head: str, batch: int, share: float, seed: int) -> dict[str, NDArray
     sure = rng.uniform(0.4, 1, (batch, count, 1))
     if head == "yolo-nas":
         boxes = np.sort(boxes.reshape(batch, count, 2, 2), 2).reshape(boxes.shape)  # corners
-        found = {"boxes": boxes, "scores": scores}
+        outputs = {"boxes": boxes, "scores": scores}
     elif head == "yolov8":
-        found = {"output0": np.concatenate([boxes, scores], 2).transpose(0, 2, 1)}
+        outputs = {"output0": np.concatenate([boxes, scores], 2).transpose(0, 2, 1)}
     else:
-        found = {"output0": np.concatenate([boxes, sure, scores], 2)}
-    return {name: np.ascontiguousarray(values, np.float32) for name, values in found.items()}
+        outputs = {"output0": np.concatenate([boxes, sure, scores], 2)}
+    return {name: np.ascontiguousarray(values, np.float32) for name, values in outputs.items()}
 
 
 def compaction() -> float:
@@ -197,27 +197,27 @@ def compaction() -> float:
     worst = 0.0
     for head, every in itertools.product(("yolov8", "yolov5", "yolox", "yolo-nas"), (False, True)):
         for batch, share in ((1, 0.05), (3, 0.0), (8, 0.05), (8, 0.02), (2, 0.9)):
-            with alone(batch, head, every=every) as made:
+            with alone(batch, head, every=every) as lone:
                 values = answers(head, batch, share, seed=batch)
                 for name, array in values.items():
-                    made.write(name, array)
+                    lone.write(name, array)
                 for _ in range(3):
-                    found = made.run([still(30, 40)] * batch, ["bgr"] * batch)
-                    for i, one in enumerate(found):
-                        right = made.plan.decode([values[s.name] for s in made.slot._engine.outputs], i)
-                        assert one.final == (len(right[1]) <= slots.NMS_LIMIT), (
+                    results = lone.run([still(30, 40)] * batch, ["bgr"] * batch)
+                    for i, frame_boxes in enumerate(results):
+                        right = lone.plan.decode([values[s.name] for s in lone.slot._engine.outputs], i)
+                        assert frame_boxes.final == (len(right[1]) <= slots.NMS_LIMIT), (
                             head,
                             every,
                             share,
                             len(right[1]),
                         )
-                        if one.final:
-                            kept = nms(*right, made.plan.iou, made.plan.max_det)
+                        if frame_boxes.final:
+                            kept = nms(*right, lone.plan.iou, lone.plan.max_det)
                             right = right[0][kept], right[1][kept], right[2][kept]
-                        assert one.class_id.tolist() == right[2].tolist(), (head, every, batch, share, i)
-                        np.testing.assert_allclose(one.confidence, right[1], rtol=1e-5)
+                        assert frame_boxes.class_id.tolist() == right[2].tolist(), (head, every, batch, share, i)
+                        np.testing.assert_allclose(frame_boxes.confidence, right[1], rtol=1e-5)
                         if len(right[1]):
-                            worst = max(worst, float(np.abs(one.xyxy - right[0]).max()))
+                            worst = max(worst, float(np.abs(frame_boxes.xyxy - right[0]).max()))
     return worst
 
 
@@ -230,17 +230,17 @@ def run(report: Callable[[str, Any], None]) -> None:
 def short() -> None:
     """A little of everything, for compute-sanitizer: odd sizes, batches, overflow."""
     for dtype in ("float32", "float16", "uint8", "int8"):
-        with alone(3, dtype=dtype) as made:
+        with alone(3, dtype=dtype) as lone:
             for sizes in ([(719, 1281), (1, 1), (321, 417)], [(3, 1001)], [(480, 640), (998, 2)]):
-                made.run([still(*size) for size in sizes], ["bgr"] * len(sizes))
-    with alone(2) as made:
-        made.run([still(360, 642, "nv12"), still(361, 642, "yuyv")], ["nv12", "yuyv"])
+                lone.run([still(*size) for size in sizes], ["bgr"] * len(sizes))
+    with alone(2) as lone:
+        lone.run([still(360, 642, "nv12"), still(361, 642, "yuyv")], ["nv12", "yuyv"])
     for head, every in itertools.product(("yolov8", "yolov5", "yolox", "yolo-nas"), (False, True)):
         for share in (0.01, 0.1, 0.95):
-            with alone(2, head, every=every) as made:
+            with alone(2, head, every=every) as lone:
                 for name, array in answers(head, 2, share, seed=1).items():
-                    made.write(name, array)
-                made.run([still(30, 40)] * 2, ["bgr"] * 2)
+                    lone.write(name, array)
+                lone.run([still(30, 40)] * 2, ["bgr"] * 2)
     assert slots.CAPACITY
 
 

@@ -38,23 +38,24 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 def _missing() -> str:
     from edgesparse.backends import backend
 
-    there = backend("tensorrt").probe()
-    return "" if there.ok else f"needs TensorRT on a GPU: {there.reason}"
+    available = backend("tensorrt").probe()
+    return "" if available.ok else f"needs TensorRT on a GPU: {available.reason}"
 
 
 def _last_run(name: str) -> str:
-    said = json.loads(LAST.read_text()) if LAST.exists() else {}
-    if name not in said.get("tests", {}):
+    previous = json.loads(LAST.read_text()) if LAST.exists() else {}
+    if name not in previous.get("tests", {}):
         return "never ran yet"
-    return f"last ran on {said['date']} on {said['gpu']} with TensorRT {said['tensorrt']}: {said['tests'][name]}"
+    date, gpu, release, outcome = (previous[key] for key in ("date", "gpu", "tensorrt", "tests"))
+    return f"last ran on {date} on {gpu} with TensorRT {release}: {outcome[name]}"
 
 
 def _record(name: str, outcome: str) -> None:
     from edgesparse import device
     from edgesparse.backends import backend
 
-    said = json.loads(RECORD.read_text()) if RECORD.exists() else {"tests": {}}
-    said["date"] = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    said["gpu"], said["tensorrt"] = device.probe().gpu, backend("tensorrt").probe().version
-    said["tests"][name] = outcome
-    RECORD.write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")
+    record = json.loads(RECORD.read_text()) if RECORD.exists() else {"tests": {}}
+    record["date"] = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    record["gpu"], record["tensorrt"] = device.probe().gpu, backend("tensorrt").probe().version
+    record["tests"][name] = outcome
+    RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")

@@ -29,8 +29,8 @@ def main() -> int:
     parser.add_argument("-k", default="", help="As pytest's.")
     parser.add_argument("--limit", type=float, default=120, help="Seconds a test may take.")
     parser.add_argument("--together", type=int, default=2, help="Tests at once; builds slow each other down.")
-    said = parser.parse_args()
-    listed = _run([*PYTEST, "--collect-only", *(["-k", said.k] if said.k else []), str(HERE)], 120)
+    options = parser.parse_args()
+    listed = _run([*PYTEST, "--collect-only", *(["-k", options.k] if options.k else []), str(HERE)], 120)
     names = [line for line in listed.stdout.splitlines() if "::" in line and not line.startswith(("ERROR", "FAILED"))]
     if not names:
         print(f"no tests: {listed.stdout[-2000:]}{listed.stderr[-2000:]}")
@@ -40,9 +40,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         files = {name: Path(folder) / f"{i}.json" for i, name in enumerate(names)}
         os.environ["EDGESPARSE_PLANS"] = folder
-        for some, together in (([name for name in names if name not in alone], said.together), (alone, 1)):
+        for some, together in (([name for name in names if name not in alone], options.together), (alone, 1)):
             with ThreadPoolExecutor(together) as pool:
-                work = {pool.submit(_one, name, said.limit, files[name]): name for name in some}
+                work = {pool.submit(_one, name, options.limit, files[name]): name for name in some}
                 for done in as_completed(work):
                     outcome, seconds, text = done.result()
                     failed += outcome not in ("passed", "skipped")
@@ -68,10 +68,10 @@ def _record(file: Path) -> None:
     """Add what a test wrote down of itself to last_run.json, at once: the next one may be cut off."""
     if not file.exists():
         return
-    found, record = json.loads(file.read_text()), HERE / "last_run.json"
+    results, record = json.loads(file.read_text()), HERE / "last_run.json"
     before = json.loads(record.read_text())["tests"] if record.exists() else {}
     part = record.with_suffix(".part")
-    part.write_text(json.dumps({**found, "tests": before | found["tests"]}, indent=1, sort_keys=True) + "\n")
+    part.write_text(json.dumps({**results, "tests": before | results["tests"]}, indent=1, sort_keys=True) + "\n")
     part.replace(record)
 
 

@@ -26,10 +26,10 @@ CALIBRATION = Path(__file__).parents[2] / "calib_data"
 
 def bundle(folder: Path, version: str, candidate: str) -> Path:
     demo = Path(str(resources.files("edgesparse").joinpath("demo")))
-    said = yaml.safe_load((demo / "parts.yaml").read_text())
-    said |= {"model": str(demo / said["model"]), "deploy": {"images": str(CALIBRATION)}}
-    said["build"] = {"backend": "tensorrt", "candidates": [candidate], "level": 1}
-    (folder / "parts.yaml").write_text(yaml.safe_dump(said))
+    recipe = yaml.safe_load((demo / "parts.yaml").read_text())
+    recipe |= {"model": str(demo / recipe["model"]), "deploy": {"images": str(CALIBRATION)}}
+    recipe["build"] = {"backend": "tensorrt", "candidates": [candidate], "level": 1}
+    (folder / "parts.yaml").write_text(yaml.safe_dump(recipe))
     private = keys.read_private(folder / "factory.key")
     contents.make(folder / "parts.yaml", folder / f"{version}.esb", private, version=version)
     return folder / f"{version}.esb"

@@ -63,8 +63,8 @@ def plan(folder: Path, batch: int = 1) -> Path:
     kept = Path(os.environ.get("EDGESPARSE_PLANS", folder)) / f"frames-{batch}.engine"
     if not kept.exists():
         model = network(folder / "net.onnx", batch)
-        made = backend("tensorrt").build(model, folder / "made.engine", BuildOptions(precision="fp32")).path
-        shutil.copy(made, kept.with_suffix(".part"))
+        built = backend("tensorrt").build(model, folder / "built.engine", BuildOptions(precision="fp32")).path
+        shutil.copy(built, kept.with_suffix(".part"))
         kept.with_suffix(".part").rename(kept)
     return kept
 
@@ -78,12 +78,12 @@ def detector(path: Path, on_gpu: bool = True, **run: Any) -> Detector:
 
 
 def test_kernels_give_opencvs_pixels_and_numpys_boxes() -> None:
-    found: dict[str, Any] = {}
-    alone.run(found.__setitem__)
-    print(found)
-    pixels = found["letterbox, steps of 1/255"]
+    measured: dict[str, Any] = {}
+    alone.run(measured.__setitem__)
+    print(measured)
+    pixels = measured["letterbox, steps of 1/255"]
     assert max(pixels["bgr"], pixels["rgb"]) <= 1.05 and max(pixels.values()) <= 2.05
-    assert found["batches, steps of 1/255"] <= 2.05 and found["boxes, pixels"] <= 0.05
+    assert measured["batches, steps of 1/255"] <= 2.05 and measured["boxes, pixels"] <= 0.05
 
 
 @pytest.mark.parametrize("batch", [1, 4])
@@ -95,11 +95,11 @@ def test_detections_are_those_of_the_cpus_way(tmp_path: Path, batch: int) -> Non
         assert ours.where == "the GPU, as one CUDA graph" and right.where == "the CPU"
         for turn in range(4):
             frames = [smooth(*sizes[(turn * batch + i) % 8], seed=turn + i) for i in range(batch)]
-            for one, other in zip(ours.detect(frames), right.detect(frames), strict=True):
-                assert one.class_id.tolist() == other.class_id.tolist()
-                np.testing.assert_allclose(one.xyxy, other.xyxy, atol=0.5)
-                np.testing.assert_allclose(one.confidence, other.confidence, atol=0.01)
-                total += len(one)
+            for mine, other in zip(ours.detect(frames), right.detect(frames), strict=True):
+                assert mine.class_id.tolist() == other.class_id.tolist()
+                np.testing.assert_allclose(mine.xyxy, other.xyxy, atol=0.5)
+                np.testing.assert_allclose(mine.confidence, other.confidence, atol=0.01)
+                total += len(mine)
     assert total > 20
 
 
@@ -115,14 +115,14 @@ def test_batches_overlap_and_come_back_in_order(tmp_path: Path) -> None:
     with detector(plan(tmp_path)) as detect:
         right = [detect(frame).xyxy.tolist() for frame in frames]
         assert detect.depth >= 2
-        found: list[Any] = []
+        results: list[Any] = []
         for frame in frames * 20:
             if detect.in_flight == detect.depth:
-                found.append(detect.collect()[0].xyxy.tolist())
+                results.append(detect.collect()[0].xyxy.tolist())
             detect.submit([frame])
         while detect.in_flight:
-            found.append(detect.collect()[0].xyxy.tolist())
-    assert found == right * 20
+            results.append(detect.collect()[0].xyxy.tolist())
+    assert results == right * 20
 
 
 def test_frames_in_the_buffer_are_the_same(tmp_path: Path) -> None:
@@ -160,8 +160,8 @@ def test_scratch_memory_is_shared_by_runners_that_take_turns(tmp_path: Path) -> 
         right = [detect(frame).xyxy.tolist() for frame in frames]
     both = [Detector(TensorRTRunner(trt, path, scratch=scratch), spec, Run(conf=0.3, max_det=1000)) for _ in range(2)]
     for frame, expected in zip(frames, right, strict=True):
-        for one in both:
-            assert one(frame).xyxy.tolist() == expected
+        for each in both:
+            assert each(frame).xyxy.tolist() == expected
     both[0].close()
     assert both[1](frames[0]).xyxy.tolist() == right[0] and len(scratch._blocks) <= 1
     both[1].close()
@@ -208,10 +208,10 @@ def test_an_illegal_address_ends_the_runner_and_a_new_process_has_a_new_one(tmp_
 
 @pytest.mark.parametrize("tool", ["memcheck", "racecheck", "synccheck"])
 def test_compute_sanitizer_finds_nothing_in_the_kernels(tool: str) -> None:
-    found = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
-    if found is None:
+    program = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
+    if program is None:
         pytest.skip("no compute-sanitizer")
-    command = [found, "--tool", tool, "--error-exitcode", "9", sys.executable, str(HERE / "alone.py"), "--short"]
+    command = [program, "--tool", tool, "--error-exitcode", "9", sys.executable, str(HERE / "alone.py"), "--short"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
     print(done.stdout[-1500:], done.stderr[-500:])
     assert (done.returncode == 0 and "ERROR SUMMARY: 0 errors" in done.stdout) or "0 hazards" in done.stdout

@@ -52,27 +52,27 @@ def network(path: Path, batch: Batch = 2, channels: int = 32, size: int = 32) ->
     return path
 
 
-def built(folder: Path, precision: Precision = "fp16", profile: Profile = None, **said: Any) -> Path:
+def built(folder: Path, precision: Precision = "fp16", profile: Profile = None, **settings: Any) -> Path:
     """A plan of `network`, beside its net.onnx. It is built once for all tests where they share a folder."""
     shared = os.environ.get("EDGESPARSE_PLANS")
     path = folder / "net.engine"
     if shared is None:
-        return _build(folder, precision, profile, said)
-    name = "-".join(map(str, (precision, profile, *sorted(said.items()))))
+        return _build(folder, precision, profile, settings)
+    name = "-".join(map(str, (precision, profile, *sorted(settings.items()))))
     kept = Path(shared) / "".join(letter if letter.isalnum() else "_" for letter in name)
     with Path(f"{kept}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not kept.exists():
-            _build(folder, precision, profile, said)
+            _build(folder, precision, profile, settings)
             part = Path(shutil.copytree(folder, f"{kept}.part", dirs_exist_ok=True))
             part.rename(kept)
     shutil.copytree(kept, folder, dirs_exist_ok=True)
     return path
 
 
-def _build(folder: Path, precision: Precision, profile: Profile, said: dict[str, Any]) -> Path:
+def _build(folder: Path, precision: Precision, profile: Profile, settings: dict[str, Any]) -> Path:
     options = BuildOptions(precision=precision, profile=profile)
-    return backend("tensorrt").build(network(folder / "net.onnx", **said), folder / "net.engine", options).path
+    return backend("tensorrt").build(network(folder / "net.onnx", **settings), folder / "net.engine", options).path
 
 
 def expected(model: Path, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
@@ -156,10 +156,10 @@ def test_an_open_batch_runs_at_any_size_of_its_profile(tmp_path: Path) -> None:
 
 def test_times_are_the_engines_own(tmp_path: Path) -> None:
     plan = built(tmp_path)
-    with backend("tensorrt").load(plan) as one, backend("tensorrt").load(plan) as other:
-        found = interleaved({"one": one, "other": other}, 0.2)
-    assert 0 < found["one"].median_ms < 100 and found["one"].count > 50
-    print({name: str(timing) for name, timing in found.items()})
+    with backend("tensorrt").load(plan) as first, backend("tensorrt").load(plan) as other:
+        timings = interleaved({"one": first, "other": other}, 0.2)
+    assert 0 < timings["one"].median_ms < 100 and timings["one"].count > 50
+    print({name: str(timing) for name, timing in timings.items()})
 
 
 def test_runners_work_beside_each_other_in_threads(tmp_path: Path) -> None:

@@ -48,8 +48,8 @@ def detections(folder: Path, head: str, rows: list[Row]) -> tuple[list[Any], int
     (folder / "plan.json").write_text(json.dumps(plan))
     spec = DetectorSpec(head=head, classes=CLASSES, input=InputSpec(size=(64, 64)))
     with Detector(backend("null").load(folder / "plan.json"), spec, Run(iou=0.45)) as detect:
-        found = detect(np.zeros((64, 64, 3), np.uint8))
-        return [found.xyxy.tolist(), found.confidence.tolist(), found.class_id.tolist()], detect.dropped
+        result = detect(np.zeros((64, 64, 3), np.uint8))
+        return [result.xyxy.tolist(), result.confidence.tolist(), result.class_id.tolist()], detect.dropped
 
 
 @pytest.mark.parametrize("head", ["end2end", "deepstream-yolo"])

@@ -52,10 +52,10 @@ ONE_EACH: list[Row] = [(0, 0, 9, 9, 0.4, 0), (20, 0, 29, 9, 0.5, 1), (40, 0, 49,
 
 def test_boxes_are_in_the_frames_pixels_and_confidence_falls(tmp_path: Path) -> None:
     with detector(answers(tmp_path, [ONE_EACH])) as detect:
-        found = detect(np.zeros((128, 128, 3), np.uint8))
-    assert found.xyxy.tolist() == [[80, 0, 98, 18], [40, 0, 58, 18], [0, 0, 18, 18]]
-    np.testing.assert_allclose(found.confidence, [0.6, 0.5, 0.4])
-    assert found.class_id.tolist() == [2, 1, 0] and len(found) == 3
+        detections = detect(np.zeros((128, 128, 3), np.uint8))
+    assert detections.xyxy.tolist() == [[80, 0, 98, 18], [40, 0, 58, 18], [0, 0, 18, 18]]
+    np.testing.assert_allclose(detections.confidence, [0.6, 0.5, 0.4])
+    assert detections.class_id.tolist() == [2, 1, 0] and len(detections) == 3
     assert (detect.times[:2] > 0).all()
 
 
@@ -99,9 +99,9 @@ def test_each_frame_of_a_batch_has_its_own_detections_and_size(tmp_path: Path) -
     with detector(runner) as detect:
         assert detect.batch == 3
         frames = [np.zeros((64 * n, 64 * n, 3), np.uint8) for n in (1, 2, 3)]
-        found = detect.detect(frames)
-        assert [len(d) for d in found] == [1, 2, 0]
-        assert found[0].xyxy[0, 2] == 9 and found[1].xyxy[1, 2] == 58
+        detections = detect.detect(frames)
+        assert [len(d) for d in detections] == [1, 2, 0]
+        assert detections[0].xyxy[0, 2] == 9 and detections[1].xyxy[1, 2] == 58
         assert [len(d) for d in detect.detect(frames[:2])] == [1, 2]
         assert detect.detect([]) == []
 

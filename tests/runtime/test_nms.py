@@ -26,8 +26,8 @@ rows = st.lists(
 ious = st.sampled_from([0.0, 0.1, 0.45, 0.65, 0.7, 1.0])
 
 
-def arrays(said: list[Row]) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
-    table = np.array(said, np.float64).reshape(-1, 6)
+def arrays(rows: list[Row]) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+    table = np.array(rows, np.float64).reshape(-1, 6)
     xyxy = np.concatenate([table[:, :2], table[:, :2] + table[:, 2:4]], 1).astype(np.float32)
     return xyxy, table[:, 4].astype(np.float32), table[:, 5].astype(np.int64)
 
@@ -56,29 +56,29 @@ def naive(
 @example([(0, 0, 10, 10, 0.9, 0), (0, 0, 10, 10, 0.8, 1)], 0.7, False, 300)
 @example([(0, 0, 10, 10, 0.9, 0), (0, 0, 10, 10, 0.8, 1)], 0.7, True, 300)
 @example([], 0.7, False, 300)
-def test_it_keeps_what_the_definition_keeps(said: list[Row], iou: float, agnostic: bool, max_det: int) -> None:
-    xyxy, confidence, class_id = arrays(said)
+def test_it_keeps_what_the_definition_keeps(candidates: list[Row], iou: float, agnostic: bool, max_det: int) -> None:
+    xyxy, confidence, class_id = arrays(candidates)
     pairs = [overlap(a, b) for i, a in enumerate(xyxy) for b in xyxy[:i]]
     assume(all(value in (0, 1) or abs(value - iou) > 1e-5 for value in pairs))  # on the edge rounding decides
-    found = nms(xyxy, confidence, class_id, iou, max_det, agnostic)
-    assert found.tolist() == naive(xyxy, confidence, class_id, iou, agnostic)[:max_det]
+    kept = nms(xyxy, confidence, class_id, iou, max_det, agnostic)
+    assert kept.tolist() == naive(xyxy, confidence, class_id, iou, agnostic)[:max_det]
 
 
 @given(rows, ious, st.integers(1, 30), st.booleans())
 @example([(0, 0, 10, 10, 0.5, 0)] * 13, 0.7, 300, False)
-def test_few_boxes_are_suppressed_as_many_are(said: list[Row], iou: float, max_det: int, flat: bool) -> None:
+def test_few_boxes_are_suppressed_as_many_are(candidates: list[Row], iou: float, max_det: int, flat: bool) -> None:
     """One by one, and by OpenCV: ties, boxes without an area, and how many."""
-    xyxy, confidence, class_id = arrays(said)
+    xyxy, confidence, class_id = arrays(candidates)
     if flat:
         xyxy[::2, 2], class_id = xyxy[::2, 0], class_id * 0
     pairs = [overlap(a, b) for i, a in enumerate(xyxy) for b in xyxy[:i] if (a[2:] > a[:2]).all()]
     assume(all(value in (0, 1) or abs(value - iou) > 1e-5 for value in pairs))
     with pytest.MonkeyPatch.context() as patch:
-        found = []
+        kept = []
         for few in (0, 100):
             patch.setattr("edgesparse.runtime.nms.FEW", few)
-            found.append(nms(xyxy, confidence, class_id, iou, max_det).tolist())
-    assert found[0] == found[1]
+            kept.append(nms(xyxy, confidence, class_id, iou, max_det).tolist())
+    assert kept[0] == kept[1]
 
 
 @given(rows, ious, st.booleans(), st.integers(1, 30))
@@ -117,5 +117,5 @@ def test_only_the_best_candidates_take_part(few: int, monkeypatch: pytest.Monkey
     monkeypatch.setattr("edgesparse.runtime.nms.MANY", 0)
     x = np.arange(5, dtype=np.float32) * 20
     apart = np.stack([x, x * 0, x + 10, x * 0 + 10], 1)
-    found = nms(apart, np.array([0.1, 0.5, 0.9, 0.3, 0.7], np.float32), np.zeros(5, np.int64), 0.7, 300)
-    assert found.tolist() == [2, 4, 1]
+    kept = nms(apart, np.array([0.1, 0.5, 0.9, 0.3, 0.7], np.float32), np.zeros(5, np.int64), 0.7, 300)
+    assert kept.tolist() == [2, 4, 1]

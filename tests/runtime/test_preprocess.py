@@ -104,8 +104,8 @@ def test_pixels_are_those_of_opencv_and_numpy(spec: InputSpec, dtype: str, kind:
     preprocess = Preprocessor(spec, buffer)
     for size in FRAMES:
         preprocess(frame(*size))
-        wanted = reference(frame(*size), spec, dtype)
-        np.testing.assert_allclose(buffer[0], wanted, rtol=1e-6 if dtype != "float16" else 1e-3, err_msg=str(size))
+        expected = reference(frame(*size), spec, dtype)
+        np.testing.assert_allclose(buffer[0], expected, rtol=1e-6 if dtype != "float16" else 1e-3, err_msg=str(size))
 
 
 @pytest.mark.parametrize("kind", KINDS)

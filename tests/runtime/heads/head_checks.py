@@ -70,8 +70,8 @@ def layout(outputs: Mapping[str, tuple[int, ...]], size: tuple[int, int] = (640,
     return Layout(tuple(TensorSpec(name, shape, "float32") for name, shape in outputs.items()), size)
 
 
-def assert_found(found: Candidates, expected: Sequence[Box], dtype: str = "float32") -> None:
-    xyxy, confidence, class_id = found
+def assert_found(candidates: Candidates, expected: Sequence[Box], dtype: str = "float32") -> None:
+    xyxy, confidence, class_id = candidates
     assert xyxy.dtype == np.float32 and confidence.dtype == np.float32 and class_id.dtype == np.int64
     assert xyxy.shape == (len(expected), 4)
     loose = dtype == "float16"

@@ -20,9 +20,9 @@ SHARED = {"__init__", "base", "candidates", "grid", "recognize", "registry"}
 
 @pytest.mark.parametrize("name", HEADS)
 def test_every_head_says_what_it_reads_how_it_is_exported_and_where_its_decoding_is_from(name: str) -> None:
-    one = head(name)
-    assert "[B, " in one.outputs and len(one.export) > 10 and len(one.source) > 10
-    assert "\n" not in one.outputs + one.export + one.source
+    family = head(name)
+    assert "[B, " in family.outputs and len(family.export) > 10 and len(family.source) > 10
+    assert "\n" not in family.outputs + family.export + family.source
 
 
 def test_every_family_has_its_file_and_its_tests() -> None:
