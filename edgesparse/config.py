@@ -27,7 +27,7 @@ from edgesparse.typed import read_mapping, typed
 from edgesparse.values import AnyPath, Batches, Memory, Positive, Unit, Version
 from edgesparse.values import Batch as Batch
 from edgesparse.values import Section as Section
-from edgesparse.wording import nearest_file, redact
+from edgesparse.wording import nearest_file, redact, short
 
 Way = Literal["fp32", "fp16", "int8-table", "int8-qdq", "int8-qdq-sparse", "int8-tensorrt"]
 """Ways to a lower precision, the cheap ones first. INT8 comes from our calibration table (`int8-table`), from Q/DQ
@@ -245,7 +245,7 @@ def load_recipe(path: Path) -> Recipe:
     for name, file in files.items():
         what, exists = ("folder", os.path.isdir) if name in _FOLDERS else ("file", os.path.isfile)
         if file is not None and not exists(file):
-            raise ConfigError(f"{path}: {name}: no {what} {file}{nearest_file(file)}")
+            raise ConfigError(f"{path}: {name}: no {what} {short(str(file), 300)}{nearest_file(file)}")
     return recipe
 
 

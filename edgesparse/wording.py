@@ -137,7 +137,7 @@ def nearest_file(file: Path) -> str:
     """Return `: did you mean 'x'?` if the folder has a file of a similar name."""
     try:
         if not file.parent.is_dir():
-            return f" (there is no folder {file.parent})"
+            return f" (there is no folder {short(str(file.parent), 300)})"
         near = difflib.get_close_matches(file.name, [path.name for path in file.parent.iterdir()], 1, 0.6)
     except (OSError, ValueError):  # no permission; a NUL or too long a name
         return ""

@@ -56,7 +56,9 @@ class Package:
                 )
         reason = f"found backends {', '.join(NAMES)}, needed {short(manifest.backend)}"
         if manifest.backend not in NAMES or (reason := backend(manifest.backend).refuses(manifest.identity) or ""):
-            raise ManifestMismatch(f"{self.folder}: {reason}: build it here with 'edgesparse build RECIPE.yaml'")
+            raise ManifestMismatch(
+                f"{self.folder}: {short(reason, 400)}: build it here with 'edgesparse build RECIPE.yaml'"
+            )
         if backend(manifest.backend).native_code and (wrong := sign.mismatch(manifest.mac, manifest.signed_part())):
             raise SignatureError(f"{self.folder}: {wrong}: build it here with 'edgesparse build RECIPE.yaml'")
 
