@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from edgesparse.closing import Closing
 from edgesparse.config import ONLY, Camera
@@ -272,7 +272,8 @@ class Loop(Closing):
             feed.update()
         statuses, live = [feed.status for feed in self.feeds], any(feed.source.live for feed in self.feeds)
         cameras = [CameraCounts(s.name, s.frames, s.dropped, s.reopened) for s in statuses]
-        return self._record.summary(cameras, live, ended, self._detector.notice)
+        summary = self._record.summary(cameras, live, ended, self._detector.notice)
+        return replace(summary, invalid_boxes=dict(self._detector.faults))
 
     def drop(self) -> None:
         """Wait for what is in flight and discard it, so that the detector is free. Not to be called while it runs."""

@@ -82,6 +82,8 @@ class Summary:
     """Why it ended: `end of source`, `interrupted`, `limit`, `stopped`, or `closed` by a sink."""
     notice: str = ""
     """The detector's, such as that its fallback ran."""
+    invalid_boxes: dict[str, int] = field(default_factory=dict)
+    """Outputs of the network that were dropped since they are no boxes: what is wrong, and how many."""
 
     def __str__(self) -> str:
         rows = [f"{name:<12}{p.p50:9.2f}{p.p90:9.2f}{p.p99:9.2f}" for name, p in self.latency.items()]
@@ -95,6 +97,7 @@ class Summary:
                 f"peak memory {self.peak_memory_mb:.0f} MB; {self.ended}",
                 f"{self.detections} detections{': ' if classes else ''}{classes}",
                 *((self.notice,) if self.notice else ()),
+                *(f"{count} outputs were dropped: {fault}" for fault, count in self.invalid_boxes.items()),
             )
         )
 

@@ -113,6 +113,14 @@ def test_the_summary_as_text(tmp_path: Path) -> None:
     assert str(Summary()).endswith("0 detections")
 
 
+def test_the_summary_counts_outputs_that_are_no_boxes(tmp_path: Path) -> None:
+    boxes = [[0, 0, 10, 10, 0.9, 0], [30, 0, 20, 10, 0.8, 0], [40, 0, 50, 10, 72.0, 2], [0] * 6]
+    summary = run(black_frames(), make_detector(tmp_path, values={"output0": [boxes]}), limit=2)
+    assert summary.detections == 2
+    assert summary.invalid_boxes == {"no width or height": 2, "a confidence outside 0..1": 2}
+    assert "2 outputs were dropped: no width or height" in str(summary)
+
+
 def test_percentiles_cover_the_newest_durations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgesparse.stream.summary._KEPT", 100)
     latencies = Latencies(("a", "b"))
