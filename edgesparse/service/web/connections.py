@@ -72,7 +72,7 @@ class Protocol(H11Protocol):
 
 
 class _Listener(socket.socket):
-    """LimitSettings connections per second. On ENOBUFS asyncio accepts none for a second."""
+    """Limits connections per second. On ENOBUFS asyncio accepts none for a second."""
 
     pace = Pace(ACCEPTS_PER_SECOND)
 

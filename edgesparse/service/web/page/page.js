@@ -201,8 +201,8 @@ function show(status) {
       cameras.delete(name);
     }
   }
-  const wanted = status.cameras.map(camera => cameras.get(camera.name).root), box = byId("cameras");
-  if (wanted.some((root, i) => box.children[i] !== root) || box.children.length !== wanted.length) fill(box, wanted);
+  const roots = status.cameras.map(camera => cameras.get(camera.name).root), box = byId("cameras");
+  if (roots.some((root, i) => box.children[i] !== root) || box.children.length !== roots.length) fill(box, roots);
   const times = status.history.map(point => point.t);
   plot(byId("latency"), [0, 1].map(i => ({color: i, values: status.history.map(point => point.latency[i])})), times);
   plot(byId("age"), status.cameras.map((camera, i) => (
