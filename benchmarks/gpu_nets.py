@@ -55,14 +55,14 @@ class _Net:
         self._keep(f"{name}.b", bias)
         inputs, pads = [at, f"{name}.w", f"{name}.b"], [side // 2] * 4
         self._nodes.append(helper.make_node("Conv", inputs, [name], name, strides=[stride] * 2, pads=pads))
-        return self._one("Relu", [name]) if relu else name
+        return self._layer("Relu", [name]) if relu else name
 
     def reshape(self, at: str, shape: list[int]) -> str:
         name = f"shape{len(self._nodes)}"
         self._keep(name, np.array(shape))
-        return self._one("Reshape", [at, name])
+        return self._layer("Reshape", [at, name])
 
-    def _one(self, kind: str, inputs: list[str]) -> str:
+    def _layer(self, kind: str, inputs: list[str]) -> str:
         name = f"{kind.lower()}{len(self._nodes)}"
         self._nodes.append(helper.make_node(kind, inputs, [name], name))
         return name

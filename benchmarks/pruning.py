@@ -68,7 +68,7 @@ def state(dense: Path, pruned: Path) -> dict[str, Any]:
     report = {layer.name: layer for layer in inspect(onnx.load(pruned)).layers}
     before, after = (Wiring(onnx.load(path).graph) for path in (dense, pruned))
     pairs = [(weight_of(after, node), weight) for node, weight in chosen(before)]
-    kept = sum(float(np.abs(one.values).sum()) for one, _ in pairs) / sum(
+    kept = sum(float(np.abs(row.values).sum()) for row, _ in pairs) / sum(
         float(np.abs(w.values).sum()) for _, w in pairs
     )
     sparse = sum(layer.groups > 0 and layer.violations == 0 for layer in report.values())

@@ -121,7 +121,7 @@ def _iou(box: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.fl
 
 
 def child(arguments: argparse.Namespace) -> None:
-    engine = next(one for one in engines(arguments.files) if one.name == arguments.child)
+    engine = next(entry for entry in engines(arguments.files) if entry.name == arguments.child)
     with tempfile.TemporaryDirectory() as folder:
         row = measure(engine, arguments, Path(folder))
     _write(arguments.out, engine.name, row)

@@ -23,20 +23,20 @@ class OwnProcess:
     def __init__(self, seconds: float = SECONDS) -> None:
         self.seconds = seconds
         self._process: subprocess.Popen[bytes] | None = None
-        self._said: Connection | None = None
+        self._link: Connection | None = None
 
     def run(self, function: Callable[..., None], arguments: Mapping[str, object]) -> None:
         """Raises what a test raises; fails when it hung twice, or took its process with it."""
         for _ in range(2):
             if self._process is None or self._process.poll() is not None:
                 self._start()
-            assert self._process is not None and self._said is not None
-            self._said.send((function, dict(arguments)))
-            if not self._said.poll(self.seconds):
+            assert self._process is not None and self._link is not None
+            self._link.send((function, dict(arguments)))
+            if not self._link.poll(self.seconds):
                 self.close()
                 continue
             try:
-                ended, text = self._said.recv()
+                ended, text = self._link.recv()
             except (EOFError, OSError):
                 pytest.fail(f"its process ended with {self._process.wait()}", pytrace=False)
             if ended == "skipped":
@@ -52,11 +52,11 @@ class OwnProcess:
         program = f"import sys; sys.path[:] = {sys.path!r}; from own_process import serve; serve({self.seconds})"
         with theirs:
             self._process = subprocess.Popen([sys.executable, "-c", program], stdin=theirs.fileno())
-        self._said = Connection(ours.detach())
+        self._link = Connection(ours.detach())
 
     def close(self) -> None:
-        if self._process is not None and self._said is not None:
-            self._said.close()
+        if self._process is not None and self._link is not None:
+            self._link.close()
             self._process.kill()
             self._process.wait()
         self._process = None

@@ -183,10 +183,10 @@ def labelled(folder: Path, count: int = 4) -> Path:
 
 def answer(annotations: Path) -> dict[str, list[list[list[float]]]]:
     """What a network says that finds the squares of the first image in every image."""
-    said = json.loads(annotations.read_text())
+    labels = json.loads(annotations.read_text())
     output = np.zeros((1, 6, CELLS), np.float32)
     output[:, :4] = _boxes(0)
-    for box in said["annotations"]:
+    for box in labels["annotations"]:
         if box["image_id"] == 0:
             column, row = box["bbox"][0] // 8, box["bbox"][1] // 8
             output[0, 4 + box["category_id"], row * 8 + column] = 1

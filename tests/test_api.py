@@ -150,9 +150,9 @@ def test_prune_inspect_and_quantize_return_what_they_did(model: Path, images: Pa
 
 def test_keywords_are_the_fields_of_the_options() -> None:
     for typed, options in ((keywords.PruneKeywords, PruneOptions), (keywords.QuantizeKeywords, QuantizeOptions)):
-        found = {name: hint.__forward_arg__ for name, hint in typed.__annotations__.items()}
+        hints = {name: hint.__forward_arg__ for name, hint in typed.__annotations__.items()}
         needed = {field.name: field.type for field in fields(options)}
-        assert {name: hint.replace("Required[str | Path]", "str | Path") for name, hint in found.items()} == needed
+        assert {name: hint.replace("Required[str | Path]", "str | Path") for name, hint in hints.items()} == needed
 
 
 def test_names_for_a_recipe_object_and_a_folder_called_demo(model: Path, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ SQUARE = [[0, 0], [1, 0], [1, 1]]
 
 
 @pytest.mark.parametrize(
-    ("camera", "said"),
+    ("camera", "message"),
     [
         ({"size": "0x0"}, "run.cameras.0.size.0: found 0 (a whole number), needed greater than or equal to 16"),
         ({"size": "1280"}, "run.cameras.0.size: found '1280' (text), needed width and height, as 1280x720"),
@@ -91,10 +91,10 @@ SQUARE = [[0, 0], [1, 0], [1, 1]]
         ({"frozen": -1}, "run.cameras.0.frozen: found -1"),
     ],
 )
-def test_what_makes_no_sense_is_one_line(camera: dict[str, Any], said: str) -> None:
+def test_what_makes_no_sense_is_one_line(camera: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         recipe(cameras=[{"name": "gate", "source": "0", **camera}])
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_two_cameras_of_one_name() -> None:
@@ -167,8 +167,8 @@ def test_no_password_whatever_its_signs_is_left(user: str, password: str) -> Non
 
 
 def test_what_programs_are_told_holds_no_credentials() -> None:
-    said = {"run": {"cameras": [{"source": URL, "name": "a"}], "conf": 0.5}, "why": f"no {redact(URL)}: is it on?"}
-    assert redact_all(said) == {
+    record = {"run": {"cameras": [{"source": URL, "name": "a"}], "conf": 0.5}, "why": f"no {redact(URL)}: is it on?"}
+    assert redact_all(record) == {
         "run": {"cameras": [{"source": "rtsp://host/x", "name": "a"}], "conf": 0.5},
         "why": "no rtsp://host/x: is it on?",
     }

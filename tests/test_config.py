@@ -1,4 +1,4 @@
-"""Recipes: what is said wrongly is said back in one line with its place; what is left out has its default."""
+"""Recipes: a mistake is one line with its place; a key that is missing has its default."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from edgesparse.errors import ConfigError
 from edgesparse.head_table import HEAD_ALIASES
 
 
-def wrong(said: dict[str, Any]) -> str:
+def wrong(values: dict[str, Any]) -> str:
     """The message of the error: one line."""
     with pytest.raises(ConfigError) as caught:
-        parse({"model": "m.onnx", **said}, "r.yaml")
+        parse({"model": "m.onnx", **values}, "r.yaml")
     message = str(caught.value)
     assert "\n" not in message and message.startswith("r.yaml: ")
     return message.removeprefix("r.yaml: ")
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("values", "message"),
     [
         ({"clases": ["a"]}, "unknown key 'clases': did you mean 'classes'?"),
         ({"input": {"letter_box": "centre"}}, "unknown key 'input.letter_box': did you mean 'letterbox'?"),
@@ -46,12 +46,12 @@ def wrong(said: dict[str, Any]) -> str:
         ({"run": {"iuo": 2, "conf": 2}}, "unknown key 'run.iuo': did you mean 'iou'? (and 1 more)"),
     ],
 )
-def test_an_unknown_key_names_its_place_and_the_nearest_right_one(said: dict[str, Any], message: str) -> None:
-    assert wrong(said) == message
+def test_an_unknown_key_names_its_place_and_the_nearest_right_one(values: dict[str, Any], message: str) -> None:
+    assert wrong(values) == message
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("values", "message"),
     [
         ({"classes": 5}, "classes: found 5 (a whole number), needed text"),
         ({"classes": ["a", True]}, "classes.1: found True (true/false), needed text"),
@@ -83,8 +83,8 @@ def test_an_unknown_key_names_its_place_and_the_nearest_right_one(said: dict[str
         ({"model": 5}, "model: found 5 (a whole number), needed text"),
     ],
 )
-def test_a_wrong_value_names_its_place_what_was_found_and_what_is_needed(said: dict[str, Any], message: str) -> None:
-    assert wrong(said).startswith(message)
+def test_a_wrong_value_names_its_place_what_was_found_and_what_is_needed(values: dict[str, Any], message: str) -> None:
+    assert wrong(values).startswith(message)
 
 
 def test_a_recipe_without_a_model_says_so() -> None:
@@ -101,9 +101,9 @@ anything = leaves | st.lists(leaves, max_size=3) | st.dictionaries(keys, leaves,
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from([*Recipe.model_fields, "else"]), anything, max_size=4))
-def test_whatever_yaml_may_hold_is_a_recipe_or_one_line(said: dict[str, Any]) -> None:
+def test_whatever_yaml_may_hold_is_a_recipe_or_one_line(values: dict[str, Any]) -> None:
     try:
-        recipe = parse(said, "r.yaml")
+        recipe = parse(values, "r.yaml")
     except ConfigError as error:
         assert "\n" not in str(error)
     else:
@@ -112,8 +112,8 @@ def test_whatever_yaml_may_hold_is_a_recipe_or_one_line(said: dict[str, Any]) ->
 
 def test_a_section_without_anything_in_it_has_its_defaults() -> None:
     """As in YAML whose lines below a key are all comments."""
-    said = dict.fromkeys(("input", "prepare", "build", "accept", "run"))
-    assert parse({"model": "m.onnx", **said}, "r.yaml") == parse({"model": "m.onnx"}, "r.yaml")
+    values = dict.fromkeys(("input", "prepare", "build", "accept", "run"))
+    assert parse({"model": "m.onnx", **values}, "r.yaml") == parse({"model": "m.onnx"}, "r.yaml")
 
 
 @pytest.mark.parametrize(("alias", "head"), HEAD_ALIASES.items())
@@ -122,14 +122,14 @@ def test_a_head_may_be_called_by_the_name_of_a_detector_that_has_it(alias: str, 
 
 
 def test_one_number_is_a_square_and_the_same_for_every_channel() -> None:
-    said = parse({"model": "m.onnx", "input": {"size": 640, "mean": 0.5, "std": [1, 2, 3]}}, "r.yaml").input
-    assert (said.size, said.mean, said.std) == ((640, 640), (0.5, 0.5, 0.5), (1, 2, 3))
+    resolved = parse({"model": "m.onnx", "input": {"size": 640, "mean": 0.5, "std": [1, 2, 3]}}, "r.yaml").input
+    assert (resolved.size, resolved.mean, resolved.std) == ((640, 640), (0.5, 0.5, 0.5), (1, 2, 3))
 
 
 def test_what_the_recipe_says_of_the_input_wins_over_the_convention() -> None:
     convention = InputSpec(size=(640, 640), colour="bgr")
-    said = Input(pad=0, scale=1.0).resolve(convention)
-    assert said == InputSpec(size=(640, 640), colour="bgr", pad=0, scale=1.0)
+    resolved = Input(pad=0, scale=1.0).resolve(convention)
+    assert resolved == InputSpec(size=(640, 640), colour="bgr", pad=0, scale=1.0)
 
 
 # Files
@@ -245,8 +245,8 @@ def test_file_names_that_cannot_be_are_refused(tmp_path: Path, value: str) -> No
 def test_the_command_line_wins_where_it_says_something() -> None:
     run = Run(conf={"default": 0.5, "dog": 0.25}, iou=0.5, classes=("dog",), source="0")
     assert override(run, {"conf": None, "source": None}) == run
-    said = override(run, {"conf": 0.25, "classes": "person, traffic light", "source": "1"})
-    assert said == Run(conf=0.25, iou=0.5, classes=("person", "traffic light"), source="1")
+    overridden = override(run, {"conf": 0.25, "classes": "person, traffic light", "source": "1"})
+    assert overridden == Run(conf=0.25, iou=0.5, classes=("person", "traffic light"), source="1")
 
 
 def test_nonsense_on_the_command_line_is_one_line() -> None:
@@ -278,5 +278,5 @@ BASE: dict[str, Any] = {"model": "m.onnx", "accept": {"annotations": "a.json", "
     ],
 )
 def test_the_build_key_changes_with_all_that_decides_what_is_built(change: dict[str, Any], same: bool) -> None:
-    keys = {parse(yaml.safe_load(yaml.safe_dump({**BASE, **said})), "r").build_key() for said in ({}, change)}
+    keys = {parse(yaml.safe_load(yaml.safe_dump({**BASE, **values})), "r").build_key() for values in ({}, change)}
     assert (len(keys) == 1) == same

@@ -64,15 +64,15 @@ ORIN = {
 
 @pytest.mark.parametrize("smi", ["", "Orin (nvgpu), [N/A], [N/A]", "Orin (nvgpu), [Not Supported], 540.4.0"])
 def test_an_orin_is_known_by_its_name_whatever_nvidia_smi_says(fake: Fake, smi: str) -> None:
-    found = fake(ORIN, smi)
-    assert (found.model, found.sm, found.l4t) == ("NVIDIA Jetson Orin Nano Developer Kit", "8.7", "36.4.3")
-    assert found.gpu.startswith("Orin") and found.jetpack == "6.1 or 6.2"
-    assert "[" not in "".join(found.named().values())
+    machine = fake(ORIN, smi)
+    assert (machine.model, machine.sm, machine.l4t) == ("NVIDIA Jetson Orin Nano Developer Kit", "8.7", "36.4.3")
+    assert machine.gpu.startswith("Orin") and machine.jetpack == "6.1 or 6.2"
+    assert "[" not in "".join(machine.named().values())
 
 
 def test_in_a_container_the_board_is_known_by_its_soc(fake: Fake) -> None:
-    found = fake({**ORIN, "/proc/device-tree/model": "", "/sys/devices/soc0/machine": "NVIDIA Jetson AGX Orin\n"}, "")
-    assert (found.model, found.gpu, found.sm) == ("NVIDIA Jetson AGX Orin", "Orin", "8.7")
+    machine = fake({**ORIN, "/proc/device-tree/model": "", "/sys/devices/soc0/machine": "NVIDIA Jetson AGX Orin\n"}, "")
+    assert (machine.model, machine.gpu, machine.sm) == ("NVIDIA Jetson AGX Orin", "Orin", "8.7")
 
 
 @pytest.mark.parametrize(("release", "jetpack"), [("R35 ", "5.1"), ("R36 ", "6.0"), ("R39 ", "7.2"), ("R99 ", "")])
@@ -82,15 +82,15 @@ def test_the_jetpack_of_a_release(fake: Fake, release: str, jetpack: str) -> Non
 
 
 def test_another_machine_has_what_nvidia_smi_says(fake: Fake) -> None:
-    found = fake({}, "NVIDIA H100 80GB HBM3, 9.0, 550.54.15")
-    assert (found.gpu, found.sm, found.driver, found.l4t) == ("NVIDIA H100 80GB HBM3", "9.0", "550.54.15", "")
+    machine = fake({}, "NVIDIA H100 80GB HBM3, 9.0, 550.54.15")
+    assert (machine.gpu, machine.sm, machine.driver, machine.l4t) == ("NVIDIA H100 80GB HBM3", "9.0", "550.54.15", "")
 
 
 @pytest.mark.parametrize("smi", ["", "No devices were found"])
 def test_a_machine_without_a_gpu_has_none(fake: Fake, smi: str) -> None:
-    found = fake({}, smi)
-    assert (found.gpu, found.sm, found.driver) == ("", "", "")
-    assert "gpu" not in found.named()
+    machine = fake({}, smi)
+    assert (machine.gpu, machine.sm, machine.driver) == ("", "", "")
+    assert "gpu" not in machine.named()
 
 
 # Recorded on an Orin Nano with L4T 36.4.3 in its 25 W mode, cut to what is read.
@@ -153,8 +153,8 @@ def test_the_power_mode(text: str, mode: str) -> None:
         ("", "unknown"),
     ],
 )
-def test_the_clocks_that_nvidia_smi_tells(text: str, said: str) -> None:
-    assert str(device.parse_smi_clocks(text)) == said
+def test_the_clocks_that_nvidia_smi_tells(text: str, reported: str) -> None:
+    assert str(device.parse_smi_clocks(text)) == reported
 
 
 def test_clocks_come_from_the_programs_that_a_jetson_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,8 +169,8 @@ def test_clocks_come_from_the_programs_that_a_jetson_has(tmp_path: Path, monkeyp
 
 
 def test_this_machine() -> None:
-    found = device.probe()
-    assert found.arch == platform.machine() and found.python == platform.python_version()
-    assert found.cores >= 1 and found.memory > 1 << 20
-    assert 0 < device.available_memory() <= found.memory
-    assert 0 < device.peak_memory() < found.memory
+    machine = device.probe()
+    assert machine.arch == platform.machine() and machine.python == platform.python_version()
+    assert machine.cores >= 1 and machine.memory > 1 << 20
+    assert 0 < device.available_memory() <= machine.memory
+    assert 0 < device.peak_memory() < machine.memory

@@ -53,7 +53,7 @@ def test_dense_engines_come_before_sparse_and_int8_before_fp16() -> None:
     variants = list(case.variants())
     assert [variant.name for variant in variants] == ["int8", "int8 2:4", "fp16", "fp16 2:4"]
     states = [{layer.state for layer in inspect(variant.model).layers} for variant in variants]
-    assert [("sparse" in found, "dense" in found) for found in states] == [(False, True), (True, False)] * 2
+    assert [("sparse" in state, "dense" in state) for state in states] == [(False, True), (True, False)] * 2
 
 
 def test_what_the_selector_learns_from_can_be_made() -> None:

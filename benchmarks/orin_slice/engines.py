@@ -122,8 +122,8 @@ class Built:
     def as_dict(self) -> dict[str, Any]:
         families: dict[str, int] = {}
         for _, kernel, _ in self.kernels:
-            found = re.match(r"(sm\d+|[A-Za-z]+)", kernel)
-            family = found[1] if found else "other"
+            result = re.match(r"(sm\d+|[A-Za-z]+)", kernel)
+            family = result[1] if result else "other"
             families[family] = families.get(family, 0) + 1
         return {
             "build_s": round(self.seconds, 1),
@@ -164,8 +164,8 @@ class Builder:
                 sparsity.take("INFO", line[line.index("(Sparsity)") :])
         with _printed_to(self._folder / "load.log"):
             engine = self._runtime.deserialize_cuda_engine(plan)
-            found = layers(self._trt, engine)
-        kernels = tuple((layer.name, layer.kernel, layer.sparse) for layer in found)
+            result = layers(self._trt, engine)
+        kernels = tuple((layer.name, layer.kernel, layer.sparse) for layer in result)
         return Built(engine, seconds, kernels, len(sparsity.eligible), len(sparsity.picked))
 
     def _plan(self, onnx: bytes, options: Options) -> Any:

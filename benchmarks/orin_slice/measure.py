@@ -83,12 +83,12 @@ PAIRS = ("int8", "int8 2:4", "fp16", "fp16 2:4")
 QDQ = ("int8-qdq-fuse", "int8-qdq-fuse 2:4", "int8-qdq-sparse", "int8-qdq-sparse 2:4")
 
 
-def cases(wanted: list[str]) -> Iterator[Case]:
+def cases(selected: list[str]) -> Iterator[Case]:
     """`chains[:TEXT]`, `qdq[:TEXT]`, `yolo:WIDTH:ACTIVATION[:way+way][:fast]`, `onnx:FILE[:way+way]`.
 
     Raises ValueError for any other word.
     """
-    for text in wanted:
+    for text in selected:
         kind, *rest = text.split(":")
         if kind in ("chains", "qdq"):
             for chain in networks.CHAINS:
@@ -110,8 +110,8 @@ def cases(wanted: list[str]) -> Iterator[Case]:
 
 
 def _ways(words: list[str]) -> tuple[str, ...]:
-    found = next((word for word in words if word not in ("fast", "nojit")), "")
-    return tuple(way.replace("_", " ").replace("24", "2:4") for way in found.split("+")) if found else ()
+    result = next((word for word in words if word not in ("fast", "nojit")), "")
+    return tuple(way.replace("_", " ").replace("24", "2:4") for way in result.split("+")) if result else ()
 
 
 def child(arguments: argparse.Namespace) -> None:

@@ -80,7 +80,7 @@ class Fake:
         self.uncapturable = self.opaque = False
         self.broken, self.reported = "", False  # once the error is reported, every launch fails
         self.dla: int | None = None
-        self.made: dict[int, list[Operation]] = {}
+        self.created: dict[int, list[Operation]] = {}
         self.kernels: list[str] = []
         self.seen: NDArray[Any] | None = None
         self.answers: dict[str, NDArray[Any]] = {}
@@ -239,19 +239,19 @@ class _Library:
             return 901
         return self._keep(graph, operations)
 
-    def cuGraphInstantiateWithFlags(self, made: Any, graph: ctypes.c_void_p, flags: int) -> int:
-        operations = self.fake.made[graph.value or 0]
-        return self._keep(made, [replace(o) if isinstance(o, Launched) else o for o in operations])
+    def cuGraphInstantiateWithFlags(self, created: Any, graph: ctypes.c_void_p, flags: int) -> int:
+        operations = self.fake.created[graph.value or 0]
+        return self._keep(created, [replace(o) if isinstance(o, Launched) else o for o in operations])
 
     def cuGraphGetNodes(self, graph: ctypes.c_void_p, nodes: Any, count: Any) -> int:
-        operations = self.fake.made[graph.value or 0]
+        operations = self.fake.created[graph.value or 0]
         count._obj.value = len(operations)
         for i in range(len(operations) if nodes is not None else 0):
             nodes[i] = 1000 * (graph.value or 0) + i
         return 0
 
     def _node(self, node: int) -> Operation:
-        return self.fake.made[node // 1000][node % 1000]
+        return self.fake.created[node // 1000][node % 1000]
 
     def cuGraphNodeGetType(self, node: int, kind: Any) -> int:
         kind._obj.value = 0 if isinstance(self._node(node), Launched) else 2
@@ -264,7 +264,7 @@ class _Library:
         return 1 if self.fake.opaque else 0
 
     def cuGraphExecKernelNodeSetParams(self, graph: Any, node: ctypes.c_void_p, params: Any) -> int:
-        launched, new = self.fake.made[graph.value][(node.value or 0) % 1000], params._obj
+        launched, new = self.fake.created[graph.value][(node.value or 0) % 1000], params._obj
         assert isinstance(launched, Launched) and new.func == launched.function
         assert launched.grid == [new.gridDimX, new.gridDimY, new.gridDimZ]
         launched.arguments = _arguments(launched.function, new.kernelParams)
@@ -291,25 +291,25 @@ class _Library:
 
     def _keep(self, reference: Any, operations: list[Operation]) -> int:
         self.fake.graphs += 1
-        number = max(self.fake.made, default=0) + 1
-        self.fake.made[number] = operations
+        number = max(self.fake.created, default=0) + 1
+        self.fake.created[number] = operations
         reference._obj.value = number
         return 0
 
-    def cuGraphLaunch(self, made: ctypes.c_void_p, stream: Any) -> int:
+    def cuGraphLaunch(self, created: ctypes.c_void_p, stream: Any) -> int:
         self.fake.require()
         if self.fake.reported:
             return 700
-        if made.value not in self.fake.made:
+        if created.value not in self.fake.created:
             return 1
         self.fake.launches += 1
-        for operation in self.fake.made[made.value]:
+        for operation in self.fake.created[created.value]:
             operation()
         return 0
 
     def cuGraphDestroy(self, graph: ctypes.c_void_p) -> int:
         self.fake.graphs -= 1
-        del self.fake.made[graph.value or 0]
+        del self.fake.created[graph.value or 0]
         return 0
 
     cuGraphExecDestroy = cuGraphDestroy

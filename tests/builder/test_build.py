@@ -134,8 +134,10 @@ def test_a_cameras_password_is_in_one_file_of_the_package_only(model: Path) -> N
         built = make(model, run={"source": source})
         folder = built.package.folder
         assert open_package(folder).manifest.run.source == source == built.package.manifest.run.source
-        told = [path.name for path in folder.rglob("*") if path.is_file() and password.encode() in path.read_bytes()]
-        assert told == ["cameras.json"] and password not in json.dumps(built.package.manifest.model_dump(mode="json"))
+        holders = [path.name for path in folder.rglob("*") if path.is_file() and password.encode() in path.read_bytes()]
+        assert holders == ["cameras.json"] and password not in json.dumps(
+            built.package.manifest.model_dump(mode="json")
+        )
     assert built.reused
 
 

@@ -66,7 +66,7 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def gone(pid: int) -> bool:
+def missing(pid: int) -> bool:
     for _ in range(100):
         try:
             if Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
@@ -88,7 +88,7 @@ def test_a_terminated_build_ends_its_child(model: Path, planned: Plan, number: i
     (child,) = children(process.pid)
     process.send_signal(number)
     _, err = process.communicate(timeout=20)
-    assert gone(child)
+    assert missing(child)
     if number != signal.SIGKILL:
         assert process.returncode == 130 and err.strip().endswith("edgesparse: interrupted")
         assert left(model.parent) == sorted([old.folder.name, "current"])

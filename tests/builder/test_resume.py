@@ -49,8 +49,8 @@ def recipe(model: Path, **settings: Any) -> Recipe:
     return parse({"model": str(model), "classes": list(squares.NAMES), **settings}, "recipe")
 
 
-def run(wanted: Recipe, steps: Steps, reuse: Reuse = "candidates") -> Manifest:
-    return build(wanted, wanted.model.parent / "engines", reuse=reuse, progress=steps).package.manifest
+def run(target: Recipe, steps: Steps, reuse: Reuse = "candidates") -> Manifest:
+    return build(target, target.model.parent / "engines", reuse=reuse, progress=steps).package.manifest
 
 
 def entries() -> list[Path]:
@@ -61,11 +61,11 @@ def entries() -> list[Path]:
 def killed(sparse_model: Path, planned: Plan) -> Recipe:
     """A recipe whose build was killed when it came to its third candidate."""
     planned({"fp32": {"seconds": 0.009}, "fp16": {"seconds": 0.003}, "fp16-2:4": {"seconds": 0.006}})
-    wanted, steps = recipe(sparse_model), Steps("building fp16-2:4")
+    target, steps = recipe(sparse_model), Steps("building fp16-2:4")
     with pytest.raises(Killed):
-        run(wanted, steps)
+        run(target, steps)
     assert len(entries()) == 2
-    return wanted
+    return target
 
 
 def test_it_continues_with_what_is_missing(killed: Recipe) -> None:
@@ -109,9 +109,9 @@ def test_a_damaged_entry_is_built_again(killed: Recipe, damage: str) -> None:
 
 def test_what_the_time_limit_left_out_is_built_later(sparse_model: Path, planned: Plan) -> None:
     planned({"fp32": {"seconds": 0.004}, "fp16": {"sleep": 0.0}})
-    wanted = recipe(sparse_model, build={"time_limit": 1e-6})
+    target = recipe(sparse_model, build={"time_limit": 1e-6})
     with pytest.raises(Exception, match=TIME_IS_UP):
-        run(wanted, Steps())
+        run(target, Steps())
     assert run(recipe(sparse_model), Steps()).candidates
 
 

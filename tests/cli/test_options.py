@@ -40,7 +40,7 @@ def test_a_shared_option_has_one_help_text() -> None:
             name = option.opts[0]
             if name in SHARED and not OWN_WORDS.get(name, set()) & set(verb.split()):
                 texts[name].add(option.help or "")
-    assert {name: found for name, found in texts.items() if len(found) != 1} == {}
+    assert {name: result for name, result in texts.items() if len(result) != 1} == {}
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,8 @@ def test_json_for_programs(edgesparse: Command, model: Path, images: Path) -> No
     assert scored["map"] == pytest.approx(100) and scored["images"] == 4
     timed = edgesparse("bench", model, "--source", images, "--frames", 2, "--json").json
     assert timed["frames"] == 2 and timed["latency"]["engine"]["p50"] > 0 and timed["where"] == "the CPU"
-    found = edgesparse("run", model, "--source", images, "--json").json
-    assert found["frames"] == 4 and sum(found["classes"].values()) == 24 and found["ended"] == "end of source"
+    result = edgesparse("run", model, "--source", images, "--json").json
+    assert result["frames"] == 4 and sum(result["classes"].values()) == 24 and result["ended"] == "end of source"
     doctor = edgesparse("doctor", "--json").json
     assert doctor["machine"]["python"] == ".".join(map(str, sys.version_info[:3]))
 
@@ -73,7 +73,7 @@ def test_class_names_for_a_model_without(edgesparse: Command, tmp_path: Path, im
     squares.detector(tmp_path / "m.onnx", names=None)
     Path("names.txt").write_text("red\ngreen\n")
     scored = edgesparse("evaluate", "m.onnx", "--annotations", images, "--names", "names.txt", "--json").json
-    assert {found["name"] for found in scored["classes"]} == {"red", "green"}
+    assert {result["name"] for result in scored["classes"]} == {"red", "green"}
 
 
 def test_doctor_reports_what_is_missing_and_how_to_get_it(edgesparse: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,12 +30,12 @@ UNSEEN = 1_000_000  # training takes seeds from 0 on, up to here
 def test_size_and_interface(name: str) -> None:
     path = FOLDER / name
     model = models.load(path)
-    said = models.info(model)
+    stated = models.info(model)
     weights = [numpy_helper.to_array(tensor) for tensor in model.graph.initializer]
     assert path.stat().st_size <= 6_000_000
     assert sum(weight.size for weight in weights) <= 1_500_000
-    assert said.opset == 17
-    assert (said.inputs, said.outputs) == ({"images": (1, 3, 320, 320)}, {"output0": (1, 4 + len(CLASSES), 2100)})
+    assert stated.opset == 17
+    assert (stated.inputs, stated.outputs) == ({"images": (1, 3, 320, 320)}, {"output0": (1, 4 + len(CLASSES), 2100)})
     assert "Relu" in {node.op_type for node in model.graph.node}
     assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
 
@@ -57,9 +57,9 @@ def test_detects_in_scenes_it_never_saw(name: str, tmp_path: Path) -> None:
     from edgesparse.backends import backend
 
     with Detector(backend("onnxruntime").load(package.engine), package.manifest.detector, SCORING) as detector:
-        found = evaluate(detector, Labels(tmp_path / "scenes" / "instances.json"))
-    assert found.map > 85
-    assert {score.name for score in found.classes} == set(CLASSES)
+        result = evaluate(detector, Labels(tmp_path / "scenes" / "instances.json"))
+    assert result.map > 85
+    assert {score.name for score in result.classes} == set(CLASSES)
 
 
 def test_calibration_images_are_those_of_the_index() -> None:

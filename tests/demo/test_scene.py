@@ -45,9 +45,9 @@ def test_the_same_seed_gives_the_same_frames_whatever_the_threads() -> None:
 
 def test_two_scenes_side_by_side_do_not_disturb_each_other() -> None:
     alone = frames(1, 10)
-    one, other = Scene(1), Scene(2)
+    single, other = Scene(1), Scene(2)
     for expected in alone:
-        assert same(one.render(), expected)
+        assert same(single.render(), expected)
         other.render()
 
 
@@ -203,14 +203,14 @@ def expected_labels(
     for number, (_, x, y, mask) in enumerate(drawn):
         owner[y + pad : y + pad + mask.shape[0], x + pad : x + pad + mask.shape[1]][mask] = number
     owner = owner[pad : pad + height, pad + start : pad + start + width]
-    found = []
+    result = []
     for number, (class_id, x, y, mask) in enumerate(drawn):
         whole = np.zeros((height + 800, start + width + 1200), bool)
         whole[y + pad : y + pad + mask.shape[0], x + pad : x + pad + mask.shape[1]] = mask
         inside = whole[pad : pad + height, pad + start : pad + start + width]
         if np.count_nonzero(owner == number) >= 0.25 * np.count_nonzero(mask):
-            found.append((float(class_id), *(float(v) for v in tight(inside))))
-    return sorted(found)
+            result.append((float(class_id), *(float(v) for v in tight(inside))))
+    return sorted(result)
 
 
 def listed(labels: Labels) -> list[tuple[float, ...]]:

@@ -52,9 +52,9 @@ class Folders:
 
     def write(self, away: str = "") -> None:
         local = {"ansible_connection": "local"}
-        gone = {"ansible_host": "127.0.0.1", "ansible_port": 1, "ansible_ssh_common_args": "-o ConnectTimeout=2"}
+        absent = {"ansible_host": "127.0.0.1", "ansible_port": 1, "ansible_ssh_common_args": "-o ConnectTimeout=2"}
         sites = {
-            name: {"hosts": {h: gone if h in away else local for h in hosts}} for name, hosts in self.sites.items()
+            name: {"hosts": {h: absent if h in away else local for h in hosts}} for name, hosts in self.sites.items()
         }
         variables = {"edgesparse_program": f"{self.folder}/{{{{ inventory_hostname }}}}/edgesparse"}
         variables["edgesparse_incoming"] = f"{self.folder}/{{{{ inventory_hostname }}}}/incoming"

@@ -42,7 +42,7 @@ def main() -> int:
         os.environ["EDGESPARSE_PLANS"] = folder
         for some, together in (([name for name in names if name not in alone], options.together), (alone, 1)):
             with ThreadPoolExecutor(together) as pool:
-                work = {pool.submit(_one, name, options.limit, files[name]): name for name in some}
+                work = {pool.submit(_run_one, name, options.limit, files[name]): name for name in some}
                 for done in as_completed(work):
                     outcome, seconds, text = done.result()
                     failed += outcome not in ("passed", "skipped")
@@ -54,7 +54,7 @@ def main() -> int:
     return int(failed > 0)
 
 
-def _one(name: str, limit: float, record: Path) -> tuple[str, float, str]:
+def _run_one(name: str, limit: float, record: Path) -> tuple[str, float, str]:
     begun = time.monotonic()
     done = _run([*PYTEST, "--tb=short", "-rs", name], limit, {"EDGESPARSE_RECORD_FILE": str(record)})
     text = (done.stdout + done.stderr)[-1800:]

@@ -199,8 +199,8 @@ def stored(network_model: ModelProto, name: str) -> Array:
 def scale_and_axis(network_model: ModelProto, layer: str) -> tuple[tuple[int, ...], int | None]:
     """Shape of a layer's weight scales, and the axis that its DequantizeLinear names."""
     wiring = Wiring(network_model.graph)
-    wanted = next(each for each in network_model.graph.node if each.name == layer)
-    last = next(wiring.producer[name] for name in wanted.input[:2] if "weight" in name)
+    needed = next(each for each in network_model.graph.node if each.name == layer)
+    last = next(wiring.producer[name] for name in needed.input[:2] if "weight" in name)
     axis = [attribute.i for attribute in last.attribute if attribute.name == "axis"]
     return stored(network_model, last.input[1]).shape, axis[0] if axis else None
 

@@ -26,22 +26,29 @@ def score(folder: Path, labels: Labels, names: tuple[str, ...] = squares.NAMES, 
 
 
 def test_a_detector_that_finds_every_box_has_100_points(tmp_path: Path) -> None:
-    found = score(tmp_path, Labels(squares.labelled(tmp_path)))
-    assert (found.map, found.map50, found.map75, found.images) == pytest.approx((100, 100, 100, 4))
-    assert [(c.name, c.boxes > 0, round(c.map)) for c in found.classes] == [("red", True, 100), ("green", True, 100)]
-    assert found.small == pytest.approx(100) and found.large == -1
+    evaluation = score(tmp_path, Labels(squares.labelled(tmp_path)))
+    assert (evaluation.map, evaluation.map50, evaluation.map75, evaluation.images) == pytest.approx((100, 100, 100, 4))
+    assert [(c.name, c.boxes > 0, round(c.map)) for c in evaluation.classes] == [
+        ("red", True, 100),
+        ("green", True, 100),
+    ]
+    assert evaluation.small == pytest.approx(100) and evaluation.large == -1
 
 
 def test_boxes_beside_the_mark_cost_points_at_the_higher_overlaps(tmp_path: Path) -> None:
     """One pixel of eight each way: 49 of 79 pixels are common, an overlap of 0.62."""
-    found = score(tmp_path, Labels(squares.labelled(tmp_path)), shift=1.0)
-    assert found.map50 == pytest.approx(100) and found.map75 == 0
-    assert found.map == pytest.approx(30, abs=1)  # 0.50, 0.55 and 0.60 of ten; more at the frame's edge
+    evaluation = score(tmp_path, Labels(squares.labelled(tmp_path)), shift=1.0)
+    assert evaluation.map50 == pytest.approx(100) and evaluation.map75 == 0
+    assert evaluation.map == pytest.approx(30, abs=1)  # 0.50, 0.55 and 0.60 of ten; more at the frame's edge
 
 
 def test_no_detections_score_zero(tmp_path: Path) -> None:
-    found = score(tmp_path, Labels(squares.labelled(tmp_path)), shift=1000.0)
-    assert (found.map, found.map50, found.images) == (0, 0, 4) and "finds nothing on 4 images" in found.note
+    evaluation = score(tmp_path, Labels(squares.labelled(tmp_path)), shift=1000.0)
+    assert (evaluation.map, evaluation.map50, evaluation.images) == (
+        0,
+        0,
+        4,
+    ) and "finds nothing on 4 images" in evaluation.note
 
 
 def test_batches_and_the_rest_of_the_last_one_count_once(tmp_path: Path) -> None:
@@ -60,10 +67,10 @@ def test_progress_counts_the_images(tmp_path: Path) -> None:
 
 def test_a_box_of_id_zero_counts_like_the_others(tmp_path: Path) -> None:
     path = squares.labelled(tmp_path)
-    said = json.loads(path.read_text())
-    for box in said["annotations"]:
+    labels = json.loads(path.read_text())
+    for box in labels["annotations"]:
         box["id"] -= 1
-    path.write_text(json.dumps(said))
+    path.write_text(json.dumps(labels))
     assert score(tmp_path, Labels(path)).map == pytest.approx(100)
 
 
@@ -80,7 +87,7 @@ def test_yolox_nano_has_its_known_score_on_real_images(real: Path, tmp_path: Pat
     look = InputSpec(size=(416, 416), letterbox="top-left", colour="bgr", scale=1.0)
     spec = DetectorSpec(head="yolox", classes=coco_names(), input=look)
     with Detector(backend("onnxruntime").load(result.path), spec, SCORING) as detector:
-        found = evaluate(detector, Labels(real / "coco_mini/instances_val.json"))
-    assert found.map == pytest.approx(29.5, abs=0.1)
-    assert found.map50 == pytest.approx(46.3, abs=0.2)
-    assert found.images == 153
+        evaluation = evaluate(detector, Labels(real / "coco_mini/instances_val.json"))
+    assert evaluation.map == pytest.approx(29.5, abs=0.1)
+    assert evaluation.map50 == pytest.approx(46.3, abs=0.2)
+    assert evaluation.images == 153

@@ -24,8 +24,8 @@ def test_a_file_name_that_is_not_utf8_is_read(tmp_path: Path) -> None:
     path = os.fsencode(tmp_path) + b"/caf\xe9.jpg"
     with open(path, "wb") as file:  # noqa: PTH123 - the name is bytes
         file.write(JPEG)
-    (found,) = image_files(tmp_path)
-    assert read_image(found).shape == IMAGE.shape
+    (result,) = image_files(tmp_path)
+    assert read_image(result).shape == IMAGE.shape
 
 
 def test_a_file_name_that_is_not_utf8_can_be_printed(tmp_path: Path) -> None:

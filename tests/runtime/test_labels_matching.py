@@ -43,8 +43,8 @@ def test_a_detector_with_numbered_classes_takes_the_order_of_the_ids() -> None:
 
 
 def test_guesses_include_offsets_and_the_alphabet() -> None:
-    found = guesses(["bolt", "gear", "nut"], [Category(1, "nut"), Category(2, "bolt"), Category(3, "gear")], [0, 1, 2])
-    assert found == {
+    result = guesses(["bolt", "gear", "nut"], [Category(1, "nut"), Category(2, "bolt"), Category(3, "gear")], [0, 1, 2])
+    assert result == {
         "by name": (1, 2, 0),
         "in the order of the category ids": (0, 1, 2),
         "category id = class": (None, 0, 1),

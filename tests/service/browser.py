@@ -88,8 +88,12 @@ def browser(width: int = 1280, height: int = 1000) -> Iterator[Browser]:
                 "binary": CHROMIUM,
                 "args": [*FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}"],
             }
-            wanted = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
-            session = _call("POST", f"{at}/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
+            capabilities = {
+                "browserName": "chrome",
+                "goog:chromeOptions": options,
+                "goog:loggingPrefs": {"browser": "ALL"},
+            }
+            session = _call("POST", f"{at}/session", {"capabilities": {"alwaysMatch": capabilities}})["sessionId"]
             yield Browser(at, session)
         finally:
             if session:

@@ -32,9 +32,9 @@ def test_both_kinds_of_sockets(tmp_path: Path, abstract: bool) -> None:
 
 def test_without_systemd_nothing_is_sent(tmp_path: Path) -> None:
     Notify({}).ready()
-    gone = Notify({"NOTIFY_SOCKET": str(tmp_path / "gone")})
-    gone.ready()
-    gone.close()
+    absent = Notify({"NOTIFY_SOCKET": str(tmp_path / "gone")})
+    absent.ready()
+    absent.close()
 
 
 @pytest.mark.parametrize(

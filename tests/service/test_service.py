@@ -87,10 +87,10 @@ def test_sighup_takes_another_engine_without_losing_a_frame_of_the_camera(
     tmp_path: Path, planned_package: Planned, start: Start, slots: int
 ) -> None:
     """`current` points to another package with other classes: their names are never mixed up."""
-    one = planned_package({"slots": slots}, name="one")
+    package = planned_package({"slots": slots}, name="one")
     two = planned_package({}, name="two", classes=("blue", "white"), build_id="0123456789ab", model="other")
     link = tmp_path / "current"
-    link.symlink_to(one)
+    link.symlink_to(package)
     lines = tmp_path / "records.jsonl"
     service = start(link, door(jsonl={"file": str(lines)}))
     before = ready(service)

@@ -26,9 +26,9 @@ def detections(*rows: tuple[float, float, int]) -> Detections:
 
 
 def numbers(tracks: Tracks, *rows: tuple[float, float, int]) -> list[int]:
-    found = tracks.follow(detections(*rows)).track_id
-    assert found is not None and found.dtype == np.int64 and len(found) == len(rows)
-    return found.tolist()
+    tracked = tracks.follow(detections(*rows)).track_id
+    assert tracked is not None and tracked.dtype == np.int64 and len(tracked) == len(rows)
+    return tracked.tolist()
 
 
 def test_objects_that_move_keep_their_number() -> None:
@@ -48,8 +48,8 @@ def test_the_order_of_the_boxes_does_not_matter() -> None:
 def test_objects_of_different_classes_that_cross_do_not_change_their_numbers() -> None:
     tracks = Tracks()
     for step in range(40):
-        found = numbers(tracks, (10 + 5 * step, 10, 0), (210 - 5 * step, 12, 1))
-    assert sorted(found) == [1, 2] and found == numbers(tracks, (10 + 5 * 40, 10, 0), (10, 12, 1))
+        tracked = numbers(tracks, (10 + 5 * step, 10, 0), (210 - 5 * step, 12, 1))
+    assert sorted(tracked) == [1, 2] and tracked == numbers(tracks, (10 + 5 * 40, 10, 0), (10, 12, 1))
 
 
 def test_an_object_that_hides_for_a_while_keeps_its_number_and_one_that_is_long_gone_does_not() -> None:
@@ -132,7 +132,7 @@ def test_people_in_a_real_video_keep_their_numbers(real: Path, tmp_path: Path) -
                 seen.append(tracks.follow(detector(frame.image)))
                 if frame.index == 250:
                     break
-    count = Counter(int(n) for found in seen if found.track_id is not None for n in found.track_id if n >= 0)
+    count = Counter(int(n) for tracked in seen if tracked.track_id is not None for n in tracked.track_id if n >= 0)
     assert count and len(count) <= 12, count
     assert max(count.values()) >= 30, "somebody is followed over three seconds"
     jumps = moves = 0

@@ -159,10 +159,10 @@ def test_another_device_is_refused() -> None:
 
 
 def test_a_camera_that_disappears_is_named(monkeypatch: pytest.MonkeyPatch, device: Path) -> None:
-    def gone(file: int, request: int, argument: bytes) -> bytes:
+    def absent(file: int, request: int, argument: bytes) -> bytes:
         raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
 
-    monkeypatch.setattr(v4l2.fcntl, "ioctl", gone)
+    monkeypatch.setattr(v4l2.fcntl, "ioctl", absent)
     with pytest.raises(CameraUnavailable, match=r"cannot open .*video0: No such device"):
         modes_of(device)
 
