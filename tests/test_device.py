@@ -134,7 +134,7 @@ def test_the_power_mode(text: str, mode: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "reported"),
     [
         (
             "1980, 1980, 2619, 2619, 118.32, 700.00, 0x0000000000000000\n",

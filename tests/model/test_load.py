@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import squares
-from hypothesis import HealthCheck, passed, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
@@ -89,7 +89,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
-@passed(cut=st.floats(0, 1))
+@given(cut=st.floats(0, 1))
 def test_a_truncated_file_is_refused_or_can_still_be_described(tmp_path: Path, whole: Path, cut: float) -> None:
     """A file cut between two protobuf fields is a valid file, though not a detector."""
     data, path = whole.read_bytes(), tmp_path / "cut.onnx"
@@ -172,11 +172,11 @@ def test_values_of_constants_become_tensors_and_the_results_stay(tmp_path: Path)
     weights: dict[str, NDArray[Any]] = {"yes": np.array(True)}
     shape = (1, 64, 64, 3)
     path = squares.write(tmp_path / "a.onnx", nodes, weights, [("images", (1, 3, 64, 64))], [("y", shape)])
-    passed = onnx.load(path)
-    assert kinds(passed.graph) == {"value", "value_int", "value_ints", "value_float", "value_floats"}
+    given = onnx.load(path)
+    assert kinds(given.graph) == {"value", "value_int", "value_ints", "value_float", "value_floats"}
     model = load(path)
     assert kinds(model.graph) == {"value"}
-    np.testing.assert_array_equal(answers(model, images(1)), answers(passed, images(1)))
+    np.testing.assert_array_equal(answers(model, images(1)), answers(given, images(1)))
     save(model, tmp_path / "b.onnx")
     assert kinds(onnx.load(tmp_path / "b.onnx").graph) == {"value"}
 
