@@ -38,4 +38,4 @@ def host_built_kernels(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(kernels, "cubin", lambda sm: tmp_path / "frames.cubin")
     yield
     gc.collect()
-    assert not fake.memory and not fake.made and fake.streams == 0, "memory was not freed"
+    assert not fake.memory and not fake.created and fake.streams == 0, "memory was not freed"

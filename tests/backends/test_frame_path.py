@@ -62,9 +62,9 @@ def test_nothing_is_allocated_once_sizes_are_known(fake: Fake, tmp_path: Path) -
 
         for _ in range(detect.depth):
             turn()
-        before = (set(fake.memory), fake.hosts, set(fake.made))
+        before = (set(fake.memory), fake.hosts, set(fake.created))
         turn()
-        assert before == (set(fake.memory), fake.hosts, set(fake.made))
+        assert before == (set(fake.memory), fake.hosts, set(fake.created))
 
 
 def test_batches_come_back_in_order(fake: Fake, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_closing_gives_everything_back_and_may_be_repeated(fake: Fake, tmp_path:
     runner.latency()
     runner.close()
     runner.close()
-    assert not fake.memory and not fake.made
+    assert not fake.memory and not fake.created
     assert fake.hosts == len(kept), "arrays that somebody holds stay"
     kept["images"][...] = 1
     view = kept.pop("images")[0]
@@ -100,7 +100,7 @@ def test_a_runner_that_is_forgotten_gives_back_too(fake: Fake, tmp_path: Path) -
     for _ in range(20):
         load(fake, tmp_path).latency()
     gc.collect()
-    assert not fake.memory and not fake.made and fake.hosts == fake.streams == 0
+    assert not fake.memory and not fake.created and fake.hosts == fake.streams == 0
 
 
 def test_a_runner_may_be_used_and_closed_in_another_thread(fake: Fake, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_what_cannot_run_is_refused_in_one_line_and_leaves_nothing(
     assert "\n" not in str(raised.value)
     del raised
     gc.collect()
-    assert not fake.memory and not fake.made and fake.hosts == fake.streams == 0
+    assert not fake.memory and not fake.created and fake.hosts == fake.streams == 0
 
 
 @pytest.mark.parametrize("data", [b"", b"no plan", None])
@@ -215,7 +215,7 @@ def test_an_error_inside_the_gpu_ends_the_runner_with_one_line(fake: Fake, tmp_p
     with pytest.raises(BuildError, match=r"running model.plan: CUDA reports: .*illegal memory.*start it again$"):
         runner.infer()
     runner.close()
-    assert not fake.memory and not fake.made
+    assert not fake.memory and not fake.created
 
 
 def test_without_a_gpu_or_pycuda_the_remedy_is_told(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
