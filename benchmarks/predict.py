@@ -176,7 +176,7 @@ def result(rows: list[Measured], works: dict[str, list[Work]], refit: bool) -> d
         "in_boards_yaml": asdict(fitted()),
         "fit": summary(errors[~test & np.array([row.use == "fit" for row in rows])]) if fit_rows else None,
         "held_out_trtutils": where(ours) if any(ours) else None,
-        "held_out_published": where([not one for one in ours]),
+        "held_out_published": where([not is_ours for is_ours in ours]),
         "by_precision": {p: where([row.precision == p for row in rows]) for p in ("fp32", "fp16", "int8")},
         "by_family": {name: where([family(row.model) == name for row in rows]) for name in families},
         "by_source": [
@@ -186,8 +186,8 @@ def result(rows: list[Measured], works: dict[str, list[Work]], refit: bool) -> d
         ],
         "published_rows": [
             {**asdict(row), "predicted_ms": round(row.ms * (1 + float(error)), 2)}
-            for row, error, one in zip(rows, errors, ours, strict=True)
-            if not one
+            for row, error, is_ours in zip(rows, errors, ours, strict=True)
+            if not is_ours
         ],
     }
 

@@ -152,8 +152,8 @@ def raw(runner: Runner, net: Net | None) -> list[list[NDArray[Any]]]:
     entry = buffers[runner.inputs[0].name]
     passed = ImageBatches.from_files(image_files(net.compare, RAW), net.spec.input)() if net else noise(entry.shape)
     result = []
-    for one in passed:
-        entry[...] = one
+    for image in passed:
+        entry[...] = image
         runner.infer()
         result.append([buffers[output.name].astype(np.float32) for output in runner.outputs])
     return result

@@ -147,17 +147,17 @@ def measure(net: Net, seconds: float, together: int, limit: float) -> dict[str, 
         folder = Path(name)
         jobs = dict(options_of(net, folder))
         (folder / "jobs.json").write_text(json.dumps(jobs))
-        dense, sparse = ([one for one in jobs if one.endswith(SPARSE) is kind] for kind in (False, True))
+        dense, sparse = ([job for job in jobs if job.endswith(SPARSE) is kind] for kind in (False, True))
         arguments: dict[str, str] = {}
         for some in (dense, sparse):  # dense ones first: what they timed need not be timed again
             with ThreadPoolExecutor(together) as pool:
                 arguments |= dict(
-                    zip(some, pool.map(lambda one: child(folder, "build", one, limit), some), strict=True)
+                    zip(some, pool.map(lambda job: child(folder, "build", job, limit), some), strict=True)
                 )
-        built = {one: folder / f"{one}.json" for one in jobs if (folder / f"{one}.json").exists()}
-        failed = {one: arguments[one] for one in jobs if one not in built}
+        built = {job: folder / f"{job}.json" for job in jobs if (folder / f"{job}.json").exists()}
+        failed = {job: arguments[job] for job in jobs if job not in built}
         if not built:
-            return {"failed": "; ".join(f"{one}: {why}" for one, why in failed.items())}
+            return {"failed": "; ".join(f"{job}: {why}" for job, why in failed.items())}
         why = child(folder, "time", str(seconds), limit)
         if not (folder / "times.json").exists():
             return {"failed": f"timing: {why}"}
@@ -175,15 +175,15 @@ def child(folder: Path, task: str, what: str, limit: float) -> str:
     return f"exit code {outcome.returncode}: {outcome.stderr[-600:]}"
 
 
-def build(folder: Path, one: str) -> None:
+def build(folder: Path, name: str) -> None:
     """A child's task: NAME.engine and NAME.json, the BuildResult."""
-    job = json.loads((folder / "jobs.json").read_text())[one]
+    job = json.loads((folder / "jobs.json").read_text())[name]
     options = from_json(BuildOptions, job["options"])
     try:
-        result = backend("tensorrt").build(folder / job["onnx"], folder / f"{one}.engine", options)
+        result = backend("tensorrt").build(folder / job["onnx"], folder / f"{name}.engine", options)
     except EdgeSparseError as error:
         sys.exit(str(error))
-    (folder / f"{one}.json").write_text(json.dumps(to_json(result)))
+    (folder / f"{name}.json").write_text(json.dumps(to_json(result)))
 
 
 def time_all(folder: Path, seconds: float) -> None:

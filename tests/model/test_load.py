@@ -172,11 +172,11 @@ def test_values_of_constants_become_tensors_and_the_results_stay(tmp_path: Path)
     weights: dict[str, NDArray[Any]] = {"yes": np.array(True)}
     shape = (1, 64, 64, 3)
     path = squares.write(tmp_path / "a.onnx", nodes, weights, [("images", (1, 3, 64, 64))], [("y", shape)])
-    given = onnx.load(path)
-    assert kinds(given.graph) == {"value", "value_int", "value_ints", "value_float", "value_floats"}
+    original = onnx.load(path)
+    assert kinds(original.graph) == {"value", "value_int", "value_ints", "value_float", "value_floats"}
     model = load(path)
     assert kinds(model.graph) == {"value"}
-    np.testing.assert_array_equal(answers(model, images(1)), answers(given, images(1)))
+    np.testing.assert_array_equal(answers(model, images(1)), answers(original, images(1)))
     save(model, tmp_path / "b.onnx")
     assert kinds(onnx.load(tmp_path / "b.onnx").graph) == {"value"}
 
