@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def toy() -> nn.Module:
+def toy() -> nn.Sequential:
     torch = pytest.importorskip("torch", reason="torch: needs PyTorch")
     nn = torch.nn
     torch.manual_seed(0)

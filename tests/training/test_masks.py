@@ -28,7 +28,7 @@ OPTIMIZERS = {
 
 
 def weight(model: nn.Module, name: str) -> np.ndarray:
-    return model.get_submodule(name).weight.detach().float().numpy()
+    return model.get_parameter(f"{name}.weight").detach().float().numpy()
 
 
 def broken(model: nn.Module, name: str) -> int:
@@ -48,7 +48,7 @@ def masked(model: nn.Module, kind: str = "sgd", **options: Any) -> tuple[Any, Ma
     return optimizer, sparsify(model, optimizer, skip=("12",), **options)
 
 
-def test_eligible_layers_are_masked_immediately_and_others_have_a_reason(toy: nn.Module) -> None:
+def test_eligible_layers_are_masked_immediately_and_others_have_a_reason(toy: nn.Sequential) -> None:
     _, masks = masked(toy)
     assert masks.layers == masks.active == SPARSE
     assert all(broken(toy, name) == 0 for name in SPARSE)
@@ -61,7 +61,7 @@ def test_eligible_layers_are_masked_immediately_and_others_have_a_reason(toy: nn
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_masks_persist_through_steps_with_momentum_and_weight_decay(toy: nn.Module, kind: str) -> None:
+def test_masks_persist_through_steps_with_momentum_and_weight_decay(toy: nn.Sequential, kind: str) -> None:
     optimizer = OPTIMIZERS[kind](toy.parameters())
     train(toy, optimizer, 2)  # momentum of the dense training exists already
     sparsify(toy, optimizer, skip=("12",))
@@ -76,14 +76,14 @@ def test_masks_persist_through_steps_with_momentum_and_weight_decay(toy: nn.Modu
             assert not kept.numpy()[zeros["3"]].any()
 
 
-def test_masks_persist_under_autocast(toy: nn.Module) -> None:
+def test_masks_persist_under_autocast(toy: nn.Sequential) -> None:
     optimizer, _ = masked(toy, "adamw")
     with torch.autocast("cpu", torch.bfloat16):
         train(toy, optimizer)
     assert all(broken(toy, name) == 0 for name in SPARSE)
 
 
-def test_a_checkpoint_carries_the_masks(toy: nn.Module) -> None:
+def test_a_checkpoint_carries_the_masks(toy: nn.Sequential) -> None:
     optimizer, masks = masked(toy)
     train(toy, optimizer)
     file = io.BytesIO()
@@ -105,7 +105,7 @@ def test_a_checkpoint_carries_the_masks(toy: nn.Module) -> None:
         np.testing.assert_array_equal(weight(resumed, name) == 0, zeros[name])
 
 
-def test_an_averaged_copy_is_masked_exactly(toy: nn.Module) -> None:
+def test_an_averaged_copy_is_masked_exactly(toy: nn.Sequential) -> None:
     optimizer, masks = masked(toy)
     average_of = torch.optim.swa_utils.get_ema_multi_avg_fn(0.9)
     average = torch.optim.swa_utils.AveragedModel(toy, multi_avg_fn=average_of)
@@ -117,13 +117,13 @@ def test_an_averaged_copy_is_masked_exactly(toy: nn.Module) -> None:
         np.testing.assert_array_equal(weight(average.module, name) == 0, weight(toy, name) == 0)
 
 
-def test_a_model_that_is_not_a_copy_is_refused(toy: nn.Module) -> None:
+def test_a_model_that_is_not_a_copy_is_refused(toy: nn.Sequential) -> None:
     _, masks = masked(toy)
     with pytest.raises(SparsityError, match="no layer '3'"):
         masks.apply_to(nn.Sequential(nn.ReLU()))
 
 
-def test_the_schedule_adds_layers_by_share_and_never_removes_any(toy: nn.Module) -> None:
+def test_the_schedule_adds_layers_by_share_and_never_removes_any(toy: nn.Sequential) -> None:
     _, masks = masked(toy, schedule=stepwise(3, until=0.6))
     captured = []
     for progress in (0.0, 0.1, 0.2, 0.45, 1.0, 0.0):
@@ -133,30 +133,30 @@ def test_the_schedule_adds_layers_by_share_and_never_removes_any(toy: nn.Module)
     assert captured == [1, 1, 2, 3, 3, 3]
 
 
-def test_refresh_brings_a_pruned_weight_back_until_frozen(toy: nn.Module) -> None:
-    layer = toy[7]
+def test_refresh_brings_a_pruned_weight_back_until_frozen(toy: nn.Sequential) -> None:
+    kernel = toy.get_parameter("7.weight")
     with torch.no_grad():
-        layer.weight[0, :4, 0, 0] = torch.tensor([4.0, 3.0, 2.0, 1.0])
+        kernel[0, :4, 0, 0] = torch.tensor([4.0, 3.0, 2.0, 1.0])
     optimizer, masks = masked(toy)
 
     def row() -> list[float]:
-        return layer.weight.detach()[0, :4, 0, 0].tolist()
+        return kernel.detach()[0, :4, 0, 0].tolist()
 
     assert row() == [4, 3, 0, 0]
     with torch.no_grad():
-        layer.weight[0, 1, 0, 0] = 0.5
+        kernel[0, 1, 0, 0] = 0.5
     masks.refresh()
     assert row() == [4, 0, 2, 0]
     masks.freeze()
     with torch.no_grad():
-        layer.weight[0, 0, 0, 0] = 0.1
+        kernel[0, 0, 0, 0] = 0.1
     masks.refresh()
     assert row() == pytest.approx([0.1, 0, 2, 0])
     train(toy, optimizer)
     assert broken(toy, "7") == 0
 
 
-def test_fold_leaves_a_plain_module_with_exact_zeros(toy: nn.Module) -> None:
+def test_fold_leaves_a_plain_module_with_exact_zeros(toy: nn.Sequential) -> None:
     plain = {name: type(module) for name, module in toy.named_modules()}
     keys = list(toy.state_dict())
     optimizer, masks = masked(toy)
@@ -181,7 +181,7 @@ def test_skip_takes_patterns_and_whole_branches() -> None:
     assert sparsify(model, optimizer, skip=("he*",)).layers == ("body",)
 
 
-def test_a_skip_that_matches_nothing_is_refused_with_the_nearest_name(toy: nn.Module) -> None:
+def test_a_skip_that_matches_nothing_is_refused_with_the_nearest_name(toy: nn.Sequential) -> None:
     optimizer = torch.optim.SGD(toy.parameters(), lr=0.1)
     with pytest.raises(ConfigError, match=r"skip='13' .* nearest is '3'"):
         sparsify(toy, optimizer, skip=("13",))
@@ -193,7 +193,7 @@ def test_a_computed_weight_stays_dense() -> None:
     assert masks.layers == ("1",) and "weight_norm" in masks.dense["0"]
 
 
-def test_nothing_to_mask_and_masking_twice_are_refused(toy: nn.Module) -> None:
+def test_nothing_to_mask_and_masking_twice_are_refused(toy: nn.Sequential) -> None:
     optimizer, _ = masked(toy)
     with pytest.raises(SparsityError, match="already"):
         sparsify(toy, optimizer)
@@ -203,7 +203,7 @@ def test_nothing_to_mask_and_masking_twice_are_refused(toy: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("act", [lambda m: m.step(1.5), lambda m: stepwise(0)])
-def test_wrong_numbers_are_refused(toy: nn.Module, act: Any) -> None:
+def test_wrong_numbers_are_refused(toy: nn.Sequential, act: Any) -> None:
     _, masks = masked(toy)
     with pytest.raises(ConfigError):
         act(masks)
