@@ -81,6 +81,8 @@ class _Dumper(yaml.SafeDumper):
 
 def _text_node(dumper: _Dumper, text: str) -> yaml.ScalarNode:
     style = None if isinstance(_plain(text), str) else "'"
+    if any(mark in text for mark in "\x85\u2028\u2029"):  # line breaks, which only double quotes escape
+        style = '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
 
 

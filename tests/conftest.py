@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
+import hypothesis
 import pytest
 from own_process import OwnProcess
 from skips import (  # noqa: F401, hooks of pytest
@@ -16,6 +17,11 @@ from skips import (  # noqa: F401, hooks of pytest
     pytest_runtest_makereport,
     pytest_sessionfinish,
 )
+
+# In CI the same inputs every time, without time limits: a new finding must not fail somebody else's change.
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
+if os.environ.get("CI") == "true":
+    hypothesis.settings.load_profile("ci")
 
 REAL = Path(os.environ.get("EDGESPARSE_REAL", Path(__file__).parents[2] / "shared" / "real"))
 

@@ -170,7 +170,8 @@ def test_what_is_dumped_is_read_as_the_same_value(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["1e3", "0o17", "010", "no", "null", "~", "1.", "0x1F", ".nan", "<<", "a: b", "", "#", "é"]
+    "text",
+    ["1e3", "0o17", "010", "no", "null", "~", "1.", "0x1F", ".nan", "<<", "a: b", "", "#", "é", "\x85", "a\u2028b"],
 )
 def test_text_is_quoted_where_it_would_be_something_else(text: str) -> None:
     assert load(dump([text]).encode()) == [text] and load(dump({text: text}).encode()) == {text: text}

@@ -72,7 +72,7 @@ def test_limits_and_a_cache_that_it_has_no_use_for(variants: dict[str, Path], tm
 def test_types_must_be_in_the_model(variants: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="takes FP16 from the ONNX file alone"):
         RTX.build(variants["fp32"], tmp_path / "model.engine", BuildOptions(precision="fp16"))
-    with pytest.raises(BuildError, match="Q/DQ nodes alone"):
+    with pytest.raises(BuildError, match="needs Q/DQ nodes for INT8 and the model has none"):
         RTX.build(variants["fp32"], tmp_path / "model.engine", BuildOptions(precision="int8"))
     assert list(tmp_path.iterdir()) == []
 
