@@ -12,7 +12,7 @@ import time
 from abc import abstractmethod
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
@@ -172,8 +172,10 @@ class Download(BundleSource):
 
     def _open(self, request: Request) -> HTTPResponse:
         try:
-            with Deadline(TIMEOUT):
-                answer: HTTPResponse = self._opener.open(request, timeout=TIMEOUT)
+            with ExitStack() as on_error:
+                with Deadline(TIMEOUT):  # raises behind an answer, too, whose header it cut off
+                    answer: HTTPResponse = on_error.enter_context(self._opener.open(request, timeout=TIMEOUT))
+                on_error.pop_all()
         except HTTPError as error:
             error.close()
             if error.code >= 500:
