@@ -36,6 +36,13 @@ class Annotated:
         return Labels(self.annotations, self.images)
 
 
+def read_annotations(annotations: str | Path | None, images: str | Path | None) -> Labels | None:
+    """The labels to score on, None without `annotations`. Raises as `Annotated.read`."""
+    if annotations is None:
+        return None
+    return Annotated(Path(annotations), None if images is None else Path(images)).read()
+
+
 def as_recipe(target: Target, names: str | None = None) -> Recipe:
     """The recipe of a target, with the class names of `names` ('coco' or a file). Raises ConfigError."""
     if isinstance(target, Recipe):

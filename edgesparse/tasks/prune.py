@@ -17,14 +17,13 @@ from edgesparse.model.load import Model, load, save
 from edgesparse.predict import boards, fusion, roofline
 from edgesparse.progress import Progress, quiet
 from edgesparse.runtime.evaluate import ModelScorer
-from edgesparse.runtime.labels.read import Labels
 from edgesparse.sparsity import page
 from edgesparse.sparsity.prune import PruneReport
 from edgesparse.sparsity.prune import prune as by_magnitude
 from edgesparse.sparsity.reconstruct import ReconstructOptions, Task, reconstruct
 from edgesparse.sparsity.reconstruct_report import ReconstructReport
 from edgesparse.stream.sources.open import image_batches
-from edgesparse.tasks.inputs import Annotated, Target, as_recipe, check_images, check_numbers
+from edgesparse.tasks.inputs import Target, as_recipe, check_images, check_numbers, read_annotations
 from edgesparse.tasks.writing import check_outputs, write
 
 PruneMethod = Literal["magnitude", "reconstruct"]
@@ -160,7 +159,7 @@ def _reconstruct(recipe: Recipe, options: PruneOptions, progress: Progress) -> t
     state = None if options.state is None else Path(options.state)
     if state is not None and state.exists() and not state.is_dir():
         raise ConfigError(f"--state {state} is a file: name a folder")
-    labels = _labels(options)
+    labels = read_annotations(options.annotations, options.annotated_images)
     progress("reading the model", 0, 0)
     model = load(recipe.model)
     spec = detector_spec(model, recipe)
@@ -181,13 +180,6 @@ def _reconstruct(recipe: Recipe, options: PruneOptions, progress: Progress) -> t
         objects=object_masks(model, images, spec),
     )
     return reconstruct(model, images, selection, task, progress)
-
-
-def _labels(options: PruneOptions) -> Labels | None:
-    if options.annotations is None:
-        return None
-    images = None if options.annotated_images is None else Path(options.annotated_images)
-    return Annotated(Path(options.annotations), images).read()
 
 
 def _gains(model: Model, spec: DetectorSpec, board: boards.Board) -> dict[str, float]:

@@ -26,7 +26,7 @@ from edgesparse.progress import Progress, quiet
 from edgesparse.runtime.evaluate import ModelScorer
 from edgesparse.runtime.images import ImageBatches
 from edgesparse.stream.sources.open import image_batches
-from edgesparse.tasks.inputs import Annotated, Target, as_recipe, check_images, check_numbers
+from edgesparse.tasks.inputs import Target, as_recipe, check_images, check_numbers, read_annotations
 from edgesparse.tasks.writing import check_outputs, write
 
 RangeMethod = Literal["best", "entropy", "percentile", "mse", "max"]
@@ -142,9 +142,7 @@ def _path(value: str | Path | None) -> Path | None:
 def _recover(recipe: Recipe, options: QuantizeOptions, progress: Progress) -> tuple[Recovered, ImageBatches]:
     source, scales = str(options.images), _scales(_path(options.from_table))
     check_images(source)
-    labels = None
-    if options.annotations is not None:
-        labels = Annotated(Path(options.annotations), _path(options.annotated_images)).read()
+    labels = read_annotations(options.annotations, options.annotated_images)
     progress("reading the model", 0, 0)
     model = load(recipe.model)
     spec = detector_spec(model, recipe)

@@ -16,9 +16,7 @@ from edgesparse.runtime.heads.deepstream_yolo import is_corners_and_class
 from edgesparse.runtime.heads.grid import grid, is_decoded, strides_of
 from edgesparse.runtime.heads.yolov5 import FIRST_CLASS, decode_rows, is_rows, strided_rows
 
-_INPUT = CENTERED.model_copy(update={"letterbox": "top-left", "colour": "bgr", "scale": 1.0})
 _EXPORT = "python tools/export_onnx.py -n yolox-s -c best.pth --output-name yolox_s.onnx --opset 17"
-_SOURCE = "Ge et al., YOLOX: Exceeding YOLO Series in 2021, and https://github.com/Megvii-BaseDetection/YOLOX"
 
 
 def _are_scores(raw: NDArray[Any]) -> bool:
@@ -27,16 +25,24 @@ def _are_scores(raw: NDArray[Any]) -> bool:
     return bool(scores.min() >= 0 and scores.max() <= 1) and not (raw.shape[1] == 6 and is_corners_and_class(raw))
 
 
-class Yolox(Head):
+class _OnePerCell(Head):
+    """What both exports of YOLOX share: one row per cell of the grid, and the input."""
+
+    source = "Ge et al., YOLOX: Exceeding YOLO Series in 2021, and https://github.com/Megvii-BaseDetection/YOLOX"
+    convention = CENTERED.model_copy(update={"letterbox": "top-left", "colour": "bgr", "scale": 1.0})
+
+    def fits(self, layout: Layout) -> bool:
+        return layout.table is not None and strides_of(layout.table[0], layout.size) is not None
+
+    def classes(self, layout: Layout) -> int:
+        return layout.outputs[0].shape[2] - FIRST_CLASS
+
+
+class Yolox(_OnePerCell):
     """YOLOX without `--decode_in_inference`: xy = (xy + cell) * stride, wh = exp(wh) * stride."""
 
     outputs = "one output [B, N, 5 + C]: offsets on the grid, objectness, class scores after the sigmoid"
     export = _EXPORT
-    source = _SOURCE
-    convention = _INPUT
-
-    def fits(self, layout: Layout) -> bool:
-        return layout.table is not None and strides_of(layout.table[0], layout.size) is not None
 
     def evidence(self, layout: Layout, sample: Sample | None) -> Evidence | None:
         if not is_rows(layout):
@@ -47,9 +53,6 @@ class Yolox(Head):
         if is_decoded(raw, layout.size) or not _are_scores(raw):
             return None
         return Evidence(VALUES, "one row per cell, with centers near 0: offsets on the grid")
-
-    def classes(self, layout: Layout) -> int:
-        return layout.outputs[0].shape[2] - FIRST_CLASS
 
     def decode(self, layout: Layout, conf: float, multi_label: bool = False) -> Decode:
         corner, stride = grid(layout.size, strides_of(layout.outputs[0].shape[1], layout.size) or (8, 16, 32))
@@ -72,16 +75,11 @@ class Yolox(Head):
         return replace(strided_rows(layout), kind="on-grid", levels=levels)
 
 
-class YoloxDecoded(Head):
+class YoloxDecoded(_OnePerCell):
     """YOLOX exported with `--decode_in_inference`."""
 
     outputs = "one output [B, N, 5 + C]: center and size in pixels, objectness, class scores after the sigmoid"
     export = f"{_EXPORT} --decode_in_inference"
-    source = _SOURCE
-    convention = _INPUT
-
-    def fits(self, layout: Layout) -> bool:
-        return layout.table is not None and strides_of(layout.table[0], layout.size) is not None
 
     def evidence(self, layout: Layout, sample: Sample | None) -> Evidence | None:
         if not is_rows(layout):
@@ -92,9 +90,6 @@ class YoloxDecoded(Head):
         if not is_decoded(raw, layout.size) or not _are_scores(raw) or (raw[:, 4] == 1).all():
             return None
         return Evidence(VALUES, "one row per cell, with centers at their cells in pixels and an objectness")
-
-    def classes(self, layout: Layout) -> int:
-        return layout.outputs[0].shape[2] - FIRST_CLASS
 
     def decode(self, layout: Layout, conf: float, multi_label: bool = False) -> Decode:
         return decode_rows(conf, multi_label)
