@@ -11,7 +11,7 @@ MAX_CANDIDATES = 30_000
 FEW = 12
 """Up to this many boxes, comparing them here is faster than a call of OpenCV (benchmarks/nms.py)."""
 MANY = 128
-"""With more boxes, each class is suppressed by itself, as the cost grows with the square of their number."""
+"""With more boxes, they are compared in blocks of this many with those that stay, and no further than `max_det`."""
 EMPTY = float(np.finfo(np.float64).eps)
 """Area of two boxes up to which it counts as zero, as in OpenCV."""
 
@@ -33,16 +33,14 @@ def nms(
         return np.arange(len(confidence))[:max_det]
     if len(confidence) <= FEW:
         return np.array(_few(xyxy, confidence, class_id, iou, agnostic)[:max_det], np.intp)
-    if len(confidence) <= MANY:
-        boxes = xyxy.astype(np.float64)
-        if not agnostic:
-            # Classes are shifted apart so that they cannot overlap; float64 keeps the boxes exact.
-            boxes += class_id[:, None] * (2.0 * float(np.abs(xyxy).max()) + 1.0)
+    rank = np.argsort(-confidence, kind="stable")[:MAX_CANDIDATES] if len(confidence) > MANY else slice(None)
+    boxes = xyxy[rank].astype(np.float64)
+    if not agnostic:
+        # Classes are shifted apart so that they cannot overlap; float64 keeps the boxes exact.
+        boxes += class_id[rank, None] * (2.0 * float(np.abs(xyxy).max()) + 1.0)
+    if isinstance(rank, slice):
         return _opencv(boxes, confidence, iou)[:max_det]
-    rank = np.argsort(-confidence, kind="stable")[:MAX_CANDIDATES]
-    groups = [rank] if agnostic else [rank[class_id[rank] == label] for label in np.unique(class_id[rank])]
-    keep = np.concatenate([each[_opencv(xyxy[each].astype(np.float64), confidence[each], iou)] for each in groups])
-    return keep[np.lexsort((keep, -confidence[keep]))][:max_det]
+    return rank[_in_blocks(boxes, iou, max_det)]
 
 
 def _opencv(xyxy: NDArray[np.float64], confidence: NDArray[np.float32], iou: float) -> NDArray[np.intp]:
@@ -51,6 +49,43 @@ def _opencv(xyxy: NDArray[np.float64], confidence: NDArray[np.float32], iou: flo
     # OpenCV converts lists faster than arrays.
     kept = cv2.dnn.NMSBoxes(xyxy.tolist(), confidence, 0.0, iou)  # type: ignore[arg-type]
     return np.asarray(kept, np.intp).ravel()
+
+
+def _in_blocks(xyxy: NDArray[np.float64], iou: float, max_det: int) -> list[int]:
+    """Indices of the boxes that stay, of boxes in the order of their confidence.
+
+    A box depends on more confident ones alone, so nothing behind the last one that is kept is looked at.
+    """
+    kept: list[int] = []
+    for start in range(0, len(xyxy), MANY):
+        index = np.arange(start, min(start + MANY, len(xyxy)))
+        if kept:
+            index = index[~_overlap(xyxy[kept], xyxy[index], iou).any(axis=0)]
+        suppresses = _overlap(xyxy[index], xyxy[index], iou)
+        gone = np.zeros(len(index), np.bool_)
+        for i, place in enumerate(index.tolist()):
+            if not gone[i]:
+                kept.append(place)
+                gone |= suppresses[i]
+        if len(kept) >= max_det:
+            break
+    return kept[:max_det]
+
+
+def _overlap(first: NDArray[np.float64], second: NDArray[np.float64], iou: float) -> NDArray[np.bool_]:
+    """Whether boxes [n, 4] and [m, 4] overlap by more than `iou`: [n, m]."""
+    a, b = first.T[:, :, None], second.T[:, None]
+    shared = np.minimum(a[2], b[2])
+    shared -= np.maximum(a[0], b[0])
+    np.maximum(shared, 0, out=shared)
+    height = np.minimum(a[3], b[3])
+    height -= np.maximum(a[1], b[1])
+    shared *= height  # not positive where either is not
+    areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
+    more: NDArray[np.bool_] = shared > areas * (iou / (1 + iou))
+    if iou < 1 and areas.min(initial=1.0) <= EMPTY:  # two boxes without an area cover each other
+        more |= areas <= EMPTY
+    return more
 
 
 def _few(
