@@ -21,6 +21,14 @@ def strides_of(count: int, size: tuple[int, int]) -> tuple[int, ...] | None:
     return next((strides for strides in STRIDES if cells(size, strides) == count), None)
 
 
+def strides_for(count: int, size: tuple[int, int]) -> tuple[int, ...]:
+    """As `strides_of`. Raises LookupError where there are none."""
+    strides = strides_of(count, size)
+    if strides is None:
+        raise LookupError(f"{count} are the cells of no known grid")
+    return strides
+
+
 def is_dense(count: int, size: tuple[int, int]) -> bool:
     """Whether `count` is one prediction per cell of a grid with stride 8.
 

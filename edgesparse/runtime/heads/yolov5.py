@@ -21,25 +21,27 @@ def is_rows(layout: Layout) -> bool:
     return layout.table is not None and is_dense(layout.table[0], layout.size) and layout.table[1] > FIRST_CLASS
 
 
-def decode_rows(conf: float, multi_label: bool) -> Decode:
-    """Decode rows of center, size, objectness and classes."""
+class DecodedRows(Head):
+    """Rows [B, N, 5 + C] of center and size in pixels, objectness and class scores."""
 
-    def decode(outputs: Sequence[NDArray[Any]], image: int) -> Candidates:
-        rows = outputs[0][image]
-        # A box's confidence is objectness times class, so never more than objectness.
-        rows = rows[at_least(rows[:, 4], conf)]
-        return labeled(corners(rows[:, :4]), rows[:, FIRST_CLASS:] * rows[:, 4:FIRST_CLASS], conf, multi_label)
+    def classes(self, layout: Layout) -> int:
+        return layout.outputs[0].shape[2] - FIRST_CLASS
 
-    return decode
+    def decode(self, layout: Layout, conf: float, multi_label: bool = False) -> Decode:
+        def decode(outputs: Sequence[NDArray[Any]], image: int) -> Candidates:
+            rows = outputs[0][image]
+            # A box's confidence is objectness times class, so never more than objectness.
+            rows = rows[at_least(rows[:, 4], conf)]
+            return labeled(corners(rows[:, :4]), rows[:, FIRST_CLASS:] * rows[:, 4:FIRST_CLASS], conf, multi_label)
+
+        return decode
+
+    def strided(self, layout: Layout) -> Strided:
+        _, cells, row = layout.outputs[0].shape
+        return Strided(cells, row - FIRST_CLASS, row, 1, row, 1, first_score=FIRST_CLASS, objectness=4)
 
 
-def strided_rows(layout: Layout) -> Strided:
-    """The same rows for the GPU."""
-    _, cells, row = layout.outputs[0].shape
-    return Strided(cells, row - FIRST_CLASS, row, 1, row, 1, first_score=FIRST_CLASS, objectness=4)
-
-
-class YoloV5(Head):
+class YoloV5(DecodedRows):
     """Three anchors per cell (YOLOv5, YOLOv7), or one prediction per cell with an objectness of 1 (YOLOv6)."""
 
     outputs = "one output [B, N, 5 + C]: center and size in pixels, objectness, class scores, all after the sigmoid"
@@ -66,12 +68,3 @@ class YoloV5(Head):
         if is_decoded(raw, layout.size) and (raw[:, 4] == 1).all():
             return Evidence(VALUES, "one decoded box per cell, each with an objectness of 1 (YOLOv6)")
         return None
-
-    def classes(self, layout: Layout) -> int:
-        return layout.outputs[0].shape[2] - FIRST_CLASS
-
-    def decode(self, layout: Layout, conf: float, multi_label: bool = False) -> Decode:
-        return decode_rows(conf, multi_label)
-
-    def strided(self, layout: Layout) -> Strided:
-        return strided_rows(layout)

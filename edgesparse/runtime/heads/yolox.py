@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse.backends.frames import Candidates, Decode, Strided
-from edgesparse.runtime.heads.base import CENTERED, POSSIBLE, VALUES, Evidence, Head, Layout, Sample
+from edgesparse.runtime.heads.base import CENTERED, POSSIBLE, VALUES, Evidence, Layout, Sample
 from edgesparse.runtime.heads.candidates import at_least, labeled
 from edgesparse.runtime.heads.deepstream_yolo import is_corners_and_class
-from edgesparse.runtime.heads.grid import grid, is_decoded, strides_of
-from edgesparse.runtime.heads.yolov5 import FIRST_CLASS, decode_rows, is_rows, strided_rows
+from edgesparse.runtime.heads.grid import grid, is_decoded, strides_for, strides_of
+from edgesparse.runtime.heads.yolov5 import FIRST_CLASS, DecodedRows, is_rows
 
 _EXPORT = "python tools/export_onnx.py -n yolox-s -c best.pth --output-name yolox_s.onnx --opset 17"
 
@@ -25,7 +25,7 @@ def _are_scores(raw: NDArray[Any]) -> bool:
     return bool(scores.min() >= 0 and scores.max() <= 1) and not (raw.shape[1] == 6 and is_corners_and_class(raw))
 
 
-class _OnePerCell(Head):
+class _OnePerCell(DecodedRows):
     """What both exports of YOLOX share: one row per cell of the grid, and the input."""
 
     source = "Ge et al., YOLOX: Exceeding YOLO Series in 2021, and https://github.com/Megvii-BaseDetection/YOLOX"
@@ -33,9 +33,6 @@ class _OnePerCell(Head):
 
     def fits(self, layout: Layout) -> bool:
         return layout.table is not None and strides_of(layout.table[0], layout.size) is not None
-
-    def classes(self, layout: Layout) -> int:
-        return layout.outputs[0].shape[2] - FIRST_CLASS
 
 
 class Yolox(_OnePerCell):
@@ -55,7 +52,7 @@ class Yolox(_OnePerCell):
         return Evidence(VALUES, "one row per cell, with centers near 0: offsets on the grid")
 
     def decode(self, layout: Layout, conf: float, multi_label: bool = False) -> Decode:
-        corner, stride = grid(layout.size, strides_of(layout.outputs[0].shape[1], layout.size) or (8, 16, 32))
+        corner, stride = grid(layout.size, strides_for(layout.outputs[0].shape[1], layout.size))
         cell = np.concatenate([corner * stride, stride], 1)
 
         def decode(outputs: Sequence[NDArray[Any]], image: int) -> Candidates:
@@ -70,9 +67,9 @@ class Yolox(_OnePerCell):
         return decode
 
     def strided(self, layout: Layout) -> Strided:
-        strides = strides_of(layout.outputs[0].shape[1], layout.size) or (8, 16, 32)
+        strides = strides_for(layout.outputs[0].shape[1], layout.size)
         levels = tuple((layout.size[0] // stride, layout.size[1] // stride, stride) for stride in strides)
-        return replace(strided_rows(layout), kind="on-grid", levels=levels)
+        return replace(super().strided(layout), kind="on-grid", levels=levels)
 
 
 class YoloxDecoded(_OnePerCell):
@@ -90,9 +87,3 @@ class YoloxDecoded(_OnePerCell):
         if not is_decoded(raw, layout.size) or not _are_scores(raw) or (raw[:, 4] == 1).all():
             return None
         return Evidence(VALUES, "one row per cell, with centers at their cells in pixels and an objectness")
-
-    def decode(self, layout: Layout, conf: float, multi_label: bool = False) -> Decode:
-        return decode_rows(conf, multi_label)
-
-    def strided(self, layout: Layout) -> Strided:
-        return strided_rows(layout)
