@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict
 
+from edgesparse.redaction import remember_address
 from edgesparse.values import Section, Unit, restore_bytes
 
 
@@ -61,7 +62,15 @@ Zone = Annotated[tuple[_Corner, ...], Strict(False), AfterValidator(_polygon)]
 """A polygon; the corners are x, y as shares (0..1) of the frame's width and height, from its top left."""
 
 _NumberAsText = BeforeValidator(lambda v: str(v) if isinstance(v, int) and not isinstance(v, bool) else v)
-Source = Annotated[str, _NumberAsText, AfterValidator(restore_bytes)]
+
+
+def _source(text: str) -> str:
+    source = restore_bytes(text)
+    remember_address(source)
+    return source
+
+
+Source = Annotated[str, _NumberAsText, AfterValidator(_source)]
 """What open_source takes; a whole number is a camera."""
 
 ClassFilter = tuple[Annotated[str, _NumberAsText], ...]

@@ -23,11 +23,12 @@ from edgesparse.input_spec import DetectorSpec as DetectorSpec
 from edgesparse.input_spec import Input as Input
 from edgesparse.input_spec import InputSpec as InputSpec
 from edgesparse.input_spec import Letterbox as Letterbox
+from edgesparse.redaction import redact
 from edgesparse.typed import read_mapping, typed
 from edgesparse.values import AnyPath, Batches, Memory, Positive, Unit, Version
 from edgesparse.values import Batch as Batch
 from edgesparse.values import Section as Section
-from edgesparse.wording import nearest_file, redact, short
+from edgesparse.wording import nearest_file, short
 
 Way = Literal["fp32", "fp16", "int8-table", "int8-qdq", "int8-qdq-sparse", "int8-tensorrt"]
 """Ways to a lower precision, the cheap ones first. INT8 comes from our calibration table (`int8-table`), from Q/DQ

@@ -1,4 +1,4 @@
-"""Parts of messages: what is wrong in a recipe, near misses of a name, and addresses without their credentials."""
+"""Parts of messages: what is wrong in a recipe, and near misses of a name."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from edgesparse.redaction import is_address, redact, redact_text
 
 LONGEST_VALUE = 80
 """Characters of a value that a message quotes."""
@@ -23,40 +25,6 @@ def nearest(name: str, known: Sequence[str]) -> str:
 def printable(path: str | os.PathLike[str]) -> str:
     """Return the path as text that can be printed: bytes that are not UTF-8 are written as \\xe9."""
     return os.fspath(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-_MISTYPED = re.compile(r"\s*(rtsps?|rtmps?|https?|srt|udp|rtp|tcp|ftp|mqtts?)\s*(?::(?!//)|//|\\)", re.IGNORECASE)
-"""An address whose scheme is not followed by `://`, as `rtsp:/user:password@host`."""
-
-
-def redact(url: str) -> str:
-    """Return the address without what may hold credentials: user, password, query, and path parts that set something.
-
-    A password may contain any character: if an @ occurs elsewhere than before the host, everything but the scheme is
-    left out, and so it is where an address has a slash too few. Text that is no address is returned as it is.
-    """
-    if (mistyped := _MISTYPED.match(url)) and "@" in url:
-        return f"{mistyped[1]}:..."
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        return url
-    before, _, query = re.sub("[?#]", "?", rest, count=1).partition("?")
-    host, slash, path = before.partition("/")
-    if "@" in path + query:
-        return f"{scheme}://..."
-    kept = "/".join("..." if re.search("[=&;]", part) else part for part in path.split("/"))
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{kept}"
-
-
-def redact_all(value: Any) -> Any:
-    """Return a value of JSON's types with every address in it redacted."""
-    if isinstance(value, Mapping):
-        return {key: redact_all(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [redact_all(item) for item in value]
-    return (
-        redact(value) if isinstance(value, str) and (re.match(r"\s*\w+://", value) or _MISTYPED.match(value)) else value
-    )
 
 
 def explain(problem: Any, keys: Callable[[Sequence[str]], list[str]], more: Mapping[str, Sequence[str]]) -> str:
@@ -94,7 +62,7 @@ def _quoted(path: Sequence[str], value: Any) -> str:
     if any(_SECRET.search(part) for part in path):
         return "..."
     if isinstance(value, str):
-        text = repr(redact(value) if "://" in value or _MISTYPED.match(value) else value)
+        text = repr(redact(value) if is_address(value) else redact_text(value))
     else:
         text = "'...'" if re.search(r":/|//", repr(value)) else repr(value)
     return short(text)

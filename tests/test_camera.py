@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from edgesparse.config import Run, override, parse
 from edgesparse.errors import ConfigError, SourceError
+from edgesparse.redaction import redact, redact_all
 from edgesparse.stream.sources.open import open_source
-from edgesparse.wording import redact, redact_all
 
 
 def recipe(**run: Any) -> Run:

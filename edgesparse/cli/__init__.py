@@ -6,6 +6,7 @@ import errno
 import logging
 import re
 import sys
+import threading
 
 import click
 
@@ -32,6 +33,7 @@ from edgesparse.cli import (
 from edgesparse.cli.groups import Workflow
 from edgesparse.cli.show import complain
 from edgesparse.errors import MACHINE_LACKS, REFUSED, WRONG_USE, EdgeSparseError
+from edgesparse.redaction import RedactingFormatter
 from edgesparse.version import VERSION
 
 
@@ -77,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a verb and exit with its code. Whatever goes wrong is one line on standard error."""
     process.prepare_streams()
     process.prepare_signals(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(format="edgesparse: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    _prepare_log()
     try:
         code = verbs.main(arguments, prog_name="edgesparse", standalone_mode=False)
         sys.stdout.flush()
@@ -90,6 +92,19 @@ def main(arguments: list[str] | None = None) -> None:
         # No verb ends so with 1: it is how click and rich end when standard output is a broken pipe.
         code = _failed(BrokenPipeError(errno.EPIPE, "Broken pipe"), []) if end.code == REFUSED else end.code
     sys.exit(code)
+
+
+def _prepare_log() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(RedactingFormatter("edgesparse: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.captureWarnings(True)
+    threading.excepthook = _thread_failed
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    name = failure.thread.name if failure.thread is not None else "unknown"
+    logging.getLogger("edgesparse").error("thread %s ended: %r", name, failure.exc_value, exc_info=failure.exc_value)
 
 
 def _failed(error: Exception, arguments: list[str]) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import platform
-import re
 import select
 import signal
 import sys
@@ -19,9 +18,9 @@ from types import FrameType
 
 from edgesparse import device
 from edgesparse.errors import EdgeSparseError
+from edgesparse.redaction import redact_text
 from edgesparse.service.signals import hold_reload
 from edgesparse.version import VERSION
-from edgesparse.wording import redact
 
 REPORTS = 20
 """Reports that are kept; the oldest are deleted."""
@@ -85,13 +84,9 @@ def report(error: BaseException, arguments: Sequence[str]) -> str:
     kind = type(error).__name__
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     head = f"edgesparse {VERSION}, Python {platform.python_version()}, {platform.platform()}\n{' '.join(arguments)}\n\n"
-    path = _write(_without_credentials(head + text))
+    path = _write(redact_text(head + text))
     where = f"send us {path}" if path else "no file could be written for the report"
-    return f"unexpected {kind} ({_without_credentials(str(error))[:200]}): this is a defect, please report it; {where}"
-
-
-def _without_credentials(text: str) -> str:
-    return re.sub(r"\w+://[^\s'\"]+", lambda address: redact(address[0]), text)
+    return f"unexpected {kind} ({redact_text(str(error))[:200]}): this is a defect, please report it; {where}"
 
 
 def _write(text: str) -> Path | None:

@@ -10,16 +10,17 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from edgesparse.progress import Progress
-from edgesparse.wording import printable, redact_all
+from edgesparse.redaction import redact_all, redact_text
+from edgesparse.wording import printable
 
 INTERVAL = 10.0
 """Seconds between two lines of one step, where there is no terminal."""
 
 
 def complain(message: str) -> None:
-    """Print one line on standard error; where that is gone, as with a closed terminal, nothing can be said."""
+    """Print one redacted line on standard error; where that is gone, as with a closed terminal, nothing can be said."""
     with suppress(OSError, ValueError):
-        print(f"edgesparse: {printable(' '.join(message.split()))}", file=sys.stderr, flush=True)
+        print(f"edgesparse: {printable(redact_text(' '.join(message.split())))}", file=sys.stderr, flush=True)
 
 
 def emit_json(value: Mapping[str, Any]) -> None:

@@ -23,11 +23,11 @@ from edgesparse.fleet.keys import PrivateKey
 from edgesparse.model import load as models
 from edgesparse.package.manifest import sha256
 from edgesparse.progress import Progress, quiet
+from edgesparse.redaction import redact
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.images import image_files
 from edgesparse.runtime.labels.read import Labels
 from edgesparse.version import VERSION
-from edgesparse.wording import redact
 
 RECIPE, SELFTEST = "recipe.yaml", "selftest"
 _SECRET = re.compile(r"@|(?i:pass|pwd|secret|token|auth|key|user|login)\w*=")

@@ -28,7 +28,7 @@ from edgesparse.fleet.bundle import BLOCK, MOST_MANIFEST, Head, read_head
 from edgesparse.fleet.keys import PublicKey
 from edgesparse.fleet.slots import FETCHED
 from edgesparse.progress import Progress
-from edgesparse.wording import redact
+from edgesparse.redaction import redact, remember_address
 
 MOST_HEAD = MOST_MANIFEST + 4 * BLOCK
 TIMEOUT = 30.0
@@ -93,6 +93,7 @@ class Download(BundleSource):
 
     def __init__(self, url: str, trusted: Sequence[PublicKey]) -> None:
         self.where = redact(url)
+        remember_address(url)
         parts = urlsplit(url)
         user, _, host = parts.netloc.rpartition("@")
         self._url, self._opener = parts._replace(netloc=host).geturl(), build_opener(_OnlyHttps)

@@ -13,7 +13,8 @@ from pydantic import ValidationError, field_serializer
 
 from edgesparse.config import ONLY, DetectorSpec, Run, Section
 from edgesparse.errors import PackageError
-from edgesparse.wording import redact, short
+from edgesparse.redaction import redact
+from edgesparse.wording import short
 
 FORMAT = 2
 FILE = "manifest.json"

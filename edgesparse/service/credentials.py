@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgesparse.errors import ConfigError
+from edgesparse.redaction import remember
 from edgesparse.values import Section
 from edgesparse.wording import nearest_file
 
@@ -35,7 +36,9 @@ def read_secret(path: Path, key: str, shortest: int = 1) -> str:
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o007:
         raise ConfigError(f"{key}: found {path} with mode {mode:o}, needed one that others can't read: chmod o= {path}")
-    return _single_line(data, path, key, shortest)
+    secret = _single_line(data, path, key, shortest)
+    remember(secret)
+    return secret
 
 
 def _single_line(data: bytes, path: Path, key: str, shortest: int) -> str:

@@ -8,6 +8,8 @@ import socket
 import time
 from collections.abc import Mapping
 
+from edgesparse.redaction import redact_text
+
 log = logging.getLogger("edgesparse.service")
 
 
@@ -39,7 +41,7 @@ class Notify:
         now = time.monotonic()
         if text != self._status or now - self._status_at > 30:
             self._status, self._status_at = text, now
-            self.send(f"STATUS={' '.join(text.split())}")
+            self.send(f"STATUS={redact_text(' '.join(text.split()))}")
 
     def alive(self) -> None:
         """Feed the watchdog: sent four times per interval, however often this is called."""

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from edgesparse.redaction import redact_all
 from edgesparse.service.engine import Identity, LoadedEngine
 from edgesparse.service.health import Health
 from edgesparse.service.limits import Governor
@@ -192,7 +193,7 @@ class Reporter(threading.Thread):
             return
         part = self.path.with_name(f".{self.path.name}")
         try:
-            part.write_text(json.dumps(self._report.status()) + "\n")
+            part.write_text(json.dumps(redact_all(self._report.status())) + "\n")
             part.replace(self.path)
             self._error = ""
         except OSError as error:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse.config import ONLY, Camera, Run
+from edgesparse.redaction import redact
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import thresholds
 from edgesparse.stream.frames import Frame
@@ -18,7 +19,6 @@ from edgesparse.stream.sources.base import Source, State
 from edgesparse.stream.sources.open import open_source
 from edgesparse.stream.tracks import Tracks
 from edgesparse.stream.zones import Zones
-from edgesparse.wording import redact
 
 
 @dataclass

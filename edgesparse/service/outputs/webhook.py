@@ -17,12 +17,12 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 
 from edgesparse.deadline import Deadline, build_opener
+from edgesparse.redaction import redact, remember_address
 from edgesparse.service.credentials import read_secret
 from edgesparse.service.outputs.base import Count, Output, OutputContext, OutputSettings, OutputState
 from edgesparse.service.outputs.events import Event
 from edgesparse.values import Positive, host
 from edgesparse.version import VERSION
-from edgesparse.wording import redact
 
 log = logging.getLogger("edgesparse.service")
 
@@ -39,6 +39,7 @@ def _http_url(url: str) -> str:
     if not url.isascii() or not url.isprintable() or " " in url:
         raise ValueError("an address without blanks and in ASCII: write other characters as %20 and so on")
     host(parts.hostname)
+    remember_address(url)
     _ = parts.port  # raises ValueError, in words, for what is no port
     return url
 

@@ -15,6 +15,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from edgesparse.redaction import redact_text
 from edgesparse.service.report import Report
 from edgesparse.service.tally import BOUNDS_MS, Histogram
 from edgesparse.version import VERSION
@@ -47,7 +48,7 @@ def exposition(report: Report) -> bytes:
     """Return the metrics in Prometheus' text format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(report))
-    return bytes(generate_latest(registry))
+    return redact_text(generate_latest(registry).decode()).encode()
 
 
 def _cameras(report: Report) -> Iterator[Metric]:

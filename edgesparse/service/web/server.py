@@ -27,6 +27,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from edgesparse.redaction import redact_all
 from edgesparse.service.report import Report
 from edgesparse.service.settings import WebSettings
 from edgesparse.service.web.connections import Pace, Protocol, listen
@@ -176,7 +177,7 @@ class Pages:
 
 
 def _json(values: dict[str, Any], status: int = 200) -> Response:
-    return Response(json.dumps(values), status, _HEADERS, "application/json")
+    return Response(json.dumps(redact_all(values)), status, _HEADERS, "application/json")
 
 
 class Web:

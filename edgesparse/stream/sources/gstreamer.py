@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 
 from edgesparse.errors import CameraUnavailable
+from edgesparse.redaction import redact_text
 from edgesparse.runtime.opencv import prepare_opencv
 from edgesparse.stream.frames import Image
 from edgesparse.stream.sources.capture import OPEN_SECONDS, Capture, read_seconds
 from edgesparse.stream.sources.refusals import refusal
 from edgesparse.stream.sources.v4l2 import USUAL_FPS, USUAL_SIZE, Size
-from edgesparse.wording import redact
 
 _SYSTEM_PACKAGES = "/usr/lib/python3/dist-packages"
 _TO_BGR = "nvvidconv ! video/x-raw,format=BGRx"
@@ -180,5 +180,4 @@ class AppSink:
 
 def _one_line(text: str) -> str:
     """One line without credentials."""
-    line = " ".join(text.split())
-    return redact(line) if "://" in line else line
+    return redact_text(" ".join(text.split()))

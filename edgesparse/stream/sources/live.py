@@ -10,6 +10,7 @@ import time
 import cv2
 
 from edgesparse.errors import AuthenticationFailed, SourceError
+from edgesparse.redaction import redact_text
 from edgesparse.stream.frames import Allocator, Frame, Image
 from edgesparse.stream.sources import capture_worker
 from edgesparse.stream.sources.base import Source
@@ -26,7 +27,6 @@ from edgesparse.stream.sources.capture_worker import CaptureWorker
 from edgesparse.stream.sources.frame_buffers import FrameBuffers, allocate_pageable, stored
 from edgesparse.stream.sources.frozen import FreezeDetector
 from edgesparse.stream.sources.isolated import IsolatedOpener
-from edgesparse.wording import redact
 
 log = logging.getLogger("edgesparse.stream")
 
@@ -168,7 +168,7 @@ class LiveSource(Source):
         except Exception as error:
             if not self._patient:
                 raise
-            return f"capture failed: {redact(repr(error))}"
+            return f"capture failed: {redact_text(repr(error))}"
         finally:
             worker.release()
 

@@ -11,13 +11,13 @@ from typing import Literal
 import cv2
 
 from edgesparse.errors import CameraUnavailable, SourceError
+from edgesparse.redaction import redact
 from edgesparse.runtime.opencv import prepare_opencv
 from edgesparse.stream.sources import ffmpeg_log
 from edgesparse.stream.sources.capture import KEY_FRAME_SECONDS, OPEN_SECONDS, Capture
 from edgesparse.stream.sources.gstreamer import NoGStreamer, has_video_decoder, open_rtsp
 from edgesparse.stream.sources.refusals import refusal
 from edgesparse.stream.sources.snapshots import check_answer, is_snapshot, open_snapshots
-from edgesparse.wording import redact
 
 SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt")
 OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"

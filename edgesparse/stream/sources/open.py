@@ -18,6 +18,7 @@ import cv2
 
 from edgesparse.config import InputSpec
 from edgesparse.errors import ConfigError, SourceError
+from edgesparse.redaction import redact, remember_address
 from edgesparse.runtime.images import ImageBatches, image_files, is_image, natural_order
 from edgesparse.stream.frames import Image
 from edgesparse.stream.sources.base import Source
@@ -30,7 +31,7 @@ from edgesparse.stream.sources.live import LiveSource
 from edgesparse.stream.sources.network import Address, Transport, check_url
 from edgesparse.stream.sources.v4l2 import Size, open_camera
 from edgesparse.stream.sources.video_file import VideoFile, open_video
-from edgesparse.wording import printable, redact
+from edgesparse.wording import printable
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -79,6 +80,7 @@ def open_source(spec: str | int | Path, **arguments: Unpack[SourceArguments]) ->
     and CameraUnavailable, a SourceError, for a camera that does not answer.
     """
     text, options = str(spec), SourceOptions(**arguments)
+    remember_address(text)
     if "\0" in text:
         raise SourceError("no source: its name contains a NUL byte")
     for pattern, open_kind in KINDS:

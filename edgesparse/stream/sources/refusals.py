@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from edgesparse.errors import AuthenticationFailed, CameraUnavailable
-from edgesparse.wording import redact
+from edgesparse.redaction import redact
 
 _STATUS = re.compile(r"(?:method \w+ failed:|HTTP error) (\d{3}) (.*)")
 """FFmpeg's words for RTSP and HTTP. The reason is in brackets since FFmpeg 7."""

@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 
 from edgesparse.errors import CameraUnavailable, ImageError, SourceError
+from edgesparse.redaction import redact
 from edgesparse.runtime.images import decode_image
 from edgesparse.stream.frames import Image
 from edgesparse.stream.sources.capture import OPEN_SECONDS
 from edgesparse.stream.sources.refusals import status_refusal
-from edgesparse.wording import redact
 
 USUAL_FPS = 2.0
 """Requests per second unless the camera's `fps` is set."""

@@ -1,0 +1,131 @@
+"""What leaves the process as text holds no secret: addresses lose their credentials, known secrets are replaced.
+
+Whoever reads a secret calls `remember`, and whatever writes text for others passes it through `redact_text` (sentences:
+logs, errors, systemd's status) or `redact_all` (values: status, page, metrics, JSON on standard output).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+HIDDEN = "..."
+SHORTEST = 4
+"""Characters of the shortest secret that is searched for; a shorter one occurs in ordinary words."""
+MOST_SECRETS = 512
+"""Forms of secrets that are remembered; beyond it the oldest are forgotten."""
+
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*"
+_KNOWN_SCHEME = re.compile(r"(?:rtsps?|rtmps?|https?|srt|udp|rtp|tcp|ftp|mqtts?)\Z", re.IGNORECASE)
+_MISTYPED = re.compile(r"\s*([^\s:/\\@]*)\s*(?::(?!//)|//|\\)(?=.*@)", re.DOTALL)
+"""An address without `://`, as `rtsp:/user:password@host` or `user:password@host`."""
+_SETTING = re.compile(r"(?i:pass|pwd|pw|secret|token|credential|auth)")
+_ASSIGNED = re.compile(r"(?i:\b([\w-]*(?:passw(?:or)?d|pwd|user-pw|secret|token)[\w-]*=))[^\s&;,'\"]+")
+_WORD = re.compile(r"[^\s'\"<>{}]+")
+
+
+def redact(address: str) -> str:
+    """Return the address without what may hold credentials: user, password, query, and path parts that set something.
+
+    A password may contain any character: if an @ occurs elsewhere than before the host, everything but the scheme is
+    left out, and so it is where an address has a slash too few. Text that is no address is returned as it is.
+    """
+    if mistyped := _MISTYPED.match(address):
+        return f"{mistyped[1]}:{HIDDEN}" if _KNOWN_SCHEME.match(mistyped[1]) else HIDDEN
+    scheme, separator, rest = address.partition("://")
+    if not separator:
+        return address
+    before, _, query = re.sub("[?#]", "?", rest, count=1).partition("?")
+    host, slash, path = before.partition("/")
+    if "@" in path + query:
+        return f"{scheme}://{HIDDEN}"
+    kept = "/".join(HIDDEN if re.search("[=&;]", part) else part for part in path.split("/"))
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{kept}"
+
+
+def is_address(text: str) -> bool:
+    """Whether `redact` takes the whole text for an address."""
+    return re.match(rf"\s*{_SCHEME}://", text) is not None or _MISTYPED.match(text) is not None
+
+
+def redact_text(text: str) -> str:
+    """Return a sentence with every address in it redacted and every known secret replaced."""
+    text = _ASSIGNED.sub(rf"\1{HIDDEN}", _known.without(text))
+    return _WORD.sub(lambda word: redact(word[0]), text) if ":" in text else text
+
+
+def redact_all(value: Any) -> Any:
+    """Return a value of JSON's types with every text in it redacted.
+
+    Known secrets are replaced in sentences only: a password may be a word that is also a camera's name.
+    """
+    if isinstance(value, Mapping):
+        return {key: redact_all(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact_all(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    if is_address(value) and ("@" in value or not re.search(r"\s", value.strip())):
+        return redact(value)
+    return redact_text(value) if re.search(r"\s", value) else value
+
+
+def remember(secret: str) -> None:
+    """Replace this secret from now on wherever text leaves the process, in each form that messages may quote it in."""
+    _known.add(secret)
+
+
+def remember_address(address: str) -> None:
+    """Remember the password in an address, and the values of its settings whose names say that they are secret."""
+    rest = address.partition("://")[2] or address
+    for part in (rest, re.split("[?#]", rest, maxsplit=1)[0]):  # a password may contain what ends the host, and an @
+        user = part.rpartition("@")[0]
+        if password := user.partition(":")[2]:
+            _known.add(password)
+            _known.add(base64.b64encode(unquote(user).encode()).decode())
+    for key, value in parse_qsl(re.split(r"[?#]", address, maxsplit=1)[-1].replace(";", "&")):
+        if _SETTING.search(key):
+            _known.add(value)
+
+
+class RedactingFormatter(logging.Formatter):
+    """Redacts whole records, tracebacks included."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact_text(super().format(record))
+
+
+class _Known:
+    """The secrets that this process has read. Used from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._forms: OrderedDict[str, None] = OrderedDict()
+        self._pattern: re.Pattern[str] | None = None
+
+    def add(self, secret: str) -> None:
+        forms = {secret, unquote(secret), repr(secret)[1:-1], json.dumps(secret)[1:-1]}
+        with self._lock:
+            for form in forms:
+                if len(form) >= SHORTEST:
+                    self._forms[form] = None
+                    self._forms.move_to_end(form)
+            while len(self._forms) > MOST_SECRETS:
+                self._forms.popitem(last=False)
+            longest_first = sorted(self._forms, key=len, reverse=True)
+            words = "|".join(map(re.escape, longest_first))
+            self._pattern = re.compile(rf"(?<!\w)(?:{words})(?!\w)") if words else None
+
+    def without(self, text: str) -> str:
+        pattern = self._pattern
+        return pattern.sub(HIDDEN, text) if pattern is not None else text
+
+
+_known = _Known()
