@@ -57,7 +57,18 @@ def examine() -> list[Finding]:
         _extra("eval", "pycocotools"),
         _extra("service", "prometheus_client", "paho.mqtt", "starlette", "uvicorn"),
     )
-    return [*required, _gstreamer(), *extras, *_gpu(), _cameras(), *_container(), _display(), _memory(), _disk()]
+    return [
+        *required,
+        _gstreamer(),
+        _h264(),
+        *extras,
+        *_gpu(),
+        _cameras(),
+        *_container(),
+        _display(),
+        _memory(),
+        _disk(),
+    ]
 
 
 REQUIRED = {
@@ -97,6 +108,20 @@ def _gstreamer() -> Finding:
         return Finding(part, "ok", "for CSI cameras")
     remedy = "on a Jetson use JetPack's own OpenCV: a venv with --system-site-packages and no opencv-python from pip"
     return Finding(part, "missing", "this OpenCV was built without it", f"CSI cameras only: {remedy}")
+
+
+def _h264() -> Finding:
+    """What videos are encoded with, by encoding an image."""
+    part = "H.264 encoder"
+    try:
+        from edgesparse.stream.recording.h264 import REMEDY, h264_here
+    except ImportError as error:  # without OpenCV
+        return Finding(part, "missing", str(error), "pip install opencv-python")
+    name, reason = h264_here()
+    if name:
+        return Finding(part, "ok", f"{name}: .mp4 videos and clips have H.264")
+    detail = f"{reason.partition(': sudo')[0]}; .mp4 videos get VP8, clips are .webm"
+    return Finding(part, "missing", detail, f"{REMEDY}, and use the system's own Python")
 
 
 def _gpu() -> list[Finding]:

@@ -14,6 +14,7 @@ import pytest
 from edgesparse import device
 from edgesparse.cli import doctor
 from edgesparse.cli.doctor import Finding
+from edgesparse.stream.recording import h264
 
 
 @pytest.fixture
@@ -122,3 +123,13 @@ def test_with_a_gpu_its_compiler_is_checked(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr("shutil.which", lambda name, path=None: str(tmp_path / name))
     compiler = {finding.part: finding for finding in doctor.examine()}["nvcc"]
     assert (compiler.state, compiler.detail) == ("ok", str(tmp_path / "nvcc"))
+
+
+def test_what_videos_are_encoded_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(h264, "h264_here", lambda: ("openh264enc", ""))
+    assert doctor._h264().state == "ok"
+    reason = "no H.264 encoder works here (no element): sudo apt-get install x"
+    monkeypatch.setattr(h264, "h264_here", lambda: ("", reason))
+    finding = doctor._h264()
+    assert (finding.state, finding.remedy.split()[0]) == ("missing", "sudo")
+    assert finding.detail == "no H.264 encoder works here (no element); .mp4 videos get VP8, clips are .webm"

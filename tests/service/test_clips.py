@@ -12,6 +12,8 @@ from samples import SECOND, output_context, sample_event, sample_frame, wait_unt
 
 from edgesparse.service.outputs.clips import Clips, ClipsSettings
 from edgesparse.service.snapshots import Snapshot
+from edgesparse.stream.recording.h264 import h264_here
+from edgesparse.stream.sinks import recorder
 
 JPEG = bytes(cv2.imencode(".jpg", sample_frame().image)[1])
 
@@ -47,11 +49,21 @@ def test_a_clip_covers_the_time_before_and_after_its_event(tmp_path: Path) -> No
     feed(clips, 5, 3)
     wait_until(lambda: clips.state.sent == 1)
     (path,) = tmp_path.iterdir()
-    assert path.name.startswith("000001_") and path.name.endswith("Z_door_person.mp4")
+    suffix = ".mp4" if h264_here()[0] else ".webm"
+    assert path.name.startswith("000001_") and path.name.endswith(f"Z_door_person{suffix}")
+    assert (b"avc1" if suffix == ".mp4" else b"V_VP8") in path.read_bytes(), "browsers play it"
     video = cv2.VideoCapture(str(path))
     assert 18 <= video.get(cv2.CAP_PROP_FRAME_COUNT) <= 22 and video.get(cv2.CAP_PROP_FPS) == 10
     video.release()
     clips.close()
+
+
+def test_a_clip_on_a_machine_without_h264_is_webm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "h264_here", lambda: ("", "no encoder"))
+    clips = open_clips(tmp_path, most=2)
+    record_clips(clips, 0, 10, 20)
+    clips.close()
+    assert [(name[:6], name[-5:]) for name in names(tmp_path)] == [("000002", ".webm"), ("000003", ".webm")]
 
 
 def test_a_repeated_event_extends_the_clip_up_to_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

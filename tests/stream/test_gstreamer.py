@@ -13,6 +13,7 @@ from rtsp import SYSTEM_PYTHON, RtspServer
 from rtsp_responder import RtspResponder
 
 from edgesparse.errors import AuthenticationFailed, CameraUnavailable
+from edgesparse.stream import pygobject
 from edgesparse.stream.sources import gstreamer
 from edgesparse.stream.sources.gstreamer import SINK, NoGStreamer, csi_pipeline, open_csi, open_pipeline, open_rtsp
 from edgesparse.stream.sources.isolated import IsolatedOpener
@@ -105,7 +106,7 @@ def test_each_status_has_its_own_words_through_gstreamer_too(bindings: None, sta
 
 
 def test_without_gstreamer_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gstreamer, "_SYSTEM_PACKAGES", "/nowhere")
+    monkeypatch.setattr(pygobject, "_SYSTEM_PACKAGES", "/nowhere")
     monkeypatch.setitem(sys.modules, "gi", None)
     with pytest.raises(NoGStreamer, match="sudo apt-get install python3-gi"):
         open_pipeline(f"videotestsrc ! {SINK}")

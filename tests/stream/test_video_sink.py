@@ -15,7 +15,8 @@ from sink_data import DETECTIONS, NAMES, gray_frame, noise_frame, read_video
 
 from edgesparse.errors import SinkError
 from edgesparse.runtime.detections import Detections
-from edgesparse.stream.recording import avi
+from edgesparse.stream import pygobject
+from edgesparse.stream.recording import avi, h264
 from edgesparse.stream.sinks.images import Images
 from edgesparse.stream.sinks.video import Video
 
@@ -143,6 +144,39 @@ def test_an_odd_size_is_recorded(tmp_path: Path, suffix: str) -> None:
     assert len(images) == 3 and images[0].mean() == pytest.approx(90, abs=6)
 
 
+def test_an_mp4_without_an_encoder_for_h264_gets_vp8_and_that_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pygobject, "_SYSTEM_PACKAGES", "/nowhere")
+    monkeypatch.setitem(sys.modules, "gi", None)
+    assert record(tmp_path / "out.mp4", [0, 0.5, 3]) == pytest.approx([0, 0.5, 3])
+    (line,) = caplog.messages
+    assert line.startswith(f"{tmp_path}/out.mp4 gets VP8, which Safari does not play in MP4 (name it .webm): ")
+    assert "sudo apt-get install gstreamer1.0-plugins-bad python3-gi" in line
+
+
+@pytest.mark.gstreamer
+def test_an_encoder_that_fails_is_passed_over_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not h264.h264_here()[0]:
+        pytest.skip(h264.h264_here()[1])
+    monkeypatch.setattr(h264, "ELEMENTS", {"none": "nosuchelement name=encoder", **h264.ELEMENTS})
+    encoder = h264.open_h264(64, 48)
+    assert encoder.name in h264.ELEMENTS
+    encoder.close()
+    monkeypatch.setattr(h264, "ELEMENTS", {"none": "nosuchelement name=encoder", "small": h264.ELEMENTS["openh264enc"]})
+    monkeypatch.setattr(h264, "LEAST_SIDE", 8)
+    with pytest.raises(
+        SinkError, match=r'no H.264 encoder works here \(no element "nosuchelement"; openh264enc failed: '
+    ):
+        h264.open_h264(8, 8)
+
+
+def test_images_too_small_for_h264_get_vp8(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with Video(tmp_path / "out.mp4", NAMES) as sink:
+        sink.write(gray_frame(width=12, height=10, level=90), NONE)
+    assert read_video(tmp_path / "out.mp4")[0][0].shape == (10, 12, 3) and "12x10 is too small for H.264" in caplog.text
+
+
 def test_the_frame_itself_is_not_drawn_on(tmp_path: Path) -> None:
     frame = gray_frame()
     with Video(tmp_path / "out.avi", NAMES) as video, Images(tmp_path, NAMES) as images:
@@ -210,7 +244,7 @@ def test_recording_stops_before_the_disk_is_full(nearly_full_disk: Path, suffix:
 def test_a_disk_that_is_full_nevertheless_leaves_a_video_that_plays(
     nearly_full_disk: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
-    monkeypatch.setattr("edgesparse.stream.sinks.video.SPARE_BYTES", 0)
+    monkeypatch.setattr("edgesparse.stream.sinks.recorder.SPARE_BYTES", 0)
     path = nearly_full_disk / f"a{suffix}"
     sink = Video(path, NAMES, 10)
     for index in range(21):

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -24,6 +24,8 @@ from edgesparse.service.outputs.base import Count, Output, OutputContext, Output
 from edgesparse.service.outputs.events import Event
 from edgesparse.service.snapshots import Snapshot
 from edgesparse.stream.frames import Image
+from edgesparse.stream.sinks.recorder import Recorder, browser_suffix
+from edgesparse.stream.sinks.video import Fit
 from edgesparse.stream.sinks.writing import writable_folder
 from edgesparse.values import Memory
 
@@ -34,7 +36,7 @@ MAX_SECONDS = 60.0
 SPARE_BYTES = 64 << 20
 """What must stay free on the disk."""
 MAX_WAITING = 4
-_NAME = re.compile(r"(?:(?P<number>\d{6,12})_)?\d{8}T\d{6}\d{3}Z_.+\.mp4")
+_NAME = re.compile(r"(?:(?P<number>\d{6,12})_)?\d{8}T\d{6}\d{3}Z_.+\.(mp4|webm)")
 
 
 class ClipsSettings(OutputSettings):
@@ -66,8 +68,9 @@ class _Ring:
 class Clips(Output):
     """`event` is called in the frame loop's thread, `snapshot` in the encoder's; videos are written in a third one.
 
-    Files are named NUMBER_TIME_CAMERA_EVENT.mp4. The number only grows, so the order of clips does not depend on the
-    clock, which many boards start in 1970. Raises SinkError when the folder is not writable.
+    Files are named NUMBER_TIME_CAMERA_EVENT.mp4, or .webm on a machine without H.264. The number only grows, so the
+    order of clips does not depend on the clock, which many boards start in 1970. Raises SinkError when the folder is
+    not writable.
     """
 
     settings_type = ClipsSettings
@@ -89,7 +92,7 @@ class Clips(Output):
         with self._lock:
             ring = self._rings.setdefault(event.camera, _Ring())
             if not ring.name:
-                ring.name = f"{_timestamp(event.time_ns)}_{event.camera}_{event.name}.mp4"
+                ring.name = f"{_timestamp(event.time_ns)}_{event.camera}_{event.name}"
                 ring.begin_ns = event.time_ns - self._before_ns
             ring.end_ns = min(event.time_ns + self._after_ns, ring.begin_ns + int(MAX_SECONDS * 1e9))
 
@@ -134,7 +137,7 @@ class Clips(Output):
         while (clip := self._ready.get()) is not None:
             name, snapshots = clip
             try:
-                self._write(self.folder / f"{self._make_room():06d}_{name}", snapshots)
+                self._write(self.folder / f"{self._make_room():06d}_{name}{browser_suffix()}", snapshots)
                 self.state.sent += 1
                 self.state.state = ""
             except Exception as error:  # the thread must outlive whatever a disk or an encoder raises
@@ -164,7 +167,7 @@ class Clips(Output):
     def _write(self, path: Path, snapshots: Sequence[Snapshot]) -> None:
         if not snapshots:
             raise SinkError("no snapshot of that time")
-        part = path.with_name(f".{path.stem}.part.mp4")
+        part = path.with_name(f".{path.stem}.part{path.suffix}")
         try:
             self._encode(part, snapshots)
             part.replace(path)
@@ -172,23 +175,11 @@ class Clips(Output):
             part.unlink(missing_ok=True)
 
     def _encode(self, part: Path, snapshots: Sequence[Snapshot]) -> None:
-        """Write the snapshots at the pace at which they were taken: one is repeated where the next came late."""
-        height, width = _decoded(snapshots[0]).shape[:2]
-        writer = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*"mp4v"), self._fps, (width, height))
-        if not writer.isOpened():
-            raise SinkError(f"OpenCV has no encoder for {width}x{height} here")
-        try:
-            written, begin_ns = 0, snapshots[0].time_ns
+        """Write the snapshots at the pace at which they were taken."""
+        fit = Fit(part)
+        with closing(Recorder(part, self._fps)) as recorder:
             for snapshot in snapshots:
-                image = _decoded(snapshot)
-                if image.shape[:2] != (height, width):
-                    image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-                due = round((snapshot.time_ns - begin_ns) / 1e9 * self._fps) + 1
-                while written < due:
-                    writer.write(image)
-                    written += 1
-        finally:
-            writer.release()
+                recorder.add(fit(_decoded(snapshot)), snapshot.time_ns - snapshots[0].time_ns)
 
 
 def _number(name: str) -> int:

@@ -31,14 +31,14 @@ class Encoder(ABC):
         """Drop what was not finished, and free everything."""
 
 
-class VideoEncoder(Encoder):
-    """One of FFmpeg's encoders, by way of cv2.VideoWriter.
+class Vp8Encoder(Encoder):
+    """VP8 by FFmpeg, by way of cv2.VideoWriter.
 
     OpenCV neither flushes what it writes nor takes times, and its MP4 files cannot be read before they are closed.
     So each segment is a temporary Matroska file, from which the packets are taken."""
 
-    def __init__(self, fourcc: str, fps: float) -> None:
-        self._fourcc, self._fps = cv2.VideoWriter.fourcc(*fourcc), fps
+    def __init__(self, fps: float) -> None:
+        self._fourcc, self._fps = cv2.VideoWriter.fourcc(*"VP80"), fps
         self._folder = tempfile.TemporaryDirectory(prefix="edgesparse-video-")
         self._file = Path(self._folder.name) / "segment.mkv"
         self._writer: cv2.VideoWriter | None = None
@@ -71,7 +71,7 @@ class VideoEncoder(Encoder):
 class JpegEncoder(Encoder):
     """Motion JPEG."""
 
-    def __init__(self, fourcc: str, fps: float) -> None:
+    def __init__(self) -> None:
         self._packets: list[tuple[bytes, bool]] = []
         self._track = Track(0, 0)
 
@@ -79,7 +79,7 @@ class JpegEncoder(Encoder):
         encoded, data = cv2.imencode(".jpg", image)
         if not encoded:
             raise SinkError(f"cannot encode an image of {image.shape[1]}x{image.shape[0]} as JPEG")
-        self._track = Track(image.shape[1], image.shape[0])
+        self._track = Track(image.shape[1], image.shape[0], "mjpeg")
         self._packets.append((data.tobytes(), True))
 
     def finish(self) -> tuple[Track, list[tuple[bytes, bool]]]:

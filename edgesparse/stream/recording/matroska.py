@@ -9,7 +9,7 @@ from typing import BinaryIO
 from edgesparse.stream.recording.packets import Muxer, Packet, Track
 
 _EBML, _SEGMENT, _INFO, _TRACKS = 0x1A45DFA3, 0x18538067, 0x1549A966, 0x1654AE6B
-_TRACK_ENTRY, _CODEC_PRIVATE, _VIDEO, _PIXEL_WIDTH, _PIXEL_HEIGHT = 0xAE, 0x63A2, 0xE0, 0xB0, 0xBA
+_TRACK_ENTRY, _VIDEO, _PIXEL_WIDTH, _PIXEL_HEIGHT = 0xAE, 0xE0, 0xB0, 0xBA
 _CLUSTER, _TIMESTAMP, _SIMPLE_BLOCK = 0x1F43B675, 0xE7, 0xA3
 _CUES, _SEEK_HEAD, _VOID, _DURATION = 0x1C53BB6B, 0x114D9B74, 0xEC, 0x4489
 _TICK_NS = 1_000_000
@@ -120,7 +120,7 @@ def _track(data: bytes, start: int, end: int) -> Track:
     entry = dict(_elements(data, *dict(_elements(data, start, end))[_TRACK_ENTRY]))
     video = dict(_elements(data, *entry[_VIDEO]))
     width, height = (int.from_bytes(data[slice(*video[key])], "big") for key in (_PIXEL_WIDTH, _PIXEL_HEIGHT))
-    return Track(width, height, data[slice(*entry[_CODEC_PRIVATE])] if _CODEC_PRIVATE in entry else b"")
+    return Track(width, height)
 
 
 def _elements(data: bytes, start: int, end: int) -> Iterator[tuple[int, tuple[int, int]]]:

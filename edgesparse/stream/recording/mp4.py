@@ -1,4 +1,4 @@
-"""MP4 (ISO/IEC 14496-12 and -14) with MPEG-4 Part 2 video: in fragments while it grows, a plain file once closed."""
+"""MP4 (ISO/IEC 14496-12) with H.264 or VP8: in fragments while it grows, a plain file once closed."""
 
 from __future__ import annotations
 
@@ -144,15 +144,9 @@ def _first_chunks(counts: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _sample_entry(track: Track) -> bytes:
-    """MPEG-4 Part 2, with its headers as the decoder's configuration."""
-    setup = _descriptor(5, track.setup)
-    decoder = _descriptor(4, struct.pack(">BBxHII", 0x20, 0x11, 0, 0, 0) + setup)
-    stream = _descriptor(3, struct.pack(">HB", 1, 0) + decoder + _descriptor(6, b"\2"))
+    """H.264 (ISO/IEC 14496-15), or VP8 as "VP Codec ISO Media File Format Binding" has it: 8 bits, 4:2:0."""
     visual = struct.pack(">6xH16xHHIIIH", 1, track.width, track.height, 0x480000, 0x480000, 0, 1)
     visual += bytes(32) + struct.pack(">Hh", 24, -1)
-    return _box("mp4v", visual + _full("esds", 0, 0, stream))
-
-
-def _descriptor(tag: int, body: bytes) -> bytes:
-    size = len(body)
-    return bytes((tag, 0x80 | size >> 21 & 0x7F, 0x80 | size >> 14 & 0x7F, 0x80 | size >> 7 & 0x7F, size & 0x7F)) + body
+    if track.codec == "h264":
+        return _box("avc1", visual + _box("avcC", track.setup))
+    return _box("vp08", visual + _full("vpcC", 1, 0, struct.pack(">BBBBBBH", 0, 10, 0x82, 2, 2, 2, 0)))

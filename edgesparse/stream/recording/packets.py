@@ -24,8 +24,10 @@ class Track:
 
     width: int
     height: int
+    codec: str = "vp8"
+    """`h264`, `vp8` or `mjpeg`."""
     setup: bytes = b""
-    """The decoder's configuration: the MPEG-4 headers up to the video object layer; empty for other codecs."""
+    """The decoder's configuration of H.264 (ISO/IEC 14496-15); empty for other codecs."""
 
 
 class Muxer(ABC):

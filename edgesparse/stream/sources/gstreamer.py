@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,11 @@ from edgesparse.errors import CameraUnavailable
 from edgesparse.redaction import redact_text
 from edgesparse.runtime.opencv import prepare_opencv
 from edgesparse.stream.frames import Image
+from edgesparse.stream.pygobject import gstreamer, pull
 from edgesparse.stream.sources.capture import OPEN_SECONDS, Capture, read_seconds
 from edgesparse.stream.sources.refusals import refusal
 from edgesparse.stream.sources.v4l2 import USUAL_FPS, USUAL_SIZE, Size
 
-_SYSTEM_PACKAGES = "/usr/lib/python3/dist-packages"
 _TO_BGR = "nvvidconv ! video/x-raw,format=BGRx"
 DECODER = f"nvv4l2decoder enable-max-performance=1 ! {_TO_BGR}"
 SINK = "videoconvert ! video/x-raw,format=BGR ! appsink name=sink drop=true max-buffers=1 sync=false"
@@ -95,33 +94,23 @@ def open_pipeline(pipeline: str, fps: float | None = None) -> Capture:
     return AppSink(pipeline, read_seconds(fps))
 
 
-def _bindings() -> Any:
-    """PyGObject's Gst, also the system's from a virtual environment that does not see it."""
-    if _SYSTEM_PACKAGES not in sys.path:
-        sys.path.append(_SYSTEM_PACKAGES)
-    try:
-        import gi
-
-        gi.require_version("Gst", "1.0")
-        gi.require_version("GstApp", "1.0")
-        from gi.repository import Gst, GstApp
-
-        Gst.init(None)
-        assert GstApp
-        return Gst
-    except (ImportError, ValueError) as error:
-        version = ".".join(map(str, sys.version_info[:2]))
-        raise NoGStreamer(
-            f"OpenCV here has none, and Python {version} has no bindings of it ({error}): sudo apt-get install "
-            "python3-gi gir1.2-gst-plugins-base-1.0, and use the system's own Python"
-        ) from None
+def _failure(message: Any) -> PipelineFailed:
+    if message is None:
+        return PipelineFailed("no frame in time")
+    reason, details = message.parse_error()
+    failure = PipelineFailed(_one_line(reason.message))
+    failure.details = f"{reason.message} {details}"
+    return failure
 
 
 class AppSink:
     """A Capture of a pipeline by PyGObject; the pipeline's last element is an appsink named `sink` that takes BGR."""
 
     def __init__(self, pipeline: str, read_seconds: float) -> None:
-        self._gst = gst = _bindings()
+        try:
+            self._gst = gst = gstreamer()
+        except ImportError as error:
+            raise NoGStreamer(f"OpenCV here has none, and {error}") from None
         self._wait = int(read_seconds * gst.SECOND)
         try:
             self._pipeline = gst.parse_launch(pipeline)
@@ -129,21 +118,11 @@ class AppSink:
             raise PipelineFailed(_one_line(getattr(error, "message", str(error)))) from None
         self._sink = self._pipeline.get_by_name("sink")
         self._pipeline.set_state(gst.State.PLAYING)
-        self._sample = self._sink.try_pull_sample(OPEN_SECONDS * gst.SECOND)
+        self._sample, message = pull(gst, self._pipeline, OPEN_SECONDS)
         if self._sample is None:
-            failure = self._failure()
             self.release()
-            raise failure
+            raise _failure(message)
         self._is_first = True
-
-    def _failure(self) -> PipelineFailed:
-        message = self._pipeline.get_bus().pop_filtered(self._gst.MessageType.ERROR)
-        if message is None:
-            return PipelineFailed("no frame in time")
-        reason, details = message.parse_error()
-        failure = PipelineFailed(_one_line(reason.message))
-        failure.details = f"{reason.message} {details}"
-        return failure
 
     def grab(self) -> bool:
         if not self._is_first:

@@ -1,0 +1,47 @@
+"""GStreamer by PyGObject, also the system's from a virtual environment that does not see it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+_SYSTEM_PACKAGES = "/usr/lib/python3/dist-packages"
+PACKAGES = "python3-gi gir1.2-gst-plugins-base-1.0"
+"""What Debian and Ubuntu call it."""
+
+
+def gstreamer() -> Any:
+    """The module Gst, initialized. Raises ImportError with the remedy."""
+    path = sys.path
+    sys.path = [*path, _SYSTEM_PACKAGES]  # only now: nothing else may come from there
+    try:
+        import gi
+
+        gi.require_version("Gst", "1.0")
+        gi.require_version("GstApp", "1.0")
+        from gi.repository import Gst, GstApp
+
+        Gst.init(None)
+        assert GstApp
+        return Gst
+    except (ImportError, ValueError) as error:
+        version = ".".join(map(str, sys.version_info[:2]))
+        raise ImportError(
+            f"Python {version} has no bindings of GStreamer ({error}): sudo apt-get install {PACKAGES}, "
+            "and use the system's own Python"
+        ) from None
+    finally:
+        sys.path = path
+
+
+def pull(gst: Any, pipeline: Any, seconds: float) -> tuple[Any, Any]:
+    """The next sample of the pipeline's appsink `sink`, and the message of the error that kept it from coming; neither
+    if it did not come in time."""
+    sink, bus, end = pipeline.get_by_name("sink"), pipeline.get_bus(), time.monotonic() + seconds
+    while True:
+        left = end - time.monotonic()
+        if (sample := sink.try_pull_sample(int(max(0.0, min(0.1, left)) * gst.SECOND))) is not None:
+            return sample, None
+        if (message := bus.pop_filtered(gst.MessageType.ERROR)) is not None or left <= 0 or sink.is_eos():
+            return None, message
