@@ -68,6 +68,16 @@ def _checked(path: Path, names: list[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def coco_names() -> tuple[str, ...]:
-    """Return the 80 class names of COCO in the order of their category ids."""
-    return tuple(resources.files("edgesparse").joinpath("coco.txt").read_text().splitlines())
+_UNUSED_IDS = frozenset((0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
+
+
+def coco_names(ids: range | None = None) -> tuple[str, ...]:
+    """Return the 80 class names of COCO in the order of their category ids.
+
+    With `ids`, the name of each of these ids up to 90; those that COCO left out are named `unused 12` and so on.
+    """
+    names = tuple(resources.files("edgesparse").joinpath("coco.txt").read_text().splitlines())
+    if ids is None:
+        return names
+    by_id = dict(zip((i for i in range(91) if i not in _UNUSED_IDS), names, strict=True))
+    return tuple(by_id.get(i, f"unused {i}") for i in ids)

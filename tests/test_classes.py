@@ -76,3 +76,16 @@ def test_a_recipe_may_name_them_or_a_file_that_does(tmp_path: Path) -> None:
     assert named_classes("names.txt", tmp_path) == ("person",)
     assert named_classes(("a", "b"), tmp_path) == ("a", "b")
     assert named_classes("auto", tmp_path) == "auto" and named_classes("coco", tmp_path) == "coco"
+
+
+def test_cocos_names_by_category_id() -> None:
+    names = coco_names(range(91))
+    assert len(names) == 91 and len(set(names)) == 91
+    assert (names[0], names[1], names[12], names[13], names[90]) == (
+        "unused 0",
+        "person",
+        "unused 12",
+        "stop sign",
+        "toothbrush",
+    )
+    assert coco_names(range(1, 91)) == names[1:]

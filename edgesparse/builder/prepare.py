@@ -19,7 +19,8 @@ from edgesparse.config import DetectorSpec, Recipe
 from edgesparse.errors import BuildError, ConfigError, ModelError
 from edgesparse.model import load as models
 from edgesparse.model.check import require_finite
-from edgesparse.runtime.heads.base import Layout
+from edgesparse.runtime.detector import fixed_inputs, image_input
+from edgesparse.runtime.heads.base import Head, Layout
 from edgesparse.runtime.heads.recognize import check, choose, names_in, raw_maps
 from edgesparse.runtime.heads.registry import head as head_of
 from edgesparse.sparsity.inspect import Inspection, inspect
@@ -150,27 +151,30 @@ def find_head(recipe: Recipe, info: models.ModelInfo, runner: Runner, layout: La
 
 def specify(recipe: Recipe, info: models.ModelInfo, head: str, layout: Layout) -> DetectorSpec:
     """Class names and input: from the recipe, else from the model's metadata and the head's convention."""
-    convention = head_of(head).convention.model_copy(update={"size": layout.size})
-    classes = _classes(recipe, info, head_of(head).classes(layout))
+    family = head_of(head)
+    convention = family.convention.model_copy(update={"size": layout.size})
+    classes = _classes(recipe, info, family, layout)
     return DetectorSpec(head=head, classes=classes, input=recipe.input.resolve(convention))
 
 
 def _sample(runner: Runner) -> list[np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
     """Outputs for an image of noise, which suffice to tell decoded boxes from offsets on a grid."""
     buffers = runner.allocate()
-    noise = np.random.default_rng(0)
-    for spec in runner.inputs:
-        buffers[spec.name][...] = noise.random(spec.shape).astype(spec.dtype)
+    image = image_input(runner)
+    buffers[image.name][...] = np.random.default_rng(0).random(image.shape).astype(image.dtype)
+    for name, values in fixed_inputs(runner, image):
+        buffers[name][...] = values
     runner.bind(buffers)
     runner.infer()
     return [buffers[spec.name].copy() for spec in runner.outputs]
 
 
-def _classes(recipe: Recipe, info: models.ModelInfo, count: int | None) -> tuple[str, ...]:
+def _classes(recipe: Recipe, info: models.ModelInfo, head: Head, layout: Layout) -> tuple[str, ...]:
+    count = head.classes(layout)
     if isinstance(recipe.classes, tuple):
         names = recipe.classes
     elif recipe.classes == "coco":
-        names = coco_names()
+        names = coco_names(head.coco_ids)
     else:
         stored = names_in(info.metadata)
         if stored is None and count is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edgesparse import strict_yaml
 from edgesparse.builder.prepare import find_head, layout_of, open_static, specify
+from edgesparse.classes import coco_names
 from edgesparse.config import DetectorSpec, parse
 from edgesparse.errors import ConfigError
 from edgesparse.model import load as models
@@ -108,8 +109,8 @@ def _text(path: Path, output: Path, head: str, size: tuple[int, int] | None) -> 
     classes, note = "auto", ""
     if named is None:
         classes, note = _yaml(list(spec.classes)), _UNNAMED
-        if len(spec.classes) == 80:
-            classes, note = "coco", _AS_COCO
+        if len(spec.classes) == len(coco_names(head_of(spec.head).coco_ids)):
+            classes, note = "coco", _AS_COCO.format(count=len(spec.classes))
     look = spec.input
     return _TEXT.format(
         model=_yaml(os.path.relpath(path.parent.resolve() / path.name, output.parent.resolve())),
@@ -130,7 +131,7 @@ def _text(path: Path, output: Path, head: str, size: tuple[int, int] | None) -> 
 
 
 _UNNAMED = "\n# The file has no names: put the real names here."
-_AS_COCO = "\n# The file has no names: COCO's 80 are a guess."
+_AS_COCO = "\n# The file has no names: COCO's {count} are a guess."
 
 
 def _yaml(value: str | list[str]) -> str:

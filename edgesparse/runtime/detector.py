@@ -68,7 +68,7 @@ class Detector(Closing):
         # Heads apply the lowest threshold themselves.
         self._filters = bool((self._thresholds != lowest).any())
         self._nms, self.faults = head.nms, dict[str, int]()
-        image = _image_input(runner)
+        image = image_input(runner)
         self.batch, self._places = image.shape[0], Places(spec.input, image)
         plan = FramePlan(
             image.name,
@@ -80,7 +80,7 @@ class Detector(Closing):
             run.iou,
             run.max_det,
             run.agnostic,
-            _fixed_inputs(runner, image),
+            fixed_inputs(runner, image),
         )
         slots = runner.frames(plan) or [CpuSlot(runner, plan)]
         self._ring, self._letterboxes = Ring(slots), deque[list[Letterbox]]()
@@ -244,14 +244,15 @@ def class_index(name: str, names: Sequence[str], where: str) -> int:
     raise ConfigError(f"{where}: no class '{name}'{nearest(name, names)}")
 
 
-def _image_input(runner: Runner) -> TensorSpec:
+def image_input(runner: Runner) -> TensorSpec:
+    """The input that takes the image. Raises ModelError where there is not exactly one."""
     images = [spec for spec in runner.inputs if len(spec.shape) == 4]
     if len(images) != 1:
         raise ModelError(f"needed one image input, found {', '.join(map(str, runner.inputs))}")
     return images[0]
 
 
-def _fixed_inputs(runner: Runner, image: TensorSpec) -> tuple[tuple[str, NDArray[Any]], ...]:
+def fixed_inputs(runner: Runner, image: TensorSpec) -> tuple[tuple[str, NDArray[Any]], ...]:
     """Values of inputs beside the image, so that boxes come out in the input's pixels.
 
     RT-DETR's exports take the images' (width, height) as integers; PaddleDetection's take `im_shape`, (height, width),

@@ -21,6 +21,9 @@ CENTERED = InputSpec(size=(1, 1))
 STRETCHED = CENTERED.model_copy(update={"letterbox": "stretch"})
 """RGB 0..1, resized without keeping the aspect ratio."""
 
+IMAGENET = CENTERED.model_copy(update={"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)})
+"""RGB with ImageNet's mean and standard deviation."""
+
 POSSIBLE, SHAPES, VALUES = 1, 2, 3
 """Strengths of evidence: other families share these shapes; the shapes are unusual enough; the values agree too."""
 
@@ -86,6 +89,8 @@ class Head(ABC):
     """Whether its boxes still overlap, so that NMS is needed."""
     convention: ClassVar[InputSpec] = CENTERED
     """How its trainers prepare images; a recipe's `input:` overrules it."""
+    coco_ids: ClassVar[range | None] = None
+    """COCO's category ids in the order of the classes, where COCO networks have those that it left out too."""
 
     @property
     def per_class(self) -> bool:

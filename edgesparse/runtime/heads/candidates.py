@@ -62,3 +62,9 @@ def listed(rows: Callable[[Sequence[NDArray[Any]], int], tuple[NDArray[Any], ...
         return boxes[keep].astype(np.float32), score[keep].astype(np.float32), label.astype(np.int64)
 
     return decode
+
+
+def joined(parts: Sequence[Candidates]) -> Candidates:
+    """The candidates of several levels as one list."""
+    xyxy, confidence, class_id = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return xyxy, confidence, class_id

@@ -11,9 +11,14 @@ STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32))
 """Of plain detectors, of those with a P6 level, of those with a P2 level, of the tiny ones."""
 
 
+def side(length: int, stride: int) -> int:
+    """Cells along a side of `length` pixels. A convolution that halves an odd side rounds up."""
+    return -(-length // stride)
+
+
 def cells(size: tuple[int, int], strides: Sequence[int] = (8, 16, 32)) -> int:
     """Number of cells of all strides for an input of (height, width)."""
-    return sum((size[0] // s) * (size[1] // s) for s in strides)
+    return sum(side(size[0], s) * side(size[1], s) for s in strides)
 
 
 def strides_of(count: int, size: tuple[int, int]) -> tuple[int, ...] | None:
@@ -41,7 +46,7 @@ def grid(size: tuple[int, int], strides: Sequence[int]) -> tuple[NDArray[np.floa
     """Top left corners [cells, 2] of the cells, counted in cells (x, y), and the stride [cells, 1] of each."""
     corners, steps = [], []
     for stride in strides:
-        rows, columns = np.mgrid[: size[0] // stride, : size[1] // stride]
+        rows, columns = np.mgrid[: side(size[0], stride), : side(size[1], stride)]
         corners.append(np.stack([columns, rows], -1).reshape(-1, 2))
         steps.append(np.full((rows.size, 1), stride))
     return np.concatenate(corners).astype(np.float32), np.concatenate(steps).astype(np.float32)

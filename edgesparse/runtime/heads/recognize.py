@@ -23,13 +23,19 @@ def choose(layout: Layout, metadata: Mapping[str, str], sample: Sample | None = 
         raise ModelError(f"the file's metadata has the task '{task}': needed a detector; export a 'detect' model")
     fitting = evidence(layout, sample)
     strongest = max((seen.strength for seen in fitting.values()), default=0)
-    names = [name for name, seen in fitting.items() if seen.strength == strongest]
+    names = _counted([name for name, seen in fitting.items() if seen.strength == strongest], layout, metadata)
     if len(names) == 1:
         _check_classes(names[0], layout, metadata)
         return names[0]
     if names:
         raise ModelError(f"the head could be {' or '.join(names)}: found {layout}; name one with 'head:'")
     raise ModelError(f"no known head: found {layout}; {_hint(layout)}")
+
+
+def _counted(names: list[str], layout: Layout, metadata: Mapping[str, str]) -> list[str]:
+    """Of several heads, those that have as many classes as the file names; all where none has."""
+    classes = names_in(metadata) if len(names) > 1 else None
+    return [name for name in names if classes and head(name).classes(layout) in (None, len(classes))] or names
 
 
 def evidence(layout: Layout, sample: Sample | None = None) -> dict[str, Evidence]:

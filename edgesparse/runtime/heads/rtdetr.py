@@ -49,10 +49,13 @@ class RtDetr(Head):
     def evidence(self, layout: Layout, sample: Sample | None) -> Evidence | None:
         ranks = sorted(map(len, layout.shapes))
         if ranks == [2, 2, 3] and all(any(name in spec.name for spec in layout.outputs) for name in _LISTED):
+            if sample is not None and _relative(layout, sample):
+                return None
             return Evidence(SHAPES, "three outputs named labels, boxes and scores")
         if ranks == [3, 3] and any(shape[-1] == 4 for shape in layout.shapes):
             logits = any(name in spec.name for spec in layout.outputs for name in ("logit", "label"))
-            return Evidence(SHAPES, "boxes, and an output named logits or labels") if logits else None
+            queries = self.fits(layout) and layout.shapes[0][1] <= MOST_QUERIES
+            return Evidence(SHAPES, "boxes, and an output named logits or labels") if logits and queries else None
         return self._one_output(layout, sample)
 
     def _one_output(self, layout: Layout, sample: Sample | None) -> Evidence | None:
@@ -121,6 +124,42 @@ class RtDetrEndToEnd(Head):
             return corners(raw[:, :4] * pixels), raw[:, 4], raw[:, 5]
 
         return listed(rows, conf)
+
+
+class RtDetrRelative(Head):
+    """The list of final boxes as shares of the input, from exports that take no `orig_target_sizes`."""
+
+    outputs = "three outputs, `labels` [B, N], `boxes` [B, N, 4] as relative xyxy, `scores` [B, N]"
+    export = "python tools/export_onnx.py -c config.yml -r best.pth, with orig_target_sizes fixed to 1 x 1"
+    source = _SOURCE
+    nms = False
+    convention = STRETCHED
+
+    def fits(self, layout: Layout) -> bool:
+        return len(layout.outputs) == 3 and all(layout.index(name=name) >= 0 for name in _LISTED)
+
+    def evidence(self, layout: Layout, sample: Sample | None) -> Evidence | None:
+        try:
+            fits = self.fits(layout) and sorted(map(len, layout.shapes)) == [2, 2, 3]
+        except LookupError:
+            return None
+        if not fits or sample is None or not _relative(layout, sample):
+            return None
+        return Evidence(VALUES, "outputs named labels, boxes and scores, boxes relative")
+
+    def classes(self, layout: Layout) -> None:
+        return None
+
+    def decode(self, layout: Layout, conf: float, multi_label: bool = False) -> Decode:
+        label, box, score = (layout.index(name=name) for name in _LISTED)
+        pixels = _pixels(layout)
+        return listed(lambda outputs, b: (outputs[box][b] * pixels, outputs[score][b], outputs[label][b]), conf)
+
+
+def _relative(layout: Layout, sample: Sample) -> bool:
+    """Whether the listed boxes are shares of the input: in pixels some side of some query is beyond 2."""
+    largest = np.abs(sample[layout.index(name="box")]).max()
+    return bool(0 < largest <= 2)
 
 
 def _whole(sample: Sample) -> bool:

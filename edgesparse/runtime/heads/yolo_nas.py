@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,40 +15,64 @@ from edgesparse.runtime.heads.candidates import at_least, labeled
 from edgesparse.runtime.heads.grid import strides_of
 
 
-class YoloNas(Head):
-    """Boxes and scores as two outputs, one row per cell in both."""
+class BoxesAndScores(Head):
+    """Boxes [B, N, 4] as xyxy in pixels and scores [B, N, C], one row per cell in both."""
+
+    @abstractmethod
+    def order(self, layout: Layout) -> tuple[int, int]:
+        """Indices of boxes and scores. Raises LookupError."""
+
+    def fits(self, layout: Layout) -> bool:
+        if [len(shape) for shape in layout.shapes] != [3, 3]:
+            return False
+        boxes, scores = self.order(layout)
+        return layout.shapes[scores][:2] == layout.shapes[boxes][:2] and layout.shapes[boxes][2] == 4
+
+    def evidence(self, layout: Layout, sample: Sample | None) -> Evidence | None:
+        try:
+            if not self.fits(layout) or strides_of(layout.shapes[0][1], layout.size) is None:
+                return None
+        except LookupError:
+            return None
+        boxes, scores = self.order(layout)
+        if any(name in spec.name for spec in layout.outputs for name in ("logit", "label")):
+            return None
+        if sample is not None and layout.shapes[scores][2] == 4 and sample[scores].max() > 1:
+            return None
+        first = "boxes and scores" if boxes == 0 else "scores and boxes"
+        return Evidence(SHAPES, f"{first} in {layout.shapes[0][1]} rows, the cells of the grid")
+
+    def classes(self, layout: Layout) -> int:
+        return layout.shapes[self.order(layout)[1]][2]
+
+    def decode(self, layout: Layout, conf: float, multi_label: bool = False) -> Decode:
+        at, best = self.order(layout)
+
+        def decode(outputs: Sequence[NDArray[Any]], image: int) -> Candidates:
+            scores = outputs[best][image]
+            keep = at_least(scores.max(axis=1), conf)
+            return labeled(outputs[at][image][keep].astype(np.float32), scores[keep], conf, multi_label)
+
+        return decode
+
+    def strided(self, layout: Layout) -> Strided:
+        (boxes, scores), classes = self.order(layout), self.classes(layout)
+        cells = layout.shapes[boxes][1]
+        return Strided(cells, classes, 4, 1, classes, 1, box_output=boxes, score_output=scores, kind="corners")
+
+
+class YoloNas(BoxesAndScores):
+    """Boxes first; names may say otherwise."""
 
     outputs = "two outputs, boxes [B, N, 4] as xyxy in pixels and scores [B, N, C] after the sigmoid"
     export = "model.prep_model_for_conversion(input_size=[1, 3, 640, 640]), then torch.onnx.export(model, ...)"
     source = "https://github.com/Deci-AI/super-gradients, models/detection_models/yolo_nas"
 
-    def fits(self, layout: Layout) -> bool:
-        shapes = layout.shapes
-        return len(shapes) == 2 and shapes[1 - layout.boxes()][:2] == shapes[layout.boxes()][:2]
+    def order(self, layout: Layout) -> tuple[int, int]:
+        boxes = layout.boxes()
+        return boxes, 1 - boxes
 
     def evidence(self, layout: Layout, sample: Sample | None) -> Evidence | None:
-        shapes = layout.shapes
-        if [len(shape) for shape in shapes] != [3, 3] or not any(shape[-1] == 4 for shape in shapes):
-            return None
-        named = any(name in spec.name for spec in layout.outputs for name in ("logit", "label"))
-        if named or not self.fits(layout) or strides_of(shapes[0][1], layout.size) is None:
-            return None
-        return Evidence(SHAPES, f"boxes and scores in {shapes[0][1]} rows, the cells of the grid")
-
-    def classes(self, layout: Layout) -> int:
-        return layout.outputs[1 - layout.boxes()].shape[-1]
-
-    def decode(self, layout: Layout, conf: float, multi_label: bool = False) -> Decode:
-        boxes = layout.boxes()
-
-        def decode(outputs: Sequence[NDArray[Any]], image: int) -> Candidates:
-            scores = outputs[1 - boxes][image]
-            keep = at_least(scores.max(axis=1), conf)
-            return labeled(outputs[boxes][image][keep].astype(np.float32), scores[keep], conf, multi_label)
-
-        return decode
-
-    def strided(self, layout: Layout) -> Strided:
-        boxes, classes = layout.boxes(), self.classes(layout)
-        _, cells, _ = layout.outputs[boxes].shape
-        return Strided(cells, classes, 4, 1, classes, 1, box_output=boxes, score_output=1 - boxes, kind="corners")
+        seen = super().evidence(layout, sample)
+        named = any("box" in spec.name.lower() for spec in layout.outputs)
+        return seen if seen is not None and (named or self.order(layout)[0] == 0) else None

@@ -13,7 +13,7 @@ from edgesparse.backends.frames import Candidates, Decode, Strided
 from edgesparse.runtime.heads.base import CENTERED, POSSIBLE, VALUES, Evidence, Layout, Sample
 from edgesparse.runtime.heads.candidates import at_least, labeled
 from edgesparse.runtime.heads.deepstream_yolo import is_corners_and_class
-from edgesparse.runtime.heads.grid import grid, is_decoded, strides_for, strides_of
+from edgesparse.runtime.heads.grid import grid, is_decoded, side, strides_for, strides_of
 from edgesparse.runtime.heads.yolov5 import FIRST_CLASS, DecodedRows, is_rows
 
 _EXPORT = "python tools/export_onnx.py -n yolox-s -c best.pth --output-name yolox_s.onnx --opset 17"
@@ -68,7 +68,7 @@ class Yolox(_OnePerCell):
 
     def strided(self, layout: Layout) -> Strided:
         strides = strides_for(layout.outputs[0].shape[1], layout.size)
-        levels = tuple((layout.size[0] // stride, layout.size[1] // stride, stride) for stride in strides)
+        levels = tuple((side(layout.size[0], stride), side(layout.size[1], stride), stride) for stride in strides)
         return replace(super().strided(layout), kind="on-grid", levels=levels)
 
 

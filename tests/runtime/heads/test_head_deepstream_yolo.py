@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from cases import written
 from head_checks import SIZE, Box, HeadChecks, Outputs, layout, scores_of, xyxy_of
 from numpy.typing import NDArray
 
@@ -40,3 +41,6 @@ def test_it_is_not_taken_for_yolox_or_yolov5_of_one_class(anchors: int, label: f
 
 def test_its_boxes_need_nms_and_have_one_class_each() -> None:
     assert head("deepstream-yolo").nms and not head("deepstream-yolo").per_class
+
+
+CASES = [written(TestDeepStreamYolo())]

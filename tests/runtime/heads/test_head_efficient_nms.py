@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
+from cases import written
 from head_checks import ROWS, SIZE, Box, HeadChecks, Outputs, assert_found, layout, scores_of, xyxy_of
 
 from edgesparse.runtime.heads.base import Layout
@@ -40,3 +41,6 @@ class TestEfficientNms(HeadChecks):
 def test_its_shapes_tell() -> None:
     outputs = {"num": (1, 1), "boxes": (1, 100, 4), "scores": (1, 100), "classes": (1, 100)}
     assert choose(layout(outputs), {}) == "efficient-nms"
+
+
+CASES = [written(TestEfficientNms())]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from cases import written
 from head_checks import Box, HeadChecks, Outputs, layout, scores_of, xyxy_of
 
 from edgesparse.runtime.heads.recognize import check, choose
@@ -38,3 +39,6 @@ def test_a_class_that_is_no_whole_number_is_no_class() -> None:
     raw = np.array([[[0, 0, 9, 9, 0.9, 1.5], [0, 0, 9, 9, 0.9, 2], [0, 0, 9, 9, 0.9, np.nan]]], np.float32)
     at = layout({"output0": (1, 3, 6)})
     assert head("end2end").decode(at, 0.25)([raw], 0)[2].tolist() == [-1, 2, -1]
+
+
+CASES = [written(TestEndToEnd())]

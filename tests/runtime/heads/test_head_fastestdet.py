@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from cases import Case, of_boxes
 from head_checks import SIZE, Box, assert_found, layout
 from numpy.typing import NDArray
 
@@ -61,3 +62,11 @@ def test_a_map_without_a_softmax_is_another_family() -> None:
 def test_the_stride_is_16() -> None:
     with pytest.raises(ModelError, match="cannot read this network"):
         check("fastestdet", layout({"map": (1, 85, 8, 12)}, SIZE))
+
+
+def _fastest() -> Case:
+    raw = encode(BOXES, 3)
+    return of_boxes("fastestdet", layout({"758": raw.shape}, SIZE), [raw], BOXES)
+
+
+CASES = [_fastest()]

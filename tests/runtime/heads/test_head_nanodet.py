@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from cases import CONF, Case, Values, best, cells, noise, of_boxes, scores
 from head_checks import ROWS, SIZE, Box, assert_found, layout, scores_of
 from numpy.typing import NDArray
 
 from edgesparse.errors import ModelError
 from edgesparse.runtime.heads.base import Layout
 from edgesparse.runtime.heads.grid import grid
-from edgesparse.runtime.heads.nanodet import BINS, STRIDES
+from edgesparse.runtime.heads.nanodet import BINS
 from edgesparse.runtime.heads.recognize import choose
 from edgesparse.runtime.heads.registry import head
+
+STRIDES = (8, 16, 32)
 
 
 def two_bins(distance: float) -> NDArray[np.float64]:
@@ -79,3 +83,48 @@ def test_32_classes_are_told_from_32_bins_by_name() -> None:
     counts = {8: 2704, 16: 676, 32: 169}
     outputs = {f"{kind}_pred_stride_{s}": (1, n, 32) for kind in ("dis", "cls") for s, n in counts.items()}
     assert choose(layout(outputs, (416, 416)), {}) == "nanodet"
+
+
+def plus(seed: int, size: tuple[int, int]) -> Case:
+    """NanoDet-Plus: the expected distance of each side, counted in strides from the corner of the cell."""
+    rows = sum(len([*cells(size, stride)]) for stride in (8, 16, 32, 64))
+    raw = np.concatenate([scores(seed, 1, rows, 5), noise(seed, 1, rows, 32, scale=3)], 2)
+    expected: list[Values] = []
+    first = 0
+    for stride in (8, 16, 32, 64):
+        for number, x, y in cells(size, stride):
+            row = raw[0, first + number].tolist()
+            score, label = best(row[:5].__getitem__, 5)
+            if score >= CONF:
+                sides = []
+                for k in range(4):
+                    weights = [math.exp(value) for value in row[5 + 8 * k : 13 + 8 * k]]
+                    sides.append(stride * sum(i * w for i, w in enumerate(weights)) / sum(weights))
+                left, top, right, bottom = sides
+                corner = x * stride, y * stride
+                box = (corner[0] - left, corner[1] - top, corner[0] + right, corner[1] + bottom)
+                expected.append((*box, score, label))
+        first += number + 1
+    return Case("nanodet-plus", {"output": raw}, tuple(expected), size)
+
+
+CASES = [of_boxes("nanodet", *encode(BOXES, 3), BOXES), plus(1, (96, 160)), plus(2, (104, 136))]
+"""The second size of NanoDet-Plus is no multiple of its strides."""
+
+
+@pytest.mark.parametrize("case", CASES[1:], ids=lambda case: str(case.size))
+def test_boxes_of_nanodet_plus_are_those_of_the_formula(case: Case) -> None:
+    assert len(case.expected) > 2
+    case.check()
+
+
+def test_both_kinds_of_outputs_hold_the_same() -> None:
+    """The exporter's newer revisions write one output."""
+    at, outputs = encode(BOXES, 3)
+    joined = np.concatenate([np.concatenate(outputs[:3], 1), np.concatenate(outputs[3:], 1)], 2)
+    single = layout({"output": joined.shape}, SIZE)
+    assert choose(single, {}, [joined]) == "nanodet" and head("nanodet").classes(single) == 3
+    for a, b in zip(
+        head("nanodet").decode(at, 0.1)(outputs, 0), head("nanodet").decode(single, 0.1)([joined], 0), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)

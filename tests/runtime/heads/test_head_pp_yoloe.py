@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from cases import written
 from head_checks import Box, Outputs, PerClassChecks, layout, scores_of, xyxy_of
 
 from edgesparse.errors import ModelError
@@ -31,3 +32,6 @@ def test_a_class_count_that_differs_from_the_names_is_refused() -> None:
 def test_scores_of_another_length_are_refused() -> None:
     with pytest.raises(ModelError, match="no known head"):
         choose(layout({"boxes": (1, 8400, 4), "scores": (1, 80, 2100)}), {})
+
+
+CASES = [written(TestPPYoloE())]

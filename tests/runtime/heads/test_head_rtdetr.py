@@ -7,7 +7,19 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from head_checks import Box, HeadChecks, Outputs, PerClassChecks, assert_found, layout, relative, scores_of, xyxy_of
+from cases import written
+from head_checks import (
+    SIZE,
+    Box,
+    HeadChecks,
+    Outputs,
+    PerClassChecks,
+    assert_found,
+    layout,
+    relative,
+    scores_of,
+    xyxy_of,
+)
 from numpy.typing import NDArray
 
 from edgesparse.runtime.heads.recognize import check, choose
@@ -45,6 +57,16 @@ class TestRtDetrListed(HeadChecks):
         return {"labels": scores.argmax(1), "boxes": xyxy_of(boxes), "scores": scores.max(1)}
 
 
+class TestRtDetrRelative(HeadChecks):
+    name = "rtdetr-relative"
+    by_shapes = False
+    whole: ClassVar[Mapping[str, str]] = {"labels": "int64"}
+
+    def encode(self, boxes: Sequence[Box], classes: int) -> Outputs:
+        scores, sides = scores_of(boxes, classes), np.array([SIZE[1], SIZE[0]] * 2)
+        return {"labels": scores.argmax(1), "boxes": xyxy_of(boxes) / sides, "scores": scores.max(1)}
+
+
 class TestRtDetrEndToEnd(HeadChecks):
     name = "rtdetr-end2end"
     by_shapes = False
@@ -80,10 +102,9 @@ def test_300_queries_are_no_grid_of_300_cells(size: tuple[int, int]) -> None:
     "outputs",
     [
         {"logits": (1, 300, 80), "pred_boxes": (1, 300, 4)},
-        {"dets": (1, 300, 4), "labels": (1, 300, 91)},
         {"labels": (1, 300), "boxes": (1, 300, 4), "scores": (1, 300)},
     ],
-    ids=["logits", "RF-DETR", "listed"],
+    ids=["logits", "listed"],
 )
 def test_the_names_of_its_outputs_tell(outputs: dict[str, tuple[int, ...]]) -> None:
     assert choose(layout(outputs), {}) == "rtdetr"
@@ -97,3 +118,8 @@ def test_relative_boxes_are_in_a_stretched_frame() -> None:
     np.testing.assert_allclose(confidence, [0.9])
     assert class_id.tolist() == [7]
     assert head("rtdetr-end2end").convention.letterbox == "stretch"
+
+
+CASES = [
+    written(checks) for checks in (TestRtDetrLogits(), TestRtDetrListed(), TestRtDetrRelative(), TestRtDetrEndToEnd())
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from cases import written
 from head_checks import SIZE, Box, Outputs, PerClassChecks, assert_found, layout, scores_of, xyxy_of
 
 from edgesparse.runtime.heads.base import Layout
@@ -33,3 +34,6 @@ class TestYoloNas(PerClassChecks):
 )
 def test_its_shapes_tell(outputs: dict[str, tuple[int, ...]]) -> None:
     assert choose(layout(outputs), {}) == "yolo-nas"
+
+
+CASES = [written(TestYoloNas())]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from cases import written
 from head_checks import SIZE, Box, Outputs, PerClassChecks, centered, layout, scores_of
 
 from edgesparse.runtime.heads.grid import grid
@@ -47,3 +48,6 @@ def test_three_anchors_per_cell_tell(shape: tuple[int, ...], size: tuple[int, in
 
 def test_a_named_head_may_have_anchors_of_its_own() -> None:
     check("yolov5", layout({"output": (1, 5000, 85)}))
+
+
+CASES = [written(TestYoloV5())]

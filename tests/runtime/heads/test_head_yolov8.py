@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from cases import written
 from head_checks import Box, Outputs, PerClassChecks, centered, layout, scores_of
 
 from edgesparse.runtime.heads.recognize import check, choose
@@ -47,3 +48,6 @@ def test_more_predictions_than_columns_are_needed() -> None:
     assert choose(layout({"output": (1, 5, 126)}, (64, 96)), {}) == "yolov8"
     with pytest.raises(Exception, match="yolov5 or yolox"):
         choose(layout({"output": (1, 126, 6)}, (64, 96)), {})
+
+
+CASES = [written(TestYoloV8())]

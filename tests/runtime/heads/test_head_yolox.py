@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from cases import written
 from head_checks import ROWS, SIZE, Box, Outputs, PerClassChecks, layout
 from test_head_yolov5 import rows_of
 
@@ -68,3 +69,6 @@ def test_it_keeps_its_own_input(name: str) -> None:
     """BGR 0..255 at the top left, where YOLOv6 of the same layout takes RGB 0..1 in the center."""
     convention = head(name).convention
     assert (convention.colour, convention.scale, convention.letterbox) == ("bgr", 1.0, "top-left")
+
+
+CASES = [written(TestYolox()), written(TestYoloxDecoded())]
