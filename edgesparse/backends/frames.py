@@ -30,7 +30,7 @@ class FrameBoxes(NamedTuple):
     """Candidates of one frame.
 
     `final`: they are boxes (boxes.py), reach their class's threshold, and NMS is done; most confident first.
-    `dropped`: candidates that reached the threshold but are no boxes, where `final`.
+    `dropped`: candidates that reached the threshold but are not valid boxes, if `final`.
     """
 
     xyxy: NDArray[np.float32]

@@ -13,14 +13,13 @@ from edgesparse.values import Section
 from edgesparse.wording import nearest_file
 
 SHORTEST_TOKEN = 16
-"""Characters that the web page's token needs at least."""
+"""Minimum length of the web page's token, in characters."""
 MAX_SECRET_BYTES = 8192
 
 
 def read_secret(path: Path, key: str, shortest: int = 1) -> str:
-    """Return the single line of text in a file that other users cannot read.
-
-    `key` is the setting that names the file; it begins the message. Raises ConfigError, which never quotes the secret.
+    """Return the one-line secret in a file that other users cannot read. `key` is the setting that names the file;
+    error messages start with it. Raises ConfigError, which never quotes the secret.
     """
     try:
         status = path.stat()

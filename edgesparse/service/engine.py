@@ -1,4 +1,4 @@
-"""The engine that runs: a package's chosen one or its fallback, with its identity and why it was chosen."""
+"""The running engine: the package's chosen one or its fallback, with its identity and the reason for the choice."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class LoadedEngine:
-    """A detector that has returned a result, with the settings that it runs with. Its owner closes the detector."""
+    """A warmed-up detector and the settings it runs with. The owner closes the detector."""
 
     package: Package
     detector: Detector
@@ -50,9 +50,9 @@ class LoadedEngine:
 
 
 def find(target: Path, store: Path, settings: Settings, progress: Progress = quiet) -> tuple[Package, Run]:
-    """Return a target's package, built first if necessary, and the settings to run it with.
+    """Return a target's package, built if necessary, and the settings to run it with.
 
-    Raises what `ready` raises, and ConfigError where no camera is configured.
+    Raises what `ready` raises, and ConfigError if no camera is configured.
     """
     package = ready(target, store, progress=progress)
     run = settings.run(package.manifest.run)
@@ -68,7 +68,7 @@ def find(target: Path, store: Path, settings: Settings, progress: Progress = qui
 def load(package: Package, run: Run, fallback_because: str | None = None) -> LoadedEngine:
     """Load the package's engine and warm it up with one inference.
 
-    The fallback is loaded where `fallback_because` gives a reason, or where the chosen engine cannot be loaded. Raises
+    The fallback is loaded if `fallback_because` gives a reason, or if the chosen engine cannot be loaded. Raises
     what `open_detector` raises.
     """
     if fallback_because is None:

@@ -1,4 +1,4 @@
-"""Builds whose chosen engine failed while running, remembered across restarts of the service, not of the device."""
+"""Builds whose chosen engine failed at run time. Survives restarts of the service, but not of the device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_BYTES = 1 << 20
 
 
 class FailedEngines:
-    """Stored in RUNTIME_DIRECTORY, which systemd empties when the device boots; in memory where that is not set."""
+    """Stored in RUNTIME_DIRECTORY, which systemd empties when the device boots; in memory if that is not set."""
 
     def __init__(self) -> None:
         folder = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
@@ -30,7 +30,7 @@ class FailedEngines:
         return {str(key): str(value) for key, value in reasons.items()} if isinstance(reasons, dict) else {}
 
     def reason(self, build_id: str) -> str | None:
-        """Return why a build's engine failed; None when it did not."""
+        """Return why a build's engine failed, or None if it did not."""
         return self._reasons.get(build_id)
 
     def add(self, build_id: str, reason: str) -> None:

@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from edgesparse.stream.cameras import CameraStatus
 
 PATIENCE = 5.0
-"""Seconds without a turn of the frame loop, or without a detected frame of a live camera, that are acceptable."""
+"""Acceptable seconds without an iteration of the frame loop, or without results from a live camera."""
 
 
 OUTPUT_SECONDS = 5
-"""Seconds over which invalid outputs of the network are counted."""
+"""Seconds over which invalid model outputs are counted."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """`alive`: frames are processed, or cameras are retried. `detecting`: results arrive. `why`: the reason where
-    either is false, or what else is wrong."""
+    """`alive`: frames are processed, or cameras are retried. `detecting`: results arrive. `why`: the reason if either
+    is false, or what else is wrong.
+    """
 
     alive: bool
     detecting: bool
@@ -28,23 +29,23 @@ class Judgement:
 
 
 class Health:
-    """Written by the frame loop's thread. Times are of the monotonic clock, in seconds; 0 means never."""
+    """Written by the frame loop's thread. Times are in seconds on the monotonic clock; 0 means never."""
 
     def __init__(self) -> None:
         self.slowest = PATIENCE
-        """Acceptable seconds between two detected frames: more where the cameras' rates are low."""
+        """Acceptable seconds between two results: more if the cameras' frame rates are low."""
         self.up = False
-        """Whether systemd has been notified that the service is up: its engine has returned a result."""
+        """Whether systemd has been told that the service is up, that is, that its engine has returned a result."""
         self.turn_at = self.frame_at = 0.0
         self.failing = self.errors = 0
-        """Failed inferences: consecutive ones, and all."""
+        """Failed inferences: in a row, and in total."""
         self.cameras: Sequence[CameraStatus] = ()
         self.invalid = ""
-        """How many outputs of the network were invalid lately, and why; empty when none was."""
+        """How many model outputs were invalid recently, and why; empty if none were."""
         self._mostly_invalid = False
         self._outputs: deque[tuple[int, int]] = deque(maxlen=OUTPUT_SECONDS + 1)
         self.loading = "starting"
-        """What keeps the frame loop from running; empty when nothing does."""
+        """What keeps the frame loop from running; empty if nothing does."""
 
     def update(self, cameras: Sequence[CameraStatus]) -> None:
         self.turn_at, self.cameras, self.loading = time.monotonic(), cameras, ""
@@ -60,12 +61,12 @@ class Health:
         """Take the counts of detections and, by fault, of invalid boxes so far. Called once per second."""
         dropped = sum(faults.values())
         if self._outputs and (kept < self._outputs[-1][0] or dropped < self._outputs[-1][1]):
-            self._outputs.clear()  # another engine counts from zero
+            self._outputs.clear()  # a new engine counts from zero
         self._outputs.append((kept, dropped))
         kept, dropped = kept - self._outputs[0][0], dropped - self._outputs[0][1]
         self._mostly_invalid = dropped > kept
         worst = max(faults, key=lambda fault: faults[fault], default="")
-        self.invalid = f"{dropped} outputs of the network are no boxes: {worst}" if dropped else ""
+        self.invalid = f"{dropped} model outputs are not valid boxes: {worst}" if dropped else ""
 
     def judge(self, now: float | None = None) -> Judgement:
         now = time.monotonic() if now is None else now

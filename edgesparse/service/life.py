@@ -29,14 +29,14 @@ from edgesparse.stream.pipeline import Loop
 log = logging.getLogger("edgesparse.service")
 
 LOAD_SECONDS = 600.0
-"""Time requested from systemd for loading, which on first use of a recipe includes building."""
+"""Time requested from systemd for loading; the first run of a recipe includes a build."""
 DRAIN_SECONDS = 4.7
 RETRY_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class Target:
-    """What the command line names. It is read again by each reload."""
+    """What the command line names. Each reload reads it again."""
 
     path: Path
     store: Path
@@ -51,7 +51,7 @@ class Target:
 
 
 class Service:
-    """Created once per process and run once. SIGTERM and SIGINT end it, SIGHUP reloads it."""
+    """Created once per process and run once. SIGTERM and SIGINT stop it, SIGHUP reloads it."""
 
     def __init__(self, target: Target, progress: Progress = quiet) -> None:
         """Load the settings and the engine. Raises EdgeSparseError."""
@@ -71,9 +71,8 @@ class Service:
         return engines.load(package, run, self._failed.reason(package.manifest.build_id))
 
     def run(self) -> str:
-        """Run until SIGTERM, or until all sources have ended. Returns why it ended.
-
-        Raises EdgeSparseError when neither the engine nor its fallback works.
+        """Run until SIGTERM, or until all sources have ended. Returns why it ended. Raises EdgeSparseError if neither
+        the engine nor its fallback works.
         """
         handlers: dict[int, Callable[[], None]] = {
             signal.SIGTERM: self._end,
@@ -106,13 +105,13 @@ class Service:
         return ended
 
     def _detect(self) -> str | None:
-        """Run the frame loop. Returns why it ended, None when an inference failed."""
+        """Run the frame loop. Returns why it ended, or None if an inference failed."""
         try:
             return self._loop.run().ended
         except StreamError as error:
-            error.exit_code = REFUSED  # it did work: a restart may help
+            error.exit_code = REFUSED  # it worked before: a restart may help
             raise
-        except Exception as error:  # whatever an engine may raise
+        except Exception as error:  # an engine may raise anything
             self._inference_failed(error)
             return None
 
@@ -126,7 +125,7 @@ class Service:
     # The rest changes the engine.
 
     def _inference_failed(self, error: Exception) -> None:
-        """Retry; switch to the fallback after too many failures in a row. Called in the loop's thread, between runs."""
+        """Retry, or switch to the fallback after too many failures. Called in the loop's thread, between runs."""
         health, limit = self._parts.health, self._settings.service.limits.failures
         health.failed()
         log.error("inference failed (%d in a row): %s: %s", health.failing, type(error).__name__, error)
@@ -141,11 +140,11 @@ class Service:
         if not engines.has_fallback(engine):
             raise BuildError(f"{why}; {engine.identity.candidate} has no fallback that could take its place")
         self._failed.add(engine.identity.package, why)
-        engine.detector.close()  # first: the board may not hold both
+        engine.detector.close()  # first, since the board may not have memory for both
         self._take(engines.load(engine.package, engine.run, why))
 
     def _take(self, engine: LoadedEngine) -> None:
-        """Continue with this engine. Raises SourceError and ConfigError, and then nothing has changed."""
+        """Continue with this engine. Raises SourceError and ConfigError, in which case nothing has changed."""
         cameras, old = engine.run.all_cameras(), self._engine
         if engine.identity.classes != old.identity.classes:
             self._parts.between_engines()
@@ -160,7 +159,7 @@ class Service:
             reload_requested.clear()
             if self._stop.is_set():
                 return
-            # Before the service is up, systemd waits for the first READY=1, which is not this thread's to send.
+            # Until the service is up, systemd waits for the first READY=1, which this thread must not send.
             announced = self._parts.health.up
             if announced:
                 self._notify.reloading()
@@ -171,11 +170,11 @@ class Service:
                     self._notify.ready()
 
     def _reload(self) -> str:
-        """Take what has changed of settings, recipe and engine. Returns why it was refused, empty when it was not."""
+        """Apply changes of settings, recipe and engine. Returns why they were refused; empty if they were not."""
         try:
             with self._changing:
                 return self._change()
-        except Exception as error:  # the thread must outlive it, or no later reload would be heard
+        except Exception as error:  # the thread must survive, or later reloads would be ignored
             log.exception("the reload failed")
             return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
@@ -196,10 +195,10 @@ class Service:
         return ""
 
     def _change_engine(self, package: Package, run: Run, settings: Settings) -> bool:
-        """Take the package's engine. Returns whether another one runs now, or the same with other cameras."""
+        """Load the package's engine. Returns whether a different one runs now, or the same one with other cameras."""
         old = self._engine
         if package.manifest == old.package.manifest and run == old.run and not old.identity.fallback:
-            EventRules(settings.service.events, old.identity.classes)  # before anything has changed
+            EventRules(settings.service.events, old.identity.classes)  # before anything changes
             return False
         engine = self._load(package, run)
         try:
@@ -213,7 +212,7 @@ class Service:
 
 
 def _slowest(cameras: Sequence[Camera]) -> float:
-    """Return for how many seconds no result at all is acceptable: longer where every camera's rate is low."""
+    """Return how many seconds without any result are acceptable: longer if every camera's frame rate is low."""
     rates = [camera.rate for camera in cameras]
     known = [rate for rate in rates if rate is not None]
     return max(PATIENCE, 3 / max(known)) if len(known) == len(rates) and known else PATIENCE

@@ -1,4 +1,4 @@
-"""Beyond a limit of memory or temperature the frame rate is reduced, until the limit is met again."""
+"""Reduce the frame rate while a memory or temperature limit is exceeded."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ log = logging.getLogger("edgesparse.service")
 MIN_SHARE = 1 / 32
 DOWN_SECONDS, UP_SECONDS = 2.0, 5.0
 MARGIN_CELSIUS = 4.0
-"""Degrees below the limit at which the rate may rise again."""
+"""Degrees below the limit at which the rate may increase again."""
 MARGIN_MEMORY = 1.15
-"""Free memory over its limit at which the rate may rise again."""
+"""Ratio of free memory to its limit at which the rate may increase again."""
 FAR = 5.0
-"""Degrees above the limit at which the rate drops to its minimum immediately, as it does at half of the memory's."""
+"""Degrees above the limit at which the rate drops to its minimum at once, as it does at half of the memory limit."""
 LONGEST_PAUSE = 0.4
-"""Seconds that the frame loop is delayed at most, so the rate never falls below 2.5 frames per second."""
+"""Longest delay of the frame loop in seconds, so that the rate never falls below 2.5 frames per second."""
 
 
 class Governor:
@@ -34,13 +34,13 @@ class Governor:
         self.limits = limits
         self.share = 1.0
         self.why = ""
-        """Which limit is exceeded; empty while the rate is not reduced."""
+        """The limit that is exceeded; empty while the rate is not reduced."""
         self._full_rate = 0.0
         self._changed = -math.inf
         self._due = 0.0
 
     def read(self, reading: Reading, rate: float, now: float | None = None) -> None:
-        """Take the board's reading and the detected frames per second of the last seconds."""
+        """Update with the board's reading and the recent frame rate in frames per second."""
         now = time.monotonic() if now is None else now
         if self.share == 1.0 and rate > 0:
             self._full_rate = rate if self._full_rate == 0 else 0.8 * self._full_rate + 0.2 * rate
@@ -81,7 +81,7 @@ class Governor:
             log.info("the frame rate rises to %.0f %%", 100 * share)
 
     def pause(self, now: float) -> float:
-        """Return the seconds to wait after a frame; 0 while the rate is not reduced."""
+        """Return how many seconds to wait after a frame; 0 while the rate is not reduced."""
         if self.share == 1.0:
             return 0.0
         interval = min(LONGEST_PAUSE, 1 / max(self.share * self._full_rate, MIN_SHARE))

@@ -1,4 +1,4 @@
-"""The board's memory, temperature and power, from /proc and /sys, and from jetson-stats where that is installed."""
+"""The board's memory, temperature and power, from /proc and /sys, and from jetson-stats if installed."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ log = logging.getLogger("edgesparse.service")
 
 ROOT = Path("/")
 PLAUSIBLE = range(-40, 151)
-"""Degrees Celsius that a working sensor reports; zones that are switched off report -256 on Orin."""
+"""Plausible degrees Celsius of a working sensor; on Orin, zones that are powered off report -256."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """In bytes, degrees Celsius and watts; None where the machine does not report it."""
+    """In bytes, degrees Celsius and watts; None for what the machine does not report."""
 
     available: int | None = None
     """Memory available without swapping (MemAvailable)."""
     resident: int | None = None
-    """Memory of this process."""
+    """Resident memory of this process."""
     temperatures: tuple[tuple[str, float], ...] = ()
     """Name and temperature of each thermal zone."""
     watts: float | None = None
@@ -34,7 +34,7 @@ class Reading:
 
 
 class Sensors:
-    """Reads the machine periodically, with few system calls. `root` replaces / in tests."""
+    """Reads the sensors repeatedly, with few system calls. `root` replaces / in tests."""
 
     def __init__(self, root: Path = ROOT) -> None:
         self._root = root
@@ -102,7 +102,7 @@ def _rail_watts(volts: Path, amperes: Path) -> float | None:
 
 
 def _jtop() -> Any:
-    """Return the client of jetson-stats, where it is installed and its daemon answers."""
+    """Return the client of jetson-stats, if it is installed and its daemon answers."""
     try:
         import jtop
     except ImportError:
@@ -110,7 +110,7 @@ def _jtop() -> Any:
     try:
         client = jtop.jtop()
         client.start()
-    except Exception as error:  # jetson-stats raises other types in each release
+    except Exception as error:  # jetson-stats raises different types in each release
         log.info("jetson-stats is installed but does not answer (%s): reading /sys", error)
         return None
     return client

@@ -1,4 +1,4 @@
-"""Notifications to systemd, by the protocol of sd_notify(3): datagrams of `KEY=value` lines to NOTIFY_SOCKET."""
+"""Notifications to systemd by the sd_notify(3) protocol: datagrams of `KEY=value` lines to NOTIFY_SOCKET."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger("edgesparse.service")
 
 
 class Notify:
-    """Does nothing where NOTIFY_SOCKET is not set. The socket never blocks: what systemd cannot take is lost."""
+    """Does nothing if NOTIFY_SOCKET is not set. The socket never blocks: what systemd cannot accept is lost."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         name = environ.get("NOTIFY_SOCKET", "")
@@ -24,7 +24,7 @@ class Notify:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             self._socket.setblocking(False)
         self.watchdog_seconds = _watchdog(environ)
-        """Systemd's watchdog interval; 0 where there is no watchdog."""
+        """systemd's watchdog interval in seconds; 0 if there is no watchdog."""
         self._fed_at = self._status_at = 0.0
         self._status = ""
 
@@ -37,14 +37,14 @@ class Notify:
             log.debug("cannot notify %s: %s", self._address, error)
 
     def status(self, text: str) -> None:
-        """Set the line of `systemctl status`; an unchanged one is sent again at most every half minute."""
+        """Set the status line of `systemctl status`; an unchanged line is sent at most every 30 seconds."""
         now = time.monotonic()
         if text != self._status or now - self._status_at > 30:
             self._status, self._status_at = text, now
             self.send(f"STATUS={redact_text(' '.join(text.split()))}")
 
     def alive(self) -> None:
-        """Feed the watchdog: sent four times per interval, however often this is called."""
+        """Feed the watchdog: four times per interval, however often this is called."""
         now = time.monotonic()
         if self.watchdog_seconds and now - self._fed_at >= self.watchdog_seconds / 4:
             self._fed_at = now
@@ -54,7 +54,7 @@ class Notify:
         self.send("READY=1")
 
     def longer(self, seconds: float) -> None:
-        """Request more time, counted from now, to start, reload or stop."""
+        """Request more time, in seconds from now, to start, reload or stop."""
         self.send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}")
 
     def reloading(self) -> None:

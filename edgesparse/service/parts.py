@@ -23,7 +23,7 @@ CLOSE_SECONDS = 4.2
 
 
 class Parts:
-    """Opening them raises ConfigError and SinkError and then leaves nothing open."""
+    """Opening them raises ConfigError and SinkError, and leaves nothing open in that case."""
 
     def __init__(self, settings: ServiceSettings, engine: LoadedEngine, notify: Notify) -> None:
         self._settings, self._engine = settings, engine
@@ -51,12 +51,12 @@ class Parts:
         self._web = Web(web, self.report, lambda: self._engine.package.folder) if web.enabled else None
 
     def between_engines(self) -> None:
-        """Prepare for an engine with other classes; `change` is called when it runs."""
+        """Prepare for an engine with other classes; `change` is called once it runs."""
         self.outputs.between_engines()
         self.snapshots.names = ()
 
     def engine(self, engine: LoadedEngine, cameras: Sequence[str]) -> None:
-        """Take the engine that runs now."""
+        """Switch to the engine that runs now."""
         names = engine.identity.classes
         if names != self._engine.identity.classes:
             self.tally.restart_classes(len(names))
@@ -64,7 +64,7 @@ class Parts:
         self.snapshots.keep(cameras)
 
     def change(self, settings: ServiceSettings) -> None:
-        """Take other settings. Raises ConfigError and SinkError."""
+        """Apply new settings. Raises ConfigError and SinkError."""
         names = self._engine.identity.classes
         self.governor.limits, self._reporter.path = settings.limits, status_path(settings)
         self.snapshots.change(settings.snapshots, names)

@@ -1,4 +1,4 @@
-"""Once per second, in a thread of its own: reads the board, governs the rate, writes and reports the state."""
+"""Once per second, in its own thread: reads the board, governs the rate, writes and reports the state."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Report:
         self.reading = Reading()
         self.started = time.time()
         self.refusal = ""
-        """Why the last reload was refused; empty where it was not."""
+        """Why the last reload was refused; empty if it was not."""
         self.history: deque[dict[str, Any]] = deque(maxlen=HISTORY)
         self._counts: deque[tuple[float, dict[str, int]]] = deque(maxlen=RATE_SECONDS + 1)
         self._seen = 0
@@ -60,19 +60,19 @@ class Report:
         return self.engine.identity
 
     def reloaded(self, refusal: str) -> None:
-        """Record a reload. `refusal`: why it was refused, empty when it was done."""
+        """Record a reload. `refusal`: why it was refused, empty if it succeeded."""
         self.refusal = f"reload refused: {refusal}" if refusal else ""
         self.reloads["refused" if refusal else "done"] += 1
 
     def rates(self) -> dict[str, float]:
-        """Return each camera's detected frames per second, over the last RATE_SECONDS."""
+        """Return each camera's results per second, averaged over the last RATE_SECONDS."""
         if len(self._counts) < 2:
             return {}
         (then, before), (now, after) = self._counts[0], self._counts[-1]
         return {name: round(max(0, count - before.get(name, 0)) / (now - then), 1) for name, count in after.items()}
 
     def update(self, sensors: Sensors) -> None:
-        """Do what is due each second."""
+        """Do the work of one second."""
         self.reading = sensors.read()
         cameras = self.health.cameras
         self._counts.append((time.monotonic(), {camera.name: camera.frames for camera in cameras}))
@@ -188,7 +188,7 @@ class Reporter(threading.Thread):
                 return
 
     def write(self) -> None:
-        """Replace the state file: a reader sees the old state or the new one."""
+        """Replace the state file: a reader sees the old state or the new one, never a part."""
         if self.path is None:
             return
         part = self.path.with_name(f".{self.path.name}")

@@ -27,7 +27,7 @@ class WebSettings(Section):
     """The web page, /metrics, /healthz, /readyz, /status.json."""
 
     enabled: bool = True
-    """Whether there is a web server at all."""
+    """Run the web server."""
     host: Host = "127.0.0.1"
     """Address to listen on."""
     port: Annotated[int, Field(ge=1, le=65535)] = 8080
@@ -36,36 +36,36 @@ class WebSettings(Section):
     """Holds the token that visitors must present; required unless the host is this machine's own."""
 
     def token(self) -> str | None:
-        """Return the token, None where there is none. Raises ConfigError."""
+        """Return the token, or None if there is none. Raises ConfigError."""
         if self.token_file is None:
             return None
         return read_secret(self.token_file, "service.web.token_file", SHORTEST_TOKEN)
 
 
 class LimitSettings(Section):
-    """Beyond these the frame rate is reduced until they are met again."""
+    """Limits beyond which the frame rate is reduced, until they are met again."""
 
     memory: Memory = 300_000_000
     """Bytes that must stay free for other processes (MemAvailable)."""
     temperature: Annotated[float, Field(ge=40, le=120)] = 92.0
-    """Degrees Celsius of the hottest zone."""
+    """Highest temperature of any zone, in degrees Celsius."""
     failures: Annotated[int, Field(ge=1, le=1000)] = 5
-    """Consecutive failed inferences after which the fallback takes over."""
+    """Failed inferences in a row after which the fallback takes over."""
 
 
 class ServiceSettings(Section):
-    """Web page, events, outputs, limits."""  # the outputs' sections are added by settings_type
+    """Web page, events, outputs, limits."""  # settings_type adds the outputs' sections
 
     web: WebSettings = WebSettings()
     snapshots: SnapshotSettings = SnapshotSettings()
     events: tuple[EventRule, ...] = ()
     limits: LimitSettings = LimitSettings()
     status: Path | None = None
-    """File to which the state is written each second; default: status.json in RUNTIME_DIRECTORY, where that is set."""
+    """File to write the state to each second; default: status.json in RUNTIME_DIRECTORY, if that is set."""
 
     @property
     def outputs(self) -> dict[str, OutputSettings]:
-        """The sections of the outputs that are configured, by their keys."""
+        """The sections of the configured outputs, by key."""
         sections = {name: getattr(self, name, None) for name in OUTPUTS}
         return {name: section for name, section in sections.items() if section is not None}
 
@@ -90,7 +90,7 @@ class Settings:
 
 
 def load_settings(path: Path | None) -> Settings:
-    """Read a device's settings; relative paths are relative to the file. Raises ConfigError, in one line."""
+    """Read a device's settings; relative paths are relative to the file. Raises ConfigError."""
     if path is None:
         return Settings("settings", {}, settings_type()())
     where, sections = str(path), settings_type()
@@ -148,7 +148,7 @@ def _check_events(service: ServiceSettings) -> None:
 
 
 def check_cameras(service: ServiceSettings, cameras: Sequence[str], where: str) -> None:
-    """Raise ConfigError where an event rule names a camera that does not exist."""
+    """Raise ConfigError if an event rule names a camera that does not exist."""
     for rule in service.events:
         for camera in rule.cameras or ():
             if camera not in cameras:
@@ -158,7 +158,7 @@ def check_cameras(service: ServiceSettings, cameras: Sequence[str], where: str) 
 
 
 def loopback(host: str) -> bool:
-    """Whether only this machine can reach the host."""
+    """Whether only this machine can reach the host address."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -166,6 +166,6 @@ def loopback(host: str) -> bool:
 
 
 def status_path(service: ServiceSettings) -> Path | None:
-    """Return the file that the state is written to; None where there is none."""
+    """Return the file that the state is written to, or None if there is none."""
     folder = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     return service.status or (Path(folder) / "status.json" if folder else None)

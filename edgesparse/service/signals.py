@@ -1,4 +1,4 @@
-"""Signals as calls in a thread of their own, so that a handler never runs while the main thread holds a lock."""
+"""Signals handled in their own thread, so that a handler never runs while the main thread holds a lock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ reload_requested = threading.Event()
 
 
 def hold_reload() -> None:
-    """Remember SIGHUP until the service can act on it. Left alone, the signal would end the process."""
+    """Remember SIGHUP until the service can act on it; by default, the signal would end the process."""
     signal.signal(signal.SIGHUP, lambda *_: reload_requested.set())
 
 

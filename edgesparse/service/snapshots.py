@@ -1,6 +1,6 @@
 """JPEG snapshots of frames with boxes, for the web page and for clips.
 
-They are drawn and encoded in a thread of their own, and only while somebody wants them. The frame loop's thread copies
+They are drawn and encoded in a separate thread, and only while somebody watches. The frame loop's thread copies
 a frame into preallocated memory, and only for a camera that is viewed or recorded.
 """
 
@@ -26,7 +26,7 @@ from edgesparse.values import Section
 log = logging.getLogger("edgesparse.service")
 
 VIEW_SECONDS = 3.0
-"""How long snapshots of a camera are encoded after the last request for one."""
+"""How long to keep encoding snapshots of a camera after the last request for one."""
 NICE = 10
 MAX_PIXELS = 64_000_000
 
@@ -35,9 +35,9 @@ class SnapshotSettings(Section):
     """How snapshots are encoded, for the web page and for clips."""
 
     fps: Annotated[float, Field(gt=0, le=30)] = 8.0
-    """Snapshots per second of each camera, at most."""
+    """Most snapshots per second of each camera."""
     width: Annotated[int, Field(ge=64, le=3840)] = 960
-    """Wider frames are scaled down to this."""
+    """Width in pixels that wider frames are scaled down to."""
     quality: Annotated[int, Field(ge=10, le=100)] = 80
     """JPEG quality."""
 
@@ -64,11 +64,11 @@ class _Buffer:
         self.lock = threading.Lock()
         self.image: Image = np.empty((0, 0, 3), np.uint8)
         self.shape: tuple[int, ...] = ()
-        """Of the last frame offered: what `image` has to be allocated for."""
+        """Shape of the last frame offered, which `image` must be allocated for."""
         self.detections = Detections.none()
         self.time_ns = 0
         self.fresh = False
-        """Whether `image` holds a frame that is not encoded yet."""
+        """Whether `image` holds a frame that has not been encoded yet."""
         self.due_ns = 0
         self.viewed_at = 0.0
         self.snapshot: Snapshot | None = None
@@ -83,7 +83,7 @@ class SnapshotEncoder:
     def __init__(self, settings: SnapshotSettings, names: Sequence[str]) -> None:
         self.names = names
         self.paused = False
-        """Whether none are encoded, since memory is short."""
+        """Whether encoding is suspended because memory is low."""
         self.listeners: tuple[Listener, ...] = ()
         self._settings = settings
         self._buffers: dict[str, _Buffer] = {}
@@ -93,7 +93,7 @@ class SnapshotEncoder:
         self._thread.start()
 
     def offer(self, camera: str, frame: Frame, detections: Detections) -> None:
-        """Copy the frame if somebody wants it and the previous one has been encoded. Never waits, never allocates."""
+        """Copy the frame if somebody watches and the previous one has been encoded. Never waits, never allocates."""
         buffer = self._buffers.get(camera)
         if buffer is None:
             buffer = self._buffers.setdefault(camera, _Buffer())
@@ -107,7 +107,7 @@ class SnapshotEncoder:
             if buffer.image.shape == buffer.shape:
                 np.copyto(buffer.image, frame.image)
                 buffer.detections, buffer.time_ns, buffer.fresh = detections, frame.time_ns, True
-                # Counted from when it was due, so that the average rate is right at any frame rate of the camera.
+                # Counted from when it was due, so that the average rate is right at any camera frame rate.
                 buffer.due_ns = max(buffer.due_ns + interval_ns, frame.time_ns - interval_ns)
         finally:
             buffer.lock.release()
@@ -118,12 +118,12 @@ class SnapshotEncoder:
 
     @property
     def viewed(self) -> int:
-        """The number of cameras that somebody views."""
+        """Return the number of cameras that somebody watches."""
         now = time.monotonic()
         return sum(buffer.viewed(now) for buffer in list(self._buffers.values()))
 
     def view(self, camera: str) -> Snapshot | None:
-        """Return the camera's newest snapshot, if there is one, and have more encoded for VIEW_SECONDS."""
+        """Return the camera's newest snapshot, if any, and keep encoding for VIEW_SECONDS."""
         buffer = self._buffers.get(camera)
         if buffer is None:
             return None
@@ -136,11 +136,11 @@ class SnapshotEncoder:
             self._buffers.pop(name, None)
 
     def change(self, settings: SnapshotSettings, names: Sequence[str]) -> None:
-        """Take other settings, or another engine's class names."""
+        """Apply new settings, or another engine's class names."""
         self._settings, self.names = settings, names
 
     def free(self) -> None:
-        """Free all images; they are allocated again when somebody views a camera."""
+        """Free all images; they are allocated again when somebody watches a camera."""
         for buffer in list(self._buffers.values()):
             with buffer.lock:
                 buffer.image, buffer.shape, buffer.fresh = np.empty((0, 0, 3), np.uint8), (), False
@@ -188,7 +188,7 @@ class SnapshotEncoder:
         buffer.snapshot = snapshot
 
     def _scaled(self, image: Image) -> Image:
-        """Return a copy, at most `width` pixels wide."""
+        """Return a copy at most `width` pixels wide."""
         height, width = image.shape[:2]
         if width <= self._settings.width:
             return image.copy()

@@ -12,7 +12,7 @@ from edgesparse.stream.pipeline import ALL_STAGES
 
 BOUNDS_MS = (0.2, 0.5, 1, 2, 5, 10, 15, 20, 30, 40, 50, 75, 100, 150, 200, 350, 500, 1000, 2000, 5000)
 COLUMNS = (*ALL_STAGES, "total", "age")
-"""Columns of the row of durations that comes with each frame."""
+"""Columns in the row of durations that accompanies each frame."""
 _KEPT = 4096
 _BOUNDS_NS = np.array([bound * 1e6 for bound in BOUNDS_MS], np.int64)
 _EACH = np.arange(len(COLUMNS))
@@ -31,7 +31,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Recent:
-    """The newest frames: nanoseconds in the detector, nanoseconds of age, index of the camera. Shape [frames] each."""
+    """The newest frames: time in the detector and age in nanoseconds, and camera index. Shape [frames] each."""
 
     latency: NDArray[np.int64]
     age: NDArray[np.int64]
@@ -44,7 +44,7 @@ class Tally:
     def __init__(self, classes: int) -> None:
         self.frames = 0
         self.classes = np.zeros(classes, np.int64)
-        """Detections per class."""
+        """Number of detections per class."""
         self.cameras: list[str] = []
         self._stages = np.zeros((len(COLUMNS), len(BOUNDS_MS) + 1), np.int64)
         self._stage_sums = np.zeros(len(COLUMNS), np.int64)
@@ -60,7 +60,7 @@ class Tally:
         age = int(row[_AGE])
         self._ages[number][bins[_AGE]] += 1
         self._age_sums[number] += age
-        known = detections.class_id < len(self.classes)  # for a moment after a reload there may be more
+        known = detections.class_id < len(self.classes)  # for a moment after a reload there may be more classes
         np.add.at(self.classes, detections.class_id[known], 1)
         self._recent[self.frames % _KEPT] = (row[_DETECTOR].sum(), age, number)
         self.frames += 1
@@ -79,18 +79,18 @@ class Tally:
         self.classes = np.zeros(classes, np.int64)
 
     def stages(self) -> dict[str, Histogram]:
-        """Return a histogram of each of COLUMNS but age."""
+        """Return a histogram of each of COLUMNS except age."""
         return {
             name: _histogram(self._stages[i], int(self._stage_sums[i])) for i, name in enumerate(COLUMNS) if i != _AGE
         }
 
     def ages(self) -> dict[str, Histogram]:
-        """Return a histogram of the age of each camera's frames."""
+        """Return a histogram of frame age for each camera."""
         rows = zip(self.cameras, self._ages, self._age_sums, strict=False)
         return {name: _histogram(counts, total) for name, counts, total in rows}
 
     def recent(self, since: int = 0) -> Recent:
-        """Return the frames after the first `since`, as far as they are kept."""
+        """Return the frames after the first `since`, as far as they are still stored."""
         newest = self.frames
         rows = self._recent[np.arange(max(since, newest - _KEPT), newest) % _KEPT]
         return Recent(rows[:, 0], rows[:, 1], rows[:, 2])
@@ -102,7 +102,7 @@ def _histogram(counts: NDArray[np.int64], total_ns: int) -> Histogram:
 
 
 def milliseconds(values: NDArray[np.int64], *percents: float) -> tuple[float, ...]:
-    """Return percentiles of nanoseconds, in milliseconds; an empty tuple for no values."""
+    """Return percentiles, in milliseconds, of values in nanoseconds; an empty tuple if there are none."""
     if not len(values):
         return ()
     return tuple(round(float(value), 2) for value in np.percentile(values, percents) / 1e6)

@@ -18,11 +18,11 @@ from edgesparse.stream.cameras import CameraStatus
 from edgesparse.stream.frames import Frame
 
 WAIT_FOR_CAMERAS = 10.0
-"""Seconds after which the service is up although no camera has delivered a frame: its engine has run already."""
+"""Seconds after which the service counts as up although no camera has delivered a frame: its engine has run."""
 
 
 class Watch:
-    """An Observer. It is called in the frame loop's thread, so a loop that hangs does not feed the watchdog."""
+    """An Observer. It is called in the frame loop's thread, so a hung loop does not feed the watchdog."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The summary of a run: durations per stage, counts, and a table for people."""
+"""The summary of a run: durations per stage, counts, and a printable table."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _KEPT = 1 << 16
 
 
 class Latencies:
-    """Durations in nanoseconds, the newest 65,536 of each name, in memory that is allocated once."""
+    """Durations in nanoseconds, the newest 65,536 per name, in memory that is allocated once."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
         self.count = 0
-        # Written to immediately, so that the pages are mapped: zeros() would map them over the first hour.
+        # Written to at once, so that the pages are mapped: zeros() would map them gradually over the first hour.
         self._rows = np.full((_KEPT, len(names)), 0, np.int64)
 
     def row(self) -> NDArray[np.int64]:
-        """The row to write the next frame's durations into."""
+        """Return the row to write the next frame's durations into."""
         row: NDArray[np.int64] = self._rows[self.count % _KEPT]
         self.count += 1
         return row
@@ -52,7 +52,7 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class CameraCounts:
-    """One camera's share of a run."""
+    """One camera's part in a run."""
 
     name: str
     frames: int
@@ -81,9 +81,9 @@ class Summary:
     ended: str = ""
     """Why it ended: `end of source`, `interrupted`, `limit`, `stopped`, or `closed` by a sink."""
     notice: str = ""
-    """The detector's, such as that its fallback ran."""
+    """The detector's notice, for example that its fallback ran."""
     invalid_boxes: dict[str, int] = field(default_factory=dict)
-    """Outputs of the network that were dropped since they are no boxes: what is wrong, and how many."""
+    """Model outputs that were dropped because they are not valid boxes: how many, by fault."""
 
     def __str__(self) -> str:
         rows = [f"{name:<12}{p.p50:9.2f}{p.p90:9.2f}{p.p99:9.2f}" for name, p in self.latency.items()]
@@ -112,7 +112,7 @@ class Record:
         self.name_classes(classes)
 
     def name_classes(self, classes: Sequence[str]) -> None:
-        """Set the class names that class ids stand for from now on."""
+        """Set the class names that class ids refer to from now on."""
         self._fold()
         self._classes, self._per_class = classes, np.zeros(len(classes), np.int64)
 
@@ -123,7 +123,7 @@ class Record:
         return self._latencies.row()
 
     def summary(self, cameras: Sequence[CameraCounts], live: bool, ended: str, notice: str) -> Summary:
-        """The summary so far. `live`: whether any source is a camera; the rest as in Summary."""
+        """Return the summary so far. `live`: whether any source is a camera; the rest as in Summary."""
         self._fold()
         latency = self._latencies.percentiles()
         if not live:

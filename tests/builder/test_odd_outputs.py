@@ -72,7 +72,7 @@ def test_a_build_whose_boxes_have_no_width_is_refused_with_the_reason(
     count = load(model).graph.output[0].type.tensor_type.shape.dim[1].dim_value
     path = broken(tmp_path / "broken.onnx", [1, 1, -1, 1, *[1] * (count - 4)])
     recipe = parse({"model": str(path), "accept": {"annotations": str(labels), "min_map": 0}}, "r.yaml")
-    with pytest.raises(EdgeSparseError, match=r"are no boxes: .* no width or height"):
+    with pytest.raises(EdgeSparseError, match=r"are not valid boxes: .* no width or height"):
         build(recipe, tmp_path / "engines")
 
 
@@ -87,7 +87,9 @@ def test_the_faults_are_listed(tmp_path: Path) -> None:
     with Detector(backend("null").load(tmp_path / "plan.json"), spec) as detector:
         require_boxes(detector)
         detector(np.zeros((64, 64, 3), np.uint8))
-        message = "3 of its candidates .* are no boxes: 1 has no width or height, 2 have a confidence outside 0..1"
+        message = (
+            "3 of its candidates .* are not valid boxes: 1 has no width or height, 2 have a confidence outside 0..1"
+        )
         with pytest.raises(BuildError, match=message):
             require_boxes(detector)
 

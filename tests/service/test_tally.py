@@ -81,10 +81,10 @@ def test_invalid_outputs_are_reported_and_mostly_invalid_ones_are_no_detections(
     health.outputs(10, {})
     assert health.judge(now).why == ""
     health.outputs(20, {FAULT: 3})
-    assert health.judge(now).detecting and health.judge(now).why == f"3 outputs of the network are no boxes: {FAULT}"
+    assert health.judge(now).detecting and health.judge(now).why == f"3 model outputs are not valid boxes: {FAULT}"
     health.outputs(21, {FAULT: 90})
     assert (health.judge(now).alive, health.judge(now).detecting) == (True, False)
-    assert health.judge(now).why == f"90 outputs of the network are no boxes: {FAULT}"
+    assert health.judge(now).why == f"90 model outputs are not valid boxes: {FAULT}"
     for kept in range(30, 40):
         health.outputs(kept, {FAULT: 90})
     assert health.judge(now).detecting and health.judge(now).why == "", "only the last seconds count"

@@ -45,8 +45,8 @@ def require_boxes(detector: Detector) -> None:
             f"{count} {'have' if count > 1 else 'has'} {text}" for text, count in detector.faults.items()
         )
         raise BuildError(
-            f"{detector.dropped} of its candidates on the test images are no boxes: {counts}; check the weights, "
-            "the 'head:' and the class names"
+            f"{detector.dropped} of its candidates on the test images are not valid boxes: {counts}; check the "
+            "weights, the 'head:' and the class names"
         )
 
 

@@ -1,4 +1,4 @@
-"""All outputs of the service behind one Sink of the frame loop; a reload changes them while frames flow."""
+"""All outputs of the service behind one Sink of the frame loop. A reload can change them while frames flow."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ CLOSE_SECONDS = 4.0
 
 
 class Outputs(Sink):
-    """The outputs that the settings name. `write` is called in the frame loop's thread, `change` in any one other.
-
+    """The outputs that the settings name. `write` is called in the frame loop's thread, `change` in one other thread.
     An output that fails never stops the frame loop. Opening them raises ConfigError or SinkError and then leaves
     nothing open.
     """
@@ -49,7 +48,7 @@ class Outputs(Sink):
             raise
 
     def change(self, settings: ServiceSettings, names: Sequence[str]) -> None:
-        """Take other settings, or another engine's class names; outputs that did not change stay open.
+        """Apply new settings, or another engine's class names; outputs that did not change stay open.
 
         Raises ConfigError and SinkError; the previous outputs are open again then.
         """
@@ -63,7 +62,7 @@ class Outputs(Sink):
         self._settings = settings
 
     def between_engines(self) -> None:
-        """Until `change` is called, classes have no names and no rule applies."""
+        """Drop class names and rules until `change` is called."""
         self._rules, self._names = EventRules((), ()), ()
 
     def _reopen(self, settings: ServiceSettings, keep_going: bool = False) -> None:
@@ -95,7 +94,7 @@ class Outputs(Sink):
             self._fingerprints[name] = current
 
     def states(self) -> list[OutputState]:
-        """The state of each open output."""
+        """Return the state of each open output."""
         outputs = self._open
         return [outputs[name].state for name in OUTPUTS if name in outputs]
 
@@ -117,7 +116,7 @@ class Outputs(Sink):
             output.detections(result)
             for event in events:
                 output.event(event)
-        except Exception as error:  # raised further, it would count as a failed inference
+        except Exception as error:  # re-raised, it would count as a failed inference
             output.state.failed += 1
             self._report(error, result.frame)
 

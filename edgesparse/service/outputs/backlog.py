@@ -1,4 +1,4 @@
-"""Messages that wait to be sent: the newest in memory, older ones in the spool."""
+"""Messages waiting to be sent: the newest in memory, older ones in the spool."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any
 from edgesparse.service.outputs.spool import Message, Spool
 
 MAX_IN_MEMORY = 20_000
-"""Messages in memory, during an attempt to connect; beyond it the oldest are dropped."""
+"""Most messages in memory during an attempt to connect; beyond that the oldest are dropped."""
 
 
 class Backlog:
-    """`put` is called in any one thread, everything else in the one that sends. Raises SinkError where the spool's
-    file is not writable."""
+    """`put` is called from one thread, everything else from the sending thread. Raises SinkError if the spool file is
+    not writable.
+    """
 
     def __init__(self, path: Path, most: int, topic: str) -> None:
         self.spool = Spool(path, most)
@@ -53,5 +54,5 @@ class Backlog:
         return messages
 
     def spill(self, before: Iterable[Message] = ()) -> None:
-        """Move all messages from memory to the disk, behind those of `before`."""
+        """Move all messages from memory to disk, after those in `before`."""
         self.spool.append([*before, *self.take(len(self._incoming))])

@@ -27,35 +27,35 @@ Count = Annotated[int, Field(ge=1, le=1_000_000)]
 class OutputSettings(Section):
     """The section of an output in the service's settings.
 
-    Paths are relative to the settings file. A key that ends in `_file` names a file whose contents count: when they
-    change, a reload opens the output again.
+    Paths are relative to the settings file. A key ending in `_file` names a file whose contents count too: if they
+    change, a reload reopens the output.
     """
 
     needs_events: ClassVar[bool] = False
     """Whether the output is useless without a rule in `service.events`."""
 
     def check(self, key: str) -> None:
-        """Check what can be checked without opening the output. `key` is the section's, as `service.mqtt`.
-
+        """Check whatever can be checked without opening the output. `key` is the section's, such as `service.mqtt`.
         Raises ConfigError.
         """
 
 
 @dataclass(frozen=True)
 class OutputContext:
-    """What an output may use beside its own settings."""
+    """What an output may use besides its own settings."""
 
     folder: Path
-    """For state that survives a restart."""
+    """Folder for state that survives a restart."""
     device: str
-    """Host name, in letters, digits, dots and hyphens."""
+    """Host name: letters, digits, dots and hyphens only."""
     snapshots: SnapshotSettings
 
 
 @dataclass
 class OutputState:
-    """Counters and condition of an output. `waiting`: messages not delivered yet; `dropped`: messages given up;
-    `failed`: attempts that failed; `state`: what is wrong, empty when nothing is."""
+    """Counters and condition of an output. `waiting`: messages not delivered yet; `dropped`: messages given up on;
+    `failed`: failed attempts; `state`: what is wrong, empty if nothing is.
+    """
 
     name: str
     sent: int = 0
@@ -66,14 +66,14 @@ class OutputState:
 
 
 class FrameResult:
-    """One frame with its detections, as all outputs get it."""
+    """One frame with its detections, as passed to every output."""
 
     def __init__(self, frame: Frame, detections: Detections, names: Sequence[str]) -> None:
         self.frame, self.detections, self.names = frame, detections, names
 
     @cached_property
     def record(self) -> dict[str, object]:
-        """The frame's JSON object, built once for all outputs. Not to be changed."""
+        """The frame's JSON object, built once for all outputs. Do not change it."""
         return frame_record(self.frame, self.detections, self.names)
 
 
@@ -95,17 +95,17 @@ class Output(ABC):
         """Open it with its section of `settings_type`."""
 
     def detections(self, result: FrameResult) -> None:  # noqa: B027 - an output may want events only
-        """Take one frame's detections."""
+        """Handle one frame's detections."""
 
     def event(self, event: Event) -> None:  # noqa: B027 - an output may want detections only
-        """Take one event."""
+        """Handle one event."""
 
     def snapshot(self, camera: str, snapshot: Snapshot) -> None:  # noqa: B027 - few outputs want them
-        """Take one encoded snapshot, in the thread that encodes them."""
+        """Handle one encoded snapshot, in the encoder's thread."""
 
     def free(self) -> None:  # noqa: B027 - few outputs hold much
-        """Release memory that can be rebuilt, since the board is short of it."""
+        """Release memory that can be rebuilt: the board is running out of it."""
 
     @abstractmethod
     def close(self) -> None:
-        """Deliver what is pending within two seconds, then release everything."""
+        """Deliver what is pending, within two seconds, then release everything."""

@@ -32,9 +32,9 @@ from edgesparse.values import Memory
 log = logging.getLogger("edgesparse.service")
 
 MAX_SECONDS = 60.0
-"""Of one clip, however often its event is repeated."""
+"""Longest clip, however often its event repeats."""
 SPARE_BYTES = 64 << 20
-"""What must stay free on the disk."""
+"""Bytes that must stay free on the disk."""
 MAX_WAITING = 4
 _NAME = re.compile(r"(?:(?P<number>\d{6,12})_)?\d{8}T\d{6}\d{3}Z_.+\.(mp4|webm)")
 
@@ -53,11 +53,11 @@ class ClipsSettings(OutputSettings):
     most: Count = 200
     """Clips to keep; the oldest are removed."""
     disk: Memory = 2_000_000_000
-    """Bytes of all clips to keep; the oldest are removed."""
+    """Total bytes of clips to keep; the oldest are removed."""
 
 
 class _Ring:
-    """One camera's newest snapshots, and the clip that is being collected."""
+    """One camera's newest snapshots, and the clip being collected."""
 
     def __init__(self) -> None:
         self.snapshots: deque[Snapshot] = deque()
@@ -66,10 +66,10 @@ class _Ring:
 
 
 class Clips(Output):
-    """`event` is called in the frame loop's thread, `snapshot` in the encoder's; videos are written in a third one.
+    """`event` is called in the frame loop's thread, `snapshot` in the encoder's; videos are written in a third.
 
     Files are named NUMBER_TIME_CAMERA_EVENT.mp4, or .webm on a machine without H.264. The number only grows, so the
-    order of clips does not depend on the clock, which many boards start in 1970. Raises SinkError when the folder is
+    order of clips does not depend on the clock, which many boards start in 1970. Raises SinkError if the folder is
     not writable.
     """
 
@@ -88,7 +88,7 @@ class Clips(Output):
         self._thread.start()
 
     def event(self, event: Event) -> None:
-        """Start a clip, or extend the one that is being collected."""
+        """Start a clip, or extend the one being collected."""
         with self._lock:
             ring = self._rings.setdefault(event.camera, _Ring())
             if not ring.name:
@@ -111,7 +111,7 @@ class Clips(Output):
             self._rings.clear()
 
     def _finish(self, ring: _Ring) -> None:
-        """Pass the collected clip to the thread that writes."""
+        """Pass the collected clip to the writing thread."""
         snapshots = [snapshot for snapshot in ring.snapshots if ring.begin_ns <= snapshot.time_ns <= ring.end_ns]
         name, ring.name = ring.name, ""
         try:
@@ -122,7 +122,7 @@ class Clips(Output):
             log.warning("clips: %s is dropped: the disk is too slow", name)
 
     def close(self) -> None:
-        """Write the clips that are being collected."""
+        """Write the clips being collected, then stop."""
         with self._lock:
             for ring in self._rings.values():
                 if ring.name and ring.snapshots:
@@ -131,7 +131,7 @@ class Clips(Output):
             self._ready.put(None, timeout=1.0)
         self._thread.join(2.5)
 
-    # The rest runs in the thread that writes.
+    # The rest runs in the writing thread.
 
     def _run(self) -> None:
         while (clip := self._ready.get()) is not None:
@@ -140,7 +140,7 @@ class Clips(Output):
                 self._write(self.folder / f"{self._make_room():06d}_{name}{browser_suffix()}", snapshots)
                 self.state.sent += 1
                 self.state.state = ""
-            except Exception as error:  # the thread must outlive whatever a disk or an encoder raises
+            except Exception as error:  # the thread must survive whatever a disk or an encoder raises
                 self.state.failed += 1
                 self.state.state = str(error) or type(error).__name__
                 log.warning("clips: cannot write %s: %s", name, self.state.state)
@@ -175,7 +175,7 @@ class Clips(Output):
             part.unlink(missing_ok=True)
 
     def _encode(self, part: Path, snapshots: Sequence[Snapshot]) -> None:
-        """Write the snapshots at the pace at which they were taken."""
+        """Write the snapshots at the pace they were taken at."""
         fit = Fit(part)
         with closing(Recorder(part, self._fps)) as recorder:
             for snapshot in snapshots:
@@ -183,18 +183,18 @@ class Clips(Output):
 
 
 def _number(name: str) -> int:
-    """The clip's number; 0 for clips of older releases, whose names begin with the time."""
+    """Return a clip's number; 0 for clips of older releases, whose names start with the time."""
     match = _NAME.fullmatch(name)
     return int(match["number"] or 0) if match else 0
 
 
 def _decoded(snapshot: Snapshot) -> Image:
     image = cv2.imdecode(np.frombuffer(snapshot.jpeg, np.uint8), cv2.IMREAD_COLOR)
-    assert image is not None  # it was encoded here
+    assert image is not None  # encoded by this process, so it decodes
     return image
 
 
 def _timestamp(time_ns: int) -> str:
-    """The wall-clock time of a monotonic one, in UTC, in milliseconds."""
+    """Return the UTC wall-clock time of a monotonic time, with milliseconds."""
     wall = datetime.fromtimestamp((time.time_ns() - time.monotonic_ns() + time_ns) / 1e9, timezone.utc)
     return wall.strftime("%Y%m%dT%H%M%S") + f"{wall.microsecond // 1000:03d}Z"

@@ -23,7 +23,7 @@ class EventRule(Section):
     """When detections count as an event, which MQTT, the webhook and clips then report."""
 
     name: Name
-    """Name of the event: a-z, 0-9 and -; each once."""
+    """Name of the event, unique: a-z, 0-9 and -."""
     classes: tuple[str, ...] | None = None
     """Names or numbers of classes; default: any."""
     conf: Unit = 0.0
@@ -31,13 +31,13 @@ class EventRule(Section):
     cameras: tuple[str, ...] | None = None
     """Names of cameras; default: any."""
     zones: tuple[str, ...] | None = None
-    """Zones of the camera of which the detection must be in one."""
+    """Zones of the camera, one of which must contain the detection."""
     count: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """Detections needed in one frame."""
     frames: Annotated[int, Field(ge=1, le=1000)] = 1
     """Consecutive frames needed."""
     pause: Annotated[float, Field(ge=0, le=3600)] = 10.0
-    """Seconds after an event in which the same camera reports no other one of this rule."""
+    """Seconds after an event during which this rule reports no other from the same camera."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Event:
 
 
 class EventRules:
-    """Evaluates all rules. Raises ConfigError where a rule names a class that the detector does not have."""
+    """Evaluates all rules. Raises ConfigError if a rule names a class that the detector does not have."""
 
     def __init__(self, rules: Sequence[EventRule], names: Sequence[str]) -> None:
         self._rules = [_Evaluator(rule, names) for rule in rules]
@@ -63,7 +63,7 @@ class EventRules:
 
 
 class _Evaluator:
-    """One rule, with each camera's run of matching frames and the end of its pause."""
+    """One rule, with each camera's number of consecutive matching frames and the end of its pause."""
 
     def __init__(self, rule: EventRule, names: Sequence[str]) -> None:
         self._rule, self._names = rule, names

@@ -1,4 +1,4 @@
-"""One JSON object per frame, appended to a file that is rotated: FILE becomes FILE.1."""
+"""One JSON object per frame, appended to a rotated file: FILE becomes FILE.1."""
 
 from __future__ import annotations
 

@@ -33,9 +33,9 @@ from edgesparse.wording import nearest_file
 log = logging.getLogger("edgesparse.service")
 
 WINDOW = 64
-"""Messages in flight at most."""
+"""Most messages in flight."""
 SLOW = 2000
-"""Messages that wait in memory before they go to the disk, since the broker is slow."""
+"""Most messages waiting in memory for a slow broker; beyond that they go to disk."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 CONNECT_SECONDS, ANSWER_SECONDS, FLUSH_SECONDS = 4.0, 10.0, 1.5
 
@@ -59,20 +59,20 @@ class MqttSettings(OutputSettings):
     """Certificates that the broker's is verified with; default: the system's."""
     client_id: Annotated[str, Field(min_length=1, max_length=64)] | None = None  # default: edgesparse-DEVICE
     empty: bool = False
-    """Whether frames without detections are sent too."""
+    """Also send frames without detections."""
     spool: Memory = 64_000_000
-    """Bytes on disk at most; beyond it the oldest messages are dropped and counted."""
+    """Most bytes on disk; beyond that the oldest messages are dropped and counted."""
 
     def check(self, key: str) -> None:
         self.password(key)
         self.tls_context(key)
 
     def password(self, key: str) -> str | None:
-        """Return the password, None where there is none. Raises ConfigError."""
+        """Return the password, or None if there is none. Raises ConfigError."""
         return read_secret(self.password_file, f"{key}.password_file") if self.password_file else None
 
     def tls_context(self, key: str) -> ssl.SSLContext | None:
-        """Return the TLS context, None without TLS. Raises ConfigError."""
+        """Return the TLS context, or None without TLS. Raises ConfigError."""
         if self.ca_file is not None and not self.ca_file.is_file():
             raise ConfigError(f"{key}.ca_file: no file {self.ca_file}{nearest_file(self.ca_file)}")
         if not self.tls:
@@ -84,7 +84,7 @@ class MqttSettings(OutputSettings):
 
 
 class Mqtt(Output):
-    """Raises ConfigError for unusable credentials, SinkError where the spool is not writable."""
+    """Raises ConfigError for unusable credentials, SinkError if the spool is not writable."""
 
     settings_type = MqttSettings
 
@@ -95,7 +95,7 @@ class Mqtt(Output):
         self._tls = settings.tls_context("service.mqtt")
         self._backlog = Backlog(context.folder / "spool" / "mqtt.sqlite", settings.spool, settings.topic)
         self._spool = self._backlog.spool
-        self._in_flight: dict[int, Message] = {}  # sent and not acknowledged, by paho's number, in order
+        self._in_flight: dict[int, Message] = {}  # sent but not acknowledged, by paho's message id, in order
         self._sent = 0  # number of the last message that was sent over this connection
         self._leave = self._ended = False
         self._reason = ""  # why the last connection ended or failed
@@ -119,11 +119,11 @@ class Mqtt(Output):
         self._nudge()
 
     def _nudge(self) -> None:
-        with suppress(OSError):  # full: it is awake
+        with suppress(OSError):  # the pipe is full, so the thread is awake
             self._waker.send(b"\0")
 
     def close(self) -> None:
-        """Deliver what can be delivered within FLUSH_SECONDS, keep the rest on disk."""
+        """Deliver what can be delivered within FLUSH_SECONDS and keep the rest on disk."""
         self._leave = True
         self._nudge()
         self._thread.join(FLUSH_SECONDS + 0.5)
@@ -144,7 +144,7 @@ class Mqtt(Output):
                     pause = FIRST_PAUSE
                 if not self._leave:
                     self._rest(pause)
-            except Exception as error:  # the thread must outlive it: messages would pile up unseen
+            except Exception as error:  # the thread must survive: messages would pile up unnoticed
                 self._failed(error)
                 time.sleep(FIRST_PAUSE)
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -163,7 +163,7 @@ class Mqtt(Output):
         self._spool.close()
 
     def _rest(self, seconds: float) -> None:
-        """Keep incoming messages on disk until it is time to try again."""
+        """Move incoming messages to disk until it is time to try again."""
         until = time.monotonic() + seconds
         self._keep()
         while not self._leave and (left := until - time.monotonic()) > 0:
@@ -233,7 +233,7 @@ class Mqtt(Output):
         return accepted
 
     def _dial(self, client: paho.Client) -> bool:
-        """Connect, which takes long where the resolver does. Returns False when the output was closed meanwhile."""
+        """Connect, which may take long if the resolver does. Returns False if the output was closed meanwhile."""
         self._dialling = True
         try:
             client.connect(self._settings.host, self._settings.port, keepalive=15)
@@ -286,7 +286,7 @@ class Mqtt(Output):
         self._count()
 
     def _unsent(self) -> bool:
-        """Whether the disk holds a message that was not sent over this connection."""
+        """Whether the disk holds a message that was not yet sent over this connection."""
         return bool(self._spool.count and self._spool.after(self._sent, 1))
 
     def _publish(self, client: paho.Client, message: Message) -> None:

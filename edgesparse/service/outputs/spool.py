@@ -1,4 +1,4 @@
-"""Messages on disk, in order and bounded: the oldest are dropped for the newest, and counted."""
+"""Messages on disk, in order and bounded: the oldest are dropped to make room for the newest, and counted."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from edgesparse.errors import SinkError
 log = logging.getLogger("edgesparse.service")
 
 ROW_BYTES = 40
-"""Size of a row beside topic and payload, approximately."""
+"""Approximate size of a row without topic and payload."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """`number` rises with each message, across restarts too."""
+    """`number` increases with each message, across restarts too."""
 
     number: int
     topic: str
@@ -32,8 +32,8 @@ class Message:
 
 
 class Spool:
-    """An SQLite file in WAL mode. It survives a process killed at any moment; after a power cut the last seconds may be
-    missing. Used from one thread. Raises SinkError when it cannot be opened."""
+    """An SQLite file in WAL mode. It survives a kill at any moment; after a power cut the last seconds may be
+    missing. Used from one thread. Raises SinkError if it cannot be opened."""
 
     def __init__(self, path: Path, most: int) -> None:
         self._path, self._most = path, most
@@ -66,7 +66,7 @@ class Spool:
         return int(count), int(size), int(rows[0][0]) if rows else 0
 
     def append(self, messages: Iterable[Message]) -> None:
-        """Store messages. What does not fit, on the disk or within the bound, is dropped, the oldest first."""
+        """Store messages. What does not fit on the disk or within the limit is dropped, oldest first."""
         rows = [(m.number, m.topic, m.payload, m.size) for m in messages]
         if not rows:
             return
@@ -83,7 +83,7 @@ class Spool:
             self.count, self._bytes, _ = self._totals()
 
     def _report(self, error: sqlite3.Error, consequence: str) -> None:
-        """Log an error once until a write succeeds: a full disk must not fill the journal."""
+        """Log an error, but only once until a write succeeds: a full disk must not fill the journal."""
         text = f"{error}; {consequence}"
         if text != self._error:
             self._error = text
@@ -103,15 +103,16 @@ class Spool:
             self.dropped += len(numbers)
 
     def after(self, number: int, most: int) -> Sequence[Message]:
-        """Return the oldest `most` messages with a higher number."""
+        """Return up to `most` of the oldest messages with a higher number."""
         rows = self._db.execute(
             "SELECT number, topic, payload FROM messages WHERE number > ? ORDER BY number LIMIT ?", (number, most)
         )
         return [Message(number, topic, payload, True) for number, topic, payload in rows]
 
     def remove(self, messages: Sequence[Message]) -> None:
-        """Remove delivered messages. One that cannot be removed, on a full disk, is sent again over the next
-        connection."""
+        """Remove delivered messages. One that cannot be removed from a full disk is sent again over the next
+        connection.
+        """
         if not messages:
             return
         removed = []

@@ -37,10 +37,10 @@ def _http_url(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("an address that starts with http:// or https://")
     if not url.isascii() or not url.isprintable() or " " in url:
-        raise ValueError("an address without blanks and in ASCII: write other characters as %20 and so on")
+        raise ValueError("an address in ASCII without spaces: write other characters as %20 and so on")
     host(parts.hostname)
     remember_address(url)
-    _ = parts.port  # raises ValueError, in words, for what is no port
+    _ = parts.port  # raises ValueError, with a message, for an invalid port
     return url
 
 
@@ -52,11 +52,11 @@ class WebhookSettings(OutputSettings):
     url: Annotated[str, AfterValidator(_http_url)]
     """Address that events are posted to."""
     token_file: Path | None = None
-    """Holds the token that is sent as `Authorization: Bearer ...`."""
+    """File with the token that is sent as `Authorization: Bearer ...`."""
     timeout: Annotated[float, Field(gt=0, le=60)] = 5.0
-    """Seconds for a whole request, from connecting to the end of the answer's header."""
+    """Seconds for a whole request, from connecting to the end of the response headers."""
     queue: Count = 1000
-    """Events that wait at most; beyond it the oldest are dropped and counted."""
+    """Most events that wait; beyond that the oldest are dropped and counted."""
     give_up: Positive = 3600.0
     """Seconds after which an event that was not accepted is dropped."""
 
@@ -64,12 +64,12 @@ class WebhookSettings(OutputSettings):
         self.token(key)
 
     def token(self, key: str) -> str | None:
-        """Return the token, None where there is none. Raises ConfigError."""
+        """Return the token, or None if there is none. Raises ConfigError."""
         return read_secret(self.token_file, f"{key}.token_file") if self.token_file else None
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """The token is never sent to another address: a redirect counts as a refusal."""
+    """Never sends the token to another address: a redirect counts as a refusal."""
 
     def redirect_request(self, *_: object, **__: object) -> None:
         return None
@@ -131,7 +131,7 @@ class Webhook(Output):
                 self.state.waiting = len(self._waiting)
 
     def _first(self) -> tuple[float, Event] | None:
-        """Return the oldest event that waits; None when it is time to leave."""
+        """Return the oldest waiting event, or None when it is time to stop."""
         with self._changed:
             while not self._waiting and self._leave_by is None:
                 self._changed.wait()
@@ -146,7 +146,7 @@ class Webhook(Output):
                 self._changed.wait(min(0.2, seconds))
 
     def _deliver(self, event: Event) -> str:
-        """`accepted`, `later` or `never`. The texts of errors are not used: some quote the address or the token."""
+        """Return `accepted`, `later` or `never`. Error texts are not used: some quote the address or the token."""
         try:
             return self._post(event)
         except urllib.error.HTTPError as error:
@@ -156,7 +156,7 @@ class Webhook(Output):
         except (OSError, HTTPException) as error:
             self._report(f"does not answer: {_reason(error)}")
             return "later"
-        except Exception as error:  # the thread must outlive whatever an address or an event makes of it
+        except Exception as error:  # the thread must survive whatever an address or an event causes
             self._report(f"cannot be called: {type(error).__name__}")
             return "later"
 
@@ -178,7 +178,7 @@ class Webhook(Output):
 
 
 def _reason(error: OSError | HTTPException) -> str:
-    """Why, in words that hold nothing of the request."""
+    """Return the reason, without any part of the request."""
     reason = getattr(error, "reason", error)
     if isinstance(reason, TimeoutError):
         return str(reason) or "timed out"

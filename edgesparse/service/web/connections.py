@@ -15,7 +15,7 @@ MAX_CONNECTIONS = 64
 ACCEPTS_PER_SECOND = 50
 HEADER_SECONDS = 5.0
 WRITE_SECONDS = 10.0
-"""For a visitor to read an answer; then the connection is closed, or those who never read would hold all of them."""
+"""Seconds for a client to read a response. Then the connection is closed, or clients that never read would hold all."""
 CHECK_SECONDS = 2.0
 
 
@@ -27,7 +27,9 @@ class Pace:
         self._due = 0.0
 
     def wait(self, longest: float) -> float | None:
-        """Take a turn and return the seconds until it; None, without taking one, where that exceeds `longest`."""
+        """Reserve the next turn and return the seconds until it; None, without a reservation, if that exceeds
+        `longest`.
+        """
         now = time.monotonic()
         due = max(self._due + self._interval, now - 1.0)
         if due - now > longest:
@@ -37,7 +39,7 @@ class Pace:
 
 
 class Protocol(H11Protocol):
-    """One connection: closed where there are too many, where no request comes, or where an answer is not read."""
+    """One connection: closed if there are too many, if no request comes, or if the response is not read."""
 
     def connection_made(self, transport: Any) -> None:
         if len(self.connections) >= MAX_CONNECTIONS:
@@ -53,7 +55,9 @@ class Protocol(H11Protocol):
             self.transport.abort()
 
     def _check_reader(self) -> None:
-        """Close the connection of a visitor who has left an answer unread for WRITE_SECONDS, closing or not."""
+        """Close the connection of a client that has left a response unread for WRITE_SECONDS, even if it is already
+        closing.
+        """
         if self not in self.connections:
             return
         now = time.monotonic()
@@ -72,7 +76,7 @@ class Protocol(H11Protocol):
 
 
 class _Listener(socket.socket):
-    """Limits connections per second. On ENOBUFS asyncio accepts none for a second."""
+    """Limits connections per second: on ENOBUFS, asyncio accepts none for a second."""
 
     pace = Pace(ACCEPTS_PER_SECOND)
 
@@ -83,7 +87,7 @@ class _Listener(socket.socket):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket. Raises ConfigError where the port is not available."""
+    """Return a listening socket. Raises ConfigError if the port is not available."""
     try:
         family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = _Listener(family, kind)

@@ -39,9 +39,9 @@ class _Collector(Collector):
         judgement = report.health.judge()
         yield _gauge("healthy", "1 while frames are processed or cameras are retried.", judgement.alive)
         yield _gauge("detecting", "1 while results arrive.", judgement.detecting)
-        yield _gauge("watched_cameras", "Cameras that somebody views on the web page.", report.snapshots.viewed)
+        yield _gauge("watched_cameras", "Cameras being watched on the web page.", report.snapshots.viewed)
         yield _each("reloads", "Reloads by outcome.", "outcome", report.reloads.items())
-        yield _gauge("start_time_seconds", "When the service started, in seconds since 1970.", report.started)
+        yield _gauge("start_time_seconds", "Start time of the service, in seconds since 1970.", report.started)
 
 
 def exposition(report: Report) -> bytes:
@@ -56,7 +56,7 @@ def _cameras(report: Report) -> Iterator[Metric]:
     counters = (
         ("frames", "Frames with a result.", "frames"),
         ("dropped_frames", "Captured frames that were skipped for newer ones.", "dropped"),
-        ("reconnects", "How often a camera was reopened.", "reopened"),
+        ("reconnects", "Times a camera was reopened.", "reopened"),
     )
     for name, about, key in counters:
         yield _each(name, about, "camera", [(camera.name, getattr(camera, key)) for camera in cameras])
@@ -80,12 +80,12 @@ def _engine(report: Report) -> Iterator[Metric]:
     }
     info.add_metric([], {**labels, "edgesparse": VERSION})
     yield info
-    yield _gauge("sparse_layers", "Layers of the engine that run 2:4 kernels.", engine.sparse_layers)
+    yield _gauge("sparse_layers", "Layers of the engine that run sparse kernels.", engine.sparse_layers)
     yield _gauge("layers", "Layers of the model that could run them.", engine.layers)
-    yield _gauge("fallback", "1 while the fallback runs in place of the chosen engine.", engine.fallback)
+    yield _gauge("fallback", "1 while the fallback runs instead of the chosen engine.", engine.fallback)
     yield _counter("inference_errors", "Failed inferences.", report.health.errors)
     faults = dict(report.engine.detector.faults)
-    yield _each("invalid_boxes", "Outputs of the network that are no boxes, by fault.", "fault", faults.items())
+    yield _each("invalid_boxes", "Model outputs that are not valid boxes, by fault.", "fault", faults.items())
 
 
 def _board(report: Report) -> Iterator[Metric]:
@@ -104,7 +104,7 @@ def _board(report: Report) -> Iterator[Metric]:
     yield zones
     yield _gauge(
         "rate_share",
-        "Part of the full frame rate: below 1 while a limit of memory or temperature is exceeded.",
+        "Share of the full frame rate; below 1 while a memory or temperature limit is exceeded.",
         report.governor.share,
     )
 

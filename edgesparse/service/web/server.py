@@ -1,7 +1,7 @@
-"""The web page, metrics and health over HTTP: who may see them, and how much of the machine that may cost.
+"""The web page, metrics and health over HTTP: who may see them, and how much of the machine they may use.
 
-The server is one thread with a low priority. Connections and requests per second are limited for all visitors
-together; the excess waits, so that visitors cost the frame loop little, whatever they request.
+The server is one thread with a low priority. Connections and requests per second are limited for all clients together;
+the excess waits, so that clients cost the frame loop little, whatever they request.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _PAGE = {
 class Door:
     """ASGI middleware: 401 and nothing else without the token, only GET and HEAD, and a rate limit.
 
-    Visitors that are turned away must connect again, which the listener's rate limits."""
+    Clients that are turned away must reconnect, which the listener's rate limits."""
 
     def __init__(self, app: ASGIApp, token: str | None, host: str) -> None:
         self._app, self._token = app, token.encode() if token is not None else None
@@ -84,8 +84,9 @@ class Door:
         return (200, {}) if scope["method"] in ("GET", "HEAD") else (405, {"Allow": "GET, HEAD"})
 
     def _allowed(self, headers: dict[bytes, bytes]) -> bool:
-        """Accept the token as a bearer token or as any user's password. Without a token the address is this machine's
-        own, and host names that another site points here are refused (DNS rebinding)."""
+        """Accept the token as a bearer token or as any user's password. Without a token, the server listens on this
+        machine's own address, and host names that another site points here are refused (DNS rebinding).
+        """
         if self._token is not None:
             return hmac.compare_digest(_presented(headers.get(b"authorization", b"")), self._token)
         name = headers.get(b"host", b"").decode("latin-1").lower()
@@ -105,7 +106,7 @@ def _presented(header: bytes) -> bytes:
 
 
 class Pages:
-    """The answers to all paths."""
+    """The responses for all paths."""
 
     def __init__(self, report: Report, package: Callable[[], Path]) -> None:
         self._report, self._package = report, package
@@ -149,7 +150,7 @@ class Pages:
         )
 
     async def _page_of_package(self, _: Request) -> Response:
-        """Return the build's report: all candidates, and why this one was chosen."""
+        """Return the build's report: every candidate, and why this one was chosen."""
         try:
             data = (self._package() / "report.html").read_bytes()
         except OSError:
@@ -157,7 +158,7 @@ class Pages:
         return Response(data, media_type="text/html", headers={**_HEADERS, "Content-Security-Policy": _REPORT_POLICY})
 
     async def _snapshot(self, request: Request) -> Response:
-        """Return the newest snapshot; with ?after=N wait a moment for one that is newer than the Nth."""
+        """Return the newest snapshot; with ?after=N, wait a moment for one newer than the Nth."""
         name, after = request.path_params["name"], request.query_params.get("after", "")
         if name not in {camera.name for camera in self._report.health.cameras}:
             return Response("no such camera\n", 404, _HEADERS, "text/plain")
@@ -181,7 +182,7 @@ def _json(values: dict[str, Any], status: int = 200) -> Response:
 
 
 class Web:
-    """The running server, until `close`. Raises ConfigError where the port is not available."""
+    """The server, running until `close`. Raises ConfigError if the port is not available."""
 
     def __init__(self, settings: WebSettings, report: Report, package: Callable[[], Path]) -> None:
         token = settings.token()
