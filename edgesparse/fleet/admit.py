@@ -1,4 +1,4 @@
-"""Whether a bundle with a valid signature may be deployed here: its key, its version, its needs, the disk."""
+"""Whether a bundle with a valid signature may be deployed here: key, version, requirements, disk space."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from edgesparse.version import VERSION
 
 DAY = 86400
 SPARE = 20_000_000
-"""Bytes that stay free after a deploy."""
+"""Bytes that must stay free after a deploy."""
 BUILD = 11
 """A build's peak disk usage as a multiple of the model's size: the running package, about six ONNX files, and an engine
 per candidate, most of them FP16 or INT8."""
 
 
 def admit(head: Head, root: Root, running: SlotRecord | None, downgrade: bool, fetch: int = 0) -> str:
-    """Check all of them. Returns a warning about the clock, or an empty text. `fetch`: bytes still to be fetched.
+    """Check all of them. Returns a warning about the clock, or an empty string. `fetch`: bytes still to be fetched.
 
     Raises SignatureError for an expired key, DeployError for an older version or a full disk, BackendUnavailable for
     what this device lacks.
@@ -40,10 +40,8 @@ def admit(head: Head, root: Root, running: SlotRecord | None, downgrade: bool, f
 
 
 def _check_key(head: Head, root: Root) -> str:
-    """Refuse an expired key.
-
-    A board without a battery starts years in the past: then the newest time of a trusted bundle counts instead. A clock
-    that is ahead cannot be detected, so it ends a key too early, never too late.
+    """Refuse an expired key. A board without a clock battery starts years in the past: then the newest time of a
+    trusted bundle counts instead. A clock that is ahead cannot be detected, so it ends a key too early, never too late.
     """
     records = [record for name in SLOTS if (record := root.slot(name).record()) is not None]
     known = max([head.manifest.time, *(record.time for record in records)])
@@ -55,15 +53,16 @@ def _check_key(head: Head, root: Root) -> str:
             f"the key {head.key} that signed it expired on {head.key.expires} ({reading}): sign it with its successor, "
             "or set the clock if that is wrong"
         )
-    behind = clock < known - DAY
-    return f"{reading}, which is before {now:%Y-%m-%d}, when a bundle was made: set it" if behind else ""
+    if clock >= known - DAY:
+        return ""
+    return f"{reading}, which is before {now:%Y-%m-%d}, when a trusted bundle was created: set the clock"
 
 
 def _check_version(manifest: BundleManifest, running: SlotRecord | None, downgrade: bool) -> None:
     if running is None or downgrade or manifest.newer_than(running.version):
         return
     raise DeployError(
-        f"found version {manifest.version}, needed one newer than {running.version}, which runs: pass "
+        f"found version {manifest.version}, needed one newer than {running.version}, which is running: pass "
         "--allow-downgrade to go back"
     )
 

@@ -57,9 +57,9 @@ class BundleManifest(Section):
     time: Annotated[int, Field(ge=0)]
     """Modification time of the newest file in it, in seconds since 1970."""
     key: str
-    """The id of the signing key, for messages."""
+    """The id of the signing key, shown in messages."""
     deploy: Deploy = Deploy()
-    """Limits that a device checks."""
+    """Limits that the device checks."""
     files: tuple[BundleFile, ...]
 
     @model_validator(mode="after")
@@ -72,7 +72,7 @@ class BundleManifest(Section):
 
     @property
     def size(self) -> int:
-        """Bytes of the unpacked files."""
+        """Total size of the unpacked files, in bytes."""
         return sum(file.size for file in self.files)
 
     def newer_than(self, version: str) -> bool:
@@ -89,8 +89,9 @@ def order(version: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Head:
-    """What stands in front of the files, with its signature verified: `signed` and `signature` as they came, the
-    `key` that made it; `start` and `end`: bytes at which the files begin and the bundle ends."""
+    """Everything before the files, with its signature verified: `signed` and `signature` as received, the `key` that
+    signed it; `start` and `end`: byte offsets at which the files begin and the bundle ends.
+    """
 
     manifest: BundleManifest
     key: PublicKey
@@ -112,8 +113,9 @@ class Head:
 
 
 def write(out: BinaryIO, manifest: BundleManifest, key: PrivateKey, files: Mapping[str, Path]) -> None:
-    """Write a bundle of the `files` in the manifest. Raises SignatureError for an expired key, ConfigError where a file
-    differs from the manifest."""
+    """Write a bundle of the `files` in the manifest. Raises SignatureError for an expired key, ConfigError if a file
+    differs from the manifest.
+    """
     signed = manifest.model_dump_json(indent=1).encode()
     if len(signed) > MOST_MANIFEST:
         raise ConfigError(f"{len(manifest.files)} files are too many for a bundle: calibrate and score on fewer images")
@@ -133,15 +135,15 @@ def write(out: BinaryIO, manifest: BundleManifest, key: PrivateKey, files: Mappi
 
 
 def read_head(source: BinaryIO, trusted: Sequence[PublicKey], where: object) -> Head:
-    """Read and verify manifest and signature at the beginning of `source`, and nothing behind them.
+    """Read and verify manifest and signature at the beginning of `source`, and nothing after them.
 
-    `where` begins the message of the SignatureError. The caller checks whether the key has expired.
+    The SignatureError's message starts with `where`. The caller checks whether the key has expired.
     """
     header = source.read(BLOCK)
     digits = re.fullmatch(rb"[0-7]{11}\0", header[124:136])
     size = int(digits[0][:11], 8) if digits else -1
     if not 0 < size <= MOST_MANIFEST or header != _header(MANIFEST, size):
-        raise SignatureError(f"{where} is no bundle: create one with 'edgesparse bundle'")
+        raise SignatureError(f"{where} is not a bundle: create one with 'edgesparse bundle'")
     signed = source.read(size)
     between = source.read(-size % BLOCK + BLOCK)
     signature = source.read(64)
@@ -164,7 +166,7 @@ def read_head(source: BinaryIO, trusted: Sequence[PublicKey], where: object) -> 
 
 
 def verify(source: BinaryIO, head: Head, where: object) -> None:
-    """Compare every byte behind the head with the manifest, to the end. Raises SignatureError."""
+    """Compare every byte after the head with the manifest. Raises SignatureError."""
     source.seek(head.start)
     for file in head.manifest.files:
         for _ in _content(source, file, where):
@@ -195,8 +197,9 @@ def _store(path: Path, chunks: Iterator[bytes] | list[bytes]) -> None:
 
 
 def _content(source: BinaryIO, file: BundleFile, where: object) -> Iterator[bytes]:
-    """Yield a file's bytes. Raises SignatureError at their end where they, or the bytes around them, differ from what
-    was signed."""
+    """Yield a file's bytes. Raises SignatureError at the end if they, or the bytes around them, differ from what was
+    signed.
+    """
     if source.read(BLOCK) != _header(file.name, file.size):
         raise _tampered(where, file.name)
     digest = hashlib.sha256()

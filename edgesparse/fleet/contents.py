@@ -1,4 +1,4 @@
-"""From a recipe to its bundle: every file that it names, and a recipe with their names in the bundle."""
+"""From a recipe to its bundle: every file it names, and a recipe with their names in the bundle."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from edgesparse.version import VERSION
 
 RECIPE, SELFTEST = "recipe.yaml", "selftest"
 _SECRET = re.compile(r"@|(?i:pass|pwd|secret|token|auth|key|user|login)\w*=")
-"""Which parts that redact() removes are secrets; a channel's number, for example, is none."""
+"""The parts removed by redact() that are secrets; a channel number, for example, is not."""
 
 
 def make(
@@ -60,7 +60,7 @@ def make(
 
 
 def _refuse_secrets(recipe: Recipe, target: Path) -> None:
-    """Refuse cameras with passwords: everybody who has a bundle can read it."""
+    """Refuse cameras with passwords: anyone who has the bundle can read it."""
     for camera in recipe.run.all_cameras():
         if redact(camera.source) != camera.source and _SECRET.search(camera.source):
             raise ConfigError(
@@ -106,7 +106,7 @@ def _write(out: Path, manifest: BundleManifest, key: PrivateKey, files: dict[str
 
 
 class _Contents:
-    """`files`: the path of each file of a bundle, by its name there. Files that are created for it are in `folder`."""
+    """`files`: the path of each file of a bundle, by its name in it. Files created for the bundle are in `folder`."""
 
     def __init__(self, recipe: Recipe, folder: Path, images: Path | None, progress: Progress) -> None:
         self.files: dict[str, Path] = {}
@@ -124,7 +124,7 @@ class _Contents:
         self._created(RECIPE).write_text(text)
 
     def _model(self, path: Path, folder: str) -> str:
-        """Add the ONNX file and its external weights, which it names relative to itself."""
+        """Add the ONNX file and its external weights, whose paths are relative to it."""
         for file in models.files(path):
             self._add(f"{folder}/{file.relative_to(path.parent)}", file)
         return f"{folder}/{path.name}"
@@ -151,7 +151,7 @@ class _Contents:
         return values
 
     def _selftest(self, recipe: Recipe, images: Sequence[Path]) -> None:
-        """Store the original model's detections with ONNX Runtime on these images, which a device compares with."""
+        """Store the original model's detections on these images with ONNX Runtime, for devices to compare with."""
         self._images(SELFTEST, images)
         names = [name.rpartition("/")[2] for name in self.files if name.startswith(f"{SELFTEST}/")]
         work = self._folder / "work"
@@ -180,7 +180,7 @@ class _Contents:
 
 
 def _for_selftest(recipe: Recipe, images: Path | None) -> list[Path]:
-    """Return images from the best source in the recipe. Raises ConfigError where there is none."""
+    """Return images from the best source in the recipe. Raises ConfigError if there is none."""
     accept, deploy = recipe.accept, recipe.deploy
     folder = images or deploy.images
     if folder is None and accept.annotations is not None:

@@ -1,7 +1,7 @@
 """Bring a bundle onto a device: verify, build in the idle slot, test, switch, watch, then commit or roll back.
 
-At any moment `current` names a complete slot: it is changed by one rename, after the new slot has passed its self-test
-and is on the disk. The journal records the step in progress; `recover` finishes or undoes it after a power cut.
+At any moment `current` names a complete slot: it is changed by a single rename, after the new slot has passed its
+self-test and is on disk. The journal records the current step; `recover` finishes or undoes it after a power cut.
 """
 
 from __future__ import annotations
@@ -51,10 +51,8 @@ class Device:
     progress: Progress = quiet
 
     def deploy(self, source: BundleSource, *, downgrade: bool = False) -> Outcome:
-        """Build, test and run a bundle.
-
-        Raises SignatureError for one that was tampered with, of which nothing is written, RolledBack when it ran and
-        was not healthy, and DeployError when it is refused otherwise, with the reason.
+        """Build, test and run a bundle. Raises SignatureError, before anything is written, if it was tampered with,
+        RolledBack if it ran and was not healthy, and DeployError, with the reason, if it is refused otherwise.
         """
         with self.root.lock():
             self._recover()
@@ -69,7 +67,9 @@ class Device:
             return _outcome("deployed", self.root.slot(journal.slot), source, note)
 
     def check(self, source: BundleSource, *, downgrade: bool = False) -> Outcome:
-        """Return what `deploy` would do, and raise what it would, as far as is known without fetching or writing."""
+        """Return what `deploy` would do, or raise what it would raise, as far as that is known without fetching or
+        writing.
+        """
         if (running := self._running(source)) is not None:
             return _outcome("nothing to do", running, source)
         note = self._admit(source, downgrade)
@@ -79,7 +79,7 @@ class Device:
         return _outcome("would deploy", self.root.other(), source, note)
 
     def _running(self, source: BundleSource) -> DeploySlot | None:
-        """Return the slot that runs this very bundle and was found healthy."""
+        """Return the slot that runs this same bundle and was healthy."""
         current = self.root.current()
         record = current.record() if current else None
         return current if record and record.healthy and record.bundle == source.head.sha256 else None
@@ -95,11 +95,11 @@ class Device:
         try:
             bundle.verify(file, source.head, source.where)
         except SignatureError:
-            source.forget(self.root.path)  # else the next attempt would continue with wrong bytes
+            source.forget(self.root.path)  # otherwise the next attempt would continue with wrong bytes
             raise
 
     def rollback(self) -> Outcome:
-        """Return to the package that ran before. Raises DeployError where the other slot was never healthy."""
+        """Return to the package that ran before. Raises DeployError if the other slot was never healthy."""
         with self.root.lock():
             self._recover()
             slot, current = self.root.other(), self.root.current()
@@ -113,7 +113,7 @@ class Device:
             return Outcome("rolled back", True, slot.name, record.name, record.version)
 
     def recover(self) -> Outcome:
-        """Finish or undo what a power cut has interrupted; do nothing while a deploy is in progress."""
+        """Finish or undo what a power cut interrupted; do nothing while a deploy is in progress."""
         if not self.root.path.exists():
             return Outcome("nothing to do", False)
         try:
@@ -124,7 +124,7 @@ class Device:
         return Outcome("recovered" if action else "nothing to do", bool(action), note=action)
 
     def _build(self, file: BinaryIO, source: BundleSource) -> tuple[Journal, SlotRecord]:
-        """Fill the idle slot, up to a package that has passed its self-test and is on the disk."""
+        """Fill the idle slot with a package that has passed its self-test and is on disk."""
         slot, old, manifest = self.root.other(), self.root.current(), source.head.manifest
         journal = _journal("deploy", "building", slot, old)
         self.root.write_journal(journal)
@@ -151,7 +151,7 @@ class Device:
         return replace(journal, step="switching"), record
 
     def _switch(self, journal: Journal, record: SlotRecord) -> None:
-        """Switch to the new slot, and back when the service is not healthy, which raises DeployError."""
+        """Switch to the new slot. If the service is not healthy, switch back and raise DeployError."""
         slot, before = self.root.slot(journal.slot), self.service.current_status()
         limits = _limits(slot)
         self.root.write_journal(journal)
@@ -179,10 +179,12 @@ class Device:
         raise RolledBack(f"{what} was rolled back: {why}{f'; {also}' if also else ''}")
 
     def _undo(self, journal: Journal, why: str) -> str:
-        """Put the old slot back into service. Returns what went wrong with that; without an old one the new stays."""
+        """Put the old slot back into service. Returns what went wrong with that; without an old slot, the new one
+        stays.
+        """
         slot = self.root.slot(journal.slot)
         self.progress("rolling back", 0, 0)
-        with suppress(OSError):  # the way back needs no disk space: an uncommitted slot is undone without a journal too
+        with suppress(OSError):  # undoing needs no disk space: an uncommitted slot is undone even without a journal
             self.root.write_journal(replace(journal, step="undoing", why=why))
             slot.change(bad=why)
         record, also = slot.record(), ""
@@ -222,7 +224,7 @@ class Device:
         last = self.root.history()[-1:]
         if not last or last[0].get("id") != journal.id:
             event = {"id": journal.id, "verb": journal.verb, "result": result, "slot": journal.slot}
-            with suppress(OSError, DamagedState):  # a full disk must not undo what is done
+            with suppress(OSError, DamagedState):  # a full disk must not undo what has been done
                 self.root.note(time=round(time.time()), **event, name=name, version=version, why=why)
         self.root.end_journal()
 

@@ -1,8 +1,8 @@
-"""Where a bundle comes from: a file, or an https address, whose download continues where it was interrupted.
+"""Where a bundle comes from: a file, or an https address, whose download resumes where it was interrupted.
 
 The head is fetched and verified first. From then on the bundle's length is known: a server that sends more is refused
-immediately, one that sends less is asked again. Partial downloads are stored under the head's hash, so one is never
-continued with another bundle's bytes.
+immediately; one that sends less is asked again. Partial downloads are stored under the head's hash, so that none is
+resumed with another bundle's bytes.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from edgesparse.redaction import redact, remember_address
 
 MOST_HEAD = MOST_MANIFEST + 4 * BLOCK
 TIMEOUT = 30.0
-"""Seconds for an answer's header, and without a byte after which a connection counts as lost."""
+"""Seconds to wait for response headers, and without any byte before a connection counts as lost."""
 SLOWEST = 1000.0
-"""Bytes per second, over TIMEOUT; a slower connection counts as lost too."""
+"""Least bytes per second, averaged over TIMEOUT; a slower connection counts as lost too."""
 TRIES, PAUSE = 5, 2.0
-"""Consecutive connections that may bring less than LEAST, and seconds between the first two, doubled each time."""
+"""Connections in a row that may deliver less than LEAST, and seconds between the first two, doubled each time."""
 LEAST = 1 << 16
 
 
@@ -48,11 +48,11 @@ class BundleSource(Closing):
 
     @abstractmethod
     def missing(self, root: Path) -> int:
-        """Return the bytes that are still to be fetched."""
+        """Return the number of bytes still to be fetched."""
 
     @abstractmethod
     def complete(self, root: Path, progress: Progress) -> BinaryIO:
-        """Return the whole bundle as an open file. Raises DeployError when it is not available."""
+        """Return the whole bundle as an open file. Raises DeployError if it is not available."""
 
     @abstractmethod
     def forget(self, root: Path) -> None:
@@ -82,7 +82,7 @@ class LocalFile(BundleSource):
         return self._file
 
     def forget(self, root: Path) -> None:
-        """Do nothing: the file is the user's."""
+        """Do nothing: the file belongs to the user."""
 
     def close(self) -> None:
         self._file.close()
@@ -140,7 +140,7 @@ class Download(BundleSource):
         return root / FETCHED / f"{self.head.sha256[:32]}.part"
 
     def _continue(self, part: Path, size: int, progress: Progress) -> str:
-        """Fetch from byte `size` on. Returns why the connection ended too early."""
+        """Fetch from byte `size` on. Returns why the connection ended early."""
         try:
             with self._get(size) as answer, part.open("ab", buffering=0) as file:
                 for chunk in _chunks(answer):
@@ -158,7 +158,7 @@ class Download(BundleSource):
 
     @contextmanager
     def _get(self, start: int) -> Iterator[HTTPResponse]:
-        """Open the answer from byte `start` on. Raises DeployError for what another attempt would not change."""
+        """Open the response from byte `start` on. Raises DeployError for what another attempt would not change."""
         request = Request(self._url, headers={"Range": f"bytes={start}-"} if start else {})
         if self._login:
             request.add_unredirected_header("Authorization", f"Basic {self._login}")
@@ -174,7 +174,7 @@ class Download(BundleSource):
     def _open(self, request: Request) -> HTTPResponse:
         try:
             with ExitStack() as on_error:
-                with Deadline(TIMEOUT):  # raises behind an answer, too, whose header it cut off
+                with Deadline(TIMEOUT):  # may also raise after a response whose headers were cut off
                     answer: HTTPResponse = on_error.enter_context(self._opener.open(request, timeout=TIMEOUT))
                 on_error.pop_all()
         except HTTPError as error:
@@ -200,7 +200,7 @@ def _size(part: Path) -> int:
 
 
 def _skip(answer: HTTPResponse, count: int) -> None:
-    """Read past what is stored already, since the server supports no ranges."""
+    """Skip what is already stored, since the server does not support ranges."""
     begin, left = time.monotonic(), count
     while left:
         chunk = answer.read1(min(left, 1 << 16))
@@ -212,7 +212,7 @@ def _skip(answer: HTTPResponse, count: int) -> None:
 
 
 def _append(file: IO[bytes], chunk: bytes, path: Path) -> None:
-    """Write a chunk. Errors of the disk, unlike those of the connection, are final."""
+    """Write a chunk. Disk errors, unlike connection errors, are final."""
     try:
         while chunk:
             chunk = chunk[file.write(chunk) :]
@@ -221,17 +221,17 @@ def _append(file: IO[bytes], chunk: bytes, path: Path) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """Why a connection failed; an HTTPException's text is left out, since some quote the address."""
+    """Return why a connection failed, without an HTTPException's text, since some quote the address."""
     if isinstance(error, HTTPException):
         return type(error).__name__
     reason = str(getattr(error, "reason", "") or error or type(error).__name__)
-    if "certificate" in reason and ("not yet valid" in reason or "expired" in reason):  # more often the clock's fault
+    if "certificate" in reason and ("not yet valid" in reason or "expired" in reason):  # usually the clock is wrong
         reason += f" (the clock here says {datetime.now(timezone.utc):%Y-%m-%d})"
     return reason
 
 
 def _chunks(answer: HTTPResponse) -> Iterator[bytes]:
-    """Yield what arrives. Raises ConnectionError when it is slower than SLOWEST."""
+    """Yield what arrives. Raises ConnectionError if it is slower than SLOWEST."""
     begin, size = time.monotonic(), 0
     while chunk := answer.read1(1 << 16):
         size += len(chunk)
@@ -243,7 +243,7 @@ def _chunks(answer: HTTPResponse) -> Iterator[bytes]:
 
 
 def open_bundle(where: str, trusted: Sequence[PublicKey]) -> BundleSource:
-    """Open a bundle by its file or https address. Raises DeployError, SignatureError."""
+    """Open a bundle by its path or https address. Raises DeployError, SignatureError."""
     try:
         scheme = urlsplit(where).scheme
     except ValueError:
@@ -252,7 +252,7 @@ def open_bundle(where: str, trusted: Sequence[PublicKey]) -> BundleSource:
         try:
             return Download(where, trusted)
         except (OSError, HTTPException, ValueError) as error:
-            reason = _reason(error) if isinstance(error, OSError | HTTPException) else "it is no valid address"
+            reason = _reason(error) if isinstance(error, OSError | HTTPException) else "it is not a valid address"
             raise DeployError(f"cannot fetch {redact(where)}: {reason}") from None
     if "://" in where:
         raise DeployError(f"{redact(where)}: needed a file or an https:// address")

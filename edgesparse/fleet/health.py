@@ -1,7 +1,7 @@
 """The health window: the service's status after a switch, once per second.
 
 The service has half of the window to become ready with the new package. In the other half it must stay up, and frames
-must flow, fresh and without errors. The wall clock is not used: a status counts as fresh when the file changes.
+must flow, fresh and without errors. The wall clock is not used: a status counts as new when the file changes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ServiceStatus(BaseModel):
     """The part of the service's status.json that a deploy reads."""
 
     package: str
-    """The build id of the engine that runs."""
+    """The build id of the running engine."""
     pid: int
     started: float
     ready: bool
@@ -55,7 +55,7 @@ class ServiceStatus(BaseModel):
 
     @property
     def life(self) -> tuple[int, float]:
-        """A value that differs between two starts of the service; in a container the process id alone may not."""
+        """A value that differs between two starts of the service; in a container, the process id alone may not."""
         return self.pid, self.started
 
     @property
@@ -64,7 +64,7 @@ class ServiceStatus(BaseModel):
 
 
 def read(path: Path) -> tuple[int, dict[str, Any]] | None:
-    """Return when the status was written (for comparison only) and its values; None when it cannot be read."""
+    """Return when the status was written (for comparison only) and its values, or None if it cannot be read."""
     try:
         values = json.loads(read_regular(path, MAX_BYTES))
         return (path.stat().st_mtime_ns, values) if isinstance(values, dict) else None
@@ -73,7 +73,7 @@ def read(path: Path) -> tuple[int, dict[str, Any]] | None:
 
 
 def parse(values: dict[str, Any]) -> ServiceStatus | None:
-    """Return the typed status; None for what is no status of the service."""
+    """Return the typed status, or None if the values are not a status of the service."""
     try:
         return ServiceStatus.model_validate(values)
     except ValidationError:
@@ -84,7 +84,7 @@ def parse(values: dict[str, Any]) -> ServiceStatus | None:
 class HealthWindow:
     """Watches the status in `path` for `seconds`, until the service runs `build_id` and is healthy.
 
-    `before`: the status before the restart; a camera that was away then is not the new engine's fault.
+    `before`: the status before the restart; a camera that was already away is not the new engine's fault.
     """
 
     path: Path
@@ -97,7 +97,7 @@ class HealthWindow:
     _first: ServiceStatus | None = field(default=None, init=False)
 
     def watch(self, progress: Callable[[str, int, int], None]) -> str | None:
-        """Return why the service is not healthy, as soon as that is certain; None when it is at the end."""
+        """Return why the service is not healthy, as soon as that is certain; None if it is healthy at the end."""
         begin = changed = time.monotonic()
         stamp = seen[0] if (seen := read(self.path)) else None
         status: ServiceStatus | None = None
@@ -121,14 +121,14 @@ class HealthWindow:
         return self._bad >= BAD or (status is not None and status.life != self._first.life)
 
     def _why(self, status: ServiceStatus | None, age: float) -> str | None:
-        """Return what is wrong with the service at this check."""
+        """Return what is wrong with the service in this check."""
         half = f"{self.seconds / 2:g} s"
         if status is None or status.package != self.build_id or (self.before and status.life == self.before.life):
             return f"the service did not come up with package {self.build_id} in {half} ({self.path})"
         if not status.ready:
             return f"the service was not ready after {half}: {status.because}"
         if self._first is None:
-            # The engine may be ready before the cameras, which have the first half of the window too.
+            # The engine may be ready before the cameras, which also have the first half of the window.
             if (why := self._age(status)) is not None:
                 return why
             self._first = status
@@ -163,7 +163,7 @@ class HealthWindow:
         return None
 
     def _flow(self, status: ServiceStatus | None) -> str | None:
-        """Return why no frames flow; they need not where every camera was away before."""
+        """Return why no frames flow; they need not if every camera was already away."""
         if status is None or self._first is None:
             return "the service wrote no status"
         flows = status.frames > self._first.frames or (status.cameras and not self._watched(status))

@@ -1,4 +1,4 @@
-"""What was done on a device: JSON lines, bounded."""
+"""The history of a device's deploys: JSON lines, bounded in number."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from edgesparse.files import read_regular, sync_folder, write_synced
 from edgesparse.fleet.state import DamagedState
 
 KEPT = 200
-"""Lines that are kept; up to a quarter more between two cuts."""
+"""Lines to keep; there may be up to a quarter more before the file is cut."""
 MAX_BYTES = 16 << 20
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """Return the last KEPT events, oldest first, without lines that are no event, such as one torn by a power cut.
+    """Return the last KEPT events, oldest first, without invalid lines, such as one torn by a power cut.
 
-    Raises DamagedState for what is no readable file, or too large.
+    Raises DamagedState for a file that is not readable or too large.
     """
     return _events(path)[-KEPT:]
 
@@ -45,8 +45,9 @@ def _event(line: str) -> dict[str, Any] | None:
 
 
 def append_history(path: Path, event: dict[str, Any]) -> None:
-    """Add an event, on the disk; once the file has grown by a quarter, keep its last KEPT lines. Raises DamagedState,
-    OSError."""
+    """Append an event and sync it to disk. Once the file has grown by a quarter, keep its last KEPT lines. Raises
+    DamagedState, OSError.
+    """
     events = _events(path)
     if len(events) >= KEPT + KEPT // 4:
         write_synced(path, "".join(json.dumps(line) + "\n" for line in [*events[1 - KEPT :], event]))

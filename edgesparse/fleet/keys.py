@@ -67,7 +67,7 @@ class PrivateKey:
     key: Ed25519PrivateKey
 
     def sign(self, data: bytes) -> bytes:
-        """Return the signature, 64 bytes, the same for the same data. Raises SignatureError for an expired key."""
+        """Return the deterministic signature, 64 bytes. Raises SignatureError for an expired key."""
         if self.public.expired(datetime.now(timezone.utc)):
             raise SignatureError(
                 f"key {self.public} expired on {self.public.expires}: sign with its successor, or create one with "
@@ -77,9 +77,8 @@ class PrivateKey:
 
 
 def new(path: Path, days: int | None) -> PublicKey:
-    """Create PATH.key (mode 0600) and PATH.pub, which expire after `days`, or never for None.
-
-    Raises ConfigError when either exists or cannot be written.
+    """Create PATH.key (mode 0600) and PATH.pub, which expire after `days`, or never if None. Raises ConfigError if
+    either exists or cannot be written.
     """
     private, public = _files(path)
     for file in (private, public):
@@ -95,7 +94,7 @@ def new(path: Path, days: int | None) -> PublicKey:
 
 
 def rotate(old: Path, path: Path, days: int | None, overlap: int, folder: Path) -> tuple[PublicKey, PublicKey]:
-    """Create the successor of OLD.key, and in `folder` both public keys for the devices; the old one's expires after
+    """Create the successor of OLD.key and, in `folder`, both public keys for the devices; the old one expires after
     `overlap` days. Raises ConfigError, SignatureError."""
     before = read_private(old).public
     last = _today() + timedelta(overlap)
@@ -110,7 +109,7 @@ def rotate(old: Path, path: Path, days: int | None, overlap: int, folder: Path) 
 
 
 def read_private(path: Path) -> PrivateKey:
-    """Read NAME.key. Raises SignatureError for a file that others can read, or that is no Ed25519 key."""
+    """Read NAME.key. Raises SignatureError for a file that others can read, or that is not an Ed25519 key."""
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
         data = path.read_bytes()
@@ -125,13 +124,13 @@ def read_private(path: Path) -> PrivateKey:
     except (ValueError, TypeError):
         key = None
     if not isinstance(key, Ed25519PrivateKey):
-        raise SignatureError(f"{path} is no private Ed25519 key: create one with 'edgesparse keys new'")
+        raise SignatureError(f"{path} is not a private Ed25519 key: create one with 'edgesparse keys new'")
     raw = key.public_key().public_bytes(forms.Encoding.Raw, forms.PublicFormat.Raw)
     return PrivateKey(PublicKey(*_read_head(path, data), raw), key)
 
 
 def read_public(path: Path) -> PublicKey:
-    """Read NAME.pub. Raises SignatureError for what is no public Ed25519 key."""
+    """Read NAME.pub. Raises SignatureError for a file that is not a public Ed25519 key."""
     try:
         data = path.read_bytes()
         key = forms.load_pem_public_key(_pem(data))
@@ -140,18 +139,18 @@ def read_public(path: Path) -> PublicKey:
     except ValueError:
         key = None
     if not isinstance(key, Ed25519PublicKey):
-        raise SignatureError(f"{path} is no public Ed25519 key: remove it, or put the right one there")
+        raise SignatureError(f"{path} is not a public Ed25519 key: remove or replace it")
     return PublicKey(*_read_head(path, data), key.public_bytes(forms.Encoding.Raw, forms.PublicFormat.Raw))
 
 
 def trusted(folder: Path) -> list[PublicKey]:
     """Return the keys that this device trusts, sorted by name.
 
-    Raises SignatureError where there is none, or where another user than root and this one could add or change one.
+    Raises SignatureError if there is none, or if a user other than root and this one could add or change one.
     """
     files = sorted(folder.glob("*.pub"))
     if not files:
-        raise SignatureError(f"no trusted key in {folder}: put the public key (NAME.pub) of who signs bundles there")
+        raise SignatureError(f"no trusted key in {folder}: add the public key (NAME.pub) of whoever signs bundles")
     for path in (folder, *files):
         _check_owner(path)
     return [read_public(path) for path in files]
@@ -163,11 +162,11 @@ def _check_owner(path: Path) -> None:
     if mode & 0o022:
         raise SignatureError(f"{path}: found mode {mode:o}, which lets others add keys: run 'chmod go-w {path}'")
     if status.st_uid not in (0, os.geteuid()):
-        raise SignatureError(f"{path}: found user {status.st_uid} as its owner, needed root: run 'chown root {path}'")
+        raise SignatureError(f"{path}: owned by user {status.st_uid}, needed root: run 'chown root {path}'")
 
 
 def who_signed(keys: Iterable[PublicKey], signature: bytes, data: bytes) -> PublicKey | None:
-    """Return the key that made the signature; None where it is none of them."""
+    """Return the key that made the signature, or None if it is none of them."""
     return next((key for key in keys if key.signed(signature, data)), None)
 
 
@@ -182,7 +181,7 @@ def _head(key: PublicKey) -> str:
 
 
 def _read_head(path: Path, data: bytes) -> tuple[str, date | None]:
-    """Return name and last day; the file's name and never where the PEM block has no head."""
+    """Return name and last day; without a head before the PEM block, the file's name and never."""
     head = dict(
         re.findall(r"^(edgesparse key|expires): *(\S+)\s*$", data.partition(b"-----")[0].decode(errors="replace"), re.M)
     )
@@ -190,7 +189,7 @@ def _read_head(path: Path, data: bytes) -> tuple[str, date | None]:
     try:
         return head.get("edgesparse key", path.stem), None if last == "never" else date.fromisoformat(last)
     except ValueError:
-        raise SignatureError(f"{path}: found 'expires: {last}', needed a day as 2027-12-31, or never") from None
+        raise SignatureError(f"{path}: found 'expires: {last}', needed a day such as 2027-12-31, or never") from None
 
 
 def _pem(data: bytes) -> bytes:
@@ -198,7 +197,7 @@ def _pem(data: bytes) -> bytes:
 
 
 def _write(path: Path, text: str, mode: int) -> None:
-    """Create a file atomically; never overwrite one."""
+    """Create a file atomically, without ever overwriting one."""
     part = path.with_name(f".{path.name}-{os.getpid()}")
     try:
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:

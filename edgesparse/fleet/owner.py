@@ -1,7 +1,7 @@
-"""User switching of a deploy: root only restarts the service, the files belong to the service's user.
+"""User switching during a deploy: root only restarts the service; the files belong to the service's user.
 
 A deploy that root starts in another user's folder works there as that user. The service can read what it builds, and a
-service that was taken over cannot make root follow a link.
+compromised service cannot make root follow a link.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 @contextmanager
 def as_owner(folder: Path) -> Iterator[None]:
-    """Become the folder's owner, where this process is root."""
+    """Become the folder's owner, if this process is root."""
     status = folder.stat()
     if os.geteuid() != 0 or status.st_uid == 0:
         yield
@@ -41,7 +41,7 @@ def as_root() -> Iterator[None]:
 
 
 def for_good() -> dict[str, Any]:
-    """Return arguments for a Popen whose process can never become root again."""
+    """Return arguments for Popen with which the process can never become root again."""
     return {} if os.geteuid() == os.getuid() else {"user": os.geteuid(), "group": os.getegid()}
 
 

@@ -1,4 +1,4 @@
-"""The service on a device, as a deploy controls it: a command that restarts it, and the status that it writes."""
+"""How a deploy controls the service on a device: a command that restarts it, and the status that it writes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ HEALTH_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class ServiceControl:
-    """`restart`: the command's words; without any the service is neither restarted nor watched. `status`: the file that
-    the service writes. `seconds`: how long it is watched."""
+    """`restart`: the command's words; if empty, the service is neither restarted nor watched. `status`: the file that
+    the service writes. `seconds`: how long to watch it.
+    """
 
     restart: tuple[str, ...] = ()
     status: Path = STATUS
@@ -31,7 +32,7 @@ class ServiceControl:
     interval: float = health.INTERVAL
 
     def current_status(self) -> health.ServiceStatus | None:
-        """Return the service's status; None where there is none that can be read."""
+        """Return the service's status, or None if none can be read."""
         snapshot = health.read(self.status)
         return health.parse(snapshot[1]) if snapshot else None
 
@@ -40,7 +41,7 @@ class ServiceControl:
         try:
             with as_root():
                 if self.restart[:2] == ("systemctl", "restart"):
-                    # Otherwise recent starts would count against systemd's limit of starts.
+                    # Otherwise recent starts would count towards systemd's start limit.
                     _run("systemctl", "reset-failed", *self.restart[2:])
                 done = _run(*self.restart)
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -68,7 +69,7 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def service_control(command: str, status: Path, seconds: float) -> ServiceControl:
-    """Return the control of the service that `command` restarts. Raises BackendUnavailable for an unknown command."""
+    """Return the control of a service that `command` restarts. Raises BackendUnavailable for an unknown command."""
     words = tuple(shlex.split(command))
     if words and shutil.which(words[0]) is None:
         raise BackendUnavailable(

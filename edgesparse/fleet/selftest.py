@@ -1,4 +1,4 @@
-"""The self-test: the reference's detections on a few images travel in the bundle; the engine is compared with them."""
+"""The self-test: the engine is compared with the reference's detections on a few images, stored in the bundle."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from edgesparse.runtime.images import read_image
 
 FILE = "expected.json"
 TIMED_FRAMES = 20
-"""Frames, at least, that the latency is the median of."""
+"""Least number of frames for the median latency."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class SelfTest:
     latency_ms: float
 
     def why_not(self, limits: Deploy) -> str | None:
-        """Return why it fails, as 'found, needed'; None when it passes."""
+        """Return why it fails, as 'found, needed', or None if it passes."""
         if min(self.recall, self.precision) < limits.min_agreement:
             return (
                 f"the self-test found {100 * self.recall:.0f} % of {self.boxes} expected boxes, and "
@@ -54,9 +54,8 @@ class SelfTest:
 
 
 def write(path: Path, detector: Detector, images: Sequence[Path], names: Sequence[str]) -> int:
-    """Write the detections of `detector` on `images`, which travel as `names`. Returns the number of boxes.
-
-    Raises ConfigError when there are none: a self-test on that could not fail.
+    """Write the detections of `detector` on `images`, which the bundle calls `names`. Returns the number of boxes.
+    Raises ConfigError if there are none: such a self-test could not fail.
     """
     results = {name: detector(read_image(image)) for name, image in zip(names, images, strict=True)}
     boxes = sum(map(len, results.values()))
@@ -70,9 +69,8 @@ def write(path: Path, detector: Detector, images: Sequence[Path], names: Sequenc
 
 
 def run(folder: Path, package: Package, recipe: Recipe) -> SelfTest:
-    """Run a verified package on the images beside `folder`/expected.json.
-
-    Raises BuildError when it cannot run, DeployError when only its fallback can.
+    """Run a verified package on the images next to `folder`/expected.json. Raises BuildError if it cannot run,
+    DeployError if only its fallback can.
     """
     expected = json.loads((folder / FILE).read_text())
     images = {name: read_image(folder / name) for name in expected}
@@ -95,7 +93,7 @@ def _median_ms(detector: Detector, images: Sequence[Any]) -> float:
 
 
 def _rows(detections: Detections) -> list[list[float]]:
-    """Return boxes, scores and classes, rounded so that two machines write the same."""
+    """Return boxes, scores and classes, rounded so that all machines write the same."""
     return [
         [*(round(float(v), 1) for v in box), round(float(score), 2), int(label)]
         for box, score, label in zip(detections.xyxy, detections.confidence, detections.class_id, strict=True)

@@ -1,4 +1,4 @@
-"""Build and self-test of a slot's package, in a process of its own at low priority, while the running engine serves.
+"""Build and test a slot's package, in a separate process at low priority, while the running engine serves.
 
 `python -m edgesparse.fleet.slot_build JOB.json` follows the protocol of builder/child/worker.py.
 """
@@ -32,15 +32,15 @@ from edgesparse.package.store import open_package
 from edgesparse.progress import Progress
 
 LOW_PRIORITY = (("nice", "-n", "10"), ("ionice", "-c", "3"))
-"""Prefixes of the build's command, where installed: the engine that serves gets CPU and disk first."""
+"""Prefixes of the build command, if installed: the serving engine gets CPU and disk first."""
 SELFTEST = "self-test"
 SELFTEST_SECONDS = 300.0
-"""Limit of the self-test: an engine that hangs must not hold up a deploy forever."""
+"""Time limit of the self-test: a hung engine must not hold up a deploy forever."""
 
 
 @dataclass(frozen=True)
 class SlotBuild:
-    """The package that a slot holds now, and the result of its self-test."""
+    """A slot's new package and the result of its self-test."""
 
     build_id: str
     backend: str
@@ -100,7 +100,7 @@ def _start(job: Path, log: Path) -> subprocess.Popen[bytes]:
 
 
 def _listen(child: subprocess.Popen[bytes], progress: Progress) -> dict[str, Any]:
-    """Return the child's last message of each kind. Raises DeployError when the self-test hangs."""
+    """Return the child's last message of each kind. Raises DeployError if the self-test hangs."""
     messages: dict[str, Any] = {}
     rest, deadline = b"", float("inf")
     assert child.stdout is not None

@@ -1,4 +1,4 @@
-"""The folder of a device's deploys: two slots, a link to the one that runs, a journal, and a history.
+"""The deploy folder of a device: two slots, a link to the running one, a journal and a history.
 
     ROOT/slots/a, slots/b   each: bundle/ (unpacked), engines/ (built from it), package (link), slot.json
     ROOT/current            link to one of them, changed by one rename
@@ -6,7 +6,7 @@
     ROOT/history.jsonl      what was done
     ROOT/fetch/             partial downloads
 
-Every change is synced before the next one that relies on it.
+Every change is synced before the next change that relies on it.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ SYSTEM = Path("/var/lib/edgesparse")
 
 
 def default_root() -> Path:
-    """Return the service's folder, for every user: unlike `state_folder`, never one of the user's own."""
+    """Return the service's folder, whoever runs this: unlike `state_folder`, never the user's own."""
     return Path(os.environ.get(STATE) or SYSTEM).absolute()
 
 
 class UnderWay(DeployError):
-    """Another process deploys."""
+    """Another process is deploying."""
 
 
 class DeploySlot:
@@ -66,19 +66,19 @@ class DeploySlot:
         return self.folder / "slot.json"
 
     def record(self) -> SlotRecord | None:
-        """Return the slot's record; None for a slot that is empty, was not finished, or has a damaged record."""
+        """Return the slot's record, or None for a slot that is empty or unfinished, or whose record is damaged."""
         return usable_state(self.state_file, SlotRecord)
 
     def write(self, record: SlotRecord) -> None:
         write_state(self.state_file, record.as_dict())
 
     def change(self, **changes: Any) -> None:
-        """Replace fields of the record, where there is one."""
+        """Replace fields of the record, if there is one."""
         if (record := self.record()) is not None:
             self.write(replace(record, **changes))
 
     def copy_package(self, other: DeploySlot) -> None:
-        """Copy another slot's package into the engines of this one: a build of the same inputs finds it there."""
+        """Copy another slot's package into this slot's engines, where a build of the same inputs finds it."""
         built = other.package.resolve()
         if built.is_dir() and built.parent.parent == other.engines.resolve():
             shutil.copytree(built, self.engines / built.parent.name / built.name)
@@ -90,7 +90,7 @@ class DeploySlot:
                 shutil.rmtree(folder)
 
     def clear(self) -> None:
-        """Empty the slot. Its record goes first, so a kill on the way leaves an empty slot."""
+        """Empty the slot. Its record goes first, so that a kill halfway leaves an empty slot."""
         self.state_file.unlink(missing_ok=True)
         if self.folder.exists():
             sync_folder(self.folder)
@@ -109,7 +109,7 @@ class DeploySlot:
 
 
 class Root:
-    """The folder on a device that holds its slots. Raises DeployError where it is not writable."""
+    """The folder on a device that holds its slots. Raises DeployError if it is not writable."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -117,9 +117,8 @@ class Root:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder, as its owner, for one deploy. Raises UnderWay while another process holds it.
-
-        Damaged state files are set aside first, and the history says so.
+        """Lock the folder, as its owner, for one deploy. Raises UnderWay while another process holds it. Damaged state
+        files are set aside first and recorded in the history.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -162,19 +161,19 @@ class Root:
         return DeploySlot(self.path / "slots" / name)
 
     def current(self) -> DeploySlot | None:
-        """Return the slot that runs; None before the first deploy."""
+        """Return the running slot, or None before the first deploy."""
         if not self._link.is_symlink():
             return None
         name = self._link.readlink().name
         return self.slot(name) if name in SLOTS else None
 
     def other(self) -> DeploySlot:
-        """Return the slot that does not run."""
+        """Return the slot that is not running."""
         current = self.current()
         return self.slot(SLOTS[1] if current is not None and current.name == SLOTS[0] else SLOTS[0])
 
     def point(self, slot: DeploySlot | None) -> None:
-        """Make a slot `current` by one rename; None removes the link."""
+        """Make a slot `current` by a single rename; None removes the link."""
         if slot is None:
             self._link.unlink(missing_ok=True)
         else:
@@ -189,7 +188,7 @@ class Root:
         shutil.rmtree(self.path / FETCHED, ignore_errors=True)
 
     def journal(self) -> Journal | None:
-        """Return the journal; None when no deploy is in progress, or where the journal is damaged."""
+        """Return the journal, or None if no deploy is in progress or the journal is damaged."""
         return usable_state(self._journal, Journal)
 
     def write_journal(self, journal: Journal) -> None:
@@ -200,7 +199,7 @@ class Root:
         sync_folder(self.path)
 
     def history(self) -> list[dict[str, Any]]:
-        """Return the newest events, oldest first; none where the file is damaged."""
+        """Return the newest events, oldest first; none if the file is damaged."""
         with suppress(DamagedState):
             return read_history(self._history)
         return []
@@ -211,7 +210,7 @@ class Root:
 
 
 def _damage(check: Callable[[], object]) -> str:
-    """Return why a file cannot be used; empty where it can."""
+    """Return why a file cannot be used; empty if it can."""
     try:
         check()
     except DamagedState as error:

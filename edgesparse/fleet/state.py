@@ -1,7 +1,8 @@
 """The state files of a device's deploys: typed, bounded, and checked when they are read.
 
-Whoever can write the service's folder can write these files. A value that is not of its type, a slot that does not
-exist or a file that is no file counts as damage: it is never followed, and `set_aside` moves it out of the way.
+Anyone who can write to the service's folder can write these files. A value of the wrong type, a slot that does not
+exist or a path that is not a regular file counts as damage: it is never followed, and `set_aside` moves it out of the
+way.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from edgesparse.files import read_regular, write_synced
 SlotName = Literal["a", "b"]
 Step = Literal["building", "switching", "undoing"]
 MAX_BYTES = 1 << 20
-"""Of a slot's record and of the journal."""
+"""Most bytes in a slot's record or the journal."""
 MAX_TIME = 1 << 40
-"""Seconds since 1970; later times are damage."""
+"""Seconds since 1970; a later time counts as damage."""
 
 _Text = Annotated[str, Field(max_length=20_000)]
 _Seconds = Annotated[float, Field(ge=0, le=MAX_TIME, strict=False)]
@@ -37,7 +38,7 @@ class DamagedState(Exception):
 
 @dataclass(frozen=True)
 class SlotRecord:
-    """What a slot holds. `bundle`: the bundle's sha256. `committed`: when it was last found healthy, in seconds since
+    """The contents of a slot. `bundle`: the bundle's sha256. `committed`: when it was last healthy, in seconds since
     1970; None until then. `bad`: why it must not run again."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -56,7 +57,7 @@ class SlotRecord:
 
     @property
     def healthy(self) -> bool:
-        """Whether it was found healthy and has not turned bad since."""
+        """Whether it was healthy and has not turned bad since."""
         return self.committed is not None and not self.bad
 
     def as_dict(self) -> dict[str, Any]:
@@ -65,8 +66,9 @@ class SlotRecord:
 
 @dataclass(frozen=True)
 class Journal:
-    """A deploy in progress: `slot` is being filled, or runs on trial; `old` is the slot that ran before, empty where
-    none did."""
+    """A deploy in progress: `slot` is being filled, or runs on trial; `old` is the slot that ran before, empty if none
+    did.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -81,7 +83,7 @@ class Journal:
 
 
 def read_state(path: Path, kind: type[T]) -> T | None:
-    """Read a state file as the dataclass `kind`. Returns None where it does not exist; raises DamagedState."""
+    """Read a state file as the dataclass `kind`. Returns None if it does not exist; raises DamagedState."""
     try:
         return TypeAdapter(kind).validate_json(read_regular(path, MAX_BYTES))
     except FileNotFoundError:
@@ -95,14 +97,14 @@ def read_state(path: Path, kind: type[T]) -> T | None:
 
 
 def usable_state(path: Path, kind: type[T]) -> T | None:
-    """Read a state file; None where it does not exist or is damaged."""
+    """Read a state file. Returns None if it does not exist or is damaged."""
     with suppress(DamagedState):
         return read_state(path, kind)
     return None
 
 
 def write_state(path: Path, values: Mapping[str, Any]) -> None:
-    """Replace a state file, on the disk."""
+    """Replace a state file and sync it to disk."""
     write_synced(path, json.dumps(values, indent=1) + "\n")
 
 

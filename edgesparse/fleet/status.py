@@ -1,4 +1,4 @@
-"""What runs on a device, since when, whether it is healthy, and what happened last."""
+"""What a device runs, since when, whether it is healthy, and what happened last."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from edgesparse.fleet.slots import DeploySlot, Root
 from edgesparse.version import VERSION
 
 OLD = 10.0
-"""Seconds after which a status is outdated; the service writes one each second."""
+"""Seconds after which a status is outdated; the service writes one per second."""
 
 
 def status(root: Root, service: ServiceControl) -> dict[str, Any]:
-    """Return the device's state, with None for what does not exist.
+    """Return the device's state, with None for anything that does not exist. `running` and `other`: the two slots'
+    records. `service`: its newest status, if recent. `healthy`: whether that is good and belongs to the package that
+    should run. `last`: the newest event of the history. `under_way`: the journal of a deploy that is in progress or was
+    interrupted. `damaged`: why state files cannot be used.
 
-    `running` and `other`: the two slots' records. `service`: its newest status, if recent. `healthy`: whether that is
-    good, and of the package that should run. `last`: the newest event of the history. `under_way`: the journal of a
-    deploy that is in progress or was interrupted. `damaged`: why state files cannot be used.
-
-    Raises DeployError where the folder cannot be read.
+    Raises DeployError if the folder cannot be read.
     """
     if root.path.exists() and not os.access(root.path, os.R_OK | os.X_OK):
         raise DeployError(f"cannot read {root.path}: it belongs to another user: run this with sudo")

@@ -5,7 +5,7 @@
     DIR/MODEL/labels.txt            one class name per line
     DIR/MODEL/detector.json         what pre- and postprocessing need: input, head, thresholds
 
-Triton runs the engine only; letterbox, decoding and NMS are left to its client.
+Triton only runs the engine; letterbox, decoding and NMS are left to the client.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ TYPES = {"bool": "BOOL", "float16": "FP16", "float32": "FP32", "float64": "FP64"
 def export(package: Package, folder: Path, force: bool = False) -> Path:
     """Write the repository of a verified package. Returns the model's folder, which is created atomically.
 
-    Raises DeployError for a backend that Triton does not have, ConfigError when the model exists and `force` is not
-    set.
+    Raises DeployError for a backend that Triton does not have, ConfigError if the model exists and `force` is not set.
     """
     manifest = package.manifest
     if manifest.backend not in PLATFORMS:
@@ -56,7 +55,7 @@ def export(package: Package, folder: Path, force: bool = False) -> Path:
 
 
 def config(manifest: Manifest) -> str:
-    """Return the package's config.pbtxt. Triton fills an open batch; a fixed one is the first dimension."""
+    """Return the package's config.pbtxt. Triton fills a dynamic batch; a fixed batch is the first dimension."""
     platform, name = PLATFORMS[manifest.backend]
     identity = ", ".join(f"{key} {value}" for key, value in manifest.identity.items())
     origin = (
@@ -85,8 +84,9 @@ def _tensors(what: str, tensors: tuple[TensorRecord, ...], batched: bool) -> Ite
 
 
 def _instances(manifest: Manifest) -> Iterator[str]:
-    """Yield where the engine runs: a plan on the GPU that built it, or on a DLA core; ONNX Runtime wherever Triton
-    chooses."""
+    """Yield where the engine runs: a plan on the GPU that built it or on a DLA core, ONNX Runtime wherever Triton
+    chooses.
+    """
     if manifest.backend != "tensorrt":
         return
     dla = f" secondary_devices [ {{ kind: KIND_NVDLA device_id: {manifest.dla} }} ]" if manifest.dla is not None else ""
@@ -99,5 +99,5 @@ def _detector(manifest: Manifest) -> str:
 
 
 def _text(value: str) -> str:
-    """Quote a text for protobuf's text format: as JSON does, without escaping other letters."""
+    """Quote a string for protobuf's text format: as JSON does, without escaping non-ASCII letters."""
     return json.dumps(value, ensure_ascii=False)

@@ -99,7 +99,9 @@ def test_wrong_use_is_refused_and_writes_nothing(edgesparse: Command, recipe: Pa
         edgesparse("deploy", "none.esb", *device).message
         == "cannot read the bundle none.esb: No such file or directory"
     )
-    assert edgesparse("deploy", recipe, *device).message.endswith("is no bundle: create one with 'edgesparse bundle'")
+    assert edgesparse("deploy", recipe, *device).message.endswith(
+        "is not a bundle: create one with 'edgesparse bundle'"
+    )
     good = bundles.signed(tmp_path / "good.esb", tmp_path / "factory.key")
     bad = good.with_name("bad.esb")
     bad.write_bytes(good.read_bytes().replace(b"xxxx", b"yyyy"))

@@ -91,7 +91,7 @@ def test_each_part_of_a_bundle_is_protected(folder: Path) -> None:
         }:
             byte = (folder / "good.esb").read_bytes()[at]
             message = refused(changed(folder, at, bytes([byte ^ 1])), folder)
-            assert name in message or "tampered" in message or "no bundle" in message, (name, at, message)
+            assert name in message or "tampered" in message or "not a bundle" in message, (name, at, message)
 
 
 @settings(max_examples=150, deadline=None)
@@ -153,7 +153,7 @@ def test_names_of_files_must_differ(names: tuple[str, ...]) -> None:
 
 def test_a_manifest_that_is_too_long_is_not_read(folder: Path) -> None:
     (folder / "changed.esb").write_bytes(bundle._header("manifest.json", bundle.MOST_MANIFEST + 1) + bytes(10_000))
-    assert "is no bundle" in refused(folder / "changed.esb", folder)
+    assert "is not a bundle" in refused(folder / "changed.esb", folder)
 
 
 def test_a_file_that_changes_after_verification_is_detected_during_unpacking(folder: Path, tmp_path: Path) -> None:

@@ -130,9 +130,9 @@ def test_answers_other_than_a_bundle_are_refused(site: https.Site, tmp_path: Pat
     site.answers = [503]
     assert "the server answers 503" in refused(site, tmp_path)
     site.data = b"<html>" * 1000
-    assert "is no bundle" in refused(site, tmp_path, SignatureError)
+    assert "is not a bundle" in refused(site, tmp_path, SignatureError)
     site.data = b""
-    assert "is no bundle" in refused(site, tmp_path, SignatureError)
+    assert "is not a bundle" in refused(site, tmp_path, SignatureError)
 
 
 def test_a_busy_server_is_asked_again(site: https.Site, tmp_path: Path) -> None:

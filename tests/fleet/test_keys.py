@@ -52,7 +52,7 @@ def test_openssl_reads_both_halves_and_its_own_keys_are_read(tmp_path: Path) -> 
     assert private.public.name == "theirs" and private.public.expires is None
     subprocess.run(["openssl", "genrsa", "-out", "rsa.key", "2048"], cwd=tmp_path, check=True, capture_output=True)
     (tmp_path / "rsa.key").chmod(0o600)
-    with pytest.raises(SignatureError, match="is no private Ed25519 key"):
+    with pytest.raises(SignatureError, match="is not a private Ed25519 key"):
         keys.read_private(tmp_path / "rsa.key")
 
 
@@ -67,10 +67,10 @@ def test_a_private_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_no_key_is_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.pub"
     path.write_bytes(content)
-    with pytest.raises(SignatureError, match="is no public Ed25519 key"):
+    with pytest.raises(SignatureError, match="is not a public Ed25519 key"):
         keys.read_public(path)
     path.chmod(0o600)
-    with pytest.raises(SignatureError, match="is no private Ed25519 key"):
+    with pytest.raises(SignatureError, match="is not a private Ed25519 key"):
         keys.read_private(path)
     with pytest.raises(SignatureError, match="cannot read the key"):
         keys.read_public(tmp_path / "none.pub")
@@ -79,7 +79,7 @@ def test_a_file_that_is_no_key_is_one_line(tmp_path: Path, content: bytes) -> No
 def test_an_invalid_date_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "factory.pub"
     path.write_text(keys.new(tmp_path / "other", 5).text().replace("expires: ", "expires: next"))
-    with pytest.raises(SignatureError, match="needed a day as 2027-12-31, or never"):
+    with pytest.raises(SignatureError, match="needed a day such as 2027-12-31, or never"):
         keys.read_public(path)
 
 
@@ -137,7 +137,7 @@ def test_trusted_keys_of_another_user_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "trusted"
     for path in (folder, folder / "factory.pub"):
         os.chown(path, 65534, 65534)
-        with pytest.raises(SignatureError, match=rf"{path}: found user 65534 as its owner, needed root: run 'chown"):
+        with pytest.raises(SignatureError, match=rf"{path}: owned by user 65534, needed root: run 'chown"):
             keys.trusted(folder)
         os.chown(path, 0, 0)
     assert [key.name for key in keys.trusted(folder)] == ["factory"]
