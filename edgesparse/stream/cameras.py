@@ -23,7 +23,7 @@ from edgesparse.stream.zones import Zones
 
 @dataclass
 class CameraStatus:
-    """A camera's status, which the loop keeps up to date. `source` has no credentials; times are monotonic."""
+    """A camera's status, kept up to date by the loop. `source` has no credentials; times are monotonic."""
 
     name: str
     source: str
@@ -31,9 +31,9 @@ class CameraStatus:
     why: str = ""
     """Why it is not live."""
     since_ns: int = 0
-    """When the state began."""
+    """When the current state began."""
     frames: int = 0
-    """Frames that went through the detector."""
+    """Frames processed by the detector."""
     dropped: int = 0
     reopened: int = 0
     width: int = 0
@@ -51,15 +51,15 @@ class Observer(Protocol):
         `row`: durations in nanoseconds in the order of ALL_STAGES, then the total, then the frame's age."""
 
     def update(self, cameras: Sequence[CameraStatus]) -> None:
-        """Called at least twice per second as long as the engine answers, whatever the cameras do."""
+        """Called at least twice per second while the engine responds, whatever the cameras do."""
 
 
 class Feed:
-    """One camera in the loop. `like`: the feed that it replaces, with the same source.
+    """One camera in the loop. `like`: the feed it replaces, with the same source.
 
-    `run` has the thresholds of all cameras, `settings` this one's own. The detector returns whatever any camera counts;
-    detections that do not count for this one are removed here, after NMS. That is equivalent to removing them before: a
-    box below the threshold suppresses none above it.
+    `run` has the thresholds of all cameras, `settings` this one's own. The detector returns what counts for any camera;
+    what does not count for this one is removed here, after NMS. That is equivalent to removing it before NMS: a box
+    below the threshold suppresses none above it.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Feed:
         """When the next frame may be taken."""
 
     def take(self, now_ns: int) -> Frame | None:
-        """A new frame, if there is one and `rate` allows it."""
+        """Return a new frame, if there is one and `rate` allows it."""
         if self.ended or now_ns < self.due_ns:
             return None
         frame = self.source.poll()
@@ -94,7 +94,7 @@ class Feed:
         return frame
 
     def select(self, frame: Frame, detections: Detections) -> Detections:
-        """The detections of a frame that count. To be called in the order in which frames were taken."""
+        """Return the detections of a frame that count. Call it in the order in which frames were taken."""
         self.status.frames += 1
         if self._thresholds is not None and len(detections):
             detections = detections[detections.confidence >= self._thresholds[detections.class_id]]
@@ -112,7 +112,7 @@ class Feed:
 
 
 def open_camera_source(settings: Camera, *, patient: bool) -> Source:
-    """Open the source of a camera. `patient` and errors: see open_source."""
+    """Open a camera's source. For `patient` and errors, see open_source."""
     return open_source(
         settings.source,
         size=settings.size,
@@ -127,7 +127,7 @@ def open_camera_source(settings: Camera, *, patient: bool) -> Source:
 def open_feeds(
     cameras: Sequence[Camera], run: Run, names: Sequence[str], *, patient: bool, old: Sequence[Feed] = ()
 ) -> list[Feed]:
-    """A feed per camera, with the source and counts of an old one if the camera opens like that.
+    """Return a feed per camera, with the source and counts of an old feed that has the same source settings.
 
     `patient`: see open_source. Raises SourceError and ConfigError; nothing stays open then."""
     feeds: list[Feed] = []
@@ -146,7 +146,7 @@ def open_feeds(
 
 
 def close_sources(sources: Sequence[Source]) -> None:
-    """Close all at the same time, since each may take a second."""
+    """Close all sources in parallel, since each may take a second."""
     for source in sources:
         source.leave()
     for source in sources:

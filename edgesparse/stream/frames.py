@@ -1,4 +1,4 @@
-"""What sources yield and sinks take: frames, and the memory that holds their images."""
+"""Frames, which sources yield and sinks take, and the memory that holds their images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Allocator = Callable[[tuple[int, ...]], Image]
 class Frame:
     """One image of a stream.
 
-    Its image is valid until its source has delivered `source.lends` more frames; copy what you keep for longer.
+    Its image is valid until the source has delivered `source.lends` more frames; copy it to keep it longer.
     """
 
     image: Image
@@ -27,12 +27,12 @@ class Frame:
     time_ns: int
     """When it was captured or decoded, on the clock of `time.monotonic_ns`."""
     index: int
-    """0, 1, 2 ... as captured. A gap means that frames were dropped."""
+    """Counts captured frames from 0. A gap means that frames were dropped."""
     name: str
     """The source's name; the image's file name if the source is a folder or a glob."""
     source: str = ""
     """The camera's name in the recipe."""
     position_ns: int | None = None
-    """Nanoseconds from the start of the video. None for cameras and images."""
+    """Nanoseconds from the start of the video; None for cameras and images."""
     live: bool = False
-    """Whether `time_ns` is when a camera captured it."""
+    """Whether `time_ns` is the time of capture by a camera."""

@@ -1,4 +1,4 @@
-"""Batches on their way through a detector: while one is in the engine, the next is captured and the last is written."""
+"""Batches in flight through a detector: while one is in the engine, the next is captured and the last one written."""
 
 from __future__ import annotations
 
@@ -23,23 +23,24 @@ Taken = Sequence[tuple[Feed, Frame]]
 
 @dataclass
 class Batch:
-    """Frames that go through the engine together. `started` and `captured`: when the loop began to take them and had
-    them, on the clock of `time.perf_counter_ns`."""
+    """Frames that go through the engine together. `started` and `captured`: when the loop began and finished taking
+    them, on the clock of `time.perf_counter_ns`.
+    """
 
     taken: Taken
     started: int
     captured: int
     detections: Sequence[Detections] = ()
-    """Of each frame, after they were collected."""
+    """Detections per frame, once the batch was collected."""
     detected_ns: int = 0
-    """When that was, on the clock of `time.monotonic_ns`."""
+    """When it was collected, on the clock of `time.monotonic_ns`."""
 
 
 class InFlight:
     """Submitted batches, and one that was collected but not delivered yet, in order: as many as the detector accepts
-    and every source lends frames for, at most `depth`.
+    and all sources lend frames for, at most `depth`.
 
-    New frames are taken only if it is not full, so frames that a source has lent stay valid until they are delivered.
+    New frames are taken only if it is not full, so that lent frames stay valid until they are delivered.
     """
 
     def __init__(self, detector: Detector, feeds: Sequence[Feed], depth: int | None = None) -> None:
@@ -66,29 +67,29 @@ class InFlight:
 
     @property
     def frames(self) -> int:
-        """Frames in all batches."""
+        """Number of frames in all batches."""
         collected = () if self._collected is None else self._collected.taken
         return len(collected) + sum(len(batch.taken) for batch in self._batches)
 
     def submit(self, taken: Taken, started: int) -> None:
-        """Submit new frames. Raises what the detector raises; the frames are lost then."""
+        """Submit new frames. Raises what the detector raises; the frames are then lost."""
         batch = Batch(taken, started, time.perf_counter_ns())
         self._detector.submit([frame.image for _, frame in taken])
         self._batches.append(batch)
 
     def collect(self) -> None:
-        """Wait for the oldest batch. Raises what the detector raises; that batch is lost then, later ones are not."""
+        """Wait for the oldest batch. Raises what the detector raises; that batch is then lost, later ones are not."""
         batch = self._batches.popleft()
         batch.detections, batch.detected_ns = self._detector.collect(), time.monotonic_ns()
         self._collected = batch
 
     def collected(self) -> Batch | None:
-        """Take the collected batch, to be delivered now: its frames become invalid when the next are taken."""
+        """Take the collected batch, to be delivered now: its frames become invalid once new frames are taken."""
         batch, self._collected = self._collected, None
         return batch
 
     def drop(self) -> None:
-        """Wait for all batches and discard them, so that the detector may be closed."""
+        """Wait for all batches and discard them, so that the detector can be closed."""
         while self._batches:
             with suppress(EdgeSparseError, RuntimeError):
                 self.collect()

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP between frames, never within one."""
+"""Handle Ctrl-C, SIGTERM and SIGHUP between frames, never within one."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupts:
-    """Holds a signal back while frames are being processed, so that every sink gets them. A second one passes.
-
-    Then the previous handler is called; a signal without a handler keeps its default action. Does nothing outside the
-    main thread, where Python handles no signals. A context manager.
+    """Defers a signal while frames are being processed, so that every sink gets them. A second signal is not deferred.
+    Afterwards the previous handler is called; a signal without a handler keeps its default action. Does nothing outside
+    the main thread, the only one in which Python handles signals. A context manager.
     """
 
     def __init__(self) -> None:
@@ -25,15 +24,15 @@ class Interrupts:
 
     @property
     def waiting(self) -> bool:
-        """Whether a signal is held back: finish what is in flight, and start nothing new."""
+        """Whether a signal is deferred: finish what is in flight, and start nothing new."""
         return bool(self._held_back)
 
     def begin(self) -> None:
-        """Frames are being processed."""
+        """Start deferring signals: frames are being processed."""
         self._busy = True
 
     def end(self) -> None:
-        """No more frames are being processed: handle what was held back, which usually raises KeyboardInterrupt."""
+        """Stop deferring signals and handle a deferred one, which usually raises KeyboardInterrupt."""
         self._busy = False
         number, self._held_back = self._held_back, 0
         if number:

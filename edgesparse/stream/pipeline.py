@@ -23,7 +23,7 @@ from edgesparse.stream.summary import CameraCounts, Record
 from edgesparse.stream.summary import Summary as Summary
 
 UPDATE_NS = 250_000_000
-"""Longest time between two updates of the cameras' status and the observer."""
+"""Longest time between two updates of the cameras' status and the observer, in seconds."""
 
 
 def run(
@@ -34,10 +34,11 @@ def run(
     limit: int | None = None,
     depth: int | None = None,
 ) -> Summary:
-    """Send the frames of an open source through the detector into the sinks: a Loop with one camera.
+    """Pass the frames of an open source through the detector to the sinks: a Loop with one camera.
 
-    `limit`: most frames; `depth`: most batches in flight. Does not close the source. Raises what source, detector and
-    sinks raise."""
+    `limit`: maximum number of frames; `depth`: maximum number of batches in flight. Does not close the source. Raises
+    what source, detector and sinks raise.
+    """
     settings = Camera(name=ONLY, source=source.name)
     feed = Feed(settings, source, detector.run, detector.spec.classes)
     loop = Loop([feed], detector, sinks, depth=depth)
@@ -50,14 +51,14 @@ def run(
 class Loop(Closing):
     """Several cameras on one engine.
 
-    Each batch takes as many cameras' newest frames as the engine holds, from those first that have waited longest. So
-    an engine that is too slow for all is shared evenly, and no frame grows old.
+    Each batch takes the newest frames of as many cameras as the engine holds, starting with those that have waited
+    longest. So an engine that is too slow for all is shared evenly, and no frame gets stale.
 
     While a batch is in flight, the next one is submitted if new frames are available, up to `depth` batches (by
-    default, as many as the detector accepts); otherwise the loop waits for the batch. What has arrived meanwhile is
-    submitted before the sinks get the results. Results are delivered in the order of the frames.
+    default, as many as the detector accepts); otherwise the loop waits for the batch. Frames that arrived meanwhile are
+    submitted before the sinks get the results. Results are delivered in frame order.
 
-    A context manager that closes the cameras, but neither the detector nor the sinks. After the first frames it
+    A context manager that closes the cameras, but not the detector and the sinks. After the first frames it
     allocates nothing of a frame's size. The cameras may be read and replaced from any thread.
     """
 
@@ -76,7 +77,7 @@ class Loop(Closing):
         self.feeds = list(feeds)
         """In the recipe's order."""
         self._waiting = list(feeds)
-        """Those first that have waited longest."""
+        """The longest-waiting first."""
         self._awake = threading.Event()
         for feed in feeds:
             feed.source.awake = self._awake
@@ -97,21 +98,19 @@ class Loop(Closing):
         stop: threading.Event | None = None,
         patient: bool | None = None,
     ) -> Loop:
-        """Open the cameras and make a loop of them.
-
-        A camera that is not available is waited for if `patient`, otherwise it raises CameraUnavailable; by default it
-        is waited for if there are several. Raises SourceError and ConfigError."""
+        """Open the cameras and create their loop. An unavailable camera is waited for if `patient`, otherwise it raises
+        CameraUnavailable; by default, the loop waits if there are several cameras. Raises SourceError and ConfigError.
+        """
         patient = len(cameras) > 1 if patient is None else patient
         feeds = open_feeds(cameras, detector.run, detector.spec.classes, patient=patient)
         return cls(feeds, detector, sinks, observer=observer, stop=stop)
 
     def run(self, limit: int | None = None) -> Summary:
-        """Run until all sources have ended, `limit` frames are done, a sink wants no more, `stop` is set or, without a
-        `stop`, Ctrl-C. Frames in flight are still delivered, unless a sink wants no more. Returns the summary of
-        everything so far.
-
+        """Run until all sources have ended, `limit` frames are done, a sink is closed, `stop` is set or, without a
+        `stop`, Ctrl-C. Frames in flight are still delivered, unless a sink is no more. Returns the summary so far.
         Raises what sources, sinks and detector raise. The cameras stay open, and it may be called again: it continues
-        with what was in flight behind the frames that failed."""
+        with what was in flight after the frames that failed.
+        """
         started, before = time.monotonic(), self._record.frames
         with self._changing:
             self._running = True
@@ -158,7 +157,7 @@ class Loop(Closing):
         return "limit"
 
     def _next_frames(self, limit: int | None, interrupts: Interrupts | None) -> Taken:
-        """New frames; none if what is in flight is to be finished first."""
+        """Return new frames; none if those in flight must be finished first."""
         self._update()
         ending = self._stop.is_set() or (interrupts is not None and interrupts.waiting)
         if ending or self._in_flight.full or self._change is not None or self._pause > 0:
@@ -166,8 +165,7 @@ class Loop(Closing):
         return self._take(limit)
 
     def _pause_and_change(self) -> None:
-        """Pause if the observer requested it, and change to other cameras and another detector. Nothing is in flight
-        then."""
+        """Pause if the observer requested it, and switch to a new detector and cameras. Nothing is in flight here."""
         pause, self._pause = self._pause, 0.0
         if pause > 0:
             self._stop.wait(pause)
@@ -176,7 +174,7 @@ class Loop(Closing):
                 self._apply_change()
 
     def _take(self, limit: int | None) -> list[tuple[Feed, Frame]]:
-        """New frames, as many as the engine holds. Waits a while if there are none and nothing is in flight."""
+        """Return as many new frames as the engine holds. Waits a while if there are none and nothing is in flight."""
         self._awake.clear()
         most = self._detector.batch
         if limit is not None and (most := min(most, limit - self._record.frames - self._in_flight.frames)) < 1:
@@ -196,8 +194,11 @@ class Loop(Closing):
         return taken
 
     def _advance(self, idle: bool) -> None:
-        """Deliver the collected batch. Without one, collect a batch, and deliver it immediately if no new frame could
-        be submitted before. So new frames are in the engine while results are delivered. `idle`: no new frames."""
+        """Deliver the collected batch. If there is none, collect one, and deliver it immediately if no new frame could
+        be submitted before. That way new frames are in the engine while results are delivered.
+
+        `idle`: there are no new frames.
+        """
         batch = self._in_flight.collected()
         if batch is None and self._in_flight and (idle or self._in_flight.full):
             self._in_flight.collect()
@@ -206,7 +207,7 @@ class Loop(Closing):
             self._deliver(batch)
 
     def _deliver(self, batch: Batch) -> None:
-        """To observer and sinks."""
+        """Deliver a batch to observer and sinks."""
         times = self._detector.times
         for (feed, frame), detections in zip(batch.taken, batch.detections, strict=True):
             age = batch.detected_ns - frame.time_ns
@@ -232,15 +233,15 @@ class Loop(Closing):
             self._observer.update([feed.status for feed in self.feeds])
 
     def rates(self) -> dict[str, float]:
-        """Nominal frames per second of each camera; 0 if unknown (yet)."""
+        """Nominal frames per second of each camera; 0 if not known (yet)."""
         return {feed.settings.name: feed.settings.rate or feed.source.fps for feed in self.feeds}
 
     def replace(self, cameras: Sequence[Camera], detector: Detector) -> None:
-        """Continue with other cameras and another detector, between two frames. A camera that opens like an old one
-        stays open; a new one that is not available is waited for.
+        """Switch to new cameras and a new detector between two frames. A camera with the same source settings as before
+        stays open; a new camera that is not available is waited for.
 
-        May be called from any thread but the one in `run`; returns when the old detector is no longer in use. Raises
-        SourceError and ConfigError; nothing has changed then."""
+        Call it from any thread except the one in `run`; it returns once the old detector is no longer in use. Raises
+        SourceError and ConfigError, in which case nothing has changed."""
         with self._replacing:
             feeds = open_feeds(cameras, detector.run, detector.spec.classes, patient=True, old=self.feeds)
             kept = {id(feed.source) for feed in feeds}
@@ -276,7 +277,7 @@ class Loop(Closing):
         return replace(summary, invalid_boxes=dict(self._detector.faults))
 
     def drop(self) -> None:
-        """Wait for what is in flight and discard it, so that the detector is free. Not to be called while it runs."""
+        """Wait for what is in flight and discard it, which frees the detector. Do not call it while the loop runs."""
         self._in_flight.drop()
 
     def close(self) -> None:
@@ -287,7 +288,7 @@ class Loop(Closing):
 
 @dataclass
 class _Change:
-    """Cameras and a detector to continue with."""
+    """New cameras and a new detector."""
 
     feeds: Sequence[Feed]
     detector: Detector

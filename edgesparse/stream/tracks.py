@@ -1,9 +1,9 @@
-"""Objects that keep their number from frame to frame of a camera: SORT (Bewley et al., 2016), in NumPy.
+"""Tracks objects from frame to frame of a camera: SORT (Bewley et al., 2016), in NumPy.
 
-Every object has a Kalman filter that predicts where its box is in the next frame; detections go to the objects whose
-predicted boxes they overlap most. The noise of the filter is that of the authors' implementation. Pairs are taken in
-order of overlap, not by the Hungarian method: the two differ only where several objects compete for the same boxes, and
-no further library is needed.
+Every object has a Kalman filter that predicts its box in the next frame; detections are assigned to the objects whose
+predicted boxes they overlap most. The filter's noise parameters are those of the authors' implementation. Pairs are
+matched in order of overlap, not by the Hungarian method: the two differ only if several objects compete for the same
+boxes, and no additional library is needed.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from edgesparse.runtime.detections import Detections
 
 LEAST_OVERLAP = 0.2
-"""IoU of a box with where its object should be by now."""
+"""Least IoU of a box with the predicted box of its object."""
 MOST_MISSED = 30
-"""Frames that an object may be unseen and keep its number."""
+"""Frames for which an object may go unseen and keep its number."""
 SURE = 2
-"""Sightings that make an object of a box."""
+"""Sightings after which a box counts as an object."""
 
-# The state of an object is x and y of its centre, area, aspect ratio, then the change per frame of the first three.
+# The state of an object: x and y of its center, area, aspect ratio, then the change per frame of the first three.
 _STATES, _MEASURED = 7, 4
 _STEP = np.eye(_STATES) + np.eye(_STATES, k=_MEASURED)
 _PROCESS_NOISE = np.diag([1, 1, 1, 1, 1e-2, 1e-2, 1e-4])
@@ -46,11 +46,11 @@ class Tracks:
         self._next = 1
 
     def __len__(self) -> int:
-        """Objects that are remembered, those not yet sure and those out of sight included."""
+        """Number of objects, including those not yet confirmed and those out of sight."""
         return len(self._number)
 
     def follow(self, detections: Detections) -> Detections:
-        """The next frame's detections, with `track_id`: -1 where a box has not been seen often enough."""
+        """Return the next frame's detections with `track_id`: -1 if an object has not been seen often enough."""
         measured = _measure(detections.xyxy)
         self._predict()
         overlap = _overlap(_boxes(self._state), _boxes(measured))
@@ -75,7 +75,7 @@ class Tracks:
         self._covariance = _STEP @ self._covariance @ _STEP.T + _PROCESS_NOISE
 
     def _update(self, tracks: Ints, measured: Floats) -> None:
-        """Kalman's correction. What is measured are the first four states, so H is a slice."""
+        """Apply the Kalman correction. The first four states are measured, so H is a slice."""
         covariance = self._covariance[tracks]
         innovation = covariance[:, :_MEASURED, :_MEASURED] + _MEASUREMENT_NOISE
         gain = covariance[:, :, :_MEASURED] @ np.linalg.inv(innovation)
@@ -96,7 +96,7 @@ class Tracks:
         self._missed = np.concatenate([self._missed, np.zeros(count, np.int64)])
 
     def _give_numbers(self, tracks: Ints) -> None:
-        """Number those that have become sure, in the order of their boxes."""
+        """Number newly confirmed objects, in the order of their boxes."""
         fresh = tracks[(self._number[tracks] < 0) & (self._sightings[tracks] >= SURE)]
         self._number[fresh] = self._next + np.arange(len(fresh))
         self._next += len(fresh)
@@ -109,7 +109,7 @@ class Tracks:
 
 
 def _measure(xyxy: NDArray[np.float32]) -> Floats:
-    """Centre, area and aspect ratio [n, 4] of boxes; sides are at least a pixel long."""
+    """Return center, area and aspect ratio [n, 4] of boxes; sides are at least one pixel long."""
     boxes = xyxy.astype(np.float64)
     sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1.0)
     centre = boxes[:, :2] + sides / 2
@@ -117,7 +117,7 @@ def _measure(xyxy: NDArray[np.float32]) -> Floats:
 
 
 def _boxes(states: Floats) -> Floats:
-    """Corners [n, 4] of what _measure returns, or of states."""
+    """Return the corners [n, 4] of measurements or states."""
     area, ratio = np.maximum(states[:, 2], 1e-6), np.maximum(states[:, 3], 1e-6)
     width = np.sqrt(area * ratio)
     half = np.column_stack([width, area / width]) / 2
@@ -125,7 +125,7 @@ def _boxes(states: Floats) -> Floats:
 
 
 def _overlap(first: Floats, second: Floats) -> Floats:
-    """IoU [n, m] of every box of one list with every box of the other."""
+    """Return the IoU [n, m] of every box in one list with every box in the other."""
     corner = np.maximum(first[:, None, :2], second[None, :, :2])
     sides = np.maximum(np.minimum(first[:, None, 2:], second[None, :, 2:]) - corner, 0.0)
     shared = sides.prod(axis=2)
@@ -135,7 +135,7 @@ def _overlap(first: Floats, second: Floats) -> Floats:
 
 
 def _pairs(overlap: Floats) -> tuple[Ints, Ints]:
-    """Rows and columns that belong together, the largest overlap first; each is used once."""
+    """Match rows with columns, largest overlap first; each is used once."""
     rows, columns = np.nonzero(overlap >= LEAST_OVERLAP)
     order = np.argsort(-overlap[rows, columns], kind="stable")
     used: tuple[set[int], set[int]] = set(), set()

@@ -1,4 +1,4 @@
-"""Parts of a frame in which detections count."""
+"""Zones: the parts of a frame in which detections count."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Zones:
         self._polygons = {name: np.array(corners, np.float32) for name, corners in polygons.items()}
 
     def inside(self, detections: Detections, width: int, height: int) -> Detections:
-        """The detections that have the middle of their lower edge inside a zone or on its border, with its name."""
+        """Return the detections whose bottom center is inside a zone or on its border, with its name."""
         boxes = detections.xyxy
         feet = np.stack([(boxes[:, 0] + boxes[:, 2]) / (2 * width), boxes[:, 3] / height], axis=1)
         zones = [self._zones_at(float(x), float(y)) for x, y in feet]

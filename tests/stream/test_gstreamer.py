@@ -110,7 +110,7 @@ def test_without_gstreamer_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "gi", None)
     with pytest.raises(NoGStreamer, match="sudo apt-get install python3-gi"):
         open_pipeline(f"videotestsrc ! {SINK}")
-    with pytest.raises(CameraUnavailable, match=r"^csi://0 needs GStreamer: OpenCV here has none, and Python 3"):
+    with pytest.raises(CameraUnavailable, match=r"^csi://0 needs GStreamer: OpenCV here lacks it, and Python 3"):
         open_csi(0, None, None)
 
 

@@ -145,7 +145,7 @@ def test_what_cannot_be_opened_is_named(opener: Callable[[], Numbered], message:
 
 def test_an_opener_without_an_answer_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolated, "OPEN_SECONDS", 0.1)
-    with pytest.raises(CameraUnavailable, match=r"^camera gives no answer for 0\.2 s$"):
+    with pytest.raises(CameraUnavailable, match=r"^camera does not answer for 0\.2 s$"):
         IsolatedOpener(hang, "camera")()
     until(lambda: not children())
 
@@ -201,7 +201,7 @@ def test_attempts_are_limited_and_become_rarer(tmp_path: Path, monkeypatch: pyte
 
     def open_twice() -> None:
         for _ in range(2):
-            with pytest.raises(CameraUnavailable, match=r"^camera gives no answer for 2\.2 s$"):
+            with pytest.raises(CameraUnavailable, match=r"^camera does not answer for 2\.2 s$"):
                 opener()
         ended.set()
 

@@ -64,7 +64,7 @@ def test_each_rtsp_status_has_its_own_words(
 
 
 def test_a_missing_password_is_requested(responder: Callable[[int], RtspResponder]) -> None:
-    with pytest.raises(AuthenticationFailed, match="401, it requires a user name and a password, as in rtsp://USER:"):
+    with pytest.raises(AuthenticationFailed, match="401, it requires a user name and password, as in rtsp://USER:"):
         open_source(responder(401).url(credentials=""))
 
 
@@ -76,7 +76,7 @@ def test_over_udp_the_other_transport_is_named(responder: Callable[[int], RtspRe
 @pytest.mark.parametrize(
     ("address", "words"),
     [
-        ("127.0.0.1:9", "connection refused: is the port right, and does the camera have RTSP switched on?"),
+        ("127.0.0.1:9", "connection refused: is the port right, and is RTSP enabled on the camera?"),
         ("no-such-camera.invalid", "unknown host no-such-camera.invalid"),
     ],
 )
@@ -88,7 +88,7 @@ def test_a_camera_that_cannot_be_reached_is_named_with_the_reason(address: str, 
 
 def test_a_camera_that_accepts_and_says_nothing_gives_no_answer() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        with pytest.raises(CameraUnavailable, match="gives no answer"):
+        with pytest.raises(CameraUnavailable, match="does not answer"):
             open_source(f"rtsp://127.0.0.1:{server.getsockname()[1]}/x")
 
 
@@ -131,7 +131,7 @@ def test_a_wrong_password_is_tried_once_and_then_minutes_later(
         until(lambda: source.state == "away")
         time.sleep(3)
         assert camera.attempts == 1
-        assert source.why.endswith("401, wrong user name or password; tried again in minutes")
+        assert source.why.endswith("401, wrong user name or password; retrying in a few minutes")
     assert "secret" not in caplog.text
 
 

@@ -86,7 +86,9 @@ def test_an_opencv_without_windows_is_reported_with_the_remedy(tmp_path: Path, m
     monkeypatch.setenv("DISPLAY", ":0")
     (tmp_path / "cv2.py").write_text("def namedWindow(name): raise RuntimeError('The function is not implemented.')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(SinkError, match=r"^no window: this OpenCV has none; install opencv-python in place of"):
+    with pytest.raises(
+        SinkError, match=r"^no window: this OpenCV cannot show windows; install opencv-python instead of"
+    ):
         Window("edgesparse", [])
 
 

@@ -1,4 +1,4 @@
-"""AVI with Motion JPEG: images at a constant rate; one that is shown for longer is followed by empty chunks."""
+"""AVI with Motion JPEG at a constant frame rate; empty chunks after an image show it for longer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import BinaryIO
 from edgesparse.stream.recording.packets import Muxer, Packet, Track
 
 RIFF_BYTES = 1 << 30
-"""A RIFF list ends at that size and another one follows, as OpenDML has it."""
+"""Size at which a RIFF list ends and the next begins, as OpenDML requires."""
 
 
 class AviMuxer(Muxer):

@@ -16,25 +16,25 @@ from edgesparse.stream.recording.packets import Track
 
 
 class Encoder(ABC):
-    """Encodes images of one size, BGR uint8 [H, W, 3], in segments that begin with a key image."""
+    """Encodes images of one size, BGR uint8 [H, W, 3], in segments that start with a key frame."""
 
     @abstractmethod
     def add(self, image: Image) -> None:
-        """Encode the next image; begins a segment if none has begun. Raises SinkError."""
+        """Encode the next image, starting a segment if necessary. Raises SinkError."""
 
     @abstractmethod
     def finish(self) -> tuple[Track, list[tuple[bytes, bool]]]:
-        """End the segment: its track, and each packet with whether it is a key image. Raises SinkError."""
+        """End the segment. Returns its track, and each packet with whether it is a key frame. Raises SinkError."""
 
     @abstractmethod
     def close(self) -> None:
-        """Drop what was not finished, and free everything."""
+        """Drop an unfinished segment, and free everything."""
 
 
 class Vp8Encoder(Encoder):
-    """VP8 by FFmpeg, by way of cv2.VideoWriter.
+    """VP8 by FFmpeg, through cv2.VideoWriter.
 
-    OpenCV neither flushes what it writes nor takes times, and its MP4 files cannot be read before they are closed.
+    OpenCV neither flushes its output nor accepts timestamps, and its MP4 files cannot be read until they are closed.
     So each segment is a temporary Matroska file, from which the packets are taken."""
 
     def __init__(self, fps: float) -> None:

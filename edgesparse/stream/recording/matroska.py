@@ -1,4 +1,4 @@
-"""Matroska (RFC 9559): writes WebM files with VP8, and takes packets out of files that OpenCV wrote."""
+"""Matroska (RFC 9559): writes WebM files with VP8, and extracts packets from files written by OpenCV."""
 
 from __future__ import annotations
 
@@ -98,9 +98,9 @@ _EBML_HEADER = (
 
 
 def read_packets(data: bytes) -> tuple[Track, list[tuple[bytes, bool]]]:
-    """The track of a Matroska file with a single one, and each packet with whether it is a key image.
-
-    Raises ValueError if the file is not complete."""
+    """Return the track of a single-track Matroska file, and each packet with whether it is a key frame. Raises
+    ValueError if the file is not complete.
+    """
     elements = dict(_elements(data, 0, len(data)))
     if _SEGMENT not in elements:
         raise ValueError("no Matroska segment")
@@ -124,7 +124,7 @@ def _track(data: bytes, start: int, end: int) -> Track:
 
 
 def _elements(data: bytes, start: int, end: int) -> Iterator[tuple[int, tuple[int, int]]]:
-    """Each element's number, and where its body starts and ends."""
+    """Yield each element's number, and where its body starts and ends."""
     while start < end:
         length = 9 - data[start].bit_length()
         number = int.from_bytes(data[start : start + length], "big")

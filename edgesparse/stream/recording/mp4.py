@@ -1,4 +1,4 @@
-"""MP4 (ISO/IEC 14496-12) with H.264 or VP8: in fragments while it grows, a plain file once closed."""
+"""MP4 (ISO/IEC 14496-12) with H.264 or VP8: fragmented while it grows, a plain file once closed."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ _SCALE = 90_000
 """Ticks per second."""
 _MATRIX = struct.pack(">9I", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
 _KEY, _DELTA = 0x02000000, 0x01010000
-"""Sample flags: depends on no other sample; depends on others and is no sync sample."""
+"""Sample flags: depends on no other sample; depends on others and is not a sync sample."""
 
 
 @dataclass
 class _Samples:
-    """The contents of the index at the end: 16 bytes per image, 40 MB for a day of 30 images per second."""
+    """The contents of the index at the end: 16 bytes per image, 40 MB for a day at 30 images per second."""
 
     sizes: array[int] = field(default_factory=lambda: array("I"))
     ticks: array[int] = field(default_factory=lambda: array("Q"))
     keys: array[int] = field(default_factory=lambda: array("I"))
     chunks: list[tuple[int, int]] = field(default_factory=list)
-    """Offset and number of samples of each fragment's data."""
+    """Offset and sample count of each fragment's data."""
 
 
 class Mp4Muxer(Muxer):
     """While it grows the file is a fragmented MP4: players read it up to the last fragment. `close` appends an index
-    and declares everything before it media data, so that the result is a plain MP4."""
+    and declares everything before it as media data, so that the result is a plain MP4.
+    """
 
     def __init__(self, file: BinaryIO, track: Track, period_ns: int) -> None:
         super().__init__(file, track, period_ns)
@@ -93,7 +94,7 @@ _EXTENDS = _box("mvex", _full("trex", 0, 0, struct.pack(">5I", 1, 1, 0, 0, 0)))
 
 
 def _movie(track: Track, duration: int, tables: bytes, extends: bytes = b"") -> bytes:
-    """The movie box; with `extends` the samples are in fragments."""
+    """Return the movie box; with `extends`, the samples are in fragments."""
     header = struct.pack(">QQIQ", 0, 0, _SCALE, duration) + struct.pack(">IH10x", 0x10000, 0x100) + _MATRIX
     header = _full("mvhd", 1, 0, header + bytes(24) + struct.pack(">I", 2))
     place = struct.pack(">QQIIQ", 0, 0, 1, 0, duration) + bytes(16) + _MATRIX
@@ -106,7 +107,7 @@ def _movie(track: Track, duration: int, tables: bytes, extends: bytes = b"") -> 
 
 
 def _tables(entry: bytes, samples: _Samples | None = None, durations: Iterable[int] = ()) -> bytes:
-    """The sample tables; empty ones if the samples are in fragments."""
+    """Return the sample tables, empty if the samples are in fragments."""
     samples = samples or _Samples()
     runs = _runs(durations)
     chunk_runs = _first_chunks([count for _, count in samples.chunks])

@@ -1,4 +1,4 @@
-"""Encoded images, and the seam to the files that they are put into."""
+"""Encoded images, and the interface of the files that they are written to."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ class Packet:
     data: bytes = field(repr=False)
     time_ns: int
     is_key: bool
-    """Whether it can be decoded without the ones before it."""
+    """Whether it can be decoded without earlier packets."""
 
 
 @dataclass(frozen=True)
 class Track:
-    """How the packets of a recording are to be decoded."""
+    """How to decode the packets of a recording."""
 
     width: int
     height: int
     codec: str = "vp8"
     """`h264`, `vp8` or `mjpeg`."""
     setup: bytes = b""
-    """The decoder's configuration of H.264 (ISO/IEC 14496-15); empty for other codecs."""
+    """The decoder configuration of H.264 (ISO/IEC 14496-15); empty for other codecs."""
 
 
 class Muxer(ABC):
-    """Writes packets into a file that can be played whatever ends the process.
+    """Writes packets to a file that can be played however the process ends.
 
     Packets can be read as soon as `append` returns. `close` makes the file seekable; it does not close the
     file object. The methods raise OSError.
@@ -43,8 +43,8 @@ class Muxer(ABC):
 
     @abstractmethod
     def append(self, packets: Sequence[Packet]) -> None:
-        """Write the next packets, at least one; the first of them is a key image."""
+        """Write the next packets, at least one; the first is a key frame."""
 
     @abstractmethod
     def close(self) -> None:
-        """Write what players need in order to seek."""
+        """Write what players need for seeking."""

@@ -1,4 +1,4 @@
-"""The seam between the frame loop and everything that takes its results."""
+"""The interface between the frame loop and everything that takes its results."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from edgesparse.stream.frames import Frame
 
 
 class Sink(Closing):
-    """Takes frames together with the objects detected in them.
-
-    A context manager that closes itself. Used from one thread. The constructor checks whatever can be checked early:
-    names, permissions, existing files. Every method may raise SinkError.
+    """Takes frames and the objects detected in them. A context manager that closes itself. Used from one thread. The
+    constructor checks what can be checked early: names, permissions, existing files. Every method may raise SinkError.
     """
 
     wants_stop: bool = False
-    """Whether nobody wants more: the window was closed, or the reader of a pipe has gone."""
+    """Whether no more is needed: the window was closed, or the reader of a pipe is gone."""
 
     @abstractmethod
     def write(self, frame: Frame, detections: Detections) -> None:
@@ -25,4 +23,4 @@ class Sink(Closing):
 
     @abstractmethod
     def close(self) -> None:
-        """Complete what was written. May be called more than once."""
+        """Finish what was written. May be called more than once."""

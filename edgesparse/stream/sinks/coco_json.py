@@ -20,11 +20,11 @@ from edgesparse.stream.sinks.writing import create_part, failing, file_stem
 
 class CocoJson(Sink):
     """A list of COCO results: `image_id`, `file_name`, `category_id`, `category` (the class's name), `bbox` (x y w h in
-    pixels) and `score`. The file appears under its name when it is complete, on close.
+    pixels) and `score`. The file appears under its name once it is complete, on close.
 
-    With `categories`, the COCO JSON file of a data set, ids are the data set's own; what it does not list is left out.
-    Otherwise `category_id` is the class id, and `image_id` a number where the image's name is one. Raises ConfigError
-    where the data set's categories are no classes of `names`.
+    With `categories`, the COCO JSON file of a data set, ids are those of the data set; what it does not list is left
+    out. Otherwise `category_id` is the class id, and `image_id` a number where the image's name is one. Raises
+    ConfigError if categories of the data set are not in `names`.
     """
 
     def __init__(

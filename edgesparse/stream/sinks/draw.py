@@ -1,4 +1,4 @@
-"""Draws boxes and labels on images, in sizes that suit the image."""
+"""Draws boxes and labels on images, scaled to the image size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _GOLDEN = 0.618034
 
 
 def _color(number: int) -> Color:
-    """Hues a golden section apart in three shades, so that consecutive numbers get very different colors."""
+    """Return a color: hues a golden section apart, in three shades, so that consecutive numbers look very different."""
     red, green, blue = colorsys.hsv_to_rgb((0.58 + number * _GOLDEN) % 1, 0.85 - 0.15 * (number % 3), 0.95)
     return round(255 * blue), round(255 * green), round(255 * red)
 
@@ -45,7 +45,7 @@ def draw(image: Image, detections: Detections, names: Sequence[str], *, palette:
 
 
 def class_name(names: Sequence[str], class_id: int) -> str:
-    """The class's name, or its number if it has none."""
+    """Return the class name, or the class number if it has none."""
     return names[class_id] if 0 <= class_id < len(names) else str(class_id)
 
 
@@ -64,7 +64,7 @@ def _label(image: Image, text: str, left: int, top: int, color: Color, thickness
 
 
 def _readable_on(color: Color) -> Color:
-    """Black or white, whichever has the higher contrast to `color` (relative luminance, WCAG 2)."""
+    """Return black or white, whichever contrasts more with `color` (relative luminance, WCAG 2)."""
     blue, green, red = ((value / 255) ** 2.2 for value in color)
     return (0, 0, 0) if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 else (255, 255, 255)
 
@@ -77,7 +77,7 @@ class Canvas:
         self._image: Image = np.empty((0, 0, 3), np.uint8)
 
     def annotated(self, frame: Frame, detections: Detections) -> Image:
-        """A copy of the frame's image with its detections, BGR uint8 [H, W, 3]; valid until the next call."""
+        """Return a copy of the frame's image with its detections, BGR uint8 [H, W, 3]; valid until the next call."""
         if self._image.shape != frame.image.shape:
             self._image = np.empty_like(frame.image)
         np.copyto(self._image, frame.image)

@@ -20,13 +20,13 @@ from edgesparse.stream.sinks.writing import failing, refuse_existing
 
 
 class JsonLines(Sink):
-    """One JSON object per frame and line, flushed immediately; "-" is standard output. See `frame_record`."""
+    """One JSON object per line and frame, flushed immediately; "-" is standard output. See `frame_record`."""
 
     def __init__(self, path: str | Path, names: Sequence[str], *, force: bool = False) -> None:
         self._names = names
         self._path = str(path)
         self._complete = 0
-        """Bytes of the lines that were written completely."""
+        """Number of bytes in complete lines."""
         self._file: IO[str] | None = sys.stdout
         if self._path != "-":
             with failing(path):
@@ -51,7 +51,7 @@ class JsonLines(Sink):
                 raise
 
     def _give_up(self) -> None:
-        """Leave only complete lines, and nothing buffered that Python would fail to flush at exit."""
+        """Keep only complete lines, and leave nothing buffered that Python would fail to flush at exit."""
         file, self._file = self._file, None
         if file is None:
             return
@@ -71,10 +71,9 @@ class JsonLines(Sink):
 
 
 def frame_record(frame: Frame, detections: Detections, names: Sequence[str]) -> dict[str, object]:
-    """A frame and its detections as JSON-compatible values.
-
-    `time` is the wall clock's time of the capture (UTC), `video_time` the seconds from the start of a video file,
-    `box` x1 y1 x2 y2 in pixels."""
+    """Return a frame and its detections as JSON-compatible values. `time` is the wall-clock time of capture (UTC),
+    `video_time` the seconds from the start of a video file, `box` x1 y1 x2 y2 in pixels.
+    """
     wall_ns = time.time_ns() - time.monotonic_ns() + frame.time_ns
     stamp = datetime.fromtimestamp(wall_ns / 1e9, timezone.utc)
     height, width = frame.image.shape[:2]
@@ -103,7 +102,7 @@ def frame_record(frame: Frame, detections: Detections, names: Sequence[str]) -> 
 
 
 def _zones_and_track(detections: Detections, number: int) -> dict[str, object]:
-    """What is known of a detection only if its camera has zones or objects are tracked."""
+    """Return what a detection has only if its camera has zones or objects are tracked."""
     values: dict[str, object] = {}
     if detections.zones is not None:
         values["zones"] = list(detections.zones[number])

@@ -1,4 +1,4 @@
-"""Opens sinks by the names that the command line and the API have for them. A new sink is one line in SINKS."""
+"""Opens sinks by their names on the command line and in the API. A new sink is one line in SINKS."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from edgesparse.stream.sinks.yolo_txt import YoloTxt
 
 @dataclass(frozen=True)
 class SinkOptions:
-    """What every sink may use."""
+    """What any sink may use."""
 
     names: Sequence[str]
     """Class names."""
@@ -34,10 +34,10 @@ class SinkOptions:
     categories: str | Path | None = None
     """A COCO JSON file whose ids `coco` takes."""
     camera: str = ""
-    """Of a sink per camera, if there are several cameras."""
+    """The camera's name, for a sink per camera if there are several cameras."""
 
     def path(self, target: str | Path) -> Path:
-        """The target, or out-CAMERA.mp4 for out.mp4 if there are several cameras."""
+        """Return the target, or out-CAMERA.mp4 for out.mp4 if there are several cameras."""
         path = Path(target)
         return path.with_stem(f"{path.stem}-{self.camera}") if self.camera else path
 
@@ -47,7 +47,7 @@ class SinkKind:
     open: Callable[[Any, SinkOptions], Sink]
     """Opens the sink on a target: a path, or true."""
     per_camera: bool = False
-    """Whether each camera has a sink of its own."""
+    """Whether each camera has its own sink."""
 
 
 SINKS: dict[str, SinkKind] = {
@@ -71,11 +71,11 @@ def open_sinks(
 ) -> Iterator[list[Sink]]:
     """Open sinks, and close them all at the end of the context.
 
-    `names`: class names. `fps`: nominal frames per second, or those of each camera by its name. `force`: overwrite
-    existing files. `categories`: a COCO JSON file whose category and image ids `coco` takes. `targets`: what to open,
-    by the names in SINKS: `jsonl`, `coco` and `video` take a file ("-" is standard output for `jsonl`), `txt` and
-    `save_images` a folder, `show` true. Several cameras have a video (out-NAME.mp4) and a window each. Raises
-    SinkError, ConfigError.
+    `names`: class names. `fps`: nominal frames per second, or a mapping from each camera's name to them. `force`:
+    overwrite existing files. `categories`: a COCO JSON file whose category and image ids `coco` takes. `targets`: what
+    to open, by the names in SINKS: `jsonl`, `coco` and `video` take a file ("-" is standard output for `jsonl`), `txt`
+    and `save_images` a folder, `show` true. With several cameras, each has its own video (out-NAME.mp4) and window.
+    Raises SinkError, ConfigError.
     """
     rates = fps if isinstance(fps, Mapping) else {ONLY: fps}
     with ExitStack() as stack:
@@ -106,7 +106,7 @@ def _open(kind: SinkKind, target: str | Path | bool, options: SinkOptions, rates
 
 
 class PerCamera(Sink):
-    """A sink of its own for each camera. `open_for` opens it by the camera's name, now for `cameras` and later for a
+    """A separate sink for each camera. `open_for` opens it by the camera's name, now for `cameras` and later for a
     camera that is added."""
 
     def __init__(self, open_for: Callable[[str], Sink], cameras: Iterable[str]) -> None:

@@ -26,9 +26,9 @@ class Video(Sink):
     """An annotated video: .mp4 (H.264, or VP8 where this machine has no encoder for that), .webm (VP8) or .avi (Motion
     JPEG).
 
-    Whatever ends the process, the file can be played up to its last second. Images are shown for as long as they were
-    in the source: by their times in a video file, by the clock for a camera, at `fps` for image files. Frames of
-    another size than the first are fitted into that. Raises SinkError.
+    However the process ends, the file can be played up to its last second. Images are shown for as long as they were in
+    the source: by their times in a video file, by the clock for a camera, at `fps` for image files. Frames of a
+    different size are letterboxed into the size of the first. Raises SinkError.
     """
 
     def __init__(self, path: str | Path, names: Sequence[str], fps: float = 0.0, *, force: bool = False) -> None:
@@ -47,7 +47,7 @@ class Video(Sink):
 
 
 class _Clock:
-    """When each frame is shown, in nanoseconds from the first."""
+    """The time at which each frame is shown, in nanoseconds from the first."""
 
     def __init__(self, period_ns: int) -> None:
         self.period_ns = period_ns
@@ -55,7 +55,7 @@ class _Clock:
         self._last = -period_ns
 
     def time_of(self, frame: Frame) -> int:
-        """Later for each frame; where the source's own times go back, it continues after the last."""
+        """Return a time later than the previous frame's, even if the source's own times go backwards."""
         own = frame.position_ns if frame.position_ns is not None else frame.index * self.period_ns
         if frame.live:
             own = frame.time_ns

@@ -43,7 +43,7 @@ class Window(Sink):
     def _is_visible(self) -> bool:
         try:
             return cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1
-        except cv2.error:  # raised by OpenCV 5 once the last window has gone
+        except cv2.error:  # raised by OpenCV 5 once the last window is gone
             return False
 
     def close(self) -> None:
@@ -54,10 +54,9 @@ class Window(Sink):
 
 @contextmanager
 def _usable_display() -> Iterator[None]:
-    """Open a window in another process first, since Qt aborts a process that cannot open one.
-
-    That window stays open inside the context: an X server resets itself when its last client disconnects. Raises
-    SinkError."""
+    """Open a window in another process first, since Qt aborts a process that cannot open one. It stays open inside the
+    context: an X server resets itself when its last client disconnects. Raises SinkError.
+    """
     trial = "import cv2; cv2.namedWindow('trial'); print('open', flush=True); input()"
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", trial], stdin=pipe, stdout=pipe, stderr=pipe) as process:
@@ -75,6 +74,6 @@ def _usable_display() -> Iterator[None]:
 
 def _reason(output: bytes) -> str:
     if b"not implemented" in output:
-        return "this OpenCV has none; install opencv-python in place of the headless one"
+        return "this OpenCV cannot show windows; install opencv-python instead of opencv-python-headless"
     display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     return f"display {display} can't be used from here; write a video or JSON instead"

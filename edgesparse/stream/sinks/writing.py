@@ -1,4 +1,4 @@
-"""Writing files: never half a file, never over an existing one unless forced, one line for each failure."""
+"""Writes files: never half a file, never over an existing file unless forced, one line per failure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgesparse.wording import printable
 
 
 def file_stem(frame: Frame) -> str:
-    """The name, without suffix, of a file about one frame: the image's name, or the source's name and the index."""
+    """Return the name, without suffix, of a frame's file: the image's name, or the source's name and the index."""
     if is_image(Path(frame.name)):
         return str(PurePath(frame.name).with_suffix(""))
     source = frame.name if "://" in frame.name else PurePath(frame.name).stem
@@ -24,7 +24,7 @@ def file_stem(frame: Frame) -> str:
 
 @contextmanager
 def failing(path: str | Path) -> Iterator[None]:
-    """Turn an OSError into a SinkError of one line."""
+    """Turn an OSError into a one-line SinkError."""
     try:
         yield
     except OSError as error:
@@ -40,7 +40,7 @@ def refuse_existing(path: Path, force: bool) -> None:
 
 
 def create_part(path: Path, force: bool) -> Path:
-    """Create an empty, hidden file beside `path`, to be written and renamed to it. Raises SinkError."""
+    """Create an empty, hidden file next to `path`, to be written and renamed to it. Raises SinkError."""
     refuse_existing(path, force)
     if path.exists() and not path.is_file():
         raise SinkError(f"cannot write {printable(path)}: it is a pipe or a device; name a file")

@@ -1,4 +1,4 @@
-"""The seam between the frame loop and everything that delivers frames."""
+"""The interface between the frame loop and everything that delivers frames."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from edgesparse.closing import Closing
 from edgesparse.stream.frames import Allocator, Frame
 
 State = Literal["live", "opening", "waiting", "away"]
-"""`opening`: not yet connected; `waiting`: connected, waiting for a key frame; `live`: frames arrive; `away`: they do
-not, and the source is opened again until they do."""
+"""`opening`: not connected yet; `waiting`: connected, waiting for a key frame; `live`: frames arrive; `away`: none
+arrive, and the source is reopened until they do.
+"""
 
 
 class Source(Closing):
-    """Frames of one camera, video or folder of images.
+    """The frames of one camera, video or folder of images. A context manager that closes itself, and an iterable over
+    its frames. Used from one thread.
 
-    A context manager that closes itself, and an iterable over its frames. Used from one thread.
-
-    `read` and `reopen` raise SourceError for what cannot be opened or decoded, and CameraUnavailable, a SourceError,
-    for a camera that does not answer. Messages never contain credentials.
+    `read` and `reopen` raise SourceError if something cannot be opened or decoded, and CameraUnavailable, a
+    SourceError, if a camera does not answer. Messages never contain credentials.
     """
 
     name: str
-    """What messages and outputs call it. Contains no credentials."""
+    """Name in messages and outputs. Contains no credentials."""
     live: bool = False
     """Whether the newest frame replaces older ones. Otherwise every frame is delivered."""
     fps: float = 0.0
@@ -33,14 +33,14 @@ class Source(Closing):
     total: int | None = None
     """Number of frames; None if unknown or endless."""
     dropped: int = 0
-    """Frames that were captured but not delivered, so far."""
+    """Frames captured but not delivered so far."""
     reopened: int = 0
-    """How often a live source was opened again, so far."""
+    """How often a live source has been reopened so far."""
     state: State = "live"
     why: str = ""
     """Why it is not live, without credentials."""
     since_ns: int = 0
-    """When the state began, on the clock of `time.monotonic_ns`."""
+    """When the current state began, on the clock of `time.monotonic_ns`."""
     newest_ns: int = 0
     """When the newest frame was captured, delivered or not; 0 before the first."""
     awake: threading.Event | None = None
@@ -58,18 +58,19 @@ class Source(Closing):
         return self.read()
 
     def lend(self, most: int, memory: Allocator) -> None:
-        """Keep up to `most` delivered frames valid at the same time, in images from `memory`, for a detector
-        with several batches in flight. Updates `lends`. Frames that were delivered before remain valid."""
+        """Keep up to `most` delivered frames valid at a time, in images from `memory`, for a detector with several
+        batches in flight. Updates `lends`. Frames that were delivered before remain valid.
+        """
 
     def watch(self) -> None:
-        """Detect a stall. Call it at least twice per second on a live source that nobody blocks on in `read`."""
+        """Detect a stall. Call it at least twice per second on a live source, unless a thread blocks in `read`."""
 
     @abstractmethod
     def reopen(self) -> None:
         """Start over: a file at its first frame, a camera with a new connection."""
 
     def leave(self) -> None:
-        """Begin to close without waiting for it to complete."""
+        """Start closing, without waiting for completion."""
 
     @abstractmethod
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The thread that a live source captures in."""
+"""The capture thread of a live source."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from edgesparse.stream.sources.capture import OPEN_SECONDS, Capture
 PAUSE_FIRST, PAUSE_LONGEST = 0.1, 0.5
 """Seconds between attempts to open, doubled each time."""
 REFUSED_PAUSE_FIRST, REFUSED_PAUSE_LONGEST = 60.0, 600.0
-"""The same if the camera does not accept the user: it may lock the user out after a few wrong passwords."""
+"""The same if the camera rejects the login: it may lock the user out after a few wrong passwords."""
 FIRST_FRAME_LIMIT = 5.0
 EXIT_SECONDS = OPEN_SECONDS + 1.0
 
 
 class CaptureWorker(threading.Thread):
-    """A capture thread that runs `capture_frames` until `leave`. A driver may keep it from noticing
-    that for long. `isolated`: whether its captures are in other processes."""
+    """A capture thread that runs `capture_frames` until `leave`. A driver may keep it from noticing that for a long
+    time. `isolated`: whether its captures run in other processes.
+    """
 
     def __init__(
         self,
@@ -38,12 +39,12 @@ class CaptureWorker(threading.Thread):
         """The image to write into."""
         self.opened_ns = 0
         self.deadline = time.monotonic() + FIRST_FRAME_LIMIT
-        """When its present wait has taken too long, on the monotonic clock."""
+        """When the current wait has taken too long, on the monotonic clock."""
         self._pause, self._refused_pause = PAUSE_FIRST, REFUSED_PAUSE_FIRST
         _workers.add(self)
 
     def next_pause(self) -> float:
-        """Seconds before the next attempt to open."""
+        """Return the seconds before the next attempt to open."""
         if self.any_frame:
             self._pause, self._refused_pause = PAUSE_FIRST, REFUSED_PAUSE_FIRST
         if self.refused:
@@ -63,8 +64,9 @@ _workers: weakref.WeakSet[CaptureWorker] = weakref.WeakSet()
 
 @atexit.register
 def _wait_for_workers() -> None:
-    """If Python ends while a thread is inside OpenCV, the process aborts: give each as long as its driver may take.
-    Threads whose OpenCV is in another process only wait for that."""
+    """If Python exits while a thread is inside OpenCV, the process aborts: give each thread as long as its driver may
+    take. Threads whose OpenCV runs in another process only wait for that process.
+    """
     until = time.monotonic() + EXIT_SECONDS
     workers = [worker for worker in _workers if worker.is_alive() and not worker.isolated]
     for worker in workers:

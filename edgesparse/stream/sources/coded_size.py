@@ -1,4 +1,4 @@
-"""The size of encoded images. OpenCV scales every frame of a video to the size of the first without saying so."""
+"""The size of encoded images. OpenCV silently scales every frame of a video to the size of the first."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from edgesparse.stream.sources.v4l2 import Size
 log = logging.getLogger("edgesparse.stream")
 
 SCALES = int(cv2.__version__.partition(".")[0]) >= 5
-"""Whether OpenCV scales images to the first size; older versions mix them with the image before."""
+"""Whether OpenCV scales images to the first size; older versions blend them with the previous image."""
 _NO_IMAGE: Image = np.empty((0, 0, 3), np.uint8)
 
 CHANGEABLE = frozenset(".264 .avi .flv .h264 .m2ts .mjpeg .mjpg .mkv .mpeg .mpg .mts .ts .vob".split())  # noqa: SIM905
-"""Suffixes of containers whose images may change size; others have the size in their header."""
+"""Suffixes of containers in which the image size may change; others have the size in their header."""
 
 
 class TrueSizeVideo:
-    """A Capture of a video file that delivers each image in the size in which it is encoded.
+    """A Capture of a video file that delivers each image in its encoded size.
 
-    A second capture reads the packets without decoding them. Once the size has changed, JPEGs are decoded from those.
-    Images of other codecs are scaled back; OpenCV 4 does not decode them correctly, so they are dropped there. Where
-    frames get lost at a change of size, as many images behind it may still have the old size."""
+    A second capture reads the packets without decoding them. After a change of size, JPEGs are decoded from these.
+    Images of other codecs are scaled back; OpenCV 4 does not decode them correctly, so there they are dropped. If
+    frames are lost at a change of size, the same number of images after it may still have the old size.
+    """
 
     def __init__(self, video: cv2.VideoCapture, name: str) -> None:
         self._video, self._name = video, name
@@ -82,12 +83,12 @@ class TrueSizeVideo:
 
 
 def jpeg_size(packet: bytes) -> Size | None:
-    """Width and height from a JPEG's frame header."""
+    """Return width and height from a JPEG's frame header."""
     return inspect_jpeg(packet)[1] if packet.startswith(b"\xff\xd8") else None
 
 
 def mpeg2_size(packet: bytes) -> Size | None:
-    """Width and height from a sequence header (ISO/IEC 13818-2, 6.2.2.1); None if the packet has none."""
+    """Return width and height from a sequence header (ISO/IEC 13818-2, 6.2.2.1); None if the packet has none."""
     start = packet.find(b"\0\0\1\xb3")
     if start < 0 or len(packet) < start + 7:
         return None
@@ -96,8 +97,9 @@ def mpeg2_size(packet: bytes) -> Size | None:
 
 
 def h264_size(packet: bytes) -> Size | None:
-    """Width and height from a sequence parameter set (ITU-T H.264, 7.3.2.1.1); None if the packet has none, or one with
-    scaling lists or a rare order of frames."""
+    """Return width and height from a sequence parameter set (ITU-T H.264, 7.3.2.1.1); None if the packet has none, or
+    one with scaling lists or a rare picture order count type.
+    """
     position = packet.find(b"\0\0\1")
     while position >= 0 and position + 4 < len(packet):
         if packet[position + 3] & 0x1F == 7:
@@ -117,7 +119,7 @@ SIZE_OF: dict[bytes, Callable[[bytes], Size | None]] = {
     b"mpg1": mpeg2_size,
     **dict.fromkeys((b"h264", b"avc1", b"avc3", b"x264"), h264_size),
 }
-"""By the codec's four characters."""
+"""Functions that read the size, by the codec's FourCC."""
 
 _HIGH_PROFILES = frozenset((44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244))
 
@@ -168,7 +170,7 @@ class _Bits:
         return self._value >> self._left & (1 << count) - 1
 
     def golomb(self) -> int:
-        """An unsigned exponential Golomb code."""
+        """Read an unsigned exponential Golomb code."""
         zeros = 0
         while not self.read(1):
             zeros += 1

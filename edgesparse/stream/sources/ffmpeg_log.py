@@ -1,4 +1,4 @@
-"""What FFmpeg logs while it opens and decodes. OpenCV does not pass it on, but can print it on standard output."""
+"""FFmpeg's log of opening and decoding. OpenCV does not pass it on, but can print it on standard output."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ _DEBUG = 48
 
 
 def enable() -> bool:
-    """Make OpenCV print FFmpeg's log, before it is used; whether that is so. Not if the environment has it already,
-    since then somebody wants to read it."""
+    """Make OpenCV print FFmpeg's log; call it before OpenCV is used. Returns whether it does. Not if the environment
+    already enables it, since then a user wants to read it.
+    """
     if "OPENCV_FFMPEG_DEBUG" in os.environ:
         return False
     os.environ.update(OPENCV_FFMPEG_DEBUG="1", OPENCV_FFMPEG_LOGLEVEL=str(_DEBUG))
@@ -19,7 +20,7 @@ def enable() -> bool:
 
 
 class FfmpegLog:
-    """Keeps what this process prints on standard output, which must be of no other use, in memory."""
+    """Keeps in memory what this process prints on standard output, which must not be used for anything else."""
 
     def __init__(self) -> None:
         self._file = os.memfd_create("ffmpeg")
@@ -27,16 +28,16 @@ class FfmpegLog:
         self._flush = ctypes.CDLL(None).fflush
 
     def size(self) -> int:
-        """Bytes that were printed since the last call of `take`."""
+        """Return the number of bytes printed since the last call of `take`."""
         self._flush(None)
         return os.fstat(self._file).st_size
 
     def peek(self, start: int = 0) -> bytes:
-        """What was printed since the last call of `take`, from `start` on."""
+        """Return what was printed since the last call of `take`, from `start` on."""
         return os.pread(self._file, self.size() - start, start) if self.size() > start else b""
 
     def take(self) -> bytes:
-        """Return what was printed, and forget it."""
+        """Return what was printed and clear it."""
         text = self.peek()
         os.lseek(self._file, 0, os.SEEK_SET)
         os.ftruncate(self._file, 0)
@@ -48,11 +49,11 @@ class _Current:
 
 
 def start() -> FfmpegLog:
-    """Begin to keep this process's log."""
+    """Start keeping this process's log."""
     _Current.log = FfmpegLog()
     return _Current.log
 
 
 def taken_so_far() -> str:
-    """What FFmpeg logged since the last call; empty unless this process keeps it."""
+    """Return what FFmpeg logged since the last call; empty unless this process keeps it."""
     return "" if _Current.log is None else _Current.log.take().decode("utf-8", "replace")

@@ -1,8 +1,8 @@
-"""The process that captures are forked from, and those processes: one for each capture that must not hold up others.
+"""The fork server for captures, and its children: one process for each capture that must not hold up others.
 
-isolated.py starts it; it takes a connection for each capture over standard input, and forks. A process's OpenCV opens
-one address at a time, however long that takes; a crash in a decoder ends a process; and a driver that never returns can
-only be ended with its process. All of them share the pages of OpenCV.
+isolated.py starts it; it receives a connection for each capture over standard input, and forks. In one process OpenCV
+opens one address at a time, however long that takes; a crash in a decoder ends the process; and a driver that never
+returns can only be ended with its process. All of them share the pages of OpenCV.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from edgesparse.stream.sources.ffmpeg_log import FfmpegLog
 
 IDLE_SECONDS = 0.002
 DATA_SECONDS = 0.3
-"""How often to notify the parent that data arrives before the first frame."""
+"""Seconds between notifications to the parent that data arrives before the first frame."""
 
 
 def main() -> None:
-    """Fork a child for each connection that arrives; end when nobody can send any more."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the parent ends it, after the last frames
+    """Fork a child for each connection that arrives; end when no more can arrive."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the parent ends this process, after the last frames
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     keeps_log = ffmpeg_log.enable()
     prepare_opencv()
-    import_module("edgesparse.stream.sources.open")  # the openers that children get are defined there
+    import_module("edgesparse.stream.sources.open")  # the openers sent to children are defined there
     with socket.socket(fileno=0) as orders:
         while True:
             order, descriptors, _, _ = socket.recv_fds(orders, 1, 1)
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _serve(parent: Connection, log: FfmpegLog | None) -> NoReturn:
-    """A child's life: open what the parent sends, then hand it the newest frame whenever it requests one."""
+    """Run a child: open what the parent sends, then pass it the newest frame whenever it requests one."""
     try:
         opener: Opener = parent.recv()
         requested = threading.Event()
@@ -64,13 +64,13 @@ def _serve(parent: Connection, log: FfmpegLog | None) -> NoReturn:
     except SourceError as error:
         parent.send(error)
     except (OSError, EOFError, cv2.error):
-        pass  # the parent notices the end of the connection
+        pass  # the parent notices that the connection has ended
     finally:
         os._exit(0)
 
 
 def _listen(parent: Connection, requested: threading.Event) -> None:
-    """Note the parent's requests, and end this process when the parent has gone, wherever the capture hangs."""
+    """Note the parent's requests, and end this process when the parent is gone, wherever the capture hangs."""
     try:
         while True:
             parent.recv_bytes()
@@ -89,7 +89,7 @@ def _send_frames(parent: Connection, capture: Capture, requested: threading.Even
             data.stop()
     while is_open:
         if restarts is not None and restarts.restarted():
-            raise SourceError("its images have another size or format now")
+            raise SourceError("the size or format of its images has changed")
         if requested.is_set() or requested.wait(IDLE_SECONDS):
             decoded, image = capture.retrieve(shared.image)
             requested.clear()
@@ -98,7 +98,7 @@ def _send_frames(parent: Connection, capture: Capture, requested: threading.Even
 
 
 class _DataMonitor:
-    """Notifies the parent while the decoder gets data but can decode nothing before the next key frame."""
+    """Notifies the parent while the decoder receives data but can decode nothing before the next key frame."""
 
     def __init__(self, parent: Connection, log: FfmpegLog) -> None:
         self._parent, self._log, self._stopped = parent, log, threading.Event()
@@ -111,17 +111,17 @@ class _DataMonitor:
             text = self._log.peek(seen)
             seen += len(text)
             if b"nal_unit_type" in text:
-                with suppress(OSError):  # the parent has gone
+                with suppress(OSError):  # the parent is gone
                     self._parent.send(("data",))
 
     def stop(self) -> None:
-        """Returns when nothing more is sent."""
+        """Stop, and return once nothing more is sent."""
         self._stopped.set()
         self._thread.join()
 
 
 class _Restarts:
-    """Whether the decoder has started over, for images of another size or format.
+    """Detects that the decoder has started over, for images of a different size or format.
 
     OpenCV hides that: it scales to the size that the stream was opened with. But FFmpeg logs it."""
 
@@ -129,20 +129,20 @@ class _Restarts:
         self._log, self._is_first = log, True
 
     def restarted(self) -> bool:
-        """Since the last call; False in the first."""
+        """Return whether it has since the last call; False in the first call."""
         is_first, self._is_first = self._is_first, False
         return b"chosen by get_format" in self._log.take() and not is_first
 
 
 class _SharedImage:
-    """An image in memory that the parent has mapped too."""
+    """An image in memory that the parent maps too."""
 
     def __init__(self, parent: Connection) -> None:
         self._parent = parent
         self.image: Image | None = None
 
     def share(self, image: Image) -> tuple[int, ...]:
-        """Put `image` into the shared memory, which is reallocated for another size. Returns its shape."""
+        """Copy `image` into the shared memory, which is reallocated if the size differs. Returns its shape."""
         if self.image is None or image.shape != self.image.shape:
             file = os.memfd_create("frame")
             os.ftruncate(file, image.nbytes)

@@ -1,4 +1,4 @@
-"""The images that a source keeps its frames in, reused from frame to frame."""
+"""The image buffers of a source, reused from frame to frame."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgesparse.stream.frames import Allocator, Frame, Image
 
 
 class FrameBuffers:
-    """One image being written, the newest one, and `lends` that are being read. The caller holds a lock."""
+    """One image being written, the newest one, and `lends` images being read. The caller holds a lock."""
 
     def __init__(self, lends: int = 1) -> None:
         self.spare: Image | None = None
@@ -19,14 +19,14 @@ class FrameBuffers:
         self._lent: deque[Image | None] = deque([None] * lends)
         self._time_ns = self._index = 0
         self.fresh = False
-        """Whether the newest one has not been taken yet."""
+        """Whether the newest image has not been taken yet."""
 
     def abandon_spare(self) -> None:
-        """Leave the image that is being written to a writer that is stuck."""
+        """Leave the image being written to a writer that is stuck."""
         self.spare = None
 
     def move(self, lends: int, allocate: Allocator) -> None:
-        """Start over in other memory, with the frame that has not been taken yet."""
+        """Start over in new memory, keeping a frame that has not been taken yet."""
         if self.fresh:
             assert self._newest is not None
             self._newest = stored(self._newest, None, allocate)
@@ -35,14 +35,14 @@ class FrameBuffers:
         self.spare, self._lent = None, deque([None] * lends)
 
     def publish(self, image: Image, time_ns: int, index: int) -> bool:
-        """Make `image`, the spare one or one in its place, the newest. Returns whether an untaken one was dropped."""
+        """Make `image`, the spare or its replacement, the newest. Returns whether an untaken image was dropped."""
         self.spare, self._newest = self._newest, image
         self._time_ns, self._index = time_ns, index
         dropped, self.fresh = self.fresh, True
         return dropped
 
     def take(self, name: str) -> Frame:
-        """Return the newest frame. Its image is not written to before `lends` more were taken."""
+        """Return the newest frame. Its image is not written to until `lends` more have been taken."""
         image = self._newest
         assert image is not None
         self._lent.append(image)
@@ -51,8 +51,9 @@ class FrameBuffers:
 
 
 def stored(image: Image, spare: Image | None, allocate: Allocator) -> Image:
-    """The image in memory of our own: itself if it was written into `spare`, else a copy in `spare`, or in a new image
-    if the sizes differ. One that is not of bytes is returned as it is, for the detector to refuse."""
+    """Return the image in our own memory: itself if it was written into `spare`, else a copy in `spare`, or in a new
+    image if the sizes differ. An image that is not uint8 is returned unchanged, for the detector to refuse.
+    """
     if image is spare or image.dtype != np.uint8:
         return image
     if spare is None or spare.shape != image.shape:

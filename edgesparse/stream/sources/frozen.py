@@ -1,4 +1,4 @@
-"""Detects a camera that sends an old image again and again: a sensor's noise never repeats exactly."""
+"""Detects a camera that keeps sending an old image: a sensor's noise never repeats exactly."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _SAMPLES = 64
 
 
 class FreezeDetector:
-    """Measures for how long images have been identical, bit by bit.
+    """Measures how long images have been identical, bit for bit.
 
-    Each image is compared with the one before in a grid of about 64 x 64 pixels. After half of the limit without a
+    Each image is compared with the previous one on a grid of about 64 x 64 pixels. After half of the limit without a
     change in the grid, one whole image is kept, and the image counts as frozen only if a later one is identical to it.
     """
 
@@ -35,7 +35,7 @@ class FreezeDetector:
         return False
 
     def seconds(self, time_ns: int) -> float:
-        """For how long the last image has been the same."""
+        """Return how many seconds the last image has been the same."""
         return (time_ns - self._since) / 1e9
 
     def _restart(self, sample: Image, time_ns: int) -> None:

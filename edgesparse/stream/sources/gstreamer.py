@@ -1,4 +1,4 @@
-"""Captures through GStreamer, for what only a Jetson's own plugins can do: CSI cameras and the video decoder."""
+"""Captures through GStreamer, for what only the Jetson's plugins can do: CSI cameras and the video decoder."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ SINK = "videoconvert ! video/x-raw,format=BGR ! appsink name=sink drop=true max-
 
 
 class NoGStreamer(CameraUnavailable):
-    """Neither OpenCV nor Python has GStreamer."""
+    """Neither OpenCV nor Python has GStreamer support."""
 
 
 class PipelineFailed(CameraUnavailable):
-    """A pipeline does not start. `details` are GStreamer's own, and may contain addresses."""
+    """A pipeline does not start. `details` come from GStreamer, and may contain addresses."""
 
     details = ""
 
 
 def open_csi(sensor: int, size: Size | None, fps: float | None) -> Capture:
-    """Open a camera on a Jetson's CSI port through NVIDIA's camera daemon. Written from its documentation; not run on
-    a Jetson yet. Raises CameraUnavailable."""
+    """Open a camera on a Jetson's CSI port through NVIDIA's camera daemon. Written from its documentation; not yet run
+    on a Jetson. Raises CameraUnavailable.
+    """
     try:
         return open_pipeline(csi_pipeline(sensor, size or USUAL_SIZE, fps or USUAL_FPS), fps)
     except NoGStreamer as error:
@@ -48,19 +49,20 @@ def open_csi(sensor: int, size: Size | None, fps: float | None) -> Capture:
 
 
 def csi_pipeline(sensor: int, size: Size, fps: float) -> str:
-    """GStreamer's description of the pipeline of a CSI camera."""
+    """Return GStreamer's pipeline description for a CSI camera."""
     caps = f"width={size[0]},height={size[1]},framerate={round(fps)}/1,format=NV12"
     return f"nvarguscamerasrc sensor-id={sensor} ! video/x-raw(memory:NVMM),{caps} ! {_TO_BGR} ! {SINK}"
 
 
 def has_video_decoder() -> bool:
-    """Whether GStreamer can use a Jetson's video decoder on this machine."""
+    """Whether GStreamer can use the Jetson's video decoder on this machine."""
     return any(Path("/usr/lib").glob("*/gstreamer-1.0/libgstnvvideo4linux2.so"))
 
 
 def open_rtsp(url: str, fps: float | None, transport: str = "tcp", decoder: str = DECODER) -> Capture:
-    """Open an RTSP stream of H.264 or H.265, decoded by a Jetson's decoder. Not run with that yet; with another decoder
-    in its place it has. Raises CameraUnavailable and AuthenticationFailed."""
+    """Open an RTSP stream of H.264 or H.265, decoded by the Jetson's decoder. Not yet run with that, only with another
+    decoder in its place. Raises CameraUnavailable and AuthenticationFailed.
+    """
     try:
         return open_pipeline(f"{_rtsp_source(url, transport)} ! {decoder} ! {SINK}", fps)
     except PipelineFailed as error:
@@ -68,7 +70,7 @@ def open_rtsp(url: str, fps: float | None, transport: str = "tcp", decoder: str 
 
 
 def _as_ffmpeg_says(details: str) -> str:
-    """GStreamer's reason for a failure in the words that `refusal` knows."""
+    """Translate GStreamer's reason for a failure into the words that `refusal` knows."""
     if status := re.search(r"\((\d{3})\)", details):
         return f"method ANY failed: {status[1]} ()"
     if "No supported stream was found" in details:
@@ -82,9 +84,9 @@ def _rtsp_source(url: str, transport: str) -> str:
 
 
 def open_pipeline(pipeline: str, fps: float | None = None) -> Capture:
-    """Open a pipeline whose last element is an appsink named `sink`, by OpenCV's GStreamer or PyGObject's.
-
-    Raises PipelineFailed, and NoGStreamer with the remedy if there is neither."""
+    """Open a pipeline whose last element is an appsink named `sink`, with OpenCV's GStreamer or PyGObject's. Raises
+    PipelineFailed, and NoGStreamer with the remedy if there is neither.
+    """
     prepare_opencv()
     if re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()):
         capture = cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
@@ -104,7 +106,7 @@ def _failure(message: Any) -> PipelineFailed:
 
 
 class AppSink:
-    """A Capture of a pipeline by PyGObject; the pipeline's last element is an appsink named `sink` that takes BGR."""
+    """A Capture of a pipeline through PyGObject; its last element is an appsink named `sink` that takes BGR."""
 
     def __init__(self, pipeline: str, read_seconds: float) -> None:
         try:
@@ -114,7 +116,7 @@ class AppSink:
         self._wait = int(read_seconds * gst.SECOND)
         try:
             self._pipeline = gst.parse_launch(pipeline)
-        except Exception as error:  # GLib's, whose class only PyGObject knows; it names a missing element
+        except Exception as error:  # GLib.Error, which only PyGObject defines; it names a missing element
             raise PipelineFailed(_one_line(getattr(error, "message", str(error)))) from None
         self._sink = self._pipeline.get_by_name("sink")
         self._pipeline.set_state(gst.State.PLAYING)
@@ -140,7 +142,7 @@ class AppSink:
         if not is_mapped:
             return False, image
         try:
-            row = (3 * width + 3) // 4 * 4  # GStreamer's rows begin at multiples of four bytes
+            row = (3 * width + 3) // 4 * 4  # GStreamer's rows start at multiples of four bytes
             rows = np.frombuffer(mapped.data, np.uint8)[: row * height].reshape(height, row)
             np.copyto(image, rows[:, : 3 * width].reshape(height, width, 3))
         finally:
@@ -158,5 +160,5 @@ class AppSink:
 
 
 def _one_line(text: str) -> str:
-    """One line without credentials."""
+    """Return one line without credentials."""
     return redact_text(" ".join(text.split()))

@@ -18,10 +18,10 @@ log = logging.getLogger("edgesparse.stream")
 
 
 class ImageFiles(Source):
-    """Images in the given order. Frames are named by their paths below the folder that they have in common.
+    """Images in the given order. Frames are named by their paths relative to their common folder.
 
     An image that cannot be read is logged with the reason and skipped; the number of skipped images is logged at the
-    end. While `strict` is set, `read` raises ImageError instead. Raises SourceError if not a single image can be read.
+    end. While `strict` is set, `read` raises ImageError instead. Raises SourceError if none of the images can be read.
     """
 
     def __init__(self, name: str, paths: Sequence[Path]) -> None:
@@ -55,7 +55,7 @@ class ImageFiles(Source):
         log.warning("%s: %d of %d images were skipped", self.name, self.dropped, len(self._paths))
 
     def lend(self, most: int, memory: Allocator) -> None:
-        self.lends = most  # each image has memory of its own
+        self.lends = most  # each image has its own memory
 
     def reopen(self) -> None:
         self._next = self.dropped = 0

@@ -1,4 +1,4 @@
-"""Captures in processes of their own, seen from this side. fork_server.py is the other side."""
+"""Captures in separate processes: this process's side. fork_server.py is the other side."""
 
 from __future__ import annotations
 
@@ -23,19 +23,18 @@ from edgesparse.stream.frames import Image
 from edgesparse.stream.sources.capture import OPEN_SECONDS, READ_SECONDS, Opener, WaitingForKeyFrame
 
 SOONEST_RETRY, LONGEST_OPEN = 0.75, 3.0
-"""Seconds after which an address that was open before is tried again in parallel; and that it may take to reopen."""
+"""Seconds after which an address that was open before is tried again in parallel, and that reopening may take."""
 MOST_ATTEMPTS = 3
-"""Most attempts at the same time."""
+"""Most attempts in parallel."""
 _FEW = 4
-"""Frames that may take one and a half waits together."""
+"""Frames that may together take one and a half times the wait."""
 
 
 class IsolatedOpener:
-    """Opens what `opener` opens, which must be picklable, in a process of its own for each call.
-
-    It waits at first as long as OpenCV does. Once it knows how long opening takes, it makes another attempt in parallel
-    to one without an answer, and the first answer counts: an attempt that got a garbled answer waits in vain, one that
-    is only slow is not cut off. Calls in vain let more time pass between attempts. Raises CameraUnavailable.
+    """Opens what `opener` opens, which must be picklable, in a separate process for each call. At first it waits as
+    long as OpenCV does. Once it knows how long opening takes, it starts another attempt in parallel to one without an
+    answer, and the first answer counts: an attempt that received a garbled answer waits forever, but one that is only
+    slow is not cut off. Failed calls let more time pass between attempts. Raises CameraUnavailable.
     """
 
     def __init__(self, opener: Opener, name: str, read_seconds: float = READ_SECONDS) -> None:
@@ -57,7 +56,7 @@ class IsolatedOpener:
             for attempt in attempts:
                 attempt.release()
         self._retry = min(1.25 * self._retry, self._longest)
-        raise CameraUnavailable(f"{self._name} gives no answer for {self._longest:.1f} s")
+        raise CameraUnavailable(f"{self._name} does not answer for {self._longest:.1f} s")
 
     def _learn(self, seconds: float) -> None:
         longest = 2.0 * OPEN_SECONDS
@@ -66,8 +65,9 @@ class IsolatedOpener:
 
 
 def _first_answer(attempts: list[IsolatedCapture], until: float) -> IsolatedCapture | None:
-    """Take the first that opens out of `attempts`; None if none has `until` then. Those that fail are taken out too;
-    raises the CameraUnavailable of the last, and AuthenticationFailed immediately."""
+    """Remove and return the first of `attempts` that opens; None if none has opened by `until`. Failed attempts are
+    removed too; raises the CameraUnavailable of the last, and AuthenticationFailed immediately.
+    """
     while (left := until - time.monotonic()) > 0:
         ready = wait([attempt.child for attempt in attempts], left)
         for attempt in [attempt for attempt in attempts if attempt.child in ready]:
@@ -85,22 +85,22 @@ def _first_answer(attempts: list[IsolatedCapture], until: float) -> IsolatedCapt
 
 
 class IsolatedCapture:
-    """A Capture in another process, after `wait_for_answer`. `release` ends that process, whatever it hangs in."""
+    """A Capture in another process, usable after `wait_for_answer`. `release` ends that process, wherever it hangs."""
 
     def __init__(self, opener: Opener, name: str, read_seconds: float) -> None:
         self._name, self._read_seconds = name, read_seconds
         self._waits = deque[float](maxlen=32)
-        """Seconds that the last frames took."""
+        """Seconds that each of the last frames took."""
         self._shape: tuple[int, ...] | None = None
         self._shared: Image = np.empty((0, 0, 3), np.uint8)
         self._properties: dict[int, float] = {}
         self.started = time.monotonic()
         self.child = _fork_server().connect()
-        with suppress(OSError):  # `wait_for_answer` reports that it has gone
+        with suppress(OSError):  # `wait_for_answer` reports that it is gone
             self.child.send(opener)
 
     def wait_for_answer(self) -> None:
-        """Wait until it is open. Raises CameraUnavailable or SourceError, and is released then."""
+        """Wait until it is open. On failure it is released, and CameraUnavailable or SourceError is raised."""
         try:
             answer = self.child.recv()
         except (EOFError, OSError):
@@ -111,7 +111,7 @@ class IsolatedCapture:
         self._properties = {cv2.CAP_PROP_FPS: answer[0], cv2.CAP_PROP_FRAME_COUNT: answer[1]}
 
     def grab(self) -> bool:
-        """False when the capture has ended. Raises SourceError with the reason why there are no more frames, and
+        """Return False once the capture has ended. Raises SourceError with the reason why there are no more frames, and
         WaitingForKeyFrame."""
         started, allowed = time.monotonic(), self._allowed()
         try:
@@ -137,10 +137,9 @@ class IsolatedCapture:
         raise SourceError(f"no frame for {allowed:.1f} s")
 
     def _allowed(self) -> float:
-        """Seconds to wait for the next frame.
-
-        Four in a row take one and a half times `read_seconds` at most, unless this camera's frames are that rare:
-        garbage pushes the last good image out of the decoder late, and some of it looks like images.
+        """Return the seconds to wait for the next frame. Four in a row take at most one and a half times
+        `read_seconds`, unless this camera's frames are rarer: garbage pushes the last good image out of the decoder
+        late, and some of it looks like images.
         """
         if len(self._waits) < 2 * _FEW:
             return self._read_seconds
@@ -149,11 +148,11 @@ class IsolatedCapture:
 
     @property
     def _waited(self) -> float:
-        """Seconds that the last frames before the next of _FEW took."""
+        """Return the seconds that the last _FEW - 1 frames took."""
         return sum(list(self._waits)[1 - _FEW :])
 
     def _map(self, shape: tuple[int, ...]) -> None:
-        """Receive and map the file with the shared image, which comes next."""
+        """Receive and map the shared image's file, which comes next."""
         with socket.socket(fileno=os.dup(self.child.fileno())) as channel:
             _, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
         self._shared = np.frombuffer(mmap.mmap(descriptors[0], 0, prot=mmap.PROT_READ), np.uint8)[: np.prod(shape)]
@@ -176,7 +175,7 @@ class IsolatedCapture:
 
 
 class _ForkServer:
-    """The process that forks captures; started again if it has gone."""
+    """The process that forks captures; restarted if it is gone."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -185,7 +184,7 @@ class _ForkServer:
 
     def _start(self) -> None:
         self._orders, theirs = socket.socketpair()
-        # No threads of BLAS there, since it forks; the same modules as here, wherever they are.
+        # No BLAS threads there, since it forks; the same modules as here, wherever they are.
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         module = "edgesparse.stream.sources.fork_server"
         program = f"import sys; sys.path[:] = {sys.path!r}; from {module} import main; main()"
@@ -195,7 +194,7 @@ class _ForkServer:
             )
 
     def connect(self) -> Connection:
-        """A connection to a new child."""
+        """Return a connection to a new child."""
         ours, theirs = socket.socketpair()
         with self._lock, theirs:
             try:
@@ -216,6 +215,6 @@ _started = functools.cache(_ForkServer)
 
 
 def _fork_server() -> _ForkServer:
-    """The only one, even if cameras are opened in many threads at the same time."""
+    """Return the only fork server, even if many threads open cameras at the same time."""
     with _starting:
         return _started()

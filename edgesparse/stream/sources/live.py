@@ -30,7 +30,7 @@ from edgesparse.stream.sources.isolated import IsolatedOpener
 
 log = logging.getLogger("edgesparse.stream")
 
-# The drivers' own limits come first; opening has two steps, each with its limit. These catch what exceeds them.
+# The drivers' own time limits come first; opening has two steps, each with a limit. These catch what exceeds them.
 OPEN_LIMIT = 2 * OPEN_SECONDS + 1.0
 FRAME_SLACK = 0.3
 CLOSE_SECONDS = 1.0
@@ -38,12 +38,11 @@ MOST_STUCK = 3
 
 
 class LiveSource(Source):
-    """The newest frame of a source that never ends.
-
-    `opener` opens it. A source that is not available at the start raises CameraUnavailable, unless `patient`. Later, a
-    source that fails, delivers no frame for two seconds, or the same image for `frozen` seconds (0: no limit) is opened
-    again, with growing pauses, for as long as it takes. A patient source is also opened again after an unexpected
-    exception, which `read` raises otherwise. `capture` is the result of `opener` if it was called already.
+    """The newest frame of an endless source. `opener` opens it. A source that is not available at the start raises
+    CameraUnavailable, unless `patient`. Later, a source that fails, delivers no frame for two seconds, or the same
+    image for `frozen` seconds (0: no limit) is reopened, with growing pauses, for as long as it takes. A patient source
+    is also reopened after an unexpected exception, which `read` otherwise raises. `capture` is the result of `opener`
+    if it was called already.
     """
 
     live = True
@@ -64,7 +63,7 @@ class LiveSource(Source):
         self._captured = 0
         self._shape: tuple[int, ...] = ()
         self._lost_ns = 0
-        """Since when it is away; 0 if it is not."""
+        """When it went away; 0 if it is not away."""
         self._failure: Exception | None = None
         self._closed = False
         self._closes_by = 0.0
@@ -103,7 +102,7 @@ class LiveSource(Source):
             if (most, memory) != (self.lends, self._allocate):
                 self.lends, self._allocate = most, memory
                 self._buffers.move(most, memory)
-                self._worker.spare = None  # what is being written there is copied when it is complete
+                self._worker.spare = None  # an image being written there is copied once it is complete
 
     def watch(self) -> None:
         with self._changed:
@@ -130,7 +129,7 @@ class LiveSource(Source):
         return "no frame in time" if self.state == "live" else "no answer in time"
 
     def _replace_worker(self, why: str) -> None:
-        """Leave the capture thread to a driver that does not return, and start another."""
+        """Abandon a capture thread whose driver does not return, and start another."""
         self._note_lost(why)
         self._stuck = [worker for worker in self._stuck if worker.is_alive()]
         if len(self._stuck) == MOST_STUCK:
@@ -145,7 +144,7 @@ class LiveSource(Source):
     # The following runs in the capture thread.
 
     def _capture_frames(self, worker: CaptureWorker) -> None:
-        """The life of a capture thread: open, capture, and again."""
+        """Run a capture thread: open, capture, repeat."""
         try:
             while not worker.leave:
                 why = self._open_and_capture(worker)
@@ -161,7 +160,7 @@ class LiveSource(Source):
                 self._wake()
 
     def _open_and_capture(self, worker: CaptureWorker) -> str:
-        """Returns why that ended."""
+        """Return why capturing ended."""
         worker.any_frame = worker.refused = False
         try:
             return self._open(worker) or self._pump(worker)
@@ -173,14 +172,14 @@ class LiveSource(Source):
             worker.release()
 
     def _open(self, worker: CaptureWorker) -> str:
-        """Returns why it could not be opened; an empty string if it could."""
+        """Return why it could not be opened; an empty string if it could."""
         if worker.capture is None:
             self._allow(worker, OPEN_LIMIT)
             try:
                 worker.capture = self._opener()
             except (SourceError, cv2.error) as error:
                 worker.refused = isinstance(error, AuthenticationFailed)
-                return f"{error}; tried again in minutes" if worker.refused else str(error)
+                return f"{error}; retrying in a few minutes" if worker.refused else str(error)
             self.fps = frame_rate(worker.capture)
         self._allow(worker, capture_worker.FIRST_FRAME_LIMIT)
         return ""
@@ -191,7 +190,7 @@ class LiveSource(Source):
             self._changed.notify_all()
 
     def _pump(self, worker: CaptureWorker) -> str:
-        """Capture until that ends; returns why it does."""
+        """Capture until it ends. Returns why."""
         capture, patience = worker.capture, read_seconds(self.fps)
         assert capture is not None
         worker.opened_ns = time.monotonic_ns()
@@ -205,7 +204,7 @@ class LiveSource(Source):
                         return f"no key frame for {KEY_FRAME_SECONDS:.0f} s"
                     self._note_waiting(worker)
                     continue
-                # A decoder that has waited in vain releases the images that it had held back, one for each wait.
+                # A decoder that has waited in vain releases the images that it held back, one per wait.
                 if time_ns - requested_ns >= 1e9 * patience and (worker.any_frame or not grabbed):
                     return f"no frame for {patience:.1f} s"
                 if not grabbed:
@@ -221,7 +220,7 @@ class LiveSource(Source):
         decoded, image = capture.retrieve(worker.spare)
         decoded = decoded and image.size > 0
         if decoded and self._frozen > 0 and self._freezes.is_frozen(image, time_ns, self._frozen):
-            if time_ns - worker.opened_ns < 1e9 * self._frozen:  # after reopening, it may still start to move
+            if time_ns - worker.opened_ns < 1e9 * self._frozen:  # after reopening, images may still start to change
                 return ""
             return f"the same image for {self._freezes.seconds(time_ns):.1f} s"
         with self._changed:
@@ -254,7 +253,7 @@ class LiveSource(Source):
             self.awake.set()
 
     def _skip(self, worker: CaptureWorker) -> bool:
-        """Count a frame without pixels. Returns whether to wait for a better one."""
+        """Count a frame without pixels. Returns whether to wait for the next one."""
         self._captured += 1
         self.dropped += 1
         return time.monotonic() < worker.deadline

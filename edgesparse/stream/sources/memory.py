@@ -1,4 +1,4 @@
-"""A source of frames that are in memory already, for timing everything but a camera."""
+"""A source of frames that are already in memory, for timing everything except a camera."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgesparse.stream.sources.frame_buffers import stored
 
 
 class MemorySource(Source):
-    """Endless: delivers the same images in turn, as fast as they are taken."""
+    """Endlessly cycles through the same images, as fast as they are taken."""
 
     def __init__(self, images: Sequence[Image], name: str) -> None:
         self.name, self._images, self._index = name, images, 0
@@ -37,6 +37,6 @@ class MemorySource(Source):
 
 
 def scene_frames(count: int = 8, height: int = 1080, width: int = 1920) -> MemorySource:
-    """A source of `count` frames of the demo scene."""
+    """Return a source of `count` frames of the demo scene."""
     scene = Scene(0, height=height, width=width)
     return MemorySource([scene.render()[0].copy() for _ in range(count)], f"the demo scene at {width}x{height}")

@@ -1,4 +1,4 @@
-"""Network streams: RTSP, HTTP and others, through FFmpeg or a Jetson's GStreamer."""
+"""Network streams: RTSP, HTTP and others, through FFmpeg or the Jetson's GStreamer."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from edgesparse.stream.sources.snapshots import check_answer, is_snapshot, open_
 SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt")
 OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 _PROBES = ("analyzeduration;100000", "fpsprobesize;0")
-"""FFmpeg's options for RTSP: look at a tenth of a second, enough if the camera describes its stream beforehand; if that
-was too short, at as much as it takes to learn the image's size."""
+"""FFmpeg's options for RTSP: probe a tenth of a second, enough if the camera describes its stream in advance; if that
+is too short, as much as it takes to learn the image size."""
 
 _REFUSED = re.compile(r"method \w+ failed|Connection to \S+ failed|Failed to resolve")
 
@@ -32,13 +32,13 @@ Transport = Literal["tcp", "udp"]
 
 @dataclass(frozen=True)
 class Address:
-    """A network stream. Calling it opens it in this process; may be pickled. Raises CameraUnavailable."""
+    """A network stream. Calling it opens the stream in this process. Can be pickled. Raises CameraUnavailable."""
 
     url: str
     fps: float | None = None
-    """Frames per second that it is known to send, or at which snapshots are requested."""
+    """Frames per second that it is known to send, or rate at which snapshots are requested."""
     transport: Transport = "tcp"
-    """Of RTSP."""
+    """RTSP transport."""
 
     def __call__(self) -> Capture:
         if self.url.lower().startswith("rtsp") and has_video_decoder():
@@ -58,7 +58,7 @@ def check_url(url: str) -> None:
     if end is None or "@" in rest[: end.start()] or "@" not in rest[end.start() :]:
         return
     _, colon, password = rest[: end.start()].partition(":")
-    if colon and (end[0] == "#" or not password.isdecimal()):  # else it is a host with a port
+    if colon and (end[0] == "#" or not password.isdecimal()):  # otherwise it is a host with a port
         raise SourceError(
             f"cannot open {redact(url)}: the password contains '{end[0]}', which has another meaning in an address; "
             f"write it as %{ord(end[0]):02X}"
@@ -66,7 +66,8 @@ def check_url(url: str) -> None:
 
 
 def open_url(url: str, transport: Transport = "tcp") -> cv2.VideoCapture:
-    """Open an address through FFmpeg. The environment's OPENCV_FFMPEG_CAPTURE_OPTIONS take precedence over ours.
+    """Open an address through FFmpeg. OPENCV_FFMPEG_CAPTURE_OPTIONS in the environment takes precedence over our
+    options.
 
     Raises CameraUnavailable with the reason if this process keeps FFmpeg's log, and AuthenticationFailed."""
     prepare_opencv()
@@ -92,7 +93,7 @@ def _over_rtsp(url: str, transport: Transport) -> cv2.VideoCapture:
                 return capture
             log = ffmpeg_log.taken_so_far()
             if _REFUSED.search(log):
-                break  # it was refused: trying again immediately would count as another wrong password
+                break  # refused: trying again immediately would count as another wrong password
     finally:
         del os.environ[OPTIONS]
     if "nal_unit_type" in log:
@@ -101,9 +102,9 @@ def _over_rtsp(url: str, transport: Transport) -> cv2.VideoCapture:
 
 
 def _through_ffmpeg(url: str) -> cv2.VideoCapture:
-    """Whoever reads live frames has shorter time limits; over HTTP there may be a file, read without any."""
+    """Open it with FFmpeg's own time limits. Live sources have shorter ones; a file over HTTP is read without any."""
     seconds = OPEN_SECONDS if url.lower().startswith("http") else KEY_FRAME_SECONDS
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_SECONDS * 1000]
     limits += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(seconds * 1000)]
-    # Each further thread of FFmpeg's holds a frame back.
+    # Each additional FFmpeg thread delays by one frame.
     return cv2.VideoCapture(url, cv2.CAP_FFMPEG, [*limits, cv2.CAP_PROP_N_THREADS, 1])

@@ -1,4 +1,4 @@
-"""Opens sources by what they are called on the command line, in a recipe and in the API.
+"""Opens sources by their names on the command line, in a recipe and in the API.
 
 A new kind of source is one function and one line in KINDS.
 """
@@ -57,13 +57,13 @@ class SourceOptions:
     fps: float | None = None
     """Frames per second to request from a camera, or snapshots per second from an address of single images."""
     transport: Transport = "tcp"
-    """Of RTSP."""
+    """RTSP transport."""
     name: str | None = None
-    """What messages and outputs call it."""
+    """Name in messages and outputs."""
     patient: bool = False
     """Wait for a camera that is not available, instead of raising CameraUnavailable."""
     frozen: float = 0.0
-    """Seconds after which an unchanged image of a live source counts as an old one; 0: never."""
+    """Seconds after which an unchanged image of a live source counts as frozen; 0: never."""
 
     def live(self, name: str, opener: Opener) -> LiveSource:
         return LiveSource(self.name or name, opener, patient=self.patient, frozen=self.frozen)
@@ -139,7 +139,7 @@ KINDS: list[tuple[str, Callable[[re.Match[str], SourceOptions], Source]]] = [
     (r"(?i:csi)://(.*)", _open_csi),
     (r"[^/]*://.*", _open_address),
 ]
-"""What opens a source, by a regular expression for its whole name; files for everything else."""
+"""Functions that open a source, by a regular expression for its full name. Everything else is a file."""
 
 
 def _open_files(text: str, options: SourceOptions) -> Source:
@@ -150,7 +150,7 @@ def _open_files(text: str, options: SourceOptions) -> Source:
         path.stat()
     except FileNotFoundError:
         pass
-    except (OSError, RuntimeError) as error:  # a name that is too long, a user that does not exist
+    except (OSError, RuntimeError) as error:  # a name that is too long, or a user that does not exist
         reason = error.strerror if isinstance(error, OSError) else error
         raise SourceError(f"no source {printable(text[:99])}: {reason}") from None
     if path.is_dir():
@@ -178,7 +178,7 @@ def _images_in(folder: Path) -> list[Path]:
 
 
 def _matches(pattern: str) -> list[Path]:
-    """What a glob matches: images in natural order, or a single other file. Raises SourceError."""
+    """Return what a glob matches: images in natural order, or a single other file. Raises SourceError."""
     files = [Path(match) for match in glob.iglob(pattern, recursive=True)]  # noqa: PTH207 - also absolute ones
     images = sorted(filter(is_image, files), key=natural_order)
     if images:
@@ -189,10 +189,10 @@ def _matches(pattern: str) -> list[Path]:
 
 
 def image_batches(source: str, spec: InputSpec, count: int) -> ImageBatches:
-    """The first `count` images of a folder, glob or video as a network takes them, for calibration.
+    """Return the first `count` images of a folder, glob or video as model inputs, for calibration.
 
     Raises SourceError if `source` is a camera or holds no images. Iterating raises ImageError for an image that cannot
-    be read: calibration must not lose images unnoticed."""
+    be read: calibration must not silently lose images."""
 
     def images() -> Iterator[Image]:
         with open_source(source) as frames:

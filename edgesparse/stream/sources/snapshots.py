@@ -1,4 +1,4 @@
-"""Cameras that give one image per HTTP request, polled."""
+"""Cameras that return one image per HTTP request, polled."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ _MOST_BYTES = 64 << 20
 
 
 def is_snapshot(url: str) -> bool:
-    """Whether an address names a single image, by its path; a .cgi may also give a stream: its answer tells."""
+    """Whether an address is that of a single image, judging by its path. A .cgi may also be a stream: its response
+    tells.
+    """
     scheme, _, rest = url.partition("://")
     path = re.split("[?#]", rest, maxsplit=1)[0].lower()
     if scheme.lower() not in ("http", "https"):
@@ -45,7 +47,7 @@ def open_snapshots(url: str, fps: float | None) -> Snapshots:
 
 
 class Snapshots:
-    """A Capture that requests an image `fps` times per second, less often if the camera is slower."""
+    """A Capture that requests an image `fps` times per second, or less often if the camera is slower."""
 
     def __init__(self, url: str, fps: float) -> None:
         self._url, self._fps = url, fps
@@ -60,7 +62,7 @@ class Snapshots:
         try:
             return decode_image(data)
         except ImageError as error:
-            raise SourceError(f"cannot open {redact(self._url)}: its answer is no image ({error})") from None
+            raise SourceError(f"cannot open {redact(self._url)}: its response is not an image ({error})") from None
 
     def grab(self) -> bool:
         if not self._is_first:
@@ -84,7 +86,7 @@ class Snapshots:
 
 
 def _opener(url: str) -> tuple[urllib.request.OpenerDirector, str]:
-    """What sends requests, with basic or digest authentication; and the address without user and password."""
+    """Return an opener for requests, with basic or digest authentication, and the address without user and password."""
     scheme, _, rest = url.partition("://")
     user, _, plain = rest.rpartition("@")
     address = f"{scheme}://{plain}"
@@ -97,7 +99,7 @@ def _opener(url: str) -> tuple[urllib.request.OpenerDirector, str]:
 
 
 class _DigestOnce(urllib.request.HTTPDigestAuthHandler):
-    """Sends a password once: urllib sends a wrong one six times, enough for a camera to lock the user out."""
+    """Sends a password only once: urllib sends a wrong one six times, enough for a camera to lock the user out."""
 
     def retry_http_digest_auth(self, req: urllib.request.Request, auth: str) -> Any:
         if req.has_header(self.auth_header):

@@ -1,4 +1,4 @@
-"""V4L2 cameras: the modes that the kernel reports, and which one to capture in.
+"""V4L2 cameras: the modes that the kernel reports, and the choice of one.
 
 Numbers and structures are those of linux/videodev2.h, the same on x86-64 and aarch64."""
 
@@ -29,7 +29,7 @@ CODED = ("MJPG", "JPEG")
 """Formats that OpenCV converts to BGR."""
 
 USUAL_SIZE, USUAL_FPS = (1280, 720), 30.0
-"""Requested from a camera unless its settings say otherwise."""
+"""Size and rate requested from a camera unless its settings say otherwise."""
 
 _CAPTURE, _DISCRETE = 1, 1
 _CAPABILITY = struct.Struct("=16s32s32sIII12x")
@@ -50,7 +50,7 @@ ENUM_FRAMEINTERVALS = _iowr(75, _INTERVAL)
 
 @dataclass(frozen=True)
 class Mode:
-    """A way in which a camera can send images. `fps`: the highest rate at that size in that format; 0 if unknown."""
+    """A format and size in which a camera can send images. `fps`: the highest rate in that mode; 0 if unknown."""
 
     fourcc: str
     width: int
@@ -62,9 +62,9 @@ class Mode:
 
 
 def modes_of(device: Path, size: Size = USUAL_SIZE) -> list[Mode]:
-    """The modes of a camera that OpenCV can read. Of a range of sizes, the one closest to `size` is listed.
+    """Return the camera's modes that OpenCV can read. Of a range of sizes, the one closest to `size` is listed.
 
-    Raises CameraUnavailable for a device that is no camera, such as the metadata device of many USB cameras.
+    Raises CameraUnavailable for a device that is not a camera, such as the metadata device of many USB cameras.
     """
     file = -1
     try:
@@ -88,7 +88,7 @@ def _ioctl(file: int, request: int, argument: bytes) -> bytes:
 
 
 def _enumerate(file: int, request: int, layout: struct.Struct, *rest: int) -> Iterator[tuple[int | bytes, ...]]:
-    """The kernel's answers for index 0, 1, 2 ... until it has no more."""
+    """Yield the kernel's answers for index 0, 1, 2 ... until there are no more."""
     index = 0
     while True:
         query = struct.pack(f"={1 + len(rest)}I", index, *rest).ljust(layout.size, b"\0")
@@ -138,9 +138,10 @@ def _highest_fps(file: int, fourcc: str, width: int, height: int) -> float:
 
 
 def choose(modes: Iterable[Mode], size: Size | None, fps: float | None) -> Mode | None:
-    """The mode closest to the request: the size, else the smallest that contains it, else the largest; then the rate;
-    then raw images rather than coded ones, which cost time and detail. So a coded format is chosen where raw images
-    would be too slow, as over USB 2. None if there are no modes."""
+    """Return the mode closest to the request: the size, else the smallest that contains it, else the largest; then the
+    rate; then raw rather than compressed images, which cost time and detail. So a compressed format is chosen if raw
+    images would be too slow, as over USB 2. None if there are no modes.
+    """
     (width, height), rate = size or USUAL_SIZE, fps or USUAL_FPS
 
     def distance(mode: Mode) -> tuple[bool, int, float, bool]:
@@ -152,7 +153,7 @@ def choose(modes: Iterable[Mode], size: Size | None, fps: float | None) -> Mode 
 
 
 def found_cameras() -> str:
-    """`found: /dev/video0 (HD Webcam)`, with the kernel's names and the stable paths by id."""
+    """Return `found: /dev/video0 (HD Webcam)`, with the kernel's names and the stable paths by id."""
     devices = sorted(Path("/dev").glob("video*"), key=lambda path: (len(path.name), path.name))
     stable = sorted(Path("/dev/v4l/by-id").glob("*"))
     names = [f"{device}{_card_name(device)}" for device in devices] + [str(path) for path in stable]
@@ -167,9 +168,9 @@ def _card_name(device: Path) -> str:
 
 
 def open_camera(device: Path, size: Size | None, fps: float | None) -> cv2.VideoCapture:
-    """Open a camera in the mode closest to the request, and log the mode, as a warning if it is another one.
-
-    Raises CameraUnavailable."""
+    """Open a camera in the mode closest to the request, and log the mode, as a warning if it differs. Raises
+    CameraUnavailable.
+    """
     prepare_opencv()
     if not device.exists():
         number = re.search(r"^/dev/video(\d+)$", str(device))
@@ -192,7 +193,7 @@ def open_camera(device: Path, size: Size | None, fps: float | None) -> cv2.Video
 
 
 def _set_mode(capture: cv2.VideoCapture, mode: Mode) -> None:
-    """The format first, since sizes and rates depend on it."""
+    """Set the format first, since sizes and rates depend on it."""
     capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*mode.fourcc))
     capture.set(cv2.CAP_PROP_FRAME_WIDTH, mode.width)
     capture.set(cv2.CAP_PROP_FRAME_HEIGHT, mode.height)

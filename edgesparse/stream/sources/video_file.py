@@ -21,9 +21,9 @@ from edgesparse.wording import printable
 log = logging.getLogger("edgesparse.stream")
 
 LEAST_ATTEMPTS = 100
-"""Frames in a row that cannot be decoded before the end is assumed, if the container promises fewer."""
+"""Undecodable frames in a row after which the end is assumed, if the container announces fewer."""
 LONGEST_SKIP_SECONDS = 5.0
-"""The end is also assumed after that long without a frame: a server that delivers a file may have stopped."""
+"""Seconds without a frame after which the end is assumed: a server that delivers a file may have stopped."""
 
 
 def open_video(path: Path) -> Capture:
@@ -44,10 +44,11 @@ def open_video(path: Path) -> Capture:
 
 
 class VideoFile(Source):
-    """A video that has an end, decoded frame by frame into as many images as it lends.
+    """A finite video, decoded frame by frame into as many images as it lends.
 
-    Frames that cannot be decoded are skipped, counted in `dropped` and reported with their place in the video. `opener`
-    opens the video; `capture` is its result if it was called already. Raises SourceError if no frame can be decoded.
+    Frames that cannot be decoded are skipped, counted in `dropped` and reported with their position in the video.
+    `opener` opens the video; `capture` is its result if it was called already. Raises SourceError if no frame can be
+    decoded.
     """
 
     def __init__(self, name: str, opener: Opener, capture: Capture | None = None) -> None:
@@ -81,7 +82,7 @@ class VideoFile(Source):
         return None
 
     def _grab(self) -> bool:
-        """Go to the next frame that can be decoded; False at the end."""
+        """Advance to the next frame that can be decoded. Returns False at the end."""
         limit, started = max(LEAST_ATTEMPTS, (self.total or 0) - self._next), time.monotonic()
         for missing in range(limit):
             if self._capture.grab():
@@ -102,7 +103,9 @@ class VideoFile(Source):
         )
 
     def _position(self) -> int:
-        """When the present frame is shown; by the nominal rate if the container does not tell, or times go back."""
+        """Return when the current frame is shown; by the nominal rate if the container has no times or they go
+        backwards.
+        """
         position = round(self._capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
         if position <= self._position_ns:
             position = self._position_ns + round(1e9 / (self.fps or 30.0))
