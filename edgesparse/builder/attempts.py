@@ -1,6 +1,5 @@
-"""Builds one candidate after another: on the first rung of limits that fits, then loaded, timed and scored.
-
-A failure is recorded and never ends the build.
+"""Builds one candidate after another on the first rung of limits that fits, then loads, times and scores it. A failure
+is recorded and never ends the build.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from edgesparse.package.manifest import AgreementRecord, Outcome, Score
 
 TIME_IS_UP = "the time limit was reached before"
 NEGLIGIBLE = 0.1
-"""A rung that saves less than this share of the excess has no lever that matters for the model."""
+"""A rung that saves less than this share of the excess has no lever that matters for this model."""
 
 
 @dataclass(eq=False)
 class Attempt:
-    """The outcome of a plan. `outcome` is `lost` while the candidate may still be chosen."""
+    """The outcome of a plan. `outcome` stays `lost` while the candidate may still be chosen."""
 
     plan: CandidatePlan
     outcome: Outcome = "lost"
@@ -38,7 +37,7 @@ class Attempt:
     spent: Spent = field(default_factory=Spent)
     rung: int = 0
     short: bool = False
-    """Whether it failed for lack of memory."""
+    """Whether it failed because of too little memory."""
     result: BuildResult | None = None
     timing: Timing | None = None
     inputs: tuple[TensorSpec, ...] = ()
@@ -60,7 +59,7 @@ class Attempt:
 
 
 class CandidateBuilder:
-    """Builds and tries candidates. The rung on which memory sufficed is where the next candidate begins."""
+    """Builds and tries candidates. The next candidate starts on the rung on which memory sufficed."""
 
     def __init__(
         self,
@@ -72,14 +71,14 @@ class CandidateBuilder:
     ) -> None:
         self._build, self._files, self._seconds, self._scoring = build, files, seconds, scoring
         self._finished = finished
-        # Only backends that compile native code have levers.
+        # Only backends that compile native code have memory levers.
         limits = rungs(build.budget.size, build.recipe.build.level)
         self._rungs = limits if build.backend.native_code else (Limits(),)
         self._first = 0
         self._no_room = ""
 
     def attempt(self, plan: CandidatePlan, best: Attempt | None) -> Attempt:
-        """Build and try a plan; `best` is the fastest attempt so far."""
+        """Build and try a plan. `best` is the fastest attempt so far."""
         attempt = Attempt(plan)
         if time.monotonic() > self._build.workers.deadline:
             return attempt.end("skipped", TIME_IS_UP)
@@ -107,7 +106,9 @@ class CandidateBuilder:
         return attempt
 
     def _resume(self, attempt: Attempt, key: str, onnx: Path) -> bool:
-        """Whether an interrupted build finished this candidate, within the memory of this one."""
+        """Take the candidate from an interrupted build, if that finished it within this one's memory; return whether
+        so.
+        """
         if self._finished is None:
             return False
         out = onnx.parent / f"{attempt.plan.name.replace(':', 'to')}-resumed{self._build.backend.suffix}"
@@ -135,7 +136,7 @@ class CandidateBuilder:
         )
 
     def _build_down(self, attempt: Attempt, onnx: Path, options: BuildOptions) -> None:
-        """Build on tighter and tighter rungs until one fits. A degraded engine gets one more try on the next."""
+        """Build on tighter and tighter rungs until one fits. A degraded engine gets another try on the next rung."""
         budget = self._build.budget
         rung: int | None = self._first
         problem, before = "", None
@@ -162,10 +163,8 @@ class CandidateBuilder:
             self._first = attempt.rung
 
     def _next(self, rung: int, spent: Spent, before: Spent | None) -> int | None:
-        """The rung after one that did not fit.
-
-        The last one where more than the workspace was too much, or where the rung saved next to nothing compared with
-        the one `before`; None where the library by itself is too large.
+        """Return the rung after one that did not fit: the last rung if more than the workspace was too much, or if the
+        rung saved next to nothing compared with the one `before`; None if the library by itself is too large.
         """
         last, budget, workspace = len(self._rungs) - 1, self._build.budget, self._rungs[rung].workspace
         if rung == last or self._hopeless(spent):
@@ -178,7 +177,7 @@ class CandidateBuilder:
         return last if floor > budget.size or saved < NEGLIGIBLE * (used - budget.size) else rung + 1
 
     def _hopeless(self, spent: Spent) -> bool:
-        """Whether no rung can help, since the library alone exceeds the budget."""
+        """Whether no rung can help because the library alone exceeds the budget."""
         size, where = self._build.budget.size, self._build.budget.where
         if size is None or spent.loaded is None or spent.loaded <= size:
             return False
@@ -220,7 +219,7 @@ class CandidateBuilder:
 
 
 def _keep(attempt: Attempt, result: BuildResult, spent: Spent, rung: int) -> bool:
-    """Take the result unless the previous one is as good; returns whether the next rung is worth a try."""
+    """Keep the result unless the previous one is as good. Returns whether the next rung is worth a try."""
     before = attempt.result
     if before is None or len(result.degraded) < len(before.degraded):
         attempt.result, attempt.rung, attempt.spent = result, rung, spent
@@ -228,12 +227,12 @@ def _keep(attempt: Attempt, result: BuildResult, spent: Spent, rung: int) -> boo
 
 
 def _smaller(a: Spent, b: Spent, budget: Budget) -> Spent:
-    """The smaller of those that were measured: the memory that is needed at least."""
+    """Return the smaller of the measured ones: the least memory that is needed."""
     return min((spent for spent in (a, b) if spent != Spent()), key=lambda s: s.under(budget.where), default=a)
 
 
 def _timing_cache(backend: Backend) -> Path | None:
-    """One per device and release, since times from elsewhere mean nothing here."""
+    """Return the timing cache's path: one per device and release, since times from elsewhere mean nothing here."""
     machine = device.probe()
     name = "-".join((backend.name, backend.probe().version, machine.gpu or machine.model or machine.arch, machine.sm))
     folder = state_folder() / "timing"

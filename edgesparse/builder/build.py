@@ -43,7 +43,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything that decides what is built: the recipe, the backend, and sha256 of the files that they read."""
+    """Everything that determines what is built: the recipe, the backend, and the sha256 of the files they read."""
 
     recipe: Recipe
     backend: Backend
@@ -51,7 +51,7 @@ class Inputs:
 
     @property
     def build_id(self) -> str:
-        """Name of the build's folder, 12 hexadecimal digits."""
+        """The name of the build's folder, 12 hexadecimal digits."""
         inputs = [self.recipe.build_key(), self.hashes, self.backend.name, self.backend.identity(), VERSION]
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -67,14 +67,14 @@ def build(
 ) -> Built:
     """Build the package of a recipe in the store `root`, or reuse one that was built from the same inputs.
 
-    It becomes the model's `current` package, with the recipe's `run` in its manifest; without `make_current` only if
-    the model has no current one, and a package that is reused is left unchanged on disk. `keep` is a folder for the
+    It becomes the model's `current` package, with the recipe's `run` in its manifest; without `make_current`, only if
+    the model has no current package, and a reused package is left unchanged on disk. `keep` is a folder for the
     files that candidates are built from, which their trtexec commands name; a build that is reused or refused writes
     nothing there. `reuse`: a whole "package"; or the "candidates" that an interrupted build finished, for a package
     that does not exist or that the time limit left incomplete; or "nothing".
 
-    Raises ModelError, BuildError (AccuracyGateFailed when it detects worse than `accept` allows), PackageError,
-    BackendUnavailable. Existing packages stay as they are whatever fails.
+    Raises ModelError, BuildError (AccuracyGateFailed if it detects worse than `accept` allows), PackageError,
+    BackendUnavailable. Whatever fails, existing packages are left unchanged.
     """
     inputs = Inputs(recipe, pick_backend(recipe), _hashes(recipe))
     store = Store(root, recipe.model.stem)
@@ -94,7 +94,7 @@ def build(
 
 
 def pick_backend(recipe: Recipe) -> Backend:
-    """The recipe's backend; with `auto`, the best that works here. Raises BackendUnavailable with the remedy."""
+    """Return the recipe's backend; with `auto`, the best that works here. Raises BackendUnavailable with the remedy."""
     names = PREFERENCE if recipe.build.backend == "auto" else (recipe.build.backend,)
     for name in names:
         backend = backends.backend(name)
@@ -105,7 +105,7 @@ def pick_backend(recipe: Recipe) -> Backend:
 
 
 def _with_run(package: Package, run: Run) -> Package:
-    """`run` does not decide what is built, so the package of another `run` is reused with this one."""
+    """Set `run`, which does not affect the build: a package built with a different `run` is reused with this one."""
     return Package(package.folder, package.manifest.model_copy(update={"run": run}))
 
 
@@ -128,7 +128,7 @@ def _write(store: Store, inputs: Inputs, progress: Progress, keep: Path | None, 
 
 
 def _keep(work: Path, folder: Path) -> None:
-    """Copy the files that candidates were built from, not the results. Raises ConfigError where it cannot."""
+    """Copy the files that candidates were built from, not the results. Raises ConfigError if that fails."""
     results = ("*.engine", "*.part", "job-*", ".*")
     try:
         shutil.copytree(work, folder, ignore=shutil.ignore_patterns(*results), dirs_exist_ok=True)
@@ -137,7 +137,7 @@ def _keep(work: Path, folder: Path) -> None:
 
 
 def _hash_labels(annotations: Path) -> str:
-    """sha256 of the annotation file; of a YOLO data set, over its text files too."""
+    """Return the sha256 of the annotation file; for a YOLO data set, including its text files."""
     files = files_of(annotations)
     if len(files) == 1:
         return sha256(files[0])

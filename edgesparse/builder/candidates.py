@@ -1,4 +1,4 @@
-"""The candidates of a build: which make sense, in which order, and when one can no longer win."""
+"""The candidates of a build: which make sense, in which order, and which can no longer win."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 @dataclass(frozen=True)
 class CandidatePlan:
-    """A candidate before it is built: how precision is lowered, and whether 2:4 kernels are allowed."""
+    """A candidate before it is built: how precision is reduced, and whether 2:4 kernels are allowed."""
 
     way: Way
     sparse: bool = False
@@ -37,14 +37,15 @@ class CandidatePlan:
 
     @property
     def caution(self) -> tuple[int, bool]:
-        """A smaller value is safer: more precise, then dense."""
+        """Sort key: smaller is safer, that is, more precise, then dense."""
         return PRECISIONS.index(self.precision), self.sparse
 
 
 @dataclass(frozen=True)
 class CandidatePlans:
-    """`possible` in the order in which they are built, cheap ones first; `impossible` are those that the recipe names
-    and that cannot be built, with the reason; `notes` name what else could be built and what is missing for it."""
+    """`possible` candidates in build order, cheap ones first; `impossible` are those that the recipe names and that
+    cannot be built, with the reason; `notes` say what else could be built and what that requires.
+    """
 
     possible: tuple[CandidatePlan, ...]
     impossible: tuple[tuple[CandidatePlan, str], ...] = ()
@@ -52,7 +53,7 @@ class CandidatePlans:
 
 
 def plan_candidates(recipe: Recipe, backend: Backend, prepared: Prepared) -> CandidatePlans:
-    """The candidates of a recipe. Raises BuildError when none can be built."""
+    """Return the candidates of a recipe. Raises BuildError if none can be built."""
     if recipe.build.candidates == "auto":
         return CandidatePlans(tuple(_auto(recipe, backend, prepared)), notes=tuple(_notes(recipe, backend, prepared)))
     requested = sorted((parse_plan(name) for name in dict.fromkeys(recipe.build.candidates)), key=_order)
@@ -66,15 +67,15 @@ def plan_candidates(recipe: Recipe, backend: Backend, prepared: Prepared) -> Can
 
 
 def parse_plan(name: str) -> CandidatePlan:
-    """The plan of a candidate's name."""
+    """Return the plan with a candidate's name."""
     way = next(way for way in WAYS if way == name.removesuffix(SPARSE))
     return CandidatePlan(way, name.endswith(SPARSE))
 
 
 def obstacle(plan: CandidatePlan, recipe: Recipe, backend: Backend, prepared: Prepared) -> str | None:
-    """Why a candidate cannot be built, in words; None when it can."""
+    """Return why a candidate cannot be built, or None if it can."""
     if prepared.quantized and plan.way != "int8-qdq":
-        return "the model carries Q/DQ and is built as it is: name int8-qdq, or pass the float model"
+        return "the model has Q/DQ pairs and is built unchanged: choose int8-qdq, or pass the float model"
     if plan.precision == "int8" and not prepared.quantized and recipe.calibrate.images is None:
         return "INT8 needs images: set calibrate.images"
     if plan.way not in backend.ways():
@@ -91,13 +92,13 @@ def obstacle(plan: CandidatePlan, recipe: Recipe, backend: Backend, prepared: Pr
 
 
 def _auto(recipe: Recipe, backend: Backend, prepared: Prepared) -> Iterator[CandidatePlan]:
-    """All that make sense; on the CPU, where 2:4 gains nothing and INT8 little, only the unchanged model."""
+    """Return all that make sense; on the CPU, where 2:4 gains nothing and INT8 little, only the unchanged model."""
     if not backend.native_code:
         yield CandidatePlan("int8-qdq" if prepared.quantized else "fp32")
         return
     both = [CandidatePlan(way, sparse) for way in WAYS for sparse in (False, True)]
     possible = [plan for plan in both if obstacle(plan, recipe, backend, prepared) is None]
-    # Dense, this placement only costs time: it is built as the twin that the 2:4 engine is measured against.
+    # Dense, this placement only costs time: it is built as the twin to measure the 2:4 engine against.
     yield from (plan for plan in possible if plan.way != "int8-qdq-sparse" or CandidatePlan(plan.way, True) in possible)
 
 
@@ -115,9 +116,9 @@ def _order(plan: CandidatePlan) -> tuple[int, bool]:
 
 
 def least_ms(plan: CandidatePlan, prepared: Prepared) -> float | None:
-    """A lower bound of the candidate's milliseconds on this board; None on machines without a data sheet.
+    """Return a lower bound of the candidate's latency in ms on this board; None on machines without a data sheet.
 
-    It counts the products at the full rate of the data sheet, and neither memory traffic nor kernel launches.
+    It assumes the data sheet's full rate of products, and ignores memory traffic and kernel launches.
     """
     name = _board()
     if name is None:
@@ -127,7 +128,7 @@ def least_ms(plan: CandidatePlan, prepared: Prepared) -> float | None:
 
 
 def _board() -> str | None:
-    """This machine's name in boards.yaml, such as `orin-nano-8gb`."""
+    """Return this machine's name in boards.yaml, such as `orin-nano-8gb`."""
     machine = device.probe()
     match = re.search(r"(AGX Orin|Orin NX|Orin Nano)", machine.model)
     if match is None:
@@ -135,5 +136,5 @@ def _board() -> str | None:
     family = match[1].lower().replace(" ", "-")
     named = [name for name in boards.board_names() if name.startswith(family)]
     sizes = {name: boards.board(name).memory_gb for name in named}
-    # The system reports somewhat less memory than the module has.
+    # The system reports slightly less memory than the module has.
     return min((name for name in named if sizes[name] * 1e9 >= machine.memory), key=lambda n: sizes[n], default=None)

@@ -1,4 +1,4 @@
-"""Which candidate is chosen, and what 2:4 gained, in words."""
+"""Chooses a candidate, and describes what 2:4 gained."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from edgesparse.errors import SparsityNotAchieved
 from edgesparse.sparsity.inspect import InspectedLayer, Inspection
 
 NAMED = 2
-"""Layers that a verdict names per reason; the report lists all."""
+"""Layers named per reason in a verdict; the report lists all."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What 2:4 gained in a candidate.
-
-    `layers` are the model's 2:4 layers, each with the reason why it does not run sparse, empty where it does.
+    """What 2:4 gained in a candidate. `layers` are the model's 2:4 layers, each with the reason why it does not run
+    sparse; empty where it does.
     """
 
     attempt: Attempt
@@ -34,13 +33,13 @@ class Proof:
 
     @property
     def eligible(self) -> int:
-        """How many layers the builder considered; layers that it fused count once."""
+        """How many layers the builder considered; fused layers count once."""
         eligible = self.attempt.result.eligible if self.attempt.result else ()
         return max(len(eligible) or len(self.layers), len(self.picked))
 
     @property
     def ratio(self) -> float | None:
-        """The dense twin's time over its own; None without a twin."""
+        """The dense twin's time divided by its own; None without a twin."""
         if self.twin is None or self.twin.timing is None or self.attempt.timing is None:
             return None
         return self.twin.timing.median_ms / self.attempt.timing.median_ms
@@ -61,7 +60,7 @@ class Proof:
 
 
 def _grouped(layers: Sequence[tuple[InspectedLayer, str]]) -> Iterator[str]:
-    """The reasons with their layers, the most common first, without the details in brackets."""
+    """Group layers by reason, the most common first, without details in parentheses."""
     groups: dict[str, list[str]] = {}
     for layer, reason in layers:
         if reason:
@@ -72,7 +71,7 @@ def _grouped(layers: Sequence[tuple[InspectedLayer, str]]) -> Iterator[str]:
 
 
 def sparse_layers(result: BuildResult | None) -> tuple[str, ...]:
-    """The layers whose kernel is a 2:4 one. The builder's log counts only where the engine does not name kernels."""
+    """Return the layers that run a 2:4 kernel. The builder's log is only used if the engine does not name kernels."""
     if result is None:
         return ()
     if any(layer.kernel for layer in result.layers):
@@ -81,7 +80,7 @@ def sparse_layers(result: BuildResult | None) -> tuple[str, ...]:
 
 
 def fastest(passed: Sequence[Attempt]) -> Attempt:
-    """The fastest; of those that are as fast within the spread, the most precise, dense before 2:4."""
+    """Return the fastest; among those that are as fast within the spread, the most precise, and dense before 2:4."""
     best = min(passed, key=milliseconds)
     assert best.timing is not None
     equals = [attempt for attempt in passed if attempt.timing is not None and equal(attempt.timing, best.timing)]
@@ -89,7 +88,7 @@ def fastest(passed: Sequence[Attempt]) -> Attempt:
 
 
 def settle(passed: Sequence[Attempt], describe: Callable[[Attempt], str]) -> Attempt:
-    """Mark the chosen candidate, and why the others lost; `describe` says how a candidate detects."""
+    """Mark the chosen candidate, and why the others lost. `describe` says how well a candidate detects."""
     chosen = fastest(passed)
     best = min(passed, key=milliseconds)
     if len(passed) == 1:
@@ -109,7 +108,7 @@ def settle(passed: Sequence[Attempt], describe: Callable[[Attempt], str]) -> Att
 
 
 def proofs(attempts: Sequence[Attempt], layers: Inspection) -> tuple[Proof, ...]:
-    """One proof per 2:4 candidate that runs."""
+    """Return a proof per 2:4 candidate that runs."""
     by_plan = {attempt.plan: attempt for attempt in attempts if attempt.runs}
     return tuple(
         Proof(attempt, by_plan.get(CandidatePlan(plan.way)), tuple(_reasons(attempt, layers)))
@@ -119,7 +118,7 @@ def proofs(attempts: Sequence[Attempt], layers: Inspection) -> tuple[Proof, ...]
 
 
 def require_sparse(chosen: Attempt, proofs: Sequence[Proof]) -> None:
-    """Raise SparsityNotAchieved unless the chosen engine runs 2:4 kernels and is faster for it."""
+    """Raise SparsityNotAchieved unless the chosen engine runs 2:4 kernels and is faster because of them."""
     proof = next((proof for proof in proofs if proof.attempt is chosen), None)
     if proof is not None and proof.picked and proof.gains:
         return
@@ -132,7 +131,7 @@ def require_sparse(chosen: Attempt, proofs: Sequence[Proof]) -> None:
 
 
 def _reasons(attempt: Attempt, layers: Inspection) -> Iterator[tuple[InspectedLayer, str]]:
-    """Each 2:4 layer of the model, with the reason why it does not run sparse."""
+    """Return each 2:4 layer of the model, with the reason why it does not run sparse."""
     result = attempt.result
     assert result is not None
     picked = set(sparse_layers(result))
@@ -154,7 +153,7 @@ def _reasons(attempt: Attempt, layers: Inspection) -> Iterator[tuple[InspectedLa
 
 
 def _named(name: str, text: str) -> bool:
-    """Whether TensorRT's name, which joins the names of the layers that it fused, contains this whole name."""
+    """Whether TensorRT's layer name, which joins the names of fused layers, contains this whole name."""
     return re.search(rf"(?<![\w/.]){re.escape(name)}(?![\w/.])", text) is not None
 
 

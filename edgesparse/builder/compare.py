@@ -1,4 +1,4 @@
-"""Builds, tries and judges every candidate, times those that run interleaved, and chooses one."""
+"""Builds, tries and judges every candidate, times those that run, interleaved, and chooses one."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from edgesparse.errors import BuildError, MemoryBudgetExceeded
 from edgesparse.progress import Progress
 
 BUILDING = 0.9
-"""Share of the time limit in which candidates are built; the rest is for timing them interleaved."""
+"""Share of the time limit for building candidates; the rest is for timing them interleaved."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The outcome of a build. `fallback` is the most precise engine that runs, perhaps the chosen one itself."""
+    """The outcome of a build. `fallback` is the most precise engine that runs, possibly the chosen one."""
 
     build: Build
     attempts: tuple[Attempt, ...]
@@ -52,11 +52,9 @@ def compare_candidates(
 ) -> Comparison:
     """Build and compare the candidates of a recipe in `folder`, each timed for `seconds`.
 
-    Each that is finished is kept on this device until all are, so that with `resume` a later call takes it from there;
-    with None nothing is kept.
-
-    Raises ModelError, ConfigError, and BuildError when no candidate is left: MemoryBudgetExceeded, AccuracyGateFailed,
-    SparsityNotAchieved where that is the reason.
+    Finished candidates are kept on this device until all are done, so that a later call with `resume` reuses them;
+    with None, nothing is kept. Raises ModelError, ConfigError, and BuildError if no candidate is left:
+    MemoryBudgetExceeded, AccuracyGateFailed, SparsityNotAchieved if that is the reason.
     """
     folder = folder.absolute()  # child processes run in another folder
     gate = Gate(recipe)
@@ -101,7 +99,7 @@ def _attempts(builder: CandidateBuilder, plans: CandidatePlans, gate: Gate) -> l
 
 
 def _race(build: Build, attempts: Sequence[Attempt], seconds: float) -> tuple[str, tuple[str, ...]]:
-    """Time all engines that run interleaved; returns the clocks, and a note where that failed."""
+    """Time all engines that run, interleaved. Returns the clocks, and a note if that failed."""
     running = {attempt.plan.name: attempt for attempt in attempts if attempt.runs}
     if len(running) < 2:
         return str(device.clocks()), ()
@@ -116,7 +114,7 @@ def _race(build: Build, attempts: Sequence[Attempt], seconds: float) -> tuple[st
 
 
 def none_left(attempts: Sequence[Attempt], memory: Budget) -> BuildError:
-    """The error when no candidate may be used, with the reasons."""
+    """Return the error for a build without a usable candidate, with the reasons."""
     refused = [attempt for attempt in attempts if attempt.outcome == "refused"]
     if refused:
         return all_refused(refused)
@@ -134,9 +132,9 @@ def _too_little_memory(smallest: Attempt, memory: Budget) -> MemoryBudgetExceede
         subject = "the process and its libraries" if memory.where == "host" else "CUDA and the library"
         needed += f", {spent.loaded / MB:,.0f} MB of it {subject} before anything is built"
     fix = {
-        "gpu": "end other programs on the GPU, or raise build.memory",
+        "gpu": "stop other programs on the GPU, or raise build.memory",
         "shared": "stop the desktop (sudo systemctl isolate multi-user.target) and other programs, add swap, "
         "or raise build.memory",
-        "host": "end other programs, or raise build.memory",
+        "host": "stop other programs, or raise build.memory",
     }[memory.where]
     return MemoryBudgetExceeded(f"no candidate fits into {memory}: {needed}: {fix}")

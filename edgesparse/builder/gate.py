@@ -1,4 +1,4 @@
-"""Decides whether a candidate detects well enough: by its score on labels or, weaker, by the reference's detections."""
+"""Decides whether a candidate detects well enough, by its score on labels or, weaker, by the reference's detections."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MARGIN = 0.2
 class Gate:
     """Judges candidates by the recipe's `accept`. The reference is FP32 in ONNX Runtime.
 
-    Raises ConfigError when the recipe requires a score and names no annotations.
+    Raises ConfigError if the recipe requires a score and names no annotations.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -37,7 +37,7 @@ class Gate:
         self._reference: Path | None = None
 
     def scoring(self) -> Scoring:
-        """What the trial of a candidate compares its detections with."""
+        """What a trial compares the candidate's detections with."""
         if self._labels is not None:
             return Scoring(annotations=self._labels.path.absolute(), images=_absolute(self._accept.images))
         if self._reference is not None:
@@ -45,9 +45,8 @@ class Gate:
         return Scoring()
 
     def prepare(self, prepared: Prepared, folder: Path, progress: Progress) -> None:
-        """Score the reference, or write its detections, where the recipe compares with them.
-
-        Raises AccuracyGateFailed where the reference itself does not score.
+        """Score the reference, or write its detections, if the recipe compares with them. Raises AccuracyGateFailed if
+        the reference itself does not score.
         """
         accept = self._accept
         if (self._labels is None and accept.images is None) or (self._labels and accept.max_map_drop is None):
@@ -72,10 +71,9 @@ class Gate:
                     )
 
     def int8_target(self) -> ScoreTarget | None:
-        """The score that INT8 must reach when it is prepared; None where the recipe requires none.
-
-        It is higher than the gate's by MARGIN of the allowed drop, since ONNX Runtime, which scores INT8 at that point,
-        rounds differently from TensorRT.
+        """Return the score that INT8 must reach when it is prepared; None if the recipe requires none. It is higher
+        than the gate's by MARGIN of the allowed drop, since ONNX Runtime, which scores INT8 at that point, rounds
+        differently from TensorRT.
         """
         accept, minimums = self._accept, [self._accept.min_map or 0.0]
         if self._base is not None and accept.max_map_drop is not None:
@@ -85,7 +83,7 @@ class Gate:
         return ScoreTarget(self._labels.path.absolute(), _absolute(accept.images), max(minimums))
 
     def refusal(self, attempt: Attempt) -> str | None:
-        """Why a candidate is refused, as 'found, needed'; None when it passes."""
+        """Return why a candidate is refused, as 'found, needed', or None if it passes."""
         accept, score, agreed = self._accept, attempt.score, attempt.agreement
         if agreed is not None and min(agreed.recall, agreed.precision) < accept.min_agreement:
             return (
@@ -108,7 +106,7 @@ class Gate:
         )
 
     def words(self, attempt: Attempt) -> str:
-        """How a candidate that passes detects, for the verdict."""
+        """Describe how well a candidate that passes detects, for the verdict."""
         if (agreed := attempt.agreement) is not None:
             share = f"{100 * agreed.recall:.0f} % of FP32's {agreed.boxes} boxes on {agreed.images} images"
             return f"finds {share}, which is weaker than a score on labels"
@@ -121,7 +119,7 @@ class Gate:
 
 
 def all_refused(refused: Sequence[Attempt]) -> AccuracyGateFailed:
-    """The error when no candidate passes."""
+    """Return the error for a build in which no candidate passes."""
     if len(refused) == 1:
         reason, fix = refused[0].reason, "check head, classes and input, or require less"
         if "under the reference" in reason:

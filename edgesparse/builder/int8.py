@@ -1,4 +1,4 @@
-"""INT8 from a float model and images: calibrated once and written in every form that candidates are built from."""
+"""INT8 from a float model and images, calibrated once and written in every form that candidates are built from."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from edgesparse.runtime.labels.read import Labels, files_of
 from edgesparse.version import VERSION
 
 REVISION = 3
-"""Part of the cache key: raise it when `recover` returns something else for the same input."""
+"""Part of the cache key: increase it if `recover` changes its result for the same input."""
 PLACEMENTS: tuple[Placement, ...] = ("fuse", "sparse")
 _CACHED = "calibrated.json"
 
 
 def hash_images(folder: Path) -> str:
-    """sha256 over the contents of a folder's images, in the order of their names."""
+    """Return the sha256 over the contents of a folder's images, in the order of their names."""
     digest = hashlib.sha256()
     for path in image_files(folder):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
@@ -49,8 +49,8 @@ def hash_images(folder: Path) -> str:
 
 
 def write_images(path: Path, files: list[Path], spec: InputSpec) -> None:
-    """Write a .npy of N x 3 x H x W float32 for TensorRT's own calibration, with one image in memory at a time."""
-    create: Any = open_memmap  # typed only in later releases of NumPy
+    """Write a .npy of float32 [N, 3, H, W] for TensorRT's own calibration, with one image in memory at a time."""
+    create: Any = open_memmap  # only typed in later releases of NumPy
     rows = create(path, "w+", np.float32, (len(files), 3, *spec.size))
     for row, image in zip(rows, ImageBatches.from_files(files, spec)(), strict=True):
         row[:] = image[0]
@@ -81,7 +81,7 @@ def write_int8(job: QuantizeJob, progress: Progress) -> Int8Files:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """The float model with even channels, the scales of its tensors, and the layers that stay float."""
+    """The float model with even channel counts, the scales of its tensors, and the layers that stay float."""
 
     model: models.Model
     scales: dict[str, float]
@@ -91,7 +91,7 @@ class Calibrated:
 
 
 def _calibrated(job: QuantizeJob, progress: Progress) -> Calibrated:
-    """Reused from an earlier build on this device where model, images and settings are the same."""
+    """Calibrate, or reuse an earlier calibration on this device with the same model, images and settings."""
     model = models.load(job.onnx)
     files = image_files(job.images, job.count)
     cached = state_folder() / "int8" / _key(job, model, files)
@@ -139,7 +139,7 @@ def _read(folder: Path) -> Calibrated | None:
 
 
 def _write(folder: Path, calibrated: Calibrated) -> None:
-    """Write a folder and rename it: a reader sees the whole of it or nothing."""
+    """Write a folder and rename it, so that a reader sees all of it or nothing."""
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=folder.parent))
     try:

@@ -18,9 +18,9 @@ from edgesparse.runtime.heads.base import Layout
 from edgesparse.runtime.heads.registry import head as head_of
 
 CONFIDENCE = 0.1
-"""Low enough for doubtful objects, whose order among the others is part of the score."""
+"""Minimum confidence, low enough for doubtful objects, whose order among the others affects the score."""
 MARGIN = 0.15
-"""How far beyond its box an object extends, as a share of its sides: a box is located by its edges."""
+"""How far an object extends beyond its box, as a share of its sides: a box is located by its edges."""
 
 
 def object_masks(model: Model, batches: Batches, spec: DetectorSpec) -> Iterator[NDArray[np.float32]]:
@@ -32,7 +32,7 @@ def object_masks(model: Model, batches: Batches, spec: DetectorSpec) -> Iterator
 
 
 def box_reader(spec: DetectorSpec) -> Read | None:
-    """A function from a batch's outputs to [places, 4 + classes]: boxes, xyxy in pixels, and each class's confidence.
+    """Return a function from a batch's outputs to [places, 4 + classes]: xyxy boxes in pixels and class confidences.
 
     None for heads that list detections: the position in a list says nothing about the object.
     """

@@ -19,7 +19,7 @@ from edgesparse.runtime.images import image_files
 class OnnxFiles:
     """Files in the build's folder. `target` is the score that INT8 must reach, if any.
 
-    Methods raise CalibrationError where INT8 cannot be prepared.
+    Methods raise CalibrationError if INT8 cannot be prepared.
     """
 
     def __init__(self, build: Build, target: ScoreTarget | None = None) -> None:
@@ -28,7 +28,7 @@ class OnnxFiles:
         self._int8: Int8Files | EdgeSparseError | None = None
 
     def onnx(self, plan: CandidatePlan) -> Path:
-        """The file of a plan. Raises ModelError where the recipe's range of batches cannot be had."""
+        """Return the file of a plan. Raises ModelError if the recipe's batch range is not possible."""
         path, batch = self._static(plan), self._build.recipe.build.batch
         if not (batch.open and self._build.backend.open_batch):
             return path
@@ -48,11 +48,11 @@ class OnnxFiles:
         return base
 
     def table(self) -> Path:
-        """The calibration table in TensorRT's format."""
+        """Return the calibration table in TensorRT's format."""
         return self._quantized().table
 
     def images(self) -> Path:
-        """The images for TensorRT's own calibration."""
+        """Return the images for TensorRT's own calibration."""
         path = self._build.folder / "images.npy"
         if not path.exists():
             calibrate = self._build.recipe.calibrate
@@ -62,14 +62,14 @@ class OnnxFiles:
         return path
 
     def notes(self) -> tuple[str, ...]:
-        """Notes on INT8, and on settings of the recipe that this backend ignores."""
+        """Return notes on INT8, and on recipe settings that this backend ignores."""
         batch, backend = self._build.recipe.build.batch, self._build.backend
         static = batch.open and not backend.open_batch
         note = (f"{backend.name} takes a single batch size: built for build.batch.opt, {batch.opt}",) if static else ()
         return (*note, *(self._int8.notes if isinstance(self._int8, Int8Files) else ()))
 
     def _quantized(self) -> Int8Files:
-        """The files that the quantize job wrote; a second call fails as the first did."""
+        """Return the files written by the quantize job; a second call fails like the first."""
         if self._int8 is None:
             recipe = self._build.recipe
             assert recipe.calibrate.images is not None

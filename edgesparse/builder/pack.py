@@ -57,7 +57,7 @@ def pack(folder: Path, comparison: Comparison, build_id: str, hashes: Mapping[st
 
 
 def _origin(build: Build, hashes: Mapping[str, str | None]) -> dict[str, Any]:
-    """The fields of a manifest that are known before anything is built."""
+    """Return the manifest fields that are known before anything is built."""
     recipe, backend, batch = build.recipe, build.backend, build.recipe.build.batch
     return {
         "model": recipe.model.stem,
@@ -114,7 +114,9 @@ def _candidate(attempt: Attempt) -> Candidate:
 
 
 def _sparsity(comparison: Comparison) -> tuple[LayerVerdict, ...]:
-    """Of the chosen engine; when it is dense, of the fastest 2:4 one; without any, the states of the model's layers."""
+    """Return the chosen engine's layers; if it is dense, the fastest 2:4 engine's; without any, the model's layer
+    states.
+    """
     proofs = {proof.attempt: proof for proof in comparison.proofs}
     proof = proofs.get(comparison.chosen) or min(
         comparison.proofs, key=lambda p: p.attempt.timing.median_ms if p.attempt.timing else 0, default=None

@@ -1,4 +1,4 @@
-"""What a model detects and how, and the static, simplified model that every candidate is built from."""
+"""What a model detects and how, and the static, simplified model from which every candidate is built."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Prepared:
     """A model ready to be built.
 
     `fixed` has static shapes and is otherwise unchanged. The file `simplified` also has its constants folded, unless
-    the recipe forbids it or the model carries Q/DQ. `layers` is the 2:4 inspection of `simplified`.
+    the recipe forbids it or the model has Q/DQ pairs. `layers` is the 2:4 inspection of `simplified`.
     """
 
     fixed: models.Model
@@ -50,9 +50,8 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Build:
-    """A build in progress: the prepared model, what builds it, and the limits that it keeps.
-
-    `folder` holds the files that candidates are built from and the engines.
+    """A build in progress: the prepared model, the backend and workers, and the limits. `folder` holds the files that
+    candidates are built from and the engines.
     """
 
     recipe: Recipe
@@ -64,9 +63,8 @@ class Build:
 
 
 def detector_spec(model: models.Model, recipe: Recipe) -> DetectorSpec:
-    """Head, classes and input of `model` under the settings of `recipe`, without building anything.
-
-    The model is loaded by ONNX Runtime; it runs once, on noise, where `head` is `auto`. Raises ModelError, ConfigError.
+    """Return head, classes and input of `model` under `recipe`, without building anything. The model is loaded by ONNX
+    Runtime; it runs once, on noise, if `head` is `auto`. Raises ModelError, ConfigError.
     """
     with open_static(model, recipe) as runner:
         info, layout = models.info(model), layout_of(runner)
@@ -95,7 +93,7 @@ def prepare(recipe: Recipe, folder: Path) -> Prepared:
 
 
 def static_model(model: models.Model, batch: int, size: tuple[int, int] | None) -> models.Model:
-    """A copy with static shapes, and without feature maps beside decoded boxes. Raises ModelError."""
+    """Return a copy with static shapes, without feature maps next to decoded boxes. Raises ModelError."""
     fixed = models.fix_shapes(model, batch, size)
     info = models.info(fixed)
     if info.size is None or any(None in shape for shape in info.outputs.values()):
@@ -112,7 +110,7 @@ def static_model(model: models.Model, batch: int, size: tuple[int, int] | None) 
 
 @contextmanager
 def open_static(model: models.Model, recipe: Recipe) -> Iterator[Runner]:
-    """An ONNX Runtime runner of `model` at the recipe's batch and input size. Raises ModelError."""
+    """Return an ONNX Runtime runner for `model` at the recipe's batch and input size. Raises ModelError."""
     size = recipe.input.size or models.info(model).size
     with tempfile.TemporaryDirectory(prefix="edgesparse-") as folder:
         path = Path(folder, recipe.model.name)
@@ -126,13 +124,13 @@ def open_static(model: models.Model, recipe: Recipe) -> Iterator[Runner]:
 
 
 def layout_of(runner: Runner) -> Layout:
-    """The layout that heads are recognized by."""
+    """Return the layout by which heads are recognized."""
     shape = next(spec.shape for spec in runner.inputs if len(spec.shape) == 4)
     return Layout(runner.outputs, (shape[2], shape[3]))
 
 
 def _drop_unused_domains(path: Path) -> None:
-    """Remove ONNX Runtime's own operator sets, which it lists in every file that it writes."""
+    """Remove ONNX Runtime's own operator sets, which it lists in every file it writes."""
     model = models.load(path)
     used = {node.domain for node in model.graph.node}
     kept = [entry for entry in model.opset_import if entry.domain in used | {"", "ai.onnx"}]
@@ -142,7 +140,7 @@ def _drop_unused_domains(path: Path) -> None:
 
 
 def find_head(recipe: Recipe, info: models.ModelInfo, runner: Runner, layout: Layout) -> str:
-    """The recipe's head if it fits the outputs; with `auto`, the head that they match. Raises ModelError."""
+    """Return the recipe's head if it fits the outputs; with `auto`, the head they match. Raises ModelError."""
     if recipe.head == "auto":
         return choose(layout, info.metadata, _sample(runner))
     check(recipe.head, layout)
@@ -150,7 +148,7 @@ def find_head(recipe: Recipe, info: models.ModelInfo, runner: Runner, layout: La
 
 
 def specify(recipe: Recipe, info: models.ModelInfo, head: str, layout: Layout) -> DetectorSpec:
-    """Class names and input: from the recipe, else from the model's metadata and the head's convention."""
+    """Return class names and input, from the recipe or else from the model's metadata and the head's convention."""
     family = head_of(head)
     convention = family.convention.model_copy(update={"size": layout.size})
     classes = _classes(recipe, info, family, layout)
@@ -158,7 +156,7 @@ def specify(recipe: Recipe, info: models.ModelInfo, head: str, layout: Layout) -
 
 
 def _sample(runner: Runner) -> list[np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
-    """Outputs for an image of noise, which suffice to tell decoded boxes from offsets on a grid."""
+    """Return the outputs for an image of noise, which suffice to tell decoded boxes from grid offsets."""
     buffers = runner.allocate()
     image = image_input(runner)
     buffers[image.name][...] = np.random.default_rng(0).random(image.shape).astype(image.dtype)
@@ -181,5 +179,5 @@ def _classes(recipe: Recipe, info: models.ModelInfo, head: Head, layout: Layout)
             raise ModelError("found class names neither in the file nor in its outputs: set 'classes:' in the recipe")
         names = stored or tuple(map(str, range(count or 0)))
     if count is not None and len(names) != count:
-        raise ConfigError(f"classes: found {len(names)} names, needed {count}, the network's number of classes")
+        raise ConfigError(f"classes: found {len(names)} names, needed {count}, the model's number of classes")
     return names

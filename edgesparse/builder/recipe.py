@@ -80,8 +80,8 @@ def write_recipe(
 ) -> str:
     """Write the recipe for an ONNX file (no file when `output` is '-') and return its text.
 
-    `head` and `size` (height, width) are for models that leave them open. Raises ModelError for a model that is no
-    detector, ConfigError when `output` exists.
+    `head` and `size` (height, width) are for models that leave them open. Raises ModelError for a model that is not a
+    detector, ConfigError if `output` exists.
     """
     if str(output) != "-" and output.exists() and not force:
         raise ConfigError(f"{output} already exists: pass --force to overwrite it, or another path with -o")
@@ -135,13 +135,13 @@ _AS_COCO = "\n# The file has no names: COCO's {count} are a guess."
 
 
 def _yaml(value: str | list[str]) -> str:
-    """On one line, quoted where necessary."""
+    """Return a value as YAML on one line, quoted if necessary."""
     text = strict_yaml.dump([value], default_flow_style=True, width=1 << 20)
     return text.strip()[1:-1]
 
 
 def _examine(path: Path, head: str, size: tuple[int, int] | None) -> tuple[models.ModelInfo, DetectorSpec, str]:
-    """The model's own description, its spec, and its outputs in words. Classes without any name become COCO's."""
+    """Return the model's own metadata, its spec, and a description of its outputs. Unnamed classes become COCO's."""
     recipe = parse({"model": str(path), "head": head, "input": {"size": size} if size else {}}, str(path))
     model = models.load(path)
     info = models.info(model)

@@ -41,7 +41,7 @@ _LADDER = (
 
 
 def page(manifest: Manifest) -> str:
-    """One self-contained HTML page."""
+    """Return a self-contained HTML page."""
     parts = (_head, _ladder, _candidates, _sparsity, _engine, _facts)
     return document(manifest.model, *(part(manifest) for part in parts), style=_STYLE)
 
@@ -62,7 +62,7 @@ def _head(manifest: Manifest) -> str:
 
 
 def _ladder(manifest: Manifest) -> str:
-    """The fastest candidate of each precision, dense and 2:4, as bars."""
+    """Render the fastest candidate of each precision, dense and 2:4, as bars."""
     steps = []
     for label, precision, sparse in _LADDER:
         fits = [c for c in manifest.candidates if (c.precision, c.sparse) == (precision, sparse) and c.latency_ms]

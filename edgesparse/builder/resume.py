@@ -1,8 +1,8 @@
-"""Finished candidates of a build that was interrupted, kept on this device so that the next build continues there.
+"""Finished candidates of an interrupted build, kept on this device so that the next build can continue there.
 
-An entry is named by the hash of everything that decides it: the ONNX file, the build options, the backend's identity,
-and what it was scored on. An engine is native code, so an entry of a backend that compiles carries this device's keyed
-hash and is not used without it.
+An entry is named by the hash of everything that determines it: the ONNX file, the build options, the backend's
+identity, and what it was scored on. An engine is native code, so an entry of a compiling backend has this device's
+keyed hash and is not used without it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from edgesparse.package.manifest import sha256
 from edgesparse.version import VERSION
 
 MOST_BYTES = 4 << 20
-"""Of a record, which lists every layer of its engine."""
+"""Most bytes of a record, which lists every layer of its engine."""
 KEPT_SECONDS = 30 * 24 * 3600
 _RECORD, _ENGINE = "record.json", "engine"
 
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Finished:
-    """A candidate that was built and tried: the rung of limits it was built on, its memory, and both results."""
+    """A candidate that was built and tried: its rung of limits, its memory, and both results."""
 
     rung: int
     spent: Spent
@@ -48,7 +48,7 @@ class Finished:
 
 
 class FinishedCandidates:
-    """Entries in the state folder. With `reuse` off they are written, not read."""
+    """Entries in the state folder. Without `reuse`, they are written but not read."""
 
     def __init__(self, build: Build, scoring: Scoring, reuse: bool) -> None:
         self._build, self._reuse = build, reuse
@@ -58,14 +58,16 @@ class FinishedCandidates:
         _remove_old(self._folder)
 
     def key(self, name: str, onnx: Path, options: BuildOptions) -> str:
-        """The entry of the candidate `name`, which is built from `onnx` with `options`, whatever its limits."""
+        """Return the entry name of the candidate `name`, built from `onnx` with `options`, whatever its limits."""
         fixed = replace(options, limits=Limits(), timing_cache=None, table=None, images=None)
         files = [_hash(path) for path in (onnx, options.table, options.images)]
         text = json.dumps([*self._same, name, to_json(fixed), files], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def load(self, key: str, out: Path) -> Finished | None:
-        """The entry, its engine copied to `out`; None where there is none, or it was changed or built elsewhere."""
+        """Return the entry, with its engine copied to `out`; None if there is none, or if it was changed or built
+        elsewhere.
+        """
         folder = self._folder / key
         if not self._reuse or not folder.is_dir():
             return None
@@ -84,7 +86,7 @@ class FinishedCandidates:
         return replace(finished, built=replace(finished.built, path=out))
 
     def save(self, key: str, finished: Finished) -> None:
-        """Write an entry, whole or not at all. A disk that cannot take it costs the entry, not the build."""
+        """Write an entry completely or not at all. A full disk costs the entry, not the build."""
         part = self._folder / f".{key}-{os.getpid()}"
         try:
             part.mkdir(mode=0o700, parents=True)
@@ -96,12 +98,12 @@ class FinishedCandidates:
             shutil.rmtree(self._folder / key, ignore_errors=True)
             part.rename(self._folder / key)
         except (OSError, EdgeSparseError) as error:
-            _log.warning("an interrupted build will not continue behind this candidate: %s", error)
+            _log.warning("an interrupted build will not continue after this candidate: %s", error)
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
     def forget(self) -> None:
-        """Remove all entries: the build ended, and left nothing out."""
+        """Remove all entries: the build is complete."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
 

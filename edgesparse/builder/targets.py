@@ -1,4 +1,4 @@
-"""Turns what a user names (a package, a recipe, an ONNX file, or `demo`) into a detector that is ready to run."""
+"""Turns a user's target (a package, a recipe, an ONNX file, or `demo`) into a detector that is ready to run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DEMO = Path("demo")
 
 
 def recipe_of(target: Path, names: str | None = None) -> Recipe:
-    """The recipe in a YAML file, the plainest recipe of an ONNX file, or the default detector's for `demo`.
+    """Return the recipe in a YAML file, a default recipe for an ONNX file, or the default detector's for `demo`.
 
     `names` ('coco' or a file) replaces the recipe's class names. Raises ConfigError, ModelError.
     """
@@ -42,23 +42,22 @@ def recipe_of(target: Path, names: str | None = None) -> Recipe:
 
 
 def ready(target: Path, root: Path = STORE, *, names: str | None = None, progress: Progress = quiet) -> Package:
-    """The verified package of a target. A recipe or an ONNX file is built in the store `root` unless it has been.
-
-    Raises ConfigError, ModelError, BuildError, PackageError.
+    """Return the verified package of a target. A recipe or ONNX file is built in the store `root` if necessary. Raises
+    ConfigError, ModelError, BuildError, PackageError.
     """
     if target == DEMO or target.suffix.lower() in (".yaml", ".yml", ".onnx"):
         return build(recipe_of(target, names), root, progress=progress, make_current=False).package
     if names:
-        raise ConfigError(f"{target} is a package and has its class names: leave out --names")
+        raise ConfigError(f"{target} is a package and already has class names: leave out --names")
     refuse_foreign(target)
     return open_package(target)
 
 
 def open_detector(package: Package, run: Run | None = None) -> Detector:
-    """A detector of a verified package, with the settings `run` or else the package's own. Close it after use.
+    """Return a detector for a verified package, with the settings `run` or else the package's own. Close it after use.
 
-    When the engine cannot be loaded the fallback runs in its place: a warning is logged, and the detector's `notice`
-    says why. Raises BuildError when neither can be loaded.
+    If the engine cannot be loaded, the fallback runs instead: a warning is logged, and the detector's `notice`
+    says why. Raises BuildError if neither can be loaded.
     """
     manifest = package.manifest
     try:
@@ -71,7 +70,9 @@ def open_detector(package: Package, run: Run | None = None) -> Detector:
 
 
 def open_fallback(package: Package, run: Run | None = None, because: str = "the chosen engine failed") -> Detector:
-    """A detector of a verified package with its most precise engine, and a `notice` about it. Raises BuildError."""
+    """Return a detector for a verified package with its most precise engine, and a `notice` about it. Raises
+    BuildError.
+    """
     manifest = package.manifest
     runner = backend(manifest.backend).load(package.fallback, manifest.threads, manifest.dla)
     detector = _detector(runner, manifest, run, manifest.fallback_precision)

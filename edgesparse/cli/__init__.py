@@ -76,7 +76,7 @@ for verb in (
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a verb and exit with its code. Whatever goes wrong is one line on standard error."""
+    """Run a verb and exit with its code. Any error is one line on standard error."""
     process.prepare_streams()
     process.prepare_signals(sys.argv[1:] if arguments is None else arguments)
     _prepare_log()
@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
         complain("interrupted")
         code = 130
     except SystemExit as end:
-        # No verb ends so with 1: it is how click and rich end when standard output is a broken pipe.
+        # No verb exits like this with 1: click and rich do, if standard output is a broken pipe.
         code = _failed(BrokenPipeError(errno.EPIPE, "Broken pipe"), []) if end.code == REFUSED else end.code
     sys.exit(code)
 
@@ -108,7 +108,7 @@ def _thread_failed(failure: threading.ExceptHookArgs) -> None:
 
 
 def _failed(error: Exception, arguments: list[str]) -> int:
-    """Say in one line what went wrong. Returns the exit code."""
+    """Print an error in one line. Returns the exit code."""
     if isinstance(error, EdgeSparseError):
         complain(str(error))
         return error.exit_code
@@ -134,11 +134,11 @@ def _failed(error: Exception, arguments: list[str]) -> int:
 
 
 def _quoted_bytes(message: str) -> str:
-    """click quotes with repr, which writes a byte that is not UTF-8 as \\udce9."""
+    """Write a byte that is not UTF-8 as \\xe9; click, which quotes with repr, writes \\udce9."""
     return re.sub(r"\\udc([89a-f][0-9a-f])", r"\\x\1", message)
 
 
 def _command(error: click.ClickException) -> str:
-    """The command that was used wrongly, as `edgesparse keys new`."""
+    """Return the command that was used wrongly, such as `edgesparse keys new`."""
     context: click.Context | None = getattr(error, "ctx", None)
     return "edgesparse" if context is None else context.command_path

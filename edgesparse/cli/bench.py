@@ -1,4 +1,4 @@
-"""`bench`: latency per stage, and what engines carry under load."""
+"""`bench`: latency per stage, and throughput under load."""
 
 from __future__ import annotations
 
@@ -36,18 +36,20 @@ class BenchOptions:
 
 @click.command()
 @click.argument("target", type=options.PATH)
-@click.option("--source", type=options.TEXT, metavar="SOURCE", help="Read frames here [default: the demo scene].")
-@click.option("--frames", type=options.COUNT, default=300, show_default=True, metavar="N", help="Time so many frames.")
-@click.option("--batch", metavar="N,...", help="Load: build engines of these batch sizes.")
-@click.option("--streams", metavar="N,...", help="Load: run so many streams per engine.")
-@click.option("--candidates", metavar="NAME,...", help="Load: build only these, as fp16,fp16-2:4.")
+@click.option("--source", type=options.TEXT, metavar="SOURCE", help="Read frames from this [default: the demo scene].")
+@click.option(
+    "--frames", type=options.COUNT, default=300, show_default=True, metavar="N", help="Time this many frames."
+)
+@click.option("--batch", metavar="N,...", help="Load: build engines with these batch sizes.")
+@click.option("--streams", metavar="N,...", help="Load: run this many streams per engine.")
+@click.option("--candidates", metavar="NAME,...", help="Load: build only these, e.g. fp16,fp16-2:4.")
 @click.option(
     "--fps",
     type=options.Number(0.001),
     default=30,
     show_default=True,
     metavar="F",
-    help="Load: frames per second of a camera.",
+    help="Load: set a camera's frames per second.",
 )
 @click.option(
     "--max-age",
@@ -55,7 +57,7 @@ class BenchOptions:
     default=100,
     show_default=True,
     metavar="MS",
-    help="Load: most milliseconds to a result.",
+    help="Load: allow this many milliseconds to a result.",
 )
 @click.option(
     "--seconds",
@@ -63,7 +65,7 @@ class BenchOptions:
     default=2,
     show_default=True,
     metavar="S",
-    help="Load: measure each engine so long.",
+    help="Load: measure each engine for this long.",
 )
 @options.html
 @options.force
@@ -73,8 +75,8 @@ def bench(target: Path, batch: str | None, streams: str | None, **fields: Any) -
     """Measure latency per stage and peak memory, or throughput.
 
     Per stage: from frame to detections, one frame after another. With --batch or --streams (load): frames per second,
-    latency, and how many cameras that carries when each sends --fps frames per second and a result may be --max-age
-    milliseconds old. A recipe or a model is built for each batch; of a package, the engine and its fallback run.
+    latency, and how many cameras that is enough for if each sends --fps frames per second and a result may be --max-age
+    milliseconds old. A recipe or a model is built for each batch; of a package, its engine and fallback are measured.
     """
     chosen = BenchOptions(batches=numbers("--batch", batch), streams=numbers("--streams", streams), **fields)
     if chosen.batches or chosen.streams:
@@ -129,10 +131,10 @@ def _load(target: Path, chosen: BenchOptions) -> None:
 
 
 def numbers(option: str, text: str | None) -> list[int]:
-    """The whole numbers of `1,2,4`, without repetition; none where the option was not given."""
+    """Return the whole numbers in text such as `1,2,4`, without duplicates; none if the option is not set."""
     if text is None:
         return []
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and 0 < int(part) <= MOST for part in parts):
-        raise click.UsageError(f"{option}: found {text}, needed whole numbers from 1 to {MOST} as in 1,2,4")
+        raise click.UsageError(f"{option}: found {text}, needed whole numbers from 1 to {MOST}, as in 1,2,4")
     return list(dict.fromkeys(map(int, parts)))

@@ -19,27 +19,27 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("target", type=options.PATH, metavar="RECIPE.yaml|MODEL.onnx")
-@click.option("--only", multiple=True, metavar="CANDIDATE", help="Build only this, as fp16-2:4; repeatable.")
-@click.option("--memory", metavar="SIZE", help="Build within this much memory, as '2 GB'.")
-@click.option("--time-limit", type=options.POSITIVE, metavar="SECONDS", help="Leave out what is not built by then.")
-@click.option("--require-sparse", is_flag=True, help="Refuse an engine that gains nothing from 2:4.")
-@click.option("--keep", type=options.PATH, metavar="FOLDER", help="Keep the files that engines are built from.")
+@click.option("--only", multiple=True, metavar="CANDIDATE", help="Build only this, e.g. fp16-2:4; repeatable.")
+@click.option("--memory", metavar="SIZE", help="Use at most this much memory, e.g. '2 GB'.")
+@click.option("--time-limit", type=options.POSITIVE, metavar="SECONDS", help="Skip candidates not built by then.")
+@click.option("--require-sparse", is_flag=True, help="Refuse an engine that 2:4 does not speed up.")
+@click.option("--keep", type=options.PATH, metavar="FOLDER", help="Keep the files that engines are built from here.")
 @options.names
 @options.store
-@click.option("--resume", is_flag=True, help="Continue a build that was interrupted.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted build.")
 @click.option("--force", is_flag=True, help="Build again, even if nothing has changed.")
 @options.as_json
 def build(target: Path, names: str | None, store: Path, as_json: bool, keep: Path | None, **overrides: Any) -> None:
-    """Build every candidate, time and score it, keep the fastest.
+    """Build, time and score every candidate, and keep the fastest.
 
-    Each candidate's trtexec command is printed too; it works in the folder that --keep fills.
+    Also prints each candidate's trtexec command, which works in the folder written by --keep.
     """
     from edgesparse.builder.build import build as build_package
     from edgesparse.builder.targets import recipe_of
 
     force, resume = (bool(overrides.pop(name)) for name in ("force", "resume"))
     if force and resume:
-        raise click.UsageError("--force builds everything again, --resume what is missing: choose one")
+        raise click.UsageError("--force rebuilds everything, --resume only what is missing: choose one")
     if keep is not None and keep.exists() and not (keep.is_dir() and (force or not any(keep.iterdir()))):
         raise ConfigError(f"--keep {keep} already exists: name another, or an empty folder")
     recipe = _with_overrides(recipe_of(target, names), **overrides)
@@ -63,7 +63,7 @@ def _reuse(force: bool, resume: bool) -> Reuse:
 def _with_overrides(
     recipe: Recipe, only: tuple[str, ...], memory: str | None, time_limit: float | None, require_sparse: bool
 ) -> Recipe:
-    """The recipe with the command line's values. Raises ConfigError."""
+    """Return the recipe with the values from the command line. Raises ConfigError."""
     from edgesparse.config import parse
 
     settings = recipe.model_dump(mode="json")

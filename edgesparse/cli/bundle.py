@@ -13,11 +13,11 @@ from edgesparse.tasks.writing import check_outputs
 
 @click.command()
 @click.argument("target", type=options.PATH, metavar="RECIPE.yaml|MODEL.onnx")
-@options.output("Write this file, as parts.esb.")
+@options.output("Write this file, e.g. parts.esb.")
 @click.option(
     "--key", type=options.PATH, required=True, metavar="FILE", help="Sign with this key ('edgesparse keys new')."
 )
-@click.option("--version", metavar="N.N", help="Set the version [default: date of its files].")
+@click.option("--version", metavar="N.N", help="Set the version [default: newest file's time].")
 @options.test_images
 @options.force
 @options.as_json

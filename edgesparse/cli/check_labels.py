@@ -1,4 +1,4 @@
-"""`check-labels`: what is wrong with labels, and which category each class is."""
+"""`check-labels`: faults in labels, and the category of each class."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def check_labels(
 ) -> None:
     """Check labels and how they match a detector's classes.
 
-    Lists every fault with its count and examples and, with a TARGET, the score of each mapping of classes.
+    Lists every fault with its count and examples and, with a TARGET, the score of each class mapping.
     ANNOTATIONS is a COCO JSON file, a YOLO data.yaml, or a folder that holds one of them. TARGET is a package,
-    RECIPE.yaml or MODEL.onnx. Exit code 1: the labels cannot be used, or the detector does not score on them.
+    RECIPE.yaml or MODEL.onnx. Exits with 1 if the labels cannot be used, or if the detector does not score on them.
     """
     from edgesparse.builder.targets import ready
     from edgesparse.tasks.check_labels import check_labels as check
@@ -57,7 +57,7 @@ def _show(report: LabelsReport) -> None:
         click.echo(f"{'fault' if fault.fatal else 'note'}: {fault}")
     if report.guesses:
         rows = [(guess.mapping, guess.map, guess.map50) for guess in report.guesses]
-        table("if classes are matched", ("", "mAP", "mAP50"), rows, numbers=2)
+        table("with classes matched", ("", "mAP", "mAP50"), rows, numbers=2)
     if report.diagnosis:
         click.echo(f"the detector does not score: {report.diagnosis}")
-    click.echo("the labels can be used" if report.sound else "the labels cannot be used as they are")
+    click.echo("the labels can be used" if report.sound else "the labels cannot be used in this state")

@@ -17,10 +17,10 @@ def demo() -> None:
 
 @demo.command()
 @click.argument("folder", type=options.PATH)
-@click.option("--count", type=options.COUNT, default=100, show_default=True, metavar="N", help="Write so many images.")
 @click.option(
-    "--seed", type=options.Count(0), default=0, show_default=True, metavar="N", help="Draw the scenes of this seed."
+    "--count", type=options.COUNT, default=100, show_default=True, metavar="N", help="Write this many images."
 )
+@click.option("--seed", type=options.Count(0), default=0, show_default=True, metavar="N", help="Use this random seed.")
 @click.option(
     "--size",
     type=click.IntRange(16, 8192),
@@ -28,10 +28,10 @@ def demo() -> None:
     default=(480, 640),
     show_default=True,
     metavar="H W",
-    help="Draw at this height and width.",
+    help="Draw images of this height and width.",
 )
-@click.option("--moving", is_flag=True, help="Write frames of one moving belt.")
-@click.option("--force", is_flag=True, help="Replace an earlier export.")
+@click.option("--moving", is_flag=True, help="Write frames of a moving belt.")
+@click.option("--force", is_flag=True, help="Replace a previous export.")
 def export(folder: Path, count: int, seed: int, size: tuple[int, int], moving: bool, force: bool) -> None:
     """Write images of the demo scene and their annotations.
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @restarts
 @click.option("--trusted", type=options.PATH, metavar="FOLDER", help="Trust the public keys in this folder.")
 @click.option("--allow-downgrade", is_flag=True, help="Accept a version that is not newer.")
-@click.option("--check", is_flag=True, help="Print what would be done, change nothing.")
+@click.option("--check", is_flag=True, help="Print what would be done; change nothing.")
 @click.option("--recover", is_flag=True, help="Finish or undo what a power cut interrupted.")
 def deploy(
     source: str | None,
@@ -35,8 +35,8 @@ def deploy(
 ) -> None:
     """Verify, build, test and switch to a bundle, or roll back.
 
-    The new engine is built beside the running one, tested, switched to and watched; where the service does not stay
-    healthy, the former engine runs again.
+    The new engine is built while the old one runs, tested, switched to and watched. If the service does not stay
+    healthy, the old engine takes over again.
 
     Defaults: slots in /var/lib/edgesparse or EDGESPARSE_STATE, public keys in /etc/edgesparse/trusted, the service's
     status in /run/edgesparse/status.json, restarted by systemctl restart edgesparse.

@@ -1,4 +1,4 @@
-"""What `deploy`, `rollback` and `status` share: their options, the device, how an outcome is printed."""
+"""Shared by `deploy`, `rollback` and `status`: options, the device, and how an outcome is printed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceOptions:
-    """Where a device's state is, and how its service is restarted and watched; None: the default."""
+    """Where a device's state is, and how its service is restarted and watched. None stands for the default."""
 
     root: Path | None
     status: Path | None
@@ -31,29 +31,31 @@ class DeviceOptions:
     health_seconds: float
 
     def device(self, advance: Progress) -> Device:
-        """The device on which this process runs."""
+        """Return the device on which this process runs."""
         from edgesparse.device import STATE
         from edgesparse.fleet.deploy import Device
         from edgesparse.fleet.restart import RESTART, STATUS, service_control
         from edgesparse.fleet.slots import Root, default_root
 
         root = self.root or default_root()
-        os.environ.setdefault(STATE, str(root))  # the engines in the slots are signed with the key in there
+        os.environ.setdefault(STATE, str(root))  # its key signs the engines in the slots
         restart = RESTART if self.restart is None else self.restart
         served = service_control(restart, self.status or STATUS, self.health_seconds)
         return Device(Root(root), served, progress=advance)
 
 
 def on_device(function: Verb) -> Verb:
-    """The options of every verb that reads a device's state."""
+    """Add the options of verbs that read a device's state."""
     root = click.option("--root", type=options.PATH, metavar="FOLDER", help="Use the slots in this folder.")
-    status = click.option("--status", type=options.PATH, metavar="FILE", help="Read the service's status here.")
+    status = click.option(
+        "--status", type=options.PATH, metavar="FILE", help="Read the service's status from this file."
+    )
     return root(status(options.as_json(function)))
 
 
 def restarts(function: Verb) -> Verb:
-    """The options of every verb that restarts the service."""
-    text = "Restart the service with this, '' for not."
+    """Add the options of verbs that restart the service."""
+    text = "Restart the service with this; '': do not."
     restart = click.option("--restart", metavar="COMMAND", help=text)
     positive = options.POSITIVE
     health = click.option(
@@ -62,13 +64,13 @@ def restarts(function: Verb) -> Verb:
         default=60,
         show_default=True,
         metavar="S",
-        help="Watch the restarted service so long.",
+        help="Watch the restarted service for this long.",
     )
     return restart(health(function))
 
 
 def report(act: Callable[[Progress], Outcome], as_json: bool) -> None:
-    """Act and print the outcome; with JSON also that of a refusal."""
+    """Act and print the outcome; as JSON, also that of a refusal."""
     try:
         with progress() as advance:
             outcome = act(advance)
@@ -87,5 +89,5 @@ def report(act: Callable[[Progress], Outcome], as_json: bool) -> None:
 
 
 def date(seconds: float) -> str:
-    """Seconds since 1970 as local date and time."""
+    """Format seconds since 1970 as local date and time."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

@@ -1,4 +1,4 @@
-"""`doctor`: what this machine has, what is missing, and how to get it."""
+"""`doctor`: what this machine has, what it lacks, and how to get that."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENOUGH = 1e9
 
 @dataclass(frozen=True)
 class Finding:
-    """One part of the machine. `state`: `ok`, `missing` (optional) or `needed` (edgesparse does not work without)."""
+    """One part of the machine. `state`: `ok`, `missing` (optional) or `needed` (edgesparse cannot work without)."""
 
     part: str
     state: str
@@ -32,14 +32,14 @@ class Finding:
     remedy: str = ""
 
     def as_dict(self) -> dict[str, str]:
-        """For JSON."""
+        """Return JSON-compatible values."""
         return {"what": self.part, "state": self.state, "found": self.detail, "remedy": self.remedy}
 
 
 @click.command()
 @options.as_json
 def doctor(as_json: bool) -> int:
-    """Check what this machine has, lacks, and how to get it."""
+    """Check what this machine has and lacks, and how to get it."""
     machine, findings = device.probe(), examine()
     if as_json:
         emit_json({"machine": asdict(machine), "findings": [finding.as_dict() for finding in findings]})
@@ -51,7 +51,7 @@ def doctor(as_json: bool) -> int:
 
 
 def examine() -> list[Finding]:
-    """Every part of this machine."""
+    """Return a finding per part of this machine."""
     required = [_module(name, package) for name, package in REQUIRED.items()]
     extras = (
         _extra("eval", "pycocotools"),
@@ -90,7 +90,7 @@ def _module(name: str, package: str) -> Finding:
 
 
 def _extra(extra: str, *modules: str) -> Finding:
-    """An extra by the modules that it installs; the first missing one is named."""
+    """Check an extra by the modules that it installs; the first missing module is named."""
     findings = [_module(name, extra) for name in modules]
     missing = next((finding for finding in findings if finding.state != "ok"), None)
     if missing is None:
@@ -155,14 +155,14 @@ def _cameras() -> Finding:
 
 
 def _container() -> list[Finding]:
-    """In a container: what the host did not pass through, as far as it shows from inside."""
+    """In a container, return findings on what the host did not pass through, as far as that is visible from inside."""
     if not device.container():
         return []
     return passed_through(Path("/"), device.tegra_kernel())
 
 
 def passed_through(root: Path, jetson: bool) -> list[Finding]:
-    """The findings of a container whose files are in `root`, on the kernel of a Jetson or of another machine."""
+    """Return the findings of a container whose files are in `root`, on the kernel of a Jetson or of another machine."""
     group = "--group-add of the host's group that owns it: its number is {}"
     toolkit = "with NVIDIA's container toolkit on the host: --runtime nvidia" if jetson else "--gpus all"
     patterns = ("nvhost-gpu", "nvhost-ctrl-gpu", "nvgpu/*/*") if jetson else ("nvidia[0-9]*",)
@@ -179,7 +179,7 @@ def passed_through(root: Path, jetson: bool) -> list[Finding]:
 
 
 def _nodes(part: str, dev: Path, patterns: tuple[str, ...], pass_through: str, group: str) -> Finding:
-    """Whether device nodes are present and may be opened: of each pattern for cameras, of any for the GPU."""
+    """Check whether device nodes exist and may be opened: for each pattern for cameras, for any pattern for the GPU."""
     nodes = {pattern: sorted(dev.glob(pattern)) for pattern in patterns}
     absent = [pattern for pattern, paths in nodes.items() if not paths]
     if len(absent) == len(patterns) or (part.endswith("cameras") and absent):

@@ -18,14 +18,14 @@ def export() -> None:
 
 @export.command()
 @click.argument("target", type=options.PATH)
-@options.output("Write the repository into this folder.")
+@options.output("Write the repository to this folder.")
 @options.store
 @click.option("--force", is_flag=True, help="Replace the model if it exists.")
 @options.as_json
 def triton(target: Path, output: Path, store: Path, force: bool, as_json: bool) -> None:
     """Write a model repository for Triton Inference Server.
 
-    TARGET is a package, RECIPE.yaml or MODEL.onnx; the latter two are built on first use.
+    TARGET is a package, RECIPE.yaml or MODEL.onnx; the last two are built on first use.
     """
     from edgesparse.builder.targets import ready
     from edgesparse.fleet import triton as repository
@@ -38,5 +38,5 @@ def triton(target: Path, output: Path, store: Path, force: bool, as_json: bool) 
     if as_json:
         emit_json({"model": str(model), "package": str(package.folder), "backend": package.manifest.backend})
         return
-    click.echo(f"wrote {model} (detector.json: what a client does before and after)")
+    click.echo(f"wrote {model} (detector.json: pre- and postprocessing for clients)")
     click.echo(f"next: tritonserver --model-repository={output.absolute()}")

@@ -1,12 +1,12 @@
-"""The verbs in the order of the work: `edgesparse --help` lists them by workflow, one whole line each."""
+"""The verbs in workflow order: `edgesparse --help` lists them with one whole line each."""
 
 from __future__ import annotations
 
 import click
 
 WORKFLOW = {
-    "Look": ("doctor", "inspect"),
-    "Make faster": ("prune", "quantize"),
+    "Examine": ("doctor", "inspect"),
+    "Optimize": ("prune", "quantize"),
     "Build": ("recipe", "build", "check-labels", "evaluate", "bench"),
     "Run": ("run", "demo"),
     "Fleet": ("keys", "bundle", "deploy", "rollback", "status", "export"),
@@ -14,7 +14,7 @@ WORKFLOW = {
 
 
 class Workflow(click.Group):
-    """A group whose help lists its commands under the headings of WORKFLOW; those in none of them come last."""
+    """A group whose help lists its commands under the headings of WORKFLOW; others come last."""
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         grouped = {verb for verbs in WORKFLOW.values() for verb in verbs}
@@ -28,5 +28,5 @@ class Workflow(click.Group):
 
 
 def summary(command: click.Command) -> str:
-    """The first line of a command's help."""
+    """Return the first line of a command's help."""
     return (command.help or "").partition("\n")[0]

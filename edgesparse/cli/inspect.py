@@ -1,4 +1,4 @@
-"""`inspect`: the 2:4 layers of a model, what 2:4 could gain, and the kernels of a built engine."""
+"""`inspect`: a model's 2:4 layers and what 2:4 could gain, or a built engine's kernels."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 PLANS = (".engine", ".plan", ".trt")
 SHOWN_GAINS = 10
 MOST = 1 << 20
-"""Longest side of an input."""
+"""Longest input dimension."""
 COLUMNS = ("layer", "op", "weights", "state", "notes", "MACs M", "%", "KB", "zeros %", "violations")
 
 
 @click.command()
 @click.argument("target", type=options.PATH, metavar="MODEL.onnx|RECIPE.yaml|PACKAGE|ENGINE")
 @options.device
-@click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x640x640", help="Fix an input's open shape.")
+@click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x640x640", help="Set the shape of an input.")
 @options.html
 @options.force
 @options.as_json
@@ -36,13 +36,13 @@ def inspect(
 ) -> None:
     """Show 2:4 per layer of a model, or the kernels of an engine.
 
-    Of a model: which layers are 2:4, which could be, why the others cannot, and with --device what 2:4 could gain
-    there. Of a package or a TensorRT plan (MODEL.engine): the kernel of each layer, and which of them run 2:4. Opening
-    a plan runs its code: only open one that was built on this device. A package is only read.
+    For a model: which layers are 2:4, which could be, why the others cannot, and with --device what 2:4 could gain
+    there. For a package or a TensorRT plan (MODEL.engine): the kernel of each layer, and which run 2:4. Opening a plan
+    runs its code: only open plans that were built on this device. A package is only read.
     """
     if target.is_dir() or target.suffix in PLANS:
         if device or shapes:
-            raise click.UsageError("--device and --shape are for a model: leave them out")
+            raise click.UsageError("--device and --shape only apply to a model: leave them out")
         inspect_engine.inspect_engine(target, html, force, as_json)
         return
     from edgesparse.tasks.inspect import inspect_file
@@ -87,7 +87,7 @@ def _row(layer: InspectedLayer, total: int | None, notes: str) -> tuple[object, 
 
 
 def _marks(layer: InspectedLayer, notes: Counter[str]) -> str:
-    """The layer's reason and doubts, as numbers of `notes`: equal ones share a number."""
+    """Return the layer's reason and doubts as numbers into `notes`; equal notes share a number."""
     remarks = [text for text in (layer.reason, *layer.doubts) if text]
     texts = [text.split(": ", 1)[-1] if text[0].isdigit() else text for text in remarks]
     notes.update(texts)

@@ -1,4 +1,4 @@
-"""`inspect` of a built engine: the kernel of each layer, and which of them run 2:4."""
+"""`inspect` for a built engine: the kernel of each layer, and which run 2:4."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLUMNS = ("layer", "kernel", "2:4", "type", "on")
 
 @dataclass(frozen=True)
 class EngineInspection:
-    """`remarks`: what is known beside the layers, one line each."""
+    """`remarks`: what is known besides the layers, one line each."""
 
     name: str
     layers: tuple[EngineLayer, ...]
@@ -38,9 +38,8 @@ class EngineInspection:
 
 
 def inspect_engine(target: Path, html: Path | None, force: bool, as_json: bool) -> None:
-    """Show a package's engine from its manifest, or a plan, which is deserialized.
-
-    Raises PackageError, BuildError, BackendUnavailable.
+    """Show a package's engine, from its manifest, or a plan, by deserializing it. Raises PackageError, BuildError,
+    BackendUnavailable.
     """
     check_outputs((html,), force, () if target.is_dir() else (target,))
     with progress() as advance:
@@ -60,7 +59,7 @@ def inspect_engine(target: Path, html: Path | None, force: bool, as_json: bool) 
 
 
 def page(inspection: EngineInspection) -> str:
-    """One self-contained page."""
+    """Return a self-contained page."""
     from edgesparse.pages import html as pages
 
     states = ["sparse" if layer.sparse else "ineligible" for layer in inspection.layers]

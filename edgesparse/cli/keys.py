@@ -10,7 +10,7 @@ from edgesparse.cli import options
 from edgesparse.cli.show import complain, emit_json, table
 
 CENTURY = 36_525
-"""Days: later dates are a mistake."""
+"""Days in a century: a later date is a mistake."""
 
 
 @click.group()
@@ -21,12 +21,12 @@ def keys() -> None:
 @keys.command()
 @click.argument("name", type=options.PATH)
 @click.option(
-    "--days", type=click.IntRange(1, CENTURY), metavar="N", help="Expire after so many days [default: never]."
+    "--days", type=click.IntRange(1, CENTURY), metavar="N", help="Expire after this many days [default: never]."
 )
 def new(name: Path, days: int | None) -> None:
     """Create NAME.key, which signs, and NAME.pub, which devices trust.
 
-    NAME.key stays secret (mode 0600), where bundles are signed.
+    Keep NAME.key (mode 0600) secret, on the machine that signs bundles.
     """
     from edgesparse.fleet import keys
 
@@ -49,7 +49,7 @@ def public(key: Path) -> None:
 def show(folder: Path | None, as_json: bool) -> None:
     """List the keys that a device trusts.
 
-    They are those in FOLDER [default: /etc/edgesparse/trusted].
+    They are stored in FOLDER [default: /etc/edgesparse/trusted].
     """
     from edgesparse.fleet import keys
 
@@ -64,20 +64,20 @@ def show(folder: Path | None, as_json: bool) -> None:
 @keys.command()
 @click.argument("old", type=options.PATH)
 @click.argument("name", type=options.PATH)
-@options.output("Write both public keys into this new folder.")
-@click.option("--days", type=click.IntRange(1, CENTURY), metavar="N", help="Expire the new key after so many days.")
+@options.output("Write both public keys to this new folder.")
+@click.option("--days", type=click.IntRange(1, CENTURY), metavar="N", help="Expire the new key after this many days.")
 @click.option(
     "--overlap",
     type=click.IntRange(0, CENTURY),
     default=90,
     show_default=True,
     metavar="N",
-    help="Trust the old key so many more days.",
+    help="Trust the old key for this many more days.",
 )
 def rotate(old: Path, name: Path, output: Path, days: int | None, overlap: int) -> None:
-    """Create NAME.key, which succeeds OLD.key.
+    """Create NAME.key as the successor of OLD.key.
 
-    The output folder has both public keys; the old one expires after --overlap days.
+    The output folder gets both public keys; the old one expires after --overlap days.
     """
     from edgesparse.fleet import keys
 

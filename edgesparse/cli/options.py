@@ -1,4 +1,4 @@
-"""Options that several verbs share: one meaning and one help text each."""
+"""Options shared by several verbs, each with one meaning and one help text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 
 def path(value: str) -> Path:
-    """A file or folder that may be missing: what is wrong with it, each verb says in its own words."""
+    """Accept a path that may not exist: each verb reports what is wrong with it in its own words."""
     if not value or "\0" in value:
         raise click.BadParameter("needed a path, found " + ("a NUL character" if value else "nothing"))
     try:
@@ -26,14 +26,14 @@ def path(value: str) -> Path:
 
 
 def text(value: str) -> str:
-    """Not empty."""
+    """Accept a string that is not empty."""
     if not value.strip() or "\0" in value:
-        raise click.BadParameter("needed a text, found " + ("a NUL character" if value.strip() else "nothing"))
+        raise click.BadParameter("needed a value, found " + ("a NUL character" if value.strip() else "nothing"))
     return value
 
 
 class Count(click.IntRange):
-    """A whole number that fits 32 bits."""
+    """A whole number that fits into 32 bits."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
@@ -67,7 +67,7 @@ def output(help_text: str, *, required: bool = True) -> Callable[[Verb], Verb]:
 
 def force(function: Verb) -> Verb:
     """--force, for the verbs that write files."""
-    return click.option("--force", is_flag=True, help="Overwrite files that exist.")(function)
+    return click.option("--force", is_flag=True, help="Overwrite existing files.")(function)
 
 
 def as_json(function: Verb) -> Verb:
@@ -78,7 +78,12 @@ def as_json(function: Verb) -> Verb:
 def store(function: Verb) -> Verb:
     """--store."""
     option = click.option(
-        "--store", type=PATH, default="engines", show_default=True, metavar="FOLDER", help="Keep packages here."
+        "--store",
+        type=PATH,
+        default="engines",
+        show_default=True,
+        metavar="FOLDER",
+        help="Store packages in this folder.",
     )
     return option(function)
 
@@ -90,19 +95,19 @@ def html(function: Verb) -> Verb:
 
 def device(function: Verb) -> Verb:
     """--device: a board, with an optional power mode."""
-    return click.option("--device", type=TEXT, metavar="BOARD", help="Predict gains there, as orin-nano-8gb:15W.")(
+    return click.option("--device", type=TEXT, metavar="BOARD", help="Predict gains there, e.g. orin-nano-8gb:15W.")(
         function
     )
 
 
 def names(function: Verb) -> Verb:
     """--names."""
-    option = click.option("--names", type=TEXT, metavar="FILE", help="Read class names here, or 'coco' for COCO's.")
+    option = click.option("--names", type=TEXT, metavar="FILE", help="Read class names from this; 'coco': COCO's.")
     return renamed("--classes", "--names")(option(function))
 
 
 def labels(*, required: bool = False) -> Callable[[Verb], Verb]:
-    """--annotations: what is scored on."""
+    """--annotations: the labels to score on."""
 
     def decorate(function: Verb) -> Verb:
         text = "Score on this COCO JSON, data.yaml or folder."
@@ -113,19 +118,19 @@ def labels(*, required: bool = False) -> Callable[[Verb], Verb]:
 
 
 def annotated_images(name: str) -> Callable[[Verb], Verb]:
-    """The folder of the annotated images, under `name`."""
-    text = "Find the annotated images in this folder."
+    """The folder of the annotated images, as the option `name`."""
+    text = "Look for the annotated images in this folder."
     return click.option(name, type=PATH, metavar="FOLDER", help=text)
 
 
 def calibration_images(*, required: bool, count: int) -> Callable[[Verb], Verb]:
-    """--images and --count: what ranges are calibrated, or layers refitted, on."""
+    """--images and --count: the images to calibrate ranges or refit layers on."""
 
     def decorate(function: Verb) -> Verb:
         number = click.option(
-            "--count", type=COUNT, default=count, show_default=True, metavar="N", help="Use at most so many images."
+            "--count", type=COUNT, default=count, show_default=True, metavar="N", help="Use at most this many images."
         )
-        text = "Use this folder, glob or video of images."
+        text = "Use images of this folder, glob or video."
         option = click.option("--images", type=TEXT, required=required, metavar="SOURCE", help=text)
         return renamed("--pictures", "--images")(option(number(function)))
 
@@ -133,13 +138,13 @@ def calibration_images(*, required: bool, count: int) -> Callable[[Verb], Verb]:
 
 
 def test_images(function: Verb) -> Verb:
-    """--images of a bundle."""
+    """--images, for a bundle."""
     option = click.option("--images", type=PATH, metavar="FOLDER", help="Self-test on these [default: the recipe's].")
     return renamed("--pictures", "--images")(option(function))
 
 
 def renamed(old: str, new: str) -> Callable[[Verb], Verb]:
-    """Refuse a former option, and name its successor."""
+    """Refuse a renamed option and name its successor."""
 
     def refuse(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
         if value is not None:

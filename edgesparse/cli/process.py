@@ -1,4 +1,4 @@
-"""What a command needs of its process: standard streams, signals, and a report of an error that nobody expected."""
+"""What a command needs from its process: standard streams, signals, and reports of unexpected errors."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from edgesparse.service.signals import hold_reload
 from edgesparse.version import VERSION
 
 REPORTS = 20
-"""Reports that are kept; the oldest are deleted."""
+"""Reports to keep; the oldest are deleted."""
 
 
 def prepare_streams() -> None:
-    """Make standard streams usable, in which any text can be printed.
+    """Make standard streams usable for any text.
 
-    A closed one would be taken by the next file that is opened. Writing to a closed standard output fails; what goes to
+    The next file opened would take the place of a closed one. Writing to a closed standard output fails; what goes to
     a closed standard error is dropped.
     """
     while (number := os.open(os.devnull, os.O_RDONLY)) <= 2:
@@ -47,7 +47,7 @@ def prepare_streams() -> None:
 
 
 def prepare_signals(arguments: Sequence[str]) -> None:
-    """Let SIGTERM and SIGHUP end a command as Ctrl-C does, with outputs finished. A service keeps SIGHUP for later."""
+    """Let SIGTERM and SIGHUP end a command like Ctrl-C, with outputs finished. A service keeps SIGHUP for later."""
     signal.signal(signal.SIGTERM, _interrupt)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
         return
@@ -62,9 +62,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def reader_has_gone() -> bool:
-    """Return whether standard output is a pipe that nobody reads any more, as behind `| head`.
-
-    rich has put /dev/null in its place then.
+    """Return whether standard output is a pipe that nobody reads any more, as after `| head`. rich has then put
+    /dev/null in its place then.
     """
     if os.fstat(1).st_rdev == Path(os.devnull).stat().st_rdev:
         return True
@@ -74,7 +73,7 @@ def reader_has_gone() -> bool:
 
 
 def discard_output() -> None:
-    """Point standard output at /dev/null: Python would complain of what it still holds when it ends."""
+    """Point standard output at /dev/null: otherwise Python would complain at exit about unflushed data."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -85,12 +84,12 @@ def report(error: BaseException, arguments: Sequence[str]) -> str:
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     head = f"edgesparse {VERSION}, Python {platform.python_version()}, {platform.platform()}\n{' '.join(arguments)}\n\n"
     path = _write(redact_text(head + text))
-    where = f"send us {path}" if path else "no file could be written for the report"
+    where = f"attach {path}" if path else "no file could be written for the report"
     return f"unexpected {kind} ({redact_text(str(error))[:200]}): this is a defect, please report it; {where}"
 
 
 def _write(text: str) -> Path | None:
-    """Write a report into the state folder, or the folder for temporary files, readable for its owner alone."""
+    """Write a report to the state folder, or else the temporary folder, readable by its owner only."""
     for folder in _folders():
         with suppress(OSError, EdgeSparseError):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

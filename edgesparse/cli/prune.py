@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     type=click.Choice(["magnitude", "reconstruct"]),
     default="magnitude",
     show_default=True,
-    help="Choose weights like this; see above.",
+    help="Choose weights with this method; see above.",
 )
 @click.option("--layers", multiple=True, metavar="NAME", help="Prune only this layer, or auto; repeatable.")
 @click.option("--permute", is_flag=True, help="magnitude: reorder channels to keep more.")
@@ -32,23 +32,23 @@ if TYPE_CHECKING:
     "--share", type=options.Number(0, 1, min_open=True), metavar="F", help="auto: prune this share of eligible MACs."
 )
 @click.option(
-    "--max-drop", type=options.NOT_NEGATIVE, metavar="POINTS", help="auto: lose at most so many points of mAP."
+    "--max-drop", type=options.NOT_NEGATIVE, metavar="POINTS", help="auto: lose at most this many points of mAP."
 )
 @options.device
 @options.labels()
 @options.annotated_images("--annotated-images")
 @options.names
-@click.option("--state", type=options.PATH, metavar="FOLDER", help="reconstruct: save work here and resume it.")
+@click.option("--state", type=options.PATH, metavar="FOLDER", help="reconstruct: save progress here, to resume it.")
 @options.html
 @options.force
 @options.as_json
 def prune(target: Path, output: Path, layers: tuple[str, ...], as_json: bool, **fields: Any) -> None:
-    """Make a model 2:4: of every four input channels, two stay.
+    """Make a model 2:4: keep two of every four input channels.
 
-    magnitude keeps the largest weights, takes seconds, and needs training afterwards. reconstruct needs --images but
-    no training: it refits each layer to its dense output. With --layers auto, implied by --share, --max-drop and
-    --device, it prunes the layers that change the outputs least for what they save: as many as cost one point of mAP
-    on --annotations, unless --share or --max-drop is given.
+    magnitude keeps the largest weights; it takes seconds, but the model needs training afterwards. reconstruct needs
+    --images but no training: it refits each layer to its dense output. With --layers auto, implied by --share,
+    --max-drop and --device, it prunes the layers that change the outputs least for the time they save: as many as cost
+    one point of mAP on --annotations, unless --share or --max-drop is set.
     """
     from edgesparse.sparsity.prune import PruneReport
     from edgesparse.tasks.prune import PruneOptions, prune_file

@@ -25,16 +25,20 @@ METHODS = ("best", "entropy", "percentile", "mse", "max")
     type=click.Choice(["fuse", "sparse"]),
     default="fuse",
     show_default=True,
-    help="Place Q/DQ like this; see above.",
+    help="Place Q/DQ pairs this way; see above.",
 )
-@click.option("--method", type=click.Choice(METHODS), default="mse", show_default=True, help="Set ranges like this.")
-@click.option("--max-drop", type=options.NOT_NEGATIVE, metavar="POINTS", help="Keep layers in float to lose no more.")
+@click.option(
+    "--method", type=click.Choice(METHODS), default="mse", show_default=True, help="Choose ranges with this method."
+)
+@click.option(
+    "--max-drop", type=options.NOT_NEGATIVE, metavar="POINTS", help="Keep layers in float to lose at most this."
+)
 @options.labels()
 @options.annotated_images("--annotated-images")
 @click.option("--keep", multiple=True, metavar="LAYER", help="Keep this layer in float; repeatable.")
-@click.option("--calibration", type=options.PATH, metavar="FILE", help="Reuse these ranges if they fit, or write them.")
-@click.option("--from-table", type=options.PATH, metavar="FILE", help="Take ranges from TensorRT's table.")
-@click.option("--table", type=options.PATH, metavar="FILE", help="Write TensorRT's table and its model.")
+@click.option("--calibration", type=options.PATH, metavar="FILE", help="Reuse ranges from this file, or write it.")
+@click.option("--from-table", type=options.PATH, metavar="FILE", help="Read ranges from TensorRT's table.")
+@click.option("--table", type=options.PATH, metavar="FILE", help="Write a table for TensorRT and its model.")
 @options.names
 @options.html
 @options.force
@@ -42,10 +46,10 @@ METHODS = ("best", "entropy", "percentile", "mse", "max")
 def quantize(target: Path, output: Path, as_json: bool, **fields: Any) -> None:
     """Write a model with Q/DQ for INT8, calibrated on images.
 
-    Placement fuse puts Q/DQ behind the activations; sparse also right behind each 2:4 layer, where TensorRT's sparse
-    INT8 kernels need it. With --max-drop, the layers that cost most for their work stay in float, as few as possible.
-    --table writes what TensorRT 8.5 to 10 calibrates from instead of Q/DQ: it belongs to the float model that is
-    written beside it, TABLE.onnx, not to MODEL.onnx.
+    Placement fuse puts Q/DQ after the activations; sparse also directly after each 2:4 layer, where TensorRT's sparse
+    INT8 kernels need it. With --max-drop, as few layers as possible stay in float: those that lose most for their share
+    of the work. --table writes a calibration table, which TensorRT 8.5 to 10 uses instead of Q/DQ: it belongs to the
+    float model that is written next to it, TABLE.onnx, not to MODEL.onnx.
     """
     from edgesparse.tasks.quantize import QuantizeOptions, quantize_file
 

@@ -22,7 +22,7 @@ from edgesparse.tasks.writing import check_outputs
     metavar="HEAD",
     help="Name the head, if it is not recognized.",
 )
-@click.option("--size", type=options.COUNT, nargs=2, metavar="H W", help="Set the input size, if it is open.")
+@click.option("--size", type=options.COUNT, nargs=2, metavar="H W", help="Set the input size, if it is dynamic.")
 @options.force
 def recipe(model: Path, output: Path | None, head: str, size: tuple[int, int] | None, force: bool) -> None:
     """Write a commented recipe for a model."""

@@ -1,4 +1,4 @@
-"""`rollback`: back to the package that ran before."""
+"""`rollback`: return to the previous package."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ from edgesparse.cli.device import DeviceOptions, on_device, report, restarts
 @on_device
 @restarts
 def rollback(as_json: bool, **fields: Any) -> None:
-    """Return to the former package, watched like a deploy."""
+    """Return to the previous package, watched like a deploy."""
     chosen = DeviceOptions(**fields)
     report(lambda advance: chosen.device(advance).rollback(), as_json)

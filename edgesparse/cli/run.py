@@ -40,34 +40,34 @@ class RunOptions:
     type=options.TEXT,
     multiple=True,
     metavar="SOURCE",
-    help="Read this; repeat for several cameras.",
+    help="Read frames from this; repeat for more cameras.",
 )
-@click.option("--tracking", is_flag=True, default=None, help="Number objects from frame to frame.")
+@click.option("--tracking", is_flag=True, default=None, help="Track objects from frame to frame.")
 @click.option("--conf", type=options.SHARE, metavar="F", help="Drop boxes below this confidence.")
 @click.option("--iou", type=options.SHARE, metavar="F", help="Merge boxes that overlap by more.")
-@click.option("--max-det", type=options.COUNT, metavar="N", help="Keep at most so many boxes per frame.")
+@click.option("--max-det", type=options.COUNT, metavar="N", help="Keep at most this many boxes per frame.")
 @click.option("--classes", type=options.TEXT, metavar="NAME,...", help="Detect only these classes, by name or number.")
-@click.option("--frames", type=options.COUNT, metavar="N", help="Stop after so many frames.")
+@click.option("--frames", type=options.COUNT, metavar="N", help="Stop after this many frames.")
 @click.option("--jsonl", type=options.PATH, metavar="FILE", help="Write JSON lines; '-' is standard output.")
 @click.option("--txt", type=options.PATH, metavar="FOLDER", help="Write YOLO text files.")
 @click.option("--coco", type=options.PATH, metavar="FILE", help="Write COCO results.")
-@click.option("--categories", type=options.PATH, metavar="FILE", help="Give --coco the ids of this COCO JSON.")
+@click.option("--categories", type=options.PATH, metavar="FILE", help="Use the ids of this COCO JSON in --coco.")
 @click.option("--video", type=options.PATH, metavar="FILE", help="Write an annotated video, .mp4, .webm or .avi.")
 @click.option("--save-images", type=options.PATH, metavar="FOLDER", help="Write annotated images.")
 @options.renamed("--pictures", "--save-images")
 @click.option("--show", is_flag=True, help="Show a window; q closes it.")
-@click.option("--service", is_flag=True, help="Run as a service, with outputs of --settings.")
-@click.option("--settings", type=options.PATH, metavar="FILE", help="Read the service's cameras and outputs here.")
+@click.option("--service", is_flag=True, help="Run as a service, with outputs from --settings.")
+@click.option("--settings", type=options.PATH, metavar="FILE", help="Read the service's cameras and outputs from this.")
 @options.store
 @options.force
 @options.as_json
 def run(
     target: Path, sources: tuple[str, ...], service: bool, settings: Path | None, frames: int | None, **fields: Any
 ) -> None:
-    """Detect in the frames of cameras, videos or images.
+    """Detect objects in cameras, videos or images.
 
     TARGET is a package, RECIPE.yaml or MODEL.onnx. A SOURCE is a camera number, /dev/video0, csi://0, rtsp://..., a
-    video, an image, a folder, a glob, or demo. What is left out comes from the recipe. Ctrl-C ends a run with a
+    video, an image, a folder, a glob, or demo. Anything not set comes from the recipe. Ctrl-C ends a run with a
     summary. A service has systemd notifications, a web page, metrics and MQTT; SIGHUP reloads its settings.
     """
     overrides = {key: fields[key] for key in _OVERRIDES if fields[key] is not None}
@@ -82,7 +82,7 @@ def run(
             raise click.UsageError("--service takes its outputs from --settings: leave the other options out")
         _serve(target, settings, chosen)
     elif chosen.as_json and outputs["jsonl"] == "-":
-        raise click.UsageError("--json and --jsonl -: only one of them can have standard output")
+        raise click.UsageError("--json and --jsonl -: only one of them can write to standard output")
     elif fields["categories"] is not None and outputs["coco"] is None:
         raise click.UsageError("--categories needs --coco")
     elif settings is not None:
@@ -92,14 +92,14 @@ def run(
 
 
 def _check_outputs(chosen: RunOptions) -> None:
-    """Refuse what would be overwritten before anything is built; the sinks check the rest when they open."""
+    """Refuse to overwrite files before anything is built; the sinks check the rest when they open."""
     outputs = [chosen.outputs[name] for name in ("jsonl", "coco", "video") if chosen.outputs[name] is not None]
     files = [Path(output) for output in outputs if str(output) != "-"]
     for path in files:
         if path.is_file() and not chosen.outputs["force"]:
             raise ConfigError(f"{path} already exists: pass --force to overwrite it, or name another file")
     if len({os.path.realpath(path) for path in files}) < len(files):
-        raise ConfigError(f"{files[-1]} is named for two outputs: name another file")
+        raise ConfigError(f"{files[-1]} is the target of two outputs: name another file")
 
 
 def _run(target: Path, chosen: RunOptions) -> None:
@@ -135,7 +135,7 @@ def _serve(target: Path, settings: Path | None, chosen: RunOptions) -> NoReturn:
         from edgesparse.service.life import Service, Target
     except ImportError as error:
         raise BackendUnavailable(f"--service needs {error.name}: pip install 'edgesparse[service]'") from None
-    faulthandler.enable(2)  # prints what every thread is doing when systemd's watchdog ends a hanging loop
+    faulthandler.enable(2)  # prints every thread's stack when systemd's watchdog kills a hung loop
     log = logging.getLogger("edgesparse")
     log.setLevel(logging.INFO)
     with progress() as advance:
@@ -145,7 +145,7 @@ def _serve(target: Path, settings: Path | None, chosen: RunOptions) -> NoReturn:
 
 
 def _leave() -> NoReturn:
-    """Exit without waiting for capture threads, which a driver may block: everything is written."""
+    """Exit without waiting for capture threads, which a driver may block: everything has been written."""
     sys.stdout.flush()
     logging.shutdown()
     if threading.active_count() > 1:

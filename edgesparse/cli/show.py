@@ -1,4 +1,4 @@
-"""How results look: tables and progress for people, JSON for programs."""
+"""Output formats: tables and progress for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from edgesparse.redaction import redact_all, redact_text
 from edgesparse.wording import printable
 
 INTERVAL = 10.0
-"""Seconds between two lines of one step, where there is no terminal."""
+"""Seconds between progress lines of one step, without a terminal."""
 
 
 def complain(message: str) -> None:
-    """Print one redacted line on standard error; where that is gone, as with a closed terminal, nothing can be said."""
+    """Print one redacted line on standard error, if that still exists: a terminal may have been closed."""
     with suppress(OSError, ValueError):
         print(f"edgesparse: {printable(redact_text(' '.join(message.split())))}", file=sys.stderr, flush=True)
 
 
 def emit_json(value: Mapping[str, Any]) -> None:
-    """JSON on standard output, for programs; addresses without what may hold credentials."""
+    """Print JSON on standard output, without parts of addresses that may hold credentials."""
     print(json.dumps(redact_all(value), indent=2))
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: int = 0) -> None:
-    """A table on standard output; its last `numbers` columns are right-aligned."""
+    """Print a table on standard output; its last `numbers` columns are right-aligned."""
     from rich.console import Console
     from rich.table import Table
 
@@ -45,7 +45,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """Show the progress of long work on standard error: on a terminal a bar with the time left, else lines."""
+    """Show the progress of long work on standard error: a bar with the time left on a terminal, otherwise lines."""
     if not sys.stderr.isatty():
         yield ProgressLines()
         return
@@ -76,7 +76,7 @@ def progress() -> Iterator[Progress]:
         def advance(step: str, done: int, total: int) -> None:
             nonlocal current
             if step != current:
-                bars.reset(task)  # the time left is that of this step
+                bars.reset(task)  # the time left is for this step
                 current = step
             bars.update(task, description=step, completed=done, total=total or None)
 
@@ -84,7 +84,7 @@ def progress() -> Iterator[Progress]:
 
 
 class ProgressLines:
-    """Progress without a terminal: a line per step, and one every ten seconds with the time that the step has left."""
+    """Progress without a terminal: a line per step, and one every ten seconds with the step's time left."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -109,7 +109,7 @@ class ProgressLines:
 
 
 def duration(seconds: float) -> str:
-    """As people say it: 40 s, 3 min, 2 h 5 min."""
+    """Format a duration for people: 40 s, 3 min, 2 h 5 min."""
     minutes = round(seconds / 60)
     if minutes < 1:
         return f"{max(1, round(seconds))} s"

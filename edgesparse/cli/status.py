@@ -17,7 +17,7 @@ COLUMNS = ("when", "verb", "result", "version", "slot", "why")
 @click.command()
 @on_device
 @click.option(
-    "--history", type=options.Count(0), default=5, show_default=True, metavar="N", help="Print so many past events."
+    "--history", type=options.Count(0), default=5, show_default=True, metavar="N", help="Print this many past events."
 )
 def status(root: Path | None, status: Path | None, history: int, as_json: bool) -> None:
     """Show what runs on this device, its health and its history."""

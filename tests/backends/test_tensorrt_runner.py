@@ -191,7 +191,7 @@ def test_a_file_that_is_no_plan_is_refused(fake: Fake, tmp_path: Path, data: byt
 
 def test_what_it_needs_is_known_before_it_is_loaded(fake: Fake, tmp_path: Path) -> None:
     fake.room = 50
-    with pytest.raises(MemoryBudgetExceeded, match=r"needed .* MB of weights, free 0.0 MB: end other programs"):
+    with pytest.raises(MemoryBudgetExceeded, match=r"needed .* MB of weights, free 0.0 MB: stop other programs"):
         load(fake, tmp_path)
     fake.room = 10**6
     with pytest.raises(

@@ -72,5 +72,5 @@ def test_the_error_names_the_memory_of_the_library_itself() -> None:
     assert second.reason.startswith("does not fit into a budget of 1,000 MB (build.memory): CUDA and null take 1,038")
     assert str(none_left([first, second], limit)) == (
         "no candidate fits into a budget of 1,000 MB (build.memory): fp32 took 1,047 MB, 1,038 MB of it CUDA and the "
-        "library before anything is built: end other programs on the GPU, or raise build.memory"
+        "library before anything is built: stop other programs on the GPU, or raise build.memory"
     )

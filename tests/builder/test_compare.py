@@ -188,7 +188,7 @@ def test_no_fitting_rung_is_one_error_with_the_memory_needed(model: Path, planne
     with pytest.raises(MemoryBudgetExceeded) as caught:
         make(model, build={"memory": "5 MB"})
     assert "no candidate fits into a budget of 5 MB (build.memory): fp" in str(caught.value)
-    assert "MB of it the process and its libraries before anything is built: end other programs" in str(caught.value)
+    assert "MB of it the process and its libraries before anything is built: stop other programs" in str(caught.value)
     assert left(model.parent) == []
 
 

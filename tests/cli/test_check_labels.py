@@ -39,7 +39,7 @@ def test_every_fault_is_listed_with_its_count_and_examples(edgesparse: Command, 
     labels.write_text(json.dumps(content))
     (tmp_path / "3.png").write_bytes(b"damaged")
     ended = edgesparse("check-labels", labels.name)
-    assert ended.code == 1 and "the labels cannot be used as they are" in ended.out
+    assert ended.code == 1 and "the labels cannot be used in this state" in ended.out
     for line in (
         "fault: boxes of unknown categories: 2 (annotation 9: category 7, annotation 10: category 7)",
         "fault: images of another size than the labels say: 1 (0.png is 64x64, instances_val.json says 128x128",

@@ -69,7 +69,7 @@ OVERWRITE = [
     (("bundle", "deep.onnx", "-o", "nowhere/x.esb", "--key", "binary.key"), "no folder nowhere: create it"),
     (("demo", "export", "images", "--count", "1"), "images exists and is no demo export"),
     (("demo", "export", "deep.onnx", "--count", "1"), "deep.onnx exists and is no demo export"),
-    (("run", "deep.onnx", "--source", "images", "--jsonl", "x", "--coco", "x"), "x is named for two outputs"),
+    (("run", "deep.onnx", "--source", "images", "--jsonl", "x", "--coco", "x"), "x is the target of two outputs"),
 ]
 
 

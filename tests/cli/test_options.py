@@ -80,7 +80,7 @@ def test_the_verbs_are_listed_by_workflow_in_whole_lines(edgesparse: Command, mo
     lines = edgesparse("--help").out.splitlines()
     headings = [line.rstrip(":") for line in lines if line.endswith(":") and not line.startswith(" ")]
     assert headings == ["Options", *WORKFLOW], "a verb is in no workflow, or a heading has none"
-    listed = [line.split()[0] for line in lines[lines.index("Look:") :] if line.startswith("  ")]
+    listed = [line.split()[0] for line in lines[lines.index("Examine:") :] if line.startswith("  ")]
     assert listed == [verb for verbs_of in WORKFLOW.values() for verb in verbs_of]
     assert set(listed) == set(verbs.commands)
     assert all(len(line) <= 80 and not line.endswith("...") for line in lines[1:])

@@ -34,7 +34,7 @@ def test_an_unexpected_error_is_one_line_and_a_report(
     assert ended.message.startswith(
         "unexpected LookupError (a defect at rtsp://camera/1 second line): this is a defect"
     )
-    path = Path(ended.message.rpartition("send us ")[2])
+    path = Path(ended.message.rpartition("attach ")[2])
     assert path.parent == state / "reports" and stat.S_IMODE(path.stat().st_mode) == 0o600
     text = path.read_text()
     assert "Traceback" in text and "in fail" in text and "--source rtsp://camera/1" in text

@@ -75,7 +75,7 @@ def make_context(trt: Any, plan: Plan, name: str, block: ScratchBlock | None = N
         free = gpu().free()
         raise MemoryBudgetExceeded(
             f"{name}: TensorRT creates no context ({plan.log.reason()}): needed {plan.device_memory / 1e6:.0f} MB, "
-            f"free {free / 1e6:.0f} MB: end other programs, or build with a smaller batch or input"
+            f"free {free / 1e6:.0f} MB: stop other programs, or build with a smaller batch or input"
         )
     if block is not None and hasattr(context, "set_device_memory"):
         context.set_device_memory(block.address, block.size)
@@ -89,7 +89,7 @@ def require_memory(name: str, needed: Mapping[str, int], free: int) -> None:
     if sum(needed.values()) > free:
         parts = " + ".join(f"{size / 1e6:.1f} MB of {part}" for part, size in needed.items())
         raise MemoryBudgetExceeded(
-            f"{name}: needed {parts}, free {free / 1e6:.1f} MB: end other programs, or build with a smaller batch or "
+            f"{name}: needed {parts}, free {free / 1e6:.1f} MB: stop other programs, or build with a smaller batch or "
             "input, or in INT8"
         )
 

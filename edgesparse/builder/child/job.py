@@ -1,4 +1,4 @@
-"""Jobs for child processes and what they return: frozen dataclasses that travel as JSON."""
+"""Jobs for child processes and their results: frozen dataclasses, exchanged as JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from edgesparse.package.manifest import AgreementRecord, Score
 R = TypeVar("R")
 
 How = Literal["done", "error", "memory", "crash", "time", "hang"]
-"""`memory`: killed for memory, or refused it. `time`: the time limit was reached. `hang`: it made no progress."""
+"""`memory`: killed for using too much memory, or refused it. `time`: the time limit was reached. `hang`: it made no
+progress.
+"""
 
 
 class Job(Generic[R]):
@@ -32,7 +34,7 @@ class Job(Generic[R]):
 
 @dataclass(frozen=True)
 class JobResult(Generic[R]):
-    """How a job ended, the peaks of its memory, and its value or its error."""
+    """How a job ended, its peak memory, and its value or error."""
 
     how: How
     spent: Spent
@@ -67,7 +69,7 @@ class Scoring:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """The engine's tensors, its latency, and its score or agreement where these were requested."""
+    """The engine's tensors, its latency, and its score or agreement if requested."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -93,7 +95,7 @@ class TrialJob(Job[TrialResult]):
 
 @dataclass(frozen=True)
 class RaceResult:
-    """Timings by candidate, and the clocks in words, read when the last run ended."""
+    """Timings by candidate, and a description of the clocks, read when the last run ended."""
 
     timings: dict[str, Timing]
     clocks: str
@@ -113,7 +115,7 @@ class RaceJob(Job[RaceResult]):
 
 @dataclass(frozen=True)
 class ScoreTarget:
-    """The mAP, 0..100, that INT8 must reach on labelled images."""
+    """The mAP, 0..100, that INT8 must reach on labeled images."""
 
     annotations: Path
     images: Path | None
@@ -122,10 +124,8 @@ class ScoreTarget:
 
 @dataclass(frozen=True)
 class Int8Files:
-    """The files that INT8 candidates are built from, and notes for the report.
-
-    `fuse` and `sparse` carry Q/DQ in either placement; `table` is TensorRT's calibration table of the float model
-    `even`.
+    """The files that INT8 candidates are built from, and notes for the report. `fuse` and `sparse` contain Q/DQ in
+    either placement; `table` is TensorRT's calibration table of the float model `even`.
     """
 
     fuse: Path
@@ -137,9 +137,9 @@ class Int8Files:
 
 @dataclass(frozen=True)
 class QuantizeJob(Job[Int8Files]):
-    """Calibrate `onnx` on at most `count` images of a folder and write INT8 in every form into `folder`.
+    """Calibrate `onnx` on at most `count` images of a folder and write every INT8 form to `folder`.
 
-    With a `target`, layers stay float until it is reached; without one, every layer that can be INT8 is.
+    With a `target`, layers are kept in float until it is reached; without one, every layer that can be INT8 is.
     """
 
     returns = Int8Files
@@ -153,14 +153,14 @@ class QuantizeJob(Job[Int8Files]):
 
 
 def write_job(job: Job[Any], path: Path) -> None:
-    """Write a job of this process to a file that only its owner may read."""
+    """Write a job of this process to a file that only its owner can read."""
     text = json.dumps({"job": type(job).__name__, "parent": os.getpid(), "fields": to_json(job)})
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)
 
 
 def read_job(path: Path, kinds: Iterable[type[Job[Any]]]) -> tuple[Job[Any], int]:
-    """The job in a file, one of `kinds`, and the process that wrote it."""
+    """Return the job in a file, one of `kinds`, and the id of the process that wrote it."""
     content: dict[str, Any] = json.loads(path.read_text())
     kind = next(kind for kind in kinds if kind.__name__ == content["job"])
     job: Job[Any] = from_json(kind, content["fields"])
@@ -168,10 +168,10 @@ def read_job(path: Path, kinds: Iterable[type[Job[Any]]]) -> tuple[Job[Any], int
 
 
 def to_json(value: Any) -> Any:
-    """A dataclass as JSON values."""
+    """Return a dataclass as JSON-compatible values."""
     return TypeAdapter(type(value)).dump_python(value, mode="json")
 
 
 def from_json(kind: Any, fields: Mapping[str, Any]) -> Any:
-    """An object of the dataclass `kind` from the output of `to_json`."""
+    """Return an object of the dataclass `kind` from the output of `to_json`."""
     return TypeAdapter(kind).validate_json(json.dumps(fields))

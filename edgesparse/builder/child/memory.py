@@ -1,7 +1,7 @@
-"""The memory budget of a build, what was used of it, and the rungs of limits that make a build use less.
+"""The memory budget of a build, how much of it was used, and rungs of limits that make a build use less.
 
-Where CPU and GPU share memory (Jetson) the budget bounds what both use together; with a discrete GPU, what is used
-there; without a GPU, what the process uses.
+If CPU and GPU share memory (Jetson), the budget covers both together; with a discrete GPU, the memory of the GPU;
+without a GPU, the memory of the process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Where = Literal["shared", "gpu", "host"]
 
 @dataclass(frozen=True)
 class Budget:
-    """`size` in bytes, or None where free memory is unknown; `explicit` when the recipe sets it."""
+    """`size` in bytes, or None if free memory is unknown; `explicit` if the recipe sets it."""
 
     size: int | None
     where: Where
@@ -40,15 +40,15 @@ class Budget:
 
 @dataclass(frozen=True)
 class Spent:
-    """Peaks in bytes: of the child's own memory, and on the device (None where that cannot be measured)."""
+    """Peak bytes of the child's own memory, and on the device (None if that cannot be measured)."""
 
     host: int = 0
     device: int | None = None
     loaded: int | None = None
-    """What counted against the budget once the library and CUDA's context were loaded, before building."""
+    """Bytes counted against the budget once the library and the CUDA context were loaded, before building."""
 
     def under(self, where: Where) -> int:
-        """The bytes that count against a budget."""
+        """Return the bytes that count against a budget."""
         return self.host if where == "host" else max(self.device or 0, self.host if where == "shared" else 0)
 
     def __or__(self, other: Spent) -> Spent:
@@ -62,7 +62,7 @@ def _maximum(a: int | None, b: int | None) -> int | None:
 
 
 def budget(backend: Backend, size: int | None) -> Budget:
-    """The recipe's budget of `size` bytes, or what is free less a reserve."""
+    """Return the recipe's budget of `size` bytes, or the free memory minus a reserve."""
     where = _where(backend)
     if size is not None:
         return Budget(size, where, True)
@@ -79,7 +79,7 @@ def _where(backend: Backend) -> Where:
 
 
 def rungs(size: int | None, level: int | None = None) -> tuple[Limits, ...]:
-    """Limits from generous to tight; each rung adds the lever that saves the most memory for the speed it costs.
+    """Return limits from generous to tight; each rung adds the lever that saves the most memory for the speed it costs.
 
     No rung loads cuDNN and cuBLAS, which use the most. `level` is the highest optimization level of any rung. A backend
     ignores the levers that its release lacks.
@@ -104,7 +104,7 @@ def rungs(size: int | None, level: int | None = None) -> tuple[Limits, ...]:
 
 
 def words(limits: Limits) -> str:
-    """The levers of a rung, for messages."""
+    """Describe the levers of a rung, for messages."""
     levers = [f"workspace {limits.workspace / MB:,.0f} MB"] if limits.workspace is not None else ["nothing limited"]
     levers += ["no auxiliary streams"] if limits.aux_streams == 0 else []
     levers += [f"optimization level {limits.level}"] if limits.level is not None else []
@@ -114,7 +114,7 @@ def words(limits: Limits) -> str:
 
 
 class Meter:
-    """Samples the memory that a child uses; what was in use before it started does not count."""
+    """Samples the memory that a child uses, without what was in use before it started."""
 
     def __init__(self, where: Where, pid: int) -> None:
         self._where, self._pid = where, pid
@@ -127,7 +127,7 @@ class Meter:
         self.spent |= Spent(_peak(self._pid), used)
 
     def loaded(self) -> None:
-        """Note the use at the moment when the library is loaded and nothing is built yet."""
+        """Record the use once the library is loaded and before anything is built."""
         self.sample()
         self.spent |= Spent(loaded=self.spent.under(self._where))
 
@@ -151,7 +151,7 @@ class _Memory(ctypes.Structure):
 
 
 def gpu_memory() -> tuple[int, int] | None:
-    """Free and total bytes of the GPU, from NVML, which creates no CUDA context; None without NVML."""
+    """Return free and total bytes of the GPU, from NVML, which creates no CUDA context; None without NVML."""
     opened = _nvml()
     if opened is None:
         return None

@@ -1,4 +1,4 @@
-"""Runs jobs in child processes, watches their memory and time, and survives whatever they do."""
+"""Runs jobs in child processes, monitors their memory and time, and survives whatever they do."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from edgesparse.progress import Progress
 INTERVAL = 0.05
 """Seconds between two samples of a child's memory."""
 CRITICAL = 150 * MB
-"""A child is killed when less than this is left of the machine's memory, before the kernel chooses a process."""
+"""A child is killed if less than this is left of the machine's memory, before the kernel chooses a process."""
 
 STUCK = 300.0
 """Seconds after which a child is killed that has neither reported progress nor used SOME_CPU."""
 SOME_CPU = 1.0
-"""Seconds of CPU time; threads of CUDA's driver that only wait use less."""
+"""Seconds of CPU time; idle threads of the CUDA driver use less."""
 
 
 class Workers:
     """Runs jobs until `deadline` (on the monotonic clock), which may be moved.
 
-    Where the backend holds native code each job runs in a child process, with its files in `folder`; otherwise it runs
+    If the backend contains native code, each job runs in a child process, with its files in `folder`; otherwise it runs
     in this process.
     """
 
@@ -74,7 +74,7 @@ class _Child:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
-            cwd=job.parent,  # otherwise modules in the user's folder could shadow the library's
+            cwd=job.parent,  # otherwise modules in the user's folder could shadow our own
             env={**os.environ, "PYTHONPATH": paths},
             start_new_session=True,
         )
@@ -83,7 +83,7 @@ class _Child:
         self._meter = Meter(where, self._process.pid)
         self._messages: dict[str, Any] = {}
         self._rest = b""
-        self._active = (time.monotonic(), 0.0)  # when it last did something, and its CPU time then
+        self._active = (time.monotonic(), 0.0)  # when it was last active, and its CPU time at that point
 
     def watch(self, deadline: float, progress: Progress) -> JobResult[Any]:
         killed: How | None = None
@@ -127,7 +127,7 @@ class _Child:
         return "hang" if now > self._active[0] + STUCK else None
 
     def _kill(self) -> None:
-        """Kill the child and everything it started. Its number cannot be reused before wait() is called."""
+        """Kill the child and everything it started. Its process id cannot be reused before wait() is called."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
@@ -143,7 +143,7 @@ class _Child:
         return JobResult(how, spent, error=BuildError(reason))
 
     def _death(self, code: int, killed: How | None, spent: Spent) -> tuple[How, str]:
-        """How a child ended that sent no result, and a sentence about it."""
+        """Return how a child that sent no result ended, and a sentence about it."""
         words = self._last_words()
         if killed == "time":
             return "time", "stopped at the time limit"
@@ -162,7 +162,7 @@ class _Child:
 
 
 def _cpu_seconds(pid: int) -> float:
-    """CPU time of all threads of a process and of its children that have ended."""
+    """Return the CPU time of all threads of a process and of its finished children."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

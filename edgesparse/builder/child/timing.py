@@ -1,4 +1,4 @@
-"""Interleaved timing of candidates, so that a disturbance affects all of them alike."""
+"""Interleaved timing of candidates, so that a disturbance affects all of them equally."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgesparse.backends import Runner
 from edgesparse.progress import Progress, quiet
 
 ROUNDS = 5
-"""At least so many, however short the time."""
+"""Least number of rounds, however short the time."""
 BURST = 0.02
 """Seconds per candidate and round: long compared with the switch between candidates, short compared with clock
 drift."""
@@ -23,7 +23,7 @@ class Timing:
     """Milliseconds per run of an engine over `count` timed runs.
 
     `p10` and `p90` are percentiles of single runs. `spread` is the distance between the 10th and 90th percentile of the
-    rounds' medians: how far the median may move when it is measured again.
+    rounds' medians: how far the median may move if it is measured again.
     """
 
     median_ms: float
@@ -37,10 +37,9 @@ class Timing:
 
 
 def interleaved(runners: Mapping[str, Runner], seconds: float, progress: Progress = quiet) -> dict[str, Timing]:
-    """Time each runner's engine alone for about `seconds`, in rounds in which every runner has its turn.
-
-    Runners are warmed up first. The first run of each turn, which finds another's data in the caches, does not count.
-    Every runner has its buffers bound. Raises BuildError when one fails.
+    """Time each runner's engine alone for about `seconds`, in rounds that include every runner once. Runners are warmed
+    up first. The first run of each turn, which starts with another engine's data in the caches, does not count. Every
+    runner must have its buffers bound. Raises BuildError if one fails.
     """
     for runner in runners.values():
         _warm_up(runner, min(0.5, seconds / 4))
@@ -55,12 +54,12 @@ def interleaved(runners: Mapping[str, Runner], seconds: float, progress: Progres
 
 
 def equal(a: Timing, b: Timing) -> bool:
-    """Whether two are too close to tell which is faster: closer than the wider of their spreads."""
+    """Whether two timings are too close to tell which is faster: closer than the wider of their spreads."""
     return abs(a.median_ms - b.median_ms) <= max(a.spread, b.spread)
 
 
 def summarize(rounds: list[list[float]]) -> Timing:
-    """The Timing of milliseconds, one list per round."""
+    """Summarize milliseconds, one list per round."""
     single = np.concatenate(rounds)
     p10, median, p90 = np.percentile(single, (10, 50, 90))
     low, high = np.percentile([np.median(turn) for turn in rounds], (10, 90))

@@ -26,7 +26,7 @@ from edgesparse.runtime.labels.read import Labels
 
 
 def trial(job: TrialJob, progress: Progress) -> TrialResult:
-    """Time an engine alone; score it on labels or compare it with the reference where the job requests that."""
+    """Time an engine alone, and score it on labels or compare it with the reference if the job requests that."""
     run = job.scoring.run or SCORING
     runner = backend(job.backend).load(job.engine, job.threads, job.dla)
     with Detector(runner, job.spec, run) as detector:
@@ -39,7 +39,7 @@ def trial(job: TrialJob, progress: Progress) -> TrialResult:
 
 
 def require_boxes(detector: Detector) -> None:
-    """Raise BuildError if any candidate so far was no box: what the engine computes cannot be trusted."""
+    """Raise BuildError if any candidate so far was not a valid box: the engine's results cannot be trusted."""
     if detector.faults:
         counts = ", ".join(
             f"{count} {'have' if count > 1 else 'has'} {text}" for text, count in detector.faults.items()
@@ -63,7 +63,7 @@ def race(job: RaceJob, progress: Progress) -> RaceResult:
 
 
 def write_reference(detector: Detector, folder: Path, out: Path, progress: Callable[[int, int], None]) -> int:
-    """Write a detector's detections on a folder's images, for engines to be compared with; returns their number."""
+    """Write a detector's detections on a folder's images, to compare engines with. Returns their number."""
     files = image_files(folder)
     rows = []
     for done, path in enumerate(files, 1):

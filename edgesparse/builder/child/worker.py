@@ -1,7 +1,7 @@
 """The child process of a build: `python -m edgesparse.builder.child.worker JOB.json`.
 
 Standard output carries JSON lines: `{"progress": [step, done, total]}`, then `{"peak": bytes}` and `{"result": {...}}`
-or `{"error": [class, message]}`. What libraries print goes to standard error.
+or `{"error": [class, message]}`. Output of libraries goes to standard error.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def build(job: BuildJob, progress: Progress) -> BuildResult:
     return backend(job.backend).build(job.onnx, job.out, job.options, progress)
 
 
-# These import what they need when they run: a child that builds loads nothing that counts against its memory budget.
+# These import what they need when they run, so that a building child loads nothing else that counts against its budget.
 
 
 def trial(job: TrialJob, progress: Progress) -> TrialResult:
@@ -72,7 +72,7 @@ TASKS: dict[type[Job[Any]], Task] = {BuildJob: build, TrialJob: trial, RaceJob: 
 
 
 def main(tasks: Mapping[type[Job[Any]], Task] = TASKS) -> None:
-    """Run the job in the file argv[1] and end the process."""
+    """Run the job in the file argv[1] and exit."""
     with os.fdopen(os.dup(1), "w") as out:
         os.dup2(2, 1)
 
@@ -94,7 +94,7 @@ def main(tasks: Mapping[type[Job[Any]], Task] = TASKS) -> None:
         except Exception as error:
             traceback.print_exc()
             send("error", ["BuildError", f"{type(error).__name__}: {error}"])
-    # The result is sent: a library that crashes while it is unloaded can no longer spoil it.
+    # The result has been sent: a library that crashes while it is unloaded can no longer spoil it.
     _exit(0)
 
 
@@ -105,7 +105,7 @@ def _exit(code: int) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """Have the kernel kill this process when the parent dies; end now if it has died already."""
+    """Have the kernel kill this process when the parent dies; exit now if it is already dead."""
     parent_death_signal = 1
     ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
     if os.getppid() != parent:

@@ -112,7 +112,7 @@ class AppSink:
         try:
             self._gst = gst = gstreamer()
         except ImportError as error:
-            raise NoGStreamer(f"OpenCV here has none, and {error}") from None
+            raise NoGStreamer(f"OpenCV here lacks it, and {error}") from None
         self._wait = int(read_seconds * gst.SECOND)
         try:
             self._pipeline = gst.parse_launch(pipeline)
