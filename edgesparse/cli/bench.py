@@ -36,7 +36,7 @@ class BenchOptions:
 
 @click.command()
 @click.argument("target", type=options.PATH)
-@click.option("--source", type=options.TEXT, metavar="SOURCE", help="Read frames from this [default: the demo scene].")
+@click.option("--source", type=options.TEXT, metavar="SOURCE", help="Read frames from this [default: demo scene].")
 @click.option(
     "--frames", type=options.COUNT, default=300, show_default=True, metavar="N", help="Time this many frames."
 )

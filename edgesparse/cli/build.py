@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--memory", metavar="SIZE", help="Use at most this much memory, e.g. '2 GB'.")
 @click.option("--time-limit", type=options.POSITIVE, metavar="SECONDS", help="Skip candidates not built by then.")
 @click.option("--require-sparse", is_flag=True, help="Refuse an engine that 2:4 does not speed up.")
-@click.option("--keep", type=options.PATH, metavar="FOLDER", help="Keep the files that engines are built from here.")
+@click.option("--keep", type=options.PATH, metavar="FOLDER", help="Keep the files that engines are built from.")
 @options.names
 @options.store
 @click.option("--resume", is_flag=True, help="Continue an interrupted build.")

@@ -40,7 +40,7 @@ class RunOptions:
     type=options.TEXT,
     multiple=True,
     metavar="SOURCE",
-    help="Read frames from this; repeat for more cameras.",
+    help="Read frames from this; repeatable.",
 )
 @click.option("--tracking", is_flag=True, default=None, help="Track objects from frame to frame.")
 @click.option("--conf", type=options.SHARE, metavar="F", help="Drop boxes below this confidence.")

@@ -56,7 +56,7 @@ def _cameras(report: Report) -> Iterator[Metric]:
     counters = (
         ("frames", "Frames with a result.", "frames"),
         ("dropped_frames", "Captured frames that were skipped for newer ones.", "dropped"),
-        ("reconnects", "Times a camera was reopened.", "reopened"),
+        ("reconnects", "How often the camera was reopened.", "reopened"),
     )
     for name, about, key in counters:
         yield _each(name, about, "camera", [(camera.name, getattr(camera, key)) for camera in cameras])

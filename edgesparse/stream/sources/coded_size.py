@@ -98,7 +98,7 @@ def mpeg2_size(packet: bytes) -> Size | None:
 
 def h264_size(packet: bytes) -> Size | None:
     """Return width and height from a sequence parameter set (ITU-T H.264, 7.3.2.1.1); None if the packet has none, or
-    one with scaling lists or a rare picture order count type.
+    one with scaling lists or a rare order of frames.
     """
     position = packet.find(b"\0\0\1")
     while position >= 0 and position + 4 < len(packet):
