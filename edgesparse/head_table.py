@@ -40,6 +40,10 @@ HEADS = {
     "centernet-scores": "edgesparse.runtime.heads.centernet:CenterNetScores",
     "yunet": "edgesparse.runtime.heads.yunet:YuNet",
     "retinaface": "edgesparse.runtime.heads.retinaface:RetinaFace",
+    "yolov8-maps": "edgesparse.runtime.heads.maps:YoloV8Maps",
+    "yolox-maps": "edgesparse.runtime.heads.maps:YoloxMaps",
+    "nanodet-maps": "edgesparse.runtime.heads.maps:NanoDetMaps",
+    "fastestdet-maps": "edgesparse.runtime.heads.maps:FastestDetMaps",
 }
 
 HEAD_ALIASES = {

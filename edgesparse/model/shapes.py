@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
+import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from edgesparse.errors import ModelError
@@ -17,10 +19,13 @@ ASSUMED_SIDE = 640
 """Pixels per side of an image input that leaves them open: what YOLO detectors are mostly exported at."""
 
 
-def shapes(model: ModelProto, inputs: Mapping[str, Sequence[int]] | None = None) -> dict[str, Shape]:
+def shapes(
+    model: ModelProto, inputs: Mapping[str, Sequence[int]] | None = None, *, trusted: bool = False
+) -> dict[str, Shape]:
     """The shape of each tensor of `model` by name; an unknown dimension is None.
 
-    `inputs` fixes the shapes of inputs by name; a first dimension that stays open counts as batch 1.
+    `inputs` fixes the shapes of inputs by name; a first dimension that stays open counts as batch 1. `trusted`: a model
+    that edgesparse itself rewrote, for which no process is forked.
     Raises ModelError where `inputs` names no input of the model, or has another rank.
     """
     skeleton = _skeleton(model)
@@ -30,7 +35,7 @@ def shapes(model: ModelProto, inputs: Mapping[str, Sequence[int]] | None = None)
             raise ModelError(f"no input {name!r} in this model: it has {', '.join(sorted(known))}")
     for value in skeleton.graph.input:
         _fix(value, (inputs or {}).get(value.name))
-    inferred = infer_shapes(skeleton, strict=False).graph
+    inferred = (onnx.shape_inference.infer_shapes if trusted else partial(infer_shapes, strict=False))(skeleton).graph
     every = (*inferred.value_info, *inferred.input, *inferred.output)
     known_shapes = {value.name: _shape(value) for value in every if value.type.tensor_type.HasField("shape")}
     return {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer} | known_shapes

@@ -7,7 +7,7 @@ pointwise operations behind it, and chains of pointwise operations with each oth
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 from onnx import ModelProto, NodeProto
@@ -73,9 +73,22 @@ def fused_layers(model: ModelProto, inputs: Mapping[str, Sequence[int]] | None =
 
     Raises ModelError where a shape that determines the work stays open.
     """
-    wiring, known = Wiring(model.graph), shapes(model, inputs)
     layers = {layer.name: layer for layer in inspect(model, inputs).layers}
-    return tuple(_work(group, wiring, known, layers) for group in _groups(wiring))
+    works = dense_layers(model, shapes(model, inputs))
+    return tuple(_with_sparsity(work, layers.get(work.name)) for work in works)
+
+
+def dense_layers(model: ModelProto, known: Mapping[str, Shape]) -> tuple[Work, ...]:
+    """As `fused_layers`, without the question which layers may run 2:4; `known`: the shape of every tensor."""
+    wiring = Wiring(model.graph)
+    return tuple(_work(group, wiring, known) for group in _groups(wiring))
+
+
+def _with_sparsity(work: Work, layer: InspectedLayer | None) -> Work:
+    if layer is None or work.kind == "move":
+        return work
+    int8 = layer.eligible and not any(doubt.startswith("INT8") for doubt in layer.doubts)
+    return replace(work, sparse=layer.eligible, sparse_int8=int8)
 
 
 def _groups(wiring: Wiring) -> list[_Group]:
@@ -109,7 +122,7 @@ def _joins(group: _Group, sources: list[str], group_of: dict[str, int], place: i
     return group.takes_pointwise and all(op in POINTWISE for op in readers)
 
 
-def _work(group: _Group, wiring: Wiring, known: Mapping[str, Shape], layers: Mapping[str, InspectedLayer]) -> Work:
+def _work(group: _Group, wiring: Wiring, known: Mapping[str, Shape]) -> Work:
     inside = {out for node in group.nodes for out in node.output}
     read = {name for node in group.nodes for name in node.input if name and name not in inside}
     read = {name for name in read if not wiring.is_constant(name)}
@@ -123,25 +136,30 @@ def _work(group: _Group, wiring: Wiring, known: Mapping[str, Shape], layers: Map
     writes = sum(_size(wiring, known, name) for name in written)
     if group.main is None or main.op_type not in LAYERS:
         return Work(layer_name(main), "move", reads=reads, writes=writes)
-    layer = layers[layer_name(main)]
-    macs = multiplies(main, known)
+    name, macs = layer_name(main), multiplies(main, known)
     if macs is None:
-        raise ModelError(f"{layer.name} has an open shape: set the inputs' shapes, e.g. --shape images=1x3x640x640")
+        raise ModelError(f"{name} has an open shape: set the inputs' shapes, e.g. --shape images=1x3x640x640")
     out, columns = _size(wiring, known, main.output[0]), _columns(main, known)
+    shape = _weight_shape(wiring, main, known)
     wide = main.op_type not in ("Conv", "ConvTranspose") or attribute(main, "group", 1) == 1
     return Work(
-        name=layer.name,
+        name=name,
         kind="tensor" if wide else "cuda",
         rows=out // columns,
         columns=columns,
         depth=macs // out,
-        weights=prod(layer.shape) if layer.shape else 0,
+        weights=prod(shape) if shape else 0,
         reads=reads,
         writes=writes,
-        sparse=layer.eligible,
-        sparse_int8=layer.eligible and not any(doubt.startswith("INT8") for doubt in layer.doubts),
-        taps=prod(layer.shape[2:]) if layer.shape and main.op_type == "Conv" else 1,
+        taps=prod(shape[2:]) if main.op_type == "Conv" else 1,
     )
+
+
+def _weight_shape(wiring: Wiring, node: NodeProto, known: Mapping[str, Shape]) -> tuple[int, ...]:
+    """The shape of the weights as the layer sees them; empty where it multiplies two activations."""
+    places = (1,) if node.op_type in ("Conv", "ConvTranspose") else (1, 0)
+    stored = [known.get(node.input[i], ()) for i in places if wiring.is_constant(node.input[i])]
+    return tuple(n or 0 for n in stored[0]) if stored else ()
 
 
 def _columns(node: NodeProto, known: Mapping[str, Shape]) -> int:

@@ -10,17 +10,26 @@ from edgesparse.head_table import HEADS
 from edgesparse.runtime.heads.base import Evidence, Layout, Sample
 from edgesparse.runtime.heads.registry import head, heads
 
+HEAD_KEY = "edgesparse.head"
+"""In a model's metadata: the name of its head, as `slim` writes it for outputs that do not show it."""
+
 
 def choose(layout: Layout, metadata: Mapping[str, str], sample: Sample | None = None) -> str:
     """The name of the head of a network.
 
     `metadata` is the ONNX file's (Ultralytics writes `names`, `task`, ...). `sample` holds the outputs for any image:
-    some families share a layout and differ only in their values, as YOLOX (undecoded) and YOLOv6 do. Raises ModelError,
-    with what was seen, for a network that is no detector, of no known family, or of several.
+    some families share a layout and differ only in their values, as YOLOX (undecoded) and YOLOv6 do. A file
+    that names its head (HEAD_KEY) is taken at its word. Raises ModelError, with what was seen, for a network that is no
+    detector, of no known family, or of several.
     """
     task = metadata.get("task", "detect")
     if task != "detect":
         raise ModelError(f"the file's metadata has the task '{task}': needed a detector; export a 'detect' model")
+    named = metadata.get(HEAD_KEY)
+    if named is not None:
+        check(named, layout)
+        _check_classes(named, layout, metadata)
+        return named
     fitting = evidence(layout, sample)
     strongest = max((seen.strength for seen in fitting.values()), default=0)
     names = _counted([name for name, seen in fitting.items() if seen.strength == strongest], layout, metadata)

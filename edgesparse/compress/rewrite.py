@@ -1,0 +1,186 @@
+"""Rewrites that make a network faster and keep its outputs to float rounding.
+
+Each is tried where it applies, and kept where the network is predicted to run faster on a board; nothing is trained
+and no image is needed.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from onnx import ModelProto
+
+from edgesparse.compress.check import Change, Original
+from edgesparse.compress.cost import Cost, cost
+from edgesparse.compress.maps import FAMILIES, cut, set_head
+from edgesparse.compress.moves import drop_moves, fold_focus
+from edgesparse.compress.parallel import merge_parallel
+from edgesparse.compress.selections import fold_selections
+from edgesparse.compress.sites import Inapplicable, Rewrite, Site, Way
+from edgesparse.compress.upsample import move_resize
+from edgesparse.errors import ModelError
+from edgesparse.predict.boards import board
+from edgesparse.progress import Progress, quiet
+
+_log = logging.getLogger(__name__)
+BOARD = "orin-nano-8gb"
+REWRITES: dict[str, Rewrite] = {
+    "moves": drop_moves,
+    "focus": fold_focus,
+    "selections": fold_selections,
+    "upsample": move_resize,
+    "parallel": merge_parallel,
+}
+"""In the order in which they are tried: a later one may use what an earlier one left."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One place where a rewrite was considered.
+
+    `saved_ms`: what it is predicted to save; negative where it was dropped because it costs more. `why`: what was done,
+    or why not.
+    """
+
+    rewrite: str
+    where: str
+    kept: bool
+    why: str
+    saved_ms: float = 0.0
+    saved_kernels: int = 0
+
+
+@dataclass(frozen=True)
+class SlimReport:
+    """`before` and `after`: the predicted cost on `device` in `precision`. `head`: the one that reads the outputs.
+
+    `change`: the largest difference of any box and score from the original's, for an image of noise.
+    """
+
+    device: str
+    precision: str
+    before: Cost
+    after: Cost
+    head: str | None
+    change: Change
+    steps: tuple[Step, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class SlimOptions:
+    """What is rewritten, and for what. `head`: as in a recipe; `maps`: whether the decoding may leave the engine.
+
+    `device` and `precision` ("fp16", "int8") say what the prediction is for.
+    """
+
+    head: str = "auto"
+    maps: bool = True
+    device: str = BOARD
+    precision: str = "int8"
+
+
+def slim(
+    model: ModelProto, options: SlimOptions = SlimOptions(), progress: Progress = quiet
+) -> tuple[ModelProto, SlimReport]:
+    """A rewritten copy of `model`, and what was done. Shapes must be static and constants folded.
+
+    The copy's metadata name its head, where that is another. Raises ConfigError for an unknown board or head,
+    ModelError where a shape stays open, or the result does not detect what the original does.
+    """
+    return _Slimming(model, options, progress).run()
+
+
+class _Tried(NamedTuple):
+    what: str
+    model: ModelProto
+    cost: Cost
+
+
+class _Slimming:
+    def __init__(self, model: ModelProto, options: SlimOptions, progress: Progress) -> None:
+        self.model, self.options, self.progress = model, options, progress
+        if any(node.op_type == "DequantizeLinear" for node in model.graph.node):
+            raise ModelError(
+                "the model carries Q/DQ, which belong to its layers: slim the float model, then quantize it"
+            )
+        self.board = board(options.device)
+        self.cost = self.before = cost(model, self.board, options.precision)
+        self.original = Original(model, options.head)
+        self.head = self.original.head
+        self.steps: list[Step] = []
+
+    def run(self) -> tuple[ModelProto, SlimReport]:
+        if self.options.maps:
+            self._cut()
+        for number, (name, rewrite) in enumerate(REWRITES.items()):
+            self.progress(f"rewriting: {name}", number, len(REWRITES))
+            visited = set[str]()
+            while (site := next((s for s in rewrite(self.model) if s.where not in visited), None)) is not None:
+                visited.add(site.where)
+                self._visit(name, site)
+        change = self.original.change(self.model, self.head)
+        if not change.small:
+            raise ModelError(
+                f"the rewritten network differs by {change.pixels:.3g} pixels and {change.score:.3g} in score: "
+                "found more than rounding; use the original, and report this model"
+            )
+        device, precision = str(self.board), self.options.precision
+        report = SlimReport(device, precision, self.before, self.cost, self.head, change, tuple(self.steps))
+        return self.model, report
+
+    def _cut(self) -> None:
+        """Take the decoding out where a head reads the maps and finds the same boxes in them."""
+        head = FAMILIES.get(self.head or "")
+        where = ", ".join(output.name for output in self.model.graph.output)
+        if head is None:
+            why = self.original.headless_because or f"no head reads the maps of {self.head}"
+            self._note(Step("maps", where, False, why))
+            return
+        try:
+            model = cut(self.model)
+        except ModelError as error:
+            self._note(Step("maps", where, False, str(error)))
+            return
+        change = self.original.change(model, head)
+        result = cost(model, self.board, self.options.precision)
+        saved = (self.cost.ms - result.ms, self.cost.kernels - result.kernels)
+        if not change.small:
+            why = f"{head} reads other boxes from the maps: they differ by {change.pixels:.3g} pixels"
+            self._note(Step("maps", where, False, why))
+        elif result.weighed < self.cost.weighed:
+            self._note(Step("maps", where, True, f"decoded behind the engine by {head}", *saved))
+            set_head(model, head)
+            self.model, self.cost, self.head = model, result, head
+
+    def _note(self, step: Step) -> None:
+        self.steps.append(step)
+        saved = f"{1e3 * step.saved_ms:.1f} microseconds, {step.saved_kernels} kernels"
+        _log.debug("%s: %s: %s; %s", step.rewrite, step.where, step.why, saved)
+
+    def _visit(self, name: str, site: Site) -> None:
+        """Keep the site's best way if the network is faster with it."""
+        results = [self._try(way) for way in site.ways]
+        done = [result for result in results if isinstance(result, _Tried)]
+        if not done:
+            reason = "; ".join(dict.fromkeys(map(str, results)))
+            self._note(Step(name, site.where, False, f"cannot be followed past {reason}"))
+            return
+        best = min(done, key=lambda result: result.cost.weighed)
+        saved = (self.cost.ms - best.cost.ms, self.cost.kernels - best.cost.kernels)
+        kept = best.cost.weighed < self.cost.weighed
+        self._note(Step(name, site.where, kept, best.what if kept else f"{best.what}: not faster", *saved))
+        if kept:
+            self.model, self.cost = best.model, best.cost
+
+    def _try(self, way: Way) -> _Tried | Inapplicable:
+        try:
+            model = way.apply()
+        except Inapplicable as error:
+            return error
+        return _Tried(way.what, model, cost(model, self.board, self.options.precision))

@@ -1,0 +1,235 @@
+"""Detectors whose outputs are the maps of their last convolutions: nothing is decoded in the engine.
+
+An engine without the decoding has fewer kernels, and only the cells that pass the threshold are decoded. `slim` writes
+such models. Maps of one size belong to one stride; their channels, in the order of the outputs, are one row per cell.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesparse.backends.frames import Candidates, Decode
+from edgesparse.runtime.heads.base import CENTERED, Evidence, Head, Layout, Sample
+from edgesparse.runtime.heads.candidates import at_least, labeled, sigmoid
+from edgesparse.runtime.heads.fastestdet import CLASS_POWER, OBJECT_POWER, FastestDet
+from edgesparse.runtime.heads.grid import grid
+from edgesparse.runtime.heads.nanodet import BINS, NanoDet
+from edgesparse.runtime.heads.yolov5 import FIRST_CLASS
+from edgesparse.runtime.heads.yolox import Yolox
+
+Floats = NDArray[np.float32]
+YOLOV8_BINS = 16
+_EXPORT = "edgesparse slim MODEL.onnx -o OUT.onnx"
+
+
+@dataclass(frozen=True)
+class Level:
+    """The maps of one stride. `parts`: index and channels of each output. `corners` [cells, 2]: in cells (x, y)."""
+
+    stride: int
+    parts: tuple[tuple[int, int], ...]
+    corners: Floats
+
+    @property
+    def channels(self) -> int:
+        return sum(count for _, count in self.parts)
+
+    def rows(self, outputs: Sequence[NDArray[Any]], image: int, kept: NDArray[np.intp] | None = None) -> Floats:
+        """[channels, cells] in float32, of all cells or of those `kept`."""
+        flat = [outputs[i][image].reshape(count, -1) for i, count in self.parts]
+        chosen = flat if kept is None else [part[:, kept] for part in flat]
+        joined: Floats = np.concatenate(chosen).astype(np.float32, copy=False)
+        return joined
+
+    def channel(self, outputs: Sequence[NDArray[Any]], image: int, first: int, count: int) -> Floats:
+        """Channels `first` to `first + count` of all cells."""
+        at = 0
+        for i, size in self.parts:
+            if at <= first and first + count <= at + size:  # in one map: no copy
+                part = outputs[i][image].reshape(size, -1)[first - at : first - at + count]
+                return np.asarray(part, np.float32)
+            at += size
+        return self.rows(outputs, image)[first : first + count]
+
+
+def levels(layout: Layout) -> tuple[Level, ...]:
+    """The strides of a network's maps, the finest first. Raises LookupError where its outputs are no such maps."""
+    by_size: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+    for i, shape in enumerate(layout.shapes):
+        if len(shape) != 4:
+            raise LookupError("needed maps [B, channels, H / stride, W / stride]")
+        by_size.setdefault(tuple(shape[2:]), []).append((i, shape[1]))
+    result = []
+    for (rows, columns), parts in sorted(by_size.items(), reverse=True):
+        stride = layout.size[0] // rows if rows else 0
+        if stride < 2 or (rows * stride, columns * stride) != layout.size:
+            raise LookupError(f"needed maps of a whole stride, found {rows}x{columns}")
+        result.append(Level(stride, tuple(parts), grid(layout.size, (stride,))[0]))
+    if len({level.channels for level in result}) != 1:
+        raise LookupError("needed as many channels at every stride")
+    return tuple(result)
+
+
+class Maps(Head):
+    """What families of maps share: cells are gated, and the rest of the row is read where they pass."""
+
+    export = _EXPORT
+    strides: tuple[tuple[int, ...], ...] = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32))
+
+    def fits(self, layout: Layout) -> bool:
+        found = levels(layout)
+        return tuple(level.stride for level in found) in self.strides and self.first_class(found[0]) < found[0].channels
+
+    def evidence(self, layout: Layout, sample: Sample | None) -> Evidence | None:
+        return None  # other families have such maps too: `slim` writes the head's name into the file
+
+    def classes(self, layout: Layout) -> int:
+        level = levels(layout)[0]
+        return level.channels - self.first_class(level) - self.after_classes
+
+    after_classes = 0
+    """Channels behind the classes."""
+
+    @abstractmethod
+    def first_class(self, level: Level) -> int:
+        """The channel of the first class."""
+
+    @abstractmethod
+    def best(self, level: Level, outputs: Sequence[NDArray[Any]], image: int) -> Floats:
+        """An upper bound of the confidence of each cell [cells]."""
+
+    @abstractmethod
+    def scores(self, level: Level, row: Floats) -> Floats:
+        """Confidences [n, C] of rows [n, channels]."""
+
+    @abstractmethod
+    def boxes(self, level: Level, row: Floats, corners: Floats, size: tuple[int, int]) -> Floats:
+        """xyxy [n, 4] in pixels of rows [n, channels] at `corners` [n, 2]; `size`: of the input (height, width)."""
+
+    def decode(self, layout: Layout, conf: float, multi_label: bool = False) -> Decode:
+        all_levels = levels(layout)
+
+        def decode(outputs: Sequence[NDArray[Any]], image: int) -> Candidates:
+            parts = []
+            for level in all_levels:
+                kept = at_least(self.best(level, outputs, image), conf)
+                row = level.rows(outputs, image, kept).T
+                boxes = self.boxes(level, row, level.corners[kept], layout.size)
+                parts.append(labeled(boxes, self.scores(level, row), conf, multi_label))
+            xyxy, confidence, class_id = (np.concatenate(part) for part in zip(*parts, strict=True))
+            return xyxy, confidence, class_id
+
+        return decode
+
+
+def _distances(bins: Floats) -> Floats:
+    """The expected distances [n, 4] of logits [n, 4, bins] over 0, 1, 2, ..."""
+    weights = np.exp(bins - bins.max(axis=2, keepdims=True))
+    expected: Floats = (weights @ np.arange(bins.shape[2], dtype=np.float32)) / weights.sum(axis=2)
+    return expected
+
+
+def _around(corners: Floats, distance: Floats, stride: int) -> Floats:
+    """Boxes whose sides are `distance` [n, 4] strides from the middle of their cells."""
+    center = corners + np.float32(0.5)
+    return np.concatenate([center - distance[:, :2], center + distance[:, 2:]], 1) * np.float32(stride)
+
+
+class YoloV8Maps(Maps):
+    """YOLOv8's maps: 16 bins for each side's distance, then a logit per class."""
+
+    outputs = "maps [B, 64 + C, H / stride, W / stride], or bins and classes apart, before softmax and sigmoid"
+    source = "Ultralytics, https://docs.ultralytics.com/models/yolov8; Li et al., Generalized Focal Loss"
+    convention = CENTERED
+
+    def first_class(self, level: Level) -> int:
+        return 4 * YOLOV8_BINS
+
+    def best(self, level: Level, outputs: Sequence[NDArray[Any]], image: int) -> Floats:
+        first = self.first_class(level)
+        return sigmoid(level.channel(outputs, image, first, level.channels - first).max(axis=0))
+
+    def scores(self, level: Level, row: Floats) -> Floats:
+        return sigmoid(row[:, self.first_class(level) :])
+
+    def boxes(self, level: Level, row: Floats, corners: Floats, size: tuple[int, int]) -> Floats:
+        bins = row[:, : 4 * YOLOV8_BINS].reshape(-1, 4, YOLOV8_BINS)
+        return _around(corners, _distances(bins), level.stride)
+
+
+class NanoDetMaps(Maps):
+    """NanoDet's maps: a logit per class, then 8 bins for each side's distance."""
+
+    outputs = "maps [B, C + 32, H / stride, W / stride], classes before the sigmoid, then distance bins"
+    source = NanoDet.source
+    convention = NanoDet.convention
+    after_classes = 4 * BINS
+
+    def first_class(self, level: Level) -> int:
+        return 0
+
+    def best(self, level: Level, outputs: Sequence[NDArray[Any]], image: int) -> Floats:
+        return sigmoid(level.channel(outputs, image, 0, level.channels - 4 * BINS).max(axis=0))
+
+    def scores(self, level: Level, row: Floats) -> Floats:
+        return sigmoid(row[:, : -4 * BINS])
+
+    def boxes(self, level: Level, row: Floats, corners: Floats, size: tuple[int, int]) -> Floats:
+        return _around(corners, _distances(row[:, -4 * BINS :].reshape(-1, 4, BINS)), level.stride)
+
+
+class YoloxMaps(Maps):
+    """YOLOX's maps: offsets on the grid, objectness and classes as logits."""
+
+    outputs = "maps [B, 5 + C, H / stride, W / stride]: offsets on the grid, objectness and classes before the sigmoid"
+    source = Yolox.source
+    convention = Yolox.convention
+
+    def first_class(self, level: Level) -> int:
+        return FIRST_CLASS
+
+    def best(self, level: Level, outputs: Sequence[NDArray[Any]], image: int) -> Floats:
+        return sigmoid(level.channel(outputs, image, 4, 1)[0])
+
+    def scores(self, level: Level, row: Floats) -> Floats:
+        both: Floats = sigmoid(row[:, 4:])
+        return both[:, 1:] * both[:, :1]
+
+    def boxes(self, level: Level, row: Floats, corners: Floats, size: tuple[int, int]) -> Floats:
+        stride = np.float32(level.stride)
+        center, half = (row[:, :2] + corners) * stride, np.exp(row[:, 2:4]) * (stride * np.float32(0.5))
+        return np.concatenate([center - half, center + half], 1)
+
+
+class FastestDetMaps(Maps):
+    """FastestDet's map before the sigmoid of its objectness and the softmax of its classes."""
+
+    outputs = "one map [B, 5 + C, H / 16, W / 16]: objectness, box offsets and classes before sigmoid and softmax"
+    source = FastestDet.source
+    convention = FastestDet.convention
+    strides = ((16,),)
+
+    def first_class(self, level: Level) -> int:
+        return FIRST_CLASS
+
+    def best(self, level: Level, outputs: Sequence[NDArray[Any]], image: int) -> Floats:
+        objectness: Floats = sigmoid(level.channel(outputs, image, 0, 1)[0])
+        return objectness ** np.float32(OBJECT_POWER)
+
+    def scores(self, level: Level, row: Floats) -> Floats:
+        classes = row[:, FIRST_CLASS:]
+        weights = np.exp(classes - classes.max(axis=1, keepdims=True))
+        share: Floats = weights / weights.sum(axis=1, keepdims=True)
+        objectness: Floats = sigmoid(row[:, :1])
+        return objectness ** np.float32(OBJECT_POWER) * share ** np.float32(CLASS_POWER)
+
+    def boxes(self, level: Level, row: Floats, corners: Floats, size: tuple[int, int]) -> Floats:
+        center = (np.tanh(row[:, 1:3]) + corners) * np.float32(level.stride)
+        half = sigmoid(row[:, 3:FIRST_CLASS]) * np.array(size[::-1], np.float32) * np.float32(0.5)
+        return np.concatenate([center - half, center + half], 1)
