@@ -126,9 +126,9 @@ def _trace(editor: Editor, name: str) -> tuple[str, int, int, int] | None:
 def _stride(model: ModelProto, name: str) -> ModelProto:
     editor = Editor(model)
     conv = editor.wiring.producer[name]
-    weights, found = conv_weights(editor, conv), _offsets(editor, conv)
-    assert weights is not None and found is not None
-    source, step, offsets = found
+    weights, slices = conv_weights(editor, conv), _offsets(editor, conv)
+    assert weights is not None and slices is not None
+    source, step, offsets = slices
     count, channels, *kernel = weights.weight.shape
     each = channels // len(offsets)
     wide = np.zeros((count, each, kernel[0] * step, kernel[1] * step), weights.weight.dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -201,7 +203,7 @@ def test_slices_of_pixels_become_a_strided_convolution() -> None:
     ids=["reshapes", "transposes", "to the same shape", "identity"],
 )
 def test_moves_that_cancel_or_repeat_each_other_are_removed(
-    nodes: list[tuple[str, str, dict[str, object]]], left: list[str]
+    nodes: list[tuple[str, str, dict[str, Any]]], left: list[str]
 ) -> None:
     names = ["x", "m", "y"]
     graph = [

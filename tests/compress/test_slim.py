@@ -12,6 +12,7 @@ from small_models import model, node
 from benchmarks.orin_slice import networks
 from edgesparse.compress import SlimOptions, SlimReport, rewrite, slim
 from edgesparse.compress.check import Original
+from edgesparse.compress.sites import Site
 from edgesparse.errors import ModelError
 from edgesparse.model.load import load
 from edgesparse.runtime.heads.recognize import HEAD_KEY
@@ -54,7 +55,7 @@ def test_with_its_decoding_kept_a_network_has_the_same_outputs() -> None:
 
 @pytest.mark.usefixtures("tiny")
 def test_a_result_that_differs_by_more_than_rounding_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(network: ModelProto) -> list[rewrite.Site]:
+    def broken(network: ModelProto) -> list[Site]:
         """Double the first weights, and name no site."""
         weight = next(tensor for tensor in network.graph.initializer if len(tensor.dims) == 4)
         weight.raw_data = (2 * np.frombuffer(weight.raw_data, np.float32)).tobytes()
@@ -83,4 +84,4 @@ def test_real_detectors_keep_their_boxes(real: Path, name: str, rewrites: set[st
 def test_a_quantized_model_is_refused() -> None:
     nodes = [node("QuantizeLinear", ["x", "s"], ["q"]), node("DequantizeLinear", ["q", "s"], ["y"])]
     with pytest.raises(ModelError, match="slim the float model"):
-        slim(model(nodes, {"s": np.float32(0.1)}, (1, 3, 32, 32)))
+        slim(model(nodes, {"s": np.array(0.1, np.float32)}, (1, 3, 32, 32)))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgesparse.backends.frames import Candidates, Decode
 from edgesparse.runtime.heads.base import CENTERED, Evidence, Head, Layout, Sample
-from edgesparse.runtime.heads.candidates import at_least, labeled, sigmoid
+from edgesparse.runtime.heads.candidates import at_least, joined, labeled, sigmoid
 from edgesparse.runtime.heads.fastestdet import CLASS_POWER, OBJECT_POWER, FastestDet
 from edgesparse.runtime.heads.grid import grid
 from edgesparse.runtime.heads.nanodet import BINS, NanoDet
@@ -44,8 +44,7 @@ class Level:
         """[channels, cells] in float32, of all cells or of those `kept`."""
         flat = [outputs[i][image].reshape(count, -1) for i, count in self.parts]
         chosen = flat if kept is None else [part[:, kept] for part in flat]
-        joined: Floats = np.concatenate(chosen).astype(np.float32, copy=False)
-        return joined
+        return np.asarray(np.concatenate(chosen), np.float32)
 
     def channel(self, outputs: Sequence[NDArray[Any]], image: int, first: int, count: int) -> Floats:
         """Channels `first` to `first + count` of all cells."""
@@ -83,8 +82,8 @@ class Maps(Head):
     strides: tuple[tuple[int, ...], ...] = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32))
 
     def fits(self, layout: Layout) -> bool:
-        found = levels(layout)
-        return tuple(level.stride for level in found) in self.strides and self.first_class(found[0]) < found[0].channels
+        every = levels(layout)
+        return tuple(level.stride for level in every) in self.strides and self.first_class(every[0]) < every[0].channels
 
     def evidence(self, layout: Layout, sample: Sample | None) -> Evidence | None:
         return None  # other families have such maps too: `slim` writes the head's name into the file
@@ -122,8 +121,7 @@ class Maps(Head):
                 row = level.rows(outputs, image, kept).T
                 boxes = self.boxes(level, row, level.corners[kept], layout.size)
                 parts.append(labeled(boxes, self.scores(level, row), conf, multi_label))
-            xyxy, confidence, class_id = (np.concatenate(part) for part in zip(*parts, strict=True))
-            return xyxy, confidence, class_id
+            return joined(parts)
 
         return decode
 

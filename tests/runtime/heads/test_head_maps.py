@@ -90,9 +90,10 @@ def test_maps_are_read_as_decoded_outputs_are(name: str, divided: bool, conf: fl
         head(name).decode(layout_of(expected), conf, multi_label),
     )
     for image in range(2):
-        for got, wanted in zip(decode(outputs, image), own(expected, image), strict=True):
-            assert got.dtype == wanted.dtype and len(got) == len(wanted) > 0
-            np.testing.assert_allclose(got, wanted, rtol=2e-4, atol=2e-4)
+        results, expected_boxes = decode(outputs, image), own(expected, image)
+        assert [part.dtype for part in results] == [part.dtype for part in expected_boxes] and len(results[0])
+        for part, other in zip(results, expected_boxes, strict=True):
+            np.testing.assert_allclose(np.asarray(part), np.asarray(other), rtol=2e-4, atol=2e-4)
     assert head(f"{name}-maps").classes(at) == CLASSES
     assert choose(at, {HEAD_KEY: f"{name}-maps"}) == f"{name}-maps"
 
