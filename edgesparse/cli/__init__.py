@@ -34,6 +34,7 @@ from edgesparse.cli.groups import Workflow
 from edgesparse.cli.show import complain
 from edgesparse.errors import MACHINE_LACKS, REFUSED, WRONG_USE, EdgeSparseError
 from edgesparse.redaction import RedactingFormatter
+from edgesparse.service.supervised import MORE_THREADS, NO_THREAD
 from edgesparse.version import VERSION
 
 
@@ -120,6 +121,9 @@ def _failed(error: Exception, arguments: list[str]) -> int:
         return WRONG_USE
     if isinstance(error, MemoryError):
         complain("out of memory: close other programs, or use a smaller model or batch")
+        return MACHINE_LACKS
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+        complain(f"{NO_THREAD}: {MORE_THREADS}")
         return MACHINE_LACKS
     if isinstance(error, BrokenPipeError) and process.reader_has_gone():
         process.discard_output()

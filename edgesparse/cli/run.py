@@ -131,6 +131,9 @@ def _run(target: Path, chosen: RunOptions) -> None:
 def _serve(target: Path, settings: Path | None, chosen: RunOptions) -> NoReturn:
     import faulthandler
 
+    from edgesparse.service.supervised import NEEDED, check_threads
+
+    check_threads(NEEDED + 3 * len(os.sched_getaffinity(0)))  # NumPy's, OpenCV's and ONNX Runtime's, one per core each
     try:
         from edgesparse.service.life import Service, Target
     except ImportError as error:

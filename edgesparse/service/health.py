@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from edgesparse.service.supervised import thread_states
 from edgesparse.stream.cameras import CameraStatus
 
 PATIENCE = 5.0
@@ -69,6 +70,15 @@ class Health:
         self.invalid = f"{dropped} model outputs are not valid boxes: {worst}" if dropped else ""
 
     def judge(self, now: float | None = None) -> Judgement:
+        """Judge the frame loop and all threads of the service."""
+        loop = self.judge_loop(now)
+        down = [
+            f"thread {thread.name} fails again and again: {thread.why}" for thread in thread_states() if thread.down
+        ]
+        return Judgement(False, loop.detecting, "; ".join(filter(None, (*down, loop.why)))) if down else loop
+
+    def judge_loop(self, now: float | None = None) -> Judgement:
+        """Judge the frame loop alone, which feeds the watchdog: a restart costs frames, and would not help a thread."""
         now = time.monotonic() if now is None else now
         if self.loading:
             return Judgement(False, False, self.loading)

@@ -24,6 +24,7 @@ from edgesparse.service.outputs.events import EventRules
 from edgesparse.service.parts import Parts
 from edgesparse.service.settings import Settings, load_settings, status_path
 from edgesparse.service.signals import Signals, hold_reload, reload_requested
+from edgesparse.service.supervised import Supervised
 from edgesparse.stream.pipeline import Loop
 
 log = logging.getLogger("edgesparse.service")
@@ -99,9 +100,12 @@ class Service:
             cameras, self._engine.detector, [parts.outputs], observer=parts.watch, stop=self._stop, patient=True
         )
         parts.closing.append(self._loop.close)
-        threading.Thread(target=self._reload_loop, name="reload", daemon=True).start()
-        while (ended := self._detect()) is None:
-            pass
+        reloader = Supervised("reload", self._reload_loop)
+        try:
+            while (ended := self._detect()) is None:
+                pass
+        finally:
+            reloader.leave()
         return ended
 
     def _detect(self) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from edgesparse.service.outputs.all import Outputs
 from edgesparse.service.report import Report, Reporter
 from edgesparse.service.settings import ServiceSettings, status_path
 from edgesparse.service.snapshots import SnapshotEncoder
+from edgesparse.service.supervised import close_all
 from edgesparse.service.tally import Tally
 from edgesparse.service.watch import Watch
 from edgesparse.service.web.server import Web
@@ -44,7 +44,6 @@ class Parts:
             self._close_all()
             raise
         self._reporter = Reporter(self.report, notify, status_path(settings))
-        self._reporter.start()
 
     def _open_web(self, settings: ServiceSettings) -> None:
         web, self._web_fingerprint = settings.web, fingerprint(settings.web)
@@ -88,8 +87,4 @@ class Parts:
         self._reporter.stop()
 
     def _close_all(self) -> None:
-        threads = [threading.Thread(target=close, daemon=True) for close in self.closing]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(CLOSE_SECONDS)
+        close_all(self.closing, CLOSE_SECONDS)

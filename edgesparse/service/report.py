@@ -21,6 +21,7 @@ from edgesparse.service.machine import Reading, Sensors
 from edgesparse.service.notify import Notify
 from edgesparse.service.outputs.all import Outputs
 from edgesparse.service.snapshots import SnapshotEncoder
+from edgesparse.service.supervised import Supervised, thread_states
 from edgesparse.service.tally import Tally, milliseconds
 from edgesparse.stream.cameras import CameraStatus
 
@@ -108,6 +109,8 @@ class Report:
             [f"slowed to {100 * self.governor.share:.0f} %: {self.governor.why}"] if self.governor.share < 1 else []
         )
         parts += [self.refusal] if self.refusal else []
+        failed = (thread for thread in thread_states() if thread.why and not thread.down)
+        parts += [f"thread {thread.name} was restarted: {thread.why}" for thread in failed]
         if self.health.loading:
             return "; ".join(parts)
         counts = f"{sum(rates.values()):.0f} frames/s from {live} of {len(self.health.cameras)} cameras"
@@ -138,6 +141,7 @@ class Report:
             "temperature_c": hottest[1] if hottest else None,
             "watts": reading.watts,
             "rate_share": round(self.governor.share, 3),
+            "threads": [asdict(thread) for thread in thread_states()],
             "outputs": [asdict(output) for output in self.outputs.states()],
         }
 
@@ -164,25 +168,24 @@ def _camera(camera: CameraStatus, rates: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
-class Reporter(threading.Thread):
+class Reporter:
     """Updates the report each second and writes the state file, until `stop` is called."""
 
     def __init__(self, report: Report, notify: Notify, path: Path | None) -> None:
-        super().__init__(name="report", daemon=True)
         self._report, self._notify, self.path = report, notify, path
         self._stopped = threading.Event()
         self._error = ""
         self._sensors = Sensors()
+        self._thread = Supervised("report", self._run)
 
-    def run(self) -> None:
+    def _run(self) -> None:
         due = time.monotonic()
         while True:
             try:
                 self._report.update(self._sensors)
                 self._notify.status(self._report.words())
-            except Exception:
-                log.exception("the report failed")
-            self.write()
+            finally:
+                self.write()
             due = max(due + 1.0, time.monotonic())
             if self._stopped.wait(due - time.monotonic()):
                 return
@@ -202,7 +205,8 @@ class Reporter(threading.Thread):
                 log.warning("cannot write the state: %s", error)
 
     def stop(self) -> None:
+        self._thread.leave()
         self._stopped.set()
-        self.join(1.0)
+        self._thread.join(1.0)
         self.write()
         self._sensors.close()

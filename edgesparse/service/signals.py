@@ -7,6 +7,10 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 from types import FrameType, TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
 
 reload_requested = threading.Event()
 """Set by SIGHUP from `hold_reload` on; the service reloads when it sees it."""
@@ -30,8 +34,9 @@ class Signals:
     def __enter__(self) -> Signals:
         self._previous = {number: signal.signal(number, _nothing) for number in self._handlers}
         self._wakeup = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
-        self._thread = threading.Thread(target=self._run, name="signals", daemon=True)
-        self._thread.start()
+        from edgesparse.service.supervised import Supervised  # not before SIGHUP is held
+
+        self._thread = Supervised("signals", self._run)
         return self
 
     def _run(self) -> None:
@@ -46,6 +51,7 @@ class Signals:
         signal.set_wakeup_fd(self._wakeup)
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+        self._thread.leave()
         self._write.close()
         self._thread.join(1.0)
         self._read.close()

@@ -19,6 +19,7 @@ import numpy as np
 from pydantic import Field
 
 from edgesparse.runtime.detections import Detections
+from edgesparse.service.supervised import Supervised
 from edgesparse.stream.frames import Frame, Image
 from edgesparse.stream.sinks.draw import draw
 from edgesparse.values import Section
@@ -89,8 +90,7 @@ class SnapshotEncoder:
         self._buffers: dict[str, _Buffer] = {}
         self._offered = threading.Event()
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="snapshots", daemon=True)
-        self._thread.start()
+        self._thread = Supervised("snapshots", self._run)
 
     def offer(self, camera: str, frame: Frame, detections: Detections) -> None:
         """Copy the frame if somebody watches and the previous one has been encoded. Never waits, never allocates."""
@@ -148,6 +148,7 @@ class SnapshotEncoder:
 
     def close(self) -> None:
         self._closed = True
+        self._thread.leave()
         self._offered.set()
         self._thread.join(2.0)
 

@@ -45,7 +45,7 @@ class Watch:
     def update(self, cameras: Sequence[CameraStatus]) -> None:
         self._health.update(cameras)
         now = time.monotonic()
-        if self._health.judge(now).alive:
+        if self._health.judge_loop(now).alive:
             self._notify.alive()
         if not self._health.up and (self._tally.frames or now - self._started > WAIT_FOR_CAMERAS):
             self._health.up = True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import socket
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -19,6 +18,7 @@ from edgesparse.service.outputs.events import Event, EventRules
 from edgesparse.service.outputs.table import OUTPUTS
 from edgesparse.service.settings import ServiceSettings
 from edgesparse.service.snapshots import SnapshotEncoder
+from edgesparse.service.supervised import close_all
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.sinks.base import Sink
 
@@ -134,11 +134,7 @@ class Outputs(Sink):
         """Close all of them in parallel, within CLOSE_SECONDS."""
         self._snapshots.listeners = ()
         outputs, self._open = tuple(self._open.values()), {}
-        threads = [threading.Thread(target=output.close, daemon=True) for output in outputs]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(CLOSE_SECONDS)
+        close_all([output.close for output in outputs], CLOSE_SECONDS)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from edgesparse.errors import SinkError
 from edgesparse.service.outputs.base import Count, Output, OutputContext, OutputSettings, OutputState
 from edgesparse.service.outputs.events import Event
 from edgesparse.service.snapshots import Snapshot
+from edgesparse.service.supervised import Supervised
 from edgesparse.stream.frames import Image
 from edgesparse.stream.sinks.recorder import Recorder, browser_suffix
 from edgesparse.stream.sinks.video import Fit
@@ -84,8 +85,7 @@ class Clips(Output):
         self._rings: dict[str, _Ring] = {}
         self._lock = threading.Lock()
         self._ready: queue.Queue[tuple[str, Sequence[Snapshot]] | None] = queue.Queue(MAX_WAITING)
-        self._thread = threading.Thread(target=self._run, name="clips", daemon=True)
-        self._thread.start()
+        self._thread = Supervised("clips", self._run)
 
     def event(self, event: Event) -> None:
         """Start a clip, or extend the one being collected."""
@@ -123,6 +123,7 @@ class Clips(Output):
 
     def close(self) -> None:
         """Write the clips being collected, then stop."""
+        self._thread.leave()
         with self._lock:
             for ring in self._rings.values():
                 if ring.name and ring.snapshots:

@@ -27,6 +27,7 @@ from edgesparse.service.outputs.backlog import Backlog
 from edgesparse.service.outputs.base import FrameResult, Output, OutputContext, OutputSettings, OutputState
 from edgesparse.service.outputs.events import Event
 from edgesparse.service.outputs.spool import Message
+from edgesparse.service.supervised import Supervised
 from edgesparse.values import Host, Memory
 from edgesparse.wording import nearest_file
 
@@ -103,8 +104,7 @@ class Mqtt(Output):
         self._wake, self._waker = socket.socketpair()
         for end in (self._wake, self._waker):
             end.setblocking(False)
-        self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
-        self._thread.start()
+        self._thread = Supervised("mqtt", self._run)
 
     def detections(self, result: FrameResult) -> None:
         if self._settings.empty or len(result.detections):
@@ -125,6 +125,7 @@ class Mqtt(Output):
     def close(self) -> None:
         """Deliver what can be delivered within FLUSH_SECONDS and keep the rest on disk."""
         self._leave = True
+        self._thread.leave()
         self._nudge()
         self._thread.join(FLUSH_SECONDS + 0.5)
         with self._connecting:
@@ -144,18 +145,14 @@ class Mqtt(Output):
                     pause = FIRST_PAUSE
                 if not self._leave:
                     self._rest(pause)
-            except Exception as error:  # the thread must survive: messages would pile up unnoticed
-                self._failed(error)
-                time.sleep(FIRST_PAUSE)
+            except Exception as error:
+                self.state.state = f"failed: {type(error).__name__}: {error}"
+                with suppress(Exception):
+                    self._keep()
+                raise
             pause = min(2 * pause, LONGEST_PAUSE)
         if not self._ended:
             self._end()
-
-    def _failed(self, error: Exception) -> None:
-        state = f"failed: {type(error).__name__}: {error}"
-        if state != self.state.state:
-            self.state.state = state
-            log.error("mqtt: %s; trying again", state, exc_info=error)
 
     def _end(self) -> None:
         self._ended = True

@@ -21,6 +21,7 @@ from edgesparse.redaction import redact, remember_address
 from edgesparse.service.credentials import read_secret
 from edgesparse.service.outputs.base import Count, Output, OutputContext, OutputSettings, OutputState
 from edgesparse.service.outputs.events import Event
+from edgesparse.service.supervised import Supervised
 from edgesparse.values import Positive, host
 from edgesparse.version import VERSION
 
@@ -88,8 +89,7 @@ class Webhook(Output):
         self._waiting: deque[tuple[float, Event]] = deque()
         self._changed = threading.Condition()
         self._leave_by: float | None = None
-        self._thread = threading.Thread(target=self._run, name="webhook", daemon=True)
-        self._thread.start()
+        self._thread = Supervised("webhook", self._run)
 
     def event(self, event: Event) -> None:
         with self._changed:
@@ -102,6 +102,7 @@ class Webhook(Output):
 
     def close(self) -> None:
         """Deliver what can be delivered within FLUSH_SECONDS; the rest is dropped and counted."""
+        self._thread.leave()
         with self._changed:
             self._leave_by = time.monotonic() + FLUSH_SECONDS
             self._changed.notify()

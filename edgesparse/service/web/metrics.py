@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from edgesparse.redaction import redact_text
 from edgesparse.service.report import Report
+from edgesparse.service.supervised import thread_states
 from edgesparse.service.tally import BOUNDS_MS, Histogram
 from edgesparse.version import VERSION
 
@@ -40,6 +41,8 @@ class _Collector(Collector):
         yield _gauge("healthy", "1 while frames are processed or cameras are retried.", judgement.alive)
         yield _gauge("detecting", "1 while results arrive.", judgement.detecting)
         yield _gauge("watched_cameras", "Cameras being watched on the web page.", report.snapshots.viewed)
+        restarts = [(thread.name, thread.restarts) for thread in thread_states()]
+        yield _each("thread_restarts", "How often a thread failed and was restarted.", "thread", restarts)
         yield _each("reloads", "Reloads by outcome.", "outcome", report.reloads.items())
         yield _gauge("start_time_seconds", "Start time of the service, in seconds since 1970.", report.started)
 

@@ -30,6 +30,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from edgesparse.redaction import redact_all
 from edgesparse.service.report import Report
 from edgesparse.service.settings import WebSettings
+from edgesparse.service.supervised import Supervised
 from edgesparse.service.web.connections import Pace, Protocol, listen
 from edgesparse.service.web.metrics import exposition
 
@@ -188,7 +189,7 @@ class Web:
         token = settings.token()
         self._socket = listen(settings.host, settings.port)
         self.port = int(self._socket.getsockname()[1])
-        config = uvicorn.Config(
+        self._config = uvicorn.Config(
             Pages(report, package).app(token, settings.host),
             http=Protocol,
             ws="none",
@@ -201,18 +202,23 @@ class Web:
             timeout_keep_alive=15,
             h11_max_incomplete_event_size=16 << 10,
         )
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._run, name="web", daemon=True)
-        self._thread.start()
+        self._settings, self._server, self._closed = settings, uvicorn.Server(self._config), False
+        self._thread = Supervised("web", self._run)
         log.info("web: http://%s:%d%s", settings.host, self.port, "" if token else ", for this machine only")
 
     def _run(self) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
-        asyncio.run(self._server.serve([self._socket]))
+        if self._socket.fileno() < 0:  # a server that failed has closed it
+            self._socket = listen(self._settings.host, self._settings.port)
+        self._server = uvicorn.Server(self._config)
+        if not self._closed:
+            asyncio.run(self._server.serve([self._socket]))
 
     def close(self) -> None:
+        self._closed = True
+        self._thread.leave()
         self._server.should_exit = self._server.force_exit = True
         self._thread.join(1.5)
         self._socket.close()
