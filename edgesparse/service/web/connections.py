@@ -13,10 +13,11 @@ from edgesparse.errors import ConfigError
 
 MAX_CONNECTIONS = 64
 ACCEPTS_PER_SECOND = 50
-HEADER_SECONDS = 5.0
+HEADER_SECONDS, IDLE_SECONDS = 5.0, 15.0
+"""For a visitor to send the first request, and each further one over the same connection."""
 WRITE_SECONDS = 10.0
 """Seconds for a client to read a response. Then the connection is closed, or clients that never read would hold all."""
-CHECK_SECONDS = 2.0
+CHECK_SECONDS = 1.0
 
 
 class Pace:
@@ -47,28 +48,33 @@ class Protocol(H11Protocol):
             return
         super().connection_made(transport)
         self._unread_since: float | None = None
-        self.loop.call_later(HEADER_SECONDS, self._give_up)
-        self.loop.call_later(CHECK_SECONDS, self._check_reader)
+        self._answered: Any = None
+        self._waits_since = time.monotonic()
+        self.loop.call_later(CHECK_SECONDS, self._check)
 
-    def _give_up(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
-            self.transport.abort()
-
-    def _check_reader(self) -> None:
-        """Close the connection of a client that has left a response unread for WRITE_SECONDS, even if it is already
-        closing.
-        """
+    def _check(self) -> None:
+        """Close the connection of a client that is too slow, whether it is closing already or not."""
         if self not in self.connections:
             return
         now = time.monotonic()
+        if self._sends_no_request(now) or self._reads_no_answer(now):
+            self.transport.abort()
+            return
+        self.loop.call_later(CHECK_SECONDS, self._check)
+
+    def _sends_no_request(self, now: float) -> bool:
+        """Whether a request has been incomplete for too long; uvicorn's own limit begins anew with each byte."""
+        if self.cycle is not self._answered or (self.cycle is not None and not self.cycle.response_complete):
+            self._answered, self._waits_since = self.cycle, now
+        return now - self._waits_since > (HEADER_SECONDS if self.cycle is None else IDLE_SECONDS)
+
+    def _reads_no_answer(self, now: float) -> bool:
+        """Whether an answer has been unread for WRITE_SECONDS."""
         if not self.transport.get_write_buffer_size():
             self._unread_since = None
         elif self._unread_since is None:
             self._unread_since = now
-        elif now - self._unread_since > WRITE_SECONDS:
-            self.transport.abort()
-            return
-        self.loop.call_later(CHECK_SECONDS, self._check_reader)
+        return self._unread_since is not None and now - self._unread_since > WRITE_SECONDS
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self in self.connections:

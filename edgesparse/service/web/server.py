@@ -31,7 +31,7 @@ from edgesparse.redaction import redact_all
 from edgesparse.service.report import Report
 from edgesparse.service.settings import WebSettings
 from edgesparse.service.supervised import Supervised
-from edgesparse.service.web.connections import Pace, Protocol, listen
+from edgesparse.service.web.connections import IDLE_SECONDS, Pace, Protocol, listen
 from edgesparse.service.web.metrics import exposition
 
 log = logging.getLogger("edgesparse.service")
@@ -199,7 +199,7 @@ class Web:
             access_log=False,
             server_header=False,
             date_header=False,
-            timeout_keep_alive=15,
+            timeout_keep_alive=int(IDLE_SECONDS),
             h11_max_incomplete_event_size=16 << 10,
         )
         self._settings, self._server, self._closed = settings, uvicorn.Server(self._config), False
