@@ -34,12 +34,18 @@ FrameSize = Annotated[tuple[_Side, _Side], Strict(False), BeforeValidator(_frame
 Rate = Annotated[float, Field(gt=0, le=1000)]
 """Frames per second."""
 
+MOST_CORNERS = 100
+"""Of a zone: whether its sides cross takes time that grows with the square of their number."""
+MOST_ZONES = 64
+"""Of a camera: the frame loop looks at all of them for each detection."""
+MOST_CAMERAS = 256
+
 Point = tuple[float, float]
 
 
 def _polygon(corners: tuple[Point, ...]) -> tuple[Point, ...]:
-    if len(corners) < 3:
-        raise ValueError("at least three corners, as [[0, 0.5], [1, 0.5], [1, 1]]")
+    if not 3 <= len(corners) <= MOST_CORNERS:
+        raise ValueError(f"3 to {MOST_CORNERS} corners, as [[0, 0.5], [1, 0.5], [1, 1]]")
     sides = list(zip(corners, corners[1:] + corners[:1], strict=True))
     if any(_cross(*first, *second) for first, second in combinations(sides, 2)):
         raise ValueError("a polygon whose sides do not cross")
@@ -97,7 +103,7 @@ class Camera(Section):
     """Default: that of `run`."""
     classes: ClassFilter | None = None
     """Default: those of `run`."""
-    zones: dict[Annotated[str, AfterValidator(_name)], Zone] = Field(default_factory=dict)
+    zones: dict[Annotated[str, AfterValidator(_name)], Zone] = Field(default_factory=dict, max_length=MOST_ZONES)
     """Where the middle of a box's lower edge must be for the box to count; default: anywhere."""
     transport: Literal["tcp", "udp"] = "tcp"
     """Transport of an RTSP stream."""

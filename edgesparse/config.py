@@ -12,9 +12,9 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from edgesparse.backend_table import BACKENDS
+from edgesparse.camera import MOST_CAMERAS, ClassFilter, Confidences, Source, of_sources
 from edgesparse.camera import ONLY as ONLY
 from edgesparse.camera import Camera as Camera
-from edgesparse.camera import ClassFilter, Confidences, Source, of_sources
 from edgesparse.classes import named_classes
 from edgesparse.errors import ConfigError
 from edgesparse.head_table import HEAD_ALIASES, HEADS
@@ -132,7 +132,7 @@ class Run(Section):
 
     source: Source | None = None
     """A single camera; short for `cameras` with one entry."""
-    cameras: tuple[Camera, ...] = ()
+    cameras: Annotated[tuple[Camera, ...], Field(max_length=MOST_CAMERAS)] = ()
     """Several cameras that share one engine."""
     conf: Confidences = 0.25
     """Minimum confidence; or one per class, as {default: 0.25, person: 0.5}."""

@@ -109,6 +109,21 @@ class _Https(HTTPSHandler):
         return self.do_open(_SecureConnection, req, context=ssl.create_default_context())
 
 
+def watched(context: ssl.SSLContext) -> ssl.SSLContext:
+    """Have the handshakes of a TLS context obey the Deadline of the calling thread too. Returns the context."""
+    wrap = context.wrap_socket
+
+    def wrap_watched(sock: socket.socket, *args: Any, **options: Any) -> ssl.SSLSocket:
+        deadline = _current.get()
+        if deadline is not None:
+            deadline.watch(sock)
+        # Here, where a handshake that fails closes the connection: not every library does.
+        return wrap(sock, *args, **{**options, "do_handshake_on_connect": True})
+
+    context.wrap_socket = wrap_watched  # type: ignore[method-assign]
+    return context
+
+
 def build_opener(*handlers: BaseHandler | type[BaseHandler]) -> OpenerDirector:
     """Return an opener of http and https addresses that obeys the Deadline of the calling thread."""
     return _build_opener(_Http, _Https, *handlers)

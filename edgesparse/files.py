@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from pathlib import Path
 
 
@@ -24,6 +25,13 @@ def read_regular(path: Path, most: int) -> bytes:
     if len(data) > most:
         raise ValueError(f"{path} has more than {most} bytes")
     return data
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file so that it is out of the way and can be examined. Returns its new name."""
+    aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
+    path.rename(aside)
+    return aside
 
 
 def write_synced(path: Path, text: str) -> None:

@@ -42,7 +42,9 @@ def explain(problem: Any, keys: Callable[[Sequence[str]], list[str]], more: Mapp
     value = problem["input"]
     needed = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     needed = re.sub(
-        r"Tuple should have at (most|least) (\d+) items? after validation, not \d+", r"at \1 \2 of them", needed
+        r"(?:Tuple|Dictionary) should have at (most|least) (\d+) items? after validation, not \w+",
+        r"at \1 \2 of them",
+        needed,
     )
     needed = _PLAIN.get(needed, needed)
     quoted = _quoted(path, value)

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 from reference_keys import MARK, cell, keys_page, paragraphs
+from reference_limits import limits_page
 
 import edgesparse
 from edgesparse import errors
@@ -156,6 +157,7 @@ def pages() -> dict[str, str]:
         "settings.md": keys_page("Service settings", "edgesparse/service/settings.py", "service", settings_type()),
         "exit-codes.md": exit_codes_page(),
         "api.md": api_page(),
+        "limits.md": limits_page(),
     }
 
 

@@ -131,6 +131,7 @@ def _run(target: Path, chosen: RunOptions) -> None:
 def _serve(target: Path, settings: Path | None, chosen: RunOptions) -> NoReturn:
     import faulthandler
 
+    from edgesparse.service.log_rate import LogRate
     from edgesparse.service.supervised import NEEDED, check_threads
 
     check_threads(NEEDED + 3 * len(os.sched_getaffinity(0)))  # NumPy's, OpenCV's and ONNX Runtime's, one per core each
@@ -139,6 +140,8 @@ def _serve(target: Path, settings: Path | None, chosen: RunOptions) -> NoReturn:
     except ImportError as error:
         raise BackendUnavailable(f"--service needs {error.name}: pip install 'edgesparse[service]'") from None
     faulthandler.enable(2)  # prints every thread's stack when systemd's watchdog kills a hung loop
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(LogRate())
     log = logging.getLogger("edgesparse")
     log.setLevel(logging.INFO)
     with progress() as advance:

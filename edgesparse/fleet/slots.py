@@ -24,10 +24,10 @@ from typing import Any
 
 from edgesparse.device import STATE
 from edgesparse.errors import DeployError
-from edgesparse.files import sync, sync_folder
+from edgesparse.files import set_aside, sync, sync_folder
 from edgesparse.fleet.history import append_history, read_history
 from edgesparse.fleet.owner import as_owner
-from edgesparse.fleet.state import DamagedState, Journal, SlotRecord, read_state, set_aside, usable_state, write_state
+from edgesparse.fleet.state import DamagedState, Journal, SlotRecord, read_state, usable_state, write_state
 
 SLOTS = ("a", "b")
 FETCHED = "fetch"

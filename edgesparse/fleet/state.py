@@ -8,7 +8,6 @@ way.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -106,10 +105,3 @@ def usable_state(path: Path, kind: type[T]) -> T | None:
 def write_state(path: Path, values: Mapping[str, Any]) -> None:
     """Replace a state file and sync it to disk."""
     write_synced(path, json.dumps(values, indent=1) + "\n")
-
-
-def set_aside(path: Path) -> Path:
-    """Rename a damaged file so that it is out of the way and can be examined. Returns its new name."""
-    aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
-    path.rename(aside)
-    return aside

@@ -7,21 +7,32 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ValidationError, field_serializer
+from pydantic import AfterValidator, ValidationError, field_serializer
 
 from edgesparse.config import ONLY, DetectorSpec, Run, Section
 from edgesparse.errors import PackageError
+from edgesparse.files import read_regular
 from edgesparse.redaction import redact
 from edgesparse.wording import short
 
 FORMAT = 2
+MAX_BYTES = 64 << 20
 FILE = "manifest.json"
 ADDRESSES = "cameras.json"
 """Beside it, readable only by its owner: the cameras' addresses, which the manifest has without credentials."""
 
 log = logging.getLogger(__name__)
+
+
+def _file_name(name: str) -> str:
+    if name in ("", ".", "..") or len(os.fsencode(name)) > 255 or set(name) & {"/", "\0"}:
+        raise ValueError("the name of a file, without a folder")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_file_name)]
 
 
 class TensorRecord(Section):
@@ -118,10 +129,10 @@ class Candidate(Section):
 class Manifest(Section):
     format: int = FORMAT
     edgesparse: str
-    build_id: str
+    build_id: FileName
     created: str
     """UTC, ISO 8601."""
-    model: str
+    model: FileName
     source_sha256: str
     recipe_sha256: str
     labels_sha256: str | None
@@ -133,8 +144,8 @@ class Manifest(Section):
     """Versions and hardware that the engine depends on, as the backend reports them."""
     machine: dict[str, str]
     """The machine that built it, for people to read."""
-    engine: str
-    fallback: str
+    engine: FileName
+    fallback: FileName
     """The most precise engine, which runs when the chosen one cannot be loaded. May be the same file."""
     fallback_precision: str
     inputs: tuple[TensorRecord, ...]
@@ -157,7 +168,7 @@ class Manifest(Section):
     """Which memory the budget bounds: `host`, `gpu`, or `shared` by both."""
     clocks: str = ""
     """Clocks and power mode during the timing."""
-    files: dict[str, str]
+    files: dict[FileName, str]
     """sha256 of every other file in the package."""
     mac: str = ""
     """Keyed hash of everything else, where the files hold native code."""
@@ -180,7 +191,7 @@ def read(folder: Path) -> Manifest:
     """Read a package's manifest. Raises PackageError when it is missing, damaged or of another format."""
     path = folder / FILE
     try:
-        content: Any = json.loads(path.read_text())
+        content: Any = json.loads(read_regular(path, MAX_BYTES))
     except FileNotFoundError:
         raise PackageError(f"no package in {folder}: build one with 'edgesparse build RECIPE.yaml'") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -223,7 +234,7 @@ def _write_addresses(path: Path, run: Run) -> None:
 def _with_addresses(path: Path, run: Run) -> Run:
     """`run` with complete addresses: the file adds only the credentials that the manifest leaves out."""
     try:
-        addresses: Any = json.loads(path.read_text())
+        addresses: Any = json.loads(read_regular(path, MAX_BYTES))
     except FileNotFoundError:
         return run
     except (OSError, ValueError, RecursionError) as error:

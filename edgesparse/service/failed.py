@@ -7,6 +7,8 @@ import logging
 import os
 from pathlib import Path
 
+from edgesparse.files import read_regular
+
 log = logging.getLogger("edgesparse.service")
 
 MAX_BYTES = 1 << 20
@@ -22,9 +24,7 @@ class FailedEngines:
 
     def _read(self) -> dict[str, str]:
         try:
-            if self._path is None or not self._path.is_file() or self._path.stat().st_size > MAX_BYTES:
-                return {}
-            reasons = json.loads(self._path.read_text())
+            reasons = {} if self._path is None else json.loads(read_regular(self._path, MAX_BYTES))
         except (OSError, ValueError, RecursionError):
             return {}
         return {str(key): str(value) for key, value in reasons.items()} if isinstance(reasons, dict) else {}

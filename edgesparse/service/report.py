@@ -109,6 +109,7 @@ class Report:
             [f"slowed to {100 * self.governor.share:.0f} %: {self.governor.why}"] if self.governor.share < 1 else []
         )
         parts += [self.refusal] if self.refusal else []
+        parts += [f"{output.name}: {output.storage}" for output in self.outputs.states() if output.storage]
         failed = (thread for thread in thread_states() if thread.why and not thread.down)
         parts += [f"thread {thread.name} was restarted: {thread.why}" for thread in failed]
         if self.health.loading:

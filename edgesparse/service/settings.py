@@ -15,7 +15,7 @@ from edgesparse.config import Run, override
 from edgesparse.errors import ConfigError
 from edgesparse.service.credentials import SHORTEST_TOKEN, read_secret
 from edgesparse.service.outputs.base import OutputSettings
-from edgesparse.service.outputs.events import EventRule
+from edgesparse.service.outputs.events import MOST_RULES, EventRule
 from edgesparse.service.outputs.table import OUTPUTS
 from edgesparse.service.snapshots import SnapshotSettings
 from edgesparse.typed import S, read_mapping, typed
@@ -58,7 +58,7 @@ class ServiceSettings(Section):
 
     web: WebSettings = WebSettings()
     snapshots: SnapshotSettings = SnapshotSettings()
-    events: tuple[EventRule, ...] = ()
+    events: Annotated[tuple[EventRule, ...], Field(max_length=MOST_RULES)] = ()
     limits: LimitSettings = LimitSettings()
     status: Path | None = None
     """File to write the state to each second; default: status.json in RUNTIME_DIRECTORY, if that is set."""

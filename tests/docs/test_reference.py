@@ -9,7 +9,7 @@ from pathlib import Path
 
 from markdown_blocks import ROOT
 
-GENERATED = {"verbs.md", "recipe.md", "settings.md", "exit-codes.md", "api.md"}
+GENERATED = {"verbs.md", "recipe.md", "settings.md", "exit-codes.md", "api.md", "limits.md"}
 
 
 def check(root: Path) -> subprocess.CompletedProcess[str]:

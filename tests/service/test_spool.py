@@ -18,7 +18,7 @@ def test_a_damaged_spool_is_set_aside(tmp_path: Path) -> None:
     path.write_bytes(os.urandom(20_000))
     spool = Spool(path, 1_000_000)
     spool.append([Message(1, "t", b"{}")])
-    assert spool.count == 1 and (tmp_path / "mqtt.damaged").exists()
+    assert spool.count == 1 and len(list(tmp_path.glob("mqtt.sqlite.damaged-*"))) == 1
     spool.close()
 
 

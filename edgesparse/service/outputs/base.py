@@ -54,7 +54,8 @@ class OutputContext:
 @dataclass
 class OutputState:
     """Counters and condition of an output. `waiting`: messages not delivered yet; `dropped`: messages given up on;
-    `failed`: failed attempts; `state`: what is wrong, empty if nothing is.
+    `failed`: failed attempts; `state`: what is wrong, empty if nothing is; `storage`: why
+    messages cannot be kept on disk, empty while they can.
     """
 
     name: str
@@ -63,6 +64,7 @@ class OutputState:
     failed: int = 0
     waiting: int = 0
     state: str = ""
+    storage: str = ""
 
 
 class FrameResult:

@@ -16,6 +16,9 @@ from edgesparse.stream.frames import Frame
 from edgesparse.stream.sinks.json_lines import frame_record
 from edgesparse.values import Section, Unit
 
+MOST_RULES = 100
+"""Each is evaluated for every frame."""
+
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)]
 
 

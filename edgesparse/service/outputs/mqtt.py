@@ -21,6 +21,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 from pydantic import AfterValidator, Field
 
+from edgesparse.deadline import Deadline, watched
 from edgesparse.errors import ConfigError
 from edgesparse.service.credentials import read_secret
 from edgesparse.service.outputs.backlog import Backlog
@@ -79,7 +80,7 @@ class MqttSettings(OutputSettings):
         if not self.tls:
             return None
         try:
-            return ssl.create_default_context(cafile=str(self.ca_file) if self.ca_file else None)
+            return watched(ssl.create_default_context(cafile=str(self.ca_file) if self.ca_file else None))
         except (OSError, ValueError):
             raise ConfigError(f"{key}.ca_file: {self.ca_file} holds no certificates in PEM format") from None
 
@@ -176,7 +177,7 @@ class Mqtt(Output):
 
     def _count(self) -> None:
         self.state.waiting = len(self._backlog) + sum(not message.kept for message in self._in_flight.values())
-        self.state.dropped = self._backlog.dropped
+        self.state.dropped, self.state.storage = self._backlog.dropped, self._spool.error
 
     def _client(self) -> paho.Client:
         settings = self._settings
@@ -233,7 +234,8 @@ class Mqtt(Output):
         """Connect, which may take long if the resolver does. Returns False if the output was closed meanwhile."""
         self._dialling = True
         try:
-            client.connect(self._settings.host, self._settings.port, keepalive=15)
+            with Deadline(ANSWER_SECONDS):
+                client.connect(self._settings.host, self._settings.port, keepalive=15)
         finally:
             with self._connecting:
                 self._dialling = False

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgesparse.errors import SinkError
+from edgesparse.files import set_aside
 
 log = logging.getLogger("edgesparse.service")
 
@@ -38,7 +41,8 @@ class Spool:
     def __init__(self, path: Path, most: int) -> None:
         self._path, self._most = path, most
         self.dropped = 0
-        self._error = ""
+        self.error = ""
+        """Why the last write failed; empty when it did not."""
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._db = self._open()
@@ -48,13 +52,14 @@ class Spool:
 
     def _open(self) -> sqlite3.Connection:
         try:
+            if os.path.lexists(self._path) and not stat.S_ISREG(os.lstat(self._path).st_mode):
+                raise sqlite3.DatabaseError("it is no regular file")
             return _connect(self._path)
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise
-            damaged = self._path.with_suffix(".damaged")
+            damaged = set_aside(self._path)
             log.warning("%s is damaged (%s): it is renamed to %s, its messages are lost", self._path, error, damaged)
-            self._path.replace(damaged)
             for ending in ("-wal", "-shm"):
                 self._path.with_name(self._path.name + ending).unlink(missing_ok=True)
             return _connect(self._path)
@@ -76,7 +81,7 @@ class Spool:
                 self.count += len(rows)
                 self._bytes += sum(row[3] for row in rows)
                 self._shrink()
-            self._error = ""
+            self.error = ""
         except sqlite3.Error as error:
             self._report(error, "new messages are lost")
             self.dropped += len(rows)
@@ -85,8 +90,8 @@ class Spool:
     def _report(self, error: sqlite3.Error, consequence: str) -> None:
         """Log an error, but only once until a write succeeds: a full disk must not fill the journal."""
         text = f"{error}; {consequence}"
-        if text != self._error:
-            self._error = text
+        if text != self.error:
+            self.error = text
             log.warning("cannot write %s: %s", self._path, text)
 
     def _shrink(self) -> None:
@@ -140,8 +145,27 @@ def _connect(path: Path) -> sqlite3.Connection:
             "CREATE TABLE IF NOT EXISTS messages "
             "(number INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT, payload BLOB, size INTEGER)"
         )
-        db.execute("SELECT COUNT(*) FROM messages")
+        _check(db)
     except BaseException:
         db.close()
         raise
     return db
+
+
+_NO_MESSAGE = (
+    "typeof(number) <> 'integer' OR number < 1 OR typeof(topic) <> 'text' OR typeof(payload) <> 'blob' "
+    "OR typeof(size) <> 'integer' OR size < 0"
+)
+
+
+def _check(db: sqlite3.Connection) -> None:
+    """Raise DatabaseError where the tables are not those of a spool, or a row could not be sent."""
+    try:
+        wrong = db.execute(f"SELECT COUNT(*) FROM messages WHERE {_NO_MESSAGE}").fetchone()[0]
+        wrong += db.execute("SELECT COUNT(*) FROM sqlite_sequence WHERE typeof(seq) <> 'integer'").fetchone()[0]
+    except sqlite3.OperationalError as error:
+        if "no such" not in str(error):
+            raise
+        raise sqlite3.DatabaseError(str(error)) from None
+    if wrong:
+        raise sqlite3.DatabaseError(f"{wrong} rows are no messages")

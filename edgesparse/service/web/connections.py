@@ -14,7 +14,7 @@ from edgesparse.errors import ConfigError
 MAX_CONNECTIONS = 64
 ACCEPTS_PER_SECOND = 50
 HEADER_SECONDS, IDLE_SECONDS = 5.0, 15.0
-"""For a visitor to send the first request, and each further one over the same connection."""
+"""For a client to send the first request, and each further one over the same connection."""
 WRITE_SECONDS = 10.0
 """Seconds for a client to read a response. Then the connection is closed, or clients that never read would hold all."""
 CHECK_SECONDS = 1.0

@@ -38,6 +38,7 @@ log = logging.getLogger("edgesparse.service")
 
 REQUESTS_PER_SECOND = 120
 LONGEST_WAIT = 3.0
+MAX_HEADER = 16 << 10
 NICE = 10
 SNAPSHOT_SECONDS, SNAPSHOT_PAUSE = 1.5, 0.03
 
@@ -200,7 +201,7 @@ class Web:
             server_header=False,
             date_header=False,
             timeout_keep_alive=int(IDLE_SECONDS),
-            h11_max_incomplete_event_size=16 << 10,
+            h11_max_incomplete_event_size=MAX_HEADER,
         )
         self._settings, self._server, self._closed = settings, uvicorn.Server(self._config), False
         self._thread = Supervised("web", self._run)

@@ -175,7 +175,7 @@ function facts(status) {
   pairs(byId("outputs"), status.outputs.map(output => [output.name, [
     `${number(output.sent)} delivered`, output.waiting && `${number(output.waiting)} waiting`,
     output.dropped && `${number(output.dropped)} dropped`, output.failed && `${number(output.failed)} failed attempts`,
-    output.state].filter(Boolean).join(", ")]));
+    output.state, output.storage && `cannot keep messages: ${output.storage}`].filter(Boolean).join(", ")]));
 }
 
 function state(status) {
