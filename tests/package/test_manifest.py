@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 import string
 from collections.abc import Callable
@@ -40,6 +41,12 @@ runs = st.builds(
     conf=st.floats(0, 1) | st.dictionaries(text, st.floats(0, 1), max_size=2),
     classes=st.none() | st.lists(text, max_size=2).map(tuple),
 )
+
+
+def is_file_name(name: str) -> bool:
+    return bool(re.fullmatch(r"[^/\0]{1,60}", name)) and name not in (".", "..")
+
+
 changes = st.fixed_dictionaries(
     {},
     optional={
@@ -48,7 +55,7 @@ changes = st.fixed_dictionaries(
         "labels_sha256": st.none() | text,
         "candidates": st.lists(candidates, max_size=2).map(tuple),
         "run": runs,
-        "files": st.dictionaries(text, text, max_size=3),
+        "files": st.dictionaries(text.filter(is_file_name), text, max_size=3),
     },
 )
 

@@ -125,8 +125,8 @@ def test_another_backend_is_refused_with_the_command_that_builds_here(tmp_path: 
 
 
 def test_an_engine_without_a_hash_in_the_manifest_is_refused(tmp_path: Path) -> None:
-    folder = stored(tmp_path, engine="../../other.json")
-    (tmp_path / "other.json").write_text("{}")
+    folder = stored(tmp_path, engine="other.json")
+    (folder / "other.json").write_text("{}")
     with pytest.raises(ManifestMismatch, match=r"other.json is changed .*, needed none"):
         open_package(folder)
 
