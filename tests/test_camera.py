@@ -82,7 +82,7 @@ SQUARE = [[0, 0], [1, 0], [1, 1]]
         ({"name": ""}, "run.cameras.0.name: found '' (text)"),
         ({"zone": {}}, "unknown key 'run.cameras.0.zone': did you mean 'zones'?"),
         ({"source": None}, "run.cameras.0.source: found None (nothing), needed text"),
-        ({"zones": {"a": [[0, 0], [1, 1]]}}, "needed at least three corners"),
+        ({"zones": {"a": [[0, 0], [1, 1]]}}, "needed 3 to 100 corners"),
         ({"zones": {"a": [[0, 0], [2, 0], [1, 1]]}}, "run.cameras.0.zones.a.1.0: found 2"),
         ({"zones": {"a": [[0, 0], [0.5, 0.5], [1, 1]]}}, "needed a polygon with an area"),
         ({"zones": {"a": [[0, 0], [1, 1], [1, 0], [0, 1]]}}, "needed a polygon whose sides do not cross"),
