@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import logging
 import os
 import resource
@@ -146,6 +147,10 @@ def test_the_webhook_goes_on_after_an_exception_outside_of_a_request(monkeypatch
     webhook.close()
 
 
+def has_length(items: list[str], count: int) -> bool:
+    return len(items) == count
+
+
 def test_ready_follows_reloading_and_the_next_reload_is_heard_after_any_error(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[str] = []
     service = Service.__new__(Service)
@@ -165,7 +170,7 @@ def test_ready_follows_reloading_and_the_next_reload_is_heard_after_any_error(mo
     thread = Supervised("reload", service._reload_loop)
     for count in (1, 2):
         reload_requested.set()
-        wait_until(lambda count=count: len(sent) == 2 * count)
+        wait_until(functools.partial(has_length, sent, 2 * count))
     assert sent == ["RELOADING", "READY"] * 2 and reports == ["", ""]
     thread.leave()
     service._stop.set()
