@@ -20,59 +20,58 @@ def _size(count: int) -> str:
     return f"{count >> 10} KiB" if count % (1 << 10) == 0 else f"{count:,} bytes"
 
 
-def _tables() -> dict[str, list[tuple[str, str, str]]]:
-    deep = f"{strict_yaml.MOST_DEPTH} levels, {strict_yaml.MOST_VALUES:,} values with aliases written out"
-    page = connections
-    lines = f"{log_rate.SAME} of the same text and {log_rate.SIMILAR} that differ in values only"
-    return {
-        "Files": [
-            ("a recipe, settings, names", _size(strict_yaml.MOST_BYTES), "refused"),
-            ("nesting and aliases in them", deep, "refused"),
-            ("cameras", f"{camera.MOST_CAMERAS}, with {camera.MOST_ZONES} zones each", "refused"),
-            ("corners of a zone", str(camera.MOST_CORNERS), "refused"),
-            ("rules for events", str(events.MOST_RULES), "refused"),
-            ("a token or password", _size(credentials.MAX_SECRET_BYTES), "refused"),
-            ("an image", f"{images.MAX_PIXELS:,} pixels", "skipped by name"),
-        ],
-        "Visitors of the web page": [
-            ("connections", str(page.MAX_CONNECTIONS), "closed immediately"),
-            ("new connections per second", str(page.ACCEPTS_PER_SECOND), "wait"),
-            ("requests per second", str(server.REQUESTS_PER_SECOND), f"wait {server.LONGEST_WAIT:g} s, then 429"),
-            ("the header of a request", _size(server.MAX_HEADER), "400"),
-            ("time for the first request", f"{page.HEADER_SECONDS:g} s", "disconnected"),
-            ("time for each further request, body included", f"{page.IDLE_SECONDS:g} s", "disconnected"),
-            ("time to read an answer", f"{page.WRITE_SECONDS:g} s", "disconnected"),
-        ],
-        "Servers that the service calls": [
-            ("a webhook's answer", "`timeout`, at most 60 s, for the whole request", "retried"),
-            ("events that wait for a webhook", "`queue`", "the oldest are dropped and counted"),
-            ("pause between attempts", f"{webhook.LONGEST_PAUSE:g} s", ""),
-            ("a broker's answer", f"{mqtt.ANSWER_SECONDS:g} s", "tried again"),
-            ("messages to a broker in memory", f"{backlog.MAX_IN_MEMORY:,}", "the oldest are dropped and counted"),
-            ("messages to a broker on disk", "`spool`", "the oldest are dropped and counted"),
-            ("clips that wait for the disk", str(clips.MAX_WAITING), "dropped and counted"),
-        ],
-        "Threads and log": [
-            ("log lines in ten minutes", lines, "left out; the last one says so"),
-            ("errors of a thread in a row", str(supervised.DOWN_AFTER), "the service counts as unhealthy"),
-            ("pause before a thread is restarted", f"{supervised.LONGEST_PAUSE:g} s", ""),
-        ],
-        "Fleet": [
-            ("a bundle's manifest", _size(bundle.MOST_MANIFEST), "refused"),
-            ("a bundle's file", _size(bundle.MOST_FILE + 1), "refused"),
-            ("the header of a download's answer", f"{fetch.TIMEOUT:g} s", "tried again"),
-            ("the pace of a download", f"{fetch.SLOWEST:g} bytes/s over {fetch.TIMEOUT:g} s", "continued anew"),
-            ("a slot's record, the journal", _size(state.MAX_BYTES), "set aside"),
-            ("the history", f"{_size(history.MAX_BYTES)}, {history.KEPT} events", "set aside; the oldest are removed"),
-            ("the service's status", _size(health.MAX_BYTES), "counts as none"),
-        ],
-    }
+_DEEP = f"{strict_yaml.MOST_DEPTH} levels, {strict_yaml.MOST_VALUES:,} values with aliases written out"
+_LINES = f"{log_rate.SAME} of the same text and {log_rate.SIMILAR} that differ in values only"
+
+TABLES: dict[str, list[tuple[str, str, str]]] = {
+    "Files": [
+        ("a recipe, settings, names", _size(strict_yaml.MOST_BYTES), "refused"),
+        ("nesting and aliases in them", _DEEP, "refused"),
+        ("cameras", f"{camera.MOST_CAMERAS}, with {camera.MOST_ZONES} zones each", "refused"),
+        ("corners of a zone", str(camera.MOST_CORNERS), "refused"),
+        ("rules for events", str(events.MOST_RULES), "refused"),
+        ("a token or password", _size(credentials.MAX_SECRET_BYTES), "refused"),
+        ("an image", f"{images.MAX_PIXELS:,} pixels", "skipped by name"),
+    ],
+    "Visitors of the web page": [
+        ("connections", str(connections.MAX_CONNECTIONS), "closed immediately"),
+        ("new connections per second", str(connections.ACCEPTS_PER_SECOND), "wait"),
+        ("requests per second", str(server.REQUESTS_PER_SECOND), f"wait {server.LONGEST_WAIT:g} s, then 429"),
+        ("the header of a request", _size(server.MAX_HEADER), "400"),
+        ("time for the first request", f"{connections.HEADER_SECONDS:g} s", "disconnected"),
+        ("time for each further request, body included", f"{connections.IDLE_SECONDS:g} s", "disconnected"),
+        ("time to read an answer", f"{connections.WRITE_SECONDS:g} s", "disconnected"),
+    ],
+    "Servers that the service calls": [
+        ("a webhook's answer", "`timeout`, at most 60 s, for the whole request", "retried"),
+        ("events that wait for a webhook", "`queue`", "the oldest are dropped and counted"),
+        ("pause between attempts", f"{webhook.LONGEST_PAUSE:g} s", ""),
+        ("a broker's answer", f"{mqtt.ANSWER_SECONDS:g} s", "tried again"),
+        ("messages to a broker in memory", f"{backlog.MAX_IN_MEMORY:,}", "the oldest are dropped and counted"),
+        ("messages to a broker on disk", "`spool`", "the oldest are dropped and counted"),
+        ("clips that wait for the disk", str(clips.MAX_WAITING), "dropped and counted"),
+    ],
+    "Threads and log": [
+        ("log lines in ten minutes", _LINES, "left out; the last one says so"),
+        ("errors of a thread in a row", str(supervised.DOWN_AFTER), "the service counts as unhealthy"),
+        ("pause before a thread is restarted", f"{supervised.LONGEST_PAUSE:g} s", ""),
+    ],
+    "Fleet": [
+        ("a bundle's manifest", _size(bundle.MOST_MANIFEST), "refused"),
+        ("a bundle's file", _size(bundle.MOST_FILE + 1), "refused"),
+        ("the header of a download's answer", f"{fetch.TIMEOUT:g} s", "tried again"),
+        ("the pace of a download", f"{fetch.SLOWEST:g} bytes/s over {fetch.TIMEOUT:g} s", "continued anew"),
+        ("a slot's record, the journal", _size(state.MAX_BYTES), "set aside"),
+        ("the history", f"{_size(history.MAX_BYTES)}, {history.KEPT} events", "set aside; the oldest are removed"),
+        ("the service's status", _size(health.MAX_BYTES), "counts as none"),
+    ],
+}
 
 
 def limits_page() -> str:
     """A table per kind: what is bounded, by how much, and what happens beyond."""
     parts = [f"{MARK}# Limits\n\nWhat files, visitors and servers may cost at most, and what happens beyond that.\n"]
-    for title, rows in _tables().items():
+    for title, rows in TABLES.items():
         lines = "\n".join(f"| {what} | {most} | {beyond} |" for what, most, beyond in rows)
         parts.append(f"## {title}\n\n| what | at most | beyond |\n|---|---|---|\n{lines}\n")
     return "\n".join(parts)
