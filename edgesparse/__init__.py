@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edgesparse.api import prune as prune
     from edgesparse.api import quantize as quantize
     from edgesparse.api import run as run
+    from edgesparse.api import slim as slim
     from edgesparse.config import Recipe as Recipe
     from edgesparse.errors import EdgeSparseError as EdgeSparseError
     from edgesparse.runtime.detections import Detection as Detection
@@ -37,7 +38,19 @@ __version__ = VERSION
 
 _MODULES = {
     **dict.fromkeys(
-        ("Loop", "build", "evaluate", "inspect", "load", "open_sinks", "open_source", "prune", "quantize", "run"),
+        (
+            "Loop",
+            "build",
+            "evaluate",
+            "inspect",
+            "load",
+            "open_sinks",
+            "open_source",
+            "prune",
+            "quantize",
+            "run",
+            "slim",
+        ),
         "edgesparse.api",
     ),
     "Recipe": "edgesparse.config",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from edgesparse.builder.build import STORE, Reuse
 from edgesparse.builder.build import build as build_recipe
 from edgesparse.builder.targets import open_detector, ready
+from edgesparse.compress import SlimOptions
 from edgesparse.config import Recipe, override
 from edgesparse.package.store import Package
 from edgesparse.progress import Progress, quiet
@@ -28,11 +29,12 @@ from edgesparse.tasks.inputs import Annotated, Target, as_recipe
 from edgesparse.tasks.inspect import ModelInspection, inspect_file
 from edgesparse.tasks.prune import PruneOptions, PruneResult, prune_file
 from edgesparse.tasks.quantize import QuantizeOptions, QuantizeResult, quantize_file
+from edgesparse.tasks.slim import SlimResult, slim_file
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from edgesparse.tasks.keywords import PruneKeywords, QuantizeKeywords
+    from edgesparse.tasks.keywords import PruneKeywords, QuantizeKeywords, SlimKeywords
 
 __all__ = [
     "Loop",
@@ -101,6 +103,24 @@ def inspect(
     Raises ConfigError, ModelError.
     """
     return inspect_file(model, device, shapes, progress=progress)
+
+
+def slim(
+    model: Target,
+    output: str | Path,
+    *,
+    names: str | None = None,
+    force: bool = False,
+    progress: Progress = quiet,
+    **options: Unpack[SlimKeywords],
+) -> SlimResult:
+    """Rewrite a model so that it needs fewer kernels and detects the same, and write it to `output`.
+
+    `options`: `device` and `precision` ("int8" or "fp16") to predict for, `maps=False` to leave the outputs as they
+    are. `names`: class names, 'coco' or a file. `force`: overwrite. Nothing is trained and no image is needed.
+    Raises ConfigError, ModelError.
+    """
+    return slim_file(model, Path(output), SlimOptions(**options), names, force, progress)
 
 
 def prune(

@@ -28,6 +28,7 @@ from edgesparse.cli import (
     recipe,
     rollback,
     run,
+    slim,
     status,
 )
 from edgesparse.cli.groups import Workflow
@@ -57,6 +58,7 @@ def verbs(context: click.Context) -> None:
 for verb in (
     doctor.doctor,
     inspect.inspect,
+    slim.slim,
     prune.prune,
     quantize.quantize,
     recipe.recipe,

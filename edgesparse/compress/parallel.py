@@ -52,7 +52,8 @@ def _merge(model: ModelProto, outputs: Sequence[str]) -> tuple[ModelProto, str]:
     known = [w for w in weights if w is not None]
     stacked = ConvWeights(np.concatenate([w.weight for w in known]), np.concatenate([w.bias for w in known]), 1)
     merged = like(editor, convs[0], convs[0].input[0], stacked, f"{outputs[0]}.merged")
-    name = editor.insert(merged, convs[0])
+    first = next(node for node in editor.graph.node if node.output[0] in outputs)
+    name = editor.insert(merged, first)
     if editor.wiring.outputs.intersection(outputs):
         _replace_outputs(editor, outputs, name)
         editor.tidy()
@@ -88,21 +89,24 @@ def _groups(editor: Editor) -> list[list[NodeProto]]:
         geometry = tuple(str(attribute(node, name)) for name in GEOMETRY)
         is_output = node.output[0] in editor.wiring.outputs
         groups[(node.input[0], weights.weight.shape[2:], geometry, is_output)].append(node)
-    return [group for group in groups.values() if len(group) > 1 and _adjacent(editor, group)]
+    several = (_as_read(editor, group) for group in groups.values() if len(group) > 1)
+    return [group for group in several if group]
 
 
-def _adjacent(editor: Editor, convs: Sequence[NodeProto]) -> bool:
-    """Whether the outputs among `convs` follow each other in the model's outputs of that size, in this order."""
+def _as_read(editor: Editor, convs: list[NodeProto]) -> list[NodeProto]:
+    """Outputs among the model's in the order in which a head joins them; empty where others come between.
+
+    A head joins the channels of all outputs of one size in their order.
+    """
     names = [value.name for value in editor.graph.output]
-    own = [conv.output[0] for conv in convs]
-    if own[0] not in names:
-        return True
-    size = (editor.shape(own[0]) or ())[2:]
+    if convs[0].output[0] not in names:
+        return convs
+    size = (editor.shape(convs[0].output[0]) or ())[2:]
     level = [name for name in names if (editor.shape(name) or ())[2:] == size]
-    own.sort(key=level.index)
     convs = sorted(convs, key=lambda conv: level.index(conv.output[0]))
+    own = [conv.output[0] for conv in convs]
     start = level.index(own[0])
-    return level[start : start + len(own)] == own
+    return convs if level[start : start + len(own)] == own else []
 
 
 def _follows(editor: Editor, conv: NodeProto, names: Sequence[str]) -> bool:

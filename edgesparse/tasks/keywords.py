@@ -1,6 +1,6 @@
-"""The keyword arguments of `edgesparse.prune` and `edgesparse.quantize`, for type checkers.
+"""The keyword arguments of `edgesparse.slim`, `prune` and `quantize`, for type checkers.
 
-Each is a field of PruneOptions or QuantizeOptions, where it is documented.
+Each is a field of SlimOptions, PruneOptions or QuantizeOptions, where it is documented.
 """
 
 from __future__ import annotations
@@ -32,6 +32,12 @@ class PruneKeywords(TypedDict, total=False):
     state: str | Path | None
     html: str | Path | None
     force: bool
+
+
+class SlimKeywords(TypedDict, total=False):
+    maps: bool
+    device: str
+    precision: str
 
 
 class QuantizeKeywords(TypedDict, total=False):

@@ -124,6 +124,14 @@ def test_a_selection_that_is_an_output_stays() -> None:
             way.apply()
 
 
+def test_merged_outputs_keep_the_order_of_the_outputs_not_of_the_nodes() -> None:
+    nodes = [node("Conv", ["x", "w1"], ["second"], "c1"), node("Conv", ["x", "w2"], ["first"], "c2")]
+    tensors = {"w1": random(3, 4, 1, 1), "w2": random(5, 4, 1, 1, seed=1)}
+    source = model(nodes, tensors, (1, 4, 6, 6), ("first", "second"))
+    merged = next(iter(merge_parallel(source))).ways[0].apply()
+    np.testing.assert_allclose(np.concatenate(run(source), 1), run(merged)[0], rtol=1e-4, atol=1e-5)
+
+
 def branches(outputs: bool) -> ModelProto:
     """Two branches of two convolutions each on one tensor, added up, or both outputs."""
     nodes = []
