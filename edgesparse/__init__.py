@@ -27,9 +27,13 @@ if TYPE_CHECKING:
     from edgesparse.api import slim as slim
     from edgesparse.config import Recipe as Recipe
     from edgesparse.errors import EdgeSparseError as EdgeSparseError
+    from edgesparse.input_spec import InputSpec as InputSpec
     from edgesparse.runtime.detections import Detection as Detection
     from edgesparse.runtime.detections import Detections as Detections
     from edgesparse.runtime.detector import Detector as Detector
+    from edgesparse.runtime.heads.base import Evidence as Evidence
+    from edgesparse.runtime.heads.base import Head as Head
+    from edgesparse.runtime.heads.base import Layout as Layout
     from edgesparse.stream.frames import Frame as Frame
     from edgesparse.stream.sinks.base import Sink as Sink
     from edgesparse.stream.sources.base import Source as Source
@@ -57,7 +61,9 @@ _MODULES = {
     "EdgeSparseError": "edgesparse.errors",
     **dict.fromkeys(("Detection", "Detections"), "edgesparse.runtime.detections"),
     "Detector": "edgesparse.runtime.detector",
+    **dict.fromkeys(("Evidence", "Head", "Layout"), "edgesparse.runtime.heads.base"),
     "Frame": "edgesparse.stream.frames",
+    "InputSpec": "edgesparse.input_spec",
     "Sink": "edgesparse.stream.sinks.base",
     "Source": "edgesparse.stream.sources.base",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -17,7 +18,7 @@ from edgesparse.camera import ONLY as ONLY
 from edgesparse.camera import Camera as Camera
 from edgesparse.classes import named_classes
 from edgesparse.errors import ConfigError
-from edgesparse.head_table import HEAD_ALIASES, HEADS
+from edgesparse.head_table import HEAD_ALIASES, HEADS, absolute_head, head_file, installed
 from edgesparse.input_spec import Colour as Colour
 from edgesparse.input_spec import DetectorSpec as DetectorSpec
 from edgesparse.input_spec import Input as Input
@@ -48,7 +49,7 @@ def _candidate(name: str) -> str:
 CandidateName = Annotated[str, AfterValidator(_candidate)]
 
 
-def _known(name: str, table: dict[str, str]) -> str:
+def _known(name: str, table: Iterable[str]) -> str:
     if name != "auto" and name not in table:
         known = "' or '".join(("auto", *table))
         raise PydanticCustomError("literal_error", "Input should be '{known}'", {"known": known})
@@ -60,14 +61,18 @@ def _backend(name: str) -> str:
 
 
 def _head(name: str) -> str:
-    return _known(HEAD_ALIASES.get(name, name), HEADS)
+    name = HEAD_ALIASES.get(name, name)
+    if name in HEADS or head_file(name) is not None:
+        return name
+    return _known(name, (*HEADS, *installed()))
 
 
 BackendName = Annotated[str, AfterValidator(_backend)]
 """`auto`, or a name in edgesparse/backend_table.py."""
 
 HeadName = Annotated[str, AfterValidator(_head)]
-"""`auto`, a name in edgesparse/head_table.py, or one of its aliases, which becomes the name it stands for."""
+"""`auto`, a name in edgesparse/head_table.py, one of its aliases, which becomes the name it stands for, a head of an
+installed package, or a class in a file, `my_head.py:MyHead`."""
 
 
 class Prepare(Section):
@@ -193,6 +198,8 @@ class Deploy(Section):
     """Errors that are allowed in the health window, as a share (0..1) of the frames."""
     needs: dict[Need, Version] = Field(default_factory=dict)
     """Minimum versions."""
+    include_head: bool = False
+    """Whether the Python file of a head of your own travels in the bundle, so that devices run it."""
 
 
 class Recipe(Section):
@@ -201,7 +208,7 @@ class Recipe(Section):
     model: AnyPath
     """ONNX file, relative to the recipe."""
     head: HeadName = "auto"
-    """How raw outputs become boxes; `auto`: recognized from the model."""
+    """How raw outputs become boxes; `auto`: recognized from the model. A head of your own: `my_head.py:MyHead`."""
     classes: str | tuple[str, ...] = "auto"
     """Class names in the order of the class ids: a list, a file, `coco`, or `auto` for those in the model."""
     input: Input = Input()
@@ -228,6 +235,8 @@ class Recipe(Section):
             "calibrate": {"images"},
         }
         values = self.model_dump(mode="json", exclude=elsewhere)
+        if (file := head_file(self.head)) is not None:
+            values["head"] = file.name
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -237,12 +246,15 @@ def load_recipe(path: Path) -> Recipe:
     recipe = parse(read_mapping(path, "recipe", remedy, "at least 'model:'"), str(path))
     base = path.parent
     recipe = recipe.model_copy(update={"model": base / recipe.model, "classes": named_classes(recipe.classes, base)})
+    recipe = recipe.model_copy(update={"head": absolute_head(recipe.head, base)})
     for section, name in _PATHS:
         part = getattr(recipe, section)
         if getattr(part, name) is not None:
             part = part.model_copy(update={name: base / getattr(part, name)})
             recipe = recipe.model_copy(update={section: part})
-    files = {"model": recipe.model, **{f"{s}.{name}": getattr(getattr(recipe, s), name) for s, name in _PATHS}}
+    own = head_file(recipe.head)
+    code = {"head": own.path} if own is not None else {}
+    files = {"model": recipe.model, **code, **{f"{s}.{name}": getattr(getattr(recipe, s), name) for s, name in _PATHS}}
     for name, file in files.items():
         what, exists = ("folder", os.path.isdir) if name in _FOLDERS else ("file", os.path.isfile)
         if file is not None and not exists(file):

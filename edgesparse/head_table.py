@@ -6,6 +6,18 @@ entry points are, `module:Class`; the class is a `Head` (edgesparse/runtime/head
 
 from __future__ import annotations
 
+import logging
+import re
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import NamedTuple
+
+GROUP = "edgesparse.heads"
+"""The group of entry points by which other packages offer heads."""
+
+_log = logging.getLogger(__name__)
+
 HEADS = {
     "yolov5": "edgesparse.runtime.heads.yolov5:YoloV5",
     "yolov8": "edgesparse.runtime.heads.yolov8:YoloV8",
@@ -56,3 +68,38 @@ HEAD_ALIASES = {
     "darknet": "yolov4",
 }
 """Detectors whose outputs have the layout of another family."""
+
+
+class HeadFile(NamedTuple):
+    """A class in a Python file, written `my_head.py:MyHead`."""
+
+    path: Path
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.name}"
+
+
+def head_file(head: str) -> HeadFile | None:
+    """The file and class that a recipe's `head:` names; None where it is the name of a family."""
+    match = re.fullmatch(r"(.+\.py):([^\W\d]\w*)", head)
+    return HeadFile(Path(match[1]), match[2]) if match else None
+
+
+def absolute_head(head: str, base: Path = Path()) -> str:
+    """The same with the file's absolute path, since a build's child processes work in folders of their own."""
+    file = head_file(head)
+    return head if file is None else str(file._replace(path=(base / file.path).absolute()))
+
+
+@lru_cache(None)
+def installed() -> dict[str, EntryPoint]:
+    """Heads of other installed packages by name. One that has the name of a head here is left out, with a warning."""
+    offered: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=GROUP):
+        if entry.name in HEADS or entry.name in HEAD_ALIASES or entry.name in offered:
+            package = entry.dist.name if entry.dist is not None else entry.value
+            _log.warning("the head '%s' of %s is left out: another one has that name", entry.name, package)
+        else:
+            offered[entry.name] = entry
+    return offered

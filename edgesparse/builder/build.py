@@ -23,6 +23,7 @@ from edgesparse.package import manifest as manifests
 from edgesparse.package.manifest import sha256
 from edgesparse.package.store import Package, Store, sealed
 from edgesparse.progress import Progress, quiet
+from edgesparse.runtime.heads.own import head_identity
 from edgesparse.runtime.labels.read import files_of
 from edgesparse.version import VERSION
 
@@ -148,7 +149,9 @@ def _hashes(recipe: Recipe) -> dict[str, str | None]:
     labels, reference, images = recipe.accept.annotations, recipe.accept.reference, recipe.calibrate.images
     unlabelled = None if labels else recipe.accept.images
     external = models.files(recipe.model)[1:]
+    own = head_identity(recipe.head)
     return {
+        **({"head": own} if own is not None else {}),
         "model": sha256(recipe.model),
         "weights": " ".join(sha256(file) for file in external if file.is_file()) or None,
         "labels": _hash_labels(labels) if labels else None,

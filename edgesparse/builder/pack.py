@@ -16,9 +16,11 @@ from edgesparse.builder.child.memory import MB
 from edgesparse.builder.choose import sparse_layers
 from edgesparse.builder.compare import Comparison
 from edgesparse.builder.prepare import Build
+from edgesparse.config import DetectorSpec
+from edgesparse.head_table import head_file
 from edgesparse.package import manifest as manifests
 from edgesparse.package.manifest import Candidate, LayerRecord, LayerVerdict, Manifest, TensorRecord, sha256
-from edgesparse.package.store import sealed
+from edgesparse.package.store import HEAD, sealed
 from edgesparse.version import VERSION
 
 
@@ -34,6 +36,8 @@ def pack(folder: Path, comparison: Comparison, build_id: str, hashes: Mapping[st
         shutil.move(attempt.result.path, path)
         if build.backend.native_code:
             path.chmod(0o600)
+    if (own := head_file(build.prepared.spec.head)) is not None:
+        shutil.copyfile(own.path, folder / HEAD)
     manifest = Manifest(
         edgesparse=VERSION,
         build_id=build_id,
@@ -68,7 +72,7 @@ def _origin(build: Build, hashes: Mapping[str, str | None]) -> dict[str, Any]:
         "backend": backend.name,
         "identity": backend.identity(),
         "machine": device.probe().named(),
-        "detector": build.prepared.spec,
+        "detector": _spec(build.prepared.spec),
         "threads": recipe.build.threads,
         "dla": recipe.build.dla,
         "batch": (batch.min, batch.opt, batch.max) if batch.open and backend.open_batch else None,
@@ -76,6 +80,12 @@ def _origin(build: Build, hashes: Mapping[str, str | None]) -> dict[str, Any]:
         "budget_mb": None if build.budget.size is None else round(build.budget.size / MB, 1),
         "budget_of": build.budget.where,
     }
+
+
+def _spec(spec: DetectorSpec) -> DetectorSpec:
+    """With a head from a file, the copy of that file in the package."""
+    own = head_file(spec.head)
+    return spec if own is None else spec.model_copy(update={"head": f"{HEAD}:{own.name}"})
 
 
 def _candidate(attempt: Attempt) -> Candidate:

@@ -17,6 +17,7 @@ from edgesparse.builder.child.process import Workers
 from edgesparse.classes import coco_names
 from edgesparse.config import DetectorSpec, Recipe
 from edgesparse.errors import BuildError, ConfigError, ModelError
+from edgesparse.head_table import absolute_head
 from edgesparse.model import load as models
 from edgesparse.model.check import require_finite
 from edgesparse.runtime.detector import fixed_inputs, image_input
@@ -143,8 +144,9 @@ def find_head(recipe: Recipe, info: models.ModelInfo, runner: Runner, layout: La
     """Return the recipe's head if it fits the outputs; with `auto`, the head they match. Raises ModelError."""
     if recipe.head == "auto":
         return choose(layout, info.metadata, _sample(runner))
-    check(recipe.head, layout)
-    return recipe.head
+    head = absolute_head(recipe.head)
+    check(head, layout)
+    return head
 
 
 def specify(recipe: Recipe, info: models.ModelInfo, head: str, layout: Layout) -> DetectorSpec:

@@ -11,6 +11,7 @@ from edgesparse.builder.prepare import find_head, layout_of, open_static, specif
 from edgesparse.classes import coco_names
 from edgesparse.config import DetectorSpec, parse
 from edgesparse.errors import ConfigError
+from edgesparse.head_table import head_file
 from edgesparse.model import load as models
 from edgesparse.runtime.heads.recognize import names_in
 from edgesparse.runtime.heads.registry import head as head_of
@@ -111,10 +112,10 @@ def _text(path: Path, output: Path, head: str, size: tuple[int, int] | None) -> 
         classes, note = _yaml(list(spec.classes)), _UNNAMED
         if len(spec.classes) == len(coco_names(head_of(spec.head).coco_ids)):
             classes, note = "coco", _AS_COCO.format(count=len(spec.classes))
-    look = spec.input
+    look, own = spec.input, head_file(spec.head)
     return _TEXT.format(
-        model=_yaml(os.path.relpath(path.parent.resolve() / path.name, output.parent.resolve())),
-        head=spec.head,
+        model=_yaml(_relative(path, output)),
+        head=_yaml(spec.head if own is None else str(own._replace(path=Path(_relative(own.path, output))))),
         outputs=outputs,
         classes=classes,
         classes_note=note,
@@ -128,6 +129,11 @@ def _text(path: Path, output: Path, head: str, size: tuple[int, int] | None) -> 
         std=", ".join(f"{value:g}" for value in look.std),
         first=_yaml(spec.classes[0]),
     )
+
+
+def _relative(path: Path, output: Path) -> str:
+    """From the folder of the recipe `output`."""
+    return os.path.relpath(path.parent.resolve() / path.name, output.parent.resolve())
 
 
 _UNNAMED = "\n# The file has no names: put the real names here."

@@ -27,6 +27,7 @@ from edgesparse.errors import EdgeSparseError
 from edgesparse.files import read_regular, write_synced
 from edgesparse.package import sign
 from edgesparse.package.manifest import sha256
+from edgesparse.runtime.heads.own import head_identity
 from edgesparse.version import VERSION
 
 MOST_BYTES = 4 << 20
@@ -54,6 +55,7 @@ class FinishedCandidates:
         self._build, self._reuse = build, reuse
         self._folder = state_folder() / "unfinished"
         self._same = [VERSION, build.backend.name, build.backend.identity(), to_json(build.prepared.spec)]
+        self._same += [head_identity(build.prepared.spec.head)]
         self._same += [_hash(scoring.annotations), _hash(scoring.reference), str(scoring.run)]
         _remove_old(self._folder)
 

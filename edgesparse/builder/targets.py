@@ -13,7 +13,6 @@ from edgesparse.classes import named_classes
 from edgesparse.config import Recipe, Run, load_recipe, parse
 from edgesparse.errors import BuildError, ConfigError
 from edgesparse.model.check import refuse_foreign
-from edgesparse.package.manifest import Manifest
 from edgesparse.package.store import Package, open_package
 from edgesparse.progress import Progress, quiet
 from edgesparse.runtime.detector import Detector
@@ -66,7 +65,7 @@ def open_detector(package: Package, run: Run | None = None) -> Detector:
         if manifest.fallback == manifest.engine:
             raise
         return open_fallback(package, run, str(error))
-    return _detector(runner, manifest, run, manifest.precision)
+    return _detector(runner, package, run, manifest.precision)
 
 
 def open_fallback(package: Package, run: Run | None = None, because: str = "the chosen engine failed") -> Detector:
@@ -75,16 +74,16 @@ def open_fallback(package: Package, run: Run | None = None, because: str = "the 
     """
     manifest = package.manifest
     runner = backend(manifest.backend).load(package.fallback, manifest.threads, manifest.dla)
-    detector = _detector(runner, manifest, run, manifest.fallback_precision)
+    detector = _detector(runner, package, run, manifest.fallback_precision)
     fallback = f"the fallback {manifest.fallback} ({manifest.fallback_precision})"
     detector.notice = f"{fallback} runs, since {because}: rebuild with 'edgesparse build --force'"
     _log.warning("%s", detector.notice)
     return detector
 
 
-def _detector(runner: Runner, manifest: Manifest, run: Run | None, precision: str) -> Detector:
+def _detector(runner: Runner, package: Package, run: Run | None, precision: str) -> Detector:
     try:
-        return Detector(runner, manifest.detector, run or manifest.run, precision)
+        return Detector(runner, package.detector, run or package.manifest.run, precision)
     except BaseException:
         runner.close()
         raise

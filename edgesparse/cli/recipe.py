@@ -8,7 +8,6 @@ import click
 
 from edgesparse.cli import options
 from edgesparse.cli.show import complain
-from edgesparse.head_table import HEAD_ALIASES, HEADS
 from edgesparse.tasks.writing import check_outputs
 
 
@@ -17,10 +16,10 @@ from edgesparse.tasks.writing import check_outputs
 @options.output("Write this file, or '-' to print.", required=False)
 @click.option(
     "--head",
-    type=click.Choice(("auto", *HEADS, *HEAD_ALIASES)),
+    type=options.TEXT,
     default="auto",
     metavar="HEAD",
-    help="Name the head, if it is not recognized.",
+    help="Name the head, or FILE.py:CLASS, if it is not recognized.",
 )
 @click.option("--size", type=options.COUNT, nargs=2, metavar="H W", help="Set the input size, if it is dynamic.")
 @options.force

@@ -20,6 +20,7 @@ from edgesparse.errors import ConfigError
 from edgesparse.fleet import bundle, selftest
 from edgesparse.fleet.bundle import BundleFile, BundleManifest
 from edgesparse.fleet.keys import PrivateKey
+from edgesparse.head_table import HeadFile, head_file
 from edgesparse.model import load as models
 from edgesparse.package.manifest import sha256
 from edgesparse.progress import Progress, quiet
@@ -116,6 +117,8 @@ class _Contents:
         if recipe.calibrate.images is not None:
             chosen = image_files(recipe.calibrate.images, recipe.calibrate.count)
             values["calibrate"]["images"] = self._images("calibration", chosen)
+        if (own := head_file(recipe.head)) is not None:
+            values["head"] = self._head(own, recipe)
         values["accept"] |= self._accept(recipe)
         values["deploy"].pop("images", None)
         progress("computing what the self-test expects", 0, 0)
@@ -128,6 +131,16 @@ class _Contents:
         for file in models.files(path):
             self._add(f"{folder}/{file.relative_to(path.parent)}", file)
         return f"{folder}/{path.name}"
+
+    def _head(self, own: HeadFile, recipe: Recipe) -> str:
+        """Add the file of the user's own head, if the recipe says so: devices run it."""
+        if not recipe.deploy.include_head:
+            raise ConfigError(
+                f"head: {own} is code, and a bundle has code only if its recipe says so: set deploy.include_head to "
+                "true, or install the head on the devices as a package with an entry point in 'edgesparse.heads'"
+            )
+        self._add(f"head/{own.path.name}", own.path)
+        return f"head/{own.path.name}:{own.name}"
 
     def _images(self, folder: str, images: Sequence[Path]) -> str:
         for number, image in enumerate(images):

@@ -15,13 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgesparse.backends import NAMES, backend
+from edgesparse.config import DetectorSpec
 from edgesparse.errors import ManifestMismatch, PackageError, SignatureError
+from edgesparse.head_table import head_file
 from edgesparse.package import manifest as manifests
 from edgesparse.package import sign
 from edgesparse.package.manifest import Manifest, sha256
 from edgesparse.wording import short
 
 _UNFINISHED, _REPLACED = ".unfinished-", ".replaced-"
+HEAD = "head.py"
+"""The file of a head of the user's own in a package."""
 _ALMOST_FULL = 64 * 1024
 
 
@@ -40,13 +44,23 @@ class Package:
     def fallback(self) -> Path:
         return self.folder / self.manifest.fallback
 
+    @property
+    def detector(self) -> DetectorSpec:
+        """What turns frames into inputs and outputs into detections; a head of the user's own is in this folder."""
+        spec = self.manifest.detector
+        own = head_file(spec.head)
+        return (
+            spec if own is None else spec.model_copy(update={"head": f"{(self.folder / HEAD).absolute()}:{own.name}"})
+        )
+
     def verify(self) -> None:
         """Raise ManifestMismatch unless every file is unchanged and may be loaded on this machine.
 
-        Raises SignatureError for native code that was not built here.
+        Raises SignatureError for code that was not built here.
         """
         manifest = self.manifest
-        for name in {manifest.engine: None, manifest.fallback: None, **manifest.files}:
+        own = {HEAD: None} if head_file(manifest.detector.head) is not None else {}
+        for name in {manifest.engine: None, **own, manifest.fallback: None, **manifest.files}:
             path, needed = self.folder / name, manifest.files.get(name, "none")
             actual = sha256(path) if os.path.isfile(path) else None  # noqa: PTH113, False for names that cannot be
             if actual != needed:
@@ -59,15 +73,20 @@ class Package:
             raise ManifestMismatch(
                 f"{self.folder}: {short(reason, 400)}: build it here with 'edgesparse build RECIPE.yaml'"
             )
-        if backend(manifest.backend).native_code and (wrong := sign.mismatch(manifest.mac, manifest.signed_part())):
+        if _holds_code(manifest) and (wrong := sign.mismatch(manifest.mac, manifest.signed_part())):
             raise SignatureError(f"{self.folder}: {wrong}: build it here with 'edgesparse build RECIPE.yaml'")
 
 
 def sealed(manifest: Manifest) -> Manifest:
-    """The manifest with this device's keyed hash, if its files hold native code. Raises SignatureError."""
-    if not backend(manifest.backend).native_code:
+    """The manifest with this device's keyed hash, if its files hold code. Raises SignatureError."""
+    if not _holds_code(manifest):
         return manifest
     return manifest.model_copy(update={"mac": sign.mac(manifest.signed_part())})
+
+
+def _holds_code(manifest: Manifest) -> bool:
+    """Whether loading it runs code: an engine of native code, or a head of the user's own."""
+    return backend(manifest.backend).native_code or head_file(manifest.detector.head) is not None
 
 
 def open_package(path: Path) -> Package:

@@ -62,11 +62,11 @@ def _in_blocks(xyxy: NDArray[np.float64], iou: float, max_det: int) -> list[int]
         if kept:
             index = index[~_overlap(xyxy[kept], xyxy[index], iou).any(axis=0)]
         suppresses = _overlap(xyxy[index], xyxy[index], iou)
-        gone = np.zeros(len(index), np.bool_)
+        suppressed = np.zeros(len(index), np.bool_)
         for i, place in enumerate(index.tolist()):
-            if not gone[i]:
+            if not suppressed[i]:
                 kept.append(place)
-                gone |= suppresses[i]
+                suppressed |= suppresses[i]
         if len(kept) >= max_det:
             break
     return kept[:max_det]

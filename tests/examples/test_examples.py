@@ -28,9 +28,8 @@ def test_an_example_runs_all_it_shows(example: Path) -> None:
     shown = blocks(example / "README.md")
     assert [block.where for block in shown if block.marker == "not run" or block.language not in LANGUAGES] == []
     commands = "\n".join(block.text for block in shown)
-    sources = "\n".join(path.read_text() for path in example.glob("*.py"))
     for path in example.glob("*.py"):
-        assert f"python {path.name}" in commands or f'"{path.stem}:' in sources, f"nothing runs {path.name}"
+        assert f"python {path.name}" in commands or f" {path.name}:" in commands, f"nothing runs {path.name}"
 
 
 def test_examples_are_numbered_without_gaps_and_listed() -> None:

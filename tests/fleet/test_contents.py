@@ -11,12 +11,13 @@ import bundles
 import cv2
 import numpy as np
 import onnx
+import own_heads
 import pytest
 import squares
 import yaml
 
 from edgesparse.config import Deploy, load_recipe
-from edgesparse.errors import ConfigError
+from edgesparse.errors import ConfigError, SignatureError
 from edgesparse.fleet import bundle, contents, keys
 from edgesparse.fleet.bundle import BundleManifest
 from edgesparse.runtime.labels.read import Labels
@@ -157,3 +158,25 @@ def test_other_parts_of_an_address_are_allowed(folder: Path) -> None:
 def test_versions_are_numbers(folder: Path) -> None:
     with pytest.raises(ConfigError, match="found 'v2', needed numbers with dots"):
         make(folder, version="v2", images=folder / "labels")
+
+
+def test_the_code_of_a_head_travels_only_when_the_recipe_says_so(folder: Path) -> None:
+    recipe = {**WHOLE, "head": own_heads.write(folder)}
+    with pytest.raises(ConfigError, match=r"my_head.py:Squares is code.*set deploy.include_head to true"):
+        make(folder, recipe)
+    assert not (folder / "x.esb").exists()
+    manifest = make(folder, {**recipe, "deploy": {"include_head": True}})
+    assert "head/my_head.py" in {file.name for file in manifest.files} and manifest.deploy.include_head
+    out = unpacked(folder)
+    head, _, name = load_recipe(out / "recipe.yaml").head.rpartition(":")
+    assert (Path(head), name) == (out / "head/my_head.py", "Squares")
+    assert Path(head).read_text() == own_heads.SOURCE
+
+
+def test_a_head_that_was_changed_on_the_way_is_refused(folder: Path) -> None:
+    make(folder, {**WHOLE, "head": own_heads.write(folder), "deploy": {"include_head": True}})
+    bundled = (folder / "x.esb").read_bytes()
+    assert bundled.count(b"scores.argmax(0)") == 1
+    (folder / "x.esb").write_bytes(bundled.replace(b"scores.argmax(0)", b"scores.argmin(0)"))
+    with pytest.raises(SignatureError, match=r"head/my_head\.py is not what was signed"):
+        unpacked(folder)

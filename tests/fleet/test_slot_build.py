@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import own_heads
 import pytest
 import squares
 import yaml
@@ -35,8 +36,8 @@ def slot(tmp_path: Path, quick: None) -> DeploySlot:
     return slot
 
 
-def recipe(slot: DeploySlot, **deploy: Any) -> None:
-    content = {"model": "model/squares.onnx", "build": {"backend": "onnxruntime"}, "deploy": deploy}
+def recipe(slot: DeploySlot, head: str = "auto", **deploy: Any) -> None:
+    content = {"model": "model/squares.onnx", "head": head, "build": {"backend": "onnxruntime"}, "deploy": deploy}
     (slot.bundle / "recipe.yaml").write_text(yaml.safe_dump(content))
 
 
@@ -74,6 +75,13 @@ def test_an_engine_that_is_too_slow_fails(slot: DeploySlot) -> None:
 def test_a_file_that_is_no_model_fails_in_one_line(slot: DeploySlot) -> None:
     (slot.bundle / "model" / "squares.onnx").write_bytes(b"no model")
     with pytest.raises(DeployError, match=r"squares\.onnx"):
+        build_slot(slot, quiet)
+
+
+def test_a_head_from_the_bundle_runs_in_the_self_test(slot: DeploySlot) -> None:
+    own_heads.write(slot.bundle, source=own_heads.SOURCE.replace("scores.argmax(0)", "scores.argmin(0)"))
+    recipe(slot, head="my_head.py:Squares", include_head=True)
+    with pytest.raises(DeployError, match=r"^the self-test found 0 % of 2 expected boxes"):
         build_slot(slot, quiet)
 
 

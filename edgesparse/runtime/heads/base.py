@@ -74,16 +74,17 @@ class Evidence(NamedTuple):
 
 
 class Head(ABC):
-    """A family of detectors. Stateless: one instance serves every network.
+    """Turns the raw outputs of a family of detectors into boxes. Stateless: one instance serves every network.
 
-    To add a family, subclass this in a file of its own and name the class in edgesparse/head_table.py.
+    Subclass it in a file of your own and name the class in a recipe, `head: my_head.py:MyHead`, or offer it as an entry
+    point of the group `edgesparse.heads`. `fits`, `classes` and `decode` are needed; everything else has a default.
     """
 
-    outputs: ClassVar[str]
+    outputs: ClassVar[str] = "what this head reads"
     """The layout of the outputs in one sentence; error messages quote it."""
-    export: ClassVar[str]
+    export: ClassVar[str] = ""
     """The command or call that exports such a model."""
-    source: ClassVar[str]
+    source: ClassVar[str] = ""
     """Where the decoding is published."""
     nms: ClassVar[bool] = True
     """Whether its boxes still overlap, so that NMS is needed."""
@@ -104,12 +105,12 @@ class Head(ABC):
     def fits(self, layout: Layout) -> bool:
         """Whether `decode` can read these outputs when the user names this head. May raise LookupError for no."""
 
-    @abstractmethod
     def evidence(self, layout: Layout, sample: Sample | None) -> Evidence | None:
-        """Why the network may be of this family; None if it is not.
+        """Why the network may be of this family; None if it is not, or if the head is only used when a recipe names it.
 
         `sample` is None where the network has not been run. Several families share shapes and differ only in values.
         """
+        return None
 
     @abstractmethod
     def classes(self, layout: Layout) -> int | None:

@@ -1,0 +1,144 @@
+"""Heads from outside: a class in a user's file, or in another installed package.
+
+Their code is not ours, so whatever it raises becomes one line that names it, and what it returns is checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib.metadata import EntryPoint
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesparse.backends.frames import Candidates, Decode, Strided
+from edgesparse.errors import ConfigError, EdgeSparseError, ModelError
+from edgesparse.head_table import HEADS, HeadFile, head_file, installed
+from edgesparse.runtime.heads.base import Evidence, Head, Layout, Sample
+from edgesparse.runtime.heads.candidates import at_least
+
+
+def from_file(file: HeadFile) -> Head:
+    """The head in a file, run again when the file has changed. Raises ConfigError."""
+    return _from_source(file, _read(file))
+
+
+@lru_cache(maxsize=64)
+def _from_source(file: HeadFile, source: bytes) -> Head:
+    module = ModuleType(f"edgesparse_own_head_{hashlib.sha256(source).hexdigest()[:12]}")
+    module.__file__ = str(file.path)
+    sys.modules[module.__name__] = module  # dataclasses look their module up there
+    try:
+        exec(compile(source, file.path, "exec"), module.__dict__)
+    except Exception as error:
+        del sys.modules[module.__name__]
+        raise ConfigError(f"head: {file.path} cannot be run: {_words(error)}: fix it") from error
+    return _guarded(getattr(module, file.name, None), str(file), module)
+
+
+def head_identity(name: str) -> str | None:
+    """What a head from outside is built with: the hash of its file, or its package's version; None for one of ours.
+
+    Raises ConfigError for a file that cannot be read.
+    """
+    if (file := head_file(name)) is not None:
+        return hashlib.sha256(_read(file)).hexdigest()
+    entry = installed().get(name) if name not in HEADS and name != "auto" else None
+    return f"{entry.value} {entry.dist.version if entry.dist is not None else ''}" if entry is not None else None
+
+
+def _read(file: HeadFile) -> bytes:
+    try:
+        return file.path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"head: cannot read {file.path}: {error.strerror}") from None
+
+
+def from_entry(entry: EntryPoint) -> Head:
+    """The head of an installed package. Raises ConfigError."""
+    try:
+        kind = entry.load()
+    except Exception as error:
+        package = entry.dist.name if entry.dist is not None else entry.value
+        raise ConfigError(f"head: '{entry.name}' of {package} cannot be loaded: {_words(error)}: fix it") from error
+    return _guarded(kind, entry.name, None)
+
+
+def _guarded(kind: Any, name: str, module: ModuleType | None) -> Head:
+    """An instance of the class, guarded. Raises ConfigError for what is no class of a head."""
+    if not isinstance(kind, type) or not issubclass(kind, Head):
+        own = [key for key, value in vars(module).items() if _is_head(value)] if module is not None else []
+        heads = f"; heads in it: {', '.join(own)}" if own else ""
+        raise ConfigError(f"head: '{name}' is no class that derives from edgesparse.Head{heads}")
+    abstract = sorted(getattr(kind, "__abstractmethods__", ()))
+    if abstract:
+        raise ConfigError(f"head: '{name}' lacks {', '.join(abstract)}: write what edgesparse.Head asks for")
+    with _guard(name, "__init__"):
+        return _guard_class(kind, name)()
+
+
+def _is_head(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, Head) and value is not Head
+
+
+def _guard_class(kind: type[Head], name: str) -> type[Head]:
+    class Guarded(kind):  # type: ignore[valid-type,misc]  # a class that is known when it runs
+        def fits(self, layout: Layout) -> bool:
+            with _guard(name, "fits", LookupError):
+                return bool(super().fits(layout))
+
+        def evidence(self, layout: Layout, sample: Sample | None) -> Evidence | None:
+            with _guard(name, "evidence"):
+                seen: Evidence | None = super().evidence(layout, sample)
+                return seen
+
+        def classes(self, layout: Layout) -> int | None:
+            with _guard(name, "classes", LookupError):
+                count = super().classes(layout)
+                return None if count is None else int(count)
+
+        def decode(self, layout: Layout, conf: float, multi_label: bool = False) -> Decode:
+            with _guard(name, "decode"):
+                return _checked(super().decode(layout, conf, multi_label), name, conf)
+
+        def strided(self, layout: Layout) -> Strided | None:
+            with _guard(name, "strided"):
+                at: Strided | None = super().strided(layout)
+                return at
+
+    return Guarded
+
+
+def _checked(decode: Decode, name: str, conf: float) -> Decode:
+    """The same, refusing what are no candidates; those below `conf` are left out."""
+
+    def checked(outputs: Sequence[NDArray[Any]], image: int) -> Candidates:
+        with _guard(name, "decode"):
+            boxes, scores, labels = (np.asarray(part) for part in decode(outputs, image))
+        shapes = boxes.shape, scores.shape, labels.shape
+        if scores.ndim != 1 or labels.shape != scores.shape or boxes.shape != (len(scores), 4):
+            raise ModelError(f"head '{name}': decode returned {shapes}, needed boxes [n, 4], scores [n], class ids [n]")
+        keep = at_least(scores, conf)
+        return boxes[keep].astype(np.float32), scores[keep].astype(np.float32), labels[keep].astype(np.int64)
+
+    return checked
+
+
+@contextmanager
+def _guard(name: str, method: str, *through: type[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, (EdgeSparseError, *through)):
+            raise
+        raise ModelError(f"head '{name}': {method} raised {_words(error)}: fix the head") from error
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
