@@ -6,8 +6,10 @@ Real video over GStreamer's RTSP server on the loopback interface, 640x360 at 10
 its number, so its age is measured from when the camera sent it. One after another, the server is killed, cameras
 freeze, go silent, send garbage or change size, and the network delays or corrupts packets or drops connections. In the
 last fifth of the time nothing fails, but the engine is twice too slow for all cameras. The engine is the null backend,
-which only sleeps. Prints JSON with the requirements that are met; exit code 1 if one is not. soak.json and the plot
-soak.svg are written to OUT and, with --save, to results/.
+which only sleeps. Around the loop is what the service has: the web page, MQTT, a webhook and JSON lines, attacked all
+the while by visitors, a broker and a webhook's server of every hostile kind (hostile.py). Prints JSON with the
+requirements that are met; exit code 1 if one is not. soak.json and the plot soak.svg are written to OUT and, with
+--save, to results/.
 """
 
 from __future__ import annotations
@@ -37,10 +39,12 @@ from benchmarks.common import RESULTS, machine
 from benchmarks.rig import FPS, Rig, numbered_video
 from benchmarks.soak_judge import ENGINE_SECONDS, FAILURES, Failure, Lost, Measured, judge
 from benchmarks.soak_plot import plot
+from benchmarks.soak_service import beside
 from edgesparse.backends import backend
 from edgesparse.config import Camera, DetectorSpec, InputSpec
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
+from edgesparse.service.watch import Watch as ServiceWatch
 from edgesparse.stream.cameras import CameraStatus
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.pipeline import Loop
@@ -52,10 +56,10 @@ GAP = 2.5
 
 
 class Watch:
-    """The observer: records the age of every frame."""
+    """The observer: records the age of every frame, and passes all on to the service's."""
 
-    def __init__(self, rig: Rig, frames: int) -> None:
-        self._rig = rig
+    def __init__(self, rig: Rig, frames: int, service: ServiceWatch) -> None:
+        self._rig, self._service = rig, service
         # Written to immediately, so that recording allocates no memory.
         self.frames: NDArray[np.float64] = np.full((frames, 4), 0.0)
         self.count = 0
@@ -68,9 +72,10 @@ class Watch:
         sent = self._rig.sent_ns(number, frame.image) or frame.time_ns  # a broken image's number was never sent
         self.frames[self.count] = number, done / 1e9, row[7] / 1e9, (done - sent) / 1e9
         self.count += 1
-        return 0.0
+        return self._service.frame(camera, frame, detections, row)
 
     def update(self, cameras: Sequence[CameraStatus]) -> None:
+        self._service.update(cameras)
         for camera in cameras:
             if camera.state == "away" and self._states.get(camera.name) != "away":
                 self.lost.append((camera.name, camera.since_ns / 1e9, camera.why))
@@ -224,17 +229,20 @@ def soak(seconds: float, cameras: int, real: Path, scratch: Path, folder: Path) 
         settings = [Camera(name=f"cam-{n}", source=rig.url(n)) for n in range(cameras)]
         warm_up(settings[0], quick)
         before = descriptors(), threads()
-        watch, sampler, stop = Watch(rig, frames), Sampler(int(seconds) + 60), threading.Event()
+        sampler, stop = Sampler(int(seconds) + 60), threading.Event()
         failures = Failures(rig, cameras, small, large)
-        started = time.monotonic()
-        sampler.start()
-        with Loop.of(settings, quick, observer=watch, stop=stop) as loop:
-            script = threading.Thread(target=direct, args=(loop, failures, stop, seconds, settings, slow), daemon=True)
-            script.start()
-            summary = loop.run()
-            script.join()
-            sampler.stop.set()
-            sampler.join()
+        with beside(quick, folder) as attacked:
+            watch = Watch(rig, frames, attacked.parts.watch)
+            started = time.monotonic()
+            sampler.start()
+            with Loop.of(settings, quick, [attacked.parts.outputs], observer=watch, stop=stop) as loop:
+                arguments = (loop, failures, stop, seconds, settings, slow)
+                script = threading.Thread(target=direct, args=arguments, daemon=True)
+                script.start()
+                summary = loop.run()
+                script.join()
+                sampler.stop.set()
+                sampler.join()
         left = settled(before)
     if failures.error is not None:
         raise failures.error
@@ -246,7 +254,7 @@ def soak(seconds: float, cameras: int, real: Path, scratch: Path, folder: Path) 
         started=started,
         switched=started + 0.8 * seconds,
     )
-    result = judge(measured, cameras, left)
+    result = judge(measured, cameras, left, attacked.result)
     return {**machine(), **result, "frames": summary.frames, "dropped": summary.dropped}, plot(measured)
 
 

@@ -26,6 +26,8 @@ FAILURES = {
 """Seconds that each failure lasts."""
 BACK = 2.0
 """Seconds within which a camera has to be back."""
+PAGE_BACK = 5.0
+"""Seconds after hostile visitors have left, within which the page has to answer."""
 
 
 @dataclass
@@ -57,11 +59,12 @@ class Measured:
     """When the slow engine took over."""
 
 
-def judge(measured: Measured, cameras: int, left: dict[str, int]) -> dict[str, Any]:
-    """The result of a soak. `left`: descriptors and threads that were left over."""
+def judge(measured: Measured, cameras: int, left: dict[str, int], hostile: dict[str, Any]) -> dict[str, Any]:
+    """The result of a soak. `left`: descriptors and threads that were left over; `hostile`: the attackers' figures."""
     frames, samples, started, switched = measured.frames, measured.samples, measured.started, measured.switched
     healthy, loaded = frames[frames[:, 1] < switched], frames[frames[:, 1] > switched + 5]
     calm = healthy[undisturbed(healthy, measured.failures)]
+    visits = hostile.pop("visits")
     backs = {kind: recovery(kind, measured, healthy) for kind in FAILURES}
     steady = samples[(samples[:, 0] > started + min(120.0, 0.4 * (switched - started))) & (samples[:, 0] < switched)]
     shares = [int((loaded[:, 0] == n).sum()) for n in range(cameras)]
@@ -81,6 +84,7 @@ def judge(measured: Measured, cameras: int, left: dict[str, int]) -> dict[str, A
         "resident_mb": memory,
         "captures_mb": {"most_in_first_half": early, "most_in_second_half": late},
         "left_over": left,
+        "hostile": {**hostile, "age_p99_ms": ages_by_visitor(calm, visits)},
     }
     return {**result, "holds": holds(result)}
 
@@ -99,6 +103,8 @@ def holds(result: dict[str, Any]) -> dict[str, bool]:
         "none_grows_old": slow["age"]["p99_ms"] <= oldest,
         "memory_flat": memory["most"] - memory["least"] <= 20 and growth <= 20,
         "nothing_left_over": max(result["left_over"].values()) <= 0,
+        "page_back_within_seconds": max(result["hostile"]["back_s"].values()) <= PAGE_BACK,
+        "no_secret_out": result["hostile"]["leaks"] == 0,
     }
 
 
@@ -132,6 +138,14 @@ def recovery(kind: str, measured: Measured, frames: NDArray[np.float64]) -> dict
             ]
             noticed += [away[0] - failure.started] if away else []
     return {"count": count, "seconds": FAILURES[kind], "noticed_s": spread(noticed), "back_s": spread(back)}
+
+
+def ages_by_visitor(calm: NDArray[np.float64], visits: Sequence[tuple[str, float, float]]) -> dict[str, float]:
+    """The p99 of the ages of frames, where no camera fails, during each way of visiting, in milliseconds."""
+    during: dict[str, list[NDArray[np.float64]]] = {}
+    for way, began, over in visits:
+        during.setdefault(way, []).append(calm[(calm[:, 1] > began) & (calm[:, 1] < over)])
+    return {way: ages(np.concatenate(parts))["p99_ms"] for way, parts in during.items()}
 
 
 def spread(seconds: Sequence[float]) -> dict[str, float]:

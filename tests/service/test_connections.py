@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +39,11 @@ def request(web: Web, path: str) -> socket.socket:
     return wire
 
 
+def resident() -> int:
+    """Bytes of this process's memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def served(web: Web) -> bool:
     try:
         with request(web, "/healthz") as wire:
@@ -48,11 +55,12 @@ def served(web: Web) -> bool:
 def test_visitors_who_never_read_do_not_keep_their_connections(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "WRITE_SECONDS", 8.0)
     monkeypatch.setattr(connections, "CHECK_SECONDS", 0.5)
-    idle = []
+    idle, before = [], resident()
     for _ in range(connections.MAX_CONNECTIONS):
         idle.append(request(web, "/report"))
         time.sleep(0.025)
     assert not served(web), "they hold all connections"
+    assert resident() - before < 60_000_000, "each holds a piece of the answer, not 8 MB of it"
     end = time.monotonic() + 30
     while not served(web):
         assert time.monotonic() < end
@@ -71,3 +79,15 @@ def test_a_visitor_who_reads_slowly_gets_the_whole_answer(web: Web, monkeypatch:
             if time.monotonic() - begin < 2:
                 time.sleep(0.01)
     assert size >= 8_000_000
+
+
+def test_visitors_who_left_before_they_were_served_do_not_delay_others(web: Web) -> None:
+    """As many as connections may wait, not thousands, which at the listener's pace would take a minute."""
+    assert served(web)
+    assert waiting_at_most(web) == connections.MAX_CONNECTIONS
+
+
+def waiting_at_most(web: Web) -> int:
+    """The listening socket's backlog: `tcpi_sacked` of TCP_INFO (linux/tcp.h)."""
+    info = web._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    return int(struct.unpack_from("I", info, 28)[0])

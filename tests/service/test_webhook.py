@@ -87,7 +87,7 @@ def test_a_refused_event_is_dropped_and_redirects_are_not_followed(hook: Hook) -
 
 
 def test_a_server_that_is_away_costs_bounded_memory_and_time(caplog: pytest.LogCaptureFixture) -> None:
-    webhook = open_webhook(f"http://u:secret@127.0.0.1:{free_port()}/hook?key=secret", queue=3)
+    webhook = open_webhook(f"http://u:secret@127.0.0.1:{free_port()}/secret/hook?key=secret", queue=3)
     for number in range(10):
         webhook.event(sample_event(n=number))
     wait_until(lambda: webhook.state.failed)

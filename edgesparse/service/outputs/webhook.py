@@ -83,7 +83,7 @@ class Webhook(Output):
 
     def __init__(self, settings: WebhookSettings, context: OutputContext) -> None:
         self.state = OutputState("webhook")
-        self._settings, self._name = settings, redact(settings.url)
+        self._settings, self._name = settings, _origin(settings.url)
         self._token = settings.token("service.webhook")
         self._opener = build_opener(_NoRedirect)
         self._waiting: deque[tuple[float, Event]] = deque()
@@ -176,6 +176,12 @@ class Webhook(Output):
         if state != self.state.state:
             self.state.state = state
             log.warning("webhook: %s %s", self._name, state)
+
+
+def _origin(url: str) -> str:
+    """The address as logs have it: path and query of a webhook often are its secret."""
+    parts = urlsplit(redact(url))
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _reason(error: OSError | HTTPException) -> str:

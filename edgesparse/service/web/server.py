@@ -15,7 +15,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -31,7 +31,7 @@ from edgesparse.redaction import redact_all
 from edgesparse.service.report import Report
 from edgesparse.service.settings import WebSettings
 from edgesparse.service.supervised import Supervised
-from edgesparse.service.web.connections import IDLE_SECONDS, Pace, Protocol, listen
+from edgesparse.service.web.connections import IDLE_SECONDS, MAX_CONNECTIONS, Pace, Protocol, listen
 from edgesparse.service.web.metrics import exposition
 
 log = logging.getLogger("edgesparse.service")
@@ -40,6 +40,8 @@ REQUESTS_PER_SECOND = 120
 LONGEST_WAIT = 3.0
 MAX_HEADER = 16 << 10
 NICE = 10
+PIECE = 64 << 10
+"""Bytes of a long answer that are sent at once."""
 SNAPSHOT_SECONDS, SNAPSHOT_PAUSE = 1.5, 0.03
 
 _HEADERS = {
@@ -152,12 +154,15 @@ class Pages:
         )
 
     async def _page_of_package(self, _: Request) -> Response:
-        """Return the build's report: every candidate, and why this one was chosen."""
-        try:
-            data = (self._package() / "report.html").read_bytes()
-        except OSError:
+        """Return the build's report: every candidate, and why this one was chosen.
+
+        It is sent in pieces, so that visitors who do not read hold one piece each in memory.
+        """
+        path = self._package() / "report.html"
+        if not path.is_file():
             return Response("this package has no report\n", 404, _HEADERS, "text/plain")
-        return Response(data, media_type="text/html", headers={**_HEADERS, "Content-Security-Policy": _REPORT_POLICY})
+        headers = {**_HEADERS, "Content-Security-Policy": _REPORT_POLICY}
+        return StreamingResponse(_pieces(path), media_type="text/html", headers=headers)
 
     async def _snapshot(self, request: Request) -> Response:
         """Return the newest snapshot; with ?after=N, wait a moment for one newer than the Nth."""
@@ -177,6 +182,12 @@ class Pages:
             "X-Detections": str(snapshot.detections),
         }
         return Response(snapshot.jpeg, media_type="image/jpeg", headers={**_HEADERS, **headers})
+
+
+async def _pieces(path: Path) -> AsyncIterator[bytes]:
+    with path.open("rb") as file:
+        while data := file.read(PIECE):
+            yield data
 
 
 def _json(values: dict[str, Any], status: int = 200) -> Response:
@@ -200,8 +211,14 @@ class Web:
             access_log=False,
             server_header=False,
             date_header=False,
+<<<<<<< HEAD
             timeout_keep_alive=int(IDLE_SECONDS),
             h11_max_incomplete_event_size=MAX_HEADER,
+=======
+            backlog=MAX_CONNECTIONS,  # more that wait would be served after those who gave up long ago
+            timeout_keep_alive=15,
+            h11_max_incomplete_event_size=16 << 10,
+>>>>>>> 547da3d (The soak is attacked: hostile visitors, broker and webhook beside the cameras; what it found is closed)
         )
         self._settings, self._server, self._closed = settings, uvicorn.Server(self._config), False
         self._thread = Supervised("web", self._run)
