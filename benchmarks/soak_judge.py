@@ -66,7 +66,8 @@ def judge(measured: Measured, cameras: int, left: dict[str, int], hostile: dict[
     calm = healthy[undisturbed(healthy, measured.failures)]
     visits = hostile.pop("visits")
     backs = {kind: recovery(kind, measured, healthy) for kind in FAILURES}
-    steady = samples[(samples[:, 0] > started + min(120.0, 0.4 * (switched - started))) & (samples[:, 0] < switched)]
+    # Each hostile way has been there twice then.
+    steady = samples[(samples[:, 0] > started + min(300.0, 0.4 * (switched - started))) & (samples[:, 0] < switched)]
     shares = [int((loaded[:, 0] == n).sum()) for n in range(cameras)]
     overload = {"frames": shares, "least_to_most": round(min(shares) / max(1, *shares), 3), "age": ages(loaded)}
     memory = {"least": round(float(steady[:, 1].min()), 1), "most": round(float(steady[:, 1].max()), 1)}

@@ -8,6 +8,7 @@ with edgesparse.load("engines/parts") as detector, edgesparse.open_source("0") a
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from edgesparse.stream.sources.base import Source as Source
 
 __version__ = VERSION
+
+# ONNX Runtime would store a device id under the home folder. Set the variable to 0 to let it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _MODULES = {
     **dict.fromkeys(

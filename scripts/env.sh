@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: creates .venv/<version> with edgesparse and its dependencies, and sets $python.
 # PYTHON chooses the interpreter; by default the first of 3.10 or newer is used.
 set -euo pipefail

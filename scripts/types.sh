@@ -12,6 +12,7 @@ mypy_tests() {
   mypy --cache-dir .mypy_cache/tests --scripts-are-modules --implicit-reexport --no-warn-return-any \
     --disable-error-code func-returns-value "$@"
 }
+# shellcheck disable=SC2046 # no blanks in names
 programs=$(grep -lE '^#!.*python' $(find scripts -maxdepth 1 -type f -not -name '*.*'))
 # shellcheck disable=SC2086 # words
 mypy_tests --exclude '/conftest\.py$' scripts $programs tests

@@ -20,6 +20,9 @@ class JetPack:
     image: str = ""
 
 
+X86_IMAGE = "nvcr.io/nvidia/tensorrt:26.04-py3"
+"""NVIDIA's image for x86-64 and, since JetPack 7.2, for Jetson too."""
+
 JETPACKS = {
     "35": JetPack("5.1", (3, 8), "8.5.2"),
     "36.2": JetPack("6.0 preview", (3, 10), "8.6.2"),
@@ -27,7 +30,7 @@ JETPACKS = {
     "36.4": JetPack("6.1 or 6.2", (3, 10), "10.3.0", "nvcr.io/nvidia/l4t-tensorrt:r10.3.0-devel"),
     "36.5": JetPack("6.2.2", (3, 10), "10.3.0", "nvcr.io/nvidia/l4t-tensorrt:r10.3.0-devel"),
     "38": JetPack("7.0 or 7.1", (3, 12), "10.13.3"),
-    "39": JetPack("7.2", (3, 12), "10.16.2", "nvcr.io/nvidia/tensorrt:26.04-py3"),
+    "39": JetPack("7.2", (3, 12), "10.16.2", X86_IMAGE),
 }
 """By the longest prefix of the L4T release, as in NVIDIA's release notes."""
 

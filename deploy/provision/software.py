@@ -6,11 +6,11 @@ import hashlib
 import json
 import re
 import sys
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from .system import Change, StepFailed, System, sha256
+from .wheelhouse import AGAIN
 
 HERE = Path(__file__).resolve().parents[2]
 """The checkout, or a folder of scripts/wheelhouse, which has the same layout."""
@@ -19,6 +19,10 @@ VENV = "/opt/edgesparse"
 STAMP = f"{VENV}/provisioned.json"
 """Written last: what is installed, so that it is not installed again."""
 EXTRAS = ("eval", "service", "fleet")
+LOCKS = "deploy/locks"
+"""Pinned versions with hashes; scripts/lock writes them."""
+PIP_OPENCV, SYSTEM_OPENCV = "pip-opencv", "system-opencv"
+"""The two locks of requirements. JetPack 6 built its OpenCV against NumPy 1."""
 CUDA = "/usr/local/cuda"
 PYTHON = "/usr/bin/python3"
 
@@ -119,34 +123,32 @@ def _jetpack_opencv(system: System) -> bool:
 
 
 def _wheel(offline: Path) -> Path:
-    """Return edgesparse's wheel in the folder, whose files must match the hashes of scripts/wheelhouse."""
-    remedy = "run scripts/wheelhouse again on a machine with a network, and copy the whole folder"
+    """Return edgesparse's wheel in the folder, which `wheelhouse.verify` has compared with its signed list."""
     try:
         listing = json.loads((offline / "wheelhouse.json").read_text())
     except (OSError, ValueError) as error:
-        raise StepFailed(f"{offline} is no folder of scripts/wheelhouse: {error}", remedy, 2) from None
-    for name, digest in listing["sha256"].items():
-        file = offline / "wheels" / name
-        if not file.is_file() or sha256(file) != digest:
-            raise StepFailed(f"{file} is {'damaged' if file.is_file() else 'missing'}", remedy)
+        raise StepFailed(f"{offline} is no folder of scripts/wheelhouse: {error}", AGAIN, 2) from None
     here = "{}.{}".format(*sys.version_info[:2])
     if here not in listing["python"]:
         raise StepFailed(
-            f"{offline} has wheels for Python {', '.join(listing['python'])}, this machine has {here}", remedy
+            f"{offline} has wheels for Python {', '.join(listing['python'])}, this machine has {here}", AGAIN
         )
     return offline / "wheels" / str(listing["edgesparse"])
 
 
 def _source(offline: Path | None) -> str:
     """Return a hash of what would be installed."""
+    folder = offline or HERE
     if offline is not None:
-        return sha256(_wheel(offline))
-    files = [HERE / "setup.cfg", *sorted(path for path in (HERE / "edgesparse").rglob("*") if path.is_file())]
+        files = [_wheel(offline)]
+    else:
+        files = [HERE / "setup.cfg", *sorted(path for path in (HERE / "edgesparse").rglob("*") if path.is_file())]
     if not files[0].is_file():
         raise StepFailed(
             f"{HERE} is no checkout of edgesparse", f"pass --offline {HERE} if it is a folder of scripts/wheelhouse", 2
         )
-    parts = (f"{path.relative_to(HERE)} {sha256(path)}\n" for path in files if "__pycache__" not in path.parts)
+    files += sorted((folder / LOCKS).glob("*.txt"))
+    parts = (f"{path.relative_to(folder)} {sha256(path)}\n" for path in files if "__pycache__" not in path.parts)
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
@@ -158,36 +160,26 @@ def _version(offline: Path | None) -> str:
 
 
 def _install(system: System, offline: Path | None, own_opencv: bool, stamp: str) -> None:
-    """Install the requirements, then the wheel without them. OpenCV may be JetPack's, which pip's would hide."""
+    """Install the pinned requirements, then the wheel without any. OpenCV may be JetPack's, which pip's would hide."""
+    pinned(system, "build", offline)
+    pinned(system, SYSTEM_OPENCV if own_opencv else PIP_OPENCV, offline)
     if offline is not None:
         wheel = _wheel(offline)
     else:
         folder = system.path(f"{VENV}/wheel")
-        pip(system, "wheel", "--no-deps", "--wheel-dir", str(folder), str(HERE), offline=None)
+        pip(system, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(HERE), offline=None)
         wheel = max(folder.glob("edgesparse-*.whl"), key=lambda path: path.stat().st_mtime)
-    names = requirements(wheel, own_opencv)
-    pip(system, "install", "--upgrade", "--upgrade-strategy", "only-if-needed", *names, offline=offline)
     pip(system, "install", "--force-reinstall", "--no-deps", str(wheel), offline=offline)
     if own_opencv:
         pip(system, "uninstall", "--yes", "opencv-python", "opencv-python-headless", offline=None)
     system.write(STAMP, stamp)
 
 
-def requirements(wheel: Path, own_opencv: bool) -> list[str]:
-    """Return the requirements of a wheel with EXTRAS. OpenCV: the headless one, or none where the system's is used."""
-    with zipfile.ZipFile(wheel) as archive:
-        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
-        metadata = archive.read(name).decode()
-    names = []
-    for line in re.findall(r"^Requires-Dist: (.+)$", metadata, re.M):
-        requirement, _, marker = line.partition(";")
-        extra = re.search(r"extra == ['\"](\w+)['\"]", marker)
-        if extra is None or extra[1] in EXTRAS:
-            names.append(requirement.strip().replace("opencv-python", "opencv-python-headless"))
-    if own_opencv:
-        # JetPack 6 built its OpenCV against NumPy 1.
-        names = [name for name in names if not name.startswith("opencv")] + ["numpy<2"]
-    return names
+def pinned(system: System, lock: str, offline: Path | None, *arguments: str, **environment: str) -> None:
+    """Install what a lock pins: these versions, and only files with these hashes. Wheels run no code of theirs."""
+    file = (offline or HERE) / LOCKS / f"{lock}.txt"
+    options = ("--require-hashes", "--only-binary=:all:", *arguments, "-r", str(file))
+    pip(system, "install", *options, offline=offline, **environment)
 
 
 def pip(system: System, verb: str, *arguments: str, offline: Path | None, **environment: str) -> None:
@@ -199,7 +191,7 @@ def pip(system: System, verb: str, *arguments: str, offline: Path | None, **envi
         )
     else:
         where = ["--no-index", "--find-links", str(offline / "wheels")]
-        remedy = "run scripts/wheelhouse again on a machine with a network, and copy the whole folder"
+        remedy = AGAIN
     program = str(system.path(f"{VENV}/bin/python"))
     options = ("--disable-pip-version-check", "--no-input")
     system.run(program, "-m", "pip", verb, *options, *where, *arguments, remedy=remedy, **environment)
@@ -216,7 +208,8 @@ def pycuda(system: System, offline: Path | None) -> Iterator[Change]:
     if not _present(system, "nvidia-cuda-dev") and not _pending(system, "nvidia-cuda-dev"):
         raise StepFailed(f"no {CUDA}/bin/nvcc to compile pycuda with", "sudo apt install nvidia-jetpack")
     path = {"PATH": f"{CUDA}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "CUDA_ROOT": CUDA}
-    yield Change("compile pycuda (some minutes)", lambda: pip(system, "install", "pycuda", offline=offline, **path))
+    source = ("--no-binary=pycuda", "--no-build-isolation")  # with what the lock `build` has installed
+    yield Change("compile pycuda (some minutes)", lambda: pinned(system, "pycuda", offline, *source, **path))
 
 
 def _pycuda(system: System) -> str | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import account, board, software
+from . import account, board, software, wheelhouse
 from .system import REFUSED, Change, StepFailed, System
 
 EDGESPARSE = f"{software.VENV}/bin/edgesparse"
@@ -75,6 +75,7 @@ def self_test(system: System, options: Options) -> Iterator[Change]:
 STEPS = (
     Step("board", lambda system, options: board.recognize(system, options.any_machine)),
     Step("power mode", lambda system, options: board.power(system, options.power_mode)),
+    Step("wheelhouse", lambda system, options: wheelhouse.verify(system, options.offline, options.keys)),
     Step("apt packages", lambda system, options: software.apt(system, options.offline)),
     Step("environment", lambda system, options: software.venv(system)),
     Step("edgesparse", lambda system, options: software.packages(system, options.offline)),

@@ -7,9 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from fake_jetson import RELEASE, ROOT, UNIT, FakeJetson, Version, make_wheel
+from fake_jetson import RELEASE, ROOT, UNIT, FakeJetson, Version, make_wheel, sign_wheelhouse
 
-from deploy.provision import board, software, system
+from deploy.provision import board, software
+from edgesparse.fleet import keys
 
 REQUESTED = ("debootstrap", "fleet")
 
@@ -31,7 +32,7 @@ def jetson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeJetson:
     shutil.copytree(ROOT / "edgesparse" / "demo", checkout / "edgesparse" / "demo")
     shutil.copy(ROOT / "edgesparse" / "version.py", checkout / "edgesparse")
     shutil.copy(ROOT / "setup.cfg", checkout)
-    (checkout / "deploy").mkdir()
+    shutil.copytree(ROOT / "deploy" / "locks", checkout / "deploy" / "locks")
     (checkout / "deploy" / "edgesparse.service").write_text(UNIT)
     monkeypatch.setattr(software, "HERE", checkout)
     monkeypatch.setattr("deploy.provision.account.HERE", checkout)
@@ -51,9 +52,13 @@ def key(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def wheelhouse(tmp_path: Path) -> Path:
+def wheelhouse(tmp_path: Path, jetson: FakeJetson) -> Path:
+    """As scripts/wheelhouse fills it, signed by a key that the device trusts already."""
     folder = tmp_path / "wheelhouse"
     wheel = make_wheel(folder / "wheels")
-    listing = {"edgesparse": wheel.name, "python": ["3.10"], "sha256": {wheel.name: system.sha256(wheel)}}
-    (folder / "wheelhouse.json").write_text(json.dumps(listing))
+    (folder / "wheelhouse.json").write_text(json.dumps({"edgesparse": wheel.name, "python": ["3.10"]}))
+    shutil.copytree(ROOT / "deploy" / "locks", folder / "deploy" / "locks")
+    keys.new(tmp_path / "factory", None)
+    jetson.write("/etc/edgesparse/trusted/factory.pub", (tmp_path / "factory.pub").read_text())
+    sign_wheelhouse(folder)
     return folder

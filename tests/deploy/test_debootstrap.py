@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import roots
+from fake_jetson import sign_wheelhouse
 
 ROOT = Path(__file__).parents[2]
 HERE = "/opt/wheelhouse"
@@ -29,10 +30,11 @@ def arch(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheelhouse(arch: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheelhouse(arch: str, bundle: Path) -> Path:
     """The output of scripts/wheelhouse for Debian's Python; for arm64 the same as for a Jetson, except the version."""
     out = roots.CACHE / f"wheelhouse-{arch}"
-    command = [sys.executable, str(ROOT / "scripts" / "wheelhouse"), str(out), "--arch", arch, "--python", "3.11"]
+    key = ("--key", str(bundle / "fleet.key"))
+    command = [sys.executable, str(ROOT / "scripts" / "wheelhouse"), str(out), *key, "--arch", arch, "--python", "3.11"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return out
@@ -65,6 +67,7 @@ def root(arch: str, wheelhouse: Path, bundle: Path, tmp_path_factory: pytest.Tem
     table = result.path(f"{HERE}/deploy/provision/board.py")
     # Debian's Python takes the place of JetPack's.
     table.write_text(table.read_text().replace('"6.1 or 6.2", (3, 10)', '"6.1 or 6.2", (3, 11)'))
+    sign_wheelhouse(result.path(HERE), bundle / "fleet.key")
     for name in ("parts.esb", "fleet.pub"):
         result.place(f"srv/{name}", bundle / name)
         result.path(f"srv/{name}").chmod(0o644)
@@ -120,7 +123,7 @@ def test_the_service_has_a_user_and_a_package(root: roots.Root, arch: str) -> No
     assert root.run("stat", "-c", "%U", "/var/lib/edgesparse/current/").stdout.strip() == "edgesparse"
 
 
-def test_missing_packages_are_installed_from_files(root: roots.Root) -> None:
+def test_missing_packages_are_installed_from_files(root: roots.Root, bundle: Path) -> None:
     """Without a network a missing package is listed; with its files beside the wheels apt installs it."""
     root.run("dpkg", "--purge", "--force-depends", "python3-venv")
     done = root.run(f"{HERE}/scripts/provision", "--offline", HERE, "--json", network=False)
@@ -128,6 +131,7 @@ def test_missing_packages_are_installed_from_files(root: roots.Root) -> None:
     assert done.returncode == 3 and "--download-only python3-venv" in failed["remedy"]
     root.run("apt-get", "update")
     root.run("sh", "-c", f"mkdir -p {HERE}/debs && cd {HERE}/debs && apt-get download python3-venv")
+    sign_wheelhouse(root.path(HERE), bundle / "fleet.key")
     report = provision(root)
     assert next(step for step in report["steps"] if step["step"] == "apt packages")["state"] == "changed"
     assert not provision(root)["changed"]

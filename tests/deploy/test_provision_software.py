@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fake_jetson import FakeJetson, failure, provision
+from fake_jetson import FakeJetson, failure, provision, sign_wheelhouse
+
+from edgesparse.fleet import keys
 
 
 def test_a_check_of_a_minimal_image_lists_what_would_be_installed(
@@ -27,8 +29,9 @@ def test_offline_uses_no_index(jetson: FakeJetson, wheelhouse: Path, capsys: pyt
     jetson.outputs["import pycuda"] = None
     assert failure(provision(jetson, capsys, "--offline", wheelhouse))[0] == "pycuda"  # nothing is compiled here
     pips = [command for command in jetson.ran if " -m pip " in command]
-    assert len(pips) == 3 and all("--no-index --find-links" in command for command in pips)
-    assert pips[2].endswith("pycuda")
+    assert len(pips) == 4 and all("--no-index --find-links" in command for command in pips)
+    locks = [command.rpartition("/")[2] for command in pips if "--require-hashes --only-binary=:all:" in command]
+    assert locks == ["build.txt", "pip-opencv.txt", "pycuda.txt"]
 
 
 @pytest.mark.parametrize("harm", ["damage", "remove", "another Python", "no list"])
@@ -43,11 +46,45 @@ def test_an_incomplete_wheelhouse_is_refused(
     elif harm == "another Python":
         text = (wheelhouse / "wheelhouse.json").read_text()
         (wheelhouse / "wheelhouse.json").write_text(text.replace("3.10", "3.12"))
+        sign_wheelhouse(wheelhouse)
     else:
-        (wheelhouse / "wheelhouse.json").unlink()
+        (wheelhouse / "SHA256SUMS").unlink()
     report = provision(jetson, capsys, "--offline", wheelhouse)
-    assert failure(report)[0] == "edgesparse" and "scripts/wheelhouse" in failure(report)[2]
+    step = "edgesparse" if harm == "another Python" else "wheelhouse"
+    assert failure(report)[0] == step and "scripts/wheelhouse" in failure(report)[2]
     assert not jetson.path("/opt/edgesparse/provisioned.json").exists()
+
+
+@pytest.mark.parametrize("harm", ["no signature", "another key", "an expired key", "a changed list", "an added wheel"])
+def test_a_wheelhouse_that_no_trusted_key_signed_is_refused(
+    jetson: FakeJetson, wheelhouse: Path, capsys: pytest.CaptureFixture[str], harm: str
+) -> None:
+    if harm == "no signature":
+        (wheelhouse / "SHA256SUMS.sig").unlink()
+    elif harm == "another key":
+        keys.new(wheelhouse.parent / "stranger", None)
+        sign_wheelhouse(wheelhouse, wheelhouse.parent / "stranger.key")
+    elif harm == "an expired key":
+        trusted = "/etc/edgesparse/trusted/factory.pub"
+        jetson.write(trusted, jetson.read(trusted).replace("never", "2026-01-01"))
+    elif harm == "a changed list":
+        sums = wheelhouse / "SHA256SUMS"
+        sums.write_text(sums.read_text().replace("a", "b", 1))
+    else:
+        (wheelhouse / "wheels" / "numpy-9-py3-none-any.whl").touch()
+    step, why, _ = failure(provision(jetson, capsys, "--offline", wheelhouse))
+    expected = {"no signature": "is not signed", "an added wheel": "is not in the signed list"}
+    assert step == "wheelhouse" and expected.get(harm, "is signed by no key that is trusted") in why
+    assert not any(" -m pip " in command for command in jetson.ran)
+
+
+def test_the_signers_key_may_be_passed(
+    jetson: FakeJetson, wheelhouse: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jetson.path("/etc/edgesparse/trusted/factory.pub").unlink()
+    assert failure(provision(jetson, capsys, "--offline", wheelhouse))[0] == "wheelhouse"
+    report = provision(jetson, capsys, "--offline", wheelhouse, "--key", wheelhouse.parent / "factory.pub")
+    assert report["ok"] and report["machine"]["wheelhouse_key"] == "factory"
 
 
 def test_missing_packages_are_listed_offline(
@@ -59,6 +96,7 @@ def test_missing_packages_are_listed_offline(
     assert step == "apt packages" and "python3-venv, python3-dev, g++" in why and "download-only" in remedy
     (wheelhouse / "debs").mkdir()
     (wheelhouse / "debs" / "g++_12_arm64.deb").touch()
+    sign_wheelhouse(wheelhouse)
     provision(jetson, capsys, "--offline", wheelhouse)
     assert any(command.startswith("apt-get install") and "--no-download" in command for command in jetson.ran)
 
@@ -68,8 +106,8 @@ def test_jetpacks_opencv_is_kept_where_it_opens_csi_cameras(
 ) -> None:
     jetson.outputs["import cv2"] = "  GStreamer:                   YES (1.20.3)"
     assert "with GStreamer" in provision(jetson, capsys)["machine"]["opencv"]
-    (installed,) = [command for command in jetson.ran if "cryptography" in command]
-    assert "opencv-python" not in installed and "numpy<2" in installed
+    assert any(command.endswith("deploy/locks/system-opencv.txt") for command in jetson.ran)
+    assert not any("locks/pip-opencv" in command for command in jetson.ran)
     assert any(" -m pip uninstall " in command for command in jetson.ran)
 
 

@@ -1,4 +1,5 @@
-"""Eight cameras for a minute, while server, cameras and network fail: benchmarks/soak.py as it is run for half an hour.
+"""Eight cameras for a minute, while server, cameras and network fail, attacked: benchmarks/soak.py as it is run for half
+an hour.
 
 What depends on how busy the machine is (ages, seconds until a camera is back) is judged there, not here."""
 
@@ -31,6 +32,8 @@ def test_every_camera_comes_back_and_nothing_is_left_over(real: Path, tmp_path: 
     for kind, failure in result["failures"].items():
         assert failure["back_s"]["most"] < 15, (kind, failure)
     assert result["left_over"] == {"descriptors": 0, "threads": 0}
+    assert result["hostile"]["leaks"] == 0 and len(result["hostile"]["back_s"]) >= 3
+    assert sum(result["hostile"]["attempts"].values()) > 300
     assert result["twice_too_many"]["least_to_most"] > 0.5
     assert (tmp_path / "out" / "soak.svg").read_text().startswith("<svg")
     assert "secret" not in done.stderr + done.stdout and "user" not in done.stderr

@@ -211,14 +211,9 @@ class Web:
             access_log=False,
             server_header=False,
             date_header=False,
-<<<<<<< HEAD
+            backlog=MAX_CONNECTIONS,  # more that wait would be served after those who gave up long ago
             timeout_keep_alive=int(IDLE_SECONDS),
             h11_max_incomplete_event_size=MAX_HEADER,
-=======
-            backlog=MAX_CONNECTIONS,  # more that wait would be served after those who gave up long ago
-            timeout_keep_alive=15,
-            h11_max_incomplete_event_size=16 << 10,
->>>>>>> 547da3d (The soak is attacked: hostile visitors, broker and webhook beside the cameras; what it found is closed)
         )
         self._settings, self._server, self._closed = settings, uvicorn.Server(self._config), False
         self._thread = Supervised("web", self._run)
