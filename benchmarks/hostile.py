@@ -159,7 +159,7 @@ class Hostile:
         self._way = ""
         self.attempts: Counter[str] = Counter()
         self.served: Counter[str] = Counter()
-        self.asked: Counter[str] = Counter()
+        self.requests: Counter[str] = Counter()
         self.back: dict[str, float] = {}
         self.visits: list[tuple[str, float, float]] = []
         self.leaks = 0
@@ -202,7 +202,7 @@ class Hostile:
         """Ask for one path after another, four times per second."""
         for path in itertools.cycle(PATHS):
             if way := self._way:
-                self.asked[way] += 1
+                self.requests[way] += 1
                 self.served[way] += await self._ask(path)
             await asyncio.sleep(0.25)
 
@@ -224,7 +224,7 @@ class Hostile:
     def result(self) -> dict[str, Any]:
         """Attempts per way; per way of visiting, the share of the honest visitor's requests that were answered, and
         the most seconds until one was after it; and when each was, on the monotonic clock."""
-        during = {way: round(self.served[way] / count, 2) for way, count in self.asked.items()}
+        during = {way: round(self.served[way] / count, 2) for way, count in self.requests.items()}
         back = {way: round(seconds, 2) for way, seconds in self.back.items()}
         result = {"attempts": dict(self.attempts), "served_share": during, "back_s": back, "leaks": self.leaks}
         return {**result, "visits": self.visits}

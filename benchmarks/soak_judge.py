@@ -105,7 +105,7 @@ def holds(result: dict[str, Any]) -> dict[str, bool]:
         "memory_flat": memory["most"] - memory["least"] <= 20 and growth <= 20,
         "nothing_left_over": max(result["left_over"].values()) <= 0,
         "page_back_within_seconds": max(result["hostile"]["back_s"].values()) <= PAGE_BACK,
-        "no_secret_out": result["hostile"]["leaks"] == 0,
+        "nothing_leaked": result["hostile"]["leaks"] == 0,
     }
 
 
