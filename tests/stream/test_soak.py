@@ -1,5 +1,4 @@
-"""Eight cameras for a minute, while server, cameras and network fail, attacked: benchmarks/soak.py as it is run for half
-an hour.
+"""Eight cameras for a minute, which fail and are attacked: benchmarks/soak.py as it is run for half an hour.
 
 What depends on how busy the machine is (ages, seconds until a camera is back) is judged there, not here."""
 
