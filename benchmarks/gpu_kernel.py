@@ -15,7 +15,7 @@ from edgesparse.backends.cuda.layouts import IMAGE, IMAGES, TAP, image_of, input
 from edgesparse.backends.cuda.slots import ROWS
 from edgesparse.backends.frames import Pixels, Place
 from edgesparse.config import InputSpec
-from edgesparse.runtime.preprocess import Letterbox
+from edgesparse.runtime.letterbox import Letterbox
 
 SIZE = (640, 640)
 BATCH, SETS, REPEATS = 8, 3, 24

@@ -1,18 +1,21 @@
-"""Small files that other processes may have damaged, or replaced by something that is no file."""
+"""Files that other processes read, replace or damage: bounded reads, atomic writes."""
 
 from __future__ import annotations
 
 import os
 import stat
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 
 def read_regular(path: Path, most: int) -> bytes:
     """Read a regular file of at most `most` bytes; a pipe or a device never blocks.
 
-    Raises FileNotFoundError where it does not exist, another OSError where it cannot be read or is no regular file, and
-    ValueError where it is larger.
+    Raises FileNotFoundError if it does not exist, another OSError if it cannot be read or is not a regular file, and
+    ValueError if it is larger.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -34,24 +37,43 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def write_synced(path: Path, text: str) -> None:
-    """Replace a file atomically, on the disk: after a power cut it has the old text or the new one."""
-    part = path.with_name(f".{path.name}")
-    with part.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    sync_folder(path.parent)
+@contextmanager
+def replacing(path: Path, mode: int = 0o666, synced: bool = False) -> Iterator[BinaryIO]:
+    """Yield a new file that replaces `path` at the end of the block, unless that raises.
+
+    Readers see the old content or the new content, never a part. `mode`: the permissions, less the umask. `synced`:
+    write it to disk before it replaces the old file, so that this holds after a power cut too. Raises OSError.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.unlink(missing_ok=True)
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            if synced:
+                file.flush()
+                os.fsync(descriptor)
+        part.replace(path)
+        if synced:
+            sync_folder(path.parent)
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def replace_text(path: Path, text: str, mode: int = 0o666, synced: bool = False) -> None:
+    """Replace a file by this text in UTF-8, as `replacing` does. Raises OSError."""
+    with replacing(path, mode, synced) as file:
+        file.write(text.encode())
 
 
 def sync_folder(folder: Path) -> None:
-    """Write a folder's entries to the disk."""
+    """Sync a folder's entries to disk."""
     sync(folder, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def sync(path: Path, flags: int = os.O_RDONLY) -> None:
-    """Write a file to the disk."""
+    """Sync a file to disk."""
     descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)

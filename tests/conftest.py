@@ -10,6 +10,7 @@ from typing import cast
 
 import hypothesis
 import pytest
+import squares
 from own_process import OwnProcess
 from skips import (  # noqa: F401, hooks of pytest
     pytest_collection_modifyitems,
@@ -72,6 +73,15 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Builds that don't spend a second on timing the engine."""
     monkeypatch.setattr("edgesparse.builder.build.TIMING_SECONDS", 0.0)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder of four images of squares, with their annotations."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    squares.labelled(folder)
+    return folder
 
 
 @pytest.fixture

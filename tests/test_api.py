@@ -29,14 +29,6 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return squares.detector(tmp_path / "squares.onnx")
 
 
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    squares.labelled(folder)
-    return folder
-
-
 def test_importing_is_cheap() -> None:
     program = (
         "import sys, edgesparse; dir(edgesparse); print([m for m in ('numpy', 'cv2', 'onnx') if m in sys.modules])"

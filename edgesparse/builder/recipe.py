@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
 
 from edgesparse import strict_yaml
@@ -11,6 +10,7 @@ from edgesparse.builder.prepare import find_head, layout_of, open_static, specif
 from edgesparse.classes import coco_names
 from edgesparse.config import DetectorSpec, parse
 from edgesparse.errors import ConfigError
+from edgesparse.files import replace_text
 from edgesparse.head_table import head_file
 from edgesparse.model import load as models
 from edgesparse.runtime.heads.recognize import names_in
@@ -93,15 +93,10 @@ def write_recipe(
 
 
 def _write(output: Path, text: str) -> None:
-    part = output.with_name(f".{output.name}.{os.getpid()}.part")
     try:
-        part.write_text(text)
-        part.replace(output)
+        replace_text(output, text)
     except OSError as error:
         raise ConfigError(f"cannot write {output}: {error.strerror}") from None
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def _text(path: Path, output: Path, head: str, size: tuple[int, int] | None) -> str:

@@ -24,7 +24,7 @@ from edgesparse.builder.child.memory import Spent
 from edgesparse.builder.prepare import Build
 from edgesparse.device import state_folder
 from edgesparse.errors import EdgeSparseError
-from edgesparse.files import read_regular, write_synced
+from edgesparse.files import read_regular, replace_text
 from edgesparse.package import sign
 from edgesparse.package.manifest import sha256
 from edgesparse.runtime.heads.own import head_identity
@@ -96,7 +96,8 @@ class FinishedCandidates:
             fields, digest = to_json(finished), sha256(part / _ENGINE)
             text = json.dumps(fields, sort_keys=True) + digest
             mac = sign.mac(text.encode()) if self._build.backend.native_code else ""
-            write_synced(part / _RECORD, json.dumps({"finished": fields, "sha256": digest, "mac": mac}))
+            record = json.dumps({"finished": fields, "sha256": digest, "mac": mac})
+            replace_text(part / _RECORD, record, synced=True)
             shutil.rmtree(self._folder / key, ignore_errors=True)
             part.rename(self._folder / key)
         except (OSError, EdgeSparseError) as error:

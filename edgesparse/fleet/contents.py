@@ -17,6 +17,7 @@ from edgesparse.builder.prepare import prepare
 from edgesparse.builder.targets import recipe_of
 from edgesparse.config import Recipe
 from edgesparse.errors import ConfigError
+from edgesparse.files import replacing
 from edgesparse.fleet import bundle, selftest
 from edgesparse.fleet.bundle import BundleFile, BundleManifest
 from edgesparse.fleet.keys import PrivateKey
@@ -93,17 +94,11 @@ def _manifest(
 
 
 def _write(out: Path, manifest: BundleManifest, key: PrivateKey, files: dict[str, Path]) -> None:
-    part = out.with_name(f".{out.name}-{os.getpid()}")
     try:
-        with part.open("wb") as file:
+        with replacing(out, synced=True) as file:
             bundle.write(file, manifest, key, files)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(out)
     except OSError as error:
         raise ConfigError(f"cannot write {out}: {error.strerror}") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 class _Contents:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from edgesparse.files import read_regular, sync_folder, write_synced
+from edgesparse.files import read_regular, replace_text, sync_folder
 from edgesparse.fleet.state import DamagedState
 
 KEPT = 200
@@ -50,7 +50,8 @@ def append_history(path: Path, event: dict[str, Any]) -> None:
     """
     events = _events(path)
     if len(events) >= KEPT + KEPT // 4:
-        write_synced(path, "".join(json.dumps(line) + "\n" for line in [*events[1 - KEPT :], event]))
+        lines = [json.dumps(line) + "\n" for line in [*events[1 - KEPT :], event]]
+        replace_text(path, "".join(lines), synced=True)
         return
     with path.open("ab+") as file:
         torn = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"

@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from edgesparse.files import read_regular, write_synced
+from edgesparse.files import read_regular, replace_text
 
 SlotName = Literal["a", "b"]
 Step = Literal["building", "switching", "undoing"]
@@ -104,4 +104,4 @@ def usable_state(path: Path, kind: type[T]) -> T | None:
 
 def write_state(path: Path, values: Mapping[str, Any]) -> None:
     """Replace a state file and sync it to disk."""
-    write_synced(path, json.dumps(values, indent=1) + "\n")
+    replace_text(path, json.dumps(values, indent=1) + "\n", synced=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from onnx import ModelProto
 
 from edgesparse.config import InputSpec
 from edgesparse.errors import CalibrationError
+from edgesparse.files import replace_text
 from edgesparse.int8.observe import Observations, feed, observe, resolve
 from edgesparse.int8.output_error import best
 from edgesparse.int8.representative import unsettled
@@ -75,13 +75,8 @@ class Calibration:
     def save(self, path: Path) -> None:
         """Write one JSON file, whole or not at all."""
         content = self.as_dict()
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
         head = {"format": FORMAT, "version": VERSION, "sha256": _sum(content)}
-        try:
-            part.write_text(json.dumps(head | content, indent=1))
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        replace_text(path, json.dumps(head | content, indent=1))
 
     @classmethod
     def load(cls, path: Path) -> Calibration:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, ValidationError, field_serializer
 
 from edgesparse.config import ONLY, DetectorSpec, Run, Section
 from edgesparse.errors import PackageError
-from edgesparse.files import read_regular
+from edgesparse.files import read_regular, replace_text
 from edgesparse.redaction import redact
 from edgesparse.wording import short
 
@@ -213,9 +213,7 @@ def read(folder: Path) -> Manifest:
 def write(folder: Path, manifest: Manifest) -> None:
     """Write the manifest atomically: a reader sees the old one or this one."""
     _write_addresses(folder / ADDRESSES, manifest.run)
-    part = folder / f".{FILE}"
-    part.write_text(json.dumps(manifest.model_dump(mode="json"), indent=2, sort_keys=True) + "\n")
-    part.replace(folder / FILE)
+    replace_text(folder / FILE, json.dumps(manifest.model_dump(mode="json"), indent=2, sort_keys=True) + "\n")
 
 
 def _write_addresses(path: Path, run: Run) -> None:
@@ -224,11 +222,7 @@ def _write_addresses(path: Path, run: Run) -> None:
     if not hidden:
         path.unlink(missing_ok=True)
         return
-    part = path.with_name(f".{path.name}")
-    part.unlink(missing_ok=True)
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump(hidden, file)
-    part.replace(path)
+    replace_text(path, json.dumps(hidden), 0o600)
 
 
 def _with_addresses(path: Path, run: Run) -> Run:

@@ -1,8 +1,8 @@
-"""How far two detectors agree on the same images. Needs no labels.
+"""How well two detectors agree on the same images, without labels.
 
-Boxes of a class are paired one to one, those that overlap most first, where intersection over union reaches a
-threshold. PASCAL VOC matches detections to labels in this way (Everingham et al., "The PASCAL
-Visual Object Classes Challenge", IJCV 88, 2010); here the reference's boxes take the labels' place.
+Boxes of a class are paired one to one, largest overlap first, if intersection over union reaches a threshold. PASCAL
+VOC matches detections to labels in this way (Everingham et al., "The PASCAL Visual Object Classes Challenge", IJCV 88,
+2010); here the reference's boxes take the place of labels.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from edgesparse.runtime.detections import Detections
 IOU = 0.5
 Pair = tuple[Detections, Detections]
 Detect = Callable[[NDArray[np.uint8]], Detections]
-"""A Detector, or any other function of a frame."""
+"""A Detector, or any other function from a frame to detections."""
 
 
 @dataclass(frozen=True)
 class Agreement:
     """`recall`: share of the reference's `boxes` that the candidate detects; `precision`: share of the candidate's
-    boxes that the reference has; `extra`: the number of others. Of the pairs, `iou` is the mean overlap (0 without
-    any), `score_mean` and `score_max` are the mean and largest difference of confidence. All but the counts are 0..1.
+    boxes that the reference has; `extra`: the number of others. For the pairs, `iou` is the mean overlap (0 if there
+    are none), `score_mean` and `score_max` are the mean and largest difference of confidence. All but the counts are
+    0..1.
     """
 
     images: int
@@ -41,7 +42,7 @@ class Agreement:
 
     @property
     def verdict(self) -> str:
-        """One sentence for people."""
+        """Return a sentence for people."""
         return (
             f"{100 * self.recall:.1f} % of the reference's {self.boxes} boxes on {self.images} images are detected and "
             f"{self.extra} others, mean overlap {self.iou:.3f}, confidences differ by {self.score_mean:.3f} (at most "
@@ -49,7 +50,7 @@ class Agreement:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, with the verdict."""
+        """Return JSON-compatible values, with the verdict."""
         values = {name: round(value, 4) for name, value in asdict(self).items()}
         return {**values, "verdict": self.verdict}
 
@@ -61,7 +62,7 @@ def compare(
     iou: float = IOU,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Agreement:
-    """Run both detectors on each image (BGR uint8 [H, W, 3]) and compare. Raises as `agreement`."""
+    """Run both detectors on each image (BGR uint8 [H, W, 3]) and compare. Raises what `agreement` raises."""
 
     def pairs() -> Iterable[Pair]:
         for done, image in enumerate(images, 1):
@@ -72,9 +73,8 @@ def compare(
 
 
 def agreement(pairs: Iterable[Pair], iou: float = IOU) -> Agreement:
-    """Compare detections: (the reference's, the candidate's) of each image, in any order.
-
-    Raises ConfigError without images, or where the reference detects nothing on any of them.
+    """Compare pairs of detections, (reference, candidate), one per image, in any order. Raises ConfigError without
+    images, or if the reference detects nothing on any of them.
     """
     images, boxes, detected = 0, 0, 0
     overlaps: list[NDArray[np.float64]] = []
@@ -103,11 +103,11 @@ def agreement(pairs: Iterable[Pair], iou: float = IOU) -> Agreement:
 def _match(
     reference: Detections, candidate: Detections, threshold: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Overlap and difference of confidence per pair, whatever the order of the boxes and of the two sides."""
+    """Return overlap and confidence difference per pair, independent of the order of the boxes and of the two sides."""
     overlap = np.where(reference.class_id[:, None] == candidate.class_id, _overlap(reference.xyxy, candidate.xyxy), 0.0)
     apart = np.abs(reference.confidence[:, None].astype(np.float64) - candidate.confidence)
     rows, columns = np.nonzero(overlap >= threshold)
-    # the largest overlap first, then the most similar confidence; ties are broken by the boxes' positions
+    # largest overlap first, then most similar confidence; ties are broken by the boxes' positions
     boxes = reference.xyxy[rows], candidate.xyxy[columns]
     low, high = np.minimum(*boxes).T, np.maximum(*boxes).T
     order = np.lexsort((*low, *high, apart[rows, columns], -overlap[rows, columns]))
@@ -122,7 +122,7 @@ def _match(
 
 
 def _overlap(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Intersection over union of all pairs, [n, 4] and [m, 4] to [n, m]; 1 for identical boxes without area."""
+    """Return the IoU of all pairs, [n, 4] and [m, 4] to [n, m]; 1 for identical boxes without area."""
     a, b = left.astype(np.float64)[:, None], right.astype(np.float64)[None]
     sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
     inside = sides.clip(0).prod(-1)

@@ -1,4 +1,4 @@
-"""The one rule for what is a box. The GPU's kernel follows the same (backends/cuda/compact.cuh)."""
+"""The rule for what is a valid box. The GPU kernel follows the same rule (backends/cuda/compact.cuh)."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROUNDING = 1e-3
-"""How far a confidence may exceed 1: softmax and half precision round."""
+"""How much a confidence may exceed 1, because of rounding in softmax and half precision."""
 COUNTED = 0.1
-"""Faults below this confidence are dropped without being counted: thresholds near zero let noise through."""
+"""Invalid candidates below this confidence are not counted: thresholds near zero let noise through."""
 
 
 def valid_boxes(
     xyxy: NDArray[np.float32], confidence: NDArray[np.float32], class_id: NDArray[np.int64], classes: int
 ) -> NDArray[np.bool_]:
-    """Which of n candidates are boxes [n].
-
-    A box has finite corners with x1 < x2 and y1 < y2, a confidence in 0..1 and a class id in 0..classes - 1. Boxes
-    [n, 4], confidence [n], class_id [n].
+    """Return which of n candidates are valid boxes, bool [n]. A box has finite corners with x1 < x2 and y1 < y2, a
+    confidence in 0..1 and a class id in 0..classes - 1. Boxes [n, 4], confidence [n], class_id [n].
     """
     valid: NDArray[np.bool_] = np.all(xyxy[:, :2] < xyxy[:, 2:], axis=1)
     valid &= np.isfinite(xyxy).all(axis=1)
@@ -30,10 +28,10 @@ def valid_boxes(
 def all_valid(
     xyxy: NDArray[np.float32], confidence: NDArray[np.float32], class_id: NDArray[np.int64], classes: int | None
 ) -> bool:
-    """Whether all of n > 0 candidates are boxes, none with a confidence above 1: the usual case, checked fast.
+    """Whether all of n > 0 candidates are valid boxes, none with a confidence above 1: a fast check for the usual case.
 
-    Confidences are taken to have reached a threshold of at least 0. `classes`: None where ids are known to be below it.
-    False does not mean that there is a fault: sums of squares overflow before numbers do.
+    Confidences must already have reached a threshold of at least 0. `classes`: None if ids are known to be below it.
+    False does not prove a fault: sums of squares overflow before the numbers do.
     """
     return bool(
         (xyxy[:, 2:] > xyxy[:, :2]).all()
@@ -46,9 +44,8 @@ def all_valid(
 def faults(
     xyxy: NDArray[np.float32], confidence: NDArray[np.float32], class_id: NDArray[np.int64], classes: int
 ) -> dict[str, int]:
-    """How many candidates break each part of the rule, in words; each candidate counts once.
-
-    Those with a confidence below COUNTED are left out.
+    """Return how many candidates violate each part of the rule, by description; each candidate counts once. Those with
+    a confidence below COUNTED are ignored.
     """
     rest = ~(confidence < COUNTED)
     counts: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""The frame path of runners without one of their own: OpenCV before the engine, NumPy after it."""
+"""The frame path of runners that have none: OpenCV before the engine, NumPy after it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class CpuSlot(Slot):
         self._count = len(frames)
 
     def _bgr(self, frame: Frame, slot: int) -> NDArray[np.uint8]:
-        """The frame itself, or converted into a buffer that is reused while the size stays the same."""
+        """Return the frame itself, or convert it into a buffer that is reused while the size stays the same."""
         image, place = frame
         if place.pixels == "bgr":
             return image

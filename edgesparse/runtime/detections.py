@@ -21,8 +21,8 @@ Selection = slice | Sequence[int] | Sequence[bool] | NDArray[np.bool_] | NDArray
 class Detection:
     """One object. `xyxy`: left, top, right, bottom in pixels of the image; `confidence`: 0..1.
 
-    `name` is empty where the detector's class names are unknown, `zones` where the camera has none. `track_id` is None
-    without tracking, -1 while the tracker is not sure of the object.
+    `name` is empty if the detector's class names are unknown, `zones` if the camera has none. `track_id` is None
+    without tracking, -1 while the tracker has not confirmed the object.
     """
 
     xyxy: tuple[float, float, float, float]
@@ -35,12 +35,12 @@ class Detection:
 
 @dataclass(frozen=True)
 class Detections:
-    """The detections in one image, most confident first; iterating yields one `Detection` each.
+    """The detections in one image, most confident first; iterating yields `Detection` objects.
 
     `xyxy`: float32 [n, 4], left, top, right, bottom in pixels of the image. `confidence`: float32 [n], 0..1.
     `class_id`: int64 [n]. `zones`, for a camera with zones: the names of the zones that each box is in. `track_id`:
-    int64 [n] with tracking, the same from frame to frame of a camera, -1 while the tracker is not sure. `classes`: the
-    names of all classes that the detector knows, by class id.
+    int64 [n] with tracking, constant from frame to frame of a camera, -1 while the tracker has not confirmed the
+    object. `classes`: the names of all classes that the detector knows, by class id.
     """
 
     xyxy: NDArray[np.float32]
@@ -52,7 +52,7 @@ class Detections:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The class name of each detection; empty texts where the class names are unknown."""
+        """The class name of each detection; empty strings if the class names are unknown."""
         return tuple(self._name(class_id) for class_id in self.class_id.tolist())
 
     def _name(self, class_id: int) -> str:
@@ -63,8 +63,7 @@ class Detections:
     @overload
     def __getitem__(self, key: Selection) -> Detections: ...
     def __getitem__(self, key: int | np.integer[Any] | Selection) -> Detection | Detections:
-        """A `Detection` by its position; those of a slice, of a mask bool [n], or at several positions.
-
+        """Return the `Detection` at a position, or the Detections of a slice, a bool mask [n], or several positions.
         Raises IndexError for a position or a mask that does not fit.
         """
         if isinstance(key, int | np.integer):
@@ -95,13 +94,13 @@ class Detections:
 
     @classmethod
     def none(cls, classes: tuple[str, ...] = ()) -> Detections:
-        """No detections."""
+        """Return empty detections."""
         return cls(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64), classes=classes)
 
     def to_supervision(self) -> supervision.Detections:
         """The same as `supervision.Detections`, for its annotators, trackers and zones; `data["class_name"]` has names.
 
-        Raises BackendUnavailable where supervision is not installed.
+        Raises BackendUnavailable if supervision is not installed.
         """
         try:
             import supervision
@@ -118,6 +117,6 @@ class Detections:
 
 
 def _selection(key: Sequence[int] | Sequence[bool] | NDArray[Any]) -> NDArray[Any]:
-    """A mask, or positions; an empty list selects nothing."""
+    """Return a mask or positions; an empty list selects nothing."""
     array = np.asarray(key)
     return array if array.size or array.dtype == bool else array.astype(np.intp)

@@ -22,13 +22,13 @@ from edgesparse.runtime.heads.base import Layout
 from edgesparse.runtime.heads.recognize import check
 from edgesparse.runtime.heads.registry import head as head_of
 from edgesparse.runtime.inputs import ImageInput, as_frame, as_frames, is_batch
-from edgesparse.runtime.letterbox import Places
+from edgesparse.runtime.letterbox import Letterbox
 from edgesparse.runtime.nms import nms
-from edgesparse.runtime.preprocess import Letterbox
+from edgesparse.runtime.places import Places
 from edgesparse.wording import nearest
 
 Kinds = Pixels | Sequence[Pixels] | None
-"""The pixel format of all frames of a batch, of each of them, or as their shapes suggest."""
+"""The pixel format of all frames of a batch, of each frame, or None: what their shapes suggest."""
 UNKNOWN = "faults that the GPU found"
 """The fault of candidates that the GPU dropped."""
 STAGES = ("preprocess", "engine", "decode", "nms")
@@ -40,11 +40,10 @@ class Detector(Closing):
     `detect` waits for its result. To overlap work, `submit` up to `depth` batches and `collect` them in order. Frames
     are uint8: [H, W, 3] in BGR or RGB, [H * 3 / 2, W] in NV12, [H, W, 2] in YUYV; one batch may mix sizes and formats.
     Formats other than BGR and YUYV must be named with `pixels`. `times`: nanoseconds per stage (STAGES) of the last
-    result. `faults`: how many candidates reached their threshold but are no boxes (boxes.py), by fault in words.
-    `notice`: what the user of this detector should know, in words.
+    result. `faults`: how many candidates reached their threshold but are not valid boxes (boxes.py), by fault.
+    `notice`: what users of this detector should know.
 
-    Raises ModelError when head, input or classes do not fit the network, and ConfigError when `run` names an unknown
-    class.
+    Raises ModelError if head, input or classes do not fit the model, and ConfigError if `run` names an unknown class.
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class Detector(Closing):
         per_camera = [thresholds(run.seen_by(c), spec.classes, f"run.cameras.{c.name}") for c in run.cameras]
         self._thresholds: NDArray[np.float32] = np.stack(per_camera or [thresholds(run, spec.classes)]).min(0)
         lowest = float(np.min(self._thresholds))
-        # Heads apply the lowest threshold themselves.
+        # Heads already apply the lowest threshold.
         self._filters = bool((self._thresholds != lowest).any())
         self._nms, self.faults = head.nms, dict[str, int]()
         image = image_input(runner)
@@ -93,10 +92,9 @@ class Detector(Closing):
     @overload
     def __call__(self, images: Sequence[ImageInput]) -> list[Detections]: ...
     def __call__(self, images: ImageInput | Sequence[ImageInput]) -> Detections | list[Detections]:
-        """Detections in an image; for a list of images, or an array [N, H, W, 3], a list of detections.
-
-        An image is a file, a BGR array uint8 [H, W, 3] or a PIL image. Any number of images is run in batches that the
-        network takes. Raises SourceError for anything else, ImageError for a file that cannot be read.
+        """Return the detections in an image; for a list of images, or an array [N, H, W, 3], a list of detections. An
+        image is a file, a BGR array uint8 [H, W, 3] or a PIL image. Any number of images is split into batches that the
+        engine takes. Raises SourceError for anything else, ImageError for a file that cannot be read.
         """
         if not is_batch(images):
             return self.detect([as_frame(images)])[0]
@@ -106,13 +104,12 @@ class Detector(Closing):
 
     @property
     def dropped(self) -> int:
-        """Candidates so far that reached their threshold but are no boxes."""
+        """Number of candidates so far that reached their threshold but are not valid boxes."""
         return sum(self.faults.values())
 
     def detect(self, frames: Sequence[NDArray[np.uint8]], pixels: Kinds = None) -> list[Detections]:
-        """Detections in each of at most `batch` frames.
-
-        Raises SourceError for a frame of the wrong shape or type, RuntimeError while batches are in flight.
+        """Return the detections in each of at most `batch` frames. Raises SourceError for a frame of the wrong shape or
+        type, RuntimeError while batches are in flight.
         """
         if self._ring.in_flight:
             raise RuntimeError(f"{self._ring.in_flight} batches are in flight: collect() them first")
@@ -123,12 +120,12 @@ class Detector(Closing):
 
     @property
     def depth(self) -> int:
-        """Batches that can be in flight; 1 if nothing overlaps and `submit` does the work."""
+        """Number of batches that can be in flight; 1 if nothing overlaps and `submit` does the work."""
         return self._ring.depth
 
     @property
     def where(self) -> str:
-        """What prepares frames, runs the network and finds the candidates, in words."""
+        """A description of what prepares frames, runs the model and finds candidates."""
         return self._ring.where
 
     @property
@@ -138,7 +135,7 @@ class Detector(Closing):
     def submit(self, frames: Sequence[NDArray[np.uint8]], pixels: Kinds = None) -> None:
         """Start 1 to `batch` frames, which must not change until they are collected.
 
-        Raises as `detect` does, and RuntimeError when `depth` batches are in flight. A batch that raises is not
+        Raises what `detect` raises, and RuntimeError if `depth` batches are in flight. A batch that raises is not
         started.
         """
         if not 0 < len(frames) <= self.batch:
@@ -149,16 +146,17 @@ class Detector(Closing):
         self._letterboxes.append([letterbox for _, letterbox in placed])
 
     def collect(self) -> list[Detections]:
-        """Wait for the oldest batch in flight and return detections per frame. RuntimeError when there is none."""
+        """Wait for the oldest batch in flight and return its detections per frame. Raises RuntimeError if there is
+        none.
+        """
         letterboxes = self._letterboxes.popleft() if self._letterboxes else []
         results, times = self._ring.collect()
         self.times[:3], self.times[3] = times, 0
         return [self._detections(boxes, letterbox) for boxes, letterbox in zip(results, letterboxes, strict=True)]
 
     def frame_buffer(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        """Memory for frames of this shape, which the network reads without a copy by the CPU.
-
-        Reuse it once the frame in it has been collected. It outlives the detector.
+        """Return memory for a frame of this shape, which the engine reads without a copy by the CPU. Reuse it once the
+        frame in it has been collected. It outlives the detector.
         """
         return self.runner.frame_buffer(shape)
 
@@ -193,7 +191,7 @@ class Detector(Closing):
         confidence: NDArray[np.float32],
         class_id: NDArray[np.int64],
     ) -> Detections:
-        """Detections in the frame's pixels, without those that are in the padding altogether."""
+        """Return detections in the frame's pixels, without those entirely in the padding."""
         xyxy = letterbox.to_frame(xyxy)
         result = Detections(xyxy, confidence, class_id, classes=self.spec.classes)
         inside = xyxy[:, :2] < xyxy[:, 2:]
@@ -202,7 +200,7 @@ class Detector(Closing):
     def _count_faults(
         self, xyxy: NDArray[np.float32], confidence: NDArray[np.float32], class_id: NDArray[np.int64]
     ) -> None:
-        """Count those that reach the threshold of their class; those without a class reach any."""
+        """Count invalid candidates that reach the threshold of their class; those without a class reach any."""
         unknown = (class_id < 0) | (class_id >= len(self._thresholds))
         reached = unknown | ~(confidence < self._thresholds[np.where(unknown, 0, class_id)])
         counts = faults(xyxy[reached], confidence[reached], class_id[reached], len(self.spec.classes))
@@ -210,15 +208,14 @@ class Detector(Closing):
             self.faults[text] = self.faults.get(text, 0) + count
 
     def close(self) -> None:
-        """Wait for the batches in flight, drop their results, and free everything."""
+        """Wait for the batches in flight, discard their results, and free everything."""
         self._ring.close()
         self.runner.close()
 
 
 def thresholds(run: config.Run, names: Sequence[str], where: str = "run") -> NDArray[np.float32]:
-    """The least confidence per class [C]; infinite for classes that `run.classes` leaves out.
-
-    Raises ConfigError, which starts with `where`, for an unknown class.
+    """Return the minimum confidence per class [C]; infinite for classes not in `run.classes`. Raises ConfigError, which
+    starts with `where`, for an unknown class.
     """
     default, single = 0.25, {}
     if isinstance(run.conf, dict):
@@ -236,7 +233,7 @@ def thresholds(run: config.Run, names: Sequence[str], where: str = "run") -> NDA
 
 
 def class_index(name: str, names: Sequence[str], where: str) -> int:
-    """The id of a class from its name, or from its id as text. Raises ConfigError, which starts with `where`."""
+    """Return a class id from its name, or from its id as text. Raises ConfigError, which starts with `where`."""
     if name in names:
         return list(names).index(name)
     if name.isdecimal() and len(name) < 10 and int(name) < len(names):
@@ -253,7 +250,7 @@ def image_input(runner: Runner) -> TensorSpec:
 
 
 def fixed_inputs(runner: Runner, image: TensorSpec) -> tuple[tuple[str, NDArray[Any]], ...]:
-    """Values of inputs beside the image, so that boxes come out in the input's pixels.
+    """Return values of the inputs other than the image, such that boxes are in the input's pixels.
 
     RT-DETR's exports take the images' (width, height) as integers; PaddleDetection's take `im_shape`, (height, width),
     and `scale_factor`, both as floats.

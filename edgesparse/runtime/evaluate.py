@@ -1,4 +1,4 @@
-"""COCO mAP of a detector on labelled images, computed by pycocotools."""
+"""COCO mAP of a detector on labeled images, computed by pycocotools."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from edgesparse.runtime.labels.matching import ClassMapping
 from edgesparse.runtime.labels.read import Labels
 
 SCORING = Run(conf=0.001, iou=0.65, max_det=300, multi_label=True)
-"""The settings that COCO mAP is customarily computed with: almost every box and class counts, so that the whole
+"""The usual settings for COCO mAP: almost every box and class counts, so that the whole
 precision-recall curve is covered."""
 FLOOR = 1.0
-"""Points of mAP. A reference below it detects nothing, so that comparing with it means nothing."""
+"""Points of mAP. A reference below this detects next to nothing, so comparing with it is meaningless."""
 
 Image = NDArray[np.uint8]
 Advance = Callable[[int, int], None]
-"""Called with the number of images that are done, and their total."""
+"""Called with the number of finished images, and the total."""
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """Points of one class, 0..100, and its number of labelled boxes."""
+    """One class's points, 0..100, and its number of labeled boxes."""
 
     name: str
     map: float
@@ -47,7 +47,9 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Points, 0..100. `map` is over IoU 0.50 to 0.95; small, medium, large by COCO's areas, -1 without such boxes."""
+    """Points, 0..100. `map` is over IoU 0.50 to 0.95; small, medium and large follow COCO's areas; -1 without such
+    boxes.
+    """
 
     map: float
     map50: float
@@ -58,22 +60,20 @@ class Evaluation:
     classes: tuple[ClassScore, ...]
     images: int
     note: str = ""
-    """Why it does not score, in words: names, sizes or input; empty from FLOOR points on."""
+    """Why it does not score: names, sizes or input; empty from FLOOR points on."""
 
 
 @dataclass
 class Answers:
-    """What a detector finds on labelled images: rows of image, x, y, width, height, score, class, and image sizes."""
+    """A detector's results on labeled images: rows of image, x, y, width, height, score, class, and the image sizes."""
 
     rows: list[list[float]] = field(default_factory=list)
     sizes: dict[int, Size] = field(default_factory=dict)
 
 
 def evaluate(detector: Detector, labels: Labels, progress: Advance = lambda done, total: None) -> Evaluation:
-    """Score a detector, opened with SCORING, on labelled images.
-
-    Raises ConfigError where categories match no class or boxes do not fit their images, ImageError for an image that
-    cannot be read, BackendUnavailable without pycocotools.
+    """Score a detector, opened with SCORING, on labeled images. Raises ConfigError if categories match no class or
+    boxes do not fit their images, ImageError for an image that cannot be read, BackendUnavailable without pycocotools.
     """
     _import()
     mapping = labels.match(detector.spec.classes)
@@ -83,7 +83,7 @@ def evaluate(detector: Detector, labels: Labels, progress: Advance = lambda done
 
 
 def detect(detector: Detector, labels: Labels, progress: Advance = lambda done, total: None) -> Answers:
-    """Run a detector on every labelled image. Raises as `evaluate`."""
+    """Run a detector on every labeled image. Raises what `evaluate` raises."""
     answers = Answers()
     batch: list[tuple[LabelledImage, Image]] = []
     total = len(labels.images)
@@ -100,7 +100,7 @@ def detect(detector: Detector, labels: Labels, progress: Advance = lambda done, 
 
 
 def score(labels: Labels, answers: Answers, names: Sequence[str], mapping: ClassMapping) -> Evaluation:
-    """The score of a detector's answers when its classes are these categories."""
+    """Return the score of a detector's answers, with its classes mapped to these categories."""
     rows = [[*row[:6], category + 1] for row in answers.rows if (category := mapping[int(row[6])]) is not None]
     run = _pycocotools(labels.as_coco(answers.sizes), rows)
     if run is None:
@@ -113,7 +113,7 @@ def score(labels: Labels, answers: Answers, names: Sequence[str], mapping: Class
 
 
 def diagnose(labels: Labels, answers: Answers) -> str:
-    """Why a detector does not score on these labels, in words: its input, the class names, or sizes."""
+    """Return why a detector does not score on these labels: its input, the class names, or sizes."""
     confident = [row for row in answers.rows if row[5] >= 0.25]
     if not confident:
         best = max((row[5] for row in answers.rows), default=0.0)
@@ -139,7 +139,7 @@ def diagnose(labels: Labels, answers: Answers) -> str:
 
 
 def require_reference(evaluation: Evaluation, labels: Labels, answers: Answers) -> None:
-    """Raise AccuracyGateFailed, with the reason, where a reference scores so little that nothing compares with it."""
+    """Raise AccuracyGateFailed, with the reason, if a reference scores too little to compare anything with."""
     if evaluation.map < FLOOR:
         raise AccuracyGateFailed(
             f"the reference itself scores {max(evaluation.map, 0):.1f} mAP on {labels.path}, needed {FLOOR:g} to "
@@ -155,14 +155,14 @@ class ModelScorer:
         self._reference: tuple[bytes, float] | None = None
 
     def reference(self, model: Model) -> float:
-        """The score of what others are compared with. Raises AccuracyGateFailed where it does not score."""
+        """Return the score of a reference. Raises AccuracyGateFailed if it does not score."""
         evaluation, answers = self._evaluate(model)
         require_reference(evaluation, self._labels, answers)
         self._reference = model.SerializeToString(deterministic=True), evaluation.map
         return evaluation.map
 
     def __call__(self, model: Model) -> float:
-        """Raises as `Detector` and `evaluate`."""
+        """Return the score. Raises what `Detector` and `evaluate` raise."""
         if self._reference is not None and model.SerializeToString(deterministic=True) == self._reference[0]:
             return self._reference[1]
         return self._evaluate(model)[0].map
@@ -180,13 +180,13 @@ class ModelScorer:
 
 
 def _static(model: Model, spec: DetectorSpec) -> Model:
-    """The model at batch 1 and its input's size, where its shapes are open."""
+    """Return the model at batch 1 and its input size, if its shapes are dynamic."""
     description = info(model)
     return fix_shapes(model, 1, spec.input.size) if None in description.inputs[description.image] else model
 
 
 def _rows(image: int, detections: Detections) -> list[list[float]]:
-    """One row per detection: image, x, y, width, height, score, class."""
+    """Return a row per detection: image, x, y, width, height, score, class."""
     return [
         [image, x1, y1, x2 - x1, y2 - y1, float(confidence), label]
         for (x1, y1, x2, y2), confidence, label in zip(
@@ -196,7 +196,7 @@ def _rows(image: int, detections: Detections) -> list[list[float]]:
 
 
 def _pycocotools(truth: dict[str, list[dict[str, Any]]], rows: list[list[float]]) -> Any:
-    """A COCOeval that has run, or None without any detection."""
+    """Return a finished COCOeval, or None without any detection."""
     coco, coco_eval = _import()
     if not rows:
         return None
@@ -212,7 +212,7 @@ def _pycocotools(truth: dict[str, list[dict[str, Any]]], rows: list[list[float]]
 
 
 def _by_class(run: Any, labels: Labels, names: Sequence[str], mapping: ClassMapping) -> tuple[ClassScore, ...]:
-    """Of the classes with boxes: precision is [IoU, recall, class, area, detections], of which all areas and most
+    """Return scores of classes with boxes. Precision is [IoU, recall, class, area, detections]; all areas and most
     detections count."""
     precision = run.eval["precision"][:, :, :, 0, 2]
     columns = {int(category): precision[:, :, i] for i, category in enumerate(run.params.catIds)}
@@ -229,7 +229,7 @@ def _by_class(run: Any, labels: Labels, names: Sequence[str], mapping: ClassMapp
 
 
 def _mean(precision: NDArray[np.float64]) -> float:
-    """In points; -1, which is COCO's mark for no value, does not count."""
+    """Return the mean in points, without -1, which is COCO's mark for no value."""
     valid = precision[precision > -1]
     return 100 * float(valid.mean()) if valid.size else 0.0
 

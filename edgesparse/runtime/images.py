@@ -1,4 +1,4 @@
-"""Image files: find them, decode them with every fault named, and prepare them as batches of a network's input."""
+"""Image files: find them, decode them and name every fault, and prepare them as batches of a model's input."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ Size = tuple[int, int]
 SUFFIXES = frozenset(
     ".avif .bmp .gif .heic .heif .jp2 .jpeg .jpg .pbm .pgm .png .ppm .tif .tiff .webp".split()  # noqa: SIM905
 )
-"""File names that are taken for images. Whether one can be decoded depends on the OpenCV that is installed."""
+"""Suffixes of image files. Whether one can be decoded depends on the installed OpenCV."""
 
 MAX_PIXELS = 1 << 28
-"""Larger images are refused before they are decoded: as BGR they would take more than 805 MB."""
+"""Larger images are refused before decoding: as BGR they would take more than 805 MB."""
 
 
 def is_image(path: Path) -> bool:
-    """Whether the name has an image's suffix."""
+    """Whether the name has an image suffix."""
     return path.suffix.lower() in SUFFIXES
 
 
 def natural_order(path: Path) -> list[tuple[int, int, str]]:
-    """Sort key that puts frame2.jpg before frame10.jpg."""
+    """Return a sort key that puts frame2.jpg before frame10.jpg."""
     parts = re.findall(r"(\d+)|(\D+)", str(path))
     return [(0, int(digits), digits) if digits else (1, 0, text) for digits, text in parts]
 
 
 def image_files(folder: Path, count: int | None = None) -> list[Path]:
-    """The images directly in a folder, in natural order; at most `count` of them, evenly spaced.
-
-    Raises ConfigError if the folder cannot be listed or holds no images."""
+    """Return the images directly in a folder, in natural order; at most `count` of them, evenly spaced. Raises
+    ConfigError if the folder cannot be listed or holds no images.
+    """
     try:
         files = sorted(filter(is_image, folder.iterdir()), key=natural_order)
     except OSError as error:
@@ -76,10 +76,10 @@ def decode_image(data: bytes, *, apply_orientation: bool = True) -> Image:
     """Decode an image in memory to BGR uint8 [H, W, 3].
 
     16-bit samples are scaled to 8 bits, gray and CMYK are converted, an alpha channel is dropped, and an animation
-    gives its first image. Unless `apply_orientation` is false, the result is turned as its EXIF orientation says.
+    gives its first image. Unless `apply_orientation` is false, the result is rotated according to its EXIF orientation.
 
     Raises ImageError with the reason if the data is empty, truncated, damaged, too large or in a format that this
-    OpenCV cannot decode. Truncated JPEGs are found here: older versions of OpenCV fill the missing part with gray.
+    OpenCV cannot decode. Truncated JPEGs are detected here: older versions of OpenCV fill the missing part with gray.
     """
     fault, size = _inspect(data)
     if size is not None and size[0] * size[1] > MAX_PIXELS:
@@ -105,7 +105,7 @@ def _decoder_fault(error: cv2.error | MemoryError) -> str:
 
 
 def _inspect(data: bytes) -> tuple[str, Size | None]:
-    """A fault that the file's structure shows, or an empty string; and the size where the header has it."""
+    """Return a fault visible in the file's structure, or an empty string, and the size if the header has it."""
     if not data:
         return "the file is empty", None
     if data.startswith(b"\xff\xd8"):
@@ -122,7 +122,7 @@ _NEXT_MARKER = re.compile(rb"\xff[\x01\xc0-\xcf\xd8-\xfe]")
 
 
 def inspect_jpeg(data: bytes) -> tuple[str, Size | None]:
-    """Follow the markers (ITU-T T.81, annex B) to the end-of-image marker."""
+    """Follow the markers (ITU-T T.81, annex B) to the end-of-image marker. Returns fault and size."""
     size, position = None, 2
     while (match := _NEXT_MARKER.search(data, position)) is not None:
         marker, position = match.group()[1], match.end()
@@ -159,9 +159,9 @@ def _inspect_png(data: bytes) -> tuple[str, Size | None]:
 
 
 class ImageBatches:
-    """Batches of images as a network takes them: float32 [batch, 3, H, W], read again at each call.
+    """Batches of images as model input: float32 [batch, 3, H, W], read again at each call.
 
-    `images` yields BGR uint8 images, the same ones in each call. A last batch that is not full repeats its last image.
+    `images` yields BGR uint8 images, the same in each call. An incomplete last batch repeats its last image.
     """
 
     def __init__(self, images: Callable[[], Iterable[Image]], spec: InputSpec, batch: int = 1) -> None:
@@ -170,12 +170,12 @@ class ImageBatches:
 
     @classmethod
     def from_files(cls, files: Sequence[Path], spec: InputSpec, batch: int = 1) -> ImageBatches:
-        """Batches of image files. Iterating raises ImageError for a file that cannot be read."""
+        """Return batches of image files. Iterating raises ImageError for a file that cannot be read."""
         return cls(lambda: map(read_image, files), spec, batch)
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
-        """(height, width) of each image that was read so far."""
+        """(height, width) of each image read so far."""
         return list(self._sizes.values())
 
     def __call__(self) -> Iterator[NDArray[np.float32]]:

@@ -1,4 +1,4 @@
-"""Whatever a detector is called with, as frames: files, arrays, PIL images, and lists of them."""
+"""Converts what a detector is called with to frames: files, arrays, PIL images, and lists of them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ ACCEPTED = "an image file, a BGR array uint8 [H, W, 3], a PIL image, or a list o
 
 
 def is_batch(images: object) -> bool:
-    """Whether it stands for several images: a list, a tuple, or an array [N, H, W, 3]."""
+    """Whether this is several images: a list, a tuple, or an array [N, H, W, 3]."""
     return isinstance(images, list | tuple) or (isinstance(images, np.ndarray) and images.ndim == 4)
 
 
 def as_frame(image: object) -> Image:
-    """BGR uint8 [H, W, 3] of one image; an array stays as it is.
-
-    Raises SourceError for what is no image, ImageError for a file that cannot be read.
+    """Return one image as BGR uint8 [H, W, 3]; an array is returned unchanged. Raises SourceError for anything else,
+    ImageError for a file that cannot be read.
     """
     if isinstance(image, np.ndarray):
         return image
@@ -41,7 +40,7 @@ def as_frame(image: object) -> Image:
 
 
 def as_frames(images: Any) -> list[Image]:
-    """Each of several images. Raises SourceError."""
+    """Return each of several images as a frame. Raises SourceError."""
     return [as_frame(image) for image in images]
 
 
@@ -62,7 +61,7 @@ def _is_pillow(image: object) -> bool:
 
 
 def _of_pillow(image: Any) -> Image:
-    """Turned as its EXIF orientation says, like a file; without alpha."""
+    """Convert a PIL image, rotated according to its EXIF orientation, like a file, and without alpha."""
     from PIL import ImageOps
 
     upright = ImageOps.exif_transpose(image)

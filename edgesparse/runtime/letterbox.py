@@ -1,65 +1,71 @@
-"""The kind of a frame and its place in the network's input, computed once per size."""
+"""The letterbox: the rectangle of the model's input that a frame fills, and the mapping of boxes between the two."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesparse.backends.base import TensorSpec
-from edgesparse.backends.frames import Pixels, Place
-from edgesparse.config import InputSpec
-from edgesparse.errors import ModelError, SourceError
-from edgesparse.runtime.preprocess import Letterbox
-
-_KEPT = 64
-"""Number of sizes to remember: more than there are cameras."""
+from edgesparse import config
 
 
-class Places:
-    """The Place and the Letterbox of frames. Raises ModelError if the network's input is not the recipe's."""
+@dataclass(frozen=True)
+class Letterbox:
+    """The rectangle of the model's input that a frame fills, in pixels, and the mapping of coordinates both ways.
 
-    def __init__(self, spec: InputSpec, image: TensorSpec) -> None:
-        if image.shape[2:] != spec.size:
-            actual, expected = "x".join(map(str, image.shape[2:])), "x".join(map(str, spec.size))
-            raise ModelError(f"the network's input is {actual}, the recipe's input.size is {expected}: make them equal")
-        self._spec = spec
-        self._known: dict[Any, tuple[Place, Letterbox]] = {}
+    Coordinates start at the corner of the first pixel, so a frame of width 640 spans 0..640.
+    """
 
-    def of(self, frame: NDArray[np.uint8], pixels: Pixels | None) -> tuple[Place, Letterbox]:
-        """Raises SourceError for a frame of the wrong shape or type."""
-        key = (frame.shape, frame.dtype, pixels)
-        place = self._known.get(key)
-        if place is None:
-            if len(self._known) >= _KEPT:
-                self._known.clear()
-            place = self._known[key] = self._compute(frame, pixels)
-        return place
+    frame_height: int
+    frame_width: int
+    top: int
+    left: int
+    height: int
+    width: int
 
-    def _compute(self, frame: NDArray[np.uint8], pixels: Pixels | None) -> tuple[Place, Letterbox]:
-        kind = pixels or _kind(frame)
-        size = _size(frame, kind) if frame.dtype == np.uint8 and frame.size else None
-        if size is None:
-            needed = {
-                "nv12": "H * 3 / 2 x W uint8 of even sides (NV12)",
-                "yuyv": "H x W x 2 uint8 of even width (YUYV)",
-            }.get(kind, f"H x W x 3 uint8 ({kind.upper()})")
-            raise SourceError(f"frame is {frame.shape} {frame.dtype}: needed {needed}")
-        box = Letterbox.fit(size, self._spec.size, self._spec.letterbox)
-        return Place(kind, *size, box.top, box.left, box.height, box.width), box
+    @classmethod
+    def fit(cls, frame: tuple[int, int], size: tuple[int, int], kind: config.Letterbox) -> Letterbox:
+        """Fit a frame of (height, width) into an input of (height, width).
 
+        Rounds as the trainers do: `centre` rounds the resized sides (Ultralytics), `top-left` truncates them (YOLOX),
+        `stretch` ignores the frame's aspect ratio (RT-DETR).
+        """
+        if kind == "stretch":
+            return cls(*frame, 0, 0, *size)
+        ratio = min(size[0] / frame[0], size[1] / frame[1])
+        to_whole = int if kind == "top-left" else round
+        # 1248 times a ratio of 1/3 may give 415.99: the side at the limit is set, not computed.
+        height, width = (
+            limit if side * ratio > limit - 0.01 else max(1, to_whole(side * ratio))
+            for side, limit in zip(frame, size, strict=True)
+        )
+        if kind == "top-left":
+            return cls(*frame, 0, 0, height, width)
+        return cls(*frame, (size[0] - height) // 2, (size[1] - width) // 2, height, width)
 
-def _kind(frame: NDArray[np.uint8]) -> Pixels:
-    """The format that the shape suggests. Two dimensions may be gray as well as NV12, so NV12 must be named."""
-    return "yuyv" if frame.ndim == 3 and frame.shape[2] == 2 else "bgr"
+    def to_input(self, xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Convert boxes [n, 4] from the frame's pixels to the input's."""
+        return xyxy * self._scale + self._offset
 
+    def to_frame(self, xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Convert boxes [n, 4] from the input's pixels to the frame's, clipped to the frame."""
+        boxes = xyxy - self._offset
+        boxes /= self._scale
+        np.maximum(boxes, 0, out=boxes)
+        np.minimum(boxes, self._limit, out=boxes)
+        return boxes
 
-def _size(frame: NDArray[np.uint8], kind: Pixels) -> tuple[int, int] | None:
-    """Height and width of the image; None if the frame cannot have this format."""
-    shape = frame.shape
-    if kind == "nv12":
-        fits = len(shape) == 2 and shape[0] % 3 == 0 and shape[1] % 2 == 0
-        return (shape[0] // 3 * 2, shape[1]) if fits else None
-    fits = len(shape) == 3 and (shape[2] == 2 and shape[1] % 2 == 0 if kind == "yuyv" else shape[2] == 3)
-    return (shape[0], shape[1]) if fits else None
+    @cached_property
+    def _scale(self) -> NDArray[np.float32]:
+        x, y = self.width / self.frame_width, self.height / self.frame_height
+        return np.array([x, y, x, y], np.float32)
+
+    @cached_property
+    def _offset(self) -> NDArray[np.float32]:
+        return np.array([self.left, self.top] * 2, np.float32)
+
+    @cached_property
+    def _limit(self) -> NDArray[np.float32]:
+        return np.array([self.frame_width, self.frame_height] * 2, np.float32)

@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_CANDIDATES = 30_000
-"""Only this many of the best boxes take part, as in the detectors' own code. Frames of cameras have far fewer."""
+"""Only this many of the best boxes take part, as in the detectors' own code. Camera frames have far fewer."""
 FEW = 12
 """Up to this many boxes, comparing them here is faster than a call of OpenCV (benchmarks/nms.py)."""
 MANY = 128
 """With more boxes, they are compared in blocks of this many with those that stay, and no further than `max_det`."""
 EMPTY = float(np.finfo(np.float64).eps)
-"""Area of two boxes up to which it counts as zero, as in OpenCV."""
+"""Combined area up to which two boxes count as empty, as in OpenCV."""
 
 
 def nms(
@@ -26,8 +26,8 @@ def nms(
 ) -> NDArray[np.intp]:
     """Suppress greedily: indices of the boxes to keep, most confident first, at most `max_det`.
 
-    A box is suppressed when a more confident one of its class (of any class if `agnostic`) overlaps it by more than
-    `iou` (intersection over union). Boxes [n, 4], confidence [n], class_id [n]; all must be boxes (boxes.py).
+    A box is suppressed if a more confident one of its class (of any class if `agnostic`) overlaps it by more than `iou`
+    (intersection over union). Boxes [n, 4], confidence [n], class_id [n]; all must be boxes (boxes.py).
     """
     if len(confidence) < 2:
         return np.arange(len(confidence))[:max_det]

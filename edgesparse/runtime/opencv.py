@@ -1,4 +1,4 @@
-"""OpenCV's process-wide settings, and names that it can open."""
+"""OpenCV's process-wide settings, and file names that it can open."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import cv2
 def prepare_opencv() -> None:
     """Keep messages of OpenCV and FFmpeg off standard error, and limit V4L2's wait for a frame to two seconds.
 
-    Settings that the environment already has take precedence."""
+    Settings in the environment take precedence."""
     os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "2")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     if "OPENCV_LOG_LEVEL" in os.environ:
@@ -28,9 +28,9 @@ def prepare_opencv() -> None:
 
 @contextmanager
 def openable(path: Path) -> Iterator[str]:
-    """A name under which OpenCV can open an existing file: its bindings crash on one that is not UTF-8.
-
-    Raises OSError if such a file cannot be opened."""
+    """Return a name under which OpenCV can open an existing file: its bindings crash on a name that is not UTF-8.
+    Raises OSError if such a file cannot be opened.
+    """
     try:
         str(path).encode()
     except UnicodeEncodeError:

@@ -1,9 +1,8 @@
-"""From a camera's frame to the network's input: resize, pad, reorder and scale into a preallocated buffer."""
+"""From a camera's frame to the model's input: resize, pad, reorder and scale into a preallocated buffer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import cv2
@@ -12,66 +11,7 @@ from numpy.typing import NDArray
 
 from edgesparse import config
 from edgesparse.errors import ModelError, SourceError
-
-
-@dataclass(frozen=True)
-class Letterbox:
-    """The rectangle of the network's input that a frame fills, in pixels, and the mapping of coordinates both ways.
-
-    Coordinates start at the corner of the first pixel, so a frame of width 640 spans 0..640.
-    """
-
-    frame_height: int
-    frame_width: int
-    top: int
-    left: int
-    height: int
-    width: int
-
-    @classmethod
-    def fit(cls, frame: tuple[int, int], size: tuple[int, int], kind: config.Letterbox) -> Letterbox:
-        """Fit a frame of (height, width) into an input of (height, width).
-
-        As the trainers do: `centre` rounds the resized sides (Ultralytics), `top-left` truncates them (YOLOX),
-        `stretch` ignores the frame's aspect ratio (RT-DETR).
-        """
-        if kind == "stretch":
-            return cls(*frame, 0, 0, *size)
-        ratio = min(size[0] / frame[0], size[1] / frame[1])
-        to_whole = int if kind == "top-left" else round
-        # 1248 times a ratio of 1/3 may come out as 415.99: the side at the limit is set, not computed.
-        height, width = (
-            limit if side * ratio > limit - 0.01 else max(1, to_whole(side * ratio))
-            for side, limit in zip(frame, size, strict=True)
-        )
-        if kind == "top-left":
-            return cls(*frame, 0, 0, height, width)
-        return cls(*frame, (size[0] - height) // 2, (size[1] - width) // 2, height, width)
-
-    def to_input(self, xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Boxes [n, 4] from the frame's pixels to the input's."""
-        return xyxy * self._scale + self._offset
-
-    def to_frame(self, xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Boxes [n, 4] from the input's pixels to the frame's, clipped to the frame."""
-        boxes = xyxy - self._offset
-        boxes /= self._scale
-        np.maximum(boxes, 0, out=boxes)
-        np.minimum(boxes, self._limit, out=boxes)
-        return boxes
-
-    @cached_property
-    def _scale(self) -> NDArray[np.float32]:
-        x, y = self.width / self.frame_width, self.height / self.frame_height
-        return np.array([x, y, x, y], np.float32)
-
-    @cached_property
-    def _offset(self) -> NDArray[np.float32]:
-        return np.array([self.left, self.top] * 2, np.float32)
-
-    @cached_property
-    def _limit(self) -> NDArray[np.float32]:
-        return np.array([self.frame_width, self.frame_height] * 2, np.float32)
+from edgesparse.runtime.letterbox import Letterbox
 
 
 @dataclass(frozen=True)
@@ -83,19 +23,19 @@ class _Path:
     resized: NDArray[np.uint8]
     """[h, w, 3]"""
     split: list[NDArray[np.uint8]]
-    """Destinations of blue, green and red: the planes below in the frame's order."""
+    """The planes of blue, green and red: those below, in the frame's order."""
     planes: NDArray[np.uint8]
-    """[3, h, w] in the network's order"""
+    """[3, h, w] in the model's order"""
     out: NDArray[Any]
-    """[3, h, w], a view of the network's input"""
+    """[3, h, w], a view of the model's input"""
 
 
 class Preprocessor:
     """Writes frames (BGR uint8 [H, W, 3]) into `buffer` (NCHW float32, float16, int8 or uint8), one slot per image.
 
-    A uint8 network scales by itself and gets the pixels unchanged; an int8 network gets scaled values, rounded and
+    A uint8 model does the scaling itself and gets the pixels unchanged; an int8 model gets scaled values, rounded and
     clipped. Everything that depends on the frame's size is computed when the size changes. A frame of a known size
-    costs one resize, one split and, unless the network takes uint8, one table lookup per channel, without temporaries.
+    costs one resize, one split and, unless the model takes uint8, one table lookup per channel, without temporaries.
     Raises ModelError for a buffer that cannot hold images and, when called, SourceError for a frame of the wrong shape
     or type.
     """
@@ -107,12 +47,12 @@ class Preprocessor:
             )
         if tuple(buffer.shape[2:]) != spec.size:
             actual, expected = "x".join(map(str, buffer.shape[2:])), "x".join(map(str, spec.size))
-            raise ModelError(f"the network's input is {actual}, the recipe's input.size is {expected}: make them equal")
+            raise ModelError(f"the model's input is {actual}, the recipe's input.size is {expected}: make them equal")
         self._spec, self._buffer = spec, buffer
         self._resized = np.empty((*spec.size, 3), np.uint8)
         self._planes = np.empty((3, *spec.size), np.uint8)
         self._scratch = np.empty(spec.size, np.float32)
-        # The lookup tables are in the order of the network's channels.
+        # The lookup tables are in the order of the model's channels.
         pixel = np.arange(256, dtype=np.float64)[None] * spec.scale
         table = (pixel - np.array(spec.mean)[:, None]) / np.array(spec.std)[:, None]
         self._tables = table.astype(np.float32)
@@ -124,7 +64,7 @@ class Preprocessor:
 
     def __call__(self, frame: NDArray[np.uint8], slot: int = 0) -> Letterbox:
         path = self._paths[slot]
-        # OpenCV would write a frame of another type into a new array and leave the last image in the buffer.
+        # OpenCV would write a frame of another type to a new array and leave the previous image in the buffer.
         if path is None or frame.shape != path.shape or frame.dtype != np.uint8:
             path = self._fit(frame, slot)
         cv2.resize(frame, (path.box.width, path.box.height), dst=path.resized, interpolation=cv2.INTER_LINEAR)

@@ -7,7 +7,7 @@ import logging
 import os
 from pathlib import Path
 
-from edgesparse.files import read_regular
+from edgesparse.files import read_regular, replace_text
 
 log = logging.getLogger("edgesparse.service")
 
@@ -45,9 +45,7 @@ class FailedEngines:
     def _write(self) -> None:
         if self._path is None:
             return
-        part = self._path.with_name(f".{self._path.name}")
         try:
-            part.write_text(json.dumps(self._reasons) + "\n")
-            part.replace(self._path)
+            replace_text(self._path, json.dumps(self._reasons) + "\n")
         except OSError as error:
             log.warning("cannot write %s: %s", self._path, error.strerror)

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from edgesparse.files import replace_text
 from edgesparse.redaction import redact_all
 from edgesparse.service.engine import Identity, LoadedEngine
 from edgesparse.service.health import Health
@@ -195,10 +196,8 @@ class Reporter:
         """Replace the state file: a reader sees the old state or the new one, never a part."""
         if self.path is None:
             return
-        part = self.path.with_name(f".{self.path.name}")
         try:
-            part.write_text(json.dumps(redact_all(self._report.status())) + "\n")
-            part.replace(self.path)
+            replace_text(self.path, json.dumps(redact_all(self._report.status())) + "\n")
             self._error = ""
         except OSError as error:
             if str(error) != self._error:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from edgesparse.builder.prepare import detector_spec
 from edgesparse.builder.targets import DEMO, recipe_of
 from edgesparse.classes import named_classes
-from edgesparse.config import Recipe, override
+from edgesparse.config import DetectorSpec, Recipe, override
 from edgesparse.errors import ConfigError
+from edgesparse.model.load import Model, load
+from edgesparse.progress import Progress
+from edgesparse.runtime.evaluate import ModelScorer
+from edgesparse.runtime.images import ImageBatches
 from edgesparse.runtime.labels.read import Labels
-from edgesparse.stream.sources.open import open_source
+from edgesparse.stream.sources.open import image_batches, open_source
 
 NO_SOURCE = "no source: pass --source, or set run.source in the recipe"
 Target = str | Path | Recipe
@@ -41,6 +47,31 @@ def read_annotations(annotations: str | Path | None, images: str | Path | None) 
     if annotations is None:
         return None
     return Annotated(Path(annotations), None if images is None else Path(images)).read()
+
+
+@dataclass(frozen=True)
+class ScoredModel:
+    """A model, what it detects and how, images to run it on, and its scorer, if there are annotations."""
+
+    model: Model
+    spec: DetectorSpec
+    images: ImageBatches
+    scorer: ModelScorer | None
+
+
+def read_model(recipe: Recipe, source: str, count: int, labels: Labels | None, progress: Progress) -> ScoredModel:
+    """Read the model of a recipe, with at most `count` images of `source`, and score it on `labels` as the reference.
+
+    Raises ConfigError, ModelError, SourceError; AccuracyGateFailed if the model itself does not score.
+    """
+    progress("reading the model", 0, 0)
+    model = load(recipe.model)
+    spec = detector_spec(model, recipe)
+    images = image_batches(source, spec.input, count)
+    scorer = ModelScorer(spec, labels, partial(progress, "scoring")) if labels else None
+    if scorer is not None:
+        scorer.reference(model)
+    return ScoredModel(model, spec, images, scorer)
 
 
 def as_recipe(target: Target, names: str | None = None) -> Recipe:

@@ -9,21 +9,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgesparse.builder.objects import box_reader, object_masks
-from edgesparse.builder.prepare import detector_spec
 from edgesparse.config import DetectorSpec, Recipe
 from edgesparse.errors import ConfigError
 from edgesparse.model.activations import input_name
 from edgesparse.model.load import Model, load, save
 from edgesparse.predict import boards, fusion, roofline
 from edgesparse.progress import Progress, quiet
-from edgesparse.runtime.evaluate import ModelScorer
 from edgesparse.sparsity import page
 from edgesparse.sparsity.prune import PruneReport
 from edgesparse.sparsity.prune import prune as by_magnitude
 from edgesparse.sparsity.reconstruct import ReconstructOptions, Task, reconstruct
 from edgesparse.sparsity.reconstruct_report import ReconstructReport
-from edgesparse.stream.sources.open import image_batches
-from edgesparse.tasks.inputs import Target, as_recipe, check_images, check_numbers, read_annotations
+from edgesparse.tasks.inputs import Target, as_recipe, check_images, check_numbers, read_annotations, read_model
 from edgesparse.tasks.writing import check_outputs, write
 
 PruneMethod = Literal["magnitude", "reconstruct"]
@@ -160,13 +157,8 @@ def _reconstruct(recipe: Recipe, options: PruneOptions, progress: Progress) -> t
     if state is not None and state.exists() and not state.is_dir():
         raise ConfigError(f"--state {state} is a file: name a folder")
     labels = read_annotations(options.annotations, options.annotated_images)
-    progress("reading the model", 0, 0)
-    model = load(recipe.model)
-    spec = detector_spec(model, recipe)
-    images = image_batches(source, spec.input, options.count)
-    scorer = ModelScorer(spec, labels, partial(progress, "scoring")) if labels else None
-    if scorer is not None:
-        scorer.reference(model)
+    scored = read_model(recipe, source, options.count, labels, progress)
+    model, spec = scored.model, scored.spec
     selection = ReconstructOptions(
         layers="auto" if options.automatic else (options.layers or None),
         max_drop=options.max_drop,
@@ -174,12 +166,8 @@ def _reconstruct(recipe: Recipe, options: PruneOptions, progress: Progress) -> t
         gains=_gains(model, spec, board) if board else None,
         state_dir=state,
     )
-    task = Task(
-        score=scorer,
-        read=box_reader(spec),
-        objects=object_masks(model, images, spec),
-    )
-    return reconstruct(model, images, selection, task, progress)
+    task = Task(score=scored.scorer, read=box_reader(spec), objects=object_masks(model, scored.images, spec))
+    return reconstruct(model, scored.images, selection, task, progress)
 
 
 def _gains(model: Model, spec: DetectorSpec, board: boards.Board) -> dict[str, float]:

@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from edgesparse.builder.prepare import detector_spec
 from edgesparse.config import Recipe
 from edgesparse.errors import CalibrationError, ConfigError, ModelError
 from edgesparse.int8 import calibration_table, page
@@ -23,10 +22,8 @@ from edgesparse.int8.representative import size_warnings
 from edgesparse.model.activations import stream
 from edgesparse.model.load import Model, load, save
 from edgesparse.progress import Progress, quiet
-from edgesparse.runtime.evaluate import ModelScorer
 from edgesparse.runtime.images import ImageBatches
-from edgesparse.stream.sources.open import image_batches
-from edgesparse.tasks.inputs import Target, as_recipe, check_images, check_numbers, read_annotations
+from edgesparse.tasks.inputs import Target, as_recipe, check_images, check_numbers, read_annotations, read_model
 from edgesparse.tasks.writing import check_outputs, write
 
 RangeMethod = Literal["best", "entropy", "percentile", "mse", "max"]
@@ -143,29 +140,24 @@ def _recover(recipe: Recipe, options: QuantizeOptions, progress: Progress) -> tu
     source, scales = str(options.images), _scales(_path(options.from_table))
     check_images(source)
     labels = read_annotations(options.annotations, options.annotated_images)
-    progress("reading the model", 0, 0)
-    model = load(recipe.model)
-    spec = detector_spec(model, recipe)
-    images = image_batches(source, spec.input, options.count)
-    scorer = ModelScorer(spec, labels, partial(progress, "scoring")) if labels else None
-    if scorer is not None:
-        scorer.reference(model)
+    scored = read_model(recipe, source, options.count, labels, progress)
+    input_spec = scored.spec.input
     result = recover(
-        model,
-        images,
+        scored.model,
+        scored.images,
         RecoverOptions(
-            CalibrationOptions(options.method, spec.input, _path(options.calibration)),
+            CalibrationOptions(options.method, input_spec, _path(options.calibration)),
             placement=options.placement,
             keep=tuple(options.keep),
             max_drop=options.max_drop,
             scales=scales,
             table=options.table is not None,
         ),
-        score=scorer,
+        score=scored.scorer,
         progress=progress,
     )
-    warnings = (*size_warnings(images.sizes, spec.input), *result.report.warnings)
-    return replace(result, report=replace(result.report, warnings=warnings)), images
+    warnings = (*size_warnings(scored.images.sizes, input_spec), *result.report.warnings)
+    return replace(result, report=replace(result.report, warnings=warnings)), scored.images
 
 
 def _scales(path: Path | None) -> dict[str, float] | None:

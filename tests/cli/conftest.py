@@ -58,12 +58,3 @@ def started(tmp_path: Path) -> Iterator[Started]:
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     return squares.detector(tmp_path / "squares.onnx")
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    """A folder of four labelled images."""
-    folder = tmp_path / "images"
-    folder.mkdir()
-    squares.labelled(folder)
-    return folder

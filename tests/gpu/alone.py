@@ -28,8 +28,8 @@ from edgesparse.config import Colour, InputSpec, Letterbox
 from edgesparse.runtime.heads.base import Layout
 from edgesparse.runtime.heads.grid import cells
 from edgesparse.runtime.heads.registry import head as head_of
-from edgesparse.runtime.letterbox import Places
 from edgesparse.runtime.nms import nms
+from edgesparse.runtime.places import Places
 from edgesparse.runtime.preprocess import Preprocessor
 
 SIZE = (320, 416)

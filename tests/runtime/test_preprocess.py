@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from edgesparse import config
 from edgesparse.config import InputSpec
 from edgesparse.errors import ModelError, SourceError
-from edgesparse.runtime.preprocess import Letterbox, Preprocessor
+from edgesparse.runtime.letterbox import Letterbox
+from edgesparse.runtime.preprocess import Preprocessor
 
 KINDS = get_args(config.Letterbox)
 sides = st.integers(1, 2000)

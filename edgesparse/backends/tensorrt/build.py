@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from edgesparse.backends.tensorrt.network import Session, dense_because, lowest,
 from edgesparse.backends.tensorrt.progress import heartbeat
 from edgesparse.backends.tensorrt.warnings import readable
 from edgesparse.errors import BuildError
+from edgesparse.files import replacing
 from edgesparse.progress import Progress
 
 
@@ -92,18 +92,11 @@ def _compile(
 
 def write(plan: Any, out: Path) -> None:
     """Write a plan atomically, readable by its owner only. Raises BuildError."""
-    part = out.with_name(f".{out.name}.part")
     try:
-        part.unlink(missing_ok=True)
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        with replacing(out, 0o600, synced=True) as file:
             file.write(memoryview(plan))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(out)
     except OSError as error:
         raise BuildError(f"cannot write {out}: {error.strerror}: free some of the disk") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _attempt(

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from edgesparse.files import replacing
+
 _MARK = b"edgesparse timing cache 1 "
 _DIGEST = 64
 
@@ -87,9 +89,8 @@ class TimingCache:
 
     def _write(self, data: bytes) -> None:
         assert self.path is not None
-        part = self.path.with_name(f".{self.path.name}.part")
-        part.write_bytes(_MARK + hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
-        part.replace(self.path)
+        with replacing(self.path) as file:
+            file.write(_MARK + hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
 
     def _warn(self, problem: str) -> None:
         text = f"timing cache {self.path} {problem}: ignored"

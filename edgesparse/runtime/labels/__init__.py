@@ -1,1 +1,1 @@
-"""Labels of data sets: read, checked once, and matched with a detector's classes."""
+"""Labels of data sets: reading, checking and matching with a detector's classes."""

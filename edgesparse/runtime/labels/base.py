@@ -1,4 +1,4 @@
-"""What every label format becomes, and the faults that are collected while one is read."""
+"""The common form of all label formats, and the faults collected while reading one."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 Size = tuple[int, int]
 """Width and height in pixels."""
 Xywh = tuple[float, float, float, float]
-"""Left, top, width and height: in pixels, or 0..1 where labels are relative to the image's size."""
+"""Left, top, width and height: in pixels, or 0..1 if labels are relative to the image size."""
 EXAMPLES = 3
 LONGEST = 120
-"""Characters of an example in a message."""
+"""Most characters of an example in a message."""
 
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """One image. `number` counts from 1; `size` is the labels' own statement, None where they have none."""
+    """One image. `number` counts from 1; `size` is what the labels state, None if they do not."""
 
     number: int
     name: str
@@ -27,7 +27,7 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class LabelledBox:
-    """One box of the image `image`, in the category at the index `category`. `area` is None where it is the box's."""
+    """One box in the image `image`, of the category at index `category`. `area` is None if it is the box's area."""
 
     image: int
     category: int
@@ -35,12 +35,12 @@ class LabelledBox:
     area: float | None = None
     crowd: bool = False
     source: str = ""
-    """Where it is in the file, for messages."""
+    """Its position in the file, for messages."""
 
 
 @dataclass(frozen=True)
 class Category:
-    """A class of the data set: its own id, and its name, which is the id's text where it has none."""
+    """A class of the data set: its id, and its name, or else the id as text."""
 
     id: int | str
     name: str
@@ -56,7 +56,7 @@ class Fault:
     count: int = 0
     examples: list[str] = field(default_factory=list)
     total: int = 0
-    """How many there are in all, where that is part of the evidence."""
+    """The total to compare the count with, if that matters."""
 
     def __str__(self) -> str:
         more = ", ..." if self.count > len(self.examples) else ""
@@ -66,7 +66,7 @@ class Fault:
 
 
 def one_line(text: str) -> str:
-    """Text of a file as it can be printed in a message: on one line, short, and valid Unicode."""
+    """Return text from a file in printable form: on one line, short, and valid Unicode."""
     printable = text.encode("utf-8", "backslashreplace").decode()
     shown = "".join(c if c.isprintable() else " " for c in printable)
     return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}..."
@@ -100,7 +100,7 @@ class Faults:
 
 @dataclass(frozen=True)
 class Content:
-    """What a reader of one format found. `relative`: boxes count in shares of their image's size."""
+    """The content that a format's reader returns. `relative`: boxes are relative to the image size."""
 
     images: tuple[LabelledImage, ...]
     boxes: tuple[LabelledBox, ...]

@@ -20,7 +20,9 @@ NEEDED = "needed images, annotations and categories"
 
 
 def read_coco(path: Path, folder: Path | None, faults: Faults) -> Content:
-    """Read a file; `folder` holds its images, else they are searched beside it. Raises ConfigError for no COCO JSON."""
+    """Read a file. `folder` holds its images; by default they are searched next to it. Raises ConfigError if it is not
+    COCO JSON.
+    """
     content = _load(path)
     categories = _categories(content["categories"], faults)
     images, numbers, base = _images(content["images"], path, folder, faults)
@@ -30,7 +32,7 @@ def read_coco(path: Path, folder: Path | None, faults: Faults) -> Content:
 
 @dataclass(frozen=True)
 class DataSetIds:
-    """A COCO file's own ids: of its categories, and of its images by their file names without suffix."""
+    """A COCO file's ids: of its categories, and of its images by file name without suffix."""
 
     path: Path
     categories: tuple[Category, ...]
@@ -39,13 +41,13 @@ class DataSetIds:
     """Indices of the categories that have boxes."""
 
     def class_ids(self, names: Sequence[str]) -> tuple[int | str | None, ...]:
-        """The category id of each class. Raises ConfigError where a category is no class."""
+        """Return the category id of each class. Raises ConfigError if a category is not a class."""
         mapping = match(names, self.categories, self.used, str(self.path))
         return tuple(None if index is None else self.categories[index].id for index in mapping)
 
 
 def read_ids(path: Path) -> DataSetIds:
-    """The ids of a COCO JSON file. Raises ConfigError."""
+    """Return the ids in a COCO JSON file. Raises ConfigError."""
     content, faults = _load(path), Faults()
     categories = _categories(content["categories"], faults)
     if faults.fatal:
@@ -86,7 +88,7 @@ def _check_part(content: dict[str, Any], part: str, path: Path) -> None:
 
 
 def key_of(value: object) -> str | None:
-    """An id as text, so that 7, 7.0, "7" and "007" are one id; None for what is no id."""
+    """Return an id as text, so that 7, 7.0, "7" and "007" are the same id; None if it is not an id."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     if isinstance(value, float):
@@ -96,7 +98,7 @@ def key_of(value: object) -> str | None:
 
 
 def number_of(value: object) -> float | None:
-    """A finite number, also one in text; None for anything else."""
+    """Return a finite number, also from text; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -163,7 +165,7 @@ def _size(entry: Mapping[str, Any]) -> Size | None:
 
 
 def _folder(path: Path, names: list[str]) -> Path:
-    """The folder of the annotations, or one of its folders, in which the first image is found."""
+    """Return the annotations' folder, or one of its subfolders, that contains the first image."""
     first = next((name for name in names if name), "")
     for base in (path.parent, *sorted(p for p in path.parent.iterdir() if p.is_dir())):
         if _Index(base).find(first, deep=False):
@@ -172,18 +174,18 @@ def _folder(path: Path, names: list[str]) -> Path:
 
 
 MOST_FILES = 200_000
-"""Files below a folder that are searched for an image; more mean that the wrong folder was named."""
+"""Most files to search for an image below a folder; more mean that the wrong folder was named."""
 
 
 class _Index:
-    """Finds images by the names that labels give them: other separators, and folders of another machine."""
+    """Finds images by their names in labels, which may have other separators or another machine's folders."""
 
     def __init__(self, base: Path) -> None:
         self._base = base
         self._names: dict[str, list[Path]] | None = None
 
     def find(self, name: str, *, deep: bool = True) -> Path | None:
-        """The file, by its path or, `deep`, by the only file of its name below the folder."""
+        """Return the file with this path or, with `deep`, the only file of this name below the folder."""
         plain = PurePosixPath(name.replace("\\", "/"))
         for candidate in (Path(name), plain, Path(plain.name)):
             file = self._base / candidate
@@ -203,7 +205,7 @@ class _Index:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a name that no file system can hold
+    except (OSError, ValueError):  # a name that no file system allows
         return False
 
 
@@ -250,7 +252,7 @@ def _xywh(entry: Mapping[str, Any], source: str, faults: Faults) -> Xywh | None:
 
 
 def _around(segmentation: object) -> list[float] | None:
-    """The box around polygons, each a list of x, y, x, y, ...; None for anything else, such as run lengths."""
+    """Return the bounding box of polygons, each a list of x, y, x, y, ...; None for others, such as run lengths."""
     if not isinstance(segmentation, list):
         return None
     polygons = segmentation if all(isinstance(polygon, list) for polygon in segmentation) else [segmentation]

@@ -1,4 +1,4 @@
-"""Evidence in the boxes themselves that they are in another unit, format or scale than their images."""
+"""Detects from the boxes themselves that they are in a different unit, format or scale than their images."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from numpy.typing import NDArray
 from edgesparse.runtime.labels.base import Faults, LabelledBox, Size
 
 TOLERANCE = 0.02
-"""How far a box may leave its image, as a share of the image's side."""
+"""How far a box may extend beyond its image, as a share of the image's side."""
 OUTSIDE = 0.05
-"""A larger share of boxes outside their images is no accident."""
+"""A larger share of boxes outside their images is not an accident."""
 FEW = 4
-"""Fewer boxes prove no format."""
+"""Fewer boxes do not prove a format."""
 
 
 def check_geometry(boxes: Sequence[LabelledBox], sizes: Mapping[int, Size], relative: bool, faults: Faults) -> None:
-    """Add a fault where boxes cannot be left, top, width and height within their images.
-
-    `sizes` are the images' sizes, as far as they are known; `relative` boxes count in shares of them.
+    """Add a fault if boxes cannot be left, top, width and height within their images. `sizes` are the image sizes, as
+    far as known; `relative` boxes are relative to them.
     """
     known = [box for box in boxes if relative or box.image in sizes]
     if not boxes:
@@ -56,7 +55,7 @@ def _leaves(high: NDArray[np.float64], low: NDArray[np.float64], size: NDArray[n
 
 
 def _fit_as_corners(values: NDArray[np.float64], size: NDArray[np.float64]) -> bool:
-    """Whether all are boxes within their images when they are read as x1, y1, x2, y2."""
+    """Whether all are boxes within their images if read as x1, y1, x2, y2."""
     low, high = values[:, :2], values[:, 2:]
     return len(values) >= FEW and bool((high > low).all()) and not _leaves(high, low, size).any()
 

@@ -1,4 +1,4 @@
-"""Which category of a data set each class of a detector is."""
+"""Matches a detector's classes with the categories of a data set."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from edgesparse.errors import ConfigError
 from edgesparse.runtime.labels.base import Category
 
 ClassMapping = tuple[int | None, ...]
-"""For each class of the detector the index of its category, or None."""
+"""For each class of the detector, the index of its category, or None."""
 
 
 def match(names: Sequence[str], categories: Sequence[Category], used: Sequence[int], where: str) -> ClassMapping:
-    """By name, without regard to case and outer blanks; by order where the detector's classes are only numbered.
+    """Match by name, ignoring case and surrounding spaces; by order if the detector's classes are only numbered.
 
     `used` are the indices of the categories that have boxes: the others need no class. Raises ConfigError, naming what
     matches nothing.
@@ -35,7 +35,7 @@ def match(names: Sequence[str], categories: Sequence[Category], used: Sequence[i
 
 
 def by_order(names: Sequence[str], categories: Sequence[Category], used: Sequence[int]) -> ClassMapping | None:
-    """The categories in the order of their ids; those without boxes do not count where there are too many."""
+    """Match the categories in the order of their ids, without unused ones if there are too many."""
     if len(names) == len(categories):
         return tuple(range(len(names)))
     first = min(used, default=0)
@@ -45,7 +45,7 @@ def by_order(names: Sequence[str], categories: Sequence[Category], used: Sequenc
 
 
 def guesses(names: Sequence[str], categories: Sequence[Category], used: Sequence[int]) -> dict[str, ClassMapping]:
-    """Mappings that data sets are known to need, by name: for `check-labels` to score each."""
+    """Return mappings that data sets are known to need, by name, for `check-labels` to score."""
     count, total = len(names), len(categories)
     ids = {category.id: index for index, category in enumerate(categories)}
     mappings: dict[str, ClassMapping] = {"by name": _by_name(names, categories)}

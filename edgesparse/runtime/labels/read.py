@@ -1,4 +1,4 @@
-"""The one reader of labels: COCO JSON or a YOLO data set, checked before anything uses it."""
+"""The reader of labels: COCO JSON or a YOLO data set, checked before anything uses it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from edgesparse.runtime.labels.yolo import label_file, read_yolo
 
 Image = NDArray[np.uint8]
 AHEAD = 4
-"""Images that are decoded while one is used."""
+"""Images to decode ahead while one is used."""
 YAML = (".yaml", ".yml")
 COCO_FILES = ("instances_val*.json", "instances.json", "_annotations.coco.json")
 
@@ -30,8 +30,8 @@ class Labels:
     """Labelled images, boxes and categories of a data set.
 
     `annotations` is a COCO JSON file, a YOLO data.yaml, or a folder that holds one of them. `images` is the folder of
-    the images where they are not beside the annotations. Raises ConfigError, with the number of faults and examples,
-    where the labels cannot be trusted.
+    the images, if they are not next to the annotations. Raises ConfigError, with the number of faults and examples, if
+    the labels cannot be trusted.
     """
 
     def __init__(self, annotations: Path, images: Path | None = None) -> None:
@@ -48,13 +48,15 @@ class Labels:
         return sorted({box.category for box in self.boxes})
 
     def match(self, names: Sequence[str]) -> matching.ClassMapping:
-        """For each class of a detector the index of its category, or None. Raises ConfigError, naming the others."""
+        """Return for each class of a detector the index of its category, or None. Raises ConfigError, naming unmatched
+        ones.
+        """
         return matching.match(names, self.categories, self.used, str(self.path))
 
     def read(self) -> Iterator[tuple[LabelledImage, Image]]:
-        """Each image with its pixels, BGR uint8 [H, W, 3], in the orientation that the labels' size fits.
+        """Yield each image with its pixels, BGR uint8 [H, W, 3], in the orientation that matches the labels' size.
 
-        Raises ImageError for one that cannot be read, ConfigError for one of another size.
+        Raises ImageError for an image that cannot be read, ConfigError for one of a different size.
         """
         with ThreadPoolExecutor(1) as pool:
             ahead = iter(self.images)
@@ -64,19 +66,19 @@ class Labels:
                 waiting += [pool.submit(open_image, image, self.path) for image in islice(ahead, 1)]
 
     def sizes(self) -> dict[int, Size]:
-        """The images' sizes by their numbers: the labels' own, or read from the images where boxes count in shares."""
+        """Return image sizes by number: those in the labels, or those of the images if boxes are relative."""
         if self.relative:
             return {image.number: _size(pixels) for image, pixels in self.read()}
         return {image.number: image.size for image in self.images if image.size is not None}
 
     def check_sizes(self, sizes: Mapping[int, Size]) -> None:
-        """Raise ConfigError where boxes do not fit the images' real sizes, by image number."""
+        """Raise ConfigError if boxes do not fit the real image sizes, by image number."""
         faults = Faults()
         check_geometry(self.boxes, sizes, self.relative, faults)
         _raise(faults, self.path)
 
     def as_coco(self, sizes: Mapping[int, Size]) -> dict[str, list[dict[str, Any]]]:
-        """As pycocotools reads it: ids from 1, since it takes the box of id 0 for none; boxes in pixels."""
+        """Return the labels in pycocotools' form: ids from 1, since it ignores a box with id 0, and boxes in pixels."""
         boxes = []
         for number, box in enumerate(self.boxes, 1):
             wide, high = sizes[box.image] if self.relative else (1, 1)
@@ -95,7 +97,7 @@ class Labels:
 
 
 def inspect_labels(annotations: Path, images: Path | None = None) -> tuple[Content, Faults]:
-    """The content of an annotation file, and every fault in it, fatal or not. Raises ConfigError for no labels."""
+    """Return an annotation file's content, and every fault in it, fatal or not. Raises ConfigError without labels."""
     faults = Faults()
     reader = read_yolo if annotations.suffix.lower() in YAML else read_coco
     if images is not None and not images.is_dir():
@@ -109,7 +111,7 @@ def inspect_labels(annotations: Path, images: Path | None = None) -> tuple[Conte
 
 
 def annotation_file(path: Path) -> Path:
-    """The annotation file that `path` names, or the only one in that folder. Raises ConfigError."""
+    """Return the annotation file `path`, or the only one in that folder. Raises ConfigError."""
     if not path.is_dir():
         return path
     files = sorted({file for pattern in COCO_FILES for file in path.glob(pattern)})
@@ -120,7 +122,7 @@ def annotation_file(path: Path) -> Path:
 
 
 def files_of(annotations: Path) -> list[Path]:
-    """Every file that labels are read from: the annotation file, and the text files of a YOLO data set."""
+    """Return every file that labels are read from: the annotation file, and the text files of a YOLO data set."""
     path = annotation_file(annotations)
     if path.suffix.lower() not in YAML:
         return [path]
@@ -129,7 +131,7 @@ def files_of(annotations: Path) -> list[Path]:
 
 
 def open_image(image: LabelledImage, labels: Path) -> tuple[LabelledImage, Image]:
-    """An image with its pixels, in the orientation that its size fits. Raises ImageError, ConfigError."""
+    """Read an image, in the orientation that matches its stated size. Raises ImageError, ConfigError."""
     pixels = read_image(image.path)
     if image.size is None or _size(pixels) == image.size:
         return image, pixels

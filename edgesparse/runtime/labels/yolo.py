@@ -18,11 +18,11 @@ from edgesparse.typed import read_mapping
 
 SPLITS = ("val", "valid", "test", "train")
 EDGE = 0.01
-"""How far a coordinate may leave 0..1 by rounding."""
+"""How far a coordinate may exceed 0..1 because of rounding."""
 
 
 def read_yolo(path: Path, folder: Path | None, faults: Faults) -> Content:
-    """Read a data.yaml; `folder` holds the images, else those of its `val` are used. Raises ConfigError."""
+    """Read a data.yaml. `folder` holds the images; by default those of `val` are used. Raises ConfigError."""
     content = read_mapping(path, "data set", "pass a YOLO data.yaml or a COCO JSON file", "'names:' and 'val:'")
     categories = tuple(Category(number, name) for number, name in enumerate(_names(content, path, faults)))
     files = sorted({*_images_in(folder)}, key=natural_order) if folder else _split(content, path)
@@ -46,7 +46,7 @@ def read_yolo(path: Path, folder: Path | None, faults: Faults) -> Content:
 
 
 def label_file(image: Path) -> Path:
-    """The text file of an image: in `labels/` in place of the last `images/`, else beside it."""
+    """Return an image's label file: in `labels/` instead of the last `images/`, else next to the image."""
     parts = list(image.parts)
     for position in range(len(parts) - 2, -1, -1):
         if parts[position] == "images":
@@ -76,7 +76,7 @@ def _names(content: dict[str, Any], path: Path, faults: Faults) -> list[str]:
 
 
 def _split(content: dict[str, Any], path: Path) -> list[Path]:
-    """The images of the first split that the file names: validation before test before training."""
+    """Return the images of the first split in the file: validation before test before training."""
     split = next((name for name in SPLITS if content.get(name)), None)
     if split is None:
         raise ConfigError(f"{path}: found no 'val:', 'test:' or 'train:': needed a folder or list of images")
@@ -102,7 +102,7 @@ def _files(entry: str, roots: list[Path], where: str) -> list[Path]:
 
 
 def _is(path: Path, check: Callable[[Path], bool]) -> bool:
-    """Whether a path is one of that kind; no for a name that no file system can hold."""
+    """Whether a path passes `check`; false for a name that no file system allows."""
     try:
         return check(path)
     except (OSError, ValueError):
@@ -114,7 +114,7 @@ def _images_in(folder: Path) -> Iterator[Path]:
 
 
 def _listed(place: Path, root: Path) -> list[Path]:
-    """The images of a list: relative to the list with './', else to the data set's root."""
+    """Return the images in a list: relative to the list with './', else to the data set's root."""
     try:
         lines = [line.strip() for line in place.read_text("utf-8-sig").splitlines() if Path(line.strip()).name]
     except (OSError, UnicodeDecodeError) as error:
@@ -150,7 +150,7 @@ def _boxes(file: Path, image: int, classes: int, faults: Faults) -> Iterator[Lab
 
 
 def _xywh(values: list[float], source: str, faults: Faults) -> Xywh | None:
-    """From center, width and height, or from the corners of a polygon, in shares of the image."""
+    """Convert center, width and height, or the corners of a polygon, relative to the image size."""
     if max(values) > 1 + EDGE or min(values) < -EDGE:
         shown = " ".join(f"{value:g}" for value in values[:4])
         faults.add("lines with values outside 0..1", "divide pixels by the image's size", f"{source}: {shown}")
