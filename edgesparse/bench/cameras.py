@@ -1,4 +1,4 @@
-"""How many cameras an engine carries, simulated from the measured times of its runs."""
+"""Simulates from measured run times how many cameras an engine can serve."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from numpy.typing import NDArray
 
 Seconds = NDArray[np.float64]
 FRAMES = 6_000
-"""About how many frames a simulation follows."""
+"""Approximate number of frames in a simulation."""
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What cameras require: their frames per second, and the most milliseconds from a frame's arrival to its result."""
+    """What cameras require: their frame rate, and the most milliseconds from a frame's arrival to its result."""
 
     fps: float = 30.0
     max_age_ms: float = 100.0
 
 
 def most_cameras(times: Seconds, batch: int, streams: int, demand: Demand, limit: int) -> int:
-    """The most cameras, up to `limit`, that are carried when a run takes one of these `times`.
+    """Return the most cameras, up to `limit`, that can be served if each run takes one of these `times`.
 
-    Cameras send their frames evenly spread over a frame's period. A free stream takes up to `batch` waiting frames, the
-    oldest first, and starts immediately. A camera's newer frame replaces one that still waits, which is then lost.
+    The frames of all cameras are spread evenly over a frame period. A free stream takes up to `batch` waiting frames,
+    the oldest first, and starts immediately. A camera's newer frame replaces one that is still waiting, which is then
+    lost.
     """
     if limit < 1 or carries(times, batch, streams, demand, limit):
         return max(limit, 0)
@@ -43,7 +44,7 @@ def most_cameras(times: Seconds, batch: int, streams: int, demand: Demand, limit
 def carries(times: Seconds, batch: int, streams: int, demand: Demand, count: int) -> bool:
     """Whether no frame of `count` cameras is lost and 99 % of the results arrive in time.
 
-    Follows 60 frames of each camera, fewer where there are many. `count` must not exceed what the rate allows.
+    Simulates 60 frames of each camera, or fewer if there are many. `count` must not exceed what the rate allows.
     """
     draw = np.random.default_rng(0).permutation(np.resize(times, max(len(times), 2000)))
     free = [0.0] * streams
@@ -58,7 +59,7 @@ def carries(times: Seconds, batch: int, streams: int, demand: Demand, count: int
             waiting.append(arrived)
             arrived = next(arrivals, None)
         if waiting[0] + period < start:
-            return False  # its camera has sent another frame since
+            return False  # its camera has since sent another frame
         end = start + float(draw[len(ages) % len(draw)])
         ages += [end - waiting.popleft() for _ in range(min(batch, len(waiting)))]
         heapq.heappush(free, end)

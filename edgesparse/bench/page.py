@@ -1,4 +1,4 @@
-"""The page of `bench --html`: frames per second against milliseconds, a line per candidate, and the table."""
+"""The page of `bench --html`: throughput against latency, with a line per candidate, and a table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgesparse.pages.html import Row, document, paragraph, table, text
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _BOTTOM = 900, 420, 70, 130, 45
 _BETWEEN = 14
-"""Smallest distance between two names beside the plot."""
+"""Smallest distance between two names next to the plot."""
 _STYLE = """
 svg{width:100%;height:auto;margin:1rem 0}svg text{font-size:12px;fill:var(--soft)}
 svg .grid{stroke:var(--line);fill:none}svg .name{fill:currentColor}
@@ -22,13 +22,13 @@ COLUMNS = ("candidate", "batch", "streams", "frames/s", "p50 ms", "p90 ms", "p99
 
 
 def row(load: Load) -> tuple[str, ...]:
-    """A load's row of the table, a text per column."""
+    """Return a load's table row, a string per column."""
     times = (f"{load.p50:.2f}", f"{load.p90:.2f}", f"{load.p99:.2f}")
     return load.candidate, str(load.batch), str(load.streams), f"{load.fps:.1f}", *times, str(load.cameras)
 
 
 def page(title: str, about: str, summary: str, loads: Sequence[Load]) -> str:
-    """One self-contained page. `about` is the machine, `summary` the result in words."""
+    """Return a self-contained page. `about` describes the machine, `summary` the result."""
     return document(
         title,
         f"<h1>{text(title)}</h1>",
@@ -46,7 +46,7 @@ def _kind(load: Load) -> str:
 
 
 def _plot(loads: Sequence[Load]) -> str:
-    """Milliseconds (p99) to the right, frames per second upwards; a line joins the streams of a batch size."""
+    """Plot frames per second against milliseconds (p99); a line joins the stream counts of a batch size."""
     across = _step(max((load.p99 for load in loads), default=0))
     upward = _step(max((load.fps for load in loads), default=0))
     wide, high = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _BOTTOM - 30
@@ -85,7 +85,7 @@ def _line(points: Sequence[tuple[tuple[float, float], Load]]) -> str:
 
 
 def _step(largest: float) -> float:
-    """A round number, five of which are slightly more than `largest`."""
+    """Return a round number such that five of it slightly exceed `largest`."""
     least = 1.05 * largest / 5 or 1.0
     power = 10 ** math.floor(math.log10(least))
     return float(next(power * digit for digit in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if power * digit >= least))

@@ -13,19 +13,19 @@ from edgesparse.stream.sources.base import Source
 from edgesparse.stream.summary import Summary
 
 WARM_UP = 20
-"""Frames that run before the measurement."""
+"""Frames to run before the measurement."""
 
 
 @dataclass(frozen=True)
 class StageTimes:
-    """The run's summary, with milliseconds per stage, and where frames become boxes (CPU or GPU)."""
+    """The summary of the run, with milliseconds per stage, and where frames become boxes (CPU or GPU)."""
 
     summary: Summary
     where: str
 
 
 def measure_stages(package: Package, source: Source, frames: int) -> StageTimes:
-    """Run a package on `frames` frames of a source that can be opened again. Raises as `pipeline.run`."""
+    """Run a package on `frames` frames of a source that can be reopened. Raises what `pipeline.run` raises."""
     with open_detector(package) as detector, JsonLines(os.devnull, detector.spec.classes, force=True) as sink:
         pipeline.run(source, detector, limit=min(WARM_UP, source.total or WARM_UP), depth=1)
         source.reopen()

@@ -1,4 +1,4 @@
-"""What a board carries under load: engines of several batch sizes, run in several streams in parallel."""
+"""Throughput under load: engines of several batch sizes, run in several streams in parallel."""
 
 from __future__ import annotations
 
@@ -26,9 +26,8 @@ from edgesparse.progress import Progress
 
 @dataclass(frozen=True)
 class Workload:
-    """Batch sizes and numbers of streams to measure, for `seconds` each, and the cameras' demand.
-
-    Without `batches` the engine's own batch size is measured.
+    """Batch sizes and stream counts to measure, for `seconds` each, and the demand of cameras. Without `batches` the
+    engine's own batch size is measured.
     """
 
     batches: Sequence[int] = ()
@@ -39,7 +38,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class BenchEngine:
-    """An engine's file, and the candidate and batch that it was built for."""
+    """An engine file, with its candidate and batch size."""
 
     candidate: str
     batch: int
@@ -51,7 +50,7 @@ class BenchEngine:
 class Load:
     """One engine with all of its streams busy. `p50`, `p90`, `p99`: milliseconds per run, copies included.
 
-    `cameras`: how many are carried without losing a frame, with 99 % of the results within the required age.
+    `cameras`: how many can be served without losing a frame, with 99 % of the results within the required age.
     """
 
     candidate: str
@@ -71,9 +70,9 @@ class Load:
 def of_target(
     target: Path, workload: Workload, candidates: Sequence[str] | None, store: Path, progress: Progress
 ) -> tuple[str, list[Load]]:
-    """Name and loads of a package, as it is, or of a recipe or model, built for each batch size.
+    """Return the name and loads of a package, measured unchanged, or of a recipe or model, built for each batch size.
 
-    `candidates` replaces those of a recipe. Raises ConfigError, and as `build` does.
+    `candidates` replaces those of a recipe. Raises ConfigError, and what `build` raises.
     """
     if target.is_dir() and target != DEMO:
         package = ready(target, store)
@@ -89,9 +88,8 @@ def of_target(
 
 
 def of_recipe(recipe: Recipe, workload: Workload, progress: Progress) -> list[Load]:
-    """Build every candidate of a recipe for every batch size, in a temporary folder, and load each.
-
-    Raises as `build` does.
+    """Build every candidate of a recipe for every batch size, in a temporary folder, and measure each under load.
+    Raises what `build` raises.
     """
     loads: list[Load] = []
     target = pick_backend(recipe)
@@ -110,7 +108,7 @@ def of_recipe(recipe: Recipe, workload: Workload, progress: Progress) -> list[Lo
 
 
 def of_package(package: Package, workload: Workload, progress: Progress) -> list[Load]:
-    """Load a package's engine and its fallback at their own batch size. Raises ConfigError for other sizes."""
+    """Measure a package's engine and its fallback at their own batch size. Raises ConfigError for other sizes."""
     manifest = package.manifest
     batch = next(tensor.shape[0] for tensor in manifest.inputs if len(tensor.shape) == 4)
     if any(requested != batch for requested in workload.batches):
@@ -146,9 +144,8 @@ def _measure(
 
 
 def run_busy(runners: Sequence[Runner], seconds: float) -> tuple[Seconds, float]:
-    """Run all without a pause, each in its own thread, for `seconds` or 5 runs, whichever is longer.
-
-    Returns the seconds of each run, and the runs per second of all together. Raises what a runner raises.
+    """Run all continuously, each in its own thread, for `seconds` or 5 runs, whichever is longer. Returns the seconds
+    of each run, and the total runs per second. Raises what a runner raises.
     """
     times: list[list[float]] = [[] for _ in runners]
     errors: list[BaseException] = []
@@ -181,12 +178,12 @@ def run_busy(runners: Sequence[Runner], seconds: float) -> tuple[Seconds, float]
 
 
 def best(loads: Sequence[Load], matches: Callable[[Load], bool]) -> Load | None:
-    """The load that carries the most cameras, and the most frames among those."""
+    """Return the load that serves the most cameras, and among those has the most frames per second."""
     return max(filter(matches, loads), key=lambda load: (load.cameras, load.fps), default=None)
 
 
 def summary(loads: Sequence[Load], demand: Demand) -> str:
-    """How many cameras dense and 2:4 engines carry, in a sentence."""
+    """Return a sentence on how many cameras dense and 2:4 engines can serve."""
     dense, sparse = best(loads, lambda load: not load.sparse), best(loads, lambda load: load.sparse)
     parts = []
     for kind, load in (("dense", dense), ("2:4", sparse)):

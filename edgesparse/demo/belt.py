@@ -1,4 +1,4 @@
-"""The conveyor: a belt with weave, wear, scratches, stains and swarf as one image that repeats along x; its rails."""
+"""The conveyor: rails, and a belt with weave, wear, scratches, stains and swarf as an image that repeats along x."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def draw_belt(rng: np.random.Generator) -> Belt:
 
 
 def paint_belt(belt: Belt, rng: np.random.Generator, height: int, blocks: int, unit: int) -> Bytes:
-    """uint8 [height, blocks * BLOCK * unit, 3] BGR whose right edge continues at its left edge; `unit`: pixels."""
+    """Render uint8 BGR [height, blocks * BLOCK * unit, 3] whose right edge continues at its left edge; `unit` in
+    pixels.
+    """
     width = blocks * BLOCK * unit
     wide = _clouds(rng, height, width, BLOCK * unit)
     light = wide * np.float32(4 + 8 * belt.wear) + _clouds(rng, height, width, 2 * unit) * np.float32(3)
@@ -63,7 +65,7 @@ def paint_belt(belt: Belt, rng: np.random.Generator, height: int, blocks: int, u
 
 
 def paint_rail(rng: np.random.Generator, height: int, width: int) -> Bytes:
-    """uint8 [height, width, 3] BGR: a brushed profile along the belt, its lip at the last row."""
+    """Render uint8 BGR [height, width, 3]: a brushed metal profile along the belt, with its lip at the last row."""
     painted = float(rng.uniform()) < 0.4
     colour = (40, 130, 200) if painted and rng.uniform() < 0.5 else (130, 96, 60) if painted else (150, 150, 148)
     bands = np.repeat(rng.integers(60, 150, 4), -(-height // 4))[:height].astype(np.float32)
@@ -77,7 +79,7 @@ def paint_rail(rng: np.random.Generator, height: int, width: int) -> Bytes:
 
 
 def _clouds(rng: np.random.Generator, height: int, width: int, cell: int) -> Signed:
-    """Smooth noise of about -1..1, `cell` pixels a bump; wraps along x where `cell` divides `width`."""
+    """Return smooth noise of about -1..1 with bumps of `cell` pixels; wraps along x if `cell` divides `width`."""
     rows, columns = height // cell + 2, width // cell
     grid = rng.integers(0, 65536, (rows, columns)).astype(np.uint16)
     grid = np.concatenate([grid, grid[:, :1]], axis=1)
@@ -88,7 +90,7 @@ def _clouds(rng: np.random.Generator, height: int, width: int, cell: int) -> Sig
 
 
 def _streaks(rng: np.random.Generator, height: int, unit: int) -> Signed:
-    """Wear along the movement: one value a row, -1..1."""
+    """Return wear along the direction of movement: one value per row, -1..1."""
     coarse = rng.integers(0, 65536, (height // (3 * unit) + 2, 1)).astype(np.uint16)
     rows = cv2.resize(coarse, (1, height), interpolation=cv2.INTER_LINEAR_EXACT).astype(np.float32)
     fine = rng.integers(0, 65536, (height, 1)).astype(np.float32)
@@ -97,7 +99,7 @@ def _streaks(rng: np.random.Generator, height: int, unit: int) -> Signed:
 
 
 def _weave(belt: Belt, height: int, width: int, unit: int) -> Signed:
-    """The belt's surface pattern, gray levels round zero; a whole number of periods fits the width."""
+    """Return the belt's surface pattern in gray levels around zero; a whole number of periods fits the width."""
     if belt.weave == "none":
         return np.zeros((1, 1), np.float32)
     count = max(round(width / (belt.period * unit)), 1)
@@ -114,7 +116,7 @@ def _weave(belt: Belt, height: int, width: int, unit: int) -> Signed:
 
 
 def _mark(tile: Bytes, rng: np.random.Generator, belt: Belt, unit: int) -> None:
-    """Scratches light and dark, drops, swarf, specks and perhaps the seam, each as a gray layer."""
+    """Yield light and dark scratches, drops, swarf, specks and possibly the seam, each as a gray layer."""
     bright, dark = np.zeros(tile.shape[:2], np.uint8), np.zeros(tile.shape[:2], np.uint8)
     _scratch(bright, rng, int(6 + 50 * belt.wear), unit)
     _scratch(dark, rng, int(6 + 50 * belt.wear), unit)
@@ -154,7 +156,7 @@ def _drop(layer: Bytes, rng: np.random.Generator, count: int, unit: int) -> None
 
 
 def _curl(bright: Bytes, dark: Bytes, rng: np.random.Generator, count: int, unit: int) -> None:
-    """Swarf: small bent chips, bright on one side."""
+    """Draw swarf: small bent chips, bright on one side."""
     height, width = bright.shape
     for _ in range(count):
         x, y = int(rng.integers(0, width)), int(rng.integers(0, height))
@@ -166,7 +168,7 @@ def _curl(bright: Bytes, dark: Bytes, rng: np.random.Generator, count: int, unit
 
 
 def _seam(dark: Bytes, bright: Bytes, rng: np.random.Generator, unit: int) -> None:
-    """Where the belt's ends are joined: a slanted line across."""
+    """Draw the seam of the belt's ends: a slanted line across."""
     height, width = dark.shape
     x = float(rng.uniform(0, width))
     lean = float(rng.uniform(-0.3, 0.3)) * height

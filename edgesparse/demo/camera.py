@@ -1,4 +1,4 @@
-"""What the camera adds: motion blur, rails at the rims, uneven light and vignette, drifting exposure, noise."""
+"""Camera effects: motion blur, rails at the edges, uneven light, vignetting, drifting exposure, noise."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from edgesparse.demo.belt import paint_rail
 
 Bytes = NDArray[np.uint8]
-_ONE = 170  # the gain that leaves a pixel as it is
+_ONE = 170  # the gain that leaves a pixel unchanged
 _SLACK = 61  # how far the noise can be shifted
 
 
 @dataclass
 class Camera:
-    """`gain` uint8 [H,W,3], _ONE is neutral. `shutter`: share of a frame's time that it is open. `noise`: 1 to 5, the
-    deviation in gray levels. `rails`: uint8 [r,W,3] at the top and the bottom of the image, r may be 0."""
+    """`gain` uint8 [H,W,3], _ONE is neutral. `shutter`: share of the frame period during which it is open. `noise`:
+    standard deviation, 1 to 5 gray levels. `rails`: uint8 [r,W,3] at the top and the bottom of the image, r may be 0.
+    """
 
     gain: Bytes
     exposure: float
@@ -31,11 +32,11 @@ class Camera:
 
     @property
     def rail(self) -> int:
-        """Rows that a rail takes, pixels."""
+        """Height of a rail in pixels."""
         return int(self.rails[0].shape[0])
 
     def take(self, view: Bytes, out: Bytes, speed: int, rng: np.random.Generator) -> None:
-        """Photograph `view` into `out`, both uint8 [H,W,3], while it moves by `speed` pixels a frame."""
+        """Capture `view` into `out`, both uint8 [H,W,3], while it moves by `speed` pixels per frame."""
         length = 1 + 2 * round(speed * self.shutter / 2)
         cv2.blur(view, (length, 1), out, borderType=cv2.BORDER_REPLICATE)
         if self.rail:
@@ -50,7 +51,7 @@ class Camera:
 
 
 def draw_camera(rng: np.random.Generator, azimuth: float, height: int, width: int) -> Camera:
-    """A camera from the generator, under a light that comes from `azimuth` (radians, image axes)."""
+    """Return a random camera under light from `azimuth` (radians, image axes)."""
     rail = round(height * float(rng.uniform(0.03, 0.07))) if rng.uniform() < 0.45 else 0
     top = paint_rail(rng, rail, width)
     x = (np.arange(width, dtype=np.float32) / np.float32(width) - np.float32(0.5))[None, :]
@@ -58,7 +59,7 @@ def draw_camera(rng: np.random.Generator, azimuth: float, height: int, width: in
     vignette, lean = np.float32(rng.uniform(0.2, 0.6)), float(rng.uniform(0.1, 0.45))
     pool = np.float32(lean * math.cos(azimuth)) * x + np.float32(lean * math.sin(azimuth)) * y
     gain = (1 - vignette * (x * x + y * y)) * (1 + pool) * np.float32(_ONE)
-    if rail:  # the rails stand above the belt and shade it
+    if rail:  # the rails are higher than the belt and shade it
         row = np.arange(height, dtype=np.float32)[:, None]
         inner = np.minimum(row, height - 1 - row) - rail
         gain *= np.where(
@@ -76,7 +77,7 @@ def draw_camera(rng: np.random.Generator, azimuth: float, height: int, width: in
 
 @lru_cache(maxsize=8)
 def _noise(height: int, width: int, level: int) -> tuple[Bytes, Bytes]:
-    """What noise adds and what it takes away; most of it is the same in all channels."""
+    """Return what noise adds and what it subtracts; most of it is the same in all channels."""
     rng = np.random.Generator(np.random.PCG64(level))
     shape = (height + _SLACK, width + _SLACK)
     gray = rng.integers(-127, 128, (3, *shape), np.int8).sum(axis=0, dtype=np.int32)

@@ -1,4 +1,4 @@
-"""Stills of the scene as a data set: images and COCO JSON."""
+"""Exports images of the scene as a data set with COCO JSON."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ from edgesparse.errors import ConfigError, SinkError
 from edgesparse.progress import Progress, quiet
 
 Image = NDArray[np.uint8]
-QUALITY = 95  # of a JPEG
+QUALITY = 95  # JPEG quality
 
 
 @dataclass(frozen=True)
 class SceneFormat:
-    """`height` and `width` in pixels; `kind`: "jpg" (quality 95) or "png"; `moving`: frames of one belt, not stills."""
+    """`height` and `width` in pixels; `kind`: "jpg" (quality 95) or "png"; `moving`: frames of one belt instead of
+    separate scenes.
+    """
 
     height: int = 480
     width: int = 640
@@ -43,13 +45,12 @@ def export(
     force: bool = False,
     progress: Progress = quiet,
 ) -> None:
-    """Write `count` stills, of seeds `seed`, `seed` + 1 and so on, or frames of one moving scene.
+    """Write `count` images, with the seeds `seed`, `seed` + 1 and so on, or frames of one moving scene.
 
     They go to `folder`/images/000000.jpg ... and their labels to `folder`/instances.json: COCO boxes (x, y, width,
-    height in pixels; area: the box's), category ids in the order of CLASSES, file names as they are in images/. The
-    folder appears complete or not at all. Raises ConfigError for a count below one, another kind of image, or a folder
-    that is not empty: with `force` an earlier export is replaced, and nothing else. SinkError where a file cannot be
-    written.
+    height in pixels; area: the box's), category ids in the order of CLASSES, file names relative to images/. The folder
+    appears complete or not at all. Raises ConfigError for a count below one, another kind of image, or a folder that is
+    not empty: `force` replaces a previous export, and nothing else. SinkError if a file cannot be written.
     """
     if count < 1:
         raise ConfigError(f"found {count} images, needed at least 1")
@@ -58,7 +59,7 @@ def export(
     folder = Path(os.path.realpath(folder))
     if folder.exists() and not _is_empty(folder):
         if not _is_export(folder):
-            raise ConfigError(f"{folder} exists and is no demo export: name another folder")
+            raise ConfigError(f"{folder} exists and is not a demo export: name another folder")
         if not force:
             raise ConfigError(f"{folder} exists: pass --force to replace it, or name another folder")
     try:
@@ -80,7 +81,7 @@ def _is_empty(folder: Path) -> bool:
 
 
 def _is_export(folder: Path) -> bool:
-    """Whether the folder holds nothing but an earlier export: only then may it be replaced."""
+    """Whether the folder contains only a previous export, which may be replaced."""
     if not folder.is_dir() or {path.name for path in folder.iterdir()} != {"images", "instances.json"}:
         return False
     try:
@@ -124,7 +125,7 @@ def _moving(seed: int, size: tuple[int, int]) -> Iterator[tuple[Image, Labels]]:
 
 
 def _annotations(labels: Labels, image: int, first: int) -> list[dict[str, Any]]:
-    """Annotations count from 1, since COCO's scoring reads id 0 as "no match"."""
+    """Return COCO JSON. Annotation ids start at 1, since COCO's scoring takes id 0 for "no match"."""
     annotations: list[dict[str, Any]] = []
     for (x, y, right, bottom), class_id in zip(labels.xyxy.tolist(), labels.class_id.tolist(), strict=True):
         box = [x, y, right - x, bottom - y]
@@ -134,7 +135,7 @@ def _annotations(labels: Labels, image: int, first: int) -> list[dict[str, Any]]
 
 
 def _swap(new: Path, folder: Path, old: Path) -> None:
-    """Put `new` at `folder`; the former content goes to `old`, and back where that fails."""
+    """Move `new` to `folder`; the old content moves to `old`, and back if that fails."""
     if not folder.exists():
         new.rename(folder)
         return

@@ -1,8 +1,8 @@
-"""One light over the belt: what a metal reflects towards the camera for every direction of its surface.
+"""A light above the belt: what a metal reflects towards the camera for every direction of its surface.
 
 A metal shows its surroundings. The camera looks straight down, so what a point reflects depends on its normal
-alone, and an image indexed by the normal (a "matcap", Sloan et al., The Lit Sphere, 2001) holds all of it. Turning
-a part turns its normals, never the image: highlights keep facing the light.
+alone, and an image indexed by the normal (a "matcap", Sloan et al., The Lit Sphere, 2001) holds all of it. Rotating a
+part rotates its normals, never the image: highlights keep facing the light.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Float = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
 
 SIDE = 256  # a matcap is SIDE x SIDE; the normal (0, 0, 1) is at its middle
-_HALF = 96  # computed at this size, then enlarged
+_HALF = 96  # computed at this size, then upscaled
 _NY, _NX = (np.mgrid[0:_HALF, 0:_HALF] + 0.5) / (_HALF / 2) - 1
 _NZ = np.sqrt(np.maximum(1 - _NX * _NX - _NY * _NY, 0.01))
 _LENGTH = np.sqrt(_NX * _NX + _NY * _NY + _NZ * _NZ)
@@ -27,7 +27,7 @@ _RX, _RY, _RZ = 2 * _NX * _NZ / _LENGTH**2, 2 * _NY * _NZ / _LENGTH**2, 2 * (_NZ
 
 @dataclass(frozen=True)
 class Metal:
-    """`mirror`: reflectance at normal incidence, linear BGR. `matte`: diffuse share. `blur`: soft mirroring."""
+    """`mirror`: reflectance at normal incidence, linear BGR. `matte`: diffuse share. `blur`: blur of the reflection."""
 
     name: str
     mirror: tuple[float, float, float]
@@ -48,7 +48,8 @@ METALS: tuple[Metal, ...] = (
 @dataclass(frozen=True)
 class Light:
     """A soft box at `azimuth` (radians, image axes) and `tilt` from the vertical, with a weaker strip opposite.
-    `tint`: linear BGR of the box; `room`: brightness of ceiling and walls; `bounce`: linear BGR of the belt."""
+    `tint`: linear BGR of the box; `room`: brightness of ceiling and walls; `bounce`: linear BGR of light from the belt.
+    """
 
     azimuth: float
     tilt: float
@@ -60,12 +61,12 @@ class Light:
 
     @property
     def shadow(self) -> tuple[float, float]:
-        """Offset of a shadow for each unit of height."""
+        """Offset of a shadow per unit of height."""
         reach = math.tan(self.tilt)
         return -reach * math.cos(self.azimuth), -reach * math.sin(self.azimuth)
 
     def matcap(self, metal: Metal) -> Bytes:
-        """uint8 [SIDE, SIDE, 3] BGR, row by the normal's y and column by its x."""
+        """Return uint8 BGR [SIDE, SIDE, 3], with rows by the normal's y and columns by its x."""
         key = self._box(0.0, self.tilt, self.size, self.size * 0.6, metal.blur) * self.power
         strip = self._box(math.pi * 0.85, 0.95, 0.9, 0.16, metal.blur) * self.power * 0.4
         side = math.cos(self.azimuth + 0.9) * _RX + math.sin(self.azimuth + 0.9) * _RY
@@ -86,7 +87,7 @@ class Light:
         return math.sin(tilt) * math.cos(angle), math.sin(tilt) * math.sin(angle), math.cos(tilt)
 
     def _box(self, turn: float, tilt: float, wide: float, high: float, blur: float) -> Float:
-        """How much of each mirrored ray meets a rectangle of half size (wide, high) at distance one."""
+        """Return how much of each reflected ray hits a rectangle of half size (wide, high) at distance one."""
         lx, ly, lz = self._direction(turn, tilt)
         flat = math.hypot(lx, ly)
         towards = _RX * lx + _RY * ly + _RZ * lz
@@ -103,7 +104,7 @@ class Light:
 
 
 def draw_light(rng: np.random.Generator, bounce: tuple[float, float, float]) -> Light:
-    """A light from the generator: warm to cold, high to low, hard to soft."""
+    """Return a random light: warm to cold, high to low, hard to soft."""
     warm = float(rng.uniform(-1, 1))
     tint = (1 + 0.12 * warm, 1.0, 1 - 0.12 * warm)
     return Light(
@@ -118,7 +119,7 @@ def draw_light(rng: np.random.Generator, bounce: tuple[float, float, float]) -> 
 
 
 def tone(linear: Float) -> Float:
-    """Scene light to display values 0..1: Reinhard's curve with a white point of 3, and a gamma of two."""
+    """Convert scene light to display values 0..1: Reinhard's curve with a white point of 3, and a gamma of 2."""
     return np.asarray(np.sqrt(np.clip(linear * (1 + linear / 9) / (1 + linear * 0.75), 0, 1)), np.float64)
 
 

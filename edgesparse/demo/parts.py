@@ -1,4 +1,4 @@
-"""The shapes of the demo's metal parts: a height field each, kept as maps of normal, occlusion and coverage.
+"""The shapes of the demo's metal parts: height fields, stored as maps of normals, occlusion and coverage.
 
 Everything here is a pure function of (class, variant). Transcendental functions run in float64 and their results are
 rounded to 8 bits, so that the maps do not depend on the SIMD level of the machine.
@@ -22,8 +22,8 @@ Float = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
-_GRID = 512  # shapes are drawn on this grid and averaged down by two
-_REACH = 236.0  # half of a part's longest side on that grid
+_GRID = 512  # shapes are drawn on this grid and downsampled by two
+_REACH = 236.0  # half of a part's longest side on this grid
 _Y, _X = np.mgrid[0:_GRID, 0:_GRID] - (_GRID - 1) / 2
 _R = np.sqrt(_X * _X + _Y * _Y)
 
@@ -31,8 +31,9 @@ _R = np.sqrt(_X * _X + _Y * _Y)
 @dataclass(frozen=True)
 class Model:
     """`levels`: uint8 [s,s,4] for s = 256, 128, 64; channels are the normal's x and y (128 + 127 n), ambient occlusion
-    (255 = open) and coverage. `half`: half width and height at the first level, pixels. `rise`: height of the part as
-    a fraction of its longest side."""
+    (255 = open) and coverage. `half`: half width and height at the first level, in pixels. `rise`: height of the part
+    as a fraction of its longest side.
+    """
 
     levels: tuple[Bytes, ...]
     half: tuple[float, float]
@@ -40,7 +41,7 @@ class Model:
 
     @property
     def longest(self) -> float:
-        """Longest side at the first level, pixels."""
+        """Longest side at the first level, in pixels."""
         return 2 * max(self.half)
 
 
@@ -50,12 +51,12 @@ class _Solid:
     mask: Mask
     grain: float = 0.02  # roughness of the surface: standard deviation of the normal's x and y
     lathe: float = 0.0  # amplitude of concentric turning marks
-    dish: float = 0.0  # slope of the whole face towards the middle
+    dish: float = 0.0  # slope of the whole face towards the center
 
 
 @cache
 def model(class_id: int, variant: int) -> Model:
-    """The maps of one shape; `variant` 0..VARIANTS-1."""
+    """Return the maps of one shape; `variant` is 0..VARIANTS-1."""
     rng = np.random.Generator(np.random.PCG64([class_id, variant]))
     return _bake(_BUILDERS[class_id](variant, rng), rng)
 
@@ -83,12 +84,12 @@ def _bake(solid: _Solid, rng: np.random.Generator) -> Model:
 
 
 def _grain(rng: np.random.Generator) -> Float:
-    """Fine noise of unit deviation; integers keep it exact."""
+    """Return fine noise with unit deviation; integers keep it exact."""
     return np.asarray((rng.integers(0, 256, (4, _GRID // 2, _GRID // 2)).sum(axis=0) - 510) / 148, np.float64)
 
 
 def _scratches(rng: np.random.Generator) -> Float:
-    """How deep the surface is scratched, pixels."""
+    """Return the depth of scratches in pixels."""
     marks = np.zeros((_GRID, _GRID), np.uint8)
     for _ in range(32):
         x, y, length = (float(v) for v in rng.uniform((0, 0, 20), (_GRID, _GRID, 160)))
@@ -99,7 +100,7 @@ def _scratches(rng: np.random.Generator) -> Float:
 
 
 def _grime(rng: np.random.Generator) -> Float:
-    """Blotches of oil and dust: the share of light that they leave, 0.72..1."""
+    """Return blotches of oil and dust, as the share of light that they reflect, 0.72..1."""
     share = np.zeros((_GRID, _GRID))
     for cells, weight in ((6, 0.5), (20, 0.3), (64, 0.2)):
         grid = rng.integers(0, 65536, (cells, cells)).astype(np.uint16)
@@ -112,7 +113,7 @@ def _halve(a: Float) -> Float:
 
 
 def _occlusion(height: Float) -> Float:
-    """Darker where the surroundings stand higher (difference to a blurred height), 0..255."""
+    """Return occlusion, 0..255: darker where the surroundings are higher (difference to a blurred height)."""
     peak = max(float(height.max()), 1.0)
     low = np.rint(height * (255 / peak)).astype(np.uint8)
     wide = cv2.GaussianBlur(low, (0, 0), 9).astype(np.float64)
@@ -128,7 +129,7 @@ def _polygon(points: Float) -> Mask:
 
 
 def _rounded(mask: Mask, rise: float, bevel: float) -> Float:
-    """A plate of `rise` whose rim is a quarter circle `bevel` wide."""
+    """Return a plate of height `rise` whose rim is a quarter circle `bevel` wide."""
     inside = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE).astype(np.float64)
     t = np.clip(inside / bevel, 0, 1)
     return rise * np.sqrt(1 - (1 - t) ** 2)
@@ -159,7 +160,7 @@ def _washer(variant: int, rng: np.random.Generator) -> _Solid:
     bore = _REACH * (0.36, 0.46, 0.52, 0.56, 0.5, 0.6, 0.42, 0.58)[variant]
     mask = (_R < _REACH) & (bore < _R)
     rise = float(rng.uniform(16, 30))
-    if variant in (5, 7):  # a lock washer: split, thick, one end standing up
+    if variant in (5, 7):  # a lock washer: split, thick, with one raised end
         across = _Y + 0.45 * _X
         mask &= ~((np.abs(across) < 9) & (_X > 0))
         rise = 52.0
@@ -191,7 +192,7 @@ def _gear(variant: int, rng: np.random.Generator) -> _Solid:
         mask &= (_X - x) ** 2 + (_Y - y) ** 2 > ((rim - hub) * 0.3) ** 2
     rise = _REACH * rng.uniform(0.22, 0.34)
     height = _rounded(mask, rise, 7)
-    if variant != 1:  # the web lies lower than rim and hub
+    if variant != 1:  # the web is lower than rim and hub
         web = (hub < _R) & (rim > _R)
         height = np.minimum(height, rise - _rounded(web, rise * 0.4, 14))
     return _Solid(height, mask, grain=0.02, lathe=0.1, dish=0.04)
@@ -223,7 +224,7 @@ def _bolt(variant: int, rng: np.random.Generator) -> _Solid:
 
 
 def _standing_bolt(rng: np.random.Generator) -> _Solid:
-    """Upside down on its head: the thread's end stands in the middle of the hexagon."""
+    """Return a bolt standing on its head: the end of the thread is at the center of the hexagon."""
     flat = _REACH * math.sqrt(3) / 2
     radius = flat * float(rng.uniform(0.56, 0.64))
     mask = _polygon(_ring(6, _REACH))
@@ -240,11 +241,11 @@ def _standing_bolt(rng: np.random.Generator) -> _Solid:
 
 
 def _spring(variant: int, rng: np.random.Generator) -> _Solid:
-    """A helix of wire, seen from the side: spheres swept along it, the highest one wins."""
+    """Return a helix of wire, seen from the side: spheres swept along it, of which the highest counts."""
     turns = (6, 8, 10, 12, 7, 9, 11, 14)[variant]
     coil = _REACH * (0.42, 0.34, 0.3, 0.26, 0.3, 0.4, 0.24, 0.28)[variant]
     wire = _REACH / turns * float(rng.uniform(0.26, 0.4))
-    closed = 1.2  # turns at each end that touch their neighbor
+    closed = 1.2  # turns at each end that touch the next one
     height = np.zeros((_GRID, _GRID))
     mask = np.zeros((_GRID, _GRID), bool)
     reach = int(wire) + 1

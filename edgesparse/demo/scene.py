@@ -1,12 +1,12 @@
-"""A conveyor belt with metal parts that draws itself, exactly labelled; the same images for the same seed.
+"""A rendered conveyor belt with metal parts and exact labels; the same seed gives the same images.
 
-The belt is one long image: a part is drawn onto it once, before it comes into view, and a frame is a window of it
-with the camera's own marks (motion blur, vignette, exposure, noise). All that decides a pixel is integer arithmetic,
-or float arithmetic that IEEE 754 rounds exactly, so neither threads nor SIMD change a bit.
+The belt is one long image: a part is drawn onto it once, before it comes into view, and a frame is a window of it with
+the effects of a camera (motion blur, vignetting, exposure, noise). Pixels depend only on integer arithmetic, or on
+float arithmetic that IEEE 754 rounds exactly, so neither threads nor SIMD change them.
 
 A label's box is the tight box of the part's whole silhouette (pixels at least half covered) inside the frame, whether
-or not another part covers it. A part has no label where less than a quarter of its silhouette can be seen, be it
-hidden or outside the frame.
+or not another part covers it. A part has no label if less than a quarter of its silhouette is visible, whether hidden
+or outside the frame.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ __all__ = ["CLASSES", "Labels", "Scene", "still"]
 Bytes = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
-SEEN = 0.25  # a part of which less can be seen has no label
-SLOTS = 6  # the belt is filled slot by slot, this many a frame's width; each has one part that stays in sight
-_MOST = 5  # parts a slot
-_CROWD = 23  # parts a frame, from which on a slot gets one only: never more than 30
-_ANCHOR = 0.6  # how much of a slot's first part others leave uncovered
+SEEN = 0.25  # a part that is less visible has no label
+SLOTS = 6  # the belt is filled slot by slot, this many per frame width; each has one part that stays visible
+_MOST = 5  # parts per slot
+_CROWD = 23  # parts per frame from which on a slot gets only one: never more than 30
+_ANCHOR = 0.6  # share of a slot's first part that others leave uncovered
 _SIZES = ((64, 158), (36, 86), (34, 100), (56, 156), (60, 156))  # longest side at 640x480, by class
 _STANDING = (38, 70)  # bolts on their heads
 
 
 @dataclass(frozen=True)
 class Labels:
-    """`xyxy` float32 [n,4], pixels: left, top, right, bottom, the last two exclusive; `class_id` int64 [n]."""
+    """`xyxy` float32 [n,4] in pixels: left, top, right, bottom, the last two exclusive; `class_id` int64 [n]."""
 
     xyxy: NDArray[np.float32]
     class_id: NDArray[np.int64]
 
 
 class _Part:
-    """A part on the belt: its silhouette, and what of it is uncovered."""
+    """A part on the belt: its silhouette, and which of it is uncovered."""
 
     def __init__(self, pose: Pose, x: int, y: int, area: int, mask: Mask, anchor: bool) -> None:
         self.class_id, self.radius, self.anchor = pose.class_id, pose.longest * 0.45, anchor
@@ -68,7 +68,9 @@ class _Part:
         self._seen = np.concatenate([[0], np.cumsum(np.count_nonzero(self.open, axis=0))])
 
     def left_open(self, mask: Mask, x: int, y: int) -> float:
-        """The share of the silhouette inside the belt's rims that stays uncovered when `mask` is laid at (x, y)."""
+        """Return the share of the silhouette inside the belt's edges that stays uncovered if `mask` is placed at (x,
+        y).
+        """
         mine, other = self._shared(mask, x, y)
         return float(np.count_nonzero(self.open) - np.count_nonzero(self.open[mine] & mask[other])) / self._inside
 
@@ -86,7 +88,7 @@ class _Part:
         return mine, (slice(top - y, bottom - y), slice(left - x, right - x))
 
     def box(self, offset: int, width: int) -> tuple[int, int, int, int] | None:
-        """The tight box in a frame whose left edge is at `offset`; None where too little can be seen."""
+        """Return the tight box in a frame whose left edge is at `offset`; None if too little is visible."""
         low, high = max(offset - self.x, 0), min(offset + width - self.x, self._any.size)
         if high <= low or self._seen[high] - self._seen[low] < SEEN * self.area:
             return None
@@ -97,19 +99,19 @@ class _Part:
 
 
 class Scene:
-    """An endless belt. `height`, `width`: size of a frame in pixels; `seed`: 0 or more.
-
-    Raises ConfigError for less than 64 pixels, or a negative seed."""
+    """An endless belt. `height`, `width`: frame size in pixels; `seed`: 0 or more. Raises ConfigError for less than 64
+    pixels, or a negative seed.
+    """
 
     def __init__(self, seed: int = 0, *, height: int = 480, width: int = 640) -> None:
         self._setup((0, seed), height, width, moves=True)
 
     def _setup(self, seeds: tuple[int, int], height: int, width: int, moves: bool) -> None:
-        """`moves`: more than one frame will be taken."""
+        """`moves`: whether more than one frame will be taken."""
         if min(height, width) < 64:
-            raise ConfigError(f"frames of {width}x{height} pixels asked for; ask for at least 64x64")
+            raise ConfigError(f"found a frame size of {width}x{height} pixels, needed at least 64x64")
         if seeds[1] < 0:
-            raise ConfigError(f"seed {seeds[1]} asked for; choose 0 or more")
+            raise ConfigError(f"found seed {seeds[1]}, needed 0 or more")
         rng = np.random.Generator(np.random.PCG64(seeds))
         self._rng, self._height, self._width = rng, height, width
         self._scale = min(height / 480, width / 640)
@@ -125,9 +127,9 @@ class Scene:
         self._slot = width / SLOTS
         lead = 2 * self._reach + math.ceil(self._slot)
         self._belt = np.empty((height, lead + 2 * width + lead, 3), np.uint8)
-        self._left = 0  # where on the endless belt the image begins; a part's x and the offset count from there too
+        self._left = 0  # where the image starts on the endless belt; a part's x and the offset are relative to that
         self._offset = lead
-        self._end = math.inf if moves else lead + width  # from here on nothing will ever be seen
+        self._end = math.inf if moves else lead + width  # nothing from here on will ever be visible
         self._filled = 0  # slots
         self._load = int(rng.integers(0, _MOST))
         self._parts: list[_Part] = []
@@ -135,7 +137,7 @@ class Scene:
         self._fill()
 
     def render(self, out: Bytes | None = None) -> tuple[Bytes, Labels]:
-        """The next frame, BGR uint8 [height, width, 3], drawn into `out` where it is given, and its labels."""
+        """Return the next frame, uint8 BGR [height, width, 3], rendered into `out` if passed, and its labels."""
         if out is None:
             out = np.empty((self._height, self._width, 3), np.uint8)
         start = self._offset - self._left
@@ -152,7 +154,7 @@ class Scene:
         return Labels(xyxy, np.array([class_id for _, class_id in seen], np.int64))
 
     def _wash(self, start: int) -> None:
-        """Bare belt from column `start` of the image on."""
+        """Clear the belt from column `start` of the image on."""
         period = self._tile.shape[1]
         while start < self._belt.shape[1]:
             at = (self._left + start) % period
@@ -161,7 +163,7 @@ class Scene:
             start += run
 
     def _fill(self) -> None:
-        """Lay parts up to where they cannot be seen yet; move the image along when its end is near."""
+        """Place parts up to where they are not visible yet; move the image along when its end is near."""
         right = self._offset + self._width + self._reach
         while self._filled * self._slot < right:
             if self._filled * self._slot + self._slot + self._reach > self._left + self._belt.shape[1]:
@@ -184,7 +186,7 @@ class Scene:
         room = _CROWD - sum(part.middle[0] > start - self._width for part in self._parts)
         for _ in range(max(min(1 + int(rng.integers(0, self._load + 1)), room), 1)):
             outline, metal = self._draw()
-            for _ in range(1 if anchor else 8):  # no slot stays empty
+            for _ in range(1 if anchor else 8):  # no slot may stay empty
                 x, y = self._place(start, outline.pose.longest * 0.45, outline.mask.shape[0])
                 part = self._lay(outline, metal, x, y, anchor is None)
                 anchor = anchor or part
@@ -203,7 +205,9 @@ class Scene:
         return draw_outline(pose), METALS[int(rng.choice(len(METALS), p=self._metal_odds))]
 
     def _place(self, start: float, radius: float, height: int) -> tuple[float, float]:
-        """A middle for a part, mostly clear of the others; between the rails, or over the frame's rims without them."""
+        """Return a center for a part, mostly clear of others: between the rails or, without rails, up to the frame's
+        edges.
+        """
         rng, rail = self._rng, self._camera.rail
         rim = rail + height / 2 + 1 if rail else 20 * self._scale
         x = y = 0.0
@@ -220,7 +224,7 @@ class Scene:
         return math.hypot(px - x, py - y) > 0.7 * (part.radius + radius)
 
     def _lay(self, outline: Outline, metal: Metal, x: float, y: float, anchor: bool) -> _Part | None:
-        """Lay a part with its middle at (x, y), unless it hid too much of an anchor."""
+        """Place a part with its center at (x, y), unless it would hide too much of an anchor."""
         high, wide = outline.mask.shape
         left, top = round(x - wide / 2), round(y - high / 2)
         mask = lies(outline, top, self._height)
@@ -238,8 +242,9 @@ class Scene:
 
 
 def still(seed: int, *, height: int = 480, width: int = 640) -> tuple[Bytes, Labels]:
-    """One frame of a scene of its own: light, belt, exposure and parts all come from the seed.
-    Raises ConfigError as Scene does."""
+    """Return one frame of a separate scene: light, belt, exposure and parts all depend on the seed. Raises ConfigError
+    as Scene does.
+    """
     scene = Scene.__new__(Scene)
     scene._setup((1, seed), height, width, moves=False)
     return scene.render()

@@ -1,4 +1,4 @@
-"""One part on the belt: rotated, lit, scaled, with its shadow; and how it is drawn onto an image."""
+"""One part on the belt: rotated, lit and scaled, with its shadow, and drawn onto an image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Pose:
-    """What is drawn for one part: `longest` side in pixels, `angle` in radians, `slant`: the tilt of its surface."""
+    """How a part is drawn: `longest` side in pixels, `angle` in radians, `slant`: the tilt of its surface."""
 
     class_id: int
     variant: int
@@ -29,7 +29,7 @@ class Pose:
 
 @dataclass(frozen=True)
 class Outline:
-    """A part before any light falls on it. `maps` uint8 [2h,2w,4]: its model's channels, turned; `cover` uint8 [h,w];
+    """A part before lighting. `maps` uint8 [2h,2w,4]: its model's channels, rotated; `cover` uint8 [h,w];
     `mask` bool [h,w], the silhouette: at least half covered."""
 
     pose: Pose
@@ -40,8 +40,8 @@ class Outline:
 
 @dataclass(frozen=True)
 class Sprite:
-    """`colour` uint8 [h,w,3] BGR, already multiplied with `cover` uint8 [h,w]. `shade` uint8 [h+2m,w+2m]: the light
-    that the shadow takes, `margin` m pixels wider all round."""
+    """`colour` uint8 BGR [h,w,3], already multiplied by `cover` uint8 [h,w]. `shade` uint8 [h+2m,w+2m]: the light
+    that the shadow removes, `margin` m pixels wider on all sides."""
 
     colour: Bytes
     cover: Bytes
@@ -56,7 +56,7 @@ def draw_outline(pose: Pose) -> Outline:
 
 
 def draw_sprite(outline: Outline, light: Light, matcap: Bytes) -> Sprite:
-    """The outline as `light` shows it on a metal whose matcap is given; see Light.matcap."""
+    """Return the outline under `light`, in a metal with this matcap; see Light.matcap."""
     maps = outline.maps
     colour = _lit(maps, outline.pose, matcap)
     weight = cv2.cvtColor(cv2.multiply(maps[..., 2], maps[..., 3], scale=1 / 255), cv2.COLOR_GRAY2BGR)
@@ -66,7 +66,7 @@ def draw_sprite(outline: Outline, light: Light, matcap: Bytes) -> Sprite:
 
 
 def shadow_reach(pose: Pose, light: Light) -> int:
-    """How far from its outline a part's shadow can be seen, pixels."""
+    """Return how far from its outline a part's shadow is visible, in pixels."""
     rise = _rise(pose)
     return math.ceil(max(abs(component * rise) for component in light.shadow) + 6 + rise * 0.5)
 
@@ -80,7 +80,7 @@ def _half(maps: Bytes) -> tuple[int, int]:
 
 
 def _turned(pose: Pose) -> Bytes:
-    """The part's maps, turned and scaled to twice the size it will have, in an even number of rows and columns."""
+    """Return the part's maps, rotated and scaled to twice the final size, with an even number of rows and columns."""
     shape = model(pose.class_id, pose.variant)
     scale = 2 * pose.longest / shape.longest
     level = 0
@@ -95,13 +95,15 @@ def _turned(pose: Pose) -> Bytes:
 
 
 def _sample(source: Bytes, right: float, down: float, wide: int, high: int) -> Bytes:
-    """uint8 [high,wide,4]: `source` about its middle, where a pixel to the right is (right, -down) pixels of `source`.
-    Steps are whole numbers of 1/32768 pixel: warpAffine is faster, but its float steps depend on the SIMD level."""
+    """Return uint8 [high,wide,4]: `source` around its center, where a pixel to the right is (right, -down) pixels of
+    `source`. Steps are whole numbers of 1/32768 pixel: warpAffine is faster, but its float steps depend on the SIMD
+    level.
+    """
     middle = source.shape[0] - 1
     a, b = round(right * 32768), round(down * 32768)
     x = (2 * np.arange(wide, dtype=np.int32) - (wide - 1))[None, :]
     y = (2 * np.arange(high, dtype=np.int32) - (high - 1))[:, None]
-    at = np.stack([a * x + b * y, a * y - b * x], axis=-1)  # in 1/65536 pixel, from the middle
+    at = np.stack([a * x + b * y, a * y - b * x], axis=-1)  # in 1/65536 pixel, from the center
     at = (at + (middle * 32768 + 1024)) >> 11  # in 1/32 pixel, from the corner
     whole = (at >> 5).astype(np.int16)
     part = ((at[..., 1] & 31) * 32 + (at[..., 0] & 31)).astype(np.uint16)
@@ -111,7 +113,7 @@ def _sample(source: Bytes, right: float, down: float, wide: int, high: int) -> B
 
 
 def _lit(maps: Bytes, pose: Pose, matcap: Bytes) -> Bytes:
-    """Look each normal up in the matcap; the bow adds what a near light changes across a flat face."""
+    """Look up each normal in the matcap; the bow adds how a near light varies across a flat face."""
     nx = maps[..., 0].astype(np.float32) - np.float32(128)
     ny = maps[..., 1].astype(np.float32) - np.float32(128)
     cos, sin = np.float32(math.cos(pose.angle)), np.float32(math.sin(pose.angle))
@@ -126,7 +128,7 @@ def _lit(maps: Bytes, pose: Pose, matcap: Bytes) -> Bytes:
 
 
 def _shadow(outline: Outline, light: Light) -> Bytes:
-    """A tight dark rim where the part touches the belt, and a wide one thrown away from the light."""
+    """Return a tight dark shadow where the part touches the belt, and a wide one cast away from the light."""
     rise, margin = _rise(outline.pose), shadow_reach(outline.pose, light)
     dx, dy = (component * rise for component in light.shadow)
     wide = cv2.copyMakeBorder(outline.cover, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=(0,))
@@ -142,13 +144,13 @@ def _shadow(outline: Outline, light: Light) -> Bytes:
 
 
 def lies(outline: Outline, y: int, height: int) -> Mask:
-    """The silhouette, bool [h,w], of a part whose top is at `y`; False outside rows 0..height."""
+    """Return the silhouette, bool [h,w], of a part whose top is at `y`; False outside rows 0..height."""
     rows = np.arange(y, y + outline.mask.shape[0])
     return outline.mask & ((rows >= 0) & (rows < height))[:, None]
 
 
 def lay(sprite: Sprite, canvas: Bytes, x: int, y: int) -> None:
-    """Draw the sprite with its corner at (x, y) of a canvas uint8 [H,W,3], cut at the rims."""
+    """Draw the sprite with its corner at (x, y) of a canvas uint8 [H,W,3], clipped at the edges."""
     m = sprite.margin
     spot, cut = _overlap(canvas, x - m, y - m, sprite.shade.shape)
     if spot.size:
@@ -160,7 +162,7 @@ def lay(sprite: Sprite, canvas: Bytes, x: int, y: int) -> None:
 
 
 def _overlap(canvas: Bytes, x: int, y: int, shape: tuple[int, ...]) -> tuple[Bytes, tuple[slice, slice]]:
-    """The part of the canvas under a patch at (x, y), and the same part of the patch."""
+    """Return the part of the canvas under a patch at (x, y), and the same part of the patch."""
     left, top = max(-x, 0), max(-y, 0)
     right, bottom = min(shape[1], canvas.shape[1] - x), min(shape[0], canvas.shape[0] - y)
     cut = slice(top, max(bottom, top)), slice(left, max(right, left))

@@ -21,7 +21,7 @@ FORMAT = 2
 MAX_BYTES = 64 << 20
 FILE = "manifest.json"
 ADDRESSES = "cameras.json"
-"""Beside it, readable only by its owner: the cameras' addresses, which the manifest has without credentials."""
+"""A file next to it, readable only by its owner, with full camera addresses; the manifest has no credentials."""
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Score(Section):
 
 
 class LayerRecord(Section):
-    """One layer of a built engine, as the engine reports it: the `kernel` that runs, and whether it is a 2:4 one."""
+    """One layer of a built engine, as reported by the engine: its `kernel`, and whether that is a 2:4 kernel."""
 
     name: str
     kernel: str
@@ -60,7 +60,7 @@ class LayerRecord(Section):
 
 
 class LayerVerdict(Section):
-    """One layer of the model: its `state` by `edgesparse inspect`, whether it runs `sparse`, and if not, why."""
+    """One layer of the model: its `state` as in `edgesparse inspect`, whether it runs `sparse`, and if not, why."""
 
     name: str
     state: str
@@ -69,13 +69,13 @@ class LayerVerdict(Section):
 
 
 class AgreementRecord(Section):
-    """Detections compared with FP32's on images without labels, 0..1 each: the share of FP32's boxes that the candidate
+    """Agreement with FP32 on images without labels, each 0..1: the share of FP32's boxes that the candidate
     detects, and the share of its own that FP32 has too, of the same class."""
 
     recall: float
     precision: float
     iou: float
-    """Mean overlap of the boxes that both have."""
+    """Mean overlap of matched boxes."""
     score_mean: float
     """Mean difference of their confidences."""
     boxes: int
@@ -97,18 +97,18 @@ class Candidate(Section):
     reason: str
     build_seconds: float = 0.0
     latency_ms: float | None = None
-    """Median of the engine alone."""
+    """Median latency of the engine alone."""
     spread_ms: float = 0.0
-    """How far the median may move when it is measured again: candidates closer than that count as equal."""
+    """How much the median may vary between measurements: candidates closer than that count as equal."""
     file_mb: float = 0.0
     host_mb: float = 0.0
     """Peak memory of the process that built it."""
     device_mb: float | None = None
-    """Peak use of the GPU's memory while it was built, where that can be measured."""
+    """Peak GPU memory while it was built, if that can be measured."""
     loaded_mb: float | None = None
-    """Use of the budget by the library and CUDA's context, before anything was built."""
+    """Part of the budget used by the library and the CUDA context, before anything was built."""
     context_mb: float = 0.0
-    """GPU memory that running it needs beside the weights."""
+    """GPU memory needed to run it, besides the weights."""
     score: Score | None = None
     agreement: AgreementRecord | None = None
     eligible: tuple[str, ...] = ()
@@ -117,7 +117,7 @@ class Candidate(Section):
     degraded: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     rung: int = 0
-    """How far memory was limited; 0 is the least."""
+    """How much memory was limited; 0 is the least."""
     command: str = ""
     """The equivalent trtexec command."""
 
@@ -136,17 +136,17 @@ class Manifest(Section):
     source_sha256: str
     recipe_sha256: str
     labels_sha256: str | None
-    """Of the annotations that the build was scored on."""
+    """Hash of the annotations that the build was scored on."""
     calibration_sha256: str | None = None
-    """Of the images that INT8 was calibrated on."""
+    """Hash of the images that INT8 was calibrated on."""
     backend: str
     identity: dict[str, str]
-    """Versions and hardware that the engine depends on, as the backend reports them."""
+    """Versions and hardware that the engine depends on, as reported by the backend."""
     machine: dict[str, str]
     """The machine that built it, for people to read."""
     engine: FileName
     fallback: FileName
-    """The most precise engine, which runs when the chosen one cannot be loaded. May be the same file."""
+    """The most precise engine, which runs if the chosen one cannot be loaded. May be the same file."""
     fallback_precision: str
     inputs: tuple[TensorRecord, ...]
     outputs: tuple[TensorRecord, ...]
@@ -155,40 +155,40 @@ class Manifest(Section):
     dla: int | None = None
     """The DLA core that the engine is loaded on."""
     batch: tuple[int, int, int] | None = None
-    """Minimum, optimum and maximum batch, where it is open."""
+    """Minimum, optimum and maximum batch, if it is dynamic."""
     run: Run
-    """Written to JSON without the credentials in addresses."""
+    """Written to JSON without credentials in addresses."""
     candidates: tuple[Candidate, ...]
     verdict: tuple[str, ...] = ()
-    """The result in words: a line for each 2:4 engine and its dense twin, and notes."""
+    """A description of the result: a line for each 2:4 engine and its dense twin, and notes."""
     sparsity: tuple[LayerVerdict, ...] = ()
-    """Of the chosen engine or, when it is dense, of the fastest 2:4 one."""
+    """Layers of the chosen engine or, if it is dense, of the fastest 2:4 engine."""
     budget_mb: float | None = None
     budget_of: str = "host"
-    """Which memory the budget bounds: `host`, `gpu`, or `shared` by both."""
+    """Which memory the budget limits: `host`, `gpu`, or `shared` by both."""
     clocks: str = ""
     """Clocks and power mode during the timing."""
     files: dict[FileName, str]
     """sha256 of every other file in the package."""
     mac: str = ""
-    """Keyed hash of everything else, where the files hold native code."""
+    """Keyed hash of everything else, if the files hold native code."""
 
     @field_serializer("run")
     def _without_credentials(self, run: Run) -> dict[str, Any]:
         return run.redacted().model_dump(mode="json")
 
     def signed_part(self) -> bytes:
-        """The data that `mac` is the keyed hash of."""
+        """Return the data whose keyed hash is `mac`."""
         return json.dumps(self.model_dump(mode="json", exclude={"mac"}), sort_keys=True).encode()
 
     @property
     def precision(self) -> str:
-        """Of the chosen candidate."""
+        """The precision of the chosen candidate."""
         return next((candidate.precision for candidate in self.candidates if candidate.chosen), "")
 
 
 def read(folder: Path) -> Manifest:
-    """Read a package's manifest. Raises PackageError when it is missing, damaged or of another format."""
+    """Read a package's manifest. Raises PackageError if it is missing, damaged or in another format."""
     path = folder / FILE
     try:
         content: Any = json.loads(read_regular(path, MAX_BYTES))
@@ -211,7 +211,7 @@ def read(folder: Path) -> Manifest:
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest atomically: a reader sees the old one or this one."""
+    """Write the manifest atomically: a reader sees the old one or the new one."""
     _write_addresses(folder / ADDRESSES, manifest.run)
     replace_text(folder / FILE, json.dumps(manifest.model_dump(mode="json"), indent=2, sort_keys=True) + "\n")
 
@@ -226,7 +226,7 @@ def _write_addresses(path: Path, run: Run) -> None:
 
 
 def _with_addresses(path: Path, run: Run) -> Run:
-    """`run` with complete addresses: the file adds only the credentials that the manifest leaves out."""
+    """Return `run` with full addresses: the file only adds the credentials that the manifest leaves out."""
     try:
         addresses: Any = json.loads(read_regular(path, MAX_BYTES))
     except FileNotFoundError:
@@ -245,7 +245,7 @@ def _with_addresses(path: Path, run: Run) -> Run:
 
 
 def sha256(path: Path) -> str:
-    """Of a file's contents, in hexadecimal."""
+    """Return the SHA-256 of a file's contents, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):

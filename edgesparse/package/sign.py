@@ -1,8 +1,8 @@
-"""A keyed hash that proves a package was built on this device, by a user who may read its key.
+"""A keyed hash that proves that a package was built on this device, by a user who may read its key.
 
-A TensorRT engine is code that runs when it is loaded, so an engine that was built or changed elsewhere must not be. The
-hash is HMAC-SHA256 (RFC 2104) over the manifest, which holds the hashes of all other files. The key is created on the
-device at the first build, is readable only by its owner, and never leaves the device.
+A TensorRT engine is code that runs when it is loaded, so an engine that was built or changed elsewhere must not be
+loaded. The hash is HMAC-SHA256 (RFC 2104) over the manifest, which holds the hashes of all other files. The key is
+created on the device at the first build, is readable only by its owner, and never leaves the device.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from edgesparse.errors import SignatureError
 
 
 def mac(data: bytes) -> str:
-    """The keyed hash of `data`, in hexadecimal. Raises SignatureError when no key can be created."""
+    """Return the keyed hash of `data`, in hexadecimal. Raises SignatureError if no key can be created."""
     return _mac(create_key(), data)
 
 
 def mismatch(signature: str, data: bytes) -> str | None:
-    """Why `signature` is not the keyed hash of `data` on this device, as 'found, needed'; None when it is."""
+    """Return why `signature` is not the keyed hash of `data` on this device, as 'found, needed', or None if it is."""
     needed = f"needed one by this device's key {_path()}"
     key = _read()
     if key is None:
@@ -37,7 +37,7 @@ def mismatch(signature: str, data: bytes) -> str | None:
 
 
 def create_key() -> bytes:
-    """This device's key, created if it does not exist. Two processes that do so in parallel end with the same one."""
+    """Return this device's key, created if necessary. Two processes that do so in parallel get the same key."""
     if (key := _read()) is not None:
         return key
     path = _path()
@@ -48,7 +48,7 @@ def create_key() -> bytes:
             file.write(secrets.token_bytes(32))
             os.fsync(file.fileno())
         try:
-            os.link(part, path)  # unlike a rename, it keeps a key that another process created meanwhile
+            os.link(part, path)  # unlike a rename, this keeps a key that another process created meanwhile
         except FileExistsError:
             pass
         finally:

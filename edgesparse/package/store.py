@@ -1,4 +1,4 @@
-"""The store of built packages: `ROOT/MODEL/BUILD_ID/`, with the links `current` and `previous` beside the builds.
+"""The store of built packages: `ROOT/MODEL/BUILD_ID/`, with the links `current` and `previous` next to the builds.
 
 A package is written to a temporary folder, synced and renamed, so that readers see all of it or nothing.
 """
@@ -78,7 +78,7 @@ class Package:
 
 
 def sealed(manifest: Manifest) -> Manifest:
-    """The manifest with this device's keyed hash, if its files hold code. Raises SignatureError."""
+    """Return the manifest with this device's keyed hash, if its files hold code. Raises SignatureError."""
     if not _holds_code(manifest):
         return manifest
     return manifest.model_copy(update={"mac": sign.mac(manifest.signed_part())})
@@ -97,9 +97,9 @@ def open_package(path: Path) -> Package:
 
 
 def find_package(path: Path) -> Package:
-    """The package in a build's folder, a model's folder (its `current`), or a store with a single model.
+    """Return the package in a build's folder, a model's folder (its `current`), or a store with a single model.
 
-    It may have been built anywhere: only `verify` permits loading it. Raises PackageError.
+    It may have been built anywhere: only load it after `verify`. Raises PackageError.
     """
     if not path.is_dir():
         raise PackageError(f"no package {path}: build one with 'edgesparse build RECIPE.yaml'")
@@ -122,7 +122,7 @@ class Store:
         self.folder = root / model
 
     def find(self, build_id: str) -> Package | None:
-        """The package of this build, or None where it is missing or damaged."""
+        """Return the package of this build, or None if it is missing or damaged."""
         folder = self.folder / build_id
         try:
             package = Package(folder, manifests.read(folder))
@@ -133,7 +133,7 @@ class Store:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Let one process at a time build a model's packages. Raises PackageError when another one does."""
+        """Let one process at a time build a model's packages. Raises PackageError while another one does."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             file = (self.folder / ".lock").open("a+b", buffering=0)
@@ -148,7 +148,7 @@ class Store:
                 file.seek(0)
                 pid = file.read().decode() or "unknown"
                 raise PackageError(
-                    f"process {pid} is building {self.folder.name} already: wait for it, then run this again"
+                    f"process {pid} is already building {self.folder.name}: wait for it, then run this again"
                 ) from None
             file.truncate(0)
             with suppress(OSError):  # on a full disk the number stays unknown
@@ -157,7 +157,7 @@ class Store:
             yield
 
     def _clean(self) -> None:
-        """Clean up after a build that was killed."""
+        """Clean up after a killed build."""
         for leftover in self.folder.glob(_UNFINISHED + "*"):
             shutil.rmtree(leftover, ignore_errors=True)
         for old in self.folder.glob(_REPLACED + "*"):
@@ -169,9 +169,9 @@ class Store:
 
     @contextmanager
     def writing(self, build_id: str, needed: int) -> Iterator[Path]:
-        """A folder to fill with at most `needed` bytes: synced and renamed at the end, removed when anything fails.
+        """Yield a folder to fill with at most `needed` bytes: synced and renamed at the end, removed if anything fails.
 
-        It replaces an older folder of the same build. Raises PackageError when the disk is full.
+        It replaces an older folder of the same build. Raises PackageError if the disk is full.
         """
         free = shutil.disk_usage(self.folder).free
         if free < needed:
@@ -191,7 +191,7 @@ class Store:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _replace(self, build: Path, new: Path) -> None:
-        """Two renames where an older one exists: if the process is killed between them, `_clean` restores the older."""
+        """Rename, twice if an older one exists: after a kill between the two, `_clean` restores the older."""
         old = self.folder / f"{_REPLACED}{build.name}"
         if build.exists():
             build.rename(old)
@@ -200,12 +200,12 @@ class Store:
         shutil.rmtree(old, ignore_errors=True)
 
     def current(self) -> Path | None:
-        """The build that `current` points to, relative to the model's folder; None without one."""
+        """Return the build that `current` points to, relative to the model's folder; None without one."""
         link = self.folder / "current"
         return link.readlink() if link.is_symlink() else None
 
     def switch(self, build_id: str) -> None:
-        """Make a build `current`, and the former one `previous`; each link changes atomically."""
+        """Make a build `current` and the old one `previous`; each link changes atomically."""
         old = self.current()
         if old is not None and old.name == build_id:
             return

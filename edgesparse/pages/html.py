@@ -1,6 +1,6 @@
 """The building blocks of every HTML page that edgesparse writes: one stylesheet, tables, bars, tiles.
 
-A page is one self-contained file without scripts. Text is escaped wherever it enters; what is markup already is `Html`.
+A page is one self-contained file without scripts. Text is escaped wherever it enters; markup has the type `Html`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ background:var(--c)}
 .tile{background:var(--panel);border-radius:8px;padding:.7rem 1.1rem;min-width:8rem}
 .tile b{display:block;font-size:1.5rem;font-variant-numeric:tabular-nums}.tile span{color:var(--soft);font-size:.85rem}
 """
-"""`.n` is a number's cell; `--c` is the color of a state: var(--sparse), var(--dense) or var(--ineligible)."""
+"""`.n` is a numeric cell; `--c` is the color of a state: var(--sparse), var(--dense) or var(--ineligible)."""
 
 
 class Html(str):
@@ -44,7 +44,7 @@ class Html(str):
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table. `mark` is its id, which bars lead to; `kind` its CSS class."""
+    """One row of a table. `mark` is its id, which bars link to; `kind` is its CSS class."""
 
     cells: Sequence[str]
     mark: str = ""
@@ -61,14 +61,14 @@ class Bar:
 
 
 def document(title: str, *body: str, style: str = "") -> str:
-    """The page as text. `body` is markup; `style` is CSS that only this page needs."""
+    """Return the page. `body` is markup; `style` is CSS that only this page needs."""
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     head += f"<title>{escape(title)}</title><style>{STYLE}{style}</style>"
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{"".join(body)}</body></html>\n'
 
 
 def text(value: object) -> Html:
-    """`value` escaped, unless it is markup already."""
+    """Return `value` escaped, unless it is markup."""
     return value if isinstance(value, Html) else Html(escape(str(value)))
 
 
@@ -85,12 +85,12 @@ def bullets(lines: Iterable[str]) -> Html:
 
 
 def details(summary: str, body: str, *, opened: bool = False) -> Html:
-    """`body`, which is markup, folded away behind `summary`."""
+    """Return `body`, which is markup, folded behind `summary`."""
     return Html(f"<details{' open' if opened else ''}><summary>{text(summary)}</summary>{body}</details>")
 
 
 def tiles(values: Iterable[tuple[str, str]]) -> Html:
-    """The most important numbers in large type: (words, number) each."""
+    """Return the most important numbers in large type, each (label, number)."""
     shown = "".join(
         f'<div class="tile"><b>{text(value)}</b><span>{text(words)}</span></div>' for words, value in values
     )
@@ -100,25 +100,25 @@ def tiles(values: Iterable[tuple[str, str]]) -> Html:
 def table(
     columns: Sequence[str], rows: Iterable[Row | Sequence[str]], numbers: Collection[int] = (), kind: str = ""
 ) -> Html:
-    """A table; `numbers` are the columns aligned right. `kind` "small" makes it only as wide as its text."""
+    """Return a table; `numbers` are the right-aligned columns. `kind` "small" makes it only as wide as its text."""
     body = "".join(_row(row if isinstance(row, Row) else Row(row), numbers) for row in rows)
     drawn = f"<table{_class(kind)}><tr>{_cells('th', columns, numbers)}</tr>{body}</table>"
     return Html(drawn if kind == "small" else f'<div class="wide">{drawn}</div>')
 
 
 def pairs(items: Iterable[tuple[str, str]]) -> Html:
-    """A table of names and values without a head."""
+    """Return a table of names and values without a header."""
     rows = "".join(f"<tr><th>{text(name)}</th><td><code>{text(value)}</code></td></tr>" for name, value in items)
     return Html(f'<div class="wide"><table>{rows}</table></div>')
 
 
 def state_cell(state: str, words: str) -> Html:
-    """`words` with the color of `state` in front."""
+    """Return `words` after the color of `state`."""
     return Html(f'<span class="state" style="--c:var(--{state})">{text(words)}</span>')
 
 
 def bars(title: str, layers: Iterable[Bar]) -> Html:
-    """Bars in the graph's order; the i-th leads to the table's row `l{i}`."""
+    """Return bars in graph order; the i-th links to the table row `l{i}`."""
     shown = list(layers)
     most = max((bar.height for bar in shown), default=0) or 1
     drawn = "".join(
@@ -130,13 +130,13 @@ def bars(title: str, layers: Iterable[Bar]) -> Html:
 
 
 def key(words: Iterable[tuple[str, str]], lead: str) -> Html:
-    """What the colors mean: (state, words) each."""
+    """Return the color key: (state, label) each."""
     parts = "".join(f'<span style="--c:var(--{state})"></span>{text(label)}' for state, label in words)
     return Html(f'<p class="key">{text(lead)}: {parts}</p>')
 
 
 def number(value: float | None, digits: int = 1, missing: str = "-") -> str:
-    """With thousands separated, or `missing`."""
+    """Return a number with thousands separators, or `missing`."""
     return missing if value is None else f"{value:,.{digits}f}"
 
 

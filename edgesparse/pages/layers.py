@@ -1,4 +1,4 @@
-"""The page of a verb that changes a network layer by layer: what it did in words, bars per layer, a table."""
+"""The page of a verb that changes a model layer by layer: a summary, a bar per layer, and a table."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ COLUMNS = ("layer", "state", "MACs M", "output lost %", "alone changes outputs %
 
 @dataclass(frozen=True)
 class ChangedLayer:
-    """One layer. `error`: what its output lost, with what earlier layers lost, as a share of its variance; `alone`:
-    what changing this layer alone does to the network's outputs, as a share of theirs. None: not measured."""
+    """One layer. `error`: the loss of its output, including that of earlier layers, as a share of its variance;
+    `alone`: what changing only this layer does to the model's outputs, as a share of their variance. None: not
+    measured.
+    """
 
     name: str
     state: str
@@ -42,14 +44,14 @@ class ChangedLayer:
 
 @dataclass(frozen=True)
 class LayersPage:
-    """`name`: the model's. `states`: the words for sparse, dense and ineligible that this page uses."""
+    """`name`: the model's name. `states`: this page's terms for sparse, dense and ineligible."""
 
     name: str
     title: str
     states: Mapping[str, str]
 
     def render(self, summary: str, layers: Sequence[ChangedLayer], *more: str) -> str:
-        """The page as text; `summary` comes before the bars and `more` behind the table, both markup."""
+        """Return the page; `summary` comes before the bars and `more` after the table, both markup."""
         macs = (Bar(layer.title, layer.state, layer.macs or 0) for layer in layers)
         errors = (Bar(layer.title, layer.state, layer.error or 0) for layer in layers)
         return document(
@@ -57,7 +59,7 @@ class LayersPage:
             f"<h1>{text(self.name)}</h1>{summary}",
             key(self.states.items(), "Layers"),
             bars("Multiply-accumulates per layer, in order", macs),
-            bars("Output lost per layer, as a share of its variance, with what earlier layers lost", errors),
+            bars("Output lost per layer, as a share of its variance, including the loss of earlier layers", errors),
             self._table(layers),
             *more,
         )

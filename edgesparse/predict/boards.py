@@ -1,4 +1,4 @@
-"""Jetson boards and what their GPU can do, from boards.yaml."""
+"""Jetson boards and the capabilities of their GPUs, from boards.yaml."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from edgesparse.errors import ConfigError
 
 @dataclass(frozen=True)
 class GpuClass:
-    """One generation of GPU.
-
-    `compute_capability`: as "8.7". `macs_per_sm_clock`: multiply-accumulates per SM and clock on the tensor cores, by
-    precision. `cuda_cores`: per SM. `sparse_speedup`: how many times as fast 2:4 is at most; 1: no sparse tensor cores.
+    """One GPU generation. `compute_capability`: for example "8.7". `macs_per_sm_clock`: multiply-accumulates per SM and
+    clock on the tensor cores, by precision. `cuda_cores`: per SM. `sparse_speedup`: maximum speedup of 2:4; 1: no
+    sparse tensor cores.
     """
 
     name: str
@@ -33,7 +32,7 @@ class GpuClass:
 class Board:
     """One board in one power mode. `memory_gb` in GB, clocks in MHz, `bus_bits` the width of its memory bus.
 
-    `sure`: whether the clocks were checked against their source.
+    `sure`: whether the clocks were verified against their source.
     """
 
     name: str
@@ -52,12 +51,12 @@ class Board:
         return self.bus_bits / 8 * 2 * self.emc_mhz * 1e6
 
     def rate(self, precision: str, sparse: bool = False) -> float:
-        """Peak multiply-accumulates per second of the tensor cores in `fp32` (as TF32), `fp16` or `int8`."""
+        """Return the tensor cores' peak multiply-accumulates per second in `fp32` (as TF32), `fp16` or `int8`."""
         speedup = self.gpu.sparse_speedup if sparse else 1
         return self.gpu.macs_per_sm_clock[precision] * self.sms * self.gpu_mhz * 1e6 * speedup
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return JSON-compatible values."""
         return {name: value for name, value in vars(self).items() if name != "gpu"}
 
     def __str__(self) -> str:
@@ -67,10 +66,9 @@ class Board:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What an engine reaches of the peak rates.
-
-    Shares of the tensor cores' rate (`math`), of the CUDA cores' in depthwise convolutions (`depthwise`) and of the
-    memory bandwidth (`memory`); and GPU clocks that each fused layer costs whatever its size (`layer_clocks`).
+    """How much of the peak rates an engine achieves: shares of the tensor cores' rate (`math`), of the CUDA cores' in
+    depthwise convolutions (`depthwise`) and of the memory bandwidth (`memory`); and the GPU clocks that each fused
+    layer costs regardless of its size (`layer_clocks`).
     """
 
     math: float
@@ -80,9 +78,8 @@ class Fitted:
 
 
 def board(name: str) -> Board:
-    """The board called `name`: `orin-nano-8gb` (its fastest mode) or `orin-nano-8gb:15W`.
-
-    Raises ConfigError, which lists the boards or modes.
+    """Return the board `name`: `orin-nano-8gb` (its fastest mode) or `orin-nano-8gb:15W`. Raises ConfigError, which
+    lists the boards or modes.
     """
     known: dict[str, dict[str, Any]] = _sheet()["boards"]
     kind, _, mode = name.partition(":")

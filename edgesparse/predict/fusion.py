@@ -1,7 +1,7 @@
-"""A graph as the layers that an engine runs: a convolution with its bias, activation and addition counts as one.
+"""Groups a graph into the layers that an engine runs: a convolution with its bias, activation and addition is one.
 
 The rules follow TensorRT's developer guide ("Types of Fusions"): a convolution or matrix product is fused with the
-pointwise operations behind it, and chains of pointwise operations with each other; shape changes cost nothing.
+pointwise operations after it, and chains of pointwise operations with each other; shape changes cost nothing.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ class Work:
     """The work of one fused layer per run.
 
     `kind`: `tensor` (runs on tensor cores), `cuda` (depthwise and other narrow products), or `move` (no products).
-    `rows` x `columns`: the output as a matrix (positions x channels); `depth`: products summed for each value of it,
+    `rows` x `columns`: the output as a matrix (positions x channels); `depth`: products summed per output value,
     over `taps` positions of the convolution's kernel.
-    `weights`, `reads` and `writes` count values, not bytes. `sparse`: whether it may run 2:4; `sparse_int8`: in INT8.
+    `weights`, `reads` and `writes` count values, not bytes. `sparse`: whether it may run 2:4; `sparse_int8`: the same
+    in INT8.
     """
 
     name: str
@@ -52,7 +53,7 @@ class Work:
 
     @property
     def channels(self) -> int:
-        """Input channels that are summed over, for each of the `taps`."""
+        """Input channels summed over per tap."""
         return -(-self.depth // self.taps)
 
 
@@ -69,9 +70,8 @@ class _Group:
 
 
 def fused_layers(model: ModelProto, inputs: Mapping[str, Sequence[int]] | None = None) -> tuple[Work, ...]:
-    """The layers of `model` as an engine runs them, in order; `inputs` fixes open input shapes by name.
-
-    Raises ModelError where a shape that determines the work stays open.
+    """Return the layers of `model` as an engine runs them, in order; `inputs` fixes dynamic input shapes by name.
+    Raises ModelError if a shape that determines the work remains unknown.
     """
     layers = {layer.name: layer for layer in inspect(model, inputs).layers}
     works = dense_layers(model, shapes(model, inputs))
@@ -92,7 +92,7 @@ def _with_sparsity(work: Work, layer: InspectedLayer | None) -> Work:
 
 
 def _groups(wiring: Wiring) -> list[_Group]:
-    """Every node that costs time, in the layer that it becomes part of."""
+    """Return the layers, each with all its nodes that cost time."""
     groups: list[_Group] = []
     group_of: dict[str, int] = {}
     host: set[str] = set()
@@ -163,13 +163,13 @@ def _weight_shape(wiring: Wiring, node: NodeProto, known: Mapping[str, Shape]) -
 
 
 def _columns(node: NodeProto, known: Mapping[str, Shape]) -> int:
-    """Output channels: axis 1 for a convolution, the last axis for a matrix product."""
+    """Return the output channels: axis 1 for a convolution, the last axis for a matrix product."""
     shape = known[node.output[0]]
     return (shape[1] if node.op_type in ("Conv", "ConvTranspose") else shape[-1]) or 1
 
 
 def _size(wiring: Wiring, known: Mapping[str, Shape], name: str) -> int:
-    """Number of values in a tensor; if its shape is open, that of the largest tensor that it is computed from."""
+    """Return a tensor's number of values; if its shape is unknown, that of the largest tensor it is computed from."""
     sizes, todo, visited = [0], [name], set[str]()
     while todo:
         at = todo.pop()

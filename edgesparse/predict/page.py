@@ -1,4 +1,4 @@
-"""The page of `inspect`: the network as bars, one per layer, and why a layer is or is not 2:4."""
+"""The page of `inspect`: a bar per layer of the model, and why each layer is or is not 2:4."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MICROSECONDS = Html("FP16 &micro;s")
 def page(
     name: str, report: Inspection, board: Board | None = None, predictions: Mapping[str, Prediction] | None = None
 ) -> str:
-    """The page as text. `name` is the model's; with `board` and what `predict_all` returned, predicted times too."""
+    """Return the page. `name` is the model's; `board` and the result of `predict_all` add predicted times."""
     macs = "with an open input shape" if report.macs is None else f"{report.macs / 1e6:,.0f} M multiply-accumulates"
     words = ((state, f"{words}: {100 * report.share(state):.0f} %") for state, words in STATES.items())
     drawn = (Bar(_title(layer), layer.state, layer.macs or 0) for layer in report.layers)

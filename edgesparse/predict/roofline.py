@@ -1,10 +1,10 @@
 """What FP16, INT8 and 2:4 could gain on a board, before anything is built: a roofline per fused layer.
 
 A layer takes as long as its products at the tensor cores' rate or its bytes at the memory bandwidth, whichever is
-longer, plus a fixed number of GPU clocks (Williams, Waterman, Patterson, "Roofline", CACM 52(4), 2009). Products come
-in whole tiles, and tiles in whole waves over the multiprocessors, so narrow and small layers cost more than their
-products. Four fitted constants give what an engine reaches of the data sheet's rates; docs/results/prediction.md gives
-the error.
+longer, plus a fixed number of GPU clocks (Williams, Waterman, Patterson, "Roofline", CACM 52(4), 2009). Work is done in
+whole tiles, and tiles in whole waves over the multiprocessors, so narrow and small layers cost more than their
+products. Four fitted constants describe how much of the data sheet's rates an engine achieves;
+docs/results/prediction.md has the error.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from edgesparse.predict.fusion import Work
 
 BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 TILE_ROWS, TILE_COLUMNS, TILE_DEPTH = 128, 64, 128
-"""What one multiprocessor works on at a time: output positions, output channels, and bytes of input channels, for each
+"""The tile of one multiprocessor: output positions, output channels, and bytes of input channels, for each
 position of the kernel. Most names of TensorRT's convolution kernels have tiles of this size."""
 LIKELY, SMALL = " where likely", "INT8 of a smaller input"
 BOUNDS = {"math": "arithmetic", "memory": "memory traffic", "launch": "starting each layer"}
 LIKELY_CHANNELS = 128
 """Input and output channels from which TensorRT picks 2:4 kernels in FP16 (docs/results/orin-slice.md)."""
 SHORTER = 0.8
-"""Of the input's sides, for the comparison with a smaller input."""
+"""Factor of the input's sides, for the comparison with a smaller input."""
 WORTH = 0.05
-"""A smaller saving, as a share of the latency, is not worth pruning for: the error of the prediction is larger."""
+"""Smallest saving, as a share of the latency, worth pruning for: the error of the prediction is larger than less."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class LayerTime:
     ms: float
     bound: str
     start_ms: float = 0.0
-    """Of `ms`, what the layer costs whatever its size."""
+    """The part of `ms` that the layer costs regardless of its size."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One way to run a network on one board, called `name`. `bound`: what takes most of its time."""
+    """One way to run a model on one board, called `name`. `bound`: what takes most of its time."""
 
     name: str
     layers: tuple[LayerTime, ...]
@@ -61,7 +61,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Gain:
-    """The most milliseconds that 2:4 saves in one layer; `relu_ms`: in INT8 with ReLU in place of SiLU.
+    """The most milliseconds that 2:4 saves in one layer; `relu_ms`: in INT8 with ReLU instead of SiLU.
 
     `bound`: what limits the layer in dense FP16.
     """
@@ -82,12 +82,13 @@ def predict(
     relu: bool = False,
     constants: Fitted | None = None,
 ) -> Prediction:
-    """Latency of the fused layers `works` on `board` in `fp32`, `fp16` or `int8`, with the batch of the shapes.
+    """Predict the latency of the fused layers `works` on `board` in `fp32`, `fp16` or `int8`, with the batch of the
+    shapes.
 
     With `sparse`, every layer that may run a 2:4 kernel does, at the GPU's sparse rate: the most that could be gained,
-    since TensorRT picks the dense kernel wherever that is faster. In INT8 a layer may only if ReLU or nothing is
-    between it and the next Q, or anywhere with `relu`. "likely": only those layers run 2:4 for which TensorRT was
-    seen to pick a sparse kernel (`likely_sparse`). `constants`: used in place of the fitted ones.
+    since TensorRT picks the dense kernel wherever that is faster. In INT8, a layer may only if nothing or a ReLU is
+    between it and the next Q; with `relu`, any layer may. "likely": only those layers run 2:4 for which TensorRT was
+    seen to pick a sparse kernel (`likely_sparse`). `constants`: replace the fitted ones.
     """
     reached = constants or fitted()
 
@@ -112,7 +113,7 @@ def likely_sparse(work: Work, precision: str) -> bool:
 
 
 def shrunk(works: Sequence[Work], side: float) -> list[Work]:
-    """The layers for an input whose sides are `side` times as long: activations shrink, weights stay."""
+    """Return the layers for an input whose sides are `side` times as long: activations shrink, weights do not."""
     area = side * side
     return [
         replace(work, rows=ceil(work.rows * area), reads=ceil(work.reads * area), writes=ceil(work.writes * area))
@@ -121,7 +122,9 @@ def shrunk(works: Sequence[Work], side: float) -> list[Work]:
 
 
 def predict_all(works: Sequence[Work], board: Board) -> dict[str, Prediction]:
-    """FP16 and INT8, each dense, 2:4 and 2:4 in likely layers; INT8 2:4 with ReLU; INT8 of a smaller input; by name."""
+    """Predict by name: FP16 and INT8, each dense, 2:4 and 2:4 in likely layers; INT8 2:4 with ReLU; INT8 of a smaller
+    input.
+    """
     small = replace(predict(shrunk(works, SHORTER), board, "int8"), name=SMALL)
     predictions = (
         predict(works, board, "fp16"),
@@ -137,7 +140,7 @@ def predict_all(works: Sequence[Work], board: Board) -> dict[str, Prediction]:
 
 
 def least_ms(works: Sequence[Work], board: Board, precision: str, sparse: bool = False) -> float:
-    """Milliseconds that the products alone take at the data sheet's rates, 2:4 wherever a layer may run it."""
+    """Return the milliseconds of the products alone at the data sheet's rates, 2:4 wherever a layer may run it."""
     seconds = 0.0
     for work in works:
         if work.kind == "cuda":
@@ -148,7 +151,7 @@ def least_ms(works: Sequence[Work], board: Board, precision: str, sparse: bool =
 
 
 def gains(predictions: Mapping[str, Prediction]) -> list[Gain]:
-    """The layers that 2:4 makes faster, the greatest gain first, from what `predict_all` returns."""
+    """Return the layers that 2:4 makes faster, largest gain first, from the result of `predict_all`."""
     layers = [(layer.name, layer.bound) for layer in predictions["FP16"].layers]
     names = ("FP16", "FP16 2:4", "INT8", "INT8 2:4", "INT8 2:4 with ReLU")
     half, sparse_half, byte, sparse_byte, relu = ([layer.ms for layer in predictions[name].layers] for name in names)
@@ -158,9 +161,9 @@ def gains(predictions: Mapping[str, Prediction]) -> list[Gain]:
 
 
 def verdict(predictions: Mapping[str, Prediction]) -> list[str]:
-    """What 2:4 could save, one line per engine, what else would, and whether pruning is worth it.
+    """Describe what 2:4 could save, one line per engine, what else would, and whether pruning is worth it.
 
-    `predictions`: what `predict_all` returns. The last line is the conclusion.
+    `predictions`: the result of `predict_all`. The last line is the conclusion.
     """
     lines, worth = [], []
     for dense, sparse in (("FP16", "FP16 2:4"), ("INT8", "INT8 2:4"), ("INT8", "INT8 2:4 with ReLU")):
@@ -178,7 +181,7 @@ def verdict(predictions: Mapping[str, Prediction]) -> list[str]:
 
 
 def _alternatives(predictions: Mapping[str, Prediction]) -> list[str]:
-    """What takes time that 2:4 does not touch, and what a smaller input saves."""
+    """Describe what takes time regardless of 2:4, and what a smaller input saves."""
     dense, small = predictions["INT8"], predictions[SMALL]
     started = sum(layer.start_ms for layer in dense.layers)
     return [
@@ -188,7 +191,7 @@ def _alternatives(predictions: Mapping[str, Prediction]) -> list[str]:
 
 
 def as_dict(predictions: Mapping[str, Prediction], board: Board) -> dict[str, Any]:
-    """For JSON."""
+    """Return JSON-compatible values."""
     times = {
         name: {"ms": round(p.ms, 4), "bound": p.bound, "layers": [asdict(layer) for layer in p.layers]}
         for name, p in predictions.items()
@@ -217,13 +220,13 @@ def _math_seconds(work: Work, board: Board, precision: str, sparse: bool, reache
 
 
 def _cuda_rate(board: Board, precision: str) -> float:
-    """Peak multiply-accumulates per second of the CUDA cores; FP16 and INT8 go in pairs."""
+    """Return the CUDA cores' peak multiply-accumulates per second; FP16 and INT8 run in pairs."""
     vector = 1 if precision == "fp32" else 2
     return board.gpu.cuda_cores * vector * board.sms * board.gpu_mhz * 1e6
 
 
 def _sparse_size(precision: str) -> float:
-    """Size of 2:4 weights relative to dense ones: half of the values, and a two-bit index for each."""
+    """Return the size of 2:4 weights relative to dense ones: half of the values, and a two-bit index for each."""
     bits = 8 * BYTES[precision]
     return 0.5 * (bits + 2) / bits
 

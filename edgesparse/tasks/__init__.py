@@ -1,1 +1,1 @@
-"""What a verb does from files to files, shared by the command line and the Python API."""
+"""The work of each verb, from files to files, shared by the command line and the Python API."""

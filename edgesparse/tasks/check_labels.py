@@ -1,4 +1,4 @@
-"""Check the labels of a data set: every fault, and, with a detector, which of its classes each category is."""
+"""Check the labels of a data set: every fault and, with a detector, which of its classes each category is."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgesparse.runtime.labels.read import Labels, annotation_file, inspect_labe
 
 @dataclass(frozen=True)
 class Guess:
-    """One way in which a detector's classes may be categories, and the detector's score if they are."""
+    """A possible mapping of a detector's classes to categories, and the detector's score with it."""
 
     mapping: str
     map: float
@@ -29,10 +29,8 @@ class Guess:
 
 @dataclass(frozen=True)
 class LabelsReport:
-    """What a labels file holds and what is wrong with it.
-
-    `categories`: boxes by the category's name. `guesses`: with a detector, the best first. `diagnosis`: why it does not
-    score, in words; empty where it does.
+    """The contents and faults of a labels file. `categories`: number of boxes by category name. `guesses`: with a
+    detector, the best first. `diagnosis`: why it does not score; empty if it does.
     """
 
     path: str
@@ -45,11 +43,11 @@ class LabelsReport:
 
     @property
     def sound(self) -> bool:
-        """Whether the labels can be used, and the detector, if any, scores on them."""
+        """Whether the labels can be used and the detector, if any, scores on them."""
         return not self.diagnosis and not any(fault.fatal for fault in self.faults)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return JSON-compatible values."""
         return {**asdict(self), "sound": self.sound}
 
 
@@ -58,7 +56,7 @@ def check_labels(
 ) -> LabelsReport:
     """Check a COCO JSON file or a YOLO data set, every image, and a package's score on it.
 
-    Raises ConfigError for a file that holds no labels at all, BuildError, BackendUnavailable without pycocotools.
+    Raises ConfigError for a file without any labels, BuildError, BackendUnavailable without pycocotools.
     """
     path = annotation_file(annotations)
     content, faults = inspect_labels(path, images)
@@ -90,7 +88,7 @@ def _check_images(path: Path, content: Content, faults: Faults, progress: Progre
         except ImageError as error:
             faults.add("images that cannot be read", "replace them", str(error))
         except ConfigError as error:
-            faults.add("images of another size than the labels say", "use the labels' images", str(error))
+            faults.add("images whose size differs from the labels'", "use the labels' images", str(error))
         else:
             sizes[image.number] = pixels.shape[1], pixels.shape[0]
     if not faults.fatal:

@@ -10,6 +10,6 @@ from edgesparse.runtime.labels.read import Labels
 
 
 def evaluate_package(package: Package, labels: Labels, progress: Progress = quiet) -> Evaluation:
-    """COCO mAP of a package. Raises ConfigError, BuildError; BackendUnavailable without pycocotools."""
+    """Return a package's COCO mAP. Raises ConfigError, BuildError; BackendUnavailable without pycocotools."""
     with open_detector(package, SCORING) as detector:
         return evaluate(detector, labels, lambda done, total: progress("scoring", done, total))

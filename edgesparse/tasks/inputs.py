@@ -1,4 +1,4 @@
-"""What verbs read, checked before any work: the model or recipe, the annotations, the images."""
+"""The inputs of verbs, checked before any work: the model or recipe, the annotations, the images."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ class Annotated:
     """Annotated images to score on.
 
     `annotations`: a COCO JSON file, a YOLO data.yaml, or a folder that holds one of them. `images`: the folder of the
-    images where they are not beside it.
+    images, if they are not next to it.
     """
 
     annotations: Path
     images: Path | None = None
 
     def read(self) -> Labels:
-        """Raises ConfigError where they cannot be read or name no image."""
+        """Read the labels. Raises ConfigError if they cannot be read or name no images."""
         return Labels(self.annotations, self.images)
 
 
 def read_annotations(annotations: str | Path | None, images: str | Path | None) -> Labels | None:
-    """The labels to score on, None without `annotations`. Raises as `Annotated.read`."""
+    """Return the labels to score on, or None without `annotations`. Raises what `Annotated.read` raises."""
     if annotations is None:
         return None
     return Annotated(Path(annotations), None if images is None else Path(images)).read()
@@ -75,7 +75,7 @@ def read_model(recipe: Recipe, source: str, count: int, labels: Labels | None, p
 
 
 def as_recipe(target: Target, names: str | None = None) -> Recipe:
-    """The recipe of a target, with the class names of `names` ('coco' or a file). Raises ConfigError."""
+    """Return the recipe of a target, with the class names in `names` ('coco' or a file). Raises ConfigError."""
     if isinstance(target, Recipe):
         return target.model_copy(update={"classes": named_classes(names, Path())}) if names else target
     path = Path(target)
@@ -85,7 +85,7 @@ def as_recipe(target: Target, names: str | None = None) -> Recipe:
 
 
 def check_numbers(count: int, max_drop: float | None, share: float | None = None) -> None:
-    """Raise ConfigError for numbers of images, points or shares that make no sense."""
+    """Raise ConfigError for an impossible number of images, points or share."""
     if count < 1:
         raise ConfigError(f"--count: found {count}, needed 1 or more")
     if max_drop is not None and not 0 <= max_drop <= 100:
@@ -95,12 +95,12 @@ def check_numbers(count: int, max_drop: float | None, share: float | None = None
 
 
 def check_images(source: str) -> None:
-    """Raise SourceError where `source` (a folder, glob or video) holds no images."""
+    """Raise SourceError if `source` (a folder, glob or video) holds no images."""
     open_source(source).close()
 
 
 def check_sources(target: Path, overrides: Mapping[str, Any]) -> None:
-    """Check the sources of a recipe or ONNX file before it is built, cameras and streams excepted.
+    """Check the sources of a recipe or ONNX file, except cameras and streams, before it is built.
 
     `overrides` replace the recipe's `run:` section. Raises ConfigError, SourceError.
     """

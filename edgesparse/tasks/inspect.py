@@ -22,7 +22,7 @@ from edgesparse.tasks.writing import check_outputs, write
 
 @dataclass(frozen=True)
 class ModelInspection:
-    """`report` has the layers; `predictions` per engine, as "FP16 2:4", where a `board` was named."""
+    """`report` has the layers; `predictions` are per engine, such as "FP16 2:4", if a `board` was named."""
 
     model: str
     report: Inspection
@@ -31,11 +31,11 @@ class ModelInspection:
 
     @property
     def layers(self) -> tuple[InspectedLayer, ...]:
-        """Every layer of the model, in the graph's order."""
+        """Every layer of the model, in graph order."""
         return self.report.layers
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return JSON-compatible values."""
         result = {"model": self.model, **self.report.as_dict()}
         if self.board is not None:
             result["prediction"] = roofline.as_dict(dict(self.predictions), self.board)
@@ -43,7 +43,7 @@ class ModelInspection:
 
 
 def _input_of(recipe: Recipe, model: Model) -> dict[str, tuple[int, ...]]:
-    """The shape of an open image input by the recipe's size. Raises ModelError where a fixed one differs."""
+    """Return the shape of a dynamic image input at the recipe's size. Raises ModelError if a fixed size differs."""
     size = recipe.input.size
     if size is None:
         return {}
@@ -63,7 +63,7 @@ def inspect_file(
     force: bool = False,
     progress: Progress = quiet,
 ) -> ModelInspection:
-    """Inspect the model of `target`; with `html` write a page too. Raises ConfigError, ModelError."""
+    """Inspect the model of `target`; with `html`, also write a page. Raises ConfigError, ModelError."""
     board = boards.board(device) if device is not None else None
     recipe = as_recipe(target)
     check_outputs((html,), force, [recipe.model, *([] if isinstance(target, Recipe) else [Path(target)])])

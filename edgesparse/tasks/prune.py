@@ -32,22 +32,19 @@ class PruneOptions:
 
     - `method`: `magnitude` keeps the two largest of four weights, and needs training afterwards. `reconstruct` refits
       each layer to its dense output on images, and needs no training.
-    - `layers`: names, None for every eligible layer, or "auto" for those that change the outputs least for what they
-      save.
-    - `permute`: magnitude: reorder channels first, so that more magnitude is kept.
-    - `names`: class names, 'coco' or a file, for a model without any.
-    - `force`: overwrite files that exist.
+    - `layers`: names, None for every eligible layer, or "auto" for those that change the outputs least for the time
+    they save. - `permute`: for `magnitude`: reorder channels first, to keep more magnitude. - `names`: class names,
+    'coco' or a file, for a model without them. - `force`: overwrite existing files.
 
     For `reconstruct` only:
 
     - `images`: folder, glob or video of images like those of the camera; the first `count` are used.
     - `share`: prune this share (0 to 1) of the eligible multiply-accumulates; implies `layers="auto"`.
-    - `max_drop`: lose at most so many points of mAP (0 to 100) on `annotations`; implies `layers="auto"`.
-    - `device`: weigh layers by their predicted gain on this board, as "orin-nano-8gb"; implies `layers="auto"`.
+    - `max_drop`: lose at most this many points of mAP (0 to 100) on `annotations`; implies `layers="auto"`.
+    - `device`: weigh layers by their predicted gain on this board, such as "orin-nano-8gb"; implies `layers="auto"`.
     - `annotations`: COCO JSON file, YOLO data.yaml, or a folder with one of them, to score on; `annotated_images`: the
-      folder of the images, if they are not beside it.
-    - `state`: folder for intermediate results: after an interruption the same call continues from there.
-    - `html`: file for a report per layer.
+    folder of the images, if they are not next to it. - `state`: folder for intermediate results: after an interruption,
+    the same call continues from there. - `html`: file for a report per layer.
     """
 
     method: PruneMethod = "magnitude"
@@ -67,11 +64,11 @@ class PruneOptions:
 
     @property
     def automatic(self) -> bool:
-        """Whether layers are chosen."""
+        """Whether layers are chosen automatically."""
         return self.layers == "auto" or any(x is not None for x in (self.share, self.max_drop, self.device))
 
     def check(self) -> None:
-        """Raise ConfigError where options contradict each other."""
+        """Raise ConfigError if options contradict each other."""
         if self.method not in PruneMethod.__args__:  # type: ignore[attr-defined]
             raise ConfigError(f"--method: found {self.method!r}, needed magnitude or reconstruct")
         check_numbers(self.count, self.max_drop, self.share)
@@ -83,7 +80,7 @@ class PruneOptions:
         elif self.images is None:
             raise ConfigError("--method reconstruct needs --images: a folder of images like those of the camera")
         elif self.permute:
-            raise ConfigError("--permute is for --method magnitude: reconstruct always reorders channels")
+            raise ConfigError("--permute only applies to --method magnitude: reconstruct always reorders channels")
         if self.annotated_images is not None and self.annotations is None:
             raise ConfigError("--annotated-images needs --annotations")
 
@@ -96,7 +93,9 @@ class PruneOptions:
         elif self.layers is not None and "auto" in self.layers:
             raise ConfigError("--layers auto chooses layers: leave out the names")
         elif self.layers and self.automatic and self.method == "reconstruct":
-            raise ConfigError(f"--layers {self.layers[0]} names what to prune: leave it out to have layers chosen")
+            raise ConfigError(
+                f"--layers {self.layers[0]} names what to prune: leave it out to choose layers automatically"
+            )
 
 
 _RECONSTRUCT = ("images", "annotations", "annotated_images", "share", "max_drop", "device", "state", "html")
@@ -112,7 +111,7 @@ class PruneResult:
     report: PruneReport | ReconstructReport
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return JSON-compatible values."""
         return {
             "model": self.model,
             "output": str(self.output),
@@ -171,6 +170,6 @@ def _reconstruct(recipe: Recipe, options: PruneOptions, progress: Progress) -> t
 
 
 def _gains(model: Model, spec: DetectorSpec, board: boards.Board) -> dict[str, float]:
-    """Milliseconds that 2:4 saves at most in each layer on a board, in FP16."""
+    """Return the most milliseconds that 2:4 saves in each layer on a board, in FP16."""
     works = fusion.fused_layers(model, {input_name(model): (1, 3, *spec.input.size)})
     return {gain.name: gain.fp16_ms for gain in roofline.gains(roofline.predict_all(works, board))}

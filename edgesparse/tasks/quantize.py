@@ -34,20 +34,16 @@ class QuantizeOptions:
     """How a model is quantized.
 
     - `images`: folder, glob or video of images like those of the camera; the first `count` calibrate.
-    - `placement`: `fuse` puts Q/DQ behind the activations; `sparse` also right behind each 2:4 layer, where TensorRT's
+    - `placement`: `fuse` puts Q/DQ after the activations; `sparse` also directly after each 2:4 layer, where TensorRT's
       sparse INT8 kernels need it.
-    - `method`: how ranges are set: best, entropy, percentile, mse or max.
-    - `max_drop`: keep layers in float until at most so many points of mAP (0 to 100) are lost on `annotations`.
+    - `method`: how ranges are chosen: best, entropy, percentile, mse or max.
+    - `max_drop`: keep layers in float until at most this many points of mAP (0 to 100) are lost on `annotations`.
     - `annotations`: COCO JSON file, YOLO data.yaml, or a folder with one of them, to score on; `annotated_images`: the
-      folder of the images, if they are not beside it.
-    - `keep`: names of layers that stay in float.
-    - `calibration`: file of ranges: reused where it fits this model, these images and settings, else written.
-    - `from_table`: take the ranges from TensorRT's calibration table of this model.
-    - `table`: file for TensorRT's calibration table; the float model that it belongs to is written beside it, as
-      TABLE.onnx.
-    - `names`: class names, 'coco' or a file, for a model without any.
-    - `html`: file for a report per layer.
-    - `force`: overwrite files that exist.
+    folder of the images, if they are not next to it. - `keep`: names of layers that stay in float. - `calibration`:
+    file of ranges: reused if it belongs to this model, these images and settings, else written. - `from_table`: take
+    the ranges from TensorRT's calibration table of this model. - `table`: file for TensorRT's calibration table; the
+    float model that it belongs to is written next to it, as TABLE.onnx. - `names`: class names, 'coco' or a file, for a
+    model without them. - `html`: file for a report per layer. - `force`: overwrite existing files.
     """
 
     images: str | Path
@@ -66,7 +62,7 @@ class QuantizeOptions:
     force: bool = False
 
     def check(self) -> None:
-        """Raise ConfigError where options contradict each other."""
+        """Raise ConfigError if options contradict each other."""
         for option, value, choices in (
             ("--placement", self.placement, get_args(Placement)),
             ("--method", self.method, get_args(RangeMethod)),
@@ -79,12 +75,12 @@ class QuantizeOptions:
         if self.annotated_images is not None and self.annotations is None:
             raise ConfigError("--annotated-images needs --annotations")
         if self.from_table is not None and self.calibration is not None:
-            raise ConfigError("--from-table and --calibration: ranges come from one of them")
+            raise ConfigError("--from-table and --calibration: ranges can only come from one of them")
 
 
 @dataclass(frozen=True)
 class QuantizeResult:
-    """`output` is the INT8 model with Q/DQ, `written` every file, `output` first; `report` has layers and steps."""
+    """`output` is the INT8 model with Q/DQ; `written` has every file, `output` first; `report` has layers and steps."""
 
     model: str
     output: Path
@@ -92,7 +88,7 @@ class QuantizeResult:
     report: RecoverReport
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return JSON-compatible values."""
         return {"model": self.model, "written": [str(path) for path in self.written], **self.report.as_dict()}
 
 
@@ -122,7 +118,7 @@ def quantize_file(target: Target, output: Path, options: QuantizeOptions, progre
             write(calibration, result.calibration.save)
             written.append(calibration)
         elif Calibration.load(calibration).key != result.calibration.key:
-            unused = f"{calibration} is of another model, images or settings: not used, and kept without --force"
+            unused = f"{calibration} belongs to another model, images or settings: not used; pass --force to replace it"
             report = replace(report, warnings=(unused, *report.warnings))
     if html is not None:
         text = page.page(recipe.model.name, report)
@@ -161,7 +157,7 @@ def _recover(recipe: Recipe, options: QuantizeOptions, progress: Progress) -> tu
 
 
 def _scales(path: Path | None) -> dict[str, float] | None:
-    """The scales of a TensorRT calibration table. Raises CalibrationError where it cannot be read."""
+    """Return the scales in a TensorRT calibration table. Raises CalibrationError if it cannot be read."""
     if path is None:
         return None
     try:
@@ -171,9 +167,9 @@ def _scales(path: Path | None) -> dict[str, float] | None:
 
 
 def _save_checked(model: Model, images: ImageBatches, path: Path) -> None:
-    """Save, read back and run on one image.
+    """Save the model, read it back and run it on one image.
 
-    Raises ModelError where ONNX Runtime cannot run it, or its outputs are not finite.
+    Raises ModelError if ONNX Runtime cannot run it or its outputs are not finite.
     """
     save(model, path)
     outputs = [value.name for value in model.graph.output]

@@ -1,4 +1,4 @@
-"""Output files: checked before any work, never overwritten without `force`, never left half written."""
+"""Output files: checked before any work, never overwritten without `force`, never left half-written."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from edgesparse.errors import ConfigError
 
 
 def check_outputs(outputs: Iterable[Path | None], force: bool, inputs: Iterable[Path] = ()) -> None:
-    """Check the files that are to be written; None stands for an output that was not requested.
+    """Check the files to be written; None stands for an output that was not requested.
 
-    Raises ConfigError where one exists without `force`, is a folder or an input, is named twice, or its folder is
+    Raises ConfigError if one exists without `force`, is a folder or an input, is named twice, or its folder is
     missing.
     """
     taken = {os.path.realpath(path): "is an input" for path in inputs}
@@ -28,13 +28,13 @@ def check_outputs(outputs: Iterable[Path | None], force: bool, inputs: Iterable[
             raise ConfigError(f"{path} already exists: pass --force to overwrite it, or name another file")
         if not path.parent.is_dir():
             raise ConfigError(f"no folder {path.parent}: create it, or name another")
-        taken[os.path.realpath(path)] = "is named for two outputs"
+        taken[os.path.realpath(path)] = "is the target of two outputs"
 
 
 def write(output: Path, save: Callable[[Path], object]) -> None:
-    """Write in a temporary folder beside `output`, then rename: readers see the old files or the new ones.
+    """Write to a temporary folder next to `output`, then rename: readers see the old files or the new ones.
 
-    `save` writes the path that it is called with, and may write more files beside it. Raises ConfigError.
+    `save` writes the path that it is called with, and may write more files next to it. Raises ConfigError.
     """
     try:
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=".edgesparse-") as folder:

@@ -1,4 +1,4 @@
-"""2:4 sparsity inside a PyTorch training loop, and the check that an exported ONNX file still has it.
+"""2:4 sparsity in a PyTorch training loop, and a check that an exported ONNX file still has it.
 
 `sparsify` needs PyTorch (`pip install edgesparse[train]`); `check_onnx` does not.
 """
@@ -17,7 +17,7 @@ __all__ = ["check_onnx", "sparsify"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: PyTorch only where it is needed."""
+    """Import a public name when it is first used, so that PyTorch is only imported if needed."""
     if name not in _MODULES:
         raise AttributeError(f"module 'edgesparse.training' has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)

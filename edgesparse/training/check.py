@@ -1,4 +1,4 @@
-"""Checks that an exported ONNX file still has the 2:4 pattern of the training. Needs no PyTorch."""
+"""Checks that an exported ONNX file still has the 2:4 pattern from training. Does not need PyTorch."""
 
 from __future__ import annotations
 
@@ -36,4 +36,4 @@ def _refuse_dense(name: str, report: Inspection, skip: Sequence[str]) -> None:
             "fold the masks before the export, or name layers that stay dense in skip"
         )
     if not due:
-        raise SparsityError(f"{name}: no layer that could be 2:4 is left to check: widen it or shorten skip")
+        raise SparsityError(f"{name}: no layer that could be 2:4 is left to check: use a wider model or a shorter skip")

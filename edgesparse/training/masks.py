@@ -20,18 +20,18 @@ from edgesparse.errors import ConfigError, SparsityError
 from edgesparse.sparsity.mask import ineligible, mask_2to4
 
 Schedule = Callable[[float], float]
-"""Maps the progress of the training (0 to 1) to the share of the layers that is 2:4 by then."""
+"""Maps the training progress (0 to 1) to the share of layers that are 2:4 by then."""
 
 BUFFER = "mask_2to4"
 
 
 def immediate(progress: float) -> float:
-    """A schedule: every layer from the start."""
+    """A schedule with every layer from the start."""
     return 1.0
 
 
 def stepwise(steps: int, until: float = 0.5) -> Schedule:
-    """A schedule in `steps` equal shares: the first at progress 0, the last before progress `until`."""
+    """Return a schedule in `steps` equal shares: the first at progress 0, the last before progress `until`."""
     if steps < 1 or not 0 < until <= 1:
         raise ConfigError(f"stepwise({steps}, until={until}): needed at least 1 step and 0 < until <= 1")
     return lambda progress: min(1.0, (math.floor(progress / until * steps) + 1) / steps)
@@ -47,12 +47,12 @@ def sparsify(
     """Put 2:4 masks on every eligible Conv2d and Linear of `model` and apply them after each `optimizer.step()`.
 
     Call it on a trained dense model. `skip`: names of modules that stay dense, as in `named_modules()`, with `*` and
-    `?`; a name includes its submodules. List the layers that compute the outputs there. The first layer stays dense by
-    itself, as do all layers that `edgesparse.sparsity.mask.ineligible` rules out.
-    Raises ConfigError where a name in `skip` matches no layer, SparsityError where no layer is left.
+    `?`; a name includes its submodules. List the layers that compute the outputs there. The first layer always stays
+    dense, as do all layers that `edgesparse.sparsity.mask.ineligible` rules out. Raises ConfigError if a name in `skip`
+    matches no layer, SparsityError if no layer is left.
     """
     if any(hasattr(module, BUFFER) for module in model.modules()):
-        raise SparsityError("this model has 2:4 masks already: fold() them before calling sparsify() again")
+        raise SparsityError("this model already has 2:4 masks: fold() them before calling sparsify() again")
     candidates: dict[str, nn.Module] = {
         _unwrapped(name): module for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
     }
@@ -97,7 +97,7 @@ class Masks:
 
     @property
     def active(self) -> tuple[str, ...]:
-        """The layers that are 2:4 now."""
+        """The layers that are currently 2:4."""
         return tuple(name for name, module in self._modules.items() if not bool(_mask(module).all()))
 
     def __repr__(self) -> str:
@@ -108,7 +108,7 @@ class Masks:
     def step(self, progress: float) -> None:
         """Raise the share of 2:4 layers to the schedule's value at `progress` (0 to 1); it never decreases.
 
-        The layers that lose the least of their magnitude come first.
+        Layers that lose the smallest share of their magnitude come first.
         """
         if not 0 <= progress <= 1:
             raise ConfigError(f"masks.step({progress}): needed a progress from 0 to 1")
@@ -121,7 +121,7 @@ class Masks:
     def refresh(self) -> None:
         """Choose the masks of the active layers again by magnitude; does nothing after `freeze()`.
 
-        A pruned weight competes with the value that it had when it was pruned, so it returns once the weights kept in
+        A pruned weight competes with the value it had when it was pruned, so it returns once the weights kept in
         its place have become smaller. These values are not in checkpoints: a resumed training starts with fixed masks.
         """
         if not self._frozen:
@@ -135,7 +135,7 @@ class Masks:
 
     @torch.no_grad()
     def apply_to(self, model: nn.Module) -> None:
-        """Mask a copy of the model, such as an EMA model: its weights, and its own masks if it has any.
+        """Mask a copy of the model, such as an EMA model: its weights, and its own masks if it has them.
 
         The copy may be wrapped (AveragedModel, DistributedDataParallel, torch.compile).
         """
@@ -148,7 +148,7 @@ class Masks:
     def fold(self, model: nn.Module) -> nn.Module:
         """Write the zeros into the weights of `model` (the trained model or a copy) and remove its masks.
 
-        The result is a plain model without buffers and hooks. Folding the trained model ends the masking by its
+        The result is a plain model without extra buffers and hooks. Folding the trained model stops masking in its
         optimizer. Returns `model`.
         """
         self.apply_to(model)
@@ -175,7 +175,7 @@ class Masks:
             self._dropped[name] = whole * ~mask
 
     def _remembered(self, name: str) -> torch.Tensor | float:
-        """The values pruned from this layer; 0 where a checkpoint has replaced the masks since."""
+        """Return the values pruned from this layer; 0 where a checkpoint has since replaced the masks."""
         module = self._modules[name]
         dropped = self._dropped.get(name)
         if dropped is None or bool(dropped.to(_mask(module).device)[_mask(module)].any()):
@@ -191,7 +191,7 @@ class Masks:
 
     @torch.no_grad()
     def _mask_weights(self, *_: object) -> None:
-        """After a step, mask the weights and all optimizer state of their shape (momentum, variances)."""
+        """After a step, mask the weights and all optimizer state of the same shape (momentum, variances)."""
         for module in self._modules.values():
             weight, mask = _weight(module), _mask(module)
             weight.mul_(mask)
@@ -233,7 +233,7 @@ def _same_layers(model: nn.Module, names: Sequence[str]) -> Iterator[tuple[str, 
 
 
 def _unwrapped(name: str) -> str:
-    """`name` without the prefixes of AveragedModel, DistributedDataParallel and torch.compile."""
+    """Return `name` without the prefixes of AveragedModel, DistributedDataParallel and torch.compile."""
     while name.startswith(("module.", "_orig_mod.")):
         name = name.split(".", 1)[1]
     return name
@@ -257,6 +257,6 @@ def _two_of_four(weight: torch.Tensor) -> torch.Tensor:
 
 
 def _lost(weight: torch.Tensor) -> float:
-    """The share of a layer's magnitude that 2:4 removes."""
+    """Return the share of a layer's magnitude that 2:4 removes."""
     magnitude = weight.detach().abs().float()
     return float((magnitude * ~_two_of_four(weight)).sum() / magnitude.sum().clamp_min(1e-12))

@@ -156,7 +156,7 @@ def test_an_existing_package_is_reused_while_another_is_built(model: Path) -> No
     package = make(model).package
     with Store(model.parent / "engines", "squares").lock():
         assert ready(model, model.parent / "engines").folder == package.folder
-        with pytest.raises(PackageError, match="is building squares already"):
+        with pytest.raises(PackageError, match="is already building squares"):
             make(model)
 
 

@@ -111,7 +111,7 @@ def test_a_child_killed_from_outside_is_built_again(model: Path, planned: Plan) 
 def test_a_second_build_is_refused_with_the_process_of_the_first(model: Path, planned: Plan) -> None:
     planned({"fp16": {"hang": 600}})
     process = started(model.parent)
-    with pytest.raises(PackageError, match=f"process {process.pid} is building squares already"):
+    with pytest.raises(PackageError, match=f"process {process.pid} is already building squares"):
         build(recipe(model, "fp32"), model.parent / "engines")
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=20)

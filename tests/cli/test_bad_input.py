@@ -248,7 +248,7 @@ def test_a_package_for_another_version_is_refused(edgesparse: Command, model: Pa
 def test_a_build_in_another_process_is_refused(edgesparse: Command, model: Path) -> None:
     with Store(Path("engines"), "squares").lock():
         ended = edgesparse("build", model)
-    assert ended.code == 1 and f"process {os.getpid()} is building squares already" in ended.message
+    assert ended.code == 1 and f"process {os.getpid()} is already building squares" in ended.message
 
 
 @pytest.mark.root

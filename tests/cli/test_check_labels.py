@@ -42,7 +42,7 @@ def test_every_fault_is_listed_with_its_count_and_examples(edgesparse: Command, 
     assert ended.code == 1 and "the labels cannot be used in this state" in ended.out
     for line in (
         "fault: boxes of unknown categories: 2 (annotation 9: category 7, annotation 10: category 7)",
-        "fault: images of another size than the labels say: 1 (0.png is 64x64, instances_val.json says 128x128",
+        "fault: images whose size differs from the labels': 1 (0.png is 64x64, instances_val.json says 128x128",
         "fault: images that cannot be read: 1 (cannot read the image 3.png",
         "note: boxes of unknown images: 1 (annotation 99: image 50); they are left out",
     ):

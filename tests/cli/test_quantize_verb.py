@@ -84,7 +84,7 @@ def test_a_calibration_is_reused_only_where_it_fits(
     assert again.code == 0 and "calibrating" not in again.err
     assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "two.onnx").read_bytes()
     other = edgesparse(*options, "-o", "three.onnx", "--count", "2")
-    assert other.code == 0 and "ranges.json is of another model, images or settings" in other.err
+    assert other.code == 0 and "ranges.json belongs to another model, images or settings" in other.err
     assert (tmp_path / "ranges.json").read_bytes() == before
     assert edgesparse(*options, "-o", "four.onnx", "--count", "2", "--force").code == 0
     assert Calibration.load(tmp_path / "ranges.json").images == 2

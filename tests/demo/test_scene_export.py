@@ -49,9 +49,9 @@ def test_only_an_earlier_export_is_replaced_and_only_with_force(tmp_path: Path) 
     mine = tmp_path / "set" / "mine.txt"
     mine.write_text("mine")
     for force in (False, True):
-        with pytest.raises(ConfigError, match="set exists and is no demo export"):
+        with pytest.raises(ConfigError, match="set exists and is not a demo export"):
             export(tmp_path / "set", 1, 0, scene=SMALL, force=force)
-        with pytest.raises(ConfigError, match=r"mine.txt exists and is no demo export"):
+        with pytest.raises(ConfigError, match=r"mine.txt exists and is not a demo export"):
             export(mine, 1, 0, scene=SMALL, force=force)
     assert mine.read_text() == "mine"
     mine.unlink()

@@ -168,7 +168,7 @@ def builder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 def test_a_second_process_is_refused_with_the_number_of_the_first(
     tmp_path: Path, builder: subprocess.Popen[str]
 ) -> None:
-    with pytest.raises(PackageError, match=f"process {builder.pid} is building model already: wait for it"):
+    with pytest.raises(PackageError, match=f"process {builder.pid} is already building model: wait for it"):
         with Store(tmp_path, "model").lock():
             pass
     builder.kill()
