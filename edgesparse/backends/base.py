@@ -1,4 +1,4 @@
-"""The seam between edgesparse and the libraries that execute networks: a Backend builds and loads, a Runner runs."""
+"""The interface to the libraries that execute models: a Backend builds and loads, a Runner runs."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Limits:
     edge_masks: bool = True
     """Whether to try the edge-mask convolutions."""
     aux_streams: int | None = None
-    """Maximum number of streams beside the main one. Each has its own activations."""
+    """Maximum number of streams besides the main one. Each has its own activations."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class EngineLayer:
     kernel: str
     sparse: bool
     onnx: tuple[str, ...] = ()
-    """The ONNX nodes that were fused into it, where known."""
+    """The ONNX nodes that were fused into it, if known."""
     device: str = "gpu"
     precision: str = ""
 
@@ -125,7 +125,7 @@ class BuildResult:
 
 
 LOADED = "library loaded"
-"""Progress step of a build whose library is loaded but has not built anything: the time to measure its own memory."""
+"""Progress step at which a build has loaded its library but built nothing yet: the time to measure its own memory."""
 
 
 class Runner(Closing):
@@ -142,9 +142,8 @@ class Runner(Closing):
         return {spec.name: np.zeros(spec.shape, spec.dtype) for spec in (*self.inputs, *self.outputs)}
 
     def bind(self, buffers: Mapping[str, NDArray[Any]]) -> None:
-        """Use these buffers from now on.
-
-        Raises BuildError unless each is C-contiguous and has the shape and dtype of its tensor.
+        """Use these buffers from now on. Raises BuildError unless each is C-contiguous and has its tensor's shape and
+        dtype. tensor.
         """
         for spec in (*self.inputs, *self.outputs):
             buffer = buffers.get(spec.name)

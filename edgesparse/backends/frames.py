@@ -1,4 +1,4 @@
-"""The frame path: frames go in, candidates come out, several batches are in flight.
+"""The frame path: frames go in, candidates come out, and several batches are in flight.
 
 A Slot holds everything that one batch needs; a Ring uses slots in turn and collects results in order.
 """
@@ -20,7 +20,7 @@ from edgesparse.errors import EdgeSparseError
 
 Pixels = Literal["bgr", "rgb", "nv12", "yuyv"]
 PIXELS: tuple[Pixels, ...] = ("bgr", "rgb", "nv12", "yuyv")
-"""In the order of their numbers in the kernels."""
+"""Pixel formats, in the order of their numbers in the kernels."""
 
 Candidates = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
 """xyxy [n, 4] in the input's pixels, confidence [n], class_id [n]."""
@@ -29,7 +29,7 @@ Candidates = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
 class FrameBoxes(NamedTuple):
     """Candidates of one frame.
 
-    `final`: they are boxes (boxes.py), reach their class's threshold, and NMS is done; most confident first.
+    `final`: they are valid boxes (boxes.py), reach their class's threshold, and have passed NMS; most confident first.
     `dropped`: candidates that reached the threshold but are not valid boxes, if `final`.
     """
 
@@ -49,7 +49,7 @@ Decode = Callable[[Sequence[NDArray[Any]], int], Candidates]
 
 @dataclass(frozen=True)
 class Place:
-    """The kind and size of a frame, and the rectangle of the network's input that it fills. Sizes in pixels."""
+    """The pixel format and size of a frame, and the rectangle of the model's input that it fills. Sizes in pixels."""
 
     pixels: Pixels
     frame_height: int
@@ -91,9 +91,9 @@ class Strided:
 class FramePlan:
     """What a frame path does: fill the input `image` according to `spec`, run, and return candidates.
 
-    `thresholds` [C]: the least confidence per class. `decode` returns candidates that reach the lowest of them, from
+    `thresholds` [C]: the minimum confidence per class. `decode` returns candidates that reach the lowest of them, from
     whole outputs. `strided`: how a GPU finds them instead, with the settings of NMS; None if only `decode` can.
-    `multi_label`: a box counts once for each class that it reaches. `fixed`: values of the network's other inputs.
+    `multi_label`: a box counts once for each class that it reaches. `fixed`: values of the model's other inputs.
     `depth`: batches in flight.
     """
 
@@ -110,7 +110,7 @@ class FramePlan:
     depth: int = 2
 
     def decoded(self, outputs: Sequence[NDArray[Any]], image: int) -> FrameBoxes:
-        """Candidates of one image. Values that overflow are dropped later and cause no warning here."""
+        """Return the candidates of one image. Values that overflow are dropped later and cause no warning here."""
         with np.errstate(over="ignore", invalid="ignore"):
             return FrameBoxes(*self.decode(outputs, image))
 
@@ -118,8 +118,8 @@ class FramePlan:
 class Slot(ABC):
     """What one batch needs while it is processed.
 
-    `times`: nanoseconds of preparing, running and decoding the last batch, as measured by the CPU. `where`: what does
-    the work, in words.
+    `times`: nanoseconds of preparing, running and decoding the last batch, as measured by the CPU. `where`: a
+    description of what does the work.
     """
 
     times: NDArray[np.int64]
@@ -127,14 +127,13 @@ class Slot(ABC):
 
     @abstractmethod
     def start(self, frames: Sequence[Frame]) -> None:
-        """Start with 1 to a batch of frames, which must not change before `finish`.
-
-        A frame that is refused raises and leaves the slot unchanged.
+        """Start with one frame to a full batch, which must not change before `finish`. A refused frame raises and
+        leaves the slot unchanged.
         """
 
     @abstractmethod
     def finish(self) -> list[FrameBoxes]:
-        """Wait, and return the candidates of each frame, in memory of their own."""
+        """Wait, and return the candidates of each frame, in separate memory."""
 
     @abstractmethod
     def close(self) -> None:
@@ -142,7 +141,7 @@ class Slot(ABC):
 
 
 class Ring:
-    """Slots in turn: results come in the order in which frames went in. For one thread at a time."""
+    """Uses slots in turn: results come in the order of submission. For one thread at a time."""
 
     def __init__(self, slots: Sequence[Slot]) -> None:
         self._slots, self._free, self._busy = tuple(slots), deque(slots), deque[Slot]()
@@ -160,7 +159,7 @@ class Ring:
         return len(self._busy)
 
     def submit(self, frames: Sequence[Frame]) -> None:
-        """Start a batch. Raises RuntimeError when every slot is busy."""
+        """Start a batch. Raises RuntimeError if every slot is busy."""
         if not self._free:
             raise RuntimeError(f"{len(self._busy)} batches are in flight, as many as there are slots: collect() first")
         self._free[0].start(frames)
@@ -168,8 +167,7 @@ class Ring:
 
     def collect(self) -> tuple[list[FrameBoxes], NDArray[np.int64]]:
         """Candidates of the oldest batch in flight, and its slot's times. The slot is free again even if this raises.
-
-        Raises RuntimeError when nothing is in flight.
+        Raises RuntimeError if nothing is in flight.
         """
         if not self._busy:
             raise RuntimeError("nothing is in flight: submit() first")
@@ -180,7 +178,7 @@ class Ring:
             self._free.append(slot)
 
     def close(self) -> None:
-        """Wait for the batches in flight and drop their results."""
+        """Wait for the batches in flight and discard their results."""
         while self._busy:
             with suppress(EdgeSparseError):
                 self.collect()

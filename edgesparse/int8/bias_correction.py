@@ -1,9 +1,9 @@
-"""Biases that compensate for the mean error of INT8: layer by layer, on what the INT8 network feeds each layer.
+"""Biases that compensate for the mean error of INT8, layer by layer, on the inputs that each layer gets in INT8.
 
 Bias correction (Nagel et al., 2019, arXiv:1906.04721), measured rather than derived: in order of execution, each
 layer's bias is set so that its outputs have the same mean as in the float network, with its inputs and weights rounded
-and all earlier biases set. Layers that stay float keep their biases: a head's boxes and scores are read at a few places
-only, and their means are those of the background.
+and all earlier biases set. Layers that stay float keep their biases: a head's boxes and scores are only read at a few
+places, and their means are those of the background.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ from edgesparse.model.wiring import Array, Wiring
 from edgesparse.progress import Progress
 
 POSITIONS = 4096
-"""The most positions of a layer's output that are used per batch: more hardly change the means."""
+"""Most positions of a layer's output to use per batch: more hardly change the means."""
 
 
 @dataclass(frozen=True)
 class Corrected:
-    """`model` is float, with biases for INT8. `errors`: what each INT8 layer's output still loses, by its own rounding
-    and by all before it, as a share of its variance."""
+    """`model` is float, with biases for INT8. `errors`: the remaining loss of each INT8 layer's output, by its own and
+    earlier rounding, as a share of its variance.
+    """
 
     model: ModelProto
     errors: Mapping[str, float]
@@ -53,7 +54,8 @@ def correct_biases(
     """A copy of `model` with new biases in its INT8 layers, for `quantize` with the same arguments.
 
     `scales`: of the activations. Layers that cannot have a bias, transposed convolutions and layers that share their
-    weights stay as they are. Raises as `quantize`, and CalibrationError where the batches change between two calls.
+    weights are left unchanged. Raises what `quantize` raises, and CalibrationError if the batches change between two
+    calls.
     """
     corrected = ModelProto()
     corrected.CopyFrom(model)
@@ -97,7 +99,7 @@ def _rounded(model: ModelProto, scales: Mapping[str, float], keep: Collection[st
 
 
 def _work(tape: Tape, node: NodeProto) -> Product | None:
-    """The layer as a product; None where its bias cannot be set, or its rows are not those of the float network."""
+    """Return the layer as a product; None if its bias cannot be set, or its rows are not those of the float model."""
     if node.op_type not in ("Conv", "Gemm", "MatMul") or not tape.behind_selection.keys().isdisjoint(node.input):
         return None
     try:
@@ -108,7 +110,7 @@ def _work(tape: Tape, node: NodeProto) -> Product | None:
 
 
 def _missing_bias(dense: Tape, rounded: Tape, work: Product) -> tuple[npt.NDArray[np.float64], float]:
-    """The bias [outputs] that the layer needs, and what its output then loses, as a share of its variance."""
+    """Return the bias [outputs] that the layer needs, and the loss of its output then, as a share of its variance."""
     out = work.node.output[0]
     rounded.run_to(_index(rounded, out))
     dense.run_to(_index(dense, out) + 1, keep=[out])
@@ -124,7 +126,7 @@ def _missing_bias(dense: Tape, rounded: Tape, work: Product) -> tuple[npt.NDArra
 
 
 def _products(work: Product, inputs: npt.NDArray[np.float32]) -> Array:
-    """The layer's outputs [positions, outputs], without a bias."""
+    """Return the layer's outputs [positions, outputs], without a bias."""
     weight = (work.matrix * work.scale).astype(np.float32)
     parts = inputs.reshape(len(inputs), work.parts, -1).transpose(1, 2, 0)
     return (weight.reshape(work.parts, -1, weight.shape[1]) @ parts).reshape(len(weight), -1).T

@@ -1,7 +1,7 @@
 """Calibration: the range of each activation for symmetric INT8, from images.
 
 Images stream through ONNX Runtime, which leaves a histogram per tensor. A method sets the threshold `amax` from it;
-`best` takes the threshold with the least measured error of all methods (`output_error`). The scale is amax / 127,
+`best` uses the threshold with the smallest measured error of all methods (`output_error`). The scale is amax / 127,
 whether a tensor has one sign or both.
 """
 
@@ -30,7 +30,7 @@ from edgesparse.progress import Progress, quiet
 FORMAT, VERSION = "edgesparse calibration", 1
 BEST = "best"
 FLOOR = 127 * 2.0**-126
-"""The smallest amax: its scale is the smallest normal float32."""
+"""Smallest amax: its scale is the smallest normal float32."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Calibration:
-    """`ranges`: tensor -> Range. `key`: hash of model, data and settings. `warnings`: doubts about the data."""
+    """`ranges`: tensor -> Range. `key`: hash of model, data and settings. `warnings`: problems with the data."""
 
     ranges: Mapping[str, Range]
     key: str
@@ -64,7 +64,7 @@ class Calibration:
         return {name: float(np.float32(amax) / np.float32(127)) for name, amax in self.amax.items()}
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return JSON-compatible values."""
         return {
             "key": self.key,
             "images": self.images,
@@ -73,14 +73,14 @@ class Calibration:
         }
 
     def save(self, path: Path) -> None:
-        """Write one JSON file, whole or not at all."""
+        """Write a JSON file atomically."""
         content = self.as_dict()
         head = {"format": FORMAT, "version": VERSION, "sha256": _sum(content)}
         replace_text(path, json.dumps(head | content, indent=1))
 
     @classmethod
     def load(cls, path: Path) -> Calibration:
-        """Read what `save` wrote. Raises CalibrationError for a missing, damaged or foreign file."""
+        """Read a file written by `save`. Raises CalibrationError for a missing, damaged or foreign file."""
         try:
             content = json.loads(path.read_text())
             kind = content.pop("format"), content.pop("version")
@@ -104,8 +104,9 @@ class Calibration:
 
 @dataclass(frozen=True)
 class CalibrationOptions:
-    """`method`: one of METHODS, or "best". `spec`: how pixels became inputs, so that dark images are noticed. `saved`:
-    a file of an earlier calibration, which is reused if its model, data and settings are the same."""
+    """`method`: one of METHODS, or "best". `spec`: how pixels are converted to inputs, used to notice dark images.
+    `saved`: a file of an earlier calibration, which is reused if its model, data and settings are the same.
+    """
 
     method: str = BEST
     spec: InputSpec | None = None
@@ -120,7 +121,7 @@ def calibrate(
     tensors: Collection[str] | None = None,
     progress: Progress = quiet,
 ) -> Calibration:
-    """The ranges of `tensors` (None: of `layer_inputs`) of `model` over the images of `batches`.
+    """Measure the ranges of `tensors` (None: of `layer_inputs`) of `model` over the images of `batches`.
 
     Raises CalibrationError: no or bad images, an unknown method or tensor, NaN or infinity in a tensor, a damaged
     `saved`.
@@ -141,7 +142,7 @@ def calibrate(
 
 
 def from_scales(scales: Mapping[str, float]) -> Calibration:
-    """Ranges from elsewhere, by their scales: from a TensorRT table, for example."""
+    """Return ranges from external scales, for example from a TensorRT table."""
     ranges = {name: 127 * float(np.float32(scale)) for name, scale in scales.items()}
     return Calibration({name: Range(-amax, amax, amax, "given") for name, amax in ranges.items()}, "", 0)
 
@@ -153,7 +154,7 @@ def choose(
     method: str,
     progress: Progress = quiet,
 ) -> dict[str, Range]:
-    """The range of each observed tensor by `method`; "best" runs some of the images again."""
+    """Return the range of each observed tensor by `method`; "best" runs some of the images again."""
     thresholds = {
         name: {m: usable(METHODS[m](h)) for m in METHODS if method in (m, BEST)} for name, h in seen.histograms.items()
     }
@@ -167,7 +168,7 @@ def choose(
 
 
 def usable(threshold: float) -> float:
-    """As a float32 whose scale is usable: 1 for a tensor of zeros, and never so small that 1 / scale overflows."""
+    """Return a float32 whose scale is usable: 1 for a tensor of zeros, and never so small that 1 / scale overflows."""
     return float(np.float32(max(threshold, FLOOR))) if threshold else 1.0
 
 

@@ -33,7 +33,7 @@ def write(
     version: tuple[int, int, int] = (8, 5, 3),
     algorithm: str = "EntropyCalibration2",
 ) -> bytes:
-    """The table as this version of TensorRT writes it. Raises CalibrationError for scales or names it cannot hold.
+    """Write the table as this version of TensorRT does. Raises CalibrationError for scales or names it cannot hold.
 
     TensorRT accepts a table only for the calibrator whose `algorithm` it names.
     """
@@ -48,9 +48,10 @@ def write(
 
 
 def read(data: bytes) -> Table:
-    """The table in `data`, without TensorRT's unnamed constants and without tensors of scale 0, which have no range.
+    """Read the table in `data`, without TensorRT's unnamed constants and without tensors of scale 0, which have no
+    range.
 
-    Raises CalibrationError, with the line, where it is not a table or is damaged.
+    Raises CalibrationError, with the line, if it is not a table or is damaged.
     """
     lines = [line.rstrip("\r") for line in _text(data).split("\n")]
     head = re.fullmatch(r"TRT-(\d{1,9})-(\w+)", lines[0], re.ASCII)
@@ -85,7 +86,7 @@ def _text(data: bytes) -> str:
 
 
 def _number(version: tuple[int, int, int]) -> int:
-    """The version as a table writes it: 8.5.3 is 8503, 10.3.0 is 100300."""
+    """Format the version as in a table: 8.5.3 is 8503, 10.3.0 is 100300."""
     major, minor, patch = version
     return major * (10000 if major >= 10 else 1000) + minor * 100 + patch
 

@@ -1,10 +1,10 @@
-"""Moves the spread between an activation's channels into the weights behind it, so that one INT8 scale fits them all.
+"""Moves the spread between an activation's channels into the weights that read it, so that one INT8 scale fits all.
 
 Cross-layer equalization (Nagel et al., 2019, arXiv:1906.04721): the input of a depthwise convolution is divided by one
 factor per channel, and the weights for that channel are multiplied by it. The outputs stay the same, every channel
 fills the range, and the weights lose nothing, since each of their channels has its own scale. The division is folded
-into the layer before if only a ReLU stands between. SiLU does not commute with factors: there a product is inserted
-behind it, which an engine computes in the same pass.
+into the previous layer if at most a ReLU is in between. SiLU does not commute with factors: in that case a product is
+inserted after it, which an engine computes in the same pass.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ Factors = npt.NDArray[np.float64]
 HOMOGENEOUS = ("Relu", "LeakyRelu", "PRelu")
 """f(x / s) = f(x) / s for s above 0."""
 LEAST = 2.0**-10
-"""The smallest factor: a channel that would need a smaller one does not fill the range."""
+"""Smallest factor: a channel that would need a smaller one does not fill the range."""
 WORTH = 2.0
-"""The smallest ratio of the largest channel to the median one that is worth a product."""
+"""Smallest ratio of the largest channel to the median channel that is worth a product."""
 
 
 @dataclass(frozen=True)
 class EqualizedTensor:
     """`spread`: the largest channel over the median one, before. `layers`: those that read the tensor. `folded`: the
-    factors went into the layer before, without a new operator."""
+    factors went into the previous layer, without a new operator.
+    """
 
     tensor: str
     layers: tuple[str, ...]
@@ -50,8 +51,8 @@ def equalize(
 ) -> tuple[ModelProto, tuple[EqualizedTensor, ...]]:
     """A copy of `model`, with the same outputs except for rounding, in which depthwise INT8 layers read even channels.
 
-    `keep`: names of layers that stay float. A tensor that any other operator reads stays as it is.
-    Raises as `int8_layers`, and CalibrationError for bad batches.
+    `keep`: names of layers that stay float. A tensor that any other operator reads is left unchanged. Raises what
+    `int8_layers` raises, and CalibrationError for bad batches.
     """
     copy = ModelProto()
     copy.CopyFrom(model)
@@ -77,7 +78,7 @@ def equalize(
 
 
 def _candidates(model: ModelProto, wiring: Wiring, keep: Collection[str]) -> dict[str, list[Product]]:
-    """Tensors that only depthwise convolutions read, at least one of them in INT8, and these layers."""
+    """Return tensors that only depthwise convolutions read, at least one of them in INT8, and these layers."""
     int8 = {kernel.reads for kernel in int8_layers(model, wiring, keep)[0]}
     candidates = {}
     for name in [out for node in wiring.graph.node for out in node.output if out in int8]:
@@ -99,7 +100,7 @@ def _depthwise(wiring: Wiring, node: NodeProto, name: str) -> Product | None:
 
 
 def _largest(model: ModelProto, batches: Batches, names: list[str], progress: Progress) -> dict[str, Factors]:
-    """The largest magnitude of each channel of each tensor."""
+    """Return the largest magnitude of each channel of each tensor."""
     largest: dict[str, Factors] = {name: np.zeros(1) for name in names}
     for done, values in enumerate(stream(model, batches, names) if names else (), 1):
         progress("measuring channels", done, 0)
@@ -110,7 +111,7 @@ def _largest(model: ModelProto, batches: Batches, names: list[str], progress: Pr
 
 
 def _layer_before(wiring: Wiring, name: str) -> Product | None:
-    """The convolution that writes `name`, with at most a ReLU between and no other readers, or None."""
+    """Return the convolution that writes `name`, with at most a ReLU in between and no other readers, or None."""
     node = wiring.producer[name]
     if node.op_type in HOMOGENEOUS:
         name = node.input[0]
@@ -143,7 +144,7 @@ def _scale_rows(wiring: Wiring, work: Product, factors: Factors) -> None:
 
 
 def _divide(model: ModelProto, name: str, readers: list[Product], factors: Factors) -> None:
-    """Insert a product behind tensor `name`, which `readers` read instead."""
+    """Insert a product after tensor `name`, which `readers` read instead."""
     even, by = f"{name}_even", f"{name}_even_by"
     shape = (-1, *[1] * (readers[0].weight.values.ndim - 2))
     model.graph.initializer.append(numpy_helper.from_array((1 / factors).astype(np.float32).reshape(shape), by))

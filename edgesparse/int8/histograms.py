@@ -12,7 +12,7 @@ from edgesparse.model.wiring import Array
 
 BINS = 4096
 SMALLEST = -110
-"""Exponent of the smallest range: below it a float32 cannot express the bins."""
+"""Exponent of the smallest range: below it, float32 cannot represent the bins."""
 CHUNK = 1 << 20
 """Values counted at a time: the only memory that counting needs besides the tensor itself."""
 
@@ -21,7 +21,7 @@ CHUNK = 1 << 20
 class MagnitudeHistogram:
     """Magnitudes of a tensor in BINS equal bins over [0, 2**exponent).
 
-    The range is the first power of two above every magnitude seen, so that it grows by merging neighboring bins: the
+    The range is the first power of two above every magnitude so far and grows by merging neighboring bins, so that the
     counts do not depend on the order of the values. At least half of the bins are below `amax`. Exact zeros, which
     every scale represents exactly, are counted separately.
     """
@@ -34,7 +34,7 @@ class MagnitudeHistogram:
 
     @property
     def amax(self) -> float:
-        """The largest magnitude; 0 where all values were zero."""
+        """The largest magnitude; 0 if all values were zero."""
         return abs(max(-self.low, self.high, 0.0))
 
     @property
@@ -44,11 +44,11 @@ class MagnitudeHistogram:
 
     @property
     def total(self) -> int:
-        """Number of values counted, zeros included."""
+        """Number of values counted, including zeros."""
         return int(self.counts.sum()) + self.zeros
 
     def add(self, values: Array) -> None:
-        """Count `values`, floats of any shape. Raises ValueError at NaN or infinity, with nothing counted."""
+        """Count `values`, floats of any shape. Raises ValueError for NaN or infinity, before anything is counted."""
         flat = values.reshape(-1)
         if not flat.size:
             return

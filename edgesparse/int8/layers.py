@@ -20,11 +20,11 @@ COMMUTE = frozenset(
     """MaxPool GlobalMaxPool Resize Upsample Slice Split Reshape Flatten Transpose Squeeze Unsqueeze Identity Dropout
     DepthToSpace SpaceToDepth""".split()  # noqa: SIM905
 )
-"""Their outputs are within the range of their inputs, and mostly on the same grid."""
+"""Operators whose outputs are within the range of their inputs, and mostly on the same grid."""
 SIZES = ("Shape", "Size", "NonZero")
 HEAD = "computes the model's output: a rounded box or score would be final"
 _NEEDS_FP32 = "quantize the FP32 export; the build converts the rest to FP16"
-DECODES = "decodes boxes (behind a Softmax): too few products to gain, too sensitive to rounding"
+DECODES = "decodes boxes (after a Softmax): too few products to gain, too sensitive to rounding"
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Kernel:
 
 
 def int8_layers(model: ModelProto, wiring: Wiring, keep: Collection[str]) -> tuple[list[Kernel], dict[str, str]]:
-    """The layers that run in INT8, in the graph's order, and for each other layer, by name, why it stays float.
+    """Return the layers that run in INT8, in graph order, and for each other layer, by name, why it stays float.
 
-    Raises ModelError where `model` has Q/DQ already, is FP16 or has no layer that can be INT8, and CalibrationError
-    where a name in `keep` matches no layer.
+    Raises ModelError if `model` already has Q/DQ, is FP16 or has no layer that can be INT8, and CalibrationError
+    if a name in `keep` matches no layer.
     """
     refuse_unfit(model)
     _check_names(keep, [layer_name(node) for node in layer_nodes(wiring)])
@@ -65,11 +65,11 @@ def int8_layers(model: ModelProto, wiring: Wiring, keep: Collection[str]) -> tup
 
 
 def refuse_unfit(model: ModelProto) -> None:
-    """Raise ModelError, with the remedy, where `model` is quantized already or not in FP32."""
+    """Raise ModelError, with the remedy, if `model` is already quantized or not in FP32."""
     count = sum(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node)
     if count:
         raise ModelError(
-            f"the model has {count} Q/DQ operators already: build it as it is, or quantize the float model it "
+            f"the model already has {count} Q/DQ operators: build it unchanged, or quantize the float model it "
             "was made from"
         )
     others = [n.op_type for n in model.graph.node if n.op_type.startswith("QLinear") or n.op_type.endswith("Integer")]
@@ -103,7 +103,7 @@ def _check_names(names: Collection[str], known: list[str]) -> None:
 
 
 def _kernel(wiring: Wiring, node: NodeProto, heads: dict[str, str], keep: Collection[str]) -> Kernel | str:
-    """The layer as an INT8 kernel, or why it stays float."""
+    """Return the layer as an INT8 kernel, or why it stays float."""
     name = layer_name(node)
     if name in keep:
         return "kept in float, as requested"
@@ -122,7 +122,7 @@ def _kernel(wiring: Wiring, node: NodeProto, heads: dict[str, str], keep: Collec
 
 
 def _heads(wiring: Wiring) -> dict[str, str]:
-    """Why layers near the outputs stay float: no other layer is between, or they decode."""
+    """Return why layers near the outputs stay float: no other layer is in between, or they decode."""
     reasons: dict[str, str] = {}
     todo, seen = list(wiring.outputs), set[str]()
     while todo:

@@ -1,4 +1,4 @@
-"""Streams images through a model once and keeps a histogram per tensor, whatever the number of images."""
+"""Streams images through a model once and keeps a histogram per tensor, for any number of images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 
 @dataclass
 class Observations:
-    """What remains of the images: a histogram per tensor, statistics of the images, a hash of the data."""
+    """What is kept of the images: a histogram per tensor, image statistics, and a hash of the data."""
 
     histograms: dict[str, MagnitudeHistogram]
     images: ImageStatistics
@@ -58,9 +58,9 @@ def observe(
     spec: InputSpec | None = None,
     progress: Progress = quiet,
 ) -> Observations:
-    """Stream every image once and count each tensor's magnitudes. Raises as `calibrate`.
+    """Stream every image once and count each tensor's magnitudes. Raises what `calibrate` raises.
 
-    `spec`: how pixels became inputs, for the statistics of the images.
+    `spec`: how pixels are converted to inputs, for the image statistics.
     """
     seen = Observations({name: MagnitudeHistogram() for name in names}, ImageStatistics(spec))
     entry, digest = input_name(model), hashlib.sha256()
@@ -73,28 +73,30 @@ def observe(
 
 
 def activations(model: ModelProto) -> list[str]:
-    """Every float tensor that depends on the image, in order of execution: all that TensorRT's table may list."""
+    """Return every float tensor that depends on the image, in order of execution: what TensorRT's table may list."""
     wiring, types = Wiring(model.graph), element_types(model)
     names = [input_name(model), *(name for node in model.graph.node for name in node.output if name)]
     return [name for name in names if types.get(name) in FLOATS and not wiring.is_constant(name)]
 
 
 def layer_inputs(model: ModelProto) -> list[str]:
-    """The tensors that convolutions and matrix products read, without constants, in order of execution."""
+    """Return the non-constant tensors that convolutions and matrix products read, in order of execution."""
     wiring = Wiring(model.graph)
     names = (name for node in model.graph.node if node.op_type in LAYERS for name in node.input[:2] if name)
     return list(dict.fromkeys(name for name in names if not wiring.is_constant(name)))
 
 
 def element_types(model: ModelProto) -> dict[str, int]:
-    """The TensorProto type of each tensor, as far as ONNX can infer it."""
+    """Return the TensorProto type of each tensor, as far as ONNX can infer it."""
     inferred = onnx.shape_inference.infer_shapes(model).graph
     values = (*inferred.value_info, *inferred.input, *inferred.output)
     return {value.name: value.type.tensor_type.elem_type for value in values}
 
 
 def resolve(model: ModelProto, tensors: Collection[str] | None) -> list[str]:
-    """`tensors`, or `layer_inputs` for None, checked. Raises CalibrationError for a name that is no activation."""
+    """Check and return `tensors`, or `layer_inputs` for None. Raises CalibrationError for a name that is not an
+    activation.
+    """
     wiring = Wiring(model.graph)
     known = {value.name for value in model.graph.input if value.name not in wiring.stored} | set(wiring.producer)
     names = list(dict.fromkeys(layer_inputs(model) if tensors is None else tensors))

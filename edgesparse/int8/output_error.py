@@ -1,4 +1,4 @@
-"""What a threshold costs: the error that rounding and clipping one tensor causes in the outputs of its readers.
+"""The cost of a threshold: the error that rounding and clipping one tensor causes in the outputs of its readers.
 
 The model runs in ONNX Runtime with additional nodes: for each tensor and candidate threshold, the tensor rounded to its
 INT8 grid, copies of the layers that read it, and the difference from their outputs. Everything else stays float, so
@@ -24,7 +24,7 @@ from edgesparse.model.wiring import Wiring
 from edgesparse.progress import Progress
 
 IMAGES = 16
-"""How many batches, spread over all, are run again for the measurement."""
+"""Number of batches, spread over all, to run again for the measurement."""
 
 
 def best(
@@ -34,11 +34,12 @@ def best(
     thresholds: Mapping[str, Mapping[str, float]],
     progress: Progress,
 ) -> dict[str, tuple[str, float]]:
-    """For each tensor the method of `thresholds` (tensor -> method -> amax) with the least error, and that error.
+    """Return for each tensor the method in `thresholds` (tensor -> method -> amax) with the smallest error, and that
+    error.
 
     Measured on up to IMAGES of the `count` batches. The error is the squared difference in the outputs of the layers
-    that read the tensor, as a share of their squares, summed over these layers; of the tensor itself where no layer
-    reads it. Of methods with equal errors the first is taken.
+    that read the tensor, as a share of their squares, summed over these layers; of the tensor itself if no layer reads
+    it. The first of methods with equal errors is used.
     """
     probe = _probe(model, thresholds)
     step = max(1, -(-count // IMAGES))
@@ -100,7 +101,7 @@ class _ProbeWriter:
         self._graph, self._kind = model.graph, kind
 
     def rounded(self, name: str, threshold: float) -> str:
-        """`name` rounded and clipped to INT8 with this range."""
+        """Add `name` rounded and clipped to INT8 with this range."""
         # plain operators: ONNX Runtime would fuse Q/DQ pairs into the layers around them
         scale = self._constant(threshold / 127)
         steps = self.add("Div", self.add("Cast", name, to=TensorProto.FLOAT), scale)
@@ -109,7 +110,7 @@ class _ProbeWriter:
         return self.add("Cast", self.add("Mul", clipped, scale), to=self._kind)
 
     def copy(self, layer: NodeProto, name: str, instead: str) -> str:
-        """The output of a copy of `layer` that reads `instead` in place of `name`."""
+        """Add a copy of `layer` that reads `instead` in place of `name`; return its output."""
         name_of_copy = self._name()
         node = self._graph.node.add()
         node.CopyFrom(layer)
@@ -118,7 +119,7 @@ class _ProbeWriter:
         return node.output[0]
 
     def squares(self, name: str) -> str:
-        """The sum of squares of `name`, a float32 scalar."""
+        """Add the sum of squares of `name`, a float32 scalar."""
         return self.add("ReduceSumSquare", self.add("Cast", name, to=TensorProto.FLOAT), keepdims=0)
 
     def add(self, operator: str, *inputs: str, **attributes: Any) -> str:

@@ -1,4 +1,4 @@
-"""The page of `quantize`: the score after each step, what each layer lost, the ranges, and why."""
+"""The page of `quantize`: the score after each step, the loss of each layer, the ranges, and the reasons."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ STATES = {"sparse": "INT8", "ineligible": "float"}
 
 
 def page(name: str, report: RecoverReport) -> str:
-    """The page as text. `name` is the model's."""
+    """Return the page. `name` is the model's."""
     layers = [
         ChangedLayer(r.name, "sparse" if r.int8 else "ineligible", r.why, r.macs, r.error, r.alone)
         for r in report.layers
@@ -39,7 +39,7 @@ def _equalized(report: RecoverReport) -> str:
     if not report.equalized:
         return ""
     rows = (
-        (e.tensor, ", ".join(e.layers), "in the layer before" if e.folded else "a product behind", number(e.spread))
+        (e.tensor, ", ".join(e.layers), "in the previous layer" if e.folded else "a product after it", number(e.spread))
         for e in report.equalized
     )
     spread = paragraph("Spread: the largest channel over the median channel, before.")

@@ -25,7 +25,7 @@ Placement = Literal["fuse", "sparse"]
 
 @dataclass(frozen=True)
 class QdqPlan:
-    """`kernels`: the INT8 layers in the graph's order. `float_because`: why each other layer stays float, by name.
+    """`kernels`: the INT8 layers in graph order. `float_because`: why each other layer stays float, by name.
 
     `readers`: for each quantized tensor the nodes, by their first output, that read it through its Q/DQ pair, and at
     which inputs. `scales_of`: the representative of each quantized tensor; tensors with the same one share a scale.
@@ -38,7 +38,7 @@ class QdqPlan:
 
 
 def plan(model: ModelProto, placement: Placement = "fuse", keep: Collection[str] = ()) -> QdqPlan:
-    """Decide for every layer and tensor of `model` whether it is INT8. Raises as `int8_layers`."""
+    """Decide for every layer and tensor of `model` whether it is INT8. Raises what `int8_layers` raises."""
     wiring = Wiring(model.graph)
     kernels, float_because = int8_layers(model, wiring, keep)
     edges = _Edges(wiring, kernels)
@@ -74,7 +74,7 @@ class _Edges:
         self._drop_single_moves()
 
     def behind(self, node: NodeProto) -> None:
-        """Insert Q/DQ directly behind a layer and its ReLU for all readers, so that the layer itself writes INT8."""
+        """Insert Q/DQ directly after a layer and its ReLU for all readers, so that the layer itself writes INT8."""
         out = self._after_relu(node.output[0])
         if out in self.wiring.outputs:
             return
@@ -82,13 +82,13 @@ class _Edges:
             self._read(out, reader, {i for i, name in enumerate(reader.input) if name == out})
 
     def find(self, name: str) -> str:
-        """The representative of all tensors that share a scale with `name`."""
+        """Return the representative of all tensors that share a scale with `name`."""
         while self._parent.get(name, name) != name:
             name = self._parent[name]
         return name
 
     def in_order(self) -> Iterator[str]:
-        """The quantized tensors: the model's inputs first, then in order of execution."""
+        """Return the quantized tensors: the model's inputs first, then in order of execution."""
         computed = [name for node in self.wiring.graph.node for name in node.output]
         known = set(computed)
         yield from (name for name in self.readers if name not in known)
@@ -109,7 +109,7 @@ class _Edges:
         return name
 
     def _pass_back(self, node: NodeProto) -> None:
-        """Make a node that moves values to INT8 readers read INT8 itself, at the same scale."""
+        """Make a node that moves values to INT8 readers read INT8 too, at the same scale."""
         outs = [name for name in node.output if name in self.readers]
         if node.op_type == "Concat" and outs and self.moving.issuperset(node.input):
             for i, name in enumerate(node.input):
@@ -121,7 +121,7 @@ class _Edges:
                 self._join(name, node.input[0])
 
     def _drop_single_moves(self) -> None:
-        """Drop the pair in front of a node that moves one tensor to one reader: the pair behind it is enough."""
+        """Drop the pair before a node that moves one tensor to one reader: the pair after it is enough."""
         quantized = set(self.readers)
         for name, by in list(self.readers.items()):
             nodes = [node for node in self.wiring.consumers[name] if node.output[0] in by]
@@ -142,7 +142,7 @@ class _Edges:
             self._read(node.input[1 - main], node, {1 - main})
 
     def _leads_to_int8(self, node: NodeProto) -> bool:
-        """Whether an INT8 layer follows anywhere behind `node`."""
+        """Whether an INT8 layer follows anywhere after `node`."""
         todo, seen = list(node.output), set[str]()
         while todo:
             name = todo.pop()
@@ -163,7 +163,7 @@ def _commutes(node: NodeProto) -> bool:
 
 
 def _activations(wiring: Wiring) -> set[str]:
-    """The tensors that depend on the image."""
+    """Return the tensors that depend on the image."""
     names = {value.name for value in wiring.graph.input} - wiring.stored.keys()
     for node in wiring.graph.node:
         if not names.isdisjoint(reads(node)):

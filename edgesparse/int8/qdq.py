@@ -44,7 +44,7 @@ def write(model: ModelProto, plan: QdqPlan, scales: Mapping[str, float], weights
 
 
 def _set_kernel_shape(node: NodeProto, shape: tuple[int, ...]) -> None:
-    """Set a convolution's optional attribute: TensorRT 8.5 needs it where the weights are not an initializer."""
+    """Set a convolution's optional attribute, which TensorRT 8.5 needs if the weights are not an initializer."""
     if node.op_type in ("Conv", "ConvTranspose") and attribute(node, "kernel_shape", None) is None:
         node.attribute.append(helper.make_attribute("kernel_shape", shape[2:]))
 
@@ -62,7 +62,7 @@ class _QdqWriter:
             self._taken.update(value.name for value in values)
 
     def pairs_behind(self, names: Iterable[str]) -> None:
-        """Add one pair behind each of these tensors that the plan quantizes, for all its readers in the plan."""
+        """Add one pair after each of these tensors that the plan quantizes, for all its readers in the plan."""
         for name in names:
             if name in self.plan.readers:
                 pair = self.pair(name, name, np.array(self.scales[name], np.float32), None)
@@ -75,7 +75,7 @@ class _QdqWriter:
         self.nodes.append(node)
 
     def pair(self, name: str, source: str, scale: Array, axis: int | None) -> str:
-        """Add Q and DQ behind the tensor `source`, named after `name`; returns the output of DQ."""
+        """Add Q and DQ after the tensor `source`, named after `name`. Returns the output of DQ."""
         parameters = [
             self.store(f"{name}_scale", np.asarray(scale, np.float32)),
             self.store(f"{name}_zero", np.zeros(np.shape(scale), np.int8)),
@@ -90,7 +90,7 @@ class _QdqWriter:
         return source
 
     def weight(self, kernel: Kernel) -> str:
-        """The stored tensor of the layer's float weights, in the layout that the layer reads."""
+        """Return the stored tensor of the layer's float weights, in the layout that the layer reads."""
         if kernel.weight.steps:
             return self.store(f"{layer_name(kernel.node)}.weight", kernel.weight.values)
         return kernel.weight.source
@@ -101,7 +101,7 @@ class _QdqWriter:
         return str(tensor.name)
 
     def finish(self) -> None:
-        """Write the nodes to the graph, without constants that are no longer read."""
+        """Write the nodes to the graph, without unused constants."""
         read = {out.name for out in self.graph.output}
         nodes = []
         for node in reversed(self.nodes):

@@ -1,8 +1,8 @@
 """Explicit Q/DQ written into a float detector, in the form that TensorRT 8.5 and later parse.
 
 Symmetric INT8 with zero point 0: one scale per tensor for activations, one per output channel for weights; biases stay
-float. Weights stay stored as float with Q and DQ behind them: TensorRT 8's parser takes no INT8 weights. `placement`
-decides where the pairs are inserted.
+float. Weights remain stored as float, followed by Q and DQ: TensorRT 8's parser does not accept INT8 weights.
+`placement` decides where the pairs are inserted.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Scales = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class QuantizedLayer:
-    """One layer: `int8` or float, and `why` in words. `macs`: None where shapes are open."""
+    """One layer: `int8` or float, and `why`. `macs`: None if shapes are unknown."""
 
     name: str
     op: str
@@ -48,7 +48,7 @@ class QuantizedLayer:
 
 @dataclass(frozen=True)
 class QuantizeReport:
-    """What `quantize` did. `scales`: of each tensor with a Q/DQ pair. `opset`: (the model's, the result's)."""
+    """The result of `quantize`. `scales`: of each tensor with a Q/DQ pair. `opset`: (the model's, the result's)."""
 
     placement: Placement
     layers: tuple[QuantizedLayer, ...]
@@ -63,7 +63,7 @@ class QuantizeReport:
         return sum(layer.macs or 0 for layer in convolutions if layer.int8) / total if total else 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return JSON-compatible values."""
         return {
             "placement": self.placement,
             "share_of_convolution_macs": round(self.share, 4),
@@ -74,7 +74,7 @@ class QuantizeReport:
 
 
 def quantized_tensors(model: ModelProto, placement: Placement = "fuse", keep: Collection[str] = ()) -> list[str]:
-    """The tensors that `quantize` needs a scale for, in the graph's order. Raises as `quantize`."""
+    """Return the tensors that `quantize` needs a scale for, in graph order. Raises what `quantize` raises."""
     return list(plan(model, placement, keep).readers)
 
 
@@ -85,15 +85,15 @@ def quantize(
     placement: Placement = "fuse",
     keep: Collection[str] = (),
 ) -> tuple[ModelProto, QuantizeReport]:
-    """A copy of `model` with Q/DQ for INT8, in opset 13 or the model's own if that is higher; and a report.
+    """Return a copy of `model` with Q/DQ for INT8, in opset 13 or the model's own if that is higher, and a report.
 
     `scales`: each tensor's scale (its range over 127; see `quantized_tensors`). Tensors that share a scale get the
     largest; a tensor that was always zero (scale 0) gets 1. Layers named in `keep` stay float. The scale of weights is,
     per output channel, their largest magnitude over 127.
 
-    Raises ModelError where the model is quantized already, is FP16, or has no layer to quantize; CalibrationError where
-    a scale is missing or not finite, or a name in `keep` matches no layer; SparsityError where 2:4 weights would not
-    stay 2:4.
+    Raises ModelError if the model is already quantized, is FP16, or has no layer to quantize; CalibrationError if a
+    scale is missing or not finite, or a name in `keep` matches no layer; SparsityError if 2:4 weights would not stay
+    2:4.
     """
     qdq = plan(model, placement, keep)
     shared = _shared_scales(qdq, scales)
@@ -114,17 +114,17 @@ def weight_scale(kernel: Kernel) -> Scales:
         raise ModelError(f"{layer_name(kernel.node)}: {NOT_FINITE}")
     others = tuple(i for i in range(magnitude.ndim) if i != axis)
     scale = magnitude.max(axis=others) / TOP
-    # for a channel of zeros any scale above 0 will do
+    # any scale above 0 works for a channel of zeros
     return _positive(np.where(scale > 0, scale, scale.max()))
 
 
 def _positive(scale: Array) -> Scales:
-    """At least the smallest scale that works on a GPU; 1 for a tensor of zeros."""
+    """Return at least the smallest scale that works on a GPU; 1 for a tensor of zeros."""
     return np.where(scale > 0, np.maximum(scale, TINY), 1).astype(np.float32)
 
 
 def _shared_scales(qdq: QdqPlan, scales: Mapping[str, float]) -> dict[str, float]:
-    """The scale of each quantized tensor: the largest of all that share it. Raises CalibrationError."""
+    """Return the scale of each quantized tensor: the largest of all that share it. Raises CalibrationError."""
     largest: defaultdict[str, float] = defaultdict(float)
     for name, group in qdq.scales_of.items():
         if name not in scales:
@@ -149,12 +149,12 @@ def _layers(model: ModelProto, qdq: QdqPlan) -> tuple[QuantizedLayer, ...]:
 
 
 def _check_zeros(qdq: QdqPlan, written: ModelProto) -> None:
-    """Raise SparsityError where a zero weight is no longer zero when an engine dequantizes it."""
+    """Raise SparsityError if a zero weight is no longer zero when an engine dequantizes it."""
     wiring = Wiring(written.graph)
     for kernel in qdq.kernels:
         node = wiring.producer.get(kernel.node.output[0])
         if node is None:
-            continue  # nothing that leads to an output read it, so it was not written
+            continue  # nothing that leads to an output reads it, so it was not written
         weight = weight_of(wiring, node)
         if (weight.values[kernel.weight.values == 0] != 0).any() or not np.isfinite(weight.values).all():
             raise SparsityError(f"{layer_name(kernel.node)}: zero weights are not zero after rounding to INT8")

@@ -1,8 +1,8 @@
 """INT8 that keeps its accuracy, without training: a float model prepared for INT8, its scales and its Q/DQ form.
 
 Cheapest steps first. Channels that depthwise layers read are equalized (`equalize`), ranges are calibrated, and biases
-are set layer by layer on what the INT8 network feeds each layer (`bias_correction`). Where that is not enough for the
-allowed drop, the layers that cost most for their work stay float, as few as the score allows (`sensitivity`).
+are set layer by layer on the inputs that each layer gets in INT8 (`bias_correction`). If that is not enough for the
+allowed drop, the layers that lose most for their share of the work stay float, as few as possible (`sensitivity`).
 """
 
 from __future__ import annotations
@@ -30,16 +30,14 @@ from edgesparse.progress import Progress, quiet
 Score = Callable[[ModelProto], float]
 """The points, 0 to 100, that a model scores on labeled data."""
 IMAGES = 32
-"""Batches, spread over all, that biases are set on; the change of the outputs is measured on half as many."""
+"""Number of batches, spread over all, for setting biases; the change of the outputs is measured on half as many."""
 
 
 @dataclass(frozen=True)
 class RecoverOptions:
-    """How to quantize.
-
-    `keep`: layers that stay float. Further layers stay float until at most `max_drop` points are lost, or `least`
-    points are reached. `scales`: take these instead of calibrating; channels are not equalized then. `table`:
-    calibrate also the tensors that only TensorRT's calibration table lists.
+    """How to quantize. `keep`: layers that stay float. More layers stay float until at most `max_drop` points are lost,
+    or `least` points are reached. `scales`: use these instead of calibrating; channels are then not equalized.
+    `table`: also calibrate tensors that only TensorRT's calibration table lists.
     """
 
     calibration: CalibrationOptions = field(default_factory=lambda: CalibrationOptions("mse"))
@@ -78,10 +76,8 @@ def recover(
     score: Score | None = None,
     progress: Progress = quiet,
 ) -> Recovered:
-    """INT8 for `model`, calibrated on `batches`; `model` stays as it is.
-
-    Raises as `quantize` and `calibrate`; CalibrationError for a limit on points without `score`, or one that leaves no
-    layer in INT8.
+    """Return INT8 for `model`, calibrated on `batches`; `model` is not changed. Raises what `quantize` and `calibrate`
+    raise; CalibrationError for a limit on points without `score`, or one that leaves no layer in INT8.
     """
     options = options or RecoverOptions()
     if score is None and options.limited:
@@ -92,7 +88,7 @@ def recover(
     reference = run.record("float (FP32)", model, every_step)
     allowed = options.least if options.max_drop is None else reference - options.max_drop
     equalized_model, equalized, calibration = run.calibrate()
-    step = "ranges, even channels" if options.scales is None else "ranges as given"
+    step = "ranges, even channels" if options.scales is None else "ranges from the table"
     run.record(step, run.quantized(equalized_model)[0], every_step)
     corrected, points = run.correct(equalized_model, "biases corrected")
     if allowed is not None and points < allowed:
@@ -122,7 +118,7 @@ def _tensors(model: ModelProto, keep: Collection[str], table: bool) -> list[str]
 
 @dataclass
 class _Recovery:
-    """One call of `recover`: what stays the same, the steps so far, and which layers stay float."""
+    """One call of `recover`: its constant inputs, the steps so far, and which layers stay float."""
 
     model: ModelProto
     batches: Batches
@@ -133,14 +129,14 @@ class _Recovery:
     scales: dict[str, float] = field(default_factory=dict)
     ranked: Sequence[Sensitivity] = ()
     costly: tuple[str, ...] = ()
-    """The first of `ranked`: layers that stay float because they cost most. They are in `keep` too."""
+    """The first of `ranked`: layers that stay float because they lose most. They are also in `keep`."""
 
     def __post_init__(self) -> None:
         self.keep = tuple(self.options.keep)
         self.outputs = ReferenceOutputs(self.model, spread(self.batches, IMAGES // 2))
 
     def calibrate(self) -> tuple[ModelProto, tuple[EqualizedTensor, ...], Calibration]:
-        """The model with equalized channels, the tensors that were, and the ranges; sets `scales`."""
+        """Return the model with equalized channels, the equalized tensors, and the ranges; sets `scales`."""
         if self.options.scales is not None:
             calibration = from_scales(self.options.scales)
             self.scales.update(calibration.scales)
@@ -155,14 +151,14 @@ class _Recovery:
         return quantize(model, self.scales, placement=self.options.placement, keep=(*self.keep, *more))
 
     def record(self, what: str, model: ModelProto, scored: bool = True) -> float:
-        """Measure `model` after the step `what`; returns its points, or 0 without a score."""
+        """Measure `model` after the step `what`. Returns its points, or 0 without a score."""
         self.progress("scoring", 0, 0)
         points = self.score(model) if self.score and scored else None
         self.steps.append(RecoveryStep(what, self.outputs.change(model), points))
         return points or 0.0
 
     def correct(self, model: ModelProto, what: str) -> tuple[Corrected, float]:
-        """`model` with its biases set for the layers that are INT8 now, and its points."""
+        """Return `model` with biases set for the current INT8 layers, and its points."""
         some = spread(self.batches, IMAGES)
         corrected = correct_biases(model, self.scales, some, self.keep, self.progress, self.options.placement)
         return corrected, self.record(what, self.quantized(corrected.model)[0])
@@ -170,7 +166,7 @@ class _Recovery:
     def keep_float(self, model: ModelProto, corrected: Corrected, allowed: float) -> Corrected:
         """Keep the costliest layers float, as few as `allowed` points take, and set the biases again.
 
-        Raises CalibrationError where that leaves no layer in INT8.
+        Raises CalibrationError if that leaves no layer in INT8.
         """
         rounded = self.quantized(model)[0]
         self.ranked = sensitivities(model, rounded, self.keep, self.outputs, self.progress)
@@ -183,12 +179,12 @@ class _Recovery:
         again, points = self.correct(model, what)
         if points >= allowed:
             return again
-        self.steps.pop()  # the biases that were set with fewer layers in float did better
+        self.steps.pop()  # the biases set with fewer layers in float did better
         self.record(what, self.quantized(corrected.model)[0])
         return corrected
 
     def _fewest(self, corrected: Corrected, names: Sequence[str], allowed: float) -> int:
-        """How many of the first of `names` must be float, by bisection; all of them are never tried."""
+        """Return how many of the first of `names` must be float, by bisection; all of them are never tried."""
         assert self.score is not None
         low, high = 0, len(names)
         while high - low > 1:
@@ -219,6 +215,6 @@ class _Recovery:
     def _layers(self, written: QuantizeReport, errors: Mapping[str, float]) -> Iterator[RecoveredLayer]:
         alone = {layer.name: layer.change for layer in self.ranked}
         for layer in written.layers:
-            why = "kept in float: costs most for its work" if layer.name in self.costly else layer.why
+            why = "kept in float: loses most for its share of the work" if layer.name in self.costly else layer.why
             measured = errors.get(layer.name), alone.get(layer.name)
             yield RecoveredLayer(layer.name, layer.int8, why, layer.macs, *measured)

@@ -1,4 +1,4 @@
-"""What `recover` did, step by step and layer by layer. `page` renders it as HTML."""
+"""The result of `recover`, by step and by layer. `page` renders it as HTML."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ class RecoveryStep:
 
 @dataclass(frozen=True)
 class RecoveredLayer:
-    """One layer. `why`: the reason why it is INT8 or float. `macs`: None where shapes are open. `error`: what its
-    output lost, by its own rounding and by all before it, as a share of its variance. `alone`: how this layer alone in
-    INT8 changes the model's outputs; None: not measured."""
+    """One layer. `why`: why it is INT8 or float. `macs`: None if shapes are unknown. `error`: the loss of its output,
+    by its own and earlier rounding, as a share of its variance. `alone`: how this layer alone in INT8 changes the
+    model's outputs; None: not measured.
+    """
 
     name: str
     int8: bool
@@ -37,8 +38,9 @@ class RecoveredLayer:
 
 @dataclass(frozen=True)
 class RecoverReport:
-    """What `recover` did. `share`: of the convolutions' multiply-accumulates that is INT8. `steps`: the float model
-    first. `ranges`: of the quantized tensors."""
+    """The result of `recover`. `share`: of the convolutions' multiply-accumulates that is INT8. `steps`: the float
+    model first. `ranges`: of the quantized tensors.
+    """
 
     placement: Placement
     share: float
@@ -57,11 +59,11 @@ class RecoverReport:
 
     @property
     def kept(self) -> tuple[RecoveredLayer, ...]:
-        """The layers that stay float."""
+        """Layers that stay float."""
         return tuple(layer for layer in self.layers if not layer.int8)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return JSON-compatible values."""
         return {
             "placement": self.placement,
             "share_of_convolution_macs": round(self.share, 4),

@@ -1,4 +1,4 @@
-"""Whether calibration images represent what the detector will see: warnings, with the figures behind them."""
+"""Whether calibration images represent what the detector will see: warnings, with figures."""
 
 from __future__ import annotations
 
@@ -28,9 +28,8 @@ THUMBNAIL = 16
 
 @dataclass
 class ImageStatistics:
-    """Statistics of the images as the network receives them, in constant memory.
-
-    `spec`: how pixels became inputs; without it brightness is unknown.
+    """Statistics of the images as model inputs, in constant memory. `spec`: how pixels are converted to inputs; without
+    it brightness is unknown.
     """
 
     spec: InputSpec | None = None
@@ -53,7 +52,7 @@ class ImageStatistics:
             self._contrast += float(small.var())
 
     def _gray(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """[H, W], with padding as bright as the image on average; adds to the brightness."""
+        """Return [H, W], with padding as bright as the image's mean; adds to the brightness."""
         if self.spec is None:
             return np.asarray(image.mean(0))
         std, mean = (np.array(values, np.float32).reshape(3, 1, 1) for values in (self.spec.std, self.spec.mean))
@@ -67,21 +66,21 @@ class ImageStatistics:
 
     @property
     def variety(self) -> float:
-        """How much the images differ: the spread between them over the spread within, both as thumbnails."""
+        """How much the images differ: the spread between them divided by the spread within, as thumbnails."""
         between = self._squares / self.count - (self._thumbnail / self.count) ** 2
         within = self._contrast / self.count
         return float(np.sqrt(max(between.mean(), 0) / within)) if within else 0.0
 
     @property
     def brightness(self) -> float | None:
-        """Mean of the pixels without padding, as a share of white; None where it is unknown."""
+        """Mean of the pixels without padding, as a share of white; None if unknown."""
         return self._light / self._pixels / 255 if self._pixels else None
 
     def warnings(self) -> list[str]:
-        """What speaks against these images, one line each."""
+        """Return the problems of these images, one line each."""
         lines = []
         if self.count < FEW:
-            lines.append(f"only {self.count} calibration images: {FEW} or more give ranges that hold elsewhere")
+            lines.append(f"only {self.count} calibration images: {FEW} or more give ranges that generalize")
         if self.brightness is not None and self.brightness < DARK:
             lines.append(
                 f"the calibration images are dark ({self.brightness:.0%} of white on average): add bright ones"
@@ -97,7 +96,7 @@ class ImageStatistics:
 def unsettled(
     earlier: Mapping[str, MagnitudeHistogram], final: Mapping[str, MagnitudeHistogram], count: int
 ) -> list[str]:
-    """A warning where ranges still grow: `earlier`, after `count` images, against `final`."""
+    """Return a warning if ranges still grow: `earlier`, after `count` images, against `final`."""
     growth = {}
     for name, histogram in earlier.items():
         before = percentile(histogram)
@@ -113,7 +112,7 @@ def unsettled(
 
 
 def size_warnings(frames: Sequence[tuple[int, int]], spec: InputSpec) -> list[str]:
-    """Warnings about images of these (height, width) for this input: too small, or mostly padding."""
+    """Return warnings about images of these (height, width) for this input: too small, or mostly padding."""
     if not frames:
         return []
     sizes = np.array(frames, float).reshape(-1, 2)

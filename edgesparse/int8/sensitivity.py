@@ -1,4 +1,4 @@
-"""For which layers INT8 costs most: how much each one alone, rounded, changes the network's outputs."""
+"""How sensitive the model is to INT8 in each layer: how much that layer alone, rounded, changes the outputs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Sensitivity:
 def sensitivities(
     model: ModelProto, quantized: ModelProto, keep: Collection[str], outputs: ReferenceOutputs, progress: Progress
 ) -> list[Sensitivity]:
-    """The INT8 layers of `model`, those first where INT8 costs most per multiply-accumulate.
+    """Return the INT8 layers of `model`, starting with those where INT8 costs most per multiply-accumulate.
 
     `quantized`: the result of `quantize` for `model` with `keep`. `outputs` measures the change.
     """
@@ -41,7 +41,7 @@ def sensitivities(
 
 
 def _alone(quantized: ModelProto, out: str) -> ModelProto:
-    """`quantized` with all Q/DQ pairs bypassed except those that the layer with output `out` reads."""
+    """Return `quantized` with all Q/DQ pairs bypassed except those that the layer with output `out` reads."""
     copy = ModelProto()
     copy.CopyFrom(quantized)
     wiring = Wiring(copy.graph)

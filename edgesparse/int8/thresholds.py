@@ -1,4 +1,4 @@
-"""Where to cut a tensor's range for symmetric INT8: magnitudes above the threshold are clipped to it.
+"""Where to clip a tensor's range for symmetric INT8: magnitudes above the threshold are clipped to it.
 
 Each method takes a MagnitudeHistogram and returns a threshold above 0 and at most the largest magnitude.
 """
@@ -16,13 +16,13 @@ LEVELS = 128
 """Magnitudes that INT8 can represent."""
 PERCENT = 99.99
 CANDIDATES = 128
-"""How many thresholds the search for the least squared error tries."""
+"""Number of thresholds that the search for the smallest squared error tries."""
 
 Counts = npt.NDArray[np.float64]
 
 
 def entropy(histogram: MagnitudeHistogram) -> float:
-    """The threshold with the least Kullback-Leibler divergence of the INT8 distribution from the tensor's.
+    """Return the threshold with the smallest Kullback-Leibler divergence of the INT8 distribution from the tensor's.
 
     Migacz, "8-bit inference with TensorRT", GTC 2017: for each threshold, the bins below it, with everything clipped
     added to the last, against the same bins averaged in LEVELS groups over those that are not empty. Zeros are not
@@ -38,19 +38,19 @@ def entropy(histogram: MagnitudeHistogram) -> float:
 
 
 def percentile(histogram: MagnitudeHistogram, percent: float = PERCENT) -> float:
-    """The magnitude that `percent` of all values, zeros included, do not exceed."""
+    """Return the magnitude that `percent` of all values, including zeros, do not exceed."""
     counts = _used(histogram)
     target = histogram.total * percent / 100 - histogram.zeros
     below = np.cumsum(counts)
     at = min(int(np.searchsorted(below, target)), len(counts) - 1)
     before = below[at] - counts[at]
     inside = np.clip((target - before) / counts[at], 0, 1) if counts[at] else 1.0
-    # at least half a bin, so that a tensor that is nearly all zeros keeps a range
+    # at least half a bin, so that a tensor of almost only zeros keeps a range
     return min((at + max(float(inside), 0.5)) * histogram.width, histogram.amax)
 
 
 def mse(histogram: MagnitudeHistogram) -> float:
-    """The threshold with the least mean squared error, rounding and clipping together."""
+    """Return the threshold with the smallest mean squared error of rounding and clipping together."""
     if not histogram.amax:
         return 0.0
     counts = _used(histogram)
@@ -61,7 +61,7 @@ def mse(histogram: MagnitudeHistogram) -> float:
 
 
 def largest(histogram: MagnitudeHistogram) -> float:
-    """The largest magnitude: nothing is clipped."""
+    """Return the largest magnitude: nothing is clipped."""
     return histogram.amax
 
 
@@ -74,7 +74,7 @@ METHODS: Mapping[str, Callable[[MagnitudeHistogram], float]] = {
 
 
 def _used(histogram: MagnitudeHistogram) -> Counts:
-    """The bins up to and including that of the largest magnitude."""
+    """Return the bins up to and including that of the largest magnitude."""
     last = min(int(histogram.amax / histogram.width), BINS - 1)
     return histogram.counts[: last + 1].astype(np.float64)
 

@@ -98,7 +98,7 @@ def test_ranges_from_a_tensorrt_table(edgesparse: Command, detector: Path, image
     options = ("quantize", detector, "-o", "out.onnx", *IMAGES, "--from-table", "theirs.cache", "--json")
     ended = edgesparse(*options)
     assert ended.code == 0, ended.err
-    assert [step["what"] for step in ended.json["steps"]][1:] == ["ranges as given", "biases corrected"]
+    assert [step["what"] for step in ended.json["steps"]][1:] == ["ranges from the table", "biases corrected"]
     assert ended.json["ranges"]["r1"]["amax"] == 127 * 0.125 and not ended.json["equalised"]
     (tmp_path / "theirs.cache").write_text("\n".join([text.splitlines()[0], *lines[:2]]))
     ended = edgesparse(*options, "--force")
@@ -145,7 +145,7 @@ def test_refusals(
 def test_a_model_that_is_already_quantized(edgesparse: Command, detector: Path, images: Path, tmp_path: Path) -> None:
     assert edgesparse("quantize", detector, "-o", "out.onnx", *IMAGES).code == 0
     ended = edgesparse("quantize", "out.onnx", "-o", "again.onnx", *IMAGES)
-    assert ended.code == 2 and "Q/DQ operators already" in ended.message and not (tmp_path / "again.onnx").exists()
+    assert ended.code == 2 and "already has" in ended.message and not (tmp_path / "again.onnx").exists()
 
 
 def test_a_recipes_input_is_used_and_no_package_is_built(

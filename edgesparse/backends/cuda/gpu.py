@@ -77,14 +77,13 @@ class Gpu:
         self._context.pop()
 
     def errors_of(self, action: str) -> CudaErrors:
-        """A context manager: its context is current, and CUDA's errors become one line that starts with `action`.
-
-        Raises MemoryBudgetExceeded when memory runs out and BuildError otherwise. It may be entered repeatedly.
+        """Return a context manager: its context is current, and CUDA errors become one line that starts with `action`.
+        Raises MemoryBudgetExceeded if memory runs out, and BuildError otherwise. It may be entered repeatedly.
         """
         return CudaErrors(self, action)
 
     def free(self) -> int:
-        """Bytes available now: of its own memory or, if it shares the CPU's, without swapping."""
+        """Return the bytes available now: of its own memory or, if it shares the CPU's, without swapping."""
         if self.integrated:
             return device.available_memory()
         try:
@@ -120,13 +119,13 @@ class Gpu:
         return self.driver.mem_alloc(-(-max(size, 1) // _WORD) * _WORD)
 
     def free_all(self, steps: Iterable[Callable[[], object]]) -> None:
-        """Run each step in this order. An error of the GPU is logged and does not keep the others from running."""
+        """Run each step in this order. A GPU error is logged and does not keep the others from running."""
         for step in steps:
             try:
                 with self:
                     step()
             except self.driver.Error as error:  # noqa: PERF203, the others must run all the same
-                _log.warning("memory of the GPU may not have been freed: %s", one_line(error))
+                _log.warning("GPU memory may not have been freed: %s", one_line(error))
 
     def stream(self) -> Any:
         """A stream that does not wait for the default one; `handle` is CUDA's handle of it."""
@@ -150,7 +149,7 @@ class CudaErrors:
         driver = self._gpu.driver
         if isinstance(error, driver.MemoryError):
             raise MemoryBudgetExceeded(
-                f"{self._action}: the GPU has no memory left ({self._gpu.free() / 1e6:.0f} MB free): end other "
+                f"{self._action}: the GPU has no memory left ({self._gpu.free() / 1e6:.0f} MB free): stop other "
                 "programs, or build with a smaller batch or input"
             ) from None
         if isinstance(error, driver.Error):
@@ -179,7 +178,7 @@ class Pinned:
 
 def cuda_error(action: str, message: str) -> str:
     """What failed, CUDA's message, and whether the process must be restarted, in one line."""
-    restart = ": this process cannot use the GPU any more, start it again" if _DEAD.search(message) else ""
+    restart = ": this process can no longer use the GPU: restart it" if _DEAD.search(message) else ""
     return f"{action}: CUDA reports: {message}{restart}"
 
 

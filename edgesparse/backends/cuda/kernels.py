@@ -1,4 +1,4 @@
-"""The kernels of the frame path: compiled by nvcc for the present GPU at first use, stored, loaded, launched."""
+"""The kernels of the frame path: compiled by nvcc for this GPU at first use, stored, loaded and launched."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 class Kernels:
     """Compiled kernels, loaded onto the GPU until the process ends. Create it with the context current.
 
-    Raises BackendUnavailable when they cannot be loaded.
+    Raises BackendUnavailable if they cannot be loaded.
     """
 
     def __init__(self, path: Path) -> None:
@@ -80,7 +80,7 @@ class Launch:
 
 
 def kernels(gpu: Gpu) -> Kernels:
-    """The kernels of this process's GPU, loaded at the first call. Raises as `cubin` and Kernels do."""
+    """The kernels of this process's GPU, loaded at the first call. Raises what `cubin` and Kernels raise."""
     loaded: Kernels | None = getattr(gpu, "kernels", None)
     if loaded is None:
         with gpu:

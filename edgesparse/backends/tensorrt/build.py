@@ -91,12 +91,12 @@ def _compile(
 
 
 def write(plan: Any, out: Path) -> None:
-    """Write a plan atomically, readable by its owner only. Raises BuildError."""
+    """Write a plan atomically, readable only by its owner. Raises BuildError."""
     try:
         with replacing(out, 0o600, synced=True) as file:
             file.write(memoryview(plan))
     except OSError as error:
-        raise BuildError(f"cannot write {out}: {error.strerror}: free some of the disk") from None
+        raise BuildError(f"cannot write {out}: {error.strerror}: free some space on the disk") from None
 
 
 def _attempt(

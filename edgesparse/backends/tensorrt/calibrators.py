@@ -22,7 +22,7 @@ Images = NDArray[np.float32]
 def from_table(trt: Any, path: Path) -> Any:
     """A calibrator that returns the scales of a table and never runs the network.
 
-    Tensors missing from the table stay in higher precision. Raises CalibrationError for a file that is no table.
+    Tensors missing from the table stay in higher precision. Raises CalibrationError for a file that is not a table.
     """
     table = for_release(_read(path), trt.__version__)
 
@@ -98,7 +98,7 @@ def _read(path: Path) -> bytes:
     head, _, rows = table.partition(b"\n")
     if not head.startswith(b"TRT-") or b": " not in rows:
         raise CalibrationError(
-            f"{path} is no calibration table: needed 'TRT-<version>-EntropyCalibration2' and 'tensor: scale' rows; "
+            f"{path} is not a calibration table: needed 'TRT-<version>-EntropyCalibration2' and 'tensor: scale' rows; "
             "write one with 'edgesparse quantize'"
         )
     return table

@@ -86,7 +86,7 @@ def parse(text: str, placed: Mapping[str, str] | None = None) -> tuple[EngineLay
     try:
         rows = json.loads(text, strict=False)["Layers"]
     except (ValueError, KeyError, TypeError):
-        raise BuildError(f"the engine inspector's answer is no list of layers: {text[:80]!r}") from None
+        raise BuildError(f"the engine inspector did not return a list of layers: {text[:80]!r}") from None
     return tuple(_layer(row, placed or {}) for row in rows)
 
 

@@ -42,7 +42,7 @@ class TensorRTRunner(Runner):
     why there is no graph, if capture is impossible; then the steps are enqueued one by one. `scratch`: memory for
     activations shared with other runners, none of which may run at the same time.
 
-    Raises BuildError for a plan that cannot be loaded, MemoryBudgetExceeded when it needs more than is free,
+    Raises BuildError for a plan that cannot be loaded, MemoryBudgetExceeded if it needs more than is free,
     BackendUnavailable without a GPU.
     """
 
