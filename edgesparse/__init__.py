@@ -75,7 +75,7 @@ __all__ = sorted(_MODULES)  # pyright: ignore
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: `import edgesparse` itself stays cheap."""
+    """Import a public name when it is first used, to keep `import edgesparse` fast."""
     if name not in _MODULES:
         raise AttributeError(f"module 'edgesparse' has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)

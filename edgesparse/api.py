@@ -1,9 +1,9 @@
-"""The public functions: what `import edgesparse` offers, imported when first used.
+"""The public functions of `import edgesparse`, imported on first use.
 
 A target is a package (its folder, or the result of `build`), a recipe (its file, or a `Recipe`), an ONNX file, or
-'demo', the detector that comes with edgesparse. Recipes and ONNX files are built on first use, into `store`, and found
-there afterwards. Every function raises EdgeSparseError, with a message of one line: what was found, what was needed,
-how to fix it. `progress` is called with the step in words, how much is done, and how much there is (0: unknown).
+'demo', the detector that comes with edgesparse. Recipes and ONNX files are built in `store` on first use and reused
+from there. Every function raises EdgeSparseError with a one-line message: what was found, what was needed, how to fix
+it. `progress` is called with the step's description, the amount done, and the total amount (0: unknown).
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def load(
     progress: Progress = quiet,
     **settings: Any,
 ) -> Detector:
-    """Load a detector, built first where it was not; a context manager, to close after use.
+    """Load a detector, building it if necessary. It is a context manager; close it after use.
 
-    `names` gives class names ('coco' or a file) to an ONNX file without. `settings` replace the recipe's `run:`
+    `names` are class names ('coco' or a file) for an ONNX file without them. `settings` replace the recipe's `run:`
     section: conf, iou, max_det, classes, agnostic, source.
     Raises ConfigError, ModelError, BuildError, PackageError.
     """
@@ -82,7 +82,7 @@ def build(
     Returns the package: `folder`, and `manifest` with every candidate's time, score and outcome. `reuse`: the whole
     "package" of an earlier build with the same inputs; or the "candidates" that an interrupted build finished; or
     "nothing". `keep` is a folder for the files that candidates are built from.
-    Raises ConfigError, ModelError, BuildError (AccuracyGateFailed where no candidate is accurate enough),
+    Raises ConfigError, ModelError, BuildError (AccuracyGateFailed if no candidate is accurate enough),
     BackendUnavailable.
     """
     folder = None if keep is None else Path(keep)
@@ -96,11 +96,9 @@ def inspect(
     shapes: Mapping[str, Sequence[int]] | None = None,
     progress: Progress = quiet,
 ) -> ModelInspection:
-    """Inspect each layer of a model: whether it is 2:4, could be, or why not.
-
-    `device`, as "orin-nano-8gb:15W", adds predicted times on that board, in milliseconds. `shapes` fixes open input
-    shapes, as {"images": (1, 3, 640, 640)}.
-    Raises ConfigError, ModelError.
+    """Inspect each layer of a model: whether it is 2:4, could be, or why not. `device`, such as "orin-nano-8gb:15W",
+    adds predicted times on that board, in milliseconds. `shapes` fixes dynamic input shapes, as {"images": (1, 3, 640,
+    640)}. Raises ConfigError, ModelError.
     """
     return inspect_file(model, device, shapes, progress=progress)
 
@@ -155,11 +153,11 @@ def evaluate(
     store: str | Path = STORE,
     progress: Progress = quiet,
 ) -> Evaluation:
-    """Score a detector on annotated images: COCO mAP in points, 0 to 100, in all and per class.
+    """Score a detector on annotated images: COCO mAP in points, 0 to 100, overall and per class.
 
     `annotations` is a COCO JSON file, a YOLO data.yaml, or a folder with one of them; `images` is the folder of the
-    images where they are not beside it.
-    Raises ConfigError, ModelError, BuildError, PackageError; BackendUnavailable without pycocotools.
+    images, if they are not next to it. Raises ConfigError, ModelError, BuildError, PackageError; BackendUnavailable
+    without pycocotools.
     """
     annotated = Annotated(Path(annotations), None if images is None else Path(images))
     labels = annotated.read()

@@ -1,7 +1,7 @@
-"""What builds and runs engines, by name. A new backend is one file, and one line here.
+"""The backends that build and run engines, by name. A new backend is one file, and one line here.
 
-The table is apart from the classes so that a recipe can be checked without importing any of them. Values are written as
-entry points are, `module:Class`; the class is a `Backend` (edgesparse/backends/base.py).
+The table is separate from the classes, so that a recipe can be checked without importing them. Values are written like
+entry points, `module:Class`; the class is a `Backend` (edgesparse/backends/base.py).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A camera in a recipe: where its frames come from, its mode, and which detections count where."""
+"""A camera in a recipe: its source, its mode, and which detections count in which zones."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ Confidences = Unit | dict[str, Unit]
 
 
 class Camera(Section):
-    """One of several cameras on an engine."""
+    """One of several cameras that share an engine."""
 
     name: Annotated[str, AfterValidator(_name)]
     """Name in outputs, log and web page: a-z, 0-9 and -."""
@@ -104,7 +104,7 @@ class Camera(Section):
     classes: ClassFilter | None = None
     """Default: those of `run`."""
     zones: dict[Annotated[str, AfterValidator(_name)], Zone] = Field(default_factory=dict, max_length=MOST_ZONES)
-    """Where the middle of a box's lower edge must be for the box to count; default: anywhere."""
+    """Zones that must contain a box's bottom center for the box to count; default: anywhere."""
     transport: Literal["tcp", "udp"] = "tcp"
     """Transport of an RTSP stream."""
     frozen: Annotated[float, Field(ge=0, le=3600)] = 1.5
@@ -117,7 +117,7 @@ class Camera(Section):
 
 
 ONLY = "camera"
-"""The name of a camera that is given without a name."""
+"""The name of a camera without a name."""
 
 
 def of_sources(sources: Sequence[str]) -> dict[str, object]:

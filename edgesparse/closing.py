@@ -1,4 +1,4 @@
-"""The base of everything that is closed when a `with` block ends."""
+"""The base class of everything that is closed at the end of a `with` block."""
 
 from __future__ import annotations
 

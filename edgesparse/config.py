@@ -32,7 +32,7 @@ from edgesparse.values import Section as Section
 from edgesparse.wording import nearest_file, short
 
 Way = Literal["fp32", "fp16", "int8-table", "int8-qdq", "int8-qdq-sparse", "int8-tensorrt"]
-"""Ways to a lower precision, the cheap ones first. INT8 comes from our calibration table (`int8-table`), from Q/DQ
+"""Ways to lower the precision, cheap ones first. INT8 comes from our calibration table (`int8-table`), from Q/DQ
 after the activations (`int8-qdq`), from Q/DQ directly after convolutions that may run 2:4 (`int8-qdq-sparse`), or from
 TensorRT's own calibration (`int8-tensorrt`)."""
 WAYS: tuple[Way, ...] = get_args(Way)
@@ -83,10 +83,10 @@ class Prepare(Section):
 
 
 class BuildSettings(Section):
-    """What is built, and what the build may use."""
+    """What to build, and what the build may use."""
 
     backend: BackendName = "auto"
-    """What builds and runs the engine: `tensorrt`, `tensorrt-rtx`, `onnxruntime`; `auto`: TensorRT where it works."""
+    """What builds and runs the engine: `tensorrt`, `tensorrt-rtx`, `onnxruntime`; `auto`: TensorRT if it works here."""
     batch: Batches = Batch(opt=1, max=1)
     """One number, or a range as {min: 1, opt: 4, max: 8}."""
     threads: Annotated[int, Field(ge=0)] = 0
@@ -94,13 +94,13 @@ class BuildSettings(Section):
     candidates: Literal["auto"] | tuple[CandidateName, ...] = "auto"
     """Candidates to build and compare; `auto`: all that make sense on this machine."""
     memory: Memory | None = None
-    """Bytes that a build may use; default: the free memory less a reserve."""
+    """Bytes that a build may use; default: the free memory minus a reserve."""
     time_limit: Positive | None = None
-    """Seconds for the whole build; candidates that are not built by then are left out."""
+    """Seconds for the whole build; candidates not built by then are skipped."""
     level: Annotated[int, Field(ge=0, le=5)] | None = None
     """TensorRT's optimization level, 0 to 5: how long it searches for faster kernels; default: its own."""
     dla: Annotated[int, Field(ge=0, le=1)] | None = None
-    """The DLA core to build for; layers that it cannot run stay on the GPU."""
+    """The DLA core to build for; layers that it cannot run use the GPU."""
 
 
 class Calibrate(Section):
@@ -127,9 +127,9 @@ class Accept(Section):
     min_map: Annotated[float, Field(ge=0, le=100)] | None = None
     """Points of mAP 50-95 that the build must reach."""
     min_agreement: Unit = 0.9
-    """Share (0..1) of FP32's boxes on images without labels that the build must find too."""
+    """Share (0..1) of FP32's boxes on images without labels that the build must also detect."""
     require_sparse: bool = False
-    """Refuse a build whose engine runs no 2:4 kernel or is no faster for it."""
+    """Refuse a build whose engine runs no 2:4 kernels or is not faster because of them."""
 
 
 class Run(Section):
@@ -152,7 +152,7 @@ class Run(Section):
     multi_label: bool = False
     """Whether a box is reported once for every class that reaches `conf`, not only for its best class."""
     tracking: bool = False
-    """Whether objects keep their number from frame to frame, per camera."""
+    """Whether to track objects from frame to frame, per camera."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Run:
@@ -182,12 +182,12 @@ Need = Literal["edgesparse", "l4t", "onnxruntime", "tensorrt", "tensorrt-rtx"]
 
 
 class Deploy(Section):
-    """What a device checks of a bundle of this recipe, before it switches to it and afterwards."""
+    """What a device checks before and after it switches to a bundle of this recipe."""
 
     images: Path | None = None
     """Folder of images for the self-test; default: those of `accept`, or of `calibrate`."""
     count: Annotated[int, Field(ge=1, le=64)] = 8
-    """Number of images to put into the bundle."""
+    """Number of images in the bundle."""
     min_agreement: Unit = 0.7
     """Share (0..1) of the expected boxes that the engine must find, and of its own boxes that must be expected."""
     max_latency_ms: Positive | None = None
@@ -203,7 +203,7 @@ class Deploy(Section):
 
 
 class Recipe(Section):
-    """What a detector is, and how it is built, accepted and run: the recipe file, typed."""
+    """The typed recipe file: what a detector is, and how it is built, accepted and run."""
 
     model: AnyPath
     """ONNX file, relative to the recipe."""
@@ -225,7 +225,7 @@ class Recipe(Section):
         return load_recipe(Path(path))
 
     def build_key(self) -> str:
-        """Return the sha256 of all that decides what is built: without paths, `run` and `deploy`."""
+        """Return the sha256 of everything that determines what is built: without paths, `run` and `deploy`."""
         paths = {"annotations", "images", "reference"}
         elsewhere: dict[str, Any] = {
             "run": True,
@@ -273,12 +273,12 @@ _FOLDERS = ("accept.images", "calibrate.images", "deploy.images")
 
 
 def parse(values: dict[str, Any], where: str) -> Recipe:
-    """Validate a mapping as a recipe. Raises ConfigError, whose message begins with `where`."""
+    """Validate a mapping as a recipe. Raises ConfigError, whose message starts with `where`."""
     return typed(Recipe, values, where, {"head": [*HEAD_ALIASES]})
 
 
 def override(run: Run, changes: dict[str, Any], where: str = "command line") -> Run:
-    """Return `run` with the values of the command line or of a device's settings; None leaves a value as it is.
+    """Return `run` with the values of the command line or of a device's settings; None leaves a value unchanged.
 
     `classes` may be comma-separated text, `source` a list. A source replaces the cameras, and cameras the source.
     """

@@ -1,6 +1,6 @@
 """HTTP requests with a deadline for the whole exchange.
 
-The timeouts of sockets apply to each receive: a server that sends a byte now and then holds a request forever.
+Socket timeouts apply to each receive: a server that sends a byte now and then can hold a request forever.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from urllib.request import build_opener as _build_opener
 
 
 class Deadline:
-    """While entered, ends the connections that `opener` opens in this thread when `seconds` have passed.
+    """Ends the connections that `opener` opens in this thread while it is entered, once `seconds` have passed.
 
-    What was cut off leaves as TimeoutError. Resolving a host's name is not interrupted.
+    A cut-off request raises TimeoutError. Resolving a host name is not interrupted.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -38,7 +38,7 @@ class Deadline:
         return self
 
     def watch(self, connection: socket.socket) -> None:
-        """Have the connection ended at the deadline."""
+        """End this connection at the deadline."""
         with self._lock:
             # A duplicate: TLS moves the descriptor into another object.
             self._sockets.append(connection.dup())
@@ -46,7 +46,7 @@ class Deadline:
             self._expire()
 
     def lift(self) -> None:
-        """Let the connections live on."""
+        """Leave the connections open."""
         self._timer.cancel()
 
     def _expire(self) -> None:
@@ -68,7 +68,7 @@ class Deadline:
             self._over = True
             for connection in self._sockets:
                 connection.close()
-        # Without an error too: a header that is cut off counts as complete for http.client.
+        # Even without an error: http.client takes a header that is cut off for complete.
         if self._expired and (error is None or isinstance(error, OSError | HTTPException)):
             raise TimeoutError(f"no complete answer within {self._seconds:g} s") from None
 

@@ -1,4 +1,4 @@
-"""What this machine is: hardware, software, memory, clocks and power mode."""
+"""This machine's hardware, software, memory, clocks and power mode."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def state_folder() -> Path:
 
 @lru_cache(1)
 def probe() -> Machine:
-    """Query the system; the result is cached. nvidia-smi, if present, takes some tenths of a second."""
+    """Query the system; the result is cached. nvidia-smi, if present, takes a few tenths of a second."""
     l4t = parse_l4t(_read("/etc/nv_tegra_release"))
     gpu, sm, driver = _nvidia_smi()
-    # The device tree is hidden from containers; the SoC's name for the board is not.
+    # The device tree is hidden from containers; the SoC's name is not.
     model = (_read("/proc/device-tree/model") or _read("/sys/devices/soc0/machine")).strip("\0\n ")
     if l4t and not sm:
         gpu, sm = next(((name, sm) for name, sm in JETSON_GPUS.items() if name in model), ("", ""))
@@ -86,7 +86,7 @@ def probe() -> Machine:
 
 
 def container() -> str:
-    """Return the container runtime that this process runs in, as `docker`; empty outside a container."""
+    """Return the container runtime that this process runs in, such as `docker`; empty outside a container."""
     if Path("/.dockerenv").exists():
         return "docker"
     if Path("/run/.containerenv").exists():
@@ -136,14 +136,14 @@ class Clocks:
         parts += [f"memory at {self.memory} of {self.memory_max} MHz"] if self.memory else []
         parts += ["clocks locked"] if self.locked else []
         parts += [f"{self.watts:.0f} of {self.watts_limit:.0f} W"] if self.watts_limit else []
-        parts += [f"held down by {self.held}"] if self.held else []
+        parts += [f"throttled by {self.held}"] if self.held else []
         return ", ".join(parts) or "unknown"
 
 
 def clocks() -> Clocks:
-    """Return the current power mode and clocks. Called while the GPU works, they are those of the measurement."""
+    """Return the current power mode and clocks. Call it while the GPU works to get those of the measurement."""
     if shutil.which("nvpmodel"):
-        current = parse_jetson_clocks(_output("jetson_clocks", "--show"))  # prints only for root on most releases
+        current = parse_jetson_clocks(_output("jetson_clocks", "--show"))  # on most releases it prints only for root
         current = current if current.gpu else _devfreq()
         return replace(current, mode=parse_nvpmodel(_output("nvpmodel", "-q")))
     query = f"--query-gpu={','.join(_SMI_CLOCKS)}"
@@ -186,7 +186,7 @@ def parse_jetson_clocks(text: str) -> Clocks:
 
 
 def parse_smi_clocks(text: str) -> Clocks:
-    """Return clocks and power from one line of nvidia-smi's CSV without units. Unknown values are in brackets there."""
+    """Return clocks and power from a line of nvidia-smi's CSV without units, where unknown values are in brackets."""
     fields = [field.strip() for field in text.partition("\n")[0].split(",")]
     if len(fields) != len(_SMI_CLOCKS):
         return Clocks()
@@ -197,7 +197,7 @@ def parse_smi_clocks(text: str) -> Clocks:
 
 
 def _devfreq() -> Clocks:
-    """The GPU clock of a Jetson from a file that every user may read: 17000000.gpu, or .ga10b on JetPack 5."""
+    """Return the GPU clock of a Jetson from a file that any user may read: 17000000.gpu, or .ga10b on JetPack 5."""
     for folder in sorted(Path("/sys/class/devfreq").glob("*.g[pa]*")):
         low, high, now = (int(_number(_read(str(folder / f"{name}_freq")))) for name in ("min", "max", "cur"))
         if now:
@@ -213,7 +213,7 @@ def _number(text: str) -> float:
 
 
 def _output(*command: str) -> str:
-    """The output of a program; empty if it does not exist or fails."""
+    """Return the output of a program; empty if it does not exist or fails."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
@@ -221,7 +221,7 @@ def _output(*command: str) -> str:
 
 
 def parse_l4t(text: str) -> str:
-    """Return `36.4.3` for `# R36 (release), REVISION: 4.3, ...`; empty if this is no Jetson."""
+    """Return `36.4.3` for `# R36 (release), REVISION: 4.3, ...`; empty if this is not a Jetson."""
     match = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", text)
     return f"{match[1]}.{match[2]}" if match else ""
 
@@ -234,7 +234,7 @@ def parse_cpu(text: str) -> str:
 
 def _nvidia_smi() -> tuple[str, str, str]:
     rows = _output("nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader").splitlines()
-    # Unknown values are in brackets, as [N/A].
+    # Unknown values are in brackets, such as [N/A].
     fields = [re.sub(r"^\[.*\]$", "", field.strip()) for field in rows[0].split(",")] if rows else []
     return (fields[0], fields[1], fields[2]) if len(fields) == 3 else ("", "", "")
 

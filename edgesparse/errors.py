@@ -1,15 +1,15 @@
-"""Every error that edgesparse raises on purpose. Each message is one line: what was found, what was needed, the fix.
+"""All errors that edgesparse raises on purpose. Each message is one line: what was found, what was needed, the fix.
 
 EdgeSparseError
   ConfigError            a recipe, settings or the command line are wrong
     ImageError           an image cannot be read
   ModelError             the ONNX file cannot be used
-    SparsityError        a 2:4 pattern is missing or cannot be made
+    SparsityError        a 2:4 pattern is missing or not possible
     CalibrationError     calibration data or a table cannot be used
   BuildError             no package could be built
     MemoryBudgetExceeded no candidate fits into the memory budget
     AccuracyGateFailed   no candidate detects well enough
-    SparsityNotAchieved  2:4 was required, and no engine gains by it
+    SparsityNotAchieved  2:4 was required, and no engine gains from it
   PackageError           the store has no such package, or it is damaged
     ManifestMismatch     the package was built for something else
     SignatureError       a signature is missing or wrong
@@ -20,7 +20,7 @@ EdgeSparseError
         AuthenticationFailed a camera refuses the user or password
     SinkError            an output cannot be written
   DeployError            a bundle was not deployed
-    RolledBack           it ran, became unhealthy, and the former engine is back
+    RolledBack           it ran, became unhealthy, and the old engine is back
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ REFUSED, WRONG_USE, MACHINE_LACKS = 1, 2, 3
 
 
 class EdgeSparseError(Exception):
-    """Base of all. `exit_code` is what a command ends with: 1 refused, 2 wrong use, 3 the machine lacks something."""
+    """The base class. `exit_code` is that of a command: 1 refused, 2 wrong use, 3 the machine lacks something."""
 
     exit_code = REFUSED
 

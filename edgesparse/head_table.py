@@ -1,7 +1,7 @@
 """The families of detectors by name. A new family is one class in one file, and one line here.
 
-The table is apart from the classes so that a recipe can be checked without importing any of them. Values are written as
-entry points are, `module:Class`; the class is a `Head` (edgesparse/runtime/heads/base.py).
+The table is separate from the classes, so that a recipe can be checked without importing them. Values are written like
+entry points, `module:Class`; the class is a `Head` (edgesparse/runtime/heads/base.py).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a detector's input is made from a frame, and what describes a detector apart from its engine."""
+"""How a frame becomes a detector's input, and the description of a detector without its engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Colour = Literal["rgb", "bgr"]
 
 
 class InputSpec(Section):
-    """How a frame becomes the network's input: `(pixel * scale - mean) / std` per channel, after resizing."""
+    """How a frame becomes the model's input: `(pixel * scale - mean) / std` per channel, after resizing."""
 
     size: Size
     """Height and width in pixels."""
@@ -24,11 +24,11 @@ class InputSpec(Section):
     colour: Colour = "rgb"
     """Order of the channels."""
     scale: float = 1 / 255
-    """Factor of pixel values 0..255."""
+    """Factor for pixel values 0..255."""
     mean: Triple = (0.0, 0.0, 0.0)
     """Subtracted after scaling: one number, or one per channel in the order of `colour`."""
     std: Divisors = (1.0, 1.0, 1.0)
-    """Divisor after that: one number, or one per channel."""
+    """Divisor after subtracting: one number, or one per channel."""
 
 
 class Input(Section):
@@ -47,7 +47,7 @@ class Input(Section):
 
 
 class DetectorSpec(Section):
-    """What turns frames into inputs and raw outputs into detections."""
+    """How frames become inputs and raw outputs become detections."""
 
     head: str
     classes: tuple[str, ...]

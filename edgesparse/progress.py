@@ -1,12 +1,12 @@
-"""How far long work is: one callback that everything which takes seconds is given."""
+"""The progress callback of everything that takes seconds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
-"""Called with the step in words, how much of it is done, and how much there is (0 where that is not known)."""
+"""Called with the step's description, the amount done, and the total amount (0 if unknown)."""
 
 
 def quiet(step: str, done: int, total: int) -> None:
-    """Show nothing."""
+    """Ignore progress."""

@@ -1,7 +1,7 @@
-"""What leaves the process as text holds no secret: addresses lose their credentials, known secrets are replaced.
+"""Removes secrets from text that leaves the process: credentials in addresses, and known secrets.
 
-Whoever reads a secret calls `remember`, and whatever writes text for others passes it through `redact_text` (sentences:
-logs, errors, systemd's status) or `redact_all` (values: status, page, metrics, JSON on standard output).
+Code that reads a secret calls `remember`, and code that writes text for others passes it through `redact_text`
+(sentences: logs, errors, systemd's status) or `redact_all` (values: status, page, metrics, JSON on standard output).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from urllib.parse import parse_qsl, unquote
 
 HIDDEN = "..."
 SHORTEST = 4
-"""Characters of the shortest secret that is searched for; a shorter one occurs in ordinary words."""
+"""Length of the shortest secret to search for; a shorter one may occur in ordinary words."""
 MOST_SECRETS = 512
-"""Forms of secrets that are remembered; beyond it the oldest are forgotten."""
+"""Most forms of secrets to remember; beyond that the oldest are forgotten."""
 
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*"
 _KNOWN_SCHEME = re.compile(r"(?:rtsps?|rtmps?|https?|srt|udp|rtp|tcp|ftp|mqtts?)\Z", re.IGNORECASE)
 _MISTYPED = re.compile(r"\s*([^\s:/\\@]*)\s*(?::(?!//)|//|\\)(?=.*@)", re.DOTALL)
-"""An address without `://`, as `rtsp:/user:password@host` or `user:password@host`."""
+"""An address without `://`, such as `rtsp:/user:password@host` or `user:password@host`."""
 _SETTING = re.compile(r"(?i:pass|pwd|pw|secret|token|credential|auth)")
 _ASSIGNED = re.compile(r"(?i:\b([\w-]*(?:passw(?:or)?d|pwd|user-pw|secret|token)[\w-]*=))[^\s&;,'\"]+")
 _WORD = re.compile(r"[^\s'\"<>{}]+")
@@ -51,18 +51,18 @@ def redact(address: str) -> str:
 
 
 def is_address(text: str) -> bool:
-    """Whether `redact` takes the whole text for an address."""
+    """Whether `redact` treats the whole text as an address."""
     return re.match(rf"\s*{_SCHEME}://", text) is not None or _MISTYPED.match(text) is not None
 
 
 def redact_text(text: str) -> str:
-    """Return a sentence with every address in it redacted and every known secret replaced."""
+    """Return text with every address in it redacted and every known secret replaced."""
     text = _ASSIGNED.sub(rf"\1{HIDDEN}", _known.without(text))
     return _WORD.sub(lambda word: redact(word[0]), text) if ":" in text else text
 
 
 def redact_all(value: Any) -> Any:
-    """Return a value of JSON's types with every text in it redacted.
+    """Return a JSON-compatible value with every string in it redacted.
 
     Known secrets are replaced in sentences only: a password may be a word that is also a camera's name.
     """

@@ -1,4 +1,4 @@
-"""YAML as people mean it: the core schema of YAML 1.2, within bounds, every fault with its line and column.
+"""Strict YAML: the core schema of YAML 1.2, with limits, and every fault with its line and column.
 
 `no`, `on`, `12:30` and `2024-01-01` are text, `0o17` is octal and `010` is ten. Keys are always text. Refused are keys
 that occur twice, a second document, tags of other types, values that contain themselves, and what would take much
@@ -19,7 +19,7 @@ from edgesparse.errors import ConfigError
 
 MOST_BYTES = 1_000_000
 MOST_VALUES = 50_000
-"""Values in a file, those that aliases repeat included; long text counts as several."""
+"""Most values in a file, including those repeated by aliases; long text counts as several."""
 MOST_DEPTH = 32
 
 _NOTHING = re.compile(r"~|null|Null|NULL|")
@@ -30,17 +30,17 @@ _NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NO_NUMBER = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _TAGS = "tag:yaml.org,2002:"
 _KINDS = {"int": (int,), "float": (float, int), "bool": (bool,), "null": (type(None),)}
-"""What a scalar with a tag must be."""
+"""The pattern of a scalar with a tag."""
 
 
 class YamlError(Exception):
-    """What is wrong, with line and column where they are known."""
+    """A fault in a YAML file, with line and column if known."""
 
 
 def load(data: bytes, *, all_text: bool = False) -> Any:
-    """The value of a YAML document: dict with text keys, list, text, int, float, bool or None.
+    """Return the value of a YAML document: dict with text keys, list, str, int, float, bool or None.
 
-    With `all_text`, scalars without a tag stay text as they are written, for lists of names. Raises YamlError.
+    With `all_text`, scalars without a tag stay text as written, for lists of names. Raises YamlError.
     """
     if len(data) > MOST_BYTES:
         raise YamlError(f"needed at most {MOST_BYTES} bytes")
@@ -76,7 +76,7 @@ def read(path: Path, what: str, missing: str, *, all_text: bool = False) -> Any:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Also quotes text that only `load` would take for a number, as 1e3."""
+    """Also quotes text that only `load` would take for a number, such as 1e3."""
 
 
 def _text_node(dumper: _Dumper, text: str) -> yaml.ScalarNode:
@@ -95,7 +95,7 @@ def dump(value: Any, **options: Any) -> str:
 
 
 def _decoded(data: bytes) -> str:
-    """Text of UTF-8 or, behind a byte order mark, UTF-16, without the mark."""
+    """Decode UTF-8 or, after a byte order mark, UTF-16, and remove the mark."""
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
         return data.decode(encoding)
@@ -127,7 +127,7 @@ def _without_content(quoted: re.Match[str]) -> str:
 
 @dataclass(frozen=True)
 class _Weight:
-    """How much a value amounts to with its aliases written out: `size` in values, `depth` in levels."""
+    """The size of a value with its aliases expanded: `size` in values, `depth` in levels."""
 
     size: int
     depth: int
@@ -147,7 +147,7 @@ class _Open:
 
 
 class _Builder:
-    """Puts values together from the parser's events, counting as it goes."""
+    """Builds values from the parser's events, within the limits."""
 
     def __init__(self, all_text: bool) -> None:
         self.document: Any = None
@@ -160,7 +160,7 @@ class _Builder:
         if isinstance(event, events.DocumentStartEvent):
             self._documents += 1
             if self._documents > 1:
-                raise _error(event, "a second document begins: needed one")
+                raise _error(event, "found a second document, needed one")
         elif isinstance(event, events.ScalarEvent):
             self._finish(event, self._scalar(event), _Weight(1 + len(event.value) // 64, 0))
         elif isinstance(event, events.AliasEvent):
@@ -225,7 +225,7 @@ def _key(event: Any, value: Any) -> str:
         return str(event.value)
     if isinstance(value, str):
         return value
-    raise _error(event, "a key that is no text")
+    raise _error(event, "a key that is not text")
 
 
 def _put(mapping: _Open, event: Any, value: Any) -> None:
@@ -233,7 +233,7 @@ def _put(mapping: _Open, event: Any, value: Any) -> None:
     if key == "<<" and mapping.key_event.implicit[0]:
         sources = value if isinstance(value, list) else [value]
         if not all(isinstance(source, dict) for source in sources):
-            raise _error(event, "'<<' merges mappings, and this is none")
+            raise _error(event, "'<<' merges mappings, and this is not one")
         mapping.merged.extend(sources)
     elif key in mapping.value:
         name = f" {key!r}" if key and re.fullmatch(r"[\w-]+", key) else ""
@@ -243,7 +243,7 @@ def _put(mapping: _Open, event: Any, value: Any) -> None:
 
 
 def _plain(text: str) -> Any:
-    """The value of a scalar without quotes, by the core schema."""
+    """Return the value of a scalar without quotes, by the core schema."""
     if _NOTHING.fullmatch(text):
         return None
     if _TRUE.fullmatch(text) or _FALSE.fullmatch(text):

@@ -1,4 +1,4 @@
-"""Turn a YAML file into typed sections. Whatever is wrong with it becomes one line."""
+"""Turns a YAML file into typed sections. Any fault becomes a one-line message."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def read_mapping(path: Path, what: str, missing: str, needs: str) -> dict[str, A
 def typed(section: type[S], values: dict[str, Any], where: str, more: Mapping[str, Sequence[str]] | None = None) -> S:
     """Validate a mapping as a section. A nested section that is present but empty gets its defaults.
 
-    `where` begins the message of the ConfigError. `more` lists, by key path, values that are allowed in addition to
-    those that pydantic knows of.
+    The ConfigError's message starts with `where`. `more` lists, by key path, values that are allowed in addition to
+    those known to pydantic.
     """
     nested = [key for key, field in section.model_fields.items() if isinstance(field.default, Section)]
     values = {key: value for key, value in values.items() if value is not None or key not in nested}
@@ -50,7 +50,7 @@ def typed(section: type[S], values: dict[str, Any], where: str, more: Mapping[st
 
 
 def _keys(section: type[Section], path: Sequence[str]) -> list[str]:
-    """The keys of the nested section at `path`, which may be optional or an item of a list."""
+    """Return the keys of the nested section at `path`, which may be optional or an item of a list."""
     for part in path:
         if part.isdecimal():
             continue

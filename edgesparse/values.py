@@ -29,7 +29,7 @@ def _restore_path(path: Path) -> Path:
 
 
 def restore_bytes(text: str) -> str:
-    """Return the text that `escape_bytes` was given."""
+    """Return the original text for the result of `escape_bytes`."""
     return text if text.isascii() else text.translate(_SURROGATES)
 
 
@@ -61,14 +61,14 @@ def _bytes(value: object) -> object:
 
 
 def version(value: str) -> str:
-    """Return the version unchanged. Raises ValueError for text that is none."""
+    """Return the version unchanged. Raises ValueError for anything else."""
     if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9}){0,5}", value):
-        raise ValueError("numbers with dots between them, as 1.4.2")
+        raise ValueError("numbers separated by dots, such as 1.4.2")
     return value
 
 
 def host(name: str) -> str:
-    """Return the host name or address unchanged. Raises ValueError for text that no resolver takes."""
+    """Return the host name or address unchanged. Raises ValueError for text that no resolver accepts."""
     labels = name.removesuffix(".").split(".")
     if len(name) > 253 or not all(0 < len(label) <= 63 for label in labels) or re.search(r"[\s\0/@]", name):
         raise ValueError("the name or address of a host: parts of 1 to 63 characters with dots between them")
@@ -91,14 +91,14 @@ class Batch(Section):
     min: Annotated[int, Field(ge=1)] = 1
     """Smallest batch."""
     opt: Annotated[int, Field(ge=1)]
-    """Batch that the engine is fastest at, and that packages run."""
+    """Batch for which the engine is optimized, and that packages run."""
     max: Annotated[int, Field(le=MOST_IMAGES)]
     """Largest batch."""
 
     @model_validator(mode="after")
     def _rises(self) -> Batch:
         if not self.min <= self.opt <= self.max:
-            raise ValueError("min, opt and max in rising order")
+            raise ValueError("min, opt and max in ascending order")
         return self
 
     @property

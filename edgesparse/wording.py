@@ -1,4 +1,4 @@
-"""Parts of messages: what is wrong in a recipe, and near misses of a name."""
+"""Parts of messages: what is wrong in a recipe, and similar names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from edgesparse.redaction import is_address, redact, redact_text
 
 LONGEST_VALUE = 80
-"""Characters of a value that a message quotes."""
+"""Most characters of a value to quote in a message."""
 _SECRET = re.compile(r"pass|secret|token|credential|auth", re.IGNORECASE)
 
 
@@ -28,10 +28,10 @@ def printable(path: str | os.PathLike[str]) -> str:
 
 
 def explain(problem: Any, keys: Callable[[Sequence[str]], list[str]], more: Mapping[str, Sequence[str]]) -> str:
-    """Put one of pydantic's problems into words: 'key.path: found this, needed that'.
+    """Describe one of pydantic's problems: 'key.path: found this, needed that'.
 
     `keys` returns the keys of the section at a path. `more` lists, by path, values that are allowed in addition to
-    those that pydantic knows of.
+    those known to pydantic.
     """
     path = key_path(problem)
     dotted = short(".".join(path))
@@ -60,7 +60,7 @@ def short(text: str, longest: int = LONGEST_VALUE) -> str:
 
 
 def _quoted(path: Sequence[str], value: Any) -> str:
-    """The value for a message: short, without addresses, and nothing of what may be a secret."""
+    """Return the value for a message: short, without addresses and possible secrets."""
     if any(_SECRET.search(part) for part in path):
         return "..."
     if isinstance(value, str):
@@ -86,7 +86,7 @@ def key_path(problem: Any) -> tuple[str, ...]:
     parts = tuple(map(str, problem["loc"]))
     branch = re.compile(r"str|float|constrained-float|[\w-]+\[.*\]", re.DOTALL)
     path = tuple(part for part in parts if not branch.fullmatch(part))
-    if problem["type"] == "extra_forbidden" and path[-1:] != parts[-1:]:  # a user's key may look like a branch
+    if problem["type"] == "extra_forbidden" and path[-1:] != parts[-1:]:  # a user's key may look like a branch name
         path += parts[-1:]
     return path or parts
 
@@ -96,7 +96,7 @@ def _literals(message: str) -> list[str]:
 
 
 def kind(value: Any) -> str:
-    """Return the type of a value in words."""
+    """Return a description of a value's type."""
     names = {str: "text", int: "a whole number", float: "a number", bool: "true/false", list: "a list"}
     if value is None:
         return "nothing"

@@ -146,7 +146,7 @@ def test_the_power_mode(text: str, mode: str) -> None:
         ),
         (
             "1410, 1980, 2619, 2619, 699.8, 700.00, 0x0000000000000024\n1, 2",
-            "GPU at 1410 of 1980 MHz, memory at 2619 of 2619 MHz, 700 of 700 W, held down by power, heat",
+            "GPU at 1410 of 1980 MHz, memory at 2619 of 2619 MHz, 700 of 700 W, throttled by power, heat",
         ),
         ("[N/A], [N/A], [N/A], [N/A], [Not Supported], [N/A], [N/A]", "unknown"),
         ("No devices were found", "unknown"),

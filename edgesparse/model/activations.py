@@ -1,4 +1,4 @@
-"""The tensors inside a model: ONNX Runtime over batches, tensors by name, memory bounded by one batch."""
+"""The tensors inside a model, by name: runs ONNX Runtime over batches, with memory for one batch."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from edgesparse.model.layers import behind_selection
 from edgesparse.model.wiring import Array, Wiring
 
 Batches = Callable[[], Iterable[npt.NDArray[np.float32]]]
-"""Each call starts from the first batch: N x 3 x H x W as the model takes them, float32."""
+"""Each call starts from the first batch: float32 [N, 3, H, W], as the model takes them."""
 
 
 def stream(model: ModelProto, batches: Batches, names: Sequence[str]) -> Iterator[dict[str, Array]]:
-    """For each batch the tensors `names`, which may be inner ones. Raises CalibrationError for no or bad batches."""
+    """Yield the tensors `names`, even inner ones, for each batch. Raises CalibrationError for no or bad batches."""
     wiring = Wiring(model.graph)
     computed = [name for name in names if name not in wiring.stored and name in wiring.producer]
     observed = ModelProto()
@@ -34,18 +34,18 @@ def stream(model: ModelProto, batches: Batches, names: Sequence[str]) -> Iterato
     session = _session(observed)
     entry, inputs = input_name(model), Inputs(model)
     for batch in checked(batches):
-        # to ONNX Runtime an empty list of names means all outputs
+        # for ONNX Runtime an empty list of names means all outputs
         values = _run(session, computed, inputs.fill(batch)) if computed else []
         yield dict(zip(computed, values, strict=True)) | ({entry: batch} if entry in names else {})
 
 
 def input_name(model: ModelProto) -> str:
-    """The input that takes the images. Raises ModelError where there is none, or another input cannot be filled."""
+    """Return the input that takes the images. Raises ModelError if there is none, or another input cannot be filled."""
     return Inputs(model).image
 
 
 class Inputs:
-    """The inputs of a model: `image`, and those that are filled with the image's size, as RT-DETR's exports need."""
+    """The inputs of a model: `image`, and those to fill with the image size, as RT-DETR's exports need."""
 
     def __init__(self, model: ModelProto) -> None:
         stored = {tensor.name for tensor in model.graph.initializer}
@@ -67,7 +67,7 @@ class Inputs:
         return tuple(self._types)
 
     def fill(self, batch: npt.NDArray[np.float32]) -> dict[str, Array]:
-        """All inputs, by name, for a batch of images; sizes are (width, height) of the input."""
+        """Return all inputs, by name, for a batch of images; sizes are (width, height) of the input."""
         feeds: dict[str, Array] = {}
         for name, kind in self._types.items():
             if name == self.image:
@@ -83,7 +83,7 @@ def _takes_sizes(value: ValueInfoProto) -> bool:
 
 
 def checked(batches: Batches) -> Iterator[npt.NDArray[np.float32]]:
-    """The batches of one pass. Raises CalibrationError where there are none, or a batch is empty or not finite."""
+    """Yield the batches of one pass. Raises CalibrationError if there are none, or a batch is empty or not finite."""
     count = 0
     for count, batch in enumerate(batches(), 1):
         if not batch.size or not np.isfinite(batch).all():
@@ -95,21 +95,21 @@ def checked(batches: Batches) -> Iterator[npt.NDArray[np.float32]]:
 
 
 def stride(batches: Batches, count: int) -> int:
-    """The step that leaves at most `count` of the batches, spread evenly over all."""
+    """Return the step that selects at most `count` of the batches, spread evenly over all."""
     return max(1, -(-sum(1 for _ in batches()) // count))
 
 
 def spread(batches: Batches, count: int) -> Batches:
-    """At most `count` of the batches, spread evenly over all."""
+    """Return at most `count` of the batches, spread evenly over all."""
     return lambda: islice(iter(batches()), 0, None, stride(batches, count))
 
 
 class Tape:
-    """Runs a network segment by segment, each segment over every batch.
+    """Runs a model segment by segment, each segment over every batch.
 
-    Tensors that later segments read are stored as files in `folder`, so that memory holds one batch whatever their
-    number; weights that change between two segments take effect from there on. The files are FP16 where the values
-    allow it.
+    Tensors that later segments read are stored as files in `folder`, so that memory holds one batch for any number of
+    batches; weights changed between two segments take effect from there on. The files are FP16 where the values allow
+    it.
     """
 
     def __init__(self, model: ModelProto, folder: Path) -> None:
@@ -126,7 +126,7 @@ class Tape:
         self.count = 0
 
     def load(self, batches: Batches) -> str:
-        """Write the batches as the network's input; returns their sha256."""
+        """Write the batches as the model's input. Returns their sha256."""
         digest, inputs = hashlib.sha256(), Inputs(self.model)
         with ExitStack() as stack:
             files = {name: stack.enter_context(self._open(name)) for name in inputs.names}
@@ -156,7 +156,7 @@ class Tape:
                 yield _cast(value, TensorProto.FLOAT) if kind != self._types[name] else value
 
     def rest(self, start: int, names: Sequence[str]) -> Iterator[dict[str, Array]]:
-        """For each batch the tensors `names`, after running all nodes from `start` on without moving the tape.
+        """Yield the tensors `names` for each batch, after running all nodes from `start` on without moving the tape.
 
         The inputs of those nodes must still be stored.
         """
@@ -186,7 +186,7 @@ class Tape:
         return (dict(zip(names, map(next, tensors), strict=True)) for _ in range(self.count))
 
     def _part(self, segment: Sequence[NodeProto], reads: Sequence[str], outputs: Sequence[str]) -> ModelProto:
-        """The nodes of `segment`, with all the constants that they need, as a separate model."""
+        """Return the nodes of `segment`, with all constants that they need, as a separate model."""
         nodes, stored = self._with_constants(segment)
         graph = helper.make_graph(
             nodes,
@@ -230,7 +230,7 @@ class Tape:
 
 
 def _cast(values: Array, kind: int) -> Array:
-    """float32 to float16 or back, by ONNX Runtime: NumPy takes up to ten times as long."""
+    """Convert float32 to float16 or back with ONNX Runtime: NumPy takes up to ten times as long."""
     result: Array = _caster(kind).run(None, {"x": values})[0]
     return result
 
@@ -251,7 +251,7 @@ def _finite(half: Array) -> bool:
 def _session(model: ModelProto) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    # short runs alternate with NumPy, whose cores spinning threads would take
+    # short runs alternate with NumPy, which would lose cores to spinning threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.disable_quant_qdq", "1")  # as backends.onnxruntime does
     try:

@@ -1,4 +1,4 @@
-"""Opens the batch dimension of a model with static shapes."""
+"""Makes the batch dimension of a model with static shapes dynamic."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ OPEN = "batch"
 
 
 def open_batch(model: Model, least: int, most: int) -> Model:
-    """A copy of `model` with a dynamic batch in every input whose first dimension is the image's batch.
+    """Return a copy of `model` with a dynamic batch in every input whose first dimension is the image's batch.
 
     The batch is fixed by the constant shapes of Reshape: where it is their first entry, 0 (copy the input's dimension)
     or -1 (whatever remains) takes its place. Inferring all shapes at `least` and at `most` shows whether that is
-    enough. Raises ModelError where an operator still fixes the batch.
+    enough. Raises ModelError if an operator still fixes the batch.
     """
     described = info(model)
     batch = described.inputs[described.image][0] or 1
@@ -58,7 +58,7 @@ def _open_reshapes(model: Model, batch: int, first: dict[str, int]) -> None:
 
 
 def _computed(model: Model) -> Iterator[onnx.NodeProto]:
-    """Nodes whose outputs depend on an input, in order."""
+    """Return the nodes whose outputs depend on an input, in order."""
     known = {*info(model).inputs}
     for node in model.graph.node:
         if known.intersection(node.input):

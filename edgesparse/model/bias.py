@@ -14,7 +14,7 @@ from edgesparse.model.wiring import Array, Wiring, attribute
 def has_bias(wiring: Wiring, product: Product) -> bool:
     """Whether the layer's outputs can be shifted: always for Conv and Gemm, for MatMul if a constant is added.
 
-    False where the weights are the left factor. Raises SparsityError where a Gemm adds a matrix rather than a bias.
+    False if the weights are the left factor. Raises SparsityError if a Gemm adds a matrix rather than a bias.
     """
     if product.node.op_type == "MatMul":
         return _addition(wiring, product) is not None
@@ -27,7 +27,7 @@ def has_bias(wiring: Wiring, product: Product) -> bool:
 
 
 def set_bias(wiring: Wiring, product: Product, bias: npt.NDArray[np.float64]) -> None:
-    """Set the layer's bias to `bias` [outputs]; behind a MatMul, add it to the constant added there.
+    """Set the layer's bias to `bias` [outputs]; after a MatMul, add it to the constant added there.
 
     Other readers of the stored bias keep the old one.
     """
@@ -60,7 +60,7 @@ def _write(graph: GraphProto, node: NodeProto, place: int, value: Array) -> None
 
 
 def _addition(wiring: Wiring, product: Product) -> tuple[NodeProto, int, Array] | None:
-    """The Add behind a MatMul that adds one constant per output: the node, which of its inputs, and the constant."""
+    """Return the Add after a MatMul that adds a constant per output: the node, which of its inputs, the constant."""
     out, size = product.node.output[0], product.weight.outputs_inputs[0]
     after = wiring.consumers[out]
     if product.left or out in wiring.outputs or len(after) != 1 or after[0].op_type != "Add":

@@ -1,4 +1,4 @@
-"""Refuses models that cannot work, in one line each: what is wrong, where it comes from, what to do."""
+"""Refuses models that cannot work, in one line each: what is wrong, where it comes from, and what to do."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ FOREIGN = {
     (".tflite",): "a TensorFlow Lite file",
     (".pb", ".h5", ".keras"): "a TensorFlow file",
 }
-"""What is often passed in place of ONNX, by the file name's suffix."""
+"""What is often passed instead of ONNX, by file name suffix."""
 
 
 def check(model: ModelProto, path: Path) -> None:
-    """Raise ModelError where `model`, read from `path`, is not valid ONNX, damaged, or needs a runtime of its own."""
+    """Raise ModelError if `model`, read from `path`, is not valid ONNX, is damaged, or needs a specific runtime."""
     _check_operators(model, path)
     _check_inputs(model, path)
     try:
@@ -51,7 +51,7 @@ def check(model: ModelProto, path: Path) -> None:
 
 
 def refuse_foreign(path: Path) -> None:
-    """Raise ModelError, with the export command, where the file name is that of another format than ONNX."""
+    """Raise ModelError, with the export command, if the file name is that of a format other than ONNX."""
     for suffixes, kind in FOREIGN.items():
         if path.suffix.lower() in suffixes:
             source = path.with_suffix(".pt").name
@@ -62,7 +62,7 @@ def refuse_foreign(path: Path) -> None:
 
 
 def require_text(model: ModelProto, path: Path) -> None:
-    """Raise ModelError where a name is not UTF-8, as in damaged files: protobuf then returns bytes."""
+    """Raise ModelError if a name is not UTF-8, as in damaged files: protobuf then returns bytes."""
     texts = [value.name for value in (*model.graph.input, *model.graph.output)]
     texts += [tensor.name for tensor in model.graph.initializer] + [entry.domain for entry in model.opset_import]
     for node in nodes_of(model.graph):
@@ -72,7 +72,7 @@ def require_text(model: ModelProto, path: Path) -> None:
 
 
 def require_finite(model: ModelProto) -> None:
-    """Raise ModelError, naming the layer, where a stored tensor holds NaN, or a layer's weights or bias infinity."""
+    """Raise ModelError, naming the layer, if a stored tensor has NaN, or a layer's weights or bias have infinity."""
     wiring = Wiring(model.graph)
     for name, tensor in wiring.stored.items():
         if tensor.data_type not in FLOATS:
@@ -88,7 +88,7 @@ def require_finite(model: ModelProto) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """An ONNX error without line breaks and context."""
+    """Return an ONNX error without line breaks and context."""
     return re.sub(r"\s+", " ", str(error)).split(" ==> Context")[0].strip()[:300]
 
 
@@ -110,7 +110,7 @@ def _check_inputs(model: ModelProto, path: Path) -> None:
 
 
 def _readable(tensor: TensorProto) -> bool:
-    """Whether it holds as many numbers as its shape says; ONNX's checker does not always notice."""
+    """Whether it has as many numbers as its shape says; ONNX's checker does not always notice."""
     try:
         numpy_helper.to_array(tensor)
     except Exception:

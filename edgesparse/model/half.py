@@ -1,7 +1,7 @@
 """Converts an ONNX model to FP16, for engines that take types from the model alone (TensorRT 11, TensorRT-RTX).
 
-Inputs and outputs of the network stay FP32. So do nodes that lose too much in FP16: sums and powers, sorting, constants
-that FP16 cannot represent, and everything behind the last large products, where boxes are decoded: from 1024 on, FP16
+Inputs and outputs of the model stay FP32. So do nodes that lose too much in FP16: sums and powers, sorting, constants
+that FP16 cannot represent, and everything after the last large products, where boxes are decoded: from 1024 on, FP16
 resolves coordinates only to whole pixels.
 """
 
@@ -24,7 +24,7 @@ PAIRS_OPSET = 19
 LARGEST = float(np.finfo(np.float16).max)
 SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
 LEAST_SCALE = 1e-5
-"""In FP16, smaller scales of activations would be wrong by more than 0.3 %."""
+"""Smallest scale of activations: in FP16, a smaller one would be wrong by more than 0.3 %."""
 SMALL_WEIGHT = 64
 """A product with no more weights than this only decodes: YOLOv8 sums its distances with 16."""
 _SUMS = (
@@ -59,10 +59,10 @@ HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
 
 
 def to_half(model: ModelProto, keep: Collection[str] = ()) -> ModelProto:
-    """A copy of `model` that computes in FP16, with Casts where FP32 begins and ends. Node names stay.
+    """Return a copy of `model` that computes in FP16, with Casts where FP32 begins and ends. Node names are unchanged.
 
-    `keep`: names of further nodes that stay FP32. A model with Q/DQ nodes is returned in opset 19 or later. Raises
-    ModelError where types cannot be inferred.
+    `keep`: names of other nodes that stay FP32. A model with Q/DQ nodes is returned in opset 19 or later. Raises
+    ModelError if types cannot be inferred.
     """
     quantized = any(node.op_type in PAIRS for node in model.graph.node)
     copy = upgraded(model, PAIRS_OPSET if quantized else opset_of(model))
@@ -122,7 +122,7 @@ class _Converter:
                 self.current[node.output[i]] = HALF
 
     def _as(self, name: str, kind: int) -> str:
-        """The name of the tensor in this type; adds a Cast or a converted constant where it does not exist yet."""
+        """Return the name of the tensor in this type; adds a Cast or a converted constant if it does not exist yet."""
         if self.current[name] == kind:
             return name
         if (name, kind) not in self.casts:
@@ -152,12 +152,12 @@ class _Converter:
 
 
 def _half(values: Array, scale: bool = False) -> Array:
-    """As FP16. The scale of a nearly dead channel does not become zero, which engines refuse."""
+    """Convert to FP16. The scale of an almost dead channel does not become zero, which engines refuse."""
     return (np.maximum(values, SMALLEST) if scale else values).astype(np.float16)
 
 
 def _stay(model: ModelProto, wiring: Wiring, kinds: dict[str, int]) -> set[int]:
-    """The nodes, by id, that stay FP32."""
+    """Return the ids of the nodes that stay FP32."""
     inside = {name for node in model.graph.node if node.op_type in ("If", "Loop", "Scan") for name in reads(node)}
     stay = _tail(model, wiring)
     for node in model.graph.node:
@@ -174,7 +174,7 @@ def _stay(model: ModelProto, wiring: Wiring, kinds: dict[str, int]) -> set[int]:
 
 
 def _tail(model: ModelProto, wiring: Wiring) -> set[int]:
-    """The nodes between the last products with more than a few weights and the network's outputs."""
+    """Return the nodes between the last products with more than a few weights and the model's outputs."""
     todo, tail = [value.name for value in model.graph.output], set[int]()
     while todo:
         node = wiring.producer.get(todo.pop())
@@ -193,7 +193,7 @@ def _is_large_product(node: NodeProto, wiring: Wiring) -> bool:
 
 
 def _holds(node: NodeProto, place: int, wiring: Wiring) -> bool:
-    """Whether FP16 can represent the constant that the node reads at input `place`; True where it reads none."""
+    """Whether FP16 can represent the constant that the node reads at input `place`; True if it reads none."""
     stored = wiring.stored.get(node.input[place])
     if stored is None or stored.data_type != FLOAT:
         return True
@@ -216,7 +216,7 @@ def _allows_half(schema: onnx.defs.OpSchema, kind: str) -> bool:
 
 
 def _half_inputs(node: NodeProto, opset: int) -> set[int]:
-    """Positions of the inputs that the operator takes in FP16."""
+    """Return the positions of the inputs that the operator takes in FP16."""
     schema = _schema(node, opset)
     parameters = [schema.inputs[min(i, len(schema.inputs) - 1)] for i in range(len(node.input))]
     return {i for i, parameter in enumerate(parameters) if _allows_half(schema, parameter.type_str)}
@@ -235,7 +235,7 @@ def _output_may_be_half(node: NodeProto, opset: int) -> bool:
 
 
 def _kinds(model: ModelProto) -> dict[str, int]:
-    """The element type of every tensor. Raises ModelError where ONNX cannot infer the types."""
+    """Return the element type of every tensor. Raises ModelError if ONNX cannot infer the types."""
     try:
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
     except Exception as error:

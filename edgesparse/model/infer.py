@@ -1,4 +1,4 @@
-"""Shape inference where a crash costs nothing: onnx aborts the whole process on some damaged models."""
+"""Shape inference in a forked process, since onnx aborts the process on some damaged models."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from edgesparse.errors import ModelError
 def infer_shapes(model: onnx.ModelProto, *, strict: bool = True) -> onnx.ModelProto:
     """Return the model with the shape of every value, inferred in a forked process.
 
-    Unless `strict`, values whose shapes contradict each other or cannot be inferred are left without one.
+    Unless `strict`, values with contradictory shapes, or shapes that cannot be inferred, have none.
 
-    Raises ModelError, with onnx's reason, where shapes contradict each other, and where onnx crashes.
+    Raises ModelError, with onnx's reason, if shapes contradict each other, and if onnx crashes.
     """
     data = model.SerializeToString()
     read, write = os.pipe()
     with warnings.catch_warnings():
-        # Python warns of a fork beside other threads, whose locks the child would wait for: it only calls onnx.
+        # Python warns about a fork with other threads, whose locks the child may wait for; but it only calls onnx.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
@@ -34,7 +34,7 @@ def infer_shapes(model: onnx.ModelProto, *, strict: bool = True) -> onnx.ModelPr
             answer = pipe.read()
     finally:
         with suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)  # which has no effect on one that has ended
+            os.kill(child, signal.SIGKILL)  # no effect on a process that has ended
         os.waitpid(child, 0)
     if answer[:1] == b"+":
         return onnx.ModelProto.FromString(answer[1:])
@@ -43,7 +43,7 @@ def infer_shapes(model: onnx.ModelProto, *, strict: bool = True) -> onnx.ModelPr
 
 
 def _answer(data: bytes, strict: bool, write: int) -> None:
-    """In the child: infer, write the result or the reason, and end without any of the parent's cleanup."""
+    """In the child: infer, write the result or the reason, and exit without any of the parent's cleanup."""
     try:
         faulthandler.disable()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where an abort prints C++

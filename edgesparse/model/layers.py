@@ -1,4 +1,4 @@
-"""The layers of a graph that multiply: which nodes they are, their names, and their cost."""
+"""The layers of a graph that multiply: their nodes, names and cost."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ NOT_FINITE = "weights hold NaN or infinity: export the model again from a sound 
 
 
 SELECTS = ("TopK", "NonMaxSuppression", "NonZero", "ArgMax", "ArgMin", "Unique", "Compress")
-"""Operators whose output decides which rows are read on: other weights, other rows."""
+"""Operators whose output determines which rows are read later: different weights select different rows."""
 
 
 def behind_selection(wiring: Wiring) -> dict[str, str]:
-    """Tensors that depend on which rows an operator of SELECTS picked -> that operator."""
+    """Return the tensors that depend on the rows picked by an operator in SELECTS, and that operator."""
     behind: dict[str, str] = {}
     for node in wiring.graph.node:
         selects = node.op_type in SELECTS and not all(wiring.is_constant(name) for name in node.input if name)
@@ -35,7 +35,7 @@ def behind_selection(wiring: Wiring) -> dict[str, str]:
 
 
 def before_selection(wiring: Wiring) -> list[str]:
-    """What nodes behind a selection read from before it, and outputs not behind one; empty without a selection."""
+    """Return what nodes after a selection read from before it, and outputs not after one; empty without a selection."""
     behind = behind_selection(wiring)
     if not behind:
         return []
@@ -47,22 +47,22 @@ def before_selection(wiring: Wiring) -> list[str]:
 
 
 def layer_nodes(wiring: Wiring) -> Iterator[NodeProto]:
-    """Each node that multiplies an activation with weights or with another activation."""
+    """Yield each node that multiplies an activation with weights or with another activation."""
     return (node for node in wiring.graph.node if node.op_type in LAYERS and not _folds_away(wiring, node))
 
 
 def layer_name(node: NodeProto) -> str:
-    """The node's name, or that of its first output if it has none."""
+    """Return the node's name, or that of its first output if it has none."""
     return node.name or node.output[0]
 
 
 def sharers(wiring: Wiring, node: NodeProto, weight: Weight) -> list[NodeProto]:
-    """The other nodes that read the values of the same stored weights as `node`; a Shape does not."""
+    """Return other nodes that read the values of the same stored weights as `node`; a Shape does not."""
     return [reader for reader in readers(wiring, weight.source) if reader is not node and reader.op_type != "Shape"]
 
 
 def multiplies(node: NodeProto, known: Mapping[str, Shape]) -> int | None:
-    """Multiply-accumulates per run of `node`, from the shapes of its inputs and outputs; None where they are open."""
+    """Return the multiply-accumulates per run of `node`, from the shapes of its inputs and outputs; None if unknown."""
     first, second = (known.get(name, (None,)) for name in node.input[:2])
     out = known.get(node.output[0], (None,))
     if node.op_type == "Conv":

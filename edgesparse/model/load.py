@@ -24,7 +24,7 @@ Model = onnx.ModelProto
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a file declares. `inputs` and `outputs`: name -> shape. `metadata`: its custom properties."""
+    """The declarations in a file. `inputs` and `outputs`: name -> shape. `metadata`: its custom properties."""
 
     inputs: dict[str, Shape]
     outputs: dict[str, Shape]
@@ -55,9 +55,8 @@ def metadata_size(metadata: Mapping[str, str]) -> tuple[int, int] | None:
 
 
 def load(path: Path) -> onnx.ModelProto:
-    """A checked and normalized model, external data included.
-
-    Raises ModelError: missing, not ONNX, truncated, damaged, unknown operators.
+    """Read, check and normalize a model, including external data. Raises ModelError: missing, not ONNX, truncated,
+    damaged, unknown operators.
     """
     model = _parse(path, True)
     if not model.graph.node:
@@ -70,14 +69,16 @@ def load(path: Path) -> onnx.ModelProto:
 
 
 def files(path: Path) -> list[Path]:
-    """The ONNX file and the files beside it that hold its weights, whether they exist or not. Raises ModelError."""
+    """Return the ONNX file and the files next to it that hold its weights, whether they exist or not. Raises
+    ModelError.
+    """
     tensors = [tensor for _, tensor in constant_tensors(_parse(path, False))]
     places = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
     return [path, *(path.parent / place for place in sorted(places))]
 
 
 def info(model: onnx.ModelProto) -> ModelInfo:
-    """Inputs, outputs, metadata, opset and producer of `model`."""
+    """Return inputs, outputs, metadata, opset and producer of `model`."""
     weights = {tensor.name for tensor in model.graph.initializer}
     return ModelInfo(
         inputs={value.name: _shape(value) for value in model.graph.input if value.name not in weights},
@@ -89,10 +90,10 @@ def info(model: onnx.ModelProto) -> ModelInfo:
 
 
 def fix_shapes(model: onnx.ModelProto, batch: int, size: tuple[int, int] | None) -> onnx.ModelProto:
-    """A copy of `model` with a static input of this batch and (height, width).
+    """Return a copy of `model` with a static input of this batch and (height, width).
 
     In a model with another static batch, its input is rewritten, and the constant shapes of Reshape that start with the
-    old batch. Raises ModelError where the size is dynamic and none is passed, or static and different.
+    old batch. Raises ModelError if the size is dynamic and none is passed, or static and different.
     """
     described = info(model)
     size = size or described.size
@@ -120,10 +121,10 @@ def fix_shapes(model: onnx.ModelProto, batch: int, size: tuple[int, int] | None)
 
 
 def byte_input(model: onnx.ModelProto, scale: float, mean: Sequence[float], std: Sequence[float]) -> onnx.ModelProto:
-    """A copy of `model` that takes its image as uint8: `(pixel * scale - mean) / std` becomes part of the graph.
+    """Return a copy of `model` that takes its image as uint8: `(pixel * scale - mean) / std` becomes part of the graph.
 
-    An image of bytes is a quarter of the memory to write, and the engine converts it with all its threads. A model
-    that takes bytes already is returned unchanged.
+    An image in bytes is a quarter of the memory to write, and the engine converts it with all its threads. A model that
+    already takes bytes is returned unchanged.
     """
     described = info(model)
     changed = onnx.ModelProto()
@@ -156,7 +157,7 @@ def byte_input(model: onnx.ModelProto, scale: float, mean: Sequence[float], std:
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
-    """Write one file; weights beyond protobuf's 2 GB are written to PATH.data beside it."""
+    """Write one file; weights beyond protobuf's 2 GB are written to PATH.data next to it."""
     if model.ByteSize() < 2**31 - 2**20:
         onnx.save(model, str(path))
     else:
@@ -182,7 +183,7 @@ def _parse(path: Path, weights_beside: bool) -> onnx.ModelProto:
         ) from None
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelError(
-            f"cannot read {path}: {one_line(error)}; files beside it that hold weights must be copied too"
+            f"cannot read {path}: {one_line(error)}; files next to it that hold weights must be copied too"
         ) from None
 
 
@@ -198,7 +199,7 @@ def _rebatch_reshapes(model: onnx.ModelProto, old: int, batch: int) -> None:
 
 
 def constant_tensors(model: onnx.ModelProto) -> Iterable[tuple[str, onnx.TensorProto]]:
-    """(name, tensor) of each initializer and each Constant that holds a tensor."""
+    """Yield (name, tensor) of each initializer and each Constant with a tensor."""
     for tensor in model.graph.initializer:
         yield tensor.name, tensor
     for node in model.graph.node:
@@ -208,14 +209,14 @@ def constant_tensors(model: onnx.ModelProto) -> Iterable[tuple[str, onnx.TensorP
 
 
 def _infer(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Infer every shape again: those in the file belong to the old input."""
+    """Infer all shapes again: those in the file belong to the old input."""
     del model.graph.value_info[:]
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
     try:
         return infer_shapes(model)
     except ModelError as error:
-        raise ModelError(f"the network does not take this batch and size: {one_line(error)}") from None
+        raise ModelError(f"the model does not take this batch and size: {one_line(error)}") from None
 
 
 def _shape(value: onnx.ValueInfoProto) -> Shape:

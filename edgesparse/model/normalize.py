@@ -1,4 +1,4 @@
-"""One form for what ONNX lets exporters write in several: applied to every model that is loaded."""
+"""Normalizes what ONNX lets exporters write in several forms. Applied to every loaded model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NUMBERS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.floa
 
 
 def normalize(model: ModelProto) -> None:
-    """Rewrite `model` in place; its results stay the same. Raises ModelError where functions cannot be expanded."""
+    """Rewrite `model` in place, without changing its results. Raises ModelError if functions cannot be expanded."""
     _expand_functions(model)
     _fold_domain(model)
     _drop_stored_inputs(model)
@@ -27,7 +27,7 @@ def normalize(model: ModelProto) -> None:
 
 
 def numbers_to_tensors(graph: GraphProto) -> None:
-    """Turn the numbers of Constants into tensors, in subgraphs too, so that every reader finds them in one place.
+    """Turn the numbers in Constants into tensors, in subgraphs too, so that every reader finds them in one place.
 
     TensorRT 8.5's parser looks for `value_int` and `value_ints` among the floats, where they are not.
     """
@@ -50,7 +50,7 @@ def nodes_of(graph: GraphProto) -> Iterator[NodeProto]:
 
 
 def _expand_functions(model: ModelProto) -> None:
-    """Replace calls of functions that the model defines itself, as PyTorch's exporter writes, by their nodes."""
+    """Replace calls of functions defined in the model, as written by PyTorch's exporter, by their nodes."""
     if not model.functions:
         return
     try:
@@ -65,7 +65,7 @@ def _expand_functions(model: ModelProto) -> None:
 
 
 def _open_empty_dimensions(graph: GraphProto) -> None:
-    """Dimensions of inputs that are 0 or negative are open: ONNX's shape inference ends the process over them."""
+    """Make input dimensions that are 0 or negative dynamic: ONNX's shape inference aborts the process on them."""
     for value in graph.input:
         for dim in value.type.tensor_type.shape.dim:
             if dim.HasField("dim_value") and dim.dim_value < 1:
@@ -73,7 +73,7 @@ def _open_empty_dimensions(graph: GraphProto) -> None:
 
 
 def _make_names_unique(graph: GraphProto) -> None:
-    """Rename nodes whose name is taken: layers are looked up by their names."""
+    """Rename nodes with duplicate names: layers are looked up by name."""
     taken = {node.output[0] for node in graph.node if node.output and not node.name}
     for node in graph.node:
         name, count = node.name, 1
@@ -84,7 +84,7 @@ def _make_names_unique(graph: GraphProto) -> None:
 
 
 def _fold_domain(model: ModelProto) -> None:
-    """Write ONNX's own operators with the empty domain only: `ai.onnx` is another spelling of it."""
+    """Use the empty domain for ONNX's own operators: `ai.onnx` is another spelling of it."""
     for node in nodes_of(model.graph):
         if node.domain == "ai.onnx":
             node.domain = ""
@@ -97,7 +97,7 @@ def _fold_domain(model: ModelProto) -> None:
 
 
 def _drop_stored_inputs(model: ModelProto) -> None:
-    """Initializers that are listed as inputs, as before IR version 4, are constants: nobody feeds them."""
+    """Remove initializers from the inputs, where they were listed before IR version 4: they are constants."""
     stored = {tensor.name for tensor in model.graph.initializer}
     fed = [value for value in model.graph.input if value.name not in stored]
     if len(fed) < len(model.graph.input):
@@ -107,7 +107,7 @@ def _drop_stored_inputs(model: ModelProto) -> None:
 
 
 def _sort(graph: GraphProto) -> None:
-    """Put every node behind those that it reads: ONNX Runtime's FP16 converter puts Casts of inputs last."""
+    """Sort nodes after those that they read: ONNX Runtime's FP16 converter puts Casts of inputs last."""
     producer = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
     needs = {i: {producer[name] for name in reads(node) if name in producer} for i, node in enumerate(graph.node)}
     if all(before < i for i, sources in needs.items() for before in sources):

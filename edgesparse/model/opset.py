@@ -1,4 +1,4 @@
-"""Raising a model's opset, so that operators newer than its own can be written into it."""
+"""Raises a model's opset, so that newer operators can be written into it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ LEAST = 13
 
 
 def opset_of(model: ModelProto) -> int:
-    """The version of ONNX's own operators in `model`."""
+    """Return the version of ONNX's own operators in `model`."""
     return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
 
 
 def upgraded(model: ModelProto, least: int = LEAST) -> ModelProto:
-    """A copy of `model` in opset `least`, or in its own if that is higher. Names of tensors and nodes stay.
-
-    Uses ONNX's version converter. Raises ModelError where that cannot convert the model.
+    """Return a copy of `model` in opset `least`, or in its own if that is higher. Names are unchanged. Uses ONNX's
+    version converter. Raises ModelError if that cannot convert the model.
     """
     copy = ModelProto()
     copy.CopyFrom(model)

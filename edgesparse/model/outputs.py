@@ -1,4 +1,4 @@
-"""How much the outputs of a changed model differ from those of the original."""
+"""Measures how much the outputs of a changed model differ from those of the original."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from edgesparse.model.wiring import Array, Wiring
 
 Floats = npt.NDArray[np.float32]
 PLACES = 512
-"""The most places per batch that are compared of a tensor before a selection."""
+"""Most places per batch to compare in a tensor before a selection."""
 Read = Callable[[Mapping[str, Array]], Floats]
-"""Turns a batch's outputs, by name, into [places, fields]: boxes, say, and the confidence of each class, 0 to 1."""
+"""Turns a batch's outputs, by name, into [places, fields]: for example boxes, and class confidences from 0 to 1."""
 
 
 class ReferenceOutputs:
-    """A network's outputs for some batches, which stay in memory, to compare those of changed networks with.
+    """A model's outputs for some batches, kept in memory, to compare those of changed models with.
 
-    The results of `read` are compared; without it, each output separately. Where a network selects rows (TopK), its
-    outputs are compared as they are before the selection: a changed network lists other rows, in another order.
+    The results of `read` are compared; without it, each output separately. If a model selects rows (TopK), tensors
+    before the selection are compared: a changed model lists different rows, in a different order.
     """
 
     def __init__(self, model: ModelProto, batches: Batches, read: Read | None = None) -> None:
@@ -39,23 +39,23 @@ class ReferenceOutputs:
         self._parts = [part for i, output in enumerate(reference) for part in _split(i, output)]
 
     def change(self, model: ModelProto) -> float:
-        """The squared change of the outputs with `model`, as a share of their variance, averaged over all parts."""
+        """Return the squared change of the outputs with `model`, as a share of their variance, averaged over parts."""
         return self.difference(stream(model, lambda: self._batches, self.names))
 
     def difference(self, values: Iterable[Mapping[str, Array]]) -> float:
-        """As `change`, for outputs computed elsewhere: the tensors `names` of each batch."""
+        """Like `change`, for outputs computed elsewhere: the tensors `names` of each batch."""
         outputs = self._joined(values)
         return float(np.mean([part.change(outputs[part.output]) for part in self._parts]))
 
     def _joined(self, values: Iterable[Mapping[str, Array]]) -> list[Floats]:
-        """Each output, or the result of `read`, over all batches, as [places, fields]."""
+        """Return each output, or the result of `read`, over all batches, as [places, fields]."""
         if self._read is not None:
             return [np.concatenate(list(in_threads(self._read, values)))]
         listed = list(values)
         return [np.concatenate([self._thinned(_fields(value[name])) for value in listed]) for name in self.names]
 
     def _thinned(self, fields: Floats) -> Floats:
-        """Evenly spaced places of a batch: features before a selection have many."""
+        """Return evenly spaced places of a batch: features before a selection have many."""
         step = 1 if self._most is None else max(1, -(-len(fields) // self._most))
         return fields[::step]
 
@@ -79,10 +79,8 @@ class _OutputPart:
 
 
 def _split(index: int, output: Floats) -> list[_OutputPart]:
-    """The scores and the rest of an output.
-
-    Fields with values between 0 and 1 are taken for scores: they count together, and the other fields, boxes, are
-    weighted by the highest score of their place.
+    """Split an output into scores and the rest. Fields with values between 0 and 1 are taken for scores: they count
+    together, and the other fields, boxes, are weighted by the highest score of their place.
     """
     scores = (output.min(0) >= 0) & (output.max(0) <= 1)
     every = np.ones(len(output), np.float32)
@@ -103,7 +101,7 @@ def _spread(values: Floats, weight: Floats) -> Floats:
 
 
 def _fields(output: Array) -> Floats:
-    """[places, fields]: the shortest axis behind the batch holds the fields, the other axes are places."""
+    """Return [places, fields]: the shortest axis after the batch holds the fields, the other axes are places."""
     if output.ndim < 2:
         return output.reshape(-1, 1).astype(np.float32)
     axis = 1 + int(np.argmin(output.shape[1:]))

@@ -16,17 +16,17 @@ from edgesparse.model.wiring import Shape
 SMALL = 1024
 """Tensors with up to this many values take part in the inference: they may be the target of a Reshape."""
 ASSUMED_SIDE = 640
-"""Pixels per side of an image input that leaves them open: what YOLO detectors are mostly exported at."""
+"""Side in pixels to assume for a dynamic image input: the usual size in YOLO exports."""
 
 
 def shapes(
     model: ModelProto, inputs: Mapping[str, Sequence[int]] | None = None, *, trusted: bool = False
 ) -> dict[str, Shape]:
-    """The shape of each tensor of `model` by name; an unknown dimension is None.
+    """Return the shape of each tensor of `model` by name; an unknown dimension is None.
 
-    `inputs` fixes the shapes of inputs by name; a first dimension that stays open counts as batch 1. `trusted`: a model
-    that edgesparse itself rewrote, for which no process is forked.
-    Raises ModelError where `inputs` names no input of the model, or has another rank.
+    `inputs` fixes the shapes of inputs by name; a first dimension that remains unknown counts as batch 1. `trusted`:
+    for a model that edgesparse itself rewrote, no process is forked. Raises ModelError if `inputs` names
+    no input of the model, or has another rank.
     """
     skeleton = _skeleton(model)
     known = {value.name for value in skeleton.graph.input}
@@ -42,7 +42,7 @@ def shapes(
 
 
 def assumed_shapes(model: ModelProto, inputs: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
-    """Shapes to assume for image inputs whose height or width is open and that `inputs` does not fix, by name.
+    """Return shapes to assume for image inputs with a dynamic height or width that `inputs` does not fix, by name.
 
     (height, width) is that of the metadata (Ultralytics' `imgsz`), else ASSUMED_SIDE. Batch is 1.
     """
@@ -57,7 +57,9 @@ def assumed_shapes(model: ModelProto, inputs: Mapping[str, Sequence[int]]) -> di
 
 
 def _skeleton(model: ModelProto) -> ModelProto:
-    """`model` with its large tensors declared as inputs, so that no weight is copied and no 2 GB limit is reached."""
+    """Return `model` with its large tensors declared as inputs, so that no weight is copied and the 2 GB limit is not
+    reached.
+    """
     skeleton = ModelProto(ir_version=max(model.ir_version, 4), opset_import=model.opset_import)
     graph = skeleton.graph
     graph.name = "shapes"

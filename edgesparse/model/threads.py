@@ -1,4 +1,4 @@
-"""Several cores for many small matrices: independent parts in our own threads, BLAS on one core in each.
+"""Uses several cores for many small matrices: independent parts run in separate threads, with BLAS on one core in each.
 
 OpenBLAS splits every product and every system of equations between the cores, however small, and its threads spin while
 they wait for each other: for matrices of a few hundred rows that costs several times the CPU and saves little time.
@@ -16,21 +16,20 @@ from typing import TypeVar
 from threadpoolctl import threadpool_limits
 
 THREADS = min(4, os.cpu_count() or 1)
-"""No more than four: each thread holds its own data, and memory is what boards with many cores run out of first."""
+"""At most four: each thread holds its own data, and boards with many cores run out of memory first."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def blas_on_one_core() -> AbstractContextManager[object]:
-    """A context in which BLAS uses one core, in the whole process."""
+    """Return a context in which BLAS uses one core in the whole process."""
     limits: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
     return limits
 
 
 def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """`function` of each of `items`, in order, computed in THREADS threads.
-
-    `items` is read only a little ahead: memory holds at most one item more than there are threads.
+    """Yield `function` of each of `items`, in order, computed in THREADS threads. `items` is read only slightly ahead:
+    memory holds at most one item more than there are threads.
     """
     with ThreadPoolExecutor(THREADS) as pool:
         waiting: deque[Future[Result]] = deque()

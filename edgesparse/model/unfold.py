@@ -22,7 +22,7 @@ Floats = npt.NDArray[np.float32]
 class Product:
     """The matrix product that `node`, a Conv, a Gemm or a MatMul, computes with `weight`.
 
-    `left`: the weights are the left factor. `parts`: the number of groups of a convolution.
+    `left`: whether the weights are the left factor. `parts`: the number of groups of a convolution.
     """
 
     node: NodeProto
@@ -41,7 +41,7 @@ class Product:
         return self.as_matrix(self.weight.values.astype(np.float64))
 
     def as_matrix(self, values: Array) -> Array:
-        """`values`, one per weight in the layer's own layout, in the layout of W."""
+        """Convert `values`, one per weight in the layer's own layout, to the layout of W."""
         return (values.T if self.weight.axis == 0 else values).reshape(self.weight.outputs_inputs[0], -1)
 
     @property
@@ -53,7 +53,7 @@ class Product:
         return groups
 
     def stored(self, matrix: npt.NDArray[np.float64]) -> Array:
-        """`matrix`, in the layout of W, as the model stores it."""
+        """Convert `matrix`, in the layout of W, to that in the model."""
         out, inp = self.weight.outputs_inputs
         shape = (inp, out) if self.weight.axis == 0 else self.weight.values.shape
         values = (matrix.T if self.weight.axis == 0 else matrix).reshape(shape)
@@ -80,9 +80,9 @@ class Product:
 
 
 def product(wiring: Wiring, node: NodeProto) -> Product:
-    """How `node` multiplies with its weights. Raises SparsityError, with the reason, where it cannot be refitted."""
+    """Return how `node` multiplies with its weights. Raises SparsityError, with the reason, if no refit is possible."""
     if node.op_type == "ConvTranspose":
-        raise SparsityError("transposed convolution: it stays as it is")
+        raise SparsityError("transposed convolution: left unchanged")
     weight = weight_of(wiring, node)
     others = sharers(wiring, node, weight)
     if others:
@@ -97,7 +97,7 @@ def product(wiring: Wiring, node: NodeProto) -> Product:
 
 
 def _patches(x: Floats, node: NodeProto, kernel: Sequence[int]) -> Floats:
-    """The receptive field of each output of a convolution, [positions, channels x kernel positions]."""
+    """Return the receptive field of each output of a convolution, [positions, channels x kernel positions]."""
     strides = attribute(node, "strides", [1] * len(kernel))
     dilations = attribute(node, "dilations", [1] * len(kernel))
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
@@ -106,14 +106,14 @@ def _patches(x: Floats, node: NodeProto, kernel: Sequence[int]) -> Floats:
     view: Any = np.lib.stride_tricks.sliding_window_view  # older releases of NumPy type it for one axis only
     windows = view(x, reach, tuple(range(2, x.ndim)))
     every = [slice(None, None, n) for n in (1, 1, *strides, *dilations)]
-    # columns first, so that whole rows are copied, and nothing for a 1x1 kernel
+    # columns first, so that whole rows are copied, and nothing at all for a 1x1 kernel
     fields = np.moveaxis(windows[tuple(every)], [1, *range(-len(kernel), 0)], range(len(kernel) + 1))
     columns: Floats = fields.reshape(x.shape[1] * int(np.prod(kernel)), -1)
     return columns.T
 
 
 def _pads(node: NodeProto, size: Sequence[int], reach: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:
-    """Zeros before and after each spatial axis (ONNX Conv: pads, auto_pad)."""
+    """Return the padding before and after each spatial axis (ONNX Conv: pads, auto_pad)."""
     auto = attribute(node, "auto_pad", b"NOTSET").decode()
     if auto in ("NOTSET", "VALID"):
         pads = attribute(node, "pads", [0] * 2 * len(size)) if auto == "NOTSET" else [0] * 2 * len(size)

@@ -1,4 +1,4 @@
-"""Where a layer's weights are stored, and how the layer sees them.
+"""Where a layer's weights are stored, and how the layer reads them.
 
 Between a stored tensor (an initializer or a Constant node) and the layer that multiplies with it there may be nodes
 that only move values (Identity, Reshape, Transpose, Squeeze, Unsqueeze, Flatten) or change their representation (Cast,
@@ -91,7 +91,7 @@ class Weight:
 def weight_of(wiring: Wiring, node: NodeProto) -> Weight:
     """The weight of `node`, a Conv, ConvTranspose, Gemm or MatMul.
 
-    Raises SparsityError, with the reason, where the weight cannot be followed to a stored tensor.
+    Raises SparsityError, with the reason, if the weight cannot be followed to a stored tensor.
     """
     position = 1 if node.op_type in ("Conv", "ConvTranspose") or wiring.is_constant(node.input[1]) else 0
     if node.op_type == "Conv":
@@ -107,7 +107,7 @@ def weight_of(wiring: Wiring, node: NodeProto) -> Weight:
 
 
 def trace(wiring: Wiring, name: str, axis: int) -> Weight:
-    """Follow the tensor `name`, a layer's weight input, to the stored tensor. Raises SparsityError as `weight_of`."""
+    """Follow the tensor `name`, a layer's weight input, to the stored tensor. Raises SparsityError like `weight_of`."""
     path: list[NodeProto] = []
     at = name
     while at not in wiring.stored:
@@ -133,7 +133,7 @@ def trace(wiring: Wiring, name: str, axis: int) -> Weight:
 
 
 def readers(wiring: Wiring, source: str) -> list[NodeProto]:
-    """Every node that reads the stored tensor `source`, directly or through the steps that `trace` follows."""
+    """Return every node that reads the stored tensor `source`, directly or through steps that `trace` follows."""
     nodes, todo = [], [source]
     while todo:
         name = todo.pop()

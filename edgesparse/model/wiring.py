@@ -19,7 +19,7 @@ Shape = tuple[int | None, ...]
 
 
 def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
-    """The value of the attribute `name` of `node`, or `default` if it is not set."""
+    """Return the value of the attribute `name` of `node`, or `default` if it is not set."""
     for a in node.attribute:
         if a.name == name:
             return onnx.helper.get_attribute_value(a)
@@ -27,7 +27,9 @@ def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
 
 
 def reads(node: NodeProto) -> list[str]:
-    """The tensors that `node` reads, including those inside its subgraphs (branches of If, body of Loop), each once."""
+    """Return the tensors that `node` reads, including those inside its subgraphs (branches of If, body of Loop), each
+    once.
+    """
     names = dict.fromkeys(node.input)
     for a in node.attribute:
         for graph in (*a.graphs, *([a.g] if a.HasField("g") else ())):
@@ -57,7 +59,7 @@ class Wiring:
         self._constant: dict[str, bool] = {}
 
     def constant(self, name: str) -> Array | None:
-        """The value of tensor `name` if it is stored, directly or behind Identity and Cast, else None."""
+        """Return the value of tensor `name` if it is stored, directly or through Identity and Cast, else None."""
         casts: list[NodeProto] = []
         while name not in self.stored:
             node = self.producer.get(name)
@@ -106,7 +108,7 @@ class Wiring:
 
 
 def cast(node: NodeProto) -> Callable[[Array], Array]:
-    """The NumPy function that the Cast node `node` computes."""
+    """Return the NumPy function that the Cast node `node` computes."""
     dtype = onnx.helper.tensor_dtype_to_np_dtype(attribute(node, "to"))
 
     def to_dtype(values: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Which channels of a graph must move together, and which may swap places, so that its outputs stay the same.
+"""Finds which channels of a graph must move together, and which may swap places without changing its outputs.
 
 Each output channel of a convolution is followed through activations, pooling, residual additions, concatenations and
 splits. Channels that are added to each other are joined; a channel that meets anything else (a reshape, the graph's
@@ -73,7 +73,7 @@ class Flow:
         return self.changed(np.arange(start, start + count))
 
     def changed(self, ids: Index) -> Channels:
-        """The same channels with new values."""
+        """Return the same channels with new values."""
         self._version += 1
         return Channels(ids, np.full(len(ids), self._version))
 
@@ -95,7 +95,7 @@ class Flow:
         return i
 
     def blocks(self) -> list[list[int]]:
-        """Lists of channels that may swap places with each other, in the order in which they are written."""
+        """Return lists of channels that may swap places with each other, in the order in which they are written."""
         find = self.find
         met: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
         frozen = {int(find[i]) for i in self.frozen}
@@ -129,7 +129,7 @@ def follow(wiring: Wiring) -> Flow:
 
 
 def _through(flow: Flow, node: NodeProto, at: dict[str, Channels]) -> dict[str, Channels] | None:
-    """The channels of the outputs of `node`; None where they cannot be followed."""
+    """Return the channels of the outputs of `node`; None if they cannot be followed."""
     if node.op_type == "Conv":
         return _conv(flow, node, at)
     if node.op_type == "Shape":
@@ -183,7 +183,7 @@ def _conv(flow: Flow, node: NodeProto, at: dict[str, Channels]) -> dict[str, Cha
 
 
 def _mix(flow: Flow, node: NodeProto, at: dict[str, Channels]) -> dict[str, Channels] | None:
-    """The channels of an elementwise operation: channels that meet are joined."""
+    """Return the channels of an elementwise operation: channels that meet are joined."""
     known = [at[name] for name in node.input if name in at]
     if not known or any(len(channels.ids) != len(known[0].ids) for channels in known):
         return None
@@ -196,7 +196,7 @@ def _mix(flow: Flow, node: NodeProto, at: dict[str, Channels]) -> dict[str, Chan
 
 
 def _parameters(flow: Flow, node: NodeProto, channels: Channels) -> bool:
-    """Record the constants of a PRelu, BatchNormalization or Q/DQ; False where one cannot be reordered."""
+    """Record the constants of a PRelu, BatchNormalization or Q/DQ. Returns False if one cannot be reordered."""
     if node.op_type == "BatchNormalization":
         return all(_per_channel(flow, node, i, 0, channels) for i in range(1, 5))
     if node.op_type == "PRelu":
@@ -208,7 +208,7 @@ def _parameters(flow: Flow, node: NodeProto, channels: Channels) -> bool:
 
 
 def _per_channel(flow: Flow, node: NodeProto, position: int, axis: int, channels: Channels) -> bool:
-    """Record a constant with one value per channel along `axis`; True also for one that all channels share."""
+    """Record a constant with one value per channel along `axis`. Also returns True for one shared by all channels."""
     value = flow.wiring.constant(node.input[position])
     if value is None:
         return False

@@ -1,4 +1,4 @@
-"""Least squares under 2:4: which two of each four weights stay, and their best values.
+"""Least squares under 2:4: which two of every four weights to keep, and their best values.
 
 A layer is y = W x + b. The sums over all positions of x x' and y x' give the squared error of any W without the data.
 `fit` searches the mask by exchanging one kept weight for one dropped weight of a group while that lowers the error,
@@ -20,15 +20,15 @@ Matrix = npt.NDArray[np.float64]
 Single = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 RIDGE = 1e-3
-"""How strongly the refit is pulled towards the dense weights, as a share of the inputs' mean square."""
+"""Strength of the pull towards the dense weights, as a share of the inputs' mean square."""
 BLOCK = 256
-"""The most columns whose mask is decided at once; time and memory grow with its square."""
+"""Most columns whose mask is decided at once; time and memory grow with its square."""
 CACHE = 1 << 21
 """Bytes of tableaux processed at a time: about the size of a processor's cache."""
 ROUNDS = 4
-"""The most exchanges per group of four; less than one is usual."""
+"""Most exchanges per group of four; less than one is usual."""
 TOLERANCE = 1e-7
-"""The least that an exchange must gain, as a share of what the weights explain: less is lost in float32."""
+"""Smallest gain of an exchange, as a share of what the weights explain: less is lost in float32."""
 
 
 class Sums(NamedTuple):
@@ -51,7 +51,7 @@ class Sums(NamedTuple):
         `weight` [positions]: how often each position counts; once by default.
         """
         root = np.ones(len(x), np.float32) if weight is None else np.sqrt(weight)
-        # both sides are weighted alike, so that BLAS computes only half of the symmetric x x'
+        # both sides are weighted equally, so that BLAS computes only half of the symmetric x x'
         wx, wy = (x, y) if weight is None else (x * root[:, None], y * root[:, None])
         count = float(np.square(root, dtype=np.float64).sum())
         sum_x, sum_y, sum_yy = (v.reshape(groups, -1) for v in (root @ wx, root @ wy, np.square(wy).sum(0)))
@@ -72,7 +72,7 @@ class Moments:
             total += part
 
     def normal(self, group: int, intercept: bool) -> Normal:
-        """About the means of x and y where the layer has a bias that absorbs them, else about zero."""
+        """Center on the means of x and y if the layer has a bias that absorbs them, else on zero."""
         x, y = (sums[group] / self.count * intercept for sums in (self.x, self.y))
         xx, yx = self.xx[group] / self.count - np.outer(x, x), self.yx[group] / self.count - np.outer(y, x)
         return Normal(xx, yx, self.yy[group] / self.count - y * y, x, y)
@@ -88,7 +88,7 @@ def _products(a: Single, b: Single, groups: int) -> Single:
 
 
 class Normal(NamedTuple):
-    """Means over positions: of x x' [d, d], y x' [r, d] and y y [r], about `x` [d] and `y` [r]."""
+    """Means over positions of x x' [d, d], y x' [r, d] and y y [r], centered on `x` [d] and `y` [r]."""
 
     xx: Matrix
     yx: Matrix
@@ -111,7 +111,7 @@ def fit(normal: Normal, dense: Matrix, groups: npt.NDArray[np.intp], mask: Mask)
     """The 2:4 weights that come closest to the targets, and their bias.
 
     `dense` [r, d]: the weights that the fit is pulled towards. `groups` [n, 4]: the columns of each group of four.
-    `mask` [r, d]: the start, True where a weight stays, two per group. Without groups the mask stays as it is.
+    `mask` [r, d]: the start, True where a weight stays, two per group. Without groups the mask is not changed.
     """
     h, g, yy = normal.xx.copy(), normal.yx.copy(), normal.yy
     ridge = RIDGE * max(float(np.trace(h)) / len(h), 1e-12)

@@ -1,4 +1,4 @@
-"""Which layers of a model are 2:4 sparse, which could be, and why the others cannot.
+"""Finds which layers of a model are 2:4, which could be, and why the others cannot.
 
 A layer is a convolution, a transposed convolution, a Gemm or a MatMul. Eligible means that TensorRT may consider a
 sparse kernel for it; only a measurement on the device shows whether that kernel is faster.
@@ -32,7 +32,7 @@ class InspectedLayer:
 
     `macs`: multiply-accumulates per run (None: open shapes). `bytes`: size of the stored weights. `groups`: groups of
     four along the input channels; `violations`: those with more than two non-zero weights. `reason`: why TensorRT
-    cannot use 2:4 here (None: it can); `doubts`: why it may not pick a sparse kernel even so.
+    cannot use 2:4 here (None: it can); `doubts`: why it may still not pick a sparse kernel.
     """
 
     name: str
@@ -53,7 +53,7 @@ class InspectedLayer:
 
     @property
     def sparse(self) -> bool:
-        """Whether every group of four has two zeros."""
+        """Whether every group of four has at least two zeros."""
         return self.groups > 0 and self.violations == 0
 
     @property
@@ -71,7 +71,7 @@ class InspectedLayer:
 
 @dataclass(frozen=True)
 class Inspection:
-    """Every layer of a model, in the graph's order. `assumed`: shapes of open inputs that were assumed, by name.
+    """Every layer of a model, in graph order. `assumed`: the assumed shapes of dynamic inputs, by name.
 
     `unlisted`: how many layers are inside the branches of an If or the body of a Loop, which are not in `layers`.
     """
@@ -86,7 +86,7 @@ class Inspection:
 
     @property
     def macs(self) -> int | None:
-        """Multiply-accumulates per run, or None where a layer's are unknown."""
+        """Multiply-accumulates per run, or None if a layer's are unknown."""
         counts = [layer.macs for layer in self.layers]
         return None if None in counts else sum(n for n in counts if n)
 
@@ -96,7 +96,7 @@ class Inspection:
         return sum(layer.macs or 0 for layer in self.layers if layer.state == state) / total if total else 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: totals, then each layer and its state; `assumed_shapes` only where shapes were assumed."""
+        """Return JSON-compatible values: totals, then each layer and its state; `assumed_shapes` only if any."""
         layers = [asdict(layer) | {"state": layer.state, "sparse": layer.sparse} for layer in self.layers]
         states = {state: round(self.share(state), 4) for state in ("sparse", "dense", "ineligible")}
         assumed = (
@@ -106,7 +106,7 @@ class Inspection:
 
     @property
     def notes(self) -> list[str]:
-        """What was assumed or left out, one line each."""
+        """Return what was assumed or left out, one line each."""
         shapes = {name: "x".join(map(str, shape)) for name, shape in self.assumed.items()}
         lines = [
             f"input {name} has an open shape: assumed {shape}; --shape {name}={shape} sets another"
@@ -118,9 +118,8 @@ class Inspection:
 
 
 def inspect(model: ModelProto, inputs: Mapping[str, Sequence[int]] | None = None) -> Inspection:
-    """Inspect every layer of `model`; `inputs` fixes open input shapes by name, so that MACs are known.
-
-    Raises ModelError where `inputs` does not fit the model.
+    """Inspect every layer of `model`; `inputs` fixes dynamic input shapes by name, so that MACs are known. Raises
+    ModelError if `inputs` does not fit the model.
     """
     known = shapes(model, inputs)
     wiring = Wiring(model.graph)
@@ -131,7 +130,7 @@ def inspect(model: ModelProto, inputs: Mapping[str, Sequence[int]] | None = None
 
 
 def why_not(wiring: Wiring, node: NodeProto, weight: Weight) -> str | None:
-    """Why TensorRT cannot use 2:4 in this layer; None where it can."""
+    """Return why TensorRT cannot use 2:4 in this layer, or None if it can."""
     if node.op_type == "ConvTranspose":
         return "transposed convolution: TensorRT has no sparse kernel for it"
     if not np.isfinite(weight.values).all():
@@ -145,7 +144,7 @@ def why_not(wiring: Wiring, node: NodeProto, weight: Weight) -> str | None:
 
 
 def _conflict(wiring: Wiring, node: NodeProto, weight: Weight) -> str | None:
-    """Why weights that several nodes read cannot be 2:4 for all of them; None where they can."""
+    """Return why weights that several nodes read cannot be 2:4 for all of them, or None if they can."""
     own = None
     for other in sharers(wiring, node, weight):
         if other.op_type not in LAYERS:
@@ -185,7 +184,7 @@ def _layer(wiring: Wiring, node: NodeProto, known: Mapping[str, Shape]) -> Inspe
 
 
 def _doubts(wiring: Wiring, node: NodeProto, weight: Weight) -> Iterator[str]:
-    """Reasons why TensorRT may not pick a sparse kernel, though it may consider one."""
+    """Return reasons why TensorRT may not pick a sparse kernel, though it may consider one."""
     outputs, inputs = weight.outputs_inputs
     if min(inputs * prod(weight.values.shape[2:]), outputs) < WIDE:
         yield f"{inputs} input, {outputs} output channels: sparse kernels seldom win below about {WIDE}"
@@ -205,7 +204,7 @@ def _doubts(wiring: Wiring, node: NodeProto, weight: Weight) -> Iterator[str]:
 
 
 def _followers(wiring: Wiring, node: NodeProto) -> set[str]:
-    """The operators that read the layer's output, behind its ReLU if any; Sigmoid and Mul together are SiLU."""
+    """Return the operators that read the layer's output, or that of its ReLU; Sigmoid and Mul together are SiLU."""
     out = node.output[0]
     while len(wiring.consumers[out]) == 1 and wiring.consumers[out][0].op_type in RELU and out not in wiring.outputs:
         out = wiring.consumers[out][0].output[0]

@@ -1,4 +1,4 @@
-"""The 2:4 pattern, in NumPy: which weights stay, what violates the pattern, which layers can have it.
+"""The 2:4 pattern, in NumPy: which weights are kept, what violates the pattern, and which layers can have it.
 
 The pattern is that of TensorRT and Ampere: of each four consecutive input channels, at one output channel and one
 kernel position, at least two weights are zero (Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021,
@@ -19,20 +19,20 @@ from edgesparse.errors import SparsityError
 Array = npt.NDArray[Any]
 GROUP, KEEP = 4, 2
 MIN_CHANNELS = 32
-"""The narrowest layer that counts as eligible. TensorRT's sparse INT8 convolutions store channels in blocks of 32
+"""Fewest channels of an eligible layer. TensorRT's sparse INT8 convolutions store channels in blocks of 32
 (layout NC/32HW32), its FP16 ones process 64 at a time, so a narrower layer would mostly multiply padding. Real gains
 begin well above that, at about 256 channels: eligible means "may be considered", not "faster"."""
 
 
 def mask_2to4(weight: Array, axis: int = 1) -> npt.NDArray[np.bool_]:
-    """True where a weight stays: the two largest magnitudes of each four consecutive ones along `axis`.
+    """Return a mask of the weights to keep: the two largest magnitudes of every four consecutive ones along `axis`.
 
-    Of equal magnitudes the lower index stays; NaN counts as zero. `weight` is any numeric array; the mask is bool, of
+    Of equal magnitudes the lower index is kept; NaN counts as zero. `weight` is any numeric array; the mask is bool, of
     the same shape. Raises SparsityError where the length along `axis` is not a multiple of four.
     """
     groups = np.moveaxis(_groups(weight, axis), axis % weight.ndim + 1, 0)
     magnitude = np.fmax(np.abs(groups.astype(np.promote_types(groups.dtype, np.float32), copy=False)), 0)
-    # six comparisons of whole planes are four times as fast as sorting each group
+    # six comparisons of whole planes are four times faster than sorting each group
     beaten = np.zeros(magnitude.shape, np.int8)
     for low, high in combinations(range(GROUP), 2):
         larger = magnitude[high] > magnitude[low]
@@ -43,16 +43,15 @@ def mask_2to4(weight: Array, axis: int = 1) -> npt.NDArray[np.bool_]:
 
 
 def violations(weight: Array, axis: int = 1) -> tuple[int, int]:
-    """(groups of four along `axis` with more than two non-zero weights, all groups).
-
-    Raises SparsityError where the length along `axis` is not a multiple of four.
+    """Return the number of groups of four along `axis` with more than two non-zero weights, and of all groups. Raises
+    SparsityError where the length along `axis` is not a multiple of four.
     """
     nonzero = np.count_nonzero(_groups(weight, axis), axis=axis % weight.ndim + 1)
     return int(np.count_nonzero(nonzero > KEEP)), nonzero.size
 
 
 def ineligible(weight_shape: Sequence[int], group: int = 1) -> str | None:
-    """Why TensorRT cannot use 2:4 in this layer, in words that a user can act on; None where it can.
+    """Return why TensorRT cannot use 2:4 in this layer, in words that a user can act on, or None if it can.
 
     `weight_shape` is a convolution's [K, C/group, R, S] or a matrix's [K, C]: K output, C input channels.
     """
@@ -71,7 +70,7 @@ def ineligible(weight_shape: Sequence[int], group: int = 1) -> str | None:
 
 
 def _groups(weight: Array, axis: int) -> Array:
-    """`weight` with `axis` split into fours: n becomes n / 4, 4."""
+    """Return `weight` with `axis` split into fours: n becomes n / 4, 4."""
     axis %= weight.ndim
     if weight.shape[axis] % GROUP:
         raise SparsityError(

@@ -1,4 +1,4 @@
-"""The page of `prune --method reconstruct`: which layers are 2:4 now, what each one lost, and why."""
+"""The page of `prune --method reconstruct`: which layers are now 2:4, what each one lost, and why."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ STATES = {"sparse": "2:4", "dense": "dense", "ineligible": "cannot be 2:4"}
 
 
 def page(name: str, report: ReconstructReport) -> str:
-    """The page as text. `name` is the model's."""
+    """Return the page. `name` is the model's."""
     layers = [ChangedLayer(r.name, r.state, r.why, r.macs, r.error, r.change) for r in report.layers]
     return LayersPage(name, f"{name}: pruned to 2:4", STATES).render(_summary(report), layers)
 

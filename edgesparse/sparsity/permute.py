@@ -1,9 +1,9 @@
-"""Reorder channels before pruning to 2:4, so that more magnitude is kept; the network's outputs stay the same.
+"""Reorders channels before pruning to 2:4, to keep more magnitude, without changing the model's outputs.
 
 The search is that of Pool and Yu, "Channel Permutations for N:M Sparsity", NeurIPS 2021: swap the two input channels
-whose swap raises the kept magnitude most, until none does, and escape that optimum by random swaps a few times. Here
-all swaps are evaluated at once, and those that share no group of four are applied together. The convolutions that
-write and read a channel are reordered with it.
+whose swap increases the kept magnitude most, until none does, and escape that optimum by random swaps a few times. Here
+all swaps are evaluated at once, and those that share no group of four are applied together. The convolutions that write
+and read a channel are reordered with it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ from edgesparse.sparsity.mask import GROUP, mask_2to4
 
 Matrix = npt.NDArray[np.float32]
 SWEEPS = 100
-"""The most rounds of swaps; a few dozen are usual."""
+"""Most rounds of swaps; a few dozen are usual."""
 KICKS, WORK = 40, 4e9
 """How often the search escapes a local optimum, and a limit on columns squared times rows over all escapes."""
 
 
 @dataclass(frozen=True)
 class Permutation:
-    """Share of the magnitude that 2:4 keeps in the convolutions to prune, before and after; how many channels moved."""
+    """Share of the magnitude that 2:4 keeps in the convolutions to prune, before and after, and the number of moved
+    channels.
+    """
 
     before: float
     after: float
@@ -66,7 +68,8 @@ def permute(model: ModelProto, layers: Collection[str], progress: Progress = qui
 
 
 def search(weights: Matrix) -> Index:
-    """An order of the columns of `weights` [rows, n], n a multiple of four, reached by swaps from the present one.
+    """Return an order of the columns of `weights` [rows, n], n a multiple of four, reached by swaps from the current
+    one.
 
     It increases the sum, over rows and groups of four columns, of the two largest magnitudes. A few random swaps lead
     out of each local optimum and are kept where the result is better. Deterministic.
@@ -113,7 +116,7 @@ class _Descent:
                 break
 
     def kick(self, random: np.random.Generator) -> set[int]:
-        """Swap a few places at random; returns the groups that changed."""
+        """Swap a few places at random. Returns the groups that changed."""
         swaps = max(2, len(self.order) // 16)
         places = random.permutation(len(self.order))[: 2 * swaps]
         first, second = places[: len(places) // 2], places[len(places) // 2 : len(places) // 2 * 2]
@@ -132,7 +135,7 @@ class _Descent:
         self.kept[group] = self.top[members.start] + self.joined[members.start, self.order[members.start]]
 
     def _swap(self) -> set[int]:
-        """Apply the best swaps that share no group; returns the groups that changed."""
+        """Apply the best swaps that share no group. Returns the groups that changed."""
         group = np.arange(len(self.order)) // GROUP
         entering = self.top[:, None] + self.joined[:, self.order]
         gain = entering + entering.T - self.kept[group][:, None] - self.kept[group][None, :]
@@ -150,7 +153,9 @@ class _Descent:
 
 
 def _view(use: Use, weight: Weight, block: list[int], find: Index) -> Matrix | None:
-    """The weights that read `block`'s channels, [rows, channels]; None where its fours are not aligned there."""
+    """Return the weights that read `block`'s channels, [rows, channels]; None if its groups of four are not aligned
+    there.
+    """
     place = {pair: i for i, pair in enumerate(use.channels.pairs(find))}
     rows = []
     for version in dict.fromkeys(use.channels.versions.tolist()):
@@ -167,7 +172,7 @@ def _uses(flow: Flow) -> list[Use]:
 
 
 def _order(use: Use, find: Index, target: Index) -> Index | None:
-    """The old places of the channels in their new order; None where no channel moves."""
+    """Return the old places of the channels in their new order; None if no channel moves."""
     pairs = use.channels.pairs(find)
     if all(target[channel] == channel for channel, _ in pairs):
         return None
@@ -177,7 +182,7 @@ def _order(use: Use, find: Index, target: Index) -> Index | None:
 
 
 def _kept(users: list[tuple[Use, Weight]], order_of: Callable[[Use], Index | None]) -> tuple[float, float]:
-    """The magnitude that 2:4 keeps in the weights of `users` with their input channels in order, and the total."""
+    """Return the magnitude that 2:4 keeps in the weights of `users`, with input channels in order, and the total."""
     kept = total = 0.0
     for use, weight in users:
         order, values = order_of(use), np.abs(weight.values, dtype=np.float32)
@@ -200,7 +205,7 @@ def _apply(flow: Flow, model: ModelProto, orders: dict[int, Index | None]) -> No
         order = orders[id(use)]
         value = flow.wiring.constant(use.node.input[use.position])
         if order is not None and value is not None and (value != value.flat[0]).any():
-            # biases and scales may be shared with layers whose channels stay, so each user gets a copy
+            # biases and scales may be shared with layers whose channels do not move, so each user gets a copy
             name = f"{use.node.output[0]}.permuted.{use.position}"
             model.graph.initializer.append(numpy_helper.from_array(value.take(order, use.axis), name))
             use.node.input[use.position] = name

@@ -1,4 +1,4 @@
-"""How much each position of the calibration images counts: positions with objects count more than others."""
+"""How much each position in the calibration images counts: positions with objects count more than others."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 OBJECTS = 0.5
-"""The share of the weight that positions with objects have between them; the rest is spread evenly over all."""
+"""Share of the total weight of positions with objects; the rest is spread evenly over all positions."""
 COARSE = 8
-"""Side, in pixels, of the cells that are kept: the finest grid that detectors predict on."""
+"""Side of a stored cell in pixels: the finest grid that detectors predict on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,11 +24,11 @@ class PositionWeights:
 
     @classmethod
     def of(cls, maps: Iterable[Floats]) -> PositionWeights:
-        """From maps in the input's pixels, kept as means over cells of COARSE x COARSE pixels."""
+        """Return weights from maps in the input's pixels, stored as means over cells of COARSE x COARSE pixels."""
         return cls(tuple(resize(batch, -(-batch.shape[1] // COARSE), -(-batch.shape[2] // COARSE)) for batch in maps))
 
     def every(self, step: int) -> PositionWeights:
-        """Those of every `step`-th batch."""
+        """Return the weights of every `step`-th batch."""
         return PositionWeights(self.maps[::step])
 
     def weights(self, batch: int, height: int, width: int) -> Floats:
@@ -48,14 +48,14 @@ class PositionWeights:
 
 
 def resize(maps: Floats, height: int, width: int) -> Floats:
-    """`maps` [N, h, w] as [N, height, width]: each value is the mean over the area that it covers."""
+    """Resize `maps` [N, h, w] to [N, height, width]: each value is the mean over the area that it covers."""
     rows, columns = _shares(maps.shape[1], height), _shares(maps.shape[2], width)
     return np.asarray(rows @ maps @ columns.T, np.float32)
 
 
 @cache
 def _shares(old: int, new: int) -> Floats:
-    """[new, old]: how much of each of `new` equal parts of a line falls into each of `old` equal parts."""
+    """Return [new, old]: how much of each of `new` equal parts of a line falls into each of `old` equal parts."""
     start, end = np.arange(new)[:, None] * old / new, np.arange(1, new + 1)[:, None] * old / new
     cell = np.arange(old)
     covered = np.clip(np.minimum(end, cell + 1) - np.maximum(start, cell), 0, None)

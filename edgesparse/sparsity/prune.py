@@ -1,4 +1,4 @@
-"""Prune a model to 2:4 by magnitude: of each four consecutive input channels the two largest weights stay.
+"""Prunes a model to 2:4 by magnitude: of every four consecutive input channels, the two largest weights are kept.
 
 Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021, arXiv:2104.08378. One-shot magnitude pruning needs
 training afterwards; `reconstruct` does not.
@@ -33,7 +33,7 @@ WARNING = (
 
 @dataclass(frozen=True)
 class PrunedLayer:
-    """One layer that is 2:4 now: `zeroed` weights were set to zero, `kept` is the share of magnitude left, 0 to 1."""
+    """One layer that is now 2:4. `zeroed`: weights set to zero; `kept`: remaining share of magnitude, 0 to 1."""
 
     name: str
     zeroed: int
@@ -42,9 +42,8 @@ class PrunedLayer:
 
 @dataclass(frozen=True)
 class PruneReport:
-    """What `prune` did; `permutation` where channels were reordered first.
-
-    `warning`: what a user must know before deploying the result.
+    """The result of `prune`; `permutation` if channels were reordered first. `warning`: what a user must know before
+    deploying the result.
     """
 
     layers: tuple[PrunedLayer, ...]
@@ -60,7 +59,7 @@ class PruneReport:
         return WARNING if self.changed else None
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return JSON-compatible values."""
         layers = [{"name": p.name, "zeroed": p.zeroed, "kept": round(p.kept, 6)} for p in self.layers]
         permutation = asdict(self.permutation) if self.permutation else None
         return {"changed": len(self.changed), "warning": self.warning, "permutation": permutation, "layers": layers}
@@ -72,7 +71,7 @@ def prune(
     """Make `layers` of `model` 2:4, in place: by default all that `inspect` calls eligible.
 
     With `permute`, channels are reordered first, so that more magnitude is kept; `progress` reports that search.
-    Layers that share weights are pruned once, all of them or none. A layer that is 2:4 already stays as it is.
+    Layers that share weights are pruned once, all of them or none. A layer that is already 2:4 is not changed.
     Raises SparsityError, with the model unchanged, where a name matches no layer, a named layer cannot be 2:4, weights
     are not finite, or no layer is eligible.
     """
@@ -95,7 +94,9 @@ def prune(
 
 
 def chosen(wiring: Wiring, names: Collection[str] | None = None) -> Iterator[tuple[NodeProto, Weight]]:
-    """The layers to prune with their weights: those of `names`, or all eligible layers. Raises as `prune`."""
+    """Return the layers to prune with their weights: those in `names`, or all eligible ones. Raises what `prune`
+    raises.
+    """
     nodes = list(layer_nodes(wiring))
     _check_names(names or (), [layer_name(node) for node in nodes])
     count = 0
@@ -116,7 +117,7 @@ def chosen(wiring: Wiring, names: Collection[str] | None = None) -> Iterator[tup
 
 
 def _weight(wiring: Wiring, node: NodeProto) -> tuple[str | None, Weight | None]:
-    """Why the layer cannot be 2:4 (None: it can), and its weight (None: it has none)."""
+    """Return why the layer cannot be 2:4 (None: it can), and its weight (None: it has none)."""
     try:
         weight = weight_of(wiring, node)
     except SparsityError as error:
@@ -132,7 +133,7 @@ def _check_names(names: Collection[str], known: Sequence[str]) -> None:
 
 
 def _check_sharers(wiring: Wiring, node: NodeProto, weight: Weight, names: Collection[str] | None) -> None:
-    """Raise SparsityError where a layer that is not to be pruned shares the weights of `node`."""
+    """Raise SparsityError if a layer that is not to be pruned shares the weights of `node`."""
     others = [layer_name(other) for other in sharers(wiring, node, weight)]
     left_out = [other for other in others if names is not None and other not in names]
     if left_out:

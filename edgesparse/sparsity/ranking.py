@@ -1,4 +1,4 @@
-"""Which layers to prune: how much each one alone changes the network's outputs, against the work that it saves."""
+"""Ranks layers for pruning: how much each one alone changes the model's outputs, relative to the work that it saves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IMAGES = 40
 
 @dataclass(frozen=True)
 class Choice:
-    """`change`: what pruning this layer alone does to the outputs, as a share of their variance."""
+    """`change`: how pruning only this layer changes the outputs, as a share of their variance."""
 
     name: str
     macs: int
@@ -38,7 +38,7 @@ def rank(
     state: State,
     progress: Progress,
 ) -> list[Choice]:
-    """The layers of `gains`, those first that change the outputs least for what they gain by 2:4.
+    """Return the layers of `gains`, starting with those that change the outputs least for what they gain from 2:4.
 
     A gain is above 0, in any unit. `read` is what `ReferenceOutputs` measures the change on.
     """
@@ -61,7 +61,7 @@ def rank(
 
 
 def _alone(tape: Tape, at: int, outputs: ReferenceOutputs, state: State, weights: PositionWeights | None) -> float:
-    """What pruning the layer at node `at` alone changes: only the nodes behind it run again."""
+    """Return what pruning only the layer at node `at` changes: only the nodes after it run again."""
     work = refittable(tape, tape.nodes[at])
     assert work is not None
     advance(tape, tape, at, work)

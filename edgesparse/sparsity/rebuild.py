@@ -1,6 +1,6 @@
-"""One pass over a network: layer by layer, in order of execution, pruned to 2:4 and refitted to the dense network.
+"""One pass over a model: layers are pruned to 2:4 in order of execution and refitted to the dense model.
 
-Each layer is fitted on the inputs that the pruned network feeds it, to the outputs of the dense network, so it also
+Each layer is fitted on its inputs in the pruned model to its outputs in the dense model, so it also
 compensates, as far as it can, for what earlier layers lost. Layers that stay dense are refitted for the same reason.
 """
 
@@ -35,7 +35,7 @@ from edgesparse.sparsity.position_weights import PositionWeights
 
 @dataclass(frozen=True)
 class FitData:
-    """What layers are fitted on: the calibration batches, and how much each of their positions counts (None: alike)."""
+    """The data to fit layers on: calibration batches, and how much each position counts (None: equally)."""
 
     batches: Batches
     weights: PositionWeights | None = None
@@ -43,7 +43,7 @@ class FitData:
 
 @dataclass(frozen=True)
 class LayerFit:
-    """`error`: what the layer's output lost, as a share of its variance; `mask`: None where the layer stayed dense."""
+    """`error`: the loss of the layer's output, as a share of its variance; `mask`: None if the layer stayed dense."""
 
     name: str
     error: float
@@ -51,7 +51,7 @@ class LayerFit:
 
 
 class State:
-    """Named sets of arrays in a folder, each written whole or not at all; without a folder nothing is kept.
+    """Named sets of arrays in a folder, each written atomically; without a folder nothing is stored.
 
     A folder serves one call at a time.
     """
@@ -89,9 +89,8 @@ class State:
 def rebuild(
     model: ModelProto, names: Collection[str], data: FitData, state: State, progress: Progress
 ) -> tuple[ModelProto, list[LayerFit]]:
-    """A copy of `model` whose layers `names` are 2:4, and the fit of each layer.
-
-    Layers that `state` holds are not fitted again.
+    """Return a copy of `model` whose layers `names` are 2:4, and the fit of each layer. Layers stored in `state` are
+    not fitted again.
     """
     if not names:
         return model, []
@@ -137,7 +136,7 @@ def _tapes(model: ModelProto, folder: Path, batches: Batches | None) -> tuple[Ta
 
 
 def refit_obstacle(wiring: Wiring, node: NodeProto, behind: Mapping[str, str]) -> str | None:
-    """Why the layer cannot be refitted; None where it can. `behind` is what `behind_selection` returned."""
+    """Return why the layer cannot be refitted, or None if it can. `behind`: the result of `behind_selection`."""
     selection = next((behind[name] for name in node.input if name in behind), None)
     if selection is not None:
         return f"behind a {selection}: the pruned network selects different rows there, so it cannot be refitted"
@@ -149,7 +148,7 @@ def refit_obstacle(wiring: Wiring, node: NodeProto, behind: Mapping[str, str]) -
 
 
 def refittable(tape: Tape, node: NodeProto) -> Product | None:
-    """The layer as a product, or None where it cannot be refitted."""
+    """Return the layer as a product, or None if it cannot be refitted."""
     if refit_obstacle(tape.wiring, node, tape.behind_selection) is not None:
         return None
     work = product(tape.wiring, node)
@@ -157,7 +156,7 @@ def refittable(tape: Tape, node: NodeProto) -> Product | None:
 
 
 def advance(dense: Tape, pruned: Tape, at: int, work: Product) -> None:
-    """Run both tapes until the inputs of the layer at node `at`, and the dense network's outputs, can be read."""
+    """Run both tapes until the inputs of the layer at node `at`, and the dense model's outputs, can be read."""
     pruned.run_to(at)
     dense.run_to(at + 1, keep=[work.node.output[0], work.reads])
 
@@ -165,9 +164,10 @@ def advance(dense: Tape, pruned: Tape, at: int, work: Product) -> None:
 def fit_layer(
     dense: Tape, pruned: Tape, work: Product, prune: bool, weights: PositionWeights | None, search: bool = True
 ) -> dict[str, Array]:
-    """Weight, bias, mask and error of one layer, as `State` holds them; without `search` the mask is by magnitude.
+    """Return weight, bias, mask and error of one layer, as stored in `State`; without `search`, the mask is by
+    magnitude.
 
-    A layer that is 2:4 already and not to be pruned keeps its mask.
+    A layer that is already 2:4 and not to be pruned keeps its mask.
     """
     matrix, intercept = work.matrix * work.scale, has_bias(pruned.wiring, work)
     groups = work.groups if prune and search else np.empty((0, 4), np.intp)
@@ -189,7 +189,7 @@ def _start(weight: Weight, prune: bool) -> Array:
 
 
 def _moments(dense: Tape, pruned: Tape, work: Product, weights: PositionWeights | None) -> Moments:
-    """Of the layer's inputs in the pruned network, and its outputs in the dense one."""
+    """Return the moments of the layer's inputs in the pruned model and its outputs in the dense model."""
     outputs, columns = work.matrix.shape
     moments = Moments(work.parts, columns, outputs // work.parts)
 

@@ -1,9 +1,9 @@
-"""Prune a trained network to 2:4 without training, from calibration images alone.
+"""Prunes a trained model to 2:4 without training, using only calibration images.
 
 Channels are reordered first, so that 2:4 fits better (`permute`). Then, layer by layer in order of execution, the mask
-is chosen and the kept weights are refitted, so that on the inputs of the pruned network the layer outputs what the
-dense network outputs there (`rebuild`, `fitting`). The layers are named by the caller, or chosen by their measured
-sensitivity (`ranking`) and, where labels are available, by the score.
+is chosen and the kept weights are refitted, so that, with the inputs it gets in the pruned model, the layer's outputs
+match those of the dense model (`rebuild`, `fitting`). Layers are named by the caller, or chosen by their measured
+sensitivity (`ranking`) and, if labels are available, by the score.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Result = tuple[ModelProto, ReconstructReport]
 STEP = 0.05
 """The search for the largest share within `max_drop` stops at this share of the eligible MACs."""
 METHOD = 4
-"""Part of a saved state's key. Raise it when the method changes: a state of another method is not continued."""
+"""Part of a saved state's key. Increase it if the method changes: a state of another method is not continued."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class ReconstructOptions:
     `layers`: names, None for every eligible layer, or "auto": as many as `max_drop` points (default 1) allow, or the
     least sensitive layers that make up `share` (0 to 1) of the eligible MACs. `max_drop` and `share` imply "auto".
     `gains`: what 2:4 saves in each layer, by name, in any unit; MACs by default. A layer that saves nothing stays
-    dense. `reorder`: reorder channels first where no layer is 2:4 yet; that alone changes no output. `state_dir`: a
-    folder from which an interrupted call continues when it is repeated.
+    dense. `reorder`: reorder channels first if no layer is 2:4 yet; that alone does not change outputs. `state_dir`: a
+    folder from which an interrupted call continues if it is repeated.
     """
 
     layers: Collection[str] | Literal["auto"] | None = None
@@ -71,12 +71,12 @@ class ReconstructOptions:
 
     @property
     def names(self) -> Collection[str] | None:
-        """The layers named by the caller; None where there are none."""
+        """The layers named by the caller; None if there are none."""
         return None if self.layers is None or self.layers == "auto" else self.layers
 
     @property
     def allowed_drop(self) -> float | None:
-        """The most points that may be lost; None where `share` alone decides."""
+        """The most points that may be lost; None if only `share` decides."""
         return 1.0 if self.auto and self.max_drop is None and self.share is None else self.max_drop
 
     def check(self, score: Score | None) -> None:
@@ -91,10 +91,10 @@ class ReconstructOptions:
 
 @dataclass(frozen=True)
 class Task:
-    """What is known of the network beyond its graph.
+    """What is known about the model besides its graph.
 
     `score` scores it on labeled data. `read` turns a batch's outputs into [places, fields], on which changes of the
-    outputs are measured; without it, on the outputs themselves. `objects` tells, per batch, [N, height, width] from 0
+    outputs are measured; without it, on the outputs themselves. `objects` yields, per batch, [N, height, width] from 0
     to 1, where objects are: layers are fitted to these positions more than to others.
     """
 
@@ -110,7 +110,7 @@ def reconstruct(
     task: Task | None = None,
     progress: Progress = quiet,
 ) -> Result:
-    """A copy of `model` with layers at 2:4, refitted on `batches`, and a report; `model` stays as it is.
+    """Return a copy of `model` with 2:4 layers, refitted on `batches`, and a report; `model` is not changed.
 
     Raises SparsityError (no eligible layer, a named layer that cannot be refitted, non-finite weights, `share` not
     possible within `max_drop`) and CalibrationError (no or bad batches, no score where one is needed).
@@ -130,7 +130,9 @@ def reconstruct(
 def _layers(
     model: ModelProto, batches: Batches, names: Collection[str] | None
 ) -> tuple[list[InspectedLayer], list[InspectedLayer], dict[str, str]]:
-    """All layers, those that may be pruned, and why others that are eligible may not. Raises as `reconstruct`."""
+    """Return all layers, those that may be pruned, and why other eligible layers may not. Raises what `reconstruct`
+    raises.
+    """
     wiring = Wiring(model.graph)
     behind = behind_selection(wiring)
     nodes = {layer_name(node): node for node, _ in chosen(wiring, names)}
@@ -143,13 +145,13 @@ def _layers(
     layers = list(inspect(model, {input_name(model): first.shape}).layers)
     eligible = [layer for layer in layers if layer.name in nodes and layer.name not in skipped]
     if all(layer.sparse for layer in eligible):
-        raise SparsityError(f"all {len(eligible)} layers to prune are 2:4 already: nothing to do")
+        raise SparsityError(f"all {len(eligible)} layers to prune are already 2:4: nothing to do")
     return layers, eligible, skipped
 
 
 @dataclass(frozen=True)
 class _Reconstruction:
-    """One call of `reconstruct`: what stays the same while sets of layers are tried."""
+    """One call of `reconstruct`: its constant inputs while sets of layers are tried."""
 
     model: ModelProto
     data: FitData
@@ -162,7 +164,9 @@ class _Reconstruction:
     reorder: bool
 
     def choose(self) -> Result:
-        """The layers that change the outputs least for what they save: `share` of the MACs, or all within the drop."""
+        """Return the layers that change the outputs least for what they save: `share` of the MACs, or all within the
+        drop.
+        """
         share, max_drop = self.options.share or 0.0, self.options.allowed_drop
         macs = {layer.name: float(layer.macs or 0) for layer in self.eligible}
         known = macs if self.options.gains is None else self.options.gains
@@ -170,7 +174,7 @@ class _Reconstruction:
         possible = sum(macs[layer.name] for layer in gains) / max(1.0, sum(macs.values()))
         if possible < max(share, 1e-9):
             raise SparsityError(
-                f"layers that gain by 2:4 make up {possible:.0%} of the eligible MACs: needed {share:.0%}; "
+                f"layers that gain from 2:4 make up {possible:.0%} of the eligible MACs: needed {share:.0%}; "
                 "ask for a smaller share"
             )
         state = self.state("rank" if self.task.read is None else "rank, outputs read")
@@ -180,7 +184,7 @@ class _Reconstruction:
         return self._search(ranked, share, max_drop)
 
     def _search(self, ranked: Sequence[Choice], share: float, max_drop: float) -> Result:
-        """As many of `ranked` as fit within `max_drop`, and at least `share`, found by trying."""
+        """Return as many of `ranked` as fit within `max_drop`, and at least `share`, by trial."""
         saved = np.cumsum([choice.macs for choice in ranked]) / max(1, sum(layer.macs or 0 for layer in self.eligible))
         low = int(np.searchsorted(saved, share - 1e-9)) + 1 if share else 0
         best = self.result([choice.name for choice in ranked[:low]], ranked)
@@ -200,7 +204,7 @@ class _Reconstruction:
         return best
 
     def result(self, names: Sequence[str], ranked: Sequence[Choice] | None = None) -> Result:
-        """The model with `names` at 2:4, its channels reordered for these first, and what became of each layer."""
+        """Return the model with `names` at 2:4, its channels first reordered for these, and the fit of each layer."""
         model = ModelProto()
         model.CopyFrom(self.model)
         if self.reorder and names:
@@ -212,7 +216,7 @@ class _Reconstruction:
         return model, ReconstructReport(layers, self._dense_score, score)
 
     def state(self, part: str) -> State:
-        """Where one part of the work is kept: by model, images, method and `part`."""
+        """Return the state's key for one part of the work: by model, images, method and `part`."""
         if self.options.state_dir is None:
             return State(None)
         key = hashlib.sha256(f"{self._inputs} {METHOD} {fitting.RIDGE} {fitting.BLOCK} {part}".encode())
@@ -243,7 +247,9 @@ def _drop(result: Result) -> float:
 
 
 def _fraction(least: float, most: float | None, allowed: float) -> float:
-    """Where between drops `least` and `most` the `allowed` one lies: a drop grows about as the share squared."""
+    """Return where between drops `least` and `most` the `allowed` drop is: a drop grows roughly with the square of the
+    share.
+    """
     if most is None:
         return 0.5
     low, high, target = (max(drop, 0.0) ** 0.5 for drop in (least, most, allowed))
@@ -251,13 +257,15 @@ def _fraction(least: float, most: float | None, allowed: float) -> float:
 
 
 def _between(saved: npt.NDArray[np.float64], low: int, high: int, fraction: float) -> int:
-    """The count of layers between `low` and `high` that comes nearest to this fraction of the MACs between."""
+    """Return the count of layers between `low` and `high` that is closest to this fraction of the MACs in between."""
     start, end = saved[low - 1] if low else 0.0, saved[min(high, len(saved)) - 1]
     return int(np.clip(np.searchsorted(saved, start + fraction * (end - start)) + 1, low + 1, high - 1))
 
 
 def _take(ranked: Sequence[Choice], macs: float) -> list[str]:
-    """The first names of `ranked` that make up `macs`, without the most sensitive ones that this leaves room for."""
+    """Return the first names of `ranked` that make up `macs`, without the most sensitive ones that are not needed for
+    it.
+    """
     total = np.cumsum([choice.macs for choice in ranked])
     taken = ranked[: int(np.searchsorted(total, macs - 1e-9)) + 1]
     spare, names = sum(choice.macs for choice in taken) - macs, [choice.name for choice in taken]

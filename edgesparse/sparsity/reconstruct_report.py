@@ -1,4 +1,4 @@
-"""What pruning without training did to each layer, and the scores before and after. `page` renders it as HTML."""
+"""The effect of pruning without training on each layer, and the scores before and after. `page` renders it as HTML."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from edgesparse.sparsity.rebuild import LayerFit
 
 @dataclass(frozen=True)
 class ReconstructedLayer:
-    """One layer of the network.
-
-    `state`: sparse (2:4 now), dense (eligible) or ineligible; `why`: the reason in words. `error`: what its output lost
-    to pruning, its own and earlier layers', as a share of its variance; None where the layer was not refitted.
-    `change`: what pruning it alone does to the network's outputs, as a share of their variance; None: not measured.
+    """One layer of the model. `state`: sparse (now 2:4), dense (eligible) or ineligible; `why`: the reason. `error`:
+    the loss of its output from pruning, its own and earlier layers', as a share of its variance; None if the layer was
+    not refitted. `change`: how pruning only this layer changes the model's outputs, as a share of their variance; None:
+    not measured.
     """
 
     name: str
@@ -34,7 +33,7 @@ class ReconstructedLayer:
 
 @dataclass(frozen=True)
 class ReconstructReport:
-    """What `reconstruct` did: every layer of the network in order, and the scores; None: not scored."""
+    """The result of `reconstruct`: every layer of the model in order, and the scores; None: not scored."""
 
     layers: tuple[ReconstructedLayer, ...]
     dense_score: float | None
@@ -42,7 +41,7 @@ class ReconstructReport:
 
     @property
     def share(self) -> float:
-        """Share of the eligible multiply-accumulates that are 2:4 now, 0 to 1."""
+        """Share of the eligible multiply-accumulates that are now 2:4, 0 to 1."""
         macs = {
             state: sum(layer.macs for layer in self.layers if layer.state == state) for state in ("sparse", "dense")
         }
@@ -54,7 +53,7 @@ class ReconstructReport:
         return None if self.score is None or self.dense_score is None else self.dense_score - self.score
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return JSON-compatible values."""
         return {
             "share_of_eligible_macs": round(self.share, 4),
             "dense_score": self.dense_score,
@@ -70,9 +69,9 @@ def describe(
     choices: Sequence[Choice] | None,
     skipped: Mapping[str, str],
 ) -> tuple[ReconstructedLayer, ...]:
-    """What became of each of `layers`. `choices`: the candidates with their sensitivity; None: named by the caller.
+    """Return a report on each of `layers`. `choices`: the candidates with their sensitivity; None: named by the caller.
 
-    `skipped`: why layers that are eligible could not be refitted, by name.
+    `skipped`: why eligible layers could not be refitted, by name.
     """
     fitted = {fit.name: fit for fit in fits}
     changes = None if choices is None else {choice.name: choice.change for choice in choices}

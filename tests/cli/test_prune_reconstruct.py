@@ -108,7 +108,7 @@ def test_an_empty_image_is_refused_by_name(edgesparse: Command, detector: Path, 
 @pytest.mark.parametrize(
     ("spoil", "code", "words"),
     [
-        ("sparse", 1, f"all {LAYERS} layers to prune are 2:4 already: nothing to do"),
+        ("sparse", 1, f"all {LAYERS} layers to prune are already 2:4: nothing to do"),
         ("NaN", 2, "side2: weights hold NaN or infinity: export the model again"),
     ],
 )

@@ -26,12 +26,12 @@ EVENTS = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.li
 
 
 def kill_before(number: int, since: str) -> None:
-    """Die before the operation of this number that writes, counted from the first on a file whose name ends so."""
+    """Die before the operation of this number that writes, counted from the first on a file of which this is in the name."""
     count, counts = 0, not since
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal count, counts
-        if not counts and event == "open" and str(arguments[0]).endswith(since):
+        if not counts and event == "open" and since in str(arguments[0]):
             counts = True
         if not counts:
             return

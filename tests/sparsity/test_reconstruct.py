@@ -235,9 +235,9 @@ def test_sensitivity_is_weighed_against_the_gain() -> None:
         "2:4 gains nothing here",
         "changes the outputs too much for what it saves",
     ]
-    with pytest.raises(SparsityError, match="layers that gain by 2:4 make up 75% of the eligible MACs"):
+    with pytest.raises(SparsityError, match="layers that gain from 2:4 make up 75% of the eligible MACs"):
         reconstruct(chain(), correlated(1, C, 8, 8), ReconstructOptions(share=0.8, gains=gains))
-    with pytest.raises(SparsityError, match="layers that gain by 2:4 make up 0% of the eligible MACs"):
+    with pytest.raises(SparsityError, match="layers that gain from 2:4 make up 0% of the eligible MACs"):
         reconstruct(chain(), correlated(1, C, 8, 8), ReconstructOptions(share=0.8, gains={}))
 
 
@@ -351,7 +351,7 @@ def sparse() -> ModelProto:
     [
         (shared, {}, SparsityError, "one: shares its weights with two"),
         (non_finite, {}, ModelError, "last: weights hold NaN or infinity"),
-        (sparse, {}, SparsityError, "all 2 layers to prune are 2:4 already"),
+        (sparse, {}, SparsityError, "all 2 layers to prune are already 2:4"),
         (convs, {"layers": ["frist"]}, SparsityError, "did you mean 'first'"),
         (convs, {"max_drop": 1}, CalibrationError, "needs labeled data"),
         (convs, {"layers": "auto"}, CalibrationError, "needs labeled data"),
