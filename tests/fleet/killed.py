@@ -26,7 +26,7 @@ EVENTS = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.li
 
 
 def kill_before(number: int, since: str) -> None:
-    """Die before the operation of this number that writes, counted from the first on a file of which this is in the name."""
+    """Die before this number of operations that write, counted from the first on a file with this in its name."""
     count, counts = 0, not since
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
