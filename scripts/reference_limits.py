@@ -60,7 +60,7 @@ TABLES: dict[str, list[tuple[str, str, str]]] = {
         ("a bundle's manifest", _size(bundle.MOST_MANIFEST), "refused"),
         ("a bundle's file", _size(bundle.MOST_FILE + 1), "refused"),
         ("the header of a download's answer", f"{fetch.TIMEOUT:g} s", "tried again"),
-        ("the pace of a download", f"{fetch.SLOWEST:g} bytes/s over {fetch.TIMEOUT:g} s", "continued anew"),
+        ("the pace of a download", f"{fetch.SLOWEST:g} bytes/s over {fetch.TIMEOUT:g} s", "resumed"),
         ("a slot's record, the journal", _size(state.MAX_BYTES), "set aside"),
         ("the history", f"{_size(history.MAX_BYTES)}, {history.KEPT} events", "set aside; the oldest are removed"),
         ("the service's status", _size(health.MAX_BYTES), "counts as none"),

@@ -63,7 +63,7 @@ class Protocol(H11Protocol):
         self.loop.call_later(CHECK_SECONDS, self._check)
 
     def _sends_no_request(self, now: float) -> bool:
-        """Whether a request has been incomplete for too long; uvicorn's own limit begins anew with each byte."""
+        """Whether a request has been incomplete for too long; uvicorn's own limit restarts with each byte."""
         if self.cycle is not self._answered or (self.cycle is not None and not self.cycle.response_complete):
             self._answered, self._waits_since = self.cycle, now
         return now - self._waits_since > (HEADER_SECONDS if self.cycle is None else IDLE_SECONDS)
