@@ -14,6 +14,7 @@ from edgesparse.package.manifest import Manifest
 from edgesparse.package.store import Package
 from edgesparse.progress import Progress, quiet
 from edgesparse.runtime.detector import Detector
+from edgesparse.service.outputs.base import Scene
 from edgesparse.service.settings import Settings, check_cameras
 
 
@@ -47,6 +48,11 @@ class LoadedEngine:
     detector: Detector
     run: Run
     identity: Identity
+
+    @property
+    def scene(self) -> Scene:
+        """What outputs report on."""
+        return Scene(self.identity.classes, self.run.all_cameras(), self.run.classes)
 
 
 def find(target: Path, store: Path, settings: Settings, progress: Progress = quiet) -> tuple[Package, Run]:

@@ -87,10 +87,12 @@ class Health:
         if self.failing:
             return Judgement(False, False, f"inference failed {self.failing} times in a row")
         live = [camera for camera in self.cameras if camera.state == "live"]
-        away = [camera for camera in self.cameras if camera.state != "live"]
+        away = [camera for camera in self.cameras if camera.state not in ("live", "paused")]
         since = max([self.frame_at, *(camera.since_ns / 1e9 for camera in live)])
         if live and now - since > self.slowest:
             return Judgement(False, False, f"no result for {now - since:.0f} s, though cameras are live")
+        if not live and not away and self.cameras:
+            return Judgement(True, False, "all cameras are paused")
         if not live:
             return Judgement(True, False, f"no camera delivers frames: {_listed(away)}")
         if not self.frame_at:

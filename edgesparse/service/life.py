@@ -99,6 +99,7 @@ class Service:
         self._loop = Loop.of(
             cameras, self._engine.detector, [parts.outputs], observer=parts.watch, stop=self._stop, patient=True
         )
+        self._loop.paused = parts.outputs.paused
         parts.closing.append(self._loop.close)
         reloader = Supervised("reload", self._reload_loop)
         try:

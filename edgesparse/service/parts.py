@@ -34,11 +34,11 @@ class Parts:
         self._web: Web | None = None
         self._web_fingerprint: tuple[Any, ...] = ()
         try:
-            self.outputs = Outputs(settings, names, self.snapshots)
+            self.outputs = Outputs(settings, engine.scene, self.snapshots)
             self.closing.append(self.outputs.close)
             self.governor, self.tally = Governor(settings.limits), Tally(len(names))
             self.report = Report(engine, self.health, self.tally, self.governor, self.snapshots, self.outputs)
-            self.watch = Watch(notify, self.health, self.tally, self.governor, self.snapshots)
+            self.watch = Watch(notify, self.health, self.tally, self.governor, self.outputs)
             self._open_web(settings)
         except BaseException:
             self._close_all()
@@ -61,13 +61,14 @@ class Parts:
             self.tally.restart_classes(len(names))
         self._engine = self.report.engine = engine
         self.snapshots.keep(cameras)
+        self.tally.in_view.keep(cameras)
 
     def change(self, settings: ServiceSettings) -> None:
         """Apply new settings. Raises ConfigError and SinkError."""
         names = self._engine.identity.classes
         self.governor.limits, self._reporter.path = settings.limits, status_path(settings)
         self.snapshots.change(settings.snapshots, names)
-        self.outputs.change(settings, names)
+        self.outputs.change(settings, self._engine.scene)
         if fingerprint(settings.web) != self._web_fingerprint:
             if self._web is not None:
                 self._web.close()

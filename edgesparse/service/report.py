@@ -86,6 +86,10 @@ class Report:
             self.snapshots.free()
             self.outputs.free()
         self.history.append(self._point(cameras))
+        live = [camera.name for camera in cameras if camera.state == "live"]
+        for name, counts in self.tally.in_view.settle(live).items():
+            self.outputs.in_view(name, counts)
+        self.outputs.status(self.status())
 
     def _point(self, cameras: Sequence[CameraStatus]) -> dict[str, Any]:
         """Return the plots' newest point, in milliseconds: latency of the detector, age of each camera's frames."""

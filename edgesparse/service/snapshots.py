@@ -46,12 +46,13 @@ class SnapshotSettings(Section):
 @dataclass(frozen=True)
 class Snapshot:
     """`jpeg`: the frame with boxes drawn. `time_ns`: the frame's, on the monotonic clock. `number`: counts each
-    camera's snapshots. `detections`: boxes in it."""
+    camera's snapshots. `detections`: boxes in it. `requested`: whether `request` asked for it."""
 
     jpeg: bytes
     time_ns: int
     number: int
     detections: int
+    requested: bool = False
 
 
 Listener = Callable[[str, Snapshot], None]
@@ -72,6 +73,10 @@ class _Buffer:
         """Whether `image` holds a frame that has not been encoded yet."""
         self.due_ns = 0
         self.viewed_at = 0.0
+        self.requested = False
+        """Whether the next frame is wanted, whoever watches."""
+        self.requested_image = False
+        """Whether `image` holds that frame."""
         self.snapshot: Snapshot | None = None
 
     def viewed(self, now: float) -> bool:
@@ -86,6 +91,8 @@ class SnapshotEncoder:
         self.paused = False
         """Whether encoding is suspended because memory is low."""
         self.listeners: tuple[Listener, ...] = ()
+        self.continuous = False
+        """Whether snapshots of all cameras are encoded, viewed or not."""
         self._settings = settings
         self._buffers: dict[str, _Buffer] = {}
         self._offered = threading.Event()
@@ -97,7 +104,7 @@ class SnapshotEncoder:
         buffer = self._buffers.get(camera)
         if buffer is None:
             buffer = self._buffers.setdefault(camera, _Buffer())
-        if self.paused or not self._is_watched(buffer) or frame.time_ns < buffer.due_ns:
+        if self.paused or not (buffer.requested or (self._is_watched(buffer) and frame.time_ns >= buffer.due_ns)):
             return
         if not buffer.lock.acquire(blocking=False):
             return
@@ -107,6 +114,8 @@ class SnapshotEncoder:
             if buffer.image.shape == buffer.shape:
                 np.copyto(buffer.image, frame.image)
                 buffer.detections, buffer.time_ns, buffer.fresh = detections, frame.time_ns, True
+                buffer.requested_image |= buffer.requested
+                buffer.requested = False
                 # Counted from when it was due, so that the average rate is right at any camera frame rate.
                 buffer.due_ns = max(buffer.due_ns + interval_ns, frame.time_ns - interval_ns)
         finally:
@@ -114,7 +123,11 @@ class SnapshotEncoder:
         self._offered.set()
 
     def _is_watched(self, buffer: _Buffer) -> bool:
-        return bool(self.listeners) or buffer.viewed(time.monotonic())
+        return self.continuous or buffer.viewed(time.monotonic())
+
+    def request(self, camera: str) -> None:
+        """Have the next frame encoded that is offered, for the listeners."""
+        self._buffers.setdefault(camera, _Buffer()).requested = True
 
     @property
     def viewed(self) -> int:
@@ -176,6 +189,7 @@ class SnapshotEncoder:
                 return
             buffer.fresh = False
             image, detections, time_ns = self._scaled(buffer.image), buffer.detections, buffer.time_ns
+            requested, buffer.requested_image = buffer.requested_image, False
             scale = image.shape[1] / buffer.image.shape[1]
         detections = replace(detections, xyxy=detections.xyxy * np.float32(scale))
         draw(image, detections, self.names)
@@ -183,7 +197,7 @@ class SnapshotEncoder:
         if not ok:
             return
         number = buffer.snapshot.number + 1 if buffer.snapshot else 1
-        snapshot = Snapshot(jpeg.tobytes(), time_ns, number, len(detections))
+        snapshot = Snapshot(jpeg.tobytes(), time_ns, number, len(detections), requested)
         for listener in self.listeners:
             listener(camera, snapshot)
         buffer.snapshot = snapshot

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse.runtime.detections import Detections
+from edgesparse.service.in_view import Viewed
 from edgesparse.stream.pipeline import ALL_STAGES
 
 BOUNDS_MS = (0.2, 0.5, 1, 2, 5, 10, 15, 20, 30, 40, 50, 75, 100, 150, 200, 350, 500, 1000, 2000, 5000)
@@ -45,6 +46,7 @@ class Tally:
         self.frames = 0
         self.classes = np.zeros(classes, np.int64)
         """Number of detections per class."""
+        self.in_view = Viewed()
         self.cameras: list[str] = []
         self._stages = np.zeros((len(COLUMNS), len(BOUNDS_MS) + 1), np.int64)
         self._stage_sums = np.zeros(len(COLUMNS), np.int64)
@@ -77,6 +79,7 @@ class Tally:
     def restart_classes(self, classes: int) -> None:
         """Restart the count per class, for another engine."""
         self.classes = np.zeros(classes, np.int64)
+        self.in_view.keep(())
 
     def stages(self) -> dict[str, Histogram]:
         """Return a histogram of each of COLUMNS except age."""

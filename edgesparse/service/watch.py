@@ -12,7 +12,7 @@ from edgesparse.runtime.detections import Detections
 from edgesparse.service.health import Health
 from edgesparse.service.limits import Governor
 from edgesparse.service.notify import Notify
-from edgesparse.service.snapshots import SnapshotEncoder
+from edgesparse.service.outputs.all import Outputs
 from edgesparse.service.tally import Tally
 from edgesparse.stream.cameras import CameraStatus
 from edgesparse.stream.frames import Frame
@@ -30,20 +30,23 @@ class Watch:
         health: Health,
         tally: Tally,
         governor: Governor,
-        snapshots: SnapshotEncoder,
+        outputs: Outputs,
     ) -> None:
         self._notify, self._health, self._tally = notify, health, tally
-        self._governor, self._snapshots = governor, snapshots
+        self._governor, self._outputs = governor, outputs
         self._started = time.monotonic()
 
     def frame(self, camera: CameraStatus, frame: Frame, detections: Detections, row: NDArray[np.int64]) -> float:
         self._tally.add(camera.name, row, detections)
         self._health.frame()
-        self._snapshots.offer(camera.name, frame, detections)
+        self._outputs.snapshots.offer(camera.name, frame, detections)
+        if (counts := self._tally.in_view.add(camera.name, detections)) is not None:
+            self._outputs.in_view(camera.name, counts)
         return self._governor.pause(time.monotonic())
 
     def update(self, cameras: Sequence[CameraStatus]) -> None:
         self._health.update(cameras)
+        self._outputs.tick(time.monotonic_ns(), [camera.name for camera in cameras if camera.state == "live"])
         now = time.monotonic()
         if self._health.judge_loop(now).alive:
             self._notify.alive()

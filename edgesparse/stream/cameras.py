@@ -78,6 +78,7 @@ class Feed:
         self._period_ns = int(1e9 / settings.rate) if settings.rate else 0
         self.due_ns = 0
         """When the next frame may be taken."""
+        self._resumed_ns = 0
 
     def take(self, now_ns: int) -> Frame | None:
         """Return a new frame, if there is one and `rate` allows it."""
@@ -102,11 +103,17 @@ class Feed:
             detections = self._zones.inside(detections, frame.image.shape[1], frame.image.shape[0])
         return detections if self._tracks is None else self._tracks.follow(detections)
 
-    def update(self) -> None:
-        """Update the status, and let the source detect a stall."""
+    def update(self, paused_ns: int | None = None) -> None:
+        """Update the status, and let the source detect a stall. `paused_ns`: since when the camera is paused."""
         source, status = self.source, self.status
         source.watch()
-        status.state, status.why, status.since_ns = source.state, source.why, source.since_ns
+        if paused_ns is not None:
+            status.state, status.why, status.since_ns = "paused", "paused", paused_ns
+        else:
+            if status.state == "paused":
+                self._resumed_ns = time.monotonic_ns()
+            status.state, status.why = source.state, source.why
+            status.since_ns = max(source.since_ns, self._resumed_ns)
         status.dropped, status.reopened = source.dropped, source.reopened
         status.age_ns = time.monotonic_ns() - source.newest_ns if source.newest_ns else 0
 

@@ -76,6 +76,9 @@ class Loop(Closing):
         self._stop, self._interruptible = stop or threading.Event(), stop is None
         self.feeds = list(feeds)
         """In the recipe's order."""
+        self.paused: dict[str, int] = {}
+        """Cameras from which no frame is taken, by name, and since when, on the monotonic clock. They stay open. May
+        be changed from any thread, and cameras of this name remain paused when they are replaced."""
         self._waiting = list(feeds)
         """The longest-waiting first."""
         self._awake = threading.Event()
@@ -181,7 +184,7 @@ class Loop(Closing):
             return []
         now, taken = time.monotonic_ns(), []
         for feed in self._waiting:
-            if (frame := feed.take(now)) is not None:
+            if feed.settings.name not in self.paused and (frame := feed.take(now)) is not None:
                 taken.append((feed, frame))
                 if len(taken) == most:
                     break
@@ -228,7 +231,7 @@ class Loop(Closing):
             return
         self._updated_ns = now
         for feed in self.feeds:
-            feed.update()
+            feed.update(self.paused.get(feed.settings.name))
         if self._observer is not None:
             self._observer.update([feed.status for feed in self.feeds])
 

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from edgesparse.runtime.detections import Detections
-from edgesparse.service.outputs.base import OutputContext
+from edgesparse.service.outputs.base import OutputContext, Scene
 from edgesparse.service.outputs.events import Event
 from edgesparse.service.settings import ServiceSettings, settings_type
 from edgesparse.service.snapshots import SnapshotSettings
 from edgesparse.stream.frames import Frame
 
 NAMES = ("person", "dog")
+SCENE = Scene(NAMES)
 SECOND = 1_000_000_000
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from samples import NAMES, sample_detections, sample_frame, secret_file, service_settings, wait_until
+from samples import NAMES, SCENE, sample_detections, sample_frame, secret_file, service_settings, wait_until
 
 from edgesparse.errors import ConfigError, SinkError
 from edgesparse.service.outputs.all import Outputs
@@ -33,12 +33,12 @@ def test_json_lines_are_rotated_and_continued_after_a_restart(tmp_path: Path, sn
     file = tmp_path / "frames.jsonl"
     settings = service_settings(jsonl=JsonLinesSettings(file=file, most=1_000_000))
     for run in range(2):
-        outputs = Outputs(settings, NAMES, snapshots)
+        outputs = Outputs(settings, SCENE, snapshots)
         for step in range(3):
             outputs.write(sample_frame(run * 3 + step), sample_detections(0))
         outputs.close()
     assert [json.loads(line)["frame"] for line in file.read_text().splitlines()] == [0, 10, 20, 30, 40, 50]
-    outputs = Outputs(settings, NAMES, snapshots)
+    outputs = Outputs(settings, SCENE, snapshots)
     outputs._open["jsonl"]._handler.maxBytes = 1000  # type: ignore[attr-defined]
     for step in range(10):
         outputs.write(sample_frame(step), sample_detections(0))
@@ -50,7 +50,7 @@ def test_json_lines_are_rotated_and_continued_after_a_restart(tmp_path: Path, sn
 def test_lines_that_cannot_be_written_are_counted_and_leave_a_state(
     snapshots: SnapshotEncoder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    outputs = Outputs(service_settings(jsonl=JsonLinesSettings(file=Path("/dev/full"))), NAMES, snapshots)
+    outputs = Outputs(service_settings(jsonl=JsonLinesSettings(file=Path("/dev/full"))), SCENE, snapshots)
     for _ in range(20):
         outputs.write(sample_frame(), sample_detections(0))
     (state,) = outputs.states()
@@ -71,7 +71,7 @@ def test_outputs_that_cannot_be_opened_are_one_line_and_leave_nothing_open(
     )
     before = threading.active_count()
     with pytest.raises(SinkError, match="cannot write"):
-        Outputs(settings, NAMES, snapshots)
+        Outputs(settings, SCENE, snapshots)
     wait_until(lambda: threading.active_count() <= before)
 
 
@@ -79,9 +79,9 @@ def test_a_refused_change_leaves_the_previous_outputs_open(tmp_path: Path, snaps
     blocked = tmp_path / "file"
     blocked.write_text("")
     before = service_settings(jsonl=JsonLinesSettings(file=tmp_path / "a.jsonl"))
-    outputs = Outputs(before, NAMES, snapshots)
+    outputs = Outputs(before, SCENE, snapshots)
     with pytest.raises(SinkError):
-        outputs.change(service_settings(jsonl=JsonLinesSettings(file=blocked / "b.jsonl")), NAMES)
+        outputs.change(service_settings(jsonl=JsonLinesSettings(file=blocked / "b.jsonl")), SCENE)
     outputs.write(sample_frame(), sample_detections(0))
     assert [state.sent for state in outputs.states()] == [1]
     outputs.close()
@@ -94,15 +94,15 @@ def test_a_rotated_token_reopens_its_output_and_no_other(tmp_path: Path, snapsho
         webhook=WebhookSettings(url="http://127.0.0.1:1/", token_file=token),
         clips=ClipsSettings(folder=tmp_path / "clips"),
     )
-    outputs = Outputs(settings, NAMES, snapshots)
+    outputs = Outputs(settings, SCENE, snapshots)
     first, clips = outputs._open["webhook"], outputs._open["clips"]
-    outputs.change(settings, NAMES)
+    outputs.change(settings, SCENE)
     assert outputs._open["webhook"] is first
     token.write_text("second")
-    outputs.change(settings, NAMES)
+    outputs.change(settings, SCENE)
     assert outputs._open["webhook"]._token == "second"  # type: ignore[attr-defined]
     assert outputs._open["clips"] is clips
-    outputs.change(settings.model_copy(update={"snapshots": SnapshotSettings(fps=5)}), NAMES)
+    outputs.change(settings.model_copy(update={"snapshots": SnapshotSettings(fps=5)}), SCENE)
     assert outputs._open["clips"] is not clips, "its videos have the rate of snapshots"
     outputs.close()
 
@@ -145,7 +145,7 @@ def test_an_output_of_ones_own_is_one_class_and_one_line_in_the_table(
     file.write_text("service: {events: [{name: e}], board: {broker: host, key_file: key}}")
     settings = load_settings(file).service
     assert settings.outputs == {"board": BoardSettings(broker="host", key_file=tmp_path / "key")}
-    outputs = Outputs(settings, NAMES, snapshots)
+    outputs = Outputs(settings, SCENE, snapshots)
     outputs.write(sample_frame(), sample_detections(1))
     board = outputs._open["board"]
     assert isinstance(board, BulletinBoard)
@@ -171,7 +171,7 @@ def test_an_output_that_raises_does_not_reach_the_others(
     monkeypatch.setitem(OUTPUTS, "board", Raising)
     file = tmp_path / "lines.jsonl"
     settings = service_settings(board=BoardSettings(broker="x"), jsonl=JsonLinesSettings(file=file))
-    outputs = Outputs(settings, NAMES, snapshots)
+    outputs = Outputs(settings, SCENE, snapshots)
     for _ in range(3):
         outputs.write(sample_frame(), sample_detections(0))
     assert {state.name: (state.sent, state.failed) for state in outputs.states()} == {"jsonl": (3, 0), "board": (0, 3)}

@@ -5,16 +5,20 @@ from __future__ import annotations
 import logging
 import re
 import socket
-from collections.abc import Iterator, Sequence
+import time
+from collections import Counter, deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 from edgesparse.device import state_folder
 from edgesparse.errors import ConfigError, SinkError
 from edgesparse.runtime.detections import Detections
 from edgesparse.service.credentials import fingerprint
-from edgesparse.service.outputs.base import FrameResult, Output, OutputContext, OutputState
-from edgesparse.service.outputs.events import Event, EventRules
+from edgesparse.service.in_view import InView
+from edgesparse.service.outputs.base import FrameResult, Output, OutputContext, OutputState, Scene
+from edgesparse.service.outputs.events import Event, EventRules, Phase
 from edgesparse.service.outputs.table import OUTPUTS
 from edgesparse.service.settings import ServiceSettings
 from edgesparse.service.snapshots import SnapshotEncoder
@@ -28,53 +32,71 @@ CLOSE_SECONDS = 4.0
 
 
 class Outputs(Sink):
-    """The outputs that the settings name. `write` is called in the frame loop's thread, `change` in one other thread.
+    """The outputs that the settings name. `write` and `tick` are called in the frame loop's thread, `change` in one
+    other thread.
+
     An output that fails never stops the frame loop. Opening them raises ConfigError or SinkError and then leaves
     nothing open.
     """
 
-    def __init__(self, settings: ServiceSettings, names: Sequence[str], snapshots: SnapshotEncoder) -> None:
-        self._snapshots = snapshots
+    def __init__(self, settings: ServiceSettings, scene: Scene, snapshots: SnapshotEncoder) -> None:
+        self.snapshots = snapshots
+        self.paused: dict[str, int] = {}
+        """As in OutputContext."""
+        self.reports: Counter[tuple[str, str, Phase]] = Counter()
+        """Reports of events so far, by camera, event and phase."""
         self._settings = ServiceSettings()
         self._names: Sequence[str] = ()
         self._rules = EventRules((), ())
+        self._retired: deque[EventRules] = deque()
+        """Rules that no longer count, whose events have not ended."""
+        self._announced: deque[Event] = deque()
         self._open: dict[str, Output] = {}
         self._fingerprints: dict[str, tuple[Any, ...]] = {}
         self._error = ""
         try:
-            self.change(settings, names)
+            self.change(settings, scene)
         except BaseException:
             self.close()
             raise
 
-    def change(self, settings: ServiceSettings, names: Sequence[str]) -> None:
-        """Apply new settings, or another engine's class names; outputs that did not change stay open.
+    def change(self, settings: ServiceSettings, scene: Scene) -> None:
+        """Apply new settings, cameras or class names; outputs that did not change stay open.
 
         Raises ConfigError and SinkError; the previous outputs are open again then.
         """
-        rules, previous = EventRules(settings.events, names), self._settings
-        self._rules, self._names = rules, names
+        rules, previous = EventRules(settings.events, scene.names), self._settings
+        self._take(rules, scene.names)
         try:
             self._reopen(settings)
         except (ConfigError, SinkError):
             self._reopen(previous, keep_going=True)
             raise
         self._settings = settings
+        scene = replace(scene, rules=settings.events)
+        for output in self._open.values():
+            output.scene(scene)
 
     def between_engines(self) -> None:
         """Drop class names and rules until `change` is called."""
-        self._rules, self._names = EventRules((), ()), ()
+        self._take(EventRules((), ()), ())
+
+    def _take(self, rules: EventRules, names: Sequence[str]) -> None:
+        self._retired.append(self._rules)
+        self._rules, self._names = rules, names
 
     def _reopen(self, settings: ServiceSettings, keep_going: bool = False) -> None:
-        context = _context(settings)
-        self._snapshots.listeners = ()
+        context = self._context(settings)
+        self.snapshots.listeners, self.snapshots.continuous = (), False
         try:
             for name, kind in OUTPUTS.items():
                 with _logged(name) if keep_going else nullcontext():
                     self._reopen_one(name, kind, settings, context)
         finally:
-            self._snapshots.listeners = tuple(
-                output.snapshot for output in self._open.values() if output.uses_snapshots
+            outputs = self._open.values()
+            self.snapshots.continuous = any(output.uses_snapshots for output in outputs)
+            self.snapshots.listeners = tuple(
+                output.snapshot for output in outputs if output.uses_snapshots or output.snapshots_events
             )
 
     def _reopen_one(self, name: str, kind: type[Output], settings: ServiceSettings, context: OutputContext) -> None:
@@ -99,31 +121,61 @@ class Outputs(Sink):
         return [outputs[name].state for name in OUTPUTS if name in outputs]
 
     def write(self, frame: Frame, detections: Detections) -> None:
-        outputs = tuple(self._open.values())
-        if not outputs:
-            return
         try:
             result = FrameResult(frame, detections, self._names)
             events = self._rules(frame, detections)
         except Exception as error:
-            self._report(error, frame)
+            self._report(error, frame.source)
             return
-        for output in outputs:
-            self._pass(output, result, events)
+        for output in self._open.values():
+            with self._guard(output):
+                output.detections(result)
+        if events:
+            self._send(events)
+            if any(output.snapshots_events for output in self._open.values()):
+                self.snapshots.request(frame.source)
 
-    def _pass(self, output: Output, result: FrameResult, events: Sequence[Event]) -> None:
+    def tick(self, now_ns: int, live: Collection[str]) -> None:
+        """Report what needs no frame: ends of events, and what outputs announced. Due several times per second.
+
+        `now_ns`: on the monotonic clock; `live`: cameras that deliver frames."""
+        while self._retired:
+            self._send(self._retired.popleft().ended(now_ns, ()))
+        self._send(self._rules.ended(now_ns, live))
+        while self._announced:
+            self._send([self._announced.popleft()])
+
+    def _send(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self.reports[event.camera, event.name, event.phase] += 1
+            for output in self._open.values():
+                with self._guard(output):
+                    output.event(event)
+
+    def in_view(self, camera: str, counts: InView) -> None:
+        """Pass on what a camera sees."""
+        for output in self._open.values():
+            with self._guard(output):
+                output.in_view(camera, counts)
+
+    def status(self, status: Mapping[str, Any]) -> None:
+        """Pass on the state of the service."""
+        for output in self._open.values():
+            with self._guard(output):
+                output.status(status)
+
+    @contextmanager
+    def _guard(self, output: Output) -> Iterator[None]:
         try:
-            output.detections(result)
-            for event in events:
-                output.event(event)
+            yield
         except Exception as error:  # re-raised, it would count as a failed inference
             output.state.failed += 1
-            self._report(error, result.frame)
+            self._report(error, output.state.name)
 
-    def _report(self, error: Exception, frame: Frame) -> None:
+    def _report(self, error: Exception, where: str) -> None:
         if repr(error) != self._error:
             self._error = repr(error)
-            log.exception("outputs: %s", frame.source)
+            log.exception("outputs: %s", where)
 
     def free(self) -> None:
         """Release memory that can be rebuilt."""
@@ -131,10 +183,16 @@ class Outputs(Sink):
             output.free()
 
     def close(self) -> None:
-        """Close all of them in parallel, within CLOSE_SECONDS."""
-        self._snapshots.listeners = ()
+        """End all events and close all outputs in parallel, within CLOSE_SECONDS. The frame loop has ended."""
+        self._take(EventRules((), ()), ())
+        self.tick(time.monotonic_ns(), ())
+        self.snapshots.listeners, self.snapshots.continuous = (), False
         outputs, self._open = tuple(self._open.values()), {}
         close_all([output.close for output in outputs], CLOSE_SECONDS)
+
+    def _context(self, settings: ServiceSettings) -> OutputContext:
+        device = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())
+        return OutputContext(state_folder(), device, settings.snapshots, self.paused, self._announced.append)
 
 
 @contextmanager
@@ -143,8 +201,3 @@ def _logged(name: str) -> Iterator[None]:
         yield
     except (ConfigError, SinkError) as error:
         log.error("%s: cannot be opened again: %s", name, error)
-
-
-def _context(settings: ServiceSettings) -> OutputContext:
-    device = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())
-    return OutputContext(state_folder(), device, settings.snapshots)

@@ -6,16 +6,18 @@ A new output is one file in this folder with a settings section and an Output, p
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from edgesparse.camera import Camera, ClassFilter
 from edgesparse.runtime.detections import Detections
-from edgesparse.service.outputs.events import Event
+from edgesparse.service.in_view import InView
+from edgesparse.service.outputs.events import Event, EventRule
 from edgesparse.service.snapshots import Snapshot, SnapshotSettings
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.sinks.json_lines import frame_record
@@ -49,6 +51,20 @@ class OutputContext:
     device: str
     """Host name: letters, digits, dots and hyphens only."""
     snapshots: SnapshotSettings
+    paused: dict[str, int] = field(default_factory=dict)
+    """Cameras that are paused, by name, and since when (monotonic). An output may pause and resume them."""
+    announce: Callable[[Event], None] = lambda event: None
+    """Passes a report of an event to all outputs, from any thread."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What there is to report on: class names, cameras, the classes that all of them count, and event rules."""
+
+    names: Sequence[str] = ()
+    cameras: Sequence[Camera] = ()
+    classes: ClassFilter | None = None
+    rules: Sequence[EventRule] = ()
 
 
 @dataclass
@@ -89,6 +105,8 @@ class Output(ABC):
     settings_type: ClassVar[type[OutputSettings]]
     uses_snapshots: ClassVar[bool] = False
     """Whether snapshots of all cameras are encoded continuously and passed to `snapshot`."""
+    snapshots_events: ClassVar[bool] = False
+    """Whether a snapshot is encoded, and passed to `snapshot`, of the frame of each report of an event."""
 
     state: OutputState
 
@@ -96,11 +114,20 @@ class Output(ABC):
     def __init__(self, settings: Any, context: OutputContext) -> None:
         """Open it with its section of `settings_type`."""
 
+    def scene(self, scene: Scene) -> None:  # noqa: B027 - few outputs depend on it
+        """Take cameras, classes and rules: once before anything else, and whenever they may have changed."""
+
     def detections(self, result: FrameResult) -> None:  # noqa: B027 - an output may want events only
         """Handle one frame's detections."""
 
     def event(self, event: Event) -> None:  # noqa: B027 - an output may want detections only
         """Handle one event."""
+
+    def in_view(self, camera: str, counts: InView) -> None:  # noqa: B027 - few outputs want them
+        """Take what a camera sees, whenever that has changed: more of something at once, less within a second."""
+
+    def status(self, status: Mapping[str, Any]) -> None:  # noqa: B027 - few outputs want it
+        """Take the state of the service, as in status.json, once per second."""
 
     def snapshot(self, camera: str, snapshot: Snapshot) -> None:  # noqa: B027 - few outputs want them
         """Handle one encoded snapshot, in the encoder's thread."""

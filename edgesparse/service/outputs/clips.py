@@ -1,4 +1,4 @@
-"""A short video around each event, encoded from a ring of snapshots; bounded in number and in bytes."""
+"""A short video around each event, with a JPEG of the event itself; bounded in number and in bytes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,13 @@ class _Ring:
     def __init__(self) -> None:
         self.snapshots: deque[Snapshot] = deque()
         self.name = ""
+        self.events: dict[str, Event] = {}
+        """The events in the clip by id, each as it was reported first."""
         self.begin_ns = self.end_ns = 0
+
+
+_Collected = tuple[str, Sequence[Snapshot], Sequence[Event]]
+"""The name of a clip, its snapshots, and the events in it."""
 
 
 class Clips(Output):
@@ -84,16 +90,20 @@ class Clips(Output):
         self._before_ns, self._after_ns = int(settings.before * 1e9), int(settings.after * 1e9)
         self._rings: dict[str, _Ring] = {}
         self._lock = threading.Lock()
-        self._ready: queue.Queue[tuple[str, Sequence[Snapshot]] | None] = queue.Queue(MAX_WAITING)
+        self._announce = context.announce
+        self._ready: queue.Queue[_Collected | None] = queue.Queue(MAX_WAITING)
         self._thread = Supervised("clips", self._run)
 
     def event(self, event: Event) -> None:
         """Start a clip, or extend the one being collected."""
+        if not event.detected:
+            return
         with self._lock:
             ring = self._rings.setdefault(event.camera, _Ring())
             if not ring.name:
                 ring.name = f"{_timestamp(event.time_ns)}_{event.camera}_{event.name}"
                 ring.begin_ns = event.time_ns - self._before_ns
+            ring.events.setdefault(event.id, event)
             ring.end_ns = min(event.time_ns + self._after_ns, ring.begin_ns + int(MAX_SECONDS * 1e9))
 
     def snapshot(self, camera: str, snapshot: Snapshot) -> None:
@@ -113,9 +123,9 @@ class Clips(Output):
     def _finish(self, ring: _Ring) -> None:
         """Pass the collected clip to the writing thread."""
         snapshots = [snapshot for snapshot in ring.snapshots if ring.begin_ns <= snapshot.time_ns <= ring.end_ns]
-        name, ring.name = ring.name, ""
+        name, events, ring.name, ring.events = ring.name, list(ring.events.values()), "", {}
         try:
-            self._ready.put_nowait((name, snapshots))
+            self._ready.put_nowait((name, snapshots, events))
             self.state.waiting = self._ready.qsize()
         except queue.Full:
             self.state.dropped += 1
@@ -136,9 +146,14 @@ class Clips(Output):
 
     def _run(self) -> None:
         while (clip := self._ready.get()) is not None:
-            name, snapshots = clip
+            name, snapshots, events = clip
             try:
-                self._write(self.folder / f"{self._make_room():06d}_{name}{browser_suffix()}", snapshots)
+                path = self.folder / f"{self._make_room():06d}_{name}{browser_suffix()}"
+                self._write(path, snapshots)
+                still = self._write_still(path, snapshots, events[0].time_ns)
+                for event in events:
+                    values = {"clip": str(path), "snapshot": str(still)}
+                    self._announce(event.follow("clip", event.time_ns, time=event.record.get("time"), **values))
                 self.state.sent += 1
                 self.state.state = ""
             except Exception as error:  # the thread must survive whatever a disk or an encoder raises
@@ -151,7 +166,7 @@ class Clips(Output):
         """Remove the oldest clips beyond the limits. Returns the next clip's number; raises SinkError on a full
         disk."""
         clips = sorted(
-            (_number(path.name), path.name, path.stat().st_size, path)
+            (_number(path.name), path.name, path.stat().st_size + _size(path.with_suffix(".jpg")), path)
             for path in self.folder.iterdir()
             if _NAME.fullmatch(path.name) and path.is_file()
         )
@@ -160,6 +175,7 @@ class Clips(Output):
             if count < self._settings.most and size < self._settings.disk:
                 break
             path.unlink(missing_ok=True)
+            path.with_suffix(".jpg").unlink(missing_ok=True)
             size, count = size - clip_bytes, count - 1
         if shutil.disk_usage(self.folder).free < SPARE_BYTES:
             raise SinkError(f"less than {SPARE_BYTES >> 20} MB are free")
@@ -175,12 +191,24 @@ class Clips(Output):
         finally:
             part.unlink(missing_ok=True)
 
+    def _write_still(self, clip: Path, snapshots: Sequence[Snapshot], time_ns: int) -> Path:
+        """Write the snapshot that is nearest to that time beside the clip."""
+        path = clip.with_suffix(".jpg")
+        part = path.with_name(f".{path.name}.part")
+        part.write_bytes(min(snapshots, key=lambda snapshot: abs(snapshot.time_ns - time_ns)).jpeg)
+        part.replace(path)
+        return path
+
     def _encode(self, part: Path, snapshots: Sequence[Snapshot]) -> None:
         """Write the snapshots at the pace they were taken at."""
         fit = Fit(part)
         with closing(Recorder(part, self._fps)) as recorder:
             for snapshot in snapshots:
                 recorder.add(fit(_decoded(snapshot)), snapshot.time_ns - snapshots[0].time_ns)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _number(name: str) -> int:

@@ -1,10 +1,15 @@
-"""Rules that turn detections into events: `service.events`, evaluated frame by frame."""
+"""Rules that turn detections into events: `service.events`, evaluated frame by frame.
+
+An event has an id and a life cycle. It starts when a rule matches, is updated while it goes on matching, and ends when
+it no longer does or when its camera delivers no frames.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated
+import secrets
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +18,7 @@ from pydantic import Field
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import class_index
 from edgesparse.stream.frames import Frame
-from edgesparse.stream.sinks.json_lines import frame_record
+from edgesparse.stream.sinks.json_lines import frame_record, wall_time
 from edgesparse.values import Section, Unit
 
 MOST_RULES = 100
@@ -40,18 +45,37 @@ class EventRule(Section):
     frames: Annotated[int, Field(ge=1, le=1000)] = 1
     """Consecutive frames needed."""
     pause: Annotated[float, Field(ge=0, le=3600)] = 10.0
-    """Seconds after an event during which this rule reports no other from the same camera."""
+    """Seconds after a report of this rule in which the same camera starts or updates no event of it."""
+    gone: Annotated[float, Field(ge=0, le=3600)] = 2.0
+    """Seconds without a match after which the event ends."""
+
+
+Phase = Literal["start", "update", "end", "clip"]
+"""`clip`: a clip of the event was written."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """`time_ns` is the frame's, on the monotonic clock. `record` is the frame's JSON object with only the detections
-    that matched, and the event's name."""
+    """A report of an event. `time_ns` is the frame's, on the monotonic clock. `id` is the same in all reports of an
+    event. `record` has the event's name, id and phase, and the frame's JSON object with only the detections that
+    matched; at the end, when the event started and was last seen."""
 
     name: str
     camera: str
     time_ns: int
     record: dict[str, object]
+    id: str = ""
+    phase: Phase = "start"
+
+    @property
+    def detected(self) -> bool:
+        """Whether the report comes with a frame."""
+        return self.phase in ("start", "update")
+
+    def follow(self, phase: Phase, time_ns: int, **values: object) -> Event:
+        """Return a later report of the same event."""
+        record = {"event": self.name, "id": self.id, "type": phase, "camera": self.camera, **values}
+        return Event(self.name, self.camera, time_ns, record, self.id, phase)
 
 
 class EventRules:
@@ -64,9 +88,26 @@ class EventRules:
         """Return the events of this frame. Called from one thread."""
         return [event for rule in self._rules if (event := rule(frame, detections)) is not None]
 
+    def ended(self, now_ns: int, live: Collection[str]) -> list[Event]:
+        """Return the ends of events that no longer match, or whose camera is not among the `live` ones."""
+        return [event for rule in self._rules for event in rule.ended(now_ns, live)]
+
+
+@dataclass
+class _Run:
+    """One camera's matches of a rule."""
+
+    consecutive: int = 0
+    """Frames in a row that match."""
+    pause_until: int = 0
+    seen_ns: int = 0
+    """When it last matched."""
+    begun: Event | None = field(default=None)
+    """The start of the event that has not ended."""
+
 
 class _Evaluator:
-    """One rule, with each camera's number of consecutive matching frames and the end of its pause."""
+    """One rule, with each camera's run of matching frames."""
 
     def __init__(self, rule: EventRule, names: Sequence[str]) -> None:
         self._rule, self._names = rule, names
@@ -74,8 +115,7 @@ class _Evaluator:
         self._classes: NDArray[np.int64] | None = None
         if rule.classes is not None:
             self._classes = np.array([class_index(name, names, where) for name in rule.classes], np.int64)
-        self._consecutive: dict[str, int] = {}
-        self._pause_until: dict[str, int] = {}
+        self._runs: dict[str, _Run] = {}
 
     def __call__(self, frame: Frame, detections: Detections) -> Event | None:
         rule, camera = self._rule, frame.source
@@ -83,12 +123,33 @@ class _Evaluator:
             return None
         match = self._match(detections)
         enough = int(match.sum()) >= rule.count
-        frames = self._consecutive[camera] = self._consecutive.get(camera, 0) + 1 if enough else 0
-        if frames < rule.frames or frame.time_ns < self._pause_until.get(camera, 0):
+        run = self._runs.setdefault(camera, _Run())
+        run.consecutive = run.consecutive + 1 if enough else 0
+        if enough:
+            run.seen_ns = frame.time_ns
+        if run.consecutive < rule.frames or frame.time_ns < run.pause_until:
             return None
-        self._pause_until[camera] = frame.time_ns + int(rule.pause * 1e9)
+        run.pause_until = frame.time_ns + int(rule.pause * 1e9)
         matched = frame_record(frame, detections[match], self._names)
-        return Event(rule.name, camera, frame.time_ns, {"event": rule.name, **matched})
+        if run.begun is not None:
+            return run.begun.follow("update", frame.time_ns, **matched)
+        begun = Event(rule.name, camera, frame.time_ns, {}, secrets.token_hex(8))
+        run.begun = begun.follow("start", frame.time_ns, **matched)
+        return run.begun
+
+    def ended(self, now_ns: int, live: Collection[str]) -> Iterator[Event]:
+        for camera, run in self._runs.items():
+            gone = run.consecutive == 0 and now_ns - run.seen_ns >= self._rule.gone * 1e9
+            if run.begun is None or not (gone or camera not in live):
+                continue
+            begun, run.begun, run.consecutive = run.begun, None, 0
+            yield begun.follow(
+                "end",
+                run.seen_ns,
+                time=wall_time(run.seen_ns),
+                start_time=begun.record["time"],
+                seconds=round((run.seen_ns - begun.time_ns) / 1e9, 3),
+            )
 
     def _match(self, detections: Detections) -> NDArray[np.bool_]:
         rule = self._rule

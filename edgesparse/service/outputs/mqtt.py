@@ -1,7 +1,9 @@
-"""Detections and events to an MQTT broker: at least once, in order, kept on disk while it is away.
+"""Detections and events to an MQTT broker: at least once, in order, kept on disk while it is away. And the state of
+cameras and detector, retained, of which only the newest counts.
 
 While the broker answers, a message is in memory until it is acknowledged. When the broker goes away, messages that were
-not acknowledged, and all that follow, go to the spool. They are sent from there before anything newer.
+not acknowledged, and all that follow, go to the spool. They are sent from there before anything newer. The state is
+sent anew over each connection.
 """
 
 from __future__ import annotations
@@ -13,24 +15,24 @@ import sqlite3
 import ssl
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
-from pydantic import AfterValidator, Field
 
-from edgesparse.deadline import Deadline, watched
-from edgesparse.errors import ConfigError
-from edgesparse.service.credentials import read_secret
+from edgesparse.deadline import Deadline
+from edgesparse.service.in_view import InView
 from edgesparse.service.outputs.backlog import Backlog
-from edgesparse.service.outputs.base import FrameResult, Output, OutputContext, OutputSettings, OutputState
+from edgesparse.service.outputs.base import FrameResult, Output, OutputContext, OutputState, Scene
 from edgesparse.service.outputs.events import Event
+from edgesparse.service.outputs.mqtt_settings import MqttSettings
+from edgesparse.service.outputs.mqtt_topics import Topics
+from edgesparse.service.outputs.retained import Retained
 from edgesparse.service.outputs.spool import Message
+from edgesparse.service.snapshots import Snapshot
 from edgesparse.service.supervised import Supervised
-from edgesparse.values import Host, Memory
-from edgesparse.wording import nearest_file
 
 log = logging.getLogger("edgesparse.service")
 
@@ -42,61 +44,22 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 CONNECT_SECONDS, ANSWER_SECONDS, FLUSH_SECONDS = 4.0, 10.0, 1.5
 
 
-def _topic(topic: str) -> str:
-    if not topic or set(topic) & set("+#\0") or topic.startswith(("/", "$")) or topic.endswith("/"):
-        raise ValueError("a topic without +, #, and a slash or $ at its ends")
-    return topic
-
-
-class MqttSettings(OutputSettings):
-    """Detections and events to a broker: at least once, in order, kept on disk while it is away."""
-
-    host: Host  # host of the broker
-    port: Annotated[int, Field(ge=1, le=65535)] = 1883  # port of the broker
-    topic: Annotated[str, AfterValidator(_topic)] = "edgesparse"  # what all topics begin with
-    username: str | None = None  # user at the broker; default: none
-    password_file: Path | None = None  # holds the user's password
-    tls: bool = False  # whether the connection is encrypted
-    ca_file: Path | None = None
-    """Certificates that the broker's is verified with; default: the system's."""
-    client_id: Annotated[str, Field(min_length=1, max_length=64)] | None = None  # default: edgesparse-DEVICE
-    empty: bool = False
-    """Also send frames without detections."""
-    spool: Memory = 64_000_000
-    """Most bytes on disk; beyond that the oldest messages are dropped and counted."""
-
-    def check(self, key: str) -> None:
-        self.password(key)
-        self.tls_context(key)
-
-    def password(self, key: str) -> str | None:
-        """Return the password, or None if there is none. Raises ConfigError."""
-        return read_secret(self.password_file, f"{key}.password_file") if self.password_file else None
-
-    def tls_context(self, key: str) -> ssl.SSLContext | None:
-        """Return the TLS context, or None without TLS. Raises ConfigError."""
-        if self.ca_file is not None and not self.ca_file.is_file():
-            raise ConfigError(f"{key}.ca_file: no file {self.ca_file}{nearest_file(self.ca_file)}")
-        if not self.tls:
-            return None
-        try:
-            return watched(ssl.create_default_context(cafile=str(self.ca_file) if self.ca_file else None))
-        except (OSError, ValueError):
-            raise ConfigError(f"{key}.ca_file: {self.ca_file} holds no certificates in PEM format") from None
-
-
 class Mqtt(Output):
     """Raises ConfigError for unusable credentials, SinkError if the spool is not writable."""
 
     settings_type = MqttSettings
+    snapshots_events = True
 
     def __init__(self, settings: MqttSettings, context: OutputContext) -> None:
         self.state = OutputState("mqtt", state="connecting")
-        self._settings, self._device = settings, context.device
+        self._settings = settings
         self._password = settings.password("service.mqtt")
         self._tls = settings.tls_context("service.mqtt")
         self._backlog = Backlog(context.folder / "spool" / "mqtt.sqlite", settings.spool, settings.topic)
         self._spool = self._backlog.spool
+        self._client_id = settings.client_id or f"edgesparse-{context.device}"
+        self._retained = Retained(self._nudge)
+        self._topics = Topics(settings, self._client_id, self._retained, context.paused)
         self._in_flight: dict[int, Message] = {}  # sent but not acknowledged, by paho's message id, in order
         self._sent = 0  # number of the last message that was sent over this connection
         self._leave = self._ended = False
@@ -111,8 +74,23 @@ class Mqtt(Output):
         if self._settings.empty or len(result.detections):
             self.put(f"{result.frame.source}/detections", result.record)
 
+        self._topics.detections(result)
+
     def event(self, event: Event) -> None:
         self.put(f"{event.camera}/events", event.record)
+
+    def scene(self, scene: Scene) -> None:
+        self._topics.take(scene)
+
+    def in_view(self, camera: str, counts: InView) -> None:
+        self._topics.in_view(camera, counts)
+
+    def status(self, status: Mapping[str, Any]) -> None:
+        self._topics.status(status)
+
+    def snapshot(self, camera: str, snapshot: Snapshot) -> None:
+        if snapshot.requested and self._settings.snapshots:
+            self._topics.snapshot(camera, snapshot)
 
     def put(self, topic: str, record: dict[str, Any]) -> None:
         """Queue `record` as JSON for TOPIC/`topic`."""
@@ -181,7 +159,7 @@ class Mqtt(Output):
 
     def _client(self) -> paho.Client:
         settings = self._settings
-        client = paho.Client(CallbackAPIVersion.VERSION2, settings.client_id or f"edgesparse-{self._device}")
+        client = paho.Client(CallbackAPIVersion.VERSION2, self._client_id)
         client.connect_timeout = CONNECT_SECONDS
         client.max_inflight_messages_set(WINDOW)
         if settings.username is not None:
@@ -191,6 +169,7 @@ class Mqtt(Output):
         client.will_set(f"{settings.topic}/status", "offline", qos=1, retain=True)
         client.on_connect = self._answered
         client.on_publish = self._acknowledged
+        client.on_message = self._commanded
         return client
 
     def _answered(self, client: paho.Client, data: Any, flags: Any, reason: Any, properties: Any) -> None:
@@ -201,6 +180,14 @@ class Mqtt(Output):
         self.state.state = "connected"
         log.info("mqtt: connected to %s", self._settings.host)
         client.publish(f"{self._settings.topic}/status", "online", qos=1, retain=True)
+        client.subscribe(self._topics.commands, qos=1)
+        self._retained.renew()
+
+    def _commanded(self, client: paho.Client, data: Any, message: paho.MQTTMessage) -> None:
+        try:
+            self._topics.command(message.topic, bytes(message.payload))
+        except ValueError as error:
+            log.warning("mqtt: %s: %s", message.topic, error)
 
     def _acknowledged(self, client: paho.Client, data: Any, number: int, reason: Any, properties: Any) -> None:
         message = self._in_flight.pop(number, None)
@@ -251,7 +238,7 @@ class Mqtt(Output):
                 return
             if self._leave:
                 until = min(until, time.monotonic() + FLUSH_SECONDS)
-                if self.state.state != "connected" or not (self._in_flight or len(self._backlog)):
+                if self.state.state != "connected" or not (self._in_flight or len(self._backlog) or self._retained):
                     break
         if self._leave and self.state.state == "connected":
             client.publish(f"{self._settings.topic}/status", "offline", qos=0, retain=True)
@@ -272,6 +259,8 @@ class Mqtt(Output):
     def _send(self, client: paho.Client) -> None:
         self._spool.remove(self._delivered)
         self._delivered.clear()
+        for topic, payload in self._retained.take():
+            client.publish(topic, payload, qos=1, retain=True)
         room = WINDOW - len(self._in_flight)
         kept = self._spool.after(self._sent, room) if self._spool.count and room else ()
         for message in kept:

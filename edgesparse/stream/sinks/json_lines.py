@@ -71,17 +71,16 @@ class JsonLines(Sink):
 
 
 def frame_record(frame: Frame, detections: Detections, names: Sequence[str]) -> dict[str, object]:
-    """Return a frame and its detections as JSON-compatible values. `time` is the wall-clock time of capture (UTC),
-    `video_time` the seconds from the start of a video file, `box` x1 y1 x2 y2 in pixels.
-    """
-    wall_ns = time.time_ns() - time.monotonic_ns() + frame.time_ns
-    stamp = datetime.fromtimestamp(wall_ns / 1e9, timezone.utc)
+    """A frame and its detections as JSON-compatible values.
+
+    `time` is the wall clock's time of the capture (UTC), `video_time` the seconds from the start of a video file,
+    `box` x1 y1 x2 y2 in pixels."""
     height, width = frame.image.shape[:2]
     return {
         **({"camera": frame.source} if frame.source else {}),
         "source": frame.name,
         "frame": frame.index,
-        "time": stamp.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "time": wall_time(frame.time_ns),
         **({} if frame.position_ns is None else {"video_time": round(frame.position_ns / 1e9, 3)}),
         "monotonic_ns": frame.time_ns,
         "width": width,
@@ -99,6 +98,13 @@ def frame_record(frame: Frame, detections: Detections, names: Sequence[str]) -> 
             )
         ],
     }
+
+
+def wall_time(time_ns: int) -> str:
+    """The wall clock's time (UTC, ISO 8601, milliseconds) of a monotonic one."""
+    wall_ns = time.time_ns() - time.monotonic_ns() + time_ns
+    stamp = datetime.fromtimestamp(wall_ns / 1e9, timezone.utc)
+    return stamp.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _zones_and_track(detections: Detections, number: int) -> dict[str, object]:

@@ -10,10 +10,9 @@ from typing import Literal
 from edgesparse.closing import Closing
 from edgesparse.stream.frames import Allocator, Frame
 
-State = Literal["live", "opening", "waiting", "away"]
-"""`opening`: not connected yet; `waiting`: connected, waiting for a key frame; `live`: frames arrive; `away`: none
-arrive, and the source is reopened until they do.
-"""
+State = Literal["live", "opening", "waiting", "away", "paused"]
+"""`opening`: not connected yet; `waiting`: connected, waiting for a key frame; `live`: frames arrive; `away`: they do
+not, and the source is opened again until they do; `paused`: a camera of the loop from which no frame is taken."""
 
 
 class Source(Closing):
