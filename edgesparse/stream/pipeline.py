@@ -230,10 +230,13 @@ class Loop(Closing):
         if now - self._updated_ns < UPDATE_NS:
             return
         self._updated_ns = now
-        for feed in self.feeds:
-            feed.update(self.paused.get(feed.settings.name))
+        self._update_feeds()
         if self._observer is not None:
             self._observer.update([feed.status for feed in self.feeds])
+
+    def _update_feeds(self) -> None:
+        for feed in self.feeds:
+            feed.update(self.paused.get(feed.settings.name))
 
     def rates(self) -> dict[str, float]:
         """Nominal frames per second of each camera; 0 if not known (yet)."""
@@ -272,8 +275,7 @@ class Loop(Closing):
         change.done.set()
 
     def _summary(self, ended: str) -> Summary:
-        for feed in self.feeds:
-            feed.update()
+        self._update_feeds()
         statuses, live = [feed.status for feed in self.feeds], any(feed.source.live for feed in self.feeds)
         cameras = [CameraCounts(s.name, s.frames, s.dropped, s.reopened) for s in statuses]
         summary = self._record.summary(cameras, live, ended, self._detector.notice)

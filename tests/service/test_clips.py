@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from samples import SECOND, output_context, sample_event, sample_frame, wait_until
 
 from edgesparse.service.outputs.clips import Clips, ClipsSettings
+from edgesparse.service.outputs.events import Event
 from edgesparse.service.snapshots import Snapshot
 from edgesparse.stream.recording.h264 import h264_here
 from edgesparse.stream.sinks import recorder
@@ -39,16 +41,27 @@ def record_clips(clips: Clips, *starts: float) -> None:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    """Files but for the still of each clip."""
+    files = sorted(path.name for path in folder.iterdir())
+    stills = [name for name in files if name.endswith(".jpg")]
+    videos = [name for name in files if name not in stills]
+    assert {name[:-4] for name in stills} <= {name.rpartition(".")[0] for name in videos}
+    return videos
 
 
 def test_a_clip_covers_the_time_before_and_after_its_event(tmp_path: Path) -> None:
-    clips = open_clips(tmp_path)
+    announced: list[Event] = []
+    context = replace(output_context(tmp_path), announce=announced.append)
+    clips = Clips(ClipsSettings(before=1, after=1, folder=tmp_path), context)
     feed(clips, 0, 5)
     clips.event(sample_event(5))
     feed(clips, 5, 3)
     wait_until(lambda: clips.state.sent == 1)
-    (path,) = tmp_path.iterdir()
+    (path,) = (tmp_path / name for name in names(tmp_path))
+    (event,) = announced
+    still = path.with_suffix(".jpg")
+    assert (event.phase, event.record["clip"], event.record["snapshot"]) == ("clip", str(path), str(still))
+    assert still.read_bytes() == JPEG
     suffix = ".mp4" if h264_here()[0] else ".webm"
     assert path.name.startswith("000001_") and path.name.endswith(f"Z_door_person{suffix}")
     assert (b"avc1" if suffix == ".mp4" else b"V_VP8") in path.read_bytes(), "browsers play it"

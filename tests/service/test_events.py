@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from samples import NAMES, sample_detections, sample_frame
+from samples import NAMES, SECOND, sample_detections, sample_frame
 
 from edgesparse.errors import ConfigError
 from edgesparse.service.outputs.events import EventRule, EventRules
@@ -39,3 +39,29 @@ def test_a_rule_in_a_zone_reports_only_what_matched() -> None:
 def test_a_rule_with_an_unknown_class_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"service.events: x: classes: no class 'persn': did you mean 'person'\?"):
         EventRules([EventRule(name="x", classes=("persn",))], NAMES)
+
+
+def test_an_event_starts_is_updated_and_ends_under_one_id() -> None:
+    rules = EventRules([EventRule(name="person", classes=("person",), pause=3, gone=2)], NAMES)
+    (start,) = rules(sample_frame(10), sample_detections(0))
+    assert (start.phase, start.record["type"], start.record["id"]) == ("start", "start", start.id) and start.id
+    assert rules(sample_frame(12), sample_detections(0)) == []
+    (update,) = rules(sample_frame(13), sample_detections(0))
+    assert (update.phase, update.id) == ("update", start.id) and update.record["detections"]
+    assert rules.ended(14 * SECOND, ["door"]) == [], "it still matches"
+    assert rules.ended(19 * SECOND, ["door"]) == [], "no frame has shown that it is gone"
+    rules(sample_frame(14), sample_detections(1))
+    assert rules.ended(14 * SECOND, ["door"]) == [], "not long enough"
+    (end,) = rules.ended(15 * SECOND, ["door"])
+    assert (end.phase, end.id, end.record["seconds"]) == ("end", start.id, 3.0)
+    assert end.record["start_time"] == start.record["time"] and end.record["time"] == update.record["time"]
+    assert rules.ended(99 * SECOND, ["door"]) == []
+    (again,) = rules(sample_frame(20), sample_detections(0))
+    assert again.phase == "start" and again.id != start.id
+
+
+def test_an_event_ends_when_its_camera_is_lost() -> None:
+    rules = EventRules([EventRule(name="person")], NAMES)
+    (start,) = rules(sample_frame(10), sample_detections(0))
+    (end,) = rules.ended(10 * SECOND, ["yard"])
+    assert (end.id, end.camera, end.phase) == (start.id, "door", "end")

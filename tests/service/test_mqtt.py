@@ -17,7 +17,8 @@ from browser import free_port
 from samples import output_context, wait_until
 
 from edgesparse.errors import ConfigError
-from edgesparse.service.outputs.mqtt import Mqtt, MqttSettings
+from edgesparse.service.outputs.mqtt import Mqtt
+from edgesparse.service.outputs.mqtt_settings import MqttSettings
 
 pytestmark = [
     pytest.mark.mosquitto,
@@ -137,7 +138,8 @@ def test_a_killed_process_loses_nothing_that_was_on_disk(
     broker.off()
     program = (
         "import sys, time; from pathlib import Path; from edgesparse.service.outputs.base import OutputContext\n"
-        "from edgesparse.service.outputs.mqtt import Mqtt, MqttSettings\n"
+        "from edgesparse.service.outputs.mqtt import Mqtt\n"
+        "from edgesparse.service.outputs.mqtt_settings import MqttSettings\n"
         "from edgesparse.service.snapshots import SnapshotSettings\n"
         "context = OutputContext(Path(sys.argv[2]), 'test', SnapshotSettings())\n"
         "mqtt = Mqtt(MqttSettings(host='127.0.0.1', port=int(sys.argv[1])), context)\n"

@@ -10,7 +10,7 @@ from samples import secret_file
 
 from edgesparse.errors import ConfigError
 from edgesparse.service.credentials import MAX_SECRET_BYTES, fingerprint, read_secret
-from edgesparse.service.outputs.mqtt import MqttSettings
+from edgesparse.service.outputs.mqtt_settings import MqttSettings
 from edgesparse.service.settings import WebSettings
 
 

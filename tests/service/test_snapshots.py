@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from samples import NAMES, SECOND, sample_detections, sample_frame, wait_until
 
-from edgesparse.service.snapshots import SnapshotEncoder, SnapshotSettings
+from edgesparse.service.snapshots import Snapshot, SnapshotEncoder, SnapshotSettings
 
 
 @pytest.fixture
@@ -85,3 +85,14 @@ def test_viewing_allocates_nothing_in_the_frame_loop() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert snapshots._buffers["door"].fresh and peak < 20_000
+
+
+def test_a_requested_snapshot_is_encoded_once_though_nobody_views(snapshots: SnapshotEncoder) -> None:
+    taken: list[Snapshot] = []
+    snapshots.listeners = (lambda camera, snapshot: taken.append(snapshot),)
+    snapshots.request("door")
+    wait_until(lambda: snapshots.offer("door", sample_frame(1), sample_detections(0)) or taken)
+    for step in range(2, 12):
+        snapshots.offer("door", sample_frame(step), sample_detections(0))
+    time.sleep(0.05)
+    assert [(snapshot.requested, snapshot.detections) for snapshot in taken] == [(True, 1)]

@@ -286,3 +286,23 @@ def until(condition: object) -> None:
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < end, "waited twenty seconds"
         time.sleep(0.01)
+
+
+def test_a_paused_camera_stays_open_and_others_continue(detector: Detector) -> None:
+    observer, sources = Recorder(), {name: Steady(fps=1e9) for name in "ab"}
+    loop = Loop([feed(detector, source, name) for name, source in sources.items()], detector, observer=observer)
+    loop.run(limit=10)
+    loop.paused["a"] = time.monotonic_ns()
+    observer.frames.clear()
+    loop._updated_ns = 0
+    loop.run(limit=20)
+    assert {name for name, _, _ in observer.frames} == {"b"}
+    status = observer.updates[-1][1][0]
+    assert (status.state, status.since_ns, sources["a"].closed) == ("paused", loop.paused["a"], 0)
+    resumed = time.monotonic_ns()
+    loop.paused.clear()
+    loop._updated_ns = 0
+    loop.run(limit=10)
+    assert {name for name, _, _ in observer.frames[-10:]} == {"a", "b"}
+    status = observer.updates[-1][1][0]
+    assert status.state == "live" and status.since_ns >= resumed, "so that no result is expected from before"
