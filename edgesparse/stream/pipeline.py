@@ -77,8 +77,7 @@ class Loop(Closing):
         self.feeds = list(feeds)
         """In the recipe's order."""
         self.paused: dict[str, int] = {}
-        """Cameras from which no frame is taken, by name, and since when, on the monotonic clock. They stay open. May
-        be changed from any thread, and cameras of this name remain paused when they are replaced."""
+        """Cameras from which no frame is taken, by name, and since when (monotonic). May be changed from any thread."""
         self._waiting = list(feeds)
         """The longest-waiting first."""
         self._awake = threading.Event()

@@ -24,7 +24,6 @@ async def standard_input() -> asyncio.StreamReader:
 
 async def start(folder: str, port: int) -> core.HomeAssistant:
     hass = core.HomeAssistant(folder)
-    hass.config.skip_pip = True
     loader.async_setup(hass)
     hass.config_entries = config_entries.ConfigEntries(hass, {})
     await bootstrap.async_load_base_functionality(hass)
@@ -40,7 +39,7 @@ async def start(folder: str, port: int) -> core.HomeAssistant:
         options={},
         source="user",
         unique_id=None,
-        discovery_keys={},  # type: ignore[arg-type]
+        discovery_keys={},
     )
     await hass.config_entries.async_add(entry)
     return hass

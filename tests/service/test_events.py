@@ -42,7 +42,7 @@ def test_a_rule_with_an_unknown_class_is_refused() -> None:
 
 
 def test_an_event_starts_is_updated_and_ends_under_one_id() -> None:
-    rules = EventRules([EventRule(name="person", classes=("person",), pause=3, gone=2)], NAMES)
+    rules = EventRules([EventRule(name="person", classes=("person",), pause=3, end_after=2)], NAMES)
     (start,) = rules(sample_frame(10), sample_detections(0))
     assert (start.phase, start.record["type"], start.record["id"]) == ("start", "start", start.id) and start.id
     assert rules(sample_frame(12), sample_detections(0)) == []

@@ -33,7 +33,7 @@ pytestmark = [
 ]
 GATE: Any = ((0, 0), (1, 0), (1, 1), (0, 1))
 DOOR = Camera(name="door", source="demo", zones={"gate": GATE})
-RULE = EventRule(name="person-at-gate", classes=("person",), zones=("gate",), gone=0)
+RULE = EventRule(name="person-at-gate", classes=("person",), zones=("gate",), end_after=0)
 JPEG = b"\xff\xd8 a JPEG"
 
 

@@ -46,7 +46,7 @@ class EventRule(Section):
     """Consecutive frames needed."""
     pause: Annotated[float, Field(ge=0, le=3600)] = 10.0
     """Seconds after a report of this rule in which the same camera starts or updates no event of it."""
-    gone: Annotated[float, Field(ge=0, le=3600)] = 2.0
+    end_after: Annotated[float, Field(ge=0, le=3600)] = 2.0
     """Seconds without a match after which the event ends."""
 
 
@@ -139,8 +139,8 @@ class _Evaluator:
 
     def ended(self, now_ns: int, live: Collection[str]) -> Iterator[Event]:
         for camera, run in self._runs.items():
-            gone = run.consecutive == 0 and now_ns - run.seen_ns >= self._rule.gone * 1e9
-            if run.begun is None or not (gone or camera not in live):
+            over = run.consecutive == 0 and now_ns - run.seen_ns >= self._rule.end_after * 1e9
+            if run.begun is None or not (over or camera not in live):
                 continue
             begun, run.begun, run.consecutive = run.begun, None, 0
             yield begun.follow(

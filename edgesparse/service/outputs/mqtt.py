@@ -3,7 +3,7 @@ cameras and detector, retained, of which only the newest counts.
 
 While the broker answers, a message is in memory until it is acknowledged. When the broker goes away, messages that were
 not acknowledged, and all that follow, go to the spool. They are sent from there before anything newer. The state is
-sent anew over each connection.
+sent again over each connection.
 """
 
 from __future__ import annotations

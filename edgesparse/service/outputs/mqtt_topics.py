@@ -53,10 +53,10 @@ class Topics:
         return f"{self._topic}/+/detect/set"
 
     def take(self, scene: Scene) -> None:
-        """Take cameras, classes and rules; what belongs to a camera that is gone is removed."""
-        gone = {camera.name for camera in self._scene.cameras} - {camera.name for camera in scene.cameras}
+        """Take cameras, classes and rules; the topics of a camera that no longer exists are emptied."""
+        removed = {camera.name for camera in self._scene.cameras} - {camera.name for camera in scene.cameras}
         self._scene = scene
-        for name in gone:
+        for name in removed:
             self._seen.pop(name, None)
             for topic in self._retained.topics(f"{self._topic}/{name}"):
                 self._retained.put(topic, b"")
