@@ -143,7 +143,7 @@ def _drop_unused_domains(path: Path) -> None:
 def find_head(recipe: Recipe, info: models.ModelInfo, runner: Runner, layout: Layout) -> str:
     """Return the recipe's head if it fits the outputs; with `auto`, the head they match. Raises ModelError."""
     if recipe.head == "auto":
-        return choose(layout, info.metadata, _sample(runner))
+        return choose(layout, info.metadata, sample_of(runner))
     head = absolute_head(recipe.head)
     check(head, layout)
     return head
@@ -157,7 +157,7 @@ def specify(recipe: Recipe, info: models.ModelInfo, head: str, layout: Layout) -
     return DetectorSpec(head=head, classes=classes, input=recipe.input.resolve(convention))
 
 
-def _sample(runner: Runner) -> list[np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
+def sample_of(runner: Runner) -> list[np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
     """Return the outputs for an image of noise, which suffice to tell decoded boxes from grid offsets."""
     buffers = runner.allocate()
     image = image_input(runner)

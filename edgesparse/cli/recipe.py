@@ -22,16 +22,35 @@ from edgesparse.tasks.writing import check_outputs
     help="Name the head, or FILE.py:CLASS, if it is not recognized.",
 )
 @click.option("--size", type=options.COUNT, nargs=2, metavar="H W", help="Set the input size, if it is dynamic.")
+@click.option("--image", type=options.PATH, metavar="IMAGE", help="Show what each head that may fit sees in this.")
 @options.force
-def recipe(model: Path, output: Path | None, head: str, size: tuple[int, int] | None, force: bool) -> None:
+def recipe(
+    model: Path, output: Path | None, head: str, size: tuple[int, int] | None, image: Path | None, force: bool
+) -> None:
     """Write a commented recipe for a model."""
     from edgesparse.builder.recipe import write_recipe
 
     output = output or model.with_suffix(".yaml")
     if str(output) != "-":
         check_outputs((output,), force, (model,))
+    if image is not None:
+        head = _shown(model, size, image, head)
     text = write_recipe(model, output, head, size, force)
     if str(output) == "-":
         click.echo(text, nl=False)
     else:
         complain(f"wrote {output}; next: edgesparse build {output}")
+
+
+def _shown(model: Path, size: tuple[int, int] | None, image: Path, head: str) -> str:
+    """Print what each head that may fit sees; the one that this settles, where `head` is `auto` and several tie."""
+    from edgesparse.builder.recognition import heads_that_fit, settled
+
+    seen = heads_that_fit(model, size, image)
+    for each in seen:
+        complain(f"{each.name} ({each.why}): {each.sees}")
+    choice = settled(seen)
+    if head != "auto" or choice is None or [each.strength for each in seen].count(choice.strength) == 1:
+        return head
+    complain(f"took {choice.name}: of the heads that fit equally, it alone sees boxes in {image}")
+    return choice.name

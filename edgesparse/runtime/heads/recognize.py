@@ -6,9 +6,10 @@ import ast
 from collections.abc import Mapping
 
 from edgesparse.errors import ModelError
-from edgesparse.head_table import HEADS
+from edgesparse.head_table import HEADS, head_file
 from edgesparse.runtime.heads.base import Evidence, Layout, Sample
 from edgesparse.runtime.heads.registry import head, heads
+from edgesparse.wording import short
 
 HEAD_KEY = "edgesparse.head"
 """In a model's metadata: the name of its head, as `slim` writes it for outputs that do not show it."""
@@ -27,6 +28,8 @@ def choose(layout: Layout, metadata: Mapping[str, str], sample: Sample | None = 
         raise ModelError(f"the file's metadata has the task '{task}': needed a detector; export a 'detect' model")
     named = metadata.get(HEAD_KEY)
     if named is not None:
+        if head_file(named) is not None:  # a model must not choose which code is run
+            raise ModelError(f"the file's metadata names a head in a Python file, {short(named)}: only a recipe may")
         check(named, layout)
         _check_classes(named, layout, metadata)
         return named

@@ -36,7 +36,7 @@ class Case:
     expected: tuple[Values, ...]
     size: tuple[int, int] = SIZE
     named: bool = False
-    """Whether nothing in the file tells the family, so that a recipe names it."""
+    """Whether nothing in the outputs tells the family, so that a recipe, or what wrote the file, names it."""
 
     @property
     def layout(self) -> Layout:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import CONF, Case, Values, cells, logit, noise, scores, sigma
 from head_checks import SIZE, layout
 from numpy.typing import NDArray
 
@@ -119,3 +122,63 @@ def test_other_outputs_are_refused(shapes: list[tuple[int, ...]]) -> None:
 def test_a_file_that_names_a_head_which_cannot_read_it_is_refused() -> None:
     with pytest.raises(ModelError, match="head 'yolov8-maps' cannot read this network"):
         choose(layout({"output0": (1, 84, 8400)}), {HEAD_KEY: "yolov8-maps"})
+
+
+def loops(name: str, seed: int = 1) -> Case:
+    """Cell by cell, from the papers and the repositories that the heads name."""
+    family = name.removesuffix("-maps")
+    strides = (16,) if family == "fastestdet" else (8, 16, 32)
+    before, after = {"yolov8": (64, 0), "yolox": (5, 0), "nanodet": (0, 32), "fastestdet": (5, 0)}[family]
+    outputs: dict[str, NDArray[np.generic]] = {}
+    expected: list[Values] = []
+    for stride in strides:
+        shape = 1, before + CLASSES + after, SIZE[0] // stride, SIZE[1] // stride
+        raw = noise(seed + stride, *shape)
+        raw[:, before : before + CLASSES] = logit(scores(seed + stride, 1, CLASSES, *shape[2:]) ** 0.4)
+        if family in ("yolox", "fastestdet"):
+            chances = raw[:, 4] if family == "yolox" else raw[:, 0]
+            chances[...] = logit(scores(seed, *chances.shape) ** 0.2)
+        outputs[f"map{stride}"] = raw
+        for _, x, y in cells(SIZE, stride):
+            box, score, label = one_cell(family, raw[0, :, y, x].astype(np.float64).tolist(), (x, y), stride)
+            if score >= CONF:
+                expected.append((*box, score, label))
+    return Case(name, outputs, tuple(expected), named=True)
+
+
+def one_cell(
+    family: str, row: list[float], at: tuple[int, int], stride: int
+) -> tuple[tuple[float, float, float, float], float, int]:
+    x, y = at
+    if family in ("yolov8", "nanodet"):
+        count = 16 if family == "yolov8" else 8
+        chances, bins = (row[64:], row[:64]) if family == "yolov8" else (row[:CLASSES], row[CLASSES:])
+        sides = []
+        for k in range(4):
+            weights = [math.exp(value) for value in bins[k * count : (k + 1) * count]]
+            sides.append(sum(i * weight for i, weight in enumerate(weights)) / sum(weights))
+        left, top, right, bottom = sides
+        corners = (x + 0.5 - left, y + 0.5 - top, x + 0.5 + right, y + 0.5 + bottom)
+        score, label = max((sigma(value), c) for c, value in enumerate(chances))
+    elif family == "yolox":
+        w, h = math.exp(row[2]) / 2, math.exp(row[3]) / 2
+        corners = (row[0] + x - w, row[1] + y - h, row[0] + x + w, row[1] + y + h)
+        score, label = max((sigma(row[4]) * sigma(value), c) for c, value in enumerate(row[5:]))
+    else:
+        w, h = sigma(row[3]) * SIZE[1] / stride / 2, sigma(row[4]) * SIZE[0] / stride / 2
+        cx, cy = math.tanh(row[1]) + x, math.tanh(row[2]) + y
+        corners = (cx - w, cy - h, cx + w, cy + h)
+        weights = [math.exp(value) for value in row[5:]]
+        score, label = max((sigma(row[0]) ** 0.6 * (w / sum(weights)) ** 0.4, c) for c, w in enumerate(weights))
+    x1, y1, x2, y2 = (value * stride for value in corners)
+    return (x1, y1, x2, y2), score, label
+
+
+CASES = [loops(name) for name in ("yolov8-maps", "yolox-maps", "nanodet-maps", "fastestdet-maps")]
+
+
+def test_a_file_must_not_name_a_head_in_a_python_file(tmp_path: Path) -> None:
+    """Else a model would choose which code is run."""
+    (tmp_path / "theirs.py").write_text("raise SystemExit")
+    with pytest.raises(ModelError, match=r"names a head in a Python file, .*theirs.py:Head: only a recipe may"):
+        choose(CASES[0].layout, {HEAD_KEY: f"{tmp_path}/theirs.py:Head"})

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from cases import written
+from cases import Case, written
 from head_checks import SIZE, Box, Outputs, PerClassChecks, centered, layout, scores_of
 
 from edgesparse.runtime.heads.grid import grid
@@ -50,4 +51,11 @@ def test_a_named_head_may_have_anchors_of_its_own() -> None:
     check("yolov5", layout({"output": (1, 5000, 85)}))
 
 
-CASES = [written(TestYoloV5())]
+def _three_anchors() -> Case:
+    case = written(TestYoloV5())
+    raw = np.asarray(case.outputs["output"], np.float32)
+    others = raw * np.array([1, 1, 1, 1, 0.01, 1, 1, 1], np.float32)
+    return replace(case, outputs={"output": np.concatenate([raw, others, others], 1)})
+
+
+CASES = [_three_anchors()]

@@ -1,0 +1,224 @@
+"""Every family through the whole path, in networks that write its raw outputs; docs/reference/models.md is the result.
+
+`EDGESPARSE_RECORD=1 pytest tests/runtime/heads/test_models_page.py` writes the page.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from cases import CONF, PIXEL, Case
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from edgesparse.backends import backend
+from edgesparse.backends.frames import Strided
+from edgesparse.builder.prepare import find_head, layout_of, specify
+from edgesparse.config import DetectorSpec, Run, parse
+from edgesparse.head_table import HEAD_ALIASES, HEADS
+from edgesparse.int8.quantize import quantize, quantized_tensors
+from edgesparse.model.load import info, load, save
+from edgesparse.runtime.agree import agreement
+from edgesparse.runtime.detections import Detections
+from edgesparse.runtime.detector import Detector
+from edgesparse.runtime.heads.registry import head
+from edgesparse.sparsity.prune import prune
+
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "models.md"
+CASES: dict[str, Case] = {}
+for file in sorted(Path(__file__).parent.glob("test_head_*.py")):
+    for entry in getattr(import_module(file.stem), "CASES", ()):
+        CASES.setdefault(entry.head, entry)
+CHANNELS = 32
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a run of one family showed."""
+
+    recognized: bool
+    kernel: bool
+    small: bool
+    """Whether the network detects the same after `prune` and `quantize`."""
+
+
+def network(case: Case, path: Path) -> Path:
+    """Write a network whose last convolution writes the raw outputs, from a channel that is 1 for every image."""
+    values = {name: np.asarray(value) for name, value in case.outputs.items()}
+    flat = np.concatenate([value.astype(np.float32).ravel() for value in values.values()])
+    weights: dict[str, NDArray[Any]] = {
+        "stem_w": np.zeros((CHANNELS, 3, 1, 1), np.float32),
+        "ones": np.ones(CHANNELS, np.float32),
+        "head_w": np.zeros((len(flat), CHANNELS, 1, 1), np.float32),
+        "whole": (flat == np.rint(flat)).reshape(1, -1, 1, 1),
+        "sizes": np.array([value.size for value in values.values()], np.int64),
+        **{f"{name}_shape": np.array(value.shape, np.int64) for name, value in values.items()},
+    }
+    weights["head_w"][:, 0, 0, 0] = flat
+    make = helper.make_node
+    parts = [f"{name}_part" for name in values]
+    nodes = [
+        make("GlobalAveragePool", ["images"], ["mean"]),
+        make("Conv", ["mean", "stem_w", "ones"], ["stem"], "stem"),
+        make("Relu", ["stem"], ["one"]),
+        make("Conv", ["one", "head_w"], ["raw"], "head"),
+        make("Round", ["raw"], ["rounded"]),  # class ids stay whole, as those of an ArgMax
+        make("Where", ["whole", "rounded", "raw"], ["all"]),
+        make("Split", ["all", "sizes"], parts, axis=1),
+    ]
+    for name, value in values.items():
+        kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+        nodes.append(make("Reshape", [f"{name}_part", f"{name}_shape"], [f"{name}_f"]))
+        nodes.append(make("Cast", [f"{name}_f"], [name], to=kind))
+    outputs = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        for name, value in values.items()
+    ]
+    image = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, *case.size])
+    stored = [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "family", [image], outputs, stored)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def specified(path: Path, case: Case) -> DetectorSpec:
+    """As a build does it: the head from one inference, and the rest from the head."""
+    recipe = parse({"model": str(path), "head": case.head if case.named else "auto"}, "recipe")
+    if head(case.head).classes(case.layout) is None:
+        count = max(int(row[5]) for row in case.expected) + 1
+        recipe = recipe.model_copy(update={"classes": tuple(map(str, range(count)))})
+    network = info(load(path))
+    with backend("onnxruntime").load(path) as runner:
+        layout = layout_of(runner)
+        return specify(recipe, network, find_head(recipe, network, runner, layout), layout)
+
+
+def detect(path: Path, spec: DetectorSpec) -> Detections:
+    frame = np.full((*spec.input.size, 3), 99, np.uint8)
+    with Detector(backend("onnxruntime").load(path), spec, Run(conf=CONF)) as detector:
+        return detector(frame)
+
+
+def assert_right(detections: Detections, case: Case) -> None:
+    """Each detection is one of the case's candidates, clipped to the frame, and the most confident box is there."""
+    height, width = case.size
+    expected = np.array([row[:6] for row in case.expected])
+    boxes = np.clip(expected[:, :4], 0, [width, height, width, height])
+    seen = (boxes[:, :2] < boxes[:, 2:]).all(axis=1)
+    assert len(detections) and seen.any()
+    for box, score, label in zip(detections.xyxy, detections.confidence, detections.class_id, strict=True):
+        near = (np.abs(boxes - box).max(axis=1) <= PIXEL) & (np.abs(expected[:, 4] - score) < 1e-3)
+        assert (near & (expected[:, 5] == label)).any()
+    assert np.isclose(detections.confidence[0], expected[seen, 4].max(), atol=1e-3)
+
+
+def gathered(at: Strided, outputs: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
+    """What the kernel reads, as edgesparse/backends/cuda/compact.cuh does: x1, y1, x2, y2, score and class per row."""
+    flat = [output[0].ravel().astype(np.float64) for output in outputs]
+    rows = []
+    cells = [(x, y, stride) for rows_, columns, stride in at.levels for y in range(rows_) for x in range(columns)]
+    for r in range(at.candidates):
+        base = flat[at.box_output][r * at.box_row :]
+        a, b, c, d = (base[k * at.box_step] for k in range(4))
+        if at.kind == "on-grid":
+            x, y, stride = cells[r]
+            a, b, c, d = (a + x) * stride, (b + y) * stride, np.exp(c) * stride, np.exp(d) * stride
+        box = (a, b, c, d) if at.kind == "corners" else (a - c / 2, b - d / 2, a + c / 2, b + d / 2)
+        first = at.first_score + r * at.score_row
+        scores = [flat[at.score_output][first + k * at.score_step] for k in range(at.classes)]
+        factor = 1.0 if at.objectness is None else base[at.objectness * at.box_step]
+        rows.append((*box, factor * max(scores), int(np.argmax(scores))))
+    return np.array(rows)
+
+
+def examined(case: Case, folder: Path) -> Row:
+    path = network(case, folder / "family.onnx")
+    spec = specified(path, case)
+    assert spec.head == case.head
+    detections = detect(path, spec)
+    assert_right(detections, case)
+    strided = head(case.head).strided(case.layout)
+    if strided is not None:
+        rows = gathered(strided, [np.asarray(value, np.float32) for value in case.outputs.values()])
+        kept = rows[rows[:, 4] >= CONF]
+        np.testing.assert_allclose(sorted(kept.tolist()), sorted(map(list, case.expected)), atol=PIXEL)
+    model = load(path)
+    prune(model)
+    small = quantize(model, dict.fromkeys(quantized_tensors(model), 1 / 127))[0]
+    save(small, folder / "small.onnx")
+    same = agreement([(detections, detect(folder / "small.onnx", spec))])
+    return Row(not case.named, strided is not None, min(same.recall, same.precision) == 1)
+
+
+def page(rows: dict[str, Row]) -> str:
+    lines = [TOP]
+    for name, row in rows.items():
+        columns = ("yes" if row.recognized else "by name", "yes", "yes" if row.kernel else "on the CPU")
+        marks = ["yes" if row.small else "no"] * 2
+        lines.append(f"| `{name}` | {' | '.join((*columns, *marks))} |")
+    lines.append(MIDDLE)
+    for name in rows:
+        family = head(name)
+        look = family.convention
+        scale = "0..1" if look.scale < 1 else "0..255"
+        normal = "" if look.mean == (0, 0, 0) else f", mean {_numbers(look.mean)}, std {_numbers(look.std)}"
+        aspect = "stretched" if look.letterbox == "stretch" else f"letterbox {look.letterbox} on {look.pad}"
+        also = ", ".join(f"`{alias}`" for alias, of in HEAD_ALIASES.items() if of == name)
+        lines += [
+            f"### {name}\n",
+            f"- Outputs: {family.outputs}",
+            f"- Input: {look.colour.upper()} {scale}, {aspect}{normal}",
+            f"- NMS: {'yes' if family.nms else 'not needed'}",
+            f"- Export: {family.export}",
+            f"- Source: {family.source}",
+            *([f"- Also: {also}"] if also else []),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " ".join(f"{value:g}" for value in values)
+
+
+TOP = f"""\
+<!-- Written by tests/runtime/heads/test_models_page.py: do not edit. -->
+# Families of detectors
+
+`head:` in a recipe is `auto`, or one of these. Each row is from a test run on a network with the family's outputs:
+
+- **recognized**: by the shapes, names and values of its outputs alone. Otherwise a recipe names it, as nothing in such
+  a file tells; what `edgesparse slim` writes names it in the file.
+- **right**: boxes are those of a decoding that the test writes from the published formula, within {PIXEL} pixels.
+- **GPU kernel**: a kernel finds the boxes on the GPU; otherwise the raw outputs are copied and NumPy decodes them.
+- **INT8**, **2:4**: after `quantize` and `prune` the network has the same outputs and detects the same. What INT8 and
+  2:4 cost a trained network in accuracy is another question: [INT8](../results/int8.md),
+  [pruning](../results/pruning.md), and the gates of a build.
+
+| head | recognized | right | GPU kernel | INT8 | 2:4 |
+|---|---|---|---|---|---|"""
+MIDDLE = "\n## Layouts\n\nB is the batch size, N the number of boxes, C the number of classes.\n"
+
+
+def test_every_head_has_a_case() -> None:
+    assert set(CASES) == set(HEADS)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_its_boxes_are_those_of_the_formula(name: str) -> None:
+    CASES[name].check()
+
+
+def test_the_page_of_families_is_what_a_run_shows(tmp_path: Path) -> None:
+    text = page({name: examined(CASES[name], tmp_path) for name in HEADS})
+    if os.environ.get("EDGESPARSE_RECORD"):
+        PAGE.write_text(text)
+    assert PAGE.read_text() == text, "run this test with EDGESPARSE_RECORD=1, and commit docs/reference/models.md"
