@@ -23,7 +23,7 @@ from benchmarks.common import machine, save
 
 HERE = Path(__file__).resolve().parent
 MODELS = ("yolox_nano", "nanodet_m_416", "FastestDet", "deimv2_atto")
-RECIPE = "model: {model}\nclasses: coco\ninput: {{{look}}}\nbuild: {{backend: onnxruntime, candidates: [fp32]}}\n"
+RECIPE = "model: {model}\nclasses: coco\ninput: {{{look}}}\nbuild: {{backend: onnxruntime}}\n"
 
 
 def scored(recipe: Path, real: Path) -> dict[str, float] | str:
