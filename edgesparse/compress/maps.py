@@ -26,7 +26,7 @@ def cut(model: ModelProto) -> ModelProto:
     Raises ModelError where something other than a convolution is reached, naming the node.
     """
     editor = Editor(model)
-    names = _last_convolutions(editor)
+    names = maps_of(editor)
     outputs = []
     for name in names:
         shape = editor.shape(name)
@@ -47,8 +47,11 @@ def set_head(model: ModelProto, head: str) -> None:
     model.metadata_props.extend([*kept, StringStringEntryProto(key=HEAD_KEY, value=head)])
 
 
-def _last_convolutions(editor: Editor) -> list[str]:
-    """The outputs of the convolutions behind which only other operations follow, in the order of reading."""
+def maps_of(editor: Editor) -> list[str]:
+    """The outputs of the convolutions behind which only other operations follow, in the order of reading.
+
+    Raises ModelError where the outputs come from elsewhere, naming the node.
+    """
     names: dict[str, None] = {}
     visited = set[str]()
     todo = [value.name for value in reversed(editor.graph.output)]

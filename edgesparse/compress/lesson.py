@@ -1,0 +1,134 @@
+"""Everything that a distillation needs, written into one folder, and its result read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from edgesparse.compress.editor import Editor
+from edgesparse.compress.maps import FAMILIES, maps_of
+from edgesparse.compress.student import shared_features, with_2to4, with_relu
+from edgesparse.config import DetectorSpec
+from edgesparse.errors import CalibrationError, ModelError
+from edgesparse.int8.placement import Placement, plan
+from edgesparse.int8.quantize import quantize
+from edgesparse.model.layers import layer_name
+from edgesparse.model.load import load, save
+from edgesparse.sparsity.inspect import inspect
+
+BINS = {"yolov8-maps": 16, "nanodet-maps": 8}
+
+
+@dataclass(frozen=True)
+class StudentOptions:
+    """How the student differs from the teacher: `relu`, `sparse` (share of all MACs that is 2:4, 0 to 1), `int8`.
+
+    `minutes`, `steps`, `batch` and `rate` (learning rate) are of the training.
+    """
+
+    relu: bool = False
+    sparse: float = 0.0
+    int8: bool = False
+    minutes: float = 10.0
+    steps: int = 1_000_000
+    batch: int = 32
+    rate: float = 5e-4
+
+
+def channels_of(head: str, count: int) -> dict[str, Any]:
+    """What the channels of a family's maps mean; see training.lessons.MapsSpec. Raises ModelError."""
+    if head == "yolov8-maps":
+        return {"box": (0, 64), "classes": (64, count), "bins": BINS[head]}
+    if head == "nanodet-maps":
+        sides = 4 * BINS[head]
+        return {"box": (count - sides, count), "classes": (0, count - sides), "bins": BINS[head]}
+    if head == "yolox-maps":
+        return {"box": (0, 4), "classes": (5, count), "objectness": 4}
+    if head == "fastestdet-maps":
+        return {"box": (1, 5), "classes": (5, count), "objectness": 0, "softmax": True}
+    raise ModelError(f"the maps of head {head!r} cannot be learned from: needed one of {', '.join(FAMILIES)}")
+
+
+def write_lesson(
+    folder: Path,
+    teacher: ModelProto,
+    student: ModelProto,
+    pixels: NDArray[np.uint8],
+    spec: DetectorSpec,
+    options: StudentOptions,
+) -> None:
+    """Write the files that `edgesparse.training.distill` reads.
+
+    `student`: the teacher itself, or a changed network with the same outputs. `pixels`: uint8 [N, 3, H, W] in the
+    input's colors. Raises ModelError where the maps cannot be found or learned, naming the node.
+    """
+    maps = maps_of(Editor(teacher, copy=False))
+    count = _channels(teacher, student, maps)
+    blend: list[str] = []
+    if options.relu:
+        student, blend = with_relu(student)
+    if options.sparse:
+        wiring = Editor(student, copy=False).wiring
+        student = with_2to4(student, options.sparse, [layer_name(wiring.producer[name]) for name in maps])
+    values: dict[str, Any] = {
+        "maps": maps,
+        "features": shared_features(teacher, student, maps),
+        "spec": channels_of(FAMILIES.get(spec.head, spec.head), count),
+        "blend": blend,
+        "scale": spec.input.scale,
+        "mean": list(spec.input.mean),
+        "std": list(spec.input.std),
+        "placement": placement_of(student),
+        **{name: getattr(options, name) for name in ("minutes", "steps", "batch", "rate")},
+    }
+    if options.int8:
+        values |= _rounding(student, values["placement"])
+    save(teacher, folder / "teacher.onnx")
+    save(student, folder / "student.onnx")
+    np.save(folder / "images.npy", pixels)
+    (folder / "distill.json").write_text(json.dumps(values, indent=1))
+
+
+def _channels(teacher: ModelProto, student: ModelProto, maps: Sequence[str]) -> int:
+    """Channels of all maps of one stride together. Raises ModelError where the student's maps are others."""
+    first, second = ([Editor(model, copy=False).shape(name) for name in maps] for model in (teacher, student))
+    shapes = [shape for shape in first if shape is not None]
+    if first != second or len(shapes) < len(maps):
+        raise ModelError(f"the student does not compute the teacher's maps {', '.join(maps)}: needed the same outputs")
+    return sum(shape[1] for shape in shapes if shape[2:] == shapes[0][2:])
+
+
+def placement_of(student: ModelProto) -> Placement:
+    """Where Q/DQ go: right behind the layers where any is 2:4, as sparse kernels need them."""
+    return "sparse" if any(layer.state == "sparse" for layer in inspect(student).layers) else "fuse"
+
+
+def _rounding(student: ModelProto, placement: Placement) -> dict[str, Any]:
+    qdq = plan(student, placement)
+    readers = {name: {node: sorted(places) for node, places in by.items()} for name, by in qdq.readers.items()}
+    layers = [layer_name(kernel.node) for kernel in qdq.kernels]
+    return {"readers": readers, "scales_of": qdq.scales_of, "int8_layers": layers}
+
+
+def read_result(folder: Path) -> tuple[ModelProto, dict[str, Any]]:
+    """The trained student, with Q/DQ if it was trained in INT8, and the training's report.
+
+    Raises CalibrationError where a tensor has no scale.
+    """
+    model = load(folder / "trained.onnx")
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    scales: dict[str, float] = report["scales"]
+    if scales:
+        missing: Sequence[str] = [name for name, scale in scales.items() if scale <= 0]
+        if missing:
+            raise CalibrationError(f"the training never computed {missing[0]}: train longer, or without INT8")
+        placement = json.loads((folder / "distill.json").read_text())["placement"]
+        model, _ = quantize(model, scales, placement=placement)
+    return model, report

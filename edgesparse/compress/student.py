@@ -1,0 +1,110 @@
+"""The student of a distillation: the teacher with ReLU for smooth activations, and 2:4 weights in some layers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+from onnx import ModelProto, NodeProto, helper
+
+from edgesparse.compress.editor import Editor
+from edgesparse.errors import ModelError
+from edgesparse.model.layers import layer_name
+from edgesparse.model.weights import weight_of
+from edgesparse.model.wiring import Array, Wiring, attribute
+from edgesparse.sparsity import mask
+from edgesparse.sparsity.inspect import inspect
+
+FEATURES = 8
+"""Tensors inside the networks that are compared."""
+
+
+def with_relu(model: ModelProto) -> tuple[ModelProto, list[str]]:
+    """A copy with Relu for each x * sigmoid(x) and HardSwish, and the names of those nodes.
+
+    Raises ModelError where there is none.
+    """
+    editor = Editor(model)
+    names = []
+    for node in list(editor.graph.node):
+        source = _smooth(editor.wiring, node)
+        if source is not None:
+            name = layer_name(node)
+            node.CopyFrom(helper.make_node("Relu", [source], list(node.output), name))
+            names.append(name)
+    if not names:
+        raise ModelError("the model has no SiLU and no HardSwish: nothing for ReLU to replace")
+    editor.changed()
+    editor.tidy()
+    return editor.model, names
+
+
+def _smooth(wiring: Wiring, node: NodeProto) -> str | None:
+    """The tensor x of which `node` computes SiLU or HardSwish."""
+    if node.op_type == "HardSwish":
+        return str(node.input[0])
+    if node.op_type != "Mul":
+        return None
+    for x, other in (node.input, node.input[::-1]):
+        gate = wiring.producer.get(other)
+        if gate is not None and gate.op_type == "Sigmoid" and gate.input[0] == x:
+            return str(x)
+    return None
+
+
+def with_2to4(model: ModelProto, share: float, keep: Collection[str] = ()) -> ModelProto:
+    """A copy in which layers with `share` of all multiply-accumulates (0 to 1), or all that may be, are 2:4.
+
+    By magnitude, those first that lose least of it. Layers named in `keep` stay dense.
+    """
+    report = inspect(model)
+    wanted = share * sum(layer.macs or 0 for layer in report.layers)
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    wiring = Wiring(copy.graph)
+    nodes = {layer_name(node): node for node in copy.graph.node}
+    ranked = []
+    for layer in report.layers[1:]:
+        if layer.eligible and layer.name not in keep and layer.op == "Conv":
+            weight = weight_of(wiring, nodes[layer.name])
+            stays = mask.mask_2to4(weight.values, weight.axis)
+            kept = float((np.abs(weight.values) * stays).sum() / max(float(np.abs(weight.values).sum()), 1e-12))
+            ranked.append((kept, layer.macs or 0, weight.source, weight.stored * weight.in_storage(stays)))
+    for _, macs, source, values in sorted(ranked, key=lambda entry: -entry[0]):
+        if wanted <= 0:
+            break
+        wiring.store(source, values.astype(np.float32, copy=False))
+        wanted -= macs
+    return copy
+
+
+def shared_features(teacher: ModelProto, student: ModelProto, maps: Collection[str]) -> list[str]:
+    """Outputs of plain convolutions that both networks have in the same shape, spread over their depth."""
+    first, second = Editor(teacher, copy=False), Editor(student, copy=False)
+    names = [
+        node.output[0]
+        for node in first.graph.node
+        if node.op_type == "Conv"
+        and attribute(node, "group", 1) == 1
+        and node.output[0] not in maps
+        and first.shape(node.output[0]) is not None
+        and first.shape(node.output[0]) == second.shape(node.output[0])
+    ]
+    behind = _before(first, maps)
+    names = [name for name in names if name in behind]
+    places: Array = (
+        np.unique(np.linspace(0, len(names) - 1, FEATURES).round().astype(int)) if names else np.array([], int)
+    )
+    return [names[i] for i in places]
+
+
+def _before(editor: Editor, names: Collection[str]) -> set[str]:
+    """Every tensor that `names` are computed from."""
+    seen, todo = set[str](), list(names)
+    while todo:
+        name = todo.pop()
+        if name not in seen:
+            seen.add(name)
+            node = editor.wiring.producer.get(name)
+            todo.extend(node.input if node is not None else ())
+    return seen

@@ -1,0 +1,284 @@
+"""A changed detector learns from the original, without labels: Hinton et al., "Distilling the Knowledge" (2015).
+
+Runs from a folder that holds everything: `teacher.onnx`, `student.onnx`, `images.npy` and `distill.json`. It needs
+PyTorch, NumPy and onnx alone, so the folder can be carried to a machine with a GPU:
+
+    python -m edgesparse.training.distill FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor
+
+from edgesparse.errors import ConfigError, ModelError
+from edgesparse.progress import Progress
+from edgesparse.training.augment import augmented
+from edgesparse.training.lessons import MapsSpec, feature_loss, output_loss
+from edgesparse.training.network import Network
+from edgesparse.training.quantizer import Quantizer
+
+MIX_UNTIL, INT8_FROM = 0.25, 0.6
+"""Shares of the training until which SiLU fades out, and from which values are rounded to INT8."""
+HELD_OUT = 0.06
+"""Share of the images that only judge."""
+OBSERVED = 8
+"""Batches whose ranges are measured before values are rounded."""
+SAVE_EVERY = 20.0
+"""Seconds between checkpoints."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is trained and how: the contents of `distill.json`.
+
+    `maps`, `features`: tensors of both networks that the loss compares; `spec`: what the maps' channels mean. `blend`:
+    Relu nodes of the student that were SiLU. `readers`, `scales_of`, `int8_layers`: where INT8 rounds (QdqPlan), empty
+    without INT8; `placement`: theirs. `scale`, `mean`, `std`: how pixels 0..255 become the input. Training ends after
+    `minutes` or `steps`, whichever comes first.
+    """
+
+    maps: Sequence[str]
+    features: Sequence[str]
+    spec: MapsSpec
+    blend: Sequence[str] = ()
+    readers: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    scales_of: dict[str, str] = field(default_factory=dict)
+    int8_layers: Sequence[str] = ()
+    placement: str = "fuse"
+    scale: float = 1.0
+    mean: Sequence[float] = (0.0, 0.0, 0.0)
+    std: Sequence[float] = (1.0, 1.0, 1.0)
+    minutes: float = 10.0
+    steps: int = 1_000_000
+    batch: int = 32
+    rate: float = 5e-4
+    seed: int = 0
+
+    @classmethod
+    def load(cls, folder: Path) -> Lesson:
+        values = json.loads((folder / "distill.json").read_text())
+        spec = values.pop("spec")
+        return cls(spec=MapsSpec(**{**spec, "box": tuple(spec["box"]), "classes": tuple(spec["classes"])}), **values)
+
+
+@dataclass
+class State:
+    """How far the training is."""
+
+    step: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    """Per checkpoint: `seconds`, `step`, `loss` of the last steps, `held_out` of the averaged weights."""
+
+
+def distill(folder: Path, progress: Progress) -> dict[str, Any]:
+    """Train the folder's student; writes `trained.onnx` and `report.json` there and returns the report.
+
+    Continues from `checkpoint.pt` if it is of the same lesson. Raises ConfigError, ModelError.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return _Training(folder, torch.device(device), progress).run()
+
+
+class _Training:
+    def __init__(self, folder: Path, device: torch.device, progress: Progress) -> None:
+        self.folder, self.device, self.progress = folder, device, progress
+        self.lesson = lesson = Lesson.load(folder)
+        torch.manual_seed(lesson.seed)
+        self.generator = torch.Generator(device).manual_seed(lesson.seed)
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+        self.model = onnx.load(str(folder / "student.onnx"))
+        names = [*lesson.maps, *lesson.features]
+        self.teacher = Network(onnx.load(str(folder / "teacher.onnx")), names).to(device).eval().requires_grad_(False)
+        self.student = Network(self.model, names, lesson.blend).to(device)
+        if lesson.readers:
+            readers = {t: {n: set(places) for n, places in by.items()} for t, by in lesson.readers.items()}
+            self.student.quantize(readers, lesson.scales_of, lesson.int8_layers)
+            self.student.to(device)
+        self.average = deepcopy(self.student).requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(self._parameters(), lr=lesson.rate)
+        self._load_images()
+        self.state = State()
+
+    def _parameters(self) -> list[dict[str, Any]]:
+        scales = list(self.student.quantizers.parameters())
+        own = {id(p) for p in scales}
+        rest = [p for p in self.student.parameters() if id(p) not in own]
+        groups = [
+            {"params": [p for p in rest if p.ndim > 1], "weight_decay": 1e-4, "part": 1.0},
+            {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0, "part": 1.0},
+        ]
+        return [*groups, {"params": scales, "weight_decay": 0.0, "part": 0.1}] if scales else groups
+
+    def _load_images(self) -> None:
+        pixels = torch.from_numpy(np.load(self.folder / "images.npy"))
+        if pixels.ndim != 4 or pixels.shape[1] != 3 or len(pixels) < 2:
+            raise ConfigError(f"images.npy holds {list(pixels.shape)}: needed two or more images [N, 3, H, W]")
+        apart = max(1, int(HELD_OUT * len(pixels)))
+        order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
+        self.held_out = pixels[order[:apart]].to(self.device)
+        self.images = pixels[order[apart:]].to(self.device)
+
+    def run(self) -> dict[str, Any]:
+        self._resume()
+        saved = begun = time.monotonic()
+        before, losses = self.state.seconds, list[float]()
+        if not self.state.history:
+            self._record(losses)
+        while (done := self._done()) < 1:
+            losses.append(self._step(done))
+            self.state.step += 1
+            self.state.seconds = before + time.monotonic() - begun
+            self.progress("distilling", int(1000 * self._done()), 1000)
+            if time.monotonic() - saved > SAVE_EVERY:
+                self._record(losses)
+                self._save()
+                saved, losses = time.monotonic(), []
+        self._record(losses)
+        self._save()
+        return self._finish()
+
+    def _done(self) -> float:
+        """The share of the training that is behind."""
+        lesson = self.lesson
+        return max(self.state.step / max(lesson.steps, 1), self.state.seconds / max(60 * lesson.minutes, 1e-9))
+
+    def _step(self, done: float) -> float:
+        lesson, student = self.lesson, self.student
+        warm = min(1.0, (self.state.step + 1) / 100)
+        rate = float(lesson.rate * warm * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * min(done, 1.0)))))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["part"]
+        student.mix = max(0.0, 1 - done / MIX_UNTIL) if lesson.blend else 0.0
+        if lesson.readers and done >= INT8_FROM and self._observing():
+            self._measure_ranges()
+        loss = self._loss(student, self._input(augmented(self.images, lesson.batch, self.generator)))
+        if not torch.isfinite(loss):
+            raise ModelError(f"the loss is {loss.item()} after {self.state.step} steps: lower the learning rate")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 5.0)
+        self.optimizer.step()
+        self._follow()
+        return float(loss.item())
+
+    def _loss(self, student: Network, images: Tensor) -> Tensor:
+        lesson = self.lesson
+        with torch.no_grad():
+            target = self.teacher(images)
+        own = student(images)
+        maps = [{name: values[name] for name in lesson.maps} for values in (own, target)]
+        return output_loss(maps[0], maps[1], lesson.spec) + feature_loss(own, target, lesson.features)
+
+    def _input(self, pixels: Tensor) -> Tensor:
+        mean, std = (
+            torch.tensor(v, device=self.device).reshape(1, 3, 1, 1) for v in (self.lesson.mean, self.lesson.std)
+        )
+        return (pixels * self.lesson.scale - mean) / std
+
+    def _follow(self) -> None:
+        """The averaged weights, with which the training ends."""
+        share = min(0.999, (1 + self.state.step) / (10 + self.state.step))
+        with torch.no_grad():
+            for mean, own in zip(self.average.parameters(), self.student.parameters(), strict=True):
+                mean.lerp_(own, 1 - share)
+        self.average.mix = self.student.mix
+
+    def _observing(self) -> bool:
+        return any(isinstance(m, Quantizer) and m.observing for m in self.student.quantizers.values())
+
+    def _measure_ranges(self) -> None:
+        with torch.no_grad():
+            for _ in range(OBSERVED):
+                self.student(self._input(augmented(self.images, self.lesson.batch, self.generator)))
+        self._round(self.student)
+        for mean, own in zip(self.average.quantizers.values(), self.student.quantizers.values(), strict=True):
+            mean.load_state_dict(own.state_dict())
+        self._round(self.average)
+
+    def _round(self, network: Network) -> None:
+        for quantizer in network.quantizers.values():
+            quantizer.observing = False  # type: ignore[assignment]
+
+    def _record(self, losses: Sequence[float]) -> None:
+        with torch.no_grad():
+            mix, self.average.mix = self.average.mix, 0.0  # as the network will be
+            parts = self.held_out.float().split(self.lesson.batch)
+            held_out = float(np.mean([self._loss(self.average, self._input(part)).item() for part in parts]))
+            self.average.mix = mix
+        row = {"seconds": round(self.state.seconds, 1), "step": self.state.step, "held_out": held_out}
+        self.state.history.append(row | ({"loss": float(np.mean(losses))} if losses else {}))
+
+    def _save(self) -> None:
+        values = {
+            "lesson": json.dumps(asdict(self.lesson), sort_keys=True),
+            "state": asdict(self.state),
+            "student": self.student.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rounding": bool(self.lesson.readers) and not self._observing(),
+        }
+        part = self.folder / "checkpoint.part"
+        torch.save(values, part)
+        part.replace(self.folder / "checkpoint.pt")
+
+    def _resume(self) -> None:
+        path = self.folder / "checkpoint.pt"
+        if not path.exists():
+            return
+        saved = torch.load(path, map_location=self.device, weights_only=True)
+        if saved["lesson"] != json.dumps(asdict(self.lesson), sort_keys=True):
+            raise ConfigError(f"{path} is of another training: remove it to begin again, or name another folder")
+        self.state = State(**saved["state"])
+        self.student.load_state_dict(saved["student"])
+        self.average.load_state_dict(saved["average"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.generator.manual_seed(self.lesson.seed + self.state.step)
+        if saved["rounding"]:
+            self._round(self.student)
+            self._round(self.average)
+
+    def _finish(self) -> dict[str, Any]:
+        self.average.write_to(self.model)
+        onnx.save(self.model, str(self.folder / "trained.onnx"))
+        report = {
+            "device": torch.cuda.get_device_name(0) if self.device.type == "cuda" else "cpu",
+            "torch": torch.__version__,
+            "images": len(self.images) + len(self.held_out),
+            **asdict(self.state),
+            "scales": self.average.scales() if self.lesson.readers and not self._observing() else {},
+        }
+        (self.folder / "report.json").write_text(json.dumps(report, indent=1))
+        return report
+
+
+def main() -> None:
+    """Train in the folder that the command line names, and print a line per ten seconds."""
+    printed = [time.monotonic()]
+
+    def lines(step: str, done: int, total: int) -> None:
+        if time.monotonic() - printed[0] > 10:
+            printed[0] = time.monotonic()
+            print(f"{step} {done / total:.0%}", flush=True)
+
+    report = distill(Path(sys.argv[1]), lines)
+    for row in report["history"]:
+        print(row)
+    print(f"{report['step']} steps in {report['seconds']:.0f} s on {report['device']}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""What the student learns from the teacher: scores and boxes where objects are, and the features before them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Places = tuple[int, int]
+"""First channel and the one behind the last."""
+
+
+@dataclass(frozen=True)
+class MapsSpec:
+    """What the channels of a detector's maps mean; the maps of one stride are joined in their order.
+
+    `classes`: logits of a sigmoid each, or of one softmax with `softmax`. `box`: numbers, or with `bins` logits of a
+    distribution over so many bins for each side. `objectness`: the channel of its logit, if any.
+    """
+
+    box: Places
+    classes: Places
+    objectness: int | None = None
+    bins: int = 1
+    softmax: bool = False
+
+
+def joined(outputs: Mapping[str, Tensor]) -> list[Tensor]:
+    """The maps of each stride [B, channels, h, w] as rows [B, cells, channels]."""
+    levels: dict[tuple[int, ...], list[Tensor]] = {}
+    for value in outputs.values():
+        levels.setdefault(tuple(value.shape[2:]), []).append(value)
+    return [torch.cat(parts, 1).flatten(2).transpose(1, 2).float() for parts in levels.values()]
+
+
+def output_loss(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], spec: MapsSpec) -> Tensor:
+    """Scores everywhere, boxes where the teacher sees objects; each per object that it sees."""
+    rows, targets = torch.cat(joined(student), 1), torch.cat(joined(teacher), 1)
+    classes = slice(*spec.classes)
+    if spec.softmax:
+        share = targets[..., classes].softmax(-1)
+        scores = functional.kl_div(rows[..., classes].log_softmax(-1), share, reduction="none").sum(-1)
+    else:
+        share = targets[..., classes].sigmoid()
+        scores = _surprise(rows[..., classes], targets[..., classes]).sum(-1)
+    confidence = share.amax(-1)
+    if spec.objectness is not None:
+        own = spec.objectness
+        confidence = confidence * targets[..., own].sigmoid()
+        # where there is no object, the class does not matter
+        scores = scores * targets[..., own].sigmoid() + _surprise(rows[..., own], targets[..., own])
+    weight = confidence / confidence.sum().clamp_min(1.0)
+    return scores.sum() / confidence.sum().clamp_min(1.0) + (_box_error(rows, targets, spec) * weight).sum()
+
+
+def _surprise(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross entropy of the sigmoid of `logits` less its least value, so that 0 means the same."""
+    share = targets.sigmoid()
+    least = functional.binary_cross_entropy_with_logits(targets, share, reduction="none")
+    return functional.binary_cross_entropy_with_logits(logits, share, reduction="none") - least
+
+
+def _box_error(rows: Tensor, targets: Tensor, spec: MapsSpec) -> Tensor:
+    own, other = rows[..., slice(*spec.box)], targets[..., slice(*spec.box)]
+    if spec.bins == 1:
+        return functional.smooth_l1_loss(own, other, reduction="none", beta=0.1).sum(-1)
+    shape = (*own.shape[:-1], 4, spec.bins)
+    log_share, share = own.reshape(shape).log_softmax(-1), other.reshape(shape).softmax(-1)
+    return functional.kl_div(log_share, share, reduction="none").sum((-1, -2))
+
+
+def feature_loss(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
+    """The squared difference of the tensors `names`, relative to the variance of each of the teacher's channels."""
+    losses = []
+    for name in names:
+        target = teacher[name].float()
+        variance = target.var((0, 2, 3), keepdim=True) + 1e-3 * target.var() + 1e-8
+        losses.append(((student[name].float() - target) ** 2 / variance).mean())
+    return torch.stack(losses).mean() if losses else torch.zeros(())

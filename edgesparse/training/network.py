@@ -1,0 +1,174 @@
+"""A detector's ONNX graph as a PyTorch module whose weights can be trained and written back.
+
+The graph stays the ONNX file's: names, outputs and metadata survive, and nothing is exported anew. Only what is between
+the image and chosen tensors is run, which leaves the decoding of boxes out. Needs PyTorch, NumPy and onnx alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from onnx import ModelProto, NodeProto
+from torch import Tensor, nn
+
+from edgesparse.errors import ModelError
+from edgesparse.model.layers import layer_name
+from edgesparse.model.wiring import Wiring
+from edgesparse.training.operators import OPERATORS, ConvGeometry
+
+Readers = Mapping[str, Mapping[str, set[int]]]
+"""For each quantized tensor the nodes, by their first output, that read it quantized, and at which inputs."""
+
+
+class Network(nn.Module):
+    """Runs the nodes that lead to `outputs`; `forward` returns these tensors by name.
+
+    `blend`: names of Relu nodes that took the place of SiLU; they compute `mix` * SiLU + (1 - mix) * ReLU. Weights of
+    layers that are 2:4 keep their zeros. Raises ModelError for a node that has no PyTorch counterpart, naming it.
+    """
+
+    def __init__(self, model: ModelProto, outputs: Sequence[str], blend: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.outputs, self.mix = tuple(outputs), 0.0
+        self.quantizers = nn.ModuleDict()
+        self.readers: Readers = {}
+        self._wiring = Wiring(model.graph)
+        self._image = next(v.name for v in model.graph.input if v.name not in self._wiring.stored)
+        self._blend = frozenset(blend)
+        self._nodes = _needed(self._wiring, outputs)
+        self._keys: dict[str, str] = {}
+        self.weights, self.biases = nn.ParameterDict(), nn.ParameterDict()
+        self._steps = [(node, self._step(node)) for node in self._nodes]
+        self._quantized_weights: frozenset[str] = frozenset()
+        self._masks()
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        values = {self._image: image}
+        for node, step in self._steps:
+            inputs = [self._read(values, node, i, name) for i, name in enumerate(node.input)]
+            results = step(*inputs)
+            values.update(zip(node.output, results if isinstance(results, tuple) else (results,), strict=False))
+        return {name: values[name] for name in self.outputs}
+
+    def quantize(self, readers: Readers, scales_of: Mapping[str, str], layers: Sequence[str]) -> None:
+        """Round activations and weights from now on as the INT8 engine will; see `Quantizer` and int8.placement."""
+        from edgesparse.training.quantizer import Quantizer
+
+        self.readers, self._quantized_weights = readers, frozenset(layers)
+        self._group = {name: key_of(group) for name, group in scales_of.items()}
+        self.quantizers = nn.ModuleDict({key: Quantizer() for key in sorted(set(self._group.values()))})
+
+    def scales(self) -> dict[str, float]:
+        """The scale of each quantized tensor."""
+        return {name: float(self.quantizers[group].scale.detach()) for name, group in self._group.items()}
+
+    def write_to(self, model: ModelProto) -> None:
+        """Store the weights in `model`, whose graph is the one that this module was made of."""
+        wiring = Wiring(model.graph)
+        for name, key in self._keys.items():
+            place = self.weights if key in self.weights else self.biases
+            value = place[key].detach().float()
+            if key in self.weights and (mask := self._mask(key)) is not None:
+                value = value * mask
+            kind = wiring.stored[name].data_type
+            array = value.cpu().numpy()
+            wiring.store(name, array.astype("float16") if kind == 10 else array)
+
+    def layers(self) -> list[str]:
+        """The names of the convolutions, in order."""
+        return [layer_name(node) for node in self._nodes if node.op_type == "Conv"]
+
+    def _read(self, values: Mapping[str, Tensor], node: NodeProto, place: int, name: str) -> Tensor | None:
+        value = values.get(name)
+        if value is not None and place in self.readers.get(name, {}).get(node.output[0], ()):
+            quantized: Tensor = self.quantizers[self._group[name]](value)
+            return quantized
+        return value
+
+    def _step(self, node: NodeProto) -> Callable[..., Any]:
+        if node.op_type == "Conv":
+            return self._conv(node)
+        if node.op_type == "Relu" and layer_name(node) in self._blend:
+            return self._relu
+        make = OPERATORS.get(node.op_type)
+        if make is None or node.domain:
+            raise ModelError(f"{node.op_type} {layer_name(node)} has no counterpart in PyTorch: it cannot be trained")
+        constants = [self._wiring.constant(name) if name else None for name in node.input]
+        for name, constant in zip(node.input, constants, strict=True):
+            if constant is None and name and self._wiring.is_constant(name):
+                raise ModelError(
+                    f"{node.op_type} {layer_name(node)} reads {name}, which is computed: fold constants first"
+                )
+        step: Callable[..., Any] = make(node, constants)
+        return step
+
+    def _conv(self, node: NodeProto) -> Callable[..., Tensor]:
+        geometry = ConvGeometry.of(node)
+        weight = self._parameter(node, node.input[1], self.weights)
+        bias = self._parameter(node, node.input[2], self.biases) if len(node.input) > 2 and node.input[2] else None
+        name = layer_name(node)
+
+        def run(x: Tensor, *_: Tensor | None) -> Tensor:
+            values, mask = self.weights[weight], self._mask(weight)
+            values = values if mask is None else values * mask
+            if name in self._quantized_weights:
+                values = rounded_weights(values)
+            return geometry.run(x, values, self.biases[bias] if bias is not None else None)
+
+        return run
+
+    def _relu(self, x: Tensor) -> Tensor:
+        if self.mix <= 0:
+            return torch.relu(x)
+        return self.mix * nn.functional.silu(x) + (1 - self.mix) * torch.relu(x)
+
+    def _parameter(self, node: NodeProto, name: str, place: nn.ParameterDict) -> str:
+        if name not in self._wiring.stored:
+            raise ModelError(f"Conv {layer_name(node)} reads {name}, which is computed: fold constants first")
+        key = self._keys.setdefault(name, key_of(name))
+        if key not in place:
+            array = self._wiring.constant(name)
+            assert array is not None
+            place[key] = nn.Parameter(torch.from_numpy(array.astype("float32")))
+        return key
+
+    def _masks(self) -> None:
+        for key, weight in self.weights.items():
+            mask = weight.detach() != 0
+            if is_2to4(mask):
+                self.register_buffer(f"mask_{key}", mask, persistent=False)
+
+    def _mask(self, key: str) -> Tensor | None:
+        mask: Tensor | None = getattr(self, f"mask_{key}", None)
+        return mask
+
+
+def key_of(name: str) -> str:
+    """A tensor's name as PyTorch allows it in a module."""
+    return "t_" + "".join(c if c.isalnum() else f"_{ord(c):x}_" for c in name)
+
+
+def is_2to4(mask: Tensor) -> bool:
+    """Whether of every four input channels at most two weights are not zero."""
+    if mask.ndim < 2 or mask.shape[1] % 4:
+        return False
+    groups = mask.reshape(mask.shape[0], mask.shape[1] // 4, 4, -1)
+    return bool((groups.sum(2) <= 2).all())
+
+
+def rounded_weights(weight: Tensor) -> Tensor:
+    """Weights as INT8 holds them, one scale per output channel; gradients pass."""
+    scale = weight.detach().abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True).clamp_min(1e-12) / 127
+    return weight + (torch.round(weight / scale) * scale - weight).detach()
+
+
+def _needed(wiring: Wiring, outputs: Sequence[str]) -> list[NodeProto]:
+    """The nodes that compute `outputs` from the image, in order."""
+    wanted, nodes = set(outputs), []
+    for node in reversed(wiring.graph.node):
+        if wanted.intersection(node.output) and not all(wiring.is_constant(name) for name in node.output if name):
+            wanted.update(node.input)
+            nodes.append(node)
+    return nodes[::-1]

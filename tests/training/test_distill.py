@@ -1,0 +1,106 @@
+"""A student learns from its teacher without labels: on a CPU, with a network small enough for a test."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from small_models import model, node, random, run
+
+from benchmarks.orin_slice import networks
+from edgesparse.compress.lesson import StudentOptions, read_result, write_lesson
+from edgesparse.compress.maps import cut
+from edgesparse.config import DetectorSpec
+from edgesparse.errors import ConfigError, ModelError
+from edgesparse.progress import quiet
+from edgesparse.runtime.heads.base import CENTERED
+from edgesparse.sparsity.inspect import inspect
+
+pytestmark = pytest.mark.torch
+OPTIONS = StudentOptions(relu=True, sparse=0.3, int8=True, minutes=5, steps=40, batch=2, rate=3e-3)
+
+
+@pytest.fixture
+def lesson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which a very narrow YOLOv8 is to become one with ReLU, 2:4 and INT8."""
+    pytest.importorskip("torch", reason="torch: needs PyTorch").set_num_threads(1)
+    monkeypatch.setitem(networks.SCALES, "tiny", (1 / 3, 0.125, 128))
+    teacher = networks.yolov8("tiny", "silu", 64, 3)
+    spec = DetectorSpec(head="yolov8", classes=("a", "b", "c"), input=CENTERED.model_copy(update={"size": (64, 64)}))
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 3, 64, 64), np.uint8)
+    write_lesson(tmp_path, teacher, teacher, pixels, spec, OPTIONS)
+    return tmp_path
+
+
+def test_relu_2to4_and_int8_are_learned_and_the_training_continues_where_it_stopped(lesson: Path) -> None:
+    from edgesparse.training import distill
+
+    values = json.loads((lesson / "distill.json").read_text())
+    assert values["placement"] == "sparse" and len(values["features"]) > 3 and values["int8_layers"]
+    training = distill._Training(lesson, distill.torch.device("cpu"), quiet)
+    training._record([])
+    for _ in range(5):
+        training._step(0.0)
+        training.state.step += 1
+    training._save()
+    report = distill.distill(lesson, quiet)
+    assert report["step"] == OPTIONS.steps and report["history"][0]["step"] == 0
+    assert report["history"][-1]["held_out"] < 0.7 * report["history"][0]["held_out"]
+    student, _ = read_result(lesson)
+    operators = {node.op_type for node in student.graph.node}
+    assert "Relu" in operators and "QuantizeLinear" in operators
+    sparse = [layer.name for layer in inspect(student).layers if layer.sparse and layer.eligible]
+    before = [
+        layer.name for layer in inspect(onnx.load(str(lesson / "student.onnx"))).layers if layer.state == "sparse"
+    ]
+    assert sparse and set(before) <= set(sparse)
+    assert [value.name for value in student.graph.output] == ["output0"] and np.isfinite(run(student)[0]).all()
+
+
+def test_another_training_in_the_same_folder_is_refused(lesson: Path) -> None:
+    from edgesparse.training import distill
+
+    training = distill._Training(lesson, distill.torch.device("cpu"), quiet)
+    training._save()
+    values = json.loads((lesson / "distill.json").read_text())
+    (lesson / "distill.json").write_text(json.dumps(values | {"rate": 1.0}))
+    with pytest.raises(ConfigError, match="of another training"):
+        distill.distill(lesson, quiet)
+
+
+def test_a_network_in_pytorch_computes_what_onnx_runtime_does(lesson: Path) -> None:
+    import torch
+
+    from edgesparse.training.network import Network
+
+    teacher = onnx.load(str(lesson / "teacher.onnx"))
+    maps = cut(teacher)
+    names = [value.name for value in maps.graph.output]
+    x = random(1, 3, 64, 64)
+    with torch.no_grad():
+        values = Network(teacher, names)(torch.from_numpy(np.concatenate([x, x])))
+    for name, expected in zip(names, run(maps, x), strict=True):
+        np.testing.assert_allclose(values[name][:1].numpy(), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_node_without_a_counterpart_is_named() -> None:
+    pytest.importorskip("torch", reason="torch: needs PyTorch")
+    from edgesparse.training.network import Network
+
+    source = model([node("Conv", ["x", "w"], ["c"]), node("Erf", ["c"], ["y"], "odd")], {"w": random(4, 64, 1, 1)})
+    with pytest.raises(ModelError, match="Erf odd has no counterpart in PyTorch"):
+        Network(source, ["y"])
+
+
+def test_a_model_without_smooth_activations_has_nothing_for_relu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(networks.SCALES, "tiny", (1 / 3, 0.0625, 128))
+    teacher = networks.yolov8("tiny", "relu", 64, 3)
+    spec = DetectorSpec(head="yolov8", classes=("a", "b", "c"), input=CENTERED.model_copy(update={"size": (64, 64)}))
+    with pytest.raises(ModelError, match="no SiLU"):
+        write_lesson(tmp_path, teacher, teacher, np.zeros((2, 3, 64, 64), np.uint8), spec, replace(OPTIONS, sparse=0))
