@@ -35,7 +35,7 @@ class BenchOptions:
 
 
 @click.command()
-@click.argument("target", type=options.PATH)
+@click.argument("target", type=options.TARGET)
 @click.option("--source", type=options.TEXT, metavar="SOURCE", help="Read frames from this [default: demo scene].")
 @click.option(
     "--frames", type=options.COUNT, default=300, show_default=True, metavar="N", help="Time this many frames."

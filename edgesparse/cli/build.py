@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("target", type=options.PATH, metavar="RECIPE.yaml|MODEL.onnx")
+@click.argument("target", type=options.TARGET, metavar="RECIPE.yaml|MODEL.onnx")
 @click.option("--only", multiple=True, metavar="CANDIDATE", help="Build only this, e.g. fp16-2:4; repeatable.")
 @click.option("--memory", metavar="SIZE", help="Use at most this much memory, e.g. '2 GB'.")
 @click.option("--time-limit", type=options.POSITIVE, metavar="SECONDS", help="Skip candidates not built by then.")

@@ -12,7 +12,7 @@ from edgesparse.tasks.writing import check_outputs
 
 
 @click.command()
-@click.argument("target", type=options.PATH, metavar="RECIPE.yaml|MODEL.onnx")
+@click.argument("target", type=options.TARGET, metavar="RECIPE.yaml|MODEL.onnx")
 @options.output("Write this file, e.g. parts.esb.")
 @click.option(
     "--key", type=options.PATH, required=True, metavar="FILE", help="Sign with this key ('edgesparse keys new')."

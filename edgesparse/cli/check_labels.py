@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command("check-labels")
 @click.argument("annotations", type=options.PATH)
-@click.argument("target", type=options.PATH, required=False)
+@click.argument("target", type=options.TARGET, required=False)
 @options.annotated_images("--images")
 @options.names
 @options.store

@@ -12,7 +12,7 @@ from edgesparse.cli.show import complain, emit_json, progress, table
 
 
 @click.command()
-@click.argument("target", type=options.PATH)
+@click.argument("target", type=options.TARGET)
 @options.labels(required=True)
 @options.annotated_images("--images")
 @options.names

@@ -17,7 +17,7 @@ def export() -> None:
 
 
 @export.command()
-@click.argument("target", type=options.PATH)
+@click.argument("target", type=options.TARGET)
 @options.output("Write the repository to this folder.")
 @options.store
 @click.option("--force", is_flag=True, help="Replace the model if it exists.")

@@ -25,7 +25,7 @@ COLUMNS = ("layer", "op", "weights", "state", "notes", "MACs M", "%", "KB", "zer
 
 
 @click.command()
-@click.argument("target", type=options.PATH, metavar="MODEL.onnx|RECIPE.yaml|PACKAGE|ENGINE")
+@click.argument("target", type=options.TARGET, metavar="MODEL.onnx|RECIPE.yaml|PACKAGE|ENGINE")
 @options.device
 @click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x640x640", help="Set the shape of an input.")
 @options.html

@@ -6,23 +6,61 @@ import errno
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 
-def path(value: str) -> Path:
-    """Accept a path that may not exist: each verb reports what is wrong with it in its own words."""
-    if not value or "\0" in value:
-        raise click.BadParameter("needed a path, found " + ("a NUL character" if value else "nothing"))
-    try:
-        Path(value).stat()
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise click.BadParameter("the name is too long for a file") from None
-    return Path(value)
+if TYPE_CHECKING:
+    _Type = click.ParamType[Any]
+else:
+    _Type = click.ParamType  # not generic before click 8.2
+
+
+class PathType(_Type):
+    """A path that may not exist: each verb reports what is wrong with it in its own words."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if not str(value) or "\0" in str(value):
+            self.fail("needed a path, found " + ("a NUL character" if value else "nothing"), param, ctx)
+        try:
+            Path(value).stat()
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                self.fail("the name is too long for a file", param, ctx)
+        return Path(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(incomplete, type="file")]
+
+
+class TargetType(PathType):
+    """A model, a recipe, a package or `demo`. The shell completes packages of the store, and files."""
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        store = Path(ctx.params.get("store") or "engines")
+        packages = sorted(str(manifest.parent.parent) for manifest in store.glob("*/current/manifest.json"))
+        names = [name for name in ("demo", *packages) if name.startswith(incomplete)]
+        return [*map(CompletionItem, names), *super().shell_complete(ctx, param, incomplete)]
+
+
+class BoardType(_Type):
+    """A board, with an optional power mode."""
+
+    name = "board"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return text(str(value))
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from edgesparse.predict.boards import board_names
+
+        return [CompletionItem(name) for name in board_names() if name.startswith(incomplete)]
 
 
 def text(value: str) -> str:
@@ -53,7 +91,7 @@ class Number(click.FloatRange):
 
 
 MOST = (1 << 31) - 1
-PATH, TEXT = path, text
+PATH, TARGET, TEXT = PathType(), TargetType(), text
 COUNT = Count(1)
 SHARE = Number(0, 1)
 POSITIVE = Number(0, min_open=True)
@@ -95,9 +133,8 @@ def html(function: Verb) -> Verb:
 
 def device(function: Verb) -> Verb:
     """--device: a board, with an optional power mode."""
-    return click.option("--device", type=TEXT, metavar="BOARD", help="Predict gains there, e.g. orin-nano-8gb:15W.")(
-        function
-    )
+    text = "Predict gains there, e.g. orin-nano-8gb:15W."
+    return click.option("--device", type=BoardType(), metavar="BOARD", help=text)(function)
 
 
 def names(function: Verb) -> Verb:

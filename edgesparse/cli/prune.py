@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("target", type=options.PATH, metavar="MODEL.onnx|RECIPE.yaml")
+@click.argument("target", type=options.TARGET, metavar="MODEL.onnx|RECIPE.yaml")
 @options.output("Write this file.")
 @click.option(
     "--method",

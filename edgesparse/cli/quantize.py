@@ -17,7 +17,7 @@ METHODS = ("best", "entropy", "percentile", "mse", "max")
 
 
 @click.command()
-@click.argument("target", type=options.PATH, metavar="MODEL.onnx|RECIPE.yaml")
+@click.argument("target", type=options.TARGET, metavar="MODEL.onnx|RECIPE.yaml")
 @options.output("Write this file.")
 @options.calibration_images(required=True, count=160)
 @click.option(

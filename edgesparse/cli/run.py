@@ -14,11 +14,15 @@ from typing import Any, NoReturn
 import click
 
 from edgesparse.cli import options
+from edgesparse.cli.run_progress import run_progress
 from edgesparse.cli.show import emit_json, progress
 from edgesparse.errors import BackendUnavailable, ConfigError
 
 _OVERRIDES = ("conf", "iou", "max_det", "classes", "tracking")
 _OUTPUTS = ("jsonl", "txt", "coco", "video", "save_images", "show", "categories", "force")
+
+
+NO_OUTPUT = "no output was chosen, so only a summary is printed: see --show, --video, --save-images, --jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +37,7 @@ class RunOptions:
 
 
 @click.command()
-@click.argument("target", type=options.PATH)
+@click.argument("target", type=options.TARGET)
 @click.option(
     "--source",
     "sources",
@@ -118,9 +122,14 @@ def _run(target: Path, chosen: RunOptions) -> None:
     if not cameras:
         raise ConfigError(NO_SOURCE)
     names = package.manifest.detector.classes
-    with open_detector(package, settings) as detector, Loop.of(cameras, detector) as loop:
-        with open_sinks(names, fps=loop.rates(), **chosen.outputs) as loop.sinks:
-            summary = loop.run(chosen.frames)
+    shared = chosen.outputs["jsonl"] == "-" and sys.stdout.isatty()
+    with open_detector(package, settings) as detector, run_progress(shared) as advance_run:
+        with Loop.of(cameras, detector, observer=advance_run) as loop:
+            with open_sinks(names, fps=loop.rates(), **chosen.outputs) as loop.sinks:
+                if not loop.sinks and not chosen.as_json:
+                    print(NO_OUTPUT, file=sys.stderr, flush=True)
+                advance_run.expect([feed.source for feed in loop.feeds], chosen.frames)
+                summary = loop.run(chosen.frames)
     shown = ", ".join(feed.source.name for feed in loop.feeds)
     if chosen.as_json:
         emit_json({"package": str(package.folder), "source": shown, **asdict(summary)})

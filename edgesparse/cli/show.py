@@ -7,11 +7,15 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgesparse.progress import Progress
 from edgesparse.redaction import redact_all, redact_text
 from edgesparse.wording import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 INTERVAL = 10.0
 """Seconds between progress lines of one step, without a terminal."""
@@ -28,19 +32,68 @@ def emit_json(value: Mapping[str, Any]) -> None:
     print(json.dumps(redact_all(value), indent=2))
 
 
+STATES = {
+    **dict.fromkeys(("ok", "kept", "sparse", "deployed", "recovered"), "green"),
+    **dict.fromkeys(("missing", "skipped", "rolled back", "set aside"), "yellow"),
+    **dict.fromkeys(("needed", "refused", "failed", "unhealthy"), "red"),
+}
+"""Colors of cells that are a state."""
+
+
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: int = 0) -> None:
-    """Print a table on standard output; its last `numbers` columns are right-aligned."""
+    """A table on standard output; its last `numbers` columns are right-aligned.
+
+    Words stay whole. Where they do not fit side by side, each row is a list of its values; in a file or a pipe, which
+    have no width, each row is one line.
+    """
     from rich.console import Console
+
+    cells = [[f"{value:.2f}" if isinstance(value, float) else str(value) for value in row] for row in rows]
+    console = Console(highlight=False, markup=False)
+    if not sys.stdout.isatty():
+        console = Console(highlight=False, markup=False, width=1 << 16)
+    elif _least_width(columns, cells, numbers) > console.width:
+        _print_lists(console, title, columns, cells)
+        return
+    console.print(_grid(title, columns, cells, numbers), crop=False)
+
+
+def _grid(title: str, columns: Sequence[str], cells: Sequence[Sequence[str]], numbers: int) -> Table:
     from rich.table import Table
+    from rich.text import Text
 
     grid = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
     for i, column in enumerate(columns):
         number = i >= len(columns) - numbers
-        grid.add_column(column, justify="right" if number else "left", no_wrap=number, overflow="fold")
-    for row in rows:
-        grid.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row))
-    width = None if sys.stdout.isatty() else 160  # a file or a pipe has no width of its own
-    Console(highlight=False, markup=False, width=width).print(grid)
+        least = max((len(word) for row in cells for word in row[i].split()), default=0)
+        grid.add_column(column, justify="right" if number else "left", no_wrap=number, min_width=least)
+    for row in cells:
+        grid.add_row(*(Text(value, style=STATES.get(value, "")) for value in row))
+    return grid
+
+
+def _least_width(columns: Sequence[str], cells: Sequence[Sequence[str]], numbers: int) -> int:
+    """Return the width at which no word has to be broken: numbers are not wrapped at all."""
+    widths = []
+    for i in range(len(columns)):
+        texts = [columns[i], *(row[i] for row in cells)]
+        whole = i >= len(columns) - numbers
+        widths.append(max((len(word) for text in texts for word in ([text] if whole else text.split())), default=0))
+    return sum(widths) + len(columns) - 1
+
+
+def _print_lists(console: Console, title: str, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    from rich.text import Text
+
+    if title:
+        console.print(Text(title, style="bold"))
+    for row in cells:
+        for i, (column, value) in enumerate(zip(columns, row, strict=True)):
+            lead = "" if i == 0 else f"  {column}: " if column else "  "
+            if value not in ("", "-"):
+                console.print(
+                    Text(lead) + Text(value, style=STATES.get(value, "bold" if i == 0 else "")), soft_wrap=True
+                )
 
 
 @contextmanager

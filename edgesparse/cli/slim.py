@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("target", type=options.PATH, metavar="MODEL.onnx|RECIPE.yaml")
+@click.argument("target", type=options.TARGET, metavar="MODEL.onnx|RECIPE.yaml")
 @options.output("Write this file.")
 @click.option("--device", default="orin-nano-8gb", show_default=True, metavar="BOARD", help="Predict for this board.")
 @click.option(
