@@ -90,8 +90,8 @@ class Record:
                 self._counts.setdefault(name, Counter())[report.outcome] += 1
 
     def write(self) -> None:
-        """Nothing unless EDGESPARSE_RECORD is set."""
-        if not os.environ.get("EDGESPARSE_RECORD") or not self._counts:
+        """Nothing unless EDGESPARSE_RECORD is set; a worker of pytest-xdist sees only its own part."""
+        if not os.environ.get("EDGESPARSE_RECORD") or "PYTEST_XDIST_WORKER" in os.environ or not self._counts:
             return
         runs = json.loads(LAST_RUNS.read_text()) if LAST_RUNS.exists() else {}
         date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
