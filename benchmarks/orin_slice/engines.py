@@ -1,9 +1,9 @@
-"""Engines of TensorRT 8.5 built in the current context, held to kernels that an Orin has.
+"""Engines of TensorRT 8.5 built in the current context, with kernels that an Orin has.
 
 Kernel names begin with the GPU generation that they were written for. An Orin (8.7) runs sm80 and sm86 kernels and no
-sm90 one. An IAlgorithmSelector keeps Hopper's own kernels out: it removes the tactics that verbose builds named sm90.
-(Reporting compute capability 8.0 to TensorRT does not work: it then loads code for that GPU, which a Hopper cannot
-run.)
+sm90 one. `toll.c` makes Hopper's own kernels lose while the builder times them; the engine inspector then shows whether
+any is left. (An IAlgorithmSelector can remove them too, but rules out the timing cache: a YOLOv8n then does not build
+in five minutes. Reporting compute capability 8.0 to TensorRT does not work: it loads code that a Hopper cannot run.)
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,71 +21,8 @@ from edgesparse.backends.tensorrt.inspect import layers
 from edgesparse.backends.tensorrt.log import BuildLog
 
 HOPPER = re.compile(r"sm90|cutlass_90|hopper", re.I)
-_TACTIC = re.compile(r"Tactic Name: (\S+) Tactic: (0x[0-9a-f]+|-?\d+)")
-_TIME = re.compile(r"Tactic: (0x[0-9a-f]+|-?\d+) Time: ([0-9.e-]+)")
-MASK = 2**64 - 1
-COPIES, FAST_COPY = {0, 0x3E8, 0x3EA}, 0x3EA
-"""Tactic ids of the reformatting copies; the last is the fastest nearly always."""
-SLACK = 1.1
-MOST_NEW, MOST_UNNAMED = 8, 4
 WIDE_RANGE = 4.0
 """INT8 range of every tensor of networks with random weights: it has no part in the time."""
-
-
-@dataclass
-class Tactics:
-    """What verbose builds print of TensorRT's tactics, and a selector that removes some of them by it.
-
-    An algorithm selector costs the timing cache: TensorRT 8.5 then times every tactic of every layer again. With
-    `shortlist`, what lost everywhere so far is therefore not timed again, and copies between formats are not timed at
-    all. An engine may then miss the best kernel of a layer by SLACK.
-    """
-
-    shortlist: bool = True
-    names: dict[int, str] = field(default_factory=dict)
-    """Kernels by tactic id."""
-    good: set[int] = field(default_factory=set)
-    """Tactics that came within SLACK of the fastest for some layer and format."""
-
-    def learn(self, log: str) -> None:
-        for name, text in _TACTIC.findall(log):
-            self.names[int(text, 0) & MASK] = name
-        for runner in log.split("Timing Runner:")[1:]:
-            times = {int(tactic, 0) & MASK: float(ms) for tactic, ms in _TIME.findall(runner)}
-            best = min(times.values(), default=0.0)
-            self.good |= {tactic for tactic, ms in times.items() if ms <= SLACK * best}
-
-    @property
-    def hopper(self) -> set[int]:
-        return {tactic for tactic, name in self.names.items() if HOPPER.search(name)}
-
-    def keep(self, ids: list[int], hopper: set[int]) -> list[int]:
-        """Positions of the tactics that may be used; all of them where only Hopper's own kernels are offered."""
-        kept = [i for i, tactic in enumerate(ids) if tactic not in hopper] or list(range(len(ids)))
-        if not self.shortlist:
-            return kept
-        if set(ids) <= COPIES:
-            return [i for i in kept if ids[i] == FAST_COPY] or kept[:1]
-        if not any(ids[i] in self.names for i in kept):
-            return kept[:MOST_UNNAMED]
-        known = [i for i in kept if ids[i] in self.good]
-        new = [i for i in kept if ids[i] not in self.names]
-        return [*known, *new[:MOST_NEW]] or kept[:MOST_NEW]
-
-    def selector(self, trt: Any) -> Any:
-        hopper, owner = self.hopper, self
-
-        class Selector(trt.IAlgorithmSelector):  # type: ignore[misc]
-            def __init__(self) -> None:
-                trt.IAlgorithmSelector.__init__(self)
-
-            def select_algorithms(self, context: Any, choices: list[Any]) -> list[int]:
-                return owner.keep([choice.algorithm_variant.tactic & MASK for choice in choices], hopper)
-
-            def report_algorithms(self, contexts: list[Any], choices: list[Any]) -> None:
-                return
-
-        return Selector()
 
 
 @dataclass(frozen=True)
@@ -138,12 +75,11 @@ class Built:
 class Builder:
     """Builds in one process with one timing cache; everything that TensorRT prints goes to `log`, then is read."""
 
-    def __init__(self, trt: Any, folder: Path, cache: str, tactics: Tactics | None = None) -> None:
-        self._trt, self._folder, self._tactics = trt, folder, tactics
-        self._logger = trt.Logger(trt.Logger.VERBOSE)
+    def __init__(self, trt: Any, folder: Path, cache: str) -> None:
+        self._trt, self._folder = trt, folder
+        self._logger = trt.Logger(trt.Logger.INFO)
         self._cache = folder / f"{cache}.timing"
         self._runtime = trt.Runtime(self._logger)
-        self._kept: list[Any] = []
 
     def build(self, onnx: bytes, options: Options) -> Built:
         """Raises RuntimeError with TensorRT's last error."""
@@ -156,8 +92,6 @@ class Builder:
             errors = re.findall(r"\[E\] (.*)", text)
             raise RuntimeError(errors[-1][:300] if errors else "TensorRT gave no plan and no reason")
         seconds = time.perf_counter() - start
-        if self._tactics is not None:
-            self._tactics.learn(text)
         sparsity = BuildLog()
         for line in text.splitlines():
             if "(Sparsity)" in line:
@@ -189,9 +123,6 @@ class Builder:
             config.set_flag(getattr(trt.BuilderFlag, flag))
         if options.precision == "int8" and not options.qdq:
             _set_ranges(network)
-        if self._tactics is not None:
-            self._kept.append(self._tactics.selector(trt))
-            config.algorithm_selector = self._kept[-1]
         held = self._cache.read_bytes() if self._cache.exists() else b""
         cache = config.create_timing_cache(held)
         config.set_timing_cache(cache, ignore_mismatch=True)

@@ -1,6 +1,6 @@
 """What 2:4 and INT8 gain on an Orin-sized slice of a larger GPU, with kernels that an Orin has.
 
-    python benchmarks/orin_slice/measure.py --sms 8 --case chains --case yolo:n:relu [--shortlist] [--out FILE]
+    python benchmarks/orin_slice/measure.py --sms 8 --case chains --case yolo:n:relu [--out FILE]
 
 A stand-in, not an Orin: the multiprocessors are as many as an Orin's and their kernels are Ampere's, but clocks and
 memory bandwidth are those of the GPU that it runs on. Times of work that waits for arithmetic scale by the clocks.
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import queue
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +31,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from onnx import ModelProto
 
+from benchmarks.common import RESULTS
 from benchmarks.orin_slice import networks
-from benchmarks.orin_slice.engines import Builder, Options, Tactics
+from benchmarks.orin_slice.engines import Builder, Options
 from benchmarks.orin_slice.slice import Slice, Timed, clocks, compiled, interleaved
+from edgesparse.version import VERSION
 
-WAYS = ("selector", "any")
 ROUNDS = 25
-LEARNED_FROM = (
-    networks.Chain(3, 64, 40, depth=1),
-    networks.Chain(1, 128, 40, depth=1),
-    networks.Chain(3, 256, 20, depth=1),
-    networks.Chain(3, 16, 160, depth=1),
-)
-"""Small networks whose builds tell the names of kernels, and which of them ever win."""
-NARROW = 32
-"""Input channels below which TensorRT has no 2:4 kernel."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +53,8 @@ class Variant:
 class Case:
     """One network: which engines of it are built."""
 
+    text: str
+    """As given on the command line."""
     name: str
     source: ModelProto
     ways: tuple[str, ...]
@@ -94,17 +90,19 @@ def cases(selected: list[str]) -> Iterator[Case]:
             for chain in networks.CHAINS:
                 if not rest or rest[0] in chain.name:
                     ways = PAIRS if kind == "chains" else QDQ
-                    yield Case(chain.name + (" Q/DQ" if kind == "qdq" else ""), chain.model(), ways)
+                    name = chain.name + (" Q/DQ" if kind == "qdq" else "")
+                    yield Case(f"{kind}:{chain.name}", name, chain.model(), ways)
         elif kind == "yolo":
             chosen = _ways(rest[2:]) or PAIRS
             model = networks.yolov8(rest[0], rest[1])
             name = f"YOLOv8{rest[0]}-shaped {rest[1]} {'+'.join(chosen)}" + (" fast" if "fast" in rest else "")
-            yield Case(name, model, chosen, "fast" in rest, "nojit" not in rest)
+            yield Case(text, name, model, chosen, "fast" in rest, "nojit" not in rest)
         elif kind == "onnx":
             import onnx
 
             chosen = _ways(rest[1:]) or PAIRS
-            yield Case(f"{Path(rest[0]).stem} {'+'.join(chosen)}", onnx.load(rest[0]), chosen, "fast" in rest)
+            name = f"{Path(rest[0]).stem} {'+'.join(chosen)}"
+            yield Case(text, name, onnx.load(rest[0]), chosen, "fast" in rest, "nojit" not in rest)
         else:
             raise ValueError(f"no case {text!r}")
 
@@ -119,40 +117,21 @@ def child(arguments: argparse.Namespace) -> None:
     import tensorrt as trt
 
     place = Slice(arguments.sms)
-    tactics = Tactics(arguments.shortlist) if arguments.way == "selector" else None
-    builder = Builder(trt, arguments.folder, f"{arguments.way}-{arguments.sms}", tactics)
+    builder = Builder(trt, arguments.folder, f"{arguments.kernels}-{arguments.sms}")
     skip = {(case, way) for case, way in json.loads(arguments.skip)}
-    if tactics is not None:
-        _learn(builder, tactics, arguments.folder)
     for case in cases(arguments.case):
         done = [row for row in _rows(arguments.out) if row["network"] == case.name and row["sms"] == arguments.sms]
         if not done:
             _measure(case, place, trt, builder, arguments, skip)
 
 
-def _learn(builder: Builder, tactics: Tactics, folder: Path) -> None:
-    """Kernel names for the selector: kept in a file, and from builds of a few small networks at first."""
-    known = folder / "tactics.json"
-    if known.exists():
-        content = json.loads(known.read_text())
-        tactics.names = {int(key): name for key, name in content["names"].items()}
-        tactics.good = set(content["good"])
-        return
-    shortlist, tactics.shortlist = tactics.shortlist, False
-    for chain in LEARNED_FROM:
-        for precision in ("int8", "fp16"):
-            model = chain.model() if chain.channels < NARROW else networks.pruned(chain.model())
-            builder.build(model.SerializeToString(), Options(precision, sparse=True))
-    tactics.shortlist = shortlist
-    known.write_text(json.dumps({"names": tactics.names, "good": sorted(tactics.good)}))
-
-
 def _measure(
     case: Case, place: Slice, trt: Any, builder: Builder, arguments: argparse.Namespace, skip: set[tuple[str, str]]
 ) -> None:
     engines: dict[str, Timed] = {}
-    row: dict[str, Any] = {"network": case.name, "sms": arguments.sms, "way": arguments.way, "engines": {}}
-    row |= {"heuristic": case.heuristic, "jit": case.jit, "shortlist": arguments.shortlist}
+    row: dict[str, Any] = {"network": case.name, "sms": arguments.sms, "kernels": arguments.kernels}
+    row["command"] = f"python benchmarks/orin_slice/measure.py --sms {arguments.sms} --case '{case.text}'"
+    row |= {"heuristic": case.heuristic, "jit": case.jit, "engines": {}}
     for variant in case.variants():
         if (case.name, variant.name) in skip:
             row["engines"][variant.name] = {"failed": "took longer than the limit, or crashed"}
@@ -166,7 +145,7 @@ def _measure(
             row["engines"][variant.name] = {"failed": str(error)}
     for name, timing in interleaved(engines, ROUNDS).items():
         row["engines"][name] |= timing
-    row["clocks"] = clocks()
+    row |= {"clocks": clocks(), "tensorrt": trt.__version__}
     _say({"row": row})
 
 
@@ -181,10 +160,13 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 def parent(arguments: argparse.Namespace) -> None:
     """Run the child until every case is measured, skipping builds that exceed the limit, within the whole budget."""
     compiled("green_context.c")
+    environment = dict(os.environ)
+    if arguments.kernels == "orin":
+        environment["LD_PRELOAD"] = str(compiled("toll.c", "-ldl"))
     end, skip = time.monotonic() + arguments.budget, list[list[str]]()
     while time.monotonic() < end:
         command = [sys.executable, __file__, "--child", "--skip", json.dumps(skip), *sys.argv[1:]]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         building = _follow(process, arguments, end)
         if building is None:
             return
@@ -193,6 +175,23 @@ def parent(arguments: argparse.Namespace) -> None:
             return
         skip.append(building)
         print(f"skipped: {building}", file=sys.stderr, flush=True)
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What benchmarks/results/orin_slice.json holds: rows of one kind of GPU, each with its own command."""
+    facts = rows[-1]["clocks"]
+    slices = " or ".join(str(sms) for sms in sorted({row["sms"] for row in rows}))
+    device = (
+        f"{facts['name']}, {slices} multiprocessors, SM clock {facts['clocks.sm']}, driver {facts['driver_version']}"
+    )
+    return {
+        "question": "What do INT8 and 2:4 gain on an Orin-sized slice of a larger GPU, with kernels that an Orin has?",
+        "device": f"{device}: a stand-in, not an Orin",
+        "versions": {"tensorrt": rows[-1]["tensorrt"], "edgesparse": VERSION},
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "command": "in each row",
+        "rows": rows,
+    }
 
 
 def _follow(process: subprocess.Popen[str], arguments: argparse.Namespace, end: float) -> list[str] | None:
@@ -240,19 +239,22 @@ def _show(row: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", action="append", required=True, help="What to measure; may be repeated.")
+    parser.add_argument("--case", action="append", default=[], help="What to measure; may be repeated.")
     parser.add_argument("--sms", type=int, default=8, help="Multiprocessors of the slice; 0 is the whole GPU.")
-    parser.add_argument("--way", choices=WAYS, default="selector", help="selector keeps Hopper's own kernels out.")
+    parser.add_argument("--kernels", choices=("orin", "any"), default="orin", help="orin: none that is Hopper's own.")
     parser.add_argument("--out", type=Path, default=Path("orin_slice.jsonl"))
     parser.add_argument("--folder", type=Path, default=Path("/tmp/orin_slice"), help="For caches and logs.")
     parser.add_argument("--limit", type=float, default=240.0, help="Seconds that one build may take.")
     parser.add_argument("--budget", type=float, default=500.0, help="Seconds for everything.")
-    parser.add_argument("--shortlist", action="store_true", help="Skip what lost so far (not run yet).")
+    parser.add_argument("--save", action="store_true", help="Write benchmarks/results/orin_slice.json from FILE.")
     parser.add_argument("--skip", default="[]", help=argparse.SUPPRESS)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     (child if arguments.child else parent)(arguments)
+    if arguments.save and not arguments.child:
+        text = json.dumps(summary(_rows(arguments.out)), indent=1)
+        (RESULTS / "orin_slice.json").write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -84,6 +84,7 @@ def test_kernels_give_opencvs_pixels_and_numpys_boxes() -> None:
     pixels = measured["letterbox, steps of 1/255"]
     assert max(pixels["bgr"], pixels["rgb"]) <= 1.05 and max(pixels.values()) <= 2.05
     assert measured["batches, steps of 1/255"] <= 2.05 and measured["boxes, pixels"] <= 0.05
+    assert measured["no boxes"] > 1000
 
 
 @pytest.mark.parametrize("batch", [1, 4])
