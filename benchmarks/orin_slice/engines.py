@@ -68,6 +68,7 @@ class Built:
             "sparse_kernels": self.sparse,
             "sm90_kernels": self.hopper,
             "eligible": self.eligible,
+            "sparse_layers": [layer for layer, _, sparse in self.kernels if sparse],
             "kernels": families,
         }
 

@@ -130,6 +130,7 @@ def _measure(
 ) -> None:
     engines: dict[str, Timed] = {}
     row: dict[str, Any] = {"network": case.name, "sms": arguments.sms, "kernels": arguments.kernels}
+    row["case"] = case.text
     row["command"] = f"python benchmarks/orin_slice/measure.py --sms {arguments.sms} --case '{case.text}'"
     row |= {"heuristic": case.heuristic, "jit": case.jit, "engines": {}}
     for variant in case.variants():
