@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import queue
+import re
 import subprocess
 import sys
 import threading
@@ -80,7 +81,9 @@ QDQ = ("int8-qdq-fuse", "int8-qdq-fuse 2:4", "int8-qdq-sparse", "int8-qdq-sparse
 
 
 def cases(selected: list[str]) -> Iterator[Case]:
-    """`chains[:TEXT]`, `qdq[:TEXT]`, `yolo:WIDTH:ACTIVATION[:way+way][:fast]`, `onnx:FILE[:way+way]`.
+    """`chains[:TEXT]`, `qdq[:TEXT]`, `yolo:WIDTH:ACTIVATION[:way+way]`, `onnx:FILE[:way+way]`.
+
+    More words for the last two: `fast` (TensorRT's own shortcut), `nojit`, and for a YOLO `b4` or another batch.
 
     Raises ValueError for any other word.
     """
@@ -94,8 +97,10 @@ def cases(selected: list[str]) -> Iterator[Case]:
                     yield Case(f"{kind}:{chain.name}", name, chain.model(), ways)
         elif kind == "yolo":
             chosen = _ways(rest[2:]) or PAIRS
-            model = networks.yolov8(rest[0], rest[1])
-            name = f"YOLOv8{rest[0]}-shaped {rest[1]} {'+'.join(chosen)}" + (" fast" if "fast" in rest else "")
+            batch = next((int(word[1:]) for word in rest if re.fullmatch(r"b\d+", word)), 1)
+            model = networks.yolov8(rest[0], rest[1], batch=batch)
+            name = f"YOLOv8{rest[0]}-shaped {rest[1]} batch {batch} {'+'.join(chosen)}"
+            name += " fast" if "fast" in rest else ""
             yield Case(text, name, model, chosen, "fast" in rest, "nojit" not in rest)
         elif kind == "onnx":
             import onnx
@@ -108,7 +113,7 @@ def cases(selected: list[str]) -> Iterator[Case]:
 
 
 def _ways(words: list[str]) -> tuple[str, ...]:
-    result = next((word for word in words if word not in ("fast", "nojit")), "")
+    result = next((word for word in words if not re.fullmatch(r"fast|nojit|slim|b\d+", word)), "")
     return tuple(way.replace("_", " ").replace("24", "2:4") for way in result.split("+")) if result else ()
 
 

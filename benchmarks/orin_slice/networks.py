@@ -150,8 +150,8 @@ class Graph:
         return onnx.shape_inference.infer_shapes(model)
 
 
-def yolov8(width: str, activation: str, size: int = 640, classes: int = 80) -> ModelProto:
-    """YOLOv8 `n`, `s` or `m` with `silu` or `relu`, its DFL head included; output [1, 4 + classes, anchors]."""
+def yolov8(width: str, activation: str, size: int = 640, classes: int = 80, batch: int = 1) -> ModelProto:
+    """YOLOv8 `n`, `s` or `m` with `silu` or `relu`, its DFL head included; output [batch, 4 + classes, anchors]."""
     depth, factor, most = SCALES[width]
     c1, c2, c3, c4, c5 = (int(-(-min(c, most) * factor // 8) * 8) for c in (64, 128, 256, 512, 1024))
     three, six = max(round(3 * depth), 1), max(round(6 * depth), 1)
@@ -165,7 +165,7 @@ def yolov8(width: str, activation: str, size: int = 640, classes: int = 80) -> M
     n4 = g.c2f(g.op("Concat", [g.conv(n3, c3, c3, 3, 2), n4], axis=1), c3 + c4, c4, three, False)
     n5 = g.c2f(g.op("Concat", [g.conv(n4, c4, c4, 3, 2), p5], axis=1), c4 + c5, c5, three, False)
     out, anchors = _head(g, ((n3, c3, 8), (n4, c4, 16), (n5, c5, 32)), size, classes)
-    return g.finish(f"yolov8{width}", [1, 3, size, size], out, [1, 4 + classes, anchors])
+    return g.finish(f"yolov8{width}", [batch, 3, size, size], out, [batch, 4 + classes, anchors])
 
 
 def _head(g: Graph, levels: tuple[tuple[str, int, int], ...], size: int, classes: int) -> tuple[str, int]:
@@ -178,15 +178,15 @@ def _head(g: Graph, levels: tuple[tuple[str, int, int], ...], size: int, classes
         box = g.conv(g.conv(g.conv(x, channels, wide_box, 3), wide_box, wide_box, 3), wide_box, 64, activate=False)
         hidden = g.conv(g.conv(x, channels, wide_class, 3), wide_class, wide_class, 3)
         score = g.conv(hidden, wide_class, classes, activate=False)
-        boxes.append(g.reshape(box, 1, 64, cells * cells))
-        scores.append(g.reshape(score, 1, classes, cells * cells))
+        boxes.append(g.reshape(box, 0, 64, cells * cells))
+        scores.append(g.reshape(score, 0, classes, cells * cells))
         rows, columns = np.mgrid[0:cells, 0:cells]
         centers.append(np.stack([columns.ravel() + 0.5, rows.ravel() + 0.5]))
         strides.append(np.full(cells * cells, stride))
     anchors = sum(center.shape[1] for center in centers)
-    bins = g.op("Transpose", [g.reshape(g.op("Concat", boxes, axis=2), 1, 4, 16, anchors)], perm=[0, 2, 1, 3])
+    bins = g.op("Transpose", [g.reshape(g.op("Concat", boxes, axis=2), 0, 4, 16, anchors)], perm=[0, 2, 1, 3])
     expectation = g.constant(np.arange(16, dtype=np.float32).reshape(1, 16, 1, 1), "dfl")
-    distances = g.reshape(g.op("Conv", [g.op("Softmax", [bins], axis=1), expectation]), 1, 4, anchors)
+    distances = g.reshape(g.op("Conv", [g.op("Softmax", [bins], axis=1), expectation]), 0, 4, anchors)
     near, far = g.split(distances, 2)
     center = g.constant(np.concatenate(centers, 1)[None].astype(np.float32), "centers")
     low, high = g.op("Sub", [center, near]), g.op("Add", [center, far])

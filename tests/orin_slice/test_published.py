@@ -11,12 +11,12 @@ from benchmarks.orin_slice import published
 
 ROWS = [
     {
-        "network": "YOLOv8n-shaped silu fp16+int8",
+        "network": "YOLOv8n-shaped silu batch 1 fp16+int8",
         "sms": 8,
         "clocks": {"clocks.sm": "2040 MHz"},
         "engines": {"int8": {"us": 1000.0}, "fp16": {"failed": "took longer than the limit"}},
     },
-    {"network": "YOLOv8n-shaped relu int8", "sms": 8, "clocks": {}, "engines": {"int8": {"us": 1.0}}},
+    {"network": "YOLOv8n-shaped relu batch 1 int8", "sms": 8, "clocks": {}, "engines": {"int8": {"us": 1.0}}},
 ]
 
 
