@@ -59,8 +59,7 @@ class Case:
     name: str
     source: ModelProto
     ways: tuple[str, ...]
-    heuristic: bool = False
-    jit: bool = True
+    words: tuple[str, ...] = ()
 
     def variants(self) -> Iterator[Variant]:
         """Dense before 2:4, INT8 before FP16: later ones find most tactics timed."""
@@ -73,7 +72,8 @@ class Case:
             if qdq:
                 model = networks.with_qdq(model, "sparse" if base.endswith("sparse") else "fuse")
             precision = "int8" if base.startswith("int8") else base
-            yield Variant(way, model, Options(precision, pruned, qdq, self.heuristic, self.jit))
+            heuristic, free, jit = "fast" in self.words, "free" in self.words, "nojit" not in self.words
+            yield Variant(way, model, Options(precision, pruned, qdq, heuristic, free, jit))
 
 
 PAIRS = ("int8", "int8 2:4", "fp16", "fp16 2:4")
@@ -83,7 +83,7 @@ QDQ = ("int8-qdq-fuse", "int8-qdq-fuse 2:4", "int8-qdq-sparse", "int8-qdq-sparse
 def cases(selected: list[str]) -> Iterator[Case]:
     """`chains[:TEXT]`, `qdq[:TEXT]`, `yolo:WIDTH:ACTIVATION[:way+way]`, `onnx:FILE[:way+way]`.
 
-    More words for the last two: `fast` (TensorRT's own shortcut), `nojit`, and for a YOLO `b4` or another batch.
+    More words for the last two: `fast`, `free` and `nojit` (engines.Options); for a YOLO `b4` or another batch.
 
     Raises ValueError for any other word.
     """
@@ -100,20 +100,20 @@ def cases(selected: list[str]) -> Iterator[Case]:
             batch = next((int(word[1:]) for word in rest if re.fullmatch(r"b\d+", word)), 1)
             model = networks.yolov8(rest[0], rest[1], batch=batch)
             name = f"YOLOv8{rest[0]}-shaped {rest[1]} batch {batch} {'+'.join(chosen)}"
-            name += " fast" if "fast" in rest else ""
-            yield Case(text, name, model, chosen, "fast" in rest, "nojit" not in rest)
+            name = " ".join([name, *(word for word in rest[2:] if word in ("fast", "free", "nojit", "slim"))])
+            yield Case(text, name, model, chosen, tuple(rest[2:]))
         elif kind == "onnx":
             import onnx
 
             chosen = _ways(rest[1:]) or PAIRS
             name = f"{Path(rest[0]).stem} {'+'.join(chosen)}"
-            yield Case(text, name, onnx.load(rest[0]), chosen, "fast" in rest, "nojit" not in rest)
+            yield Case(text, name, onnx.load(rest[0]), chosen, tuple(rest[1:]))
         else:
             raise ValueError(f"no case {text!r}")
 
 
 def _ways(words: list[str]) -> tuple[str, ...]:
-    result = next((word for word in words if not re.fullmatch(r"fast|nojit|slim|b\d+", word)), "")
+    result = next((word for word in words if not re.fullmatch(r"fast|free|nojit|slim|b\d+", word)), "")
     return tuple(way.replace("_", " ").replace("24", "2:4") for way in result.split("+")) if result else ()
 
 
@@ -137,7 +137,7 @@ def _measure(
     row: dict[str, Any] = {"network": case.name, "sms": arguments.sms, "kernels": arguments.kernels}
     row["case"] = case.text
     row["command"] = f"python benchmarks/orin_slice/measure.py --sms {arguments.sms} --case '{case.text}'"
-    row |= {"heuristic": case.heuristic, "jit": case.jit, "engines": {}}
+    row["engines"] = {}
     for variant in case.variants():
         if (case.name, variant.name) in skip:
             row["engines"][variant.name] = {"failed": "took longer than the limit, or crashed"}

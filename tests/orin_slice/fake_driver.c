@@ -22,6 +22,7 @@ int cuLaunchKernel(Kernel *kernel, unsigned gx, unsigned gy, unsigned gz, unsign
   unsigned long long ns = parameters ? *(unsigned long long *)parameters[0] : 0;
   return printf("%s %llu on stream %d\n", kernel->name, ns, (int)(size_t)stream), 0;
 }
+int cuEventCreate(void **out, unsigned flags) { return printf("event %u\n", flags), 0; }
 int cuGetProcAddress(const char *name, void **out, int version, unsigned long long flags) {
   return *out = strcmp(name, "cuLaunchKernel") ? NULL : (void *)cuLaunchKernel, *out == NULL;
 }
@@ -43,6 +44,6 @@ int main(void) {
     by_address(hopper, 1, 1, 1, 1, 1, 1, 0, (void *)5, NULL, NULL);
   }
   by_symbol(hopper, 1, 1, 1, 1, 1, 1, 0, (void *)7, NULL, NULL);
-  return 0;
+  return ((int (*)(void **, unsigned))dlsym(library, "cuEventCreate"))(NULL, 3);
 }
 #endif

@@ -19,7 +19,8 @@ def test_dense_engines_come_before_sparse_and_int8_before_fp16() -> None:
 def test_a_yolo_of_chosen_engines() -> None:
     (case,) = measure.cases(["yolo:n:relu:int8+int8_24+int8-qdq-sparse_24:fast:nojit"])
     assert [variant.name for variant in case.variants()] == ["int8", "int8 2:4", "int8-qdq-sparse 2:4"]
-    assert case.heuristic and not case.jit
+    options = next(case.variants()).options
+    assert options.heuristic and not options.jit and not options.free
     assert sum(node.op_type == "Conv" for node in case.source.graph.node) == 64
     with pytest.raises(ValueError, match="no case"):
         list(measure.cases(["resnet"]))
