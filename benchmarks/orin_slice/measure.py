@@ -36,6 +36,7 @@ from benchmarks.common import RESULTS
 from benchmarks.orin_slice import networks
 from benchmarks.orin_slice.engines import Builder, Options
 from benchmarks.orin_slice.slice import Slice, Timed, clocks, compiled, interleaved
+from edgesparse.compress import slim
 from edgesparse.version import VERSION
 
 ROUNDS = 25
@@ -83,7 +84,8 @@ QDQ = ("int8-qdq-fuse", "int8-qdq-fuse 2:4", "int8-qdq-sparse", "int8-qdq-sparse
 def cases(selected: list[str]) -> Iterator[Case]:
     """`chains[:TEXT]`, `qdq[:TEXT]`, `yolo:WIDTH:ACTIVATION[:way+way]`, `onnx:FILE[:way+way]`.
 
-    More words for the last two: `fast`, `free` and `nojit` (engines.Options); for a YOLO `b4` or another batch.
+    More words for the last two: `fast`, `free` and `nojit` (engines.Options); for a YOLO `b4` or another batch, and
+    `slim` (edgesparse slim).
 
     Raises ValueError for any other word.
     """
@@ -99,6 +101,7 @@ def cases(selected: list[str]) -> Iterator[Case]:
             chosen = _ways(rest[2:]) or PAIRS
             batch = next((int(word[1:]) for word in rest if re.fullmatch(r"b\d+", word)), 1)
             model = networks.yolov8(rest[0], rest[1], batch=batch)
+            model = slim(model)[0] if "slim" in rest else model
             name = f"YOLOv8{rest[0]}-shaped {rest[1]} batch {batch} {'+'.join(chosen)}"
             name = " ".join([name, *(word for word in rest[2:] if word in ("fast", "free", "nojit", "slim"))])
             yield Case(text, name, model, chosen, tuple(rest[2:]))
