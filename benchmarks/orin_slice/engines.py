@@ -12,7 +12,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,6 @@ class Options:
     qdq: bool = False
     heuristic: bool = False
     """TensorRT's own shortcut: tactics are ranked before they are timed."""
-    free: bool = False
-    """Whether every layer may run in any precision: most of a build then goes to copies between the formats."""
     jit: bool = True
     """Whether convolutions may be compiled together with what follows them (SiLU), which takes most of a build."""
 
@@ -121,14 +119,11 @@ class Builder:
         config.avg_timing_iterations = config.min_timing_iterations = 1
         flags = {"fp32": (), "fp16": ("FP16",), "int8": ("FP16", "INT8")}[options.precision]
         flags += ("SPARSE_WEIGHTS",) if options.sparse else ()
-        flags += () if options.free or options.qdq else ("PREFER_PRECISION_CONSTRAINTS",)
         flags += ("ENABLE_TACTIC_HEURISTIC",) if options.heuristic else ()
         for flag in flags:
             config.set_flag(getattr(trt.BuilderFlag, flag))
         if options.precision == "int8" and not options.qdq:
             _set_ranges(network)
-        if "PREFER_PRECISION_CONSTRAINTS" in flags:
-            hold(trt, network, {"fp32": "FLOAT", "fp16": "HALF", "int8": "INT8"}[options.precision])
         held = self._cache.read_bytes() if self._cache.exists() else b""
         cache = config.create_timing_cache(held)
         config.set_timing_cache(cache, ignore_mismatch=True)
@@ -147,44 +142,6 @@ def _set_ranges(network: Any) -> None:
             tensor = layer.get_output(j)
             if tensor is not None and not tensor.is_shape_tensor:
                 tensor.dynamic_range = (-WIDE_RANGE, WIDE_RANGE)
-
-
-BODY = ("CONVOLUTION", "ACTIVATION", "ELEMENTWISE", "POOLING", "CONCATENATION", "RESIZE", "SLICE")
-POINTWISE = ("ACTIVATION", "ELEMENTWISE")
-
-
-def hold(trt: Any, network: Any, precision: str) -> int:
-    """Ask for one precision from the input up to the head's first reshape, as a free search picks nearly everywhere.
-
-    Returns how many layers that is. What stands between a convolution and its activation is left open, since it is
-    fused away, and so is what the head reads.
-    """
-    layers = [network.get_layer(i) for i in range(network.num_layers)]
-    dtype, inside = getattr(trt, precision), {network.get_input(i).name for i in range(network.num_inputs)}
-    users: dict[str, list[Any]] = {}
-    for layer in layers:
-        for tensor in _tensors(layer.get_input, layer.num_inputs):
-            users.setdefault(tensor.name, []).append(layer)
-    body = []
-    for layer in layers:
-        inputs = list(_tensors(layer.get_input, layer.num_inputs))
-        if layer.type.name in BODY and inputs and all(tensor.name in inside for tensor in inputs):
-            body.append(layer)
-            inside |= {tensor.name for tensor in _tensors(layer.get_output, layer.num_outputs)}
-    names = {layer.name for layer in body}
-    for layer in body:
-        layer.precision = dtype
-        for i, tensor in enumerate(_tensors(layer.get_output, layer.num_outputs)):
-            next_layers = users.get(tensor.name, [])
-            fused = layer.type.name == "CONVOLUTION" and any(n.type.name in POINTWISE for n in next_layers)
-            fused |= layer.type.name == "ACTIVATION" and any(n.type.name == "ELEMENTWISE" for n in next_layers)
-            if next_layers and not fused and all(n.name in names for n in next_layers):
-                layer.set_output_type(i, dtype)
-    return len(body)
-
-
-def _tensors(get: Callable[[int], Any], count: int) -> Iterator[Any]:
-    return (tensor for tensor in map(get, range(count)) if tensor is not None)
 
 
 @contextlib.contextmanager

@@ -4,8 +4,9 @@
 //   LD_PRELOAD=./libtoll.so python ...
 //
 // Kernel names begin with the GPU generation that they were written for. Before each launch of one written for Hopper,
-// a kernel that only waits (TOLL_US microseconds, 1000 by default) is launched on the same stream. TensorRT's builder
-// measures the two together. Nothing else changes: results stay right, and the timing cache works, which an
+// a kernel that only waits (TOLL_US microseconds, 60 by default) is launched on the same stream. TensorRT's builder
+// measures the two together, some ten times per kernel, so a long wait makes builds long; it must exceed what Hopper's
+// kernel gains in the slowest layer. Nothing else changes: results stay right, and the timing cache works, which an
 // IAlgorithmSelector rules out. Both ways in which CUDA's runtime finds the driver's functions are intercepted: dlsym
 // and cuGetProcAddress. Needs driver 525 or newer (cuFuncGetName).
 //
@@ -111,7 +112,7 @@ static void take_toll(CUfunction function, CUstream stream, const char *launch) 
   if (!pays(function)) return;
   CUfunction wait = waiting();
   const char *text = getenv("TOLL_US");
-  unsigned long long nanoseconds = 1000ull * (text ? strtoul(text, NULL, 10) : 1000);
+  unsigned long long nanoseconds = 1000ull * (text ? strtoul(text, NULL, 10) : 60);
   void *parameters[] = {&nanoseconds};
   if (wait && !((Launch)driver(launch))(wait, 1, 1, 1, 1, 1, 1, 0, stream, parameters, NULL)) tolls++;
 }

@@ -20,7 +20,7 @@ def test_a_yolo_of_chosen_engines() -> None:
     (case,) = measure.cases(["yolo:n:relu:int8+int8_24+int8-qdq-sparse_24:fast:nojit"])
     assert [variant.name for variant in case.variants()] == ["int8", "int8 2:4", "int8-qdq-sparse 2:4"]
     options = next(case.variants()).options
-    assert options.heuristic and not options.jit and not options.free
+    assert options.heuristic and not options.jit
     assert sum(node.op_type == "Conv" for node in case.source.graph.node) == 64
     with pytest.raises(ValueError, match="no case"):
         list(measure.cases(["resnet"]))
