@@ -29,7 +29,7 @@ DERIVED = ("4 conv3x3-relu 64 ", "4 conv3x3-relu 128 ", "4 conv3x3-relu 256 ")
 
 
 def compare(row: Mapping[str, Any]) -> dict[str, Counter[str]]:
-    """Of one network, by precision: how many layers are right, wrongly expected, missed. Empty for files and old rows."""
+    """Of one network, by precision: how many layers right, wrongly expected, missed. Empty for files and older ones."""
     results = {}
     kind = row.get("case", "").split(":")[0]
     for way in ("int8 2:4", "fp16 2:4"):
