@@ -24,12 +24,12 @@ ALLOWED = {
     "click, logging, urllib and paho-mqtt call it": "format_commands handleError http_open https_open",
     "TensorRT and ONNX Runtime call it": (
         "get_batch_size get_batch read_calibration_cache write_calibration_cache phase_start step_complete "
-        "phase_finish get_next select_algorithms report_algorithms"
+        "phase_finish get_next"
     ),
     "set on an object of another library, which reads it": (
         "graph_optimization_level optimized_model_filepath intra_op_num_threads inter_op_num_threads "
         "log_severity_level profiling_verbosity int8_calibrator default_device_type DLA_core "
-        "avg_timing_iterations min_timing_iterations algorithm_selector dynamic_range "
+        "avg_timing_iterations min_timing_iterations dynamic_range "
         "dim_param pts connect_timeout on_connect on_publish on_message force_exit should_exit benchmark "
         "_create_connection"
     ),
