@@ -49,16 +49,31 @@ STATE = "EDGESPARSE_STATE"
 def state_folder() -> Path:
     """Return EDGESPARSE_STATE; by default /var/lib/edgesparse for root, and XDG's state folder for other users.
 
-    Raises ConfigError for a user without a home folder.
+    Raises ConfigError for a user without a home folder, and for root where the folder is another user's.
     """
-    if folder := os.environ.get(STATE):
-        return Path(folder).absolute()
+    folder = os.environ.get(STATE)
     if os.geteuid() == 0:
-        return Path("/var/lib/edgesparse")
+        return _of_root(Path(folder or "/var/lib/edgesparse").absolute())
+    if folder:
+        return Path(folder).absolute()
     try:
         return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "edgesparse"
     except RuntimeError:
         raise ConfigError(f"user {os.geteuid()} has no home folder: set {STATE} to a folder") from None
+
+
+def _of_root(folder: Path) -> Path:
+    """Refuse a folder of another user, who could make root read, write and load what is not root's."""
+    try:
+        owner = folder.stat().st_uid
+    except OSError:
+        return folder
+    if owner:
+        raise ConfigError(
+            f"{folder} belongs to user {owner}: run this as that user (sudo -u '#{owner}' ...), or name another "
+            f"folder in {STATE}"
+        )
+    return folder
 
 
 @lru_cache(1)

@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 
 def read_regular(path: Path, most: int) -> bytes:
-    """Read a regular file of at most `most` bytes; a pipe or a device never blocks.
+    """Read a regular file of at most `most` bytes; a pipe or a device never blocks, a link is not followed.
 
     Raises FileNotFoundError if it does not exist, another OSError if it cannot be read or is not a regular file, and
     ValueError if it is larger.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    return read_checked(path, most, lambda _: None, os.O_NOFOLLOW)
+
+
+def read_checked(path: Path, most: int, check: Callable[[os.stat_result], None], flags: int = 0) -> bytes:
+    """Read a regular file whose status `check` accepts: that of the open file, which nobody can exchange.
+
+    Raises what `read_regular` raises, and what `check` does.
+    """
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):
+            raise
+        raise OSError(f"{path} is not a regular file") from None  # a link, a socket
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(f"{path} is not a regular file")
+        check(status)
         file = os.fdopen(descriptor, "rb", closefd=False)
         data = file.read(most + 1)
     finally:
@@ -28,6 +44,13 @@ def read_regular(path: Path, most: int) -> bytes:
     if len(data) > most:
         raise ValueError(f"{path} has more than {most} bytes")
     return data
+
+
+def foreign_owner(status: os.stat_result) -> str:
+    """Return `owned by user N, needed root` for what another user than root and this one could change; else nothing."""
+    if status.st_uid in (0, os.geteuid()):
+        return ""
+    return f"owned by user {status.st_uid}, needed root"
 
 
 def set_aside(path: Path) -> Path:

@@ -28,6 +28,7 @@ _MISTYPED = re.compile(r"\s*([^\s:/\\@]*)\s*(?::(?!//)|//|\\)(?=.*@)", re.DOTALL
 """An address without `://`, such as `rtsp:/user:password@host` or `user:password@host`."""
 _SETTING = re.compile(r"(?i:pass|pwd|pw|secret|token|credential|auth)")
 _ASSIGNED = re.compile(r"(?i:\b([\w-]*(?:passw(?:or)?d|pwd|user-pw|secret|token)[\w-]*=))[^\s&;,'\"]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _WORD = re.compile(r"[^\s'\"<>{}]+")
 
 
@@ -56,9 +57,15 @@ def is_address(text: str) -> bool:
 
 
 def redact_text(text: str) -> str:
-    """Return text with every address in it redacted and every known secret replaced."""
+    """Return a sentence with addresses redacted, known secrets replaced, and control characters shown."""
+    text = visible(text)
     text = _ASSIGNED.sub(rf"\1{HIDDEN}", _known.without(text))
     return _WORD.sub(lambda word: redact(word[0]), text) if ":" in text else text
+
+
+def visible(text: str) -> str:
+    """Return text whose control characters, which could command a terminal, are written as \\x1b; lines stay lines."""
+    return _CONTROL.sub(lambda sign: f"\\x{ord(sign[0]):02x}", text)
 
 
 def redact_all(value: Any) -> Any:

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 from .steps import Options, run_steps
-from .system import MACHINE_LACKS, WRONG_USE, System
+from .system import MACHINE_LACKS, WRONG_USE, StepFailed, System
 
-REPORT = "/var/lib/edgesparse/provision.json"
+REPORT = "/etc/edgesparse/provision.json"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -61,12 +61,12 @@ def main(arguments: list[str] | None = None, system: System | None = None) -> in
         print("provision: interrupted; run it again to continue", file=sys.stderr)
         return 130
     text = json.dumps(report, indent=1)
-    file = parsed.report or ("" if parsed.check else REPORT)
+    file = (parsed.report and str(Path(parsed.report).absolute())) or ("" if parsed.check else REPORT)
     if file:
         try:
             system.write(file, text + "\n")
-        except OSError as error:
-            print(f"provision: cannot write the report: {error}; pass --report FILE", file=sys.stderr)
+        except (OSError, StepFailed) as error:
+            print(f"provision: cannot write the report: {error}; pass --report FILE, or --json", file=sys.stderr)
             return MACHINE_LACKS
     print(text if parsed.json else summary(report))
     return int(str(report["code"]))

@@ -76,19 +76,18 @@ def _write_rules(system: System, text: str, nodes: list[str]) -> None:
 
 def folders(system: System) -> Iterator[Change]:
     """Create the folders of bundles and engines, of settings and of trusted keys."""
-    for name, mode, owner in ((STATE, 0o750, USER), (SETTINGS, 0o755, ""), (f"{SETTINGS}/trusted", 0o755, "")):
+    for name, mode, owner in ((STATE, 0o750, USER), (SETTINGS, 0o755, "root"), (f"{SETTINGS}/trusted", 0o755, "root")):
         path = system.path(name)
+        change = partial(system.make_folder, name, mode, owner)
         if not path.is_dir():
-            yield Change(f"create {name}", partial(_folder, system, path, mode, owner))
-        elif owner and (system.owner(path) != owner or path.stat().st_mode & 0o777 != mode):
-            yield Change(f"give {name} to {owner}, mode {mode:o}", partial(_folder, system, path, mode, owner))
+            yield Change(f"create {name}", change)
+        elif system.owner(path) != owner or _differs(path.stat().st_mode & 0o777, mode, owner):
+            yield Change(f"give {name} to {owner}, mode {mode:o}", change)
 
 
-def _folder(system: System, path: Path, mode: int, owner: str) -> None:
-    path.mkdir(parents=True, exist_ok=True)
-    path.chmod(mode)
-    if owner:
-        system.give(path, owner)
+def _differs(found: int, mode: int, owner: str) -> bool:
+    """Whether a folder's mode has to change: one of root's may be closed further."""
+    return bool(found & 0o022) if owner == "root" else found != mode
 
 
 def keys(system: System, files: list[Path], force: bool) -> Iterator[Change]:

@@ -7,14 +7,18 @@ import hashlib
 import os
 import pwd
 import shutil
+import stat
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 REFUSED, WRONG_USE, MACHINE_LACKS = 1, 2, 3
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+MOST_LINKS = 16
 
 
 class StepFailed(Exception):
@@ -91,29 +95,88 @@ class System:
             raise StepFailed(f"`{' '.join(command)}` ended with {child.returncode}: {_error_line(lines)}", remedy)
         return "\n".join(lines)
 
-    def write(self, name: str, text: str, mode: int = 0o644, group: str = "") -> None:
-        """Write a file atomically.
+    @contextmanager
+    def folder(self, path: Path) -> Iterator[int]:
+        """Open a folder, created where it does not exist. Raises StepFailed unless nobody but root can change it.
 
-        Mode and group are set through the open file: some folders belong to the service's user, who could replace the
-        temporary file by a link while root works on it.
+        Each folder on the way is opened in the one before and checked, so nobody can exchange one; a link is followed
+        where it is in a folder of root's.
         """
-        path = self.path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name_of_part = tempfile.mkstemp(dir=str(path.parent), prefix=f".{path.name}.")
-        temporary = Path(name_of_part)
+        handle = self._open_folder(list(path.relative_to(self.root).parts), 0)
         try:
-            with os.fdopen(handle, "w") as file:
-                self._set_mode(handle, mode, group)
-                file.write(text)
-                file.flush()
-                os.fsync(handle)
-                temporary.replace(path)
-                if not os.path.samestat(os.fstat(handle), os.lstat(path)):
-                    path.unlink()
-                    raise StepFailed(f"{path} was replaced while it was written", "look for who writes there", REFUSED)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+            yield handle
+        finally:
+            os.close(handle)
+
+    def _open_folder(self, parts: list[str], links: int) -> int:
+        handle = os.open(self.root, FOLDER)
+        for number, part in enumerate(parts):
+            outer = handle
+            try:
+                if not self._exists(part, outer):
+                    os.mkdir(part, 0o755, dir_fd=outer)
+                if stat.S_ISLNK(os.lstat(part, dir_fd=outer).st_mode):
+                    target = os.path.normpath(Path("/", *parts[:number]) / os.readlink(part, dir_fd=outer))
+                    if links == MOST_LINKS:
+                        raise StepFailed(f"too many links on the way to /{'/'.join(parts)}", "remove them", REFUSED)
+                    return self._open_folder([*Path(target).parts[1:], *parts[number + 1 :]], links + 1)
+                handle = os.open(part, FOLDER, dir_fd=outer)
+            finally:
+                os.close(outer)
+            try:
+                self._check_owner(os.fstat(handle), "/" + "/".join(parts[: number + 1]))
+            except StepFailed:
+                os.close(handle)
+                raise
+        return handle
+
+    def _exists(self, part: str, handle: int) -> bool:
+        try:
+            os.lstat(part, dir_fd=handle)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _check_owner(self, status: os.stat_result, name: str) -> None:
+        """Whoever can write there could exchange what root writes. A sticky folder, as /tmp, protects each file."""
+        if not self.is_root(status.st_uid):
+            raise StepFailed(f"{name} belongs to user {status.st_uid}, needed root", f"chown root {name}", REFUSED)
+        if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
+            mode = stat.S_IMODE(status.st_mode)
+            raise StepFailed(f"{name} has mode {mode:o}: others can write there", f"chmod go-w {name}", REFUSED)
+
+    def is_root(self, user: int) -> bool:
+        return user in (0, os.geteuid())
+
+    def make_folder(self, name: str, mode: int, owner: str) -> None:
+        """Create a folder, or set mode and owner of an existing one, never of what a link in its place leads to."""
+        path = self.path(name)
+        with self.folder(path.parent) as parent:
+            if not self._exists(path.name, parent):
+                os.mkdir(path.name, 0o700, dir_fd=parent)
+            handle = os.open(path.name, FOLDER, dir_fd=parent)
+        try:
+            os.fchmod(handle, mode)
+            self.give(handle, owner)
+        finally:
+            os.close(handle)
+
+    def write(self, name: str, text: str, mode: int = 0o644, group: str = "") -> None:
+        """Write a file atomically into a folder of root's, with mode and group from the start."""
+        path = self.path(name)
+        part = f".{path.name}.{os.getpid()}-{time.time_ns()}"
+        with self.folder(path.parent) as folder:
+            handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder)
+            try:
+                with os.fdopen(handle, "w") as file:
+                    self._set_mode(handle, mode, group)
+                    file.write(text)
+                    file.flush()
+                    os.fsync(handle)
+                os.replace(part, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+            except BaseException:
+                os.unlink(part, dir_fd=folder)
+                raise
 
     def _set_mode(self, handle: int, mode: int, group: str) -> None:
         if group and self.has_group(group):
@@ -122,7 +185,7 @@ class System:
 
     def protect(self, name: str, mode: int, group: str) -> None:
         """Set mode and group of a file, never of what a link in its place leads to."""
-        handle = os.open(self.path(name), os.O_RDONLY | os.O_NOFOLLOW)
+        handle = os.open(self.path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             self._set_mode(handle, mode, group)
         finally:
@@ -131,8 +194,10 @@ class System:
     def owner(self, path: Path) -> str:
         return path.owner()
 
-    def give(self, path: Path, owner: str) -> None:
-        shutil.chown(path, owner, owner)
+    def give(self, handle: int, owner: str) -> None:
+        """Give an open folder to a user and the group of the same name."""
+        user = pwd.getpwnam(owner)
+        os.fchown(handle, user.pw_uid, user.pw_gid)
 
     def user(self, name: str) -> pwd.struct_passwd | None:
         try:

@@ -89,17 +89,32 @@ def report(error: BaseException, arguments: Sequence[str]) -> str:
 
 
 def _write(text: str) -> Path | None:
-    """Write a report to the state folder, or else the temporary folder, readable by its owner only."""
+    """Write a report into the state folder, or the folder for temporary files, readable for its owner alone."""
+    name = f"error-{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**9:09d}.txt"
     for folder in _folders():
         with suppress(OSError, EdgeSparseError):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for old in sorted(folder.glob("error-*.txt"))[: 1 - REPORTS]:
-                old.unlink()
-            path = folder / f"error-{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**9:09d}.txt"
-            path.touch(0o600, exist_ok=False)
-            path.write_text(text, errors="backslashreplace")
-            return path
+            _write_into(folder, name, text)
+            return folder / name
     return None
+
+
+def _write_into(folder: Path, name: str, text: str) -> None:
+    """Write a file into a folder that only this user can change, through its descriptor. Raises OSError."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(handle)
+        if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            raise OSError(f"others can write to {folder}")
+        with os.scandir(handle) as entries:
+            reports = sorted(entry.name for entry in entries if entry.name.startswith("error-"))
+        for old in reports[: 1 - REPORTS]:
+            os.unlink(old, dir_fd=handle)
+        new = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=handle)
+        with os.fdopen(new, "w", errors="backslashreplace") as file:
+            file.write(text)
+    finally:
+        os.close(handle)
 
 
 def _folders() -> list[Path]:

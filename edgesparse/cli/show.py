@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from edgesparse.progress import Progress
-from edgesparse.redaction import redact_all, redact_text
+from edgesparse.redaction import redact_all, redact_text, visible
 from edgesparse.wording import printable
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     """
     from rich.console import Console
 
-    cells = [[f"{value:.2f}" if isinstance(value, float) else str(value) for value in row] for row in rows]
+    cells = [[f"{value:.2f}" if isinstance(value, float) else visible(str(value)) for value in row] for row in rows]
     console = Console(highlight=False, markup=False)
     if not sys.stdout.isatty():
         console = Console(highlight=False, markup=False, width=1 << 16)

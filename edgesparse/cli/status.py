@@ -10,6 +10,7 @@ import click
 from edgesparse.cli import options
 from edgesparse.cli.device import date, on_device
 from edgesparse.cli.show import emit_json, table
+from edgesparse.redaction import redact_text
 
 COLUMNS = ("when", "verb", "result", "version", "slot", "why")
 
@@ -27,16 +28,17 @@ def status(root: Path | None, status: Path | None, history: int, as_json: bool) 
 
     slots = Root(root or default_root())
     state = states.status(slots, ServiceControl(status=status or STATUS))
-    events = slots.history()[-history:] if history else []
+    with slots.reading():
+        events = slots.history()[-history:] if history else []
     if as_json:
         emit_json({**state, "history": events})
         return
     for name in ("running", "other"):
-        click.echo(f"{name}: {_slot(state[name])}")
+        click.echo(redact_text(f"{name}: {_slot(state[name])}"))
     service = state["service"]
-    click.echo(f"service: {_service(service, state['healthy']) if service else 'no status'}")
+    click.echo(redact_text(f"service: {_service(service, state['healthy']) if service else 'no status'}"))
     if state["under_way"]:
-        click.echo(f"under way: {state['under_way']['verb']}, {state['under_way']['step']}")
+        click.echo(redact_text(f"under way: {state['under_way']['verb']}, {state['under_way']['step']}"))
     rows = [(date(event.get("time", 0)), *(event.get(key, "") for key in COLUMNS[1:])) for event in events]
     if rows:
         table("history", COLUMNS, rows)

@@ -28,6 +28,8 @@ from edgesparse.values import Section, Version
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 MOST_MANIFEST = 1 << 20
 MOST_FILE = 8**11 - 1
+MAX_TIME = 1 << 37
+"""Seconds since 1970, in the year 6325; later times are wrong, and beyond the year 9999 they cannot be shown."""
 BLOCK = 512
 END = bytes(2 * BLOCK)
 _CHUNK = 1 << 20
@@ -55,7 +57,7 @@ class BundleManifest(Section):
     name: str
     """The model's name."""
     version: Version
-    time: Annotated[int, Field(ge=0)]
+    time: Annotated[int, Field(ge=0, le=MAX_TIME)]
     """Modification time of the newest file in it, in seconds since 1970."""
     key: str
     """The id of the signing key, shown in messages."""

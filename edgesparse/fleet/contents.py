@@ -30,6 +30,7 @@ from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.images import image_files
 from edgesparse.runtime.labels.read import Labels
 from edgesparse.version import VERSION
+from edgesparse.wording import short
 
 RECIPE, SELFTEST = "recipe.yaml", "selftest"
 _SECRET = re.compile(r"@|(?i:pass|pwd|secret|token|auth|key|user|login)\w*=")
@@ -74,7 +75,7 @@ def _refuse_secrets(recipe: Recipe, target: Path) -> None:
 def _manifest(
     recipe: Recipe, files: dict[str, Path], used: Sequence[Path], key: PrivateKey, version: str | None
 ) -> BundleManifest:
-    newest = int(os.environ.get("SOURCE_DATE_EPOCH") or max(path.stat().st_mtime for path in used))
+    newest = _time(os.environ.get("SOURCE_DATE_EPOCH"), used)
     version = version or f"{datetime.fromtimestamp(newest, timezone.utc):%Y.%m.%d.%H%M%S}"
     try:
         values.version(version)
@@ -91,6 +92,19 @@ def _manifest(
             BundleFile(name=name, size=path.stat().st_size, sha256=sha256(path)) for name, path in sorted(files.items())
         ),
     )
+
+
+def _time(epoch: str | None, used: Sequence[Path]) -> int:
+    """Return SOURCE_DATE_EPOCH, or when the newest file was changed, in seconds since 1970. Raises ConfigError."""
+    if epoch and (not re.fullmatch(r"[0-9]{1,12}", epoch) or int(epoch) > bundle.MAX_TIME):
+        raise ConfigError(f"found SOURCE_DATE_EPOCH={short(epoch)}, needed seconds since 1970, up to {bundle.MAX_TIME}")
+    if epoch:
+        return int(epoch)
+    newest = max(used, key=lambda path: path.stat().st_mtime)
+    changed = int(newest.stat().st_mtime)
+    if not 0 <= changed <= bundle.MAX_TIME:
+        raise ConfigError(f"{newest} was changed at {changed} s, needed a time after 1970: touch it")
+    return changed
 
 
 def _write(out: Path, manifest: BundleManifest, key: PrivateKey, files: dict[str, Path]) -> None:

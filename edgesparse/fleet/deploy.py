@@ -70,6 +70,10 @@ class Device:
         """Return what `deploy` would do, or raise what it would raise, as far as that is known without fetching or
         writing.
         """
+        with self.root.reading():
+            return self._check(source, downgrade)
+
+    def _check(self, source: BundleSource, downgrade: bool) -> Outcome:
         if (running := self._running(source)) is not None:
             return _outcome("nothing to do", running, source)
         note = self._admit(source, downgrade)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgesparse.files import read_regular, replace_text, sync_folder
+from edgesparse.fleet.bundle import MAX_TIME
 from edgesparse.fleet.state import DamagedState
 
 KEPT = 200
@@ -41,7 +42,7 @@ def _event(line: str) -> dict[str, Any] | None:
     if not isinstance(event, dict):
         return None
     time = event.get("time", 0)
-    return event if isinstance(time, int | float) and 0 <= time < 1 << 40 else None
+    return event if isinstance(time, int | float) and 0 <= time < MAX_TIME else None
 
 
 def append_history(path: Path, event: dict[str, Any]) -> None:

@@ -10,13 +10,15 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 
 from edgesparse.errors import BackendUnavailable, ConfigError, SignatureError
+from edgesparse.files import foreign_owner, read_checked
 
 try:
     from cryptography.exceptions import InvalidSignature
@@ -26,6 +28,10 @@ except ImportError as error:
     raise BackendUnavailable(f"signing needs cryptography ({error}): pip install 'edgesparse[fleet]'") from error
 
 TRUSTED = Path("/etc/edgesparse/trusted")
+MOST_BYTES = 1 << 16
+"""Of a key's file."""
+Check = Callable[[os.stat_result], None]
+"""Raises SignatureError for the status of a file that must not be used."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -110,15 +116,14 @@ def rotate(old: Path, path: Path, days: int | None, overlap: int, folder: Path) 
 
 def read_private(path: Path) -> PrivateKey:
     """Read NAME.key. Raises SignatureError for a file that others can read, or that is not an Ed25519 key."""
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        data = path.read_bytes()
-    except OSError as error:
-        raise SignatureError(
-            f"cannot read the key {path}: {error.strerror}: create one with 'edgesparse keys new'"
-        ) from None
-    if mode & 0o077:
-        raise SignatureError(f"{path}: found mode {mode:o}, needed 600: run 'chmod 600 {path}'")
+
+    def check(status: os.stat_result) -> None:
+        if mode := stat.S_IMODE(status.st_mode) & 0o077:
+            raise SignatureError(f"{path}: found mode {mode | 0o600:o}, needed 600: run 'chmod 600 {path}'")
+        if owner := foreign_owner(status):
+            raise SignatureError(f"{path}: {owner}: run 'chown root {path}'")
+
+    data = _read(path, check, ": create one with 'edgesparse keys new'")
     try:
         key = forms.load_pem_private_key(_pem(data), None)
     except (ValueError, TypeError):
@@ -129,13 +134,11 @@ def read_private(path: Path) -> PrivateKey:
     return PrivateKey(PublicKey(*_read_head(path, data), raw), key)
 
 
-def read_public(path: Path) -> PublicKey:
-    """Read NAME.pub. Raises SignatureError for a file that is not a public Ed25519 key."""
+def read_public(path: Path, check: Check = lambda _: None) -> PublicKey:
+    """Read NAME.pub, whose status `check` accepts. Raises SignatureError for what is not a public Ed25519 key."""
+    data = _read(path, check)
     try:
-        data = path.read_bytes()
         key = forms.load_pem_public_key(_pem(data))
-    except OSError as error:
-        raise SignatureError(f"cannot read the key {path}: {error.strerror}") from None
     except ValueError:
         key = None
     if not isinstance(key, Ed25519PublicKey):
@@ -151,18 +154,25 @@ def trusted(folder: Path) -> list[PublicKey]:
     files = sorted(folder.glob("*.pub"))
     if not files:
         raise SignatureError(f"no trusted key in {folder}: add the public key (NAME.pub) of whoever signs bundles")
-    for path in (folder, *files):
-        _check_owner(path)
-    return [read_public(path) for path in files]
+    _check_owner(folder, folder.stat())
+    return [read_public(path, partial(_check_owner, path)) for path in files]
 
 
-def _check_owner(path: Path) -> None:
-    status = path.stat()
+def _read(path: Path, check: Check, remedy: str = "") -> bytes:
+    try:
+        return read_checked(path, MOST_BYTES, check)
+    except OSError as error:
+        raise SignatureError(f"cannot read the key {path}: {error.strerror or error}{remedy}") from None
+    except ValueError as error:
+        raise SignatureError(str(error)) from None
+
+
+def _check_owner(path: Path, status: os.stat_result) -> None:
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o022:
         raise SignatureError(f"{path}: found mode {mode:o}, which lets others add keys: run 'chmod go-w {path}'")
-    if status.st_uid not in (0, os.geteuid()):
-        raise SignatureError(f"{path}: owned by user {status.st_uid}, needed root: run 'chown root {path}'")
+    if owner := foreign_owner(status):
+        raise SignatureError(f"{path}: {owner}: run 'chown root {path}'")
 
 
 def who_signed(keys: Iterable[PublicKey], signature: bytes, data: bytes) -> PublicKey | None:

@@ -91,6 +91,8 @@ class DeploySlot:
 
     def clear(self) -> None:
         """Empty the slot. Its record goes first, so that a kill halfway leaves an empty slot."""
+        if self.folder.is_symlink():
+            self.folder.unlink()
         self.state_file.unlink(missing_ok=True)
         if self.folder.exists():
             sync_folder(self.folder)
@@ -137,6 +139,15 @@ class Root:
                 yield
         finally:
             os.close(descriptor)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Read the folder as its owner, who may have put links to files of root's there."""
+        if not self.path.exists():
+            yield
+            return
+        with as_owner(self.path):
+            yield
 
     def damage(self) -> dict[Path, str]:
         """Return the state files that cannot be used, and why."""

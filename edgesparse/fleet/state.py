@@ -17,13 +17,12 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from edgesparse.files import read_regular, replace_text
+from edgesparse.fleet.bundle import MAX_TIME
 
 SlotName = Literal["a", "b"]
 Step = Literal["building", "switching", "undoing"]
 MAX_BYTES = 1 << 20
 """Most bytes in a slot's record or the journal."""
-MAX_TIME = 1 << 40
-"""Seconds since 1970; a later time counts as damage."""
 
 _Text = Annotated[str, Field(max_length=20_000)]
 _Seconds = Annotated[float, Field(ge=0, le=MAX_TIME, strict=False)]

@@ -28,6 +28,11 @@ def status(root: Root, service: ServiceControl) -> dict[str, Any]:
     """
     if root.path.exists() and not os.access(root.path, os.R_OK | os.X_OK):
         raise DeployError(f"cannot read {root.path}: it belongs to another user: run this with sudo")
+    with root.reading():
+        return _status(root, service)
+
+
+def _status(root: Root, service: ServiceControl) -> dict[str, Any]:
     current, journal, history = root.current(), root.journal(), root.history()
     running = _slot(current)
     snapshot = health.read(service.status)

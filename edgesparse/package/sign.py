@@ -16,6 +16,7 @@ from pathlib import Path
 
 from edgesparse.device import STATE, state_folder
 from edgesparse.errors import SignatureError
+from edgesparse.files import foreign_owner, read_checked
 
 
 def mac(data: bytes) -> str:
@@ -44,7 +45,7 @@ def create_key() -> bytes:
     part = path.with_name(f".{path.name}-{os.getpid()}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(secrets.token_bytes(32))
             os.fsync(file.fileno())
         try:
@@ -66,16 +67,20 @@ def _path() -> Path:
 
 def _read() -> bytes | None:
     path = _path()
+
+    def check(status: os.stat_result) -> None:
+        if mode := stat.S_IMODE(status.st_mode) & 0o077:
+            raise SignatureError(f"{path}: found mode {mode | 0o600:o}, needed 600: run 'chmod 600 {path}'")
+        if owner := foreign_owner(status):
+            raise SignatureError(f"{path}: {owner}: run as that user, or name another folder in {STATE}")
+
     try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            key = file.read()
+        key = read_checked(path, 1 << 16, check)
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise SignatureError(f"cannot read this device's key {path}: {error.strerror}: run as its owner") from None
-    if mode & 0o077:
-        raise SignatureError(f"{path}: found mode {mode:o}, needed 600: run 'chmod 600 {path}'")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SignatureError(f"cannot read this device's key {path}: {reason}: run as its owner") from None
     if len(key) < 32:
         raise SignatureError(f"{path} is damaged: remove it, and build the packages again")
     return key

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
 from pathlib import Path
 from typing import Any
 
 from edgesparse.errors import ConfigError
+from edgesparse.files import read_checked
 from edgesparse.redaction import remember
 from edgesparse.values import Section
 from edgesparse.wording import nearest_file
@@ -21,20 +23,23 @@ def read_secret(path: Path, key: str, shortest: int = 1) -> str:
     """Return the one-line secret in a file that other users cannot read. `key` is the setting that names the file;
     error messages start with it. Raises ConfigError, which never quotes the secret.
     """
+
+    def check(status: os.stat_result) -> None:
+        if (mode := stat.S_IMODE(status.st_mode)) & 0o007:
+            raise ConfigError(
+                f"{key}: found {path} with mode {mode:o}, needed one that others can't read: chmod o= {path}"
+            )
+
     try:
-        status = path.stat()
-        data = path.read_bytes() if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_SECRET_BYTES else None
+        data = read_checked(path, MAX_SECRET_BYTES, check)
     except FileNotFoundError:
         raise ConfigError(
             f"{key}: no file {path}{nearest_file(path)}: (umask 077; openssl rand -hex 32 > {path})"
         ) from None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{key}: cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-    if data is None:
-        raise ConfigError(f"{key}: {path} is not a regular file of at most {MAX_SECRET_BYTES} bytes")
-    mode = stat.S_IMODE(status.st_mode)
-    if mode & 0o007:
-        raise ConfigError(f"{key}: found {path} with mode {mode:o}, needed one that others can't read: chmod o= {path}")
+        if reason := getattr(error, "strerror", None):
+            raise ConfigError(f"{key}: cannot read {path}: {reason}") from None
+        raise ConfigError(f"{key}: {path} is not a regular file of at most {MAX_SECRET_BYTES} bytes") from None
     secret = _single_line(data, path, key, shortest)
     remember(secret)
     return secret

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from collections.abc import Callable
@@ -11,9 +12,13 @@ from typing import Any
 import packages
 import pytest
 from browser import free_port
+from pydantic import ValidationError
 from samples import output_context
 
-from edgesparse.errors import PackageError
+from edgesparse.errors import ConfigError, PackageError
+from edgesparse.fleet import contents
+from edgesparse.fleet.bundle import BundleManifest
+from edgesparse.fleet.state import DamagedState, SlotRecord, read_state
 from edgesparse.package import manifest as manifests
 from edgesparse.package.store import find_package
 from edgesparse.service.failed import FailedEngines
@@ -118,3 +123,26 @@ def test_a_list_of_failed_engines_that_is_damaged_is_forgotten(
     failed = FailedEngines()
     failed.add("aaa", "why")
     assert FailedEngines().reason("aaa") == "why"
+
+
+@pytest.mark.parametrize("epoch", ["1000000000000000", "99999999999999999999", "-5", "abc", "1e3", "\u0661"])
+def test_a_time_that_is_none_is_one_line(epoch: str) -> None:
+    with pytest.raises(ConfigError, match=r"found SOURCE_DATE_EPOCH=.*, needed seconds since 1970"):
+        contents._time(epoch, [])
+
+
+def test_a_file_from_before_1970_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    os.utime(tmp_path / "a", (0, -1000))
+    with pytest.raises(ConfigError, match="was changed at -1000 s, needed a time after 1970: touch it"):
+        contents._time(None, [tmp_path / "a"])
+
+
+@pytest.mark.parametrize("seconds", [1 << 38, 1 << 62, -1])
+def test_a_time_beyond_what_can_be_shown_is_damage(tmp_path: Path, seconds: int) -> None:
+    path = tmp_path / "slot.json"
+    path.write_text(json.dumps({"bundle": "0", "name": "m", "version": "1", "time": seconds}))
+    with pytest.raises(DamagedState, match="time: "):
+        read_state(path, SlotRecord)
+    with pytest.raises(ValidationError):
+        BundleManifest(name="m", version="1", time=seconds, key="", files=())

@@ -38,6 +38,7 @@ class FakeJetson(system.System):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
+        root.mkdir(parents=True, exist_ok=True)
         self.ran: list[str] = []
         self.members: set[str] = set()
         self.file_groups: list[str] = []
@@ -83,9 +84,12 @@ class FakeJetson(system.System):
         return ""
 
     def owner(self, path: Path) -> str:
-        return "edgesparse"
+        return "edgesparse" if path == self.path("/var/lib/edgesparse") else "root"
 
-    def give(self, path: Path, owner: str) -> None:
+    def is_root(self, user: int) -> bool:
+        return user == os.getuid()
+
+    def give(self, handle: int, owner: str) -> None:
         pass
 
     def user(self, name: str) -> Any:

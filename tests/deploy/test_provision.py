@@ -51,7 +51,7 @@ def test_the_report(jetson: FakeJetson, key: Path, capsys: pytest.CaptureFixture
     machine = report["machine"]
     assert machine["l4t"] == "36.4.3" and machine["jetpack"] == "6.1 or 6.2" and machine["tensorrt"] == "10.3.0"
     assert machine["board"] == "NVIDIA Jetson Orin Nano Developer Kit" and machine["power_mode"] == "MAXN"
-    assert json.loads(jetson.read("/var/lib/edgesparse/provision.json")) == report
+    assert json.loads(jetson.read("/etc/edgesparse/provision.json")) == report
 
 
 def test_the_installed_files(jetson: FakeJetson, key: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,13 +102,12 @@ def test_a_bundle_is_deployed_once(jetson: FakeJetson, key: Path, capsys: pytest
     assert command.startswith("/opt/edgesparse/bin/edgesparse deploy /") and command.endswith("parts.esb --restart ")
 
 
-def test_a_failure_before_the_folders_exist_is_reported_in_a_private_one(
+def test_a_failure_before_the_folders_exist_is_reported_too(
     jetson: FakeJetson, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its report creates the folder, whose mode the next run corrects."""
     jetson.write("/opt/edgesparse/pyvenv.cfg", "version = 3.9.2\n")
     assert not provision(jetson, capsys)["ok"]
-    assert not json.loads(jetson.read("/var/lib/edgesparse/provision.json"))["ok"]
+    assert not json.loads(jetson.read("/etc/edgesparse/provision.json"))["ok"]
     jetson.path("/opt/edgesparse/pyvenv.cfg").unlink()
     assert provision(jetson, capsys)["ok"]
     assert jetson.path("/var/lib/edgesparse").stat().st_mode & 0o777 == 0o750

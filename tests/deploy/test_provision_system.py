@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -29,28 +28,6 @@ def test_a_file_is_written_atomically(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(OSError):
         machine.write("/a", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["a"] and machine.read("/a") == "old"
-
-
-def test_the_mode_is_never_set_through_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder's owner replaces the temporary file by a link to a secret while root writes."""
-    secret = tmp_path / "secret"
-    secret.write_text("precious")
-    secret.chmod(0o600)
-    folder = tmp_path / "state"
-    folder.mkdir()
-    synced = os.fsync
-
-    def replace(handle: int) -> None:
-        synced(handle)
-        (part,) = folder.iterdir()
-        part.unlink()
-        part.symlink_to(secret)
-
-    monkeypatch.setattr("os.fsync", replace)
-    with pytest.raises(system.StepFailed, match="was replaced while it was written"):
-        system.System(tmp_path).write("/state/report.json", "{}")
-    assert secret.stat().st_mode & 0o777 == 0o600 and secret.read_text() == "precious"
-    assert list(folder.iterdir()) == []
 
 
 def test_a_link_is_not_protected_instead_of_a_file(tmp_path: Path) -> None:
