@@ -140,6 +140,7 @@ def _run(target: Path, chosen: RunOptions) -> None:
 def _serve(target: Path, settings: Path | None, chosen: RunOptions) -> NoReturn:
     import faulthandler
 
+    from edgesparse.service.journal import Priorities, stderr_is_journal
     from edgesparse.service.log_rate import LogRate
     from edgesparse.service.supervised import NEEDED, check_threads
 
@@ -151,6 +152,8 @@ def _serve(target: Path, settings: Path | None, chosen: RunOptions) -> NoReturn:
     faulthandler.enable(2)  # prints every thread's stack when systemd's watchdog kills a hung loop
     for handler in logging.getLogger().handlers:
         handler.addFilter(LogRate())
+        if stderr_is_journal() and handler.formatter is not None:
+            handler.setFormatter(Priorities(handler.formatter))
     log = logging.getLogger("edgesparse")
     log.setLevel(logging.INFO)
     with progress() as advance:

@@ -51,6 +51,9 @@ class Report:
         self.reloads = {"done": 0, "refused": 0}
         self.reading = Reading()
         self.started = time.time()
+        self.joules: float | None = None
+        """Energy of the board since the service started; None where the board does not report its power."""
+        self._measured_at = 0.0
         self.refusal = ""
         """Why the last reload was refused; empty if it was not."""
         self.history: deque[dict[str, Any]] = deque(maxlen=HISTORY)
@@ -76,9 +79,10 @@ class Report:
     def update(self, sensors: Sensors) -> None:
         """Do the work of one second."""
         self.reading = sensors.read()
+        self._add_energy()
         cameras = self.health.cameras
         self._counts.append((time.monotonic(), {camera.name: camera.frames for camera in cameras}))
-        self.health.outputs(int(self.tally.classes.sum()), dict(self.engine.detector.faults))
+        self.health.outputs(self.tally.total, dict(self.engine.detector.faults))
         self.governor.read(self.reading, sum(self.rates().values()))
         free = self.reading.available
         self.snapshots.paused = free is not None and free < self.governor.limits.memory
@@ -90,6 +94,18 @@ class Report:
         for name, counts in self.tally.in_view.settle(live).items():
             self.outputs.in_view(name, counts)
         self.outputs.status(self.status())
+
+    def _add_energy(self) -> None:
+        """Integrate the power, as if it had been what it is now since the last reading."""
+        now, watts = time.monotonic(), self.reading.watts
+        if watts is not None:
+            self.joules = (self.joules or 0.0) + (watts * (now - self._measured_at) if self._measured_at else 0.0)
+            self._measured_at = now
+
+    def joules_per_frame(self) -> float | None:
+        """Return the board's power over the rate of all cameras; None where either is unknown or 0."""
+        rate = sum(self.rates().values())
+        return self.reading.watts / rate if self.reading.watts and rate else None
 
     def _point(self, cameras: Sequence[CameraStatus]) -> dict[str, Any]:
         """Return the plots' newest point, in milliseconds: latency of the detector, age of each camera's frames."""

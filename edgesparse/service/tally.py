@@ -44,8 +44,9 @@ class Tally:
 
     def __init__(self, classes: int) -> None:
         self.frames = 0
-        self.classes = np.zeros(classes, np.int64)
-        """Number of detections per class."""
+        self._classes = classes
+        self._detections: list[NDArray[np.int64]] = []
+        """Each camera's number of detections per class."""
         self.in_view = Viewed()
         self.cameras: list[str] = []
         self._stages = np.zeros((len(COLUMNS), len(BOUNDS_MS) + 1), np.int64)
@@ -62,8 +63,9 @@ class Tally:
         age = int(row[_AGE])
         self._ages[number][bins[_AGE]] += 1
         self._age_sums[number] += age
-        known = detections.class_id < len(self.classes)  # for a moment after a reload there may be more classes
-        np.add.at(self.classes, detections.class_id[known], 1)
+        counts = self._detections[number]
+        known = detections.class_id < len(counts)  # for a moment after a reload there may be more classes
+        np.add.at(counts, detections.class_id[known], 1)
         self._recent[self.frames % _KEPT] = (row[_DETECTOR].sum(), age, number)
         self.frames += 1
 
@@ -73,13 +75,24 @@ class Tally:
         except ValueError:
             self._ages.append(np.zeros(len(BOUNDS_MS) + 1, np.int64))
             self._age_sums.append(0)
+            self._detections.append(np.zeros(self._classes, np.int64))
             self.cameras.append(camera)
             return len(self.cameras) - 1
 
     def restart_classes(self, classes: int) -> None:
         """Restart the count per class, for another engine."""
-        self.classes = np.zeros(classes, np.int64)
+        self._classes = classes
+        self._detections = [np.zeros(classes, np.int64) for _ in self._detections]
         self.in_view.keep(())
+
+    @property
+    def total(self) -> int:
+        """The number of detections, of all cameras and classes."""
+        return sum(int(counts.sum()) for counts in self._detections)
+
+    def detections(self) -> dict[str, NDArray[np.int64]]:
+        """Return the number of detections per class of each camera."""
+        return dict(zip(self.cameras, self._detections, strict=False))
 
     def stages(self) -> dict[str, Histogram]:
         """Return a histogram of each of COLUMNS except age."""

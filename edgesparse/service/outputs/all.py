@@ -47,6 +47,7 @@ class Outputs(Sink):
         """Reports of events so far, by camera, event and phase."""
         self._settings = ServiceSettings()
         self._names: Sequence[str] = ()
+        self._scene = Scene()
         self._rules = EventRules((), ())
         self._retired: deque[EventRules] = deque()
         """Rules that no longer count, whose events have not ended."""
@@ -74,6 +75,7 @@ class Outputs(Sink):
             raise
         self._settings = settings
         scene = replace(scene, rules=settings.events)
+        self._scene = scene
         for output in self._open.values():
             output.scene(scene)
 
@@ -151,6 +153,10 @@ class Outputs(Sink):
             for output in self._open.values():
                 with self._guard(output):
                     output.event(event)
+
+    def zones(self, camera: str) -> tuple[str, ...]:
+        """Return the names of a camera's zones."""
+        return next((tuple(known.zones) for known in self._scene.cameras if known.name == camera), ())
 
     def in_view(self, camera: str, counts: InView) -> None:
         """Pass on what a camera sees."""

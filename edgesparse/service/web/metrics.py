@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -33,7 +35,8 @@ class _Collector(Collector):
         yield from _cameras(report)
         yield _histogram("stage_seconds", "Time in each stage of the frame loop.", "stage", report.tally.stages())
         yield _histogram("frame_age_seconds", "From capture to detections.", "camera", report.tally.ages())
-        yield _each("detections", "Detections per class.", "class", _classes(report))
+        yield from _detections(report)
+        yield from _events(report)
         yield from _engine(report)
         yield from _board(report)
         yield from _outputs(report)
@@ -67,11 +70,35 @@ def _cameras(report: Report) -> Iterator[Metric]:
     for camera in cameras:
         up.add_metric([camera.name], float(camera.state == "live"))
     yield up
+    paused = GaugeMetricFamily("edgesparse_camera_paused", "1 while the camera is paused.", labels=["camera"])
+    for camera in cameras:
+        paused.add_metric([camera.name], float(camera.state == "paused"))
+    yield paused
 
 
-def _classes(report: Report) -> Iterator[tuple[str, int]]:
-    counts, names = report.tally.classes, report.identity.classes
-    return ((name, int(count)) for name, count in zip(names, counts, strict=False) if count)
+def _detections(report: Report) -> Iterator[Metric]:
+    names = report.identity.classes
+    total = CounterMetricFamily("edgesparse_detections", "Detections.", labels=["camera", "class"])
+    for camera, counts in report.tally.detections().items():
+        for name, count in zip(names, counts.tolist(), strict=False):
+            if count:
+                total.add_metric([camera, name], count)
+    yield total
+    about = "Objects in view now; zone is empty for all of the frame."
+    in_view = GaugeMetricFamily("edgesparse_objects_in_view", about, labels=["camera", "zone", "class"])
+    for camera, view in report.tally.in_view.now().items():
+        zones = report.outputs.zones(camera)
+        for zone, class_id in itertools.product(("", *zones), np.flatnonzero(report.tally.detections()[camera])):
+            if class_id < len(names):
+                in_view.add_metric([camera, zone, names[class_id]], view.counts.get((zone, int(class_id)), 0))
+    yield in_view
+
+
+def _events(report: Report) -> Iterator[Metric]:
+    events = CounterMetricFamily("edgesparse_events", "Reports of events.", labels=["camera", "event", "type"])
+    for (camera, name, phase), count in list(report.outputs.reports.items()):
+        events.add_metric([camera, name, phase], count)
+    yield events
 
 
 def _engine(report: Report) -> Iterator[Metric]:
@@ -97,10 +124,13 @@ def _board(report: Report) -> Iterator[Metric]:
         ("memory_resident_bytes", "Memory of this process.", reading.resident),
         ("memory_available_bytes", "Memory available without swapping.", reading.available),
         ("power_watts", "Power of the board.", reading.watts),
+        ("joules_per_frame", "Power of the board over the frame rate of all cameras.", report.joules_per_frame()),
     )
     for name, about, value in known:
         if value is not None:
             yield _gauge(name, about, value)
+    if report.joules is not None:
+        yield _counter("energy_joules", "Energy of the board since the service started.", report.joules)
     zones = GaugeMetricFamily("edgesparse_temperature_celsius", "Temperature of each thermal zone.", labels=["zone"])
     for zone, degrees in reading.temperatures:
         zones.add_metric([zone], degrees)

@@ -1,0 +1,102 @@
+"""What the metrics hold, and that Prometheus' own checker finds no fault in them."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import subprocess
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from samples import NAMES, sample_detections, sample_frame, service_settings
+
+from edgesparse.camera import Camera
+from edgesparse.service.engine import Identity
+from edgesparse.service.health import Health
+from edgesparse.service.journal import Priorities
+from edgesparse.service.limits import Governor
+from edgesparse.service.machine import Reading
+from edgesparse.service.outputs.all import Outputs
+from edgesparse.service.outputs.base import Scene
+from edgesparse.service.outputs.events import EventRule
+from edgesparse.service.report import Report
+from edgesparse.service.settings import LimitSettings
+from edgesparse.service.snapshots import SnapshotEncoder, SnapshotSettings
+from edgesparse.service.tally import COLUMNS, Tally
+from edgesparse.service.web.metrics import exposition
+from edgesparse.stream.cameras import CameraStatus
+
+PROMTOOL = shutil.which("promtool")
+HALF: Any = ((0, 0), (1, 0), (1, 1), (0, 1))
+IDENTITY = Identity(
+    "build", "model", "null", "1", "int8", "int8", False, "", "", "", 3, 9, NAMES, (), "Orin"
+)  # fmt: skip
+
+
+@pytest.fixture
+def report() -> Any:
+    """A service with two cameras, of which one sees a person in a zone, on a board that draws 8 watts."""
+    snapshots = SnapshotEncoder(SnapshotSettings(), NAMES)
+    scene = Scene(NAMES, (Camera(name="door", source="demo", zones={"gate": HALF}), Camera(name="yard", source="0")))
+    outputs = Outputs(service_settings(events=(EventRule(name="person", classes=("person",)),)), scene, snapshots)
+    engine: Any = SimpleNamespace(identity=IDENTITY, detector=SimpleNamespace(faults={}, dropped=0))
+    health, tally = Health(), Tally(len(NAMES))
+    health.update([CameraStatus("door", "demo", "live", frames=10), CameraStatus("yard", "0", "paused")])
+    report = Report(engine, health, tally, Governor(LimitSettings()), snapshots, outputs)
+    for camera, zones in (("door", ("gate",)), ("yard", ())):
+        detections = sample_detections(0, 0, zones=(zones, ()))
+        tally.add(camera, np.full(len(COLUMNS), 1_000_000, np.int64), detections)
+        tally.in_view.add(camera, detections)
+        outputs.write(sample_frame(camera=camera), detections)
+    sensors: Any = SimpleNamespace(read=lambda: Reading(watts=8.0, temperatures=(("gpu", 51.0),)))
+    report.update(sensors)
+    health.update([CameraStatus("door", "demo", "live", frames=50), CameraStatus("yard", "0", "paused")])
+    report.update(sensors)
+    yield report
+    outputs.close()
+    snapshots.close()
+
+
+def samples(report: Report, name: str) -> dict[tuple[str, ...], float]:
+    """The samples of a metric by the values of their labels, in the order of the labels' names."""
+    families = text_string_to_metric_families(exposition(report).decode())
+    selected = [sample for family in families for sample in family.samples if sample.name == f"edgesparse_{name}"]
+    return {tuple(sample.labels[key] for key in sorted(sample.labels)): sample.value for sample in selected}
+
+
+def test_metrics_of_a_camera_name_it(report: Report) -> None:
+    assert samples(report, "detections_total") == {("door", "person"): 2, ("yard", "person"): 2}
+    in_view = samples(report, "objects_in_view")
+    assert in_view == {("door", "person", ""): 2, ("door", "person", "gate"): 1, ("yard", "person", ""): 0}
+    assert samples(report, "events_total") == {("door", "person", "start"): 1, ("yard", "person", "start"): 1}
+    assert samples(report, "camera_up") == {("door",): 1, ("yard",): 0}
+    assert samples(report, "camera_paused") == {("door",): 0, ("yard",): 1}
+
+
+def test_energy_follows_from_power_and_rate(report: Report) -> None:
+    rate = sum(report.rates().values())
+    assert samples(report, "joules_per_frame") == {(): pytest.approx(8.0 / rate)}
+    assert 0 < samples(report, "energy_joules_total")[()] < 8
+    report.reading = Reading()
+    assert samples(report, "joules_per_frame") == {} and samples(report, "power_watts") == {}
+
+
+@pytest.mark.promtool
+@pytest.mark.skipif(PROMTOOL is None, reason="needs promtool: apt install prometheus")
+def test_prometheus_finds_no_fault_in_the_metrics(report: Report) -> None:
+    command = [str(PROMTOOL), "check", "metrics"]
+    done = subprocess.run(command, input=exposition(report), capture_output=True, check=False)
+    assert done.returncode == 0, (done.stdout + done.stderr).decode()
+
+
+def test_each_line_of_the_log_has_a_priority_of_the_journal() -> None:
+    formatter = Priorities(logging.Formatter("edgesparse: %(message)s"))
+
+    def line(level: int) -> str:
+        return formatter.format(logging.LogRecord("", level, "", 0, "one\ntwo", None, None))
+
+    assert line(logging.INFO) == "<6>edgesparse: one\n<6>two"
+    assert [line(level)[:3] for level in (10, 30, 40, 50)] == ["<7>", "<4>", "<3>", "<2>"]
