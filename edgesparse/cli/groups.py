@@ -6,7 +6,7 @@ import click
 
 WORKFLOW = {
     "Examine": ("doctor", "inspect"),
-    "Optimize": ("slim", "prune", "quantize"),
+    "Optimize": ("slim", "prune", "distill", "quantize"),
     "Build": ("recipe", "build", "check-labels", "evaluate", "bench"),
     "Run": ("run", "demo"),
     "Fleet": ("keys", "bundle", "deploy", "rollback", "status", "export"),

@@ -58,7 +58,7 @@ def with_2to4(model: ModelProto, share: float, keep: Collection[str] = ()) -> Mo
     By magnitude, those first that lose least of it. Layers named in `keep` stay dense.
     """
     report = inspect(model)
-    wanted = share * sum(layer.macs or 0 for layer in report.layers)
+    missing = share * sum(layer.macs or 0 for layer in report.layers)
     copy = ModelProto()
     copy.CopyFrom(model)
     wiring = Wiring(copy.graph)
@@ -71,10 +71,10 @@ def with_2to4(model: ModelProto, share: float, keep: Collection[str] = ()) -> Mo
             kept = float((np.abs(weight.values) * stays).sum() / max(float(np.abs(weight.values).sum()), 1e-12))
             ranked.append((kept, layer.macs or 0, weight.source, weight.stored * weight.in_storage(stays)))
     for _, macs, source, values in sorted(ranked, key=lambda entry: -entry[0]):
-        if wanted <= 0:
+        if missing <= 0:
             break
         wiring.store(source, values.astype(np.float32, copy=False))
-        wanted -= macs
+        missing -= macs
     return copy
 
 

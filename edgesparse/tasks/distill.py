@@ -2,11 +2,104 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesparse.config import InputSpec
+from edgesparse.builder.prepare import detector_spec
+from edgesparse.compress.lesson import StudentOptions, read_result, write_lesson
+from edgesparse.config import DetectorSpec, InputSpec, Recipe
+from edgesparse.errors import BackendUnavailable, ConfigError
+from edgesparse.model.load import Model, load, save
+from edgesparse.progress import Progress, quiet
+from edgesparse.runtime.evaluate import ModelScorer
 from edgesparse.stream.sources.open import image_batches
+from edgesparse.tasks.inputs import Annotated, Target, as_recipe, check_images
+from edgesparse.tasks.writing import check_outputs, write
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillOptions:
+    """How a detector is distilled.
+
+    - `images`: folders, globs or videos of images like those of the camera, without labels; of each the first `count`.
+    - `student`: an ONNX file with the same outputs to start from, as `prune` writes; None for the model itself.
+    - `changes`: ReLU, 2:4, INT8, and how long to train.
+    - `state`: folder of checkpoints: after an interruption the same call continues from there. None for a folder beside
+      the output that is removed at the end.
+    - `annotated`: annotated images to score the model and the student on.
+    """
+
+    images: Sequence[str]
+    count: int = 500
+    student: Path | None = None
+    changes: StudentOptions = field(default_factory=StudentOptions)
+    state: Path | None = None
+    annotated: Annotated | None = None
+    names: str | None = None
+    force: bool = False
+
+    def check(self) -> None:
+        """Raise ConfigError where the options ask for nothing or for what cannot be."""
+        changes = self.changes
+        if not (changes.relu or changes.sparse or changes.int8 or self.student):
+            raise ConfigError("nothing to learn: pass --relu, --sparse, --int8 or --student")
+        if not self.images:
+            raise ConfigError("distill needs --images: a folder of images like those of the camera")
+        for source in self.images:
+            check_images(source)
+
+
+@dataclass(frozen=True)
+class DistillResult:
+    """The student's file, the training's report, and mAP (0 to 100) before and after where labels were passed."""
+
+    model: str
+    output: Path
+    training: dict[str, Any]
+    before: float | None = None
+    after: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        scores = {} if self.before is None else {"map_before": self.before, "map": self.after}
+        training = {name: value for name, value in self.training.items() if name != "scales"}
+        return {"model": self.model, "output": str(self.output), **scores, **training}
+
+
+def distill_file(target: Target, output: Path, options: DistillOptions, progress: Progress = quiet) -> DistillResult:
+    """Train a student of the model of `target` and write it to `output`, with Q/DQ where it learned in INT8.
+
+    Raises ConfigError, ModelError, SourceError; BackendUnavailable without PyTorch.
+    """
+    options.check()
+    recipe = as_recipe(target, options.names)
+    inputs = [recipe.model, *([] if isinstance(target, Recipe) else [Path(target)])]
+    check_outputs((output,), options.force, [*inputs, *([options.student] if options.student else [])])
+    labels = options.annotated.read() if options.annotated else None
+    if find_spec("torch") is None:
+        raise BackendUnavailable("distill needs PyTorch, which is not installed: pip install 'edgesparse[train]'")
+    progress("reading the model", 0, 0)
+    teacher = load(recipe.model)
+    spec = detector_spec(teacher, recipe)
+    scorer = ModelScorer(spec, labels, partial(progress, "scoring")) if labels else None
+    before = scorer.reference(teacher) if scorer else None
+    folder = options.state or output.with_name(f".{output.name}.distill")
+    trained, report = _train(folder, teacher, spec, options, progress)
+    after = scorer(trained) if scorer else None
+    progress("writing", 0, 0)
+    write(output, partial(save, trained))
+    if options.state is None:
+        shutil.rmtree(folder)
+    name = str(recipe.model if isinstance(target, Recipe) else target)
+    return DistillResult(name, output, report, before, after)
 
 
 def pixels_of(source: str, spec: InputSpec, count: int) -> NDArray[np.uint8]:
@@ -17,3 +110,22 @@ def pixels_of(source: str, spec: InputSpec, count: int) -> NDArray[np.uint8]:
     plain = spec.model_copy(update={"scale": 1.0, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)})
     batches = image_batches(source, plain, count)
     return np.concatenate([batch.clip(0, 255).astype(np.uint8) for batch in batches()])
+
+
+def _train(
+    folder: Path, teacher: Model, spec: DetectorSpec, options: DistillOptions, progress: Progress
+) -> tuple[Model, dict[str, Any]]:
+    from edgesparse.training.distill import distill
+
+    progress("reading images", 0, 0)
+    pixels = np.concatenate([pixels_of(source, spec.input, options.count) for source in options.images])
+    if len(pixels) < 2:
+        raise ConfigError(f"found {len(pixels)} image, needed two or more: one judges, the others train")
+    student = load(options.student) if options.student else teacher
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write to {folder}: {error.strerror}") from None
+    write_lesson(folder, teacher, student, pixels, spec, options.changes)
+    distill(folder, progress)
+    return read_result(folder)

@@ -1,7 +1,7 @@
 """A detector's ONNX graph as a PyTorch module whose weights can be trained and written back.
 
-The graph stays the ONNX file's: names, outputs and metadata survive, and nothing is exported anew. Only what is between
-the image and chosen tensors is run, which leaves the decoding of boxes out. Needs PyTorch, NumPy and onnx alone.
+The graph stays the ONNX file's: names, outputs and metadata survive, and nothing is exported. Only what is between the
+image and chosen tensors is run, which leaves the decoding of boxes out. Needs PyTorch, NumPy and onnx alone.
 """
 
 from __future__ import annotations
@@ -166,9 +166,9 @@ def rounded_weights(weight: Tensor) -> Tensor:
 
 def _needed(wiring: Wiring, outputs: Sequence[str]) -> list[NodeProto]:
     """The nodes that compute `outputs` from the image, in order."""
-    wanted, nodes = set(outputs), []
+    needed, nodes = set(outputs), []
     for node in reversed(wiring.graph.node):
-        if wanted.intersection(node.output) and not all(wiring.is_constant(name) for name in node.output if name):
-            wanted.update(node.input)
+        if needed.intersection(node.output) and not all(wiring.is_constant(name) for name in node.output if name):
+            needed.update(node.input)
             nodes.append(node)
     return nodes[::-1]

@@ -58,8 +58,8 @@ def _pointwise(function: Callable[..., Tensor]) -> Callable[[NodeProto, Constant
 
         def run(*inputs: Tensor | None) -> Tensor:
             some = next(x for x in inputs if x is not None)
-            given = [x if f is None else f.to(some.device, some.dtype) for x, f in zip(inputs, fixed, strict=True)]
-            return function(*given)
+            values = [x if f is None else f.to(some.device, some.dtype) for x, f in zip(inputs, fixed, strict=True)]
+            return function(*values)
 
         return run
 
@@ -108,11 +108,11 @@ def _slice(node: NodeProto, constants: Constants) -> Step:
         starts, ends = attribute(node, "starts"), attribute(node, "ends")
         axes, steps = attribute(node, "axes", list(range(len(starts)))), [1] * len(starts)
     else:
-        given = [c.tolist() if c is not None else None for c in [*constants[1:], None, None, None][:4]]
-        starts, ends = given[0], given[1]
+        values = [c.tolist() if c is not None else None for c in [*constants[1:], None, None, None][:4]]
+        starts, ends = values[0], values[1]
         if starts is None or ends is None:
             raise ModelError(f"Slice {layer_name(node)} has computed bounds: fold constants first")
-        axes, steps = given[2] or list(range(len(starts))), given[3] or [1] * len(starts)
+        axes, steps = values[2] or list(range(len(starts))), values[3] or [1] * len(starts)
     if any(step < 1 for step in steps):
         raise ModelError(f"Slice {layer_name(node)} goes backwards: PyTorch cannot do that")
     bounds = {axis: slice(start, end, step) for axis, start, end, step in zip(axes, starts, ends, steps, strict=True)}

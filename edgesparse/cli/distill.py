@@ -1,0 +1,93 @@
+"""`distill`: a faster detector learns from the original."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgesparse.cli import options
+from edgesparse.cli.show import emit_json, progress, table
+
+if TYPE_CHECKING:
+    from edgesparse.tasks.distill import DistillResult
+
+
+@click.command()
+@click.argument("target", type=options.PATH, metavar="MODEL.onnx|RECIPE.yaml")
+@options.output("Write this file.")
+@click.option(
+    "--images",
+    type=options.TEXT,
+    multiple=True,
+    required=True,
+    metavar="SOURCE",
+    help="Learn on this folder, glob or video; repeatable.",
+)
+@click.option(
+    "--count", type=options.COUNT, default=500, show_default=True, metavar="N", help="Use at most N images per source."
+)
+@click.option("--student", type=options.PATH, metavar="FILE", help="Start from this changed model.")
+@click.option("--relu", is_flag=True, help="Replace SiLU and HardSwish by ReLU.")
+@click.option("--sparse", type=options.SHARE, default=0.0, metavar="F", help="Make this share of all MACs 2:4.")
+@click.option("--int8", is_flag=True, help="Learn with INT8's rounding, and write Q/DQ.")
+@click.option(
+    "--minutes", type=options.POSITIVE, default=10.0, show_default=True, metavar="M", help="Train for so long."
+)
+@click.option("--batch", type=options.COUNT, default=32, show_default=True, metavar="N", help="Images per step.")
+@click.option(
+    "--rate", type=options.POSITIVE, default=5e-4, show_default=True, metavar="R", help="Set the learning rate."
+)
+@click.option("--state", type=options.PATH, metavar="FOLDER", help="Keep checkpoints here.")
+@options.labels()
+@options.annotated_images("--annotated-images")
+@options.names
+@options.force
+@options.as_json
+def distill(target: Path, output: Path, as_json: bool, **fields: Any) -> None:
+    """Let a faster detector learn from this one, on images without labels.
+
+    The student starts from the model, or from --student, such as one that 'prune' wrote, whose zeros stay. It learns to
+    give the model's maps and features on the images, strongly varied. It needs PyTorch, and takes a GPU if there is
+    one. After an interruption the same command continues.
+    """
+    from edgesparse.compress.lesson import StudentOptions
+    from edgesparse.errors import ConfigError
+    from edgesparse.tasks.distill import DistillOptions, distill_file
+    from edgesparse.tasks.inputs import Annotated
+
+    changes = StudentOptions(
+        **{name: fields.pop(name) for name in ("relu", "sparse", "int8", "minutes", "batch", "rate")}
+    )
+    annotations, folder = fields.pop("annotations"), fields.pop("annotated_images")
+    if folder is not None and annotations is None:
+        raise ConfigError("--annotated-images needs --annotations")
+    annotated = None if annotations is None else Annotated(Path(annotations), None if folder is None else Path(folder))
+    with progress() as advance:
+        result = distill_file(target, output, DistillOptions(changes=changes, annotated=annotated, **fields), advance)
+    if as_json:
+        emit_json(result.as_dict())
+        return
+    _show(target, result)
+    click.echo(f"wrote {output}; next: edgesparse evaluate {output} --annotations ...")
+
+
+def _show(model: Path, result: DistillResult) -> None:
+    training = result.training
+    table(
+        f"{model.name}: {training['step']} steps on {training['images']} images, {training['device']}",
+        ("minutes", "steps", "error while training", "error on images held out"),
+        (
+            (row["seconds"] / 60, row["step"], row.get("loss", "-"), row["held_out"])
+            for row in _thinned(training["history"])
+        ),
+        numbers=4,
+    )
+    if result.before is not None and result.after is not None:
+        click.echo(f"mAP {result.before:.1f} before, {result.after:.1f} after: {result.before - result.after:.1f} lost")
+
+
+def _thinned(rows: list[dict[str, float]], most: int = 12) -> list[dict[str, float]]:
+    """At most so many rows, the first and the last among them."""
+    return [rows[i * (len(rows) - 1) // (most - 1)] for i in range(most)] if len(rows) > most else rows
