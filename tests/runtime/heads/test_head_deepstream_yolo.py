@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from cases import written
+from cases import Case, written
 from head_checks import SIZE, Box, HeadChecks, Outputs, layout, scores_of, xyxy_of
 from numpy.typing import NDArray
 
+from edgesparse.errors import ModelError
 from edgesparse.runtime.heads.grid import grid
 from edgesparse.runtime.heads.recognize import choose
 from edgesparse.runtime.heads.registry import head
@@ -22,6 +23,16 @@ class TestDeepStreamYolo(HeadChecks):
     def encode(self, boxes: Sequence[Box], classes: int) -> Outputs:
         scores = scores_of(boxes, classes)
         return {"output": np.concatenate([xyxy_of(boxes), scores.max(1)[:, None], scores.argmax(1)[:, None]], 1)}
+
+
+class TestDeepStreamYoloApart(HeadChecks):
+    """As releases before the single output wrote it."""
+
+    name = "deepstream-yolo"
+
+    def encode(self, boxes: Sequence[Box], classes: int) -> Outputs:
+        scores = scores_of(boxes, classes)
+        return {"boxes": xyxy_of(boxes), "scores": scores.max(1)[:, None], "classes": scores.argmax(1)[:, None]}
 
 
 def rows(anchors: int, label: float) -> NDArray[np.float32]:
@@ -43,4 +54,14 @@ def test_its_boxes_need_nms_and_have_one_class_each() -> None:
     assert head("deepstream-yolo").nms and not head("deepstream-yolo").per_class
 
 
-CASES = [written(TestDeepStreamYolo())]
+CASES = [written(TestDeepStreamYolo()), written(TestDeepStreamYoloApart())]
+
+
+@pytest.mark.parametrize("case", CASES, ids=["one output", "three outputs"])
+def test_both_layouts_are_recognized_and_right(case: Case) -> None:
+    case.check()
+
+
+def test_three_outputs_off_the_grid_are_refused() -> None:
+    with pytest.raises(ModelError, match="no known head"):
+        choose(layout({"boxes": (1, 100, 4), "scores": (1, 100, 1), "classes": (1, 100, 1)}), {})
