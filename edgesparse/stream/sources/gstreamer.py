@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,11 @@ def has_video_decoder() -> bool:
 
 def open_rtsp(url: str, fps: float | None, transport: str = "tcp", decoder: str = DECODER) -> Capture:
     """Open an RTSP stream of H.264 or H.265, decoded by the Jetson's decoder. Not yet run with that, only with another
-    decoder in its place. Raises CameraUnavailable and AuthenticationFailed.
+    decoder in its place. Sets an environment variable, so it belongs in a process of its own. Raises CameraUnavailable
+    and AuthenticationFailed.
     """
+    # parsebin writes H.264 in the form that the highest ranked decoder prefers: with FFmpeg's installed, not in ours.
+    os.environ.setdefault("GST_PLUGIN_FEATURE_RANK", f"{decoder.split()[0]}:MAX")
     try:
         return open_pipeline(f"{_rtsp_source(url, transport)} ! {decoder} ! {SINK}", fps)
     except PipelineFailed as error:
