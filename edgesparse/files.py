@@ -34,11 +34,13 @@ def read_checked(path: Path, most: int, check: Callable[[os.stat_result], None],
         raise OSError(f"{path} is not a regular file") from None  # a link, a socket
     try:
         status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(status.st_mode):
             raise OSError(f"{path} is not a regular file")
         check(status)
         file = os.fdopen(descriptor, "rb", closefd=False)
-        data = file.read(most + 1)
+        data = file.read(min(max(status.st_size, 1 << 20), most) + 1)
     finally:
         os.close(descriptor)
     if len(data) > most:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgesparse.config import InputSpec
 from edgesparse.errors import ConfigError, ImageError
+from edgesparse.files import read_checked
 from edgesparse.runtime.opencv import prepare_opencv
 from edgesparse.runtime.preprocess import Preprocessor
 from edgesparse.wording import printable
@@ -31,6 +32,10 @@ SUFFIXES = frozenset(
 
 MAX_PIXELS = 1 << 28
 """Larger images are refused before decoding: as BGR they would take more than 805 MB."""
+
+
+MAX_BYTES = 1 << 30
+"""Of an image's file."""
 
 
 def is_image(path: Path) -> bool:
@@ -64,9 +69,11 @@ def read_image(path: Path, *, apply_orientation: bool = True) -> Image:
 
     Raises ImageError, naming the file, if it cannot be read."""
     try:
-        return decode_image(path.read_bytes(), apply_orientation=apply_orientation)
+        return decode_image(read_checked(path, MAX_BYTES, lambda _: None), apply_orientation=apply_orientation)
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = error.strerror or "not a regular file"
+    except ValueError:
+        reason = f"the file has more than {MAX_BYTES >> 30} GB"
     except ImageError as error:
         reason = str(error)
     raise ImageError(f"cannot read the image {printable(path)}: {reason}; replace or remove it")
@@ -150,6 +157,8 @@ def _inspect_png(data: bytes) -> tuple[str, Size | None]:
         if kind == b"IHDR" and length >= 8:
             width, height = struct.unpack_from(">II", data, position + 8)
             size = width, height
+            if not width * height:
+                return "damaged: a PNG without pixels", size
         if zlib.crc32(memoryview(data)[position + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
             return f"damaged: wrong checksum in the PNG's {kind.decode('latin-1')} chunk", size
         if kind == b"IEND":

@@ -160,6 +160,23 @@ def test_what_is_not_an_image_is_named(data: bytes, reason: str, capfd: pytest.C
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_pipe_among_the_images_of_a_folder_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(ImageError, match=r"pipe\.jpg: not a regular file; replace or remove it"):
+        read_image(tmp_path / "pipe.jpg")
+
+
+def test_a_link_to_an_image_is_read(tmp_path: Path) -> None:
+    (tmp_path / "image.jpg").write_bytes(JPEG)
+    (tmp_path / "link.jpg").symlink_to("image.jpg")
+    assert read_image(tmp_path / "link.jpg").shape == IMAGE.shape
+
+
+def test_a_png_without_pixels_is_refused_before_libpng_writes_to_standard_error() -> None:
+    with pytest.raises(ImageError, match="a PNG without pixels"):
+        decode_image(huge_png(0, 10))
+
+
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     (tmp_path / "folder.jpg").mkdir()
     for name, reason in (("none.jpg", "No such file or directory"), ("folder.jpg", "Is a directory")):
