@@ -79,8 +79,8 @@ def _source(text: str) -> str:
 Source = Annotated[str, _NumberAsText, AfterValidator(_source)]
 """What open_source takes; a whole number is a camera."""
 
-ClassFilter = tuple[Annotated[str, _NumberAsText], ...]
-"""Classes by name or by number."""
+ClassFilter = Annotated[tuple[Annotated[str, _NumberAsText], ...], Field(min_length=1)]
+"""Classes by name or by number, at least one: none would detect nothing."""
 
 Confidences = Unit | dict[str, Unit]
 """Minimum confidence (0..1); or one per class, by name or number, with `default` for the others."""

@@ -53,6 +53,7 @@ def test_an_unknown_key_names_its_place_and_the_nearest_right_one(values: dict[s
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        ({"run": {"classes": []}}, "run.classes: found [] (a list), needed at least 1 of them"),
         ({"classes": 5}, "classes: found 5 (a whole number), needed text"),
         ({"classes": ["a", True]}, "classes.1: found True (true/false), needed text"),
         ({"head": "yolo8"}, "head: found 'yolo8': did you mean 'yolov8'?"),

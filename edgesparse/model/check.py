@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 
@@ -29,6 +30,19 @@ FOREIGN = {
     (".pb", ".h5", ".keras"): "a TensorFlow file",
 }
 """What is often passed instead of ONNX, by file name suffix."""
+CONTENTS = {
+    b"PK\3\4": "a PyTorch file or a ZIP archive",
+    b"ftrt": "a TensorRT engine, which cannot be converted back",
+    b"\x89HDF": "a TensorFlow file",
+    b"\x1c\0\0\0TFL3": "a TensorFlow Lite file",
+    b"\x1f\x8b": "a gzip archive",
+}
+"""The same under an ONNX file's name, by how the file begins."""
+NO_MODEL = {
+    b"version https://git-lfs": "a Git LFS pointer, not the model itself: run 'git lfs pull' where it comes from",
+    b"<": "a web page or XML, not ONNX: download it again",
+}
+"""What a failed download leaves."""
 
 
 def check(model: ModelProto, path: Path) -> None:
@@ -51,14 +65,21 @@ def check(model: ModelProto, path: Path) -> None:
 
 
 def refuse_foreign(path: Path) -> None:
-    """Raise ModelError, with the export command, if the file name is that of a format other than ONNX."""
-    for suffixes, kind in FOREIGN.items():
-        if path.suffix.lower() in suffixes:
-            source = path.with_suffix(".pt").name
-            raise ModelError(
-                f"{path} is {kind}, not ONNX: export the detector to ONNX first, "
-                f"for example 'yolo export model={source} format=onnx opset=17'"
-            )
+    """Raise ModelError, with the export command, if the name or the content is that of a format other than ONNX."""
+    begin = b""
+    if path.is_file():
+        with suppress(OSError), path.open("rb") as file:
+            begin = file.read(32)
+    for start, advice in NO_MODEL.items():
+        if begin.startswith(start):
+            raise ModelError(f"{path} is {advice}")
+    kinds = [kind for suffixes, kind in FOREIGN.items() if path.suffix.lower() in suffixes]
+    for kind in kinds + [kind for start, kind in CONTENTS.items() if begin.startswith(start)]:
+        source = path.with_suffix(".pt").name
+        raise ModelError(
+            f"{path} is {kind}, not ONNX: export the detector to ONNX first, "
+            f"for example 'yolo export model={source} format=onnx opset=17'"
+        )
 
 
 def require_text(model: ModelProto, path: Path) -> None:

@@ -61,6 +61,8 @@ def load(path: Path) -> onnx.ModelProto:
     model = _parse(path, True)
     if not model.graph.node:
         raise ModelError(f"{path} is not a complete ONNX file: it holds no operators; export or copy it again")
+    if not model.graph.output:
+        raise ModelError(f"{path} has no outputs: export it again")
     require_text(model, path)
     normalize(model)
     check(model, path)

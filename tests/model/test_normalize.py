@@ -103,6 +103,24 @@ def test_other_formats_get_the_export_command(tmp_path: Path, name: str) -> None
     assert "yolo export model=" in refused(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("begin", "words"),
+    [
+        (b"PK\3\4", "a PyTorch file or a ZIP archive, not ONNX"),
+        (b"ftrt", "a TensorRT engine"),
+        (b"\x1c\0\0\0TFL3", "a TensorFlow Lite file"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid",
+            "a Git LFS pointer, not the model itself: run 'git lfs pull'",
+        ),
+        (b"<!DOCTYPE html>", "a web page or XML, not ONNX: download it again"),
+    ],
+)
+def test_another_format_under_an_onnx_file_s_name_is_named(tmp_path: Path, begin: bytes, words: str) -> None:
+    (tmp_path / "model.onnx").write_bytes(begin + bytes(40))
+    assert f"model.onnx is {words}" in refused(tmp_path / "model.onnx")
+
+
 def test_an_input_of_absurd_size(tmp_path: Path) -> None:
     source = conv(WEIGHT)
     source.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 2**31
