@@ -138,6 +138,13 @@ def test_variants_that_mean_the_same_score_the_same(path: Path, edit: Edit) -> N
     assert points(edited(path, edit)) == pytest.approx(100)
 
 
+def test_boxes_listed_twice_count_once_and_are_noted(path: Path) -> None:
+    plain = points(path)
+    edited(path, lambda content: content["annotations"].extend(copy.deepcopy(content["annotations"])))
+    (note,) = Labels(path).notes
+    assert note.startswith("boxes listed twice: ") and points(path) == plain
+
+
 def test_a_byte_order_mark_is_read(path: Path) -> None:
     assert points(edited(path, lambda content: None, "\ufeff")) == pytest.approx(100)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from edgesparse.errors import ConfigError
 from edgesparse.runtime.images import read_image
 from edgesparse.runtime.labels import matching
-from edgesparse.runtime.labels.base import Content, Fault, Faults, LabelledImage, Size
+from edgesparse.runtime.labels.base import Content, Fault, Faults, LabelledBox, LabelledImage, Size
 from edgesparse.runtime.labels.coco import read_coco
 from edgesparse.runtime.labels.geometry import check_geometry
 from edgesparse.runtime.labels.yolo import label_file, read_yolo
@@ -102,12 +103,21 @@ def inspect_labels(annotations: Path, images: Path | None = None) -> tuple[Conte
     reader = read_yolo if annotations.suffix.lower() in YAML else read_coco
     if images is not None and not images.is_dir():
         raise ConfigError(f"no folder {images}: needed the annotated images")
-    content = reader(annotations, images, faults)
+    content = _without_repeats(reader(annotations, images, faults), faults)
     sizes = {image.number: image.size for image in content.images if image.size is not None}
     check_geometry(content.boxes, sizes, content.relative, faults)
     if not content.boxes and not faults.fatal:
         raise ConfigError(f"{annotations} has {len(content.images)} images and no box: needed some")
     return content, faults
+
+
+def _without_repeats(content: Content, faults: Faults) -> Content:
+    """Each box once: its repetition would count as an object that no detector can find."""
+    boxes: dict[tuple[object, ...], LabelledBox] = {}
+    for box in content.boxes:
+        if boxes.setdefault((box.image, box.category, box.xywh, box.crowd), box) is not box:
+            faults.add("boxes listed twice", "each counts once", box.source, fatal=False)
+    return replace(content, boxes=tuple(boxes.values()))
 
 
 def annotation_file(path: Path) -> Path:

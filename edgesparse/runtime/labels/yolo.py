@@ -128,16 +128,11 @@ def _boxes(file: Path, image: int, classes: int, faults: Faults) -> Iterator[Lab
     except (OSError, UnicodeDecodeError) as error:
         faults.add("label files that cannot be read", "replace them", f"{file.name}: {error}")
         return
-    seen: set[str] = set()
     for number, line in enumerate(lines, 1):
         fields = line.split()
         source = f"{file.name} line {number}"
         if not fields:
             continue
-        if line.strip() in seen:
-            faults.add("repeated lines", "each counts once", source, fatal=False)
-            continue
-        seen.add(line.strip())
         values = [number_of(field) for field in fields]
         category = values[0]
         if len(values) < 5 or len(values) % 2 == 0 or any(value is None for value in values):
