@@ -76,7 +76,10 @@ def test_polygons_repetitions_and_images_without_a_file_are_read(data: Path) -> 
     squares_free.write_bytes((data.parent / "images/val/0.png").read_bytes())
     labels = Labels(data)
     assert len(labels.images) == 5 and len(labels.boxes) == 24
-    assert [note.partition(" (")[0] for note in labels.notes] == ["images without a label file: 1", "boxes listed twice: 1"]
+    assert [note.partition(" (")[0] for note in labels.notes] == [
+        "images without a label file: 1",
+        "boxes listed twice: 1",
+    ]
     squares_free.unlink()
     assert points(data) == pytest.approx(100)
 
