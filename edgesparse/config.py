@@ -23,6 +23,7 @@ from edgesparse.input_spec import Colour as Colour
 from edgesparse.input_spec import DetectorSpec as DetectorSpec
 from edgesparse.input_spec import Input as Input
 from edgesparse.input_spec import InputSpec as InputSpec
+from edgesparse.input_spec import Keypoints as Keypoints
 from edgesparse.input_spec import Letterbox as Letterbox
 from edgesparse.redaction import redact
 from edgesparse.typed import read_mapping, typed
@@ -211,6 +212,8 @@ class Recipe(Section):
     """How raw outputs become boxes; `auto`: recognized from the model. A head of your own: `my_head.py:MyHead`."""
     classes: str | tuple[str, ...] = "auto"
     """Class names in the order of the class ids: a list, a file, `coco`, or `auto` for those in the model."""
+    keypoints: Keypoints | None = None
+    """Keypoints of a pose and values of each, as [17, 3]; default: those in the model."""
     input: Input = Input()
     prepare: Prepare = Prepare()
     build: BuildSettings = BuildSettings()

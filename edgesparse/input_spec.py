@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, Strict
 
 from edgesparse.values import Divisors, Section, Size, Triple
 
-Letterbox = Literal["centre", "top-left", "stretch"]
+Letterbox = Literal["centre", "top-left", "stretch", "crop"]
 Colour = Literal["rgb", "bgr"]
+
+
+Keypoints = Annotated[tuple[Annotated[int, Field(ge=1, le=1000)], Annotated[int, Field(ge=2, le=3)]], Strict(False)]
+"""How many keypoints a pose has, and the values of each: 2 for x, y, or 3 with the confidence."""
 
 
 class InputSpec(Section):
@@ -18,7 +22,8 @@ class InputSpec(Section):
     size: Size
     """Height and width in pixels."""
     letterbox: Letterbox = "centre"
-    """Where the resized frame is placed; `stretch` does not keep the aspect ratio."""
+    """Where the resized frame is placed; `stretch` does not keep the aspect ratio, `crop` cuts the longer side off at
+    both ends, as classifiers do."""
     pad: Annotated[int, Field(ge=0, le=255)] = 114
     """Gray level around the frame."""
     colour: Colour = "rgb"
@@ -52,3 +57,4 @@ class DetectorSpec(Section):
     head: str
     classes: tuple[str, ...]
     input: InputSpec
+    keypoints: Keypoints | None = None

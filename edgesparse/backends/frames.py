@@ -23,14 +23,18 @@ PIXELS: tuple[Pixels, ...] = ("bgr", "rgb", "nv12", "yuyv")
 """Pixel formats, in the order of their numbers in the kernels."""
 
 Candidates = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
-"""xyxy [n, 4] in the input's pixels, confidence [n], class_id [n]."""
+"""xyxy [n, 4] in the input's pixels, confidence [n], class_id [n].
+
+Heads of other tasks than detection return xyxy [n, 4 + k]: k more values per box, such as an angle, travel with it.
+"""
 
 
 class FrameBoxes(NamedTuple):
     """Candidates of one frame.
 
     `final`: they are valid boxes (boxes.py), reach their class's threshold, and have passed NMS; most confident first.
-    `dropped`: candidates that reached the threshold but are not valid boxes, if `final`.
+    `dropped`: candidates that reached the threshold but are not valid boxes, if `final`. `prototypes`: the frame's part
+    of the output that masks are made of, valid until the slot starts again.
     """
 
     xyxy: NDArray[np.float32]
@@ -38,6 +42,7 @@ class FrameBoxes(NamedTuple):
     class_id: NDArray[np.int64]
     final: bool = False
     dropped: int = 0
+    prototypes: NDArray[Any] | None = None
 
 
 NO_BOXES = FrameBoxes(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64), True)
@@ -71,6 +76,8 @@ class Strided:
     Candidate r of an image has value k of its box at `boxes` + r * box_row + k * box_step, and its score for class c
     at `scores` + r * score_row + c * score_step. `kind`: whether the four values are center and size, corners, or
     offsets on the grids `levels`, each (rows, columns, stride). `objectness`: its k among the box's values, if any.
+    `details`: how many more values belong to a box; e of them is at `first_detail` + r * score_row + e * score_step of
+    the output with the scores.
     """
 
     candidates: int
@@ -85,6 +92,8 @@ class Strided:
     objectness: int | None = None
     kind: Literal["center-size", "corners", "on-grid"] = "center-size"
     levels: tuple[tuple[int, int, int], ...] = ()
+    details: int = 0
+    first_detail: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,8 @@ class FramePlan:
     `thresholds` [C]: the minimum confidence per class. `decode` returns candidates that reach the lowest of them, from
     whole outputs. `strided`: how a GPU finds them instead, with the settings of NMS; None if only `decode` can.
     `multi_label`: a box counts once for each class that it reaches. `fixed`: values of the model's other inputs.
-    `depth`: batches in flight.
+    `depth`: batches in flight. `upright`: whether NMS compares boxes by their corners, as a GPU does. `prototypes`: the
+    index of the output that is returned whole.
     """
 
     image: str
@@ -108,11 +118,15 @@ class FramePlan:
     agnostic: bool = False
     fixed: tuple[tuple[str, NDArray[Any]], ...] = ()
     depth: int = 2
+    upright: bool = True
+    prototypes: int | None = None
 
     def decoded(self, outputs: Sequence[NDArray[Any]], image: int) -> FrameBoxes:
         """Return the candidates of one image. Values that overflow are dropped later and cause no warning here."""
         with np.errstate(over="ignore", invalid="ignore"):
-            return FrameBoxes(*self.decode(outputs, image))
+            candidates = self.decode(outputs, image)
+        whole = None if self.prototypes is None else outputs[self.prototypes][image]
+        return FrameBoxes(*candidates, prototypes=whole)
 
 
 class Slot(ABC):

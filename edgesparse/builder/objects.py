@@ -28,7 +28,7 @@ def object_masks(model: Model, batches: Batches, spec: DetectorSpec) -> Iterator
     for values in stream(model, batches, [output.name for output in model.graph.output]):
         outputs = list(values.values())
         decode = head_of(spec.head).decode(_layout(values, spec), CONFIDENCE, False)
-        yield np.stack([_mask(decode(outputs, i)[0], spec.input.size) for i in range(len(outputs[0]))])
+        yield np.stack([_mask(decode(outputs, i)[0][:, :4], spec.input.size) for i in range(len(outputs[0]))])
 
 
 def box_reader(spec: DetectorSpec) -> Read | None:
@@ -48,12 +48,12 @@ def box_reader(spec: DetectorSpec) -> Read | None:
 
 def _answers(candidates: Candidates, classes: int) -> NDArray[np.float32]:
     xyxy, confidence, _ = candidates
-    return np.concatenate([xyxy[::classes], confidence.reshape(-1, classes)], 1)
+    return np.concatenate([xyxy[::classes, :4], confidence.reshape(-1, classes)], 1)
 
 
 def _layout(values: Mapping[str, NDArray[Any]], spec: DetectorSpec) -> Layout:
     specs = tuple(TensorSpec(name, value.shape, str(value.dtype)) for name, value in values.items())
-    return Layout(specs, spec.input.size)
+    return Layout(specs, spec.input.size, spec.keypoints)
 
 
 def _mask(xyxy: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

@@ -20,10 +20,10 @@ from edgesparse.errors import BuildError, ConfigError, ModelError
 from edgesparse.head_table import absolute_head
 from edgesparse.model import load as models
 from edgesparse.model.check import require_finite
-from edgesparse.runtime.detector import fixed_inputs, image_input
 from edgesparse.runtime.heads.base import Head, Layout
-from edgesparse.runtime.heads.recognize import check, choose, names_in, raw_maps
+from edgesparse.runtime.heads.recognize import check, choose, keypoints_in, names_in, raw_maps
 from edgesparse.runtime.heads.registry import head as head_of
+from edgesparse.runtime.network_inputs import fixed_inputs, image_input
 from edgesparse.sparsity.inspect import Inspection, inspect
 
 _log = logging.getLogger(__name__)
@@ -68,7 +68,8 @@ def detector_spec(model: models.Model, recipe: Recipe) -> DetectorSpec:
     Runtime; it runs once, on noise, if `head` is `auto`. Raises ModelError, ConfigError.
     """
     with open_static(model, recipe) as runner:
-        info, layout = models.info(model), layout_of(runner)
+        info = models.info(model)
+        layout = layout_of(runner, recipe, info)
         return specify(recipe, info, find_head(recipe, info, runner, layout), layout)
 
 
@@ -84,7 +85,7 @@ def prepare(recipe: Recipe, folder: Path) -> Prepared:
     cpu = backend("onnxruntime")
     cpu.build(static, simplified, BuildOptions(recipe.build.threads, recipe.prepare.simplify))
     with cpu.load(simplified, recipe.build.threads) as runner:
-        layout = layout_of(runner)
+        layout = layout_of(runner, recipe, info)
         spec = specify(recipe, info, find_head(recipe, info, runner, layout), layout)
     if quantized or not recipe.prepare.simplify:
         simplified = static
@@ -124,10 +125,10 @@ def open_static(model: models.Model, recipe: Recipe) -> Iterator[Runner]:
             yield runner
 
 
-def layout_of(runner: Runner) -> Layout:
+def layout_of(runner: Runner, recipe: Recipe, info: models.ModelInfo) -> Layout:
     """Return the layout by which heads are recognized."""
     shape = next(spec.shape for spec in runner.inputs if len(spec.shape) == 4)
-    return Layout(runner.outputs, (shape[2], shape[3]))
+    return Layout(runner.outputs, (shape[2], shape[3]), recipe.keypoints or keypoints_in(info.metadata))
 
 
 def _drop_unused_domains(path: Path) -> None:
@@ -154,7 +155,8 @@ def specify(recipe: Recipe, info: models.ModelInfo, head: str, layout: Layout) -
     family = head_of(head)
     convention = family.convention.model_copy(update={"size": layout.size})
     classes = _classes(recipe, info, family, layout)
-    return DetectorSpec(head=head, classes=classes, input=recipe.input.resolve(convention))
+    keypoints = layout.keypoints if family.task == "pose" else None
+    return DetectorSpec(head=head, classes=classes, input=recipe.input.resolve(convention), keypoints=keypoints)
 
 
 def sample_of(runner: Runner) -> list[np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:

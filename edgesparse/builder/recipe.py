@@ -147,7 +147,7 @@ def _examine(path: Path, head: str, size: tuple[int, int] | None) -> tuple[model
     model = models.load(path)
     info = models.info(model)
     with open_static(model, recipe) as runner:
-        layout = layout_of(runner)
+        layout = layout_of(runner, recipe, info)
         head = find_head(recipe, info, runner, layout)
         if names_in(info.metadata) is None and head_of(head).classes(layout) is None:
             recipe = recipe.model_copy(update={"classes": "coco"})

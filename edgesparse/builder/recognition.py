@@ -70,7 +70,7 @@ def heads_that_fit(path: Path, size: tuple[int, int] | None, image: Path) -> lis
     model = models.load(path)
     info = models.info(model)
     with open_static(model, recipe) as runner:
-        layout = layout_of(runner)
+        layout = layout_of(runner, recipe, info)
         fitting = {name: (seen.text, seen.strength) for name, seen in evidence(layout, sample_of(runner)).items()}
         if not fitting:
             fitting = {name: ("can read the outputs", 0) for name in heads() if _reads(name, layout)}
@@ -100,7 +100,7 @@ def _reads(name: str, layout: Layout) -> bool:
 def _seen(seen: HeadSeen, frame: NDArray[np.uint8], network: tuple[Recipe, models.ModelInfo, Runner]) -> HeadSeen:
     """With what the head sees in the frame, or why it cannot run."""
     recipe, info, runner = network
-    layout = layout_of(runner)
+    layout = layout_of(runner, recipe, info)
     family = head_of(seen.name)
     if names_in(info.metadata) is None and family.classes(layout) in (None, len(coco_names(family.coco_ids))):
         recipe = recipe.model_copy(update={"classes": "coco"})

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse.errors import BackendUnavailable
+from edgesparse.runtime.masks import Mask
+from edgesparse.runtime.rotated import corners_of
 
 if TYPE_CHECKING:
     import supervision
@@ -22,7 +24,8 @@ class Detection:
     """One object. `xyxy`: left, top, right, bottom in pixels of the image; `confidence`: 0..1.
 
     `name` is empty if the detector's class names are unknown, `zones` if the camera has none. `track_id` is None
-    without tracking, -1 while the tracker has not confirmed the object.
+    without tracking, -1 while the tracker has not confirmed the object. `mask`, `keypoints` [K, 3] and `rotated` [5]
+    are those of `Detections`, None if the detector has none.
     """
 
     xyxy: tuple[float, float, float, float]
@@ -31,6 +34,9 @@ class Detection:
     name: str = ""
     zones: tuple[str, ...] = ()
     track_id: int | None = None
+    mask: Mask | None = None
+    keypoints: NDArray[np.float32] | None = None
+    rotated: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,11 @@ class Detections:
     `class_id`: int64 [n]. `zones`, for a camera with zones: the names of the zones that each box is in. `track_id`:
     int64 [n] with tracking, constant from frame to frame of a camera, -1 while the tracker has not confirmed the
     object. `classes`: the names of all classes that the detector knows, by class id.
+
+    If the detector reports them: `masks`: the pixels of each object, as run lengths. `keypoints`: float32 [n, K, 3], x
+    and y in pixels of the image and confidence 0..1 of each of K points. `rotated`: float32 [n, 5], x and y of the
+    center, width, height in pixels and angle in radians, clockwise from the x axis, 0 to a quarter turn; `xyxy` is then
+    the upright box around it.
     """
 
     xyxy: NDArray[np.float32]
@@ -49,6 +60,14 @@ class Detections:
     zones: tuple[tuple[str, ...], ...] | None = None
     track_id: NDArray[np.int64] | None = None
     classes: tuple[str, ...] = ()
+    masks: tuple[Mask, ...] | None = None
+    keypoints: NDArray[np.float32] | None = None
+    rotated: NDArray[np.float32] | None = None
+
+    @property
+    def corners(self) -> NDArray[np.float32] | None:
+        """The corners of the rotated boxes, float32 [n, 4, 2], in order around each; None without rotated boxes."""
+        return None if self.rotated is None else corners_of(self.rotated)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -76,6 +95,9 @@ class Detections:
             None if self.zones is None else tuple(self.zones[row] for row in rows.tolist()),
             None if self.track_id is None else self.track_id[rows],
             self.classes,
+            None if self.masks is None else tuple(self.masks[row] for row in rows.tolist()),
+            None if self.keypoints is None else self.keypoints[rows],
+            None if self.rotated is None else self.rotated[rows],
         )
 
     def _detection(self, row: int) -> Detection:
@@ -84,7 +106,10 @@ class Detections:
         zones = () if self.zones is None else self.zones[row]
         track_id = None if self.track_id is None else int(self.track_id[row])
         box = (left, top, right, bottom)
-        return Detection(box, float(self.confidence[row]), class_id, self._name(class_id), zones, track_id)
+        name, confidence = self._name(class_id), float(self.confidence[row])
+        mask = None if self.masks is None else self.masks[row]
+        rest = (None if values is None else values[row] for values in (self.keypoints, self.rotated))
+        return Detection(box, confidence, class_id, name, zones, track_id, mask, *rest)
 
     def __iter__(self) -> Iterator[Detection]:
         return map(self._detection, range(len(self)))
@@ -98,7 +123,9 @@ class Detections:
         return cls(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64), classes=classes)
 
     def to_supervision(self) -> supervision.Detections:
-        """The same as `supervision.Detections`, for its annotators, trackers and zones; `data["class_name"]` has names.
+        """The same as `supervision.Detections`, for its annotators, trackers and zones.
+
+        `data` has the names as `class_name`, corners of rotated boxes as `xyxyxyxy`, and `keypoints`, where known.
 
         Raises BackendUnavailable if supervision is not installed.
         """
@@ -106,13 +133,18 @@ class Detections:
             import supervision
         except ImportError as error:
             raise BackendUnavailable(f"to_supervision needs {error.name}: pip install supervision") from None
-        names = np.array(self.names, dtype=np.str_)
+        data: dict[str, Any] = {"class_name": np.array(self.names, dtype=np.str_)}
+        if self.corners is not None:
+            data["xyxyxyxy"] = self.corners
+        if self.keypoints is not None:
+            data["keypoints"] = self.keypoints.copy()
         return supervision.Detections(
             xyxy=self.xyxy.copy(),
             confidence=self.confidence.copy(),
             class_id=self.class_id.copy(),
             tracker_id=None if self.track_id is None else self.track_id.copy(),
-            data={"class_name": names},
+            mask=np.stack([mask.bitmap() for mask in self.masks]) if self.masks else None,
+            data=data,
         )
 
 

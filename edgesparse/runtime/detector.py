@@ -5,26 +5,29 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse import config
-from edgesparse.backends.base import Runner, TensorSpec
+from edgesparse.backends.base import Runner
 from edgesparse.backends.frames import FrameBoxes, FramePlan, Pixels, Ring
 from edgesparse.closing import Closing
 from edgesparse.errors import ConfigError, ModelError
 from edgesparse.runtime.boxes import all_valid, faults, valid_boxes
 from edgesparse.runtime.cpu_slot import CpuSlot
 from edgesparse.runtime.detections import Detections
-from edgesparse.runtime.heads.base import Layout
+from edgesparse.runtime.heads.base import Layout, Task
+from edgesparse.runtime.heads.objects import rotated_of
 from edgesparse.runtime.heads.recognize import check
 from edgesparse.runtime.heads.registry import head as head_of
 from edgesparse.runtime.inputs import ImageInput, as_frame, as_frames, is_batch
 from edgesparse.runtime.letterbox import Letterbox
+from edgesparse.runtime.network_inputs import fixed_inputs, image_input
 from edgesparse.runtime.nms import nms
 from edgesparse.runtime.places import Places
+from edgesparse.runtime.rotated import suppress
 from edgesparse.wording import nearest
 
 Kinds = Pixels | Sequence[Pixels] | None
@@ -52,9 +55,10 @@ class Detector(Closing):
         run = run or config.Run()
         self.runner, self.spec, self.run, self.precision = runner, spec, run, precision
         self.notice = ""
-        layout = Layout(runner.outputs, spec.input.size)
+        layout = Layout(runner.outputs, spec.input.size, spec.keypoints)
         check(spec.head, layout)
         head = head_of(spec.head)
+        _check_task(head.task, spec, run)
         classes = head.classes(layout)
         if classes is not None and classes != len(spec.classes):
             raise ModelError(
@@ -66,7 +70,8 @@ class Detector(Closing):
         lowest = float(np.min(self._thresholds))
         # Heads already apply the lowest threshold.
         self._filters = bool((self._thresholds != lowest).any())
-        self._nms, self.faults = head.nms, dict[str, int]()
+        self._nms, self._rotated, self.faults = head.nms, head.task == "obb", dict[str, int]()
+        self._complete = head.complete(layout)
         image = image_input(runner)
         self.batch, self._places = image.shape[0], Places(spec.input, image)
         plan = FramePlan(
@@ -75,11 +80,10 @@ class Detector(Closing):
             head.decode(layout, lowest, run.multi_label),
             head.strided(layout),
             self._thresholds,
-            run.multi_label,
-            run.iou,
-            run.max_det,
-            run.agnostic,
+            *(run.multi_label, run.iou, run.max_det, run.agnostic),
             fixed_inputs(runner, image),
+            upright=not self._rotated,
+            prototypes=head.prototypes(layout),
         )
         slots = runner.frames(plan) or [CpuSlot(runner, plan)]
         self._ring, self._letterboxes = Ring(slots), deque[list[Letterbox]]()
@@ -162,39 +166,57 @@ class Detector(Closing):
 
     def _detections(self, boxes: FrameBoxes, letterbox: Letterbox) -> Detections:
         start = time.perf_counter_ns()
-        xyxy, confidence, class_id, final, dropped = boxes
-        if dropped:
-            self.faults[UNKNOWN] = self.faults.get(UNKNOWN, 0) + dropped
-        if not len(confidence):
-            return Detections.none(self.spec.classes)
-        if final:
-            return self._in_frame(letterbox, xyxy, confidence, class_id)
-        if not all_valid(xyxy, confidence, class_id, self._classes):
-            keep = valid_boxes(xyxy, confidence, class_id, len(self.spec.classes))
-            self._count_faults(xyxy[~keep], confidence[~keep], class_id[~keep])
-            xyxy, confidence, class_id = xyxy[keep], np.minimum(confidence[keep], 1), class_id[keep]
-        if self._filters:
-            enough = confidence >= self._thresholds[class_id]
-            xyxy, confidence, class_id = xyxy[enough], confidence[enough], class_id[enough]
-        if self._nms:
-            order = nms(xyxy, confidence, class_id, self.run.iou, self.run.max_det, self.run.agnostic)
-        else:
-            order = np.argsort(-confidence, kind="stable")[: self.run.max_det]
-        result = self._in_frame(letterbox, xyxy[order], confidence[order], class_id[order])
+        if boxes.dropped:
+            self.faults[UNKNOWN] = self.faults.get(UNKNOWN, 0) + boxes.dropped
+        if not len(boxes.confidence):
+            return self._in_frame(letterbox, boxes) if self._complete else Detections.none(self.spec.classes)
+        if self._complete:
+            boxes = self._with_finite_details(boxes)
+        if not boxes.final:
+            boxes = self._selected(boxes)
+        elif self._complete is None:
+            return self._in_frame(letterbox, boxes)
+        result = self._in_frame(letterbox, boxes)
         self.times[3] += time.perf_counter_ns() - start
         return result
 
-    def _in_frame(
-        self,
-        letterbox: Letterbox,
-        xyxy: NDArray[np.float32],
-        confidence: NDArray[np.float32],
-        class_id: NDArray[np.int64],
-    ) -> Detections:
-        """Return detections in the frame's pixels, without those entirely in the padding."""
-        xyxy = letterbox.to_frame(xyxy)
-        result = Detections(xyxy, confidence, class_id, classes=self.spec.classes)
-        inside = xyxy[:, :2] < xyxy[:, 2:]
+    def _selected(self, boxes: FrameBoxes) -> FrameBoxes:
+        """Candidates that are boxes, reach the threshold of their class and are not suppressed."""
+        values, confidence, class_id = boxes[:3]
+        xyxy = values[:, :4]
+        if not all_valid(xyxy, confidence, class_id, self._classes):
+            keep = valid_boxes(xyxy, confidence, class_id, len(self.spec.classes))
+            self._count_faults(xyxy[~keep], confidence[~keep], class_id[~keep])
+            values, confidence, class_id = values[keep], np.minimum(confidence[keep], 1), class_id[keep]
+        if self._filters:
+            enough = confidence >= self._thresholds[class_id]
+            values, confidence, class_id = values[enough], confidence[enough], class_id[enough]
+        limits = self.run.iou, self.run.max_det, self.run.agnostic
+        if not self._nms:
+            order = np.argsort(-confidence, kind="stable")[: self.run.max_det]
+        elif self._rotated:
+            order = suppress(rotated_of(values[:, :4], values[:, 4]), confidence, class_id, *limits)
+        else:
+            order = nms(values[:, :4], confidence, class_id, *limits)
+        return FrameBoxes(values[order], confidence[order], class_id[order], prototypes=boxes.prototypes)
+
+    def _with_finite_details(self, boxes: FrameBoxes) -> FrameBoxes:
+        """Candidates without those whose mask, keypoints or angle are no numbers, which are counted as faults."""
+        finite = np.isfinite(boxes.xyxy[:, 4:]).all(axis=1)
+        if finite.all():
+            return boxes
+        text = "details that are not finite numbers"
+        self.faults[text] = self.faults.get(text, 0) + int((~finite).sum())
+        values, confidence, class_id = boxes[:3]
+        return boxes._replace(xyxy=values[finite], confidence=confidence[finite], class_id=class_id[finite])
+
+    def _in_frame(self, letterbox: Letterbox, boxes: FrameBoxes) -> Detections:
+        """Detections in the frame's pixels, without those that are in the padding altogether."""
+        xyxy = letterbox.to_frame(boxes.xyxy[:, :4])
+        result = Detections(xyxy, boxes.confidence, boxes.class_id, classes=self.spec.classes)
+        if self._complete is not None:
+            result = self._complete(result, boxes.xyxy, boxes.prototypes, letterbox)
+        inside = result.xyxy[:, :2] < result.xyxy[:, 2:]
         return result if inside.all() else result[np.logical_and(inside[:, 0], inside[:, 1])]
 
     def _count_faults(
@@ -211,6 +233,14 @@ class Detector(Closing):
         """Wait for the batches in flight, discard their results, and free everything."""
         self._ring.close()
         self.runner.close()
+
+
+def _check_task(task: Task, spec: config.DetectorSpec, run: config.Run) -> None:
+    """Raise ConfigError for settings that mean nothing for a task."""
+    if task == "obb" and spec.input.letterbox == "stretch":
+        raise ConfigError("input.letterbox: found stretch, needed centre or top-left: rotated boxes would be sheared")
+    if task == "classify" and (run.tracking or any(camera.zones for camera in run.cameras)):
+        raise ConfigError("run: a classifier sees the whole frame: remove tracking and zones, or use a detector")
 
 
 def thresholds(run: config.Run, names: Sequence[str], where: str = "run") -> NDArray[np.float32]:
@@ -239,34 +269,3 @@ def class_index(name: str, names: Sequence[str], where: str) -> int:
     if name.isdecimal() and len(name) < 10 and int(name) < len(names):
         return int(name)
     raise ConfigError(f"{where}: no class '{name}'{nearest(name, names)}")
-
-
-def image_input(runner: Runner) -> TensorSpec:
-    """The input that takes the image. Raises ModelError where there is not exactly one."""
-    images = [spec for spec in runner.inputs if len(spec.shape) == 4]
-    if len(images) != 1:
-        raise ModelError(f"needed one image input, found {', '.join(map(str, runner.inputs))}")
-    return images[0]
-
-
-def fixed_inputs(runner: Runner, image: TensorSpec) -> tuple[tuple[str, NDArray[Any]], ...]:
-    """Return values of the inputs other than the image, such that boxes are in the input's pixels.
-
-    RT-DETR's exports take the images' (width, height) as integers; PaddleDetection's take `im_shape`, (height, width),
-    and `scale_factor`, both as floats.
-    """
-    height, width = image.shape[2:]
-    fixed = []
-    for spec in runner.inputs:
-        if spec is image:
-            continue
-        if spec.shape[-1:] == (2,) and spec.dtype.startswith("int"):
-            values = (width, height)
-        elif spec.shape[-1:] == (2,) and spec.name == "im_shape":
-            values = (height, width)
-        elif spec.shape[-1:] == (2,) and spec.name == "scale_factor":
-            values = (1, 1)
-        else:
-            raise ModelError(f"cannot fill the input {spec}: needed an image, or the images' sizes N x 2 in int64")
-        fixed.append((spec.name, np.broadcast_to(np.array(values, spec.dtype), spec.shape)))
-    return tuple(fixed)

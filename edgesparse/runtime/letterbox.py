@@ -30,10 +30,16 @@ class Letterbox:
         """Fit a frame of (height, width) into an input of (height, width).
 
         Rounds as the trainers do: `centre` rounds the resized sides (Ultralytics), `top-left` truncates them (YOLOX),
-        `stretch` ignores the frame's aspect ratio (RT-DETR).
+        `stretch` ignores the frame's aspect ratio (RT-DETR). With `crop` the frame's shorter side fills the input, and
+        the rectangle reaches beyond it at both ends of the longer one (torchvision's Resize and CenterCrop).
         """
         if kind == "stretch":
             return cls(*frame, 0, 0, *size)
+        if kind == "crop":
+            by_height = size[0] * frame[1] >= size[1] * frame[0]
+            side, limit = (frame[0], size[0]) if by_height else (frame[1], size[1])
+            height, width = frame[0] * limit // side, frame[1] * limit // side
+            return cls(*frame, -round((height - size[0]) / 2), -round((width - size[1]) / 2), height, width)
         ratio = min(size[0] / frame[0], size[1] / frame[1])
         to_whole = int if kind == "top-left" else round
         # 1248 times a ratio of 1/3 may give 415.99: the side at the limit is set, not computed.
@@ -49,10 +55,14 @@ class Letterbox:
         """Convert boxes [n, 4] from the frame's pixels to the input's."""
         return xyxy * self._scale + self._offset
 
-    def to_frame(self, xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Convert boxes [n, 4] from the input's pixels to the frame's, clipped to the frame."""
+    def to_frame(self, xyxy: NDArray[np.float32], clip: bool = True) -> NDArray[np.float32]:
+        """Convert boxes [n, 4] from the input's pixels to the frame's, clipped to the frame unless `clip` is False."""
         boxes = xyxy - self._offset
         boxes /= self._scale
+        return self.clipped(boxes) if clip else boxes
+
+    def clipped(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Clip boxes [n, 4] in the frame's pixels to the frame, in place."""
         np.maximum(boxes, 0, out=boxes)
         np.minimum(boxes, self._limit, out=boxes)
         return boxes

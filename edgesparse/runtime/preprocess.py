@@ -22,6 +22,8 @@ class _Path:
     box: Letterbox
     resized: NDArray[np.uint8]
     """[h, w, 3]"""
+    visible: NDArray[np.uint8]
+    """The part of it that is inside the input."""
     split: list[NDArray[np.uint8]]
     """The planes of blue, green and red: those below, in the frame's order."""
     planes: NDArray[np.uint8]
@@ -68,7 +70,7 @@ class Preprocessor:
         if path is None or frame.shape != path.shape or frame.dtype != np.uint8:
             path = self._fit(frame, slot)
         cv2.resize(frame, (path.box.width, path.box.height), dst=path.resized, interpolation=cv2.INTER_LINEAR)
-        cv2.split(path.resized, path.split)
+        cv2.split(path.visible, path.split)
         if self._bytes:
             return path.box
         if self._copies:
@@ -77,7 +79,7 @@ class Preprocessor:
             for channel in range(3):
                 cv2.LUT(path.planes[channel], self._tables[channel], path.out[channel])
         else:
-            wide = self._scratch[: path.box.height, : path.box.width]
+            wide = self._scratch[: path.planes.shape[1], : path.planes.shape[2]]
             for channel in range(3):
                 cv2.LUT(path.planes[channel], self._tables[channel], wide)
                 np.copyto(path.out[channel], wide, casting="same_kind")
@@ -90,10 +92,14 @@ class Preprocessor:
         for channel in range(3):
             pad = self._spec.pad if self._bytes else self._tables[channel, self._spec.pad]
             self._buffer[slot, channel] = pad
-        out = self._buffer[slot, :, box.top : box.top + box.height, box.left : box.left + box.width]
-        planes = out if self._bytes else self._planes[:, : box.height, : box.width]
+        top, left = max(box.top, 0), max(box.left, 0)
+        out = self._buffer[slot, :, top : box.top + box.height, left : box.left + box.width]
+        planes = out if self._bytes else self._planes[:, : out.shape[1], : out.shape[2]]
         order = (0, 1, 2) if self._spec.colour == "bgr" else (2, 1, 0)
+        if box.height > self._resized.shape[0] or box.width > self._resized.shape[1]:  # cropped
+            self._resized = np.empty((box.height, box.width, 3), np.uint8)
         resized = self._resized[: box.height, : box.width]
-        path = _Path(frame.shape, box, resized, [planes[channel] for channel in order], planes, out)
+        visible = resized[top - box.top :, left - box.left :][: out.shape[1], : out.shape[2]]
+        path = _Path(frame.shape, box, resized, visible, [planes[channel] for channel in order], planes, out)
         self._paths[slot] = path
         return path

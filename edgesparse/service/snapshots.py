@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated
 
 import cv2
@@ -191,8 +191,7 @@ class SnapshotEncoder:
             image, detections, time_ns = self._scaled(buffer.image), buffer.detections, buffer.time_ns
             requested, buffer.requested_image = buffer.requested_image, False
             scale = image.shape[1] / buffer.image.shape[1]
-        detections = replace(detections, xyxy=detections.xyxy * np.float32(scale))
-        draw(image, detections, self.names)
+        draw(image, detections, self.names, scale=scale)
         ok, jpeg = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, self._settings.quality))
         if not ok:
             return

@@ -325,7 +325,7 @@ class _Library:
 
 def _arguments(function: int, pointers: Any) -> list[bytes]:
     """A kernel's arguments: pointers, except the letterbox's images."""
-    sizes = [8, IMAGES * IMAGE.itemsize, 8, 8] if KERNELS[function - 1].startswith(b"letterbox") else [8] * 5
+    sizes = [8, IMAGES * IMAGE.itemsize, 8, 8] if KERNELS[function - 1].startswith(b"letterbox") else [8] * 6
     return [ctypes.string_at(pointers[i], size) for i, size in enumerate(sizes)]
 
 

@@ -103,7 +103,7 @@ extern "C" int launch(const char* name, const int* grid, void** given) {
     else if (!strcmp(name, "compact_float32"))
         in_step(grid, [=] {
             compact_float32(at<Outputs>(given, 0), at<Count>(given, 1), at<Record>(given, 2), at<Summary>(given, 3),
-                            at<Record>(given, 4));
+                            at<Record>(given, 4), at<float>(given, 5));
         });
     else
         return 1;
@@ -131,7 +131,7 @@ int main() {
         for (int multi_label = 0; multi_label < 2; multi_label++) {
             o.multi_label = multi_label;
             const int grid[3] = {(candidates + ACROSS - 1) / ACROSS, images, 1};
-            in_step(grid, [&] { compact_float32(&o, counts.data(), records.data(), summaries.data(), out.data()); });
+            in_step(grid, [&] { compact_float32(&o, counts.data(), records.data(), summaries.data(), out.data(), nullptr); });
             for (const Summary& one : summaries)
                 if (one.found <= 0 || one.kept <= 0 || one.kept > one.found || counts[0].done) return 1;
         }

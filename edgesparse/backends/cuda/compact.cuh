@@ -20,6 +20,8 @@ struct Outputs {  // The box of candidate r of image p has value k at boxes[p * 
     float iou;
     int32_t max_det, agnostic, nms_limit;  // nms_limit: up to this many candidates, NMS runs here
     int32_t levels, columns[4], rows[4], stride[4];  // ON_GRID: the grids in their order
+    int32_t details, first_detail;  // how many more values a box has, such as the coefficients of a mask: value e is
+                                    // at scores[p * score_image + r * score_row + first_detail + e * score_step]
 };
 
 struct Record {
@@ -140,7 +142,18 @@ DEVICE int found_by_last(Count* count, Summary* summary, int image, uint32_t blo
     return found;
 }
 
+// Return one box with its details. `details` has a row of o.details values (at least 1) per box of an image.
+template <class T>
+DEVICE void return_one(const Outputs& o, const Record& record, int image, int place, Record* out, float* details) {
+    out[place] = record;
+    const T* at = (const T*)o.scores + (size_t)image * o.score_image + (size_t)(record.key / o.classes) * o.score_row;
+    for (int e = 0; e < o.details; e++)
+        details[(size_t)place * o.details + e] = value(at, o.first_detail + e * o.score_step);
+}
+
 // Return all boxes within the capacity, in their order of arrival, for NMS on the CPU. Each thread copies every 256th.
-DEVICE void return_all(const Record* records, Record* out, int count, int thread) {
-    for (int i = thread; i < count; i += ACROSS * GROUPS) out[i] = records[i];
+template <class T>
+DEVICE void return_all(const Outputs& o, const Record* records, int image, Record* out, float* details, int count,
+                       int thread) {
+    for (int i = thread; i < count; i += ACROSS * GROUPS) return_one<T>(o, records[i], image, i, out, details);
 }

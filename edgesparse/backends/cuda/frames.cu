@@ -23,7 +23,7 @@ LETTERBOX(letterbox_int8, int8_t)
 LETTERBOX(letterbox_uint8, uint8_t)
 
 template <class T>
-DEVICE void compact(const Outputs& o, Count* counts, Record* records, Summary* summaries, Record* out) {
+DEVICE void compact(const Outputs& o, Count* counts, Record* records, Summary* summaries, Record* out, float* details) {
     __shared__ Best best[GROUPS][ACROSS];
     __shared__ Suppression s;
     __shared__ int found;
@@ -42,8 +42,9 @@ DEVICE void compact(const Outputs& o, Count* counts, Record* records, Summary* s
     if (found <= 0) return;
     const Record* mine = records + (size_t)image * o.capacity;
     Record* to = out + (size_t)image * o.capacity;
+    float* beside = details + (size_t)image * o.capacity * o.details;
     if (found > o.nms_limit) {
-        return_all(mine, to, found, thread);
+        return_all<T>(o, mine, image, to, beside, found, thread);
         return;
     }
     read_boxes(s, mine, found, thread);
@@ -54,15 +55,16 @@ DEVICE void compact(const Outputs& o, Count* counts, Record* records, Summary* s
     __syncthreads();
     if (thread == 0) select_kept(s, o, found);
     __syncthreads();
-    return_kept(s, summaries + image, to, thread);
+    return_kept<T>(s, o, image, summaries + image, to, beside, thread);
 }
 
-// Blocks of ACROSS x GROUPS threads; the grid covers the candidates with one row per image. `summaries` and `out` are
-// in host memory.
+// Blocks of ACROSS x GROUPS threads; the grid covers the candidates with one row per image. `summaries`, `out` and
+// `details` are in host memory.
 #define COMPACT(NAME, T)                                                                                           \
     extern "C" __global__ void __launch_bounds__(256)                                                              \
-        NAME(const Outputs* __restrict__ outputs, Count* counts, Record* records, Summary* summaries, Record* out) {       \
-        compact<T>(*outputs, counts, records, summaries, out);                                                          \
+        NAME(const Outputs* __restrict__ outputs, Count* counts, Record* records, Summary* summaries, Record* out, \
+             float* details) {                                                                                     \
+        compact<T>(*outputs, counts, records, summaries, out, details);                                            \
     }
 
 COMPACT(compact_float32, float)

@@ -31,7 +31,8 @@ INPUT = _struct("i4 height, i4 width, i4 swap, i4 pad, 3f4 scale, 3f4 shift")
 OUTPUTS = _struct(
     "u8 boxes, u8 scores, i4 candidates, i4 classes, i4 box_image, i4 box_row, i4 box_step, i4 score_image, "
     "i4 score_row, i4 score_step, i4 objectness, i4 kind, i4 multi_label, i4 capacity, f4 lowest, i4 gap, "
-    "u8 thresholds, f4 iou, i4 max_det, i4 agnostic, i4 nms_limit, i4 levels, 4i4 columns, 4i4 rows, 4i4 stride"
+    "u8 thresholds, f4 iou, i4 max_det, i4 agnostic, i4 nms_limit, i4 levels, 4i4 columns, 4i4 rows, 4i4 stride, "
+    "i4 details, i4 first_detail"
 )
 RECORD = _struct("4f4 box, f4 score, i4 key")
 COUNT = _struct("u4 found, u4 dropped, u4 done")
@@ -76,15 +77,20 @@ def input_of(spec: InputSpec) -> Row:
     return row
 
 
-def image_of(place: Place, row: Any, first_tap: int, out: NDArray[Any]) -> int:
-    """Fill `row`, except its data, and the taps from `first_tap` on. Returns the index behind the last tap."""
+def image_of(place: Place, size: tuple[int, int], row: Any, first_tap: int, out: NDArray[Any]) -> int:
+    """Fill `row`, except its data, and the taps from `first_tap` on, for an input of (height, width).
+
+    Returns the index behind the last tap.
+    """
     bytes_per_pixel = {"bgr": 3, "rgb": 3, "nv12": 1, "yuyv": 2}[place.pixels]
     row["pixels"], row["pitch"] = PIXELS.index(place.pixels), bytes_per_pixel * place.frame_width
     row["width"], row["height"] = place.frame_width, place.frame_height
-    row["top"], row["left"], row["rows"], row["columns"] = place.top, place.left, place.height, place.width
-    row["taps"], middle, end = first_tap, first_tap + place.width, first_tap + place.width + place.height
-    out[first_tap:middle] = taps(place.frame_width, place.width, True)
-    out[middle:end] = taps(place.frame_height, place.height, False)
+    top, left = max(place.top, 0), max(place.left, 0)  # negative where the frame is cropped
+    rows, columns = min(place.height, size[0] - top), min(place.width, size[1] - left)
+    row["top"], row["left"], row["rows"], row["columns"] = top, left, rows, columns
+    row["taps"], middle, end = first_tap, first_tap + columns, first_tap + columns + rows
+    out[first_tap:middle] = taps(place.frame_width, place.width, True)[left - place.left :][:columns]
+    out[middle:end] = taps(place.frame_height, place.height, False)[top - place.top :][:rows]
     return end
 
 
@@ -108,4 +114,5 @@ def outputs_of(plan: FramePlan, specs: Sequence[TensorSpec], addresses: Sequence
     row["levels"] = len(at.levels)
     for i, (rows, columns, stride) in enumerate(at.levels):
         row["rows"][0, i], row["columns"][0, i], row["stride"][0, i] = rows, columns, stride
+    row["details"], row["first_detail"] = at.details, at.first_detail - at.first_score
     return row

@@ -94,6 +94,10 @@ class CudaSlot(Slot):
             whole = np.ascontiguousarray(values, spec.dtype)
             self._gpu.driver.memcpy_htod_async(self._tensors[name], whole, self._engine.stream)
         self._whole = [] if plan.strided else self._arrays()
+        self._prototypes: NDArray[Any] | None = None
+        if plan.strided is not None and plan.prototypes is not None:
+            spec = self._engine.outputs[plan.prototypes]
+            self._prototypes = self._gpu.host(spec.shape, spec.dtype)
         if plan.strided is not None:
             self._allocate_boxes()
 
@@ -101,18 +105,22 @@ class CudaSlot(Slot):
         plan, outputs, strided = self._plan, self._engine.outputs, self._plan.strided
         assert strided is not None
         row = outputs_of(plan, outputs, [self._tensors[s.name] for s in outputs])
-        row["capacity"], row["nms_limit"], row["thresholds"] = CAPACITY, NMS_LIMIT, self._constant(plan.thresholds)
+        row["capacity"], row["thresholds"] = CAPACITY, self._constant(plan.thresholds)
+        row["nms_limit"] = NMS_LIMIT if plan.upright else 0
         records = self._gpu.host((self.batch, CAPACITY), RECORD)
         self._summaries = self._gpu.host((self.batch,), SUMMARY)
         self._rows, self._keys = records.view("f4").reshape(self.batch, CAPACITY, -1), records["key"]
+        details = self._gpu.host((self.batch, CAPACITY, max(1, strided.details)), "float32")
+        self._details = details[..., : strided.details]
         on_device = [self._constant(row), self._constant(np.zeros(self.batch, COUNT)), self._memory(records.nbytes)]
-        arguments = [*on_device, self._mapped(self._summaries), self._mapped(records)]
+        arguments = [*on_device, *map(self._mapped, (self._summaries, records, details))]
         name, grid = f"compact_{outputs[strided.score_output].dtype}", (-(-strided.candidates // 32), self.batch, 1)
         self._compact = Launch(self._kernels, name, grid, (32, 8, 1), arguments)
 
     @property
     def where(self) -> str:  # type: ignore[override]
-        return f"the GPU, step by step ({self.plain})" if self.plain else "the GPU, as one CUDA graph"
+        place = f"the GPU, step by step ({self.plain})" if self.plain else "the GPU, as one CUDA graph"
+        return place if self._plan.strided else f"{place}; outputs are decoded by the CPU"
 
     def start(self, frames: Sequence[Frame]) -> None:
         started = time.perf_counter_ns()
@@ -131,7 +139,7 @@ class CudaSlot(Slot):
         if self._places[: len(places)] != list(places):
             end = 0
             for i, place in enumerate(places):
-                end = image_of(place, self._descriptions[i], end, self._taps)
+                end = image_of(place, self._size, self._descriptions[i], end, self._taps)
             self._places = [*places, *[None] * (self.batch - len(places))]
             self._gpu.driver.memcpy_htod_async(self._device_taps, self._taps[:end], self._engine.stream)
         self._addresses[: len(places)] = [image.data for image in self._images[: len(places)]]
@@ -170,6 +178,9 @@ class CudaSlot(Slot):
         self._engine.enqueue(self._tensors)
         if self._compact:
             self._compact(stream)
+            if self._prototypes is not None and self._plan.prototypes is not None:
+                at = self._tensors[self._engine.outputs[self._plan.prototypes].name]
+                self._gpu.driver.memcpy_dtoh_async(self._prototypes, at, self._engine.stream)
         else:
             self._fetch()
 
@@ -204,13 +215,15 @@ class CudaSlot(Slot):
             return self._plan.decoded(self._whole, index)
         assert self._plan.strided is not None
         keys, final = self._keys[index, : candidates if kept < 0 else kept], kept >= 0
-        rows = self._rows[index, : len(keys)]
+        rows, details = self._rows[index, : len(keys)], self._details[index, : len(keys)]
         if final:
             rows, keys = rows.copy(), keys.astype(np.int64)
         else:
             order = keys.argsort()  # the order of the CPU's path
-            rows, keys = rows[order], keys[order].astype(np.int64)
-        return FrameBoxes(rows[:, :4], rows[:, 4], keys % self._plan.strided.classes, final, dropped)
+            rows, keys, details = rows[order], keys[order].astype(np.int64), details[order]
+        boxes = np.concatenate([rows[:, :4], details], 1) if details.shape[1] else rows[:, :4]
+        whole = None if self._prototypes is None else self._prototypes[index]
+        return FrameBoxes(boxes, rows[:, 4], keys % self._plan.strided.classes, final, dropped, whole)
 
     def close(self) -> None:
         self._close()

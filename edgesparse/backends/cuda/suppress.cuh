@@ -60,7 +60,9 @@ DEVICE void select_kept(Suppression& s, const Outputs& o, int count) {
     }
 }
 
-DEVICE void return_kept(const Suppression& s, Summary* summary, Record* out, int thread) {
-    if (thread < s.count) out[thread] = s.sorted[s.kept[thread]];
+template <class T>
+DEVICE void return_kept(const Suppression& s, const Outputs& o, int image, Summary* summary, Record* out,
+                        float* details, int thread) {
+    if (thread < s.count) return_one<T>(o, s.sorted[s.kept[thread]], image, thread, out, details);
     if (thread == 0) summary->kept = s.count;
 }

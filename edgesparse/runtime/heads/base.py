@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse.backends.base import TensorSpec
 from edgesparse.backends.frames import Decode, Strided
-from edgesparse.config import InputSpec
+from edgesparse.config import InputSpec, Keypoints
+from edgesparse.runtime.detections import Detections
+from edgesparse.runtime.letterbox import Letterbox
+
+Task = Literal["detect", "segment", "pose", "obb", "classify"]
+"""What a detector reports of an object beside its box: nothing, its mask, its keypoints, its rotated box; or only the
+image's class. The names are those of Ultralytics."""
+
+Complete = Callable[[Detections, NDArray[np.float32], NDArray[Any] | None, Letterbox], Detections]
+"""(detections in the frame's pixels, their candidates [n, 4 + k] in the input's, the frame's prototypes, its letterbox)
+-> the detections with masks, keypoints or rotated boxes. There may be no detections, and no prototypes then."""
 
 Sample = Sequence[NDArray[Any]]
 """The raw outputs for one batch of any images, in the model's order."""
@@ -30,10 +41,11 @@ POSSIBLE, SHAPES, VALUES = 1, 2, 3
 
 @dataclass(frozen=True)
 class Layout:
-    """The specs of a network's outputs, in the model's order, and its input's (height, width)."""
+    """The specs of a network's outputs, in the model's order, its input's (height, width), and its keypoints."""
 
     outputs: tuple[TensorSpec, ...]
     size: tuple[int, int]
+    keypoints: Keypoints | None = None
 
     def __str__(self) -> str:
         return f"{', '.join(map(str, self.outputs))} for an input of {'x'.join(map(str, self.size))}"
@@ -86,6 +98,7 @@ class Head(ABC):
     """The command or call that exports such a model."""
     source: ClassVar[str] = ""
     """Where the decoding is published."""
+    task: ClassVar[Task] = "detect"
     nms: ClassVar[bool] = True
     """Whether its boxes still overlap, so that NMS is needed."""
     convention: ClassVar[InputSpec] = CENTERED
@@ -129,4 +142,15 @@ class Head(ABC):
 
     def strided(self, layout: Layout) -> Strided | None:
         """Where a GPU kernel finds boxes and scores in the outputs; None where only `decode` can read them."""
+        return None
+
+    def prototypes(self, layout: Layout) -> int | None:
+        """Index of the output that `complete` needs as a whole; None for none."""
+        return None
+
+    def complete(self, layout: Layout) -> Complete | None:
+        """A function that adds to final detections what their details say; None where candidates have none.
+
+        Buffers are allocated here, once, or when a frame's size changes, not for each frame.
+        """
         return None

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
+from typing import get_args
 
+from pydantic import TypeAdapter, ValidationError
+
+from edgesparse.config import Keypoints
 from edgesparse.errors import ModelError
 from edgesparse.head_table import HEADS, head_file
-from edgesparse.runtime.heads.base import Evidence, Layout, Sample
+from edgesparse.runtime.heads.base import SHAPES, Evidence, Layout, Sample, Task
 from edgesparse.runtime.heads.registry import head, heads
 from edgesparse.wording import short
 
@@ -23,9 +27,10 @@ def choose(layout: Layout, metadata: Mapping[str, str], sample: Sample | None = 
     that names its head (HEAD_KEY) is taken at its word. Raises ModelError, with what was seen, for a network that is no
     detector, of no known family, or of several.
     """
-    task = metadata.get("task", "detect")
-    if task != "detect":
-        raise ModelError(f"the file's metadata has the task '{task}': needed a detector; export a 'detect' model")
+    task = metadata.get("task")
+    if task is not None and task not in get_args(Task):
+        known = ", ".join(get_args(Task))
+        raise ModelError(f"the file's metadata has the task '{task}': needed one of {known}; export such a model")
     named = metadata.get(HEAD_KEY)
     if named is not None:
         if head_file(named) is not None:  # a model must not choose which code is run
@@ -33,7 +38,9 @@ def choose(layout: Layout, metadata: Mapping[str, str], sample: Sample | None = 
         check(named, layout)
         _check_classes(named, layout, metadata)
         return named
-    fitting = evidence(layout, sample)
+    fitting = {
+        name: seen for name, seen in evidence(layout, sample).items() if _is_of(head(name).task, task, seen.strength)
+    }
     strongest = max((seen.strength for seen in fitting.values()), default=0)
     names = _counted([name for name, seen in fitting.items() if seen.strength == strongest], layout, metadata)
     if len(names) == 1:
@@ -48,6 +55,11 @@ def _counted(names: list[str], layout: Layout, metadata: Mapping[str, str]) -> l
     """Of several heads, those that have as many classes as the file names; all where none has."""
     classes = names_in(metadata) if len(names) > 1 else None
     return [name for name in names if classes and head(name).classes(layout) in (None, len(classes))] or names
+
+
+def _is_of(task: Task, required: str | None, strength: int) -> bool:
+    """Whether a head is for the task that the metadata has; without one, other tasks need evidence of their own."""
+    return task == required if required is not None else task == "detect" or strength >= SHAPES
 
 
 def evidence(layout: Layout, sample: Sample | None = None) -> dict[str, Evidence]:
@@ -115,21 +127,29 @@ def names_in(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
     return tuple(by_number[number] for number in range(len(by_number)))
 
 
+def keypoints_in(metadata: Mapping[str, str]) -> Keypoints | None:
+    """The shape of a pose from the file's metadata, `kpt_shape`: "[17, 3]" as Ultralytics writes it; None without."""
+    try:
+        return TypeAdapter(Keypoints).validate_python(ast.literal_eval(metadata.get("kpt_shape", "")))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, ValidationError):
+        return None
+
+
 def _check_classes(name: str, layout: Layout, metadata: Mapping[str, str]) -> None:
     names, classes = names_in(metadata), head(name).classes(layout)
     if names and classes is not None and len(names) != classes:
         raise ModelError(
             f"the outputs ({layout}) have {classes} classes as {name}, the file's metadata names {len(names)}: "
-            "is it a plain detector? (poses, masks and rotated boxes are not supported)"
+            "is it a plain detector? A pose or rotated boxes are recognized by the metadata 'task', or named by 'head:'"
         )
 
 
 def _hint(layout: Layout) -> str:
     ranks = [len(shape) for shape in layout.shapes]
     if 4 in ranks and 3 in ranks:
-        return "this looks like a segmentation model: export a 'detect' one"
+        return "this looks like a segmentation model of a layout that is not known; YOLOv8's and later ones are"
     if set(ranks) <= {4, 5}:
         return "these look like raw feature maps: export with the decoding in (YOLOv5/v7: without --train, with --grid)"
     if ranks == [2]:
-        return "this looks like a classifier: needed a detector's boxes and scores"
+        return "this looks like a classifier without a softmax: export it with one, so that each row adds up to 1"
     return f"name one of {', '.join(HEADS)} with 'head:' if it is one"

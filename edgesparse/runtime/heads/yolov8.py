@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesparse.backends.base import TensorSpec
 from edgesparse.backends.frames import Candidates, Decode, Strided
+from edgesparse.runtime.boxes import ROUNDING
 from edgesparse.runtime.heads.base import SHAPES, Evidence, Head, Layout, Sample
 from edgesparse.runtime.heads.candidates import corners, labeled
 from edgesparse.runtime.heads.grid import strides_of
@@ -21,36 +23,72 @@ class YoloV8(Head):
     export = "yolo export model=best.pt format=onnx opset=17"
     source = "Ultralytics, https://docs.ultralytics.com/models/yolov8"
 
+    def details(self, layout: Layout) -> int:
+        """Rows behind the class scores, which say more about each box."""
+        return 0
+
+    def columns(self, layout: Layout) -> int:
+        """Index of the output that has a column per cell. Raises LookupError."""
+        if len(layout.outputs) > 1:
+            raise LookupError
+        return layout.index(ndim=3)
+
     def fits(self, layout: Layout) -> bool:
-        if layout.table is None:
-            return False
-        rows, columns = layout.table
+        _, rows, columns = self._spec(layout).shape
         return strides_of(columns, layout.size) is not None or strides_of(rows, layout.size) is None
 
     def evidence(self, layout: Layout, sample: Sample | None) -> Evidence | None:
-        if layout.table is None:
+        try:
+            _, rows, columns = self._spec(layout).shape
+            classes = self.classes(layout)
+        except LookupError:
             return None
-        rows, columns = layout.table
-        if strides_of(columns, layout.size) is None or not 4 < rows <= columns:
+        strides = strides_of(columns, layout.size)
+        if strides is None or classes < 1 or rows > columns:
             return None
-        return Evidence(SHAPES, f"{columns} columns are the cells of strides {strides_of(columns, layout.size)}")
+        if sample is not None and not are_scores(sample[self.columns(layout)][:, 4 : 4 + classes]):
+            return None
+        return Evidence(SHAPES, f"{columns} columns are the cells of strides {strides}")
 
     def classes(self, layout: Layout) -> int:
-        return layout.outputs[0].shape[1] - 4
+        return self._spec(layout).shape[1] - 4 - self.details(layout)
 
     def decode(self, layout: Layout, conf: float, multi_label: bool = False) -> Decode:
-        cells, dtype = layout.outputs[0].shape[2], layout.outputs[0].dtype
-        best, below = np.empty(cells, dtype), np.empty(cells, np.bool_)
+        spec, output, end = self._spec(layout), self.columns(layout), 4 + self.classes(layout)
+        best, below = np.empty(spec.shape[2], spec.dtype), np.empty(spec.shape[2], np.bool_)
 
         def decode(outputs: Sequence[NDArray[Any]], image: int) -> Candidates:
-            raw = outputs[0][image]
-            np.max(raw[4:], axis=0, out=best)
+            raw = outputs[output][image]
+            np.max(raw[4:end], axis=0, out=best)
             np.less(best, conf, out=below)
             keep = np.logical_not(below, out=below).nonzero()[0]
-            return labeled(corners(raw[:4, keep].T), raw[4:, keep].T, conf, multi_label)
+            boxes = corners(raw[:4, keep].T)
+            if end < len(raw):
+                boxes = np.concatenate([boxes, raw[end:, keep].T], 1, dtype=np.float32)
+            return labeled(boxes, raw[4:end, keep].T, conf, multi_label)
 
         return decode
 
     def strided(self, layout: Layout) -> Strided:
-        _, rows, cells = layout.outputs[0].shape
-        return Strided(cells, rows - 4, 1, cells, 1, cells, first_score=4 * cells)
+        (_, _, cells), output, classes = self._spec(layout).shape, self.columns(layout), self.classes(layout)
+        return Strided(
+            cells,
+            classes,
+            box_row=1,
+            box_step=cells,
+            score_row=1,
+            score_step=cells,
+            first_score=4 * cells,
+            box_output=output,
+            score_output=output,
+            details=self.details(layout),
+            first_detail=(4 + classes) * cells,
+        )
+
+    def _spec(self, layout: Layout) -> TensorSpec:
+        return layout.outputs[self.columns(layout)]
+
+
+def are_scores(raw: NDArray[Any]) -> bool:
+    """Whether values are scores after the sigmoid: keypoints in pixels and angles, which other tasks have, are not."""
+    return bool(raw.min() >= 0 and raw.max() <= 1 + ROUNDING)

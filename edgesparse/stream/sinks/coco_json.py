@@ -22,6 +22,9 @@ class CocoJson(Sink):
     """A list of COCO results: `image_id`, `file_name`, `category_id`, `category` (the class's name), `bbox` (x y w h in
     pixels) and `score`. The file appears under its name once it is complete, on close.
 
+    Masks are the `segmentation`, as compressed run lengths; `keypoints` are x, y and confidence of each; a rotated box
+    is the `segmentation` as a polygon, and `rotated_box` has its center, width, height and angle in radians.
+
     With `categories`, the COCO JSON file of a data set, ids are those of the data set; what it does not list is left
     out. Otherwise `category_id` is the class id, and `image_id` a number where the image's name is one. Raises
     ConfigError if categories of the data set are not in `names`.
@@ -49,8 +52,8 @@ class CocoJson(Sink):
         if image_id is None:
             return
         try:
-            for (x1, y1, x2, y2), score, class_id in zip(
-                detections.xyxy.tolist(), detections.confidence, detections.class_id, strict=True
+            for number, ((x1, y1, x2, y2), score, class_id) in enumerate(
+                zip(detections.xyxy.tolist(), detections.confidence, detections.class_id, strict=True)
             ):
                 category_id = self._category_id(int(class_id))
                 if category_id is None:
@@ -62,6 +65,7 @@ class CocoJson(Sink):
                     "category": class_name(self._names, int(class_id)),
                     "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)],
                     "score": round(float(score), 5),
+                    **_shape(detections, number),
                 }
                 self._file.write(self._separator + json.dumps(result))
                 self._separator = ",\n"
@@ -99,3 +103,16 @@ class CocoJson(Sink):
             self._file = None
         except OSError as error:
             self._give_up(error)
+
+
+def _shape(detections: Detections, number: int) -> dict[str, object]:
+    """What COCO results have beside the box, for detectors of other tasks than detection."""
+    values: dict[str, object] = {}
+    if detections.masks is not None:
+        values["segmentation"] = detections.masks[number].as_coco()
+    if detections.keypoints is not None:
+        values["keypoints"] = [round(value, 3) for value in detections.keypoints[number].reshape(-1).tolist()]
+    if detections.rotated is not None and detections.corners is not None:
+        values["segmentation"] = [[round(value, 2) for value in detections.corners[number].reshape(-1).tolist()]]
+        values["rotated_box"] = [round(value, 4) for value in detections.rotated[number].tolist()]
+    return values

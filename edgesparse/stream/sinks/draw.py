@@ -10,6 +10,7 @@ import numpy as np
 
 from edgesparse.runtime.detections import Detections
 from edgesparse.stream.frames import Frame, Image
+from edgesparse.stream.sinks.shapes import Shapes
 
 Color = tuple[int, int, int]
 """Blue, green, red, 0..255."""
@@ -28,18 +29,32 @@ PALETTE: tuple[Color, ...] = tuple(_color(number) for number in range(24))
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
-def draw(image: Image, detections: Detections, names: Sequence[str], *, palette: Sequence[Color] = PALETTE) -> None:
-    """Draw every detection into `image`, BGR uint8 [H, W, 3], in place; the most confident one on top."""
+def draw(
+    image: Image,
+    detections: Detections,
+    names: Sequence[str],
+    *,
+    palette: Sequence[Color] = PALETTE,
+    shapes: Shapes | None = None,
+    scale: float = 1.0,
+) -> None:
+    """Draw every detection into `image`, BGR uint8 [H, W, 3], in place; the most confident one on top.
+
+    `shapes`: what draws masks, keypoints and rotated boxes, to be passed again with the next frame. `scale`: the
+    image's size as a share of that of the detections' frame.
+    """
+    shapes = shapes or Shapes()
     height, width = image.shape[:2]
     thickness = max(1, round(min(height, width) / 240))
     for number in reversed(range(len(detections))):
         class_id = int(detections.class_id[number])
         left, top, right, bottom = (
-            round(min(max(float(value), 0.0), limit - 1.0))
+            round(min(max(float(value) * scale, 0.0), limit - 1.0))
             for value, limit in zip(detections.xyxy[number], (width, height) * 2, strict=True)
         )
         color = palette[class_id % len(palette)]
-        cv2.rectangle(image, (left, top), (right, bottom), color, thickness, cv2.LINE_AA)
+        if shapes.draw(image, detections, number, color, thickness, scale):
+            cv2.rectangle(image, (left, top), (right, bottom), color, thickness, cv2.LINE_AA)
         text = f"{class_name(names, class_id)} {detections.confidence[number]:.2f}"
         _label(image, text, left, top, color, thickness)
 
@@ -75,11 +90,12 @@ class Canvas:
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
         self._image: Image = np.empty((0, 0, 3), np.uint8)
+        self._shapes = Shapes()
 
     def annotated(self, frame: Frame, detections: Detections) -> Image:
         """Return a copy of the frame's image with its detections, BGR uint8 [H, W, 3]; valid until the next call."""
         if self._image.shape != frame.image.shape:
             self._image = np.empty_like(frame.image)
         np.copyto(self._image, frame.image)
-        draw(self._image, detections, self._names)
+        draw(self._image, detections, self._names, shapes=self._shapes)
         return self._image

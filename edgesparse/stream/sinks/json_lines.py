@@ -71,10 +71,12 @@ class JsonLines(Sink):
 
 
 def frame_record(frame: Frame, detections: Detections, names: Sequence[str]) -> dict[str, object]:
-    """A frame and its detections as JSON-compatible values.
+    """Return a frame and its detections as JSON-compatible values. `time` is the wall-clock time of capture (UTC),
+    `video_time` the seconds from the start of a video file, `box` x1 y1 x2 y2 in pixels.
 
-    `time` is the wall clock's time of the capture (UTC), `video_time` the seconds from the start of a video file,
-    `box` x1 y1 x2 y2 in pixels."""
+    If the detector reports them: `polygons`, the outlines of an object's mask, each a list of [x, y]; `keypoints`, a
+    list of [x, y, confidence]; `rotated_box`, the center's x and y, width, height and the angle in radians.
+    """
     height, width = frame.image.shape[:2]
     return {
         **({"camera": frame.source} if frame.source else {}),
@@ -92,6 +94,7 @@ def frame_record(frame: Frame, detections: Detections, names: Sequence[str]) -> 
                 "class_id": int(class_id),
                 "class": class_name(names, int(class_id)),
                 **_zones_and_track(detections, number),
+                **_shape(detections, number),
             }
             for number, (box, confidence, class_id) in enumerate(
                 zip(detections.xyxy, detections.confidence, detections.class_id, strict=True)
@@ -105,6 +108,21 @@ def wall_time(time_ns: int) -> str:
     wall_ns = time.time_ns() - time.monotonic_ns() + time_ns
     stamp = datetime.fromtimestamp(wall_ns / 1e9, timezone.utc)
     return stamp.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _shape(detections: Detections, number: int) -> dict[str, object]:
+    """What a detector of another task than detection reports of an object."""
+    values: dict[str, object] = {}
+    if detections.masks is not None:
+        values["polygons"] = [polygon.tolist() for polygon in detections.masks[number].polygons()]
+    if detections.keypoints is not None:
+        values["keypoints"] = [
+            [round(x, 1), round(y, 1), round(seen, 3)] for x, y, seen in detections.keypoints[number].tolist()
+        ]
+    if detections.rotated is not None:
+        *lengths, angle = detections.rotated[number].tolist()
+        values["rotated_box"] = [*(round(value, 1) for value in lengths), round(angle, 4)]
+    return values
 
 
 def _zones_and_track(detections: Detections, number: int) -> dict[str, object]:

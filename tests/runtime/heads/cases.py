@@ -6,7 +6,7 @@ A family's test file has a list CASES of these. The page of families (docs/refer
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import exp
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgesparse.backends import TensorSpec
 from edgesparse.runtime.heads.base import Layout
 from edgesparse.runtime.heads.grid import grid
-from edgesparse.runtime.heads.recognize import choose
+from edgesparse.runtime.heads.recognize import choose, keypoints_in
 from edgesparse.runtime.heads.registry import head
 
 CONF = 0.3
@@ -37,19 +37,21 @@ class Case:
     size: tuple[int, int] = SIZE
     named: bool = False
     """Whether nothing in the outputs tells the family, so that a recipe, or what wrote the file, names it."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """The file's, where it tells the family."""
 
     @property
     def layout(self) -> Layout:
         specs = tuple(TensorSpec(name, value.shape, value.dtype.name) for name, value in self.outputs.items())
-        return Layout(specs, self.size)
+        return Layout(specs, self.size, keypoints_in(self.metadata))
 
     def check(self) -> None:
         """The head is recognized, and decodes these candidates and no others."""
         outputs = list(self.outputs.values())
         if not self.named:
-            assert choose(self.layout, {}, outputs) == self.head
+            assert choose(self.layout, self.metadata, outputs) == self.head
         xyxy, score, label = head(self.head).decode(self.layout, CONF)(outputs, 0)
-        actual = sorted(zip(label.tolist(), score.tolist(), xyxy.tolist(), strict=True))
+        actual = sorted(zip(label.tolist(), score.tolist(), xyxy[:, :4].tolist(), strict=True))
         expected = sorted((label, score, [*corners]) for *corners, score, label in self.expected)
         assert [entry[0] for entry in actual] == [entry[0] for entry in expected]
         np.testing.assert_allclose([entry[1] for entry in actual], [entry[1] for entry in expected], atol=1e-4)
@@ -67,13 +69,13 @@ def spread(classes: int) -> list[Box]:
     return boxes
 
 
-def written(checks: HeadChecks, classes: int = 3) -> Case:
+def written(checks: HeadChecks, classes: int = 3, metadata: Mapping[str, str] | None = None) -> Case:
     """A case from a family's tests that write boxes into raw outputs."""
     boxes = spread(classes)
     at, outputs = checks.batch([boxes], classes)
     names = [spec.name for spec in at.outputs]
     expected = tuple((*box.xyxy, box.score, box.class_id) for box in boxes if box.score >= CONF)
-    return Case(checks.name, dict(zip(names, outputs, strict=True)), expected)
+    return Case(checks.name, dict(zip(names, outputs, strict=True)), expected, metadata=metadata or {})
 
 
 def of_boxes(name: str, layout: Layout, outputs: list[NDArray[np.float32]], boxes: list[Box]) -> Case:

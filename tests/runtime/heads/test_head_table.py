@@ -14,7 +14,7 @@ from edgesparse.runtime.heads.recognize import evidence
 from edgesparse.runtime.heads.registry import head, heads
 
 FAMILIES = Path(head_table.__file__).parent / "runtime" / "heads"
-SHARED = {"__init__", "base", "candidates", "grid", "own", "recognize", "registry"}
+SHARED = {"__init__", "base", "candidates", "grid", "objects", "own", "recognize", "registry"}
 """Modules beside the families that hold no head."""
 
 

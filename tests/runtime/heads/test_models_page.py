@@ -44,7 +44,7 @@ CHANNELS = 32
 class Row:
     """What a run of one family showed."""
 
-    recognized: bool
+    recognized: str
     kernel: bool
     small: bool
     """Whether the network detects the same after `prune` and `quantize`."""
@@ -85,7 +85,9 @@ def network(case: Case, path: Path) -> Path:
     image = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, *case.size])
     stored = [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()]
     graph = helper.make_graph(nodes, "family", [image], outputs, stored)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(model, dict(case.metadata))
+    onnx.save(model, path)
     return path
 
 
@@ -97,7 +99,7 @@ def specified(path: Path, case: Case) -> DetectorSpec:
         recipe = recipe.model_copy(update={"classes": tuple(map(str, range(count)))})
     network = info(load(path))
     with backend("onnxruntime").load(path) as runner:
-        layout = layout_of(runner)
+        layout = layout_of(runner, recipe, network)
         return specify(recipe, network, find_head(recipe, network, runner, layout), layout)
 
 
@@ -155,13 +157,14 @@ def examined(case: Case, folder: Path) -> Row:
     small = quantize(model, dict.fromkeys(quantized_tensors(model), 1 / 127))[0]
     save(small, folder / "small.onnx")
     same = agreement([(detections, detect(folder / "small.onnx", spec))])
-    return Row(not case.named, strided is not None, min(same.recall, same.precision) == 1)
+    recognized = "by metadata" if case.metadata else "by name" if case.named else "yes"
+    return Row(recognized, strided is not None, min(same.recall, same.precision) == 1)
 
 
 def page(rows: dict[str, Row]) -> str:
     lines = [TOP]
     for name, row in rows.items():
-        columns = ("yes" if row.recognized else "by name", "yes", "yes" if row.kernel else "on the CPU")
+        columns = (row.recognized, "yes", "yes" if row.kernel else "on the CPU")
         marks = ["yes" if row.small else "no"] * 2
         lines.append(f"| `{name}` | {' | '.join((*columns, *marks))} |")
     lines.append(MIDDLE)
@@ -170,7 +173,8 @@ def page(rows: dict[str, Row]) -> str:
         look = family.convention
         scale = "0..1" if look.scale < 1 else "0..255"
         normal = "" if look.mean == (0, 0, 0) else f", mean {_numbers(look.mean)}, std {_numbers(look.std)}"
-        aspect = "stretched" if look.letterbox == "stretch" else f"letterbox {look.letterbox} on {look.pad}"
+        other = {"stretch": "stretched", "crop": "cropped to the center"}
+        aspect = other.get(look.letterbox, f"letterbox {look.letterbox} on {look.pad}")
         also = ", ".join(f"`{alias}`" for alias, of in HEAD_ALIASES.items() if of == name)
         lines += [
             f"### {name}\n",
@@ -195,8 +199,8 @@ TOP = f"""\
 
 `head:` in a recipe is `auto`, or one of these. Each row is from a test run on a network with the family's outputs:
 
-- **recognized**: by the shapes, names and values of its outputs alone. Otherwise a recipe names it, as nothing in such
-  a file tells; what `edgesparse slim` writes names it in the file.
+- **recognized**: by the shapes, names and values of its outputs alone, or by the task in the file's metadata. Otherwise
+  a recipe names it, as nothing in such a file tells; what `edgesparse slim` writes names it in the file.
 - **right**: boxes are those of a decoding that the test writes from the published formula, within {PIXEL} pixels.
 - **GPU kernel**: a kernel finds the boxes on the GPU; otherwise the raw outputs are copied and NumPy decodes them.
 - **INT8**, **2:4**: after `quantize` and `prune` the network has the same outputs and detects the same. What INT8 and

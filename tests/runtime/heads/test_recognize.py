@@ -14,7 +14,7 @@ LISTED: Shapes = {"labels": (1, 300), "boxes": (1, 300, 4), "scores": (1, 300)}
 EFFICIENT: Shapes = {"num": (1, 1), "boxes": (1, 100, 4), "scores": (1, 100), "classes": (1, 100)}
 
 NOT_DETECTORS: dict[str, tuple[Shapes, str]] = {
-    "segmentation": ({"output0": (1, 116, 8400), "output1": (1, 32, 160, 160)}, "segmentation model"),
+    "segmentation": ({"output0": (1, 5000, 117), "output1": (1, 32, 160, 160)}, "segmentation model"),
     "classifier": ({"logits": (1, 1000)}, "classifier"),
     "feature maps": ({"a": (1, 255, 80, 80), "b": (1, 255, 40, 40), "c": (1, 255, 20, 20)}, "raw feature maps"),
     "feature maps by anchors": ({"a": (1, 3, 80, 80, 85), "b": (1, 3, 40, 40, 85)}, "raw feature maps"),
@@ -36,8 +36,8 @@ def test_what_is_no_detector_is_refused_in_one_line_with_what_was_seen(outputs: 
 
 
 def test_metadata_of_another_task_is_refused() -> None:
-    with pytest.raises(ModelError, match="has the task 'pose': needed a detector"):
-        choose(layout({"output0": (1, 56, 8400)}), {"task": "pose"})
+    with pytest.raises(ModelError, match="has the task 'depth': needed one of detect, segment, pose, obb, classify"):
+        choose(layout({"output0": (1, 56, 8400)}), {"task": "depth"})
 
 
 def test_more_outputs_a_class_than_names_are_refused() -> None:
