@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gpu_given import HD, confident, image, net, opened
+from benchmarks.gpu_setup import HD, confident, image, net, opened
 from edgesparse.runtime.detector import Detector
 
 SETUPS = ((1, 1), (4, 1), (4, 4), (16, 1), (16, 4), (16, 16))

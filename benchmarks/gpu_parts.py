@@ -1,4 +1,4 @@
-"""What benchmarks/gpu_path.py measures, a function a part. Each returns what goes into the results."""
+"""The measurements of benchmarks/gpu_path.py: one function each, which returns its part of the results."""
 
 from __future__ import annotations
 
@@ -6,23 +6,28 @@ import gc
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gpu_given import HD, SHOTS, confident, image, net, opened
 from benchmarks.gpu_kernel import place_of, rows_read
 from benchmarks.gpu_peers import Bare, Common
+from benchmarks.gpu_setup import HD, SHOTS, confident, image, net, opened
 from edgesparse.backends.cuda import slots
 from edgesparse.backends.cuda.gpu import gpu
 from edgesparse.runtime.detector import STAGES, Detector
 
 ROWS = "copy of as many rows as are read"
+ROUNDS = 50
+COUNTS = {"pageable": 10, "nms on the cpu": 20, "bare": 40, "copy": 40, "common": 5, ROWS: 40}
+"""Timed calls per round."""
 
 
 def milliseconds(ns: Sequence[int] | NDArray[np.int64]) -> dict[str, float]:
@@ -43,89 +48,104 @@ def wall(action: Callable[[], object], count: int, into: list[int]) -> None:
 
 
 def path(name: str, work: Path, frames: int = 10_000, seconds: float = 45.0) -> dict[str, Any]:
-    """The whole path beside the bare engine, the copy alone and the common way, interleaved in one process.
+    """Compare the whole path with the bare engine, the copy alone and the common way, interleaved in one process.
 
-    After so many seconds it ends with the frames that there are.
+    Stops after `seconds` with the frames timed so far.
     """
-    shots = [image(seed) for seed in range(SHOTS)]
-    of = confident(net(name, work))
+    shots, of = [image(seed) for seed in range(SHOTS)], confident(net(name, work))
     say(f"{name}: confidence {of.conf:.3f}")
     bare, common, rows = Bare(of.path), Common(of), len(rows_read(place_of(HD[:2], "bgr", of.spec.input.size)))
-    taken: dict[str, list[int]] = {}
-    stages: list[NDArray[np.int64]] = []
     with opened(of) as detector, nms_on_the_cpu(), opened(of) as other:
-        near = [detector.frame_buffer(HD) for _ in shots]
-        for buffer, shot in zip(near, shots, strict=True):
-            buffer[...] = shot
-        turn = iter(range(1 << 40))
-        actions: dict[str, Callable[[], object]] = {
-            "path": lambda: detector(near[next(turn) % SHOTS]),
-            "pageable": lambda: detector(shots[next(turn) % SHOTS]),
-            "nms on the cpu": lambda: other(near[next(turn) % SHOTS]),
-            "bare": bare.run,
-            "copy": bare.copy,
-            ROWS: partial(bare.copy, rows),
-            "common": lambda: common(shots[next(turn) % SHOTS]),
+        near = in_frame_buffers(detector, shots)
+        shot, buffer = cycle(shots), cycle(near)
+        stages: list[NDArray[np.int64]] = []
+        timed = interleaved(
+            {
+                "path": lambda: detector(next(buffer)),
+                "pageable": lambda: detector(next(shot)),
+                "nms on the cpu": lambda: other(next(buffer)),
+                "bare": bare.run,
+                "copy": bare.copy,
+                ROWS: partial(bare.copy, rows),
+                "common": lambda: common(next(shot)),
+            },
+            {**COUNTS, "path": frames // ROUNDS},
+            seconds,
+            lambda key: stages.append(detector.times.copy()) if key == "path" else None,
+        )
+        say(f"{name}: {len(timed.ns['path'])} frames timed")
+        detectors: dict[str, tuple[Callable[[NDArray[np.uint8]], Sized], Sequence[NDArray[np.uint8]]]]
+        detectors = {"path": (detector, near), "nms on the cpu": (other, near), "common": (common, shots)}
+        return {
+            **ratios({key: milliseconds(values) for key, values in timed.ns.items()}),
+            "rows_read": f"{rows} of {HD[0]}",
+            "frames": len(timed.ns["path"]),
+            "stages_ms_p50": dict(zip(STAGES, np.median(stages, axis=0) / 1e6, strict=True)),
+            "boxes": {key: [len(detect(frame)) for frame in those] for key, (detect, those) in detectors.items()},
+            "overlapped": in_flight(detector, near, 2.0),
+            "between_events_of_the_gpu_ms": {"path": graph_alone(detector), "engine": round(bare.latency(), 4)},
+            "gpu_bytes_taken": timed.gpu_bytes,
+            "resident_bytes_taken": timed.resident_bytes,
+            "where": detector.where,
+            "depth": detector.depth,
+            "conf": of.conf,
         }
-        taken.update({key: [] for key in actions})
-        for action in actions.values():
-            wall(action, 60, [])
-        say(f"{name}: warm")
-        gc.collect()
-        rounds, until = 50, time.monotonic() + seconds
-        counts = {
-            "path": frames // rounds,
-            "pageable": 10,
-            "nms on the cpu": 20,
-            "bare": 40,
-            "copy": 40,
-            "common": 5,
-            ROWS: 40,
-        }
-        before = (gpu().free(), resident())
-        for _ in range(rounds):
-            if time.monotonic() > until:
-                break
-            for key, action in actions.items():
-                wall(action, 3, [])  # what the other way left in the caches does not count
-                wall(action, counts[key], taken[key])
-                if key == "path":
-                    stages.append(detector.times.copy())
-        after = (gpu().free(), resident())
-        say(f"{name}: {len(taken['path'])} frames timed")
-        boxes = [len(detector(frame)) for frame in near]
-        on_cpu = [len(other(frame)) for frame in near]
-        theirs = [len(common(frame)) for frame in shots]
-        flow = in_flight(detector, near, 2.0)
-        on_gpu = {"path": graph_alone(detector), "engine": round(bare.latency(), 4)}
-        where, depth = detector.where, detector.depth
-    report = {key: milliseconds(values) for key, values in taken.items()}
-    floor = report["bare"]["p50"] + report["copy"]["p50"]
-    lower = report["bare"]["p50"] + report[ROWS]["p50"]
+
+
+def in_frame_buffers(detector: Detector, shots: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+    near = [detector.frame_buffer(HD) for _ in shots]
+    for buffer, shot in zip(near, shots, strict=True):
+        buffer[...] = shot
+    return near
+
+
+@dataclass(frozen=True)
+class Timed:
+    """`ns`: nanoseconds of each call, by action. The bytes that all calls together took and kept."""
+
+    ns: dict[str, list[int]]
+    gpu_bytes: int
+    resident_bytes: int
+
+
+def interleaved(
+    actions: Mapping[str, Callable[[], object]],
+    counts: Mapping[str, int],
+    seconds: float,
+    after: Callable[[str], object],
+) -> Timed:
+    """Warm up all actions, then time each `counts` times per round. `after` is called after each action's turn."""
+    taken: dict[str, list[int]] = {key: [] for key in actions}
+    for action in actions.values():
+        wall(action, 60, [])
+    gc.collect()
+    until = time.monotonic() + seconds
+    free, kept = gpu().free(), resident()
+    for _ in range(ROUNDS):
+        if time.monotonic() > until:
+            break
+        for key, action in actions.items():
+            wall(action, 3, [])  # what the other way left in the caches does not count
+            wall(action, counts[key], taken[key])
+            after(key)
+    return Timed(taken, free - gpu().free(), resident() - kept)
+
+
+def ratios(report: dict[str, dict[str, float]]) -> dict[str, Any]:
+    p50 = {key: values["p50"] for key, values in report.items()}
     return {
         "milliseconds": report,
-        "path_over_engine_and_copy": round(report["path"]["p50"] / floor, 3),
-        "path_over_engine_and_copy_of_the_rows": round(report["path"]["p50"] / lower, 3),
-        "rows_read": f"{rows} of {HD[0]}",
-        "common_over_path": round(report["common"]["p50"] / report["path"]["p50"], 2),
-        "common_over_pageable": round(report["common"]["p50"] / report["pageable"]["p50"], 2),
-        "p99_over_p50": round(report["path"]["p99"] / report["path"]["p50"], 3),
-        "frames": len(taken["path"]),
-        "stages_ms_p50": dict(zip(STAGES, np.median(stages, axis=0) / 1e6, strict=True)),
-        "boxes": {"path": boxes, "nms on the cpu": on_cpu, "common": theirs},
-        "overlapped": flow,
-        "between_events_of_the_gpu_ms": on_gpu,
-        "gpu_bytes_taken": before[0] - after[0],
-        "resident_bytes_taken": after[1] - before[1],
-        "where": where,
-        "depth": depth,
-        "conf": of.conf,
+        "path_over_engine_and_copy": round(p50["path"] / (p50["bare"] + p50["copy"]), 3),
+        "path_over_engine_and_copy_of_the_rows": round(p50["path"] / (p50["bare"] + p50[ROWS]), 3),
+        "common_over_path": round(p50["common"] / p50["path"], 2),
+        "common_over_pageable": round(p50["common"] / p50["pageable"], 2),
+        "p99_over_p50": round(report["path"]["p99"] / p50["path"], 3),
     }
 
 
 @contextmanager
 def nms_on_the_cpu() -> Iterator[None]:
-    """For detectors that are made meanwhile."""
+    """Let detectors created in this context run NMS on the CPU."""
     before, slots.NMS_LIMIT = slots.NMS_LIMIT, 0
     try:
         yield
@@ -134,7 +154,7 @@ def nms_on_the_cpu() -> Iterator[None]:
 
 
 def graph_alone(detector: Detector) -> float:
-    """Milliseconds of one batch's graph between two events of the GPU."""
+    """Return the milliseconds of one batch's graph between two GPU events."""
     slot = detector._ring._slots[0]
     launch, stream, samples = slot._held["graphs"][1], slot._engine.stream, []  # type: ignore[attr-defined]
     with gpu() as card:
@@ -150,7 +170,7 @@ def graph_alone(detector: Detector) -> float:
 
 
 def in_flight(detector: Detector, near: Sequence[NDArray[np.uint8]], seconds: float) -> dict[str, float]:
-    """Frames per second with every slot busy, one frame per batch."""
+    """Return frames per second with every slot busy, at one frame per batch."""
     count, begun = 0, time.perf_counter()
     while (now := time.perf_counter()) - begun < seconds:
         if detector.in_flight == detector.depth:
@@ -168,7 +188,7 @@ def resident() -> int:
 
 
 def allocations(name: str, work: Path) -> dict[str, Any]:
-    """What Python and NumPy allocate in a frame after the first ones, and the GPU in 1000."""
+    """Return what Python and NumPy allocate for a frame after the first frames, and the GPU in 1000 frames."""
     import tracemalloc
 
     of = confident(net(name, work))

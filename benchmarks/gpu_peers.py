@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gpu_given import HD, Net, image
+from benchmarks.gpu_setup import HD, Net, image
 from edgesparse.backends import backend
 from edgesparse.backends.cuda.gpu import gpu
 from edgesparse.backends.cuda.graph import Graph
