@@ -34,11 +34,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--model", type=Path, default=Path("engines"), help="package, recipe or ONNX file [%(default)s]"
     )
-    parser.add_argument("--conf", type=float, help="least confidence [the recipe's, else 0.25]")
+    parser.add_argument("--conf", type=float, help="minimum confidence [the recipe's, else 0.25]")
     parser.add_argument("--iou", type=float, help="NMS overlap [the recipe's, else 0.7]")
     parser.add_argument("--max-det", type=int, help="most detections per frame [the recipe's, else 300]")
-    parser.add_argument("--classes", metavar="NAME,...", help="detect only these, by name or number")
-    parser.add_argument("--names", metavar="FILE", help="class names for an ONNX file without: 'coco' or a file")
+    parser.add_argument("--classes", metavar="NAME,...", help="detect only these classes, by name or number")
+    parser.add_argument("--names", metavar="FILE", help="class names for an ONNX file without them: 'coco' or a file")
     parser.add_argument("--imgsz", type=int, nargs="+", metavar="N", help="require this input size (one side, or H W)")
     parser.add_argument("--half", action="store_true", help="require an FP16 engine")
     parser.add_argument("--int8", action="store_true", help="require an INT8 engine")
@@ -50,12 +50,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--video", type=Path, metavar="FILE", help="write an annotated video, .mp4 or .avi")
     parser.add_argument("--save-images", type=Path, metavar="FOLDER", help="write annotated images")
     parser.add_argument("--show", action="store_true", help="show a window; q closes it")
-    parser.add_argument("--force", action="store_true", help="overwrite files that exist")
+    parser.add_argument("--force", action="store_true", help="overwrite existing files")
     return parser.parse_args()
 
 
 def require(detector: edgesparse.Detector, options: argparse.Namespace) -> None:
-    """Raise WrongUse where the engine is another than the options require: they select, they convert nothing."""
+    """Raise WrongUse if the engine is not what the options require: they do not convert anything."""
     size = detector.spec.input.size
     needed = tuple(options.imgsz * 2 if len(options.imgsz) == 1 else options.imgsz) if options.imgsz else size
     if needed != size:

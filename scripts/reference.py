@@ -1,6 +1,6 @@
 """Write docs/reference/: verbs from click, keys from the pydantic models, exit codes from the exceptions, API names.
 
-`python scripts/reference.py` writes the pages; `--check` only compares, and exits with 1 where one is out of date.
+`python scripts/reference.py` writes the pages; `--check` only compares, and exits with 1 if one is out of date.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _usage(command: click.Command, context: click.Context) -> str:
 
 
 def _option(parameter: click.Parameter) -> str | None:
-    """A row of the table; built from the parts of an option, since click's own text differs between its releases."""
+    """Return a table row, built from the parts of an option, since click's own text differs between releases."""
     if not isinstance(parameter, click.Option) or parameter.hidden:
         return None
     metavar = "" if parameter.is_flag else parameter.metavar or _type_name(parameter.type)
@@ -87,7 +87,7 @@ def _shown_default(option: click.Option) -> str:
 
 
 def exit_codes_page() -> str:
-    """What each exit code means, and which exception of the Python API belongs to it."""
+    """Return the meaning of each exit code, and the exceptions of the Python API with it."""
     meanings = re.findall(r"^ *(\w+) +(.+)$", errors.__doc__ or "", re.MULTILINE)
     text = dict(meanings)
     rows = []
@@ -135,11 +135,11 @@ RESULTS = (
     "runtime.evaluate.Evaluation",
     "package.store.Package",
 )
-"""What public functions take and return beside public classes."""
+"""Types that public functions take and return, besides public classes."""
 
 
 def api_page() -> str:
-    """One entry per public name; mkdocstrings fills in signatures and docstrings when the site is built."""
+    """Return an entry per public name; mkdocstrings adds signatures and docstrings when the site is built."""
     functions = [name for name in edgesparse.__all__ if name[0].islower()]
     classes = [name for name in edgesparse.__all__ if name[0].isupper()]
     lines = [f"{MARK}# Python API\n\nSource: `edgesparse/api.py`. Everything else is private and may change.\n"]
@@ -150,7 +150,7 @@ def api_page() -> str:
 
 
 def pages() -> dict[str, str]:
-    """Text of each page by file name."""
+    """Return the text of each page by file name."""
     return {
         "verbs.md": verbs_page(),
         "recipe.md": keys_page("Recipe", "edgesparse/config.py", "top level", Recipe),

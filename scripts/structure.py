@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Check the sizes that CONTRIBUTING promises, and that no modules of edgesparse import each other in a circle.
+"""Check the sizes that CONTRIBUTING promises, and that edgesparse has no import cycles.
 
-    scripts/structure.py              # every breach on a line; exit code 1 if there is one
+    scripts/structure.py              # every violation on a line; exit code 1 if there are any
     scripts/structure.py --summary    # median and worst of length, parameters and complexity
 
-A breach listed in structure_exceptions.txt is tolerated at the size listed there. A size that shrinks has to be lowered
-in the list, and one that meets its limit has to be removed from it, so that the list only ever gets shorter.
+A violation listed in structure_exceptions.txt is tolerated at the size listed there. A size that shrinks has to be
+lowered in the list, and one that meets its limit has to be removed from it, so that the list only ever gets shorter.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True)
 class Size:
-    """A measured value of a file or function, `place`, and the most that it may be."""
+    """A measured value of the file or function `place`, and its limit."""
 
     kind: str
     place: str
@@ -42,7 +42,7 @@ class Size:
 
 
 def source_files(root: Path) -> list[Path]:
-    """All Python files of the repository, scripts without a suffix included."""
+    """Return all Python files in the repository, including scripts without a suffix."""
     paths = [path for folder in FOLDERS for path in sorted((root / folder).rglob("*"))]
     return [path for path in paths if path.is_file() and not NOT_OURS & set(path.parts) and _is_python(path)]
 
@@ -56,7 +56,7 @@ def _is_python(path: Path) -> bool:
 
 
 def sizes(root: Path) -> Iterator[Size]:
-    """The length of every file, and length, parameters and complexity of every function."""
+    """Measure the length of every file, and length, parameters and complexity of every function."""
     for path in source_files(root):
         text = path.read_text(encoding="utf-8")
         name = path.relative_to(root).as_posix()
@@ -81,7 +81,7 @@ def _functions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, Function]
 
 
 def function_lines(function: Function) -> int:
-    """From `def` to the last line, without the docstring: a longer explanation is no reason to split a function."""
+    """Count from `def` to the last line, without the docstring: a long explanation is no reason to split a function."""
     lines = (function.end_lineno or function.lineno) - function.lineno + 1
     first = function.body[0]
     if ast.get_docstring(function, clean=False) is not None:
@@ -90,7 +90,7 @@ def function_lines(function: Function) -> int:
 
 
 def parameters(function: Function) -> int:
-    """How many a caller may pass. Verbs of the command line, which click calls with their options, count as none."""
+    """Count what a caller may pass. Command-line verbs, which click calls with their options, count as none."""
     if any("click." in ast.unparse(decorator) for decorator in function.decorator_list):
         return 0
     arguments = function.args
@@ -100,7 +100,7 @@ def parameters(function: Function) -> int:
 
 
 def complexity(function: Function) -> int:
-    """McCabe's number: one, and one more for every place where the flow may branch."""
+    """Return McCabe's number: one, plus one for every branch."""
     branches = (ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.comprehension)
     total = 1
     for node in ast.walk(function):
@@ -116,7 +116,7 @@ def _matches_all(case: ast.match_case) -> bool:
 
 
 def imports(root: Path) -> dict[str, set[str]]:
-    """Which modules of edgesparse each of them names in an import, also inside functions and under TYPE_CHECKING."""
+    """Return the edgesparse modules that each module imports, including inside functions and under TYPE_CHECKING."""
     paths = {_module(path, root): path for path in (root / "edgesparse").rglob("*.py")}
     graph: dict[str, set[str]] = {}
     for module, path in paths.items():
@@ -137,7 +137,7 @@ def _module(path: Path, root: Path) -> str:
 
 
 def cycles(graph: dict[str, set[str]]) -> list[list[str]]:
-    """For every group of modules that import each other, one shortest way round."""
+    """Return a shortest cycle for every group of modules that import each other."""
     reached = {module: _reachable(graph, module) for module in graph}
     groups = {frozenset(other for other in reached[module] if module in reached[other]) for module in graph}
     return [_way_round(graph, min(group)) for group in sorted(groups, key=sorted) if group]
@@ -154,7 +154,7 @@ def _reachable(graph: dict[str, set[str]], start: str) -> set[str]:
 
 
 def _way_round(graph: dict[str, set[str]], start: str) -> list[str]:
-    """The shortest path from a module back to itself."""
+    """Return the shortest path from a module back to itself."""
     paths = [[start]]
     seen: set[str] = set()
     while True:
@@ -168,7 +168,7 @@ def _way_round(graph: dict[str, set[str]], start: str) -> list[str]:
 
 
 def read_exceptions(path: Path) -> dict[tuple[str, str], int]:
-    """Lines of kind, place, size and the reason."""
+    """Parse lines of kind, place, size and reason."""
     listed = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if line.strip() and not line.startswith("#"):
@@ -180,7 +180,7 @@ def read_exceptions(path: Path) -> dict[tuple[str, str], int]:
 
 
 def breaches(measured: list[Size], listed: dict[tuple[str, str], int]) -> Iterator[str]:
-    """What exceeds its limit without being listed, and what is listed with a size that it does not have."""
+    """Yield what exceeds its limit without being listed, and what is listed with a wrong size."""
     by_key = {size.key: size for size in measured}
     for size in measured:
         if size.value > size.limit and size.key not in listed:
@@ -195,7 +195,7 @@ def breaches(measured: list[Size], listed: dict[tuple[str, str], int]) -> Iterat
 
 
 def summary(measured: list[Size]) -> Iterator[str]:
-    """A table: median and worst of each kind, for the source and for the tests."""
+    """Return a table of median and worst of each kind, for the source and for the tests."""
     for title, tests in (("source", False), ("tests", True)):
         for kind in ("file-lines", "function-lines", "parameters", "complexity"):
             those = [size for size in measured if size.kind == kind and in_tests(size.place) is tests]

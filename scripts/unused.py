@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Check with vulture that all definitions are used: those of the source by the source, those of tests by tests.
 
-ALLOWED lists what vulture cannot see the use of. A name that it no longer complains of has to leave the list.
+ALLOWED lists names whose use vulture cannot see. A name that it no longer reports has to be removed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ALLOWED = {
         "dim_param pts connect_timeout on_connect on_publish on_message force_exit should_exit benchmark "
         "_create_connection"
     ),
-    "a field that is written to a file or handed over as a whole": (
+    "a field that is written to a file or passed as part of its object": (
         "context_mb recipe_sha256 labels_sha256 calibration_sha256 box_row box_step score_row score_step"
     ),
     "public: users call it": "to_supervision stepwise refresh",
@@ -53,18 +53,18 @@ IN_TESTS = {
 
 
 def unused(paths: Iterable[str]) -> list[tuple[str, str]]:
-    """Name, and file:line with what it is, of every definition without a use in these folders."""
+    """Return the name, and file:line with its kind, of every unused definition in these folders."""
     vulture = Vulture(ignore_decorators=DECORATORS)
     vulture.scavenge([str(ROOT / path) for path in paths], exclude=["*/scratch/*"])
     return [
         (item.name, f"{Path(item.filename).relative_to(ROOT)}:{item.first_lineno}: unused {item.typ} {item.name!r}")
         for item in vulture.get_unused_code(min_confidence=60)
-        if item.typ != "variable" or item.confidence < 100  # a parameter: fixtures and callbacks have them for effect
+        if item.typ != "variable" or item.confidence < 100  # a parameter, which fixtures and callbacks must have
     ]
 
 
 def named_in_text() -> set[str]:
-    """Classes that a table names as "module:Class"."""
+    """Return classes that a table names as "module:Class"."""
     texts = (path.read_text(encoding="utf-8") for path in (ROOT / "edgesparse").rglob("*.py"))
     return {name for text in texts for name in re.findall(r'"edgesparse[\w.]*:(\w+)"', text)}
 

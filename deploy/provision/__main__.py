@@ -20,21 +20,23 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="provision", description="Set this Jetson up to run edgesparse as a service. A second run changes nothing."
     )
-    result.add_argument("--check", action="store_true", help="print what would change, change nothing")
-    result.add_argument("--offline", type=Path, metavar="FOLDER", help="install from a folder of scripts/wheelhouse")
+    result.add_argument("--check", action="store_true", help="print what would change; change nothing")
+    result.add_argument(
+        "--offline", type=Path, metavar="FOLDER", help="install from a folder written by scripts/wheelhouse"
+    )
     result.add_argument(
         "--key", type=Path, action="append", default=[], metavar="NAME.pub", help="trust bundles signed with this key"
     )
     result.add_argument("--settings", type=Path, metavar="FILE.yaml", help="install this device's settings")
     result.add_argument("--bundle", default="", metavar="FILE|https://", help="deploy this bundle")
-    result.add_argument("--power-mode", default="", metavar="NAME", help="set nvpmodel's mode, as MAXN")
+    result.add_argument("--power-mode", default="", metavar="NAME", help="set nvpmodel's mode, e.g. MAXN")
     result.add_argument(
-        "--any-machine", action="store_true", help="accept a machine that is no Jetson, for ONNX Runtime"
+        "--any-machine", action="store_true", help="accept a machine that is not a Jetson, for ONNX Runtime"
     )
     result.add_argument("--force", action="store_true", help="overwrite settings and keys")
     result.add_argument("--json", action="store_true", help="print the report as JSON")
     result.add_argument(
-        "--report", metavar="FILE", help=f"write the report here [default: {REPORT}; none with --check]"
+        "--report", metavar="FILE", help=f"write the report to this file [default: {REPORT}; none with --check]"
     )
     return result
 
@@ -89,7 +91,7 @@ def provision(system: System, options: Options, check: bool) -> dict[str, object
 
 
 def summary(report: dict[str, object]) -> str:
-    """Return the report for people: a row per step, and the remedy of a failed one."""
+    """Return the report for people: a row per step, and the remedy of a failed step."""
     steps: list[dict[str, object]] = report["steps"]  # type: ignore[assignment]
     rows = []
     for step in steps:

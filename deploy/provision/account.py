@@ -20,7 +20,7 @@ PRIVATE = 0o640
 UNIT = "/etc/systemd/system/edgesparse.service"
 
 NODES = ("nvmap", "nvhost-*", "nvgpu/*/*", "nvidia[0-9]*", "nvidiactl", "dri/renderD*", "video[0-9]*")
-"""Nodes under /dev that TensorRT and cameras open. On JetPack the groups above own them; on other images maybe not."""
+"""Nodes under /dev that TensorRT and cameras open. On JetPack the groups above own them; elsewhere they may not."""
 
 DEVICE = """\
 # This device's cameras and outputs. The bundle's recipe is the same on every device; this file is not.
@@ -32,7 +32,7 @@ run:
 
 def user(system: System) -> Iterator[Change]:
     """Create a user without a shell, in the groups that may open the GPU and the cameras."""
-    remedy = "is this run as root? sudo scripts/provision"
+    remedy = "run it as root: sudo scripts/provision"
     if system.user(USER) is None:
         command = ("useradd", "--system", "--user-group", "--home-dir", STATE, "--shell", "/usr/sbin/nologin", USER)
         yield Change(f"create the user {USER}", lambda: system.run(*command, remedy=remedy))
@@ -43,7 +43,7 @@ def user(system: System) -> Iterator[Change]:
 
 
 def udev(system: System) -> Iterator[Change]:
-    """Add a rule for every device node that the user's groups cannot open; on JetPack there is none."""
+    """Add a rule for every device node that the user's groups cannot open; JetPack needs none."""
     dev = system.path("/dev")
     nodes = sorted({node for pattern in NODES for node in dev.glob(pattern)})
     closed = [f"/dev/{node.relative_to(dev)}" for node in nodes if not _open_to_groups(node)]
@@ -69,7 +69,7 @@ def _open_to_groups(node: Path) -> bool:
 def _write_rules(system: System, text: str, nodes: list[str]) -> None:
     system.write(UDEV, text)
     if system.booted:
-        remedy = "restart the board: then the rules apply"
+        remedy = "restart the board to apply the rules"
         system.run("udevadm", "control", "--reload", remedy=remedy)
         system.run("udevadm", "trigger", *(f"--name-match={node}" for node in nodes), remedy=remedy)
 
@@ -91,15 +91,15 @@ def _differs(found: int, mode: int, owner: str) -> bool:
 
 
 def keys(system: System, files: list[Path], force: bool) -> Iterator[Change]:
-    """Install public keys whose bundles this device accepts. Other keys stay."""
+    """Install public keys whose bundles this device accepts. Other keys are kept."""
     for file in files:
         text = _text(file, "--key")
         if "PRIVATE" in text:
             raise StepFailed(
-                f"{file} is a private key, which stays where bundles are signed", "pass its .pub file", WRONG_USE
+                f"{file} is a private key, which must stay where bundles are signed", "pass its .pub file", WRONG_USE
             )
         if "-----BEGIN PUBLIC KEY-----" not in text:
-            raise StepFailed(f"{file} is no public key", "print it with edgesparse keys public", WRONG_USE)
+            raise StepFailed(f"{file} is not a public key", "print it with edgesparse keys public", WRONG_USE)
         name = f"{SETTINGS}/trusted/{file.stem}.pub"
         yield from _place(system, UserFile(name, text), force, f"trust {file.name}")
     if not any(system.path(f"{SETTINGS}/trusted").glob("*.pub")) and not files:
@@ -107,9 +107,8 @@ def keys(system: System, files: list[Path], force: bool) -> Iterator[Change]:
 
 
 def settings(system: System, file: Path | None, force: bool) -> Iterator[Change]:
-    """Install this device's settings: the file of --settings, else one with the first camera.
-
-    Cameras' passwords are in it, so only root and the service can read it.
+    """Install this device's settings: the file in --settings, else one with the first camera. It contains camera
+    passwords, so only root and the service can read it.
     """
     name = f"{SETTINGS}/device.yaml"
     path = system.path(name)
@@ -125,13 +124,13 @@ def settings(system: System, file: Path | None, force: bool) -> Iterator[Change]
 
 
 def _usb_camera(system: System) -> bool:
-    """Whether /dev/video0 is a USB camera, and no CSI sensor, which is opened through Argus."""
+    """Whether /dev/video0 is a USB camera and not a CSI sensor, which is opened through Argus."""
     driver = system.output("udevadm", "info", "--query=property", "--name=/dev/video0") or ""
     return "ID_BUS=usb" in driver
 
 
 def unit(system: System) -> Iterator[Change]:
-    """Install and enable the service's unit: it starts with the board."""
+    """Install and enable the service's unit, which starts at boot."""
     text = _text(HERE / "deploy" / "edgesparse.service", "the checkout")
     remedy = "systemctl status edgesparse; journalctl -u edgesparse"
     if system.read(UNIT) != text:
@@ -176,7 +175,7 @@ def _text(file: Path, option: str) -> str:
 
 @dataclass(frozen=True)
 class UserFile:
-    """A file to install from one of the user's: its name, contents, mode and group."""
+    """A file to install from a user's file: its name, contents, mode and group."""
 
     name: str
     text: str
@@ -185,7 +184,7 @@ class UserFile:
 
 
 def _place(system: System, file: UserFile, force: bool, what: str) -> Iterator[Change]:
-    """Install a file of the user's; a different one of that name is not overwritten without --force."""
+    """Install a user's file; a different file of that name is not overwritten without --force."""
     existing = system.read(file.name)
     if existing == file.text:
         return

@@ -32,13 +32,13 @@ JETPACKS = {
     "38": JetPack("7.0 or 7.1", (3, 12), "10.13.3"),
     "39": JetPack("7.2", (3, 12), "10.16.2", X86_IMAGE),
 }
-"""By the longest prefix of the L4T release, as in NVIDIA's release notes."""
+"""JetPack by the longest prefix of the L4T release, from NVIDIA's release notes."""
 
 FASTEST = ("MAXN", "MAXN_SUPER")
 
 
 def release(system: System) -> str:
-    """Return the L4T release, as 36.4.3, from /etc/nv_tegra_release or the package; empty where this is no Jetson."""
+    """Return the L4T release, such as 36.4.3, from /etc/nv_tegra_release or the package; empty if not a Jetson."""
     match = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", system.read("/etc/nv_tegra_release"))
     if match:
         return f"{match[1]}.{match[2]}"
@@ -47,7 +47,7 @@ def release(system: System) -> str:
 
 
 def jetpack(l4t: str) -> JetPack | None:
-    """Return the JetPack of an L4T release; None where it is unknown."""
+    """Return the JetPack of an L4T release, or None if it is unknown."""
     matching = [key for key in JETPACKS if l4t == key or l4t.startswith(f"{key}.")]
     return JETPACKS[max(matching, key=len)] if matching else None
 
@@ -65,7 +65,7 @@ def recognize(system: System, any_machine: bool) -> Iterator[Change]:
         _supported(system, l4t, python)
     elif not any_machine:
         raise StepFailed(
-            "no Jetson: neither /etc/nv_tegra_release nor the package nvidia-l4t-core exists",
+            "not a Jetson: neither /etc/nv_tegra_release nor the package nvidia-l4t-core exists",
             "run this on the Jetson, or pass --any-machine to use ONNX Runtime on another machine",
         )
     elif python < (3, 10):
@@ -76,11 +76,11 @@ def recognize(system: System, any_machine: bool) -> Iterator[Change]:
 def _supported(system: System, l4t: str, python: tuple[int, int]) -> None:
     known = jetpack(l4t)
     if known is None:
-        raise StepFailed(f"L4T {l4t} belongs to no JetPack that edgesparse supports", "flash JetPack 6.2 or 7.2")
+        raise StepFailed(f"L4T {l4t} does not belong to a JetPack that edgesparse supports", "flash JetPack 6.2 or 7.2")
     system.facts.update(jetpack=known.name, tensorrt_expected=known.tensorrt)
     if known.python < (3, 10):
         raise StepFailed(
-            f"JetPack {known.name} has Python 3.8, and TensorRT's bindings for that only; edgesparse needs 3.10",
+            f"JetPack {known.name} has Python 3.8, and TensorRT's bindings only for that; edgesparse needs 3.10",
             "flash JetPack 6.2 (SDK Manager, or NVIDIA's apt upgrade), then run this again",
         )
     if not known.image:
@@ -88,12 +88,12 @@ def _supported(system: System, l4t: str, python: tuple[int, int]) -> None:
     if known.python != python:
         raise StepFailed(
             "JetPack {} has Python {}.{}, and this is {}.{}".format(known.name, *known.python, *python),
-            "run it with /usr/bin/python3: TensorRT's bindings are built for that only",
+            "run it with /usr/bin/python3: TensorRT's bindings are only built for that",
         )
 
 
 def power(system: System, mode: str) -> Iterator[Change]:
-    """Report the power mode, and set it where `mode` gives its name or number, as in /etc/nvpmodel.conf."""
+    """Report the power mode, and set it if `mode` is a name or number in /etc/nvpmodel.conf."""
     output = system.output("nvpmodel", "-q") or ""
     now = re.search(r"NV Power Mode:\s*(\S+)", output)
     system.facts["power_mode"] = now[1] if now else ""
@@ -107,7 +107,7 @@ def power(system: System, mode: str) -> Iterator[Change]:
         known = ", ".join(modes.values()) or "none: this machine has no nvpmodel"
         raise StepFailed(f"no power mode {mode}; known here are {known}", "name one of these with --power-mode")
     if not now or now[1] != modes[number]:
-        # Between some modes nvpmodel asks whether to restart now, and gets no answer: the mode then stays.
+        # Between some modes nvpmodel asks whether to restart now. It gets no answer, and the mode is not changed.
         yield Change(
             f"power mode {modes[number]}, now {now[1] if now else 'unknown'}",
             lambda: system.run(

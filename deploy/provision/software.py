@@ -1,4 +1,4 @@
-"""Software: Debian packages, the virtual environment, edgesparse in it, pycuda, and whether TensorRT loads."""
+"""Software: Debian packages, the virtual environment with edgesparse and pycuda, and whether TensorRT loads."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from .system import Change, StepFailed, System, sha256
 from .wheelhouse import AGAIN
 
 HERE = Path(__file__).resolve().parents[2]
-"""The checkout, or a folder of scripts/wheelhouse, which has the same layout."""
+"""The checkout, or a folder written by scripts/wheelhouse, which has the same layout."""
 
 VENV = "/opt/edgesparse"
 STAMP = f"{VENV}/provisioned.json"
-"""Written last: what is installed, so that it is not installed again."""
+"""Written last: a record of what is installed, so that it is not installed again."""
 EXTRAS = ("eval", "service", "fleet")
 LOCKS = "deploy/locks"
 """Pinned versions with hashes; scripts/lock writes them."""
 PIP_OPENCV, SYSTEM_OPENCV = "pip-opencv", "system-opencv"
-"""The two locks of requirements. JetPack 6 built its OpenCV against NumPy 1."""
+"""The two lock files. JetPack 6 built its OpenCV against NumPy 1."""
 CUDA = "/usr/local/cuda"
 PYTHON = "/usr/bin/python3"
 
 APT = ("python3-venv",)
 COMPILER = ("python3-dev", "g++")
-"""Debian packages: those that are always needed, and those that compiling pycuda needs."""
+"""Debian packages that are always needed, and those needed to compile pycuda."""
 
 JETPACK_PARTS = {
     "python3-libnvinfer": "/usr/lib/python3*/dist-packages/tensorrt/__init__.py",
     "nvidia-cuda-dev": f"{CUDA}/bin/nvcc",
 }
-"""JetPack's packages and a file of each, which shows that it is installed: a minimal image has neither."""
+"""JetPack packages, each with a file that shows that it is installed: a minimal image has neither."""
 
 
 def apt(system: System, offline: Path | None) -> Iterator[Change]:
-    """Install Debian packages; offline from the folder's debs/, unless they are installed already."""
+    """Install Debian packages, unless they are already installed; offline, from the folder's debs/."""
     jetson = bool(system.facts.get("l4t"))
     names = list(APT)
     if jetson:
@@ -67,7 +67,7 @@ def _present(system: System, part: str) -> bool:
 
 
 def _pending(system: System, part: str) -> bool:
-    """Whether an earlier step would install a part of JetPack: true only during a check."""
+    """Whether an earlier step would install this part of JetPack: only true during a check."""
     return not _present(system, part) and not _installed(system, part)
 
 
@@ -83,7 +83,7 @@ def _apt_get(system: System, names: list[str], remedy: str, *options: str) -> No
 
 
 def venv(system: System) -> Iterator[Change]:
-    """Create a virtual environment of the system's Python that sees its packages, such as TensorRT's bindings."""
+    """Create a virtual environment with the system's Python and access to its packages, such as TensorRT's bindings."""
     folder = system.path(VENV)
     settings = system.read(f"{VENV}/pyvenv.cfg")
     version = re.search(r"^version\s*=\s*(\d+\.\d+)", settings, re.M)
@@ -91,15 +91,13 @@ def venv(system: System) -> Iterator[Change]:
     remedy = f"sudo rm -r {folder}, then run this again"
     if not settings:
         if folder.exists() and any(folder.iterdir()):
-            raise StepFailed(f"{folder} is not empty and no virtual environment", remedy)
+            raise StepFailed(f"{folder} is not empty and not a virtual environment", remedy)
         yield Change(
             f"create {VENV} with Python {here}",
             lambda: system.run(PYTHON, "-m", "venv", "--system-site-packages", str(folder), remedy=remedy),
         )
     elif version is None or version[1] != here:
-        raise StepFailed(
-            f"{folder} is of Python {version[1] if version else 'unknown'}, the system's is {here}", remedy
-        )
+        raise StepFailed(f"{folder} has Python {version[1] if version else 'unknown'}, the system's is {here}", remedy)
     elif not re.search(r"^include-system-site-packages\s*=\s*true", settings, re.M):
         raise StepFailed(f"{folder} does not see the system's packages, which TensorRT needs", remedy)
 
@@ -123,11 +121,11 @@ def _jetpack_opencv(system: System) -> bool:
 
 
 def _wheel(offline: Path) -> Path:
-    """Return edgesparse's wheel in the folder, which `wheelhouse.verify` has compared with its signed list."""
+    """Return edgesparse's wheel in the folder, which `wheelhouse.verify` has checked against its signed list."""
     try:
         listing = json.loads((offline / "wheelhouse.json").read_text())
     except (OSError, ValueError) as error:
-        raise StepFailed(f"{offline} is no folder of scripts/wheelhouse: {error}", AGAIN, 2) from None
+        raise StepFailed(f"{offline} was not written by scripts/wheelhouse: {error}", AGAIN, 2) from None
     here = "{}.{}".format(*sys.version_info[:2])
     if here not in listing["python"]:
         raise StepFailed(
@@ -145,7 +143,7 @@ def _source(offline: Path | None) -> str:
         files = [HERE / "setup.cfg", *sorted(path for path in (HERE / "edgesparse").rglob("*") if path.is_file())]
     if not files[0].is_file():
         raise StepFailed(
-            f"{HERE} is no checkout of edgesparse", f"pass --offline {HERE} if it is a folder of scripts/wheelhouse", 2
+            f"{HERE} is not a checkout of edgesparse", f"pass --offline {HERE} if scripts/wheelhouse wrote it", 2
         )
     files += sorted((folder / LOCKS).glob("*.txt"))
     parts = (f"{path.relative_to(folder)} {sha256(path)}\n" for path in files if "__pycache__" not in path.parts)
@@ -160,7 +158,9 @@ def _version(offline: Path | None) -> str:
 
 
 def _install(system: System, offline: Path | None, own_opencv: bool, stamp: str) -> None:
-    """Install the pinned requirements, then the wheel without any. OpenCV may be JetPack's, which pip's would hide."""
+    """Install the pinned requirements, then the wheel without requirements. OpenCV may be JetPack's, which pip's would
+    hide.
+    """
     pinned(system, "build", offline)
     pinned(system, SYSTEM_OPENCV if own_opencv else PIP_OPENCV, offline)
     if offline is not None:
@@ -176,14 +176,14 @@ def _install(system: System, offline: Path | None, own_opencv: bool, stamp: str)
 
 
 def pinned(system: System, lock: str, offline: Path | None, *arguments: str, **environment: str) -> None:
-    """Install what a lock pins: these versions, and only files with these hashes. Wheels run no code of theirs."""
+    """Install what a lock file pins: these versions, only files with these hashes. Installing wheels runs no code."""
     file = (offline or HERE) / LOCKS / f"{lock}.txt"
     options = ("--require-hashes", "--only-binary=:all:", *arguments, "-r", str(file))
     pip(system, "install", *options, offline=offline, **environment)
 
 
 def pip(system: System, verb: str, *arguments: str, offline: Path | None, **environment: str) -> None:
-    """Run the environment's pip; offline with the folder's wheels only."""
+    """Run the environment's pip; offline, only with the folder's wheels."""
     if offline is None:
         where, remedy = (
             [],
@@ -198,7 +198,7 @@ def pip(system: System, verb: str, *arguments: str, offline: Path | None, **envi
 
 
 def pycuda(system: System, offline: Path | None) -> Iterator[Change]:
-    """Install pycuda, which has no wheels: CUDA's nvcc compiles it here, which takes some minutes."""
+    """Install pycuda, which has no wheels: CUDA's nvcc compiles it here, which takes a few minutes."""
     if not system.facts.get("l4t"):
         return
     version = _pycuda(system)
@@ -208,8 +208,8 @@ def pycuda(system: System, offline: Path | None) -> Iterator[Change]:
     if not _present(system, "nvidia-cuda-dev") and not _pending(system, "nvidia-cuda-dev"):
         raise StepFailed(f"no {CUDA}/bin/nvcc to compile pycuda with", "sudo apt install nvidia-jetpack")
     path = {"PATH": f"{CUDA}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "CUDA_ROOT": CUDA}
-    source = ("--no-binary=pycuda", "--no-build-isolation")  # with what the lock `build` has installed
-    yield Change("compile pycuda (some minutes)", lambda: pinned(system, "pycuda", offline, *source, **path))
+    source = ("--no-binary=pycuda", "--no-build-isolation")  # with what the lock file `build` has installed
+    yield Change("compile pycuda (takes a few minutes)", lambda: pinned(system, "pycuda", offline, *source, **path))
 
 
 def _pycuda(system: System) -> str | None:
@@ -239,7 +239,7 @@ def tensorrt(system: System) -> Iterator[Change]:
 
 
 def _in_venv(system: System, code: str) -> str | None:
-    """Return the output of the environment's Python, or of the system's before that exists; None where it fails."""
+    """Return the output of the environment's Python, or of the system's before that exists; None if it fails."""
     python = system.path(f"{VENV}/bin/python")
     output = system.output(str(python) if python.exists() else PYTHON, "-c", code)
     return output.strip() if output is not None else None

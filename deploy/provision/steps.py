@@ -1,4 +1,4 @@
-"""The table of provisioning's steps, and how they are run."""
+"""The table of provisioning steps, and how they run."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Options:
 
 @dataclass(frozen=True)
 class Step:
-    """`plan` yields the changes that the machine needs; each is made before the next is looked for."""
+    """`plan` yields the changes that the machine needs; each is applied before the next is determined."""
 
     name: str
     plan: Callable[[System, Options], Iterator[Change]]
 
 
 def deploy(system: System, options: Options) -> Iterator[Change]:
-    """Deploy the bundle, unless it runs already."""
+    """Deploy the bundle, unless it is already running."""
     if not options.bundle:
         return
     restart = () if system.booted else ("--restart", "")
@@ -96,7 +96,7 @@ STEPS = (
 def run_steps(system: System, options: Options, check: bool, say: Callable[[str], None]) -> Iterator[dict[str, object]]:
     """Yield an entry of the report per step.
 
-    After a failure the other steps are `not reached`; a check runs them too, unless the board itself is refused.
+    After a failure the remaining steps are `not reached`; a check still runs them, unless the board itself is refused.
     """
     ended = False
     for step in STEPS:
@@ -131,9 +131,10 @@ def _run_step(
 
 
 def _verify(step: Step, system: System, options: Options) -> None:
-    """Run the step's plan again: it must have nothing left to change."""
+    """Run the step's plan again: nothing may be left to change."""
     left = next(step.plan(system, options), None)
     if left is not None:
         raise StepFailed(
-            f"the change had no effect: {left.what}", "run it again; if that does not help, report it with this report"
+            f"the change had no effect: {left.what}",
+            "run it again; if that does not help, file an issue with this report",
         )

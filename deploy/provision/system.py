@@ -39,7 +39,7 @@ class Change:
 
 @dataclass
 class System:
-    """The machine. `root`: its file system, another folder than / only in tests. `facts`: what steps have found out."""
+    """The machine. `root`: its file system, a folder other than / only in tests. `facts`: what steps have learned."""
 
     root: Path = Path("/")
     facts: dict[str, str] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class System:
         return self.root / name.lstrip("/")
 
     def read(self, name: str) -> str:
-        """Return a file's text, empty where it does not exist."""
+        """Return a file's text, empty if it does not exist."""
         try:
             return self.path(name).read_text(errors="replace")
         except OSError:
@@ -60,7 +60,7 @@ class System:
         return self.path("/run/systemd/system").is_dir()
 
     def output(self, *command: str) -> str | None:
-        """Return what a program prints; None where it does not exist or fails."""
+        """Return the output of a program, or None if it does not exist or fails."""
         try:
             done = subprocess.run(
                 command,
@@ -74,7 +74,7 @@ class System:
         return done.stdout.decode(errors="replace") if done.returncode == 0 else None
 
     def run(self, *command: str, remedy: str, **environment: str) -> str:
-        """Run a program and return its output, whose last line a terminal shows meanwhile. Raises StepFailed."""
+        """Run a program and return its output; meanwhile a terminal shows the last line. Raises StepFailed."""
         try:
             child = subprocess.Popen(
                 command,
@@ -99,8 +99,8 @@ class System:
     def folder(self, path: Path) -> Iterator[int]:
         """Open a folder, created where it does not exist. Raises StepFailed unless nobody but root can change it.
 
-        Each folder on the way is opened in the one before and checked, so nobody can exchange one; a link is followed
-        where it is in a folder of root's.
+        Each folder on the path is opened relative to the previous one and checked, so that nobody can swap one; a link
+        is followed if it is in a folder owned by root.
         """
         handle = self._open_folder(list(path.relative_to(self.root).parts), 0)
         try:
@@ -118,7 +118,7 @@ class System:
                 if stat.S_ISLNK(os.lstat(part, dir_fd=outer).st_mode):
                     target = os.path.normpath(Path("/", *parts[:number]) / os.readlink(part, dir_fd=outer))
                     if links == MOST_LINKS:
-                        raise StepFailed(f"too many links on the way to /{'/'.join(parts)}", "remove them", REFUSED)
+                        raise StepFailed(f"too many links in the path /{'/'.join(parts)}", "remove them", REFUSED)
                     return self._open_folder([*Path(target).parts[1:], *parts[number + 1 :]], links + 1)
                 handle = os.open(part, FOLDER, dir_fd=outer)
             finally:
@@ -138,7 +138,9 @@ class System:
         return True
 
     def _check_owner(self, status: os.stat_result, name: str) -> None:
-        """Whoever can write there could exchange what root writes. A sticky folder, as /tmp, protects each file."""
+        """Refuse a folder in which others could swap what root writes. A sticky folder, such as /tmp, protects each
+        file.
+        """
         if not self.is_root(status.st_uid):
             raise StepFailed(f"{name} belongs to user {status.st_uid}, needed root", f"chown root {name}", REFUSED)
         if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
@@ -162,7 +164,7 @@ class System:
             os.close(handle)
 
     def write(self, name: str, text: str, mode: int = 0o644, group: str = "") -> None:
-        """Write a file atomically into a folder of root's, with mode and group from the start."""
+        """Write a file atomically to a folder owned by root, with mode and group from the start."""
         path = self.path(name)
         part = f".{path.name}.{os.getpid()}-{time.time_ns()}"
         with self.folder(path.parent) as folder:
@@ -184,7 +186,7 @@ class System:
         os.fchmod(handle, mode)
 
     def protect(self, name: str, mode: int, group: str) -> None:
-        """Set mode and group of a file, never of what a link in its place leads to."""
+        """Set mode and group of a file, never of the target of a link in its place."""
         handle = os.open(self.path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             self._set_mode(handle, mode, group)
@@ -217,7 +219,7 @@ def sha256(path: Path) -> str:
 
 
 def _error_line(lines: list[str]) -> str:
-    """Return the line that names the error: the last with `error` in it, else the last."""
+    """Return the line with the error: the last that contains `error`, else the last."""
     texts = [line.strip() for line in lines if line.strip()]
     return next((line for line in reversed(texts) if "error" in line.lower()), texts[-1] if texts else "no output")
 

@@ -1,4 +1,4 @@
-"""A folder of scripts/wheelhouse: signed by a key that this device trusts, complete, and unchanged."""
+"""Verifies a folder written by scripts/wheelhouse: signed by a key that this device trusts, complete, and unchanged."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pathlib import Path
 from .system import MACHINE_LACKS, REFUSED, WRONG_USE, Change, StepFailed, System, sha256
 
 SUMS, SIGNATURE = "SHA256SUMS", "SHA256SUMS.sig"
-"""The list, which `sha256sum --check` reads too, and its Ed25519 signature, as a bundle's manifest has."""
+"""The list, in the format of `sha256sum --check`, and its Ed25519 signature, like that of a bundle's manifest."""
 LISTED = ("wheels", "debs", "scripts", "deploy")
-"""Folders of which every file must be in the list: they hold what root runs or installs."""
+"""Folders in which every file must be in the list: they hold what root runs or installs."""
 TRUSTED = "/etc/edgesparse/trusted"
 AGAIN = "on a machine with a network run scripts/wheelhouse FOLDER --key NAME.key, and copy the whole folder"
 
 
 def verify(system: System, folder: Path | None, keys: list[Path]) -> Iterator[Change]:
-    """Refuse a folder that no trusted key signed, or that is not as it was signed. Changes nothing."""
+    """Refuse a folder that no trusted key signed, or that was changed since. Changes nothing."""
     if folder is None:
         return iter(())
     try:
         text = (folder / SUMS).read_text()
         signature = (folder / SIGNATURE).is_file()
     except (OSError, UnicodeDecodeError) as error:
-        raise StepFailed(f"{folder} is no folder of scripts/wheelhouse: {error}", AGAIN, WRONG_USE) from None
+        raise StepFailed(f"{folder} was not written by scripts/wheelhouse: {error}", AGAIN, WRONG_USE) from None
     if not signature:
         raise StepFailed(f"{folder} is not signed: it has no {SIGNATURE}", AGAIN, REFUSED)
     system.facts["wheelhouse_key"] = _signer(system, folder, keys)
@@ -34,7 +34,7 @@ def verify(system: System, folder: Path | None, keys: list[Path]) -> Iterator[Ch
 
 
 def _signer(system: System, folder: Path, keys: list[Path]) -> str:
-    """Return the name of the key that signed the list: one of --key, or one that the device trusts already."""
+    """Return the name of the key that signed the list: one in --key, or one that the device already trusts."""
     if system.output("openssl", "version") is None:
         raise StepFailed("no openssl, which verifies signatures", "sudo apt install openssl", MACHINE_LACKS)
     trusted = [*keys, *sorted(system.path(TRUSTED).glob("*.pub"))]
@@ -44,8 +44,8 @@ def _signer(system: System, folder: Path, keys: list[Path]) -> str:
         if not _expired(key) and system.output(*command) is not None:
             return key.stem
     names = ", ".join(key.name for key in trusted) or "none"
-    remedy = f"pass --key NAME.pub of who signed it, which came another way than the folder; or {AGAIN}"
-    raise StepFailed(f"{folder} is signed by no key that is trusted and valid; those are: {names}", remedy, REFUSED)
+    remedy = f"pass --key NAME.pub of whoever signed it, from a source other than the folder; or {AGAIN}"
+    raise StepFailed(f"{folder} is not signed by a trusted and valid key; those are: {names}", remedy, REFUSED)
 
 
 def _expired(key: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Detect with the own head and with the one that edgesparse has, and compare."""
+"""Detect with the custom head and with edgesparse's own, and compare."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Write fastest.onnx: the demo's network with its boxes rewritten into FastestDet's output."""
+"""Write fastest.onnx: the demo model with its boxes rewritten into FastestDet's output."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def ints(name: str, values: object) -> str:
     return constant(name, values, np.int64)
 
 
-# Of the four cells of 8 pixels in each cell of 16, the best one: [9, 400, 4] to [9, 400].
+# The best of the four 8-pixel cells in each 16-pixel cell: [9, 400, 4] to [9, 400].
 fine = add("Slice", [rows, ints("from", [0]), ints("to", [4 * CELLS**2]), ints("axis", [2])], "fine")
 split = add("Reshape", [fine, ints("split", [4 + CLASSES, CELLS, 2, CELLS, 2])], "by_two")
 order = add("Transpose", [split], "ordered", perm=[0, 1, 3, 2, 4])

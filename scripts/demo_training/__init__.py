@@ -1,1 +1,1 @@
-"""How the demo's detector is trained: dense, then 2:4. Run by scripts/train_demo_model; no part of the package."""
+"""Trains the demo's detector, dense and then 2:4. Run by scripts/train_demo_model; not part of the package."""

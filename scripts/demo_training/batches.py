@@ -1,4 +1,4 @@
-"""Training images on the device as uint8, and batches of them, varied there."""
+"""Training images in device memory as uint8, and augmented batches of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional
 from demo_training.data import MOST, PAD, SIZE, Order, Stills
 from demo_training.loss import area
 
-SMALLEST = 0.3  # of a box's area: less of it inside the image and the box is dropped
+SMALLEST = 0.3  # share of a box's area that must be inside the image, or the box is dropped
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Batch:
 
 
 class Album:
-    """The scenes drawn so far. `fill` takes what is ready, so the training need not wait for all of them."""
+    """The scenes drawn so far. `fill` takes what is ready, so that training need not wait for all of them."""
 
     def __init__(self, order: Order, capacity: int, device: torch.device) -> None:
         self._order = order
@@ -37,14 +37,16 @@ class Album:
         return self._count
 
     def fill(self, at_least: int = 0) -> None:
-        """Take in the scenes that are ready; wait until there are `at_least`."""
+        """Add the scenes that are ready; wait until there are `at_least`."""
         for stills in self._order.ready():
             self._add(stills)
         while len(self) < at_least and self._order.pending:
             self._add(self._order.next())
 
     def batch(self, size: int, random: torch.Generator, strength: float) -> Batch:
-        """`size` random scenes, varied; `strength` 0..1 is the share that is also scaled, moved and mirrored."""
+        """Return `size` random augmented scenes; `strength`, 0..1, is the share that is also scaled, shifted and
+        mirrored.
+        """
         index = torch.randint(self._count, (size,), generator=random, device=random.device)
         images = self._images[index].float().div_(255)
         batch = Batch(images, self._boxes[index], self._classes[index])
@@ -62,7 +64,7 @@ class Album:
 
 
 def moved(batch: Batch, random: torch.Generator, share: float) -> Batch:
-    """Mirror, scale (0.7 to 1.4) and shift (a tenth) a share of the stills, with their boxes."""
+    """Mirror, scale (0.7 to 1.4) and shift (up to a tenth) a share of the images, with their boxes."""
     count, device = len(batch.images), batch.images.device
     uniform = torch.rand(6, count, generator=random, device=device)
     chosen = uniform[0] < share
@@ -70,7 +72,7 @@ def moved(batch: Batch, random: torch.Generator, share: float) -> Batch:
     shift = torch.where(chosen, (uniform[2:4] * 2 - 1) * 0.1, 0.0)
     mirror = torch.where((uniform[4:6] < 0.5) & chosen, -1.0, 1.0)
     gain = (mirror * scale).T
-    # To the image at u belongs the point (u - shift) / gain, both counted from the middle in halves of the side.
+    # The image at u shows the point (u - shift) / gain, both relative to the center in half sides.
     theta = torch.zeros(count, 2, 3, device=device)
     theta[:, 0, 0], theta[:, 1, 1] = (1 / gain).unbind(1)
     theta[:, :, 2] = -2 * shift.T / gain
@@ -87,7 +89,7 @@ def moved(batch: Batch, random: torch.Generator, share: float) -> Batch:
 
 
 def tinted(images: Tensor, random: torch.Generator) -> Tensor:
-    """Another brightness, contrast, saturation and white balance for each image."""
+    """Vary brightness, contrast, saturation and white balance of each image."""
     count = len(images)
     uniform = torch.rand(count, 6, 1, 1, generator=random, device=images.device) * 2 - 1
     light, contrast, colour = 1 + 0.2 * uniform[:, :1], 1 + 0.2 * uniform[:, 1:2], 1 + 0.3 * uniform[:, 2:3]

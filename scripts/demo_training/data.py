@@ -1,4 +1,4 @@
-"""Scenes, drawn by all cores in the background, in the detector's input format. Needs no PyTorch."""
+"""Scenes in the detector's input format, drawn in the background by all cores. Does not need PyTorch."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from edgesparse.demo.scene import still
 
 SIZE, PAD, MOST, CHUNK = 320, 114, 32, 32
 TRAIN, TEST, VALIDATION = 0, 1_000_000, 2_000_000
-"""First seed of each set; what the detector is judged by is never trained on."""
+"""First seed of each set; the detector is never trained on what it is scored on."""
 
 
 @dataclass(frozen=True)
 class Stills:
-    """`images` uint8 [S, 3, SIZE, SIZE] RGB, letterboxed; `boxes` float32 [S, MOST, 4] xyxy in their pixels and
+    """`images` uint8 [S, 3, SIZE, SIZE] RGB, letterboxed; `boxes` float32 [S, MOST, 4] xyxy in their pixels, and
     `classes` int64 [S, MOST], padded with -1."""
 
     images: NDArray[np.uint8]
@@ -42,7 +42,7 @@ def empty(count: int) -> Stills:
 
 
 def letterbox(frame: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float, tuple[int, int]]:
-    """BGR [H, W, 3] to RGB [3, SIZE, SIZE] in the middle of gray, with the ratio and the (left, top) of the frame."""
+    """Letterbox BGR [H, W, 3] to RGB [3, SIZE, SIZE] on gray. Returns it with the frame's ratio and (left, top)."""
     height, width = frame.shape[:2]
     ratio = min(SIZE / height, SIZE / width)
     resized = cv2.resize(frame, (round(width * ratio), round(height * ratio)), interpolation=cv2.INTER_LINEAR)
@@ -53,7 +53,7 @@ def letterbox(frame: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float, tuple
 
 
 def draw(first: int, count: int) -> Stills:
-    """The scenes of `count` seeds from `first` on."""
+    """Draw the scenes of `count` seeds from `first` on."""
     cv2.setNumThreads(1)
     stills = empty(count)
     for i in range(count):
@@ -66,11 +66,11 @@ def draw(first: int, count: int) -> Stills:
 
 
 class Painters:
-    """A process for each core but one that draw chunks of scenes, in the order asked for."""
+    """Processes, one fewer than cores, that draw chunks of scenes in the order requested."""
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the processes are as many as the cores already
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # there are already as many processes as cores
         count = max(1, (os.cpu_count() or 1) - 1)
         self._pool = ProcessPoolExecutor(count, context)
 
@@ -81,24 +81,24 @@ class Painters:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def order(self, first: int, count: int) -> Order:
-        """Start to draw `count` scenes from the seed `first` on."""
+        """Start drawing `count` scenes from the seed `first` on."""
         starts = range(first, first + count, CHUNK)
         return Order(deque(self._pool.submit(draw, at, min(CHUNK, first + count - at)) for at in starts))
 
 
 @dataclass
 class Order:
-    """Chunks of scenes that are being drawn."""
+    """Chunks of scenes being drawn."""
 
     pending: deque[Future[Stills]]
 
     def ready(self) -> Iterator[Stills]:
-        """The chunks that are done, without waiting."""
+        """Return the finished chunks, without waiting."""
         while self.pending and self.pending[0].done():
             yield self.pending.popleft().result()
 
     def next(self) -> Stills:
-        """The next chunk, waited for."""
+        """Wait for the next chunk and return it."""
         return self.pending.popleft().result()
 
     def cancel(self) -> None:

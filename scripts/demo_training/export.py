@@ -1,4 +1,4 @@
-"""The trained detector as an ONNX that looks like a YOLOv8's, and its score as ONNX Runtime runs it."""
+"""Exports the trained detector to ONNX in YOLOv8's layout, and scores it with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from demo_training.score import Score, decode, evaluate
 from demo_training.train import Say, truth_of
 
 OPSET = 17
-DIFFERENCE = 0.05  # of an output, in pixels, between PyTorch and ONNX Runtime
+DIFFERENCE = 0.05  # largest difference of an output between PyTorch and ONNX Runtime, in pixels
 
 
 def export(detector: Detector, path: Path, classes: Sequence[str], stills: Stills) -> None:
-    """Write `detector`, batch norms folded, to `path`, and see on `images` that both compute the same."""
+    """Write `detector` to `path` with folded batch norms, and check on `images` that both compute the same."""
     plain = copy.deepcopy(detector).cpu().float().eval().fuse()
     model = _to_onnx(plain)
     metadata = {
@@ -44,7 +44,7 @@ def export(detector: Detector, path: Path, classes: Sequence[str], stills: Still
 
 
 def score_onnx(path: Path, stills: Stills, classes: int, say: Say) -> Score:
-    """COCO mAP of the file on stills in its own format, on the CPU."""
+    """Return the file's COCO mAP on images in its own format, on the CPU."""
     session = _session(path.read_bytes())
     results = []
     for i, image in enumerate(stills.images):
@@ -58,7 +58,7 @@ def _to_onnx(detector: Detector) -> onnx.ModelProto:
     image = torch.zeros(1, 3, detector.size, detector.size)
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         path = Path(folder) / "detector.onnx"
-        warnings.simplefilter("ignore")  # the exporter that needs no further package is called legacy
+        warnings.simplefilter("ignore")  # the exporter that needs no additional package is called legacy
         torch.onnx.export(
             detector,
             (image,),

@@ -1,8 +1,8 @@
-"""What the detector learns from: task-aligned targets, then class, overlap and distribution losses.
+"""The training loss: task-aligned targets, then class, overlap and distribution losses.
 
 Targets after Feng et al., TOOD, 2021, arXiv:2108.07755; complete IoU after Zheng et al., 2020, arXiv:1911.08287;
-distribution focal loss after Li et al., 2020, arXiv:2006.04388. Everything has a fixed shape, so that a GPU never
-waits for the CPU.
+distribution focal loss after Li et al., 2020, arXiv:2006.04388. All shapes are fixed, so that a GPU never waits for the
+CPU.
 """
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ BOX, CLASS, DISTRIBUTION = 7.5, 0.5, 1.5
 
 
 def detection_loss(detector: Detector, outputs: tuple[Tensor, Tensor], boxes: Tensor, classes: Tensor) -> Tensor:
-    """(overlap, class, distribution) losses, weighted, [3].
-
-    `outputs` are the raw outputs of a batch. `boxes` [B, M, 4] xyxy in input pixels and `classes` [B, M] int64 are
-    the truth, padded with class -1.
+    """Return the weighted (overlap, class, distribution) losses, [3]. `outputs` are the raw outputs of a batch. `boxes`
+    [B, M, 4] xyxy in input pixels and `classes` [B, M] int64 are the truth, padded with class -1.
     """
     logits, scores = outputs[0].float(), outputs[1].float().transpose(1, 2)
     predicted = detector.boxes(logits)
@@ -40,9 +38,9 @@ def detection_loss(detector: Detector, outputs: tuple[Tensor, Tensor], boxes: Te
 
 @torch.no_grad()
 def assign(scores: Tensor, predicted: Tensor, boxes: Tensor, classes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """For each cell the box it shall predict, index [B, N], and how much it counts, [B, N] (0: background).
+    """Return for each cell the index of the box to predict, [B, N], and its weight, [B, N] (0: background).
 
-    `scores` [B, N, C] and `predicted` [B, N, 4] are the detector's own; `points` [N, 2] the cells' middles.
+    `scores` [B, N, C] and `predicted` [B, N, 4] are the detector's own; `points` [N, 2] the cells' centers.
     """
     valid = classes >= 0
     near, far = points - boxes[..., None, :2], boxes[..., None, 2:] - points
@@ -61,20 +59,20 @@ def assign(scores: Tensor, predicted: Tensor, boxes: Tensor, classes: Tensor, po
 
 
 def area(boxes: Tensor) -> Tensor:
-    """Of xyxy boxes [..., 4]. Not by prod, whose gradient looks for zeros and so waits for the GPU."""
+    """Return the area of xyxy boxes [..., 4], without prod, whose gradient searches for zeros and waits for the GPU."""
     width, height = (boxes[..., 2:] - boxes[..., :2]).clamp_min(0).unbind(-1)
     return width * height
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
-    """Overlap of xyxy boxes [..., 4] that broadcast."""
+    """Return the IoU of xyxy boxes [..., 4], with broadcasting."""
     low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
     shared = area(torch.cat([low, high], -1))
     return shared / (area(a) + area(b) - shared + 1e-7)
 
 
 def complete_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU less the distance of the middles and the difference in shape."""
+    """Return IoU minus the distance of the centers and the difference in shape."""
     low, high = torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])
     diagonal = (high - low).square().sum(-1) + 1e-7
     apart = (a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]).square().sum(-1) / 4
@@ -86,7 +84,7 @@ def complete_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _distribution_loss(logits: Tensor, sides: Tensor) -> Tensor:
-    """Cross entropy with the two bins that `sides` [B, 4, N] lies between, mean of the four sides, [B, N]."""
+    """Return the cross entropy with the two bins next to `sides` [B, 4, N], averaged over the four sides, [B, N]."""
     target = sides.clamp(0, BINS - 1.01)
     lower = target.floor()
     share = target - lower
@@ -97,6 +95,6 @@ def _distribution_loss(logits: Tensor, sides: Tensor) -> Tensor:
 
 
 def _sides(boxes: Tensor, points: Tensor) -> Tensor:
-    """Distances from points [1, 2, N] to the sides of boxes [B, N, 4]: [B, 4, N]."""
+    """Return the distances from points [1, 2, N] to the sides of boxes [B, N, 4]: [B, 4, N]."""
     boxes = boxes.transpose(1, 2)
     return torch.cat([points - boxes[:, :2], boxes[:, 2:] - points], 1)

@@ -1,4 +1,4 @@
-"""The whole way: draw scenes, train dense, put 2:4 masks on, train on, export both, check, score."""
+"""The whole procedure: draw scenes, train dense, apply 2:4 masks, continue training, export both, check, score."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from edgesparse.training.masks import sparsify
 
 @dataclass(frozen=True)
 class Amounts:
-    """Scenes to train on, to have before the training starts, to validate and to score; batch and step limits."""
+    """Numbers of scenes for training, for starting to train, for validation and for scoring; batch and step limits."""
 
     train: int
     first: int
@@ -41,7 +41,7 @@ class Amounts:
 
 @dataclass
 class Run:
-    """What one call of the script knows: where it writes, on what it runs, and what it measured."""
+    """One run of the script: its output folder, its device, and its measurements."""
 
     out: Path
     device: torch.device
@@ -62,10 +62,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     if not 0 < options.scenes <= data.TEST - data.TRAIN:
-        parser.error(f"--scenes {options.scenes}: from {data.TEST} on the seeds are those it is judged by")
+        parser.error(f"--scenes {options.scenes}: seeds from {data.TEST} on are reserved for scoring")
     out: Path = options.out
     if (out / "train_demo.json").exists():
-        print(f"{out} holds a finished training: name another folder with --out", file=sys.stderr)
+        print(f"{out} contains a finished training run: name another folder with --out", file=sys.stderr)
         return 2
     out.mkdir(parents=True, exist_ok=True)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("stopped; the same command goes on with the dense training", file=sys.stderr)
+        print("stopped; the same command continues the dense training", file=sys.stderr)
         return 130
     return 0
 
@@ -94,7 +94,7 @@ def _train(run: Run, dense_seconds: float, sparse_seconds: float) -> None:
         album = Album(order, amounts.train, run.device)
         while len(album) < amounts.first:
             album.fill(len(album) + 1)
-            run.say(f"{len(album)} of {amounts.first} scenes to begin with")
+            run.say(f"{len(album)} of {amounts.first} scenes to start with")
         run.took("first scenes", start)
         dense = _dense(run, album, dense_seconds, validation)
         sparse = _sparse(run, album, dense, sparse_seconds, validation)
@@ -109,13 +109,13 @@ def _train(run: Run, dense_seconds: float, sparse_seconds: float) -> None:
 
 
 def _dense(run: Run, album: Album, seconds: float, validation: data.Stills) -> Detector:
-    """Train the dense detector, or go on where an interrupted run was."""
+    """Train the dense detector, or continue an interrupted run."""
     start, kept = time.monotonic(), run.out / "dense.pt"
     plan = Plan("dense", seconds, 2e-3, run.amounts.batch, run.amounts.steps)
     phase = Phase(plan, _detector(run), run.seed)
     if kept.exists():
         phase.load(kept)
-        run.say(f"dense: goes on from {kept}, step {phase.step}, {phase.seconds:.0f} s of training done")
+        run.say(f"dense: continuing from {kept}, step {phase.step}, after {phase.seconds:.0f} s of training")
 
     def each_minute() -> None:
         phase.save(kept)
@@ -128,7 +128,7 @@ def _dense(run: Run, album: Album, seconds: float, validation: data.Stills) -> D
 
 
 def _sparse(run: Run, album: Album, dense: Detector, seconds: float, validation: data.Stills) -> Detector:
-    """Prune the dense detector to 2:4 and train on with the zeros held."""
+    """Prune the dense detector to 2:4 and continue training with fixed zeros."""
     start = time.monotonic()
     plan = Plan("2:4", seconds, 1e-3, run.amounts.batch, run.amounts.steps)
     detector = _detector(run)
@@ -208,12 +208,14 @@ def _device_name(device: torch.device) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="train_demo_model", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder for all that it writes")
+    parser.add_argument("--out", type=Path, required=True, help="output folder")
     parser.add_argument("--dense-minutes", type=float, default=5, help="(default %(default)s)")
     parser.add_argument("--sparse-minutes", type=float, default=2.75, help="(default %(default)s)")
-    parser.add_argument("--scenes", type=int, default=49152, help="most scenes to train on (default %(default)s)")
-    parser.add_argument("--batch", type=int, default=128, help="images a step (default %(default)s)")
-    parser.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
+    parser.add_argument("--scenes", type=int, default=49152, help="number of scenes to train on (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=128, help="images per step (default %(default)s)")
+    parser.add_argument("--device", help="cuda or cpu (default: cuda if available)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tiny", action="store_true", help="a few steps on a few scenes, to see that all of it runs")
+    parser.add_argument(
+        "--tiny", action="store_true", help="a few steps on a few scenes, to check that everything runs"
+    )
     return parser

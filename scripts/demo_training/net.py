@@ -1,6 +1,6 @@
 """The demo's detector: an anchor-free YOLO of convolution, batch norm and ReLU, strides 8, 16 and 32.
 
-Backbone in the manner of VGG and Darknet, a path-aggregation neck (Liu et al., PANet, 2018, arXiv:1803.01534), a
+The backbone is similar to VGG and Darknet, with a path-aggregation neck (Liu et al., PANet, 2018, arXiv:1803.01534), a
 decoupled head (Ge et al., YOLOX, 2021, arXiv:2107.08430) whose boxes are distributions of the distances to the four
 sides (Li et al., Generalized Focal Loss, 2020, arXiv:2006.04388). Widths are multiples of 32 and a ReLU follows each
 convolution directly, which is what TensorRT's sparse INT8 kernels need.
@@ -34,7 +34,7 @@ class Block(nn.Module):
         return out
 
     def fuse(self) -> None:
-        """Fold the batch norm into the convolution. It scales whole output channels, so zeros stay zeros."""
+        """Fold the batch norm into the convolution. It scales whole output channels, so zeros remain zero."""
         if isinstance(self.norm, nn.BatchNorm2d):
             self.conv, self.norm = fuse_conv_bn_eval(self.conv, self.norm), nn.Identity()
 
@@ -54,7 +54,7 @@ class Backbone(nn.Module):
 
 
 class Neck(nn.Module):
-    """Coarse features to the fine levels, then back; 64 channels a level."""
+    """From coarse features to the fine levels and back; 64 channels per level."""
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Neck(nn.Module):
 
 
 class Distances(nn.Module):
-    """The expectation of each side's distribution: [B, BINS, 4, N] logits to [B, 4, N] in strides."""
+    """The expected value of each side's distribution: [B, BINS, 4, N] logits to [B, 4, N] in strides."""
 
     bins: Tensor
 
@@ -108,8 +108,9 @@ class Head(nn.Module):
 
 
 class Detector(nn.Module):
-    """`forward` in training: the head's raw outputs. In evaluation: [B, 4 + classes, N] as YOLOv8 writes it,
-    centre x, centre y, width, height in input pixels, then class scores 0..1."""
+    """`forward` in training: the head's raw outputs. In evaluation: [B, 4 + classes, N] in YOLOv8's layout: center x,
+    center y, width, height in input pixels, then class scores 0..1.
+    """
 
     points: Tensor
     strides: Tensor
@@ -133,12 +134,12 @@ class Detector(nn.Module):
         return torch.cat([centre, size, scores.sigmoid()], 1)
 
     def boxes(self, logits: Tensor) -> Tensor:
-        """Side distributions [B, BINS, 4, N] to xyxy [B, N, 4] in input pixels."""
+        """Convert side distributions [B, BINS, 4, N] to xyxy [B, N, 4] in input pixels."""
         near, far = (self.distances(logits) * self.strides).split(2, 1)
         return torch.cat([self.points - near, self.points + far], 1).transpose(1, 2)
 
     def fuse(self) -> Detector:
-        """Fold every batch norm. For evaluation and export only."""
+        """Fold every batch norm. Only for evaluation and export."""
         for module in self.modules():
             if isinstance(module, Block):
                 module.fuse()
@@ -146,7 +147,7 @@ class Detector(nn.Module):
 
 
 def grid(size: int) -> tuple[Tensor, Tensor]:
-    """Middles of the cells of all levels, [1, 2, N] in pixels, and their strides [1, 1, N]."""
+    """Return the cell centers of all levels, [1, 2, N] in pixels, and their strides [1, 1, N]."""
     points, strides = [], []
     for stride in STRIDES:
         count = size // stride

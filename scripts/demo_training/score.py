@@ -1,4 +1,4 @@
-"""COCO's mean average precision in numpy, for machines without pycocotools (all areas, at most 100 an image)."""
+"""COCO's mean average precision in NumPy, for machines without pycocotools (all areas, at most 100 boxes per image)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ LEAST, OVERLAP, CANDIDATES, MOST = 0.001, 0.7, 300, 100
 
 
 @dataclass(frozen=True)
-class Found:
-    """Of one image: `xyxy` [n, 4], `confidence` [n], falling, `class_id` [n]."""
+class Detected:
+    """Detections in one image: `xyxy` [n, 4], `confidence` [n] in descending order, `class_id` [n]."""
 
     xyxy: Floats
     confidence: Floats
@@ -30,33 +30,33 @@ class Truth:
 
 @dataclass(frozen=True)
 class Score:
-    """Average precision 0..100: over IoU 0.50 to 0.95, at 0.50, and over the IoUs for each class."""
+    """Average precision, 0..100: over IoU 0.50 to 0.95, at 0.50, and per class over all IoUs."""
 
     map: float
     map50: float
     by_class: tuple[float, ...]
 
 
-def decode(output: Floats) -> Found:
-    """One image's [4 + classes, N] as the detector writes it, to boxes after non-maximum suppression a class."""
+def decode(output: Floats) -> Detected:
+    """Convert one image's output [4 + classes, N] to boxes, with non-maximum suppression per class."""
     scores = output[4:].max(0)
     order = np.argsort(-scores, kind="stable")[:CANDIDATES]
     order = order[scores[order] > LEAST]
     centre, half = output[:2, order].T, output[2:4, order].T / 2
     xyxy, class_id = np.concatenate([centre - half, centre + half], 1), output[4:, order].argmax(0)
     keep = _suppress(xyxy, class_id)
-    return Found(xyxy[keep], scores[order][keep], class_id[keep])
+    return Detected(xyxy[keep], scores[order][keep], class_id[keep])
 
 
-def evaluate(results: list[Found], truth: list[Truth], classes: int) -> Score:
-    """Score the detections of each image against its truth. A class without truth does not count."""
+def evaluate(results: list[Detected], truth: list[Truth], classes: int) -> Score:
+    """Score the detections in each image against its ground truth. A class without ground truth does not count."""
     precision = np.array([_class_precision(results, truth, c) for c in range(classes)])
     by_class = precision.mean(1) * 100
     return Score(float(np.nanmean(by_class)), float(np.nanmean(precision[:, 0]) * 100), tuple(by_class.tolist()))
 
 
 def overlaps(a: Floats, b: Floats) -> Floats:
-    """IoU of each box of a [n, 4] with each of b [m, 4]: [n, m]."""
+    """Return the IoU of each box in a [n, 4] with each in b [m, 4]: [n, m]."""
     low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
     shared = (high - low).clip(0).prod(2)
     areas = [(x[:, 2:] - x[:, :2]).prod(1) for x in (a, b)]
@@ -75,8 +75,8 @@ def _suppress(xyxy: Floats, class_id: NDArray[np.int64]) -> list[int]:
     return keep[:MOST]
 
 
-def _class_precision(results: list[Found], truth: list[Truth], class_id: int) -> NDArray[np.float64]:
-    """Average precision at each threshold, [10]; NaN where the class has no truth."""
+def _class_precision(results: list[Detected], truth: list[Truth], class_id: int) -> NDArray[np.float64]:
+    """Return average precision at each threshold, [10]; NaN if the class has no ground truth."""
     confidence, matched, total = [], [], 0
     for a, b in zip(results, truth, strict=True):
         mine, real = a.class_id == class_id, b.xyxy[b.class_id == class_id]
@@ -91,7 +91,7 @@ def _class_precision(results: list[Found], truth: list[Truth], class_id: int) ->
 
 
 def _match(boxes: Floats, real: Floats) -> NDArray[np.bool_]:
-    """Which boxes, in falling confidence, find a real one that is free yet, at each threshold: [10, n]."""
+    """Return which boxes, by descending confidence, match an unmatched real one, at each threshold: [10, n]."""
     hit = np.zeros((len(THRESHOLDS), len(boxes)), bool)
     if not len(real):
         return hit

@@ -1,4 +1,4 @@
-"""One phase of training: a detector, its running average, and a schedule that ends on time."""
+"""One phase of training: a detector, its moving average, and a schedule with a time limit."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast to learn. The phase ends after `steps` or `seconds`, whichever is first."""
+    """Duration and learning rate. The phase ends after `steps` or `seconds`, whichever comes first."""
 
     name: str
     seconds: float
     rate: float
     batch: int = 128
     steps: int = 1_000_000
-    plain: float = 0.3  # the last share of the phase, without mirrored, scaled and shifted images
+    plain: float = 0.3  # last share of the phase, without mirrored, scaled and shifted images
     warm: float = 0.03
     decay: float = 0.02
 
 
 class Average:
-    """Exponential moving average of weights and batch norm statistics; short at first."""
+    """Exponential moving average of weights and batch norm statistics, over fewer steps at first."""
 
     def __init__(self, detector: Detector, decay: float = 0.9995) -> None:
         self.detector, self._decay, self.steps = copy.deepcopy(detector).eval(), decay, 0
@@ -52,7 +52,7 @@ class Average:
 
 
 class Phase:
-    """The state of a phase; `save` and `load` keep it over an interruption."""
+    """The state of a phase; `save` and `load` preserve it across interruptions."""
 
     def __init__(self, plan: Plan, detector: Detector, seed: int) -> None:
         self.plan, self.detector = plan, detector
@@ -67,14 +67,14 @@ class Phase:
         return min(1.0, max(self.step / self.plan.steps, self.seconds / max(self.plan.seconds, 1e-3)))
 
     def run(self, album: Album, say: Say, each_minute: Callable[[], None] = lambda: None) -> None:
-        """Train to the end of the plan; calls `each_minute` about that often."""
+        """Train to the end of the plan; calls `each_minute` about every minute."""
         before, clock, losses = self.seconds, time.monotonic(), []
         logged = saved = clock
         self.detector.train()
         while self.progress < 1:
             losses.append(self._learn(album))
             if self.step % 10 == 0 or self.plan.steps < 100:
-                losses[-1].cpu()  # waits for the device, so that the clock tells the truth
+                losses[-1].cpu()  # waits for the device, so that the time is right
             now = time.monotonic()
             self.seconds = before + now - clock
             if now - logged > 10 or self.progress == 1:
@@ -111,10 +111,10 @@ class Phase:
             f"loss {overlap + label + spread:.3f} (overlap {overlap:.3f}, class {label:.3f}, sides {spread:.3f})"
         )
         if not math.isfinite(overlap + label + spread):
-            raise SystemExit(f"{self.plan.name}: the loss is no number any more; lower the learning rate")
+            raise SystemExit(f"{self.plan.name}: the loss is NaN; lower the learning rate")
 
     def save(self, path: Path) -> None:
-        """Write the phase to `path` and, as each file should stay small, its optimizer beside it."""
+        """Write the phase to `path` and, since each file should stay small, its optimizer next to it."""
         state = {
             "detector": self.detector.state_dict(),
             "average": self.average.detector.state_dict(),
@@ -137,7 +137,7 @@ class Phase:
 
 
 def write(state: dict[str, Any], path: Path) -> None:
-    """Save at once or not at all."""
+    """Save atomically."""
     part = path.with_name(path.name + ".part")
     torch.save(state, part)
     part.replace(path)
@@ -149,7 +149,7 @@ def optimizer_path(path: Path) -> Path:
 
 @torch.no_grad()
 def validate(detector: Detector, stills: Stills, batch: int = 64) -> Score:
-    """Score the detector, in evaluation mode, on stills in its own format."""
+    """Score the detector, in evaluation mode, on images in its own format."""
     device = next(detector.parameters()).device
     results = []
     for low in range(0, len(stills), batch):
@@ -164,7 +164,7 @@ def truth_of(stills: Stills) -> list[Truth]:
 
 
 def _groups(detector: Detector, decay: float) -> list[dict[str, Any]]:
-    """Weight decay for the convolutions' weights alone."""
+    """Apply weight decay only to the convolutions' weights."""
     weights = [p for p in detector.parameters() if p.ndim > 1]
     rest = [p for p in detector.parameters() if p.ndim <= 1]
     return [{"params": weights, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]

@@ -182,4 +182,4 @@ def test_provisioning_reports_what_each_host_lacks(fleet: Fleet, tmp_path: Path)
     done = fleet.play("provision", **variables, provision_options=["--check", "--any-machine"])
     assert done.returncode == 2 and done.stdout.count('"msg": "environment: /opt/edgesparse does not see') == 4
     refused = fleet.play("provision", **variables, provision_options=["--check"])
-    assert refused.returncode == 2 and refused.stdout.count('"msg": "board: no Jetson') == 4
+    assert refused.returncode == 2 and refused.stdout.count('"msg": "board: not a Jetson') == 4

@@ -26,7 +26,7 @@ def test_inaccessible_nodes_get_a_rule(jetson: FakeJetson) -> None:
     ("text", "why"),
     [
         ("-----BEGIN PRIVATE KEY-----\nMC4CAQAw\n-----END PRIVATE KEY-----\n", "is a private key"),
-        ("ssh-ed25519 AAAA me", "is no public key"),
+        ("ssh-ed25519 AAAA me", "is not a public key"),
     ],
 )
 def test_only_public_keys_are_installed(

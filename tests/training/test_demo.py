@@ -25,7 +25,7 @@ from demo_training.batches import Album, Batch, moved, tinted  # noqa: E402
 from demo_training.loss import assign, complete_iou, detection_loss, iou  # noqa: E402
 from demo_training.main import main  # noqa: E402
 from demo_training.net import BINS, Detector  # noqa: E402
-from demo_training.score import Found, Truth, evaluate  # noqa: E402
+from demo_training.score import Detected, Truth, evaluate  # noqa: E402
 from demo_training.train import Phase, Plan  # noqa: E402
 
 from edgesparse import config  # noqa: E402
@@ -198,7 +198,7 @@ def test_map_is_that_of_pycocotools() -> None:
         )
         labels = np.where(rng.random(16) < 0.9, np.tile(truth[-1].class_id, 2), 0)
         confidence = np.sort(rng.random(16).astype(np.float32))[::-1]
-        result.append(Found(guess, confidence, labels))
+        result.append(Detected(guess, confidence, labels))
     score = evaluate(result, truth, 3)
     reference = coco.COCO()
     reference.dataset = coco_truth(truth)
@@ -221,7 +221,7 @@ def coco_truth(truth: list[Truth]) -> dict[str, Any]:
     return {"info": {}, "images": images, "categories": categories, "annotations": annotations}
 
 
-def coco_found(result: list[Found]) -> list[dict[str, Any]]:
+def coco_found(result: list[Detected]) -> list[dict[str, Any]]:
     return [
         {"image_id": image, "category_id": int(c), "bbox": xywh(box), "score": float(s)}
         for image, f in enumerate(result)
