@@ -1,4 +1,4 @@
-"""What several tests share: the real model, images and videos that stand beside a checkout, read by path."""
+"""Shared fixtures, and the real models, images and videos next to a checkout, read by path."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REAL = Path(os.environ.get("EDGESPARSE_REAL", Path(__file__).parents[2] / "share
 
 @pytest.fixture(scope="session")
 def real() -> Path:
-    """The folder of real data; tests that need it skip where it is absent."""
+    """The folder of real data; tests that need it skip if it is absent."""
     if not (REAL / "models" / "yolox_nano.onnx").is_file():
         pytest.skip(f"no real data in {REAL}")
     return REAL
@@ -37,7 +37,7 @@ def real() -> Path:
 
 @pytest.fixture(scope="session")
 def cases() -> Path:
-    """The folder of inputs as people really have them; tests that need it skip where it is absent."""
+    """The folder of real-world inputs; tests that need it skip if it is absent."""
     folder = REAL.parent / "cases"
     if not folder.is_dir():
         pytest.skip(f"no cases in {folder}")
@@ -46,7 +46,7 @@ def cases() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What belongs to this device, keys above all, is not the one of whoever runs the tests."""
+    """A state folder for the tests, so that they do not use the user's own keys and caches."""
     folder = tmp_path_factory.mktemp("state")
     os.environ["EDGESPARSE_STATE"] = str(folder)
     return folder
@@ -60,7 +60,7 @@ def own_process() -> Iterator[OwnProcess]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Tests that are marked so run in another process, with what their fixtures gave."""
+    """Run tests with the marker in another process, with the values of their fixtures."""
     if pyfuncitem.get_closest_marker("own_process") is None:
         return None
     names = pyfuncitem._fixtureinfo.argnames
@@ -71,7 +71,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Builds that don't spend a second on timing the engine."""
+    """Make builds spend no time on timing engines."""
     monkeypatch.setattr("edgesparse.builder.build.TIMING_SECONDS", 0.0)
 
 
@@ -86,7 +86,7 @@ def images(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def mount_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """Makes an empty file system of so many megabytes; skips where this process may not mount one."""
+    """Mount an empty file system of this many megabytes; skip if this process may not mount one."""
     disk = tmp_path / "disk"
 
     def mount(megabytes: int) -> Path:

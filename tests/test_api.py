@@ -1,4 +1,4 @@
-"""The public Python API: what `import edgesparse` offers, and what it accepts."""
+"""The public Python API: its names, and what its functions accept."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_every_public_name_exists_and_is_documented() -> None:
         edgesparse.lood  # noqa: B018
 
 
-def test_from_a_recipe_object_to_a_score(model: Path, images: Path) -> None:
+def test_a_recipe_object_is_built_and_scored(model: Path, images: Path) -> None:
     recipe = edgesparse.Recipe(model=model)
     steps = []
     package = edgesparse.build(recipe, progress=lambda step, done, total: steps.append(step))
@@ -86,7 +86,7 @@ def test_a_file_an_array_a_pillow_image_and_lists_give_the_same(model: Path, ima
         assert detector([]) == []
 
 
-def test_pillow_images_are_turned_as_their_exif_says(model: Path, images: Path, tmp_path: Path) -> None:
+def test_pillow_images_are_rotated_by_their_exif_orientation(model: Path, images: Path, tmp_path: Path) -> None:
     turned = tmp_path / "turned.jpg"
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -116,14 +116,14 @@ def test_pillow_images_are_turned_as_their_exif_says(model: Path, images: Path, 
         ([None], "cannot detect in NoneType"),
     ],
 )
-def test_what_is_no_image_is_refused_in_one_line(model: Path, image: Any, message: str) -> None:
+def test_anything_but_an_image_is_refused_in_one_line(model: Path, image: Any, message: str) -> None:
     with edgesparse.load(model) as detector:
         with pytest.raises(edgesparse.EdgeSparseError, match=message) as error:
             detector(image)
         assert "\n" not in str(error.value) and "secret" not in str(error.value)
 
 
-def test_prune_inspect_and_quantize_return_what_they_did(model: Path, images: Path) -> None:
+def test_prune_inspect_and_quantize_return_reports(model: Path, images: Path) -> None:
     options = {"share": 1.0, "images": images}
     with pytest.raises(ConfigError, match="--share needs --method reconstruct"):
         edgesparse.prune(model, "out.onnx", share=1.0)
@@ -174,7 +174,7 @@ def test_names_for_a_recipe_object_and_a_folder_called_demo(model: Path, tmp_pat
         ({"device": "nano"}, "nano"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(images: Path, model: Path, options: Any, message: str) -> None:
+def test_contradictory_options_are_refused(images: Path, model: Path, options: Any, message: str) -> None:
     squares.chained(model)
     with pytest.raises(edgesparse.EdgeSparseError, match=message):
         edgesparse.prune(model, "out.onnx", **{"method": "reconstruct", "images": images, **options})

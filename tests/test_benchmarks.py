@@ -1,4 +1,4 @@
-"""Benchmarks are run by hand, and seldom: here they are imported, and scripts/check checks their types."""
+"""Benchmarks are rarely run, and by hand: they are imported here, and scripts/check checks their types."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ print(json.dumps(failed))
 
 
 def test_every_benchmark_can_be_imported() -> None:
-    """Without TensorRT, pycuda or PyTorch: those are imported where they are used."""
+    """Without TensorRT, pycuda or PyTorch, which are only imported where they are used."""
     names = sorted(f"benchmarks.{path.stem}" for path in (ROOT / "benchmarks").glob("*.py"))
     command = [sys.executable, "-c", IMPORT_ALL, *names]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)

@@ -1,4 +1,4 @@
-"""What a recipe may say of cameras; what makes no sense is one line."""
+"""Cameras in a recipe: valid keys, and one-line errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def recipe(**run: Any) -> Run:
     return parse({"model": "m.onnx", "run": run}, "m.yaml").run
 
 
-def test_all_that_can_be_said() -> None:
+def test_every_key_of_a_camera() -> None:
     run = recipe(
         tracking=True,
         cameras=[
@@ -53,13 +53,13 @@ def test_a_source_is_one_camera() -> None:
         (["demo"], ["camera"]),
     ],
 )
-def test_sources_on_the_command_line_take_the_place_of_the_cameras(sources: list[str], names: list[str]) -> None:
+def test_sources_on_the_command_line_replace_the_cameras(sources: list[str], names: list[str]) -> None:
     run = override(recipe(cameras=[{"name": "gate", "source": 0}]), {"source": sources})
     assert [camera.name for camera in run.all_cameras()] == names
     assert [camera.source for camera in run.all_cameras()] == sources
 
 
-def test_no_source_on_the_command_line_leaves_the_cameras() -> None:
+def test_without_a_source_on_the_command_line_the_cameras_are_kept() -> None:
     assert len(override(recipe(cameras=[{"name": "gate", "source": 0}]), {"source": []}).cameras) == 1
 
 
@@ -91,18 +91,18 @@ SQUARE = [[0, 0], [1, 0], [1, 1]]
         ({"frozen": -1}, "run.cameras.0.frozen: found -1"),
     ],
 )
-def test_what_makes_no_sense_is_one_line(camera: dict[str, Any], message: str) -> None:
+def test_an_invalid_camera_is_one_line(camera: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         recipe(cameras=[{"name": "gate", "source": "0", **camera}])
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_two_cameras_of_one_name() -> None:
+def test_two_cameras_with_the_same_name_are_refused() -> None:
     with pytest.raises(ConfigError, match="needed cameras of different names, found gate, gate"):
         recipe(cameras=[{"name": "gate", "source": "0"}] * 2)
 
 
-def test_source_and_cameras_at_once() -> None:
+def test_source_together_with_cameras_is_refused() -> None:
     with pytest.raises(ConfigError, match="needed source or cameras, not both"):
         recipe(source=0, cameras=[{"name": "gate", "source": "1"}])
 
@@ -125,7 +125,7 @@ URL = "rtsp://user:secret@host/x"
         {"conf": URL},
     ],
 )
-def test_a_wrong_recipe_does_not_tell_its_passwords(run: dict[str, Any]) -> None:
+def test_an_invalid_recipe_does_not_reveal_its_passwords(run: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as caught:
         recipe(**run)
     assert "secret" not in str(caught.value) and "user" not in str(caught.value)
@@ -156,17 +156,17 @@ def test_a_wrong_recipe_does_not_tell_its_passwords(run: dict[str, Any]) -> None
         ("udp@noon.mp4", "udp@noon.mp4"),
     ],
 )
-def test_names_hold_no_credentials(url: str, name: str) -> None:
+def test_names_contain_no_credentials(url: str, name: str) -> None:
     assert redact(url) == name
 
 
 @given(st.text(min_size=1), st.text(min_size=4))
-def test_no_password_whatever_its_signs_is_left(user: str, password: str) -> None:
+def test_no_password_remains_whatever_its_characters(user: str, password: str) -> None:
     shown = redact(f"rtsp://{user}:{password}@camera.local:554/live")
     assert shown in ("rtsp://camera.local:554/live", "rtsp://...")
 
 
-def test_what_programs_are_told_holds_no_credentials() -> None:
+def test_json_contains_no_credentials() -> None:
     record = {"run": {"cameras": [{"source": URL, "name": "a"}], "conf": 0.5}, "why": f"no {redact(URL)}: is it on?"}
     assert redact_all(record) == {
         "run": {"cameras": [{"source": "rtsp://host/x", "name": "a"}], "conf": 0.5},

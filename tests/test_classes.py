@@ -1,4 +1,4 @@
-"""Names of classes: from files of text, from data sets, from COCO."""
+"""Class names from text files, data sets and COCO."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_names_are_text_as_written(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["names.txt", "data.yaml"])
-def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path, name: str) -> None:
+def test_a_byte_order_mark_is_not_part_of_a_name(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("person\ndog" if name.endswith("txt") else "names: [person, dog]", "utf-8-sig")
     assert class_names(tmp_path / name) == ("person", "dog")
 
@@ -59,7 +59,7 @@ def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path, name: str) -> No
         (f"names: {{{'9' * 500}: a}}", "found keys that are no class ids"),
     ],
 )
-def test_names_that_are_none_are_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_names_are_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "data.yaml").write_text(text)
     with pytest.raises(ConfigError) as error:
         class_names(tmp_path / "data.yaml")
@@ -71,7 +71,7 @@ def test_the_names_of_coco() -> None:
     assert len(set(names)) == 80 and (names[0], names[-1]) == ("person", "toothbrush")
 
 
-def test_a_recipe_may_name_them_or_a_file_that_does(tmp_path: Path) -> None:
+def test_a_recipe_may_list_names_or_name_a_file(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("person")
     assert named_classes("names.txt", tmp_path) == ("person",)
     assert named_classes(("a", "b"), tmp_path) == ("a", "b")

@@ -1,4 +1,4 @@
-"""Every test file is collected by a plain `pytest`, and nothing is skipped but by a marker that says what it needs."""
+"""A plain `pytest` collects every test file, and only a marker that states what a test needs may skip it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def plain_pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[s
 
 
 def test_every_test_file_is_collected_by_a_plain_run() -> None:
-    """Of files that are skipped as a whole, skips.py has made sure that a marker says why."""
+    """For files that are skipped as a whole, skips.py ensures that a marker says why."""
     root = TESTS.parent
     listing = plain_pytest(root, "--collect-only", "-rs", "-W", "ignore")
     assert listing.returncode == 0, listing.stdout[-3000:] + listing.stderr[-3000:]
@@ -54,7 +54,9 @@ def test_every_test_file_is_collected_by_a_plain_run() -> None:
         ("pytest.importorskip('no_such_module', reason='device: none')", "1 skipped", "device: none"),
     ],
 )
-def test_a_skip_needs_a_marker_that_says_what_is_needed(tmp_path: Path, body: str, outcomes: str, message: str) -> None:
+def test_a_skip_needs_a_marker_that_states_what_is_needed(
+    tmp_path: Path, body: str, outcomes: str, message: str
+) -> None:
     (tmp_path / "pytest.ini").write_text(INI)
     (tmp_path / "test_sample.py").write_text(f"import pytest\n{body}\n")
     done = plain_pytest(tmp_path, "-p", "skips", "-rs")

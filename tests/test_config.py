@@ -1,4 +1,4 @@
-"""Recipes: a mistake is one line with its place; a key that is missing has its default."""
+"""Recipes: a mistake is reported in one line with its path; a missing key has its default."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from edgesparse.head_table import HEAD_ALIASES
 
 
 def wrong(values: dict[str, Any]) -> str:
-    """The message of the error: one line."""
+    """Return the one-line message of the error."""
     with pytest.raises(ConfigError) as caught:
         parse({"model": "m.onnx", **values}, "r.yaml")
     message = str(caught.value)
@@ -46,7 +46,9 @@ def wrong(values: dict[str, Any]) -> str:
         ({"run": {"iuo": 2, "conf": 2}}, "unknown key 'run.iuo': did you mean 'iou'? (and 1 more)"),
     ],
 )
-def test_an_unknown_key_names_its_place_and_the_nearest_right_one(values: dict[str, Any], message: str) -> None:
+def test_an_unknown_key_is_reported_with_its_path_and_the_most_similar_key(
+    values: dict[str, Any], message: str
+) -> None:
     assert wrong(values) == message
 
 
@@ -84,11 +86,11 @@ def test_an_unknown_key_names_its_place_and_the_nearest_right_one(values: dict[s
         ({"model": 5}, "model: found 5 (a whole number), needed text"),
     ],
 )
-def test_a_wrong_value_names_its_place_what_was_found_and_what_is_needed(values: dict[str, Any], message: str) -> None:
+def test_a_wrong_value_is_reported_with_its_path_and_what_is_needed(values: dict[str, Any], message: str) -> None:
     assert wrong(values).startswith(message)
 
 
-def test_a_recipe_without_a_model_says_so() -> None:
+def test_a_missing_model_key_is_reported() -> None:
     with pytest.raises(ConfigError, match=r"^r.yaml: 'model' is missing$"):
         parse({}, "r.yaml")
 
@@ -102,7 +104,7 @@ anything = leaves | st.lists(leaves, max_size=3) | st.dictionaries(keys, leaves,
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from([*Recipe.model_fields, "else"]), anything, max_size=4))
-def test_whatever_yaml_may_hold_is_a_recipe_or_one_line(values: dict[str, Any]) -> None:
+def test_any_yaml_value_is_a_recipe_or_a_one_line_error(values: dict[str, Any]) -> None:
     try:
         recipe = parse(values, "r.yaml")
     except ConfigError as error:
@@ -111,14 +113,14 @@ def test_whatever_yaml_may_hold_is_a_recipe_or_one_line(values: dict[str, Any]) 
         assert isinstance(recipe, Recipe)
 
 
-def test_a_section_without_anything_in_it_has_its_defaults() -> None:
-    """As in YAML whose lines below a key are all comments."""
+def test_an_empty_section_has_its_defaults() -> None:
+    """As in YAML in which all lines below a key are comments."""
     values = dict.fromkeys(("input", "prepare", "build", "accept", "run"))
     assert parse({"model": "m.onnx", **values}, "r.yaml") == parse({"model": "m.onnx"}, "r.yaml")
 
 
 @pytest.mark.parametrize(("alias", "head"), HEAD_ALIASES.items())
-def test_a_head_may_be_called_by_the_name_of_a_detector_that_has_it(alias: str, head: str) -> None:
+def test_a_head_may_be_named_after_a_detector_that_has_it(alias: str, head: str) -> None:
     assert parse({"model": "m.onnx", "head": alias}, "r.yaml").head == head
 
 
@@ -127,7 +129,7 @@ def test_one_number_is_a_square_and_the_same_for_every_channel() -> None:
     assert (resolved.size, resolved.mean, resolved.std) == ((640, 640), (0.5, 0.5, 0.5), (1, 2, 3))
 
 
-def test_what_the_recipe_says_of_the_input_wins_over_the_convention() -> None:
+def test_the_recipes_input_takes_precedence_over_the_convention() -> None:
     convention = InputSpec(size=(640, 640), colour="bgr")
     resolved = Input(pad=0, scale=1.0).resolve(convention)
     assert resolved == InputSpec(size=(640, 640), colour="bgr", pad=0, scale=1.0)
@@ -151,7 +153,7 @@ def refused(path: Path) -> str:
     return str(caught.value).replace(f"{path.parent}/", "")
 
 
-def test_paths_count_from_the_recipes_folder(tmp_path: Path) -> None:
+def test_paths_are_relative_to_the_recipes_folder(tmp_path: Path) -> None:
     recipe = load_recipe(written(tmp_path, "model: m.onnx\naccept: {annotations: labels.json, min_map: 1}"))
     assert recipe.model == tmp_path / "m.onnx" and recipe.accept.annotations == tmp_path / "labels.json"
     assert recipe.accept.images is None and recipe.accept.min_map == 1
@@ -183,7 +185,7 @@ def test_a_recipe_that_cannot_be_used_is_one_line(tmp_path: Path, text: str, mes
     assert message in refused(written(tmp_path, text))
 
 
-def test_a_recipe_that_is_not_there_or_no_text(tmp_path: Path) -> None:
+def test_a_recipe_that_is_missing_or_not_text(tmp_path: Path) -> None:
     assert refused(tmp_path / "r.yaml") == "no recipe r.yaml: write one with 'edgesparse recipe MODEL.onnx -o r.yaml'"
     assert "cannot read recipe" in refused(tmp_path)
     (tmp_path / "r.yaml").write_bytes(b"model: \xff\xfe")
@@ -191,7 +193,7 @@ def test_a_recipe_that_is_not_there_or_no_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("names", ["[no, on, 12:30]", "['0', 1e3x, 2024-01-01]"])
-def test_classes_that_yaml_1_1_would_take_for_something_else_are_text(tmp_path: Path, names: str) -> None:
+def test_class_names_that_yaml_1_1_would_convert_stay_text(tmp_path: Path, names: str) -> None:
     recipe = load_recipe(
         written(tmp_path, f"model: m.onnx\nclasses: {names}\nrun: {{conf: {{no: 0.5, default: 0.4}}}}")
     )
@@ -209,7 +211,7 @@ def test_classes_that_yaml_1_1_would_take_for_something_else_are_text(tmp_path: 
         ("[0, 1]", "classes.0: found 0 (a whole number), needed text"),
     ],
 )
-def test_classes_that_are_no_text_are_refused(tmp_path: Path, names: str, message: str) -> None:
+def test_class_names_that_are_not_text_are_refused(tmp_path: Path, names: str, message: str) -> None:
     assert message in refused(written(tmp_path, f"model: m.onnx\nclasses: {names}"))
 
 
@@ -230,32 +232,32 @@ def test_unknown_keys_are_named_whatever_they_are(tmp_path: Path, key: str) -> N
 
 
 @pytest.mark.parametrize("size", ["9" * 400 + " GB", "1.2.3 GB", "-1 GB", ". GB", "1e3 GB"])
-def test_sizes_of_memory_that_are_none_are_refused(tmp_path: Path, size: str) -> None:
+def test_invalid_memory_sizes_are_refused(tmp_path: Path, size: str) -> None:
     message = refused(written(tmp_path, f"model: m.onnx\nbuild: {{memory: {size}}}"))
     assert "build.memory: found" in message and len(message) < 250
 
 
 @pytest.mark.parametrize("value", ['"a\\0b.onnx"', "x" * 5000])
-def test_file_names_that_cannot_be_are_refused(tmp_path: Path, value: str) -> None:
+def test_impossible_file_names_are_refused(tmp_path: Path, value: str) -> None:
     assert "model: no file" in refused(written(tmp_path, f"model: {value}"))
 
 
 # On the command line
 
 
-def test_the_command_line_wins_where_it_says_something() -> None:
+def test_values_on_the_command_line_take_precedence() -> None:
     run = Run(conf={"default": 0.5, "dog": 0.25}, iou=0.5, classes=("dog",), source="0")
     assert override(run, {"conf": None, "source": None}) == run
     overridden = override(run, {"conf": 0.25, "classes": "person, traffic light", "source": "1"})
     assert overridden == Run(conf=0.25, iou=0.5, classes=("person", "traffic light"), source="1")
 
 
-def test_nonsense_on_the_command_line_is_one_line() -> None:
+def test_invalid_values_on_the_command_line_are_one_line() -> None:
     with pytest.raises(ConfigError, match=r"^command line: run.iou: found 2.0 \(a number\), needed less than"):
         override(Run(), {"iou": 2.0})
 
 
-# What decides whether something must be built again
+# What determines whether a package must be built again
 
 BASE: dict[str, Any] = {"model": "m.onnx", "accept": {"annotations": "a.json", "min_map": 10}}
 
@@ -278,6 +280,6 @@ BASE: dict[str, Any] = {"model": "m.onnx", "accept": {"annotations": "a.json", "
         ({"build": {"threads": 1}}, False),
     ],
 )
-def test_the_build_key_changes_with_all_that_decides_what_is_built(change: dict[str, Any], same: bool) -> None:
+def test_the_build_key_changes_with_everything_that_determines_the_build(change: dict[str, Any], same: bool) -> None:
     keys = {parse(yaml.safe_load(yaml.safe_dump({**BASE, **values})), "r").build_key() for values in ({}, change)}
     assert (len(keys) == 1) == same

@@ -1,4 +1,4 @@
-"""What this machine is, and what is read from the files by which Jetsons tell."""
+"""The description of this machine, from the files and programs of Jetsons and other machines."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_cpu(text: str, cpu: str) -> None:
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
-    """A probe of a machine with these files, whose nvidia-smi prints this line; none if it is empty."""
+    """A probe of a machine with these files, whose nvidia-smi prints this line; without nvidia-smi if it is empty."""
 
     def probe(files: dict[str, str], smi: str) -> device.Machine:
         program = tmp_path / "nvidia-smi"
@@ -63,14 +63,14 @@ ORIN = {
 
 
 @pytest.mark.parametrize("smi", ["", "Orin (nvgpu), [N/A], [N/A]", "Orin (nvgpu), [Not Supported], 540.4.0"])
-def test_an_orin_is_known_by_its_name_whatever_nvidia_smi_says(fake: Fake, smi: str) -> None:
+def test_an_orin_is_recognized_by_its_name_whatever_nvidia_smi_prints(fake: Fake, smi: str) -> None:
     machine = fake(ORIN, smi)
     assert (machine.model, machine.sm, machine.l4t) == ("NVIDIA Jetson Orin Nano Developer Kit", "8.7", "36.4.3")
     assert machine.gpu.startswith("Orin") and machine.jetpack == "6.1 or 6.2"
     assert "[" not in "".join(machine.named().values())
 
 
-def test_in_a_container_the_board_is_known_by_its_soc(fake: Fake) -> None:
+def test_in_a_container_the_board_is_recognized_by_its_soc(fake: Fake) -> None:
     machine = fake({**ORIN, "/proc/device-tree/model": "", "/sys/devices/soc0/machine": "NVIDIA Jetson AGX Orin\n"}, "")
     assert (machine.model, machine.gpu, machine.sm) == ("NVIDIA Jetson AGX Orin", "Orin", "8.7")
 
@@ -81,19 +81,19 @@ def test_the_jetpack_of_a_release(fake: Fake, release: str, jetpack: str) -> Non
     assert fake({**ORIN, "/etc/nv_tegra_release": text}, "").jetpack == jetpack
 
 
-def test_another_machine_has_what_nvidia_smi_says(fake: Fake) -> None:
+def test_other_machines_are_described_by_nvidia_smi(fake: Fake) -> None:
     machine = fake({}, "NVIDIA H100 80GB HBM3, 9.0, 550.54.15")
     assert (machine.gpu, machine.sm, machine.driver, machine.l4t) == ("NVIDIA H100 80GB HBM3", "9.0", "550.54.15", "")
 
 
 @pytest.mark.parametrize("smi", ["", "No devices were found"])
-def test_a_machine_without_a_gpu_has_none(fake: Fake, smi: str) -> None:
+def test_a_machine_without_a_gpu(fake: Fake, smi: str) -> None:
     machine = fake({}, smi)
     assert (machine.gpu, machine.sm, machine.driver) == ("", "", "")
     assert "gpu" not in machine.named()
 
 
-# Recorded on an Orin Nano with L4T 36.4.3 in its 25 W mode, cut to what is read.
+# Recorded on an Orin Nano with L4T 36.4.3 in its 25 W mode, reduced to the lines that are read.
 SHOWN = """\
 SOC family:tegra234  Machine:NVIDIA Jetson Orin Nano Developer Kit
 Online CPUs: 0-5
@@ -153,11 +153,11 @@ def test_the_power_mode(text: str, mode: str) -> None:
         ("", "unknown"),
     ],
 )
-def test_the_clocks_that_nvidia_smi_tells(text: str, reported: str) -> None:
+def test_the_clocks_that_nvidia_smi_reports(text: str, reported: str) -> None:
     assert str(device.parse_smi_clocks(text)) == reported
 
 
-def test_clocks_come_from_the_programs_that_a_jetson_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clocks_come_from_a_jetsons_own_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, text in {"nvpmodel": "NV Power Mode: 25W\n1", "jetson_clocks": SHOWN}.items():
         program = tmp_path / name
         program.write_text(f"#!/bin/sh\n/bin/cat <<'E'\n{text}\nE\n")

@@ -172,7 +172,7 @@ def checkout(tmp_path: Path) -> Checkout:
 
 
 def test_a_head(checkout: Checkout) -> None:
-    """The head of tests/own_heads.py, which says that its evidence is stronger than YOLOv8's."""
+    """The head in tests/own_heads.py, which claims stronger evidence than YOLOv8's."""
     evidence = '    def evidence(self, layout, sample):\n        return edgesparse.Evidence(3, "rows")\n'
     checkout.add("runtime/heads/squares.py", own_heads.SOURCE + evidence)
     checkout.enter("head_table.py", "HEADS = {", '    "squares": "edgesparse.runtime.heads.squares:Squares",')
@@ -215,7 +215,7 @@ def test_a_sink(checkout: Checkout) -> None:
 
 
 def test_an_output(checkout: Checkout) -> None:
-    """Its section is checked with the settings; detections arrive from the running service."""
+    """Its section is checked with the settings, and it gets detections from the running service."""
     checkout.add("service/outputs/log.py", OUTPUT)
     checkout.enter(
         "service/outputs/table.py", "OUTPUTS", '    "log": Log,', "from edgesparse.service.outputs.log import Log"

@@ -43,7 +43,7 @@ def test_an_error_leaves_the_old_content_and_nothing_else(tmp_path: Path) -> Non
     assert file.read_text() == "old" and names(tmp_path) == ["state.json"]
 
 
-def test_what_a_killed_process_of_the_same_number_left_is_replaced(tmp_path: Path) -> None:
+def test_a_leftover_of_a_killed_process_with_the_same_id_is_replaced(tmp_path: Path) -> None:
     (tmp_path / f".state.json.{os.getpid()}.part").write_text("half")
     replace_text(tmp_path / "state.json", "new")
     assert names(tmp_path) == ["state.json"] and (tmp_path / "state.json").read_text() == "new"

@@ -1,6 +1,6 @@
-"""Phrases and names that CONTRIBUTING rules out, over source, tests and documentation.
+"""Phrases and names that CONTRIBUTING rules out, in source, tests and documentation.
 
-`python tests/test_language.py` lists every slip with its place.
+`python tests/test_language.py` lists every slip with its location.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ PHRASES = {
     "the construction": r"\bthe making\b",
     "beforehand": r"\bmade ready\b",
 }
-"""Pattern of each slip, by what to write instead."""
+"""Patterns of slips, by what to write instead."""
 NAMES = {"said", "found", "made", "given", "one", "there", "asked", "wanted", "gone", "told"}
 """Never the name of a variable, parameter, field or function: use a noun for a thing and a verb for a function."""
 
@@ -54,7 +54,7 @@ def files() -> list[Path]:
 
 
 def slips(pattern: str) -> Iterator[str]:
-    """Every line that has the phrase, with its place."""
+    """Yield every line with the phrase, and its location."""
     expression = re.compile(pattern, re.IGNORECASE)
     for path in files():
         for number, line in enumerate(path.read_text().splitlines(), 1):
@@ -102,11 +102,11 @@ def test_names_are_nouns_and_verbs() -> None:
         ("interleaved", "timed by turns"),
     ],
 )
-def test_the_patterns_match_what_they_are_for(instead: str, text: str) -> None:
+def test_every_pattern_matches_its_slip(instead: str, text: str) -> None:
     assert re.search(PHRASES[instead], text)
 
 
-def test_every_kind_of_name_is_seen() -> None:
+def test_every_kind_of_name_is_checked() -> None:
     code = "def made(given): found = 1\nfor one in x: self.said = 2\n"
     assert {name for name, _ in bound_names(ast.parse(code))} == {"made", "given", "found", "one", "said"}
 

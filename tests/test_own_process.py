@@ -1,4 +1,4 @@
-"""A test that hangs or ends its process fails alone."""
+"""A test that hangs or ends its process does not affect others."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_two_hangs_fail(quick: OwnProcess) -> None:
     quick.run(passes, {})
 
 
-def test_what_ends_its_process_fails_alone(quick: OwnProcess) -> None:
+def test_a_test_that_ends_its_process_fails_alone(quick: OwnProcess) -> None:
     with pytest.raises(pytest.fail.Exception, match="its process ended with -6"):
         quick.run(dies, {})
     with pytest.raises(pytest.fail.Exception, match="ValueError: found 1, needed 2"):

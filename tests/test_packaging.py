@@ -1,4 +1,4 @@
-"""What `pip install` leaves behind: everything that edgesparse reads beside its modules."""
+"""`pip install` installs every data file that edgesparse reads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def test_every_file_beside_the_modules_is_installed() -> None:
+def test_every_data_file_is_installed() -> None:
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     patterns = [word.strip() for word in setup["options.package_data"]["edgesparse"].replace("\n", ",").split(",")]

@@ -1,4 +1,4 @@
-"""The two commands of the README that start from nothing, and the one that needs a camera."""
+"""The README's commands that start from scratch, and the one that needs a camera."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_the_readme_has_its_commands() -> None:
 
 @pytest.mark.no_camera
 def test_detect_on_a_camera(tmp_path: Path) -> None:
-    """Without a camera it says so in one line and exits with 3."""
+    """Without a camera it prints one line and exits with 3."""
     if Path("/dev/video0").exists():
         pytest.skip("there is a camera: it would run until it is stopped")
     shutil.copy(ROOT / "edgesparse" / "demo" / "parts_dense.onnx", tmp_path / "detector.onnx")

@@ -1,4 +1,4 @@
-"""YAML as it is meant, bounded, and refused with line and column but without a word of the file."""
+"""Strict YAML: types, limits, and refusals with line and column that do not quote the file."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_names_stay_text_as_written() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_byte_order_marks_are_no_part_of_the_text(encoding: str) -> None:
+def test_byte_order_marks_are_not_part_of_the_text(encoding: str) -> None:
     assert load("name: café".encode(encoding)) == {"name": "café"}
 
 
@@ -107,7 +107,7 @@ DEEP = "a: &a [[[[[[[[[x]]]]]]]]]\n" + "".join(
         ("a: " + "x" * 1_000_000, "needed at most 1000000 bytes"),
     ],
 )
-def test_what_is_refused(text: str, message: str) -> None:
+def test_invalid_documents_are_refused(text: str, message: str) -> None:
     begin = time.monotonic()
     with pytest.raises(YamlError) as error:
         load(text.encode())
@@ -115,7 +115,7 @@ def test_what_is_refused(text: str, message: str) -> None:
     assert time.monotonic() - begin < 5
 
 
-def test_what_is_not_text_is_named_by_its_line() -> None:
+def test_bytes_that_are_not_text_are_reported_with_their_line() -> None:
     with pytest.raises(YamlError, match=r"^line 3 is not UTF-8 text$"):
         load(b"a: 1\nb: 2\nc: caf\xe9\n")
 
@@ -138,7 +138,7 @@ def test_what_is_not_text_is_named_by_its_line() -> None:
         "password: |9hunter2",
     ],
 )
-def test_messages_quote_nothing_that_may_be_a_password(text: str) -> None:
+def test_messages_do_not_quote_possible_passwords(text: str) -> None:
     with pytest.raises(YamlError) as error:
         load(text.encode())
     assert "hunter2" not in str(error.value) and "\n" not in str(error.value) and "line" in str(error.value)
@@ -164,7 +164,7 @@ def test_json_is_read_as_json(value: Any) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(VALUES)
-def test_what_is_dumped_is_read_as_the_same_value(value: Any) -> None:
+def test_a_dumped_value_is_read_unchanged(value: Any) -> None:
     assert load(dump(value).encode()) == value
     assert load(dump(value, default_flow_style=True, width=1 << 20).encode()) == value
 
@@ -173,13 +173,13 @@ def test_what_is_dumped_is_read_as_the_same_value(value: Any) -> None:
     "text",
     ["1e3", "0o17", "010", "no", "null", "~", "1.", "0x1F", ".nan", "<<", "a: b", "", "#", "é", "\x85", "a\u2028b"],
 )
-def test_text_is_quoted_where_it_would_be_something_else(text: str) -> None:
+def test_text_is_quoted_if_it_would_be_read_as_another_type(text: str) -> None:
     assert load(dump([text]).encode()) == [text] and load(dump({text: text}).encode()) == {text: text}
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.text("ab:-?[]{},#&*!|>'\"%@`~ \n\t<01.", max_size=60).map(str.encode) | st.binary(max_size=60))
-def test_any_bytes_are_a_value_or_a_yaml_error(data: bytes) -> None:
+def test_any_bytes_give_a_value_or_a_yaml_error(data: bytes) -> None:
     try:
         value = load(data)
     except YamlError as error:
@@ -190,7 +190,7 @@ def test_any_bytes_are_a_value_or_a_yaml_error(data: bytes) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.dictionaries(st.from_regex("[a-z]{1,5}", fullmatch=True), st.from_regex("[a-z ]{1,8}", fullmatch=True)))
-def test_plain_documents_are_read_as_pyyaml_reads_them(value: dict[str, str]) -> None:
+def test_plain_documents_are_read_like_pyyaml_does(value: dict[str, str]) -> None:
     assert load(yaml.safe_dump(value).encode()) == value
 
 
@@ -201,6 +201,6 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
         assert "recipe" in str(error.value) and "\n" not in str(error.value) and "\0" not in str(error.value)
 
 
-def test_a_file_without_end_is_not_read_to_its_end() -> None:
+def test_an_endless_file_is_not_read_to_the_end() -> None:
     with pytest.raises(ConfigError, match=f"needed at most {strict_yaml.MOST_BYTES} bytes"):
         read(Path("/dev/zero"), "recipe", "write one")

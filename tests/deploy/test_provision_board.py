@@ -20,7 +20,7 @@ from edgesparse import device
         ("# R35 (release), REVISION: 4.1\n", "", (3, 8), "JetPack 5.1 has Python 3.8"),
         (RELEASE, "", (3, 11), "JetPack 6.1 or 6.2 has Python 3.10, and this is 3.11"),
         ("# R38 (release), REVISION: 2.0\n", "", (3, 12), "does not support Orin"),
-        ("# R99 (release), REVISION: 1.0\n", "", (3, 12), "no JetPack that edgesparse supports"),
+        ("# R99 (release), REVISION: 1.0\n", "", (3, 12), "does not belong to a JetPack that edgesparse supports"),
         ("", "", (3, 11), "not a Jetson"),
     ],
 )

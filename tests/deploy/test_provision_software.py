@@ -130,6 +130,6 @@ def test_a_tensorrt_that_does_not_load_is_refused(
 def test_an_environment_of_another_python_is_not_used(jetson: FakeJetson, capsys: pytest.CaptureFixture[str]) -> None:
     jetson.write("/opt/edgesparse/pyvenv.cfg", "include-system-site-packages = true\nversion = 3.9.2\n")
     step, why, remedy = failure(provision(jetson, capsys))
-    assert step == "environment" and "is of Python 3.9, the system's is 3.10" in why and "rm -r" in remedy
+    assert step == "environment" and "has Python 3.9, the system's is 3.10" in why and "rm -r" in remedy
     jetson.write("/opt/edgesparse/pyvenv.cfg", "include-system-site-packages = false\nversion = 3.10.2\n")
     assert "does not see the system's packages" in failure(provision(jetson, capsys))[1]
