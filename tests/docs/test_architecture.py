@@ -22,6 +22,18 @@ def test_every_row_of_the_table_is_checked() -> None:
     assert len(ROWS) == table.count("\n| ") - 1  # without its head
 
 
+def test_every_path_that_the_documentation_names_exists() -> None:
+    pattern = re.compile(r"`((?:edgesparse|scripts|tests|deploy|benchmarks|apps|examples)/[\w./-]+)`")
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
+    missing = [
+        f"{page.relative_to(ROOT)}: {path}"
+        for page in pages
+        for path in pattern.findall(page.read_text())
+        if not (ROOT / path).exists()
+    ]
+    assert missing == []
+
+
 def test_the_map_has_every_folder_and_every_module() -> None:
     """Each part of the package is in the map once, and nothing in the map is gone."""
     part = TEXT.partition("## The map")[2].partition("\n## ")[0]
