@@ -85,9 +85,9 @@ def folders(system: System) -> Iterator[Change]:
             yield Change(f"give {name} to {owner}, mode {mode:o}", change)
 
 
-def _differs(found: int, mode: int, owner: str) -> bool:
-    """Whether a folder's mode has to change: one of root's may be closed further."""
-    return bool(found & 0o022) if owner == "root" else found != mode
+def _differs(current: int, mode: int, owner: str) -> bool:
+    """Whether a folder's mode has to change. One owned by root may be stricter."""
+    return bool(current & 0o022) if owner == "root" else current != mode
 
 
 def keys(system: System, files: list[Path], force: bool) -> Iterator[Change]:

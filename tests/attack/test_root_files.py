@@ -44,8 +44,8 @@ def secret(tmp_path: Path) -> Iterator[Path]:
     path.write_text('{"precious": true}')
     path.chmod(0o600)
     yield path
-    found = path.stat()
-    assert path.read_text() == '{"precious": true}' and (found.st_uid, stat.S_IMODE(found.st_mode)) == (0, 0o600)
+    status = path.stat()
+    assert path.read_text() == '{"precious": true}' and (status.st_uid, stat.S_IMODE(status.st_mode)) == (0, 0o600)
     assert [entry.name for entry in path.parent.iterdir()] == ["secret.json"]
 
 
@@ -101,8 +101,8 @@ def test_provisioning_gives_no_folder_away_that_a_link_leads_to(tmp_path: Path, 
     with pytest.raises(OSError, match="state"):
         System(tmp_path).make_folder("/state", 0o755, "nobody")
     System(tmp_path).make_folder("/own", 0o750, "nobody")
-    found = (tmp_path / "own").stat()
-    assert (found.st_uid, stat.S_IMODE(found.st_mode)) == (NOBODY, 0o750)
+    status = (tmp_path / "own").stat()
+    assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (NOBODY, 0o750)
     assert secret.parent.stat().st_uid == 0
 
 
