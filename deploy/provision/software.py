@@ -89,6 +89,9 @@ def venv(system: System) -> Iterator[Change]:
     version = re.search(r"^version\s*=\s*(\d+\.\d+)", settings, re.M)
     here = "{}.{}".format(*sys.version_info[:2])
     remedy = f"sudo rm -r {folder}, then run this again"
+    if folder.exists() or folder.is_symlink():
+        with system.folder(folder):  # its programs run as root
+            pass
     if not settings:
         if folder.exists() and any(folder.iterdir()):
             raise StepFailed(f"{folder} is not empty and not a virtual environment", remedy)

@@ -13,6 +13,7 @@ import bundles
 import packages
 import pytest
 
+from deploy.provision import software
 from deploy.provision.system import StepFailed, System
 from edgesparse import device
 from edgesparse.cli import process
@@ -208,3 +209,11 @@ def test_a_slot_that_is_a_link_is_emptied_by_removing_the_link(tmp_path: Path, s
     root.slot("a").folder.symlink_to(secret.parent)
     root.slot("a").clear()
     assert root.slot("a").folder.is_dir() and not root.slot("a").folder.is_symlink()
+
+
+def test_provisioning_runs_no_environment_of_another_user(taken: Path) -> None:
+    machine = System(taken.parent)
+    (taken.parent / "opt").mkdir()
+    (taken.parent / "opt" / "edgesparse").symlink_to("/taken")
+    with pytest.raises(StepFailed, match="/taken belongs to user 65534, needed root"):
+        list(software.venv(machine))
