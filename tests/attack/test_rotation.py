@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -28,6 +29,7 @@ from edgesparse.service.outputs.table import OUTPUTS
 from edgesparse.service.parts import Parts
 from edgesparse.service.settings import ServiceSettings, WebSettings
 from edgesparse.service.snapshots import SnapshotEncoder, SnapshotSettings
+from edgesparse.values import Section
 
 OLD, NEW = "old-secret-0123456789", "new-secret-0123456789"
 
@@ -62,6 +64,10 @@ def received() -> Iterator[tuple[int, list[str]]]:
         server.shutdown()
 
 
+def has_length(items: list[str], count: int) -> bool:
+    return len(items) == count
+
+
 def test_the_webhook_sends_the_new_token_only(
     outputs: Outputs, received: tuple[int, list[str]], tmp_path: Path
 ) -> None:
@@ -72,7 +78,7 @@ def test_the_webhook_sends_the_new_token_only(
         secret_file(tmp_path / "token", secret)
         outputs.change(settings, SCENE)
         outputs._open["webhook"].event(sample_event())
-        wait_until(lambda number=number: len(tokens) == number)
+        wait_until(functools.partial(has_length, tokens, number))
     assert tokens == [f"Bearer {OLD}", f"Bearer {NEW}"]
 
 
@@ -104,7 +110,7 @@ def test_mqtt_takes_the_new_password_and_ca(outputs: Outputs, tmp_path: Path) ->
 
 
 def test_every_setting_that_names_a_file_counts_with_its_contents(tmp_path: Path) -> None:
-    sections = [WebSettings, *(kind.settings_type for kind in OUTPUTS.values())]
+    sections: list[type[Section]] = [WebSettings, *(kind.settings_type for kind in OUTPUTS.values())]
     keys = [(kind, key) for kind in sections for key in kind.model_fields if key.endswith("_file")]
     assert len(keys) >= 4
     for kind, key in keys:

@@ -156,7 +156,7 @@ def test_other_parts_of_an_address_are_allowed(folder: Path) -> None:
 
 
 def test_versions_are_numbers(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="found 'v2', needed numbers with dots"):
+    with pytest.raises(ConfigError, match="found 'v2', needed numbers separated by dots"):
         make(folder, version="v2", images=folder / "labels")
 
 
