@@ -115,7 +115,8 @@ def test_every_setting_that_names_a_file_counts_with_its_contents(tmp_path: Path
     assert len(keys) >= 4
     for kind, key in keys:
         file = tmp_path / key
-        section = kind.model_construct(**{key: file})
+        values: Any = {key: file}
+        section = kind.model_construct(**values)
         found = []
         for text in (OLD, NEW):
             file.write_text(text)
