@@ -92,7 +92,7 @@ def test_boxes_of_a_trained_network_are_those_of_the_formula(name: str, real: Pa
     names = ("face",) if head == "ultraface" else tuple(map(str, range(80)))
     recipe = recipe.model_copy(update={"classes": names})
     with open_static(model, recipe) as runner:
-        layout = layout_of(runner)
+        layout = layout_of(runner, recipe, info(model))
         assert find_head(recipe, info(model), runner, layout) == head
         spec = specify(recipe, info(model), head, layout)
         detections = Detector(runner, spec, Run(conf=CONF))(frame)
@@ -122,7 +122,7 @@ def test_the_head_of_the_example_reads_the_real_fastestdet(real: Path) -> None:
         recipe = parse({"model": str(path), "head": name, "classes": "coco"}, "recipe")
         model = load(path)
         with open_static(model, recipe) as runner:
-            spec = specify(recipe, info(model), name, layout_of(runner))
+            spec = specify(recipe, info(model), name, layout_of(runner, recipe, info(model)))
             results.append(Detector(runner, spec, Run(conf=CONF))(frame))
     assert len(results[0]) and results[0].names == results[1].names
     np.testing.assert_allclose(results[0].xyxy, results[1].xyxy, atol=PIXEL)
