@@ -9,7 +9,7 @@ from edgesparse.fleet import bundle, fetch, health, history, state
 from edgesparse.runtime import images
 from edgesparse.service import credentials, log_rate, supervised
 from edgesparse.service.outputs import backlog, clips, events, mqtt, webhook
-from edgesparse.service.web import connections, server
+from edgesparse.service.web import connections, door, server
 
 
 def _size(count: int) -> str:
@@ -36,7 +36,7 @@ TABLES: dict[str, list[tuple[str, str, str]]] = {
     "Visitors of the web page": [
         ("connections", str(connections.MAX_CONNECTIONS), "closed immediately"),
         ("new connections per second", str(connections.ACCEPTS_PER_SECOND), "wait"),
-        ("requests per second", str(server.REQUESTS_PER_SECOND), f"wait {server.LONGEST_WAIT:g} s, then 429"),
+        ("requests per second", str(door.REQUESTS_PER_SECOND), f"wait {door.LONGEST_WAIT:g} s, then 429"),
         ("the header of a request", _size(server.MAX_HEADER), "400"),
         ("time for the first request", f"{connections.HEADER_SECONDS:g} s", "disconnected"),
         ("time for each further request, body included", f"{connections.IDLE_SECONDS:g} s", "disconnected"),

@@ -118,7 +118,16 @@ class Report:
                 percentiles = milliseconds(recent.age[recent.camera == names.index(camera.name)], 99)
                 ages[camera.name] = percentiles[0] if percentiles else None
         latency = milliseconds(recent.latency, 50, 99)
-        return {"t": round(time.time(), 1), "latency": list(latency) or [None, None], "age": ages}
+        return {
+            "t": round(time.time(), 1),
+            "latency": list(latency) or [None, None],
+            "age": ages,
+            "objects": self._objects(),
+        }
+
+    def _objects(self) -> dict[str, int]:
+        """Return the number of objects in view of each camera."""
+        return {name: sum(view.per_zone()[""].values()) for name, view in self.tally.in_view.now().items()}
 
     def words(self) -> str:
         """Return the state in one line, for `systemctl status`."""
@@ -176,6 +185,11 @@ class Report:
             "limit": self.governor.why,
             "refused": self.refusal,
             "history": list(self.history),
+            "in_view": {
+                name: view.record(self.identity.classes, self.outputs.zones(name))
+                for name, view in self.tally.in_view.now().items()
+            },
+            "events": list(self.outputs.recent),
         }
 
 

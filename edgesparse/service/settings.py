@@ -32,6 +32,8 @@ class WebSettings(Section):
     """Address to listen on."""
     port: Annotated[int, Field(ge=1, le=65535)] = 8080
     """TCP port to listen on."""
+    hosts: tuple[Host, ...] = ()
+    """Further host names by which the page may be reached without a token, such as that of a proxy on this device."""
     token_file: Path | None = None
     """Holds the token that visitors must present; required unless the host is this machine's own."""
 

@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -21,7 +21,7 @@ from pydantic import Field
 from edgesparse.runtime.detections import Detections
 from edgesparse.service.supervised import Supervised
 from edgesparse.stream.frames import Frame, Image
-from edgesparse.stream.sinks.draw import draw
+from edgesparse.stream.sinks.draw import Polygon, draw, draw_zones
 from edgesparse.values import Section
 
 log = logging.getLogger("edgesparse.service")
@@ -90,6 +90,8 @@ class SnapshotEncoder:
         self.names = names
         self.paused = False
         """Whether encoding is suspended because memory is low."""
+        self.zones: Mapping[str, Mapping[str, Polygon]] = {}
+        """Each camera's zones, which are drawn."""
         self.listeners: tuple[Listener, ...] = ()
         self.continuous = False
         """Whether snapshots of all cameras are encoded, viewed or not."""
@@ -191,6 +193,7 @@ class SnapshotEncoder:
             image, detections, time_ns = self._scaled(buffer.image), buffer.detections, buffer.time_ns
             requested, buffer.requested_image = buffer.requested_image, False
             scale = image.shape[1] / buffer.image.shape[1]
+        draw_zones(image, self.zones.get(camera, {}))
         draw(image, detections, self.names, scale=scale)
         ok, jpeg = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, self._settings.quality))
         if not ok:

@@ -47,6 +47,21 @@ class Browser:
     def size(self, width: int, height: int) -> None:
         _call("POST", f"{self._at}/window/rect", {"width": width, "height": height})
 
+    def screen(self, width: int, height: int, dark: bool = False) -> None:
+        """Be as a device with such a screen, narrower than a window can be."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        _call("POST", f"{self._at}/goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": size})
+        self.dark(dark)
+
+    def keys(self, text: str) -> None:
+        """Press keys, by WebDriver's code points, one after another."""
+        actions = [{"type": kind, "value": key} for key in text for kind in ("keyDown", "keyUp")]
+        _call("POST", f"{self._at}/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": actions}]})
+
+    def run_async(self, script: str) -> Any:
+        """What a function body in JavaScript passes to its callback, `arguments[0]`."""
+        return _call("POST", f"{self._at}/execute/async", {"script": script, "args": []})
+
     def run(self, script: str) -> Any:
         """What a function body in JavaScript returns."""
         return _call("POST", f"{self._at}/execute/sync", {"script": script, "args": []})

@@ -29,6 +29,8 @@ from edgesparse.stream.sinks.base import Sink
 log = logging.getLogger("edgesparse.service")
 
 CLOSE_SECONDS = 4.0
+RECENT = 50
+_SHOWN = ("event", "id", "type", "camera", "time", "seconds")
 
 
 class Outputs(Sink):
@@ -45,6 +47,8 @@ class Outputs(Sink):
         """As in OutputContext."""
         self.reports: Counter[tuple[str, str, Phase]] = Counter()
         """Reports of events so far, by camera, event and phase."""
+        self.recent: deque[dict[str, object]] = deque(maxlen=RECENT)
+        """The newest reports of events, without detections, the newest first."""
         self._settings = ServiceSettings()
         self._names: Sequence[str] = ()
         self._scene = Scene()
@@ -76,6 +80,7 @@ class Outputs(Sink):
         self._settings = settings
         scene = replace(scene, rules=settings.events)
         self._scene = scene
+        self.snapshots.zones = {camera.name: camera.zones for camera in scene.cameras}
         for output in self._open.values():
             output.scene(scene)
 
@@ -150,6 +155,7 @@ class Outputs(Sink):
     def _send(self, events: Sequence[Event]) -> None:
         for event in events:
             self.reports[event.camera, event.name, event.phase] += 1
+            self.recent.appendleft({key: event.record[key] for key in _SHOWN if key in event.record})
             for output in self._open.values():
                 with self._guard(output):
                     output.event(event)

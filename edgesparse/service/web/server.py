@@ -7,15 +7,12 @@ the excess waits, so that clients cost the frame loop little, whatever they requ
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import hmac
 import json
 import logging
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,19 +22,18 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from edgesparse.redaction import redact_all
 from edgesparse.service.report import Report
 from edgesparse.service.settings import WebSettings
 from edgesparse.service.supervised import Supervised
-from edgesparse.service.web.connections import IDLE_SECONDS, MAX_CONNECTIONS, Pace, Protocol, listen
+from edgesparse.service.web.connections import IDLE_SECONDS, MAX_CONNECTIONS, Protocol, listen
+from edgesparse.service.web.door import Door
 from edgesparse.service.web.metrics import exposition
 
 log = logging.getLogger("edgesparse.service")
 
-REQUESTS_PER_SECOND = 120
-LONGEST_WAIT = 3.0
 MAX_HEADER = 16 << 10
 NICE = 10
 PIECE = 64 << 10
@@ -61,54 +57,6 @@ _PAGE = {
 }
 
 
-class Door:
-    """ASGI middleware: 401 and nothing else without the token, only GET and HEAD, and a rate limit.
-
-    Clients that are turned away must reconnect, which the listener's rate limits."""
-
-    def __init__(self, app: ASGIApp, token: str | None, host: str) -> None:
-        self._app, self._token = app, token.encode() if token is not None else None
-        self._hosts = {"localhost", "127.0.0.1", "[::1]", host.lower()}
-        self._pace = Pace(REQUESTS_PER_SECOND)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        status, extra = self._verdict(scope)
-        if status == 200 and (wait := self._pace.wait(LONGEST_WAIT)) is not None:
-            await asyncio.sleep(wait)
-            await self._app(scope, receive, send)
-            return
-        status = 429 if status == 200 else status
-        await Response(status_code=status, headers={**extra, "Connection": "close"})(scope, receive, send)
-
-    def _verdict(self, scope: Scope) -> tuple[int, dict[str, str]]:
-        if not self._allowed(dict(scope["headers"])):
-            return (401, {"WWW-Authenticate": 'Basic realm="edgesparse"'}) if self._token is not None else (403, {})
-        return (200, {}) if scope["method"] in ("GET", "HEAD") else (405, {"Allow": "GET, HEAD"})
-
-    def _allowed(self, headers: dict[bytes, bytes]) -> bool:
-        """Accept the token as a bearer token or as any user's password. Without a token, the server listens on this
-        machine's own address, and host names that another site points here are refused (DNS rebinding).
-        """
-        if self._token is not None:
-            return hmac.compare_digest(_presented(headers.get(b"authorization", b"")), self._token)
-        name = headers.get(b"host", b"").decode("latin-1").lower()
-        return name.rpartition(":")[0] in self._hosts or name in self._hosts
-
-
-def _presented(header: bytes) -> bytes:
-    scheme, _, rest = header.partition(b" ")
-    if scheme.lower() == b"bearer":
-        return rest.strip()
-    if scheme.lower() != b"basic":
-        return b""
-    try:
-        return base64.b64decode(rest, validate=True).partition(b":")[2]
-    except binascii.Error:
-        return b""
-
-
 class Pages:
     """The responses for all paths."""
 
@@ -117,7 +65,7 @@ class Pages:
         folder = resources.files("edgesparse.service.web") / "page"
         self._files = {path: ((folder / name).read_bytes(), kind) for path, (name, kind) in _PAGE.items()}
 
-    def app(self, token: str | None, host: str) -> ASGIApp:
+    def app(self, token: str | None, hosts: Sequence[str]) -> ASGIApp:
         routes = [
             *(Route(path, self._file) for path in self._files),
             Route("/healthz", self._healthz),
@@ -127,8 +75,9 @@ class Pages:
             Route("/metrics", self._metrics),
             Route("/report", self._page_of_package),
             Route("/camera/{name}.jpg", self._snapshot),
+            Route("/camera/{name}/{verb:str}", self._pause, methods=["POST"]),
         ]
-        return Door(Starlette(routes=routes), token, host)
+        return Door(Starlette(routes=routes), token, hosts)
 
     async def _file(self, request: Request) -> Response:
         data, kind = self._files[request.url.path]
@@ -163,6 +112,20 @@ class Pages:
             return Response("this package has no report\n", 404, _HEADERS, "text/plain")
         headers = {**_HEADERS, "Content-Security-Policy": _REPORT_POLICY}
         return StreamingResponse(_pieces(path), media_type="text/html", headers=headers)
+
+    async def _pause(self, request: Request) -> Response:
+        """Pause or resume a camera."""
+        name, verb = request.path_params["name"], request.path_params["verb"]
+        if verb not in ("pause", "resume"):
+            return Response("needed pause or resume\n", 404, _HEADERS, "text/plain")
+        if name not in {camera.name for camera in self._report.health.cameras}:
+            return Response("no such camera\n", 404, _HEADERS, "text/plain")
+        paused = self._report.outputs.paused
+        if verb == "pause":
+            paused.setdefault(name, time.monotonic_ns())
+        else:
+            paused.pop(name, None)
+        return _json({"camera": name, "paused": name in paused})
 
     async def _snapshot(self, request: Request) -> Response:
         """Return the newest snapshot; with ?after=N, wait a moment for one newer than the Nth."""
@@ -202,7 +165,7 @@ class Web:
         self._socket = listen(settings.host, settings.port)
         self.port = int(self._socket.getsockname()[1])
         self._config = uvicorn.Config(
-            Pages(report, package).app(token, settings.host),
+            Pages(report, package).app(token, (settings.host, *settings.hosts)),
             http=Protocol,
             ws="none",
             loop="asyncio",

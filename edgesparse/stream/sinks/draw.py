@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -15,6 +15,10 @@ from edgesparse.stream.sinks.shapes import Shapes
 Color = tuple[int, int, int]
 """Blue, green, red, 0..255."""
 
+Polygon = Sequence[tuple[float, float]]
+"""Corners x, y as shares of the width and height."""
+
+ZONE: Color = (0, 215, 255)
 _GOLDEN = 0.618034
 
 
@@ -55,8 +59,20 @@ def draw(
         color = palette[class_id % len(palette)]
         if shapes.draw(image, detections, number, color, thickness, scale):
             cv2.rectangle(image, (left, top), (right, bottom), color, thickness, cv2.LINE_AA)
-        text = f"{class_name(names, class_id)} {detections.confidence[number]:.2f}"
+        track = -1 if detections.track_id is None else int(detections.track_id[number])
+        text = f"{class_name(names, class_id)}{f' #{track}' if track >= 0 else ''} {detections.confidence[number]:.2f}"
         _label(image, text, left, top, color, thickness)
+
+
+def draw_zones(image: Image, zones: Mapping[str, Polygon]) -> None:
+    """Draw the outline and the name of each zone into `image`, BGR uint8 [H, W, 3], in place."""
+    height, width = image.shape[:2]
+    thickness = max(1, round(min(height, width) / 320))
+    for name, corners in zones.items():
+        points = np.round(np.array(corners) * (width - 1, height - 1)).astype(np.int32)
+        cv2.polylines(image, [points], True, ZONE, thickness, cv2.LINE_AA)
+        left, top = points.min(axis=0)
+        _label(image, name, int(left), int(top), ZONE, thickness)
 
 
 def class_name(names: Sequence[str], class_id: int) -> str:

@@ -43,7 +43,12 @@ class Camera {
     const view = element("div", undefined, "view"), line = element("div", undefined, "line");
     view.append(this.snapshot, this.words);
     this.figures = element("span");
-    line.append(element("b", name), this.figures);
+    const open = element("button", name, "open");
+    open.type = "button";
+    open.setAttribute("aria-haspopup", "dialog");
+    open.addEventListener("click", () => large.open(this));
+    view.addEventListener("click", () => large.open(this));
+    line.append(open, this.figures);
     this.root.append(view, line);
     this.follow();
   }
@@ -60,8 +65,9 @@ class Camera {
     this.words.hidden = camera.state === "live" && !this.snapshot.hidden;
     const title = element("b", camera.state === "live" ? "waiting for a snapshot"
       : camera.state === "away" ? `away for ${span(camera.since_s)}`
+      : camera.state === "paused" ? `paused for ${span(camera.since_s)}`
       : camera.state === "waiting" ? "connected" : "opening");
-    fill(this.words, [title, camera.state === "live" ? "" : camera.why]);
+    fill(this.words, [title, camera.state === "live" || camera.state === "paused" ? "" : camera.why]);
   }
 
   async follow() {
@@ -72,9 +78,9 @@ class Camera {
   }
 
   async next() {
-    if (this.state === "away") return false;
+    if (this.state === "away" || this.state === "paused") return false;
     try {
-      const answer = await fetch(`/camera/${this.name}.jpg?after=${this.number}`);
+      const answer = await fetch(`camera/${this.name}.jpg?after=${this.number}`);
       if (answer.status !== 200) return false;
       const bitmap = await createImageBitmap(await answer.blob());
       this.number = Number(answer.headers.get("X-Snapshot"));
@@ -84,12 +90,72 @@ class Camera {
       if (this.snapshot.height !== bitmap.height) this.snapshot.height = bitmap.height;
       this.snapshot.getContext("2d").drawImage(bitmap, 0, 0);
       bitmap.close();
+      large.draw(this);
       this.snapshot.hidden = false;
       if (this.state === "live") this.words.hidden = true;
       return true;
     } catch { return false; }
   }
 }
+
+const large = {
+  camera: null,
+
+  open(camera) {
+    this.camera = camera;
+    byId("large-name").textContent = camera.name;
+    byId("large-snapshot").setAttribute("aria-label", `Live snapshot of ${camera.name}, with boxes`);
+    byId("large-refused").hidden = true;
+    byId("large").showModal();
+    this.draw(camera);
+    if (latest) this.show(latest);
+  },
+
+  draw(camera) {
+    if (this.camera !== camera || !byId("large").open || camera.snapshot.hidden) return;
+    const shown = byId("large-snapshot");
+    shown.width = camera.snapshot.width;
+    shown.height = camera.snapshot.height;
+    shown.getContext("2d").drawImage(camera.snapshot, 0, 0);
+  },
+
+  show(status) {
+    const camera = this.camera && status.cameras.find(other => other.name === this.camera.name);
+    if (!camera || !byId("large").open) return;
+    const times = status.history.map(point => point.t), values = key => status.history.map(point => point[key][camera.name]);
+    plot(byId("large-objects"), [{color: 2, values: values("objects")}], times);
+    plot(byId("large-age"), [{color: 0, values: values("age")}], times);
+    byId("large-pause").textContent = camera.state === "paused" ? "Resume" : "Pause";
+    pairs(byId("large-facts"), [
+      ["State", [camera.state, camera.why].filter((word, i) => word && (i === 0 || word !== camera.state)).join(": ")],
+      ["Source", camera.source], ["Size", camera.width && `${camera.width}×${camera.height}`],
+      ["Rate", `${number(camera.fps, 1)} frames per second`], ["Frames", number(camera.frames)],
+      ["Skipped", number(camera.dropped)], ["Reopened", number(camera.reopened)],
+    ]);
+    const view = status.in_view[camera.name] ?? {classes: {}}, zones = Object.entries(view.zones ?? {});
+    const words = part => Object.entries(part.classes).map(([name, count]) => `${count} ${name}`).join(", ") || "nothing";
+    pairs(byId("large-in-view"), [["Frame", words(view)], ...zones.map(([zone, part]) => [zone, words(part)])]);
+    const events = status.events.filter(event => event.camera === camera.name);
+    fill(byId("large-events"), events.length ? events.map(event => element("li",
+      `${new Date(event.time).toLocaleTimeString()} ${event.event} ${event.type}`)) : [element("li", "none yet")]);
+  },
+
+  async pause() {
+    const verb = byId("large-pause").textContent.toLowerCase();
+    const refused = byId("large-refused");
+    refused.hidden = true;
+    try {
+      const answer = await fetch(`camera/${this.camera.name}/${verb}`, {method: "POST", headers: {"Content-Type": "application/json"}});
+      if (!answer.ok) throw new Error(await answer.text() || answer.status);
+      byId("large-pause").textContent = verb === "pause" ? "Resume" : "Pause";
+    } catch (error) {
+      refused.textContent = `The service refused: ${error.message}`;
+      refused.hidden = false;
+    }
+  },
+};
+byId("large-close").addEventListener("click", () => byId("large").close());
+byId("large-pause").addEventListener("click", () => large.pause());
 
 function plot(svg, lines, times) {
   const width = svg.clientWidth || 400, height = svg.clientHeight || 144, left = 44, bottom = 18, top = 8;
@@ -187,7 +253,10 @@ function state(status) {
   byId("notice").hidden = !byId("notice").textContent;
 }
 
+let latest = null;
+
 function show(status) {
+  latest = status;
   state(status);
   tiles(status);
   facts(status);
@@ -203,6 +272,7 @@ function show(status) {
   }
   const roots = status.cameras.map(camera => cameras.get(camera.name).root), box = byId("cameras");
   if (roots.some((root, i) => box.children[i] !== root) || box.children.length !== roots.length) fill(box, roots);
+  large.show(status);
   const times = status.history.map(point => point.t);
   plot(byId("latency"), [0, 1].map(i => ({color: i, values: status.history.map(point => point.latency[i])})), times);
   plot(byId("age"), status.cameras.map((camera, i) => (
@@ -214,7 +284,7 @@ async function follow() {
   for (;;) {
     await visible();
     try {
-      const answer = await fetch("/live.json");
+      const answer = await fetch("live.json");
       if (!answer.ok) throw new Error(answer.status);
       show(await answer.json());
     } catch {

@@ -1,0 +1,173 @@
+"""The page for keyboards, screen readers, narrow screens and proxies, in a real Chromium with axe-core."""
+
+from __future__ import annotations
+
+import http.client
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from importlib import resources
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from browser import CHROMIUM, DRIVER, Browser, browser
+from camera import NetworkCamera
+from running import Running
+
+pytestmark = [
+    pytest.mark.chromium,
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs a browser: apt install chromium chromium-driver"),
+]
+ENTER, ESCAPE, TAB = "\ue007", "\ue00c", "\ue004"
+LIVE = "return document.querySelectorAll('.camera.live canvas:not([hidden])').length === 1"
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with browser() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def service(squares_package: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A service with a camera that has a zone, tracking, and an event rule."""
+    camera = NetworkCamera()
+    zone = [[0.02, 0.02], [0.98, 0.02], [0.98, 0.98], [0.02, 0.98]]
+    settings = {
+        "run": {"tracking": True, "cameras": [{"name": "door", "source": camera.url, "zones": {"gate": zone}}]},
+        "service": {"events": [{"name": "square", "zones": ["gate"]}], "web": {"hosts": ["proxy.local"]}},
+    }
+    running = Running(tmp_path_factory.mktemp("page"), squares_package, settings)
+    running.until(lambda status: status["detecting"])
+    yield running
+    running.close()
+    camera.off()
+
+
+def violations(chromium: Browser) -> list[str]:
+    """What axe-core objects to, by rule and element."""
+    if not chromium.run("return typeof axe !== 'undefined'"):
+        chromium.run((resources.files("axe_core_python") / "axe.min.js").read_text())
+    script = "axe.run(document, {resultTypes: ['violations']}).then(result => arguments[0](result.violations))"
+    faults = chromium.run_async(script)
+    return [f"{violation['id']}: {node['html'][:100]}" for violation in faults for node in violation["nodes"]]
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("dark", [False, True])
+def test_axe_finds_no_violation(service: Running, chromium: Browser, width: int, dark: bool) -> None:
+    chromium.screen(width, 900, dark)
+    chromium.open(f"http://127.0.0.1:{service.port}/")
+    chromium.until(LIVE)
+    assert violations(chromium) == []
+    wide, inside = chromium.run("return [document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+    assert wide <= inside
+    chromium.run("document.querySelector('[data-camera=door] .open').click()")
+    chromium.until("return document.getElementById('large-pause').textContent === 'Pause'")
+    assert violations(chromium) == [], "the large view"
+    assert chromium.run("const box = document.getElementById('large'); return box.scrollWidth <= box.clientWidth")
+
+
+def test_a_camera_opens_large_and_is_paused_by_keyboard(service: Running, chromium: Browser) -> None:
+    chromium.screen(1280, 900)
+    chromium.open(f"http://127.0.0.1:{service.port}/")
+    chromium.until(LIVE)
+    chromium.run("document.querySelector('[data-camera=door] .open').focus()")
+    chromium.keys(ENTER)
+    chromium.until("return document.getElementById('large').open")
+    chromium.until("return document.querySelector('#large-objects path').getAttribute('d').length > 0")
+    text = chromium.until(
+        "const text = document.getElementById('large').innerText; return /square start/.test(text) && text"
+    )
+    assert "gate" in text and "1 red" in text
+    while chromium.run("return document.activeElement.id") != "large-pause":
+        chromium.keys(TAB)
+    chromium.keys(ENTER)
+    service.until(lambda status: status["cameras"][0]["state"] == "paused")
+    chromium.until("return document.getElementById('large-pause').textContent === 'Resume'")
+    frames = service.status()["cameras"][0]["frames"]
+    chromium.until("return document.querySelector('[data-camera=door]').classList.contains('paused')")
+    assert service.status()["cameras"][0]["frames"] == frames and service.status()["healthy"]
+    chromium.keys(ENTER)
+    service.until(lambda status: status["cameras"][0]["state"] == "live" and status["cameras"][0]["frames"] > frames)
+    chromium.keys(ESCAPE)
+    chromium.until("return !document.getElementById('large').open")
+    assert chromium.run("return document.activeElement.className") == "open", "the focus returns"
+
+
+def test_the_zone_and_the_track_are_drawn(service: Running) -> None:
+    service.get("/camera/door.jpg")
+    status, jpeg = service.get("/camera/door.jpg?after=1")
+    assert status == 200
+    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    blue, green, red = (image[..., i].astype(int) for i in range(3))
+    assert int(((red > 180) & (green > 150) & (blue < 110)).sum()) > image.shape[1], "the outline of the zone"
+
+
+def test_pausing_is_refused_from_other_sites_and_for_other_names(service: Running) -> None:
+    def post(path: str, **headers: str) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
+        connection.request("POST", path, headers={key.replace("_", "-"): value for key, value in headers.items()})
+        answer = connection.getresponse()
+        status, body = answer.status, answer.read()
+        connection.close()
+        return status, body
+
+    for headers in ({"Origin": "http://evil.example"}, {"Sec_Fetch_Site": "cross-site"}, {"Origin": "null"}):
+        assert post("/camera/door/pause", **headers)[0] == 403
+    assert post("/camera/cellar/pause") == (404, b"no such camera\n")
+    assert post("/camera/door/explode")[0] == 404
+    assert service.get("/camera/door/pause")[0] == 405
+    assert service.status()["cameras"][0]["state"] == "live"
+    assert json.loads(post("/camera/door/pause")[1]) == {"camera": "door", "paused": True}
+    assert json.loads(post("/camera/door/resume", Origin=f"http://127.0.0.1:{service.port}")[1])["paused"] is False
+
+
+def test_unknown_hosts_are_refused_by_name_and_logged_once(service: Running) -> None:
+    assert service.get("/status.json", Host="proxy.local:8443")[0] == 200
+    for _ in range(3):
+        status, body = service.get("/status.json", Host="evil.example")
+        assert status == 403 and body == b"the host name 'evil.example' is not allowed: add it to service.web.hosts\n"
+    assert service._log.read_text().count("'evil.example' is not allowed") == 1
+
+
+class _Proxy(http.server.BaseHTTPRequestHandler):
+    """Passes /edge/PATH on as /PATH, as a reverse proxy does."""
+
+    service_port = 0
+
+    def do_GET(self) -> None:
+        if not self.path.startswith("/edge/"):
+            self.send_error(404)
+            return
+        connection = http.client.HTTPConnection("127.0.0.1", self.service_port, timeout=10)
+        connection.request("GET", self.path.removeprefix("/edge"))
+        answer = connection.getresponse()
+        body = answer.read()
+        self.send_response(answer.status)
+        for key, value in answer.getheaders():
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(body)
+        connection.close()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_the_page_works_below_a_path(service: Running, chromium: Browser) -> None:
+    handler = type("Proxy", (_Proxy,), {"service_port": service.port})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        chromium.log()
+        chromium.open(f"http://127.0.0.1:{server.server_port}/edge/")
+        chromium.until(LIVE)
+        assert [line for line in chromium.log() if "Canvas2D" not in line] == []
+        for link in chromium.run("return [...document.querySelectorAll('a')].map(link => link.href)"):
+            assert "/edge/" in link
+        chromium.open("about:blank")
+        server.shutdown()
