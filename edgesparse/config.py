@@ -117,7 +117,7 @@ class Accept(Section):
     """The gate: a build that detects worse than this is refused."""
 
     annotations: Path | None = None
-    """COCO JSON, or the data.yaml of a YOLO data set."""
+    """COCO JSON, the data.yaml of a YOLO data set, or for a classifier a folder with a folder of images per class."""
     images: Path | None = None
     """Folder of the images that `annotations` label; default: the folder of the annotations. Without `annotations`,
     detections on these images are compared with those of FP32, which is weaker than a score."""
@@ -260,6 +260,8 @@ def load_recipe(path: Path) -> Recipe:
     files = {"model": recipe.model, **code, **{f"{s}.{name}": getattr(getattr(recipe, s), name) for s, name in _PATHS}}
     for name, file in files.items():
         what, exists = ("folder", os.path.isdir) if name in _FOLDERS else ("file", os.path.isfile)
+        if name == "accept.annotations":  # a file, or the folder that it is in
+            exists = os.path.exists
         if file is not None and not exists(file):
             raise ConfigError(f"{path}: {name}: no {what} {short(str(file), 300)}{nearest_file(file)}")
     return recipe

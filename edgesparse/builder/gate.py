@@ -61,7 +61,9 @@ class Gate:
                 answers = detect(detector, self._labels, advance)
                 evaluation = score(self._labels, answers, prepared.spec.classes, mapping)
                 require_reference(evaluation, self._labels, answers)
-                self._base = Score(map=round(evaluation.map, 2), map50=round(evaluation.map50, 2))
+                self._base = Score(
+                    map=round(evaluation.map, 2), map50=round(evaluation.map50, 2), metric=evaluation.metric
+                )
             elif accept.images is not None:
                 self._reference = folder / "reference.json"
                 if not write_reference(detector, accept.images, self._reference, advance):
@@ -94,14 +96,14 @@ class Gate:
             return None
         if accept.min_map is not None and score.map < accept.min_map:
             count = len(self._labels.images)
-            return f"found {score.map:.1f} mAP, needed accept.min_map {accept.min_map:g} on {count} images"
+            return f"found {score.map:.1f} {score.metric}, needed accept.min_map {accept.min_map:g} on {count} images"
         if accept.max_map_drop is None or self._base is None:
             return None
         drop = self._base.map - score.map
         if drop <= accept.max_map_drop:
             return None
         return (
-            f"found {score.map:.1f} mAP, {drop:.1f} under the reference's {self._base.map:.1f}, "
+            f"found {score.map:.1f} {score.metric}, {drop:.1f} under the reference's {self._base.map:.1f}, "
             f"allowed accept.max_map_drop {accept.max_map_drop:g}"
         )
 
@@ -113,9 +115,9 @@ class Gate:
         if attempt.score is None:
             return "not scored: accept.annotations is not set"
         if self._base is None:
-            return f"{attempt.score.map:.1f} mAP"
+            return f"{attempt.score.map:.1f} {attempt.score.metric}"
         drop = self._base.map - attempt.score.map
-        return f"{abs(drop):.1f} mAP {'under' if drop > 0 else 'over'} the reference"
+        return f"{abs(drop):.1f} {attempt.score.metric} {'under' if drop > 0 else 'over'} the reference"
 
 
 def all_refused(refused: Sequence[Attempt]) -> AccuracyGateFailed:

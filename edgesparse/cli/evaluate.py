@@ -1,4 +1,4 @@
-"""`evaluate`: COCO mAP on annotated images."""
+"""`evaluate`: COCO mAP, or a classifier's top-1, on annotated images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def evaluate(
 ) -> None:
     """Score a package, recipe or ONNX model on annotated images.
 
-    COCO mAP as pycocotools computes it, at confidence 0.001, NMS 0.65 and at most 300 boxes per image.
+    COCO mAP as pycocotools computes it, at confidence 0.001, NMS 0.65 and at most 300 boxes per image: of masks,
+    keypoints (OKS) or rotated boxes where the model has them. A classifier's score is top-1 and top-5; its annotations
+    may be a folder with a folder of images per class.
     """
     from edgesparse.builder.targets import ready
     from edgesparse.tasks.evaluate import evaluate_package
@@ -41,8 +43,12 @@ def evaluate(
         emit_json(asdict(score))
         return
     rows = [(c.name, c.boxes, c.map, c.map50) for c in sorted(score.classes, key=lambda c: -c.map)]
-    table(f"{package.manifest.model} on {score.images} images", ("class", "boxes", "mAP", "mAP50"), rows, numbers=3)
+    first, second = ("top-1", "top-5") if score.metric == "top-1" else ("mAP", "mAP50")
+    table(f"{package.manifest.model} on {score.images} images", ("class", "boxes", first, second), rows, numbers=3)
+    if score.metric == "top-1":
+        click.echo(f"top-1 {score.map:.1f}  top-5 {score.map50:.1f}")
+        return
     click.echo(
-        f"mAP {score.map:.1f}  mAP50 {score.map50:.1f}  mAP75 {score.map75:.1f}  "
+        f"{score.metric} {score.map:.1f}  mAP50 {score.map50:.1f}  mAP75 {score.map75:.1f}  "
         f"small {score.small:.1f}  medium {score.medium:.1f}  large {score.large:.1f}"
     )

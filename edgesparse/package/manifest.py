@@ -46,6 +46,8 @@ class Score(Section):
 
     map: float
     map50: float
+    metric: str = "mAP"
+    """What the points are of: `mask mAP`, `keypoint mAP`, `rotated mAP`, or `top-1`, with top-5 as `map50`."""
 
 
 class LayerRecord(Section):

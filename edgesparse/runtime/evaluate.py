@@ -1,13 +1,12 @@
-"""COCO mAP of a detector on labeled images, computed by pycocotools."""
+"""The score of a detector on labeled images: COCO mAP of boxes, masks, keypoints or rotated boxes, or top-1."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,13 @@ from numpy.typing import NDArray
 
 from edgesparse.backends import backend
 from edgesparse.config import DetectorSpec, Run
-from edgesparse.errors import AccuracyGateFailed, BackendUnavailable
+from edgesparse.errors import AccuracyGateFailed
 from edgesparse.model.load import Model, fix_shapes, info, save
+from edgesparse.runtime.coco_scores import METRICS, import_pycocotools, points_of, run_coco, shapes_of
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
+from edgesparse.runtime.heads.base import Task
+from edgesparse.runtime.heads.registry import head
 from edgesparse.runtime.labels.base import LabelledImage, Size
 from edgesparse.runtime.labels.matching import ClassMapping
 from edgesparse.runtime.labels.read import Labels
@@ -37,7 +39,7 @@ Advance = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class's points, 0..100, and its number of labeled boxes."""
+    """One class's points, 0..100, as in `Evaluation`, and its number of labeled objects."""
 
     name: str
     map: float
@@ -48,7 +50,7 @@ class ClassScore:
 @dataclass(frozen=True)
 class Evaluation:
     """Points, 0..100. `map` is over IoU 0.50 to 0.95; small, medium and large follow COCO's areas; -1 without such
-    boxes.
+    boxes. `metric`: what the points are of, such as `mask mAP`. For a classifier `map` is top-1, and `map50` top-5.
     """
 
     map: float
@@ -59,15 +61,20 @@ class Evaluation:
     large: float
     classes: tuple[ClassScore, ...]
     images: int
+    metric: str = "mAP"
     note: str = ""
     """Why it does not score: names, sizes or input; empty from FLOOR points on."""
 
 
 @dataclass
 class Answers:
-    """A detector's results on labeled images: rows of image, x, y, width, height, score, class, and the image sizes."""
+    """A detector's results on labeled images: rows of image, x, y, width, height, score, class; the shape of each
+    (`shapes_of`), and the image sizes.
+    """
 
+    task: Task = "detect"
     rows: list[list[float]] = field(default_factory=list)
+    shapes: list[dict[str, Any]] = field(default_factory=list)
     sizes: dict[int, Size] = field(default_factory=dict)
 
 
@@ -75,7 +82,7 @@ def evaluate(detector: Detector, labels: Labels, progress: Advance = lambda done
     """Score a detector, opened with SCORING, on labeled images. Raises ConfigError if categories match no class or
     boxes do not fit their images, ImageError for an image that cannot be read, BackendUnavailable without pycocotools.
     """
-    _import()
+    import_pycocotools()
     mapping = labels.match(detector.spec.classes)
     answers = detect(detector, labels, progress)
     result = score(labels, answers, detector.spec.classes, mapping)
@@ -84,7 +91,8 @@ def evaluate(detector: Detector, labels: Labels, progress: Advance = lambda done
 
 def detect(detector: Detector, labels: Labels, progress: Advance = lambda done, total: None) -> Answers:
     """Run a detector on every labeled image. Raises what `evaluate` raises."""
-    answers = Answers()
+    answers = Answers(head(detector.spec.head).task)
+    labels.require(answers.task)
     batch: list[tuple[LabelledImage, Image]] = []
     total = len(labels.images)
     for done, item in enumerate(labels.read(), 1):
@@ -92,6 +100,7 @@ def detect(detector: Detector, labels: Labels, progress: Advance = lambda done, 
         if len(batch) == detector.batch or done == total:
             for (image, pixels), detections in zip(batch, detector.detect([p for _, p in batch]), strict=True):
                 answers.rows += _rows(image.number, detections)
+                answers.shapes += shapes_of(detections)
                 answers.sizes[image.number] = pixels.shape[1], pixels.shape[0]
             batch.clear()
             progress(done, total)
@@ -101,15 +110,38 @@ def detect(detector: Detector, labels: Labels, progress: Advance = lambda done, 
 
 def score(labels: Labels, answers: Answers, names: Sequence[str], mapping: ClassMapping) -> Evaluation:
     """Return the score of a detector's answers, with its classes mapped to these categories."""
-    rows = [[*row[:6], category + 1] for row in answers.rows if (category := mapping[int(row[6])]) is not None]
-    run = _pycocotools(labels.as_coco(answers.sizes), rows)
+    if answers.task == "classify":
+        return _accuracy(labels, answers, names, mapping)
+    rows, shapes = [], []
+    for row, shape in zip(answers.rows, answers.shapes or repeat({}), strict=False):
+        if (category := mapping[int(row[6])]) is not None:
+            rows.append([*row[:6], category + 1])
+            shapes.append(shape)
+    images, metric = len(labels.images), METRICS[answers.task]
+    run = run_coco(answers.task, labels.as_coco(answers.sizes), rows, shapes)
     if run is None:
-        return Evaluation(0, 0, 0, 0, 0, 0, (), len(labels.images))
-    points = [100 * float(value) if value >= 0 else -1.0 for value in run.stats[:6]]
-    total, half, strict, small, medium, large = points
-    return Evaluation(
-        total, half, strict, small, medium, large, _by_class(run, labels, names, mapping), len(labels.images)
-    )
+        return Evaluation(0, 0, 0, 0, 0, 0, (), images, metric)
+    total, half, strict, small, medium, large = points_of(run, answers.task)
+    classes = _by_class(run, labels, names, mapping)
+    return Evaluation(total, half, strict, small, medium, large, classes, images, metric)
+
+
+def _accuracy(labels: Labels, answers: Answers, names: Sequence[str], mapping: ClassMapping) -> Evaluation:
+    """Return a classifier's top-1 and top-5: the share of images whose class is its best, or one of its best five."""
+    ranked: dict[int, list[int | None]] = defaultdict(list)
+    for row in sorted(answers.rows, key=lambda row: -row[5]):
+        ranked[int(row[0])].append(mapping[int(row[6])])
+    hits: dict[int, list[tuple[bool, bool]]] = defaultdict(list)
+    for box in labels.boxes:
+        best = ranked[box.image]
+        hits[box.category].append((best[:1] == [box.category], box.category in best[:5]))
+    known = {category: name for name, category in zip(names, mapping, strict=True) if category is not None}
+    classes = []
+    for each in sorted(hits):
+        first, five = (100 * np.mean(hits[each], axis=0)).tolist()
+        classes.append(ClassScore(known.get(each, labels.categories[each].name), first, five, len(hits[each])))
+    top1, top5 = (100 * np.mean([hit for group in hits.values() for hit in group], axis=0)).tolist()
+    return Evaluation(top1, top5, -1, -1, -1, -1, tuple(classes), len(labels.images), METRICS["classify"])
 
 
 def diagnose(labels: Labels, answers: Answers) -> str:
@@ -121,11 +153,13 @@ def diagnose(labels: Labels, answers: Answers) -> str:
             f"it finds nothing on {len(labels.images)} images (highest confidence {best:.2f}): check the recipe's head "
             "and input (colour, scale, mean, std), or the model's weights"
         )
+    if answers.task == "classify":
+        return "none of its classes is that of the images: check the order of the names, and the recipe's input"
     truth = labels.as_coco(answers.sizes)
     for box in truth["annotations"]:
         box["category_id"] = 1
     truth["categories"] = [{"id": 1, "name": "any"}]
-    run = _pycocotools(truth, [[*row[:6], 1] for row in answers.rows])
+    run = run_coco("detect", truth, [[*row[:6], 1] for row in answers.rows], ())
     any_class = 100 * float(run.stats[1]) if run is not None else 0.0
     if any_class >= 10 * FLOOR:
         return (
@@ -142,13 +176,13 @@ def require_reference(evaluation: Evaluation, labels: Labels, answers: Answers) 
     """Raise AccuracyGateFailed, with the reason, if a reference scores too little to compare anything with."""
     if evaluation.map < FLOOR:
         raise AccuracyGateFailed(
-            f"the reference itself scores {max(evaluation.map, 0):.1f} mAP on {labels.path}, needed {FLOOR:g} to "
-            f"compare with: {diagnose(labels, answers)}"
+            f"the reference itself scores {max(evaluation.map, 0):.1f} {evaluation.metric} on {labels.path}, "
+            f"needed {FLOOR:g} to compare with: {diagnose(labels, answers)}"
         )
 
 
 class ModelScorer:
-    """Scores models in memory with ONNX Runtime: called with a float or Q/DQ model, it returns COCO mAP, 0..100."""
+    """Scores models in memory with ONNX Runtime: called with a float or Q/DQ model, it returns `Evaluation.map`."""
 
     def __init__(self, spec: DetectorSpec, labels: Labels, progress: Advance) -> None:
         self._spec, self._labels, self._progress = spec, labels, progress
@@ -168,7 +202,7 @@ class ModelScorer:
         return self._evaluate(model)[0].map
 
     def _evaluate(self, model: Model) -> tuple[Evaluation, Answers]:
-        _import()
+        import_pycocotools()
         names = self._spec.classes
         mapping = self._labels.match(names)
         with tempfile.TemporaryDirectory(prefix="edgesparse-") as folder:
@@ -195,26 +229,10 @@ def _rows(image: int, detections: Detections) -> list[list[float]]:
     ]
 
 
-def _pycocotools(truth: dict[str, list[dict[str, Any]]], rows: list[list[float]]) -> Any:
-    """Return a finished COCOeval, or None without any detection."""
-    coco, coco_eval = _import()
-    if not rows:
-        return None
-    with contextlib.redirect_stdout(io.StringIO()):
-        labelled = coco()
-        labelled.dataset = truth
-        labelled.createIndex()
-        run = coco_eval(labelled, labelled.loadRes(np.array(rows, np.float64).reshape(-1, 7)), "bbox")
-        run.evaluate()
-        run.accumulate()
-        run.summarize()
-    return run
-
-
 def _by_class(run: Any, labels: Labels, names: Sequence[str], mapping: ClassMapping) -> tuple[ClassScore, ...]:
     """Return scores of classes with boxes. Precision is [IoU, recall, class, area, detections]; all areas and most
     detections count."""
-    precision = run.eval["precision"][:, :, :, 0, 2]
+    precision = run.eval["precision"][:, :, :, 0, -1]
     columns = {int(category): precision[:, :, i] for i, category in enumerate(run.params.catIds)}
     known = {category: name for name, category in zip(names, mapping, strict=True) if category is not None}
     return tuple(
@@ -232,12 +250,3 @@ def _mean(precision: NDArray[np.float64]) -> float:
     """Return the mean in points, without -1, which is COCO's mark for no value."""
     valid = precision[precision > -1]
     return 100 * float(valid.mean()) if valid.size else 0.0
-
-
-def _import() -> tuple[Any, Any]:
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        raise BackendUnavailable(f"scoring needs pycocotools ({error}): pip install 'edgesparse[eval]'") from error
-    return COCO, COCOeval

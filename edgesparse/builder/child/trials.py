@@ -79,7 +79,7 @@ def _score(detector: Detector, scoring: Scoring, progress: Callable[[int, int], 
     if scoring.annotations is None:
         return None
     evaluation = evaluate(detector, Labels(scoring.annotations, scoring.images), progress)
-    return Score(map=round(evaluation.map, 2), map50=round(evaluation.map50, 2))
+    return Score(map=round(evaluation.map, 2), map50=round(evaluation.map50, 2), metric=evaluation.metric)
 
 
 def _agreement(detector: Detector, scoring: Scoring, progress: Callable[[int, int], None]) -> AgreementRecord | None:

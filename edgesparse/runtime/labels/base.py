@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -36,6 +37,10 @@ class LabelledBox:
     crowd: bool = False
     source: str = ""
     """Its position in the file, for messages."""
+    segmentation: tuple[tuple[float, ...], ...] | dict[str, Any] | None = None
+    """Its polygons, each x, y, x, y, ..., in the units of `xywh`; or COCO's run lengths."""
+    keypoints: tuple[float, ...] | None = None
+    """x, y and visibility (0 to 2) of each keypoint, x and y in the units of `xywh`."""
 
 
 @dataclass(frozen=True)

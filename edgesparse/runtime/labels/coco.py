@@ -229,7 +229,33 @@ def _boxes(
             continue
         area = number_of(entry.get("area"))
         crowd = entry.get("iscrowd") in (1, True, "1")
-        yield LabelledBox(image, order[category], xywh, area if area and area > 0 else None, crowd, source)
+        area = area if area and area > 0 else None
+        segmentation, keypoints = _segmentation(entry.get("segmentation")), _keypoints(entry.get("keypoints"))
+        yield LabelledBox(image, order[category], xywh, area, crowd, source, segmentation, keypoints)
+
+
+def _segmentation(value: object) -> tuple[tuple[float, ...], ...] | dict[str, Any] | None:
+    """Return polygons, or run lengths, of an annotation; None for anything else."""
+    if isinstance(value, dict):
+        size, counts = value.get("size"), value.get("counts")
+        return value if isinstance(size, list) and len(size) == 2 and isinstance(counts, list | str) else None
+    polygons = _numbers(value)
+    return polygons if polygons and all(len(each) >= 6 and len(each) % 2 == 0 for each in polygons) else None
+
+
+def _keypoints(value: object) -> tuple[float, ...] | None:
+    points = _numbers([value])
+    return points[0] if points and points[0] and len(points[0]) % 3 == 0 else None
+
+
+def _numbers(lists: object) -> tuple[tuple[float, ...], ...] | None:
+    """Return lists of finite numbers; None if anything in them is none."""
+    if not isinstance(lists, list) or not all(isinstance(each, list) for each in lists):
+        return None
+    numbers = [[number_of(value) for value in each] for each in lists]
+    if any(value is None for each in numbers for value in each):
+        return None
+    return tuple(tuple(value for value in each if value is not None) for each in numbers)
 
 
 def _xywh(entry: Mapping[str, Any], source: str, faults: Faults) -> Xywh | None:

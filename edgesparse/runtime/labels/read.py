@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse.errors import ConfigError
+from edgesparse.runtime.coco_scores import require_shapes
+from edgesparse.runtime.heads.base import Task
 from edgesparse.runtime.images import read_image
 from edgesparse.runtime.labels import matching
 from edgesparse.runtime.labels.base import Content, Fault, Faults, LabelledBox, LabelledImage, Size
 from edgesparse.runtime.labels.coco import read_coco
+from edgesparse.runtime.labels.folders import is_class_folders, read_class_folders
 from edgesparse.runtime.labels.geometry import check_geometry
 from edgesparse.runtime.labels.yolo import label_file, read_yolo
 
@@ -78,6 +82,13 @@ class Labels:
         check_geometry(self.boxes, sizes, self.relative, faults)
         _raise(faults, self.path)
 
+    def require(self, task: Task) -> None:
+        """Raise ConfigError unless the labels have what a detector of this task is scored with."""
+        images = {box.image for box in self.boxes}
+        if task == "classify" and len(images) < len(self.boxes):
+            raise ConfigError(f"{self.path}: found several labels per image, needed one to score a classifier")
+        require_shapes(self.as_coco(defaultdict(lambda: (1, 1))), task, str(self.path))
+
     def as_coco(self, sizes: Mapping[int, Size]) -> dict[str, list[dict[str, Any]]]:
         """Return the labels in pycocotools' form: ids from 1, since it ignores a box with id 0, and boxes in pixels."""
         boxes = []
@@ -87,7 +98,8 @@ class Labels:
             xywh = [x * wide, y * high, width * wide, height * high]
             area = xywh[2] * xywh[3] if box.area is None else box.area
             ids = {"id": number, "image_id": box.image, "category_id": box.category + 1}
-            boxes.append({**ids, "bbox": xywh, "area": area, "iscrowd": int(box.crowd)})
+            shape = _shape(box, np.array([wide, high]))
+            boxes.append({**ids, "bbox": xywh, "area": area, "iscrowd": int(box.crowd), **shape})
         images: list[dict[str, Any]] = []
         for image in self.images:
             size = image.size or sizes.get(image.number)
@@ -101,6 +113,8 @@ def inspect_labels(annotations: Path, images: Path | None = None) -> tuple[Conte
     """Return an annotation file's content, and every fault in it, fatal or not. Raises ConfigError without labels."""
     faults = Faults()
     reader = read_yolo if annotations.suffix.lower() in YAML else read_coco
+    if annotations.is_dir():
+        reader = read_class_folders
     if images is not None and not images.is_dir():
         raise ConfigError(f"no folder {images}: needed the annotated images")
     content = _without_repeats(reader(annotations, images, faults), faults)
@@ -126,14 +140,20 @@ def annotation_file(path: Path) -> Path:
         return path
     files = sorted({file for pattern in COCO_FILES for file in path.glob(pattern)})
     files = files or sorted(file for name in ("data.yaml", "dataset.yaml") if (file := path / name).is_file())
+    if not files and is_class_folders(path):
+        return path
     if len(files) != 1:
         raise ConfigError(f"--annotations: found {len(files)} annotation files in {path}, needed one: give its path")
     return files[0]
 
 
 def files_of(annotations: Path) -> list[Path]:
-    """Return every file that labels are read from: the annotation file, and the text files of a YOLO data set."""
+    """Return every file that labels are read from: the annotation file, and the text files of a YOLO data set; the
+    images where their folders are their classes.
+    """
     path = annotation_file(annotations)
+    if path.is_dir():
+        return [image.path for image in inspect_labels(path)[0].images]
     if path.suffix.lower() not in YAML:
         return [path]
     content, _ = inspect_labels(path)
@@ -152,6 +172,20 @@ def open_image(image: LabelledImage, labels: Path) -> tuple[LabelledImage, Image
     raise ConfigError(
         f"{image.path} is {actual}, {labels} says {stated}: the labels belong to images of another size; use those"
     )
+
+
+def _shape(box: LabelledBox, share: NDArray[np.int64]) -> dict[str, Any]:
+    """Return masks and keypoints in pixels, as pycocotools reads them. `share`: pixels per unit of x and y."""
+    shape: dict[str, Any] = {}
+    if isinstance(box.segmentation, dict):
+        shape["segmentation"] = box.segmentation
+    elif box.segmentation is not None:
+        polygons = [np.reshape(polygon, (-1, 2)) * share for polygon in box.segmentation]
+        shape["segmentation"] = [polygon.reshape(-1).tolist() for polygon in polygons]
+    if box.keypoints is not None:
+        points = np.reshape(box.keypoints, (-1, 3)) * np.array([*share, 1])
+        shape |= {"keypoints": points.reshape(-1).tolist(), "num_keypoints": int((points[:, 2] > 0).sum())}
+    return shape
 
 
 def _size(image: Image) -> Size:

@@ -7,6 +7,7 @@ that does not exist, which are resolved too.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,12 @@ def read_yolo(path: Path, folder: Path | None, faults: Faults) -> Content:
     if len(missing) == len(images):
         raise ConfigError(f"{path}: no label files for {len(images)} images: needed {labels[1]} and the like")
     faults.add_all("images without a label file", "they count as images without objects", missing, fatal=False)
+    values = _keypoint_values(content, path)
     boxes = tuple(
         box
         for image in images
         if _is(labels[image.number], Path.is_file)
-        for box in _boxes(labels[image.number], image.number, len(categories), faults)
+        for box in _boxes(labels[image.number], image.number, _Columns(len(categories), values), faults)
     )
     return Content(images, boxes, categories, folder or files[0].parent, relative=True)
 
@@ -122,7 +124,26 @@ def _listed(place: Path, root: Path) -> list[Path]:
     return [place.parent / line[2:] if line.startswith("./") else root / line for line in lines]
 
 
-def _boxes(file: Path, image: int, classes: int, faults: Faults) -> Iterator[LabelledBox]:
+@dataclass(frozen=True)
+class _Columns:
+    """What a line may have: a class below `classes`; x, y and perhaps visibility, `values` per keypoint, 0 for none."""
+
+    classes: int
+    values: int = 0
+
+
+def _keypoint_values(content: dict[str, Any], path: Path) -> int:
+    """Return the number of values per keypoint; 0 without keypoints."""
+    shape = content.get("kpt_shape")
+    if shape is None:
+        return 0
+    if not isinstance(shape, list) or len(shape) != 2 or shape[1] not in (2, 3):
+        raise ConfigError(f"{path}: kpt_shape: found {one_line(str(shape))}, needed a count and 2 or 3, as [17, 3]")
+    return int(shape[1])
+
+
+def _boxes(file: Path, image: int, columns: _Columns, faults: Faults) -> Iterator[LabelledBox]:
+    classes = columns.classes
     try:
         lines = file.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -135,13 +156,26 @@ def _boxes(file: Path, image: int, classes: int, faults: Faults) -> Iterator[Lab
             continue
         values = [number_of(field) for field in fields]
         category = values[0]
+        keypoints: tuple[float, ...] | None = None
+        if columns.values and len(values) > 5:
+            keypoints, values = _points(values[5:], columns.values), values[:5]
         if len(values) < 5 or len(values) % 2 == 0 or any(value is None for value in values):
             faults.add("lines that hold no box", "write class, center x, center y, width, height", f"{source}: {line}")
         elif category is None or category != int(category) or not 0 <= category < classes:
             problem = f"lines with a class that is not a whole number below {classes}"
             faults.add(problem, "correct the class, or add it to 'names:'", f"{source}: {fields[0]}")
         elif (xywh := _xywh([value for value in values[1:] if value is not None], source, faults)) is not None:
-            yield LabelledBox(image, int(category), xywh, source=source)
+            polygon = tuple(value for value in values[1:] if value is not None)
+            polygons = (polygon,) if len(polygon) > 4 else None
+            yield LabelledBox(image, int(category), xywh, None, False, source, polygons, keypoints)
+
+
+def _points(values: list[float | None], each: int) -> tuple[float, ...] | None:
+    """Return x, y and visibility of keypoints: without one, what is not at 0, 0 is visible. None for no keypoints."""
+    if len(values) % each or any(value is None for value in values):
+        return None
+    points = [[value or 0.0 for value in values[i : i + each]] for i in range(0, len(values), each)]
+    return tuple(v for x, y, *seen in points for v in (x, y, seen[0] if seen else 2.0 * (x != 0 or y != 0)))
 
 
 def _xywh(values: list[float], source: str, faults: Faults) -> Xywh | None:
