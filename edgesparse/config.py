@@ -37,13 +37,13 @@ Way = Literal["fp32", "fp16", "int8-table", "int8-qdq", "int8-qdq-sparse", "int8
 after the activations (`int8-qdq`), from Q/DQ directly after convolutions that may run 2:4 (`int8-qdq-sparse`), or from
 TensorRT's own calibration (`int8-tensorrt`)."""
 WAYS: tuple[Way, ...] = get_args(Way)
-SPARSE = "-2:4"
-"""Suffix of a candidate that may use 2:4 kernels."""
+SPARSE, SLIM = "-2:4", "-slim"
+"""Suffixes of a candidate that may use 2:4 kernels, and of one that is built from the rewritten network."""
 
 
 def _candidate(name: str) -> str:
-    if name.removesuffix(SPARSE) not in WAYS:
-        raise ValueError(f"one of {', '.join(WAYS)}, each also with '{SPARSE}'")
+    if name.removesuffix(SPARSE).removesuffix(SLIM) not in WAYS:
+        raise ValueError(f"one of {', '.join(WAYS)}, each also with '{SPARSE}' or '{SLIM}'")
     return name
 
 

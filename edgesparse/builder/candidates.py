@@ -10,7 +10,7 @@ from edgesparse import device
 from edgesparse.backends import Backend
 from edgesparse.backends.base import Precision
 from edgesparse.builder.prepare import Prepared
-from edgesparse.config import SPARSE, WAYS, Recipe, Way
+from edgesparse.config import SLIM, SPARSE, WAYS, Recipe, Way
 from edgesparse.errors import BuildError
 from edgesparse.model import load as models
 from edgesparse.predict import boards, roofline
@@ -18,18 +18,23 @@ from edgesparse.predict.fusion import fused_layers
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 """The safest first."""
+SLIM_WAYS: tuple[Way, ...] = ("fp16", "int8-qdq")
+"""How the rewritten network is built: once in each lower precision, since every candidate takes the time of a build."""
 
 
 @dataclass(frozen=True)
 class CandidatePlan:
-    """A candidate before it is built: how precision is reduced, and whether 2:4 kernels are allowed."""
+    """A candidate before it is built: how precision is reduced, whether 2:4 kernels are allowed, and whether it is made
+    of the rewritten network (compress.slim).
+    """
 
     way: Way
     sparse: bool = False
+    slim: bool = False
 
     @property
     def name(self) -> str:
-        return self.way + (SPARSE if self.sparse else "")
+        return self.way + (SLIM if self.slim else "") + (SPARSE if self.sparse else "")
 
     @property
     def precision(self) -> Precision:
@@ -68,8 +73,9 @@ def plan_candidates(recipe: Recipe, backend: Backend, prepared: Prepared) -> Can
 
 def parse_plan(name: str) -> CandidatePlan:
     """Return the plan with a candidate's name."""
-    way = next(way for way in WAYS if way == name.removesuffix(SPARSE))
-    return CandidatePlan(way, name.endswith(SPARSE))
+    dense = name.removesuffix(SPARSE)
+    way = next(way for way in WAYS if way == dense.removesuffix(SLIM))
+    return CandidatePlan(way, name.endswith(SPARSE), dense.endswith(SLIM))
 
 
 def obstacle(plan: CandidatePlan, recipe: Recipe, backend: Backend, prepared: Prepared) -> str | None:
@@ -80,6 +86,10 @@ def obstacle(plan: CandidatePlan, recipe: Recipe, backend: Backend, prepared: Pr
         return "INT8 needs images: set calibrate.images"
     if plan.way not in backend.ways():
         return f"{backend.name} builds only {', '.join(backend.ways())} here"
+    if plan.slim and prepared.slim is None:
+        return "no rewrite of the network is predicted to make it faster"
+    if plan.slim and plan.sparse:
+        return "the rewritten network is built dense: some of its layers break the 2:4 pattern"
     if not plan.sparse:
         return None
     if plan.way == "fp32":
@@ -100,6 +110,8 @@ def _auto(recipe: Recipe, backend: Backend, prepared: Prepared) -> Iterator[Cand
     possible = [plan for plan in both if obstacle(plan, recipe, backend, prepared) is None]
     # Dense, this placement only costs time: it is built as the twin to measure the 2:4 engine against.
     yield from (plan for plan in possible if plan.way != "int8-qdq-sparse" or CandidatePlan(plan.way, True) in possible)
+    slimmed = [CandidatePlan(way, slim=True) for way in SLIM_WAYS]
+    yield from (plan for plan in slimmed if obstacle(plan, recipe, backend, prepared) is None)
 
 
 def _notes(recipe: Recipe, backend: Backend, prepared: Prepared) -> Iterator[str]:
@@ -111,8 +123,8 @@ def _notes(recipe: Recipe, backend: Backend, prepared: Prepared) -> Iterator[str
             yield f"no {what} candidates: {reason}"
 
 
-def _order(plan: CandidatePlan) -> tuple[int, bool]:
-    return WAYS.index(plan.way), plan.sparse
+def _order(plan: CandidatePlan) -> tuple[bool, int, bool]:
+    return plan.slim, WAYS.index(plan.way), plan.sparse
 
 
 def least_ms(plan: CandidatePlan, prepared: Prepared) -> float | None:
@@ -120,14 +132,14 @@ def least_ms(plan: CandidatePlan, prepared: Prepared) -> float | None:
 
     It assumes the data sheet's full rate of products, and ignores memory traffic and kernel launches.
     """
-    name = _board()
+    name = this_board()
     if name is None:
         return None
-    fused = fused_layers(models.load(prepared.simplified))
+    fused = fused_layers(models.load(prepared.source(plan.slim)))
     return roofline.least_ms(fused, boards.board(name), plan.precision, plan.sparse)
 
 
-def _board() -> str | None:
+def this_board() -> str | None:
     """Return this machine's name in boards.yaml, such as `orin-nano-8gb`."""
     machine = device.probe()
     match = re.search(r"(AGX Orin|Orin NX|Orin Nano)", machine.model)

@@ -21,6 +21,7 @@ from edgesparse.builder.gate import Gate, all_refused
 from edgesparse.builder.onnx_files import OnnxFiles
 from edgesparse.builder.prepare import Build, prepare
 from edgesparse.builder.resume import FinishedCandidates
+from edgesparse.builder.slimmed import wants_slim, with_slim
 from edgesparse.config import Recipe
 from edgesparse.errors import BuildError, MemoryBudgetExceeded
 from edgesparse.progress import Progress
@@ -61,6 +62,8 @@ def compare_candidates(
     begun, limit = time.monotonic(), recipe.build.time_limit or inf
     progress("reading the model", 0, 0)
     prepared = prepare(recipe, folder)
+    if wants_slim(recipe, backend, prepared):
+        prepared = with_slim(prepared, folder, progress)
     plans = plan_candidates(recipe, backend, prepared)
     memory = budget(backend, recipe.build.memory)
     workers = Workers(backend, folder, memory.where, begun + BUILDING * limit, progress)

@@ -25,7 +25,8 @@ class OnnxFiles:
     def __init__(self, build: Build, target: ScoreTarget | None = None) -> None:
         self._build, self._target = build, target
         self._written: dict[str, Path] = {}
-        self._int8: Int8Files | EdgeSparseError | None = None
+        self._int8: dict[bool, Int8Files | EdgeSparseError] = {}
+        """Of the network, and of the rewritten one (True)."""
 
     def onnx(self, plan: CandidatePlan) -> Path:
         """Return the file of a plan. Raises ModelError if the recipe's batch range is not possible."""
@@ -36,11 +37,12 @@ class OnnxFiles:
 
     def _static(self, plan: CandidatePlan) -> Path:
         prepared, backend = self._build.prepared, self._build.backend
-        name, base = "float", prepared.simplified
+        name, base = "float", prepared.source(plan.slim)
         if plan.precision == "int8" and not prepared.quantized:
             name = {"int8-qdq": "fuse", "int8-qdq-sparse": "sparse"}.get(plan.way, "even")
-            files = self._quantized()
+            files = self._quantized(plan.slim)
             base = {"fuse": files.fuse, "sparse": files.sparse, "even": files.even}[name]
+        name = f"slim-{name}" if plan.slim else name
         if backend.takes_bytes:
             return self._cached(f"{name}-bytes", base, self._with_bytes)
         if backend.strongly_typed() and plan.precision != "fp32":
@@ -66,17 +68,20 @@ class OnnxFiles:
         batch, backend = self._build.recipe.build.batch, self._build.backend
         static = batch.open and not backend.open_batch
         note = (f"{backend.name} takes a single batch size: built for build.batch.opt, {batch.opt}",) if static else ()
-        return (*note, *(self._int8.notes if isinstance(self._int8, Int8Files) else ()))
+        files = [entry for entry in self._int8.values() if isinstance(entry, Int8Files)]
+        return (*note, *dict.fromkeys(line for entry in files for line in entry.notes))
 
-    def _quantized(self) -> Int8Files:
+    def _quantized(self, slim: bool = False) -> Int8Files:
         """Return the files written by the quantize job; a second call fails like the first."""
-        if self._int8 is None:
+        if slim not in self._int8:
+            folder = self._build.folder / "slim" if slim else self._build.folder
+            folder.mkdir(exist_ok=True)
             recipe = self._build.recipe
             assert recipe.calibrate.images is not None
             ended = self._build.workers.run(
                 QuantizeJob(
-                    onnx=self._build.prepared.simplified,
-                    folder=self._build.folder,
+                    onnx=self._build.prepared.source(slim),
+                    folder=folder,
                     spec=self._build.prepared.spec,
                     images=recipe.calibrate.images.absolute(),
                     count=recipe.calibrate.count,
@@ -84,10 +89,11 @@ class OnnxFiles:
                     target=self._target,
                 )
             )
-            self._int8 = ended.value or ended.error or CalibrationError("calibration ended without a result")
-        if isinstance(self._int8, EdgeSparseError):
-            raise self._int8
-        return self._int8
+            self._int8[slim] = ended.value or ended.error or CalibrationError("calibration ended without a result")
+        result = self._int8[slim]
+        if isinstance(result, EdgeSparseError):
+            raise result
+        return result
 
     def _cached(self, name: str, base: Path, convert: Callable[[Path], models.Model]) -> Path:
         if name not in self._written:

@@ -42,6 +42,15 @@ class Prepared:
     spec: DetectorSpec
     quantized: bool
     layers: Inspection
+    slim: Path | None = None
+    """The file with rewrites that are predicted to make it faster, if there are any."""
+
+    def source(self, slim: bool) -> Path:
+        """Return the file that candidates are built from, or that of the rewritten network."""
+        if not slim:
+            return self.simplified
+        assert self.slim is not None
+        return self.slim
 
     @property
     def sparse(self) -> bool:

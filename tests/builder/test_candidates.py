@@ -111,7 +111,7 @@ def test_boards_are_known_by_their_name_and_memory(
 ) -> None:
     machine = replace(device.probe(), model=model, memory=int(gigabytes * 1e9))
     monkeypatch.setattr(device, "probe", lambda: machine)
-    assert candidates._board() == name
+    assert candidates.this_board() == name
 
 
 def test_other_machines_have_no_lower_bound(sparse_model: Path) -> None:
