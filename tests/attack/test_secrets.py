@@ -20,18 +20,12 @@ from hypothesis import strategies as st
 from running import Running
 from samples import wait_until
 
-from edgesparse import cli, redaction, strict_yaml
+from edgesparse import cli, strict_yaml
 from edgesparse.cli.process import report
 from edgesparse.cli.show import complain
 from edgesparse.redaction import RedactingFormatter, redact, redact_all, redact_text, remember, remember_address
 
 PATHS = ("/", "/page.js", "/status.json", "/live.json", "/metrics", "/healthz", "/readyz", "/report", "/nowhere")
-
-
-@pytest.fixture(autouse=True)
-def forget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Secrets of one test are not replaced in the next."""
-    monkeypatch.setattr(redaction, "_known", redaction._Known())
 
 
 @pytest.mark.parametrize(
@@ -85,7 +79,7 @@ def test_a_syntax_error_never_quotes_its_line(text: str) -> None:
     assert "PLANTED" not in str(caught.value)
 
 
-def test_log_messages_and_tracebacks_are_redacted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_log_messages_and_tracebacks_are_redacted(capsys: pytest.CaptureFixture[str], state: Path) -> None:
     remember("tokentokentoken")
     formatter = RedactingFormatter("%(message)s")
     try:
@@ -94,7 +88,7 @@ def test_log_messages_and_tracebacks_are_redacted(capsys: pytest.CaptureFixture[
         record = logging.LogRecord("x", logging.ERROR, "", 0, "%s", (error,), (ValueError, error, error.__traceback__))
         texts = [formatter.format(record), report(error, ["run", "rtsp:/u:PLANTED@h"])]
         complain(str(error))
-    texts += [capsys.readouterr().err, *(path.read_text() for path in tmp_path.parent.parent.rglob("error-*.txt"))]
+    texts += [capsys.readouterr().err, *(path.read_text() for path in (state / "reports").glob("error-*.txt"))]
     assert len(texts) >= 4
     for text in texts:
         assert "tokentoken" not in text and "PLANTED" not in text
