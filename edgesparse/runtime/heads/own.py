@@ -89,6 +89,11 @@ def _is_head(value: object) -> bool:
 
 def _guard_class(kind: type[Head], name: str) -> type[Head]:
     class Guarded(kind):  # type: ignore[valid-type,misc]  # a class that is known when it runs
+        @property
+        def per_class(self) -> bool:
+            # Whoever relies on it needs every box for every class, in order: only a head that says so promises that.
+            return kind.per_class is not Head.per_class and bool(super().per_class)
+
         def fits(self, layout: Layout) -> bool:
             with _guard(name, "fits", LookupError):
                 return bool(super().fits(layout))

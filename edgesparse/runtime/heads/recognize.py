@@ -47,7 +47,10 @@ def choose(layout: Layout, metadata: Mapping[str, str], sample: Sample | None = 
         _check_classes(names[0], layout, metadata)
         return names[0]
     if names:
-        raise ModelError(f"the head could be {' or '.join(names)}: found {layout}; name one with 'head:'")
+        raise ModelError(
+            f"the head could be {' or '.join(names)}: found {layout}; name one with 'head:' ('edgesparse recipe "
+            "MODEL.onnx --image IMAGE' shows what each sees)"
+        )
     raise ModelError(f"no known head: found {layout}; {_hint(layout)}")
 
 

@@ -11,7 +11,8 @@ import own_heads
 import pytest
 from head_checks import layout
 
-from edgesparse.config import parse
+from edgesparse.builder.objects import box_reader
+from edgesparse.config import DetectorSpec, InputSpec, parse
 from edgesparse.errors import ConfigError, ModelError
 from edgesparse.head_table import installed
 from edgesparse.runtime.heads.base import Layout
@@ -56,6 +57,15 @@ def test_a_class_in_a_file_is_a_head(write: Callable[..., str]) -> None:
     check(name, AT)
     assert decoded(name) == [[6, 17, 14, 23, 0.75, 1]]
     assert head(name).nms and head(name).convention.letterbox == "centre" and head(name).strided(AT) is None
+
+
+def test_it_promises_a_score_per_class_only_when_it_says_so(write: Callable[..., str]) -> None:
+    """Pruning reads every box for every class, in order, from heads that promise it; this one ignores `multi_label`."""
+    name = write()
+    assert not head(name).per_class and head("yolov8").per_class
+    assert box_reader(DetectorSpec(head=name, classes=("a", "b"), input=InputSpec(size=(64, 64)))) is None
+    write("    def fits(", "    per_class = True\n\n    def fits(")
+    assert head(name).per_class
 
 
 def test_candidates_below_the_threshold_are_left_out_for_it(write: Callable[..., str]) -> None:
