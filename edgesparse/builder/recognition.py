@@ -18,7 +18,7 @@ from edgesparse.model import load as models
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.heads.base import Layout
-from edgesparse.runtime.heads.recognize import check, evidence, names_in
+from edgesparse.runtime.heads.recognize import check, evidence, names_in, of_task
 from edgesparse.runtime.heads.registry import head as head_of
 from edgesparse.runtime.heads.registry import heads
 from edgesparse.runtime.images import read_image
@@ -71,7 +71,8 @@ def heads_that_fit(path: Path, size: tuple[int, int] | None, image: Path) -> lis
     info = models.info(model)
     with open_static(model, recipe) as runner:
         layout = layout_of(runner, recipe, info)
-        fitting = {name: (seen.text, seen.strength) for name, seen in evidence(layout, sample_of(runner)).items()}
+        seen_by = of_task(evidence(layout, sample_of(runner)), info.metadata)
+        fitting = {name: (seen.text, seen.strength) for name, seen in seen_by.items()}
         if not fitting:
             fitting = {name: ("can read the outputs", 0) for name in heads() if _reads(name, layout)}
         order = sorted(fitting, key=lambda name: -fitting[name][1])

@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from edgesparse.backends.frames import Candidates, Decode, Strided
 from edgesparse.errors import ConfigError, EdgeSparseError, ModelError
 from edgesparse.head_table import HEADS, HeadFile, head_file, installed
-from edgesparse.runtime.heads.base import Evidence, Head, Layout, Sample
+from edgesparse.runtime.detections import Detections
+from edgesparse.runtime.heads.base import Complete, Evidence, Head, Layout, Sample
 from edgesparse.runtime.heads.candidates import at_least
+from edgesparse.runtime.letterbox import Letterbox
 
 
 def from_file(file: HeadFile) -> Head:
@@ -110,24 +112,46 @@ def _guard_class(kind: type[Head], name: str) -> type[Head]:
 
         def decode(self, layout: Layout, conf: float, multi_label: bool = False) -> Decode:
             with _guard(name, "decode"):
-                return _checked(super().decode(layout, conf, multi_label), name, conf)
+                details = super().complete(layout) is not None
+                return _checked(super().decode(layout, conf, multi_label), name, conf, details)
 
         def strided(self, layout: Layout) -> Strided | None:
             with _guard(name, "strided"):
                 at: Strided | None = super().strided(layout)
                 return at
 
+        def prototypes(self, layout: Layout) -> int | None:
+            with _guard(name, "prototypes"):
+                index: int | None = super().prototypes(layout)
+                return index
+
+        def complete(self, layout: Layout) -> Complete | None:
+            with _guard(name, "complete"):
+                complete: Complete | None = super().complete(layout)
+                return None if complete is None else _guarded_complete(complete, name)
+
     return Guarded
 
 
-def _checked(decode: Decode, name: str, conf: float) -> Decode:
-    """The same, refusing what are no candidates; those below `conf` are left out."""
+def _guarded_complete(complete: Complete, name: str) -> Complete:
+    def guarded(
+        detections: Detections, candidates: NDArray[np.float32], prototypes: NDArray[Any] | None, letterbox: Letterbox
+    ) -> Detections:
+        with _guard(name, "complete"):
+            return complete(detections, candidates, prototypes, letterbox)
+
+    return guarded
+
+
+def _checked(decode: Decode, name: str, conf: float, details: bool) -> Decode:
+    """The same, refusing what are no candidates; those below `conf` are left out. `details`: boxes are [n, 4 + k]."""
 
     def checked(outputs: Sequence[NDArray[Any]], image: int) -> Candidates:
         with _guard(name, "decode"):
             boxes, scores, labels = (np.asarray(part) for part in decode(outputs, image))
         shapes = boxes.shape, scores.shape, labels.shape
-        if scores.ndim != 1 or labels.shape != scores.shape or boxes.shape != (len(scores), 4):
+        columns = boxes.shape[1] if details and boxes.ndim == 2 else 4
+        if scores.ndim != 1 or labels.shape != scores.shape or boxes.shape != (len(scores), max(columns, 4)):
             raise ModelError(f"head '{name}': decode returned {shapes}, needed boxes [n, 4], scores [n], class ids [n]")
         keep = at_least(scores, conf)
         return boxes[keep].astype(np.float32), scores[keep].astype(np.float32), labels[keep].astype(np.int64)

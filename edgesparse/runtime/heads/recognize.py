@@ -38,11 +38,9 @@ def choose(layout: Layout, metadata: Mapping[str, str], sample: Sample | None = 
         check(named, layout)
         _check_classes(named, layout, metadata)
         return named
-    fitting = {
-        name: seen for name, seen in evidence(layout, sample).items() if _is_of(head(name).task, task, seen.strength)
-    }
-    strongest = max((seen.strength for seen in fitting.values()), default=0)
-    names = _counted([name for name, seen in fitting.items() if seen.strength == strongest], layout, metadata)
+    seen_by = of_task(evidence(layout, sample), metadata)
+    strongest = max((seen.strength for seen in seen_by.values()), default=0)
+    names = _counted([name for name, seen in seen_by.items() if seen.strength == strongest], layout, metadata)
     if len(names) == 1:
         _check_classes(names[0], layout, metadata)
         return names[0]
@@ -60,9 +58,14 @@ def _counted(names: list[str], layout: Layout, metadata: Mapping[str, str]) -> l
     return [name for name in names if classes and head(name).classes(layout) in (None, len(classes))] or names
 
 
-def _is_of(task: Task, required: str | None, strength: int) -> bool:
-    """Whether a head is for the task that the metadata has; without one, other tasks need evidence of their own."""
-    return task == required if required is not None else task == "detect" or strength >= SHAPES
+def of_task(seen_by: Mapping[str, Evidence], metadata: Mapping[str, str]) -> dict[str, Evidence]:
+    """Those for the task that the metadata has. Without one, tasks other than detection need evidence of their own."""
+    task = metadata.get("task")
+
+    def counts(name: str, strength: int) -> bool:
+        return head(name).task == task if task is not None else head(name).task == "detect" or strength >= SHAPES
+
+    return {name: seen for name, seen in seen_by.items() if counts(name, seen.strength)}
 
 
 def evidence(layout: Layout, sample: Sample | None = None) -> dict[str, Evidence]:

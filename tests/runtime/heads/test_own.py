@@ -59,6 +59,27 @@ def test_a_class_in_a_file_is_a_head(write: Callable[..., str]) -> None:
     assert head(name).nms and head(name).convention.letterbox == "centre" and head(name).strided(AT) is None
 
 
+COMPLETE = """
+    def complete(self, layout):
+        return lambda detections, candidates, prototypes, letterbox: candidates[0, 4] / NUMBER
+"""
+
+
+def test_details_travel_with_its_boxes_when_it_completes_them(write: Callable[..., str]) -> None:
+    wide = "np.concatenate([boxes, boxes[:, :1]], 1), scores.max(0)"
+    with pytest.raises(ModelError, match=r"decode returned \(\(84, 5\), .*needed boxes \[n, 4\]"):
+        decoded(write("boxes, scores.max(0)", wide))
+    source = own_heads.SOURCE.replace("boxes, scores.max(0)", wide) + COMPLETE.replace("NUMBER", "2")
+    name = write(own_heads.SOURCE, source)
+    boxes, *_ = head(name).decode(AT, 0.3)(RAW, 0)
+    assert boxes.tolist() == [[6, 17, 14, 23, 6]]
+    complete = head(name).complete(AT)
+    assert complete is not None and complete(None, boxes, None, None) == 3  # type: ignore[arg-type,comparison-overlap]
+    broken = head(write(own_heads.SOURCE, source.replace("/ 2", "/ None"))).complete(AT)
+    with pytest.raises(ModelError, match="complete raised TypeError"):
+        broken(None, boxes, None, None)  # type: ignore[arg-type,misc]
+
+
 def test_it_promises_a_score_per_class_only_when_it_says_so(write: Callable[..., str]) -> None:
     """Pruning reads every box for every class, in order, from heads that promise it; this one ignores `multi_label`."""
     name = write()
