@@ -90,7 +90,7 @@ def _is_head(value: object) -> bool:
 
 
 def _guard_class(kind: type[Head], name: str) -> type[Head]:
-    class Guarded(kind):  # type: ignore[valid-type,misc]  # a class that is known when it runs
+    class Guarded(_guard_extras(kind, name)):  # type: ignore[misc]  # a class that is known when it runs
         @property
         def per_class(self) -> bool:
             # Whoever relies on it needs every box for every class, in order: only a head that says so promises that.
@@ -115,6 +115,13 @@ def _guard_class(kind: type[Head], name: str) -> type[Head]:
                 details = super().complete(layout) is not None
                 return _checked(super().decode(layout, conf, multi_label), name, conf, details)
 
+    return Guarded
+
+
+def _guard_extras(kind: type[Head], name: str) -> type[Head]:
+    """What few heads define."""
+
+    class Guarded(kind):  # type: ignore[valid-type,misc]  # a class that is known when it runs
         def strided(self, layout: Layout) -> Strided | None:
             with _guard(name, "strided"):
                 at: Strided | None = super().strided(layout)
