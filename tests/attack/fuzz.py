@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Read damaged files of every kind: no traceback, hang, signal or half-written file.
 
-    python tests/fuzz/fuzz.py --count 10000 [--seed 0] [--target onnx] [--jobs 2]
+    python tests/attack/fuzz.py --count 10000 [--seed 0] [--target onnx] [--jobs 2]
 
 Each input is read in a child with limits on memory and time. A child that ends or takes too long is a finding, and
 another takes its place. An input follows from its target and number, so that a finding is repeated by --target, --seed

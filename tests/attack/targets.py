@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import mutations
+import network_targets
 import numpy as np
 import onnx
 import packages
@@ -221,6 +222,8 @@ TARGETS = {
     "ranges": Target(_write_calibration, _damage_calibration, _read_ranges),
     "table": Target(_write_calibration, _damage_calibration, _read_calibration),
     "state": Target(_nothing, _damage_state, _read_state),
+    "bundle": Target(*network_targets.BUNDLE),
+    "request": Target(*network_targets.REQUEST),
 }
 """Readers by name."""
 

@@ -1,0 +1,121 @@
+"""What comes over a network and is fuzzed: bundles, and requests to the web page."""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import bundles
+import mutations
+
+from edgesparse.errors import SignatureError
+from edgesparse.fleet import bundle
+from edgesparse.service.settings import WebSettings
+from edgesparse.service.web import connections, server
+
+ANSWER_SECONDS = 5.0
+
+
+def write_bundle(folder: Path) -> None:
+    """A signed bundle with three files, and its key."""
+    bundles.signed(folder / "b.esb", bundles.key(folder))
+
+
+def damage_bundle(rng: random.Random, sound: Path, folder: Path) -> None:
+    """Change its bytes, mostly in the manifest; the original stays beside it."""
+    data = (sound / "b.esb").read_bytes()
+    changed = mutations.mutate_bytes(rng, data[:2048]) + data[2048:] if rng.random() < 0.7 else b""
+    (folder / "b.esb").write_bytes(changed or mutations.mutate_bytes(rng, data))
+    (folder / "sound.esb").symlink_to(sound / "b.esb")
+    (folder / "trusted").symlink_to(sound / "trusted")
+
+
+def read_bundle(folder: Path) -> None:
+    """Whatever differs from what was signed is refused before a file of it is written."""
+    same = (folder / "b.esb").read_bytes() == (folder / "sound.esb").read_bytes()
+    with bundles.opened(folder / "b.esb") as opened:
+        file = opened.complete(folder, lambda *_: None)
+        bundle.verify(file, opened.head, opened.where)
+        if not same:
+            raise AssertionError("a bundle that differs from the signed one was accepted")
+        (folder / "out").mkdir()
+        bundle.unpack(file, opened.head, folder / "out", opened.where)
+
+
+REQUESTS = [
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n",
+    b"GET /camera/door.jpg?after=0 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"HEAD /report HTTP/1.1\r\nHost: localhost\r\n\r\nGET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"GET /live.json HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic dTpw\r\nConnection: close\r\n\r\n",
+    b"POST /status.json HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+]
+WORDS = [b"Transfer-Encoding: chunked\r\n", b"Content-Length: -1\r\n", b"Content-Length: 99999999999\r\n", b"\r\n\r\n"]
+WORDS += [
+    b"Host: evil.example\r\n",
+    b"Upgrade: websocket\r\n",
+    b"%00",
+    b"/../../etc/passwd",
+    b"HTTP/2.0",
+    b"\xff" * 300,
+]
+
+
+def damage_request(rng: random.Random, sound: Path, folder: Path) -> None:
+    """One or more requests, with parts of others in them."""
+    data = rng.choice(REQUESTS)
+    for _ in range(rng.choice([0, 1, 2])):
+        at = rng.randrange(len(data))
+        data = data[:at] + rng.choice(WORDS) + data[at:]
+    (folder / "request").write_bytes(mutations.mutate_bytes(rng, data) if rng.random() < 0.8 else data)
+
+
+def read_request(folder: Path) -> None:
+    """Send it, read what comes back, and expect the server to answer the next visitor."""
+    port = _web()
+    answer = _exchange(port, (folder / "request").read_bytes())
+    if b"Traceback" in answer or b"root:" in answer or answer.startswith(b"HTTP/1.1 5"):
+        raise AssertionError(f"answered {answer[:200]!r}")
+    if not _exchange(port, REQUESTS[3].replace(b"/live.json", b"/healthz")).startswith(b"HTTP/1.1 200 "):
+        raise AssertionError("the next visitor was not served")
+    if not answer.startswith(b"HTTP/1.1 200 "):
+        raise SignatureError("refused")
+
+
+def _exchange(port: int, data: bytes) -> bytes:
+    answer = b""
+    with socket.create_connection(("127.0.0.1", port), ANSWER_SECONDS) as wire:
+        try:
+            wire.sendall(data)
+            while piece := wire.recv(65536):
+                answer += piece
+        except ConnectionError:
+            pass  # it hung up, which is an answer too
+    return answer
+
+
+@cache
+def _web() -> int:
+    """This process's server, with short waits and without limits per second, which would only make fuzzing slow."""
+    judgement = SimpleNamespace(alive=True, detecting=True, why="")
+    health = SimpleNamespace(judge=lambda: judgement, cameras=[SimpleNamespace(name="door")])
+    report: Any = SimpleNamespace(health=health, live=dict, status=dict, snapshots=SimpleNamespace(view=lambda _: None))
+    unlimited = connections.Pace(1e9)
+    unlimited_class: Any = connections._Listener
+    unlimited_class.pace, server.REQUESTS_PER_SECOND, server.SNAPSHOT_SECONDS = unlimited, 10**9, 0.05
+    connections.HEADER_SECONDS, connections.IDLE_SECONDS, connections.CHECK_SECONDS = 0.1, 0.1, 0.02
+    server.exposition = lambda _: b""  # type: ignore[assignment]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    return server.Web(WebSettings(port=port), report, lambda: Path("/nowhere")).port
+
+
+Part = tuple[Callable[[Path], None], Callable[[random.Random, Path, Path], None], Callable[[Path], None]]
+BUNDLE: Part = (write_bundle, damage_bundle, read_bundle)
+REQUEST: Part = (lambda _: None, damage_request, read_request)
+"""How each is written, damaged and read."""
