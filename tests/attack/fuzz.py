@@ -69,7 +69,7 @@ def read_damaged(target: str, seed: int, sound: Path, folder: Path) -> Outcome:
         kind, text = "read", ""
     except EdgeSparseError as error:
         text = str(error)
-        one_line = text.strip() and "\n" not in text and "secret" not in text and len(text) < 2000
+        one_line = text.strip() and "\n" not in text and ":secret" not in text and len(text) < 2000
         kind = "refused" if one_line else "message"
     except Exception:
         kind, text = "traceback", traceback.format_exc()
