@@ -38,8 +38,8 @@ from machine import COMPILER, Machine, cgroup
 from running import Running
 
 BACK, LOST = 2.0, 3.0
-WAIT = 15.0
-"""Seconds after which a camera counts as lost for good."""
+HOLD, WAIT, ARRIVE = 1.0, 15.0, 30.0
+"""Seconds that a fault lasts, after which a camera counts as lost for good, and in which messages have to arrive."""
 SECRETS = {name: f"Planted-{name}-0123456789" for name in ("camera", "web", "mqtt", "hook")}
 DEADLY = ("kill", "restart loop", "cgroup memory")
 """Kinds after which the process may be gone."""
@@ -120,8 +120,7 @@ class Victim:
 
     def kill(self) -> None:
         self.kills.append(time.monotonic())
-        self.running.process.kill()
-        self.running.process.wait(10)
+        self.running.close()
 
     def again(self) -> None:
         """Start it again after its end."""
@@ -161,7 +160,7 @@ def inject(kind: str, victim: Victim, rng: random.Random, seconds: float) -> Non
     elif kind == "restart loop":
         victim.kill()
         victim.start()
-        time.sleep(rng.uniform(0.0, 2.0))
+        time.sleep(rng.uniform(0.0, 2 * HOLD))
         victim.kill()
     elif kind == "kill capture":
         os.kill(rng.choice(victim.machine.captures()), signal.SIGKILL)
@@ -180,7 +179,7 @@ def inject(kind: str, victim: Victim, rng: random.Random, seconds: float) -> Non
 
 def suffer(kind: str, victim: Victim, rng: random.Random, frozen: float, figures: Kind) -> None:
     """One fault, and what became of the promises."""
-    inject(kind, victim, rng, frozen if kind == "frozen" else 1.0)
+    inject(kind, victim, rng, frozen if kind == "frozen" else HOLD)
     figures.count += 1
     since = time.monotonic()
     if victim.dead or kind in DEADLY:
@@ -200,11 +199,10 @@ def suffer(kind: str, victim: Victim, rng: random.Random, frozen: float, figures
 
 def lost(victim: Victim) -> dict[str, int]:
     """Frames in the JSON lines that never reached the broker; lines that are no JSON."""
-    victim.broker.on() if victim.broker._process is None else None
     lines = (victim.machine.disk / "rows.jsonl").read_bytes().splitlines()
     rows = [row for line in lines if (row := _parsed(line)) is not None]
     keys = {(row["camera"], row["monotonic_ns"]) for row in rows if not _excepted(victim, row["monotonic_ns"] / 1e9)}
-    end = time.monotonic() + 30
+    end = time.monotonic() + ARRIVE
     while missing := keys - {(row["camera"], row["monotonic_ns"]) for row in victim.subscriber.records("detections")}:
         if time.monotonic() > end:
             break
