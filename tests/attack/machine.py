@@ -33,6 +33,16 @@ def cgroup(controller: str) -> Path | None:
     return None
 
 
+def mounts(folder: Path) -> bool:
+    """Whether this process may mount a small disk."""
+    try:
+        _call("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder))
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    _call("umount", "--lazy", str(folder))
+    return True
+
+
 class Machine(AbstractContextManager["Machine"]):
     """Small disks under `folder`, and the faults of the process that was adopted last."""
 

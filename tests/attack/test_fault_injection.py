@@ -23,6 +23,8 @@ from faults import SECRETS, Kind
 def test_one_fault_of_each_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if broker.MOSQUITTO is None:
         pytest.skip("needs mosquitto: apt install mosquitto")
+    if not machine.mounts(tmp_path):
+        pytest.skip("needs root, to mount a small tmpfs")
     monkeypatch.setattr(faults, "HOLD", 0.3)
     monkeypatch.setattr(faults, "BACK", faults.WAIT)
     kinds = faults.possible()
