@@ -47,6 +47,7 @@ TABLES: dict[str, list[tuple[str, str, str]]] = {
         ("events that wait for a webhook", "`queue`", "the oldest are dropped and counted"),
         ("pause between attempts", f"{webhook.LONGEST_PAUSE:g} s", ""),
         ("a broker's answer", f"{mqtt.ANSWER_SECONDS:g} s", "tried again"),
+        ("a packet from a broker", f"{mqtt.LONGEST_PACKET >> 10} KiB", "disconnected, tried again"),
         ("messages to a broker in memory", f"{backlog.MAX_IN_MEMORY:,}", "the oldest are dropped and counted"),
         ("messages to a broker on disk", "`spool`", "the oldest are dropped and counted"),
         ("clips that wait for the disk", str(clips.MAX_WAITING), "dropped and counted"),

@@ -95,6 +95,7 @@ class Victim:
         self.machine.adopt(self.running.process.pid)
 
     def _settings(self) -> dict[str, Any]:
+        sources: list[dict[str, Any]]
         addresses = [camera.url.replace("//", f"//user:{SECRETS['camera']}@") for camera in self._cameras]
         sources = [{"name": f"net-{n}", "source": address} for n, address in enumerate(addresses)]
         sources += [{"name": f"demo-{n}", "source": f"demo:{n}", "size": "160x120", "rate": 10} for n in range(2)]
@@ -112,7 +113,11 @@ class Victim:
 
     def up(self) -> None:
         """Wait until the service says that it is ready."""
-        self.running.notify.until("READY=1", 60)
+        try:
+            self.running.notify.until("READY=1", 60)
+        except AssertionError:
+            code, log = self.running.process.poll(), self.running._log.read_text()
+            raise AssertionError(f"not ready after 60 s; exit code {code}; log: {log[-2000:]}") from None
 
     @property
     def dead(self) -> bool:

@@ -8,6 +8,7 @@ import resource
 import shutil
 import struct
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -189,8 +190,12 @@ def _children(pid: int) -> list[int]:
 
 
 def _remove(group: Path) -> None:
-    with suppress(OSError):
-        group.rmdir()
+    """Wait for the last processes of a group to end, and remove it."""
+    for _ in range(50):
+        with suppress(OSError):
+            group.rmdir()
+            return
+        time.sleep(0.1)
 
 
 def _call(*command: str) -> None:

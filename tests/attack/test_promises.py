@@ -12,8 +12,8 @@ PAGE = ROOT / "docs" / "guide" / "security.md"
 
 def rows() -> dict[str, list[str]]:
     """The promises of the page, with the files of their tests."""
-    found = re.findall(r"^\| ([^|]+) \| [^|]+ \| (`tests/[^|]+) \|$", PAGE.read_text(), re.M)
-    return {promise: re.findall(r"`([^`]+)`", files) for promise, files in found}
+    cells = re.findall(r"^\| ([^|]+) \| [^|]+ \| (`tests/[^|]+) \|$", PAGE.read_text(), re.M)
+    return {promise: re.findall(r"`([^`]+)`", files) for promise, files in cells}
 
 
 def test_the_tests_of_every_promise_exist() -> None:

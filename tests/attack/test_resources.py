@@ -214,3 +214,25 @@ def test_a_request_to_a_server_that_drips_has_one_deadline(dripping: int, scheme
     with pytest.raises(TimeoutError, match=r"no complete answer within 0\.3 s"), Deadline(0.3):
         build_opener().open(f"{scheme}://127.0.0.1:{dripping}/", timeout=20)
     assert time.monotonic() - begin < 3
+
+
+def test_a_broker_that_announces_a_long_packet_is_away(tmp_path: Path) -> None:
+    """paho would keep all of it in memory."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        mqtt = Mqtt(MqttSettings(host="127.0.0.1", port=server.getsockname()[1]), output_context(tmp_path))
+        with server.accept()[0] as wire:
+            wire.recv(4096)
+            wire.sendall(b"\x20\x02\x00\x00" + b"\x30\xff\xff\xff\x7f" + b"x" * 100_000)
+            wait_until(lambda: "sends a packet of 268435455 bytes" in mqtt.state.state)
+        mqtt.close()
+
+
+def test_a_command_with_a_long_topic_is_one_short_line(caplog: pytest.LogCaptureFixture) -> None:
+    refusing: Any = SimpleNamespace(_topics=SimpleNamespace(command=_refuse))
+    message: Any = SimpleNamespace(topic="x" * 60_000, payload=b"")
+    Mqtt._commanded(refusing, None, None, message)  # type: ignore[arg-type]
+    assert len(caplog.text) < 400 and "no such camera" in caplog.text
+
+
+def _refuse(topic: str, payload: bytes) -> None:
+    raise ValueError("no such camera")

@@ -1,6 +1,6 @@
 """scripts/provision as a user runs it, in a Debian root: offline, twice, with a first bundle. Marker `debootstrap`.
 
-Last run: 2026-11-25 on Debian 12, amd64 and (qemu 7.2) arm64: passed. Not in CI, for it takes
+Last run: 2026-11-28 on Debian 12, amd64: passed; 2026-11-25 on arm64 (qemu 7.2), before wheelhouses were signed: passed. Not in CI, for it takes
 minutes and a mirror. roots.py lists the stand-ins.
 """
 

@@ -33,6 +33,7 @@ from edgesparse.service.outputs.retained import Retained
 from edgesparse.service.outputs.spool import Message
 from edgesparse.service.snapshots import Snapshot
 from edgesparse.service.supervised import Supervised
+from edgesparse.wording import short
 
 log = logging.getLogger("edgesparse.service")
 
@@ -41,7 +42,18 @@ WINDOW = 64
 SLOW = 2000
 """Most messages waiting in memory for a slow broker; beyond that they go to disk."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
+LONGEST_PACKET = 64 << 10
+"""Bytes of a packet from the broker, which sends acknowledgements and short commands."""
 CONNECT_SECONDS, ANSWER_SECONDS, FLUSH_SECONDS = 4.0, 10.0, 1.5
+
+
+class _Client(paho.Client):
+    """Refuses long packets: paho would hold the 256 MB that a broker may announce in memory."""
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        if bufsize > LONGEST_PACKET:
+            raise ValueError(f"the broker sends a packet of {bufsize} bytes, more than {LONGEST_PACKET}")
+        return super()._sock_recv(bufsize)
 
 
 class Mqtt(Output):
@@ -159,7 +171,7 @@ class Mqtt(Output):
 
     def _client(self) -> paho.Client:
         settings = self._settings
-        client = paho.Client(CallbackAPIVersion.VERSION2, self._client_id)
+        client = _Client(CallbackAPIVersion.VERSION2, self._client_id)
         client.connect_timeout = CONNECT_SECONDS
         client.max_inflight_messages_set(WINDOW)
         if settings.username is not None:
@@ -187,7 +199,7 @@ class Mqtt(Output):
         try:
             self._topics.command(message.topic, bytes(message.payload))
         except ValueError as error:
-            log.warning("mqtt: %s: %s", message.topic, error)
+            log.warning("mqtt: %s: %s", short(message.topic), error)
 
     def _acknowledged(self, client: paho.Client, data: Any, number: int, reason: Any, properties: Any) -> None:
         message = self._in_flight.pop(number, None)
