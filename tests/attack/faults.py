@@ -186,17 +186,14 @@ def suffer(kind: str, victim: Victim, rng: random.Random, frozen: float, figures
     """One fault, and what became of the promises."""
     inject(kind, victim, rng, frozen if kind == "frozen" else HOLD)
     figures.count += 1
-    since = time.monotonic()
-    if victim.dead or kind in DEADLY:
-        time.sleep(0.1)
+    back = victim.back(time.monotonic())
     if victim.dead:
         if kind not in DEADLY:
             last = victim.running.ended().strip().rpartition("\n")[2]
             figures.broken.append(f"the service ended with {victim.running.process.returncode}: {last[:200]}")
         figures.restarts += 1
         victim.again()
-        since = time.monotonic()
-    back = victim.back(since)
+        back = victim.back(time.monotonic())
     figures.back.append(back)
     if back > BACK:
         figures.broken.append(f"a camera was back after {back:.1f} s")
