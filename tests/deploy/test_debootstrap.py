@@ -1,7 +1,7 @@
 """scripts/provision as a user runs it, in a Debian root: offline, twice, with a first bundle. Marker `debootstrap`.
 
-Last run: 2026-11-28 on Debian 12, amd64: passed; 2026-11-25 on arm64 (qemu 7.2), before wheelhouses were signed: passed. Not in CI, for it takes
-minutes and a mirror. roots.py lists the stand-ins.
+Last run: 2026-11-28 on Debian 12, amd64: passed; 2026-11-25 on arm64 (qemu 7.2), with unsigned wheelhouses: passed.
+Not in CI, for it takes minutes and a mirror. roots.py lists the stand-ins.
 """
 
 from __future__ import annotations
