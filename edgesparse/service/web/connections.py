@@ -18,6 +18,8 @@ HEADER_SECONDS, IDLE_SECONDS = 5.0, 15.0
 WRITE_SECONDS = 10.0
 """Seconds for a client to read a response. Then the connection is closed, or clients that never read would hold all."""
 CHECK_SECONDS = 1.0
+STREAMS = ".mjpg"
+"""How the paths of responses without an end end."""
 
 
 class Pace:
@@ -48,6 +50,7 @@ class Protocol(H11Protocol):
             return
         super().connection_made(transport)
         self._unread_since: float | None = None
+        self._unread = 0
         self._answered: Any = None
         self._waits_since = time.monotonic()
         self.loop.call_later(CHECK_SECONDS, self._check)
@@ -69,8 +72,12 @@ class Protocol(H11Protocol):
         return now - self._waits_since > (HEADER_SECONDS if self.cycle is None else IDLE_SECONDS)
 
     def _reads_no_answer(self, now: float) -> bool:
-        """Whether an answer has been unread for WRITE_SECONDS."""
-        if not self.transport.get_write_buffer_size():
+        """Whether an answer has been unread for WRITE_SECONDS; a stream, which always has more to send, only if none of
+        it was read.
+        """
+        size, before = self.transport.get_write_buffer_size(), self._unread
+        self._unread = size
+        if not size or (size != before and self.scope["path"].endswith(STREAMS)):
             self._unread_since = None
         elif self._unread_since is None:
             self._unread_since = now

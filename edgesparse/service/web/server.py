@@ -7,7 +7,6 @@ the excess waits, so that clients cost the frame loop little, whatever they requ
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import threading
@@ -15,7 +14,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -24,10 +22,11 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from edgesparse.redaction import redact_all
 from edgesparse.service.report import Report
 from edgesparse.service.settings import WebSettings
 from edgesparse.service.supervised import Supervised
+from edgesparse.service.web.answers import HEADERS, as_json, as_text
+from edgesparse.service.web.camera_images import CameraImages
 from edgesparse.service.web.connections import IDLE_SECONDS, MAX_CONNECTIONS, Protocol, listen
 from edgesparse.service.web.door import Door
 from edgesparse.service.web.metrics import exposition
@@ -38,16 +37,7 @@ MAX_HEADER = 16 << 10
 NICE = 10
 PIECE = 64 << 10
 """Bytes of a long answer that are sent at once."""
-SNAPSHOT_SECONDS, SNAPSHOT_PAUSE = 1.5, 0.03
 
-_HEADERS = {
-    "Cache-Control": "no-store",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-}
 _REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 _PAGE = {
     "/": ("page.html", "text/html"),
@@ -74,32 +64,32 @@ class Pages:
             Route("/live.json", self._live),
             Route("/metrics", self._metrics),
             Route("/report", self._page_of_package),
-            Route("/camera/{name}.jpg", self._snapshot),
+            *CameraImages(self._report).routes(),
             Route("/camera/{name}/{verb:str}", self._pause, methods=["POST"]),
         ]
         return Door(Starlette(routes=routes), token, hosts)
 
     async def _file(self, request: Request) -> Response:
         data, kind = self._files[request.url.path]
-        return Response(data, media_type=kind, headers=_HEADERS)
+        return Response(data, media_type=kind, headers=HEADERS)
 
     async def _healthz(self, _: Request) -> Response:
         judgement = self._report.health.judge()
-        return _json({"healthy": judgement.alive, "why": judgement.why}, 200 if judgement.alive else 503)
+        return as_json({"healthy": judgement.alive, "why": judgement.why}, 200 if judgement.alive else 503)
 
     async def _readyz(self, _: Request) -> Response:
         judgement = self._report.health.judge()
-        return _json({"ready": judgement.detecting, "why": judgement.why}, 200 if judgement.detecting else 503)
+        return as_json({"ready": judgement.detecting, "why": judgement.why}, 200 if judgement.detecting else 503)
 
     async def _status(self, _: Request) -> Response:
-        return _json(self._report.status())
+        return as_json(self._report.status())
 
     async def _live(self, _: Request) -> Response:
-        return _json(self._report.live())
+        return as_json(self._report.live())
 
     async def _metrics(self, _: Request) -> Response:
         return Response(
-            exposition(self._report), media_type="text/plain; version=0.0.4; charset=utf-8", headers=_HEADERS
+            exposition(self._report), media_type="text/plain; version=0.0.4; charset=utf-8", headers=HEADERS
         )
 
     async def _page_of_package(self, _: Request) -> Response:
@@ -109,52 +99,29 @@ class Pages:
         """
         path = self._package() / "report.html"
         if not path.is_file():
-            return Response("this package has no report\n", 404, _HEADERS, "text/plain")
-        headers = {**_HEADERS, "Content-Security-Policy": _REPORT_POLICY}
+            return as_text("this package has no report", 404)
+        headers = {**HEADERS, "Content-Security-Policy": _REPORT_POLICY}
         return StreamingResponse(_pieces(path), media_type="text/html", headers=headers)
 
     async def _pause(self, request: Request) -> Response:
         """Pause or resume a camera."""
         name, verb = request.path_params["name"], request.path_params["verb"]
         if verb not in ("pause", "resume"):
-            return Response("needed pause or resume\n", 404, _HEADERS, "text/plain")
+            return as_text("needed pause or resume", 404)
         if name not in {camera.name for camera in self._report.health.cameras}:
-            return Response("no such camera\n", 404, _HEADERS, "text/plain")
+            return as_text("no such camera", 404)
         paused = self._report.outputs.paused
         if verb == "pause":
             paused.setdefault(name, time.monotonic_ns())
         else:
             paused.pop(name, None)
-        return _json({"camera": name, "paused": name in paused})
-
-    async def _snapshot(self, request: Request) -> Response:
-        """Return the newest snapshot; with ?after=N, wait a moment for one newer than the Nth."""
-        name, after = request.path_params["name"], request.query_params.get("after", "")
-        if name not in {camera.name for camera in self._report.health.cameras}:
-            return Response("no such camera\n", 404, _HEADERS, "text/plain")
-        number = int(after) if after.isdecimal() and len(after) < 16 else 0
-        until = time.monotonic() + SNAPSHOT_SECONDS
-        while (snapshot := self._report.snapshots.view(name)) is None or snapshot.number <= number:
-            if time.monotonic() > until:
-                return Response(status_code=204, headers=_HEADERS)
-            await asyncio.sleep(SNAPSHOT_PAUSE)
-        age = (time.monotonic_ns() - snapshot.time_ns) / 1e6
-        headers = {
-            "X-Snapshot": str(snapshot.number),
-            "X-Age-Ms": f"{age:.0f}",
-            "X-Detections": str(snapshot.detections),
-        }
-        return Response(snapshot.jpeg, media_type="image/jpeg", headers={**_HEADERS, **headers})
+        return as_json({"camera": name, "paused": name in paused})
 
 
 async def _pieces(path: Path) -> AsyncIterator[bytes]:
     with path.open("rb") as file:
         while data := file.read(PIECE):
             yield data
-
-
-def _json(values: dict[str, Any], status: int = 200) -> Response:
-    return Response(json.dumps(redact_all(values)), status, _HEADERS, "application/json")
 
 
 class Web:
