@@ -39,7 +39,7 @@ candidates = st.builds(
 runs = st.builds(
     Run,
     conf=st.floats(0, 1) | st.dictionaries(text, st.floats(0, 1), max_size=2),
-    classes=st.none() | st.lists(text, max_size=2).map(tuple),
+    classes=st.none() | st.lists(text, min_size=1, max_size=2).map(tuple),
 )
 
 
