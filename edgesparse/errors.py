@@ -86,6 +86,10 @@ class BackendUnavailable(EdgeSparseError):
     exit_code = MACHINE_LACKS
 
 
+class InstallError(EdgeSparseError):
+    exit_code = MACHINE_LACKS
+
+
 class StreamError(EdgeSparseError):
     exit_code = WRONG_USE
 

@@ -29,6 +29,7 @@ from edgesparse.cli import (
     recipe,
     rollback,
     run,
+    service,
     slim,
     status,
 )
@@ -69,6 +70,7 @@ for verb in (
     evaluate.evaluate,
     bench.bench,
     run.run,
+    service.service,
     keys.keys,
     bundle.bundle,
     deploy.deploy,

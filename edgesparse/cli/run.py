@@ -60,7 +60,7 @@ class RunOptions:
 @click.option("--save-images", type=options.PATH, metavar="FOLDER", help="Write annotated images.")
 @options.renamed("--pictures", "--save-images")
 @click.option("--show", is_flag=True, help="Show a window; q closes it.")
-@click.option("--service", is_flag=True, help="Run as a service, with outputs from --settings.")
+@click.option("--service", is_flag=True, help="Run as a service; --settings has outputs.")
 @click.option("--settings", type=options.PATH, metavar="FILE", help="Read the service's cameras and outputs from this.")
 @options.store
 @options.force
