@@ -16,7 +16,7 @@ import mutations
 from edgesparse.errors import SignatureError
 from edgesparse.fleet import bundle
 from edgesparse.service.settings import WebSettings
-from edgesparse.service.web import connections, door, server
+from edgesparse.service.web import camera_images, connections, door, server
 
 ANSWER_SECONDS = 5.0
 
@@ -106,7 +106,7 @@ def _web() -> int:
     report: Any = SimpleNamespace(health=health, live=dict, status=dict, snapshots=SimpleNamespace(view=lambda _: None))
     unlimited = connections.Pace(1e9)
     unlimited_class: Any = connections._Listener
-    unlimited_class.pace, door.REQUESTS_PER_SECOND, server.SNAPSHOT_SECONDS = unlimited, 10**9, 0.05
+    unlimited_class.pace, door.REQUESTS_PER_SECOND, camera_images.WAIT_SECONDS = unlimited, 10**9, 0.05
     connections.HEADER_SECONDS, connections.IDLE_SECONDS, connections.CHECK_SECONDS = 0.1, 0.1, 0.02
     server.exposition = lambda _: b""  # type: ignore[assignment]
     with socket.socket() as probe:
