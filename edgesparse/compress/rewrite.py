@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from onnx import ModelProto
@@ -111,9 +112,8 @@ class _Slimming:
             )
         self.board = board(options.device)
         self.cost = self.before = cost(model, self.board, options.precision)
-        self.original = Original(model, options.head)
-        self.head = self.original.head
-        self.steps: list[Step] = []
+        self.untouched, self.steps = model, list[Step]()
+        self.head = None if options.head == "auto" else options.head
 
     def run(self) -> tuple[ModelProto, SlimReport]:
         if self.options.maps:
@@ -124,7 +124,7 @@ class _Slimming:
             while (site := next((s for s in rewrite(self.model) if s.where not in visited), None)) is not None:
                 visited.add(site.where)
                 self._visit(name, site)
-        change = self.original.change(self.model, self.head)
+        change = self.original.change(self.model, self.head) if self.model is not self.untouched else Change(0.0, 0.0)
         if not change.small:
             raise ModelError(
                 f"the rewritten network differs by {change.pixels:.3g} pixels and {change.score:.3g} in score: "
@@ -134,8 +134,16 @@ class _Slimming:
         report = SlimReport(device, precision, self.before, self.cost, self.head, change, tuple(self.steps))
         return self.model, report
 
+    @cached_property
+    def original(self) -> Original:
+        """What the network was, run once: only where something changes."""
+        original = Original(self.untouched, self.options.head)
+        self.head = self.head or original.head
+        return original
+
     def _cut(self) -> None:
         """Take the decoding out where a head reads the maps and finds the same boxes in them."""
+        self.head = self.original.head
         head = FAMILIES.get(self.head or "")
         where = ", ".join(output.name for output in self.model.graph.output)
         if head is None:
