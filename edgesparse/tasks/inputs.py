@@ -14,6 +14,7 @@ from edgesparse.builder.targets import DEMO, recipe_of
 from edgesparse.classes import named_classes
 from edgesparse.config import DetectorSpec, Recipe, override
 from edgesparse.errors import ConfigError
+from edgesparse.model.check import require_finite
 from edgesparse.model.load import Model, load
 from edgesparse.progress import Progress
 from edgesparse.runtime.evaluate import ModelScorer
@@ -66,6 +67,7 @@ def read_model(recipe: Recipe, source: str, count: int, labels: Labels | None, p
     """
     progress("reading the model", 0, 0)
     model = load(recipe.model)
+    require_finite(model)
     spec = detector_spec(model, recipe)
     images = image_batches(source, spec.input, count)
     scorer = ModelScorer(spec, labels, partial(progress, "scoring")) if labels else None

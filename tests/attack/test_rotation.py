@@ -117,11 +117,11 @@ def test_every_setting_that_names_a_file_counts_with_its_contents(tmp_path: Path
         file = tmp_path / key
         values: Any = {key: file}
         section = kind.model_construct(**values)
-        found = []
+        fingerprints = []
         for text in (OLD, NEW):
             file.write_text(text)
-            found.append(fingerprint(section))
-        assert found[0] != found[1], key
+            fingerprints.append(fingerprint(section))
+        assert fingerprints[0] != fingerprints[1], key
 
 
 def test_the_web_page_refuses_the_former_token(tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ Make = Callable[[Path], list[str]]
 BAD: dict[Make, tuple[int, str]] = {
     text_file: (2, r"text.onnx is not a complete ONNX file \(not ONNX, or truncated\): export or copy it again"),
     truncated: (2, r"cut.onnx is not a complete ONNX file"),
-    classifier: (2, r"no known head: found logits 1x1000 float32 .*: needed a detector's boxes and scores"),
+    classifier: (2, r"no known head: found logits 1x1000 float32 .*; this looks like a classifier"),
     unknown_operator: (2, r"op.onnx: operator Sharpen is not in ONNX opset 17: export with plain ONNX operators"),
     custom_domain: (2, r"ONNX Runtime refuses it: .*com.acme"),
     dynamic: (2, r"the input images 1x3x\?x\? has no fixed height and width: set input.size .*--size H W"),

@@ -28,9 +28,9 @@ def mask_of(pixels: NDArray[np.bool_]) -> Mask:
     candidates = np.concatenate([whole, np.ones((1, 1), np.float32)], 1)
     logits = np.where(pixels, 1.0, -1.0).astype(np.float32)[None]
     detections = Detections(whole, np.ones(1, np.float32), np.zeros(1, np.int64))
-    made = maker(detections, candidates, logits, Letterbox.fit((height, width), (height, width), "stretch"))
-    assert made.masks is not None
-    return made.masks[0] if made.masks else Mask(height, width, np.array([height * width], np.uint32))
+    masked = maker(detections, candidates, logits, Letterbox.fit((height, width), (height, width), "stretch"))
+    assert masked.masks is not None
+    return masked.masks[0] if masked.masks else Mask(height, width, np.array([height * width], np.uint32))
 
 
 @given(bitmaps)
