@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from edgesparse.errors import SinkError
 from edgesparse.runtime.detections import Detections
 from edgesparse.stream import pygobject
 from edgesparse.stream.recording import avi, h264
+from edgesparse.stream.sinks import recorder
 from edgesparse.stream.sinks.images import Images
 from edgesparse.stream.sinks.video import Video
 
@@ -77,6 +79,19 @@ def test_a_video_can_be_played_up_to_its_last_second_after_kill_9(tmp_path: Path
     assert len(images) >= written - 20, "at most the last second, 20 frames, is missing"
     assert times == pytest.approx([index / 20 for index in range(len(images))], abs=0.001)
     assert [float(image.mean()) for image in images] == pytest.approx([n % 256 for n in range(len(images))], abs=6)
+
+
+def test_a_slow_detector_loses_no_more_than_a_second_of_its_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four frames per second of a video of 25."""
+    monkeypatch.setattr(recorder, "monotonic_ns", itertools.count(0, 250_000_000).__next__)
+    path = tmp_path / "out.mp4"
+    with Video(path, NAMES, 25) as sink:
+        for index in range(10):
+            sink.write(gray_frame(index), NONE)
+        images, _ = read_video(path)
+    assert len(images) >= 5 and len(read_video(path)[0]) == 10
 
 
 def record(path: Path, seconds: Sequence[float], *, live: bool = False, fps: float = 25) -> list[float]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic_ns
 from typing import BinaryIO
 
 from edgesparse.errors import SinkError
@@ -25,7 +26,7 @@ from edgesparse.stream.sinks.writing import failing
 log = logging.getLogger("edgesparse.stream")
 
 SEGMENT_NS = 1_000_000_000
-"""What is lost at most when the process is killed."""
+"""What is lost at most when the process is killed: of the recording, and of the work of a slow detector."""
 SPARE_BYTES = 16 << 20
 """Recording stops when the disk has less than that."""
 
@@ -72,6 +73,7 @@ class Recorder:
         self._encoder: Encoder | None = None
         self._pending: list[int] = []
         """Times of the images of the present segment."""
+        self._began_ns = 0
         self._file: BinaryIO | None = None
         self._muxer: Muxer | None = None
 
@@ -81,8 +83,10 @@ class Recorder:
             raise SinkError(f"cannot write {self._path}: {os.strerror(errno.ENOSPC)}")
         if self._encoder is None:
             self._encoder = self._format.encoder(self._path, self._fps, image)
-        if self._pending and time_ns - self._pending[0] >= SEGMENT_NS:
+        if self._pending and max(time_ns - self._pending[0], monotonic_ns() - self._began_ns) >= SEGMENT_NS:
             self._end_segment(self._encoder)
+        if not self._pending:
+            self._began_ns = monotonic_ns()
         self._encoder.add(image)
         self._pending.append(time_ns)
 
