@@ -152,8 +152,9 @@ class Run(Section):
     """Whether boxes of different classes suppress each other."""
     multi_label: bool = False
     """Whether a box is reported once for every class that reaches `conf`, not only for its best class."""
-    tracking: bool = False
-    """Whether to track objects from frame to frame, per camera."""
+    tracking: bool | Literal["sort", "bytetrack"] = False
+    """Whether to track objects from frame to frame, per camera: `sort` (the same as true), or `bytetrack`, which keeps
+    objects whose confidence falls below `conf` for a while, down to 0.1."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Run:
@@ -260,8 +261,8 @@ def load_recipe(path: Path) -> Recipe:
     files = {"model": recipe.model, **code, **{f"{s}.{name}": getattr(getattr(recipe, s), name) for s, name in _PATHS}}
     for name, file in files.items():
         what, exists = ("folder", os.path.isdir) if name in _FOLDERS else ("file", os.path.isfile)
-        if name == "accept.annotations":  # a file, or the folder that it is in
-            exists = os.path.exists
+        if name == "accept.annotations" and file is not None and any(file.glob("*/")):  # a folder per class
+            exists = os.path.isdir
         if file is not None and not exists(file):
             raise ConfigError(f"{path}: {name}: no {what} {short(str(file), 300)}{nearest_file(file)}")
     return recipe

@@ -34,6 +34,8 @@ Kinds = Pixels | Sequence[Pixels] | None
 """The pixel format of all frames of a batch, of each frame, or None: what their shapes suggest."""
 UNKNOWN = "faults that the GPU found"
 """The fault of candidates that the GPU dropped."""
+LOW = 0.1
+"""The least confidence that ByteTrack considers."""
 STAGES = ("preprocess", "engine", "decode", "nms")
 
 
@@ -60,18 +62,18 @@ class Detector(Closing):
         head = head_of(spec.head)
         _check_task(head.task, spec, run)
         classes = head.classes(layout)
-        if classes is not None and classes != len(spec.classes):
-            raise ModelError(
-                f"the network has {classes} classes, 'classes:' names {len(spec.classes)}: make them equal"
-            )
+        if classes not in (None, len(spec.classes)):
+            named = len(spec.classes)
+            raise ModelError(f"the network has {classes} classes, 'classes:' names {named}: make them equal")
         self._classes = len(spec.classes) if classes is None else None
         per_camera = [thresholds(run.seen_by(c), spec.classes, f"run.cameras.{c.name}") for c in run.cameras]
-        self._thresholds: NDArray[np.float32] = np.stack(per_camera or [thresholds(run, spec.classes)]).min(0)
+        self._counted: NDArray[np.float32] = np.stack(per_camera or [thresholds(run, spec.classes)]).min(0)
+        self._thresholds = for_tracker(self._counted, run)
         lowest = float(np.min(self._thresholds))
         # Heads already apply the lowest threshold.
         self._filters = bool((self._thresholds != lowest).any())
-        self._nms, self._rotated, self.faults = head.nms, head.task == "obb", dict[str, int]()
-        self._complete = head.complete(layout)
+        self._nms, self._complete, self.faults = head.nms, head.complete(layout), dict[str, int]()
+        self._rotated = head.task == "obb"
         image = image_input(runner)
         self.batch, self._places = image.shape[0], Places(spec.input, image)
         plan = FramePlan(
@@ -120,7 +122,10 @@ class Detector(Closing):
         if not frames:
             return []
         self.submit(frames, pixels)
-        return self.collect()
+        results = self.collect()
+        if self._counted is self._thresholds:
+            return results
+        return [each[each.confidence >= self._counted[each.class_id]] for each in results]
 
     @property
     def depth(self) -> int:
@@ -150,7 +155,8 @@ class Detector(Closing):
         self._letterboxes.append([letterbox for _, letterbox in placed])
 
     def collect(self) -> list[Detections]:
-        """Wait for the oldest batch in flight and return its detections per frame. Raises RuntimeError if there is
+        """Wait for the oldest batch in flight and return its detections per frame; with `tracking: bytetrack` those of
+        confidence LOW or more, which only a tracker may use. Raises RuntimeError if there is
         none.
         """
         letterboxes = self._letterboxes.popleft() if self._letterboxes else []
@@ -260,6 +266,11 @@ def thresholds(run: config.Run, names: Sequence[str], where: str = "run") -> NDA
         selected = [class_index(name, names, f"{where}.classes") for name in run.classes]
         least[np.setdiff1d(np.arange(len(names)), selected)] = np.inf
     return least
+
+
+def for_tracker(least: NDArray[np.float32], run: config.Run) -> NDArray[np.float32]:
+    """Lower thresholds [C] to what the tracker considers; the same array with another tracker than ByteTrack."""
+    return np.where(np.isfinite(least), np.minimum(least, LOW), least) if run.tracking == "bytetrack" else least
 
 
 def class_index(name: str, names: Sequence[str], where: str) -> int:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgesparse.config import ONLY, Camera, Run
 from edgesparse.redaction import redact
 from edgesparse.runtime.detections import Detections
-from edgesparse.runtime.detector import thresholds
+from edgesparse.runtime.detector import for_tracker, thresholds
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.sources.base import Source, State
 from edgesparse.stream.sources.open import open_source
@@ -70,9 +70,11 @@ class Feed:
         self.ended = False
         own = thresholds(run.seen_by(settings), names, f"run.cameras.{settings.name}")
         shared = not run.cameras and settings.conf is None and settings.classes is None
-        self._thresholds = None if shared else own
+        self._thresholds = None if shared else for_tracker(own, run)
         self._zones = Zones(settings.zones) if settings.zones else None
         self._tracks: Tracks | None = None
+        self._strong = own if run.tracking == "bytetrack" else None
+        """The thresholds of what counts by itself; the detector returns weaker detections too."""
         if run.tracking:
             self._tracks = (like and like._tracks) or Tracks()
         self._period_ns = int(1e9 / settings.rate) if settings.rate else 0
@@ -101,7 +103,11 @@ class Feed:
             detections = detections[detections.confidence >= self._thresholds[detections.class_id]]
         if self._zones is not None:
             detections = self._zones.inside(detections, frame.image.shape[1], frame.image.shape[0])
-        return detections if self._tracks is None else self._tracks.follow(detections)
+        if self._tracks is None:
+            return detections
+        if self._strong is None:
+            return self._tracks.follow(detections)
+        return self._tracks.follow(detections, detections.confidence < self._strong[detections.class_id])
 
     def update(self, paused_ns: int | None = None) -> None:
         """Update the status, and let the source detect a stall. `paused_ns`: since when the camera is paused."""

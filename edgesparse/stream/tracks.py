@@ -19,6 +19,8 @@ LEAST_OVERLAP = 0.2
 """Least IoU of a box with the predicted box of its object."""
 MOST_MISSED = 30
 """Frames for which an object may go unseen and keep its number."""
+LEAST_OVERLAP_OF_WEAK = 0.5
+"""The same for a weak detection (ByteTrack)."""
 SURE = 2
 """Sightings after which a box counts as an object."""
 
@@ -49,24 +51,40 @@ class Tracks:
         """Number of objects, including those not yet confirmed and those out of sight."""
         return len(self._number)
 
-    def follow(self, detections: Detections) -> Detections:
-        """Return the next frame's detections with `track_id`: -1 if an object has not been seen often enough."""
+    def follow(self, detections: Detections, weak: NDArray[np.bool_] | None = None) -> Detections:
+        """Return the next frame's detections with `track_id`: -1 if an object has not been seen often enough.
+
+        `weak` bool [n]: detections of too little confidence to count by themselves. They are matched last, with the
+        objects that were seen in the last frame and have no other box; those without an object are left out
+        (ByteTrack: Zhang et al., 2022).
+        """
         measured = _measure(detections.xyxy)
         self._predict()
         overlap = _overlap(_boxes(self._state), _boxes(measured))
         overlap[self._class_id[:, None] != detections.class_id] = 0.0
-        tracks, boxes = _pairs(overlap)
+        tracks, boxes = _pairs(overlap) if weak is None else self._in_two_steps(overlap, weak)
         self._missed += 1
         self._update(tracks, measured[boxes])
-        new = np.setdiff1d(np.arange(len(detections)), boxes)
-        owner = np.empty(len(detections), np.int64)
+        able = np.arange(len(detections)) if weak is None else np.flatnonzero(~weak)
+        new = np.setdiff1d(able, boxes)
+        owner = np.full(len(detections), -1)
         owner[boxes] = tracks
         owner[new] = len(self) + np.arange(len(new))
         self._add(measured[new], detections.class_id[new])
-        self._give_numbers(owner)
-        numbers = self._number[owner]
+        self._give_numbers(owner[owner >= 0])
+        numbers = np.where(owner >= 0, np.append(self._number, -1)[owner], -1)
         self._keep(self._missed <= MOST_MISSED)
-        return replace(detections, track_id=numbers)
+        followed = replace(detections, track_id=numbers)
+        return followed if weak is None or not weak.any() else followed[~weak | (numbers >= 0)]
+
+    def _in_two_steps(self, overlap: Floats, weak: NDArray[np.bool_]) -> tuple[Ints, Ints]:
+        """Pair objects with the detections that count, then those that are left with weak ones."""
+        tracks, boxes = _pairs(np.where(weak, 0.0, overlap))
+        rest = np.where(weak & (overlap >= LEAST_OVERLAP_OF_WEAK), overlap, 0.0)
+        rest[tracks] = 0.0
+        rest[(self._missed > 0) | (self._number < 0)] = 0.0
+        more = _pairs(rest)
+        return np.concatenate([tracks, more[0]]), np.concatenate([boxes, more[1]])
 
     def _predict(self) -> None:
         shrinks_to_nothing = self._state[:, 2] + self._state[:, 6] <= 0

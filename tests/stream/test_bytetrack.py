@@ -1,0 +1,139 @@
+"""Objects of known identity on the demo scene's belt, followed through noise: SORT and ByteTrack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from loops import make_detector
+
+from edgesparse.config import Camera, Run
+from edgesparse.demo.scene import Scene
+from edgesparse.runtime.detections import Detections
+from edgesparse.runtime.detector import LOW, Detector
+from edgesparse.stream.cameras import Feed
+from edgesparse.stream.frames import Frame
+from edgesparse.stream.sources.memory import MemorySource
+from edgesparse.stream.tracks import Tracks
+
+CONF = 0.5
+FRAMES = 250
+Identities = list[int]
+
+
+def belt() -> list[tuple[Detections, Identities]]:
+    """What a detector finds on the belt: boxes a little off, confidences that fade for a few frames, false boxes; and
+    the part that each box is of, -1 for none."""
+    scene, rng = Scene(3, height=240, width=320), np.random.default_rng(3)
+    number: dict[int, tuple[int, object]] = {}
+    image, frames = np.empty((240, 320, 3), np.uint8), []
+    for frame in range(FRAMES):
+        boxes, classes, ids, confidence = [], [], [], []
+        for part in scene._parts:
+            box = part.box(scene._offset, scene._width)
+            if box is not None:
+                identity = number.setdefault(id(part), (len(number), part))[0]
+                boxes.append(np.array(box) + rng.normal(0, 1.5, 4))
+                classes.append(part.class_id)
+                ids.append(identity)
+                confidence.append(
+                    rng.uniform(0.15, 0.4) if (frame + 7 * identity) % 40 < 12 else rng.uniform(0.55, 0.95)
+                )
+        for _ in range(rng.poisson(0.5)):
+            x, y = rng.uniform(0, 280), rng.uniform(0, 200)
+            boxes.append(np.array([x, y, x + 25, y + 25]))
+            classes.append(0)
+            ids.append(-1)
+            confidence.append(rng.uniform(0.1, 0.4))
+        scene.render(image)
+        found = (
+            np.array(boxes, np.float32).reshape(-1, 4),
+            np.array(confidence, np.float32),
+            np.array(classes, np.int64),
+        )
+        frames.append((Detections(*found), ids))
+    return frames
+
+
+def mota(frames: list[tuple[Detections, Identities]], tracker: str) -> tuple[float, int]:
+    """1 - (misses + false boxes + switches) / objects, and the switches (Bernardin and Stiefelhagen, CLEAR MOT, 2008).
+
+    Boxes stay attached to their parts, so a numbered box is right exactly if it is a part's.
+    """
+    tracks, last, objects, misses, false, switches = Tracks(), dict[int, int](), 0, 0, 0, 0
+    for detections, ids in frames:
+        tagged = Detections(detections.xyxy, detections.confidence, detections.class_id)
+        weak = tagged.confidence < CONF
+        if tracker == "sort":
+            kept, result = np.flatnonzero(~weak), tracks.follow(tagged[~weak])
+        else:
+            result = tracks.follow(tagged, weak)
+            kept = np.array([np.flatnonzero((tagged.xyxy == box).all(axis=1))[0] for box in result.xyxy], np.intp)
+        assert result.track_id is not None
+        objects += sum(identity >= 0 for identity in ids)
+        seen = {
+            ids[row]: track for row, track in zip(kept.tolist(), result.track_id.tolist(), strict=True) if track >= 0
+        }
+        false += sum(identity < 0 for identity in seen)
+        misses += sum(identity >= 0 and identity not in seen for identity in ids)
+        switches += sum(last.get(identity, track) != track for identity, track in seen.items() if identity >= 0)
+        last |= seen
+    return 1 - (misses + false + switches) / objects, switches
+
+
+def test_bytetrack_keeps_objects_that_fade() -> None:
+    frames = belt()
+    sort, byte = mota(frames, "sort"), mota(frames, "bytetrack")
+    print(f"MOTA on the belt: SORT {sort[0]:.3f} with {sort[1]} switches, ByteTrack {byte[0]:.3f} with {byte[1]}")
+    assert byte[0] > 0.9 > sort[0] and byte[1] <= sort[1]
+
+
+def boxes(*rows: tuple[float, float, float]) -> Detections:
+    """Boxes of one class and size by their left edge, top and confidence."""
+    table = np.array(rows, np.float32).reshape(-1, 3)
+    xyxy = np.column_stack([table[:, :2], table[:, :2] + 20])
+    return Detections(xyxy, table[:, 2], np.zeros(len(table), np.int64))
+
+
+def test_a_weak_box_starts_nothing_and_takes_no_number_from_a_strong_one() -> None:
+    tracks = Tracks()
+    for _ in range(2):
+        first = tracks.follow(boxes((0, 0, 0.9)), np.array([False]))
+    assert first.track_id is not None and first.track_id.tolist() == [1]
+    both = tracks.follow(boxes((2, 0, 0.2), (5, 0, 0.9), (80, 0, 0.3)), np.array([True, False, True]))
+    assert (
+        both.track_id is not None and both.confidence.tolist() == pytest.approx([0.9]) and both.track_id.tolist() == [1]
+    )
+    faded = tracks.follow(boxes((5, 0, 0.2), (80, 0, 0.3)), np.array([True, True]))
+    assert faded.track_id is not None and faded.confidence.tolist() == pytest.approx([0.2])
+    assert faded.track_id.tolist() == [1] and len(tracks) == 1
+    assert not len(tracks.follow(boxes(), np.empty(0, np.bool_)))
+
+
+VALUES = {"output0": [[[0, 0, 10, 10, 0.9, 0], [20, 0, 30, 10, 0.2, 0], [40, 0, 50, 10, 0.05, 2], [0] * 6]]}
+
+
+def detector(folder: Path, tracking: object) -> Detector:
+    plain = make_detector(folder, values=VALUES)
+    run = Run(conf=CONF, tracking=tracking)  # type: ignore[arg-type]
+    return Detector(plain.runner, plain.spec, run)
+
+
+def test_only_the_loop_sees_weak_boxes(tmp_path: Path) -> None:
+    image = np.zeros((64, 64, 3), np.uint8)
+    with detector(tmp_path, "bytetrack") as detect:
+        assert detect(image).confidence.tolist() == pytest.approx([0.9])
+        detect.submit([image])
+        weak = detect.collect()[0]
+        assert weak.confidence.tolist() == pytest.approx([0.9, 0.2]) and LOW == 0.1
+        feed = Feed(Camera(name="a", source="0"), MemorySource([image], "m"), detect.run, detect.spec.classes)
+        shown = [feed.select(Frame(image, 0, i, "x"), weak) for i in range(2)]
+        assert [each.confidence.tolist() for each in shown] == [pytest.approx([0.9])] * 2
+        fading = weak[[0]]
+        fading.confidence[0] = 0.2
+        faded = feed.select(Frame(image, 0, 2, "x"), fading)
+        assert faded.track_id is not None and faded.track_id.tolist() == [1]
+    with detector(tmp_path, True) as detect:
+        detect.submit([image])
+        assert detect.collect()[0].confidence.tolist() == pytest.approx([0.9])
