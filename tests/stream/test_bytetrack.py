@@ -47,12 +47,12 @@ def belt() -> list[tuple[Detections, Identities]]:
             ids.append(-1)
             confidence.append(rng.uniform(0.1, 0.4))
         scene.render(image)
-        found = (
+        detected = (
             np.array(boxes, np.float32).reshape(-1, 4),
             np.array(confidence, np.float32),
             np.array(classes, np.int64),
         )
-        frames.append((Detections(*found), ids))
+        frames.append((Detections(*detected), ids))
     return frames
 
 
