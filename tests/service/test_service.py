@@ -162,7 +162,7 @@ def test_outputs_that_are_not_finite_are_counted_and_health_reports_them(
         {"values": {"output0": [[row, row, row, row, [0.9] * squares.CELLS, [0.0] * squares.CELLS]]}}
     )
     service = start(package, door())
-    status = service.until(lambda status: status["invalid_boxes"] > 100 and "no boxes" in status["why"])
+    status = service.until(lambda status: status["invalid_boxes"] > 100 and "not valid boxes" in status["why"])
     assert status["healthy"] and not status["detecting"] and "not finite" in status["why"]
     assert service.get("/readyz")[0] == 503
     metrics = service.get("/metrics")[1].decode()
