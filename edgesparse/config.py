@@ -261,9 +261,7 @@ def load_recipe(path: Path) -> Recipe:
     files = {"model": recipe.model, **code, **{f"{s}.{name}": getattr(getattr(recipe, s), name) for s, name in _PATHS}}
     for name, file in files.items():
         what, exists = ("folder", os.path.isdir) if name in _FOLDERS else ("file", os.path.isfile)
-        if (
-            name == "accept.annotations" and file is not None and any(map(Path.is_dir, file.glob("*")))
-        ):  # a folder per class
+        if name == "accept.annotations" and file and any(map(Path.is_dir, file.glob("*"))):  # a folder per class
             exists = os.path.isdir
         if file is not None and not exists(file):
             raise ConfigError(f"{path}: {name}: no {what} {short(str(file), 300)}{nearest_file(file)}")
