@@ -216,7 +216,7 @@ class _Training:
     def _record(self, losses: Sequence[float]) -> None:
         with torch.no_grad():
             mix, self.average.mix = self.average.mix, 0.0  # as the network will be
-            parts = self.held_out.float().split(self.lesson.batch)
+            parts = self.held_out.float().split(self.lesson.batch)  # type: ignore[no-untyped-call]
             held_out = float(np.mean([self._loss(self.average, self._input(part)).item() for part in parts]))
             self.average.mix = mix
         row = {"seconds": round(self.state.seconds, 1), "step": self.state.step, "held_out": held_out}

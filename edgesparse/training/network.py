@@ -62,7 +62,8 @@ class Network(nn.Module):
 
     def scales(self) -> dict[str, float]:
         """The scale of each quantized tensor."""
-        return {name: float(self.quantizers[group].scale.detach()) for name, group in self._group.items()}
+        values = {group: torch.as_tensor(quantizer.scale).item() for group, quantizer in self.quantizers.items()}
+        return {name: float(values[group]) for name, group in self._group.items()}
 
     def write_to(self, model: ModelProto) -> None:
         """Store the weights in `model`, whose graph is the one that this module was made of."""

@@ -35,4 +35,5 @@ class Quantizer(nn.Module):
         slow = (x.numel() * TOP) ** -0.5
         scale = (self.scale * slow + (self.scale - self.scale * slow).detach()).clamp_min(1e-12)
         steps = (x / scale).clamp(-TOP, TOP)
-        return (steps + (torch.round(steps) - steps).detach()) * scale
+        rounded: Tensor = (steps + (torch.round(steps) - steps).detach()) * scale
+        return rounded
