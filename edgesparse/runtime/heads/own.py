@@ -37,7 +37,7 @@ def _from_source(file: HeadFile, source: bytes) -> Head:
     module.__file__ = str(file.path)
     sys.modules[module.__name__] = module  # dataclasses look their module up there
     try:
-        exec(compile(source, file.path, "exec"), module.__dict__)
+        exec(compile(source, file.path, "exec"), module.__dict__)  # nosec B102: the recipe's owner names the file
     except Exception as error:
         del sys.modules[module.__name__]
         raise ConfigError(f"head: {file.path} cannot be run: {_words(error)}: fix it") from error
