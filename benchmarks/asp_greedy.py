@@ -1,8 +1,9 @@
-"""The peer in pruning.py: NVIDIA ASP's published greedy search for a channel permutation, written down plainly.
+"""The baseline of pruning.py: NVIDIA ASP's published greedy search for a channel permutation.
 
-Pool and Yu, "Channel Permutations for N:M Sparsity", NeurIPS 2021, section 4: of all pairs of groups of four columns,
-take the one whose best rearrangement of its eight columns gains most; rearrange; repeat until no pair gains. The eight
-columns can be split into two fours in 35 ways. `escapes` random swaps then leave a local optimum, as in the paper.
+Pool and Yu, "Channel Permutations for N:M Sparsity", NeurIPS 2021, section 4: among all pairs of groups of four
+columns, choose the pair whose best rearrangement of its eight columns gains most, apply it, and repeat until no pair
+gains. The eight columns can be split into two fours in 35 ways. Then `escapes` random swaps escape from local optima,
+as in the paper.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ HALVES = np.array(list(combinations(range(8), 4)))
 
 
 def kept(weights: npt.NDArray[np.float32]) -> float:
-    """Magnitude that 2:4 along the columns of `weights` [rows, n] keeps."""
+    """Sum of magnitudes that 2:4 pruning along the columns of `weights` [rows, n] keeps."""
     ranked = np.sort(np.abs(weights).reshape(len(weights), -1, 4), axis=2)
     return float(ranked[:, :, 2:].sum(dtype=np.float64))
 
 
 def search(weights: npt.NDArray[np.float32], escapes: int = 0, seed: int = 0) -> npt.NDArray[np.intp]:
-    """The order of the columns that the greedy search ends with."""
+    """Final order of the columns after the greedy search."""
     weights, rng = np.abs(weights), np.random.default_rng(seed)
     order = np.arange(weights.shape[1])
     best = _descend(weights, order)
@@ -57,7 +58,7 @@ def _descend(weights: npt.NDArray[np.float32], order: npt.NDArray[np.intp]) -> n
 def _best(
     weights: npt.NDArray[np.float32], order: npt.NDArray[np.intp], pair: tuple[int, int]
 ) -> tuple[float, npt.NDArray[np.intp]]:
-    """What the best split of the pair's eight columns gains, and that split."""
+    """Gain of the best split of the pair's eight columns, and that split."""
     a, b, c, d = weights[:, order[_places(pair)]][:, HALVES].transpose(2, 0, 1)
     high, other = np.maximum(a, b), np.maximum(c, d)
     second = np.maximum(np.minimum(high, other), np.maximum(np.minimum(a, b), np.minimum(c, d)))

@@ -3,11 +3,11 @@
     python benchmarks/build_default.py [--only fp16 --only fp16-2:4] [--budget '1 GB'] [--state FOLDER] [--save]
 
 Without --budget: all candidates (or those of --only), scored on images of the demo scene, with the report page. With
---budget, which may be repeated: a build within each, with the measured peak. Results are added to
-benchmarks/results/build_default.json under their own names, so that parts can run one after another.
+--budget, which may be repeated: a build within each, with the measured peak. Each part's results are added to
+benchmarks/results/build_default.json under a name of their own, so that parts can be run separately.
 
---state is a folder that keeps the timing cache and INT8's calibration between parts. With another --out, a copy in
-OUT/state is used and extended, for machines that keep nothing between parts.
+--state is a folder that keeps the timing cache and the INT8 calibration between parts. If --out is a different folder,
+a copy in OUT/state is used and extended, for machines that keep nothing between parts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from edgesparse.package.manifest import Candidate, Manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 UNSEEN = 1_000_000
-"""Seed of the first image to score on, far from those that the detector was trained on."""
+"""Seed of the first image to score on, far from the training seeds."""
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -54,7 +54,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def recipe(arguments: argparse.Namespace, scene: Path | None, memory: str | None) -> Recipe:
-    """The target's recipe with calibration images, labels and the settings of the command line."""
+    """The target's recipe with calibration images, labels and command-line options."""
     fields = recipe_of(arguments.target).model_dump(mode="json")
     fields["build"] |= {
         "backend": arguments.backend,
@@ -95,7 +95,7 @@ def summarize(manifest: Manifest) -> dict[str, Any]:
 
 
 def without_layers(candidate: Candidate) -> dict[str, Any]:
-    """A candidate with the number of its layers, and the kernels of its sparse layers only."""
+    """A candidate with its layer count, and the kernels of its sparse layers only."""
     fields = candidate.model_dump(mode="json", exclude={"layers", "eligible"})
     sparse = [layer.kernel for layer in candidate.layers if layer.sparse]
     counts = {"layers": len(candidate.layers), "eligible": len(candidate.eligible)}
@@ -103,7 +103,7 @@ def without_layers(candidate: Candidate) -> dict[str, Any]:
 
 
 class Steps:
-    """Progress as a line per step on standard error, with the seconds."""
+    """Print one line per step on standard error, with the elapsed seconds."""
 
     def __init__(self) -> None:
         self._step, self._begun = "", time.monotonic()
@@ -128,7 +128,7 @@ def keep(arguments: argparse.Namespace, name: str, result: dict[str, Any]) -> No
 
 
 def state_folder(arguments: argparse.Namespace, temporary: Path) -> Path:
-    """The folder of the timing cache. A copy from another machine comes without that machine's key."""
+    """The folder of the timing cache. Another machine's key is not copied with it."""
     if arguments.state is None:
         return temporary / "state"
     if arguments.out == RESULTS:

@@ -1,9 +1,9 @@
-"""How long calibration takes and how much memory: YOLOX-nano on the images of train.
+"""Time and memory of calibration: YOLOX-nano on the training images.
 
     python benchmarks/calibration.py [--real ../shared/real] [--images 160] [--save]
 
-Each case is a process of its own, which reads the images itself; peak memory is that of the whole process. `layers`
-are the inputs of every layer that multiplies, `all` every activation, which TensorRT's table wants.
+Each case runs in its own process, which reads the images itself; peak memory is that of the whole process. `layers`
+covers the inputs of every layer that multiplies; `all` covers every activation, as TensorRT's table requires.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How long a person waits: from the start of apps/detect.py on a ready package to its first line of detections.
+"""How long a user waits from starting apps/detect.py on a finished package to the first line of detections.
 
     python benchmarks/cold_start.py [--real ../shared/real] [--runs 10] [--save]
 
-A new process each time, its clock started before the process is. Prints JSON.
+Each run is a new process; the clock starts before the process does. Prints JSON.
 """
 
 from __future__ import annotations

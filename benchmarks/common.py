@@ -1,4 +1,4 @@
-"""The facts that accompany the figures of every benchmark: machine, versions, date and command."""
+"""What every benchmark records with its figures: machine, versions, date and command."""
 
 from __future__ import annotations
 

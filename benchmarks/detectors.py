@@ -1,4 +1,4 @@
-"""The detectors that several benchmarks use, and their input images."""
+"""Detectors shared by several benchmarks, and their input images."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ PARTS = DetectorSpec(head="yolov8", classes=CLASSES, input=InputSpec(size=(320, 
 
 
 def images(folder: Path, count: int, spec: DetectorSpec = YOLOX) -> Batches:
-    """The first `count` images of `folder` as the network takes them."""
+    """The first `count` images of `folder`, preprocessed for the network."""
     return image_batches(str(folder), spec.input, count)

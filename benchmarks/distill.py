@@ -1,12 +1,12 @@
-"""A detector with ReLU, 2:4 and INT8 that learned from the original without labels: YOLOX-nano on real images.
+"""A ReLU, 2:4, INT8 detector distilled from the original without labels: YOLOX-nano on real images.
 
     python benchmarks/distill.py prepare FOLDER [--relu] [--sparse 0.5] [--int8] [--minutes 9] [--images N]
     python benchmarks/distill.py train FOLDER
     python benchmarks/distill.py score FOLDER [--save]
 
-`prepare` and `score` run where edgesparse is installed, with the real images beside the checkout or in EDGESPARSE_REAL.
-`train` needs PyTorch 2.x, NumPy and onnx alone, and takes the GPU if there is one: carry FOLDER there and back. It
-learns from coco_mini/train and unlabelled/; scores are on coco_mini/val, on which no choice was made.
+`prepare` and `score` run where edgesparse is installed, with the real images next to the checkout or in
+EDGESPARSE_REAL. `train` needs only PyTorch 2.x, NumPy and onnx, and uses the GPU if there is one: copy FOLDER there and
+back. It trains on coco_mini/train and unlabelled/; scores are on coco_mini/val, which was not used for any decision.
 """
 
 from __future__ import annotations

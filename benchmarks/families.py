@@ -1,10 +1,11 @@
-"""What INT8 and 2:4 cost trained networks of several families, without training: mAP on the same labelled images.
+"""Accuracy cost of INT8 and 2:4 without training, for trained networks of several families: mAP on the same labelled
+images.
 
     python benchmarks/families.py [--real ../shared/real] [--only yolox_nano] [--save]
 
 Each is scored as it is, after `quantize`, and after `prune --method reconstruct --share 0.5`, all with ONNX Runtime.
-Calibration and reconstruction see the training images, scoring the others. The images are a selection: compare a
-figure with its neighbors only.
+Calibration and reconstruction use the training images, scoring uses the others. The images are a subset, so compare
+figures only with each other.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ RECIPE = "model: {model}\nclasses: coco\ninput: {{{look}}}\nbuild: {{backend: on
 
 
 def scored(recipe: Path, real: Path) -> dict[str, float] | str:
-    """mAP in points, or why there is none."""
+    """mAP in points, or the reason why there is none."""
     labels = real / "coco_mini" / "instances_val.json"
     result = edgesparse.evaluate(recipe, labels, images=real / "coco_mini" / "val", store=recipe.parent / "engines")
     return {"map": round(result.map, 1), "map50": round(result.map50, 1)}

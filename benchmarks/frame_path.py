@@ -2,8 +2,8 @@
 
     python benchmarks/frame_path.py [--real ../shared/real] [--ultralytics PYTHON] [--save]
 
-On the same frames: edgesparse; interleaved with it frame by frame, the plain OpenCV and NumPy code of YOLOX's ONNX
-demo, written out below, with its thresholds and its own session; and, with --ultralytics (the interpreter of an
+All use the same frames: edgesparse; the plain OpenCV and NumPy code of YOLOX's ONNX demo (below), with its thresholds
+and its own session, interleaved with edgesparse frame by frame; and, with --ultralytics (the interpreter of an
 environment that has it), Ultralytics' own pre- and post-processing in a separate process. Prints JSON; --save writes it
 to benchmarks/results/frame_path.json.
 """
@@ -33,7 +33,7 @@ from edgesparse.config import Run
 HERE = Path(__file__).resolve().parent
 SIZE = (416, 416)
 CONF, IOU = 0.1, 0.45
-"""The demo's own thresholds, used for both."""
+"""The demo's thresholds, used for both."""
 STRIDES = (8, 16, 32)
 
 
@@ -90,7 +90,7 @@ def demo_nms(boxes: NDArray[np.float32], scores: NDArray[np.float32]) -> list[in
 
 
 def frames_of(real: Path, count: int) -> list[NDArray[np.uint8]]:
-    """Frames of both videos, enlarged to 1080p."""
+    """Frames of both videos, upscaled to 1080p."""
     frames = []
     for name in ("one-by-one-person-detection.mp4", "bottle-detection.mp4"):
         video = cv2.VideoCapture(str(real / "video" / name))
@@ -109,7 +109,7 @@ def timed(action: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
 
 def demo_session(model: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    # Otherwise its idle threads spin on the cores that the other session works on.
+    # Otherwise its idle threads spin on the cores that the other session needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(str(model), options)
 
@@ -127,8 +127,8 @@ def measure(real: Path, rounds: int) -> dict[str, Any]:
         for number in range(rounds + 1):
             counts: dict[int, list[int]] = {index: [] for index in range(len(frames))}
             for index, frame in enumerate(frames):
-                # Each gets a frame that was just captured into one buffer, as from a camera, and an output that the
-                # other has not just pulled into the cache.
+                # Each gets a frame just captured into one buffer, as from a camera, and an output that the other has
+                # not just brought into the cache.
                 np.copyto(captured, frame)
                 detections = detector(captured)
                 before, engine, *after = detector.times / 1e6
@@ -139,7 +139,7 @@ def measure(real: Path, rounds: int) -> dict[str, Any]:
                 theirs, demo_after = timed(demo_postprocess, output, ratio)
                 counts[index].append(len(detections))
                 counts[other].append(0 if theirs is None else len(theirs))
-                if number:  # the first round warms up
+                if number:  # the first round is warm-up
                     for key, value in zip(rows, (before, engine, sum(after), demo_before, demo_after), strict=True):
                         rows[key].append(value)
             agree += [len(set(pair)) == 1 for pair in counts.values()]
@@ -190,7 +190,8 @@ print(json.dumps({"ultralytics": ultralytics.__version__, "torch": torch.__versi
 
 
 def measure_ultralytics(python: str, real: Path, rounds: int, ours: dict[str, Any]) -> dict[str, Any]:
-    """Its pre- and post-processing alone, on the same frames and the same network's outputs laid out as YOLOv8's."""
+    """Ultralytics' pre- and post-processing alone, on the same frames and the same network's outputs in YOLOv8's
+    layout."""
     frames = frames_of(real, 24)
     session = onnxruntime.InferenceSession(str(real / "models" / "yolox_nano.onnx"))
     outputs = [as_yolov8(session.run(None, {"images": demo_preprocess(frame)[0]})[0][0]) for frame in frames]

@@ -2,9 +2,9 @@
 
     python benchmarks/freshness.py [--minutes 10] [--real ../shared/real] [--save]
 
-The plain loop is what most scripts do: `while True: ok, frame = capture.read(); detect(frame)`. Both read the same RTSP
-camera on the loopback interface (10 frames per second) at the same time, each in a process of its own, with an engine
-that sleeps for one and a half frame periods. Every image contains its number, so its age is measured from when the
+The plain loop is what most scripts use: `while True: ok, frame = capture.read(); detect(frame)`. Both read the same
+RTSP camera on the loopback interface (10 frames per second) at the same time, each in its own process, with an engine
+that sleeps for one and a half frame periods. Every image contains its number, so its age is measured from the time the
 camera sent it. Prints JSON: the median age in the last ten seconds of each minute.
 """
 

@@ -13,11 +13,12 @@ from benchmarks.gpu_setup import HD, confident, image, net, opened
 from edgesparse.runtime.detector import Detector
 
 SETUPS = ((1, 1), (4, 1), (4, 4), (16, 1), (16, 4), (16, 16))
-"""Cameras, batch of the engine."""
+"""Number of cameras, batch of the engine."""
 
 
 def cameras(work: Path, seconds: float = 2.0) -> dict[str, Any]:
-    """1, 4 and 16 cameras of 1080p, at 30 frames per second, the newest of each, and with a new one always ready."""
+    """1, 4 and 16 cameras at 1080p: at 30 frames per second, taking each camera's newest frame, and with a new frame
+    always ready."""
     report: dict[str, Any] = {"offered_a_second_and_camera": 30}
     for count, batch in SETUPS:
         with opened(confident(net("small", work, batch))) as detector:
@@ -33,7 +34,7 @@ def cameras(work: Path, seconds: float = 2.0) -> dict[str, Any]:
 
 
 class Watched:
-    """Cameras that deliver at a rate, or, at 0, have a new frame whenever they are asked."""
+    """Cameras that deliver frames at a fixed rate; at rate 0, a new frame is always ready."""
 
     def __init__(self, detector: Detector, rings: list[list[NDArray[np.uint8]]], rate: float) -> None:
         self._detector, self._rings, self._period = detector, rings, 1 / rate if rate else 0.0
@@ -62,7 +63,7 @@ class Watched:
         }
 
     def _fresh(self, now: float) -> list[tuple[int, float]]:
-        """Up to a batch of cameras with a frame that was not taken yet, in turn, and when it was captured."""
+        """Up to one batch of cameras with a frame not taken yet, round-robin, each with its capture time."""
         samples: list[tuple[int, float]] = []
         if self._detector.in_flight == self._detector.depth:
             return samples

@@ -1,4 +1,4 @@
-"""The letterbox kernel alone, against the copy bandwidth of the device: a part of benchmarks/gpu_path.py."""
+"""The letterbox kernel alone, compared with the device's copy bandwidth: a part of benchmarks/gpu_path.py."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BYTES = {"float32": 4, "float16": 2, "uint8": 1, "int8": 1}
 
 
 def bandwidth(card: Gpu) -> float:
-    """GB/s of a copy within the device, bytes read and written."""
+    """GB/s of a device-to-device copy, counting bytes read and written."""
     size = 1 << 29
     with card:
         a, b, stream = card.memory(size), card.memory(size), card.stream()
@@ -41,10 +41,10 @@ def bandwidth(card: Gpu) -> float:
 
 
 def timed(card: Gpu, graph: Graph, stream: Any) -> float:
-    """Seconds of a launch between two events of the GPU, the median of 15."""
+    """Median of 15 launches, in seconds between two GPU events."""
     start, end, elapsed = card.event(), card.event(), []
     for _ in range(18):
-        graph.launch()  # so that the GPU is busy when the clock starts
+        graph.launch()  # so that the GPU is busy when timing starts
         start.record(stream)
         graph.launch()
         end.record(stream)
@@ -59,7 +59,7 @@ def place_of(size: tuple[int, int], kind: Pixels, target: tuple[int, int] = SIZE
 
 
 def moved(place: Place, dtype: str) -> dict[str, int]:
-    """Bytes that must be moved for one frame: sectors of 32 bytes that hold a byte that is needed, and the output."""
+    """Bytes that one frame has to move: every 32-byte sector with at least one needed byte, and the output."""
     needed_rows = rows_read(place)
     pixels = used(taps(place.frame_width, place.width, True), place.frame_width)
     if place.pixels in ("bgr", "rgb"):
@@ -79,14 +79,14 @@ def rows_read(place: Place) -> NDArray[Any]:
 
 
 def used(values: NDArray[Any], limit: int) -> NDArray[Any]:
-    """Positions that weigh anything."""
+    """Positions with a nonzero weight."""
     first, second = values["at"][values["near"] > 0], values["at"][values["far"] > 0] + 1
     positions: NDArray[Any] = np.unique(np.clip(np.concatenate([first, second]), 0, limit - 1))
     return positions
 
 
 class Case:
-    """One way of launching the kernel on eight frames, over several sets of frames, so that none is in the cache."""
+    """Launches the kernel on eight frames, cycling through several sets of frames so that none is in the cache."""
 
     def __init__(self, card: Gpu, use: Kernels, size: tuple[int, int], kind: Pixels, dtype: str, rows: int) -> None:
         self._card, self._use, self._name, self._rows = card, use, f"letterbox_{dtype}", rows
@@ -133,7 +133,7 @@ class Case:
 
 
 def kernel(work: Path) -> dict[str, Any]:
-    """Microseconds and the share of the copy bandwidth, for sizes, kinds, outputs; and rows of pixels a thread."""
+    """Microseconds and share of the copy bandwidth by size, kind and output; and by pixel rows per thread."""
     card, report = gpu(), {}
     peak = bandwidth(card)
     cases: list[tuple[tuple[int, int], Pixels, str, int]] = [

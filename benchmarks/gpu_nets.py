@@ -1,4 +1,4 @@
-"""Networks that benchmarks/gpu_path.py makes for itself."""
+"""Networks generated for benchmarks/gpu_path.py."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ STAGES = {
     "relu": ((32, 1), (64, 1), (256, 4), (512, 4), (512, 4)),
     "small": ((16, 1), (32, 1), (64, 1), (64, 1), (64, 1)),
 }
-"""Channels and convolutions of each stage, which halves the sides: to 320, 160, 80, 40, 20 pixels. `relu` takes 36
-billion products an image; `small` next to nothing, and a few seconds to build."""
+"""Channels and convolutions per stage. Each stage halves the resolution: 320, 160, 80, 40, 20 pixels per side. `relu`
+needs 36 billion multiplications per image; `small` needs almost none and builds in a few seconds."""
 
 
 def relu_blocks(path: Path, name: str, batch: int) -> Path:
     """3x3 convolutions with ReLU, and a head at the last three stages with YOLOv8's output [B, 4 + 80, 8400].
 
-    Weights are random (He's initialization), and so is what it finds. Boxes and scores are what the last convolutions
-    give: what TensorRT 8.5 does not fuse with convolutions, as Slice and Sigmoid, it takes minutes to build.
+    Weights are random (He initialization), so detections are random too. Boxes and scores are the raw outputs of the
+    last convolutions: operators that TensorRT 8.5 does not fuse with convolutions, such as Slice and Sigmoid, take
+    minutes to build.
     """
     net = _Net(batch)
     at, channels, heads = "images", 3, []

@@ -1,4 +1,4 @@
-"""The measurements of benchmarks/gpu_path.py: one function each, which returns its part of the results."""
+"""The measurements of benchmarks/gpu_path.py, one function per part of the results."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def wall(action: Callable[[], object], count: int, into: list[int]) -> None:
 
 
 def path(name: str, work: Path, frames: int = 10_000, seconds: float = 45.0) -> dict[str, Any]:
-    """Compare the whole path with the bare engine, the copy alone and the common way, interleaved in one process.
+    """Compare the whole path with the bare engine, the copy alone and the usual script, interleaved in one process.
 
     Stops after `seconds` with the frames timed so far.
     """
@@ -101,7 +101,7 @@ def in_frame_buffers(detector: Detector, shots: Sequence[NDArray[np.uint8]]) -> 
 
 @dataclass(frozen=True)
 class Timed:
-    """`ns`: nanoseconds of each call, by action. The bytes that all calls together took and kept."""
+    """`ns`: nanoseconds of each call, by action. Bytes that all calls together allocated, and bytes they kept."""
 
     ns: dict[str, list[int]]
     gpu_bytes: int
@@ -125,7 +125,7 @@ def interleaved(
         if time.monotonic() > until:
             break
         for key, action in actions.items():
-            wall(action, 3, [])  # what the other way left in the caches does not count
+            wall(action, 3, [])  # so that what the other action left in the caches does not count
             wall(action, counts[key], taken[key])
             after(key)
     return Timed(taken, free - gpu().free(), resident() - kept)

@@ -1,15 +1,15 @@
-"""The frame path on a GPU with TensorRT, beside the bare engine and beside the common way.
+"""The frame path on a GPU with TensorRT, compared with the bare engine and with the usual script.
 
     python benchmarks/gpu_path.py [--out FOLDER] [--work FOLDER] [--budget SECONDS] [--only PART ...] [--save]
 
-Needs TensorRT, pycuda and nvcc. Builds the default detector and networks of ReLU blocks at 640x640 (FP16), then, a
-process and a time limit a part: the letterbox kernel, its frames in the GPU's memory, against the device's copy
-bandwidth; the whole path from a 1920x1080 frame in page-locked memory, read where it lies, to detections, beside the
-same with NMS on the CPU or frames elsewhere in memory, the engine's graph alone, copies alone of a whole frame and of
-as many rows as are read, and the usual script (OpenCV letterbox, pageable copies, whole output back, NumPy decode), by
-turns in one process; what is allocated after the first frames; 1, 4 and 16 cameras on a small network, batched and not.
-Each part's result is printed, and added to FOLDER/gpu_path.json, as soon as it is there; --save names
-benchmarks/results as that folder.
+Needs TensorRT, pycuda and nvcc. Builds the default detector and networks of ReLU blocks at 640x640 (FP16), then
+measures these parts, each in its own process with its own time limit: the letterbox kernel, with frames in GPU memory,
+against the device's copy bandwidth; the whole path to detections from a 1920x1080 frame that is read in place from
+page-locked memory, interleaved in one process with the same path with NMS on the CPU or frames in other memory, the
+engine's graph alone, copies of a whole frame and of only the rows that are read, and the usual script (OpenCV
+letterbox, pageable copies, whole output copied back, NumPy decode); allocations after the first frames; and 1, 4 and 16
+cameras on a small network, batched and unbatched. Each part's result is printed and added to FOLDER/gpu_path.json as
+soon as it is available; --save sets that folder to benchmarks/results.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PARTS = (
     *("kernel", "path relu", "path parts", "allocations", "cameras"),
 )
 LIMITS = {"build": 170.0, "kernel": 60.0, "path": 110.0, "allocations": 30.0, "cameras": 60.0}
-"""Seconds a part may take."""
+"""Time limit per part, in seconds."""
 
 
 def build(name: str, batch: int, work: Path) -> dict[str, Any]:
@@ -96,7 +96,8 @@ def finish(options: argparse.Namespace, name: str, process: subprocess.Popen[byt
 
 
 def keep(options: argparse.Namespace, name: str, result: dict[str, Any]) -> None:
-    """Print a result and add it to the file at once: what comes later may be cut off. An error replaces nothing."""
+    """Print a result and add it to the file immediately, since later parts may be interrupted. An error never replaces
+    a result."""
     print(json.dumps({name: result}, indent=1), flush=True)
     path = options.out / "gpu_path.json"
     whole = json.loads(path.read_text()) if path.exists() else {}
@@ -128,7 +129,7 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("EDGESPARSE_STATE", str((options.work / "state").absolute()))
     if options.part:
-        faulthandler.dump_traceback_later(LIMITS[options.part.split()[0]] - 5)  # where it is when it is ended
+        faulthandler.dump_traceback_later(LIMITS[options.part.split()[0]] - 5)  # show where it is when it is terminated
         try:
             keep(options, options.part, part(options))
         except Exception:
@@ -137,7 +138,7 @@ def main() -> int:
         return 0
     options.until = time.monotonic() + options.budget
     parts = options.only or PARTS
-    # Builds run beside each other, as they are the CPU's work mostly; nothing is timed meanwhile.
+    # Builds run in parallel, since they mostly use the CPU; nothing is timed meanwhile.
     builds = [name for name in parts if name.startswith("build") and not built(options.work, name)]
     running = {name: once(options, name, wait=False) for name in builds}
     for name, process in running.items():

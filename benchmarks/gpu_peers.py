@@ -1,4 +1,4 @@
-"""What the frame path is held against: the engine and the copy alone, and the usual script."""
+"""Baselines of the frame path: the engine alone, the copy alone, and the usual script."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgesparse.backends.tensorrt.inspect import read_plan
 
 
 class Bare:
-    """The engine alone as a graph: one launch, one wait; and the copy of one frame from page-locked memory."""
+    """The engine alone as a CUDA graph (one launch, one wait), and the copy of one frame from page-locked memory."""
 
     def __init__(self, path: Path) -> None:
         self._card, self._runner = gpu(), backend("tensorrt").load(path)
@@ -37,7 +37,7 @@ class Bare:
         return float(np.median([self._runner.latency() for _ in range(200)]))
 
     def copy(self, rows: int = HD[0]) -> None:
-        """The first so many rows of a frame."""
+        """Copy the first `rows` rows of a frame."""
         with self._card:
             self._card.driver.memcpy_htod_async(self._near, self._frame[:rows], self._stream)
             self._stream.synchronize()
@@ -85,7 +85,7 @@ class Common:
         keep = best >= self._conf
         boxes, best, labels = rows[keep, :4], best[keep], labels[keep]
         corners = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, 2:]], 1)
-        # Any: OpenCV's types know lists alone, it takes arrays too.
+        # Any: OpenCV's type hints allow only lists, but it accepts arrays too.
         moved: Any = corners + np.pad(labels[:, None] * 4096.0, ((0, 0), (0, 3)))
         kept = np.asarray(cv2.dnn.NMSBoxes(moved, best, self._conf, 0.45), np.intp).ravel()
         corners = corners[kept]

@@ -1,4 +1,4 @@
-"""What the parts of benchmarks/gpu_path.py share: engines with what their detectors need, and frames."""
+"""Shared by the parts of benchmarks/gpu_path.py: engines with what their detectors need, and frames."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _shots() -> tuple[NDArray[np.uint8], ...]:
 
 
 def image(seed: int = 0) -> NDArray[np.uint8]:
-    """A frame of the demo scene, 1920x1080, one of SHOTS: the default detector finds about 13 parts in it."""
+    """One of SHOTS 1920x1080 frames of the demo scene; the default detector finds about 13 parts in it."""
     return _shots()[seed % SHOTS]
 
 
@@ -61,7 +61,7 @@ def opened(of: Net, conf: float | None = None) -> Iterator[Detector]:
 
 
 def confident(of: Net) -> Net:
-    """With the confidence that lets about 40 candidates of an image through; `parts` keeps its own."""
+    """With a confidence threshold that about 40 candidates per image pass; `parts` keeps its own."""
     if of.name == "parts":
         return of
     scores: list[NDArray[np.float32]] = []

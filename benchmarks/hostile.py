@@ -1,10 +1,11 @@
-"""Visitors, a broker and a webhook that mean harm, for soak.py.
+"""Hostile visitors, broker and webhook server, for soak.py.
 
     python benchmarks/hostile.py WEB_PORT
 
-Prints the ports of the broker and the webhook in a line. Then visits the web page in every hostile way in turn, SECONDS
-each with CROWD visitors, while one honest visitor keeps asking. The two servers treat each connection in the next
-hostile way. Ends with standard input, and prints JSON: attempts per way, and how the honest visitor fared.
+Prints the ports of the broker and the webhook on one line. Then CROWD visitors attack the web page in each hostile way
+in turn, SECONDS per way, while one honest visitor keeps sending requests. The two servers apply the next hostile
+behavior to each connection. Exits when standard input closes, and prints JSON: attempts per way, and the honest
+visitor's results.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from contextlib import suppress
 from typing import Any
 
 SECONDS, CROWD = 10.0, 70
-"""More visitors than the web server has connections."""
+"""More visitors than the web server allows connections."""
 ANSWER_SECONDS, BACK_SECONDS = 3.0, 30.0
 PATHS = ("/healthz", "/status.json", "/live.json", "/metrics")
 
@@ -152,7 +153,7 @@ WEBHOOK: dict[str, Way] = {
 
 
 class Hostile:
-    """All of them, with the counts."""
+    """All hostile servers, with their counts."""
 
     def __init__(self, web: int) -> None:
         self._web = web
@@ -177,7 +178,7 @@ class Hostile:
         return int(server.sockets[0].getsockname()[1])
 
     async def visit(self) -> None:
-        """Visit in every way, for ever."""
+        """Attack in every way in turn, forever."""
         for name, way in itertools.cycle(VISITORS.items()):
             self._way = f"visitor: {name}"
             began = time.monotonic()
@@ -199,7 +200,7 @@ class Hostile:
             await asyncio.sleep(0.1)
 
     async def honest(self) -> None:
-        """Ask for one path after another, four times per second."""
+        """Request one path after another, four per second."""
         for path in itertools.cycle(PATHS):
             if way := self._way:
                 self.requests[way] += 1
@@ -222,8 +223,9 @@ class Hostile:
             writer.transport.abort()
 
     def result(self) -> dict[str, Any]:
-        """Attempts per way; per way of visiting, the share of the honest visitor's requests that were answered, and
-        the most seconds until one was after it; and when each was, on the monotonic clock."""
+        """Attempts per way; for each way of visiting, the share of the honest visitor's requests that were answered,
+        and the longest time in seconds until one was answered afterwards; and when each way was active, on the
+        monotonic clock."""
         during = {way: round(self.served[way] / count, 2) for way, count in self.requests.items()}
         back = {way: round(seconds, 2) for way, seconds in self.back.items()}
         result = {"attempts": dict(self.attempts), "served_share": during, "back_s": back, "leaks": self.leaks}

@@ -2,10 +2,10 @@
 
     python benchmarks/int8_accuracy.py [--environment FOLDER] [--no-peers] [--ours NAME=FILE.onnx ...] [--save]
 
-All calibrate on the images of train and are scored by our evaluate on val, in ONNX Runtime. The peers run in an
-environment of their own: made in a temporary folder, or kept in --environment and taken up again. ModelOpt needs
-PyTorch (a build for the CPU will do, gigabytes otherwise); without --environment it is installed with it. With
---no-peers their rows are those of the last run that was saved; each row has its date.
+All calibrate on the training images and are scored on val by edgesparse's evaluation, in ONNX Runtime. The peers run in
+an environment of their own, created in a temporary folder or kept and reused in --environment. ModelOpt needs PyTorch
+(the CPU build is enough; others take gigabytes); without --environment it is installed too. With --no-peers their rows
+come from the last saved run; each row has its date.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ PEERS = (
     ("onnxruntime", "MinMax", False),
     ("onnxruntime", "Percentile", True),
 )
-"""Tool, its method, and whether it is told to keep the head's last layers float, as edgesparse does by itself."""
+"""Tool, method, and whether it is configured to keep the head's last layers in float, as edgesparse does by default."""
 ROOT = Path(__file__).resolve().parents[1]
 TITLES = {"modelopt": "ModelOpt", "onnxruntime": "ONNX Runtime"}
 
@@ -78,7 +78,7 @@ def by_peer(
 
 
 def by_verb(model: Path, train: Path, out: Path) -> dict[str, Any]:
-    """`edgesparse quantize` as a process: seconds and peak resident megabytes; or its last line as `error`."""
+    """Run `edgesparse quantize` in a process: seconds and peak resident megabytes, or its last line as `error`."""
     command = [sys.executable, "-m", "edgesparse", "quantize", str(model), "-o", str(out), "--force"]
     command += ["--images", str(train), "--names", "coco"]
     started = time.perf_counter()
@@ -92,7 +92,7 @@ def by_verb(model: Path, train: Path, out: Path) -> dict[str, Any]:
 
 
 def score(path: Path, labels: Labels) -> dict[str, Any]:
-    """COCO mAP and mAP 50 of a file, and the share of the convolutions' MACs that reads INT8."""
+    """COCO mAP and mAP50 of a file, and the share of the convolutions' MACs with INT8 inputs."""
     with Detector(OnnxRuntimeBackend().load(path), YOLOX, SCORING) as detector:
         results = evaluate(detector, labels)
     share = int8_share(onnx.load(path))
@@ -104,7 +104,7 @@ def score(path: Path, labels: Labels) -> dict[str, Any]:
 
 
 def int8_share(model: ModelProto) -> float:
-    """Of the convolutions' multiply-accumulates, those whose image and weights both come from a DequantizeLinear."""
+    """Share of the convolutions' multiply-accumulates whose image and weights both come from a DequantizeLinear."""
     wiring = Wiring(model.graph)
     macs = {layer.name: layer.macs or 0 for layer in inspect(model).layers if layer.op == "Conv"}
 
@@ -118,12 +118,12 @@ def int8_share(model: ModelProto) -> float:
 
 
 def report_of(model: ModelProto) -> QuantizeReport:
-    """Which layers edgesparse would quantize."""
+    """The layers that edgesparse would quantize."""
     return quantize(model, dict.fromkeys(quantized_tensors(model), 1.0))[1]
 
 
 def by_ranges(model: ModelProto, data: Path, out: Path) -> None:
-    """Ours by calibration alone: the best range a tensor, every layer but the head's outputs in INT8."""
+    """edgesparse by calibration alone: the best range per tensor, every layer but the head's outputs in INT8."""
     network_model = calibrate(
         model, lambda: (image[None] for image in np.load(data, mmap_mode="r")), tensors=quantized_tensors(model)
     )
@@ -185,7 +185,7 @@ def main() -> None:
     table(rows.items())
     result = {**machine(), "images": arguments.images}
     result["rows"] = {name: {"date": result["date"], **row} for name, row in rows.items()}
-    # where the environment and files that were handed in lie is this machine's own affair
+    # paths of the environment and of input files are specific to this machine
     handed = "".join(f" --ours {ours.partition('=')[0]}=..." for ours in arguments.ours)
     peers = " --no-peers" if arguments.no_peers else ""
     result["command"] = f"python benchmarks/int8_accuracy.py{peers}{handed} --save"

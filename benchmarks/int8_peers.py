@@ -3,7 +3,7 @@
     python int8_peers.py modelopt|onnxruntime METHOD MODEL.onnx IMAGES.npy OUT.onnx [NODE ...]
 
 IMAGES: float32 [N, 3, H, W]; each NODE stays float. Prints one JSON line: the tool's version, seconds, peak resident
-megabytes. Imports nothing of edgesparse, which that environment need not have.
+megabytes. Does not import edgesparse, which need not be installed in that environment.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 OPERATORS = ("Add", "AveragePool", "Conv", "ConvTranspose", "Gemm", "GlobalAveragePool", "MatMul", "MaxPool")
-"""What TensorRT gains from in INT8. Mul, which ONNX Runtime would take too, puts Q/DQ between convolution and SiLU, and
-then hardly anything is detected."""
+"""Operators that TensorRT runs faster in INT8. ONNX Runtime would also quantize Mul, which puts Q/DQ between
+convolution and SiLU; then hardly anything is detected."""
 
 STRIDE = 8
-"""Images whose tensors ONNX Runtime holds at a time; their number must be a multiple."""
+"""Images whose tensors ONNX Runtime holds at a time; the number of images must be a multiple of it."""
 
 
 def by_modelopt(method: str, model: str, images: str, out: str, keep: list[str]) -> str:
@@ -56,10 +56,10 @@ def by_onnxruntime(method: str, model: str, images: str, out: str, keep: list[st
         "QDQOpTypePerChannelSupportToAxis": {"Conv": 0, "ConvTranspose": 1},
         "ForceQuantizeNoInputCheck": True,
         "QDQDisableWeightAdjustForInt32Bias": True,
-        # else it holds every tensor of every image at once
+        # otherwise it holds every tensor of every image at once
         "CalibStridedMinMax": STRIDE,
     }
-    raised = out + ".opset13"  # weights have a scale a channel from this opset on
+    raised = out + ".opset13"  # per-channel weight scales need this opset
     onnx.save(onnx.version_converter.convert_version(onnx.load(model), 13), raised)
     quantize_static(
         raised,

@@ -1,4 +1,4 @@
-"""Registers, spills and shared memory of the frame path's kernels, as the compiler tells; needs nvcc and no GPU.
+"""Registers, spills and shared memory of the frame path's kernels, as reported by the compiler; needs nvcc but no GPU.
 
 python benchmarks/kernels.py [--sm 8.7 ...] [--save]
 """
@@ -23,7 +23,7 @@ ENTRY = re.compile(
     re.S,
 )
 THREADS, REGISTERS, MOST = 256, 65536, {"8.7": 1536, "9.0": 2048}
-"""Of a block; of a multiprocessor; and threads that it holds."""
+"""Threads per block, registers per multiprocessor, and the most threads that a multiprocessor holds."""
 
 
 def measured(sm: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py [--real ../shared/real] [--frames 20000] [--save]
 
-Reads the resident memory every hundred frames, after 500 to warm up. Prints JSON.
+Reads the resident memory every hundred frames, after 500 frames of warm-up. Prints JSON.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ EVERY = 100
 
 
 class Repeated(Source):
-    """A file, repeated from its start."""
+    """A file, repeated endlessly."""
 
     def __init__(self, source: Source) -> None:
         self.name, self._source = source.name, source

@@ -1,10 +1,11 @@
-"""From how many boxes on OpenCV's NMS is quicker than comparing them one by one: what runtime/nms.py's FEW says.
+"""Number of boxes above which OpenCV's NMS is faster than comparing boxes one by one: the source of FEW in
+runtime/nms.py.
 
     python benchmarks/nms.py [--save]
 
-Microseconds, warm and with cold caches, as they are when an engine has just given its boxes. Where boxes come in heaps
-few of them stay; where none overlap all are compared with all. Then milliseconds for scoring, where an image has 30,000
-candidates: decoding and NMS of YOLOv8's outputs, and NMS alone beside OpenCV's, class by class.
+Microseconds with warm caches and with cold ones, as after an engine's run. Where boxes are clustered, few are kept;
+where none overlap, all are compared with all. Then milliseconds for scoring, where an image has 30,000 candidates:
+decoding and NMS of YOLOv8's outputs, and NMS alone compared with OpenCV's, class by class.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ CANDIDATES = 30_000
 
 
 def boxes(count: int, objects: int) -> tuple[Any, Any, Any]:
-    """So many boxes on so many objects of one class, as near as a detector puts them."""
+    """`count` boxes on a number of objects of one class, as close together as a detector's."""
     random = np.random.default_rng(count)
     which = np.arange(count) % objects
     middle = 50.0 * np.stack([which % 12, which // 12], 1) + random.normal(0, 2, (count, 2))
@@ -65,7 +66,7 @@ def cold(action: Callable[[], object], other: NDArray[np.uint8]) -> float:
 
 
 def scored(classes: int) -> dict[str, float]:
-    """Milliseconds for an image of which CANDIDATES boxes and classes reach the threshold of scoring."""
+    """Milliseconds for an image in which CANDIDATES pairs of box and class reach the scoring threshold."""
     random = np.random.default_rng(classes)
     cells = 8400 if classes > 4 else CANDIDATES
     raw = np.zeros((1, 4 + classes, cells), np.float32)

@@ -1,4 +1,4 @@
-"""A small network of matrix products, trained here in seconds: which part is on a crop of the demo's scenes?"""
+"""A small network of matrix products, trained here in seconds: which part is in a crop of the demo's scenes?"""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ SIDE, WIDTHS, EPOCHS, BATCH, RATE = 12, (64, 64), 30, 64, 2e-3
 
 
 def crops(first_seed: int, scenes: int) -> tuple[Floats, NDArray[np.int64]]:
-    """Every labelled part of `scenes` stills from `first_seed` on: [n, SIDE * SIDE * 3] in -0.5..0.5, and its class."""
+    """Crops of every labelled part in `scenes` stills from `first_seed` on, [n, SIDE * SIDE * 3] in -0.5..0.5, and
+    their classes."""
     result, classes = [], []
     for seed in range(first_seed, first_seed + scenes):
         image, labels = still(seed, height=480, width=640)
@@ -68,7 +69,7 @@ def _slopes(layers: list[tuple[Floats, Floats]], x: Floats, labels: NDArray[np.i
 
 
 def export(layers: list[tuple[Floats, Floats]]) -> onnx.ModelProto:
-    """As ONNX: a Gemm, a MatMul with an Add behind it, and a Gemm."""
+    """Convert to ONNX: a Gemm, a MatMul followed by an Add, and a Gemm."""
     (w1, b1), (w2, b2), (w3, b3) = layers
     nodes = [
         helper.make_node("Gemm", ["crops", "w1", "b1"], ["h1"], "first", transB=1),

@@ -1,13 +1,14 @@
-"""How well edgesparse predicts latencies on Orin boards, against measured ones; and the fit of its constants.
+"""Predicted latencies on Orin boards compared with measured ones, and the fit of the predictor's constants.
 
     python benchmarks/predict.py [--orin ../shared/data/orin] [--save]     the fit, and the error everywhere
     python benchmarks/predict.py --shapes *.onnx                           write data/layer_shapes.json from exports
 
 `--orin` is a folder with trtutils' benchmark data (github.com/justincdavis/trtutils at 471d1e9, MIT): the bare engine's
-latency of fifteen YOLOs at eight sizes on four boards, FP16. The constants are fitted to FIT alone: two families and
-half of a third, at three sizes, on three boards. One board and two families are in no part of the fit.
-data/orin_latencies.json holds latencies published elsewhere, none of which is fitted; data/layer_shapes.json each
-network's fused layers as shapes alone (benchmarks/yolo_shapes.py makes what Ultralytics does not export). Prints JSON.
+latency of fifteen YOLOs at eight sizes on four boards, FP16. The constants are fitted only to FIT: two families and
+half of a third, at three sizes, on three boards. One board and two families are held out entirely.
+data/orin_latencies.json holds latencies published elsewhere, none of which is used in the fit; data/layer_shapes.json
+holds the shapes of each network's fused layers (benchmarks/yolo_shapes.py generates the networks that Ultralytics does
+not export). Prints JSON.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ BOARDS = {
     "OrinNX-16GB": "orin-nx-16gb:MAXN",
     "OrinNano-8GB": "orin-nano-8gb:15W",
 }
-"""By trtutils' name. Its data state no power mode: those here are the fastest of JetPack 6.1 and earlier. The AGX Orin
-developer kit with 32 GB has the 64 GB module's GPU, as its times show: 1.06 times those of the 64 GB, where the 32 GB
-production module would take 1.6 times."""
+"""Boards by trtutils' names. Its data state no power mode: the ones here are the fastest of JetPack 6.1 and earlier.
+The AGX Orin developer kit with 32 GB has the 64 GB module's GPU, as its times show: 1.06 times those of the 64 GB,
+where the 32 GB production module would take 1.6 times."""
 FIT_BOARDS = ("OrinAGX-64GB", "OrinNX-16GB", "OrinNano-8GB")
 FIT_NETWORKS = re.compile(r"yolov8[nsm]|yolox[tsm]|yolov10[ns]")
 FIT_SIZES = (160, 640, 1280)
@@ -65,7 +66,7 @@ class Measured:
 
 
 def published() -> Iterator[Measured]:
-    """From data/orin_latencies.json, where no row is fitted."""
+    """Latencies from data/orin_latencies.json, none of which is used in the fit."""
     for row in json.loads((DATA / "orin_latencies.json").read_text())["rows"]:
         for model, times in row["ms"].items():
             for precision, ms in zip(("fp32", "fp16", "int8"), times, strict=True):
@@ -75,7 +76,7 @@ def published() -> Iterator[Measured]:
 
 
 def trtutils(folder: Path) -> Iterator[Measured]:
-    """The bare engines of trtutils' data; nothing where the folder is absent."""
+    """Bare-engine latencies from trtutils' data; empty if the folder does not exist."""
     for name, mode in BOARDS.items():
         path = folder / f"trtutils_{name}.json"
         content = json.loads(path.read_text())["tensorrt"] if path.exists() else {}
@@ -87,7 +88,7 @@ def trtutils(folder: Path) -> Iterator[Measured]:
 
 
 def networks() -> dict[str, list[Work]]:
-    """Fused layers of each network at 640x640; a row of the file is a count and what Work holds but its name."""
+    """Fused layers of each network at 640x640; a row of the file is a count and the fields of Work without its name."""
     stored = json.loads((DATA / "layer_shapes.json").read_text())["networks"]
     return {name: [work for row in rows for work in _works(*row)] for name, rows in stored.items()}
 
@@ -133,7 +134,7 @@ def log_errors(
 
 
 def fit(rows: Sequence[Measured], works: dict[str, list[Work]]) -> npt.NDArray[np.float64]:
-    """Gauss-Newton on the logarithms of the constants, with weights that bound what an outlier counts (Huber)."""
+    """Gauss-Newton on the logarithms of the constants, with weights that bound the influence of outliers (Huber)."""
     at = np.log(START)
     for _ in range(20):
         errors = log_errors(rows, works, np.exp(at))

@@ -1,10 +1,10 @@
-"""Pruning to 2:4 beside its peers: Polygraphy's `surgeon prune`, and ASP's greedy channel permutation.
+"""Pruning to 2:4 compared with its peers: Polygraphy's `surgeon prune`, and ASP's greedy channel permutation.
 
     python benchmarks/pruning.py --polygraphy /path/to/polygraphy [--real ../shared/real] [--save]
 
-Polygraphy and onnx-graphsurgeon belong in an environment of their own; --polygraphy names its command there. Both
-prune YOLOX-nano, and a made network with as many weights as YOLOv8l (44 M), as whole processes in turns, three times.
-The permutation searches run on the same matrices: every convolution of YOLOX-nano that can be 2:4, by itself.
+Polygraphy and onnx-graphsurgeon need an environment of their own; --polygraphy names the command there. Both tools
+prune YOLOX-nano and a synthetic network with as many weights as YOLOv8l (44 M), as whole processes, alternating, three
+times. The permutation searches run on the same matrices: each convolution of YOLOX-nano that can be 2:4, separately.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def process(command: list[str]) -> float:
 
 
 def state(dense: Path, pruned: Path) -> dict[str, Any]:
-    """How many of the layers that can be 2:4 are, and the magnitude they keep of `dense`."""
+    """How many of the eligible layers are 2:4, and the share of `dense`'s magnitude that they keep."""
     report = {layer.name: layer for layer in inspect(onnx.load(pruned)).layers}
     before, after = (Wiring(onnx.load(path).graph) for path in (dense, pruned))
     pairs = [(weight_of(after, node), weight) for node, weight in chosen(before)]
@@ -76,7 +76,7 @@ def state(dense: Path, pruned: Path) -> dict[str, Any]:
 
 
 def whole_commands(path: Path, folder: Path, polygraphy: str) -> dict[str, Any]:
-    """Both commands in turns: seconds of each whole process, and what they made."""
+    """Run both commands alternately: seconds of each whole process, and their results."""
     commands = {
         "edgesparse": [sys.executable, "-m", "edgesparse", "prune", str(path), "-o", str(folder / "e.onnx"), "--force"],
         "polygraphy": [polygraphy, "surgeon", "prune", str(path), "-o", str(folder / "p.onnx")],
@@ -98,7 +98,7 @@ def spread(seconds: list[float]) -> dict[str, float]:
 
 
 def descent(matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
-    """Our search up to its first local optimum."""
+    """edgesparse's search up to its first local optimum."""
     kicks, ours.KICKS = ours.KICKS, 0
     try:
         return ours.search(matrix)
@@ -110,7 +110,7 @@ Search = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.intp]]
 
 
 def searches(path: Path) -> dict[str, Any]:
-    """Each search on every eligible layer's matrix by itself: share of the magnitude kept, and seconds."""
+    """Run each search on every eligible layer's matrix separately: share of the magnitude kept, and seconds."""
     wiring = Wiring(onnx.load(path).graph)
     matrices = []
     for _, weight in chosen(wiring):

@@ -1,18 +1,19 @@
-"""Does TensorRT compute what a Q/DQ file says? Its outputs and boxes beside ONNX Runtime's, from the same file.
+"""Does TensorRT compute what a Q/DQ file specifies? Its outputs and boxes compared with ONNX Runtime's, from the same
+file.
 
     python benchmarks/qdq_trt.py --files FOLDER --make       writes the files, without a GPU
     python benchmarks/qdq_trt.py --files FOLDER --level 1 [--only GROUP ...] [--out FILE.json]
 
-Smallest first: every pattern in which layers join (tests/patterns.py) on noise; then the default detector, 2:4
-and dense, on calib_data; then YOLOX-nano on coco_mini/val, where --real has both. Q/DQ files become INT8 engines, 2:4
-kernels allowed; a float file becomes an FP16 engine, which tells how far TensorRT is from ONNX Runtime without INT8.
-Files in FOLDER are used as they are; missing ones are left out.
+Smallest first: every pattern in which layers are joined (tests/patterns.py), on noise; then the default detector, 2:4
+and dense, on calib_data; then YOLOX-nano on coco_mini/val, if --real has both. Q/DQ files become INT8 engines with 2:4
+kernels allowed; a float file becomes an FP16 engine, which shows how far TensorRT differs from ONNX Runtime without
+INT8. Files in FOLDER are used as they are; missing ones are skipped.
 
-Each network has a process, and what ends it, or takes longer than --row-limit, costs one row. A row is printed, and
-written to FILE, as soon as it is there; one that FILE has already is not measured again, unless it failed. --limit:
-seconds, for all.
+Each network runs in its own process, so a crash, or a case that exceeds --row-limit, loses only one row. A row is
+printed and written to FILE as soon as it is available; a row already in FILE is not measured again unless it failed.
+--limit: seconds in total.
 Release 8.5 takes minutes to set up its compiler for SiLU and Softmax: patterns with these come last.
-`outputs`: of each output, the difference's root mean square over that of ONNX Runtime's, and the greatest difference.
+`outputs`: for each output, the RMS difference relative to the RMS of ONNX Runtime's output, and the maximum difference.
 `agreement`: TensorRT's detections against ONNX Runtime's.
 """
 
@@ -60,7 +61,7 @@ COMPILED = ("distances", "hard_swish", "residual_silu", "silu_chain", "split")
 
 @dataclass(frozen=True)
 class Net:
-    """A float model, how it is fed, and its images: to calibrate, to compare."""
+    """A float model, its input, and its images for calibration and for comparison."""
 
     model: Path
     spec: DetectorSpec
@@ -89,7 +90,7 @@ def nets(real: Path) -> dict[str, Net]:
 
 
 def cases(group: str, files: Path, real: Path) -> Iterator[Case]:
-    """Of the patterns, or of one network: those whose files are there."""
+    """Rows of the patterns, or of one network, whose files exist."""
     if group == MICRO:
         patterns = [Case(path.stem, path, "int8", None) for path in sorted(files.glob(f"{MICRO}_*.onnx"))]
         yield from sorted(patterns, key=lambda case: case.name.endswith(COMPILED))
@@ -104,7 +105,7 @@ def cases(group: str, files: Path, real: Path) -> Iterator[Case]:
 
 
 def make(files: Path, real: Path) -> None:
-    """Write every Q/DQ file that is not there yet."""
+    """Write every missing Q/DQ file."""
     files.mkdir(parents=True, exist_ok=True)
     make_patterns(files)
     for name, net in nets(real).items():
@@ -125,7 +126,7 @@ def make_patterns(files: Path) -> None:
     for name, pattern in PATTERNS.items():
         path = files / f"{MICRO}_{name}.onnx"
         models.save(pattern(), path)
-        model = models.load(path)  # as the verb has it
+        model = models.load(path)  # as `edgesparse quantize` does
         shape = [axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim]
         ranges = calibrate(model, partial(noise, shape), CalibrationOptions("max"), tensors=quantized_tensors(model))
         models.save(quantize(model, ranges.scales)[0], path)
@@ -160,7 +161,7 @@ def raw(runner: Runner, net: Net | None) -> list[list[NDArray[Any]]]:
 
 
 def apart(ours: list[list[NDArray[Any]]], theirs: list[list[NDArray[Any]]]) -> list[dict[str, float]]:
-    """Of each output over all inputs: relative root mean square and greatest difference."""
+    """Relative RMS difference and maximum difference of each output over all inputs."""
     arguments = []
     for own, other in zip(zip(*ours, strict=True), zip(*theirs, strict=True), strict=True):
         a, b = np.stack(own), np.stack(other)
@@ -176,7 +177,7 @@ def measure(case: Case, arguments: argparse.Namespace, folder: Path) -> dict[str
         precision=case.precision,
         sparse=case.precision == "int8",
         limits=Limits(level=arguments.level),
-        timing_cache=folder / "timing.cache" if case.net else None,  # release 8.5 cannot read SiLU's back
+        timing_cache=folder / "timing.cache" if case.net else None,  # release 8.5 cannot read SiLU's timings back
     )
     built = ours.build(case.file, folder / f"engine{ours.suffix}", options)
     runner, reference = ours.load(built.path), theirs.load(case.file)
@@ -209,7 +210,7 @@ def rows(path: Path) -> dict[str, Any]:
 
 
 def add(path: Path, about: dict[str, Any], name: str, result: dict[str, Any] | None) -> None:
-    """Write a row into the file, or take it out."""
+    """Write a row to the file, or remove it."""
     kept = {row: value for row, value in {**rows(path), name: result}.items() if value is not None}
     part = path.with_suffix(".part")
     part.write_text(json.dumps({**about, "rows": kept}, indent=2) + "\n")
@@ -217,7 +218,7 @@ def add(path: Path, about: dict[str, Any], name: str, result: dict[str, Any] | N
 
 
 def child(arguments: argparse.Namespace) -> None:
-    """Measure a group's rows that the file has not got yet."""
+    """Measure the rows of a group that are not in the file yet."""
     level = f" --level {arguments.level}" if arguments.level is not None else ""
     only = f" --only {' '.join(arguments.only)}" if arguments.only else ""
     command = f"python benchmarks/qdq_trt.py --files FOLDER{level}{only} --count {arguments.count}"
@@ -226,7 +227,7 @@ def child(arguments: argparse.Namespace) -> None:
     for case in cases(arguments.child, arguments.files, arguments.real):
         if case.name in rows(arguments.out):
             continue
-        add(arguments.out, about, case.name, STARTED)  # what ends the process leaves this behind
+        add(arguments.out, about, case.name, STARTED)  # remains if the process crashes
         signal.alarm(arguments.row_limit)
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
@@ -241,7 +242,7 @@ def child(arguments: argparse.Namespace) -> None:
 
 def parent(arguments: argparse.Namespace) -> None:
     for name in [name for name, result in rows(arguments.out).items() if "error" in result]:
-        add(arguments.out, json.loads(arguments.out.read_text()), name, None)  # that one is tried again
+        add(arguments.out, json.loads(arguments.out.read_text()), name, None)  # that row is tried again
     deadline = time.monotonic() + arguments.limit
     for group in arguments.only or [MICRO, *nets(arguments.real)]:
         code, before = 1, -1

@@ -1,14 +1,14 @@
-"""What does INT8 cost a detector's score, what does each step bring back, in what time and memory?
+"""How much of a detector's score does INT8 cost, how much does each step recover, in what time and memory?
 
     python benchmarks/quantize.py [--case methods steps drop pruned parts] [--images 160] [--save]
 
-YOLOX-nano: calibrated on the images of coco_mini/train, scored on coco_mini/val (COCO mAP), all but the head's last
-convolutions in INT8. `methods` sets ranges in each way, on even channels; `steps` adds one step after the other; `drop`
-is what `edgesparse quantize --max-drop 1` does; `pruned` makes half of the eligible MACs 2:4 first (or takes the file
---pruned, made so), then does the same in both placements; `parts` takes the default detector, dense and 2:4, calibrated
-on calib_data, scored on scenes that its training never saw. Each case runs in a process of its own, and its peak memory
-is that of the process; --save replaces the cases that ran in benchmarks/results/quantize.json.
-The peers are in int8_accuracy.py.
+YOLOX-nano: calibrated on coco_mini/train, scored on coco_mini/val (COCO mAP), with all but the head's last convolutions
+in INT8. `methods` tries each calibration method, on equalized channels; `steps` adds one step after another; `drop` is
+what `edgesparse quantize --max-drop 1` does; `pruned` first makes half of the eligible MACs 2:4 (or uses such a file,
+given by --pruned), then does the same in both placements; `parts` uses the default detector, dense and 2:4, calibrated
+on calib_data and scored on scenes that were not used for training. Each case runs in its own process, and its peak
+memory is that of the process; --save replaces the cases that ran in benchmarks/results/quantize.json. The peers are in
+int8_accuracy.py.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""How much of a network's score does pruning to 2:4 without training keep, in what time and memory?
+"""How much of a network's score is kept by pruning to 2:4 without training, in what time and memory?
 
     python benchmarks/reconstruct.py [--real ../shared/real] [--case all share drop parts crops] [--save]
 
-YOLOX-nano, calibrated on the images of coco_mini/train, scored on coco_mini/val (COCO mAP): `all` prunes every
-eligible layer, `share` half of the eligible MACs, `drop` as much as one point allows. `parts` is the default detector's
-dense network on scenes that its training never saw (COCO mAP), `crops` a small network of Gemm and MatMul, trained
-here, that names the part on a crop of them (accuracy): every eligible layer of both. Each case runs in a process of its
-own. The peer is one-shot magnitude pruning. CPU seconds are those of all cores.
+YOLOX-nano, calibrated on coco_mini/train, scored on coco_mini/val (COCO mAP): `all` prunes every eligible layer,
+`share` half of the eligible MACs, `drop` as much as a loss of one point allows. `parts` prunes the default detector's
+dense network, scored on scenes not used for training (COCO mAP); `crops` prunes a small network of Gemm and MatMul,
+trained here, that classifies the part in a crop (accuracy); both prune every eligible layer. Each case runs in its own
+process. The baseline is one-shot magnitude pruning. CPU seconds are those of all cores.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ CASES = {
 }
 PARTS_MODEL = Path(str(resources.files("edgesparse").joinpath("demo/parts_dense.onnx")))
 SCENES, TEST_SCENES, FIRST, FIRST_TEST = 160, 200, 3_000_000, 1_000_000
-"""Scenes to calibrate on and to score on, and their first seeds: training used others."""
+"""Numbers of scenes for calibration and for scoring, and their first seeds, which training did not use."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network with what it is calibrated on and how it is scored, 0..100; `spec` where it is a detector."""
+    """A network with its calibration data and its scoring function (0..100); `spec` if it is a detector."""
 
     model: ModelProto
     images: Batches
@@ -142,7 +142,7 @@ def main() -> None:
         print(case, results[case], file=sys.stderr)
     file = RESULTS / "reconstruct.json"
     before = json.loads(file.read_text()) if arguments.save and file.exists() else {}
-    kept = {case: before[case] for case in CASES if case in before}  # other cases' rows stay
+    kept = {case: before[case] for case in CASES if case in before}  # rows of other cases are kept
     save("reconstruct", {**machine(), **kept, **results}, arguments.save)
 
 

@@ -99,7 +99,7 @@ class Rig:
         print(state, number, file=self._proxy.stdin, flush=True)
 
     def sent_ns(self, number: int, image: NDArray[np.uint8]) -> int:
-        """When a camera sent this image, in nanoseconds on the monotonic clock."""
+        """Time at which a camera sent this image, in nanoseconds on the monotonic clock."""
         return int(self._sent[number, read_number(image)])
 
     def __enter__(self) -> Rig:

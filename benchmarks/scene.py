@@ -2,7 +2,8 @@
 
     python benchmarks/scene.py [--save] [--seconds 5] [--height 480] [--width 640] [--threads N]
 
-No peer; the requirement is 60 frames per second at 640x480 on two cores, so that a demo never waits for its images.
+There is no peer; the requirement is 60 frames per second at 640x480 on two cores, so that a demo never waits for its
+images.
 """
 
 from __future__ import annotations

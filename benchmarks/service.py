@@ -64,7 +64,7 @@ threads = [threading.Thread(target=ask) for _ in range(16)]
 
 
 class Stamps(Sink):
-    """Records when each frame was done."""
+    """Records when each frame was finished."""
 
     def __init__(self) -> None:
         self.at: list[float] = []
@@ -101,7 +101,7 @@ def milliseconds(loop: Loop, frames: int) -> list[float]:
 
 
 def observer_microseconds(parts: Parts, frame: Frame, detections: Detections, count: int = 2000) -> float:
-    """Return the microseconds of Watch.frame while nobody views a camera."""
+    """Return the microseconds that Watch.frame takes while nobody views a camera."""
     feed_status = parts.health.cameras[0]
     row = np.full(8, 1_000_000, np.int64)
     begin = time.perf_counter()

@@ -3,12 +3,12 @@
     python benchmarks/soak.py [--minutes 30] [--cameras 8] [--real ../shared/real] [--out FOLDER] [--save]
 
 Real video over GStreamer's RTSP server on the loopback interface, 640x360 at 10 frames per second. Every image contains
-its number, so its age is measured from when the camera sent it. One after another, the server is killed, cameras
+its number, so its age is measured from the time the camera sent it. One after another, the server is killed, cameras
 freeze, go silent, send garbage or change size, and the network delays or corrupts packets or drops connections. In the
 last fifth of the time nothing fails, but the engine is twice too slow for all cameras. The engine is the null backend,
-which only sleeps. Around the loop is what the service has: the web page, MQTT, a webhook and JSON lines, attacked all
-the while by visitors, a broker and a webhook's server of every hostile kind (hostile.py). Prints JSON with the
-requirements that are met; exit code 1 if one is not. soak.json and the plot soak.svg are written to OUT and, with
+which only sleeps. Around the loop is everything that the service has: the web page, MQTT, a webhook and JSON lines,
+attacked throughout by hostile visitors, a hostile broker and a hostile webhook server (hostile.py). Prints JSON with
+the requirements that are met; exit code 1 if one is not. soak.json and the plot soak.svg are written to OUT and, with
 --save, to results/.
 """
 
@@ -56,7 +56,7 @@ GAP = 2.5
 
 
 class Watch:
-    """The observer: records the age of every frame, and passes all on to the service's."""
+    """An observer that records the age of every frame and forwards each call to the service's observer."""
 
     def __init__(self, rig: Rig, frames: int, service: ServiceWatch) -> None:
         self._rig, self._service = rig, service
@@ -278,7 +278,7 @@ def warm_up(camera: Camera, detector: Detector) -> None:
 
 
 def settled(before: tuple[int, int]) -> dict[str, int]:
-    """Additional descriptors and threads, after drivers had time to return."""
+    """Additional descriptors and threads, once drivers have had time to return."""
     gc.collect()
     for _ in range(100):
         if descriptors() <= before[0] and threads() <= before[1]:

@@ -1,4 +1,4 @@
-"""Judges a soak: how soon cameras were back, how old frames were, and whether the requirements are met."""
+"""Evaluates a soak: how soon cameras recovered, how old frames were, and whether the requirements are met."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FAILURES = {
 BACK = 2.0
 """Seconds within which a camera has to be back."""
 PAGE_BACK = 5.0
-"""Seconds after hostile visitors have left, within which the page has to answer."""
+"""Seconds within which the page has to answer after hostile visitors have left."""
 
 
 @dataclass
@@ -60,18 +60,18 @@ class Measured:
 
 
 def judge(measured: Measured, cameras: int, left: dict[str, int], hostile: dict[str, Any]) -> dict[str, Any]:
-    """The result of a soak. `left`: descriptors and threads that were left over; `hostile`: the attackers' figures."""
+    """The result of a soak. `left`: leaked descriptors and threads; `hostile`: the attackers' figures."""
     frames, samples, started, switched = measured.frames, measured.samples, measured.started, measured.switched
     healthy, loaded = frames[frames[:, 1] < switched], frames[frames[:, 1] > switched + 5]
     calm = healthy[undisturbed(healthy, measured.failures)]
     visits = hostile.pop("visits")
     backs = {kind: recovery(kind, measured, healthy) for kind in FAILURES}
-    # Each hostile way has been there twice then.
+    # By then each hostile way has been used twice.
     steady = samples[(samples[:, 0] > started + min(300.0, 0.4 * (switched - started))) & (samples[:, 0] < switched)]
     shares = [int((loaded[:, 0] == n).sum()) for n in range(cameras)]
     overload = {"frames": shares, "least_to_most": round(min(shares) / max(1, *shares), 3), "age": ages(loaded)}
     memory = {"least": round(float(steady[:, 1].min()), 1), "most": round(float(steady[:, 1].max()), 1)}
-    # Capture processes end with their cameras' connections, so their highest memory is compared.
+    # Capture processes end with their cameras' connections, so their peak memory is compared.
     early, late = (round(float(part[:, 4].max()), 1) for part in np.array_split(steady, 2))
     result = {
         "minutes": round((samples[-1, 0] - started) / 60, 2),
@@ -110,7 +110,7 @@ def holds(result: dict[str, Any]) -> dict[str, bool]:
 
 
 def undisturbed(frames: NDArray[np.float64], failures: Sequence[Failure]) -> NDArray[np.bool_]:
-    """Which frames arrived while their camera neither failed nor had just come back."""
+    """Frames that arrived while their camera was neither failing nor just recovered."""
     calm = np.ones(len(frames), bool)
     for failure in failures:
         near = (frames[:, 1] > failure.started) & (frames[:, 1] < failure.over + BACK)
@@ -119,8 +119,8 @@ def undisturbed(frames: NDArray[np.float64], failures: Sequence[Failure]) -> NDA
 
 
 def recovery(kind: str, measured: Measured, frames: NDArray[np.float64]) -> dict[str, Any]:
-    """For one kind of failure: how often it happened, how long until it was noticed (if it did harm), and how long from
-    its end until there were detections in an image that the camera sent afterwards."""
+    """For one kind of failure: how often it happened, how long until it was noticed (if it had an effect), and how long
+    from its end until the first detections in an image that the camera sent afterwards."""
     noticed: list[float] = []
     back: list[float] = []
     count = 0
@@ -142,7 +142,7 @@ def recovery(kind: str, measured: Measured, frames: NDArray[np.float64]) -> dict
 
 
 def ages_by_visitor(calm: NDArray[np.float64], visits: Sequence[tuple[str, float, float]]) -> dict[str, float]:
-    """The p99 of the ages of frames, where no camera fails, during each way of visiting, in milliseconds."""
+    """The p99 of frame ages in milliseconds during each way of visiting, where no camera fails."""
     during: dict[str, list[NDArray[np.float64]]] = {}
     for way, began, over in visits:
         during.setdefault(way, []).append(calm[(calm[:, 1] > began) & (calm[:, 1] < over)])
@@ -155,7 +155,7 @@ def spread(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def ages(frames: NDArray[np.float64]) -> dict[str, float]:
-    """Milliseconds from when the camera sent the image to its detections, and from when it was captured."""
+    """Milliseconds from sending the image to its detections, and from capturing it to its detections."""
     if not len(frames):
         return {"p50_ms": 0.0, "p99_ms": 0.0, "most_ms": 0.0, "captured_p99_ms": 0.0}
     p50, p99 = 1e3 * np.percentile(frames[:, 3], (50, 99))

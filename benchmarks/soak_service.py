@@ -1,4 +1,4 @@
-"""What the service has around the frame loop, with hostile visitors and servers, for soak.py."""
+"""The service's parts around the frame loop, with hostile visitors and servers, for soak.py."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REPORT = 8 << 20
 
 
 class Beside:
-    """The service's page and outputs, and those who attack them. `result` has the attackers' figures after `close`."""
+    """The service's page and outputs, and their attackers. `result` has the attackers' figures after `close`."""
 
     def __init__(self, detector: Detector, folder: Path) -> None:
         os.environ["EDGESPARSE_STATE"] = str(folder)

@@ -1,15 +1,15 @@
-"""Which kernels TensorRT gives to 2:4 convolutions, and what they gain: small networks through our own driver.
+"""Which kernels TensorRT picks for 2:4 convolutions, and their speedup: small networks through edgesparse's own driver.
 
     python benchmarks/sparse_layers.py [--only 'conv1x1'] [--seconds 0.5] [--together 1] [--limit 120] [--save]
 
-Prints times to standard error; with --save, adds results to benchmarks/results/sparse_layers.json: those of a network
-that was measured before are replaced, unless nothing of it could be measured now.
+Prints times to standard error; with --save, adds results to benchmarks/results/sparse_layers.json: they replace a
+network's earlier results, unless nothing could be measured this time.
 
-Four convolutions with ReLU in a chain, in several sizes, and two with SiLU; then a 1x1 convolution to 16 channels,
-which is the output and stays float. Built in FP16, in INT8 by calibration table, and in INT8 by Q/DQ in both
-placements, each dense and 2:4 from one and the same file. Each build has a process and a time limit of its own; a
-network's engines are timed in rounds with each other. `verdict`: a 2:4 engine is kept only where it is faster than its
-dense twin by more than the spread.
+Chains of four convolutions with ReLU, in several sizes, and of two with SiLU, each followed by a 1x1 convolution to 16
+channels, which is the output and stays float. Built in FP16, in INT8 with a calibration table, and in INT8 with Q/DQ in
+both placements, each dense and 2:4 from the same file. Each build has its own process and time limit; a network's
+engines are timed in interleaved rounds. `verdict`: a 2:4 engine is kept only if it is faster than its dense twin by
+more than the spread.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from edgesparse.model.activations import stream
 from edgesparse.sparsity.prune import prune
 
 LIMIT = 120
-"""Seconds a build may take."""
+"""Time limit per build, in seconds."""
 SPARSE = " 2:4"
 PLACEMENTS: dict[str, Placement] = {"int8-qdq": "fuse", "int8-qdq-sparse": "sparse"}
 
@@ -69,7 +69,7 @@ class Net:
         return f"{self.depth} {layer} {self.channels} at {self.size}x{self.size} batch {self.batch}"
 
     def model(self, batch: int) -> ModelProto:
-        """With 2:4 weights, random ones of a size that keeps the activations' variance."""
+        """With random 2:4 weights, scaled to keep the variance of the activations."""
         rng = np.random.default_rng(0)
         shapes = [(self.channels, self.channels, self.kernel, self.kernel)] * self.depth
         shapes.append((16, self.channels, 1, 1))
@@ -124,12 +124,12 @@ def main() -> None:
         if arguments.only in net.name:
             results = measure(net, arguments.seconds, arguments.together, arguments.limit)
             tell(net.name, results)
-            if arguments.save:  # after each, so that a run that is cut short leaves what it found
+            if arguments.save:  # after each, so that an interrupted run keeps its results
                 add(RESULTS / "sparse_layers.json", net.name, results)
 
 
 def add(path: Path, name: str, results: dict[str, Any]) -> None:
-    """Into the file: `results` in place of what was known of the network, or, where it failed, beside it."""
+    """Write `results` to the file: they replace the network's earlier ones, or are added to them if it failed."""
     whole, about = json.loads(path.read_text()) if path.exists() else {}, machine()
     when = {"date": about.pop("date"), "command": about.pop("command")}
     known = whole.get("networks", {})
@@ -141,15 +141,15 @@ def add(path: Path, name: str, results: dict[str, Any]) -> None:
 
 
 def measure(net: Net, seconds: float, together: int, limit: float) -> dict[str, Any]:
-    """Build every candidate of a network, `together` at once, time those that were built in rounds, and compare each
-    2:4 one with its dense twin."""
+    """Build every candidate of a network, `together` at a time; time the engines in interleaved rounds; and compare
+    each 2:4 one with its dense twin."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         jobs = dict(options_of(net, folder))
         (folder / "jobs.json").write_text(json.dumps(jobs))
         dense, sparse = ([job for job in jobs if job.endswith(SPARSE) is kind] for kind in (False, True))
         arguments: dict[str, str] = {}
-        for some in (dense, sparse):  # dense ones first: what they timed need not be timed again
+        for some in (dense, sparse):  # dense ones first: tactics that they timed need not be timed again
             with ThreadPoolExecutor(together) as pool:
                 arguments |= dict(
                     zip(some, pool.map(lambda job: child(folder, "build", job, limit), some), strict=True)
@@ -165,8 +165,8 @@ def measure(net: Net, seconds: float, together: int, limit: float) -> dict[str, 
 
 
 def child(folder: Path, task: str, what: str, limit: float) -> str:
-    """Run one task in a process of its own: what ends it, or takes too long, costs that task alone. Returns the end of
-    what it said."""
+    """Run one task in its own process, so that a crash or a timeout affects that task alone. Returns the end of its
+    output."""
     command = [sys.executable, __file__, "--child", str(folder), task, what]
     try:
         outcome = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
@@ -176,7 +176,7 @@ def child(folder: Path, task: str, what: str, limit: float) -> str:
 
 
 def build(folder: Path, name: str) -> None:
-    """A child's task: NAME.engine and NAME.json, the BuildResult."""
+    """A child's task: write NAME.engine and NAME.json, the BuildResult."""
     job = json.loads((folder / "jobs.json").read_text())[name]
     options = from_json(BuildOptions, job["options"])
     try:
@@ -187,7 +187,7 @@ def build(folder: Path, name: str) -> None:
 
 
 def time_all(folder: Path, seconds: float) -> None:
-    """A child's task: times.json, what is known of all that were built."""
+    """A child's task: write times.json, the results of all engines that were built."""
     names = json.loads((folder / "jobs.json").read_text())
     files = {name: folder / f"{name}.json" for name in names}
     built = {
@@ -207,8 +207,8 @@ def time_all(folder: Path, seconds: float) -> None:
 
 
 def options_of(net: Net, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each candidate's name, with its file and how it is built, as JSON holds it."""
-    # Release 8.5 cannot read back what it timed of SiLU.
+    """Each candidate's name with its file and build options, for JSON."""
+    # Release 8.5 cannot read SiLU's timings back.
     cache = folder / "timing.cache" if net.activation == "ReLU" else None
     for way, options in candidates(net, folder).items():
         for sparse in (False, True):
@@ -218,7 +218,7 @@ def options_of(net: Net, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def candidates(net: Net, folder: Path) -> dict[str, dict[str, Any]]:
-    """Writes the ONNX files and the calibration table; the build options of each way."""
+    """Write the ONNX files and the calibration table, and return the build options of each candidate."""
     images = np.random.default_rng(1).standard_normal((2, net.channels, net.size, net.size)).astype(np.float32)
     single = net.model(1)
     tensors = ["x", *(name for node in single.graph.node[:-1] for name in node.output)]
@@ -249,7 +249,7 @@ def described(result: BuildResult, time: Timing) -> dict[str, Any]:
 
 
 def compared(built: dict[str, BuildResult], times: dict[str, Timing]) -> dict[str, dict[str, Any]]:
-    """Of each 2:4 engine: how many times faster than its dense twin, and which of the two is kept."""
+    """For each 2:4 engine: its speedup over its dense twin, and which of the two is kept."""
     results = {}
     for name in (name for name in built if name.endswith(SPARSE)):
         dense = times.get(name.removesuffix(SPARSE))
@@ -267,7 +267,7 @@ def compared(built: dict[str, BuildResult], times: dict[str, Timing]) -> dict[st
 
 
 def tell(name: str, results: dict[str, Any]) -> None:
-    """A short table on standard error, as the results come."""
+    """Print a short table on standard error as results arrive."""
     lines = [name, *([results["failed"]] if "failed" in results else [])]
     for candidate, arguments in results.get("candidates", {}).items():
         pair = results["against_dense"].get(candidate)

@@ -1,9 +1,9 @@
-"""How many cameras the default detector's engines carry: batch sizes, streams, dense against 2:4.
+"""How many cameras the default detector's engines can serve: batch sizes, streams, dense against 2:4.
 
     python benchmarks/streams.py [--batch 1,4,8] [--streams 1,2,4] [--candidates fp16,fp16-2:4] [--save]
 
 The measurement of `edgesparse bench --batch --streams`, with INT8 calibrated on calib_data/. It tests the claim that a
-board which carries 16 cameras with the dense engine carries 25 with the 2:4 one. --save writes results/streams.json and
+board that serves 16 cameras with the dense engine serves 25 with the 2:4 one. --save writes results/streams.json and
 the page results/streams.html.
 """
 

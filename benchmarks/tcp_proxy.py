@@ -2,9 +2,9 @@
 
     python benchmarks/tcp_proxy.py PORT COUNT
 
-Listens on COUNT free ports, prints them in a line, and forwards each to PORT. Commands on standard input change what
+Listens on COUNT free ports, prints them on one line, and forwards each to PORT. Commands on standard input change what
 arrives from the server at port N: `hold N` delays it, `garble N` changes bytes, `pass N` ends that and delivers what
-was delayed, `cut N` drops the connections. Ends with standard input.
+was delayed, `cut N` drops the connections. Exits when standard input closes.
 """
 
 from __future__ import annotations

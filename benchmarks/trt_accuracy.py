@@ -1,11 +1,12 @@
-"""What a real detector's TensorRT engines detect: mAP on real photographs, beside ONNX Runtime's from the same files.
+"""Accuracy of a real detector's TensorRT engines: mAP on real photographs, compared with ONNX Runtime on the same
+files.
 
     python benchmarks/trt_accuracy.py --files FOLDER --real ../shared/real [--engine onnxruntime] [--out FILE.json]
 
 FOLDER holds dense.onnx and half.onnx (half of the eligible work 2:4) of one detector, spec.json (its head, classes and
-input), and for each of the two a folder of that name with its INT8 forms: fuse.onnx and sparse.onnx (Q/DQ in either
-placement), even.onnx and table.calibration. Each engine is built, scored and compared in a process of its own, with a
-time limit; a row is written as soon as it is there and is not measured again.
+input), and for each of the two a folder of the same name with its INT8 versions: fuse.onnx and sparse.onnx (Q/DQ in
+either placement), even.onnx and table.calibration. Each engine is built, scored and compared in its own process, with a
+time limit; a row is written as soon as it is available and is not measured again.
 
 Per engine: mAP 50-95 and mAP50 on coco_mini/val (153 images); the share of ONNX Runtime's FP32 boxes that it finds, and
 of those boxes the change in confidence (median, 90th percentile of the magnitude).
@@ -43,7 +44,7 @@ from edgesparse.runtime.labels.read import Labels
 COMPARED = 60
 """Images whose boxes are compared one by one."""
 SAME = 0.5
-"""Least overlap (IoU) of a box that counts as the same."""
+"""Minimum overlap (IoU) for two boxes to count as the same."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def measure(engine: Engine, arguments: argparse.Namespace, folder: Path) -> dict
 
 
 def shift(exact: Detections, candidate: Detections) -> NDArray[np.float32]:
-    """Change in confidence of each box of `exact` for which `candidate` has one of its class at the same place."""
+    """Change in confidence of each box of `exact` that `candidate` also has, with the same class at the same place."""
     changes = []
     for box, confidence, label in zip(exact.xyxy, exact.confidence, exact.class_id, strict=True):
         same = candidate.class_id == label

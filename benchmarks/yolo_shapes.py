@@ -1,4 +1,4 @@
-"""Networks of YOLOX's and YOLOv7's shape with random weights, for the shapes of their layers alone.
+"""Networks with the layer shapes of YOLOX and YOLOv7 and random weights.
 
     python benchmarks/yolo_shapes.py FOLDER        writes yoloxt.onnx, yoloxs.onnx, yoloxm.onnx, yolov7t.onnx, ...
 

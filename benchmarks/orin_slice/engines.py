@@ -22,12 +22,12 @@ from edgesparse.backends.tensorrt.log import BuildLog
 
 HOPPER = re.compile(r"sm90|cutlass_90|hopper", re.I)
 WIDE_RANGE = 4.0
-"""INT8 range of every tensor of networks with random weights: it has no part in the time."""
+"""INT8 range of every tensor in networks with random weights; it does not affect timings."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to build: `precision` fp32, fp16 or int8 (weak types, every range set, unless the model has Q/DQ)."""
+    """Build options. `precision`: fp32, fp16 or int8 (weakly typed with every range set, unless the model has Q/DQ)."""
 
     precision: str
     sparse: bool = False
@@ -40,7 +40,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Built:
-    """`kernels`: name and sparse kernel or not of each layer; `hopper`: how many of them are Hopper's own."""
+    """`kernels`: kernel name of each layer and whether it is sparse; `hopper`: how many of them are Hopper's own."""
 
     engine: Any
     seconds: float
@@ -74,7 +74,7 @@ class Built:
 
 
 class Builder:
-    """Builds in one process with one timing cache; everything that TensorRT prints goes to `log`, then is read."""
+    """Builds in one process with one timing cache; everything that TensorRT prints goes to `log` and is then parsed."""
 
     def __init__(self, trt: Any, folder: Path, cache: str) -> None:
         self._trt, self._folder = trt, folder
@@ -146,7 +146,7 @@ def _set_ranges(network: Any) -> None:
 
 @contextlib.contextmanager
 def _printed_to(path: Path) -> Iterator[None]:
-    """What this process prints, TensorRT's own logger included, goes to a file meanwhile."""
+    """Redirect everything that this process prints, including TensorRT's own logger, to a file."""
     saved = os.dup(1), os.dup(2)
     with path.open("wb") as file:
         os.dup2(file.fileno(), 1)

@@ -2,8 +2,8 @@
 //
 //   gcc -shared -fPIC green_context.c -I$CUDA_HOME/include -o libgreen.so -lcuda
 //
-// Needs driver 550 or newer. On a Hopper, counts go in steps of eight: 8 as on an Orin Nano 8GB or NX, 16 as on an AGX
-// Orin 64GB. The device still reports all of its multiprocessors, and its memory is far faster than an Orin's.
+// Needs driver 550 or newer. On a Hopper, counts are multiples of eight: 8 as on an Orin Nano 8GB or NX, 16 as on an
+// AGX Orin 64GB. The device still reports all of its multiprocessors, and its memory is far faster than an Orin's.
 #include <cuda.h>
 
 // Creates a context on the first `sms` multiprocessors of device 0. Returns how many it has, or a negative error:

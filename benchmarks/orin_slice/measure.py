@@ -1,14 +1,15 @@
-"""What 2:4 and INT8 gain on an Orin-sized slice of a larger GPU, with kernels that an Orin has.
+"""Speedup from 2:4 and INT8 on an Orin-sized slice of a larger GPU, with kernels that an Orin has.
 
     python benchmarks/orin_slice/measure.py --sms 8 --case chains --case yolo:n:relu [--out FILE]
 
-A stand-in, not an Orin: the multiprocessors are as many as an Orin's and their kernels are Ampere's, but clocks and
-memory bandwidth are those of the GPU that it runs on. Times of work that waits for arithmetic scale by the clocks.
-Written for TensorRT 8.5.3 on a GPU of compute capability 9.0.
+A stand-in, not an Orin: the number of multiprocessors is an Orin's and the kernels are Ampere's, but clocks and memory
+bandwidth are those of the host GPU. Compute-bound times scale with the clocks. Written for TensorRT 8.5.3 on a GPU of
+compute capability 9.0.
 
-For each network all engines are built in one process with one timing cache (dense before 2:4, INT8 before FP16), then
-timed in rounds with each other, each as one CUDA graph. A result is appended to FILE as soon as it is there, one JSON
-object per line, and is not measured again. Each build has a time limit: what exceeds it is noted and skipped.
+For each network, all engines are built in one process with one timing cache (dense before 2:4, INT8 before FP16), then
+timed in interleaved rounds, each as one CUDA graph. A result is appended to FILE as soon as it is available, one JSON
+object per line, and is not measured again. Each build has a time limit: a build that exceeds it is recorded and
+skipped.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ ROUNDS = 25
 
 @dataclass(frozen=True)
 class Variant:
-    """One engine of a network: `name` as in `int8 2:4`, the model that it is built from, and how."""
+    """One engine of a network: `name` such as `int8 2:4`, its model, and its build options."""
 
     name: str
     model: ModelProto
@@ -53,7 +54,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Case:
-    """One network: which engines of it are built."""
+    """One network and the engines that are built from it."""
 
     text: str
     """As given on the command line."""
@@ -63,7 +64,7 @@ class Case:
     words: tuple[str, ...] = ()
 
     def variants(self) -> Iterator[Variant]:
-        """Dense before 2:4, INT8 before FP16: later ones find most tactics timed."""
+        """Dense before 2:4, INT8 before FP16: later builds find most tactics already timed."""
         sparse = networks.pruned(self.source) if any("2:4" in way for way in self.ways) else None
         for way in self.ways:
             pruned = way.endswith("2:4")
@@ -84,7 +85,7 @@ QDQ = ("int8-qdq-fuse", "int8-qdq-fuse 2:4", "int8-qdq-sparse", "int8-qdq-sparse
 def cases(selected: list[str]) -> Iterator[Case]:
     """`chains[:TEXT]`, `qdq[:TEXT]`, `yolo:WIDTH:ACTIVATION[:way+way]`, `onnx:FILE[:way+way]`.
 
-    More words for the last two: `fast` and `nojit` (engines.Options); for a YOLO `b4` or another batch, and
+    Additional words for the last two: `fast` and `nojit` (engines.Options); for a YOLO also `b4` or another batch, and
     `slim` (edgesparse slim).
 
     Raises ValueError for any other word.
@@ -187,7 +188,7 @@ def parent(arguments: argparse.Namespace) -> None:
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What benchmarks/results/orin_slice.json holds: rows of one kind of GPU, each with its own command."""
+    """The contents of benchmarks/results/orin_slice.json: rows of one kind of GPU, each with its own command."""
     facts = rows[-1]["clocks"]
     slices = " or ".join(str(sms) for sms in sorted({row["sms"] for row in rows}))
     device = (
@@ -204,7 +205,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _follow(process: subprocess.Popen[str], arguments: argparse.Namespace, end: float) -> list[str] | None:
-    """Write what the child reports; returns the build that it did not survive, None where it ended by itself."""
+    """Write what the child reports. Returns the build that killed it, or None if it exited normally."""
     lines: queue.Queue[str | None] = queue.Queue()
 
     def read() -> None:

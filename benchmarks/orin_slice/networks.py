@@ -18,9 +18,9 @@ from edgesparse.int8.quantize import quantize, quantized_tensors
 from edgesparse.sparsity.prune import prune
 
 SCALES = {"n": (1 / 3, 0.25, 1024), "s": (1 / 3, 0.5, 1024), "m": (2 / 3, 0.75, 768)}
-"""Of YOLOv8's sizes: depth, width, and the most channels before the width counts (Ultralytics' yolov8.yaml)."""
+"""YOLOv8's sizes: depth, width, and maximum channels before scaling by the width (Ultralytics' yolov8.yaml)."""
 SCALE = 0.03
-"""Of every tensor that gets Q/DQ."""
+"""Range of every tensor that gets Q/DQ."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def with_qdq(model: ModelProto, placement: Placement) -> ModelProto:
 
 
 class Graph:
-    """Nodes and weights as they are added; batch norms are folded, as exporters leave them."""
+    """Collects nodes and weights; batch norms are folded, as exporters do."""
 
     def __init__(self, activation: str) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -169,7 +169,7 @@ def yolov8(width: str, activation: str, size: int = 640, classes: int = 80, batc
 
 
 def _head(g: Graph, levels: tuple[tuple[str, int, int], ...], size: int, classes: int) -> tuple[str, int]:
-    """The detection head's output, and how many anchors it has."""
+    """The detection head's output and its number of anchors."""
     narrow = levels[0][1]
     wide_box, wide_class = max(16, narrow // 4, 64), max(narrow, min(classes, 100))
     boxes, scores, centers, strides = [], [], [], []

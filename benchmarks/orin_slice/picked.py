@@ -25,11 +25,12 @@ from edgesparse.predict.fusion import fused_layers
 from edgesparse.predict.roofline import likely_sparse
 
 DERIVED = ("4 conv3x3-relu 64 ", "4 conv3x3-relu 128 ", "4 conv3x3-relu 256 ")
-"""Beginnings of the names of the networks that the rule was derived from."""
+"""Name prefixes of the networks that the rule was derived from."""
 
 
 def compare(row: Mapping[str, Any]) -> dict[str, Counter[str]]:
-    """Of one network, by precision: how many layers right, wrongly expected, missed. Empty for files and older ones."""
+    """Counts of layers predicted correctly, wrongly expected and missed, by precision, for one network. Empty for ONNX
+    files and for older rows."""
     results = {}
     kind = row.get("case", "").split(":")[0]
     for way in ("int8 2:4", "fp16 2:4"):

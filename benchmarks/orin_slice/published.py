@@ -1,9 +1,9 @@
-"""How well the slice stands in for an Orin: YOLOv8-shaped networks' times there against those published for real Orins.
+"""How well the slice represents an Orin: times of YOLOv8-shaped networks on it against times published for real Orins.
 
     python benchmarks/orin_slice/published.py [--orin ../shared/data/orin] [--plot docs/images/orin-slice.svg] [--save]
 
-Reads benchmarks/results/orin_slice.json. A slice's time is multiplied by the ratio of the clocks alone, so what waits
-for memory comes out too short: the slice's share of an H200's memory is far faster than an Orin's. Published: the bare
+Reads benchmarks/results/orin_slice.json. A slice's time is multiplied only by the ratio of the clocks, so memory-bound
+times come out too short: the slice's share of an H200's memory is far faster than an Orin's. Published: the bare
 engine's latency at 640x640, as in benchmarks/predict.py. Prints JSON.
 """
 
@@ -31,7 +31,7 @@ SIZE, MARGIN = 420, 50
 
 @dataclass(frozen=True)
 class Pair:
-    """One network on one board: milliseconds measured there by `source`, and from the slice, scaled by clock."""
+    """One network on one board: milliseconds measured there by `source`, and those of the slice, scaled by clock."""
 
     network: str
     precision: str

@@ -1,6 +1,6 @@
 """A slice of a GPU with as many multiprocessors as an Orin, in which engines are built and timed.
 
-The slice is a green context (green_context.c), pushed in the one thread of a process that builds and times. CUDA is
+The slice is a green context (green_context.c), current in the single thread of a process that builds and times. CUDA is
 called through the driver's library by ctypes: pycuda cannot adopt a context that it did not create.
 """
 
@@ -19,7 +19,7 @@ from edgesparse.backends.cuda.graph import Graph, check
 
 HERE = Path(__file__).resolve().parent
 TIMED_US = 3_000.0
-"""Microseconds that an engine runs between two events, so that the events themselves do not count."""
+"""Microseconds that an engine runs between two events, long enough for the events' own cost not to matter."""
 
 
 def compiled(source: str, *libraries: str) -> Path:
@@ -54,7 +54,7 @@ class Slice:
             self.sms = 0
 
     def memory(self, size: int) -> int:
-        """Zeroed device memory of so many bytes; it is never freed, since the process is short."""
+        """Allocate zeroed device memory. It is never freed, since the process is short-lived."""
         pointer = ctypes.c_uint64()
         check(self.cuda.cuMemAlloc_v2(ctypes.byref(pointer), ctypes.c_size_t(max(size, 4))), "cuMemAlloc")
         check(self.cuda.cuMemsetD8_v2(pointer, ctypes.c_ubyte(0), ctypes.c_size_t(max(size, 4))), "cuMemsetD8")
@@ -92,7 +92,7 @@ class Timed:
             raise RuntimeError("TensorRT cannot run the engine")
 
     def microseconds(self, repeats: int = 0) -> float:
-        """The mean over `repeats` launches in a row (as many as take about TIMED_US by default)."""
+        """Mean over `repeats` consecutive launches (by default as many as take about TIMED_US)."""
         repeats, cuda = repeats or self._repeats, self._place.cuda
         stream, elapsed = ctypes.c_void_p(self._stream), ctypes.c_float()
         check(cuda.cuEventRecord(self._before, stream), "cuEventRecord")
@@ -105,7 +105,8 @@ class Timed:
 
 
 def interleaved(engines: Mapping[str, Timed], rounds: int = 25) -> dict[str, dict[str, float]]:
-    """Median microseconds and spread (90th less 10th percentile, as a share of the median), all timed in rounds."""
+    """Median microseconds and spread (90th minus 10th percentile, as a share of the median), timed in interleaved
+    rounds."""
     times: dict[str, list[float]] = {name: [] for name in engines}
     for _ in range(rounds):
         for name, engine in engines.items():
@@ -120,7 +121,7 @@ def _summary(values: list[float]) -> dict[str, float]:
 
 
 def clocks(call: Callable[..., bytes] = subprocess.check_output) -> dict[str, str]:
-    """What nvidia-smi reads of the first GPU: clocks in MHz, temperature, power."""
+    """nvidia-smi's readings of the first GPU: clocks in MHz, temperature, power."""
     names = ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "driver_version", "name")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     command = ["nvidia-smi", f"--id={visible}", f"--query-gpu={','.join(names)}", "--format=csv,noheader"]

@@ -16,14 +16,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-// Of cuda.h, so that this compiles without it.
+// From cuda.h, so that this compiles without it.
 typedef int CUresult;
 typedef void *CUfunction, *CUstream, *CUcontext, *CUmodule;
 typedef unsigned long long cuuint64_t;
 typedef struct {
   unsigned grid[3], block[3], shared;
   CUstream stream;
-} CUlaunchConfig; // its beginning
+} CUlaunchConfig; // its first fields
 enum { CUDA_SUCCESS = 0, PER_THREAD_DEFAULT_STREAM = 2, EVENT_BLOCKING_SYNC = 1 };
 
 typedef CUresult (*Launch)(CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CUstream,
