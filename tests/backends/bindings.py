@@ -1,7 +1,8 @@
-"""NVIDIA's real bindings of several TensorRT releases, which import without a GPU: classes, enums and signatures.
+"""NVIDIA's real bindings of several TensorRT releases, which can be imported without a GPU: classes, enums and
+signatures.
 
 Each wheel is about a megabyte and is fetched once, into .venv/bindings; its libraries are replaced by empty functions.
-TensorRT 8.5's binding comes only in a wheel of half a gigabyte: it takes part where its `tensorrt` folder has been
+TensorRT 8.5's binding comes only in a wheel of half a gigabyte: it is included if its `tensorrt` folder has been
 unpacked into .venv/bindings/8.5.3.1/. Fetch all by hand: python tests/backends/bindings.py
 """
 
@@ -51,12 +52,12 @@ void _ZN14nvcaffeparser123shutdownProtobufLibraryEv(void) {}
 
 
 class Unavailable(Exception):
-    """Why a release cannot be had here."""
+    """The reason why a release is not available here."""
 
 
 @lru_cache
 def environment(release: str) -> dict[str, str]:
-    """What makes `import tensorrt` find that release. Raises Unavailable."""
+    """Environment in which `import tensorrt` finds that release. Raises Unavailable."""
     folder = HOME / f"{release}-py{sys.version_info[0]}.{sys.version_info[1]}" if WHEELS[release] else HOME / release
     if not WHEELS[release] and sys.version_info[:2] != (3, 10):
         raise Unavailable(f"TensorRT {release} has a binding for Python 3.10, not for this one")
@@ -88,7 +89,7 @@ def fetch(release: str, folder: Path) -> None:
 
 
 def stubs(major: str) -> Path:
-    """A folder of libraries that hold nothing but the names that the bindings link to. Raises Unavailable."""
+    """A folder of libraries that contain only the symbols that the bindings link to. Raises Unavailable."""
     folder = HOME / f"stubs-{major}"
     if folder.is_dir():
         return folder

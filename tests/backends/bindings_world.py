@@ -1,4 +1,4 @@
-"""A TensorRT whose bindings are a release's own and whose library is not: what a build calls is recorded."""
+"""TensorRT with a release's real bindings and a fake library that records the calls of a build."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def fake(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 @pytest.fixture
 def host_built_kernels(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The kernels, built for the CPU. Everything that a test allocates on the GPU must be free at its end."""
+    """The kernels, built for the CPU. A test must free everything that it allocates on the GPU."""
     host_kernels()
     (tmp_path / "frames.cubin").write_bytes(b"kernels")
     monkeypatch.setattr(kernels, "cubin", lambda sm: tmp_path / "frames.cubin")

@@ -1,7 +1,7 @@
-"""Stand-ins for TensorRT's objects, made from the real classes of the bindings: what those lack, these lack too.
+"""Stand-ins for TensorRT's objects, created from the real classes of the bindings, so that they lack what those lack.
 
-Only with the library and a GPU can the objects be made. These take their place: reading or setting what the real class
-does not have raises AttributeError, as there; a call or a value that its signature does not take raises TypeError.
+The real objects can only be created with the library and a GPU. As with the real class, reading or setting a missing
+attribute raises AttributeError, and a call or value that does not match the signature raises TypeError.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import tensorrt
 
 
 class Double:
-    """An object of the class `kind`. `does`: what its methods return, or do when called; `has`: its properties."""
+    """An object of the class `kind`. `does`: return values of its methods, or functions to call; `has`: its
+    properties."""
 
     def __init__(self, kind: str, does: dict[str, Any] | None = None, /, **has: Any) -> None:
         for key, value in (("cls", getattr(tensorrt, kind)), ("does", does or {}), ("has", has), ("calls", [])):
@@ -46,24 +47,24 @@ class Double:
         self.has[name] = value
 
     def called(self, name: str) -> list[tuple[Any, ...]]:
-        """Arguments of each call of that method."""
+        """Arguments of each call to that method."""
         return [values for called, values in self.calls if called == name]
 
 
 class Plan(bytes):
-    """Serialized bytes that pass for IHostMemory."""
+    """Serialized bytes in place of IHostMemory."""
 
     nbytes = property(len)
 
 
 def module(**replaced: Any) -> Any:
-    """The real module with some classes replaced by functions that make doubles."""
+    """The real module with some classes replaced by functions that create doubles."""
     real = {name: getattr(tensorrt, name) for name in dir(tensorrt)}
     return SimpleNamespace(**{**real, **replaced})
 
 
 def _check(real: Any, name: str, values: tuple[Any, ...], named: dict[str, Any]) -> None:
-    """Raises TypeError unless one of the signatures in the method's docstring takes these arguments."""
+    """Raise TypeError unless one of the signatures in the method's docstring accepts these arguments."""
     signatures = re.findall(rf"^(?:\d+\. )?{name}\(self: [^,)]+(?:, )?(.*)\) -> ", real.__doc__ or "", re.M)
     assert signatures, f"no signature of {name}: {real.__doc__}"
     if not any(_takes(_parameters(signature), values, named) for signature in signatures):
@@ -71,7 +72,7 @@ def _check(real: Any, name: str, values: tuple[Any, ...], named: dict[str, Any])
 
 
 def _parameters(text: str) -> list[tuple[str, str, bool]]:
-    """(name, type, whether it may be left out) of each."""
+    """(name, type, whether it is optional) of each parameter."""
     parts = re.findall(r"(\w+): ((?:[^,\[]|\[[^\]]*\])+)", text)
     return [(name, kind.partition(" = ")[0].strip(), " = " in kind) for name, kind in parts]
 

@@ -1,4 +1,4 @@
-"""The TensorRT driver on one release's real bindings, in a process of its own: prints what each check came to as JSON.
+"""The TensorRT driver on one release's real bindings, in its own process: prints the result of each check as JSON.
 
 Everything but the library behind the bindings is real. tests/backends/test_tensorrt_bindings.py runs it.
 """
@@ -30,7 +30,7 @@ from edgesparse.errors import BackendUnavailable, BuildError, CalibrationError, 
 
 
 def check_the_runner_calls_what_there_is(folder: Path) -> None:
-    """What the fake of test_tensorrt_runner.py answers to, the real classes have, with as many arguments."""
+    """The real classes have every method of test_tensorrt_runner.py's fakes, with the same number of arguments."""
     for real, fake in (
         (tensorrt.ICudaEngine, runner_double.Engine),
         (tensorrt.IExecutionContext, runner_double.Context),
@@ -40,7 +40,7 @@ def check_the_runner_calls_what_there_is(folder: Path) -> None:
                 continue
             signatures = re.findall(rf"{name}\(self: [^,)]*,? ?(.*)\) ->", getattr(real, name).__doc__)
             count = function.__code__.co_argcount - 1
-            each = [variant.split(", ") if variant else [] for variant in signatures]  # one an overload
+            each = [variant.split(", ") if variant else [] for variant in signatures]  # one per overload
             least = [sum("=" not in argument for argument in variant) for variant in each]
             fits = [low <= count <= len(variant) for low, variant in zip(least, each, strict=True)]
             assert any(fits), (name, count, signatures)
@@ -52,7 +52,7 @@ def check_the_runner_calls_what_there_is(folder: Path) -> None:
 
 
 def check_contexts_can_share_scratch_memory(folder: Path) -> None:
-    """In one of the two ways that tensorrt_context.make_context knows."""
+    """In one of the two ways that tensorrt_context.make_context supports."""
     strategies = getattr(tensorrt, "ExecutionContextAllocationStrategy", None)
     if strategies is None:
         assert hasattr(tensorrt.ICudaEngine, "create_execution_context_without_device_memory")
@@ -270,7 +270,7 @@ def check_the_doubles_know_the_release(folder: Path) -> None:
 
 @contextlib.contextmanager
 def fake_gpu() -> Iterator[list[Any]]:
-    """The calibrator's GPU, which only notes what is copied to it."""
+    """The calibrator's GPU, which only records what is copied to it."""
     copied: list[Any] = []
     driver = SimpleNamespace(memcpy_htod=lambda memory, host: copied.append(host.copy()))
     gpu = SimpleNamespace(

@@ -1,8 +1,8 @@
-"""pycuda and the driver's library as far as a Runner calls them, in the CPU's memory.
+"""The parts of pycuda and the driver's library that a Runner calls, in CPU memory.
 
 Kernels run too: the CPU's compiler builds the same sources (host_kernels.cpp). Addresses are real, so copies to a wrong
-place show. Freeing twice, use after free, and calls without a current context raise, as they do in CUDA. Work enqueued
-in a capture runs when its graph is launched.
+address are detected. Freeing twice, use after free, and calls without a current context raise, as they do in CUDA. Work
+enqueued in a capture runs when its graph is launched.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Operation = Callable[[], None]
 
 @dataclass
 class Launched:
-    """A kernel's launch, which a graph shows and updates. `arguments`: as bytes."""
+    """A kernel launch, which a graph can return and update. `arguments`: as bytes."""
 
     fake: Fake
     function: int
@@ -119,7 +119,7 @@ class Allocation:
 
 
 class Host:
-    """Page-locked memory, freed with its last array, which needs a current context."""
+    """Page-locked memory, freed with its last array; freeing it needs a current context."""
 
     def __init__(self, fake: Fake, size: int) -> None:
         fake.require()

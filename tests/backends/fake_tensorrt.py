@@ -1,4 +1,4 @@
-"""TensorRT's runtime as far as a Runner calls it, on the fake GPU."""
+"""The parts of TensorRT's runtime that a Runner calls, on the fake GPU."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TensorIOMode(Enum):
 
 
 def plan(**settings: Any) -> bytes:
-    """A plan of the fake: `tensors` (name -> [mode, shape, type]), and other settings of Engine."""
+    """A plan for the fake: `tensors` (name -> [mode, shape, type]) and other settings of Engine."""
     return json.dumps(settings).encode()
 
 
@@ -90,7 +90,7 @@ class Context:
         assert stream == 77 and set(self.addresses) == set(self.engine.tensors)
         if self.engine.settings.get("refuses_run"):
             return False
-        addresses = dict(self.addresses)  # a graph keeps the current ones
+        addresses = dict(self.addresses)  # a graph keeps the addresses of its capture
         self.engine.fake.enqueue(lambda: self._run(addresses))
         return True
 

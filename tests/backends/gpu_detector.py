@@ -1,4 +1,4 @@
-"""A detector on the fake GPU, frames for it, and answers of its engine."""
+"""A detector on the fake GPU, frames for it, and outputs of its engine."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def detector(
 
 
 def still(height: int, width: int, pixels: Pixels = "bgr", seed: int = 0) -> NDArray[np.uint8]:
-    """Any bytes at all: every value of luma and chroma, in range or not."""
+    """Random bytes: every value of luma and chroma, in range or not."""
     shape = {"nv12": (height * 3 // 2, width), "yuyv": (height, width, 2)}.get(pixels, (height, width, 3))
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
 def expected(frame: NDArray[np.uint8], pixels: Pixels, spec: InputSpec, dtype: str = "float32") -> NDArray[Any]:
-    """What OpenCV makes of it."""
+    """The same input computed with OpenCV."""
     code = CODES[pixels]
     out = np.zeros((1, 3, *SIZE), dtype)
     Preprocessor(spec, out)(frame if code is None else np.asarray(cv2.cvtColor(frame, code), np.uint8))
@@ -60,7 +60,7 @@ def expected(frame: NDArray[np.uint8], pixels: Pixels, spec: InputSpec, dtype: s
 
 
 def answers(head: str, batch: int, seed: int, share: float) -> dict[str, NDArray[np.float32]]:
-    """Outputs in which about a share of the candidates reaches 0.5."""
+    """Outputs in which about `share` of the candidates reach a score of 0.5."""
     rng, count, classes = np.random.default_rng(seed), cells(SIZE), len(CLASSES)
     boxes = rng.uniform(0, 60, (batch, count, 4))
     if head == "yolox":

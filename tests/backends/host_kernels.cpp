@@ -1,6 +1,6 @@
-// The kernels compiled for the CPU, as functions by name: what cuLaunchKernel would run. Blocks come one after the other,
-// the last first; the threads of a block run to each barrier in turn. With -DRACES a program that runs the kernel whose
-// threads wait for each other in real ones, on any numbers, for ThreadSanitizer to look at.
+// The kernels compiled for the CPU, as functions by name: what cuLaunchKernel would run. Blocks run one after another,
+// the last one first; the threads of a block run to each barrier in turn. With -DRACES, a program for ThreadSanitizer
+// that runs the kernel with barriers in real threads, on random data.
 #include <pthread.h>
 #include <string.h>
 #include <ucontext.h>
@@ -49,14 +49,14 @@ template <class Kernel> static void in_step(const int* grid, Kernel kernel) {
             each_block(grid, [&](Index block) {
                 blockIdx = block;
                 kernel();
-                barrier();  // the next block has shared memory of its own
+                barrier();  // the next block has its own shared memory
             });
         });
     for (auto& thread : threads) thread.join();
     pthread_barrier_destroy(&together);
 }
 #else
-// Threads as contexts of one thread, which is quick: each runs to the next barrier, then the next one does.
+// Threads are contexts of one OS thread, which is fast: each runs to the next barrier, then the next one does.
 static ucontext_t caller, contexts[THREADS];
 static char stacks[THREADS][1 << 15];
 static unsigned current;

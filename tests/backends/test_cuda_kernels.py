@@ -1,4 +1,4 @@
-"""How the kernels come to be: compiled once, kept by content, refused with the remedy where there is no compiler."""
+"""Compiling the kernels: once, cached by content, refused with the remedy if there is no compiler."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def compiler(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """A program named nvcc, alone on the PATH but for what a script needs."""
+    """A program named nvcc, alone on the PATH except for what a script needs."""
     path = folder / "nvcc"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
@@ -94,7 +94,7 @@ def test_a_compiler_off_the_path_is_found(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.compiler
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 def test_threads_of_a_block_wait_where_they_must(tmp_path: Path) -> None:
-    """The kernel itself, in 256 threads of the CPU, before ThreadSanitizer; and that it sees a barrier left out."""
+    """ThreadSanitizer finds no race in the kernel on 256 CPU threads, and does find one if a barrier is removed."""
     source, program = Path(__file__).with_name("host_kernels.cpp"), tmp_path / "races"
 
     def compiled(kernels: Path) -> None:
@@ -102,7 +102,7 @@ def test_threads_of_a_block_wait_where_they_must(tmp_path: Path) -> None:
         subprocess.run(["g++", *flags, str(source), "-o", str(program)], check=True)
 
     def races() -> subprocess.CompletedProcess[str]:
-        # without address randomisation, which older sanitizers cannot have as much of as newer kernels give
+        # without address randomization: newer Linux kernels randomize more bits than older sanitizers support
         command = ["setarch", "-R", str(program)] if shutil.which("setarch") else [str(program)]
         return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 
@@ -115,6 +115,7 @@ def test_threads_of_a_block_wait_where_they_must(tmp_path: Path) -> None:
     assert step in text
     (copied / "frames.cu").write_text(text.replace(step, step.splitlines()[0] + "\n"))
     compiled(copied)
-    # The sanitizer sees a race only where threads really meet: never on one core, and on few busy ones not each time.
+    # The sanitizer sees a race only if threads really overlap: never on one core, and not every time on a few busy
+    # ones.
     if len(os.sched_getaffinity(0)) > 1:
         assert any("data race" in races().stderr for _ in range(40))

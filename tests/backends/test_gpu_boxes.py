@@ -68,7 +68,7 @@ def both(detect: Detector, batch: int, fake: Fake) -> tuple[list[FrameBoxes], li
     ],
 )
 def test_nms_keeps_the_boxes_that_opencv_keeps(fake: Fake, tmp_path: Path, head: str, run: dict[str, Any]) -> None:
-    """Up to 256 boxes it runs on the GPU: the same boxes in the same order."""
+    """With up to 256 boxes, NMS runs on the GPU: the same boxes in the same order."""
     total = 0
     for seed, share in ((1, 0.3), (2, 0.7), (3, 0.05), (4, 0.0)):
         fake.answers = answers(head, 2, seed=seed, share=share)
@@ -92,7 +92,8 @@ placed = st.tuples(
     st.sampled_from([0, 2, 4, 10, 20]),
     st.lists(st.sampled_from([0.0, 0.5, 0.5, 0.75, 0.9]), min_size=3, max_size=3),
 )
-"""Center, width, height and scores of a candidate: often equal, so that many tie, and some without an area."""
+"""Center, width, height and scores of a candidate: often equal, so that there are many ties, and sometimes with zero
+area."""
 
 
 runs = st.fixed_dictionaries(
@@ -125,7 +126,7 @@ def test_nms_up_to_the_number_of_threads(fake: Fake, tmp_path: Path, count: int)
 
 
 def same_as_opencv(fake: Fake, folder: Path, images: Any, **run: Any) -> None:
-    """The kernel and the CPU keep the same of these candidates of two images."""
+    """The kernel and the CPU keep the same candidates of these two images."""
     output = np.zeros((2, 7, cells(SIZE)), np.float32)
     for image_output, rows in zip(output, images, strict=True):
         for i, (*box, scores) in enumerate(rows):
@@ -143,7 +144,7 @@ def same_as_opencv(fake: Fake, folder: Path, images: Any, **run: Any) -> None:
 
 
 def count_of(detect: Detector, boxes: Candidates) -> int:
-    """How many boxes reach the threshold of their class."""
+    """Number of boxes that reach the threshold of their class."""
     return int((boxes[1] >= detect._thresholds[boxes[2]]).sum())
 
 
@@ -153,7 +154,7 @@ def count_of(detect: Detector, boxes: Candidates) -> int:
 def test_what_is_no_box_is_dropped_and_counted_as_on_the_cpu(
     fake: Fake, tmp_path: Path, head: str, multi_label: bool, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Values that are no numbers, infinite, negative and above 1, anywhere in the outputs."""
+    """NaN, infinite and negative values, and values above 1, anywhere in the outputs."""
     monkeypatch.setattr("edgesparse.backends.cuda.slots.NMS_LIMIT", limit)
     counted = 0
     for seed in range(4):

@@ -1,4 +1,5 @@
-"""Masks, keypoints and rotated boxes on the GPU's frame path, its kernels built for the CPU, against the CPU's."""
+"""Masks, keypoints and rotated boxes on the GPU's frame path, with kernels built for the CPU, against the CPU's
+path."""
 
 from __future__ import annotations
 

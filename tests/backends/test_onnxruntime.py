@@ -1,4 +1,4 @@
-"""ONNX Runtime behind the seam: the same numbers as a plain session, in buffers that stay."""
+"""The ONNX Runtime backend: the same numbers as a plain session, in persistent buffers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ node = helper.make_node
 
 
 def plain(path: Path, images: NDArray[np.float32]) -> NDArray[Any]:
-    """What ONNX Runtime says of the file as it is."""
+    """Outputs of a plain ONNX Runtime session of the file."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -200,7 +200,7 @@ def test_without_onnxruntime_it_says_how_to_get_it(tmp_path: Path, monkeypatch: 
 
 
 def test_quantised_files_compute_what_is_written(tmp_path: Path) -> None:
-    """Left to itself ONNX Runtime rounds the bias to the products' grid, which is coarse here."""
+    """By default ONNX Runtime rounds the bias to the grid of the products, which is coarse here."""
     scales: dict[str, NDArray[Any]] = {"s": np.array(1, np.float32), "z": np.array(0, np.int8)}
     weights: dict[str, NDArray[Any]] = {"w": np.ones((2, 3, 1, 1), np.int8), "b": np.array([0.3, 0.4], np.float32)}
     nodes = [node("QuantizeLinear", ["images", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["dq"])]

@@ -1,4 +1,4 @@
-"""Each use that the driver makes of TensorRT's API, against NVIDIA's own bindings of five releases."""
+"""Every TensorRT API call of the driver, against NVIDIA's own bindings of five releases."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.bindings
 
 @functools.lru_cache
 def outcomes(release: str) -> dict[str, str]:
-    """What each check came to on that release: nothing, or the traceback."""
+    """Result of each check on that release: empty, or the traceback."""
     try:
         environment = bindings.environment(release)
     except bindings.Unavailable as error:

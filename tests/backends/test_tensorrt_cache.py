@@ -1,4 +1,4 @@
-"""The timing cache's file: shared by builds at once, whole or ignored."""
+"""The timing cache file: shared by concurrent builds, and ignored unless complete."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgesparse.backends.tensorrt.cache import TimingCache
 
 
 class Timings:
-    """TensorRT's cache, whose entries are lines."""
+    """A fake of TensorRT's cache, whose entries are lines."""
 
     def __init__(self, data: bytes) -> None:
         self.entries = set(data.split())
@@ -28,7 +28,7 @@ class Timings:
 
 
 class Config:
-    """As much of a builder config as the cache asks for."""
+    """The part of a builder config that the cache uses."""
 
     def __init__(self, takes: bool = True) -> None:
         self.takes, self.cache = takes, Timings(b"")
@@ -45,7 +45,7 @@ class Config:
 
 
 def timed(path: Path, *entries: bytes) -> set[bytes]:
-    """A build that times these; returns what it was given of others."""
+    """A build that times these entries. Returns the entries that it got from other builds."""
     cache, config = TimingCache(path), Config()
     cache.attach(config)
     passed = set(config.cache.entries)

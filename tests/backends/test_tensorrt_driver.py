@@ -1,4 +1,4 @@
-"""Whether TensorRT works here, why not, and which plans may be loaded."""
+"""Whether TensorRT works here, the reason if not, and which plans may be loaded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Fake = Callable[..., None]
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Fake:
-    """Makes this machine one with these modules and this GPU."""
+    """Make this machine look like one with these modules and this GPU."""
 
     def make(version: str | None, gpu: tuple[str, str] = ("Orin", "8.7"), pycuda: bool = True) -> None:
         if version is not None:

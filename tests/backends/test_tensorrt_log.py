@@ -1,4 +1,4 @@
-"""What is read from TensorRT's log, line by line, and from its engine inspector."""
+"""Parsing TensorRT's log, line by line, and the output of its engine inspector."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What TensorRT 8.5.3.1 itself wrote on an H100 on 2026-11-22, as our driver kept it, read by our parsers.
+"""edgesparse's parsers on real output of TensorRT 8.5.3.1, recorded by its driver on an H100 on 2026-11-22.
 
-In data/: four 3x3 convolutions of 128 channels with ReLU, 2:4, 80 x 80, built in FP16 (`fp16-2to4`: the log, less
-most of the tactics timed, and the inspector's JSON) and INT8 by our table (`int8-2to4`); two with SiLU in FP16; the
-table that TensorRT's own calibration of the chain wrote; the default detector's warnings, FP16 and INT8.
+In data/: four 3x3 convolutions of 128 channels with ReLU, 2:4, 80 x 80, built in FP16 (`fp16-2to4`: the log without
+most of the timed tactics, and the inspector's JSON) and in INT8 from edgesparse's table (`int8-2to4`); two with SiLU in
+FP16; the table written by TensorRT's own calibration of the chain; the default detector's warnings, FP16 and INT8.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SEVERITIES = {"V": "VERBOSE", "I": "INFO", "W": "WARNING", "E": "ERROR"}
 
 
 def taken(name: str, beats: list[int] | None = None) -> BuildLog:
-    """The log in data/; lines that begin with no severity go on with the one before."""
+    """The log in data/; lines without a severity continue the previous one."""
     log = BuildLog(None if beats is None else beats.append)
     for severity, text in re.findall(r"^\[(\w)\] (.*(?:\n(?!\[\w\] ).+)*)", (DATA / name).read_text(), re.M):
         log.take(SEVERITIES[severity], text)

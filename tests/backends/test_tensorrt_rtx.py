@@ -1,4 +1,4 @@
-"""The driver's whole build path on a real library of TensorRT's that needs no GPU: TensorRT-RTX."""
+"""The driver's whole build path on a real TensorRT library that needs no GPU: TensorRT-RTX."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RTX = backend("tensorrt-rtx")
 
 @pytest.fixture(scope="module")
 def variants(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The default detector as FP32, as FP16, and with Q/DQ in both placements, FP32 or FP16 between."""
+    """The default detector in FP32, in FP16, and with Q/DQ in both placements, with FP32 or FP16 between."""
     folder = tmp_path_factory.mktemp("models")
     versions = {"fp32": models.load(DETECTOR)}
     for placement in ("fuse", "sparse"):

@@ -1,4 +1,4 @@
-"""The Runner of TensorRT plans against a GPU of our own making: what is copied, captured, refused and given back."""
+"""The Runner of TensorRT plans on a fake GPU: what is copied, captured, refused and freed."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ def test_an_output_with_an_open_batch_counts_as_the_batch_asked_for(fake: Fake) 
 
 
 def test_runners_that_take_turns_share_scratch_memory(fake: Fake, tmp_path: Path) -> None:
-    """As much as the largest needs, given back with the last; one that needs more than there is gets its own."""
+    """As much as the largest needs, freed with the last runner; one that needs more than was allocated gets its own."""
     scratch = Scratch()
     (tmp_path / "model.plan").write_bytes(plan(tensors=SMALL, activations=5000))
     (tmp_path / "small.plan").write_bytes(plan(tensors=SMALL, activations=100))

@@ -1,6 +1,6 @@
-"""The frame path's kernels on a real GPU without an engine: frames in, the network's input out; outputs in, boxes out.
+"""The frame path's kernels on a real GPU without an engine: frames to network input, and raw outputs to boxes.
 
-python tests/gpu/alone.py        # all checks in one process; what compute-sanitizer is given to look at
+python tests/gpu/alone.py        # all checks in one process; run this under compute-sanitizer
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ Frames = list[NDArray[np.uint8]]
 
 
 class Alone:
-    """A slot whose engine does nothing: `input` is what the letterbox wrote, `outputs` what the engine would have."""
+    """A slot whose engine does nothing: `input` is what the letterbox wrote, `outputs` what the engine would have
+    written."""
 
     def __init__(self, batch: int, head: str, spec: InputSpec, dtype: str, conf: float, every: bool) -> None:
         self.card, self.places = gpu(), Places(spec, image := TensorSpec("images", (batch, 3, *spec.size), dtype))
@@ -110,7 +111,7 @@ def still(height: int, width: int, pixels: Pixels = "bgr", seed: int = 0) -> NDA
 
 
 def expected(frame: NDArray[np.uint8], pixels: Pixels, spec: InputSpec, dtype: str = "float32") -> NDArray[Any]:
-    """What OpenCV makes of it."""
+    """The same input computed with OpenCV."""
     code = CODES[pixels]
     out = np.zeros((1, 3, *spec.size), dtype)
     Preprocessor(spec, out)(frame if code is None else np.asarray(cv2.cvtColor(frame, code), np.uint8))
@@ -137,7 +138,7 @@ LOOKS: list[tuple[Letterbox, Colour]] = [("centre", "rgb"), ("top-left", "bgr"),
 
 
 def letterbox() -> dict[str, float]:
-    """Greatest difference from OpenCV, in steps of 1/255, a kind of pixels, over all sizes, letterboxes and colours."""
+    """Largest difference from OpenCV per pixel format, in steps of 1/255, over all sizes, letterboxes and colours."""
     worst: dict[str, float] = {}
     for kind, dtype in itertools.product(CODES, ("float32", "float16", "uint8", "int8")):
         for fit, colour in LOOKS:
@@ -194,7 +195,7 @@ def answers(head: str, batch: int, share: float, seed: int) -> dict[str, NDArray
 
 
 def compaction() -> float:
-    """Greatest distance in pixels between boxes of the kernel and of NumPy; raises where another is found."""
+    """Largest distance in pixels between the kernel's boxes and NumPy's. Raises if the boxes differ otherwise."""
     worst = 0.0
     for head, every in itertools.product(("yolov8", "yolov5", "yolox", "yolo-nas"), (False, True)):
         for batch, share in ((1, 0.05), (3, 0.0), (8, 0.05), (8, 0.02), (2, 0.9)):
@@ -223,7 +224,7 @@ def compaction() -> float:
 
 
 def rule() -> int:
-    """Candidates that the kernel dropped since they are no boxes; raises where NumPy's rule leaves other boxes."""
+    """Number of candidates that the kernel dropped as invalid boxes. Raises if NumPy's rule keeps different boxes."""
     dropped = 0
     for head, every in itertools.product(("yolov8", "yolov5", "yolox", "yolo-nas"), (False, True)):
         with alone(2, head, every=every) as lone:
@@ -253,7 +254,7 @@ def run(report: Callable[[str, Any], None]) -> None:
 
 
 def short() -> None:
-    """A little of everything, for compute-sanitizer: odd sizes, batches, overflow."""
+    """A small sample of everything for compute-sanitizer: odd sizes, batches, overflow."""
     for dtype in ("float32", "float16", "uint8", "int8"):
         with alone(3, dtype=dtype) as lone:
             for sizes in ([(719, 1281), (1, 1), (321, 417)], [(3, 1001)], [(480, 640), (998, 2)]):

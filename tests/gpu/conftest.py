@@ -1,6 +1,6 @@
-"""Tests on a real GPU with TensorRT. Where there is none they skip, and say where they last ran and how it went.
+"""Tests on a real GPU with TensorRT. Without one they skip and report where they last ran, and with what result.
 
-`EDGESPARSE_RECORD=1 pytest tests/gpu` writes that record, last_run.json beside this file.
+`EDGESPARSE_RECORD=1 pytest tests/gpu` writes that record, last_run.json next to this file.
 """
 
 from __future__ import annotations

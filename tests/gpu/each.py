@@ -1,9 +1,9 @@
-"""Runs every test of this folder in a process of its own, two at a time, and tells each result as it comes.
+"""Runs every test of this folder in its own process, two at a time, and prints each result as it arrives.
 
     EDGESPARSE_RECORD=1 python tests/gpu/each.py [-k WORD] [--limit SECONDS] [--together 2]
 
-For a first run on a new GPU or release: what ends a process or hangs takes nothing with it, and each result is in
-last_run.json as soon as it is there. Each plan is built once: tests find it in the folder that EDGESPARSE_PLANS names.
+For a first run on a new GPU or release: a crash or hang affects no other test, and each result is written to
+last_run.json immediately. Each plan is built once: tests find it in the folder that EDGESPARSE_PLANS names.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ALONE = ("many_times", "too_little_memory")
-"""In the names of tests that look at the GPU's whole memory."""
+"""Parts of the names of tests that measure the memory of the whole GPU."""
 PYTEST = [sys.executable, "-m", "pytest", "-W", "default", "-p", "no:cacheprovider"]
 
 
@@ -65,7 +65,7 @@ def _run_one(name: str, limit: float, record: Path) -> tuple[str, float, str]:
 
 
 def _record(file: Path) -> None:
-    """Add what a test wrote down of itself to last_run.json, at once: the next one may be cut off."""
+    """Add a test's own record to last_run.json immediately, since the next test may be interrupted."""
     if not file.exists():
         return
     results, record = json.loads(file.read_text()), HERE / "last_run.json"

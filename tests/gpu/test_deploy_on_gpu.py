@@ -1,4 +1,4 @@
-"""A deploy that builds with TensorRT, while the engine that it replaces goes on detecting on the same GPU."""
+"""A deploy that builds with TensorRT while the engine that it replaces keeps detecting on the same GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The frame path on a real GPU: its kernels against OpenCV and NumPy, and whole detectors with both ways."""
+"""The frame path on a real GPU: its kernels against OpenCV and NumPy, and whole detectors with either path."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CLASSES = ("a", "b", "c")
 
 
 def network(path: Path, batch: int) -> Path:
-    """[B, 3, 128, 160] to [B, 7, 320 + 80 + 20] as YOLOv8 has it: one convolution a stride."""
+    """[B, 3, 128, 160] to YOLOv8's [B, 7, 320 + 80 + 20]: one convolution per stride."""
     rng, nodes, stored, parts = np.random.default_rng(0), [], [], []
     for stride in (8, 16, 32):
         weight = rng.standard_normal((7, 3, stride, stride)) * 8 / stride
@@ -59,7 +59,7 @@ def network(path: Path, batch: int) -> Path:
 
 
 def plan(folder: Path, batch: int = 1) -> Path:
-    """Built once for all tests where they share a folder; these take seconds."""
+    """Built once for all tests that share a folder, since a build takes seconds."""
     kept = Path(os.environ.get("EDGESPARSE_PLANS", folder)) / f"frames-{batch}.engine"
     if not kept.exists():
         model = network(folder / "net.onnx", batch)

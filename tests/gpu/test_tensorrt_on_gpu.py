@@ -1,4 +1,4 @@
-"""A TensorRT plan on a real GPU: numbers, graphs, threads, memory, damage, and what is left when it is closed."""
+"""A TensorRT plan on a real GPU: results, graphs, threads, memory, damaged files, and leaks after closing."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def network(path: Path, batch: Batch = 2, channels: int = 32, size: int = 32) ->
 
 
 def built(folder: Path, precision: Precision = "fp16", profile: Profile = None, **settings: Any) -> Path:
-    """A plan of `network`, beside its net.onnx. It is built once for all tests where they share a folder."""
+    """A plan of `network`, next to its net.onnx. It is built once for all tests that share a folder."""
     shared = os.environ.get("EDGESPARSE_PLANS")
     path = folder / "net.engine"
     if shared is None:
@@ -88,7 +88,7 @@ def noise(*shape: int, seed: int = 0) -> NDArray[np.float32]:
 
 
 def in_a_process(code: str, *arguments: Path) -> subprocess.CompletedProcess[str]:
-    """Runs code that may end its process; `path` is its first argument."""
+    """Run code that may crash its process; `path` is its first argument."""
     begin = "import sys; from pathlib import Path; path = Path(sys.argv[1]); from edgesparse.backends import backend\n"
     return python("-c", begin + textwrap.dedent(code), *arguments)
 
