@@ -1,4 +1,4 @@
-/* A wall clock that is put forward and back under a running process: LD_PRELOAD, for machine.py.
+/* Sets the wall clock of a running process forward and back: LD_PRELOAD, for machine.py.
    The file that CLOCK_OFFSET names holds the offset in seconds, a 64-bit integer. The monotonic clock stays as it is. */
 #define _GNU_SOURCE
 #include <fcntl.h>

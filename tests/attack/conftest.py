@@ -1,4 +1,4 @@
-"""What the promises are tested with: the helpers of tests/service, and a package of the null backend."""
+"""Fixtures for testing the promises: the helpers of tests/service, and a package of the null backend."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Faults of the machine under a running service: what was promised is kept, no secret comes out, every camera is back.
+"""Faults of the machine under a running service: promises are kept, no secret leaks, every camera recovers.
 
     python tests/attack/faults.py --count 500 [--seed 0] [--kind disk] [--frozen 20]
 
 Needs root, for small disks and cgroups. The service has four cameras, MQTT to a real broker, a webhook, JSON lines and
-a page, each with a secret. Faults come one after another, in random order, each kind equally often; kinds that need
-what this machine lacks are left out: the first line lists those that are possible. A fault is judged BACK seconds after
-its end, or after READY=1 if the process was killed and, as by systemd, started again. Every frame in the JSON lines
-must also have reached the broker, except those of the last LOST seconds before a kill, which docs/guide/service.md
-excepts. Prints figures per kind as JSON; exit code 1 if a promise was broken.
+a page, each with a secret. Faults happen one after another, in random order, each kind equally often; kinds that are
+not possible on this machine are skipped, and the first line lists the possible ones. A fault is judged BACK seconds
+after its end, or after READY=1 if the process was killed and restarted, as systemd would. Every frame in the JSON lines
+must also have reached the broker, except those of the last LOST seconds before a kill, as docs/guide/service.md allows.
+Prints figures per kind as JSON; exit code 1 if a promise was broken.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from running import Running
 
 BACK, LOST = 2.0, 3.0
 HOLD, WAIT, ARRIVE = 1.0, 15.0, 30.0
-"""Seconds that a fault lasts, after which a camera counts as lost for good, and in which messages have to arrive."""
+"""Seconds: duration of a fault, time after which a camera counts as lost for good, and time for messages to arrive."""
 SECRETS = {name: f"Planted-{name}-0123456789" for name in ("camera", "web", "mqtt", "hook")}
 DEADLY = ("kill", "restart loop", "cgroup memory")
-"""Kinds after which the process may be gone."""
+"""Kinds that may end the process."""
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Kind:
 
 
 class Victim:
-    """The service with its surroundings. `kills`: when it was killed, on the monotonic clock."""
+    """The service and its environment. `kills`: when it was killed, on the monotonic clock."""
 
     def __init__(self, folder: Path, machine: Machine, stack: ExitStack) -> None:
         self.folder, self.machine = folder, machine
@@ -90,7 +90,7 @@ class Victim:
         stack.callback(lambda: self.running.close())
 
     def start(self) -> None:
-        """Start the service as systemd does; its log and state stay where they were."""
+        """Start the service as systemd does; its log and state are kept."""
         self.running = Running(self.folder, self._package, self._settings(), **self._environment)
         self.machine.adopt(self.running.process.pid)
 
@@ -112,7 +112,7 @@ class Victim:
         }
 
     def up(self) -> None:
-        """Wait until the service says that it is ready."""
+        """Wait until the service reports that it is ready."""
         try:
             self.running.notify.until("READY=1", 60)
         except AssertionError:
@@ -128,7 +128,7 @@ class Victim:
         self.running.close()
 
     def again(self) -> None:
-        """Start it again after its end."""
+        """Restart it after it has ended."""
         self.kills.append(time.monotonic())
         self.texts.append(self.running.ended().encode())
         self.running.close()
@@ -136,7 +136,7 @@ class Victim:
         self.up()
 
     def frames(self) -> dict[str, int]:
-        """The count of frames of each camera that is live; empty where the page does not answer."""
+        """Frame count of each live camera; empty if the page does not answer."""
         status: dict[str, Any] = {}
         with suppress(OSError, ValueError):
             code, body = self.running.get("/status.json", Authorization=f"Bearer {SECRETS['web']}")
@@ -159,7 +159,7 @@ class Victim:
 
 
 def inject(kind: str, victim: Victim, rng: random.Random, seconds: float) -> None:
-    """Let one fault happen, and end it."""
+    """Cause one fault and end it."""
     if kind == "kill":
         victim.kill()
     elif kind == "restart loop":
@@ -183,7 +183,7 @@ def inject(kind: str, victim: Victim, rng: random.Random, seconds: float) -> Non
 
 
 def suffer(kind: str, victim: Victim, rng: random.Random, frozen: float, figures: Kind) -> None:
-    """One fault, and what became of the promises."""
+    """Cause one fault and check the promises."""
     inject(kind, victim, rng, frozen if kind == "frozen" else HOLD)
     figures.count += 1
     back = victim.back(time.monotonic())
@@ -200,7 +200,7 @@ def suffer(kind: str, victim: Victim, rng: random.Random, frozen: float, figures
 
 
 def lost(victim: Victim) -> dict[str, int]:
-    """Frames in the JSON lines that never reached the broker; lines that are no JSON."""
+    """Frames in the JSON lines that never reached the broker, and lines that are not JSON."""
     lines = (victim.machine.disk / "rows.jsonl").read_bytes().splitlines()
     rows = [row for line in lines if (row := _parsed(line)) is not None]
     keys = {(row["camera"], row["monotonic_ns"]) for row in rows if not _excepted(victim, row["monotonic_ns"] / 1e9)}
@@ -224,7 +224,7 @@ def _excepted(victim: Victim, at: float) -> bool:
 
 
 def leaks(victim: Victim) -> list[str]:
-    """Secrets in anything that came out: logs, state, page, messages."""
+    """Secrets in any output: logs, state, page, messages."""
     texts = [*victim.texts, *(message for _, message, _ in victim.subscriber.received)]
     files = [*victim.folder.glob("log-*"), *(victim.folder / "runtime").iterdir(), *victim.machine.disk.rglob("*")]
     texts += [path.read_bytes() for path in files if path.is_file() and path.suffix != ".key"]
@@ -233,7 +233,7 @@ def leaks(victim: Victim) -> list[str]:
 
 @contextmanager
 def victim_of(folder: Path) -> Iterator[Victim]:
-    """The service and its small disks, until the end of the block."""
+    """Run the service with its small disks until the end of the block."""
     with ExitStack() as stack:
         machine = stack.enter_context(Machine(folder))
         victim = Victim(folder, machine, stack)
@@ -243,7 +243,7 @@ def victim_of(folder: Path) -> Iterator[Victim]:
 
 
 def run(folder: Path, kinds: Sequence[str], count: int, seed: int, frozen: Sequence[float]) -> dict[str, Any]:
-    """`count` faults of `kinds`; returns the figures. `frozen`: seconds of each freeze, in turn."""
+    """Cause `count` faults of `kinds` and return the figures. `frozen`: seconds of each freeze, in turn."""
     rng = random.Random(seed)
     order = [kinds[n % len(kinds)] for n in range(count)]
     rng.shuffle(order)
@@ -262,7 +262,7 @@ def run(folder: Path, kinds: Sequence[str], count: int, seed: int, frozen: Seque
 
 
 def possible() -> list[str]:
-    """The kinds of which this machine has what they need."""
+    """The kinds that are possible on this machine."""
     here = ["kill", "restart loop", "kill capture", "broker", "frozen", "descriptors", "memory", "disk", "tmp", "home"]
     here += ["threads"] if cgroup("pids") else []
     here += ["cgroup memory"] if cgroup("memory") else []

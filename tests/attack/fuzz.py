@@ -3,9 +3,9 @@
 
     python tests/attack/fuzz.py --count 10000 [--seed 0] [--target onnx] [--jobs 2]
 
-Each input is read in a child with limits on memory and time. A child that ends or takes too long is a finding, and
-another takes its place. An input follows from its target and number, so that a finding is repeated by --target, --seed
-and --count 1. Prints figures per target; exit code 1 if there are findings.
+Each input is read in a child process with limits on memory and time. A child that crashes or takes too long is a
+finding, and is replaced. An input depends only on its target and number, so a finding can be reproduced with --target,
+--seed and --count 1. Prints figures per target; exit code 1 if there are findings.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from targets import TARGETS
 from edgesparse.errors import EdgeSparseError
 
 SECONDS = 20.0
-"""An input takes this long at most."""
+"""Time limit per input, in seconds."""
 MEMORY = 6 << 30
-"""Bytes of address space that a child may have."""
+"""Address space limit of a child, in bytes."""
 LEFTOVERS = ("*.part", ".*.part", "*.tmp")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """`kind`: read, refused, or what is wrong: traceback, message, half-written, hang, signal."""
+    """`kind`: read, refused, or the finding: traceback, message, half-written, hang, signal."""
 
     target: str
     seed: int
@@ -103,7 +103,7 @@ class Child:
         self._wire, theirs = context.Pipe()
         self._process: Any = context.Process(target=_child, args=(theirs, *self._arguments), daemon=True)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads: the child uses none of them
+            warnings.simplefilter("ignore", DeprecationWarning)  # about forking with threads: the child uses none of them
             self._process.start()
         theirs.close()
 
@@ -112,7 +112,7 @@ class Child:
         self._wire.send(self._case)
 
     def outcome(self) -> Outcome | None:
-        """The outcome of the input that was begun; None while it is being read."""
+        """The outcome of the current input; None while it is being read."""
         try:
             if self._wire.poll(0.002):
                 outcome: Outcome = self._wire.recv()
@@ -135,7 +135,7 @@ class Child:
 
 
 def fuzz(cases: Iterable[tuple[str, int]], jobs: int) -> Iterator[Outcome]:
-    """Read every input, in `jobs` children at once."""
+    """Read every input, with `jobs` children in parallel."""
     with tempfile.TemporaryDirectory() as scratch:
         sound = Path(scratch) / "sound"
         for name, target in TARGETS.items():
@@ -161,7 +161,7 @@ def fuzz(cases: Iterable[tuple[str, int]], jobs: int) -> Iterator[Outcome]:
 
 
 def cases_of(names: Iterable[str], seed: int, count: int) -> Iterator[tuple[str, int]]:
-    """The inputs of a run: targets in turn, numbers from `seed` on."""
+    """The inputs of a run: targets round-robin, numbers from `seed` on."""
     names = list(names)
     return ((names[n % len(names)], seed + n // len(names)) for n in range(count))
 

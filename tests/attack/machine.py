@@ -1,4 +1,4 @@
-"""Faults of a machine, around one process: small disks, limits, cgroups, another clock. Each ends with its block."""
+"""Faults of the machine for one process: small disks, limits, cgroups, a changed clock. Each ends with its block."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from types import TracebackType
 
 CGROUPS = Path("/sys/fs/cgroup")
 COMPILER = shutil.which("cc")
-"""Compiles clock.c, which gives a process another wall clock."""
+"""Compiles clock.c, which changes the wall clock of a process."""
 JUMPS = (-3600, 3600, -100_000_000, 100_000_000)
-"""Seconds that the clock is put back or forward: an hour, three years."""
+"""Seconds by which the clock is set back or forward: an hour, three years."""
 SIZES = {"disk": "64m", "tmp": "1m", "home": "1m"}
 MEBIBYTE = 1 << 20
 
 
 def cgroup(controller: str) -> Path | None:
-    """Where groups of a controller are made: version 1, else version 2 with that controller; None where neither is."""
+    """Where cgroups of a controller are created: version 1, else version 2 with that controller; None if there is
+    neither."""
     first = CGROUPS / controller
     if first.is_dir() and os.access(first, os.W_OK):
         return first
@@ -45,7 +46,7 @@ def mounts(folder: Path) -> bool:
 
 
 class Machine(AbstractContextManager["Machine"]):
-    """Small disks under `folder`, and the faults of the process that was adopted last."""
+    """Small disks under `folder`, and faults of the process adopted last."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -67,7 +68,7 @@ class Machine(AbstractContextManager["Machine"]):
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the process is started with."""
+        """Environment to start the process with."""
         result = {"TMPDIR": str(self.tmp), "HOME": str(self.home)}
         if COMPILER is not None:
             library = self.folder / "clock.so"
@@ -131,7 +132,7 @@ class Machine(AbstractContextManager["Machine"]):
             self._set_clock(0)
 
     def _set_clock(self, seconds: int) -> None:
-        """In place: the process has the file in its memory."""
+        """Write in place, since the process has mapped the file."""
         descriptor = os.open(self._clock, os.O_WRONLY | os.O_CREAT, 0o600)
         os.pwrite(descriptor, struct.pack("q", seconds), 0)
         os.close(descriptor)
@@ -146,7 +147,7 @@ class Machine(AbstractContextManager["Machine"]):
         return group
 
     def _used(self) -> int:
-        """What the group may have so that it soon needs more: half a mebibyte more than now."""
+        """A memory limit that the group will soon exceed: half a mebibyte above its current use."""
         group = self._groups["memory"]
         assert group is not None
         names = ("memory.usage_in_bytes", "memory.current")
@@ -167,7 +168,7 @@ class Machine(AbstractContextManager["Machine"]):
 
 @contextmanager
 def _full(folder: Path) -> Iterator[None]:
-    """Leave no byte free."""
+    """Fill the disk completely."""
     filler = folder / "filler"
     try:
         with suppress(OSError), filler.open("wb", buffering=0) as file:
@@ -190,7 +191,7 @@ def _children(pid: int) -> list[int]:
 
 
 def _remove(group: Path) -> None:
-    """Wait for the last processes of a group to end, and remove it."""
+    """Wait for the last processes of a cgroup to end, and remove it."""
     for _ in range(50):
         with suppress(OSError):
             group.rmdir()

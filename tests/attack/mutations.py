@@ -20,7 +20,7 @@ TOKENS += [b"<<: ", b"!!python/object:x ", b"NaN", b"1e999", b"9" * 400, b"\t", 
 
 
 def mutate_bytes(rng: random.Random, data: bytes) -> bytes:
-    """Cut, flip, insert, remove or repeat, once or a few times."""
+    """Cut, flip, insert, remove or repeat bytes, once or a few times."""
     out = bytearray(data)
     for _ in range(rng.choice([1, 1, 2, 4, 8])):
         at = rng.randrange(len(out) + 1)
@@ -42,7 +42,7 @@ def mutate_bytes(rng: random.Random, data: bytes) -> bytes:
 
 
 def mutate_value(rng: random.Random, value: Any) -> Any:
-    """Put strange values into a document of JSON's types, or remove, repeat or exchange its parts."""
+    """Put strange values into a JSON-like document, or remove, repeat or swap its parts."""
     value = copy.deepcopy(value)
     for _ in range(rng.choice([1, 1, 2, 3])):
         places = list(_places(value))
@@ -65,7 +65,7 @@ def mutate_value(rng: random.Random, value: Any) -> Any:
 
 
 def _places(value: Any) -> Any:
-    """Every holder and key of a nested value."""
+    """Every container and key in a nested value."""
     if isinstance(value, dict):
         for key in value:
             yield value, key
@@ -77,13 +77,13 @@ def _places(value: Any) -> Any:
 
 
 def mutate_json(rng: random.Random, value: Any) -> bytes:
-    """A damaged JSON document: mostly by its values, sometimes also by its bytes."""
+    """Damage a JSON document: mostly its values, sometimes also its bytes."""
     data = json.dumps(mutate_value(rng, value), indent=rng.choice([None, 1])).encode()
     return mutate_bytes(rng, data) if rng.random() < 0.3 else data
 
 
 def mutate_onnx(rng: random.Random, data: bytes) -> bytes:
-    """A damaged model: in a quarter of cases its bytes, else its nodes, attributes, tensors, inputs and outputs."""
+    """Damage a model: in a quarter of cases its bytes, otherwise its nodes, attributes, tensors, inputs and outputs."""
     if rng.random() < 0.25:
         return mutate_bytes(rng, data)
     model = onnx.ModelProto.FromString(data)

@@ -1,4 +1,4 @@
-"""What comes over a network and is fuzzed: bundles, and requests to the web page."""
+"""Fuzz targets that come over a network: bundles, and requests to the web page."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write_bundle(folder: Path) -> None:
 
 
 def damage_bundle(rng: random.Random, sound: Path, folder: Path) -> None:
-    """Change its bytes, mostly in the manifest; the original stays beside it."""
+    """Change the bundle's bytes, mostly in the manifest; the original is kept next to it."""
     data = (sound / "b.esb").read_bytes()
     changed = mutations.mutate_bytes(rng, data[:2048]) + data[2048:] if rng.random() < 0.7 else b""
     (folder / "b.esb").write_bytes(changed or mutations.mutate_bytes(rng, data))
@@ -36,7 +36,7 @@ def damage_bundle(rng: random.Random, sound: Path, folder: Path) -> None:
 
 
 def read_bundle(folder: Path) -> None:
-    """Whatever differs from what was signed is refused before a file of it is written."""
+    """Anything that differs from what was signed is refused before any of its files is written."""
     same = (folder / "b.esb").read_bytes() == (folder / "sound.esb").read_bytes()
     with bundles.opened(folder / "b.esb") as opened:
         file = opened.complete(folder, lambda *_: None)
@@ -66,7 +66,7 @@ WORDS += [
 
 
 def damage_request(rng: random.Random, sound: Path, folder: Path) -> None:
-    """One or more requests, with parts of others in them."""
+    """Damage one or more requests by inserting parts of others."""
     data = rng.choice(REQUESTS)
     for _ in range(rng.choice([0, 1, 2])):
         at = rng.randrange(len(data))
@@ -75,7 +75,7 @@ def damage_request(rng: random.Random, sound: Path, folder: Path) -> None:
 
 
 def read_request(folder: Path) -> None:
-    """Send it, read what comes back, and expect the server to answer the next visitor."""
+    """Send the request, read the answer, and expect the server to answer the next visitor."""
     port = _web()
     answer = _exchange(port, (folder / "request").read_bytes())
     if b"Traceback" in answer or b"root:" in answer or answer.startswith(b"HTTP/1.1 5"):
@@ -100,7 +100,7 @@ def _exchange(port: int, data: bytes) -> bytes:
 
 @cache
 def _web() -> int:
-    """This process's server, with short waits and without limits per second, which would only make fuzzing slow."""
+    """This process's server, with short waits and without rate limits, which would only slow down fuzzing."""
     judgement = SimpleNamespace(alive=True, detecting=True, why="")
     health = SimpleNamespace(judge=lambda: judgement, cameras=[SimpleNamespace(name="door")])
     report: Any = SimpleNamespace(health=health, live=dict, status=dict, snapshots=SimpleNamespace(view=lambda _: None))
@@ -118,4 +118,4 @@ def _web() -> int:
 Part = tuple[Callable[[Path], None], Callable[[random.Random, Path, Path], None], Callable[[Path], None]]
 BUNDLE: Part = (write_bundle, damage_bundle, read_bundle)
 REQUEST: Part = (lambda _: None, damage_request, read_request)
-"""How each is written, damaged and read."""
+"""How each target is written, damaged and read."""

@@ -1,7 +1,7 @@
-"""What is fuzzed: how a sound file of each kind is written and damaged, and what reads it.
+"""Fuzz targets: how a valid file of each kind is written and damaged, and what reads it.
 
-A reader gets the folder that the damaged file is in. It may return, or raise EdgeSparseError with one line; what it
-writes must be complete, or not exist.
+A reader gets the folder of the damaged file. It may return, or raise EdgeSparseError with one line; whatever it writes
+must be complete or absent.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from edgesparse.sparsity.prune import prune
 
 @dataclass(frozen=True)
 class Target:
-    """`write` puts sound files into a folder once; `damage` rewrites one of them; `read` is what is tested."""
+    """`write` puts valid files into a folder once; `damage` rewrites one of them; `read` is under test."""
 
     write: Callable[[Path], None]
     damage: Callable[[random.Random, Path, Path], None]
@@ -153,7 +153,7 @@ def _write_calibration(folder: Path) -> None:
 
 def _damage_calibration(rng: random.Random, sound: Path, folder: Path) -> None:
     content = json.loads((sound / "calibration.json").read_text())
-    if rng.random() < 0.5:  # with a hash that fits, as a file that was changed on purpose has
+    if rng.random() < 0.5:  # with a matching hash, like a file that was changed on purpose
         changed = mutations.mutate_value(rng, {key: content[key] for key in content if key not in _HEAD})
         head = {key: content[key] for key in _HEAD}
         content = {**head, **changed, "sha256": calibration._sum(changed)} if isinstance(changed, dict) else changed
@@ -207,7 +207,7 @@ def _read_state(folder: Path) -> None:
 
 
 def _nothing(folder: Path) -> None:
-    """No sound file is needed."""
+    """No valid file is needed."""
 
 
 TARGETS = {

@@ -1,7 +1,7 @@
 """Promise: whatever fails on the machine, nothing that was promised is lost, and every camera is back in two seconds.
 
-faults.py by hand makes hundreds of faults and judges the seconds; here is one of each kind, on a machine that may be
-busy.
+Run by hand, faults.py causes hundreds of faults and judges recovery times. This test causes one of each kind, and
+allows for a busy machine.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def row(**values: Any) -> dict[str, Any]:
 
 
 def fleet_page(*rows: dict[str, Any]) -> str:
-    """The page as Ansible renders it, without escaping of its own."""
+    """The page as Ansible renders it, which does not escape by itself."""
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=False)
     environment.filters["strftime"] = lambda form, seconds, utc: time.strftime(form, time.gmtime(seconds))
     environment.globals["now"] = lambda utc: _Now()

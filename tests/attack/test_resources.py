@@ -34,7 +34,7 @@ from edgesparse.typed import typed
 
 @pytest.fixture
 def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
-    """A server whose patience is short."""
+    """A server with short timeouts."""
     for name, seconds in (("HEADER_SECONDS", 0.3), ("IDLE_SECONDS", 0.6), ("CHECK_SECONDS", 0.05)):
         monkeypatch.setattr(connections, name, seconds)
     judgement = SimpleNamespace(alive=True, detecting=True, why="")
@@ -48,7 +48,7 @@ REQUEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def seconds_until_closed(web: Web, first: bytes, drip: bytes, most: float = 6.0) -> float:
-    """Send `first`, then `drip` every 50 ms, and return for how long that was accepted."""
+    """Send `first`, then `drip` every 50 ms, and return the seconds until the server closed the connection."""
     begin = time.monotonic()
     with suppress(OSError), socket.create_connection(("127.0.0.1", web.port)) as wire:
         wire.sendall(first)
@@ -179,7 +179,7 @@ def test_an_output_on_a_full_disk_says_so_in_its_state(tmp_path: Path, monkeypat
 
 @pytest.fixture
 def dripping() -> Iterator[int]:
-    """The port of a server that answers a TLS handshake, or any request, with a byte now and then."""
+    """The port of a server that answers a TLS handshake, or any request, very slowly, one byte at a time."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         ended = threading.Event()
 
@@ -217,7 +217,7 @@ def test_a_request_to_a_server_that_drips_has_one_deadline(dripping: int, scheme
 
 
 def test_a_broker_that_announces_a_long_packet_is_away(tmp_path: Path) -> None:
-    """paho would keep all of it in memory."""
+    """paho would keep the whole message in memory."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         mqtt = Mqtt(MqttSettings(host="127.0.0.1", port=server.getsockname()[1]), output_context(tmp_path))
         with server.accept()[0] as wire:

@@ -39,7 +39,7 @@ def is_root() -> None:
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Iterator[Path]:
-    """A file of root's, which must be the same afterwards."""
+    """A file owned by root, which must be unchanged afterwards."""
     path = tmp_path / "root" / "secret.json"
     path.parent.mkdir(mode=0o700)
     path.write_text('{"precious": true}')
@@ -52,7 +52,7 @@ def secret(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def taken(tmp_path: Path) -> Iterator[Path]:
-    """A folder of the service's user, who was taken over; outside of pytest's folder, which only root may enter."""
+    """A folder of the compromised service user, outside pytest's folder, which only root may enter."""
     with tempfile.TemporaryDirectory(prefix="taken-") as name:
         outer = Path(name)
         outer.chmod(0o755)

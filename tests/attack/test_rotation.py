@@ -45,7 +45,7 @@ def outputs() -> Iterator[Outputs]:
 
 @pytest.fixture
 def received() -> Iterator[tuple[int, list[str]]]:
-    """The port of a webhook's server, and the tokens that it was called with."""
+    """The port of a webhook server, and the tokens that it received."""
     tokens: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -83,7 +83,7 @@ def test_the_webhook_sends_the_new_token_only(
 
 
 def certificate(name: str) -> str:
-    """A certificate of an authority, as PEM."""
+    """A CA certificate, as PEM."""
     key, subject = Ed25519PrivateKey.generate(), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.now(timezone.utc)
     builder = x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())

@@ -107,7 +107,7 @@ SECRETS = (CAMERA, ONE_SLASH, WEB, MQTT, HOOK, QUERY)
 
 @pytest.fixture
 def planted(null_engine: Path, tmp_path: Path) -> Iterator[Running]:
-    """A service with a secret in every place that takes one, none of which works."""
+    """A service with a secret in every place that accepts one; none of the secrets works."""
     for name, secret in (("web", WEB), ("mqtt", MQTT), ("hook", HOOK)):
         (tmp_path / name).touch(0o600)
         (tmp_path / name).write_text(secret + "\n")

@@ -38,7 +38,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Flaky:
-    """Work that raises as often as it is told to, then waits until it is ended."""
+    """Work that raises each of the errors in turn, then waits until `end` is set."""
 
     def __init__(self, *errors: BaseException) -> None:
         self._errors = list(errors)
@@ -181,7 +181,7 @@ def test_ready_follows_reloading_and_the_next_reload_is_heard_after_any_error(mo
 
 @pytest.fixture
 def few_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system refuses every further thread."""
+    """The system refuses to start any more threads."""
 
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -221,7 +221,7 @@ def test_a_failure_is_logged_once_with_its_traceback(supervise: Start, caplog: p
 
 
 def _few_tasks() -> None:
-    """Become a user whose limit of tasks is 8, with only the capability to read what root may."""
+    """Become a user with a limit of 8 tasks and only the capability to read what root may."""
     libc = ctypes.CDLL(None)
     libc.prctl(8, 1, 0, 0, 0)  # PR_SET_KEEPCAPS
     resource.setrlimit(resource.RLIMIT_NPROC, (8, 8))

@@ -17,7 +17,7 @@ MODEL = ROOT / "edgesparse" / "demo" / "parts_2to4.onnx"
 
 
 def test_a_wheel_with_other_contents_is_not_installed(tmp_path: Path) -> None:
-    """As from a registry that was taken over: name and version are right."""
+    """As from a compromised registry: name and version are correct."""
     entry = LOCK.read_text().partition("\nh11==")[2].partition("\n" + "humanfriendly")[0].partition("\nidna")[0]
     version = entry.split()[0]
     (tmp_path / "lock.txt").write_text(f"h11=={entry}\n")
