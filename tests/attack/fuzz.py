@@ -103,7 +103,7 @@ class Child:
         self._wire, theirs = context.Pipe()
         self._process: Any = context.Process(target=_child, args=(theirs, *self._arguments), daemon=True)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # about forking with threads: the child uses none of them
+            warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads: the child uses none of them
             self._process.start()
         theirs.close()
 
