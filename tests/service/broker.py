@@ -1,4 +1,4 @@
-"""A real mosquitto, which tests stop and start again, and a real subscriber."""
+"""A real mosquitto, which tests stop and restart, and a real subscriber."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Subscriber:
             return [json.loads(payload) for topic, payload, _ in self.received if topic.endswith(ending)]
 
     def until(self, count: int, ending: str, seconds: float = 30.0) -> list[Any]:
-        """Wait for so many different records and return them, in the order of their first arrival."""
+        """Wait for that many different records and return them in the order of their first arrival."""
         with self._changed:
             self._changed.wait_for(lambda: len(distinct(self.locked_records(ending))) >= count, seconds)
         return distinct(self.records(ending))
@@ -94,5 +94,5 @@ class Subscriber:
 
 
 def distinct(records: list[Any]) -> list[Any]:
-    """Remove repeated records: delivery is at least once."""
+    """Remove duplicate records, since delivery is at least once."""
     return [json.loads(text) for text in dict.fromkeys(json.dumps(record) for record in records)]

@@ -1,4 +1,4 @@
-"""A headless Chromium, by the few WebDriver calls (W3C) that the tests need, through Debian's chromedriver."""
+"""A headless Chromium, driven through Debian's chromedriver with the few WebDriver calls (W3C) that the tests need."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Browser:
         _call("POST", f"{self._at}/window/rect", {"width": width, "height": height})
 
     def screen(self, width: int, height: int, dark: bool = False) -> None:
-        """Be as a device with such a screen, narrower than a window can be."""
+        """Emulate a device with a screen of this size, which can be narrower than a window."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         _call("POST", f"{self._at}/goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": size})
         self.dark(dark)
@@ -59,11 +59,11 @@ class Browser:
         _call("POST", f"{self._at}/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": actions}]})
 
     def run_async(self, script: str) -> Any:
-        """What a function body in JavaScript passes to its callback, `arguments[0]`."""
+        """Run a JavaScript function body and return what it passes to its callback, `arguments[0]`."""
         return _call("POST", f"{self._at}/execute/async", {"script": script, "args": []})
 
     def run(self, script: str) -> Any:
-        """What a function body in JavaScript returns."""
+        """Run a JavaScript function body and return its result."""
         return _call("POST", f"{self._at}/execute/sync", {"script": script, "args": []})
 
     def until(self, script: str, seconds: float = 30.0) -> Any:
@@ -82,7 +82,7 @@ class Browser:
         _call("POST", f"{self._at}/goog/cdp/execute", {"cmd": "Emulation.setEmulatedMedia", "params": params})
 
     def log(self) -> list[str]:
-        """Return the console's messages: errors of scripts, and what the page's policy has blocked."""
+        """Return the console's messages: script errors, and what the page's content security policy has blocked."""
         entries = _call("POST", f"{self._at}/se/log", {"type": "browser"})
         return [entry["message"] for entry in entries]
 

@@ -1,4 +1,4 @@
-"""A network camera for tests: Motion JPEG over HTTP, with a square that moves; it can be switched off and on."""
+"""A network camera for tests: Motion JPEG over HTTP with a moving square; it can be switched off and on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIDE, CELL = 640, 80
 
 
 class NetworkCamera:
-    """At http://127.0.0.1:`port`/stream while it is on."""
+    """Available at http://127.0.0.1:`port`/stream while it is on."""
 
     def __init__(self, fps: float = 15.0) -> None:
         self._fps = fps
@@ -66,7 +66,7 @@ class NetworkCamera:
 
 
 def frame(number: int) -> bytes:
-    """A red square on a grid of 8 x 8, one cell further with each frame."""
+    """A red square on an 8 x 8 grid that moves one cell per frame."""
     image = np.zeros((SIDE, SIDE, 3), np.uint8)
     row, column = divmod(number % 64, 8)
     image[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL] = (0, 0, 255)

@@ -61,7 +61,7 @@ def null_package(tmp_path_factory: pytest.TempPathFactory, state: Path) -> Path:
 
 @pytest.fixture
 def planned_package(null_package: Path, tmp_path: Path) -> Planned:
-    """That package with other plans of the chosen engine and the fallback; `changes` are the manifest's."""
+    """That package with different plans for the chosen engine and the fallback, and `changes` to its manifest."""
 
     def make(
         chosen: dict[str, Any],
@@ -84,7 +84,7 @@ def planned_package(null_package: Path, tmp_path: Path) -> Planned:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start a service, which is killed at the end of the test if it still runs."""
+    """Start a service, which is killed at the end of the test if it is still running."""
     services: list[Running] = []
 
     def make(target: Path, settings: dict[str, Any], folder: Path | None = None, **environ: str) -> Running:

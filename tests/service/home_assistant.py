@@ -1,4 +1,4 @@
-"""A real Home Assistant with nothing but MQTT, in a process of its own: run with the Python that has it installed.
+"""A real Home Assistant with only MQTT, in its own process: run with the Python that has it installed.
 
 Usage: home_assistant.py FOLDER PORT. Prints READY, then answers each line of JSON on standard input with the states of
 all entities: {"call": [DOMAIN, SERVICE, ENTITY]} calls a service first.

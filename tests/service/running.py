@@ -1,4 +1,4 @@
-"""A service in a process of its own, and a NOTIFY_SOCKET in place of systemd's."""
+"""A service in its own process, and a NOTIFY_SOCKET in place of systemd's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from browser import free_port
 
 
 class Listener:
-    """Receives what systemd would: a datagram socket, in the abstract name space or in a folder."""
+    """Receives what systemd would, on a datagram socket in the abstract namespace or in a folder."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -28,7 +28,7 @@ class Listener:
         self.received: list[tuple[float, str]] = []
 
     def until(self, line: str, seconds: float = 90.0) -> str:
-        """Wait for a line that begins so, unless it was received already, and return it."""
+        """Wait for a line with this prefix, unless it was already received, and return it."""
         end = time.monotonic() + seconds
         while (match := self.find(line)) is None:
             left = end - time.monotonic()
@@ -40,7 +40,7 @@ class Listener:
         return next((text for _, text in self.received if text.startswith(line)), None)
 
     def listen(self, seconds: float) -> list[str]:
-        """Return the lines of the next seconds."""
+        """Return the lines received in the next seconds."""
         before, end = len(self.received), time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             self._receive(left)
@@ -117,7 +117,7 @@ class Running:
         return status
 
     def until(self, condition: Callable[[dict[str, Any]], object], seconds: float = 90.0) -> dict[str, Any]:
-        """Wait for a status that meets the condition, and return it."""
+        """Wait for a status that meets the condition and return it."""
         end = time.monotonic() + seconds
         while True:
             try:

@@ -1,4 +1,4 @@
-"""Frames, detections, events and settings that the tests of outputs share."""
+"""Frames, detections, events and settings shared by the tests of outputs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def output_context(folder: Path, fps: float = 10) -> OutputContext:
 
 
 def service_settings(**sections: Any) -> ServiceSettings:
-    """Settings with sections of outputs."""
+    """Settings with these output sections."""
     return settings_type()(**sections)
 
 

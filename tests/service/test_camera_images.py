@@ -42,7 +42,7 @@ def watch(service: Running, path: str = "/camera/door.mjpg", method: str = "GET"
 
 
 def test_opencv_reads_the_stream(service: Running) -> None:
-    """By FFmpeg, as Home Assistant's ffmpeg camera does. Frames change: the square moves."""
+    """Through FFmpeg, like Home Assistant's ffmpeg camera. Frames differ, since the square moves."""
     capture = cv2.VideoCapture(f"http://127.0.0.1:{service.port}/camera/door.mjpg", cv2.CAP_FFMPEG)
     images = [capture.read()[1] for _ in range(4)]
     capture.release()

@@ -41,7 +41,7 @@ def record_clips(clips: Clips, *starts: float) -> None:
 
 
 def names(folder: Path) -> list[str]:
-    """Files but for the still of each clip."""
+    """Files except each clip's still image."""
     files = sorted(path.name for path in folder.iterdir())
     stills = [name for name in files if name.endswith(".jpg")]
     videos = [name for name in files if name not in stills]
@@ -105,7 +105,7 @@ def test_the_oldest_clips_are_removed_and_other_files_stay(tmp_path: Path) -> No
 def test_a_clock_that_starts_in_1970_removes_the_oldest_clips_not_the_newest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The order is that of a counter in the names, continued by the next process."""
+    """The order follows a counter in the names, which the next process continues."""
     old = "20261128T101010000Z_door_person.mp4"
     (tmp_path / old).write_bytes(b"of a release without numbers")
     clips = open_clips(tmp_path, most=3)

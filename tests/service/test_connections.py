@@ -1,4 +1,4 @@
-"""Connections of the web server that visitors try to keep."""
+"""Connections to the web server that visitors try to hold open."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def request(web: Web, path: str) -> socket.socket:
 
 
 def resident() -> int:
-    """Bytes of this process's memory."""
+    """Memory of this process, in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -82,7 +82,7 @@ def test_a_visitor_who_reads_slowly_gets_the_whole_answer(web: Web, monkeypatch:
 
 
 def test_visitors_who_left_before_they_were_served_do_not_delay_others(web: Web) -> None:
-    """As many as connections may wait, not thousands, which at the listener's pace would take a minute."""
+    """As many as the backlog holds, not thousands, which would take a minute at the listener's pace."""
     assert served(web)
     assert waiting_at_most(web) == connections.MAX_CONNECTIONS
 

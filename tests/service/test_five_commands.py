@@ -1,4 +1,4 @@
-"""The five commands of docs/guide/home-assistant.md, from the installation of a wheel to a box that MQTT delivers."""
+"""The five commands of docs/guide/home-assistant.md, from installing a wheel to a box delivered by MQTT."""
 
 from __future__ import annotations
 

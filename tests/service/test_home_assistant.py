@@ -1,4 +1,4 @@
-"""Topics for Home Assistant: through a real mosquitto, and into a real Home Assistant where one is installed.
+"""Topics for Home Assistant: through a real mosquitto, and into a real Home Assistant if one is installed.
 
 Last run with Home Assistant 2025.1.4 on Python 3.13: python3.13 -m venv ha; ha/bin/pip install homeassistant==2025.1.4
 paho-mqtt==1.6.1; HOME_ASSISTANT_PYTHON=ha/bin/python pytest tests/service/test_home_assistant.py.
@@ -51,7 +51,7 @@ def state(**camera: Any) -> dict[str, Any]:
 
 
 class Watched:
-    """What the service does for one camera and an MQTT output."""
+    """The service's part for one camera and an MQTT output."""
 
     def __init__(self, mqtt: Mqtt) -> None:
         self.mqtt, self.viewed, self.rules = mqtt, Viewed(), EventRules((RULE,), NAMES)
@@ -94,7 +94,7 @@ def mqtt(broker: Broker, tmp_path: Path, paused: dict[str, int]) -> Iterator[Mqt
 
 @pytest.fixture
 def retained(broker: Broker, mqtt: Mqtt) -> Callable[[], dict[str, bytes]]:
-    """The newest message of each topic, as a subscriber gets them."""
+    """The newest message of each topic, as received by a subscriber."""
     wait_until(lambda: mqtt.state.state == "connected")
     subscriber = Subscriber(broker.port, "#")
     return lambda: {topic: payload for topic, payload, _ in subscriber.received}
@@ -162,7 +162,7 @@ def test_of_many_classes_those_are_announced_that_were_seen(mqtt: Mqtt) -> None:
 
 
 class HomeAssistant:
-    """A real one, in a process of its own."""
+    """A real Home Assistant, in its own process."""
 
     def __init__(self, folder: Path, port: int) -> None:
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""What each camera sees: more at once, less when a second has passed without it."""
+"""What each camera sees: additions count immediately, removals after a second without the object."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The board's sensors, read from files as a Jetson has them; beyond a limit the frame rate goes down and comes back."""
+"""The board's sensors, read from files laid out as on a Jetson; beyond a limit the frame rate goes down, then
+recovers."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ MB = 1_000_000
 
 
 def jetson(root: Path) -> Path:
-    """The files of an Orin NX: a zone that is switched off reports -256, VDD_IN is the board's input."""
+    """The files of an Orin NX: a disabled zone reports -256, VDD_IN is the board's input."""
 
     def write(path: str, text: str) -> None:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +53,7 @@ def test_power_of_an_agx_orin_is_the_sum_of_its_rails(tmp_path: Path) -> None:
 
 
 def test_jetson_stats_is_preferred_where_it_answers(tmp_path: Path) -> None:
-    """In milliwatts, as documented. jetson-stats itself runs on a Jetson only and was not tried."""
+    """In milliwatts, as documented. jetson-stats itself runs only on a Jetson and was not tested."""
     sensors = Sensors(jetson(tmp_path))
     closed: list[bool] = []
     sensors._jtop = SimpleNamespace(power={"tot": {"power": 8123}}, close=lambda: closed.append(True))

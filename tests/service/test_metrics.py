@@ -1,4 +1,4 @@
-"""What the metrics hold, and that Prometheus' own checker finds no fault in them."""
+"""The contents of the metrics, and that Prometheus' own checker finds no fault in them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ IDENTITY = Identity(
 
 @pytest.fixture
 def report() -> Any:
-    """A service with two cameras, of which one sees a person in a zone, on a board that draws 8 watts."""
+    """A service with two cameras, one of which sees a person in a zone, on a board that draws 8 watts."""
     snapshots = SnapshotEncoder(SnapshotSettings(), NAMES)
     scene = Scene(NAMES, (Camera(name="door", source="demo", zones={"gate": HALF}), Camera(name="yard", source="0")))
     outputs = Outputs(service_settings(events=(EventRule(name="person", classes=("person",)),)), scene, snapshots)
@@ -61,7 +61,7 @@ def report() -> Any:
 
 
 def samples(report: Report, name: str) -> dict[tuple[str, ...], float]:
-    """The samples of a metric by the values of their labels, in the order of the labels' names."""
+    """The samples of a metric by their label values, in the order of the label names."""
     families = text_string_to_metric_families(exposition(report).decode())
     selected = [sample for family in families for sample in family.samples if sample.name == f"edgesparse_{name}"]
     return {tuple(sample.labels[key] for key in sorted(sample.labels)): sample.value for sample in selected}

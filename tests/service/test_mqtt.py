@@ -1,4 +1,4 @@
-"""MQTT against a real mosquitto that is stopped and started again. Last run with mosquitto 2.0.11 of Debian 12."""
+"""MQTT against a real mosquitto that is stopped and restarted. Last run with mosquitto 2.0.11 of Debian 12."""
 
 from __future__ import annotations
 
@@ -68,7 +68,8 @@ def counted(records: list[Any]) -> list[int]:
 def test_nothing_is_lost_and_the_order_is_kept_across_restarts(
     broker: Broker, subscriber: Subscriber, publisher: Publish
 ) -> None:
-    """The broker is stopped twice while messages are published: each arrives, the first time in order."""
+    """The broker is stopped twice while messages are published: every message arrives, and first deliveries are in
+    order."""
     mqtt = publisher(broker.port)
     feeding = threading.Thread(target=numbers, args=(mqtt, 0, 1500, 0.002))
     feeding.start()
@@ -157,7 +158,7 @@ def test_a_killed_process_loses_nothing_that_was_on_disk(
 
 
 def test_the_broker_knows_whether_the_service_is_online(broker: Broker, publisher: Publish) -> None:
-    """By a retained message, and by the last will where the service cannot send it."""
+    """By a retained message, or by the last will if the service cannot send one."""
     mqtt = publisher(broker.port, topic="plant/line-1")
     subscriber = Subscriber(broker.port, "plant/line-1/#")
     wait_until(
@@ -181,9 +182,9 @@ def test_a_wrong_password_is_reported(tmp_path: Path, publisher: Publish) -> Non
     broker.off()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # paho leaves a refused one to Python
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # paho does not close its socket
 def test_over_tls(tmp_path: Path, publisher: Publish) -> None:
-    """With a certificate made here; without it the broker is refused, and the reason is in the state."""
+    """With a certificate created here; without it the broker is refused, and the state has the reason."""
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     command = [
         "openssl",

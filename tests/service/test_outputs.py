@@ -1,4 +1,4 @@
-"""All outputs together: opened, changed by a reload, closed; and an output of a user's own."""
+"""All outputs together: opened, changed by a reload, closed; and a user's own output."""
 
 from __future__ import annotations
 

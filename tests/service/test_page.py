@@ -30,7 +30,7 @@ def chromium() -> Iterator[Browser]:
 
 
 def count_colors(page: Browser, camera: str) -> list[int]:
-    """Return how many pixels of the snapshot have about the camera's red, and how many about a box's blue."""
+    """Return how many pixels of the snapshot are close to the camera's red, and how many are close to a box's blue."""
     counts = page.run(
         READ_PIXELS % camera
         + """let red = 0, box = 0;
@@ -56,7 +56,7 @@ def open_page(chromium: Browser, service: Running, cameras: int) -> None:
 
 
 def errors(chromium: Browser) -> list[str]:
-    """Errors, and what the page's policy has blocked. Tests read pixels back, which Chromium warns of."""
+    """Errors, and what the page's policy has blocked, without Chromium's warning about tests reading pixels back."""
     return [line for line in chromium.log() if "Canvas2D" not in line]
 
 

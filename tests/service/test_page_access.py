@@ -48,7 +48,7 @@ def service(squares_package: Any, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 def violations(chromium: Browser) -> list[str]:
-    """What axe-core objects to, by rule and element."""
+    """Violations that axe-core reports, by rule and element."""
     if not chromium.run("return typeof axe !== 'undefined'"):
         chromium.run((resources.files("axe_core_python") / "axe.min.js").read_text())
     script = "axe.run(document, {resultTypes: ['violations']}).then(result => arguments[0](result.violations))"
@@ -136,7 +136,7 @@ def test_unknown_hosts_are_refused_by_name_and_logged_once(service: Running) -> 
 
 
 class _Proxy(http.server.BaseHTTPRequestHandler):
-    """Passes /edge/PATH on as /PATH, as a reverse proxy does."""
+    """Forwards /edge/PATH as /PATH, as a reverse proxy does."""
 
     service_port = 0
 

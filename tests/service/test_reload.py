@@ -75,7 +75,7 @@ class Recorder:
 
 @pytest.fixture
 def reloading(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Service, Recorder]]:
-    """A service of which only the reload's thread runs."""
+    """A service in which only the reload thread runs."""
     service, recorder = Service.__new__(Service), Recorder()
     service._stop, service._changing = threading.Event(), threading.Lock()
     monkeypatch.setattr(service, "_parts", recorder, raising=False)

@@ -25,7 +25,7 @@ def ready(service: Running) -> dict[str, Any]:
 
 @pytest.mark.parametrize("slots", [0, 2])
 def test_the_fallback_takes_over_after_consecutive_failures(planned_package: Planned, start: Start, slots: int) -> None:
-    """It shows in the state, the metrics, systemd's status and the log, and stays so across a restart."""
+    """It is shown in the state, the metrics, systemd's status and the log, and persists across a restart."""
     package = planned_package({"fail_at": 20, "slots": slots})
     service = start(package, door(limits={"failures": 3}))
     status = service.until(lambda status: status["fallback"] and status["detecting"])
@@ -138,7 +138,7 @@ def test_a_port_in_use_is_refused(planned_package: Planned, start: Start) -> Non
 
 
 def test_beyond_a_limit_the_frame_rate_goes_down(planned_package: Planned, start: Start) -> None:
-    """The limit is more free memory than any machine has; without it the rate comes back up."""
+    """The limit is more free memory than any machine has; once it is removed the rate recovers."""
     service = start(planned_package({}), door())
     ready(service)
     service.write(door(limits={"memory": "900000 GB"}))
@@ -156,7 +156,7 @@ def test_beyond_a_limit_the_frame_rate_goes_down(planned_package: Planned, start
 def test_outputs_that_are_not_finite_are_counted_and_health_reports_them(
     planned_package: Planned, start: Start
 ) -> None:
-    """As those of a network with NaN weights: no box leaves the service, and it is not ready."""
+    """Like the outputs of a network with NaN weights: no box leaves the service, and it is not ready."""
     row = [float("nan")] * squares.CELLS
     package = planned_package(
         {"values": {"output0": [[row, row, row, row, [0.9] * squares.CELLS, [0.0] * squares.CELLS]]}}

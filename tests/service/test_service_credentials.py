@@ -1,4 +1,4 @@
-"""Secrets in files: which are accepted, and when a change of their contents counts."""
+"""Secrets in files: which are accepted, and when a change to their contents counts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgesparse.service.settings import WebSettings
 
 
 def test_the_contents_of_every_file_setting_count(tmp_path: Path) -> None:
-    """A rotated CA or password is a change, though the settings are the same."""
+    """A rotated CA or password is a change, even if the settings are the same."""
     ca, password = tmp_path / "ca.pem", secret_file(tmp_path / "password", "one")
     ca.write_text("first")
     settings = MqttSettings(host="x", ca_file=ca, password_file=password)

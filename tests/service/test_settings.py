@@ -1,4 +1,4 @@
-"""A device's settings: an error is one line that says what was found and how to fix it."""
+"""A device's settings: an error is one line with what was found and how to fix it."""
 
 from __future__ import annotations
 

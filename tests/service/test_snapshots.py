@@ -64,13 +64,13 @@ def test_the_frame_loop_never_waits_for_the_encoder(snapshots: SnapshotEncoder) 
     snapshots.offer("door", sample_frame(0), sample_detections())
     snapshots.view("door")
     buffer = snapshots._buffers["door"]
-    with buffer.lock:  # as if the encoder held it for long
+    with buffer.lock:  # as if the encoder held it for a long time
         snapshots.offer("door", sample_frame(1), sample_detections())
     assert not buffer.fresh
 
 
 def test_viewing_allocates_nothing_in_the_frame_loop() -> None:
-    """Except one buffer when viewing begins; the encoder's thread is stopped here."""
+    """Except for one buffer when viewing begins; the encoder thread is stopped here."""
     snapshots = SnapshotEncoder(SnapshotSettings(fps=10), NAMES)
     snapshots.offer("door", sample_frame(0, shape=(540, 960)), sample_detections(0))
     snapshots.view("door")

@@ -49,7 +49,7 @@ def camera(state: str, since: float = 0.0) -> Any:
 
 
 def judged(*cameras: Any, turn: float = 0.0, frame: float | None = 0.0, failing: int = 0) -> tuple[bool, bool, str]:
-    """The judgement of a loop whose last turn and frame were so many seconds ago."""
+    """The verdict on a loop whose last iteration and frame were `turn` and `frame` seconds ago."""
     health, now = Health(), time.monotonic() + 100
     health.update(cameras)
     health.turn_at, health.frame_at, health.failing = now - turn, 0.0 if frame is None else now - frame, failing

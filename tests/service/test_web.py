@@ -27,7 +27,7 @@ PATHS = ("/", "/page.js", "/page.css", "/status.json", "/live.json", "/metrics",
 
 @pytest.fixture(scope="module")
 def service(squares_package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """One service for all visitors of this file: none may harm the next."""
+    """One service for all tests of this file: no visitor may affect the next."""
     camera = NetworkCamera()
     running = Running(
         tmp_path_factory.mktemp("open"),

@@ -21,7 +21,7 @@ from edgesparse.service.outputs.webhook import Webhook, WebhookSettings
 
 
 class Hook:
-    """A server whose status codes the test sets; it keeps the bodies that it accepted."""
+    """A server whose status codes the test sets; it keeps the bodies of accepted requests."""
 
     def __init__(self) -> None:
         self.answers: list[int] = []
@@ -100,7 +100,7 @@ def test_a_server_that_is_away_costs_bounded_memory_and_time(caplog: pytest.LogC
 
 @pytest.mark.parametrize("trickle", ["header", "status"])
 def test_the_timeout_covers_the_whole_request(trickle: str) -> None:
-    """A server that sends one byte now and then: each receive succeeds, the answer never ends."""
+    """A server that slowly sends single bytes: each receive succeeds, but the answer never ends."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=_trickle, args=(server, trickle), daemon=True).start()
         webhook = open_webhook(f"http://127.0.0.1:{server.getsockname()[1]}/", timeout=1.0)
