@@ -29,7 +29,7 @@ def gray(level: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
 
 @pytest.fixture
 def make_video(tmp_path: Path) -> Callable[..., Path]:
-    """Write a video whose frame n is gray, of level 5 n; noise makes its frames large."""
+    """Write a video whose frame n is gray with level 5 n; noise makes its frames large."""
 
     def make(name: str = "clip.avi", frames: int = 20, fps: float = 25.0, *, noise: bool = False) -> Path:
         path = tmp_path / name
@@ -73,12 +73,12 @@ def source(camera: Camera, monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveSour
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fifth of a second without a frame is a stall."""
+    """A fifth of a second without a frame counts as a stall."""
     monkeypatch.setattr(capture, "READ_SECONDS", 0.1)
     monkeypatch.setattr(live, "FRAME_SLACK", 0.1)
 
 
 @pytest.fixture
 def nearly_full_disk(mount_disk: Callable[[int], Path]) -> Path:
-    """A disk with little more space than a video keeps free."""
+    """A disk with little more free space than a video sink reserves."""
     return mount_disk(17)

@@ -39,9 +39,9 @@ def jpeg(level: int, shape: tuple[int, ...] = (48, 64, 3)) -> bytes:
 
 
 class Camera:
-    """Gray images of `shape`, a brighter one each time: /video.mjpg and /axis.cgi are streams without end, /image.jpg
-    and /snap.cgi single images. `status`: answer with that instead. `login`: user and password to be sent, Basic or,
-    with `digest`, Digest."""
+    """Gray images of `shape`, each brighter than the last: /video.mjpg and /axis.cgi are endless streams, /image.jpg
+    and /snap.cgi single images. `status`: answer with this status instead. `login`: required user and password, with
+    Basic or, if `digest`, Digest authentication."""
 
     def __init__(self) -> None:
         self.shape: tuple[int, ...] = (48, 64, 3)
@@ -51,7 +51,7 @@ class Camera:
 
     @contextmanager
     def serving(self, credentials: str = "user:secret@") -> Iterator[str]:
-        """The address up to the path."""
+        """The URL up to the path."""
         camera = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -91,7 +91,7 @@ class Camera:
             yield f"http://{credentials}{address}"
 
     def parts(self) -> Iterator[bytes]:
-        """Of a multipart stream, 50 per second."""
+        """Send the parts of a multipart stream, 50 per second."""
         for number in count():
             data = jpeg(number % 250, self.shape)
             yield (
@@ -111,13 +111,13 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 
 def serving_files(folder: Path) -> object:
-    """A context with `host:port` of a server of files."""
+    """A context with `host:port` of a file server."""
     return serving(partial(_Quiet, directory=str(folder)))
 
 
 @contextmanager
 def serving_half(data: bytes) -> Iterator[str]:
-    """`host:port` of a server that sends the first half of a file, and then nothing more."""
+    """`host:port` of a server that sends the first half of a file and then nothing."""
     stopped = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):

@@ -66,7 +66,7 @@ def loop_of(source: Any, detector: Detector, sinks: Any = (), **options: Any) ->
 
 
 def record_calls(detector: Detector) -> list[str]:
-    """What the loop calls from now on: S for submit and C for collect, each with its number."""
+    """The loop's calls from now on: S for submit and C for collect, each with its number."""
     calls: list[str] = []
 
     def recorded(letter: str, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,7 +82,7 @@ def record_calls(detector: Detector) -> list[str]:
 
 
 class Collect(Sink):
-    """Keeps the frames' indices and numbers of detections; wants no more after `stop` frames, fails at frame `fail`."""
+    """Keeps frame indices and detection counts; accepts no more after `stop` frames, fails at frame `fail`."""
 
     def __init__(self, stop: int = -1, fail: int = -1) -> None:
         self.indices: list[int] = []
@@ -101,7 +101,7 @@ class Collect(Sink):
 
 
 class Levels(Sink):
-    """Keeps the level of frames of a single level, and how many batches were in the engine meanwhile."""
+    """Keeps the level of single-level frames, and how many batches were in flight at the time."""
 
     def __init__(self, detector: Detector | None = None) -> None:
         self.levels, self.busy, self._detector = list[int](), list[int](), detector
@@ -116,7 +116,7 @@ class Levels(Sink):
 
 
 class MemoryPeaks(Sink):
-    """The most bytes that were allocated at any time within a frame, after the first `warm` frames."""
+    """Peak bytes allocated at any time within a frame, after the first `warm` frames."""
 
     def __init__(self, warm: int = 10) -> None:
         self.most, self._warm, self._before = 0, warm, 0

@@ -12,10 +12,10 @@ INSTALL = f"apt-get install python3-gi gir1.2-gst-rtsp-server-1.0 {PLUGINS}"
 
 
 class RtspServer:
-    """GStreamer's RTSP server in a process of its own, that can stop and start again at the same address."""
+    """GStreamer's RTSP server in its own process, which can be stopped and restarted at the same address."""
 
     def __init__(self, videos: Path | Mapping[str, Path], times: Path | None = None) -> None:
-        """A single video as /video, or each under its name. `times`: see rtsp_server.py."""
+        """Serve a single video as /video, or each video under its name. `times`: see rtsp_server.py."""
         self.port, self._times = 0, times
         self._videos = videos if isinstance(videos, Mapping) else {"video": videos}
         self.start()

@@ -1,11 +1,12 @@
 """Cameras on the loopback interface for tests: each video as an H.264 RTSP stream in real time, repeated, at
-rtsp://127.0.0.1:PORT/NAME, from its start whenever there was no viewer before.
+rtsp://127.0.0.1:PORT/NAME, from its start whenever the first viewer connects.
 
 Run by the system's Python, which has GStreamer's bindings: rtsp_server.py PORT NAME=VIDEO.mp4 ... [--times FILE].
-Prints its port when it listens; ends with standard input. Commands on standard input make a camera fail: `freeze NAME`
-repeats one image, `stall NAME` sends nothing, `garbage NAME` sends bytes that are no images, `play NAME` ends that;
-`video NAME VIDEO.mp4` continues with another video, `delta NAME` leaves out key frames. FILE is int64 [cameras, MOST]:
-when each image of a camera's video was sent last, in nanoseconds of the monotonic clock, by its number in the video.
+Prints its port when it listens; exits when standard input closes. Commands on standard input make a camera fail:
+`freeze NAME` repeats one image, `stall NAME` sends nothing, `garbage NAME` sends bytes that are not images, `play NAME`
+ends that; `video NAME VIDEO.mp4` continues with another video, `delta NAME` leaves out key frames. FILE is int64
+[cameras, MOST]: when each image of a camera's video was last sent, in nanoseconds of the monotonic clock, by its number
+in the video.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class Camera(GstRtspServer.RTSPMediaFactory):  # type: ignore[misc]
             self._source = None
 
     def enter(self, state: str) -> None:
-        """From now on. The frozen image is the last key frame."""
+        """Applies from now on. The frozen image is the last key frame."""
         images = self.video.images
         self._frozen = images[next(i for i in range(self._next - 1, -len(images), -1) if images[i][1])][0]
         self.state = state

@@ -28,7 +28,7 @@ def noise_frame(index: int, name: str = "x") -> Frame:
 
 
 def read_video(path: Path) -> tuple[list[np.ndarray], list[float]]:
-    """The images of a video, and when each is shown, in seconds."""
+    """The images of a video, and their presentation times in seconds."""
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     images: list[np.ndarray] = []
     times: list[float] = []

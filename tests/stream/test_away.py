@@ -1,4 +1,4 @@
-"""Cameras that are away: noticed without a reader, waited for, frozen, waiting for a key frame."""
+"""Cameras that are away: detected without a reader, waited for, frozen, waiting for a key frame."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_frame_wakes_the_loop(camera: Camera, source: LiveSource) -> None:
 
 
 class Frozen(Camera):
-    """Sends `show` without end."""
+    """Sends `show` endlessly."""
 
     show = 1
 
@@ -112,7 +112,7 @@ def test_waiting_for_a_key_frame_is_a_state(
     monkeypatch.setattr(capture_worker, "FIRST_FRAME_LIMIT", 0.2)
     caplog.set_level(logging.INFO, "edgesparse.stream")
     with LiveSource("camera", camera.open, patient=True) as source:
-        for _ in range(10):  # longer than a first frame may take, as data arrives
+        for _ in range(10):  # longer than a first frame may take, since data is arriving
             camera.frames.put(WaitingForKeyFrame())
             time.sleep(0.05)
             source.watch()

@@ -1,4 +1,4 @@
-"""Every recording but Motion JPEG plays in a real browser, also after the process that wrote it was killed."""
+"""Every recording except Motion JPEG plays in a real browser, even if the process that wrote it was killed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ for (const name of left) {
 
 
 def record(path: Path) -> None:
-    """3.5 seconds of gray that grows lighter, as NAME, and as killed-NAME what is on disk before it is closed."""
+    """3.5 seconds of gray that gets lighter, as NAME; killed-NAME is what is on disk before the file is closed."""
     with Video(path, NAMES, 10) as sink:
         for index in range(35):
             sink.write(gray_frame(index, level=5 * index), Detections.none())

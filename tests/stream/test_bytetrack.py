@@ -23,8 +23,8 @@ Identities = list[int]
 
 
 def belt() -> list[tuple[Detections, Identities]]:
-    """What a detector finds on the belt: boxes a little off, confidences that fade for a few frames, false boxes; and
-    the part that each box is of, -1 for none."""
+    """Simulated detections on the belt: slightly inaccurate boxes, confidences that drop for a few frames, false boxes;
+    and the part that each box belongs to, -1 for none."""
     scene, rng = Scene(3, height=240, width=320), np.random.default_rng(3)
     number: dict[int, tuple[int, object]] = {}
     image, frames = np.empty((240, 320, 3), np.uint8), []
@@ -59,7 +59,7 @@ def belt() -> list[tuple[Detections, Identities]]:
 def mota(frames: list[tuple[Detections, Identities]], tracker: str) -> tuple[float, int]:
     """1 - (misses + false boxes + switches) / objects, and the switches (Bernardin and Stiefelhagen, CLEAR MOT, 2008).
 
-    Boxes stay attached to their parts, so a numbered box is right exactly if it is a part's.
+    Boxes keep track of their parts, so a numbered box is correct exactly if it belongs to a part.
     """
     tracks, last, objects, misses, false, switches = Tracks(), dict[int, int](), 0, 0, 0, 0
     for detections, ids in frames:

@@ -1,4 +1,4 @@
-"""Many cameras on one engine: shares, rates, what counts for each, changes while it runs, one that is away."""
+"""Many cameras on one engine: shares, rates, counts per camera, changes while running, a camera that is away."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CLASSES = ("person", "cat", "dog")
 
 
 class Steady(Source):
-    """A camera of `fps` frames per second, by the clock, without a thread."""
+    """A camera with `fps` frames per second, driven by the clock without a thread."""
 
     live = True
 
@@ -79,7 +79,7 @@ class ByCamera(Sink):
 
 
 class Recorder:
-    """An observer that keeps its arguments."""
+    """An observer that records its arguments."""
 
     def __init__(self) -> None:
         self.updates: list[tuple[float, list[CameraStatus]]] = []

@@ -43,7 +43,7 @@ def test_an_image_of_another_size_is_not_frozen() -> None:
 
 
 def test_a_large_image_costs_little() -> None:
-    """Far less than the 33 ms of a camera, on any machine: only samples are compared."""
+    """Far less than a camera's 33 ms on any machine, since only samples are compared."""
     random = np.random.default_rng(0)
     images = [random.integers(0, 256, (1080, 1920, 3), np.uint8) for _ in range(2)]
     detector = FreezeDetector()

@@ -1,4 +1,4 @@
-"""Captures through GStreamer by PyGObject: its test source in place of a CSI camera, a software decoder in place of a
+"""Captures through GStreamer with PyGObject: its test source in place of a CSI camera, a software decoder in place of a
 Jetson's. nvarguscamerasrc and nvv4l2decoder themselves have not been run."""
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def bindings() -> None:
 @pytest.mark.gstreamer
 @pytest.mark.parametrize("width", [320, 322, 321])
 def test_the_frames_of_a_pipeline(bindings: None, width: int) -> None:
-    """Green in every row, also if GStreamer's rows are longer than the image's."""
+    """Green in every row, even if GStreamer's rows are longer than the image's."""
     image = f"videotestsrc is-live=true pattern=green ! video/x-raw,width={width},height=240,framerate=50/1"
     with LiveSource("test", IsolatedOpener(partial(open_pipeline, f"{image} ! {SINK}"), "test")) as source:
         frames = [source.read() for _ in range(10)]
@@ -64,7 +64,7 @@ def test_csi_without_a_jetson_names_what_is_missing(bindings: None) -> None:
 @pytest.mark.gstreamer
 @pytest.mark.rtsp
 def test_rtsp_through_gstreamer(bindings: None, rtsp_server: RtspServer) -> None:
-    """As with a Jetson's decoder, but in software."""
+    """As with a Jetson's decoder, but with a software decoder."""
     url = rtsp_server.url.replace("://", '://user:sec"ret\\@')
     opener = partial(open_rtsp, url, None, "tcp", "openh264dec")
     with LiveSource("camera", IsolatedOpener(opener, "camera")) as source:

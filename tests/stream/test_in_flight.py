@@ -1,4 +1,4 @@
-"""Several batches in flight: their order, when each is collected, which frames stay valid, how it ends."""
+"""Several batches in flight: their order, when each is collected, which frames stay valid, how the loop ends."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_without_a_waiting_frame_the_batch_is_collected_immediately(
 
 @given(st.lists(st.booleans(), max_size=60), st.integers(1, 4))
 def test_buffers_leave_the_frames_that_were_read_last_alone(steps: list[bool], lends: int) -> None:
-    """True publishes an image of the next level, False takes one if there is one."""
+    """True publishes an image with the next level, False takes one if available."""
     buffers, published, images = FrameBuffers(), 0, set()
     buffers.move(lends, lambda shape: still(0))
     held: list[Frame] = []
@@ -104,7 +104,7 @@ def test_buffers_leave_the_frames_that_were_read_last_alone(steps: list[bool], l
 def test_a_camera_never_writes_into_a_frame_in_flight(
     tmp_path: Path, camera: Camera, source: LiveSource, slots: int
 ) -> None:
-    """The null backend notices it, unlike a GPU."""
+    """The null backend detects this, unlike a GPU."""
     detector, stop = make_detector(tmp_path, slots=slots, seconds=0.002), threading.Event()
     levels = Levels(detector)
     loop = loop_of(source, detector, [levels], stop=stop)
@@ -145,7 +145,7 @@ def test_frames_are_in_the_detector_s_memory(tmp_path: Path, camera: Camera, sou
         images.append(np.zeros(shape, np.uint8))
         return images[-1]
 
-    for level in range(3):  # before there is a loop they are in any memory
+    for level in range(3):  # before the loop exists they are in ordinary memory
         camera.frames.put(level)
     until(lambda: source.dropped == 2)
     detector.runner.frame_buffer = buffer  # type: ignore[method-assign]
@@ -204,7 +204,7 @@ def test_each_frame_gets_its_own_detections(tmp_path: Path) -> None:
 
 
 def test_nothing_of_a_frames_size_is_allocated_in_flight(tmp_path: Path) -> None:
-    """A frame has 921 kB here."""
+    """A frame is 921 kB here."""
     path = make_video(tmp_path, 60, 480, 640)
     with open_source(path) as source, MemoryPeaks() as peaks:
         assert run(source, make_detector(tmp_path, slots=2), [peaks]).frames == 60
@@ -277,7 +277,7 @@ def test_frames_from_before_an_error_of_the_source_are_delivered(tmp_path: Path)
 
 
 def test_after_a_failure_in_flight_it_continues_with_the_batches_behind(tmp_path: Path) -> None:
-    """One batch is lost, not those behind it: the service relies on that after a single failure."""
+    """One batch is lost, not those after it: the service relies on this after a single failure."""
     detector, sink = make_detector(tmp_path, slots=2), Collect()
     source, collect, failures = black_frames(), detector.collect, iter([False, True, False, False, False])
 
@@ -306,7 +306,7 @@ def test_an_engine_that_failed_in_flight_is_replaced(tmp_path: Path) -> None:
         until(lambda: bool(source.newest_ns))
         with pytest.raises(BuildError, match="inference 2 failed"):
             loop.run()
-        fails.close()  # as the service does, since the board may not hold both
+        fails.close()  # as the service does, since the board may not have memory for both
         loop.replace(cameras, make_detector(tmp_path))
         assert loop.run(limit=2).frames == 4 and loop.feeds[0].source is source
     assert sink.indices == sorted(sink.indices) and len(sink.indices) == 4

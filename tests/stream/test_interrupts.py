@@ -1,4 +1,4 @@
-"""Signals wait until the frames being processed are delivered; a second one does not."""
+"""Signals wait until the frames being processed are delivered; a second signal does not."""
 
 from __future__ import annotations
 

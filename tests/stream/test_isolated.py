@@ -1,4 +1,4 @@
-"""Captures in processes of their own: their frames, and that none is left over, whatever they hang in."""
+"""Captures in separate processes: their frames, and that no process is left over, wherever it hangs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TESTS = str(Path(__file__).parent)
 
 
 class Numbered:
-    """A camera of 200 frames per second whose level is the frame's number; ten frames of each of `sizes` in turn."""
+    """A camera with 200 frames per second, each with its number as its level; ten frames of each of `sizes` in turn."""
 
     def __init__(self, sizes: tuple[int, ...] = (32,), frames: int = 10**9, then: str = "end") -> None:
         self._sizes, self._frames, self._then = sizes, frames, then
@@ -151,7 +151,7 @@ def test_an_opener_without_an_answer_is_abandoned(monkeypatch: pytest.MonkeyPatc
 
 
 class Answers:
-    """A camera that opens after the given seconds in each attempt, which `folder` counts. -1: never."""
+    """A camera that takes the given seconds to open at each attempt; `folder` counts attempts. -1: never opens."""
 
     def __init__(self, folder: Path, *seconds: float) -> None:
         self._folder, self._seconds = folder, seconds
@@ -181,7 +181,7 @@ def test_after_a_first_success_attempts_without_an_answer_are_repeated_in_parall
 
 
 def test_a_slow_answer_is_not_cut_off(tmp_path: Path) -> None:
-    """Slower than the time after which another attempt is made; the other attempts are abandoned."""
+    """Slower than the time after which another attempt starts; the other attempts are abandoned."""
     camera = Answers(tmp_path, 0, 1.5 * isolated.SOONEST_RETRY, -1)
     opener = IsolatedOpener(camera, "camera")
     opener().release()
@@ -208,13 +208,13 @@ def test_attempts_are_limited_and_become_rarer(tmp_path: Path, monkeypatch: pyte
     threading.Thread(target=open_twice, daemon=True).start()
     while not ended.wait(0.02):
         most = max(most, len(children()))
-    assert 2 <= most <= isolated.MOST_ATTEMPTS + 1  # one may be ending
+    assert 2 <= most <= isolated.MOST_ATTEMPTS + 1  # one may be exiting
     assert 6 <= camera.attempts <= 1 + 6 + 5
     until(lambda: not children())
 
 
 class Late(Numbered):
-    """Ten frames, then some that take `seconds` each, and none after that."""
+    """Ten frames, then some that take `seconds` each, then none."""
 
     def __init__(self, *seconds: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Live sources, with cameras that fail in the ways of real ones."""
+"""Live sources, with cameras that fail as real ones do."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from edgesparse.stream.sources.live import LiveSource
 
 @given(st.lists(st.booleans()))
 def test_buffers_give_the_newest_frame_and_leave_the_one_being_read_alone(steps: list[bool]) -> None:
-    """True publishes an image of the next level, False takes one if there is one."""
+    """True publishes an image with the next level, False takes one if available."""
     buffers, published, taken, dropped = FrameBuffers(), 0, 0, 0
     held: Frame | None = None
     for publish in steps:

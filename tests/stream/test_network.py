@@ -1,4 +1,4 @@
-"""Cameras on the network: each kind of refusal has its own words, snapshots are polled, wrong passwords wait."""
+"""Cameras on the network: each kind of refusal has its own message, snapshots are polled, wrong passwords back off."""
 
 from __future__ import annotations
 

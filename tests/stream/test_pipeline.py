@@ -1,4 +1,4 @@
-"""The frame loop: how it ends, what it counts, and that it allocates nothing of a frame's size."""
+"""The frame loop: how it ends, what it counts, and that it makes no allocations of frame size."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_percentiles_cover_the_newest_durations(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_thousand_frames_allocate_nothing_of_a_frames_size(tmp_path: Path) -> None:
-    """A frame is 691 kB here, the input 1.2 MB, one channel of it in bytes 102 kB."""
+    """Here a frame is 691 kB, the input is 1.2 MB, and one of its channels as uint8 is 102 kB."""
     images: list[Image] = [np.zeros((360, 640, 3), np.uint8)] * 2
     with JsonLines(tmp_path / "out.jsonl", ("person", "cat", "dog")) as sink, MemoryPeaks() as peaks:
         run(MemorySource(images, "memory"), make_detector(tmp_path, 320), [sink, peaks], limit=1000)

@@ -1,6 +1,6 @@
-"""Eight cameras for a minute, which fail and are attacked: benchmarks/soak.py as it is run for half an hour.
+"""Eight cameras that fail and are attacked for a minute: a short run of benchmarks/soak.py.
 
-What depends on how busy the machine is (ages, seconds until a camera is back) is judged there, not here."""
+Requirements that depend on the machine's load (ages, recovery times) are judged there, not here."""
 
 from __future__ import annotations
 

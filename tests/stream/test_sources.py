@@ -1,4 +1,4 @@
-"""What the names of sources mean, and the messages for those that cannot be opened."""
+"""How source names are interpreted, and the messages for those that cannot be opened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Objects keep their number while they move, hide and cross; each camera counts for itself."""
+"""Objects keep their number while they move, hide and cross; each camera counts separately."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgesparse.stream.tracks import Tracks
 
 
 def detections(*rows: tuple[float, float, int]) -> Detections:
-    """Boxes 40 x 60 at x, y, of a class."""
+    """Boxes of 40 x 60 at x, y, of one class."""
     boxes = np.array([[x, y, x + 40, y + 60] for x, y, _ in rows], np.float32).reshape(-1, 4)
     return Detections(boxes, np.full(len(rows), 0.9, np.float32), np.array([row[2] for row in rows], np.int64))
 
@@ -124,7 +124,7 @@ def test_cameras_count_for_themselves_and_go_on_counting_when_they_change() -> N
 
 
 def test_people_in_a_real_video_keep_their_numbers(real: Path, tmp_path: Path) -> None:
-    """Between two frames a number seldom jumps: it stays with the box that it overlaps."""
+    """Numbers rarely jump between two frames: a number stays with the box that it overlaps."""
     tracks, seen = Tracks(), []
     with yolox(real, tmp_path, Run(conf=0.5, classes=("person",))) as detector:
         with open_source(real / "video" / "one-by-one-person-detection.mp4") as source:

@@ -1,4 +1,4 @@
-"""What is read of the kernel's answers, and which mode is taken. No real camera: the kernel is played at ioctl."""
+"""Parsing of the kernel's answers, and choice of a mode. No real camera: ioctl is replaced."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edgesparse.errors import CameraUnavailable
 from edgesparse.stream.sources import v4l2
 from edgesparse.stream.sources.v4l2 import Mode, choose, modes_of
 
-# As linux/videodev2.h has them on a 64-bit machine, from the C preprocessor.
+# The values of linux/videodev2.h on a 64-bit machine, from the C preprocessor.
 VIDIOC_QUERYCAP, VIDIOC_ENUM_FMT = 0x80685600, 0xC0405602
 VIDIOC_ENUM_FRAMESIZES, VIDIOC_ENUM_FRAMEINTERVALS = 0xC02C564A, 0xC034564B
 
@@ -27,7 +27,8 @@ Rates = tuple[int, ...]
 
 @dataclass
 class Kernel:
-    """A driver's answers: by format, either sizes with their rates, or a range (least, most, step) of both sides."""
+    """A driver's answers: for each format, either sizes with their rates, or a range (min, max, step) for width and
+    height."""
 
     formats: dict[str, dict[tuple[int, int], Rates] | tuple[int, int, int]]
     capabilities: int = 0x84A00001
@@ -168,7 +169,7 @@ def test_a_camera_that_disappears_is_named(monkeypatch: pytest.MonkeyPatch, devi
 
 
 class Opened:
-    """A capture that keeps the properties it is set to, as far as it can."""
+    """A capture that keeps the properties that are set, as far as it supports them."""
 
     def __init__(self, most: float = 30.0) -> None:
         self.properties: dict[int, float] = {}

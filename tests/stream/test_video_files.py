@@ -121,7 +121,7 @@ def test_an_empty_file_is_named(tmp_path: Path) -> None:
 
 
 class Scripted:
-    """A capture with these images; one without pixels is a broken frame, None a grab that fails."""
+    """A capture with these images; one without pixels is a broken frame, None a failing grab."""
 
     def __init__(self, images: Sequence[np.ndarray | None]) -> None:
         self._images, self._next = images, -1

@@ -1,4 +1,4 @@
-"""Recorded videos: contents, times, sizes, and what is left when the process is killed."""
+"""Recorded videos: contents, times, sizes, and what remains if the process is killed."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_video_can_be_played_up_to_its_last_second_after_kill_9(tmp_path: Path
 def test_a_slow_detector_loses_no_more_than_a_second_of_its_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four frames per second of a video of 25."""
+    """Four frames per second from a video with 25."""
     monkeypatch.setattr(recorder, "monotonic_ns", itertools.count(0, 250_000_000).__next__)
     path = tmp_path / "out.mp4"
     with Video(path, NAMES, 25) as sink:
@@ -95,7 +95,7 @@ def test_a_slow_detector_loses_no_more_than_a_second_of_its_work(
 
 
 def record(path: Path, seconds: Sequence[float], *, live: bool = False, fps: float = 25) -> list[float]:
-    """When each frame of a recording is shown that was taken at these times."""
+    """Presentation times of a recording's frames that were captured at these times."""
     with Video(path, NAMES, fps) as sink:
         for index, second in enumerate(seconds):
             frame = gray_frame(index, level=index)

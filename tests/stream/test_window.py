@@ -1,4 +1,4 @@
-"""The window, on a display of its own. Each program is a process, since Qt ends one that loses its display."""
+"""The window, on its own display. Each program is a process, since Qt aborts one that loses its display."""
 
 from __future__ import annotations
 
