@@ -1,4 +1,4 @@
-"""Agreement of two detectors."""
+"""Agreement between two detectors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgesparse.runtime.detector import Detector
 
 
 def detected(*rows: tuple[float, float, float, float, float, int]) -> Detections:
-    """Of (x1, y1, x2, y2, confidence, class)."""
+    """Detections from rows of (x1, y1, x2, y2, confidence, class)."""
     table = np.array(rows, np.float64).reshape(-1, 6)
     return Detections(table[:, :4].astype(np.float32), table[:, 4].astype(np.float32), table[:, 5].astype(np.int64))
 
@@ -76,7 +76,7 @@ def test_neither_order_nor_side_matters(left: Detections, right: Detections) -> 
     assume(len(left) and len(right))
     result, back = agreement([(left, right)]), agreement([(right, left)])
     assert result.recall == back.precision and result.precision == back.recall
-    # from the last to the first
+    # in reverse order
     reversed_ = [Detections(d.xyxy[::-1], d.confidence[::-1], d.class_id[::-1]) for d in (left, right)]
     again = agreement([(reversed_[0], reversed_[1])])
     assert (again.recall, again.extra) == (result.recall, result.extra)

@@ -1,4 +1,4 @@
-"""The rule for what is a box: nothing that breaks it changes what the others come to."""
+"""The rule for valid boxes: invalid candidates never change the result for the valid ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ faulty = st.one_of(
 
 
 def detections(folder: Path, head: str, rows: list[Row]) -> tuple[list[Any], int]:
-    """What a detector with these outputs returns, and how many candidates it counts as faulty."""
+    """Detections of a detector with these outputs, and its count of invalid candidates."""
     shape = [1, 20 if head == "end2end" else 84, 6]  # 64x64 has 84 cells
     values = np.zeros(shape)
     values[0, : len(rows)] = np.reshape(rows, (-1, 6))
@@ -59,7 +59,7 @@ def detections(folder: Path, head: str, rows: list[Row]) -> tuple[list[Any], int
 def test_what_is_no_box_changes_nothing(
     tmp_path: Path, head: str, boxes: list[Row], broken: list[Row], order: Any
 ) -> None:
-    unique = [(*box[:4], box[4] - i * 1e-4, box[5]) for i, box in enumerate(boxes)]  # without ties order is no matter
+    unique = [(*box[:4], box[4] - i * 1e-4, box[5]) for i, box in enumerate(boxes)]  # without ties the order does not matter
     mixed = [*unique, *broken]
     if order is not None:
         order.shuffle(mixed)

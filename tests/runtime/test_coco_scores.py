@@ -1,4 +1,4 @@
-"""Masks, keypoints, rotated boxes and classes scored on labels: what is right scores, what is off scores less."""
+"""Masks, keypoints, rotated boxes and classes scored on labels: exact ones score fully, shifted ones score less."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def mask(polygon: np.ndarray) -> Mask:
 
 
 def detections(task: Task, shift: float = 0.0) -> Detections:
-    """Right, or shifted inside boxes that stay right."""
+    """Exact detections; with `shift`, shapes are shifted inside boxes that stay exact."""
     corners = corners_of(ROTATED)
     boxes = np.concatenate([corners.min(1), corners.max(1)], 1)
     plain = Detections(boxes, np.array([0.9, 0.8], np.float32), np.array([0, 1]))
@@ -49,7 +49,7 @@ def detections(task: Task, shift: float = 0.0) -> Detections:
 
 
 def coco(folder: Path) -> Path:
-    """Labels of one image with every kind of shape, as COCO JSON."""
+    """Labels for one image with every kind of shape, as COCO JSON."""
     cv2.imwrite(str(folder / "a.png"), np.zeros((SIZE[1], SIZE[0], 3), np.uint8))
     annotations = []
     for number, (corners, points) in enumerate(zip(corners_of(ROTATED), POINTS, strict=True), 1):
@@ -74,7 +74,7 @@ def coco(folder: Path) -> Path:
 
 
 def yolo(folder: Path, task: Task) -> Path:
-    """The same as a YOLO data set of the task."""
+    """The same labels as a YOLO data set of the task."""
     (folder / "images").mkdir()
     (folder / "labels").mkdir()
     cv2.imwrite(str(folder / "images" / "a.png"), np.zeros((SIZE[1], SIZE[0], 3), np.uint8))

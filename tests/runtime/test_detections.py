@@ -1,4 +1,4 @@
-"""Detections as users handle them: iteration, indexing, names, supervision."""
+"""Detections as users work with them: iteration, indexing, names, conversion to supervision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From frames to detections, on networks that answer what the test wrote down."""
+"""From frames to detections, on networks with outputs chosen by the test."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FRAME = np.zeros((64, 64, 3), np.uint8)
 
 
 def answers(folder: Path, images: Sequence[Sequence[Row]], extra: Sequence[Any] = ()) -> Runner:
-    """A network 64x64 of the end2end family that gives these boxes for the images of its batch."""
+    """A 64x64 network of the end2end family that outputs these boxes for the images of its batch."""
     batch = len(images)
     values = np.zeros((batch, 5, 6))
     for image, rows in enumerate(images):
@@ -114,7 +114,7 @@ def test_a_bad_frame_is_refused_and_the_next_one_is_fine(tmp_path: Path) -> None
 
 
 def test_an_input_for_the_images_sizes_gets_the_inputs_own(tmp_path: Path) -> None:
-    """So that boxes come in its pixels: RT-DETR's own exports ask for (width, height)."""
+    """Boxes are then in input pixels; RT-DETR's own exports expect (width, height)."""
     runner = answers(tmp_path, [[]], [["orig_target_sizes", [1, 2], "int64"]])
     with detector(runner):
         assert runner.buffers["orig_target_sizes"].tolist() == [[64, 64]]  # type: ignore[attr-defined]
@@ -196,7 +196,7 @@ def test_a_head_that_needs_it_gets_nms(tmp_path: Path, agnostic: bool, kept: int
 
 
 def in_slots(folder: Path, slots: int, **more: Any) -> Detector:
-    """A detector of a runner that takes several batches at once; the answer is one box an image."""
+    """A detector whose runner takes several batches at once; the output is one box per image."""
     answers(folder, [ONE_EACH[:1]])
     plan = json.loads((folder / "plan.json").read_text()) | {"slots": slots} | more
     (folder / "plan.json").write_text(json.dumps(plan))
@@ -260,8 +260,8 @@ def test_closing_while_busy_drops_what_is_in_flight(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pixels", ["rgb", "nv12", "yuyv"])
 def test_frames_in_other_pixels_are_the_same_image(tmp_path: Path, pixels: Any) -> None:
-    """Of gray, which all of them hold alike: the network's input is that of the BGR frame."""
-    gray = np.full((48, 64, 3), 126, np.uint8)  # luma 16 + 126 * 219 / 255 is whole enough
+    """Gray is the same in every pixel format, so the network's input must equal that of the BGR frame."""
+    gray = np.full((48, 64, 3), 126, np.uint8)  # luma 16 + 126 * 219 / 255 is close to an integer
     luma = 16 + round(126 * 219 / 255)
     frame = gray
     if pixels == "nv12":
@@ -275,5 +275,5 @@ def test_frames_in_other_pixels_are_the_same_image(tmp_path: Path, pixels: Any) 
         detect.detect([frame], pixels)
         assert np.abs(images - right).max() <= 2.01 / 255
         if pixels == "yuyv":
-            detect(frame)  # the shape tells
+            detect(frame)  # recognized by its shape
             assert np.abs(images - right).max() <= 2.01 / 255

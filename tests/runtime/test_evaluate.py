@@ -1,4 +1,4 @@
-"""COCO scores: of a detector that finds everything, half of it, nothing; and labels that are none."""
+"""COCO scores of a detector that finds everything, half, or nothing; and invalid labels."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def test_a_detector_that_finds_every_box_has_100_points(tmp_path: Path) -> None:
 
 
 def test_boxes_beside_the_mark_cost_points_at_the_higher_overlaps(tmp_path: Path) -> None:
-    """One pixel of eight each way: 49 of 79 pixels are common, an overlap of 0.62."""
+    """Shifted by one of eight pixels in both directions: 49 of 79 pixels overlap, an IoU of 0.62."""
     evaluation = score(tmp_path, Labels(squares.labelled(tmp_path)), shift=1.0)
     assert evaluation.map50 == pytest.approx(100) and evaluation.map75 == 0
-    assert evaluation.map == pytest.approx(30, abs=1)  # 0.50, 0.55 and 0.60 of ten; more at the frame's edge
+    assert evaluation.map == pytest.approx(30, abs=1)  # 3 of 10 thresholds (0.50, 0.55, 0.60); more at the frame's edge
 
 
 def test_no_detections_score_zero(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What exporters really write, where it was once read wrongly: each was seen in a file of the exporter it names."""
+"""Regressions for real exporter output that was once misread: each was seen in a file of the named exporter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgesparse.sparsity.inspect import inspect
 
 
 def test_nodes_out_of_order_are_sorted(tmp_path: Path) -> None:
-    """As in the FP16 files of Ultralytics 8.4: the Casts at the input stand last, which ONNX's checker refuses."""
+    """As in FP16 files of Ultralytics 8.4: the Casts at the input come last, which ONNX's checker refuses."""
     inner = helper.make_graph(
         [helper.make_node("Add", ["half", "half"], ["twice"])],
         "branch",

@@ -1,4 +1,4 @@
-"""The reader of image files: every kind that people have, and the reason for each that cannot be read."""
+"""The image file reader: every common kind, and the reason for each file that cannot be read."""
 
 from __future__ import annotations
 

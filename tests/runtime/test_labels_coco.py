@@ -1,4 +1,4 @@
-"""COCO files as people have them: each variant is read, or refused with the fault and examples."""
+"""COCO files as found in practice: each variant is read, or refused with the fault and examples."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def renumber(content: Content) -> None:
 
 
 def capitals(content: Content) -> None:
-    """Other order, capitals, and a blank at an end."""
+    """Different order, upper case, and a trailing blank."""
     content["categories"] = [{"id": 0, "name": "GREEN"}, {"id": 1, "name": " Red "}]
     for box in content["annotations"]:
         box["category_id"] = 1 - box["category_id"]
@@ -165,7 +165,7 @@ def test_images_are_found_in_a_folder_beside_or_where_they_are_said_to_be(path: 
 
 
 def double(content: Content) -> None:
-    """Labels of images twice as large, which the file says."""
+    """Labels for images twice as large, as stated in the file."""
     for image in content["images"]:
         image["width"], image["height"] = 2 * image["width"], 2 * image["height"]
     boxes(lambda *xywh: [2 * value for value in xywh])(content)
@@ -268,7 +268,7 @@ def test_a_file_that_is_no_coco_json_is_refused(tmp_path: Path, text: str) -> No
 
 @pytest.mark.parametrize(("width", "height"), [(96, 64), (64, 96), (80, 80)])
 def test_the_orientation_that_fits_the_labels_size_is_used(tmp_path: Path, width: int, height: int) -> None:
-    """The file stores 96 x 64 pixels, and EXIF says that they are shown turned by a quarter."""
+    """The file stores 96 x 64 pixels, and EXIF says to rotate them by 90 degrees."""
     shown = np.zeros((64, 96, 3), np.uint8)
     (tmp_path / "a.jpg").write_bytes(image_data.with_orientation(cv2.imencode(".jpg", shown)[1].tobytes(), 6))
     box = {"image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9]}

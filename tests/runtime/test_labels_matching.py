@@ -1,4 +1,4 @@
-"""Which category a detector's class is."""
+"""Matching a detector's classes to categories."""
 
 from __future__ import annotations
 

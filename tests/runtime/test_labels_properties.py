@@ -1,4 +1,4 @@
-"""Whatever a labels file holds, it is read or refused in one line; what is read is sound."""
+"""Whatever a labels file contains, it is read or refused in one line; what is read is valid."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_boxes_within_their_images_have_no_fault(boxes: list[tuple[float, float,
 
 @given(st.lists(inside, min_size=4, max_size=30), st.integers(0, 1))
 def test_other_formats_are_never_taken_for_pixels(boxes: list[tuple[float, float, float, float]], kind: int) -> None:
-    """Corners count as such only where reading them as sizes leaves the image: else nothing tells them apart."""
+    """Corners are only recognized if reading them as sizes leaves the image; otherwise nothing distinguishes them."""
     faults = Faults()
     if kind:
         other = [(x / 640, y / 480, w / 640, h / 480) for x, y, w, h in boxes]

@@ -1,4 +1,4 @@
-"""Non-maximum suppression against the plainest way to write it."""
+"""Non-maximum suppression against the simplest implementation."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def naive(
 def test_it_keeps_what_the_definition_keeps(candidates: list[Row], iou: float, agnostic: bool, max_det: int) -> None:
     xyxy, confidence, class_id = arrays(candidates)
     pairs = [overlap(a, b) for i, a in enumerate(xyxy) for b in xyxy[:i]]
-    assume(all(value in (0, 1) or abs(value - iou) > 1e-5 for value in pairs))  # on the edge rounding decides
+    assume(all(value in (0, 1) or abs(value - iou) > 1e-5 for value in pairs))  # at the threshold, rounding decides
     kept = nms(xyxy, confidence, class_id, iou, max_det, agnostic)
     assert kept.tolist() == naive(xyxy, confidence, class_id, iou, agnostic)[:max_det]
 
@@ -67,7 +67,7 @@ def test_it_keeps_what_the_definition_keeps(candidates: list[Row], iou: float, a
 @given(rows, ious, st.integers(1, 30), st.booleans())
 @example([(0, 0, 10, 10, 0.5, 0)] * 13, 0.7, 300, False)
 def test_few_boxes_are_suppressed_as_many_are(candidates: list[Row], iou: float, max_det: int, flat: bool) -> None:
-    """One by one, and by OpenCV: ties, boxes without an area, and how many."""
+    """One by one, and by OpenCV: ties, boxes with zero area, and the number of boxes kept."""
     xyxy, confidence, class_id = arrays(candidates)
     if flat:
         xyxy[::2, 2], class_id = xyxy[::2, 0], class_id * 0
@@ -103,7 +103,7 @@ def test_boxes_in_blocks_are_suppressed_as_all_together(
 def test_boxes_of_far_apart_classes_keep_their_exact_overlap(
     class_id: int, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Classes are moved apart inside: in float32 that would cost the boxes their digits."""
+    """Classes are moved apart internally: in float32 the boxes would lose precision."""
     monkeypatch.setattr("edgesparse.runtime.nms.FEW", few)
     xyxy = np.array([[0, 0, 1000, 1000], [0, 0, 1000, 699.5], [0, 0, 1000, 700.5]], np.float32)
     labels = np.array([class_id] * 3)

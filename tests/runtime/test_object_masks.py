@@ -1,4 +1,4 @@
-"""Masks: run lengths against COCO's own, bitmaps and outlines, and masks made of prototypes."""
+"""Masks: run lengths against COCO's own, bitmaps and outlines, and masks from prototypes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ bitmaps = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(lambda shape: 
 
 
 def mask_of(pixels: NDArray[np.bool_]) -> Mask:
-    """By prototypes at the frame's own resolution, where interpolation changes nothing."""
+    """With prototypes at the frame's own resolution, where interpolation changes nothing."""
     height, width = pixels.shape
     maker = MaskMaker((1, height, width), (height, width))
     whole = np.array([[0, 0, width, height]], np.float32)
@@ -76,7 +76,7 @@ def test_bitmaps_are_reused_between_masks() -> None:
 @pytest.mark.parametrize("kind", ["centre", "top-left", "stretch"])
 @pytest.mark.parametrize("frame", [(270, 480), (480, 270), (97, 101), (1080, 1920)])
 def test_masks_are_interpolated_to_the_frame_and_cut_at_their_boxes(kind: str, frame: tuple[int, int]) -> None:
-    """Against bilinear interpolation pixel by pixel, for smooth prototypes as those of trained networks are."""
+    """Against bilinear interpolation pixel by pixel, for smooth prototypes like those of trained networks."""
     size, rng = (64, 96), np.random.default_rng(0)
     prototypes = np.stack([cv2.GaussianBlur(rng.normal(size=(16, 24)), (0, 0), 2) for _ in range(4)]).astype(np.float32)
     box = Letterbox.fit(frame, size, kind)  # type: ignore[arg-type]
@@ -119,7 +119,7 @@ def test_a_mask_without_a_pixel_leaves_its_detection_out() -> None:
 
 
 def test_masks_allocate_nothing_of_a_frames_size_after_the_first() -> None:
-    """A frame is 2.8 MB here, its values in float 3.7 MB."""
+    """Here a frame is 2.8 MB, and its values as float 3.7 MB."""
     maker, box = MaskMaker((8, 160, 160), (640, 640)), Letterbox.fit((720, 1280), (640, 640), "centre")
     candidates = np.tile(np.array([[0, 0, 640, 640] + [1] * 8], np.float32), (20, 1))
     detections = Detections(box.to_frame(candidates[:, :4]), np.ones(20, np.float32), np.zeros(20, np.int64))

@@ -1,4 +1,5 @@
-"""Frames into the network's input: geometry both ways, pixels as a plain reference has them, buffers used again."""
+"""From frames to the network's input: geometry in both directions, pixels against a simple reference, reused
+buffers."""
 
 from __future__ import annotations
 
@@ -60,13 +61,13 @@ def test_the_frames_corners_are_those_of_its_rectangle_inside_the_input(
 
 @given(st.integers(1, 40), st.integers(2, 60), st.sampled_from(["centre", "top-left"]))
 def test_a_frame_of_the_inputs_ratio_fills_it(by: int, cells: int, kind: config.Letterbox) -> None:
-    """Also where the ratio is no exact float: 1248 pixels times 1/3 are 416, not 415."""
+    """Even if the ratio is not an exact float: 1248 pixels times 1/3 is 416, not 415."""
     box = Letterbox.fit((by * cells, by * cells), (cells, cells), kind)
     assert (box.top, box.left, box.height, box.width) == (0, 0, cells, cells)
 
 
 def test_each_family_rounds_as_its_trainer_does() -> None:
-    size = (427, 640)  # 640 wide into 416: 277.55 rows
+    size = (427, 640)  # 640 pixels wide resized to 416: 277.55 rows
     assert Letterbox.fit(size, (416, 416), "centre").height == 278
     assert Letterbox.fit(size, (416, 416), "centre").top == 69
     assert Letterbox.fit(size, (416, 416), "top-left").height == 277
@@ -97,7 +98,7 @@ FRAMES = [(48, 48), (120, 40), (40, 120), (64, 96), (1, 90), (90, 1), (3, 333)]
 
 
 def reference(image: NDArray[np.uint8], spec: InputSpec, dtype: str) -> NDArray[Any]:
-    """The same in as few lines as it takes: canvas, paste, colours, arithmetic, transpose."""
+    """The simplest implementation: canvas, paste, colours, arithmetic, transpose."""
     box = Letterbox.fit(image.shape[:2], spec.size, spec.letterbox)
     canvas = np.full((*spec.size, 3), spec.pad, np.uint8)
     resized = cv2.resize(image, (box.width, box.height), interpolation=cv2.INTER_LINEAR)
@@ -111,7 +112,7 @@ def reference(image: NDArray[np.uint8], spec: InputSpec, dtype: str) -> NDArray[
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("spec", "dtype"), [*product(SPECS, ["float32", "float16"]), (RAW, "uint8")])
 def test_pixels_are_those_of_opencv_and_numpy(spec: InputSpec, dtype: str, kind: config.Letterbox) -> None:
-    """For frames of every shape one after the other in one slot: what the last one left behind is padded over."""
+    """For frames of every shape, one after another in one slot: leftovers of the previous frame are padded over."""
     spec = spec.model_copy(update={"letterbox": kind})
     buffer = np.zeros((1, 3, *spec.size), dtype)
     preprocess = Preprocessor(spec, buffer)

@@ -1,4 +1,4 @@
-"""Rotated boxes: corners, one form for each, overlap against plain geometry, suppression."""
+"""Rotated boxes: corners, canonical form, overlap against plain geometry, suppression."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_overlap_of_upright_boxes_is_the_usual_one() -> None:
 
 @given(boxes, boxes)
 def test_gaussian_overlap_is_that_of_the_paper(first: NDArray[np.float32], second: NDArray[np.float32]) -> None:
-    """By the matrices of Bhattacharyya's distance."""
+    """From the covariance matrices of the Bhattacharyya distance."""
     wide, other = (box.astype(np.float64) for box in (first, second))
     covariances = []
     for _, _, width, height, angle in (wide[0].tolist(), other[0].tolist()):

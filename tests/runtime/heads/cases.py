@@ -1,6 +1,7 @@
-"""One network per family: raw outputs for one image, and the boxes in them by a decoding written apart from the head's.
+"""One network per family: raw outputs for one image, and their boxes by decoding code independent of the head's.
 
-A family's test file has a list CASES of these. The page of families (docs/reference/models.md) is made from them all.
+A family's test file has a list CASES of these. The page of families (docs/reference/models.md) is generated from all of
+them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from edgesparse.runtime.heads.registry import head
 
 CONF = 0.3
 PIXEL = 0.05
-"""How far a coordinate may differ."""
+"""Tolerance for coordinates, in pixels."""
 
 Values = tuple[float, float, float, float, float, int]
 """x1, y1, x2, y2 in the input's pixels, score, class."""
@@ -36,9 +37,9 @@ class Case:
     expected: tuple[Values, ...]
     size: tuple[int, int] = SIZE
     named: bool = False
-    """Whether nothing in the outputs tells the family, so that a recipe, or what wrote the file, names it."""
+    """Whether the outputs do not identify the family, so that the recipe or the file's metadata has to name it."""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """The file's, where it tells the family."""
+    """The file's metadata, if it identifies the family."""
 
     @property
     def layout(self) -> Layout:
@@ -46,7 +47,7 @@ class Case:
         return Layout(specs, self.size, keypoints_in(self.metadata))
 
     def check(self) -> None:
-        """The head is recognized, and decodes these candidates and no others."""
+        """Check that the head is recognized and decodes exactly these candidates."""
         outputs = list(self.outputs.values())
         if not self.named:
             assert choose(self.layout, self.metadata, outputs) == self.head
@@ -95,7 +96,7 @@ def noise(seed: int, *shape: int, scale: float = 1.0) -> NDArray[np.float32]:
 
 
 def logit(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What the sigmoid makes these of."""
+    """Inverse of the sigmoid."""
     clipped = np.clip(values.astype(np.float64), 1e-6, 1 - 1e-6)
     return np.log(clipped / (1 - clipped)).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""What every head must do, as a class of tests: boxes written into raw outputs come back when they are decoded."""
+"""Tests that every head must pass: boxes written into raw outputs are recovered by decoding."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from edgesparse.runtime.heads.registry import head
 
 SIZE = (64, 96)
 ROWS = cells(SIZE)
-"""126 predictions on the strides 8, 16 and 32."""
+"""126 predictions at strides 8, 16 and 32."""
 CONF = 0.25
 
 Outputs = dict[str, NDArray[Any]]
@@ -39,7 +39,7 @@ class Box:
 
 
 def scores_of(boxes: Sequence[Box], classes: int, rows: int = ROWS) -> NDArray[Any]:
-    """[rows, classes], zero where there is no box."""
+    """Scores [rows, classes], zero where there is no box."""
     scores = np.zeros((rows, classes))
     for box in boxes:
         scores[box.row, box.class_id] = box.score
@@ -96,29 +96,29 @@ def boxes_of(classes: int) -> st.SearchStrategy[list[Box]]:
 
 @st.composite
 def batches(draw: st.DrawFn, counts: Sequence[int]) -> tuple[int, list[list[Box]]]:
-    """A number of classes and the boxes of one to three images."""
+    """A number of classes, and the boxes of one to three images."""
     classes = draw(st.sampled_from(counts))
     return classes, draw(st.lists(boxes_of(classes), min_size=1, max_size=3))
 
 
 class HeadChecks(ABC):
-    """Subclass it as Test..., name the head, and write boxes into its raw outputs; the tests come with it."""
+    """Subclass this as Test..., set the head's name, and implement `encode`; the tests are inherited."""
 
     name: ClassVar[str]
     per_class: ClassVar[bool] = False
-    """Whether the outputs hold a score per class, so that the classes can be counted."""
+    """Whether the outputs have a score per class, so that classes can be counted."""
     by_shapes: ClassVar[bool] = True
-    """Whether the shapes alone tell the head."""
+    """Whether the shapes alone identify the head."""
     exact: ClassVar[bool] = True
     """Whether a score is written unchanged, so that it can equal the threshold."""
     whole: ClassVar[Mapping[str, str]] = {}
-    """Outputs of integers, with their dtype."""
+    """Integer outputs with their dtype."""
     counts: ClassVar[Sequence[int]] = (1, 2, 4, 80)
     """Numbers of classes to try."""
 
     @abstractmethod
     def encode(self, boxes: Sequence[Box], classes: int) -> Outputs:
-        """Raw outputs of one image, by name and without the batch."""
+        """Raw outputs of one image by name, without the batch axis."""
 
     def batch(
         self, images: Sequence[Sequence[Box]], classes: int, dtype: str = "float32"
@@ -169,12 +169,12 @@ class HeadChecks(ABC):
         assert head(self.name).classes(at) == (classes if self.per_class else None)
 
     def recognized(self, sample: Sample, at: Layout) -> str:
-        """The head that is chosen for these outputs."""
+        """The head chosen for these outputs."""
         return choose(at, {}, sample)
 
 
 class PerClassChecks(HeadChecks):
-    """For heads with a score per class, so that a box may count for several."""
+    """For heads with a score per class, where a box may count for several classes."""
 
     per_class = True
 

@@ -26,7 +26,7 @@ class TestDeepStreamYolo(HeadChecks):
 
 
 class TestDeepStreamYoloApart(HeadChecks):
-    """As releases before the single output wrote it."""
+    """As written by releases before the single output."""
 
     name = "deepstream-yolo"
 

@@ -18,7 +18,7 @@ class TestEfficientNms(HeadChecks):
     whole: ClassVar[Mapping[str, str]] = {"num_dets": "int32", "det_classes": "int32"}
 
     def encode(self, boxes: Sequence[Box], classes: int) -> Outputs:
-        """Behind `num_dets` boxes is whatever was in memory: here boxes of full confidence."""
+        """After `num_dets` boxes the memory is uninitialized: here it has boxes of full confidence."""
         rows = np.arange(ROWS)
         filled = [box.row for box in boxes]
         order = [*filled, *np.setdiff1d(rows, filled)]

@@ -32,7 +32,7 @@ def test_a_list_of_300_is_no_grid_of_300_cells(size: tuple[int, int]) -> None:
 
 
 def test_a_list_of_nothing_is_in_pixels() -> None:
-    """As a built-in NMS writes it where it found nothing."""
+    """As written by a built-in NMS that found nothing."""
     assert choose(layout({"output0": (1, 2, 6)}), {}, [np.zeros((1, 2, 6), np.float32)]) == "end2end"
 
 
@@ -43,7 +43,7 @@ def test_a_class_that_is_no_whole_number_is_no_class() -> None:
 
 
 def _list() -> Case:
-    """A list of 100: as many rows as cells would be DeepStream-Yolo's layout."""
+    """A list of 100; with as many rows as cells it would be DeepStream-Yolo's layout."""
     case = written(TestEndToEnd())
     return replace(case, outputs={"output0": case.outputs["output0"][:, -100:]}, expected=case.expected[1:])
 

@@ -19,7 +19,8 @@ ROWS, COLUMNS = SIZE[0] // STRIDE, SIZE[1] // STRIDE
 
 
 def encode(boxes: Sequence[Box], classes: int) -> NDArray[np.float32]:
-    """A map [1, 5 + classes, ROWS, COLUMNS]; the objectness is the score too, so that the confidence is."""
+    """A map [1, 5 + classes, ROWS, COLUMNS]. Objectness and class score both equal the score, so the confidence does
+    too."""
     raw = np.zeros((5 + classes, ROWS * COLUMNS))
     raw[5:] = 1 / classes
     raw[3:5] = -9

@@ -1,4 +1,4 @@
-"""FCOS of torchvision: distances in strides, logits and centerness."""
+"""torchvision's FCOS: distances in strides, logits and centerness."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FreeYOLO: rows without a batch, offsets from the middle of each cell."""
+"""FreeYOLO: rows without a batch axis, offsets from the center of each cell."""
 
 from __future__ import annotations
 

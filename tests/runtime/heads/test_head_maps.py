@@ -1,4 +1,4 @@
-"""Maps of the last convolutions are read as the decoded outputs are that exporters make of them."""
+"""Raw maps of the last convolutions give the same boxes as the decoded outputs of exporters."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def softmax(logits: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
 
 
 def rows(maps: Outputs) -> NDArray[np.float32]:
-    """[B, cells, channels] of all levels."""
+    """The maps of all levels as [B, cells, channels]."""
     return np.concatenate([part.reshape(*part.shape[:2], -1).transpose(0, 2, 1) for part in maps], 1)
 
 
@@ -65,7 +65,7 @@ FAMILIES: dict[str, tuple[Callable[[Outputs], Outputs], int, int, tuple[int, ...
     "nanodet": (nanodet, CLASSES + 32, CLASSES, (8, 16, 32)),
     "fastestdet": (fastestdet, 5 + CLASSES, 5, (16,)),
 }
-"""How the exporter decodes, channels, where to divide the maps, strides."""
+"""The exporter's decoding, channels, where to split the maps, strides."""
 
 
 def layout_of(outputs: Sequence[NDArray[np.float32]]) -> Layout:
@@ -73,7 +73,7 @@ def layout_of(outputs: Sequence[NDArray[np.float32]]) -> Layout:
 
 
 def apart(maps: Outputs, first: int) -> Outputs:
-    """Each map as two outputs, the coarsest level first and levels interleaved, as a rewrite may leave them."""
+    """Each map as two outputs, the coarsest level first and levels interleaved, as a rewrite may produce them."""
     low, high = ([part[:, places] for part in maps] for places in (slice(first), slice(first, None)))
     return [*reversed(low), *reversed(high)]
 
@@ -125,7 +125,7 @@ def test_a_file_that_names_a_head_which_cannot_read_it_is_refused() -> None:
 
 
 def loops(name: str, seed: int = 1) -> Case:
-    """Cell by cell, from the papers and the repositories that the heads name."""
+    """Cell by cell, following the papers and repositories that the heads cite."""
     family = name.removesuffix("-maps")
     strides = (16,) if family == "fastestdet" else (8, 16, 32)
     before, after = {"yolov8": (64, 0), "yolox": (5, 0), "nanodet": (0, 32), "fastestdet": (5, 0)}[family]
@@ -178,7 +178,7 @@ CASES = [loops(name) for name in ("yolov8-maps", "yolox-maps", "nanodet-maps", "
 
 
 def test_a_file_must_not_name_a_head_in_a_python_file(tmp_path: Path) -> None:
-    """Else a model would choose which code is run."""
+    """Otherwise a model could choose which code is run."""
     (tmp_path / "theirs.py").write_text("raise SystemExit")
     with pytest.raises(ModelError, match=r"names a head in a Python file, .*theirs.py:Head: only a recipe may"):
         choose(CASES[0].layout, {HEAD_KEY: f"{tmp_path}/theirs.py:Head"})

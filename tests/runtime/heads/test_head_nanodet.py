@@ -30,7 +30,7 @@ def two_bins(distance: float) -> NDArray[np.float64]:
 
 
 def encode(boxes: Sequence[Box], classes: int) -> tuple[Layout, list[NDArray[np.float32]]]:
-    """The six outputs of one image; each box holds the center of its cell."""
+    """The six outputs of one image; each box contains the center of its cell."""
     corner, stride = grid(SIZE, STRIDES)
     center, bins = (corner + 0.5) * stride, np.zeros((ROWS, 4, BINS))
     for box in boxes:
@@ -50,7 +50,7 @@ BOXES = [
     Box(96, (2, 3, 50, 60.5), 2, 0.2),
     Box(125, (20, 30, 96, 64), 2, 0.7),
 ]
-"""On all strides."""
+"""Number of predictions over all strides."""
 
 
 @pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)], ids=["as exported", "reversed"])
@@ -109,7 +109,7 @@ def plus(seed: int, size: tuple[int, int]) -> Case:
 
 
 CASES = [of_boxes("nanodet", *encode(BOXES, 3), BOXES), plus(1, (96, 160)), plus(2, (104, 136))]
-"""The second size of NanoDet-Plus is no multiple of its strides."""
+"""The second size of NanoDet-Plus is not a multiple of its strides."""
 
 
 @pytest.mark.parametrize("case", CASES[1:], ids=lambda case: str(case.size))
@@ -119,7 +119,7 @@ def test_boxes_of_nanodet_plus_are_those_of_the_formula(case: Case) -> None:
 
 
 def test_both_kinds_of_outputs_hold_the_same() -> None:
-    """The exporter's newer revisions write one output."""
+    """Newer revisions of the exporter write one output."""
     at, outputs = encode(BOXES, 3)
     joined = np.concatenate([np.concatenate(outputs[:3], 1), np.concatenate(outputs[3:], 1)], 2)
     single = layout({"output": joined.shape}, SIZE)

@@ -1,4 +1,4 @@
-"""PicoDet, exported without its decoding: distributions of distances on four strides."""
+"""PicoDet, exported without decoding: distributions of distances at four strides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RetinaNet of torchvision: nine anchors per cell, offsets and logits."""
+"""torchvision's RetinaNet: nine anchors per cell, offsets and logits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgesparse.runtime.heads.registry import head
 
 
 def retina(seed: int, size: tuple[int, int], classes: int = 3) -> Case:
-    """As the paper and torchvision have it: cells as far apart as a side by their number, rounded down."""
+    """As in the paper and torchvision: the spacing of cells is the side divided by their number, rounded down."""
     anchors: list[tuple[float, float, float, float]] = []
     for level, stride in enumerate((8, 16, 32, 64, 128)):
         rows, columns = math.ceil(size[0] / stride), math.ceil(size[1] / stride)

@@ -1,4 +1,4 @@
-"""The table of heads: every line is a whole head, and a new one needs one file and one line."""
+"""The table of heads: every line is a complete head, and a new head needs one file and one line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgesparse.runtime.heads.registry import head, heads
 
 FAMILIES = Path(head_table.__file__).parent / "runtime" / "heads"
 SHARED = {"__init__", "base", "candidates", "grid", "objects", "own", "recognize", "registry"}
-"""Modules beside the families that hold no head."""
+"""Modules next to the families that define no head."""
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -17,7 +17,7 @@ NAMES = ("detection_boxes", "detection_classes", "detection_scores", "num_detect
 
 
 class TestTensorFlow(HeadChecks):
-    """Boxes as y1, x1, y2, x2, relative; classes from 1 on; what is behind the count is left over."""
+    """Boxes as relative y1, x1, y2, x2; classes from 1 on; entries after the count are leftovers."""
 
     name = "tensorflow"
 

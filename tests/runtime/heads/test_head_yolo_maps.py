@@ -15,7 +15,7 @@ from edgesparse.runtime.heads.registry import head
 
 V3 = "10,13, 16,30, 33,23, 30,61, 62,45, 59,119, 116,90, 156,198, 373,326"
 V4 = "12,16, 19,36, 40,28, 36,75, 76,55, 72,146, 142,110, 192,243, 459,401"
-"""As the configuration files have them."""
+"""As in the configuration files."""
 REACH = {"yolov3-maps": (1.0, 1.0, 1.0), "yolov4-maps": (1.2, 1.1, 1.05)}
 
 

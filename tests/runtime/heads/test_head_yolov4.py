@@ -26,7 +26,7 @@ def darknet(rows: int, seed: int = 1, classes: int = 3) -> Case:
 
 
 CASES = [darknet(3 * ROWS), darknet(3 * 30)]
-"""YOLOv4, and YOLOv4-tiny on strides 16 and 32."""
+"""YOLOv4, and YOLOv4-tiny at strides 16 and 32."""
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.head)

@@ -1,4 +1,4 @@
-"""YOLOv5 and those that share its layout."""
+"""YOLOv5 and families that share its layout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgesparse.runtime.heads.recognize import check, choose
 
 
 def rows_of(boxes: Sequence[Box], classes: int) -> Outputs:
-    """Objectness times class is the score. Rows without a box have every class, but no object."""
+    """The score is objectness times class score. Rows without a box have every class, but zero objectness."""
     scores = scores_of(boxes, classes)
     objectness = scores.max(1, keepdims=True)
     shares = np.divide(scores, objectness, out=np.ones_like(scores), where=objectness > 0)

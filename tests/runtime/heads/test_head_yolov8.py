@@ -1,4 +1,4 @@
-"""YOLOv8 and those that share its layout."""
+"""YOLOv8 and families that share its layout."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TestYoloV8(PerClassChecks):
         return {"output0": np.concatenate([centered(boxes), scores_of(boxes, classes)], 1).T}
 
     def test_corners_of_half_precision_boxes_are_not_rounded_again(self) -> None:
-        """At 600 pixels float16 has steps of a half: the corners are computed in float32."""
+        """At 600 pixels the step of float16 is 0.5, so the corners are computed in float32."""
         at, outputs = self.batch([[Box(3, (550.25, 8, 650.75, 24), 0, 1.0)]], 1, "float16")
         assert self.decoder(at)(outputs, 0)[0].tolist() == [[550.25, 8, 650.75, 24]]
 
@@ -44,7 +44,7 @@ def test_a_named_head_may_have_a_grid_of_its_own() -> None:
 
 
 def test_more_predictions_than_columns_are_needed() -> None:
-    """Six columns are as many as the cells of stride 32 in 64x96: still no YOLOv8 with 122 classes."""
+    """There are as many columns (six) as cells of stride 32 in 64x96; still, this is not a YOLOv8 with 122 classes."""
     assert choose(layout({"output": (1, 5, 126)}, (64, 96)), {}) == "yolov8"
     with pytest.raises(Exception, match="yolov5 or yolox"):
         choose(layout({"output": (1, 126, 6)}, (64, 96)), {})

@@ -1,4 +1,4 @@
-"""YOLOv8's layout with masks, keypoints and angles behind the class scores."""
+"""YOLOv8's layout with masks, keypoints and angles after the class scores."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def boxes_only(decode: Decode) -> Decode:
 
 
 class DetailChecks(PerClassChecks):
-    """The boxes are those of YOLOv8, whatever follows them."""
+    """The boxes are YOLOv8's, whatever follows them."""
 
     by_shapes = False
     details = 1

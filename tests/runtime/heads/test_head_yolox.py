@@ -1,4 +1,4 @@
-"""YOLOX, decoded in the file and not."""
+"""YOLOX, with and without decoding in the file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def on_grid(boxes: Sequence[Box], classes: int) -> Outputs:
 
 
 def around(row: int) -> tuple[float, float, float, float]:
-    """A box around the middle of a cell of the grid of 64x96."""
+    """A box around the center of a grid cell of 64x96."""
     corner, stride = grid(SIZE, (8, 16, 32))
     x, y = (corner[row] + 0.5) * stride[row]
     return (float(x) - 4, float(y) - 4, float(x) + 4, float(y) + 4)
@@ -66,7 +66,7 @@ def test_without_a_sample_the_candidates_are_named_with_what_was_found() -> None
 
 @pytest.mark.parametrize("name", ["yolox", "yolox-decoded"])
 def test_it_keeps_its_own_input(name: str) -> None:
-    """BGR 0..255 at the top left, where YOLOv6 of the same layout takes RGB 0..1 in the center."""
+    """BGR 0..255 at the top left, while YOLOv6, with the same layout, takes RGB 0..1 in the center."""
     convention = head(name).convention
     assert (convention.colour, convention.scale, convention.letterbox) == ("bgr", 1.0, "top-left")
 

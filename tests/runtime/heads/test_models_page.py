@@ -1,4 +1,5 @@
-"""Every family through the whole path, in networks that write its raw outputs; docs/reference/models.md is the result.
+"""Every family through the whole pipeline, in networks that produce its raw outputs; generates
+docs/reference/models.md.
 
 `EDGESPARSE_RECORD=1 pytest tests/runtime/heads/test_models_page.py` writes the page.
 """
@@ -42,7 +43,7 @@ CHANNELS = 32
 
 @dataclass(frozen=True)
 class Row:
-    """What a run of one family showed."""
+    """Result of running one family."""
 
     recognized: str
     kernel: bool
@@ -70,7 +71,7 @@ def network(case: Case, path: Path) -> Path:
         make("Conv", ["mean", "stem_w", "ones"], ["stem"], "stem"),
         make("Relu", ["stem"], ["one"]),
         make("Conv", ["one", "head_w"], ["raw"], "head"),
-        make("Round", ["raw"], ["rounded"]),  # class ids stay whole, as those of an ArgMax
+        make("Round", ["raw"], ["rounded"]),  # class ids stay integers, like those of an ArgMax
         make("Where", ["whole", "rounded", "raw"], ["all"]),
         make("Split", ["all", "sizes"], parts, axis=1),
     ]
@@ -92,7 +93,7 @@ def network(case: Case, path: Path) -> Path:
 
 
 def specified(path: Path, case: Case) -> DetectorSpec:
-    """As a build does it: the head from one inference, and the rest from the head."""
+    """As in a build: the head follows from one inference, and everything else from the head."""
     recipe = parse({"model": str(path), "head": case.head if case.named else "auto"}, "recipe")
     if head(case.head).classes(case.layout) is None:
         count = max(int(row[5]) for row in case.expected) + 1
@@ -123,7 +124,8 @@ def assert_right(detections: Detections, case: Case) -> None:
 
 
 def gathered(at: Strided, outputs: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
-    """What the kernel reads, as edgesparse/backends/cuda/compact.cuh does: x1, y1, x2, y2, score and class per row."""
+    """The values that the kernel edgesparse/backends/cuda/compact.cuh reads: x1, y1, x2, y2, score and class per
+    row."""
     flat = [output[0].ravel().astype(np.float64) for output in outputs]
     rows = []
     cells = [(x, y, stride) for rows_, columns, stride in at.levels for y in range(rows_) for x in range(columns)]

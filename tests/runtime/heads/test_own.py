@@ -27,7 +27,7 @@ RAW[0][0, :, 3] = 10, 20, 8, 6, 0.25, 0.75
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[str, str], str]:
-    """Writes a head with a part of its source replaced; returns its name with the whole path."""
+    """Write a head with part of its source replaced, and return its name with the full path."""
 
     def write(old: str = "", new: str = "") -> str:
         assert old in own_heads.SOURCE

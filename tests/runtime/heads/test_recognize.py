@@ -1,4 +1,4 @@
-"""Which head: from shapes, metadata and values; and what is reported when there is none."""
+"""Choosing the head from shapes, metadata and values, and the message when none fits."""
 
 from __future__ import annotations
 
