@@ -1,4 +1,4 @@
-"""Builds with the null backend, whose outcome per candidate the test decides."""
+"""Builds with the null backend, with the outcome per candidate set by the test."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def sparse_model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
-    """Writes the plan of builds: settings for all candidates, and for single ones by name."""
+    """Write the plan for builds: settings for all candidates, and for individual ones by name."""
 
     def write(builds: dict[str, dict[str, Any]] | None = None, **settings: Any) -> Path:
         path = tmp_path / "null-plan.json"

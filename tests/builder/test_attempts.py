@@ -21,7 +21,7 @@ from edgesparse.config import parse
 
 
 class Measured:
-    """Stands for Workers and OnnxFiles: every build succeeds and uses the next of `peaks`, in megabytes."""
+    """Replaces Workers and OnnxFiles: every build succeeds and uses the next of `peaks`, in megabytes."""
 
     def __init__(self, peaks: Sequence[int], loaded: int) -> None:
         self.deadline, self.peaks, self.loaded = inf, iter([*peaks, *repeat(peaks[-1], 20)]), loaded
@@ -49,10 +49,10 @@ def attempts(measured: Measured, budget: Budget) -> list[Attempt]:
 @pytest.mark.parametrize(
     ("loaded", "peaks", "size", "rungs"),
     [
-        (1038, [1047], 1000, ["fp32-0"]),  # no rung helps, nor any candidate
+        (1038, [1047], 1000, ["fp32-0"]),  # neither a rung nor another candidate helps
         (990, [1047], 1000, ["fp32-0", "fp32-1", "fp32-4", "fp16-4"]),  # the second rung saved nothing
         (200, [1400, 1200, 1100, 1050, 1010], 1000, [*(f"fp32-{i}" for i in range(5)), "fp16-4"]),
-        (200, [1600, 1300], 1000, ["fp32-0", "fp32-4", "fp16-4"]),  # too much even without its workspace
+        (200, [1600, 1300], 1000, ["fp32-0", "fp32-4", "fp16-4"]),  # too much even without the workspace
     ],
 )
 def test_rungs_that_cannot_help_are_skipped(loaded: int, peaks: list[int], size: int, rungs: list[str]) -> None:

@@ -41,7 +41,7 @@ def make(model: Path, force: bool = False, **settings: Any) -> Built:
 
 
 def left(folder: Path) -> list[str]:
-    """Names in the model's folder of the store."""
+    """Names in the model's folder in the store."""
     return sorted(path.name for path in (folder / "engines/squares").iterdir() if path.name != ".lock")
 
 
@@ -128,7 +128,7 @@ def test_new_run_settings_need_no_build(model: Path) -> None:
 
 
 def test_a_cameras_password_is_in_one_file_of_the_package_only(model: Path) -> None:
-    """The package still opens its camera, and a changed password needs no build."""
+    """The package can still open its camera, and a changed password needs no build."""
     for password in ("p4ss-e91", "other-5d"):
         source = f"rtsp://admin:{password}@10.0.0.7/stream1"
         built = make(model, run={"source": source})

@@ -1,4 +1,4 @@
-"""Which candidates make sense for a backend and a model, and when one can no longer win."""
+"""Which candidates are useful for a backend and a model, and when one can no longer win."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Candidates compared on a backend that follows the test's plan, each in its own process."""
+"""Comparison of candidates on a backend that follows the test's plan, each in its own process."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_verdict_has_sparse_layers_their_gain_and_reasons_for_dense_ones(spa
 
 
 def test_a_layer_counts_as_sparse_only_when_its_kernel_is(sparse_model: Path, planned: Plan) -> None:
-    """The log names both as picked, the engine reports which runs."""
+    """The log names both as picked; the engine reports which one runs."""
     layers = ["conv1", "conv2"]
     planned({"fp16-2:4": {"eligible": layers, "picked": layers, "kernels": ["conv1"]}}, seconds=0.002)
     manifest = make(sparse_model, ["fp16", "fp16-2:4"])

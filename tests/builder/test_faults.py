@@ -117,7 +117,7 @@ def test_a_second_build_is_refused_with_the_process_of_the_first(model: Path, pl
     process.communicate(timeout=20)
 
 
-# A child alone
+# A single child
 
 Run = Callable[..., JobResult[BuildResult]]
 
@@ -143,7 +143,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def test_refused_memory_is_distinguished_from_a_crash(planned: Plan, run: Run) -> None:
-    """The limit is inherited: the parent allocates nothing while it applies."""
+    """The child inherits the limit; the parent allocates nothing while it applies."""
     planned(megabytes=30_000)
     ended = run(limit=20_000_000_000)
     assert ended.how == "memory" and "was refused memory" in str(ended.error)

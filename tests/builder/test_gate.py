@@ -1,4 +1,4 @@
-"""No gate opens on a reference that does not score, and the error names what does not meet."""
+"""No gate passes with a reference that does not score, and the error names what does not match."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def test_it_is_calibrated_once_per_device_unless_something_changes(
 
 @pytest.fixture
 def uneven(tmp_path: Path) -> Path:
-    """A detector with a channel ten thousand times as large as the colors, which `back` reads and ignores."""
+    """A detector with a channel ten thousand times as large as the colors, which `back` reads but ignores."""
     model = load(squares.detector(tmp_path / "uneven.onnx"))
     weights = np.concatenate([np.eye(3), np.zeros((1, 3))]).astype(np.float32)[..., None, None]
     stored = {"w1": weights, "b1": np.array([0, 0, 0, 1e4], np.float32), "w2": weights.transpose(1, 0, 2, 3).copy()}
@@ -116,7 +116,7 @@ def test_a_build_with_labels_has_int8_that_passes(uneven: Path, labels: Path) ->
 
 @pytest.mark.usefixtures("quick")
 def test_a_model_with_qdq_is_built_unchanged(job: QuantizeJob, labels: Path) -> None:
-    """Images change nothing, and other candidates are refused."""
+    """Calibration images have no effect, and other candidates are refused."""
     settings: dict[str, Any] = {"model": str(write_int8(job, quiet).fuse), "classes": list(squares.NAMES)}
     settings |= {"build": {"backend": "onnxruntime"}, "calibrate": {"images": str(labels.parent)}}
     package = build(parse(settings, "recipe"), labels.parent / "engines").package
@@ -128,7 +128,7 @@ def test_a_model_with_qdq_is_built_unchanged(job: QuantizeJob, labels: Path) -> 
         {node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"} - stored
         for model in (source, built)
     ]
-    assert pairs[0] == pairs[1] and pairs[0]  # ONNX Runtime folds those of weights
+    assert pairs[0] == pairs[1] and pairs[0]  # ONNX Runtime folds the pairs of weights
     settings["build"]["candidates"] = ["fp32"]
     with pytest.raises(BuildError, match="the model has Q/DQ pairs and is built unchanged"):
         build(parse(settings, "recipe"), labels.parent / "engines")

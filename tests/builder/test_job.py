@@ -1,4 +1,4 @@
-"""Jobs and results are unchanged by their way through JSON."""
+"""Jobs and results survive a round trip through JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models whose outputs are not what they should be: left out, read for what they are, or refused in words."""
+"""Models with unexpected outputs: ignored, read correctly, or refused with a message."""
 
 from __future__ import annotations
 

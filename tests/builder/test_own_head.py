@@ -1,4 +1,4 @@
-"""Packages of a detector with a head of the user's own: its file is part of the package."""
+"""Packages of a detector with the user's own head: its file is part of the package."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_package_whose_head_was_changed_is_not_loaded(recipe: Path) -> None:
 
 
 def test_a_package_with_a_head_needs_this_devices_keyed_hash(recipe: Path) -> None:
-    """Loading it runs Python code, so it is signed as an engine of native code is."""
+    """Loading it runs Python code, so it is signed like an engine with native code."""
     package = built(recipe)
     manifests.write(package.folder, package.manifest.model_copy(update={"mac": ""}))
     with pytest.raises(SignatureError, match="found no keyed hash"):

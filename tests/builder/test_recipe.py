@@ -1,4 +1,4 @@
-"""Recipes written for a model: they parse, build, and mark guesses."""
+"""Recipes generated for a model: they parse, build, and mark guesses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_written_recipe_builds_a_working_detector(tmp_path: Path) -> None:
 
 
 def test_every_commented_line_may_be_used_alone_and_with_the_others(tmp_path: Path) -> None:
-    """Uncommenting removes the # and the blank before a key, nothing else. `cameras` takes the place of `source`."""
+    """Uncommenting removes only the # and the blank before a key. `cameras` takes the place of `source`."""
     path = tmp_path / "squares.yaml"
     text = write_recipe(squares.detector(tmp_path / "squares.onnx"), path)
     squares.labelled(tmp_path)

@@ -1,4 +1,4 @@
-"""What each head that may fit sees in an image: shown by `recipe --image`, and taken where it settles a tie."""
+"""What each possible head detects in an image: shown by `recipe --image`, and used if it settles a tie."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_without_evidence_each_head_that_can_read_the_outputs_is_shown(tmp_path:
 
 
 def test_a_head_that_cannot_run_is_shown_with_the_reason(tmp_path: Path, image: Path) -> None:
-    """Its 2 classes are not the 3 names of the file."""
+    """Its 2 classes do not match the 3 names in the file."""
     path = squares.detector(tmp_path / "m.onnx", names=["red", "green", "blue"])
     seen, *_ = heads_that_fit(path, None, image)
     assert "found 3 names, needed 2" in seen.sees and not seen.plausible

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("quick")
 
 
 class Page(HTMLParser):
-    """Open tags, all tags, and the text of a page."""
+    """Collects open tags, all tags, and the text of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A build that was interrupted continues with the candidates that it had finished."""
+"""An interrupted build continues with the candidates that it had finished."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ CANDIDATES = ["fp32", "fp16", "fp16-2:4"]
 
 
 class Killed(BaseException):
-    """Stands for the end of the process."""
+    """Stands in for the end of the process."""
 
 
 class Steps:
-    """Progress that kills the build when a step begins with `at`."""
+    """Progress that kills the build at the step whose text starts with `at`."""
 
     def __init__(self, at: str = "never") -> None:
         self.at, self.names = at, list[str]()
@@ -59,7 +59,7 @@ def entries() -> list[Path]:
 
 @pytest.fixture
 def killed(sparse_model: Path, planned: Plan) -> Recipe:
-    """A recipe whose build was killed when it came to its third candidate."""
+    """A recipe whose build was killed at its third candidate."""
     planned({"fp32": {"seconds": 0.009}, "fp16": {"seconds": 0.003}, "fp16-2:4": {"seconds": 0.006}})
     target, steps = recipe(sparse_model), Steps("building fp16-2:4")
     with pytest.raises(Killed):

@@ -1,4 +1,4 @@
-"""A whole build on TensorRT-RTX without a GPU: only running, and therefore timing, is left out."""
+"""A whole build on TensorRT-RTX without a GPU: only running, and therefore timing, is skipped."""
 
 from __future__ import annotations
 

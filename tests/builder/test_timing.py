@@ -1,4 +1,4 @@
-"""Interleaved timing: which runs count, and when two timings are equal."""
+"""Interleaved timing: which runs count, and when two timings count as equal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgesparse.errors import BuildError
 
 
 class Scripted(Runner):
-    """Appends its name to a list at each run; the first run of a turn takes 100 times as long."""
+    """Appends its name to a list on each run; the first run of a turn takes 100 times as long."""
 
     inputs = outputs = ()
 
