@@ -19,7 +19,7 @@ class Ended:
 
     @property
     def message(self) -> str:
-        """The line that says why it was refused: the last on standard error, after those of progress."""
+        """The line with the reason for a refusal: the last one on standard error, after progress."""
         lines = self.err.splitlines()
         assert "Traceback" not in self.err and lines, self.err
         assert [line.startswith("edgesparse: ") for line in lines].count(True) == 1, self.err

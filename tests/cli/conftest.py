@@ -20,7 +20,7 @@ from edgesparse.cli import main
 def edgesparse(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], quick: None
 ) -> Iterator[Command]:
-    """Run a command in the test's folder."""
+    """Run a command in the test's folder, in this process."""
     monkeypatch.chdir(tmp_path)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
 

@@ -1,4 +1,4 @@
-"""Every wrong input ends in one clear line and the exit code of its kind, and leaves nothing behind."""
+"""Every invalid input ends with one clear line and the exit code of its kind, and leaves nothing behind."""
 
 from __future__ import annotations
 

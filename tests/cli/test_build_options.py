@@ -14,7 +14,7 @@ from edgesparse.backends import null
 
 @pytest.fixture
 def recipe(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A recipe for the null backend, on which FP16 takes a third of FP32's time."""
+    """A recipe for the null backend, where FP16 takes a third of FP32's time."""
     size = [1, 3, squares.SIZE, squares.SIZE]
     plan = {
         "inputs": [["images", size, "float32"]],

@@ -1,4 +1,4 @@
-"""`edgesparse distill`: refusals before any work, and a whole training of a toy."""
+"""`edgesparse distill`: refusals before any work, and the whole training of a toy model."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from edgesparse.stream.recording import h264
 
 @pytest.fixture
 def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Finding]]:
-    """The findings in a container that has these files, by part."""
+    """Findings in a container with these files, by part."""
     monkeypatch.setenv("EDGESPARSE_STATE", str(tmp_path))
 
     def findings(*files: str, jetson: bool = True) -> dict[str, Finding]:
@@ -46,7 +46,7 @@ def test_a_container_to_which_everything_is_passed(
     look: Callable[..., dict[str, Finding]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "tmp").mkdir()
-    monkeypatch.chdir(tmp_path)  # a socket's path may not be long
+    monkeypatch.chdir(tmp_path)  # socket paths have to be short
     with socket.socket(socket.AF_UNIX) as argus:
         argus.bind("tmp/argus_socket")
         findings = look(
@@ -113,7 +113,7 @@ def test_container_findings_only_in_a_container(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_with_a_gpu_its_compiler_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without it the CPU does the kernels' work."""
+    """Without it the CPU does the work of the kernels."""
     machine = device.probe()
     monkeypatch.setattr(device, "probe", lambda: replace(machine, gpu="Orin", sm="8.7"))
     monkeypatch.setattr("shutil.which", lambda name, path=None: None)

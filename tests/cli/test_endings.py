@@ -19,7 +19,7 @@ def test_a_signal_ends_a_run_with_complete_outputs_and_a_summary(
     with rows.open("w") as output:
         process = started(
             *("run", model, "--source", "demo", "--jsonl", "-", "--coco", "out.json", "--video", "out.avi"),
-            before="import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)",  # nohup has it ignored
+            before="import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)",  # nohup sets it to ignored
             stdout=output,
         )
     deadline = time.monotonic() + 60

@@ -54,7 +54,7 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def children_of(folder: Path) -> list[str]:
-    """The command lines of processes that work on a slot."""
+    """Command lines of the processes that work on a slot."""
     commands = []
     for line in Path("/proc").glob("[0-9]*/cmdline"):
         try:

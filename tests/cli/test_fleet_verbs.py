@@ -1,4 +1,4 @@
-"""From keys to a device that runs a bundle, on ONNX Runtime: everything is real except the service."""
+"""From keys to a device running a bundle, on ONNX Runtime: everything is real except the service."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_from_keys_to_a_device_and_back(edgesparse: Command, recipe: Path, tmp_p
     assert again.code == 0 and not again.json["changed"] and again.json["result"] == "nothing to do"
     second = edgesparse("deploy", "1.1.esb", *deploy)
     assert second.code == 0 and second.json["slot"] == "b"
-    assert "building" in first.err and "building" not in second.err  # nothing that decides the engine has changed
+    assert "building" in first.err and "building" not in second.err  # nothing that the engine depends on has changed
     back = edgesparse("rollback", *device)
     assert back.code == 0 and back.json["version"] == "1.0"
 

@@ -23,7 +23,7 @@ LAYERS = (
 
 
 def package(folder: Path, *layers: LayerRecord, backend: str = "tensorrt") -> Path:
-    """A package that was built on another machine: only its manifest can be read here."""
+    """A package built on another machine: only its manifest can be read here."""
     won = Candidate(
         name="int8-table-2:4", precision="int8", sparse=True, outcome="chosen", reason="", layers=layers,
         eligible=tuple(layer.name for layer in layers),

@@ -1,4 +1,5 @@
-"""Arguments that no verb can use: each ends in one line, before any work, and nothing is written or overwritten."""
+"""Arguments that no verb can use: each is refused in one line before any work, and nothing is written or
+overwritten."""
 
 from __future__ import annotations
 

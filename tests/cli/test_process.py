@@ -16,7 +16,8 @@ from edgesparse.cli import process
 
 
 def shell(text: str, folder: Path) -> subprocess.CompletedProcess[bytes]:
-    """Run a line of bash in which `edgesparse` is this one; ends with the exit code of the pipeline's first command."""
+    """Run a line of bash with `edgesparse` from this checkout; the exit code is that of the pipeline's first
+    command."""
     program = f'edgesparse() {{ "{sys.executable}" -m edgesparse "$@"; }}; {text}; exit "${{PIPESTATUS[0]}}"'
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.run(["bash", "-c", program], cwd=folder, env=environment, capture_output=True, check=False)
@@ -125,7 +126,7 @@ def test_nohup_is_respected(started: Started, model: Path, tmp_path: Path) -> No
 
 
 def test_a_service_outlives_a_reload_that_comes_before_it_listens(started: Started, tmp_path: Path) -> None:
-    """A signal right after the start, long before the engine is loaded."""
+    """A signal immediately after the start, long before the engine is loaded."""
     send = "import os, signal, edgesparse.cli.run as run; serve = run._serve\n"
     send += "run._serve = lambda *a: (os.kill(os.getpid(), signal.SIGHUP), serve(*a))"
     running = started("run", "nothing.onnx", "--service", before=send)

@@ -21,7 +21,7 @@ IMAGES = ("--images", "images/*.png")
 
 @pytest.fixture
 def detector(tmp_path: Path) -> Path:
-    """The squares' detector behind three layers that pass the colors on: scaled unevenly, back again, averaged."""
+    """The detector of squares after three layers that preserve the colors: scaled unevenly, scaled back, averaged."""
     model = onnx.load(squares.detector(tmp_path / "deep.onnx"))
     twice = np.concatenate([np.eye(3)] * 2).astype(np.float32)
     stored = {
@@ -91,7 +91,7 @@ def test_a_calibration_is_reused_only_where_it_fits(
 
 
 def test_ranges_from_a_tensorrt_table(edgesparse: Command, detector: Path, images: Path, tmp_path: Path) -> None:
-    """Also from another program's, which holds every quantized tensor here and a constant of its own."""
+    """Including another program's table, which has every quantized tensor of this model and a constant of its own."""
     lines = ["images: 3c010a14", "mean: 3c010a14", "r1: 3e000000", "c1: 3e000000", "r2: 3c010a14", "colour: 3c010a14"]
     text = "\n".join(["TRT-100300-EntropyCalibration2", "(Unnamed Layer* 3) [Constant]_output: 3c010a14", *lines])
     (tmp_path / "theirs.cache").write_text(text)
@@ -151,7 +151,7 @@ def test_a_model_that_is_already_quantized(edgesparse: Command, detector: Path, 
 def test_a_recipes_input_is_used_and_no_package_is_built(
     edgesparse: Command, detector: Path, images: Path, tmp_path: Path
 ) -> None:
-    """Two units more of blue: the detector finds nothing, which the reference score shows."""
+    """With two more units of blue the detector finds nothing, which shows in the reference score."""
     (tmp_path / "good.yaml").write_text("model: deep.onnx\n")
     (tmp_path / "bad.yaml").write_text("model: deep.onnx\ninput: {mean: [0, 0, -2]}\n")
     scores: dict[str, Any] = {}

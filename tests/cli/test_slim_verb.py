@@ -15,7 +15,7 @@ from benchmarks.orin_slice import networks
 
 @pytest.fixture
 def yolo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A very narrow YOLOv8 for three classes, whose names its metadata hold."""
+    """A very narrow YOLOv8 for three classes, with their names in its metadata."""
     monkeypatch.setitem(networks.SCALES, "tiny", (1 / 3, 0.0625, 128))
     model = networks.yolov8("tiny", "relu", 64, 3)
     model.metadata_props.extend([onnx.StringStringEntryProto(key="names", value="{0: 'a', 1: 'b', 2: 'c'}")])

@@ -1,4 +1,4 @@
-"""What a terminal shows: tables that keep words whole, the progress of `run`, completion by the shell."""
+"""Terminal output: tables that keep words whole, the progress of `run`, shell completion."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_run_without_an_output_says_so_and_one_with_an_output_does_not(
 
 
 def completions(*words: str) -> list[str]:
-    """What bash is offered after these words, by click's protocol."""
+    """Completions that bash gets after these words, by click's protocol."""
     protocol = {"COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
     environ = {"_EDGESPARSE_COMPLETE": "bash_complete", **protocol}
     command = [sys.executable, "-m", "edgesparse"]
