@@ -43,7 +43,7 @@ def test_a_network_with_splits_gets_a_rewritten_file_with_the_same_outputs(
     rewritten, before = load(slimmed.slim), load(prepared.simplified)
     assert info(rewritten).outputs == info(before).outputs
     splits = [node.op_type for node in rewritten.graph.node].count("Split")
-    assert splits == 1 < [node.op_type for node in before.graph.node].count("Split")  # the decoding's
+    assert splits == 1 < [node.op_type for node in before.graph.node].count("Split")  # the one in the decoding
     plans = plan_candidates(settings, backend("null"), slimmed).possible
     assert [plan.name for plan in plans if plan.slim] == ["fp16-slim"]
 

@@ -59,7 +59,7 @@ def detections(folder: Path, head: str, rows: list[Row]) -> tuple[list[Any], int
 def test_what_is_no_box_changes_nothing(
     tmp_path: Path, head: str, boxes: list[Row], broken: list[Row], order: Any
 ) -> None:
-    unique = [(*box[:4], box[4] - i * 1e-4, box[5]) for i, box in enumerate(boxes)]  # without ties the order does not matter
+    unique = [(*box[:4], box[4] - i * 1e-4, box[5]) for i, box in enumerate(boxes)]  # no ties: order does not matter
     mixed = [*unique, *broken]
     if order is not None:
         order.shuffle(mixed)

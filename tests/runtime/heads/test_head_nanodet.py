@@ -50,7 +50,7 @@ BOXES = [
     Box(96, (2, 3, 50, 60.5), 2, 0.2),
     Box(125, (20, 30, 96, 64), 2, 0.7),
 ]
-"""Number of predictions over all strides."""
+"""Boxes at all strides."""
 
 
 @pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)], ids=["as exported", "reversed"])

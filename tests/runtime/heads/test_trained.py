@@ -113,7 +113,7 @@ def test_boxes_of_a_trained_network_are_those_of_the_formula(name: str, real: Pa
 
 @pytest.mark.real
 def test_the_head_of_the_example_reads_the_real_fastestdet(real: Path) -> None:
-    """A head from outside gets the same outputs as the family's head."""
+    """A head from outside detects the same as the family's own head."""
     own = f"{Path(__file__).parents[3]}/examples/09_custom_head/fastest_det.py:FastestDet"
     path = real / "models" / "FastestDet.onnx"
     frame = read_image(sorted((real / "coco_mini" / "val").glob("*.jpg"))[2])
