@@ -1,4 +1,4 @@
-"""A real HTTPS server on loopback that follows the protocol or violates it, as a test chooses."""
+"""A real HTTPS server on loopback that follows or violates the protocol, as the test chooses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cryptography.x509.oid import NameOID
 class Site:
     """What is served, and how. `cut`: bytes after which a connection ends. `answers`: status codes of the first
     requests. `pace`: seconds between chunks of 100 bytes. `header_pace`: seconds between single bytes of the header.
-    `ranges_requested`: the Range of each request; `authorization`: the last one's."""
+    `ranges_requested`: the Range header of each request; `authorization`: that of the last request."""
 
     data: bytes = b""
     cut: int | None = None
@@ -79,7 +79,7 @@ class Site:
 
 @contextmanager
 def serving(folder: Path, since: int = -1) -> Iterator[Site]:
-    """Serve a site; `folder`/ca.pem is its certificate, valid for three days from `since` days on."""
+    """Serve a site; `folder`/ca.pem is its certificate, valid for three days starting `since` days from now."""
     site = Site()
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,8 +1,7 @@
-"""Kill a deploy with SIGKILL before each of its operations on the file system, one after the other.
+"""Kill a deploy with SIGKILL before each of its file system operations, one after another.
 
-`python killed.py FOLDER SCENARIO` prints a JSON object with the number of kills, and what was wrong where a device was
-left without a working engine. It is a process of its own, because an audit hook cannot be removed; each kill hits a
-fork of it.
+`python killed.py FOLDER SCENARIO` prints a JSON object with the number of kills, and the errors of devices left without
+a working engine. It is a separate process because an audit hook cannot be removed; each kill hits a fork of it.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ EVENTS = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.li
 
 
 def kill_before(number: int, since: str) -> None:
-    """Die before this number of operations that write, counted from the first on a file with this in its name."""
+    """Die before the `number`-th write operation, counting from the first one on a file with `since` in its name."""
     count, counts = 0, not since
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -45,7 +44,7 @@ def kill_before(number: int, since: str) -> None:
 
 
 def survives(do: Callable[[], object], number: int, since: str) -> bool:
-    """Whether `do` ends before the operation of this number."""
+    """Whether `do` finishes before the `number`-th operation."""
     child = os.fork()
     if child == 0:
         kill_before(number, since)
@@ -90,7 +89,7 @@ def main(folder: Path, scenario: str) -> None:
         shutil.rmtree(start)
         shutil.copytree(root, start, symlinks=True)
     number, wrong = 1, []
-    since = ".slot.json" if scenario in ("first", "sick") else ""  # until then it is as in an update
+    since = ".slot.json" if scenario in ("first", "sick") else ""  # until then it is the same as an update
     while not survives(do[scenario], number, since):
         try:
             check(root, next_one, first=scenario == "first")
@@ -103,7 +102,8 @@ def main(folder: Path, scenario: str) -> None:
 
 
 def check(root: Path, next_one: Path, first: bool) -> None:
-    """The old or the new version serves, before and after a recovery, and the next deploy succeeds."""
+    """Check that the old or the new version is in service before and after recovery, and that the next deploy
+    succeeds."""
     exists = (root / "current").is_symlink()
     assert exists or first, "nothing serves"
     if exists:

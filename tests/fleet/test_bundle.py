@@ -1,4 +1,4 @@
-"""A bundle is one file of fixed bytes; any change in it is refused in one line and nothing is written."""
+"""A bundle is one file with reproducible bytes; any change to it is refused in one line and nothing is written."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refused(path: Path, folder: Path, kind: type[EdgeSparseError] = SignatureError) -> str:
-    """Deploy a bundle that is refused, which leaves the device unchanged. Returns the message."""
+    """Deploy a bundle that is refused, check that the device is unchanged, and return the message."""
     before = bundles.tree(folder / "device")
     with pytest.raises(kind) as error:
         with LocalFile(path, keys.trusted(folder / "trusted")) as source:

@@ -1,4 +1,4 @@
-"""Contents of a bundle: every file of the recipe, and a recipe that finds them wherever it is unpacked."""
+"""Contents of a bundle: every file that the recipe needs, and a recipe that finds them wherever it is unpacked."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_recipe_with_all_its_files(folder: Path) -> None:
 
 
 def test_labels_of_any_format_travel_as_coco_json_in_pixels(folder: Path) -> None:
-    """Of a YOLO data set: a device needs neither its folders nor its text files."""
+    """From a YOLO data set: a device needs neither its folders nor its text files."""
     original = json.loads((folder / "labels/instances_val.json").read_text())
     for image in original["images"]:
         boxes = [box for box in original["annotations"] if box["image_id"] == image["id"]]

@@ -64,7 +64,7 @@ for frame in range(2000):
 
 @pytest.fixture
 def service(tmp_path: Path) -> Any:
-    """A process in place of the service, which ends by itself; with version 2.0 it is not healthy."""
+    """A process in place of the service, which exits by itself; with version 2.0 it is unhealthy."""
     (tmp_path / "service.py").write_text(SERVICE)
     status, pid = tmp_path / "status.json", tmp_path / "pid"
     script = tmp_path / "restart.sh"
@@ -235,7 +235,7 @@ def test_a_full_disk_is_refused_before_anything_is_written(key: Path, tmp_path: 
 def test_a_disk_that_fills_up_during_a_deploy_leaves_the_old_slot(
     key: Path, tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when another process fills it after the check."""
+    """As if another process fills the disk after the check."""
     monkeypatch.setattr("edgesparse.fleet.admit.SPARE", 0)
     monkeypatch.setattr("edgesparse.fleet.admit.BUILD", 0)
     root = small_disk / "device"
@@ -327,7 +327,7 @@ def test_an_unknown_restart_command_is_refused_first() -> None:
 
 @pytest.mark.root
 def test_root_works_as_the_folders_owner(key: Path, tmp_path: Path) -> None:
-    """Skips where this process is not root."""
+    """Skip unless this process is root."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to become another user")
     base = Path(shutil.copytree(tmp_path / "trusted", Path("/tmp") / f"esb-{os.getpid()}" / "trusted")).parent

@@ -1,4 +1,4 @@
-"""Bundles over HTTPS from a real server on loopback: resumed, and refused where the server misbehaves."""
+"""Bundles over HTTPS from a real server on loopback: resumed, and refused if the server misbehaves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgesparse.fleet import fetch, keys
 from edgesparse.fleet.fetch import MOST_HEAD, open_bundle
 
 SIZE = 3_000_000
-"""Of the model: larger than what is read for the head."""
+"""Bytes of the model: more than what is read for the header."""
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_a_bundle_is_fetched_and_deployed_and_no_download_is_kept(site: https.Si
     assert not (tmp_path / "device" / "fetch").exists()
     site.ranges_requested.clear()
     assert deploy(site, tmp_path).result == "nothing to do"
-    assert site.ranges_requested == [""]  # the head is enough
+    assert site.ranges_requested == [""]  # the header is enough
 
 
 def test_a_broken_connection_is_resumed(site: https.Site, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_a_slow_connection_is_given_up(site: https.Site, tmp_path: Path, monkeyp
 def test_a_header_that_never_ends_is_given_up(
     site: https.Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that sends one byte now and then: no receive ever times out."""
+    """A server that slowly sends single bytes: no receive ever times out."""
     monkeypatch.setattr(fetch, "TIMEOUT", 1.0)
     site.header_pace = 0.1
     begin = time.monotonic()

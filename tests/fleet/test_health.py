@@ -1,4 +1,4 @@
-"""The health window: a healthy service passes, and each fault is reported in words."""
+"""The health window: a healthy service passes, and each fault is reported with its own message."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ SECONDS = 60
 
 
 class Clock:
-    """Replaces the module `time`: sleeping writes the status that a service would have written meanwhile, as a function
-    of the seconds; None writes none."""
+    """Replaces the module `time`: sleeping writes the status that a service would have written meanwhile, a function of
+    the seconds; None writes nothing."""
 
     def __init__(self, path: Path, script: Script) -> None:
         self.now, self._path, self._script = 500.0, path, script
@@ -161,7 +161,7 @@ def test_an_invalid_status_is_a_fault(watch: Watch, tmp_path: Path, text: str) -
 
 
 def test_a_status_as_the_service_writes_it() -> None:
-    """With the keys that a deploy does not read."""
+    """Including the keys that a deploy does not read."""
     more: dict[str, Any] = {
         "model": "m",
         "backend": "tensorrt",

@@ -1,4 +1,5 @@
-"""Keys: created, read, expired, rotated; a device trusts one folder that only root and its user can change."""
+"""Keys: created, read, expired, rotated; a device trusts one folder that only root and the service's user can
+change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A deploy killed at any moment leaves the old or the new engine in service, and the next deploy succeeds."""
+"""A deploy killed at any point leaves the old or the new engine in service, and the next deploy succeeds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
     ("scenario", "least"), [("update", 30), ("first", 8), ("sick", 12), ("rollback", 8), ("recover", 5)]
 )
 def test_killed_before_each_operation_on_the_disk(scenario: str, least: int) -> None:
-    memory = Path("/dev/shm")  # hundreds of deploys, each synced: minutes on a disk
+    memory = Path("/dev/shm")  # hundreds of deploys, each synced: this takes minutes on a disk
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
         done = subprocess.run(
             [sys.executable, str(HERE / "killed.py"), folder, scenario],

@@ -1,4 +1,4 @@
-"""Deploys with the real service: `edgesparse run --service`, restarted by a script as systemd would."""
+"""Deploys with the real service: `edgesparse run --service`, restarted by a script instead of systemd."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from edgesparse.fleet.status import status
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[ServiceControl]:
-    """Its restart returns once the new process is ready, as systemctl does; each process ends by itself eventually."""
+    """Restarting returns once the new process is ready, as with systemctl; each process ends by itself eventually."""
     settings = {
         "run": {"cameras": [{"name": "belt", "source": "demo", "rate": 20}]},
         "service": {"web": {"enabled": False}},
@@ -54,7 +54,7 @@ def service(tmp_path: Path) -> Iterator[ServiceControl]:
 
 
 class FrameCounter:
-    """A Progress: the service's frames when each step of a deploy began."""
+    """A Progress that records the service's frame count at the start of each step of a deploy."""
 
     def __init__(self, service: ServiceControl) -> None:
         self._service = service
@@ -98,7 +98,7 @@ def test_a_good_bundle_runs_and_an_unhealthy_one_is_rolled_back(
         deploy("2.0", max_age_ms=0.0001)
     assert (
         count.frames["switching"] > count.frames["unpacking"] > 0
-    )  # the old engine served while the new one was built
+    )  # the old engine was in service while the new one was built
     after = status(device.root, service)
     assert after["running"]["version"] == "1.0" and after["healthy"]
     assert after["service"]["pid"] != first["service"]["pid"] and after["service"]["frames"] > 0

@@ -1,4 +1,4 @@
-"""Real build and self-test of a slot with ONNX Runtime, in a process of its own at low priority."""
+"""Real build and self-test of a slot with ONNX Runtime, in its own process at low priority."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from edgesparse.progress import quiet
 
 @pytest.fixture
 def slot(tmp_path: Path, quick: None) -> DeploySlot:
-    """A slot whose bundle expects the detections of the detector of squares."""
+    """A slot with a bundle that expects the detections of the detector of squares."""
     slot = DeploySlot(tmp_path / "a")
     for folder in (slot.bundle / "model", slot.bundle / "selftest"):
         folder.mkdir(parents=True)

@@ -32,7 +32,7 @@ def device(tmp_path: Path) -> Path:
 
 
 def works(device: Path, name: str) -> str:
-    """Status, recovery and a deploy work in spite of a damaged file. Returns the reason in the history."""
+    """Check that status, recovery and a deploy work despite a damaged file. Returns the reason in the history."""
     state = status(Root(device), ServiceControl())
     assert len(state["damaged"]) == 1 and name in state["damaged"][0]
     bundles.device(device).recover()

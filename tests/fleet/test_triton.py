@@ -21,7 +21,7 @@ from edgesparse.package.store import open_package
 
 @pytest.fixture(scope="module")
 def proto() -> Any:
-    """model_config_pb2 of tritonclient, loaded by its path, since the package needs grpc."""
+    """tritonclient's model_config_pb2, loaded by path, since the package needs grpc."""
     package = importlib.util.find_spec("tritonclient")
     assert package is not None and package.origin is not None, "pip install tritonclient"
     path = Path(package.origin).parent / "grpc" / "model_config_pb2.py"
