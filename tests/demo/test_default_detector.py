@@ -1,4 +1,4 @@
-"""The detector that comes with edgesparse is what its card says."""
+"""The detector that ships with edgesparse matches its model card."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from edgesparse.sparsity.inspect import inspect
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "edgesparse" / "demo"
-UNSEEN = 1_000_000  # training takes seeds from 0 on, up to here
+UNSEEN = 1_000_000  # training uses seeds from 0 up to here
 
 
 @pytest.mark.parametrize("name", ["parts_dense.onnx", "parts_2to4.onnx"])
@@ -50,7 +50,7 @@ def test_every_layer_that_can_be_is_2to4() -> None:
 
 @pytest.mark.parametrize("name", ["parts_dense.onnx", "parts_2to4.onnx"])
 def test_detects_in_scenes_it_never_saw(name: str, tmp_path: Path) -> None:
-    """A few scenes, so with a margin; 1000 of them are scored in benchmarks/results/train_demo.json."""
+    """Only a few scenes, so with a margin; benchmarks/results/train_demo.json has the score on 1000."""
     export(tmp_path / "scenes", 24, UNSEEN)
     recipe = recipe_of(DEMO).model_copy(update={"model": FOLDER / name})
     package = build(recipe, tmp_path / "engines").package
@@ -73,7 +73,7 @@ def test_calibration_images_are_those_of_the_index() -> None:
 
 
 def test_the_2to4_file_keeps_half_of_each_group() -> None:
-    """What the file holds, without edgesparse: at most two of four consecutive input channels are not zero."""
+    """Read without edgesparse: at most two of four consecutive input channels are nonzero."""
     model = onnx.load(FOLDER / "parts_2to4.onnx")
     wide = [numpy_helper.to_array(t) for t in model.graph.initializer if len(t.dims) == 4 and min(t.dims[:2]) >= 32]
     assert len(wide) == 27

@@ -52,7 +52,8 @@ def test_two_scenes_side_by_side_do_not_disturb_each_other() -> None:
 
 
 def test_stills_are_still_those_that_the_default_detector_learnt_from() -> None:
-    """Another OpenCV may round a rim another way; another order of draws would give another image."""
+    """Another version of OpenCV may round an edge differently; a different order of random draws would give another
+    image."""
     boxes = [
         (2, 6, 298, 86, 378), (0, 11, 43, 72, 105), (0, 159, 183, 201, 228), (2, 129, 352, 223, 446),
         (3, 237, 184, 357, 306), (4, 378, 332, 479, 415), (0, 443, 52, 506, 115), (3, 454, 280, 514, 340),
@@ -103,7 +104,7 @@ def test_counts_vary_from_scene_to_scene(stills: list[Labels]) -> None:
 def test_parts_have_the_sizes_they_were_given(stills: list[Labels]) -> None:
     longest = np.concatenate([(labels.xyxy[:, 2:] - labels.xyxy[:, :2]).max(axis=1) for labels in stills])
     assert longest.max() <= 175  # a thick bolt across the frame's diagonal
-    assert np.percentile(longest, 1) >= 18  # cut at the frame's rim
+    assert np.percentile(longest, 1) >= 18  # cut at the frame's edge
     assert np.median(longest) >= 50
 
 
@@ -115,7 +116,8 @@ def test_render_draws_into_the_frame_it_is_given() -> None:
 
 
 def test_parts_move_with_the_belt_and_keep_their_boxes() -> None:
-    """Whoever is whole in one frame and the next has moved by the belt's step, over more belt than is drawn at once."""
+    """A part fully visible in two successive frames has moved by the belt's step, over more belt than is drawn at
+    once."""
     scene = Scene(7, height=160, width=200)
     step, before = scene._speed, scene.render()[1]
     for _ in range(600):
@@ -142,7 +144,7 @@ def test_a_frame_too_small_or_a_negative_seed_is_refused(seed: int, height: int,
     angle=st.floats(0, 6.3),
 )
 def test_a_silhouette_is_where_the_part_is_drawn(class_id: int, variant: int, longest: float, angle: float) -> None:
-    """Laid over black and over white, the part is where at most half of the ground comes through."""
+    """Drawn over black and over white, the part is where at most half of the background shows through."""
     light = draw_light(np.random.default_rng(0), (0.1, 0.1, 0.1))
     outline = draw_outline(Pose(class_id, variant, longest, angle, (0.0, 0.0)))
     sprite, mask = draw_sprite(outline, light, light.matcap(METALS[0])), outline.mask
@@ -166,8 +168,8 @@ def tight(mask: NDArray[np.bool_]) -> list[int]:
 
 @pytest.mark.parametrize("size", [(480, 640), (239, 321)])
 def test_boxes_are_tight_on_what_is_drawn(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
-    """Each silhouette is drawn once more into an empty image as wide as the belt, cut as the frame cuts it, and its
-    box and its visible share are measured there."""
+    """Each silhouette is drawn again into an empty image as wide as the belt and cropped to the frame; its box and its
+    visible share are measured there."""
     drawn = watch(monkeypatch)
     for seed in range(8):
         drawn.clear()
@@ -179,7 +181,7 @@ def test_boxes_are_tight_on_what_is_drawn(monkeypatch: pytest.MonkeyPatch, size:
 
 
 def watch(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int, NDArray[np.bool_]]]:
-    """Every part that is drawn from now on: class, x, y, silhouette. The belt is not moved on in the first frames."""
+    """Every part drawn from now on: class, x, y, silhouette. The belt does not advance in the first frames."""
     drawn: list[tuple[int, int, int, NDArray[np.bool_]]] = []
     last: list[Outline] = []
     monkeypatch.setattr(

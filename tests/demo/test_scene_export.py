@@ -43,7 +43,7 @@ def test_a_jpeg_looks_like_its_frame(tmp_path: Path) -> None:
 
 def test_only_an_earlier_export_is_replaced_and_only_with_force(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
-    export(tmp_path / "set", 1, 0, scene=SMALL)  # an empty folder is no loss
+    export(tmp_path / "set", 1, 0, scene=SMALL)  # an empty folder may be overwritten
     with pytest.raises(ConfigError, match=r"set exists: pass --force"):
         export(tmp_path / "set", 1, 0, scene=SMALL)
     mine = tmp_path / "set" / "mine.txt"
