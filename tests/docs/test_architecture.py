@@ -19,7 +19,7 @@ def test_every_answer_is_where_the_table_says() -> None:
 
 def test_every_row_of_the_table_is_checked() -> None:
     table = TEXT.partition("## Where is ...")[2].partition("\n## ")[0]
-    assert len(ROWS) == table.count("\n| ") - 1  # without its head
+    assert len(ROWS) == table.count("\n| ") - 1  # without the header row
 
 
 def test_every_path_that_the_documentation_names_exists() -> None:
@@ -35,7 +35,7 @@ def test_every_path_that_the_documentation_names_exists() -> None:
 
 
 def test_the_map_has_every_folder_and_every_module() -> None:
-    """Each part of the package is in the map once, and nothing in the map is gone."""
+    """Each part of the package is in the map once, and everything in the map exists."""
     part = TEXT.partition("## The map")[2].partition("\n## ")[0]
     first_cells = " ".join(re.findall(r"^\| (`[^|]+) \|", part, re.MULTILINE))
     named = re.findall(r"`([\w.]+/?)`", first_cells)

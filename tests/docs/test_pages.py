@@ -1,4 +1,4 @@
-"""Every command, Python block and YAML block that the README and the guide show, run in order in a reader's folder."""
+"""Every command, Python block and YAML block in the README and the guide, run in order in a reader's folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def name(page: Path) -> str:
 
 @pytest.fixture(scope="session")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the pages assume a reader has: a detector, labelled images, a short video."""
+    """The files that the pages assume a reader has: a detector, labelled images, a short video."""
     folder = tmp_path_factory.mktemp("reader")
     shutil.copy(ROOT / "edgesparse" / "demo" / "parts_dense.onnx", folder / "detector.onnx")
     command = (
@@ -52,7 +52,7 @@ def test_no_command_hides_in_an_indented_block() -> None:
 
 
 def test_most_of_the_guide_is_run() -> None:
-    """What is marked as not run stays the exception: it needs hardware, a network, or is run by another test."""
+    """Blocks marked as not run stay the exception: they need hardware or a network, or are run by another test."""
     verbs = [
         block for page in PAGES for block in blocks(page) if "edgesparse " in block.text and block.language == "sh"
     ]

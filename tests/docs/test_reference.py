@@ -1,4 +1,4 @@
-"""The committed pages of docs/reference/ follow the code that they are generated from."""
+"""The committed pages of docs/reference/ match the code that they are generated from."""
 
 from __future__ import annotations
 

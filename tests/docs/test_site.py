@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from markdown_blocks import ROOT
 
-# Links in pages that are outside docs/, which mkdocs does not see.
+# Links in pages outside docs/, which mkdocs does not check.
 OUTSIDE = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
