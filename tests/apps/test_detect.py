@@ -96,11 +96,11 @@ def test_an_app_is_short() -> None:
 SEAMS = {
     "examples/09_custom_head": {"backends.frames", "head_table", "runtime.heads.base", "runtime.heads.candidates"},
 }
-"""What an extension of edgesparse builds on, beside the public names."""
+"""What an extension of edgesparse may import, besides the public names."""
 
 
 def test_apps_and_documents_import_only_public_names() -> None:
-    """They use what `import edgesparse` offers, and edgesparse.training."""
+    """They use only what `import edgesparse` offers, and edgesparse.training."""
     root = APP.parents[1]
     texts = [*root.glob("apps/*.py"), *root.glob("examples/**/*"), *root.glob("docs/**/*.md"), root / "README.md"]
     pattern = re.compile(r"^\s*(?:from|import) edgesparse\.([\w.]+)", re.MULTILINE)

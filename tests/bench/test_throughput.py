@@ -1,4 +1,4 @@
-"""What a board carries: parallel streams, and the cameras that measured times allow."""
+"""Throughput of a board: parallel streams, and the number of cameras that measured times allow."""
 
 from __future__ import annotations
 

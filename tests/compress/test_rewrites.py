@@ -1,4 +1,4 @@
-"""Each rewrite by itself: what is rewritten computes the same."""
+"""Each rewrite on its own: the rewritten model computes the same."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgesparse.errors import ModelError
 
 
 def check(source: ModelProto, rewrite: Rewrite, way: int = 0) -> ModelProto:
-    """The model rewritten at its first site, which computes the same."""
+    """Rewrite the model at its first site and check that it computes the same."""
     site = next(iter(rewrite(source)))
     changed = site.ways[way].apply()
     onnx.checker.check_model(changed, full_check=True)
@@ -34,7 +34,8 @@ def operators(source: ModelProto) -> list[str]:
 
 
 def bottleneck(shortcut: bool) -> ModelProto:
-    """A C2f block: one convolution is split in two, a half goes through two more, all parts are concatenated."""
+    """A C2f block: one convolution's output is split in two, one half goes through two more, all parts are
+    concatenated."""
     nodes = [
         node("Conv", ["x", "w0", "b0"], ["c0"], "c0"),
         node("Sigmoid", ["c0"], ["s0"]),
@@ -133,7 +134,7 @@ def test_merged_outputs_keep_the_order_of_the_outputs_not_of_the_nodes() -> None
 
 
 def branches(outputs: bool) -> ModelProto:
-    """Two branches of two convolutions each on one tensor, added up, or both outputs."""
+    """Two branches of two convolutions each on one tensor, either added or as two outputs."""
     nodes = []
     tensors: dict[str, Array] = {}
     for branch, count in (("p", 3), ("q", 5)):

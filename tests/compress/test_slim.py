@@ -40,7 +40,7 @@ def test_a_yolov8_keeps_its_boxes_with_fewer_kernels() -> None:
     steps = [step for step in report.steps if step.kept]
     assert sum(step.saved_kernels for step in steps) == report.before.kernels - report.after.kernels
     assert sum(step.saved_ms for step in steps) == pytest.approx(report.before.ms - report.after.ms)
-    # once more, against a new reading of both files' outputs
+    # checked again by running both files
     change = Original(network, "yolov8").change(slimmed, "yolov8-maps")
     assert change.pixels < 0.5 and change.score < 0.002
     assert {entry.key: entry.value for entry in slimmed.metadata_props}[HEAD_KEY] == "yolov8-maps"
@@ -57,7 +57,7 @@ def test_with_its_decoding_kept_a_network_has_the_same_outputs() -> None:
 @pytest.mark.usefixtures("tiny")
 def test_a_result_that_differs_by_more_than_rounding_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def damaged(network: ModelProto) -> ModelProto:
-        """A rewrite that pays, and doubles the first weights."""
+        """A rewrite that seems worthwhile but doubles the first weights."""
         slimmed = next(iter(fold_selections(network))).ways[0].apply()
         weight = next(tensor for tensor in slimmed.graph.initializer if len(tensor.dims) == 4)
         weight.raw_data = (2 * np.frombuffer(weight.raw_data, np.float32)).tobytes()

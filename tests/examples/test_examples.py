@@ -14,7 +14,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("[0-9]*"))
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
 def test_the_commands_of_an_example_run(example: Path, tmp_path: Path) -> None:
-    """The copy stands beside the package and the images that examples read with ../.."""
+    """The copy is next to the package and the images that examples read through ../.."""
     for name in ("edgesparse", "calib_data"):
         (tmp_path / name).symlink_to(ROOT / name)
     folder = shutil.copytree(example, tmp_path / "examples" / example.name)
@@ -24,7 +24,7 @@ def test_the_commands_of_an_example_run(example: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
 def test_an_example_runs_all_it_shows(example: Path) -> None:
-    """Nothing in an example is left out, and each of its Python files is run."""
+    """Nothing in an example is skipped, and each of its Python files is run."""
     shown = blocks(example / "README.md")
     assert [block.where for block in shown if block.marker == "not run" or block.language not in LANGUAGES] == []
     commands = "\n".join(block.text for block in shown)

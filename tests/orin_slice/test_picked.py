@@ -1,4 +1,4 @@
-"""The rule for which layers run 2:4, against engines of the slice."""
+"""The rule that predicts which layers run 2:4 kernels, against the slice's engines."""
 
 from __future__ import annotations
 

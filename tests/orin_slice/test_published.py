@@ -1,4 +1,4 @@
-"""The slice's times against those published for real Orins."""
+"""The slice's times compared with those published for real Orins."""
 
 from __future__ import annotations
 

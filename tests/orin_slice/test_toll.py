@@ -1,4 +1,4 @@
-"""The library that makes Hopper's own kernels lose, between a program and a driver that print what is launched."""
+"""The library that makes Hopper's own kernels lose, loaded between a test program and a driver that prints launches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Manifests are read as they were written; others are refused with the command that fixes it."""
+"""Manifests are read as they were written; invalid ones are refused with the command that fixes them."""
 
 from __future__ import annotations
 

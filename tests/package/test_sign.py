@@ -1,4 +1,4 @@
-"""The keyed hash on packages of native code: without it, nothing is loaded."""
+"""The keyed hash of packages with native code: without it, nothing is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fused layers and the roofline over them: what counts as one layer, what limits it, and what 2:4 can gain."""
+"""Fused layers and their roofline: what counts as one layer, what limits it, and what 2:4 can gain."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_the_verdict_has_a_likely_gain_a_greatest_one_and_what_else_saves() -> N
 
 
 def test_where_sparse_kernels_are_likely() -> None:
-    """What an Orin-sized slice picked with ReLU, and an Orin with SiLU (docs/results/orin-slice.md)."""
+    """Kernels that an Orin-sized slice picked with ReLU, and an Orin with SiLU (docs/results/orin-slice.md)."""
     sizes = {64: False, 128: True, 256: True}
     for channels, picked in sizes.items():
         layer = Work("conv", "tensor", 1600, channels, 9 * channels, sparse=True, sparse_int8=True, taps=9)

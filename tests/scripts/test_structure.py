@@ -1,4 +1,4 @@
-"""The counts of scripts/check: what is measured, what is a breach, and which imports are a cycle."""
+"""The counts of scripts/check: what is measured, what is a violation, and which imports form a cycle."""
 
 from __future__ import annotations
 

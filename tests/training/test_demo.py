@@ -150,7 +150,7 @@ def test_overlaps() -> None:
     a, b = torch.tensor([0.0, 0, 10, 10]), torch.tensor([5.0, 0, 15, 10])
     assert iou(a, b).item() == pytest.approx(1 / 3)
     assert complete_iou(a, a).item() == pytest.approx(1)
-    # middles 5 apart, the diagonal of both is sqrt(15^2 + 10^2), the shapes are equal
+    # the centers are 5 apart, the diagonal of both is sqrt(15^2 + 10^2), the shapes are equal
     assert complete_iou(a, b).item() == pytest.approx(1 / 3 - 25 / 325)
 
 
@@ -158,7 +158,7 @@ def test_each_box_gets_the_cells_that_predict_it_best() -> None:
     boxes, classes = padded((0, 0, 16, 16), (16, 0, 32, 16)), torch.full((1, data.MOST), -1)
     classes[0, 0], classes[0, 1] = 1, 0
     points = torch.cat([torch.tensor([[4.0, 4], [12, 12], [20, 4]]), torch.full((9, 2), 200.0)])
-    predicted = boxes[:, [0, 1, 1]].repeat(1, 4, 1)  # the second cell's is the other box
+    predicted = boxes[:, [0, 1, 1]].repeat(1, 4, 1)  # the second cell predicts the other box
     index, weight = assign(torch.full((1, 12, 2), 0.5), predicted, boxes, classes, points)
     assert index[0, [0, 2]].tolist() == [0, 1]
     assert weight[0].tolist() == pytest.approx([1, 0, 1] + [0] * 9, abs=1e-6)

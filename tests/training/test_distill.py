@@ -1,4 +1,4 @@
-"""A student learns from its teacher without labels: on a CPU, with a network small enough for a test."""
+"""A student learns from its teacher without labels, on a CPU, with a network small enough for a test."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OPTIONS = StudentOptions(relu=True, sparse=0.3, int8=True, minutes=5, steps=40, 
 
 @pytest.fixture
 def lesson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in which a very narrow YOLOv8 is to become one with ReLU, 2:4 and INT8."""
+    """A folder prepared for distilling a very narrow YOLOv8 into one with ReLU, 2:4 and INT8."""
     pytest.importorskip("torch", reason="torch: needs PyTorch").set_num_threads(1)
     monkeypatch.setitem(networks.SCALES, "tiny", (1 / 3, 0.125, 128))
     teacher = networks.yolov8("tiny", "silu", 64, 3)

@@ -14,7 +14,7 @@ from edgesparse.sparsity.mask import violations  # noqa: E402
 
 pytestmark = [
     pytest.mark.torch,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # the exporter that needs no other package
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # the exporter that needs no additional package
 ]
 
 DOC = Path(__file__).parents[2] / "docs" / "guide" / "training.md"

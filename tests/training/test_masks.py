@@ -19,7 +19,7 @@ from edgesparse.training.masks import Masks, sparsify, stepwise  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
-SPARSE = ("3", "7", "11")  # of the toy: first layer, grouped and last are dense
+SPARSE = ("3", "7", "11")  # in the toy, the first, grouped and last layers are dense
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True),
     "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1, amsgrad=True),
