@@ -1,4 +1,4 @@
-"""Tables of a recipe's and of settings' keys, from the pydantic models and the documentation in their source."""
+"""Tables of the keys of recipes and settings, from the pydantic models and the documentation in their source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""docs/reference/limits.md: every bound on what files, visitors and servers may cost, with the values of the code."""
+"""Generate docs/reference/limits.md: every bound on what files, visitors and servers may cost, with the values in the
+code."""
 
 from __future__ import annotations
 
@@ -70,7 +71,7 @@ TABLES: dict[str, list[tuple[str, str, str]]] = {
 
 
 def limits_page() -> str:
-    """A table per kind: what is bounded, by how much, and what happens beyond."""
+    """A table per kind: what is bounded, by how much, and what happens beyond the bound."""
     parts = [f"{MARK}# Limits\n\nWhat files, visitors and servers may cost at most, and what happens beyond that.\n"]
     for title, rows in TABLES.items():
         lines = "\n".join(f"| {what} | {most} | {beyond} |" for what, most, beyond in rows)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Check the sizes that CONTRIBUTING promises, and that edgesparse has no import cycles.
+"""Check the size limits in CONTRIBUTING, and that edgesparse has no import cycles.
 
-    scripts/structure.py              # every violation on a line; exit code 1 if there are any
+    scripts/structure.py              # one violation per line; exit code 1 if there are any
     scripts/structure.py --summary    # median and worst of length, parameters and complexity
 
 A violation listed in structure_exceptions.txt is tolerated at the size listed there. A size that shrinks has to be
@@ -56,7 +56,7 @@ def _is_python(path: Path) -> bool:
 
 
 def sizes(root: Path) -> Iterator[Size]:
-    """Measure the length of every file, and length, parameters and complexity of every function."""
+    """Measure the length of every file, and the length, parameters and complexity of every function."""
     for path in source_files(root):
         text = path.read_text(encoding="utf-8")
         name = path.relative_to(root).as_posix()
@@ -65,7 +65,7 @@ def sizes(root: Path) -> Iterator[Size]:
             place = f"{name}:{qualified}"
             yield Size("function-lines", place, function_lines(function), FUNCTION_LINES)
             yield Size("parameters", place, parameters(function), PARAMETERS)
-            yield Size("complexity", place, complexity(function), sys.maxsize)  # ruff has the limit
+            yield Size("complexity", place, complexity(function), sys.maxsize)  # ruff checks this limit
 
 
 def in_tests(name: str) -> bool:
@@ -180,7 +180,7 @@ def read_exceptions(path: Path) -> dict[tuple[str, str], int]:
 
 
 def breaches(measured: list[Size], listed: dict[tuple[str, str], int]) -> Iterator[str]:
-    """Yield what exceeds its limit without being listed, and what is listed with a wrong size."""
+    """Yield everything that exceeds its limit without being listed, and everything listed with a wrong size."""
     by_key = {size.key: size for size in measured}
     for size in measured:
         if size.value > size.limit and size.key not in listed:

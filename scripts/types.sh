@@ -5,7 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 mypy edgesparse apps benchmarks deploy/provision
 
-# Tests import helpers by their bare names, from every folder, and replace what modules import.
+# Tests import helpers by their bare names, from every folder, and patch what modules import.
 MYPYPATH=$(find tests -type d -not -name __pycache__ | tr '\n' ':')scripts
 export MYPYPATH
 mypy_tests() {
@@ -16,5 +16,5 @@ mypy_tests() {
 programs=$(grep -lE '^#!.*python' $(find scripts -maxdepth 1 -type f -not -name '*.*'))
 # shellcheck disable=SC2086 # words
 mypy_tests --exclude '/conftest\.py$' scripts $programs tests
-# In every folder that has one, conftest.py is the module `conftest`: each is checked by itself.
+# Every conftest.py is the module `conftest`, so each one is checked separately.
 find tests -name conftest.py | while read -r file; do mypy_tests "$file"; done

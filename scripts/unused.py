@@ -59,7 +59,7 @@ def unused(paths: Iterable[str]) -> list[tuple[str, str]]:
     return [
         (item.name, f"{Path(item.filename).relative_to(ROOT)}:{item.first_lineno}: unused {item.typ} {item.name!r}")
         for item in vulture.get_unused_code(min_confidence=60)
-        if item.typ != "variable" or item.confidence < 100  # a parameter, which fixtures and callbacks must have
+        if item.typ != "variable" or item.confidence < 100  # a parameter that fixtures and callbacks need
     ]
 
 

@@ -23,7 +23,7 @@ DIFFERENCE = 0.05  # largest difference of an output between PyTorch and ONNX Ru
 
 
 def export(detector: Detector, path: Path, classes: Sequence[str], stills: Stills) -> None:
-    """Write `detector` to `path` with folded batch norms, and check on `images` that both compute the same."""
+    """Write `detector` to `path` with folded batch norms, and check on `images` that both give the same results."""
     plain = copy.deepcopy(detector).cpu().float().eval().fuse()
     model = _to_onnx(plain)
     metadata = {
@@ -58,7 +58,7 @@ def _to_onnx(detector: Detector) -> onnx.ModelProto:
     image = torch.zeros(1, 3, detector.size, detector.size)
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         path = Path(folder) / "detector.onnx"
-        warnings.simplefilter("ignore")  # the exporter that needs no additional package is called legacy
+        warnings.simplefilter("ignore")  # the only exporter without additional dependencies is called legacy
         torch.onnx.export(
             detector,
             (image,),

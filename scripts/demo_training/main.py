@@ -1,4 +1,5 @@
-"""The whole procedure: draw scenes, train dense, apply 2:4 masks, continue training, export both, check, score."""
+"""The whole procedure: draw scenes, train dense, apply 2:4 masks, continue training, then export, check and score
+both."""
 
 from __future__ import annotations
 
@@ -128,7 +129,7 @@ def _dense(run: Run, album: Album, seconds: float, validation: data.Stills) -> D
 
 
 def _sparse(run: Run, album: Album, dense: Detector, seconds: float, validation: data.Stills) -> Detector:
-    """Prune the dense detector to 2:4 and continue training with fixed zeros."""
+    """Prune the dense detector to 2:4 and continue training with the zeros fixed."""
     start = time.monotonic()
     plan = Plan("2:4", seconds, 1e-3, run.amounts.batch, run.amounts.steps)
     detector = _detector(run)

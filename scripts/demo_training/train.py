@@ -32,7 +32,7 @@ class Plan:
     rate: float
     batch: int = 128
     steps: int = 1_000_000
-    plain: float = 0.3  # last share of the phase, without mirrored, scaled and shifted images
+    plain: float = 0.3  # last share of the phase, without mirrored, scaled or shifted images
     warm: float = 0.03
     decay: float = 0.02
 
@@ -74,7 +74,7 @@ class Phase:
         while self.progress < 1:
             losses.append(self._learn(album))
             if self.step % 10 == 0 or self.plan.steps < 100:
-                losses[-1].cpu()  # waits for the device, so that the time is right
+                losses[-1].cpu()  # waits for the device, so that the time is correct
             now = time.monotonic()
             self.seconds = before + now - clock
             if now - logged > 10 or self.progress == 1:
@@ -114,7 +114,7 @@ class Phase:
             raise SystemExit(f"{self.plan.name}: the loss is NaN; lower the learning rate")
 
     def save(self, path: Path) -> None:
-        """Write the phase to `path` and, since each file should stay small, its optimizer next to it."""
+        """Write the phase to `path`, and its optimizer next to it, since each file should stay small."""
         state = {
             "detector": self.detector.state_dict(),
             "average": self.average.detector.state_dict(),
