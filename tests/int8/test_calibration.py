@@ -1,4 +1,4 @@
-"""Ranges from images: which tensors, which method, which warnings, and the file that stores them."""
+"""Ranges measured on images: which tensors, which method, which warnings, and the file that stores them."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ def test_a_missing_file_is_reported(tmp_path: Path) -> None:
 
 
 def test_memory_holds_a_batch_at_a_time() -> None:
-    """An image is released before the second one after it is requested."""
+    """Each image is released before the image after next is requested."""
     passed: list[weakref.ref[npt.NDArray[np.float32]]] = []
 
     def watched() -> Iterator[npt.NDArray[np.float32]]:

@@ -1,4 +1,4 @@
-"""TensorRT's calibration table, written and read."""
+"""Writing and reading TensorRT's calibration table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spread between channels moves into the weights: the outputs stay, the ranges become even."""
+"""Differences between channels are moved into the weights: outputs stay the same, ranges become equal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def batches(count: int = 4) -> Batches:
 
 
 def network(between: str, multiplier: int = 1, readers: int = 1, beside: bool = False) -> ModelProto:
-    """A convolution with uneven outputs, an activation, depthwise convolutions, a convolution and the head."""
+    """A convolution with uneven output channels, an activation, depthwise convolutions, a convolution and the head."""
     tensors: dict[str, Array] = {**weights("first"), **weights("last", C * multiplier), **weights("head")}
     tensors["first.w"] = tensors["first.w"] * SPREAD[:, None, None, None]
     tensors["first.b"] = tensors["first.b"] * SPREAD
@@ -70,7 +70,7 @@ def read_by(source: ModelProto, layer: str) -> str:
 def test_outputs_stay_and_channels_fill_the_range(between: str, multiplier: int, readers: int) -> None:
     before = network(between, multiplier, readers)
     after, result = equalize(before, batches(), (), lambda *step: None)
-    if between == "relu6":  # clipped at 6, so there is no spread to move
+    if between == "relu6":  # clipped at 6, so there are no differences to move
         assert not result
         return
     assert len(result) == 1 and result[0].spread > 5 and result[0].layers == tuple(f"d{i}" for i in range(readers))

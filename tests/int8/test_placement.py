@@ -20,7 +20,7 @@ X = (1, WIDTH, 4, 4)
 
 
 def pairs(network_model: ModelProto, placement: Placement = "fuse", keep: Collection[str] = ()) -> dict[str, set[str]]:
-    """Each quantized tensor, and the nodes that read it through its pair."""
+    """Each quantized tensor, and the nodes that read it through its Q/DQ pair."""
     named = {each.output[0]: each.name or each.op_type for each in network_model.graph.node}
     return {name: {named[reader] for reader in by} for name, by in plan(network_model, placement, keep).readers.items()}
 
@@ -125,7 +125,7 @@ def test_layers_kept_in_float_read_float_and_cost_nothing_elsewhere() -> None:
 
 
 def sparse_chain(activation: str) -> ModelProto:
-    """Convolutions a and b, of which only a is 2:4 and wide enough, each with `activation` behind it."""
+    """Convolutions a and b, each followed by `activation`; only a is 2:4 and wide enough."""
     wide = {f"{name}.w": random(32, 32, 1, 1, seed=i) for i, name in enumerate("abc")}
     wide["a.w"] *= mask_2to4(wide["a.w"])
     biases = {f"{name}.b": random(32) for name in "abc"}

@@ -1,4 +1,4 @@
-"""Q/DQ files: what they compute, what they keep, what they refuse."""
+"""Q/DQ files: what they compute, what they preserve, what is refused."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def entry(network_model: ModelProto) -> Floats:
 
 
 def values(network_model: ModelProto, x: Floats) -> dict[str, Floats]:
-    """Every tensor of `network_model`, by ONNX's own NumPy evaluator, node by node, without rounding."""
+    """Every tensor of `network_model`, computed node by node with ONNX's own NumPy evaluator, without rounding."""
     return fake_quantized(network_model, x, {}, {}, {})
 
 
 def fake(x: Floats, scale: Floats | float) -> Floats:
-    """To the INT8 grid and back."""
+    """Round to the INT8 grid and convert back."""
     return (np.clip(np.rint(x / np.float32(scale)), -128, 127) * np.float32(scale)).astype(np.float32)
 
 
@@ -51,7 +51,7 @@ def fake_quantized(
     scales: Mapping[str, float],
     rounded: Mapping[str, Floats],
 ) -> dict[str, Floats]:
-    """Every tensor of the float model where `readers` read rounded values and stored tensors are `rounded`."""
+    """Every tensor of the float model if `readers` read rounded values and stored tensors are replaced by `rounded`."""
     at = (
         {tensor.name: numpy_helper.to_array(tensor) for tensor in network_model.graph.initializer}
         | {"x": x}
@@ -80,7 +80,7 @@ def _run_alone(each: onnx.NodeProto, inputs: Mapping[str, Floats | None]) -> lis
 
 
 def scales_of(network_model: ModelProto, x: Floats, placement: Placement = "fuse") -> dict[str, float]:
-    """Each quantized tensor's largest magnitude for `x`, slightly clipped, over 127."""
+    """The scale of each quantized tensor: its largest magnitude for `x`, slightly clipped, divided by 127."""
     at = values(network_model, x)
     return {name: 0.9 * float(np.abs(at[name]).max()) / 127 for name in quantized_tensors(network_model, placement)}
 
@@ -197,7 +197,7 @@ def stored(network_model: ModelProto, name: str) -> Array:
 
 
 def scale_and_axis(network_model: ModelProto, layer: str) -> tuple[tuple[int, ...], int | None]:
-    """Shape of a layer's weight scales, and the axis that its DequantizeLinear names."""
+    """Shape of a layer's weight scales, and the axis of its DequantizeLinear."""
     wiring = Wiring(network_model.graph)
     needed = next(each for each in network_model.graph.node if each.name == layer)
     last = next(wiring.producer[name] for name in needed.input[:2] if "weight" in name)

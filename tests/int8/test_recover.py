@@ -1,4 +1,4 @@
-"""INT8 step by step: what is rounded, fitted and kept, on networks with known answers."""
+"""INT8 step by step: what is rounded, fitted and kept, on networks with known results."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def batches(count: int = 8) -> Batches:
 
 
 def network(sparse: bool = False, large: float = 1.0) -> ModelProto:
-    """Three convolutions, one of them depthwise, SiLU and ReLU between, and the head. `large` scales one channel that
-    a dense convolution reads, for which only float helps."""
+    """Three convolutions, one of them depthwise, with SiLU and ReLU between them, and the head. `large` scales one
+    channel that a dense convolution reads, which only float can handle."""
     tensors: dict[str, Array] = {}
     for name in ("a", "c", "head"):
         tensors |= weights(name)
@@ -85,7 +85,7 @@ def test_each_step_comes_closer_and_the_parts_equal_the_whole() -> None:
 
 
 def plainly(source: ModelProto) -> ModelProto:
-    """Ranges and the nearest grid points alone."""
+    """Only ranges and rounding to the nearest grid point."""
     return quantize(source, calibrate(source, batches(), CalibrationOptions("max")).scales)[0]
 
 
@@ -106,7 +106,7 @@ def means(source: ModelProto, name: str) -> Array:
 def test_weights_and_the_head_stay_except_for_equalized_channels() -> None:
     result = recover(network(sparse=True), batches(), RecoverOptions(MAX))
     even, _ = equalize(network(sparse=True), batches(), (), quiet)
-    for name in ("a.w", "b.w", "c.w", "head.w", "head.b"):  # and the head keeps its bias
+    for name in ("a.w", "b.w", "c.w", "head.w", "head.b"):  # the head keeps its bias too
         assert (stored(result.model, name) == stored(even, name)).all()
 
 

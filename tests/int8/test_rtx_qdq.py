@@ -1,4 +1,4 @@
-"""Q/DQ of every pattern passes TensorRT-RTX's parser and builder, without a GPU; CI installs it."""
+"""The Q/DQ file of every pattern passes TensorRT-RTX's parser and builder, without a GPU; CI installs TensorRT-RTX."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Thresholds on distributions with a known answer, and properties that hold for all."""
+"""Thresholds on distributions with known results, and properties that always hold."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def squared_error(values: npt.NDArray[np.float32], threshold: float) -> float:
 
 
 def divergence(histogram: MagnitudeHistogram, bins: int) -> float:
-    """The Kullback-Leibler divergence of one threshold, written out as published."""
+    """The Kullback-Leibler divergence of one threshold, implemented as published."""
     counts = histogram.counts[: int(histogram.amax / histogram.width) + 1].astype(float)
     reference = counts[:bins].copy()
     reference[-1] += counts[bins:].sum()
@@ -123,7 +123,7 @@ def test_a_tensor_of_one_sign_has_the_range_of_its_mirror_image(method: str) -> 
 
 @pytest.mark.parametrize("method", ["entropy", "mse", "max"])
 def test_zeros_do_not_change_the_threshold(method: str) -> None:
-    """Zeros behind a ReLU, which every scale represents exactly."""
+    """Zeros after a ReLU, which every scale represents exactly."""
     with_zeros = np.concatenate([np.abs(GAUSS), np.zeros(3_000_000)])
     assert METHODS[method](of(with_zeros)) == METHODS[method](of(np.abs(GAUSS)))
 
