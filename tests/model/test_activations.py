@@ -1,4 +1,4 @@
-"""Streaming tensors out of a network, as a whole and segment by segment."""
+"""Streaming tensors from a network, as a whole and segment by segment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ W1, W2 = random(8, 4, 3, 3), random(8, 8, 1, 1, seed=1)
 
 
 def net() -> ModelProto:
-    """Two convolutions with a skip over the second and a weight behind a Constant and an Identity."""
+    """Two convolutions with a skip connection over the second, and a weight that goes through a Constant and an
+    Identity."""
     constant = helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(W2))
     nodes = [
         constant,

@@ -1,4 +1,4 @@
-"""Opening a static batch: the same numbers at any batch, or a line that names the obstacle."""
+"""Making a static batch dynamic: the same numbers at any batch, or a line that names the obstacle."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def test_the_same_numbers_at_any_batch(tmp_path: Path, what: str, batch: int) ->
 
 
 def reshaping(first: int, *, batch: int = 2, allow_zero: int = 0) -> Model:
-    """Batch x 3 x 4 x 4 to `first` x -1 or, where that is not the batch, folded into the channels and back."""
+    """Reshape batch x 3 x 4 x 4 to `first` x -1 and back; if `first` is not the batch, the batch is folded into the
+    channels."""
     inner = [first, -1] if first == batch else [first, 16]
     constants = {"one": np.array(inner, np.int64), "back": np.array([batch, 3, 16], np.int64)}
     nodes = [

@@ -1,4 +1,4 @@
-"""Shape inference in a process of its own: what crashes it, and what it refuses."""
+"""Shape inference in its own process: what crashes it, and what it refuses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_it_infers_what_onnx_infers(tmp_path: Path) -> None:
 
 
 def test_a_model_that_ends_the_process_is_refused(tmp_path: Path) -> None:
-    """A Pad that cuts off more than there is: onnx ends with an assertion."""
+    """A Pad that crops more than the size: onnx aborts with an assertion."""
     model = load(squares.detector(tmp_path / "m.onnx"))
     padding = next(tensor for tensor in model.graph.initializer if tensor.name == "padding")
     padding.CopyFrom(numpy_helper.from_array(np.full(6, -1, np.int64), "padding"))

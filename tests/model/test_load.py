@@ -1,4 +1,4 @@
-"""ONNX files: read or refused in one line; shapes made static; batches changed."""
+"""ONNX files: read, or refused in one line; making shapes static; changing batches."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def constants(model: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:
 
 
 def refused(path: Path) -> str:
-    """The one-line message with which a file is refused."""
+    """The one-line message of a refused file."""
     with pytest.raises(ModelError) as caught:
         load(path)
     message = str(caught.value)
@@ -148,7 +148,7 @@ def test_weights_that_are_missing_or_truncated(tmp_path: Path) -> None:
 
 
 def kinds(graph: onnx.GraphProto) -> set[str]:
-    """The attributes in which the Constants of a graph and its subgraphs store their values."""
+    """Names of the attributes in which Constants of a graph and its subgraphs store their values."""
     result = {each.name for n in graph.node for each in n.attribute if n.op_type == "Constant"}
     return result.union(*(kinds(each.g) for n in graph.node for each in n.attribute if each.HasField("g")))
 

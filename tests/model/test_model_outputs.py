@@ -1,4 +1,4 @@
-"""How much outputs change: scores and boxes by their weight, and lists of detections before their selection."""
+"""How much outputs change: weighted scores and boxes, and lists of detections before their selection."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BATCHES = [random(1, 8, 6, 6, seed=i) for i in range(4)]
 
 
 def selecting(weight: Array) -> ModelProto:
-    """The ten positions with the highest scores, in their order, as detection transformers list them."""
+    """The ten positions with the highest scores, in order, as detection transformers list them."""
     nodes = [
         node("Conv", ["x", "w"], ["features"], "features"),
         node("Reshape", ["features", "flat"], ["rows"]),

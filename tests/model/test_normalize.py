@@ -1,4 +1,4 @@
-"""Models as exporters and tools really write them: read in one form, or refused in one line."""
+"""Models as real exporters and tools write them: read into one form, or refused in one line."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_domain_ai_onnx_in_a_file(cases: Path) -> None:
 
 
 def reading_branch() -> ModelProto:
-    """An If whose branches read the image that the graph takes."""
+    """An If whose branches read the graph's input image."""
     branches = {
         name: helper.make_graph([node(op, ["x"], [name])], name, [], [helper.make_empty_tensor_value_info(name)])
         for name, op in (("then", "Relu"), ("else", "Neg"))

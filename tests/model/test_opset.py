@@ -12,7 +12,7 @@ from edgesparse.model.opset import opset_of, upgraded
 
 
 def old_style() -> onnx.ModelProto:
-    """A model with what changed between opset 11 and 13: axes and sizes as attributes."""
+    """A model with operators that changed between opsets 11 and 13: axes and sizes as attributes."""
     nodes = [
         node("Split", ["x"], ["a", "b"], "split", axis=1, split=[24, 40]),
         node("Unsqueeze", ["a"], ["u"], axes=[0]),

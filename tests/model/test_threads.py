@@ -1,4 +1,4 @@
-"""Independent parts in threads: in order, read a little ahead, and BLAS threads restored."""
+"""Independent parts in threads: results in order, limited read-ahead, and BLAS threads restored."""
 
 from __future__ import annotations
 
