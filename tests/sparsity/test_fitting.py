@@ -1,4 +1,4 @@
-"""Least squares under 2:4: sums, exchanges and masks against their definitions."""
+"""Least squares under 2:4: sums, swaps and masks against their definitions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def problem(rows: int, fours: int, seed: int) -> tuple[np.ndarray, np.ndarray, n
 
 
 def error(h: np.ndarray, g: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """w h w' - 2 g w' of each row, its kept weights fitted."""
+    """w h w' - 2 g w' of each row with its kept weights fitted."""
     weight = solve(h, g, mask)
     source: np.ndarray = np.einsum("ri,ri->r", weight @ h - 2 * g, weight)
     return source

@@ -1,4 +1,4 @@
-"""Inspection of a layer: its pattern, through any nodes before its weights, and the reasons in words."""
+"""Inspection of a layer: its pattern, through any nodes before its weights, and the reasons as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The 2:4 pattern: which weights stay, what violates it, which layers can have it."""
+"""The 2:4 pattern: which weights are kept, what violates it, which layers can have it."""
 
 from __future__ import annotations
 

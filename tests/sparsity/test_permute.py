@@ -133,7 +133,7 @@ FIXED: dict[str, ModelProto] = {
 
 
 def branching() -> ModelProto:
-    """Channels and a bias that a branch of an If reads from outside."""
+    """Channels and a bias that a branch of an If reads from the outer graph."""
     value = helper.make_tensor_value_info("t", TensorProto.FLOAT, None)
     branch = helper.make_graph([node("Add", ["a", "zero4"], ["t"])], "branch", [], [value])
     nodes = [

@@ -1,4 +1,4 @@
-"""Magnitude pruning: exactly 2:4 afterwards, however weights are stored, and the model computes with them."""
+"""Magnitude pruning: exactly 2:4 afterwards, however weights are stored, and the model uses the pruned weights."""
 
 from __future__ import annotations
 

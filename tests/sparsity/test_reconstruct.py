@@ -1,4 +1,4 @@
-"""Pruning without training: closer than by magnitude, exactly 2:4, resumable, with clear refusals."""
+"""Pruning without training: closer than magnitude pruning, exactly 2:4, resumable, with clear refusals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ C = 32
 
 
 def correlated(*shape: int, count: int = 8) -> Batches:
-    """Batches whose channels (axis 1) are mixtures of fewer sources, each with its own mean."""
+    """Batches with channels (axis 1) that are mixtures of fewer sources, each with its own mean."""
     mix = random(shape[1], shape[1] // 4, seed=50)
 
     def batches() -> Iterator[np.ndarray[Any, np.dtype[np.float32]]]:

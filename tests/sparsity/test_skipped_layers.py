@@ -26,7 +26,7 @@ def why(report: ReconstructReport) -> dict[str, tuple[str, str]]:
 
 
 def twins() -> ModelProto:
-    """A convolution of its own, then two that share their weights."""
+    """A convolution with its own weights, then two that share theirs."""
     nodes = [
         node("Conv", ["x", "w1"], ["a"], "own"),
         node("Conv", ["a", "w2"], ["b"], "left"),
@@ -36,7 +36,7 @@ def twins() -> ModelProto:
 
 
 def selecting() -> ModelProto:
-    """A detection transformer in small: the rows with the highest scores go through another product."""
+    """A miniature detection transformer: the rows with the highest scores go through another matrix product."""
     nodes = [
         node("Conv", ["x", "w1"], ["features"], "backbone"),
         node("Reshape", ["features", "rows"], ["flat"]),
