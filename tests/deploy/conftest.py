@@ -1,4 +1,4 @@
-"""Devices to provision; and tests that take many minutes, which run only when their marker is requested."""
+"""Devices to provision, and tests that take many minutes, which run only if their marker is requested."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def key(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def wheelhouse(tmp_path: Path, jetson: FakeJetson) -> Path:
-    """As scripts/wheelhouse fills it, signed by a key that the device trusts already."""
+    """A wheelhouse as filled by scripts/wheelhouse, signed with a key that the device already trusts."""
     folder = tmp_path / "wheelhouse"
     wheel = make_wheel(folder / "wheels")
     (folder / "wheelhouse.json").write_text(json.dumps({"edgesparse": wheel.name, "python": ["3.10"]}))

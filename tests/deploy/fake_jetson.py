@@ -1,4 +1,4 @@
-"""A Jetson in a folder, on which provisioning runs in tests: files are real, programs are not.
+"""A Jetson in a folder for tests of provisioning: files are real, programs are not.
 
 tests/deploy/test_debootstrap.py runs the real programs.
 """
@@ -26,7 +26,7 @@ MODES = "< POWER_MODEL ID=0 NAME=MAXN >\n< POWER_MODEL ID=2 NAME=15W >\n"
 
 
 class Version(NamedTuple):
-    """As sys.version_info."""
+    """Like sys.version_info."""
 
     major: int
     minor: int

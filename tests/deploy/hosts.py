@@ -1,9 +1,9 @@
-"""Hosts on this machine: each a network namespace with an SSH server, and files of its own where a device has them.
+"""Hosts on this machine: each is a network namespace with an SSH server and its own copy of a device's files.
 
     python tests/deploy/hosts.py FOLDER [COUNT]     # starts them, writes FOLDER/inventory.yml, waits for Ctrl-C
 
 A host has its own address, host name, /etc/edgesparse, /var/lib/edgesparse, /run/edgesparse and /var/cache/edgesparse
-(bound over the machine's in a mount namespace). It shares everything else, also /opt/edgesparse, which is this
+(bound over the machine's in a mount namespace). It shares everything else, including /opt/edgesparse, which is this
 checkout's environment. systemd does not run in it: `SYSTEMCTL` replaces `systemctl restart edgesparse`.
 """
 
@@ -80,7 +80,7 @@ class Host:
         return self.folder / name.lstrip("/")
 
     def camera(self, source: str) -> None:
-        """Set the service's only camera, from its next start on."""
+        """Set the service's only camera; takes effect at its next start."""
         self.file("/etc/edgesparse/device.yaml").write_text(DEVICE.format(source=source))
 
     def start(self) -> None:
@@ -156,7 +156,7 @@ class Hosts:
 
 
 def environment() -> bool:
-    """Link /opt/edgesparse to this environment. Returns False where it exists."""
+    """Link /opt/edgesparse to this environment. Returns False if it exists."""
     place = Path("/opt/edgesparse")
     if place.exists():
         return False
@@ -165,7 +165,7 @@ def environment() -> bool:
 
 
 def create(path: Path) -> bool:
-    """Create a mount point. Returns False where it exists."""
+    """Create a mount point. Returns False if it exists."""
     exists = path.exists()
     path.mkdir(parents=True, exist_ok=True)
     return not exists
@@ -178,7 +178,7 @@ def run(*command: str) -> None:
 
 
 def possible() -> str:
-    """Return why no hosts can be created here; empty where they can."""
+    """Return the reason why hosts cannot be created here; empty if they can."""
     if os.geteuid() != 0:
         return "needs root, for network namespaces"
     absent = [name for name in ("ip", "/usr/sbin/sshd", "ssh", "unshare") if shutil.which(name) is None]

@@ -1,4 +1,4 @@
-"""Ansible in an environment of its own: it is run as a program, since its license does not allow importing it here."""
+"""Ansible in its own environment: it is run as a program, since its license does not allow importing it here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BOOKS = Path(__file__).parents[2] / "deploy" / "ansible"
 
 
 def ansible() -> Path:
-    """Return ansible-playbook, installed once beside the cached roots; skips where that fails."""
+    """Return ansible-playbook, installed once next to the cached roots; skips if that fails."""
     place = roots.CACHE.parent / "ansible"
     if not (place / "bin" / "ansible-playbook").exists():
         venv.create(place, with_pip=True)

@@ -1,8 +1,8 @@
 """A Debian root in place of a Jetson's file system, created once by debootstrap; each use writes to an overlay.
 
-Stand-ins for parts of a Jetson that are not available here: STAND_INS below, and Debian's Python 3.11 where JetPack 6
-has 3.10. Everything else is real: apt, useradd, venv, pip, systemctl in a root that is not booted. arm64 runs under
-qemu-user through binfmt_misc.
+Stand-ins for parts of a Jetson that are not available here: STAND_INS below, and Debian's Python 3.11 instead of
+JetPack 6's 3.10. Everything else is real: apt, useradd, venv, pip, systemctl in a root that is not booted. arm64 runs
+under qemu-user through binfmt_misc.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def skip_unless_possible(arch: str) -> None:
 
 
 def _emulated(arch: str) -> bool:
-    """Whether this kernel runs that architecture's programs with qemu, which is registered if possible."""
+    """Whether this kernel can run that architecture's programs with qemu, which is registered if possible."""
     if not (BINFMT / "register").exists():
         subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(BINFMT)], capture_output=True, check=False)
     entry = Path(f"/usr/lib/binfmt.d/qemu-{arch}.conf")

@@ -1,7 +1,7 @@
 """scripts/provision as a user runs it, in a Debian root: offline, twice, with a first bundle. Marker `debootstrap`.
 
-Last run: 2026-11-28 on Debian 12, amd64: passed; 2026-11-25 on arm64 (qemu 7.2), with unsigned wheelhouses: passed.
-Not in CI, for it takes minutes and a mirror. roots.py lists the stand-ins.
+Last run: 2026-11-28 on Debian 12, amd64: passed; 2026-11-25 on arm64 (qemu 7.2), with unsigned wheelhouses: passed. Not
+in CI, since it needs minutes and a mirror. roots.py lists the stand-ins.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def arch(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def wheelhouse(arch: str, bundle: Path) -> Path:
-    """The output of scripts/wheelhouse for Debian's Python; for arm64 the same as for a Jetson, except the version."""
+    """The output of scripts/wheelhouse for Debian's Python; for arm64 it is the same as for a Jetson, except the
+    version."""
     out = roots.CACHE / f"wheelhouse-{arch}"
     key = ("--key", str(bundle / "fleet.key"))
     command = [sys.executable, str(ROOT / "scripts" / "wheelhouse"), str(out), *key, "--arch", arch, "--python", "3.11"]
@@ -42,7 +43,7 @@ def wheelhouse(arch: str, bundle: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The default detector, signed, beside the key that a device trusts."""
+    """The default detector, signed, next to the key that a device trusts."""
     folder = tmp_path_factory.mktemp("bundle")
     model = ROOT / "edgesparse" / "demo" / "parts_2to4.onnx"
     (folder / "parts.yaml").write_text(f"model: {model}\nbuild:\n  backend: onnxruntime\n")
@@ -84,7 +85,7 @@ def provision(root: roots.Root, *arguments: str) -> dict[str, Any]:
 
 
 def test_a_root_is_provisioned_once(root: roots.Root, arch: str) -> None:
-    """Checked, provisioned, provisioned again: the announced changes are made, and then none is left."""
+    """Checked, provisioned, provisioned again: the announced changes are made, and then none remain."""
     options = ("--key", "/srv/fleet.pub", *(("--bundle", "/srv/parts.esb") if deploys(arch) else ()))
     before = listing(root)
     check = provision(root, "--check", *options)
@@ -124,7 +125,7 @@ def test_the_service_has_a_user_and_a_package(root: roots.Root, arch: str) -> No
 
 
 def test_missing_packages_are_installed_from_files(root: roots.Root, bundle: Path) -> None:
-    """Without a network a missing package is listed; with its files beside the wheels apt installs it."""
+    """Without a network a missing package is listed; with its files next to the wheels, apt installs it."""
     root.run("dpkg", "--purge", "--force-depends", "python3-venv")
     done = root.run(f"{HERE}/scripts/provision", "--offline", HERE, "--json", network=False)
     (failed,) = [step for step in json.loads(done.stdout)["steps"] if step["state"] == "failed"]

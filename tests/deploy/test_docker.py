@@ -1,4 +1,4 @@
-"""The container's files, as far as they can be tested without a container engine."""
+"""The container's files, to the extent that they can be tested without a container engine."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_unit_and_the_container_run_the_same() -> None:
 
 
 class Compose(yaml.SafeLoader):
-    """Knows the tags by which one file overrides another."""
+    """A loader that knows the tags with which one file overrides another."""
 
 
 Compose.add_multi_constructor("!", lambda loader, tag, node: None)

@@ -1,7 +1,7 @@
-"""Real ansible-playbook on four hosts of this machine that it reaches by SSH. Marker `fleet`.
+"""Real ansible-playbook on four hosts on this machine, over SSH. Marker `fleet`.
 
-Last run: 2026-11-25 on Debian 12, Ansible 2.19.14, OpenSSH 9.2: passed. Not in CI, for it takes minutes.
-Real: Ansible, OpenSSH in network namespaces, playbooks, bundles, `edgesparse deploy` with build and self-test, and the
+Last run: 2026-11-25 on Debian 12, Ansible 2.19.14, OpenSSH 9.2: passed. Not in CI, since it takes minutes. Real:
+Ansible, OpenSSH in network namespaces, playbooks, bundles, `edgesparse deploy` with build and self-test, and the
 service (ONNX Runtime, the demo scene). Replaced: systemd.
 """
 
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.fleet, pytest.mark.timeout(1800)]
 
 
 class Fleet:
-    """The hosts, a key that they trust, and bundles with increasing versions."""
+    """Hosts, a key that they trust, and bundles with increasing versions."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.version = folder, 0
@@ -106,7 +106,7 @@ def test_a_good_bundle_is_deployed_in_batches_and_once(fleet: Fleet) -> None:
 
 
 def test_a_bad_bundle_is_stopped_at_the_canary(fleet: Fleet) -> None:
-    """Its detector works, but not fast enough for its own limit, which only the health window shows."""
+    """Its detector works, but is too slow for its own limit, which only the health window detects."""
     before = fleet.versions()
     pids = [status(host)["service"]["pid"] for host in fleet.hosts.hosts]
     bundle, _ = fleet.bundle(max_age_ms=1)
@@ -127,13 +127,13 @@ def test_a_batch_with_too_many_failures_is_rolled_back(fleet: Fleet) -> None:
     fleet.hosts.hosts[3].camera("demo")
     assert done.returncode == 2, done.stdout + done.stderr
     assert "rolled back with its batch: esf4 failed" in done.stdout and "camera camera is" in done.stdout
-    assert fleet.versions() == [version, *before[1:]]  # the canary was healthy, and stays
+    assert fleet.versions() == [version, *before[1:]]  # the canary was healthy and is kept
     assert fleet.play("rollout", bundle=str(bundle), batches=["100%"]).returncode == 0
     assert fleet.versions() == [version] * 4
 
 
 def test_a_few_failures_do_not_stop_the_rollout(fleet: Fleet) -> None:
-    """One host is away from the start, one dies during its deploy; the others continue, and both follow later."""
+    """One host is away from the start, one dies during its deploy; the others continue, and both catch up later."""
     away, dying = fleet.hosts.hosts[1], fleet.hosts.hosts[2]
     bundle, version = fleet.bundle()
     before = fleet.versions()
@@ -174,7 +174,7 @@ def test_the_page_and_the_table(fleet: Fleet) -> None:
 
 
 def test_provisioning_reports_what_each_host_lacks(fleet: Fleet, tmp_path: Path) -> None:
-    """Only with --check, since all hosts are this machine, whose environment provisioning has not created."""
+    """Only with --check, since all hosts are this machine, whose environment was not created by provisioning."""
     for name in ("scripts/provision", "deploy/provision"):
         (tmp_path / name).parent.mkdir()
         subprocess.run(["cp", "-r", ROOT / name, tmp_path / name], check=True)

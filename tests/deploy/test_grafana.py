@@ -36,7 +36,7 @@ def rules() -> list[str]:
 
 
 def unknown(content: Any, known: Any, where: str = "") -> list[str]:
-    """What Grafana's schema has dropped of the content."""
+    """Parts of the content that Grafana's schema has dropped."""
     if isinstance(content, dict):
         return [
             fault

@@ -1,4 +1,4 @@
-"""The pinned requirements: complete, with hashes, and as setup.cfg wants them."""
+"""The pinned requirements: complete, with hashes, and consistent with setup.cfg."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_what_setup_cfg_requires_is_pinned_as_it_allows(lock: str, version: str)
 
 
 def test_markers_hold_for_the_target_and_not_for_this_machine() -> None:
-    """pip itself evaluates them for the Python that runs it."""
+    """pip itself evaluates markers for the Python that runs it."""
     assert "exceptiongroup" in pins(PIP_OPENCV, "3.10") and "exceptiongroup" not in pins(PIP_OPENCV, "3.12")
     assert pins(PIP_OPENCV, "3.10")["numpy"] != pins(PIP_OPENCV, "3.12")["numpy"]
     assert not any(name.startswith("pyreadline") for name in pins(PIP_OPENCV)), "Windows"

@@ -1,4 +1,4 @@
-"""How the playbooks handle a batch, with real Ansible on hosts that are folders of this machine.
+"""How the playbooks handle a batch, with real Ansible on hosts that are folders on this machine.
 
 `edgesparse` is replaced by a script; tests/deploy/test_fleet.py runs them over SSH against the real program.
 """
@@ -174,7 +174,7 @@ def test_a_device_that_reports_anything_costs_its_own_row_and_is_escaped(
 
 
 def test_every_expression_of_the_page_is_escaped() -> None:
-    """Ansible's templates do not escape by themselves, whatever {% autoescape %} says."""
+    """Ansible's templates do not escape by themselves, even with {% autoescape %}."""
     page = (BOOKS / "roles" / "edgesparse" / "templates" / "fleet.html.j2").read_text()
     expressions = re.findall(r"\{\{(.*?)\}\}", page)
     assert len(expressions) > 15 and [text for text in expressions if not text.endswith("| e ")] == []

@@ -1,4 +1,4 @@
-"""Provisioning as a whole: what a check reports, what a run changes, and that a second one changes nothing."""
+"""Provisioning as a whole: what a check reports, what a run changes, and that a second run changes nothing."""
 
 from __future__ import annotations
 

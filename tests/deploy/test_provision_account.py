@@ -52,7 +52,7 @@ def test_existing_files_are_overwritten_only_with_force(
     assert report["code"] == 1 and "source: 0" in jetson.read("/etc/edgesparse/device.yaml")
     assert provision(jetson, capsys, "--key", key, "--settings", tmp_path / "mine.yaml", "--force")["ok"]
     assert "rtsp" in jetson.read("/etc/edgesparse/device.yaml")
-    assert provision(jetson, capsys)["ok"]  # without --settings it stays
+    assert provision(jetson, capsys)["ok"]  # without --settings it is kept
     assert "rtsp" in jetson.read("/etc/edgesparse/device.yaml")
 
 
@@ -63,7 +63,7 @@ def mode(jetson: FakeJetson) -> int:
 def test_settings_are_readable_by_root_and_the_service_only(
     jetson: FakeJetson, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """They hold passwords of cameras, whatever the mode of the file that they come from."""
+    """Settings contain camera passwords, whatever the mode of the original file."""
     assert provision(jetson, capsys)["ok"] and mode(jetson) == 0o640
     (tmp_path / "mine.yaml").write_text("run:\n  source: rtsp://user:secret@camera/1\n")
     (tmp_path / "mine.yaml").chmod(0o644)

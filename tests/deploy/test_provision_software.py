@@ -13,7 +13,7 @@ from edgesparse.fleet import keys
 def test_a_check_of_a_minimal_image_lists_what_would_be_installed(
     jetson: FakeJetson, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """TensorRT and nvcc are in packages of JetPack, which a run installs before it needs them."""
+    """TensorRT and nvcc are in JetPack packages, which a run installs before it needs them."""
     jetson.path("/usr/local/cuda/bin/nvcc").unlink()
     jetson.path("/usr/lib/python3.10/dist-packages/tensorrt/__init__.py").unlink()
     jetson.outputs.update({"import pycuda": None, "import tensorrt": None})

@@ -1,4 +1,4 @@
-"""Provisioning, access to the machine: programs that fail, and files that are written safely."""
+"""Provisioning, access to the machine: failing programs, and files that are written safely."""
 
 from __future__ import annotations
 
