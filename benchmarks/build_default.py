@@ -54,7 +54,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def recipe(arguments: argparse.Namespace, scene: Path | None, memory: str | None) -> Recipe:
-    """The target's recipe with calibration images, labels and command-line options."""
+    """Recipe of the target, with calibration images, labels and command-line options."""
     fields = recipe_of(arguments.target).model_dump(mode="json")
     fields["build"] |= {
         "backend": arguments.backend,

@@ -125,7 +125,7 @@ def interleaved(
         if time.monotonic() > until:
             break
         for key, action in actions.items():
-            wall(action, 3, [])  # so that what the other action left in the caches does not count
+            wall(action, 3, [])  # the cache state left by the other action does not count
             wall(action, counts[key], taken[key])
             after(key)
     return Timed(taken, free - gpu().free(), resident() - kept)
@@ -188,7 +188,8 @@ def resident() -> int:
 
 
 def allocations(name: str, work: Path) -> dict[str, Any]:
-    """Return what Python and NumPy allocate for a frame after the first frames, and the GPU in 1000 frames."""
+    """Return the bytes that Python and NumPy allocate per frame after warm-up, and that the GPU allocates in 1000
+    frames."""
     import tracemalloc
 
     of = confident(net(name, work))

@@ -1,4 +1,4 @@
-"""Shared by the parts of benchmarks/gpu_path.py: engines with what their detectors need, and frames."""
+"""Shared by the parts of benchmarks/gpu_path.py: engines with their detectors' settings, and frames."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HD = (1080, 1920, 3)
 
 @dataclass(frozen=True)
 class Net:
-    """An engine with what its detector needs."""
+    """An engine with the settings that its detector needs."""
 
     name: str
     path: Path

@@ -1,4 +1,4 @@
-"""Post-training INT8 of YOLOX-nano: NVIDIA ModelOpt and ONNX Runtime's quantizer beside edgesparse, on the same data.
+"""Post-training INT8 of YOLOX-nano: NVIDIA ModelOpt, ONNX Runtime's quantizer and edgesparse on the same data.
 
     python benchmarks/int8_accuracy.py [--environment FOLDER] [--no-peers] [--ours NAME=FILE.onnx ...] [--save]
 

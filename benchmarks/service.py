@@ -3,7 +3,7 @@
     python benchmarks/service.py [--frames 150] [--rounds 3] [--save]
 
 Frames of the demo scene at 1920x1080 in memory, the default detector on one thread. Conditions are interleaved;
-visitors are processes of their own, on loopback. Prints milliseconds per frame, the ratio to the loop alone, and the
+visitors are separate processes, on loopback. Prints milliseconds per frame, the ratio to the loop alone, and the
 observer's microseconds per frame, as JSON.
 """
 

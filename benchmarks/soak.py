@@ -272,7 +272,7 @@ def direct(
 
 
 def warm_up(camera: Camera, detector: Detector) -> None:
-    """Let libraries start what they keep, so that it does not count as left over."""
+    """Let libraries start their permanent threads and descriptors, so that these do not count as leaks."""
     with Loop.of([camera], detector) as loop:
         loop.run(limit=20)
 

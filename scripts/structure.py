@@ -90,7 +90,8 @@ def function_lines(function: Function) -> int:
 
 
 def parameters(function: Function) -> int:
-    """Count what a caller may pass. Command-line verbs, which click calls with their options, count as none."""
+    """Count the parameters that a caller may pass. Command-line verbs, which click calls with their options, count as
+    zero."""
     if any("click." in ast.unparse(decorator) for decorator in function.decorator_list):
         return 0
     arguments = function.args

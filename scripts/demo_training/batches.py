@@ -24,7 +24,7 @@ class Batch:
 
 
 class Album:
-    """The scenes drawn so far. `fill` takes what is ready, so that training need not wait for all of them."""
+    """The scenes drawn so far. `fill` adds those that are ready, so that training need not wait for all of them."""
 
     def __init__(self, order: Order, capacity: int, device: torch.device) -> None:
         self._order = order

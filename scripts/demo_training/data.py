@@ -17,7 +17,7 @@ from edgesparse.demo.scene import still
 
 SIZE, PAD, MOST, CHUNK = 320, 114, 32, 32
 TRAIN, TEST, VALIDATION = 0, 1_000_000, 2_000_000
-"""First seed of each set; the detector is never trained on what it is scored on."""
+"""First seed of each set; the detector is never trained on scenes that it is scored on."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 The backbone is similar to VGG and Darknet, with a path-aggregation neck (Liu et al., PANet, 2018, arXiv:1803.01534), a
 decoupled head (Ge et al., YOLOX, 2021, arXiv:2107.08430) whose boxes are distributions of the distances to the four
 sides (Li et al., Generalized Focal Loss, 2020, arXiv:2006.04388). Widths are multiples of 32 and a ReLU follows each
-convolution directly, which is what TensorRT's sparse INT8 kernels need.
+convolution directly, as TensorRT's sparse INT8 kernels require.
 """
 
 from __future__ import annotations

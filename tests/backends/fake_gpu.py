@@ -48,7 +48,7 @@ class Launched:
 
 @lru_cache(1)
 def host_kernels() -> Any:
-    """The kernels' sources as a library for the CPU. Skips the test where there is no compiler."""
+    """The kernels' sources as a library for the CPU. Skips the test if there is no compiler."""
     if shutil.which("g++") is None:
         pytest.skip("needs g++")
     here, folder = Path(__file__).parent, Path(tempfile.mkdtemp())

@@ -29,7 +29,7 @@ HEADED = ["yolov8", "yolov5", "yolox", "yolox-decoded", "yolo-nas"]
 def test_boxes_are_those_of_the_cpu(
     fake: Fake, tmp_path: Path, head: str, multi_label: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Boxes, scores and classes in the same order, also where they exceed the capacity."""
+    """Boxes, scores and classes in the same order, even if they exceed the capacity."""
     monkeypatch.setattr("edgesparse.backends.cuda.slots.NMS_LIMIT", 0)
     for batch, share, capacity in ((1, 0.2, 1024), (3, 0.0, 1024), (3, 0.3, 1024), (2, 0.9, 8)):
         monkeypatch.setattr("edgesparse.backends.cuda.slots.CAPACITY", capacity)

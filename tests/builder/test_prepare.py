@@ -1,4 +1,4 @@
-"""What a model detects and how, without building it."""
+"""Determining what a model detects and how, without building it."""
 
 from __future__ import annotations
 

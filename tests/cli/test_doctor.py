@@ -1,4 +1,4 @@
-"""`doctor` in a container: what the host did not pass through, and the option that passes it."""
+"""`doctor` in a container: what the host does not pass through, and the option that passes it."""
 
 from __future__ import annotations
 

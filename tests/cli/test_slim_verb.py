@@ -1,4 +1,4 @@
-"""`edgesparse slim`: the file, the report, what reads the file, refusals."""
+"""`edgesparse slim`: the file, the report, verbs that read the file, refusals."""
 
 from __future__ import annotations
 

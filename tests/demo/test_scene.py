@@ -52,8 +52,7 @@ def test_two_scenes_side_by_side_do_not_disturb_each_other() -> None:
 
 
 def test_stills_are_still_those_that_the_default_detector_learnt_from() -> None:
-    """Another version of OpenCV may round an edge differently; a different order of random draws would give another
-    image."""
+    """Another version of OpenCV may round an edge differently; another order of random draws gives another image."""
     boxes = [
         (2, 6, 298, 86, 378), (0, 11, 43, 72, 105), (0, 159, 183, 201, 228), (2, 129, 352, 223, 446),
         (3, 237, 184, 357, 306), (4, 378, 332, 479, 415), (0, 443, 52, 506, 115), (3, 454, 280, 514, 340),

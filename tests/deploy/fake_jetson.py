@@ -33,7 +33,7 @@ class Version(NamedTuple):
 
 
 class FakeJetson(system.System):
-    """A Jetson in a folder: files are real, programs are not. `outputs`: what programs print, by a part of the
+    """A Jetson in a folder: files are real, programs are not. `outputs`: what programs print, keyed by part of the
     command."""
 
     def __init__(self, root: Path) -> None:
@@ -111,7 +111,7 @@ class FakeJetson(system.System):
 
 
 def sign_wheelhouse(folder: Path, key: Path | None = None) -> None:
-    """List and sign a wheelhouse as scripts/wheelhouse does; by default with factory.key beside it."""
+    """List and sign a wheelhouse as scripts/wheelhouse does; by default with factory.key next to it."""
     program = runpy.run_path(str(ROOT / "scripts" / "wheelhouse"))
     text = program["write_sums"](folder)
     sign = program["signer"](key or folder.parent / "factory.key")

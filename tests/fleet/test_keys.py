@@ -1,5 +1,4 @@
-"""Keys: created, read, expired, rotated; a device trusts one folder that only root and the service's user can
-change."""
+"""Keys: created, read, expired, rotated; a device trusts one folder that only root and the current user can change."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_an_update_beside_an_engine_that_serves(tmp_path: Path) -> None:
 
     def serve() -> None:
         with open_detector(open_package(current.resolve())) as detector:
-            while not ended.wait(1 / 30):  # a camera's rate: a GPU that is never idle makes the build last minutes
+            while not ended.wait(1 / 30):  # a camera's rate; on a GPU that is never idle, the build takes minutes
                 counts[0] += 1
                 counts[1] += len(detector(frame)) > 0
 

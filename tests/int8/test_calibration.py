@@ -74,7 +74,7 @@ def test_each_method_sets_the_threshold_of_the_histogram(method: str) -> None:
 
 
 def test_best_takes_the_least_error_in_the_outputs_of_the_readers() -> None:
-    """A channel of large values that the layer ignores: its own squared error makes clipping seem expensive."""
+    """A channel with large values that the layer ignores: its own squared error makes clipping look expensive."""
     w1, w2 = W1.copy(), W2.copy()
     w1[0] *= 60
     w2[:, 0] = 0

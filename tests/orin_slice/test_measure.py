@@ -1,4 +1,4 @@
-"""The stand-in for an Orin: what it would build."""
+"""The stand-in for an Orin: which engines it would build."""
 
 from __future__ import annotations
 

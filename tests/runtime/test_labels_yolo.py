@@ -1,4 +1,4 @@
-"""YOLO data sets: where images and text files are, what a line may hold, and what is refused."""
+"""YOLO data sets: locations of images and text files, valid lines, and what is refused."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def points(path: Path) -> float:
         "val: images/val\nnames: {0: red, 1: green}\nnc: 2\n",
         "path: .\ntrain: nowhere\nval: [images/val]\nnames: [RED, green]\n",
         "path: ../datasets/elsewhere\nval: images/val\nnames: [red, green]\n",
-        "val: ../images/val\nnames: ['red', 'green']\n",  # as Roboflow writes it
+        "val: ../images/val\nnames: ['red', 'green']\n",  # as written by Roboflow
         "val: list.txt\nnames: [red, green]\n",
         "val: [images/val/0.png, images/val/1.png, images/val/2.png, images/val/3.png]\nnames: [red, green]\n",
         "test: images/val\nnames: [red, green]\n",

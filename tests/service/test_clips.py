@@ -1,4 +1,4 @@
-"""Clips: what they contain, how they are bounded, and in which order they are removed."""
+"""Clips: their contents, their limits, and the order in which they are removed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def feed(clips: Clips, begin: float, seconds: float, camera: str = "door") -> No
 
 
 def record_clips(clips: Clips, *starts: float) -> None:
-    """One clip after another, each written before the next begins."""
+    """Record one clip after another, each written before the next begins."""
     for start in starts:
         sent = clips.state.sent
         feed(clips, start, 1)

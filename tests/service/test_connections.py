@@ -21,7 +21,7 @@ from edgesparse.service.web.server import Web
 
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[Web]:
-    """A server whose /report is larger than what the kernel buffers."""
+    """A server with a /report larger than the kernel's socket buffers."""
     (tmp_path / "report.html").write_bytes(b"x" * 8_000_000)
     judgement = SimpleNamespace(alive=True, detecting=True, why="")
     report: Any = SimpleNamespace(health=SimpleNamespace(judge=lambda: judgement))

@@ -1,4 +1,4 @@
-"""`service install` into a folder that stands for a system."""
+"""`service install` into a folder in place of the root file system."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def install(root: Path, *more: str) -> Result:
 
 @pytest.fixture(autouse=True)
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """edgesparse as pip installs it, whatever runs the tests."""
+    """edgesparse as installed by pip, however the tests are run."""
     program = tmp_path / "venv" / "bin" / "edgesparse"
     program.parent.mkdir(parents=True)
     program.touch()

@@ -50,7 +50,7 @@ def test_failures_below_the_limit_keep_the_engine(planned_package: Planned, star
 
 
 def test_a_service_without_a_working_fallback_ends(planned_package: Planned, start: Start) -> None:
-    """systemd restarts it; the last line says what failed."""
+    """systemd restarts it; the last log line says what failed."""
     service = start(planned_package({"fail_at": 20}, {"fail_at": 1}), door(limits={"failures": 2}))
     service.process.wait(60)
     assert service.process.returncode == 1
@@ -86,7 +86,7 @@ def test_sighup_takes_changed_settings_and_keeps_cameras_open(planned_package: P
 def test_sighup_takes_another_engine_without_losing_a_frame_of_the_camera(
     tmp_path: Path, planned_package: Planned, start: Start, slots: int
 ) -> None:
-    """`current` points to another package with other classes: their names are never mixed up."""
+    """`current` points to another package with different classes: their names are never mixed up."""
     package = planned_package({"slots": slots}, name="one")
     two = planned_package({}, name="two", classes=("blue", "white"), build_id="0123456789ab", model="other")
     link = tmp_path / "current"

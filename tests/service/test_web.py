@@ -1,4 +1,4 @@
-"""Who may see the web page, and that no visitor can harm the service."""
+"""Access control of the web page, and that no visitor can harm the service."""
 
 from __future__ import annotations
 
@@ -122,13 +122,13 @@ def test_the_token_as_bearer_or_password_is_accepted(guarded: Running) -> None:
 
 
 def test_another_site_cannot_point_a_browser_here(service: Running) -> None:
-    """DNS rebinding: a host name of theirs that resolves to this machine."""
+    """DNS rebinding: an attacker's host name that resolves to this machine."""
     assert service.get("/status.json", Host="evil.example")[0] == 403
     assert service.get("/status.json", Host=f"localhost:{service.port}")[0] == 200
 
 
 def raw(service: Running, data: bytes, seconds: float = 3.0) -> bytes:
-    """Send bytes and return the answer."""
+    """Send bytes and return the response."""
     with socket.create_connection(("127.0.0.1", service.port), timeout=seconds) as wire:
         answer = b""
         try:

@@ -150,7 +150,7 @@ def test_layers_behind_a_pruned_layer_are_refitted_and_those_before_it_stay() ->
         ("depthwise", False),
         ("last", False),
     ]
-    assert report.share == 0.9  # nine kernel positions of ten
+    assert report.share == 0.9  # nine of ten kernel positions
     assert np.count_nonzero(weights(result)["w3"]) == C * C
     assert not np.array_equal(weights(result)["w2"], old["w2"])
 
@@ -191,7 +191,7 @@ def test_a_saved_state_of_other_images_is_not_continued(tmp_path: Path) -> None:
 
 
 def chain(layers: int = 4) -> ModelProto:
-    """Convolutions in a row; the second has little influence, so it is the least sensitive."""
+    """A chain of convolutions; the second has little influence, so it is the least sensitive."""
     tensors = {f"w{i}": random(C, C, 1, 1, seed=i) / 5 for i in range(layers)}
     names = ["x", *(f"t{i}" for i in range(layers - 1)), "y"]
     nodes = [node("Conv", [names[i], f"w{i}"], [names[i + 1]], f"conv{i}") for i in range(layers)]

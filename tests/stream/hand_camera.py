@@ -19,8 +19,8 @@ def still(level: int, size: int = SIZE) -> np.ndarray:
 
 
 class Camera:
-    """A camera that a test controls. A read waits for the next item of `frames`: a level, an image, False for a failing
-    read, an exception to raise, or an event, which stalls the read until it is set and then gives level 7."""
+    """A read waits for the next item of `frames`: a level, an image, False for a failing read, an exception to raise,
+    or an event, which stalls the read until it is set and then gives level 7."""
 
     def __init__(self) -> None:
         self.frames: queue.Queue[object] = queue.Queue()

@@ -1,4 +1,4 @@
-"""Objects of known identity on the demo scene's belt, followed through noise: SORT and ByteTrack."""
+"""Objects of known identity on the demo scene's belt, tracked through noise: SORT and ByteTrack."""
 
 from __future__ import annotations
 

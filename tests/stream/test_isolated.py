@@ -1,4 +1,4 @@
-"""Captures in separate processes: their frames, and that no process is left over, wherever it hangs."""
+"""Captures in separate processes: their frames, and that no process is left behind, wherever it hangs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several sinks at once: those that were requested, all completed at the end."""
+"""Several sinks at once: exactly those that were requested, all completed at the end."""
 
 from __future__ import annotations
 

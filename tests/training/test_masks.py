@@ -1,4 +1,4 @@
-"""2:4 masks through everything that a training loop does to a model."""
+"""2:4 masks survive everything that a training loop does to a model."""
 
 from __future__ import annotations
 

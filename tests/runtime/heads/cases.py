@@ -30,7 +30,7 @@ Values = tuple[float, float, float, float, float, int]
 
 @dataclass(frozen=True)
 class Case:
-    """A network's outputs with a batch of one, and every candidate of at least CONF in them."""
+    """A network's outputs with a batch of one, and every candidate in them with a score of at least CONF."""
 
     head: str
     outputs: Mapping[str, NDArray[np.generic]]
@@ -60,7 +60,7 @@ class Case:
 
 
 def spread(classes: int) -> list[Box]:
-    """A box around every cell of the grid of SIZE, three of which are confident."""
+    """A box around every grid cell of SIZE, three of which are confident."""
     corner, stride = grid(SIZE, (8, 16, 32))
     confident = {20: 0.9, 100: 0.75, 123: 0.5}
     boxes = []
@@ -71,7 +71,7 @@ def spread(classes: int) -> list[Box]:
 
 
 def written(checks: HeadChecks, classes: int = 3, metadata: Mapping[str, str] | None = None) -> Case:
-    """A case from a family's tests that write boxes into raw outputs."""
+    """A case from a family's tests, which write boxes into raw outputs."""
     boxes = spread(classes)
     at, outputs = checks.batch([boxes], classes)
     names = [spec.name for spec in at.outputs]
@@ -80,7 +80,7 @@ def written(checks: HeadChecks, classes: int = 3, metadata: Mapping[str, str] | 
 
 
 def of_boxes(name: str, layout: Layout, outputs: list[NDArray[np.float32]], boxes: list[Box]) -> Case:
-    """A case from raw outputs that boxes were written into."""
+    """A case from raw outputs with boxes written into them."""
     names = [spec.name for spec in layout.outputs]
     expected = tuple((*box.xyxy, box.score, box.class_id) for box in boxes if box.score >= CONF)
     return Case(name, dict(zip(names, outputs, strict=True)), expected, layout.size)
