@@ -34,7 +34,7 @@ def noise(seed: int = 0) -> NDArray[np.float32]:
 
 
 def quantized(path: Path) -> Path:
-    """One convolution in int8, by QuantizeLinear and DequantizeLinear before it and on its weight."""
+    """One convolution in int8, with QuantizeLinear and DequantizeLinear before it and on its weight."""
     weight = np.random.default_rng(1).integers(-127, 128, (8, 3, 3, 3)).astype(np.int8)
     weights: dict[str, NDArray[Any]] = {
         "w": weight,

@@ -25,7 +25,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def maps(path: Path) -> Path:
-    """Raw maps with one object in the middle of an input of 64 x 64, 24 pixels wide and high as YOLOv5 reads them."""
+    """Raw maps with one object in the middle of an input of 64 x 64, 24 pixels wide and high when read as YOLOv5."""
     outputs: dict[str, NDArray[np.float32]] = {}
     for stride in (8, 16, 32):
         raw = np.full((1, 3, 64 // stride, 64 // stride, 7), -6, np.float32)

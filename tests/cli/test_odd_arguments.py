@@ -15,7 +15,7 @@ FILES = ("empty.onnx", "empty.yaml", "binary.onnx", "binary.yaml", "binary.json"
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path) -> Path:
-    """A model, images, and files of every wrong kind."""
+    """A model, images, and every kind of invalid file."""
     squares.chained(tmp_path / "deep.onnx")
     (tmp_path / "images").mkdir()
     squares.labelled(tmp_path / "images")

@@ -1,4 +1,4 @@
-"""No command ends in a traceback: streams, arguments and errors that nobody expected."""
+"""No command ends in a traceback: unexpected streams, arguments and errors."""
 
 from __future__ import annotations
 

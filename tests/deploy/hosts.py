@@ -47,7 +47,7 @@ run:
 
 
 class Host:
-    """One host. `kill` is a power cut, `start` the power's return; `unplug` disconnects its network."""
+    """One host. `kill` is a power cut, `start` restores power, `unplug` disconnects its network."""
 
     def __init__(self, folder: Path, number: int) -> None:
         self.name, self.address = f"esf{number}", f"{NETWORK}.{number + 10}"

@@ -110,7 +110,7 @@ class Root:
         return self._scratch / "upper" / name.lstrip("/")
 
     def place(self, name: str, source: str | Path) -> None:
-        """Add a text, or a copy of a file or folder, readable by everybody."""
+        """Add text, or a copy of a file or folder, readable by everybody."""
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(source, str):

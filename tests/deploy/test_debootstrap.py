@@ -1,4 +1,4 @@
-"""scripts/provision as a user runs it, in a Debian root: offline, twice, with a first bundle. Marker `debootstrap`.
+"""scripts/provision, run as a user would, in a Debian root: offline, twice, with a first bundle. Marker `debootstrap`.
 
 Last run: 2026-11-28 on Debian 12, amd64: passed; 2026-11-25 on arm64 (qemu 7.2), with unsigned wheelhouses: passed. Not
 in CI, since it needs minutes and a mirror. roots.py lists the stand-ins.
@@ -66,7 +66,7 @@ def root(arch: str, wheelhouse: Path, bundle: Path, tmp_path_factory: pytest.Tem
     result.stand_in()
     result.place(HERE, wheelhouse)
     table = result.path(f"{HERE}/deploy/provision/board.py")
-    # Debian's Python takes the place of JetPack's.
+    # Debian's Python replaces JetPack's.
     table.write_text(table.read_text().replace('"6.1 or 6.2", (3, 10)', '"6.1 or 6.2", (3, 11)'))
     sign_wheelhouse(result.path(HERE), bundle / "fleet.key")
     for name in ("parts.esb", "fleet.pub"):

@@ -26,7 +26,7 @@ from edgesparse.fleet.fetch import LocalFile
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A key, `good.esb` of version 2.0, and a device that runs 1.0."""
+    """A key, `good.esb` with version 2.0, and a device that runs 1.0."""
     folder = tmp_path_factory.mktemp("bundles")
     private = bundles.key(folder)
     bundles.device(folder / "device").deploy(bundles.opened(bundles.signed(folder / "old.esb", private, "1.0")))

@@ -59,7 +59,7 @@ def test_a_broken_connection_is_resumed(site: https.Site, tmp_path: Path) -> Non
 
 
 def test_a_download_continues_in_another_process(site: https.Site, tmp_path: Path) -> None:
-    """As after a power cut: only the missing part is requested."""
+    """As after a power cut: only the missing part of the file is requested."""
     site.cut = 1_200_000
     with open_bundle(site.url, keys.trusted(tmp_path / "trusted")) as source:
 

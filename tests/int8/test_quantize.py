@@ -86,7 +86,7 @@ def scales_of(network_model: ModelProto, x: Floats, placement: Placement = "fuse
 
 
 def rounded_weights(network_model: ModelProto) -> dict[str, Floats]:
-    """The INT8 layers' weights on their grids: symmetric, one scale per output channel."""
+    """The INT8 layers' weights rounded to their grids: symmetric, one scale per output channel."""
     results = {}
     for kernel in plan(network_model).kernels:
         weight, axis = kernel.weight.values, 1 if kernel.node.op_type in ("ConvTranspose", "MatMul") else 0

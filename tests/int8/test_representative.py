@@ -16,7 +16,7 @@ SPEC = InputSpec(size=(48, 64))
 
 
 def scenes(count: int, low: float = 0, high: float = 1, seed: int = 0) -> npt.NDArray[np.float32]:
-    """Different scenes: coarse random fields, as the network receives them under SPEC."""
+    """Different scenes: coarse random fields, preprocessed according to SPEC."""
     coarse = np.random.default_rng(seed).uniform(low, high, (count, 3, 6, 8))
     return coarse.repeat(8, 2).repeat(8, 3).astype(np.float32)
 

@@ -24,7 +24,7 @@ pytestmark = [
 
 
 def built(source: onnx.ModelProto, folder: Path, placement: Placement = "fuse") -> str:
-    """The precision of the plan that is built from `source` in INT8."""
+    """The precision of the plan built from `source` in INT8."""
     scales = dict.fromkeys(quantized_tensors(source, placement), 0.05)
     result, _ = quantize(source, scales, placement=placement)
     onnx.save(to_half(result), folder / "model.onnx")

@@ -91,7 +91,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
 @given(cut=st.floats(0, 1))
 def test_a_truncated_file_is_refused_or_can_still_be_described(tmp_path: Path, whole: Path, cut: float) -> None:
-    """A file cut between two protobuf fields is a valid file, though not a detector."""
+    """A file truncated between two protobuf fields is a valid file, though not a detector."""
     data, path = whole.read_bytes(), tmp_path / "cut.onnx"
     path.write_bytes(data[: int(cut * len(data))])
     try:

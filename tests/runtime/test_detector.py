@@ -180,7 +180,7 @@ def test_as_many_names_as_the_network_has_classes_are_needed(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("agnostic", "kept"), [(False, 3), (True, 1)])
 def test_a_head_that_needs_it_gets_nms(tmp_path: Path, agnostic: bool, kept: int) -> None:
-    """Five predictions in one place: three of one class, two of others."""
+    """Five predictions at the same place: three of one class, two of other classes."""
     values: NDArray[Any] = np.zeros((1, 7, 84))
     values[0, :4, :5] = [[20], [20], [10], [10]]
     values[0, [4, 4, 4, 5, 6], range(5)] = 0.9

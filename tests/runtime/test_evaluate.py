@@ -82,7 +82,7 @@ def test_a_damaged_image_is_one_line(tmp_path: Path) -> None:
 
 
 def test_yolox_nano_has_its_known_score_on_real_images(real: Path, tmp_path: Path) -> None:
-    """Against pycocotools on the model run by its own recipe: 29.5 mAP, 46.3 mAP50."""
+    """Compared with pycocotools on the model run with its own recipe: 29.5 mAP, 46.3 mAP50."""
     result = backend("onnxruntime").build(real / "models/yolox_nano.onnx", tmp_path / "model.onnx", BuildOptions())
     look = InputSpec(size=(416, 416), letterbox="top-left", colour="bgr", scale=1.0)
     spec = DetectorSpec(head="yolox", classes=coco_names(), input=look)

@@ -40,7 +40,7 @@ def squares_package(tmp_path_factory: pytest.TempPathFactory, state: Path) -> Pa
 
 @pytest.fixture(scope="session")
 def null_package(tmp_path_factory: pytest.TempPathFactory, state: Path) -> Path:
-    """A package of the null backend: FP16 is chosen, FP32 is the fallback; both detect one red square."""
+    """A null backend package: FP16 is chosen, FP32 is the fallback; both detect one red square."""
     folder = tmp_path_factory.mktemp("null")
     values = [[[float(v)] * squares.CELLS for v in (32, 32, 16, 16, 0.9, 0.0)]]
     plan = {

@@ -201,7 +201,8 @@ def test_any_bytes(service: Running, data: bytes) -> None:
 
 
 def test_idle_connections_are_closed(service: Running) -> None:
-    """A hundred connections without a request: those beyond the limit are closed immediately, the others in seconds."""
+    """A hundred connections without a request: those beyond the limit are closed immediately, the rest within
+    seconds."""
     idle = [socket.create_connection(("127.0.0.1", service.port), timeout=15) for _ in range(100)]
     time.sleep(3)
     before = service.status()["frames"]
@@ -219,7 +220,7 @@ def test_idle_connections_are_closed(service: Running) -> None:
 
 
 def test_hostile_rates_do_not_slow_the_frame_loop(service: Running) -> None:
-    """Eight visitors request as fast as they can: the camera's frames are still processed."""
+    """Eight visitors send requests as fast as they can; the camera's frames are still processed."""
 
     def rate(seconds: float) -> float:
         first, begin = service.status()["frames"], time.monotonic()
@@ -252,6 +253,6 @@ def test_hostile_rates_do_not_slow_the_frame_loop(service: Running) -> None:
 
 
 def test_memory_stays_bounded(service: Running) -> None:
-    """After all other tests of this file."""
+    """Runs after all other tests of this file."""
     status: dict[str, Any] = service.status()
     assert status["memory_mb"] < 400

@@ -1,4 +1,4 @@
-"""Weights of positions: means over areas, for any sizes."""
+"""Position weights: means over areas, for any sizes."""
 
 from __future__ import annotations
 

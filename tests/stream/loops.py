@@ -47,7 +47,7 @@ def make_images(folder: Path, count: int) -> Path:
 
 
 def make_video(folder: Path, count: int, height: int = 48, width: int = 64) -> Path:
-    """A video whose frame i has the level 5 i."""
+    """A video in which frame i has the level 5 i."""
     path = folder / "video.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 30, (width, height))
     for i in range(count):

@@ -66,7 +66,7 @@ class RtspResponder:
 
     @property
     def attempts(self) -> int:
-        """How often credentials were tried."""
+        """Number of requests with credentials."""
         return sum(method == "DESCRIBE" and credentials for method, credentials in self.requests)
 
     def url(self, credentials: str = "user:secret@") -> str:

@@ -122,7 +122,7 @@ def feed(detector: Detector, source: Source, name: str, **settings: object) -> F
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_an_engine_that_is_too_slow_is_shared_evenly_and_no_frame_grows_old(tmp_path: Path, batch: int) -> None:
-    """Four cameras of 100 frames per second and one of 5, on an engine for 100 frames per second."""
+    """Four cameras with 100 frames per second and one with 5, on an engine for 100 frames per second."""
     slow = make_detector(tmp_path, batch=batch, seconds=0.01 * batch)
     feeds = [feed(slow, Steady(fps=100), f"fast-{n}") for n in range(4)] + [feed(slow, Steady(fps=5), "slow")]
     seen = ByCamera()

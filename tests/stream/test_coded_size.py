@@ -1,4 +1,4 @@
-"""Videos whose images change size in the middle: OpenCV would stretch them to the first size."""
+"""Videos whose images change size halfway: OpenCV would stretch them to the first size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An image that does not change by a bit counts as frozen; one that changes by a single bit does not."""
+"""A bit-identical image counts as frozen; one that changes by a single bit does not."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from edgesparse.stream.sources.live import LiveSource
 
 
 def has_bindings() -> bool:
-    """Whether the system's PyGObject is for this version of Python."""
+    """Whether the system's PyGObject supports this version of Python."""
     program = "import sys, gi; gi.require_version('GstApp', '1.0'); print('%d.%d' % sys.version_info[:2])"
     done = subprocess.run([SYSTEM_PYTHON, "-c", program], capture_output=True, text=True, check=False)
     return done.stdout.strip() == "{}.{}".format(*sys.version_info[:2])

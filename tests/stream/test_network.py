@@ -276,7 +276,7 @@ def test_motion_jpeg_over_http_is_a_live_camera(patient: bool) -> None:
 def test_a_change_of_size_in_mid_stream_is_noticed(
     caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """OpenCV would hide it: it scales to the size that the stream was opened with."""
+    """OpenCV would hide the change: it scales to the size at which the stream was opened."""
     caplog.set_level(logging.INFO, "edgesparse.stream")
     camera = Camera()
     with camera.serving() as address:

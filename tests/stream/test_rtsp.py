@@ -94,7 +94,7 @@ os.kill({rtsp_server.process.pid}, {signal.SIGKILL})  # which ends that wait whi
 
 
 def test_waiting_for_a_key_frame_is_a_state(rtsp_server: RtspServer, caplog: pytest.LogCaptureFixture) -> None:
-    """A second viewer joins in the middle of a group of images; the first one keeps the stream going."""
+    """A second viewer joins in the middle of a GOP; the first one keeps the stream going."""
     caplog.set_level(logging.INFO, "edgesparse.stream")
     with open_source(rtsp_server.url) as first:
         assert first.read() is not None

@@ -1,4 +1,4 @@
-"""What all sinks that write files have in common: refusals, full disks, annotated images."""
+"""Shared behavior of all sinks that write files: refusals, full disks, annotated images."""
 
 from __future__ import annotations
 

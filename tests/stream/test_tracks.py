@@ -76,7 +76,7 @@ def test_what_is_remembered_does_not_grow() -> None:
 
 
 def test_objects_of_one_class_that_cross_keep_their_direction() -> None:
-    """One above the other by half a box: where they overlap, the prediction tells them apart."""
+    """Half a box apart vertically: where they overlap, the prediction distinguishes them."""
     tracks = Tracks()
     for step in range(40):
         latest = numbers(tracks, (10 + 5 * step, 10, 0), (210 - 5 * step, 40, 0))

@@ -68,7 +68,7 @@ class Kernel:
         raise OSError(errno.EINVAL, "Invalid argument")
 
 
-# A common USB 2 camera: raw images only as fast as the bus allows.
+# A common USB 2 camera: raw frame rates are limited by the bus.
 WEBCAM: dict[str, object] = {
     "MJPG": {(1920, 1080): (30, 15), (1280, 720): (30,), (640, 480): (60, 30)},
     "YUYV": {(1920, 1080): (5,), (1280, 720): (10,), (640, 480): (30, 15)},

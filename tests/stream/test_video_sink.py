@@ -139,7 +139,7 @@ def test_dropped_frames_without_times_leave_gaps(tmp_path: Path) -> None:
 
 
 def test_an_avi_continues_in_further_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it does after each gigabyte."""
+    """As after each gigabyte."""
     monkeypatch.setattr(avi, "RIFF_BYTES", 20_000)
     path = tmp_path / "out.avi"
     with Video(path, NAMES, 10) as sink:

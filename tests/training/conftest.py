@@ -1,4 +1,4 @@
-"""A toy detector: layers of each kind that masks treat differently."""
+"""A toy detector with every kind of layer that masks treat differently."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ Outputs = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Box:
-    """One box in the input's pixels; `row` is the prediction that holds it."""
+    """One box in input pixels; `row` is the index of its prediction."""
 
     row: int
     xyxy: tuple[float, float, float, float]

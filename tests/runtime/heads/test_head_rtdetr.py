@@ -1,4 +1,4 @@
-"""RT-DETR and its relatives, in the layouts of their exporters."""
+"""RT-DETR and related models, in the layouts of their exporters."""
 
 from __future__ import annotations
 

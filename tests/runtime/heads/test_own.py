@@ -81,7 +81,7 @@ def test_details_travel_with_its_boxes_when_it_completes_them(write: Callable[..
 
 
 def test_it_promises_a_score_per_class_only_when_it_says_so(write: Callable[..., str]) -> None:
-    """Pruning reads every box for every class, in order, from heads that promise it; this one ignores `multi_label`."""
+    """Pruning reads every box for every class, in order, from heads that support it; this one ignores `multi_label`."""
     name = write()
     assert not head(name).per_class and head("yolov8").per_class
     assert box_reader(DetectorSpec(head=name, classes=("a", "b"), input=InputSpec(size=(64, 64)))) is None
