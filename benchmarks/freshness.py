@@ -35,7 +35,7 @@ LAST_SECONDS = 10.0
 
 
 def plain(url: str) -> Iterator[NDArray[np.uint8]]:
-    """OpenCV as most scripts use it; reopened when it ends."""
+    """OpenCV's capture as most scripts use it; reopened when it ends."""
     capture = cv2.VideoCapture(url)
     while True:
         has_frame, frame = capture.read()
@@ -52,7 +52,8 @@ def edgesparse(url: str) -> Iterator[NDArray[np.uint8]]:
 
 
 def watch(reader: str, url: str, table: Path, seconds: float) -> None:
-    """One of the two processes: prints, per frame, the seconds since its start and the frame's age in milliseconds."""
+    """Run one of the two processes: print, for each frame, the seconds since the start and the frame's age in
+    milliseconds."""
     sent = np.memmap(table, np.int64, "r", shape=(1, NUMBERS))
     started, rows = time.monotonic(), []
     for frame in (plain if reader == "plain" else edgesparse)(url):

@@ -30,7 +30,8 @@ def crops(first_seed: int, scenes: int) -> tuple[Floats, NDArray[np.int64]]:
 
 
 def train(x: Floats, labels: NDArray[np.int64]) -> list[tuple[Floats, Floats]]:
-    """Weights [inputs, outputs] and bias of each layer, ReLU between: Adam on the cross entropy."""
+    """Train with Adam on the cross entropy. Returns weights [inputs, outputs] and bias of each layer, with ReLU
+    between."""
     random = np.random.default_rng(0)
     sizes = (x.shape[1], *WIDTHS, len(CLASSES))
     layers: list[tuple[Floats, Floats]] = [

@@ -157,7 +157,7 @@ def summary(errors: npt.NDArray[np.float64]) -> dict[str, float | int]:
 
 
 def family(model: str) -> str:
-    """`yolov8n` is of `yolov8`, `yoloxs_leaky` of `yolox`."""
+    """Family of a network: `yolov8n` belongs to `yolov8`, `yoloxs_leaky` to `yolox`."""
     return re.sub(r"(?<=\d)[a-z]$|(?<=yolox)[a-z](_leaky)?$", "", model)
 
 

@@ -26,8 +26,8 @@ RESULT = Path(__file__).parent / "results" / "scene.json"
 
 
 def rate(draw: Callable[[], object], seconds: float) -> dict[str, float]:
-    """Calls per second over at least `seconds`, percentiles of a call in milliseconds, and the CPU time per call in all
-    threads, which is meaningful on a busy machine too."""
+    """Calls per second over at least `seconds`, percentiles per call in milliseconds, and CPU time per call over all
+    threads, which is meaningful even on a busy machine."""
     times: list[float] = []
     used = time.process_time()
     end = time.perf_counter() + seconds

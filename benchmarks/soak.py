@@ -5,11 +5,11 @@
 Real video over GStreamer's RTSP server on the loopback interface, 640x360 at 10 frames per second. Every image contains
 its number, so its age is measured from the time the camera sent it. One after another, the server is killed, cameras
 freeze, go silent, send garbage or change size, and the network delays or corrupts packets or drops connections. In the
-last fifth of the time nothing fails, but the engine is twice too slow for all cameras. The engine is the null backend,
-which only sleeps. Around the loop is everything that the service has: the web page, MQTT, a webhook and JSON lines,
-attacked throughout by hostile visitors, a hostile broker and a hostile webhook server (hostile.py). Prints JSON with
-the requirements that are met; exit code 1 if one is not. soak.json and the plot soak.svg are written to OUT and, with
---save, to results/.
+last fifth of the time nothing fails, but the engine has only half of the speed that all cameras need. The engine is the
+null backend, which only sleeps. Around the loop is everything that the service has: the web page, MQTT, a webhook and
+JSON lines, attacked throughout by hostile visitors, a hostile broker and a hostile webhook server (hostile.py). Prints
+JSON with the requirements that are met; exit code 1 if one is not. soak.json and the plot soak.svg are written to OUT
+and, with --save, to results/.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Watch:
 
 
 class Sampler(threading.Thread):
-    """Records memory, descriptors and threads each second, and the memory of the capture processes."""
+    """Records memory, descriptors and threads once per second, and the memory of the capture processes."""
 
     def __init__(self, seconds: int) -> None:
         super().__init__(daemon=True)

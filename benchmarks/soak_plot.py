@@ -1,4 +1,4 @@
-"""The plot of a soak as SVG: ages of frames, memory, and which failure happened when."""
+"""Plot of a soak as SVG: frame ages, memory, and when each failure happened."""
 
 from __future__ import annotations
 

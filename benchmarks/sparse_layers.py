@@ -54,7 +54,8 @@ PLACEMENTS: dict[str, Placement] = {"int8-qdq": "fuse", "int8-qdq-sparse": "spar
 
 @dataclass(frozen=True)
 class Net:
-    """`depth` convolutions of `channels` to as many, each with its activation, on batch x channels x size x size."""
+    """`depth` convolutions from `channels` to `channels`, each with an activation, on batch x channels x size x
+    size."""
 
     channels: int
     kernel: int

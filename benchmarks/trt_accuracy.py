@@ -9,7 +9,7 @@ either placement), even.onnx and table.calibration. Each engine is built, scored
 time limit; a row is written as soon as it is available and is not measured again.
 
 Per engine: mAP 50-95 and mAP50 on coco_mini/val (153 images); the share of ONNX Runtime's FP32 boxes that it finds, and
-of those boxes the change in confidence (median, 90th percentile of the magnitude).
+the change in confidence of those boxes (median, 90th percentile of the magnitude).
 """
 
 from __future__ import annotations

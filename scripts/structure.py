@@ -81,7 +81,8 @@ def _functions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, Function]
 
 
 def function_lines(function: Function) -> int:
-    """Count from `def` to the last line, without the docstring: a long explanation is no reason to split a function."""
+    """Count from `def` to the last line, without the docstring: a long explanation is not a reason to split a
+    function."""
     lines = (function.end_lineno or function.lineno) - function.lineno + 1
     first = function.body[0]
     if ast.get_docstring(function, clean=False) is not None:
@@ -101,7 +102,7 @@ def parameters(function: Function) -> int:
 
 
 def complexity(function: Function) -> int:
-    """Return McCabe's number: one, plus one for every branch."""
+    """Return McCabe's cyclomatic complexity: one, plus one for every branch."""
     branches = (ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.comprehension)
     total = 1
     for node in ast.walk(function):

@@ -1,9 +1,10 @@
 """Engines of TensorRT 8.5 built in the current context, with kernels that an Orin has.
 
-Kernel names begin with the GPU generation that they were written for. An Orin (8.7) runs sm80 and sm86 kernels and no
-sm90 one. `toll.c` makes Hopper's own kernels lose while the builder times them; the engine inspector then shows whether
-any is left. (An IAlgorithmSelector can remove them too, but rules out the timing cache: a YOLOv8n then does not build
-in five minutes. Reporting compute capability 8.0 to TensorRT does not work: it loads code that a Hopper cannot run.)
+Kernel names begin with the GPU generation that they were written for. An Orin (8.7) runs sm80 and sm86 kernels but no
+sm90 ones. `toll.c` makes Hopper's own kernels lose while the builder times them; the engine inspector then shows
+whether any are left. (An IAlgorithmSelector can remove them too, but rules out the timing cache: a YOLOv8n then does
+not build in five minutes. Reporting compute capability 8.0 to TensorRT does not work: it loads code that a Hopper
+cannot run.)
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Builder:
         self._runtime = trt.Runtime(self._logger)
 
     def build(self, onnx: bytes, options: Options) -> Built:
-        """Raises RuntimeError with TensorRT's last error."""
+        """Build the engine. Raises RuntimeError with TensorRT's last error."""
         log = self._folder / "build.log"
         start = time.perf_counter()
         with _printed_to(log):

@@ -25,7 +25,8 @@ SCALE = 0.03
 
 @dataclass(frozen=True)
 class Chain:
-    """`depth` convolutions of `channels` to as many with an activation, then a 1x1 convolution to 16 channels."""
+    """`depth` convolutions from `channels` to `channels`, each with an activation, then a 1x1 convolution to 16
+    channels."""
 
     kernel: int
     channels: int

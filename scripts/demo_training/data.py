@@ -66,7 +66,7 @@ def draw(first: int, count: int) -> Stills:
 
 
 class Painters:
-    """Processes, one fewer than cores, that draw chunks of scenes in the order requested."""
+    """A pool of processes, one fewer than cores, that draw chunks of scenes in the requested order."""
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork

@@ -42,7 +42,7 @@ class Amounts:
 
 @dataclass
 class Run:
-    """One run of the script: its output folder, its device, and its measurements."""
+    """One run of the script: output folder, device and measurements."""
 
     out: Path
     device: torch.device

@@ -54,7 +54,7 @@ class Backbone(nn.Module):
 
 
 class Neck(nn.Module):
-    """From coarse features to the fine levels and back; 64 channels per level."""
+    """Passes features from coarse to fine levels and back; 64 channels per level."""
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()

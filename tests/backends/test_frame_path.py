@@ -146,7 +146,7 @@ def test_closing_while_busy_waits(fake: Fake, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("captured", [True, False])
 def test_its_runner_can_be_timed_and_run_beside_it(fake: Fake, tmp_path: Path, captured: bool) -> None:
-    """As in a build, which times an engine before scoring it."""
+    """As in a build, which times the engine before it scores it."""
     fake.uncapturable = not captured
     fake.answers = answers("yolov8", 1, 1, 0.2)
     with detector(fake, tmp_path, conf=0.5) as detect:
