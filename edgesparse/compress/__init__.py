@@ -1,4 +1,4 @@
-"""Change a network so that it runs faster: `slim` rewrites it and keeps its outputs."""
+"""Change a network so that it runs faster: `slim` rewrites it without changing its outputs."""
 
 from edgesparse.compress.rewrite import SlimOptions as SlimOptions
 from edgesparse.compress.rewrite import SlimReport as SlimReport

@@ -16,14 +16,14 @@ Index = NDArray[np.intp]
 
 @dataclass(frozen=True)
 class Shuffle:
-    """Tensor `output` holds the channels `index` of the first tensor of the chain."""
+    """Tensor `output` holds the channels `index` of the chain's first tensor."""
 
     output: str
     index: Index
 
 
 def sliced_channels(editor: Editor, node: NodeProto) -> dict[str, Index] | None:
-    """The channels in each output of a Split, Slice or Gather along the channels of an image; None for others."""
+    """The channels in each output of a Split, Slice or Gather along the channel axis; None for other nodes."""
     shape = editor.shape(node.input[0]) if node.input else None
     if shape is None or len(shape) != 4:
         return None
@@ -40,7 +40,7 @@ def sliced_channels(editor: Editor, node: NodeProto) -> dict[str, Index] | None:
 
 
 def channel_shuffle(editor: Editor, first: NodeProto) -> Shuffle | None:
-    """Follow Reshape, Transpose, Reshape and the like from `first` to where they are a reordering of channels."""
+    """Follow Reshape, Transpose, Reshape and the like from `first` until they amount to a reordering of channels."""
     shape = editor.shape(first.input[0])
     if first.op_type != "Reshape" or shape is None or len(shape) != 4:
         return None

@@ -1,4 +1,4 @@
-"""Whether a rewritten network detects what the original does: all its boxes and scores, for an image of noise."""
+"""Whether a rewritten network detects what the original does: all boxes and scores, on an image of noise."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from edgesparse.runtime.heads.recognize import check, choose
 from edgesparse.runtime.heads.registry import head as head_of
 
 MOST_PIXELS, MOST_SCORE = 0.5, 0.002
-"""What a rewritten network's boxes and scores may differ by."""
+"""How much a rewritten network's boxes and scores may differ."""
 RELATIVE = 1e-3
-"""Of raw outputs, and of boxes larger than the image."""
+"""Relative tolerance for raw outputs and for boxes larger than the image."""
 
 
 @dataclass(frozen=True)
 class Change:
     """The largest difference between the boxes of two networks, in pixels, and between their scores.
 
-    Without a head, that of the raw outputs relative to their largest value, as `score`.
+    Without a head, `score` is the difference of the raw outputs, relative to their largest value.
     """
 
     pixels: float
@@ -40,7 +40,7 @@ class Change:
 
 
 class Original:
-    """The outputs of the network before any rewrite. `head`: its name; None where no head reads the outputs."""
+    """The outputs of the network before any rewrite. `head`: the head's name, None if no head reads the outputs."""
 
     def __init__(self, model: ModelProto, head: str) -> None:
         described = info(model)
@@ -57,7 +57,7 @@ class Original:
         self._outputs = self._run(model)
 
     def change(self, model: ModelProto, head: str | None) -> Change:
-        """The difference between the outputs of `model`, read by `head`, and the original's."""
+        """The difference between the original's outputs and those of `model`, as `head` decodes them."""
         outputs = self._run(model)
         if head is None or self.head is None:
             pairs = zip(self._outputs.values(), outputs.values(), strict=True)
@@ -95,7 +95,7 @@ class Original:
 
 
 def _as_input(noise: NDArray[np.float32], head: str) -> NDArray[np.float32]:
-    """Pixels of noise as the trainers of `head` prepare them, from noise between 0 and 1."""
+    """Noise between 0 and 1, preprocessed as the trainers of `head` do it."""
     spec = head_of(head).convention
     mean, std = (np.array(values, np.float32).reshape(1, 3, 1, 1) for values in (spec.mean, spec.std))
     prepared: NDArray[np.float32] = (noise * np.float32(255 * spec.scale) - mean) / std

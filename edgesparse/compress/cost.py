@@ -1,8 +1,8 @@
-"""What a network is predicted to cost on a board: the measure by which a rewrite is kept or dropped.
+"""The predicted cost of a network on a board, by which a rewrite is kept or dropped.
 
-The prediction of `predict`, and what TensorRT does to some nodes: a Concat costs nothing where its inputs are whole
-blocks of channels, since they are written in place; else each input is copied. A Split copies each output. A
-convolution of the image has kernels of its own, which need no whole block of channels.
+It is the prediction of `predict`, adjusted for what TensorRT does with some nodes. A Concat costs nothing if its inputs
+are whole blocks of channels, since they are written in place; otherwise each input is copied. A Split copies each
+output. The convolution that reads the image has special kernels, which do not need whole blocks of channels.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from edgesparse.predict.fusion import Work, dense_layers
 from edgesparse.predict.roofline import predict
 
 BLOCK = 32
-"""Channels that are stored side by side in the layouts of the fastest INT8 kernels, and as a multiple of FP16's."""
+"""Channels that the fastest INT8 kernels store side by side; also a multiple of what FP16 kernels store."""
 
 IMAGE_CHANNELS = 4
-"""Of the layout that kernels for the first layer read: three colors and a zero."""
+"""Channels in the layout that kernels for the first layer read: three colors and a zero."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """`kernels`: what an engine launches; `ms`: predicted latency; `products_ms`: of the products alone.
+    """`kernels`: how many an engine launches; `ms`: predicted latency; `products_ms`: latency of the products alone.
 
-    The products are counted in whole blocks of channels.
+    Products are counted in whole blocks of channels.
     """
 
     kernels: int
@@ -39,12 +39,12 @@ class Cost:
 
     @property
     def weighed(self) -> float:
-        """The prediction, and the products once more: it counts whole tiles, in which added products seem free."""
+        """`ms` plus `products_ms`: `ms` counts whole tiles, so additional products may seem to cost nothing."""
         return self.ms + self.products_ms
 
 
 def cost(model: ModelProto, board: Board, precision: str) -> Cost:
-    """Raises ModelError where a shape stays open."""
+    """Return the predicted cost. Raises ModelError if a shape is not static."""
     known = shapes(model, trusted=True)
     works = tuple(_with_copies(model, dense_layers(model, known), known))
     rate = board.rate(precision, False) * fitted().math
@@ -53,7 +53,7 @@ def cost(model: ModelProto, board: Board, precision: str) -> Cost:
 
 
 def _with_copies(model: ModelProto, works: tuple[Work, ...], known: Mapping[str, Shape]) -> Iterator[Work]:
-    """The layers, with those of a Concat or Split replaced by the copies that an engine makes for them."""
+    """The layers, with each Concat and Split replaced by the copies that an engine makes for it."""
     nodes = {layer_name(node): node for node in model.graph.node if node.op_type in ("Concat", "Split")}
     for work in map(_packed, works):
         node = nodes.get(work.name) if work.kind == "move" else None
@@ -63,7 +63,7 @@ def _with_copies(model: ModelProto, works: tuple[Work, ...], known: Mapping[str,
 
 
 def _packed(work: Work) -> Work:
-    """The first layer reads IMAGE_CHANNELS for each position of its kernel side by side, rather than a block each."""
+    """The first layer reads IMAGE_CHANNELS per kernel position, side by side, instead of a block per position."""
     if work.kind != "tensor" or work.channels > IMAGE_CHANNELS:
         return work
     return replace(work, taps=1, depth=work.taps * IMAGE_CHANNELS)

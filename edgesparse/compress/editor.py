@@ -1,4 +1,4 @@
-"""A graph that is being rewritten: its nodes in order, its constants by value, the shape of each tensor."""
+"""A graph while it is rewritten: nodes in order, constants by value, the shape of each tensor."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from edgesparse.model.wiring import Array, Shape, Wiring, reads
 
 
 class Editor:
-    """A copy of a model with static shapes, to rewrite in place; with `copy=False` the model itself, to read only.
+    """A copy of a model with static shapes, rewritten in place; with `copy=False` the model itself, read only.
 
-    Nodes stay behind those that they read.
-    `wiring` and `known` (the shape of every tensor) are up to date after `store`, `insert`, `redirect` and `tidy`; who
-    changes nodes by hand calls `changed`.
+    Nodes stay in topological order. `wiring` and `known` (the shape of every tensor) are up to date after `store`,
+    `insert`, `redirect` and `tidy`; call `changed` after changing nodes directly.
     """
 
     def __init__(self, model: ModelProto, *, copy: bool = True) -> None:
@@ -43,13 +42,13 @@ class Editor:
         self.__dict__.pop("known", None)
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        """The shape of tensor `name`; None where it is not static."""
+        """The shape of tensor `name`; None if it is not static."""
         shape = self.known.get(name, (None,))
         sizes = tuple(n for n in shape if n is not None)
         return sizes if len(sizes) == len(shape) else None
 
     def name(self, stem: str) -> str:
-        """A name that nothing has yet."""
+        """A name that is not in use yet."""
         name, count = stem, 1
         while name in self._names:
             name, count = f"{stem}_{count}", count + 1
@@ -57,19 +56,19 @@ class Editor:
         return name
 
     def store(self, value: Array, stem: str) -> str:
-        """Add a constant; returns its name."""
+        """Add a constant and return its name."""
         name = self.name(stem)
         self.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         self.changed()
         return name
 
     def node(self, operator: str, inputs: list[str], stem: str, **attributes: Any) -> NodeProto:
-        """A node with one output, not in the graph yet."""
+        """Create a node with one output; it is not yet in the graph."""
         name = self.name(stem)
         return helper.make_node(operator, inputs, [name], name, **attributes)
 
     def insert(self, node: NodeProto, before: NodeProto) -> str:
-        """Put `node` into the graph in front of `before`; returns its first output."""
+        """Insert `node` into the graph in front of `before`, and return its first output."""
         place = next(i for i, other in enumerate(self.graph.node) if other.output == before.output)
         self.graph.node.insert(place, node)
         self.changed()

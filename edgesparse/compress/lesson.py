@@ -1,4 +1,4 @@
-"""Everything that a distillation needs, written into one folder, and its result read back."""
+"""Writes everything that a distillation needs into one folder, and reads its result."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BINS = {"yolov8-maps": 16, "nanodet-maps": 8}
 class StudentOptions:
     """How the student differs from the teacher: `relu`, `sparse` (share of all MACs that is 2:4, 0 to 1), `int8`.
 
-    `minutes`, `steps`, `batch` and `rate` (learning rate) are of the training.
+    `minutes`, `steps`, `batch` and `rate` (learning rate) describe the training.
     """
 
     relu: bool = False
@@ -43,7 +43,7 @@ class StudentOptions:
 
 
 def channels_of(head: str, count: int) -> dict[str, Any]:
-    """What the channels of a family's maps mean; see training.lessons.MapsSpec. Raises ModelError."""
+    """The meaning of the channels of a head's maps; see training.lessons.MapsSpec. Raises ModelError."""
     if head == "yolov8-maps":
         return {"box": (0, 64), "classes": (64, count), "bins": BINS[head]}
     if head == "nanodet-maps":
@@ -67,7 +67,7 @@ def write_lesson(
     """Write the files that `edgesparse.training.distill` reads.
 
     `student`: the teacher itself, or a changed network with the same outputs. `pixels`: uint8 [N, 3, H, W] in the
-    input's colors. Raises ModelError where the maps cannot be found or learned, naming the node.
+    input's color order. Raises ModelError, naming the node, if the maps cannot be found or learned.
     """
     maps = maps_of(Editor(teacher, copy=False))
     count = _channels(teacher, student, maps)
@@ -97,7 +97,7 @@ def write_lesson(
 
 
 def _channels(teacher: ModelProto, student: ModelProto, maps: Sequence[str]) -> int:
-    """Channels of all maps of one stride together. Raises ModelError where the student's maps are others."""
+    """The number of channels of all maps of one stride. Raises ModelError if the student's maps differ."""
     first, second = ([Editor(model, copy=False).shape(name) for name in maps] for model in (teacher, student))
     shapes = [shape for shape in first if shape is not None]
     if first != second or len(shapes) < len(maps):
@@ -106,7 +106,7 @@ def _channels(teacher: ModelProto, student: ModelProto, maps: Sequence[str]) -> 
 
 
 def placement_of(student: ModelProto) -> Placement:
-    """Where Q/DQ go: right behind the layers where any is 2:4, as sparse kernels need them."""
+    """Where Q/DQ pairs go: directly after the layers if any layer is 2:4, since sparse kernels need that."""
     return "sparse" if any(layer.state == "sparse" for layer in inspect(student).layers) else "fuse"
 
 
@@ -118,9 +118,9 @@ def _rounding(student: ModelProto, placement: Placement) -> dict[str, Any]:
 
 
 def read_result(folder: Path) -> tuple[ModelProto, dict[str, Any]]:
-    """The trained student, with Q/DQ if it was trained in INT8, and the training's report.
+    """Return the trained student, with Q/DQ pairs if it was trained in INT8, and the training's report.
 
-    Raises CalibrationError where a tensor has no scale.
+    Raises CalibrationError if a tensor has no scale.
     """
     model = load(folder / "trained.onnx")
     report: dict[str, Any] = json.loads((folder / "report.json").read_text())

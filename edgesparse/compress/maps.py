@@ -1,4 +1,4 @@
-"""The decoding is taken out of a detector: its outputs become the maps of its last convolutions."""
+"""Removes the decoding from a detector: its outputs become the maps of its last convolutions."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ FAMILIES = {
     "nanodet": "nanodet-maps",
     "fastestdet": "fastestdet-maps",
 }
-"""The head of a model with its decoding -> the head that reads its maps."""
+"""The head of a model with decoding -> the head that reads its maps."""
 
 
 def cut(model: ModelProto) -> ModelProto:
-    """A copy whose outputs are the maps of the last convolutions, in the order in which its outputs read them.
+    """Return a copy whose outputs are the maps of the last convolutions, in the order in which its outputs read them.
 
-    Raises ModelError where something other than a convolution is reached, naming the node.
+    Raises ModelError, naming the node, if an output is not computed from convolutions.
     """
     editor = Editor(model)
     names = maps_of(editor)
@@ -48,9 +48,9 @@ def set_head(model: ModelProto, head: str) -> None:
 
 
 def maps_of(editor: Editor) -> list[str]:
-    """The outputs of the convolutions behind which only other operations follow, in the order of reading.
+    """The outputs of the last convolutions, in the order in which the model's outputs read them.
 
-    Raises ModelError where the outputs come from elsewhere, naming the node.
+    Raises ModelError, naming the node, if an output is computed from anything else.
     """
     names: dict[str, None] = {}
     visited = set[str]()

@@ -1,4 +1,4 @@
-"""Moves that cancel or repeat each other are removed; slices of pixels become a strided convolution."""
+"""Removes data movement that cancels out or repeats; slices of pixels become a strided convolution."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
 def drop_moves(model: ModelProto) -> Iterator[Site]:
-    """A site per node that moves nothing, or whose work the next one undoes or repeats."""
+    """A site per node that moves nothing, or whose work the next node undoes or repeats."""
     editor = Editor(model, copy=False)
     for node in editor.graph.node:
         if (source := _needless(editor, node)) is not None and node.output[0] not in editor.wiring.outputs:
@@ -29,7 +29,7 @@ def drop_moves(model: ModelProto) -> Iterator[Site]:
 
 
 def fold_focus(model: ModelProto) -> Iterator[Site]:
-    """A site per convolution of a Concat of every other pixel: one strided convolution reads the pixels in place."""
+    """A site per convolution of a Concat of pixel slices (Focus): a strided convolution reads the pixels directly."""
     editor = Editor(model, copy=False)
     for node in editor.graph.node:
         weights = conv_weights(editor, node)
@@ -47,7 +47,7 @@ def fold_focus(model: ModelProto) -> Iterator[Site]:
 
 
 def _needless(editor: Editor, node: NodeProto) -> str | None:
-    """The tensor that `node` hands on unchanged, if it does."""
+    """The tensor that `node` passes on unchanged, if any."""
     if node.op_type == "Identity":
         return node.input[0]
     before = editor.shape(node.input[0]) if node.input else None
@@ -59,7 +59,7 @@ def _needless(editor: Editor, node: NodeProto) -> str | None:
 
 
 def _joins(editor: Editor, node: NodeProto) -> bool:
-    """Whether `node` and the one that it reads are both shape changes, or both transposes."""
+    """Whether `node` and the node that it reads are both shape changes, or both transposes."""
     before = editor.wiring.producer.get(node.input[0]) if node.input else None
     if before is None or not before.input:
         return False
@@ -92,7 +92,7 @@ def _join(model: ModelProto, name: str) -> ModelProto:
 
 
 def _offsets(editor: Editor, conv: NodeProto) -> tuple[str, int, list[tuple[int, int]]] | None:
-    """For a convolution of a Concat of slices: the sliced tensor, the step, and (row, column) of each slice's first."""
+    """For a convolution of a Concat of slices: the sliced tensor, the step, and each slice's first (row, column)."""
     concat = editor.wiring.producer.get(conv.input[0])
     if concat is None or concat.op_type != "Concat" or attribute(concat, "axis") not in (1, -3):
         return None
@@ -108,7 +108,7 @@ def _offsets(editor: Editor, conv: NodeProto) -> tuple[str, int, list[tuple[int,
 
 
 def _trace(editor: Editor, name: str) -> tuple[str, int, int, int] | None:
-    """Follow slices of rows and columns back: source, step, first row, first column."""
+    """Follow slices of rows and columns back to their source. Returns source, step, first row and first column."""
     first, steps = {2: 0, 3: 0}, {2: 1, 3: 1}
     while (node := editor.wiring.producer.get(name)) is not None and node.op_type == "Slice":
         constants = [editor.wiring.constant(i) for i in node.input[1:]]

@@ -1,4 +1,4 @@
-"""Convolutions that read the same tensor become one; what reads them follows as far as that is faster."""
+"""Merges convolutions that read the same tensor, and those that read their outputs, as far as that is faster."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from edgesparse.model.layers import layer_name
 from edgesparse.model.wiring import attribute
 
 DEPTH = 4
-"""How many convolutions in a row are merged at most."""
+"""The most consecutive convolutions that are merged."""
 GEOMETRY = ("kernel_shape", "strides", "pads", "dilations", "auto_pad")
 
 
 def merge_parallel(model: ModelProto) -> Iterator[Site]:
-    """A site per tensor that several like convolutions read: these alone, or with the convolutions behind them."""
+    """A site per tensor that several similar convolutions read: these alone, or with the convolutions after them."""
     for convs in _groups(Editor(model, copy=False)):
         outputs = [conv.output[0] for conv in convs]
         what = f"{len(convs)} convolutions of one tensor merged, up to {{}} deep"
@@ -30,7 +30,7 @@ def merge_parallel(model: ModelProto) -> Iterator[Site]:
 
 
 def _merged(model: ModelProto, outputs: Sequence[str], depth: int) -> ModelProto:
-    """The model with the convolutions that write `outputs` merged, then those that read them, `depth` in all."""
+    """The model with the convolutions that write `outputs` merged, then those that read them, to `depth` in total."""
     first, todo = Editor(model, copy=False).wiring.producer[outputs[0]], [list(outputs)]
     for level in range(depth):
         if not todo:
@@ -66,7 +66,7 @@ def _merge(model: ModelProto, outputs: Sequence[str]) -> tuple[ModelProto, str]:
 
 
 def _replace_outputs(editor: Editor, outputs: Sequence[str], name: str) -> None:
-    """`name` becomes an output in place of the first of `outputs`, with the channels of all of them."""
+    """Replace the first of `outputs` by `name`, which has the channels of all of them."""
     values = [value for value in editor.graph.output if value.name not in outputs[1:]]
     channels = sum((editor.shape(output) or (0, 0))[1] for output in outputs)
     for value in values:
@@ -80,7 +80,7 @@ def _replace_outputs(editor: Editor, outputs: Sequence[str], name: str) -> None:
 
 
 def _groups(editor: Editor) -> list[list[NodeProto]]:
-    """Convolutions of one tensor with the same kernel, strides and pads, two or more each."""
+    """Groups of two or more convolutions of one tensor with the same kernel size, strides and pads."""
     groups: defaultdict[tuple[object, ...], list[NodeProto]] = defaultdict(list)
     for node in editor.graph.node:
         weights = conv_weights(editor, node)
@@ -94,9 +94,9 @@ def _groups(editor: Editor) -> list[list[NodeProto]]:
 
 
 def _as_read(editor: Editor, convs: list[NodeProto]) -> list[NodeProto]:
-    """Outputs among the model's in the order in which a head joins them; empty where others come between.
+    """Sort convolutions whose outputs are the model's by the order in which a head joins them.
 
-    A head joins the channels of all outputs of one size in their order.
+    A head joins the channels of all outputs of one size in their order. Empty if another output comes between them.
     """
     names = [value.name for value in editor.graph.output]
     if convs[0].output[0] not in names:
@@ -110,7 +110,7 @@ def _as_read(editor: Editor, convs: list[NodeProto]) -> list[NodeProto]:
 
 
 def _follows(editor: Editor, conv: NodeProto, names: Sequence[str]) -> bool:
-    """Whether `conv` reads one of the tensors `names`, through operations per value at most."""
+    """Whether `conv` reads one of the tensors `names`, directly or through elementwise operations."""
     todo = [conv.input[0]]
     while todo:
         name = todo.pop()

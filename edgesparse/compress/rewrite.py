@@ -1,7 +1,7 @@
-"""Rewrites that make a network faster and keep its outputs to float rounding.
+"""Rewrites that make a network faster; its outputs stay the same except for float rounding.
 
-Each is tried where it applies, and kept where the network is predicted to run faster on a board; nothing is trained
-and no image is needed.
+Each rewrite is tried wherever it applies, and kept if the network is predicted to run faster on a board. Nothing is
+trained, and no images are needed.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ REWRITES: dict[str, Rewrite] = {
     "upsample": move_resize,
     "parallel": merge_parallel,
 }
-"""In the order in which they are tried: a later one may use what an earlier one left."""
+"""In the order in which they are tried: a rewrite may build on an earlier one."""
 
 
 @dataclass(frozen=True)
 class Step:
     """One place where a rewrite was considered.
 
-    `saved_ms`: what it is predicted to save; negative where it was dropped because it costs more. `why`: what was done,
-    or why not.
+    `saved_ms`: predicted saving; negative if the rewrite was dropped because it costs more. `why`: what was done, or
+    why it was not.
     """
 
     rewrite: str
@@ -55,9 +55,9 @@ class Step:
 
 @dataclass(frozen=True)
 class SlimReport:
-    """`before` and `after`: the predicted cost on `device` in `precision`. `head`: the one that reads the outputs.
+    """`before` and `after`: the predicted cost on `device` in `precision`. `head`: the head that reads the outputs.
 
-    `change`: the largest difference of any box and score from the original's, for an image of noise.
+    `change`: the largest difference of any box and score from the original's, on an image of noise.
     """
 
     device: str
@@ -75,9 +75,9 @@ class SlimReport:
 
 @dataclass(frozen=True)
 class SlimOptions:
-    """What is rewritten, and for what. `head`: as in a recipe; `maps`: whether the decoding may leave the engine.
+    """What may be rewritten, and for which board. `head`: as in a recipe; `maps`: whether decoding may be removed.
 
-    `device` and `precision` ("fp16", "int8") say what the prediction is for.
+    `device` and `precision` ("fp16", "int8"): what the prediction is for.
     """
 
     head: str = "auto"
@@ -89,10 +89,10 @@ class SlimOptions:
 def slim(
     model: ModelProto, options: SlimOptions = SlimOptions(), progress: Progress = quiet
 ) -> tuple[ModelProto, SlimReport]:
-    """A rewritten copy of `model`, and what was done. Shapes must be static and constants folded.
+    """Return a rewritten copy of `model`, and what was done. Shapes must be static and constants folded.
 
-    The copy's metadata name its head, where that is another. Raises ConfigError for an unknown board or head,
-    ModelError where a shape stays open, or the result does not detect what the original does.
+    The copy's metadata names its head if that changed. Raises ConfigError for an unknown board or head, ModelError if
+    a shape is not static or the result does not detect what the original does.
     """
     return _Slimming(model, options, progress).run()
 
@@ -136,13 +136,13 @@ class _Slimming:
 
     @cached_property
     def original(self) -> Original:
-        """What the network was, run once: only where something changes."""
+        """The original network's outputs; it is run once, and only if something changes."""
         original = Original(self.untouched, self.options.head)
         self.head = self.head or original.head
         return original
 
     def _cut(self) -> None:
-        """Take the decoding out where a head reads the maps and finds the same boxes in them."""
+        """Remove the decoding if a head decodes the same boxes from the maps."""
         self.head = self.original.head
         head = FAMILIES.get(self.head or "")
         where = ", ".join(output.name for output in self.model.graph.output)
@@ -172,7 +172,7 @@ class _Slimming:
         _log.debug("%s: %s: %s; %s", step.rewrite, step.where, step.why, saved)
 
     def _visit(self, name: str, site: Site) -> None:
-        """Keep the site's best way if the network is faster with it."""
+        """Keep the site's best way if it makes the network faster."""
         results = [self._try(way) for way in site.ways]
         done = [result for result in results if isinstance(result, _Tried)]
         if not done:

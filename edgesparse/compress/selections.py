@@ -1,4 +1,4 @@
-"""Splits, slices and shuffles of channels become part of the weights of what reads them."""
+"""Folds splits, slices and shuffles of channels into the weights of the nodes that read them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgesparse.model.layers import layer_name
 
 
 def fold_selections(model: ModelProto) -> Iterator[Site]:
-    """A site per tensor of which channels are selected, then one for all that are left together."""
+    """A site per tensor from which channels are selected, then one for all remaining tensors together."""
     editor = Editor(model, copy=False)
     by_tensor = {name: parts for name in _sources(editor) if (parts := _parts(editor, name))}
     for source, parts in by_tensor.items():
@@ -29,7 +29,7 @@ def fold_selections(model: ModelProto) -> Iterator[Site]:
 
 
 Part = tuple[str, Index]
-"""The tensor from which channels are selected, and which."""
+"""The tensor from which channels are selected, and their indices."""
 
 
 def _sources(editor: Editor) -> list[str]:
@@ -93,7 +93,7 @@ def _divide(model: ModelProto, source: str, parts: dict[str, Part]) -> ModelProt
 
 
 def _chain(editor: Editor, source: str, readers: int) -> list[NodeProto]:
-    """The convolution that computes `source` and the operations per value behind it, which nothing else reads."""
+    """The convolution that computes `source` and the elementwise operations after it, which nothing else reads."""
     nodes: list[NodeProto] = []
     todo = [source]
     while todo:

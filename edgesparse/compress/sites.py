@@ -1,4 +1,4 @@
-"""Where a rewrite applies, and the ways in which it could be done there."""
+"""Where a rewrite applies, and the ways in which it can be done there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgesparse.model.wiring import Array, attribute
 
 
 class Inapplicable(Exception):
-    """Why a rewrite cannot be done at a site; the text names the node."""
+    """A rewrite cannot be done at a site; the text says why and names the node."""
 
     def __init__(self, node: NodeProto, why: str = "") -> None:
         super().__init__(f"{node.op_type} {layer_name(node)}{why and ' '}{why}")
@@ -39,12 +39,12 @@ class Site:
 
 
 Rewrite = Callable[[ModelProto], Iterator[Site]]
-"""All sites of a model; the first that is taken makes the others out of date."""
+"""Yields all sites of a model; once a site is rewritten, the others are out of date."""
 
 
 @dataclass(frozen=True)
 class ConvWeights:
-    """The constants of a Conv: `weight` [K, C / group, ...] and `bias` [K], zeros where it has none."""
+    """The constants of a Conv: `weight` [K, C / group, ...] and `bias` [K], zeros if it has none."""
 
     weight: Array
     bias: Array
@@ -52,7 +52,7 @@ class ConvWeights:
 
 
 def conv_weights(editor: Editor, node: NodeProto) -> ConvWeights | None:
-    """The weights of a Conv; None for other nodes and where they are not stored."""
+    """The weights of a Conv; None for other nodes, or if they are not stored in the file."""
     if node.op_type != "Conv":
         return None
     weight = editor.wiring.constant(node.input[1])

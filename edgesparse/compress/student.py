@@ -1,4 +1,4 @@
-"""The student of a distillation: the teacher with ReLU for smooth activations, and 2:4 weights in some layers."""
+"""The student of a distillation: the teacher with ReLU instead of smooth activations, and some layers 2:4."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from edgesparse.sparsity import mask
 from edgesparse.sparsity.inspect import inspect
 
 FEATURES = 8
-"""Tensors inside the networks that are compared."""
+"""The most tensors inside the networks that are compared."""
 
 
 def with_relu(model: ModelProto) -> tuple[ModelProto, list[str]]:
-    """A copy with Relu for each x * sigmoid(x) and HardSwish, and the names of those nodes.
+    """Return a copy with Relu in place of each x * sigmoid(x) and HardSwish, and the names of those nodes.
 
-    Raises ModelError where there is none.
+    Raises ModelError if there are none.
     """
     editor = Editor(model)
     names = []
@@ -40,7 +40,7 @@ def with_relu(model: ModelProto) -> tuple[ModelProto, list[str]]:
 
 
 def _smooth(wiring: Wiring, node: NodeProto) -> str | None:
-    """The tensor x of which `node` computes SiLU or HardSwish."""
+    """The tensor whose SiLU or HardSwish `node` computes; None for other nodes."""
     if node.op_type == "HardSwish":
         return str(node.input[0])
     if node.op_type != "Mul":
@@ -53,9 +53,9 @@ def _smooth(wiring: Wiring, node: NodeProto) -> str | None:
 
 
 def with_2to4(model: ModelProto, share: float, keep: Collection[str] = ()) -> ModelProto:
-    """A copy in which layers with `share` of all multiply-accumulates (0 to 1), or all that may be, are 2:4.
+    """Return a copy in which layers with `share` of all multiply-accumulates (0 to 1), or all eligible ones, are 2:4.
 
-    By magnitude, those first that lose least of it. Layers named in `keep` stay dense.
+    Weights are chosen by magnitude; layers that lose the least of it come first. Layers in `keep` stay dense.
     """
     report = inspect(model)
     missing = share * sum(layer.macs or 0 for layer in report.layers)
@@ -99,7 +99,7 @@ def shared_features(teacher: ModelProto, student: ModelProto, maps: Collection[s
 
 
 def _before(editor: Editor, names: Collection[str]) -> set[str]:
-    """Every tensor that `names` are computed from."""
+    """Every tensor from which `names` are computed."""
     seen, todo = set[str](), list(names)
     while todo:
         name = todo.pop()

@@ -1,4 +1,4 @@
-"""A 1x1 convolution of an enlarged map works on the small map instead, and a Concat in front of it is divided."""
+"""Moves a 1x1 convolution of an upsampled map to the small map, dividing a Concat in front of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgesparse.model.wiring import attribute
 
 
 def move_resize(model: ModelProto) -> Iterator[Site]:
-    """A site per 1x1 convolution that reads a nearest Resize, perhaps through a Concat, or a Concat that copies."""
+    """A site per 1x1 convolution that reads a nearest Resize, possibly through a Concat, or a Concat that copies."""
     editor = Editor(model, copy=False)
     for node in editor.graph.node:
         weights = conv_weights(editor, node)
@@ -35,13 +35,13 @@ def move_resize(model: ModelProto) -> Iterator[Site]:
 
 
 def _is_point(node: NodeProto, weights: ConvWeights) -> bool:
-    """Whether each output depends on one position of the input, at the same place."""
+    """Whether each output depends on a single position of the input, the same one."""
     plain = not any(attribute(node, "pads", [0])) and all(s == 1 for s in attribute(node, "strides", [1]))
     return weights.weight.shape[2:] == (1, 1) and plain and attribute(node, "auto_pad", b"NOTSET") == b"NOTSET"
 
 
 def _parts(editor: Editor, conv: NodeProto) -> list[str]:
-    """The tensors whose channels `conv` reads, one behind the other."""
+    """The tensors whose channels `conv` reads, in order."""
     source = editor.wiring.producer.get(conv.input[0])
     if source is not None and source.op_type == "Concat" and attribute(source, "axis") in (1, -3):
         return list(source.input)
@@ -49,7 +49,7 @@ def _parts(editor: Editor, conv: NodeProto) -> list[str]:
 
 
 def _resize(editor: Editor, name: str) -> NodeProto | None:
-    """The Resize that repeats the pixels of a smaller map as tensor `name`."""
+    """The Resize that computes tensor `name` by repeating the pixels of a smaller map."""
     node = editor.wiring.producer.get(name)
     if node is None or node.op_type not in ("Resize", "Upsample") or attribute(node, "mode", b"nearest") != b"nearest":
         return None
@@ -78,7 +78,7 @@ def _divide(model: ModelProto, name: str) -> ModelProto:
 
 
 def _sum(editor: Editor, conv: NodeProto, groups: Sequence[Sequence[str]]) -> ModelProto:
-    """Replace `conv` by a convolution per group of its inputs, added up; those of a Resize are in front of it."""
+    """Replace `conv` by the sum of a convolution per group of its inputs, each in front of its Resize, if any."""
     weights = conv_weights(editor, conv)
     assert weights is not None
     name, total = conv.output[0], ""

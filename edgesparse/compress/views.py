@@ -1,9 +1,9 @@
-"""Channels without a node of their own: what a Split, Slice or shuffle of channels selects becomes part of the weights.
+"""Folds the channels that a Split, Slice or shuffle selects into the weights, so that it needs no node.
 
 A view says that a tensor holds certain channels of another, larger one. Its readers are changed so that they read the
-larger tensor: a convolution gets zero weights for the channels that it must not see, an operation per value works on
-all channels, a Concat joins the views of its inputs. Where a plain tensor meets a view in an addition, the convolution
-that computes it gets zero weights so that its channels are laid out alike. The model's outputs stay what they were.
+larger tensor: a convolution gets zero weights for the channels that it must not see, an elementwise operation works on
+all channels, a Concat joins the views of its inputs. Where a plain tensor and a view are added, the convolution that
+computes the plain tensor gets zero weights so that both have the same layout. The model's outputs do not change.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from edgesparse.model.layers import POINTWISE
 from edgesparse.model.wiring import attribute
 
 PER_VALUE = POINTWISE - {"Div", "Pow", "Log", "Reciprocal", "Sqrt", "Exp", "BatchNormalization"}
-"""Operations that stay finite on channels that nobody asked for: a zero weight does not cancel NaN or infinity."""
+"""Operations that stay finite on unused channels: a zero weight does not cancel NaN or infinity."""
 PER_CHANNEL = frozenset(("MaxPool", "AveragePool", "GlobalAveragePool", "Resize", "Identity", "Cast"))
-"""What treats each channel alike and leaves their order, beside the operations per value."""
+"""Operations, besides the elementwise ones, that treat all channels alike and keep their order."""
 
 
 @dataclass(frozen=True)
 class View:
-    """The channels `index`, in this order, of the tensor `tensor`, which has `size` of them."""
+    """The channels `index`, in this order, of `tensor`, which has `size` channels."""
 
     tensor: str
     index: NDArray[np.intp]
@@ -54,7 +54,7 @@ def fold(model: ModelProto, views: Mapping[str, View]) -> ModelProto:
 
 
 class _Unlike(Exception):
-    """The plain tensor `name` meets `view` in `node`."""
+    """`node` combines the plain tensor `name` with `view`."""
 
     def __init__(self, name: str, view: View, node: NodeProto) -> None:
         super().__init__(name)
@@ -62,14 +62,14 @@ class _Unlike(Exception):
 
 
 class _Folding:
-    """One walk over the graph. `laid_out`: convolutions, by output, and how their channels are to be laid out."""
+    """One walk over the graph. `laid_out`: the channel layout that convolutions must write, by their output."""
 
     def __init__(self, source: Editor, views: dict[str, View], laid_out: Mapping[str, View]) -> None:
         self.source, self.views, self.laid_out = source, views, laid_out
         self.wiring = source.wiring
         self.editor = Editor(source.model)
         self._computed: dict[bytes, str] = {}
-        """The output of each rewritten node by what it computes, so that nothing is computed twice."""
+        """The output of each rewritten node, by what it computes, so that nothing is computed twice."""
 
     def run(self) -> ModelProto:
         for node in self.editor.graph.node:
@@ -128,7 +128,7 @@ class _Folding:
     def _lay_out(
         self, node: NodeProto, target: View, weight: NDArray[np.floating], bias: NDArray[np.floating] | None
     ) -> tuple[NDArray[np.floating], NDArray[np.floating] | None]:
-        """The weights with which `node` writes its channels to the places `target.index`, and zeros elsewhere."""
+        """The weights with which `node` writes its channels to positions `target.index`, and zeros elsewhere."""
         if len(np.unique(target.index)) < len(target.index) or len(target.index) != len(weight):
             raise Inapplicable(node, "would write a channel twice")
         wide = np.zeros((target.size, *weight.shape[1:]), weight.dtype)
@@ -191,7 +191,7 @@ class _Folding:
 
 
 def _computed_by(editor: Editor, name: str, reader: NodeProto) -> str:
-    """The output of the convolution that computes tensor `name`, directly or through operations per value."""
+    """The output of the convolution that computes tensor `name`, directly or through elementwise operations."""
     while True:
         node = editor.wiring.producer.get(name)
         if node is None or name in editor.wiring.outputs:
