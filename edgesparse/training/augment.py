@@ -1,6 +1,6 @@
-"""Strong augmentation on the device that trains: mosaics, scale, shift, mirror images, color, noise.
+"""Strong augmentation on the training device: mosaics, scale, shift, flips, color, noise.
 
-The teacher sees the same images as the student, so nothing has to stay natural: only varied.
+The teacher sees the same images as the student, so they need not look natural, only varied.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from torch.nn import functional
 PAD = 114.0
 """The gray that letterboxes are padded with."""
 SCALES = (0.4, 1.8)
-"""Least and largest enlargement of an image."""
+"""Smallest and largest scale factor of an image."""
 MOSAIC = 0.6
-"""Share of the images that are put together from four."""
+"""Share of the images that are mosaics of four."""
 
 
 def augmented(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """`count` varied images [count, 3, H, W] from pixels uint8 [N, 3, H, W], as float32 0..255."""
+    """Return `count` augmented images [count, 3, H, W], float32 0..255, of images uint8 [N, 3, H, W]."""
     views = torch.stack([_views(images, count, generator) for _ in range(4)])
     corner = _uniform((count, 2, 1, 1), 0.25, 0.75, generator, images)
     alone = _uniform((count, 1, 1, 1), 0, 1, generator, images) > MOSAIC
@@ -32,7 +32,7 @@ def augmented(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 
 def _views(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Images at random, each scaled, shifted and perhaps mirrored."""
+    """Random images, each scaled, shifted and possibly flipped."""
     chosen = torch.randint(len(images), (count,), generator=generator, device=images.device)
     low, high = torch.tensor(SCALES).log().tolist()
     zoom = _uniform((count,), low, high, generator, images).exp()

@@ -1,7 +1,7 @@
-"""A changed detector learns from the original, without labels: Hinton et al., "Distilling the Knowledge" (2015).
+"""Trains a changed detector to match the original, without labels (Hinton et al., "Distilling the Knowledge", 2015).
 
-Runs from a folder that holds everything: `teacher.onnx`, `student.onnx`, `images.npy` and `distill.json`. It needs
-PyTorch, NumPy and onnx alone, so the folder can be carried to a machine with a GPU:
+Runs from a folder that holds everything: `teacher.onnx`, `student.onnx`, `images.npy` and `distill.json`. It needs only
+PyTorch, NumPy and onnx, so the folder can be copied to a machine with a GPU:
 
     python -m edgesparse.training.distill FOLDER
 """
@@ -30,11 +30,11 @@ from edgesparse.training.network import Network
 from edgesparse.training.quantizer import Quantizer
 
 MIX_UNTIL, INT8_FROM = 0.25, 0.6
-"""Shares of the training until which SiLU fades out, and from which values are rounded to INT8."""
+"""Shares of the training: until which SiLU fades into ReLU, and from which values are rounded to INT8."""
 HELD_OUT = 0.06
-"""Share of the images that only judge."""
+"""Share of the images that are held out of training."""
 OBSERVED = 8
-"""Batches whose ranges are measured before values are rounded."""
+"""Batches on which ranges are measured before values are rounded."""
 SAVE_EVERY = 20.0
 """Seconds between checkpoints."""
 
@@ -43,10 +43,10 @@ SAVE_EVERY = 20.0
 class Lesson:
     """What is trained and how: the contents of `distill.json`.
 
-    `maps`, `features`: tensors of both networks that the loss compares; `spec`: what the maps' channels mean. `blend`:
-    Relu nodes of the student that were SiLU. `readers`, `scales_of`, `int8_layers`: where INT8 rounds (QdqPlan), empty
-    without INT8; `placement`: theirs. `scale`, `mean`, `std`: how pixels 0..255 become the input. Training ends after
-    `minutes` or `steps`, whichever comes first.
+    `maps`, `features`: tensors of both networks that the loss compares; `spec`: the meaning of the maps' channels.
+    `blend`: Relu nodes of the student that were SiLU. `readers`, `scales_of`, `int8_layers`, `placement`: where values
+    are rounded to INT8 (QdqPlan), empty without INT8. `scale`, `mean`, `std`: how pixels 0..255 become the input.
+    Training ends after `minutes` or `steps`, whichever comes first.
     """
 
     maps: Sequence[str]
@@ -75,18 +75,18 @@ class Lesson:
 
 @dataclass
 class State:
-    """How far the training is."""
+    """Progress of the training."""
 
     step: int = 0
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
-    """Per checkpoint: `seconds`, `step`, `loss` of the last steps, `held_out` of the averaged weights."""
+    """Per checkpoint: `seconds`, `step`, `loss` over the last steps, `held_out` (loss of the averaged weights)."""
 
 
 def distill(folder: Path, progress: Progress) -> dict[str, Any]:
-    """Train the folder's student; writes `trained.onnx` and `report.json` there and returns the report.
+    """Train the folder's student, write `trained.onnx` and `report.json` there, and return the report.
 
-    Continues from `checkpoint.pt` if it is of the same lesson. Raises ConfigError, ModelError.
+    Continues from `checkpoint.pt` if it belongs to the same lesson. Raises ConfigError, ModelError.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return _Training(folder, torch.device(device), progress).run()
@@ -152,7 +152,7 @@ class _Training:
         return self._finish()
 
     def _done(self) -> float:
-        """The share of the training that is behind."""
+        """The share of the training that is done."""
         lesson = self.lesson
         return max(self.state.step / max(lesson.steps, 1), self.state.seconds / max(60 * lesson.minutes, 1e-9))
 
@@ -190,7 +190,7 @@ class _Training:
         return (pixels * self.lesson.scale - mean) / std
 
     def _follow(self) -> None:
-        """The averaged weights, with which the training ends."""
+        """Update the averaged weights, which are the result of the training."""
         share = min(0.999, (1 + self.state.step) / (10 + self.state.step))
         with torch.no_grad():
             for mean, own in zip(self.average.parameters(), self.student.parameters(), strict=True):
@@ -215,7 +215,7 @@ class _Training:
 
     def _record(self, losses: Sequence[float]) -> None:
         with torch.no_grad():
-            mix, self.average.mix = self.average.mix, 0.0  # as the network will be
+            mix, self.average.mix = self.average.mix, 0.0  # pure ReLU, as in the result
             parts = self.held_out.float().split(self.lesson.batch)  # type: ignore[no-untyped-call]
             held_out = float(np.mean([self._loss(self.average, self._input(part)).item() for part in parts]))
             self.average.mix = mix
@@ -266,7 +266,7 @@ class _Training:
 
 
 def main() -> None:
-    """Train in the folder that the command line names, and print a line per ten seconds."""
+    """Train in the folder that the command line names, and print a line every ten seconds."""
     printed = [time.monotonic()]
 
     def lines(step: str, done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""What the student learns from the teacher: scores and boxes where objects are, and the features before them."""
+"""Losses of the student: scores, boxes where the teacher sees objects, and features inside the networks."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 from torch.nn import functional
 
 Places = tuple[int, int]
-"""First channel and the one behind the last."""
+"""First channel, and the channel after the last one."""
 
 
 @dataclass(frozen=True)
 class MapsSpec:
-    """What the channels of a detector's maps mean; the maps of one stride are joined in their order.
+    """The meaning of the channels of a detector's maps; the maps of one stride are joined in order.
 
-    `classes`: logits of a sigmoid each, or of one softmax with `softmax`. `box`: numbers, or with `bins` logits of a
-    distribution over so many bins for each side. `objectness`: the channel of its logit, if any.
+    `classes`: logits of one sigmoid per class or, with `softmax`, of one softmax. `box`: numbers or, with `bins`, the
+    logits of a distribution over that many bins per side. `objectness`: the channel of its logit, if any.
     """
 
     box: Places
@@ -29,7 +29,7 @@ class MapsSpec:
 
 
 def joined(outputs: Mapping[str, Tensor]) -> list[Tensor]:
-    """The maps of each stride [B, channels, h, w] as rows [B, cells, channels]."""
+    """Return the maps of each stride [B, channels, h, w] as rows [B, cells, channels]."""
     levels: dict[tuple[int, ...], list[Tensor]] = {}
     for value in outputs.values():
         levels.setdefault(tuple(value.shape[2:]), []).append(value)
@@ -37,7 +37,7 @@ def joined(outputs: Mapping[str, Tensor]) -> list[Tensor]:
 
 
 def output_loss(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], spec: MapsSpec) -> Tensor:
-    """Scores everywhere, boxes where the teacher sees objects; each per object that it sees."""
+    """The loss of scores everywhere and of boxes where the teacher sees objects, per object that it sees."""
     rows, targets = torch.cat(joined(student), 1), torch.cat(joined(teacher), 1)
     classes = slice(*spec.classes)
     if spec.softmax:
@@ -57,7 +57,7 @@ def output_loss(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], sp
 
 
 def _surprise(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy of the sigmoid of `logits` less its least value, so that 0 means the same."""
+    """Cross entropy of the sigmoid of `logits`, less its minimum, so that 0 means equality."""
     share = targets.sigmoid()
     least = functional.binary_cross_entropy_with_logits(targets, share, reduction="none")
     return functional.binary_cross_entropy_with_logits(logits, share, reduction="none") - least
@@ -73,7 +73,7 @@ def _box_error(rows: Tensor, targets: Tensor, spec: MapsSpec) -> Tensor:
 
 
 def feature_loss(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
-    """The squared difference of the tensors `names`, relative to the variance of each of the teacher's channels."""
+    """The squared difference of the tensors `names`, relative to the variance of each channel of the teacher's."""
     losses = []
     for name in names:
         target = teacher[name].float()

@@ -1,7 +1,7 @@
-"""A detector's ONNX graph as a PyTorch module whose weights can be trained and written back.
+"""A detector's ONNX graph as a PyTorch module whose weights are trained and written back.
 
-The graph stays the ONNX file's: names, outputs and metadata survive, and nothing is exported. Only what is between the
-image and chosen tensors is run, which leaves the decoding of boxes out. Needs PyTorch, NumPy and onnx alone.
+The graph remains that of the ONNX file: names, outputs and metadata are kept, and nothing is exported. Only the nodes
+between the image and chosen tensors run, so boxes are not decoded. Needs only PyTorch, NumPy and onnx.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from edgesparse.model.wiring import Wiring
 from edgesparse.training.operators import OPERATORS, ConvGeometry
 
 Readers = Mapping[str, Mapping[str, set[int]]]
-"""For each quantized tensor the nodes, by their first output, that read it quantized, and at which inputs."""
+"""For each quantized tensor, the nodes that read it quantized (by their first output), and at which inputs."""
 
 
 class Network(nn.Module):
-    """Runs the nodes that lead to `outputs`; `forward` returns these tensors by name.
+    """Runs the nodes that compute `outputs`; `forward` returns these tensors by name.
 
-    `blend`: names of Relu nodes that took the place of SiLU; they compute `mix` * SiLU + (1 - mix) * ReLU. Weights of
-    layers that are 2:4 keep their zeros. Raises ModelError for a node that has no PyTorch counterpart, naming it.
+    `blend`: names of Relu nodes that replaced SiLU; they compute `mix` * SiLU + (1 - `mix`) * ReLU. Layers that are 2:4
+    keep their zeros. Raises ModelError, naming the node, for one that has no PyTorch counterpart.
     """
 
     def __init__(self, model: ModelProto, outputs: Sequence[str], blend: Sequence[str] = ()) -> None:
@@ -53,7 +53,7 @@ class Network(nn.Module):
         return {name: values[name] for name in self.outputs}
 
     def quantize(self, readers: Readers, scales_of: Mapping[str, str], layers: Sequence[str]) -> None:
-        """Round activations and weights from now on as the INT8 engine will; see `Quantizer` and int8.placement."""
+        """From now on, round activations and weights as the INT8 engine will; see `Quantizer` and int8.placement."""
         from edgesparse.training.quantizer import Quantizer
 
         self.readers, self._quantized_weights = readers, frozenset(layers)
@@ -66,7 +66,7 @@ class Network(nn.Module):
         return {name: float(values[group]) for name, group in self._group.items()}
 
     def write_to(self, model: ModelProto) -> None:
-        """Store the weights in `model`, whose graph is the one that this module was made of."""
+        """Store the weights in `model`, which must have the graph that this module was created from."""
         wiring = Wiring(model.graph)
         for name, key in self._keys.items():
             place = self.weights if key in self.weights else self.biases
@@ -147,12 +147,12 @@ class Network(nn.Module):
 
 
 def key_of(name: str) -> str:
-    """A tensor's name as PyTorch allows it in a module."""
+    """A tensor's name in a form that PyTorch allows in a module."""
     return "t_" + "".join(c if c.isalnum() else f"_{ord(c):x}_" for c in name)
 
 
 def is_2to4(mask: Tensor) -> bool:
-    """Whether of every four input channels at most two weights are not zero."""
+    """Whether at most two weights in every four input channels are nonzero."""
     if mask.ndim < 2 or mask.shape[1] % 4:
         return False
     groups = mask.reshape(mask.shape[0], mask.shape[1] // 4, 4, -1)
@@ -160,7 +160,7 @@ def is_2to4(mask: Tensor) -> bool:
 
 
 def rounded_weights(weight: Tensor) -> Tensor:
-    """Weights as INT8 holds them, one scale per output channel; gradients pass."""
+    """Weights rounded to INT8 with one scale per output channel; gradients pass straight through."""
     scale = weight.detach().abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True).clamp_min(1e-12) / 127
     return weight + (torch.round(weight / scale) * scale - weight).detach()
 

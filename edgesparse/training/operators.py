@@ -1,4 +1,4 @@
-"""What ONNX's operators compute, in PyTorch: those between a detector's image and its last convolutions."""
+"""ONNX operators in PyTorch: those between a detector's image and its last convolutions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ConvGeometry:
 
     @classmethod
     def of(cls, node: NodeProto) -> ConvGeometry:
-        """Raises ModelError for another padding than a fixed one."""
+        """Read a Conv's attributes. Raises ModelError if its padding depends on the input's size."""
         if attribute(node, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
             raise ModelError(f"Conv {layer_name(node)} has auto_pad: export it with explicit pads")
         top, left, bottom, right = attribute(node, "pads", [0] * 4)
@@ -51,7 +51,7 @@ class ConvGeometry:
 
 
 def _pointwise(function: Callable[..., Tensor]) -> Callable[[NodeProto, Constants], Step]:
-    """Operators on values: tensors, or constants in their place."""
+    """Elementwise operators, whose inputs are tensors or constants."""
 
     def make(node: NodeProto, constants: Constants) -> Step:
         fixed = [None if c is None else torch.from_numpy(c.copy()) for c in constants]
@@ -145,7 +145,7 @@ def _reshape(node: NodeProto, constants: Constants) -> Step:
     def run(x: Tensor, *_: Tensor | None) -> Tensor:
         sizes = [x.shape[i] if n == 0 else n for i, n in enumerate(shape)]
         if len(sizes) > 1 and -1 not in sizes[1:]:
-            sizes[0] = -1  # the batch of the training, not of the file
+            sizes[0] = -1  # the batch size of the training, not the file's
         return x.reshape(sizes)
 
     return run

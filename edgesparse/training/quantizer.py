@@ -1,4 +1,4 @@
-"""INT8 in the training loop: activations are rounded as an engine rounds them, and their scales are learned."""
+"""INT8 in the training loop: activations are rounded as in an engine, and their scales are learned."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 TOP = 127
 SHARE = 0.9999
-"""Of the values that the first range holds."""
+"""Share of the values that the initial range covers."""
 SAMPLE = 1 << 20
-"""The most values of a tensor that are sorted for it."""
+"""The most values of a tensor from which the initial range is computed."""
 
 
 class Quantizer(nn.Module):
     """Rounds to multiples of a learned scale (Esser et al., "Learned Step Size Quantization", ICLR 2020).
 
-    The first `observe` calls only measure the range, as the largest of what SHARE of the values stay below.
+    While `observing`, calls only measure the range: the magnitude that SHARE of the values do not exceed.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Quantizer(nn.Module):
                 most = values.kthvalue(max(1, int(SHARE * len(values)))).values
                 self.scale.copy_(torch.maximum(self.scale, most / TOP))
             return x
-        # as in the paper, so that the scale's steps are about as large as the weights'
+        # as in the paper, so that the scale's updates are about as large as the weights'
         slow = (x.numel() * TOP) ** -0.5
         scale = (self.scale * slow + (self.scale - self.scale * slow).detach()).clamp_min(1e-12)
         steps = (x / scale).clamp(-TOP, TOP)
