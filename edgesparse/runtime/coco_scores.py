@@ -24,16 +24,16 @@ METRICS: dict[Task, str] = {
     "obb": "rotated mAP",
     "classify": "top-1",
 }
-"""What a detector of each task is scored by."""
+"""The shape by which a detector of each task is scored."""
 NEEDED: dict[Task, str] = {"segment": "segmentation", "pose": "keypoints", "obb": "segmentation"}
-"""The key of an annotation that a task is scored with, beside its box."""
+"""The key of an annotation by which a task is scored, besides its box."""
 _KINDS: dict[Task, str] = {"detect": "bbox", "segment": "segm", "pose": "keypoints", "obb": "bbox"}
 
 Truth = dict[str, list[dict[str, Any]]]
 
 
 def shapes_of(detections: Detections) -> list[dict[str, Any]]:
-    """Return, per detection, what COCO's results have beside its box; nothing for plain detections."""
+    """Return, per detection, what COCO results hold besides its box; nothing for plain detections."""
     if detections.masks is not None:
         return [{"segmentation": mask.as_coco()} for mask in detections.masks]
     if detections.keypoints is not None:
@@ -44,7 +44,7 @@ def shapes_of(detections: Detections) -> list[dict[str, Any]]:
 
 
 def require_shapes(truth: Truth, task: Task, where: str) -> None:
-    """Raise ConfigError if labels have boxes only and a task needs more."""
+    """Raise ConfigError if labels have only boxes and a task needs more."""
     key = NEEDED.get(task)
     if key is None:
         return
@@ -59,7 +59,7 @@ def run_coco(task: Task, truth: Truth, rows: Sequence[Sequence[float]], shapes: 
     """Return a finished COCOeval, or None without any detection.
 
     `rows`: image, x, y, width, height, score and category of each detection; `shapes`: the rest of it (`shapes_of`).
-    Keypoints are scored by their OKS: with COCO's sigmas for its 17, else with the same for each, as Ultralytics does.
+    Keypoints are scored by OKS: with COCO's sigmas for its 17, otherwise with one sigma for all, as in Ultralytics.
     Rotated boxes are scored by the overlap of rotated rectangles. Raises BackendUnavailable without pycocotools.
     """
     coco, coco_eval = import_pycocotools()

@@ -63,7 +63,7 @@ class Evaluation:
     images: int
     metric: str = "mAP"
     note: str = ""
-    """Why it does not score: names, sizes or input; empty from FLOOR points on."""
+    """The reason for a low score: names, sizes or input; empty from FLOOR points on."""
 
 
 @dataclass
@@ -145,7 +145,7 @@ def _accuracy(labels: Labels, answers: Answers, names: Sequence[str], mapping: C
 
 
 def diagnose(labels: Labels, answers: Answers) -> str:
-    """Return why a detector does not score on these labels: its input, the class names, or sizes."""
+    """Return the reason for a detector's low score on these labels: its input, the class names, or sizes."""
     confident = [row for row in answers.rows if row[5] >= 0.25]
     if not confident:
         best = max((row[5] for row in answers.rows), default=0.0)

@@ -1,4 +1,4 @@
-"""Masks of objects as COCO's run lengths, and the bitmaps, outlines and text that they become."""
+"""Masks of objects as COCO run lengths, and their conversion to bitmaps, outlines and text."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Mask:
         return whole
 
     def polygons(self, bitmaps: Bitmaps | None = None) -> list[NDArray[np.int32]]:
-        """The outlines of its parts, the largest first, each [n, 2] as x, y of pixels; holes are left out."""
+        """The outlines of its parts, largest first, each [n, 2] as x, y of pixels; holes are left out."""
         left, columns = (bitmaps or Bitmaps()).columns(self)
         if not len(columns):
             return []
@@ -44,7 +44,7 @@ class Mask:
         return [(outline.reshape(-1, 2)[:, ::-1] + (left, 0)).astype(np.int32) for outline in outlines]
 
     def as_coco(self) -> dict[str, Any]:
-        """`size` and `counts` as COCO results have them: differences to the run before the last one, six bits each."""
+        """`size` and `counts` as in COCO results: differences from the run two before, six bits per character."""
         text, counts = bytearray(), self.counts.tolist()
         for i, count in enumerate(counts):
             rest, more = count - counts[i - 2] if i > 2 else count, True
@@ -62,7 +62,7 @@ class Bitmaps:
         self._pixels = np.empty(0, np.uint8)
 
     def columns(self, mask: Mask) -> tuple[int, NDArray[np.uint8]]:
-        """The first column with a pixel, and the columns from there to the last one, [n, height]: 0 or 1.
+        """The first column that has a pixel, and the columns from there to the last such one, [n, height]: 0 or 1.
 
         Valid until the next call.
         """

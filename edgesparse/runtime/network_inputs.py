@@ -1,4 +1,4 @@
-"""A network's inputs: the image, and what else is to be filled in once."""
+"""A network's inputs: the image, and others whose values are constant."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgesparse.errors import ModelError
 
 
 def image_input(runner: Runner) -> TensorSpec:
-    """The only input [N, C, H, W]. Raises ModelError."""
+    """The only input [N, C, H, W]. Raises ModelError if there are none or several."""
     images = [spec for spec in runner.inputs if len(spec.shape) == 4]
     if len(images) != 1:
         raise ModelError(f"needed one image input, found {', '.join(map(str, runner.inputs))}")
@@ -20,7 +20,7 @@ def image_input(runner: Runner) -> TensorSpec:
 
 
 def fixed_inputs(runner: Runner, image: TensorSpec) -> tuple[tuple[str, NDArray[Any]], ...]:
-    """Values of inputs beside the image, so that boxes come out in the input's pixels.
+    """The values of inputs other than the image, chosen so that boxes are in the input's pixels.
 
     RT-DETR's exports take the images' (width, height) as integers; PaddleDetection's take `im_shape`, (height, width),
     and `scale_factor`, both as floats.

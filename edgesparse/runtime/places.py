@@ -14,7 +14,7 @@ from edgesparse.errors import ModelError, SourceError
 from edgesparse.runtime.letterbox import Letterbox
 
 _KEPT = 64
-"""Number of sizes to remember: more than there are cameras."""
+"""Number of sizes to remember; more than there are cameras."""
 
 
 class Places:

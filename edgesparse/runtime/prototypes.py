@@ -1,4 +1,4 @@
-"""Masks of objects, made of a network's prototypes."""
+"""Masks of objects from a network's prototypes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHUNK = 16
 
 
 class MaskMaker:
-    """Makes masks of prototypes [k, rows, columns] and an object's k coefficients, as YOLACT does: the sign of their
+    """Computes masks from prototypes [k, rows, columns] and an object's k coefficients, as YOLACT does: the sign of their
     linear combination, inside the object's box (Bolya et al., YOLACT: Real-time Instance Segmentation, 2019).
 
     Logits are interpolated to the frame's pixels before the sign is taken. Buffers are allocated here and when the
@@ -41,7 +41,7 @@ class MaskMaker:
         prototypes: NDArray[Any] | None,
         letterbox: Letterbox,
     ) -> Detections:
-        """The detections with masks; those whose mask is empty are left out, as Ultralytics does."""
+        """Return the detections with masks; those with an empty mask are left out, as in Ultralytics."""
         if prototypes is None or not len(candidates):
             return replace(detections, masks=())
         np.copyto(self._prototypes, prototypes.reshape(self._prototypes.shape))
@@ -97,7 +97,7 @@ class MaskMaker:
 
 
 def _of_edges(edges: NDArray[np.int64], height: int, width: int) -> Mask:
-    """From the positions where runs of the object start and end, alternately."""
+    """Build a mask from the positions where runs of the object start and end, alternately."""
     if len(edges) > 2:  # a run that continues at the top of the next column is one run
         apart = edges[1:-1:2] != edges[2::2]
         edges = np.concatenate([edges[:1], edges[1:-1][np.repeat(apart, 2)], edges[-1:]])

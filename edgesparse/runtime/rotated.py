@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK = 512
-"""Boxes that are compared with all better ones at once."""
+"""Boxes that are compared with all more confident ones at once."""
 Floats = NDArray[np.float64]
 
 
@@ -20,7 +20,7 @@ def corners_of(boxes: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def canonical(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The same boxes with angles from 0 to a quarter turn: width and height change places where needed."""
+    """The same boxes with angles from 0 to a quarter turn; width and height are swapped where needed."""
     turns = np.floor(boxes[:, 4].astype(np.float64) / (np.pi / 2))
     swapped = turns % 2 == 1
     sides = np.where(swapped[:, None], boxes[:, 3:1:-1], boxes[:, 2:4])

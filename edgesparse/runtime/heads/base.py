@@ -17,18 +17,18 @@ from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.letterbox import Letterbox
 
 Task = Literal["detect", "segment", "pose", "obb", "classify"]
-"""What a detector reports of an object beside its box: nothing, its mask, its keypoints, its rotated box; or only the
-image's class. The names are those of Ultralytics."""
+"""What a detector reports besides each object's box: nothing, a mask, keypoints or a rotated box; or no boxes, only the
+class of the image. The names are those of Ultralytics."""
 
 Complete = Callable[[Detections, NDArray[np.float32], NDArray[Any] | None, Letterbox], Detections]
 """(detections in the frame's pixels, their candidates [n, 4 + k] in the input's, the frame's prototypes, its letterbox)
--> the detections with masks, keypoints or rotated boxes. There may be no detections, and no prototypes then."""
+-> the detections with masks, keypoints or rotated boxes. Without detections, prototypes may be None."""
 
 Sample = Sequence[NDArray[Any]]
 """The raw outputs for one batch of any images, in the model's order."""
 
 CENTERED = InputSpec(size=(1, 1))
-"""RGB 0..1, letterboxed in the center on gray 114, as most trainers do. The model gives the size."""
+"""RGB 0..1, letterboxed in the center on gray 114, as most trainers do. The size is the model's."""
 STRETCHED = CENTERED.model_copy(update={"letterbox": "stretch"})
 """RGB 0..1, resized without keeping the aspect ratio."""
 
@@ -36,7 +36,7 @@ IMAGENET = CENTERED.model_copy(update={"mean": (0.485, 0.456, 0.406), "std": (0.
 """RGB with ImageNet's mean and standard deviation."""
 
 POSSIBLE, SHAPES, VALUES = 1, 2, 3
-"""Strengths of evidence: other families share these shapes; the shapes are unusual enough; the values agree too."""
+"""Strength of evidence: other families share these shapes; the shapes are distinctive; the values match too."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Layout:
 
     @property
     def table(self) -> tuple[int, int] | None:
-        """(rows, columns) of the only output where it is [B, rows, columns]; else None."""
+        """(rows, columns) of the only output if it is [B, rows, columns], otherwise None."""
         shapes = self.shapes
         return (shapes[0][1], shapes[0][2]) if len(shapes) == 1 and len(shapes[0]) == 3 else None
 
@@ -71,14 +71,14 @@ class Layout:
         raise LookupError(f"no output with name={name!r}, ndim={ndim}, last={last}")
 
     def boxes(self) -> int:
-        """Index of the boxes [B, N, 4]; the name decides where scores have four classes too. Raises LookupError."""
+        """Index of the boxes [B, N, 4]; if scores have four classes too, the name decides. Raises LookupError."""
         fours = [i for i, spec in enumerate(self.outputs) if len(spec.shape) == 3 and spec.shape[-1] == 4]
         named = [i for i in fours if "box" in self.outputs[i].name.lower()]
         return (named or fours)[0]
 
 
 class Evidence(NamedTuple):
-    """Why a network may be of a family. The strongest evidence decides; a draw is reported as ambiguous."""
+    """Why a network may belong to a family. The strongest evidence decides; a tie is reported as ambiguous."""
 
     strength: int
     text: str
@@ -102,13 +102,13 @@ class Head(ABC):
     nms: ClassVar[bool] = True
     """Whether its boxes still overlap, so that NMS is needed."""
     convention: ClassVar[InputSpec] = CENTERED
-    """How its trainers prepare images; a recipe's `input:` overrules it."""
+    """How its trainers prepare images; a recipe's `input:` overrides it."""
     coco_ids: ClassVar[range | None] = None
-    """COCO's category ids in the order of the classes, where COCO networks have those that it left out too."""
+    """COCO category ids in class order, if networks trained on COCO also have the ids that COCO left out."""
 
     @property
     def per_class(self) -> bool:
-        """Whether the outputs hold every box with a score per class, in a fixed order.
+        """Whether the outputs hold every box, with a score per class, in a fixed order.
 
         Pruning without training compares such outputs place by place.
         """
@@ -119,38 +119,38 @@ class Head(ABC):
         """Whether `decode` can read these outputs when the user names this head. May raise LookupError for no."""
 
     def evidence(self, layout: Layout, sample: Sample | None) -> Evidence | None:
-        """Why the network may be of this family; None if it is not, or if the head is only used when a recipe names it.
+        """Why the network may belong to this family; None if it does not, or if only a recipe can choose this head.
 
-        `sample` is None where the network has not been run. Several families share shapes and differ only in values.
+        `sample` is None if the network has not been run. Some families share shapes and differ only in values.
         """
         return None
 
     @abstractmethod
     def classes(self, layout: Layout) -> int | None:
-        """The number of classes; None where the outputs do not show it. Called only where the head `fits`."""
+        """The number of classes; None if the outputs do not show it. Called only if the head `fits`."""
 
     @abstractmethod
     def decode(self, layout: Layout, conf: float, multi_label: bool = False) -> Decode:
-        """A function (raw outputs, index of the image in the batch) -> Candidates with at least `conf`.
+        """Return a function (raw outputs, index of the image in the batch) -> Candidates with at least `conf`.
 
         Candidates are boxes xyxy float32 [n, 4] in the input's pixels, confidence float32 [n], class id int64 [n].
-        `multi_label`: a box counts once for each class that reaches `conf`, not only for its best one. With `conf` 0
+        `multi_label`: a box counts once per class that reaches `conf`, not only for its best class. With `conf` 0
         and `multi_label` a head that is `per_class` returns every box for every class, in the order of the outputs.
         Buffers are allocated here, once, not by the function. Confidences that are not numbers pass `conf`, so that the
         detector can count them.
         """
 
     def strided(self, layout: Layout) -> Strided | None:
-        """Where a GPU kernel finds boxes and scores in the outputs; None where only `decode` can read them."""
+        """Where a GPU kernel finds boxes and scores in the outputs; None if only `decode` can read them."""
         return None
 
     def prototypes(self, layout: Layout) -> int | None:
-        """Index of the output that `complete` needs as a whole; None for none."""
+        """Index of the output that `complete` needs as a whole; None if there is none."""
         return None
 
     def complete(self, layout: Layout) -> Complete | None:
-        """A function that adds to final detections what their details say; None where candidates have none.
+        """Return a function that adds masks, keypoints or rotated boxes to final detections; None for plain boxes.
 
-        Buffers are allocated here, once, or when a frame's size changes, not for each frame.
+        Buffers are allocated here once, or when the frame size changes, not per frame.
         """
         return None

@@ -25,12 +25,12 @@ def corners(center_size: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def sigmoid(logits: NDArray[Any]) -> NDArray[Any]:
-    """By tanh, which cannot overflow."""
+    """Computed with tanh, which cannot overflow."""
     return np.tanh(logits * 0.5) * 0.5 + 0.5
 
 
 def labeled(boxes: NDArray[np.float32], scores: NDArray[Any], conf: float, multi_label: bool) -> Candidates:
-    """Boxes [n, 4] with scores [n, C]: each with its best class, or once for every class that reaches `conf`."""
+    """Candidates from boxes [n, 4] and scores [n, C]: each box with its best class, or with every class from `conf`."""
     if multi_label and conf <= 0:  # everything, without a comparison
         count = scores.shape[1]
         class_id = np.tile(np.arange(count), len(scores))
@@ -48,7 +48,7 @@ def labeled(boxes: NDArray[np.float32], scores: NDArray[Any], conf: float, multi
 
 
 def listed(rows: Callable[[Sequence[NDArray[Any]], int], tuple[NDArray[Any], ...]], conf: float) -> Decode:
-    """Decode a list of final boxes. `rows` gives xyxy [n, 4], confidence [n] and class [n] of one image.
+    """Decode a list of final boxes. `rows` returns xyxy [n, 4], confidence [n] and class [n] of one image.
 
     A class that is not a whole number becomes -1, which is no class.
     """

@@ -18,7 +18,7 @@ STRIDE = 4
 
 
 class CenterNet(Head):
-    """A box for each cell of the heat map that is no smaller than its eight neighbors."""
+    """A box per cell of the heat map whose value is at least that of its eight neighbors."""
 
     outputs = (
         "three outputs, hm [B, C, H / 4, W / 4] before the sigmoid, wh and reg [B, 2, H / 4, W / 4], in that order"
@@ -34,7 +34,7 @@ class CenterNet(Head):
     logits: ClassVar[bool] = True
 
     def _order(self, layout: Layout) -> tuple[int, int, int]:
-        """Indices of heat map, sizes and offsets; names decide over the order. Raises LookupError."""
+        """Indices of heat map, sizes and offsets; names take precedence over the order. Raises LookupError."""
         size = side(layout.size[0], STRIDE), side(layout.size[1], STRIDE)
         if len(layout.outputs) != 3 or any(len(shape) != 4 or shape[2:] != size for shape in layout.shapes):
             raise LookupError(f"needed three maps of {size[0]} x {size[1]}")

@@ -14,7 +14,7 @@ from edgesparse.runtime.heads.candidates import labeled
 
 
 class Classifier(Head):
-    """A detection per class that counts, whose box is what the network sees of the frame."""
+    """A detection per class that reaches the threshold; its box is the part of the frame that the network sees."""
 
     outputs = "one output [B, C]: the probability of each class, after the softmax"
     export = "yolo export model=best-cls.pt format=onnx opset=17"

@@ -7,7 +7,7 @@ from edgesparse.runtime.heads.yolo_nas import BoxesAndScores
 
 
 class DamoYolo(BoxesAndScores):
-    """As YOLO-NAS with the outputs in the other order, and without names for boxes."""
+    """Like YOLO-NAS, but with the outputs in reverse order and no name for the boxes."""
 
     outputs = "two outputs, scores [B, N, C] after the sigmoid, then boxes [B, N, 4] as xyxy in pixels"
     export = "python tools/converter.py -f damoyolo.py -c best.pth --batch_size 1 --img_size 640"

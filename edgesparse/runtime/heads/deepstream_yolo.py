@@ -15,14 +15,14 @@ from edgesparse.runtime.heads.grid import is_dense
 
 
 def is_corners_and_class(raw: NDArray[Any]) -> bool:
-    """Whether rows [n, 6] hold ordered corners, a score and a whole class. Rows of center and size never all do."""
+    """Whether all rows [n, 6] hold ordered corners, a score and an integral class; rows of center and size do not."""
     label = raw[:, 5]
     whole = bool((label == np.rint(label)).all() and label.min() >= 0)
     return whole and bool((raw[:, :2] <= raw[:, 2:4]).all() and raw[:, 4].min() >= 0 and raw[:, 4].max() <= 1)
 
 
 class DeepStreamYolo(Head):
-    """One row per cell or anchor, each with the best class alone; earlier releases write three outputs."""
+    """One row per cell or anchor, with its best class only; earlier releases write three outputs."""
 
     outputs = (
         "one output [B, N, 6], a row per cell or anchor: x1, y1, x2, y2 in pixels, score, class, without NMS; or "

@@ -1,4 +1,4 @@
-"""Exports that suppress overlapping boxes in the network or need not: YOLOv10, YOLO26, and `nms=True`."""
+"""Exports that suppress overlapping boxes in the network, or produce none: YOLOv10, YOLO26, and `nms=True`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgesparse.runtime.heads.candidates import listed
 
 
 def is_relative(sample: Sample) -> bool:
-    """Whether the boxes of a list are 0..1. A list in pixels that is empty is all zero; relative boxes never are."""
+    """Whether the boxes of a list are 0..1. An empty list in pixels is all zeros; relative boxes never are."""
     return bool(0 < np.abs(sample[0][0][:, :4]).max() <= 1)
 
 

@@ -25,7 +25,7 @@ class _Listed(EndToEnd):
     export = "yolo export model=yolo26n-seg.pt format=onnx opset=17 end2end=True (the same for -pose and -obb)"
     source = "Ultralytics, https://docs.ultralytics.com/models/yolo26"
     centered = False
-    """Whether boxes are center and size rather than corners."""
+    """Whether boxes are stored as center and size rather than corners."""
 
     def details(self, layout: Layout) -> int:
         raise NotImplementedError

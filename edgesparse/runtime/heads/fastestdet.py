@@ -15,7 +15,7 @@ from edgesparse.runtime.heads.candidates import at_least, labeled, sigmoid
 STRIDE = 16
 FIRST_CLASS = 5
 OBJECT_POWER, CLASS_POWER = 0.6, 0.4
-"""A confidence is objectness ** 0.6 * class ** 0.4."""
+"""Confidence is objectness ** 0.6 * class ** 0.4."""
 
 
 class FastestDet(Head):

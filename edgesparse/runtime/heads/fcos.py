@@ -16,7 +16,7 @@ from edgesparse.runtime.heads.retinanet import EXPORT, STRIDES, RetinaNet, shift
 
 
 class Fcos(Head):
-    """Distances from each cell to the sides, in strides. A confidence is the root of class times centerness."""
+    """Distances from each cell to the sides, in strides. Confidence is the square root of class times centerness."""
 
     outputs = "three outputs, cls_logits [B, N, 1 + C], bbox_regression [B, N, 4] and bbox_ctrness [B, N, 1]"
     export = f"{EXPORT}, bbox_ctrness"

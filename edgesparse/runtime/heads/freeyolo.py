@@ -18,7 +18,7 @@ from edgesparse.runtime.heads.yolov5 import FIRST_CLASS
 class FreeYolo(Head):
     """One row per cell of a single image: xy = (cell + 0.5 + xy) * stride, wh = exp(wh) * stride.
 
-    A confidence is the square root of objectness times class.
+    Confidence is the square root of objectness times class.
     """
 
     outputs = "one output [N, 5 + C] without a batch, [B, 5 + C] per cell: offsets, objectness, class scores"

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32))
-"""Of plain detectors, of those with a P6 level, of those with a P2 level, of the tiny ones."""
+"""Strides of plain detectors, of those with a P6 level, of those with a P2 level, and of tiny ones."""
 
 
 def side(length: int, stride: int) -> int:
-    """Cells along a side of `length` pixels. A convolution that halves an odd side rounds up."""
+    """Number of cells along a side of `length` pixels. A convolution that halves an odd side rounds up."""
     return -(-length // stride)
 
 
@@ -37,13 +37,13 @@ def strides_for(count: int, size: tuple[int, int]) -> tuple[int, ...]:
 def is_dense(count: int, size: tuple[int, int]) -> bool:
     """Whether `count` is one prediction per cell of a grid with stride 8.
 
-    The coarse grids alone may have as many cells as a list has places: 300 for strides 16 and 32 of 192x320.
+    Coarse grids alone may have as many cells as a list has rows: 300 for strides 16 and 32 of 192x320.
     """
     return 8 in (strides_of(count, size) or ())
 
 
 def grid(size: tuple[int, int], strides: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Top left corners [cells, 2] of the cells, counted in cells (x, y), and the stride [cells, 1] of each."""
+    """Top-left corners [cells, 2] of the cells, in cells (x, y), and the stride [cells, 1] of each."""
     corners, steps = [], []
     for stride in strides:
         rows, columns = np.mgrid[: side(size[0], stride), : side(size[1], stride)]
@@ -53,7 +53,7 @@ def grid(size: tuple[int, int], strides: Sequence[int]) -> tuple[NDArray[np.floa
 
 
 def is_decoded(raw: NDArray[np.floating], size: tuple[int, int]) -> bool:
-    """Whether centers [cells, 2 or more] are near their cells in pixels, rather than near 0 as offsets on the grid."""
+    """Whether centers [cells, 2 or more] are in pixels, near their cells, rather than offsets near 0."""
     corner, stride = grid(size, strides_of(len(raw), size) or ())
     from_cell = np.abs(raw[:, :2] - (corner + 0.5) * stride) / stride
     return bool(np.median(from_cell) < np.median(np.abs(raw[:, :2])))

@@ -1,7 +1,7 @@
 """Detectors whose outputs are the maps of their last convolutions: nothing is decoded in the engine.
 
-An engine without the decoding has fewer kernels, and only the cells that pass the threshold are decoded. `slim` writes
-such models. Maps of one size belong to one stride; their channels, in the order of the outputs, are one row per cell.
+An engine without decoding has fewer kernels, and only cells that pass the threshold are decoded. `slim` writes such
+models. Maps of one size belong to one stride; their channels, in the order of the outputs, are one row per cell.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Level:
         return sum(count for _, count in self.parts)
 
     def rows(self, outputs: Sequence[NDArray[Any]], image: int, kept: NDArray[np.intp] | None = None) -> Floats:
-        """[channels, cells] in float32, of all cells or of those `kept`."""
+        """Values [channels, cells] in float32 of all cells, or of those in `kept`."""
         flat = [outputs[i][image].reshape(count, -1) for i, count in self.parts]
         chosen = flat if kept is None else [part[:, kept] for part in flat]
         return np.asarray(np.concatenate(chosen), np.float32)
@@ -58,7 +58,7 @@ class Level:
 
 
 def levels(layout: Layout) -> tuple[Level, ...]:
-    """The strides of a network's maps, the finest first. Raises LookupError where its outputs are no such maps."""
+    """The levels of a network's maps, finest stride first. Raises LookupError if its outputs are not such maps."""
     by_size: dict[tuple[int, ...], list[tuple[int, int]]] = {}
     for i, shape in enumerate(layout.shapes):
         if len(shape) != 4:
@@ -76,7 +76,7 @@ def levels(layout: Layout) -> tuple[Level, ...]:
 
 
 class Maps(Head):
-    """What families of maps share: cells are gated, and the rest of the row is read where they pass."""
+    """What families of maps share: cells are filtered by score, and only rows of those that pass are read."""
 
     export = _EXPORT
     strides: tuple[tuple[int, ...], ...] = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32))
@@ -93,7 +93,7 @@ class Maps(Head):
         return level.channels - self.first_class(level) - self.after_classes
 
     after_classes = 0
-    """Channels behind the classes."""
+    """Number of channels after the classes."""
 
     @abstractmethod
     def first_class(self, level: Level) -> int:
@@ -101,7 +101,7 @@ class Maps(Head):
 
     @abstractmethod
     def best(self, level: Level, outputs: Sequence[NDArray[Any]], image: int) -> Floats:
-        """An upper bound of the confidence of each cell [cells]."""
+        """An upper bound [cells] of each cell's confidence."""
 
     @abstractmethod
     def scores(self, level: Level, row: Floats) -> Floats:
@@ -134,13 +134,13 @@ def _distances(bins: Floats) -> Floats:
 
 
 def _around(corners: Floats, distance: Floats, stride: int) -> Floats:
-    """Boxes whose sides are `distance` [n, 4] strides from the middle of their cells."""
+    """Boxes whose sides are `distance` [n, 4] strides from the center of their cells."""
     center = corners + np.float32(0.5)
     return np.concatenate([center - distance[:, :2], center + distance[:, 2:]], 1) * np.float32(stride)
 
 
 class YoloV8Maps(Maps):
-    """YOLOv8's maps: 16 bins for each side's distance, then a logit per class."""
+    """YOLOv8's maps: 16 bins for the distance of each side, then a logit per class."""
 
     outputs = "maps [B, 64 + C, H / stride, W / stride], or bins and classes apart, before softmax and sigmoid"
     source = "Ultralytics, https://docs.ultralytics.com/models/yolov8; Li et al., Generalized Focal Loss"
@@ -162,7 +162,7 @@ class YoloV8Maps(Maps):
 
 
 class NanoDetMaps(Maps):
-    """NanoDet's maps: a logit per class, then 8 bins for each side's distance."""
+    """NanoDet's maps: a logit per class, then 8 bins for the distance of each side."""
 
     outputs = "maps [B, C + 32, H / stride, W / stride], classes before the sigmoid, then distance bins"
     source = NanoDet.source

@@ -34,14 +34,14 @@ class DistanceBins(Head):
 
     strides: ClassVar[tuple[int, ...]]
     point: ClassVar[float] = 0.5
-    """Where in its cell a prediction is: 0.5 in the middle, 0 in the corner."""
+    """Where in its cell a prediction is: 0.5 in the center, 0 in the corner."""
     one_output: ClassVar[bool] = False
     """Whether its exporter writes scores and distances of every stride side by side."""
     two_per_stride: ClassVar[bool] = False
-    """Whether its exporter writes scores and distances of each stride apart."""
+    """Whether its exporter writes scores and distances of each stride separately."""
 
     def _parts(self, layout: Layout) -> list[_Part]:
-        """Raises LookupError where the outputs are neither two per stride nor one with every row."""
+        """Raises LookupError if the outputs are neither two per stride nor one with every row."""
         if layout.table is not None and self.one_output:
             if layout.table[0] != cells(layout.size, self.strides) or layout.table[1] <= SIDES:
                 raise LookupError("needed a row per cell")
@@ -110,7 +110,7 @@ class DistanceBins(Head):
 
 
 class NanoDet(DistanceBins):
-    """Three strides, a prediction in the middle of each cell."""
+    """Three strides, a prediction in the center of each cell."""
 
     outputs = (
         "six outputs, scores [B, n, C] after the sigmoid and distance bins [B, n, 32] at strides 8, 16 and 32, or both "

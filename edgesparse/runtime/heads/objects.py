@@ -1,4 +1,4 @@
-"""What detectors of several families report of an object beside its box: its mask, its keypoints, its rotated box."""
+"""What detectors of several families report besides an object's box: its mask, keypoints or rotated box."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ COCO_KEYPOINTS = (17, 3)
 
 
 class WithMasks(Head):
-    """Each box has coefficients of the prototypes, the other output [B, k, height, width]."""
+    """Each box has k coefficients for the prototypes, which are the other output [B, k, height, width]."""
 
     task: ClassVar[Task] = "segment"
 
     def prototypes(self, layout: Layout) -> int:
-        """Raises LookupError where there are none."""
+        """Raises LookupError if there are none."""
         if sorted(map(len, layout.shapes)) != [3, 4]:
             raise LookupError
         return layout.index(ndim=4)
@@ -40,7 +40,7 @@ class WithMasks(Head):
 
 
 class WithKeypoints(Head):
-    """Each box has x, y and, mostly, a confidence of each of its keypoints, in the input's pixels."""
+    """Each box has x and y of its keypoints, in the input's pixels, and usually a confidence of each."""
 
     task: ClassVar[Task] = "pose"
 
@@ -64,7 +64,7 @@ class WithKeypoints(Head):
 
 
 class WithAngles(Head):
-    """Each box, of center and size, is rotated around its center by an angle in radians."""
+    """Each box, stored as center and size, is rotated around its center by an angle in radians."""
 
     task: ClassVar[Task] = "obb"
 

@@ -1,6 +1,6 @@
-"""Heads from outside: a class in a user's file, or in another installed package.
+"""External heads: a class in a user's file, or in another installed package.
 
-Their code is not ours, so whatever it raises becomes one line that names it, and what it returns is checked.
+Since their code is not ours, any exception becomes one line that names the head, and what they return is checked.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from edgesparse.runtime.letterbox import Letterbox
 
 
 def from_file(file: HeadFile) -> Head:
-    """The head in a file, run again when the file has changed. Raises ConfigError."""
+    """Load the head in a file; the file is run again if it has changed. Raises ConfigError."""
     return _from_source(file, _read(file))
 
 
@@ -45,7 +45,7 @@ def _from_source(file: HeadFile, source: bytes) -> Head:
 
 
 def head_identity(name: str) -> str | None:
-    """What a head from outside is built with: the hash of its file, or its package's version; None for one of ours.
+    """The identity of an external head: the hash of its file, or its package's version; None for a built-in head.
 
     Raises ConfigError for a file that cannot be read.
     """
@@ -73,7 +73,7 @@ def from_entry(entry: EntryPoint) -> Head:
 
 
 def _guarded(kind: Any, name: str, module: ModuleType | None) -> Head:
-    """An instance of the class, guarded. Raises ConfigError for what is no class of a head."""
+    """A guarded instance of the class. Raises ConfigError if it is not a head class."""
     if not isinstance(kind, type) or not issubclass(kind, Head):
         own = [key for key, value in vars(module).items() if _is_head(value)] if module is not None else []
         heads = f"; heads in it: {', '.join(own)}" if own else ""
@@ -90,10 +90,10 @@ def _is_head(value: object) -> bool:
 
 
 def _guard_class(kind: type[Head], name: str) -> type[Head]:
-    class Guarded(_guard_extras(kind, name)):  # type: ignore[misc]  # a class that is known when it runs
+    class Guarded(_guard_extras(kind, name)):  # type: ignore[misc]  # a class that is known only at run time
         @property
         def per_class(self) -> bool:
-            # Whoever relies on it needs every box for every class, in order: only a head that says so promises that.
+            # Callers rely on every box for every class, in order, which only a head that declares it guarantees.
             return kind.per_class is not Head.per_class and bool(super().per_class)
 
         def fits(self, layout: Layout) -> bool:
@@ -119,9 +119,9 @@ def _guard_class(kind: type[Head], name: str) -> type[Head]:
 
 
 def _guard_extras(kind: type[Head], name: str) -> type[Head]:
-    """What few heads define."""
+    """Guard the methods that only some heads define."""
 
-    class Guarded(kind):  # type: ignore[valid-type,misc]  # a class that is known when it runs
+    class Guarded(kind):  # type: ignore[valid-type,misc]  # a class that is known only at run time
         def strided(self, layout: Layout) -> Strided | None:
             with _guard(name, "strided"):
                 at: Strided | None = super().strided(layout)
@@ -151,7 +151,7 @@ def _guarded_complete(complete: Complete, name: str) -> Complete:
 
 
 def _checked(decode: Decode, name: str, conf: float, details: bool) -> Decode:
-    """The same, refusing what are no candidates; those below `conf` are left out. `details`: boxes are [n, 4 + k]."""
+    """Wrap `decode`: invalid candidates are refused, those below `conf` dropped. `details`: boxes are [n, 4 + k]."""
 
     def checked(outputs: Sequence[NDArray[Any]], image: int) -> Candidates:
         with _guard(name, "decode"):

@@ -7,7 +7,7 @@ from edgesparse.runtime.heads.nanodet import DistanceBins
 
 
 class PicoDet(DistanceBins):
-    """Distances as in NanoDet on four strides. With the decoding in the file it has PP-YOLOE's layout."""
+    """Distances as in NanoDet, on four strides. Exported with its decoding, it has PP-YOLOE's layout."""
 
     outputs = "eight outputs, scores [B, n, C] after the sigmoid and distance bins [B, n, 32] at strides 8 to 64"
     export = "python tools/export_model.py -c picodet.yml -o export.post_process=False, then paddle2onnx"

@@ -1,4 +1,4 @@
-"""Choose a network's head: every head states its evidence, the strongest one is taken."""
+"""Choose a network's head: each head states its evidence, and the strongest wins."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from edgesparse.runtime.heads.registry import head, heads
 from edgesparse.wording import short
 
 HEAD_KEY = "edgesparse.head"
-"""In a model's metadata: the name of its head, as `slim` writes it for outputs that do not show it."""
+"""Metadata key for the name of a model's head, written by `slim` for outputs that do not show it."""
 
 
 def choose(layout: Layout, metadata: Mapping[str, str], sample: Sample | None = None) -> str:
-    """The name of the head of a network.
+    """Return the name of a network's head.
 
     `metadata` is the ONNX file's (Ultralytics writes `names`, `task`, ...). `sample` holds the outputs for any image:
     some families share a layout and differ only in their values, as YOLOX (undecoded) and YOLOv6 do. A file
-    that names its head (HEAD_KEY) is taken at its word. Raises ModelError, with what was seen, for a network that is no
-    detector, of no known family, or of several.
+    that names its head (HEAD_KEY) is trusted. Raises ModelError, with what was seen, for a network that is not a
+    detector, or that belongs to no known family or to several.
     """
     task = metadata.get("task")
     if task is not None and task not in get_args(Task):
@@ -53,13 +53,13 @@ def choose(layout: Layout, metadata: Mapping[str, str], sample: Sample | None = 
 
 
 def _counted(names: list[str], layout: Layout, metadata: Mapping[str, str]) -> list[str]:
-    """Of several heads, those that have as many classes as the file names; all where none has."""
+    """Of several heads, those with as many classes as the file names; all heads if there are none."""
     classes = names_in(metadata) if len(names) > 1 else None
     return [name for name in names if classes and head(name).classes(layout) in (None, len(classes))] or names
 
 
 def of_task(seen_by: Mapping[str, Evidence], metadata: Mapping[str, str]) -> dict[str, Evidence]:
-    """Those for the task that the metadata has. Without one, tasks other than detection need evidence of their own."""
+    """Evidence for the task in the metadata. Without a task there, those other than detection need more evidence."""
     task = metadata.get("task")
 
     def counts(name: str, strength: int) -> bool:
@@ -69,7 +69,7 @@ def of_task(seen_by: Mapping[str, Evidence], metadata: Mapping[str, str]) -> dic
 
 
 def evidence(layout: Layout, sample: Sample | None = None) -> dict[str, Evidence]:
-    """Heads that may read these outputs, by name, each with what speaks for it."""
+    """The heads that may read these outputs, by name, each with its evidence."""
     fitting = {name: candidate.evidence(layout, sample) for name, candidate in heads().items()}
     return {name: seen for name, seen in fitting.items() if seen is not None}
 
@@ -109,7 +109,7 @@ def raw_maps(layout: Layout) -> tuple[str, ...]:
 def names_in(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
     """Class names from the file's metadata: "{0: 'person', 1: ...}" as Ultralytics writes them, or a list.
 
-    Keys may be numbers in text. None where there are no names. Raises ModelError for keys that leave classes out.
+    Keys may be numbers as text. None if there are no names. Raises ModelError if the keys leave classes out.
     """
     try:
         names = ast.literal_eval(metadata.get("names", ""))
@@ -134,7 +134,7 @@ def names_in(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
 
 
 def keypoints_in(metadata: Mapping[str, str]) -> Keypoints | None:
-    """The shape of a pose from the file's metadata, `kpt_shape`: "[17, 3]" as Ultralytics writes it; None without."""
+    """The keypoints' shape from the file's metadata, `kpt_shape`: "[17, 3]" as Ultralytics writes it; None without."""
     try:
         return TypeAdapter(Keypoints).validate_python(ast.literal_eval(metadata.get("kpt_shape", "")))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, ValidationError):

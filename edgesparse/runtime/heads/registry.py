@@ -16,9 +16,9 @@ _log = logging.getLogger(__name__)
 
 
 def head(name: str) -> Head:
-    """The head of that name: in edgesparse/head_table.py, in a file (`my_head.py:MyHead`), or of an installed package.
+    """Return a head by name: from edgesparse/head_table.py, a file (`my_head.py:MyHead`), or an installed package.
 
-    Raises ConfigError for one that does not exist or cannot be loaded.
+    Raises ConfigError if it does not exist or cannot be loaded.
     """
     if (file := head_file(name)) is not None:
         return from_file(file)
@@ -30,7 +30,7 @@ def head(name: str) -> Head:
 
 
 def heads() -> dict[str, Head]:
-    """Every head that has a name. Those of installed packages that cannot be loaded are left out, with a warning."""
+    """All heads by name. Those of installed packages that cannot be loaded are left out, with a warning."""
     loaded = {name: _try(entry) for name, entry in installed().items()}
     every = {name: _load(path) for name, path in HEADS.items()}
     return every | {name: offered for name, offered in loaded.items() if offered is not None}

@@ -28,7 +28,7 @@ def priors(size: tuple[int, int]) -> NDArray[np.float32]:
 
 
 class RetinaFace(Head):
-    """One class beside the background. Its five points are not read."""
+    """One class besides the background. Its five keypoints are not read."""
 
     outputs = "three outputs, boxes [B, N, 4], scores [B, N, 2] (background, face) after the softmax, points [B, N, 10]"
     export = "python convert_to_onnx.py -m mobilenet0.25_Final.pth --network mobile0.25"

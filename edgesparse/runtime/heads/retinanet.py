@@ -16,7 +16,7 @@ from edgesparse.runtime.heads.grid import side
 STRIDES = (8, 16, 32, 64, 128)
 SIZES, RATIOS = (32, 64, 128, 256, 512), (0.5, 1.0, 2.0)
 LARGEST = float(np.log(1000 / 16))
-"""Limit of a predicted log of a side."""
+"""Upper limit of the predicted logarithm of a side."""
 EXPORT = (
     "torch.onnx.export of a module that returns model.head([*model.backbone(images).values()]): cls_logits, "
     "bbox_regression"
@@ -24,7 +24,7 @@ EXPORT = (
 
 
 def shifts(size: tuple[int, int], level: int) -> NDArray[np.float32]:
-    """Where the anchors of the cells of a level are, [cells, 2] as x, y in pixels."""
+    """Centers of the anchors of a level's cells, [cells, 2] as x, y in pixels."""
     rows, columns = (side(length, STRIDES[level]) for length in size)
     y, x = np.mgrid[:rows, :columns].reshape(2, -1)
     return np.stack([x * (size[1] // columns), y * (size[0] // rows)], 1).astype(np.float32)
@@ -40,7 +40,7 @@ def anchor_sides(level: int) -> NDArray[np.float32]:
 
 
 class RetinaNet(Head):
-    """Nine anchors per cell on five levels, with the background as class 0 in the file, which no box has."""
+    """Nine anchors per cell on five levels. In the file, class 0 is the background, which no box has."""
 
     outputs = "two outputs, cls_logits [B, N, 1 + C] and bbox_regression [B, N, 4], nine anchors per cell"
     export = EXPORT
@@ -85,7 +85,7 @@ class RetinaNet(Head):
 
 
 def _anchors(size: tuple[int, int]) -> Any:
-    """A function from a level to centers and half sides [cells * 9, 2], cell by cell."""
+    """Return a function from a level to centers and half sides [cells * 9, 2], cell by cell."""
 
     def anchors(level: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         center, half = shifts(size, level), anchor_sides(level)

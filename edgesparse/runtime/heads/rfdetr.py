@@ -7,7 +7,7 @@ from edgesparse.runtime.heads.rtdetr import RtDetr
 
 
 class RfDetr(RtDetr):
-    """Boxes and logits under names of its own; files trained on COCO have a column per category id from 0 to 90."""
+    """Boxes and logits with different names; files trained on COCO have a column per category id from 0 to 90."""
 
     outputs = "two outputs, dets [B, N, 4] as relative center and size and labels [B, N, C], before the sigmoid"
     export = "RFDETRNano(pretrain_weights='best.pth').export()"

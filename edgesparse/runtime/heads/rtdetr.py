@@ -1,4 +1,4 @@
-"""RT-DETR and those that share its layouts: D-FINE, DEIM, RF-DETR, DETR."""
+"""RT-DETR and the detectors that share its layouts: D-FINE, DEIM, RF-DETR, DETR."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SOURCE = "Zhao et al., DETRs Beat YOLOs on Real-time Object Detection, and http
 
 
 def _pixels(layout: Layout) -> NDArray[np.float32]:
-    """What relative x, y, x, y are multiplied by."""
+    """The factors by which relative x, y, x, y become pixels."""
     return np.array([layout.size[1], layout.size[0]] * 2, np.float32)
 
 
@@ -62,7 +62,7 @@ class RtDetr(Head):
         if layout.table is None:
             return None
         rows, columns = layout.table
-        # A grid of coarse strides may have as many cells as there are queries: only stride 8 tells.
+        # A grid of coarse strides may have as many cells as there are queries: only stride 8 tells them apart.
         if columns <= 4 or rows > MOST_QUERIES or is_dense(rows, layout.size):
             return None
         if columns != 6:
@@ -97,7 +97,7 @@ class RtDetr(Head):
 
 
 class RtDetrEndToEnd(Head):
-    """RT-DETR as Ultralytics writes it from 8.4 on."""
+    """RT-DETR as Ultralytics exports it since 8.4."""
 
     outputs = "one output [B, N, 6]: relative center and size, score, class"
     export = "yolo export model=rtdetr-l.pt format=onnx opset=17"
@@ -127,7 +127,7 @@ class RtDetrEndToEnd(Head):
 
 
 class RtDetrRelative(Head):
-    """The list of final boxes as shares of the input, from exports that take no `orig_target_sizes`."""
+    """The list of final boxes, relative to the input's size, from exports without `orig_target_sizes`."""
 
     outputs = "three outputs, `labels` [B, N], `boxes` [B, N, 4] as relative xyxy, `scores` [B, N]"
     export = "python tools/export_onnx.py -c config.yml -r best.pth, with orig_target_sizes fixed to 1 x 1"
@@ -157,7 +157,7 @@ class RtDetrRelative(Head):
 
 
 def _relative(layout: Layout, sample: Sample) -> bool:
-    """Whether the listed boxes are shares of the input: in pixels some side of some query is beyond 2."""
+    """Whether the listed boxes are relative to the input's size: in pixels, some coordinate of some query exceeds 2."""
     largest = np.abs(sample[layout.index(name="box")]).max()
     return bool(0 < largest <= 2)
 

@@ -13,7 +13,7 @@ from edgesparse.runtime.heads.candidates import listed
 
 
 class RtmDet(Head):
-    """A list of final boxes with their scores; unused places have a score of 0 and a class of -1."""
+    """A list of final boxes with their scores; unused rows have score 0 and class -1."""
 
     outputs = "two outputs, dets [B, K, 5] as x1, y1, x2, y2 in pixels and score, and labels [B, K]"
     export = (

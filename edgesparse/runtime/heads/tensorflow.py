@@ -16,7 +16,7 @@ _NAMES = ("detection_boxes", "detection_scores", "detection_classes", "num_detec
 
 
 class TensorFlowDetection(Head):
-    """A list of final boxes, y before x, relative; classes start at 1 in the file and at 0 here."""
+    """A list of final boxes in relative coordinates, y before x; classes start at 1 in the file and at 0 here."""
 
     outputs = (
         "four outputs, detection_boxes [B, K, 4] as relative y1, x1, y2, x2, detection_scores and detection_classes "
@@ -47,7 +47,7 @@ class TensorFlowDetection(Head):
 
         def rows(outputs: Sequence[NDArray[Any]], b: int) -> tuple[NDArray[Any], ...]:
             length = float(outputs[count].reshape(-1)[b])
-            n = int(length) if np.isfinite(length) else len(outputs[scores][b])  # what is no number is counted later
+            n = int(length) if np.isfinite(length) else len(outputs[scores][b])  # NaN is counted later
             xyxy = outputs[boxes][b, :n][:, [1, 0, 3, 2]].astype(np.float32) * pixels
             return xyxy, outputs[scores][b, :n], outputs[labels][b, :n] - 1
 

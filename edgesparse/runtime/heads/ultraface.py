@@ -1,4 +1,4 @@
-"""UltraFace: faces, with priors that the exporter has decoded."""
+"""UltraFace: faces, exported with decoded boxes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _priors(size: tuple[int, int]) -> int:
 
 
 class UltraFace(Head):
-    """One class beside the background."""
+    """One class besides the background."""
 
     outputs = "two outputs, scores [B, N, 2] (background, face) after the softmax and boxes [B, N, 4], relative xyxy"
     export = "python convert_to_onnx.py"

@@ -1,6 +1,6 @@
-"""Raw feature maps of anchor-based YOLO: v3, v4, v5 and v7 share the layout and differ in anchors and formula.
+"""Raw feature maps of anchor-based YOLO: v3, v4, v5 and v7 share their layout and differ in anchors and formula.
 
-Nothing in such a file tells them apart, so a recipe names one. A network with anchors of its own subclasses one here.
+Nothing in such a file tells them apart, so a recipe names one. For other anchors, subclass one of these heads.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class AnchorMaps(Head):
     anchors: ClassVar[tuple[Anchors, ...]] = V3_ANCHORS
     """Of strides 8, 16 and 32: (width, height) in pixels."""
     growth: ClassVar[tuple[float, ...]] = (1.0, 1.0, 1.0)
-    """Of strides 8, 16 and 32: how much further than its cell a center reaches, `scale_x_y` in Darknet."""
+    """Of strides 8, 16 and 32: how far a center reaches beyond its cell, `scale_x_y` in Darknet."""
     squared: ClassVar[bool] = False
     """Whether a side is anchor * (2 * sigmoid) ** 2 instead of anchor * exp."""
 
     def _maps(self, layout: Layout) -> list[_Map]:
-        """In the order of the strides. Raises LookupError where a stride has no map."""
+        """In the order of the strides. Raises LookupError if a stride has no map."""
         maps = []
         for stride, anchors, growth in zip((8, 16, 32), self.anchors, self.growth, strict=True):
             size = side(layout.size[0], stride), side(layout.size[1], stride)
@@ -105,7 +105,7 @@ class AnchorMaps(Head):
 
 
 def _cells(shape: tuple[int, ...], anchors: int) -> tuple[int, ...] | None:
-    """(rows, columns) of a map; None where it is none with so many anchors."""
+    """(rows, columns) of a map; None if the shape is not that of a map with this number of anchors."""
     if len(shape) == 5 and shape[1] == anchors:
         return shape[2:4]
     return shape[2:] if len(shape) == 4 and shape[1] % anchors == 0 else None

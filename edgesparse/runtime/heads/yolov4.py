@@ -15,7 +15,7 @@ from edgesparse.runtime.heads.grid import is_dense, strides_of
 
 
 class YoloV4(Head):
-    """Three anchors per cell, decoded; a confidence is objectness times class already."""
+    """Three anchors per cell, decoded; scores are already objectness times class."""
 
     outputs = "two outputs, boxes [B, N, 1, 4] as relative xyxy and confs [B, N, C]"
     export = "python demo_darknet2onnx.py yolov4.cfg coco.names yolov4.weights image.jpg 1"

@@ -1,4 +1,4 @@
-"""YOLOv5 and those that share its layout: YOLOv6 and YOLOv7."""
+"""YOLOv5 and the detectors that share its layout: YOLOv6 and YOLOv7."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgesparse.runtime.heads.candidates import at_least, corners, labeled
 from edgesparse.runtime.heads.grid import is_decoded, is_dense, strides_of
 
 FIRST_CLASS = 5
-"""Column of the first class, behind the box and the objectness."""
+"""Column of the first class, after the box and the objectness."""
 
 
 def is_rows(layout: Layout) -> bool:

@@ -1,4 +1,4 @@
-"""YOLOv8 and those that share its layout: YOLOv9, YOLO11, YOLO12, YOLO26 without end-to-end output."""
+"""YOLOv8 and the detectors that share its layout: YOLOv9, YOLO11, YOLO12, YOLO26 without end-to-end output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class YoloV8(Head):
     source = "Ultralytics, https://docs.ultralytics.com/models/yolov8"
 
     def details(self, layout: Layout) -> int:
-        """Rows behind the class scores, which say more about each box."""
+        """Number of rows after the class scores, which hold more about each box."""
         return 0
 
     def columns(self, layout: Layout) -> int:
@@ -90,5 +90,5 @@ class YoloV8(Head):
 
 
 def are_scores(raw: NDArray[Any]) -> bool:
-    """Whether values are scores after the sigmoid: keypoints in pixels and angles, which other tasks have, are not."""
+    """Whether values are scores after the sigmoid, unlike the keypoints in pixels and angles of other tasks."""
     return bool(raw.min() >= 0 and raw.max() <= 1 + ROUNDING)

@@ -1,4 +1,4 @@
-"""YOLOv8, YOLO11, YOLO12 and YOLO26 for other tasks than detection: their outputs have more rows than YOLOv8's."""
+"""YOLOv8, YOLO11, YOLO12 and YOLO26 for tasks other than detection: their outputs have additional rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class YoloV8Segment(WithMasks, YoloV8):
 
 
 class _Details(YoloV8):
-    """What the values tell where shapes cannot: rows that are no scores belong to keypoints or angles."""
+    """Values distinguish what shapes cannot: rows that are not scores are keypoints or angles."""
 
     def evidence(self, layout: Layout, sample: Sample | None) -> Evidence | None:
         seen = super().evidence(layout, sample)
@@ -35,7 +35,7 @@ class YoloV8Pose(WithKeypoints, _Details):
     source = "Ultralytics, https://docs.ultralytics.com/tasks/pose"
 
     def decode(self, layout: Layout, conf: float, multi_label: bool = False) -> Decode:
-        """Raises ModelError where only a guess tells classes from keypoints."""
+        """Raises ModelError if classes and keypoints cannot be told apart."""
         if layout.keypoints is None and self.classes(layout) != 1:
             raise ModelError(f"found {layout} without the shape of its keypoints: set 'keypoints:', such as [17, 3]")
         return super().decode(layout, conf, multi_label)

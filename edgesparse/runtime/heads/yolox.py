@@ -1,4 +1,4 @@
-"""YOLOX, with its boxes decoded in the file or not."""
+"""YOLOX, exported with or without its decoding."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _are_scores(raw: NDArray[Any]) -> bool:
 
 
 class _OnePerCell(DecodedRows):
-    """What both exports of YOLOX share: one row per cell of the grid, and the input."""
+    """What both exports of YOLOX share: one row per cell of the grid, and the input format."""
 
     source = "Ge et al., YOLOX: Exceeding YOLO Series in 2021, and https://github.com/Megvii-BaseDetection/YOLOX"
     convention = CENTERED.model_copy(update={"letterbox": "top-left", "colour": "bgr", "scale": 1.0})

@@ -1,4 +1,4 @@
-"""YuNet, OpenCV's detector of faces."""
+"""YuNet, OpenCV's face detector."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ STRIDES = (8, 16, 32)
 
 class _Level(NamedTuple):
     scores: tuple[int, int]
-    """Indices of two outputs [B, n, 1], whose product counts."""
+    """Indices of two outputs [B, n, 1], from whose product the confidence is computed."""
     boxes: int
     cells: NDArray[np.float32]
     stride: int
 
 
 class YuNet(Head):
-    """One prediction per cell: xy = (cell + xy) * stride, wh = exp(wh) * stride. Its five points are not read."""
+    """One prediction per cell: xy = (cell + xy) * stride, wh = exp(wh) * stride. Its five keypoints are not read."""
 
     outputs = "twelve outputs, cls and obj [B, n, 1], bbox [B, n, 4] and kps [B, n, 10] at strides 8, 16 and 32"
     export = "face_detection_yunet_2023mar.onnx of https://github.com/opencv/opencv_zoo, as it is"
@@ -33,7 +33,7 @@ class YuNet(Head):
     convention = CENTERED.model_copy(update={"letterbox": "top-left", "pad": 0, "colour": "bgr", "scale": 1.0})
 
     def _levels(self, layout: Layout) -> list[_Level]:
-        """Raises LookupError where the outputs are not four per stride."""
+        """Raises LookupError if there are not four outputs per stride."""
         if len(layout.outputs) != 4 * len(STRIDES):
             raise LookupError("needed four outputs per stride")
         levels = []
