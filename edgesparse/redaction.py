@@ -33,10 +33,10 @@ _WORD = re.compile(r"[^\s'\"<>{}]+")
 
 
 def redact(address: str) -> str:
-    """Return the address without what may hold credentials: user, password, query, and path parts that set something.
+    """Return the address without the parts that may hold credentials: user, password, query, `key=value` in the path.
 
-    A password may contain any character: if an @ occurs elsewhere than before the host, everything but the scheme is
-    left out, and so it is where an address has a slash too few. Text that is no address is returned as it is.
+    A password may contain any character: if an @ occurs anywhere but before the host, or a slash is missing from `://`,
+    everything but the scheme is removed. Text that is not an address is returned unchanged.
     """
     if mistyped := _MISTYPED.match(address):
         return f"{mistyped[1]}:{HIDDEN}" if _KNOWN_SCHEME.match(mistyped[1]) else HIDDEN
@@ -64,7 +64,7 @@ def redact_text(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Return text whose control characters, which could command a terminal, are written as \\x1b; lines stay lines."""
+    """Return text with control characters, which could command a terminal, escaped as \\x1b; line breaks are kept."""
     return _CONTROL.sub(lambda sign: f"\\x{ord(sign[0]):02x}", text)
 
 
@@ -85,12 +85,12 @@ def redact_all(value: Any) -> Any:
 
 
 def remember(secret: str) -> None:
-    """Replace this secret from now on wherever text leaves the process, in each form that messages may quote it in."""
+    """From now on, replace this secret wherever text leaves the process, in every form that messages may quote."""
     _known.add(secret)
 
 
 def remember_address(address: str) -> None:
-    """Remember the password in an address, and the values of its settings whose names say that they are secret."""
+    """Remember the password in an address, and the values of its parameters whose names suggest a secret."""
     rest = address.partition("://")[2] or address
     for part in (rest, re.split("[?#]", rest, maxsplit=1)[0]):  # a password may contain what ends the host, and an @
         user = part.rpartition("@")[0]

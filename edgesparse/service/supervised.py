@@ -1,4 +1,4 @@
-"""Threads that outlive their errors: restarted with growing pauses, with their state for health, status and systemd."""
+"""Threads that survive errors: restarted with growing pauses, with their state for health, status and systemd."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ log = logging.getLogger("edgesparse.service")
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 STEADY_SECONDS = 10.0
-"""Seconds without an error after which a restarted thread counts as well again."""
+"""Seconds without an error after which a restarted thread counts as healthy again."""
 DOWN_AFTER = 3
-"""Errors in a row after which the service counts as unhealthy."""
+"""Consecutive errors after which the service counts as unhealthy."""
 NEEDED = 16
-"""Threads that the service and its outputs start, beside those of the engine and the cameras."""
+"""Threads that the service and its outputs start, besides those of the engine and the cameras."""
 NO_THREAD = "the system lets this process start no more threads"
 MORE_THREADS = "raise its limit of tasks (ulimit -u; TasksMax in the unit; --pids-limit of a container)"
 
 
 @dataclass(frozen=True)
 class ThreadState:
-    """`restarts`: since the service started. `why`: the error that it has not recovered from yet, empty when it runs.
-    `down`: whether it fails again and again."""
+    """`restarts`: since the service started. `why`: the error that it has not recovered from yet, empty while it runs.
+    `down`: whether it fails repeatedly."""
 
     name: str
     restarts: int
@@ -111,7 +111,7 @@ def thread_states() -> list[ThreadState]:
 
 
 def check_threads(count: int) -> None:
-    """Raise BackendUnavailable unless so many threads can be started now: native libraries end the process instead."""
+    """Raise BackendUnavailable unless `count` threads can be started now: native libraries would end the process."""
     end, threads = threading.Event(), []
     try:
         for _ in range(count):
@@ -130,7 +130,7 @@ def _no_thread(needed: str = "another one") -> BackendUnavailable:
 
 
 def close_all(closers: Sequence[Callable[[], None]], seconds: float) -> None:
-    """Call all of them in parallel and wait for at most `seconds`; one after another where no thread can be started."""
+    """Call all in parallel and wait for at most `seconds`; call them one by one if no thread can be started."""
     until = time.monotonic() + seconds
     for thread in [thread for close in closers if (thread := _start_or_call(close)) is not None]:
         thread.join(max(0.0, until - time.monotonic()))

@@ -17,16 +17,16 @@ from edgesparse.service.web.answers import HEADERS, as_json, as_text
 from edgesparse.service.web.connections import STREAMS
 
 MAX_AGE_MS = 1000
-"""Milliseconds that an image is old at most, if the request does not say."""
+"""Maximum age of an image in milliseconds, if the request does not say."""
 WAIT_SECONDS, LONGEST_WAIT = 1.5, 5.0
 PAUSE = 0.03
 MAX_STREAMS = 16
-"""Motion JPEG streams at once: each holds a connection for as long as somebody watches."""
+"""Most Motion JPEG streams at once: each holds a connection for as long as somebody watches."""
 BOUNDARY = "edgesparse"
 
 
 class CameraImages:
-    """The responses below /camera. All viewers of a camera share its snapshots; none is kept for a slow one."""
+    """The responses below /camera. All viewers of a camera share its snapshots; none is kept for a slow viewer."""
 
     def __init__(self, report: Report) -> None:
         self._report, self._streams = report, 0
@@ -67,7 +67,7 @@ class CameraImages:
         return Response(snapshot.jpeg, media_type="image/jpeg", headers={**HEADERS, **headers})
 
     def _why(self, name: str, snapshot: Snapshot | None, max_age: int) -> str:
-        """Why there is no image."""
+        """Return why there is no image."""
         if self._report.snapshots.paused:
             return "memory is short: no images are encoded"
         camera = next((camera for camera in self._report.health.cameras if camera.name == name), None)
@@ -89,7 +89,7 @@ class CameraImages:
         return StreamingResponse(self._parts(name), media_type=kind, headers=HEADERS)
 
     async def _parts(self, name: str) -> AsyncIterator[bytes]:
-        """Parts until the camera is removed. A viewer that reads slowly gets fewer images, never older ones."""
+        """Yield parts until the camera is removed. A slow reader gets fewer images, never older ones."""
         self._streams += 1
         number = 0
         try:

@@ -14,12 +14,12 @@ from edgesparse.errors import ConfigError
 MAX_CONNECTIONS = 64
 ACCEPTS_PER_SECOND = 50
 HEADER_SECONDS, IDLE_SECONDS = 5.0, 15.0
-"""For a client to send the first request, and each further one over the same connection."""
+"""Seconds for a client to send the first request, and each further one over the same connection."""
 WRITE_SECONDS = 10.0
-"""Seconds for a client to read a response. Then the connection is closed, or clients that never read would hold all."""
+"""Seconds for a client to read a response. Without a limit, clients that never read would hold all connections."""
 CHECK_SECONDS = 1.0
 STREAMS = ".mjpg"
-"""How the paths of responses without an end end."""
+"""The suffix of paths whose responses are endless streams."""
 
 
 class Pace:
@@ -56,7 +56,7 @@ class Protocol(H11Protocol):
         self.loop.call_later(CHECK_SECONDS, self._check)
 
     def _check(self) -> None:
-        """Close the connection of a client that is too slow, whether it is closing already or not."""
+        """Close the connection of a client that is too slow, even if it is already closing."""
         if self not in self.connections:
             return
         now = time.monotonic()
@@ -72,8 +72,8 @@ class Protocol(H11Protocol):
         return now - self._waits_since > (HEADER_SECONDS if self.cycle is None else IDLE_SECONDS)
 
     def _reads_no_answer(self, now: float) -> bool:
-        """Whether an answer has been unread for WRITE_SECONDS; a stream, which always has more to send, only if none of
-        it was read.
+        """Whether a response has been unread for WRITE_SECONDS; for a stream, which never ends, only if none
+        of it was read.
         """
         size, before = self.transport.get_write_buffer_size(), self._unread
         self._unread = size
@@ -89,7 +89,7 @@ class Protocol(H11Protocol):
 
 
 class _Listener(socket.socket):
-    """Limits connections per second: on ENOBUFS, asyncio accepts none for a second."""
+    """Limits connections per second: after ENOBUFS, asyncio accepts none for a second."""
 
     pace = Pace(ACCEPTS_PER_SECOND)
 

@@ -1,4 +1,4 @@
-"""Who may see the web page, and what a page of another site may not do."""
+"""Access to the web page: who may see it, and what pages of other sites may not do."""
 
 from __future__ import annotations
 
@@ -21,17 +21,16 @@ log = logging.getLogger("edgesparse.service")
 REQUESTS_PER_SECOND = 120
 LONGEST_WAIT = 3.0
 MOST_NAMES = 20
-"""Refused host names that are logged."""
+"""Most refused host names that are logged."""
 METHODS = ("GET", "HEAD", "POST")
 
 Headers = Mapping[bytes, bytes]
 
 
 class Door:
-    """ASGI middleware: 401 and nothing else without the token, only METHODS, no orders from other sites, and a rate
-    limit.
+    """ASGI middleware: 401 without the token, only METHODS, no commands from other sites, and a rate limit.
 
-    Clients that are turned away must reconnect, which the listener's rate limits."""
+    Clients that are refused must reconnect, which the listener's rate limits."""
 
     def __init__(self, app: ASGIApp, token: str | None, hosts: Sequence[str]) -> None:
         self._app, self._token = app, token.encode() if token is not None else None
@@ -81,7 +80,7 @@ def _host(headers: Headers) -> str:
 
 
 def _is_from_elsewhere(headers: Headers) -> bool:
-    """Whether a browser sends this for a page of another site, as it says in these headers; programs send none."""
+    """Whether these headers say that a page of another site sent the request; programs do not send them."""
     if headers.get(b"sec-fetch-site", b"none") not in (b"same-origin", b"none"):
         return True
     origin = headers.get(b"origin")

@@ -36,7 +36,7 @@ log = logging.getLogger("edgesparse.service")
 MAX_HEADER = 16 << 10
 NICE = 10
 PIECE = 64 << 10
-"""Bytes of a long answer that are sent at once."""
+"""Bytes of a long response that are sent at once."""
 
 _REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 _PAGE = {
@@ -95,7 +95,7 @@ class Pages:
     async def _page_of_package(self, _: Request) -> Response:
         """Return the build's report: every candidate, and why this one was chosen.
 
-        It is sent in pieces, so that visitors who do not read hold one piece each in memory.
+        It is sent in pieces, so that a client that does not read holds only one piece in memory.
         """
         path = self._package() / "report.html"
         if not path.is_file():
@@ -141,7 +141,7 @@ class Web:
             access_log=False,
             server_header=False,
             date_header=False,
-            backlog=MAX_CONNECTIONS,  # more that wait would be served after those who gave up long ago
+            backlog=MAX_CONNECTIONS,  # a longer queue would serve clients that gave up long ago
             timeout_keep_alive=int(IDLE_SECONDS),
             h11_max_incomplete_event_size=MAX_HEADER,
         )
@@ -153,7 +153,7 @@ class Web:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
-        if self._socket.fileno() < 0:  # a server that failed has closed it
+        if self._socket.fileno() < 0:  # a failed server has closed it
             self._socket = listen(self._settings.host, self._settings.port)
         self._server = uvicorn.Server(self._config)
         if not self._closed:
