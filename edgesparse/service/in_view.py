@@ -1,4 +1,4 @@
-"""What each camera sees at the moment: objects per class and zone, steadied over a second."""
+"""What each camera currently sees: objects per class and zone, smoothed over a second."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgesparse.runtime.detections import Detections
 from edgesparse.stream.sinks.draw import class_name
 
 Key = tuple[str, int]
-"""A zone, empty for all of the frame, and a class id."""
+"""A zone, empty for the whole frame, and a class id."""
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,14 @@ class InView:
     counts: Mapping[Key, int] = field(default_factory=dict)
 
     def per_zone(self) -> dict[str, dict[int, int]]:
-        """Return the counts per class id of each zone in which something is; "" is all of the frame."""
+        """Return the counts per class id of each zone that contains something; "" is the whole frame."""
         zones: dict[str, dict[int, int]] = {"": {}}
         for (zone, class_id), count in self.counts.items():
             zones.setdefault(zone, {})[class_id] = count
         return zones
 
     def record(self, names: Sequence[str], zones: Sequence[str] = ()) -> dict[str, Any]:
-        """Return JSON-compatible values; each of `zones` is in it, whether something is there or not."""
+        """Return JSON-compatible values, with each of `zones` even if nothing is in it."""
         per_zone = self.per_zone()
         whole = _part(per_zone.pop(""), names)
         if zones or per_zone:
@@ -52,7 +52,7 @@ class Viewed:
         self._lock = threading.Lock()
 
     def add(self, camera: str, detections: Detections) -> InView | None:
-        """Take a frame's detections. Returns what the camera sees if there is more of something than before."""
+        """Take a frame's detections. Returns what the camera sees if it sees more of something than before."""
         zones = detections.zones or ((),) * len(detections)
         counts: Counter[Key] = Counter()
         for class_id, inside in zip(detections.class_id.tolist(), zones, strict=True):

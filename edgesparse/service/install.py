@@ -1,4 +1,4 @@
-"""`service install`: unit, user and settings of the service, for an edgesparse that pip has installed."""
+"""`service install`: unit, user and settings of the service, for edgesparse installed by pip."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ USER = "edgesparse"
 GROUPS = ("video", "render")
 UNIT, SETTINGS = "etc/systemd/system/edgesparse.service", "etc/edgesparse/device.yaml"
 PROGRAM, PACKAGE = "/opt/edgesparse/bin/edgesparse", "/var/lib/edgesparse/current/package"
-"""What deploy/edgesparse.service names; replaced by this installation's."""
+"""The paths in deploy/edgesparse.service, which are replaced by this installation's."""
 HIDDEN = ("/home", "/root", "/run/user")
 """Folders that the unit hides from the service (ProtectHome)."""
 FIRST_SETTINGS = """\
@@ -33,7 +33,7 @@ service:
 
 @dataclass(frozen=True)
 class Installation:
-    """What is installed where. `root` stands for /; anything else is an image, in which no program is run."""
+    """What is installed, and where. If `root` is not /, it is an image, in which no program is run."""
 
     target: str
     source: str
@@ -45,7 +45,7 @@ class Installation:
         return self.root == Path("/")
 
     def run(self) -> list[str]:
-        """Write what is not there yet. Returns what was done.
+        """Write what does not exist yet. Returns what was done.
 
         Raises ConfigError for what would not work or would be overwritten, InstallError without root."""
         unit = unit_text(self.target)
@@ -91,7 +91,7 @@ class Installation:
 
 
 def unit_text(target: str) -> str:
-    """Return the unit for this installation and a target of `run`. Raises ConfigError where the unit hides either."""
+    """Return the unit for this installation and a target of `run`. Raises ConfigError if the unit hides either."""
     program = Path(sys.executable).parent / "edgesparse"
     if not program.is_file():
         raise ConfigError(f"found no {program}: install edgesparse with pip into this Python's environment")
@@ -106,7 +106,7 @@ def unit_text(target: str) -> str:
 
 
 def _write(path: Path, text: str, mode: int) -> None:
-    """Write a file that is there as a whole or not at all."""
+    """Write a file completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     part.unlink(missing_ok=True)

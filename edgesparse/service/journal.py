@@ -11,7 +11,7 @@ _DEBUG = 7
 
 
 class Priorities(logging.Formatter):
-    """Puts the priority before each line of what another formatter makes."""
+    """Puts the priority before each line that another formatter returns."""
 
     def __init__(self, formatter: logging.Formatter) -> None:
         super().__init__()

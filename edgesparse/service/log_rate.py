@@ -1,4 +1,4 @@
-"""A bound for log lines: what fails with every frame, as on a full disk, must not fill the disk with lines about it."""
+"""A limit for log lines: what fails with every frame, as on a full disk, must not fill the disk with messages."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from collections.abc import Hashable
 WINDOW = 600.0
 """Seconds over which lines are counted."""
 SAME, SIMILAR = 5, 100
-"""Lines of the same text, and lines that differ in their values only, that are written in that time."""
+"""How many lines with the same text, and with the same text but for values, are written in that time."""
 MOST_KINDS = 2000
-"""Different lines that are counted; beyond it all counts start again."""
+"""The most different lines that are counted; beyond that, all counts start again."""
 
 
 class LogRate(logging.Filter):
-    """Leaves out what is repeated too often. The last line that is written says so."""
+    """Drops lines that are repeated too often. The last line that is written says so."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -52,7 +52,7 @@ class Report:
         self.reading = Reading()
         self.started = time.time()
         self.joules: float | None = None
-        """Energy of the board since the service started; None where the board does not report its power."""
+        """Energy of the board since the service started; None if the board does not report its power."""
         self._measured_at = 0.0
         self.refusal = ""
         """Why the last reload was refused; empty if it was not."""
@@ -96,14 +96,14 @@ class Report:
         self.outputs.status(self.status())
 
     def _add_energy(self) -> None:
-        """Integrate the power, as if it had been what it is now since the last reading."""
+        """Integrate the power, assuming that it has been constant since the last reading."""
         now, watts = time.monotonic(), self.reading.watts
         if watts is not None:
             self.joules = (self.joules or 0.0) + (watts * (now - self._measured_at) if self._measured_at else 0.0)
             self._measured_at = now
 
     def joules_per_frame(self) -> float | None:
-        """Return the board's power over the rate of all cameras; None where either is unknown or 0."""
+        """Return the board's power divided by the rate of all cameras; None if either is unknown or 0."""
         rate = sum(self.rates().values())
         return self.reading.watts / rate if self.reading.watts and rate else None
 

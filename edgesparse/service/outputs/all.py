@@ -37,8 +37,7 @@ class Outputs(Sink):
     """The outputs that the settings name. `write` and `tick` are called in the frame loop's thread, `change` in one
     other thread.
 
-    An output that fails never stops the frame loop. Opening them raises ConfigError or SinkError and then leaves
-    nothing open.
+    A failing output never stops the frame loop. If opening raises ConfigError or SinkError, nothing is left open.
     """
 
     def __init__(self, settings: ServiceSettings, scene: Scene, snapshots: SnapshotEncoder) -> None:
@@ -46,15 +45,15 @@ class Outputs(Sink):
         self.paused: dict[str, int] = {}
         """As in OutputContext."""
         self.reports: Counter[tuple[str, str, Phase]] = Counter()
-        """Reports of events so far, by camera, event and phase."""
+        """Number of reports of events so far, by camera, event and phase."""
         self.recent: deque[dict[str, object]] = deque(maxlen=RECENT)
-        """The newest reports of events, without detections, the newest first."""
+        """The newest reports of events, without detections, newest first."""
         self._settings = ServiceSettings()
         self._names: Sequence[str] = ()
         self._scene = Scene()
         self._rules = EventRules((), ())
         self._retired: deque[EventRules] = deque()
-        """Rules that no longer count, whose events have not ended."""
+        """Former rules whose events have not ended yet."""
         self._announced: deque[Event] = deque()
         self._open: dict[str, Output] = {}
         self._fingerprints: dict[str, tuple[Any, ...]] = {}
@@ -68,7 +67,7 @@ class Outputs(Sink):
     def change(self, settings: ServiceSettings, scene: Scene) -> None:
         """Apply new settings, cameras or class names; outputs that did not change stay open.
 
-        Raises ConfigError and SinkError; the previous outputs are open again then.
+        Raises ConfigError and SinkError; the previous outputs are then open again.
         """
         rules, previous = EventRules(settings.events, scene.names), self._settings
         self._take(rules, scene.names)
@@ -143,7 +142,7 @@ class Outputs(Sink):
                 self.snapshots.request(frame.source)
 
     def tick(self, now_ns: int, live: Collection[str]) -> None:
-        """Report what needs no frame: ends of events, and what outputs announced. Due several times per second.
+        """Report what needs no frame: ends of events, and what outputs announced. Call it several times per second.
 
         `now_ns`: on the monotonic clock; `live`: cameras that deliver frames."""
         while self._retired:

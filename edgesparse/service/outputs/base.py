@@ -37,7 +37,7 @@ class OutputSettings(Section):
     """Whether the output is useless without a rule in `service.events`."""
 
     def check(self, key: str) -> None:
-        """Check whatever can be checked without opening the output. `key` is the section's, such as `service.mqtt`.
+        """Check what can be checked without opening the output. `key` is the section's, such as `service.mqtt`.
         Raises ConfigError.
         """
 
@@ -59,7 +59,7 @@ class OutputContext:
 
 @dataclass(frozen=True)
 class Scene:
-    """What there is to report on: class names, cameras, the classes that all of them count, and event rules."""
+    """What outputs report on: class names, cameras, the classes that all of them count, and event rules."""
 
     names: Sequence[str] = ()
     cameras: Sequence[Camera] = ()
@@ -70,8 +70,8 @@ class Scene:
 @dataclass
 class OutputState:
     """Counters and condition of an output. `waiting`: messages not delivered yet; `dropped`: messages given up on;
-    `failed`: failed attempts; `state`: what is wrong, empty if nothing is; `storage`: why
-    messages cannot be kept on disk, empty while they can.
+    `failed`: failed attempts; `state`: what is wrong, empty if nothing is; `storage`: why messages cannot be kept on
+    disk, empty while they can.
     """
 
     name: str
@@ -106,7 +106,7 @@ class Output(ABC):
     uses_snapshots: ClassVar[bool] = False
     """Whether snapshots of all cameras are encoded continuously and passed to `snapshot`."""
     snapshots_events: ClassVar[bool] = False
-    """Whether a snapshot is encoded, and passed to `snapshot`, of the frame of each report of an event."""
+    """Whether a snapshot of the frame of each report of an event is encoded and passed to `snapshot`."""
 
     state: OutputState
 
@@ -124,7 +124,7 @@ class Output(ABC):
         """Handle one event."""
 
     def in_view(self, camera: str, counts: InView) -> None:  # noqa: B027 - few outputs want them
-        """Take what a camera sees, whenever that has changed: more of something at once, less within a second."""
+        """Take what a camera sees, whenever that changes: an increase at once, a decrease within a second."""
 
     def status(self, status: Mapping[str, Any]) -> None:  # noqa: B027 - few outputs want it
         """Take the state of the service, as in status.json, once per second."""

@@ -64,7 +64,7 @@ class _Ring:
         self.snapshots: deque[Snapshot] = deque()
         self.name = ""
         self.events: dict[str, Event] = {}
-        """The events in the clip by id, each as it was reported first."""
+        """The events in the clip by id, each as first reported."""
         self.begin_ns = self.end_ns = 0
 
 
@@ -192,7 +192,7 @@ class Clips(Output):
             part.unlink(missing_ok=True)
 
     def _write_still(self, clip: Path, snapshots: Sequence[Snapshot], time_ns: int) -> Path:
-        """Write the snapshot that is nearest to that time beside the clip."""
+        """Write the snapshot that is nearest to that time next to the clip."""
         path = clip.with_suffix(".jpg")
         part = path.with_name(f".{path.name}.part")
         part.write_bytes(min(snapshots, key=lambda snapshot: abs(snapshot.time_ns - time_ns)).jpeg)
@@ -200,7 +200,7 @@ class Clips(Output):
         return path
 
     def _encode(self, part: Path, snapshots: Sequence[Snapshot]) -> None:
-        """Write the snapshots at the pace they were taken at."""
+        """Write the snapshots at the rate at which they were taken."""
         fit = Fit(part)
         with closing(Recorder(part, self._fps)) as recorder:
             for snapshot in snapshots:

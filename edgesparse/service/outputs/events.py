@@ -1,7 +1,7 @@
 """Rules that turn detections into events: `service.events`, evaluated frame by frame.
 
-An event has an id and a life cycle. It starts when a rule matches, is updated while it goes on matching, and ends when
-it no longer does or when its camera delivers no frames.
+An event has an id and a life cycle. It starts when a rule matches, is updated while the rule keeps matching, and ends
+when it no longer does or its camera stops delivering frames.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class _Run:
     """One camera's matches of a rule."""
 
     consecutive: int = 0
-    """Frames in a row that match."""
+    """Consecutive frames that match."""
     pause_until: int = 0
     seen_ns: int = 0
     """When it last matched."""

@@ -1,4 +1,4 @@
-"""Home Assistant's MQTT discovery: the devices and entities that it is to make of the MQTT output's topics.
+"""Home Assistant's MQTT discovery: the devices and entities that it creates from the MQTT output's topics.
 
 The format is Home Assistant's device discovery (2024.11 and newer), https://www.home-assistant.io/integrations/mqtt.
 One device stands for the service and one for each camera.
@@ -19,7 +19,7 @@ Values = dict[str, Any]
 PHASES: tuple[Phase, ...] = ("start", "update", "end", "clip")
 _ORIGIN = {"name": "edgesparse", "sw_version": VERSION}
 _KEPT = ("event", "id", "camera", "time", "start_time", "seconds", "clip", "snapshot")
-"""What Home Assistant keeps of an event: it stores attributes for ten days, so no boxes."""
+"""What Home Assistant keeps of an event: no boxes, since it stores attributes for ten days."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def service_device(home: Home, status: Mapping[str, Any]) -> Values:
 def camera_device(
     home: Home, camera: str, classes: Sequence[str], zones: Sequence[str], rules: Sequence[str]
 ) -> Values:
-    """Return the discovery message of a camera with what it counts: `classes`, `zones`, and `rules` of events."""
+    """Return the discovery message of a camera: `classes` and `zones` that it counts, and event `rules`."""
     topic, node = f"{home.topic}/{camera}", home.camera_id(camera)
     components = {**_counts(topic, classes, zones), **_controls(topic)}
     if home.snapshots and rules:
@@ -147,5 +147,5 @@ def _availability(home: Home, camera_state: str | None = None) -> list[Values]:
 
 
 def _key(name: str) -> str:
-    """Return a name as a part of an id; different names have different ones."""
+    """Return a name in a form usable in an id; different names stay different."""
     return re.sub(r"[^a-zA-Z0-9-]", lambda match: f"_{ord(match[0]):x}_", name)

@@ -1,5 +1,5 @@
-"""Detections and events to an MQTT broker: at least once, in order, kept on disk while it is away. And the state of
-cameras and detector, retained, of which only the newest counts.
+"""Detections and events to an MQTT broker: at least once, in order, kept on disk while the broker is away. Also the
+state of cameras and detector, retained: only the newest counts.
 
 While the broker answers, a message is in memory until it is acknowledged. When the broker goes away, messages that were
 not acknowledged, and all that follow, go to the spool. They are sent from there before anything newer. The state is

@@ -1,5 +1,5 @@
-"""The retained topics of the MQTT output: state of the detector and of each camera, what it sees, its newest snapshot,
-the switch that pauses it, and Home Assistant's discovery.
+"""The retained topics of the MQTT output: state of the detector; per camera its state, what it sees, its newest
+snapshot and the switch that pauses it; and Home Assistant's discovery.
 
     TOPIC/state                  state of the service
     TOPIC/CAMERA/state           state of the camera
@@ -28,14 +28,14 @@ from edgesparse.stream.sinks.draw import class_name
 REPEAT = 10.0
 """Seconds after which figures of a state are published again; a change of the state itself is published at once."""
 FEW_CLASSES = 12
-"""Up to so many classes, all are announced from the start; of more, those that a camera has seen."""
+"""Up to this many classes, all are announced at the start; otherwise, those that a camera has seen."""
 _SERVICE = ("detecting", "healthy", "why", "model", "precision", "fallback", "temperature_c", "watts", "latency_ms")
 _CAMERA = ("state", "why", "fps", "age_ms", "frames", "dropped", "reopened")
 _FIGURES = ("temperature_c", "watts", "latency_ms", "fps", "age_ms", "frames", "dropped", "reopened")
 
 
 class Topics:
-    """What is known of the service, as retained messages. Called in several threads, each method in one."""
+    """What is known of the service, as retained messages. Methods run in several threads, each always in the same."""
 
     def __init__(self, settings: MqttSettings, client_id: str, retained: Retained, paused: dict[str, int]) -> None:
         self._topic, self._discovery = settings.topic, settings.discovery
@@ -45,7 +45,7 @@ class Topics:
         self._seen: dict[str, set[str]] = {}
         """Names of the classes that each camera has seen, of those that are not announced from the start."""
         self._states: dict[str, tuple[float, dict[str, Any]]] = {}
-        """When each state was published, and its values without figures."""
+        """When each state was published, and its values without the figures."""
 
     @property
     def commands(self) -> str:
@@ -85,7 +85,7 @@ class Topics:
         return f"{self._discovery}/device/{device}/config"
 
     def detections(self, result: FrameResult) -> None:
-        """Announce classes that the camera has not seen before."""
+        """Announce classes that the camera sees for the first time."""
         if self._discovery is None or not len(result.detections) or self._few():
             return
         camera = result.frame.source
@@ -137,5 +137,5 @@ class Topics:
 
 
 def _names(classes: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Return the names of classes that are given by name or number."""
+    """Return the names of classes that rules name by name or number."""
     return [class_name(names, int(own)) if own.isdecimal() and own not in names else own for own in classes]

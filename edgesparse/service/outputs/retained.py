@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Retained:
-    """`put` is called in any thread, the rest in the one that sends. Its size is bounded by the number of topics."""
+    """`put` is called in any thread, the rest in the sending thread. Its size is bounded by the number of topics."""
 
     def __init__(self, nudge: Callable[[], None]) -> None:
         """`nudge` is called when there is something to send."""
@@ -24,7 +24,7 @@ class Retained:
         self._nudge()
 
     def get(self, topic: str) -> bytes | None:
-        """Return the topic's message, None where there is none."""
+        """Return the topic's message, None if there is none."""
         return self._newest.get(topic)
 
     def topics(self, prefix: str) -> list[str]:
@@ -33,12 +33,12 @@ class Retained:
             return [topic for topic, payload in self._newest.items() if topic.startswith(f"{prefix}/") and payload]
 
     def renew(self) -> None:
-        """Have all sent again, over another connection."""
+        """Have all messages sent again, over a new connection."""
         with self._lock:
             self._unsent = dict(self._newest)
 
     def take(self) -> list[tuple[str, bytes]]:
-        """Return what is to be sent."""
+        """Return the messages that are to be sent."""
         with self._lock:
             unsent, self._unsent = self._unsent, {}
         return list(unsent.items())

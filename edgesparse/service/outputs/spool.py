@@ -88,7 +88,7 @@ class Spool:
             self.count, self._bytes, _ = self._totals()
 
     def _report(self, error: sqlite3.Error, consequence: str) -> None:
-        """Log an error, but only once until a write succeeds: a full disk must not fill the journal."""
+        """Log an error, only once until a write succeeds: a full disk must not fill the journal."""
         text = f"{error}; {consequence}"
         if text != self.error:
             self.error = text
@@ -159,7 +159,7 @@ _NO_MESSAGE = (
 
 
 def _check(db: sqlite3.Connection) -> None:
-    """Raise DatabaseError where the tables are not those of a spool, or a row could not be sent."""
+    """Raise DatabaseError if the tables are not those of a spool, or a row cannot be sent."""
     try:
         wrong = db.execute(f"SELECT COUNT(*) FROM messages WHERE {_NO_MESSAGE}").fetchone()[0]  # nosec B608: a constant
         wrong += db.execute("SELECT COUNT(*) FROM sqlite_sequence WHERE typeof(seq) <> 'integer'").fetchone()[0]

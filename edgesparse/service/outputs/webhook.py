@@ -179,7 +179,7 @@ class Webhook(Output):
 
 
 def _origin(url: str) -> str:
-    """The address as logs have it: path and query of a webhook often are its secret."""
+    """The address for logs, without path and query, which are often a webhook's secret."""
     parts = urlsplit(redact(url))
     return f"{parts.scheme}://{parts.netloc}"
 

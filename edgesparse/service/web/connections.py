@@ -72,9 +72,7 @@ class Protocol(H11Protocol):
         return now - self._waits_since > (HEADER_SECONDS if self.cycle is None else IDLE_SECONDS)
 
     def _reads_no_answer(self, now: float) -> bool:
-        """Whether a response has been unread for WRITE_SECONDS; for a stream, which never ends, only if none
-        of it was read.
-        """
+        """Whether a response has been unread for WRITE_SECONDS; for an endless stream, only if none of it was read."""
         size, before = self.transport.get_write_buffer_size(), self._unread
         self._unread = size
         if not size or (size != before and self.scope["path"].endswith(STREAMS)):
