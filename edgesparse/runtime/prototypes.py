@@ -19,7 +19,7 @@ CHUNK = 16
 
 
 class MaskMaker:
-    """Computes masks from prototypes [k, rows, columns] and an object's k coefficients, as YOLACT does: the sign of their
+    """Computes masks from prototypes [k, rows, columns] and an object's k coefficients, as in YOLACT: the sign of their
     linear combination, inside the object's box (Bolya et al., YOLACT: Real-time Instance Segmentation, 2019).
 
     Logits are interpolated to the frame's pixels before the sign is taken. Buffers are allocated here and when the

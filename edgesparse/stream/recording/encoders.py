@@ -1,4 +1,4 @@
-"""Encoders of recordings: images in, packets out, about a second of them at a time."""
+"""Encoders of recordings: images in, packets out, about a second at a time."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Encoder(ABC):
 class Vp8Encoder(Encoder):
     """VP8 by FFmpeg, through cv2.VideoWriter.
 
-    OpenCV neither flushes its output nor accepts timestamps, and its MP4 files cannot be read until they are closed.
-    So each segment is a temporary Matroska file, from which the packets are taken."""
+    OpenCV neither flushes its output nor accepts timestamps, and its MP4 files cannot be read until they are closed, so
+    each segment is a temporary Matroska file from which the packets are taken."""
 
     def __init__(self, fps: float) -> None:
         self._fourcc, self._fps = cv2.VideoWriter.fourcc(*"VP80"), fps

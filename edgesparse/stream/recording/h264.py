@@ -20,16 +20,16 @@ ELEMENTS = {
     "maxperf-enable=true ratecontrol-enable=false quant-i-frames=26 quant-p-frames=26 insert-sps-pps=true",
     "openh264enc": "openh264enc name=encoder rate-control=off complexity=low gop-size=0",
 }
-"""By name, the best first, of constant quality. nvv4l2h264enc is written from its documentation; not run on a Jetson
-yet. x264enc is GPL and not among them."""
+"""Encoders by name, best first, at constant quality. nvv4l2h264enc follows its documentation and has not been run on a
+Jetson yet. x264enc is left out because it is GPL."""
 REMEDY = f"sudo apt-get install gstreamer1.0-plugins-bad {PACKAGES}"
 
 LEAST_SIDE = 16
-"""Pixels that an encoder needs."""
+"""Smallest width and height in pixels that encoders accept."""
 _MOST_WAITING = 4
 """Images that may be on their way through the encoder."""
 _SECONDS = 5
-"""Until an encoder that gives nothing counts as hung."""
+"""Seconds without output after which an encoder counts as hung."""
 _FORCE_KEY = "GstForceKeyUnit, running-time=(guint64)18446744073709551615, all-headers=(boolean)true, count=(uint)0;"
 _FPS = 30
 
@@ -50,12 +50,12 @@ class H264Encoder(Encoder):
                 f"{ELEMENTS[element]} ! h264parse ! video/x-h264,stream-format=avc,alignment=au ! "
                 "appsink name=sink sync=false"
             )
-        except Exception as error:  # GLib's, whose class only PyGObject knows; it names a missing element
+        except Exception as error:  # GLib's error, whose class is PyGObject's; it names a missing element
             raise SinkError(short(getattr(error, "message", str(error)))) from None
         self._source, self._encoder = map(self._pipeline.get_by_name, ("source", "encoder"))
         self._pipeline.set_state(gst.State.PLAYING)
         try:
-            self.add(np.zeros((height, width, 3), np.uint8))  # only a first image shows whether hardware is there
+            self.add(np.zeros((height, width, 3), np.uint8))  # only a first image shows whether the hardware exists
             self.finish()
         except BaseException:
             self.close()
@@ -108,7 +108,7 @@ class H264Encoder(Encoder):
 
 
 def open_h264(width: int, height: int) -> H264Encoder:
-    """The best encoder that works here for images of that size. Raises SinkError with each one's reason."""
+    """Open the best encoder that works here for images of this size. Raises SinkError with the reason of each."""
     if min(width, height) < LEAST_SIDE:
         raise SinkError(f"{width}x{height} is too small for H.264, which needs {LEAST_SIDE} pixels")
     reasons = []
@@ -122,7 +122,7 @@ def open_h264(width: int, height: int) -> H264Encoder:
 
 @functools.cache
 def h264_here() -> tuple[str, str]:
-    """The name of the encoder that this machine has, or "" and the reason."""
+    """Return the name of the encoder that works on this machine and "", or "" and the reason."""
     try:
         encoder = open_h264(320, 240)
     except SinkError as error:

@@ -129,7 +129,7 @@ def _big_endian(values: array[int]) -> bytes:
 
 
 def _runs(values: Iterable[int]) -> list[tuple[int, int]]:
-    """Run-length coded: (count, value)."""
+    """Run-length encode values: (count, value)."""
     runs: list[tuple[int, int]] = []
     for value in values:
         if runs and runs[-1][1] == value:
@@ -145,7 +145,7 @@ def _first_chunks(counts: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _sample_entry(track: Track) -> bytes:
-    """H.264 (ISO/IEC 14496-15), or VP8 as "VP Codec ISO Media File Format Binding" has it: 8 bits, 4:2:0."""
+    """H.264 (ISO/IEC 14496-15), or VP8 by the "VP Codec ISO Media File Format Binding": 8 bits, 4:2:0."""
     visual = struct.pack(">6xH16xHHIIIH", 1, track.width, track.height, 0x480000, 0x480000, 0, 1)
     visual += bytes(32) + struct.pack(">Hh", 24, -1)
     if track.codec == "h264":

@@ -31,7 +31,7 @@ class Track:
 
 
 class Muxer(ABC):
-    """Writes packets to a file that can be played however the process ends.
+    """Writes packets to a file that can be played, however the process ends.
 
     Packets can be read as soon as `append` returns. `close` makes the file seekable; it does not close the
     file object. The methods raise OSError.

@@ -15,7 +15,7 @@ class Sink(Closing):
     """
 
     wants_stop: bool = False
-    """Whether no more is needed: the window was closed, or the reader of a pipe is gone."""
+    """Whether no more frames are needed: the window was closed, or a pipe's reader is gone."""
 
     @abstractmethod
     def write(self, frame: Frame, detections: Detections) -> None:

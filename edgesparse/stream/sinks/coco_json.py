@@ -22,12 +22,12 @@ class CocoJson(Sink):
     """A list of COCO results: `image_id`, `file_name`, `category_id`, `category` (the class's name), `bbox` (x y w h in
     pixels) and `score`. The file appears under its name once it is complete, on close.
 
-    Masks are the `segmentation`, as compressed run lengths; `keypoints` are x, y and confidence of each; a rotated box
-    is the `segmentation` as a polygon, and `rotated_box` has its center, width, height and angle in radians.
+    A mask is written as `segmentation`, in compressed run lengths; `keypoints` are x, y and confidence of each; a
+    rotated box is a polygon in `segmentation`, and `rotated_box` has its center, width, height and angle in radians.
 
-    With `categories`, the COCO JSON file of a data set, ids are those of the data set; what it does not list is left
-    out. Otherwise `category_id` is the class id, and `image_id` a number where the image's name is one. Raises
-    ConfigError if categories of the data set are not in `names`.
+    With `categories`, the COCO JSON file of a data set, ids are those of the data set; images and classes that it does
+    not list are left out. Otherwise `category_id` is the class id, and `image_id` is a number if the image's name is
+    one. Raises ConfigError if categories of the data set are not in `names`.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class CocoJson(Sink):
 
 
 def _shape(detections: Detections, number: int) -> dict[str, object]:
-    """What COCO results have beside the box, for detectors of other tasks than detection."""
+    """What COCO results have besides the box, for tasks other than detection."""
     values: dict[str, object] = {}
     if detections.masks is not None:
         values["segmentation"] = detections.masks[number].as_coco()

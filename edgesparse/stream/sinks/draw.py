@@ -42,7 +42,7 @@ def draw(
     shapes: Shapes | None = None,
     scale: float = 1.0,
 ) -> None:
-    """Draw every detection into `image`, BGR uint8 [H, W, 3], in place; the most confident one on top.
+    """Draw every detection into `image`, BGR uint8 [H, W, 3], in place; the most confident is on top.
 
     `shapes`: what draws masks, keypoints and rotated boxes, to be passed again with the next frame. `scale`: the
     image's size as a share of that of the detections' frame.

@@ -104,14 +104,14 @@ def frame_record(frame: Frame, detections: Detections, names: Sequence[str]) -> 
 
 
 def wall_time(time_ns: int) -> str:
-    """The wall clock's time (UTC, ISO 8601, milliseconds) of a monotonic one."""
+    """Return the wall-clock time (UTC, ISO 8601, milliseconds) of a monotonic time."""
     wall_ns = time.time_ns() - time.monotonic_ns() + time_ns
     stamp = datetime.fromtimestamp(wall_ns / 1e9, timezone.utc)
     return stamp.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _shape(detections: Detections, number: int) -> dict[str, object]:
-    """What a detector of another task than detection reports of an object."""
+    """What detectors for tasks other than detection report about an object."""
     values: dict[str, object] = {}
     if detections.masks is not None:
         values["polygons"] = [polygon.tolist() for polygon in detections.masks[number].polygons()]

@@ -1,4 +1,4 @@
-"""Writes images into a video file that can be played up to its last second, whatever ends the process."""
+"""Writes images to a video file that can be played up to its last second, however the process ends."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from edgesparse.stream.sinks.writing import failing
 log = logging.getLogger("edgesparse.stream")
 
 SEGMENT_NS = 1_000_000_000
-"""What is lost at most when the process is killed: of the recording, and of the work of a slow detector."""
+"""The most that is lost if the process is killed: of the recording, and of a slow detector's work."""
 SPARE_BYTES = 16 << 20
-"""Recording stops when the disk has less than that."""
+"""Recording stops when less disk space than this is free."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ FORMATS = {
     ".webm": Format(lambda _, fps, __: Vp8Encoder(fps), WebmMuxer),
     ".avi": Format(lambda *_: JpegEncoder(), AviMuxer),
 }
-"""By the ending of the file's name. All browsers play H.264 in MP4 and VP8 in WebM."""
+"""Formats by file name suffix. All browsers play H.264 in MP4 and VP8 in WebM."""
 
 
 def browser_suffix() -> str:
-    """The ending of what every browser plays and this machine encodes fastest: .mp4 if it has H.264, else .webm."""
+    """The suffix of the format that browsers play and this machine encodes fastest: .mp4 with H.264, else .webm."""
     return ".mp4" if h264_here()[0] else ".webm"
 
 
@@ -72,13 +72,13 @@ class Recorder:
         self._format = FORMATS[path.suffix.lower()]
         self._encoder: Encoder | None = None
         self._pending: list[int] = []
-        """Times of the images of the present segment."""
+        """Times of the images in the current segment."""
         self._began_ns = 0
         self._file: BinaryIO | None = None
         self._muxer: Muxer | None = None
 
     def add(self, image: Image, time_ns: int) -> None:
-        """`time_ns`: nanoseconds from the start of the recording, more than before."""
+        """Add an image. `time_ns`: nanoseconds since the start of the recording, later than the previous image's."""
         if shutil.disk_usage(self._path.parent).free < SPARE_BYTES:
             raise SinkError(f"cannot write {self._path}: {os.strerror(errno.ENOSPC)}")
         if self._encoder is None:
@@ -108,7 +108,7 @@ class Recorder:
                 raise
 
     def _give_up(self, end: int) -> None:
-        """Leave whole segments only."""
+        """Truncate the file to whole segments."""
         file, self._file, self._muxer = self._file, None, None
         assert file is not None
         with suppress(OSError):
@@ -117,7 +117,7 @@ class Recorder:
             os.truncate(self._path, end)
 
     def close(self) -> None:
-        """Write what players need in order to seek."""
+        """Write what players need for seeking."""
         try:
             if self._pending and self._encoder is not None:
                 self._end_segment(self._encoder)

@@ -1,4 +1,4 @@
-"""Draws what detections have beside boxes: masks, keypoints, rotated boxes."""
+"""Draws what detections have besides boxes: masks, keypoints, rotated boxes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ COCO_LIMBS = (
     *((15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8)),
     *((7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6)),
 )
-"""The keypoints of a person that COCO connects, of 17."""
+"""Pairs of COCO's 17 keypoints of a person that are connected."""
 SEEN = 0.5
-"""Confidence from which a keypoint is drawn."""
+"""Minimum confidence of keypoints that are drawn."""
 OPAQUE = 0.45
 
 
 class Shapes:
-    """Draws into images, in memory that is reused while they have one size."""
+    """Draws into images, in memory that is reused while their size stays the same."""
 
     def __init__(self) -> None:
         self._bitmaps = Bitmaps()
@@ -30,8 +30,8 @@ class Shapes:
     def draw(
         self, image: Image, detections: Detections, row: int, color: tuple[int, int, int], thickness: int, scale: float
     ) -> bool:
-        """Draw the object in `row`, whose coordinates times `scale` are the image's. Returns whether its box is to be
-        drawn too."""
+        """Draw the object in `row`; its coordinates times `scale` are the image's. Returns whether to draw its box
+        too."""
         if detections.masks is not None:
             outlines = [polygon * scale for polygon in detections.masks[row].polygons(self._bitmaps)]
             self._fill(image, [np.rint(outline).astype(np.int32) for outline in outlines], color)
@@ -45,7 +45,7 @@ class Shapes:
         return False
 
     def _fill(self, image: Image, outlines: list[NDArray[np.int32]], color: tuple[int, int, int]) -> None:
-        """Blend the color into the image inside the outlines; nothing outside their rectangle is touched."""
+        """Blend the color into the image inside the outlines; only their bounding rectangle is processed."""
         if not outlines:
             return
         points = np.concatenate(outlines)

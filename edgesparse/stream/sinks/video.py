@@ -26,9 +26,9 @@ class Video(Sink):
     """An annotated video: .mp4 (H.264, or VP8 where this machine has no encoder for that), .webm (VP8) or .avi (Motion
     JPEG).
 
-    However the process ends, the file can be played up to its last second. Images are shown for as long as they were in
-    the source: by their times in a video file, by the clock for a camera, at `fps` for image files. Frames of a
-    different size are letterboxed into the size of the first. Raises SinkError.
+    However the process ends, the file can be played up to its last second. Images are shown as long as in the source:
+    by their times in a video file, by the clock for a camera, at `fps` for image files. Frames of a different size are
+    letterboxed to the size of the first. Raises SinkError.
     """
 
     def __init__(self, path: str | Path, names: Sequence[str], fps: float = 0.0, *, force: bool = False) -> None:
@@ -70,7 +70,7 @@ class _Clock:
 
 
 class Fit:
-    """Letterboxes images into the size of the first."""
+    """Letterboxes images to the size of the first."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._warned = path, False

@@ -1,4 +1,4 @@
-"""Writes files: never half a file, never over an existing file unless forced, one line per failure."""
+"""Writes files: never half a file, never over an existing one unless forced, with one line per failure."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ from edgesparse.stream.sinks.writing import file_stem, writable_folder, write_wh
 class YoloTxt(Sink):
     """A text file per frame with a line `class cx cy w h confidence` per detection, relative to the frame's size.
 
-    In place of `cx cy w h`, a mask has the x and y of its largest outline, a rotated box those of its four corners;
-    keypoints follow the box as x, y and confidence. Ultralytics' data sets have the same columns.
+    Instead of `cx cy w h`, a mask has x and y along its largest outline, a rotated box those of its four corners.
+    Keypoints follow the box as x, y and confidence. Ultralytics' data sets have the same columns.
     """
 
     def __init__(self, folder: str | Path, *, force: bool = False) -> None:
@@ -37,7 +37,7 @@ class YoloTxt(Sink):
 
 
 def _values(detections: Detections, number: int, size: tuple[int, int]) -> Iterable[float]:
-    """What a line says of the place and shape of an object, as shares of the frame's width and height."""
+    """The columns of an object's position and shape, relative to the frame's width and height."""
     share = np.array(size, np.float64)
     if detections.corners is not None:
         return list((detections.corners[number] / share).flat)
