@@ -89,5 +89,5 @@ def _show(model: Path, result: DistillResult) -> None:
 
 
 def _thinned(rows: list[dict[str, float]], most: int = 12) -> list[dict[str, float]]:
-    """At most so many rows, the first and the last among them."""
+    """Return at most `most` rows, including the first and the last."""
     return [rows[i * (len(rows) - 1) // (most - 1)] for i in range(most)] if len(rows) > most else rows

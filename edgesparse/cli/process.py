@@ -47,7 +47,7 @@ def prepare_streams() -> None:
 
 
 def prepare_signals(arguments: Sequence[str]) -> None:
-    """Let SIGTERM and SIGHUP end a command like Ctrl-C, with outputs finished. A service keeps SIGHUP for later."""
+    """Let SIGTERM and SIGHUP end a command like Ctrl-C, with outputs finished. A service holds SIGHUP for later."""
     signal.signal(signal.SIGTERM, _interrupt)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
         return
@@ -62,8 +62,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def reader_has_gone() -> bool:
-    """Return whether standard output is a pipe that nobody reads any more, as after `| head`. rich has then put
-    /dev/null in its place then.
+    """Return whether standard output is a pipe that nobody reads any more, as after `| head`. rich has then replaced it
+    with /dev/null.
     """
     if os.fstat(1).st_rdev == Path(os.devnull).stat().st_rdev:
         return True
@@ -89,7 +89,7 @@ def report(error: BaseException, arguments: Sequence[str]) -> str:
 
 
 def _write(text: str) -> Path | None:
-    """Write a report into the state folder, or the folder for temporary files, readable for its owner alone."""
+    """Write a report to the state folder, or the folder for temporary files, readable only by its owner."""
     name = f"error-{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**9:09d}.txt"
     for folder in _folders():
         with suppress(OSError, EdgeSparseError):
@@ -100,7 +100,7 @@ def _write(text: str) -> Path | None:
 
 
 def _write_into(folder: Path, name: str, text: str) -> None:
-    """Write a file into a folder that only this user can change, through its descriptor. Raises OSError."""
+    """Write a file to a folder that only this user can change, through its descriptor. Raises OSError."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         status = os.fstat(handle)

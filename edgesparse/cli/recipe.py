@@ -43,7 +43,7 @@ def recipe(
 
 
 def _shown(model: Path, size: tuple[int, int] | None, image: Path, head: str) -> str:
-    """Print what each head that may fit sees; the one that this settles, where `head` is `auto` and several tie."""
+    """Print what each head that may fit sees. Returns the head to use, which this may settle if several fit equally."""
     from edgesparse.builder.recognition import heads_that_fit, settled
 
     seen = heads_that_fit(model, size, image)

@@ -1,4 +1,4 @@
-"""The progress of `run`: frames, rate, detections, age, and the time that files have left."""
+"""The progress of `run`: frames, rate, detections, age, and, for files, the time left."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RunProgress:
         self._away: list[str] = []
 
     def expect(self, sources: Sequence[Source], limit: int | None) -> None:
-        """Take what is known before the first frame. `limit`: most frames."""
+        """Take what is known before the first frame. `limit`: the most frames."""
         self.live = any(source.live for source in sources)
         totals = [source.total for source in sources]
         known = None if None in totals else sum(total or 0 for total in totals)
@@ -73,9 +73,9 @@ class RunProgress:
 
 @contextmanager
 def run_progress(shared: bool) -> Iterator[RunProgress]:
-    """Show the progress on standard error: in one line of a terminal, else as a line every ten seconds.
+    """Show the progress on standard error: in one line on a terminal, otherwise as a line every ten seconds.
 
-    `shared`: whether results go to the same terminal, where a line that moves would disturb them."""
+    `shared`: whether results go to the same terminal, where a progress line would disturb them."""
     if not sys.stderr.isatty() or shared:
         yield RunProgress(_Lines())
         return

@@ -37,14 +37,14 @@ STATES = {
     **dict.fromkeys(("missing", "skipped", "rolled back", "set aside"), "yellow"),
     **dict.fromkeys(("needed", "refused", "failed", "unhealthy"), "red"),
 }
-"""Colors of cells that are a state."""
+"""Colors of cells that show a state."""
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: int = 0) -> None:
-    """A table on standard output; its last `numbers` columns are right-aligned.
+    """Print a table on standard output; its last `numbers` columns are right-aligned.
 
-    Words stay whole. Where they do not fit side by side, each row is a list of its values; in a file or a pipe, which
-    have no width, each row is one line.
+    Words are not broken. If columns do not fit side by side, each row becomes a list of its values; in a file or pipe,
+    which has no width, each row is one line.
     """
     from rich.console import Console
 
