@@ -160,7 +160,7 @@ def find_head(recipe: Recipe, info: models.ModelInfo, runner: Runner, layout: La
 
 
 def specify(recipe: Recipe, info: models.ModelInfo, head: str, layout: Layout) -> DetectorSpec:
-    """Return class names and input, from the recipe or else from the model's metadata and the head's convention."""
+    """Return class names and input from the recipe, otherwise from the model's metadata and the head's convention."""
     family = head_of(head)
     convention = family.convention.model_copy(update={"size": layout.size})
     classes = _classes(recipe, info, family, layout)

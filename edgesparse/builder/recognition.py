@@ -1,4 +1,4 @@
-"""What each head that may fit a network sees in an image: to settle which one is right, and to show it."""
+"""What each head that may fit a network detects in an image, to show it and to settle which head is right."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class HeadSeen:
-    """A head that may fit. `why`: what speaks for it; `strength`: how much, 0 where it only can read the outputs.
+    """A head that may fit. `why`: its evidence; `strength`: that of the evidence, 0 if it can only read the outputs.
 
-    `detections`: in the image, in its own pixels; `faults`: candidates that are no boxes; `error`: why it cannot run.
+    `detections`: in the image's pixels; `faults`: candidates that are not valid boxes; `error`: why it cannot run.
     """
 
     name: str
@@ -47,7 +47,7 @@ class HeadSeen:
 
     @property
     def sees(self) -> str:
-        """In words: the most confident boxes, and how many candidates are none."""
+        """Describe the most confident boxes, and how many candidates are not valid boxes."""
         if self.error:
             return self.error
         boxes = [_box(detection.name, detection.confidence, detection.xyxy) for detection in self.detections[:SHOWN]]
@@ -61,7 +61,7 @@ def _box(name: str, confidence: float, xyxy: Sequence[float]) -> str:
 
 
 def heads_that_fit(path: Path, size: tuple[int, int] | None, image: Path) -> list[HeadSeen]:
-    """Each head with evidence for it, the strongest first; where there is none, each that can read the outputs.
+    """Each head that has evidence, strongest first; if none has, each head that can read the outputs.
 
     Raises ModelError for a file that cannot be used, ImageError for an image that cannot be read.
     """
@@ -82,7 +82,7 @@ def heads_that_fit(path: Path, size: tuple[int, int] | None, image: Path) -> lis
 
 
 def settled(seen: Sequence[HeadSeen]) -> HeadSeen | None:
-    """The head with the strongest evidence; of several, the only one that sees more boxes than faults."""
+    """The head with the strongest evidence; if several tie, the only one that sees more boxes than faults."""
     strongest = [each for each in seen if each.strength and each.strength == seen[0].strength]
     if len(strongest) == 1:
         return strongest[0]
@@ -99,7 +99,7 @@ def _reads(name: str, layout: Layout) -> bool:
 
 
 def _seen(seen: HeadSeen, frame: NDArray[np.uint8], network: tuple[Recipe, models.ModelInfo, Runner]) -> HeadSeen:
-    """With what the head sees in the frame, or why it cannot run."""
+    """Return `seen` with what the head sees in the frame, or why it cannot run."""
     recipe, info, runner = network
     layout = layout_of(runner, recipe, info)
     family = head_of(seen.name)

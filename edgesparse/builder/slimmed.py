@@ -1,4 +1,4 @@
-"""The rewritten network of a build: candidates are built from it too, where it is predicted to be faster."""
+"""The rewritten network of a build: candidates are also built from it if it is predicted to be faster."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from edgesparse.model import load as models
 from edgesparse.progress import Progress
 
 LEAST = 0.02
-"""A smaller saving, as a share of the predicted time, is not worth more candidates."""
+"""The saving, as a share of the predicted time, below which more candidates are not worth it."""
 _log = logging.getLogger(__name__)
 
 
 def wants_slim(recipe: Recipe, backend: Backend, prepared: Prepared) -> bool:
-    """Return whether the recipe's candidates may be of a rewritten network, and this one can be rewritten."""
+    """Return whether the recipe allows candidates from a rewritten network, and this network can be rewritten."""
     chosen = recipe.build.candidates
     named = chosen == "auto" or any(parse_plan(name).slim for name in chosen)
     return named and backend.native_code and recipe.prepare.simplify and not prepared.quantized

@@ -11,7 +11,7 @@ MAX_CANDIDATES = 30_000
 FEW = 12
 """Up to this many boxes, comparing them here is faster than a call of OpenCV (benchmarks/nms.py)."""
 MANY = 128
-"""With more boxes, they are compared in blocks of this many with those that stay, and no further than `max_det`."""
+"""With more boxes, blocks of this many are compared with the boxes kept so far, until `max_det` are kept."""
 EMPTY = float(np.finfo(np.float64).eps)
 """Combined area up to which two boxes count as empty, as in OpenCV."""
 
@@ -44,7 +44,7 @@ def nms(
 
 
 def _opencv(xyxy: NDArray[np.float64], confidence: NDArray[np.float32], iou: float) -> NDArray[np.intp]:
-    """Indices of the boxes that stay, whatever their class; changes `xyxy`."""
+    """Indices of the boxes to keep, regardless of class; changes `xyxy`."""
     xyxy[:, 2:] -= xyxy[:, :2]
     # OpenCV converts lists faster than arrays.
     kept = cv2.dnn.NMSBoxes(xyxy.tolist(), confidence, 0.0, iou)  # type: ignore[arg-type]
@@ -52,9 +52,9 @@ def _opencv(xyxy: NDArray[np.float64], confidence: NDArray[np.float32], iou: flo
 
 
 def _in_blocks(xyxy: NDArray[np.float64], iou: float, max_det: int) -> list[int]:
-    """Indices of the boxes that stay, of boxes in the order of their confidence.
+    """Indices of the boxes to keep, of boxes sorted by confidence.
 
-    A box depends on more confident ones alone, so nothing behind the last one that is kept is looked at.
+    A box depends only on more confident ones, so boxes after the last one that is kept are not examined.
     """
     kept: list[int] = []
     for start in range(0, len(xyxy), MANY):

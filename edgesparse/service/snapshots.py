@@ -74,7 +74,7 @@ class _Buffer:
         self.due_ns = 0
         self.viewed_at = 0.0
         self.requested = False
-        """Whether the next frame is wanted, whoever watches."""
+        """Whether the next frame is wanted, even if nobody watches."""
         self.requested_image = False
         """Whether `image` holds that frame."""
         self.snapshot: Snapshot | None = None

@@ -1,4 +1,4 @@
-"""GStreamer by PyGObject, also the system's from a virtual environment that does not see it."""
+"""GStreamer by PyGObject, including the system's from a virtual environment that does not see it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 _SYSTEM_PACKAGES = "/usr/lib/python3/dist-packages"
 PACKAGES = "python3-gi gir1.2-gst-plugins-base-1.0"
-"""What Debian and Ubuntu call it."""
+"""Its packages in Debian and Ubuntu."""
 
 
 def gstreamer() -> Any:
-    """The module Gst, initialized. Raises ImportError with the remedy."""
+    """Return the initialized module Gst. Raises ImportError with the remedy."""
     path = sys.path
     sys.path = [*path, _SYSTEM_PACKAGES]  # only now: nothing else may come from there
     try:
@@ -36,8 +36,8 @@ def gstreamer() -> Any:
 
 
 def pull(gst: Any, pipeline: Any, seconds: float) -> tuple[Any, Any]:
-    """The next sample of the pipeline's appsink `sink`, and the message of the error that kept it from coming; neither
-    if it did not come in time."""
+    """Return the next sample of the pipeline's appsink `sink`, or the message of the error that prevented it; neither
+    if it did not arrive in time."""
     sink, bus, end = pipeline.get_by_name("sink"), pipeline.get_bus(), time.monotonic() + seconds
     while True:
         left = end - time.monotonic()

@@ -18,11 +18,11 @@ from edgesparse.runtime.detections import Detections
 LEAST_OVERLAP = 0.2
 """Least IoU of a box with the predicted box of its object."""
 MOST_MISSED = 30
-"""Frames for which an object may go unseen and keep its number."""
+"""Frames for which an object may be unseen and still keep its number."""
 LEAST_OVERLAP_OF_WEAK = 0.5
 """The same for a weak detection (ByteTrack)."""
 SURE = 2
-"""Sightings after which a box counts as an object."""
+"""Number of sightings after which a box counts as an object."""
 
 # The state of an object: x and y of its center, area, aspect ratio, then the change per frame of the first three.
 _STATES, _MEASURED = 7, 4
@@ -54,8 +54,8 @@ class Tracks:
     def follow(self, detections: Detections, weak: NDArray[np.bool_] | None = None) -> Detections:
         """Return the next frame's detections with `track_id`: -1 if an object has not been seen often enough.
 
-        `weak` bool [n]: detections of too little confidence to count by themselves. They are matched last, with the
-        objects that were seen in the last frame and have no other box; those without an object are left out
+        `weak` bool [n]: detections whose confidence is too low to count on its own. They are matched last, with
+        objects that were seen in the previous frame and have no other box; those without an object are left out
         (ByteTrack: Zhang et al., 2022).
         """
         measured = _measure(detections.xyxy)

@@ -1,4 +1,4 @@
-"""Distill a detector: a faster student learns from it on images without labels."""
+"""Distill a detector: train a faster student to match it on images without labels."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from edgesparse.tasks.writing import check_outputs, write
 class DistillOptions:
     """How a detector is distilled.
 
-    - `images`: folders, globs or videos of images like those of the camera, without labels; of each the first `count`.
-    - `student`: an ONNX file with the same outputs to start from, as `prune` writes; None for the model itself.
+    - `images`: folders, globs or videos with images like the camera's, without labels; the first `count` of each.
+    - `student`: an ONNX file with the same outputs to start from, such as one from `prune`; None for the model itself.
     - `changes`: ReLU, 2:4, INT8, and how long to train.
-    - `state`: folder of checkpoints: after an interruption the same call continues from there. None for a folder beside
-      the output that is removed at the end.
+    - `state`: folder of checkpoints, from which the same call continues after an interruption. None for a folder next
+      to the output that is removed at the end.
     - `annotated`: annotated images to score the model and the student on.
     """
 
@@ -47,7 +47,7 @@ class DistillOptions:
     force: bool = False
 
     def check(self) -> None:
-        """Raise ConfigError where the options ask for nothing or for what cannot be."""
+        """Raise ConfigError if the options change nothing or are impossible."""
         changes = self.changes
         if not (changes.relu or changes.sparse or changes.int8 or self.student):
             raise ConfigError("nothing to learn: pass --relu, --sparse, --int8 or --student")
@@ -59,7 +59,7 @@ class DistillOptions:
 
 @dataclass(frozen=True)
 class DistillResult:
-    """The student's file, the training's report, and mAP (0 to 100) before and after where labels were passed."""
+    """The student's file, the training's report, and mAP (0 to 100) before and after if labels were passed."""
 
     model: str
     output: Path
@@ -75,7 +75,7 @@ class DistillResult:
 
 
 def distill_file(target: Target, output: Path, options: DistillOptions, progress: Progress = quiet) -> DistillResult:
-    """Train a student of the model of `target` and write it to `output`, with Q/DQ where it learned in INT8.
+    """Train a student of the model of `target` and write it to `output`, with Q/DQ pairs if it was trained in INT8.
 
     Raises ConfigError, ModelError, SourceError; BackendUnavailable without PyTorch.
     """
@@ -103,7 +103,7 @@ def distill_file(target: Target, output: Path, options: DistillOptions, progress
 
 
 def pixels_of(source: str, spec: InputSpec, count: int) -> NDArray[np.uint8]:
-    """The first `count` images of a folder, glob or video, letterboxed: uint8 [N, 3, H, W] in the input's colors.
+    """The first `count` images of a folder, glob or video, letterboxed: uint8 [N, 3, H, W] in the input's color order.
 
     Raises SourceError, ImageError.
     """

@@ -1,4 +1,4 @@
-"""Rewrite a model file so that it runs faster and detects the same."""
+"""Rewrite a model file so that it runs faster and detects the same objects."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edgesparse.tasks.writing import check_outputs, write
 
 @dataclass(frozen=True)
 class SlimResult:
-    """The rewritten model's file, and the report on each rewrite."""
+    """The file of the rewritten model, and the report on each rewrite."""
 
     model: str
     output: Path
@@ -38,7 +38,7 @@ def slim_file(
     force: bool = False,
     progress: Progress = quiet,
 ) -> SlimResult:
-    """Rewrite the model of `target` and write it to `output`, with the recipe's batch and size and constants folded.
+    """Rewrite the model of `target` and write it to `output`, with the recipe's batch and size, and constants folded.
 
     Raises ConfigError, ModelError.
     """

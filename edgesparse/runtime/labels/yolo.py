@@ -126,7 +126,7 @@ def _listed(place: Path, root: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class _Columns:
-    """What a line may have: a class below `classes`; x, y and perhaps visibility, `values` per keypoint, 0 for none."""
+    """What a line may hold: a class below `classes`; `values` per keypoint (x, y, possibly visibility), 0 for none."""
 
     classes: int
     values: int = 0
@@ -171,7 +171,7 @@ def _boxes(file: Path, image: int, columns: _Columns, faults: Faults) -> Iterato
 
 
 def _points(values: list[float | None], each: int) -> tuple[float, ...] | None:
-    """Return x, y and visibility of keypoints: without one, what is not at 0, 0 is visible. None for no keypoints."""
+    """Return x, y, visibility of keypoints; without visibility, those not at 0, 0 are visible. None if there are none."""
     if len(values) % each or any(value is None for value in values):
         return None
     points = [[value or 0.0 for value in values[i : i + each]] for i in range(0, len(values), each)]

@@ -26,8 +26,8 @@ _MOST_BYTES = 64 << 20
 
 
 def is_snapshot(url: str) -> bool:
-    """Whether an address is that of a single image, judging by its path. A .cgi may also be a stream: its response
-    tells.
+    """Whether an address is that of a single image, judging by its path. A .cgi may also be a stream, which only its
+    response shows.
     """
     scheme, _, rest = url.partition("://")
     path = re.split("[?#]", rest, maxsplit=1)[0].lower()
