@@ -156,7 +156,7 @@ def _work(group: _Group, wiring: Wiring, known: Mapping[str, Shape]) -> Work:
 
 
 def _weight_shape(wiring: Wiring, node: NodeProto, known: Mapping[str, Shape]) -> tuple[int, ...]:
-    """The shape of the weights as the layer sees them; empty where it multiplies two activations."""
+    """The shape of the weights as the layer sees them; empty if it multiplies two activations."""
     places = (1,) if node.op_type in ("Conv", "ConvTranspose") else (1, 0)
     stored = [known.get(node.input[i], ()) for i in places if wiring.is_constant(node.input[i])]
     return tuple(n or 0 for n in stored[0]) if stored else ()

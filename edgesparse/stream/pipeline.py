@@ -109,7 +109,7 @@ class Loop(Closing):
 
     def run(self, limit: int | None = None) -> Summary:
         """Run until all sources have ended, `limit` frames are done, a sink is closed, `stop` is set or, without a
-        `stop`, Ctrl-C. Frames in flight are still delivered, unless a sink is no more. Returns the summary so far.
+        `stop`, Ctrl-C. Frames in flight are still delivered, unless a sink is closed. Returns the summary so far.
         Raises what sources, sinks and detector raise. The cameras stay open, and it may be called again: it continues
         with what was in flight after the frames that failed.
         """

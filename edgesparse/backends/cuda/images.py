@@ -40,7 +40,7 @@ class Image:
 
 def rows_read(frame: NDArray[np.uint8], place: Place) -> NDArray[np.uint8]:
     """The rows that the letterbox reads, if they form a pattern: every third when 1080 lines become 360, two of six
-    when 2160 do. Otherwise, and for NV12 with its color planes behind the rows, all of them."""
+    when 2160 do. Otherwise, and for NV12 with its color planes after the rows, all of them."""
     times, rest = divmod(place.frame_height, place.height)
     if rest or place.pixels == "nv12":
         return frame

@@ -80,7 +80,7 @@ def input_of(spec: InputSpec) -> Row:
 def image_of(place: Place, size: tuple[int, int], row: Any, first_tap: int, out: NDArray[Any]) -> int:
     """Fill `row`, except its data, and the taps from `first_tap` on, for an input of (height, width).
 
-    Returns the index behind the last tap.
+    Returns the index after the last tap.
     """
     bytes_per_pixel = {"bgr": 3, "rgb": 3, "nv12": 1, "yuyv": 2}[place.pixels]
     row["pixels"], row["pitch"] = PIXELS.index(place.pixels), bytes_per_pixel * place.frame_width

@@ -25,7 +25,7 @@ def build(trt: Any, onnx: Path, out: Path, options: BuildOptions, sm: str, progr
     """Build `out` with mode 0600, then open it to inspect its layers. `out` is written atomically.
 
     `sm`: the GPU's compute capability such as `8.7`; empty without a GPU, and then the plan is not opened. With
-    `options.images`, TensorRT's calibration table is stored beside `out` with the suffix .calibration.
+    `options.images`, TensorRT's calibration table is stored next to `out` with the suffix .calibration.
     Raises ModelError, CalibrationError, BuildError, BackendUnavailable.
     """
     start = time.perf_counter()

@@ -58,7 +58,7 @@ class TensorRTBackend(Backend):
         return strongly_typed(_import())
 
     def build(self, onnx: Path, out: Path, options: BuildOptions, progress: Progress = quiet) -> BuildResult:
-        """For INT8 from images, the calibration table is stored beside `out` with the suffix .calibration."""
+        """For INT8 from images, the calibration table is stored next to `out` with the suffix .calibration."""
         from edgesparse.backends.tensorrt import build
 
         self._require()

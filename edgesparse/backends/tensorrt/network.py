@@ -108,6 +108,6 @@ def lowest(session: Session, options: BuildOptions) -> Precision:
 
 
 def _creation_flags(trt: Any) -> int:
-    """Explicit batch where it is not the default. Weak typing where there is a choice."""
+    """Explicit batch if it is not the default. Weak typing if there is a choice."""
     flag = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)
     return 0 if flag is None else 1 << int(flag)

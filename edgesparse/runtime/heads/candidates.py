@@ -50,7 +50,7 @@ def labeled(boxes: NDArray[np.float32], scores: NDArray[Any], conf: float, multi
 def listed(rows: Callable[[Sequence[NDArray[Any]], int], tuple[NDArray[Any], ...]], conf: float) -> Decode:
     """Decode a list of final boxes. `rows` returns xyxy [n, 4], confidence [n] and class [n] of one image.
 
-    A class that is not a whole number becomes -1, which is no class.
+    A class that is not an integer becomes -1, which is not a class.
     """
 
     def decode(outputs: Sequence[NDArray[Any]], image: int) -> Candidates:

@@ -27,7 +27,7 @@ def strides_of(count: int, size: tuple[int, int]) -> tuple[int, ...] | None:
 
 
 def strides_for(count: int, size: tuple[int, int]) -> tuple[int, ...]:
-    """As `strides_of`. Raises LookupError where there are none."""
+    """Like `strides_of`, but raises LookupError if there are none."""
     strides = strides_of(count, size)
     if strides is None:
         raise LookupError(f"{count} are the cells of no known grid")

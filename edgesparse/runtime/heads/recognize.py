@@ -89,9 +89,9 @@ def check(name: str, layout: Layout) -> None:
 
 
 def raw_maps(layout: Layout) -> tuple[str, ...]:
-    """Names of outputs that only training needs: the feature maps that YOLOv5 and v7 write beside decoded boxes.
+    """Names of outputs that only training needs: the feature maps that YOLOv5 and v7 write next to decoded boxes.
 
-    They are [B, A, H, W, 5 + C] or [B, A * (5 + C), H, W] beside one output [B, N, 5 + C].
+    They are [B, A, H, W, 5 + C] or [B, A * (5 + C), H, W] next to one output [B, N, 5 + C].
     """
     rows = [spec for spec in layout.outputs if len(spec.shape) == 3]
     rest = [spec for spec in layout.outputs if len(spec.shape) != 3]

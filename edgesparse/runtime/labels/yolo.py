@@ -171,7 +171,7 @@ def _boxes(file: Path, image: int, columns: _Columns, faults: Faults) -> Iterato
 
 
 def _points(values: list[float | None], each: int) -> tuple[float, ...] | None:
-    """Return x, y, visibility of keypoints; without visibility, those not at 0, 0 are visible. None if there are none."""
+    """Return x, y, visibility of keypoints; if it is missing, those not at 0, 0 are visible. None if there are none."""
     if len(values) % each or any(value is None for value in values):
         return None
     points = [[value or 0.0 for value in values[i : i + each]] for i in range(0, len(values), each)]
