@@ -57,7 +57,7 @@ class BenchOptions:
     default=100,
     show_default=True,
     metavar="MS",
-    help="Load: allow this many milliseconds to a result.",
+    help="Load: allow this many ms to a result.",
 )
 @click.option(
     "--seconds",

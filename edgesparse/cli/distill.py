@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     multiple=True,
     required=True,
     metavar="SOURCE",
-    help="Learn on this folder, glob or video; repeatable.",
+    help="Learn from this folder or video; repeatable.",
 )
 @click.option(
     "--count", type=options.COUNT, default=500, show_default=True, metavar="N", help="Use at most N images per source."
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 @options.force
 @options.as_json
 def distill(target: Path, output: Path, as_json: bool, **fields: Any) -> None:
-    """Let a faster detector learn from this one, on images without labels.
+    """Teach a faster detector from this one, without labels.
 
     The student starts from the model, or from --student, such as one that 'prune' wrote, whose zeros stay. It learns to
     give the model's maps and features on the images, strongly varied. It needs PyTorch, and takes a GPU if there is

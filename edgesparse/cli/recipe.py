@@ -19,7 +19,7 @@ from edgesparse.tasks.writing import check_outputs
     type=options.TEXT,
     default="auto",
     metavar="HEAD",
-    help="Name the head, or FILE.py:CLASS, if it is not recognized.",
+    help="Use this head, or FILE.py:CLASS.",
 )
 @click.option("--size", type=options.COUNT, nargs=2, metavar="H W", help="Set the input size, if it is dynamic.")
 @click.option("--image", type=options.PATH, metavar="IMAGE", help="Show what each head that may fit sees in this.")

@@ -61,7 +61,7 @@ class RunOptions:
 @options.renamed("--pictures", "--save-images")
 @click.option("--show", is_flag=True, help="Show a window; q closes it.")
 @click.option("--service", is_flag=True, help="Run as a service; --settings has outputs.")
-@click.option("--settings", type=options.PATH, metavar="FILE", help="Read the service's cameras and outputs from this.")
+@click.option("--settings", type=options.PATH, metavar="FILE", help="Read the service's cameras and outputs here.")
 @options.store
 @options.force
 @options.as_json

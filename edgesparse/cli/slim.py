@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("target", type=options.TARGET, metavar="MODEL.onnx|RECIPE.yaml")
 @options.output("Write this file.")
-@click.option("--device", default="orin-nano-8gb", show_default=True, metavar="BOARD", help="Predict for this board.")
+@click.option(
+    "--device",
+    default="orin-nano-8gb",
+    show_default=True,
+    metavar="BOARD",
+    help="Predict gains there, e.g. orin-nano-8gb:15W.",
+)
 @click.option(
     "--precision",
     type=click.Choice(["int8", "fp16"]),
@@ -30,7 +36,7 @@ if TYPE_CHECKING:
 @options.force
 @options.as_json
 def slim(target: Path, output: Path, keep_decoding: bool, as_json: bool, **fields: Any) -> None:
-    """Rewrite a model so that it needs fewer kernels and keeps its boxes.
+    """Rewrite a model to need fewer kernels for the same boxes.
 
     Each rewrite is kept where the predicted time on the board falls. The decoding of boxes leaves the engine, unless
     --keep-decoding: OUT.onnx ends in maps, and names the head that reads them, so that only edgesparse reads it. The

@@ -67,7 +67,6 @@ def test_boxes_are_in_the_frames_pixels_and_confidence_falls(tmp_path: Path) -> 
         ({"conf": {"dog": 0.9}}, ["traffic light", "person"]),
         ({"conf": {"0": 0.9}}, ["traffic light", "dog"]),
         ({"classes": ("dog", "0")}, ["dog", "person"]),
-        ({"classes": ()}, []),
         ({"max_det": 1}, ["traffic light"]),
         ({"conf": 0.99}, []),
     ],
