@@ -101,7 +101,7 @@ def check_a_table_is_served_under_this_release(folder: Path) -> None:
     number = {8: "8503" if MINOR == 5 else "8601", 10: "100300" if MINOR == 3 else "101303"}[MAJOR]
     assert world.served == [b"TRT-%s-EntropyCalibration2\n" % number.encode() + TABLE.partition(b"\n")[2]]
     (folder / "table").write_bytes(b"not a table")
-    refused(CalibrationError, "no calibration table", world.build, options)
+    refused(CalibrationError, "is not a calibration table", world.build, options)
     refused(CalibrationError, "needs Q/DQ nodes", world.build, BuildOptions(precision="int8"))
 
 

@@ -128,9 +128,9 @@ def test_an_error_in_mid_flight_is_one_line_and_the_rest_is_dropped(fake: Fake, 
     detect.submit([still(10, 10)])
     detect.submit([still(10, 10)])
     fake.broken = "an illegal memory access was encountered"
-    with pytest.raises(BuildError, match=r"running model.plan: CUDA reports: .*illegal memory.*start it again$"):
+    with pytest.raises(BuildError, match=r"running model.plan: CUDA reports: .*illegal memory.*restart it$"):
         detect.collect()
-    with pytest.raises(BuildError, match=r"cannot be launched: CUDA reports: .*illegal memory.*start it again$"):
+    with pytest.raises(BuildError, match=r"cannot be launched: CUDA reports: .*illegal memory.*restart it$"):
         detect.submit([still(10, 10)])
     detect.close()
     detect.close()

@@ -127,5 +127,5 @@ def test_a_layer_is_sparse_only_when_its_kernel_is() -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "not json", '{"Bindings": []}'])
 def test_what_is_no_inspection_is_refused(text: str) -> None:
-    with pytest.raises(BuildError, match="no list of layers"):
+    with pytest.raises(BuildError, match="did not return a list of layers"):
         parse(text)

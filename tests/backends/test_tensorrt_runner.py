@@ -212,7 +212,7 @@ def test_memory_that_runs_out_all_the_same_is_said(fake: Fake) -> None:
 def test_an_error_inside_the_gpu_ends_the_runner_with_one_line(fake: Fake, tmp_path: Path) -> None:
     runner = load(fake, tmp_path)
     fake.broken = "an illegal memory access was encountered"
-    with pytest.raises(BuildError, match=r"running model.plan: CUDA reports: .*illegal memory.*start it again$"):
+    with pytest.raises(BuildError, match=r"running model.plan: CUDA reports: .*illegal memory.*restart it$"):
         runner.infer()
     runner.close()
     assert not fake.memory and not fake.created

@@ -202,7 +202,7 @@ def test_an_illegal_address_ends_the_runner_and_a_new_process_has_a_new_one(tmp_
     done = in_a_process(BROKEN, path, HERE)
     first, *errors = done.stdout.splitlines()
     assert first == "True" and len(errors) == 2, (done.returncode, done.stdout, done.stderr)
-    assert all("start it again" in line for line in errors)
+    assert all("restart it" in line for line in errors)
     with detector(path) as detect:
         assert len(detect(smooth(200, 300, 0))) > 0
 

@@ -282,7 +282,7 @@ def test_an_illegal_address_ends_the_runner_with_one_line(tmp_path: Path) -> Non
         runner.close()
     """
     done = in_a_process(code, built(tmp_path))
-    assert "start it again" in done.stdout and done.stdout.count("\n") == 1, (done.returncode, done.stdout, done.stderr)
+    assert "restart it" in done.stdout and done.stdout.count("\n") == 1, (done.returncode, done.stdout, done.stderr)
 
 
 @pytest.mark.parametrize("end", ["", "runner.close()", "kept = runner.allocate()", "sys.exit(0)"])

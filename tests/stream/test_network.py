@@ -291,5 +291,5 @@ def test_a_change_of_size_in_mid_stream_is_noticed(
                     assert frame is not None and frame.image.shape == shape
         assert source.reopened == 2
     lost = [line for line in caplog.messages if "delivers no frames" in line]
-    assert all("(its images have another size or format now)" in line for line in lost) and len(lost) == 2
+    assert all("(the size or format of its images has changed)" in line for line in lost) and len(lost) == 2
     assert "secret" not in caplog.text and capfd.readouterr() == ("", "")

@@ -180,5 +180,5 @@ CASES = [loops(name) for name in ("yolov8-maps", "yolox-maps", "nanodet-maps", "
 def test_a_file_must_not_name_a_head_in_a_python_file(tmp_path: Path) -> None:
     """Otherwise a model could choose which code is run."""
     (tmp_path / "theirs.py").write_text("raise SystemExit")
-    with pytest.raises(ModelError, match=r"names a head in a Python file, .*theirs.py:Head: only a recipe may"):
+    with pytest.raises(ModelError, match=r"names a head in a Python file, .*theirs.*: only a recipe may"):
         choose(CASES[0].layout, {HEAD_KEY: f"{tmp_path}/theirs.py:Head"})
