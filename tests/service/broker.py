@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,19 @@ class Subscriber:
         self._client.on_message = self._message
         self._ready = threading.Event()
         self._client.on_subscribe = lambda *_: self._ready.set()
-        self._client.connect("127.0.0.1", port)
+        self._connect(port)
         self._client.loop_start()
         assert self._ready.wait(10)
+
+    def _connect(self, port: int) -> None:
+        """A broker with two listeners opens one after the other."""
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            with suppress(OSError):
+                self._client.connect("127.0.0.1", port)
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"no broker answers at port {port}")
 
     def _message(self, client: paho.Client, data: object, message: paho.MQTTMessage) -> None:
         with self._changed:
