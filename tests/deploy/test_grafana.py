@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 import yaml
-from grafana_foundation_sdk.cog.encoder import JSONEncoder
-from grafana_foundation_sdk.models.dashboard import Dashboard
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "grafana"
 PROMTOOL = shutil.which("promtool")
@@ -49,10 +47,17 @@ def unknown(content: Any, known: Any, where: str = "") -> list[str]:
     return [] if content == known else [where]
 
 
+@pytest.mark.grafana
 def test_the_dashboard_has_nothing_that_grafana_s_schema_does_not_know() -> None:
+    encoder = pytest.importorskip("grafana_foundation_sdk.cog.encoder")
+    model = pytest.importorskip("grafana_foundation_sdk.models.dashboard").Dashboard
+
+    def read_back(content: dict[str, Any]) -> Any:
+        return json.loads(encoder.JSONEncoder().encode(model.from_json(content)))
+
     content = dashboard()
-    assert unknown(content, json.loads(JSONEncoder().encode(Dashboard.from_json(content)))) == []
-    assert unknown({"panls": []}, json.loads(JSONEncoder().encode(Dashboard.from_json({"panls": []})))) == ["/panls"]
+    assert unknown(content, read_back(content)) == []
+    assert unknown({"panls": []}, read_back({"panls": []})) == ["/panls"]
     numbers = [panel["id"] for panel in content["panels"]]
     assert len(numbers) == len(set(numbers))
     cells = [
