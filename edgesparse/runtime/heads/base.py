@@ -118,6 +118,13 @@ class Head(ABC):
     def fits(self, layout: Layout) -> bool:
         """Whether `decode` can read these outputs when the user names this head. May raise LookupError for no."""
 
+    def can_read(self, layout: Layout) -> bool:
+        """Whether the head `fits`, where a LookupError means no."""
+        try:
+            return self.fits(layout)
+        except LookupError:
+            return False
+
     def evidence(self, layout: Layout, sample: Sample | None) -> Evidence | None:
         """Why the network may belong to this family; None if it does not, or if only a recipe can choose this head.
 

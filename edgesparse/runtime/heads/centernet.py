@@ -49,10 +49,7 @@ class CenterNet(Head):
         return layout.shapes[sides][1] == layout.shapes[offsets][1] == 2
 
     def evidence(self, layout: Layout, sample: Sample | None) -> Evidence | None:
-        try:
-            if not self.fits(layout):
-                return None
-        except LookupError:
+        if not self.can_read(layout):
             return None
         if sample is None:
             return Evidence(SHAPES, "a heat map, sizes and offsets at stride 4") if self.logits else None

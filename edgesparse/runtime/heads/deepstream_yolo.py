@@ -43,10 +43,7 @@ class DeepStreamYolo(Head):
         return layout.table is not None and layout.table[1] == 6
 
     def evidence(self, layout: Layout, sample: Sample | None) -> Evidence | None:
-        try:
-            if not self.fits(layout):
-                return None
-        except LookupError:
+        if not self.can_read(layout):
             return None
         rows = layout.shapes[0][1]
         if not is_dense(rows, layout.size) and not (rows % 3 == 0 and is_dense(rows // 3, layout.size)):

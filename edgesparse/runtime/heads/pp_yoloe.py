@@ -29,10 +29,7 @@ class PPYoloE(Head):
         return layout.shapes[1 - boxes][2] == layout.shapes[boxes][1]
 
     def evidence(self, layout: Layout, sample: Sample | None) -> Evidence | None:
-        try:
-            if not self.fits(layout):
-                return None
-        except LookupError:
+        if not self.can_read(layout):
             return None
         cells = layout.shapes[layout.boxes()][1]
         if strides_of(cells, layout.size) is None or self.classes(layout) == cells:

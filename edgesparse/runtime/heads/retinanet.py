@@ -53,10 +53,7 @@ class RetinaNet(Head):
         return len(shapes) == 2 and shapes[1 - boxes][:2] == shapes[boxes][:2] == (shapes[0][0], _count(layout.size))
 
     def evidence(self, layout: Layout, sample: Sample | None) -> Evidence | None:
-        try:
-            if not self.fits(layout):
-                return None
-        except LookupError:
+        if not self.can_read(layout):
             return None
         scores = None if sample is None else sample[1 - layout.boxes()]
         if scores is not None and scores.min() >= 0 and scores.max() <= 1:

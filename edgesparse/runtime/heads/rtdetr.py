@@ -139,10 +139,7 @@ class RtDetrRelative(Head):
         return len(layout.outputs) == 3 and all(layout.index(name=name) >= 0 for name in _LISTED)
 
     def evidence(self, layout: Layout, sample: Sample | None) -> Evidence | None:
-        try:
-            fits = self.fits(layout) and sorted(map(len, layout.shapes)) == [2, 2, 3]
-        except LookupError:
-            return None
+        fits = self.can_read(layout) and sorted(map(len, layout.shapes)) == [2, 2, 3]
         if not fits or sample is None or not _relative(layout, sample):
             return None
         return Evidence(VALUES, "outputs named labels, boxes and scores, boxes relative")

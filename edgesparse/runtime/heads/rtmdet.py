@@ -38,11 +38,7 @@ class RtmDet(Head):
         return layout.index(ndim=3, last=5)
 
     def evidence(self, layout: Layout, sample: Sample | None) -> Evidence | None:
-        try:
-            fits = self.fits(layout)
-        except LookupError:
-            return None
-        return Evidence(SHAPES, "a list of five columns, and a list of labels") if fits else None
+        return Evidence(SHAPES, "a list of five columns, and a list of labels") if self.can_read(layout) else None
 
     def classes(self, layout: Layout) -> None:
         return None

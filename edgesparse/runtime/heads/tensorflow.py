@@ -32,10 +32,7 @@ class TensorFlowDetection(Head):
         return len(layout.outputs) == 4 and len({layout.index(name=name) for name in _NAMES}) == 4
 
     def evidence(self, layout: Layout, sample: Sample | None) -> Evidence | None:
-        try:
-            fits = self.fits(layout) and sorted(map(len, layout.shapes)) == [1, 2, 2, 3]
-        except LookupError:
-            return None
+        fits = self.can_read(layout) and sorted(map(len, layout.shapes)) == [1, 2, 2, 3]
         return Evidence(SHAPES, "the four outputs of TensorFlow's Object Detection API, by name") if fits else None
 
     def classes(self, layout: Layout) -> None:
