@@ -16,7 +16,13 @@ from edgesparse.errors import ConfigError, SignatureError
 from edgesparse.fleet import keys
 from edgesparse.fleet.fetch import LocalFile
 
-TODAY = datetime.now(timezone.utc)
+TODAY = datetime(2026, 3, 31, 12, tzinfo=timezone.utc)
+
+
+@pytest.fixture(autouse=True)
+def day(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New keys count from a fixed day: a run may last past midnight."""
+    monkeypatch.setattr(keys, "_today", TODAY.date)
 
 
 def test_a_new_key_is_private_and_never_overwritten(tmp_path: Path) -> None:
