@@ -37,7 +37,7 @@ from edgesparse.cli.groups import Workflow
 from edgesparse.cli.show import complain
 from edgesparse.errors import MACHINE_LACKS, REFUSED, WRONG_USE, EdgeSparseError
 from edgesparse.redaction import RedactingFormatter
-from edgesparse.service.supervised import MORE_THREADS, NO_THREAD
+from edgesparse.supervised import MORE_THREADS, NO_THREAD
 from edgesparse.version import VERSION
 
 

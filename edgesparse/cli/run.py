@@ -142,7 +142,7 @@ def _serve(target: Path, settings: Path | None, chosen: RunOptions) -> NoReturn:
 
     from edgesparse.service.journal import Priorities, stderr_is_journal
     from edgesparse.service.log_rate import LogRate
-    from edgesparse.service.supervised import NEEDED, check_threads
+    from edgesparse.supervised import NEEDED, check_threads
 
     check_threads(NEEDED + 3 * len(os.sched_getaffinity(0)))  # NumPy's, OpenCV's and ONNX Runtime's, one per core each
     try:

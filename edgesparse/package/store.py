@@ -62,9 +62,10 @@ class Package:
         own = {HEAD: None} if head_file(manifest.detector.head) is not None else {}
         for name in {manifest.engine: None, **own, manifest.fallback: None, **manifest.files}:
             path, needed = self.folder / name, manifest.files.get(name, "none")
+            first = short(needed[:12])
             actual = sha256(path) if os.path.isfile(path) else None  # noqa: PTH113, False for names that cannot be
             if actual != needed:
-                what = "missing" if actual is None else f"changed (found sha256 {actual[:12]}, needed {needed[:12]})"
+                what = "missing" if actual is None else f"changed (found sha256 {actual[:12]}, needed {first})"
                 raise ManifestMismatch(
                     f"{short(str(path), 300)} is {what}: build it again with 'edgesparse build --force'"
                 )

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgesparse.service.supervised import thread_states
 from edgesparse.stream.cameras import CameraStatus
+from edgesparse.supervised import thread_states
 
 PATIENCE = 5.0
 """Acceptable seconds without an iteration of the frame loop, or without results from a live camera."""

@@ -24,8 +24,8 @@ from edgesparse.service.outputs.events import EventRules
 from edgesparse.service.parts import Parts
 from edgesparse.service.settings import Settings, load_settings, status_path
 from edgesparse.service.signals import Signals, hold_reload, reload_requested
-from edgesparse.service.supervised import Supervised
 from edgesparse.stream.pipeline import Loop
+from edgesparse.supervised import Supervised
 
 log = logging.getLogger("edgesparse.service")
 

@@ -14,10 +14,10 @@ from edgesparse.service.outputs.all import Outputs
 from edgesparse.service.report import Report, Reporter
 from edgesparse.service.settings import ServiceSettings, status_path
 from edgesparse.service.snapshots import SnapshotEncoder
-from edgesparse.service.supervised import close_all
 from edgesparse.service.tally import Tally
 from edgesparse.service.watch import Watch
 from edgesparse.service.web.server import Web
+from edgesparse.supervised import close_all
 
 CLOSE_SECONDS = 4.2
 

@@ -22,9 +22,9 @@ from edgesparse.service.machine import Reading, Sensors
 from edgesparse.service.notify import Notify
 from edgesparse.service.outputs.all import Outputs
 from edgesparse.service.snapshots import SnapshotEncoder
-from edgesparse.service.supervised import Supervised, thread_states
 from edgesparse.service.tally import Tally, milliseconds
 from edgesparse.stream.cameras import CameraStatus
+from edgesparse.supervised import Supervised, thread_states
 
 log = logging.getLogger("edgesparse.service")
 

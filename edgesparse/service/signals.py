@@ -7,10 +7,6 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 reload_requested = threading.Event()
 """Set by SIGHUP from `hold_reload` on; the service reloads when it sees it."""
@@ -34,7 +30,7 @@ class Signals:
     def __enter__(self) -> Signals:
         self._previous = {number: signal.signal(number, _nothing) for number in self._handlers}
         self._wakeup = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
-        from edgesparse.service.supervised import Supervised  # not before SIGHUP is held
+        from edgesparse.supervised import Supervised  # not before SIGHUP is held
 
         self._thread = Supervised("signals", self._run)
         return self

@@ -19,9 +19,9 @@ import numpy as np
 from pydantic import Field
 
 from edgesparse.runtime.detections import Detections
-from edgesparse.service.supervised import Supervised
 from edgesparse.stream.frames import Frame, Image
 from edgesparse.stream.sinks.draw import Polygon, draw, draw_zones
+from edgesparse.supervised import Supervised
 from edgesparse.values import Section
 
 log = logging.getLogger("edgesparse.service")

@@ -9,7 +9,7 @@ from pathlib import Path
 import packages
 import pytest
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "service"))
+sys.path += [str(Path(__file__).resolve().parents[1] / room) for room in ("service", "stream")]
 
 
 @pytest.fixture(scope="session")

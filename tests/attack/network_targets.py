@@ -78,7 +78,7 @@ def read_request(folder: Path) -> None:
     """Send the request, read the answer, and expect the server to answer the next visitor."""
     port = _web()
     answer = _exchange(port, (folder / "request").read_bytes())
-    if b"Traceback" in answer or b"root:" in answer or answer.startswith(b"HTTP/1.1 5"):
+    if b"Traceback" in answer or b"root:" in answer or answer.startswith(b"HTTP/1.1 500"):
         raise AssertionError(f"answered {answer[:200]!r}")
     if not _exchange(port, REQUESTS[3].replace(b"/live.json", b"/healthz")).startswith(b"HTTP/1.1 200 "):
         raise AssertionError("the next visitor was not served")
@@ -102,8 +102,10 @@ def _exchange(port: int, data: bytes) -> bytes:
 def _web() -> int:
     """This process's server, with short waits and without rate limits, which would only slow down fuzzing."""
     judgement = SimpleNamespace(alive=True, detecting=True, why="")
-    health = SimpleNamespace(judge=lambda: judgement, cameras=[SimpleNamespace(name="door")])
-    report: Any = SimpleNamespace(health=health, live=dict, status=dict, snapshots=SimpleNamespace(view=lambda _: None))
+    camera = SimpleNamespace(name="door", state="live", why="")
+    health = SimpleNamespace(judge=lambda: judgement, cameras=[camera])
+    snapshots = SimpleNamespace(view=lambda _: None, paused=False)
+    report: Any = SimpleNamespace(health=health, live=dict, status=dict, snapshots=snapshots)
     unlimited = connections.Pace(1e9)
     unlimited_class: Any = connections._Listener
     unlimited_class.pace, door.REQUESTS_PER_SECOND, camera_images.WAIT_SECONDS = unlimited, 10**9, 0.05

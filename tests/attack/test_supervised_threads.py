@@ -17,18 +17,20 @@ from typing import Any
 
 import pytest
 from browser import free_port
+from hand_camera import Camera as HandCamera
 from samples import output_context, sample_event, wait_until
 
-from edgesparse import cli
+from edgesparse import cli, supervised
 from edgesparse.errors import BackendUnavailable
-from edgesparse.service import supervised
 from edgesparse.service.health import Health
 from edgesparse.service.life import Service
 from edgesparse.service.outputs.webhook import Webhook, WebhookSettings
 from edgesparse.service.settings import WebSettings
 from edgesparse.service.signals import reload_requested
-from edgesparse.service.supervised import Supervised, check_threads, close_all, thread_states
 from edgesparse.service.web.server import Web
+from edgesparse.stream.sources import capture_worker, live
+from edgesparse.stream.sources.live import LiveSource
+from edgesparse.supervised import Supervised, check_threads, close_all, thread_states
 
 
 @pytest.fixture(autouse=True)
@@ -147,6 +149,47 @@ def test_the_webhook_goes_on_after_an_exception_outside_of_a_request(monkeypatch
     webhook.close()
 
 
+def test_a_capture_thread_is_restarted_as_quickly_as_its_camera_is_opened_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(capture_worker, "PAUSE_FIRST", 0.01)
+    camera, health = HandCamera(), Health()
+    with LiveSource("door", camera.open, patient=True) as source:
+        status: Any = SimpleNamespace(name="door", state="live", why="", since_ns=0)
+        for failures in (1, 2, 3):
+            camera.frames.put(OSError(24, "rtsp://u:PLANTED@h: too many open files"))
+            wait_until(lambda: source.state == "away" and len(camera.frames.queue) == 0)
+            camera.frames.put(7)
+            wait_until(lambda: source.state == "live")
+            health.update([status])
+            health.frame()
+            (state,) = thread_states()
+            assert (state.name, state.restarts, state.down) == ("capture door", failures, failures == 3)
+            assert health.judge().alive == (not state.down)
+        assert "thread capture door fails again and again: OSError: [Errno 24]" in health.judge().why
+        assert "PLANTED" not in health.judge().why and health.judge_loop().alive
+        camera.frames.put(False)
+    wait_until(lambda: thread_states() == [])
+
+
+def test_no_thread_for_a_camera_whose_driver_hangs_does_not_end_the_frame_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "RECHECK_SECONDS", 0.01)
+    camera, hung = HandCamera(), threading.Event()
+    with LiveSource("door", camera.open, patient=True) as source:
+        camera.frames.put(hung)
+        wait_until(lambda: len(camera.frames.queue) == 0)
+        with monkeypatch.context() as few:
+            few.setattr(threading.Thread, "start", refuse)
+            source.reopen()
+            source.watch()
+        (state,) = thread_states()
+        assert state.down and "no more threads" in state.why and source.state == "away"
+        camera.frames.put(7)
+        wait_until(lambda: source.watch() or source.state == "live")
+        hung.set()
+        camera.frames.put(False)
+
+
 def has_length(items: list[str], count: int) -> bool:
     return len(items) == count
 
@@ -179,13 +222,13 @@ def test_ready_follows_reloading_and_the_next_reload_is_heard_after_any_error(mo
     reload_requested.clear()
 
 
+def refuse(self: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 @pytest.fixture
 def few_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """The system refuses to start any more threads."""
-
-    def refuse(self: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
     monkeypatch.setattr(threading.Thread, "start", refuse)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
@@ -128,6 +129,14 @@ def test_an_engine_without_a_hash_in_the_manifest_is_refused(tmp_path: Path) -> 
     folder = stored(tmp_path, engine="other.json")
     (folder / "other.json").write_text("{}")
     with pytest.raises(ManifestMismatch, match=r"other.json is changed .*, needed none"):
+        open_package(folder)
+
+
+def test_a_damaged_hash_in_the_manifest_is_refused_in_one_line(tmp_path: Path) -> None:
+    folder = stored(tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "files": {"model.json": "\n\x1b[2J"}}))
+    with pytest.raises(ManifestMismatch, match=r"model.json is changed [^\n\x1b]+$"):
         open_package(folder)
 
 

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from edgesparse.stream.frames import Frame
 from edgesparse.stream.sources import capture_worker, live
 from edgesparse.stream.sources.frame_buffers import FrameBuffers
 from edgesparse.stream.sources.live import LiveSource
+from edgesparse.supervised import thread_states
 
 
 @given(st.lists(st.booleans()))
@@ -136,13 +136,13 @@ def test_a_camera_that_disappears_is_reopened_until_it_is_back(
 def test_pauses_between_attempts_grow(camera: Camera, source: LiveSource, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capture_worker, "PAUSE_LONGEST", 0.08)
     pauses = []
-    wait_for = source._changed.wait_for
+    pause = capture_worker.CaptureWorker.pause
 
-    def record(condition: Callable[[], bool], timeout: float) -> bool:
-        pauses.append(timeout)
-        return wait_for(condition, timeout)
+    def record(worker: capture_worker.CaptureWorker, seconds: float) -> None:
+        pauses.append(seconds)
+        pause(worker, seconds)
 
-    monkeypatch.setattr(source._changed, "wait_for", record)
+    monkeypatch.setattr(capture_worker.CaptureWorker, "pause", record)
     camera.absent = True
     camera.frames.put(False)
     until(lambda: len(pauses) >= 6)
@@ -185,8 +185,9 @@ def test_a_driver_that_never_returns_does_not_use_up_threads(
     reader = threading.Thread(target=source.read)
     reader.start()
     until(lambda: camera.openings == 1 + live.MOST_STUCK)
-    time.sleep(0.6)
+    until(lambda: any(thread.down for thread in thread_states()))
     assert camera.openings == 1 + live.MOST_STUCK
+    assert "the driver returns from none of 4 attempts" in [thread.why for thread in thread_states()]
     source.close()
     reader.join(5)
     assert not reader.is_alive()

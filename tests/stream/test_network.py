@@ -145,9 +145,7 @@ def test_pauses_after_a_refusal_are_minutes_and_end_with_a_success(monkeypatch: 
             raise failure
         return camera.open()
 
-    with LiveSource("camera", HandCamera().open) as idle:
-        condition = type(idle._changed)
-    monkeypatch.setattr(condition, "wait_for", lambda self, predicate, timeout: pauses.append(timeout))
+    monkeypatch.setattr(capture_worker.CaptureWorker, "pause", lambda self, seconds: pauses.append(seconds))
     with LiveSource("camera", opener, patient=True) as source:
         camera.frames.put(1)
         until(lambda: source.state == "live")

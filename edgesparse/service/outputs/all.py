@@ -22,9 +22,9 @@ from edgesparse.service.outputs.events import Event, EventRules, Phase
 from edgesparse.service.outputs.table import OUTPUTS
 from edgesparse.service.settings import ServiceSettings
 from edgesparse.service.snapshots import SnapshotEncoder
-from edgesparse.service.supervised import close_all
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.sinks.base import Sink
+from edgesparse.supervised import close_all
 
 log = logging.getLogger("edgesparse.service")
 

@@ -23,11 +23,11 @@ from edgesparse.errors import SinkError
 from edgesparse.service.outputs.base import Count, Output, OutputContext, OutputSettings, OutputState
 from edgesparse.service.outputs.events import Event
 from edgesparse.service.snapshots import Snapshot
-from edgesparse.service.supervised import Supervised
 from edgesparse.stream.frames import Image
 from edgesparse.stream.sinks.recorder import Recorder, browser_suffix
 from edgesparse.stream.sinks.video import Fit
 from edgesparse.stream.sinks.writing import writable_folder
+from edgesparse.supervised import Supervised
 from edgesparse.values import Memory
 
 log = logging.getLogger("edgesparse.service")

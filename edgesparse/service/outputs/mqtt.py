@@ -32,7 +32,7 @@ from edgesparse.service.outputs.mqtt_topics import Topics
 from edgesparse.service.outputs.retained import Retained
 from edgesparse.service.outputs.spool import Message
 from edgesparse.service.snapshots import Snapshot
-from edgesparse.service.supervised import Supervised
+from edgesparse.supervised import Supervised
 from edgesparse.wording import short
 
 log = logging.getLogger("edgesparse.service")

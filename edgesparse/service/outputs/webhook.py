@@ -21,7 +21,7 @@ from edgesparse.redaction import redact, remember_address
 from edgesparse.service.credentials import read_secret
 from edgesparse.service.outputs.base import Count, Output, OutputContext, OutputSettings, OutputState
 from edgesparse.service.outputs.events import Event
-from edgesparse.service.supervised import Supervised
+from edgesparse.supervised import Supervised
 from edgesparse.values import Positive, host
 from edgesparse.version import VERSION
 

@@ -19,8 +19,8 @@ from prometheus_client.registry import Collector
 
 from edgesparse.redaction import redact_text
 from edgesparse.service.report import Report
-from edgesparse.service.supervised import thread_states
 from edgesparse.service.tally import BOUNDS_MS, Histogram
+from edgesparse.supervised import thread_states
 from edgesparse.version import VERSION
 
 _LE = [f"{bound / 1000:g}" for bound in BOUNDS_MS]

@@ -24,12 +24,12 @@ from starlette.types import ASGIApp
 
 from edgesparse.service.report import Report
 from edgesparse.service.settings import WebSettings
-from edgesparse.service.supervised import Supervised
 from edgesparse.service.web.answers import HEADERS, as_json, as_text
 from edgesparse.service.web.camera_images import CameraImages
 from edgesparse.service.web.connections import IDLE_SECONDS, MAX_CONNECTIONS, Protocol, listen
 from edgesparse.service.web.door import Door
 from edgesparse.service.web.metrics import exposition
+from edgesparse.supervised import Supervised
 
 log = logging.getLogger("edgesparse.service")
 

@@ -9,7 +9,7 @@ import time
 
 import cv2
 
-from edgesparse.errors import AuthenticationFailed, SourceError
+from edgesparse.errors import AuthenticationFailed, BackendUnavailable, SourceError
 from edgesparse.redaction import redact_text
 from edgesparse.stream.frames import Allocator, Frame, Image
 from edgesparse.stream.sources import capture_worker
@@ -35,6 +35,8 @@ OPEN_LIMIT = 2 * OPEN_SECONDS + 1.0
 FRAME_SLACK = 0.3
 CLOSE_SECONDS = 1.0
 MOST_STUCK = 3
+RECHECK_SECONDS = 1.0
+"""Seconds until another thread is tried again where none could be started."""
 
 
 class LiveSource(Source):
@@ -72,9 +74,7 @@ class LiveSource(Source):
 
     def _start_worker(self, capture: Capture | None) -> CaptureWorker:
         isolated = isinstance(self._opener, IsolatedOpener)
-        worker = CaptureWorker(self.name, self._capture_frames, capture, self._buffers.spare, isolated)
-        worker.start()
-        return worker
+        return CaptureWorker(self.name, self._capture_frames, capture, self._buffers.spare, isolated)
 
     def read(self) -> Frame | None:
         with self._changed:
@@ -117,7 +117,8 @@ class LiveSource(Source):
     def leave(self) -> None:
         with self._changed:
             if not self._closed:
-                self._closed = self._worker.leave = True
+                self._closed = True
+                self._worker.leave()
                 self._closes_by = time.monotonic() + CLOSE_SECONDS
                 self._changed.notify_all()
 
@@ -132,42 +133,56 @@ class LiveSource(Source):
         """Abandon a capture thread whose driver does not return, and start another."""
         self._note_lost(why)
         self._stuck = [worker for worker in self._stuck if worker.is_alive()]
-        if len(self._stuck) == MOST_STUCK:
-            self._worker.deadline = math.inf
+        abandoned = self._worker
+        try:
+            if len(self._stuck) == MOST_STUCK:
+                raise BackendUnavailable(f"the driver returns from none of {MOST_STUCK + 1} attempts")
+            self._buffers.abandon_spare()
+            self._worker = self._start_worker(None)
+        except BackendUnavailable as error:
+            abandoned.hangs(str(error))
+            abandoned.deadline = time.monotonic() + RECHECK_SECONDS
             return
-        self._stuck.append(self._worker)
-        self._worker.leave = True
-        self._buffers.abandon_spare()
+        abandoned.leave()
+        self._stuck.append(abandoned)
         self._changed.notify_all()
-        self._worker = self._start_worker(None)
 
     # The following runs in the capture thread.
 
     def _capture_frames(self, worker: CaptureWorker) -> None:
-        """Run a capture thread: open, capture, repeat."""
-        try:
-            while not worker.leave:
+        """Open, capture, repeat. Raises what a driver should not, so that the thread is restarted and its state tells
+        why; a source that is not patient passes it to `read` and ends the thread.
+        """
+        while not worker.leaving:
+            try:
                 why = self._open_and_capture(worker)
-                with self._changed:
-                    if not worker.leave:
-                        self._note_lost(why)
-                        worker.deadline = math.inf
-                        self._changed.wait_for(lambda: worker.leave, worker.next_pause())
-        except Exception as error:
-            with self._changed:
-                self._failure = error
-                self._changed.notify_all()
-                self._wake()
+            except Exception as error:
+                self._note_failure(worker, error)
+                raise
+            self._note_end(worker, why)
+            worker.pause(worker.next_pause())
+
+    def _note_end(self, worker: CaptureWorker, why: str) -> None:
+        with self._changed:
+            if not worker.leaving:
+                self._note_lost(why)
+                worker.deadline = math.inf
+
+    def _note_failure(self, worker: CaptureWorker, error: Exception) -> None:
+        if self._patient or worker.leaving:
+            self._note_end(worker, f"capture failed: {redact_text(repr(error))}")
+            return
+        worker.leave()
+        with self._changed:
+            self._failure = error
+            self._changed.notify_all()
+            self._wake()
 
     def _open_and_capture(self, worker: CaptureWorker) -> str:
         """Return why capturing ended."""
         worker.any_frame = worker.refused = False
         try:
             return self._open(worker) or self._pump(worker)
-        except Exception as error:
-            if not self._patient:
-                raise
-            return f"capture failed: {redact_text(repr(error))}"
         finally:
             worker.release()
 
@@ -195,7 +210,7 @@ class LiveSource(Source):
         assert capture is not None
         worker.opened_ns = time.monotonic_ns()
         try:
-            while not worker.leave:
+            while not worker.leaving:
                 requested_ns = time.monotonic_ns()
                 try:
                     grabbed, time_ns = capture.grab(), time.monotonic_ns()
@@ -224,7 +239,7 @@ class LiveSource(Source):
                 return ""
             return f"the same image for {self._freezes.seconds(time_ns):.1f} s"
         with self._changed:
-            if worker.leave:
+            if worker.leaving:
                 return ""
             if decoded:
                 worker.any_frame = True
@@ -269,7 +284,7 @@ class LiveSource(Source):
     def _note_waiting(self, worker: CaptureWorker) -> None:
         with self._changed:
             worker.deadline = time.monotonic() + capture_worker.FIRST_FRAME_LIMIT
-            if self.state != "waiting" and not worker.leave:
+            if self.state != "waiting" and not worker.leaving:
                 log.info("%s is waiting for a key frame", self.name)
                 self.state, self.since_ns, self.why = "waiting", time.monotonic_ns(), "waiting for a key frame"
             self._changed.notify_all()

@@ -13,7 +13,7 @@ from edgesparse.errors import BackendUnavailable
 from edgesparse.redaction import redact_text
 from edgesparse.wording import short
 
-log = logging.getLogger("edgesparse.service")
+log = logging.getLogger("edgesparse.threads")
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 STEADY_SECONDS = 10.0
@@ -40,11 +40,12 @@ class ThreadState:
 class Supervised:
     """A daemon thread that calls `work` again whenever it raises, or returns before `leave` was called.
 
-    Raises BackendUnavailable where the system allows no further thread.
+    `pauses`: seconds before the first restart, doubled with each failure, and at most. Raises BackendUnavailable where
+    the system allows no further thread.
     """
 
-    def __init__(self, name: str, work: Callable[[], object]) -> None:
-        self.name, self._work = name, work
+    def __init__(self, name: str, work: Callable[[], object], pauses: tuple[float, float] | None = None) -> None:
+        self.name, self._work, self._pauses = name, work, pauses or (FIRST_PAUSE, LONGEST_PAUSE)
         self._leaving = threading.Event()
         self._restarts = self._failures = 0
         self._why = ""
@@ -61,6 +62,19 @@ class Supervised:
         """Let the thread end: `work`, when it returns, is not called again."""
         self._leaving.set()
 
+    @property
+    def leaving(self) -> bool:
+        """Whether `leave` was called."""
+        return self._leaving.is_set()
+
+    def pause(self, seconds: float) -> None:
+        """Wait, in the thread itself, but no longer than until `leave`."""
+        self._leaving.wait(seconds)
+
+    def hangs(self, why: str) -> None:
+        """Count the thread as down from now on, until this has not been called for STEADY_SECONDS."""
+        self._record(why, DOWN_AFTER, time.monotonic())
+
     def join(self, seconds: float) -> None:
         self._thread.join(seconds)
 
@@ -69,12 +83,13 @@ class Supervised:
 
     @property
     def state(self) -> ThreadState:
-        well = not self._why or time.monotonic() - self._failed_at > STEADY_SECONDS + self._pause()
+        well = not self._why or self.leaving or time.monotonic() - self._failed_at > STEADY_SECONDS + self._pause()
         why = "" if well else self._why
         return ThreadState(self.name, self._restarts, why, bool(why) and self._failures >= DOWN_AFTER)
 
     def _pause(self) -> float:
-        return min(FIRST_PAUSE * 2.0 ** max(0, self._failures - 1), LONGEST_PAUSE)
+        first, longest = self._pauses
+        return float(min(first * 2.0 ** max(0, self._failures - 1), longest))
 
     def _run(self) -> None:
         try:
@@ -96,10 +111,12 @@ class Supervised:
             why, error = f"{type(failure).__name__}: {failure}", failure
         if self._leaving.is_set():
             return
-        self._failed_at = time.monotonic()
-        self._failures = 1 if self._failed_at - began > STEADY_SECONDS else self._failures + 1
-        self._why = short(redact_text(why), 300)
+        now = time.monotonic()
+        self._record(why, 1 if now - began > STEADY_SECONDS else self._failures + 1, now)
         log.error("thread %s failed and is restarted: %s", self.name, self._why, exc_info=error)
+
+    def _record(self, why: str, failures: int, now: float) -> None:
+        self._failed_at, self._failures, self._why = now, failures, short(redact_text(why), 300)
 
 
 _started: list[Supervised] = []
