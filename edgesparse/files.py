@@ -11,6 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+Check = Callable[[os.stat_result], None]
+"""Raises if a file with this status must not be read."""
+
 
 def read_regular(path: Path, most: int) -> bytes:
     """Read a regular file of at most `most` bytes; a pipe or a device never blocks, a link is not followed.
@@ -21,7 +24,7 @@ def read_regular(path: Path, most: int) -> bytes:
     return read_checked(path, most, lambda _: None, os.O_NOFOLLOW)
 
 
-def read_checked(path: Path, most: int, check: Callable[[os.stat_result], None], flags: int = 0) -> bytes:
+def read_checked(path: Path, most: int, check: Check, flags: int = 0) -> bytes:
     """Read a regular file whose status `check` accepts: that of the open file, which nobody can exchange.
 
     Raises what `read_regular` raises, and what `check` does.
@@ -53,6 +56,15 @@ def foreign_owner(status: os.stat_result) -> str:
     if status.st_uid in (0, os.geteuid()):
         return ""
     return f"owned by user {status.st_uid}, needed root"
+
+
+def untrusted(path: Path, status: os.stat_result) -> str:
+    """Return how other users than root and this one could change a file, and the command that ends it; else nothing."""
+    if owner := foreign_owner(status):
+        return f"{owner} or user {os.geteuid()}: chown root {path}"
+    if status.st_mode & 0o002:
+        return f"found mode {stat.S_IMODE(status.st_mode):o}, which lets others change it: chmod o-w {path}"
+    return ""
 
 
 def set_aside(path: Path) -> Path:

@@ -16,6 +16,7 @@ import yaml
 from yaml import events
 
 from edgesparse.errors import ConfigError
+from edgesparse.files import Check, read_checked
 
 MOST_BYTES = 1_000_000
 MOST_VALUES = 50_000
@@ -59,12 +60,15 @@ def load(data: bytes, *, all_text: bool = False) -> Any:
     return builder.document
 
 
-def read(path: Path, what: str, missing: str, *, all_text: bool = False) -> Any:
+def read(path: Path, what: str, missing: str, *, all_text: bool = False, check: Check | None = None) -> Any:
     """Return the value of a YAML file, as `load` does.
 
-    `what` names the file in messages; `missing` says what to do if it does not exist. Raises ConfigError.
+    `what` names the file in messages; `missing` says what to do if it does not exist; `check` accepts the status of the
+    open file, which then must be a regular one. Raises ConfigError.
     """
     try:
+        if check is not None:
+            return load(read_checked(path, MOST_BYTES, check), all_text=all_text)
         with path.open("rb") as file:
             return load(file.read(MOST_BYTES + 1), all_text=all_text)
     except FileNotFoundError:

@@ -11,15 +11,16 @@ from pydantic import ValidationError
 
 from edgesparse import strict_yaml
 from edgesparse.errors import ConfigError
+from edgesparse.files import Check
 from edgesparse.values import Section, escape_bytes
 from edgesparse.wording import explain, key_path, kind
 
 S = TypeVar("S", bound=Section)
 
 
-def read_mapping(path: Path, what: str, missing: str, needs: str) -> dict[str, Any]:
+def read_mapping(path: Path, what: str, missing: str, needs: str, check: Check | None = None) -> dict[str, Any]:
     """Return the mapping in a YAML file. `needs` says what it must contain; the rest is that of `strict_yaml.read`."""
-    value = strict_yaml.read(path, what, missing)
+    value = strict_yaml.read(path, what, missing, check=check)
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: found {kind(value)}, needed a mapping with {needs}")
     return value

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from reference_keys import MARK
 
-from edgesparse import camera, strict_yaml
+from edgesparse import camera, strict_yaml, supervised
 from edgesparse.fleet import bundle, fetch, health, history, state
 from edgesparse.runtime import images
-from edgesparse.service import credentials, log_rate, supervised
+from edgesparse.service import credentials, log_rate
 from edgesparse.service.outputs import backlog, clips, events, mqtt, webhook
 from edgesparse.service.web import connections, door, server
+from edgesparse.stream.sources import capture_worker
 
 
 def _size(count: int) -> str:
@@ -22,6 +23,7 @@ def _size(count: int) -> str:
 
 
 _DEEP = f"{strict_yaml.MOST_DEPTH} levels, {strict_yaml.MOST_VALUES:,} values with aliases written out"
+_PAUSES = f"{supervised.LONGEST_PAUSE:g} s; a camera's, {capture_worker.PAUSE_LONGEST:g} s"
 _LINES = f"{log_rate.SAME} of the same text and {log_rate.SIMILAR} that differ in values only"
 
 TABLES: dict[str, list[tuple[str, str, str]]] = {
@@ -32,6 +34,7 @@ TABLES: dict[str, list[tuple[str, str, str]]] = {
         ("corners of a zone", str(camera.MOST_CORNERS), "refused"),
         ("rules for events", str(events.MOST_RULES), "refused"),
         ("a token or password", _size(credentials.MAX_SECRET_BYTES), "refused"),
+        ("certificates (`ca_file`)", _size(credentials.MAX_CERTIFICATE_BYTES), "refused"),
         ("an image", f"{images.MAX_PIXELS:,} pixels", "skipped by name"),
     ],
     "Visitors of the web page": [
@@ -56,7 +59,7 @@ TABLES: dict[str, list[tuple[str, str, str]]] = {
     "Threads and log": [
         ("log lines in ten minutes", _LINES, "left out; the last one says so"),
         ("errors of a thread in a row", str(supervised.DOWN_AFTER), "the service counts as unhealthy"),
-        ("pause before a thread is restarted", f"{supervised.LONGEST_PAUSE:g} s", ""),
+        ("pause before a thread is restarted", _PAUSES, ""),
     ],
     "Fleet": [
         ("a bundle's manifest", _size(bundle.MOST_MANIFEST), "refused"),

@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta, timezone
@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from edgesparse.errors import BackendUnavailable, ConfigError, SignatureError
-from edgesparse.files import foreign_owner, read_checked
+from edgesparse.files import Check, foreign_owner, read_checked
 
 try:
     from cryptography.exceptions import InvalidSignature
@@ -30,7 +30,6 @@ except ImportError as error:
 TRUSTED = Path("/etc/edgesparse/trusted")
 MOST_BYTES = 1 << 16
 """Of a key's file."""
-Check = Callable[[os.stat_result], None]
 """Raises SignatureError for the status of a file that must not be used."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 

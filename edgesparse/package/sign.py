@@ -75,7 +75,7 @@ def _read() -> bytes | None:
             raise SignatureError(f"{path}: {owner}: run as that user, or name another folder in {STATE}")
 
     try:
-        key = read_checked(path, 1 << 16, check)
+        key = read_checked(path, 1 << 16, check, os.O_NOFOLLOW)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

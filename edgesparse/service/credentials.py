@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from edgesparse.errors import ConfigError
-from edgesparse.files import read_checked
+from edgesparse.files import Check, read_checked, untrusted
 from edgesparse.redaction import remember
 from edgesparse.values import Section
 from edgesparse.wording import nearest_file
@@ -17,11 +18,14 @@ from edgesparse.wording import nearest_file
 SHORTEST_TOKEN = 16
 """Minimum length of the web page's token, in characters."""
 MAX_SECRET_BYTES = 8192
+MAX_CERTIFICATE_BYTES = 1 << 20
 
 
 def read_secret(path: Path, key: str, shortest: int = 1) -> str:
-    """Return the one-line secret in a file that other users cannot read. `key` is the setting that names the file;
-    error messages start with it. Raises ConfigError, which never quotes the secret.
+    """Return the one-line secret in a file of root or this user that others cannot read; a link is not followed.
+
+    `key` is the setting that names the file; error messages start with it. Raises ConfigError, which never quotes the
+    secret.
     """
 
     def check(status: os.stat_result) -> None:
@@ -29,20 +33,39 @@ def read_secret(path: Path, key: str, shortest: int = 1) -> str:
             raise ConfigError(
                 f"{key}: found {path} with mode {mode:o}, needed one that others can't read: chmod o= {path}"
             )
+        check_owner(path, key, status)
 
+    remedy = f"(umask 077; openssl rand -hex 32 > {path})"
+    secret = _single_line(_read(path, key, remedy, MAX_SECRET_BYTES, check, os.O_NOFOLLOW), path, key, shortest)
+    remember(secret)
+    return secret
+
+
+def read_certificates(path: Path, key: str) -> str:
+    """Return the text of a file that only root and this user can change, as whoever changes it chooses whom the service
+    believes. Raises ConfigError.
+    """
+    data = _read(path, key, "see docs/guide/service.md", MAX_CERTIFICATE_BYTES, partial(check_owner, path, key))
+    return data.decode("ascii", "ignore")  # names in comments may have other letters
+
+
+def check_owner(path: Path, key: str, status: os.stat_result) -> None:
+    """Raise ConfigError for a file that other users than root and this one could change."""
+    if reason := untrusted(path, status):
+        raise ConfigError(f"{key}: {path}: {reason}")
+
+
+def _read(path: Path, key: str, missing: str, most: int, check: Check, flags: int = 0) -> bytes:
     try:
-        data = read_checked(path, MAX_SECRET_BYTES, check)
+        return read_checked(path, most, check, flags)
     except FileNotFoundError:
-        raise ConfigError(
-            f"{key}: no file {path}{nearest_file(path)}: (umask 077; openssl rand -hex 32 > {path})"
-        ) from None
+        raise ConfigError(f"{key}: no file {path}{nearest_file(path)}: {missing}") from None
     except (OSError, ValueError) as error:
         if reason := getattr(error, "strerror", None):
             raise ConfigError(f"{key}: cannot read {path}: {reason}") from None
-        raise ConfigError(f"{key}: {path} is not a regular file of at most {MAX_SECRET_BYTES} bytes") from None
-    secret = _single_line(data, path, key, shortest)
-    remember(secret)
-    return secret
+        if flags and path.is_symlink():
+            raise ConfigError(f"{key}: {path} is a link, needed the file itself: name {path.resolve()}") from None
+        raise ConfigError(f"{key}: {path} is not a regular file of at most {most} bytes") from None
 
 
 def _single_line(data: bytes, path: Path, key: str, shortest: int) -> str:
@@ -72,9 +95,6 @@ def fingerprint(section: Section | None) -> tuple[Any, ...]:
 
 def _digest(path: Path) -> str:
     try:
-        if not path.is_file():
-            return ""
-        with path.open("rb") as file:
-            return hashlib.sha256(file.read(1 << 20)).hexdigest()
+        return hashlib.sha256(read_checked(path, MAX_CERTIFICATE_BYTES, lambda _: None)).hexdigest()
     except (OSError, ValueError):
         return ""

@@ -6,6 +6,7 @@ import ipaddress
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from pydantic import Field, create_model
 
 from edgesparse.config import Run, override
 from edgesparse.errors import ConfigError
-from edgesparse.service.credentials import SHORTEST_TOKEN, read_secret
+from edgesparse.service.credentials import SHORTEST_TOKEN, check_owner, read_secret
 from edgesparse.service.outputs.base import OutputSettings
 from edgesparse.service.outputs.events import MOST_RULES, EventRule
 from edgesparse.service.outputs.table import OUTPUTS
@@ -92,7 +93,9 @@ class Settings:
 
 
 def load_settings(path: Path | None) -> Settings:
-    """Read a device's settings; relative paths are relative to the file. Raises ConfigError."""
+    """Read a device's settings; relative paths are relative to the file. Raises ConfigError, also for a file that other
+    users than root and this one could change: it names what is sent, where to, and whom the service believes.
+    """
     if path is None:
         return Settings("settings", {}, settings_type()())
     where, sections = str(path), settings_type()
@@ -103,7 +106,8 @@ def load_settings(path: Path | None) -> Settings:
         run=(dict[str, Any], Field(default_factory=dict)),
         service=(sections, sections()),
     )
-    values = typed(device, read_mapping(path, "settings", remedy, "'run:' and 'service:'"), where)
+    check = partial(check_owner, path, "settings")
+    values = typed(device, read_mapping(path, "settings", remedy, "'run:' and 'service:'", check), where)
     service = _resolved(values.service, path.parent)  # type: ignore[attr-defined]
     try:
         _check(service)

@@ -26,6 +26,8 @@ from edgesparse.fleet.slots import Root
 from edgesparse.fleet.status import status
 from edgesparse.package import sign
 from edgesparse.package.store import open_package
+from edgesparse.service.credentials import read_certificates, read_secret
+from edgesparse.service.settings import load_settings
 
 NOBODY = 65534
 pytestmark = pytest.mark.root
@@ -167,6 +169,43 @@ def test_a_key_that_is_no_file_is_refused_and_never_blocks(
     ):
         with pytest.raises(SignatureError, match=r"not a regular file|Is a directory"):
             read()
+
+
+@pytest.mark.parametrize("key", ["web.token_file", "webhook.token_file", "mqtt.password_file", "mqtt.ca_file"])
+def test_a_secret_and_a_certificate_of_another_user_are_refused(tmp_path: Path, key: str) -> None:
+    section, _, name = key.partition(".")
+    file = tmp_path / "file"
+    file.write_text("0123456789abcdef")
+    file.chmod(0o600)
+    needed = {"web": {}, "mqtt": {"host": "localhost"}, "webhook": {"url": "http://localhost/"}}[section]
+    events = {"events": [{"name": "any"}]}
+    settings = tmp_path / "device.yaml"
+    settings.write_text(json.dumps({"service": {section: {**needed, name: "file"}, **events}}))
+    load_settings(settings)
+    os.chown(file, NOBODY, -1)
+    with pytest.raises(ConfigError, match=rf"service.{key}: \S+: owned by user 65534, needed root .*: chown root "):
+        load_settings(settings)
+
+
+def test_a_secret_is_read_without_following_a_link(tmp_path: Path, secret: Path) -> None:
+    (tmp_path / "token").symlink_to(secret)
+    with pytest.raises(ConfigError, match=rf"key: \S+ is a link, needed the file itself: name {secret}") as caught:
+        read_secret(tmp_path / "token", "key")
+    assert "precious" not in str(caught.value)
+
+
+def test_settings_and_certificates_that_others_may_change_are_refused(tmp_path: Path) -> None:
+    settings = tmp_path / "device.yaml"
+    settings.write_text("service: {web: {enabled: false}}")
+    for change, reason in (
+        (lambda: settings.chmod(0o666), "found mode 666, which lets others change it: chmod o-w "),
+        (lambda: (settings.chmod(0o644), os.chown(settings, NOBODY, -1)), "owned by user 65534, needed root or user 0"),
+    ):
+        change()
+        with pytest.raises(ConfigError, match=f"settings: \\S+: {reason}"):
+            load_settings(settings)
+        with pytest.raises(ConfigError, match=f"key: \\S+: {reason}"):
+            read_certificates(settings, "key")
 
 
 def test_the_state_of_a_device_is_read_as_its_owner(tmp_path: Path, secret: Path, taken: Path) -> None:

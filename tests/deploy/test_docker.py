@@ -136,6 +136,18 @@ def test_a_board_without_an_image_is_refused(tmp_path: Path, l4t: str) -> None:
     assert done.returncode == 1 and done.stderr.startswith(f"base: no image for L4T {l4t}") and not done.stdout
 
 
+def test_a_release_is_refused_until_the_digest_of_every_image_is_recorded(tmp_path: Path) -> None:
+    done = base(tmp_path, "--check")
+    assert done.returncode == 1 and not done.stdout
+    assert all(image in done.stderr for image in (X86_IMAGE, "r8.6.2-devel", "r10.3.0-devel")), done.stderr
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts" / "audit", tmp_path / "scripts")
+    audit = subprocess.run([tmp_path / "scripts" / "audit", "--release"], capture_output=True, text=True, check=False)
+    assert (audit.returncode, audit.stderr) == (1, done.stderr), "before anything is installed"
+    assert len(base(tmp_path, "--all", f"echo {DIGEST}").stdout.split()) == 3
+    assert base(tmp_path, "--check").returncode == 0
+
+
 def test_recorded_digests_are_of_images_in_the_table() -> None:
     images = {known.image for known in JETPACKS.values()} | {X86_IMAGE}
     for image, digest in json.loads((DOCKER / "digests.json").read_text()).items():

@@ -10,10 +10,9 @@ from pydantic import AfterValidator, Field
 
 from edgesparse.deadline import watched
 from edgesparse.errors import ConfigError
-from edgesparse.service.credentials import read_secret
+from edgesparse.service.credentials import read_certificates, read_secret
 from edgesparse.service.outputs.base import OutputSettings
 from edgesparse.values import Host, Memory
-from edgesparse.wording import nearest_file
 
 
 def _topic(topic: str) -> str:
@@ -53,11 +52,10 @@ class MqttSettings(OutputSettings):
 
     def tls_context(self, key: str) -> ssl.SSLContext | None:
         """Return the TLS context, or None without TLS. Raises ConfigError."""
-        if self.ca_file is not None and not self.ca_file.is_file():
-            raise ConfigError(f"{key}.ca_file: no file {self.ca_file}{nearest_file(self.ca_file)}")
+        certificates = None if self.ca_file is None else read_certificates(self.ca_file, f"{key}.ca_file")
         if not self.tls:
             return None
         try:
-            return watched(ssl.create_default_context(cafile=str(self.ca_file) if self.ca_file else None))
+            return watched(ssl.create_default_context(cadata=certificates))
         except (OSError, ValueError):
             raise ConfigError(f"{key}.ca_file: {self.ca_file} holds no certificates in PEM format") from None
