@@ -1,4 +1,4 @@
-"""A camera in a recipe: its source, its mode, and which detections count in which zones."""
+"""A camera in a recipe: its source, its mode, which detections count in which zones, and its lines."""
 
 from __future__ import annotations
 
@@ -38,6 +38,8 @@ MOST_CORNERS = 100
 """Of a zone: whether its sides cross takes time that grows with the square of their number."""
 MOST_ZONES = 64
 """Of a camera: the frame loop looks at all of them for each detection."""
+MOST_LINES = 64
+"""Of a camera: the frame loop looks at all of them for each tracked object."""
 MOST_CAMERAS = 256
 
 Point = tuple[float, float]
@@ -66,6 +68,17 @@ def _cross(a: Point, b: Point, c: Point, d: Point) -> bool:
 _Corner = Annotated[tuple[Unit, Unit], Strict(False)]
 Zone = Annotated[tuple[_Corner, ...], Strict(False), AfterValidator(_polygon)]
 """A polygon; the corners are x, y as shares (0..1) of the frame's width and height, from its top left."""
+
+
+def _two_points(points: tuple[Point, ...]) -> tuple[Point, ...]:
+    if len(points) != 2 or max(abs(a - b) for a, b in zip(*points, strict=True)) < 0.001:
+        raise ValueError("two different points, as [[0, 0.5], [1, 0.5]]")
+    return points
+
+
+Line = Annotated[tuple[_Corner, ...], Strict(False), AfterValidator(_two_points)]
+"""From one point to another, as shares like a zone's corners; "in" is from its left to its right, looking from the
+first point to the second."""
 
 _NumberAsText = BeforeValidator(lambda v: str(v) if isinstance(v, int) and not isinstance(v, bool) else v)
 
@@ -104,7 +117,9 @@ class Camera(Section):
     classes: ClassFilter | None = None
     """Default: those of `run`."""
     zones: dict[Annotated[str, AfterValidator(_name)], Zone] = Field(default_factory=dict, max_length=MOST_ZONES)
-    """Zones that must contain a box's bottom center for the box to count; default: anywhere."""
+    """Zones that must contain an object's anchor, its box's bottom center, for it to count; default: anywhere."""
+    lines: dict[Annotated[str, AfterValidator(_name)], Line] = Field(default_factory=dict, max_length=MOST_LINES)
+    """Lines [[x1, y1], [x2, y2]] at which crossings are counted; `in` is from left to right of it. Needs `tracking`."""
     transport: Literal["tcp", "udp"] = "tcp"
     """Transport of an RTSP stream."""
     frozen: Annotated[float, Field(ge=0, le=3600)] = 1.5
@@ -114,6 +129,16 @@ class Camera(Section):
         """Return whether both can share one open source."""
         keys = ("name", "source", "size", "fps", "transport", "frozen")
         return all(getattr(self, key) == getattr(other, key) for key in keys)
+
+
+def check_together(cameras: Sequence[Camera], *, tracking: bool) -> None:
+    """Raise ValueError if two cameras have the same name, or one has lines although objects are not tracked."""
+    names = [camera.name for camera in cameras]
+    if len(set(names)) < len(names):
+        raise ValueError(f"cameras of different names, found {', '.join(names)}")
+    counting = next((camera.name for camera in cameras if camera.lines), None)
+    if counting is not None and not tracking:
+        raise ValueError(f"tracking: bytetrack (or sort), since camera {counting} has lines")
 
 
 ONLY = "camera"

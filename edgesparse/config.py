@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from edgesparse.backend_table import BACKENDS
-from edgesparse.camera import MOST_CAMERAS, ClassFilter, Confidences, Source, of_sources
+from edgesparse.camera import MOST_CAMERAS, ClassFilter, Confidences, Source, check_together, of_sources
 from edgesparse.camera import ONLY as ONLY
 from edgesparse.camera import Camera as Camera
 from edgesparse.classes import named_classes
@@ -158,9 +158,7 @@ class Run(Section):
 
     @model_validator(mode="after")
     def _one_way(self) -> Run:
-        names = [camera.name for camera in self.cameras]
-        if len(set(names)) < len(names):
-            raise ValueError(f"cameras of different names, found {', '.join(names)}")
+        check_together(self.cameras, tracking=bool(self.tracking))
         if self.source is not None and self.cameras:
             raise ValueError("source or cameras, not both")
         return self

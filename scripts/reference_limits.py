@@ -30,7 +30,11 @@ TABLES: dict[str, list[tuple[str, str, str]]] = {
     "Files": [
         ("a recipe, settings, names", _size(strict_yaml.MOST_BYTES), "refused"),
         ("nesting and aliases in them", _DEEP, "refused"),
-        ("cameras", f"{camera.MOST_CAMERAS}, with {camera.MOST_ZONES} zones each", "refused"),
+        (
+            "cameras",
+            f"{camera.MOST_CAMERAS}, with {camera.MOST_ZONES} zones and {camera.MOST_LINES} lines each",
+            "refused",
+        ),
         ("corners of a zone", str(camera.MOST_CORNERS), "refused"),
         ("rules for events", str(events.MOST_RULES), "refused"),
         ("a token or password", _size(credentials.MAX_SECRET_BYTES), "refused"),

@@ -88,6 +88,10 @@ SQUARE = [[0, 0], [1, 0], [1, 1]]
         ({"zones": {"a": [[0, 0], [1, 1], [1, 0], [0, 1]]}}, "needed a polygon whose sides do not cross"),
         ({"zones": {"A b": SQUARE}}, "run.cameras.0.zones.A b"),
         ({"zones": SQUARE}, "run.cameras.0.zones: found"),
+        ({"lines": {"a": [[0, 0], [0, 0]]}}, "needed two different points"),
+        ({"lines": {"a": [[0, 0], [1, 0], [1, 1]]}}, "needed two different points, as [[0, 0.5], [1, 0.5]]"),
+        ({"lines": {"a": [[0, 0], [1, 1.1]]}}, "run.cameras.0.lines.a.1.1: found 1.1"),
+        ({"lines": {"a": [[0, 0], [1, 1]]}}, "needed tracking: bytetrack (or sort), since camera gate has lines"),
         ({"frozen": -1}, "run.cameras.0.frozen: found -1"),
     ],
 )

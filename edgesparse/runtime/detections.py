@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse.errors import BackendUnavailable
+from edgesparse.runtime.counts import Counts
 from edgesparse.runtime.masks import Mask
 from edgesparse.runtime.rotated import corners_of
 
@@ -25,7 +26,8 @@ class Detection:
 
     `name` is empty if the detector's class names are unknown, `zones` if the camera has none. `track_id` is None
     without tracking, -1 while the tracker has not confirmed the object. `mask`, `keypoints` [K, 3] and `rotated` [5]
-    are those of `Detections`, None if the detector has none.
+    are those of `Detections`, None if the detector has none. `dwell`: seconds that a tracked object has been in each of
+    `zones`.
     """
 
     xyxy: tuple[float, float, float, float]
@@ -37,6 +39,7 @@ class Detection:
     mask: Mask | None = None
     keypoints: NDArray[np.float32] | None = None
     rotated: NDArray[np.float32] | None = None
+    dwell: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,9 @@ class Detections:
     `xyxy`: float32 [n, 4], left, top, right, bottom in pixels of the image. `confidence`: float32 [n], 0..1.
     `class_id`: int64 [n]. `zones`, for a camera with zones: the names of the zones that each box is in. `track_id`:
     int64 [n] with tracking, constant from frame to frame of a camera, -1 while the tracker has not confirmed the
-    object. `classes`: the names of all classes that the detector knows, by class id.
+    object. `classes`: the names of all classes that the detector knows, by class id. `dwell`, with zones and tracking:
+    for how many seconds each object has been in each of its `zones`. `counts`, for a camera with zones or lines: where
+    these are, and what was counted there so far.
 
     If the detector reports them: `masks`: the pixels of each object, as run lengths. `keypoints`: float32 [n, K, 3], x
     and y in pixels of the image and confidence 0..1 of each of K points. `rotated`: float32 [n, 5], x and y of the
@@ -63,6 +68,17 @@ class Detections:
     masks: tuple[Mask, ...] | None = None
     keypoints: NDArray[np.float32] | None = None
     rotated: NDArray[np.float32] | None = None
+    dwell: tuple[tuple[float, ...], ...] | None = None
+    counts: Counts | None = None
+
+    @property
+    def anchors(self) -> NDArray[np.float32]:
+        """The points by which zones and lines judge, float32 [n, 2], x and y in pixels: the bottom center of each box,
+        where people and vehicles touch the ground; the center of a rotated box, since those are seen from above.
+        """
+        if self.rotated is not None:
+            return self.rotated[:, :2]
+        return np.column_stack([self.xyxy[:, [0, 2]].mean(axis=1), self.xyxy[:, 3]])
 
     @property
     def corners(self) -> NDArray[np.float32] | None:
@@ -98,6 +114,8 @@ class Detections:
             None if self.masks is None else tuple(self.masks[row] for row in rows.tolist()),
             None if self.keypoints is None else self.keypoints[rows],
             None if self.rotated is None else self.rotated[rows],
+            None if self.dwell is None else tuple(self.dwell[row] for row in rows.tolist()),
+            self.counts,
         )
 
     def _detection(self, row: int) -> Detection:
@@ -108,8 +126,9 @@ class Detections:
         box = (left, top, right, bottom)
         name, confidence = self._name(class_id), float(self.confidence[row])
         mask = None if self.masks is None else self.masks[row]
-        rest = (None if values is None else values[row] for values in (self.keypoints, self.rotated))
-        return Detection(box, confidence, class_id, name, zones, track_id, mask, *rest)
+        keypoints, rotated = (None if values is None else values[row] for values in (self.keypoints, self.rotated))
+        dwell = () if self.dwell is None else self.dwell[row]
+        return Detection(box, confidence, class_id, name, zones, track_id, mask, keypoints, rotated, dwell)
 
     def __iter__(self) -> Iterator[Detection]:
         return map(self._detection, range(len(self)))

@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -20,7 +20,7 @@ from pydantic import Field
 
 from edgesparse.runtime.detections import Detections
 from edgesparse.stream.frames import Frame, Image
-from edgesparse.stream.sinks.draw import Polygon, draw, draw_zones
+from edgesparse.stream.sinks.draw import draw, draw_counts
 from edgesparse.supervised import Supervised
 from edgesparse.values import Section
 
@@ -90,8 +90,6 @@ class SnapshotEncoder:
         self.names = names
         self.paused = False
         """Whether encoding is suspended because memory is low."""
-        self.zones: Mapping[str, Mapping[str, Polygon]] = {}
-        """Each camera's zones, which are drawn."""
         self.listeners: tuple[Listener, ...] = ()
         self.continuous = False
         """Whether snapshots of all cameras are encoded, viewed or not."""
@@ -193,7 +191,8 @@ class SnapshotEncoder:
             image, detections, time_ns = self._scaled(buffer.image), buffer.detections, buffer.time_ns
             requested, buffer.requested_image = buffer.requested_image, False
             scale = image.shape[1] / buffer.image.shape[1]
-        draw_zones(image, self.zones.get(camera, {}))
+        if detections.counts is not None:
+            draw_counts(image, detections.counts)
         draw(image, detections, self.names, scale=scale)
         ok, jpeg = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, self._settings.quality))
         if not ok:

@@ -14,11 +14,13 @@ from edgesparse.config import ONLY, Camera, Run
 from edgesparse.redaction import redact
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import for_tracker, thresholds
+from edgesparse.stream.counter import Counter
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.sources.base import Source, State
 from edgesparse.stream.sources.open import open_source
+from edgesparse.stream.summary import CameraCounts
+from edgesparse.stream.totals import Totals, totals
 from edgesparse.stream.tracks import Tracks
-from edgesparse.stream.zones import Zones
 
 
 @dataclass
@@ -71,12 +73,17 @@ class Feed:
         own = thresholds(run.seen_by(settings), names, f"run.cameras.{settings.name}")
         shared = not run.cameras and settings.conf is None and settings.classes is None
         self._thresholds = None if shared else for_tracker(own, run)
-        self._zones = Zones(settings.zones) if settings.zones else None
+        self._names = tuple(names)
+        former = like if like is not None and like._names == self._names else None
+        self.counter: Counter | None = None
+        """None without zones and lines."""
+        if settings.zones or settings.lines:
+            self.counter = Counter(settings, tracked=bool(run.tracking), like=former.counter if former else None)
         self._tracks: Tracks | None = None
         self._strong = own if run.tracking == "bytetrack" else None
         """The thresholds of what counts by itself; the detector returns weaker detections too."""
         if run.tracking:
-            self._tracks = (like and like._tracks) or Tracks()
+            self._tracks = (former and former._tracks) or Tracks()
         self._period_ns = int(1e9 / settings.rate) if settings.rate else 0
         self.due_ns = 0
         """When the next frame may be taken."""
@@ -101,13 +108,17 @@ class Feed:
         self.status.frames += 1
         if self._thresholds is not None and len(detections):
             detections = detections[detections.confidence >= self._thresholds[detections.class_id]]
-        if self._zones is not None:
-            detections = self._zones.inside(detections, frame.image.shape[1], frame.image.shape[0])
-        if self._tracks is None:
-            return detections
-        if self._strong is None:
-            return self._tracks.follow(detections)
-        return self._tracks.follow(detections, detections.confidence < self._strong[detections.class_id])
+        if self._tracks is not None:
+            weak = None if self._strong is None else detections.confidence < self._strong[detections.class_id]
+            detections = self._tracks.follow(detections, weak)
+        return detections if self.counter is None else self.counter.count(frame, detections)
+
+    def summary(self) -> CameraCounts:
+        """Return the camera's part in a run so far."""
+        status, counted = self.status, Totals()
+        if self.counter is not None and self.counter.counts.tracked:
+            counted = totals(self.counter.counts, self._names)
+        return CameraCounts(status.name, status.frames, status.dropped, status.reopened, counted)
 
     def update(self, paused_ns: int | None = None) -> None:
         """Update the status, and let the source detect a stall. `paused_ns`: since when the camera is paused."""

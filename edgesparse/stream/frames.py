@@ -36,3 +36,9 @@ class Frame:
     """Nanoseconds from the start of the video; None for cameras and images."""
     live: bool = False
     """Whether `time_ns` is the time of capture by a camera."""
+
+    @property
+    def clock_ns(self) -> int:
+        """The frame's time for durations: its position in a video, which may be read faster than it plays, else
+        `time_ns`."""
+        return self.time_ns if self.position_ns is None else self.position_ns

@@ -19,7 +19,7 @@ from edgesparse.stream.interrupts import Interrupts
 from edgesparse.stream.sinks.base import Sink
 from edgesparse.stream.sources.base import Source
 from edgesparse.stream.summary import ALL_STAGES as ALL_STAGES
-from edgesparse.stream.summary import CameraCounts, Record
+from edgesparse.stream.summary import Record
 from edgesparse.stream.summary import Summary as Summary
 
 UPDATE_NS = 250_000_000
@@ -275,8 +275,8 @@ class Loop(Closing):
 
     def _summary(self, ended: str) -> Summary:
         self._update_feeds()
-        statuses, live = [feed.status for feed in self.feeds], any(feed.source.live for feed in self.feeds)
-        cameras = [CameraCounts(s.name, s.frames, s.dropped, s.reopened) for s in statuses]
+        live = any(feed.source.live for feed in self.feeds)
+        cameras = [feed.summary() for feed in self.feeds]
         summary = self._record.summary(cameras, live, ended, self._detector.notice)
         return replace(summary, invalid_boxes=dict(self._detector.faults))
 

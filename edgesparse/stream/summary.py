@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse import device
 from edgesparse.runtime.detector import STAGES
+from edgesparse.stream.totals import Totals
 
 ALL_STAGES = ("capture", *STAGES, "sinks")
 _KEPT = 1 << 16
@@ -58,9 +60,26 @@ class CameraCounts:
     frames: int
     dropped: int
     reopened: int
+    counted: Totals = field(default_factory=dict)
+    """What was counted at its lines and in its zones; empty if it has none, or without tracking."""
 
     def __str__(self) -> str:
         return f"{self.name:<12}{self.frames} frames, {self.dropped} dropped, {self.reopened} reopened"
+
+    def rows(self) -> Iterator[str]:
+        """Yield a line of text per line and zone."""
+        for name, line in self.counted.get("lines", {}).items():
+            into, out = line["in"], line["out"]
+            yield f"{self.name}, line {name}: {into['total']} in{_of(into)}, {out['total']} out{_of(out)}"
+        for name, zone in self.counted.get("zones", {}).items():
+            entered, left, seconds = zone["entered"], zone["left"]["total"], zone["seconds"]["total"]
+            mean = f", {seconds / left:.1f} s on average" if left else ""
+            yield f"{self.name}, zone {name}: {entered['total']} entered{_of(entered)}, {left} left{mean}"
+
+
+def _of(part: Mapping[str, Any]) -> str:
+    classes = ", ".join(f"{count} {name}" for name, count in part["classes"].items())
+    return f" ({classes})" if classes else ""
 
 
 @dataclass
@@ -93,6 +112,7 @@ class Summary:
                 f"{'milliseconds':<12}{'p50':>9}{'p90':>9}{'p99':>9}",
                 *rows,
                 *(str(counts) for counts in self.cameras.values() if len(self.cameras) > 1),
+                *(row for counts in self.cameras.values() for row in counts.rows()),
                 f"{self.frames} frames, {self.fps:.1f} per second, {self.dropped} dropped, {self.reopened} reopened, "
                 f"peak memory {self.peak_memory_mb:.0f} MB; {self.ended}",
                 f"{self.detections} detections{': ' if classes else ''}{classes}",

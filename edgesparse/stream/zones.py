@@ -1,14 +1,16 @@
-"""Zones: the parts of a frame in which detections count."""
+"""Zones: the parts of a frame in which detections count, and how long objects stay there."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from edgesparse.runtime.detections import Detections
+OUTSIDE_NS = 1_000_000_000
+"""How long an object must be outside before its stay has ended, so that one on the border does not come and go."""
 
 
 class Zones:
@@ -17,15 +19,30 @@ class Zones:
     def __init__(self, polygons: Mapping[str, Sequence[tuple[float, float]]]) -> None:
         self._polygons = {name: np.array(corners, np.float32) for name, corners in polygons.items()}
 
-    def inside(self, detections: Detections, width: int, height: int) -> Detections:
-        """Return the detections whose bottom center is inside a zone or on its border, with its name."""
-        boxes = detections.xyxy
-        feet = np.stack([(boxes[:, 0] + boxes[:, 2]) / (2 * width), boxes[:, 3] / height], axis=1)
-        zones = [self._zones_at(float(x), float(y)) for x, y in feet]
-        kept = detections[np.array([bool(names) for names in zones], bool)]
-        return replace(kept, zones=tuple(names for names in zones if names))
+    def containing(self, points: NDArray[Any]) -> list[tuple[str, ...]]:
+        """Return the names of the zones that each of `points` [n, 2], relative like the corners, is in or on the border
+        of."""
+        return [
+            tuple(name for name, corners in self._polygons.items() if cv2.pointPolygonTest(corners, point, False) >= 0)
+            for point in points.tolist()
+        ]
 
-    def _zones_at(self, x: float, y: float) -> tuple[str, ...]:
-        return tuple(
-            name for name, corners in self._polygons.items() if cv2.pointPolygonTest(corners, (x, y), False) >= 0
-        )
+
+class Presence:
+    """One object's stay in one zone; times are those of frames."""
+
+    __slots__ = ("_began_ns", "_inside_ns")
+
+    def __init__(self, now_ns: int) -> None:
+        self._began_ns = self._inside_ns = now_ns
+
+    def see(self, now_ns: int, inside: bool) -> bool:
+        """Take the object's next sighting. Returns whether the stay has ended."""
+        if inside:
+            self._inside_ns = now_ns
+        return now_ns - self._inside_ns > OUTSIDE_NS
+
+    @property
+    def seconds(self) -> float:
+        """How long the object has been inside, up to when it was last seen there."""
+        return (self._inside_ns - self._began_ns) / 1e9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgesparse.runtime.counts import Counts, Crossing
 from edgesparse.runtime.detections import Detections
-from edgesparse.stream.sinks.draw import PALETTE, _readable_on, class_name, draw
+from edgesparse.stream.frames import Frame
+from edgesparse.stream.sinks.draw import LINE, PALETTE, ZONE, Canvas, _readable_on, class_name, draw, draw_counts
 
 NAMES = ["person", "bicycle"]
 
@@ -92,3 +95,33 @@ def test_consecutive_colors_differ_and_labels_contrast() -> None:
 
 def test_a_class_without_a_name_is_its_number() -> None:
     assert [class_name(NAMES, number) for number in (0, 1, 2, -1)] == ["person", "bicycle", "2", "-1"]
+
+
+def test_zones_and_lines_are_drawn_with_an_arrow_to_where_in_is() -> None:
+    image = np.zeros((400, 600, 3), np.uint8)
+    zones = {"hall": ((0.1, 0.1), (0.3, 0.1), (0.3, 0.3), (0.1, 0.3))}
+    draw_counts(image, Counts({"door": ((0.2, 0.6), (0.8, 0.6))}, zones))
+    green, yellow = (np.abs(image.astype(int) - color).max(2) < 60 for color in (LINE, ZONE))
+    assert green[239, 130:470].all() and yellow[40:120, 60].all()
+    assert green[250:270, 280:320].any() and not green[205:230, 280:320].any(), "below, at the line's right"
+
+
+def test_what_was_counted_is_drawn_and_changes_the_label() -> None:
+    counts = Counts({"door": ((0.2, 0.6), (0.8, 0.6))}, tracked=True)
+    crossed = counts.after((Crossing("door", "in", 1, 0),), (), ())
+    empty = Detections.none()
+    frame = Frame(np.zeros((400, 600, 3), np.uint8), 0, 0, "x")
+    images = [
+        Canvas(NAMES).annotated(frame, Detections(empty.xyxy, empty.confidence, empty.class_id, counts=of))
+        for of in (counts, crossed)
+    ]
+    changed = np.argwhere((images[0] != images[1]).any(2))
+    assert 0 < len(changed) < 200 and (changed[:, 0] < 240).all(), "one digit, above the line"
+
+
+def test_the_number_of_an_object_and_its_seconds_in_a_zone_are_drawn() -> None:
+    plain = boxes((100, 200, 300, 400, 0.9, 1))
+    tracked = replace(plain, track_id=np.array([7]))
+    staying = replace(tracked, zones=(("hall",),), dwell=((12.3,),))
+    widths = [int((drawn(480, 640, detections)[190] != 128).any(1).sum()) for detections in (plain, tracked, staying)]
+    assert widths == sorted(set(widths)), "each label is longer"

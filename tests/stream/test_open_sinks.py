@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from edgesparse.errors import SinkError
+from edgesparse.runtime.counts import Counts, Crossing, Stay
 from edgesparse.runtime.detections import Detections
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.sinks.base import Sink
@@ -138,3 +140,27 @@ def test_lines_have_zones_and_tracks(tmp_path: Path) -> None:
     (line,) = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
     assert [(box["zones"], box["track"]) for box in line["detections"]] == [(["door"], None), (["door", "hall"], 7)]
     assert "camera" not in line
+
+
+def test_lines_have_what_was_counted_in_the_frame_and_the_totals(tmp_path: Path) -> None:
+    counts = Counts({"way": ((0, 0), (1, 1))}, {"hall": ((0, 0), (1, 0), (1, 1))}, tracked=True)
+    before = counts.after((), (Stay("hall", 7, 1),), ())
+    crossed = before.after((Crossing("way", "out", 7, 1),), (), (Stay("hall", 7, 1, 2.5),))
+    detections = [
+        replace(DETECTIONS, zones=(("hall",),), dwell=((1.25,),), counts=of) for of in (counts, before, crossed)
+    ]
+    with open_sinks(NAMES, jsonl=str(tmp_path / "out.jsonl")) as (sink,):
+        for index, of in enumerate(detections):
+            sink.write(frame(index), of)
+    nothing, entered, left = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    assert "counted" not in nothing
+    assert [box.get("dwell") for box in nothing["detections"]] == [{"hall": 1.25}]
+    who = {"track": 7, "class_id": 1, "class": "dog"}
+    assert entered["counted"]["entered"] == [{"zone": "hall", **who}] and "left" not in entered["counted"]
+    assert left["counted"]["crossings"] == [{"line": "way", "direction": "out", **who}]
+    assert left["counted"]["left"] == [{"zone": "hall", **who, "seconds": 2.5}]
+    once, never = {"total": 1, "classes": {"dog": 1}}, {"total": 0, "classes": {}}
+    assert left["counted"]["totals"] == {
+        "lines": {"way": {"in": never, "out": once}},
+        "zones": {"hall": {"entered": once, "left": once, "seconds": {"total": 2.5, "classes": {"dog": 2.5}}}},
+    }

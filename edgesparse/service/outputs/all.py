@@ -79,7 +79,6 @@ class Outputs(Sink):
         self._settings = settings
         scene = replace(scene, rules=settings.events)
         self._scene = scene
-        self.snapshots.zones = {camera.name: camera.zones for camera in scene.cameras}
         for output in self._open.values():
             output.scene(scene)
 

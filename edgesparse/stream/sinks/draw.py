@@ -1,13 +1,15 @@
-"""Draws boxes and labels on images, scaled to the image size."""
+"""Draws boxes and labels, zones and lines on images, scaled to the image size."""
 
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+from edgesparse.runtime.counts import DIRECTIONS, Counts, Polygon
 from edgesparse.runtime.detections import Detections
 from edgesparse.stream.frames import Frame, Image
 from edgesparse.stream.sinks.shapes import Shapes
@@ -15,10 +17,8 @@ from edgesparse.stream.sinks.shapes import Shapes
 Color = tuple[int, int, int]
 """Blue, green, red, 0..255."""
 
-Polygon = Sequence[tuple[float, float]]
-"""Corners x, y as shares of the width and height."""
-
 ZONE: Color = (0, 215, 255)
+LINE: Color = (80, 230, 60)
 _GOLDEN = 0.618034
 
 
@@ -59,20 +59,47 @@ def draw(
         color = palette[class_id % len(palette)]
         if shapes.draw(image, detections, number, color, thickness, scale):
             cv2.rectangle(image, (left, top), (right, bottom), color, thickness, cv2.LINE_AA)
-        track = -1 if detections.track_id is None else int(detections.track_id[number])
-        text = f"{class_name(names, class_id)}{f' #{track}' if track >= 0 else ''} {detections.confidence[number]:.2f}"
-        _label(image, text, left, top, color, thickness)
+        _label(image, _words(detections, number, names), left, top, color, thickness)
 
 
-def draw_zones(image: Image, zones: Mapping[str, Polygon]) -> None:
-    """Draw the outline and the name of each zone into `image`, BGR uint8 [H, W, 3], in place."""
-    height, width = image.shape[:2]
-    thickness = max(1, round(min(height, width) / 320))
-    for name, corners in zones.items():
-        points = np.round(np.array(corners) * (width - 1, height - 1)).astype(np.int32)
+def _words(detections: Detections, number: int, names: Sequence[str]) -> str:
+    """Return the label of a detection: class, number of the object, confidence, and seconds in its zone."""
+    track = -1 if detections.track_id is None else int(detections.track_id[number])
+    dwell = detections.dwell[number] if detections.dwell is not None else ()
+    words = [class_name(names, int(detections.class_id[number]))]
+    words += [f"#{track}"] if track >= 0 else []
+    words += [f"{detections.confidence[number]:.2f}"]
+    words += [f"{max(dwell):.0f} s"] if dwell else []
+    return " ".join(words)
+
+
+def draw_counts(image: Image, counts: Counts) -> None:
+    """Draw zones and lines with their names and what was counted there into `image`, BGR uint8 [H, W, 3], in place.
+
+    The arrow at a line points in the direction that counts as `in`.
+    """
+    thickness = max(1, round(min(image.shape[:2]) / 320))
+    for name, corners in counts.zones.items():
+        points = _pixels(image, corners)
         cv2.polylines(image, [points], True, ZONE, thickness, cv2.LINE_AA)
         left, top = points.min(axis=0)
-        _label(image, name, int(left), int(top), ZONE, thickness)
+        text = f"{name} {sum(counts.entries_of(name).values())} entered" if counts.tracked else name
+        _label(image, text, int(left), int(top), ZONE, thickness)
+    for name, ends in counts.lines.items():
+        first, second = _pixels(image, ends)
+        cv2.line(image, first.tolist(), second.tolist(), LINE, 2 * thickness, cv2.LINE_AA)
+        middle, (dx, dy) = (first + second) / 2, second - first
+        tip = middle + np.array([-dy, dx]) * (0.06 * min(image.shape[:2]) / max(1.0, float(np.hypot(dx, dy))))
+        start, end = np.rint([middle, tip]).astype(int).tolist()
+        cv2.arrowedLine(image, start, end, LINE, 2 * thickness, cv2.LINE_AA, tipLength=0.4)
+        into, out = (sum(counts.crossings_of(name, direction).values()) for direction in DIRECTIONS)
+        _label(image, f"{name} {into} in {out} out", int(first[0]), int(first[1]), LINE, thickness)
+
+
+def _pixels(image: Image, points: Polygon) -> NDArray[np.int32]:
+    height, width = image.shape[:2]
+    pixels: NDArray[np.int32] = np.round(np.array(points) * (width - 1, height - 1)).astype(np.int32)
+    return pixels
 
 
 def class_name(names: Sequence[str], class_id: int) -> str:
@@ -109,9 +136,12 @@ class Canvas:
         self._shapes = Shapes()
 
     def annotated(self, frame: Frame, detections: Detections) -> Image:
-        """Return a copy of the frame's image with its detections, BGR uint8 [H, W, 3]; valid until the next call."""
+        """Return a copy of the frame's image, BGR uint8 [H, W, 3], with detections, zones and lines; valid until the
+        next call."""
         if self._image.shape != frame.image.shape:
             self._image = np.empty_like(frame.image)
         np.copyto(self._image, frame.image)
+        if detections.counts is not None:
+            draw_counts(self._image, detections.counts)
         draw(self._image, detections, self._names, shapes=self._shapes)
         return self._image

@@ -17,6 +17,7 @@ from edgesparse.stream.frames import Frame
 from edgesparse.stream.sinks.base import Sink
 from edgesparse.stream.sinks.draw import class_name
 from edgesparse.stream.sinks.writing import failing, refuse_existing
+from edgesparse.stream.totals import totals
 
 
 class JsonLines(Sink):
@@ -76,6 +77,9 @@ def frame_record(frame: Frame, detections: Detections, names: Sequence[str]) -> 
 
     If the detector reports them: `polygons`, the outlines of an object's mask, each a list of [x, y]; `keypoints`, a
     list of [x, y, confidence]; `rotated_box`, the center's x and y, width, height and the angle in radians.
+
+    If objects are tracked: `dwell`, the seconds that an object has been in each of its zones, and, in a frame in which
+    something was counted, `counted`: the `crossings` of lines, what `entered` and `left` zones, and the `totals`.
     """
     height, width = frame.image.shape[:2]
     return {
@@ -100,6 +104,7 @@ def frame_record(frame: Frame, detections: Detections, names: Sequence[str]) -> 
                 zip(detections.xyxy, detections.confidence, detections.class_id, strict=True)
             )
         ],
+        **_counted(detections, names),
     }
 
 
@@ -133,4 +138,26 @@ def _zones_and_track(detections: Detections, number: int) -> dict[str, object]:
     if detections.track_id is not None:
         track = int(detections.track_id[number])
         values["track"] = track if track >= 0 else None
+    if detections.zones and detections.dwell and detections.dwell[number]:
+        times = zip(detections.zones[number], detections.dwell[number], strict=True)
+        values["dwell"] = {zone: round(seconds, 3) for zone, seconds in times}
     return values
+
+
+def _counted(detections: Detections, names: Sequence[str]) -> dict[str, object]:
+    """Return what was counted in this frame, and the totals; nothing if nothing was."""
+    counts = detections.counts
+    if counts is None or not counts.changed:
+        return {}
+
+    def of(track_id: int, class_id: int) -> dict[str, object]:
+        return {"track": track_id, "class_id": class_id, "class": class_name(names, class_id)}
+
+    crossings = [{"line": c.line, "direction": c.direction, **of(c.track_id, c.class_id)} for c in counts.crossings]
+    entered = [{"zone": stay.zone, **of(stay.track_id, stay.class_id)} for stay in counts.entries]
+    left = [
+        {"zone": stay.zone, **of(stay.track_id, stay.class_id), "seconds": round(stay.seconds, 3)}
+        for stay in counts.exits
+    ]
+    happened = {"crossings": crossings, "entered": entered, "left": left}
+    return {"counted": {**{key: values for key, values in happened.items() if values}, "totals": totals(counts, names)}}

@@ -1,0 +1,155 @@
+"""Counts the tracked objects of one camera: crossings of its lines, stays in its zones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from edgesparse.camera import Camera
+from edgesparse.runtime.counts import Counts, Crossing, Stay
+from edgesparse.runtime.detections import Detections
+from edgesparse.stream.frames import Frame
+from edgesparse.stream.lines import LEAST_MARGIN, MARGIN, Passage, PlacedLine
+from edgesparse.stream.tracks import MOST_MISSED
+from edgesparse.stream.zones import Presence, Zones
+
+MOST_GAP_NS = 30_000_000_000
+"""Frames further apart than this are not connected: stays end, and no line is crossed between them."""
+
+
+@dataclass(slots=True)
+class _Object:
+    """What is known of a tracked object."""
+
+    track_id: int
+    class_id: int
+    seen: int = 0
+    """The number of the frame that last showed it."""
+    passages: dict[str, Passage] = field(default_factory=dict)
+    presences: dict[str, Presence] = field(default_factory=dict)
+
+
+class Counter:
+    """Counts per line and direction, per zone, and per class. Used from the frame loop's thread.
+
+    `tracked`: whether objects are tracked; otherwise zones only select. `like`: the counter whose counts of lines and
+    zones that have not changed are continued with the first frame.
+    """
+
+    def __init__(self, camera: Camera, *, tracked: bool, like: Counter | None = None) -> None:
+        self.counts = Counts(camera.lines, camera.zones, tracked)
+        """Up to the newest frame."""
+        self._zones = Zones(camera.zones)
+        self._like = like
+        self._objects: dict[int, _Object] = {}
+        self._placed: dict[str, PlacedLine] = {}
+        self._size = (0, 0)
+        self._frame = self._now_ns = 0
+
+    def count(self, frame: Frame, detections: Detections) -> Detections:
+        """Return the detections that count, with their zones, how long they have been there, and the counts.
+
+        If there are zones, only detections in one of them count, and those that cross a line in this frame.
+        """
+        exits = self._begin(frame)
+        zones = self._zones.containing(detections.anchors / np.array(self._size, np.float32))
+        dwell: list[tuple[float, ...]] = [()] * len(detections)
+        crossings: list[Crossing] = []
+        entries: list[Stay] = []
+        if self.counts.tracked and detections.track_id is not None:
+            anchors, margins = detections.anchors.tolist(), self._margins(detections)
+            for row in np.flatnonzero(detections.track_id >= 0).tolist():
+                track_id = int(detections.track_id[row])
+                known = self._objects.setdefault(track_id, _Object(track_id, int(detections.class_id[row])))
+                known.seen = self._frame
+                crossings += self._crossings(known, anchors[row], margins[row])
+                entries += self._entries(known, zones[row])
+                exits += self._exits(known, zones[row])
+                dwell[row] = tuple(known.presences[zone].seconds for zone in zones[row])
+            exits += self._forget(MOST_MISSED)
+        self.counts = self.counts.after(tuple(crossings), tuple(entries), tuple(exits))
+        return self._select(replace(detections, counts=self.counts), zones, dwell)
+
+    def _begin(self, frame: Frame) -> list[Stay]:
+        """Continue what is continued. Returns the stays that end because the frame is not connected with the last."""
+        if self._like is not None:
+            self._continue(self._like)
+        height, width = frame.image.shape[:2]
+        if (width, height) != self._size:
+            self._place(width, height)
+            for known in self._objects.values():
+                known.passages.clear()
+        connected = 0 <= frame.clock_ns - self._now_ns <= MOST_GAP_NS
+        self._frame, self._now_ns = self._frame + 1, frame.clock_ns
+        return [] if connected else list(self._forget(0))
+
+    def _place(self, width: int, height: int) -> None:
+        self._size = width, height
+        self._placed = {name: PlacedLine.of(points, width, height) for name, points in self.counts.lines.items()}
+
+    def _continue(self, like: Counter) -> None:
+        """Take the counts and objects of another counter, as far as lines and zones are the same."""
+        self._like = None
+        if like._like is not None:
+            like._continue(like._like)
+        now, before = self.counts, like.counts
+        if not (now.tracked and before.tracked):
+            return
+        lines = {name for name, points in now.lines.items() if before.lines.get(name) == points}
+        zones = {name for name, corners in now.zones.items() if before.zones.get(name) == corners}
+        self.counts = replace(
+            now,
+            crossed={key: count for key, count in before.crossed.items() if key[0] in lines},
+            entered={key: count for key, count in before.entered.items() if key[0] in zones},
+            left={key: ended for key, ended in before.left.items() if key[0] in zones},
+        )
+        self._objects = like._objects
+        self._place(*like._size)
+        self._frame, self._now_ns = like._frame, like._now_ns
+        for known in self._objects.values():
+            known.passages = {name: passage for name, passage in known.passages.items() if name in lines}
+            known.presences = {name: stay for name, stay in known.presences.items() if name in zones}
+
+    def _margins(self, detections: Detections) -> list[float]:
+        """Return the distance in pixels beyond a line from which on each object is clearly on that side."""
+        sides = (detections.xyxy[:, 2:] - detections.xyxy[:, :2]).max(axis=1, initial=0.0)
+        margins: list[float] = np.maximum(sides * MARGIN, LEAST_MARGIN * self._size[1]).tolist()
+        return margins
+
+    def _crossings(self, known: _Object, anchor: Sequence[float], margin: float) -> Iterator[Crossing]:
+        for name, line in self._placed.items():
+            passage = known.passages.setdefault(name, Passage())
+            if (direction := passage.step(*line.locate(anchor[0], anchor[1]), margin)) is not None:
+                yield Crossing(name, direction, known.track_id, known.class_id)
+
+    def _entries(self, known: _Object, zones: Sequence[str]) -> Iterator[Stay]:
+        for zone in zones:
+            if zone not in known.presences:
+                known.presences[zone] = Presence(self._now_ns)
+                yield Stay(zone, known.track_id, known.class_id)
+
+    def _exits(self, known: _Object, zones: Sequence[str]) -> Iterator[Stay]:
+        for zone, presence in list(known.presences.items()):
+            if presence.see(self._now_ns, zone in zones):
+                del known.presences[zone]
+                yield Stay(zone, known.track_id, known.class_id, presence.seconds)
+
+    def _forget(self, missed: int) -> Iterator[Stay]:
+        """Forget objects that were not seen in more than `missed` frames before this one, and end their stays."""
+        for known in [known for known in self._objects.values() if self._frame - known.seen > missed]:
+            del self._objects[known.track_id]
+            for zone, presence in known.presences.items():
+                yield Stay(zone, known.track_id, known.class_id, presence.seconds)
+
+    def _select(
+        self, detections: Detections, zones: list[tuple[str, ...]], dwell: list[tuple[float, ...]]
+    ) -> Detections:
+        if not self.counts.zones:
+            return detections
+        kept = np.array([bool(names) for names in zones], bool)
+        if self.counts.crossings and detections.track_id is not None:
+            kept |= np.isin(detections.track_id, [crossing.track_id for crossing in self.counts.crossings])
+        times = tuple(dwell) if self.counts.tracked else None
+        return replace(detections, zones=tuple(zones), dwell=times)[kept]
