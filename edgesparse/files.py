@@ -74,6 +74,22 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
+def create(path: Path, data: bytes, mode: int) -> None:
+    """Create a file with these permissions, whole and on disk. Raises FileExistsError if it exists, OSError."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.unlink(missing_ok=True)
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(part, path)  # unlike a rename, this keeps a file that another process created meanwhile
+        sync_folder(path.parent)
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
 @contextmanager
 def replacing(path: Path, mode: int = 0o666, synced: bool = False) -> Iterator[BinaryIO]:
     """Yield a new file that replaces `path` at the end of the block, unless that raises.
@@ -102,6 +118,14 @@ def replace_text(path: Path, text: str, mode: int = 0o666, synced: bool = False)
     """Replace a file by this text in UTF-8, as `replacing` does. Raises OSError."""
     with replacing(path, mode, synced) as file:
         file.write(text.encode())
+
+
+def make_folder(path: Path, mode: int = 0o777) -> None:
+    """Create a folder and its missing parents, and sync their names to disk. `mode`: of `path`. Raises OSError."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(mode, parents=True, exist_ok=True)
+    for folder in missing:
+        sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:

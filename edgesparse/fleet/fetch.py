@@ -23,8 +23,8 @@ from urllib.request import HTTPRedirectHandler, Request
 
 from edgesparse.closing import Closing
 from edgesparse.deadline import Deadline, build_opener
-from edgesparse.errors import DeployError
-from edgesparse.fleet.bundle import BLOCK, MOST_MANIFEST, Head, read_head
+from edgesparse.errors import DeployError, SignatureError
+from edgesparse.fleet.bundle import BLOCK, MOST_MANIFEST, Head, read_head, verify
 from edgesparse.fleet.keys import PublicKey
 from edgesparse.fleet.slots import FETCHED
 from edgesparse.progress import Progress
@@ -113,6 +113,22 @@ class Download(BundleSource):
         return max(self.head.end - _size(self._part(root)), 0)
 
     def complete(self, root: Path, progress: Progress) -> BinaryIO:
+        resumed = _size(self._part(root)) > 0
+        self._fetch(root, progress)
+        if resumed and not self._is_whole(root):
+            self.forget(root)  # a power cut can leave a part of the right length with other bytes
+            self._fetch(root, progress)
+        return self._part(root).open("rb")
+
+    def _is_whole(self, root: Path) -> bool:
+        with self._part(root).open("rb") as file:
+            try:
+                verify(file, self.head, self.where)
+            except SignatureError:
+                return False
+        return True
+
+    def _fetch(self, root: Path, progress: Progress) -> None:
         part = self._part(root)
         part.parent.mkdir(exist_ok=True)
         for other in part.parent.iterdir():
@@ -128,7 +144,6 @@ class Download(BundleSource):
                 raise DeployError(f"cannot fetch {self.where}: {why}; {size} of {self.head.end} bytes are kept")
             if why:
                 time.sleep(PAUSE * 2**fruitless / 2)
-        return part.open("rb")
 
     def forget(self, root: Path) -> None:
         self._part(root).unlink(missing_ok=True)

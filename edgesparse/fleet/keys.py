@@ -11,14 +11,13 @@ import os
 import re
 import stat
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
 
 from edgesparse.errors import BackendUnavailable, ConfigError, SignatureError
-from edgesparse.files import Check, foreign_owner, read_checked
+from edgesparse.files import Check, create, foreign_owner, read_checked
 
 try:
     from cryptography.exceptions import InvalidSignature
@@ -207,17 +206,10 @@ def _pem(data: bytes) -> bytes:
 
 def _write(path: Path, text: str, mode: int) -> None:
     """Create a file atomically, without ever overwriting one."""
-    part = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
-            file.write(text)
-            os.fsync(file.fileno())
-        os.link(part, path)
+        create(path, text.encode(), mode)
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        with suppress(OSError):
-            part.unlink()
 
 
 def _today() -> date:

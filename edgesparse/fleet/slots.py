@@ -24,7 +24,7 @@ from typing import Any
 
 from edgesparse.device import STATE
 from edgesparse.errors import DeployError
-from edgesparse.files import set_aside, sync, sync_folder
+from edgesparse.files import make_folder, set_aside, sync, sync_folder
 from edgesparse.fleet.history import append_history, read_history
 from edgesparse.fleet.owner import as_owner
 from edgesparse.fleet.state import DamagedState, Journal, SlotRecord, read_state, usable_state, write_state
@@ -123,7 +123,7 @@ class Root:
         files are set aside first and recorded in the history.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
             descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             raise DeployError(f"cannot use {self.path}: {error.strerror}: name another folder with --root") from None

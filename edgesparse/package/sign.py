@@ -12,11 +12,12 @@ import hmac
 import os
 import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from edgesparse.device import STATE, state_folder
 from edgesparse.errors import SignatureError
-from edgesparse.files import foreign_owner, read_checked
+from edgesparse.files import create, foreign_owner, make_folder, read_checked
 
 
 def mac(data: bytes) -> str:
@@ -42,18 +43,10 @@ def create_key() -> bytes:
     if (key := _read()) is not None:
         return key
     path = _path()
-    part = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(32))
-            os.fsync(file.fileno())
-        try:
-            os.link(part, path)  # unlike a rename, this keeps a key that another process created meanwhile
-        except FileExistsError:
-            pass
-        finally:
-            part.unlink()
+        make_folder(path.parent, 0o700)
+        with suppress(FileExistsError):
+            create(path, secrets.token_bytes(32), 0o600)
     except OSError as error:
         raise SignatureError(
             f"cannot create this device's key {path}: {error.strerror}: name another folder in {STATE}"

@@ -17,13 +17,14 @@ from pathlib import Path
 from edgesparse.backends import NAMES, backend
 from edgesparse.config import DetectorSpec
 from edgesparse.errors import ManifestMismatch, PackageError, SignatureError
+from edgesparse.files import make_folder, sync, sync_folder
 from edgesparse.head_table import head_file
 from edgesparse.package import manifest as manifests
 from edgesparse.package import sign
 from edgesparse.package.manifest import Manifest, sha256
 from edgesparse.wording import short
 
-_UNFINISHED, _REPLACED = ".unfinished-", ".replaced-"
+_UNFINISHED, _REPLACED, _LINK = ".unfinished-", ".replaced-", ".link-"
 HEAD = "head.py"
 """The file of a head of the user's own in a package."""
 _ALMOST_FULL = 64 * 1024
@@ -136,7 +137,7 @@ class Store:
     def lock(self) -> Iterator[None]:
         """Let one process at a time build a model's packages. Raises PackageError while another one does."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             file = (self.folder / ".lock").open("a+b", buffering=0)
         except OSError as error:
             raise PackageError(
@@ -161,6 +162,8 @@ class Store:
         """Clean up after a killed build."""
         for leftover in self.folder.glob(_UNFINISHED + "*"):
             shutil.rmtree(leftover, ignore_errors=True)
+        for link in self.folder.glob(_LINK + "*"):
+            link.unlink()
         for old in self.folder.glob(_REPLACED + "*"):
             build = self.folder / old.name.removeprefix(_REPLACED)
             if build.exists():
@@ -197,7 +200,7 @@ class Store:
         if build.exists():
             build.rename(old)
         new.rename(build)
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
         shutil.rmtree(old, ignore_errors=True)
 
     def current(self) -> Path | None:
@@ -213,11 +216,11 @@ class Store:
         if old is not None:
             _point(self.folder / "previous", old)
         _point(self.folder / "current", Path(build_id))
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
 
 
 def _point(link: Path, target: Path) -> None:
-    new = link.with_name(f".{link.name}-{os.getpid()}")
+    new = link.with_name(f"{_LINK}{link.name}-{os.getpid()}")
     new.unlink(missing_ok=True)
     new.symlink_to(target)
     new.replace(link)
@@ -226,17 +229,8 @@ def _point(link: Path, target: Path) -> None:
 def _sync(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            sync(path)
+    sync_folder(folder)
 
 
 def _full(folder: Path, needed: int, free: int) -> str:

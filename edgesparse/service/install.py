@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 
 from edgesparse.errors import ConfigError, InstallError
+from edgesparse.files import replacing
 
 USER = "edgesparse"
 GROUPS = ("video", "render")
@@ -108,13 +109,9 @@ def unit_text(target: str) -> str:
 def _write(path: Path, text: str, mode: int) -> None:
     """Write a file completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.unlink(missing_ok=True)
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
-        file.write(text)
-        os.fchmod(file.fileno(), mode)
-        os.fsync(file.fileno())
-    part.replace(path)
+    with replacing(path, mode, synced=True) as file:
+        os.fchmod(file.fileno(), mode)  # whatever the umask
+        file.write(text.encode())
 
 
 def _command(*command: str) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import Field
 
 from edgesparse.errors import SinkError
+from edgesparse.files import sync, sync_folder
 from edgesparse.service.outputs.base import Count, Output, OutputContext, OutputSettings, OutputState
 from edgesparse.service.outputs.events import Event
 from edgesparse.service.snapshots import Snapshot
@@ -38,6 +39,7 @@ SPARE_BYTES = 64 << 20
 """Bytes that must stay free on the disk."""
 MAX_WAITING = 4
 _NAME = re.compile(r"(?:(?P<number>\d{6,12})_)?\d{8}T\d{6}\d{3}Z_.+\.(mp4|webm)")
+_UNFINISHED = re.compile(r"\.\d{6,12}_\d{8}T\d{9}Z_.+\.(part\.(mp4|webm)|jpg\.part)")
 
 
 class ClipsSettings(OutputSettings):
@@ -86,6 +88,9 @@ class Clips(Output):
     def __init__(self, settings: ClipsSettings, context: OutputContext) -> None:
         self.state = OutputState("clips")
         self.folder = writable_folder(settings.folder or context.folder / "clips")
+        for path in self.folder.iterdir():
+            if _UNFINISHED.fullmatch(path.name):  # of a kill or a power cut
+                path.unlink(missing_ok=True)
         self._settings, self._fps = settings, context.snapshots.fps
         self._before_ns, self._after_ns = int(settings.before * 1e9), int(settings.after * 1e9)
         self._rings: dict[str, _Ring] = {}
@@ -187,6 +192,7 @@ class Clips(Output):
         part = path.with_name(f".{path.stem}.part{path.suffix}")
         try:
             self._encode(part, snapshots)
+            sync(part)  # otherwise a power cut may leave an empty clip
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
@@ -196,7 +202,9 @@ class Clips(Output):
         path = clip.with_suffix(".jpg")
         part = path.with_name(f".{path.name}.part")
         part.write_bytes(min(snapshots, key=lambda snapshot: abs(snapshot.time_ns - time_ns)).jpeg)
+        sync(part)
         part.replace(path)
+        sync_folder(self.folder)
         return path
 
     def _encode(self, part: Path, snapshots: Sequence[Snapshot]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
@@ -61,9 +62,8 @@ def writable_folder(folder: str | Path) -> Path:
     path = Path(folder)
     with failing(folder):
         path.mkdir(parents=True, exist_ok=True)
-        trial = path / f".{os.getpid()}.part"
-        trial.touch()
-        trial.unlink()
+        with tempfile.TemporaryFile(dir=path):  # without a name, where the file system can
+            pass
     return path
 
 
