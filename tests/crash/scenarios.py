@@ -248,7 +248,8 @@ def record_clip(folder: Path) -> None:
         clips.event(sample_event(begin))
         for step in range(25):
             clips.snapshot("door", Snapshot(jpeg, int((begin + step / 10) * SECOND), step, 0))
-        wait_until(lambda begin=begin: clips.state.sent + clips.state.failed == (begin + 3) // 4)
+        written = (begin + 3) // 4
+        wait_until(lambda count=written: clips.state.sent + clips.state.failed == count)  # type: ignore[misc]
     clips.close()
     assert not clips.state.failed, clips.state.state
 

@@ -25,7 +25,7 @@ def test_a_power_cut_breaks_no_promise(name: str) -> None:
         assert result["operations"] >= 5 and result[model]["checked"] >= 3
 
 
-TWO_FILES = [
+TWO_FILES: list[disk.Operation] = [
     Entries(((disk.ROOT, "new", 2),)),
     Write(2, 0, b"abcd"),
     Entries(((disk.ROOT, "new", None), (disk.ROOT, "old", 2))),

@@ -6,17 +6,12 @@ import itertools
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from disk import ROOT, Entries, Operation, Resize, Sync, Tree, Write
 
 AVAILABLE = shutil.which("strace") is not None
-CALLS = (
-    "open,openat,creat,close,write,pwrite64,writev,pwritev,sendfile,copy_file_range,lseek,read,pread64,truncate,"
-    "ftruncate,fallocate,rename,renameat,renameat2,link,linkat,unlink,unlinkat,mkdir,mkdirat,rmdir,symlink,symlinkat,"
-    "fsync,fdatasync,sync_file_range,msync,dup,dup2,dup3"
-)
 _LINE = re.compile(r"^(\d+) +(\w+)\((.*)\) += (-?\d+)")
 _STRING = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
 _FD = re.compile(r"^(\d+|AT_FDCWD)(?:<((?:\\x[0-9a-f]{2})*)>)?")
@@ -33,7 +28,19 @@ def record(command: Sequence[str], folder: Path, trace: Path, **options: object)
     """
     counter = itertools.count(1)
     start = Tree.read(folder, lambda: next(counter))
-    arguments = ["strace", "-f", "-y", "-xx", "-s", "100000000", "-e", f"trace={CALLS}", "-o", str(trace), *command]
+    arguments = [
+        "strace",
+        "-f",
+        "-y",
+        "-xx",
+        "-s",
+        "100000000",
+        "-e",
+        "trace=" + ",".join(_CALLS),
+        "-o",
+        str(trace),
+        *command,
+    ]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=240, **options)  # type: ignore[call-overload]
     if done.returncode:
         raise RuntimeError(f"{command[-1]} ended with {done.returncode}: {done.stderr[-2000:]}")
@@ -70,14 +77,8 @@ class _Replay:
             match = _LINE.match(line)
             if match and int(match[4]) >= 0:
                 self._pid = match[1]
-                self._call(match[2], match[3], int(match[4]))
+                _CALLS[match[2]](self, match[3], int(match[4]))
         return self.operations
-
-    def _call(self, name: str, text: str, result: int) -> None:
-        handler = getattr(self, f"_on_{name}", None)
-        if handler is None:
-            raise Unsupported(name)
-        handler(text, result)
 
     # paths
 
@@ -124,7 +125,7 @@ class _Replay:
 
     # calls
 
-    def _on_openat(self, text: str, result: int) -> None:
+    def _open(self, text: str, result: int) -> None:
         path, flags = self._paths(text)[0], text.rpartition('"')[2]
         opened = self._pid, result
         self._offsets[opened] = 0
@@ -142,10 +143,7 @@ class _Replay:
         elif inode in self._tree.files and "O_TRUNC" in flags and self._tree.files[inode]:
             self._do(Resize(inode, 0))
 
-    def _on_open(self, text: str, result: int) -> None:
-        self._on_openat(text, result)
-
-    def _on_write(self, text: str, result: int) -> None:
+    def _write(self, text: str, result: int) -> None:
         descriptor, inode = self._file(text)
         if inode is None:
             return
@@ -155,25 +153,23 @@ class _Replay:
         self._do(Write(inode, offset, _data(text)[:result]))
         self._offsets[descriptor] = offset + result
 
-    def _on_pwrite64(self, text: str, result: int) -> None:
+    def _write_at(self, text: str, result: int) -> None:
         _, inode = self._file(text)
         if inode is not None:
             self._do(Write(inode, int(text.rpartition(", ")[2]), _data(text)[:result]))
 
-    def _on_writev(self, text: str, result: int) -> None:
+    def _write_many(self, text: str, result: int) -> None:
         if self._file(text)[1] is not None:
             raise Unsupported("writev")
 
-    _on_pwritev = _on_writev
-
-    def _on_sendfile(self, text: str, result: int) -> None:
+    def _sendfile(self, text: str, result: int) -> None:
         parts = _split(text)
         target, source = self._file(parts[0]), self._file(parts[1])
         begin = int(parts[2].partition("=>")[0].strip("[] ")) if parts[2] != "NULL" else self._offsets[source[0]]
         self._copy(target, source, begin, self._offsets[target[0]], result, parts[1])
         self._offsets[target[0]] += result
 
-    def _on_copy_file_range(self, text: str, result: int) -> None:
+    def _copy_file_range(self, text: str, result: int) -> None:
         parts = _split(text)
         source, target = self._file(parts[0]), self._file(parts[2])
         if parts[1] != "NULL" or parts[3] != "NULL":
@@ -201,33 +197,31 @@ class _Replay:
             data = Path(_bytes(match[2]).decode()).read_bytes()
         self._do(Write(target[1], at, data[begin : begin + size]))
 
-    def _on_lseek(self, text: str, result: int) -> None:
+    def _lseek(self, text: str, result: int) -> None:
         self._offsets[self._file(text)[0]] = result
 
-    def _on_read(self, text: str, result: int) -> None:
+    def _read(self, text: str, result: int) -> None:
         descriptor = self._file(text)[0]
         self._offsets[descriptor] = self._offsets.get(descriptor, 0) + result
 
-    def _on_dup(self, text: str, result: int) -> None:
+    def _dup(self, text: str, result: int) -> None:
         self._offsets[(self._pid, result)] = self._offsets.get(self._file(text)[0], 0)
 
-    _on_dup2 = _on_dup3 = _on_dup
-
-    def _on_ftruncate(self, text: str, result: int) -> None:
+    def _resize(self, text: str, result: int) -> None:
         _, inode = self._file(text)
         if inode is not None:
             self._do(Resize(inode, int(text.rpartition(", ")[2])))
 
-    def _on_truncate(self, text: str, result: int) -> None:
+    def _resize_path(self, text: str, result: int) -> None:
         inode = self._inode(self._paths(text)[0])
         if inode is not None:
             self._do(Resize(inode, int(text.rpartition(", ")[2])))
 
-    def _on_fallocate(self, text: str, result: int) -> None:
+    def _allocate(self, text: str, result: int) -> None:
         if self._file(text)[1] is not None:
             raise Unsupported("fallocate")
 
-    def _on_rename(self, text: str, result: int) -> None:
+    def _rename(self, text: str, result: int) -> None:
         old, new = (self._place(path) for path in self._paths(text)[:2])
         if old is None and new is None:
             return
@@ -235,24 +229,18 @@ class _Replay:
             raise Unsupported(f"a rename into or out of the folder: {text}")
         self._do(Entries(((*old, None), (*new, self._tree.folders[old[0]][old[1]]))))
 
-    _on_renameat = _on_renameat2 = _on_rename
-
-    def _on_link(self, text: str, result: int) -> None:
+    def _link(self, text: str, result: int) -> None:
         old, new = self._paths(text)[:2]
         place = self._place(new)
         if place is not None:
             self._do(Entries(((*place, self._inode(old)),)))
 
-    _on_linkat = _on_link
-
-    def _on_unlink(self, text: str, result: int) -> None:
+    def _unlink(self, text: str, result: int) -> None:
         place = self._place(self._paths(text)[0])
         if place is not None:
             self._do(Entries(((*place, None),)))
 
-    _on_unlinkat = _on_rmdir = _on_unlink
-
-    def _on_mkdir(self, text: str, result: int) -> None:
+    def _mkdir(self, text: str, result: int) -> None:
         place = self._place(self._paths(text)[0])
         if place is not None:
             inode = next(self._counter)
@@ -260,9 +248,7 @@ class _Replay:
             self.folders.append(inode)
             self._do(Entries(((*place, inode),)))
 
-    _on_mkdirat = _on_mkdir
-
-    def _on_symlink(self, text: str, result: int) -> None:
+    def _symlink(self, text: str, result: int) -> None:
         target, path = _text(_split(text)[0]), self._paths(text[text.index(",") + 1 :])[0]
         place = self._place(path)
         if place is not None:
@@ -270,19 +256,45 @@ class _Replay:
             self._tree.links[inode] = self.links[inode] = target
             self._do(Entries(((*place, inode),)))
 
-    _on_symlinkat = _on_symlink
-
-    def _on_fsync(self, text: str, result: int) -> None:
+    def _fsync(self, text: str, result: int) -> None:
         _, inode = self._file(text)
         if inode is not None:
             self._do(Sync(inode))
 
-    _on_fdatasync = _on_fsync
 
-    def _on_close(self, text: str, result: int) -> None:
-        pass
-
-    _on_pread64 = _on_sync_file_range = _on_msync = _on_close
+_CALLS: dict[str, Callable[[_Replay, str, int], None]] = {
+    "open": _Replay._open,
+    "openat": _Replay._open,
+    "write": _Replay._write,
+    "pwrite64": _Replay._write_at,
+    "writev": _Replay._write_many,
+    "pwritev": _Replay._write_many,
+    "sendfile": _Replay._sendfile,
+    "copy_file_range": _Replay._copy_file_range,
+    "lseek": _Replay._lseek,
+    "read": _Replay._read,
+    "dup": _Replay._dup,
+    "dup2": _Replay._dup,
+    "dup3": _Replay._dup,
+    "ftruncate": _Replay._resize,
+    "truncate": _Replay._resize_path,
+    "fallocate": _Replay._allocate,
+    "rename": _Replay._rename,
+    "renameat": _Replay._rename,
+    "renameat2": _Replay._rename,
+    "link": _Replay._link,
+    "linkat": _Replay._link,
+    "unlink": _Replay._unlink,
+    "unlinkat": _Replay._unlink,
+    "rmdir": _Replay._unlink,
+    "mkdir": _Replay._mkdir,
+    "mkdirat": _Replay._mkdir,
+    "symlink": _Replay._symlink,
+    "symlinkat": _Replay._symlink,
+    "fsync": _Replay._fsync,
+    "fdatasync": _Replay._fsync,
+}
+"""What changes a folder, or the position in a file. A shared mapping (SQLite's -shm) is not recorded: it is rebuilt."""
 
 
 def _split(text: str) -> list[str]:
