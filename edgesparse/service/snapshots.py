@@ -7,7 +7,6 @@ a frame into preallocated memory, and only for a camera that is viewed or record
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -28,7 +27,6 @@ log = logging.getLogger("edgesparse.service")
 
 VIEW_SECONDS = 3.0
 """How long to keep encoding snapshots of a camera after the last request for one."""
-NICE = 10
 MAX_PIXELS = 64_000_000
 
 
@@ -168,7 +166,6 @@ class SnapshotEncoder:
     # The rest runs in the encoder's thread.
 
     def _run(self) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         while not self._closed:
             self._offered.wait()
             self._offered.clear()

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import uvicorn
 from browser import free_port
 from hand_camera import Camera as HandCamera
 from samples import output_context, sample_event, wait_until
@@ -27,6 +28,7 @@ from edgesparse.service.life import Service
 from edgesparse.service.outputs.webhook import Webhook, WebhookSettings
 from edgesparse.service.settings import WebSettings
 from edgesparse.service.signals import reload_requested
+from edgesparse.service.snapshots import SnapshotEncoder, SnapshotSettings
 from edgesparse.service.web.server import Web
 from edgesparse.stream.sources import capture_worker, live
 from edgesparse.stream.sources.live import LiveSource
@@ -113,20 +115,30 @@ def test_a_thread_that_has_recovered_counts_as_well_again(supervise: Start, monk
     assert thread.state.restarts == 4 and not thread.state.down
 
 
-def test_the_web_server_answers_again_after_its_loop_failed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_web_server_answers_again_after_its_loop_failed_and_has_the_loops_priority(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     judgement = SimpleNamespace(alive=True, detecting=True, why="")
     report: Any = SimpleNamespace(health=SimpleNamespace(judge=lambda: judgement))
     runs: list[int] = []
 
-    def fails_once(settings: Any) -> None:
+    serve = uvicorn.Server.serve
+
+    async def fails_once(server: uvicorn.Server, sockets: Any) -> None:
         runs.append(1)
         if len(runs) == 1:
             raise RuntimeError("as a library may")
+        await serve(server, sockets)
 
-    monkeypatch.setattr("edgesparse.service.web.server.os.setpriority", lambda *_: fails_once(None))
+    monkeypatch.setattr("edgesparse.service.web.server.uvicorn.Server.serve", fails_once)
     web = Web(WebSettings(port=free_port()), report, lambda: tmp_path)
     wait_until(lambda: web._server.started)
     assert [(state.name, state.restarts) for state in thread_states()] == [("web", 1)]
+    snapshots = SnapshotEncoder(SnapshotSettings(), ())
+    threads = [int(task.name) for task in Path("/proc/self/task").iterdir()]
+    priorities = {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads}
+    assert len(priorities) == 1, "a thread of lower priority would hold up the others with Python's lock"
+    snapshots.close()
     web.close()
     assert thread_states() == []
 

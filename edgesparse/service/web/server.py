@@ -1,6 +1,6 @@
 """The web page, metrics and health over HTTP: who may see them, and how much of the machine they may use.
 
-The server is one thread with a low priority. Connections and requests per second are limited for all clients together;
+The server is one thread. Connections and requests per second are limited for all clients together;
 the excess waits, so that clients cost the frame loop little, whatever they request.
 """
 
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from importlib import resources
@@ -34,7 +32,6 @@ from edgesparse.supervised import Supervised
 log = logging.getLogger("edgesparse.service")
 
 MAX_HEADER = 16 << 10
-NICE = 10
 PIECE = 64 << 10
 """Bytes of a long response that are sent at once."""
 
@@ -150,7 +147,6 @@ class Web:
         log.info("web: http://%s:%d%s", settings.host, self.port, "" if token else ", for this machine only")
 
     def _run(self) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
         if self._socket.fileno() < 0:  # a failed server has closed it
