@@ -1,8 +1,8 @@
 """Threads that survive errors: restarted with growing pauses, with their state for health, status and systemd.
 
-All have the priority of the frame loop. A thread of lower priority that holds the interpreter's lock while other programs
-use the processors holds up every other thread: with a page at nice 10 beside four busy programs, the loop waited for it
-for half a second, without that for a tenth.
+All have the priority of the frame loop. A thread of lower priority that holds Python's lock while other programs use
+the processors holds up every other thread: with a page at nice 10 beside four busy programs, the loop waited for half a
+second, without that for a tenth.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ def test_a_thread_that_has_recovered_counts_as_well_again(supervise: Start, monk
     assert thread.state.restarts == 4 and not thread.state.down
 
 
-def test_the_web_server_answers_again_after_its_loop_failed_and_has_the_loops_priority(
+def test_a_failed_web_server_answers_again_with_the_priority_of_the_loop(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     judgement = SimpleNamespace(alive=True, detecting=True, why="")
