@@ -52,7 +52,8 @@ class LoadedEngine:
     @property
     def scene(self) -> Scene:
         """What outputs report on."""
-        return Scene(self.identity.classes, self.run.all_cameras(), self.run.classes)
+        run = self.run
+        return Scene(self.identity.classes, run.all_cameras(), run.classes, tracked=bool(run.tracking))
 
 
 def find(target: Path, store: Path, settings: Settings, progress: Progress = quiet) -> tuple[Package, Run]:
@@ -62,12 +63,11 @@ def find(target: Path, store: Path, settings: Settings, progress: Progress = qui
     """
     package = ready(target, store, progress=progress)
     run = settings.run(package.manifest.run)
-    cameras = [camera.name for camera in run.all_cameras()]
-    if not cameras:
+    if not run.all_cameras():
         raise ConfigError(
             f"{settings.where}: no camera: needed run.source or run.cameras in the settings or in the recipe"
         )
-    check_cameras(settings.service, cameras, settings.where)
+    check_cameras(settings.service, run, settings.where)
     return package, run
 
 

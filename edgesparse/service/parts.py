@@ -61,7 +61,7 @@ class Parts:
             self.tally.restart_classes(len(names))
         self._engine = self.report.engine = engine
         self.snapshots.keep(cameras)
-        self.tally.in_view.keep(cameras)
+        self.tally.keep(cameras)
 
     def change(self, settings: ServiceSettings) -> None:
         """Apply new settings. Raises ConfigError and SinkError."""

@@ -24,6 +24,7 @@ from edgesparse.service.outputs.all import Outputs
 from edgesparse.service.snapshots import SnapshotEncoder
 from edgesparse.service.tally import Tally, milliseconds
 from edgesparse.stream.cameras import CameraStatus
+from edgesparse.stream.totals import totals
 from edgesparse.supervised import Supervised, thread_states
 
 log = logging.getLogger("edgesparse.service")
@@ -188,6 +189,11 @@ class Report:
             "in_view": {
                 name: view.record(self.identity.classes, self.outputs.zones(name))
                 for name, view in self.tally.in_view.now().items()
+            },
+            "counted": {
+                name: totals(counts, self.identity.classes)
+                for name, counts in list(self.tally.counts.items())
+                if counts.tracked
             },
             "events": list(self.outputs.recent),
         }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -153,14 +152,22 @@ def _check_events(service: ServiceSettings) -> None:
             )
 
 
-def check_cameras(service: ServiceSettings, cameras: Sequence[str], where: str) -> None:
-    """Raise ConfigError if an event rule names a camera that does not exist."""
+def check_cameras(service: ServiceSettings, run: Run, where: str) -> None:
+    """Raise ConfigError if an event rule needs a camera, zone, line or tracking that does not exist."""
+    cameras = {camera.name: camera for camera in run.all_cameras()}
     for rule in service.events:
-        for camera in rule.cameras or ():
-            if camera not in cameras:
-                raise ConfigError(
-                    f"{where}: service.events: {rule.name}: no camera '{camera}'{nearest(camera, cameras)}"
-                )
+        at = f"{where}: service.events: {rule.name}"
+        for name in rule.cameras or ():
+            if name not in cameras:
+                raise ConfigError(f"{at}: no camera '{name}'{nearest(name, list(cameras))}")
+        watched = [camera for name, camera in cameras.items() if name in (rule.cameras or cameras)]
+        for kind, names in (("zone", rule.zones), ("line", rule.lines)):
+            known = sorted({name for camera in watched for name in getattr(camera, f"{kind}s")})
+            for name in names or ():
+                if name not in known:
+                    raise ConfigError(f"{at}: no {kind} '{name}'{nearest(name, known) if known else ''}")
+        if rule.dwell is not None and not run.tracking:
+            raise ConfigError(f"{at}: dwell: found no tracking, needed run.tracking: bytetrack (or sort)")
 
 
 def loopback(host: str) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesparse.runtime.counts import Counts
 from edgesparse.runtime.detections import Detections
 from edgesparse.service.in_view import Viewed
 from edgesparse.stream.pipeline import ALL_STAGES
@@ -48,6 +50,8 @@ class Tally:
         self._detections: list[NDArray[np.int64]] = []
         """Each camera's number of detections per class."""
         self.in_view = Viewed()
+        self.counts: dict[str, Counts] = {}
+        """What each camera with lines or zones has counted."""
         self.cameras: list[str] = []
         self._stages = np.zeros((len(COLUMNS), len(BOUNDS_MS) + 1), np.int64)
         self._stage_sums = np.zeros(len(COLUMNS), np.int64)
@@ -66,6 +70,10 @@ class Tally:
         counts = self._detections[number]
         known = detections.class_id < len(counts)  # for a moment after a reload there may be more classes
         np.add.at(counts, detections.class_id[known], 1)
+        if detections.counts is not None:
+            self.counts[camera] = detections.counts
+        elif camera in self.counts:
+            del self.counts[camera]
         self._recent[self.frames % _KEPT] = (row[_DETECTOR].sum(), age, number)
         self.frames += 1
 
@@ -83,7 +91,13 @@ class Tally:
         """Restart the count per class, for another engine."""
         self._classes = classes
         self._detections = [np.zeros(classes, np.int64) for _ in self._detections]
-        self.in_view.keep(())
+        self.keep(())
+
+    def keep(self, cameras: Sequence[str]) -> None:
+        """Forget what all other cameras see and have counted."""
+        self.in_view.keep(cameras)
+        for name in set(self.counts) - set(cameras):
+            self.counts.pop(name, None)
 
     @property
     def total(self) -> int:

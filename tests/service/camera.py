@@ -13,10 +13,10 @@ SIDE, CELL = 640, 80
 
 
 class NetworkCamera:
-    """Available at http://127.0.0.1:`port`/stream while it is on."""
+    """Available at http://127.0.0.1:`port`/stream while it is on. `hold`: frames for which the square stands still."""
 
-    def __init__(self, fps: float = 15.0) -> None:
-        self._fps = fps
+    def __init__(self, fps: float = 15.0, hold: int = 1) -> None:
+        self._fps, self._hold = fps, hold
         self._server: ThreadingHTTPServer | None = None
         self._on = False
         self.port = 0
@@ -48,7 +48,7 @@ class NetworkCamera:
     def _feed(self, handler: BaseHTTPRequestHandler) -> None:
         number = 0
         while self._on:
-            jpeg = frame(number)
+            jpeg = frame(number, self._hold)
             try:
                 handler.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg))
                 handler.wfile.write(jpeg + b"\r\n")
@@ -65,10 +65,10 @@ class NetworkCamera:
             self._server = None
 
 
-def frame(number: int) -> bytes:
-    """A red square on an 8 x 8 grid that moves one cell per frame."""
+def frame(number: int, hold: int = 1) -> bytes:
+    """A red square on an 8 x 8 grid that moves one cell every `hold` frames."""
     image = np.zeros((SIDE, SIDE, 3), np.uint8)
-    row, column = divmod(number % 64, 8)
+    row, column = divmod(number // hold % 64, 8)
     image[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL] = (0, 0, 255)
     cv2.putText(image, str(number), (10, SIDE - 10), cv2.FONT_HERSHEY_SIMPLEX, 1.0, (60, 60, 60), 2)
     return bytes(cv2.imencode(".jpg", image)[1])

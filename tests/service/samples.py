@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgesparse.runtime.counts import Counts, Crossing, Direction, Stay
 from edgesparse.runtime.detections import Detections
 from edgesparse.service.outputs.base import OutputContext, Scene
 from edgesparse.service.outputs.events import Event
@@ -30,6 +32,23 @@ def sample_detections(*classes: int, conf: float = 0.9, zones: tuple[tuple[str, 
     count = len(classes)
     boxes = np.tile(np.array([10, 10, 60, 60], np.float32), (count, 1))
     return Detections(boxes, np.full(count, conf, np.float32), np.array(classes, np.int64), zones)
+
+
+LINE: Any = ((0.5, 0), (0.5, 1))
+HALF: Any = ((0, 0), (1, 0), (1, 1), (0, 1))
+
+
+def counting(*, crossed: tuple[Direction, ...] = (), left: float | None = None, dwell: float = 0.0) -> Detections:
+    """A person, number 7, in the zone `gate` for `dwell` seconds, who crosses the line `way`, or leaves the zone after
+    `left` seconds."""
+    counts = Counts({"way": LINE}, {"gate": HALF}, tracked=True).after((), (Stay("gate", 7, 0),), ())
+    counts = counts.after(
+        tuple(Crossing("way", direction, 7, 0) for direction in crossed),
+        (),
+        () if left is None else (Stay("gate", 7, 0, left),),
+    )
+    detections = sample_detections(0, zones=(("gate",),))
+    return replace(detections, track_id=np.array([7]), dwell=((dwell,),), counts=counts)
 
 
 def sample_event(seconds: float = 0.0, camera: str = "door", **record: object) -> Event:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from samples import NAMES, SECOND, sample_detections, sample_frame
+from samples import NAMES, SECOND, counting, sample_detections, sample_frame
 
 from edgesparse.errors import ConfigError
 from edgesparse.service.outputs.events import EventRule, EventRules
@@ -65,3 +65,30 @@ def test_an_event_ends_when_its_camera_is_lost() -> None:
     (start,) = rules(sample_frame(10), sample_detections(0))
     (end,) = rules.ended(10 * SECOND, ["yard"])
     assert (end.id, end.camera, end.phase) == (start.id, "door", "end")
+
+
+def test_a_rule_at_a_line_reports_who_crosses_it_in_its_direction() -> None:
+    names: Any = {"lines": ("way",), "pause": 0.0, "end_after": 1.0}
+    rules = EventRules([EventRule(name="any", **names), EventRule(name="out", direction="out", **names)], NAMES)
+    assert rules(sample_frame(0), counting()) == []
+    (event,) = rules(sample_frame(1), counting(crossed=("in",)))
+    assert (event.name, event.phase) == ("any", "start")
+    record: Any = event.record
+    assert record["counted"]["crossings"][0]["direction"] == "in" and record["detections"][0]["track"] == 7
+    assert [event.name for event in rules(sample_frame(1.5), counting(crossed=("out",)))] == ["any", "out"]
+    assert rules(sample_frame(1.6), counting()) == []
+    ends = rules.ended(int(2.6 * SECOND), ["door"])
+    assert [(end.name, end.phase, end.record["seconds"]) for end in ends] == [("any", "end", 0.5), ("out", "end", 0.0)]
+
+
+def test_a_rule_with_dwell_starts_once_somebody_has_stayed_that_long_and_ends_when_they_leave() -> None:
+    rules = EventRules([EventRule(name="loiters", zones=("gate",), dwell=5, end_after=0)], NAMES)
+    assert rules(sample_frame(4), counting(dwell=4.9)) == []
+    (start,) = rules(sample_frame(5), counting(dwell=5))
+    assert start.phase == "start" and rules.ended(5 * SECOND, ["door"]) == []
+    rules(sample_frame(6), counting(dwell=0))
+    assert [event.phase for event in rules.ended(6 * SECOND, ["door"])] == ["end"]
+    elsewhere = EventRules([EventRule(name="loiters", zones=("hall",), dwell=5)], NAMES)
+    assert elsewhere(sample_frame(5), counting(dwell=9)) == []
+    untracked = sample_detections(0, zones=(("gate",),))
+    assert EventRules([EventRule(name="loiters", dwell=0)], NAMES)(sample_frame(5), untracked) == []

@@ -10,13 +10,15 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 from broker import MOSQUITTO, Broker, Subscriber
 from paho.mqtt import publish
-from samples import NAMES, sample_detections, sample_frame, wait_until
+from samples import LINE, NAMES, counting, sample_detections, sample_frame, wait_until
 
 from edgesparse.camera import Camera
 from edgesparse.service.in_view import Viewed
@@ -118,6 +120,38 @@ def test_topics_are_retained_and_follow_what_the_camera_sees(
     assert json.loads(mqtt._retained.get("edgesparse/door/state") or b"")["fps"] == 9.8, "a figure alone can wait"
     mqtt.status(state(state="away", why="no route"))
     wait_until(lambda: json.loads(retained()["edgesparse/door/state"])["why"] == "no route")
+
+
+def test_counts_are_retained_and_announced_as_sensors(mqtt: Mqtt, retained: Callable[[], dict[str, bytes]]) -> None:
+    camera = DOOR.model_copy(update={"lines": {"way": LINE}})
+    mqtt.scene(replace(scene(camera), tracked=True))
+    mqtt.detections(FrameResult(sample_frame(1), counting(), NAMES))
+    wait_until(lambda: retained().get("edgesparse/door/counted"))
+    mqtt.detections(FrameResult(sample_frame(2), counting(crossed=("in",), left=3.5), NAMES))
+    once = {"total": 1, "classes": {"person": 1}}
+    lines = {"way": {"in": once, "out": {"total": 0, "classes": {}}}}
+    wait_until(lambda: json.loads(retained()["edgesparse/door/counted"])["lines"] == lines)
+    config = json.loads(retained()["homeassistant/device/edgesparse-orin-1_door/config"])["components"]
+    assert {key for key in config if key.startswith("line_")} == {
+        f"line_way_{direction}{of}" for direction in ("in", "out") for of in ("", "_class_person", "_class_dog")
+    }
+    sensor = config["line_way_in_class_dog"]
+    assert (sensor["state_class"], sensor["state_topic"]) == ("total_increasing", "edgesparse/door/counted")
+    values = json.loads(retained()["edgesparse/door/counted"])
+    shown = {
+        key: jinja2.Template(config[key]["value_template"]).render(value_json=values)
+        for key in (
+            "line_way_in",
+            "line_way_in_class_person",
+            "line_way_in_class_dog",
+            "zone_gate_entered",
+            "zone_gate_dwell",
+        )
+    }
+    assert list(shown.values()) == ["1", "1", "0", "1", "3.5"]
+    mqtt.scene(scene(Camera(name="door", source="demo")))
+    wait_until(lambda: retained()["edgesparse/door/counted"] == b"")
+    assert b"line_way" not in retained()["homeassistant/device/edgesparse-orin-1_door/config"]
 
 
 def test_a_camera_that_is_removed_leaves_no_topic(mqtt: Mqtt, retained: Callable[[], dict[str, bytes]]) -> None:

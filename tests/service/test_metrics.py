@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from samples import NAMES, sample_detections, sample_frame, service_settings
+from samples import HALF, NAMES, counting, sample_detections, sample_frame, service_settings
 
 from edgesparse.camera import Camera
 from edgesparse.service.engine import Identity
@@ -30,7 +30,6 @@ from edgesparse.service.web.metrics import exposition
 from edgesparse.stream.cameras import CameraStatus
 
 PROMTOOL = shutil.which("promtool")
-HALF: Any = ((0, 0), (1, 0), (1, 1), (0, 1))
 IDENTITY = Identity(
     "build", "model", "null", "1", "int8", "int8", False, "", "", "", 3, 9, NAMES, (), "Orin"
 )  # fmt: skip
@@ -74,6 +73,20 @@ def test_metrics_of_a_camera_name_it(report: Report) -> None:
     assert samples(report, "events_total") == {("door", "person", "start"): 1, ("yard", "person", "start"): 1}
     assert samples(report, "camera_up") == {("door",): 1, ("yard",): 0}
     assert samples(report, "camera_paused") == {("door",): 0, ("yard",): 1}
+
+
+def test_crossings_and_stays_are_counters_per_camera_line_class_and_direction(report: Report) -> None:
+    assert samples(report, "line_crossings_total") == {}, "no camera has counted"
+    report.tally.add("door", np.zeros(len(COLUMNS), np.int64), counting(crossed=("out", "out"), left=12.5))
+    where = ("door", "person")
+    assert samples(report, "line_crossings_total") == {(*where, "in", "way"): 0, (*where, "out", "way"): 2}
+    assert samples(report, "zone_entries_total") == {(*where, "gate"): 1}
+    assert samples(report, "zone_dwell_seconds_count") == {(*where, "gate"): 1}
+    assert samples(report, "zone_dwell_seconds_sum") == {(*where, "gate"): 12.5}
+    counted = report.live()["counted"]
+    assert list(counted) == ["door"] and counted["door"]["lines"]["way"]["out"]["classes"] == {"person": 2}
+    report.tally.keep(["yard"])
+    assert samples(report, "line_crossings_total") == {} and report.live()["counted"] == {}
 
 
 def test_energy_follows_from_power_and_rate(report: Report) -> None:

@@ -34,10 +34,11 @@ def chromium() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def service(squares_package: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A service with a camera that has a zone, tracking, and an event rule."""
-    camera = NetworkCamera()
+    camera = NetworkCamera(hold=8)
     zone = [[0.02, 0.02], [0.98, 0.02], [0.98, 0.98], [0.02, 0.98]]
+    door = {"name": "door", "source": camera.url, "zones": {"gate": zone}, "lines": {"way": [[0.5, 0], [0.5, 1]]}}
     settings = {
-        "run": {"tracking": True, "cameras": [{"name": "door", "source": camera.url, "zones": {"gate": zone}}]},
+        "run": {"tracking": True, "cameras": [door]},
         "service": {"events": [{"name": "square", "zones": ["gate"]}], "web": {"hosts": ["proxy.local"]}},
     }
     running = Running(tmp_path_factory.mktemp("page"), squares_package, settings)
@@ -83,6 +84,10 @@ def test_a_camera_opens_large_and_is_paused_by_keyboard(service: Running, chromi
         "const text = document.getElementById('large').innerText; return /square start/.test(text) && text"
     )
     assert "gate" in text and "1 red" in text
+    chromium.until(
+        "const text = document.getElementById('large-counted').innerText;"
+        r"return /way\s+\d+ in.*, \d+ out/.test(text) && /gate\s+[1-9]\d* entered \(\d+ red/.test(text)"
+    )
     while chromium.run("return document.activeElement.id") != "large-pause":
         chromium.keys(TAB)
     chromium.keys(ENTER)
@@ -98,7 +103,7 @@ def test_a_camera_opens_large_and_is_paused_by_keyboard(service: Running, chromi
     assert chromium.run("return document.activeElement.className") == "open", "the focus returns"
 
 
-def test_the_zone_and_the_track_are_drawn(service: Running) -> None:
+def test_the_zone_the_line_and_the_track_are_drawn(service: Running) -> None:
     service.get("/camera/door.jpg")
     status, jpeg = service.get("/camera/door.jpg?after=1")
     assert status == 200
@@ -106,6 +111,7 @@ def test_the_zone_and_the_track_are_drawn(service: Running) -> None:
     assert image is not None
     blue, green, red = (image[..., i].astype(int) for i in range(3))
     assert int(((red > 180) & (green > 150) & (blue < 110)).sum()) > image.shape[1], "the outline of the zone"
+    assert int(((green > 190) & (red < 140) & (blue < 140)).sum()) > image.shape[0], "the line"
 
 
 def test_pausing_is_refused_from_other_sites_and_for_other_names(service: Running) -> None:

@@ -21,7 +21,7 @@ def refused(tmp_path: Path, text: str) -> str:
     path.write_text(text)
     with pytest.raises(ConfigError) as error:
         settings = load_settings(path)
-        check_cameras(settings.service, [c.name for c in settings.run(Run()).all_cameras()], settings.where)
+        check_cameras(settings.service, settings.run(Run()), settings.where)
     assert "\n" not in str(error.value) and str(error.value).startswith(str(path))
     return str(error.value).removeprefix(f"{path}: ")
 
@@ -49,6 +49,20 @@ def refused(tmp_path: Path, text: str) -> str:
         ("service: {events: [{name: a}, {name: a}]}", "service.events: found 'a' twice, needed names that differ"),
         ("service: {clips: {}}", "service.clips: found no events, needed one that says when"),
         ("service: {webhook: {url: http://x}}", "service.webhook: found no events, needed one that says when"),
+        ("service: {events: [{name: a, zones: [gat]}]}", "service.events: a: no zone 'gat'"),
+        ("service: {events: [{name: a, lines: [way]}]}", "service.events: a: no line 'way'"),
+        (
+            "service: {events: [{name: a, dwell: 3}]}",
+            "service.events: a: dwell: found no tracking, needed run.tracking",
+        ),
+        (
+            "service: {events: [{name: a, direction: in}]}",
+            "service.events.0: found {'name': 'a', 'direction': 'in'} (a mapping), needed lines",
+        ),
+        (
+            "service: {events: [{name: a, lines: [x], frames: 2}]}",
+            "service.events.0: found {'name': 'a', 'lines': ['x'], 'frames': 2} (a mapping), needed frames: 1",
+        ),
         ("service: {events: [{name: a, cameras: [dor]}]}", "service.events: a: no camera 'dor': did you mean 'door'?"),
         ("service: {web: {host: 0.0.0.0}}", "service.web.host: found 0.0.0.0 without a token_file, needed one"),
         ("service: {web: {host: cam.local}}", "service.web.host: found cam.local without a token_file, needed one"),

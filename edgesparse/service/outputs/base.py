@@ -59,12 +59,14 @@ class OutputContext:
 
 @dataclass(frozen=True)
 class Scene:
-    """What outputs report on: class names, cameras, the classes that all of them count, and event rules."""
+    """What outputs report on: class names, cameras, the classes that all of them count, event rules, and whether
+    objects are tracked."""
 
     names: Sequence[str] = ()
     cameras: Sequence[Camera] = ()
     classes: ClassFilter | None = None
     rules: Sequence[EventRule] = ()
+    tracked: bool = False
 
 
 @dataclass

@@ -13,8 +13,9 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from edgesparse.runtime.counts import Direction
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import class_index
 from edgesparse.stream.frames import Frame
@@ -40,6 +41,12 @@ class EventRule(Section):
     """Names of cameras; default: any."""
     zones: tuple[str, ...] | None = None
     """Zones of the camera, one of which must contain the detection."""
+    dwell: Annotated[float, Field(ge=0, le=86400)] | None = None
+    """Seconds that a tracked object must have been in one of these zones, or in any if none are named."""
+    lines: tuple[str, ...] | None = None
+    """Lines of the camera, one of which the detection must cross in this frame."""
+    direction: Direction | None = None
+    """Direction in which it must cross: `in` or `out`; default: any."""
     count: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """Detections needed in one frame."""
     frames: Annotated[int, Field(ge=1, le=1000)] = 1
@@ -48,6 +55,14 @@ class EventRule(Section):
     """Seconds after a report of this rule in which the same camera starts or updates no event of it."""
     end_after: Annotated[float, Field(ge=0, le=3600)] = 2.0
     """Seconds without a match after which the event ends."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> EventRule:
+        if self.direction is not None and self.lines is None:
+            raise ValueError("lines, since there is a direction")
+        if self.lines is not None and self.frames > 1:
+            raise ValueError("frames: 1, since a line is crossed in a single frame")
+        return self
 
 
 Phase = Literal["start", "update", "end", "clip"]
@@ -159,4 +174,19 @@ class _Evaluator:
         if rule.zones is not None:
             inside = detections.zones or ((),) * len(detections)
             match &= np.array([any(zone in rule.zones for zone in zones) for zones in inside], bool)
+        if rule.dwell is not None:
+            match &= np.array([self._longest(detections, row) >= rule.dwell for row in range(len(detections))], bool)
+        if rule.lines is not None:
+            crossings = detections.counts.crossings if detections.counts else ()
+            crossing = [c.track_id for c in crossings if c.line in rule.lines and rule.direction in (None, c.direction)]
+            match &= np.isin(-1 if detections.track_id is None else detections.track_id, crossing)
         return match
+
+    def _longest(self, detections: Detections, row: int) -> float:
+        """Return for how many seconds a detection has been in one of the rule's zones; -1 if it is in none."""
+        if detections.zones is None or not detections.dwell or not detections.dwell[row]:
+            return -1.0
+        times = zip(detections.zones[row], detections.dwell[row], strict=True)
+        return max(
+            (seconds for zone, seconds in times if self._rule.zones is None or zone in self._rule.zones), default=-1.0
+        )

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
+from edgesparse.camera import Camera
+from edgesparse.runtime.counts import DIRECTIONS
 from edgesparse.service.outputs.events import Phase
 from edgesparse.version import VERSION
 
@@ -65,12 +68,13 @@ def service_device(home: Home, status: Mapping[str, Any]) -> Values:
     return {"device": {**device, "model": str(status["model"])}, "origin": _ORIGIN, "components": components}
 
 
-def camera_device(
-    home: Home, camera: str, classes: Sequence[str], zones: Sequence[str], rules: Sequence[str]
-) -> Values:
-    """Return the discovery message of a camera: `classes` and `zones` that it counts, and event `rules`."""
-    topic, node = f"{home.topic}/{camera}", home.camera_id(camera)
-    components = {**_counts(topic, classes, zones), **_controls(topic)}
+def camera_device(home: Home, camera: Camera, classes: Sequence[str], rules: Sequence[str], *, counts: bool) -> Values:
+    """Return the discovery message of a camera: `classes` that it shows, and event `rules`. `counts`: whether its lines
+    and zones count."""
+    topic, node = f"{home.topic}/{camera.name}", home.camera_id(camera.name)
+    components = {**_counts(topic, classes, tuple(camera.zones)), **_controls(topic)}
+    if counts:
+        components |= {**_crossings(topic, classes, camera.lines), **_stays(topic, camera.zones)}
     if home.snapshots and rules:
         components["snapshot"] = _component("image", "Last event", image_topic=f"{topic}/snapshot")
         components["snapshot"]["content_type"] = "image/jpeg"
@@ -80,7 +84,7 @@ def camera_device(
         states_itself = key in ("detect", "state")
         component |= {"unique_id": f"{node}_{key}", "availability_mode": "all"}
         component["availability"] = _availability(home, None if states_itself else f"{topic}/state")
-    device = {"identifiers": [node], "name": camera, "manufacturer": "edgesparse", "via_device": home.node}
+    device = {"identifiers": [node], "name": camera.name, "manufacturer": "edgesparse", "via_device": home.node}
     return {"device": device, "origin": _ORIGIN, "components": components}
 
 
@@ -107,6 +111,37 @@ def _counts(topic: str, classes: Sequence[str], zones: Sequence[str]) -> dict[st
                 value_template=f"{{{{ {part}.classes[{json.dumps(label)}] | default(0) }}}}",
             )
     return components
+
+
+def _crossings(topic: str, classes: Sequence[str], lines: Iterable[str]) -> dict[str, Values]:
+    """Return a sensor per line and direction, for all classes and for each."""
+    components: dict[str, Values] = {}
+    for line, direction in product(lines, DIRECTIONS):
+        part = f"value_json.lines[{json.dumps(line)}][{json.dumps(direction)}]"
+        key, name = f"line_{_key(line)}_{direction}", f"{line} {direction}"
+        components[key] = _total(topic, name, f"{part}.total")
+        for label in classes:
+            value = f"{part}.classes[{json.dumps(label)}] | default(0)"
+            components[f"{key}_class_{_key(label)}"] = _total(topic, f"{name} {label}", value)
+    return components
+
+
+def _stays(topic: str, zones: Iterable[str]) -> dict[str, Values]:
+    """Return per zone a sensor of the objects that entered, and of how long those that left stayed on average."""
+    components: dict[str, Values] = {}
+    for zone in zones:
+        part = f"value_json.zones[{json.dumps(zone)}]"
+        components[f"zone_{_key(zone)}_entered"] = _total(topic, f"{zone} entered", f"{part}.entered.total")
+        mean = f"({part}.seconds.total / [{part}.left.total, 1] | max) | round(1)"
+        figure = _figure(f"{zone} dwell time", mean, "s", "duration")
+        components[f"zone_{_key(zone)}_dwell"] = {**figure, "state_topic": f"{topic}/counted"}
+    return components
+
+
+def _total(topic: str, name: str, value: str) -> Values:
+    """Return a sensor that only grows, and begins at 0 with the service."""
+    values = {"state_class": "total_increasing", "unit_of_measurement": "objects"}
+    return _component("sensor", name, state_topic=f"{topic}/counted", value_template=f"{{{{ {value} }}}}", **values)
 
 
 def _controls(topic: str) -> dict[str, Values]:

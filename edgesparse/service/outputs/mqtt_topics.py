@@ -4,6 +4,7 @@ snapshot and the switch that pauses it; and Home Assistant's discovery.
     TOPIC/state                  state of the service
     TOPIC/CAMERA/state           state of the camera
     TOPIC/CAMERA/counts          objects in view, per class and zone
+    TOPIC/CAMERA/counted         crossings of lines and stays in zones so far
     TOPIC/CAMERA/snapshot        JPEG of the last report of an event
     TOPIC/CAMERA/detect          ON or OFF; OFF while the camera is paused
     TOPIC/CAMERA/detect/set      command: ON or OFF
@@ -17,6 +18,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edgesparse.camera import Camera
+from edgesparse.runtime.counts import Counts
 from edgesparse.service.in_view import InView
 from edgesparse.service.outputs.base import FrameResult, Scene
 from edgesparse.service.outputs.home_assistant import Home, camera_device, service_device
@@ -24,6 +27,7 @@ from edgesparse.service.outputs.mqtt_settings import MqttSettings
 from edgesparse.service.outputs.retained import Retained
 from edgesparse.service.snapshots import Snapshot
 from edgesparse.stream.sinks.draw import class_name
+from edgesparse.stream.totals import totals
 
 REPEAT = 10.0
 """Seconds after which figures of a state are published again; a change of the state itself is published at once."""
@@ -44,6 +48,8 @@ class Topics:
         self._scene = Scene()
         self._seen: dict[str, set[str]] = {}
         """Names of the classes that each camera has seen, of those that are not announced from the start."""
+        self._counted: dict[str, Counts] = {}
+        """What each camera has counted, as published."""
         self._states: dict[str, tuple[float, dict[str, Any]]] = {}
         """When each state was published, and its values without the figures."""
 
@@ -58,11 +64,14 @@ class Topics:
         self._scene = scene
         for name in removed:
             self._seen.pop(name, None)
+            self._counted.pop(name, None)
             for topic in self._retained.topics(f"{self._topic}/{name}"):
                 self._retained.put(topic, b"")
             if self._discovery is not None:
                 self._retained.put(self._config(self._home.camera_id(name)), b"")
         for camera in scene.cameras:
+            if not _counts(scene, camera) and self._counted.pop(camera.name, None) is not None:
+                self._retained.put(f"{self._topic}/{camera.name}/counted", b"")
             self._announce(camera.name)
 
     def _announce(self, name: str) -> None:
@@ -75,7 +84,7 @@ class Topics:
         classes = _names(own or (), self._scene.names) or self._few()
         rules = [rule.name for rule in self._scene.rules if rule.cameras is None or name in rule.cameras]
         every = sorted({*classes, *self._seen.get(name, ())})
-        device = camera_device(self._home, name, every, tuple(camera.zones), rules)
+        device = camera_device(self._home, camera, every, rules, counts=_counts(self._scene, camera))
         self._put(self._config(self._home.camera_id(name)), device)
 
     def _few(self) -> Sequence[str]:
@@ -85,10 +94,13 @@ class Topics:
         return f"{self._discovery}/device/{device}/config"
 
     def detections(self, result: FrameResult) -> None:
-        """Announce classes that the camera sees for the first time."""
+        """Publish what the camera has counted, and announce classes that it sees for the first time."""
+        counts, camera = result.detections.counts, result.frame.source
+        if counts is not None and counts.tracked and (counts.changed or camera not in self._counted):
+            self._counted[camera] = counts
+            self._put(f"{self._topic}/{camera}/counted", totals(counts, result.names))
         if self._discovery is None or not len(result.detections) or self._few():
             return
-        camera = result.frame.source
         seen = self._seen.setdefault(camera, set())
         new = {class_name(result.names, class_id) for class_id in set(result.detections.class_id.tolist())} - seen
         if new:
@@ -134,6 +146,11 @@ class Topics:
 
     def _put(self, topic: str, values: Mapping[str, Any]) -> None:
         self._retained.put(topic, json.dumps(values, separators=(",", ":"), ensure_ascii=False).encode())
+
+
+def _counts(scene: Scene, camera: Camera) -> bool:
+    """Return whether a camera counts at lines or in zones."""
+    return scene.tracked and bool(camera.lines or camera.zones)
 
 
 def _names(classes: Sequence[str], names: Sequence[str]) -> list[str]:

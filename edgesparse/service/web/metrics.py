@@ -14,12 +14,15 @@ from prometheus_client.core import (
     HistogramMetricFamily,
     InfoMetricFamily,
     Metric,
+    SummaryMetricFamily,
 )
 from prometheus_client.registry import Collector
 
 from edgesparse.redaction import redact_text
+from edgesparse.runtime.counts import DIRECTIONS
 from edgesparse.service.report import Report
 from edgesparse.service.tally import BOUNDS_MS, Histogram
+from edgesparse.stream.sinks.draw import class_name
 from edgesparse.supervised import thread_states
 from edgesparse.version import VERSION
 
@@ -36,6 +39,7 @@ class _Collector(Collector):
         yield _histogram("stage_seconds", "Time in each stage of the frame loop.", "stage", report.tally.stages())
         yield _histogram("frame_age_seconds", "From capture to detections.", "camera", report.tally.ages())
         yield from _detections(report)
+        yield from _counts(report)
         yield from _events(report)
         yield from _engine(report)
         yield from _board(report)
@@ -92,6 +96,32 @@ def _detections(report: Report) -> Iterator[Metric]:
             if class_id < len(names):
                 in_view.add_metric([camera, zone, names[class_id]], view.counts.get((zone, int(class_id)), 0))
     yield in_view
+
+
+def _counts(report: Report) -> Iterator[Metric]:
+    """What cameras have counted, of each class that they have detected so far."""
+    names, detected = report.identity.classes, report.tally.detections()
+    labels = ["camera", "zone", "class"]
+    crossings = CounterMetricFamily(
+        "edgesparse_line_crossings",
+        "Objects that crossed a line, by direction.",
+        labels=["camera", "line", "class", "direction"],
+    )
+    entries = CounterMetricFamily("edgesparse_zone_entries", "Objects that entered a zone.", labels=labels)
+    dwell = SummaryMetricFamily(
+        "edgesparse_zone_dwell_seconds", "Time in a zone of objects that left it.", labels=labels
+    )
+    for camera, counts in list(report.tally.counts.items()):
+        classes = np.flatnonzero(detected.get(camera, ())) if counts.tracked else ()
+        for class_id in map(int, classes):
+            for line, direction in itertools.product(counts.lines, DIRECTIONS):
+                crossed = counts.crossed.get((line, direction, class_id), 0)
+                crossings.add_metric([camera, line, class_name(names, class_id), direction], crossed)
+            for zone in counts.zones:
+                where = [camera, zone, class_name(names, class_id)]
+                entries.add_metric(where, counts.entered.get((zone, class_id), 0))
+                dwell.add_metric(where, *counts.left.get((zone, class_id), (0, 0.0)))
+    yield from (crossings, entries, dwell)
 
 
 def _events(report: Report) -> Iterator[Metric]:

@@ -135,6 +135,15 @@ const large = {
     const view = status.in_view[camera.name] ?? {classes: {}}, zones = Object.entries(view.zones ?? {});
     const words = part => Object.entries(part.classes).map(([name, count]) => `${count} ${name}`).join(", ") || "nothing";
     pairs(byId("large-in-view"), [["Frame", words(view)], ...zones.map(([zone, part]) => [zone, words(part)])]);
+    const counted = status.counted[camera.name] ?? {lines: {}, zones: {}}, lines = Object.entries(counted.lines);
+    const total = (part, word) => `${number(part.total)} ${word}${part.total ? ` (${words(part)})` : ""}`;
+    const mean = zone => zone.left.total ? `, ${number(zone.seconds.total / zone.left.total, 1)} s on average` : "";
+    const rows = [
+      ...lines.map(([name, line]) => [name, `${total(line.in, "in")}, ${total(line.out, "out")}`]),
+      ...Object.entries(counted.zones).map(([name, zone]) =>
+        [name, `${total(zone.entered, "entered")}, ${number(zone.left.total)} left${mean(zone)}`])];
+    byId("large-counted-box").hidden = rows.length === 0;
+    pairs(byId("large-counted"), rows);
     const events = status.events.filter(event => event.camera === camera.name);
     fill(byId("large-events"), events.length ? events.map(event => element("li",
       `${new Date(event.time).toLocaleTimeString()} ${event.event} ${event.type}`)) : [element("li", "none yet")]);
