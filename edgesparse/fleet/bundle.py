@@ -1,5 +1,5 @@
 """The bundle: one signed file with everything that an engine is built from. It contains no native code, and
-the Python file of a head of one's own only where the recipe says so (`deploy.include_head`).
+the Python file of the user's own head only where the recipe says so (`deploy.include_head`).
 
 A bundle is an uncompressed POSIX tar (ustar) with exactly one valid layout: `manifest.json`, `manifest.sig` (Ed25519
 over the manifest's bytes), then the files in the manifest's order. Every header is a function of a file's name and

@@ -26,7 +26,7 @@ from edgesparse.wording import short
 
 _UNFINISHED, _REPLACED, _LINK = ".unfinished-", ".replaced-", ".link-"
 HEAD = "head.py"
-"""The file of a head of the user's own in a package."""
+"""The file of the user's own head in a package."""
 _ALMOST_FULL = 64 * 1024
 
 
@@ -47,7 +47,7 @@ class Package:
 
     @property
     def detector(self) -> DetectorSpec:
-        """What turns frames into inputs and outputs into detections; a head of the user's own is in this folder."""
+        """What turns frames into inputs and outputs into detections; the user's own head is in this folder."""
         spec = self.manifest.detector
         own = head_file(spec.head)
         return (
@@ -87,7 +87,7 @@ def sealed(manifest: Manifest) -> Manifest:
 
 
 def _holds_code(manifest: Manifest) -> bool:
-    """Whether loading it runs code: an engine of native code, or a head of the user's own."""
+    """Whether loading it runs code: an engine of native code, or the user's own head."""
     return backend(manifest.backend).native_code or head_file(manifest.detector.head) is not None
 
 
