@@ -10,7 +10,8 @@ from edgesparse.fleet import bundle, fetch, health, history, state
 from edgesparse.runtime import images
 from edgesparse.service import credentials, log_rate
 from edgesparse.service.outputs import backlog, clips, events, mqtt, webhook
-from edgesparse.service.web import connections, door, server
+from edgesparse.service.web import bodies, connections, door, inference, kserve, server
+from edgesparse.stream import requests
 from edgesparse.stream.sources import capture_worker
 
 
@@ -49,6 +50,17 @@ TABLES: dict[str, list[tuple[str, str, str]]] = {
         ("time for the first request", f"{connections.HEADER_SECONDS:g} s", "disconnected"),
         ("time for each further request, body included", f"{connections.IDLE_SECONDS:g} s", "disconnected"),
         ("time to read an answer", f"{connections.WRITE_SECONDS:g} s", "disconnected"),
+    ],
+    "Clients that send images": [
+        ("a request's body", _size(inference.MAX_BODY), "413"),
+        ("time to send it", f"{inference.BODY_SECONDS:g} s", "408"),
+        ("images in a request", str(bodies.MAX_IMAGES), "413"),
+        ("an image", f"{bodies.MAX_PIXELS:,} pixels, its sides in a ratio of up to {bodies.MAX_RATIO}", "413, 400"),
+        ("JSON of a request of KServe's protocol", _size(kserve.MAX_JSON), "413"),
+        ("bodies and decoded images of all clients", _size(inference.MAX_MEMORY), "429"),
+        ("images that wait for the engine", str(requests.MOST_WAITING), "429"),
+        ("time to wait", f"`deadline_ms`, at most {inference.LONGEST_DEADLINE_MS:,}", "503"),
+        ("threads that decode and draw", str(inference.THREADS), "wait"),
     ],
     "Servers that the service calls": [
         ("a webhook's answer", "`timeout`, at most 60 s, for the whole request", "retried"),

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
 from edgesparse.cli import options
 from edgesparse.cli.run_progress import run_progress
+from edgesparse.cli.run_service import run_service
 from edgesparse.cli.show import emit_json, progress
-from edgesparse.errors import BackendUnavailable, ConfigError
+from edgesparse.errors import ConfigError
 
 _OVERRIDES = ("conf", "iou", "max_det", "classes", "tracking")
 _OUTPUTS = ("jsonl", "txt", "coco", "video", "save_images", "show", "categories", "force")
@@ -84,7 +83,7 @@ def run(
     if service:
         if frames is not None or chosen.as_json or any(outputs.values()):
             raise click.UsageError("--service takes its outputs from --settings: leave the other options out")
-        _serve(target, settings, chosen)
+        run_service(target, chosen.store, settings, chosen.overrides)
     elif chosen.as_json and outputs["jsonl"] == "-":
         raise click.UsageError("--json and --jsonl -: only one of them can write to standard output")
     elif fields["categories"] is not None and outputs["coco"] is None:
@@ -135,37 +134,3 @@ def _run(target: Path, chosen: RunOptions) -> None:
         emit_json({"package": str(package.folder), "source": shown, **asdict(summary)})
     else:
         click.echo(f"{package.manifest.model} on {shown}\n{summary}", err=chosen.outputs["jsonl"] == "-")
-
-
-def _serve(target: Path, settings: Path | None, chosen: RunOptions) -> NoReturn:
-    import faulthandler
-
-    from edgesparse.service.journal import Priorities, stderr_is_journal
-    from edgesparse.service.log_rate import LogRate
-    from edgesparse.supervised import NEEDED, check_threads
-
-    check_threads(NEEDED + 3 * len(os.sched_getaffinity(0)))  # NumPy's, OpenCV's and ONNX Runtime's, one per core each
-    try:
-        from edgesparse.service.life import Service, Target
-    except ImportError as error:
-        raise BackendUnavailable(f"--service needs {error.name}: pip install 'edgesparse[service]'") from None
-    faulthandler.enable(2)  # prints every thread's stack when systemd's watchdog kills a hung loop
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(LogRate())
-        if stderr_is_journal() and handler.formatter is not None:
-            handler.setFormatter(Priorities(handler.formatter))
-    log = logging.getLogger("edgesparse")
-    log.setLevel(logging.INFO)
-    with progress() as advance:
-        service = Service(Target(target, chosen.store, settings, dict(chosen.overrides)), advance)
-    log.info("%s", service.run())
-    _leave()
-
-
-def _leave() -> NoReturn:
-    """Exit without waiting for capture threads, which a driver may block: everything has been written."""
-    sys.stdout.flush()
-    logging.shutdown()
-    if threading.active_count() > 1:
-        os._exit(0)
-    sys.exit(0)

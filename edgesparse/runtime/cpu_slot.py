@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse.backends.base import Runner
-from edgesparse.backends.frames import Frame, FrameBoxes, FramePlan, Pixels, Slot
+from edgesparse.backends.frames import Frame, FrameBoxes, FramePlan, Slot
 from edgesparse.runtime.preprocess import Preprocessor
 
-_TO_BGR: dict[Pixels, int] = {
+TO_BGR: dict[str, int] = {
     "rgb": cv2.COLOR_RGB2BGR,
     "nv12": cv2.COLOR_YUV2BGR_NV12,
     "yuyv": cv2.COLOR_YUV2BGR_YUYV,
@@ -53,7 +53,7 @@ class CpuSlot(Slot):
         shape, out = (place.frame_height, place.frame_width, 3), self._converted.get(slot)
         if out is None or out.shape != shape:
             out = self._converted[slot] = np.empty(shape, np.uint8)
-        cv2.cvtColor(image, _TO_BGR[place.pixels], dst=out)
+        cv2.cvtColor(image, TO_BGR[place.pixels], dst=out)
         return out
 
     def finish(self) -> list[FrameBoxes]:

@@ -122,10 +122,7 @@ class Detector(Closing):
         if not frames:
             return []
         self.submit(frames, pixels)
-        results = self.collect()
-        if self._counted is self._thresholds:
-            return results
-        return [each[each.confidence >= self._counted[each.class_id]] for each in results]
+        return [self.counted(each) for each in self.collect()]
 
     @property
     def depth(self) -> int:
@@ -163,6 +160,12 @@ class Detector(Closing):
         results, times = self._ring.collect()
         self.times[:3], self.times[3] = times, 0
         return [self._detections(boxes, letterbox) for boxes, letterbox in zip(results, letterboxes, strict=True)]
+
+    def counted(self, detections: Detections) -> Detections:
+        """Return the collected detections without those that only a tracker may use."""
+        if self._counted is self._thresholds:
+            return detections
+        return detections[detections.confidence >= self._counted[detections.class_id]]
 
     def frame_buffer(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         """Return memory for a frame of this shape, which the engine reads without a copy by the CPU. Reuse it once the

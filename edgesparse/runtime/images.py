@@ -79,6 +79,14 @@ def read_image(path: Path, *, apply_orientation: bool = True) -> Image:
     raise ImageError(f"cannot read the image {printable(path)}: {reason}; replace or remove it")
 
 
+def image_size(data: bytes) -> Size:
+    """Return width and height of a JPEG or PNG, from its header. Raises ImageError if it has none."""
+    fault, size = _inspect(data)
+    if fault or size is None:
+        raise ImageError(fault or "neither a JPEG nor a PNG")
+    return size
+
+
 def decode_image(data: bytes, *, apply_orientation: bool = True) -> Image:
     """Decode an image in memory to BGR uint8 [H, W, 3].
 

@@ -63,7 +63,7 @@ def find(target: Path, store: Path, settings: Settings, progress: Progress = qui
     """
     package = ready(target, store, progress=progress)
     run = settings.run(package.manifest.run)
-    if not run.all_cameras():
+    if not run.all_cameras() and not settings.only_requests:
         raise ConfigError(
             f"{settings.where}: no camera: needed run.source or run.cameras in the settings or in the recipe"
         )

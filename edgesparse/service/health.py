@@ -40,6 +40,7 @@ class Health:
         self.turn_at = self.frame_at = 0.0
         self.failing = self.errors = 0
         """Failed inferences: in a row, and in total."""
+        self._answered, self._failed_at = 0, 0.0
         self.cameras: Sequence[CameraStatus] = ()
         self.invalid = ""
         """How many model outputs were invalid recently, and why; empty if none were."""
@@ -54,9 +55,13 @@ class Health:
     def frame(self) -> None:
         self.frame_at, self.failing = time.monotonic(), 0
 
-    def failed(self) -> None:
+    def failed(self, answered: int = 0) -> None:
+        """Count a failed inference. `answered`: how many requests had succeeded before."""
+        if answered != self._answered:
+            self._answered, self.failing = answered, 0
         self.failing += 1
         self.errors += 1
+        self._failed_at = time.monotonic()
 
     def outputs(self, kept: int, faults: Mapping[str, int]) -> None:
         """Take the counts of detections and, by fault, of invalid boxes so far. Called once per second."""
@@ -84,6 +89,8 @@ class Health:
             return Judgement(False, False, self.loading)
         if now - self.turn_at > PATIENCE:
             return Judgement(False, False, f"the frame loop has hung for {now - self.turn_at:.0f} s")
+        if not self.cameras and now - self._failed_at > PATIENCE:
+            return Judgement(True, True, "")  # only requests are answered, and none may have come since
         if self.failing:
             return Judgement(False, False, f"inference failed {self.failing} times in a row")
         live = [camera for camera in self.cameras if camera.state == "live"]

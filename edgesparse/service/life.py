@@ -22,7 +22,7 @@ from edgesparse.service.health import PATIENCE
 from edgesparse.service.notify import Notify
 from edgesparse.service.outputs.events import EventRules
 from edgesparse.service.parts import Parts
-from edgesparse.service.settings import Settings, load_settings, status_path
+from edgesparse.service.settings import Settings, for_requests, load_settings, status_path
 from edgesparse.service.signals import Signals, hold_reload, reload_requested
 from edgesparse.stream.pipeline import Loop
 from edgesparse.supervised import Supervised
@@ -44,11 +44,14 @@ class Target:
     settings: Path | None
     overrides: Mapping[str, Any]
     """Values of `run:` from the command line, laid over the settings."""
+    web: Mapping[str, Any] | None = None
+    """Values of `service.web:` from the command line, for a service without cameras, which only answers requests."""
 
     def read(self) -> Settings:
         """Read the settings. Raises ConfigError."""
         settings = load_settings(self.settings)
-        return replace(settings, overrides={**settings.overrides, **self.overrides})
+        settings = replace(settings, overrides={**settings.overrides, **self.overrides})
+        return settings if self.web is None else for_requests(settings, self.web)
 
 
 class Service:
@@ -100,6 +103,7 @@ class Service:
             cameras, self._engine.detector, [parts.outputs], observer=parts.watch, stop=self._stop, patient=True
         )
         self._loop.paused = parts.outputs.paused
+        parts.report.requests = self._loop.requests
         parts.closing.append(self._loop.close)
         reloader = Supervised("reload", self._reload_loop)
         try:
@@ -132,7 +136,7 @@ class Service:
     def _inference_failed(self, error: Exception) -> None:
         """Retry, or switch to the fallback after too many failures. Called in the loop's thread, between runs."""
         health, limit = self._parts.health, self._settings.service.limits.failures
-        health.failed()
+        health.failed(self._loop.requests.answered)
         log.error("inference failed (%d in a row): %s: %s", health.failing, type(error).__name__, error)
         if health.failing < limit:
             self._stop.wait(RETRY_SECONDS)

@@ -24,6 +24,7 @@ from edgesparse.service.outputs.all import Outputs
 from edgesparse.service.snapshots import SnapshotEncoder
 from edgesparse.service.tally import Tally, milliseconds
 from edgesparse.stream.cameras import CameraStatus
+from edgesparse.stream.requests import Requests
 from edgesparse.stream.totals import totals
 from edgesparse.supervised import Supervised, thread_states
 
@@ -49,6 +50,10 @@ class Report:
     ) -> None:
         self.engine, self.health, self.tally, self.governor = engine, health, tally, governor
         self.snapshots, self.outputs = snapshots, outputs
+        self.requests: Requests | None = None
+        """Images of HTTP clients that wait for the engine; None until the frame loop exists."""
+        self.refusals: dict[int, int] = {}
+        """Refused requests of HTTP clients, by status."""
         self.reloads = {"done": 0, "refused": 0}
         self.reading = Reading()
         self.started = time.time()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,6 +35,8 @@ class WebSettings(Section):
     """TCP port to listen on."""
     hosts: tuple[Host, ...] = ()
     """Further host names by which the page may be reached without a token, such as that of a proxy on this device."""
+    inference: bool = True
+    """Answer images that are sent to /v1/detect and /v2, with what the cameras leave of the engine."""
     token_file: Path | None = None
     """Holds the token that visitors must present; required unless the host is this machine's own."""
 
@@ -85,6 +88,8 @@ class Settings:
     where: str
     overrides: dict[str, Any]
     service: ServiceSettings
+    only_requests: bool = False
+    """Whether it has no camera, and only answers requests over HTTP."""
 
     def run(self, recipe: Run) -> Run:
         """Return the recipe's `run:` section with this device's values. Raises ConfigError."""
@@ -113,6 +118,21 @@ def load_settings(path: Path | None) -> Settings:
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     return Settings(where, values.run, service)  # type: ignore[attr-defined]
+
+
+def for_requests(settings: Settings, web: Mapping[str, Any]) -> Settings:
+    """Return the settings of a service without cameras, with changes of `service.web`. Raises ConfigError."""
+    cameras = settings.overrides.keys() & {"source", "cameras"}
+    if cameras:
+        raise ConfigError(
+            f"{settings.where}: found run.{min(cameras)}, needed settings without cameras: remove it, or use "
+            "'edgesparse run --service', which answers the same requests beside its cameras"
+        )
+    known = settings.service.web.model_dump() | {"enabled": True, "inference": True}
+    changed = typed(WebSettings, known | dict(web), "command line")
+    service = settings.service.model_copy(update={"web": changed})
+    _check(service)
+    return replace(settings, overrides={**settings.overrides, "cameras": []}, service=service, only_requests=True)
 
 
 def _resolved(section: S, folder: Path) -> S:

@@ -50,6 +50,6 @@ class Watch:
         now = time.monotonic()
         if self._health.judge_loop(now).alive:
             self._notify.alive()
-        if not self._health.up and (self._tally.frames or now - self._started > WAIT_FOR_CAMERAS):
+        if not self._health.up and (self._tally.frames or not cameras or now - self._started > WAIT_FOR_CAMERAS):
             self._health.up = True
             self._notify.ready()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from edgesparse.config import ONLY, Camera, Run
 from edgesparse.redaction import redact
 from edgesparse.runtime.detections import Detections
-from edgesparse.runtime.detector import for_tracker, thresholds
+from edgesparse.runtime.detector import Detector, for_tracker, thresholds
 from edgesparse.stream.counter import Counter
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.sources.base import Source, State
@@ -133,6 +134,15 @@ class Feed:
             status.since_ns = max(source.since_ns, self._resumed_ns)
         status.dropped, status.reopened = source.dropped, source.reopened
         status.age_ns = time.monotonic_ns() - source.newest_ns if source.newest_ns else 0
+
+
+@dataclass
+class Change:
+    """New cameras and a new detector for the loop."""
+
+    feeds: Sequence[Feed]
+    detector: Detector
+    done: threading.Event = field(default_factory=threading.Event)
 
 
 def open_camera_source(settings: Camera, *, patient: bool) -> Source:

@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from edgesparse.errors import EdgeSparseError
+import numpy as np
+
+from edgesparse.errors import EdgeSparseError, StreamError
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
 from edgesparse.stream.cameras import Feed
 from edgesparse.stream.frames import Frame, Image
+from edgesparse.stream.requests import Request
 from edgesparse.stream.sources.frame_buffers import allocate_pageable
 
 log = logging.getLogger("edgesparse.stream")
@@ -23,15 +26,16 @@ Taken = Sequence[tuple[Feed, Frame]]
 
 @dataclass
 class Batch:
-    """Frames that go through the engine together. `started` and `captured`: when the loop began and finished taking
-    them, on the clock of `time.perf_counter_ns`.
+    """Frames of cameras, and the images of requests behind them, that go through the engine together. `started` and
+    `captured`: when the loop began and finished taking them, on the clock of `time.perf_counter_ns`.
     """
 
     taken: Taken
     started: int
     captured: int
+    requests: Sequence[Request] = ()
     detections: Sequence[Detections] = ()
-    """Detections per frame, once the batch was collected."""
+    """Detections per frame and request, once the batch was collected."""
     detected_ns: int = 0
     """When it was collected, on the clock of `time.monotonic_ns`."""
 
@@ -45,6 +49,7 @@ class InFlight:
 
     def __init__(self, detector: Detector, feeds: Sequence[Feed], depth: int | None = None) -> None:
         self._detector, self._batches = detector, deque[Batch]()
+        self._feeds = feeds
         self._collected: Batch | None = None
         most = detector.depth if depth is None else min(depth, detector.depth)
         for feed in feeds:
@@ -71,16 +76,39 @@ class InFlight:
         collected = () if self._collected is None else self._collected.taken
         return len(collected) + sum(len(batch.taken) for batch in self._batches)
 
-    def submit(self, taken: Taken, started: int) -> None:
-        """Submit new frames. Raises what the detector raises; the frames are then lost."""
-        batch = Batch(taken, started, time.perf_counter_ns())
-        self._detector.submit([frame.image for _, frame in taken])
+    def room(self, taken: Taken) -> int:
+        """Return how many requests may be submitted with these new frames. Without a frame there is room only if
+        nothing is in flight, so that a frame waits for one batch of requests at most; without cameras always.
+        """
+        return 0 if self and self._feeds and not taken else self._detector.batch - len(taken)
+
+    def submit(self, taken: Taken, started: int, requests: Sequence[Request] = ()) -> None:
+        """Submit new frames and requests. Raises what the detector raises; the frames are then lost.
+
+        If a batch with requests fails, it is submitted again with a blank image in their place. So only a failure of
+        the engine raises: no request costs a frame, or counts as one.
+        """
+        batch = Batch(taken, started, time.perf_counter_ns(), requests)
+        images = [frame.image for _, frame in taken]
+        try:
+            self._detector.submit([*images, *(request.image for request in requests)])
+        except Exception as error:  # an engine may raise anything
+            if not requests:
+                raise
+            _fail(requests, error)
+            batch.requests = ()
+            self._detector.submit(images or [np.zeros((*self._detector.spec.input.size, 3), np.uint8)])
         self._batches.append(batch)
 
     def collect(self) -> None:
         """Wait for the oldest batch. Raises what the detector raises; that batch is then lost, later ones are not."""
         batch = self._batches.popleft()
-        batch.detections, batch.detected_ns = self._detector.collect(), time.monotonic_ns()
+        try:
+            results, batch.detected_ns = self._detector.collect(), time.monotonic_ns()
+        except Exception as error:
+            _fail(batch.requests, error)
+            raise
+        batch.detections = results[: len(batch.taken) + len(batch.requests)]  # without a blank image
         self._collected = batch
 
     def collected(self) -> Batch | None:
@@ -90,7 +118,17 @@ class InFlight:
 
     def drop(self) -> None:
         """Wait for all batches and discard them, so that the detector can be closed."""
+        self._discard()
         while self._batches:
             with suppress(EdgeSparseError, RuntimeError):
                 self.collect()
-        self._collected = None
+            self._discard()
+
+    def _discard(self) -> None:
+        if (batch := self.collected()) is not None:
+            _fail(batch.requests, StreamError("the engine was exchanged"))
+
+
+def _fail(requests: Sequence[Request], error: BaseException) -> None:
+    for request in requests:
+        request.detections.set_exception(error)

@@ -6,16 +6,17 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from edgesparse.closing import Closing
 from edgesparse.config import ONLY, Camera
 from edgesparse.errors import SourceError
 from edgesparse.runtime.detector import Detector
-from edgesparse.stream.cameras import Feed, Observer, close_sources, open_feeds
+from edgesparse.stream.cameras import Change, Feed, Observer, close_sources, open_feeds
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.in_flight import Batch, InFlight, Taken
 from edgesparse.stream.interrupts import Interrupts
+from edgesparse.stream.requests import Request, Requests
 from edgesparse.stream.sinks.base import Sink
 from edgesparse.stream.sources.base import Source
 from edgesparse.stream.summary import ALL_STAGES as ALL_STAGES
@@ -84,9 +85,11 @@ class Loop(Closing):
         for feed in feeds:
             feed.source.awake = self._awake
         self._in_flight, self._pause = InFlight(detector, feeds, depth), 0.0
+        self.requests = Requests(self._awake)
+        """Images that come from no camera."""
         self._record, self._updated_ns = Record(detector.spec.classes), 0
         self._replacing, self._changing = threading.Lock(), threading.Lock()
-        self._change: _Change | None = None
+        self._change: Change | None = None
         self._running = False
 
     @classmethod
@@ -138,12 +141,12 @@ class Loop(Closing):
     def _run(self, limit: int | None, interrupts: Interrupts | None) -> str:
         """Returns why it ended."""
         while limit is None or self._record.frames < limit:
-            started, taken = time.perf_counter_ns(), self._next_frames(limit, interrupts)
-            if taken:
+            started, (taken, requests) = time.perf_counter_ns(), self._next_frames(limit, interrupts)
+            if taken or requests:
                 if interrupts:
                     interrupts.begin()
-                self._in_flight.submit(taken, started)
-            self._advance(idle=not taken)
+                self._in_flight.submit(taken, started, requests)
+            self._advance(idle=not taken and not requests)
             if any(sink.wants_stop for sink in self.sinks):
                 self.drop()
                 return "closed"
@@ -158,13 +161,14 @@ class Loop(Closing):
             self._pause_and_change()
         return "limit"
 
-    def _next_frames(self, limit: int | None, interrupts: Interrupts | None) -> Taken:
-        """Return new frames; none if those in flight must be finished first."""
+    def _next_frames(self, limit: int | None, interrupts: Interrupts | None) -> tuple[Taken, Sequence[Request]]:
+        """Return new frames and requests; none if those in flight must be finished first."""
         self._update()
         ending = self._stop.is_set() or (interrupts is not None and interrupts.waiting)
         if ending or self._in_flight.full or self._change is not None or self._pause > 0:
-            return ()
-        return self._take(limit)
+            return (), ()
+        taken = self._take(limit)
+        return taken, self.requests.take(self._in_flight.room(taken))
 
     def _pause_and_change(self) -> None:
         """Pause if the observer requested it, and switch to a new detector and cameras. Nothing is in flight here."""
@@ -190,7 +194,7 @@ class Loop(Closing):
         if taken:
             served = [feed for feed, _ in taken]
             self._waiting = [feed for feed in self._waiting if feed not in served] + served
-        elif not self._in_flight and not all(feed.ended for feed in self.feeds):
+        elif not self._in_flight and not self.requests and not (self.feeds and all(feed.ended for feed in self.feeds)):
             due = min((feed.due_ns - now for feed in self.feeds if feed.due_ns > now), default=UPDATE_NS)
             self._awake.wait(min(due, UPDATE_NS) / 1e9)
         return taken
@@ -210,8 +214,8 @@ class Loop(Closing):
 
     def _deliver(self, batch: Batch) -> None:
         """Deliver a batch to observer and sinks."""
-        times = self._detector.times
-        for (feed, frame), detections in zip(batch.taken, batch.detections, strict=True):
+        times, cameras = self._detector.times, len(batch.taken)
+        for (feed, frame), detections in zip(batch.taken, batch.detections[:cameras], strict=True):
             age = batch.detected_ns - frame.time_ns
             detected = time.perf_counter_ns()
             detections = feed.select(frame, detections)
@@ -223,6 +227,7 @@ class Loop(Closing):
             row[6], row[7] = end - batch.started, age
             if self._observer is not None:
                 self._pause = self._observer.frame(feed.status, frame, detections, row)
+        self.requests.answer(batch.requests, [self._detector.counted(each) for each in batch.detections[cameras:]])
 
     def _update(self) -> None:
         now = time.monotonic_ns()
@@ -251,7 +256,7 @@ class Loop(Closing):
             feeds = open_feeds(cameras, detector.run, detector.spec.classes, patient=True, old=self.feeds)
             kept = {id(feed.source) for feed in feeds}
             old = [feed.source for feed in self.feeds if id(feed.source) not in kept]
-            change = _Change(feeds, detector)
+            change = Change(feeds, detector)
             with self._changing:
                 self._change = change
                 if not self._running:
@@ -288,12 +293,3 @@ class Loop(Closing):
         """Close the cameras and discard what is in flight. May be called more than once."""
         close_sources([feed.source for feed in self.feeds])
         self.drop()
-
-
-@dataclass
-class _Change:
-    """New cameras and a new detector."""
-
-    feeds: Sequence[Feed]
-    detector: Detector
-    done: threading.Event = field(default_factory=threading.Event)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -11,12 +12,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import bundles
+import cv2
 import mutations
+import numpy as np
 
 from edgesparse.errors import SignatureError
 from edgesparse.fleet import bundle
+from edgesparse.runtime.detections import Detections
 from edgesparse.service.settings import WebSettings
-from edgesparse.service.web import camera_images, connections, door, server
+from edgesparse.service.web import camera_images, connections, door, inference, server
+from edgesparse.stream.requests import Requests
 
 ANSWER_SECONDS = 5.0
 
@@ -53,6 +58,21 @@ REQUESTS = [
     b"HEAD /report HTTP/1.1\r\nHost: localhost\r\n\r\nGET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n",
     b"GET /live.json HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic dTpw\r\nConnection: close\r\n\r\n",
     b"POST /status.json HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+]
+_PIXEL = cv2.imencode(".png", np.zeros((2, 2, 3), np.uint8))[1].tobytes()
+_PART = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n' + _PIXEL + b"\r\n--x--\r\n"
+_TENSOR = b'{"inputs":[{"name":"images","datatype":"UINT8","shape":[1,1,1,3],"data":[1,2,3]}]}'
+
+
+def _post(path: str, body: bytes, header: str = "") -> bytes:
+    return f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n{header}\r\n".encode() + body
+
+
+REQUESTS += [
+    _post("/v1/detect?deadline_ms=5000", _PIXEL),
+    _post("/v1/detect?deadline_ms=5000&width=1&height=1&pixels=rgb", b"rgb"),
+    _post("/v1/detect?deadline_ms=5000", _PART, "Content-Type: multipart/form-data; boundary=x\r\n"),
+    _post("/v2/models/model/infer", _TENSOR, f"Inference-Header-Content-Length: {len(_TENSOR)}\r\n"),
 ]
 WORDS = [b"Transfer-Encoding: chunked\r\n", b"Content-Length: -1\r\n", b"Content-Length: 99999999999\r\n", b"\r\n\r\n"]
 WORDS += [
@@ -98,6 +118,21 @@ def _exchange(port: int, data: bytes) -> bytes:
     return answer
 
 
+def _answered_requests() -> Requests:
+    """Requests for detections that a thread answers: there are none."""
+    awake = threading.Event()
+    requests = Requests(awake)
+
+    def answer() -> None:
+        while awake.wait():
+            awake.clear()
+            taken = requests.take(100)
+            requests.answer(taken, [Detections.none()] * len(taken))
+
+    threading.Thread(target=answer, daemon=True).start()
+    return requests
+
+
 @cache
 def _web() -> int:
     """This process's server, with short waits and without rate limits, which would only slow down fuzzing."""
@@ -105,10 +140,13 @@ def _web() -> int:
     camera = SimpleNamespace(name="door", state="live", why="")
     health = SimpleNamespace(judge=lambda: judgement, cameras=[camera])
     snapshots = SimpleNamespace(view=lambda _: None, paused=False)
-    report: Any = SimpleNamespace(health=health, live=dict, status=dict, snapshots=snapshots)
+    identity, governor = SimpleNamespace(model="model", package="a", backend="null"), SimpleNamespace(share=1.0)
+    parts = {"identity": identity, "governor": governor, "requests": _answered_requests(), "refusals": {}}
+    report: Any = SimpleNamespace(health=health, live=dict, status=dict, snapshots=snapshots, **parts)
     unlimited = connections.Pace(1e9)
     unlimited_class: Any = connections._Listener
     unlimited_class.pace, door.REQUESTS_PER_SECOND, camera_images.WAIT_SECONDS = unlimited, 10**9, 0.05
+    inference.BODY_SECONDS = 0.1
     connections.HEADER_SECONDS, connections.IDLE_SECONDS, connections.CHECK_SECONDS = 0.1, 0.1, 0.02
     server.exposition = lambda _: b""  # type: ignore[assignment]
     with socket.socket() as probe:

@@ -70,9 +70,11 @@ class Listener:
 
 
 class Running:
-    """`edgesparse run TARGET --service`, with a settings file that tests change."""
+    """`edgesparse run --service TARGET`, or another verb, with a settings file that tests change."""
 
-    def __init__(self, folder: Path, target: Path, settings: dict[str, Any], **environ: str) -> None:
+    def __init__(
+        self, folder: Path, target: Path, settings: dict[str, Any], verb: str = "run --service", **environ: str
+    ) -> None:
         self.folder = folder
         self.port = free_port()
         self.settings = folder / "device.yaml"
@@ -80,16 +82,7 @@ class Running:
         self.write(settings)
         runtime = folder / "runtime"
         runtime.mkdir(exist_ok=True)
-        command = [
-            sys.executable,
-            "-m",
-            "edgesparse",
-            "run",
-            str(target),
-            "--service",
-            "--settings",
-            str(self.settings),
-        ]
+        command = [sys.executable, "-m", "edgesparse", *verb.split(), str(target), "--settings", str(self.settings)]
         systemd = {"NOTIFY_SOCKET": self.notify.address, "RUNTIME_DIRECTORY": str(runtime), "WATCHDOG_USEC": "2000000"}
         self._log = folder / f"log-{self.port}"
         with self._log.open("w") as log:

@@ -42,6 +42,7 @@ class _Collector(Collector):
         yield from _counts(report)
         yield from _events(report)
         yield from _engine(report)
+        yield from _requests(report)
         yield from _board(report)
         yield from _outputs(report)
         judgement = report.health.judge()
@@ -146,6 +147,14 @@ def _engine(report: Report) -> Iterator[Metric]:
     yield _counter("inference_errors", "Failed inferences.", report.health.errors)
     faults = dict(report.engine.detector.faults)
     yield _each("invalid_boxes", "Model outputs that are not valid boxes, by fault.", "fault", faults.items())
+
+
+def _requests(report: Report) -> Iterator[Metric]:
+    if report.requests is not None:
+        yield _counter("request_images", "Images of HTTP clients that were answered.", report.requests.answered)
+        yield _gauge("waiting_images", "Images of HTTP clients that wait for the engine.", len(report.requests))
+    refusals = [(str(status), count) for status, count in report.refusals.items()]
+    yield _each("refused_requests", "Refused requests of HTTP clients, by status.", "status", refusals)
 
 
 def _board(report: Report) -> Iterator[Metric]:

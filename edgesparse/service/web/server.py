@@ -25,6 +25,7 @@ from edgesparse.service.settings import WebSettings
 from edgesparse.service.web.answers import HEADERS, as_json, as_text
 from edgesparse.service.web.camera_images import CameraImages
 from edgesparse.service.web.connections import IDLE_SECONDS, MAX_CONNECTIONS, Protocol, listen
+from edgesparse.service.web.detect import inference_routes
 from edgesparse.service.web.door import Door
 from edgesparse.service.web.metrics import exposition
 from edgesparse.supervised import Supervised
@@ -52,7 +53,7 @@ class Pages:
         folder = resources.files("edgesparse.service.web") / "page"
         self._files = {path: ((folder / name).read_bytes(), kind) for path, (name, kind) in _PAGE.items()}
 
-    def app(self, token: str | None, hosts: Sequence[str]) -> ASGIApp:
+    def app(self, token: str | None, hosts: Sequence[str], doors: Sequence[Route]) -> ASGIApp:
         routes = [
             *(Route(path, self._file) for path in self._files),
             Route("/healthz", self._healthz),
@@ -62,6 +63,7 @@ class Pages:
             Route("/metrics", self._metrics),
             Route("/report", self._page_of_package),
             *CameraImages(self._report).routes(),
+            *doors,
             Route("/camera/{name}/{verb:str}", self._pause, methods=["POST"]),
         ]
         return Door(Starlette(routes=routes), token, hosts)
@@ -128,8 +130,9 @@ class Web:
         token = settings.token()
         self._socket = listen(settings.host, settings.port)
         self.port = int(self._socket.getsockname()[1])
+        self.doors = inference_routes(report) if settings.inference else []
         self._config = uvicorn.Config(
-            Pages(report, package).app(token, (settings.host, *settings.hosts)),
+            Pages(report, package).app(token, (settings.host, *settings.hosts), self.doors),
             http=Protocol,
             ws="none",
             loop="asyncio",

@@ -91,21 +91,26 @@ def frame_record(frame: Frame, detections: Detections, names: Sequence[str]) -> 
         "monotonic_ns": frame.time_ns,
         "width": width,
         "height": height,
-        "detections": [
-            {
-                "box": [round(float(value), 1) for value in box],
-                "confidence": round(float(confidence), 4),
-                "class_id": int(class_id),
-                "class": class_name(names, int(class_id)),
-                **_zones_and_track(detections, number),
-                **_shape(detections, number),
-            }
-            for number, (box, confidence, class_id) in enumerate(
-                zip(detections.xyxy, detections.confidence, detections.class_id, strict=True)
-            )
-        ],
+        "detections": detection_records(detections, names),
         **_counted(detections, names),
     }
+
+
+def detection_records(detections: Detections, names: Sequence[str]) -> list[dict[str, object]]:
+    """Return detections as JSON-compatible values: `detections` of `frame_record`."""
+    return [
+        {
+            "box": [round(float(value), 1) for value in box],
+            "confidence": round(float(confidence), 4),
+            "class_id": int(class_id),
+            "class": class_name(names, int(class_id)),
+            **_zones_and_track(detections, number),
+            **_shape(detections, number),
+        }
+        for number, (box, confidence, class_id) in enumerate(
+            zip(detections.xyxy, detections.confidence, detections.class_id, strict=True)
+        )
+    ]
 
 
 def wall_time(time_ns: int) -> str:

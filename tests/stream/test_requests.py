@@ -1,0 +1,145 @@
+"""Images that come from no camera: where they go beside cameras, and that none of them costs a frame."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from loops import Collect, black_frames, loop_of, make_detector, record_calls
+
+from edgesparse.errors import BuildError
+from edgesparse.runtime.detector import Detector
+from edgesparse.stream.pipeline import Loop
+from edgesparse.stream.requests import Requests
+
+IMAGE = np.zeros((48, 64, 3), np.uint8)
+FAR = time.monotonic_ns() + 3_600_000_000_000
+
+
+def batched(folder: Path, batch: int, **plan: Any) -> Detector:
+    boxes = [[0, 0, 10, 10, 0.9, 0], [20, 0, 30, 10, 0.8, 0], [40, 0, 50, 10, 0.7, 2], [0] * 6]
+    shapes: dict[str, Any] = {
+        "inputs": [["images", [batch, 3, 64, 64], "float32"]],
+        "outputs": [["output0", [batch, 4, 6], "float32"]],
+    }
+    return make_detector(folder, **shapes, values={"output0": [boxes] * batch}, **plan)
+
+
+@contextmanager
+def running(loop: Loop) -> Iterator[None]:
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        loop._stop.set()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def offered(loop: Loop, count: int, image: Any = IMAGE, deadline: int = FAR) -> list[Any]:
+    requests = loop.requests.offer([image] * count, deadline)
+    assert requests is not None
+    return [request.detections for request in requests]
+
+
+def test_requests_fill_the_places_that_cameras_leave(tmp_path: Path) -> None:
+    detector, sink = batched(tmp_path, 4), Collect()
+    calls = record_calls(detector)
+    loop = loop_of(black_frames(), detector, [sink])
+    results = offered(loop, 5)
+    assert loop.run(2).frames == 2
+    assert [len(result.result(0)) for result in results] == [3] * 5
+    assert calls == ["S0", "C0", "S1", "C1"] and sink.counts == [3, 3], "3 with the first frame, 2 with the second"
+    assert loop.requests.answered == 5 and not loop.requests
+
+
+def test_without_cameras_the_loop_waits_for_requests_and_batches_them(tmp_path: Path) -> None:
+    detector = batched(tmp_path, 4)
+    calls = record_calls(detector)
+    loop = Loop([], detector, stop=threading.Event())
+    results = offered(loop, 6)
+    with running(loop):
+        assert [len(result.result(5)) for result in results] == [3] * 6
+        assert calls == ["S0", "C0", "S1", "C1"]
+        began, before = time.monotonic(), time.process_time()
+        assert len(offered(loop, 1)[0].result(5)) == 3 and time.monotonic() - began < 0.2, "it was woken"
+        time.sleep(0.3)
+        assert time.process_time() - before < 0.25, "it waits without work"
+
+
+def test_without_a_frame_they_start_only_if_nothing_is_in_flight(tmp_path: Path) -> None:
+    """So a frame that arrives waits for one batch of requests at most."""
+    detector = make_detector(tmp_path, slots=2)
+    camera, alone = loop_of(black_frames(), detector)._in_flight, Loop([], detector)._in_flight
+    assert (camera.room(()), alone.room(())) == (1, 1)
+    loop = Loop([], detector)
+    camera.submit((), 0, loop.requests.offer([IMAGE], FAR) or ())
+    assert camera.room(()) == 0 and camera.room([None]) == 0  # type: ignore[list-item]
+    camera.drop()
+    alone.submit((), 0, loop.requests.offer([IMAGE], FAR) or ())
+    assert alone.room(()) == 1, "without cameras, batches overlap"
+    alone.drop()
+
+
+def test_an_image_that_the_detector_refuses_costs_no_frame(tmp_path: Path) -> None:
+    detector, sink = batched(tmp_path, 2), Collect()
+    loop = loop_of(black_frames(), detector, [sink])
+    refused, fine = offered(loop, 1, np.zeros((4, 4), np.uint8)), offered(loop, 1)
+    assert loop.run(3).frames == 3 and sink.counts == [3, 3, 3]
+    assert "needed H x W x 3" in str(refused[0].exception(0)) and len(fine[0].result(0)) == 3
+
+
+def test_an_image_that_the_detector_refuses_does_not_end_a_loop_without_cameras(tmp_path: Path) -> None:
+    loop = Loop([], make_detector(tmp_path), stop=threading.Event())
+    with running(loop):
+        assert offered(loop, 1, np.zeros((4, 4), np.uint8))[0].exception(5) is not None
+        assert len(offered(loop, 1)[0].result(5)) == 3
+
+
+@pytest.mark.parametrize("slots", [0, 2])
+def test_an_engine_that_fails_is_reported_to_the_loop_and_to_who_waits(tmp_path: Path, slots: int) -> None:
+    loop = Loop([], make_detector(tmp_path, fail_at=0, slots=slots), stop=threading.Event())
+    results = offered(loop, 1)
+    with pytest.raises(BuildError, match="as planned"):
+        loop.run()
+    assert isinstance(results[0].exception(0), BuildError)
+
+
+def test_an_exchange_of_engines_leaves_nobody_waiting(tmp_path: Path) -> None:
+    detector = make_detector(tmp_path, slots=2)
+    loop = Loop([], detector)
+    requests = loop.requests.offer([IMAGE] * 2, FAR) or ()
+    for request in requests:
+        loop._in_flight.submit((), 0, [request])
+    loop._in_flight.collect()
+    loop.drop()
+    assert [str(request.detections.exception(0)) for request in requests] == ["the engine was exchanged"] * 2
+
+
+def test_requests_beyond_the_bound_are_refused_whole() -> None:
+    requests = Requests(threading.Event(), most=3)
+    assert requests.offer([IMAGE] * 2, FAR) is not None
+    assert requests.offer([IMAGE] * 2, FAR) is None and len(requests) == 2
+    assert requests.offer([IMAGE], FAR) is not None
+
+
+@given(st.lists(st.sampled_from(["waits", "late", "gone"]), max_size=12), st.integers(0, 5))
+def test_only_what_somebody_still_waits_for_is_taken_in_order(kinds: list[str], most: int) -> None:
+    requests = Requests(threading.Event())
+    expected = []
+    for kind in kinds:
+        request = (requests.offer([IMAGE], 0 if kind == "late" else FAR) or [])[0]
+        if kind == "gone":
+            request.detections.cancel()
+        expected += [request] if kind == "waits" else []
+    assert requests.take(most) == expected[:most]
+    assert requests.take(len(kinds)) == expected[most:] and not requests
