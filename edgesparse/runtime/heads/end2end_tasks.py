@@ -40,11 +40,7 @@ class _Listed(EndToEnd):
         return layout.shapes[self.columns(layout)][2] == FIRST_DETAIL + self.details(layout)
 
     def evidence(self, layout: Layout, sample: Sample | None) -> Evidence | None:
-        try:
-            rows = layout.shapes[self.columns(layout)][1]
-            if not self.fits(layout) or is_dense(rows, layout.size):
-                return None
-        except LookupError:
+        if not self.can_read(layout) or is_dense(rows := layout.shapes[self.columns(layout)][1], layout.size):
             return None
         strength = SHAPES if len(layout.outputs) > 1 else POSSIBLE
         return Evidence(strength, f"a list of {rows} objects with {self.details(layout)} values beside box and class")

@@ -36,12 +36,9 @@ class Fcos(Head):
         return {shape[1] for shape in layout.shapes} == {cells(layout.size, STRIDES)}
 
     def evidence(self, layout: Layout, sample: Sample | None) -> Evidence | None:
-        try:
-            if not self.fits(layout):
-                return None
-            logits, _, centerness = self._order(layout)
-        except LookupError:
+        if not self.can_read(layout):
             return None
+        logits, _, centerness = self._order(layout)
         if sample is not None and all(
             raw.min() >= 0 and raw.max() <= 1 for raw in (sample[logits], sample[centerness])
         ):

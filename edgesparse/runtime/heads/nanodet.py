@@ -69,12 +69,9 @@ class DistanceBins(Head):
         return len({layout.shapes[part.scores][2] for part in self._parts(layout)}) == 1
 
     def evidence(self, layout: Layout, sample: Sample | None) -> Evidence | None:
-        try:
-            if not self.fits(layout) or (layout.table is not None and sample is None):
-                return None
-            parts, classes = self._parts(layout), self.classes(layout)
-        except LookupError:
+        if not self.can_read(layout) or (layout.table is not None and sample is None):
             return None
+        parts, classes = self._parts(layout), self.classes(layout)
         for part in parts if sample is not None else ():
             scores, bins = sample[part.scores][..., :classes], sample[part.distances][..., -SIDES:]  # type: ignore[index]
             if scores.min() < 0 or scores.max() > 1 or (bins.min() >= 0 and bins.max() <= 1):

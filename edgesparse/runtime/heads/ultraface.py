@@ -33,10 +33,7 @@ class UltraFace(Head):
         return len(layout.outputs) == 2 and layout.shapes[1 - boxes] == (*layout.shapes[boxes][:2], 2)
 
     def evidence(self, layout: Layout, sample: Sample | None) -> Evidence | None:
-        try:
-            if not self.fits(layout) or layout.shapes[0][1] != _priors(layout.size):
-                return None
-        except LookupError:
+        if not self.can_read(layout) or layout.shapes[0][1] != _priors(layout.size):
             return None
         scores = None if sample is None else sample[1 - layout.boxes()]
         if scores is not None and not np.allclose(scores.sum(axis=-1), 1, atol=0.01):

@@ -66,10 +66,7 @@ class AnchorMaps(Head):
         return len(layout.outputs) == len(maps) == len({level.output for level in maps}) and len(depths) == 1
 
     def evidence(self, layout: Layout, sample: Sample | None) -> Evidence | None:
-        try:
-            if not self.fits(layout) or self.classes(layout) < 1:
-                return None
-        except LookupError:
+        if not self.can_read(layout) or self.classes(layout) < 1:
             return None
         if sample is not None and all(raw.min() >= 0 and raw.max() <= 1 for raw in sample):
             return None

@@ -29,10 +29,7 @@ class BoxesAndScores(Head):
         return layout.shapes[scores][:2] == layout.shapes[boxes][:2] and layout.shapes[boxes][2] == 4
 
     def evidence(self, layout: Layout, sample: Sample | None) -> Evidence | None:
-        try:
-            if not self.fits(layout) or strides_of(layout.shapes[0][1], layout.size) is None:
-                return None
-        except LookupError:
+        if not self.can_read(layout) or strides_of(layout.shapes[0][1], layout.size) is None:
             return None
         boxes, scores = self.order(layout)
         if any(name in spec.name for spec in layout.outputs for name in ("logit", "label")):

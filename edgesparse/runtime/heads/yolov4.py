@@ -36,12 +36,9 @@ class YoloV4(Head):
         return boxes, 1 - boxes
 
     def evidence(self, layout: Layout, sample: Sample | None) -> Evidence | None:
-        try:
-            if not self.fits(layout):
-                return None
-            boxes, scores = self._order(layout)
-        except LookupError:
+        if not self.can_read(layout):
             return None
+        boxes, scores = self._order(layout)
         rows = layout.shapes[boxes][1]
         tiny = strides_of(rows // 3, layout.size) == (16, 32)
         if rows % 3 or not (tiny or is_dense(rows // 3, layout.size)):
