@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
@@ -21,6 +21,8 @@ class Mask:
     height: int
     width: int
     counts: NDArray[np.uint32]
+    _outlines: list[NDArray[np.int32]] | None = field(default=None, init=False, repr=False, compare=False)
+    """What `polygons` has returned: several sinks ask for it in each frame."""
 
     @property
     def area(self) -> int:
@@ -35,8 +37,18 @@ class Mask:
         return whole
 
     def polygons(self, bitmaps: Bitmaps | None = None) -> list[NDArray[np.int32]]:
-        """The outlines of its parts, largest first, each [n, 2] as x, y of pixels; holes are left out."""
-        left, columns = (bitmaps or Bitmaps()).columns(self)
+        """The outlines of its parts, largest first, each [n, 2] as x, y of pixels; holes are left out.
+
+        They are computed once: do not change them.
+        """
+        outlines = self._outlines
+        if outlines is None:
+            outlines = self._trace(bitmaps or Bitmaps())
+            object.__setattr__(self, "_outlines", outlines)
+        return outlines
+
+    def _trace(self, bitmaps: Bitmaps) -> list[NDArray[np.int32]]:
+        left, columns = bitmaps.columns(self)
         if not len(columns):
             return []
         contours, _ = cv2.findContours(columns, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)

@@ -15,6 +15,7 @@ import pytest
 from edgesparse.errors import SinkError
 from edgesparse.runtime.counts import Counts, Crossing, Stay
 from edgesparse.runtime.detections import Detections
+from edgesparse.runtime.masks import Bitmaps, Mask
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.sinks.base import Sink
 from edgesparse.stream.sinks.json_lines import JsonLines
@@ -164,3 +165,22 @@ def test_lines_have_what_was_counted_in_the_frame_and_the_totals(tmp_path: Path)
         "lines": {"way": {"in": never, "out": once}},
         "zones": {"hall": {"entered": once, "left": once, "seconds": {"total": 2.5, "classes": {"dog": 2.5}}}},
     }
+
+
+def test_the_outlines_of_a_mask_are_traced_once_for_all_sinks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    traced: list[Mask] = []
+    trace = Mask._trace
+
+    def counted(mask: Mask, bitmaps: Bitmaps) -> Any:
+        traced.append(mask)
+        return trace(mask, bitmaps)
+
+    monkeypatch.setattr(Mask, "_trace", counted)
+    mask = Mask(48, 64, np.array([500, 20, 28, 20, 2504], np.uint32))
+    detections = replace(DETECTIONS, masks=(mask,))
+    targets: Any = {"jsonl": str(tmp_path / "out.jsonl"), "txt": tmp_path / "txt", "save_images": tmp_path / "images"}
+    with open_sinks(NAMES, **targets) as sinks:
+        for sink in sinks:
+            sink.write(frame(0), detections)
+    assert len(sinks) == 3 and len(traced) == 1
+    assert json.loads((tmp_path / "out.jsonl").read_text())["detections"][0]["polygons"]
