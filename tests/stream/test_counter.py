@@ -12,6 +12,7 @@ from test_cameras import Steady
 
 from edgesparse.config import Run
 from edgesparse.runtime.detections import Detections
+from edgesparse.runtime.masks import Mask
 from edgesparse.stream.cameras import Feed
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.summary import Summary
@@ -193,6 +194,28 @@ def test_a_frame_of_another_size_does_not_cross_lines() -> None:
         large = Frame(np.zeros((800, 640, 3), np.uint8), scene.start_ns + 3 * SECOND + n, n, "0", "gate")
         counts = scene.feed.select(large, box).counts
         assert counts is not None and not counts.crossed
+
+
+def test_masks_poses_and_rotated_boxes_stay_with_their_objects() -> None:
+    """Of three tracked objects, those in the zone are kept, each with its own shape, number and seconds."""
+    feed = feed_of(zones=LOWER, lines={"far": [[0.9, 0], [0.9, 1]]}, tracking="bytetrack")
+    boxes = np.array([[80, 300, 120, 380], [300, 20, 340, 100], [500, 280, 540, 360]], np.float32)
+    masks = tuple(Mask(400, 640, np.array([n, 1, 255_999 - n], np.uint32)) for n in range(3))
+    rotated = np.array([[100, 340, 40, 30, 0.1], [320, 60, 40, 30, 0.2], [520, 320, 40, 30, 0.3]], np.float32)
+    objects = Detections(
+        boxes,
+        np.array([0.9, 0.8, 0.7], np.float32),
+        np.zeros(3, np.int64),
+        masks=masks,
+        keypoints=np.arange(27, dtype=np.float32).reshape(3, 3, 3),
+        rotated=rotated,
+    )
+    frames = [Frame(np.zeros((400, 640, 3), np.uint8), n * SECOND, n, "0", "gate") for n in range(4)]
+    shown = [feed.select(frame, objects) for frame in frames][-1]
+    assert shown.track_id is not None and shown.rotated is not None and shown.keypoints is not None
+    assert shown.track_id.tolist() == [1, 3] and shown.dwell == ((2.0,), (2.0,))
+    assert shown.masks == (masks[0], masks[2])
+    assert shown.rotated[:, 4].tolist() == pytest.approx([0.1, 0.3]) and shown.keypoints[1, 0, 0] == 18
 
 
 KINDS: list[tuple[str, dict[str, Any], tuple[float, float]]] = [

@@ -93,7 +93,7 @@ def draw_counts(image: Image, counts: Counts) -> None:
         start, end = np.rint([middle, tip]).astype(int).tolist()
         cv2.arrowedLine(image, start, end, LINE, 2 * thickness, cv2.LINE_AA, tipLength=0.4)
         into, out = (sum(counts.crossings_of(name, direction).values()) for direction in DIRECTIONS)
-        _label(image, f"{name} {into} in {out} out", int(first[0]), int(first[1]), LINE, thickness)
+        _label(image, f"{name} {into} in {out} out", int(second[0]), int(second[1]), LINE, thickness)
 
 
 def _pixels(image: Image, points: Polygon) -> NDArray[np.int32]:
