@@ -155,7 +155,7 @@ def nms_on_the_cpu() -> Iterator[None]:
 
 def graph_alone(detector: Detector) -> float:
     """Return the milliseconds of one batch's graph between two GPU events."""
-    slot = detector._ring._slots[0]
+    slot = detector._rounds._ring._slots[0]
     launch, stream, samples = slot._held["graphs"][1], slot._engine.stream, []  # type: ignore[attr-defined]
     with gpu() as card:
         start, end = card.event(), card.event()

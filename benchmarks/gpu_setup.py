@@ -68,7 +68,7 @@ def confident(of: Net) -> Net:
     with opened(of, 1e-4) as detector:
         for seed in range(SHOTS):
             detector.submit([image(seed)])
-            scores.append(detector._ring.collect()[0][0][1])
-            detector._letterboxes.clear()
+            scores += [boxes[0].confidence for boxes, _ in detector._rounds.collect()]
+            detector._views.clear()
     best = np.sort(np.concatenate(scores))[::-1]
     return replace(of, conf=float(best[min(40 * len(scores), len(best) - 1)]))

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, Strict
 
 from edgesparse.redaction import remember_address
+from edgesparse.tiles import TilesSetting
 from edgesparse.values import Section, Unit, restore_bytes
 
 
@@ -116,6 +117,8 @@ class Camera(Section):
     """Default: that of `run`."""
     classes: ClassFilter | None = None
     """Default: those of `run`."""
+    tiles: TilesSetting | None = None
+    """Default: that of `run`."""
     zones: dict[Annotated[str, AfterValidator(_name)], Zone] = Field(default_factory=dict, max_length=MOST_ZONES)
     """Zones that must contain an object's anchor, its box's bottom center, for it to count; default: anywhere."""
     lines: dict[Annotated[str, AfterValidator(_name)], Line] = Field(default_factory=dict, max_length=MOST_LINES)

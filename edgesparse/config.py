@@ -26,6 +26,7 @@ from edgesparse.input_spec import InputSpec as InputSpec
 from edgesparse.input_spec import Keypoints as Keypoints
 from edgesparse.input_spec import Letterbox as Letterbox
 from edgesparse.redaction import redact
+from edgesparse.tiles import TilesSetting
 from edgesparse.typed import read_mapping, typed
 from edgesparse.values import AnyPath, Batches, Memory, Positive, Unit, Version
 from edgesparse.values import Batch as Batch
@@ -156,6 +157,9 @@ class Run(Section):
     """Whether to track objects from frame to frame, per camera: `sort` (the same as true), or `bytetrack`, which keeps
     objects whose confidence falls below `conf` for a while, down to 0.1."""
 
+    tiles: TilesSetting = "none"
+    """Parts of a large frame that are detected in too: `none`, `auto`, a size, or a mapping."""
+
     @model_validator(mode="after")
     def _one_way(self) -> Run:
         check_together(self.cameras, tracking=bool(self.tracking))
@@ -174,7 +178,7 @@ class Run(Section):
 
     def seen_by(self, camera: Camera) -> Run:
         """Return a copy with the settings that this camera overrides."""
-        own = {key: getattr(camera, key) for key in ("conf", "classes") if getattr(camera, key) is not None}
+        own = {key: getattr(camera, key) for key in ("conf", "classes", "tiles") if getattr(camera, key) is not None}
         return self.model_copy(update=own)
 
 
@@ -229,13 +233,7 @@ class Recipe(Section):
     def build_key(self) -> str:
         """Return the sha256 of everything that determines what is built: without paths, `run` and `deploy`."""
         paths = {"annotations", "images", "reference"}
-        elsewhere: dict[str, Any] = {
-            "run": True,
-            "deploy": True,
-            "model": True,
-            "accept": paths,
-            "calibrate": {"images"},
-        }
+        elsewhere: Any = {"run": True, "deploy": True, "model": True, "accept": paths, "calibrate": {"images"}}
         values = self.model_dump(mode="json", exclude=elsewhere)
         if (file := head_file(self.head)) is not None:
             values["head"] = file.name

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from reference_keys import MARK
 
-from edgesparse import camera, strict_yaml, supervised
+from edgesparse import camera, strict_yaml, supervised, tiles
 from edgesparse.fleet import bundle, fetch, health, history, state
 from edgesparse.runtime import images
 from edgesparse.service import credentials, log_rate
@@ -36,6 +36,7 @@ TABLES: dict[str, list[tuple[str, str, str]]] = {
             f"{camera.MOST_CAMERAS}, with {camera.MOST_ZONES} zones and {camera.MOST_LINES} lines each",
             "refused",
         ),
+        ("images that a frame and its tiles are", str(tiles.MOST), "refused; `auto` uses larger tiles"),
         ("corners of a zone", str(camera.MOST_CORNERS), "refused"),
         ("rules for events", str(events.MOST_RULES), "refused"),
         ("a token or password", _size(credentials.MAX_SECRET_BYTES), "refused"),

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgesparse.config import InputSpec
 from edgesparse.errors import EdgeSparseError
+from edgesparse.tiles import Part
 
 Pixels = Literal["bgr", "rgb", "nv12", "yuyv"]
 PIXELS: tuple[Pixels, ...] = ("bgr", "rgb", "nv12", "yuyv")
@@ -54,7 +55,10 @@ Decode = Callable[[Sequence[NDArray[Any]], int], Candidates]
 
 @dataclass(frozen=True)
 class Place:
-    """The pixel format and size of a frame, and the rectangle of the model's input that it fills. Sizes in pixels."""
+    """The pixel format and size of a frame, and the rectangle of the model's input that it fills. Sizes in pixels.
+
+    `part`: what the model sees of the frame; None: all of it.
+    """
 
     pixels: Pixels
     frame_height: int
@@ -63,6 +67,12 @@ class Place:
     left: int
     height: int
     width: int
+    part: Part | None = None
+
+    @property
+    def seen(self) -> Part:
+        """What the model sees of the frame."""
+        return self.part or Part(0, 0, self.frame_height, self.frame_width)
 
 
 Frame = tuple[NDArray[np.uint8], Place]

@@ -16,6 +16,7 @@ from edgesparse.builder.attempts import TIME_IS_UP
 from edgesparse.builder.compare import compare_candidates
 from edgesparse.builder.int8 import hash_images
 from edgesparse.builder.pack import pack
+from edgesparse.builder.prepare import with_batch
 from edgesparse.config import Recipe, Run
 from edgesparse.errors import BackendUnavailable, ConfigError
 from edgesparse.model import load as models
@@ -77,6 +78,7 @@ def build(
     Raises ModelError, BuildError (AccuracyGateFailed if it detects worse than `accept` allows), PackageError,
     BackendUnavailable. Whatever fails, existing packages are left unchanged.
     """
+    recipe = with_batch(recipe)
     inputs = Inputs(recipe, pick_backend(recipe), _hashes(recipe))
     store = Store(root, recipe.model.stem)
     existing = None if reuse == "nothing" else store.find(inputs.build_id)

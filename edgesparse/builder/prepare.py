@@ -15,7 +15,7 @@ from edgesparse.backends import Backend, BuildOptions, Runner, TensorSpec, backe
 from edgesparse.builder.child.memory import Budget
 from edgesparse.builder.child.process import Workers
 from edgesparse.classes import coco_names
-from edgesparse.config import DetectorSpec, Recipe
+from edgesparse.config import Batch, Camera, DetectorSpec, Recipe, Run
 from edgesparse.errors import BuildError, ConfigError, ModelError
 from edgesparse.head_table import absolute_head
 from edgesparse.model import load as models
@@ -25,7 +25,10 @@ from edgesparse.runtime.heads.recognize import check, choose, keypoints_in, name
 from edgesparse.runtime.heads.registry import head as head_of
 from edgesparse.runtime.network_inputs import fixed_inputs, image_input
 from edgesparse.sparsity.inspect import Inspection, inspect
+from edgesparse.tiles import Tiles, parts_of
 
+FULL_HD = 1920, 1080
+"""Width and height of frames whose camera sets none."""
 _log = logging.getLogger(__name__)
 
 
@@ -80,6 +83,39 @@ def detector_spec(model: models.Model, recipe: Recipe) -> DetectorSpec:
         info = models.info(model)
         layout = layout_of(runner, recipe, info)
         return specify(recipe, info, find_head(recipe, info, runner, layout), layout)
+
+
+def with_batch(recipe: Recipe) -> Recipe:
+    """Return the recipe with the batch that a frame and its tiles need, unless it sets `build.batch` itself.
+
+    The frame's size is that of the cameras, or FULL_HD. A network whose batch cannot change keeps its own: it runs
+    several times per frame. Raises ModelError, and ConfigError for too many tiles.
+    """
+    run = recipe.run
+    tiled = [camera for camera in run.cameras or (None,) if _tiles(run, camera) is not None]
+    if "batch" in recipe.build.model_fields_set or not tiled:
+        return recipe
+    model = models.load(recipe.model)
+    size = recipe.input.size or models.info(model).size
+    if size is None:
+        return recipe
+    most = 1
+    for camera in tiled:
+        tiles, (width, height) = _tiles(run, camera), (camera and camera.size) or FULL_HD
+        assert tiles is not None
+        most = max(most, 1 + len(parts_of(tiles, (height, width), size)))
+    try:
+        models.fix_shapes(model, most, size)
+    except ModelError as error:
+        _log.warning("a frame and its tiles are %d images, which the engine gets one by one: %s", most, error)
+        return recipe
+    batch = Batch(min=most, opt=most, max=most)
+    return recipe.model_copy(update={"build": recipe.build.model_copy(update={"batch": batch})})
+
+
+def _tiles(run: Run, camera: Camera | None) -> Tiles | None:
+    tiles = (run if camera is None else run.seen_by(camera)).tiles
+    return tiles if isinstance(tiles, Tiles) else None
 
 
 def prepare(recipe: Recipe, folder: Path) -> Prepared:

@@ -28,6 +28,7 @@ class BenchOptions:
     fps: float
     max_age: float
     seconds: float
+    tiles: str | None
     html: Path | None
     force: bool
     store: Path
@@ -67,6 +68,7 @@ class BenchOptions:
     metavar="S",
     help="Load: measure each engine for this long.",
 )
+@options.tiles
 @options.html
 @options.force
 @options.store
@@ -74,12 +76,15 @@ class BenchOptions:
 def bench(target: Path, batch: str | None, streams: str | None, **fields: Any) -> None:
     """Measure latency per stage and peak memory, or throughput.
 
-    Per stage: from frame to detections, one frame after another. With --batch or --streams (load): frames per second,
+    Per stage: from frame to detections, one frame after another, with tiles and without where the recipe or --tiles has
+    them. With --batch or --streams (load): frames per second,
     latency, and how many cameras that is enough for if each sends --fps frames per second and a result may be --max-age
     milliseconds old. A recipe or a model is built for each batch; of a package, its engine and fallback are measured.
     """
     chosen = BenchOptions(batches=numbers("--batch", batch), streams=numbers("--streams", streams), **fields)
     if chosen.batches or chosen.streams:
+        if chosen.tiles is not None:
+            raise click.UsageError("--tiles is of frames: leave --batch and --streams out")
         check_outputs((chosen.html,), chosen.force)
         _load(target, chosen)
         return
@@ -89,19 +94,32 @@ def bench(target: Path, batch: str | None, streams: str | None, **fields: Any) -
 
 
 def _stages(target: Path, chosen: BenchOptions) -> None:
-    from edgesparse.bench.stages import measure_stages
+    from edgesparse.bench.stages import cost_of_tiles, measure_stages
     from edgesparse.builder.targets import ready
+    from edgesparse.config import override
     from edgesparse.stream.sources.memory import scene_frames
     from edgesparse.stream.sources.open import open_source
 
     with progress() as advance, open_source(chosen.source) if chosen.source is not None else scene_frames() as source:
         package = ready(target, chosen.store, progress=advance)
         advance("timing frames", 0, 0)
-        times = measure_stages(package, source, chosen.frames)
+        run = override(package.manifest.run, {"tiles": chosen.tiles})
+        times, alone = measure_stages(package, source, chosen.frames, run), None
+        if times.images > 1:
+            advance("timing frames without tiles", 0, 0)
+            source.reopen()
+            alone = measure_stages(package, source, chosen.frames, override(run, {"tiles": "none"}))
     if chosen.as_json:
-        emit_json({"package": str(package.folder), "where": times.where, **asdict(times.summary)})
+        tiles = (
+            {} if alone is None else {"images": times.images, "rounds": times.rounds, "whole": asdict(alone.summary)}
+        )
+        emit_json(
+            {"package": str(package.folder), "where": times.where, **asdict(times.summary), "tiles": tiles or None}
+        )
         return
     click.echo(f"{package.manifest.model} on {source.name}; from frames to boxes: {times.where}\n{times.summary}")
+    if alone is not None:
+        click.echo(cost_of_tiles(times, alone))
 
 
 def _load(target: Path, chosen: BenchOptions) -> None:

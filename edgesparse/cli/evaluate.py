@@ -16,10 +16,17 @@ from edgesparse.cli.show import complain, emit_json, progress, table
 @options.labels(required=True)
 @options.annotated_images("--images")
 @options.names
+@options.tiles
 @options.store
 @options.as_json
 def evaluate(
-    target: Path, annotations: Path, images: Path | None, names: str | None, store: Path, as_json: bool
+    target: Path,
+    annotations: Path,
+    images: Path | None,
+    names: str | None,
+    tiles: str | None,
+    store: Path,
+    as_json: bool,
 ) -> None:
     """Score a package, recipe or ONNX model on annotated images.
 
@@ -36,7 +43,7 @@ def evaluate(
         complain(f"note: {note}")
     with progress() as advance:
         package = ready(target, store, names=names, progress=advance)
-        score = evaluate_package(package, labels, advance)
+        score = evaluate_package(package, labels, advance, tiles)
     if score.note:
         complain(f"warning: the detector does not score on these labels: {score.note}")
     if as_json:

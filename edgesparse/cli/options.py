@@ -131,6 +131,20 @@ def html(function: Verb) -> Verb:
     return click.option("--html", type=PATH, metavar="FILE", help="Write the report as one HTML page.")(function)
 
 
+def tiles(function: Verb) -> Verb:
+    """--tiles, checked before anything is built."""
+
+    def checked(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+        if value is not None:
+            from edgesparse.config import Run, override
+
+            override(Run(), {"tiles": value}, "--tiles")
+        return value
+
+    text = "Detect in tiles too: auto, none, or SIZE[,OVERLAP]."
+    return click.option("--tiles", type=TEXT, metavar="TILES", help=text, callback=checked)(function)
+
+
 def device(function: Verb) -> Verb:
     """--device: a board, with an optional power mode."""
     text = "Predict gains there, e.g. orin-nano-8gb:15W."

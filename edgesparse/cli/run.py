@@ -17,7 +17,7 @@ from edgesparse.cli.run_service import run_service
 from edgesparse.cli.show import emit_json, progress
 from edgesparse.errors import ConfigError
 
-_OVERRIDES = ("conf", "iou", "max_det", "classes", "tracking")
+_OVERRIDES = ("conf", "iou", "max_det", "classes", "tracking", "tiles")
 _OUTPUTS = ("jsonl", "txt", "coco", "video", "save_images", "show", "categories", "force")
 
 
@@ -50,6 +50,7 @@ class RunOptions:
 @click.option("--iou", type=options.SHARE, metavar="F", help="Merge boxes that overlap by more.")
 @click.option("--max-det", type=options.COUNT, metavar="N", help="Keep at most this many boxes per frame.")
 @click.option("--classes", type=options.TEXT, metavar="NAME,...", help="Detect only these classes, by name or number.")
+@options.tiles
 @click.option("--frames", type=options.COUNT, metavar="N", help="Stop after this many frames.")
 @click.option("--jsonl", type=options.PATH, metavar="FILE", help="Write JSON lines; '-' is standard output.")
 @click.option("--txt", type=options.PATH, metavar="FOLDER", help="Write YOLO text files.")

@@ -13,7 +13,7 @@ from typing import Any
 
 from edgesparse import strict_yaml, values
 from edgesparse.backends import backend
-from edgesparse.builder.prepare import prepare
+from edgesparse.builder.prepare import prepare, with_batch
 from edgesparse.builder.targets import recipe_of
 from edgesparse.config import Recipe
 from edgesparse.errors import ConfigError
@@ -51,7 +51,7 @@ def make(
     `version` must increase; the default is the time of the newest file in it, or SOURCE_DATE_EPOCH. `images` replaces
     the recipe's `deploy.images`. `out` is written atomically. Raises ConfigError, ModelError, SignatureError.
     """
-    recipe = recipe_of(target)
+    recipe = with_batch(recipe_of(target))
     _refuse_secrets(recipe, target)
     with tempfile.TemporaryDirectory(prefix="edgesparse-bundle-") as folder:
         files = _Contents(recipe, Path(folder), images, progress).files

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse.backends.base import Runner
-from edgesparse.backends.frames import Frame, FrameBoxes, FramePlan, Slot
+from edgesparse.backends.frames import Frame, FrameBoxes, FramePlan, Place, Slot
 from edgesparse.runtime.preprocess import Preprocessor
 
 TO_BGR: dict[str, int] = {
@@ -34,10 +34,12 @@ class CpuSlot(Slot):
         self._preprocess = Preprocessor(plan.spec, buffers[plan.image])
         self._outputs = [buffers[output.name] for output in runner.outputs]
         self._converted: dict[int, NDArray[np.uint8]] = {}
+        self._last: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None = None
         self._count, self.times = 0, np.zeros(3, np.int64)
 
     def start(self, frames: Sequence[Frame]) -> None:
         started = time.perf_counter_ns()
+        self._last = None
         for slot, frame in enumerate(frames):
             self._preprocess(self._bgr(frame, slot), slot)
         prepared = time.perf_counter_ns()
@@ -46,10 +48,17 @@ class CpuSlot(Slot):
         self._count = len(frames)
 
     def _bgr(self, frame: Frame, slot: int) -> NDArray[np.uint8]:
-        """Return the frame itself, or convert it into a buffer that is reused while the size stays the same."""
+        """Return what the model sees of a frame, of which parts may follow each other, as BGR: a view of it, or of a
+        buffer that is reused while the size stays the same."""
         image, place = frame
+        top, left, height, width = place.seen
         if place.pixels == "bgr":
-            return image
+            return image[top : top + height, left : left + width]
+        if self._last is None or self._last[0] is not image:
+            self._last = image, self._convert(image, place, slot)
+        return self._last[1][top : top + height, left : left + width]
+
+    def _convert(self, image: NDArray[np.uint8], place: Place, slot: int) -> NDArray[np.uint8]:
         shape, out = (place.frame_height, place.frame_width, 3), self._converted.get(slot)
         if out is None or out.shape != shape:
             out = self._converted[slot] = np.empty(shape, np.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -24,19 +25,21 @@ from edgesparse.runtime.heads.recognize import check
 from edgesparse.runtime.heads.registry import head as head_of
 from edgesparse.runtime.inputs import ImageInput, as_frame, as_frames, is_batch
 from edgesparse.runtime.letterbox import Letterbox
+from edgesparse.runtime.merge import Limits, merged
 from edgesparse.runtime.network_inputs import fixed_inputs, image_input
 from edgesparse.runtime.nms import nms
-from edgesparse.runtime.places import Places
+from edgesparse.runtime.places import Places, Views
 from edgesparse.runtime.rotated import suppress
-from edgesparse.wording import nearest
+from edgesparse.runtime.rounds import Rounds
+from edgesparse.runtime.thresholds import for_tracker, thresholds
+from edgesparse.tiles import Tiles
 
 Kinds = Pixels | Sequence[Pixels] | None
 """The pixel format of all frames of a batch, of each frame, or None: what their shapes suggest."""
 UNKNOWN = "faults that the GPU found"
 """The fault of candidates that the GPU dropped."""
-LOW = 0.1
-"""The least confidence that ByteTrack considers."""
 STAGES = ("preprocess", "engine", "decode", "nms")
+_log = logging.getLogger(__name__)
 
 
 class Detector(Closing):
@@ -45,8 +48,9 @@ class Detector(Closing):
     `detect` waits for its result. To overlap work, `submit` up to `depth` batches and `collect` them in order. Frames
     are uint8: [H, W, 3] in BGR or RGB, [H * 3 / 2, W] in NV12, [H, W, 2] in YUYV; one batch may mix sizes and formats.
     Formats other than BGR and YUYV must be named with `pixels`. `times`: nanoseconds per stage (STAGES) of the last
-    result. `faults`: how many candidates reached their threshold but are not valid boxes (boxes.py), by fault.
-    `notice`: what users of this detector should know.
+    result. `images`: how many images, tiles included, the last batch was, and the engine's runs for it. `faults`: how
+    many candidates reached their threshold but are not valid boxes (boxes.py), by fault. `notice`: what users of this
+    detector should know.
 
     Raises ModelError if head, input or classes do not fit the model, and ConfigError if `run` names an unknown class.
     """
@@ -55,8 +59,7 @@ class Detector(Closing):
         self, runner: Runner, spec: config.DetectorSpec, run: config.Run | None = None, precision: str = "fp32"
     ) -> None:
         run = run or config.Run()
-        self.runner, self.spec, self.run, self.precision = runner, spec, run, precision
-        self.notice = ""
+        self.runner, self.spec, self.run, self.precision, self.notice = runner, spec, run, precision, ""
         layout = Layout(runner.outputs, spec.input.size, spec.keypoints)
         check(spec.head, layout)
         head = head_of(spec.head)
@@ -75,7 +78,8 @@ class Detector(Closing):
         self._nms, self._complete, self.faults = head.nms, head.complete(layout), dict[str, int]()
         self._rotated = head.task == "obb"
         image = image_input(runner)
-        self.batch, self._places = image.shape[0], Places(spec.input, image)
+        self._size, self._places = image.shape[0], Places(spec.input, image)
+        self.batch, self.images = 1 if _tiled(run) else self._size, (0, 0)
         plan = FramePlan(
             image.name,
             spec.input,
@@ -88,7 +92,7 @@ class Detector(Closing):
             prototypes=head.prototypes(layout),
         )
         slots = runner.frames(plan) or [CpuSlot(runner, plan)]
-        self._ring, self._letterboxes = Ring(slots), deque[list[Letterbox]]()
+        self._rounds, self._views = Rounds(Ring(slots), self._size), deque[list[Views]]()
         self.times = np.zeros(len(STAGES), np.int64)
 
     @overload
@@ -117,8 +121,8 @@ class Detector(Closing):
         """Return the detections in each of at most `batch` frames. Raises SourceError for a frame of the wrong shape or
         type, RuntimeError while batches are in flight.
         """
-        if self._ring.in_flight:
-            raise RuntimeError(f"{self._ring.in_flight} batches are in flight: collect() them first")
+        if self._rounds.in_flight:
+            raise RuntimeError(f"{self._rounds.in_flight} batches are in flight: collect() them first")
         if not frames:
             return []
         self.submit(frames, pixels)
@@ -127,19 +131,27 @@ class Detector(Closing):
     @property
     def depth(self) -> int:
         """Number of batches that can be in flight; 1 if nothing overlaps and `submit` does the work."""
-        return self._ring.depth
+        return self._rounds.depth
+
+    @property
+    def tiles(self) -> Tiles | None:
+        """The tiles of frames that `submit` gets without any."""
+        return self.run.tiles if isinstance(self.run.tiles, Tiles) else None
 
     @property
     def where(self) -> str:
         """A description of what prepares frames, runs the model and finds candidates."""
-        return self._ring.where
+        return self._rounds.where
 
     @property
     def in_flight(self) -> int:
-        return self._ring.in_flight
+        return self._rounds.in_flight
 
-    def submit(self, frames: Sequence[NDArray[np.uint8]], pixels: Kinds = None) -> None:
-        """Start 1 to `batch` frames, which must not change until they are collected.
+    def submit(
+        self, frames: Sequence[NDArray[np.uint8]], pixels: Kinds = None, tiles: Sequence[Tiles | None] | None = None
+    ) -> None:
+        """Start 1 to `batch` frames, which must not change until they are collected. `tiles`: the parts of each frame
+        that are seen too; by default those of `run`.
 
         Raises what `detect` raises, and RuntimeError if `depth` batches are in flight. A batch that raises is not
         started.
@@ -147,19 +159,42 @@ class Detector(Closing):
         if not 0 < len(frames) <= self.batch:
             raise ModelError(f"found {len(frames)} frames, needed 1 to {self.batch}: the network's batch")
         formats = [pixels] * len(frames) if pixels is None or isinstance(pixels, str) else pixels
-        placed = [self._places.of(frame, kind) for frame, kind in zip(frames, formats, strict=True)]
-        self._ring.submit([(frame, place) for frame, (place, _) in zip(frames, placed, strict=True)])
-        self._letterboxes.append([letterbox for _, letterbox in placed])
+        tiles = tiles or [self.tiles] * len(frames)
+        views = [self._places.of(*each) for each in zip(frames, formats, tiles, strict=True)]
+        images = [(frame, place) for frame, each in zip(frames, views, strict=True) for place, _ in each]
+        self.images = len(images), -(-len(images) // self._size)
+        if self.images[1] > 1:
+            self._note_rounds(*self.images)
+        self._rounds.submit(images)
+        self._views.append(views)
 
     def collect(self) -> list[Detections]:
         """Wait for the oldest batch in flight and return its detections per frame; with `tracking: bytetrack` those of
         confidence LOW or more, which only a tracker may use. Raises RuntimeError if there is
         none.
         """
-        letterboxes = self._letterboxes.popleft() if self._letterboxes else []
-        results, times = self._ring.collect()
-        self.times[:3], self.times[3] = times, 0
-        return [self._detections(boxes, letterbox) for boxes, letterbox in zip(results, letterboxes, strict=True)]
+        views = self._views.popleft() if self._views else []
+        self.times[:] = 0
+        seen, letterboxes = list[Detections](), (letterbox for each in views for _, letterbox in each)
+        for results, times in self._rounds.collect():
+            self.times[:3] += times
+            seen += [self._detections(boxes, next(letterboxes)) for boxes in results]
+        if len(seen) == len(views):
+            return seen
+        start = time.perf_counter_ns()
+        rest, limits = iter(seen), Limits(self.run.iou, self.run.max_det, self.run.agnostic)
+        together = [merged([place.seen for place, _ in each], [next(rest) for _ in each], limits) for each in views]
+        self.times[3] += time.perf_counter_ns() - start
+        return together
+
+    def _note_rounds(self, images: int, rounds: int) -> None:
+        """Say once that frames need several runs of the engine."""
+        if not self.notice:
+            self.notice = (
+                f"a frame and its tiles are {images} images, which take {rounds} runs of the engine, whose batch is "
+                f"{self._size}: build.batch: {images} takes one"
+            )
+            _log.warning("%s", self.notice)
 
     def counted(self, detections: Detections) -> Detections:
         """Return the collected detections without those that only a tracker may use."""
@@ -240,46 +275,20 @@ class Detector(Closing):
 
     def close(self) -> None:
         """Wait for the batches in flight, discard their results, and free everything."""
-        self._ring.close()
+        self._rounds.close()
         self.runner.close()
+
+
+def _tiled(run: config.Run) -> bool:
+    """Whether any camera has tiles."""
+    return any(isinstance(tiles, Tiles) for tiles in (run.tiles, *(camera.tiles for camera in run.cameras)))
 
 
 def _check_task(task: Task, spec: config.DetectorSpec, run: config.Run) -> None:
     """Raise ConfigError for settings that mean nothing for a task."""
     if task == "obb" and spec.input.letterbox == "stretch":
         raise ConfigError("input.letterbox: found stretch, needed centre or top-left: rotated boxes would be sheared")
+    if task == "classify" and _tiled(run):
+        raise ConfigError("run.tiles: a classifier sees the whole frame: remove tiles, or use a detector")
     if task == "classify" and (run.tracking or any(camera.zones for camera in run.cameras)):
         raise ConfigError("run: a classifier sees the whole frame: remove tracking and zones, or use a detector")
-
-
-def thresholds(run: config.Run, names: Sequence[str], where: str = "run") -> NDArray[np.float32]:
-    """Return the minimum confidence per class [C]; infinite for classes not in `run.classes`. Raises ConfigError, which
-    starts with `where`, for an unknown class.
-    """
-    default, single = 0.25, {}
-    if isinstance(run.conf, dict):
-        single = {key: value for key, value in run.conf.items() if key != "default"}
-        default = run.conf.get("default", default)
-    else:
-        default = run.conf
-    least = np.full(len(names), default, np.float32)
-    for name, value in single.items():
-        least[class_index(name, names, f"{where}.conf")] = value
-    if run.classes is not None:
-        selected = [class_index(name, names, f"{where}.classes") for name in run.classes]
-        least[np.setdiff1d(np.arange(len(names)), selected)] = np.inf
-    return least
-
-
-def for_tracker(least: NDArray[np.float32], run: config.Run) -> NDArray[np.float32]:
-    """Lower thresholds [C] to what the tracker considers; the same array with another tracker than ByteTrack."""
-    return np.where(np.isfinite(least), np.minimum(least, LOW), least) if run.tracking == "bytetrack" else least
-
-
-def class_index(name: str, names: Sequence[str], where: str) -> int:
-    """Return a class id from its name, or from its id as text. Raises ConfigError, which starts with `where`."""
-    if name in names:
-        return list(names).index(name)
-    if name.isdecimal() and len(name) < 10 and int(name) < len(names):
-        return int(name)
-    raise ConfigError(f"{where}: no class '{name}'{nearest(name, names)}")

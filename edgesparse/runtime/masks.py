@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +56,21 @@ class Mask:
         outlines = sorted(contours, key=lambda contour: -cv2.contourArea(contour))
         return [(outline.reshape(-1, 2)[:, ::-1] + (left, 0)).astype(np.int32) for outline in outlines]
 
+    def placed(self, top: int, left: int, height: int, width: int) -> Mask:
+        """The same pixels in a larger image of `height` x `width`, in which this one begins at `top` and `left`."""
+        edges = np.cumsum(self.counts, dtype=np.int64)
+        starts, ends = edges[0:-1:2], edges[1::2]
+        if not len(starts):
+            return Mask(height, width, np.array([height * width], np.uint32))
+        first, columns = starts // self.height, (ends - 1) // self.height - starts // self.height + 1
+        # A run that continues in the next column becomes one per column.
+        run = np.repeat(np.arange(len(starts)), columns)
+        column = np.arange(len(run)) - np.repeat(np.cumsum(columns) - columns, columns) + first[run]
+        low = np.maximum(starts[run], column * self.height)
+        high = np.minimum(ends[run], (column + 1) * self.height)
+        shift = (left + column) * height + top - column * self.height
+        return mask_of_edges(np.stack([low + shift, high + shift], 1).ravel(), height, width)
+
     def as_coco(self) -> dict[str, Any]:
         """`size` and `counts` as in COCO results: differences from the run two before, six bits per character."""
         text, counts = bytearray(), self.counts.tolist()
@@ -91,3 +107,24 @@ class Bitmaps:
         pixels[ends - first * mask.height] = 255  # minus one
         np.cumsum(pixels, dtype=np.uint8, out=pixels)
         return first, pixels[:-1].reshape(-1, mask.height)
+
+
+def mask_of_edges(edges: NDArray[np.int64], height: int, width: int) -> Mask:
+    """Build a mask from the positions where runs of the object start and end, alternately."""
+    if len(edges) > 2:  # a run that continues at the top of the next column is one run
+        apart = edges[1:-1:2] != edges[2::2]
+        edges = np.concatenate([edges[:1], edges[1:-1][np.repeat(apart, 2)], edges[-1:]])
+    total = height * width
+    ends = np.concatenate([[0], edges, [total] if not len(edges) or edges[-1] < total else []])
+    return Mask(height, width, np.diff(ends).astype(np.uint32))
+
+
+def union(masks: Sequence[Mask]) -> Mask:
+    """The pixels that are in any of these masks of images of one size."""
+    edges = [np.cumsum(mask.counts, dtype=np.int64) for mask in masks]
+    starts = np.sort(np.concatenate([each[0:-1:2] for each in edges]))
+    ends = np.sort(np.concatenate([each[1::2] for each in edges]))
+    # A run of the union starts where no other is open, and ends before the next one starts.
+    first = np.concatenate([[True], starts[1:] > ends[:-1]]) if len(starts) else np.empty(0, np.bool_)
+    last = np.concatenate([first[1:], [True]]) if len(starts) else first
+    return mask_of_edges(np.stack([starts[first], ends[last]], 1).ravel(), masks[0].height, masks[0].width)

@@ -1,4 +1,4 @@
-"""The pixel format of a frame and its place in the model's input, computed once per frame size."""
+"""The pixel format of a frame and the places of it and its parts in the model's input, computed once per frame size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from edgesparse.backends.frames import Pixels, Place
 from edgesparse.config import InputSpec
 from edgesparse.errors import ModelError, SourceError
 from edgesparse.runtime.letterbox import Letterbox
+from edgesparse.tiles import Tiles, parts_of
 
+Views = tuple[tuple[Place, Letterbox], ...]
+"""The whole frame, then its parts."""
 _KEPT = 64
 """Number of sizes to remember; more than there are cameras."""
 
@@ -25,19 +28,20 @@ class Places:
             actual, expected = "x".join(map(str, image.shape[2:])), "x".join(map(str, spec.size))
             raise ModelError(f"the model's input is {actual}, the recipe's input.size is {expected}: make them equal")
         self._spec = spec
-        self._known: dict[Any, tuple[Place, Letterbox]] = {}
+        self._known: dict[Any, Views] = {}
 
-    def of(self, frame: NDArray[np.uint8], pixels: Pixels | None) -> tuple[Place, Letterbox]:
-        """Return both for a frame. Raises SourceError for a frame of the wrong shape or type."""
-        key = (frame.shape, frame.dtype, pixels)
+    def of(self, frame: NDArray[np.uint8], pixels: Pixels | None, tiles: Tiles | None = None) -> Views:
+        """Return both for a frame, and for each of its parts if there are any. Raises SourceError for a frame of the
+        wrong shape or type, ConfigError for too many parts."""
+        key = (frame.shape, frame.dtype, pixels, tiles)
         place = self._known.get(key)
         if place is None:
             if len(self._known) >= _KEPT:
                 self._known.clear()
-            place = self._known[key] = self._compute(frame, pixels)
+            place = self._known[key] = self._compute(frame, pixels, tiles)
         return place
 
-    def _compute(self, frame: NDArray[np.uint8], pixels: Pixels | None) -> tuple[Place, Letterbox]:
+    def _compute(self, frame: NDArray[np.uint8], pixels: Pixels | None, tiles: Tiles | None) -> Views:
         kind = pixels or _kind(frame)
         size = _size(frame, kind) if frame.dtype == np.uint8 and frame.size else None
         if size is None:
@@ -46,8 +50,13 @@ class Places:
                 "yuyv": "H x W x 2 uint8 of even width (YUYV)",
             }.get(kind, f"H x W x 3 uint8 ({kind.upper()})")
             raise SourceError(f"frame is {frame.shape} {frame.dtype}: needed {needed}")
-        box = Letterbox.fit(size, self._spec.size, self._spec.letterbox)
-        return Place(kind, *size, box.top, box.left, box.height, box.width), box
+        parts = () if tiles is None else parts_of(tiles, size, self._spec.size)
+        views: list[tuple[Place, Letterbox]] = []
+        for part in (None, *parts):
+            seen = size if part is None else (part.height, part.width)
+            box = Letterbox.fit(seen, self._spec.size, self._spec.letterbox)
+            views.append((Place(kind, *size, box.top, box.left, box.height, box.width, part), box))
+        return tuple(views)
 
 
 def _kind(frame: NDArray[np.uint8]) -> Pixels:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.letterbox import Letterbox
-from edgesparse.runtime.masks import Mask
+from edgesparse.runtime.masks import Mask, mask_of_edges
 
 CHUNK = 16
 """Masks whose logits are computed at once, at the prototypes' resolution."""
@@ -85,7 +85,7 @@ class MaskMaker:
         if flat[0]:
             edges = np.concatenate([[0], edges])
         column, row = np.divmod(edges, rows + 1)
-        return _of_edges((left + column) * height + top + row, height, width)
+        return mask_of_edges((left + column) * height + top + row, height, width)
 
     def _from_frame(self, left: int, top: int, at: Letterbox) -> NDArray[np.float64]:
         """The affine map from (row, column) of a part of the frame to x, y of the prototypes, between pixel centers."""
@@ -94,13 +94,3 @@ class MaskMaker:
         first_x = ((left + 0.5) * x[0] + at.left) * x[1] - 0.5
         first_y = ((top + 0.5) * y[0] + at.top) * y[1] - 0.5
         return np.array([[0, x[0] * x[1], first_x], [y[0] * y[1], 0, first_y]])
-
-
-def _of_edges(edges: NDArray[np.int64], height: int, width: int) -> Mask:
-    """Build a mask from the positions where runs of the object start and end, alternately."""
-    if len(edges) > 2:  # a run that continues at the top of the next column is one run
-        apart = edges[1:-1:2] != edges[2::2]
-        edges = np.concatenate([edges[:1], edges[1:-1][np.repeat(apart, 2)], edges[-1:]])
-    total = height * width
-    ends = np.concatenate([[0], edges, [total] if not len(edges) or edges[-1] < total else []])
-    return Mask(height, width, np.diff(ends).astype(np.uint32))

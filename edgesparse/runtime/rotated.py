@@ -88,15 +88,29 @@ def overlap(first: NDArray[np.floating], second: NDArray[np.floating]) -> Floats
     near = ((low[0][:, None] < high[1]) & (low[1] < high[0][:, None])).all(axis=2)
     for row, column in zip(*np.nonzero(near), strict=True):
         middle = second[column, :2]
-        shared[row, column] = _shared_area(*((corners[i][j] - middle).tolist() for i, j in ((0, row), (1, column))))
+        shared[row, column] = _area(_clipped(*((corners[i][j] - middle).tolist() for i, j in ((0, row), (1, column)))))
     areas = [np.asarray(boxes, np.float64)[:, 2:4].prod(axis=1) for boxes in (first, second)]
     union = areas[0][:, None] + areas[1] - shared
     iou: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
     return iou
 
 
-def _shared_area(polygon: list[list[float]], other: list[list[float]]) -> float:
-    """Area of the intersection of two convex polygons, corners as those of `corners_of`, by Sutherland and Hodgman's
+def overlap_in(
+    first: NDArray[np.floating], second: NDArray[np.floating], seen: tuple[float, float, float, float]
+) -> float:
+    """Intersection over union of two rotated boxes [5], clipped to the upright rectangle `seen` (x1, y1, x2, y2)."""
+    x1, y1, x2, y2 = seen
+    middle = np.array([(x1 + x2) / 2, (y1 + y2) / 2])
+    window = (np.array([[x2, y2], [x2, y1], [x1, y1], [x1, y2]]) - middle).tolist()
+    a, b = (_clipped((corners_of(box[None])[0] - middle).tolist(), window) for box in (first, second))
+    if len(a) < 3 or len(b) < 3:
+        return 0.0
+    shared = _area(_clipped(a, b))
+    return shared / max(_area(a) + _area(b) - shared, 1e-12)
+
+
+def _clipped(polygon: list[list[float]], other: list[list[float]]) -> list[list[float]]:
+    """The intersection of two convex polygons, corners in the order of `corners_of`, by Sutherland and Hodgman's
     clipping (Reentrant Polygon Clipping, 1974). OpenCV's functions give wrong areas for boxes that nearly coincide."""
     points = polygon
     for (ax, ay), (bx, by) in zip(other, other[1:] + other[:1], strict=True):
@@ -110,4 +124,8 @@ def _shared_area(polygon: list[list[float]], other: list[list[float]]) -> float:
             if here >= 0:
                 clipped.append([x, y])
         points = clipped
+    return points
+
+
+def _area(points: list[list[float]]) -> float:
     return abs(sum(points[i - 1][0] * y - x * points[i - 1][1] for i, (x, y) in enumerate(points))) / 2

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from edgesparse.config import ONLY, Camera, Run
 from edgesparse.redaction import redact
 from edgesparse.runtime.detections import Detections
-from edgesparse.runtime.detector import Detector, for_tracker, thresholds
+from edgesparse.runtime.detector import Detector
+from edgesparse.runtime.thresholds import for_tracker, thresholds
 from edgesparse.stream.counter import Counter
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.sources.base import Source, State
@@ -22,6 +23,7 @@ from edgesparse.stream.sources.open import open_source
 from edgesparse.stream.summary import CameraCounts
 from edgesparse.stream.totals import Totals, totals
 from edgesparse.stream.tracks import Tracks
+from edgesparse.tiles import Tiles
 
 
 @dataclass
@@ -74,6 +76,8 @@ class Feed:
         own = thresholds(run.seen_by(settings), names, f"run.cameras.{settings.name}")
         shared = not run.cameras and settings.conf is None and settings.classes is None
         self._thresholds = None if shared else for_tracker(own, run)
+        tiles = run.seen_by(settings).tiles
+        self.tiles = tiles if isinstance(tiles, Tiles) else None
         self._names = tuple(names)
         former = like if like is not None and like._names == self._names else None
         self.counter: Counter | None = None

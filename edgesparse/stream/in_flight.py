@@ -89,15 +89,17 @@ class InFlight:
         the engine raises: no request costs a frame, or counts as one.
         """
         batch = Batch(taken, started, time.perf_counter_ns(), requests)
-        images = [frame.image for _, frame in taken]
+        images, tiles = [frame.image for _, frame in taken], [feed.tiles for feed, _ in taken]
         try:
-            self._detector.submit([*images, *(request.image for request in requests)])
+            all_tiles = [*tiles, *[self._detector.tiles] * len(requests)]
+            self._detector.submit([*images, *(request.image for request in requests)], tiles=all_tiles)
         except Exception as error:  # an engine may raise anything
             if not requests:
                 raise
             _fail(requests, error)
             batch.requests = ()
-            self._detector.submit(images or [np.zeros((*self._detector.spec.input.size, 3), np.uint8)])
+            blank = np.zeros((*self._detector.spec.input.size, 3), np.uint8)
+            self._detector.submit(images or [blank], tiles=tiles)
         self._batches.append(batch)
 
     def collect(self) -> None:

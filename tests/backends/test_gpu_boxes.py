@@ -48,9 +48,9 @@ def test_boxes_are_those_of_the_cpu(
 def both(detect: Detector, batch: int, fake: Fake) -> tuple[list[FrameBoxes], list[Candidates]]:
     """What the slot returns, and the boxes that NumPy decodes from the same outputs."""
     frames = [still(*SIZE, seed=i) for i in range(batch)]
-    detect._ring.submit([(frame, detect._places.of(frame, None)[0]) for frame in frames])
-    results, _ = detect._ring.collect()
-    plan, outputs = detect._ring._slots[0]._plan, [fake.answers[spec.name] for spec in detect.runner.outputs]  # type: ignore[attr-defined]
+    detect._rounds._ring.submit([(frame, detect._places.of(frame, None)[0][0]) for frame in frames])
+    results, _ = detect._rounds._ring.collect()
+    plan, outputs = detect._rounds._ring._slots[0]._plan, [fake.answers[spec.name] for spec in detect.runner.outputs]  # type: ignore[attr-defined]
     decoded: list[Any] = [plan.decoded(outputs, i)[:3] for i in range(batch)]
     keep = [valid_boxes(c[0], c[1], c[2], len(CLASSES)) for c in decoded]
     return results, [tuple(part[k] for part in c) for c, k in zip(decoded, keep, strict=True)]
@@ -77,7 +77,7 @@ def test_nms_keeps_the_boxes_that_opencv_keeps(fake: Fake, tmp_path: Path, head:
             detections = detect.detect(frames)
             for boxes, decoded, ours in zip(*both(detect, 2, fake), detections, strict=True):
                 assert boxes.final == (count_of(detect, decoded) <= 256)
-                theirs = detect._detections(FrameBoxes(*decoded), detect._places.of(frames[0], None)[1])
+                theirs = detect._detections(FrameBoxes(*decoded), detect._places.of(frames[0], None)[0][1])
                 assert ours.class_id.tolist() == theirs.class_id.tolist()
                 np.testing.assert_allclose(ours.confidence, theirs.confidence, rtol=1e-6)
                 np.testing.assert_allclose(ours.xyxy, theirs.xyxy, atol=0.01, rtol=1e-5)
@@ -134,7 +134,7 @@ def same_as_opencv(fake: Fake, folder: Path, images: Any, **run: Any) -> None:
     fake.answers = {"output0": output}
     with detector(fake, folder, batch=2, **run) as detect, pytest.MonkeyPatch.context() as patch:
         patch.setattr("edgesparse.runtime.nms.FEW", 0)
-        letterbox = detect._places.of(still(*SIZE), None)[1]
+        letterbox = detect._places.of(still(*SIZE), None)[0][1]
         for boxes, decoded in zip(*both(detect, 2, fake), strict=True):
             assert boxes.final == (count_of(detect, decoded) <= 256)
             ours, theirs = (detect._detections(each, letterbox) for each in (boxes, FrameBoxes(*decoded)))
@@ -168,8 +168,8 @@ def test_what_is_no_box_is_dropped_and_counted_as_on_the_cpu(
             ours = detect.detect(frames)
             dropped = detect.dropped
             detect.faults.clear()
-            plan, outputs = detect._ring._slots[0]._plan, [fake.answers[s.name] for s in detect.runner.outputs]  # type: ignore[attr-defined]
-            letterbox = detect._places.of(frames[0], None)[1]
+            plan, outputs = detect._rounds._ring._slots[0]._plan, [fake.answers[s.name] for s in detect.runner.outputs]  # type: ignore[attr-defined]
+            letterbox = detect._places.of(frames[0], None)[0][1]
             theirs = [detect._detections(plan.decoded(outputs, i), letterbox) for i in range(2)]
             assert dropped == detect.dropped
             counted += dropped

@@ -103,7 +103,7 @@ def test_of_a_frame_elsewhere_only_those_rows_are_copied(fake: Fake, tmp_path: P
     with detector(fake, tmp_path) as detect:
         for _ in range(2 * detect.depth):
             detect(frame)
-        (image,) = detect._ring._slots[0]._images  # type: ignore[attr-defined]
+        (image,) = detect._rounds._ring._slots[0]._images  # type: ignore[attr-defined]
         staged = image.source.reshape(frame.shape)
         assert (staged[1::3] == frame[1::3]).all() and not staged[::3].any() and not staged[2::3].any()
         assert fake.seen is not None

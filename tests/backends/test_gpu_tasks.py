@@ -59,7 +59,7 @@ def test_objects_are_those_of_the_cpu(
         frames = [still(48, 80, seed=i) for i in range(2)]
         for _ in range(2):
             ours = detect.detect(frames)
-        plan, letterbox = detect._ring._slots[0]._plan, detect._places.of(frames[0], None)[1]  # type: ignore[attr-defined]
+        plan, letterbox = detect._rounds._ring._slots[0]._plan, detect._places.of(frames[0], None)[0][1]  # type: ignore[attr-defined]
         whole = [fake.answers[spec.name] for spec in detect.runner.outputs]
         theirs = [detect._detections(plan.decoded(whole, i), letterbox) for i in range(2)]
     assert (sum(map(len, ours)) > 5) == (share > 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import squares
 from onnx import numpy_helper
 
 from edgesparse.builder import build, targets
-from edgesparse.builder.prepare import detector_spec, prepare
+from edgesparse.builder.prepare import detector_spec, prepare, with_batch
 from edgesparse.config import load_recipe, parse
 from edgesparse.errors import ConfigError, ModelError
 from edgesparse.model import load as models
@@ -71,3 +72,30 @@ def test_a_branch_that_reads_the_image_and_the_domain_ai_onnx_are_prepared(cases
     for name in ("if_reads_image", "domain_ai_onnx"):
         prepared = prepare(parse({"model": str(cases / f"{name}.onnx")}, ""), tmp_path)
         assert prepared.spec.input.size == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("sections", "batch"),
+    [
+        ({"run": {"tiles": 640}}, 9),  # of a frame of 1920 x 1080
+        ({"run": {"tiles": 640}, "build": {"batch": 2}}, 2),
+        ({"run": {"source": "0"}}, 1),
+        ({"run": {"cameras": [{"name": "a", "source": "0", "size": "1280x720", "tiles": 640}]}}, 7),
+        ({"run": {"tiles": 640, "cameras": [{"name": "a", "source": "0", "tiles": "none"}]}}, 1),
+        ({"run": {"tiles": {"regions": [[0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1]]}}}, 3),
+    ],
+)
+def test_the_build_knows_the_batch_that_tiles_need(tmp_path: Path, sections: Any, batch: int) -> None:
+    path = squares.detector(tmp_path / "squares.onnx", batch="n")
+    recipe = with_batch(parse({"model": str(path), **sections}, "recipe"))
+    assert recipe.build.batch.opt == batch and with_batch(recipe) == recipe
+
+
+def test_tiles_make_an_engine_of_that_batch(tmp_path: Path) -> None:
+    path = squares.detector(tmp_path / "squares.onnx")
+    recipe = parse({"model": str(path), "run": {"tiles": {"regions": [[0, 0, 0.5, 0.5]]}}}, "recipe")
+    package = build.build(recipe, tmp_path / "engines").package
+    assert package.manifest.inputs[0].shape[0] == 2
+    with targets.open_detector(package) as detector:
+        detector(np.zeros((128, 128, 3), np.uint8))
+        assert detector.images == (2, 1)

@@ -181,7 +181,7 @@ BROKEN = """
         gone = card.memory(1 << 28)
         address = int(gone)
         gone.free()
-    for slot in detect._ring._slots:
+    for slot in detect._rounds._ring._slots:
         for image in slot._images:
             def wrong(frame, image=image, take=image.take):
                 take(frame)

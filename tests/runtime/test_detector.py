@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from edgesparse.backends import Runner, backend
 from edgesparse.config import DetectorSpec, InputSpec, Run
 from edgesparse.errors import BuildError, ConfigError, ModelError, SourceError
-from edgesparse.runtime.detector import Detector, thresholds
+from edgesparse.runtime.detector import Detector
+from edgesparse.runtime.thresholds import thresholds
 
 NAMES = ("person", "dog", "traffic light")
 Row = tuple[float, float, float, float, float, int]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.letterbox import Letterbox
-from edgesparse.runtime.masks import Bitmaps, Mask
+from edgesparse.runtime.masks import Bitmaps, Mask, union
 from edgesparse.runtime.prototypes import MaskMaker
 
 bitmaps = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(lambda shape: arrays(np.bool_, shape))
@@ -44,6 +44,24 @@ def test_run_lengths_are_those_of_coco(pixels: NDArray[np.bool_]) -> None:
         assert mask.as_coco() == {"size": list(theirs["size"]), "counts": theirs["counts"].decode()}
     assert mask.area == pixels.sum()
     np.testing.assert_array_equal(mask.bitmap(), pixels)
+
+
+@given(bitmaps, st.integers(0, 3), st.integers(0, 3), st.integers(0, 3), st.integers(0, 3))
+@example(np.ones((3, 4), np.bool_), 0, 1, 0, 0)  # columns that touch
+def test_a_tiles_mask_is_placed_in_its_frame(
+    pixels: NDArray[np.bool_], top: int, left: int, below: int, right: int
+) -> None:
+    whole = np.pad(pixels, ((top, below), (left, right)))
+    placed = mask_of(pixels).placed(top, left, *whole.shape)
+    np.testing.assert_array_equal(placed.bitmap(), whole)
+    assert placed.counts.tolist() == mask_of(whole).counts.tolist()
+
+
+@given(st.tuples(st.integers(1, 7), st.integers(1, 7)).flatmap(lambda shape: arrays(np.bool_, (3, *shape))))
+def test_the_union_of_masks_has_each_of_their_pixels(pixels: NDArray[np.bool_]) -> None:
+    together = union([mask_of(each) for each in pixels])
+    np.testing.assert_array_equal(together.bitmap(), pixels.any(axis=0))
+    assert together.counts.tolist() == mask_of(pixels.any(axis=0)).counts.tolist()
 
 
 def test_long_runs_are_written_as_coco_writes_them() -> None:

@@ -11,7 +11,8 @@ from loops import make_detector
 from edgesparse.config import Camera, Run
 from edgesparse.demo.scene import Scene
 from edgesparse.runtime.detections import Detections
-from edgesparse.runtime.detector import LOW, Detector
+from edgesparse.runtime.detector import Detector
+from edgesparse.runtime.thresholds import LOW
 from edgesparse.stream.cameras import Feed
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.sources.memory import MemorySource

@@ -24,7 +24,7 @@ def _struct(text: str) -> np.dtype[Any]:
 
 
 IMAGE = _struct(
-    "u8 data, i4 pixels, i4 pitch, i4 width, i4 height, i4 top, i4 left, i4 rows, i4 columns, i4 taps, i4 unused"
+    "u8 data, i4 pixels, i4 pitch, i4 width, i4 height, i4 top, i4 left, i4 rows, i4 columns, i4 taps, i4 chroma"
 )
 TAP = _struct("i4 at, i2 near, i2 far")
 INPUT = _struct("i4 height, i4 width, i4 swap, i4 pad, 3f4 scale, 3f4 shift")
@@ -41,6 +41,10 @@ KINDS = ("center-size", "corners", "on-grid")
 _WHOLE = 2048
 IMAGES = 64
 """Most images per launch, as in letterbox.cuh."""
+
+
+_BYTES = {"bgr": 3, "rgb": 3, "nv12": 1, "yuyv": 2}
+"""Per pixel; of NV12, those of its luma."""
 
 
 @lru_cache(64)
@@ -82,16 +86,23 @@ def image_of(place: Place, size: tuple[int, int], row: Any, first_tap: int, out:
 
     Returns the index after the last tap.
     """
-    bytes_per_pixel = {"bgr": 3, "rgb": 3, "nv12": 1, "yuyv": 2}[place.pixels]
-    row["pixels"], row["pitch"] = PIXELS.index(place.pixels), bytes_per_pixel * place.frame_width
-    row["width"], row["height"] = place.frame_width, place.frame_height
+    seen = place.seen
+    row["pixels"], row["pitch"] = PIXELS.index(place.pixels), _BYTES[place.pixels] * place.frame_width
+    row["width"], row["height"] = seen.width, seen.height
+    row["chroma"] = place.frame_height - seen.top // 2
     top, left = max(place.top, 0), max(place.left, 0)  # negative where the frame is cropped
     rows, columns = min(place.height, size[0] - top), min(place.width, size[1] - left)
     row["top"], row["left"], row["rows"], row["columns"] = top, left, rows, columns
     row["taps"], middle, end = first_tap, first_tap + columns, first_tap + columns + rows
-    out[first_tap:middle] = taps(place.frame_width, place.width, True)[left - place.left :][:columns]
-    out[middle:end] = taps(place.frame_height, place.height, False)[top - place.top :][:rows]
+    out[first_tap:middle] = taps(seen.width, place.width, True)[left - place.left :][:columns]
+    out[middle:end] = taps(seen.height, place.height, False)[top - place.top :][:rows]
     return end
+
+
+def offset_of(place: Place) -> int:
+    """Where the part that the model sees begins, in bytes from the frame's first."""
+    seen = place.seen
+    return _BYTES[place.pixels] * (seen.top * place.frame_width + seen.left)
 
 
 def outputs_of(plan: FramePlan, specs: Sequence[TensorSpec], addresses: Sequence[int]) -> Row:

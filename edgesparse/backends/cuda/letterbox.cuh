@@ -8,11 +8,11 @@
 
 enum Pixels { BGR = 0, RGB = 1, NV12 = 2, YUYV = 3 };
 
-struct Image {  // one frame, and the rectangle of the input that it fills
+struct Image {  // a frame or a part of one, and the rectangle of the input that it fills
     const uint8_t* data;
-    int32_t pixels, pitch, width, height;  // pitch: bytes from one row to the next
+    int32_t pixels, pitch, width, height;  // pitch: bytes from one row of the frame to the next
     int32_t top, left, rows, columns;
-    int32_t taps, unused;  // index of its first tap: one per column, then one per row
+    int32_t taps, chroma;  // index of its first tap: one per column, then one per row; rows from data to NV12's colors
 };
 
 enum { IMAGES = 64 };  // per launch: the arguments of a kernel are limited to 4096 bytes
@@ -73,7 +73,7 @@ template <int PIXELS> DEVICE void two(const Image& p, int x, int y, Pixel& one, 
     }
     const int next = least(x + 1, p.width - 1);
     if (PIXELS == NV12) {
-        const uint8_t* chroma = p.data + (size_t)(p.height + y / 2) * p.pitch;
+        const uint8_t* chroma = p.data + (size_t)(p.chroma + y / 2) * p.pitch;
         one = from_yuv(row[x], chroma[x & ~1], chroma[x | 1]);
         other = from_yuv(row[next], chroma[next & ~1], chroma[next | 1]);
     } else {

@@ -125,14 +125,20 @@ class CudaSlot(Slot):
     def start(self, frames: Sequence[Frame]) -> None:
         started = time.perf_counter_ns()
         with self._running:
-            for image, frame in zip(self._images, frames, strict=False):
-                image.take(frame)
+            self._take(frames)
             self._count = len(frames)
             self._describe([place for _, place in frames])
             self._launch()
             self._done.record(self._engine.stream)
         self._submitted = time.perf_counter_ns()
         self.times[0] = self._submitted - started
+
+    def _take(self, frames: Sequence[Frame]) -> None:
+        """Hold the frames; one of which several parts are seen is copied at most once."""
+        for i, (source, place) in enumerate(frames):
+            same = i > 0 and frames[i - 1][0] is source
+            more = i + 1 < len(frames) and frames[i + 1][0] is source
+            self._images[i].take((source, place), self._images[i - 1] if same else None, more)
 
     def _describe(self, places: Sequence[Place]) -> None:
         """Describe the frames to the letterbox: addresses, and if they changed, sizes and rectangles."""

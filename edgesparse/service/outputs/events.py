@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from edgesparse.runtime.counts import Direction
 from edgesparse.runtime.detections import Detections
-from edgesparse.runtime.detector import class_index
+from edgesparse.runtime.thresholds import class_index
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.sinks.json_lines import frame_record, wall_time
 from edgesparse.values import Section, Unit
