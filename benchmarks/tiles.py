@@ -166,7 +166,7 @@ def measured(real: Path, folder: Path, turns: int) -> dict[str, Any]:
         ):
             sahi = Sahi(alone, conf)
             if conf == SCORED:
-                ways = {"whole frame": alone, "SAHI": sahi, "SAHI, GREEDYNMM": Sahi(alone, conf, True)}
+                ways: dict[str, Any] = {"whole frame": alone, "SAHI": sahi, "SAHI, GREEDYNMM": Sahi(alone, conf, True)}
                 scores = {name: mean_precision([way(image) for image in images], truth) for name, way in ways.items()}
                 for merge.SAME in (0.3, 0.7, 0.5):
                     name = f"edgesparse, from an agreement of {merge.SAME}"

@@ -73,13 +73,13 @@ def parts_of(tiles: Tiles, frame: tuple[int, int], size: tuple[int, int]) -> tup
     """
     if tiles.regions:
         return tuple(_region(region, frame) for region in tiles.regions)
-    wanted = _even(tiles.size or size)
-    fitting = wanted
+    requested = _even(tiles.size or size)
+    fitting = requested
     while (count := _count(fitting, tiles.overlap, frame)) >= MOST:
         fitting = _even((ceil(fitting[0] * 1.1), ceil(fitting[1] * 1.1)))
-    if tiles.size is not None and fitting != wanted:
+    if tiles.size is not None and fitting != requested:
         raise ConfigError(
-            f"run.tiles: found {_count(wanted, tiles.overlap, frame)} tiles of {_text(wanted)} in a frame of "
+            f"run.tiles: found {_count(requested, tiles.overlap, frame)} tiles of {_text(requested)} in a frame of "
             f"{_text(frame)}, needed at most {MOST - 1}: set tiles.size to {_text(fitting)}, or to 'auto'"
         )
     if count == 1:

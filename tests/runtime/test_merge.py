@@ -22,7 +22,7 @@ PARTS = [WHOLE, LEFT, RIGHT]
 NONE = Detections.none()
 
 
-def one(xyxy: tuple[float, ...], confidence: float, label: int = 0) -> Detections:
+def single(xyxy: tuple[float, ...], confidence: float, label: int = 0) -> Detections:
     return Detections(
         np.array([xyxy], np.float32),
         np.array([confidence], np.float32),
@@ -48,7 +48,7 @@ def test_masks_of_pieces_are_united_and_placed_in_the_frame() -> None:
         pixels = disc((64, 32), 30, part)
         rows, columns = np.nonzero(pixels)
         box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-        seen.append(replace(one(box, confidence), masks=(mask_of(pixels),)))
+        seen.append(replace(single(box, confidence), masks=(mask_of(pixels),)))
     result = merged(PARTS, [replace(NONE, masks=()), *seen], LIMITS)
     assert len(result) == 1 and result.masks is not None
     np.testing.assert_array_equal(result.masks[0].bitmap(), disc((64, 32), 30, WHOLE))
@@ -60,8 +60,8 @@ def test_the_mask_of_a_tile_that_sees_all_of_the_object_is_kept() -> None:
     coarse[20:41, 20:41] = True
     fine = disc((30, 30), 10, LEFT)
     seen = [
-        replace(one((20, 20, 41, 41), 0.6), masks=(mask_of(coarse),)),
-        replace(one((20, 20, 41, 41), 0.7), masks=(mask_of(fine),)),
+        replace(single((20, 20, 41, 41), 0.6), masks=(mask_of(coarse),)),
+        replace(single((20, 20, 41, 41), 0.7), masks=(mask_of(fine),)),
         replace(NONE, masks=()),
     ]
     result = merged(PARTS, seen, LIMITS)
@@ -74,8 +74,8 @@ def test_each_keypoint_is_from_the_piece_that_sees_it_best() -> None:
     right = np.array([[[0, 10, 0.3], [50, 12, 0.8]]], np.float32)
     seen = [
         replace(NONE, keypoints=np.empty((0, 2, 3), np.float32)),
-        replace(one((36, 5, 80, 40), 0.8), keypoints=left),
-        replace(one((0, 5, 56, 40), 0.9), keypoints=right),
+        replace(single((36, 5, 80, 40), 0.8), keypoints=left),
+        replace(single((0, 5, 56, 40), 0.9), keypoints=right),
     ]
     result = merged(PARTS, seen, LIMITS)
     assert result.xyxy.tolist() == [[36, 5, 104, 40]] and result.keypoints is not None
@@ -85,7 +85,7 @@ def test_each_keypoint_is_from_the_piece_that_sees_it_best() -> None:
 def rotated(box: tuple[float, ...], confidence: float) -> Detections:
     values = canonical(np.array([box], np.float32))
     corners = corners_of(values)[0]
-    return replace(one((*corners.min(axis=0), *corners.max(axis=0)), confidence), rotated=values)
+    return replace(single((*corners.min(axis=0), *corners.max(axis=0)), confidence), rotated=values)
 
 
 def test_of_rotated_boxes_the_one_that_is_seen_whole_is_kept() -> None:
@@ -125,12 +125,12 @@ def test_the_overlap_of_rotated_boxes_in_a_window(first: tuple[int, ...], second
 
 @pytest.mark.parametrize(("agnostic", "count"), [(False, 2), (True, 1)])
 def test_classes_are_apart_unless_the_recipe_is_agnostic(agnostic: bool, count: int) -> None:
-    seen = [one((10, 10, 30, 30), 0.5), one((10, 10, 30, 30), 0.9, 1), NONE]
+    seen = [single((10, 10, 30, 30), 0.5), single((10, 10, 30, 30), 0.9, 1), NONE]
     assert len(merged(PARTS, seen, Limits(0.7, 300, agnostic))) == count
 
 
 def test_the_most_confident_are_kept() -> None:
-    seen = [one((10, 10, 30, 30), 0.5), NONE, one((50, 10, 70, 30), 0.9)]
+    seen = [single((10, 10, 30, 30), 0.5), NONE, single((50, 10, 70, 30), 0.9)]
     result = merged(PARTS, seen, Limits(0.7, 1, False))
     assert result.confidence.tolist() == pytest.approx([0.9]) and result.xyxy.tolist() == [[98, 10, 118, 30]]
     assert result.names == ("a",)

@@ -75,8 +75,8 @@ def test_tiles_cover_the_frame_and_overlap_as_much_as_they_should(
         length = parts[0][2 + side]
         assert all(part[2 + side] == length and part[side] + length <= frame[side] for part in parts)
         assert starts[0] == 0 and starts[-1] + length == frame[side]
-        for one, other in pairwise(starts):
-            assert one % 2 == 0 and one + length - other >= int(length * overlap)
+        for first, second in pairwise(starts):
+            assert first % 2 == 0 and first + length - second >= int(length * overlap)
 
 
 def test_an_error_says_which_size_would_do() -> None:
@@ -204,17 +204,17 @@ def test_a_detector_sees_every_square_once_with_an_engine_of_any_batch(
         for _ in range(2):
             result = detect(frame)
         assert detect.images == (images, -(-images // batch))
-        found = {
+        squares_seen = {
             (int(box[0]) // 8, int(box[1]) // 8, int(label))
             for box, label in zip(result.xyxy, result.class_id, strict=True)
         }
-        assert found == set(SCENE) and len(result) == len(SCENE)
+        assert squares_seen == set(SCENE) and len(result) == len(SCENE)
         assert all((box[2:] - box[:2]).tolist() == [8, 8] for box in result.xyxy)
         small = detect(frame[:64, :64])
     assert detect.images == (1, 1) and len(small) == 3
-    said = [record.getMessage() for record in caplog.records]
+    logged = [record.getMessage() for record in caplog.records]
     rounds = -(-images // batch)
-    assert said == ([] if rounds == 1 else [detect.notice])
+    assert logged == ([] if rounds == 1 else [detect.notice])
     if rounds > 1:
         assert f"are {images} images, which take {rounds} runs of the engine, whose batch is {batch}" in detect.notice
 

@@ -70,9 +70,9 @@ def record_calls(detector: Detector) -> list[str]:
     calls: list[str] = []
 
     def recorded(letter: str, method: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
             calls.append(f"{letter}{sum(earlier[0] == letter for earlier in calls)}")
-            return method(*arguments)
+            return method(*arguments, **options)
 
         return call
 

@@ -139,9 +139,9 @@ def test_frames_of_several_cameras_make_a_batch(tmp_path: Path) -> None:
     calls: list[int] = []
     submit = both.submit
 
-    def counted(frames: Any) -> None:
+    def counted(frames: Any, **options: Any) -> None:
         calls.append(len(frames))
-        submit(frames)
+        submit(frames, **options)
 
     both.submit = counted  # type: ignore[method-assign, assignment]
     Loop([feed(both, Steady(fps=1e9), name) for name in "abc"], both).run(limit=9)
