@@ -63,7 +63,7 @@ class Alone:
         pass
 
     def run(self, frames: Frames, kinds: list[Pixels]) -> list[FrameBoxes]:
-        self.slot.start([(f, self.places.of(f, k)[0]) for f, k in zip(frames, kinds, strict=True)])
+        self.slot.start([(f, self.places.of(f, k)[0][0]) for f, k in zip(frames, kinds, strict=True)])
         return self.slot.finish()
 
     @property

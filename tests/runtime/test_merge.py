@@ -119,8 +119,8 @@ def _two(first: Detections, second: Detections) -> Detections:
 def test_the_overlap_of_rotated_boxes_in_a_window(first: tuple[int, ...], second: tuple[int, ...]) -> None:
     boxes = [np.array([x, y, w, h, 0.4]) for x, y, w, h in (first, second)]
     everywhere = overlap(boxes[0][None], boxes[1][None])[0, 0]
-    assert overlap_in(*boxes, (-500, -500, 500, 500)) == pytest.approx(everywhere, abs=1e-3)
-    assert overlap_in(*boxes, (400, 400, 500, 500)) == 0
+    assert overlap_in(boxes[0], boxes[1], (-500, -500, 500, 500)) == pytest.approx(everywhere, abs=1e-3)
+    assert overlap_in(boxes[0], boxes[1], (400, 400, 500, 500)) == 0
 
 
 @pytest.mark.parametrize(("agnostic", "count"), [(False, 2), (True, 1)])

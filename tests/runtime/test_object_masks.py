@@ -61,7 +61,7 @@ def test_a_tiles_mask_is_placed_in_its_frame(
 def test_the_union_of_masks_has_each_of_their_pixels(pixels: NDArray[np.bool_]) -> None:
     together = union([mask_of(each) for each in pixels])
     np.testing.assert_array_equal(together.bitmap(), pixels.any(axis=0))
-    assert together.counts.tolist() == mask_of(pixels.any(axis=0)).counts.tolist()
+    assert together.counts.tolist() == mask_of(np.asarray(pixels.any(axis=0))).counts.tolist()
 
 
 def test_long_runs_are_written_as_coco_writes_them() -> None:
