@@ -26,6 +26,10 @@ ALLOWED = {
         "get_batch_size get_batch read_calibration_cache write_calibration_cache phase_start step_complete "
         "phase_finish get_next"
     ),
+    "SAHI calls or reads it": (
+        "load_model perform_inference _create_object_prediction_list_from_original_predictions "
+        "_object_prediction_list_per_image"
+    ),
     "set on an object of another library, which reads it": (
         "graph_optimization_level optimized_model_filepath intra_op_num_threads inter_op_num_threads "
         "log_severity_level profiling_verbosity int8_calibrator default_device_type DLA_core "
