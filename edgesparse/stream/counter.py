@@ -54,17 +54,18 @@ class Counter:
         If there are zones, only detections in one of them count, and those that cross a line in this frame.
         """
         exits = self._begin(frame)
-        zones = self._zones.containing(detections.anchors / np.array(self._size, np.float32))
+        anchors = np.clip(detections.anchors, 0, self._size)  # a line across the frame has no way around its ends
+        zones = self._zones.containing(anchors / np.array(self._size, np.float32))
         dwell: list[tuple[float, ...]] = [()] * len(detections)
         crossings: list[Crossing] = []
         entries: list[Stay] = []
         if self.counts.tracked and detections.track_id is not None:
-            anchors, margins = detections.anchors.tolist(), self._margins(detections)
+            points, margins = anchors.tolist(), self._margins(detections)
             for row in np.flatnonzero(detections.track_id >= 0).tolist():
                 track_id = int(detections.track_id[row])
                 known = self._objects.setdefault(track_id, _Object(track_id, int(detections.class_id[row])))
                 known.seen = self._frame
-                crossings += self._crossings(known, anchors[row], margins[row])
+                crossings += self._crossings(known, points[row], margins[row])
                 entries += self._entries(known, zones[row])
                 exits += self._exits(known, zones[row])
                 dwell[row] = tuple(known.presences[zone].seconds for zone in zones[row])

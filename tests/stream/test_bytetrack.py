@@ -23,13 +23,13 @@ FRAMES = 250
 Identities = list[int]
 
 
-def belt() -> list[tuple[Detections, Identities]]:
+def belt(count: int = FRAMES) -> list[tuple[Detections, Identities]]:
     """Simulated detections on the belt: slightly inaccurate boxes, confidences that drop for a few frames, false boxes;
     and the part that each box belongs to, -1 for none."""
     scene, rng = Scene(3, height=240, width=320), np.random.default_rng(3)
     number: dict[int, tuple[int, object]] = {}
     image, frames = np.empty((240, 320, 3), np.uint8), []
-    for frame in range(FRAMES):
+    for frame in range(count):
         boxes, classes, ids, confidence = [], [], [], []
         for part in scene._parts:
             box = part.box(scene._offset, scene._width)
@@ -88,6 +88,31 @@ def test_bytetrack_keeps_objects_that_fade() -> None:
     sort, byte = mota(frames, "sort"), mota(frames, "bytetrack")
     print(f"MOTA on the belt: SORT {sort[0]:.3f} with {sort[1]} switches, ByteTrack {byte[0]:.3f} with {byte[1]}")
     assert byte[0] > 0.9 > sort[0] and byte[1] <= sort[1]
+
+
+def counted(frames: list[tuple[Detections, Identities]], tracker: str) -> tuple[int, int]:
+    """Crossings of a line in the middle of the belt, as counted and as they were. Parts move to the left."""
+    camera = Camera(name="belt", source="demo", lines={"middle": ((0.5, 0), (0.5, 1))})
+    run = Run(conf=CONF, tracking=tracker, cameras=(camera,))  # type: ignore[arg-type]
+    image = np.zeros((240, 320, 3), np.uint8)
+    feed = Feed(camera, MemorySource([image], "m"), run, ("part",) * 9)
+    way: dict[int, list[float]] = {}
+    for index, (detections, ids) in enumerate(frames):
+        seen = detections if tracker == "bytetrack" else detections[detections.confidence >= CONF]
+        feed.select(Frame(image, index * 33_000_000, index, "m"), seen)
+        for identity, x in zip(ids, detections.anchors[:, 0].tolist(), strict=True):
+            way.setdefault(identity, []).append(x)
+    assert feed.counter is not None
+    crossed = feed.counter.counts.crossed
+    assert all(direction == "in" for _, direction, _ in crossed)
+    return sum(crossed.values()), sum(xs[0] > 160 > xs[-1] for identity, xs in way.items() if identity >= 0)
+
+
+def test_parts_that_cross_a_line_are_counted_although_they_fade() -> None:
+    frames = belt(800)
+    sort, byte = counted(frames, "sort"), counted(frames, "bytetrack")
+    print(f"crossings of the belt's middle: {byte[1]}; counted with ByteTrack {byte[0]}, with SORT {sort[0]}")
+    assert byte[0] == byte[1] > 10
 
 
 def boxes(*rows: tuple[float, float, float]) -> Detections:

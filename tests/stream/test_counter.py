@@ -102,6 +102,12 @@ def test_an_object_that_stands_on_the_line_does_not_count_again_and_again() -> N
     assert scene.crossed == {("middle", "in", 0): 1}
 
 
+def test_feet_below_the_frame_do_not_lead_around_the_end_of_a_line() -> None:
+    scene = Scene(feed_of(lines={"way": [[0.5, 0], [0.5, 1]]}, zones=LOWER))
+    shown = [scene.show((x, 403, 0)) for x in range(380, 260, -6)]
+    assert scene.crossed == {("way", "in", 0): 1} and shown[-1].zones == (("lower",),)
+
+
 def test_a_stay_is_entered_lasts_and_is_left() -> None:
     scene = Scene(feed_of(zones=LOWER))
     scene.walk(100, TOP, TOP, seconds=1)
