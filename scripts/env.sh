@@ -31,7 +31,7 @@ wanted=$(cat setup.cfg scripts/env.sh | sha256sum | cut -d' ' -f1)
 if [ ! -x "$python" ] || [ "$(cat "$venv/.installed" 2>/dev/null)" != "$wanted" ]; then
   echo "installing into $venv" >&2
   [ -x "$python" ] || make_venv "$venv"
-  "$python" -m pip install -qq --disable-pip-version-check -e '.[eval,fleet,service,docs,dev]'
+  "$python" -m pip install -qq --disable-pip-version-check -e '.[eval,fleet,otel,service,docs,dev]'
   # opencv-python's windows need libGL; if the system has none, the headless build is used instead.
   if ! "$python" -c 'import cv2' 2>/dev/null; then
     "$python" -m pip install -qq --disable-pip-version-check --force-reinstall --no-deps opencv-python-headless

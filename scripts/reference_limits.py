@@ -8,9 +8,9 @@ from reference_keys import MARK
 from edgesparse import camera, strict_yaml, supervised, tiles
 from edgesparse.fleet import bundle, fetch, health, history, state
 from edgesparse.runtime import images
-from edgesparse.service import credentials, log_rate
-from edgesparse.service.outputs import backlog, clips, events, mqtt, webhook
-from edgesparse.service.web import bodies, connections, door, inference, kserve, server
+from edgesparse.service import credentials, live_cameras, log_rate
+from edgesparse.service.outputs import backlog, clips, events, mqtt, traces, webhook
+from edgesparse.service.web import bodies, camera_changes, connections, door, inference, kserve, server
 from edgesparse.stream import requests
 from edgesparse.stream.sources import capture_worker
 
@@ -39,6 +39,7 @@ TABLES: dict[str, list[tuple[str, str, str]]] = {
         ("images that a frame and its tiles are", str(tiles.MOST), "refused; `auto` uses larger tiles"),
         ("corners of a zone", str(camera.MOST_CORNERS), "refused"),
         ("rules for events", str(events.MOST_RULES), "refused"),
+        ("what is kept of added and removed cameras", _size(live_cameras.MAX_BYTES), "refused"),
         ("a token or password", _size(credentials.MAX_SECRET_BYTES), "refused"),
         ("certificates (`ca_file`)", _size(credentials.MAX_CERTIFICATE_BYTES), "refused"),
         ("an image", f"{images.MAX_PIXELS:,} pixels", "skipped by name"),
@@ -48,6 +49,9 @@ TABLES: dict[str, list[tuple[str, str, str]]] = {
         ("new connections per second", str(connections.ACCEPTS_PER_SECOND), "wait"),
         ("requests per second", str(door.REQUESTS_PER_SECOND), f"wait {door.LONGEST_WAIT:g} s, then 429"),
         ("the header of a request", _size(server.MAX_HEADER), "400"),
+        ("the body of a request that adds a camera", _size(camera_changes.MAX_BODY), "400"),
+        ("time for that body", f"{camera_changes.BODY_SECONDS:g} s", "408"),
+        ("cameras, once some are added", "`camera_changes.most`", "409"),
         ("time for the first request", f"{connections.HEADER_SECONDS:g} s", "disconnected"),
         ("time for each further request, body included", f"{connections.IDLE_SECONDS:g} s", "disconnected"),
         ("time to read an answer", f"{connections.WRITE_SECONDS:g} s", "disconnected"),
@@ -71,6 +75,7 @@ TABLES: dict[str, list[tuple[str, str, str]]] = {
         ("a packet from a broker", f"{mqtt.LONGEST_PACKET >> 10} KiB", "disconnected, tried again"),
         ("messages to a broker in memory", f"{backlog.MAX_IN_MEMORY:,}", "the oldest are dropped and counted"),
         ("messages to a broker on disk", "`spool`", "the oldest are dropped and counted"),
+        ("spans that wait for a collector", f"{traces.MOST_WAITING:,}", "the oldest are dropped"),
         ("clips that wait for the disk", str(clips.MAX_WAITING), "dropped and counted"),
     ],
     "Threads and log": [

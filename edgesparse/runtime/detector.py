@@ -31,7 +31,7 @@ from edgesparse.runtime.nms import nms
 from edgesparse.runtime.places import Places, Views
 from edgesparse.runtime.rotated import suppress
 from edgesparse.runtime.rounds import Rounds
-from edgesparse.runtime.thresholds import for_tracker, thresholds
+from edgesparse.runtime.thresholds import for_tracker, lowest_thresholds
 from edgesparse.tiles import Tiles
 
 Kinds = Pixels | Sequence[Pixels] | None
@@ -63,14 +63,13 @@ class Detector(Closing):
         layout = Layout(runner.outputs, spec.input.size, spec.keypoints)
         check(spec.head, layout)
         head = head_of(spec.head)
-        _check_task(head.task, spec, run)
+        check_task(head.task, spec, run)
         classes = head.classes(layout)
         if classes not in (None, len(spec.classes)):
             named = len(spec.classes)
             raise ModelError(f"the network has {classes} classes, 'classes:' names {named}: make them equal")
         self._classes = len(spec.classes) if classes is None else None
-        per_camera = [thresholds(run.seen_by(c), spec.classes, f"run.cameras.{c.name}") for c in run.cameras]
-        self._counted: NDArray[np.float32] = np.stack(per_camera or [thresholds(run, spec.classes)]).min(0)
+        self._counted = lowest_thresholds(run, spec.classes)
         self._thresholds = for_tracker(self._counted, run)
         lowest = float(np.min(self._thresholds))
         # Heads already apply the lowest threshold.
@@ -79,7 +78,7 @@ class Detector(Closing):
         self._rotated = head.task == "obb"
         image = image_input(runner)
         self._size, self._places = image.shape[0], Places(spec.input, image)
-        self.batch, self.images = 1 if _tiled(run) else self._size, (0, 0)
+        self.batch, self.images = 1 if is_tiled(run) else self._size, (0, 0)
         plan = FramePlan(
             image.name,
             spec.input,
@@ -279,16 +278,16 @@ class Detector(Closing):
         self.runner.close()
 
 
-def _tiled(run: config.Run) -> bool:
+def is_tiled(run: config.Run) -> bool:
     """Whether any camera has tiles."""
     return any(isinstance(tiles, Tiles) for tiles in (run.tiles, *(camera.tiles for camera in run.cameras)))
 
 
-def _check_task(task: Task, spec: config.DetectorSpec, run: config.Run) -> None:
+def check_task(task: Task, spec: config.DetectorSpec, run: config.Run) -> None:
     """Raise ConfigError for settings that mean nothing for a task."""
     if task == "obb" and spec.input.letterbox == "stretch":
         raise ConfigError("input.letterbox: found stretch, needed centre or top-left: rotated boxes would be sheared")
-    if task == "classify" and _tiled(run):
+    if task == "classify" and is_tiled(run):
         raise ConfigError("run.tiles: a classifier sees the whole frame: remove tiles, or use a detector")
     if task == "classify" and (run.tracking or any(camera.zones for camera in run.cameras)):
         raise ConfigError("run: a classifier sees the whole frame: remove tracking and zones, or use a detector")

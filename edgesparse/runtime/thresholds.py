@@ -34,6 +34,13 @@ def thresholds(run: config.Run, names: Sequence[str], where: str = "run") -> NDA
     return least
 
 
+def lowest_thresholds(run: config.Run, names: Sequence[str]) -> NDArray[np.float32]:
+    """Return the thresholds [C] of what counts for any camera. Raises ConfigError for an unknown class."""
+    per_camera = [thresholds(run.seen_by(c), names, f"run.cameras.{c.name}") for c in run.cameras]
+    least: NDArray[np.float32] = np.stack(per_camera or [thresholds(run, names)]).min(0)
+    return least
+
+
 def for_tracker(least: NDArray[np.float32], run: config.Run) -> NDArray[np.float32]:
     """Lower thresholds [C] to what the tracker considers; the same array with another tracker than ByteTrack."""
     return np.where(np.isfinite(least), np.minimum(least, LOW), least) if run.tracking == "bytetrack" else least

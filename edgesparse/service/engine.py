@@ -13,7 +13,9 @@ from edgesparse.errors import ConfigError
 from edgesparse.package.manifest import Manifest
 from edgesparse.package.store import Package
 from edgesparse.progress import Progress, quiet
-from edgesparse.runtime.detector import Detector
+from edgesparse.runtime.detector import Detector, check_task, is_tiled
+from edgesparse.runtime.heads.registry import head
+from edgesparse.runtime.thresholds import lowest_thresholds
 from edgesparse.service.outputs.base import Scene
 from edgesparse.service.settings import Settings, check_cameras
 
@@ -62,13 +64,18 @@ def find(target: Path, store: Path, settings: Settings, progress: Progress = qui
     Raises what `ready` raises, and ConfigError if no camera is configured.
     """
     package = ready(target, store, progress=progress)
+    return package, run_of(package, settings)
+
+
+def run_of(package: Package, settings: Settings) -> Run:
+    """Return the settings to run a package with. Raises ConfigError if they do not fit."""
     run = settings.run(package.manifest.run)
     if not run.all_cameras() and not settings.only_requests:
         raise ConfigError(
             f"{settings.where}: no camera: needed run.source or run.cameras in the settings or in the recipe"
         )
     check_cameras(settings.service, run, settings.where)
-    return package, run
+    return run
 
 
 def load(package: Package, run: Run, fallback_because: str | None = None) -> LoadedEngine:
@@ -88,6 +95,18 @@ def load(package: Package, run: Run, fallback_because: str | None = None) -> Loa
         detector.close()
         raise
     return LoadedEngine(package, detector, run, identify(package.manifest, detector))
+
+
+def serves(detector: Detector, run: Run) -> bool:
+    """Whether the detector returns what `run` counts, so that `run` can replace its own: only the cameras differ, and
+    not the lowest thresholds of all cameras, nor whether any has tiles. Raises ConfigError for what a new detector
+    would refuse.
+    """
+    check_task(head(detector.spec.head).task, detector.spec, run)
+    old, names = detector.run, detector.spec.classes
+    ignored = {"source": None, "cameras": ()}
+    same = run.model_copy(update=ignored) == old.model_copy(update=ignored) and is_tiled(run) == is_tiled(old)
+    return same and np.array_equal(lowest_thresholds(run, names), lowest_thresholds(old, names))
 
 
 def has_fallback(engine: LoadedEngine) -> bool:

@@ -19,6 +19,7 @@ from edgesparse.service import engine as engines
 from edgesparse.service.engine import LoadedEngine
 from edgesparse.service.failed import FailedEngines
 from edgesparse.service.health import PATIENCE
+from edgesparse.service.live_cameras import CameraChanges, LiveCameras
 from edgesparse.service.notify import Notify
 from edgesparse.service.outputs.events import EventRules
 from edgesparse.service.parts import Parts
@@ -62,8 +63,10 @@ class Service:
         hold_reload()
         self._target, self._notify, self._failed = target, Notify(), FailedEngines()
         self._stop = threading.Event()
-        self._changing = threading.Lock()
-        self._settings = target.read()
+        self._changing = threading.RLock()
+        settings = target.read()
+        self._cameras = LiveCameras(settings.service.camera_changes, self._changing)
+        self._settings = replace(settings, changes=self._cameras.changes)
         if (state := status_path(self._settings.service)) is not None:
             state.unlink(missing_ok=True)  # the state of a previous process
         self._notify.status("loading the engine")
@@ -85,7 +88,7 @@ class Service:
         }
         with Signals(handlers):
             try:
-                self._parts = Parts(self._settings.service, self._engine, self._notify)
+                self._parts = Parts(self._settings.service, self._engine, self._notify, self._cameras)
             except BaseException:
                 self._engine.detector.close()
                 raise
@@ -104,6 +107,7 @@ class Service:
         )
         self._loop.paused = parts.outputs.paused
         parts.report.requests = self._loop.requests
+        self._cameras.start(parts.outputs.paused, lambda: self._engine.run.all_cameras(), self._change_cameras)
         parts.closing.append(self._loop.close)
         reloader = Supervised("reload", self._reload_loop)
         try:
@@ -191,12 +195,15 @@ class Service:
         prefix = ""
         try:
             settings = self._target.read()
+            changes = self._cameras.reload(settings.service.camera_changes)
+            settings = replace(settings, changes=changes)
             self._failed.clear()
             package, run = engines.find(self._target.path, self._target.store, settings)
             changed = self._change_engine(package, run, settings)
             prefix = "only the engine was taken: " if changed else ""
             self._parts.change(settings.service)
             self._settings = settings
+            self._cameras.commit(settings.service.camera_changes, changes)
         except EdgeSparseError as error:
             log.error("the reload is refused: %s%s", prefix, error)
             return f"{prefix}{error}"
@@ -206,9 +213,9 @@ class Service:
     def _change_engine(self, package: Package, run: Run, settings: Settings) -> bool:
         """Load the package's engine. Returns whether a different one runs now, or the same one with other cameras."""
         old = self._engine
-        if package.manifest == old.package.manifest and run == old.run and not old.identity.fallback:
-            EventRules(settings.service.events, old.identity.classes)  # before anything changes
-            return False
+        same = package.manifest == old.package.manifest and not old.identity.fallback
+        if same and engines.serves(old.detector, run):
+            return self._keep_engine(run, settings)
         engine = self._load(package, run)
         try:
             EventRules(settings.service.events, engine.identity.classes)
@@ -218,6 +225,32 @@ class Service:
             raise
         old.detector.close()
         return True
+
+    def _keep_engine(self, run: Run, settings: Settings) -> bool:
+        """Change only the cameras. Returns whether they differ."""
+        old = self._engine
+        EventRules(settings.service.events, old.identity.classes)  # before anything changes
+        if run == old.run:
+            return False
+        old.detector.run = run
+        try:
+            self._take(replace(old, run=run))
+        except BaseException:
+            old.detector.run = old.run
+            raise
+        return True
+
+    def _change_cameras(self, changes: CameraChanges) -> None:
+        """Run with other cameras. Raises EdgeSparseError, in which case nothing has changed."""
+        with self._changing:
+            settings, old = replace(self._settings, changes=changes), self._engine
+            run = engines.run_of(old.package, settings)
+            if engines.serves(old.detector, run):
+                self._keep_engine(run, settings)
+            else:
+                self._change_engine(old.package, run, settings)
+            self._parts.outputs.show(self._engine.scene)
+            self._settings = settings
 
 
 def _slowest(cameras: Sequence[Camera]) -> float:

@@ -9,6 +9,7 @@ from edgesparse.service.credentials import fingerprint
 from edgesparse.service.engine import LoadedEngine
 from edgesparse.service.health import Health
 from edgesparse.service.limits import Governor
+from edgesparse.service.live_cameras import LiveCameras
 from edgesparse.service.notify import Notify
 from edgesparse.service.outputs.all import Outputs
 from edgesparse.service.report import Report, Reporter
@@ -25,8 +26,10 @@ CLOSE_SECONDS = 4.2
 class Parts:
     """Opening them raises ConfigError and SinkError, and leaves nothing open in that case."""
 
-    def __init__(self, settings: ServiceSettings, engine: LoadedEngine, notify: Notify) -> None:
-        self._settings, self._engine = settings, engine
+    def __init__(
+        self, settings: ServiceSettings, engine: LoadedEngine, notify: Notify, cameras: LiveCameras | None = None
+    ) -> None:
+        self._settings, self._engine, self._cameras = settings, engine, cameras or LiveCameras()
         names = engine.identity.classes
         self.health = Health()
         self.snapshots = SnapshotEncoder(settings.snapshots, names)
@@ -43,11 +46,13 @@ class Parts:
         except BaseException:
             self._close_all()
             raise
-        self._reporter = Reporter(self.report, notify, status_path(settings))
+        self._reporter = Reporter(self.report, notify, status_path(settings), self._cameras.keep)
 
     def _open_web(self, settings: ServiceSettings) -> None:
         web, self._web_fingerprint = settings.web, fingerprint(settings.web)
-        self._web = Web(web, self.report, lambda: self._engine.package.folder) if web.enabled else None
+        self._web = None
+        if web.enabled:
+            self._web = Web(web, self.report, lambda: self._engine.package.folder, self._cameras)
 
     def between_engines(self) -> None:
         """Prepare for an engine with other classes; `change` is called once it runs."""

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -117,11 +117,10 @@ class Report:
         """Return the plots' newest point, in milliseconds: latency of the detector, age of each camera's frames."""
         recent = self.tally.recent(self._seen)
         self._seen = self.tally.frames
-        names = self.tally.cameras
         ages = {}
         for camera in cameras:
-            if camera.name in names:
-                percentiles = milliseconds(recent.age[recent.camera == names.index(camera.name)], 99)
+            if (number := self.tally.number(camera.name)) is not None:
+                percentiles = milliseconds(recent.age[recent.camera == number], 99)
                 ages[camera.name] = percentiles[0] if percentiles else None
         latency = milliseconds(recent.latency, 50, 99)
         return {
@@ -218,8 +217,8 @@ def _camera(camera: CameraStatus, rates: Mapping[str, float]) -> dict[str, Any]:
 class Reporter:
     """Updates the report each second and writes the state file, until `stop` is called."""
 
-    def __init__(self, report: Report, notify: Notify, path: Path | None) -> None:
-        self._report, self._notify, self.path = report, notify, path
+    def __init__(self, report: Report, notify: Notify, path: Path | None, each_second: Callable[[], object]) -> None:
+        self._report, self._notify, self.path, self._each_second = report, notify, path, each_second
         self._stopped = threading.Event()
         self._error = ""
         self._sensors = Sensors()
@@ -231,6 +230,7 @@ class Reporter:
             try:
                 self._report.update(self._sensors)
                 self._notify.status(self._report.words())
+                self._each_second()
             finally:
                 self.write()
             due = max(due + 1.0, time.monotonic())
@@ -253,5 +253,6 @@ class Reporter:
         self._thread.leave()
         self._stopped.set()
         self._thread.join(1.0)
+        self._each_second()
         self.write()
         self._sensors.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +15,7 @@ from pydantic import Field, create_model
 from edgesparse.config import Run, override
 from edgesparse.errors import ConfigError
 from edgesparse.service.credentials import SHORTEST_TOKEN, check_owner, read_secret
+from edgesparse.service.live_cameras import LOCAL, CameraChanges, CameraChangeSettings
 from edgesparse.service.outputs.base import OutputSettings
 from edgesparse.service.outputs.events import MOST_RULES, EventRule
 from edgesparse.service.outputs.table import OUTPUTS
@@ -65,6 +66,8 @@ class ServiceSettings(Section):
     snapshots: SnapshotSettings = SnapshotSettings()
     events: Annotated[tuple[EventRule, ...], Field(max_length=MOST_RULES)] = ()
     limits: LimitSettings = LimitSettings()
+    camera_changes: CameraChangeSettings | None = None
+    """Lets the web page and HTTP add and remove cameras; default: they can only pause them."""
     status: Path | None = None
     """File to write the state to each second; default: status.json in RUNTIME_DIRECTORY, if that is set."""
 
@@ -83,17 +86,20 @@ def settings_type() -> type[ServiceSettings]:
 
 @dataclass(frozen=True)
 class Settings:
-    """A device's settings. `overrides` are its `run:` section, laid over the recipe's."""
+    """A device's settings. `overrides` are its `run:` section, laid over the recipe's; `changes` are those of its
+    cameras since it started.
+    """
 
     where: str
     overrides: dict[str, Any]
     service: ServiceSettings
     only_requests: bool = False
     """Whether it has no camera, and only answers requests over HTTP."""
+    changes: CameraChanges = field(default_factory=CameraChanges)
 
     def run(self, recipe: Run) -> Run:
         """Return the recipe's `run:` section with this device's values. Raises ConfigError."""
-        return override(recipe, self.overrides, self.where)
+        return self.changes.applied(override(recipe, self.overrides, self.where))
 
 
 def load_settings(path: Path | None) -> Settings:
@@ -154,6 +160,12 @@ def _check(service: ServiceSettings) -> None:
             "(umask 077; openssl rand -hex 32 > web.token), or host: 127.0.0.1"
         )
     web.token()
+    local = [kind for kind in (service.camera_changes.allow if service.camera_changes else ()) if kind in LOCAL]
+    if local and web.token_file is None:
+        raise ConfigError(
+            f"service.camera_changes.allow: found {local[0]} without a service.web.token_file, needed one, since any "
+            "user of this machine could look through its cameras: (umask 077; openssl rand -hex 32 > web.token)"
+        )
     for name, section in service.outputs.items():
         section.check(f"service.{name}")
     _check_events(service)

@@ -34,11 +34,25 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Recent:
-    """The newest frames: time in the detector and age in nanoseconds, and camera index. Shape [frames] each."""
+    """The newest frames: time in the detector and age in nanoseconds, and number of the camera. Shape [frames] each."""
 
     latency: NDArray[np.int64]
     age: NDArray[np.int64]
     camera: NDArray[np.int64]
+
+
+class _Counts:
+    """What was counted of one camera."""
+
+    def __init__(self, number: int, classes: int) -> None:
+        self.number = number
+        self.classes = np.zeros(classes, np.int64)
+        """Detections per class."""
+        self.bins = np.zeros((len(COLUMNS), len(BOUNDS_MS) + 1), np.int64)
+        self.sums = np.zeros(len(COLUMNS), np.int64)
+
+    def histogram(self, column: int) -> Histogram:
+        return _histogram(self.bins[column], int(self.sums[column]))
 
 
 class Tally:
@@ -46,54 +60,48 @@ class Tally:
 
     def __init__(self, classes: int) -> None:
         self.frames = 0
-        self._classes = classes
-        self._detections: list[NDArray[np.int64]] = []
-        """Each camera's number of detections per class."""
+        self._classes, self._numbered = classes, 0
+        self._cameras: dict[str, _Counts] = {}
         self.in_view = Viewed()
         self.counts: dict[str, Counts] = {}
         """What each camera with lines or zones has counted."""
-        self.cameras: list[str] = []
-        self._stages = np.zeros((len(COLUMNS), len(BOUNDS_MS) + 1), np.int64)
-        self._stage_sums = np.zeros(len(COLUMNS), np.int64)
-        self._ages: list[NDArray[np.int64]] = []
-        self._age_sums: list[int] = []
         self._recent = np.full((_KEPT, 3), 0, np.int64)
 
     def add(self, camera: str, row: NDArray[np.int64], detections: Detections) -> None:
-        number = self._number(camera)
-        bins = np.searchsorted(_BOUNDS_NS, row)
-        self._stages[_EACH, bins] += 1
-        self._stage_sums += row
-        age = int(row[_AGE])
-        self._ages[number][bins[_AGE]] += 1
-        self._age_sums[number] += age
-        counts = self._detections[number]
-        known = detections.class_id < len(counts)  # for a moment after a reload there may be more classes
-        np.add.at(counts, detections.class_id[known], 1)
+        counts = self._counts(camera)
+        counts.bins[_EACH, np.searchsorted(_BOUNDS_NS, row)] += 1
+        counts.sums += row
+        classes = counts.classes
+        known = detections.class_id < len(classes)  # for a moment after a reload there may be more classes
+        np.add.at(classes, detections.class_id[known], 1)
         if detections.counts is not None:
             self.counts[camera] = detections.counts
         elif camera in self.counts:
             del self.counts[camera]
-        self._recent[self.frames % _KEPT] = (row[_DETECTOR].sum(), age, number)
+        self._recent[self.frames % _KEPT] = (row[_DETECTOR].sum(), row[_AGE], counts.number)
         self.frames += 1
 
-    def _number(self, camera: str) -> int:
-        try:
-            return self.cameras.index(camera)
-        except ValueError:
-            self._ages.append(np.zeros(len(BOUNDS_MS) + 1, np.int64))
-            self._age_sums.append(0)
-            self._detections.append(np.zeros(self._classes, np.int64))
-            self.cameras.append(camera)
-            return len(self.cameras) - 1
+    def _counts(self, camera: str) -> _Counts:
+        counts = self._cameras.get(camera)
+        if counts is None:
+            counts = self._cameras[camera] = _Counts(self._numbered, self._classes)
+            self._numbered += 1
+        return counts
 
     def restart_classes(self, classes: int) -> None:
         """Restart the count per class, for another engine."""
         self._classes = classes
-        self._detections = [np.zeros(classes, np.int64) for _ in self._detections]
-        self.keep(())
+        for counts in list(self._cameras.values()):
+            counts.classes = np.zeros(classes, np.int64)
+        self._forget_counts(())
 
     def keep(self, cameras: Sequence[str]) -> None:
+        """Forget all other cameras."""
+        for name in set(self._cameras) - set(cameras):
+            self._cameras.pop(name, None)
+        self._forget_counts(cameras)
+
+    def _forget_counts(self, cameras: Sequence[str]) -> None:
         """Forget what all other cameras see and have counted."""
         self.in_view.keep(cameras)
         for name in set(self.counts) - set(cameras):
@@ -102,22 +110,29 @@ class Tally:
     @property
     def total(self) -> int:
         """The number of detections, of all cameras and classes."""
-        return sum(int(counts.sum()) for counts in self._detections)
+        return sum(int(counts.classes.sum()) for counts in list(self._cameras.values()))
 
     def detections(self) -> dict[str, NDArray[np.int64]]:
         """Return the number of detections per class of each camera."""
-        return dict(zip(self.cameras, self._detections, strict=False))
+        return {name: counts.classes for name, counts in list(self._cameras.items())}
 
-    def stages(self) -> dict[str, Histogram]:
-        """Return a histogram of each of COLUMNS except age."""
+    def stages(self) -> dict[tuple[str, ...], Histogram]:
+        """Return a histogram per camera and column, of COLUMNS except age."""
         return {
-            name: _histogram(self._stages[i], int(self._stage_sums[i])) for i, name in enumerate(COLUMNS) if i != _AGE
+            (name, column): counts.histogram(i)
+            for name, counts in list(self._cameras.items())
+            for i, column in enumerate(COLUMNS)
+            if i != _AGE
         }
 
-    def ages(self) -> dict[str, Histogram]:
+    def ages(self) -> dict[tuple[str, ...], Histogram]:
         """Return a histogram of frame age for each camera."""
-        rows = zip(self.cameras, self._ages, self._age_sums, strict=False)
-        return {name: _histogram(counts, total) for name, counts, total in rows}
+        return {(name,): counts.histogram(_AGE) for name, counts in list(self._cameras.items())}
+
+    def number(self, camera: str) -> int | None:
+        """Return the number of a camera in `recent`; None before its first frame."""
+        counts = self._cameras.get(camera)
+        return None if counts is None else counts.number
 
     def recent(self, since: int = 0) -> Recent:
         """Return the frames after the first `since`, as far as they are still stored."""

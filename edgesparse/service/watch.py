@@ -42,6 +42,7 @@ class Watch:
         self._outputs.snapshots.offer(camera.name, frame, detections)
         if (counts := self._tally.in_view.add(camera.name, detections)) is not None:
             self._outputs.in_view(camera.name, counts)
+        self._outputs.frame_times(frame, detections, row)
         return self._governor.pause(time.monotonic())
 
     def update(self, cameras: Sequence[CameraStatus]) -> None:

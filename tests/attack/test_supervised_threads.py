@@ -209,7 +209,7 @@ def has_length(items: list[str], count: int) -> bool:
 def test_ready_follows_reloading_and_the_next_reload_is_heard_after_any_error(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[str] = []
     service = Service.__new__(Service)
-    service._stop, service._changing = threading.Event(), threading.Lock()
+    service._stop, service._changing = threading.Event(), threading.RLock()
     reports: list[str] = []
 
     def reloaded(refusal: str) -> None:

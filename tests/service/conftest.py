@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import squares
+from broker import Broker
 from camera import NetworkCamera
 from running import Planned, Running, Start
 
@@ -101,3 +102,10 @@ def camera() -> Iterator[NetworkCamera]:
     camera = NetworkCamera()
     yield camera
     camera.off()
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    broker = Broker(tmp_path)
+    yield broker
+    broker.off()

@@ -105,6 +105,22 @@ class Running:
             with error:
                 return error.code, error.read()
 
+    def post(self, path: str, body: object = None, **headers: str) -> tuple[int, Any]:
+        """Send JSON as programs do. Returns the status and the value of the response."""
+        data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        every = {"Content-Type": "application/json", **{key.replace("_", "-"): value for key, value in headers.items()}}
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, every, method="POST")
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return int(answer.status), json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                text = error.read().decode()
+                return error.code, json.loads(text) if text.startswith("{") else text
+
+    def log(self) -> str:
+        return self._log.read_text()
+
     def status(self) -> dict[str, Any]:
         status: dict[str, Any] = json.loads((self.folder / "runtime" / "status.json").read_text())
         return status

@@ -73,13 +73,6 @@ class Watched:
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    broker = Broker(tmp_path)
-    yield broker
-    broker.off()
-
-
-@pytest.fixture
 def paused() -> dict[str, int]:
     return {}
 

@@ -71,6 +71,9 @@ def test_metrics_of_a_camera_name_it(report: Report) -> None:
     in_view = samples(report, "objects_in_view")
     assert in_view == {("door", "person", ""): 2, ("door", "person", "gate"): 1, ("yard", "person", ""): 0}
     assert samples(report, "events_total") == {("door", "person", "start"): 1, ("yard", "person", "start"): 1}
+    stages = samples(report, "stage_seconds_count")
+    assert stages["door", "engine"] == stages["yard", "engine"] == 1 and len(stages) == 2 * (len(COLUMNS) - 1)
+    assert samples(report, "frame_age_seconds_count") == {("door",): 1, ("yard",): 1}
     assert samples(report, "camera_up") == {("door",): 1, ("yard",): 0}
     assert samples(report, "camera_paused") == {("door",): 0, ("yard",): 1}
 

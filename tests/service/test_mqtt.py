@@ -28,13 +28,6 @@ Publish = Callable[..., Mqtt]
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    broker = Broker(tmp_path)
-    yield broker
-    broker.off()
-
-
-@pytest.fixture
 def subscriber(broker: Broker) -> Iterator[Subscriber]:
     subscriber = Subscriber(broker.port)
     yield subscriber

@@ -125,7 +125,7 @@ def test_pausing_is_refused_from_other_sites_and_for_other_names(service: Runnin
 
     for headers in ({"Origin": "http://evil.example"}, {"Sec_Fetch_Site": "cross-site"}, {"Origin": "null"}):
         assert post("/camera/door/pause", **headers)[0] == 403
-    assert post("/camera/cellar/pause") == (404, b"no such camera\n")
+    assert post("/camera/cellar/pause") == (404, b'{"why": "no such camera: known here are door"}')
     assert post("/camera/door/explode")[0] == 404
     assert service.get("/camera/door/pause")[0] == 405
     assert service.status()["cameras"][0]["state"] == "live"

@@ -77,7 +77,7 @@ class Recorder:
 def reloading(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Service, Recorder]]:
     """A service in which only the reload thread runs."""
     service, recorder = Service.__new__(Service), Recorder()
-    service._stop, service._changing = threading.Event(), threading.Lock()
+    service._stop, service._changing = threading.Event(), threading.RLock()
     monkeypatch.setattr(service, "_parts", recorder, raising=False)
     monkeypatch.setattr(service, "_notify", recorder, raising=False)
     thread = threading.Thread(target=service._reload_loop, daemon=True)

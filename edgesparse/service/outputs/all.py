@@ -12,13 +12,16 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgesparse.device import state_folder
 from edgesparse.errors import ConfigError, SinkError
 from edgesparse.runtime.detections import Detections
 from edgesparse.service.credentials import fingerprint
 from edgesparse.service.in_view import InView
 from edgesparse.service.outputs.base import FrameResult, Output, OutputContext, OutputState, Scene
-from edgesparse.service.outputs.events import Event, EventRules, Phase
+from edgesparse.service.outputs.events import Event, EventRule, EventRules, Phase
 from edgesparse.service.outputs.table import OUTPUTS
 from edgesparse.service.settings import ServiceSettings
 from edgesparse.service.snapshots import SnapshotEncoder
@@ -52,10 +55,13 @@ class Outputs(Sink):
         self._names: Sequence[str] = ()
         self._scene = Scene()
         self._rules = EventRules((), ())
+        self._events: Sequence[EventRule] = ()
+        """Those of `_rules`."""
         self._retired: deque[EventRules] = deque()
         """Former rules whose events have not ended yet."""
         self._announced: deque[Event] = deque()
         self._open: dict[str, Output] = {}
+        self._timed: Sequence[Output] = ()
         self._fingerprints: dict[str, tuple[Any, ...]] = {}
         self._error = ""
         try:
@@ -70,14 +76,20 @@ class Outputs(Sink):
         Raises ConfigError and SinkError; the previous outputs are then open again.
         """
         rules, previous = EventRules(settings.events, scene.names), self._settings
-        self._take(rules, scene.names)
+        if (settings.events, scene.names) != (self._events, self._names):  # otherwise events in progress go on
+            self._take(rules, scene.names)
+            self._events = settings.events
         try:
             self._reopen(settings)
         except (ConfigError, SinkError):
             self._reopen(previous, keep_going=True)
             raise
         self._settings = settings
-        scene = replace(scene, rules=settings.events)
+        self.show(scene)
+
+    def show(self, scene: Scene) -> None:
+        """Tell all outputs which cameras there are; class names and settings are the same as before."""
+        scene = replace(scene, rules=self._settings.events)
         self._scene = scene
         for output in self._open.values():
             output.scene(scene)
@@ -93,12 +105,14 @@ class Outputs(Sink):
     def _reopen(self, settings: ServiceSettings, keep_going: bool = False) -> None:
         context = self._context(settings)
         self.snapshots.listeners, self.snapshots.continuous = (), False
+        self._timed = ()
         try:
             for name, kind in OUTPUTS.items():
                 with _logged(name) if keep_going else nullcontext():
                     self._reopen_one(name, kind, settings, context)
         finally:
             outputs = self._open.values()
+            self._timed = tuple(output for output in outputs if output.wants_times)
             self.snapshots.continuous = any(output.uses_snapshots for output in outputs)
             self.snapshots.listeners = tuple(
                 output.snapshot for output in outputs if output.uses_snapshots or output.snapshots_events
@@ -139,6 +153,12 @@ class Outputs(Sink):
             self._send(events)
             if any(output.snapshots_events for output in self._open.values()):
                 self.snapshots.request(frame.source)
+
+    def frame_times(self, frame: Frame, detections: Detections, row: NDArray[np.int64]) -> None:
+        """Pass on the durations of a frame, as the Observer of the frame loop gets them."""
+        for output in self._timed:
+            with self._guard(output):
+                output.frame_times(frame, detections, row)
 
     def tick(self, now_ns: int, live: Collection[str]) -> None:
         """Report what needs no frame: ends of events, and what outputs announced. Call it several times per second.
@@ -197,6 +217,7 @@ class Outputs(Sink):
         self._take(EventRules((), ()), ())
         self.tick(time.monotonic_ns(), ())
         self.snapshots.listeners, self.snapshots.continuous = (), False
+        self._timed = ()
         outputs, self._open = tuple(self._open.values()), {}
         close_all([output.close for output in outputs], CLOSE_SECONDS)
 

@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from edgesparse.camera import Camera, ClassFilter
@@ -110,6 +112,9 @@ class Output(ABC):
     snapshots_events: ClassVar[bool] = False
     """Whether a snapshot of the frame of each report of an event is encoded and passed to `snapshot`."""
 
+    wants_times: ClassVar[bool] = False
+    """Whether `frame_times` is called."""
+
     state: OutputState
 
     @abstractmethod
@@ -121,6 +126,11 @@ class Output(ABC):
 
     def detections(self, result: FrameResult) -> None:  # noqa: B027 - an output may want events only
         """Handle one frame's detections."""
+
+    def frame_times(  # noqa: B027 - few outputs want them
+        self, frame: Frame, detections: Detections, row: NDArray[np.int64]
+    ) -> None:
+        """Take the durations of a frame, as the Observer of the frame loop does, in its thread."""
 
     def event(self, event: Event) -> None:  # noqa: B027 - an output may want detections only
         """Handle one event."""

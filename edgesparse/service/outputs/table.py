@@ -6,6 +6,7 @@ from edgesparse.service.outputs.base import Output
 from edgesparse.service.outputs.clips import Clips
 from edgesparse.service.outputs.json_lines import RotatingJsonLines
 from edgesparse.service.outputs.mqtt import Mqtt
+from edgesparse.service.outputs.traces import Traces
 from edgesparse.service.outputs.webhook import Webhook
 
 OUTPUTS: dict[str, type[Output]] = {
@@ -13,4 +14,5 @@ OUTPUTS: dict[str, type[Output]] = {
     "webhook": Webhook,
     "clips": Clips,
     "jsonl": RotatingJsonLines,
+    "traces": Traces,
 }

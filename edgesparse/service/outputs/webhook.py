@@ -45,12 +45,16 @@ def _http_url(url: str) -> str:
     return url
 
 
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+"""An address over HTTP, whose credentials are redacted from now on."""
+
+
 class WebhookSettings(OutputSettings):
     """Each event as a POST of JSON."""
 
     needs_events: ClassVar[bool] = True
 
-    url: Annotated[str, AfterValidator(_http_url)]
+    url: HttpUrl
     """Address that events are posted to."""
     token_file: Path | None = None
     """File with the token that is sent as `Authorization: Bearer ...`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,8 +36,9 @@ class _Collector(Collector):
     def collect(self) -> Iterator[Metric]:
         report = self._report
         yield from _cameras(report)
-        yield _histogram("stage_seconds", "Time in each stage of the frame loop.", "stage", report.tally.stages())
-        yield _histogram("frame_age_seconds", "From capture to detections.", "camera", report.tally.ages())
+        stages, ages = report.tally.stages(), report.tally.ages()
+        yield _histogram("stage_seconds", "Time of a frame in each stage of the loop.", ("camera", "stage"), stages)
+        yield _histogram("frame_age_seconds", "From capture to detections.", ("camera",), ages)
         yield from _detections(report)
         yield from _counts(report)
         yield from _events(report)
@@ -84,7 +85,8 @@ def _cameras(report: Report) -> Iterator[Metric]:
 def _detections(report: Report) -> Iterator[Metric]:
     names = report.identity.classes
     total = CounterMetricFamily("edgesparse_detections", "Detections.", labels=["camera", "class"])
-    for camera, counts in report.tally.detections().items():
+    seen = report.tally.detections()
+    for camera, counts in seen.items():
         for name, count in zip(names, counts.tolist(), strict=False):
             if count:
                 total.add_metric([camera, name], count)
@@ -93,7 +95,7 @@ def _detections(report: Report) -> Iterator[Metric]:
     in_view = GaugeMetricFamily("edgesparse_objects_in_view", about, labels=["camera", "zone", "class"])
     for camera, view in report.tally.in_view.now().items():
         zones = report.outputs.zones(camera)
-        for zone, class_id in itertools.product(("", *zones), np.flatnonzero(report.tally.detections()[camera])):
+        for zone, class_id in itertools.product(("", *zones), np.flatnonzero(seen.get(camera, ()))):
             if class_id < len(names):
                 in_view.add_metric([camera, zone, names[class_id]], view.counts.get((zone, int(class_id)), 0))
     yield in_view
@@ -209,9 +211,9 @@ def _each(name: str, about: str, label: str, values: Iterable[tuple[str, float]]
     return family
 
 
-def _histogram(name: str, about: str, label: str, histograms: dict[str, Histogram]) -> Metric:
-    family = HistogramMetricFamily(f"edgesparse_{name}", about, labels=[label])
-    for key, histogram in histograms.items():
+def _histogram(name: str, about: str, labels: Sequence[str], histograms: Mapping[tuple[str, ...], Histogram]) -> Metric:
+    family = HistogramMetricFamily(f"edgesparse_{name}", about, labels=labels)
+    for values, histogram in histograms.items():
         below: list[Any] = [*zip(_LE, histogram.below, strict=True), ("+Inf", histogram.count)]
-        family.add_metric([key], buckets=below, sum_value=histogram.seconds)
+        family.add_metric(values, buckets=below, sum_value=histogram.seconds)
     return family

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -20,9 +19,11 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from edgesparse.service.live_cameras import LiveCameras
 from edgesparse.service.report import Report
 from edgesparse.service.settings import WebSettings
 from edgesparse.service.web.answers import HEADERS, as_json, as_text
+from edgesparse.service.web.camera_changes import CameraChangeRoutes
 from edgesparse.service.web.camera_images import CameraImages
 from edgesparse.service.web.connections import IDLE_SECONDS, MAX_CONNECTIONS, Protocol, listen
 from edgesparse.service.web.detect import inference_routes
@@ -40,6 +41,7 @@ _REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; 
 _PAGE = {
     "/": ("page.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
+    "/changes.js": ("changes.js", "text/javascript"),
     "/page.js": ("page.js", "text/javascript"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
@@ -48,8 +50,8 @@ _PAGE = {
 class Pages:
     """The responses for all paths."""
 
-    def __init__(self, report: Report, package: Callable[[], Path]) -> None:
-        self._report, self._package = report, package
+    def __init__(self, report: Report, package: Callable[[], Path], cameras: LiveCameras) -> None:
+        self._report, self._package, self._cameras = report, package, cameras
         folder = resources.files("edgesparse.service.web") / "page"
         self._files = {path: ((folder / name).read_bytes(), kind) for path, (name, kind) in _PAGE.items()}
 
@@ -64,7 +66,7 @@ class Pages:
             Route("/report", self._page_of_package),
             *CameraImages(self._report).routes(),
             *doors,
-            Route("/camera/{name}/{verb:str}", self._pause, methods=["POST"]),
+            *CameraChangeRoutes(self._cameras).routes(),
         ]
         return Door(Starlette(routes=routes), token, hosts)
 
@@ -84,7 +86,7 @@ class Pages:
         return as_json(self._report.status())
 
     async def _live(self, _: Request) -> Response:
-        return as_json(self._report.live())
+        return as_json({**self._report.live(), "may_add": list(self._cameras.allowed)})
 
     async def _metrics(self, _: Request) -> Response:
         return Response(
@@ -102,20 +104,6 @@ class Pages:
         headers = {**HEADERS, "Content-Security-Policy": _REPORT_POLICY}
         return StreamingResponse(_pieces(path), media_type="text/html", headers=headers)
 
-    async def _pause(self, request: Request) -> Response:
-        """Pause or resume a camera."""
-        name, verb = request.path_params["name"], request.path_params["verb"]
-        if verb not in ("pause", "resume"):
-            return as_text("needed pause or resume", 404)
-        if name not in {camera.name for camera in self._report.health.cameras}:
-            return as_text("no such camera", 404)
-        paused = self._report.outputs.paused
-        if verb == "pause":
-            paused.setdefault(name, time.monotonic_ns())
-        else:
-            paused.pop(name, None)
-        return as_json({"camera": name, "paused": name in paused})
-
 
 async def _pieces(path: Path) -> AsyncIterator[bytes]:
     with path.open("rb") as file:
@@ -126,13 +114,19 @@ async def _pieces(path: Path) -> AsyncIterator[bytes]:
 class Web:
     """The server, running until `close`. Raises ConfigError if the port is not available."""
 
-    def __init__(self, settings: WebSettings, report: Report, package: Callable[[], Path]) -> None:
+    def __init__(
+        self,
+        settings: WebSettings,
+        report: Report,
+        package: Callable[[], Path],
+        cameras: LiveCameras | None = None,
+    ) -> None:
         token = settings.token()
         self._socket = listen(settings.host, settings.port)
         self.port = int(self._socket.getsockname()[1])
         self.doors = inference_routes(report) if settings.inference else []
         self._config = uvicorn.Config(
-            Pages(report, package).app(token, (settings.host, *settings.hosts), self.doors),
+            Pages(report, package, cameras or LiveCameras()).app(token, (settings.host, *settings.hosts), self.doors),
             http=Protocol,
             ws="none",
             loop="asyncio",

@@ -91,6 +91,14 @@ def open_source(spec: str | int | Path, **arguments: Unpack[SourceArguments]) ->
     return _open_files(text, options)
 
 
+def source_kind(spec: str) -> str:
+    """Return `device`, `demo`, `csi`, the scheme of an address, or `file`: what `open_source` would open."""
+    open_kind = next((open_kind for pattern, open_kind in KINDS if re.fullmatch(pattern, spec, re.DOTALL)), None)
+    if open_kind is None:
+        return "file"
+    return _LOCAL.get(open_kind) or spec.partition("://")[0].lower()
+
+
 def _open_number(match: re.Match[str], options: SourceOptions) -> Source:
     if match[0].startswith("-"):
         raise SourceError(f"no camera {match[0]}: cameras are numbered from 0")
@@ -140,6 +148,11 @@ KINDS: list[tuple[str, Callable[[re.Match[str], SourceOptions], Source]]] = [
     (r"[^/]*://.*", _open_address),
 ]
 """Functions that open a source, by a regular expression for its full name. Everything else is a file."""
+_LOCAL: dict[Callable[[re.Match[str], SourceOptions], Source], str] = {
+    _open_number: "device",
+    _open_device: "device",
+    _open_demo: "demo",
+}
 
 
 def _open_files(text: str, options: SourceOptions) -> Source:

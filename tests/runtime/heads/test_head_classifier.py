@@ -11,7 +11,7 @@ from head_checks import SIZE, layout
 
 from edgesparse.config import DetectorSpec, InputSpec, Run, override
 from edgesparse.errors import ConfigError
-from edgesparse.runtime.detector import _check_task
+from edgesparse.runtime.detector import check_task
 from edgesparse.runtime.heads.recognize import check, choose
 from edgesparse.runtime.heads.registry import head
 
@@ -46,7 +46,7 @@ ZONES = {"name": "a", "source": "0", "zones": {"z": [[0, 0], [1, 0], [1, 1]]}}
 def test_tracking_and_zones_mean_nothing(changes: dict[str, Any]) -> None:
     spec = DetectorSpec(head="classifier", classes=("a",), input=InputSpec(size=(8, 8)))
     with pytest.raises(ConfigError, match="sees the whole frame: remove tracking and zones"):
-        _check_task("classify", spec, override(Run(), changes))
+        check_task("classify", spec, override(Run(), changes))
 
 
 SCORES = np.full((1, 64), 0.25 / 63, np.float32)

@@ -281,7 +281,7 @@ function show(status) {
   }
   const roots = status.cameras.map(camera => cameras.get(camera.name).root), box = byId("cameras");
   if (roots.some((root, i) => box.children[i] !== root) || box.children.length !== roots.length) fill(box, roots);
-  large.show(status);
+  for (const part of [large, changes]) part.show(status);
   const times = status.history.map(point => point.t);
   plot(byId("latency"), [0, 1].map(i => ({color: i, values: status.history.map(point => point.latency[i])})), times);
   plot(byId("age"), status.cameras.map((camera, i) => (
