@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from edgesparse.config import Recipe as Recipe
     from edgesparse.errors import EdgeSparseError as EdgeSparseError
     from edgesparse.input_spec import InputSpec as InputSpec
+    from edgesparse.runtime.counts import Counts as Counts
     from edgesparse.runtime.detections import Detection as Detection
     from edgesparse.runtime.detections import Detections as Detections
     from edgesparse.runtime.detector import Detector as Detector
@@ -63,6 +64,7 @@ _MODULES = {
     ),
     "Recipe": "edgesparse.config",
     "EdgeSparseError": "edgesparse.errors",
+    "Counts": "edgesparse.runtime.counts",
     **dict.fromkeys(("Detection", "Detections"), "edgesparse.runtime.detections"),
     "Detector": "edgesparse.runtime.detector",
     **dict.fromkeys(("Evidence", "Head", "Layout"), "edgesparse.runtime.heads.base"),

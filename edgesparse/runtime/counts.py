@@ -38,7 +38,10 @@ class Counts:
 
     `tracked`: whether objects are tracked; without that nothing is counted. `crossed`: number of crossings per line,
     direction and class id. `entered`: number of stays that began, per zone and class id. `left`: number of stays that
-    ended, and their seconds in total. `crossings`, `entries` and `exits`: those of this frame.
+    ended, and their seconds in total.
+
+    Of this frame: `crossings`, each with `line`, `direction`, `track_id` and `class_id`; `entries` and `exits`, stays
+    that began and ended, each with `zone`, `track_id`, `class_id` and `seconds`.
     """
 
     lines: Mapping[str, Polygon] = field(default_factory=dict)
