@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, create_model
 
+from edgesparse.camera import check_together
 from edgesparse.config import Run, override
 from edgesparse.errors import ConfigError
 from edgesparse.service.credentials import SHORTEST_TOKEN, check_owner, read_secret
@@ -185,7 +186,13 @@ def _check_events(service: ServiceSettings) -> None:
 
 
 def check_cameras(service: ServiceSettings, run: Run, where: str) -> None:
-    """Raise ConfigError if an event rule needs a camera, zone, line or tracking that does not exist."""
+    """Raise ConfigError if a camera that was added later has lines without tracking, or an event rule needs a camera,
+    zone, line or tracking that does not exist.
+    """
+    try:
+        check_together(run.cameras, tracking=bool(run.tracking))
+    except ValueError as error:
+        raise ConfigError(f"{where}: run: needed {error}") from None
     cameras = {camera.name: camera for camera in run.all_cameras()}
     for rule in service.events:
         at = f"{where}: service.events: {rule.name}"

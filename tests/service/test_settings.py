@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import yaml
 
-from edgesparse.config import Run
+from edgesparse.config import Camera, Run
 from edgesparse.errors import ConfigError
+from edgesparse.service.live_cameras import CameraChanges
 from edgesparse.service.settings import check_cameras, load_settings, loopback, settings_type, status_path
 from edgesparse.values import Section
 
@@ -147,3 +148,12 @@ def test_every_key_is_text_in_yaml() -> None:
 )
 def test_loopback_addresses(host: str, own: bool) -> None:
     assert loopback(host) == own
+
+
+def test_a_camera_with_lines_that_was_added_later_needs_tracking() -> None:
+    line: Any = ((0.5, 0), (0.5, 1))
+    added = CameraChanges(added=(Camera(name="gate", source="demo", lines={"way": line}),))
+    service = settings_type()()
+    check_cameras(service, added.applied(Run(tracking=True)), "here")
+    with pytest.raises(ConfigError, match=r"^here: run: needed tracking: bytetrack \(or sort\), since camera gate has"):
+        check_cameras(service, added.applied(Run()), "here")
