@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -40,7 +41,7 @@ class Health:
         self.turn_at = self.frame_at = 0.0
         self.failing = self.errors = 0
         """Failed inferences: in a row, and in total."""
-        self._answered, self._failed_at = 0, 0.0
+        self._answered, self._failed_at = 0, -math.inf
         self.cameras: Sequence[CameraStatus] = ()
         self.invalid = ""
         """How many model outputs were invalid recently, and why; empty if none were."""
@@ -113,4 +114,4 @@ class Health:
 def _listed(cameras: Sequence[CameraStatus]) -> str:
     named = [f"{camera.name} ({camera.why or camera.state})" for camera in cameras[:4]]
     more = f" and {len(cameras) - 4} more" if len(cameras) > 4 else ""
-    return ", ".join(named) + more or "none is configured"
+    return ", ".join(named) + more

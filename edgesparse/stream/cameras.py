@@ -16,6 +16,7 @@ from edgesparse.redaction import redact
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.thresholds import for_tracker, thresholds
+from edgesparse.stream.arrivals import Arrivals
 from edgesparse.stream.counter import Counter
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.sources.base import Source, State
@@ -93,6 +94,7 @@ class Feed:
         self.due_ns = 0
         """When the next frame may be taken."""
         self._resumed_ns = 0
+        self._arrivals: Arrivals = like._arrivals if like else Arrivals()
 
     def take(self, now_ns: int) -> Frame | None:
         """Return a new frame, if there is one and `rate` allows it."""
@@ -104,9 +106,14 @@ class Feed:
             return None
         late = self.due_ns + self._period_ns <= now_ns
         self.due_ns = self._period_ns + (now_ns if late else self.due_ns)
+        self._arrivals.add(frame)
         frame.source = self.settings.name
         self.status.height, self.status.width = frame.image.shape[:2]
         return frame
+
+    def expected_ns(self, now_ns: int) -> int:
+        """Return when the next frame is expected; see Arrivals."""
+        return self._arrivals.expected_ns(now_ns, self.due_ns)
 
     def select(self, frame: Frame, detections: Detections) -> Detections:
         """Return the detections of a frame that count. Call it in the order in which frames were taken."""

@@ -21,6 +21,8 @@ from edgesparse.stream.sources.frame_buffers import allocate_pageable
 
 log = logging.getLogger("edgesparse.stream")
 
+STARVED_NS = 250_000_000
+
 Taken = Sequence[tuple[Feed, Frame]]
 
 
@@ -50,6 +52,10 @@ class InFlight:
     def __init__(self, detector: Detector, feeds: Sequence[Feed], depth: int | None = None) -> None:
         self._detector, self._batches = detector, deque[Batch]()
         self._feeds = feeds
+        self._alone_ns = 0
+        """When the last batch of requests alone was submitted."""
+        self._lasts_ns = 0
+        """How long such a batch takes, averaged over the last ones."""
         self._collected: Batch | None = None
         most = detector.depth if depth is None else min(depth, detector.depth)
         for feed in feeds:
@@ -78,9 +84,21 @@ class InFlight:
 
     def room(self, taken: Taken) -> int:
         """Return how many requests may be submitted with these new frames. Without a frame there is room only if
-        nothing is in flight, so that a frame waits for one batch of requests at most; without cameras always.
+        nothing is in flight and the batch is likely to end before the next frame arrives; without cameras always.
+        With tiles, each request takes runs of the engine that frames would wait for.
         """
-        return 0 if self and self._feeds and not taken else self._detector.batch - len(taken)
+        if taken and self._detector.tiles is not None:
+            return 0
+        free = self._detector.batch - len(taken)
+        return free if taken or not self._feeds or (not self and self._fits(time.monotonic_ns())) else 0
+
+    def _fits(self, now_ns: int) -> bool:
+        """Whether a batch of requests alone ends before a frame of a camera is expected. Every STARVED_NS one may start
+        without that, where cameras leave no gap.
+        """
+        if now_ns - self._alone_ns >= STARVED_NS:
+            return True
+        return all(feed.expected_ns(now_ns) >= now_ns + self._lasts_ns for feed in self._feeds)
 
     def submit(self, taken: Taken, started: int, requests: Sequence[Request] = ()) -> None:
         """Submit new frames and requests. Raises what the detector raises; the frames are then lost.
@@ -90,6 +108,8 @@ class InFlight:
         """
         batch = Batch(taken, started, time.perf_counter_ns(), requests)
         images, tiles = [frame.image for _, frame in taken], [feed.tiles for feed, _ in taken]
+        if not taken:
+            self._alone_ns = time.monotonic_ns()
         try:
             all_tiles = [*tiles, *[self._detector.tiles] * len(requests)]
             self._detector.submit([*images, *(request.image for request in requests)], tiles=all_tiles)
@@ -110,6 +130,8 @@ class InFlight:
         except Exception as error:
             _fail(batch.requests, error)
             raise
+        if not batch.taken:
+            self._lasts_ns += (batch.detected_ns - self._alone_ns - self._lasts_ns) // 4
         batch.detections = results[: len(batch.taken) + len(batch.requests)]  # without a blank image
         self._collected = batch
 

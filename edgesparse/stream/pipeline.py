@@ -26,6 +26,9 @@ from edgesparse.stream.summary import Summary as Summary
 UPDATE_NS = 250_000_000
 """Longest time between two updates of the cameras' status and the observer, in seconds."""
 
+GAP_NS = 2_000_000
+"""How often requests that wait look for a gap between frames, in nanoseconds."""
+
 
 def run(
     source: Source,
@@ -194,9 +197,10 @@ class Loop(Closing):
         if taken:
             served = [feed for feed, _ in taken]
             self._waiting = [feed for feed in self._waiting if feed not in served] + served
-        elif not self._in_flight and not self.requests and not (self.feeds and all(feed.ended for feed in self.feeds)):
+        elif not self._in_flight and not (self.feeds and all(feed.ended for feed in self.feeds)):
             due = min((feed.due_ns - now for feed in self.feeds if feed.due_ns > now), default=UPDATE_NS)
-            self._awake.wait(min(due, UPDATE_NS) / 1e9)
+            if not self.requests or not self._in_flight.room(()):
+                self._awake.wait(min(due, GAP_NS if self.requests else UPDATE_NS) / 1e9)
         return taken
 
     def _advance(self, idle: bool) -> None:

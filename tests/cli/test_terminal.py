@@ -125,11 +125,12 @@ def test_the_shell_completes_verbs_boards_packages_and_files(
 ) -> None:
     edgesparse("build", model)
     context = verbs.make_context("edgesparse", ["run", "x"])
-    run = verbs.get_command(context, "run")
-    assert run is not None
-    target = next(param for param in run.params if param.name == "target")
-    offered = [item.value for item in target.shell_complete(context, "")]
-    assert offered == ["demo", "engines/squares", ""]
+    for verb in ("run", "serve"):
+        command = verbs.get_command(context, verb)
+        assert command is not None
+        target = next(param for param in command.params if param.name == "target")
+        offered = [item.value for item in target.shell_complete(context, "")]
+        assert offered == ["demo", "engines/squares", ""]
     inspect = verbs.get_command(context, "inspect")
     assert inspect is not None
     device = next(param for param in inspect.params if param.name == "device")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +64,9 @@ def test_without_cameras_only_recent_failures_count(monkeypatch: pytest.MonkeyPa
     assert health.judge_loop(now + 2 * PATIENCE).alive, "systemd restarts no service that nobody asks anything"
 
 
-def post(service: Running, body: bytes, **headers: str) -> dict[str, Any]:
-    request = urllib.request.Request(f"http://127.0.0.1:{service.port}/v1/detect", body, headers)
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        result: dict[str, Any] = json.loads(answer.read())
+def post(service: Running, image: Any) -> dict[str, Any]:
+    status, result = service.post("/v1/detect", cv2.imencode(".png", image)[1].tobytes())
+    assert status == 200 and isinstance(result, dict), result
     return result
 
 
@@ -77,7 +75,7 @@ def test_it_answers_reloads_and_drains(squares_package: Path, tmp_path: Path, st
     service.notify.until("READY=1")
     assert json.loads(service.get("/readyz")[1]) == {"ready": True, "why": ""}
     image = squares.image([(1, 1, 0)])
-    result = post(service, cv2.imencode(".png", image)[1].tobytes())
+    result = post(service, image)
     assert [each["class"] for each in result["images"][0]["detections"]] == ["red"] and result["model"] == "squares"
     with triton.InferenceServerClient(f"127.0.0.1:{service.port}") as client:
         tensor = triton.InferInput("images", [1, *image.shape], "UINT8")
@@ -88,6 +86,6 @@ def test_it_answers_reloads_and_drains(squares_package: Path, tmp_path: Path, st
     service.signal(signal.SIGHUP)
     service.notify.until("RELOADING=1")
     end = time.monotonic() + 20
-    while post(service, cv2.imencode(".png", image)[1].tobytes())["images"][0]["detections"]:
+    while post(service, image)["images"][0]["detections"]:
         assert time.monotonic() < end, "the new settings were not taken"
     assert service.stop() < 5 and service.process.returncode == 0

@@ -13,7 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
+import squares
 from camera import NetworkCamera
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
@@ -22,7 +24,10 @@ from running import Running
 
 SMALL = {"cameras": [{"name": "camera", "source": "demo", "size": "160x120"}]}
 TOKEN = "a-token-of-this-test-0123456789"
-PATHS = ("/", "/page.js", "/page.css", "/status.json", "/live.json", "/metrics", "/healthz", "/readyz", "/report")
+PATHS = (
+    *("/", "/page.js", "/page.css", "/status.json", "/live.json", "/metrics", "/healthz", "/readyz", "/report"),
+    *("/openapi.json", "/v2", "/v2/health/ready", "/v2/models/squares", "/v2/models/squares/versions/1/ready"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +70,16 @@ def test_the_answers_to_all_paths(service: Running) -> None:
     assert live["engine"]["why"] and live["history"]
     assert b"squares" in service.get("/report")[1]
     assert [service.get(path)[0] for path in PATHS] == [200] * len(PATHS)
+
+
+def test_images_of_http_clients_are_answered_beside_the_camera(service: Running) -> None:
+    frames = service.status()["frames"]
+    png = cv2.imencode(".png", squares.image([(1, 1, 0)]))[1].tobytes()
+    for _ in range(5):
+        status, body = service.post("/v1/detect", png)
+        assert status == 200 and [each["class"] for each in body["images"][0]["detections"]] == ["red"]
+    later = service.until(lambda status: status["frames"] > frames)
+    assert [camera["name"] for camera in later["cameras"]] == ["door"], "they are no camera"
 
 
 def test_snapshots_are_encoded_while_somebody_views_them(service: Running) -> None:
@@ -110,6 +125,7 @@ def test_credentials_are_shown_nowhere(service: Running) -> None:
 def test_without_the_token_every_path_is_refused(guarded: Running) -> None:
     for path in (*PATHS, "/camera/camera.jpg", "/nothing"):
         assert guarded.get(path) == (401, b""), path
+    assert guarded.post("/v1/detect", b"x") == (401, "")
     wrong = base64.b64encode(b"me:wrong").decode()
     for header in ("Bearer", "Bearer wrong", f"Bearer {TOKEN}x", f"Basic {wrong}", "Basic !", f"Digest {TOKEN}", TOKEN):
         assert guarded.get("/status.json", Authorization=header) == (401, b""), header

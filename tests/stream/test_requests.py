@@ -17,11 +17,14 @@ from loops import Collect, black_frames, loop_of, make_detector, record_calls
 
 from edgesparse.errors import BuildError
 from edgesparse.runtime.detector import Detector
+from edgesparse.stream.arrivals import FAR, Arrivals
+from edgesparse.stream.frames import Frame
+from edgesparse.stream.in_flight import STARVED_NS
 from edgesparse.stream.pipeline import Loop
 from edgesparse.stream.requests import Requests
 
 IMAGE = np.zeros((48, 64, 3), np.uint8)
-FAR = time.monotonic_ns() + 3_600_000_000_000
+LATER = time.monotonic_ns() + 3_600_000_000_000
 
 
 def batched(folder: Path, batch: int, **plan: Any) -> Detector:
@@ -45,7 +48,7 @@ def running(loop: Loop) -> Iterator[None]:
         assert not thread.is_alive()
 
 
-def offered(loop: Loop, count: int, image: Any = IMAGE, deadline: int = FAR) -> list[Any]:
+def offered(loop: Loop, count: int, image: Any = IMAGE, deadline: int = LATER) -> list[Any]:
     requests = loop.requests.offer([image] * count, deadline)
     assert requests is not None
     return [request.detections for request in requests]
@@ -82,10 +85,10 @@ def test_without_a_frame_they_start_only_if_nothing_is_in_flight(tmp_path: Path)
     camera, alone = loop_of(black_frames(), detector)._in_flight, Loop([], detector)._in_flight
     assert (camera.room(()), alone.room(())) == (1, 1)
     loop = Loop([], detector)
-    camera.submit((), 0, loop.requests.offer([IMAGE], FAR) or ())
+    camera.submit((), 0, loop.requests.offer([IMAGE], LATER) or ())
     assert camera.room(()) == 0 and camera.room([None]) == 0  # type: ignore[list-item]
     camera.drop()
-    alone.submit((), 0, loop.requests.offer([IMAGE], FAR) or ())
+    alone.submit((), 0, loop.requests.offer([IMAGE], LATER) or ())
     assert alone.room(()) == 1, "without cameras, batches overlap"
     alone.drop()
 
@@ -117,7 +120,7 @@ def test_an_engine_that_fails_is_reported_to_the_loop_and_to_who_waits(tmp_path:
 def test_an_exchange_of_engines_leaves_nobody_waiting(tmp_path: Path) -> None:
     detector = make_detector(tmp_path, slots=2)
     loop = Loop([], detector)
-    requests = loop.requests.offer([IMAGE] * 2, FAR) or ()
+    requests = loop.requests.offer([IMAGE] * 2, LATER) or ()
     for request in requests:
         loop._in_flight.submit((), 0, [request])
     loop._in_flight.collect()
@@ -127,9 +130,9 @@ def test_an_exchange_of_engines_leaves_nobody_waiting(tmp_path: Path) -> None:
 
 def test_requests_beyond_the_bound_are_refused_whole() -> None:
     requests = Requests(threading.Event(), most=3)
-    assert requests.offer([IMAGE] * 2, FAR) is not None
-    assert requests.offer([IMAGE] * 2, FAR) is None and len(requests) == 2
-    assert requests.offer([IMAGE], FAR) is not None
+    assert requests.offer([IMAGE] * 2, LATER) is not None
+    assert requests.offer([IMAGE] * 2, LATER) is None and len(requests) == 2
+    assert requests.offer([IMAGE], LATER) is not None
 
 
 @given(st.lists(st.sampled_from(["waits", "late", "gone"]), max_size=12), st.integers(0, 5))
@@ -137,9 +140,37 @@ def test_only_what_somebody_still_waits_for_is_taken_in_order(kinds: list[str], 
     requests = Requests(threading.Event())
     expected = []
     for kind in kinds:
-        request = (requests.offer([IMAGE], 0 if kind == "late" else FAR) or [])[0]
+        request = (requests.offer([IMAGE], 0 if kind == "late" else LATER) or [])[0]
         if kind == "gone":
             request.detections.cancel()
         expected += [request] if kind == "waits" else []
     assert requests.take(most) == expected[:most]
     assert requests.take(len(kinds)) == expected[most:] and not requests
+
+
+def test_a_batch_alone_starts_only_if_it_ends_before_the_next_frame(tmp_path: Path) -> None:
+    loop = loop_of(black_frames(), make_detector(tmp_path))
+    flight, feed, now = loop._in_flight, loop.feeds[0], time.monotonic_ns()
+    flight._alone_ns, flight._lasts_ns = now, 10_000_000
+    feed._arrivals = Arrivals()
+    for number in range(3):
+        feed._arrivals.add(Frame(IMAGE, now + number * 33_000_000, number, "belt"))
+    newest = now + 66_000_000
+    assert flight._fits(newest + 22_000_000) and not flight._fits(newest + 24_000_000)
+    assert not flight._fits(newest + 40_000_000), "the frame is late, and may come any moment"
+    assert flight._fits(newest + 50_000_000), "it does not come"
+    flight._alone_ns = newest + 24_000_000 - STARVED_NS
+    assert flight._fits(newest + 24_000_000), "cameras without gaps leave a little"
+
+
+@given(st.lists(st.integers(1, 5), min_size=2, max_size=30), st.integers(1_000_000, 500_000_000))
+def test_the_next_frame_of_a_steady_camera_is_known_whatever_was_dropped(steps: list[int], interval: int) -> None:
+    arrivals, index = Arrivals(), 0
+    assert arrivals.expected_ns(5) == FAR
+    for step in steps:
+        index += step
+        arrivals.add(Frame(IMAGE, 1_000_000_000 + index * interval, index, "belt"))
+    expected = 1_000_000_000 + (index + 1) * interval
+    assert abs(arrivals.expected_ns(expected) - expected) <= 1
+    assert arrivals.expected_ns(expected, earliest_ns=expected + 7) == expected + 7
+    assert arrivals.expected_ns(expected + interval) == FAR

@@ -100,8 +100,9 @@ class _Listener(socket.socket):
 def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket. Raises ConfigError if the port is not available."""
     try:
-        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = _Listener(family, kind)
+        kinds = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = kinds[0]
+        listener = _Listener(family, kind, protocol)  # asyncio sets TCP_NODELAY only if the protocol is TCP's
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(address)
