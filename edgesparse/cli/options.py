@@ -141,8 +141,32 @@ def tiles(function: Verb) -> Verb:
             override(Run(), {"tiles": value}, "--tiles")
         return value
 
-    text = "Detect in tiles too: auto, none, or SIZE[,OVERLAP]."
+    text = "Use tiles too: auto, none, SIZE[,OVERLAP]."
     return click.option("--tiles", type=TEXT, metavar="TILES", help=text, callback=checked)(function)
+
+
+def lines(function: Verb) -> Verb:
+    """--line, as a mapping from names to points, checked before anything is built."""
+
+    def checked(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
+        from edgesparse.config import Run, override
+
+        parsed = {}
+        for value in values:
+            name, _, numbers = value.partition("=")
+            try:
+                x1, y1, x2, y2 = map(float, numbers.split(","))
+            except ValueError:
+                raise click.BadParameter(f"found {value}, needed NAME=X1,Y1,X2,Y2, as way=0.5,0,0.5,1") from None
+            parsed[name] = [[x1, y1], [x2, y2]]
+        camera = {"name": "camera", "source": "demo", "lines": parsed}
+        override(Run(), {"tracking": True, "cameras": [camera]}, "--line")
+        return parsed
+
+    text = "Count what crosses; NAME=X1,Y1,X2,Y2."
+    return click.option("--line", "lines", type=TEXT, multiple=True, metavar="LINE", help=text, callback=checked)(
+        function
+    )
 
 
 def device(function: Verb) -> Verb:

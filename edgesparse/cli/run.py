@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,9 @@ from edgesparse.cli.run_progress import run_progress
 from edgesparse.cli.run_service import run_service
 from edgesparse.cli.show import emit_json, progress
 from edgesparse.errors import ConfigError
+
+if TYPE_CHECKING:
+    from edgesparse.config import Run
 
 _OVERRIDES = ("conf", "iou", "max_det", "classes", "tracking", "tiles")
 _OUTPUTS = ("jsonl", "txt", "coco", "video", "save_images", "show", "categories", "force")
@@ -31,6 +34,7 @@ class RunOptions:
     store: Path
     overrides: Mapping[str, Any]
     outputs: Mapping[str, Any]
+    lines: Mapping[str, Any]
     frames: int | None
     as_json: bool
 
@@ -51,6 +55,7 @@ class RunOptions:
 @click.option("--max-det", type=options.COUNT, metavar="N", help="Keep at most this many boxes per frame.")
 @click.option("--classes", type=options.TEXT, metavar="NAME,...", help="Detect only these classes, by name or number.")
 @options.tiles
+@options.lines
 @click.option("--frames", type=options.COUNT, metavar="N", help="Stop after this many frames.")
 @click.option("--jsonl", type=options.PATH, metavar="FILE", help="Write JSON lines; '-' is standard output.")
 @click.option("--txt", type=options.PATH, metavar="FOLDER", help="Write YOLO text files.")
@@ -72,17 +77,24 @@ def run(
 
     TARGET is a package, RECIPE.yaml or MODEL.onnx. A SOURCE is a camera number, /dev/video0, csi://0, rtsp://..., a
     video, an image, a folder, a glob, or demo. Anything not set comes from the recipe. Ctrl-C ends a run with a
-    summary. A service has systemd notifications, a web page, metrics and MQTT; SIGHUP reloads its settings.
+    summary. A LINE counts what crosses it, from its left to its right (in) and back (out); points are shares of the
+    frame's width and height. A service has systemd notifications, a web page, metrics and MQTT; SIGHUP reloads its
+    settings.
     """
     overrides = {key: fields[key] for key in _OVERRIDES if fields[key] is not None}
     overrides |= {"source": sources} if sources else {}
     outputs = {key: fields[key] for key in _OUTPUTS}
     outputs["jsonl"] = None if fields["jsonl"] is None else str(fields["jsonl"])
     chosen = RunOptions(
-        store=fields["store"], overrides=overrides, outputs=outputs, frames=frames, as_json=fields["as_json"]
+        store=fields["store"],
+        overrides=overrides,
+        outputs=outputs,
+        lines=fields["lines"],
+        frames=frames,
+        as_json=fields["as_json"],
     )
     if service:
-        if frames is not None or chosen.as_json or any(outputs.values()):
+        if frames is not None or chosen.as_json or chosen.lines or any(outputs.values()):
             raise click.UsageError("--service takes its outputs from --settings: leave the other options out")
         run_service(target, chosen.store, settings, chosen.overrides)
     elif chosen.as_json and outputs["jsonl"] == "-":
@@ -106,6 +118,18 @@ def _check_outputs(chosen: RunOptions) -> None:
         raise ConfigError(f"{files[-1]} is the target of two outputs: name another file")
 
 
+def _with_lines(run: Run, lines: Mapping[str, Any]) -> Run:
+    """Return a copy whose cameras count at these lines, besides their own."""
+    from edgesparse.config import override
+
+    if not lines:
+        return run
+    cameras = [camera.model_dump(mode="json") for camera in run.all_cameras()]
+    for camera in cameras:
+        camera["lines"] = {**camera["lines"], **lines}
+    return override(run, {"cameras": cameras, "tracking": run.tracking or "bytetrack"})
+
+
 def _run(target: Path, chosen: RunOptions) -> None:
     from edgesparse.builder.targets import open_detector, ready
     from edgesparse.config import override
@@ -117,7 +141,7 @@ def _run(target: Path, chosen: RunOptions) -> None:
     check_sources(target, chosen.overrides)
     with progress() as advance:
         package = ready(target, chosen.store, progress=advance)
-    settings = override(package.manifest.run, dict(chosen.overrides))
+    settings = _with_lines(override(package.manifest.run, dict(chosen.overrides)), chosen.lines)
     cameras = settings.all_cameras()
     if not cameras:
         raise ConfigError(NO_SOURCE)

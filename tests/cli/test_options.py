@@ -10,6 +10,8 @@ from commands import Command
 
 from edgesparse.cli import verbs
 from edgesparse.cli.groups import WORKFLOW
+from edgesparse.cli.run import _with_lines
+from edgesparse.config import Run, override
 
 OWN_WORDS = {"--force": {"build", "export"}}
 """Verbs whose option of that name replaces something other than a file."""
@@ -85,3 +87,14 @@ def test_the_verbs_are_listed_by_workflow_in_whole_lines(edgesparse: Command, mo
     assert set(listed) == set(verbs.commands)
     assert all(len(line) <= 80 and not line.endswith("...") for line in lines[1:])
     assert edgesparse().out == edgesparse("--help").out
+
+
+def test_lines_on_the_command_line_join_those_of_each_camera_and_turn_on_tracking() -> None:
+    way, own = ((0.5, 0.0), (0.5, 1.0)), ((0.0, 0.0), (1.0, 1.0))
+    cameras = [{"name": "a", "source": "0", "lines": {"own": own, "way": own}}, {"name": "b", "source": "1"}]
+    recipe = override(Run(), {"cameras": cameras, "tracking": "sort"})
+    both = _with_lines(recipe, {"way": way})
+    assert [camera.lines for camera in both.cameras] == [{"own": own, "way": way}, {"way": way}]
+    assert both.tracking == "sort" and _with_lines(recipe, {}) is recipe
+    single = _with_lines(Run(source="demo"), {"way": way})
+    assert (single.tracking, [camera.source for camera in single.all_cameras()]) == ("bytetrack", ["demo"])
