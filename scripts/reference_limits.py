@@ -6,7 +6,7 @@ from __future__ import annotations
 from reference_keys import MARK
 
 from edgesparse import camera, strict_yaml, supervised, tiles
-from edgesparse.fleet import bundle, fetch, health, history, state
+from edgesparse.fleet import bundle, connection, health, history, state
 from edgesparse.runtime import images
 from edgesparse.service import credentials, live_cameras, log_rate
 from edgesparse.service.outputs import backlog, clips, events, mqtt, traces, webhook
@@ -86,8 +86,8 @@ TABLES: dict[str, list[tuple[str, str, str]]] = {
     "Fleet": [
         ("a bundle's manifest", _size(bundle.MOST_MANIFEST), "refused"),
         ("a bundle's file", _size(bundle.MOST_FILE + 1), "refused"),
-        ("the header of a download's answer", f"{fetch.TIMEOUT:g} s", "tried again"),
-        ("the pace of a download", f"{fetch.SLOWEST:g} bytes/s over {fetch.TIMEOUT:g} s", "resumed"),
+        ("the header of a download's answer", f"{connection.TIMEOUT:g} s", "tried again"),
+        ("the pace of a download", f"{connection.SLOWEST:g} bytes/s over {connection.TIMEOUT:g} s", "resumed"),
         ("a slot's record, the journal", _size(state.MAX_BYTES), "set aside"),
         ("the history", f"{_size(history.MAX_BYTES)}, {history.KEPT} events", "set aside; the oldest are removed"),
         ("the service's status", _size(health.MAX_BYTES), "counts as none"),

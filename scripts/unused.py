@@ -40,7 +40,7 @@ ALLOWED = {
     "a field that is written to a file or passed as part of its object": (
         "context_mb recipe_sha256 labels_sha256 calibration_sha256 box_row box_step score_row score_step"
     ),
-    "public: users call it": "to_supervision stepwise refresh",
+    "public: users call it": "to_supervision stepwise",
     "the inverse of what the source needs, which tests check it with": "to_input",
     "a type in quotes": "PillowImage",
     "kept alive, not read": "_letterbox",
@@ -48,7 +48,7 @@ ALLOWED = {
 IN_TESTS = {
     "pytest calls it": "test_* check_* pytest_* pytestmark",
     "the standard library and paho-mqtt call or read it": (
-        "do_GET do_POST log_message handle_* daemon_threads close_connection maxBytes on_message on_subscribe"
+        "do_GET do_POST do_PUT log_message handle_* daemon_threads close_connection maxBytes on_message on_subscribe"
     ),
     "the other half of an enumeration": "OUTPUT",
     "a key of settings": "key_file",

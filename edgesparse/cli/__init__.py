@@ -21,6 +21,7 @@ from edgesparse.cli import (
     doctor,
     evaluate,
     export,
+    fleet,
     inspect,
     keys,
     process,
@@ -78,6 +79,7 @@ for verb in (
     deploy.deploy,
     rollback.rollback,
     status.status,
+    fleet.fleet,
     export.export,
     demo.demo,
 ):

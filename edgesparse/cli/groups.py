@@ -9,7 +9,7 @@ WORKFLOW = {
     "Optimize": ("slim", "prune", "distill", "quantize"),
     "Build": ("recipe", "build", "check-labels", "evaluate", "bench"),
     "Run": ("run", "serve", "service", "demo"),
-    "Fleet": ("keys", "bundle", "deploy", "rollback", "status", "export"),
+    "Fleet": ("keys", "bundle", "deploy", "rollback", "status", "fleet", "export"),
 }
 
 

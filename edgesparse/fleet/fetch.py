@@ -10,31 +10,24 @@ from __future__ import annotations
 import io
 import time
 from abc import abstractmethod
-from base64 import b64encode
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from datetime import datetime, timezone
-from http.client import HTTPException, HTTPMessage, HTTPResponse
+from contextlib import contextmanager
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import IO, BinaryIO
-from urllib.error import HTTPError
-from urllib.parse import unquote, urlsplit
-from urllib.request import HTTPRedirectHandler, Request
+from urllib.parse import urlsplit
 
 from edgesparse.closing import Closing
-from edgesparse.deadline import Deadline, build_opener
 from edgesparse.errors import DeployError, SignatureError
+from edgesparse.fleet import connection
 from edgesparse.fleet.bundle import BLOCK, MOST_MANIFEST, Head, read_head, verify
+from edgesparse.fleet.connection import SLOWEST, Server, chunks, why_failed
 from edgesparse.fleet.keys import PublicKey
 from edgesparse.fleet.slots import FETCHED
 from edgesparse.progress import Progress
-from edgesparse.redaction import redact, remember_address
+from edgesparse.redaction import redact
 
 MOST_HEAD = MOST_MANIFEST + 4 * BLOCK
-TIMEOUT = 30.0
-"""Seconds to wait for response headers, and without any byte before a connection counts as lost."""
-SLOWEST = 1000.0
-"""Least bytes per second, averaged over TIMEOUT; a slower connection counts as lost too."""
 TRIES, PAUSE = 5, 2.0
 """Connections in a row that may deliver less than LEAST, and seconds between the first two, doubled each time."""
 LEAST = 1 << 16
@@ -92,15 +85,11 @@ class Download(BundleSource):
     """A bundle at an https address, verified with the system's certificates or those in SSL_CERT_FILE."""
 
     def __init__(self, url: str, trusted: Sequence[PublicKey]) -> None:
-        self.where = redact(url)
-        remember_address(url)
-        parts = urlsplit(url)
-        user, _, host = parts.netloc.rpartition("@")
-        self._url, self._opener = parts._replace(netloc=host).geturl(), build_opener(_OnlyHttps)
-        self._login = b64encode(unquote(user).encode()).decode()
+        self._server = Server(url)
+        self.where = self._server.where
         start = b""
         with self._get(0) as answer:
-            for chunk in _chunks(answer):
+            for chunk in chunks(answer):
                 start += chunk
                 if len(start) >= MOST_HEAD:
                     break
@@ -158,14 +147,14 @@ class Download(BundleSource):
         """Fetch from byte `size` on. Returns why the connection ended early."""
         try:
             with self._get(size) as answer, part.open("ab", buffering=0) as file:
-                for chunk in _chunks(answer):
+                for chunk in chunks(answer):
                     size += len(chunk)
                     if size > self.head.end:
                         raise self._too_long()
                     _append(file, chunk, part)
                     progress("fetching", size, self.head.end)
         except (OSError, HTTPException) as error:
-            return _reason(error)
+            return why_failed(error)
         return "" if size == self.head.end else "the connection ended too early"
 
     def _too_long(self) -> DeployError:
@@ -174,10 +163,7 @@ class Download(BundleSource):
     @contextmanager
     def _get(self, start: int) -> Iterator[HTTPResponse]:
         """Open the response from byte `start` on. Raises DeployError for what another attempt would not change."""
-        request = Request(self._url, headers={"Range": f"bytes={start}-"} if start else {})
-        if self._login:
-            request.add_unredirected_header("Authorization", f"Basic {self._login}")
-        with self._open(request) as answer:
+        with self._server.open(self._server.url, {"Range": f"bytes={start}-"} if start else {}) as answer:
             if start and answer.status == 206:
                 content_range = answer.headers.get("Content-Range", "")
                 if not content_range.startswith(f"bytes {start}-"):
@@ -185,29 +171,6 @@ class Download(BundleSource):
             elif start:
                 _skip(answer, start)
             yield answer
-
-    def _open(self, request: Request) -> HTTPResponse:
-        try:
-            with ExitStack() as on_error:
-                with Deadline(TIMEOUT):  # may also raise after a response whose headers were cut off
-                    answer: HTTPResponse = on_error.enter_context(self._opener.open(request, timeout=TIMEOUT))
-                on_error.pop_all()
-        except HTTPError as error:
-            error.close()
-            if error.code >= 500:
-                raise ConnectionError(f"the server answers {error.code}") from None
-            raise DeployError(f"cannot fetch {self.where}: the server answers {error.code} {error.reason}") from None
-        return answer
-
-
-class _OnlyHttps(HTTPRedirectHandler):
-    def redirect_request(
-        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-    ) -> Request | None:
-        if urlsplit(newurl).scheme != "https":
-            fp.close()
-            raise DeployError(f"{redact(req.full_url)} redirects to {redact(newurl)}: needed https")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _size(part: Path) -> int:
@@ -222,7 +185,7 @@ def _skip(answer: HTTPResponse, count: int) -> None:
         if not chunk:
             raise ConnectionError("the connection ended too early")
         left -= len(chunk)
-        if (passed := time.monotonic() - begin) > TIMEOUT and count - left < SLOWEST * passed:
+        if (passed := time.monotonic() - begin) > connection.TIMEOUT and count - left < SLOWEST * passed:
             raise ConnectionError(f"fewer than {SLOWEST:.0f} bytes per second arrived")
 
 
@@ -235,28 +198,6 @@ def _append(file: IO[bytes], chunk: bytes, path: Path) -> None:
         raise DeployError(f"cannot write {path}: {error.strerror}") from None
 
 
-def _reason(error: BaseException) -> str:
-    """Return why a connection failed, without an HTTPException's text, since some quote the address."""
-    if isinstance(error, HTTPException):
-        return type(error).__name__
-    reason = str(getattr(error, "reason", "") or error or type(error).__name__)
-    if "certificate" in reason and ("not yet valid" in reason or "expired" in reason):  # usually the clock is wrong
-        reason += f" (the clock here says {datetime.now(timezone.utc):%Y-%m-%d})"
-    return reason
-
-
-def _chunks(answer: HTTPResponse) -> Iterator[bytes]:
-    """Yield what arrives. Raises ConnectionError if it is slower than SLOWEST."""
-    begin, size = time.monotonic(), 0
-    while chunk := answer.read1(1 << 16):
-        size += len(chunk)
-        yield chunk
-        if (passed := time.monotonic() - begin) > TIMEOUT:
-            if size < SLOWEST * passed:
-                raise ConnectionError(f"fewer than {SLOWEST:.0f} bytes per second arrived")
-            begin, size = time.monotonic(), 0
-
-
 def open_bundle(where: str, trusted: Sequence[PublicKey]) -> BundleSource:
     """Open a bundle by its path or https address. Raises DeployError, SignatureError."""
     try:
@@ -264,11 +205,16 @@ def open_bundle(where: str, trusted: Sequence[PublicKey]) -> BundleSource:
     except ValueError:
         raise DeployError(f"{redact(where)}: needed a file or an https:// address") from None
     if scheme == "https":
-        try:
-            return Download(where, trusted)
-        except (OSError, HTTPException, ValueError) as error:
-            reason = _reason(error) if isinstance(error, OSError | HTTPException) else "it is not a valid address"
-            raise DeployError(f"cannot fetch {redact(where)}: {reason}") from None
+        return open_download(where, trusted)
     if "://" in where:
         raise DeployError(f"{redact(where)}: needed a file or an https:// address")
     return LocalFile(Path(where), trusted)
+
+
+def open_download(url: str, trusted: Sequence[PublicKey]) -> Download:
+    """Open a bundle at an https address. Raises DeployError, SignatureError."""
+    try:
+        return Download(url, trusted)
+    except (OSError, HTTPException, ValueError) as error:
+        reason = why_failed(error) if isinstance(error, OSError | HTTPException) else "it is not a valid address"
+        raise DeployError(f"cannot fetch {redact(url)}: {reason}") from None

@@ -72,12 +72,16 @@ class PrivateKey:
 
     def sign(self, data: bytes) -> bytes:
         """Return the deterministic signature, 64 bytes. Raises SignatureError for an expired key."""
+        self.refuse_expired()
+        return self.key.sign(data)
+
+    def refuse_expired(self) -> None:
+        """Raise SignatureError for an expired key."""
         if self.public.expired(datetime.now(timezone.utc)):
             raise SignatureError(
                 f"key {self.public} expired on {self.public.expires}: sign with its successor, or create one with "
                 "'edgesparse keys rotate'"
             )
-        return self.key.sign(data)
 
 
 def new(path: Path, days: int | None) -> PublicKey:
@@ -152,8 +156,8 @@ def trusted(folder: Path) -> list[PublicKey]:
     files = sorted(folder.glob("*.pub"))
     if not files:
         raise SignatureError(f"no trusted key in {folder}: add the public key (NAME.pub) of whoever signs bundles")
-    _check_owner(folder, folder.stat())
-    return [read_public(path, partial(_check_owner, path)) for path in files]
+    check_owner(folder, folder.stat())
+    return [read_public(path, partial(check_owner, path)) for path in files]
 
 
 def _read(path: Path, check: Check, remedy: str = "") -> bytes:
@@ -165,7 +169,8 @@ def _read(path: Path, check: Check, remedy: str = "") -> bytes:
         raise SignatureError(str(error)) from None
 
 
-def _check_owner(path: Path, status: os.stat_result) -> None:
+def check_owner(path: Path, status: os.stat_result) -> None:
+    """Raise SignatureError for what a user other than root and this one could change."""
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o022:
         raise SignatureError(f"{path}: found mode {mode:o}, which lets others add keys: run 'chmod go-w {path}'")

@@ -7,7 +7,7 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -39,6 +39,10 @@ class Site:
     header_pace: float = 0.0
     ranges_requested: list[str] = field(default_factory=list)
     authorization: str = ""
+    files: Callable[[str], bytes | None] | None = None
+    """Returns what is stored at a path, instead of `data` at each."""
+    requested: list[str] = field(default_factory=list)
+    stored: dict[str, bytes] = field(default_factory=dict)
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         requested = request.headers.get("Range", "")
@@ -53,6 +57,13 @@ class Site:
         if self.header_pace:
             self._trickle(request)
             return
+        if self.files is not None:
+            self.requested.append(request.path)
+            data = self.files(request.path)
+            if data is None:
+                request.send_error(404)
+                return
+            self.data = data
         match = re.fullmatch(r"bytes=(\d+)-", requested) if self.ranges else None
         start = int(match[1]) if match else 0
         request.send_response(206 if match else 200)
@@ -85,6 +96,12 @@ def serving(folder: Path, since: int = -1) -> Iterator[Site]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             site.answer(self)
+
+        def do_PUT(self) -> None:
+            site.stored[self.path] = self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(201)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
 
         def log_message(self, format: str, *args: Any) -> None:
             pass

@@ -12,7 +12,7 @@ import https
 import pytest
 
 from edgesparse.errors import DeployError, SignatureError
-from edgesparse.fleet import fetch, keys
+from edgesparse.fleet import connection, fetch, keys
 from edgesparse.fleet.fetch import MOST_HEAD, open_bundle
 
 SIZE = 3_000_000
@@ -181,7 +181,7 @@ def test_credentials_in_an_address_are_used_and_not_shown(site: https.Site, tmp_
 
 
 def test_a_slow_connection_is_given_up(site: https.Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "TIMEOUT", 0.5)
+    monkeypatch.setattr(connection, "TIMEOUT", 0.5)
     site.pace = 0.2
     assert "bytes per second arrived" in refused(site, tmp_path)
 
@@ -190,7 +190,7 @@ def test_a_header_that_never_ends_is_given_up(
     site: https.Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that slowly sends single bytes: no receive ever times out."""
-    monkeypatch.setattr(fetch, "TIMEOUT", 1.0)
+    monkeypatch.setattr(connection, "TIMEOUT", 1.0)
     site.header_pace = 0.1
     begin = time.monotonic()
     assert "no complete answer within 1 s" in refused(site, tmp_path)

@@ -36,6 +36,14 @@ def test_verify_reports_nothing(unit: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_the_timer_and_the_unit_of_polls_are_valid(unit: Path) -> None:
+    for name in ("edgesparse-pull.timer", "edgesparse-pull.service"):
+        text = (UNIT.parent / name).read_text()
+        (unit.parent / name).write_text(text.replace("/opt/edgesparse/bin/edgesparse", sys.executable))
+    done = analyze("verify", str(unit.parent / "edgesparse-pull.timer"), str(unit.parent / "edgesparse-pull.service"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_verify_reports_a_wrong_key(unit: Path) -> None:
     unit.write_text(unit.read_text().replace("WatchdogSec=", "WatchdogSeconds="))
     assert "WatchdogSeconds" in analyze("verify", str(unit)).stderr
