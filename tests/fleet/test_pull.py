@@ -108,11 +108,11 @@ def test_thresholds_need_that_many_signatures(fleet: fleets.Fleet) -> None:
     fleet.repository.change_signers({"release": Signers(fleets.public(fleet.signers["release"]), 2)})
     assert fleet.sign(*fleets.ROLES) == []
     fleet.repository.release(fleet.bundle("1.0"), 100, "", keys.trusted(fleet.folder / "trusted"))
-    one, two = map(keys.read_private, fleet.signers["release"])
+    first, second = map(keys.read_private, fleet.signers["release"])
     online = keys.read_private(fleet.signers["online"][0])
-    assert fleet.repository.sign([one, online]) == ["1 release key (of second)"]
+    assert fleet.repository.sign([first, online]) == ["1 release key (of second)"]
     assert fleet.pull() == "nothing to do"
-    assert fleet.repository.sign([two]) == ["1 online key (of online)"]
+    assert fleet.repository.sign([second]) == ["1 online key (of online)"]
     assert fleet.repository.sign([online]) == []
     assert fleet.pull() == "deployed"
 
