@@ -56,6 +56,8 @@ class Viewed:
         zones = detections.zones or ((),) * len(detections)
         counts: Counter[Key] = Counter()
         for class_id, inside in zip(detections.class_id.tolist(), zones, strict=True):
+            if detections.zones is not None and not inside:
+                continue  # it only crosses a line, outside of all zones
             counts["", class_id] += 1
             for zone in inside:
                 counts[zone, class_id] += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -79,6 +80,13 @@ def test_a_rule_at_a_line_reports_who_crosses_it_in_its_direction() -> None:
     assert rules(sample_frame(1.6), counting()) == []
     ends = rules.ended(int(2.6 * SECOND), ["door"])
     assert [(end.name, end.phase, end.record["seconds"]) for end in ends] == [("any", "end", 0.5), ("out", "end", 0.0)]
+
+
+def test_what_crosses_a_line_outside_of_zones_matches_only_rules_with_lines() -> None:
+    rules = EventRules([EventRule(name="person"), EventRule(name="passed", lines=("way",))], NAMES)
+    outside = replace(counting(crossed=("in",)), zones=((),), dwell=((),))
+    assert [event.name for event in rules(sample_frame(0), outside)] == ["passed"]
+    assert [event.name for event in rules(sample_frame(1), counting())] == ["person"]
 
 
 def test_a_rule_with_dwell_starts_once_somebody_has_stayed_that_long_and_ends_when_they_leave() -> None:

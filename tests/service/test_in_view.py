@@ -46,3 +46,8 @@ def test_what_is_shown_is_the_most_of_a_frame_of_the_second(frames: list[list[in
     expected = {name: max(frame.count(i) for frame in frames) for i, name in enumerate(NAMES)}
     shown = viewed.now()["door"].record(NAMES)["classes"]
     assert shown == {name: count for name, count in expected.items() if count}
+
+
+def test_what_only_crosses_a_line_is_not_in_view() -> None:
+    counts = Viewed().add("door", sample_detections(0, 1, zones=((), ("gate",))))
+    assert counts is not None and counts.record(NAMES)["classes"] == {"dog": 1}

@@ -171,9 +171,11 @@ class _Evaluator:
         match: NDArray[np.bool_] = detections.confidence >= rule.conf
         if self._classes is not None:
             match &= np.isin(detections.class_id, self._classes)
+        inside = detections.zones or ((),) * len(detections)
         if rule.zones is not None:
-            inside = detections.zones or ((),) * len(detections)
             match &= np.array([any(zone in rule.zones for zone in zones) for zones in inside], bool)
+        elif detections.zones is not None and rule.lines is None:  # not what only crosses a line, outside of all zones
+            match &= np.array([bool(zones) for zones in inside], bool)
         if rule.dwell is not None:
             match &= np.array([self._longest(detections, row) >= rule.dwell for row in range(len(detections))], bool)
         if rule.lines is not None:
