@@ -1,4 +1,4 @@
-"""`prune`: make a model 2:4."""
+"""`prune`: make a model 2:4, or remove channels."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from edgesparse.cli import options
 from edgesparse.cli.show import complain, emit_json, progress, table
 
 if TYPE_CHECKING:
+    from edgesparse.compress.narrow_report import NarrowReport
     from edgesparse.sparsity.prune import PruneReport
     from edgesparse.sparsity.reconstruct_report import ReconstructReport
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 @options.output("Write this file.")
 @click.option(
     "--method",
-    type=click.Choice(["magnitude", "reconstruct"]),
+    type=click.Choice(["magnitude", "reconstruct", "channels"]),
     default="magnitude",
     show_default=True,
     help="Choose weights with this method; see above.",
@@ -29,27 +30,33 @@ if TYPE_CHECKING:
 @click.option("--permute", is_flag=True, help="magnitude: reorder channels to keep more.")
 @options.calibration_images(required=False, count=256)
 @click.option(
-    "--share", type=options.Number(0, 1, min_open=True), metavar="F", help="auto: prune this share of eligible MACs."
+    "--share",
+    type=options.Number(0, 1, min_open=True),
+    metavar="F",
+    help="Prune this share of the MACs, or of the time.",
 )
-@click.option(
-    "--max-drop", type=options.NOT_NEGATIVE, metavar="POINTS", help="auto: lose at most this many points of mAP."
-)
+@click.option("--max-drop", type=options.NOT_NEGATIVE, metavar="POINTS", help="Lose at most this many points of mAP.")
 @options.device
 @options.labels()
 @options.annotated_images("--annotated-images")
 @options.names
-@click.option("--state", type=options.PATH, metavar="FOLDER", help="reconstruct: save progress here, to resume it.")
+@click.option("--state", type=options.PATH, metavar="FOLDER", help="Save progress in this folder, to resume it.")
 @options.html
 @options.force
 @options.as_json
 def prune(target: Path, output: Path, layers: tuple[str, ...], as_json: bool, **fields: Any) -> None:
-    """Make a model 2:4: keep two of every four input channels.
+    """Make a model 2:4, or remove channels from it.
 
     magnitude keeps the largest weights; it takes seconds, but the model needs training afterwards. reconstruct needs
     --images but no training: it refits each layer to its dense output. With --layers auto, implied by --share,
     --max-drop and --device, it prunes the layers that change the outputs least for the time they save: as many as cost
     one point of mAP on --annotations, unless --share or --max-drop is set.
+
+    channels makes layers narrower, or removes them, where INT8 is predicted to be faster on --device, by default
+    orin-nano-8gb: as far as costs one point, or --max-drop, or until --share of the time is saved. The other weights
+    are refitted on --images.
     """
+    from edgesparse.compress.narrow_report import NarrowReport
     from edgesparse.sparsity.prune import PruneReport
     from edgesparse.tasks.prune import PruneOptions, prune_file
 
@@ -63,6 +70,8 @@ def prune(target: Path, output: Path, layers: tuple[str, ...], as_json: bool, **
         return
     if isinstance(result.report, PruneReport):
         _show_magnitude(target, result.report)
+    elif isinstance(result.report, NarrowReport):
+        _show_channels(target, result.report)
     else:
         _show_reconstruct(target, result.report)
     click.echo(f"wrote {output}; next: edgesparse evaluate {output} --annotations ...")
@@ -90,5 +99,30 @@ def _show_reconstruct(model: Path, report: ReconstructReport) -> None:
         ((r.name, r.state, r.why, r.macs / 1e6, "-" if r.error is None else 100 * r.error) for r in report.layers),
         numbers=2,
     )
+    _show_drop(report)
+
+
+def _show_channels(model: Path, report: NarrowReport) -> None:
+    table(
+        f"{model.name}: layers with fewer channels, INT8 on {report.device}",
+        ("layer", "inputs", "outputs", "saves us", "output lost %"),
+        (
+            (
+                layer.name,
+                "{} to {}".format(*layer.inputs),
+                "{} to {}".format(*layer.outputs),
+                1e3 * layer.saved_ms,
+                "-" if layer.error is None else 100 * layer.error,
+            )
+            for layer in report.narrowed
+        ),
+        numbers=2,
+    )
+    faster = report.before_ms / report.after_ms
+    click.echo(f"{report.before_ms:.2f} ms predicted before, {report.after_ms:.2f} after: {faster:.2f} times as fast")
+    _show_drop(report)
+
+
+def _show_drop(report: ReconstructReport | NarrowReport) -> None:
     if report.drop is not None:
         click.echo(f"mAP {report.dense_score:.1f} before, {report.score:.1f} after: {report.drop:.1f} lost")

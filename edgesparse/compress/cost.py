@@ -52,6 +52,14 @@ def cost(model: ModelProto, board: Board, precision: str) -> Cost:
     return Cost(len(works), predict(works, board, precision).ms, seconds * 1e3)
 
 
+def layer_ms(model: ModelProto, board: Board, precision: str) -> dict[str, float]:
+    """Return the predicted milliseconds of each layer, by name. Raises what `cost` raises."""
+    known, totals = shapes(model, trusted=True), dict[str, float]()
+    for time in predict(tuple(_with_copies(model, dense_layers(model, known), known)), board, precision).layers:
+        totals[time.name] = totals.get(time.name, 0.0) + time.ms
+    return totals
+
+
 def _with_copies(model: ModelProto, works: tuple[Work, ...], known: Mapping[str, Shape]) -> Iterator[Work]:
     """The layers, with each Concat and Split replaced by the copies that an engine makes for it."""
     nodes = {layer_name(node): node for node in model.graph.node if node.op_type in ("Concat", "Split")}

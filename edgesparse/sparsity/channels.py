@@ -57,13 +57,16 @@ class Flow:
     """How channels pass through a graph.
 
     `weights`: of convolutions, with the channels along their input (axis 1) or output axis (axis 0). `stored`: biases
-    and other constants with one value per channel. `find`: the representative of each channel.
+    and other constants with one value per channel. `find`: the representative of each channel. `at`: the channels of
+    each tensor. `stopped`: the nodes at which channels could not be followed.
     """
 
     wiring: Wiring
     weights: list[tuple[Use, Weight]] = field(default_factory=list)
     stored: list[Use] = field(default_factory=list)
     frozen: set[int] = field(default_factory=set)
+    at: dict[str, Channels] = field(default_factory=dict)
+    stopped: list[NodeProto] = field(default_factory=list)
     _parent: list[int] = field(default_factory=list)
     _version: int = 0
 
@@ -115,13 +118,15 @@ class Flow:
 def follow(wiring: Wiring) -> Flow:
     """Follow every channel of `wiring`'s graph."""
     flow = Flow(wiring)
-    at: dict[str, Channels] = {}
+    at = flow.at
     for node in wiring.graph.node:
         inputs = [at[name] for name in reads(node) if name in at]
         outputs = _through(flow, node, at)
         if outputs is None:
             for channels in inputs:
                 flow.freeze(channels)
+            if inputs:
+                flow.stopped.append(node)
         at.update(outputs or {})
     for name in wiring.outputs & at.keys():
         flow.freeze(at[name])

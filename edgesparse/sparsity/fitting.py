@@ -128,6 +128,8 @@ def solve(h: Matrix, g: Matrix, mask: Mask) -> Matrix:
 
     `h` [d, d] positive definite, `g` and `mask` [r, d], with equally many True in each row.
     """
+    if not mask.any():
+        return np.zeros_like(g)
     if mask.all():
         return np.linalg.solve(h, g.T).T.astype(np.float64, copy=False)
     kept = np.nonzero(mask)[1].reshape(len(mask), -1)

@@ -14,6 +14,7 @@ from edgesparse.model.layers import layer_name
 from edgesparse.model.outputs import Read, ReferenceOutputs
 from edgesparse.progress import Progress
 from edgesparse.sparsity.inspect import InspectedLayer
+from edgesparse.sparsity.mask import mask_2to4
 from edgesparse.sparsity.position_weights import PositionWeights
 from edgesparse.sparsity.rebuild import FitData, State, advance, fit_layer, refittable
 
@@ -67,7 +68,7 @@ def _alone(tape: Tape, at: int, outputs: ReferenceOutputs, state: State, weights
     advance(tape, tape, at, work)
     saved = state.get(f"alone-{at}")
     if saved is None:
-        fitted = fit_layer(tape, tape, work, True, weights, search=False)
+        fitted = fit_layer(tape, tape, work, mask_2to4(work.weight.values, work.weight.axis), False, weights)
         tape.wiring.store(work.weight.source, work.stored(fitted["weight"]))
         saved = {"change": np.array(outputs.difference(tape.rest(at, outputs.names)))}
         tape.wiring.store(work.weight.source, work.weight.stored)

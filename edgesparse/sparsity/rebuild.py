@@ -6,11 +6,13 @@ compensates, as far as it can, for what earlier layers lost. Layers that stay de
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,7 +21,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto
 
 from edgesparse.errors import CalibrationError, SparsityError
-from edgesparse.model.activations import Batches, Tape
+from edgesparse.model.activations import Batches, Tape, checked
 from edgesparse.model.bias import has_bias, set_bias
 from edgesparse.model.layers import layer_name
 from edgesparse.model.threads import in_threads
@@ -27,6 +29,7 @@ from edgesparse.model.unfold import Product, product
 from edgesparse.model.weights import LAYERS, Weight
 from edgesparse.model.wiring import Array, Wiring
 from edgesparse.progress import Progress
+from edgesparse.sparsity import fitting
 from edgesparse.sparsity.fitting import Mask, Moments, Sums, fit
 from edgesparse.sparsity.mask import GROUP, mask_2to4, violations
 from edgesparse.sparsity.permute import drop_unread
@@ -86,24 +89,54 @@ class State:
         part.replace(self.folder / f"{name}.npz")
 
 
+class States:
+    """The states of one call's parts in `folder`: of its model, images and method; None: nothing is stored."""
+
+    def __init__(self, folder: Path | None, model: ModelProto, data: FitData, method: str) -> None:
+        self._folder, self._model, self._data, self._method = folder, model, data, method
+
+    def of(self, part: str) -> State:
+        """Return the state of one part of the work."""
+        if self._folder is None:
+            return State(None)
+        key = hashlib.sha256(f"{self._inputs} {self._method} {fitting.RIDGE} {fitting.BLOCK} {part}".encode())
+        return State(self._folder / key.hexdigest()[:16])
+
+    @cached_property
+    def _inputs(self) -> str:
+        digest = hashlib.sha256(self._model.SerializeToString(deterministic=True))
+        for batch in checked(self._data.batches):
+            digest.update(repr(batch.shape).encode() + np.ascontiguousarray(batch).tobytes())
+        if self._data.weights is not None:
+            digest.update(self._data.weights.key)
+        return digest.hexdigest()
+
+
 def rebuild(
-    model: ModelProto, names: Collection[str], data: FitData, state: State, progress: Progress
+    model: ModelProto,
+    names: Collection[str],
+    data: FitData,
+    state: State,
+    progress: Progress,
+    inputs: Mapping[str, Mask] | None = None,
 ) -> tuple[ModelProto, list[LayerFit]]:
     """Return a copy of `model` whose layers `names` are 2:4, and the fit of each layer. Layers stored in `state` are
-    not fitted again.
+    not fitted again. `inputs`: layers that may read only some input channels, by name, and which (True) they are.
     """
-    if not names:
+    inputs = inputs or {}
+    changed = {*names, *inputs}
+    if not changed:
         return model, []
     with state.scratch() as folder:
         complete = state.get("whole") is not None
         dense, pruned = _tapes(model, folder, None if complete else data.batches)
         layers = [i for i, node in enumerate(dense.nodes) if node.op_type in LAYERS]
-        first = min((i for i in layers if layer_name(dense.nodes[i]) in names), default=len(dense.nodes))
+        first = min((i for i in layers if layer_name(dense.nodes[i]) in changed), default=len(dense.nodes))
         todo = [i for i in layers if i >= first]
         fits: list[LayerFit] = []
         for done, at in enumerate(todo):
             progress("reconstructing", done, len(todo))
-            prune = layer_name(pruned.nodes[at]) in names
+            name = layer_name(pruned.nodes[at])
             work = refittable(pruned, pruned.nodes[at])
             if work is None:
                 continue
@@ -112,9 +145,10 @@ def rebuild(
                 advance(dense, pruned, at, work)
             arrays = state.get(f"layer-{at}")
             if arrays is None:
-                arrays = fit_layer(dense, pruned, work, prune, data.weights)
+                start = _start(work.weight, name in names, inputs.get(name))
+                arrays = fit_layer(dense, pruned, work, start, name in names, data.weights)
                 state.put(f"layer-{at}", arrays)
-            fits.append(_apply(pruned, work, arrays, prune))
+            fits.append(_apply(pruned, work, arrays, name in names))
         progress("reconstructing", len(todo), len(todo))
     state.put("whole", {})
     drop_unread(pruned.model)
@@ -162,19 +196,19 @@ def advance(dense: Tape, pruned: Tape, at: int, work: Product) -> None:
 
 
 def fit_layer(
-    dense: Tape, pruned: Tape, work: Product, prune: bool, weights: PositionWeights | None, search: bool = True
+    dense: Tape, pruned: Tape, work: Product, start: Mask, search: bool, weights: PositionWeights | None
 ) -> dict[str, Array]:
-    """Return weight, bias, mask and error of one layer, as stored in `State`; without `search`, the mask is by
-    magnitude.
+    """Return weight, bias, mask and error of one layer, as stored in `State`.
 
-    A layer that is already 2:4 and not to be pruned keeps its mask.
+    `start`: which weights stay, in the layer's own layout; with `search`, a 2:4 mask that is searched from there.
     """
     matrix, intercept = work.matrix * work.scale, has_bias(pruned.wiring, work)
-    groups = work.groups if prune and search else np.empty((0, 4), np.intp)
-    start = work.as_matrix(_start(work.weight, prune))
+    groups = work.groups if search else np.empty((0, 4), np.intp)
+    mask = work.as_matrix(start)
     rows = np.split(np.arange(len(matrix)), work.parts)
-    moments = _moments(dense, pruned, work, weights)
-    fits = [fit(moments.normal(i, intercept), matrix[r], groups, start[r]) for i, r in enumerate(rows)]
+    pairs = zip(pruned.read(work.reads), dense.read(work.node.output[0]), strict=True)
+    moments = moments_of([work], ([pair] for pair in pairs), weights)[0]
+    fits = [fit(moments.normal(i, intercept), matrix[r], groups, mask[r]) for i, r in enumerate(rows)]
     return {
         "weight": np.concatenate([part.weight for part in fits]) / work.scale,
         "mask": np.concatenate([part.mask for part in fits]),
@@ -183,24 +217,31 @@ def fit_layer(
     }
 
 
-def _start(weight: Weight, prune: bool) -> Array:
+def _start(weight: Weight, prune: bool, inputs: Mask | None) -> Array:
     sparse = weight.values.shape[weight.axis] % GROUP == 0 and violations(weight.values != 0, weight.axis)[0] == 0
-    return mask_2to4(weight.values, weight.axis) if prune or sparse else np.ones(weight.values.shape, np.bool_)
+    mask = mask_2to4(weight.values, weight.axis) if prune or sparse else np.ones(weight.values.shape, np.bool_)
+    if inputs is None:
+        return mask
+    return mask & np.expand_dims(inputs, [i for i in range(mask.ndim) if i != weight.axis])
 
 
-def _moments(dense: Tape, pruned: Tape, work: Product, weights: PositionWeights | None) -> Moments:
-    """Return the moments of the layer's inputs in the pruned model and its outputs in the dense model."""
-    outputs, columns = work.matrix.shape
-    moments = Moments(work.parts, columns, outputs // work.parts)
+def moments_of(
+    works: Sequence[Product], batches: Iterable[Sequence[tuple[Array, Array]]], weights: PositionWeights | None
+) -> list[Moments]:
+    """Return the moments of the inputs and targets of each layer in `works`; `batches`: both, per layer."""
+    moments = [Moments(work.parts, work.matrix.shape[1], work.weight.outputs_inputs[0] // work.parts) for work in works]
 
-    def sums(pair: tuple[int, tuple[Array, Array]]) -> Sums:
-        batch, (x, y) = pair
-        weight = None if weights is None or y.ndim != 4 else weights.weights(batch, *y.shape[2:])
-        return Sums.of(work.parts, work.inputs(x), work.outputs(y), weight)
+    def sums(pairs: tuple[int, Sequence[tuple[Array, Array]]]) -> list[Sums]:
+        batch, tensors = pairs
+        results = []
+        for work, (x, y) in zip(works, tensors, strict=True):
+            weight = None if weights is None or y.ndim != 4 else weights.weights(batch, *y.shape[2:])
+            results.append(Sums.of(work.parts, work.inputs(x), work.outputs(y), weight))
+        return results
 
-    pairs = zip(pruned.read(work.reads), dense.read(work.node.output[0]), strict=True)
-    for added in in_threads(sums, enumerate(pairs)):
-        moments.add(added)
+    for added in in_threads(sums, enumerate(batches)):
+        for total, part in zip(moments, added, strict=True):
+            total.add(part)
     return moments
 
 

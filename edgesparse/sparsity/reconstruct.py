@@ -8,7 +8,6 @@ sensitivity (`ranking`) and, if labels are available, by the score.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,14 +27,14 @@ from edgesparse.model.outputs import Read
 from edgesparse.model.threads import blas_on_one_core
 from edgesparse.model.wiring import Wiring
 from edgesparse.progress import Progress, quiet
-from edgesparse.sparsity import fitting
 from edgesparse.sparsity.inspect import InspectedLayer, inspect
 from edgesparse.sparsity.permute import permute
 from edgesparse.sparsity.position_weights import PositionWeights
 from edgesparse.sparsity.prune import chosen
 from edgesparse.sparsity.ranking import Choice, rank
-from edgesparse.sparsity.rebuild import FitData, State, rebuild, refit_obstacle
+from edgesparse.sparsity.rebuild import FitData, States, rebuild, refit_obstacle
 from edgesparse.sparsity.reconstruct_report import ReconstructReport, describe
+from edgesparse.sparsity.search import Search
 
 Score = Callable[[ModelProto], float]
 """The points, 0 to 100, that a model scores on labeled data."""
@@ -122,7 +121,8 @@ def reconstruct(
     weights = None if task.objects is None else PositionWeights.of(task.objects)
     reorder = options.reorder and not any(layer.sparse for layer in layers)
     data = FitData(batches, weights)
-    run = _Reconstruction(model, data, options, task, progress, layers, eligible, skipped, reorder)
+    states = States(options.state_dir, model, data, str(METHOD))
+    run = _Reconstruction(model, data, options, task, progress, layers, eligible, skipped, reorder, states)
     with blas_on_one_core():
         return run.choose() if options.auto else run.result([layer.name for layer in eligible])
 
@@ -162,6 +162,7 @@ class _Reconstruction:
     eligible: Sequence[InspectedLayer]
     skipped: Mapping[str, str]
     reorder: bool
+    states: States
 
     def choose(self) -> Result:
         """Return the layers that change the outputs least for what they save: `share` of the MACs, or all within the
@@ -177,7 +178,7 @@ class _Reconstruction:
                 f"layers that gain from 2:4 make up {possible:.0%} of the eligible MACs: needed {share:.0%}; "
                 "ask for a smaller share"
             )
-        state = self.state("rank" if self.task.read is None else "rank, outputs read")
+        state = self.states.of("rank" if self.task.read is None else "rank, outputs read")
         ranked = rank(self.model, gains, self.data, self.task.read, state, self.progress)
         if max_drop is None:
             return self.result(_take(ranked, share * sum(macs.values())), ranked)
@@ -193,15 +194,8 @@ class _Reconstruction:
                 f"{share:.0%} of the eligible MACs at 2:4 costs {_drop(best):.1f} points, {max_drop:g} are allowed: "
                 "ask for a smaller share, or allow more"
             )
-        high, excess = len(ranked) + 1, None
-        while high - low > 1 and (saved[high - 2] - (saved[low - 1] if low else 0) > STEP or low == 0):
-            count = _between(saved, low, high, _fraction(_drop(best), excess, max_drop))
-            trial = self.result([choice.name for choice in ranked[:count]], ranked)
-            if _drop(trial) <= max_drop:
-                low, best = count, trial
-            else:
-                high, excess = count, _drop(trial)
-        return best
+        search = Search(saved, STEP, max_drop)
+        return search.run(low, best, lambda count: self.result([c.name for c in ranked[:count]], ranked), _drop)
 
     def result(self, names: Sequence[str], ranked: Sequence[Choice] | None = None) -> Result:
         """Return the model with `names` at 2:4, its channels first reordered for these, and the fit of each layer."""
@@ -209,27 +203,11 @@ class _Reconstruction:
         model.CopyFrom(self.model)
         if self.reorder and names:
             permute(model, names, self.progress)
-        state = self.state(f"{self.reorder} {','.join(sorted(names))}")
+        state = self.states.of(f"{self.reorder} {','.join(sorted(names))}")
         model, fits = rebuild(model, names, self.data, state, self.progress)
         layers = describe(self.layers, fits, ranked, self.skipped)
         score = self._points(model) if names else self._dense_score
         return model, ReconstructReport(layers, self._dense_score, score)
-
-    def state(self, part: str) -> State:
-        """Return the state's key for one part of the work: by model, images, method and `part`."""
-        if self.options.state_dir is None:
-            return State(None)
-        key = hashlib.sha256(f"{self._inputs} {METHOD} {fitting.RIDGE} {fitting.BLOCK} {part}".encode())
-        return State(self.options.state_dir / key.hexdigest()[:16])
-
-    @cached_property
-    def _inputs(self) -> str:
-        digest = hashlib.sha256(self.model.SerializeToString(deterministic=True))
-        for batch in checked(self.data.batches):
-            digest.update(repr(batch.shape).encode() + np.ascontiguousarray(batch).tobytes())
-        if self.data.weights is not None:
-            digest.update(self.data.weights.key)
-        return digest.hexdigest()
 
     @cached_property
     def _dense_score(self) -> float | None:
@@ -244,22 +222,6 @@ class _Reconstruction:
 
 def _drop(result: Result) -> float:
     return result[1].drop or 0.0
-
-
-def _fraction(least: float, most: float | None, allowed: float) -> float:
-    """Return where between drops `least` and `most` the `allowed` drop is: a drop grows roughly with the square of the
-    share.
-    """
-    if most is None:
-        return 0.5
-    low, high, target = (max(drop, 0.0) ** 0.5 for drop in (least, most, allowed))
-    return float(np.clip((target - low) / (high - low), 0.1, 0.9))
-
-
-def _between(saved: npt.NDArray[np.float64], low: int, high: int, fraction: float) -> int:
-    """Return the count of layers between `low` and `high` that is closest to this fraction of the MACs in between."""
-    start, end = saved[low - 1] if low else 0.0, saved[min(high, len(saved)) - 1]
-    return int(np.clip(np.searchsorted(saved, start + fraction * (end - start)) + 1, low + 1, high - 1))
 
 
 def _take(ranked: Sequence[Choice], macs: float) -> list[str]:

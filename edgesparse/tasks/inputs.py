@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edgesparse.builder.prepare import detector_spec
+from edgesparse.builder.prepare import detector_spec, prepare
 from edgesparse.builder.targets import DEMO, recipe_of
 from edgesparse.classes import named_classes
 from edgesparse.config import DetectorSpec, Recipe, override
@@ -60,15 +61,34 @@ class ScoredModel:
     scorer: ModelScorer | None
 
 
-def read_model(recipe: Recipe, source: str, count: int, labels: Labels | None, progress: Progress) -> ScoredModel:
+def static_model(recipe: Recipe) -> tuple[Model, DetectorSpec]:
+    """Return the model of a recipe with its batch and size, and constants folded, and what it detects and how.
+
+    Raises ConfigError, ModelError.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgesparse-") as folder:
+        prepared = prepare(recipe, Path(folder))
+        model = load(prepared.simplified)
+    del model.metadata_props[:]
+    model.metadata_props.extend(load(recipe.model).metadata_props)
+    return model, prepared.spec
+
+
+def read_model(
+    recipe: Recipe, source: str, count: int, labels: Labels | None, progress: Progress, static: bool = False
+) -> ScoredModel:
     """Read the model of a recipe, with at most `count` images of `source`, and score it on `labels` as the reference.
 
-    Raises ConfigError, ModelError, SourceError; AccuracyGateFailed if the model itself does not score.
+    `static`: as `static_model` returns it. Raises ConfigError, ModelError, SourceError; AccuracyGateFailed if the model
+    itself does not score.
     """
     progress("reading the model", 0, 0)
-    model = load(recipe.model)
-    require_finite(model)
-    spec = detector_spec(model, recipe)
+    if static:
+        model, spec = static_model(recipe)
+    else:
+        model = load(recipe.model)
+        require_finite(model)
+        spec = detector_spec(model, recipe)
     images = image_batches(source, spec.input, count)
     scorer = ModelScorer(spec, labels, partial(progress, "scoring")) if labels else None
     if scorer is not None:

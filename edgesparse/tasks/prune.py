@@ -1,14 +1,17 @@
-"""Prune a model file to 2:4, by magnitude or reconstructed from images."""
+"""Prune a model file: to 2:4, by magnitude or reconstructed from images, or by removing channels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from edgesparse.builder.objects import box_reader, object_masks
+from edgesparse.compress import narrow_page
+from edgesparse.compress.narrow import BOARD, NarrowOptions, narrow
+from edgesparse.compress.narrow_report import NarrowReport
 from edgesparse.config import DetectorSpec, Recipe
 from edgesparse.errors import ConfigError
 from edgesparse.model.activations import input_name
@@ -20,10 +23,19 @@ from edgesparse.sparsity.prune import PruneReport
 from edgesparse.sparsity.prune import prune as by_magnitude
 from edgesparse.sparsity.reconstruct import ReconstructOptions, Task, reconstruct
 from edgesparse.sparsity.reconstruct_report import ReconstructReport
-from edgesparse.tasks.inputs import Target, as_recipe, check_images, check_numbers, read_annotations, read_model
+from edgesparse.tasks.inputs import (
+    ScoredModel,
+    Target,
+    as_recipe,
+    check_images,
+    check_numbers,
+    read_annotations,
+    read_model,
+)
 from edgesparse.tasks.writing import check_outputs, write
 
-PruneMethod = Literal["magnitude", "reconstruct"]
+PruneMethod = Literal["magnitude", "reconstruct", "channels"]
+Report = PruneReport | ReconstructReport | NarrowReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,15 +43,19 @@ class PruneOptions:
     """How a model is pruned.
 
     - `method`: `magnitude` keeps the two largest of four weights, and needs training afterwards. `reconstruct` refits
-      each layer to its dense output on images, and needs no training.
+      each layer to its dense output on images, and needs no training. `channels` removes channels where that is
+      predicted to save time, and refits the rest on images.
     - `layers`: names, None for every eligible layer, or "auto" for those that change the outputs least for the time
-    they save. - `permute`: for `magnitude`: reorder channels first, to keep more magnitude. - `names`: class names,
-    'coco' or a file, for a model without them. - `force`: overwrite existing files.
+      they save; not for `channels`.
+    - `permute`: for `magnitude`: reorder channels first, to keep more magnitude.
+    - `names`: class names, 'coco' or a file, for a model without them.
+    - `force`: overwrite existing files.
 
-    For `reconstruct` only:
+    For `reconstruct` and `channels` only:
 
     - `images`: folder, glob or video of images like those of the camera; the first `count` are used.
-    - `share`: prune this share (0 to 1) of the eligible multiply-accumulates; implies `layers="auto"`.
+    - `share`: prune this share (0 to 1) of the eligible multiply-accumulates, or save this share of the predicted time
+      with `channels`; implies `layers="auto"`.
     - `max_drop`: lose at most this many points of mAP (0 to 100) on `annotations`; implies `layers="auto"`.
     - `device`: weigh layers by their predicted gain on this board, such as "orin-nano-8gb"; implies `layers="auto"`.
     - `annotations`: COCO JSON file, YOLO data.yaml, or a folder with one of them, to score on; `annotated_images`: the
@@ -70,21 +86,23 @@ class PruneOptions:
     def check(self) -> None:
         """Raise ConfigError if options contradict each other."""
         if self.method not in PruneMethod.__args__:  # type: ignore[attr-defined]
-            raise ConfigError(f"--method: found {self.method!r}, needed magnitude or reconstruct")
+            raise ConfigError(f"--method: found {self.method!r}, needed magnitude, reconstruct or channels")
         check_numbers(self.count, self.max_drop, self.share)
         self._check_layers()
         if self.method == "magnitude":
             for name in _RECONSTRUCT:
                 if getattr(self, name) is not None:
-                    raise ConfigError(f"--{name.replace('_', '-')} needs --method reconstruct")
+                    raise ConfigError(f"--{name.replace('_', '-')} needs --method reconstruct or channels")
         elif self.images is None:
-            raise ConfigError("--method reconstruct needs --images: a folder of images like those of the camera")
+            raise ConfigError(f"--method {self.method} needs --images: a folder of images like those of the camera")
         elif self.permute:
             raise ConfigError("--permute only applies to --method magnitude: reconstruct always reorders channels")
         if self.annotated_images is not None and self.annotations is None:
             raise ConfigError("--annotated-images needs --annotations")
 
     def _check_layers(self) -> None:
+        if self.method == "channels" and self.layers is not None:
+            raise ConfigError("--layers does not apply to --method channels, which chooses by itself: leave it out")
         if self.layers == "auto":
             if self.method == "magnitude":
                 raise ConfigError("--layers auto needs --method reconstruct")
@@ -108,7 +126,7 @@ class PruneResult:
     model: str
     output: Path
     method: PruneMethod
-    report: PruneReport | ReconstructReport
+    report: Report
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON-compatible values."""
@@ -126,14 +144,14 @@ def prune_file(target: Target, output: Path, options: PruneOptions, progress: Pr
     recipe = as_recipe(target, options.names)
     html = None if options.html is None else Path(options.html)
     check_outputs((output, html), options.force, _inputs(target, recipe))
-    run = _magnitude if options.method == "magnitude" else _reconstruct
-    model, report = run(recipe, options, progress)
+    model, report = _METHODS[options.method](recipe, options, progress)
     write(output, partial(save, model))
-    if html is not None and isinstance(report, ReconstructReport):
-        text = page.page(recipe.model.name, report)
+    if html is not None and not isinstance(report, PruneReport):
+        name = recipe.model.name
+        text = page.page(name, report) if isinstance(report, ReconstructReport) else narrow_page.page(name, report)
         write(html, lambda path: path.write_text(text))
-    name = str(recipe.model if isinstance(target, Recipe) else target)
-    return PruneResult(name, output, options.method, report)
+    shown = str(recipe.model if isinstance(target, Recipe) else target)
+    return PruneResult(shown, output, options.method, report)
 
 
 def _inputs(target: Target, recipe: Recipe) -> list[Path]:
@@ -149,14 +167,8 @@ def _magnitude(recipe: Recipe, options: PruneOptions, progress: Progress) -> tup
 
 
 def _reconstruct(recipe: Recipe, options: PruneOptions, progress: Progress) -> tuple[Model, ReconstructReport]:
-    source = str(options.images)
-    check_images(source)
     board = boards.board(options.device) if options.device else None
-    state = None if options.state is None else Path(options.state)
-    if state is not None and state.exists() and not state.is_dir():
-        raise ConfigError(f"--state {state} is a file: name a folder")
-    labels = read_annotations(options.annotations, options.annotated_images)
-    scored = read_model(recipe, source, options.count, labels, progress)
+    scored, state = _scored(recipe, options, progress)
     model, spec = scored.model, scored.spec
     selection = ReconstructOptions(
         layers="auto" if options.automatic else (options.layers or None),
@@ -165,11 +177,41 @@ def _reconstruct(recipe: Recipe, options: PruneOptions, progress: Progress) -> t
         gains=_gains(model, spec, board) if board else None,
         state_dir=state,
     )
-    task = Task(score=scored.scorer, read=box_reader(spec), objects=object_masks(model, scored.images, spec))
-    return reconstruct(model, scored.images, selection, task, progress)
+    return reconstruct(model, scored.images, selection, _task(scored), progress)
+
+
+def _channels(recipe: Recipe, options: PruneOptions, progress: Progress) -> tuple[Model, NarrowReport]:
+    device = options.device or BOARD
+    boards.board(device)
+    scored, state = _scored(recipe, options, progress)
+    limits = NarrowOptions(max_drop=options.max_drop, share=options.share, device=device, state_dir=state)
+    return narrow(scored.model, scored.images, limits, _task(scored), progress)
+
+
+def _scored(recipe: Recipe, options: PruneOptions, progress: Progress) -> tuple[ScoredModel, Path | None]:
+    """Return the model with its images and scorer, and the folder for intermediate results. Raises ConfigError."""
+    source = str(options.images)
+    check_images(source)
+    state = None if options.state is None else Path(options.state)
+    if state is not None and state.exists() and not state.is_dir():
+        raise ConfigError(f"--state {state} is a file: name a folder")
+    labels = read_annotations(options.annotations, options.annotated_images)
+    return read_model(recipe, source, options.count, labels, progress, options.method == "channels"), state
+
+
+def _task(scored: ScoredModel) -> Task:
+    objects = object_masks(scored.model, scored.images, scored.spec)
+    return Task(score=scored.scorer, read=box_reader(scored.spec), objects=objects)
 
 
 def _gains(model: Model, spec: DetectorSpec, board: boards.Board) -> dict[str, float]:
     """Return the most milliseconds that 2:4 saves in each layer on a board, in FP16."""
     works = fusion.fused_layers(model, {input_name(model): (1, 3, *spec.input.size)})
     return {gain.name: gain.fp16_ms for gain in roofline.gains(roofline.predict_all(works, board))}
+
+
+_METHODS: dict[PruneMethod, Callable[[Recipe, PruneOptions, Progress], tuple[Model, Report]]] = {
+    "magnitude": _magnitude,
+    "reconstruct": _reconstruct,
+    "channels": _channels,
+}

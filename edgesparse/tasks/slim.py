@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edgesparse.builder.prepare import prepare
 from edgesparse.compress import SlimOptions, SlimReport, slim
 from edgesparse.config import Recipe
-from edgesparse.model.load import load, save
+from edgesparse.model.load import save
 from edgesparse.progress import Progress, quiet
-from edgesparse.tasks.inputs import Target, as_recipe
+from edgesparse.tasks.inputs import Target, as_recipe, static_model
 from edgesparse.tasks.writing import check_outputs, write
 
 
@@ -46,13 +44,8 @@ def slim_file(
     inputs = [recipe.model, *([] if isinstance(target, Recipe) else [Path(target)])]
     check_outputs((output,), force, inputs)
     progress("reading the model", 0, 0)
-    original = load(recipe.model)
-    with tempfile.TemporaryDirectory(prefix="edgesparse-") as folder:
-        prepared = prepare(recipe, Path(folder))
-        model = load(prepared.simplified)
-    del model.metadata_props[:]
-    model.metadata_props.extend(original.metadata_props)
-    slimmed, report = slim(model, replace(options, head=prepared.spec.head), progress)
+    model, spec = static_model(recipe)
+    slimmed, report = slim(model, replace(options, head=spec.head), progress)
     progress("writing", 0, 0)
     write(output, partial(save, slimmed))
     name = str(recipe.model if isinstance(target, Recipe) else target)

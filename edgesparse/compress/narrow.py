@@ -1,0 +1,252 @@
+"""Removes channels where that saves time, without training, using only calibration images.
+
+Channels that must go together form a block (`coupled`). For each block, smaller widths are tried: which channels matter
+is measured by what the layers that read them lose (`importance`), what a width saves by the prediction for a board, and
+what it costs by the change of the model's outputs. Widths that save most for what they cost come first. Then, as
+`reconstruct` does, all layers are refitted on the inputs that they get, and as many changes are kept as the score
+allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from onnx import ModelProto
+
+from edgesparse.compress.cost import cost, layer_ms
+from edgesparse.compress.coupled import Block, Coupled
+from edgesparse.compress.importance import change, fewer
+from edgesparse.compress.narrow_report import NarrowedLayer, NarrowReport, describe
+from edgesparse.compress.removal import remove
+from edgesparse.compress.sites import Inapplicable
+from edgesparse.compress.widths import Width, as_arrays, counts, from_arrays, in_order
+from edgesparse.errors import CalibrationError, SparsityError
+from edgesparse.model.activations import Batches, stream, stride
+from edgesparse.model.check import require_finite
+from edgesparse.model.layers import layer_name
+from edgesparse.model.outputs import ReferenceOutputs
+from edgesparse.model.threads import blas_on_one_core
+from edgesparse.predict.boards import Board, board
+from edgesparse.progress import Progress, quiet
+from edgesparse.sparsity.fitting import Mask
+from edgesparse.sparsity.position_weights import PositionWeights
+from edgesparse.sparsity.rebuild import FitData, LayerFit, States, rebuild
+from edgesparse.sparsity.reconstruct import Task
+from edgesparse.sparsity.search import Search
+
+BOARD, PRECISION = "orin-nano-8gb", "int8"
+IMAGES = 40
+"""Batches, spread evenly over all, on which importance and the change of the outputs are measured."""
+SAME = 1e-3
+"""How much outputs may differ once zero weights are taken out, as a share of their largest value."""
+STEP = 0.01
+"""The search for the most that `max_drop` allows stops at this share of the predicted time."""
+METHOD = "channels 1"
+"""Part of a saved state's key. Change it with the method: a state of another method is not continued."""
+
+
+@dataclass(frozen=True)
+class NarrowOptions:
+    """How many channels to remove: as many as cost at most `max_drop` points (default 1), or until `share` (0 to 1) of
+    the time predicted on `device` in INT8 is saved. `state_dir`: a folder from which an interrupted call continues.
+    """
+
+    max_drop: float | None = None
+    share: float | None = None
+    device: str = BOARD
+    state_dir: Path | None = None
+
+    @property
+    def allowed_drop(self) -> float | None:
+        """The most points that may be lost; None if only `share` decides."""
+        return 1.0 if self.max_drop is None and self.share is None else self.max_drop
+
+    def check(self, scored: bool) -> None:
+        """Raise SparsityError for values out of range, CalibrationError for a limit on points without labels."""
+        if self.share is not None and not 0 < self.share < 1:
+            raise SparsityError(f"share {self.share:g}: needed more than 0 and less than 1")
+        if self.max_drop is not None and self.max_drop < 0:
+            raise SparsityError(f"max drop {self.max_drop:g}: needed 0 or more points")
+        if self.allowed_drop is not None and not scored:
+            raise CalibrationError("a limit on the points lost needs labeled data to score on: pass some, or a share")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Channels to remove, and what is predicted then."""
+
+    gone: frozenset[int]
+    ms: float
+
+
+Result = tuple[ModelProto, NarrowReport]
+
+
+def narrow(
+    model: ModelProto,
+    batches: Batches,
+    options: NarrowOptions | None = None,
+    task: Task | None = None,
+    progress: Progress = quiet,
+) -> Result:
+    """Return a copy of `model` with fewer channels, refitted on `batches`, and a report; `model` is not changed.
+
+    Its shapes must be static and its constants folded. Raises SparsityError (channels that cannot be followed, naming
+    the node; nothing that may be removed within the limits), CalibrationError (no or bad batches, no score where one is
+    needed), ConfigError (an unknown board), ModelError (an open shape).
+    """
+    options, task = options or NarrowOptions(), task or Task()
+    options.check(task.score is not None)
+    require_finite(model)
+    weights = None if task.objects is None else PositionWeights.of(task.objects)
+    with blas_on_one_core():
+        return _Narrowing(model, FitData(batches, weights), options, task, progress).run()
+
+
+class _Narrowing:
+    def __init__(
+        self, model: ModelProto, data: FitData, options: NarrowOptions, task: Task, progress: Progress
+    ) -> None:
+        self.model, self.data, self.options, self.task, self.progress = model, data, options, task, progress
+        self.board: Board = board(options.device)
+        self.coupled = Coupled(model)
+        self.ms = self._ms(model)
+        self.states = States(options.state_dir, model, data, METHOD)
+
+    def run(self) -> Result:
+        widths = self._measured()
+        plans = self._plans(in_order(widths))
+        share, max_drop = self.options.share or 0.0, self.options.allowed_drop
+        saved = np.array([self.ms - plan.ms for plan in plans]) / self.ms
+        if not plans:
+            raise SparsityError(f"no layer is predicted to be faster with fewer channels on {self.board}: leave them")
+        if saved[-1] < share:
+            raise SparsityError(
+                f"removing channels saves at most {saved[-1]:.0%} of the predicted time: needed {share:.0%}; "
+                "ask for a smaller share"
+            )
+        low = int(np.searchsorted(saved, share)) + 1 if share else 0
+        best = self._result(plans[low - 1] if low else Plan(frozenset(), self.ms), widths)
+        if max_drop is not None:
+            if _drop(best) > max_drop:
+                raise SparsityError(
+                    f"saving {share:.0%} of the predicted time costs {_drop(best):.1f} points, {max_drop:g} are "
+                    "allowed: ask for a smaller share, or allow more"
+                )
+            search = Search(saved, STEP, max_drop)
+            best = search.run(low, best, lambda count: self._result(plans[count - 1], widths), _drop)
+        if not best[1].narrowed:
+            raise SparsityError(
+                f"no channels can be removed at a cost of {max_drop:g} points or less: allow more, or train with "
+                "edgesparse distill --student after prune --share"
+            )
+        return best
+
+    def _ms(self, model: ModelProto) -> float:
+        return cost(model, self.board, PRECISION).ms
+
+    def _measured(self) -> list[Width]:
+        """Every width of every block that saves time."""
+        step = stride(self.data.batches, IMAGES)
+        some = FitData(lambda: islice(iter(self.data.batches()), 0, None, step), _every(self.data.weights, step))
+        outputs = ReferenceOutputs(self.model, some.batches, self.task.read)
+        state, widths = self.states.of("importance"), list[Width]()
+        for i, block in enumerate(self.coupled.blocks):
+            self.progress("measuring channels", i, len(self.coupled.blocks))
+            saved = state.get(f"block-{i}")
+            if saved is None:
+                saved = as_arrays(self._of_block(block, some, outputs))
+                state.put(f"block-{i}", saved)
+            widths += from_arrays(block, saved)
+        self.progress("measuring channels", len(self.coupled.blocks), len(self.coupled.blocks))
+        return widths
+
+    def _of_block(self, block: Block, data: FitData, outputs: ReferenceOutputs) -> list[Width]:
+        gains = {count: self._gain(block.ids[count:]) for count in counts(len(block.ids))}
+        useful = [count for count, gain in gains.items() if gain > 0]
+        if not useful:
+            return []
+        reduced = fewer(self.model, block, useful, data)
+        return [
+            Width(block, count, reduced[count].gone, gains[count], change(self.model, reduced[count], outputs))
+            for count in useful
+        ]
+
+    def _gain(self, gone: Sequence[int]) -> float:
+        try:
+            return self.ms - self._ms(remove(self.coupled, self.model, gone))
+        except Inapplicable:
+            return 0.0
+
+    def _plans(self, widths: Iterable[Width]) -> list[Plan]:
+        """One plan per width, each with the earlier ones; without those that save nothing on top of the others."""
+        plans = [Plan(frozenset(), self.ms)]
+        for width in widths:
+            gone = plans[-1].gone | frozenset(width.gone)
+            try:
+                ms = self._ms(remove(self.coupled, self.model, gone))
+            except Inapplicable:
+                continue
+            if ms < plans[-1].ms:
+                plans.append(Plan(gone, ms))
+        return plans[1:]
+
+    def _result(self, plan: Plan, widths: Sequence[Width]) -> Result:
+        """Return the model without the channels of `plan`, refitted, and its report."""
+        if not plan.gone:
+            layers: tuple[NarrowedLayer, ...] = ()
+            return self.model, NarrowReport(str(self.board), self.ms, self.ms, layers, self._score, self._score)
+        state = self.states.of(f"rebuild {sorted(plan.gone)}")
+        inputs = self._inputs(plan)
+        whole, fits = rebuild(self.model, (), self.data, state, self.progress, inputs)
+        model = remove(self.coupled, whole, plan.gone)
+        self._compare(whole, model)
+        return model, self._report(model, plan, fits, widths)
+
+    def _inputs(self, plan: Plan) -> dict[str, Mask]:
+        """Which of its input channels each reader keeps."""
+        kept = {}
+        for use, _ in self.coupled.flow.weights:
+            keeps = ~np.isin(self.coupled.find[use.channels.ids], list(plan.gone))
+            if use.axis == 1 and not keeps.all():
+                kept[layer_name(use.node)] = keeps
+        return kept
+
+    def _compare(self, whole: ModelProto, model: ModelProto) -> None:
+        """Raise SparsityError if taking channels out of the graph changed the outputs."""
+        names = [output.name for output in model.graph.output]
+        first, second = (next(stream(m, lambda: list(islice(self.data.batches(), 1)), names)) for m in (whole, model))
+        for name in names:
+            moved = float(np.abs(first[name] - second[name]).max() / max(float(np.abs(first[name]).max()), 1e-12))
+            if not moved <= SAME:
+                raise SparsityError(
+                    f"without its channels, output {name} differs by {moved:.1e}: found more than rounding; "
+                    "report this model"
+                )
+
+    def _report(self, model: ModelProto, plan: Plan, fits: Sequence[LayerFit], widths: Sequence[Width]) -> NarrowReport:
+        ms = layer_ms(self.model, self.board, PRECISION), layer_ms(model, self.board, PRECISION)
+        alone = {width.block.name: width.change for width in widths if plan.gone.issuperset(width.gone)}
+        layers = describe(self.coupled, plan.gone, ms, {fit.name: fit.error for fit in fits}, alone)
+        self.progress("scoring", 0, 0)
+        score = None if self.task.score is None else self.task.score(model)
+        return NarrowReport(str(self.board), self.ms, plan.ms, layers, self._score, score)
+
+    @cached_property
+    def _score(self) -> float | None:
+        """The score of the model before."""
+        self.progress("scoring", 0, 0)
+        return None if self.task.score is None else self.task.score(self.model)
+
+
+def _drop(result: Result) -> float:
+    return result[1].drop or 0.0
+
+
+def _every(weights: PositionWeights | None, step: int) -> PositionWeights | None:
+    return None if weights is None else weights.every(step)
