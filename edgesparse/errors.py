@@ -4,7 +4,7 @@ EdgeSparseError
   ConfigError            a recipe, settings or the command line are wrong
     ImageError           an image cannot be read
   ModelError             the ONNX file cannot be used
-    SparsityError        a 2:4 pattern is missing or not possible
+    SparsityError        a 2:4 pattern is missing or not possible, or channels cannot be removed
     CalibrationError     calibration data or a table cannot be used
   BuildError             no package could be built
     MemoryBudgetExceeded no candidate fits into the memory budget

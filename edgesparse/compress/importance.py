@@ -28,12 +28,12 @@ from edgesparse.sparsity.rebuild import FitData, moments_of
 
 @dataclass(frozen=True)
 class Fewer:
-    """A block with only some channels left: `gone` are the numbers of the removed ones.
+    """A block with only some channels left: `dropped` are the numbers of the removed ones.
 
     `readers`: weights and bias of each reader, refitted to the channels that are left, by name.
     """
 
-    gone: tuple[int, ...]
+    dropped: tuple[int, ...]
     readers: Mapping[str, tuple[Matrix, Matrix]]
 
 
@@ -57,8 +57,8 @@ def fewer(model: ModelProto, block: Block, counts: Sequence[int], data: FitData)
             for reader in solving:
                 reader.drop(worst)
         if count in counts:
-            gone = tuple(number for i, number in enumerate(block.ids) if i not in left)
-            results[count] = Fewer(gone, {layer_name(r.work.node): (r.weight.copy(), r.bias()) for r in solving})
+            dropped = tuple(number for i, number in enumerate(block.ids) if i not in left)
+            results[count] = Fewer(dropped, {layer_name(r.work.node): (r.weight.copy(), r.bias()) for r in solving})
     return results
 
 

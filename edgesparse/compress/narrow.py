@@ -42,8 +42,12 @@ from edgesparse.sparsity.search import Search
 BOARD, PRECISION = "orin-nano-8gb", "int8"
 IMAGES = 40
 """Batches, spread evenly over all, on which importance and the change of the outputs are measured."""
+LEAST = 1e-3
+"""Smallest saving worth a width, as a share of the predicted time."""
 SAME = 1e-3
 """How much outputs may differ once zero weights are taken out, as a share of their largest value."""
+HOPELESS = 0.5
+"""Plans whose removals add up to a larger change of the outputs, as a share of their variance, are not scored."""
 STEP = 0.01
 """The search for the most that `max_drop` allows stops at this share of the predicted time."""
 METHOD = "channels 1"
@@ -78,10 +82,11 @@ class NarrowOptions:
 
 @dataclass(frozen=True)
 class Plan:
-    """Channels to remove, and what is predicted then."""
+    """Channels to remove, the milliseconds predicted then, and what the removals change one by one, added up."""
 
-    gone: frozenset[int]
+    dropped: frozenset[int]
     ms: float
+    change: float = 0.0
 
 
 Result = tuple[ModelProto, NarrowReport]
@@ -138,7 +143,8 @@ class _Narrowing:
                     f"saving {share:.0%} of the predicted time costs {_drop(best):.1f} points, {max_drop:g} are "
                     "allowed: ask for a smaller share, or allow more"
                 )
-            search = Search(saved, STEP, max_drop)
+            tried = max(low, sum(plan.change <= HOPELESS for plan in plans))
+            search = Search(saved[:tried], STEP, max_drop)
             best = search.run(low, best, lambda count: self._result(plans[count - 1], widths), _drop)
         if not best[1].narrowed:
             raise SparsityError(
@@ -168,43 +174,45 @@ class _Narrowing:
 
     def _of_block(self, block: Block, data: FitData, outputs: ReferenceOutputs) -> list[Width]:
         gains = {count: self._gain(block.ids[count:]) for count in counts(len(block.ids))}
-        useful = [count for count, gain in gains.items() if gain > 0]
+        useful = [count for count, gain in gains.items() if gain > LEAST * self.ms]
         if not useful:
             return []
         reduced = fewer(self.model, block, useful, data)
         return [
-            Width(block, count, reduced[count].gone, gains[count], change(self.model, reduced[count], outputs))
+            Width(block, count, reduced[count].dropped, gains[count], change(self.model, reduced[count], outputs))
             for count in useful
         ]
 
-    def _gain(self, gone: Sequence[int]) -> float:
+    def _gain(self, dropped: Sequence[int]) -> float:
         try:
-            return self.ms - self._ms(remove(self.coupled, self.model, gone))
+            return self.ms - self._ms(remove(self.coupled, self.model, dropped))
         except Inapplicable:
             return 0.0
 
     def _plans(self, widths: Iterable[Width]) -> list[Plan]:
         """One plan per width, each with the earlier ones; without those that save nothing on top of the others."""
-        plans = [Plan(frozenset(), self.ms)]
+        plans, taken = [Plan(frozenset(), self.ms)], list[Width]()
         for width in widths:
-            gone = plans[-1].gone | frozenset(width.gone)
+            dropped = plans[-1].dropped | frozenset(width.dropped)
             try:
-                ms = self._ms(remove(self.coupled, self.model, gone))
+                ms = self._ms(remove(self.coupled, self.model, dropped))
             except Inapplicable:
                 continue
-            if ms < plans[-1].ms:
-                plans.append(Plan(gone, ms))
+            if ms < plans[-1].ms - LEAST * self.ms:
+                alone = {w.block.name: w.change for w in (*taken, width)}
+                plans.append(Plan(dropped, ms, sum(alone.values())))
+                taken.append(width)
         return plans[1:]
 
     def _result(self, plan: Plan, widths: Sequence[Width]) -> Result:
         """Return the model without the channels of `plan`, refitted, and its report."""
-        if not plan.gone:
+        if not plan.dropped:
             layers: tuple[NarrowedLayer, ...] = ()
             return self.model, NarrowReport(str(self.board), self.ms, self.ms, layers, self._score, self._score)
-        state = self.states.of(f"rebuild {sorted(plan.gone)}")
+        state = self.states.of(f"rebuild {sorted(plan.dropped)}")
         inputs = self._inputs(plan)
         whole, fits = rebuild(self.model, (), self.data, state, self.progress, inputs)
-        model = remove(self.coupled, whole, plan.gone)
+        model = remove(self.coupled, whole, plan.dropped)
         self._compare(whole, model)
         return model, self._report(model, plan, fits, widths)
 
@@ -212,7 +220,7 @@ class _Narrowing:
         """Which of its input channels each reader keeps."""
         kept = {}
         for use, _ in self.coupled.flow.weights:
-            keeps = ~np.isin(self.coupled.find[use.channels.ids], list(plan.gone))
+            keeps = ~np.isin(self.coupled.find[use.channels.ids], list(plan.dropped))
             if use.axis == 1 and not keeps.all():
                 kept[layer_name(use.node)] = keeps
         return kept
@@ -231,8 +239,8 @@ class _Narrowing:
 
     def _report(self, model: ModelProto, plan: Plan, fits: Sequence[LayerFit], widths: Sequence[Width]) -> NarrowReport:
         ms = layer_ms(self.model, self.board, PRECISION), layer_ms(model, self.board, PRECISION)
-        alone = {width.block.name: width.change for width in widths if plan.gone.issuperset(width.gone)}
-        layers = describe(self.coupled, plan.gone, ms, {fit.name: fit.error for fit in fits}, alone)
+        alone = {width.block.name: width.change for width in widths if plan.dropped.issuperset(width.dropped)}
+        layers = describe(self.coupled, plan.dropped, ms, {fit.name: fit.error for fit in fits}, alone)
         self.progress("scoring", 0, 0)
         score = None if self.task.score is None else self.task.score(model)
         return NarrowReport(str(self.board), self.ms, plan.ms, layers, self._score, score)

@@ -15,7 +15,7 @@ from edgesparse.model.wiring import attribute
 
 @dataclass(frozen=True)
 class NarrowedLayer:
-    """One convolution: its input and output channels before and after; 0: the layer is gone.
+    """One convolution: its input and output channels before and after; 0: it was removed.
 
     `saved_ms`: predicted. `error`: the loss of its output, its own and earlier layers', as a share of its variance;
     None if it was not refitted. `change`: how removing only these output channels changes the model's outputs, as a
@@ -63,7 +63,7 @@ class NarrowReport:
 
 def describe(
     coupled: Coupled,
-    gone: Collection[int],
+    dropped: Collection[int],
     ms: tuple[Mapping[str, float], Mapping[str, float]],
     errors: Mapping[str, float],
     changes: Mapping[str, float],
@@ -71,7 +71,7 @@ def describe(
     """Describe every convolution whose channels are followed. `ms`: predicted per layer, before and after; `changes`:
     per block, by its first convolution.
     """
-    kept = ~np.isin(coupled.find, list(gone))
+    kept = ~np.isin(coupled.find, list(dropped))
     counts: dict[str, dict[int, tuple[int, int]]] = {}
     for use, weight in coupled.flow.weights:
         keeps, name = kept[use.channels.ids], layer_name(use.node)

@@ -22,28 +22,28 @@ from edgesparse.model.wiring import Array, attribute
 from edgesparse.sparsity.channels import Channels
 
 
-def remove(coupled: Coupled, model: ModelProto, gone: Collection[int]) -> ModelProto:
-    """Return a copy of `model` without the channels `gone`, numbers from blocks of `coupled`.
+def remove(coupled: Coupled, model: ModelProto, dropped: Collection[int]) -> ModelProto:
+    """Return a copy of `model` without the channels `dropped`, numbers from blocks of `coupled`.
 
     `model` has the graph of the model that `coupled` was computed from; weights may differ and biases be added.
     Convolutions that read a removed channel lose the weights for it, so the outputs stay the same where those were
-    zero. Without `gone` the copy is equal byte for byte. Raises Inapplicable, naming the node, where an operation would
-    be left without input.
+    zero. Without `dropped` the copy is equal byte for byte. Raises Inapplicable, naming the node, where an operation
+    would be left without input.
     """
-    if not gone:
+    if not dropped:
         copy = ModelProto()
         copy.CopyFrom(model)
         return copy
-    return _Removal(coupled, model, gone).run()
+    return _Removal(coupled, model, dropped).run()
 
 
 class _Removal:
-    def __init__(self, coupled: Coupled, model: ModelProto, gone: Collection[int]) -> None:
+    def __init__(self, coupled: Coupled, model: ModelProto, dropped: Collection[int]) -> None:
         self.flow, self.source, self.editor = coupled.flow, Editor(model, copy=False), Editor(model)
-        self.kept = ~np.isin(coupled.find, list(gone))
+        self.kept = ~np.isin(coupled.find, list(dropped))
         self.constants: dict[str, Array] = {}
         """Tensors that became constant, in the shape of their operation's output with 1 for each position."""
-        self.gone: set[str] = set()
+        self.dropped: set[str] = set()
         """Tensors without channels, and those whose node was replaced."""
 
     def run(self) -> ModelProto:
@@ -52,10 +52,10 @@ class _Removal:
         for node in list(self.editor.graph.node):
             keeps = [self._keeps(name) for name in node.output if name]
             if all(keep.size and not keep.any() for keep in keeps):
-                self.gone.update(node.output)
+                self.dropped.update(node.output)
             else:
                 self._visit(node)
-        left = [node for node in self.editor.graph.node if not self.gone.issuperset(filter(None, node.output))]
+        left = [node for node in self.editor.graph.node if not self.dropped.issuperset(filter(None, node.output))]
         del self.editor.graph.node[:]
         self.editor.graph.node.extend(left)
         self.editor.changed()
@@ -129,7 +129,7 @@ class _Removal:
         if name in self.source.wiring.outputs:
             raise Inapplicable(node, "would be a constant, and is an output")
         self.constants[name] = value
-        self.gone.add(name)
+        self.dropped.add(name)
 
     def _elementwise(self, node: NodeProto) -> None:
         """Compute an operation whose inputs are all constant; store those of one that reads other values too."""

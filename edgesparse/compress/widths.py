@@ -17,13 +17,13 @@ GRID, NARROW = 32, 64
 
 @dataclass(frozen=True)
 class Width:
-    """A block reduced to `count` channels, without those in `gone`: the predicted saving in ms, and the change of the
-    model's outputs, as a share of their variance.
+    """A block reduced to `count` channels, without those in `dropped`: the predicted saving in ms, and the change of
+    the model's outputs, as a share of their variance.
     """
 
     block: Block
     count: int
-    gone: tuple[int, ...]
+    dropped: tuple[int, ...]
     saved_ms: float
     change: float
 
@@ -66,12 +66,12 @@ def as_arrays(widths: Sequence[Width]) -> dict[str, Array]:
         "counts": np.array([width.count for width in widths], int),
         "values": np.array([(width.saved_ms, width.change) for width in widths], float).reshape(-1, 2),
     }
-    return arrays | {f"gone-{width.count}": np.array(width.gone, int) for width in widths}
+    return arrays | {f"dropped-{width.count}": np.array(width.dropped, int) for width in widths}
 
 
 def from_arrays(block: Block, arrays: Mapping[str, Array]) -> list[Width]:
     """The widths that `as_arrays` stored."""
     return [
-        Width(block, int(count), tuple(arrays[f"gone-{count}"].tolist()), float(saved), float(change))
+        Width(block, int(count), tuple(arrays[f"dropped-{count}"].tolist()), float(saved), float(change))
         for count, (saved, change) in zip(arrays["counts"], arrays["values"], strict=True)
     ]

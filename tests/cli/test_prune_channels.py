@@ -112,8 +112,8 @@ def test_a_removal_that_changes_the_outputs_is_refused(
 ) -> None:
     removed = narrow.remove
 
-    def damaged(coupled: object, model: ModelProto, gone: object) -> ModelProto:
-        copy = removed(coupled, model, gone)  # type: ignore[arg-type]
+    def damaged(coupled: object, model: ModelProto, dropped: object) -> ModelProto:
+        copy = removed(coupled, model, dropped)  # type: ignore[arg-type]
         for tensor in copy.graph.initializer:
             if len(tensor.dims) == 4:
                 tensor.raw_data = (np.frombuffer(tensor.raw_data, np.float32) / 2).tobytes()

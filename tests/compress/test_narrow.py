@@ -44,8 +44,8 @@ def batches(side: int = 4) -> list[np.ndarray]:
 def test_a_channel_that_another_one_replaces_goes_first_and_costs_nothing() -> None:
     source, data = two_layers(), FitData(batches)
     reduced = fewer(source, Coupled(source).blocks[0], [5, 2], data)
-    assert len(reduced[5].gone) == 1 and set(reduced[5].gone) < {1, 3}
-    assert set(reduced[5].gone) < set(reduced[2].gone) and len(reduced[2].gone) == 4
+    assert len(reduced[5].dropped) == 1 and set(reduced[5].dropped) < {1, 3}
+    assert set(reduced[5].dropped) < set(reduced[2].dropped) and len(reduced[2].dropped) == 4
     outputs = ReferenceOutputs(source, data.batches)
     assert change(source, reduced[5], outputs) < 1e-4 < change(source, reduced[2], outputs)
 
@@ -56,11 +56,11 @@ def test_the_channels_that_stay_are_nearly_the_best_ones() -> None:
     outputs = ReferenceOutputs(source, data.batches)
     chosen = change(source, fewer(source, block, [3], data)[3], outputs)
     order = {}
-    for gone in combinations(block.ids, 3):
-        swapped = Block((*(i for i in block.ids if i not in gone), *gone), block.writers, block.readers)
+    for dropped in combinations(block.ids, 3):
+        swapped = Block((*(i for i in block.ids if i not in dropped), *dropped), block.writers, block.readers)
         places = block.readers[0].places[[block.ids.index(i) for i in swapped.ids]]
         only = Block(swapped.ids[3:], block.writers, (type(block.readers[0])("second", places[3:]),))
-        order[gone] = change(source, fewer(source, only, [0], data)[0], outputs)
+        order[dropped] = change(source, fewer(source, only, [0], data)[0], outputs)
     assert chosen <= np.quantile(list(order.values()), 0.2)
 
 
@@ -73,7 +73,9 @@ def test_each_width_of_a_block_costs_more_per_millisecond_than_the_one_before(va
     slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(points)]
     assert slopes == sorted(slopes) and [p[0] for p in points] == sorted(p[0] for p in points)
     # no width lies below the hull
-    assert all(change >= np.interp(saved, *zip(*points, strict=True)) - 1e-9 for saved, change in values)
+    assert all(
+        change >= np.interp(saved, [p[0] for p in points], [p[1] for p in points]) - 1e-9 for saved, change in values
+    )
 
 
 def test_stored_widths_are_read_back() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,7 +29,7 @@ class Graph:
     tensors: dict[str, Array] = field(default_factory=dict)
     widths: dict[str, int] = field(default_factory=dict)
 
-    def add(self, operator: str, inputs: list[str], width: int, **attributes: object) -> str:
+    def add(self, operator: str, inputs: list[str], width: int, **attributes: Any) -> str:
         name = f"t{len(self.nodes)}"
         self.nodes.append(node(operator, inputs, [name], f"n{len(self.nodes)}", **attributes))
         self.widths[name] = width
@@ -75,22 +76,11 @@ def graphs(draw: st.DrawFn) -> ModelProto:
         elif kind == "concat":
             other = draw(st.sampled_from(maps))
             maps.append(graph.add("Concat", [source, other], width + graph.widths[other], axis=1))
-        elif kind == "split":
-            _split(graph, maps, source)
-        elif kind == "slice":
-            graph.tensors |= {"i1": np.array([1]), f"e{width}": np.array([width])}
-            maps.append(graph.add("Slice", [source, "i1", f"e{width}", "i1"], width - 1))
         else:
-            _resized(graph, maps, source)
-    last = graph.conv(draw(st.sampled_from(maps)), 5, 1)
-    return model(
-        [*graph.nodes[:-1], node("Conv", graph.nodes[-1].input, ["y"], "last")], _used(graph, last), (1, 3, 4, 4)
-    )
-
-
-def _used(graph: Graph, last: str) -> dict[str, Array]:
-    graph.tensors.pop(last, None)
-    return graph.tensors
+            {"split": _split, "slice": _sliced, "pool": _resized}[kind](graph, maps, source)
+    graph.conv(draw(st.sampled_from(maps)), 5, 1)
+    last = node("Conv", graph.nodes.pop().input, ["y"], "last")
+    return model([*graph.nodes, last], graph.tensors, (1, 3, 4, 4))
 
 
 def _split(graph: Graph, maps: list[str], source: str) -> None:
@@ -103,6 +93,12 @@ def _split(graph: Graph, maps: list[str], source: str) -> None:
     maps += names
 
 
+def _sliced(graph: Graph, maps: list[str], source: str) -> None:
+    width = graph.widths[source]
+    graph.tensors |= {"i1": np.array([1]), f"e{width}": np.array([width])}
+    maps.append(graph.add("Slice", [source, "i1", f"e{width}", "i1"], width - 1))
+
+
 def _resized(graph: Graph, maps: list[str], source: str) -> None:
     width = graph.widths[source]
     pooled = graph.add("MaxPool", [source], width, kernel_shape=[2, 2], strides=[2, 2])
@@ -110,14 +106,14 @@ def _resized(graph: Graph, maps: list[str], source: str) -> None:
     maps.append(graph.add("Resize", [pooled, "", "", f"sizes_{width}"], width, mode="nearest"))
 
 
-def blinded(source: ModelProto, coupled: Coupled, gone: set[int]) -> ModelProto:
-    """A copy in which no convolution reads the channels `gone`."""
+def blinded(source: ModelProto, coupled: Coupled, dropped: set[int]) -> ModelProto:
+    """A copy in which no convolution reads the channels `dropped`."""
     copy = ModelProto.FromString(source.SerializeToString())
     wiring = Wiring(copy.graph)
     for use, weight in coupled.flow.weights:
         if use.axis == 1:
             values = numpy_helper.to_array(wiring.stored[weight.source]).copy()
-            values[:, np.isin(coupled.find[use.channels.ids], list(gone))] = 0
+            values[:, np.isin(coupled.find[use.channels.ids], list(dropped))] = 0
             wiring.store(weight.source, values)
     return copy
 
@@ -131,12 +127,12 @@ def test_channels_that_nothing_reads_leave_outputs_and_shapes_as_they_are(source
         assert "no channels can be removed: " in str(error)
         return
     assert remove(coupled, source, ()).SerializeToString() == source.SerializeToString()
-    gone = set[int]()
+    dropped = set[int]()
     for block in coupled.blocks:
-        gone |= set(choice.sample(block.ids, choice.randint(0, len(block.ids))))  # type: ignore[attr-defined]
-    blind = blinded(source, coupled, gone)
+        dropped |= set(choice.sample(block.ids, choice.randint(0, len(block.ids))))  # type: ignore[attr-defined]
+    blind = blinded(source, coupled, dropped)
     try:
-        removed = remove(coupled, blind, gone)
+        removed = remove(coupled, blind, dropped)
     except Inapplicable as error:
         assert str(error).split()[0] in {entry.op_type for entry in source.graph.node}
         return
@@ -178,11 +174,11 @@ def test_blocks_are_what_must_go_together() -> None:
 def test_a_branch_without_channels_is_gone_with_its_layers(name: str, left: list[str]) -> None:
     source = bottleneck()
     coupled = Coupled(source)
-    gone = set(next(block for block in coupled.blocks if block.name == name).ids)
-    removed = remove(coupled, blinded(source, coupled, gone), gone)
+    dropped = set(next(block for block in coupled.blocks if block.name == name).ids)
+    removed = remove(coupled, blinded(source, coupled, dropped), dropped)
     assert [entry.op_type for entry in removed.graph.node if entry.op_type in ("Add", "Concat")] == left
     assert name not in [entry.name for entry in removed.graph.node]
-    np.testing.assert_allclose(run(blinded(source, coupled, gone))[0], run(removed)[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(run(blinded(source, coupled, dropped))[0], run(removed)[0], rtol=1e-5, atol=1e-5)
     # as the student of a distillation, it is compared with its teacher at the tensors that both have in one shape
     assert shared_features(source, removed, ["y"]) == (["c0", "c3"] if name == "inner" else ["c0", "c1", "c2"])
 
