@@ -98,7 +98,7 @@ class Case:
         images, all_taps = np.zeros(IMAGES, IMAGE), np.zeros(BATCH * sum(SIZE), TAP)
         end = 0
         for i in range(BATCH):
-            end = image_of(self.place, SIZE, images[i], end, all_taps)
+            end = image_of(self.place, images[i], end, all_taps)
         self._input, self._taps = self._settled(input_of(InputSpec(size=SIZE))), self._settled(all_taps)
         noise = np.random.default_rng(0).integers(0, 256, self._frame, np.uint8)
         self._images = []

@@ -81,21 +81,16 @@ def input_of(spec: InputSpec) -> Row:
     return row
 
 
-def image_of(place: Place, size: tuple[int, int], row: Any, first_tap: int, out: NDArray[Any]) -> int:
-    """Fill `row`, except its data, and the taps from `first_tap` on, for an input of (height, width).
-
-    Returns the index after the last tap.
-    """
+def image_of(place: Place, row: Any, first_tap: int, out: NDArray[Any]) -> int:
+    """Fill `row`, except its data, and the taps from `first_tap` on. Returns the index after the last tap."""
     seen = place.seen
     row["pixels"], row["pitch"] = PIXELS.index(place.pixels), _BYTES[place.pixels] * place.frame_width
     row["width"], row["height"] = seen.width, seen.height
     row["chroma"] = place.frame_height - seen.top // 2
-    top, left = max(place.top, 0), max(place.left, 0)  # negative where the frame is cropped
-    rows, columns = min(place.height, size[0] - top), min(place.width, size[1] - left)
-    row["top"], row["left"], row["rows"], row["columns"] = top, left, rows, columns
-    row["taps"], middle, end = first_tap, first_tap + columns, first_tap + columns + rows
-    out[first_tap:middle] = taps(seen.width, place.width, True)[left - place.left :][:columns]
-    out[middle:end] = taps(seen.height, place.height, False)[top - place.top :][:rows]
+    row["top"], row["left"], row["rows"], row["columns"] = place.top, place.left, place.height, place.width
+    row["taps"], middle, end = first_tap, first_tap + place.width, first_tap + place.width + place.height
+    out[first_tap:middle] = taps(seen.width, place.width, True)
+    out[middle:end] = taps(seen.height, place.height, False)
     return end
 
 

@@ -145,7 +145,7 @@ class CudaSlot(Slot):
         if self._places[: len(places)] != list(places):
             end = 0
             for i, place in enumerate(places):
-                end = image_of(place, self._size, self._descriptions[i], end, self._taps)
+                end = image_of(place, self._descriptions[i], end, self._taps)
             self._places = [*places, *[None] * (self.batch - len(places))]
             self._gpu.driver.memcpy_htod_async(self._device_taps, self._taps[:end], self._engine.stream)
         self._addresses[: len(places)] = [image.data for image in self._images[: len(places)]]
