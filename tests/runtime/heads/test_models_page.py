@@ -54,24 +54,30 @@ class Row:
     """Whether it does after `prune`."""
 
 
+def convolutions(flat: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """Weights that write `flat` from a channel that is 1 for every image, and from others that depend on the image and
+    change the values by about a millionth."""
+    random = np.random.default_rng(0)
+    stem = random.uniform(-0.3, 0.3, (CHANNELS, 3, 1, 1)).astype(np.float32)
+    middle = random.uniform(-0.1, 0.1, (CHANNELS, CHANNELS, 1, 1)).astype(np.float32)
+    last = random.normal(0, 1e-6, (len(flat), CHANNELS, 1, 1)).astype(np.float32)
+    first = np.eye(1, CHANNELS, dtype=np.float32)[0]
+    stem[0], middle[0] = 0, first.reshape(CHANNELS, 1, 1)
+    last *= np.abs(flat)[:, None, None, None]
+    last[:, 0, 0, 0] = flat
+    return {"stem_w": stem, "ones": first, "middle_w": middle, "head_w": last}
+
+
 def network(case: Case, path: Path) -> Path:
-    """Write a network whose last convolution writes the raw outputs: from a channel that is 1 for every image, and from
-    others that depend on the image and change them by a millionth of the largest."""
+    """Write a network whose last convolution writes the raw outputs."""
     values = {name: np.asarray(value) for name, value in case.outputs.items()}
     flat = np.concatenate([value.astype(np.float32).ravel() for value in values.values()])
     weights: dict[str, NDArray[Any]] = {
-        "stem_w": np.random.default_rng(0).uniform(-0.3, 0.3, (CHANNELS, 3, 1, 1)).astype(np.float32),
-        "ones": np.eye(1, CHANNELS, dtype=np.float32)[0],
-        "middle_w": np.random.default_rng(3).uniform(-0.1, 0.1, (CHANNELS, CHANNELS, 1, 1)).astype(np.float32),
-        "head_w": np.random.default_rng(1).normal(0, 1e-6, (len(flat), CHANNELS, 1, 1)).astype(np.float32),
+        **convolutions(flat),
         "whole": (flat == np.rint(flat)).reshape(1, -1, 1, 1),
         "sizes": np.array([value.size for value in values.values()], np.int64),
         **{f"{name}_shape": np.array(value.shape, np.int64) for name, value in values.items()},
     }
-    weights["stem_w"][0] = 0
-    weights["middle_w"][0] = np.eye(1, CHANNELS, dtype=np.float32).reshape(CHANNELS, 1, 1)
-    weights["head_w"] *= np.abs(flat)[:, None, None, None]
-    weights["head_w"][:, 0, 0, 0] = flat
     make = helper.make_node
     parts = [f"{name}_part" for name in values]
     nodes = [
