@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -75,8 +76,7 @@ class Counter:
 
     def _begin(self, frame: Frame) -> list[Stay]:
         """Continue what is continued. Returns the stays that end because the frame is not connected with the last."""
-        if self._like is not None:
-            self._continue(self._like)
+        self._continue()
         height, width = frame.image.shape[:2]
         if (width, height) != self._size:
             self._place(width, height)
@@ -90,11 +90,17 @@ class Counter:
         self._size = width, height
         self._placed = {name: PlacedLine.of(points, width, height) for name, points in self.counts.lines.items()}
 
-    def _continue(self, like: Counter) -> None:
+    def _continue(self) -> None:
+        """Continue what is to be continued, if nothing was counted yet; there may have been many reloads since."""
+        chain = [self]
+        while (older := chain[-1]._like) is not None:
+            chain.append(older)
+        for older, counter in pairwise(reversed(chain)):
+            counter._take(older)
+
+    def _take(self, like: Counter) -> None:
         """Take the counts and objects of another counter, as far as lines and zones are the same."""
         self._like = None
-        if like._like is not None:
-            like._continue(like._like)
         now, before = self.counts, like.counts
         if not (now.tracked and before.tracked):
             return

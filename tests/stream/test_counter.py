@@ -192,6 +192,15 @@ def test_a_reload_keeps_the_counts_of_what_has_not_changed() -> None:
     assert scene.crossed == {("middle", "in", 0): 1}, "another engine's classes: counts begin again"
 
 
+def test_counts_survive_any_number_of_reloads_without_a_frame() -> None:
+    scene = Scene(feed_of(lines=MIDDLE))
+    scene.walk(100, TOP, BOTTOM)
+    for _ in range(1100):
+        scene.feed = feed_of(scene.feed, lines=MIDDLE)
+    scene.show((100, BOTTOM, 0))
+    assert scene.crossed == {("middle", "in", 0): 1}
+
+
 def test_a_frame_of_another_size_does_not_cross_lines() -> None:
     scene = Scene(feed_of(lines=MIDDLE))
     scene.walk(100, 220, 260)
