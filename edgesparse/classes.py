@@ -9,6 +9,7 @@ from typing import Any
 
 from edgesparse import strict_yaml
 from edgesparse.errors import ConfigError
+from edgesparse.wording import short
 
 _NEEDED = "needed a list, 'auto', 'coco' or a file"
 MOST_BYTES = 1_000_000
@@ -42,7 +43,8 @@ def _lines(path: Path) -> tuple[str, ...]:
             data = file.read(MOST_BYTES + 1)
         text = data.decode("utf-8-sig")
     except (OSError, ValueError) as error:
-        raise ConfigError(f"classes: cannot read {str(path)!r}: {error}; {_NEEDED}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"classes: cannot read {short(str(path), 300)!r}: {reason}; {_NEEDED}") from None
     if len(data) > MOST_BYTES:
         raise ConfigError(f"classes: {path} has more than {MOST_BYTES} bytes: {_NEEDED}")
     return _checked(path, [line for line in map(str.strip, text.splitlines()) if line])

@@ -22,6 +22,8 @@ MOST_BYTES = 1_000_000
 MOST_VALUES = 50_000
 """Most values in a file, including those repeated by aliases; long text counts as several."""
 MOST_DEPTH = 32
+LONGEST_NAME = 300
+"""Characters of a file's name in a message."""
 
 _NOTHING = re.compile(r"~|null|Null|NULL|")
 _TRUE, _FALSE = re.compile(r"true|True|TRUE"), re.compile(r"false|False|FALSE")
@@ -74,7 +76,9 @@ def read(path: Path, what: str, missing: str, *, all_text: bool = False, check: 
     except FileNotFoundError:
         raise ConfigError(f"no {what} {path}: {missing}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise ConfigError(f"cannot read {what} {str(path)!r}: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        name = str(path) if len(str(path)) <= LONGEST_NAME else f"{str(path)[:LONGEST_NAME]}..."
+        raise ConfigError(f"cannot read {what} {name!r}: {reason}") from error
     except YamlError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
 

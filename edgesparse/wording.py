@@ -104,8 +104,10 @@ def kind(value: Any) -> str:
 
 
 def nearest_file(file: Path) -> str:
-    """Return `: did you mean 'x'?` if the folder has a file of a similar name."""
+    """Return `: did you mean 'x'?` if the folder has a file of a similar name, or what is there instead of a file."""
     try:
+        if file.exists():
+            return f" ({'it is a folder' if file.is_dir() else 'it is not a regular file'})"
         if not file.parent.is_dir():
             return f" (there is no folder {short(str(file.parent), 300)})"
         near = difflib.get_close_matches(file.name, [path.name for path in file.parent.iterdir()], 1, 0.6)

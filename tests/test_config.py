@@ -164,6 +164,7 @@ def test_paths_are_relative_to_the_recipes_folder(tmp_path: Path) -> None:
     [
         ("model: n.onnx", "recipe.yaml: model: no file n.onnx: did you mean 'm.onnx'?"),
         ("model: away/m.onnx", "model: no file away/m.onnx (there is no folder "),
+        ("model: .", "(it is a folder)"),
         ("model: ''", "recipe.yaml: model: "),
         ("model: m.onnx\naccept: {annotations: label.json}", "accept.annotations: no file label.json: did you mean"),
         ("model: m.onnx\naccept: {annotations: .}", "accept.annotations: "),
@@ -213,6 +214,11 @@ def test_class_names_that_yaml_1_1_would_convert_stay_text(tmp_path: Path, names
 )
 def test_class_names_that_are_not_text_are_refused(tmp_path: Path, names: str, message: str) -> None:
     assert message in refused(written(tmp_path, f"model: m.onnx\nclasses: {names}"))
+
+
+@pytest.mark.parametrize("text", ["model: m.onnx\nclasses: NAME.txt", "model: m.onnx\nclasses: NAME.yaml"])
+def test_a_file_name_of_absurd_length_is_quoted_in_part(tmp_path: Path, text: str) -> None:
+    assert len(refused(written(tmp_path, text.replace("NAME", "a" * 5000)))) < 800
 
 
 def test_a_filter_takes_class_ids(tmp_path: Path) -> None:

@@ -69,12 +69,20 @@ def read_damaged(target: str, seed: int, sound: Path, folder: Path) -> Outcome:
         kind, text = "read", ""
     except EdgeSparseError as error:
         text = str(error)
-        one_line = text.strip() and "\n" not in text and ":secret" not in text and len(text) < 2000
-        kind = "refused" if one_line else "message"
+        one_line = text.strip() and "\n" not in text and len(text) < 2000
+        kind = "refused" if one_line and not _leaked(text, folder) else "message"
     except Exception:
         kind, text = "traceback", traceback.format_exc()
     left = [path.name for pattern in LEFTOVERS for path in folder.rglob(pattern)]
     return Outcome(target, seed, "half-written", str(left)) if left else Outcome(target, seed, kind, text)
+
+
+def _leaked(text: str, folder: Path) -> bool:
+    """Whether a message holds the password of the file that was read: the word `secret`, in whatever place, unless the
+    damage left none of it behind its user, so that nothing tells it from any other word.
+    """
+    files = [path.read_bytes() for path in folder.rglob("*.yaml")]
+    return "secret" in text and any(b":secret" in content for content in files)
 
 
 def _child(wire: Connection, sound: Path, folder: Path) -> None:

@@ -7,6 +7,7 @@ fuzz.py detects every kind of finding.
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
 from pathlib import Path
@@ -36,6 +37,17 @@ def _leave_a_part(folder: Path) -> None:
     (folder / "x.part").touch()
 
 
+def _write_an_address(rng: random.Random, sound: Path, folder: Path, address: str = "user:secret@camera") -> None:
+    (folder / "r.yaml").write_text(f"source: rtsp://{address}\n")
+
+
+def test_a_word_that_nothing_tells_to_be_a_password_is_none(tmp_path: Path) -> None:
+    _write_an_address(random.Random(0), tmp_path, tmp_path, "user@camera, rate: 5secret")
+    assert not fuzz._leaked("found '5secret'", tmp_path)
+    _write_an_address(random.Random(0), tmp_path, tmp_path)
+    assert fuzz._leaked("found '5secret'", tmp_path) and not fuzz._leaked("found '5'", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("read", "kind"),
     [
@@ -43,6 +55,7 @@ def _leave_a_part(folder: Path) -> None:
         (lambda folder: _raise(ConfigError("found 1, needed 2")), "refused"),
         (lambda folder: _raise(ConfigError("two\nlines")), "message"),
         (lambda folder: _raise(ConfigError("at rtsp://user:secret@camera")), "message"),
+        (lambda folder: _raise(ConfigError("found 'secret'")), "message"),
         (lambda folder: _raise(KeyError("x")), "traceback"),
         (lambda folder: _raise(RecursionError("x")), "traceback"),
         (_leave_a_part, "half-written"),
@@ -55,7 +68,7 @@ def _leave_a_part(folder: Path) -> None:
 def test_each_kind_of_fault_is_found(monkeypatch: pytest.MonkeyPatch, read: object, kind: str) -> None:
     if kind == "hang":
         monkeypatch.setattr(fuzz, "SECONDS", 5.0)
-    faulty = Target(lambda folder: None, lambda rng, sound, folder: None, read)  # type: ignore[arg-type]
+    faulty = Target(lambda folder: None, _write_an_address, read)  # type: ignore[arg-type]
     monkeypatch.setitem(TARGETS, "faulty", faulty)
     outcomes = list(fuzz.fuzz([("faulty", 0), ("names", 1)], 1))
     assert (outcomes[0].target, outcomes[0].kind) == ("faulty", kind)

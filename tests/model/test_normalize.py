@@ -113,6 +113,9 @@ def test_other_formats_get_the_export_command(tmp_path: Path, name: str) -> None
             b"version https://git-lfs.github.com/spec/v1\noid",
             "a Git LFS pointer, not the model itself: run 'git lfs pull'",
         ),
+        (b"\x1f\x8b\x08", "a gzip archive, not the model itself: unpack it with gunzip"),
+        (b"\x18\0\0\0ORTM", "a model in ONNX Runtime's own format, not ONNX"),
+        (b'\x18\0\0\0\0\0\0\0{"weight":', "a safetensors file, not ONNX"),
         (b"<!DOCTYPE html>", "a web page or XML, not ONNX: download it again"),
     ],
 )

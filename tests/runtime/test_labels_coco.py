@@ -266,6 +266,24 @@ def test_a_file_that_is_no_coco_json_is_refused(tmp_path: Path, text: str) -> No
         Labels(tmp_path / "nowhere.json")
 
 
+def test_a_list_that_occurs_twice_is_refused(path: Path) -> None:
+    """As two files joined by hand: JSON readers silently keep the last one."""
+    path.write_text(path.read_text()[:-1] + ', "annotations": [{"image_id": 1, "bbox": [1, 1, 2, 2]}]}')
+    with pytest.raises(ConfigError, match=r"not COCO JSON \(the key 'annotations' occurs twice\)"):
+        Labels(path)
+
+
+@pytest.mark.parametrize(("rotation", "fits"), [(0.0, True), (None, True), (45.5, False)])
+def test_rotated_boxes_are_refused(path: Path, rotation: float | None, fits: bool) -> None:
+    """CVAT writes the box before its rotation, which does not surround the object."""
+    edited(path, lambda content: content["annotations"][3].update(attributes={"rotation": rotation}))
+    if fits:
+        assert Labels(path)
+        return
+    with pytest.raises(ConfigError, match=r"boxes with a rotation, as CVAT writes them: 1 .*annotation 4.*polygons"):
+        Labels(path)
+
+
 @pytest.mark.parametrize(("width", "height"), [(96, 64), (64, 96), (80, 80)])
 def test_the_orientation_that_fits_the_labels_size_is_used(tmp_path: Path, width: int, height: int) -> None:
     """The file stores 96 x 64 pixels, and EXIF says to rotate them by 90 degrees."""

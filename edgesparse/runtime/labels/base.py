@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,6 +102,34 @@ class Faults:
     @property
     def fatal(self) -> list[Fault]:
         return [fault for fault in self._kinds.values() if fault.fatal]
+
+
+def key_of(value: object) -> str | None:
+    """Return an id as text, so that 7, 7.0, "7" and "007" are the same id; None if it is not an id."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else None
+    text = str(value).strip()
+    return str(int(text)) if text.isascii() and text.isdigit() and len(text) < 4000 else text or None
+
+
+def number_of(value: object) -> float | None:
+    """Return a finite number, also from text; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def require_unique(pairs: list[tuple[str, Any]]) -> None:
+    """Raise ValueError for a JSON object that has a key twice: for json's `object_pairs_hook`."""
+    keys = [key for key, _ in pairs]
+    if repeated := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
+        raise ValueError(f"the key '{one_line(repeated[0])}' occurs twice")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edgesparse.errors import ConfigError
-from edgesparse.runtime.labels.base import Category, Content, Faults, LabelledBox, LabelledImage, Size, Xywh
+from edgesparse.runtime.labels.base import (
+    Category,
+    Content,
+    Faults,
+    LabelledBox,
+    LabelledImage,
+    Size,
+    Xywh,
+    key_of,
+    number_of,
+    require_unique,
+)
 from edgesparse.runtime.labels.matching import match
 
 PARTS = ("images", "annotations", "categories")
@@ -61,7 +71,10 @@ def read_ids(path: Path) -> DataSetIds:
 
 def _load(path: Path) -> dict[str, list[dict[str, Any]]]:
     try:
-        content = json.loads(path.read_bytes().decode("utf-8-sig"))
+        text = path.read_bytes().decode("utf-8-sig")
+        content = json.loads(text)
+        if any(text.count(f'"{part}"') > 1 for part in PARTS):  # JSON keeps the last of two lists with one name
+            json.loads(text, object_pairs_hook=require_unique)
     except FileNotFoundError:
         raise ConfigError(f"no annotations {path}: pass a COCO JSON file or a YOLO data.yaml") from None
     except OSError as error:
@@ -85,27 +98,6 @@ def _check_part(content: dict[str, Any], part: str, path: Path) -> None:
         raise ConfigError(f"{path} has no {part}: {NEEDED}")
     if not all(isinstance(entry, dict) for entry in entries):
         raise ConfigError(f"{path} is not COCO JSON: '{part}' holds entries that are no mappings: {NEEDED}")
-
-
-def key_of(value: object) -> str | None:
-    """Return an id as text, so that 7, 7.0, "7" and "007" are the same id; None if it is not an id."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else None
-    text = str(value).strip()
-    return str(int(text)) if text.isascii() and text.isdigit() and len(text) < 4000 else text or None
-
-
-def number_of(value: object) -> float | None:
-    """Return a finite number, also from text; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _categories(entries: list[dict[str, Any]], faults: Faults) -> dict[str, Category]:
@@ -263,13 +255,16 @@ def _xywh(entry: Mapping[str, Any], source: str, faults: Faults) -> Xywh | None:
     if not isinstance(values, list | tuple) or len(values) != 4:
         faults.add("annotations without a box or a polygon", "give each a bbox of x, y, width, height", source)
         return None
-    numbers = [number_of(value) for value in values]
-    x, y, width, height = numbers
+    x, y, width, height = map(number_of, values)
     if x is None or y is None or width is None or height is None:
         faults.add("boxes that are not four finite numbers", "correct or remove them", f"{source}: {values}")
         return None
     if width < 0 or height < 0:
         faults.add("boxes of negative size", "write x, y, width, height", f"{source}: {values}")
+        return None
+    attributes = entry.get("attributes")
+    if isinstance(attributes, dict) and number_of(attributes.get("rotation")):
+        faults.add("boxes with a rotation, as CVAT writes them", "export polygons: the box is that before it", source)
         return None
     if width == 0 or height == 0:
         faults.add("boxes without area", "they are left out", source, fatal=False)

@@ -13,8 +13,16 @@ from typing import Any
 
 from edgesparse.errors import ConfigError
 from edgesparse.runtime.images import SUFFIXES, is_image, natural_order
-from edgesparse.runtime.labels.base import Category, Content, Faults, LabelledBox, LabelledImage, Xywh, one_line
-from edgesparse.runtime.labels.coco import number_of
+from edgesparse.runtime.labels.base import (
+    Category,
+    Content,
+    Faults,
+    LabelledBox,
+    LabelledImage,
+    Xywh,
+    number_of,
+    one_line,
+)
 from edgesparse.typed import read_mapping
 
 SPLITS = ("val", "valid", "test", "train")
