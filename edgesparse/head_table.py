@@ -50,6 +50,7 @@ HEADS = {
     "yolov5-maps": "edgesparse.runtime.heads.yolo_maps:YoloV5Maps",
     "yolov7-maps": "edgesparse.runtime.heads.yolo_maps:YoloV7Maps",
     "rtdetr-relative": "edgesparse.runtime.heads.rtdetr:RtDetrRelative",
+    "detr": "edgesparse.runtime.heads.detr:Detr",
     "rf-detr": "edgesparse.runtime.heads.rfdetr:RfDetr",
     "rtmdet": "edgesparse.runtime.heads.rtmdet:RtmDet",
     "tensorflow": "edgesparse.runtime.heads.tensorflow:TensorFlowDetection",

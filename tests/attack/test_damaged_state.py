@@ -1,4 +1,4 @@
-"""Promise: a state file that a crash or somebody else damaged is set aside with its reason, and life goes on."""
+"""Promise: a damaged state file is set aside with the reason, and the device still runs and deploys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: whatever fails on the machine, nothing that was promised is lost, and every camera is back in two seconds.
+"""Promise: whatever fails on the machine, nothing that was promised is lost, and every camera is back within 2 s.
 
 Run by hand, faults.py causes hundreds of faults and judges recovery times. This test causes one of each kind, and
 allows for a busy machine.

@@ -1,4 +1,4 @@
-"""Promise: a page or a terminal shows what a device, a model or a file says, and never runs it."""
+"""Promise: text from a device, a model or a file is shown on pages and terminals, and never run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: no input and no visitor costs more than a stated bound of time, memory, connections or log lines."""
+"""Promise: no input and no visitor costs more time, memory, connections or log lines than a stated limit."""
 
 from __future__ import annotations
 

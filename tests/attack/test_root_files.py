@@ -1,4 +1,4 @@
-"""Promise: what root or the service writes, reads or removes is never what somebody else put in its place."""
+"""Promise: root and the service never write, read or remove a file that someone else put in place of theirs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: after SIGHUP a rotated secret is used, and the former one no longer works."""
+"""Promise: after SIGHUP the new secret is used, and the old one no longer works."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: no secret leaves the process, in whatever text, however wrong the settings that hold it are."""
+"""Promise: no secret leaves the process in any text, however wrong the settings that hold it are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: no thread of the service ends unnoticed, and none that fails takes the others with it."""
+"""Promise: a thread of the service that fails is restarted and reported, and the others go on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: what is installed is what was pinned and signed, and nothing is reported to anybody.
+"""Promise: only what was pinned and signed is installed, and nothing is reported to anyone.
 
 Signatures of wheelhouses are in tests/deploy/test_provision_software.py, base images in tests/deploy/test_docker.py.
 """

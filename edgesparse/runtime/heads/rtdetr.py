@@ -1,4 +1,4 @@
-"""RT-DETR and the detectors that share its layouts: D-FINE, DEIM, RF-DETR, DETR."""
+"""RT-DETR and the detectors that share its layouts: D-FINE, DEIM, RF-DETR."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LISTED = ("label", "box", "score")
 _SOURCE = "Zhao et al., DETRs Beat YOLOs on Real-time Object Detection, and https://github.com/lyuwenyu/RT-DETR"
 
 
-def _pixels(layout: Layout) -> NDArray[np.float32]:
+def pixels_of(layout: Layout) -> NDArray[np.float32]:
     """The factors by which relative x, y, x, y become pixels."""
     return np.array([layout.size[1], layout.size[0]] * 2, np.float32)
 
@@ -80,7 +80,7 @@ class RtDetr(Head):
         if len(layout.outputs) == 3:
             label, box, score = (layout.index(name=name) for name in _LISTED)
             return listed(lambda outputs, b: (outputs[box][b], outputs[score][b], outputs[label][b]), conf)
-        pixels = _pixels(layout)
+        pixels = pixels_of(layout)
         boxes = layout.boxes() if len(layout.outputs) == 2 else 0
 
         def parts(outputs: Sequence[NDArray[Any]], image: int) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -117,7 +117,7 @@ class RtDetrEndToEnd(Head):
         return None
 
     def decode(self, layout: Layout, conf: float, multi_label: bool = False) -> Decode:
-        pixels = _pixels(layout)
+        pixels = pixels_of(layout)
 
         def rows(outputs: Sequence[NDArray[Any]], b: int) -> tuple[NDArray[Any], ...]:
             raw = outputs[0][b]
@@ -149,7 +149,7 @@ class RtDetrRelative(Head):
 
     def decode(self, layout: Layout, conf: float, multi_label: bool = False) -> Decode:
         label, box, score = (layout.index(name=name) for name in _LISTED)
-        pixels = _pixels(layout)
+        pixels = pixels_of(layout)
         return listed(lambda outputs, b: (outputs[box][b] * pixels, outputs[score][b], outputs[label][b]), conf)
 
 
