@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import cast
 import hypothesis
 import pytest
 import squares
+from installed import make_wheel
 from own_process import OwnProcess
 from skips import (  # noqa: F401, hooks of pytest
     pytest_collection_modifyitems,
@@ -58,6 +60,19 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Secrets of other tests, which may be common words, are not replaced in this one's texts."""
     monkeypatch.setattr(redaction, "_known", redaction._Known())
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout, alone in its folder, built once for all processes of a test run."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "wheel"
+    with (folder.with_suffix(".lock")).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            make_wheel(folder)
+    (path,) = folder.glob("*.whl")
+    return path
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,16 +13,14 @@ from pathlib import Path
 from markdown_blocks import ROOT
 
 
-def make_wheel(folder: Path) -> Path:
-    """Build the wheel as `pip wheel` does, without a network."""
-    source = folder / "source"
+def make_wheel(folder: Path) -> None:
+    """Build the wheel into a new folder, as `pip wheel` does, without a network."""
+    source = folder.with_name("source")
     shutil.copytree(ROOT / "edgesparse", source / "edgesparse", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*command, "-w", str(folder), str(source)], check=True, timeout=120)
-    (wheel,) = folder.glob("edgesparse-*.whl")
-    return wheel
 
 
 def make_environment(folder: Path) -> Path:

@@ -12,7 +12,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from installed import make_wheel
 from markdown_blocks import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
@@ -39,8 +38,7 @@ def test_the_source_distribution_has_what_the_documentation_names(sdist: set[str
     assert len(named) > 30 and named - sdist == set()
 
 
-def test_the_wheel_has_its_data_and_complete_metadata(tmp_path: Path) -> None:
-    wheel = make_wheel(tmp_path)
+def test_the_wheel_has_its_data_and_complete_metadata(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from broker import MOSQUITTO, Broker
 from browser import free_port
-from installed import make_environment, make_wheel, offline
+from installed import make_environment, offline
 from markdown_blocks import ROOT, blocks
 
 pytestmark = [
@@ -29,15 +29,13 @@ def commands() -> str:
     return text
 
 
-def test_from_installation_to_a_box_in_five_commands(tmp_path: Path) -> None:
+def test_from_installation_to_a_box_in_five_commands(tmp_path: Path, wheel: Path) -> None:
     broker = Broker(tmp_path)
-    wheels = tmp_path / "wheels"
-    make_wheel(wheels)
     programs = make_environment(tmp_path / "environment")
     text = commands().replace("host: 127.0.0.1", f"host: 127.0.0.1, port: {broker.port}")
     text = text.replace("mosquitto_sub", f"mosquitto_sub -p {broker.port} -W 60")
     text = text.replace("service:\n", f"service:\n  web: {{port: {free_port()}}}\n")
-    environ = offline(programs, wheels, EDGESPARSE_STATE=str(tmp_path / "state"))
+    environ = offline(programs, wheel.parent, EDGESPARSE_STATE=str(tmp_path / "state"))
     command = ["bash", "-euc", f"{text}\nkill %1; wait %1"]
     process = subprocess.Popen(
         command,

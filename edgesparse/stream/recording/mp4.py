@@ -14,14 +14,17 @@ from edgesparse.stream.recording.packets import Muxer, Packet, Track
 
 _SCALE = 90_000
 """Ticks per second."""
+_RESERVED = 32 << 10
+"""Bytes kept free for the index, about 1500 images."""
 _MATRIX = struct.pack(">9I", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
+_MEDIA_HEADER = struct.Struct(">I4sQ")
 _KEY, _DELTA = 0x02000000, 0x01010000
 """Sample flags: depends on no other sample; depends on others and is not a sync sample."""
 
 
 @dataclass
 class _Samples:
-    """The contents of the index at the end: 16 bytes per image, 40 MB for a day at 30 images per second."""
+    """The contents of the index: 16 bytes per image, 40 MB for a day at 30 images per second."""
 
     sizes: array[int] = field(default_factory=lambda: array("I"))
     ticks: array[int] = field(default_factory=lambda: array("Q"))
@@ -31,8 +34,9 @@ class _Samples:
 
 
 class Mp4Muxer(Muxer):
-    """While it grows the file is a fragmented MP4: players read it up to the last fragment. `close` appends an index
-    and declares everything before it as media data, so that the result is a plain MP4.
+    """While it grows the file is a fragmented MP4: players read it up to the last fragment. `close` writes an index
+    and declares the fragments as media data, so that the result is a plain MP4. The index is at the front, so that a
+    player need not fetch the end first; that of a long recording does not fit there and is at the end.
     """
 
     def __init__(self, file: BinaryIO, track: Track, period_ns: int) -> None:
@@ -40,7 +44,7 @@ class Mp4Muxer(Muxer):
         self._samples, self._fragments = _Samples(), 0
         file.write(_box("ftyp", b"isom\0\0\2\0isomiso5iso6mp41"))
         self._reserved_at = file.tell()
-        file.write(_box("free", bytes(8)))  # becomes the 16-byte header of the media data
+        file.write(_box("free", bytes(_RESERVED - 8)))  # becomes index and header of the media data
         file.write(_movie(track, 0, _tables(_sample_entry(track)), _EXTENDS))
         file.flush()
 
@@ -74,12 +78,20 @@ class Mp4Muxer(Muxer):
         duration = samples.ticks[-1] + last if samples.ticks else 0
         between = (after - before for before, after in pairwise(samples.ticks))
         durations = chain(between, [last] * bool(samples.ticks))
-        file.write(_movie(self._track, duration, _tables(_sample_entry(self._track), samples, durations)))
-        file.flush()
-        file.seek(self._reserved_at)
-        file.write(struct.pack(">I4sQ", 1, b"mdat", end - self._reserved_at))
+        index = _movie(self._track, duration, _tables(_sample_entry(self._track), samples, durations))
+        at, left = self._reserved_at, _RESERVED - _MEDIA_HEADER.size - len(index)
+        if left >= 8:  # the header of the media data counts once the box before it has become smaller
+            self._write_at(at + len(index) + left, _MEDIA_HEADER.pack(1, b"mdat", end - at - len(index) - left))
+            self._write_at(at, index + struct.pack(">I4s", left, b"free"))
+        else:
+            self._write_at(end, index)
+            self._write_at(at, _MEDIA_HEADER.pack(1, b"mdat", end - at))
         file.seek(0, 2)
-        file.flush()
+
+    def _write_at(self, position: int, data: bytes) -> None:
+        self._file.seek(position)
+        self._file.write(data)
+        self._file.flush()
 
 
 def _box(kind: str, body: bytes) -> bytes:
