@@ -194,10 +194,18 @@ def quantized(path: Path) -> Model:
     return small
 
 
+def shapes(detections: Detections) -> NDArray[Any]:
+    """Areas of masks, keypoints in pixels, and rotated boxes, of all detections."""
+    areas = np.array([mask.area for mask in detections.masks or ()], np.float64)
+    rest = [values for values in (detections.keypoints, detections.rotated) if values is not None]
+    return np.concatenate([areas, *(values.ravel() for values in rest)])
+
+
 def _same(detections: Detections, model: Model, folder: Path, spec: DetectorSpec) -> bool:
     save(model, folder / "small.onnx")
-    same = agreement([(detections, detect(folder / "small.onnx", spec))])
-    return min(same.recall, same.precision) == 1
+    small = detect(folder / "small.onnx", spec)
+    same = agreement([(detections, small)])
+    return min(same.recall, same.precision) == 1 and shapes(detections) == pytest.approx(shapes(small), rel=0.02, abs=1)
 
 
 def page(rows: dict[str, Row]) -> str:
