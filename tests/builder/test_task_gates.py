@@ -27,8 +27,8 @@ def network(head: str, path: Path) -> Path:
     """A detector that sees the same object in every image: class `a` in BOX, which its shape fills."""
     if head == "classifier":
         return squares.constant(path, {"output0": np.array([[0.9, 0.1]], np.float32)})
-    details = {"yolov8-seg": [1.0] + [0.0] * 31, "yolov8-pose": [v for x, y in POINTS for v in (x, y, 1)]}
-    rest = details.get(head, [0.0])
+    poses = [float(value) for x, y in POINTS for value in (x, y, 1)]
+    rest = {"yolov8-seg": [1.0] + [0.0] * 31, "yolov8-pose": poses}.get(head, [0.0])
     raw = np.zeros((1, 6 + len(rest), ANCHORS), np.float32)
     raw[0, :, 7] = [*CENTER, BOX[2] - BOX[0], BOX[3] - BOX[1], 0.9, 0, *rest]
     outputs = {"output0": raw}
@@ -38,7 +38,7 @@ def network(head: str, path: Path) -> Path:
 
 
 def labels(head: str, folder: Path, right: bool) -> Path:
-    """One image's label; if not `right`, another shape in the same box. For a classifier, mostly images of one class."""
+    """One image's label; if not `right`, another shape in the same box. For a classifier, most images are of a class."""
     image = np.zeros((64, 64, 3), np.uint8)
     if head == "classifier":
         for name, count in (("a", 3 if right else 1), ("b", 1 if right else 3)):
