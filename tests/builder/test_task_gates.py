@@ -38,7 +38,7 @@ def network(head: str, path: Path) -> Path:
 
 
 def labels(head: str, folder: Path, right: bool) -> Path:
-    """One image's label; if not `right`, another shape in the same box. For a classifier, most images are of a class."""
+    """The label of one image; if not `right`, another shape in the same box. A classifier gets four images."""
     image = np.zeros((64, 64, 3), np.uint8)
     if head == "classifier":
         for name, count in (("a", 3 if right else 1), ("b", 1 if right else 3)):
