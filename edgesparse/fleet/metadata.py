@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -98,11 +98,13 @@ class _Fetcher(FetcherInterface):
 
 
 class Mirror:
-    """A repository at an https address, whose query, such as an access token, goes with each request."""
+    """A repository at an https address, whose query, such as an access token, goes with each request. `connect`: how
+    its server is reached.
+    """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, connect: Callable[[str], Server] = Server) -> None:
         try:
-            self._server, parts = Server(url), urlsplit(url)
+            self._server, parts = connect(url), urlsplit(url)
             if parts.scheme != "https" or not parts.hostname:
                 raise ValueError(parts.scheme)
         except ValueError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
@@ -19,6 +19,8 @@ from edgesparse.fleet.fetch import BundleSource, Download, open_download
 from edgesparse.fleet.metadata import ANCHOR, MOST_METADATA, Mirror, Offer
 from edgesparse.fleet.owner import as_owner
 from edgesparse.fleet.rollout import Attempts, Decision, Release, Running, decide
+from edgesparse.fleet.slot_build import SlotBuild
+from edgesparse.fleet.slots import DeploySlot
 from edgesparse.fleet.state import usable_state, write_state
 from edgesparse.progress import Progress
 
@@ -59,9 +61,9 @@ class Puller:
         with open_download(self.mirror.address(offer, release), keys.trusted(self.trusted)) as download:
             source = _Pulled(download, self, release, offer)
             try:
-                return self.device.deploy(source, downgrade=downgrade)
+                return replace(self.device, build=source.build).deploy(source, downgrade=downgrade)
             except EdgeSparseError as error:
-                if source.checked:  # what could not be fetched is fetched at the next poll
+                if source.counts:  # what could not be fetched is fetched at the next poll
                     self._note(release, final=isinstance(error, RolledBack))
                 raise
 
@@ -87,8 +89,14 @@ class Puller:
         return decide(self.name, offer.releases, running, attempts)
 
     def still_wanted(self, release: Release) -> bool:
-        """Whether the newest metadata still asks for this release: it may have been stopped during a long download."""
-        return self._decide(self._refresh()).release == release
+        """Whether the newest metadata still asks for this release, which may have been stopped during its download or
+        build. What cannot be read now stops nothing: it was read when this poll began.
+        """
+        try:
+            offer = self._refresh()
+        except EdgeSparseError:
+            return True
+        return self._decide(offer).release == release
 
     def _note(self, release: Release, *, final: bool) -> None:
         """Remember a failure. If the disk is full, the next poll tries again."""
@@ -99,10 +107,10 @@ class Puller:
 
 
 class _Pulled(BundleSource):
-    """A download that is also compared with the signed metadata. `checked`: whether it was whole and as signed."""
+    """A download that is also compared with the signed metadata. `counts`: whether a failure is the release's own."""
 
     def __init__(self, download: Download, puller: Puller, release: Release, offer: Offer) -> None:
-        self.where, self.head, self.checked = download.where, download.head, False
+        self.where, self.head, self.counts = download.where, download.head, False
         self._download, self._puller, self._release, self._offer = download, puller, release, offer
         manifest = self.head.manifest
         received = self.head.sha256, manifest.name, manifest.version, self.head.end
@@ -128,15 +136,25 @@ class _Pulled(BundleSource):
         except BaseException:
             opened.close()
             raise
-        self.checked = True
+        self.counts = True
         return opened
 
     def _check(self, opened: BinaryIO, root: Path) -> None:
         if not self._offer.has_signed(self._release, opened):
             self.forget(root)
             raise SignatureError(f"{self.where} is not what the signed metadata states: it is fetched again")
+        self._refuse_if_stopped("fetched")
+
+    def build(self, slot: DeploySlot, progress: Progress) -> SlotBuild:
+        """Build as the device does, and ask once more before the switch."""
+        built = self._puller.device.build(slot, progress)
+        self._refuse_if_stopped("built")
+        return built
+
+    def _refuse_if_stopped(self, what: str) -> None:
         if not self._puller.still_wanted(self._release):
-            raise DeployError(f"{self._release.version} was stopped while it was fetched: nothing was changed")
+            self.counts = False
+            raise DeployError(f"{self._release.version} was stopped while it was {what}: what ran goes on")
 
 
 def device_name(name: str | None) -> str:

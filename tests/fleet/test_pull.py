@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import bundles
 import fleets
 import pytest
 
@@ -73,6 +74,27 @@ def test_a_stop_during_a_download_is_honored(fleet: fleets.Fleet, monkeypatch: p
     with pytest.raises(DeployError, match="was stopped while it was fetched"):
         fleet.pull()
     assert not (fleet.folder / "esf1" / "current").exists()
+
+
+def test_a_stop_during_a_build_is_honored_before_the_switch(fleet: fleets.Fleet) -> None:
+    fleet.publish("1.0")
+    fleet.pull()
+    fleet.publish("1.1")
+
+    def build(slot: DeploySlot, progress: Progress) -> SlotBuild:
+        fleet.stop("1.1")
+        return bundles.quick_build(slot, progress)
+
+    with pytest.raises(DeployError, match="was stopped while it was built"):
+        fleet.puller(build=build).pull()
+    assert fleet.serving() == "1.0"
+    fleet.publish("1.1", rollout="again")
+
+    def offline(slot: DeploySlot, progress: Progress) -> SlotBuild:
+        fleet.altered["timestamp.json"] = None
+        return bundles.quick_build(slot, progress)
+
+    assert fleet.puller(build=offline).pull().result == "deployed"  # what cannot be read then stops nothing
 
 
 def test_a_build_that_fails_is_tried_a_few_times_per_rollout(fleet: fleets.Fleet) -> None:
