@@ -97,6 +97,8 @@ def test_an_engine_that_quotes_a_secret_is_redacted(serving: Served, monkeypatch
         raise ValueError("cannot copy from rtsp://user:PLANTED@10.0.0.9/x\nsecond line")
 
     submit = serving.loop._detector.submit
-    monkeypatch.setattr(serving.loop._detector, "submit", lambda images: (fail if images[0].any() else submit)(images))
+    monkeypatch.setattr(
+        serving.loop._detector, "submit", lambda images, tiles: (fail if images[0].any() else submit)(images)
+    )
     status, why = serving.refusal(serving.post("/v1/detect", PNG))
     assert status == 500 and "PLANTED" not in why and "rtsp://" in why
