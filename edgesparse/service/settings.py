@@ -129,10 +129,11 @@ def load_settings(path: Path | None) -> Settings:
 
 def for_requests(settings: Settings, web: Mapping[str, Any]) -> Settings:
     """Return the settings of a service without cameras, with changes of `service.web`. Raises ConfigError."""
-    cameras = settings.overrides.keys() & {"source", "cameras"}
-    if cameras:
+    keys = [f"run.{key}" for key in ("source", "cameras") if key in settings.overrides]
+    keys += ["service.camera_changes"] if settings.service.camera_changes is not None else []
+    if keys:
         raise ConfigError(
-            f"{settings.where}: found run.{min(cameras)}, needed settings without cameras: remove it, or use "
+            f"{settings.where}: found {keys[0]}, needed settings without cameras: remove it, or use "
             "'edgesparse run --service', which answers the same requests beside its cameras"
         )
     known = settings.service.web.model_dump() | {"enabled": True, "inference": True}

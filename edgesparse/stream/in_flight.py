@@ -22,6 +22,7 @@ from edgesparse.stream.sources.frame_buffers import allocate_pageable
 log = logging.getLogger("edgesparse.stream")
 
 STARVED_NS = 250_000_000
+"""Longest time without a gap for requests between the frames of cameras."""
 
 Taken = Sequence[tuple[Feed, Frame]]
 
@@ -52,10 +53,10 @@ class InFlight:
     def __init__(self, detector: Detector, feeds: Sequence[Feed], depth: int | None = None) -> None:
         self._detector, self._batches = detector, deque[Batch]()
         self._feeds = feeds
-        self._alone_ns = 0
-        """When the last batch of requests alone was submitted."""
+        self._requests_ns = 0
+        """When requests were submitted last."""
         self._lasts_ns = 0
-        """How long such a batch takes, averaged over the last ones."""
+        """How long a batch of requests alone takes, averaged over the last ones."""
         self._collected: Batch | None = None
         most = detector.depth if depth is None else min(depth, detector.depth)
         for feed in feeds:
@@ -83,21 +84,23 @@ class InFlight:
         return len(collected) + sum(len(batch.taken) for batch in self._batches)
 
     def room(self, taken: Taken) -> int:
-        """Return how many requests may be submitted with these new frames. Without a frame there is room only if
-        nothing is in flight and the batch is likely to end before the next frame arrives; without cameras always.
-        With tiles, each request takes runs of the engine that frames would wait for.
+        """Return how many requests may be submitted with these new frames.
+
+        Requests run between frames: if nothing is in flight and their batch is likely to end before the next frame
+        arrives. If cameras have left no such gap for STARVED_NS, they fill the places that frames leave in a batch or,
+        if no frame waits, run alone. Without cameras there is always room.
         """
-        if taken and self._detector.tiles is not None:
-            return 0
         free = self._detector.batch - len(taken)
-        return free if taken or not self._feeds or (not self and self._fits(time.monotonic_ns())) else 0
+        if not self._feeds:
+            return free
+        if self and not taken:
+            return 0
+        now_ns = time.monotonic_ns()
+        starved = now_ns - self._requests_ns >= STARVED_NS
+        return free if starved or (not taken and self._fits(now_ns)) else 0
 
     def _fits(self, now_ns: int) -> bool:
-        """Whether a batch of requests alone ends before a frame of a camera is expected. Every STARVED_NS one may start
-        without that, where cameras leave no gap.
-        """
-        if now_ns - self._alone_ns >= STARVED_NS:
-            return True
+        """Whether a batch of requests alone ends before a frame of a camera is expected."""
         return all(feed.expected_ns(now_ns) >= now_ns + self._lasts_ns for feed in self._feeds)
 
     def submit(self, taken: Taken, started: int, requests: Sequence[Request] = ()) -> None:
@@ -108,8 +111,8 @@ class InFlight:
         """
         batch = Batch(taken, started, time.perf_counter_ns(), requests)
         images, tiles = [frame.image for _, frame in taken], [feed.tiles for feed, _ in taken]
-        if not taken:
-            self._alone_ns = time.monotonic_ns()
+        if requests:
+            self._requests_ns = time.monotonic_ns()
         try:
             all_tiles = [*tiles, *[self._detector.tiles] * len(requests)]
             self._detector.submit([*images, *(request.image for request in requests)], tiles=all_tiles)
@@ -131,7 +134,7 @@ class InFlight:
             _fail(batch.requests, error)
             raise
         if not batch.taken:
-            self._lasts_ns += (batch.detected_ns - self._alone_ns - self._lasts_ns) // 4
+            self._lasts_ns += (batch.detected_ns - self._requests_ns - self._lasts_ns) // 4
         batch.detections = results[: len(batch.taken) + len(batch.requests)]  # without a blank image
         self._collected = batch
 

@@ -1,4 +1,4 @@
-"""Images that come from no camera: they fill the places that cameras leave in the loop's batches."""
+"""Images that come from no camera: they run between the frames of cameras, in the same engine."""
 
 from __future__ import annotations
 

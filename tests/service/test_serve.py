@@ -30,9 +30,13 @@ def target(folder: Path, settings: Any = None, **web: Any) -> Target:
 
 
 def test_settings_with_cameras_are_refused(tmp_path: Path) -> None:
-    for run in ({"source": "demo"}, {"cameras": [{"name": "door", "source": "demo"}]}):
+    for settings in (
+        {"run": {"source": "demo"}},
+        {"run": {"cameras": [{"name": "door", "source": "demo"}]}},
+        {"service": {"camera_changes": {}}},
+    ):
         with pytest.raises(ConfigError, match="needed settings without cameras: remove it, or use 'edgesparse run"):
-            target(tmp_path, {"run": run}).read()
+            target(tmp_path, settings).read()
 
 
 def test_other_addresses_need_a_token(tmp_path: Path) -> None:

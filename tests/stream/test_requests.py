@@ -54,15 +54,17 @@ def offered(loop: Loop, count: int, image: Any = IMAGE, deadline: int = LATER) -
     return [request.detections for request in requests]
 
 
-def test_requests_fill_the_places_that_cameras_leave(tmp_path: Path) -> None:
+def test_requests_fill_the_places_that_cameras_leave_only_if_there_is_no_gap(tmp_path: Path) -> None:
     detector, sink = batched(tmp_path, 4), Collect()
     calls = record_calls(detector)
     loop = loop_of(black_frames(), detector, [sink])
     results = offered(loop, 5)
-    assert loop.run(2).frames == 2
+    loop.run(3)
+    assert loop.requests.answered == 3 and len(loop.requests) == 2, "three with the first frame"
+    loop._in_flight._requests_ns -= STARVED_NS
+    assert loop.run(1).frames == 4 and not loop.requests
     assert [len(result.result(0)) for result in results] == [3] * 5
-    assert calls == ["S0", "C0", "S1", "C1"] and sink.counts == [3, 3], "3 with the first frame, 2 with the second"
-    assert loop.requests.answered == 5 and not loop.requests
+    assert calls == ["S0", "C0", "S1", "C1", "S2", "C2", "S3", "C3"] and sink.counts == [3] * 4
 
 
 def test_without_cameras_the_loop_waits_for_requests_and_batches_them(tmp_path: Path) -> None:
@@ -86,6 +88,7 @@ def test_without_a_frame_they_start_only_if_nothing_is_in_flight(tmp_path: Path)
     assert (camera.room(()), alone.room(())) == (1, 1)
     loop = Loop([], detector)
     camera.submit((), 0, loop.requests.offer([IMAGE], LATER) or ())
+    camera._requests_ns = 0
     assert camera.room(()) == 0 and camera.room([None]) == 0  # type: ignore[list-item]
     camera.drop()
     alone.submit((), 0, loop.requests.offer([IMAGE], LATER) or ())
@@ -97,7 +100,9 @@ def test_an_image_that_the_detector_refuses_costs_no_frame(tmp_path: Path) -> No
     detector, sink = batched(tmp_path, 2), Collect()
     loop = loop_of(black_frames(), detector, [sink])
     refused, fine = offered(loop, 1, np.zeros((4, 4), np.uint8)), offered(loop, 1)
-    assert loop.run(3).frames == 3 and sink.counts == [3, 3, 3]
+    loop.run(1)
+    loop._in_flight._requests_ns -= STARVED_NS
+    assert loop.run(2).frames == 3 and sink.counts == [3, 3, 3]
     assert "needed H x W x 3" in str(refused[0].exception(0)) and len(fine[0].result(0)) == 3
 
 
@@ -151,7 +156,7 @@ def test_only_what_somebody_still_waits_for_is_taken_in_order(kinds: list[str], 
 def test_a_batch_alone_starts_only_if_it_ends_before_the_next_frame(tmp_path: Path) -> None:
     loop = loop_of(black_frames(), make_detector(tmp_path))
     flight, feed, now = loop._in_flight, loop.feeds[0], time.monotonic_ns()
-    flight._alone_ns, flight._lasts_ns = now, 10_000_000
+    flight._requests_ns, flight._lasts_ns = now, 10_000_000
     feed._arrivals = Arrivals()
     for number in range(3):
         feed._arrivals.add(Frame(IMAGE, now + number * 33_000_000, number, "belt"))
@@ -159,8 +164,11 @@ def test_a_batch_alone_starts_only_if_it_ends_before_the_next_frame(tmp_path: Pa
     assert flight._fits(newest + 22_000_000) and not flight._fits(newest + 24_000_000)
     assert not flight._fits(newest + 40_000_000), "the frame is late, and may come any moment"
     assert flight._fits(newest + 50_000_000), "it does not come"
-    flight._alone_ns = newest + 24_000_000 - STARVED_NS
-    assert flight._fits(newest + 24_000_000), "cameras without gaps leave a little"
+    feed._arrivals.add(Frame(IMAGE, time.monotonic_ns() + 1_000_000_000, 4, "belt"))
+    flight._requests_ns, flight._lasts_ns = time.monotonic_ns(), 10**12
+    assert flight.room(()) == 0
+    flight._requests_ns -= STARVED_NS
+    assert flight.room(()) == 1, "cameras without gaps leave a little"
 
 
 @given(st.lists(st.integers(1, 5), min_size=2, max_size=30), st.integers(1_000_000, 500_000_000))
