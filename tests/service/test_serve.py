@@ -30,11 +30,8 @@ def target(folder: Path, settings: Any = None, **web: Any) -> Target:
 
 
 def test_settings_with_cameras_are_refused(tmp_path: Path) -> None:
-    for settings in (
-        {"run": {"source": "demo"}},
-        {"run": {"cameras": [{"name": "door", "source": "demo"}]}},
-        {"service": {"camera_changes": {}}},
-    ):
+    run = ({"source": "demo"}, {"cameras": [{"name": "door", "source": "demo"}]})
+    for settings in (*({"run": each} for each in run), {"service": {"camera_changes": {}}}):
         with pytest.raises(ConfigError, match="needed settings without cameras: remove it, or use 'edgesparse run"):
             target(tmp_path, settings).read()
 
