@@ -123,13 +123,21 @@ def test_pausing_is_refused_from_other_sites_and_for_other_names(service: Runnin
         connection.close()
         return status, body
 
-    for headers in ({"Origin": "http://evil.example"}, {"Sec_Fetch_Site": "cross-site"}, {"Origin": "null"}):
+    for headers in (
+        {"Origin": "http://evil.example"},
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Origin": "null"},
+        {"Origin": "http://["},
+    ):
         assert post("/camera/door/pause", **headers)[0] == 403
     assert post("/camera/cellar/pause") == (404, b'{"why": "no such camera: known here are door"}')
     assert post("/camera/door/explode")[0] == 404
     assert service.get("/camera/door/pause")[0] == 405
     assert service.status()["cameras"][0]["state"] == "live"
     assert json.loads(post("/camera/door/pause")[1]) == {"camera": "door", "paused": True}
+    assert post("/camera/door/resume", Origin="http://127.0.0.1:1")[0] == 403, "another program of this machine"
+    assert post("/camera/door/resume", Origin="http://proxy.local:1", Sec_Fetch_Site="cross-site")[0] == 403
+    assert json.loads(post("/camera/door/resume", Origin="http://proxy.local:8443")[1])["paused"] is False
     assert json.loads(post("/camera/door/resume", Origin=f"http://127.0.0.1:{service.port}")[1])["paused"] is False
 
 
@@ -146,12 +154,17 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
 
     service_port = 0
 
+    def do_POST(self) -> None:
+        self.do_GET()
+
     def do_GET(self) -> None:
         if not self.path.startswith("/edge/"):
             self.send_error(404)
             return
         connection = http.client.HTTPConnection("127.0.0.1", self.service_port, timeout=10)
-        connection.request("GET", self.path.removeprefix("/edge"))
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        headers = {key: value for key, value in self.headers.items() if key.lower() not in ("host", "connection")}
+        connection.request(self.command, self.path.removeprefix("/edge"), body, headers)
         answer = connection.getresponse()
         body = answer.read()
         self.send_response(answer.status)
@@ -175,5 +188,10 @@ def test_the_page_works_below_a_path(service: Running, chromium: Browser) -> Non
         assert [line for line in chromium.log() if "Canvas2D" not in line] == []
         for link in chromium.run("return [...document.querySelectorAll('a')].map(link => link.href)"):
             assert "/edge/" in link
+        chromium.run("document.querySelector('[data-camera=door] .open').click()")
+        for state, other in (("paused", "Resume"), ("live", "Pause")):
+            chromium.run("document.getElementById('large-pause').click()")
+            service.until(lambda status, state=state: status["cameras"][0]["state"] == state)  # type: ignore[misc]
+            chromium.until(f"return document.getElementById('large-pause').textContent === '{other}'")
         chromium.open("about:blank")
         server.shutdown()

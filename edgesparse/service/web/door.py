@@ -22,6 +22,7 @@ REQUESTS_PER_SECOND = 120
 LONGEST_WAIT = 3.0
 MOST_NAMES = 20
 """Most refused host names that are logged."""
+THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 METHODS = ("GET", "HEAD", "POST")
 
 Headers = Mapping[bytes, bytes]
@@ -34,7 +35,8 @@ class Door:
 
     def __init__(self, app: ASGIApp, token: str | None, hosts: Sequence[str]) -> None:
         self._app, self._token = app, token.encode() if token is not None else None
-        self._hosts = {"localhost", "127.0.0.1", "[::1]", *(host.lower() for host in hosts)}
+        self._hosts = {*THIS_MACHINE, *(host.lower() for host in hosts)}
+        self._proxies = self._hosts - THIS_MACHINE
         self._refused: set[str] = set()
         self._pace = Pace(REQUESTS_PER_SECOND)
 
@@ -58,7 +60,7 @@ class Door:
             return self._unknown(_host(headers))
         if scope["method"] not in METHODS:
             return Response(status_code=405, headers={"Allow": ", ".join(METHODS)})
-        if scope["method"] == "POST" and _is_from_elsewhere(headers):
+        if scope["method"] == "POST" and self._is_from_elsewhere(headers):
             return Response("a page of another site may not do this\n", 403, media_type="text/plain")
         return None
 
@@ -66,6 +68,22 @@ class Door:
         """Without a token, the server listens on this machine's own address, and host names that another site points
         here are refused (DNS rebinding)."""
         return host.rpartition(":")[0] in self._hosts or host in self._hosts
+
+    def _is_from_elsewhere(self, headers: Headers) -> bool:
+        """Whether these headers say that a page of another site sent the request; programs do not send them.
+
+        Behind a proxy the Host may differ from the page's origin. Browsers say which site it was over HTTPS and on this
+        machine; elsewhere the proxy's name must be in the settings.
+        """
+        if (site := headers.get(b"sec-fetch-site")) is not None:
+            return site not in (b"same-origin", b"none")
+        if (origin := headers.get(b"origin")) is None:
+            return False
+        try:
+            address = urlsplit(origin.decode("latin-1"))
+        except ValueError:
+            return True
+        return address.netloc.lower() != _host(headers) and address.hostname not in self._proxies
 
     def _unknown(self, host: str) -> Response:
         message = f"the host name '{printable(host)[:100]}' is not allowed: add it to service.web.hosts"
@@ -77,14 +95,6 @@ class Door:
 
 def _host(headers: Headers) -> str:
     return headers.get(b"host", b"").decode("latin-1").lower()
-
-
-def _is_from_elsewhere(headers: Headers) -> bool:
-    """Whether these headers say that a page of another site sent the request; programs do not send them."""
-    if headers.get(b"sec-fetch-site", b"none") not in (b"same-origin", b"none"):
-        return True
-    origin = headers.get(b"origin")
-    return origin is not None and urlsplit(origin.decode("latin-1")).netloc.lower() != _host(headers)
 
 
 def _has(token: bytes, headers: Headers) -> bool:
