@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def fleet() -> None:
-    """Publish to devices that pull, pull on a device, and read their reports."""
+    """Publish to devices that pull, pull, and read reports."""
 
 
 def _signed(function: Verb) -> Verb:
@@ -43,8 +43,8 @@ def _roles(function: Verb) -> Verb:
     """Add who signs what. A NAME.key signs immediately; a NAME.pub signs later."""
     for who, text in (
         ("online", "the timestamp, often and by a program"),
-        ("release", "which bundle goes to which share of the devices"),
-        ("root", "who has which role; keep these keys offline"),
+        ("release", "which devices get which bundle"),
+        ("root", "who has which role; keep these offline"),
     ):
         number = click.option(
             f"--{who}-threshold", type=options.COUNT, default=1, metavar="N", help=f"Need this many {who} keys."
@@ -79,7 +79,7 @@ def init(repository: Path, keys: Sequence[Path], days: float, **roles: Any) -> N
 @_roles
 @_signed
 def rotate(repository: Path, keys: Sequence[Path], days: float, **roles: Any) -> None:
-    """Replace the keys of the roles that are named, and renew the root.
+    """Replace the keys of the named roles, and renew the root.
 
     As many root keys as before must sign, and as many as from now on. This also ends what a stolen online key did.
     """
@@ -107,7 +107,7 @@ def _change(path: Path, private: Sequence[Path], days: float, roles: dict[str, A
 @click.option(
     "--share", type=click.IntRange(0, 100), required=True, metavar="%", help="Let this share of the devices run it."
 )
-@click.option("--rollout", type=options.TEXT, metavar="ID", help="Name a new rollout, which reaches others first.")
+@click.option("--rollout", type=options.TEXT, metavar="ID", help="Name a new rollout: others come first.")
 @click.option("--trusted", type=options.PATH, metavar="FOLDER", help="Trust the public keys in this folder.")
 @_signed
 def publish(
@@ -135,7 +135,7 @@ def publish(
 @click.argument("repository", type=options.PATH)
 @click.argument("version")
 @click.option("--why", type=options.TEXT, default="stopped", metavar="TEXT", help="Give the reason.")
-@click.option("--back", is_flag=True, help="Have devices that run it return to an older release.")
+@click.option("--back", is_flag=True, help="Return its devices to an older release.")
 @_signed
 def stop(repository: Path, version: str, why: str, back: bool, keys: Sequence[Path], days: float) -> None:
     """Stop a release: no device starts it after its next poll."""
@@ -223,7 +223,7 @@ def _report(chosen: DeviceOptions, name: str, where: str | None, result: tuple[s
 @options.force
 @options.as_json
 def status(folder: Path, html: Path | None, late: float, force: bool, as_json: bool) -> None:
-    """Show the devices that report to a folder: state, version, trouble first."""
+    """Show the devices that report to a folder, trouble first."""
     from edgesparse.fleet import reports
     from edgesparse.tasks.writing import check_outputs, write
 
