@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import resources
 from typing import Any
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -91,6 +92,15 @@ class Browser:
         """Return the console's messages: script errors, and what the page's content security policy has blocked."""
         entries = _call("POST", f"{self._at}/se/log", {"type": "browser"})
         return [entry["message"] for entry in entries]
+
+
+def violations(page: Browser) -> list[str]:
+    """Violations that axe-core reports, by rule and element."""
+    if not page.run("return typeof axe !== 'undefined'"):
+        page.run((resources.files("axe_core_python") / "axe.min.js").read_text())
+    script = "axe.run(document, {resultTypes: ['violations']}).then(result => arguments[0](result.violations))"
+    faults = page.run_async(script)
+    return [f"{violation['id']}: {node['html'][:100]}" for violation in faults for node in violation["nodes"]]
 
 
 @contextmanager

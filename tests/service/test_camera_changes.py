@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from broker import MOSQUITTO, Broker, Subscriber
-from browser import CHROMIUM, DRIVER, browser
+from browser import CHROMIUM, DRIVER, browser, violations
 from camera import NetworkCamera
 from running import Planned, Running, Start
 from samples import wait_until
@@ -113,6 +113,11 @@ def test_the_page_adds_and_removes_a_camera(service: Running) -> None:
         page.run("document.getElementById('add-open').focus()")
         page.keys("\ue007")
         page.until("return document.getElementById('add').open")
+        for dark in (False, True):
+            page.screen(390, 900, dark)
+            assert violations(page) == []
+            assert page.run("const box = document.getElementById('add'); return box.scrollWidth <= box.clientWidth")
+        page.screen(1280, 900)
         assert "demo, rtsp://, http://" in page.run("return document.getElementById('add').innerText")
         fill = "document.getElementById('add-name').value = '%s'; document.getElementById('add-source').value = '%s';"
         press = "document.getElementById('add-submit').click()"

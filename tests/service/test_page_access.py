@@ -7,13 +7,12 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator
-from importlib import resources
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from browser import CHROMIUM, DRIVER, Browser, browser
+from browser import CHROMIUM, DRIVER, Browser, browser, violations
 from camera import NetworkCamera
 from running import Running
 
@@ -46,15 +45,6 @@ def service(squares_package: Any, tmp_path_factory: pytest.TempPathFactory) -> I
     yield running
     running.close()
     camera.off()
-
-
-def violations(chromium: Browser) -> list[str]:
-    """Violations that axe-core reports, by rule and element."""
-    if not chromium.run("return typeof axe !== 'undefined'"):
-        chromium.run((resources.files("axe_core_python") / "axe.min.js").read_text())
-    script = "axe.run(document, {resultTypes: ['violations']}).then(result => arguments[0](result.violations))"
-    faults = chromium.run_async(script)
-    return [f"{violation['id']}: {node['html'][:100]}" for violation in faults for node in violation["nodes"]]
 
 
 @pytest.mark.parametrize("width", [390, 1280])
