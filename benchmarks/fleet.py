@@ -141,7 +141,7 @@ class Simulation:
         device.trying = None
         self._after(delay + POLL + self.random.uniform(0, JITTER), self._poll, device)
 
-    def _wanted(self, device: Simulated) -> tuple[str, Release | None]:
+    def _consult(self, device: Simulated) -> tuple[str, Release | None]:
         """Read the metadata and decide, as the client does. Returns the action."""
         polled = self.publisher.poll(device.stored, device.mirror, self.now - self.begin)
         device.stored = polled.stored
@@ -159,7 +159,7 @@ class Simulation:
         if self._fault():
             self._next(device, "no network")
             return
-        action, release = self._wanted(device)
+        action, release = self._consult(device)
         if action == "back" and release is not None:
             self._switch(device, Running(release.version, release.bundle, device.running.bundle))
             self._next(device, "called back", HEALTH)
@@ -184,8 +184,7 @@ class Simulation:
 
     def _fetched(self, device: Simulated) -> None:
         """The bundle is there: the client reads the metadata again before it builds, and before it switches."""
-        wanted = device.trying
-        if wanted is None or self._fault():
+        if self._fault():
             self._next(device, "download broke")
         elif self._is_stopped(device):
             self._next(device, "stopped while it was fetched")
@@ -194,7 +193,7 @@ class Simulation:
 
     def _is_stopped(self, device: Simulated) -> bool:
         """Read the metadata again, as the client does; what cannot be read stops nothing."""
-        action, release = self._wanted(device)
+        action, release = self._consult(device)
         return action != "refused" and release != device.trying
 
     def _built(self, device: Simulated) -> None:

@@ -50,13 +50,13 @@ def explore(name: str, most: int, seed: int = 0) -> dict[str, Any]:
         start, operations = trace_program.record(command, folder / "disk", folder / "trace")
         result: dict[str, Any] = {"operations": len(operations)}
         for model in MODELS:
-            found = list(disk.states(start, operations, model, max(SAMPLES, most // 20), seed))
-            chosen = [found[at * len(found) // min(most, len(found))] for at in range(min(most, len(found)))]
+            left = list(disk.states(start, operations, model, max(SAMPLES, most // 20), seed))
+            chosen = [left[at * len(left) // min(most, len(left))] for at in range(min(most, len(left)))]
             ended = [(-1, tree) for tree in disk.finished(start, operations, model, SAMPLES, seed)]
             broken = [why for state in [*chosen, *ended] if (why := _broken(folder, scenario, operations, *state))]
             checked = len(chosen) + len(ended)
             result[model] = {
-                "states": len(found),
+                "states": len(left),
                 "checked": checked,
                 "broken": len(broken),
                 "examples": broken[:WORST],

@@ -46,13 +46,13 @@ def test_a_rename_without_a_sync_may_leave_an_empty_file(model: str) -> None:
 
 @pytest.mark.parametrize("model", explore.MODELS)
 def test_a_synced_file_replaces_the_old_one_whole(model: str) -> None:
-    made, written, renamed = TWO_FILES
-    assert contents(model, made, written, Sync(2), renamed) == {b"1234", b"abcd"}
+    created, written, renamed = TWO_FILES
+    assert contents(model, created, written, Sync(2), renamed) == {b"1234", b"abcd"}
 
 
 def test_a_synced_folder_keeps_its_names_and_a_write_may_be_torn() -> None:
-    made, written, renamed = TWO_FILES
-    operations = [made, written, Sync(2), renamed, Sync(disk.ROOT)]
+    created, written, renamed = TWO_FILES
+    operations = [created, written, Sync(2), renamed, Sync(disk.ROOT)]
     assert [tree.folders[disk.ROOT] for tree in disk.finished(START, operations, "worst", 20, 0)] == [{"old": 2}] * 2
     assert contents("worst", Write(1, 0, b"abcd")) == {b"1234", b"abcd", b"ab34", b"ab\0\0", b"\0\0\0\0"}
     assert contents("worst", Resize(1, 0)) == {b"1234", b""}
