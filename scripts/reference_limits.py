@@ -62,7 +62,7 @@ TABLES: dict[str, list[tuple[str, str, str]]] = {
         ("images in a request", str(bodies.MAX_IMAGES), "413"),
         ("an image", f"{bodies.MAX_PIXELS:,} pixels, its sides in a ratio of up to {bodies.MAX_RATIO}", "413, 400"),
         ("JSON of a request of KServe's protocol", _size(kserve.MAX_JSON), "413"),
-        ("bodies and decoded images of all clients", _size(inference.MAX_MEMORY), "429"),
+        ("bodies and decoded images of all clients", _size(inference.MAX_MEMORY), "429; 413 if one takes more"),
         ("images that wait for the engine", str(requests.MOST_WAITING), "429"),
         ("time to wait", f"`deadline_ms`, at most {inference.LONGEST_DEADLINE_MS:,}", "503"),
         ("threads that decode and draw", str(inference.THREADS), "wait"),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -171,11 +173,43 @@ def test_a_body_that_is_too_large_or_too_slow_is_refused(serving: Served, monkey
 def test_all_clients_together_hold_a_bounded_part_of_the_memory(
     serving: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inference, "MAX_MEMORY", len(PNG) + 3 * squares.SIZE**2 - 1)
-    answer = serving.post("/v1/detect", PNG)
-    assert serving.refusal(answer)[0] == 429 and answer[1]["retry-after"] == "1"
     monkeypatch.setattr(inference, "MAX_MEMORY", len(PNG) + 3 * squares.SIZE**2)
-    assert boxes(serving.post("/v1/detect", PNG)) == [EXPECTED], "what the refused request held is free again"
+    length = f"Content-Length: {len(PNG) + 1}"
+    with socket.create_connection(("127.0.0.1", serving.web.port), 5) as other:
+        other.sendall(f"POST /v1/detect HTTP/1.1\r\nHost: localhost\r\n{length}\r\n\r\n".encode() + PNG)
+        while (answer := serving.post("/v1/detect", PNG))[0] == 200:
+            time.sleep(0.01)
+        assert serving.refusal(answer)[0] == 429 and answer[1]["retry-after"] == "1"
+        other.sendall(b"x")
+        assert other.recv(65536).startswith(b"HTTP/1.1 ")
+    assert boxes(serving.post("/v1/detect", PNG)) == [EXPECTED], "what the other held is free again"
+    monkeypatch.setattr(inference, "MAX_MEMORY", len(PNG) + 3 * squares.SIZE**2 - 1)
+    assert "the request and its decoded images" in serving.refusal(serving.post("/v1/detect", PNG))[1]
+
+
+def test_the_memory_is_counted_right_from_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = inference.Memory()
+    monkeypatch.setattr(inference, "MAX_MEMORY", 5)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+
+    def hold(_: int) -> int:
+        most = 0
+        for _ in range(2000):
+            held = inference.Held(memory)
+            with suppress(inference.Refusal):
+                held.take(1)
+                held.take(1)
+            most = max(most, memory.bytes)
+            held.release()
+        return most
+
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            most = max(threads.map(hold, range(4)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert memory.bytes == 0 and 2 <= most <= 5
 
 
 def test_images_beyond_the_bounds_are_refused(serving: Served, monkeypatch: pytest.MonkeyPatch) -> None:

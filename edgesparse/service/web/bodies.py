@@ -42,6 +42,7 @@ def images_of(body: bytes, kind: str, raw: tuple[int, int, str] | None, held: He
         return [_decoded(body, held)]
     if not boundary:
         raise Refusal(400, "found a multipart body without a boundary in its Content-Type")
+    held.take(2 * len(body))  # each part is collected, and copied once
     parts = _parts(body, boundary)
     if not parts:
         raise Refusal(400, "found a multipart body without parts, needed an image in each")

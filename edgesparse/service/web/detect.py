@@ -56,6 +56,7 @@ class Detect:
             raise Refusal(406, f"found {len(images)} images, needed one for Accept: {accepted}, or application/json")
         results = await self._inference.detect(images, deadline_ms)
         if accepted != "application/json":
+            held.take(images[0].nbytes)
             data = await self._inference.aside(_annotated, images[0], results[0], ANNOTATED[accepted])
             headers = {**HEADERS, "X-Detections": str(len(results[0]))}
             return Response(data, media_type=accepted, headers=headers)

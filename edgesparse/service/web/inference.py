@@ -7,6 +7,7 @@ two threads that decode and draw. Beyond that a request is refused with a Retry-
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,21 +54,38 @@ class Refusal(Exception):
         return answer
 
 
-class Held:
-    """The memory that one request holds of MAX_MEMORY, until `release`."""
+class Memory:
+    """What all requests hold together, at most MAX_MEMORY. Used from several threads."""
 
-    def __init__(self, inference: Inference) -> None:
-        self._inference, self._bytes = inference, 0
+    def __init__(self) -> None:
+        self.bytes, self._lock = 0, threading.Lock()
+
+    def take(self, count: int) -> bool:
+        """Take `count` bytes, which may be negative. Returns whether they are free."""
+        with self._lock:
+            if self.bytes + count > MAX_MEMORY:
+                return False
+            self.bytes += count
+            return True
+
+
+class Held:
+    """The memory that one request holds, until `release`. Used from one thread at a time."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory, self._bytes = memory, 0
 
     def take(self, count: int) -> None:
-        """Take `count` more bytes. Raises Refusal if other clients hold too many."""
-        if self._inference.held + count > MAX_MEMORY:
+        """Take `count` more bytes. Raises Refusal if that is too much for one request, or others hold too many."""
+        if self._bytes + count > MAX_MEMORY:
+            text = f"{MAX_MEMORY / (1 << 20):.0f} MiB"
+            raise Refusal(413, f"the request and its decoded images take more than {text}: send fewer or smaller ones")
+        if not self._memory.take(count):
             raise Refusal(429, "the images of other clients fill the memory for them: try again", RETRY_SECONDS)
-        self._inference.held += count
         self._bytes += count
 
     def release(self) -> None:
-        self._inference.held -= self._bytes
+        self._memory.take(-self._bytes)
         self._bytes = 0
 
 
@@ -78,12 +96,12 @@ class Inference:
     """What /v1/detect and /v2 share. Used in the web server's thread."""
 
     def __init__(self, report: Report) -> None:
-        self.report, self.held = report, 0
+        self.report, self._memory = report, Memory()
         self._threads = ThreadPoolExecutor(THREADS, "decode")
 
     async def answer(self, request: Request, respond: Respond) -> Response:
         """Read the request's body and return the response of `respond`, or why it refuses."""
-        held = Held(self)
+        held = Held(self._memory)
         try:
             self.check()
             body = await self._body(request, held)
