@@ -104,13 +104,24 @@ def with_batch(recipe: Recipe) -> Recipe:
         tiles, (width, height) = _tiles(run, camera), (camera and camera.size) or FULL_HD
         assert tiles is not None
         most = max(most, 1 + len(parts_of(tiles, (height, width), size)))
-    try:
-        models.fix_shapes(model, most, size)
-    except ModelError as error:
-        _log.warning("a frame and its tiles are %d images, which the engine gets one by one: %s", most, error)
-        return recipe
     batch = Batch(min=most, opt=most, max=most)
-    return recipe.model_copy(update={"build": recipe.build.model_copy(update={"batch": batch})})
+    changed = recipe.model_copy(update={"build": recipe.build.model_copy(update={"batch": batch})})
+    if fault := _without_batch(model, changed):
+        _log.warning("a frame and its tiles are %d images, which the engine gets one by one: %s", most, fault)
+        return recipe
+    return changed
+
+
+def _without_batch(model: models.Model, recipe: Recipe) -> str:
+    """Return why the network cannot run with the recipe's batch; empty if it can, which one inference shows."""
+    batch = recipe.build.batch.opt
+    try:
+        with open_static(model, recipe) as runner:
+            sample_of(runner)
+            single = [str(spec) for spec in runner.outputs if spec.shape[:1] != (batch,)]
+    except (ModelError, BuildError) as error:
+        return str(error)
+    return f"its output {single[0]} does not grow with the batch" if single else ""
 
 
 def _tiles(run: Run, camera: Camera | None) -> Tiles | None:

@@ -99,3 +99,14 @@ def test_tiles_make_an_engine_of_that_batch(tmp_path: Path) -> None:
     with targets.open_detector(package) as detector:
         detector(np.zeros((128, 128, 3), np.uint8))
         assert detector.images == (2, 1)
+
+
+def test_a_network_whose_batch_cannot_change_gets_tiles_one_by_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = squares.constant(tmp_path / "constant.onnx", {"output0": np.zeros((1, 84, 6), np.float32)})
+    fields = {"model": str(path), "head": "end2end", "classes": ["a"], "run": {"tiles": {"regions": [[0, 0, 0.5, 1]]}}}
+    recipe = parse(fields, "recipe")
+    assert with_batch(recipe) == recipe
+    (record,) = caplog.records
+    assert "are 2 images, which the engine gets one by one: its output output0 1x84x6" in record.getMessage()
