@@ -115,10 +115,11 @@ class Publisher:
         expired = sum(expiry <= self.now for expiry in self._expiries)
         key = stored, mirror, newest, expired
         if key not in self._polls:
-            self._polls[key] = self._read(stored, _answers(mirror, self.states, newest))
+            self._polls[key] = self.read(stored, _answers(mirror, self.states, newest))
         return self._polls[key]
 
-    def _read(self, stored: int, files: Files) -> Polled:
+    def read(self, stored: int, files: Files) -> Polled:
+        """Have the real client read what a mirror answers, with what it has stored."""
         with tempfile.TemporaryDirectory() as name, _clock(self.now):
             folder = Path(name) / "pull"
             (folder / "root_history").mkdir(parents=True)
