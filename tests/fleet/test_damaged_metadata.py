@@ -6,6 +6,7 @@ import json
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from benchmarks.fleet_mirrors import Publisher
 from edgesparse.fleet.bundle import order
 from edgesparse.fleet.rollout import TRIES, Attempts, Release, Running, decide, in_wave
 
-VALUES = (None, [], {}, -1, 10**400, 1e308, "x", "\ud800", True, {"a": {"b": []}}, [{}], [None])
+VALUES: tuple[Any, ...] = (None, [], {}, -1, 10**400, 1e308, "x", "\ud800", True, {"a": {"b": []}}, [{}], [None])
 WHOLE = (b"", b"null", b"{}", b"\xff\xfe", b"1" * 9000, b'{"signed": ' + b'{"a":' * 3000)
 
 
