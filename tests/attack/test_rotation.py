@@ -24,6 +24,7 @@ from cryptography.x509.oid import NameOID
 from samples import SCENE, sample_event, secret_file, service_settings, wait_until
 
 from edgesparse.service.credentials import fingerprint
+from edgesparse.service.live_cameras import LiveCameras
 from edgesparse.service.outputs.all import Outputs
 from edgesparse.service.outputs.table import OUTPUTS
 from edgesparse.service.parts import Parts
@@ -130,6 +131,7 @@ def test_the_web_page_refuses_the_former_token(tmp_path: Path) -> None:
     parts: Any = Parts.__new__(Parts)
     parts.report = SimpleNamespace(health=SimpleNamespace(judge=lambda: judgement))
     parts._engine, parts._web = SimpleNamespace(package=SimpleNamespace(folder=tmp_path)), None
+    parts._cameras = LiveCameras()
     parts.governor, parts._reporter = SimpleNamespace(), SimpleNamespace()
     parts.snapshots = parts.outputs = SimpleNamespace(change=lambda *_: None)
     parts._engine.identity, parts._engine.scene = SimpleNamespace(classes=()), SCENE

@@ -127,8 +127,8 @@ def test_nohup_is_respected(started: Started, model: Path, tmp_path: Path) -> No
 
 def test_a_service_outlives_a_reload_that_comes_before_it_listens(started: Started, tmp_path: Path) -> None:
     """A signal immediately after the start, long before the engine is loaded."""
-    send = "import os, signal, edgesparse.cli.run as run; serve = run._serve\n"
-    send += "run._serve = lambda *a: (os.kill(os.getpid(), signal.SIGHUP), serve(*a))"
+    send = "import os, signal, edgesparse.cli.run as run; serve = run.run_service\n"
+    send += "run.run_service = lambda *a: (os.kill(os.getpid(), signal.SIGHUP), serve(*a))"
     running = started("run", "nothing.onnx", "--service", before=send)
     _, err = running.communicate(timeout=60)
     assert running.returncode == 2 and "nothing.onnx" in err, (running.returncode, err)
