@@ -64,6 +64,6 @@ class Requests:
 
     def answer(self, requests: Sequence[Request], detections: Sequence[Detections]) -> None:
         """Return their detections to those who wait."""
+        self.answered += len(requests)  # first: who has the answer finds it counted
         for request, each in zip(requests, detections, strict=True):
             request.detections.set_result(each)
-        self.answered += len(requests)
