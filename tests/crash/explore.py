@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Every state that a power cut may leave: work is recorded, each prefix and reordering replayed and checked.
 
-    python tests/crash/explore.py --count 10000 [--scenario deploy] [--seed 0]
+    python tests/crash/explore.py --count 15000 [--scenario deploy] [--seed 0]
 
 Needs strace. Prints a JSON object with the states per scenario and model, and those that broke a promise; exit code 1
 if one did. docs/guide/fleet.md says what a power cut may cost.
@@ -82,7 +82,7 @@ def _broken(folder: Path, scenario: Scenario, operations: Sequence[disk.Operatio
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=10_000, help="states to check, over all scenarios")
+    parser.add_argument("--count", type=int, default=15_000, help="states to check, over all scenarios")
     parser.add_argument("--scenario", choices=SCENARIOS, action="append", help="only this one; may be repeated")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
