@@ -115,7 +115,7 @@ def test_fast_forward(running: fleets.Fleet) -> None:
 
 def test_indefinite_freeze(running: fleets.Fleet) -> None:
     """A mirror that serves the same metadata for ever is refused once that expires; the engine goes on."""
-    assert running.sign("online", days=1e-6) == []
+    assert running.sign("online", days=-1) == []
     frozen = running.metadata()
     assert "timestamp.json is expired" in refused(running)
     assert running.sign("online") == []
