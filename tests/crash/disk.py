@@ -141,11 +141,7 @@ def states(
         issued = operations[:count]
         if count and isinstance(issued[-1], Sync):
             continue  # a subset of what the moment before may leave
-        pending = _unsynced(issued, model)
-        for kept in _survivors(issued, pending, model, most, choose):
-            tree = start.copy()
-            for operation in kept:
-                tree.apply(operation)
+        for tree in _cut(start, issued, model, most, choose):
             if (held := tree.reachable()) not in seen:
                 seen.add(held)
                 yield count, tree
@@ -153,9 +149,12 @@ def states(
 
 def finished(start: Tree, operations: Sequence[Operation], model: str, most: int, seed: int) -> Iterator[Tree]:
     """Yield the states that a power cut may leave after the last operation."""
-    choose = random.Random(seed)
-    pending = _unsynced(operations, model)
-    for kept in _survivors(operations, pending, model, most, choose):
+    yield from _cut(start, operations, model, most, random.Random(seed))
+
+
+def _cut(start: Tree, issued: Sequence[Operation], model: str, most: int, choose: random.Random) -> Iterator[Tree]:
+    """Yield the states that a power cut may leave after the last of these operations."""
+    for kept in _survivors(issued, _unsynced(issued, model), model, most, choose):
         tree = start.copy()
         for operation in kept:
             tree.apply(operation)
@@ -201,7 +200,6 @@ def _ordered(
     names = [index for index in pending if isinstance(issued[index], Entries)]
     data = [index for index in pending if index not in names]
     files = sorted({issued[index].inode for index in data})  # type: ignore[union-attr]
-    whole: dict[int, int] = {}
     yield set()
     for cut in range(len(names), -1, -1):
         late = set(names[cut:])

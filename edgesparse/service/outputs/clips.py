@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import Field
 
 from edgesparse.errors import SinkError
-from edgesparse.files import sync, sync_folder
+from edgesparse.files import replacing, sync
 from edgesparse.service.outputs.base import Count, Output, OutputContext, OutputSettings, OutputState
 from edgesparse.service.outputs.events import Event
 from edgesparse.service.snapshots import Snapshot
@@ -39,7 +39,7 @@ SPARE_BYTES = 64 << 20
 """Bytes that must stay free on the disk."""
 MAX_WAITING = 4
 _NAME = re.compile(r"(?:(?P<number>\d{6,12})_)?\d{8}T\d{6}\d{3}Z_.+\.(mp4|webm)")
-_UNFINISHED = re.compile(r"\.\d{6,12}_\d{8}T\d{9}Z_.+\.(part\.(mp4|webm)|jpg\.part)")
+_UNFINISHED = re.compile(r"\.\d{6,12}_\d{8}T\d{9}Z_.+\.(part\.(mp4|webm)|jpg\.\d+\.part)")
 
 
 class ClipsSettings(OutputSettings):
@@ -200,11 +200,8 @@ class Clips(Output):
     def _write_still(self, clip: Path, snapshots: Sequence[Snapshot], time_ns: int) -> Path:
         """Write the snapshot that is nearest to that time next to the clip."""
         path = clip.with_suffix(".jpg")
-        part = path.with_name(f".{path.name}.part")
-        part.write_bytes(min(snapshots, key=lambda snapshot: abs(snapshot.time_ns - time_ns)).jpeg)
-        sync(part)
-        part.replace(path)
-        sync_folder(self.folder)
+        with replacing(path, synced=True) as file:
+            file.write(min(snapshots, key=lambda snapshot: abs(snapshot.time_ns - time_ns)).jpeg)
         return path
 
     def _encode(self, part: Path, snapshots: Sequence[Snapshot]) -> None:
