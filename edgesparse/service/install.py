@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 
 from edgesparse.errors import ConfigError, InstallError
-from edgesparse.files import replacing
+from edgesparse.files import make_folder, replacing
 
 USER = "edgesparse"
 GROUPS = ("video", "render")
@@ -108,7 +108,7 @@ def unit_text(target: str) -> str:
 
 def _write(path: Path, text: str, mode: int) -> None:
     """Write a file completely or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with replacing(path, mode, synced=True) as file:
         os.fchmod(file.fileno(), mode)  # whatever the umask
         file.write(text.encode())

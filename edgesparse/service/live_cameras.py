@@ -17,7 +17,7 @@ from pydantic import Field
 from edgesparse.camera import MOST_CAMERAS, Camera
 from edgesparse.config import Run
 from edgesparse.errors import ConfigError, EdgeSparseError
-from edgesparse.files import read_checked, replacing, set_aside
+from edgesparse.files import make_folder, read_checked, replacing, set_aside
 from edgesparse.redaction import redact
 from edgesparse.service.credentials import check_owner
 from edgesparse.stream.sources.open import source_kind
@@ -235,7 +235,7 @@ def _read(settings: CameraChangeSettings | None) -> CameraChanges:
 
 def _write(path: Path, changes: CameraChanges) -> None:
     """Replace the file, with the owner and the mode that it had. Raises OSError."""
-    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    make_folder(path.parent, 0o750)
     before = path.lstat() if path.exists() else None
     text = json.dumps(changes.model_dump(exclude_defaults=True), indent=2)
     with replacing(path, 0o600, synced=True) as file:
