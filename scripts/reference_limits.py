@@ -9,6 +9,7 @@ from edgesparse import camera, strict_yaml, supervised, tiles
 from edgesparse.fleet import bundle, connection, health, history, state
 from edgesparse.runtime import images
 from edgesparse.service import credentials, live_cameras, log_rate
+from edgesparse.service.monitor import baseline, drift_settings
 from edgesparse.service.outputs import backlog, clips, events, mqtt, traces, webhook
 from edgesparse.service.web import bodies, camera_changes, connections, door, inference, kserve, server
 from edgesparse.stream import requests
@@ -77,6 +78,11 @@ TABLES: dict[str, list[tuple[str, str, str]]] = {
         ("messages to a broker on disk", "`spool`", "the oldest are dropped and counted"),
         ("spans that wait for a collector", f"{traces.MOST_WAITING:,}", "the oldest are dropped"),
         ("clips that wait for the disk", str(clips.MAX_WAITING), "dropped and counted"),
+    ],
+    "What the service keeps of cameras": [
+        ("a baseline's file", _size(baseline.MOST_BYTES), "set aside; a new baseline starts"),
+        ("baselines per camera, in all", f"{baseline.KEPT}, {baseline.MOST_FILES:,}", "the oldest are removed"),
+        ("examples of drift per camera", str(drift_settings.MOST_EXAMPLES), "replaced by the next alarm's"),
     ],
     "Threads and log": [
         ("log lines in ten minutes", _LINES, "left out; the last one says so"),

@@ -10,6 +10,7 @@ from edgesparse.service.engine import LoadedEngine
 from edgesparse.service.health import Health
 from edgesparse.service.limits import Governor
 from edgesparse.service.live_cameras import LiveCameras
+from edgesparse.service.monitor.all import Monitors
 from edgesparse.service.notify import Notify
 from edgesparse.service.outputs.all import Outputs
 from edgesparse.service.report import Report, Reporter
@@ -41,7 +42,10 @@ class Parts:
             self.closing.append(self.outputs.close)
             self.governor, self.tally = Governor(settings.limits), Tally(len(names))
             self.report = Report(engine, self.health, self.tally, self.governor, self.snapshots, self.outputs)
-            self.watch = Watch(notify, self.health, self.tally, self.governor, self.outputs)
+            self.monitors = Monitors(settings, engine, self.tally, self.outputs.announce)
+            self.closing.append(self.monitors.close)
+            self.report.monitors = self.monitors
+            self.watch = Watch(notify, self.health, self.tally, self.governor, self.outputs, self.monitors)
             self._open_web(settings)
         except BaseException:
             self._close_all()
@@ -67,6 +71,7 @@ class Parts:
         self._engine = self.report.engine = engine
         self.snapshots.keep(cameras)
         self.tally.keep(cameras)
+        self.monitors.engine(engine)
 
     def change(self, settings: ServiceSettings) -> None:
         """Apply new settings. Raises ConfigError and SinkError."""
@@ -74,6 +79,7 @@ class Parts:
         self.governor.limits, self._reporter.path = settings.limits, status_path(settings)
         self.snapshots.change(settings.snapshots, names)
         self.outputs.change(settings, self._engine.scene)
+        self.monitors.change(settings)
         if fingerprint(settings.web) != self._web_fingerprint:
             if self._web is not None:
                 self._web.close()

@@ -19,6 +19,7 @@ from edgesparse.service.engine import Identity, LoadedEngine
 from edgesparse.service.health import Health
 from edgesparse.service.limits import Governor
 from edgesparse.service.machine import Reading, Sensors
+from edgesparse.service.monitor.all import Monitors
 from edgesparse.service.notify import Notify
 from edgesparse.service.outputs.all import Outputs
 from edgesparse.service.snapshots import SnapshotEncoder
@@ -52,6 +53,8 @@ class Report:
         self.snapshots, self.outputs = snapshots, outputs
         self.requests: Requests | None = None
         """Images of HTTP clients that wait for the engine; None until the frame loop exists."""
+        self.monitors: Monitors | None = None
+        """What watches for drift; None until it is open."""
         self.refusals: dict[int, int] = {}
         """Refused requests of HTTP clients, by status."""
         self.reloads = {"done": 0, "refused": 0}
@@ -92,6 +95,8 @@ class Report:
         self.governor.read(self.reading, sum(self.rates().values()))
         free = self.reading.available
         self.snapshots.paused = free is not None and free < self.governor.limits.memory
+        if self.monitors is not None:
+            self.monitors.paused = self.snapshots.paused
         if self.snapshots.paused:
             self.snapshots.free()
             self.outputs.free()
@@ -145,6 +150,7 @@ class Report:
         )
         parts += [self.refusal] if self.refusal else []
         parts += [f"{output.name}: {output.storage}" for output in self.outputs.states() if output.storage]
+        parts += self.monitors.words() if self.monitors is not None else []
         failed = (thread for thread in thread_states() if thread.why and not thread.down)
         parts += [f"thread {thread.name} was restarted: {thread.why}" for thread in failed]
         if self.health.loading:
@@ -176,6 +182,7 @@ class Report:
             "memory_free_mb": None if reading.available is None else round(reading.available / 1e6, 1),
             "temperature_c": hottest[1] if hottest else None,
             "watts": reading.watts,
+            "drift": self.monitors.states() if self.monitors is not None else {},
             "rate_share": round(self.governor.share, 3),
             "threads": [asdict(thread) for thread in thread_states()],
             "outputs": [asdict(output) for output in self.outputs.states()],

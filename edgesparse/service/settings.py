@@ -17,6 +17,7 @@ from edgesparse.config import Run, override
 from edgesparse.errors import ConfigError
 from edgesparse.service.credentials import SHORTEST_TOKEN, check_owner, read_secret
 from edgesparse.service.live_cameras import LOCAL, CameraChanges, CameraChangeSettings
+from edgesparse.service.monitor.drift_settings import EVENT, DriftSettings
 from edgesparse.service.outputs.base import OutputSettings
 from edgesparse.service.outputs.events import MOST_RULES, EventRule
 from edgesparse.service.outputs.table import OUTPUTS
@@ -69,6 +70,8 @@ class ServiceSettings(Section):
     limits: LimitSettings = LimitSettings()
     camera_changes: CameraChangeSettings | None = None
     """Lets the web page and HTTP add and remove cameras; default: they can only pause them."""
+    drift: DriftSettings | None = None
+    """Reports when a camera no longer shows what it did in its first week; default: off."""
     status: Path | None = None
     """File to write the state to each second; default: status.json in RUNTIME_DIRECTORY, if that is set."""
 
@@ -178,8 +181,10 @@ def _check_events(service: ServiceSettings) -> None:
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:
         raise ConfigError(f"service.events: found '{repeated}' twice, needed names that differ")
+    if service.drift is not None and EVENT in names:
+        raise ConfigError(f"service.events: found '{EVENT}', needed another name, since service.drift reports so")
     for name, section in service.outputs.items():
-        if section.needs_events and not names:
+        if section.needs_events and not names and (service.drift is None or not section.takes_alarms):
             raise ConfigError(
                 f"service.{name}: found no events, needed one that says when, as "
                 "events: [{name: person, classes: [person]}]"

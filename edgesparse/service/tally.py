@@ -107,6 +107,11 @@ class Tally:
         for name in set(self.counts) - set(cameras):
             self.counts.pop(name, None)
 
+    def counted(self, camera: str) -> int:
+        """Return the number of detections of a camera, of all classes."""
+        counts = self._cameras.get(camera)
+        return int(counts.classes.sum()) if counts is not None else 0
+
     @property
     def total(self) -> int:
         """The number of detections, of all cameras and classes."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edgesparse.runtime.detections import Detections
 from edgesparse.service.health import Health
 from edgesparse.service.limits import Governor
+from edgesparse.service.monitor.all import Monitors
 from edgesparse.service.notify import Notify
 from edgesparse.service.outputs.all import Outputs
 from edgesparse.service.tally import Tally
@@ -31,15 +32,18 @@ class Watch:
         tally: Tally,
         governor: Governor,
         outputs: Outputs,
+        monitors: Monitors | None = None,
     ) -> None:
         self._notify, self._health, self._tally = notify, health, tally
-        self._governor, self._outputs = governor, outputs
+        self._governor, self._outputs, self._monitors = governor, outputs, monitors
         self._started = time.monotonic()
 
     def frame(self, camera: CameraStatus, frame: Frame, detections: Detections, row: NDArray[np.int64]) -> float:
         self._tally.add(camera.name, row, detections)
         self._health.frame()
         self._outputs.snapshots.offer(camera.name, frame, detections)
+        if self._monitors is not None:
+            self._monitors.offer(frame, detections)
         if (counts := self._tally.in_view.add(camera.name, detections)) is not None:
             self._outputs.in_view(camera.name, counts)
         self._outputs.frame_times(frame, detections, row)

@@ -25,7 +25,18 @@ from running import Running
 SMALL = {"cameras": [{"name": "camera", "source": "demo", "size": "160x120"}]}
 TOKEN = "a-token-of-this-test-0123456789"
 PATHS = (
-    *("/", "/page.js", "/page.css", "/status.json", "/live.json", "/metrics", "/healthz", "/readyz", "/report"),
+    *(
+        "/",
+        "/page.js",
+        "/drift.js",
+        "/page.css",
+        "/status.json",
+        "/live.json",
+        "/metrics",
+        "/healthz",
+        "/readyz",
+        "/report",
+    ),
     *("/openapi.json", "/v2", "/v2/health/ready", "/v2/models/squares", "/v2/models/squares/versions/1/ready"),
 )
 
@@ -37,7 +48,12 @@ def service(squares_package: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     running = Running(
         tmp_path_factory.mktemp("open"),
         squares_package,
-        {"run": {"cameras": [{"name": "door", "source": camera.url.replace("//", "//user:secret@") + "?key=secret"}]}},
+        {
+            "run": {
+                "cameras": [{"name": "door", "source": camera.url.replace("//", "//user:secret@") + "?key=secret"}]
+            },
+            "service": {"drift": {"interval": 1}},
+        },
     )
     running.until(lambda status: status["detecting"])
     yield running
@@ -70,6 +86,13 @@ def test_the_answers_to_all_paths(service: Running) -> None:
     assert live["engine"]["why"] and live["history"]
     assert b"squares" in service.get("/report")[1]
     assert [service.get(path)[0] for path in PATHS] == [200] * len(PATHS)
+
+
+def test_a_camera_that_is_watched_for_drift_learns_its_baseline(service: Running) -> None:
+    state = service.until(lambda status: status["drift"])["drift"]["door"]
+    assert state["state"] == "learning" and state["quantities"]["scores"]["psi"] is None
+    assert 'edgesparse_drifted{camera="door"} 0.0' in service.get("/metrics")[1].decode()
+    assert [service.get(f"/camera/{name}/drift/0.jpg")[0] for name in ("door", "yard")] == [404, 404]
 
 
 def test_images_of_http_clients_are_answered_beside_the_camera(service: Running) -> None:

@@ -170,6 +170,10 @@ class Outputs(Sink):
         while self._announced:
             self._send([self._announced.popleft()])
 
+    def announce(self, event: Event) -> None:
+        """Have a report of an event sent, from any thread."""
+        self._announced.append(event)
+
     def _send(self, events: Sequence[Event]) -> None:
         for event in events:
             self.reports[event.camera, event.name, event.phase] += 1
@@ -223,7 +227,7 @@ class Outputs(Sink):
 
     def _context(self, settings: ServiceSettings) -> OutputContext:
         device = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())
-        return OutputContext(state_folder(), device, settings.snapshots, self.paused, self._announced.append)
+        return OutputContext(state_folder(), device, settings.snapshots, self.paused, self.announce)
 
 
 @contextmanager

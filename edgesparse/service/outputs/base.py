@@ -37,6 +37,8 @@ class OutputSettings(Section):
 
     needs_events: ClassVar[bool] = False
     """Whether the output is useless without a rule in `service.events`."""
+    takes_alarms: ClassVar[bool] = False
+    """Whether an alarm, which comes without a rule and without a frame, is enough."""
 
     def check(self, key: str) -> None:
         """Check what can be checked without opening the output. `key` is the section's, such as `service.mqtt`.

@@ -65,8 +65,8 @@ class EventRule(Section):
         return self
 
 
-Phase = Literal["start", "update", "end", "clip"]
-"""`clip`: a clip of the event was written."""
+Phase = Literal["start", "update", "end", "clip", "alarm"]
+"""`clip`: a clip of the event was written. `alarm`: the start of an event that is not of a frame, such as drift."""
 
 
 @dataclass(frozen=True)

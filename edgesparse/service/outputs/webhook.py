@@ -53,6 +53,7 @@ class WebhookSettings(OutputSettings):
     """Each event as a POST of JSON."""
 
     needs_events: ClassVar[bool] = True
+    takes_alarms: ClassVar[bool] = True
 
     url: HttpUrl
     """Address that events are posted to."""

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from edgesparse.files import read_regular
 from edgesparse.redaction import redact_text
 from edgesparse.service.report import Report
 from edgesparse.service.snapshots import Snapshot
@@ -22,6 +23,7 @@ WAIT_SECONDS, LONGEST_WAIT = 1.5, 5.0
 PAUSE = 0.03
 MAX_STREAMS = 16
 """Most Motion JPEG streams at once: each holds a connection for as long as somebody watches."""
+MOST_EXAMPLE_BYTES = 8 << 20
 BOUNDARY = "edgesparse"
 
 
@@ -32,7 +34,11 @@ class CameraImages:
         self._report, self._streams = report, 0
 
     def routes(self) -> list[Route]:
-        return [Route("/camera/{name}.jpg", self._image), Route(f"/camera/{{name}}{STREAMS}", self._stream)]
+        return [
+            Route("/camera/{name}.jpg", self._image),
+            Route("/camera/{name}/drift/{number:int}.jpg", self._example),
+            Route(f"/camera/{{name}}{STREAMS}", self._stream),
+        ]
 
     def _has(self, name: str) -> bool:
         return any(camera.name == name for camera in self._report.health.cameras)
@@ -65,6 +71,18 @@ class CameraImages:
             "X-Detections": str(snapshot.detections),
         }
         return Response(snapshot.jpeg, media_type="image/jpeg", headers={**HEADERS, **headers})
+
+    async def _example(self, request: Request) -> Response:
+        """Return an example of the camera's drift."""
+        name, number, monitors = request.path_params["name"], request.path_params["number"], self._report.monitors
+        drift = monitors.drift if monitors is not None else None
+        path = drift.example(name, number) if drift is not None else None
+        if path is None:
+            return as_text("no such example", 404)
+        try:
+            return Response(read_regular(path, MOST_EXAMPLE_BYTES), media_type="image/jpeg", headers=HEADERS)
+        except (OSError, ValueError):
+            return as_text("the example cannot be read", 404)
 
     def _why(self, name: str, snapshot: Snapshot | None, max_age: int) -> str:
         """Return why there is no image."""

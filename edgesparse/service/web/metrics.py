@@ -42,6 +42,7 @@ class _Collector(Collector):
         yield from _detections(report)
         yield from _counts(report)
         yield from _events(report)
+        yield from _drift(report)
         yield from _engine(report)
         yield from _requests(report)
         yield from _board(report)
@@ -132,6 +133,23 @@ def _events(report: Report) -> Iterator[Metric]:
     for (camera, name, phase), count in list(report.outputs.reports.items()):
         events.add_metric([camera, name, phase], count)
     yield events
+
+
+def _drift(report: Report) -> Iterator[Metric]:
+    """How far cameras are from their baselines, for those that were sampled."""
+    states = report.monitors.states() if report.monitors is not None else {}
+    about = "Population stability index of the newest hours against the camera's baseline."
+    index = GaugeMetricFamily("edgesparse_drift_psi", about, labels=["camera", "quantity"])
+    alarm = GaugeMetricFamily("edgesparse_drifted", "1 while the camera has drifted.", labels=["camera"])
+    about = "Hours of observation in the camera's baseline."
+    hours = GaugeMetricFamily("edgesparse_drift_baseline_hours", about, labels=["camera"])
+    for camera, state in states.items():
+        alarm.add_metric([camera], float(state["state"] == "drifted"))
+        hours.add_metric([camera], state["baseline_hours"])
+        for name, quantity in state["quantities"].items():
+            if quantity["psi"] is not None:
+                index.add_metric([camera, name], quantity["psi"])
+    yield from (index, alarm, hours)
 
 
 def _engine(report: Report) -> Iterator[Metric]:

@@ -142,6 +142,7 @@ const large = {
       ...lines.map(([name, line]) => [name, `${total(line.in, "in")}, ${total(line.out, "out")}`]),
       ...Object.entries(counted.zones).map(([name, zone]) =>
         [name, `${total(zone.entered, "entered")}, ${number(zone.left.total)} left${mean(zone)}`])];
+    drift.show(camera.name, status.drift[camera.name]);
     byId("large-counted-box").hidden = rows.length === 0;
     pairs(byId("large-counted"), rows);
     const events = status.events.filter(event => event.camera === camera.name);
@@ -257,7 +258,8 @@ function state(status) {
   const shown = byId("state");
   shown.textContent = status.detecting ? "detecting" : status.healthy ? "not detecting" : "not working";
   shown.className = `state ${status.detecting ? "good" : status.healthy ? "wait" : "bad"}`;
-  const words = [status.why, status.limit && `Slowed down: ${status.limit}.`, status.refused];
+  const words = [status.why, status.limit && `Slowed down: ${status.limit}.`, status.refused,
+    ...drift.words(status)];
   byId("notice").textContent = words.filter(Boolean).join(" · ");
   byId("notice").hidden = !byId("notice").textContent;
 }
