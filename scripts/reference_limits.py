@@ -82,6 +82,8 @@ TABLES: dict[str, list[tuple[str, str, str]]] = {
     "What the service keeps of cameras": [
         ("a baseline's file", _size(baseline.MOST_BYTES), "set aside; a new baseline starts"),
         ("baselines per camera, in all", f"{baseline.KEPT}, {baseline.MOST_FILES:,}", "the oldest are removed"),
+        ("hard frames", "`disk` bytes", "the oldest are removed"),
+        ("hard frames in 24 hours", "`per_day`", "not stored"),
         ("examples of drift per camera", str(drift_settings.MOST_EXAMPLES), "replaced by the next alarm's"),
     ],
     "Threads and log": [

@@ -8,7 +8,7 @@ WORKFLOW = {
     "Examine": ("doctor", "inspect"),
     "Optimize": ("slim", "prune", "distill", "quantize"),
     "Build": ("recipe", "build", "check-labels", "evaluate", "bench"),
-    "Run": ("run", "serve", "service", "demo"),
+    "Run": ("run", "serve", "service", "hard-frames", "demo"),
     "Fleet": ("keys", "bundle", "deploy", "rollback", "status", "fleet", "export"),
 }
 

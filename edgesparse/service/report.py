@@ -161,7 +161,7 @@ class Report:
     def status(self) -> dict[str, Any]:
         """Return the contents of status.json."""
         judgement, rates, reading, hottest = self.health.judge(), self.rates(), self.reading, self.reading.hottest
-        latency = milliseconds(self.tally.recent().latency, 50, 99)
+        latency, monitors = milliseconds(self.tally.recent().latency, 50, 99), self.monitors
         return {
             **{key: getattr(self.identity, key) for key in ("package", "model", "backend", "precision")},
             "pid": os.getpid(),
@@ -182,7 +182,8 @@ class Report:
             "memory_free_mb": None if reading.available is None else round(reading.available / 1e6, 1),
             "temperature_c": hottest[1] if hottest else None,
             "watts": reading.watts,
-            "drift": self.monitors.states() if self.monitors is not None else {},
+            "drift": monitors.states() if monitors is not None else {},
+            "hard_frames": monitors.hard.state() if monitors is not None and monitors.hard is not None else None,
             "rate_share": round(self.governor.share, 3),
             "threads": [asdict(thread) for thread in thread_states()],
             "outputs": [asdict(output) for output in self.outputs.states()],

@@ -18,6 +18,7 @@ from edgesparse.errors import ConfigError
 from edgesparse.service.credentials import SHORTEST_TOKEN, check_owner, read_secret
 from edgesparse.service.live_cameras import LOCAL, CameraChanges, CameraChangeSettings
 from edgesparse.service.monitor.drift_settings import EVENT, DriftSettings
+from edgesparse.service.monitor.hard_settings import HardFrameSettings
 from edgesparse.service.outputs.base import OutputSettings
 from edgesparse.service.outputs.events import MOST_RULES, EventRule
 from edgesparse.service.outputs.table import OUTPUTS
@@ -72,6 +73,8 @@ class ServiceSettings(Section):
     """Lets the web page and HTTP add and remove cameras; default: they can only pause them."""
     drift: DriftSettings | None = None
     """Reports when a camera no longer shows what it did in its first week; default: off."""
+    hard_frames: HardFrameSettings | None = None
+    """Stores frames on which the detector was unsure; default: off."""
     status: Path | None = None
     """File to write the state to each second; default: status.json in RUNTIME_DIRECTORY, if that is set."""
 

@@ -38,7 +38,11 @@ def service(squares_package: Any, tmp_path_factory: pytest.TempPathFactory) -> I
     door = {"name": "door", "source": camera.url, "zones": {"gate": zone}, "lines": {"way": [[0.5, 0], [0.5, 1]]}}
     settings = {
         "run": {"tracking": True, "cameras": [door]},
-        "service": {"events": [{"name": "square", "zones": ["gate"]}], "web": {"hosts": ["proxy.local"]}},
+        "service": {
+            "events": [{"name": "square", "zones": ["gate"]}],
+            "drift": {"interval": 1},
+            "web": {"hosts": ["proxy.local"]},
+        },
     }
     running = Running(tmp_path_factory.mktemp("page"), squares_package, settings)
     running.until(lambda status: status["detecting"])
@@ -91,6 +95,27 @@ def test_a_camera_opens_large_and_is_paused_by_keyboard(service: Running, chromi
     chromium.keys(ESCAPE)
     chromium.until("return !document.getElementById('large').open")
     assert chromium.run("return document.activeElement.className") == "open", "the focus returns"
+
+
+DRIFTED = """const status = structuredClone(latest), door = status.drift.door;
+Object.assign(door, {state: "drifted", drifted: ["scores"], since: "2026-01-01T00:00:00Z", examples: 2});
+door.quantities.scores = {psi: 0.41, baseline: 0.72, now: 0.5};
+show(status);
+return [document.getElementById('notice').textContent, document.getElementById('large-drift-box').innerText,
+  document.querySelectorAll('#large-examples a')[1].getAttribute('href')]"""
+
+
+def test_drift_is_shown_with_links_to_examples(service: Running, chromium: Browser) -> None:
+    service.until(lambda status: status["drift"])
+    chromium.screen(1280, 900)
+    chromium.open(f"http://127.0.0.1:{service.port}/")
+    chromium.until(LIVE)
+    chromium.run("document.querySelector('[data-camera=door] .open').click()")
+    chromium.until("return document.getElementById('large-drift').innerText.includes('learning: 0 of 168 hours')")
+    notice, text, link = chromium.run(DRIFTED)
+    assert "door has drifted from its baseline: scores" in notice and link == "camera/door/drift/1.jpg"
+    assert "scores (drifted)" in text and "0.72 → 0.5, index 0.41" in text
+    assert violations(chromium) == []
 
 
 def test_the_zone_the_line_and_the_track_are_drawn(service: Running) -> None:

@@ -26,6 +26,8 @@ from edgesparse.runtime.labels.base import (
 from edgesparse.runtime.labels.matching import match
 
 PARTS = ("images", "annotations", "categories")
+SUGGESTIONS = "suggestions"
+"""Marks a file of boxes that a detector found, which are to be corrected."""
 NEEDED = "needed images, annotations and categories"
 
 
@@ -84,6 +86,8 @@ def _load(path: Path) -> dict[str, list[dict[str, Any]]]:
     if not isinstance(content, dict):
         kind = "a list, as COCO results are" if isinstance(content, list) else type(content).__name__
         raise ConfigError(f"{path} is not COCO JSON: found {kind}: {NEEDED}")
+    if isinstance(info := content.get("info"), dict) and info.get("edgesparse") == SUGGESTIONS:
+        raise ConfigError(f"{path} holds a detector's own boxes, needed labels: correct them in a labelling tool")
     for part in PARTS:
         _check_part(content, part, path)
     return content

@@ -9,6 +9,9 @@ from edgesparse.device import state_folder
 from edgesparse.runtime.detections import Detections
 from edgesparse.service.engine import LoadedEngine
 from edgesparse.service.monitor.drift import Drift, describe
+from edgesparse.service.monitor.drift_settings import DriftSettings
+from edgesparse.service.monitor.hard_frames import HardFrames
+from edgesparse.service.monitor.hard_settings import HardFrameSettings
 from edgesparse.service.outputs.events import Event
 from edgesparse.service.settings import ServiceSettings
 from edgesparse.service.tally import Tally
@@ -26,30 +29,55 @@ class Monitors:
         self.paused = False
         """Whether nothing is copied, because memory is low."""
         self.drift: Drift | None = None
+        self.hard: HardFrames | None = None
+        self._drift_settings: DriftSettings | None = None
+        self._hard_settings: HardFrameSettings | None = None
         self._settings = settings
-        self._open_drift(settings)
+        try:
+            self._open(settings)
+        except BaseException:
+            self.close()
+            raise
 
     def offer(self, frame: Frame, detections: Detections) -> None:
         """Take a frame. Never waits, never allocates memory of a frame's size."""
-        if self.drift is not None and not self.paused:
+        if self.paused:
+            return
+        if self.drift is not None:
             self.drift.offer(frame, detections)
+        if self.hard is not None:
+            self.hard.offer(frame, detections)
 
     def engine(self, engine: LoadedEngine) -> None:
         """Go on with this engine and its cameras."""
         self._engine = engine
-        if self.drift is not None:
-            self.drift.engine(engine)
+        for each in (self.drift, self.hard):
+            if each is not None:
+                each.engine(engine)
 
     def change(self, settings: ServiceSettings) -> None:
         """Apply new settings. Raises SinkError, in which case nothing has changed."""
-        if settings.drift != self._settings.drift:
-            self._close_drift()
-            try:
-                self._open_drift(settings)
-            except BaseException:
-                self._open_drift(self._settings)
-                raise
+        previous = self._settings
+        try:
+            self._open(settings)
+        except BaseException:
+            self._open(previous)
+            raise
         self._settings = settings
+
+    def _open(self, settings: ServiceSettings) -> None:
+        """Close and open what differs from what is open."""
+        if settings.drift != self._drift_settings:
+            self._close_drift()
+            if settings.drift is not None:
+                self.drift = Drift(settings.drift, state_folder(), self._tally.counted, self._announce)
+                self.drift.engine(self._engine)
+            self._drift_settings = settings.drift
+        if settings.hard_frames != self._hard_settings:
+            self._close_hard()
+            if settings.hard_frames is not None:
+                self.hard = HardFrames(settings.hard_frames, state_folder(), self._engine)
+            self._hard_settings = settings.hard_frames
 
     def states(self) -> dict[str, dict[str, Any]]:
         """Return the state of drift of each camera that was sampled."""
@@ -59,18 +87,21 @@ class Monitors:
         """Return what should be looked at, a line each."""
         drifted = [(name, state) for name, state in self.states().items() if state["state"] == "drifted"]
         lines = [f"{name} has drifted: {describe(state)}" for name, state in drifted]
-        trouble = self.drift.trouble if self.drift is not None else ""
-        return [*lines, f"drift: cannot write: {trouble}"] if trouble else lines
+        for each, what in ((self.drift, "drift"), (self.hard, "hard frames")):
+            if each is not None and each.trouble:
+                lines.append(f"{what}: cannot write: {each.trouble}")
+        return lines
 
     def close(self) -> None:
         self._close_drift()
-
-    def _open_drift(self, settings: ServiceSettings) -> None:
-        if settings.drift is not None:
-            self.drift = Drift(settings.drift, state_folder(), self._tally.counted, self._announce)
-            self.drift.engine(self._engine)
+        self._close_hard()
 
     def _close_drift(self) -> None:
-        drift, self.drift = self.drift, None
+        drift, self.drift, self._drift_settings = self.drift, None, None
         if drift is not None:
             drift.close()
+
+    def _close_hard(self) -> None:
+        hard, self.hard, self._hard_settings = self.hard, None, None
+        if hard is not None:
+            hard.close()

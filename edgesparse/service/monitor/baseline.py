@@ -139,8 +139,8 @@ def _read(path: Path) -> StoredBaseline | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        found = "not what the service writes" if isinstance(error, ValidationError) else str(error)
-        log.warning("drift: %s cannot be used (%s): it is renamed, and a new baseline starts", path, found)
+        fault = "not what the service writes" if isinstance(error, ValidationError) else str(error)
+        log.warning("drift: %s cannot be used (%s): it is renamed, and a new baseline starts", path, fault)
         path.replace(path.with_suffix(".damaged"))
         return None
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgesparse.runtime.detections import Detections
+from edgesparse.service.monitor.hard_settings import Reason
 from edgesparse.stream.frames import Frame, Image
 from edgesparse.supervised import Supervised
 
@@ -25,7 +26,7 @@ class CopiedFrame:
     image: Image
     detections: Detections
     time_ns: int
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...] = ()
 
 
 class _Place:
@@ -49,7 +50,7 @@ class FrameCopies:
         self._error, self._closed = "", False
         self._thread = Supervised(name, self._run)
 
-    def offer(self, frame: Frame, detections: Detections, reasons: tuple[str, ...] = ()) -> bool:
+    def offer(self, frame: Frame, detections: Detections, reasons: tuple[Reason, ...] = ()) -> bool:
         """Copy a frame, unless the camera's previous one is still being worked on or its size is new. Returns whether
         it was copied. Never waits, never allocates memory of a frame's size.
         """

@@ -43,6 +43,7 @@ class _Collector(Collector):
         yield from _counts(report)
         yield from _events(report)
         yield from _drift(report)
+        yield from _hard_frames(report)
         yield from _engine(report)
         yield from _requests(report)
         yield from _board(report)
@@ -150,6 +151,19 @@ def _drift(report: Report) -> Iterator[Metric]:
             if quantity["psi"] is not None:
                 index.add_metric([camera, name], quantity["psi"])
     yield from (index, alarm, hours)
+
+
+def _hard_frames(report: Report) -> Iterator[Metric]:
+    hard = report.monitors.hard if report.monitors is not None else None
+    if hard is None:
+        return
+    state, about = hard.state(), "Frames stored because the detector was unsure, by reason."
+    stored = CounterMetricFamily("edgesparse_hard_frames", about, labels=["camera", "reason"])
+    for (camera, reason), count in list(hard.stored.items()):
+        stored.add_metric([camera, reason], count)
+    yield stored
+    yield _gauge("hard_frames_kept", "Hard frames on disk.", state["stored"])
+    yield _gauge("hard_frames_bytes", "Bytes of hard frames on disk.", state["bytes"])
 
 
 def _engine(report: Report) -> Iterator[Metric]:

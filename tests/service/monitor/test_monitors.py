@@ -118,6 +118,23 @@ def test_a_reload_opens_closes_and_keeps(report: Report, engine: LoadedEngine, t
     monitors.offer(sample_frame(), sample_detections())
 
 
+def test_hard_frames_are_in_the_state_and_the_metrics_and_a_disk_that_refuses_in_the_words(
+    report: Report, tmp_path: Path
+) -> None:
+    monitors = report.monitors
+    assert monitors is not None and report.status()["hard_frames"] is None
+    monitors.change(service_settings(drift=DRIFT, hard_frames={"per_day": 7}))
+    assert monitors.hard is not None and (tmp_path / "hard").is_dir()
+    state = report.status()["hard_frames"]
+    assert (state["stored"], state["today"], state["per_day"]) == (0, 0, 7)
+    monitors.hard.stored["door", "near"] += 2
+    text = exposition(report).decode()
+    assert 'edgesparse_hard_frames_total{camera="door",reason="near"} 2.0' in text
+    assert "edgesparse_hard_frames_kept 0.0" in text and "edgesparse_hard_frames_bytes 0.0" in text
+    monitors.hard.trouble = "full"
+    assert "hard frames: cannot write: full" in report.words()
+
+
 def test_nothing_is_copied_while_memory_is_short(report: Report) -> None:
     monitors = report.monitors
     assert monitors is not None and monitors.drift is not None

@@ -247,11 +247,14 @@ function facts(status) {
     ["2:4", engine.layers ? `${engine.sparse_layers} of ${engine.layers} layers run sparse` : "no layer runs sparse"],
     ["Built", engine.created], ["Running for", span(status.time - status.started)], ["Frames", number(status.frames)],
   ]);
-  byId("outputs-box").hidden = status.outputs.length === 0;
+  const hard = status.hard_frames;
+  byId("outputs-box").hidden = status.outputs.length === 0 && !hard;
   pairs(byId("outputs"), status.outputs.map(output => [output.name, [
     `${number(output.sent)} delivered`, output.waiting && `${number(output.waiting)} waiting`,
     output.dropped && `${number(output.dropped)} dropped`, output.failed && `${number(output.failed)} failed attempts`,
-    output.state, output.storage && `cannot keep messages: ${output.storage}`].filter(Boolean).join(", ")]));
+    output.state, output.storage && `cannot keep messages: ${output.storage}`].filter(Boolean).join(", ")]).concat(
+    hard ? [["hard frames", [`${number(hard.stored)} kept, ${number(hard.bytes / 1e6, 1)} MB`,
+      `${number(hard.today)} of ${number(hard.per_day)} in 24 hours`, hard.trouble].filter(Boolean).join(", ")]] : []));
 }
 
 function state(status) {
