@@ -88,12 +88,12 @@ class HardFrames:
             self._due[frame.source] = frame.time_ns + self._pause_ns
 
     def _reasons(self, frame: Frame, detections: Detections) -> tuple[Reason, ...]:
-        wanted, reasons = self._settings.reasons, list[Reason]()
-        if "near" in wanted and len(detections) and (least := self._least.get(frame.source)) is not None:
+        allowed, reasons = self._settings.reasons, list[Reason]()
+        if "near" in allowed and len(detections) and (least := self._least.get(frame.source)) is not None:
             known = detections.class_id < len(least)  # for a moment after a reload there may be more classes
             apart = np.abs(detections.confidence[known] - least[detections.class_id[known]])
             reasons += ["near"] if (apart < self._settings.near).any() else []
-        if "blink" in wanted and detections.track_id is not None:
+        if "blink" in allowed and detections.track_id is not None:
             blinks = self._blinks.get(frame.source)
             if blinks is None:
                 blinks = self._blinks.setdefault(frame.source, _Blinks())

@@ -55,9 +55,9 @@ def reasons(hard: HardFrames, detections: Detections, camera: str = "door") -> t
 
 
 def records(folder: Path) -> list[HardFrame]:
-    found = list(read_frames(folder / "hard"))
-    assert not any(isinstance(each, str) for each in found), found
-    return [each[0] for each in found if not isinstance(each, str)]
+    stored = list(read_frames(folder / "hard"))
+    assert not any(isinstance(each, str) for each in stored), stored
+    return [each[0] for each in stored if not isinstance(each, str)]
 
 
 @pytest.mark.parametrize(("camera", "conf", "near"), [("door", 0.55, True), ("door", 0.65, False),
