@@ -50,7 +50,7 @@ def box(square: squares.Square) -> list[float]:
 
 def corrected(suggestions: dict[str, Any]) -> dict[str, Any]:
     """What a labelling tool exports once somebody has added the missing squares."""
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for image, scene in zip(suggestions["images"], SCENES, strict=True):
         for left, top, right, bottom, label in ((*box(square), square[2]) for square in scene):
             size = [left, top, right - left, bottom - top]
