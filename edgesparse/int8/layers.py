@@ -10,7 +10,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto
 
 from edgesparse.errors import CalibrationError, ModelError, SparsityError
-from edgesparse.model.layers import layer_name, layer_nodes
+from edgesparse.model.layers import behind_selection, layer_name, layer_nodes
 from edgesparse.model.weights import LAYERS, Weight, weight_of
 from edgesparse.model.wiring import Wiring, reads
 from edgesparse.sparsity import mask
@@ -24,6 +24,7 @@ COMMUTE = frozenset(
 SIZES = ("Shape", "Size", "NonZero")
 HEAD = "computes the model's output: a rounded box or score would be final"
 _NEEDS_FP32 = "quantize the FP32 export; the build converts the rest to FP16"
+SELECTED = "follows {}: computes the few selected rows (a decoder's attention), too sensitive to rounding"
 DECODES = "decodes boxes (after a Softmax): too few products to gain, too sensitive to rounding"
 
 
@@ -49,7 +50,8 @@ def int8_layers(model: ModelProto, wiring: Wiring, keep: Collection[str]) -> tup
     """
     refuse_unfit(model)
     _check_names(keep, [layer_name(node) for node in layer_nodes(wiring)])
-    heads = _heads(wiring)
+    selected = {name: SELECTED.format(cause) for name, cause in behind_selection(wiring).items()}
+    heads = selected | _heads(wiring)
     kernels: list[Kernel] = []
     float_because: dict[str, str] = {}
     for node in layer_nodes(wiring):

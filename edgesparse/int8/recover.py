@@ -20,7 +20,7 @@ from edgesparse.int8.observe import activations
 from edgesparse.int8.placement import Placement
 from edgesparse.int8.quantize import QuantizeReport, quantize, quantized_tensors
 from edgesparse.int8.recover_report import RecoveredLayer, RecoverReport, RecoveryStep
-from edgesparse.int8.sensitivity import Sensitivity, sensitivities
+from edgesparse.int8.sensitivity import Sensitivity, cheap, sensitivities
 from edgesparse.model.activations import Batches, spread
 from edgesparse.model.check import require_finite
 from edgesparse.model.outputs import ReferenceOutputs
@@ -31,6 +31,9 @@ Score = Callable[[ModelProto], float]
 """The points, 0 to 100, that a model scores on labeled data."""
 IMAGES = 32
 """Number of batches, spread over all, for setting biases; the change of the outputs is measured on half as many."""
+
+CHANGED = 0.03
+"""Change of the outputs from which, without a limit on points, the layers that cause most of it stay float."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,9 @@ def recover(
     run.record(step, run.quantized(equalized_model)[0], every_step)
     corrected, points = run.correct(equalized_model, "biases corrected")
     if allowed is not None and points < allowed:
-        corrected = run.keep_float(equalized_model, corrected, allowed)
+        corrected = run.keep_float(equalized_model, allowed)
+    elif allowed is None and run.steps[-1].change > CHANGED:
+        corrected = run.keep_cheap(equalized_model, corrected)
     quantized, written = run.quantized(corrected.model)
     report = run.report(written, corrected, equalized, calibration)
     return Recovered(corrected.model, run.scales, run.keep, quantized, calibration, report)
@@ -147,8 +152,8 @@ class _Recovery:
         self.scales.update(calibration.scales)
         return model, equalized, calibration
 
-    def quantized(self, model: ModelProto, more: Sequence[str] = ()) -> tuple[ModelProto, QuantizeReport]:
-        return quantize(model, self.scales, placement=self.options.placement, keep=(*self.keep, *more))
+    def quantized(self, model: ModelProto) -> tuple[ModelProto, QuantizeReport]:
+        return quantize(model, self.scales, placement=self.options.placement, keep=self.keep)
 
     def record(self, what: str, model: ModelProto, scored: bool = True) -> float:
         """Measure `model` after the step `what`. Returns its points, or 0 without a score."""
@@ -163,36 +168,44 @@ class _Recovery:
         corrected = correct_biases(model, self.scales, some, self.keep, self.progress, self.options.placement)
         return corrected, self.record(what, self.quantized(corrected.model)[0])
 
-    def keep_float(self, model: ModelProto, corrected: Corrected, allowed: float) -> Corrected:
-        """Keep the costliest layers float, as few as `allowed` points take, and set the biases again.
+    def keep_float(self, model: ModelProto, allowed: float) -> Corrected:
+        """Keep the costliest layers float, as few as `allowed` points take, with the biases set again in each trial.
 
         Raises CalibrationError if that leaves no layer in INT8.
         """
-        rounded = self.quantized(model)[0]
-        self.ranked = sensitivities(model, rounded, self.keep, self.outputs, self.progress)
+        self._rank(model)
         names = [layer.name for layer in self.ranked]
-        count = self._fewest(corrected, names, allowed)
-        if count == len(names):
-            raise CalibrationError(f"no layer can be INT8 and leave {allowed:.1f} points: allow more")
-        self.costly, what = tuple(names[:count]), f"kept in float: {count} of {len(names)}"
-        self.keep = (*self.keep, *self.costly)
-        again, points = self.correct(model, what)
-        if points >= allowed:
-            return again
-        self.steps.pop()  # the biases set with fewer layers in float did better
-        self.record(what, self.quantized(corrected.model)[0])
-        return corrected
-
-    def _fewest(self, corrected: Corrected, names: Sequence[str], allowed: float) -> int:
-        """Return how many of the first of `names` must be float, by bisection; all of them are never tried."""
-        assert self.score is not None
-        low, high = 0, len(names)
+        low, high, best = 0, len(names), None
         while high - low > 1:
             middle = (low + high) // 2
-            self.progress("choosing layers to keep in float", 0, 0)
-            points = self.score(self.quantized(corrected.model, names[:middle])[0])
-            low, high = (low, middle) if points >= allowed else (middle, high)
-        return high
+            corrected, points = self._with_float(model, names[:middle])
+            if points >= allowed:
+                high, best = middle, (corrected, self.steps[-1])
+            else:
+                low = middle
+            self.steps.pop()
+        if best is None:
+            raise CalibrationError(f"no layer can be INT8 and leave {allowed:.1f} points: allow more")
+        self._choose(names[:high])
+        self.steps.append(best[1])
+        return best[0]
+
+    def keep_cheap(self, model: ModelProto, corrected: Corrected) -> Corrected:
+        """Without a score, keep the layers float that change the outputs most and cost next to nothing."""
+        self._rank(model)
+        names = cheap(self.ranked)
+        return self._with_float(model, names)[0] if names else corrected
+
+    def _rank(self, model: ModelProto) -> None:
+        self.ranked = sensitivities(model, self.quantized(model)[0], self.keep, self.outputs, self.progress)
+
+    def _choose(self, names: Sequence[str]) -> None:
+        self.costly = tuple(names)
+        self.keep = (*self.options.keep, *names)
+
+    def _with_float(self, model: ModelProto, names: Sequence[str]) -> tuple[Corrected, float]:
+        self._choose(names)
+        return self.correct(model, f"kept in float: {len(names)} of {len(self.ranked)}")
 
     def report(
         self,

@@ -16,7 +16,8 @@ from edgesparse.int8.calibration import CalibrationOptions, calibrate
 from edgesparse.int8.equalize import equalize
 from edgesparse.int8.page import page
 from edgesparse.int8.quantize import quantize
-from edgesparse.int8.recover import RecoverOptions, recover
+from edgesparse.int8.recover import CHANGED, RecoverOptions, recover
+from edgesparse.int8.sensitivity import Sensitivity, cheap
 from edgesparse.model.activations import Batches, spread, stream
 from edgesparse.progress import quiet
 from edgesparse.sparsity.mask import mask_2to4
@@ -156,13 +157,34 @@ def test_a_limit_may_be_the_score_itself() -> None:
     assert len(result.keep) == 1 and [step.score for step in result.report.steps] == [None, None, 70, 80]
 
 
-def test_old_biases_stay_where_new_ones_do_worse() -> None:
-    scores = iter(
-        [100.0, 90.0, 90.0, 99.5, 98.0, 99.5]
-    )  # two for one layer kept in float: with new biases and with the old ones
-    result = recover(network(), batches(), RecoverOptions(MAX, max_drop=1), score=lambda source: next(scores))
-    assert result.report.drop == 0.5 and len(result.keep) == 1
-    assert result.report.steps[-1].what == "kept in float: 1 of 3"
+def test_every_trial_sets_the_biases_for_its_own_layers() -> None:
+    before, made = network(large=300), list[ModelProto]()
+
+    def score_of(int8: ModelProto) -> float:
+        made.append(int8)
+        return 100 - 100 * lost(before, int8)
+
+    result = recover(before, batches(), RecoverOptions(MAX, max_drop=0.5), score=score_of)
+    assert result.keep == ("c",) and result.quantized in made
+    again = recover(before, batches(), RecoverOptions(MAX, keep=("c",)), score=score_of)
+    assert again.quantized == result.quantized  # what --keep by hand makes of the same layers
+
+
+def test_without_labels_layers_that_cost_nothing_and_change_most_stay_float(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = network(large=300)
+    free = recover(before, batches(), RecoverOptions(MAX))
+    assert free.keep == () and free.report.steps[-1].change > CHANGED  # none of its three layers is cheap
+    monkeypatch.setattr("edgesparse.int8.sensitivity.FREE", 0.5)
+    result = recover(before, batches(), RecoverOptions(MAX))
+    assert result.keep == ("c",) and result.report.steps[-1].what == "kept in float: 1 of 3"
+    assert result.report.steps[-1].change < free.report.steps[-1].change
+    monkeypatch.setattr("edgesparse.int8.recover.CHANGED", 1.0)
+    assert recover(before, batches(), RecoverOptions(MAX)).keep == ()
+
+
+def test_cheap_layers_are_those_that_change_most_within_their_share_of_the_work() -> None:
+    ranked = [Sensitivity(*each) for each in (("a", 10, 0.5), ("b", 1, 0.001), ("c", 21, 0.3), ("d", 20, 0.2))]
+    assert cheap([*ranked, Sensitivity("rest", 948, 0.0)]) == ["a", "d"]
 
 
 def test_named_layers_stay_float_with_their_weights() -> None:
