@@ -1,5 +1,8 @@
 """The public functions of `import edgesparse`, imported on first use.
 
+What a detector and its loop need is imported here. What changes or builds models is imported by the functions that do,
+so that a finished package starts in half the time.
+
 A target is a package (its folder, or the result of `build`), a recipe (its file, or a `Recipe`), an ONNX file, or
 'demo', the detector that comes with edgesparse. Recipes and ONNX files are built in `store` on first use and reused
 from there. Every function raises EdgeSparseError with a one-line message: what was found, what was needed, how to fix
@@ -12,29 +15,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgesparse.builder.build import STORE, Reuse
-from edgesparse.builder.build import build as build_recipe
 from edgesparse.builder.targets import open_detector, ready
-from edgesparse.compress import SlimOptions
 from edgesparse.config import Recipe, override
-from edgesparse.package.store import Package
+from edgesparse.package.store import STORE, Package
 from edgesparse.progress import Progress, quiet
 from edgesparse.runtime.detector import Detector
-from edgesparse.runtime.evaluate import Evaluation
 from edgesparse.stream.pipeline import Loop, run
 from edgesparse.stream.sinks.open import open_sinks
 from edgesparse.stream.sources.open import open_source
-from edgesparse.tasks.evaluate import evaluate_package
-from edgesparse.tasks.inputs import Annotated, Target, as_recipe
-from edgesparse.tasks.inspect import ModelInspection, inspect_file
-from edgesparse.tasks.prune import PruneOptions, PruneResult, prune_file
-from edgesparse.tasks.quantize import QuantizeOptions, QuantizeResult, quantize_file
-from edgesparse.tasks.slim import SlimResult, slim_file
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from edgesparse.builder.build import Reuse
+    from edgesparse.runtime.evaluate import Evaluation
+    from edgesparse.tasks.inputs import Target
+    from edgesparse.tasks.inspect import ModelInspection
     from edgesparse.tasks.keywords import PruneKeywords, QuantizeKeywords, SlimKeywords
+    from edgesparse.tasks.prune import PruneResult
+    from edgesparse.tasks.quantize import QuantizeResult
+    from edgesparse.tasks.slim import SlimResult
 
 __all__ = [
     "Loop",
@@ -85,6 +85,9 @@ def build(
     Raises ConfigError, ModelError, BuildError (AccuracyGateFailed if no candidate is accurate enough),
     BackendUnavailable.
     """
+    from edgesparse.builder.build import build as build_recipe
+    from edgesparse.tasks.inputs import as_recipe
+
     folder = None if keep is None else Path(keep)
     return build_recipe(as_recipe(target, names), Path(store), reuse=reuse, progress=progress, keep=folder).package
 
@@ -100,6 +103,8 @@ def inspect(
     adds predicted times on that board, in milliseconds. `shapes` fixes dynamic input shapes, as {"images": (1, 3, 640,
     640)}. Raises ConfigError, ModelError.
     """
+    from edgesparse.tasks.inspect import inspect_file
+
     return inspect_file(model, device, shapes, progress=progress)
 
 
@@ -118,6 +123,9 @@ def slim(
     are. `names`: class names, 'coco' or a file. `force`: overwrite. Nothing is trained and no image is needed.
     Raises ConfigError, ModelError.
     """
+    from edgesparse.compress import SlimOptions
+    from edgesparse.tasks.slim import slim_file
+
     return slim_file(model, Path(output), SlimOptions(**options), names, force, progress)
 
 
@@ -130,6 +138,8 @@ def prune(
     annotations and more.
     Raises ConfigError, ModelError, SparsityError, CalibrationError, SourceError.
     """
+    from edgesparse.tasks.prune import PruneOptions, prune_file
+
     return prune_file(model, Path(output), PruneOptions(**options), progress)
 
 
@@ -141,6 +151,8 @@ def quantize(
     `options` are the fields of QuantizeOptions: images (needed), max_drop, annotations, placement, keep and more.
     Raises ConfigError, ModelError, CalibrationError, SourceError.
     """
+    from edgesparse.tasks.quantize import QuantizeOptions, quantize_file
+
     return quantize_file(model, Path(output), QuantizeOptions(**options), progress)
 
 
@@ -159,6 +171,9 @@ def evaluate(
     images, if they are not next to it. Raises ConfigError, ModelError, BuildError, PackageError; BackendUnavailable
     without pycocotools.
     """
+    from edgesparse.tasks.evaluate import evaluate_package
+    from edgesparse.tasks.inputs import Annotated
+
     annotated = Annotated(Path(annotations), None if images is None else Path(images))
     labels = annotated.read()
     return evaluate_package(_package(target, names, store, progress), labels, progress)
@@ -168,6 +183,9 @@ def _package(target: Target | Package, names: str | None, store: str | Path, pro
     if isinstance(target, Package):
         return target
     if isinstance(target, Recipe):
+        from edgesparse.builder.build import build as build_recipe
+        from edgesparse.tasks.inputs import as_recipe
+
         recipe = as_recipe(target, names)
         return build_recipe(recipe, Path(store), progress=progress, make_current=False).package
     return ready(Path(target), Path(store), names=names, progress=progress)

@@ -22,13 +22,12 @@ from edgesparse.errors import BackendUnavailable, ConfigError
 from edgesparse.model import load as models
 from edgesparse.package import manifest as manifests
 from edgesparse.package.manifest import sha256
-from edgesparse.package.store import Package, Store, sealed
+from edgesparse.package.store import STORE, Package, Store, sealed
 from edgesparse.progress import Progress, quiet
 from edgesparse.runtime.heads.own import head_identity
 from edgesparse.runtime.labels.read import files_of
 from edgesparse.version import VERSION
 
-STORE = Path("engines")
 TIMING_SECONDS = 1.0
 Reuse = Literal["package", "candidates", "nothing"]
 PREFERENCE = ("tensorrt", "onnxruntime")

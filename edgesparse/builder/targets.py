@@ -8,12 +8,11 @@ from pathlib import Path
 
 from edgesparse.backends import backend
 from edgesparse.backends.base import Runner
-from edgesparse.builder.build import STORE, build
 from edgesparse.classes import named_classes
 from edgesparse.config import Recipe, Run, load_recipe, parse
 from edgesparse.errors import BuildError, ConfigError
-from edgesparse.model.check import refuse_foreign
-from edgesparse.package.store import Package, open_package
+from edgesparse.model.foreign import refuse_foreign
+from edgesparse.package.store import STORE, Package, open_package
 from edgesparse.progress import Progress, quiet
 from edgesparse.runtime.detector import Detector
 
@@ -45,6 +44,8 @@ def ready(target: Path, root: Path = STORE, *, names: str | None = None, progres
     ConfigError, ModelError, BuildError, PackageError.
     """
     if target == DEMO or target.suffix.lower() in (".yaml", ".yml", ".onnx"):
+        from edgesparse.builder.build import build  # a finished package starts without what builds one
+
         return build(recipe_of(target, names), root, progress=progress, make_current=False).package
     if names:
         raise ConfigError(f"{target} is a package and already has class names: leave out --names")

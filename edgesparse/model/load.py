@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgesparse.errors import ModelError
-from edgesparse.model.check import check, one_line, refuse_foreign, require_text
+from edgesparse.model.check import check, one_line, require_text
+from edgesparse.model.foreign import refuse_foreign
 from edgesparse.model.infer import infer_shapes
 from edgesparse.model.normalize import nodes_of, normalize, numbers_to_tensors
 from edgesparse.model.wiring import Shape

@@ -24,6 +24,8 @@ from edgesparse.package import sign
 from edgesparse.package.manifest import Manifest, sha256
 from edgesparse.wording import short
 
+STORE = Path("engines")
+"""Where packages are stored by default."""
 _UNFINISHED, _REPLACED, _LINK = ".unfinished-", ".replaced-", ".link-"
 HEAD = "head.py"
 """The file of the user's own head in a package."""

@@ -23,7 +23,6 @@ from edgesparse.runtime.images import ImageBatches, image_files, is_image, natur
 from edgesparse.stream.frames import Image
 from edgesparse.stream.sources.base import Source
 from edgesparse.stream.sources.capture import Opener, read_seconds
-from edgesparse.stream.sources.demo import FPS, SIZE, DemoCapture
 from edgesparse.stream.sources.gstreamer import open_csi
 from edgesparse.stream.sources.image_files import ImageFiles
 from edgesparse.stream.sources.isolated import IsolatedOpener
@@ -115,6 +114,8 @@ def _open_v4l2(device: Path, options: SourceOptions) -> Source:
 
 def _open_demo(match: re.Match[str], options: SourceOptions) -> Source:
     seed = int(match[1] or 0)
+    from edgesparse.stream.sources.demo import FPS, SIZE, DemoCapture  # it draws its parts when it is imported
+
     opener = functools.partial(DemoCapture, seed, options.size or SIZE, options.fps or FPS)
     return LiveSource(options.name or f"demo:{seed}", opener)
 
