@@ -37,6 +37,13 @@ def test_importing_is_cheap() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_running_a_package_imports_nothing_that_builds_one() -> None:
+    unused = ("onnx", "edgesparse.builder.build", "edgesparse.tasks", "edgesparse.compress", "edgesparse.demo.scene")
+    program = f"import sys, edgesparse; edgesparse.load; print([m for m in {unused} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_every_public_name_exists_and_is_documented() -> None:
     for name in edgesparse.__all__:
         value = getattr(edgesparse, name)

@@ -93,6 +93,14 @@ def test_consecutive_colors_differ_and_labels_contrast() -> None:
         assert (light + 0.05) / (dark + 0.05) >= 4.5
 
 
+def test_a_label_that_was_drawn_before_looks_the_same() -> None:
+    detections = boxes((100, 200, 300, 400, 0.9, 0), (105, 190, 310, 390, 0.9, 0), (20, 20, 90, 60, 0.5, 1))
+    first = drawn(480, 640, detections)
+    drawn(480, 640, boxes((100, 185, 300, 195, 0.9, 1)))
+    assert (drawn(480, 640, detections) == first).all()
+    assert (drawn(480, 1280, detections)[:, :640] == first).all()
+
+
 def test_a_class_without_a_name_is_its_number() -> None:
     assert [class_name(NAMES, number) for number in (0, 1, 2, -1)] == ["person", "bicycle", "2", "-1"]
 

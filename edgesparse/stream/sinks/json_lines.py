@@ -98,18 +98,17 @@ def frame_record(frame: Frame, detections: Detections, names: Sequence[str]) -> 
 
 def detection_records(detections: Detections, names: Sequence[str]) -> list[dict[str, object]]:
     """Return detections as JSON-compatible values: `detections` of `frame_record`."""
+    rows = zip(detections.xyxy.tolist(), detections.confidence.tolist(), detections.class_id.tolist(), strict=True)
     return [
         {
-            "box": [round(float(value), 1) for value in box],
-            "confidence": round(float(confidence), 4),
-            "class_id": int(class_id),
-            "class": class_name(names, int(class_id)),
+            "box": [round(value, 1) for value in box],
+            "confidence": round(confidence, 4),
+            "class_id": class_id,
+            "class": class_name(names, class_id),
             **_zones_and_track(detections, number),
             **_shape(detections, number),
         }
-        for number, (box, confidence, class_id) in enumerate(
-            zip(detections.xyxy, detections.confidence, detections.class_id, strict=True)
-        )
+        for number, (box, confidence, class_id) in enumerate(rows)
     ]
 
 
