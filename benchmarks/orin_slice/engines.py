@@ -5,15 +5,19 @@ sm90 ones. `toll.c` makes Hopper's own kernels lose while the builder times them
 whether any are left. (An IAlgorithmSelector can remove them too, but rules out the timing cache: a YOLOv8n then does
 not build in five minutes. Reporting compute capability 8.0 to TensorRT does not work: it loads code that a Hopper
 cannot run.)
+
+With a free choice of precision per layer, two thirds of a build go to timing copies between the formats of FP32, FP16
+and INT8. Layers are therefore asked to run in the engine's precision, from the input to the head's first reshape.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +39,8 @@ class Options:
     qdq: bool = False
     heuristic: bool = False
     """TensorRT's own shortcut: tactics are ranked before they are timed."""
+    free: bool = False
+    """Whether every layer may run in any precision."""
     jit: bool = True
     """Whether convolutions may be compiled together with what follows them (SiLU), which takes most of a build."""
 
@@ -48,6 +54,8 @@ class Built:
     kernels: tuple[tuple[str, str, bool], ...]
     eligible: int
     picked: int
+    timings: int
+    """How many times the builder timed a kernel; 0 without toll.c."""
 
     @property
     def hopper(self) -> int:
@@ -65,6 +73,7 @@ class Built:
             families[family] = families.get(family, 0) + 1
         return {
             "build_s": round(self.seconds, 1),
+            "timings": self.timings,
             "layers": len(self.kernels),
             "sparse_kernels": self.sparse,
             "sm90_kernels": self.hopper,
@@ -86,14 +95,14 @@ class Builder:
     def build(self, onnx: bytes, options: Options) -> Built:
         """Build the engine. Raises RuntimeError with TensorRT's last error."""
         log = self._folder / "build.log"
-        start = time.perf_counter()
+        start, before = time.perf_counter(), _timings()
         with _printed_to(log):
             plan = self._plan(onnx, options)
         text = log.read_text(errors="replace")
         if plan is None:
             errors = re.findall(r"\[E\] (.*)", text)
             raise RuntimeError(errors[-1][:300] if errors else "TensorRT gave no plan and no reason")
-        seconds = time.perf_counter() - start
+        seconds, timings = time.perf_counter() - start, _timings() - before
         sparsity = BuildLog()
         for line in text.splitlines():
             if "(Sparsity)" in line:
@@ -102,7 +111,7 @@ class Builder:
             engine = self._runtime.deserialize_cuda_engine(plan)
             result = layers(self._trt, engine)
         kernels = tuple((layer.name, layer.kernel, layer.sparse) for layer in result)
-        return Built(engine, seconds, kernels, len(sparsity.eligible), len(sparsity.picked))
+        return Built(engine, seconds, kernels, len(sparsity.eligible), len(sparsity.picked), timings)
 
     def _plan(self, onnx: bytes, options: Options) -> Any:
         trt = self._trt
@@ -120,11 +129,14 @@ class Builder:
         config.avg_timing_iterations = config.min_timing_iterations = 1
         flags = {"fp32": (), "fp16": ("FP16",), "int8": ("FP16", "INT8")}[options.precision]
         flags += ("SPARSE_WEIGHTS",) if options.sparse else ()
+        flags += () if options.free or options.qdq else ("PREFER_PRECISION_CONSTRAINTS",)
         flags += ("ENABLE_TACTIC_HEURISTIC",) if options.heuristic else ()
         for flag in flags:
             config.set_flag(getattr(trt.BuilderFlag, flag))
         if options.precision == "int8" and not options.qdq:
             _set_ranges(network)
+        if not (options.free or options.qdq):
+            hold(trt, network, {"fp32": "FLOAT", "fp16": "HALF", "int8": "INT8"}[options.precision])
         held = self._cache.read_bytes() if self._cache.exists() else b""
         cache = config.create_timing_cache(held)
         config.set_timing_cache(cache, ignore_mismatch=True)
@@ -132,6 +144,11 @@ class Builder:
         if plan is not None:
             self._cache.write_bytes(memoryview(config.get_timing_cache().serialize()))
         return plan
+
+
+def _timings() -> int:
+    count = getattr(ctypes.CDLL(None), "toll_timings", None)
+    return int(count()) if count else 0
 
 
 def _set_ranges(network: Any) -> None:
@@ -143,6 +160,44 @@ def _set_ranges(network: Any) -> None:
             tensor = layer.get_output(j)
             if tensor is not None and not tensor.is_shape_tensor:
                 tensor.dynamic_range = (-WIDE_RANGE, WIDE_RANGE)
+
+
+BODY = ("CONVOLUTION", "ACTIVATION", "ELEMENTWISE", "POOLING", "CONCATENATION", "RESIZE", "SLICE")
+POINTWISE = ("ACTIVATION", "ELEMENTWISE")
+
+
+def hold(trt: Any, network: Any, precision: str) -> int:
+    """Ask for one precision from the input to the head's first reshape. Returns the number of layers.
+
+    The tensors between a convolution and its activation are left open, since the two are fused, and so are those that
+    the head reads.
+    """
+    layers = [network.get_layer(i) for i in range(network.num_layers)]
+    dtype, inside = getattr(trt.DataType, precision), {network.get_input(i).name for i in range(network.num_inputs)}
+    users: dict[str, list[Any]] = {}
+    for layer in layers:
+        for tensor in _tensors(layer.get_input, layer.num_inputs):
+            users.setdefault(tensor.name, []).append(layer)
+    body = []
+    for layer in layers:
+        inputs = list(_tensors(layer.get_input, layer.num_inputs))
+        if layer.type.name in BODY and inputs and all(tensor.name in inside for tensor in inputs):
+            body.append(layer)
+            inside |= {tensor.name for tensor in _tensors(layer.get_output, layer.num_outputs)}
+    names = {layer.name for layer in body}
+    for layer in body:
+        layer.precision = dtype
+        for i, tensor in enumerate(_tensors(layer.get_output, layer.num_outputs)):
+            next_layers = users.get(tensor.name, [])
+            fused = layer.type.name == "CONVOLUTION" and any(n.type.name in POINTWISE for n in next_layers)
+            fused |= layer.type.name == "ACTIVATION" and any(n.type.name == "ELEMENTWISE" for n in next_layers)
+            if next_layers and not fused and all(n.name in names for n in next_layers):
+                layer.set_output_type(i, dtype)
+    return len(body)
+
+
+def _tensors(get: Callable[[int], Any], count: int) -> Iterator[Any]:
+    return (tensor for tensor in map(get, range(count)) if tensor is not None)
 
 
 @contextlib.contextmanager

@@ -74,8 +74,8 @@ class Case:
             if qdq:
                 model = networks.with_qdq(model, "sparse" if base.endswith("sparse") else "fuse")
             precision = "int8" if base.startswith("int8") else base
-            heuristic, jit = "fast" in self.words, "nojit" not in self.words
-            yield Variant(way, model, Options(precision, pruned, qdq, heuristic, jit))
+            heuristic, free, jit = "fast" in self.words, "free" in self.words, "nojit" not in self.words
+            yield Variant(way, model, Options(precision, pruned, qdq, heuristic, free, jit))
 
 
 PAIRS = ("int8", "int8 2:4", "fp16", "fp16 2:4")
@@ -85,8 +85,8 @@ QDQ = ("int8-qdq-fuse", "int8-qdq-fuse 2:4", "int8-qdq-sparse", "int8-qdq-sparse
 def cases(selected: list[str]) -> Iterator[Case]:
     """`chains[:TEXT]`, `qdq[:TEXT]`, `yolo:WIDTH:ACTIVATION[:way+way]`, `onnx:FILE[:way+way]`.
 
-    Additional words for the last two: `fast` and `nojit` (engines.Options); for a YOLO also `b4` or another batch, and
-    `slim` (edgesparse slim).
+    Additional words for the last two: `fast`, `free` and `nojit` (engines.Options); for a YOLO also `b4` or another
+    batch, and `slim` (edgesparse slim).
 
     Raises ValueError for any other word.
     """
@@ -104,7 +104,7 @@ def cases(selected: list[str]) -> Iterator[Case]:
             model = networks.yolov8(rest[0], rest[1], batch=batch)
             model = slim(model)[0] if "slim" in rest else model
             name = f"YOLOv8{rest[0]}-shaped {rest[1]} batch {batch} {'+'.join(chosen)}"
-            name = " ".join([name, *(word for word in rest[2:] if word in ("fast", "nojit", "slim"))])
+            name = " ".join([name, *(word for word in rest[2:] if word in ("fast", "free", "nojit", "slim"))])
             yield Case(text, name, model, chosen, tuple(rest[2:]))
         elif kind == "onnx":
             import onnx
@@ -117,7 +117,7 @@ def cases(selected: list[str]) -> Iterator[Case]:
 
 
 def _ways(words: list[str]) -> tuple[str, ...]:
-    result = next((word for word in words if not re.fullmatch(r"fast|nojit|slim|b\d+", word)), "")
+    result = next((word for word in words if not re.fullmatch(r"fast|free|nojit|slim|b\d+", word)), "")
     return tuple(way.replace("_", " ").replace("24", "2:4") for way in result.split("+")) if result else ()
 
 

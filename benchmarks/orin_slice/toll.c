@@ -3,12 +3,11 @@
 //   gcc -shared -fPIC toll.c -o libtoll.so -ldl
 //   LD_PRELOAD=./libtoll.so python ...
 //
-// Kernel names begin with the GPU generation that they were written for. Before each launch of one written for Hopper,
-// a kernel that only waits (TOLL_US microseconds, 60 by default) is launched on the same stream. TensorRT's builder
-// measures the two together, some ten times per kernel, so a long wait makes builds long; it must exceed what Hopper's
-// kernel gains in the slowest layer. Nothing else changes: results stay right, and the timing cache works, which an
-// IAlgorithmSelector rules out. Both ways in which CUDA's runtime finds the driver's functions are intercepted: dlsym
-// and cuGetProcAddress. Needs driver 525 or newer (cuFuncGetName).
+// Kernel names begin with the GPU generation that they were written for. The builder reads how long a kernel took as the
+// time between two CUDA events. For each kernel written for Hopper that was launched between the two, TOLL_MS
+// milliseconds (1000 by default) are added to that time. Nothing waits and nothing else changes: results stay right, and
+// the timing cache works, which an IAlgorithmSelector rules out. Both ways in which CUDA's runtime finds the driver's
+// functions are intercepted: dlsym and cuGetProcAddress. Needs driver 525 or newer (cuFuncGetName).
 //
 // Waiting for an event spins instead of sleeping until an interrupt: a build of a YOLO waits a million times.
 #define _GNU_SOURCE
@@ -31,25 +30,28 @@ typedef CUresult (*Launch)(CUfunction, unsigned, unsigned, unsigned, unsigned, u
 typedef CUresult (*Cooperative)(CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
                                 CUstream, void **);
 typedef CUresult (*LaunchEx)(const CUlaunchConfig *, CUfunction, void **, void **);
+typedef CUresult (*Record)(void *, CUstream);
+typedef CUresult (*RecordFlags)(void *, CUstream, unsigned);
+typedef CUresult (*Elapsed)(float *, void *, void *);
 typedef CUresult (*Address)(const char *, void **, int, cuuint64_t);
 typedef CUresult (*Address2)(const char *, void **, int, cuuint64_t, int *);
 typedef void *(*Symbol)(void *, const char *);
-
-static const char WAIT[] =
-    ".version 6.0\n.target sm_50\n.address_size 64\n"
-    ".visible .entry toll(.param .u64 nanoseconds) {\n"
-    "  .reg .u64 %begin, %now, %limit;\n  .reg .pred %early;\n"
-    "  ld.param.u64 %limit, [nanoseconds];\n"
-    "  mov.u64 %begin, %globaltimer;\n"
-    "again:\n"
-    "  mov.u64 %now, %globaltimer;\n  sub.u64 %now, %now, %begin;\n"
-    "  setp.lt.u64 %early, %now, %limit;\n  @%early bra again;\n  ret;\n}\n";
 
 #define FUNCTIONS 65536
 static struct {
   CUfunction function;
   int pays;
 } known[FUNCTIONS]; // open addressing; TensorRT builds and launches in one thread
+
+#define EVENTS 65536
+static struct {
+  void *event;
+  long paid; // launches of Hopper's kernels before it was recorded
+} recorded[EVENTS];
+static long paid, timings;
+
+// How many times were read since the process started: what a build costs.
+long toll_timings(void) { return timings; }
 
 static Symbol real_dlsym(void) {
   static Symbol function;
@@ -63,6 +65,14 @@ static void *driver(const char *name) {
   if (!library) library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_GLOBAL);
   return library ? real_dlsym()(library, name) : NULL;
 }
+
+// The driver's own function, looked up once per place where it is called.
+#define REAL(type, name)                                                                                               \
+  ({                                                                                                                   \
+    static type function;                                                                                              \
+    if (!function) function = (type)driver(name);                                                                      \
+    function;                                                                                                          \
+  })
 
 static int hopper(CUfunction function) {
   const char *name = NULL;
@@ -84,51 +94,53 @@ static int pays(CUfunction function) {
   return hopper(function);
 }
 
-static CUfunction waiting(void) {
-  static struct {
-    CUcontext context;
-    CUfunction function;
-  } loaded[8];
-  CUcontext context = NULL;
-  CUmodule module;
-  ((CUresult(*)(CUcontext *))driver("cuCtxGetCurrent"))(&context);
-  for (int i = 0; i < 8; i++) {
-    if (loaded[i].function && loaded[i].context == context) return loaded[i].function;
-    if (loaded[i].function) continue;
-    if (((CUresult(*)(CUmodule *, const void *))driver("cuModuleLoadData"))(&module, WAIT)) return NULL;
-    ((CUresult(*)(CUfunction *, CUmodule, const char *))driver("cuModuleGetFunction"))(&loaded[i].function, module, "toll");
-    loaded[i].context = context;
-    return loaded[i].function;
-  }
-  return NULL;
+// The slot of an event; one of events long destroyed when the slots near its own are taken.
+static long *paid_before(void *event) {
+  size_t i = ((size_t)event >> 4) * 0x9E3779B97F4A7C15ull >> 48;
+  for (int tries = 0; tries < 64; tries++, i = (i + 1) % EVENTS)
+    if (recorded[i].event == event || !recorded[i].event) break;
+  if (recorded[i].event != event) recorded[i].event = event;
+  return &recorded[i].paid;
 }
 
-static void take_toll(CUfunction function, CUstream stream, const char *launch) {
-  if (!pays(function)) return;
-  CUfunction wait = waiting();
-  const char *text = getenv("TOLL_US");
-  unsigned long long nanoseconds = 1000ull * (text ? strtoul(text, NULL, 10) : 60);
-  void *parameters[] = {&nanoseconds};
-  if (wait) ((Launch)driver(launch))(wait, 1, 1, 1, 1, 1, 1, 0, stream, parameters, NULL);
+CUresult cuEventElapsedTime(float *milliseconds, void *start, void *end) {
+  static float toll = -1;
+  CUresult result = REAL(Elapsed, "cuEventElapsedTime")(milliseconds, start, end);
+  if (toll < 0) toll = getenv("TOLL_MS") ? strtof(getenv("TOLL_MS"), NULL) : 1000;
+  timings++;
+  if (result == CUDA_SUCCESS) *milliseconds += (float)(*paid_before(end) - *paid_before(start)) * toll;
+  return result;
 }
 
 #define WRAP(suffix)                                                                                                   \
   CUresult cuLaunchKernel##suffix(CUfunction f, unsigned a, unsigned b, unsigned c, unsigned d, unsigned e, unsigned g, \
                                   unsigned shared, CUstream stream, void **parameters, void **extra) {                 \
-    take_toll(f, stream, "cuLaunchKernel" #suffix);                                                                    \
-    return ((Launch)driver("cuLaunchKernel" #suffix))(f, a, b, c, d, e, g, shared, stream, parameters, extra);         \
+    paid += pays(f);                                                                                                   \
+    return REAL(Launch, "cuLaunchKernel" #suffix)(f, a, b, c, d, e, g, shared, stream, parameters, extra);             \
   }                                                                                                                    \
   CUresult cuLaunchKernelEx##suffix(const CUlaunchConfig *config, CUfunction f, void **parameters, void **extra) {     \
-    take_toll(f, config->stream, "cuLaunchKernel" #suffix);                                                           \
-    return ((LaunchEx)driver("cuLaunchKernelEx" #suffix))(config, f, parameters, extra);                               \
+    paid += pays(f);                                                                                                   \
+    return REAL(LaunchEx, "cuLaunchKernelEx" #suffix)(config, f, parameters, extra);                                   \
   }                                                                                                                    \
   CUresult cuLaunchCooperativeKernel##suffix(CUfunction f, unsigned a, unsigned b, unsigned c, unsigned d, unsigned e, \
                                              unsigned g, unsigned shared, CUstream stream, void **parameters) {        \
-    take_toll(f, stream, "cuLaunchKernel" #suffix);                                                                    \
-    return ((Cooperative)driver("cuLaunchCooperativeKernel" #suffix))(f, a, b, c, d, e, g, shared, stream, parameters); \
+    paid += pays(f);                                                                                                   \
+    return REAL(Cooperative, "cuLaunchCooperativeKernel" #suffix)(f, a, b, c, d, e, g, shared, stream, parameters);    \
   }
 WRAP()
 WRAP(_ptsz)
+
+#define RECORD(suffix)                                                                                                 \
+  CUresult cuEventRecord##suffix(void *event, CUstream stream) {                                                       \
+    *paid_before(event) = paid;                                                                                        \
+    return REAL(Record, "cuEventRecord" #suffix)(event, stream);                                                       \
+  }                                                                                                                    \
+  CUresult cuEventRecordWithFlags##suffix(void *event, CUstream stream, unsigned flags) {                              \
+    *paid_before(event) = paid;                                                                                        \
+    return REAL(RecordFlags, "cuEventRecordWithFlags" #suffix)(event, stream, flags);                                  \
+  }
+RECORD()
+RECORD(_ptsz)
 
 CUresult cuEventCreate(void **event, unsigned flags) {
   return ((CUresult(*)(void **, unsigned))driver("cuEventCreate"))(event, flags & ~EVENT_BLOCKING_SYNC);
@@ -163,6 +175,12 @@ static void *ours(const char *name, int per_thread) {
     return per_thread ? (void *)cuLaunchCooperativeKernel_ptsz : (void *)cuLaunchCooperativeKernel;
   if (!strcmp(name, "cuLaunchCooperativeKernel_ptsz")) return (void *)cuLaunchCooperativeKernel_ptsz;
   if (!strcmp(name, "cuEventCreate")) return (void *)cuEventCreate;
+  if (!strcmp(name, "cuEventElapsedTime")) return (void *)cuEventElapsedTime;
+  if (!strcmp(name, "cuEventRecord")) return per_thread ? (void *)cuEventRecord_ptsz : (void *)cuEventRecord;
+  if (!strcmp(name, "cuEventRecord_ptsz")) return (void *)cuEventRecord_ptsz;
+  if (!strcmp(name, "cuEventRecordWithFlags"))
+    return per_thread ? (void *)cuEventRecordWithFlags_ptsz : (void *)cuEventRecordWithFlags;
+  if (!strcmp(name, "cuEventRecordWithFlags_ptsz")) return (void *)cuEventRecordWithFlags_ptsz;
   if (!strcmp(name, "cuGetProcAddress")) return (void *)address;
   if (!strcmp(name, "cuGetProcAddress_v2")) return (void *)address2;
   return NULL;

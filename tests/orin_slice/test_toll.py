@@ -20,13 +20,13 @@ def compiled(out: Path, source: Path, *options: str) -> Path:
 
 @pytest.mark.compiler
 @pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
-def test_only_hoppers_kernels_wait_first_and_events_spin(tmp_path: Path) -> None:
+def test_only_hoppers_kernels_read_slower_and_events_spin(tmp_path: Path) -> None:
     library = ("-shared", "-fPIC")
     compiled(tmp_path / "libcuda.so.1", HERE / "fake_driver.c", *library)
     program = compiled(tmp_path / "program", HERE / "fake_driver.c", "-DPROGRAM")
     toll = compiled(tmp_path / "libtoll.so", TOLL, *library)
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "LD_PRELOAD": str(toll), "TOLL_US": "250"}
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "LD_PRELOAD": str(toll), "TOLL_MS": "250"}
     result = subprocess.run([str(program)], env=environment, capture_output=True, text=True, check=True)
-    once = ["sm80_xmma_fprop 0 on stream 5", "toll 250000 on stream 5", "sm90_xmma_fprop 0 on stream 5"]
-    other = ["toll 250000 on stream 7", "sm90_xmma_fprop 0 on stream 7"]
-    assert result.stdout.splitlines() == [*once, *once, *other, "event 2"], "1 would be CU_EVENT_BLOCKING_SYNC"
+    ampere, hopper = (2 * [f"sm{n}_xmma_fprop on stream 5"] for n in (80, 90))
+    timed = [*ampere, "4 ms", *hopper, "504 ms"]
+    assert result.stdout.splitlines() == ["event 2", "event 2", *timed, *timed], "1 would be CU_EVENT_BLOCKING_SYNC"
