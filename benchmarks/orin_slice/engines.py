@@ -47,23 +47,14 @@ class Options:
 
 @dataclass(frozen=True)
 class Built:
-    """`kernels`: kernel name of each layer and whether it is sparse; `hopper`: how many of them are Hopper's own."""
+    """`kernels`: kernel name of each layer and whether it is sparse. `eligible`: layers that TensorRT found 2:4."""
 
-    engine: Any
+    plan: bytes
     seconds: float
     kernels: tuple[tuple[str, str, bool], ...]
     eligible: int
-    picked: int
     timings: int
     """How many times the builder timed a kernel; 0 without toll.c."""
-
-    @property
-    def hopper(self) -> int:
-        return sum(bool(HOPPER.search(kernel)) for _, kernel, _ in self.kernels)
-
-    @property
-    def sparse(self) -> int:
-        return sum(sparse for _, _, sparse in self.kernels)
 
     def as_dict(self) -> dict[str, Any]:
         families: dict[str, int] = {}
@@ -75,8 +66,8 @@ class Built:
             "build_s": round(self.seconds, 1),
             "timings": self.timings,
             "layers": len(self.kernels),
-            "sparse_kernels": self.sparse,
-            "sm90_kernels": self.hopper,
+            "sparse_kernels": sum(sparse for _, _, sparse in self.kernels),
+            "sm90_kernels": sum(bool(HOPPER.search(kernel)) for _, kernel, _ in self.kernels),
             "eligible": self.eligible,
             "sparse_layers": [layer for layer, _, sparse in self.kernels if sparse],
             "kernels": families,
@@ -84,20 +75,20 @@ class Built:
 
 
 class Builder:
-    """Builds in one process with one timing cache; everything that TensorRT prints goes to `log` and is then parsed."""
+    """Builds in one process; everything that TensorRT prints goes to `folder`/NAME.log and is then parsed. Builds of
+    one NAME share a timing cache."""
 
-    def __init__(self, trt: Any, folder: Path, cache: str) -> None:
+    def __init__(self, trt: Any, folder: Path) -> None:
         self._trt, self._folder = trt, folder
         self._logger = trt.Logger(trt.Logger.INFO)
-        self._cache = folder / f"{cache}.timing"
         self._runtime = trt.Runtime(self._logger)
 
-    def build(self, onnx: bytes, options: Options) -> Built:
+    def build(self, onnx: bytes, options: Options, name: str) -> Built:
         """Build the engine. Raises RuntimeError with TensorRT's last error."""
-        log = self._folder / "build.log"
+        log = self._folder / f"{name}.log"
         start, before = time.perf_counter(), _timings()
-        with _printed_to(log):
-            plan = self._plan(onnx, options)
+        with _printed_to(log), _once():
+            plan = self._plan(onnx, options, self._folder / f"{name}.timing")
         text = log.read_text(errors="replace")
         if plan is None:
             errors = re.findall(r"\[E\] (.*)", text)
@@ -107,13 +98,15 @@ class Builder:
         for line in text.splitlines():
             if "(Sparsity)" in line:
                 sparsity.take("INFO", line[line.index("(Sparsity)") :])
-        with _printed_to(self._folder / "load.log"):
-            engine = self._runtime.deserialize_cuda_engine(plan)
-            result = layers(self._trt, engine)
-        kernels = tuple((layer.name, layer.kernel, layer.sparse) for layer in result)
-        return Built(engine, seconds, kernels, len(sparsity.eligible), len(sparsity.picked), timings)
+        kernels = tuple((layer.name, layer.kernel, layer.sparse) for layer in layers(self._trt, self.load(plan)))
+        return Built(bytes(plan), seconds, kernels, len(sparsity.eligible), timings)
 
-    def _plan(self, onnx: bytes, options: Options) -> Any:
+    def load(self, plan: Any) -> Any:
+        """The engine of a plan."""
+        with _printed_to(self._folder / "load.log"):
+            return self._runtime.deserialize_cuda_engine(plan)
+
+    def _plan(self, onnx: bytes, options: Options, cached: Path) -> Any:
         trt = self._trt
         builder = trt.Builder(self._logger)
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH))
@@ -137,13 +130,23 @@ class Builder:
             _set_ranges(network)
         if not (options.free or options.qdq):
             hold(trt, network, {"fp32": "FLOAT", "fp16": "HALF", "int8": "INT8"}[options.precision])
-        held = self._cache.read_bytes() if self._cache.exists() else b""
+        held = cached.read_bytes() if cached.exists() else b""
         cache = config.create_timing_cache(held)
         config.set_timing_cache(cache, ignore_mismatch=True)
         plan = builder.build_serialized_network(network, config)
         if plan is not None:
-            self._cache.write_bytes(memoryview(config.get_timing_cache().serialize()))
+            cached.write_bytes(memoryview(config.get_timing_cache().serialize()))
         return plan
+
+
+@contextlib.contextmanager
+def _once() -> Iterator[None]:
+    """Let toll.c multiply all times by 1000: the builder then times each kernel once, not ten times."""
+    os.environ["TOLL_SCALE"] = "1000"
+    try:
+        yield
+    finally:
+        del os.environ["TOLL_SCALE"]
 
 
 def _timings() -> int:

@@ -19,7 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.common import RESULTS, save
-from benchmarks.orin_slice.measure import cases
+from benchmarks.orin_slice.cases import cases
 from edgesparse.backends.tensorrt.inspect import onnx_names
 from edgesparse.predict.fusion import fused_layers
 from edgesparse.predict.roofline import likely_sparse

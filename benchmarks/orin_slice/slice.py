@@ -6,11 +6,13 @@ called through the driver's library by ctypes: pycuda cannot adopt a context tha
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,16 +35,43 @@ def compiled(source: str, *libraries: str) -> Path:
     return out
 
 
-class Slice:
-    """A context on `sms` multiprocessors that is current in this thread until the process ends; 0 means all of them."""
+@contextlib.contextmanager
+def shared_gpu(processes: int) -> Iterator[dict[str, str]]:
+    """The environment in which `processes` processes use the GPU at the same time, each in its own slice.
 
-    def __init__(self, sms: int) -> None:
+    Without CUDA's Multi-Process Service they would use it in turns, and seven builders at once finish nothing. Raises
+    RuntimeError where the service is not installed.
+    """
+    control = shutil.which("nvidia-cuda-mps-control")
+    if processes == 1:
+        yield {}
+        return
+    if control is None:
+        raise RuntimeError("several builds at once need nvidia-cuda-mps-control: use --jobs 1")
+    with tempfile.TemporaryDirectory() as folder:
+        names = ("CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY")
+        environment = {**os.environ, **dict.fromkeys(names, folder)}
+        environment.pop("LD_LIBRARY_PATH", None)
+        subprocess.run([control, "-d"], env=environment, check=True, timeout=30)
+        try:
+            yield dict.fromkeys(names, folder)
+        finally:
+            subprocess.run([control], input=b"quit\n", env=environment, check=False, timeout=60)
+
+
+class Slice:
+    """A context on `sms` multiprocessors that is current in this thread until the process ends; 0 means all of them.
+
+    Slices with different `index` have no multiprocessor in common.
+    """
+
+    def __init__(self, sms: int, index: int = 0) -> None:
         self.cuda = ctypes.CDLL("libcuda.so.1", ctypes.RTLD_GLOBAL)
         self._context = ctypes.c_void_p()
         check(self.cuda.cuInit(0), "cuInit")
         if sms:
             library = ctypes.CDLL(str(compiled("green_context.c")))
-            self.sms = int(library.green_make(sms, ctypes.byref(self._context)))
+            self.sms = int(library.green_make(sms, index, ctypes.byref(self._context)))
             if self.sms < 0:
                 raise RuntimeError(f"no green context of {sms} multiprocessors: error {self.sms}")
             check(library.green_push(self._context), "green_push")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.orin_slice import measure
+from benchmarks.orin_slice import cases as measure
 from edgesparse.sparsity.inspect import inspect
 
 
