@@ -24,20 +24,22 @@ from edgesparse.backends.tensorrt.inspect import onnx_names
 from edgesparse.predict.fusion import fused_layers
 from edgesparse.predict.roofline import likely_sparse
 
-DERIVED = ("4 conv3x3-relu 64 ", "4 conv3x3-relu 128 ", "4 conv3x3-relu 256 ")
+ROOT = RESULTS.parents[1]
+DERIVED = ("4 conv3x3-relu 64 ", "4 conv3x3-relu 128 ", "4 conv3x3-relu 256 ", "YOLOv8n-shaped relu")
 """Name prefixes of the networks that the rule was derived from."""
 
 
 def compare(row: Mapping[str, Any]) -> dict[str, Counter[str]]:
-    """Counts of layers predicted correctly, wrongly expected and missed, by precision, for one network. Empty for ONNX
-    files and for older rows."""
+    """Counts of layers predicted correctly, wrongly expected and missed, by precision, for one network. Empty for older
+    rows and for ONNX files that are not part of the project."""
     results = {}
-    kind = row.get("case", "").split(":")[0]
+    kind, *rest = row.get("case", "").split(":")
+    known = kind in ("chains", "yolo") or (kind == "onnx" and (ROOT / rest[0]).exists())
     for way in ("int8 2:4", "fp16 2:4"):
         engine = row["engines"].get(way, {})
-        if "sparse_layers" not in engine or kind not in ("chains", "yolo"):
+        if "sparse_layers" not in engine or not known:
             continue
-        (case,) = cases([row["case"]])
+        (case,) = cases([row["case"].replace("onnx:", f"onnx:{ROOT}/")])
         ran = {name for layer in engine["sparse_layers"] for name in onnx_names(layer)}
         count = results[way[:4]] = Counter[str]()
         for work in fused_layers(case.source):

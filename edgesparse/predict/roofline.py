@@ -23,8 +23,12 @@ TILE_ROWS, TILE_COLUMNS, TILE_DEPTH = 128, 64, 128
 position of the kernel. Most names of TensorRT's convolution kernels have tiles of this size."""
 LIKELY, SMALL = " where likely", "INT8 of a smaller input"
 BOUNDS = {"math": "arithmetic", "memory": "memory traffic", "launch": "starting each layer"}
-LIKELY_CHANNELS = 128
-"""Input and output channels from which TensorRT picks 2:4 kernels in FP16 (docs/results/orin-slice.md)."""
+LIKELY_CHANNELS = {"fp16": 128, "int8": 64}
+"""Input and output channels from which TensorRT picks 2:4 kernels (docs/results/orin-slice.md)."""
+LIKELY_MACS = 100_000_000
+"""Products from which it picks them in FP16."""
+LIKELY_POINTWISE = 192
+"""Input channels from which it picks them in INT8 for a 1x1 convolution."""
 SHORTER = 0.8
 """Factor of the input's sides, for the comparison with a smaller input."""
 WORTH = 0.05
@@ -105,11 +109,16 @@ def predict(
 def likely_sparse(work: Work, precision: str) -> bool:
     """Whether TensorRT is likely to pick a 2:4 kernel for a layer with 2:4 weights.
 
-    Nothing smooth, such as SiLU, may follow, in either precision. In INT8 every such layer of an Orin-sized slice got
-    one, in FP16 those of at least 128 channels; an Orin ran none of YOLOv5s's 39 layers, all with SiLU, 2:4 in FP16.
+    Nothing smooth, such as SiLU, may follow: an Orin ran none of YOLOv5s's 39 layers, all with SiLU, 2:4 in FP16. The
+    rest was derived from engines of an Orin-sized slice. In FP16, the layer is wide and large; in INT8, it is not
+    narrow, has a stride of 1 and, if it is a 1x1 convolution, many input channels.
     """
-    wide = min(work.channels, work.columns) >= LIKELY_CHANNELS
-    return work.sparse and work.sparse_int8 and (precision == "int8" or wide)
+    if not (work.sparse and work.sparse_int8) or min(work.channels, work.columns) < LIKELY_CHANNELS[precision]:
+        return False
+    if precision == "fp16":
+        return work.macs >= LIKELY_MACS
+    strided = work.reads >= 3 * work.rows * work.channels  # a stride of 2 reads four values per output position
+    return not strided and (work.taps > 1 or work.channels >= LIKELY_POINTWISE)
 
 
 def shrunk(works: Sequence[Work], side: float) -> list[Work]:

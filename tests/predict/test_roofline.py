@@ -125,11 +125,17 @@ def test_the_verdict_has_a_likely_gain_a_greatest_one_and_what_else_saves() -> N
 
 def test_where_sparse_kernels_are_likely() -> None:
     """Kernels that an Orin-sized slice picked with ReLU, and an Orin with SiLU (docs/results/orin-slice.md)."""
-    sizes = {64: False, 128: True, 256: True}
-    for channels, picked in sizes.items():
-        layer = Work("conv", "tensor", 1600, channels, 9 * channels, sparse=True, sparse_int8=True, taps=9)
-        assert likely_sparse(layer, "fp16") == picked and likely_sparse(layer, "int8")
-        assert not likely_sparse(replace(layer, sparse_int8=False), "fp16"), "SiLU"
+    wide = Work("conv", "tensor", 1600, 128, 9 * 128, reads=1600 * 128, sparse=True, sparse_int8=True, taps=9)
+    narrow = replace(wide, columns=64, depth=9 * 64, reads=1600 * 64)
+    assert likely_sparse(wide, "fp16") and likely_sparse(wide, "int8")
+    assert not likely_sparse(narrow, "fp16") and likely_sparse(narrow, "int8")
+    assert not likely_sparse(replace(wide, rows=400, reads=400 * 128), "fp16"), "small"
+    assert not likely_sparse(replace(wide, reads=4 * wide.reads), "int8"), "a stride of 2"
+    assert not likely_sparse(replace(narrow, columns=32), "int8"), "narrow"
+    for channels, picked in ((128, False), (192, True)):
+        pointwise = replace(wide, depth=channels, reads=1600 * channels, taps=1)
+        assert likely_sparse(pointwise, "int8") == picked, channels
+    assert not likely_sparse(replace(wide, sparse_int8=False), "fp16"), "SiLU"
 
 
 works = st.builds(
