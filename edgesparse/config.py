@@ -26,6 +26,7 @@ from edgesparse.input_spec import InputSpec as InputSpec
 from edgesparse.input_spec import Keypoints as Keypoints
 from edgesparse.input_spec import Letterbox as Letterbox
 from edgesparse.redaction import redact
+from edgesparse.shadow import ShadowSettings
 from edgesparse.tiles import TilesSetting
 from edgesparse.typed import read_mapping, typed
 from edgesparse.values import AnyPath, Batches, Memory, Positive, Unit, Version
@@ -200,6 +201,8 @@ class Deploy(Section):
     """Limit for the age of a camera's newest frame in the health window, in milliseconds."""
     max_error_share: Unit = 0.01
     """Errors that are allowed in the health window, as a share (0..1) of the frames."""
+    shadow: ShadowSettings | None = None
+    """Runs the new engine beside the active one before the switch; default: off."""
     needs: dict[Need, Version] = Field(default_factory=dict)
     """Minimum versions."""
     include_head: bool = False

@@ -32,10 +32,10 @@ def key(folder: Path, name: str = "factory", days: int | None = None) -> Path:
 
 
 def signed(out: Path, private: Path, version: str = "1.0", filler: int = 1000, **fields: Any) -> Path:
-    """Write a bundle of a recipe, a model of `filler` bytes, and an empty file."""
+    """Write a bundle of a recipe (or the text `recipe`), a model of `filler` bytes, and an empty file."""
     folder = out.with_suffix(".contents")
     (folder / "model").mkdir(parents=True)
-    (folder / "recipe.yaml").write_text("model: model/model.onnx\n")
+    (folder / "recipe.yaml").write_text(fields.pop("recipe", "model: model/model.onnx\n"))
     (folder / "model" / "model.onnx").write_bytes(version.encode().ljust(filler, b"x"))
     (folder / "nothing").touch()
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 @restarts
 @click.option("--trusted", type=options.PATH, metavar="FOLDER", help="Trust the public keys in this folder.")
 @click.option("--allow-downgrade", is_flag=True, help="Accept a version that is not newer.")
+@click.option("--no-shadow", is_flag=True, help="Do not run the engine beside the active one first.")
 @click.option("--check", is_flag=True, help="Print what would be done; change nothing.")
 @click.option("--recover", is_flag=True, help="Finish or undo what a power cut interrupted.")
 def deploy(
     source: str | None,
     trusted: Path | None,
     allow_downgrade: bool,
+    no_shadow: bool,
     check: bool,
     recover: bool,
     as_json: bool,
@@ -35,8 +37,8 @@ def deploy(
 ) -> None:
     """Verify, build, test and switch to a bundle, or roll back.
 
-    The new engine is built while the old one runs, tested, switched to and watched. If the service does not stay
-    healthy, the old engine takes over again.
+    The new engine is built while the old one runs, tested, compared with the old one on live frames if the recipe has
+    deploy.shadow, switched to and watched. If the service does not stay healthy, the old engine takes over again.
 
     Defaults: slots in /var/lib/edgesparse or EDGESPARSE_STATE, public keys in /etc/edgesparse/trusted, the service's
     status in /run/edgesparse/status.json, restarted by systemctl restart edgesparse.
@@ -51,7 +53,7 @@ def deploy(
     def act(advance: Progress) -> Outcome:
         if source is None:
             return replace(chosen, restart=chosen.restart or "").device(advance).recover()
-        device = chosen.device(advance)
+        device = replace(chosen.device(advance), shadow=not no_shadow)
         with open_bundle(source, keys.trusted(trusted or keys.TRUSTED)) as bundle:
             return (device.check if check else device.deploy)(bundle, downgrade=allow_downgrade)
 

@@ -50,7 +50,18 @@ def _slot(slot: dict[str, Any] | None) -> str:
     state = f"bad: {slot['bad']}" if slot["bad"] else "not committed"
     if slot["committed"] is not None and not slot["bad"]:
         state = f"since {date(slot['committed'])}"
-    return f"{slot['name']} {slot['version']} in slot {slot['slot']}, {slot['backend']} {slot['precision']}, {state}"
+    what = f"{slot['name']} {slot['version']} in slot {slot['slot']}, {slot['backend']} {slot['precision']}, {state}"
+    return f"{what}{_shadow(slot['shadow'])}"
+
+
+def _shadow(result: dict[str, Any]) -> str:
+    """Return how an engine compared beside the one before it, from what a state file holds."""
+    values = [result.get(key) for key in ("recall", "boxes", "latency_ms")]
+    if not all(isinstance(value, int | float) for value in values):
+        return ""
+    recall, boxes, latency = map(float, values)  # type: ignore[arg-type]
+    memory = f", {result['memory_mb']:.0f} MB" if isinstance(result.get("memory_mb"), float) else ""
+    return f", beside the one before: {100 * recall:.0f} % of {boxes:.0f} boxes, {latency:.1f} ms{memory}"
 
 
 def _service(service: dict[str, Any], healthy: bool | None) -> str:

@@ -17,6 +17,7 @@ from edgesparse.config import Deploy, load_recipe
 from edgesparse.errors import DeployError, EdgeSparseError, RolledBack, SignatureError
 from edgesparse.fleet import bundle, contents
 from edgesparse.fleet.admit import admit
+from edgesparse.fleet.beside import run_beside, withdraw
 from edgesparse.fleet.fetch import BundleSource
 from edgesparse.fleet.restart import ServiceControl
 from edgesparse.fleet.slot_build import BuildSlot, build_slot
@@ -49,6 +50,8 @@ class Device:
     service: ServiceControl
     build: BuildSlot = build_slot
     progress: Progress = quiet
+    shadow: bool = True
+    """Whether a new engine runs beside the active one first, where its recipe says so."""
 
     def deploy(self, source: BundleSource, *, downgrade: bool = False) -> Outcome:
         """Build, test and run a bundle. Raises SignatureError, before anything is written, if it was tampered with,
@@ -146,6 +149,7 @@ class Device:
             record = SlotRecord(*identity, *engine, time.time())
             slot.write(record)
             slot.sync()
+            self._run_beside(slot, old)
         except (EdgeSparseError, OSError, KeyboardInterrupt) as error:
             slot.clear()
             self._end(journal, "refused", manifest.name, manifest.version, _reason(error))
@@ -153,6 +157,16 @@ class Device:
                 raise
             raise DeployError(f"{manifest.name} {manifest.version} is refused: {_reason(error)}") from None
         return replace(journal, step="switching"), record
+
+    def _run_beside(self, slot: DeploySlot, old: DeploySlot | None) -> None:
+        """Run the slot's engine beside the active one, if its recipe says so and a service is watched. Raises
+        DeployError if its limits do not hold.
+        """
+        if old is None or not self.service.restart or not self.shadow:
+            return
+        result = run_beside(self.root.path, self.service, slot.package, _limits(slot), self.progress)
+        if result is not None:
+            slot.change(shadow=result.model_dump())
 
     def _switch(self, journal: Journal, record: SlotRecord) -> None:
         """Switch to the new slot. If the service is not healthy, switch back and raise DeployError."""
@@ -205,6 +219,7 @@ class Device:
         return also
 
     def _recover(self) -> str:
+        withdraw(self.root.path)
         journal = self.root.journal()
         if journal is None:
             return ""

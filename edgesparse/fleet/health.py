@@ -52,6 +52,8 @@ class ServiceStatus(BaseModel):
     errors: int
     fallback: bool = False
     cameras: tuple[CameraHealth, ...] = ()
+    shadow: dict[str, Any] | None = None
+    """An engine that runs beside the active one, as ShadowResult."""
 
     @property
     def life(self) -> tuple[int, float]:

@@ -52,6 +52,8 @@ class SlotRecord:
     built: _Seconds = 0.0
     committed: _Seconds | None = None
     bad: _Text = ""
+    shadow: dict[str, Any] = field(default_factory=dict)
+    """How the engine compared beside the one before it; empty if it did not run there."""
 
     @property
     def healthy(self) -> bool:

@@ -47,8 +47,7 @@ class Sensors:
     def read(self) -> Reading:
         power = self._jtop_watts()
         return Reading(
-            _kilobytes(_text(self._root / "proc/meminfo"), "MemAvailable"),
-            _kilobytes(_text(self._root / "proc/self/status"), "VmRSS"),
+            *read_memory(self._root),
             tuple(self._temperatures()),
             power if power is not None else self._watts(),
         )
@@ -73,6 +72,12 @@ class Sensors:
         jtop, self._jtop = self._jtop, None
         if jtop is not None:
             jtop.close()
+
+
+def read_memory(root: Path = ROOT) -> tuple[int | None, int | None]:
+    """Return the memory available without swapping, and the resident memory of this process, in bytes."""
+    available = _kilobytes(_text(root / "proc/meminfo"), "MemAvailable")
+    return available, _kilobytes(_text(root / "proc/self/status"), "VmRSS")
 
 
 def _sorted(root: Path, kind: str, pattern: str) -> list[Path]:

@@ -97,6 +97,7 @@ class Report:
         self.snapshots.paused = free is not None and free < self.governor.limits.memory
         if self.monitors is not None:
             self.monitors.paused = self.snapshots.paused
+            self.monitors.tick()
         if self.snapshots.paused:
             self.snapshots.free()
             self.outputs.free()
@@ -183,6 +184,7 @@ class Report:
             "temperature_c": hottest[1] if hottest else None,
             "watts": reading.watts,
             "drift": monitors.states() if monitors is not None else {},
+            "shadow": monitors.shadow_state() if monitors is not None else None,
             "hard_frames": monitors.hard.state() if monitors is not None and monitors.hard is not None else None,
             "rate_share": round(self.governor.share, 3),
             "threads": [asdict(thread) for thread in thread_states()],

@@ -17,7 +17,7 @@ import pytest
 import squares
 import yaml
 
-from edgesparse.errors import RolledBack
+from edgesparse.errors import DeployError, RolledBack
 from edgesparse.fleet import contents, keys
 from edgesparse.fleet.deploy import Device
 from edgesparse.fleet.restart import ServiceControl
@@ -26,8 +26,9 @@ from edgesparse.fleet.status import status
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[ServiceControl]:
+def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServiceControl]:
     """Restarting returns once the new process is ready, as with systemctl; each process ends by itself eventually."""
+    monkeypatch.setenv("EDGESPARSE_STATE", str(tmp_path / "device"))  # as /var/lib/edgesparse is both
     settings = {
         "run": {"cameras": [{"name": "belt", "source": "demo", "rate": 20}]},
         "service": {"web": {"enabled": False}},
@@ -95,10 +96,14 @@ def test_a_good_bundle_runs_and_an_unhealthy_one_is_rolled_back(
     count.frames.clear()
     assert first["healthy"] and first["service"]["frames"] > 0
     with pytest.raises(RolledBack, match=r"camera belt: found a frame .* ms old, needed deploy\.max_age_ms 0\.0001"):
-        deploy("2.0", max_age_ms=0.0001)
+        deploy("2.0", max_age_ms=0.0001, shadow={"share": 0.5, "frames": 3, "boxes": 1, "seconds": 30})
     assert (
         count.frames["switching"] > count.frames["unpacking"] > 0
     )  # the old engine was in service while the new one was built
+    with pytest.raises(
+        DeployError, match=r"found \d+ frames with \d+ boxes beside the active engine in 1 s, needed 3 with"
+    ):
+        deploy("3.0", shadow={"share": 0.5, "frames": 3, "boxes": 100_000, "seconds": 1})
     after = status(device.root, service)
     assert after["running"]["version"] == "1.0" and after["healthy"]
     assert after["service"]["pid"] != first["service"]["pid"] and after["service"]["frames"] > 0

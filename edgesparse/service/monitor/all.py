@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
 from edgesparse.device import state_folder
 from edgesparse.runtime.detections import Detections
 from edgesparse.service.engine import LoadedEngine
+from edgesparse.service.monitor.copies import CopiedFrame
 from edgesparse.service.monitor.drift import Drift, describe
 from edgesparse.service.monitor.drift_settings import DriftSettings
 from edgesparse.service.monitor.hard_frames import HardFrames
 from edgesparse.service.monitor.hard_settings import HardFrameSettings
+from edgesparse.service.monitor.shadow import Beside, ShadowEngine
+from edgesparse.service.monitor.shadow_requests import ShadowRequests
 from edgesparse.service.outputs.events import Event
 from edgesparse.service.settings import ServiceSettings
 from edgesparse.service.tally import Tally
@@ -28,10 +32,13 @@ class Monitors:
         self._engine, self._tally, self._announce = engine, tally, announce
         self.paused = False
         """Whether nothing is copied, because memory is low."""
+        self._changing, self._closed = threading.Lock(), False
         self.drift: Drift | None = None
         self.hard: HardFrames | None = None
         self._drift_settings: DriftSettings | None = None
         self._hard_settings: HardFrameSettings | None = None
+        self.shadow: ShadowEngine | None = None
+        self._requests = ShadowRequests(state_folder())
         self._settings = settings
         try:
             self._open(settings)
@@ -47,10 +54,30 @@ class Monitors:
             self.drift.offer(frame, detections)
         if self.hard is not None:
             self.hard.offer(frame, detections)
+        if self.shadow is not None:
+            self.shadow.offer(frame, detections)
+
+    def tick(self) -> None:
+        """Start, watch and end a shadow, as a deploy requests it. Call it about once per second."""
+        request = self._requests.read()
+        with self._changing:
+            if self.shadow is not None and (request is None or request.id != self.shadow.id):
+                self._close_shadow()
+            if request is not None and self.shadow is None and not self._closed:
+                reserve = self._settings.limits.memory
+                self.shadow = ShadowEngine(request, Beside(self._engine, self._tally, reserve, self._disagreed))
+            if self.shadow is not None:
+                self.shadow.tick()
+
+    def _disagreed(self, frame: CopiedFrame) -> None:
+        if self.hard is not None:
+            self.hard.disagreed(frame)
 
     def engine(self, engine: LoadedEngine) -> None:
-        """Go on with this engine and its cameras."""
-        self._engine = engine
+        """Go on with this engine and its cameras. A shadow starts again beside it."""
+        with self._changing:
+            self._engine = engine
+            self._close_shadow()
         for each in (self.drift, self.hard):
             if each is not None:
                 each.engine(engine)
@@ -83,6 +110,11 @@ class Monitors:
         """Return the state of drift of each camera that was sampled."""
         return self.drift.states() if self.drift is not None else {}
 
+    def shadow_state(self) -> dict[str, Any] | None:
+        """Return the state of the shadow, None if there is none."""
+        shadow = self.shadow
+        return None if shadow is None else shadow.result.model_dump()
+
     def words(self) -> list[str]:
         """Return what should be looked at, a line each."""
         drifted = [(name, state) for name, state in self.states().items() if state["state"] == "drifted"]
@@ -95,6 +127,14 @@ class Monitors:
     def close(self) -> None:
         self._close_drift()
         self._close_hard()
+        with self._changing:
+            self._closed = True
+            self._close_shadow()
+
+    def _close_shadow(self) -> None:
+        shadow, self.shadow = self.shadow, None
+        if shadow is not None:
+            shadow.close()
 
     def _close_drift(self) -> None:
         drift, self.drift, self._drift_settings = self.drift, None, None

@@ -124,6 +124,13 @@ class HardFrames:
     def close(self) -> None:
         self._copies.close()
 
+    def disagreed(self, frame: CopiedFrame) -> None:
+        """Store a frame on which a shadow engine disagrees, if none was stored shortly before."""
+        wants = "disagreement" in self._settings.reasons
+        if wants and frame.time_ns >= self._due.get(frame.camera, 0):
+            self._due[frame.camera] = frame.time_ns + self._pause_ns
+            self.add(frame)
+
     def add(self, frame: CopiedFrame) -> None:
         """Store a frame, within the budget. Called from any thread but the frame loop's."""
         with self._lock:

@@ -10,15 +10,15 @@ from pydantic import Field
 from edgesparse.service.monitor.obscure import Blur
 from edgesparse.values import Memory, Section, Unit
 
-Reason = Literal["near", "blink"]
-REASONS: tuple[Reason, ...] = ("near", "blink")
+Reason = Literal["near", "blink", "disagreement"]
+REASONS: tuple[Reason, ...] = ("near", "blink", "disagreement")
 
 
 class HardFrameSettings(Section):
     """Stores frames on which the detector was unsure, to be labelled elsewhere."""
 
     reasons: Annotated[tuple[Reason, ...], Field(min_length=1)] = REASONS
-    """What makes a frame hard: a confidence near the minimum, a track that blinks."""
+    """What makes it hard: a confidence near the minimum, a track that blinks, disagreement with a shadow engine."""
     near: Unit = 0.1
     """Distance from the minimum confidence below which a detection is near it."""
     pause: Annotated[float, Field(ge=1, le=86400)] = 60.0
