@@ -25,7 +25,7 @@ STEADY_SECONDS = 10.0
 """Seconds without an error after which a restarted thread counts as healthy again."""
 DOWN_AFTER = 3
 """Consecutive errors after which the service counts as unhealthy."""
-NEEDED = 20
+NEEDED = 21
 """Threads that the service and its outputs start, besides those of the engine and the cameras."""
 NO_THREAD = "the system lets this process start no more threads"
 MORE_THREADS = "raise its limit of tasks (ulimit -u; TasksMax in the unit; --pids-limit of a container)"

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from reference_keys import MARK
 
-from edgesparse import camera, strict_yaml, supervised, tiles
+from edgesparse import camera, shadow, strict_yaml, supervised, tiles
 from edgesparse.fleet import bundle, connection, health, history, state
 from edgesparse.runtime import images
 from edgesparse.service import credentials, live_cameras, log_rate
 from edgesparse.service.monitor import baseline, drift_settings
+from edgesparse.service.monitor import shadow as monitor_shadow
 from edgesparse.service.outputs import backlog, clips, events, mqtt, traces, webhook
 from edgesparse.service.web import bodies, camera_changes, connections, door, inference, kserve, server
 from edgesparse.stream import requests
@@ -84,6 +85,8 @@ TABLES: dict[str, list[tuple[str, str, str]]] = {
         ("baselines per camera, in all", f"{baseline.KEPT}, {baseline.MOST_FILES:,}", "the oldest are removed"),
         ("hard frames", "`disk` bytes", "the oldest are removed"),
         ("hard frames in 24 hours", "`per_day`", "not stored"),
+        ("a request for a shadow engine", _size(shadow.MOST_BYTES), "not used; logged"),
+        ("errors of a shadow engine", str(monitor_shadow.MOST_ERRORS), "it is released, and the switch refused"),
         ("examples of drift per camera", str(drift_settings.MOST_EXAMPLES), "replaced by the next alarm's"),
     ],
     "Threads and log": [

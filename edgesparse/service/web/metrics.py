@@ -44,6 +44,7 @@ class _Collector(Collector):
         yield from _events(report)
         yield from _drift(report)
         yield from _hard_frames(report)
+        yield from _shadow(report)
         yield from _engine(report)
         yield from _requests(report)
         yield from _board(report)
@@ -164,6 +165,21 @@ def _hard_frames(report: Report) -> Iterator[Metric]:
     yield stored
     yield _gauge("hard_frames_kept", "Hard frames on disk.", state["stored"])
     yield _gauge("hard_frames_bytes", "Bytes of hard frames on disk.", state["bytes"])
+
+
+def _shadow(report: Report) -> Iterator[Metric]:
+    state = report.monitors.shadow_state() if report.monitors is not None else None
+    if state is None:
+        return
+    known = (
+        ("shadow_frames", "Frames on which the shadow engine was compared.", state["frames"]),
+        ("shadow_recall", "Share of the active engine's boxes that the shadow detects.", state["recall"]),
+        ("shadow_precision", "Share of the shadow's boxes that the active engine has.", state["precision"]),
+        ("shadow_busy", "Share of the time in which the shadow ran.", state["busy"]),
+    )
+    for name, about, value in known:
+        if value is not None:
+            yield _gauge(name, about, value)
 
 
 def _engine(report: Report) -> Iterator[Metric]:

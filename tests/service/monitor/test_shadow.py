@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,20 +16,24 @@ import pytest
 import squares
 from hypothesis import given
 from hypothesis import strategies as some
-from samples import wait_until
+from samples import service_settings, wait_until
 
 from edgesparse.builder.build import build
 from edgesparse.camera import Camera
-from edgesparse.config import Run, load_recipe
+from edgesparse.config import Deploy, Run, load_recipe
+from edgesparse.fleet.beside import why_not
+from edgesparse.fleet.state import write_state
 from edgesparse.package.store import Package, open_package
 from edgesparse.runtime.detections import Detections
 from edgesparse.service import engine as engines
 from edgesparse.service.engine import LoadedEngine
 from edgesparse.service.monitor import shadow
+from edgesparse.service.monitor.all import Monitors
 from edgesparse.service.monitor.copies import CopiedFrame
 from edgesparse.service.monitor.shadow import Beside, Pace, ShadowEngine
 from edgesparse.service.monitor.shadow_requests import ShadowRequests
 from edgesparse.service.tally import Tally
+from edgesparse.service.web import metrics
 from edgesparse.shadow import REQUEST, ShadowRequest, ShadowResult, ShadowSettings
 from edgesparse.stream.frames import Frame
 
@@ -200,3 +207,51 @@ def test_a_request_is_read_only_from_a_file_that_others_cannot_change(
     file.unlink()
     file.symlink_to(tmp_path / "elsewhere")
     assert requests.read() is None
+
+
+def test_the_service_runs_what_a_deploy_requests_until_the_request_is_withdrawn(
+    watched: Watched, tmp_path: Path
+) -> None:
+    monitors = Monitors(service_settings(hard_frames={"folder": tmp_path}), watched.engine, watched.tally, print)
+    file = Path(os.environ["EDGESPARSE_STATE"]) / REQUEST
+    (active,) = watched.engine.detector.detect([watched.frame.image])
+    settings = ShadowSettings(share=0.5, frames=2, boxes=2)
+
+    def requested(name: str) -> dict[str, Any]:
+        """Write a request as a deploy does. Returns what the service's status says once the shadow has ended."""
+        request = ShadowRequest(id=secrets.token_hex(8), package=str(watched.packages[name]), settings=settings)
+        write_state(file, request.model_dump())
+
+        def ended() -> bool:
+            monitors.tick()
+            watched.frame.time_ns = time.monotonic_ns()
+            monitors.offer(watched.frame, active)
+            state = monitors.shadow_state()
+            return state is not None and state["id"] == request.id and state["state"] in ("done", "failed")
+
+        wait_until(ended)
+        return json.loads(json.dumps(monitors.shadow_state()))
+
+    try:
+        monitors.tick()
+        assert monitors.shadow_state() is None
+        limits = Deploy(shadow=settings)
+        same, shifted = (ShadowResult.model_validate_json(json.dumps(requested(name))) for name in ("same", "shifted"))
+        assert why_not(same, limits, settings) is None
+        reason = why_not(shifted, limits, settings)
+        assert reason is not None and "found 0 % of its 6 boxes" in reason
+        report: Any = SimpleNamespace(monitors=monitors)
+        assert {metric.name: metric.samples[0].value for metric in metrics._shadow(report)} == {
+            "edgesparse_shadow_frames": 2,
+            "edgesparse_shadow_recall": 0,
+            "edgesparse_shadow_precision": 0,
+            "edgesparse_shadow_busy": shifted.busy,
+        }
+        assert monitors.hard is not None and monitors.hard.stored["door", "disagreement"] == 1
+        monitors.engine(watched.engine)
+        assert monitors.shadow_state() is None, "it starts again beside another engine"
+    finally:
+        file.unlink(missing_ok=True)
+    monitors.tick()
+    assert monitors.shadow_state() is None
+    monitors.close()

@@ -235,6 +235,15 @@ function pairs(list, values) {
   fill(list, values.filter(([, value]) => value).flatMap(([key, value]) => [element("dt", key), element("dd", value)]));
 }
 
+function shadow(beside) {
+  if (!beside) return "";
+  const share = value => `${number(100 * value)} %`, because = beside.why ? `: ${beside.why}` : "";
+  const agreed = beside.recall === null ? "" : `, finds ${share(beside.recall)} of the active engine's boxes, and `
+    + `${share(beside.precision)} of its own are among them`;
+  const took = beside.latency_ms === null ? "" : `, ${number(beside.latency_ms, 1)} ms`;
+  return `${beside.package || beside.id} ${beside.state}${because}, ${number(beside.frames)} frames${took}${agreed}`;
+}
+
 function facts(status) {
   const engine = status.engine;
   byId("model").textContent = engine.model;
@@ -246,6 +255,7 @@ function facts(status) {
     ["Package", engine.package], ["Precision", engine.precision], ["Backend", `${engine.backend} (${engine.version})`],
     ["2:4", engine.layers ? `${engine.sparse_layers} of ${engine.layers} layers run sparse` : "no layer runs sparse"],
     ["Built", engine.created], ["Running for", span(status.time - status.started)], ["Frames", number(status.frames)],
+    ["Shadow", shadow(status.shadow)],
   ]);
   const hard = status.hard_frames;
   byId("outputs-box").hidden = status.outputs.length === 0 && !hard;
