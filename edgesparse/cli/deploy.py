@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @restarts
 @click.option("--trusted", type=options.PATH, metavar="FOLDER", help="Trust the public keys in this folder.")
 @click.option("--allow-downgrade", is_flag=True, help="Accept a version that is not newer.")
-@click.option("--no-shadow", is_flag=True, help="Do not run the engine beside the active one first.")
+@click.option("--no-shadow", is_flag=True, help="Skip what the recipe's deploy.shadow asks for.")
 @click.option("--check", is_flag=True, help="Print what would be done; change nothing.")
 @click.option("--recover", is_flag=True, help="Finish or undo what a power cut interrupted.")
 def deploy(

@@ -54,14 +54,14 @@ def withdraw(root: Path) -> None:
 
 
 def _wait(service: ServiceControl, request: ShadowRequest, progress: Progress) -> ShadowResult:
-    begun, wanted = time.monotonic(), request.settings.frames
+    begun, frames = time.monotonic(), request.settings.frames
     result: ShadowResult | None = None
     while time.monotonic() < begun + request.settings.seconds + LOAD_SECONDS:
         status = service.current_status()
         current = _result(status.shadow) if status is not None and status.shadow is not None else None
         if current is not None and current.id == request.id:
             result = current
-            progress("running beside the active engine", min(result.frames, wanted), wanted)
+            progress("running beside the active engine", min(result.frames, frames), frames)
             if result.state in ("done", "failed"):
                 return result
         elif result is None and time.monotonic() > begun + ANSWER_SECONDS:

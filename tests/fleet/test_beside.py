@@ -67,15 +67,15 @@ class Answering(ServiceControl):
 
     root: Path = Path()
     answers: tuple[dict[str, Any] | None, ...] = (GOOD,)
-    asked: list[ShadowRequest] = field(default_factory=list)
+    requests: list[ShadowRequest] = field(default_factory=list)
     running: bool = True
 
     def current_status(self) -> ServiceStatus | None:
         values = {"package": "x", "pid": 1, "started": 0, "ready": True, "healthy": True, "frames": 1, "errors": 0}
         if (self.root / REQUEST).exists():
-            self.asked.append(ShadowRequest.model_validate_json((self.root / REQUEST).read_text()))
-            answer = self.answers[min(len(self.asked), len(self.answers)) - 1]
-            values["shadow"] = answer and {"id": self.asked[-1].id, **answer}
+            self.requests.append(ShadowRequest.model_validate_json((self.root / REQUEST).read_text()))
+            answer = self.answers[min(len(self.requests), len(self.answers)) - 1]
+            values["shadow"] = answer and {"id": self.requests[-1].id, **answer}
         return ServiceStatus(**values) if self.running else None
 
     def try_out(self, *_: object) -> str | None:
@@ -102,12 +102,12 @@ def test_a_switch_happens_after_the_new_engine_agreed_and_is_recorded(
     tmp_path: Path, deploy: Callable[..., Any]
 ) -> None:
     outcome, first = deploy("1.0")
-    assert outcome.result == "deployed" and first.asked == [], "nothing runs that it could be compared with"
+    assert outcome.result == "deployed" and first.requests == [], "nothing runs that it could be compared with"
     loading = {"state": "loading"}
     outcome, service = deploy("2.0", None, loading, {"state": "running", "frames": 20}, GOOD)
     assert outcome.result == "deployed" and bundles.serving(tmp_path / "device") == "2.0"
-    assert len(service.asked) == 4 and service.asked[0].settings.frames == 200
-    assert service.asked[0].package == str((tmp_path / "device/slots/b/package").resolve())
+    assert len(service.requests) == 4 and service.requests[0].settings.frames == 200
+    assert service.requests[0].package == str((tmp_path / "device/slots/b/package").resolve())
     record = json.loads((tmp_path / "device/slots/b/slot.json").read_text())
     assert record["shadow"]["recall"] == 0.97 and record["shadow"]["memory_mb"] == 40.0
     assert not (tmp_path / "device" / REQUEST).exists()
@@ -123,7 +123,7 @@ def test_a_switch_is_refused_and_nothing_of_it_stays(tmp_path: Path, deploy: Cal
     last = json.loads((root / "history.jsonl").read_text().splitlines()[-1])
     assert last["result"] == "refused" and "found 40 % of its 60 boxes" in last["why"]
     outcome, service = deploy("2.0", shadow=False)
-    assert outcome.result == "deployed" and service.asked == [], "--no-shadow"
+    assert outcome.result == "deployed" and service.requests == [], "--no-shadow"
 
 
 def test_a_service_that_is_away_or_does_not_answer_refuses_the_switch(

@@ -44,7 +44,7 @@ HALF: Any = ((0, 0), (1, 0), (1, 0.4), (0, 0.4))
 def package(folder: Path, shift: float = 0.0, names: tuple[str, ...] = squares.NAMES) -> Package:
     folder.mkdir()
     squares.detector(folder / "squares.onnx", shift=shift)
-    recipe = {"model": "squares.onnx", "classes": list(names)}
+    recipe: dict[str, Any] = {"model": "squares.onnx", "classes": list(names)}
     recipe["build"] = {"backend": "onnxruntime", "candidates": ["fp32"], "threads": 1}
     (folder / "recipe.yaml").write_text(json.dumps(recipe))
     return build(load_recipe(folder / "recipe.yaml"), folder / "engines").package
@@ -54,9 +54,9 @@ def package(folder: Path, shift: float = 0.0, names: tuple[str, ...] = squares.N
 def packages(tmp_path_factory: pytest.TempPathFactory, state: Path) -> dict[str, Path]:
     """One that is as the active engine, one whose boxes are elsewhere, and one with other classes in another order."""
     folder = tmp_path_factory.mktemp("shadows")
-    made = {"same": package(folder / "same"), "shifted": package(folder / "shifted", 6.0)}
-    made["renamed"] = package(folder / "renamed", 0.0, ("red", "blue"))
-    return {name: each.folder for name, each in made.items()}
+    built = {"same": package(folder / "same"), "shifted": package(folder / "shifted", 6.0)}
+    built["renamed"] = package(folder / "renamed", 0.0, ("red", "blue"))
+    return {name: each.folder for name, each in built.items()}
 
 
 class Watched:
