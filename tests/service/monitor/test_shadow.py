@@ -209,49 +209,61 @@ def test_a_request_is_read_only_from_a_file_that_others_cannot_change(
     assert requests.read() is None
 
 
+SMALL = ShadowSettings(share=0.5, frames=2, boxes=2)
+
+
+def requested(monitors: Monitors, watched: Watched, name: str) -> ShadowResult:
+    """Write a request as a deploy does. Returns what the service's status says once the shadow has ended."""
+    request = ShadowRequest(id=secrets.token_hex(8), package=str(watched.packages[name]), settings=SMALL)
+    write_state(Path(os.environ["EDGESPARSE_STATE"]) / REQUEST, request.model_dump())
+    (active,) = watched.engine.detector.detect([watched.frame.image])
+
+    def ended() -> bool:
+        monitors.tick()
+        watched.frame.time_ns = time.monotonic_ns()
+        monitors.offer(watched.frame, active)
+        state = monitors.shadow_state()
+        return state is not None and state["id"] == request.id and state["state"] in ("done", "failed")
+
+    wait_until(ended)
+    return ShadowResult.model_validate_json(json.dumps(monitors.shadow_state()))
+
+
 def test_the_service_runs_what_a_deploy_requests_until_the_request_is_withdrawn(
     watched: Watched, tmp_path: Path
 ) -> None:
     monitors = Monitors(service_settings(hard_frames={"folder": tmp_path}), watched.engine, watched.tally, print)
-    file = Path(os.environ["EDGESPARSE_STATE"]) / REQUEST
-    (active,) = watched.engine.detector.detect([watched.frame.image])
-    settings = ShadowSettings(share=0.5, frames=2, boxes=2)
-
-    def requested(name: str) -> dict[str, Any]:
-        """Write a request as a deploy does. Returns what the service's status says once the shadow has ended."""
-        request = ShadowRequest(id=secrets.token_hex(8), package=str(watched.packages[name]), settings=settings)
-        write_state(file, request.model_dump())
-
-        def ended() -> bool:
-            monitors.tick()
-            watched.frame.time_ns = time.monotonic_ns()
-            monitors.offer(watched.frame, active)
-            state = monitors.shadow_state()
-            return state is not None and state["id"] == request.id and state["state"] in ("done", "failed")
-
-        wait_until(ended)
-        return json.loads(json.dumps(monitors.shadow_state()))
-
+    monitors.tick()
+    assert monitors.shadow_state() is None and monitors.hard is not None
     try:
-        monitors.tick()
-        assert monitors.shadow_state() is None
-        limits = Deploy(shadow=settings)
-        same, shifted = (ShadowResult.model_validate_json(json.dumps(requested(name))) for name in ("same", "shifted"))
-        assert why_not(same, limits, settings) is None
-        reason = why_not(shifted, limits, settings)
-        assert reason is not None and "found 0 % of its 6 boxes" in reason
-        report: Any = SimpleNamespace(monitors=monitors)
-        assert {metric.name: metric.samples[0].value for metric in metrics._shadow(report)} == {
-            "edgesparse_shadow_frames": 2,
-            "edgesparse_shadow_recall": 0,
-            "edgesparse_shadow_precision": 0,
-            "edgesparse_shadow_busy": shifted.busy,
-        }
-        assert monitors.hard is not None and monitors.hard.stored["door", "disagreement"] == 1
-        monitors.engine(watched.engine)
-        assert monitors.shadow_state() is None, "it starts again beside another engine"
+        assert why_not(requested(monitors, watched, "same"), Deploy(), SMALL) is None
+        shifted = requested(monitors, watched, "shifted")
     finally:
-        file.unlink(missing_ok=True)
+        (Path(os.environ["EDGESPARSE_STATE"]) / REQUEST).unlink(missing_ok=True)
+    reason = why_not(shifted, Deploy(), SMALL)
+    assert reason is not None and "found 0 % of its 6 boxes" in reason
+    report: Any = SimpleNamespace(monitors=monitors)
+    assert {metric.name: metric.samples[0].value for metric in metrics._shadow(report)} == {
+        "edgesparse_shadow_frames": 2,
+        "edgesparse_shadow_recall": 0,
+        "edgesparse_shadow_precision": 0,
+        "edgesparse_shadow_busy": shifted.busy,
+    }
+    assert monitors.hard.stored["door", "disagreement"] == 1
     monitors.tick()
     assert monitors.shadow_state() is None
     monitors.close()
+
+
+def test_a_shadow_starts_again_beside_another_engine(watched: Watched) -> None:
+    monitors = Monitors(service_settings(), watched.engine, watched.tally, print)
+    try:
+        requested(monitors, watched, "same")
+        monitors.engine(watched.engine)
+        assert monitors.shadow_state() is None
+        monitors.tick()
+        state = monitors.shadow_state()
+        assert state is not None and state["state"] == "loading"
+    finally:
+        (Path(os.environ["EDGESPARSE_STATE"]) / REQUEST).unlink(missing_ok=True)
+        monitors.close()
