@@ -225,7 +225,7 @@ class ShadowEngine:
             compared = agreement(self._pairs)
             changes |= {"recall": round(compared.recall, 4), "precision": round(compared.precision, 4)}
         self._result = self._result.model_copy(update=changes)
-        log.warning("shadow: %s: %s", self._request.package, self._result.why or state)
+        log.warning("shadow: %s %s: %s", self._request.package, state, self._result.why or _figures(self._result))
         self._release()
 
     def _release(self) -> None:
@@ -261,6 +261,14 @@ def _differ(pair: Pair) -> bool:
         return len(shadow) > 0
     compared = agreement([pair])
     return compared.recall < 1 or compared.extra > 0
+
+
+def _figures(result: ShadowResult) -> str:
+    before, beside = result.active_ms
+    return (
+        f"{result.frames} frames, {result.boxes} boxes, recall {result.recall}, precision {result.precision}, "
+        f"{result.latency_ms} ms, {result.memory_mb} MB; the active engine took {before} ms, beside it {beside} ms"
+    )
 
 
 def _mean_ms(tally: Tally, since: int) -> float | None:
