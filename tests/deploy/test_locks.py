@@ -61,3 +61,12 @@ def test_markers_hold_for_the_target_and_not_for_this_machine() -> None:
     assert "exceptiongroup" in pins(PIP_OPENCV, "3.10") and "exceptiongroup" not in pins(PIP_OPENCV, "3.12")
     assert pins(PIP_OPENCV, "3.10")["numpy"] != pins(PIP_OPENCV, "3.12")["numpy"]
     assert not any(name.startswith("pyreadline") for name in pins(PIP_OPENCV)), "Windows"
+
+
+def test_only_the_named_sources_are_built_from_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What pip needs to build a source comes as wheels: `:all:` would compile NumPy and the tools of its build."""
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setitem(PROGRAM["fetch"].__globals__, "pip", lambda *arguments: calls.append(arguments))
+    PROGRAM["fetch"](tmp_path, "3.10", "aarch64", "pycuda")
+    wheels, sources = calls
+    assert "--only-binary=:all:" in wheels and "--no-binary=pycuda" in sources and "--no-binary=:all:" not in sources
