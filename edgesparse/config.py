@@ -131,6 +131,9 @@ class Accept(Section):
     """Points of mAP 50-95 that the build must reach."""
     min_agreement: Unit = 0.9
     """Share (0..1) of FP32's boxes on images without labels that the build must also detect."""
+    max_confidence_shift: Unit | None = None
+    """Median change (0..1) of the confidences of FP32's boxes that the build may cause; needs `annotations` or
+    `images`, whose images are compared."""
     require_sparse: bool = False
     """Refuse a build whose engine runs no 2:4 kernels or is not faster because of them."""
 

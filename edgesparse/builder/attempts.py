@@ -18,6 +18,7 @@ from edgesparse.builder.child.timing import Timing
 from edgesparse.builder.onnx_files import OnnxFiles
 from edgesparse.builder.prepare import Build
 from edgesparse.builder.resume import Finished, FinishedCandidates
+from edgesparse.confidences import ConfidenceShift
 from edgesparse.device import state_folder
 from edgesparse.errors import EdgeSparseError
 from edgesparse.package.manifest import AgreementRecord, Outcome, Score
@@ -44,6 +45,7 @@ class Attempt:
     outputs: tuple[TensorSpec, ...] = ()
     score: Score | None = None
     agreement: AgreementRecord | None = None
+    shift: ConfidenceShift | None = None
 
     def end(self, outcome: Outcome, reason: str) -> Attempt:
         self.outcome, self.reason = outcome, reason
@@ -51,7 +53,7 @@ class Attempt:
 
     def take(self, trial: TrialResult) -> None:
         self.inputs, self.outputs, self.timing = trial.inputs, trial.outputs, trial.timing
-        self.score, self.agreement = trial.score, trial.agreement
+        self.score, self.agreement, self.shift = trial.score, trial.agreement, trial.shift
 
     @property
     def runs(self) -> bool:

@@ -12,16 +12,20 @@ from edgesparse.builder.attempts import Attempt
 from edgesparse.builder.child.job import ScoreTarget, Scoring
 from edgesparse.builder.child.trials import write_reference
 from edgesparse.builder.prepare import Prepared, static_model
-from edgesparse.config import Accept, Recipe
+from edgesparse.config import Accept, Recipe, Run
 from edgesparse.errors import AccuracyGateFailed, BackendUnavailable, ConfigError
 from edgesparse.model import load as models
 from edgesparse.package.manifest import Score
 from edgesparse.progress import Progress
+from edgesparse.runtime.confidence_shift import LOW
 from edgesparse.runtime.detector import Detector
-from edgesparse.runtime.evaluate import SCORING, detect, require_reference, score
+from edgesparse.runtime.evaluate import SCORING, Advance, detect, require_reference, score
+from edgesparse.runtime.images import image_files
 from edgesparse.runtime.labels.read import Labels
 
 MARGIN = 0.2
+COMPARED = 200
+"""Most images on which confidences are compared."""
 
 
 class Gate:
@@ -35,13 +39,18 @@ class Gate:
         self._labels = _labels(recipe.accept)
         self._base: Score | None = None
         self._reference: Path | None = None
+        self._confidences: Path | None = None
+        if self._labels is None and recipe.accept.images is None and recipe.accept.max_confidence_shift is not None:
+            raise ConfigError("accept.max_confidence_shift needs images to compare on: set accept.images")
 
     def scoring(self) -> Scoring:
         """What a trial compares the candidate's detections with."""
         if self._labels is not None:
-            return Scoring(annotations=self._labels.path.absolute(), images=_absolute(self._accept.images))
+            folder = _absolute(self._accept.images)
+            return Scoring(self._labels.path.absolute(), folder, confidences=self._confidences)
         if self._reference is not None:
-            return Scoring(reference=self._reference, run=self._recipe.run.redacted())
+            run = self._recipe.run.redacted()
+            return Scoring(reference=self._reference, run=run, confidences=self._confidences)
         return Scoring()
 
     def prepare(self, prepared: Prepared, folder: Path, progress: Progress) -> None:
@@ -49,28 +58,36 @@ class Gate:
         the reference itself does not score.
         """
         accept = self._accept
-        if (self._labels is None and accept.images is None) or (self._labels and accept.max_map_drop is None):
+        scored = self._labels is not None and accept.max_map_drop is not None
+        compared = self._labels is None and accept.images is not None
+        if not (scored or compared or accept.max_confidence_shift is not None):
             return
         source, path = models.load(accept.reference or self._recipe.model), folder / "reference.onnx"
         models.save(static_model(source, self._recipe.build.batch.opt, prepared.spec.input.size), path)
-        runner = backend("onnxruntime").load(path, self._recipe.build.threads)
-        run, advance = SCORING if self._labels else self._recipe.run, partial(progress, "scoring the reference")
-        with Detector(runner, prepared.spec, run) as detector:
-            if self._labels is not None:
-                mapping = self._labels.match(prepared.spec.classes)
-                answers = detect(detector, self._labels, advance)
-                evaluation = score(self._labels, answers, prepared.spec.classes, mapping)
-                require_reference(evaluation, self._labels, answers)
-                self._base = Score(
-                    map=round(evaluation.map, 2), map50=round(evaluation.map50, 2), metric=evaluation.metric
-                )
-            elif accept.images is not None:
-                self._reference = folder / "reference.json"
-                if not write_reference(detector, accept.images, self._reference, advance):
-                    raise AccuracyGateFailed(
-                        f"the reference itself detects nothing on the images in {accept.images}: check the recipe's "
-                        "head and input, or choose images with objects"
-                    )
+
+        def reference(run: Run) -> Detector:
+            return Detector(backend("onnxruntime").load(path, self._recipe.build.threads), prepared.spec, run)
+
+        advance = partial(progress, "scoring the reference")
+        if self._labels is not None and scored:
+            with reference(SCORING) as detector:
+                self._base = _base(detector, self._labels, advance)
+        elif accept.images is not None and compared:
+            self._reference = folder / "reference.json"
+            with reference(self._recipe.run) as detector:
+                _write(detector, image_files(accept.images), self._reference, advance)
+        if accept.max_confidence_shift is not None:
+            self._confidences = folder / "confidences.json"
+            with reference(LOW) as detector:
+                _write(detector, self._images(), self._confidences, advance)
+
+    def _images(self) -> list[Path]:
+        """Return the images on which confidences are compared."""
+        if self._labels is not None:
+            files = [image.path for image in self._labels.images]
+            return files[:: max(1, -(-len(files) // COMPARED))]
+        assert self._accept.images is not None
+        return image_files(self._accept.images, COMPARED)
 
     def int8_target(self) -> ScoreTarget | None:
         """Return the score that INT8 must reach when it is prepared; None if the recipe requires none. It is higher
@@ -92,6 +109,8 @@ class Gate:
                 f"found {100 * agreed.recall:.0f} % of FP32's {agreed.boxes} boxes, and {100 * agreed.precision:.0f} % "
                 f"of its own are FP32's too, needed accept.min_agreement {100 * accept.min_agreement:.0f} % of each"
             )
+        if (reason := self._shifted(attempt)) is not None:
+            return reason
         if score is None or self._labels is None:
             return None
         if accept.min_map is not None and score.map < accept.min_map:
@@ -106,6 +125,14 @@ class Gate:
             f"found {score.map:.1f} {score.metric}, {drop:.1f} under the reference's {self._base.map:.1f}, "
             f"allowed accept.max_map_drop {accept.max_map_drop:g}"
         )
+
+    def _shifted(self, attempt: Attempt) -> str | None:
+        """Return why a candidate's confidences are refused; it finds none of the boxes if it has no shift."""
+        allowed, shift = self._accept.max_confidence_shift, attempt.shift
+        if allowed is None or (shift is not None and shift.median <= allowed):
+            return None
+        text = "none of FP32's boxes" if shift is None else str(shift)
+        return f"found {text}, allowed accept.max_confidence_shift {allowed:g}"
 
     def words(self, attempt: Attempt) -> str:
         """Describe how well a candidate that passes detects, for the verdict."""
@@ -129,6 +156,24 @@ def all_refused(refused: Sequence[Attempt]) -> AccuracyGateFailed:
         return AccuracyGateFailed(f"refused: {reason}: {fix}")
     reasons = "; ".join(f"{attempt.plan.name}: {attempt.reason}" for attempt in refused)
     return AccuracyGateFailed(f"every candidate is refused: {reasons}: quantize or prune less, or allow more")
+
+
+def _base(detector: Detector, labels: Labels, advance: Advance) -> Score:
+    """Return the reference's score. Raises AccuracyGateFailed if it does not score."""
+    mapping = labels.match(detector.spec.classes)
+    answers = detect(detector, labels, advance)
+    evaluation = score(labels, answers, detector.spec.classes, mapping)
+    require_reference(evaluation, labels, answers)
+    return Score(map=round(evaluation.map, 2), map50=round(evaluation.map50, 2), metric=evaluation.metric)
+
+
+def _write(detector: Detector, files: Sequence[Path], out: Path, advance: Advance) -> None:
+    """Write the reference's detections. Raises AccuracyGateFailed if it detects nothing."""
+    if not write_reference(detector, files, out, advance):
+        raise AccuracyGateFailed(
+            f"the reference itself detects nothing on the images in {files[0].parent}: check the recipe's head and "
+            "input, or choose images with objects"
+        )
 
 
 def _absolute(path: Path | None) -> Path | None:

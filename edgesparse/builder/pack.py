@@ -102,6 +102,7 @@ def _candidate(attempt: Attempt) -> Candidate:
         rung=attempt.rung,
         score=attempt.score,
         agreement=attempt.agreement,
+        shift=attempt.shift,
     )
     if timing is not None:
         times = {"latency_ms": round(timing.median_ms, 4), "spread_ms": round(timing.spread, 4)}

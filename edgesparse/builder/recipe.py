@@ -63,6 +63,7 @@ accept:
   # max_map_drop: 1.0                    # points of mAP 50-95 below the original model (or below `reference:`)
   # min_map: 40.0                        # points of mAP 50-95
   # min_agreement: 0.9                   # share of boxes that both must detect
+  # max_confidence_shift: 0.05           # median change of confidences, since thresholds depend on them
   # require_sparse: true                 # refuse an engine that gains nothing from 2:4
 
 run:

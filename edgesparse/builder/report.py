@@ -19,6 +19,7 @@ from edgesparse.pages.html import (
     text,
     tiles,
 )
+from edgesparse.pages.shifts import shift_tables
 
 _STYLE = """
 ul{margin-bottom:1rem}tr.chosen td{background:var(--goodground)}tr.chosen td:first-child{font-weight:700}
@@ -97,8 +98,10 @@ def _candidates(manifest: Manifest) -> str:
     commands = "".join(
         paragraph(c.name) + f"<p><code>{text(c.command)}</code></p>" for c in manifest.candidates if c.command
     )
+    shifts = "".join(paragraph(c.name) + shift_tables(c.shift) for c in manifest.candidates if c.shift)
     warnings = "".join(paragraph(f"{c.name}: {'; '.join(c.warnings)}") for c in manifest.candidates if c.warnings)
-    more = (details("The same with trtexec", commands) if commands else "") + (
+    more = details("Confidences against FP32", shifts) if shifts else ""
+    more += (details("The same with trtexec", commands) if commands else "") + (
         details("Warnings of the builder", warnings) if warnings else ""
     )
     return heading("Candidates") + rows + more

@@ -62,6 +62,8 @@ def quantize(target: Path, output: Path, as_json: bool, **fields: Any) -> None:
         emit_json(result.as_dict())
         return
     _show(target, result.report)
+    if result.confidence is not None:
+        click.echo(f"{result.confidence}; per class: --json or --html")
     click.echo(f"wrote {', '.join(map(str, result.written))}; next: edgesparse evaluate {output} --annotations ...")
 
 

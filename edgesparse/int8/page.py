@@ -9,14 +9,14 @@ from edgesparse.pages.layers import ChangedLayer, LayersPage
 STATES = {"sparse": "INT8", "ineligible": "float"}
 
 
-def page(name: str, report: RecoverReport) -> str:
-    """Return the page. `name` is the model's."""
+def page(name: str, report: RecoverReport, more: str = "") -> str:
+    """Return the page. `name` is the model's; `more` is markup that follows the steps."""
     layers = [
         ChangedLayer(r.name, "sparse" if r.int8 else "ineligible", r.why, r.macs, r.error, r.alone)
         for r in report.layers
     ]
     rendered = LayersPage(name, f"{name}: INT8", STATES)
-    return rendered.render(_summary(report) + _steps(report), layers, _equalized(report), _ranges(report))
+    return rendered.render(_summary(report) + _steps(report) + more, layers, _equalized(report), _ranges(report))
 
 
 def _summary(report: RecoverReport) -> str:

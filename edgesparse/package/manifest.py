@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ValidationError, field_serializer
 
+from edgesparse.confidences import ConfidenceShift
 from edgesparse.config import ONLY, DetectorSpec, Run, Section
 from edgesparse.errors import PackageError
 from edgesparse.files import read_regular, replace_text
@@ -113,6 +114,7 @@ class Candidate(Section):
     """GPU memory needed to run it, besides the weights."""
     score: Score | None = None
     agreement: AgreementRecord | None = None
+    shift: ConfidenceShift | None = None
     eligible: tuple[str, ...] = ()
     picked: tuple[str, ...] = ()
     layers: tuple[LayerRecord, ...] = ()

@@ -81,9 +81,9 @@ def agreement(pairs: Iterable[Pair], iou: float = IOU) -> Agreement:
     differences: list[NDArray[np.float64]] = []
     for reference, candidate in pairs:
         images, boxes, detected = images + 1, boxes + len(reference), detected + len(candidate)
-        overlap, difference = _match(reference, candidate, iou)
+        rows, columns, overlap = match(reference, candidate, iou)
         overlaps.append(overlap)
-        differences.append(difference)
+        differences.append(np.abs(reference.confidence[rows].astype(np.float64) - candidate.confidence[columns]))
     if not boxes:
         raise ConfigError(f"the reference detects nothing on {images} images: choose images with objects")
     overlap, difference = np.concatenate(overlaps), np.concatenate(differences)
@@ -100,10 +100,12 @@ def agreement(pairs: Iterable[Pair], iou: float = IOU) -> Agreement:
     )
 
 
-def _match(
+def match(
     reference: Detections, candidate: Detections, threshold: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return overlap and confidence difference per pair, independent of the order of the boxes and of the two sides."""
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
+    """Return the pairs of boxes, as indices into both sides, and their overlap. Which boxes are paired does not depend
+    on the order of the boxes and of the two sides.
+    """
     overlap = np.where(reference.class_id[:, None] == candidate.class_id, _overlap(reference.xyxy, candidate.xyxy), 0.0)
     apart = np.abs(reference.confidence[:, None].astype(np.float64) - candidate.confidence)
     rows, columns = np.nonzero(overlap >= threshold)
@@ -118,7 +120,7 @@ def _match(
             free_rows[row] = free_columns[column] = False
             pairs.append((row, column))
     at = np.array(pairs, np.intp).reshape(-1, 2).T
-    return overlap[at[0], at[1]], apart[at[0], at[1]]
+    return at[0], at[1], overlap[at[0], at[1]]
 
 
 def _overlap(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:

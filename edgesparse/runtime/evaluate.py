@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import repeat
 from pathlib import Path
@@ -205,12 +206,19 @@ class ModelScorer:
         import_pycocotools()
         names = self._spec.classes
         mapping = self._labels.match(names)
-        with tempfile.TemporaryDirectory(prefix="edgesparse-") as folder:
-            path = Path(folder, "model.onnx")
-            save(_static(model, self._spec), path)
-            with Detector(backend("onnxruntime").load(path), self._spec, SCORING) as detector:
-                answers = detect(detector, self._labels, self._progress)
+        with opened(model, self._spec, SCORING) as detector:
+            answers = detect(detector, self._labels, self._progress)
         return score(self._labels, answers, names, mapping), answers
+
+
+@contextmanager
+def opened(model: Model, spec: DetectorSpec, run: Run) -> Iterator[Detector]:
+    """Open a detector of a model in memory, with ONNX Runtime. Raises what `Detector` raises."""
+    with tempfile.TemporaryDirectory(prefix="edgesparse-") as folder:
+        path = Path(folder, "model.onnx")
+        save(_static(model, spec), path)
+        with Detector(backend("onnxruntime").load(path), spec, run) as detector:
+            yield detector
 
 
 def _static(model: Model, spec: DetectorSpec) -> Model:

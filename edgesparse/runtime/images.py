@@ -6,6 +6,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -194,6 +195,11 @@ class ImageBatches:
     def sizes(self) -> list[tuple[int, int]]:
         """(height, width) of each image read so far."""
         return list(self._sizes.values())
+
+    def frames(self, most: int) -> Iterator[Image]:
+        """Return at most `most` of the images as they were read, spread over those read so far."""
+        step = max(1, -(-len(self._sizes) // most))
+        return islice(iter(self._images()), 0, None, step)
 
     def __call__(self) -> Iterator[NDArray[np.float32]]:
         slot = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from edgesparse.confidences import ConfidenceShift
 from edgesparse.config import Recipe
 from edgesparse.errors import CalibrationError, ConfigError, ModelError
 from edgesparse.int8 import calibration_table, page
@@ -21,11 +22,25 @@ from edgesparse.int8.recover_report import RecoverReport
 from edgesparse.int8.representative import size_warnings
 from edgesparse.model.activations import stream
 from edgesparse.model.load import Model, load, save
+from edgesparse.pages.shifts import shift_tables
 from edgesparse.progress import Progress, quiet
+from edgesparse.runtime.agree import Pair
+from edgesparse.runtime.confidence_shift import LOW, confidence_shift
+from edgesparse.runtime.evaluate import opened
 from edgesparse.runtime.images import ImageBatches
-from edgesparse.tasks.inputs import Target, as_recipe, check_images, check_numbers, read_annotations, read_model
+from edgesparse.tasks.inputs import (
+    ScoredModel,
+    Target,
+    as_recipe,
+    check_images,
+    check_numbers,
+    read_annotations,
+    read_model,
+)
 from edgesparse.tasks.writing import check_outputs, write
 
+COMPARED = 64
+"""Most images on which confidences are compared."""
 RangeMethod = Literal["best", "entropy", "percentile", "mse", "max"]
 
 
@@ -86,10 +101,14 @@ class QuantizeResult:
     output: Path
     written: tuple[Path, ...]
     report: RecoverReport
+    confidence: ConfidenceShift | None = None
+    """How confidences shift from the float model, on up to COMPARED of the images."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON-compatible values."""
-        return {"model": self.model, "written": [str(path) for path in self.written], **self.report.as_dict()}
+        shift = None if self.confidence is None else self.confidence.as_dict()
+        written = [str(path) for path in self.written]
+        return {"model": self.model, "written": written, **self.report.as_dict(), "confidence": shift}
 
 
 def quantize_file(target: Target, output: Path, options: QuantizeOptions, progress: Progress = quiet) -> QuantizeResult:
@@ -104,7 +123,8 @@ def quantize_file(target: Target, output: Path, options: QuantizeOptions, progre
     inputs = [recipe.model, *([] if isinstance(target, Recipe) else [Path(target)])]
     check_outputs((output, table, owner, html), options.force, inputs)
     check_outputs((calibration,), True, [*inputs, output])
-    result, images = _recover(recipe, options, progress)
+    result, scored = _recover(recipe, options, progress)
+    images, shift = scored.images, _shift(scored, result.quantized, progress)
     progress("writing", 0, 0)
     write(output, partial(_save_checked, result.quantized, images))
     written = [output]
@@ -121,18 +141,18 @@ def quantize_file(target: Target, output: Path, options: QuantizeOptions, progre
             unused = f"{calibration} belongs to another model, images or settings: not used; pass --force to replace it"
             report = replace(report, warnings=(unused, *report.warnings))
     if html is not None:
-        text = page.page(recipe.model.name, report)
+        text = page.page(recipe.model.name, report, shift_tables(shift))
         write(html, lambda path: path.write_text(text))
         written.append(html)
     name = str(recipe.model if isinstance(target, Recipe) else target)
-    return QuantizeResult(name, output, tuple(written), report)
+    return QuantizeResult(name, output, tuple(written), report, shift)
 
 
 def _path(value: str | Path | None) -> Path | None:
     return None if value is None else Path(value)
 
 
-def _recover(recipe: Recipe, options: QuantizeOptions, progress: Progress) -> tuple[Recovered, ImageBatches]:
+def _recover(recipe: Recipe, options: QuantizeOptions, progress: Progress) -> tuple[Recovered, ScoredModel]:
     source, scales = str(options.images), _scales(_path(options.from_table))
     check_images(source)
     labels = read_annotations(options.annotations, options.annotated_images)
@@ -153,7 +173,19 @@ def _recover(recipe: Recipe, options: QuantizeOptions, progress: Progress) -> tu
         progress=progress,
     )
     warnings = (*size_warnings(scored.images.sizes, input_spec), *result.report.warnings)
-    return replace(result, report=replace(result.report, warnings=warnings)), scored.images
+    return replace(result, report=replace(result.report, warnings=warnings)), scored
+
+
+def _shift(scored: ScoredModel, quantized: Model, progress: Progress) -> ConfidenceShift | None:
+    """Return how confidences shift; None if the original detects nothing on the images."""
+    with opened(scored.model, scored.spec, LOW) as before, opened(quantized, scored.spec, LOW) as after:
+
+        def pairs() -> Iterator[Pair]:
+            for done, frame in enumerate(scored.images.frames(COMPARED), 1):
+                yield before(frame), after(frame)
+                progress("comparing confidences", done, 0)
+
+        return confidence_shift(pairs(), scored.spec.classes)
 
 
 def _scales(path: Path | None) -> dict[str, float] | None:

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 
 from edgesparse.builder.build import build
 from edgesparse.config import Recipe, parse
-from edgesparse.errors import AccuracyGateFailed, BuildError, MemoryBudgetExceeded, SparsityNotAchieved
+from edgesparse.errors import AccuracyGateFailed, BuildError, ConfigError, MemoryBudgetExceeded, SparsityNotAchieved
 from edgesparse.package.manifest import Candidate, Manifest
 from edgesparse.package.store import open_package
 
@@ -230,6 +230,30 @@ def test_without_labels_detections_are_compared_with_fp32s(model: Path, labels: 
     assert "finds 100 % of FP32's 6 boxes on 1 images, which is weaker than a score" in candidates["fp32"].reason
     assert candidates["fp16"].outcome == "refused"
     assert "found 0 % of FP32's 6 boxes, and 0 % of its own are FP32's too" in candidates["fp16"].reason
+
+
+def test_a_candidate_that_scores_well_with_shifted_confidences_is_refused(
+    model: Path, labels: Path, planned: Plan
+) -> None:
+    for path in labels.parent.glob("[1-9].png"):
+        path.unlink()
+    good = squares.answer(labels)
+    halved = {
+        name: np.concatenate([np.array(value)[:, :4], np.array(value)[:, 4:] / 2], 1).tolist()
+        for name, value in good.items()
+    }
+    planned({"fp32": {"seconds": 0.01, "values": good}, "fp16": {"values": halved}})
+    accept = {"images": str(labels.parent), "max_confidence_shift": 0.1}
+    candidates = by_name(make(model, accept=accept))
+    assert candidates["fp16"].outcome == "refused", candidates["fp16"]
+    assert "allowed accept.max_confidence_shift 0.1" in candidates["fp16"].reason
+    assert candidates["fp16"].shift is not None and candidates["fp16"].shift.median > 0.1
+    assert candidates["fp32"].shift is not None and candidates["fp32"].shift.median < 0.1
+    planned(values={"output0": 0})
+    with pytest.raises(AccuracyGateFailed, match=r"none of FP32.s boxes, allowed accept\.max_confidence_shift 1"):
+        make(model, accept={"images": str(labels.parent), "max_confidence_shift": 1, "min_agreement": 0})
+    with pytest.raises(ConfigError, match=r"max_confidence_shift needs images to compare on: set accept\.images"):
+        make(model, accept={"max_confidence_shift": 0.1})
 
 
 def test_a_range_of_batches_and_a_dla_core_reach_build_and_load(model: Path, planned: Plan) -> None:

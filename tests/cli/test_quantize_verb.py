@@ -63,6 +63,7 @@ def test_every_file_and_the_score_after_each_step(
     assert steps[0][1] > 50 and ended.json["drop"] <= 1
     assert [layer["name"] for layer in ended.json["layers"] if layer["int8"]] == ["uneven", "even", "averaged"]
     assert [tensor["layers"] for tensor in ended.json["equalised"]] == [["even"]]
+    assert ended.json["confidence"]["boxes"] > 0 and ended.json["confidence"]["median"] < 0.1
     assert operators(tmp_path / "out.onnx").count("QuantizeLinear") == 6
     owner = onnx.load(tmp_path / "deep.cache.onnx")
     assert "QuantizeLinear" not in operators(tmp_path / "deep.cache.onnx")
@@ -70,7 +71,7 @@ def test_every_file_and_the_score_after_each_step(
     assert {"images", "mean", "c1", "r2"} <= set(scales)
     assert set(scales) <= {"images"} | {name for node in owner.graph.node for name in node.output}
     page = (tmp_path / "page.html").read_text()
-    assert "biases corrected" in page and "averaged" in page and "http" not in page
+    assert "biases corrected" in page and "Confidences" in page and "averaged" in page and "http" not in page
     assert sorted(ended.json["written"]) == ["deep.cache", "deep.cache.onnx", "out.onnx", "page.html", "ranges.json"]
 
 

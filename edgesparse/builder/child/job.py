@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from edgesparse.backends import BuildOptions, BuildResult, TensorSpec
 from edgesparse.builder.child.memory import Spent
 from edgesparse.builder.child.timing import Timing
+from edgesparse.confidences import ConfidenceShift
 from edgesparse.config import DetectorSpec, Run
 from edgesparse.errors import EdgeSparseError
 from edgesparse.package.manifest import AgreementRecord, Score
@@ -58,13 +59,15 @@ class Scoring:
     """What an engine's detections are compared with: labels, or the reference's detections, or nothing.
 
     `annotations` with the folder `images` are scored as COCO does. `reference` is a file of `trials.write_reference`,
-    compared under the settings `run`.
+    compared under the settings `run`. `confidences` is such a file too, under the settings `confidence.LOW`: its
+    confidences are compared.
     """
 
     annotations: Path | None = None
     images: Path | None = None
     reference: Path | None = None
     run: Run | None = None
+    confidences: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class TrialResult:
     timing: Timing
     score: Score | None = None
     agreement: AgreementRecord | None = None
+    shift: ConfidenceShift | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -14,14 +14,16 @@ from edgesparse import device
 from edgesparse.backends import backend
 from edgesparse.builder.child.job import RaceJob, RaceResult, Scoring, TrialJob, TrialResult
 from edgesparse.builder.child.timing import interleaved
+from edgesparse.confidences import ConfidenceShift
 from edgesparse.errors import BuildError
 from edgesparse.package.manifest import AgreementRecord, Score
 from edgesparse.progress import Progress
-from edgesparse.runtime.agree import agreement
+from edgesparse.runtime.agree import Pair, agreement
+from edgesparse.runtime.confidence_shift import LOW, confidence_shift
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.evaluate import SCORING, evaluate
-from edgesparse.runtime.images import image_files, read_image
+from edgesparse.runtime.images import read_image
 from edgesparse.runtime.labels.read import Labels
 
 
@@ -35,7 +37,8 @@ def trial(job: TrialJob, progress: Progress) -> TrialResult:
         score = _score(detector, job.scoring, partial(progress, f"scoring {job.name}"))
         agreed = _agreement(detector, job.scoring, partial(progress, f"comparing {job.name}"))
         require_boxes(detector)
-        return TrialResult(runner.inputs, runner.outputs, timing, score, agreed)
+        inputs, outputs = runner.inputs, runner.outputs
+    return TrialResult(inputs, outputs, timing, score, agreed, _shift(job, progress))
 
 
 def require_boxes(detector: Detector) -> None:
@@ -62,9 +65,8 @@ def race(job: RaceJob, progress: Progress) -> RaceResult:
         return RaceResult(timings, str(device.clocks()))
 
 
-def write_reference(detector: Detector, folder: Path, out: Path, progress: Callable[[int, int], None]) -> int:
-    """Write a detector's detections on a folder's images, to compare engines with. Returns their number."""
-    files = image_files(folder)
+def write_reference(detector: Detector, files: Sequence[Path], out: Path, progress: Callable[[int, int], None]) -> int:
+    """Write a detector's detections on image files, to compare engines with. Returns their number."""
     rows = []
     for done, path in enumerate(files, 1):
         detections = detector(read_image(path))
@@ -85,15 +87,27 @@ def _score(detector: Detector, scoring: Scoring, progress: Callable[[int, int], 
 def _agreement(detector: Detector, scoring: Scoring, progress: Callable[[int, int], None]) -> AgreementRecord | None:
     if scoring.reference is None:
         return None
-    rows = json.loads(scoring.reference.read_text())
-
-    def pairs() -> Iterator[tuple[Detections, Detections]]:
-        for done, (path, xyxy, confidence, class_id) in enumerate(rows, 1):
-            boxes = np.array(xyxy, np.float32).reshape(-1, 4)
-            reference = Detections(boxes, np.array(confidence, np.float32), np.array(class_id, np.int64))
-            yield reference, detector(read_image(Path(path)))
-            progress(done, len(rows))
-
-    agreed = agreement(pairs())
+    agreed = agreement(_pairs(scoring.reference, detector, progress))
     names = ("recall", "precision", "iou", "score_mean", "boxes", "images")
     return AgreementRecord(**{name: round(getattr(agreed, name), 4) for name in names})
+
+
+def _shift(job: TrialJob, progress: Progress) -> ConfidenceShift | None:
+    """Compare the engine's confidences with the reference's, under their own settings, if the job requests that."""
+    if job.scoring.confidences is None:
+        return None
+    with Detector(backend(job.backend).load(job.engine, job.threads, job.dla), job.spec, LOW) as detector:
+        advance = partial(progress, f"comparing confidences of {job.name}")
+        return confidence_shift(_pairs(job.scoring.confidences, detector, advance), job.spec.classes)
+
+
+def _pairs(reference: Path, detector: Detector, progress: Callable[[int, int], None]) -> Iterator[Pair]:
+    """Yield the detections in a file of `write_reference`, and the detector's on the same image."""
+    rows = json.loads(reference.read_text())
+    for done, (path, xyxy, confidence, class_id) in enumerate(rows, 1):
+        boxes = np.array(xyxy, np.float32).reshape(-1, 4)
+        yield (
+            Detections(boxes, np.array(confidence, np.float32), np.array(class_id, np.int64)),
+            detector(read_image(Path(path))),
+        )
+        progress(done, len(rows))
