@@ -61,7 +61,8 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = {name: measured(arguments.real, name, arguments.images) for name in arguments.only}
     result = {**machine(), "images": arguments.images, "rows": rows}
-    result["command"] = f"python benchmarks/int8_detectors.py --images {arguments.images} --save"
+    only = " ".join(arguments.only)
+    result["command"] = f"python benchmarks/int8_detectors.py --images {arguments.images} --only {only} --save"
     save("int8_detectors", result, arguments.save)
 
 

@@ -121,8 +121,7 @@ class Accept(Section):
     annotations: Path | None = None
     """COCO JSON, the data.yaml of a YOLO data set, or for a classifier a folder with a folder of images per class."""
     images: Path | None = None
-    """Folder of the images that `annotations` label; default: the folder of the annotations. Without `annotations`,
-    detections on these images are compared with those of FP32, which is weaker than a score."""
+    """Folder of the images of `annotations`; default: theirs. Alone, detections are compared with FP32's: weaker."""
     reference: Path | None = None
     """ONNX file that `max_map_drop` is measured against; default: the recipe's model, unchanged."""
     max_map_drop: Annotated[float, Field(ge=0)] | None = None
@@ -132,8 +131,7 @@ class Accept(Section):
     min_agreement: Unit = 0.9
     """Share (0..1) of FP32's boxes on images without labels that the build must also detect."""
     max_confidence_shift: Unit | None = None
-    """Median change (0..1) of the confidences of FP32's boxes that the build may cause; needs `annotations` or
-    `images`, whose images are compared."""
+    """Median change (0..1) of the confidences of FP32's boxes that is allowed on these images."""
     require_sparse: bool = False
     """Refuse a build whose engine runs no 2:4 kernels or is not faster because of them."""
 

@@ -158,14 +158,14 @@ def test_a_limit_may_be_the_score_itself() -> None:
 
 
 def test_every_trial_sets_the_biases_for_its_own_layers() -> None:
-    before, made = network(large=300), list[ModelProto]()
+    before, scored = network(large=300), list[ModelProto]()
 
     def score_of(int8: ModelProto) -> float:
-        made.append(int8)
+        scored.append(int8)
         return 100 - 100 * lost(before, int8)
 
     result = recover(before, batches(), RecoverOptions(MAX, max_drop=0.5), score=score_of)
-    assert result.keep == ("c",) and result.quantized in made
+    assert result.keep == ("c",) and result.quantized in scored
     again = recover(before, batches(), RecoverOptions(MAX, keep=("c",)), score=score_of)
     assert again.quantized == result.quantized  # what --keep by hand makes of the same layers
 
