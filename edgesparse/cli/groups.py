@@ -6,7 +6,7 @@ import click
 
 WORKFLOW = {
     "Examine": ("doctor", "inspect"),
-    "Optimize": ("slim", "prune", "distill", "quantize"),
+    "Optimize": ("slim", "prune", "distill", "quantize", "fit"),
     "Build": ("recipe", "build", "check-labels", "evaluate", "bench"),
     "Run": ("run", "serve", "service", "hard-frames", "demo"),
     "Fleet": ("keys", "bundle", "deploy", "rollback", "status", "fleet", "export"),

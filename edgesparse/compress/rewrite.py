@@ -152,10 +152,10 @@ class _Slimming:
             return
         try:
             model = cut(self.model)
-        except ModelError as error:
+            change = self.original.change(model, head)
+        except (ModelError, LookupError) as error:  # LookupError: maps that the head does not know
             self._note(Step("maps", where, False, str(error)))
             return
-        change = self.original.change(model, head)
         result = cost(model, self.board, self.options.precision)
         saved = (self.cost.ms - result.ms, self.cost.kernels - result.kernels)
         if not change.small:

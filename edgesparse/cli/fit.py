@@ -1,0 +1,79 @@
+"""`fit`: one search for a faster network, under one budget of mAP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgesparse.cli import options
+from edgesparse.cli.show import emit_json, progress, table
+from edgesparse.errors import AccuracyGateFailed
+
+if TYPE_CHECKING:
+    from edgesparse.tasks.fit_report import FitReport
+
+
+@click.command()
+@click.argument("target", type=options.TARGET, metavar="RECIPE.yaml|MODEL.onnx")
+@options.output("Write the network, its recipe and the page into this folder.")
+@options.labels(required=True)
+@options.annotated_images("--annotated-images")
+@options.calibration_images(required=False, count=160)
+@click.option(
+    "--device",
+    type=options.BoardType(),
+    default="orin-nano-8gb",
+    show_default=True,
+    metavar="BOARD",
+    help="Predict for this board.",
+)
+@click.option(
+    "--target-ms", type=options.Number(0, 1e6, min_open=True), metavar="MS", help="Stop at this predicted latency."
+)
+@click.option("--max-drop", type=options.NOT_NEGATIVE, metavar="POINTS", help="Lose at most this; 1 by default.")
+@click.option("--minutes", type=options.Number(0, 1e6, min_open=True), metavar="N", help="End the search after this.")
+@options.names
+@options.force
+@options.as_json
+def fit(target: Path, output: Path, as_json: bool, **fields: Any) -> None:
+    """Search for a faster network that loses at most this much mAP.
+
+    Tries INT8, a smaller input, slim, fewer channels and 2:4, in this order. Each starts from what the earlier ones
+    left, and is kept if the board is predicted to run it at least 1 % faster and its mAP, measured here on
+    --annotations, stays within --max-drop. The result is then scored on the recipe's accept.annotations, which must be
+    others. Nothing is trained, and no engine is built: every latency is predicted. After an interruption, the same
+    command continues.
+    """
+    from edgesparse.tasks.fit import fit_folder
+    from edgesparse.tasks.fit_steps import FitOptions
+
+    with progress() as advance:
+        report = fit_folder(target, output, FitOptions(**fields), advance)
+    if as_json:
+        emit_json(report.as_dict())
+    else:
+        _show(report)
+        click.echo(f"wrote {', '.join(report.written)}; next: edgesparse build {output / 'fit.yaml'}")
+    if report.missed:
+        raise AccuracyGateFailed(f"not met: {report.missed}")
+
+
+def _show(report: FitReport) -> None:
+    from edgesparse.tasks.fit_report import PREDICTION_ERROR
+
+    table(
+        f"{report.model}: milliseconds predicted for {report.device} ({PREDICTION_ERROR})",
+        ("step", "result", "reason", "ms", "mAP choosing", "mAP evaluation"),
+        (
+            (rung.name, rung.outcome, rung.why, _cell(rung.ms, 2), _cell(rung.score, 1), _cell(rung.evaluated, 1))
+            for rung in report.rungs
+        ),
+        numbers=3,
+    )
+    click.echo(f"predicted {report.speedup:.2f} times as fast as FP32; {report.drop:.1f} points of mAP lost")
+
+
+def _cell(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,149 @@
+"""What each step of `fit` brought, predicted and measured, and the page that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from edgesparse.pages.html import Html, Row, document, heading, number, paragraph, table, text, tiles
+
+PREDICTION_ERROR = "median error 4.9 %, 90th percentile 12.0 %"
+"""Of the predicted milliseconds, on engines that were not used in the fit (docs/results/prediction.md)."""
+
+WIDTH, HEIGHT, MARGIN = 640, 320, 48
+"""The chart, in pixels."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step of the ladder.
+
+    `outcome`: `kept`, `dropped` or `not tried`, and `why`. `ms`: predicted latency on the board. `score`: measured mAP
+    (0 to 100) on the images that steps are chosen on; `evaluated`: on the evaluation images, for kept steps.
+    """
+
+    name: str
+    outcome: str
+    why: str
+    ms: float | None = None
+    score: float | None = None
+    evaluated: float | None = None
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """The ladder from FP32 on, and the files that were written. The last kept rung is the chosen network."""
+
+    model: str
+    device: str
+    max_drop: float
+    target_ms: float | None
+    rungs: tuple[Rung, ...]
+    written: tuple[str, ...] = ()
+
+    @property
+    def kept(self) -> tuple[Rung, ...]:
+        return tuple(rung for rung in self.rungs if rung.outcome == "kept")
+
+    @property
+    def speedup(self) -> float:
+        """Predicted, over FP32."""
+        return (self.kept[0].ms or 0.0) / (self.kept[-1].ms or 1.0)
+
+    @property
+    def drop(self) -> float:
+        """Points lost on the evaluation images, or without these, on the images that steps were chosen on."""
+        first, last = self.kept[0], self.kept[-1]
+        if first.evaluated is not None and last.evaluated is not None:
+            return first.evaluated - last.evaluated
+        return (first.score or 0.0) - (last.score or 0.0)
+
+    @property
+    def missed(self) -> str:
+        """What the chosen network does not meet; empty if nothing."""
+        ms = self.kept[-1].ms or 0.0
+        if self.drop > self.max_drop:
+            where = "images that steps were chosen on" if self.kept[-1].evaluated is None else "evaluation images"
+            return f"lost {self.drop:.1f} points on the {where}: needed at most {self.max_drop:g}"
+        if self.target_ms is not None and ms > self.target_ms:
+            needed = f"found {ms:.2f} ms (predicted): needed {self.target_ms:g}"
+            return f"{needed}; allow more with --max-drop, or train with distill"
+        return ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON-compatible values."""
+        return {
+            **asdict(self),
+            "speedup": self.speedup,
+            "drop": self.drop,
+            "missed": self.missed,
+            "milliseconds": f"predicted: {PREDICTION_ERROR}",
+        }
+
+
+def page(report: FitReport) -> str:
+    """Return the page: milliseconds against mAP, and the ladder."""
+    last = report.kept[-1]
+    shown = [
+        ("ms, predicted", number(last.ms, 2)),
+        ("times FP32, predicted", number(report.speedup, 2)),
+        ("points lost", number(report.drop)),
+    ]
+    columns = ("step", "result", "reason", "ms (predicted)", "mAP, choosing", "mAP, evaluation")
+    rows = (
+        Row((r.name, r.outcome, r.why, number(r.ms, 2), number(r.score), number(r.evaluated))) for r in report.rungs
+    )
+    return document(
+        f"{report.model}: fit",
+        f"<h1>{text(report.model)}</h1>",
+        tiles(shown),
+        paragraph(f"Milliseconds are predicted for {report.device}, in no case measured: {PREDICTION_ERROR}."),
+        paragraph("mAP is measured with ONNX Runtime. Steps were chosen without the evaluation images."),
+        paragraph(f"Not met: {report.missed}.") if report.missed else "",
+        heading("Predicted milliseconds against mAP"),
+        _chart(report.rungs, last),
+        heading("Ladder"),
+        table(columns, rows, range(3, 6)),
+    )
+
+
+def _chart(rungs: Sequence[Rung], chosen: Rung) -> Html:
+    points = [(rung, rung.ms, rung.score) for rung in rungs if rung.ms is not None and rung.score is not None]
+    most = max(ms for _, ms, _ in points)
+    low, high = min(score for *_, score in points), max(score for *_, score in points)
+    span = (high - low) or 1.0
+    drawn = "".join(
+        _point(
+            rung,
+            MARGIN + (WIDTH - 3 * MARGIN) * ms / most,
+            MARGIN + (HEIGHT - 2 * MARGIN) * (high - score) / span,
+            rung is chosen,
+        )
+        for rung, ms, score in points
+    )
+    axes = f'<path d="M{MARGIN} {MARGIN / 2}V{HEIGHT - MARGIN / 2}H{WIDTH - MARGIN}" fill="none" stroke="var(--soft)"/>'
+    labels = "".join(_labels(most, low, high))
+    return Html(
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Milliseconds against mAP" '
+        f'style="max-width:50rem;font-size:11px;fill:var(--ink)">{axes}{labels}{drawn}</svg>'
+    )
+
+
+def _labels(most: float, low: float, high: float) -> Iterator[str]:
+    yield f'<text x="{WIDTH - 2 * MARGIN}" y="{HEIGHT - 6}">{most:.2f} ms</text>'
+    yield f'<text x="{MARGIN}" y="{HEIGHT - 6}">0</text>'
+    yield f'<text x="2" y="{MARGIN + 4}">{high:.1f}</text>'
+    if high > low:
+        yield f'<text x="2" y="{HEIGHT - MARGIN + 4}">{low:.1f}</text>'
+
+
+def _point(rung: Rung, x: float, y: float, chosen: bool) -> str:
+    color = "var(--sparse)" if rung.outcome == "kept" else "var(--ineligible)"
+    title = f"{rung.name}: {rung.ms:.2f} ms predicted, mAP {rung.score:.1f}, {rung.outcome}"
+    words = f"{rung.name}, chosen" if chosen else rung.name
+    return (
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{7 if chosen else 4}" fill="{color}">'
+        f"<title>{text(title)}</title></circle>"
+        f'<text x="{x + 9:.1f}" y="{y - 6:.1f}">{text(words)}</text>'
+    )

@@ -1,0 +1,135 @@
+"""`edgesparse fit`: the ladder, what is written, resuming, the time limit, refusals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import squares
+from commands import Command
+from onnx import helper
+
+from edgesparse.progress import Progress
+from edgesparse.tasks import fit, fit_steps
+from edgesparse.tasks.fit_steps import Network, Settings
+
+CHOOSE = ("--annotations", "choose", "--images", "choose")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, images: Path) -> Path:
+    """A detector with a side path of wide layers that adds nothing, scored on `images`; labels to choose on."""
+    shutil.copytree(images, tmp_path / "choose")
+    rng = np.random.default_rng(0)
+    nodes, weights, name = [], {}, "images"
+    for i, inputs in enumerate((3, 64, 64)):
+        weights[f"w{i}"] = rng.standard_normal((64, inputs, 1, 1)).astype(np.float32) / 8
+        nodes += [helper.make_node("Conv", [name, f"w{i}"], [f"c{i}"], f"side{i}")]
+        nodes += [helper.make_node("Relu", [f"c{i}"], [f"r{i}"])]
+        name = f"r{i}"
+    squares.detector(tmp_path / "side.onnx", more=(nodes, weights, name))
+    path = tmp_path / "side.yaml"
+    path.write_text("model: side.onnx\naccept:\n  annotations: images/instances_val.json\n")
+    return path
+
+
+def test_the_ladder_its_files_and_a_second_run_from_what_is_stored(
+    edgesparse: Command, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = edgesparse("fit", recipe, "-o", "out", *CHOOSE, "--json")
+    assert ended.code == 0, ended.err
+    rungs = {rung["name"]: rung for rung in ended.json["rungs"]}
+    assert list(rungs) == ["FP32", "FP16", "INT8", "smaller input", "slim", "channels", "2:4", "ReLU"]
+    kept = [rung for rung in rungs.values() if rung["outcome"] == "kept"]
+    assert {"INT8", "channels"} <= {rung["name"] for rung in kept}
+    assert all(a["ms"] > b["ms"] for a, b in pairwise(kept))
+    assert all(rung["evaluated"] is not None for rung in kept) and "fixed at 64x64" in rungs["smaller input"]["why"]
+    assert ended.json["drop"] <= 1 and ended.json["speedup"] > 1.3 and "predicted" in ended.json["milliseconds"]
+    page = (tmp_path / "out/ladder.html").read_text()
+    assert "in no case measured" in page and "<svg" in page and "http" not in page
+    first = (tmp_path / "out/model.onnx").read_bytes()
+    onnx.checker.check_model(onnx.load(tmp_path / "out/model.onnx"), full_check=True)
+    assert edgesparse("build", "out/fit.yaml", "--store", "store").code == 0
+
+    ended = edgesparse("fit", recipe, "-o", "out", *CHOOSE)
+    assert ended.code == 2 and "--force" in ended.message
+    monkeypatch.setattr(fit_steps, "prune_file", None)
+    monkeypatch.setattr(fit_steps, "quantize_file", None)
+    ended = edgesparse("fit", recipe, "-o", "out", *CHOOSE, "--force")
+    assert ended.code == 0 and "times as fast as FP32" in ended.out, ended.err
+    assert (tmp_path / "out/model.onnx").read_bytes() == first
+
+
+def test_an_interrupted_search_keeps_what_it_measured(
+    edgesparse: Command, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    few = {name: fit_steps.STEPS[name] for name in ("INT8", "channels")}
+    monkeypatch.setattr(fit_steps, "STEPS", few)
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_steps, "prune_file", stopped)
+        assert edgesparse("fit", recipe, "-o", "out", *CHOOSE).code == 130
+    costs = json.loads((tmp_path / "out/costs.json").read_text())
+    assert any(cost["precision"] == "int8" for cost in costs.values()) and not (tmp_path / "out/fit.json").exists()
+    # A target that INT8 reaches: nothing is quantized again, and nothing is pruned.
+    for name in ("prune_file", "quantize_file"):
+        monkeypatch.setattr(fit_steps, name, None)
+    most = max(cost["ms"] for cost in costs.values())
+    ended = edgesparse("fit", recipe, "-o", "out", *CHOOSE, "--target-ms", f"{most + 0.001}", "--json")
+    assert ended.code == 0, ended.err
+    assert {rung["why"] for rung in ended.json["rungs"] if rung["name"] == "channels"} == {"the target is met"}
+
+
+def test_the_time_limit_ends_a_step_and_what_was_kept_is_written(
+    edgesparse: Command, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed = [0.0]
+
+    def slow(network: Network, settings: Settings, left: float, progress: Progress) -> Network:
+        passed[0] += 61
+        progress("slow", 0, 1)
+        return network
+
+    monkeypatch.setattr(fit, "monotonic", lambda: passed[0])
+    monkeypatch.setattr(fit_steps, "STEPS", {"slow": slow, "later": slow})
+    ended = edgesparse("fit", recipe, "-o", "out", *CHOOSE, "--minutes", "1", "--json")
+    assert ended.code == 0, ended.err
+    assert [r["why"] for r in ended.json["rungs"] if "time of --minutes" in r["why"]] != []
+    assert ended.json["rungs"][0]["evaluated"] is not None and ended.json["written"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (
+            ["--annotations", "images/instances_val.json", "--images", "choose"],
+            2,
+            "must not be chosen on the images",
+        ),
+        (["--annotations", "choose"], 2, "no images to calibrate on"),
+        ([*CHOOSE, "--device", "orin-nan-8gb"], 2, "did you mean orin-nano-8gb"),
+        ([*CHOOSE, "--minutes", "0.00001"], 1, "before the original was scored"),
+    ],
+)
+def test_refusals_are_one_line(edgesparse: Command, recipe: Path, options: list[str], code: int, words: str) -> None:
+    ended = edgesparse("fit", recipe, "-o", "out", *options)
+    assert (ended.code, words in ended.message) == (code, True), ended.err
+    assert not (recipe.parent / "out/fit.json").exists()
+
+
+def test_a_target_out_of_reach_is_not_met_and_a_foreign_folder_is_left_alone(
+    edgesparse: Command, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes").write_text("mine")
+    assert "holds other files" in edgesparse("fit", recipe, "-o", "mine", *CHOOSE, "--force").message
+    monkeypatch.setattr(fit_steps, "STEPS", {})
+    ended = edgesparse("fit", recipe, "-o", "out", *CHOOSE, "--target-ms", "0.0001")
+    assert ended.code == 1 and "needed 0.0001" in ended.err and (tmp_path / "out/fit.yaml").exists()
