@@ -217,3 +217,8 @@ def test_a_camera_is_opened_by_its_stable_id(monkeypatch: pytest.MonkeyPatch, de
     monkeypatch.setattr(v4l2.cv2, "VideoCapture", lambda name, *_: opened.append(name) or Opened())
     v4l2.open_camera(link, None, None)
     assert opened == [str(link)]
+
+
+def test_no_format_is_chosen_that_opencv_cannot_read() -> None:
+    """OpenCV 5.0 read each of the others from the kernel's driver vivid, and raised cv2.error for YVYU."""
+    assert "YVYU" not in v4l2.RAW + v4l2.CODED

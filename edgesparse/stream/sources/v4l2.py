@@ -24,7 +24,8 @@ log = logging.getLogger("edgesparse.stream")
 Size = tuple[int, int]
 """Width and height in pixels."""
 
-RAW = ("YUYV", "UYVY", "YVYU", "NV12", "NV21", "YU12", "YV12", "BGR3", "RGB3", "GREY")
+# Not YVYU: OpenCV 5.0 raises when it reads one.
+RAW = ("YUYV", "UYVY", "NV12", "NV21", "YU12", "YV12", "BGR3", "RGB3", "GREY")
 CODED = ("MJPG", "JPEG")
 """Formats that OpenCV converts to BGR."""
 
