@@ -38,6 +38,12 @@ def signed(out: Path, private: Path, version: str = "1.0", filler: int = 1000, *
     (folder / "recipe.yaml").write_text(fields.pop("recipe", "model: model/model.onnx\n"))
     (folder / "model" / "model.onnx").write_bytes(version.encode().ljust(filler, b"x"))
     (folder / "nothing").touch()
+    return rewritten(out, private, version, **fields)
+
+
+def rewritten(out: Path, private: Path, version: str, **fields: Any) -> Path:
+    """Write a bundle of the files in its folder of contents."""
+    folder = out.with_suffix(".contents")
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
     listed = tuple(BundleFile(name=name, size=path.stat().st_size, sha256=sha256(path)) for name, path in files.items())
     signer = keys.read_private(private)

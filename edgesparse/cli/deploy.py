@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.argument("source", metavar="FILE|URL", required=False)
 @on_device
 @restarts
+@click.option("--delta", type=options.TEXT, metavar="FILE|URL", help="Make the bundle from this, if possible.")
 @click.option("--trusted", type=options.PATH, metavar="FOLDER", help="Trust the public keys in this folder.")
 @click.option("--allow-downgrade", is_flag=True, help="Accept a version that is not newer.")
 @click.option("--no-shadow", is_flag=True, help="Skip what the recipe's deploy.shadow asks for.")
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--recover", is_flag=True, help="Finish or undo what a power cut interrupted.")
 def deploy(
     source: str | None,
+    delta: str | None,
     trusted: Path | None,
     allow_downgrade: bool,
     no_shadow: bool,
@@ -42,11 +44,14 @@ def deploy(
 
     Defaults: slots in /var/lib/edgesparse or EDGESPARSE_STATE, public keys in /etc/edgesparse/trusted, the service's
     status in /run/edgesparse/status.json, restarted by systemctl restart edgesparse.
+
+    With --delta, FILE or URL is only read if this device does not have the bundle that the delta begins with, or
+    the delta is damaged.
     """
     from edgesparse.fleet import keys
-    from edgesparse.fleet.fetch import open_bundle
+    from edgesparse.fleet.patched import open_for_deploy
 
-    if recover == (source is not None):
+    if recover == (source is not None) or (recover and delta):
         raise click.UsageError("needed a bundle's FILE or URL, or --recover alone")
     chosen = DeviceOptions(**fields)
 
@@ -54,7 +59,7 @@ def deploy(
         if source is None:
             return replace(chosen, restart=chosen.restart or "").device(advance).recover()
         device = replace(chosen.device(advance), shadow=not no_shadow)
-        with open_bundle(source, keys.trusted(trusted or keys.TRUSTED)) as bundle:
+        with open_for_deploy(source, delta, keys.trusted(trusted or keys.TRUSTED)) as bundle:
             return (device.check if check else device.deploy)(bundle, downgrade=allow_downgrade)
 
     report(act, as_json)

@@ -107,6 +107,9 @@ def _change(path: Path, private: Sequence[Path], days: float, roles: dict[str, A
 @click.option(
     "--share", type=click.IntRange(0, 100), required=True, metavar="%", help="Let this share of the devices run it."
 )
+@click.option(
+    "--delta", "deltas", type=options.PATH, multiple=True, metavar="FILE", help="Offer this delta to it, too."
+)
 @click.option("--rollout", type=options.TEXT, metavar="ID", help="Name a new rollout: others come first.")
 @click.option("--trusted", type=options.PATH, metavar="FOLDER", help="Trust the public keys in this folder.")
 @_signed
@@ -114,6 +117,7 @@ def publish(
     repository: Path,
     bundle: Path,
     share: int,
+    deltas: Sequence[Path],
     rollout: str | None,
     trusted: Path | None,
     keys: Sequence[Path],
@@ -127,7 +131,10 @@ def publish(
     from edgesparse.fleet.repository import Repository
 
     store = Repository(repository)
-    release = store.release(bundle, share, rollout or "", signing.trusted(trusted or signing.TRUSTED))
+    public = signing.trusted(trusted or signing.TRUSTED)
+    release = store.release(bundle, share, rollout or "", public)
+    for delta in deltas:
+        store.add_delta(delta, public)
     _publish(store, keys, days, f"{release.name} {release.version} for {release.share} % of the devices")
 
 

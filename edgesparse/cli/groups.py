@@ -9,7 +9,7 @@ WORKFLOW = {
     "Optimize": ("slim", "prune", "distill", "quantize", "fit"),
     "Build": ("recipe", "build", "check-labels", "evaluate", "bench"),
     "Run": ("run", "serve", "service", "hard-frames", "demo"),
-    "Fleet": ("keys", "bundle", "deploy", "rollback", "status", "fleet", "export"),
+    "Fleet": ("keys", "bundle", "delta", "deploy", "rollback", "status", "fleet", "export"),
 }
 
 

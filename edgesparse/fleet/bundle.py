@@ -13,10 +13,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal
+from typing import Annotated, BinaryIO, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -43,6 +43,7 @@ def _name(value: str) -> str:
     return value
 
 
+M = TypeVar("M", bound=Section)
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -91,19 +92,20 @@ def order(version: str) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class Head:
-    """Everything before the files, with its signature verified: `signed` and `signature` as received, the `key` that
-    signed it; `start` and `end`: byte offsets at which the files begin and the bundle ends.
+class Signed:
+    """The beginning of a bundle or delta, with its signature verified: `signed` (its manifest) and `signature` as
+    received, the `key` that signed it, the `files` that follow; `start` and `end`: byte offsets at which these begin
+    and the whole ends.
     """
 
-    manifest: BundleManifest
+    files: tuple[BundleFile, ...]
     key: PublicKey
     signed: bytes
     signature: bytes
 
     @property
     def sha256(self) -> str:
-        """The bundle's identity."""
+        """Its identity."""
         return hashlib.sha256(self.signed).hexdigest()
 
     @property
@@ -112,40 +114,102 @@ class Head:
 
     @property
     def end(self) -> int:
-        return self.start + sum(BLOCK + _padded(file.size) for file in self.manifest.files) + len(END)
+        return self.start + sum(BLOCK + _padded(file.size) for file in self.files) + len(END)
+
+
+@dataclass(frozen=True)
+class Head(Signed):
+    """Everything before the files of a bundle."""
+
+    manifest: BundleManifest
 
 
 def write(out: BinaryIO, manifest: BundleManifest, key: PrivateKey, files: Mapping[str, Path]) -> None:
     """Write a bundle of the `files` in the manifest. Raises SignatureError for an expired key, ConfigError if a file
     differs from the manifest.
     """
-    signed = manifest.model_dump_json(indent=1).encode()
+    write_signed(out, manifest.model_dump_json(indent=1).encode(), manifest.files, key, files)
+
+
+def write_signed(
+    out: BinaryIO, signed: bytes, listed: Sequence[BundleFile], key: PrivateKey, files: Mapping[str, Path]
+) -> None:
+    """Write a manifest, its signature, and the files listed in it. Raises what `write` raises."""
     if len(signed) > MOST_MANIFEST:
-        raise ConfigError(f"{len(manifest.files)} files are too many for a bundle: calibrate and score on fewer images")
-    for name, data in ((MANIFEST, signed), (SIGNATURE, key.sign(signed))):
-        out.write(_header(name, len(data)) + data + bytes(-len(data) % BLOCK))
-    for file in manifest.files:
-        out.write(_header(file.name, file.size))
-        digest = hashlib.sha256()
-        with files[file.name].open("rb") as source:
-            for chunk in _chunks(source, file.size, files[file.name]):
-                digest.update(chunk)
-                out.write(chunk)
-            if source.read(1) or digest.hexdigest() != file.sha256:
-                raise ConfigError(f"{files[file.name]} changed while it was read: run this again")
-        out.write(bytes(-file.size % BLOCK))
+        raise ConfigError(f"{len(listed)} files are too many for a bundle: calibrate and score on fewer images")
+    write_start(out, signed, key.sign(signed))
+    for file in listed:
+        write_file(out, file, _unchanged(file, files[file.name]))
     out.write(END)
 
 
-def read_head(source: BinaryIO, trusted: Sequence[PublicKey], where: object) -> Head:
-    """Read and verify manifest and signature at the beginning of `source`, and nothing after them.
+def write_start(out: BinaryIO, signed: bytes, signature: bytes) -> None:
+    """Write manifest and signature."""
+    for name, data in ((MANIFEST, signed), (SIGNATURE, signature)):
+        out.write(_header(name, len(data)) + data + bytes(-len(data) % BLOCK))
 
-    The SignatureError's message starts with `where`. The caller checks whether the key has expired.
-    """
-    header = source.read(BLOCK)
+
+def write_file(out: BinaryIO, file: BundleFile, chunks: Iterable[bytes]) -> None:
+    """Write a file with its header and padding."""
+    out.write(_header(file.name, file.size))
+    out.writelines(chunks)
+    out.write(bytes(-file.size % BLOCK))
+
+
+def _unchanged(file: BundleFile, path: Path) -> Iterator[bytes]:
+    """Yield a file's bytes. Raises ConfigError if they differ from the manifest."""
+    digest = hashlib.sha256()
+    with path.open("rb") as source:
+        for chunk in _chunks(source, file.size, path):
+            digest.update(chunk)
+            yield chunk
+        if source.read(1) or digest.hexdigest() != file.sha256:
+            raise ConfigError(f"{path} changed while it was read: run this again")
+
+
+def parse_head(signed: bytes, signature: bytes, key: PublicKey, where: object) -> Head:
+    """Return the head of verified bytes. Raises SignatureError for what this version cannot read."""
+    manifest = parsed(BundleManifest, signed, where)
+    return Head(manifest.files, key, signed, signature, manifest)
+
+
+def parsed(kind: type[M], signed: bytes, where: object) -> M:
+    """Return the manifest in verified bytes. Raises SignatureError for what this version cannot read."""
+    try:
+        return kind.model_validate_json(signed)
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join(map(str, first["loc"]))
+        raise SignatureError(
+            f"{where}: this edgesparse cannot read its manifest ({at}: {first['msg']}): update edgesparse"
+        ) from None
+
+
+def verified_by(trusted: Sequence[PublicKey], signature: bytes, signed: bytes, where: object) -> PublicKey:
+    """Return the key that signed these bytes. Raises SignatureError if none of the trusted ones did."""
+    key = who_signed(trusted, signature, signed)
+    if key is None:
+        known = ", ".join(map(str, trusted))
+        raise SignatureError(f"{where} is not signed by a key that this device trusts, or was tampered with: {known}")
+    return key
+
+
+def head_length(start: bytes) -> int:
+    """Return how many bytes of what begins with `start` have to be read to know manifest and signature."""
+    size = _manifest_size(start[:BLOCK])
+    return BLOCK if size is None else 3 * BLOCK + _padded(size)
+
+
+def _manifest_size(header: bytes) -> int | None:
     digits = re.fullmatch(rb"[0-7]{11}\0", header[124:136])
     size = int(digits[0][:11], 8) if digits else -1
-    if not 0 < size <= MOST_MANIFEST or header != _header(MANIFEST, size):
+    return size if 0 < size <= MOST_MANIFEST and header == _header(MANIFEST, size) else None
+
+
+def read_signed(source: BinaryIO, trusted: Sequence[PublicKey], where: object) -> tuple[bytes, bytes, PublicKey]:
+    """Return manifest, signature and the key that signed, and read nothing after them. Raises SignatureError."""
+    size = _manifest_size(source.read(BLOCK))
+    if size is None:
         raise SignatureError(f"{where} is not a bundle: create one with 'edgesparse bundle'")
     signed = source.read(size)
     between = source.read(-size % BLOCK + BLOCK)
@@ -153,26 +217,14 @@ def read_head(source: BinaryIO, trusted: Sequence[PublicKey], where: object) -> 
     rest = source.read(BLOCK - 64)
     if between != bytes(-size % BLOCK) + _header(SIGNATURE, 64) or rest != bytes(BLOCK - 64):
         raise SignatureError(f"{where} is damaged or was tampered with before its first file: fetch it again")
-    key = who_signed(trusted, signature, signed)
-    if key is None:
-        known = ", ".join(map(str, trusted))
-        raise SignatureError(f"{where} is not signed by a key that this device trusts, or was tampered with: {known}")
-    try:
-        manifest = BundleManifest.model_validate_json(signed)
-    except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(map(str, first["loc"]))
-        raise SignatureError(
-            f"{where}: this edgesparse cannot read its manifest ({at}: {first['msg']}): update edgesparse"
-        ) from None
-    return Head(manifest, key, signed, signature)
+    return signed, signature, verified_by(trusted, signature, signed, where)
 
 
-def verify(source: BinaryIO, head: Head, where: object) -> None:
+def verify(source: BinaryIO, head: Signed, where: object) -> None:
     """Compare every byte after the head with the manifest. Raises SignatureError."""
     source.seek(head.start)
-    for file in head.manifest.files:
-        for _ in _content(source, file, where):
+    for file in head.files:
+        for _ in content(source, file, where):
             pass
     if source.read(len(END) + 1) != END:
         raise _tampered(where, "its end")
@@ -189,7 +241,7 @@ def unpack(source: BinaryIO, head: Head, folder: Path, where: object) -> None:
     for file in head.manifest.files:
         path = folder / file.name
         path.parent.mkdir(parents=True, exist_ok=True)
-        _store(path, _content(source, file, where))
+        _store(path, content(source, file, where))
 
 
 def _store(path: Path, chunks: Iterator[bytes] | list[bytes]) -> None:
@@ -199,7 +251,7 @@ def _store(path: Path, chunks: Iterator[bytes] | list[bytes]) -> None:
             out.write(chunk)
 
 
-def _content(source: BinaryIO, file: BundleFile, where: object) -> Iterator[bytes]:
+def content(source: BinaryIO, file: BundleFile, where: object) -> Iterator[bytes]:
     """Yield a file's bytes. Raises SignatureError at the end if they, or the bytes around them, differ from what was
     signed.
     """

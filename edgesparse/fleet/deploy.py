@@ -67,7 +67,8 @@ class Device:
                 journal, record = self._build(file, source)
             self._switch(journal, record)
             self.root.clear_fetched()
-            return _outcome("deployed", self.root.slot(journal.slot), source, note)
+            notes = "; ".join(filter(None, (note, source.note)))
+            return _outcome("deployed", self.root.slot(journal.slot), source, notes)
 
     def check(self, source: BundleSource, *, downgrade: bool = False) -> Outcome:
         """Return what `deploy` would do, or raise what it would raise, as far as that is known without fetching or

@@ -19,25 +19,32 @@ from urllib.parse import urlsplit
 
 from edgesparse.closing import Closing
 from edgesparse.errors import DeployError, SignatureError
-from edgesparse.fleet import connection
-from edgesparse.fleet.bundle import BLOCK, MOST_MANIFEST, Head, read_head, verify
+from edgesparse.fleet import connection, delta
+from edgesparse.fleet.bundle import Head, head_length, verify
 from edgesparse.fleet.connection import SLOWEST, Server, chunks, why_failed
 from edgesparse.fleet.keys import PublicKey
 from edgesparse.fleet.slots import FETCHED
 from edgesparse.progress import Progress
 from edgesparse.redaction import redact
 
-MOST_HEAD = MOST_MANIFEST + 4 * BLOCK
 TRIES, PAUSE = 5, 2.0
 """Connections in a row that may deliver less than LEAST, and seconds between the first two, doubled each time."""
 LEAST = 1 << 16
 
 
+class Interrupted(DeployError):
+    """A download that the next attempt continues."""
+
+
 class BundleSource(Closing):
-    """A bundle whose head has been read and verified."""
+    """A bundle whose head has been read and verified. `signed`: the beginning of the file itself, which differs from
+    the bundle's `head` if the file is a delta. `note`: a warning about how it was fetched.
+    """
 
     where: str
     head: Head
+    signed: Head | delta.Delta
+    note = ""
 
     @abstractmethod
     def missing(self, root: Path) -> int:
@@ -63,10 +70,11 @@ class LocalFile(BundleSource):
             reason = getattr(error, "strerror", None) or error
             raise DeployError(f"cannot read the bundle {path}: {reason}") from None
         try:
-            self.head = read_head(self._file, trusted, self.where)
+            self.signed = delta.read(self._file, trusted, self.where)
         except BaseException:
             self._file.close()
             raise
+        self.head = _head(self.signed)
 
     def missing(self, root: Path) -> int:
         return 0
@@ -87,19 +95,27 @@ class Download(BundleSource):
     def __init__(self, url: str, trusted: Sequence[PublicKey]) -> None:
         self._server = Server(url)
         self.where = self._server.where
-        start = b""
-        with self._get(0) as answer:
-            for chunk in chunks(answer):
-                start += chunk
-                if len(start) >= MOST_HEAD:
-                    break
-        self.head = read_head(io.BytesIO(start), trusted, self.where)
-        if len(start) > self.head.end:
+        start = self._read_start()
+        self.signed = delta.read(io.BytesIO(start), trusted, self.where)
+        self.head = _head(self.signed)
+        if len(start) > self.signed.end:
             raise self._too_long()
         self._start = start
 
+    def _read_start(self) -> bytes:
+        """Return at least manifest and signature; a connection that breaks is continued as long as bytes arrive."""
+        start, before = b"", -1
+        while before < len(start) < head_length(start):
+            before = len(start)
+            with self._get(before) as answer:
+                for chunk in chunks(answer):
+                    start += chunk
+                    if len(start) >= head_length(start):
+                        break
+        return start
+
     def missing(self, root: Path) -> int:
-        return max(self.head.end - _size(self._part(root)), 0)
+        return max(self.signed.end - _size(self._part(root)), 0)
 
     def complete(self, root: Path, progress: Progress) -> BinaryIO:
         resumed = _size(self._part(root)) > 0
@@ -112,7 +128,7 @@ class Download(BundleSource):
     def _is_whole(self, root: Path) -> bool:
         with self._part(root).open("rb") as file:
             try:
-                verify(file, self.head, self.where)
+                verify(file, self.signed, self.where)
             except SignatureError:
                 return False
         return True
@@ -126,11 +142,11 @@ class Download(BundleSource):
         if _size(part) < len(self._start):
             part.write_bytes(self._start)
         fruitless = 0
-        while (size := _size(part)) < self.head.end:
+        while (size := _size(part)) < self.signed.end:
             why = self._continue(part, size, progress)
             fruitless = fruitless + 1 if _size(part) < size + LEAST else 0
             if why and fruitless >= TRIES:
-                raise DeployError(f"cannot fetch {self.where}: {why}; {size} of {self.head.end} bytes are kept")
+                raise Interrupted(f"cannot fetch {self.where}: {why}; {size} of {self.signed.end} bytes are kept")
             if why:
                 time.sleep(PAUSE * 2**fruitless / 2)
 
@@ -141,7 +157,7 @@ class Download(BundleSource):
         """Do nothing: no connection stays open."""
 
     def _part(self, root: Path) -> Path:
-        return root / FETCHED / f"{self.head.sha256[:32]}.part"
+        return root / FETCHED / f"{self.signed.sha256[:32]}.part"
 
     def _continue(self, part: Path, size: int, progress: Progress) -> str:
         """Fetch from byte `size` on. Returns why the connection ended early."""
@@ -149,16 +165,16 @@ class Download(BundleSource):
             with self._get(size) as answer, part.open("ab", buffering=0) as file:
                 for chunk in chunks(answer):
                     size += len(chunk)
-                    if size > self.head.end:
+                    if size > self.signed.end:
                         raise self._too_long()
                     _append(file, chunk, part)
-                    progress("fetching", size, self.head.end)
+                    progress("fetching", size, self.signed.end)
         except (OSError, HTTPException) as error:
             return why_failed(error)
-        return "" if size == self.head.end else "the connection ended too early"
+        return "" if size == self.signed.end else "the connection ended too early"
 
     def _too_long(self) -> DeployError:
-        return DeployError(f"{self.where} is longer than the {self.head.end} bytes of its manifest: refused")
+        return DeployError(f"{self.where} is longer than the {self.signed.end} bytes of its manifest: refused")
 
     @contextmanager
     def _get(self, start: int) -> Iterator[HTTPResponse]:
@@ -171,6 +187,10 @@ class Download(BundleSource):
             elif start:
                 _skip(answer, start)
             yield answer
+
+
+def _head(signed: Head | delta.Delta) -> Head:
+    return signed.head if isinstance(signed, delta.Delta) else signed
 
 
 def _size(part: Path) -> int:
@@ -198,8 +218,14 @@ def _append(file: IO[bytes], chunk: bytes, path: Path) -> None:
         raise DeployError(f"cannot write {path}: {error.strerror}") from None
 
 
+def refuse_delta(source: BundleSource) -> None:
+    """Raise DeployError for a delta in place of a bundle."""
+    if isinstance(source.signed, delta.Delta):
+        raise DeployError(f"{source.where} is a delta, needed a bundle: name that, and the delta with --delta")
+
+
 def open_bundle(where: str, trusted: Sequence[PublicKey]) -> BundleSource:
-    """Open a bundle by its path or https address. Raises DeployError, SignatureError."""
+    """Open a bundle, or a delta, by its path or https address. Raises DeployError, SignatureError."""
     try:
         scheme = urlsplit(where).scheme
     except ValueError:

@@ -24,7 +24,8 @@ from edgesparse.errors import BackendUnavailable, DeployError, SignatureError
 from edgesparse.files import make_folder, set_aside, sync, sync_folder
 from edgesparse.fleet.admit import DAY
 from edgesparse.fleet.connection import Server, ServerRefuses, chunks, why_failed
-from edgesparse.fleet.repository import TIME, read_releases
+from edgesparse.fleet.listing import ListedDelta, read_deltas, read_releases
+from edgesparse.fleet.repository import TIME
 from edgesparse.fleet.rollout import Release
 from edgesparse.redaction import redact
 
@@ -58,20 +59,21 @@ LENGTHS = UpdaterConfig(
 
 @dataclass(frozen=True)
 class Offer:
-    """What verified metadata offers. `files`: the bundles' lengths and hashes, by release. `note`: about the clock."""
+    """What verified metadata offers. `files`: lengths and hashes of bundles and deltas. `note`: about the clock."""
 
     releases: tuple[Release, ...]
-    files: dict[Release, TargetFile]
+    deltas: tuple[ListedDelta, ...]
+    files: dict[Release | ListedDelta, TargetFile]
     note: str = ""
 
     def length(self, release: Release) -> int:
         """Return the length of a release's bundle, in bytes."""
         return self.files[release].length
 
-    def has_signed(self, release: Release, bundle: BinaryIO) -> bool:
+    def has_signed(self, what: Release | ListedDelta, file: BinaryIO) -> bool:
         """Whether length and hashes of a file are those that the metadata states."""
         try:
-            self.files[release].verify_length_and_hashes(bundle)
+            self.files[what].verify_length_and_hashes(file)
         except LengthOrHashMismatchError:
             return False
         return True
@@ -112,9 +114,9 @@ class Mirror:
         self._url, self._parts = url, parts
         self.where = self._server.where
 
-    def address(self, offer: Offer, release: Release) -> str:
-        """Return the address of a release's bundle, with credentials and query."""
-        file = offer.files[release]
+    def address(self, offer: Offer, what: Release | ListedDelta) -> str:
+        """Return the address of a release's bundle or of a delta, with credentials and query."""
+        file = offer.files[what]
         path = f"{self._parts.path.rstrip('/')}/targets/{file.hashes['sha256']}.{file.path}"
         return self._parts._replace(path=path).geturl()
 
@@ -157,13 +159,13 @@ class Mirror:
         for kind in (root, timestamp, snapshot, targets):
             if kind.is_expired(now):
                 raise self._expired(f"{kind.type}.json is expired")
-        releases = read_releases(targets)
-        files = {release: targets.targets[path] for path, release in releases.items()}
+        releases, deltas = read_releases(targets), read_deltas(targets)
+        files = {what: targets.targets[path] for path, what in (*releases.items(), *deltas.items())}
         behind = clock < now.timestamp() - DAY
         note = (
             f"the clock here says {_day(clock)}, which is before {now:%Y-%m-%d}, when the metadata was signed: set it"
         )
-        return Offer(tuple(files), files, note if behind else "")
+        return Offer(tuple(releases.values()), tuple(deltas.values()), files, note if behind else "")
 
     def _expired(self, what: str) -> SignatureError:
         return SignatureError(

@@ -6,6 +6,7 @@ import re
 import socket
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
@@ -15,9 +16,10 @@ from edgesparse.errors import BackendUnavailable, ConfigError, DeployError, Edge
 from edgesparse.files import make_folder, read_checked
 from edgesparse.fleet import keys
 from edgesparse.fleet.deploy import Device, Outcome
-from edgesparse.fleet.fetch import BundleSource, Download, open_download
+from edgesparse.fleet.fetch import BundleSource, open_download
 from edgesparse.fleet.metadata import ANCHOR, MOST_METADATA, Mirror, Offer
 from edgesparse.fleet.owner import as_owner
+from edgesparse.fleet.patched import base_of, patched
 from edgesparse.fleet.rollout import Attempts, Decision, Release, Running, decide
 from edgesparse.fleet.slot_build import SlotBuild
 from edgesparse.fleet.slots import DeploySlot
@@ -58,7 +60,7 @@ class Puller:
         return self._deploy(decision.release, offer, decision.downgrade)
 
     def _deploy(self, release: Release, offer: Offer, downgrade: bool) -> Outcome:
-        with open_download(self.mirror.address(offer, release), keys.trusted(self.trusted)) as download:
+        with self._open(release, offer) as download:
             source = _Pulled(download, self, release, offer)
             try:
                 return replace(self.device, build=source.build).deploy(source, downgrade=downgrade)
@@ -66,6 +68,17 @@ class Puller:
                 if source.counts:  # what could not be fetched is fetched at the next poll
                     self._note(release, final=isinstance(error, RolledBack))
                 raise
+
+    def _open(self, release: Release, offer: Offer) -> BundleSource:
+        """Open the delta from what this device has, if there is one, else the whole bundle."""
+        trusted, root = keys.trusted(self.trusted), self.device.root
+        whole = partial(open_download, self.mirror.address(offer, release), trusted)
+        with root.reading():
+            usable = [d for d in offer.deltas if d.bundle == release.bundle and base_of(root, d.base) is not None]
+        if not usable:
+            return whole()
+        delta = partial(open_download, self.mirror.address(offer, usable[0]), trusted)
+        return patched(delta, whole, partial(offer.has_signed, usable[0]))
 
     def _refresh(self) -> Offer:
         root = self.device.root.path
@@ -109,8 +122,8 @@ class Puller:
 class _Pulled(BundleSource):
     """A download that is also compared with the signed metadata. `counts`: whether a failure is the release's own."""
 
-    def __init__(self, download: Download, puller: Puller, release: Release, offer: Offer) -> None:
-        self.where, self.head, self.counts = download.where, download.head, False
+    def __init__(self, download: BundleSource, puller: Puller, release: Release, offer: Offer) -> None:
+        self.where, self.head, self.signed, self.counts = download.where, download.head, download.signed, False
         self._download, self._puller, self._release, self._offer = download, puller, release, offer
         manifest = self.head.manifest
         received = self.head.sha256, manifest.name, manifest.version, self.head.end
@@ -136,7 +149,7 @@ class _Pulled(BundleSource):
         except BaseException:
             opened.close()
             raise
-        self.counts = True
+        self.counts, self.note = True, self._download.note
         return opened
 
     def _check(self, opened: BinaryIO, root: Path) -> None:

@@ -4,7 +4,7 @@
     metadata/N.targets.json     the releases, with their shares and stops; signed by the release keys
     metadata/N.snapshot.json    which of these versions belong together; signed by the online key
     metadata/timestamp.json     which snapshot is the newest; signed by the online key, and expires after days
-    targets/SHA256.NAME         the bundles, which keep their own signatures
+    targets/SHA256.NAME         the bundles and deltas, which keep their own signatures
     staged/                     what still lacks signatures
 
 Files are only added, except timestamp.json, which is replaced last; so a copy to a web server or an object store that
@@ -27,7 +27,9 @@ from edgesparse.errors import BackendUnavailable, ConfigError, SignatureError
 from edgesparse.files import make_folder, replacing
 from edgesparse.fleet import keys
 from edgesparse.fleet.bundle import order, verify
-from edgesparse.fleet.fetch import LocalFile
+from edgesparse.fleet.delta import Delta
+from edgesparse.fleet.fetch import LocalFile, refuse_delta
+from edgesparse.fleet.listing import DELTA, ListedDelta, read_releases
 from edgesparse.fleet.rollout import Release
 from edgesparse.progress import quiet
 
@@ -86,6 +88,7 @@ class Repository:
     def release(self, file: Path, share: int, rollout: str, trusted: Sequence[keys.PublicKey]) -> Release:
         """Stage a bundle for `share` percent of the devices. Raises SignatureError if no trusted key signed it."""
         with LocalFile(file, trusted) as source:
+            refuse_delta(source)
             head = source.head
             with source.complete(self.path, quiet) as opened:
                 verify(opened, head, file)
@@ -104,20 +107,38 @@ class Repository:
         release = _release(
             name=manifest.name, version=manifest.version, bundle=head.sha256, rollout=rollout, share=share
         )
+        self._store(target, file)
+        self._edit(target, release.model_dump(mode="json"))
+        return release
+
+    def add_delta(self, file: Path, trusted: Sequence[keys.PublicKey]) -> None:
+        """Stage a delta to a bundle that was published or staged. Raises SignatureError, ConfigError."""
+        with LocalFile(file, trusted) as source:
+            signed = source.signed
+            if not isinstance(signed, Delta):
+                raise ConfigError(f"{file} is a bundle, needed a delta: create one with 'edgesparse delta'")
+            with source.complete(self.path, quiet) as opened:
+                verify(opened, signed, file)
+        if all(release.bundle != signed.head.sha256 for release in self.releases().values()):
+            raise ConfigError(f"{file} leads to a bundle that {self.path} does not have: publish that too")
+        listed = ListedDelta(base=signed.base, bundle=signed.head.sha256)
+        target = TargetFile.from_file(f"{listed.bundle[:16]}-from-{listed.base[:16]}.esd", str(file))
+        self._store(target, file)
+        self._edit(target, {DELTA: listed.model_dump(mode="json")})
+
+    def _store(self, target: TargetFile, file: Path) -> None:
         stored = self.path / "targets" / f"{target.hashes['sha256']}.{target.path}"
         if not stored.exists():
             make_folder(stored.parent)
             with replacing(stored, synced=True) as out, file.open("rb") as source_file:
                 shutil.copyfileobj(source_file, out)
-        self._edit(target, release)
-        return release
 
     def stop(self, version: str, why: str, back: bool) -> Release:
         """Stage a stop of a version: no device starts it any more. `back`: those that run it return to an older one."""
         for path, release in self.releases().items():
             if order(release.version) == order(version):
                 stopped = _release(**{**release.model_dump(), "stopped": why, "back": back})
-                self._edit(self._targets().signed.targets[path], stopped)
+                self._edit(self._targets().signed.targets[path], stopped.model_dump(mode="json"))
                 return stopped
         versions = ", ".join(release.version for release in self.releases().values()) or "none"
         raise ConfigError(f"{self.path} has no version {version}: found {versions}")
@@ -205,14 +226,14 @@ class Repository:
         for kind in staged:
             (self._staged / f"{kind}.json").unlink()
 
-    def _edit(self, target: TargetFile | None = None, release: Release | None = None) -> None:
-        """Stage the releases, with this one added or replaced."""
+    def _edit(self, target: TargetFile | None = None, custom: Mapping[str, Any] | None = None) -> None:
+        """Stage the releases and deltas, with this one added or replaced. `custom`: what is stated about it."""
         published = self._latest(Targets, staged=False)
         targets = self._targets().signed
         targets.version = published.signed.version + 1 if published else 1
         targets.expires = _in(RELEASE_DAYS)
-        if target is not None and release is not None:
-            target.unrecognized_fields[CUSTOM] = release.model_dump(mode="json")
+        if target is not None:
+            target.unrecognized_fields[CUSTOM] = dict(custom or {})
             targets.targets[target.path] = target
         self._stage(Metadata(targets))
 
@@ -231,16 +252,6 @@ class Repository:
     def _stage(self, metadata: Metadata[Any]) -> None:
         metadata.signatures.clear()
         _write(self._staged / f"{metadata.signed.type}.json", metadata)
-
-
-def read_releases(targets: Targets) -> dict[str, Release]:
-    """Return the releases in signed metadata. Raises SignatureError for what this version cannot read."""
-    try:
-        return {path: Release.model_validate(file.custom or {}) for path, file in targets.targets.items()}
-    except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(map(str, first["loc"]))
-        raise SignatureError(f"this edgesparse cannot read a release ({at}: {first['msg']}): update it") from None
 
 
 def _release(**fields: Any) -> Release:

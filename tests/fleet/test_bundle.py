@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from edgesparse.config import Deploy, parse
 from edgesparse.errors import ConfigError, DeployError, EdgeSparseError, SignatureError
-from edgesparse.fleet import bundle, keys
+from edgesparse.fleet import bundle, delta, keys
 from edgesparse.fleet.bundle import BundleFile, BundleManifest, order
 from edgesparse.fleet.fetch import LocalFile
 
@@ -102,8 +102,8 @@ def test_no_byte_can_be_changed(folder: Path, data: st.DataObject) -> None:
     bad = good[:at] + bytes([good[at] ^ flip]) + good[at + 1 :]
     trusted = keys.trusted(folder / "trusted")
     with pytest.raises(SignatureError):
-        head = bundle.read_head(io.BytesIO(bad), trusted, "it")
-        bundle.verify(io.BytesIO(bad), head, "it")
+        signed = delta.read(io.BytesIO(bad), trusted, "it")
+        bundle.verify(io.BytesIO(bad), signed, "it")
 
 
 @pytest.mark.parametrize("cut", [0, 1, 511, 700, 2000, -1, -1024, -1025])
@@ -158,9 +158,10 @@ def test_a_manifest_that_is_too_long_is_not_read(folder: Path) -> None:
 
 def test_a_file_that_changes_after_verification_is_detected_during_unpacking(folder: Path, tmp_path: Path) -> None:
     trusted, good = keys.trusted(folder / "trusted"), (folder / "good.esb").read_bytes()
-    head = bundle.read_head(io.BytesIO(good), trusted, "it")
+    signed = delta.read(io.BytesIO(good), trusted, "it")
+    assert isinstance(signed, bundle.Head)
     with pytest.raises(SignatureError, match=r"model/model\.onnx is not what was signed"):
-        bundle.unpack(io.BytesIO(good.replace(b"xxxx", b"yyyy")), head, tmp_path, "it")
+        bundle.unpack(io.BytesIO(good.replace(b"xxxx", b"yyyy")), signed, tmp_path, "it")
 
 
 def test_another_key_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from edgesparse.errors import DeployError, SignatureError
 from edgesparse.fleet import connection, fetch, keys
-from edgesparse.fleet.fetch import MOST_HEAD, open_bundle
+from edgesparse.fleet.fetch import open_bundle
 
 SIZE = 3_000_000
 """Bytes of the model: more than what is read for the header."""
@@ -55,7 +55,7 @@ def test_a_broken_connection_is_resumed(site: https.Site, tmp_path: Path) -> Non
     site.cut = 1_200_000
     assert deploy(site, tmp_path).result == "deployed"
     starts = [int(requested[6:-1]) for requested in site.ranges_requested[1:]]
-    assert starts[0] >= MOST_HEAD and starts == sorted(starts) and len(starts) >= 2
+    assert starts[0] < 200_000 and starts == sorted(starts) and len(starts) >= 2
 
 
 def test_a_download_continues_in_another_process(site: https.Site, tmp_path: Path) -> None:

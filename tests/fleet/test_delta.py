@@ -1,0 +1,183 @@
+"""Deltas between bundles: what they restore, what is refused, when the whole bundle is fetched instead."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import bundles
+import fleets
+import numpy as np
+import pytest
+import zstandard
+from click.testing import CliRunner, Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgesparse.cli import verbs
+from edgesparse.errors import DeployError, EdgeSparseError
+from edgesparse.fleet import coding, keys
+from edgesparse.fleet.fetch import LocalFile
+from edgesparse.fleet.patched import open_for_deploy
+
+SIZE = 3_000_000
+
+
+def encoded(old: bytes, new: bytes) -> bytes:
+    return b"".join(coding.encode(io.BytesIO(old), len(old), io.BytesIO(new), lambda size: None))
+
+
+def decoded(old: bytes, coded: bytes, size: int) -> bytes:
+    return b"".join(coding.decode(io.BytesIO(old), io.BytesIO(coded), size))
+
+
+def delta_verb(folder: Path, old: str, new: str) -> Result:
+    names = (f"{old}.esb", f"{new}.esb", "-o", f"{old}-{new}.esd", "--key", "factory.key")
+    return CliRunner().invoke(verbs, ["delta", *(name if name[0] == "-" else f"{folder}/{name}" for name in names)])
+
+
+def write_delta(folder: Path, old: str, new: str) -> Path:
+    out = folder / f"{old}-{new}.esd"
+    result = delta_verb(folder, old, new)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return out
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=300), st.binary(max_size=300))
+def test_what_is_decoded_is_what_was_encoded(old: bytes, new: bytes) -> None:
+    assert decoded(old, encoded(old, new), len(new)) == new
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_segments_are_restored_and_what_was_inserted_or_retrained_is_small(
+    shift: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coding, "SEGMENT", 1 << 16)
+    random = np.random.default_rng(1)
+    weights = random.standard_normal(50_001).astype(np.float32)
+    old, inserted = weights.tobytes(), b"x" * shift + weights.tobytes()
+    retrained = (weights * (1 + 1e-4 * random.standard_normal(weights.shape))).astype(np.float32).tobytes() + b"end"
+    for new, most in ((inserted, 0.01), (retrained, 0.5)):
+        coded = encoded(old, new)
+        assert decoded(old, coded, len(new)) == new and len(coded) < most * len(new)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_damaged_codes_are_refused_or_give_no_more_than_is_expected(data: st.DataObject) -> None:
+    old, new = bytes(range(256)) * 4, bytes(range(255)) * 4
+    good = bytearray(encoded(old, new))
+    at = data.draw(st.integers(0, len(good) - 1))
+    good[at] ^= data.draw(st.integers(1, 255))
+    try:
+        assert len(decoded(old, bytes(good), len(new))) == len(new)
+    except DeployError as error:
+        assert "\n" not in str(error)
+
+
+def test_a_frame_that_states_a_large_size_is_not_decompressed() -> None:
+    bomb = zstandard.ZstdCompressor().compress(bytes(1 << 28))
+    with pytest.raises(DeployError, match="it is damaged"):
+        decoded(b"", coding._PREFIX.pack(coding.MATCHES, len(bomb)) + bomb, 1000)
+    with pytest.raises(DeployError, match="it is damaged"):
+        decoded(b"", coding._PREFIX.pack(coding.MATCHES, 1 << 31), 1000)
+
+
+def served(fleet: fleets.Fleet) -> int:
+    """Publish 1.0, have a device run it, publish 1.1 with a delta. Returns the delta's size."""
+    fleet.publish("1.0", filler=SIZE)
+    assert fleet.pull() == "deployed"
+    fleet.bundle("1.1", filler=SIZE)
+    delta = write_delta(fleet.folder, "1.0", "1.1")
+    trusted = keys.trusted(fleet.folder / "trusted")
+    fleet.repository.release(fleet.bundle("1.1"), 100, "", trusted)
+    fleet.repository.add_delta(delta, trusted)
+    assert fleet.sign("release", "online") == []
+    fleet.site.requested.clear()
+    return delta.stat().st_size
+
+
+def test_a_device_pulls_the_delta_and_a_new_one_the_whole(fleet: fleets.Fleet) -> None:
+    assert served(fleet) < 0.05 * SIZE
+    assert fleet.pull() == "deployed" and fleet.serving() == "1.1"
+    assert not [path for path in fleet.site.requested if path.endswith(".esb")]
+    assert fleet.pull("new") == "deployed" and fleet.serving("new") == "1.1"
+
+
+@pytest.mark.parametrize("kind", ["missing", "changed", "another"])
+def test_a_delta_that_cannot_be_used_gives_way_to_the_whole_bundle(fleet: fleets.Fleet, kind: str) -> None:
+    served(fleet)
+    good = (fleet.folder / "1.0-1.1.esd").read_bytes()
+    fleet.altered[".esd"] = {
+        "missing": None,
+        "changed": good[:-1500] + b"?" + good[-1499:],
+        "another": fleet.bundle("1.0").read_bytes(),
+    }[kind]
+    outcome = fleet.puller().pull()
+    assert outcome.result == "deployed" and fleet.serving() == "1.1"
+    assert "the delta was not used (" in outcome.note and "the whole bundle was fetched" in outcome.note
+
+
+def test_a_damaged_base_gives_way_to_the_whole_bundle(fleet: fleets.Fleet) -> None:
+    served(fleet)
+    (fleet.folder / "esf1" / "current" / "bundle" / "model" / "model.onnx").write_bytes(b"y" * SIZE)
+    outcome = fleet.puller().pull()
+    assert "the delta was not used (" in outcome.note and fleet.serving() == "1.1"
+
+
+def test_a_line_that_breaks_every_100_kb_delivers_a_delta_and_the_whole(fleet: fleets.Fleet, tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    for version in ("1.0", "1.1"):
+        folder = fleet.folder / f"{version}.contents" / "model"
+        bundles.signed(fleet.folder / f"{version}.esb", fleet.folder / "factory.key", version, filler=SIZE // 6)
+        weights = random.bytes(SIZE // 6)
+        model = folder / "model.onnx"
+        model.write_bytes(version.encode() + b"x" + weights)
+        (fleet.folder / f"{version}.esb").unlink()
+        bundles.rewritten(fleet.folder / f"{version}.esb", fleet.folder / "factory.key", version)
+    fleet.site.cut = 100_000
+    fleet.publish("1.0")
+    assert fleet.pull() == "deployed"
+    delta = write_delta(fleet.folder, "1.0", "1.1")
+    assert delta.stat().st_size > 400_000
+    trusted = keys.trusted(fleet.folder / "trusted")
+    fleet.repository.release(fleet.bundle("1.1"), 100, "", trusted)
+    fleet.repository.add_delta(delta, trusted)
+    assert fleet.sign("release", "online") == []
+    assert fleet.puller().pull().note == "" and fleet.serving() == "1.1"
+
+
+def test_an_interrupted_delta_is_continued_at_the_next_poll(fleet: fleets.Fleet) -> None:
+    served(fleet)
+    good = (fleet.folder / "1.0-1.1.esd").read_bytes()
+    fleet.altered[".esd"] = good[:-700]
+    with pytest.raises(DeployError, match="the connection ended too early"):
+        fleet.pull()
+    assert "the delta was not used (" in fleet.puller().pull().note  # no byte more: the whole one
+
+
+def test_a_delta_is_pushed(tmp_path: Path) -> None:
+    private = bundles.key(tmp_path)
+    for version in ("1.0", "1.1", "1.2"):
+        bundles.signed(tmp_path / f"{version}.esb", private, version, filler=SIZE // 10)
+    trusted, device = keys.trusted(tmp_path / "trusted"), bundles.device(tmp_path / "device")
+    assert device.deploy(bundles.opened(tmp_path / "1.0.esb")).result == "deployed"
+    for delta, note in ((write_delta(tmp_path, "1.0", "1.1"), ""), (write_delta(tmp_path, "1.0", "1.2"), "")):
+        with open_for_deploy(str(tmp_path / f"{delta.stem[4:]}.esb"), str(delta), trusted) as source:
+            assert device.deploy(source).note == note
+    assert bundles.serving(tmp_path / "device") == "1.2"
+    with LocalFile(tmp_path / "1.0-1.1.esd", trusted) as source:
+        assert json.loads(source.signed.signed)["format"] == "edgesparse delta 1"
+    with pytest.raises(DeployError, match="is a delta, needed a bundle"):
+        open_for_deploy(str(tmp_path / "1.0-1.1.esd"), None, trusted)
+
+
+def test_bundles_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    private = bundles.key(tmp_path)
+    bundles.signed(tmp_path / "1.0.esb", private, "1.0")
+    bundles.signed(tmp_path / "2.0.esb", private, "2.0", name="other")
+    for old, new, why in (("1.0", "2.0", "needed one detector"), ("1.0", "1.0", "the same bundle twice")):
+        with pytest.raises(EdgeSparseError, match=why):
+            raise delta_verb(tmp_path, old, new).exception or AssertionError
