@@ -122,7 +122,7 @@ def test_a_delta_that_cannot_be_used_gives_way_to_the_whole_bundle(fleet: fleets
 
 def test_a_damaged_base_gives_way_to_the_whole_bundle(fleet: fleets.Fleet) -> None:
     served(fleet)
-    (fleet.folder / "esf1" / "current" / "bundle" / "model" / "model.onnx").write_bytes(b"y" * SIZE)
+    (fleet.folder / "esf1" / "current" / "bundle" / "recipe.yaml").write_bytes(b"model: other/models.onnx")
     outcome = fleet.puller().pull()
     assert "the delta was not used (" in outcome.note and fleet.serving() == "1.1"
 
