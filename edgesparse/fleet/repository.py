@@ -87,12 +87,10 @@ class Repository:
 
     def release(self, file: Path, share: int, rollout: str, trusted: Sequence[keys.PublicKey]) -> Release:
         """Stage a bundle for `share` percent of the devices. Raises SignatureError if no trusted key signed it."""
-        with LocalFile(file, trusted) as source:
+        with LocalFile(file, trusted) as source, source.complete(self.path, quiet) as opened:
             refuse_delta(source)
-            head = source.head
-            with source.complete(self.path, quiet) as opened:
-                verify(opened, head, file)
-        manifest = head.manifest
+            head, manifest = source.head, source.head.manifest
+            verify(opened, head, file)
         releases = self.releases()
         if others := {release.name for release in releases.values()} - {manifest.name}:
             raise ConfigError(f"{self.path} is for {others.pop()}, found {manifest.name}: use a folder per detector")
