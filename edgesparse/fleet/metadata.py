@@ -160,7 +160,10 @@ class Mirror:
             if kind.is_expired(now):
                 raise self._expired(f"{kind.type}.json is expired")
         releases, deltas = read_releases(targets), read_deltas(targets)
-        files = {what: targets.targets[path] for path, what in (*releases.items(), *deltas.items())}
+        files: dict[Release | ListedDelta, TargetFile] = {
+            what: targets.targets[path] for path, what in releases.items()
+        }
+        files.update({what: targets.targets[path] for path, what in deltas.items()})
         behind = clock < now.timestamp() - DAY
         note = (
             f"the clock here says {_day(clock)}, which is before {now:%Y-%m-%d}, when the metadata was signed: set it"
