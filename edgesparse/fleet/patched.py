@@ -73,15 +73,15 @@ class Patched(BundleSource):
             part.parent.mkdir(exist_ok=True)
             with replacing(part, synced=True) as out:
                 apply(self._delta, file, base, out, self.where)
-        made = part.open("rb")
+        rebuilt = part.open("rb")
         try:
-            verify(made, self.head, "the bundle made from it")
+            verify(rebuilt, self.head, "the bundle made from it")
         except BaseException:
-            made.close()
+            rebuilt.close()
             part.unlink()
             raise
-        made.seek(0)
-        return made
+        rebuilt.seek(0)
+        return rebuilt
 
     def forget(self, root: Path) -> None:
         self._source.forget(root)
