@@ -40,7 +40,7 @@ ALLOWED = {
     "a field that is written to a file or passed as part of its object": (
         "context_mb recipe_sha256 labels_sha256 calibration_sha256 box_row box_step score_row score_step"
     ),
-    "public: users call it": "to_supervision stepwise",
+    "public: users call it": "stepwise",
     "the inverse of what the source needs, which tests check it with": "to_input",
     "a type in quotes": "PillowImage",
     "kept alive, not read": "_letterbox",
