@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("target", type=options.TARGET, metavar="RECIPE.yaml|MODEL.onnx")
-@options.output("Write the network, its recipe and the page into this folder.")
+@options.output("Write network, recipe and page here.")
 @options.labels(required=True)
 @options.annotated_images("--annotated-images")
 @options.calibration_images(required=False, count=160)
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     default="orin-nano-8gb",
     show_default=True,
     metavar="BOARD",
-    help="Predict for this board.",
+    help="Predict gains there, e.g. orin-nano-8gb:15W.",
 )
 @click.option(
     "--target-ms", type=options.Number(0, 1e6, min_open=True), metavar="MS", help="Stop at this predicted latency."

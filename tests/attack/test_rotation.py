@@ -133,7 +133,7 @@ def test_the_web_page_refuses_the_former_token(tmp_path: Path) -> None:
     parts._engine, parts._web = SimpleNamespace(package=SimpleNamespace(folder=tmp_path)), None
     parts._cameras = LiveCameras()
     parts.governor, parts._reporter = SimpleNamespace(), SimpleNamespace()
-    parts.snapshots = parts.outputs = SimpleNamespace(change=lambda *_: None)
+    parts.snapshots = parts.outputs = parts.monitors = SimpleNamespace(change=lambda *_: None)
     parts._engine.identity, parts._engine.scene = SimpleNamespace(classes=()), SCENE
     settings = ServiceSettings(web=WebSettings(port=port, token_file=token))
     parts._settings = settings
