@@ -59,7 +59,7 @@ class Scoring:
     """What an engine's detections are compared with: labels, or the reference's detections, or nothing.
 
     `annotations` with the folder `images` are scored as COCO does. `reference` is a file of `trials.write_reference`,
-    compared under the settings `run`. `confidences` is such a file too, under the settings `confidence.LOW`: its
+    compared under the settings `run`. `confidences` is such a file too, under the settings `confidence_shift.LOW`: its
     confidences are compared.
     """
 
