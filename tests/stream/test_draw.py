@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,18 @@ from hypothesis import strategies as st
 from edgesparse.runtime.counts import Counts, Crossing
 from edgesparse.runtime.detections import Detections
 from edgesparse.stream.frames import Frame
-from edgesparse.stream.sinks.draw import LINE, PALETTE, ZONE, Canvas, _readable_on, class_name, draw, draw_counts
+from edgesparse.stream.sinks.draw import (
+    LINE,
+    PALETTE,
+    ZONE,
+    Canvas,
+    _label,
+    _readable_on,
+    _tile,
+    class_name,
+    draw,
+    draw_counts,
+)
 
 NAMES = ["person", "bicycle"]
 
@@ -99,6 +111,33 @@ def test_a_label_that_was_drawn_before_looks_the_same() -> None:
     drawn(480, 640, boxes((100, 185, 300, 195, 0.9, 1)))
     assert (drawn(480, 640, detections) == first).all()
     assert (drawn(480, 1280, detections)[:, :640] == first).all()
+
+
+@pytest.mark.parametrize("text", ["person 0.53", "bus 3 #1274 0.98 61 s", "Fußgänger 12 0.50"])
+@pytest.mark.parametrize("scale", [0.5, 1.2, 2.4])
+def test_a_label_of_pieces_looks_like_one_drawn_at_once(text: str, scale: float) -> None:
+    side = round(900 * scale)
+    image, stroke = np.zeros((side, 2 * side, 3), np.uint8), round(scale * 1.5)
+    _label(image, text, 10, 200, (255, 255, 255), 2)
+    (width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, stroke)
+    margin = _tile("", (255, 255, 255), scale).shape[1]
+    shown = np.flatnonzero(image.any((0, 2)))
+    assert shown[-1] + 1 - shown[0] == pytest.approx(width + 2 * margin, abs=0.5 * len(text))
+    ink = int((image[image.any((1, 2))][:, shown[0] : shown[-1] + 1] < 128).all(2).sum())
+    alone = np.zeros((side, 2 * side), np.uint8)
+    cv2.putText(alone, text, (10, 200), cv2.FONT_HERSHEY_SIMPLEX, scale, 255, stroke, cv2.LINE_AA)
+    assert ink == pytest.approx(int((alone > 127).sum()), rel=0.1)
+
+
+@pytest.mark.parametrize("thickness", [1, 2, 9])
+def test_outlines_are_as_thick_as_they_should_be_and_centered_on_the_edges(thickness: int) -> None:
+    size = 240 * thickness
+    left, top, right, bottom = (round(share * size) for share in (0.2, 0.4, 0.7, 0.8))
+    image = drawn(size, size, boxes((left, top, right, bottom, 0.9, 0)))
+    for pixels, edges in ((image[(top + bottom) // 2], (left, right)), (image[:, right - thickness], (top, bottom))):
+        shown = np.flatnonzero((pixels == PALETTE[0]).all(1))
+        edges_shown = [edge + np.arange(thickness) - thickness // 2 for edge in edges]
+        assert shown[-2 * thickness :].tolist() == np.concatenate(edges_shown).tolist()
 
 
 def test_a_class_without_a_name_is_its_number() -> None:
