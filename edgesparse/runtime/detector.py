@@ -272,9 +272,15 @@ class Detector(Closing):
         for text, count in counts.items():
             self.faults[text] = self.faults.get(text, 0) + count
 
+    def release(self) -> None:
+        """Wait for the batches in flight, discard their results, and free everything but the runner, which another
+        detector may use then.
+        """
+        self._rounds.close()
+
     def close(self) -> None:
         """Wait for the batches in flight, discard their results, and free everything."""
-        self._rounds.close()
+        self.release()
         self.runner.close()
 
 

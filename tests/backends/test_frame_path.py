@@ -14,6 +14,7 @@ from edgesparse.backends.cuda import kernels
 from edgesparse.backends.cuda.layouts import IMAGES
 from edgesparse.config import InputSpec
 from edgesparse.errors import BackendUnavailable, BuildError, SourceError
+from edgesparse.runtime.detector import Detector
 
 pytestmark = pytest.mark.usefixtures("host_built_kernels")
 
@@ -163,3 +164,21 @@ def test_its_runner_can_be_timed_and_run_beside_it(fake: Fake, tmp_path: Path, c
             for frame, boxes in zip(frames, right, strict=True):
                 assert detect(frame).xyxy.tolist() == boxes
                 np.testing.assert_allclose(fake.seen[0], expected(frame, "bgr", InputSpec(size=SIZE)), atol=0.004)
+
+
+def test_a_second_detector_takes_over_the_runner_of_one_that_was_released(fake: Fake, tmp_path: Path) -> None:
+    fake.answers = answers("yolov8", 1, 1, 0.2)
+    first, frame = detector(fake, tmp_path, conf=0.5), still(40, 50)
+    right = first(frame)
+    first.release()
+    left = len(fake.memory)
+    with pytest.raises(RuntimeError):
+        first.submit([frame])
+    for _ in range(3):
+        second = Detector(first.runner, first.spec, first.run)
+        assert second.depth == 2 and second(frame).xyxy.tolist() == right.xyxy.tolist()
+        second.release()
+        assert len(fake.memory) == left
+        contexts = first.runner._held["contexts"]  # type: ignore[attr-defined]
+        assert len(contexts) == (1 if fake.integrated else 2), "used again"
+    first.runner.close()

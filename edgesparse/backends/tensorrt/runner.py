@@ -142,9 +142,10 @@ class TensorRTRunner(Runner):
         index, stream = 0, held["stream"]
         if slot and not (gpu.integrated or self._scratch or is_open):
             with gpu.errors_of(f"loading {self._name}"):
-                require_memory(self._name, {"activations": held["plan"].device_memory}, gpu.free())
-                self._context()
-                index, stream = len(held["contexts"]) - 1, gpu.stream()
+                if slot == len(held["contexts"]):  # an earlier detector may have left one
+                    require_memory(self._name, {"activations": held["plan"].device_memory}, gpu.free())
+                    self._context()
+                index, stream = slot, gpu.stream()
 
         def enqueue(addresses: Mapping[str, int]) -> None:
             context = held["contexts"][index]

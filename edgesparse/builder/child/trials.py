@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -12,9 +12,11 @@ import numpy as np
 
 from edgesparse import device
 from edgesparse.backends import backend
+from edgesparse.backends.base import Runner
 from edgesparse.builder.child.job import RaceJob, RaceResult, Scoring, TrialJob, TrialResult
 from edgesparse.builder.child.timing import interleaved
 from edgesparse.confidences import ConfidenceShift
+from edgesparse.config import DetectorSpec, Run
 from edgesparse.errors import BuildError
 from edgesparse.package.manifest import AgreementRecord, Score
 from edgesparse.progress import Progress
@@ -29,16 +31,25 @@ from edgesparse.runtime.labels.read import Labels
 
 def trial(job: TrialJob, progress: Progress) -> TrialResult:
     """Time an engine alone, and score it on labels or compare it with the reference if the job requests that."""
-    run = job.scoring.run or SCORING
-    runner = backend(job.backend).load(job.engine, job.threads, job.dla)
-    with Detector(runner, job.spec, run) as detector:
-        progress(f"timing {job.name}", 0, 0)
-        timing = interleaved({job.name: runner}, job.seconds)[job.name]
-        score = _score(detector, job.scoring, partial(progress, f"scoring {job.name}"))
-        agreed = _agreement(detector, job.scoring, partial(progress, f"comparing {job.name}"))
-        require_boxes(detector)
-        inputs, outputs = runner.inputs, runner.outputs
-    return TrialResult(inputs, outputs, timing, score, agreed, _shift(job, progress))
+    with backend(job.backend).load(job.engine, job.threads, job.dla) as runner:
+        with _detector(runner, job.spec, job.scoring.run or SCORING) as detector:
+            progress(f"timing {job.name}", 0, 0)
+            timing = interleaved({job.name: runner}, job.seconds)[job.name]
+            score = _score(detector, job.scoring, partial(progress, f"scoring {job.name}"))
+            agreed = _agreement(detector, job.scoring, partial(progress, f"comparing {job.name}"))
+            require_boxes(detector)
+        shift = _shift(job, runner, partial(progress, f"comparing confidences of {job.name}"))
+        return TrialResult(runner.inputs, runner.outputs, timing, score, agreed, shift)
+
+
+@contextmanager
+def _detector(runner: Runner, spec: DetectorSpec, run: Run) -> Iterator[Detector]:
+    """A detector on a runner that is used again after it."""
+    detector = Detector(runner, spec, run)
+    try:
+        yield detector
+    finally:
+        detector.release()
 
 
 def require_boxes(detector: Detector) -> None:
@@ -92,13 +103,12 @@ def _agreement(detector: Detector, scoring: Scoring, progress: Callable[[int, in
     return AgreementRecord(**{name: round(getattr(agreed, name), 4) for name in names})
 
 
-def _shift(job: TrialJob, progress: Progress) -> ConfidenceShift | None:
+def _shift(job: TrialJob, runner: Runner, progress: Callable[[int, int], None]) -> ConfidenceShift | None:
     """Compare the engine's confidences with the reference's, under their own settings, if the job requests that."""
     if job.scoring.confidences is None:
         return None
-    with Detector(backend(job.backend).load(job.engine, job.threads, job.dla), job.spec, LOW) as detector:
-        advance = partial(progress, f"comparing confidences of {job.name}")
-        return confidence_shift(_pairs(job.scoring.confidences, detector, advance), job.spec.classes)
+    with _detector(runner, job.spec, LOW) as detector:
+        return confidence_shift(_pairs(job.scoring.confidences, detector, progress), job.spec.classes)
 
 
 def _pairs(reference: Path, detector: Detector, progress: Callable[[int, int], None]) -> Iterator[Pair]:
