@@ -6,28 +6,23 @@ a frame into preallocated memory, and only for a camera that is viewed or record
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 import cv2
-import numpy as np
 from pydantic import Field
 
 from edgesparse.runtime.detections import Detections
+from edgesparse.service.frame_copies import CopiedFrame, FrameCopies
 from edgesparse.stream.frames import Frame, Image
 from edgesparse.stream.sinks.draw import draw, draw_counts
-from edgesparse.supervised import Supervised
 from edgesparse.values import Section
-
-log = logging.getLogger("edgesparse.service")
 
 VIEW_SECONDS = 3.0
 """How long to keep encoding snapshots of a camera after the last request for one."""
-MAX_PIXELS = 64_000_000
+_REQUESTED = ("requested",)
 
 
 class SnapshotSettings(Section):
@@ -57,24 +52,14 @@ Listener = Callable[[str, Snapshot], None]
 """Called with the camera's name, in the thread that encodes."""
 
 
-class _Buffer:
-    """One camera's frame between the frame loop, which copies it in, and the encoder."""
+class _Viewed:
+    """Who wants snapshots of a camera, and its newest."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.image: Image = np.empty((0, 0, 3), np.uint8)
-        self.shape: tuple[int, ...] = ()
-        """Shape of the last frame offered, which `image` must be allocated for."""
-        self.detections = Detections.none()
-        self.time_ns = 0
-        self.fresh = False
-        """Whether `image` holds a frame that has not been encoded yet."""
         self.due_ns = 0
         self.viewed_at = 0.0
         self.requested = False
         """Whether the next frame is wanted, even if nobody watches."""
-        self.requested_image = False
-        """Whether `image` holds that frame."""
         self.snapshot: Snapshot | None = None
 
     def viewed(self, now: float) -> bool:
@@ -92,59 +77,53 @@ class SnapshotEncoder:
         self.continuous = False
         """Whether snapshots of all cameras are encoded, viewed or not."""
         self._settings = settings
-        self._buffers: dict[str, _Buffer] = {}
-        self._offered = threading.Event()
-        self._closed = False
-        self._thread = Supervised("snapshots", self._run)
+        self._cameras: dict[str, _Viewed] = {}
+        self._copies = FrameCopies("snapshots", self._encode)
 
-    def offer(self, camera: str, frame: Frame, detections: Detections) -> None:
+    def offer(self, frame: Frame, detections: Detections) -> None:
         """Copy the frame if somebody watches and the previous one has been encoded. Never waits, never allocates."""
-        buffer = self._buffers.get(camera)
-        if buffer is None:
-            buffer = self._buffers.setdefault(camera, _Buffer())
-        if self.paused or not (buffer.requested or (self._is_watched(buffer) and frame.time_ns >= buffer.due_ns)):
+        camera = self._camera(frame.source)
+        if self.paused:
             return
-        if not buffer.lock.acquire(blocking=False):
+        requested, camera.requested = camera.requested, False
+        if not (requested or (self._is_watched(camera) and frame.time_ns >= camera.due_ns)):
             return
-        interval_ns = int(1e9 / self._settings.fps)
-        try:
-            buffer.shape = frame.image.shape
-            if buffer.image.shape == buffer.shape:
-                np.copyto(buffer.image, frame.image)
-                buffer.detections, buffer.time_ns, buffer.fresh = detections, frame.time_ns, True
-                buffer.requested_image |= buffer.requested
-                buffer.requested = False
-                # Counted from when it was due, so that the average rate is right at any camera frame rate.
-                buffer.due_ns = max(buffer.due_ns + interval_ns, frame.time_ns - interval_ns)
-        finally:
-            buffer.lock.release()
-        self._offered.set()
+        if self._copies.offer(frame, detections, _REQUESTED if requested else ()):
+            interval_ns = int(1e9 / self._settings.fps)
+            # Counted from when it was due, so that the average rate is right at any camera frame rate.
+            camera.due_ns = max(camera.due_ns + interval_ns, frame.time_ns - interval_ns)
+        elif requested:
+            camera.requested = True
 
-    def _is_watched(self, buffer: _Buffer) -> bool:
-        return self.continuous or buffer.viewed(time.monotonic())
+    def _camera(self, name: str) -> _Viewed:
+        return self._cameras.get(name) or self._cameras.setdefault(name, _Viewed())
+
+    def _is_watched(self, camera: _Viewed) -> bool:
+        return self.continuous or camera.viewed(time.monotonic())
 
     def request(self, camera: str) -> None:
         """Have the next frame encoded that is offered, for the listeners."""
-        self._buffers.setdefault(camera, _Buffer()).requested = True
+        self._camera(camera).requested = True
 
     @property
     def viewed(self) -> int:
         """Return the number of cameras that somebody watches."""
         now = time.monotonic()
-        return sum(buffer.viewed(now) for buffer in list(self._buffers.values()))
+        return sum(camera.viewed(now) for camera in list(self._cameras.values()))
 
     def view(self, camera: str) -> Snapshot | None:
         """Return the camera's newest snapshot, if any, and keep encoding for VIEW_SECONDS."""
-        buffer = self._buffers.get(camera)
-        if buffer is None:
+        viewed = self._cameras.get(camera)
+        if viewed is None:
             return None
-        buffer.viewed_at = time.monotonic()
-        return buffer.snapshot
+        viewed.viewed_at = time.monotonic()
+        return viewed.snapshot
 
     def keep(self, cameras: Sequence[str]) -> None:
         """Free the memory of all other cameras."""
-        for name in set(self._buffers) - set(cameras):
-            self._buffers.pop(name, None)
+        for name in set(self._cameras) - set(cameras):
+            self._cameras.pop(name, None)
+        self._copies.keep(cameras)
 
     def change(self, settings: SnapshotSettings, names: Sequence[str]) -> None:
         """Apply new settings, or another engine's class names."""
@@ -152,58 +131,37 @@ class SnapshotEncoder:
 
     def free(self) -> None:
         """Free all images; they are allocated again when somebody watches a camera."""
-        for buffer in list(self._buffers.values()):
-            with buffer.lock:
-                buffer.image, buffer.shape, buffer.fresh = np.empty((0, 0, 3), np.uint8), (), False
-                buffer.snapshot = None
+        self._copies.free()
+        for camera in list(self._cameras.values()):
+            camera.snapshot = None
 
     def close(self) -> None:
-        self._closed = True
-        self._thread.leave()
-        self._offered.set()
-        self._thread.join(2.0)
+        self._copies.close()
 
-    # The rest runs in the encoder's thread.
+    # The rest runs in the thread of the copies.
 
-    def _run(self) -> None:
-        while not self._closed:
-            self._offered.wait()
-            self._offered.clear()
-            for camera, buffer in list(self._buffers.items()):
-                self._try(camera, buffer)
-
-    def _try(self, camera: str, buffer: _Buffer) -> None:
-        try:
-            self._encode(camera, buffer)
-        except Exception:
-            log.exception("no snapshot of %s", camera)
-
-    def _encode(self, camera: str, buffer: _Buffer) -> None:
-        with buffer.lock:
-            if buffer.image.shape != buffer.shape and buffer.shape and np.prod(buffer.shape) < 3 * MAX_PIXELS:
-                buffer.image = np.zeros(buffer.shape, np.uint8)
-            if not buffer.fresh:
-                return
-            buffer.fresh = False
-            image, detections, time_ns = self._scaled(buffer.image), buffer.detections, buffer.time_ns
-            requested, buffer.requested_image = buffer.requested_image, False
-            scale = image.shape[1] / buffer.image.shape[1]
+    def _encode(self, frame: CopiedFrame) -> None:
+        camera = self._cameras.get(frame.camera)
+        if camera is None:
+            return
+        image, detections = self._scaled(frame.image), frame.detections
         if detections.counts is not None:
             draw_counts(image, detections.counts)
-        draw(image, detections, self.names, scale=scale)
+        draw(image, detections, self.names, scale=image.shape[1] / frame.image.shape[1])
         ok, jpeg = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, self._settings.quality))
         if not ok:
             return
-        number = buffer.snapshot.number + 1 if buffer.snapshot else 1
-        snapshot = Snapshot(jpeg.tobytes(), time_ns, number, len(detections), requested)
+        number = camera.snapshot.number + 1 if camera.snapshot else 1
+        requested = frame.reasons == _REQUESTED
+        snapshot = Snapshot(jpeg.tobytes(), frame.time_ns, number, len(detections), requested)
         for listener in self.listeners:
-            listener(camera, snapshot)
-        buffer.snapshot = snapshot
+            listener(frame.camera, snapshot)
+        camera.snapshot = snapshot
 
     def _scaled(self, image: Image) -> Image:
-        """Return a copy at most `width` pixels wide."""
+        """Return the image at most `width` pixels wide; the copy itself, which nobody else reads, if it is."""
         height, width = image.shape[:2]
         if width <= self._settings.width:
-            return image.copy()
+            return image
         size = self._settings.width, max(1, round(height * self._settings.width / width))
         return cv2.resize(image, size, interpolation=cv2.INTER_AREA)

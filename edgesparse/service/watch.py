@@ -41,7 +41,7 @@ class Watch:
     def frame(self, camera: CameraStatus, frame: Frame, detections: Detections, row: NDArray[np.int64]) -> float:
         self._tally.add(camera.name, row, detections)
         self._health.frame()
-        self._outputs.snapshots.offer(camera.name, frame, detections)
+        self._outputs.snapshots.offer(frame, detections)
         if self._monitors is not None:
             self._monitors.offer(frame, detections)
         if (counts := self._tally.in_view.add(camera.name, detections)) is not None:

@@ -17,7 +17,7 @@ from edgesparse.camera import Camera
 from edgesparse.config import Run
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.labels.coco import SUGGESTIONS
-from edgesparse.service.monitor.copies import CopiedFrame
+from edgesparse.service.frame_copies import CopiedFrame
 from edgesparse.service.monitor.hard_frames import HardFrames
 from edgesparse.service.monitor.hard_settings import HardFrameSettings
 

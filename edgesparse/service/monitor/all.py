@@ -9,7 +9,7 @@ from typing import Any
 from edgesparse.device import state_folder
 from edgesparse.runtime.detections import Detections
 from edgesparse.service.engine import LoadedEngine
-from edgesparse.service.monitor.copies import CopiedFrame
+from edgesparse.service.frame_copies import CopiedFrame
 from edgesparse.service.monitor.drift import Drift, describe
 from edgesparse.service.monitor.drift_settings import DriftSettings
 from edgesparse.service.monitor.hard_frames import HardFrames

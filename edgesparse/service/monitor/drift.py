@@ -16,8 +16,8 @@ from typing import Any
 
 from edgesparse.runtime.detections import Detections
 from edgesparse.service.engine import LoadedEngine
+from edgesparse.service.frame_copies import CopiedFrame, FrameCopies
 from edgesparse.service.monitor.baseline import HOUR, Baseline, prune
-from edgesparse.service.monitor.copies import CopiedFrame, FrameCopies
 from edgesparse.service.monitor.distribution import QUANTITIES, Comparison, compare, measure
 from edgesparse.service.monitor.drift_settings import EVENT, DriftSettings
 from edgesparse.service.monitor.examples import Examples, stored_examples

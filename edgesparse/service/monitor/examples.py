@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse.files import replacing
+from edgesparse.service.frame_copies import CopiedFrame
 from edgesparse.service.monitor.baseline import HOUR
-from edgesparse.service.monitor.copies import CopiedFrame
 from edgesparse.service.monitor.drift_settings import MOST_EXAMPLES
 from edgesparse.service.monitor.obscure import Blur, obscured
 

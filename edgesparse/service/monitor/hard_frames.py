@@ -18,9 +18,9 @@ from edgesparse.errors import SinkError
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.thresholds import thresholds
 from edgesparse.service.engine import LoadedEngine
-from edgesparse.service.monitor.copies import CopiedFrame, FrameCopies
+from edgesparse.service.frame_copies import CopiedFrame, FrameCopies
 from edgesparse.service.monitor.hard_files import HardFiles, HardFrame, SeenObject
-from edgesparse.service.monitor.hard_settings import HardFrameSettings, Reason
+from edgesparse.service.monitor.hard_settings import REASONS, HardFrameSettings, Reason
 from edgesparse.service.monitor.obscure import obscured
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.sinks.draw import class_name
@@ -69,7 +69,7 @@ class HardFrames:
         self._blinks: dict[str, _Blinks] = {}
         self._least: Mapping[str, NDArray[np.float32]] = {}
         """The minimum confidence per class of each camera."""
-        self.stored: Counter[tuple[str, Reason]] = Counter()
+        self.stored: Counter[tuple[str, str]] = Counter()
         """Frames stored since the service started, by camera and reason."""
         self.trouble = ""
         """Why frames cannot be stored; empty while they can."""
@@ -164,7 +164,7 @@ class HardFrames:
             sha256=sha256,
             camera=frame.camera,
             time=taken,
-            reasons=frame.reasons,
+            reasons=tuple(reason for reason in REASONS if reason in frame.reasons),
             model=identity.model,
             package=identity.package,
             engine=identity.sha256,

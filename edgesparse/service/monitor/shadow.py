@@ -22,8 +22,8 @@ from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.thresholds import thresholds
 from edgesparse.service import engine as engines
 from edgesparse.service.engine import LoadedEngine
+from edgesparse.service.frame_copies import CopiedFrame, FrameCopies
 from edgesparse.service.machine import read_memory
-from edgesparse.service.monitor.copies import CopiedFrame, FrameCopies
 from edgesparse.service.tally import Tally
 from edgesparse.shadow import ShadowRequest, ShadowResult
 from edgesparse.stream.frames import Frame

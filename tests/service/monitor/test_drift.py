@@ -19,8 +19,8 @@ from edgesparse.camera import Camera
 from edgesparse.config import Run
 from edgesparse.errors import SinkError
 from edgesparse.runtime.detections import Detections
+from edgesparse.service.frame_copies import CopiedFrame
 from edgesparse.service.monitor import baseline, drift
-from edgesparse.service.monitor.copies import CopiedFrame
 from edgesparse.service.monitor.drift import Drift, describe
 from edgesparse.service.monitor.drift_settings import DriftSettings
 from edgesparse.service.outputs.events import Event

@@ -21,8 +21,8 @@ from edgesparse.camera import Camera
 from edgesparse.config import Run
 from edgesparse.errors import SinkError
 from edgesparse.runtime.detections import Detections
+from edgesparse.service.frame_copies import CopiedFrame
 from edgesparse.service.monitor import hard_files
-from edgesparse.service.monitor.copies import CopiedFrame
 from edgesparse.service.monitor.hard_files import HardFiles, HardFrame, read_frames
 from edgesparse.service.monitor.hard_frames import LONGEST_GAP, HardFrames
 from edgesparse.service.monitor.hard_settings import REASONS, HardFrameSettings

@@ -27,9 +27,9 @@ from edgesparse.package.store import Package, open_package
 from edgesparse.runtime.detections import Detections
 from edgesparse.service import engine as engines
 from edgesparse.service.engine import LoadedEngine
+from edgesparse.service.frame_copies import CopiedFrame
 from edgesparse.service.monitor import shadow
 from edgesparse.service.monitor.all import Monitors
-from edgesparse.service.monitor.copies import CopiedFrame
 from edgesparse.service.monitor.shadow import Beside, Pace, ShadowEngine
 from edgesparse.service.monitor.shadow_requests import ShadowRequests
 from edgesparse.service.tally import Tally

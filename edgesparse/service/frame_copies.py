@@ -10,11 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgesparse.runtime.detections import Detections
-from edgesparse.service.monitor.hard_settings import Reason
 from edgesparse.stream.frames import Frame, Image
 from edgesparse.supervised import Supervised
 
 log = logging.getLogger("edgesparse.service")
+
+MAX_BYTES = 192_000_000
+"""Larger frames are not copied."""
+_NONE: Image = np.empty((0, 0, 3), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class CopiedFrame:
     image: Image
     detections: Detections
     time_ns: int
-    reasons: tuple[Reason, ...] = ()
+    reasons: tuple[str, ...] = ()
 
 
 class _Place:
@@ -34,8 +37,8 @@ class _Place:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.image: Image = np.empty((0, 0, 3), np.uint8)
-        self.shape: tuple[int, ...] = ()
+        self.image = _NONE
+        self.shape: tuple[int, ...] = _NONE.shape
         """Shape of the last frame offered, which `image` must be allocated for."""
         self.frame: CopiedFrame | None = None
 
@@ -50,14 +53,14 @@ class FrameCopies:
         self._error, self._closed = "", False
         self._thread = Supervised(name, self._run)
 
-    def offer(self, frame: Frame, detections: Detections, reasons: tuple[Reason, ...] = ()) -> bool:
-        """Copy a frame, unless the camera's previous one is still being worked on or its size is new. Returns whether
-        it was copied. Never waits, never allocates memory of a frame's size.
+    def offer(self, frame: Frame, detections: Detections, reasons: tuple[str, ...] = ()) -> bool:
+        """Copy a frame, unless the camera's previous one is waiting or being worked on, or its size is new. Returns
+        whether it was copied. Never waits, never allocates memory of a frame's size.
         """
         place = self._places.get(frame.source)
         if place is None:
             place = self._places.setdefault(frame.source, _Place())
-        if not place.lock.acquire(blocking=False):
+        if place.frame is not None or not place.lock.acquire(blocking=False):
             return False
         try:
             place.shape = frame.image.shape
@@ -75,6 +78,12 @@ class FrameCopies:
         for name in set(self._places) - set(cameras):
             self._places.pop(name, None)
 
+    def free(self) -> None:
+        """Free the memory of all cameras; it is allocated again when a frame is offered."""
+        for place in list(self._places.values()):
+            with place.lock:
+                place.image, place.shape, place.frame = _NONE, _NONE.shape, None
+
     def close(self) -> None:
         self._closed = True
         self._thread.leave()
@@ -90,14 +99,15 @@ class FrameCopies:
                     self._work(place)
 
     def _work(self, place: _Place) -> None:
-        if place.image.shape != place.shape:
-            place.image, place.frame = np.empty(place.shape, np.uint8), None
-        frame, place.frame = place.frame, None
-        if frame is None:
+        if place.image.shape != place.shape and np.prod(place.shape) <= MAX_BYTES:
+            place.image = np.empty(place.shape, np.uint8)
+        if place.frame is None:
             return
         try:
-            self._take(frame)
+            self._take(place.frame)
         except Exception as error:  # one frame's failure must not cost the next camera its turn
             if repr(error) != self._error:
                 self._error = repr(error)
-                log.exception("%s: %s", self._name, frame.camera)
+                log.exception("%s: %s", self._name, place.frame.camera)
+        finally:
+            place.frame = None
