@@ -29,6 +29,11 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--settings", type=Path, metavar="FILE.yaml", help="install this device's settings")
     result.add_argument("--bundle", default="", metavar="FILE|https://", help="deploy this bundle")
+    result.add_argument(
+        "--pull", type=Path, metavar="FILE.env", help="poll the address in this file for newer bundles, by a timer"
+    )
+    result.add_argument("--anchor", type=Path, metavar="ROOT.json", help="trust this root of a repository at first")
+    result.add_argument("--no-pull", action="store_true", help="end polling, and remove what --pull installed")
     result.add_argument("--power-mode", default="", metavar="NAME", help="set nvpmodel's mode, e.g. MAXN")
     result.add_argument(
         "--any-machine", action="store_true", help="accept a machine that is not a Jetson, for ONNX Runtime"
@@ -45,6 +50,9 @@ def main(arguments: list[str] | None = None, system: System | None = None) -> in
     """Run the steps. Returns 0 done, 1 refused, 2 wrong use, 3 the machine lacks something."""
     parsed = parser().parse_args(arguments)
     system = system or System()
+    if parsed.no_pull and (parsed.pull or parsed.anchor):
+        print("provision: found --no-pull with --pull or --anchor, needed one of them", file=sys.stderr)
+        return WRONG_USE
     if not parsed.check and os.geteuid() != 0:
         print("provision: changes need root: sudo scripts/provision, or --check to see them", file=sys.stderr)
         return WRONG_USE
@@ -55,6 +63,9 @@ def main(arguments: list[str] | None = None, system: System | None = None) -> in
         keys=parsed.key,
         settings=parsed.settings,
         bundle=parsed.bundle,
+        pull=parsed.pull,
+        anchor=parsed.anchor,
+        no_pull=parsed.no_pull,
         force=parsed.force,
     )
     try:

@@ -93,7 +93,7 @@ def _differs(current: int, mode: int, owner: str) -> bool:
 def keys(system: System, files: list[Path], force: bool) -> Iterator[Change]:
     """Install public keys whose bundles this device accepts. Other keys are kept."""
     for file in files:
-        text = _text(file, "--key")
+        text = read_text(file, "--key")
         if "PRIVATE" in text:
             raise StepFailed(
                 f"{file} is a private key, which must stay where bundles are signed", "pass its .pub file", WRONG_USE
@@ -101,7 +101,7 @@ def keys(system: System, files: list[Path], force: bool) -> Iterator[Change]:
         if "-----BEGIN PUBLIC KEY-----" not in text:
             raise StepFailed(f"{file} is not a public key", "print it with edgesparse keys public", WRONG_USE)
         name = f"{SETTINGS}/trusted/{file.stem}.pub"
-        yield from _place(system, UserFile(name, text), force, f"trust {file.name}")
+        yield from place(system, UserFile(name, text), force, f"trust {file.name}")
     if not any(system.path(f"{SETTINGS}/trusted").glob("*.pub")) and not files:
         system.facts["note"] = "no key is trusted yet, so no bundle will be accepted: pass --key NAME.pub"
 
@@ -113,8 +113,8 @@ def settings(system: System, file: Path | None, force: bool) -> Iterator[Change]
     name = f"{SETTINGS}/device.yaml"
     path = system.path(name)
     if file is not None:
-        settings_file = UserFile(name, _text(file, "--settings"), PRIVATE, USER)
-        yield from _place(system, settings_file, force, f"install the settings of {file.name}")
+        settings_file = UserFile(name, read_text(file, "--settings"), PRIVATE, USER)
+        yield from place(system, settings_file, force, f"install the settings of {file.name}")
     elif not path.exists():
         source = "csi://0" if system.facts.get("l4t") and not _usb_camera(system) else "/dev/video0"
         text = DEVICE.format(source=source)
@@ -131,7 +131,7 @@ def _usb_camera(system: System) -> bool:
 
 def unit(system: System) -> Iterator[Change]:
     """Install and enable the service's unit, which starts at boot."""
-    text = _text(HERE / "deploy" / "edgesparse.service", "the checkout")
+    text = read_text(HERE / "deploy" / "edgesparse.service", "the checkout")
     remedy = "systemctl status edgesparse; journalctl -u edgesparse"
     if system.read(UNIT) != text:
         yield Change("write edgesparse.service", lambda: _write_unit(system, text, remedy))
@@ -166,7 +166,7 @@ def restart(system: System) -> Iterator[Change]:
         )
 
 
-def _text(file: Path, option: str) -> str:
+def read_text(file: Path, option: str) -> str:
     try:
         return file.read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -183,7 +183,7 @@ class UserFile:
     group: str = ""
 
 
-def _place(system: System, file: UserFile, force: bool, what: str) -> Iterator[Change]:
+def place(system: System, file: UserFile, force: bool, what: str) -> Iterator[Change]:
     """Install a user's file; a different file of that name is not overwritten without --force."""
     existing = system.read(file.name)
     if existing == file.text:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import account, board, software, wheelhouse
+from . import account, board, pulling, software, wheelhouse
 from .system import REFUSED, Change, StepFailed, System
 
 EDGESPARSE = f"{software.VENV}/bin/edgesparse"
@@ -25,6 +25,9 @@ class Options:
     keys: list[Path] = field(default_factory=list)
     settings: Path | None = None
     bundle: str = ""
+    pull: Path | None = None
+    anchor: Path | None = None
+    no_pull: bool = False
     force: bool = False
 
 
@@ -72,6 +75,13 @@ def self_test(system: System, options: Options) -> Iterator[Change]:
     return iter(())
 
 
+def pull(system: System, options: Options) -> Iterator[Change]:
+    """Poll for newer bundles, or end it; last, so that no poll changes what is being set up."""
+    if options.no_pull:
+        return pulling.end(system)
+    return pulling.pull(system, options.pull, options.anchor, options.force)
+
+
 STEPS = (
     Step("board", lambda system, options: board.recognize(system, options.any_machine)),
     Step("power mode", lambda system, options: board.power(system, options.power_mode)),
@@ -90,6 +100,7 @@ STEPS = (
     Step("deploy", deploy),
     Step("restart", lambda system, options: account.restart(system)),
     Step("self-test", self_test),
+    Step("pull", pull),
 )
 
 

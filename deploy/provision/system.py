@@ -180,6 +180,12 @@ class System:
                 os.unlink(part, dir_fd=folder)
                 raise
 
+    def remove(self, name: str) -> None:
+        """Remove a file from a folder owned by root, never the target of a link in its place."""
+        path = self.path(name)
+        with self.folder(path.parent) as folder:
+            os.unlink(path.name, dir_fd=folder)
+
     def _set_mode(self, handle: int, mode: int, group: str) -> None:
         if group and self.has_group(group):
             os.fchown(handle, -1, grp.getgrnam(group).gr_gid)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgesparse.cli import options
-from edgesparse.cli.device import DeviceOptions, on_device, report, restarts
+from edgesparse.cli.device import DeviceOptions, no_shadow, on_device, report, restarts
 from edgesparse.progress import Progress
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--delta", type=options.TEXT, metavar="FILE|URL", help="Make the bundle from this, if possible.")
 @click.option("--trusted", type=options.PATH, metavar="FOLDER", help="Trust the public keys in this folder.")
 @click.option("--allow-downgrade", is_flag=True, help="Accept a version that is not newer.")
-@click.option("--no-shadow", is_flag=True, help="Skip what the recipe's deploy.shadow asks for.")
+@no_shadow
 @click.option("--check", is_flag=True, help="Print what would be done; change nothing.")
 @click.option("--recover", is_flag=True, help="Finish or undo what a power cut interrupted.")
 def deploy(

@@ -69,6 +69,9 @@ def restarts(function: Verb) -> Verb:
     return restart(health(function))
 
 
+no_shadow = click.option("--no-shadow", is_flag=True, help="Skip what the recipe's deploy.shadow asks for.")
+
+
 def report(act: Callable[[Progress], Outcome], as_json: bool) -> None:
     """Act and print the outcome; as JSON, also that of a refusal."""
     try:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgesparse.cli import options
-from edgesparse.cli.device import DeviceOptions, on_device, report, restarts
+from edgesparse.cli.device import DeviceOptions, no_shadow, on_device, report, restarts
 from edgesparse.cli.options import Verb
 from edgesparse.cli.show import complain, emit_json, table
 from edgesparse.errors import EdgeSparseError, SignatureError
@@ -170,6 +171,7 @@ def sign(repository: Path, keys: Sequence[Path], days: float) -> None:
 @click.argument("url", envvar="EDGESPARSE_PULL")
 @on_device
 @restarts
+@no_shadow
 @click.option("--name", envvar="EDGESPARSE_NAME", metavar="NAME", help="Use this name [default: the host's].")
 @click.option("--trusted", type=options.PATH, metavar="FOLDER", help="Trust the public keys in this folder.")
 @click.option("--anchor", type=options.PATH, metavar="FILE", help="Trust this root at first.")
@@ -180,6 +182,7 @@ def pull(
     trusted: Path | None,
     anchor: Path | None,
     where: str | None,
+    no_shadow: bool,
     as_json: bool,
     **fields: Any,
 ) -> None:
@@ -195,7 +198,7 @@ def pull(
     chosen, called = DeviceOptions(**fields), device_name(name)
 
     def act(advance: Progress) -> Outcome:
-        device = chosen.device(advance)
+        device = replace(chosen.device(advance), shadow=not no_shadow)
         try:
             outcome = Puller(device, Mirror(url), called, trusted or keys.TRUSTED, anchor or ANCHOR).pull()
         except EdgeSparseError as error:

@@ -13,6 +13,7 @@ from edgesparse.backends import backend
 from edgesparse.config import Need
 from edgesparse.errors import BackendUnavailable, DeployError, SignatureError
 from edgesparse.fleet.bundle import BundleManifest, Head, order
+from edgesparse.fleet.keys import PublicKey
 from edgesparse.fleet.slots import SLOTS, Root
 from edgesparse.fleet.state import SlotRecord
 from edgesparse.version import VERSION
@@ -31,7 +32,7 @@ def admit(head: Head, root: Root, running: SlotRecord | None, downgrade: bool, f
     Raises SignatureError for an expired key, DeployError for an older version or a full disk, BackendUnavailable for
     what this device lacks.
     """
-    note = _check_key(head, root)
+    note = refuse_expired(head.key, head.manifest, root)
     _check_version(head.manifest, running, downgrade)
     for what, least in head.manifest.deploy.needs.items():
         _check_need(what, least)
@@ -39,18 +40,20 @@ def admit(head: Head, root: Root, running: SlotRecord | None, downgrade: bool, f
     return note
 
 
-def _check_key(head: Head, root: Root) -> str:
-    """Refuse an expired key. A board without a clock battery starts years in the past: then the newest time of a
-    trusted bundle counts instead. A clock that is ahead cannot be detected, so it ends a key too early, never too late.
+def refuse_expired(key: PublicKey, manifest: BundleManifest, root: Root) -> str:
+    """Refuse an expired key that signed this bundle or its delta. Returns a warning about the clock.
+
+    A board without a clock battery starts years in the past: then the newest time of a trusted bundle counts instead. A
+    clock that is ahead cannot be detected, so it ends a key too early, never too late. Raises SignatureError.
     """
     records = [record for name in SLOTS if (record := root.slot(name).record()) is not None]
-    known = max([head.manifest.time, *(record.time for record in records)])
+    known = max([manifest.time, *(record.time for record in records)])
     clock = time.time()
     now = datetime.fromtimestamp(max(known, clock), timezone.utc)
     reading = f"the clock here says {datetime.fromtimestamp(clock, timezone.utc):%Y-%m-%d}"
-    if head.key.expired(now):
+    if key.expired(now):
         raise SignatureError(
-            f"the key {head.key} that signed it expired on {head.key.expires} ({reading}): sign it with its successor, "
+            f"the key {key} that signed it expired on {key.expires} ({reading}): sign it with its successor, "
             "or set the clock if that is wrong"
         )
     if clock >= known - DAY:

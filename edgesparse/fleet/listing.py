@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from edgesparse.errors import SignatureError
 from edgesparse.fleet.bundle import Sha256
-from edgesparse.fleet.rollout import Release
+from edgesparse.fleet.rollout import Release, startable
 from edgesparse.values import Section
 
 if TYPE_CHECKING:
@@ -35,6 +35,14 @@ def read_releases(targets: Targets) -> dict[str, Release]:
 def read_deltas(targets: Targets) -> dict[str, ListedDelta]:
     """Return the deltas in signed metadata. Raises SignatureError for what this version cannot read."""
     return {path: _stated(ListedDelta, custom[DELTA]) for path, custom in _customs(targets) if DELTA in custom}
+
+
+def remove_stale_deltas(targets: Targets) -> None:
+    """Remove the deltas to bundles that no device starts any more: stopped, or replaced on all devices."""
+    wanted = startable(read_releases(targets).values())
+    for path, delta in read_deltas(targets).items():
+        if delta.bundle not in wanted:
+            del targets.targets[path]
 
 
 def _customs(targets: Targets) -> list[tuple[str, dict[str, Any]]]:

@@ -11,6 +11,7 @@ from typing import BinaryIO
 from edgesparse.errors import DeployError, EdgeSparseError, SignatureError
 from edgesparse.files import read_regular, replacing
 from edgesparse.fleet import bundle
+from edgesparse.fleet.admit import refuse_expired
 from edgesparse.fleet.bundle import MANIFEST, MOST_MANIFEST, BundleManifest, verify
 from edgesparse.fleet.delta import Base, Delta, apply
 from edgesparse.fleet.fetch import BundleSource, Interrupted, open_bundle, refuse_delta
@@ -61,6 +62,7 @@ class Patched(BundleSource):
         return whole.complete(root, progress)
 
     def _apply(self, root: Path, progress: Progress) -> BinaryIO:
+        refuse_expired(self._delta.key, self.head.manifest, Root(root))
         base = base_of(Root(root), self._delta.base)
         if base is None:
             raise DeployError("this device does not have the bundle that it begins with")

@@ -29,8 +29,8 @@ from edgesparse.fleet import keys
 from edgesparse.fleet.bundle import order, verify
 from edgesparse.fleet.delta import Delta
 from edgesparse.fleet.fetch import LocalFile, refuse_delta
-from edgesparse.fleet.listing import DELTA, ListedDelta, read_releases
-from edgesparse.fleet.rollout import Release
+from edgesparse.fleet.listing import DELTA, ListedDelta, read_releases, remove_stale_deltas
+from edgesparse.fleet.rollout import Release, startable
 from edgesparse.progress import quiet
 
 try:
@@ -117,8 +117,8 @@ class Repository:
                 raise ConfigError(f"{file} is a bundle, needed a delta: create one with 'edgesparse delta'")
             with source.complete(self.path, quiet) as opened:
                 verify(opened, signed, file)
-        if all(release.bundle != signed.head.sha256 for release in self.releases().values()):
-            raise ConfigError(f"{file} leads to a bundle that {self.path} does not have: publish that too")
+        if signed.head.sha256 not in startable(self.releases().values()):
+            raise ConfigError(f"{file} leads to a bundle that no device of {self.path} starts: publish that first")
         listed = ListedDelta(base=signed.base, bundle=signed.head.sha256)
         target = TargetFile.from_file(f"{listed.bundle[:16]}-from-{listed.base[:16]}.esd", str(file))
         self._store(target, file)
@@ -153,10 +153,8 @@ class Repository:
         """
         signers = [_signer(key) for key in private]
         before = self._latest(Root, staged=False)
-        staged: dict[str, Metadata[Any]] = {}
-        for name in ("root", "targets"):
-            if (file := self._staged / f"{name}.json").exists():
-                staged[name] = _load(file)
+        files = {name: self._staged / f"{name}.json" for name in ("root", "targets")}
+        staged = {name: _load(file) for name, file in files.items() if file.exists()}
         root = staged.get("root", before)
         if root is None:
             raise ConfigError(f"{self.path} is not a repository: run 'edgesparse fleet init'")
@@ -233,6 +231,7 @@ class Repository:
         if target is not None:
             target.unrecognized_fields[CUSTOM] = dict(custom or {})
             targets.targets[target.path] = target
+        remove_stale_deltas(targets)
         self._stage(Metadata(targets))
 
     def _targets(self) -> Metadata[Targets]:

@@ -74,9 +74,24 @@ def in_wave(device: str, release: Release) -> bool:
     return int.from_bytes(digest[:8], "big") * 100 < release.share << 64
 
 
+def startable(releases: Iterable[Release]) -> set[str]:
+    """Return the bundles that a device may still be asked to start: not stopped, and not replaced on all devices."""
+    bundles = set()
+    for release in _newest_first(releases):
+        if not release.stopped:
+            bundles.add(release.bundle)
+            if release.share == 100:
+                break
+    return bundles
+
+
+def _newest_first(releases: Iterable[Release]) -> list[Release]:
+    return sorted(releases, key=lambda release: order(release.version), reverse=True)
+
+
 def decide(device: str, releases: Iterable[Release], running: Running | None, attempts: Attempts) -> Decision:
     """Return what a device should do: run the newest release that has reached it and was not stopped."""
-    newest_first = sorted(releases, key=lambda release: order(release.version), reverse=True)
+    newest_first = _newest_first(releases)
     mine = next((release for release in newest_first if running and release.bundle == running.bundle), None)
     called_back = mine is not None and bool(mine.stopped) and mine.back
     eligible = [release for release in newest_first if not release.stopped and in_wave(device, release)]

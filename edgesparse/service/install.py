@@ -1,15 +1,19 @@
-"""`service install`: unit, user and settings of the service, for edgesparse installed by pip."""
+"""`service install` and `service uninstall`: units, user and settings, for edgesparse installed by pip."""
 
 from __future__ import annotations
 
 import grp
+import json
 import os
 import pwd
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -18,11 +22,15 @@ from edgesparse.files import make_folder, replacing
 
 USER = "edgesparse"
 GROUPS = ("video", "render")
-UNIT, SETTINGS = "etc/systemd/system/edgesparse.service", "etc/edgesparse/device.yaml"
+UNIT, POLL, TIMER = "edgesparse.service", "edgesparse-pull.service", "edgesparse-pull.timer"
+UNITS, SETTINGS = "etc/systemd/system", "etc/edgesparse/device.yaml"
+ENVIRONMENT, ANCHOR, TRUSTED = "etc/edgesparse/pull.env", "etc/edgesparse/root.json", "etc/edgesparse/trusted"
+STATE = "var/lib/edgesparse"
 PROGRAM, PACKAGE = "/opt/edgesparse/bin/edgesparse", "/var/lib/edgesparse/current/package"
-"""The paths in deploy/edgesparse.service, which are replaced by this installation's."""
+"""The paths in the units, which are replaced by this installation's."""
 HIDDEN = ("/home", "/root", "/run/user")
-"""Folders that the unit hides from the service (ProtectHome)."""
+"""Folders that the units hide (ProtectHome)."""
+SHARED = 0o644
 FIRST_SETTINGS = """\
 # Cameras and outputs of this device. After a change: sudo systemctl reload edgesparse
 run:
@@ -33,6 +41,22 @@ service:
 
 
 @dataclass(frozen=True)
+class Change:
+    """What is missing on a system, and the function that changes it."""
+
+    what: str
+    make: Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Pull:
+    """What a device that pulls reads: the repository's address and secrets, and the root that it trusts at first."""
+
+    environment: Path
+    anchor: Path
+
+
+@dataclass(frozen=True)
 class Installation:
     """What is installed, and where. If `root` is not /, it is an image, in which no program is run."""
 
@@ -40,59 +64,100 @@ class Installation:
     source: str
     root: Path = Path("/")
     force: bool = False
+    pull: Pull | None = None
 
-    @property
-    def here(self) -> bool:
-        return self.root == Path("/")
+    def changes(self) -> list[Change]:
+        """Return what has to change; nothing is written before the last was determined.
 
-    def run(self) -> list[str]:
-        """Write what does not exist yet. Returns what was done.
+        Raises ConfigError for what would not work or would be overwritten.
+        """
+        if self.pull is not None and self.target != PACKAGE:
+            raise ConfigError(f"found the target {self.target}, needed {PACKAGE} to pull: it is what a deploy switches")
+        units = list(self._file(f"{UNITS}/{UNIT}", unit_text(UNIT, self.target)))
+        units += self._pull() if self.pull is not None else ()
+        return [*self._user(), *self._folder(), *self._settings(), *units, *self._enable(bool(units))]
 
-        Raises ConfigError for what would not work or would be overwritten, InstallError without root."""
-        unit = unit_text(self.target)
-        if self.here and os.geteuid() != 0:
-            raise InstallError(f"needed root to write /{UNIT}: sudo {shlex.join(sys.argv)}")
-        path = self.root / UNIT
-        if path.exists() and path.read_text() != unit and not self.force:
+    def _pull(self) -> Iterator[Change]:
+        assert self.pull is not None
+        environment, anchor = _read(self.pull.environment), _read(self.pull.anchor)
+        if not re.search(r"^EDGESPARSE_PULL=[\"']?https://", environment, re.M):
+            raise ConfigError(f"{self.pull.environment}: needed a line EDGESPARSE_PULL=https://...")
+        if not _is_root(anchor):
+            raise ConfigError(f"{self.pull.anchor}: needed metadata/1.root.json of a repository")
+        yield from self._file(ENVIRONMENT, environment, 0o600)
+        yield from self._file(ANCHOR, anchor)
+        for name in (POLL, TIMER):
+            yield from self._file(f"{UNITS}/{name}", unit_text(name, self.target))
+
+    def _file(self, name: str, text: str, mode: int = SHARED) -> Iterator[Change]:
+        """A file that is missing or differs; the latter only with `force`."""
+        path = self.root / name
+        present = path.exists()
+        if present and path.read_text() == text and path.stat().st_mode & 0o777 & ~mode == 0:
+            return
+        if present and path.read_text() != text and not self.force:
             raise ConfigError(f"{path} exists and differs: pass --force to replace it")
-        done = self._user() if self.here else []
-        done += self._settings()
-        if not path.exists() or path.read_text() != unit:
-            _write(path, unit, 0o644)
-            done.append(f"wrote {path}")
-        return done + (self._enable() if self.here else [])
+        yield Change(f"write {path}", lambda: _write(path, text, mode))
 
-    def _user(self) -> list[str]:
-        try:
-            pwd.getpwnam(USER)
-            return []
-        except KeyError:
-            home, shell = "/var/lib/edgesparse", "/usr/sbin/nologin"
-            _command("useradd", "--system", "--user-group", "--home-dir", home, "--shell", shell, USER)
-        groups = [group.gr_name for group in grp.getgrall() if group.gr_name in GROUPS]
-        if groups:
-            _command("usermod", "-aG", ",".join(groups), USER)
-        return [f"created the user {USER}"]
+    def _user(self) -> Iterator[Change]:
+        if _here(self.root) and not _has_user():
+            yield Change(f"create the user {USER}", _create_user)
 
-    def _settings(self) -> list[str]:
+    def _folder(self) -> Iterator[Change]:
+        """The slots of a device that pulls, which may poll before its service has ever run."""
+        path = self.root / STATE
+        if self.pull is not None and not path.exists():
+            yield Change(f"create {path}", lambda: _make_state(path))
+
+    def _settings(self) -> Iterator[Change]:
         path = self.root / SETTINGS
-        if path.exists():
-            return []
-        _write(path, FIRST_SETTINGS.format(source=self.source), 0o640)
-        if self.here:
-            shutil.chown(path, "root", USER)
-        return [f"wrote {path} with the source {self.source}"]
+        if not path.exists():
+            text = FIRST_SETTINGS.format(source=self.source)
+            what = f"write {path} with the source {self.source}"
+            yield Change(what, lambda: _write(path, text, 0o640, USER if _here(self.root) else ""))
 
-    def _enable(self) -> list[str]:
-        if not Path("/run/systemd/system").is_dir():
-            return ["systemd does not run here: nothing was enabled"]
-        _command("systemctl", "daemon-reload")
-        _command("systemctl", "enable", "edgesparse")
-        return ["enabled edgesparse.service"]
+    def _enable(self, changed: bool) -> Iterator[Change]:
+        """Enable what starts at boot. A timer starts at once."""
+        if not _booted(self.root):
+            return
+        if changed:
+            yield Change("reload systemd", partial(_command, "systemctl", "daemon-reload"))
+        yield Change(f"enable {UNIT}", partial(_command, "systemctl", "enable", UNIT))
+        if self.pull is not None:
+            yield Change(f"enable and start {TIMER}", partial(_command, "systemctl", "enable", "--now", TIMER))
+
+    def notes(self) -> list[str]:
+        """Return what is not installed here, and is needed."""
+        notes = []
+        if _here(self.root) and not _booted(self.root):
+            notes.append("systemd does not run here: nothing was enabled")
+        if self.pull is not None and not any((self.root / TRUSTED).glob("*.pub")):
+            notes.append(f"no key is trusted yet, so no bundle will be accepted: copy NAME.pub into {self.root / TRUSTED}")
+        return notes
 
 
-def unit_text(target: str) -> str:
-    """Return the unit for this installation and a target of `run`. Raises ConfigError if the unit hides either."""
+def removals(root: Path) -> list[Change]:
+    """Return what `service uninstall` does: stop and remove the units. Settings, keys, engines and the user stay."""
+    present = [name for name in (TIMER, POLL, UNIT) if (root / UNITS / name).exists()]
+    changes = []
+    if _booted(root):
+        for name in present:
+            changes.append(Change(f"stop and disable {name}", partial(_command, "systemctl", "disable", "--now", name)))
+    for name in present:
+        changes.append(Change(f"remove {root / UNITS / name}", (root / UNITS / name).unlink))
+    if _booted(root) and present:
+        changes.append(Change("reload systemd", partial(_command, "systemctl", "daemon-reload")))
+    return changes
+
+
+def refuse_without_root(root: Path) -> None:
+    """Raise InstallError if changing this system needs root."""
+    if _here(root) and os.geteuid() != 0:
+        raise InstallError(f"needed root to change /{UNITS}: sudo {shlex.join(sys.argv)}")
+
+
+def unit_text(unit: str, target: str) -> str:
+    """Return a unit for this installation and a target of `run`. Raises ConfigError if the unit hides either."""
     program = Path(sys.executable).parent / "edgesparse"
     if not program.is_file():
         raise ConfigError(f"found no {program}: install edgesparse with pip into this Python's environment")
@@ -102,14 +167,59 @@ def unit_text(target: str) -> str:
             raise ConfigError(f"found {path} in a home folder, which the service cannot read: {remedy}")
         if any(character in path for character in "\"'\\%$\n\t "):
             raise ConfigError(f"found '{path}', needed a path without blanks and any of \" ' \\ % $: rename it")
-    text = (resources.files("edgesparse.service") / "edgesparse.service").read_text()
+    text = (resources.files("edgesparse.service") / unit).read_text()
     return text.replace(PACKAGE, name).replace(PROGRAM, str(program))
 
 
-def _write(path: Path, text: str, mode: int) -> None:
-    """Write a file completely or not at all."""
+def _here(root: Path) -> bool:
+    return root == Path("/")
+
+
+def _booted(root: Path) -> bool:
+    return _here(root) and Path("/run/systemd/system").is_dir()
+
+
+def _has_user() -> bool:
+    try:
+        pwd.getpwnam(USER)
+    except KeyError:
+        return False
+    return True
+
+
+def _create_user() -> None:
+    _command("useradd", "--system", "--user-group", "--home-dir", f"/{STATE}", "--shell", "/usr/sbin/nologin", USER)
+    groups = [group.gr_name for group in grp.getgrall() if group.gr_name in GROUPS]
+    if groups:
+        _command("usermod", "-aG", ",".join(groups), USER)
+
+
+def _make_state(path: Path) -> None:
+    make_folder(path, 0o750)
+    if _has_user():
+        shutil.chown(path, USER, USER)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is not text'}") from None
+
+
+def _is_root(text: str) -> bool:
+    try:
+        return bool(json.loads(text)["signed"]["_type"] == "root")
+    except (ValueError, TypeError, KeyError):
+        return False
+
+
+def _write(path: Path, text: str, mode: int, group: str = "") -> None:
+    """Write a file completely or not at all, with its mode and group from the start."""
     make_folder(path.parent)
-    with replacing(path, mode, synced=True) as file:
+    with replacing(path, 0o600, synced=True) as file:
+        if group:
+            os.fchown(file.fileno(), -1, grp.getgrnam(group).gr_gid)
         os.fchmod(file.fileno(), mode)  # whatever the umask
         file.write(text.encode())
 

@@ -34,8 +34,11 @@ def jetson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeJetson:
     shutil.copy(ROOT / "setup.cfg", checkout)
     shutil.copytree(ROOT / "deploy" / "locks", checkout / "deploy" / "locks")
     (checkout / "deploy" / "edgesparse.service").write_text(UNIT)
+    for unit in (ROOT / "deploy").glob("edgesparse-pull.*"):
+        shutil.copy(unit, checkout / "deploy")
     monkeypatch.setattr(software, "HERE", checkout)
-    monkeypatch.setattr("deploy.provision.account.HERE", checkout)
+    for module in ("account", "pulling"):
+        monkeypatch.setattr(f"deploy.provision.{module}.HERE", checkout)
     machine = FakeJetson(tmp_path / "root")
     machine.write("/etc/nv_tegra_release", RELEASE)
     machine.write("/proc/device-tree/model", "NVIDIA Jetson Orin Nano Developer Kit\0")

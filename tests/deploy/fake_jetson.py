@@ -73,10 +73,12 @@ class FakeJetson(system.System):
             self.user_exists = True
         elif command[0] == "usermod":
             self.members |= set(command[2].split(","))
-        elif command[:2] == ("systemctl", "enable"):
-            link = self.path("/etc/systemd/system/multi-user.target.wants/edgesparse.service")
-            link.parent.mkdir(parents=True)
-            link.symlink_to("../edgesparse.service")
+        elif command[0] == "systemctl" and command[1] in ("enable", "disable"):
+            timer = command[-1].endswith(".timer")
+            target = "timers.target.wants/edgesparse-pull.timer" if timer else "multi-user.target.wants/edgesparse.service"
+            link = self.path(f"/etc/systemd/system/{target}")
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(f"../{link.name}") if command[1] == "enable" else link.unlink()
         elif command[:2] == ("systemctl", "restart"):
             self.outputs["ActiveEnterTimestamp"] = f"@{time.time():.0f}"
         elif "doctor" in command:

@@ -116,6 +116,7 @@ def test_a_failure_before_the_folders_exist_is_reported_too(
 def test_without_root_only_a_check_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert main([]) == 2 and "--check" in capsys.readouterr().err
+    assert main(["--check", "--no-pull", "--anchor", "x"]) == 2 and "needed one of them" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("script", ["provision", "wheelhouse"])

@@ -16,10 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgesparse.cli import verbs
-from edgesparse.errors import DeployError, EdgeSparseError
+from edgesparse.errors import ConfigError, DeployError, EdgeSparseError
 from edgesparse.fleet import coding, keys
+from edgesparse.fleet.delta import Target, make
 from edgesparse.fleet.fetch import LocalFile
 from edgesparse.fleet.patched import open_for_deploy
+from edgesparse.progress import quiet
 
 SIZE = 3_000_000
 
@@ -125,6 +127,44 @@ def test_a_damaged_base_gives_way_to_the_whole_bundle(fleet: fleets.Fleet) -> No
     (fleet.folder / "esf1" / "current" / "bundle" / "recipe.yaml").write_bytes(b"model: other/models.onnx")
     outcome = fleet.puller().pull()
     assert "the delta was not used (" in outcome.note and fleet.serving() == "1.1"
+
+
+def test_a_delta_whose_own_key_is_expired_is_not_used(fleet: fleets.Fleet) -> None:
+    """It is signed by another key than the bundles, which are still valid."""
+    served(fleet)
+    second, delta = keys.read_private(bundles.key(fleet.folder, "second")), fleet.folder / "second.esd"
+    with bundles.opened(fleet.bundle("1.0")) as old, bundles.opened(fleet.bundle("1.1")) as new:
+        files = [source.complete(fleet.folder, quiet) for source in (old, new)]
+        make(files[0], old.head, files[1], new.head, Target(delta, second, quiet))
+    trusted = fleet.folder / "trusted"
+    fleet.repository.add_delta(delta, keys.trusted(trusted))
+    assert fleet.sign("release", "online") == []
+    public = trusted / "second.pub"
+    public.write_text(public.read_text().replace("expires: never", "expires: 2026-01-01"))
+    outcome = fleet.puller().pull()
+    assert "the delta was not used (the key second" in outcome.note and "expired on 2026-01-01" in outcome.note
+    assert fleet.serving() == "1.1"
+
+
+def listed(fleet: fleets.Fleet) -> int:
+    return len(fleet.puller()._refresh().deltas)
+
+
+def test_deltas_to_what_no_device_starts_any_more_leave_the_metadata(fleet: fleets.Fleet) -> None:
+    served(fleet)
+    trusted = keys.trusted(fleet.folder / "trusted")
+    assert listed(fleet) == 1
+    fleet.publish("1.2", share=10)
+    assert listed(fleet) == 1, "the other devices still start 1.1"
+    fleet.publish("1.2", share=100)
+    assert listed(fleet) == 0
+    with pytest.raises(ConfigError, match="leads to a bundle that no device of .* starts"):
+        fleet.repository.add_delta(fleet.folder / "1.0-1.1.esd", trusted)
+    fleet.stop("1.2")
+    fleet.repository.add_delta(fleet.folder / "1.0-1.1.esd", trusted)
+    assert fleet.sign("release", "online") == [] and listed(fleet) == 1
+    fleet.stop("1.1")
+    assert listed(fleet) == 0
 
 
 def test_a_line_that_breaks_every_100_kb_delivers_a_delta_and_the_whole(fleet: fleets.Fleet, tmp_path: Path) -> None:
