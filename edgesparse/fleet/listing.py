@@ -39,9 +39,9 @@ def read_deltas(targets: Targets) -> dict[str, ListedDelta]:
 
 def remove_stale_deltas(targets: Targets) -> None:
     """Remove the deltas to bundles that no device starts any more: stopped, or replaced on all devices."""
-    wanted = startable(read_releases(targets).values())
+    bundles = startable(read_releases(targets).values())
     for path, delta in read_deltas(targets).items():
-        if delta.bundle not in wanted:
+        if delta.bundle not in bundles:
             del targets.targets[path]
 
 

@@ -132,22 +132,21 @@ class Installation:
         if _here(self.root) and not _booted(self.root):
             notes.append("systemd does not run here: nothing was enabled")
         if self.pull is not None and not any((self.root / TRUSTED).glob("*.pub")):
-            notes.append(f"no key is trusted yet, so no bundle will be accepted: copy NAME.pub into {self.root / TRUSTED}")
+            notes.append(
+                f"no key is trusted yet, so no bundle will be accepted: copy NAME.pub into {self.root / TRUSTED}"
+            )
         return notes
 
 
 def removals(root: Path) -> list[Change]:
     """Return what `service uninstall` does: stop and remove the units. Settings, keys, engines and the user stay."""
     present = [name for name in (TIMER, POLL, UNIT) if (root / UNITS / name).exists()]
-    changes = []
-    if _booted(root):
-        for name in present:
-            changes.append(Change(f"stop and disable {name}", partial(_command, "systemctl", "disable", "--now", name)))
-    for name in present:
-        changes.append(Change(f"remove {root / UNITS / name}", (root / UNITS / name).unlink))
-    if _booted(root) and present:
-        changes.append(Change("reload systemd", partial(_command, "systemctl", "daemon-reload")))
-    return changes
+    disable = ("systemctl", "disable", "--now")
+    stops = [Change(f"stop and disable {name}", partial(_command, *disable, name)) for name in present]
+    removes = [Change(f"remove {root / UNITS / name}", (root / UNITS / name).unlink) for name in present]
+    if not _booted(root) or not present:
+        return removes
+    return [*stops, *removes, Change("reload systemd", partial(_command, "systemctl", "daemon-reload"))]
 
 
 def refuse_without_root(root: Path) -> None:

@@ -75,7 +75,9 @@ class FakeJetson(system.System):
             self.members |= set(command[2].split(","))
         elif command[0] == "systemctl" and command[1] in ("enable", "disable"):
             timer = command[-1].endswith(".timer")
-            target = "timers.target.wants/edgesparse-pull.timer" if timer else "multi-user.target.wants/edgesparse.service"
+            target = (
+                "timers.target.wants/edgesparse-pull.timer" if timer else "multi-user.target.wants/edgesparse.service"
+            )
             link = self.path(f"/etc/systemd/system/{target}")
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(f"../{link.name}") if command[1] == "enable" else link.unlink()

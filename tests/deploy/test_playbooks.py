@@ -19,6 +19,7 @@ import json, pathlib, sys
 folder, verb = pathlib.Path(__file__).parent, sys.argv[1]
 with (folder.parent / "log").open("a") as log:
     log.write(f"{{folder.name}} {{verb}}\\n")
+(folder / verb).write_text(" ".join(sys.argv[2:]))
 runs = (folder / "runs").read_text() if (folder / "runs").exists() else ""
 if verb == "status" and (folder / "status.json").exists():
     print((folder / "status.json").read_text())
@@ -187,6 +188,19 @@ def test_devices_can_fetch_the_bundle_themselves(hosts: Folders) -> None:
     assert hosts.runs() == ["https://releases.local/parts.esb"] * 4
 
 
+@pytest.mark.fleet
+def test_a_delta_and_no_shadow_are_passed_to_each_device(hosts: Folders) -> None:
+    bundle, delta = "https://releases.local/parts.esb", "https://releases.local/parts.esd"
+    variables = {"bundle": bundle, "delta": delta, "no_shadow": True, "batches": ["100%"]}
+    done = play(hosts.folder / "inventory.yml", "rollout", **variables)
+    assert done.returncode == 0, done.stdout
+    for name in "abcd":
+        arguments = (hosts.folder / name / "deploy").read_text()
+        assert arguments == f"{bundle} --health-seconds 60 --json --delta {delta} --no-shadow"
+    code, output = hosts.roll_out("2", delta=delta)
+    assert code == 2 and "a bundle that is copied arrives whole" in output and not (hosts.folder / "log").exists()
+
+
 PROVISION = """#!{python}
 import json, pathlib, sys
 folder = pathlib.Path(sys.argv[2]).parents[1]
@@ -199,7 +213,7 @@ sys.exit(3 if fails else 0)
 """
 
 
-def test_provisioning_passes_key_and_settings(hosts: Folders) -> None:
+def test_provisioning_passes_key_settings_and_what_it_pulls(hosts: Folders) -> None:
     """scripts/provision is replaced: its arguments, its report, and that a second run changes nothing."""
     script = hosts.folder / "wheelhouse" / "scripts" / "provision"
     script.parent.mkdir(parents=True)
@@ -209,13 +223,18 @@ def test_provisioning_passes_key_and_settings(hosts: Folders) -> None:
     (hosts.folder / "settings").mkdir()
     (hosts.folder / "settings" / "b.yaml").touch()
     (hosts.folder / "d" / "fails").touch()
-    variables = {"wheelhouse": str(hosts.folder / "wheelhouse"), "key": str(hosts.folder / "fleet.pub"), "max_fail": 50}
+    for name in ("pull.env", "1.root.json"):
+        (hosts.folder / name).touch()
+    files = {"key": "fleet.pub", "pull": "pull.env", "anchor": "1.root.json", "wheelhouse": "wheelhouse"}
+    variables = {"max_fail": 50, **{variable: str(hosts.folder / name) for variable, name in files.items()}}
     done = play(hosts.folder / "inventory.yml", "provision", **variables)
     assert done.returncode == 2 and "board: no Jetson; fix: take another" in done.stdout, done.stdout
     arguments = [(hosts.folder / name / "provisioned").read_text() for name in "ab"]
-    assert arguments[0] == f"--json --key {hosts.folder}/a/incoming/fleet.pub"
+    at = f"{hosts.folder}/a/incoming"
+    assert arguments[0] == f"--json --key {at}/fleet.pub --pull {at}/pull.env --anchor {at}/1.root.json"
+    assert Path(at, "pull.env").stat().st_mode & 0o777 == 0o600, "it may hold passwords"
     settings = hosts.folder / "b" / "incoming" / "device.yaml"
-    assert arguments[1].endswith(f"--settings {settings}")
+    assert f"--settings {settings}" in arguments[1]
     assert settings.stat().st_mode & 0o777 == 0o600, "it may hold passwords"
     again = recap(play(hosts.folder / "inventory.yml", "provision", **variables))
     assert [again[name]["changed"] for name in "abc"] == [0, 0, 0]

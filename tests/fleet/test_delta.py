@@ -158,7 +158,7 @@ def test_deltas_to_what_no_device_starts_any_more_leave_the_metadata(fleet: flee
     assert listed(fleet) == 1, "the other devices still start 1.1"
     fleet.publish("1.2", share=100)
     assert listed(fleet) == 0
-    with pytest.raises(ConfigError, match="leads to a bundle that no device of .* starts"):
+    with pytest.raises(ConfigError, match=r"leads to a bundle that no device of .* starts"):
         fleet.repository.add_delta(fleet.folder / "1.0-1.1.esd", trusted)
     fleet.stop("1.2")
     fleet.repository.add_delta(fleet.folder / "1.0-1.1.esd", trusted)
