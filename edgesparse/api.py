@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from edgesparse.builder.build import Reuse
     from edgesparse.runtime.evaluate import Evaluation
+    from edgesparse.tasks.evaluate import TilesLike
     from edgesparse.tasks.inputs import Target
     from edgesparse.tasks.inspect import ModelInspection
     from edgesparse.tasks.keywords import PruneKeywords, QuantizeKeywords, SlimKeywords
@@ -162,21 +163,22 @@ def evaluate(
     *,
     images: str | Path | None = None,
     names: str | None = None,
+    tiles: TilesLike | None = None,
     store: str | Path = STORE,
     progress: Progress = quiet,
 ) -> Evaluation:
     """Score a detector on annotated images: COCO mAP in points, 0 to 100, overall and per class.
 
     `annotations` is a COCO JSON file, a YOLO data.yaml, or a folder with one of them; `images` is the folder of the
-    images, if they are not next to it. Raises ConfigError, ModelError, BuildError, PackageError; BackendUnavailable
-    without pycocotools.
+    images, if they are not next to it. `tiles`, as in a recipe ("auto", a size, "none"), replaces the recipe's own.
+    Raises ConfigError, ModelError, BuildError, PackageError; BackendUnavailable without pycocotools.
     """
     from edgesparse.tasks.evaluate import evaluate_package
     from edgesparse.tasks.inputs import Annotated
 
     annotated = Annotated(Path(annotations), None if images is None else Path(images))
     labels = annotated.read()
-    return evaluate_package(_package(target, names, store, progress), labels, progress)
+    return evaluate_package(_package(target, names, store, progress), labels, progress, tiles)
 
 
 def _package(target: Target | Package, names: str | None, store: str | Path, progress: Progress) -> Package:

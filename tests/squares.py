@@ -181,6 +181,21 @@ def labelled(folder: Path, count: int = 4) -> Path:
     return path
 
 
+def labelled_large(folder: Path) -> Path:
+    """Write an image whose squares have their size only in tiles, and its COCO annotations; returns their path."""
+    squares = [(1, 2, 0), (5, 6, 1), (10, 3, 1), (14, 9, 0), (3, 13, 0), (12, 14, 1)]
+    cv2.imwrite(str(folder / "large.png"), image(squares, 2 * SIZE, 2 * SIZE))
+    boxes = [
+        {"id": i + 1, "image_id": 0, "category_id": label, "bbox": [column * 8, row * 8, 8, 8], "area": 64}
+        for i, (column, row, label) in enumerate(squares)
+    ]
+    images = [{"id": 0, "file_name": "large.png", "width": 2 * SIZE, "height": 2 * SIZE}]
+    categories = [{"id": i, "name": name} for i, name in enumerate(NAMES)]
+    path = folder / "instances_val.json"
+    path.write_text(json.dumps({"images": images, "annotations": boxes, "categories": categories}))
+    return path
+
+
 def answer(annotations: Path) -> dict[str, list[list[list[float]]]]:
     """What a network says that finds the squares of the first image in every image."""
     labels = json.loads(annotations.read_text())

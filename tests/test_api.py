@@ -59,6 +59,23 @@ def test_a_recipe_object_is_built_and_scored(model: Path, images: Path) -> None:
     assert package.manifest.detector.classes == ("red", "green") and steps
     assert edgesparse.evaluate(package, images).map == pytest.approx(100)
     assert edgesparse.evaluate(model, images / "instances_val.json", images=images).map50 == pytest.approx(100)
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_large_images_are_scored_with_tiles(model: Path, tmp_path: Path, batch: int) -> None:
+    """Those of the recipe, or those that are asked for; each object counts once, as when frames are detected."""
+    labels = squares.labelled_large(tmp_path)
+    recipe = tmp_path / "large.yaml"
+    recipe.write_text(f"model: {model.name}\nrun: {{tiles: '64,0'}}\nbuild: {{batch: {batch}}}\n")
+    package = edgesparse.build(recipe)
+    tiled, whole = edgesparse.evaluate(package, labels), edgesparse.evaluate(package, labels, tiles="none")
+    assert tiled.map == pytest.approx(100) and tiled.tiles
+    assert whole.map < 20 and not whole.tiles
+    assert edgesparse.evaluate(model, labels, tiles={"size": 64, "overlap": 0}).map == pytest.approx(100)
+    with pytest.raises(ConfigError, match=r"run\.tiles: found 'many'"):
+        edgesparse.evaluate(package, labels, tiles="many")
+    with edgesparse.load(package, conf=0.5) as detect:
+        assert len(detect(tmp_path / "large.png")) == 6
     with edgesparse.load(package, conf=0.5) as detector:
         assert isinstance(detector, edgesparse.Detector) and detector.run.conf == 0.5
     (model.parent / "squares.yaml").write_text("model: squares.onnx")

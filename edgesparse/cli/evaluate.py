@@ -32,7 +32,8 @@ def evaluate(
 
     COCO mAP as pycocotools computes it, at confidence 0.001, NMS 0.65 and at most 300 boxes per image: of masks,
     keypoints (OKS) or rotated boxes where the model has them. A classifier's score is top-1 and top-5; its annotations
-    may be a folder with a folder of images per class.
+    may be a folder with a folder of images per class. Of large images the detector also sees tiles, as in `run`, where
+    the recipe or --tiles has them; --tiles none scores whole images.
     """
     from edgesparse.builder.targets import ready
     from edgesparse.tasks.evaluate import evaluate_package
@@ -51,7 +52,8 @@ def evaluate(
         return
     rows = [(c.name, c.boxes, c.map, c.map50) for c in sorted(score.classes, key=lambda c: -c.map)]
     first, second = ("top-1", "top-5") if score.metric == "top-1" else ("mAP", "mAP50")
-    table(f"{package.manifest.model} on {score.images} images", ("class", "boxes", first, second), rows, numbers=3)
+    title = f"{package.manifest.model} on {score.images} images{', tiled' if score.tiles else ''}"
+    table(title, ("class", "boxes", first, second), rows, numbers=3)
     if score.metric == "top-1":
         click.echo(f"top-1 {score.map:.1f}  top-5 {score.map50:.1f}")
         return

@@ -65,6 +65,8 @@ class Evaluation:
     metric: str = "mAP"
     note: str = ""
     """The reason for a low score: names, sizes or input; empty from FLOOR points on."""
+    tiles: bool = False
+    """Whether the detector also saw tiles of the images."""
 
 
 @dataclass
@@ -86,7 +88,7 @@ def evaluate(detector: Detector, labels: Labels, progress: Advance = lambda done
     import_pycocotools()
     mapping = labels.match(detector.spec.classes)
     answers = detect(detector, labels, progress)
-    result = score(labels, answers, detector.spec.classes, mapping)
+    result = replace(score(labels, answers, detector.spec.classes, mapping), tiles=detector.tiles is not None)
     return result if result.map >= FLOOR else replace(result, note=diagnose(labels, answers))
 
 

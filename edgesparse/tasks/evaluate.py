@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from edgesparse.builder.targets import open_detector
 from edgesparse.config import override
 from edgesparse.package.store import Package
@@ -9,12 +12,19 @@ from edgesparse.progress import Progress, quiet
 from edgesparse.runtime.evaluate import SCORING, Evaluation, evaluate
 from edgesparse.runtime.labels.read import Labels
 
+TilesLike = str | int | Mapping[str, Any]
+"""Tiles as in a recipe: 'none', 'auto', a size, 'SIZE,OVERLAP', or a mapping."""
+
 
 def evaluate_package(
-    package: Package, labels: Labels, progress: Progress = quiet, tiles: str | None = None
+    package: Package, labels: Labels, progress: Progress = quiet, tiles: TilesLike | None = None
 ) -> Evaluation:
-    """Return a package's COCO mAP, of whole images unless `tiles` is set as in a recipe. Raises ConfigError,
-    BuildError; BackendUnavailable without pycocotools.
+    """Return a package's COCO mAP. The detector also sees tiles of large images: those of the recipe, or `tiles`. Raises
+    ConfigError, BuildError; BackendUnavailable without pycocotools.
     """
-    with open_detector(package, override(SCORING, {"tiles": tiles})) as detector:
+    if tiles is None:
+        run = SCORING.model_copy(update={"tiles": package.manifest.run.tiles})
+    else:
+        run = override(SCORING, {"tiles": tiles}, "evaluate")
+    with open_detector(package, run) as detector:
         return evaluate(detector, labels, lambda done, total: progress("scoring", done, total))

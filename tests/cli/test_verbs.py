@@ -52,6 +52,14 @@ def test_json_for_programs(edgesparse: Command, model: Path, images: Path) -> No
     assert doctor["machine"]["python"] == ".".join(map(str, sys.version_info[:3]))
 
 
+def test_large_images_are_scored_with_tiles(edgesparse: Command, model: Path, tmp_path: Path) -> None:
+    labels = squares.labelled_large(tmp_path)
+    ended = edgesparse("evaluate", model, "--annotations", labels, "--tiles", "64,0")
+    assert ended.code == 0 and "squares on 1 images, tiled" in ended.out and "mAP 100.0" in ended.out
+    scored = edgesparse("evaluate", model, "--annotations", labels, "--json").json
+    assert scored["map"] < 20 and not scored["tiles"]
+
+
 def test_the_command_line_overrides_the_recipe(edgesparse: Command, model: Path, images: Path) -> None:
     Path("squares.yaml").write_text(f"model: squares.onnx\nrun: {{source: '{images}', classes: [red]}}")
     red = edgesparse("run", "squares.yaml", "--json").json
