@@ -19,8 +19,8 @@ TilesLike = str | int | Mapping[str, Any]
 def evaluate_package(
     package: Package, labels: Labels, progress: Progress = quiet, tiles: TilesLike | None = None
 ) -> Evaluation:
-    """Return a package's COCO mAP. The detector also sees tiles of large images: those of the recipe, or `tiles`. Raises
-    ConfigError, BuildError; BackendUnavailable without pycocotools.
+    """Return a package's COCO mAP. The detector also sees tiles of large images: those of the recipe, or `tiles`.
+    Raises ConfigError, BuildError; BackendUnavailable without pycocotools.
     """
     if tiles is None:
         run = SCORING.model_copy(update={"tiles": package.manifest.run.tiles})
