@@ -29,10 +29,9 @@ if TYPE_CHECKING:
 
     from edgesparse.builder.build import Reuse
     from edgesparse.runtime.evaluate import Evaluation
-    from edgesparse.tasks.evaluate import TilesLike
     from edgesparse.tasks.inputs import Target
     from edgesparse.tasks.inspect import ModelInspection
-    from edgesparse.tasks.keywords import PruneKeywords, QuantizeKeywords, SlimKeywords
+    from edgesparse.tasks.keywords import EvaluateKeywords, PruneKeywords, QuantizeKeywords, SlimKeywords
     from edgesparse.tasks.prune import PruneResult
     from edgesparse.tasks.quantize import QuantizeResult
     from edgesparse.tasks.slim import SlimResult
@@ -161,24 +160,23 @@ def evaluate(
     target: Target | Package,
     annotations: str | Path,
     *,
-    images: str | Path | None = None,
-    names: str | None = None,
-    tiles: TilesLike | None = None,
-    store: str | Path = STORE,
     progress: Progress = quiet,
+    **options: Unpack[EvaluateKeywords],
 ) -> Evaluation:
     """Score a detector on annotated images: COCO mAP in points, 0 to 100, overall and per class.
 
-    `annotations` is a COCO JSON file, a YOLO data.yaml, or a folder with one of them; `images` is the folder of the
-    images, if they are not next to it. `tiles`, as in a recipe ("auto", a size, "none"), replaces the recipe's own.
+    `annotations` is a COCO JSON file, a YOLO data.yaml, or a folder with one of them. `options` are the fields of
+    EvaluateOptions: `images`, their folder, if they are not next to it; `names`; `tiles` as in a recipe ("auto", a
+    size, "none"), in place of the recipe's own; `store`.
     Raises ConfigError, ModelError, BuildError, PackageError; BackendUnavailable without pycocotools.
     """
-    from edgesparse.tasks.evaluate import evaluate_package
+    from edgesparse.tasks.evaluate import EvaluateOptions, evaluate_package
     from edgesparse.tasks.inputs import Annotated
 
-    annotated = Annotated(Path(annotations), None if images is None else Path(images))
-    labels = annotated.read()
-    return evaluate_package(_package(target, names, store, progress), labels, progress, tiles)
+    chosen = EvaluateOptions(**options)
+    labels = Annotated(Path(annotations), None if chosen.images is None else Path(chosen.images)).read()
+    package = _package(target, chosen.names, chosen.store, progress)
+    return evaluate_package(package, labels, progress, chosen.tiles)
 
 
 def _package(target: Target | Package, names: str | None, store: str | Path, progress: Progress) -> Package:

@@ -17,6 +17,7 @@ from PIL import Image
 import edgesparse
 from edgesparse.errors import ConfigError
 from edgesparse.tasks import keywords
+from edgesparse.tasks.evaluate import EvaluateOptions
 from edgesparse.tasks.prune import PruneOptions
 from edgesparse.tasks.quantize import QuantizeOptions
 
@@ -165,7 +166,11 @@ def test_prune_inspect_and_quantize_return_reports(model: Path, images: Path) ->
 
 
 def test_keywords_are_the_fields_of_the_options() -> None:
-    for typed, options in ((keywords.PruneKeywords, PruneOptions), (keywords.QuantizeKeywords, QuantizeOptions)):
+    for typed, options in (
+        (keywords.PruneKeywords, PruneOptions),
+        (keywords.QuantizeKeywords, QuantizeOptions),
+        (keywords.EvaluateKeywords, EvaluateOptions),
+    ):
         hints = {name: hint.__forward_arg__ for name, hint in typed.__annotations__.items()}
         needed = {field.name: field.type for field in fields(options)}
         assert {name: hint.replace("Required[str | Path]", "str | Path") for name, hint in hints.items()} == needed

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from edgesparse.builder.targets import open_detector
 from edgesparse.config import override
-from edgesparse.package.store import Package
+from edgesparse.package.store import STORE, Package
 from edgesparse.progress import Progress, quiet
 from edgesparse.runtime.evaluate import SCORING, Evaluation, evaluate
 from edgesparse.runtime.labels.read import Labels
 
 TilesLike = str | int | Mapping[str, Any]
 """Tiles as in a recipe: 'none', 'auto', a size, 'SIZE,OVERLAP', or a mapping."""
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """`images`: the folder of the images, if they are not next to the annotations. `names`: class names ('coco' or a
+    file) for an ONNX file without them. `tiles`: in place of the recipe's. `store`: where engines are built."""
+
+    images: str | Path | None = None
+    names: str | None = None
+    tiles: TilesLike | None = None
+    store: str | Path = STORE
 
 
 def evaluate_package(

@@ -1,6 +1,6 @@
-"""The keyword arguments of `edgesparse.slim`, `prune` and `quantize`, for type checkers.
+"""The keyword arguments of `edgesparse.slim`, `prune`, `quantize` and `evaluate`, for type checkers.
 
-Each is a field of SlimOptions, PruneOptions or QuantizeOptions, where it is documented.
+Each is a field of SlimOptions, PruneOptions, QuantizeOptions or EvaluateOptions, where it is documented.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from edgesparse.int8.placement import Placement
+from edgesparse.tasks.evaluate import TilesLike
 from edgesparse.tasks.prune import PruneMethod
 from edgesparse.tasks.quantize import RangeMethod
 
@@ -55,3 +56,10 @@ class QuantizeKeywords(TypedDict, total=False):
     names: str | None
     html: str | Path | None
     force: bool
+
+
+class EvaluateKeywords(TypedDict, total=False):
+    images: str | Path | None
+    names: str | None
+    tiles: TilesLike | None
+    store: str | Path
