@@ -3,7 +3,8 @@
     python benchmarks/int8_detectors.py [--real FOLDER] [--only NAME ...] [--images N] [--save]
 
 Calibrated on the first N images of coco_mini/train as `edgesparse quantize` does; no label is used. Scored on val, on
-which nothing was chosen, and on train. Confidences are compared on the images of unlabelled/.
+which nothing was chosen, and on train. Confidences are compared on the images of unlabelled/, before and after their
+correction.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import machine, save
+from edgesparse.builder.confidence import correct_confidences
 from edgesparse.int8.recover import recover
+from edgesparse.model.load import Model
 from edgesparse.progress import quiet
 from edgesparse.runtime.confidence_shift import LOW, confidence_shift
 from edgesparse.runtime.evaluate import ModelScorer, opened
 from edgesparse.runtime.images import image_files, read_image
 from edgesparse.runtime.labels.read import Labels
-from edgesparse.tasks.inputs import as_recipe, read_model
+from edgesparse.tasks.inputs import ScoredModel, as_recipe, read_model
 
 MODELS = ("yolox_nano", "nanodet_m_416", "FastestDet", "deimv2_atto")
 
@@ -34,8 +37,11 @@ def measured(real: Path, name: str, images: int) -> dict[str, Any]:
         as_recipe(real / "models" / f"{name}.onnx", "coco"), str(real / "coco_mini/train"), images, None, quiet
     )
     started = time.perf_counter()
-    result = recover(source.model, source.images)
+    plain = recover(source.model, source.images)
     row: dict[str, Any] = {"seconds": round(time.perf_counter() - started, 1)}
+    corrected = correct_confidences(source.model, plain, source.images, source.spec)
+    row |= {"seconds_corrected": round(time.perf_counter() - started, 1), "correction": corrected.note}
+    result = corrected.result
     row |= {"int8_conv_macs_percent": round(100 * result.report.share, 1), "change": result.report.steps[-1].change}
     row["kept_by_change"] = [layer.name for layer in result.report.kept if layer.why.startswith("kept")]
     for part in ("train", "val"):
@@ -44,12 +50,18 @@ def measured(real: Path, name: str, images: int) -> dict[str, Any]:
         row[part] = {
             kind: round(score(model), 2) for kind, model in (("fp32", source.model), ("int8", result.quantized))
         }
-    with opened(source.model, source.spec, LOW) as before, opened(result.quantized, source.spec, LOW) as after:
-        frames = map(read_image, image_files(real / "unlabelled"))
-        shift = confidence_shift(((before(frame), after(frame)) for frame in frames), source.spec.classes)
-    row["confidence"] = None if shift is None else shift.as_dict()
+    row["confidence_uncorrected"] = _shift(source, plain.quantized, real)
+    row["confidence"] = _shift(source, result.quantized, real)
     print(name, row, file=sys.stderr, flush=True)
     return row
+
+
+def _shift(source: ScoredModel, changed: Model, real: Path) -> dict[str, Any] | None:
+    """How confidences shift on the images of unlabelled/."""
+    with opened(source.model, source.spec, LOW) as before, opened(changed, source.spec, LOW) as after:
+        frames = map(read_image, image_files(real / "unlabelled"))
+        shift = confidence_shift(((before(frame), after(frame)) for frame in frames), source.spec.classes)
+    return None if shift is None else shift.as_dict()
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from edgesparse.builder.child.job import Int8Files, QuantizeJob, ScoreTarget
+from edgesparse.builder.confidence import correct_confidences
 from edgesparse.config import DetectorSpec, InputSpec
 from edgesparse.device import state_folder
 from edgesparse.errors import ModelError
@@ -34,8 +35,8 @@ from edgesparse.runtime.images import ImageBatches, image_files
 from edgesparse.runtime.labels.read import Labels, files_of
 from edgesparse.version import VERSION
 
-REVISION = 4
-"""Part of the cache key: increase it if `recover` changes its result for the same input."""
+REVISION = 5
+"""Part of the cache key: increase it if INT8 changes its result for the same input."""
 PLACEMENTS: tuple[Placement, ...] = ("fuse", "sparse")
 _CACHED = "calibrated.json"
 
@@ -107,6 +108,7 @@ def _calibrated(job: QuantizeJob, progress: Progress) -> Calibrated:
         score=_scorer(job.spec, job.target, progress) if job.target else None,
         progress=progress,
     )
+    result = correct_confidences(model, result, images, job.spec, progress).result
     warnings = (*size_warnings(images.sizes, job.spec.input), *result.report.warnings)
     calibrated = Calibrated(result.model, dict(result.scales), result.keep, result.report.images, warnings)
     with suppress(OSError):  # the cache only saves time

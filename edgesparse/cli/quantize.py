@@ -48,9 +48,11 @@ def quantize(target: Path, output: Path, as_json: bool, **fields: Any) -> None:
 
     Placement fuse puts Q/DQ after the activations; sparse also directly after each 2:4 layer, where TensorRT's sparse
     INT8 kernels need it. With --max-drop, as few layers as possible stay in float: those that lose most for their share
-    of the work. Without it, such layers stay in float if the outputs change a lot, up to 3 % of the work. --table
-    writes a calibration table, which TensorRT 8.5 to 10 uses instead of Q/DQ: it belongs to the float model that is
-    written next to it, TABLE.onnx, not to MODEL.onnx.
+    of the work. Without it, such layers stay in float if the outputs change a lot, up to 3 % of the work. Confidences
+    are brought back to those of the float model where the head allows it exactly.
+
+    --table writes a calibration table, which TensorRT 8.5 to 10 uses instead of Q/DQ: it belongs to the float model
+    that is written next to it, TABLE.onnx, not to MODEL.onnx.
     """
     from edgesparse.tasks.quantize import QuantizeOptions, quantize_file
 
@@ -63,7 +65,9 @@ def quantize(target: Path, output: Path, as_json: bool, **fields: Any) -> None:
         return
     _show(target, result.report)
     if result.confidence is not None:
-        click.echo(f"{result.confidence}; per class: --json or --html")
+        before = result.uncorrected
+        note = f"corrected from {before.median:.3f} (median)" if before is not None else result.not_corrected
+        click.echo(f"{result.confidence}; {note}; per class: --json or --html")
     click.echo(f"wrote {', '.join(map(str, result.written))}; next: edgesparse evaluate {output} --annotations ...")
 
 

@@ -43,6 +43,19 @@ def set_bias(wiring: Wiring, product: Product, bias: npt.NDArray[np.float64]) ->
     _write(wiring.graph, node, place, bias.astype(product.weight.values.dtype))
 
 
+def bias_of(wiring: Wiring, product: Product) -> npt.NDArray[np.float64]:
+    """Return the layer's bias [outputs], 0 where it has none."""
+    node, size = product.node, product.weight.outputs_inputs[0]
+    if node.op_type == "MatMul":
+        addition = _addition(wiring, product)
+        bias, scale = None if addition is None else addition[2], 1.0
+    else:
+        bias = _stored(wiring, node.input[2]) if len(node.input) > 2 and node.input[2] else None
+        scale = float(attribute(node, "beta", 1.0)) if node.op_type == "Gemm" else 1.0
+    values = np.zeros(1) if bias is None else scale * bias.astype(np.float64).reshape(-1)
+    return np.broadcast_to(values, (size,))
+
+
 def _stored(wiring: Wiring, name: str) -> Array | None:
     tensor = next((tensor for tensor in wiring.graph.initializer if tensor.name == name), None)
     return numpy_helper.to_array(tensor) if tensor is not None else wiring.constant(name)

@@ -6,8 +6,8 @@ from edgesparse.confidences import ConfidenceShift
 from edgesparse.pages.html import heading, paragraph, table
 
 
-def shift_tables(shift: ConfidenceShift | None) -> str:
-    """Return the markup; an empty text without a shift."""
+def shift_tables(shift: ConfidenceShift | None, note: str = "") -> str:
+    """Return the markup; an empty text without a shift. `note`: a sentence about a correction."""
     if shift is None:
         return ""
     curve = (
@@ -19,7 +19,7 @@ def shift_tables(shift: ConfidenceShift | None) -> str:
     )
     return (
         heading("Confidences")
-        + paragraph(f"{str(shift).capitalize()}.")
+        + paragraph(f"{str(shift).capitalize()}.{f' {note.capitalize()}.' if note else ''}")
         + table(("FP32's confidence", "boxes", "mean in FP32", "mean here"), curve, range(1, 4))
         + table(("class", "boxes", "median change", "median size"), classes, range(1, 4))
     )

@@ -8,6 +8,7 @@ bin (as in Guo et al., 2017, arXiv:1706.04599), with the original's confidence i
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +18,36 @@ from edgesparse.config import Run
 from edgesparse.runtime.agree import IOU, Pair, match
 
 LOW = Run(conf=0.05)
-"""How both models run: a box whose confidence falls below KEPT must still be found, or the shift would look small."""
+"""How both models run: a box whose confidence falls below KEPT must still be matched, or the shift would look small."""
 BINS = 5
 
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class BoxPairs:
+    """Boxes that two models report alike. `class_id`, and both confidences: [pairs]. On `images` images the original
+    keeps `boxes` boxes.
+    """
+
+    images: int
+    boxes: int
+    class_id: NDArray[np.int64]
+    before: Floats
+    after: Floats
+
+
+def paired(pairs: Iterable[Pair], kept: float = KEPT) -> BoxPairs:
+    """Match pairs of detections, (original, changed), one per image; of the original those with `kept` or more."""
+    images, boxes = 0, 0
+    values: list[Floats] = [np.zeros((3, 0))]
+    for original, changed in pairs:
+        some = original[original.confidence >= kept]
+        rows, columns, _ = match(some, changed, IOU)
+        images, boxes = images + 1, boxes + len(some)
+        values.append(np.stack([some.class_id[rows], some.confidence[rows], changed.confidence[columns]]).astype(float))
+    classes, before, after = np.concatenate(values, axis=1)
+    return BoxPairs(images, boxes, classes.astype(np.int64), before, after)
 
 
 def confidence_shift(pairs: Iterable[Pair], names: Sequence[str]) -> ConfidenceShift | None:
@@ -28,25 +55,19 @@ def confidence_shift(pairs: Iterable[Pair], names: Sequence[str]) -> ConfidenceS
 
     None if no pair is left: the original keeps no box, or the changed model finds none of them.
     """
-    images, boxes = 0, 0
-    values: list[Floats] = []
-    for original, changed in pairs:
-        kept = original[original.confidence >= KEPT]
-        rows, columns, _ = match(kept, changed, IOU)
-        images, boxes = images + 1, boxes + len(kept)
-        values.append(np.stack([kept.class_id[rows], kept.confidence[rows], changed.confidence[columns]]).astype(float))
-    classes, before, after = np.concatenate(values, axis=1) if values else np.zeros((3, 0))
+    matched = paired(pairs)
+    classes, before, after = matched.class_id, matched.before, matched.after
     if not len(before):
         return None
     size = np.abs(after - before)
     return ConfidenceShift(
-        images,
-        boxes,
-        boxes - len(before),
+        matched.images,
+        matched.boxes,
+        matched.boxes - len(before),
         round(float(np.median(size)), 4),
         round(float(np.percentile(size, 90)), 4),
         round(float(np.median(after - before)), 4),
-        tuple(_class(names[int(each)], (after - before)[classes == each]) for each in np.unique(classes)),
+        tuple(_class(names[each], (after - before)[classes == each]) for each in np.unique(classes)),
         tuple(_curve(before, after)),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -11,22 +11,21 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from edgesparse.builder.confidence import CorrectedConfidences, correct_confidences
 from edgesparse.confidences import ConfidenceShift
 from edgesparse.config import Recipe
 from edgesparse.errors import CalibrationError, ConfigError, ModelError
 from edgesparse.int8 import calibration_table, page
 from edgesparse.int8.calibration import Calibration, CalibrationOptions
 from edgesparse.int8.placement import Placement
-from edgesparse.int8.recover import Recovered, RecoverOptions, recover
-from edgesparse.int8.recover_report import RecoverReport
+from edgesparse.int8.recover import IMAGES, Recovered, RecoverOptions, recover
+from edgesparse.int8.recover_report import RecoverReport, RecoveryStep
 from edgesparse.int8.representative import size_warnings
-from edgesparse.model.activations import stream
+from edgesparse.model.activations import spread, stream
 from edgesparse.model.load import Model, load, save
+from edgesparse.model.outputs import ReferenceOutputs
 from edgesparse.pages.shifts import shift_tables
 from edgesparse.progress import Progress, quiet
-from edgesparse.runtime.agree import Pair
-from edgesparse.runtime.confidence_shift import LOW, confidence_shift
-from edgesparse.runtime.evaluate import opened
 from edgesparse.runtime.images import ImageBatches
 from edgesparse.tasks.inputs import (
     ScoredModel,
@@ -39,8 +38,7 @@ from edgesparse.tasks.inputs import (
 )
 from edgesparse.tasks.writing import check_outputs, write
 
-COMPARED = 64
-"""Most images on which confidences are compared."""
+OVER_LIMIT = "not corrected: with the correction more than --max-drop is lost"
 RangeMethod = Literal["best", "entropy", "percentile", "mse", "max"]
 
 
@@ -102,13 +100,17 @@ class QuantizeResult:
     written: tuple[Path, ...]
     report: RecoverReport
     confidence: ConfidenceShift | None = None
-    """How confidences shift from the float model, on up to COMPARED of the images."""
+    """How confidences shift from the float model, on images that were not used to correct them."""
+    uncorrected: ConfidenceShift | None = None
+    """How they shifted before the correction; None if there was none."""
+    not_corrected: str = ""
+    """The reason for no correction."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON-compatible values."""
-        shift = None if self.confidence is None else self.confidence.as_dict()
-        written = [str(path) for path in self.written]
-        return {"model": self.model, "written": written, **self.report.as_dict(), "confidence": shift}
+        shift, before = (None if each is None else each.as_dict() for each in (self.confidence, self.uncorrected))
+        more = {"confidence": shift, "confidence_uncorrected": before, "confidence_note": self.not_corrected}
+        return {"model": self.model, "written": list(map(str, self.written)), **self.report.as_dict(), **more}
 
 
 def quantize_file(target: Target, output: Path, options: QuantizeOptions, progress: Progress = quiet) -> QuantizeResult:
@@ -124,7 +126,8 @@ def quantize_file(target: Target, output: Path, options: QuantizeOptions, progre
     check_outputs((output, table, owner, html), options.force, inputs)
     check_outputs((calibration,), True, [*inputs, output])
     result, scored = _recover(recipe, options, progress)
-    images, shift = scored.images, _shift(scored, result.quantized, progress)
+    corrected = _corrected(scored, result, options, progress)
+    result, images, shift = corrected.result, scored.images, corrected.after
     progress("writing", 0, 0)
     write(output, partial(_save_checked, result.quantized, images))
     written = [output]
@@ -141,11 +144,12 @@ def quantize_file(target: Target, output: Path, options: QuantizeOptions, progre
             unused = f"{calibration} belongs to another model, images or settings: not used; pass --force to replace it"
             report = replace(report, warnings=(unused, *report.warnings))
     if html is not None:
-        text = page.page(recipe.model.name, report, shift_tables(shift))
+        text = page.page(recipe.model.name, report, shift_tables(shift, corrected.note))
         write(html, lambda path: path.write_text(text))
         written.append(html)
     name = str(recipe.model if isinstance(target, Recipe) else target)
-    return QuantizeResult(name, output, tuple(written), report, shift)
+    before = None if corrected.why else corrected.before
+    return QuantizeResult(name, output, tuple(written), report, shift, before, corrected.why)
 
 
 def _path(value: str | Path | None) -> Path | None:
@@ -176,16 +180,21 @@ def _recover(recipe: Recipe, options: QuantizeOptions, progress: Progress) -> tu
     return replace(result, report=replace(result.report, warnings=warnings)), scored
 
 
-def _shift(scored: ScoredModel, quantized: Model, progress: Progress) -> ConfidenceShift | None:
-    """Return how confidences shift; None if the original detects nothing on the images."""
-    with opened(scored.model, scored.spec, LOW) as before, opened(quantized, scored.spec, LOW) as after:
-
-        def pairs() -> Iterator[Pair]:
-            for done, frame in enumerate(scored.images.frames(COMPARED), 1):
-                yield before(frame), after(frame)
-                progress("comparing confidences", done, 0)
-
-        return confidence_shift(pairs(), scored.spec.classes)
+def _corrected(
+    scored: ScoredModel, result: Recovered, options: QuantizeOptions, progress: Progress
+) -> CorrectedConfidences:
+    """Correct confidences, unless that loses more than `max_drop`; the report gets a step for it."""
+    corrected = correct_confidences(scored.model, result, scored.images, scored.spec, progress)
+    if corrected.why or corrected.after is None:
+        return corrected
+    quantized, steps = corrected.result.quantized, result.report.steps
+    points = scored.scorer(quantized) if scored.scorer else None
+    if points is not None and options.max_drop is not None and (steps[0].score or 0) - points > options.max_drop:
+        return CorrectedConfidences(result, corrected.before, corrected.before, OVER_LIMIT)
+    change = ReferenceOutputs(scored.model, spread(scored.images, IMAGES // 2)).change(quantized)
+    step = RecoveryStep("confidences corrected", change, points)
+    report = replace(result.report, steps=(*steps, step))
+    return replace(corrected, result=replace(corrected.result, report=report))
 
 
 def _scales(path: Path | None) -> dict[str, float] | None:

@@ -1,0 +1,117 @@
+"""Confidences of an INT8 model, brought back to those of the float model where the head allows it exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from edgesparse.confidences import ConfidenceShift
+from edgesparse.config import DetectorSpec
+from edgesparse.int8.quantize import quantize
+from edgesparse.int8.recover import Recovered
+from edgesparse.int8.score_layers import ScoreLayer, mapped, score_layers
+from edgesparse.model.load import Model
+from edgesparse.progress import Progress, quiet
+from edgesparse.runtime.agree import Pair
+from edgesparse.runtime.confidence_map import ConfidenceMap, fit, identity
+from edgesparse.runtime.confidence_shift import LOW, confidence_shift, paired
+from edgesparse.runtime.detections import Detections
+from edgesparse.runtime.evaluate import opened
+from edgesparse.runtime.images import ImageBatches
+
+IMAGES = 160
+"""Most images to compare: two thirds to fit on, the others to check the result on."""
+ROUNDS = 3
+"""Fits, each on the result of the one before: where a confidence is a product, one fit takes only part of the shift."""
+CHECKED = 3
+"""Each CHECKED-th image is for the check."""
+LOWEST = 0.1
+"""Confidence from which boxes are matched for the fit."""
+NOT_EXACT = "not corrected: the head offers no exact way (confidences from a Sigmoid of float layers, apart from boxes)"
+NO_BETTER = "not corrected: on images that were not used to fit, the correction did not lower the shift"
+
+
+@dataclass(frozen=True)
+class CorrectedConfidences:
+    """`result`: with the correction, if it lowers the shift. `before` and `after`: the shift on images that were not
+    used to fit; equal if nothing was corrected, and `why` then says why.
+    """
+
+    result: Recovered
+    before: ConfidenceShift | None
+    after: ConfidenceShift | None
+    why: str = ""
+
+    @property
+    def note(self) -> str:
+        """Return what was corrected, or why nothing was, as a sentence without a full stop."""
+        if self.before is None or self.why:
+            return self.why
+        return f"corrected per class: {self.before.median:.3f} (median), {self.before.change:+.3f} with the sign before"
+
+
+def correct_confidences(
+    model: Model, result: Recovered, images: ImageBatches, spec: DetectorSpec, progress: Progress = quiet
+) -> CorrectedConfidences:
+    """Return `result`, INT8 of `model`, with its head's last weights and biases changed so that confidences match.
+
+    No labels are needed. Boxes stay as they are; each class's confidences keep their order where a confidence is one
+    Sigmoid.
+    """
+    work = _Comparison(model, images, spec, progress)
+    plain = work.detections(result.quantized)
+    before = work.shift(plain)
+    layers = score_layers(result.quantized, images, len(spec.classes))
+    if before is None or not layers:
+        return CorrectedConfidences(result, before, before, NOT_EXACT if before is not None else "")
+    best = work.fit(result.quantized, layers, plain)
+    if best is None:
+        return CorrectedConfidences(result, before, before, NO_BETTER)
+    floats = mapped(result.model, layers, best.scale, best.offsets)
+    report = result.report
+    quantized, _ = quantize(floats, result.scales, placement=report.placement, keep=result.keep)
+    after = work.shift(work.detections(quantized))
+    if after is None or after.median >= before.median or after.lost > before.lost:
+        return CorrectedConfidences(result, before, before, NO_BETTER)
+    return CorrectedConfidences(replace(result, model=floats, quantized=quantized), before, after)
+
+
+class _Comparison:
+    """The float model's detections on the images, and those of changed models to compare with them."""
+
+    def __init__(self, model: Model, images: ImageBatches, spec: DetectorSpec, progress: Progress) -> None:
+        self._images, self._spec, self._progress = images, spec, progress
+        self._float = self.detections(model)
+
+    def detections(self, model: Model) -> list[Detections]:
+        detections = list[Detections]()
+        with opened(model, self._spec, LOW) as detector:
+            for done, frame in enumerate(self._images.frames(IMAGES), 1):
+                detections.append(detector(frame))
+                self._progress("comparing confidences", done, 0)
+        return detections
+
+    def shift(self, changed: Iterable[Detections]) -> ConfidenceShift | None:
+        """Return the shift on the images for the check."""
+        return confidence_shift(self._pairs(changed, True), self._spec.classes)
+
+    def fit(self, quantized: Model, layers: list[ScoreLayer], plain: list[Detections]) -> ConfidenceMap | None:
+        """Return the best map of all rounds by the shift on the images for the fit; None if none lowers it."""
+        names = self._spec.classes
+        least, best, total, detections = self._fitted(plain), None, identity(len(names)), plain
+        for _ in range(ROUNDS):
+            total = fit(paired(self._pairs(detections, False), LOWEST), len(names)).after(total)
+            detections = self.detections(mapped(quantized, layers, total.scale, total.offsets))
+            if (size := self._fitted(detections)) >= least:
+                break
+            least, best = size, total
+        return best
+
+    def _fitted(self, changed: list[Detections]) -> float:
+        shift = confidence_shift(self._pairs(changed, False), self._spec.classes)
+        return 1.0 if shift is None else shift.median
+
+    def _pairs(self, changed: Iterable[Detections], check: bool) -> Iterator[Pair]:
+        for at, pair in enumerate(zip(self._float, changed, strict=True)):
+            if check == (at % CHECKED == CHECKED - 1):
+                yield pair
