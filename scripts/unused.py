@@ -34,8 +34,8 @@ ALLOWED = {
         "graph_optimization_level optimized_model_filepath intra_op_num_threads inter_op_num_threads "
         "log_severity_level profiling_verbosity int8_calibrator default_device_type DLA_core "
         "avg_timing_iterations min_timing_iterations dynamic_range "
-        "dim_param pts connect_timeout on_connect on_publish on_message force_exit should_exit benchmark "
-        "_create_connection"
+        "dim_param pts connect_timeout on_connect on_publish on_message on_subscribe force_exit should_exit "
+        "benchmark _create_connection"
     ),
     "a field that is written to a file or passed as part of its object": (
         "context_mb recipe_sha256 labels_sha256 calibration_sha256 box_row box_step score_row score_step"

@@ -12,7 +12,7 @@ import click
 from edgesparse.cli import options
 from edgesparse.cli.device import DeviceOptions, no_shadow, on_device, report, restarts
 from edgesparse.cli.options import Verb
-from edgesparse.cli.show import complain, emit_json, table
+from edgesparse.cli.show import complain, emit_json, progress, table
 from edgesparse.errors import EdgeSparseError, SignatureError
 from edgesparse.progress import Progress
 
@@ -225,20 +225,24 @@ def _report(chosen: DeviceOptions, name: str, where: str | None, result: tuple[s
 
 
 @fleet.command()
-@click.argument("folder", type=options.PATH)
+@click.argument("source", metavar="FOLDER|URL", envvar="EDGESPARSE_REPORT")
 @options.html
 @click.option(
     "--late", type=options.POSITIVE, default=60, show_default=True, metavar="MIN", help="Expect reports this often."
 )
 @options.force
 @options.as_json
-def status(folder: Path, html: Path | None, late: float, force: bool, as_json: bool) -> None:
-    """Show the devices that report to a folder, trouble first."""
+def status(source: str, html: Path | None, late: float, force: bool, as_json: bool) -> None:
+    """Show what devices report to a folder or a broker, trouble first.
+
+    URL is mqtts://BROKER/TOPIC, or mqtt:// without encryption, to which devices report.
+    """
     from edgesparse.fleet import reports
     from edgesparse.tasks.writing import check_outputs, write
 
     check_outputs((html,), force)
-    rows = reports.read(folder, late * 60)
+    with progress() as advance:
+        rows = reports.read(source, advance, late * 60)
     if html is not None:
         write(html, lambda path: path.write_text(reports.page(rows)))
     if as_json:

@@ -1,7 +1,9 @@
 """Reports of a fleet: one JSON file per device, written at each poll, read into a table and a page.
 
-A device writes NAME.json to a folder, such as a mounted share, or stores it at an https address. The workstation reads
-a folder of them. When a device was last heard of is the time of its file, since the device's own clock may be wrong.
+A device writes NAME.json to a folder, such as a mounted share, stores it at an https address, or keeps it at an MQTT
+broker. The workstation reads a folder of them, or the broker. When a device was last heard of is the time of its file,
+since the device's own clock may be wrong. A broker keeps no times: there the device's clock counts, and one that is
+ahead is a bad report.
 """
 
 from __future__ import annotations
@@ -22,11 +24,14 @@ from edgesparse.files import make_folder, read_regular, replace_text
 from edgesparse.fleet.bundle import MAX_TIME
 from edgesparse.fleet.connection import Server, why_failed
 from edgesparse.pages import html
+from edgesparse.progress import Progress
 from edgesparse.redaction import redact_all
 
 MOST_REPORT = 1 << 16
 LATE = 3600.0
 """Seconds without a report after which a device counts as late."""
+AHEAD = 300.0
+"""Seconds that the clock of a device may be ahead where its report's own time counts."""
 COLUMNS = ("device", "state", "detector", "version", "heard", "result", "why")
 ORDER = ("unhealthy", "bad report", "late", "no engine", "no service", "healthy")
 """States, those that need attention first."""
@@ -94,9 +99,19 @@ def of_device(device: str, state: dict[str, Any], result: str, why: str) -> Repo
     )
 
 
+def mqtt_reports_at(where: str) -> bool:
+    """Whether this is the address of a broker."""
+    return where.startswith(("mqtt://", "mqtts://"))
+
+
 def send(report: Report, where: str) -> None:
-    """Store a report in a folder, or by PUT below an https address. Raises DeployError."""
+    """Store a report in a folder, by PUT below an https address, or at an MQTT broker. Raises DeployError."""
     text = report.model_copy(update=redact_all(report.model_dump())).model_dump_json(indent=1) + "\n"
+    if mqtt_reports_at(where):
+        from edgesparse.fleet import mqtt_reports
+
+        mqtt_reports.send(report.device, text, where)
+        return
     if "://" not in where:
         try:
             make_folder(Path(where))
@@ -106,7 +121,7 @@ def send(report: Report, where: str) -> None:
         return
     server, parts = Server(where), urlsplit(where)
     if parts.scheme != "https":
-        raise DeployError(f"{server.where}: needed a folder or an https:// address for the report")
+        raise DeployError(f"{server.where}: needed a folder, an https:// or an mqtts:// address for the report")
     target = urlsplit(server.url)
     url = target._replace(path=f"{target.path.rstrip('/')}/{report.device}.json").geturl()
     try:
@@ -116,11 +131,17 @@ def send(report: Report, where: str) -> None:
         raise DeployError(f"cannot send the report to {server.where}: {reason}") from None
 
 
-def read(folder: Path, late: float = LATE) -> list[Row]:
-    """Return a row per report in a folder, those that need attention first. Raises DeployError for no folder."""
-    if not folder.is_dir():
-        raise DeployError(f"{folder} is not a folder of reports: name the one that devices report to")
-    rows = [_row(path, late) for path in folder.glob("*.json")]
+def read(where: str, progress: Progress, late: float = LATE) -> list[Row]:
+    """Return a row per report in a folder or at a broker, those that need attention first. Raises DeployError."""
+    rows: list[Row] = []
+    if mqtt_reports_at(where):
+        from edgesparse.fleet import mqtt_reports
+
+        mqtt_reports.read(where, lambda device, data: rows.append(_row(device, data, late)), progress)
+    elif Path(where).is_dir():
+        rows += [_file_row(path, late) for path in Path(where).glob("*.json")]
+    else:
+        raise DeployError(f"{where} is not a folder of reports: name the one that devices report to, or a broker")
     return sorted(rows, key=lambda row: (ORDER.index(row.state), row.device))
 
 
@@ -146,16 +167,30 @@ def page(rows: Sequence[Row]) -> str:
     return html.document(title, f"<h1>{html.text(title)}</h1>", now, tiles, html.table(COLUMNS, drawn))
 
 
-def _row(path: Path, late: float) -> Row:
+def _file_row(path: Path, late: float) -> Row:
     heard = 0.0
     try:
         heard = max(time.time() - path.lstat().st_mtime, 0)
-        report = Report.model_validate_json(read_regular(path, MOST_REPORT))
-    except ValidationError as error:
-        first = error.errors()[0]
-        return Row(path.stem, "bad report", heard, why=f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+        data = read_regular(path, MOST_REPORT)
     except (OSError, ValueError) as error:
         return Row(path.stem, "bad report", heard, why=str(error))
-    if report.device != path.stem:
-        return Row(path.stem, "bad report", heard, why=f"it is a report of {report.device}")
-    return Row(path.stem, "late" if heard > late else report.state, heard, report)
+    return _row(path.stem, data, late, heard)
+
+
+def _row(device: str, data: bytes, late: float, heard: float | None = None) -> Row:
+    """Return the row of a report. `heard`: seconds since it was written; None if only its own time is known."""
+    try:
+        if len(data) > MOST_REPORT:
+            raise ValueError(f"it has {len(data)} bytes, more than {MOST_REPORT}")
+        report = Report.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        return Row(device, "bad report", heard or 0, why=f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+    except ValueError as error:
+        return Row(device, "bad report", heard or 0, why=str(error))
+    if report.device != device:
+        return Row(device, "bad report", heard or 0, why=f"it is a report of {report.device}")
+    age = time.time() - report.time if heard is None else heard
+    if age < -AHEAD:
+        return Row(device, "bad report", 0, why=f"its clock is {-age / 60:.0f} min ahead: set it")
+    return Row(device, "late" if age > late else report.state, max(age, 0), report)

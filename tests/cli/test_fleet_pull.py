@@ -17,6 +17,7 @@ import https
 from edgesparse.cli import verbs
 from edgesparse.cli.device import DeviceOptions
 from edgesparse.fleet import reports
+from edgesparse.progress import quiet
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ def test_a_poll_that_fails_is_reported_in_one_line(site: https.Site, tmp_path: P
     result = pull(site, "--report", "reports")
     assert result.exit_code == 1 and "secret" not in str(result.exception)
     assert "the server answers 404" in str(result.exception)
-    row = reports.read(tmp_path / "reports")[0]
+    row = reports.read(str(tmp_path / "reports"), quiet)[0]
     assert (row.state, row.report and row.report.result) == ("no engine", "failed")
 
 
@@ -125,10 +126,10 @@ def test_reports_are_bounded_and_what_is_wrong_with_them_is_shown(tmp_path: Path
     for name, text in (("a", "{"), ("b", "x" * 100_000), ("c", '{"device": "d", "time": 1, "result": "x"}')):
         (tmp_path / f"{name}.json").write_text(text)
     (tmp_path / "e.json").symlink_to("/dev/zero")
-    rows = reports.read(tmp_path)
+    rows = reports.read(str(tmp_path), quiet)
     assert [row.state for row in rows] == ["bad report"] * 4
     evil = "<script>alert(1)</script>"
     report = reports.Report(device="f", time=1, result=evil, why=evil, version="1", healthy=True)
     reports.send(report, str(tmp_path))
-    page = reports.page(reports.read(tmp_path))
+    page = reports.page(reports.read(str(tmp_path), quiet))
     assert evil not in page and "1 of 5 healthy" in page

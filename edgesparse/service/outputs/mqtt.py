@@ -20,9 +20,9 @@ from contextlib import suppress
 from typing import Any
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
 
 from edgesparse.deadline import Deadline
+from edgesparse.mqtt_client import BoundedClient
 from edgesparse.service.in_view import InView
 from edgesparse.service.outputs.backlog import Backlog
 from edgesparse.service.outputs.base import FrameResult, Output, OutputContext, OutputState, Scene
@@ -45,15 +45,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 LONGEST_PACKET = 64 << 10
 """Bytes of a packet from the broker, which sends acknowledgements and short commands."""
 CONNECT_SECONDS, ANSWER_SECONDS, FLUSH_SECONDS = 4.0, 10.0, 1.5
-
-
-class _Client(paho.Client):
-    """Refuses long packets: paho would hold the 256 MB that a broker may announce in memory."""
-
-    def _sock_recv(self, bufsize: int) -> bytes:
-        if bufsize > LONGEST_PACKET:
-            raise ValueError(f"the broker sends a packet of {bufsize} bytes, more than {LONGEST_PACKET}")
-        return super()._sock_recv(bufsize)
 
 
 class Mqtt(Output):
@@ -169,9 +160,9 @@ class Mqtt(Output):
         self.state.waiting = len(self._backlog) + sum(not message.kept for message in self._in_flight.values())
         self.state.dropped, self.state.storage = self._backlog.dropped, self._spool.error
 
-    def _client(self) -> paho.Client:
+    def _client(self) -> BoundedClient:
         settings = self._settings
-        client = _Client(CallbackAPIVersion.VERSION2, self._client_id)
+        client = BoundedClient(self._client_id, LONGEST_PACKET)
         client.connect_timeout = CONNECT_SECONDS
         client.max_inflight_messages_set(WINDOW)
         if settings.username is not None:
