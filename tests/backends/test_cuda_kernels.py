@@ -111,7 +111,7 @@ def test_threads_of_a_block_wait_where_they_must(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     copied = shutil.copytree(kernels.SOURCES, tmp_path / "kernels")
     text = (copied / "frames.cu").read_text()
-    step = "    sort_boxes(s, mine, found, thread);\n    __syncthreads();\n"
+    step = "    sort_boxes(s, o, mine, found, thread);\n    __syncthreads();\n"
     assert step in text
     (copied / "frames.cu").write_text(text.replace(step, step.splitlines()[0] + "\n"))
     compiled(copied)

@@ -49,12 +49,14 @@ DEVICE void compact(const Outputs& o, Count* counts, Record* records, Summary* s
     }
     read_boxes(s, mine, found, thread);
     __syncthreads();
-    sort_boxes(s, mine, found, thread);
+    sort_boxes(s, o, mine, found, thread);
     __syncthreads();
     find_covered(s, o, found, thread);
     __syncthreads();
-    if (thread == 0) select_kept(s, o, found);
-    __syncthreads();
+    for (int word = 0; 32 * word < found; word++) {
+        select_kept(s, found, word, thread);
+        __syncthreads();
+    }
     return_kept<T>(s, o, image, summaries + image, to, beside, thread);
 }
 

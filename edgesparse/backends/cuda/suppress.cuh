@@ -8,11 +8,10 @@ enum { MOST = ACROSS * GROUPS, WORDS = MOST / 32 };  // boxes per block: one per
 
 struct Suppression {
     float score[MOST];
-    int32_t key[MOST];
+    int32_t key[MOST], label[MOST];
     Record sorted[MOST];
     uint32_t covers[MOST][WORDS];  // the later boxes that each covers, as bits
-    uint32_t suppressed[WORDS];
-    int32_t kept[MOST], count;
+    uint32_t suppressed[WORDS], kept[WORDS];
 };
 
 DEVICE float overlap(const float* a, const float* b) {
@@ -27,11 +26,10 @@ DEVICE void read_boxes(Suppression& s, const Record* records, int count, int thr
         s.score[thread] = records[thread].score;
         s.key[thread] = records[thread].key;
     }
-    for (int word = 0; word < WORDS; word++) s.covers[thread][word] = 0;
-    if (thread < WORDS) s.suppressed[thread] = 0;
+    if (thread < WORDS) s.suppressed[thread] = s.kept[thread] = 0;
 }
 
-DEVICE void sort_boxes(Suppression& s, const Record* records, int count, int thread) {
+DEVICE void sort_boxes(Suppression& s, const Outputs& o, const Record* records, int count, int thread) {
     if (thread >= count) return;
     const float score = s.score[thread];
     const int key = s.key[thread];
@@ -39,30 +37,53 @@ DEVICE void sort_boxes(Suppression& s, const Record* records, int count, int thr
     for (int other = 0; other < count; other++)
         rank += s.score[other] > score || (s.score[other] == score && s.key[other] < key);
     s.sorted[rank] = records[thread];
+    s.label[rank] = o.agnostic ? 0 : key % o.classes;
 }
 
+// Pairs are shared out by eights, a byte of the bits each, so that few boxes keep many threads busy without atomics.
 DEVICE void find_covered(Suppression& s, const Outputs& o, int count, int thread) {
-    if (thread >= count) return;
-    const Record own = s.sorted[thread];
-    const int label = own.key % o.classes;
-    for (int other = thread + 1; other < count; other++)
-        if ((o.agnostic || s.sorted[other].key % o.classes == label) && overlap(own.box, s.sorted[other].box) > o.iou)
-            s.covers[thread][other / 32] |= 1u << (other % 32);
-}
-
-// Called by one thread.
-DEVICE void select_kept(Suppression& s, const Outputs& o, int count) {
-    s.count = 0;
-    for (int i = 0; i < count && s.count < o.max_det; i++) {
-        if (s.suppressed[i / 32] >> (i % 32) & 1) continue;
-        s.kept[s.count++] = i;
-        for (int word = i / 32; word < WORDS; word++) s.suppressed[word] |= s.covers[i][word];
+    const int across = 4 * ((count + 31) / 32);
+    for (int task = thread; task < count * across; task += MOST) {
+        const int own = task / across, byte = task % across;
+        uint32_t covered = 0;
+        for (int other = most(own + 1, 8 * byte); other < least(count, 8 * byte + 8); other++)
+            if (s.label[other] == s.label[own] && overlap(s.sorted[own].box, s.sorted[other].box) > o.iou)
+                covered |= 1u << (other % 8);
+        ((uint8_t*)s.covers[own])[byte] = (uint8_t)covered;  // little-endian, like every GPU
     }
 }
 
+// Decide on the boxes of one word of bits; the words before it are decided. Thread `word` passes on what they suppress
+// in the word of that index. All of these threads find the same bits, so that they wait only once per word.
+DEVICE void select_kept(Suppression& s, int count, int now, int thread) {
+    if (thread < now || 32 * thread >= count) return;
+    const int first = 32 * now, boxes = least(32, count - first);
+    uint32_t left = ~s.suppressed[now] & (0xffffffffu >> (32 - boxes)), suppressed = 0;
+#pragma unroll 8
+    for (int i = 0; i < boxes; i++) {
+        const uint32_t counts = 0u - (left >> i & 1);
+        left &= ~(s.covers[first + i][now] & counts);
+        suppressed |= s.covers[first + i][thread] & counts;
+    }
+    if (thread == now) s.kept[now] = left;
+    else s.suppressed[thread] |= suppressed;
+}
+
+DEVICE int ones(uint32_t bits) {
+#ifdef __CUDACC__
+    return __popc(bits);
+#else
+    return __builtin_popcount(bits);
+#endif
+}
+
+// Kept boxes keep their order; only the first `max_det` are returned.
 template <class T>
 DEVICE void return_kept(const Suppression& s, const Outputs& o, int image, Summary* summary, Record* out,
                         float* details, int thread) {
-    if (thread < s.count) return_one<T>(o, s.sorted[s.kept[thread]], image, thread, out, details);
-    if (thread == 0) summary->kept = s.count;
+    const uint32_t own = s.kept[thread / 32] >> (thread % 32);
+    int place = ones(s.kept[thread / 32]) - ones(own);
+    for (int word = 0; word < thread / 32; word++) place += ones(s.kept[word]);
+    if ((own & 1) && place < o.max_det) return_one<T>(o, s.sorted[thread], image, place, out, details);
+    if (thread == MOST - 1) summary->kept = least(place + (int)(own & 1), o.max_det);
 }
