@@ -100,6 +100,12 @@ extern "C" int launch(const char* name, const int* grid, void** given) {
         alone(grid, [&] { letterbox_int8(input, images, taps, at<int8_t>(given, 3)); });
     else if (!strcmp(name, "letterbox_uint8"))
         alone(grid, [&] { letterbox_uint8(input, images, taps, at<uint8_t>(given, 3)); });
+    else if (!strcmp(name, "crop_float32"))
+        alone(grid, [&] { crop_float32(input, images, taps, at<float>(given, 3)); });
+    else if (!strcmp(name, "crop_int8"))
+        alone(grid, [&] { crop_int8(input, images, taps, at<int8_t>(given, 3)); });
+    else if (!strcmp(name, "crop_uint8"))
+        alone(grid, [&] { crop_uint8(input, images, taps, at<uint8_t>(given, 3)); });
     else if (!strcmp(name, "compact_float32"))
         in_step(grid, [=] {
             compact_float32(at<Outputs>(given, 0), at<Count>(given, 1), at<Record>(given, 2), at<Summary>(given, 3),

@@ -52,6 +52,41 @@ def test_pixels_are_opencvs(
     assert error <= (1.01 if pixels in ("bgr", "rgb") else 2.01)
 
 
+@pytest.mark.parametrize("fake", [False], indirect=True, ids=["discrete"])
+@given(
+    st.tuples(st.integers(1, 400), st.integers(1, 500)),
+    st.sampled_from(PIXELS),
+    st.sampled_from(["rgb", "bgr"]),
+    st.booleans(),
+)
+@example((640, 961), "bgr", "rgb", False)
+@example((128, 192), "bgr", "rgb", False)  # half: many means are halves
+@example((300, 2), "rgb", "bgr", True)
+@example((1, 1), "bgr", "rgb", False)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_cropped_frames_are_resized_with_antialiasing(
+    fake: Fake, tmp_path: Path, size: tuple[int, int], pixels: Pixels, colour: Any, locked: bool
+) -> None:
+    """By the same rule as on the CPU; where a mean is a half, rounding may differ."""
+    height, width = size
+    if pixels == "nv12":
+        height += height % 2
+    if pixels in ("nv12", "yuyv"):
+        width += width % 2
+    spec = InputSpec(size=SIZE, letterbox="crop", colour=colour)
+    frame = still(height, width, pixels)
+    with detector(fake, tmp_path, spec=spec) as detect:
+        if locked:
+            buffer = detect.frame_buffer(frame.shape)
+            buffer[...], frame = frame, buffer
+        detect.detect([frame], pixels)
+        assert fake.seen is not None and detect.where.startswith("the GPU")
+        error = np.abs(fake.seen[0] - expected(frame, pixels, spec)) * 255
+        del frame
+    assert error.max() <= (1.01 if pixels in ("bgr", "rgb") else 2.01)
+    assert np.mean(error < 0.01) > 0.98
+
+
 @pytest.mark.parametrize(("trt", "dtype"), [("FLOAT", "float32"), ("INT8", "int8"), ("UINT8", "uint8")])
 def test_values_are_scaled_as_the_network_wants_them(fake: Fake, tmp_path: Path, trt: str, dtype: str) -> None:
     spec = InputSpec(size=SIZE, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), pad=7)

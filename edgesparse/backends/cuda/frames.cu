@@ -9,18 +9,21 @@
 
 // Blocks of 32 x 8 threads; the grid covers the input with ROWS rows of pixels per thread and one layer per image.
 // Images are passed by value, which a graph's node can update. Reading them from host memory would stall every block.
-#define LETTERBOX(NAME, T)                                                                                      \
+#define LETTERBOX(NAME, ANTIALIAS, T)                                                                                      \
     extern "C" __global__ void __launch_bounds__(256) NAME(const Input* __restrict__ input,                      \
                                                            const Images images,                              \
                                                            const Tap* __restrict__ taps, T* __restrict__ out) { \
         const int x = blockIdx.x * 32 + threadIdx.x, y = blockIdx.y * 8 * ROWS + threadIdx.y;                   \
         _Pragma("unroll") for (int row = 0; row < ROWS; row++)                                                  \
-            letterbox(*input, images.of[blockIdx.z], taps, out, x, y + 8 * row, blockIdx.z);                     \
+            letterbox<ANTIALIAS>(*input, images.of[blockIdx.z], taps, out, x, y + 8 * row, blockIdx.z);                     \
     }
 
-LETTERBOX(letterbox_float32, float)
-LETTERBOX(letterbox_int8, int8_t)
-LETTERBOX(letterbox_uint8, uint8_t)
+LETTERBOX(letterbox_float32, false, float)
+LETTERBOX(letterbox_int8, false, int8_t)
+LETTERBOX(letterbox_uint8, false, uint8_t)
+LETTERBOX(crop_float32, true, float)
+LETTERBOX(crop_int8, true, int8_t)
+LETTERBOX(crop_uint8, true, uint8_t)
 
 template <class T>
 DEVICE void compact(const Outputs& o, Count* counts, Record* records, Summary* summaries, Record* out, float* details) {
@@ -72,6 +75,7 @@ DEVICE void compact(const Outputs& o, Count* counts, Record* records, Summary* s
 COMPACT(compact_float32, float)
 
 #ifdef __CUDACC__
-LETTERBOX(letterbox_float16, __half)
+LETTERBOX(letterbox_float16, false, __half)
+LETTERBOX(crop_float16, true, __half)
 COMPACT(compact_float16, __half)
 #endif

@@ -81,13 +81,18 @@ def input_of(spec: InputSpec) -> Row:
     return row
 
 
-def image_of(place: Place, row: Any, first_tap: int, out: NDArray[Any]) -> int:
-    """Fill `row`, except its data, and the taps from `first_tap` on. Returns the index after the last tap."""
+def image_of(place: Place, row: Any, first_tap: int, out: NDArray[Any] | None) -> int:
+    """Fill `row`, except its data, and the taps from `first_tap` on; None: a kernel that needs none reads it.
+
+    Returns the index after the last tap.
+    """
     seen = place.seen
     row["pixels"], row["pitch"] = PIXELS.index(place.pixels), _BYTES[place.pixels] * place.frame_width
     row["width"], row["height"] = seen.width, seen.height
     row["chroma"] = place.frame_height - seen.top // 2
     row["top"], row["left"], row["rows"], row["columns"] = place.top, place.left, place.height, place.width
+    if out is None:
+        return first_tap
     row["taps"], middle, end = first_tap, first_tap + place.width, first_tap + place.width + place.height
     out[first_tap:middle] = taps(seen.width, place.width, True)
     out[middle:end] = taps(seen.height, place.height, False)

@@ -110,6 +110,69 @@ DEVICE Pixel pixel_at(const Image& p, const Tap* __restrict__ taps, int row, int
     }
 }
 
+struct Reach {  // the neighbors in one direction, of which the outer ones may weigh nothing
+    int first, end;
+};
+
+struct Sum {
+    float blue, green, red, weight;
+};
+
+// Weights of a triangle that is as wide as the reduction, like Pillow's BILINEAR (src/libImaging/Resample.c), in whole
+// numbers: 2 * reach - |(2 * at + 1) * target - (2 * place + 1) * source|.
+DEVICE Reach reach_of(int place, int source, int target) {
+    const int middle = (2 * place + 1) * source, reach = 2 * most(source, target);
+    return {most(0, middle - reach - target) / (2 * target),
+            least(source, most(0, middle + reach - target) / (2 * target) + 1)};
+}
+
+DEVICE int weight_of(int at, int place, int source, int target) {
+    const int distance = (2 * at + 1) * target - (2 * place + 1) * source;
+    return at < source ? most(0, 2 * most(source, target) - most(distance, -distance)) : 0;
+}
+
+DEVICE void add(Sum& sum, Pixel pixel, int weight) {
+    sum.blue += (float)(pixel.blue * weight);
+    sum.green += (float)(pixel.green * weight);
+    sum.red += (float)(pixel.red * weight);
+    sum.weight += (float)weight;
+}
+
+DEVICE int rounded(float value) { return (int)floorf(value + 0.5f); }
+
+DEVICE Pixel mean(const Sum& sum) {
+    return {rounded(sum.blue / sum.weight), rounded(sum.green / sum.weight), rounded(sum.red / sum.weight)};
+}
+
+// Each row of the neighborhood is rounded before rows are added, as there.
+template <int PIXELS> DEVICE Pixel antialiased(const Image& p, int row, int column) {
+    const Reach across = reach_of(column, p.width, p.columns), down = reach_of(row, p.height, p.rows);
+    Sum rows = {0, 0, 0, 0};
+    for (int y = down.first; y < down.end; y++) {
+        Sum pixels = {0, 0, 0, 0};
+        for (int x = across.first; x < across.end; x += 2) {
+            const int at = most(0, least(x, p.width - 2));  // nothing beyond the row is read
+            Pixel one, other;
+            two<PIXELS>(p, at, y, one, other);
+            add(pixels, one, at < x ? 0 : weight_of(at, column, p.width, p.columns));
+            add(pixels, other, weight_of(at + 1, column, p.width, p.columns));
+        }
+        add(rows, mean(pixels), weight_of(y, row, p.height, p.rows));
+    }
+    const Pixel found = mean(rows);
+    if (PIXELS == RGB) return {found.red, found.green, found.blue};
+    return found;
+}
+
+DEVICE Pixel antialiased_at(const Image& p, int row, int column) {
+    switch (p.pixels) {
+    case RGB: return antialiased<RGB>(p, row, column);
+    case NV12: return antialiased<NV12>(p, row, column);
+    case YUYV: return antialiased<YUYV>(p, row, column);
+    default: return antialiased<BGR>(p, row, column);
+    }
+}
+
 // A value 0..255 in the network's type: bytes unchanged, all others scaled; INT8 is rounded and clipped.
 DEVICE void put(uint8_t* at, int value, float, float) { *at = (uint8_t)value; }
 DEVICE void put(float* at, int value, float scale, float shift) { *at = __fmaf_rn((float)value, scale, shift); }
@@ -123,13 +186,14 @@ DEVICE void put(__half* at, int value, float scale, float shift) {
 #endif
 
 // One pixel of the network's input, N x 3 x height x width.
-template <class T>
+template <bool ANTIALIAS, class T>
 DEVICE void letterbox(const Input& input, const Image& p, const Tap* __restrict__ taps, T* __restrict__ out, int x,
                       int y, int image) {
     if (x >= input.width || y >= input.height) return;
     const int column = x - p.left, row = y - p.top;
     Pixel found = {input.pad, input.pad, input.pad};
-    if (column >= 0 && column < p.columns && row >= 0 && row < p.rows) found = pixel_at(p, taps, row, column);
+    if (column >= 0 && column < p.columns && row >= 0 && row < p.rows)
+        found = ANTIALIAS ? antialiased_at(p, row, column) : pixel_at(p, taps, row, column);
     if (input.swap) found = {found.red, found.green, found.blue};
     const size_t plane = (size_t)input.height * input.width;
     T* at = out + 3 * plane * image + (size_t)y * input.width + x;

@@ -86,6 +86,7 @@ class CudaSlot(Slot):
         self._places: list[Place | None] = [None] * self.batch
         self._descriptions = np.zeros(IMAGES, IMAGE)
         self._addresses = self._descriptions["data"]
+        self._crops = plan.spec.letterbox == "crop"
         self._taps = self._gpu.host((self.batch * sum(self._size),), TAP)
         self._device_taps = self._memory(self._taps.nbytes)
         self._settings = self._constant(input_of(plan.spec))
@@ -137,7 +138,7 @@ class CudaSlot(Slot):
         """Hold the frames; one of which several parts are seen is copied at most once."""
         for i, (source, place) in enumerate(frames):
             same = i > 0 and frames[i - 1][0] is source
-            more = i + 1 < len(frames) and frames[i + 1][0] is source
+            more = self._crops or (i + 1 < len(frames) and frames[i + 1][0] is source)
             self._images[i].take((source, place), self._images[i - 1] if same else None, more)
 
     def _describe(self, places: Sequence[Place]) -> None:
@@ -145,9 +146,10 @@ class CudaSlot(Slot):
         if self._places[: len(places)] != list(places):
             end = 0
             for i, place in enumerate(places):
-                end = image_of(place, self._descriptions[i], end, self._taps)
+                end = image_of(place, self._descriptions[i], end, None if self._crops else self._taps)
             self._places = [*places, *[None] * (self.batch - len(places))]
-            self._gpu.driver.memcpy_htod_async(self._device_taps, self._taps[:end], self._engine.stream)
+            if end:
+                self._gpu.driver.memcpy_htod_async(self._device_taps, self._taps[:end], self._engine.stream)
         self._addresses[: len(places)] = [image.data for image in self._images[: len(places)]]
 
     def _launch(self) -> None:
@@ -166,7 +168,8 @@ class CudaSlot(Slot):
             self._device_taps,
             self._tensors[self._plan.image],
         ]
-        letterbox = Launch(self._kernels, f"letterbox_{self._dtype}", grid, (32, 8, 1), arguments)
+        name = f"{'crop' if self._crops else 'letterbox'}_{self._dtype}"
+        letterbox = Launch(self._kernels, name, grid, (32, 8, 1), arguments)
         steps = partial(self._steps, letterbox)
         steps()  # TensorRT's work on the first run cannot be captured
         self._engine.stream.synchronize()

@@ -103,8 +103,8 @@ class TensorRTRunner(Runner):
     def frames(self, plan: FramePlan) -> list[Slot]:
         """Slots that do all the work on the GPU. This runner's own buffers are freed until it runs itself.
 
-        The list is empty, with a warning, if the kernels cannot be compiled or do not support the type of the input, a
-        batch of more than 64 frames or antialiasing, which cropped frames need.
+        The list is empty, with a warning, if the kernels cannot be compiled or do not support the type of the input
+        or a batch of more than 64 frames.
 
         On a GPU with its own memory each slot has a context, so that frames of one batch come over the bus while the
         engine runs another. On an integrated GPU, with open shapes or with shared scratch memory, slots share context
@@ -116,8 +116,6 @@ class TensorRTRunner(Runner):
                 raise BackendUnavailable(f"its input is {image.dtype}")
             if image.shape[0] > IMAGES:
                 raise BackendUnavailable(f"its batch is {image.shape[0]}, more than {IMAGES}")
-            if plan.spec.letterbox == "crop":
-                raise BackendUnavailable("a classifier's frames are resized with antialiasing")
             loaded = kernels(self._gpu)
         except BackendUnavailable as error:
             _log.warning("%s: the CPU prepares frames and finds boxes: %s", self._name, str(error))
