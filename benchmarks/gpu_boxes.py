@@ -47,9 +47,9 @@ def outputs(count: int, size: tuple[int, int], seed: int) -> NDArray[np.float32]
     rng = np.random.default_rng(seed)
     out = np.zeros((1, 4 + CLASSES, cells(size)), np.float32)
     chosen = rng.choice(out.shape[2], count, replace=False)
-    out[0, :2, chosen] = rng.integers(0, 150, (count, 2))
+    out[0, :2, chosen] = rng.integers(0, 20, (count, 2))
     out[0, 2:4, chosen] = rng.choice([10, 20, 40], (count, 2))
-    out[0, 4 + rng.integers(0, CLASSES, count), chosen] = rng.choice([0.6, 0.7, 0.8, 0.9], count)
+    out[0, 4 + rng.integers(0, 2, count), chosen] = rng.choice([0.6, 0.7, 0.8, 0.9], count)
     return out
 
 
