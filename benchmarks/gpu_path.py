@@ -7,9 +7,10 @@ measures these parts, each in its own process with its own time limit: the lette
 against the device's copy bandwidth; the whole path to detections from a 1920x1080 frame that is read in place from
 page-locked memory, interleaved in one process with the same path with NMS on the CPU or frames in other memory, the
 engine's graph alone, copies of a whole frame and of only the rows that are read, and the usual script (OpenCV
-letterbox, pageable copies, whole output copied back, NumPy decode); allocations after the first frames; and 1, 4 and 16
-cameras on a small network, batched and unbatched. Each part's result is printed and added to FOLDER/gpu_path.json as
-soon as it is available; --save sets that folder to benchmarks/results.
+letterbox, pageable copies, whole output copied back, NumPy decode); allocations after the first frames; a frame with 4
+and 9 tiles, in one run of the engine and image by image; and 1, 4 and 16 cameras on a small network, batched and
+unbatched. Each part's result is printed and added to FOLDER/gpu_path.json as soon as it is available; --save sets that
+folder to benchmarks/results.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.common import RESULTS, machine
 
 PARTS = (
-    *(f"build {name}" for name in ("parts 1", "relu 1", "small 1", "small 4", "small 16")),
-    *("kernel", "path relu", "path parts", "allocations", "cameras"),
+    *(f"build {name}" for name in ("parts 1", "relu 1", "small 1", "small 4", "small 5", "small 10", "small 16")),
+    *("kernel", "path relu", "path parts", "allocations", "tiles", "cameras"),
 )
-LIMITS = {"build": 170.0, "kernel": 60.0, "path": 110.0, "allocations": 30.0, "cameras": 60.0}
+LIMITS = {"build": 170.0, "kernel": 60.0, "path": 110.0, "allocations": 30.0, "tiles": 40.0, "cameras": 60.0}
 """Time limit per part, in seconds."""
 
 
@@ -60,7 +61,7 @@ def build(name: str, batch: int, work: Path) -> dict[str, Any]:
 
 
 def part(options: argparse.Namespace) -> dict[str, Any]:
-    from benchmarks import gpu_cameras, gpu_parts
+    from benchmarks import gpu_cameras, gpu_parts, gpu_tiles
     from benchmarks.gpu_kernel import kernel
 
     name, *more = options.part.split()
@@ -70,6 +71,7 @@ def part(options: argparse.Namespace) -> dict[str, Any]:
         "kernel": lambda: kernel(work),
         "path": lambda: gpu_parts.path(more[0], work, options.frames),
         "allocations": lambda: gpu_parts.allocations("relu", work),
+        "tiles": lambda: gpu_tiles.tiles(work),
         "cameras": lambda: gpu_cameras.cameras(work),
     }
     return doing[name]()

@@ -79,14 +79,14 @@ def last_run(marker: str) -> str:
 
 
 class Record:
-    """Counts what ran, per marker, and writes it down at the end."""
+    """Counts what ran, per marker, and writes it down at the end. tests/gpu notes every test by itself."""
 
     def __init__(self) -> None:
         self._counts: dict[str, Counter[str]] = {}
 
     def add(self, item: pytest.Item, report: pytest.TestReport) -> None:
         if report.when == "call" and report.outcome in ("passed", "failed"):
-            for name in markers(item):
+            for name in set(markers(item)) - {"gpu"}:
                 self._counts.setdefault(name, Counter())[report.outcome] += 1
 
     def write(self) -> None:

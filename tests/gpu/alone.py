@@ -1,6 +1,7 @@
 """The frame path's kernels on a real GPU without an engine: frames to network input, and raw outputs to boxes.
 
-python tests/gpu/alone.py        # all checks in one process; run this under compute-sanitizer
+python tests/gpu/alone.py            # all checks in one process
+python tests/gpu/alone.py --short    # a sample of everything; run this under compute-sanitizer
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from edgesparse.runtime.heads.registry import head as head_of
 from edgesparse.runtime.nms import nms
 from edgesparse.runtime.places import Places
 from edgesparse.runtime.preprocess import Preprocessor
+from edgesparse.tiles import Part, Tiles
 
 SIZE = (320, 416)
 CODES: dict[Pixels, int | None] = {
@@ -41,6 +44,11 @@ CODES: dict[Pixels, int | None] = {
     "yuyv": cv2.COLOR_YUV2BGR_YUYV,
 }
 Frames = list[NDArray[np.uint8]]
+DETAILS = {"yolov8-seg": 8, "yolov8-pose": 6, "yolov8-obb": 1}
+"""Values per box besides its corners: coefficients of a mask, x, y and confidence of two keypoints, an angle."""
+BOXES = ("yolov8", "yolov5", "yolox", "yolo-nas")
+HEADS = (*BOXES, *DETAILS)
+CROP = InputSpec(size=(224, 224), letterbox="crop")
 
 
 class Alone:
@@ -49,22 +57,33 @@ class Alone:
 
     def __init__(self, batch: int, head: str, spec: InputSpec, dtype: str, conf: float, every: bool) -> None:
         self.card, self.places = gpu(), Places(spec, image := TensorSpec("images", (batch, 3, *spec.size), dtype))
-        layout = Layout(outputs_of(head, batch, "float32", spec.size), spec.size)
+        keypoints = (2, 3) if head == "yolov8-pose" else None
+        layout = Layout(outputs_of(head, batch, "float32", spec.size), spec.size, keypoints)
         with self.card.errors_of("stream"):
             stream = self.card.stream()
         engine = Engine("nothing", (image,), layout.outputs, stream, self._nothing)
         head_ = head_of(head)
         enough = np.full(7, conf, np.float32)
         plan = FramePlan("images", spec, head_.decode(layout, conf, every), head_.strided(layout), enough, every)
+        plan = replace(plan, upright=head_.task != "obb", prototypes=head_.prototypes(layout))
         self.plan, self.image = plan, image
         self.slot = CudaSlot(self.card, kernels(self.card), engine, plan)
 
     def _nothing(self, addresses: Mapping[str, int]) -> None:
         pass
 
-    def run(self, frames: Frames, kinds: list[Pixels]) -> list[FrameBoxes]:
-        self.slot.start([(f, self.places.of(f, k)[0][0]) for f, k in zip(frames, kinds, strict=True)])
+    def run(self, frames: Frames, kinds: list[Pixels], tiles: Tiles | None = None) -> list[FrameBoxes]:
+        """With tiles, each frame is followed by its parts."""
+        views = [(f, self.places.of(f, k, tiles)) for f, k in zip(frames, kinds, strict=True)]
+        self.slot.start([(frame, place) for frame, each in views for place, _ in each])
         return self.slot.finish()
+
+    def locked(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The frame in page-locked memory."""
+        with self.card.errors_of("a frame"):
+            buffer = self.card.host(frame.shape, "uint8")
+        buffer[...] = frame
+        return buffer
 
     @property
     def input(self) -> NDArray[Any]:
@@ -101,6 +120,10 @@ def outputs_of(head: str, batch: int, dtype: str, size: tuple[int, int], classes
     if head == "yolo-nas":
         pair = (("boxes", (batch, count, 4)), ("scores", (batch, count, classes)))
         return tuple(TensorSpec(name, shape, dtype) for name, shape in pair)
+    if head in DETAILS:
+        table = TensorSpec("output0", (batch, 4 + classes + DETAILS[head], count), dtype)
+        maps = TensorSpec("output1", (batch, DETAILS[head], size[0] // 4, size[1] // 4), dtype)
+        return (table, maps) if head == "yolov8-seg" else (table,)
     shape = (batch, 4 + classes, count) if head == "yolov8" else (batch, count, 5 + classes)
     return (TensorSpec("output0", shape, dtype),)
 
@@ -167,15 +190,64 @@ def batches() -> float:
                     for i, kind in enumerate(chosen)
                     for height, width in [SIZES[(i + 2 * turn) % len(SIZES)]]
                 ]
-                for i, frame in enumerate(frames[::2]):
-                    with lone.card.errors_of("a frame"):
-                        frames[2 * i] = lone.card.host(frame.shape, "uint8")
-                    frames[2 * i][...] = frame
+                frames[::2] = map(lone.locked, frames[::2])
                 lone.run(frames, chosen)
                 written = lone.input
                 for i, (frame, kind) in enumerate(zip(frames, chosen, strict=True)):
                     error = np.abs(written[i] - expected(frame, kind, spec)).max() * 255
                     worst = max(worst, float(error))
+    return worst
+
+
+def crops() -> dict[str, tuple[float, float]]:
+    """Per pixel format, of frames cropped for a classifier: the largest difference from the CPU's antialiasing in steps
+    of 1/255, and the smallest share of equal values in an image."""
+    worst: dict[str, tuple[float, float]] = {}
+    for kind, colour in itertools.product(CODES, ("rgb", "bgr")):
+        spec = CROP.model_copy(update={"colour": colour})
+        with alone(2, spec=spec) as lone:
+            for height, width in SIZES:
+                even = (height + height % 2, width + width % 2) if kind in ("nv12", "yuyv") else (height, width)
+                frames = [still(*even, kind), lone.locked(still(*even, kind, seed=1))]
+                lone.run(frames, [kind, kind])
+                for i, frame in enumerate(frames):
+                    steps = np.abs(lone.input[i] - expected(frame, kind, spec)) * 255
+                    far, equal = worst.get(kind, (0.0, 1.0))
+                    worst[kind] = max(far, float(steps.max())), min(equal, float(np.mean(steps < 0.01)))
+    return worst
+
+
+def part_of(frame: NDArray[np.uint8], pixels: Pixels, part: Part) -> NDArray[np.uint8]:
+    """A part of a frame as a frame of its own."""
+    top, left, height, width = part
+    if pixels != "nv12":
+        return np.ascontiguousarray(frame[top : top + height, left : left + width])
+    luma, color = np.split(frame, [len(frame) * 2 // 3])
+    rows = [luma[top : top + height, left : left + width], color[top // 2 :][: height // 2, left : left + width]]
+    return np.ascontiguousarray(np.concatenate(rows))
+
+
+TILES = (
+    (10, Tiles(size=(416, 740))),
+    (64, Tiles(size=(190, 260))),
+    (3, Tiles(regions=((0, 0, 0.5, 1), (0.3, 0.4, 1, 1)))),
+)
+"""Batch, and tiles of a frame of 1080x1920."""
+
+
+def tiled() -> dict[str, float]:
+    """Largest difference from OpenCV in steps of 1/255 when one launch prepares a frame and its parts."""
+    worst: dict[str, float] = {}
+    for (batch, tiles), kind in itertools.product(TILES, CODES):
+        with alone(batch, spec=InputSpec(size=SIZE)) as lone:
+            frame = still(1080, 1920, kind, seed=batch)
+            views = lone.places.of(frame, kind, tiles)
+            assert 1 < len(views) <= batch, (batch, len(views))
+            for where in (frame, lone.locked(frame)):
+                lone.run([where], [kind], tiles)
+                for written, (place, _) in zip(lone.input, views, strict=False):
+                    right = expected(part_of(frame, kind, place.seen), kind, lone.plan.spec)
+                    worst[kind] = max(worst.get(kind, 0.0), float(np.abs(written - right).max() * 255))
     return worst
 
 
@@ -187,46 +259,50 @@ def answers(head: str, batch: int, share: float, seed: int) -> dict[str, NDArray
     if head == "yolo-nas":
         boxes = np.sort(boxes.reshape(batch, count, 2, 2), 2).reshape(boxes.shape)  # corners
         outputs = {"boxes": boxes, "scores": scores}
-    elif head == "yolov8":
-        outputs = {"output0": np.concatenate([boxes, scores], 2).transpose(0, 2, 1)}
+    elif head in ("yolov8", *DETAILS):
+        more = rng.uniform(-40, 80, (batch, count, DETAILS.get(head, 0)))
+        outputs = {"output0": np.concatenate([boxes, scores, more], 2).transpose(0, 2, 1)}
+        if head == "yolov8-seg":
+            outputs["output1"] = rng.normal(size=(batch, DETAILS[head], SIZE[0] // 4, SIZE[1] // 4))
     else:
         outputs = {"output0": np.concatenate([boxes, sure, scores], 2)}
     return {name: np.ascontiguousarray(values, np.float32) for name, values in outputs.items()}
 
 
 def compaction() -> float:
-    """Largest distance in pixels between the kernel's boxes and NumPy's. Raises if the boxes differ otherwise."""
+    """Largest distance in pixels between the kernel's boxes and NumPy's, also of what travels with a box: coefficients,
+    keypoints, angles. Raises if the boxes differ otherwise, or the prototypes at all."""
     worst = 0.0
-    for head, every in itertools.product(("yolov8", "yolov5", "yolox", "yolo-nas"), (False, True)):
+    for head, every in itertools.product(HEADS, (False, True)):
         for batch, share in ((1, 0.05), (3, 0.0), (8, 0.05), (8, 0.02), (2, 0.9)):
             with alone(batch, head, every=every) as lone:
                 values = answers(head, batch, share, seed=batch)
                 for name, array in values.items():
                     lone.write(name, array)
                 for _ in range(3):
-                    results = lone.run([still(30, 40)] * batch, ["bgr"] * batch)
-                    for i, frame_boxes in enumerate(results):
-                        right = lone.plan.decode([values[s.name] for s in lone.slot._engine.outputs], i)
-                        assert frame_boxes.final == (len(right[1]) <= slots.NMS_LIMIT), (
-                            head,
-                            every,
-                            share,
-                            len(right[1]),
-                        )
-                        if frame_boxes.final:
-                            kept = nms(*right, lone.plan.iou, lone.plan.max_det)
-                            right = right[0][kept], right[1][kept], right[2][kept]
-                        assert frame_boxes.class_id.tolist() == right[2].tolist(), (head, every, batch, share, i)
-                        np.testing.assert_allclose(frame_boxes.confidence, right[1], rtol=1e-5)
-                        if len(right[1]):
-                            worst = max(worst, float(np.abs(frame_boxes.xyxy - right[0]).max()))
+                    for i, ours in enumerate(lone.run([still(30, 40)] * batch, ["bgr"] * batch)):
+                        worst = max(worst, difference(lone, values, i, ours, (head, every, batch, share, i)))
     return worst
+
+
+def difference(lone: Alone, values: dict[str, Any], image: int, ours: FrameBoxes, case: object) -> float:
+    right = lone.plan.decode([values[spec.name] for spec in lone.slot._engine.outputs], image)
+    count = len(right[1])
+    assert ours.final == (count <= slots.NMS_LIMIT and (lone.plan.upright or count == 0)), (case, count)
+    if ours.final:
+        kept = nms(right[0][:, :4], *right[1:], lone.plan.iou, lone.plan.max_det)
+        right = right[0][kept], right[1][kept], right[2][kept]
+    assert ours.class_id.tolist() == right[2].tolist(), case
+    np.testing.assert_allclose(ours.confidence, right[1], rtol=1e-5)
+    if count and lone.plan.prototypes is not None:
+        np.testing.assert_array_equal(ours.prototypes, values["output1"][image], str(case))
+    return float(np.abs(ours.xyxy - right[0]).max()) if len(right[1]) else 0.0
 
 
 def rule() -> int:
     """Number of candidates that the kernel dropped as invalid boxes. Raises if NumPy's rule keeps different boxes."""
     dropped = 0
-    for head, every in itertools.product(("yolov8", "yolov5", "yolox", "yolo-nas"), (False, True)):
+    for head, every in itertools.product(BOXES, (False, True)):
         with alone(2, head, every=every) as lone:
             for seed in range(4):
                 values, rng = answers(head, 2, 0.005, seed), np.random.default_rng(seed)
@@ -249,6 +325,8 @@ def rule() -> int:
 def run(report: Callable[[str, Any], None]) -> None:
     report("letterbox, steps of 1/255", letterbox())
     report("batches, steps of 1/255", batches())
+    report("tiles, steps of 1/255", tiled())
+    report("crops, steps of 1/255 and share equal", crops())
     report("boxes, pixels", compaction())
     report("no boxes", rule())
 
@@ -261,7 +339,12 @@ def short() -> None:
                 lone.run([still(*size) for size in sizes], ["bgr"] * len(sizes))
     with alone(2) as lone:
         lone.run([still(360, 642, "nv12"), still(361, 642, "yuyv")], ["nv12", "yuyv"])
-    for head, every in itertools.product(("yolov8", "yolov5", "yolox", "yolo-nas"), (False, True)):
+    for dtype, kind in itertools.product(("float32", "float16", "uint8", "int8"), CODES):
+        with alone(2, spec=CROP, dtype=dtype) as lone:
+            lone.run([still(302, 2, kind), lone.locked(still(360, 642, kind))], [kind, kind])
+    with alone(10) as lone:
+        lone.run([still(1080, 1920, "nv12")], ["nv12"], TILES[0][1])
+    for head, every in itertools.product(HEADS, (False, True)):
         for share in (0.01, 0.1, 0.95):
             with alone(2, head, every=every) as lone:
                 for name, array in answers(head, 2, share, seed=1).items():

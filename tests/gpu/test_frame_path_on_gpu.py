@@ -84,6 +84,10 @@ def test_kernels_give_opencvs_pixels_and_numpys_boxes() -> None:
     pixels = measured["letterbox, steps of 1/255"]
     assert max(pixels["bgr"], pixels["rgb"]) <= 1.05 and max(pixels.values()) <= 2.05
     assert measured["batches, steps of 1/255"] <= 2.05 and measured["boxes, pixels"] <= 0.05
+    for kind, worst in measured["tiles, steps of 1/255"].items():
+        assert worst <= (1.05 if kind in ("bgr", "rgb") else 2.05), kind
+    for kind, (worst, equal) in measured["crops, steps of 1/255 and share equal"].items():
+        assert worst <= (1.05 if kind in ("bgr", "rgb") else 2.05) and equal > 0.98, (kind, worst, equal)
     assert measured["no boxes"] > 1000
 
 
@@ -215,6 +219,8 @@ def test_compute_sanitizer_finds_nothing_in_the_kernels(tool: str) -> None:
     command = [program, "--tool", tool, "--error-exitcode", "9", sys.executable, str(HERE / "alone.py"), "--short"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
     print(done.stdout[-1500:], done.stderr[-500:])
+    if "Device not supported" in done.stdout:
+        pytest.skip("compute-sanitizer does not support this machine")
     assert (done.returncode == 0 and "ERROR SUMMARY: 0 errors" in done.stdout) or "0 hazards" in done.stdout
 
 
