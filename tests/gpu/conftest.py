@@ -43,19 +43,18 @@ def _missing() -> str:
 
 
 def _last_run(name: str) -> str:
-    previous = json.loads(LAST.read_text()) if LAST.exists() else {}
-    if name not in previous.get("tests", {}):
+    runs = json.loads(LAST.read_text()) if LAST.exists() else {}
+    if name not in runs:
         return "never ran yet"
-    date, gpu, release, outcome = (previous[key] for key in ("date", "gpu", "tensorrt", "tests"))
-    return f"last ran on {date} on {gpu} with TensorRT {release}: {outcome[name]}"
+    return "last ran on {date} on {gpu} with TensorRT {tensorrt}: {outcome}".format(**runs[name])
 
 
 def _record(name: str, outcome: str) -> None:
     from edgesparse import device
     from edgesparse.backends import backend
 
-    record = json.loads(RECORD.read_text()) if RECORD.exists() else {"tests": {}}
-    record["date"] = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    record["gpu"], record["tensorrt"] = device.probe().gpu, backend("tensorrt").probe().version
-    record["tests"][name] = outcome
-    RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    runs = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    machine = {"gpu": device.probe().gpu, "tensorrt": backend("tensorrt").probe().version}
+    runs[name] = {"date": date, **machine, "outcome": outcome}
+    RECORD.write_text(json.dumps(runs, indent=1, sort_keys=True) + "\n")

@@ -69,9 +69,9 @@ def _record(file: Path) -> None:
     if not file.exists():
         return
     results, record = json.loads(file.read_text()), HERE / "last_run.json"
-    before = json.loads(record.read_text())["tests"] if record.exists() else {}
+    before = json.loads(record.read_text()) if record.exists() else {}
     part = record.with_suffix(".part")
-    part.write_text(json.dumps({**results, "tests": before | results["tests"]}, indent=1, sort_keys=True) + "\n")
+    part.write_text(json.dumps(before | results, indent=1, sort_keys=True) + "\n")
     part.replace(record)
 
 
