@@ -46,9 +46,9 @@ def serve(engine: Path, frames: Path, conf: float) -> None:
             times, boxes = [], 0
             for turn in range(WARM + BLOCK):
                 begun = time.perf_counter_ns()
-                found = detector(near[turn % len(near)])
+                detections = detector(near[turn % len(near)])
                 times.append(time.perf_counter_ns() - begun)
-                boxes += len(found)
+                boxes += len(detections)
             print(json.dumps({"ns": times[WARM:], "boxes": boxes, "where": detector.where}), flush=True)
 
 

@@ -150,10 +150,10 @@ def matched(ours: Detections, right: Detections) -> int:
     mine = np.flatnonzero(far.min(axis=1) <= 0.5)
     other = far.argmin(axis=1)[mine]
     assert len(mine) >= 0.97 * most - 1, (len(mine), len(ours), len(right))
-    for left, there in ((ours.keypoints, right.keypoints), (ours.rotated, right.rotated)):
-        assert (left is None) == (there is None)
-        if left is not None and there is not None:
-            np.testing.assert_allclose(left[mine], there[other], atol=0.5)
+    for left, reference in ((ours.keypoints, right.keypoints), (ours.rotated, right.rotated)):
+        assert (left is None) == (reference is None)
+        if left is not None and reference is not None:
+            np.testing.assert_allclose(left[mine], reference[other], atol=0.5)
     assert (ours.masks is None) == (right.masks is None)
     if ours.masks is not None and right.masks is not None:
         for i, j in zip(mine, other, strict=True):
