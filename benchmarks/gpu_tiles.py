@@ -48,11 +48,11 @@ def _way(work: Path, batch: int, grid: Tiles | None, frames: int) -> dict[str, A
         report = {"milliseconds": milliseconds(times[40:]), "images": images, "runs": runs, "where": detector.where}
         if runs == 1:
             slot: Any = detector._rounds._ring._slots[0]
-            report["letterbox_microseconds"] = round(1e6 * _letterbox(slot, images), 2)
+            report["letterbox_microseconds"] = round(1e6 * _seconds_of_letterbox(slot, images), 2)
         return report
 
 
-def _letterbox(slot: CudaSlot, images: int) -> float:
+def _seconds_of_letterbox(slot: CudaSlot, images: int) -> float:
     """Seconds of the letterbox for the frame that the slot held last."""
     height, width = slot._size
     arguments: list[int | NDArray[Any]] = [
