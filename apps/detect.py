@@ -7,12 +7,16 @@ One JSON object per frame on standard output; Ctrl-C ends the run with a summary
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
+import threading
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import edgesparse
+
+gc.disable()  # what is imported and loaded is no garbage
 
 FORMER = {"--data": "--names", "--pictures": "--save-images"}
 
@@ -72,7 +76,10 @@ def main() -> None:
     settings["source"] = list(map(str, options.source or options.camera or ()))
     outputs = {key: getattr(options, key) for key in ("txt", "coco", "video", "save_images", "show", "force")}
     outputs["jsonl"] = None if options.quiet else options.jsonl
-    with edgesparse.load(options.model, names=options.names, **settings) as detector:
+    load = edgesparse.load  # the rest is imported while it loads the engine
+    threading.Thread(target=lambda: (edgesparse.Loop, edgesparse.open_sinks), daemon=True).start()
+    with load(options.model, names=options.names, **settings) as detector:
+        gc.enable()
         require(detector, options)
         cameras = detector.run.all_cameras()
         if not cameras:

@@ -15,16 +15,12 @@ from typing import TYPE_CHECKING, Any
 from edgesparse.version import VERSION
 
 if TYPE_CHECKING:
-    from edgesparse.api import Loop as Loop
     from edgesparse.api import build as build
     from edgesparse.api import evaluate as evaluate
     from edgesparse.api import inspect as inspect
     from edgesparse.api import load as load
-    from edgesparse.api import open_sinks as open_sinks
-    from edgesparse.api import open_source as open_source
     from edgesparse.api import prune as prune
     from edgesparse.api import quantize as quantize
-    from edgesparse.api import run as run
     from edgesparse.api import slim as slim
     from edgesparse.config import Recipe as Recipe
     from edgesparse.errors import EdgeSparseError as EdgeSparseError
@@ -37,8 +33,12 @@ if TYPE_CHECKING:
     from edgesparse.runtime.heads.base import Head as Head
     from edgesparse.runtime.heads.base import Layout as Layout
     from edgesparse.stream.frames import Frame as Frame
+    from edgesparse.stream.pipeline import Loop as Loop
+    from edgesparse.stream.pipeline import run as run
     from edgesparse.stream.sinks.base import Sink as Sink
+    from edgesparse.stream.sinks.open import open_sinks as open_sinks
     from edgesparse.stream.sources.base import Source as Source
+    from edgesparse.stream.sources.open import open_source as open_source
 
 __version__ = VERSION
 
@@ -47,19 +47,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _MODULES = {
     **dict.fromkeys(
-        (
-            "Loop",
-            "build",
-            "evaluate",
-            "inspect",
-            "load",
-            "open_sinks",
-            "open_source",
-            "prune",
-            "quantize",
-            "run",
-            "slim",
-        ),
+        ("build", "evaluate", "inspect", "load", "prune", "quantize", "slim"),
         "edgesparse.api",
     ),
     "Recipe": "edgesparse.config",
@@ -70,8 +58,11 @@ _MODULES = {
     **dict.fromkeys(("Evidence", "Head", "Layout"), "edgesparse.runtime.heads.base"),
     "Frame": "edgesparse.stream.frames",
     "InputSpec": "edgesparse.input_spec",
+    **dict.fromkeys(("Loop", "run"), "edgesparse.stream.pipeline"),
     "Sink": "edgesparse.stream.sinks.base",
+    "open_sinks": "edgesparse.stream.sinks.open",
     "Source": "edgesparse.stream.sources.base",
+    "open_source": "edgesparse.stream.sources.open",
 }
 __all__ = sorted(_MODULES)  # pyright: ignore
 

@@ -1,7 +1,7 @@
 """The public functions of `import edgesparse`, imported on first use.
 
-What a detector and its loop need is imported here. What changes or builds models is imported by the functions that do,
-so that a finished package starts in half the time.
+What opens a package is imported here. What changes or builds models is imported by the functions that do, the frame
+loop with its own names, so that a finished package starts in half the time.
 
 A target is a package (its folder, or the result of `build`), a recipe (its file, or a `Recipe`), an ONNX file, or
 'demo', the detector that comes with edgesparse. Recipes and ONNX files are built in `store` on first use and reused
@@ -19,15 +19,12 @@ from edgesparse.builder.targets import open_detector, ready
 from edgesparse.config import Recipe, override
 from edgesparse.package.store import STORE, Package
 from edgesparse.progress import Progress, quiet
-from edgesparse.runtime.detector import Detector
-from edgesparse.stream.pipeline import Loop, run
-from edgesparse.stream.sinks.open import open_sinks
-from edgesparse.stream.sources.open import open_source
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from edgesparse.builder.build import Reuse
+    from edgesparse.runtime.detector import Detector
     from edgesparse.runtime.evaluate import Evaluation
     from edgesparse.tasks.inputs import Target
     from edgesparse.tasks.inspect import ModelInspection
@@ -37,16 +34,12 @@ if TYPE_CHECKING:
     from edgesparse.tasks.slim import SlimResult
 
 __all__ = [
-    "Loop",
     "build",
     "evaluate",
     "inspect",
     "load",
-    "open_sinks",
-    "open_source",
     "prune",
     "quantize",
-    "run",
 ]
 
 

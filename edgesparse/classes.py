@@ -7,7 +7,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from edgesparse import strict_yaml
 from edgesparse.errors import ConfigError
 from edgesparse.wording import short
 
@@ -28,6 +27,8 @@ def class_names(path: Path) -> tuple[str, ...]:
     """
     if path.suffix not in (".yaml", ".yml"):
         return _lines(path)
+    from edgesparse import strict_yaml  # a finished package starts without it
+
     value = strict_yaml.read(path, "classes", _NEEDED, all_text=True)
     names = value.get("names") if isinstance(value, dict) else None
     if isinstance(names, dict):

@@ -9,7 +9,6 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
-from edgesparse import strict_yaml
 from edgesparse.errors import ConfigError
 from edgesparse.files import Check
 from edgesparse.values import Section, escape_bytes
@@ -20,6 +19,8 @@ S = TypeVar("S", bound=Section)
 
 def read_mapping(path: Path, what: str, missing: str, needs: str, check: Check | None = None) -> dict[str, Any]:
     """Return the mapping in a YAML file. `needs` says what it must contain; the rest is that of `strict_yaml.read`."""
+    from edgesparse import strict_yaml  # a finished package starts without it
+
     value = strict_yaml.read(path, what, missing, check=check)
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: found {kind(value)}, needed a mapping with {needs}")

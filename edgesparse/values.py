@@ -36,7 +36,7 @@ def restore_bytes(text: str) -> str:
 class Section(BaseModel):
     """A mapping in a recipe or in settings: unknown keys and values of the wrong type are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
 
 
 AnyPath = Annotated[Path, AfterValidator(_restore_path)]

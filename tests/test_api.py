@@ -39,8 +39,18 @@ def test_importing_is_cheap() -> None:
 
 
 def test_running_a_package_imports_nothing_that_builds_one() -> None:
-    unused = ("onnx", "edgesparse.builder.build", "edgesparse.tasks", "edgesparse.compress", "edgesparse.demo.scene")
-    program = f"import sys, edgesparse; edgesparse.load; print([m for m in {unused} if m in sys.modules])"
+    unused = ["onnx", "edgesparse.builder.build", "edgesparse.tasks", "edgesparse.compress", "edgesparse.demo.scene"]
+    unused += ["yaml", "urllib.request", "multiprocessing", "edgesparse.stream.recording", "edgesparse.runtime.labels"]
+    used = "edgesparse.load, edgesparse.Loop, edgesparse.open_sinks"
+    program = f"import sys, edgesparse; {used}; print([m for m in {unused} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_an_engine_is_loaded_before_what_runs_it_is_imported() -> None:
+    """So that a program may import it in parallel, as apps/detect.py does."""
+    later = ("cv2", "edgesparse.stream", "edgesparse.runtime.detector")
+    program = f"import sys, edgesparse; edgesparse.load; print([m for m in {later} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgesparse.backends import backend
 from edgesparse.backends.base import Runner
@@ -14,7 +15,9 @@ from edgesparse.errors import BuildError, ConfigError
 from edgesparse.model.foreign import refuse_foreign
 from edgesparse.package.store import STORE, Package, open_package
 from edgesparse.progress import Progress, quiet
-from edgesparse.runtime.detector import Detector
+
+if TYPE_CHECKING:
+    from edgesparse.runtime.detector import Detector
 
 _log = logging.getLogger(__name__)
 
@@ -83,6 +86,8 @@ def open_fallback(package: Package, run: Run | None = None, because: str = "the 
 
 
 def _detector(runner: Runner, package: Package, run: Run | None, precision: str) -> Detector:
+    from edgesparse.runtime.detector import Detector  # a program may import it while the engine is loaded
+
     try:
         return Detector(runner, package.detector, run or package.manifest.run, precision)
     except BaseException:

@@ -13,10 +13,8 @@ from edgesparse.errors import SinkError
 from edgesparse.runtime.detections import Detections
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.sinks.base import Sink
-from edgesparse.stream.sinks.coco_json import CocoJson
 from edgesparse.stream.sinks.images import Images
 from edgesparse.stream.sinks.json_lines import JsonLines
-from edgesparse.stream.sinks.video import Video
 from edgesparse.stream.sinks.window import Window
 from edgesparse.stream.sinks.yolo_txt import YoloTxt
 
@@ -50,11 +48,23 @@ class SinkKind:
     """Whether each camera has its own sink."""
 
 
+def _coco(path: Any, options: SinkOptions) -> Sink:
+    from edgesparse.stream.sinks.coco_json import CocoJson  # reads labels too
+
+    return CocoJson(path, options.names, categories=options.categories, force=options.force)
+
+
+def _video(path: Any, options: SinkOptions) -> Sink:
+    from edgesparse.stream.sinks.video import Video  # writes three formats
+
+    return Video(options.path(path), options.names, options.fps, force=options.force)
+
+
 SINKS: dict[str, SinkKind] = {
     "jsonl": SinkKind(lambda path, o: JsonLines(path, o.names, force=o.force)),
     "txt": SinkKind(lambda folder, o: YoloTxt(folder, force=o.force)),
-    "coco": SinkKind(lambda path, o: CocoJson(path, o.names, categories=o.categories, force=o.force)),
-    "video": SinkKind(lambda path, o: Video(o.path(path), o.names, o.fps, force=o.force), per_camera=True),
+    "coco": SinkKind(_coco),
+    "video": SinkKind(_video, per_camera=True),
     "save_images": SinkKind(lambda folder, o: Images(folder, o.names, force=o.force)),
     "show": SinkKind(lambda _, o: Window(o.camera or "edgesparse", o.names), per_camera=True),
 }

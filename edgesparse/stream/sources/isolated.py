@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
-from multiprocessing.connection import Connection, wait
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -21,6 +21,9 @@ import numpy as np
 from edgesparse.errors import AuthenticationFailed, CameraUnavailable, SourceError
 from edgesparse.stream.frames import Image
 from edgesparse.stream.sources.capture import OPEN_SECONDS, READ_SECONDS, Opener, WaitingForKeyFrame
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 SOONEST_RETRY, LONGEST_OPEN = 0.75, 3.0
 """Seconds after which an address that was open before is tried again in parallel, and that reopening may take."""
@@ -68,6 +71,8 @@ def _first_answer(attempts: list[IsolatedCapture], until: float) -> IsolatedCapt
     """Remove and return the first of `attempts` that opens; None if none has opened by `until`. Failed attempts are
     removed too; raises the CameraUnavailable of the last, and AuthenticationFailed immediately.
     """
+    from multiprocessing.connection import wait
+
     while (left := until - time.monotonic()) > 0:
         ready = wait([attempt.child for attempt in attempts], left)
         for attempt in [attempt for attempt in attempts if attempt.child in ready]:
@@ -195,6 +200,8 @@ class _ForkServer:
 
     def connect(self) -> Connection:
         """Return a connection to a new child."""
+        from multiprocessing.connection import Connection
+
         ours, theirs = socket.socketpair()
         with self._lock, theirs:
             try:

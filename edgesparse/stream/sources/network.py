@@ -17,7 +17,6 @@ from edgesparse.stream.sources import ffmpeg_log
 from edgesparse.stream.sources.capture import KEY_FRAME_SECONDS, OPEN_SECONDS, Capture
 from edgesparse.stream.sources.gstreamer import NoGStreamer, has_video_decoder, open_rtsp
 from edgesparse.stream.sources.refusals import refusal
-from edgesparse.stream.sources.snapshots import check_answer, is_snapshot, open_snapshots
 
 SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt")
 OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
@@ -41,6 +40,8 @@ class Address:
     """RTSP transport."""
 
     def __call__(self) -> Capture:
+        from edgesparse.stream.sources.snapshots import is_snapshot, open_snapshots  # a client for HTTP
+
         if self.url.lower().startswith("rtsp") and has_video_decoder():
             with suppress(NoGStreamer):
                 return open_rtsp(self.url, self.fps, self.transport)
@@ -77,6 +78,8 @@ def open_url(url: str, transport: Transport = "tcp") -> cv2.VideoCapture:
         if not capture.isOpened():
             log = ffmpeg_log.taken_so_far()
             if url.lower().startswith("http") and "HTTP error" not in log:
+                from edgesparse.stream.sources.snapshots import check_answer
+
                 check_answer(url)  # FFmpeg does not log a 401
             raise refusal(url, log, transport)
         return capture
