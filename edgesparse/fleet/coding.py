@@ -1,12 +1,12 @@
-"""How a file is written as its difference to another: segments of 4 MiB, each in whichever coding is smaller.
+"""How a file is written as its difference to another: segments of 4 MiB, each in whichever coding is smallest.
 
 `MATCHES`: Zstandard with the old file's bytes around the same place as dictionary (`zstd --patch-from`): for text, and
-for what was inserted or moved. `DIFFERENCES`: each byte minus the old byte at the same place, split into four planes by
-position modulo 4, then Zstandard: for weights that were retrained, whose signs, exponents and high bits of the mantissa
-change little (the byte shuffle of Blosc, https://www.blosc.org, on differences as in bsdiff, C. Percival 2003).
+for what was inserted or moved. `BYTES`: each byte minus the old byte at the same place, split into four planes by
+position modulo 4, then Zstandard: for weights in INT8 or FP16 (the byte shuffle of Blosc, https://www.blosc.org, on
+differences as in bsdiff, C. Percival 2003). `FLOATS`: for FP32 weights that were retrained (`float_coding`).
 
-A decoder holds at most three old segments and two new ones, whatever it is sent: every length is checked against what
-may follow before anything is decompressed.
+A decoder holds at most eleven segments, whatever it is sent: every length is checked against what may follow before
+anything is decompressed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import BinaryIO
 import numpy as np
 
 from edgesparse.errors import BackendUnavailable, DeployError
+from edgesparse.fleet import float_coding
 
 try:
     import zstandard
@@ -26,7 +27,7 @@ except ImportError as error:
 
 SEGMENT = 1 << 22
 LEVEL = 19
-MATCHES, DIFFERENCES = 0, 1
+MATCHES, BYTES, FLOATS = 0, 1, 2
 _PREFIX = struct.Struct(">BI")
 _WINDOW_LOG = 24
 """16 MiB: the dictionary and the segment."""
@@ -41,7 +42,9 @@ def encode(old: BinaryIO, old_size: int, new: BinaryIO, advance: Callable[[int],
     while data := new.read(SEGMENT):
         packed = {MATCHES: _compressor(_around(old, position)).compress(data)}
         if position < old_size:
-            packed[DIFFERENCES] = _compressor(b"").compress(_planes(data, _at(old, position, len(data))))
+            before = _at(old, position, len(data))
+            packed[BYTES] = _compressor(b"").compress(_planes(data, before))
+            packed[FLOATS] = _compressor(b"").compress(float_coding.encode(data, before))
         coding = min(packed, key=lambda key: len(packed[key]))
         yield _PREFIX.pack(coding, len(packed[coding]))
         yield packed[coding]
@@ -55,11 +58,14 @@ def decode(old: BinaryIO, encoded: BinaryIO, size: int) -> Iterator[bytes]:
         length = min(SEGMENT, size - position)
         prefix = encoded.read(_PREFIX.size)
         coding, packed_length = _PREFIX.unpack(prefix) if len(prefix) == _PREFIX.size else (-1, 0)
-        if coding not in (MATCHES, DIFFERENCES) or not 0 < packed_length <= _MOST_PACKED:
+        if coding not in (MATCHES, BYTES, FLOATS) or not 0 < packed_length <= _MOST_PACKED:
             raise _damaged()
         packed = encoded.read(packed_length)
         if coding == MATCHES:
             yield _decompressed(packed, length, _around(old, position))
+        elif coding == FLOATS:
+            code = _decompressed(packed, float_coding.size(length), b"")
+            yield float_coding.decode(code, _at(old, position, length))[:length]
         else:
             planes = _decompressed(packed, length + -length % _PLANES, b"")
             yield _from_planes(planes, _at(old, position, length))[:length]

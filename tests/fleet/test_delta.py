@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
+import tracemalloc
 from pathlib import Path
 
 import bundles
@@ -17,17 +19,20 @@ from hypothesis import strategies as st
 
 from edgesparse.cli import verbs
 from edgesparse.errors import ConfigError, DeployError, EdgeSparseError
-from edgesparse.fleet import coding, keys
+from edgesparse.fleet import coding, float_coding, keys
 from edgesparse.fleet.delta import Target, make
 from edgesparse.fleet.fetch import LocalFile
 from edgesparse.fleet.patched import open_for_deploy
 from edgesparse.progress import quiet
 
-SIZE = 3_000_000
+SIZE = 1_200_000
 
 
 def encoded(old: bytes, new: bytes) -> bytes:
     return b"".join(coding.encode(io.BytesIO(old), len(old), io.BytesIO(new), lambda size: None))
+
+
+encoded_once = functools.cache(encoded)
 
 
 def decoded(old: bytes, coded: bytes, size: int) -> bytes:
@@ -61,16 +66,50 @@ def test_segments_are_restored_and_what_was_inserted_or_retrained_is_small(
     weights = random.standard_normal(50_001).astype(np.float32)
     old, inserted = weights.tobytes(), b"x" * shift + weights.tobytes()
     retrained = (weights * (1 + 1e-4 * random.standard_normal(weights.shape))).astype(np.float32).tobytes() + b"end"
-    for new, most in ((inserted, 0.01), (retrained, 0.5)):
+    for new, most in ((inserted, 0.01), (retrained, 0.47)):
         coded = encoded(old, new)
         assert decoded(old, coded, len(new)) == new and len(coded) < most * len(new)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 3), st.integers(0, 2**32 - 1), st.integers(1, 40_000))
+def test_any_words_at_any_place_are_restored(shift: int, seed: int, size: int) -> None:
+    """Not only weights: NaN, infinities, zeros of both signs, and blocks that end in the middle of a word."""
+    random = np.random.default_rng(seed)
+    old = random.integers(0, 1 << 32, size, dtype=np.uint32)
+    old[::3] = random.choice(np.array([0, 0x80000000, 0x7F800000, 0xFFC00000, 1], np.uint32), len(old[::3]))
+    new = b"abc"[:shift] + (old + random.integers(0, 9, size, dtype=np.uint32)).tobytes()
+    code = float_coding.encode(new, old.tobytes()[: size * 3])
+    assert len(code) == float_coding.size(len(new))
+    assert float_coding.decode(code, old.tobytes()[: size * 3])[: len(new)] == new
+
+
+def test_weights_in_float_need_hardly_more_than_what_is_new_of_them() -> None:
+    """Each weight moves by a thousandth; its exponent and about ten bits stay, wherever it begins in the file."""
+    random = np.random.default_rng(1)
+    weights = random.standard_normal(80_000).astype(np.float32)
+    moved = (weights + 1e-3 * random.standard_normal(weights.shape)).astype(np.float32)
+    spacing = np.spacing(np.maximum(np.abs(weights), 1e-3)).astype(float)
+    entropy = np.log2(4.1327e-3 / spacing).sum() / 8  # of a normal distribution, sqrt(2 pi e) sigma
+    coded = encoded(b"?" + weights.tobytes(), b"!" + moved.tobytes())
+    assert entropy < len(coded) < 1.04 * entropy
+    assert coded[0] == coding.FLOATS
+
+
+def test_a_decoder_holds_few_segments() -> None:
+    code, old = bytes(float_coding.size(coding.SEGMENT)), bytes(coding.SEGMENT)
+    tracemalloc.start()
+    assert float_coding.decode(code, old) == old
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak + len(code) + len(old) < 11 * coding.SEGMENT
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_damaged_codes_are_refused_or_give_no_more_than_is_expected(data: st.DataObject) -> None:
     old, new = bytes(range(256)) * 4, bytes(range(255)) * 4
-    good = bytearray(encoded(old, new))
+    good = bytearray(encoded_once(old, new))
     at = data.draw(st.integers(0, len(good) - 1))
     good[at] ^= data.draw(st.integers(1, 255))
     try:
@@ -171,8 +210,8 @@ def test_a_line_that_breaks_every_100_kb_delivers_a_delta_and_the_whole(fleet: f
     random = np.random.default_rng(1)
     for version in ("1.0", "1.1"):
         folder = fleet.folder / f"{version}.contents" / "model"
-        bundles.signed(fleet.folder / f"{version}.esb", fleet.folder / "factory.key", version, filler=SIZE // 6)
-        weights = random.bytes(SIZE // 6)
+        bundles.signed(fleet.folder / f"{version}.esb", fleet.folder / "factory.key", version, filler=500_000)
+        weights = random.bytes(500_000)
         model = folder / "model.onnx"
         model.write_bytes(version.encode() + b"x" + weights)
         (fleet.folder / f"{version}.esb").unlink()
