@@ -41,13 +41,13 @@ THEIRS = """
 import glob, shutil, sys
 import cv2, numpy as np, torch
 from ultralytics import YOLO
-images, out, conf, iou, count, *names = sys.argv[1:]
-pictures = [cv2.imread(f) for f in sorted(glob.glob(images + "/*.jpg"))[:16]]
+folder, out, conf, iou, count, *names = sys.argv[1:]
+images = [cv2.imread(f) for f in sorted(glob.glob(folder + "/*.jpg"))[:16]]
 for name in names:
     torch.manual_seed(0)
     yaml, _, option = name.partition("+")
     model, size = YOLO(yaml + ".yaml"), 224 if "cls" in name else 320
-    net, tensors = model.model, [cv2.resize(p, (size, size))[..., ::-1].copy() for p in pictures]
+    net, tensors = model.model, [cv2.resize(p, (size, size))[..., ::-1].copy() for p in images]
     x = torch.stack([torch.from_numpy(t).permute(2, 0, 1).float() / 255 for t in tensors])
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -75,9 +75,9 @@ for name in names:
     path = f"{out}/{name}.onnx"
     shutil.move(model.export(format="onnx", imgsz=size, opset=17, **({option: True} if option else {})), path)
     predictor, arrays = YOLO(path, task=task), {}
-    for i, picture in enumerate(pictures[: int(count)]):
+    for i, image in enumerate(images[: int(count)]):
         options = dict(conf=float(conf), iou=float(iou), imgsz=size, rect=False, max_det=300, retina_masks=True)
-        seen = predictor.predict(picture, verbose=False, **options)[0].cpu()
+        seen = predictor.predict(image, verbose=False, **options)[0].cpu()
         if task == "classify":
             arrays[f"{i}.probs"] = seen.probs.data.numpy()
             continue
@@ -135,22 +135,22 @@ def compare(row: dict[str, Any], ours: Detections, theirs: dict[str, NDArray[Any
                 row.setdefault("1 - IoU of masks", []).append(1 - np.logical_and(mine, other).sum() / union)
 
 
-def compared(path: Path, pictures: list[NDArray[np.uint8]]) -> dict[str, Any]:
+def compared(path: Path, images: list[NDArray[np.uint8]]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     stored = np.load(path.with_suffix(".npz"))
     conf = 1e-4 if "cls" in path.stem else CONF  # random weights spread a thousand classes thin
     with edgesparse.load(path, conf=conf, iou=IOU, max_det=300, store=path.parent / "engines") as detector:
         row["head"] = detector.spec.head
-        for i, picture in enumerate(pictures):
+        for i, image in enumerate(images):
             theirs = {key.partition(".")[2]: stored[key] for key in stored.files if key.startswith(f"{i}.")}
-            ours = detector(picture)
+            ours = detector(image)
             if "probs" in theirs:
                 best = int(theirs["probs"].argmax())
                 row["theirs"] = row.get("theirs", 0) + 1
                 row["top-1 the same"] = row.get("top-1 the same", 0) + (len(ours) > 0 and int(ours.class_id[0]) == best)
                 row.setdefault("score", []).append(abs(ours.confidence[0] - theirs["probs"].max()))
             else:
-                compare(row, ours, theirs, picture.shape[1])
+                compare(row, ours, theirs, image.shape[1])
     return {key: spread(value) if isinstance(value, list) else value for key, value in row.items()}
 
 
@@ -167,20 +167,20 @@ def main() -> None:
     parser.add_argument("--only", default="", help="Part of the names of the networks.")
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
-    images = options.real / "coco_mini" / "val"
-    pictures = [np.asarray(cv2.imread(str(file)), np.uint8) for file in sorted(images.glob("*.jpg"))[:IMAGES]]
+    source = options.real / "coco_mini" / "val"
+    images = [np.asarray(cv2.imread(str(file)), np.uint8) for file in sorted(source.glob("*.jpg"))[:IMAGES]]
     names, rows = [name for name in (*NAMES, *LISTS) if options.only in name], {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = str(options.folder or temporary)
-        command = [options.ultralytics, "-c", THEIRS, str(images.absolute()), folder, str(CONF), str(IOU), str(IMAGES)]
+        command = [options.ultralytics, "-c", THEIRS, str(source.absolute()), folder, str(CONF), str(IOU), str(IMAGES)]
         missing = [name for name in names if not Path(folder, f"{name}.npz").exists()]
         if missing:
             subprocess.run([*command, *missing], check=True, cwd=temporary, stdout=sys.stderr)
         for name in names:
-            rows[name] = compared(Path(folder, f"{name}.onnx"), pictures)
+            rows[name] = compared(Path(folder, f"{name}.onnx"), images)
             print(name, rows[name], file=sys.stderr, flush=True)
-    asked = [options.ultralytics, "-c", "import ultralytics; print(ultralytics.__version__)"]
-    version = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
+    command = [options.ultralytics, "-c", "import ultralytics; print(ultralytics.__version__)"]
+    version = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     peer = f"ultralytics {version}"
     save("ultralytics_tasks", {"question": __doc__, **machine(), "peer": peer, "networks": rows}, options.save)
 

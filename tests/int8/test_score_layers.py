@@ -118,15 +118,15 @@ def test_shared_weights_are_scaled_once_or_not_at_all() -> None:
 
 
 def test_nothing_is_listed_where_more_than_confidences_would_change() -> None:
-    one = np.array(2.0, np.float32)
+    stride = np.array(2.0, np.float32)
     for last in (
         [node("Mul", ["os", "two"], ["y"])],  # boxes: a Sigmoid times a stride
         [node("Mul", ["os", "x"], ["y"])],  # a gate
         [node("Softmax", ["c"], ["p"], axis=1), node("Add", ["os", "p"], ["y"])],
     ):
-        assert "o" not in listed(objectness(*last, two=one))
+        assert "o" not in listed(objectness(*last, two=stride))
     scaled = [conv("a", "x", "a"), node("Mul", ["a", "two"], ["z"]), node("Sigmoid", ["z"], ["y"])]
-    assert not listed(network(scaled, ("y",), two=one, **weights("a", 8, 3)))
+    assert not listed(network(scaled, ("y",), two=stride, **weights("a", 8, 3)))
     read = [conv("a", "x", "a"), node("Sigmoid", ["a"], ["s"]), node("Concat", ["s", "a"], ["y"], axis=1)]
     assert not listed(network(read, ("y",), **weights("a", 8, 3)))
     assert not listed(network([conv("a", "x", "a"), *silu("a", "y")], ("y",), **weights("a", 8, 3)))
