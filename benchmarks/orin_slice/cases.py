@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
+import onnx
 from onnx import ModelProto
 
 from benchmarks.orin_slice import networks
@@ -30,9 +32,13 @@ class Case:
     text: str
     """As given on the command line."""
     name: str
-    source: ModelProto
+    make: Callable[[], ModelProto]
     ways: tuple[str, ...]
     words: tuple[str, ...] = ()
+
+    @cached_property
+    def source(self) -> ModelProto:
+        return self.make()
 
     def variants(self) -> Iterator[Variant]:
         """Dense before 2:4, INT8 before FP16: later builds find most tactics already timed."""
@@ -68,23 +74,25 @@ def cases(selected: list[str]) -> Iterator[Case]:
                 if not rest or rest[0] in chain.name:
                     ways = PAIRS if kind == "chains" else QDQ
                     name = chain.name + (" Q/DQ" if kind == "qdq" else "")
-                    yield Case(f"{kind}:{chain.name}", name, chain.model(), ways)
+                    yield Case(f"{kind}:{chain.name}", name, chain.model, ways)
         elif kind == "yolo":
             chosen = _ways(rest[2:]) or PAIRS
             batch = next((int(word[1:]) for word in rest if re.fullmatch(r"b\d+", word)), 1)
-            model = networks.yolov8(rest[0], rest[1], batch=batch)
-            model = slim(model)[0] if "slim" in rest else model
+            make = partial(_yolo, rest[0], rest[1], batch, "slim" in rest)
             name = f"YOLOv8{rest[0]}-shaped {rest[1]} batch {batch} {'+'.join(chosen)}"
             name = " ".join([name, *(word for word in rest[2:] if word in ("fast", "free", "nojit", "slim"))])
-            yield Case(text, name, model, chosen, tuple(rest[2:]))
+            yield Case(text, name, make, chosen, tuple(rest[2:]))
         elif kind == "onnx":
-            import onnx
-
             chosen = _ways(rest[1:]) or PAIRS
             name = f"{Path(rest[0]).stem} {'+'.join(chosen)}"
-            yield Case(text, name, onnx.load(rest[0]), chosen, tuple(rest[1:]))
+            yield Case(text, name, partial(onnx.load, rest[0]), chosen, tuple(rest[1:]))
         else:
             raise ValueError(f"no case {text!r}")
+
+
+def _yolo(width: str, activation: str, batch: int, slimmed: bool) -> ModelProto:
+    model = networks.yolov8(width, activation, batch=batch)
+    return slim(model)[0] if slimmed else model
 
 
 def _ways(words: list[str]) -> tuple[str, ...]:

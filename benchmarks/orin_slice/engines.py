@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from edgesparse.backends.tensorrt.inspect import layers
 from edgesparse.backends.tensorrt.log import BuildLog
 
 HOPPER = re.compile(r"sm90|cutlass_90|hopper", re.I)
+KEEP = 20.0
+"""Seconds between copies of the timing cache."""
 WIDE_RANGE = 4.0
 """INT8 range of every tensor in networks with random weights; it does not affect timings."""
 
@@ -133,10 +136,8 @@ class Builder:
         held = cached.read_bytes() if cached.exists() else b""
         cache = config.create_timing_cache(held)
         config.set_timing_cache(cache, ignore_mismatch=True)
-        plan = builder.build_serialized_network(network, config)
-        if plan is not None:
-            cached.write_bytes(memoryview(config.get_timing_cache().serialize()))
-        return plan
+        with _kept(config, cached):
+            return builder.build_serialized_network(network, config)
 
 
 @contextlib.contextmanager
@@ -147,6 +148,30 @@ def _once() -> Iterator[None]:
         yield
     finally:
         del os.environ["TOLL_SCALE"]
+
+
+@contextlib.contextmanager
+def _kept(config: Any, file: Path) -> Iterator[None]:
+    """Store the timing cache every KEEP seconds and at the end, so that a build that is cut off can continue."""
+    ended = threading.Event()
+
+    def keep() -> None:
+        while not ended.wait(KEEP):
+            store()
+
+    def store() -> None:
+        part = file.with_suffix(".part")
+        part.write_bytes(memoryview(config.get_timing_cache().serialize()))
+        part.replace(file)
+
+    thread = threading.Thread(target=keep)
+    thread.start()
+    try:
+        yield
+        store()
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _timings() -> int:

@@ -7,8 +7,9 @@ bandwidth are those of the host GPU. Compute-bound times scale with the clocks. 
 compute capability 9.0.
 
 First every engine is built (dense before 2:4, INT8 before FP16, with one timing cache per network) and stored in
-FOLDER, by several processes at the same time with --jobs, each in its own slice. A build that exceeds the time limit is
-recorded and skipped; a build that is stored is not repeated. Then, alone on the GPU, the engines of each network are
+FOLDER, by several processes at the same time with --jobs, each in its own slice. A process builds one network after another:
+loading each kernel for the first time takes longer than timing it. A build that exceeds the time limit is recorded and
+skipped; a build that is stored is not repeated, and one that was cut off continues from its timing cache. Then, alone on the GPU, the engines of each network are
 timed in interleaved rounds, each as one CUDA graph. A network's result is appended to FILE as soon as it is available,
 one JSON object per line, and is not measured again.
 """
@@ -44,15 +45,18 @@ START = 120.0
 
 
 def build(arguments: argparse.Namespace, store: Store) -> None:
-    """Build the engines that are not stored yet; each step is one JSON line on standard output."""
+    """Build the engines that are not stored yet of the cases that no other process has; each step is one JSON line on
+    standard output."""
     import tensorrt as trt
 
     _place, builder = Slice(arguments.sms, arguments.slot), Builder(trt, store.folder)
     for case in cases(arguments.case):
+        if not store.claim(case):
+            continue
         for variant in case.variants():
             if store.facts(case, variant.name) != MISSING:
                 continue
-            _say({"building": variant.name})
+            _say({"building": case.name, "way": variant.name})
             try:
                 built = builder.build(variant.model.SerializeToString(), variant.options, store.name(case))
                 store.write(case, variant.name, built.as_dict(), built.plan)
@@ -75,12 +79,16 @@ def measure(arguments: argparse.Namespace, store: Store) -> None:
         for way, timing in interleaved(engines, ROUNDS).items():
             facts[way] |= timing
         row: dict[str, Any] = {"network": case.name, "sms": arguments.sms, "kernels": arguments.kernels}
-        row |= {"case": case.text, "command": command(arguments, case), "engines": facts}
+        row |= {"case": case.text, "command": command(arguments, case), "engines": facts, "date": _today()}
         _say({"row": row | {"clocks": clocks(), "tensorrt": trt.__version__}})
 
 
 def command(arguments: argparse.Namespace, case: Case) -> str:
     return f"python benchmarks/orin_slice/measure.py --sms {arguments.sms} --case '{case.text}'"
+
+
+def _today() -> str:
+    return datetime.now(timezone.utc).date().isoformat()
 
 
 def _say(message: dict[str, Any]) -> None:
@@ -101,43 +109,41 @@ class Parent:
     end: float
 
     def build_all(self, todo: Sequence[Case], jobs: int) -> None:
-        left: queue.SimpleQueue[Case] = queue.SimpleQueue()
         for case in todo:
-            left.put(case)
-        threads = [threading.Thread(target=self._work, args=(left, slot)) for slot in range(jobs)]
+            self.store.release(case)
+        threads = [threading.Thread(target=self._work, args=(todo, slot)) for slot in range(jobs)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
 
-    def _work(self, left: queue.SimpleQueue[Case], slot: int) -> None:
-        while not left.empty() and time.monotonic() < self.end:
-            try:
-                case = left.get_nowait()
-            except queue.Empty:
+    def _work(self, todo: Sequence[Case], slot: int) -> None:
+        """Keep one process building; what it does not survive is recorded and skipped by the next."""
+        while time.monotonic() < self.end:
+            stopped = self._child("build", todo, slot, self.end)
+            if stopped is None or time.monotonic() >= self.end:
                 return
-            while any(self.store.facts(case, way) == MISSING for way in case.ways):
-                stopped = self._child("build", [case], slot, self.end)
-                if stopped is None or time.monotonic() >= self.end:
-                    break
-                if not stopped:
-                    print(f"{case.name}: the process that builds does not start", file=sys.stderr, flush=True)
-                    break
-                self.store.write(case, stopped, {"failed": "took longer than the limit, or crashed"})
-                print(f"skipped: {case.name} {stopped}", file=sys.stderr, flush=True)
+            name, way = stopped
+            if not name:
+                print(f"slot {slot}: the process that builds does not start", file=sys.stderr, flush=True)
+                return
+            case = next(case for case in todo if case.name == name)
+            self.store.write(case, way, {"failed": "took longer than the limit, or crashed"})
+            self.store.release(case)
+            print(f"skipped: {name} {way}", file=sys.stderr, flush=True)
 
     def measure_all(self, todo: Sequence[Case], end: float) -> None:
         """A network that crashes the process is left out."""
         left = list(todo)
         while left and time.monotonic() < end:
             stopped = self._child("measure", left, 0, end)
-            if not stopped:
+            if stopped is None or not stopped[0]:
                 return
-            print(f"not measured: {stopped}", file=sys.stderr, flush=True)
-            left = left[[case.name for case in left].index(stopped) + 1 :]
+            print(f"not measured: {stopped[0]}", file=sys.stderr, flush=True)
+            left = left[[case.name for case in left].index(stopped[0]) + 1 :]
 
-    def _child(self, task: str, todo: Sequence[Case], slot: int, end: float) -> str | None:
-        """Run one child to its end. Returns the step that it did not survive, or None."""
+    def _child(self, task: str, todo: Sequence[Case], slot: int, end: float) -> tuple[str, str] | None:
+        """Run one child to its end. Returns the network and engine that it did not survive, or None."""
         line = [sys.executable, __file__, "--child", task, "--slot", str(slot), *self._passed()]
         for case in todo:
             line += ["--case", case.text]
@@ -152,7 +158,8 @@ class Parent:
 def parent(arguments: argparse.Namespace, store: Store) -> None:
     """Build what is not stored, measure what is not in FILE."""
     compiled("green_context.c")
-    environment = dict(os.environ)
+    # One thread each: NumPy's would spin beside the builders. EAGER: no kernel is loaded while another is timed.
+    environment = {"OPENBLAS_NUM_THREADS": "1", "CUDA_MODULE_LOADING": "EAGER", **os.environ}
     if arguments.kernels == "orin":
         environment["LD_PRELOAD"] = str(compiled("toll.c", "-ldl"))
     end = time.monotonic() + arguments.budget
@@ -165,8 +172,10 @@ def parent(arguments: argparse.Namespace, store: Store) -> None:
     work.measure_all(todo, end)
 
 
-def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The contents of benchmarks/results/orin_slice.json: rows of one kind of GPU, each with its own command."""
+def summary(before: list[dict[str, Any]], measured: list[dict[str, Any]]) -> dict[str, Any]:
+    """The contents of benchmarks/results/orin_slice.json: rows of one kind of GPU, each with its own command. A new
+    measurement replaces the row of the same network and slice."""
+    rows = list({(row["network"], row["sms"]): row for row in [*before, *measured]}.values())
     facts = rows[-1]["clocks"]
     slices = " or ".join(str(sms) for sms in sorted({row["sms"] for row in rows}))
     device = (
@@ -176,15 +185,15 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "question": "What do INT8 and 2:4 gain on an Orin-sized slice of a larger GPU, with kernels that an Orin has?",
         "device": f"{device}: a stand-in, not an Orin",
         "versions": {"tensorrt": rows[-1]["tensorrt"], "edgesparse": VERSION},
-        "date": datetime.now(timezone.utc).date().isoformat(),
+        "date": _today(),
         "command": "in each row",
         "rows": rows,
     }
 
 
-def _follow(process: subprocess.Popen[str], arguments: argparse.Namespace, end: float) -> str | None:
-    """Write what the child reports. Returns the step that killed it ('' before the first), or None if it exited
-    normally."""
+def _follow(process: subprocess.Popen[str], arguments: argparse.Namespace, end: float) -> tuple[str, str] | None:
+    """Write what the child reports. Returns the network and engine that killed it (empty before the first), or None if
+    it exited normally."""
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def read() -> None:
@@ -194,9 +203,9 @@ def _follow(process: subprocess.Popen[str], arguments: argparse.Namespace, end: 
         lines.put(None)
 
     threading.Thread(target=read, daemon=True).start()
-    building = ""
+    building = ("", "")
     while True:
-        limit = min(arguments.limit if building else START, max(end - time.monotonic(), 0.1))
+        limit = min(arguments.limit if building[0] else START, max(end - time.monotonic(), 0.1))
         try:
             line = lines.get(timeout=limit)
         except queue.Empty:
@@ -209,7 +218,8 @@ def _follow(process: subprocess.Popen[str], arguments: argparse.Namespace, end: 
             print(line, end="", file=sys.stderr, flush=True)
             continue
         message = json.loads(line)
-        building = message.get("building", building)
+        if "building" in message:
+            building = (message["building"], message.get("way", ""))
         if "row" in message:
             with arguments.out.open("a") as file:
                 file.write(json.dumps(message["row"]) + "\n")
@@ -238,15 +248,16 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=240.0, help="Seconds that one build may take.")
     parser.add_argument("--budget", type=float, default=500.0, help="Seconds for everything.")
     parser.add_argument("--reserve", type=float, default=60.0, help="Seconds of these that are kept for timing.")
-    parser.add_argument("--save", action="store_true", help="Write benchmarks/results/orin_slice.json from FILE.")
+    parser.add_argument("--save", action="store_true", help="Merge FILE into benchmarks/results/orin_slice.json.")
     parser.add_argument("--child", choices=("build", "measure"), help=argparse.SUPPRESS)
     parser.add_argument("--slot", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     store = Store(arguments.folder / f"{arguments.kernels}-{arguments.sms}")
     {"build": build, "measure": measure, None: parent}[arguments.child](arguments, store)
     if arguments.save:
-        text = json.dumps(summary(_rows(arguments.out)), indent=1)
-        (RESULTS / "orin_slice.json").write_text(text + "\n")
+        file = RESULTS / "orin_slice.json"
+        before = json.loads(file.read_text())["rows"] if file.exists() else []
+        file.write_text(json.dumps(summary(before, _rows(arguments.out)), indent=1) + "\n")
 
 
 if __name__ == "__main__":

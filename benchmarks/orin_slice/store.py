@@ -30,6 +30,18 @@ class Store:
         file = self._file(case, way, "json")
         return dict(json.loads(file.read_text())) if file.exists() else MISSING
 
+    def claim(self, case: Case) -> bool:
+        """Whether this process is the first to take the case, of those that build at the same time."""
+        try:
+            (self.folder / f"{self.name(case)}.claim").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def release(self, case: Case) -> None:
+        """Let another process take the case."""
+        (self.folder / f"{self.name(case)}.claim").unlink(missing_ok=True)
+
     def plan(self, case: Case, way: str) -> bytes | None:
         file = self._file(case, way, "plan")
         return file.read_bytes() if file.exists() else None

@@ -23,12 +23,10 @@ TILE_ROWS, TILE_COLUMNS, TILE_DEPTH = 128, 64, 128
 position of the kernel. Most names of TensorRT's convolution kernels have tiles of this size."""
 LIKELY, SMALL = " where likely", "INT8 of a smaller input"
 BOUNDS = {"math": "arithmetic", "memory": "memory traffic", "launch": "starting each layer"}
-LIKELY_CHANNELS = {"fp16": 128, "int8": 64}
-"""Input and output channels from which TensorRT picks 2:4 kernels (docs/results/orin-slice.md)."""
-LIKELY_MACS = 100_000_000
-"""Products from which it picks them in FP16."""
-LIKELY_POINTWISE = 192
-"""Input channels from which it picks them in INT8 for a 1x1 convolution."""
+LIKELY_INPUTS = {"fp16": (96, 256), "int8": (192, 64)}
+"""Fewest input channels of 1x1 convolutions, and of larger ones, that are likely to run 2:4."""
+LIKELY_OUTPUTS = {"fp16": 1, "int8": 64}
+"""Fewest output channels of these."""
 SHORTER = 0.8
 """Factor of the input's sides, for the comparison with a smaller input."""
 WORTH = 0.05
@@ -110,15 +108,12 @@ def likely_sparse(work: Work, precision: str) -> bool:
     """Whether TensorRT is likely to pick a 2:4 kernel for a layer with 2:4 weights.
 
     Nothing smooth, such as SiLU, may follow: an Orin ran none of YOLOv5s's 39 layers, all with SiLU, 2:4 in FP16. The
-    rest was derived from engines of an Orin-sized slice. In FP16, the layer is wide and large; in INT8, it is not
-    narrow, has a stride of 1 and, if it is a 1x1 convolution, many input channels.
+    rest was derived from engines of an Orin-sized slice: a stride of 1, and enough channels.
     """
-    if not (work.sparse and work.sparse_int8) or min(work.channels, work.columns) < LIKELY_CHANNELS[precision]:
-        return False
-    if precision == "fp16":
-        return work.macs >= LIKELY_MACS
     strided = work.reads >= 3 * work.rows * work.channels  # a stride of 2 reads four values per output position
-    return not strided and (work.taps > 1 or work.channels >= LIKELY_POINTWISE)
+    if strided or not (work.sparse and work.sparse_int8):
+        return False
+    return work.channels >= LIKELY_INPUTS[precision][work.taps > 1] and work.columns >= LIKELY_OUTPUTS[precision]
 
 
 def shrunk(works: Sequence[Work], side: float) -> list[Work]:

@@ -26,6 +26,10 @@ int cuEventCreate(float **out, unsigned flags) {
   static int count;
   return *out = &events[4 * count++], printf("event %u\n", flags), 0;
 }
+int cuDeviceGetAttribute(int *value, int attribute, int device) {
+  printf("attribute %d\n", attribute);
+  return *value = 100 + attribute, attribute == 7;
+}
 int cuEventRecord(float *event, void *stream) { return *event = now, 0; }
 int cuEventElapsedTime(float *milliseconds, float *start, float *end) { return *milliseconds = *end - *start, 0; }
 int cuGetProcAddress(const char *name, void **out, int version, unsigned long long flags) {
@@ -43,12 +47,17 @@ int main(void) {
   int (*create)(float **, unsigned) = dlsym(library, "cuEventCreate");
   int (*record)(float *, void *) = dlsym(library, "cuEventRecord");
   int (*elapsed)(float *, float *, float *) = dlsym(library, "cuEventElapsedTime");
+  int (*attribute)(int *, int, int) = dlsym(library, "cuDeviceGetAttribute");
   Launch by_address, by_symbol = (Launch)dlsym(library, "cuLaunchKernel");
   Kernel *kernels[2];
   float *before, *after, milliseconds;
   address("cuLaunchKernel", (void **)&by_address, 11000, 0);
   function(&kernels[0], NULL, "sm80_xmma_fprop");
   function(&kernels[1], NULL, "sm90_xmma_fprop");
+  for (int i = 0, value; i < 4; i++) {
+    int error = attribute(&value, i / 2 * 7, 0);
+    printf("%d error %d\n", value, error);
+  }
   create(&before, 3), create(&after, 2);
   for (int i = 0; i < 4; i++) {
     record(before, (void *)5);

@@ -20,7 +20,7 @@ def compiled(out: Path, source: Path, *options: str) -> Path:
 
 @pytest.mark.compiler
 @pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
-def test_only_hoppers_kernels_read_slower_and_events_spin(tmp_path: Path) -> None:
+def test_only_hoppers_kernels_read_slower_events_spin_and_attributes_are_read_once(tmp_path: Path) -> None:
     library = ("-shared", "-fPIC")
     compiled(tmp_path / "libcuda.so.1", HERE / "fake_driver.c", *library)
     program = compiled(tmp_path / "program", HERE / "fake_driver.c", "-DPROGRAM")
@@ -29,4 +29,7 @@ def test_only_hoppers_kernels_read_slower_and_events_spin(tmp_path: Path) -> Non
     result = subprocess.run([str(program)], env=environment, capture_output=True, text=True, check=True)
     ampere, hopper = (2 * [f"sm{n}_xmma_fprop on stream 5"] for n in (80, 90))
     timed = [*ampere, "4 ms", *hopper, "504 ms"]
-    assert result.stdout.splitlines() == ["event 2", "event 2", *timed, *timed], "1 would be CU_EVENT_BLOCKING_SYNC"
+    answered, failed = ["attribute 0", *2 * ["100 error 0"]], 2 * ["attribute 7", "107 error 1"]
+    lines = result.stdout.splitlines()
+    assert lines[:7] == [*answered, *failed], "an answer is kept, an error is not"
+    assert lines[7:] == ["event 2", "event 2", *timed, *timed], "1 would be CU_EVENT_BLOCKING_SYNC"

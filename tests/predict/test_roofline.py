@@ -125,17 +125,22 @@ def test_the_verdict_has_a_likely_gain_a_greatest_one_and_what_else_saves() -> N
 
 def test_where_sparse_kernels_are_likely() -> None:
     """Kernels that an Orin-sized slice picked with ReLU, and an Orin with SiLU (docs/results/orin-slice.md)."""
-    wide = Work("conv", "tensor", 1600, 128, 9 * 128, reads=1600 * 128, sparse=True, sparse_int8=True, taps=9)
+    wide = Work("conv", "tensor", 1600, 256, 9 * 256, reads=1600 * 256, sparse=True, sparse_int8=True, taps=9)
     narrow = replace(wide, columns=64, depth=9 * 64, reads=1600 * 64)
     assert likely_sparse(wide, "fp16") and likely_sparse(wide, "int8")
     assert not likely_sparse(narrow, "fp16") and likely_sparse(narrow, "int8")
-    assert not likely_sparse(replace(wide, rows=400, reads=400 * 128), "fp16"), "small"
-    assert not likely_sparse(replace(wide, reads=4 * wide.reads), "int8"), "a stride of 2"
+    for precision in ("fp16", "int8"):
+        assert not likely_sparse(replace(wide, reads=4 * wide.reads), precision), "a stride of 2"
+        assert not likely_sparse(replace(wide, sparse_int8=False), precision), "SiLU"
     assert not likely_sparse(replace(narrow, columns=32), "int8"), "narrow"
-    for channels, picked in ((128, False), (192, True)):
+    for precision, channels, picked in (
+        ("int8", 128, False),
+        ("int8", 192, True),
+        ("fp16", 64, False),
+        ("fp16", 96, True),
+    ):
         pointwise = replace(wide, depth=channels, reads=1600 * channels, taps=1)
-        assert likely_sparse(pointwise, "int8") == picked, channels
-    assert not likely_sparse(replace(wide, sparse_int8=False), "fp16"), "SiLU"
+        assert likely_sparse(pointwise, precision) == picked, (precision, channels)
 
 
 works = st.builds(
