@@ -7,11 +7,11 @@ bandwidth are those of the host GPU. Compute-bound times scale with the clocks. 
 compute capability 9.0.
 
 First every engine is built (dense before 2:4, INT8 before FP16, with one timing cache per network) and stored in
-FOLDER, by several processes at the same time with --jobs, each in its own slice. A process builds one network after another:
-loading each kernel for the first time takes longer than timing it. A build that exceeds the time limit is recorded and
-skipped; a build that is stored is not repeated, and one that was cut off continues from its timing cache. Then, alone on the GPU, the engines of each network are
-timed in interleaved rounds, each as one CUDA graph. A network's result is appended to FILE as soon as it is available,
-one JSON object per line, and is not measured again.
+FOLDER, by several processes at the same time with --jobs, each in its own slice and each building one network after
+another, so that it loads a kernel only once. A build that exceeds the time limit is recorded and skipped; a build that
+is stored is not repeated, and one that was cut off continues from its timing cache. Then, alone on the GPU, the
+engines of each network are timed in interleaved rounds, each as one CUDA graph. A network's result is appended to FILE
+as soon as it is available, one JSON object per line, and is not measured again.
 """
 
 from __future__ import annotations
