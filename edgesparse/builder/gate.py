@@ -11,8 +11,9 @@ from edgesparse.backends import backend
 from edgesparse.builder.attempts import Attempt
 from edgesparse.builder.child.job import ScoreTarget, Scoring
 from edgesparse.builder.child.trials import write_reference
-from edgesparse.builder.prepare import Prepared, static_model
-from edgesparse.config import Accept, Recipe, Run
+from edgesparse.builder.prepare import Prepared, detector_spec, static_model
+from edgesparse.compress.maps import FAMILIES
+from edgesparse.config import Accept, DetectorSpec, Recipe, Run
 from edgesparse.errors import AccuracyGateFailed, BackendUnavailable, ConfigError
 from edgesparse.model import load as models
 from edgesparse.package.manifest import Score
@@ -64,9 +65,10 @@ class Gate:
             return
         source, path = models.load(accept.reference or self._recipe.model), folder / "reference.onnx"
         models.save(static_model(source, self._recipe.build.batch.opt, prepared.spec.input.size), path)
+        spec = self._reference_spec(source, prepared.spec)
 
         def reference(run: Run) -> Detector:
-            return Detector(backend("onnxruntime").load(path, self._recipe.build.threads), prepared.spec, run)
+            return Detector(backend("onnxruntime").load(path, self._recipe.build.threads), spec, run)
 
         advance = partial(progress, "scoring the reference")
         if self._labels is not None and scored:
@@ -80,6 +82,14 @@ class Gate:
             self._confidences = folder / "confidences.json"
             with reference(LOW) as detector:
                 _write(detector, self._images(), self._confidences, advance)
+
+    def _reference_spec(self, reference: models.Model, spec: DetectorSpec) -> DetectorSpec:
+        """How the reference is read: it may decode its boxes where the recipe's model, after `slim`, has maps."""
+        if self._accept.reference is None or spec.head not in FAMILIES.values():
+            return spec
+        size = self._recipe.input.model_copy(update={"size": spec.input.size})
+        recipe = self._recipe.model_copy(update={"head": "auto", "input": size})
+        return spec.model_copy(update={"head": detector_spec(reference, recipe).head})
 
     def _images(self) -> list[Path]:
         """Return the images on which confidences are compared."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("target", type=options.TARGET, metavar="RECIPE.yaml|MODEL.onnx")
 @options.output("Write network, recipe and page here.")
-@options.labels(required=True)
+@options.labels()
 @options.annotated_images("--annotated-images")
 @options.calibration_images(required=False, count=160)
 @click.option(
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 @click.option(
     "--target-ms", type=options.Number(0, 1e6, min_open=True), metavar="MS", help="Stop at this predicted latency."
 )
-@click.option("--max-drop", type=options.NOT_NEGATIVE, metavar="POINTS", help="Lose at most this; 1 by default.")
+@click.option(
+    "--max-drop", type=options.NOT_NEGATIVE, metavar="POINTS", help="Lose at most this [1 mAP; 10 agreement]."
+)
 @click.option("--minutes", type=options.Number(0, 1e6, min_open=True), metavar="N", help="End the search after this.")
 @options.names
 @options.force
@@ -43,8 +45,9 @@ def fit(target: Path, output: Path, as_json: bool, **fields: Any) -> None:
     Tries INT8, a smaller input, slim, fewer channels and 2:4, in this order. Each starts from what the earlier ones
     left, and is kept if the board is predicted to run it at least 1 % faster and its mAP, measured here on
     --annotations, stays within --max-drop. The result is then scored on the recipe's accept.annotations, which must be
-    others. Nothing is trained, and no engine is built: every latency is predicted. After an interruption, the same
-    command continues.
+    others. Without --annotations, the boxes that the float network keeps on --images take the place of labels: steps
+    are chosen on half of the images, and the result is reported on the others. Nothing is trained, and no engine is
+    built: every latency is predicted. After an interruption, the same command continues.
     """
     from edgesparse.tasks.fit import fit_folder
     from edgesparse.tasks.fit_steps import FitOptions
@@ -61,18 +64,23 @@ def fit(target: Path, output: Path, as_json: bool, **fields: Any) -> None:
 
 
 def _show(report: FitReport) -> None:
-    from edgesparse.tasks.fit_report import PREDICTION_ERROR
+    from edgesparse.predict.boards import held_out
+    from edgesparse.tasks.fit_report import AGREEMENT, WEAKER
 
     table(
-        f"{report.model}: milliseconds predicted for {report.device} ({PREDICTION_ERROR})",
-        ("step", "result", "reason", "ms", "mAP choosing", "mAP evaluation"),
+        f"{report.model}: milliseconds predicted for {report.device} ({held_out()})",
+        ("step", "result", "reason", "ms", f"{report.measure} choosing", f"{report.measure} evaluation"),
         (
             (rung.name, rung.outcome, rung.why, _cell(rung.ms, 2), _cell(rung.score, 1), _cell(rung.evaluated, 1))
             for rung in report.rungs
         ),
         numbers=3,
     )
-    click.echo(f"predicted {report.speedup:.2f} times as fast as FP32; {report.drop:.1f} points of mAP lost")
+    click.echo(
+        f"predicted {report.speedup:.2f} times as fast as FP32; {report.drop:.1f} points of {report.measure} lost"
+    )
+    if report.measure == AGREEMENT:
+        click.echo(WEAKER)
 
 
 def _cell(value: float | None, digits: int) -> str:

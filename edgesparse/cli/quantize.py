@@ -33,6 +33,10 @@ METHODS = ("best", "entropy", "percentile", "mse", "max")
 @click.option(
     "--max-drop", type=options.NOT_NEGATIVE, metavar="POINTS", help="Keep layers in float to lose at most this."
 )
+@click.option("--min-map", type=options.NOT_NEGATIVE, metavar="POINTS", help="Keep layers in float to reach this.")
+@click.option(
+    "--device", type=options.BoardType(), metavar="BOARD", help="Predict gains there, e.g. orin-nano-8gb:15W."
+)
 @options.labels()
 @options.annotated_images("--annotated-images")
 @click.option("--keep", multiple=True, metavar="LAYER", help="Keep this layer in float; repeatable.")
@@ -48,8 +52,9 @@ def quantize(target: Path, output: Path, as_json: bool, **fields: Any) -> None:
 
     Placement fuse puts Q/DQ after the activations; sparse also directly after each 2:4 layer, where TensorRT's sparse
     INT8 kernels need it. With --max-drop, as few layers as possible stay in float: those that lose most for their share
-    of the work. Without it, such layers stay in float if the outputs change a lot, up to 3 % of the work. Confidences
-    are brought back to those of the float model where the head allows it exactly.
+    of the work or, with --device, for the time that INT8 is predicted to save there. Without it, such layers stay in
+    float if the outputs change a lot, up to 3 % of the work. Confidences are brought back to those of the float model
+    where the head allows it exactly.
 
     --table writes a calibration table, which TensorRT 8.5 to 10 uses instead of Q/DQ: it belongs to the float model
     that is written next to it, TABLE.onnx, not to MODEL.onnx.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isqrt
 
 from onnx import ModelProto
 
@@ -21,6 +22,7 @@ from edgesparse.int8.placement import Placement
 from edgesparse.int8.quantize import QuantizeReport, quantize, quantized_tensors
 from edgesparse.int8.recover_report import RecoveredLayer, RecoverReport, RecoveryStep
 from edgesparse.int8.sensitivity import Sensitivity, cheap, sensitivities
+from edgesparse.knapsack import Choice, pick
 from edgesparse.model.activations import Batches, spread
 from edgesparse.model.check import require_finite
 from edgesparse.model.outputs import ReferenceOutputs
@@ -39,7 +41,8 @@ CHANGED = 0.03
 @dataclass(frozen=True)
 class RecoverOptions:
     """How to quantize. `keep`: layers that stay float. More layers stay float until at most `max_drop` points are lost,
-    or `least` points are reached. `scales`: use these instead of calibrating; channels are then not equalized.
+    or `least` points are reached. `gains`: what INT8 saves in each layer, by name, in any unit; multiply-accumulates by
+    default. `scales`: use these instead of calibrating; channels are then not equalized.
     `table`: also calibrate tensors that only TensorRT's calibration table lists.
     """
 
@@ -48,6 +51,7 @@ class RecoverOptions:
     keep: Collection[str] = ()
     max_drop: float | None = None
     least: float | None = None
+    gains: Mapping[str, float] | None = None
     scales: Mapping[str, float] | None = None
     table: bool = False
 
@@ -171,14 +175,15 @@ class _Recovery:
     def keep_float(self, model: ModelProto, allowed: float) -> Corrected:
         """Keep the costliest layers float, as few as `allowed` points take, with the biases set again in each trial.
 
+        With gains, few layers are tried first: the knapsack finds those that matter.
+
         Raises CalibrationError if that leaves no layer in INT8.
         """
         self._rank(model)
-        names = [layer.name for layer in self.ranked]
-        low, high, best = 0, len(names), None
+        low, high, best = 0, len(self.ranked), None
         while high - low > 1:
-            middle = (low + high) // 2
-            corrected, points = self._with_float(model, names[:middle])
+            middle = (low + high) // 2 if self.options.gains is None else max(low + 1, isqrt(max(low, 1) * high))
+            corrected, points = self._with_float(model, self._costliest(middle))
             if points >= allowed:
                 high, best = middle, (corrected, self.steps[-1])
             else:
@@ -186,9 +191,20 @@ class _Recovery:
             self.steps.pop()
         if best is None:
             raise CalibrationError(f"no layer can be INT8 and leave {allowed:.1f} points: allow more")
-        self._choose(names[:high])
+        self._choose(self._costliest(high))
         self.steps.append(best[1])
         return best[0]
+
+    def _costliest(self, count: int) -> list[str]:
+        """Return the first `count` of the ranked layers or, if their gains are known, those layers without which INT8
+        gains the most and changes the outputs as little.
+        """
+        names, gains = [layer.name for layer in self.ranked], self.options.gains
+        if gains is None:
+            return names[:count]
+        items = [[Choice(max(gains.get(layer.name, 0.0), 0.0), layer.change)] for layer in self.ranked]
+        picks = pick(items, sum(layer.change for layer in self.ranked[count:]))
+        return [name for name, at in zip(names, picks, strict=True) if at is None]
 
     def keep_cheap(self, model: ModelProto, corrected: Corrected) -> Corrected:
         """Without a score, keep the layers float that change the outputs most and cost next to nothing."""
@@ -197,7 +213,10 @@ class _Recovery:
         return self._with_float(model, names)[0] if names else corrected
 
     def _rank(self, model: ModelProto) -> None:
-        self.ranked = sensitivities(model, self.quantized(model)[0], self.keep, self.outputs, self.progress)
+        ranked = sensitivities(model, self.quantized(model)[0], self.keep, self.outputs, self.progress)
+        if (gains := self.options.gains) is not None:
+            ranked = sorted(ranked, key=lambda layer: -layer.change / max(gains.get(layer.name, 0.0), 1e-12))
+        self.ranked = ranked
 
     def _choose(self, names: Sequence[str]) -> None:
         self.costly = tuple(names)

@@ -77,6 +77,18 @@ class Fitted:
     layer_clocks: float
 
 
+@dataclass(frozen=True)
+class PredictionError:
+    """The error of predicted latencies in percent, on measured ones that were not used in the fit."""
+
+    n: int
+    median_error_percent: float
+    p90_error_percent: float
+
+    def __str__(self) -> str:
+        return f"median error {self.median_error_percent} %, 90th percentile {self.p90_error_percent} %"
+
+
 def board(name: str) -> Board:
     """Return the board `name`: `orin-nano-8gb` (its fastest mode) or `orin-nano-8gb:15W`. Raises ConfigError, which
     lists the boards or modes.
@@ -101,6 +113,10 @@ def board_names() -> tuple[str, ...]:
 
 def fitted() -> Fitted:
     return Fitted(**_sheet()["fitted"])
+
+
+def held_out() -> PredictionError:
+    return PredictionError(**_sheet()["held_out"])
 
 
 @lru_cache(1)

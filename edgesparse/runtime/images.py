@@ -80,6 +80,13 @@ def read_image(path: Path, *, apply_orientation: bool = True) -> Image:
     raise ImageError(f"cannot read the image {printable(path)}: {reason}; replace or remove it")
 
 
+def store_image(path: Path, image: Image, quality: int) -> Image:
+    """Write an image as a JPEG of this quality, and return it as it is read back."""
+    _, data = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, quality))
+    path.write_bytes(data.tobytes())
+    return decode_image(data.tobytes())
+
+
 def image_size(data: bytes) -> Size:
     """Return width and height of a JPEG or PNG, from its header. Raises ImageError if it has none."""
     fault, size = _inspect(data)

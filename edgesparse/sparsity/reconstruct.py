@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
+from edgesparse import knapsack
 from edgesparse.errors import CalibrationError, SparsityError
 from edgesparse.model.activations import Batches, checked, input_name
 from edgesparse.model.check import require_finite
@@ -195,7 +196,18 @@ class _Reconstruction:
                 "ask for a smaller share, or allow more"
             )
         search = Search(saved, STEP, max_drop)
-        return search.run(low, best, lambda count: self.result([c.name for c in ranked[:count]], ranked), _drop)
+        return search.run(low, best, lambda count: self.result(self._taken(ranked, count), ranked), _drop)
+
+    def _taken(self, ranked: Sequence[Choice], count: int) -> list[str]:
+        """Return the first `count` of `ranked` or, if gains are known, those layers that gain the most and change the
+        outputs as little.
+        """
+        gains = self.options.gains
+        if gains is None:
+            return [choice.name for choice in ranked[:count]]
+        items = [[knapsack.Choice(gains[choice.name], choice.change)] for choice in ranked]
+        picks = knapsack.pick(items, sum(choice.change for choice in ranked[:count]))
+        return [choice.name for choice, at in zip(ranked, picks, strict=True) if at is not None]
 
     def result(self, names: Sequence[str], ranked: Sequence[Choice] | None = None) -> Result:
         """Return the model with `names` at 2:4, its channels first reordered for these, and the fit of each layer."""

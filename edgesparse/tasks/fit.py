@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import yaml
 
-from edgesparse.config import Recipe
+from edgesparse.config import Accept, Recipe
 from edgesparse.errors import BuildError, ConfigError, EdgeSparseError
 from edgesparse.files import make_folder, replace_text
 from edgesparse.predict import boards
@@ -19,44 +17,74 @@ from edgesparse.progress import Progress, quiet
 from edgesparse.runtime.evaluate import ModelScorer
 from edgesparse.runtime.labels.read import Labels
 from edgesparse.tasks import fit_steps
-from edgesparse.tasks.fit_report import FitReport, Rung, page
+from edgesparse.tasks.fit_costs import Costs
+from edgesparse.tasks.fit_reference import reference_boxes
+from edgesparse.tasks.fit_report import AGREEMENT, MAP, FitReport, Rung, page
 from edgesparse.tasks.fit_steps import FitOptions, Network, NotWorthIt, Settings
 from edgesparse.tasks.inputs import Target, as_recipe, check_images, check_numbers, read_annotations
 from edgesparse.tasks.writing import write
 
 LEAST = 0.01
 """The saving, as a share of the predicted time, below which a step is not kept."""
-DEFAULT_DROP = 1.0
+DEFAULT_DROP = {MAP: 1.0, AGREEMENT: 10.0}
+"""The points that may be lost by default, by what they are of."""
 
 
 class _TimeUp(BuildError):
     """The step ran past --minutes."""
 
 
+@dataclass(frozen=True)
+class _Judges:
+    """The labels that steps are chosen on, those that the result is reported on, and what a score on them is."""
+
+    choosing: Labels
+    evaluation: Labels | None
+    measure: str
+
+
 def fit_folder(target: Target, output: Path, options: FitOptions, progress: Progress = quiet) -> FitReport:
     """Search, and write the chosen network, its recipe, `fit.json` and `ladder.html` into the folder `output`.
 
     Each step starts from the network that earlier ones left, and is kept if the board is predicted to run it at least
-    1 % faster and its measured mAP stays within the budget. What a step costs is stored in `output`, so the same call
-    continues after an interruption. Raises ConfigError, ModelError, CalibrationError, SourceError, BuildError.
+    1 % faster and its measured mAP stays within the budget. Without `options.annotations`, the boxes that the float
+    network keeps take the place of labels. What a step costs is stored in `output`, so the same call continues after
+    an interruption. Raises ConfigError, ModelError, CalibrationError, SourceError, BuildError.
     """
     recipe = as_recipe(target, options.names)
     images = options.images or recipe.calibrate.images
     check_numbers(options.count, options.max_drop)
     if images is None:
         raise ConfigError("no images to calibrate on: pass --images, or set calibrate.images in the recipe")
+    if options.annotated_images is not None and options.annotations is None:
+        raise ConfigError("--annotated-images needs --annotations")
     check_images(str(images))
     boards.board(options.device)
     _check_folder(output, options.force)
-    choosing = read_annotations(options.annotations, options.annotated_images)
     evaluation = read_annotations(recipe.accept.annotations, recipe.accept.images)
-    assert choosing is not None
-    _check_apart(Path(options.annotations), recipe.accept.annotations)
+    choosing = read_annotations(options.annotations, options.annotated_images)
+    if options.annotations is not None:
+        _check_apart(Path(options.annotations), recipe.accept.annotations)
     make_folder(output / "steps")
-    settings = Settings(options, recipe, str(images), output / "steps")
-    search = _Search(recipe, settings, choosing, evaluation, progress)
+    settings = Settings(options, recipe, str(images), output / "steps", options.annotations, options.annotated_images)
+    base = fit_steps.base(recipe, settings)
+    if choosing is None:
+        settings, judges = _without_labels(base, settings, output / "reference", progress)
+    else:
+        judges = _Judges(choosing, evaluation, MAP)
+    search = _Search(base, settings, judges, progress)
     report = search.run()
-    return _write(output, recipe, search.chosen, report, settings)
+    return _write(output, search.chosen, report, _accept(recipe, judges, search.budget), images)
+
+
+def _without_labels(base: Network, settings: Settings, folder: Path, progress: Progress) -> tuple[Settings, _Judges]:
+    """Let the boxes of the float network take the place of labels, and calibrate on the images of the first half."""
+    _, spec = fit_steps.scored(base)
+    files = reference_boxes(base.model, spec, settings.images, settings.options.count, folder, progress)
+    first, second = (Labels(path, path.parent / "images") for path in files)
+    images = str(files[0].parent / "images")
+    settings = replace(settings, images=images, annotations=files[0], annotated_images=images)
+    return settings, _Judges(first, second, AGREEMENT)
 
 
 def _check_folder(output: Path, force: bool) -> None:
@@ -77,21 +105,19 @@ def _check_apart(choosing: Path, evaluation: Path | None) -> None:
 
 
 class _Search:
-    def __init__(
-        self, recipe: Recipe, settings: Settings, choosing: Labels, evaluation: Labels | None, progress: Progress
-    ) -> None:
-        self.recipe, self.settings, self.progress = recipe, settings, progress
-        self.choosing, self.evaluation = choosing, evaluation
+    def __init__(self, base: Network, settings: Settings, judges: _Judges, progress: Progress) -> None:
+        self.settings, self.judges, self.progress = settings, judges, progress
         options = settings.options
-        self.budget = DEFAULT_DROP if options.max_drop is None else options.max_drop
+        self.budget = DEFAULT_DROP[judges.measure] if options.max_drop is None else options.max_drop
         self.deadline = None if options.minutes is None else monotonic() + 60 * options.minutes
         self.rungs, self.networks = list[Rung](), dict[str, Network]()
-        self.costs = _Costs(settings.folder.parent / "costs.json")
+        self.costs = Costs(settings.folder.parent / "costs.json")
+        self.chosen = base
 
     def run(self) -> FitReport:
-        """Try each step and score what was kept on the evaluation images."""
-        base = self._measured(fit_steps.base(self.recipe, self.settings), "fp32")
-        self.reference, self.chosen = base.score, base
+        """Try each step, and score every network that was measured on the evaluation images."""
+        base = self._measured(self.chosen, "fp32")
+        self.reference = base.score
         self._keep("FP32", base, "where the ladder starts")
         half = replace(base, precision="fp16")
         half = replace(half, ms=fit_steps.milliseconds(half, self.settings))
@@ -101,11 +127,10 @@ class _Search:
             self._try(name, step)
         self.rungs.append(Rung("ReLU", "not tried", "needs training: edgesparse distill --relu, then fit its result"))
         options = self.settings.options
-        self.deadline = None  # what was kept is always scored
-        evaluated = {name: self._evaluated(network) for name, network in self.networks.items() if name != "FP16"}
-        evaluated["FP16"] = evaluated["FP32"]
-        rungs = tuple(replace(rung, evaluated=evaluated.get(rung.name)) for rung in self.rungs)
-        return FitReport(self.recipe.model.name, options.device, self.budget, options.target_ms, rungs)
+        self.deadline = None  # what was measured is always scored
+        rungs = tuple(replace(rung, evaluated=self._evaluated(rung.name)) for rung in self.rungs)
+        model = self.settings.source.model.name
+        return FitReport(model, options.device, self.budget, options.target_ms, rungs, self.judges.measure)
 
     def _try(self, name: str, step: fit_steps.Step) -> None:
         target = self.settings.options.target_ms
@@ -138,6 +163,7 @@ class _Search:
         else:
             self._keep(name, network, f"saves {saved:.2f} ms (predicted); {drop:.1f} points lost so far")
             return
+        self.networks[name] = network
         self.rungs.append(Rung(name, "dropped", why, network.ms, network.score))
 
     def _keep(self, name: str, network: Network, why: str) -> None:
@@ -146,18 +172,20 @@ class _Search:
 
     def _measured(self, network: Network, name: str) -> Network:
         self.progress(f"scoring {name}", 0, 0)
-        return replace(
-            network,
-            ms=fit_steps.milliseconds(network, self.settings),
-            score=self._score(network, self.choosing),
-        )
+        score = self._score(network, self.judges.choosing)
+        return replace(network, ms=fit_steps.milliseconds(network, self.settings), score=score)
 
     def _score(self, network: Network, labels: Labels) -> float:
-        model, spec = fit_steps.scored(network)
-        return ModelScorer(spec, labels, lambda done, total: self._progress("scoring", done, total))(model)
+        key = self.costs.score_key(network, labels)
+        if key not in self.costs.scores:
+            model, spec = fit_steps.scored(network)
+            scorer = ModelScorer(spec, labels, lambda done, total: self._progress("scoring", done, total))
+            self.costs.put_score(key, scorer(model))
+        return self.costs.scores[key]
 
-    def _evaluated(self, network: Network) -> float | None:
-        return None if self.evaluation is None else self._score(network, self.evaluation)
+    def _evaluated(self, name: str) -> float | None:
+        network, labels = self.networks.get(name), self.judges.evaluation
+        return None if network is None or labels is None else self._score(network, labels)
 
     def _progress(self, step: str, done: int, total: int) -> None:
         self._check_time()
@@ -168,37 +196,17 @@ class _Search:
             raise _TimeUp("the time of --minutes was up before the original was scored: allow more")
 
 
-class _Costs:
-    """The file with what each step costs, by everything that determines it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self.known: dict[str, Any] = json.loads(path.read_text())
-        except FileNotFoundError:
-            self.known = {}
-            replace_text(path, "{}\n")
-        except ValueError:
-            raise ConfigError(f"{path} cannot be read: remove it, to measure again") from None
-
-    @staticmethod
-    def key(name: str, network: Network, settings: Settings, left: float) -> str:
-        options = settings.options
-        used = (options.annotations, options.annotated_images, settings.images, options.count, options.device)
-        text = json.dumps([name, network.precision, round(left, 3), *map(str, used)])
-        return hashlib.sha256(text.encode() + network.model.read_bytes()).hexdigest()
-
-    def get(self, key: str, network: Network) -> Network | None:
-        if (values := self.known.get(key)) is None:
-            return None
-        return Network.from_dict(values, network.recipe, self.path.parent)
-
-    def put(self, key: str, network: Network) -> None:
-        self.known[key] = network.as_dict(self.path.parent)
-        replace_text(self.path, json.dumps(self.known, indent=1, sort_keys=True) + "\n")
+def _accept(recipe: Recipe, judges: _Judges, budget: float) -> Accept:
+    """Return the gate of the written recipe, which compares with the original; its paths are absolute."""
+    accept = recipe.accept
+    paths = {name: path.absolute() for name in ("annotations", "images") if (path := getattr(accept, name)) is not None}
+    if not paths:
+        return accept
+    limit = {"max_map_drop": budget} if judges.measure == MAP and "annotations" in paths else {}
+    return accept.model_copy(update={**paths, **limit, "reference": accept.reference or recipe.model.absolute()})
 
 
-def _write(output: Path, recipe: Recipe, chosen: Network, report: FitReport, settings: Settings) -> FitReport:
+def _write(output: Path, chosen: Network, report: FitReport, accept: Accept, images: str | Path) -> FitReport:
     """Write the chosen network, its recipe, the report and its page; `fit.json` comes last."""
     written = [output / "model.onnx", output / "fit.yaml", output / "ladder.html", output / "fit.json"]
     write(written[0], lambda path: path.write_bytes(chosen.model.read_bytes()))
@@ -206,14 +214,8 @@ def _write(output: Path, recipe: Recipe, chosen: Network, report: FitReport, set
         quantized = chosen.quantized
         written.insert(1, output / "model-int8.onnx")
         write(written[1], lambda path: path.write_bytes(quantized.read_bytes()))
-    images = Path(settings.images).absolute()
-    calibrate = recipe.calibrate.model_copy(update={"images": images if images.is_dir() else None})
-    accept = recipe.accept
-    if accept.annotations is not None:
-        own = {"reference": accept.reference or recipe.model.absolute(), "annotations": accept.annotations.absolute()}
-        if accept.images is not None:
-            own["images"] = accept.images.absolute()
-        accept = accept.model_copy(update={"max_map_drop": report.max_drop, **own})
+    folder = Path(images).absolute()
+    calibrate = chosen.recipe.calibrate.model_copy(update={"images": folder if folder.is_dir() else None})
     changes = {"model": Path("model.onnx"), "calibrate": calibrate, "accept": accept}
     values = chosen.recipe.model_copy(update=changes).model_dump(mode="json", exclude_defaults=True, exclude={"run"})
     replace_text(output / "fit.yaml", yaml.safe_dump(values, sort_keys=False))

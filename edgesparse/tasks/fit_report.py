@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from edgesparse.pages.html import Html, Row, document, heading, number, paragraph, table, text, tiles
+from edgesparse.predict import boards
 
-PREDICTION_ERROR = "median error 4.9 %, 90th percentile 12.0 %"
-"""Of the predicted milliseconds, on engines that were not used in the fit (docs/results/prediction.md)."""
-
+MAP, AGREEMENT = "mAP", "agreement"
+"""What scores are: against labels, or against the boxes that the float network keeps."""
+WEAKER = (
+    "Scores are agreement, not accuracy: mAP against the boxes that the float network keeps (confidence 0.25 or more), "
+    "whose errors count as correct; 100 is the float network itself. Only a score on labels shows what was lost."
+)
 WIDTH, HEIGHT, MARGIN = 640, 320, 48
 """The chart, in pixels."""
 
@@ -19,8 +23,8 @@ WIDTH, HEIGHT, MARGIN = 640, 320, 48
 class Rung:
     """One step of the ladder.
 
-    `outcome`: `kept`, `dropped` or `not tried`, and `why`. `ms`: predicted latency on the board. `score`: measured mAP
-    (0 to 100) on the images that steps are chosen on; `evaluated`: on the evaluation images, for kept steps.
+    `outcome`: `kept`, `dropped` or `not tried`, and `why`. `ms`: predicted latency on the board. `score`: measured, 0
+    to 100, on the images that steps are chosen on; `evaluated`: on the evaluation images.
     """
 
     name: str
@@ -33,13 +37,17 @@ class Rung:
 
 @dataclass(frozen=True)
 class FitReport:
-    """The ladder from FP32 on, and the files that were written. The last kept rung is the chosen network."""
+    """The ladder from FP32 on, and the files that were written. The last kept rung is the chosen network.
+
+    `measure`: what scores are: MAP on labels, or AGREEMENT.
+    """
 
     model: str
     device: str
     max_drop: float
     target_ms: float | None
     rungs: tuple[Rung, ...]
+    measure: str = MAP
     written: tuple[str, ...] = ()
 
     @property
@@ -65,7 +73,7 @@ class FitReport:
         ms = self.kept[-1].ms or 0.0
         if self.drop > self.max_drop:
             where = "images that steps were chosen on" if self.kept[-1].evaluated is None else "evaluation images"
-            return f"lost {self.drop:.1f} points on the {where}: needed at most {self.max_drop:g}"
+            return f"lost {self.drop:.1f} points of {self.measure} on the {where}: needed at most {self.max_drop:g}"
         if self.target_ms is not None and ms > self.target_ms:
             needed = f"found {ms:.2f} ms (predicted): needed {self.target_ms:g}"
             return f"{needed}; allow more with --max-drop, or train with distill"
@@ -78,7 +86,8 @@ class FitReport:
             "speedup": self.speedup,
             "drop": self.drop,
             "missed": self.missed,
-            "milliseconds": f"predicted: {PREDICTION_ERROR}",
+            "milliseconds": f"predicted: {boards.held_out()}",
+            "scores": WEAKER if self.measure == AGREEMENT else "mAP on labels, measured with ONNX Runtime",
         }
 
 
@@ -90,7 +99,8 @@ def page(report: FitReport) -> str:
         ("times FP32, predicted", number(report.speedup, 2)),
         ("points lost", number(report.drop)),
     ]
-    columns = ("step", "result", "reason", "ms (predicted)", "mAP, choosing", "mAP, evaluation")
+    measure = report.measure
+    columns = ("step", "result", "reason", "ms (predicted)", f"{measure}, choosing", f"{measure}, evaluation")
     rows = (
         Row((r.name, r.outcome, r.why, number(r.ms, 2), number(r.score), number(r.evaluated))) for r in report.rungs
     )
@@ -98,18 +108,21 @@ def page(report: FitReport) -> str:
         f"{report.model}: fit",
         f"<h1>{text(report.model)}</h1>",
         tiles(shown),
-        paragraph(f"Milliseconds are predicted for {report.device}, in no case measured: {PREDICTION_ERROR}."),
-        paragraph("mAP is measured with ONNX Runtime. Steps were chosen without the evaluation images."),
+        paragraph(f"Milliseconds are predicted for {report.device}, in no case measured: {boards.held_out()}."),
+        paragraph(
+            f"Scores ({measure}) are measured with ONNX Runtime. Steps were chosen without the evaluation images."
+        ),
+        paragraph(WEAKER) if measure == AGREEMENT else "",
         paragraph(f"Not met: {report.missed}.") if report.missed else "",
-        heading("Predicted milliseconds against mAP"),
-        _chart(report.rungs, last),
+        heading(f"Predicted milliseconds against {measure}"),
+        _chart(report, last),
         heading("Ladder"),
         table(columns, rows, range(3, 6)),
     )
 
 
-def _chart(rungs: Sequence[Rung], chosen: Rung) -> Html:
-    points = [(rung, rung.ms, rung.score) for rung in rungs if rung.ms is not None and rung.score is not None]
+def _chart(report: FitReport, chosen: Rung) -> Html:
+    points = [(rung, rung.ms, rung.score) for rung in report.rungs if rung.ms is not None and rung.score is not None]
     most = max(ms for _, ms, _ in points)
     low, high = min(score for *_, score in points), max(score for *_, score in points)
     span = (high - low) or 1.0
@@ -125,7 +138,7 @@ def _chart(rungs: Sequence[Rung], chosen: Rung) -> Html:
     axes = f'<path d="M{MARGIN} {MARGIN / 2}V{HEIGHT - MARGIN / 2}H{WIDTH - MARGIN}" fill="none" stroke="var(--soft)"/>'
     labels = "".join(_labels(most, low, high))
     return Html(
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Milliseconds against mAP" '
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Milliseconds against {report.measure}" '
         f'style="max-width:50rem;font-size:11px;fill:var(--ink)">{axes}{labels}{drawn}</svg>'
     )
 
@@ -140,7 +153,7 @@ def _labels(most: float, low: float, high: float) -> Iterator[str]:
 
 def _point(rung: Rung, x: float, y: float, chosen: bool) -> str:
     color = "var(--sparse)" if rung.outcome == "kept" else "var(--ineligible)"
-    title = f"{rung.name}: {rung.ms:.2f} ms predicted, mAP {rung.score:.1f}, {rung.outcome}"
+    title = f"{rung.name}: {rung.ms:.2f} ms predicted, score {rung.score:.1f}, {rung.outcome}"
     words = f"{rung.name}, chosen" if chosen else rung.name
     return (
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{7 if chosen else 4}" fill="{color}">'

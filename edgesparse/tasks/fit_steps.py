@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edgesparse.builder.prepare import detector_spec
 from edgesparse.compress import SlimOptions
-from edgesparse.compress.cost import cost, layer_ms
+from edgesparse.compress.cost import cost, int8_gains
 from edgesparse.config import DetectorSpec, Recipe
 from edgesparse.errors import ConfigError
 from edgesparse.model.activations import input_name
@@ -18,7 +18,7 @@ from edgesparse.predict import boards, fusion, roofline
 from edgesparse.progress import Progress
 from edgesparse.sparsity.reconstruct_report import ReconstructReport
 from edgesparse.tasks.inputs import static_model
-from edgesparse.tasks.prune import PruneOptions, PruneResult, prune_file
+from edgesparse.tasks.prune import PruneMethod, PruneOptions, PruneResult, prune_file
 from edgesparse.tasks.quantize import QuantizeOptions, quantize_file
 from edgesparse.tasks.slim import slim_file
 from edgesparse.tasks.writing import write
@@ -41,14 +41,15 @@ class NotWorthIt(Exception):
 class FitOptions:
     """What `fit` searches for.
 
-    - `annotations`, `annotated_images`: labels to choose steps on; never those that the result is reported on.
+    - `annotations`, `annotated_images`: labels to choose steps on; never those that the result is reported on. None for
+    agreement with the float network, on as many other images again as it is chosen on.
     - `images`: images to calibrate and refit on; default: the recipe's `calibrate.images`; the first `count` are used.
     - `device`: the board to predict for. `target_ms`: stop at this predicted latency.
-    - `max_drop`: lose at most this many points of mAP (0 to 100); default 1.
+    - `max_drop`: lose at most this many points of mAP (0 to 100); default 1, and 10 points of agreement.
     - `minutes`: start nothing and stop the current step after this time. `force`: replace an earlier result.
     """
 
-    annotations: str | Path
+    annotations: str | Path | None = None
     annotated_images: str | Path | None = None
     images: str | Path | None = None
     count: int = 160
@@ -62,12 +63,16 @@ class FitOptions:
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of `fit`, the recipe to start from, images to calibrate on, and the folder of the steps' files."""
+    """The options of `fit`, the recipe to start from, images to calibrate on, the folder of the steps' files, and the
+    labels to choose steps on.
+    """
 
     options: FitOptions
     source: Recipe
     images: str
     folder: Path
+    annotations: str | Path | None = None
+    annotated_images: str | Path | None = None
 
     @property
     def board(self) -> boards.Board:
@@ -146,12 +151,15 @@ def scored(network: Network) -> tuple[Model, DetectorSpec]:
 
 
 def milliseconds(network: Network, settings: Settings) -> float:
-    """Predict the latency: float layers of an INT8 engine in FP16, 2:4 where TensorRT is likely to run it."""
+    """Predict the latency: float layers of an INT8 engine in FP16, 2:4 where TensorRT is likely to run it.
+
+    Float layers that follow each other are each taken to convert their output, so it is an upper bound.
+    """
     model, board = load(network.model), settings.board
     ms = cost(model, board, network.precision).ms
     if network.floats:
-        half, byte = (layer_ms(model, board, precision) for precision in ("fp16", "int8"))
-        ms += sum(half.get(name, 0.0) - byte.get(name, 0.0) for name in network.floats)
+        gains = int8_gains(model, board)
+        ms += sum(max(gains.get(name, 0.0), 0.0) for name in network.floats)
     if network.sparse:
         ms -= sum(ms for name, ms in _sparse_gains(network, board).items() if name in network.sparse)
     return ms
@@ -174,7 +182,7 @@ def _recipe(recipe: Recipe, model: Path, head: str, size: tuple[int, int] | None
 
 
 def _int8(network: Network, settings: Settings, left: float, progress: Progress) -> Network:
-    return _quantized(replace(network, precision="int8"), "int8", settings, progress)
+    return _quantized(replace(network, precision="int8"), "int8", settings, network.score - left, progress)
 
 
 def _smaller(network: Network, settings: Settings, left: float, progress: Progress) -> Network:
@@ -187,41 +195,54 @@ def _smaller(network: Network, settings: Settings, left: float, progress: Progre
     if info(load(source.model)).size is not None:
         raise NotWorthIt(f"the model's input is fixed at {height}x{width}: export it with dynamic sides")
     smaller = base(_recipe(source, source.model, source.head, (size[0], size[1])), settings, "smaller")
-    return _quantized(replace(smaller, precision=network.precision), "smaller", settings, progress)
+    smaller = replace(smaller, precision=network.precision)
+    return _quantized(smaller, "smaller", settings, network.score - left, progress)
 
 
 def _slim(network: Network, settings: Settings, left: float, progress: Progress) -> Network:
+    return _quantized(slimmed(network, settings, progress), "slim", settings, network.score - left, progress)
+
+
+def slimmed(network: Network, settings: Settings, progress: Progress) -> Network:
+    """Rewrite the float network with `slim`, for the precision that it runs in."""
     precision = "int8" if network.precision == "int8" else "fp16"
     path = settings.folder / "slim.onnx"
     options = SlimOptions(head=network.recipe.head, device=settings.options.device, precision=precision)
     report = slim_file(network.recipe, path, options, force=True, progress=progress).report
     head = report.head or network.recipe.head
-    recipe = _recipe(network.recipe, path, head, network.recipe.input.size)
-    return _quantized(replace(network, model=path, recipe=recipe), "slim", settings, progress)
+    return replace(network, model=path, recipe=_recipe(network.recipe, path, head, network.recipe.input.size))
 
 
 def _channels(network: Network, settings: Settings, left: float, progress: Progress) -> Network:
     path, _ = _pruned(network, settings, left, progress, "channels")
     recipe = _recipe(network.recipe, path, network.recipe.head, network.recipe.input.size)
-    return _quantized(replace(network, model=path, recipe=recipe), "channels", settings, progress)
+    network = replace(network, model=path, recipe=recipe)
+    return _quantized(network, "channels", settings, network.score - left, progress)
 
 
 def _sparse(network: Network, settings: Settings, left: float, progress: Progress) -> Network:
-    most = sum(_sparse_gains(network, settings.board).values())
+    gains = {name: ms for name, ms in _sparse_gains(network, settings.board).items() if ms > 0}
+    most = sum(gains.values())
     if most < WORTH * network.ms:
         raise NotWorthIt(
             f"2:4 in every layer where TensorRT is likely to run it saves {most:.3f} ms (predicted); no sparse INT8 "
             "kernel fits a layer with SiLU"
         )
-    path, result = _pruned(network, settings, left, progress, "reconstruct")
+    path, result = _pruned(network, settings, left, progress, "reconstruct", gains)
     assert isinstance(result.report, ReconstructReport)
     sparse = tuple(layer.name for layer in result.report.layers if layer.state == "sparse")
     recipe = _recipe(network.recipe, path, network.recipe.head, network.recipe.input.size)
-    return _quantized(replace(network, model=path, recipe=recipe, sparse=sparse), "sparse", settings, progress)
+    network = replace(network, model=path, recipe=recipe, sparse=sparse)
+    return _quantized(network, "sparse", settings, network.score - left, progress)
 
 
 def _pruned(
-    network: Network, settings: Settings, left: float, progress: Progress, method: Any
+    network: Network,
+    settings: Settings,
+    left: float,
+    progress: Progress,
+    method: PruneMethod,
+    gains: Mapping[str, float] | None = None,
 ) -> tuple[Path, PruneResult]:
     if left <= 0:
         raise NotWorthIt("nothing is left of the points that may be lost")
@@ -231,17 +252,21 @@ def _pruned(
         images=settings.images,
         count=options.count,
         max_drop=FOR_PRUNING * left,
-        device=options.device,
-        annotations=options.annotations,
-        annotated_images=options.annotated_images,
+        device=options.device if gains is None else None,
+        gains=gains,
+        annotations=settings.annotations,
+        annotated_images=settings.annotated_images,
         state=settings.folder / f"{method}-state",
         force=True,
     )
     return path, prune_file(network.recipe, path, chosen, progress)
 
 
-def _quantized(network: Network, name: str, settings: Settings, progress: Progress) -> Network:
-    """Quantize the float model again, unless the engine is FP16. Layers that lose most stay in float."""
+def _quantized(network: Network, name: str, settings: Settings, least: float, progress: Progress) -> Network:
+    """Quantize the float model again, unless the engine is FP16.
+
+    If it scores less than `least` points, those layers stay in float that lose most for the time they save.
+    """
     if network.precision != "int8":
         return network
     path = settings.folder / f"{name}-int8.onnx"
@@ -249,6 +274,11 @@ def _quantized(network: Network, name: str, settings: Settings, progress: Progre
         images=settings.images,
         count=settings.options.count,
         placement="sparse" if network.sparse else "fuse",
+        min_map=least,
+        calibration=settings.folder / f"{name}-ranges.json",
+        device=settings.options.device,
+        annotations=settings.annotations,
+        annotated_images=settings.annotated_images,
         force=True,
     )
     report = quantize_file(network.recipe, path, options, progress).report

@@ -5,7 +5,7 @@ Each is a field of SlimOptions, PruneOptions, QuantizeOptions or EvaluateOptions
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict
 
@@ -27,6 +27,7 @@ class PruneKeywords(TypedDict, total=False):
     share: float | None
     max_drop: float | None
     device: str | None
+    gains: Mapping[str, float] | None
     annotations: str | Path | None
     annotated_images: str | Path | None
     names: str | None
@@ -47,6 +48,8 @@ class QuantizeKeywords(TypedDict, total=False):
     placement: Placement
     method: RangeMethod
     max_drop: float | None
+    min_map: float | None
+    device: str | None
     annotations: str | Path | None
     annotated_images: str | Path | None
     keep: Sequence[str]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,6 +58,8 @@ class PruneOptions:
       with `channels`; implies `layers="auto"`.
     - `max_drop`: lose at most this many points of mAP (0 to 100) on `annotations`; implies `layers="auto"`.
     - `device`: weigh layers by their predicted gain on this board, such as "orin-nano-8gb"; implies `layers="auto"`.
+    - `gains`: for `reconstruct`, what 2:4 saves in each layer, by name and in any unit, instead of `device`'s; implies
+    `layers="auto"`.
     - `annotations`: COCO JSON file, YOLO data.yaml, or a folder with one of them, to score on; `annotated_images`: the
     folder of the images, if they are not next to it. - `state`: folder for intermediate results: after an interruption,
     the same call continues from there. - `html`: file for a report per layer.
@@ -71,6 +73,7 @@ class PruneOptions:
     share: float | None = None
     max_drop: float | None = None
     device: str | None = None
+    gains: Mapping[str, float] | None = None
     annotations: str | Path | None = None
     annotated_images: str | Path | None = None
     names: str | None = None
@@ -81,7 +84,7 @@ class PruneOptions:
     @property
     def automatic(self) -> bool:
         """Whether layers are chosen automatically."""
-        return self.layers == "auto" or any(x is not None for x in (self.share, self.max_drop, self.device))
+        return self.layers == "auto" or any(x is not None for x in (self.share, self.max_drop, self.device, self.gains))
 
     def check(self) -> None:
         """Raise ConfigError if options contradict each other."""
@@ -116,7 +119,7 @@ class PruneOptions:
             )
 
 
-_RECONSTRUCT = ("images", "annotations", "annotated_images", "share", "max_drop", "device", "state", "html")
+_RECONSTRUCT = ("images", "annotations", "annotated_images", "share", "max_drop", "device", "gains", "state", "html")
 
 
 @dataclass(frozen=True)
@@ -169,12 +172,14 @@ def _magnitude(recipe: Recipe, options: PruneOptions, progress: Progress) -> tup
 def _reconstruct(recipe: Recipe, options: PruneOptions, progress: Progress) -> tuple[Model, ReconstructReport]:
     board = boards.board(options.device) if options.device else None
     scored, state = _scored(recipe, options, progress)
-    model, spec = scored.model, scored.spec
+    model, spec, gains = scored.model, scored.spec, options.gains
+    if gains is None and board is not None:
+        gains = _gains(model, spec, board)
     selection = ReconstructOptions(
         layers="auto" if options.automatic else (options.layers or None),
         max_drop=options.max_drop,
         share=options.share,
-        gains=_gains(model, spec, board) if board else None,
+        gains=gains,
         state_dir=state,
     )
     return reconstruct(model, scored.images, selection, _task(scored), progress)

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from edgesparse.builder.confidence import CorrectedConfidences, correct_confidences
+from edgesparse.compress.cost import int8_gains
 from edgesparse.confidences import ConfidenceShift
 from edgesparse.config import Recipe
 from edgesparse.errors import CalibrationError, ConfigError, ModelError
@@ -25,6 +26,7 @@ from edgesparse.model.activations import spread, stream
 from edgesparse.model.load import Model, load, save
 from edgesparse.model.outputs import ReferenceOutputs
 from edgesparse.pages.shifts import shift_tables
+from edgesparse.predict import boards
 from edgesparse.progress import Progress, quiet
 from edgesparse.runtime.images import ImageBatches
 from edgesparse.tasks.inputs import (
@@ -35,6 +37,7 @@ from edgesparse.tasks.inputs import (
     check_numbers,
     read_annotations,
     read_model,
+    static_model,
 )
 from edgesparse.tasks.writing import check_outputs, write
 
@@ -50,7 +53,10 @@ class QuantizeOptions:
     - `placement`: `fuse` puts Q/DQ after the activations; `sparse` also directly after each 2:4 layer, where TensorRT's
       sparse INT8 kernels need it.
     - `method`: how ranges are chosen: best, entropy, percentile, mse or max.
-    - `max_drop`: keep layers in float until at most this many points of mAP (0 to 100) are lost on `annotations`.
+    - `max_drop`: keep layers in float until at most this many points of mAP (0 to 100) are lost on `annotations`;
+    `min_map`: until at least this many are reached. - `device`: keep those in float that cost least time for what they
+    lose, as predicted for this board, such as "orin-nano-8gb"; without it, the time is taken as proportional to the
+    multiply-accumulates.
     - `annotations`: COCO JSON file, YOLO data.yaml, or a folder with one of them, to score on; `annotated_images`: the
     folder of the images, if they are not next to it. - `keep`: names of layers that stay in float. - `calibration`:
     file of ranges: reused if it belongs to this model, these images and settings, else written. - `from_table`: take
@@ -64,6 +70,8 @@ class QuantizeOptions:
     placement: Placement = "fuse"
     method: RangeMethod = "mse"
     max_drop: float | None = None
+    min_map: float | None = None
+    device: str | None = None
     annotations: str | Path | None = None
     annotated_images: str | Path | None = None
     keep: Sequence[str] = ()
@@ -83,7 +91,7 @@ class QuantizeOptions:
             if value not in choices:
                 raise ConfigError(f"{option}: found {value!r}, needed one of {', '.join(choices)}")
         check_numbers(self.count, self.max_drop)
-        if self.max_drop is not None and self.annotations is None:
+        if self.annotations is None and not (self.max_drop is None and self.min_map is None):
             raise ConfigError("--max-drop needs --annotations: annotated images to score on")
         if self.annotated_images is not None and self.annotations is None:
             raise ConfigError("--annotated-images needs --annotations")
@@ -159,8 +167,10 @@ def _path(value: str | Path | None) -> Path | None:
 def _recover(recipe: Recipe, options: QuantizeOptions, progress: Progress) -> tuple[Recovered, ScoredModel]:
     source, scales = str(options.images), _scales(_path(options.from_table))
     check_images(source)
+    board = None if options.device is None else boards.board(options.device)
     labels = read_annotations(options.annotations, options.annotated_images)
     scored = read_model(recipe, source, options.count, labels, progress)
+    gains = None if board is None else int8_gains(static_model(recipe)[0], board)
     input_spec = scored.spec.input
     result = recover(
         scored.model,
@@ -170,6 +180,8 @@ def _recover(recipe: Recipe, options: QuantizeOptions, progress: Progress) -> tu
             placement=options.placement,
             keep=tuple(options.keep),
             max_drop=options.max_drop,
+            least=options.min_map,
+            gains=gains,
             scales=scales,
             table=options.table is not None,
         ),

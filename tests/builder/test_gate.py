@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import squares
 
+from benchmarks.orin_slice import networks
 from edgesparse.builder.build import build
+from edgesparse.compress.maps import cut, set_head
 from edgesparse.config import parse
 from edgesparse.errors import AccuracyGateFailed
 
@@ -47,6 +50,22 @@ def test_a_ruined_detector_with_a_good_reference_is_refused(tmp_path: Path) -> N
     ruined = squares.detector(tmp_path / "squares.onnx", shift=1000.0)
     with pytest.raises(AccuracyGateFailed, match=r"found 0.0 mAP, 100.0 under the reference's 100.0"):
         make(ruined, {"annotations": str(labels), "reference": str(good), "max_map_drop": 1})
+
+
+def test_a_reference_that_decodes_its_boxes_is_read_by_its_own_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After `slim` the model has maps, and the original that it is compared with has boxes."""
+    monkeypatch.setitem(networks.SCALES, "tiny", (1 / 3, 0.125, 256))
+    original, network = tmp_path / "original.onnx", networks.yolov8("tiny", "relu", 64, 3)
+    onnx.save(network, str(original))
+    slimmed = cut(network)
+    set_head(slimmed, "yolov8-maps")
+    onnx.save(slimmed, str(tmp_path / "slim.onnx"))
+    squares.labelled(tmp_path)
+    accept = {"images": str(tmp_path), "reference": str(original)}
+    make(tmp_path / "slim.onnx", accept, run={"conf": 0.001})
+    assert (tmp_path / "engines/slim/current").exists()
 
 
 def test_a_reference_that_detects_nothing_is_refused_without_labels_too(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 from itertools import pairwise
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -15,7 +16,8 @@ from commands import Command
 from onnx import helper
 
 from edgesparse.progress import Progress
-from edgesparse.tasks import fit, fit_steps
+from edgesparse.tasks import fit, fit_reference, fit_steps
+from edgesparse.tasks.fit_reference import PARTS
 from edgesparse.tasks.fit_steps import Network, Settings
 
 CHOOSE = ("--annotations", "choose", "--images", "choose")
@@ -76,7 +78,7 @@ def test_an_interrupted_search_keeps_what_it_measured(
     with monkeypatch.context() as patch:
         patch.setattr(fit_steps, "prune_file", stopped)
         assert edgesparse("fit", recipe, "-o", "out", *CHOOSE).code == 130
-    costs = json.loads((tmp_path / "out/costs.json").read_text())
+    costs = json.loads((tmp_path / "out/costs.json").read_text())["steps"]
     assert any(cost["precision"] == "int8" for cost in costs.values()) and not (tmp_path / "out/fit.json").exists()
     # A target that INT8 reaches: nothing is quantized again, and nothing is pruned.
     for name in ("prune_file", "quantize_file"):
@@ -105,6 +107,34 @@ def test_the_time_limit_ends_a_step_and_what_was_kept_is_written(
     assert ended.json["rungs"][0]["evaluated"] is not None and ended.json["written"]
 
 
+def test_without_labels_the_boxes_of_the_float_network_take_their_place(
+    edgesparse: Command, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit_steps, "STEPS", {"INT8": fit_steps.STEPS["INT8"]})
+    ended = edgesparse("fit", recipe, "-o", "out", "--images", "choose", "--json")
+    assert ended.code == 0, ended.err
+    assert ended.json["measure"] == "agreement" and "errors count as correct" in ended.json["scores"]
+    first = ended.json["rungs"][0]
+    assert first["score"] == first["evaluated"] == 100 and ended.json["max_drop"] == 10
+    choosing, evaluation = (set((tmp_path / f"out/reference/{part}/images").iterdir()) for part in PARTS)
+    names = [{path.name for path in part} for part in (choosing, evaluation)]
+    assert names[0] and names[1] and not names[0] & names[1]
+    assert "max_map_drop" not in (tmp_path / "out/fit.yaml").read_text()
+    assert "agreement, not accuracy" in (tmp_path / "out/ladder.html").read_text()
+
+    monkeypatch.setattr(fit_reference, "opened", None)  # what was written is used again
+    ended = edgesparse("fit", recipe, "-o", "out", "--images", "choose", "--force")
+    assert ended.code == 0 and "agreement, not accuracy" in ended.out, ended.err
+
+
+def test_without_labels_images_without_objects_are_refused(edgesparse: Command, recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "blank").mkdir()
+    for name in "ab":
+        cv2.imwrite(str(tmp_path / f"blank/{name}.png"), np.zeros((64, 64, 3), np.uint8))
+    ended = edgesparse("fit", recipe, "-o", "out", "--images", "blank")
+    assert ended.code == 2 and "keeps no box (confidence 0.25 or more) on 1 images" in ended.message
+
+
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
@@ -114,6 +144,7 @@ def test_the_time_limit_ends_a_step_and_what_was_kept_is_written(
             "must not be chosen on the images",
         ),
         (["--annotations", "choose"], 2, "no images to calibrate on"),
+        (["--images", "choose", "--annotated-images", "choose"], 2, "--annotated-images needs --annotations"),
         ([*CHOOSE, "--device", "orin-nan-8gb"], 2, "did you mean orin-nano-8gb"),
         ([*CHOOSE, "--minutes", "0.00001"], 1, "before the original was scored"),
     ],

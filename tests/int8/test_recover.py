@@ -157,6 +157,13 @@ def test_a_limit_may_be_the_score_itself() -> None:
     assert len(result.keep) == 1 and [step.score for step in result.report.steps] == [None, None, 70, 80]
 
 
+def test_with_gains_a_layer_that_int8_does_not_make_faster_is_the_first_in_float() -> None:
+    before = network(large=300)
+    options = RecoverOptions(MAX, max_drop=0.5, gains={"a": 1.0, "b": 0.0, "c": 1.0})
+    result = recover(before, batches(), options, score=lambda int8: 100 - 100 * lost(before, int8))
+    assert sorted(result.keep) == ["b", "c"]
+
+
 def test_every_trial_sets_the_biases_for_its_own_layers() -> None:
     before, scored = network(large=300), list[ModelProto]()
 

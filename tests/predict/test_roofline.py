@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from onnx import ModelProto, NodeProto
 from small_models import model, node, random
 
 from edgesparse.errors import ConfigError, ModelError
-from edgesparse.predict.boards import board, board_names, fitted
+from edgesparse.predict.boards import board, board_names, fitted, held_out
 from edgesparse.predict.fusion import Work, fused_layers
 from edgesparse.predict.roofline import as_dict, gains, least_ms, likely_sparse, predict, predict_all, verdict
 
@@ -22,6 +23,15 @@ def network(after: list[NodeProto], **tensors: np.ndarray) -> ModelProto:
     """A 3x3 convolution of 64 channels, then `after` from c to y."""
     weights = {"w": random(64, 64, 3, 3), **tensors}
     return model([node("Conv", ["x", "w"], ["c"], "conv", pads=[1, 1, 1, 1]), *after], weights)
+
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "predict.json"
+
+
+def test_the_error_that_is_shown_is_the_measured_one() -> None:
+    results, error = json.loads(RESULTS.read_text()), asdict(held_out())
+    assert error == {name: results["held_out_trtutils"][name] for name in error}
+    assert asdict(fitted()) == results["in_boards_yaml"]
 
 
 SILU = [node("Sigmoid", ["c"], ["s"], "sigmoid"), node("Mul", ["c", "s"], ["y"], "mul")]
