@@ -195,18 +195,23 @@ def _recover(recipe: Recipe, options: QuantizeOptions, progress: Progress) -> tu
 def _corrected(
     scored: ScoredModel, result: Recovered, options: QuantizeOptions, progress: Progress
 ) -> CorrectedConfidences:
-    """Correct confidences, unless that loses more than `max_drop`; the report gets a step for it."""
+    """Correct confidences, unless that loses more than the limits allow; the report gets a step for it."""
     corrected = correct_confidences(scored.model, result, scored.images, scored.spec, progress)
     if corrected.why or corrected.after is None:
         return corrected
     quantized, steps = corrected.result.quantized, result.report.steps
     points = scored.scorer(quantized) if scored.scorer else None
-    if points is not None and options.max_drop is not None and (steps[0].score or 0) - points > options.max_drop:
+    if points is not None and points < _least(options, steps[0].score):
         return CorrectedConfidences(result, corrected.before, corrected.before, OVER_LIMIT)
     change = ReferenceOutputs(scored.model, spread(scored.images, IMAGES // 2)).change(quantized)
     step = RecoveryStep("confidences corrected", change, points)
     report = replace(result.report, steps=(*steps, step))
     return replace(corrected, result=replace(corrected.result, report=report))
+
+
+def _least(options: QuantizeOptions, before: float | None) -> float:
+    """The points that must be left; `before`: those of the float model."""
+    return max(options.min_map or 0.0, 0.0 if options.max_drop is None else (before or 0.0) - options.max_drop)
 
 
 def _scales(path: Path | None) -> dict[str, float] | None:
