@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     "--max-drop", type=options.NOT_NEGATIVE, metavar="POINTS", help="Lose at most this [1 mAP; 10 agreement]."
 )
 @click.option("--minutes", type=options.Number(0, 1e6, min_open=True), metavar="N", help="End the search after this.")
+@click.option("--build", type=options.Count(0), default=0, metavar="N", help="Build and time the N fastest here.")
 @options.names
 @options.force
 @options.as_json
@@ -46,8 +47,9 @@ def fit(target: Path, output: Path, as_json: bool, **fields: Any) -> None:
     left, and is kept if the board is predicted to run it at least 1 % faster and its mAP, measured here on
     --annotations, stays within --max-drop. The result is then scored on the recipe's accept.annotations, which must be
     others. Without --annotations, the boxes that the float network keeps on --images take the place of labels: steps
-    are chosen on half of the images, and the result is reported on the others. Nothing is trained, and no engine is
-    built: every latency is predicted. After an interruption, the same command continues.
+    are chosen on half of the images, and the result is reported on the others. Nothing is trained. Latencies are
+    predicted; with --build, the networks that are predicted to be fastest are built and timed on this machine, and the
+    fastest engine that passes the recipe's gate decides. After an interruption, the same command continues.
     """
     from edgesparse.tasks.fit import fit_folder
     from edgesparse.tasks.fit_steps import FitOptions
@@ -76,9 +78,15 @@ def _show(report: FitReport) -> None:
         ),
         numbers=3,
     )
-    click.echo(
-        f"predicted {report.speedup:.2f} times as fast as FP32; {report.drop:.1f} points of {report.measure} lost"
-    )
+    if any(rung.engine for rung in report.rungs):
+        table(
+            "built and timed on this machine",
+            ("step", "engine", "ms"),
+            ((rung.name, rung.engine, _cell(rung.measured, 3)) for rung in report.rungs if rung.engine),
+            numbers=1,
+        )
+    lost = f"{report.drop:.1f} points of {report.measure} lost"
+    click.echo(f"{report.result.name}: predicted {report.speedup:.2f} times as fast as FP32; {lost}")
     if report.measure == AGREEMENT:
         click.echo(WEAKER)
 

@@ -17,6 +17,7 @@ from edgesparse.progress import Progress, quiet
 from edgesparse.runtime.evaluate import ModelScorer
 from edgesparse.runtime.labels.read import Labels
 from edgesparse.tasks import fit_steps
+from edgesparse.tasks.fit_build import time_best
 from edgesparse.tasks.fit_costs import Costs
 from edgesparse.tasks.fit_reference import reference_boxes
 from edgesparse.tasks.fit_report import AGREEMENT, MAP, FitReport, Rung, page
@@ -73,8 +74,20 @@ def fit_folder(target: Target, output: Path, options: FitOptions, progress: Prog
     else:
         judges = _Judges(choosing, evaluation, MAP)
     search = _Search(base, settings, judges, progress)
-    report = search.run()
-    return _write(output, search.chosen, report, _accept(recipe, judges, search.budget), images)
+    report, accept = search.run(), _accept(recipe, judges, search.budget)
+    if options.build:
+        report = _built(report, search, accept, output / "engines")
+    return _write(output, search.networks[report.result.name], report, accept, images)
+
+
+def _built(report: FitReport, search: _Search, accept: Accept, folder: Path) -> FitReport:
+    """Build and time the best networks within the budget; the fastest becomes the result."""
+    timings = time_best(search.within_budget, accept, search.settings.options.build, folder, search.progress)
+    rungs = (
+        rung if (timing := timings.get(rung.name)) is None else replace(rung, measured=timing.ms, engine=timing.engine)
+        for rung in report.rungs
+    )
+    return replace(report, rungs=tuple(rungs))
 
 
 def _without_labels(base: Network, settings: Settings, folder: Path, progress: Progress) -> tuple[Settings, _Judges]:
@@ -131,6 +144,10 @@ class _Search:
         rungs = tuple(replace(rung, evaluated=self._evaluated(rung.name)) for rung in self.rungs)
         model = self.settings.source.model.name
         return FitReport(model, options.device, self.budget, options.target_ms, rungs, self.judges.measure)
+
+    @property
+    def within_budget(self) -> dict[str, Network]:
+        return {name: each for name, each in self.networks.items() if self.reference - each.score <= self.budget}
 
     def _try(self, name: str, step: fit_steps.Step) -> None:
         target = self.settings.options.target_ms

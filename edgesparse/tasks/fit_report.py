@@ -24,7 +24,8 @@ class Rung:
     """One step of the ladder.
 
     `outcome`: `kept`, `dropped` or `not tried`, and `why`. `ms`: predicted latency on the board. `score`: measured, 0
-    to 100, on the images that steps are chosen on; `evaluated`: on the evaluation images.
+    to 100, on the images that steps are chosen on; `evaluated`: on the evaluation images. `measured`:
+    median latency of `engine` on this machine, if it was built; without it, `engine` says why it has none.
     """
 
     name: str
@@ -33,13 +34,16 @@ class Rung:
     ms: float | None = None
     score: float | None = None
     evaluated: float | None = None
+    measured: float | None = None
+    engine: str = ""
 
 
 @dataclass(frozen=True)
 class FitReport:
-    """The ladder from FP32 on, and the files that were written. The last kept rung is the chosen network.
+    """The ladder from FP32 on, and the files that were written.
 
-    `measure`: what scores are: MAP on labels, or AGREEMENT.
+    `result` is the rung whose engine is fastest or, if none was built, the last one that was kept. `measure`: what
+    scores are: MAP on labels, or AGREEMENT.
     """
 
     model: str
@@ -55,14 +59,19 @@ class FitReport:
         return tuple(rung for rung in self.rungs if rung.outcome == "kept")
 
     @property
+    def result(self) -> Rung:
+        timed = [rung for rung in self.rungs if rung.measured is not None]
+        return min(timed, key=lambda rung: rung.measured or 0.0) if timed else self.kept[-1]
+
+    @property
     def speedup(self) -> float:
         """Predicted, over FP32."""
-        return (self.kept[0].ms or 0.0) / (self.kept[-1].ms or 1.0)
+        return (self.kept[0].ms or 0.0) / (self.result.ms or 1.0)
 
     @property
     def drop(self) -> float:
         """Points lost on the evaluation images, or without these, on the images that steps were chosen on."""
-        first, last = self.kept[0], self.kept[-1]
+        first, last = self.kept[0], self.result
         if first.evaluated is not None and last.evaluated is not None:
             return first.evaluated - last.evaluated
         return (first.score or 0.0) - (last.score or 0.0)
@@ -70,12 +79,13 @@ class FitReport:
     @property
     def missed(self) -> str:
         """What the chosen network does not meet; empty if nothing."""
-        ms = self.kept[-1].ms or 0.0
+        result = self.result
+        ms, how = (result.ms or 0.0, "predicted") if result.measured is None else (result.measured, "measured here")
         if self.drop > self.max_drop:
-            where = "images that steps were chosen on" if self.kept[-1].evaluated is None else "evaluation images"
+            where = "images that steps were chosen on" if result.evaluated is None else "evaluation images"
             return f"lost {self.drop:.1f} points of {self.measure} on the {where}: needed at most {self.max_drop:g}"
         if self.target_ms is not None and ms > self.target_ms:
-            needed = f"found {ms:.2f} ms (predicted): needed {self.target_ms:g}"
+            needed = f"found {ms:.2f} ms ({how}): needed {self.target_ms:g}"
             return f"{needed}; allow more with --max-drop, or train with distill"
         return ""
 
@@ -83,6 +93,7 @@ class FitReport:
         """Return JSON-compatible values."""
         return {
             **asdict(self),
+            "chosen": self.result.name,
             "speedup": self.speedup,
             "drop": self.drop,
             "missed": self.missed,
@@ -93,7 +104,7 @@ class FitReport:
 
 def page(report: FitReport) -> str:
     """Return the page: milliseconds against mAP, and the ladder."""
-    last = report.kept[-1]
+    last = report.result
     shown = [
         ("ms, predicted", number(last.ms, 2)),
         ("times FP32, predicted", number(report.speedup, 2)),
@@ -108,7 +119,7 @@ def page(report: FitReport) -> str:
         f"{report.model}: fit",
         f"<h1>{text(report.model)}</h1>",
         tiles(shown),
-        paragraph(f"Milliseconds are predicted for {report.device}, in no case measured: {boards.held_out()}."),
+        paragraph(f"Milliseconds are predicted for {report.device}, not measured: {boards.held_out()}."),
         paragraph(
             f"Scores ({measure}) are measured with ONNX Runtime. Steps were chosen without the evaluation images."
         ),
@@ -118,7 +129,15 @@ def page(report: FitReport) -> str:
         _chart(report, last),
         heading("Ladder"),
         table(columns, rows, range(3, 6)),
+        _engines(report),
     )
+
+
+def _engines(report: FitReport) -> Html:
+    rows = [Row((rung.name, rung.engine, number(rung.measured, 2))) for rung in report.rungs if rung.engine]
+    if not rows:
+        return Html("")
+    return Html(heading("Engines on this machine") + table(("step", "engine", "ms (measured)"), rows, [2]))
 
 
 def _chart(report: FitReport, chosen: Rung) -> Html:

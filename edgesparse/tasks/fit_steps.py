@@ -47,6 +47,7 @@ class FitOptions:
     - `device`: the board to predict for. `target_ms`: stop at this predicted latency.
     - `max_drop`: lose at most this many points of mAP (0 to 100); default 1, and 10 points of agreement.
     - `minutes`: start nothing and stop the current step after this time. `force`: replace an earlier result.
+    - `build`: build and time this many of the best networks on this machine; the fastest is the result.
     """
 
     annotations: str | Path | None = None
@@ -57,6 +58,7 @@ class FitOptions:
     target_ms: float | None = None
     max_drop: float | None = None
     minutes: float | None = None
+    build: int = 0
     names: str | None = None
     force: bool = False
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +17,7 @@ import squares
 from commands import Command
 from onnx import helper
 
+from edgesparse.backends import null
 from edgesparse.progress import Progress
 from edgesparse.tasks import fit, fit_reference, fit_steps
 from edgesparse.tasks.fit_reference import PARTS
@@ -53,7 +56,7 @@ def test_the_ladder_its_files_and_a_second_run_from_what_is_stored(
     assert all(rung["evaluated"] is not None for rung in kept) and "fixed at 64x64" in rungs["smaller input"]["why"]
     assert ended.json["drop"] <= 1 and ended.json["speedup"] > 1.3 and "predicted" in ended.json["milliseconds"]
     page = (tmp_path / "out/ladder.html").read_text()
-    assert "in no case measured" in page and "<svg" in page and "http" not in page
+    assert "not measured" in page and "<svg" in page and "http" not in page
     first = (tmp_path / "out/model.onnx").read_bytes()
     onnx.checker.check_model(onnx.load(tmp_path / "out/model.onnx"), full_check=True)
     assert edgesparse("build", "out/fit.yaml", "--store", "store").code == 0
@@ -65,6 +68,35 @@ def test_the_ladder_its_files_and_a_second_run_from_what_is_stored(
     ended = edgesparse("fit", recipe, "-o", "out", *CHOOSE, "--force")
     assert ended.code == 0 and "times as fast as FP32" in ended.out, ended.err
     assert (tmp_path / "out/model.onnx").read_bytes() == first
+
+
+def test_the_best_networks_are_built_and_timed_and_the_fastest_engine_decides(
+    edgesparse: Command, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faster(network: Network, settings: Settings, left: float, progress: Progress) -> Network:
+        path = settings.folder / "faster.onnx"
+        shutil.copy(network.model, path)
+        return replace(network, model=path, recipe=network.recipe.model_copy(update={"model": path}))
+
+    plan: dict[str, Any] = {"inputs": [["images", [1, 3, 64, 64], "float32"]], "outputs": [["output0", [1, 6, 84], "float32"]]}
+    plan["builds"] = {"fp32": {"seconds": 0.002}, "fp16": {"seconds": 0.001}}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    monkeypatch.setenv(null.PLAN, str(tmp_path / "plan.json"))
+    recipe.write_text("model: side.onnx\nbuild: {backend: 'null'}\n")
+    monkeypatch.setattr(fit_steps, "STEPS", {"faster": faster})
+    monkeypatch.setattr(fit_steps, "milliseconds", lambda network, _: 1.0 if network.model.stem == "base" else 0.5)
+    ended = edgesparse("fit", recipe, "-o", "out", *CHOOSE, "--build", 2, "--json")
+    assert ended.code == 0, ended.err
+    timed = {rung["name"]: rung for rung in ended.json["rungs"] if rung["engine"]}
+    assert set(timed) == {"FP32", "faster"} and {rung["engine"] for rung in timed.values()} == {"fp16"}
+    assert all(0.9 < rung["measured"] < 10 for rung in timed.values())
+    assert ended.json["chosen"] == min(timed.values(), key=lambda rung: rung["measured"])["name"]
+    assert "Engines on this machine" in (tmp_path / "out/ladder.html").read_text()
+
+    (tmp_path / "plan.json").write_text(json.dumps({**plan, "error": "no kernel"}))
+    shutil.rmtree(tmp_path / "out/engines")
+    ended = edgesparse("fit", recipe, "-o", "out", *CHOOSE, "--build", 1, "--force")
+    assert ended.code == 0 and "no kernel" in ended.out and "faster: predicted 2.00 times" in ended.out, ended.err
 
 
 def test_an_interrupted_search_keeps_what_it_measured(
