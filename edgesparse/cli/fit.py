@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     "--target-ms", type=options.Number(0, 1e6, min_open=True), metavar="MS", help="Stop at this predicted latency."
 )
 @click.option(
-    "--max-drop", type=options.NOT_NEGATIVE, metavar="POINTS", help="Lose at most this [1 mAP; 10 agreement]."
+    "--max-drop", type=options.NOT_NEGATIVE, metavar="POINTS", help="Lose at most this [1 mAP; 15 agreement]."
 )
 @click.option("--minutes", type=options.Number(0, 1e6, min_open=True), metavar="N", help="End the search after this.")
 @click.option("--build", type=options.Count(0), default=0, metavar="N", help="Build and time the N fastest here.")

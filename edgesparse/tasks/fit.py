@@ -27,7 +27,7 @@ from edgesparse.tasks.writing import write
 
 LEAST = 0.01
 """The saving, as a share of the predicted time, below which a step is not kept."""
-DEFAULT_DROP = {MAP: 1.0, AGREEMENT: 10.0}
+DEFAULT_DROP = {MAP: 1.0, AGREEMENT: 15.0}
 """The points that may be lost by default, by what they are of."""
 
 

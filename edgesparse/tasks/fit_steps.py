@@ -45,7 +45,7 @@ class FitOptions:
     agreement with the float network, on as many other images again as it is chosen on.
     - `images`: images to calibrate and refit on; default: the recipe's `calibrate.images`; the first `count` are used.
     - `device`: the board to predict for. `target_ms`: stop at this predicted latency.
-    - `max_drop`: lose at most this many points of mAP (0 to 100); default 1, and 10 points of agreement.
+    - `max_drop`: lose at most this many points of mAP (0 to 100); default 1, and 15 points of agreement.
     - `minutes`: start nothing and stop the current step after this time. `force`: replace an earlier result.
     - `build`: build and time this many of the best networks on this machine; the fastest is the result.
     """

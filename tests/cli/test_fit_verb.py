@@ -78,7 +78,10 @@ def test_the_best_networks_are_built_and_timed_and_the_fastest_engine_decides(
         shutil.copy(network.model, path)
         return replace(network, model=path, recipe=network.recipe.model_copy(update={"model": path}))
 
-    plan: dict[str, Any] = {"inputs": [["images", [1, 3, 64, 64], "float32"]], "outputs": [["output0", [1, 6, 84], "float32"]]}
+    plan: dict[str, Any] = {
+        "inputs": [["images", [1, 3, 64, 64], "float32"]],
+        "outputs": [["output0", [1, 6, 84], "float32"]],
+    }
     plan["builds"] = {"fp32": {"seconds": 0.002}, "fp16": {"seconds": 0.001}}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     monkeypatch.setenv(null.PLAN, str(tmp_path / "plan.json"))
@@ -147,7 +150,7 @@ def test_without_labels_the_boxes_of_the_float_network_take_their_place(
     assert ended.code == 0, ended.err
     assert ended.json["measure"] == "agreement" and "errors count as correct" in ended.json["scores"]
     first = ended.json["rungs"][0]
-    assert first["score"] == first["evaluated"] == 100 and ended.json["max_drop"] == 10
+    assert first["score"] == first["evaluated"] == 100 and ended.json["max_drop"] == 15
     choosing, evaluation = (set((tmp_path / f"out/reference/{part}/images").iterdir()) for part in PARTS)
     names = [{path.name for path in part} for part in (choosing, evaluation)]
     assert names[0] and names[1] and not names[0] & names[1]
