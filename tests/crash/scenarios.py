@@ -26,11 +26,14 @@ from samples import SECOND, output_context, sample_event, sample_frame, wait_unt
 
 from edgesparse.errors import DeployError
 from edgesparse.fleet import fetch, history, keys
+from edgesparse.fleet.delta import Target, make
 from edgesparse.fleet.fetch import open_bundle
+from edgesparse.fleet.patched import open_for_deploy
 from edgesparse.fleet.restart import ServiceControl
 from edgesparse.fleet.status import status
 from edgesparse.package import sign
 from edgesparse.package.store import Store, open_package
+from edgesparse.progress import quiet
 from edgesparse.service.outputs.clips import Clips, ClipsSettings
 from edgesparse.service.outputs.spool import Message, Spool
 from edgesparse.service.snapshots import Snapshot
@@ -51,7 +54,10 @@ def deploy(folder: Path, version: str, service: ServiceControl | None = None) ->
 
 
 def with_bundles(folder: Path) -> None:
-    private = bundles.key(folder)
+    with_bundles_of(folder, bundles.key(folder))
+
+
+def with_bundles_of(folder: Path, private: Path) -> None:
     for version in ("1.0", "2.0", "3.0"):
         bundles.signed(folder / f"{version}.esb", private, version)
 
@@ -210,8 +216,8 @@ def check_spool(folder: Path, ended: bool) -> None:
     spool.close()
 
 
-DOWNLOAD = 1_150_000
-"""Bytes of a model that is longer than what a download fetches at once."""
+DOWNLOAD, DELTA = 1_150_000, 150_000
+"""Bytes of models that are longer than what a download fetches at once."""
 
 
 def with_download(folder: Path) -> None:
@@ -237,6 +243,42 @@ def check_download(folder: Path, ended: bool) -> None:
     bundles.device(folder / "disk").recover()
     served = bundles.serving(folder / "disk")
     assert download(folder, None) == {"1.0": "deployed", "2.0": "nothing to do"}[served]
+    serves(("1.0", "2.0"), "2.0")(folder, True)
+
+
+def with_delta(folder: Path) -> None:
+    """Two bundles whose models have nothing in common, and the delta between them: as long as the second one."""
+    private, random = bundles.key(folder), np.random.default_rng(1)
+    with_bundles_of(folder, private)
+    for version in ("1.0", "2.0"):
+        model = folder / f"{version}.contents" / "model" / "model.onnx"
+        model.write_bytes(version.encode() + b"x" + random.bytes(DELTA))
+        bundles.rewritten(folder / f"{version}.esb", private, version)
+    with bundles.opened(folder / "1.0.esb") as old, bundles.opened(folder / "2.0.esb") as new:
+        files = [source.complete(folder, quiet) for source in (old, new)]
+        target = Target(folder / "2.0.esd", keys.read_private(private), quiet)
+        make(files[0], old.head, files[1], new.head, target)
+    deploy(folder, "1.0")
+
+
+def apply_delta(folder: Path, cut: int | None) -> str:
+    """Deploy version 2.0 by its delta, from a server that closes each connection after `cut` bytes."""
+    os.environ["SSL_CERT_FILE"] = str(folder / "ca.pem")
+    fetch.PAUSE = 0.001
+    with https.serving(folder) as site:
+        site.cut, site.files = cut, lambda path: (folder / f"2.0{Path(path).suffix}").read_bytes()
+        delta, trusted = site.url.replace(".esb", ".esd"), keys.trusted(folder / "trusted")
+        with open_for_deploy(site.url, delta, trusted) as source:
+            result = bundles.device(folder / "disk").deploy(source).result
+            assert cut is None or not source.note, source.note
+            return result
+
+
+def check_delta(folder: Path, ended: bool) -> None:
+    """The same deploy succeeds at the first attempt, whatever was left of the delta and of what it made."""
+    bundles.device(folder / "disk").recover()
+    served = bundles.serving(folder / "disk")
+    assert apply_delta(folder, None) == {"1.0": "deployed", "2.0": "nothing to do"}[served]
     serves(("1.0", "2.0"), "2.0")(folder, True)
 
 
@@ -323,6 +365,7 @@ SCENARIOS = {
     "package": Scenario(lambda folder: build_package(folder, "one"), build_package, check_store(("one", "two"), "two")),
     "package again": Scenario(lambda folder: build_package(folder, "one"), build_again, check_store(("one",), "one")),
     "download": Scenario(with_download, lambda folder: download(folder, 300_000), check_download),
+    "delta": Scenario(with_delta, lambda folder: apply_delta(folder, 60_000), check_delta),
     "clips": Scenario(record_clip, record_clip, check_clips),
     "device key": Scenario(lambda _: None, make_key, check_key),
     "signing key": Scenario(lambda _: None, new_signing_key, check_signing_key),

@@ -12,7 +12,7 @@ import trace_program
 from disk import Entries, Resize, Sync, Tree, Write
 from scenarios import SCENARIOS
 
-HEAVY = ("download", "clips")
+HEAVY = ("download", "delta", "clips")
 
 
 @pytest.mark.strace
