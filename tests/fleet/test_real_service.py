@@ -6,13 +6,17 @@ import os
 import signal
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import bundles
+import cv2
+import numpy as np
 import pytest
 import squares
 import yaml
@@ -23,14 +27,40 @@ from edgesparse.fleet.deploy import Device
 from edgesparse.fleet.restart import ServiceControl
 from edgesparse.fleet.slots import Root
 from edgesparse.fleet.status import status
+from edgesparse.shadow import REQUEST
 
 
 @pytest.fixture
-def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServiceControl]:
+def camera() -> Iterator[str]:
+    """A camera that shows three squares, with noise, at an address of single images."""
+    random, scene = np.random.default_rng(0), squares.image([(1, 1, 0), (5, 5, 1), (3, 6, 0)])
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            noisy = np.maximum(scene, random.integers(0, 20, scene.shape, np.uint8))
+            self.send_response(200)
+            self.send_header("Content-Type", "image/png")
+            self.end_headers()
+            self.wfile.write(cv2.imencode(".png", noisy)[1].tobytes())
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/belt.png"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def service(tmp_path: Path, camera: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServiceControl]:
     """Restarting returns once the new process is ready, as with systemctl; each process ends by itself eventually."""
     monkeypatch.setenv("EDGESPARSE_STATE", str(tmp_path / "device"))  # as /var/lib/edgesparse is both
     settings = {
-        "run": {"cameras": [{"name": "belt", "source": "demo", "rate": 20}]},
+        "run": {"cameras": [{"name": "belt", "source": camera, "rate": 20}]},
         "service": {"web": {"enabled": False}},
     }
     (tmp_path / "device.yaml").write_text(yaml.safe_dump(settings))
@@ -108,3 +138,11 @@ def test_a_good_bundle_runs_and_an_unhealthy_one_is_rolled_back(
         DeployError, match=r"found \d+ frames with \d+ boxes beside the active engine in 1 s, needed 1 with"
     ):
         deploy("3.0", shadow={"share": 0.5, "frames": 1, "boxes": 100_000, "seconds": 1})
+    serving = status(device.root, service)["service"]["pid"]
+    assert deploy("4.0", shadow={"share": 0.5, "frames": 3, "boxes": 9, "seconds": 20}) == "deployed"
+    running = status(device.root, service)
+    assert running["running"]["version"] == "4.0" and running["healthy"] and running["service"]["pid"] != serving
+    beside = running["running"]["shadow"]
+    assert beside["state"] == "done" and beside["recall"] == beside["precision"] == 1.0
+    assert beside["frames"] >= 3 and beside["boxes"] >= 9 and beside["errors"] == 0 and beside["memory_mb"] is not None
+    assert not (tmp_path / "device" / REQUEST).exists()
