@@ -8,7 +8,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -138,11 +138,16 @@ def test_a_good_bundle_runs_and_an_unhealthy_one_is_rolled_back(
         DeployError, match=r"found \d+ frames with \d+ boxes beside the active engine in 1 s, needed 1 with"
     ):
         deploy("3.0", shadow={"share": 0.5, "frames": 1, "boxes": 100_000, "seconds": 1})
-    serving = status(device.root, service)["service"]["pid"]
+    check_shadow(device, service, deploy)
+
+
+def check_shadow(device: Device, service: ServiceControl, deploy: Callable[..., str]) -> None:
+    """An engine that agrees with the active one on the camera's frames is switched to."""
+    before = status(device.root, service)["service"]["pid"]
     assert deploy("4.0", shadow={"share": 0.5, "frames": 3, "boxes": 9, "seconds": 20}) == "deployed"
-    running = status(device.root, service)
-    assert running["running"]["version"] == "4.0" and running["healthy"] and running["service"]["pid"] != serving
-    beside = running["running"]["shadow"]
+    after = status(device.root, service)
+    assert after["running"]["version"] == "4.0" and after["healthy"] and after["service"]["pid"] != before
+    beside = after["running"]["shadow"]
     assert beside["state"] == "done" and beside["recall"] == beside["precision"] == 1.0
     assert beside["frames"] >= 3 and beside["boxes"] >= 9 and beside["errors"] == 0 and beside["memory_mb"] is not None
-    assert not (tmp_path / "device" / REQUEST).exists()
+    assert not (device.root.path / REQUEST).exists()
