@@ -241,7 +241,7 @@ class Detector(Closing):
             order = suppress(rotated_of(values[:, :4], values[:, 4]), confidence, class_id, *limits)
         else:
             order = nms(values[:, :4], confidence, class_id, *limits)
-        return FrameBoxes(values[order], confidence[order], class_id[order], prototypes=boxes.prototypes)
+        return FrameBoxes(values.take(order, 0), confidence.take(order), class_id.take(order), False, 0, boxes.prototypes)
 
     def _with_finite_details(self, boxes: FrameBoxes) -> FrameBoxes:
         """Candidates without those whose mask, keypoints or angle are no numbers, which are counted as faults."""

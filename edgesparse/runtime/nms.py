@@ -33,14 +33,14 @@ def nms(
         return np.arange(len(confidence))[:max_det]
     if len(confidence) <= FEW:
         return np.array(_few(xyxy, confidence, class_id, iou, agnostic)[:max_det], np.intp)
-    rank = np.argsort(-confidence, kind="stable")[:MAX_CANDIDATES] if len(confidence) > MANY else slice(None)
-    boxes = xyxy[rank].astype(np.float64)
+    boxes = xyxy.astype(np.float64)
     if not agnostic:
         # Classes are shifted apart so that they cannot overlap; float64 keeps the boxes exact.
-        boxes += class_id[rank, None] * (2.0 * float(np.abs(xyxy).max()) + 1.0)
-    if isinstance(rank, slice):
+        boxes += class_id[:, None] * (2.0 * max(float(boxes.max()), -float(boxes.min())) + 1.0)
+    if len(confidence) <= MANY:
         return _opencv(boxes, confidence, iou)[:max_det]
-    return rank[_in_blocks(boxes, iou, max_det)]
+    rank = np.argsort(-confidence, kind="stable")[:MAX_CANDIDATES]
+    return rank[_in_blocks(boxes.take(rank, 0), iou, max_det)]
 
 
 def _opencv(xyxy: NDArray[np.float64], confidence: NDArray[np.float32], iou: float) -> NDArray[np.intp]:

@@ -38,12 +38,12 @@ def labeled(boxes: NDArray[np.float32], scores: NDArray[Any], conf: float, multi
     if multi_label:
         row, class_id = np.nonzero(~(scores < conf))
         return boxes[row], scores[row, class_id].astype(np.float32), class_id
-    class_id = scores.argmax(axis=1) if len(scores) else np.empty(0, np.int64)
-    best = scores[np.arange(len(scores)), class_id].astype(np.float32, copy=False)
-    low = best < conf
-    if not low.any():
+    if not len(scores):
+        return boxes, np.empty(0, np.float32), np.empty(0, np.int64)
+    class_id, best = scores.argmax(axis=1), scores.max(axis=1).astype(np.float32, copy=False)
+    if best.min() >= conf:  # false for NaN
         return boxes, best, class_id
-    keep = np.logical_not(low, out=low)
+    keep = ~(best < conf)
     return boxes[keep], best[keep], class_id[keep]
 
 

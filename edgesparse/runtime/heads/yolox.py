@@ -53,14 +53,16 @@ class Yolox(_OnePerCell):
 
     def decode(self, layout: Layout, conf: float, multi_label: bool = False) -> Decode:
         corner, stride = grid(layout.size, strides_for(layout.outputs[0].shape[1], layout.size))
-        cell = np.concatenate([corner * stride, stride], 1)
+        cell = np.concatenate([corner * stride, stride, stride * 0.5], 1, dtype=np.float32)
 
         def decode(outputs: Sequence[NDArray[Any]], image: int) -> Candidates:
             rows = outputs[0][image]
             keep = at_least(rows[:, 4], conf)
-            rows, origin = rows[keep], cell[keep]
-            step, raw = origin[:, 2:], rows[:, :4].astype(np.float32)
-            center, half = raw[:, :2] * step + origin[:, :2], np.exp(raw[:, 2:]) * (step * 0.5)
+            rows, origin = rows.take(keep, 0), cell.take(keep, 0)
+            raw = rows[:, :4].astype(np.float32, copy=False)
+            center, half = raw[:, :2] * origin[:, 2:3], np.exp(raw[:, 2:])
+            center += origin[:, :2]
+            half *= origin[:, 3:]
             boxes = np.concatenate([center - half, center + half], 1)
             return labeled(boxes, rows[:, FIRST_CLASS:] * rows[:, 4:FIRST_CLASS], conf, multi_label)
 
