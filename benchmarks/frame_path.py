@@ -1,11 +1,12 @@
 """The cost of pre- and post-processing: YOLOX-nano at 416 on 1080p frames, side by side with common implementations.
 
-    python benchmarks/frame_path.py [--real ../shared/real] [--ultralytics PYTHON] [--save]
+    python benchmarks/frame_path.py [--real ../shared/real] [--ultralytics PYTHON] [--trtutils PYTHON] [--save]
 
 All use the same frames: edgesparse; the plain OpenCV and NumPy code of YOLOX's ONNX demo (below), with its thresholds
 and its own session, interleaved with edgesparse frame by frame; and, with --ultralytics (the interpreter of an
-environment that has it), Ultralytics' own pre- and post-processing in a separate process. Prints JSON; --save writes it
-to benchmarks/results/frame_path.json.
+environment that has it), Ultralytics' own pre- and post-processing in a separate process. With --trtutils, also the
+preprocessing of trtutils on the CPU; its engines contain NMS. Prints JSON; --save writes it to
+benchmarks/results/frame_path.json.
 """
 
 from __future__ import annotations
@@ -216,6 +217,45 @@ def measure_ultralytics(python: str, real: Path, rounds: int, ours: dict[str, An
     return peer
 
 
+TRTUTILS = """
+import importlib.metadata, importlib.util, json, logging, sys, time, types
+import numpy as np
+# Its package and its log import TensorRT, its preprocessing does not.
+for name in ("trtutils", "trtutils.impls", "trtutils.impls.yolo"):
+    module = types.ModuleType(name)
+    root = importlib.util.find_spec("trtutils").submodule_search_locations[0] if name == "trtutils" else root
+    module.__path__ = ["/".join([root, *name.split(".")[1:]])]
+    sys.modules[name] = module
+sys.modules["trtutils._log"] = log = types.ModuleType("trtutils._log")
+log.LOG = logging.getLogger("trtutils")
+from trtutils.impls.yolo._process import preprocess
+frames, before = np.load(sys.argv[1]), []
+captured = np.empty_like(frames[0])
+for number in range(int(sys.argv[2]) + 1):
+    for frame in frames:
+        np.copyto(captured, frame)
+        start = time.perf_counter()
+        preprocess(captured, (416, 416), np.dtype(np.float32))
+        if number:
+            before.append(1e3 * (time.perf_counter() - start))
+version = importlib.metadata.version("trtutils")
+print(json.dumps({"trtutils": version, "milliseconds_p50": {"before": float(np.median(before))}}))
+"""
+
+
+def measure_trtutils(python: str, real: Path, rounds: int, ours: dict[str, Any]) -> dict[str, Any]:
+    """trtutils' preprocessing alone, on the same frames."""
+    folder = HERE / "scratch"
+    np.save(folder / "frames.npy", np.stack(frames_of(real, 24)))
+    script = folder / "trtutils_peer.py"
+    script.write_text(TRTUTILS)
+    command = [python, str(script), str(folder / "frames.npy"), str(rounds)]
+    report = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+    peer: dict[str, Any] = json.loads(report)
+    peer["over_edgesparse"] = peer["milliseconds_p50"]["before"] / ours["milliseconds_p50"]["ours_before"]
+    return peer
+
+
 def as_yolov8(raw: NDArray[np.float32]) -> NDArray[np.float32]:
     """YOLOX's raw rows [N, 85] as YOLOv8's [84, N]: decoded, class scores times objectness."""
     from edgesparse.runtime.heads.grid import grid
@@ -229,12 +269,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--real", type=Path, default=HERE.parents[1] / "shared" / "real")
     parser.add_argument("--ultralytics", metavar="PYTHON", help="an interpreter that has Ultralytics")
+    parser.add_argument("--trtutils", metavar="PYTHON", help="an interpreter that has trtutils")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
     result = {"question": __doc__, **machine(), **measure(options.real, options.rounds)}
     if options.ultralytics:
         result["ultralytics"] = measure_ultralytics(options.ultralytics, options.real, options.rounds, result)
+    if options.trtutils:
+        result["trtutils"] = measure_trtutils(options.trtutils, options.real, options.rounds, result)
     save("frame_path", result, options.save)
 
 

@@ -152,7 +152,7 @@ def powers(first: int, count: int, factor: int = 2) -> list[int]:
 
 
 CURVES: tuple[tuple[str, str, str, Iterable[int], Measure], ...] = (
-    ("cameras", "the frame loop, a frame of each", "ms", powers(1, 6), cameras),
+    ("cameras", "the frame loop, a frame of each", "ms", powers(1, 7), cameras),
     ("boxes", "a 1080p frame to its detections", "ms", powers(1, 12), boxes),
     ("pixels per frame", "a frame to its detections", "ms", powers(320 * 180, 6, 4), pixels),
     ("batch", "1080p frames to detections", "ms", powers(1, 6), batch),

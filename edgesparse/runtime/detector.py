@@ -241,7 +241,9 @@ class Detector(Closing):
             order = suppress(rotated_of(values[:, :4], values[:, 4]), confidence, class_id, *limits)
         else:
             order = nms(values[:, :4], confidence, class_id, *limits)
-        return FrameBoxes(values.take(order, 0), confidence.take(order), class_id.take(order), False, 0, boxes.prototypes)
+        return FrameBoxes(
+            values.take(order, 0), confidence.take(order), class_id.take(order), False, 0, boxes.prototypes
+        )
 
     def _with_finite_details(self, boxes: FrameBoxes) -> FrameBoxes:
         """Candidates without those whose mask, keypoints or angle are no numbers, which are counted as faults."""
@@ -273,9 +275,7 @@ class Detector(Closing):
             self.faults[text] = self.faults.get(text, 0) + count
 
     def release(self) -> None:
-        """Wait for the batches in flight, discard their results, and free everything but the runner, which another
-        detector may use then.
-        """
+        """Wait for the batches in flight, discard their results, and leave the runner to another detector."""
         self._rounds.close()
 
     def close(self) -> None:
