@@ -6,7 +6,7 @@ from __future__ import annotations
 from reference_keys import MARK
 
 from edgesparse import camera, shadow, strict_yaml, supervised, tiles
-from edgesparse.fleet import bundle, connection, health, history, state
+from edgesparse.fleet import bundle, coding, connection, health, history, mqtt_reports, reports, state
 from edgesparse.runtime import images
 from edgesparse.service import credentials, live_cameras, log_rate
 from edgesparse.service.monitor import baseline, drift_settings
@@ -99,6 +99,9 @@ TABLES: dict[str, list[tuple[str, str, str]]] = {
         ("a bundle's file", _size(bundle.MOST_FILE + 1), "refused"),
         ("the header of a download's answer", f"{connection.TIMEOUT:g} s", "tried again"),
         ("the pace of a download", f"{connection.SLOWEST:g} bytes/s over {connection.TIMEOUT:g} s", "resumed"),
+        ("memory that decoding a delta takes", f"{11 * coding.SEGMENT >> 20} MiB", "the whole bundle is fetched"),
+        ("a device's report", _size(reports.MOST_REPORT), "a bad report in the table"),
+        ("a packet from a broker with reports", _size(mqtt_reports.LONGEST), "refused"),
         ("a slot's record, the journal", _size(state.MAX_BYTES), "set aside"),
         ("the history", f"{_size(history.MAX_BYTES)}, {history.KEPT} events", "set aside; the oldest are removed"),
         ("the service's status", _size(health.MAX_BYTES), "counts as none"),
