@@ -21,6 +21,8 @@ from edgesparse.runtime.images import ImageBatches
 
 IMAGES = 160
 """Most images to compare: two thirds to fit on, the others to check the result on."""
+COMPARED = 64
+"""Most images to report the shift on where nothing is fitted."""
 ROUNDS = 3
 """Fits, each on the result of the one before: where a confidence is a product, one fit takes only part of the shift."""
 CHECKED = 3
@@ -29,6 +31,22 @@ LOWEST = 0.1
 """Confidence from which boxes are matched for the fit."""
 NOT_EXACT = "not corrected: the head offers no exact way (confidences from a Sigmoid of float layers, apart from boxes)"
 NO_BETTER = "not corrected: on images that were not used to fit, the correction did not lower the shift"
+
+
+def shift_of(
+    model: Model, changed: Model, images: ImageBatches, spec: DetectorSpec, progress: Progress = quiet
+) -> ConfidenceShift | None:
+    """Return how `changed` shifts the confidences of `model`, on up to COMPARED images that were read before. None if
+    `model` detects nothing on them.
+    """
+    with opened(model, spec, LOW) as before, opened(changed, spec, LOW) as after:
+
+        def pairs() -> Iterator[Pair]:
+            for done, frame in enumerate(images.frames(COMPARED), 1):
+                yield before(frame), after(frame)
+                progress("comparing confidences", done, 0)
+
+        return confidence_shift(pairs(), spec.classes)
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,8 @@ def prune(target: Path, output: Path, layers: tuple[str, ...], as_json: bool, **
         _show_channels(target, result.report)
     else:
         _show_reconstruct(target, result.report)
+    if result.confidence is not None:
+        click.echo(f"{result.confidence}; per class: --json or --html")
     click.echo(f"wrote {output}; next: edgesparse evaluate {output} --annotations ...")
 
 

@@ -23,13 +23,13 @@ STATES = {"sparse": "narrower", "dense": "as before", "ineligible": "removed"}
 COLUMNS = ("layer", "state", "inputs", "outputs", Html("saves &micro;s"), "output lost %", "alone changes outputs %")
 
 
-def page(name: str, report: NarrowReport) -> str:
-    """Return the page. `name` is the model's."""
+def page(name: str, report: NarrowReport, more: str = "") -> str:
+    """Return the page. `name` is the model's; `more` is markup that follows the summary."""
     layers = report.layers
     return document(
         f"{name}: channels",
         f"<h1>{text(name)}</h1>",
-        _summary(report),
+        _summary(report) + more,
         key(STATES.items(), "Layers"),
         bars("Predicted time saved per layer, in order", (_bar(layer, max(layer.saved_ms, 0)) for layer in layers)),
         bars(

@@ -6,8 +6,10 @@ from edgesparse.confidences import ConfidenceShift
 from edgesparse.pages.html import heading, paragraph, table
 
 
-def shift_tables(shift: ConfidenceShift | None, note: str = "") -> str:
-    """Return the markup; an empty text without a shift. `note`: a sentence about a correction."""
+def shift_tables(shift: ConfidenceShift | None, note: str = "", original: str = "FP32") -> str:
+    """Return the markup; an empty text without a shift. `note`: a sentence about a correction.
+    `original`: what the confidences are compared with.
+    """
     if shift is None:
         return ""
     curve = (
@@ -20,6 +22,6 @@ def shift_tables(shift: ConfidenceShift | None, note: str = "") -> str:
     return (
         heading("Confidences")
         + paragraph(f"{str(shift).capitalize()}.{f' {note.capitalize()}.' if note else ''}")
-        + table(("FP32's confidence", "boxes", "mean in FP32", "mean here"), curve, range(1, 4))
+        + table((f"{original}'s confidence", "boxes", f"mean in {original}", "mean here"), curve, range(1, 4))
         + table(("class", "boxes", "median change", "median size"), classes, range(1, 4))
     )

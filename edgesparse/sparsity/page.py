@@ -9,10 +9,10 @@ from edgesparse.sparsity.reconstruct_report import ReconstructReport
 STATES = {"sparse": "2:4", "dense": "dense", "ineligible": "cannot be 2:4"}
 
 
-def page(name: str, report: ReconstructReport) -> str:
-    """Return the page. `name` is the model's."""
+def page(name: str, report: ReconstructReport, more: str = "") -> str:
+    """Return the page. `name` is the model's; `more` is markup that follows the summary."""
     layers = [ChangedLayer(r.name, r.state, r.why, r.macs, r.error, r.change) for r in report.layers]
-    return LayersPage(name, f"{name}: pruned to 2:4", STATES).render(_summary(report), layers)
+    return LayersPage(name, f"{name}: pruned to 2:4", STATES).render(_summary(report) + more, layers)
 
 
 def _summary(report: ReconstructReport) -> str:

@@ -8,14 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from edgesparse.builder.confidence import shift_of
 from edgesparse.builder.objects import box_reader, object_masks
 from edgesparse.compress import narrow_page
 from edgesparse.compress.narrow import BOARD, NarrowOptions, narrow
 from edgesparse.compress.narrow_report import NarrowReport
+from edgesparse.confidences import ConfidenceShift
 from edgesparse.config import DetectorSpec, Recipe
 from edgesparse.errors import ConfigError
 from edgesparse.model.activations import input_name
 from edgesparse.model.load import Model, load, save
+from edgesparse.pages.shifts import shift_tables
 from edgesparse.predict import boards, fusion, roofline
 from edgesparse.progress import Progress, quiet
 from edgesparse.sparsity import page
@@ -36,6 +39,7 @@ from edgesparse.tasks.writing import check_outputs, write
 
 PruneMethod = Literal["magnitude", "reconstruct", "channels"]
 Report = PruneReport | ReconstructReport | NarrowReport
+Pruned = tuple[Model, Report, ConfidenceShift | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +134,8 @@ class PruneResult:
     output: Path
     method: PruneMethod
     report: Report
+    confidence: ConfidenceShift | None = None
+    """How confidences shift from the original, on the images; None for `magnitude`, which takes no images."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON-compatible values."""
@@ -138,6 +144,7 @@ class PruneResult:
             "output": str(self.output),
             "method": self.method,
             **self.report.as_dict(),
+            "confidence": None if self.confidence is None else self.confidence.as_dict(),
         }
 
 
@@ -147,29 +154,30 @@ def prune_file(target: Target, output: Path, options: PruneOptions, progress: Pr
     recipe = as_recipe(target, options.names)
     html = None if options.html is None else Path(options.html)
     check_outputs((output, html), options.force, _inputs(target, recipe))
-    model, report = _METHODS[options.method](recipe, options, progress)
+    model, report, shift = _METHODS[options.method](recipe, options, progress)
     write(output, partial(save, model))
     if html is not None and not isinstance(report, PruneReport):
-        name = recipe.model.name
-        text = page.page(name, report) if isinstance(report, ReconstructReport) else narrow_page.page(name, report)
+        name, more = recipe.model.name, shift_tables(shift, "", "the original")
+        two_to_four = isinstance(report, ReconstructReport)
+        text = page.page(name, report, more) if two_to_four else narrow_page.page(name, report, more)
         write(html, lambda path: path.write_text(text))
     shown = str(recipe.model if isinstance(target, Recipe) else target)
-    return PruneResult(shown, output, options.method, report)
+    return PruneResult(shown, output, options.method, report, shift)
 
 
 def _inputs(target: Target, recipe: Recipe) -> list[Path]:
     return [recipe.model, *([] if isinstance(target, Recipe) else [Path(target)])]
 
 
-def _magnitude(recipe: Recipe, options: PruneOptions, progress: Progress) -> tuple[Model, PruneReport]:
+def _magnitude(recipe: Recipe, options: PruneOptions, progress: Progress) -> tuple[Model, PruneReport, None]:
     progress("reading the model", 0, 0)
     model = load(recipe.model)
     progress("pruning", 0, 0)
     layers = None if options.layers is None else list(options.layers)
-    return model, by_magnitude(model, layers, options.permute, progress)
+    return model, by_magnitude(model, layers, options.permute, progress), None
 
 
-def _reconstruct(recipe: Recipe, options: PruneOptions, progress: Progress) -> tuple[Model, ReconstructReport]:
+def _reconstruct(recipe: Recipe, options: PruneOptions, progress: Progress) -> Pruned:
     board = boards.board(options.device) if options.device else None
     scored, state = _scored(recipe, options, progress)
     model, spec, gains = scored.model, scored.spec, options.gains
@@ -182,15 +190,17 @@ def _reconstruct(recipe: Recipe, options: PruneOptions, progress: Progress) -> t
         gains=gains,
         state_dir=state,
     )
-    return reconstruct(model, scored.images, selection, _task(scored), progress)
+    pruned, report = reconstruct(model, scored.images, selection, _task(scored), progress)
+    return pruned, report, shift_of(model, pruned, scored.images, spec, progress)
 
 
-def _channels(recipe: Recipe, options: PruneOptions, progress: Progress) -> tuple[Model, NarrowReport]:
+def _channels(recipe: Recipe, options: PruneOptions, progress: Progress) -> Pruned:
     device = options.device or BOARD
     boards.board(device)
     scored, state = _scored(recipe, options, progress)
     limits = NarrowOptions(max_drop=options.max_drop, share=options.share, device=device, state_dir=state)
-    return narrow(scored.model, scored.images, limits, _task(scored), progress)
+    pruned, report = narrow(scored.model, scored.images, limits, _task(scored), progress)
+    return pruned, report, shift_of(scored.model, pruned, scored.images, scored.spec, progress)
 
 
 def _scored(recipe: Recipe, options: PruneOptions, progress: Progress) -> tuple[ScoredModel, Path | None]:
@@ -215,7 +225,7 @@ def _gains(model: Model, spec: DetectorSpec, board: boards.Board) -> dict[str, f
     return {gain.name: gain.fp16_ms for gain in roofline.gains(roofline.predict_all(works, board))}
 
 
-_METHODS: dict[PruneMethod, Callable[[Recipe, PruneOptions, Progress], tuple[Model, Report]]] = {
+_METHODS: dict[PruneMethod, Callable[[Recipe, PruneOptions, Progress], Pruned]] = {
     "magnitude": _magnitude,
     "reconstruct": _reconstruct,
     "channels": _channels,

@@ -41,6 +41,8 @@ def test_as_many_layers_as_one_point_allows_and_a_page(
     assert ended.json["share_of_eligible_macs"] == 1 and ended.json["drop"] == 0 and ended.json["dense_score"] > 50
     assert states(tmp_path / "out.onnx") == ["sparse"] * LAYERS
     page = (tmp_path / "page.html").read_text()
+    assert "Confidences" in page and "mean in the original" in page
+    assert ended.json["confidence"]["boxes"] > 0 and ended.json["confidence"]["median"] == 0
     assert page.count('<a style="--c:var(--sparse)') == 2 * LAYERS and "0.0 points lost" in page and "http" not in page
 
 
@@ -49,6 +51,7 @@ def test_a_share_by_predicted_gain_on_a_board_needs_no_labels(
 ) -> None:
     ended = edgesparse("prune", detector, "-o", "out.onnx", *RECONSTRUCT, "--share", "0.3", "--device", "orin-nano-8gb")
     assert ended.code == 0 and "33 % of the eligible multiply-accumulates are 2:4" in ended.out
+    assert "confidences shift by 0.000 (median)" in ended.out
     assert states(tmp_path / "out.onnx").count("sparse") == 2
 
 
