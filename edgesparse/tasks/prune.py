@@ -158,8 +158,10 @@ def prune_file(target: Target, output: Path, options: PruneOptions, progress: Pr
     write(output, partial(save, model))
     if html is not None and not isinstance(report, PruneReport):
         name, more = recipe.model.name, shift_tables(shift, "", "the original")
-        two_to_four = isinstance(report, ReconstructReport)
-        text = page.page(name, report, more) if two_to_four else narrow_page.page(name, report, more)
+        if isinstance(report, ReconstructReport):
+            text = page.page(name, report, more)
+        else:
+            text = narrow_page.page(name, report, more)
         write(html, lambda path: path.write_text(text))
     shown = str(recipe.model if isinstance(target, Recipe) else target)
     return PruneResult(shown, output, options.method, report, shift)
