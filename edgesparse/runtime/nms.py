@@ -33,14 +33,18 @@ def nms(
         return np.arange(len(confidence))[:max_det]
     if len(confidence) <= FEW:
         return np.array(_few(xyxy, confidence, class_id, iou, agnostic)[:max_det], np.intp)
+    if len(confidence) > MANY:
+        rank = np.argsort(-confidence, kind="stable")[:MAX_CANDIDATES]
+        return rank[_in_blocks(_apart(xyxy.take(rank, 0), class_id.take(rank), agnostic), iou, max_det)]
+    return _opencv(_apart(xyxy, class_id, agnostic), confidence, iou)[:max_det]
+
+
+def _apart(xyxy: NDArray[np.float32], class_id: NDArray[np.int64], agnostic: bool) -> NDArray[np.float64]:
+    """Boxes in float64, which keeps them exact, with classes shifted apart so that they cannot overlap."""
     boxes = xyxy.astype(np.float64)
     if not agnostic:
-        # Classes are shifted apart so that they cannot overlap; float64 keeps the boxes exact.
         boxes += class_id[:, None] * (2.0 * max(float(boxes.max()), -float(boxes.min())) + 1.0)
-    if len(confidence) <= MANY:
-        return _opencv(boxes, confidence, iou)[:max_det]
-    rank = np.argsort(-confidence, kind="stable")[:MAX_CANDIDATES]
-    return rank[_in_blocks(boxes.take(rank, 0), iou, max_det)]
+    return boxes
 
 
 def _opencv(xyxy: NDArray[np.float64], confidence: NDArray[np.float32], iou: float) -> NDArray[np.intp]:
