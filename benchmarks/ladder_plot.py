@@ -40,5 +40,5 @@ def _panel(case: str, result: Mapping[str, Any], column: int) -> Iterator[str]:
         color = KEPT if outcome == "kept" else DROPPED
         anchor, shift = ("end", -8) if ms > most / 2 else ("start", 8)
         yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{color}"/>'
-        down = 4 + 13 * (number % 2)
+        down = (4, 17, -9)[number % 3]
         yield f'<text x="{x + shift:.1f}" y="{y + down:.1f}" text-anchor="{anchor}" fill="{color}">{name}</text>'
