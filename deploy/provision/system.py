@@ -19,6 +19,8 @@ from pathlib import Path
 REFUSED, WRONG_USE, MACHINE_LACKS = 1, 2, 3
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 MOST_LINKS = 16
+ANSWER_SECONDS = 300.0
+"""Time limit of a program that only answers; a busy board takes minutes to load edgesparse."""
 
 
 class StepFailed(Exception):
@@ -60,16 +62,21 @@ class System:
         return self.path("/run/systemd/system").is_dir()
 
     def output(self, *command: str) -> str | None:
-        """Return the output of a program, or None if it does not exist or fails."""
+        """Return the output of a program, or None if it does not exist or fails. Raises StepFailed if it does not end:
+        what it would have answered is unknown.
+        """
         try:
             done = subprocess.run(
                 command,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                timeout=120,
+                timeout=ANSWER_SECONDS,
                 check=False,
             )
-        except (OSError, subprocess.TimeoutExpired):
+        except subprocess.TimeoutExpired:
+            why = f"`{' '.join(command)}` has not answered in {ANSWER_SECONDS:g} s"
+            raise StepFailed(why, "run this again once the machine is less busy") from None
+        except OSError:
             return None
         return done.stdout.decode(errors="replace") if done.returncode == 0 else None
 

@@ -17,6 +17,15 @@ def test_a_failed_program_is_reported_by_its_error_line() -> None:
         system.System().run("no-such-program", remedy="install it")
 
 
+def test_a_program_that_does_not_answer_is_no_program_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine, a deploy that had succeeded was reported as without effect, since its check took too long."""
+    assert system.System().output("false") is None and system.System().output("no-such-program") is None
+    monkeypatch.setattr(system, "ANSWER_SECONDS", 0.1)
+    with pytest.raises(system.StepFailed, match=r"`sleep 60` has not answered in 0\.1 s") as error:
+        system.System().output("sleep", "60")
+    assert error.value.remedy == "run this again once the machine is less busy"
+
+
 def test_a_file_is_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = system.System(tmp_path)
     machine.write("/a", "old")

@@ -189,6 +189,7 @@ class Opened:
     ("size", "fps", "message"),
     [
         ((640, 480), 30, "delivers 640x480 YUYV at 30"),
+        ((640, 480), 10, "delivers 640x480 YUYV at 10"),
         ((800, 600), 60, "delivers 1280x720 MJPG at 30, requested 800x600 and 60 frames per second"),
         (None, None, "delivers 1280x720 MJPG at 30"),
     ],

@@ -188,18 +188,18 @@ def open_camera(device: Path, size: Size | None, fps: float | None) -> cv2.Video
             f"cannot open {device}: is it a camera, and free? 'fuser -v {device}' lists the processes that use it"
         )
     if mode is not None:
-        _set_mode(capture, mode)
+        _set_mode(capture, mode, fps or USUAL_FPS)
     _log_mode(device, capture, size, fps)
     return capture
 
 
-def _set_mode(capture: cv2.VideoCapture, mode: Mode) -> None:
-    """Set the format first, since sizes and rates depend on it."""
+def _set_mode(capture: cv2.VideoCapture, mode: Mode, fps: float) -> None:
+    """Set the format first, since sizes and rates depend on it; then the rate, which the driver rounds to its own."""
     capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*mode.fourcc))
     capture.set(cv2.CAP_PROP_FRAME_WIDTH, mode.width)
     capture.set(cv2.CAP_PROP_FRAME_HEIGHT, mode.height)
     if mode.fps:
-        capture.set(cv2.CAP_PROP_FPS, mode.fps)
+        capture.set(cv2.CAP_PROP_FPS, min(fps, mode.fps))
 
 
 def _log_mode(device: Path, capture: cv2.VideoCapture, size: Size | None, fps: float | None) -> None:

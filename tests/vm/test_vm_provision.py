@@ -1,0 +1,29 @@
+"""From a Debian root to a running service, in a virtual machine without a network. Marker `vm`."""
+
+from __future__ import annotations
+
+import pytest
+from make_image import ROOT
+from markdown_blocks import blocks
+from provisioned import Provisioned, Start, serves
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600)]
+
+
+def test_a_root_becomes_a_running_service(provisioned: Provisioned) -> None:
+    """The check announces what the run changes; a second run and a second check change nothing."""
+    reports = provisioned.reports
+    assert all(report["ok"] for report in reports.values()), reports
+    changes = {name: {step["step"]: step["changes"] for step in report["steps"]} for name, report in reports.items()}
+    assert changes["run"] == changes["before"] and changes["run"]["deploy"]
+    assert not reports["again"]["changed"] and not reports["after"]["changed"], changes
+
+
+def test_what_the_guide_says_removes_everything(start: Start) -> None:
+    (block,) = [block for block in blocks(ROOT / "docs" / "guide" / "provision.md") if "userdel" in block.text]
+    machine = start()
+    serves(machine)
+    machine.check("set -e\n" + block.text.replace("sudo ", ""))
+    assert "could not be found" in machine.run("systemctl status edgesparse").output
+    left = machine.check("find / -xdev -name '*edgesparse*' -not -path '/proc/*' -not -path '/var/log/*'").split()
+    assert not left and "edgesparse" not in machine.check("cat /etc/passwd /etc/group")
