@@ -9,7 +9,6 @@ import socket
 import struct
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import make_image
@@ -17,7 +16,6 @@ import pytest
 import qemu
 from make_image import HERE, Image
 from payload import software
-from provisioned import Start, serves
 from qemu import Disks, Machine, MachineFailed
 from write_log import MAGIC, SECTOR, Write, apply, read_log, survivors
 
@@ -108,22 +106,3 @@ def test_only_what_follows_the_last_flush_may_be_lost() -> None:
     assert len({len(each) for each in kept}) > 3 and any(len(write.data) == SECTOR for each in kept for write in each)
     assert {write.offset for each in kept for write in each} == {write.offset for write in writes}
     assert all(write.offset < 5 * 2 * SECTOR for write in survivors(writes, 5, rng)), "none of what came later"
-
-
-@pytest.mark.vm
-@pytest.mark.timeout(3600)
-def test_each_machine_starts_clean_and_its_journal_survives_it(start: Start) -> None:
-    """What one machine writes another does not see; after a cut, the console still has the journal."""
-    first = start()
-    serves(first)
-    first.check("touch /root/mine && sync && logger -t here 'the last line'")
-    time.sleep(1)
-    first.power_cut()
-    assert "the last line" in first.tail() and not first.running
-    with pytest.raises(MachineFailed):
-        first.start(Path("/nonexistent"))
-    assert not first.running
-    first.start()
-    assert first.check("cat /root/mine") == ""
-    first.close()
-    assert start().run("cat /root/mine").code == 1
