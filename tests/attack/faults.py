@@ -127,6 +127,11 @@ class Victim:
         self.kills.append(time.monotonic())
         self.running.close()
 
+    def stop(self) -> None:
+        """Stop it as systemd does."""
+        self.running.stop()
+        self.texts.append(self.running.ended().encode())
+
     def again(self) -> None:
         """Restart it after it has ended."""
         self.kills.append(time.monotonic())
@@ -253,9 +258,12 @@ def run(folder: Path, kinds: Sequence[str], count: int, seed: int, frozen: Seque
             seconds = frozen[figures["frozen"].count % len(frozen)] if kind == "frozen" else 0.0
             suffer(kind, victim, rng, seconds, figures[kind])
             print(f"{kind}: {figures[kind].back[-1]:.2f} s", file=sys.stderr)
-        victim.running.stop()
-        victim.texts.append(victim.running.ended().encode())
-        kept, out = lost(victim), leaks(victim)
+        victim.stop()
+        victim.start()  # what the last fault kept from the broker is on disk, and is sent now
+        victim.up()
+        kept = lost(victim)
+        victim.stop()
+        out = leaks(victim)
     broken = sum(len(kind.broken) for kind in figures.values()) + kept["lost"] + len(out)
     by_kind = {name: kind.figures() for name, kind in figures.items()}
     return {"faults": count, "seed": seed, "kinds": by_kind, "kept": kept, "leaks": out, "broken": broken}
