@@ -12,7 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fleet"))
+sys.path.append(str(Path(__file__).parents[1] / "service"))
 import https
+from broker import MOSQUITTO, Broker
 
 from edgesparse.cli import verbs
 from edgesparse.cli.device import DeviceOptions
@@ -88,6 +90,20 @@ def test_from_keys_to_the_table(site: https.Site, tmp_path: Path) -> None:
     assert "already exists" in str(call("fleet", "status", "reports", "--html", "fleet.html").exception)
     listed = json.loads(done("fleet", "status", "reports", "--json").stdout)
     assert listed["devices"][0]["version"] == "1.0"
+
+
+@pytest.mark.mosquitto
+@pytest.mark.skipif(MOSQUITTO is None, reason="needs mosquitto: apt install mosquitto")
+def test_a_poll_is_reported_to_a_broker(site: https.Site, tmp_path: Path) -> None:
+    initialize()
+    publish("--share", "100", *SIGNED)
+    broker = Broker(tmp_path)
+    address = f"mqtt://127.0.0.1:{broker.port}/fleet"
+    result = pull(site, "--report", address)
+    listed = json.loads(done("fleet", "status", address, "--json").stdout)
+    broker.off()
+    assert result.exit_code == 0, result.stderr
+    assert [(row["device"], row["version"]) for row in listed["devices"]] == [("esf1", "1.0")]
 
 
 def test_a_poll_that_fails_is_reported_in_one_line(site: https.Site, tmp_path: Path) -> None:
