@@ -131,6 +131,7 @@ class Victim:
         """Stop it as systemd does."""
         self.running.stop()
         self.texts.append(self.running.ended().encode())
+        self.running.close()
 
     def again(self) -> None:
         """Restart it after it has ended."""
