@@ -72,6 +72,10 @@ def test_a_recipe_object_is_built_and_scored(model: Path, images: Path) -> None:
     assert package.manifest.detector.classes == ("red", "green") and steps
     assert edgesparse.evaluate(package, images).map == pytest.approx(100)
     assert edgesparse.evaluate(model, images / "instances_val.json", images=images).map50 == pytest.approx(100)
+    with edgesparse.load(package, conf=0.5) as detector:
+        assert isinstance(detector, edgesparse.Detector) and detector.run.conf == 0.5
+    (model.parent / "squares.yaml").write_text("model: squares.onnx")
+    assert edgesparse.Recipe.load(model.with_suffix(".yaml")).model == model
 
 
 @pytest.mark.parametrize("batch", [1, 5])
@@ -89,10 +93,6 @@ def test_large_images_are_scored_with_tiles(model: Path, tmp_path: Path, batch: 
         edgesparse.evaluate(package, labels, tiles="many")
     with edgesparse.load(package, conf=0.5) as detect:
         assert len(detect(tmp_path / "large.png")) == 6
-    with edgesparse.load(package, conf=0.5) as detector:
-        assert isinstance(detector, edgesparse.Detector) and detector.run.conf == 0.5
-    (model.parent / "squares.yaml").write_text("model: squares.onnx")
-    assert edgesparse.Recipe.load(model.with_suffix(".yaml")).model == model
 
 
 def test_the_frame_loop(model: Path, images: Path) -> None:

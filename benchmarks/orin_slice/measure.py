@@ -71,7 +71,8 @@ def measure(arguments: argparse.Namespace, store: Store) -> None:
     place, builder = Slice(arguments.sms), Builder(trt, store.folder)
     for case in cases(arguments.case):
         facts = {way: dict(store.facts(case, way)) for way in case.ways}
-        plans = {way: plan for way in case.ways if (plan := store.plan(case, way))}
+        built = [way for way in case.ways if "failed" not in facts[way]]  # what was cut off may have left half a plan
+        plans = {way: plan for way in built if (plan := store.plan(case, way))}
         if not plans:
             continue
         _say({"building": case.name})
@@ -84,7 +85,8 @@ def measure(arguments: argparse.Namespace, store: Store) -> None:
 
 
 def command(arguments: argparse.Namespace, case: Case) -> str:
-    return f"python benchmarks/orin_slice/measure.py --sms {arguments.sms} --case '{case.text}'"
+    kernels = "" if arguments.kernels == "orin" else f" --kernels {arguments.kernels}"
+    return f"python benchmarks/orin_slice/measure.py --sms {arguments.sms}{kernels} --case '{case.text}'"
 
 
 def _today() -> str:
@@ -163,8 +165,8 @@ def parent(arguments: argparse.Namespace, store: Store) -> None:
     if arguments.kernels == "orin":
         environment["LD_PRELOAD"] = str(compiled("toll.c", "-ldl"))
     end = time.monotonic() + arguments.budget
-    done = {(row["network"], row["sms"]) for row in _rows(arguments.out) if MISSING not in row["engines"].values()}
-    todo = [case for case in cases(arguments.case) if (case.name, arguments.sms) not in done]
+    done = {_key(row) for row in _rows(arguments.out) if MISSING not in row["engines"].values()}
+    todo = [case for case in cases(arguments.case) if (case.name, arguments.sms, arguments.kernels) not in done]
     with shared_gpu(arguments.jobs) as service:
         work = Parent(arguments, store, environment | service, end - arguments.reserve)
         work.build_all(todo, arguments.jobs)
@@ -174,8 +176,8 @@ def parent(arguments: argparse.Namespace, store: Store) -> None:
 
 def summary(before: list[dict[str, Any]], measured: list[dict[str, Any]]) -> dict[str, Any]:
     """The contents of benchmarks/results/orin_slice.json: rows of one kind of GPU, each with its own command. A new
-    measurement replaces the row of the same network and slice."""
-    rows = list({(row["network"], row["sms"]): row for row in [*before, *measured]}.values())
+    measurement replaces the row of the same network, slice and kernels."""
+    rows = list({_key(row): row for row in [*before, *measured]}.values())
     facts = rows[-1]["clocks"]
     slices = " or ".join(str(sms) for sms in sorted({row["sms"] for row in rows}))
     device = (
@@ -189,6 +191,10 @@ def summary(before: list[dict[str, Any]], measured: list[dict[str, Any]]) -> dic
         "command": "in each row",
         "rows": rows,
     }
+
+
+def _key(row: dict[str, Any]) -> tuple[str, int, str]:
+    return row["network"], row["sms"], row.get("kernels", "orin")  # the first rows were written without
 
 
 def _follow(process: subprocess.Popen[str], arguments: argparse.Namespace, end: float) -> tuple[str, str] | None:

@@ -17,6 +17,7 @@ from edgesparse.runtime.confidence_map import ConfidenceMap, fit, identity
 from edgesparse.runtime.confidence_shift import LOW, confidence_shift, paired
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.evaluate import opened
+from edgesparse.runtime.heads.registry import head
 from edgesparse.runtime.images import ImageBatches
 
 IMAGES = 160
@@ -30,7 +31,8 @@ CHECKED = 3
 LOWEST = 0.1
 """Confidence from which boxes are matched for the fit."""
 NOT_EXACT = "not corrected: the head offers no exact way (confidences from a Sigmoid of float layers, apart from boxes)"
-NO_BETTER = "not corrected: on images that were not used to fit, the correction did not lower the shift"
+TOO_FEW = "not corrected: too few boxes on the images to fit a correction and to check it; pass more images"
+NO_BETTER = "not corrected: no scale and offsets lower the shift, on images to fit and on others to check"
 
 
 def shift_of(
@@ -76,12 +78,14 @@ def correct_confidences(
     No labels are needed. Boxes stay as they are; each class's confidences keep their order where a confidence is one
     Sigmoid.
     """
+    layers = _exact_layers(result.quantized, images, spec)
+    if not layers:
+        return _uncorrected(model, result, images, spec, NOT_EXACT, progress)
     work = _Comparison(model, images, spec, progress)
     plain = work.detections(result.quantized)
     before = work.shift(plain)
-    layers = score_layers(result.quantized, images, len(spec.classes))
-    if before is None or not layers:
-        return CorrectedConfidences(result, before, before, NOT_EXACT if before is not None else "")
+    if before is None or work.fitted(plain) is None:
+        return _uncorrected(model, result, images, spec, TOO_FEW, progress)
     best = work.fit(result.quantized, layers, plain)
     if best is None:
         return CorrectedConfidences(result, before, before, NO_BETTER)
@@ -92,6 +96,19 @@ def correct_confidences(
     if after is None or after.median >= before.median or after.lost > before.lost:
         return CorrectedConfidences(result, before, before, NO_BETTER)
     return CorrectedConfidences(replace(result, model=floats, quantized=quantized), before, after)
+
+
+def _exact_layers(quantized: Model, images: ImageBatches, spec: DetectorSpec) -> list[ScoreLayer]:
+    """The layers to change; none beside keypoints, since their visibility may be a Sigmoid like that of one class."""
+    return [] if head(spec.head).task == "pose" else score_layers(quantized, images, len(spec.classes))
+
+
+def _uncorrected(
+    model: Model, result: Recovered, images: ImageBatches, spec: DetectorSpec, why: str, progress: Progress
+) -> CorrectedConfidences:
+    """Return `result` with its shift on all images, of which none were used to fit."""
+    shift = shift_of(model, result.quantized, images, spec, progress)
+    return CorrectedConfidences(result, shift, shift, why if shift is not None else "")
 
 
 class _Comparison:
@@ -115,17 +132,22 @@ class _Comparison:
 
     def fit(self, quantized: Model, layers: list[ScoreLayer], plain: list[Detections]) -> ConfidenceMap | None:
         """Return the best map of all rounds by the shift on the images for the fit; None if none lowers it."""
-        names = self._spec.classes
-        least, best, total, detections = self._fitted(plain), None, identity(len(names)), plain
+        least, best, total, detections = self._size(plain), None, identity(len(self._spec.classes)), plain
         for _ in range(ROUNDS):
-            total = fit(paired(self._pairs(detections, False), LOWEST), len(names)).after(total)
+            if (more := self.fitted(detections)) is None:
+                break
+            total = more.after(total)
             detections = self.detections(mapped(quantized, layers, total.scale, total.offsets))
-            if (size := self._fitted(detections)) >= least:
+            if (size := self._size(detections)) >= least:
                 break
             least, best = size, total
         return best
 
-    def _fitted(self, changed: list[Detections]) -> float:
+    def fitted(self, changed: list[Detections]) -> ConfidenceMap | None:
+        """Return the map for the images for the fit; None if they have too few boxes."""
+        return fit(paired(self._pairs(changed, False), LOWEST), len(self._spec.classes))
+
+    def _size(self, changed: list[Detections]) -> float:
         shift = confidence_shift(self._pairs(changed, False), self._spec.classes)
         return 1.0 if shift is None else shift.median
 

@@ -78,16 +78,22 @@ def send(device: str, text: str, address: str) -> None:
     to = broker(address)
     with _connected(to, lambda *_: None) as (client, until):
         sent = client.publish(topic_of(to.topic, device), text, qos=1, retain=True)
+        if sent.rc != MQTT_ERR_SUCCESS:
+            raise ConnectionError(error_string(sent.rc))
         until(sent.is_published)
 
 
 def read(address: str, take: Callable[[str, bytes], object], progress: Progress) -> None:
-    """Call `take` with the device's name and the bytes of each report at a broker. Raises DeployError."""
+    """Call `take` with the device's name and the bytes of each report at a broker; again, if a device reports
+    meanwhile. Raises DeployError.
+    """
     at, newest = broker(address), time.monotonic()
 
     def receive(client: Any, data: Any, message: MQTTMessage) -> None:
         nonlocal newest
-        newest, name = time.monotonic(), message.topic.rpartition("/")[2]
+        if message.retain:  # in a large fleet, there is always a device that reports now
+            newest = time.monotonic()
+        name = message.topic.rpartition("/")[2]
         if message.payload and message.topic == topic_of(at.topic, name):
             take(name, bytes(message.payload))
 

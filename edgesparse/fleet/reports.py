@@ -133,16 +133,16 @@ def send(report: Report, where: str) -> None:
 
 def read(where: str, progress: Progress, late: float = LATE) -> list[Row]:
     """Return a row per report in a folder or at a broker, those that need attention first. Raises DeployError."""
-    rows: list[Row] = []
+    rows: dict[str, Row] = {}
     if mqtt_reports_at(where):
         from edgesparse.fleet import mqtt_reports
 
-        mqtt_reports.read(where, lambda device, data: rows.append(_row(device, data, late)), progress)
+        mqtt_reports.read(where, lambda device, data: rows.update({device: _row(device, data, late)}), progress)
     elif Path(where).is_dir():
-        rows += [_file_row(path, late) for path in Path(where).glob("*.json")]
+        rows = {path.stem: _file_row(path, late) for path in Path(where).glob("*.json")}
     else:
         raise DeployError(f"{where} is not a folder of reports: name the one that devices report to, or a broker")
-    return sorted(rows, key=lambda row: (ORDER.index(row.state), row.device))
+    return sorted(rows.values(), key=lambda row: (ORDER.index(row.state), row.device))
 
 
 def counts(rows: Iterable[Row]) -> list[tuple[str, int]]:

@@ -7,7 +7,7 @@ depends on these outputs, so that boxes stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -27,6 +27,7 @@ from edgesparse.model.wiring import Array, Wiring, attribute
 MOVES = frozenset("Concat Flatten Gather Identity Reshape Slice Split Squeeze Transpose Unsqueeze".split())  # noqa: SIM905
 PICKS = frozenset("GatherElements GatherND ReduceMax TopK".split())  # noqa: SIM905
 """Operators whose first output has confidences again: some of them, or the highest."""
+SELECTIONS = frozenset("Gather Slice Split".split())  # noqa: SIM905
 INDICES = frozenset("ArgMax Greater GreaterOrEqual NonMaxSuppression".split())  # noqa: SIM905
 EVERY, SCALED, UNCHANGED = -1, -2, -3
 
@@ -57,9 +58,10 @@ def score_layers(model: ModelProto, batches: Batches, classes: int) -> list[Scor
         path = _Path.back_from(wiring, node)
         if path is None or not all(_fits(wiring, layer) for layer in path.layers):
             continue
-        mapped = _classes(path.marks(model, batches), classes)
-        if mapped is not None and listed.keys().isdisjoint(mapped):
-            listed.update(mapped)
+        marks = path.marks(model, batches)
+        by_layer = None if marks is None else _classes(marks, classes)
+        if by_layer is not None and listed.keys().isdisjoint(by_layer):
+            listed.update(by_layer)
     known = set(listed)
     for out in listed:
         node = wiring.producer[out]
@@ -133,26 +135,28 @@ def _is_score(wiring: Wiring, name: str) -> bool:
 
 @dataclass(frozen=True)
 class _Path:
-    """What leads from layers to a Sigmoid: `nodes`, which only move and add values, and what they read besides."""
+    """What leads from layers to a Sigmoid, which reads `end`: between them, values are only moved and added."""
 
     wiring: Wiring
     end: str
     layers: Sequence[NodeProto]
-    nodes: Sequence[NodeProto]
+    beside: Sequence[NodeProto]
+    """Nodes that select from the same tensors for something else."""
     others: Sequence[str]
     """Shapes and indices that are computed from the image's size."""
 
     @classmethod
     def back_from(cls, wiring: Wiring, sigmoid: NodeProto) -> _Path | None:
-        """Return None if anything else enters the Sigmoid, or reads what enters it."""
+        """Return None if anything else enters the Sigmoid, or something reads what enters it and does not select."""
         layers, nodes, others = dict[str, NodeProto](), dict[str, NodeProto](), list[str]()
-        todo = [sigmoid.input[0]]
+        todo, inside = [sigmoid.input[0]], set[str]()
         while todo:
             name = todo.pop()
+            inside.add(name)
             node = wiring.producer.get(name)
-            if node is None or node.output[0] in layers or node.output[0] in nodes:
-                if node is None:
-                    return None
+            if node is None:
+                return None
+            if node.output[0] in layers or node.output[0] in nodes:
                 continue
             if node.op_type in LAYERS:
                 layers[node.output[0]] = node
@@ -163,31 +167,37 @@ class _Path:
                 others += [each for each in node.input[len(data) :] if each and not wiring.is_constant(each)]
             else:
                 return None
-        inside = {*nodes, sigmoid.output[0]}
-        leaves = any(reader.output[0] not in inside for out in layers for reader in wiring.consumers[out])
-        return None if leaves else cls(wiring, sigmoid.input[0], list(layers.values()), list(nodes.values()), others)
+        beside = _beside(wiring, inside, {*nodes, sigmoid.output[0]})
+        if beside is None:
+            return None
+        others += [name for node in beside for name in node.input[1:] if name and not wiring.is_constant(name)]
+        return cls(wiring, sigmoid.input[0], list(layers.values()), beside, others)
 
-    def marks(self, model: ModelProto, batches: Batches) -> dict[str, tuple[int, Array]]:
-        """Return per layer its number of outputs, and which of them, from 1, arrives at each place; 0: none."""
+    def marks(self, model: ModelProto, batches: Batches) -> dict[str, tuple[int, Array]] | None:
+        """Return per layer its number of outputs, and which of them, from 1, arrives at each place; 0: none.
+
+        None if what arrives is also selected for something else.
+        """
         outs = [layer.output[0] for layer in self.layers]
         values = next(iter(stream(model, lambda: islice(iter(batches()), 1), [*outs, *self.others])))
         evaluator = self._evaluator(model, values)
-
-        def arriving(feeds: dict[str, Array]) -> Array:
-            return np.asarray(next(iter(evaluator.run(None, feeds))))
-
         zeros = {name: values[name] if name in self.others else np.zeros_like(values[name]) for name in values}
-        nothing, marks = arriving(zeros), dict[str, tuple[int, Array]]()
+        nothing, marks = evaluator.run(None, zeros), dict[str, tuple[int, Array]]()
         for layer in self.layers:
             out, count = layer.output[0], values[layer.output[0]].shape[_axis(layer)]
             shape = [-1 if axis == _axis(layer) % values[out].ndim else 1 for axis in range(values[out].ndim)]
             numbers = np.arange(1, count + 1, dtype=np.float32).reshape(shape)
             feeds = zeros | {out: np.broadcast_to(numbers, values[out].shape).copy()}
-            marks[out] = count, np.rint(arriving(feeds) - nothing).astype(np.int64)
+            pairs = zip(evaluator.run(None, feeds), nothing, strict=True)
+            here, *elsewhere = (np.rint(each - zero).astype(np.int64) for each, zero in pairs)
+            if any(np.isin(each[each != 0], here).any() for each in elsewhere):
+                return None
+            marks[out] = count, here
         return marks
 
     def _evaluator(self, model: ModelProto, values: Mapping[str, Array]) -> ReferenceEvaluator:
-        needed, todo = set[str](), [self.end]
+        ends = [self.end, *(out for node in self.beside for out in node.output)]
+        needed, todo = set[str](), list(ends)
         while todo:
             name = todo.pop()
             node = self.wiring.producer.get(name)
@@ -201,8 +211,21 @@ class _Path:
         ]
         read = {name for node in nodes for name in node.input}
         stored = [tensor for tensor in model.graph.initializer if tensor.name in read]
-        graph = helper.make_graph(nodes, "scores", inputs, [ValueInfoProto(name=self.end)], stored)
+        graph = helper.make_graph(nodes, "scores", inputs, [ValueInfoProto(name=end) for end in ends], stored)
         return ReferenceEvaluator(helper.make_model(graph, opset_imports=model.opset_import))
+
+
+def _beside(wiring: Wiring, inside: Collection[str], known: Collection[str]) -> list[NodeProto] | None:
+    """Return the nodes, other than the `known`, that select from tensors `inside` a path; None if these are outputs, or
+    if their values are read otherwise.
+    """
+    readers = [reader for name in inside for reader in wiring.consumers[name]]
+    beside = {node.output[0]: node for node in readers if node.output[0] not in known and node.op_type != "Shape"}
+    if not wiring.outputs.isdisjoint(inside) or not all(
+        node.op_type in SELECTIONS and node.input[0] in inside for node in beside.values()
+    ):
+        return None
+    return list(beside.values())
 
 
 def _adds(wiring: Wiring, node: NodeProto) -> bool:
@@ -237,19 +260,15 @@ def _classes(marks: Mapping[str, tuple[int, Array]], classes: int) -> dict[str, 
             return None
         listed[out] = each
     # of a sum, one term takes the offset: that with classes, if there is one
-    owner = max(listed, key=lambda out: int(listed[out].max()), default=None)
-    overlap = _summed(marks, listed)
-    if overlap:
-        for out, each in listed.items():
-            if out != owner:
-                each[each != UNCHANGED] = SCALED
+    taken = np.zeros(1, np.bool_)
+    for out in sorted(listed, key=lambda out: bool(listed[out].max() < 0)):
+        here = marks[out][1] != 0
+        if (here & taken).any():
+            if (here & ~taken).any():
+                return None
+            listed[out][listed[out] != UNCHANGED] = SCALED
+        taken = taken | here
     return listed or None
-
-
-def _summed(marks: Mapping[str, tuple[int, Array]], listed: Iterable[str]) -> bool:
-    """Whether outputs of several layers arrive at the same places."""
-    arrived = sum(((marks[out][1] != 0).astype(np.int64) for out in listed), np.zeros(1, np.int64))
-    return bool(arrived.max() > 1)
 
 
 def _by_axis(places: Array, numbers: Ints, classes: int) -> Ints | None:

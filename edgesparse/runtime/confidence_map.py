@@ -43,8 +43,8 @@ def identity(classes: int) -> ConfidenceMap:
     return ConfidenceMap(1.0, np.zeros(classes))
 
 
-def fit(pairs: BoxPairs, classes: int) -> ConfidenceMap:
-    """Return the map for `pairs`, matched from a confidence well below KEPT.
+def fit(pairs: BoxPairs, classes: int) -> ConfidenceMap | None:
+    """Return the map for `pairs`, matched from a confidence well below KEPT; None if fewer than FEW count.
 
     Pairs count whose confidences are KEPT in the mean of both: a choice by one of them alone would take its rounding
     for a shift. The offset of a class is drawn towards that of all, the more the fewer its pairs are (empirical Bayes).
@@ -52,7 +52,7 @@ def fit(pairs: BoxPairs, classes: int) -> ConfidenceMap:
     both = (pairs.before + pairs.after) / 2 >= KEPT
     x, y, of = _logit(pairs.after)[both], _logit(pairs.before)[both], pairs.class_id[both]
     if len(x) < FEW:
-        return identity(classes)
+        return None
     scale = float(np.clip(_spread(y) / max(_spread(x), 1e-6), *SCALES))
     rest = y - scale * x
     offset = float(np.median(rest))
@@ -64,12 +64,14 @@ def _by_class(rest: Floats, of: NDArray[np.int64], classes: int) -> Floats:
     limit = 3 * 1.4826 * float(np.median(np.abs(rest)))
     rest = np.clip(rest, -limit, limit)
     count = np.bincount(of, minlength=classes)
-    mean = np.bincount(of, rest, classes) / np.maximum(count, 1)
-    within = float(np.mean((rest - mean[of]) ** 2)) * len(rest) / max(len(rest) - int((count > 0).sum()), 1)
-    between = float((count * mean**2).sum() / count.sum()) - within * int((count > 0).sum()) / len(rest)
-    if between <= 0:
+    present = int((count > 0).sum())
+    if present == len(rest):  # one pair per class says nothing of the variance within one
         return np.zeros(classes)
-    return mean * count / (count + within / between)
+    some = np.maximum(count, 1)
+    mean = np.bincount(of, rest, classes) / some
+    within = float(((rest - mean[of]) ** 2).sum()) / (len(rest) - present)
+    between = float((count * mean**2).sum()) / len(rest) - within * present / len(rest)
+    return mean / (1 + within / between / some) if between > 0 else np.zeros(classes)
 
 
 def _spread(values: Floats) -> float:

@@ -92,10 +92,11 @@ class Installation:
     def _file(self, name: str, text: str, mode: int = SHARED) -> Iterator[Change]:
         """A file that is missing or differs; the latter only with `force`."""
         path = self.root / name
-        present = path.exists()
-        if present and path.read_text() == text and path.stat().st_mode & 0o777 & ~mode == 0:
+        present = path.read_bytes() if path.exists() else None
+        same = present == text.encode()
+        if same and path.stat().st_mode & 0o777 & ~mode == 0:
             return
-        if present and path.read_text() != text and not self.force:
+        if present is not None and not same and not self.force:
             raise ConfigError(f"{path} exists and differs: pass --force to replace it")
         yield Change(f"write {path}", lambda: _write(path, text, mode))
 
@@ -114,7 +115,7 @@ class Installation:
         if not path.exists():
             text = FIRST_SETTINGS.format(source=self.source)
             what = f"write {path} with the source {self.source}"
-            yield Change(what, lambda: _write(path, text, 0o640, USER if _here(self.root) else ""))
+            yield Change(what, lambda: _write(path, text, 0o640, _group() if _here(self.root) else -1))
 
     def _enable(self, changed: bool) -> Iterator[Change]:
         """Enable what starts at boot. A timer starts at once."""
@@ -186,6 +187,11 @@ def _has_user() -> bool:
     return True
 
 
+def _group() -> int:
+    """Return the group of the user, which need not have its name."""
+    return pwd.getpwnam(USER).pw_gid
+
+
 def _create_user() -> None:
     _command("useradd", "--system", "--user-group", "--home-dir", f"/{STATE}", "--shell", "/usr/sbin/nologin", USER)
     groups = [group.gr_name for group in grp.getgrall() if group.gr_name in GROUPS]
@@ -196,7 +202,7 @@ def _create_user() -> None:
 def _make_state(path: Path) -> None:
     make_folder(path, 0o750)
     if _has_user():
-        shutil.chown(path, USER, USER)
+        shutil.chown(path, USER, _group())
 
 
 def _read(path: Path) -> str:
@@ -213,12 +219,11 @@ def _is_root(text: str) -> bool:
         return False
 
 
-def _write(path: Path, text: str, mode: int, group: str = "") -> None:
+def _write(path: Path, text: str, mode: int, group: int = -1) -> None:
     """Write a file completely or not at all, with its mode and group from the start."""
     make_folder(path.parent)
     with replacing(path, 0o600, synced=True) as file:
-        if group:
-            os.fchown(file.fileno(), -1, grp.getgrnam(group).gr_gid)
+        os.fchown(file.fileno(), -1, group)
         os.fchmod(file.fileno(), mode)  # whatever the umask
         file.write(text.encode())
 

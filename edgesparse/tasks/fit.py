@@ -67,13 +67,14 @@ def fit_folder(target: Target, output: Path, options: FitOptions, progress: Prog
     if options.annotations is not None:
         _check_apart(Path(options.annotations), recipe.accept.annotations)
     make_folder(output / "steps")
+    costs = Costs(output / "costs.json")  # first: it marks the folder as one that the same call may continue
     settings = Settings(options, recipe, str(images), output / "steps", options.annotations, options.annotated_images)
     base = fit_steps.base(recipe, settings)
     if choosing is None:
         settings, judges = _without_labels(base, settings, output / "reference", progress)
     else:
         judges = _Judges(choosing, evaluation, MAP)
-    search = _Search(base, settings, judges, progress)
+    search = _Search(base, settings, judges, costs, progress)
     report, accept = search.run(), _accept(recipe, judges, search.budget)
     if options.build:
         report = _built(report, search, accept, output / "engines")
@@ -118,13 +119,12 @@ def _check_apart(choosing: Path, evaluation: Path | None) -> None:
 
 
 class _Search:
-    def __init__(self, base: Network, settings: Settings, judges: _Judges, progress: Progress) -> None:
-        self.settings, self.judges, self.progress = settings, judges, progress
+    def __init__(self, base: Network, settings: Settings, judges: _Judges, costs: Costs, progress: Progress) -> None:
+        self.settings, self.judges, self.costs, self.progress = settings, judges, costs, progress
         options = settings.options
         self.budget = DEFAULT_DROP[judges.measure] if options.max_drop is None else options.max_drop
         self.deadline = None if options.minutes is None else monotonic() + 60 * options.minutes
         self.rungs, self.networks = list[Rung](), dict[str, Network]()
-        self.costs = Costs(settings.folder.parent / "costs.json")
         self.chosen = base
 
     def run(self) -> FitReport:
@@ -155,7 +155,7 @@ class _Search:
             self.rungs.append(Rung(name, "not tried", "the target is met"))
             return
         left = self.budget - (self.reference - self.chosen.score)
-        key = self.costs.key(name, self.chosen, self.settings, left)
+        key = self.costs.key(name, self.chosen, self.settings, left, self.judges.choosing)
         try:
             network = self.costs.get(key, self.chosen)
             if network is None:

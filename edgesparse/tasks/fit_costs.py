@@ -29,11 +29,11 @@ class Costs:
             raise ConfigError(f"{path} cannot be read: remove it, to measure again") from None
 
     @staticmethod
-    def key(name: str, network: Network, settings: Settings, left: float) -> str:
-        """Of the step `name` from a network, with `left` points that may be lost."""
+    def key(name: str, network: Network, settings: Settings, left: float, labels: Labels) -> str:
+        """Of the step `name` from a network, with `left` points that may be lost on `labels`."""
         options = settings.options
         used = (settings.annotations, settings.annotated_images, settings.images, options.count, options.device)
-        text = json.dumps([name, network.precision, round(left, 3), *map(str, used)])
+        text = json.dumps([name, network.precision, round(left, 3), *map(str, used), _text(network, labels)])
         return hashlib.sha256(text.encode() + network.model.read_bytes()).hexdigest()
 
     def get(self, key: str, network: Network) -> Network | None:
@@ -48,8 +48,9 @@ class Costs:
     @staticmethod
     def score_key(network: Network, labels: Labels) -> str:
         """Of a network's score on labels."""
-        text = f"{network.recipe.head} {labels.images!r} {labels.boxes!r} {labels.categories!r}"
-        return hashlib.sha256(text.encode() + (network.quantized or network.model).read_bytes()).hexdigest()
+        return hashlib.sha256(
+            _text(network, labels).encode() + (network.quantized or network.model).read_bytes()
+        ).hexdigest()
 
     def put_score(self, key: str, score: float) -> None:
         self.scores[key] = score
@@ -58,3 +59,9 @@ class Costs:
     def _write(self) -> None:
         values = {"steps": self.steps, "scores": self.scores}
         replace_text(self.path, json.dumps(values, indent=1, sort_keys=True) + "\n")
+
+
+def _text(network: Network, labels: Labels) -> str:
+    """What determines a score besides the network's file."""
+    recipe = network.recipe
+    return f"{recipe.head} {recipe.input!r} {labels.images!r} {labels.boxes!r} {labels.categories!r}"

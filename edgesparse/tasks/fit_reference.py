@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from edgesparse.stream.sources.open import image_batches
 
 QUALITY = 95
 """Of the JPEG files. The boxes are those that the network finds in the file as it is read back."""
-PARTS = ("choosing", "evaluation")
+PARTS, LABELS = ("choosing", "evaluation"), "instances.json"
 
 
 def reference_boxes(
@@ -37,8 +38,8 @@ def reference_boxes(
     task = head(spec.head).task
     if task != "detect":
         raise ConfigError(f"without labels fit compares boxes, and this detector's task is {task}: pass --annotations")
-    choosing, evaluation = (folder / part / "instances.json" for part in PARTS)
-    key = hashlib.sha256(json.dumps([source, count]).encode() + model.read_bytes()).hexdigest()
+    choosing, evaluation = (folder / part / LABELS for part in PARTS)
+    key = hashlib.sha256(json.dumps([source, count, repr(spec)]).encode() + model.read_bytes()).hexdigest()
     if not all(_belongs(path, key) for path in (choosing, evaluation)):
         images = list(_detected(load(model), spec, source, count, folder, progress))
         for part, path in enumerate((choosing, evaluation)):
@@ -63,7 +64,9 @@ def _detected(
     model: Model, spec: DetectorSpec, source: str, count: int, folder: Path, progress: Progress
 ) -> Iterator[tuple[Path, Size, Detections]]:
     """Store each image, and yield its file, its size and the boxes in it."""
-    for part in PARTS:
+    for part in PARTS:  # calibration reads whatever is in the folder: nothing of another source may remain
+        (folder / part / LABELS).unlink(missing_ok=True)
+        shutil.rmtree(folder / part / "images", ignore_errors=True)
         make_folder(folder / part / "images")
     images = image_batches(source, spec.input, 2 * count).frames(2 * count)
     with opened(model, spec, SCORING.model_copy(update={"conf": KEPT})) as detector:

@@ -41,7 +41,7 @@ from edgesparse.tasks.inputs import (
 )
 from edgesparse.tasks.writing import check_outputs, write
 
-OVER_LIMIT = "not corrected: with the correction more than --max-drop is lost"
+OVER_LIMIT = "not corrected: with the correction more is lost than --max-drop or --min-map allows"
 RangeMethod = Literal["best", "entropy", "percentile", "mse", "max"]
 
 
@@ -92,7 +92,8 @@ class QuantizeOptions:
                 raise ConfigError(f"{option}: found {value!r}, needed one of {', '.join(choices)}")
         check_numbers(self.count, self.max_drop)
         if self.annotations is None and not (self.max_drop is None and self.min_map is None):
-            raise ConfigError("--max-drop needs --annotations: annotated images to score on")
+            option = "--min-map" if self.max_drop is None else "--max-drop"
+            raise ConfigError(f"{option} needs --annotations: annotated images to score on")
         if self.annotated_images is not None and self.annotations is None:
             raise ConfigError("--annotated-images needs --annotations")
         if self.from_table is not None and self.calibration is not None:

@@ -10,7 +10,7 @@ import pytest
 import squares
 from onnx import ModelProto, helper
 
-from edgesparse.builder.confidence import NO_BETTER, NOT_EXACT, correct_confidences
+from edgesparse.builder.confidence import NO_BETTER, NOT_EXACT, TOO_FEW, _exact_layers, correct_confidences
 from edgesparse.config import DetectorSpec, InputSpec
 from edgesparse.int8.recover import Recovered, recover
 from edgesparse.int8.score_layers import mapped, score_layers
@@ -88,6 +88,10 @@ def test_without_a_shift_or_an_exact_way_nothing_changes(
     few = ImageBatches(lambda: list(images.frames(15))[:2], SPEC.input)
     list(few())
     moved = shifted(detector, images, 0.85, [-0.5, 0.2])
-    assert correct_confidences(detector, moved, few, SPEC).result is moved
+    uncorrected = correct_confidences(detector, moved, few, SPEC)
+    assert uncorrected.result is moved and uncorrected.why == TOO_FEW
+    assert uncorrected.after is not None and uncorrected.after.images == 2
     clipped = load(squares.chained(tmp_path / "clip.onnx"))  # confidences from Clip
     assert correct_confidences(clipped, recover(clipped, images), images, SPEC).why == NOT_EXACT
+    pose = SPEC.model_copy(update={"head": "yolov8-pose"})  # a keypoint's visibility is a Sigmoid too
+    assert _exact_layers(result.quantized, images, SPEC) and not _exact_layers(result.quantized, images, pose)

@@ -157,17 +157,28 @@ def test_without_labels_the_boxes_of_the_float_network_take_their_place(
     assert "max_map_drop" not in (tmp_path / "out/fit.yaml").read_text()
     assert "agreement, not accuracy" in (tmp_path / "out/ladder.html").read_text()
 
-    monkeypatch.setattr(fit_reference, "opened", None)  # what was written is used again
-    ended = edgesparse("fit", recipe, "-o", "out", "--images", "choose", "--force")
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_reference, "opened", None)  # what was written is used again
+        ended = edgesparse("fit", recipe, "-o", "out", "--images", "choose", "--force")
     assert ended.code == 0 and "agreement, not accuracy" in ended.out, ended.err
+
+    before = json.loads((tmp_path / "out/costs.json").read_text())["steps"]
+    (tmp_path / "fewer").mkdir()
+    for number, cells in enumerate(([(1, 1, 0)], [(2, 2, 1)])):
+        cv2.imwrite(str(tmp_path / f"fewer/{number}.png"), squares.image(cells))
+    ended = edgesparse("fit", recipe, "-o", "out", "--images", "fewer", "--force")
+    assert ended.code == 0, ended.err
+    assert len(list((tmp_path / "out/reference").glob("*/images/*"))) == 2, "none of the other images is left"
+    assert len(json.loads((tmp_path / "out/costs.json").read_text())["steps"]) == 2 * len(before) == 2
 
 
 def test_without_labels_images_without_objects_are_refused(edgesparse: Command, recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "blank").mkdir()
     for name in "ab":
         cv2.imwrite(str(tmp_path / f"blank/{name}.png"), np.zeros((64, 64, 3), np.uint8))
-    ended = edgesparse("fit", recipe, "-o", "out", "--images", "blank")
-    assert ended.code == 2 and "keeps no box (confidence 0.25 or more) on 1 images" in ended.message
+    for _ in range(2):  # the folder can be used again
+        ended = edgesparse("fit", recipe, "-o", "out", "--images", "blank")
+        assert ended.code == 2 and "keeps no box (confidence 0.25 or more) on 1 images" in ended.message
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,7 @@ def test_kept_layers_and_warnings_are_printed(edgesparse: Command, detector: Pat
     ("options", "code", "message"),
     [
         ((*IMAGES, "--max-drop", "1"), 2, "--max-drop needs --annotations"),
+        ((*IMAGES, "--min-map", "30"), 2, "--min-map needs --annotations"),
         ((), 2, "Missing option '--images'"),
         (("--images", "nowhere"), 2, "nowhere"),
         ((*IMAGES, "--keep", "evn"), 2, "did you mean 'even'?"),

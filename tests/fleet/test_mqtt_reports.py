@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from edgesparse.errors import DeployError
 from edgesparse.fleet import mqtt_reports, reports
 from edgesparse.fleet.mqtt_reports import broker as parsed
 from edgesparse.fleet.mqtt_reports import topic_of
+from edgesparse.mqtt_client import BoundedClient
 from edgesparse.progress import quiet
 
 needs_mosquitto = [
@@ -95,6 +97,38 @@ class TestBroker:
 
         mqtt_reports.read(f"mqtt://127.0.0.1:{broker.port}", take, quiet)
         assert len(names) == MANY
+
+    def test_devices_that_report_meanwhile_neither_hold_it_up_nor_count_twice(
+        self, broker: Broker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(mqtt_reports, "ANSWER_SECONDS", 2.0)
+        monkeypatch.setattr(mqtt_reports, "QUIET_SECONDS", 0.3)
+        topic, ended = topic_of("edgesparse/fleet", "busy"), threading.Event()
+        publish(broker.port, {topic: report("busy", version="0").model_dump_json()})
+        client = paho.Client(CallbackAPIVersion.VERSION2)
+        client.connect("127.0.0.1", broker.port)
+
+        def poll() -> None:
+            while not ended.wait(0.05):
+                client.publish(topic, report("busy", version="1").model_dump_json(), retain=True)
+                client.loop(0.01)
+
+        thread = threading.Thread(target=poll)
+        thread.start()
+        try:
+            rows = reports.read(f"mqtt://127.0.0.1:{broker.port}", quiet)
+        finally:
+            ended.set()
+            thread.join()
+            client.disconnect()
+        assert [(row.device, row.report and row.report.version) for row in rows] == [("busy", "1")]
+
+    def test_a_report_that_cannot_be_sent_is_one_line(self, broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+        lost = paho.MQTTMessageInfo(1)
+        lost.rc = paho.MQTT_ERR_CONN_LOST
+        monkeypatch.setattr(BoundedClient, "publish", lambda *_, **__: lost)
+        with pytest.raises(DeployError, match=r"cannot use the broker mqtt://.*: The connection was lost"):
+            reports.send(report("a"), f"mqtt://127.0.0.1:{broker.port}")
 
     def test_a_refusal_is_one_line_without_the_password(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "users").write_text("")

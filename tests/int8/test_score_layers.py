@@ -96,6 +96,55 @@ def objectness(*last: NodeProto, **more: Any) -> ModelProto:
     return network([*nodes, *last], ("y",), **weights("o", 8, 1), **weights("c", 8, 3), **more)
 
 
+def summed_at_two_strides() -> ModelProto:
+    """At each of two strides the sum of an objectness and of classes, joined before the Sigmoid."""
+    nodes: list[NodeProto] = [node("MaxPool", ["x"], ["low"], kernel_shape=[2, 2], strides=[2, 2])]
+    for stride, source in (("a", "x"), ("b", "low")):
+        nodes += [conv(f"{stride}o", source, f"{stride}o"), conv(f"{stride}c", source, f"{stride}c")]
+        nodes += [node("Add", [f"{stride}o", f"{stride}c"], [f"{stride}z"])]
+        nodes += [node("Reshape", [f"{stride}z", "flat"], [f"{stride}r"])]
+    nodes += [node("Concat", ["ar", "br"], ["z"], axis=2), node("Sigmoid", ["z"], ["y"])]
+    layers = {name: weights(name, 8, 1 if name.endswith("o") else 3) for name in ("ao", "ac", "bo", "bc")}
+    tensors = {key: value for each in layers.values() for key, value in each.items()}
+    return network(nodes, ("y",), flat=np.array([1, 3, -1]), **tensors)
+
+
+def test_each_sum_takes_the_offset_once() -> None:
+    before = summed_at_two_strides()
+    assert listed(before) == {"ac": [0, 1, 2], "bc": [0, 1, 2], "ao": [SCALED], "bo": [SCALED]}
+    x = random(1, 8, 4, 4, seed=6)
+    old, new = (run(m, x)[0] for m in (before, mapped(before, score_layers(before, batches, 3), SCALE, OFFSETS)))
+    z = np.log(old / (1 - old)) * SCALE + OFFSETS.reshape(1, 3, 1)
+    np.testing.assert_allclose(new, 1 / (1 + np.exp(-z)), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("beside", "outputs"),
+    [
+        ([node("ReduceMax", ["t"], ["best"]), node("Identity", ["best"], ["boxes"])], ("y", "boxes")),
+        ([node("Slice", ["t", "one", "two", "last"], ["boxes"])], ("y", "boxes")),  # of one class
+        ([], ("y", "t")),
+    ],
+)
+def test_nothing_is_listed_where_confidences_are_read_before_their_sigmoid(
+    beside: list[NodeProto], outputs: tuple[str, ...]
+) -> None:
+    path = [conv("a", "x", "a"), node("Transpose", ["a"], ["t"], perm=[0, 2, 3, 1])]
+    path += [node("Slice", ["t", "zero", "three", "last"], ["z"]), node("Sigmoid", ["z"], ["y"])]
+    numbers = {"zero": 0, "one": 1, "two": 2, "three": 3, "last": 3}
+    tensors = {name: np.array([value]) for name, value in numbers.items()}
+    assert not listed(network([*path, *beside], outputs, **weights("a", 8, 5), **tensors))
+
+
+def test_what_is_selected_beside_confidences_stays() -> None:
+    path = [conv("a", "x", "a"), node("Transpose", ["a"], ["t"], perm=[0, 2, 3, 1])]
+    path += [node("Slice", ["t", "zero", "three", "last"], ["z"]), node("Sigmoid", ["z"], ["y"])]
+    path += [node("Slice", ["t", "three", "five", "last"], ["boxes"]), node("Shape", ["t"], ["size"])]
+    tensors = {name: np.array([value]) for name, value in {"zero": 0, "three": 3, "five": 5, "last": 3}.items()}
+    source = network(path, ("y", "boxes"), **weights("a", 8, 5), **tensors)
+    assert listed(source) == {"a": [0, 1, 2, UNCHANGED, UNCHANGED]}
+
+
 def test_objectness_counts_for_every_class() -> None:
     product = objectness(node("Mul", ["os", "cs"], ["y"]))
     assert listed(product) == {"o": [EVERY], "c": [0, 1, 2]}

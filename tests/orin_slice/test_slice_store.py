@@ -28,13 +28,15 @@ def test_what_is_stored_is_known_to_all(tmp_path: Path) -> None:
 def test_a_new_measurement_replaces_that_of_the_same_network_and_slice() -> None:
     clocks = {"name": "a GPU", "clocks.sm": "1980 MHz", "driver_version": "1"}
 
-    def row(network: str, sms: int, us: float) -> dict[str, object]:
-        engines = {"fp16": {"us": us}}
-        return {"network": network, "sms": sms, "engines": engines, "clocks": clocks, "tensorrt": "8.5.3"}
+    def row(network: str, sms: int, us: float, kernels: str = "orin") -> dict[str, object]:
+        facts = {"engines": {"fp16": {"us": us}}, "clocks": clocks, "tensorrt": "8.5.3"}
+        return {"network": network, "sms": sms, "kernels": kernels, **facts}
 
-    rows = summary([row("a", 8, 1.0), row("b", 8, 2.0)], [row("a", 8, 3.0), row("a", 16, 4.0)])["rows"]
+    measured = [row("a", 8, 3.0), row("a", 16, 4.0), row("b", 8, 5.0, "any")]
+    rows = summary([row("a", 8, 1.0), row("b", 8, 2.0)], measured)["rows"]
     assert [(r["network"], r["sms"], r["engines"]["fp16"]["us"]) for r in rows] == [
         ("a", 8, 3.0),
         ("b", 8, 2.0),
         ("a", 16, 4.0),
+        ("b", 8, 5.0),
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import stat
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from edgesparse.cli import verbs
 from edgesparse.errors import ConfigError
-from edgesparse.service.install import unit_text
+from edgesparse.service.install import Installation, unit_text
 from edgesparse.service.settings import load_settings
 
 
@@ -120,6 +122,27 @@ def test_another_unit_is_not_overwritten_without_force(tmp_path: Path) -> None:
     assert unit.read_text() == "[Unit]\n" and not (root / "etc/edgesparse").exists()
     assert install(root, "demo", "--force").exit_code == 0
     assert unit.read_text().rstrip().endswith("WantedBy=multi-user.target")
+
+
+def test_a_file_that_is_not_text_differs(tmp_path: Path) -> None:
+    unit = tmp_path / "root/etc/systemd/system/edgesparse.service"
+    unit.parent.mkdir(parents=True)
+    unit.write_bytes(b"\xff")
+    assert "exists and differs" in str(install(tmp_path / "root", "demo").exception)
+
+
+def test_the_settings_get_the_group_of_the_user_whatever_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    me = pwd.getpwuid(os.getuid())
+    monkeypatch.setattr("edgesparse.service.install.USER", me.pw_name)
+    monkeypatch.setattr("edgesparse.service.install.grp.getgrnam", lambda name: {}[name])
+    monkeypatch.setattr("edgesparse.service.install._here", lambda root: True)
+    root = tmp_path / "root"
+    for change in Installation("demo", "/dev/video0", root).changes():
+        if str(root) in change.what:
+            change.make()
+    assert (root / "etc/edgesparse/device.yaml").stat().st_gid == me.pw_gid
 
 
 @pytest.mark.parametrize(
