@@ -30,7 +30,7 @@ CHECKED = 3
 """Each CHECKED-th image is for the check."""
 LOWEST = 0.1
 """Confidence from which boxes are matched for the fit."""
-NOT_EXACT = "not corrected: the head offers no exact way (confidences from a Sigmoid of float layers, apart from boxes)"
+NOT_EXACT = "not corrected: no exact way for this head (needed: a Sigmoid after float layers, apart from the boxes)"
 TOO_FEW = "not corrected: too few boxes on the images to fit a correction and to check it; pass more images"
 NO_BETTER = "not corrected: no scale and offsets lower the shift, on images to fit and on others to check"
 

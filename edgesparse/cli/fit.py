@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     "--target-ms", type=options.Number(0, 1e6, min_open=True), metavar="MS", help="Stop at this predicted latency."
 )
 @click.option(
-    "--max-drop", type=options.NOT_NEGATIVE, metavar="POINTS", help="Lose at most this [1 mAP; 15 agreement]."
+    "--max-drop", type=options.NOT_NEGATIVE, metavar="POINTS", help="Lose at most this [default: 1; 15 unlabeled]."
 )
 @click.option("--minutes", type=options.Number(0, 1e6, min_open=True), metavar="N", help="End the search after this.")
 @click.option("--build", type=options.Count(0), default=0, metavar="N", help="Build and time the N fastest here.")
@@ -46,10 +46,13 @@ def fit(target: Path, output: Path, as_json: bool, **fields: Any) -> None:
     Tries INT8, a smaller input, slim, fewer channels and 2:4, in this order. Each starts from what the earlier ones
     left, and is kept if the board is predicted to run it at least 1 % faster and its mAP, measured here on
     --annotations, stays within --max-drop. The result is then scored on the recipe's accept.annotations, which must be
-    others. Without --annotations, the boxes that the float network keeps on --images take the place of labels: steps
-    are chosen on half of the images, and the result is reported on the others. Nothing is trained. Latencies are
-    predicted; with --build, the networks that are predicted to be fastest are built and timed on this machine, and the
-    fastest engine that passes the recipe's gate decides. After an interruption, the same command continues.
+    others. Nothing is trained. Latencies are predicted; with --build, the networks that are predicted to be fastest are
+    built and timed on this machine, and the fastest engine that passes the recipe's gate decides. After an
+    interruption, the same command continues.
+
+    Without --annotations, the boxes that the float network keeps on --images take the place of labels: steps are chosen
+    on half of the images, and the result is reported on the others. Scores are then agreement with the float network,
+    which falls faster than accuracy: --max-drop is 15 points by default, instead of 1.
     """
     from edgesparse.tasks.fit import fit_folder
     from edgesparse.tasks.fit_steps import FitOptions

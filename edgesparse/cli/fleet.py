@@ -175,7 +175,13 @@ def sign(repository: Path, keys: Sequence[Path], days: float) -> None:
 @click.option("--name", envvar="EDGESPARSE_NAME", metavar="NAME", help="Use this name [default: the host's].")
 @click.option("--trusted", type=options.PATH, metavar="FOLDER", help="Trust the public keys in this folder.")
 @click.option("--anchor", type=options.PATH, metavar="FILE", help="Trust this root at first.")
-@click.option("--report", "where", envvar="EDGESPARSE_REPORT", metavar="FOLDER|URL", help="Store NAME.json there.")
+@click.option(
+    "--report",
+    "where",
+    envvar="EDGESPARSE_REPORT",
+    metavar="FOLDER|URL",
+    help="Report to this folder, https or mqtts URL.",
+)
 def pull(
     url: str,
     name: str | None,

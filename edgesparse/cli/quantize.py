@@ -51,10 +51,10 @@ def quantize(target: Path, output: Path, as_json: bool, **fields: Any) -> None:
     """Write a model with Q/DQ for INT8, calibrated on images.
 
     Placement fuse puts Q/DQ after the activations; sparse also directly after each 2:4 layer, where TensorRT's sparse
-    INT8 kernels need it. With --max-drop, as few layers as possible stay in float: those that lose most for their share
-    of the work or, with --device, for the time that INT8 is predicted to save there. Without it, such layers stay in
-    float if the outputs change a lot, up to 3 % of the work. Confidences are brought back to those of the float model
-    where the head allows it exactly.
+    INT8 kernels need it. With --max-drop or --min-map, as few layers as possible stay in float: those that lose most
+    for their share of the work or, with --device, for the time that INT8 is predicted to save there. Without these
+    limits, such layers stay in float if the outputs change a lot, up to 3 % of the work. Confidences are brought back
+    to those of the float model where the head allows it exactly.
 
     --table writes a calibration table, which TensorRT 8.5 to 10 uses instead of Q/DQ: it belongs to the float model
     that is written next to it, TABLE.onnx, not to MODEL.onnx.

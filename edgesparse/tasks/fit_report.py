@@ -107,7 +107,7 @@ def page(report: FitReport) -> str:
     last = report.result
     shown = [
         ("ms, predicted", number(last.ms, 2)),
-        ("times FP32, predicted", number(report.speedup, 2)),
+        ("times as fast as FP32, predicted", number(report.speedup, 2)),
         ("points lost", number(report.drop)),
     ]
     measure = report.measure
