@@ -20,7 +20,7 @@ from edgesparse.tasks.writing import check_outputs
 )
 @options.force
 def delta(old: Path, new: Path, output: Path, key: Path, force: bool) -> None:
-    """Write the difference between two bundles, for slow connections.
+    """Write the difference between two bundles as a small update.
 
     Both bundles must be signed by KEY. Devices use it with 'edgesparse deploy NEW --delta FILE', or after 'edgesparse
     fleet publish REPOSITORY NEW --delta FILE'.
