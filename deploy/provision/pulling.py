@@ -25,14 +25,16 @@ def pull(system: System, environment: Path | None, anchor: Path | None, force: b
     """
     if environment is None and anchor is None and not system.path(ENVIRONMENT).exists():
         return
+    files = dict[str, UserFile]()
     if environment is not None:
-        file = UserFile(ENVIRONMENT, _environment(environment), SECRET)
-        yield from place(system, file, force, f"install {environment.name}")
+        files[f"install {environment.name}"] = UserFile(ENVIRONMENT, _environment(environment), SECRET)
     if anchor is not None:
-        yield from place(system, UserFile(ANCHOR, _root(anchor)), force, f"trust the root {anchor.name}")
+        files[f"trust the root {anchor.name}"] = UserFile(ANCHOR, _root(anchor))
     for name, remedy in ((ENVIRONMENT, "--pull FILE"), (ANCHOR, "--anchor FILE")):
-        if not system.path(name).exists() and {ENVIRONMENT: environment, ANCHOR: anchor}[name] is None:
+        if not system.path(name).exists() and all(file.name != name for file in files.values()):
             raise StepFailed(f"found no {name}", f"pass {remedy}", WRONG_USE)
+    # A list: each file is checked before the first is installed.
+    yield from [change for what, file in files.items() for change in place(system, file, force, what)]
     if system.path(ENVIRONMENT).is_file() and system.path(ENVIRONMENT).stat().st_mode & 0o077:
         yield Change(f"give {ENVIRONMENT} mode {SECRET:o}", lambda: system.protect(ENVIRONMENT, SECRET, ""))
     yield from _units(system)

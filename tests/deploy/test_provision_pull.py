@@ -71,8 +71,9 @@ def test_what_could_not_poll_is_refused(
         (("--pull", tmp_path / "1.root.json"), "has no line EDGESPARSE_PULL=https://..."),
         (("--pull", options[1], "--anchor", tmp_path / "pull.env"), "is no root of a repository"),
     ):
-        report = provision(jetson, capsys, "--check", *more)
+        report = provision(jetson, capsys, *more)
         assert failure(report)[0] == "pull" and why in failure(report)[1] and report["code"] == 2
+        assert not jetson.path(ENVIRONMENT).exists() and not jetson.path(ANCHOR).exists()
     assert provision(jetson, capsys, *options)["ok"]
     (tmp_path / "other.env").write_text(URL.replace("fleet", "other"))
     refused = provision(jetson, capsys, "--pull", tmp_path / "other.env")
