@@ -31,7 +31,7 @@ def networks(rows: Sequence[Mapping[str, Any]], sms: int) -> dict[str, dict[str,
     """The timed engines of each network, by name; later rows replace earlier ones."""
     result: dict[str, dict[str, Mapping[str, Any]]] = {}
     for row in rows:
-        if row["sms"] == sms:
+        if row["sms"] == sms and row.get("kernels", "orin") == "orin":
             engines = {name: facts for name, facts in row["engines"].items() if "us" in facts}
             result.setdefault(ENGINES.sub("", row["network"]), {}).update(engines)
     return {name: engines for name, engines in result.items() if engines}

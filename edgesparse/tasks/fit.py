@@ -178,7 +178,8 @@ class _Search:
         elif saved < LEAST * self.chosen.ms:
             why = f"saves {saved:.3f} ms (predicted): less than {LEAST:.0%}"
         else:
-            self._keep(name, network, f"saves {saved:.2f} ms (predicted); {drop:.1f} points lost so far")
+            lost = round(drop, 1) + 0.0  # not -0.0
+            self._keep(name, network, f"saves {saved:.2f} ms (predicted); {lost:.1f} points lost so far")
             return
         self.networks[name] = network
         self.rungs.append(Rung(name, "dropped", why, network.ms, network.score))

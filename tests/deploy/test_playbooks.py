@@ -238,6 +238,10 @@ def test_provisioning_passes_key_settings_and_what_it_pulls(hosts: Folders) -> N
     assert settings.stat().st_mode & 0o777 == 0o600, "it may hold passwords"
     again = recap(play(hosts.folder / "inventory.yml", "provision", **variables))
     assert [again[name]["changed"] for name in "abc"] == [0, 0, 0]
+    del variables["anchor"]
+    play(hosts.folder / "inventory.yml", "provision", **variables)
+    alone = (hosts.folder / "a" / "provisioned").read_text()
+    assert alone == f"--json --key {at}/fleet.pub --pull {at}/pull.env", "scripts/provision refuses it"
 
 
 @pytest.mark.fleet
