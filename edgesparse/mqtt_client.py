@@ -1,4 +1,4 @@
-"""An MQTT client whose memory a broker cannot fill."""
+"""An MQTT client whose memory a broker cannot fill, and why it has no connection."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from typing import Any
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
+
+
+def explained(error: Exception) -> str:
+    """Return why a connection failed, in the words of TLS or the system if they have any."""
+    return getattr(error, "verify_message", "") or getattr(error, "strerror", "") or str(error)
 
 
 class BoundedClient(paho.Client):

@@ -25,6 +25,7 @@ from typing import Any
 
 from edgesparse.backends.tensorrt.inspect import layers
 from edgesparse.backends.tensorrt.log import BuildLog
+from edgesparse.files import replacing
 
 HOPPER = re.compile(r"sm90|cutlass_90|hopper", re.I)
 KEEP = 20.0
@@ -160,9 +161,8 @@ def _kept(config: Any, file: Path) -> Iterator[None]:
             store()
 
     def store() -> None:
-        part = file.with_suffix(".part")
-        part.write_bytes(memoryview(config.get_timing_cache().serialize()))
-        part.replace(file)
+        with replacing(file) as out:
+            out.write(memoryview(config.get_timing_cache().serialize()))
 
     thread = threading.Thread(target=keep)
     thread.start()

@@ -26,7 +26,7 @@ from edgesparse.redaction import redact, remember_address
 try:
     from paho.mqtt.client import MQTT_ERR_SUCCESS, MQTTMessage, error_string
 
-    from edgesparse.mqtt_client import BoundedClient
+    from edgesparse.mqtt_client import BoundedClient, explained
 except ImportError as error:
     raise BackendUnavailable(f"reports over MQTT need paho-mqtt ({error}): pip install 'edgesparse[fleet]'") from error
 
@@ -137,7 +137,6 @@ def _connected(to: Broker, receive: Callable[..., None]) -> Iterator[tuple[Bound
             raise ConnectionError(f"the broker refuses: {accepted[0]}")
         yield client, until
     except (OSError, ValueError) as error:
-        reason = getattr(error, "verify_message", "") or getattr(error, "strerror", "") or str(error)
-        raise DeployError(f"cannot use the broker {to.where}: {reason}") from None
+        raise DeployError(f"cannot use the broker {to.where}: {explained(error)}") from None
     finally:
         client.disconnect()

@@ -20,6 +20,16 @@ from edgesparse.config import InputSpec
 pytestmark = pytest.mark.usefixtures("host_built_kernels")
 
 
+def possible(size: tuple[int, int], pixels: Pixels) -> tuple[int, int]:
+    """The next height and width that frames of these pixels may have."""
+    height, width = size
+    if pixels == "nv12":
+        height += height % 2
+    if pixels in ("nv12", "yuyv"):
+        width += width % 2
+    return height, width
+
+
 @pytest.mark.parametrize("fake", [False], indirect=True, ids=["discrete"])
 @given(
     st.tuples(st.integers(1, 150), st.integers(1, 200)),
@@ -38,11 +48,7 @@ pytestmark = pytest.mark.usefixtures("host_built_kernels")
 def test_pixels_are_opencvs(
     fake: Fake, tmp_path: Path, size: tuple[int, int], pixels: Pixels, letterbox: Any, colour: Any
 ) -> None:
-    height, width = size
-    if pixels == "nv12":
-        height += height % 2
-    if pixels in ("nv12", "yuyv"):
-        width += width % 2
+    height, width = possible(size, pixels)
     spec = InputSpec(size=SIZE, letterbox=letterbox, colour=colour)
     frame = still(height, width, pixels)
     with detector(fake, tmp_path, spec=spec) as detect:
@@ -68,11 +74,7 @@ def test_cropped_frames_are_resized_with_antialiasing(
     fake: Fake, tmp_path: Path, size: tuple[int, int], pixels: Pixels, colour: Any, locked: bool
 ) -> None:
     """By the same rule as on the CPU; where a mean is a half, rounding may differ."""
-    height, width = size
-    if pixels == "nv12":
-        height += height % 2
-    if pixels in ("nv12", "yuyv"):
-        width += width % 2
+    height, width = possible(size, pixels)
     spec = InputSpec(size=SIZE, letterbox="crop", colour=colour)
     frame = still(height, width, pixels)
     with detector(fake, tmp_path, spec=spec) as detect:

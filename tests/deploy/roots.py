@@ -14,9 +14,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from emulation import emulates
 
 CACHE = Path(os.environ.get("EDGESPARSE_ROOTS", Path.home() / ".cache" / "edgesparse" / "roots"))
-BINFMT = Path("/proc/sys/fs/binfmt_misc")
 DEBIAN = ["bookworm", "http://deb.debian.org/debian"]
 PACKAGES = "ca-certificates,python3,python3-venv,systemd"
 ARCHS = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -39,18 +39,8 @@ def skip_unless_possible(arch: str) -> None:
         pytest.skip("needs root, for debootstrap")
     if shutil.which("debootstrap") is None:
         pytest.skip("needs debootstrap: apt install debootstrap")
-    if arch != platform.machine() and not _emulated(arch):
+    if arch != platform.machine() and not emulates(arch):
         pytest.skip(f"needs qemu-user for {arch}: apt install qemu-user-static, and binfmt_misc")
-
-
-def _emulated(arch: str) -> bool:
-    """Whether this kernel can run that architecture's programs with qemu, which is registered if possible."""
-    if not (BINFMT / "register").exists():
-        subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(BINFMT)], capture_output=True, check=False)
-    entry = Path(f"/usr/lib/binfmt.d/qemu-{arch}.conf")
-    if not (BINFMT / f"qemu-{arch}").exists() and entry.exists() and (BINFMT / "register").exists():
-        (BINFMT / "register").write_text(entry.read_text().strip())
-    return (BINFMT / f"qemu-{arch}").exists()
 
 
 def base(arch: str) -> Path:

@@ -23,11 +23,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1]))
+from emulation import emulates
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 CACHE = Path(os.environ.get("EDGESPARSE_VM", Path.home() / ".cache" / "edgesparse" / "vm"))
 ARCHS = {"aarch64": "arm64", "x86_64": "amd64"}
-BINFMT = Path("/proc/sys/fs/binfmt_misc")
 SUITE, MIRROR = "bookworm", "http://deb.debian.org/debian"
 PYTHON = "3.11"
 """Debian 12's."""
@@ -150,16 +152,6 @@ def _need(arch: str) -> None:
         raise CannotMake(f"this Python must be {PYTHON}, like Debian's: its compiled modules go into the image")
     if arch != platform.machine() and not emulates(arch):
         raise CannotMake(f"cannot run programs for {arch}: apt install qemu-user-static, and mount binfmt_misc")
-
-
-def emulates(arch: str) -> bool:
-    """Whether this kernel runs that architecture's programs with qemu, which is registered if possible."""
-    if not (BINFMT / "register").exists():
-        subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(BINFMT)], capture_output=True, check=False)
-    entry = Path(f"/usr/lib/binfmt.d/qemu-{arch}.conf")
-    if not (BINFMT / f"qemu-{arch}").exists() and entry.exists() and (BINFMT / "register").exists():
-        (BINFMT / "register").write_text(entry.read_text().strip())
-    return (BINFMT / f"qemu-{arch}").exists()
 
 
 def _make(root: Path, image: Image, wheels: Path) -> None:

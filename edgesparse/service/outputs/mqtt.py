@@ -22,7 +22,7 @@ from typing import Any
 import paho.mqtt.client as paho
 
 from edgesparse.deadline import Deadline
-from edgesparse.mqtt_client import BoundedClient
+from edgesparse.mqtt_client import BoundedClient, explained
 from edgesparse.service.in_view import InView
 from edgesparse.service.outputs.backlog import Backlog
 from edgesparse.service.outputs.base import FrameResult, Output, OutputContext, OutputState, Scene
@@ -209,7 +209,7 @@ class Mqtt(Output):
                 return False
             self._serve(client)
         except (OSError, ValueError, sqlite3.Error) as error:
-            reason = getattr(error, "verify_message", "") or getattr(error, "strerror", "") or str(error)
+            reason = explained(error)
         accepted = self.state.state == "connected"
         if not self.state.state.startswith("refused"):
             self.state.state = f"away: {reason}"
