@@ -18,6 +18,7 @@ from pathlib import Path
 from edgesparse.device import STATE, state_folder
 from edgesparse.errors import SignatureError
 from edgesparse.files import create, foreign_owner, make_folder, read_checked
+from edgesparse.wording import short
 
 
 def mac(data: bytes) -> str:
@@ -35,7 +36,7 @@ def mismatch(signature: str, data: bytes) -> str | None:
         return f"found no keyed hash, {needed}"
     if hmac.compare_digest(signature.encode(), _mac(key, data).encode()):
         return None
-    return f"found the keyed hash {signature[:12]}, {needed}: it was changed, or built elsewhere"
+    return f"found the keyed hash {short(signature)[:12]}, {needed}: it was changed, or built elsewhere"
 
 
 def create_key() -> bytes:

@@ -34,6 +34,12 @@ def refused(root: Path) -> str:
     return str(caught.value)
 
 
+def test_a_hash_with_a_line_break_is_quoted_on_one_line(device: Path) -> None:
+    sign.create_key()
+    reason = sign.mismatch("\nab\n" + 20 * "0", b"data")
+    assert reason is not None and reason.startswith("found the keyed hash ab 000000000, needed")
+
+
 def test_a_package_that_was_built_here_is_opened(tmp_path: Path, device: Path) -> None:
     assert open_package(stored(tmp_path)).manifest.mac
     assert (device / "key").stat().st_mode & 0o777 == 0o600 and len((device / "key").read_bytes()) == 32
