@@ -4,8 +4,8 @@
 
 Frames of 1080p and 4K, 1 to 3000 boxes, the layout of YOLOv8 at 640x640 on the null backend, so that everything that is
 timed is work around the engine. The usual way is OpenCV and NumPy: a fresh canvas, division by 255, all columns
-transposed, `cv2.dnn.NMSBoxes` per class. Boxes are drawn next to supervision's annotators. Milliseconds of process CPU
-time, the least of interleaved repetitions, since other programs slow down wall-clock time. Prints JSON.
+transposed, `cv2.dnn.NMSBoxes` per class. Boxes are drawn next to supervision's annotators. Milliseconds of wall-clock
+time, the least of interleaved repetitions. CPU time would also count OpenCV's threads while they wait. Prints JSON.
 """
 
 from __future__ import annotations
@@ -93,14 +93,14 @@ def usual_way(frame: NDArray[np.uint8], raw: NDArray[np.float32]) -> int:
 
 
 def least(actions: Mapping[str, Callable[[], object]], repeat: int = 40) -> dict[str, float]:
-    """The least milliseconds of process CPU time of each, interleaved, after two rounds of warm-up."""
+    """The least milliseconds of wall-clock time of each, interleaved, after two rounds of warm-up."""
     times: dict[str, list[float]] = {name: [] for name in actions}
     for number in range(repeat + 2):
         for name, action in actions.items():
-            begun = time.process_time_ns()
+            begun = time.perf_counter_ns()
             action()
             if number > 1:
-                times[name].append((time.process_time_ns() - begun) / 1e6)
+                times[name].append((time.perf_counter_ns() - begun) / 1e6)
     return {name: round(min(values), 3) for name, values in times.items()}
 
 
