@@ -183,7 +183,11 @@ class _Recovery:
         low, high, best = 0, len(self.ranked), None
         while high - low > 1:
             middle = (low + high) // 2 if self.options.gains is None else max(low + 1, isqrt(max(low, 1) * high))
-            corrected, points = self._with_float(model, self._costliest(middle))
+            names = self._costliest(middle)
+            if len(names) == len(self.ranked):  # nothing would be INT8
+                high = middle
+                continue
+            corrected, points = self._with_float(model, names)
             if points >= allowed:
                 high, best = middle, (corrected, self.steps[-1])
             else:

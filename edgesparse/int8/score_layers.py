@@ -60,8 +60,9 @@ def score_layers(model: ModelProto, batches: Batches, classes: int) -> list[Scor
             continue
         marks = path.marks(model, batches)
         by_layer = None if marks is None else _classes(marks, classes)
-        if by_layer is not None and listed.keys().isdisjoint(by_layer):
-            listed.update(by_layer)
+        if by_layer is not None and not _overlap(listed, by_layer):
+            for out, each in by_layer.items():
+                listed[out] = np.where(each == UNCHANGED, listed.get(out, each), each)
     known = set(listed)
     for out in listed:
         node = wiring.producer[out]
@@ -269,6 +270,12 @@ def _classes(marks: Mapping[str, tuple[int, Array]], classes: int) -> dict[str, 
             listed[out][listed[out] != UNCHANGED] = SCALED
         taken = taken | here
     return listed or None
+
+
+def _overlap(first: Mapping[str, Ints], second: Mapping[str, Ints]) -> bool:
+    """Whether both change the same outputs of a layer; slices of its outputs may have a Sigmoid each."""
+    shared = first.keys() & second.keys()
+    return any(((first[out] != UNCHANGED) & (second[out] != UNCHANGED)).any() for out in shared)
 
 
 def _by_axis(places: Array, numbers: Ints, classes: int) -> Ints | None:

@@ -164,6 +164,23 @@ def test_with_gains_a_layer_that_int8_does_not_make_faster_is_the_first_in_float
     assert sorted(result.keep) == ["b", "c"]
 
 
+def test_a_trial_that_leaves_no_layer_in_int8_does_not_end_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last layers gain nothing and change nothing, so keeping four of eight layers float keeps all of them."""
+    names = "abcdefgh"
+    nodes = [conv(name, before, name) for before, name in zip("x" + names, names, strict=False)]
+    tensors = {key: value for name in [*names, "head"] for key, value in weights(name).items()}
+    source = model([*nodes, conv("head", "h", "y")], tensors, (1, C, 4, 4))
+    ranked = [Sensitivity(name, 1, (9.0 - at) * (at < 4)) for at, name in enumerate(names)]
+    monkeypatch.setattr("edgesparse.int8.recover.sensitivities", lambda *_: ranked)
+
+    def score_of(tried: ModelProto) -> float:
+        int8 = {each.input[0] for each in tried.graph.node if each.op_type == "QuantizeLinear"}
+        return 100.0 if int8.isdisjoint({"x", "a", "b"}) else 0.0  # what the first three layers read
+
+    options = RecoverOptions(MAX, max_drop=1, gains=dict.fromkeys("abcd", 1.0))
+    assert set(recover(source, batches(), options, score=score_of).keep) == set(names) - {"d"}
+
+
 def test_every_trial_sets_the_biases_for_its_own_layers() -> None:
     before, scored = network(large=300), list[ModelProto]()
 

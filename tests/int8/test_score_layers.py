@@ -153,6 +153,19 @@ def test_objectness_counts_for_every_class() -> None:
     np.testing.assert_allclose(biases["o.bias"], weights("o", 8, 1)["o.b"] + OFFSETS.mean(), rtol=1e-6)
 
 
+def test_slices_of_one_layer_may_have_a_sigmoid_each() -> None:
+    """As in YOLOv5: objectness and classes are channels of the same convolution."""
+    nodes = [conv("a", "x", "a"), node("Split", ["a", "parts"], ["o", "c"], axis=1)]
+    nodes += [node("Sigmoid", ["o"], ["os"]), node("Sigmoid", ["c"], ["cs"]), node("Mul", ["os", "cs"], ["y"])]
+    source = network(nodes, ("os", "cs", "y"), parts=np.array([1, 3]), **weights("a", 8, 4))
+    assert listed(source) == {"a": [EVERY, 0, 1, 2]}
+    x = random(1, 8, 4, 4, seed=6)
+    before, after = (run(m, x) for m in (source, mapped(source, score_layers(source, batches, 3), SCALE, OFFSETS)))
+    for old, new, offset in zip(before[:2], after[:2], (OFFSETS.mean(), OFFSETS.reshape(1, 3, 1, 1)), strict=True):
+        z = np.log(old / (1 - old)) * SCALE + offset
+        np.testing.assert_allclose(new, 1 / (1 + np.exp(-z)), atol=1e-5)
+
+
 def test_shared_weights_are_scaled_once_or_not_at_all() -> None:
     both = [node("Sigmoid", ["a"], ["as"]), node("Sigmoid", ["b"], ["bs"]), node("Concat", ["as", "bs"], ["y"], axis=3)]
     layers = [conv("a", "x", "a"), node("Conv", ["x", "a.w", "a.b"], ["b"], "b")]
